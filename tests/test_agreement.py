@@ -1,0 +1,68 @@
+"""Dice and surface Dice on masks drawn by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tumorgen_cli.metrics.agreement import dice, surface_dice
+
+EMPTY = np.zeros((8, 9, 10), bool)
+
+
+def block(start, size, shape=(40, 40, 40)):
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = True
+    return mask
+
+
+def test_dice_counts_voxels():
+    a, b = block((5, 5, 5), (4, 4, 4)), block((7, 5, 5), (4, 4, 4))
+    assert dice(a, b) == 0.5  # half of each is shared
+    assert dice(a, a) == 1
+    assert dice(a, block((20, 20, 20), (4, 4, 4))) == 0
+    assert dice(a.astype(np.float32), b.astype(np.uint8)) == 0.5
+
+
+@pytest.mark.parametrize("measure", [dice, lambda a, b: surface_dice(a, b, (1, 1, 1), 1)])
+def test_empty_masks(measure):
+    full = ~EMPTY
+    assert math.isnan(measure(EMPTY, EMPTY))
+    assert measure(EMPTY, full) == 0
+    assert measure(full, EMPTY) == 0
+    with pytest.raises(ValueError, match="cannot be compared"):
+        measure(EMPTY, full[1:])
+
+
+def test_surface_dice_of_equal_masks_is_one_even_at_the_edge():
+    assert surface_dice(~EMPTY, ~EMPTY, (2, 2, 3), 0.0) == 1
+    half = EMPTY.copy()
+    half[:4] = True
+    assert 0 < surface_dice(~EMPTY, half, (1, 1, 1), 0.5) < 1
+
+
+def test_surface_dice_of_a_shifted_block():
+    """n³ voxels moved by s > τ. Off are, of each block's 6 n², the face that sticks out, strips of s - τ on four sides, and
+    of the face inside the other block what is further than τ from its sides."""
+    n, shift, tolerance = 20, 3, 1.5
+    a, b = block((8, 8, 8), (n, n, n)), block((8 + shift, 8, 8), (n, n, n))
+    off = n**2 + 4 * n * (shift - tolerance) + (n - 2 * tolerance) ** 2
+    assert surface_dice(a, b, (1, 1, 1), tolerance) == pytest.approx(1 - off / (6 * n * n), abs=0.005)
+    assert surface_dice(a, b, (1, 1, 1), shift) == 1
+    assert surface_dice(a, b, (1, 1, 1), shift - 0.1) < 0.75
+
+
+def test_surface_dice_knows_millimetres_and_axes():
+    a = block((8, 8, 8), (10, 10, 10))
+    along_x, along_z = block((9, 8, 8), (10, 10, 10)), block((8, 8, 9), (10, 10, 10))
+    spacing = (1.0, 1.0, 5.0)
+    assert surface_dice(a, along_x, spacing, 2.0) == 1  # 1 mm off
+    assert surface_dice(a, along_z, spacing, 2.0) < 0.98  # 5 mm off: the two small faces are wrong
+    assert surface_dice(a, along_z, spacing, 5.0) == 1
+
+
+def test_surface_dice_does_not_depend_on_the_volume_around():
+    a, b = block((8, 8, 8), (6, 7, 9)), block((9, 8, 9), (6, 7, 8))
+    tight = tuple(slice(8, 18) for _ in range(3))
+    assert surface_dice(a, b, (1, 2, 3), 1.0) == pytest.approx(surface_dice(a[tight], b[tight], (1, 2, 3), 1.0))
+    assert surface_dice(a, b, (1, 2, 3), 1.0) == pytest.approx(surface_dice(b, a, (1, 2, 3), 1.0))

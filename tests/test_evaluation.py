@@ -1,0 +1,227 @@
+"""Scores of a small set written by hand, with a judge that is a threshold and remembers what it was asked."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tumorgen_cli import evaluation
+from tumorgen_cli.errors import StateError
+from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, read_scores, window_around
+from tumorgen_cli.files import to_plain
+from tumorgen_cli.plan import ChannelPlan, PastePlan, Plan, WindowPlan
+from tumorgen_cli.records import Box, Grid, Provenance
+from tumorgen_cli.volumes import write_volume
+from tumorgen_cli.workspace import Splits
+
+SPACING = (4.0, 4.0, 5.0)
+SHAPE = (26, 22, 18)
+GRID = Grid(SHAPE, SPACING, (-40.0, 10.0, 5.0))
+SPLITS = Splits(("t1", "t2", "t3", "t4"), ("h1", "h2"))
+BOX = Box((8, 6, 4), (17, 15, 13))
+
+
+class Threshold:
+    """Stands in for a judge: above 3 is tumor."""
+
+    folder, hash = Path("threshold"), "0123"
+
+    def __init__(self):
+        self.asked = 0
+
+    def tumor(self, image, grid):
+        assert image.shape == (1, *grid.shape)
+        self.asked += 1
+        return image[0] > 3
+
+
+def ball(center, radius_mm):
+    axes = [(np.arange(n) - c) * s for n, c, s in zip(SHAPE, center, SPACING, strict=True)]
+    return sum(a**2 for a in np.meshgrid(*axes, indexing="ij")) <= radius_mm**2
+
+
+def scan(tumor, uptake, seed):
+    image = 1 + 0.1 * np.random.default_rng(seed).normal(size=SHAPE)
+    return np.where(tumor, image * uptake, image).astype(np.float32)
+
+
+def write_case(folder, case, image, labels):
+    write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", image, GRID)
+    write_volume(folder / "labelsTr" / f"{case}.nii.gz", labels.astype(np.uint8), GRID)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    for i, case in enumerate((*SPLITS.train, *SPLITS.test)):
+        tumor = ball((12 + i % 3, 10, 9 - i % 2), 12 + 2 * i)
+        write_case(folder, case, scan(tumor, 5 + i, i), tumor * 2)
+    return Plan(
+        schema=1, dataset="D", dataset_path=str(folder), fingerprint_hash="f", file_ending=".nii.gz",
+        labels={"background": 0, "organ": 1, "tumor": 2}, tumor_name="tumor", tumor_label=2,
+        channels=(ChannelPlan("PET", "dataset", 0.0, 12.0, 0.5),), window=WindowPlan((5.0, 5.0, 5.0), (16, 16, 16), 0.1),
+        paste=PastePlan(7.5, 10, 0.1), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
+        methods={}, decisions=(),
+    )  # fmt: skip
+
+
+def provenance(case, host, box=BOX):
+    return Provenance(
+        case, "toy", host, (f"{host}_0000.nii.gz",), "hh", 3, 0, box, 10, "pp", {"flow": "ww"}, 1.0, False,
+        {"method": 0.2, "total": 0.5}, {"empty": 1}, {},
+    )  # fmt: skip
+
+
+def write_set(folder, pairs):
+    lines = []
+    for case, host, image, labels in pairs:
+        write_case(folder, case, image, labels)
+        lines.append(json.dumps(to_plain(provenance(case, host))) + "\n")
+    (folder / "provenance.jsonl").write_text("".join(lines))
+    (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
+    return folder
+
+
+@pytest.fixture
+def synthetic(tmp_path):
+    """Three pairs: one the judge agrees with, one shifted by two voxels, one it cannot see; organs around are labelled 1."""
+    organ = np.zeros(SHAPE, np.uint8)
+    organ[2:5] = 1
+    seen, half, faint = ball((12, 10, 8), 14), ball((13, 10, 8), 10), ball((12, 10, 9), 14)
+    pairs = [
+        ("a", "x", scan(seen, 6, 11), organ + 2 * seen),
+        ("b", "x", scan(np.roll(half, 2, 0), 6, 12), organ + 2 * half),
+        ("c", "y", scan(faint, 1.5, 13), organ + 2 * faint),
+    ]
+    return write_set(tmp_path / "synthetic" / "toy", pairs)
+
+
+def evaluate(plan, folder, judge, tmp_path):
+    steps = []
+    scores = evaluate_set(plan, SPLITS, folder, tmp_path / "evaluation" / "toy", judge, lambda done, note="": steps.append(done))
+    assert steps == list(range(1, evaluation_steps(folder, SPLITS) + 1))
+    return scores
+
+
+def test_scores_of_a_set(plan, synthetic, tmp_path):
+    scores = evaluate(plan, synthetic, Threshold(), tmp_path)
+    a, b, c = scores.of("synthetic")
+    assert (a.dice, a.surface_dice) == (1, 1)
+    assert 0 < b.dice < 0.8
+    assert (c.dice, c.surface_dice) == (0, 0)  # nothing found: one mask is empty
+    assert a.statistics.contrast == pytest.approx(5, abs=0.2)
+    assert b.host == "x"
+    assert scores.agreement.dice.mean == pytest.approx((1 + b.dice) / 3)
+    assert scores.agreement.dice.low <= scores.agreement.dice.mean <= scores.agreement.dice.high
+    assert scores.agreement.real_dice.mean == 1  # the threshold finds every real tumor
+    assert scores.agreement.real_dice.count == 2
+    assert all(math.isnan(case.dice) for case in scores.of("train"))
+    shares = {share.kind: share for share in scores.shares}
+    assert shares["low uptake"].synthetic == pytest.approx(2 / 3)  # b, whose image lies beside its mask, and c
+    assert shares["low uptake"].training == pytest.approx(1 / 4)
+    contrast = next(row for row in scores.comparisons if row.field == "contrast")
+    assert contrast.training.count == 4
+    assert 0 < contrast.ks <= 1
+    assert {(row.plane, row.place) for row in scores.planes} == {
+        (plane, place) for plane in ("axial", "coronal", "sagittal") for place in ("middle", "tumor")
+    }
+    assert all(min(row.synthetic, row.matched, row.floor) > 0 for row in scores.planes)
+
+
+def test_files(plan, synthetic, tmp_path):
+    scores = evaluate(plan, synthetic, Threshold(), tmp_path)
+    out = tmp_path / "evaluation" / "toy"
+    assert "NaN" not in (out / "scores.json").read_text()
+    assert str(read_scores(out / "scores.json")) == str(scores)  # nan is not equal to itself; its text is
+    rows = list(csv.DictReader((out / "cases.csv").open()))
+    assert [row["group"] for row in rows] == ["synthetic"] * 3 + ["train"] * 4 + ["test"] * 2
+    assert float(rows[0]["dice"]) == 1
+    assert "<html" in (out / "report.html").read_text()
+
+
+def test_a_rerun_asks_nothing_again(plan, synthetic, tmp_path, monkeypatch):
+    first, judge = evaluate(plan, synthetic, Threshold(), tmp_path), Threshold()
+    monkeypatch.setattr(evaluation, "describe_tumor", None)  # would fail if called
+    assert str(evaluate(plan, synthetic, judge, tmp_path)) == str(first)
+    assert judge.asked == 0
+    other = Threshold()
+    other.hash = "4567"
+    evaluate(plan, synthetic, other, tmp_path)
+    assert other.asked == 5  # three pairs, two test cases
+
+
+def test_a_changed_pair_is_measured_again(plan, synthetic, tmp_path):
+    evaluate(plan, synthetic, Threshold(), tmp_path)
+    seen = ball((12, 10, 8), 14)
+    write_case(synthetic, "c", scan(seen, 8, 14), seen * 2)
+    judge = Threshold()
+    assert evaluate(plan, synthetic, judge, tmp_path).of("synthetic")[2].dice == 1
+    assert judge.asked == 1
+
+
+def test_without_a_judge(plan, synthetic, tmp_path):
+    scores = evaluate(plan, synthetic, None, tmp_path)
+    assert scores.judge == scores.judge_hash == ""
+    assert scores.agreement.dice.count == 0
+    assert scores.agreement.dice.undefined == 3
+    assert scores.comparisons[0].synthetic.count == 3
+    assert math.isnan(read_scores(tmp_path / "evaluation" / "toy" / "scores.json").agreement.dice.mean)
+
+
+def test_what_lies_outside_the_box_does_not_count(plan, tmp_path):
+    """A real tumor of the host beside the box, and hot spots far from it, change neither agreement nor statistics."""
+    painted, beside = ball((12, 10, 8), 14), ball((21, 10, 8), 8)
+    image = scan(painted | beside, 6, 1)
+    image[0:2, 0:2] = 30
+    folder = write_set(tmp_path / "synthetic" / "toy", [("a", "x", image, 2 * (painted | beside))])
+    (case,) = evaluate(plan, folder, Threshold(), tmp_path).of("synthetic")
+    assert case.dice == 1
+    assert case.statistics.contrast == pytest.approx(5, abs=0.2)
+    assert case.statistics.volume_ml == pytest.approx(painted.sum() * 0.08)
+
+
+def test_an_empty_pair_is_counted_not_hidden(plan, synthetic, tmp_path):
+    write_case(synthetic, "c", scan(np.zeros(SHAPE, bool), 1, 2), np.zeros(SHAPE))
+    scores = evaluate(plan, synthetic, Threshold(), tmp_path)
+    assert scores.of("synthetic")[2].statistics.volume_ml == 0
+    assert scores.agreement.dice.undefined == 1
+    assert next(row for row in scores.comparisons if row.field == "contrast").synthetic.undefined == 1
+
+
+def test_missing_files_are_all_told(plan, synthetic, tmp_path):
+    (synthetic / "labelsTr" / "a.nii.gz").unlink()
+    (synthetic / "imagesTr" / "b_0000.nii.gz").unlink()
+    write_case(synthetic, "z", np.zeros(SHAPE), np.zeros(SHAPE))
+    with pytest.raises(StateError) as error:
+        evaluate(plan, synthetic, None, tmp_path)
+    assert len(error.value.faults) == 3
+    with pytest.raises(StateError, match="real cases"):
+        evaluation.real_cases(replace(plan, dataset_path="/nowhere"), SPLITS)
+    (synthetic / "provenance.jsonl").write_text('{"case": "a"}\nnonsense\n')
+    with pytest.raises(StateError, match="line 2"):
+        evaluation.read_provenance(synthetic)
+    (synthetic / "dataset.json").unlink()
+    with pytest.raises(StateError, match="tumorgen synthesize"):
+        evaluation.synthetic_cases(plan, synthetic)
+
+
+def test_window_is_centred_and_kept_inside(plan):
+    """A ramp in millimetres shows where each of the window's voxels comes from."""
+    place = [(np.arange(n) + 0.5) * s for n, s in zip(SHAPE, SPACING, strict=True)]
+    wide = replace(plan, channels=(ChannelPlan("x", "dataset", 0.0, 1000.0, 1.0),))
+    box = Box((1, 9, 8), (5, 13, 10))
+    for axis in range(3):
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        ramp = np.broadcast_to(place[axis].reshape(shape), SHAPE)[None]
+        window, center = window_around(wide, np.ascontiguousarray(ramp), GRID, box)
+        assert window.shape == (1, 16, 16, 16)
+        line = 1000 * np.moveaxis(window[0], axis, 0)[:, 8, 8]
+        start = max(0, min(box.center[axis] * SPACING[axis] - 40, GRID.extent_mm[axis] - 80))
+        inner = slice(1, -1)  # beyond the outer voxels' centres the scan's edge continues
+        np.testing.assert_allclose(line[inner], (start + (np.arange(16) + 0.5) * 5)[inner], atol=0.01)
+        assert start + (center[axis] + 0.5) * 5 == pytest.approx(box.center[axis] * SPACING[axis])

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tumorgen_cli import fingerprint, volumes
+from tumorgen_cli.dataset import CaseVoxels, read_dataset
+from tumorgen_cli.errors import DataError
+from tumorgen_cli.files import read_record, write_json
+from tumorgen_cli.fingerprint import content_hash, make_fingerprint, measure_tumors
+from tumorgen_cli.phantom import Phantoms
+from tumorgen_cli.records import Box, Fingerprint, Grid, Shape
+
+FAR = Grid((30, 24, 20), (2.0, 3.0, 5.0))
+
+
+def block(shape: Shape, start: Shape, stop: Shape) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[Box(start, stop).slices] = True
+    return mask
+
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path, grid: Grid) -> Make:
+    """Writes a dataset of one channel from {case: (image, mask)}."""
+
+    def write(cases: dict[str, tuple[np.ndarray, np.ndarray]], on: Grid = grid) -> Path:
+        folder = tmp_path / "Dataset009_Made"
+        for case, (image, mask) in cases.items():
+            volumes.write_volume(folder / f"imagesTr/{case}_0000.nii.gz", image.astype(np.float32), on)
+            volumes.write_volume(folder / f"labelsTr/{case}.nii.gz", mask, on)
+        content = {"channel_names": {"0": "PET"}, "labels": {"background": 0, "tumor": 1}, "numTraining": len(cases)}
+        write_json(folder / "dataset.json", {**content, "file_ending": ".nii.gz"})
+        return folder
+
+    return write
+
+
+# -- tumors ------------------------------------------------------------------------------------------------------
+def test_facts_of_a_block_by_hand() -> None:
+    mask = block(FAR.shape, (10, 8, 6), (14, 11, 8))
+    first = np.where(mask, 10.0, 2.0).astype(np.float32)
+    first[10, 8, 6] = 34.0
+    second = np.where(mask, -5, -5).astype(np.int16)
+    (tumor,), crumbs = measure_tumors(CaseVoxels((first, second), mask, FAR))
+    assert crumbs == 0
+    assert tumor.box == Box((10, 8, 6), (14, 11, 8))
+    assert tumor.volume_ml == pytest.approx(24 * 30 / 1000)
+    assert tumor.extent_mm == (8.0, 9.0, 10.0)
+    assert tumor.mean == pytest.approx((11.0, -5.0))
+    assert tumor.maximum == (34.0, -5.0)
+    assert tumor.contrast == pytest.approx((9.0, 0.0))
+    assert tumor.center == pytest.approx((12 / 30, 9.5 / 24, 7 / 20))
+
+
+def test_the_shell_ends_at_two_centimeters_in_every_direction() -> None:
+    mask = block(FAR.shape, (14, 11, 9), (16, 13, 11))
+    x, y, z = np.meshgrid(*(np.arange(n) for n in FAR.shape), indexing="ij")
+    gaps = [np.maximum(np.maximum(low - a, a - high), 0) * s for a, low, high, s in
+            zip((x, y, z), (14, 11, 9), (15, 12, 10), FAR.spacing_mm, strict=True)]  # fmt: skip
+    near = np.sqrt(sum(g.astype(float) ** 2 for g in gaps)) <= 20.0
+    image = np.where(mask, 7.0, np.where(near, 3.0, 1000.0))
+    (tumor,), _ = measure_tumors(CaseVoxels((image,), mask, FAR))
+    assert tumor.contrast == pytest.approx((4.0,))
+    image[14, 11, 13] = 3.0 + near.sum() - mask.sum()  # 15 mm away: one voxel of the shell lifts its mean by one
+    (tumor,), _ = measure_tumors(CaseVoxels((image,), mask, FAR))
+    assert tumor.contrast == pytest.approx((3.0,))
+
+
+def test_other_tumor_voxels_are_no_background() -> None:
+    one, other = block(FAR.shape, (8, 8, 8), (12, 12, 12)), block(FAR.shape, (14, 8, 8), (16, 12, 12))
+    crumb = block(FAR.shape, (6, 6, 6), (7, 7, 7))
+    image = np.select([one, other, crumb], [9.0, 99.0, 999.0], 1.0)
+    (largest, smaller), crumbs = measure_tumors(CaseVoxels((image,), one | other | crumb, FAR))
+    assert (largest.contrast, smaller.contrast, crumbs) == ((8.0,), (98.0,), 1)
+
+
+def test_voxels_that_share_a_corner_belong_together() -> None:
+    mask = block(FAR.shape, (4, 4, 4), (6, 6, 6)) | block(FAR.shape, (6, 6, 6), (8, 8, 8))
+    (tumor,), _ = measure_tumors(CaseVoxels((np.ones(FAR.shape),), mask, FAR))
+    assert tumor.box == Box((4, 4, 4), (8, 8, 8))
+    assert tumor.volume_ml == pytest.approx(16 * 0.03)
+
+
+@pytest.mark.parametrize(("spacing", "edge", "kept"), [(2.0, 2, True), (0.5, 2, False), (0.5, 6, False), (0.5, 7, True)])
+def test_crumbs_are_few_voxels_or_little_volume(spacing: float, edge: int, kept: bool) -> None:
+    grid = Grid((16, 16, 16), (spacing,) * 3)
+    mask = block(grid.shape, (4, 4, 4), (4 + edge,) * 3)
+    tumors, crumbs = measure_tumors(CaseVoxels((np.ones(grid.shape),), mask, grid))
+    assert (len(tumors), crumbs) == ((1, 0) if kept else (0, 1))
+    mask[4, 4, 4] = edge != 2  # seven voxels are a crumb on any grid
+    assert len(measure_tumors(CaseVoxels((np.ones(grid.shape),), mask, grid))[0]) == (edge == 7)
+
+
+def test_a_tumor_that_fills_the_scan_has_no_contrast(grid: Grid) -> None:
+    (tumor,), _ = measure_tumors(CaseVoxels((np.ones(grid.shape),), np.ones(grid.shape, bool), grid))
+    assert math.isnan(tumor.contrast[0])
+
+
+def test_a_large_crop_is_thinned_without_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = block(FAR.shape, (10, 8, 6), (16, 14, 12))
+    fall = ndimage.distance_transform_edt(~mask, sampling=FAR.spacing_mm)  # so that the shell's reach shows in its mean
+    image = np.where(mask, 90.0, fall + 0.1 * np.random.default_rng(0).standard_normal(mask.shape))
+    (whole,), _ = measure_tumors(CaseVoxels((image,), mask, FAR))
+    monkeypatch.setattr(fingerprint, "_SHELL_VOXELS", 2000)
+    (thinned,), _ = measure_tumors(CaseVoxels((image,), mask, FAR))
+    assert whole.contrast != thinned.contrast
+    assert whole.contrast == pytest.approx(thinned.contrast, abs=1.0)
+
+
+# -- datasets ----------------------------------------------------------------------------------------------------
+def test_intensities_are_pooled_over_cases(make: Make, grid: Grid) -> None:
+    rng = np.random.default_rng(1)
+    mask = block(grid.shape, (2, 2, 2), (6, 6, 6))
+    images = {case: rng.gamma(2.0, scale, grid.shape).astype(np.float32) for case, scale in (("a", 1.0), ("b", 3.0))}
+    made = make_fingerprint(read_dataset(make({case: (image, mask) for case, image in images.items()})), workers=0)
+    (channel,) = made.fingerprint.channels
+    keys = ["0.5", "5", "50", "95", "99", "99.5", "99.9", "99.95"]
+    everything = np.stack(list(images.values()))
+    for found, pool in ((channel.image, everything), (channel.foreground, everything[:, mask])):
+        assert list(found) == keys
+        assert list(found.values()) == pytest.approx(np.percentile(pool, [float(k) for k in keys]), rel=1e-5)
+    assert (channel.name, channel.minimum, channel.maximum) == ("PET", everything.min(), everything.max())
+
+
+def test_large_cases_are_sampled_alike_every_time(make: Make, grid: Grid) -> None:
+    image = np.random.default_rng(2).normal(5, 1, grid.shape)
+    dataset = read_dataset(make({"a": (image, block(grid.shape, (0, 0, 0), (12, 10, 7)))}))
+    whole = make_fingerprint(dataset, 0).fingerprint.channels[0]
+    sampled = fingerprint.measure_case(dataset, "a", samples=300)
+    again = fingerprint.measure_case(dataset, "a", samples=300)
+    assert sampled.foreground is not None
+    assert again.foreground is not None
+    assert sampled.foreground.shape == (1, 300)
+    assert np.array_equal(sampled.foreground, again.foreground)
+    assert np.median(sampled.foreground) == pytest.approx(whole.foreground["50"], abs=0.25)
+    assert sampled.ranges == ((whole.minimum, whole.maximum),)
+
+
+def test_what_is_no_fault_is_noted(make: Make, grid: Grid) -> None:
+    image = np.random.default_rng(3).random(grid.shape)
+    tumor, crumb = block(grid.shape, (2, 2, 2), (6, 6, 6)), block(grid.shape, (9, 8, 6), (10, 9, 7))
+    cases = {"both": tumor | crumb, "crumb": crumb, "free": np.zeros(grid.shape, bool), "tumor": tumor}
+    made = make_fingerprint(read_dataset(make({case: (image, mask) for case, mask in cases.items()})), 0)
+    assert {facts.case: len(facts.tumors) for facts in made.fingerprint.cases} == {"both": 1, "crumb": 0, "free": 0, "tumor": 1}
+    assert (made.tumor_free, made.crumbs, made.only_crumbs) == (("free",), {"both": 1, "crumb": 1}, ("crumb",))
+    assert [note.split(": ")[1] for note in made.notes] == ["free", "2, in both, crumb", "crumb"]
+
+
+def test_a_dataset_of_crumbs_is_refused(make: Make, grid: Grid) -> None:
+    folder = make({"a": (np.random.default_rng(3).random(grid.shape), block(grid.shape, (9, 8, 6), (10, 9, 7)))})
+    with pytest.raises(DataError, match="no component of tumor has 8 voxels"):
+        make_fingerprint(read_dataset(folder), 0)
+
+
+def test_faults_come_from_the_same_pass(make: Make, grid: Grid) -> None:
+    mask = block(grid.shape, (2, 2, 2), (6, 6, 6))
+    images = {"a": np.ones(grid.shape), "b": np.full(grid.shape, np.nan), "c": np.eye(12)[:, :10, None] * mask}
+    folder = make({case: (image, mask) for case, image in images.items()})
+    (folder / "labelsTr/c.nii.gz").unlink()
+    with pytest.raises(DataError) as caught:
+        make_fingerprint(read_dataset(folder), 0)
+    assert {Path(fault.where).name for fault in caught.value.faults} == {"a_0000.nii.gz", "b_0000.nii.gz", "c.nii.gz"}
+
+
+def test_every_file_is_read_once(phantoms: Phantoms, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    original = volumes.read_volume
+
+    def counted(path: Path) -> tuple[np.ndarray, Grid]:
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(volumes, "read_volume", counted)
+    dataset = read_dataset(phantoms.dataset)
+    make_fingerprint(dataset, 0)
+    assert sorted(read) == sorted(p for case in dataset.cases for p in (*dataset.image_files(case), dataset.label_file(case)))
+
+
+def test_worker_processes_make_no_difference(phantoms: Phantoms) -> None:
+    told: list[int] = []
+    dataset = read_dataset(phantoms.dataset)
+    made = make_fingerprint(dataset, 2, lambda done, note="": told.append(done))
+    assert made == make_fingerprint(dataset, 0)
+    assert told == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_record_survives_json(phantoms: Phantoms, tmp_path: Path) -> None:
+    made = make_fingerprint(read_dataset(phantoms.dataset), 0).fingerprint
+    write_json(tmp_path / "fingerprint.json", made)
+    assert read_record(Fingerprint, tmp_path / "fingerprint.json", "") == made
+    assert made.labels == {"background": 0, "tumor": 1}
+    assert (made.tumor_name, made.tumor_label, made.dataset) == ("tumor", 1, "Dataset999_PhantomPET")
+    assert {facts.case for facts in made.cases if facts.tumors} == {f"Phantom_{i:03d}" for i in range(6)}
+
+
+def test_the_content_hash_follows_names_sizes_and_labels(phantoms: Phantoms, tmp_path: Path) -> None:
+    folder = tmp_path / "Dataset999_Copy"
+    shutil.copytree(phantoms.dataset, folder)
+    dataset = read_dataset(folder)
+    first = content_hash(dataset)
+    assert first == content_hash(read_dataset(phantoms.dataset)) == make_fingerprint(dataset, 0).fingerprint.content_hash
+    hashes = {first, content_hash(replace(dataset, cases=dataset.cases[1:]))}
+    description = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**description, "channel_names": {"0": "SUV"}}))
+    hashes.add(content_hash(read_dataset(folder)))
+    with dataset.image_files("Phantom_002")[0].open("ab") as stream:
+        stream.write(b"\0")
+    hashes.add(content_hash(dataset))
+    label, geometry = volumes.read_volume(dataset.label_file("Phantom_003"))
+    label[0, 0, 0] = 1
+    volumes.write_volume(dataset.label_file("Phantom_003"), label, geometry)
+    hashes.add(content_hash(dataset))
+    dataset.label_file("Phantom_003").unlink()
+    hashes.add(content_hash(dataset))
+    dataset.image_files("Phantom_003")[0].unlink()
+    hashes.add(content_hash(dataset))
+    assert len(hashes) == 7

@@ -1,0 +1,236 @@
+"""The judge on an nnU-Net whose weights are set by hand: it marks every voxel above a threshold, and nothing else."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tumorgen_cli.errors import DataError, StateError
+from tumorgen_cli.judge import Judge
+from tumorgen_cli.metrics.agreement import dice
+from tumorgen_cli.records import Grid
+
+CPU = torch.device("cpu")
+NAME = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+SPACING_MM = (2.0, 3.0, 5.0)
+DATASET = {
+    "channel_names": {"0": "PET"},
+    "labels": {"background": 0, "organ": 1, "tumor": 2},
+    "numTraining": 4,
+    "file_ending": ".nii.gz",
+}
+KWARGS = {
+    "n_stages": 2, "features_per_stage": [2, 2], "conv_op": "torch.nn.modules.conv.Conv3d", "kernel_sizes": [[3, 3, 3]] * 2,
+    "strides": [[1, 1, 1], [2, 2, 2]], "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1], "conv_bias": True,
+    "norm_op": None, "norm_op_kwargs": {}, "dropout_op": None, "dropout_op_kwargs": None,
+    "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+}  # fmt: skip
+IMPORTS = ["conv_op", "norm_op", "dropout_op", "nonlin"]
+CLASS = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+
+
+def plans():
+    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    configuration = {
+        "data_identifier": "nnUNetPlans_3d_fullres", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,
+        "patch_size": [8, 12, 16], "median_image_size_in_voxels": [8, 12, 16], "spacing": list(reversed(SPACING_MM)),
+        "normalization_schemes": ["NoNormalization"], "use_mask_for_norm": [False], "batch_dice": False,
+        "resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_data_kwargs": resampling,
+        "resampling_fn_seg": "resample_data_or_seg_to_shape", "resampling_fn_seg_kwargs": {**resampling, "is_seg": True},
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape", "resampling_fn_probabilities_kwargs": resampling,
+        "architecture": {"network_class_name": CLASS, "arch_kwargs": KWARGS, "_kw_requires_import": IMPORTS},
+    }  # fmt: skip
+    return {
+        "dataset_name": "Dataset900_Blocks", "plans_name": "nnUNetPlans", "original_median_spacing_after_transp": [5.0, 3.0, 2.0],
+        "image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2],
+        "label_manager": "LabelManager", "experiment_planner_used": "ExperimentPlanner",
+        "foreground_intensity_properties_per_channel": {"0": {}}, "configurations": {"3d_fullres": configuration},
+    }  # fmt: skip
+
+
+def threshold_weights(threshold):
+    """Logit of the tumor x - threshold, of the rest 0: the image goes through the skip connection untouched."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    network = get_network_from_plans(CLASS, KWARGS, IMPORTS, 1, 3, deep_supervision=True)
+    weights = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    for name, value in weights.items():
+        if name.startswith(("encoder.stages.0", "decoder.encoder.stages.0")) and value.ndim == 5:
+            value[0, 0, 1, 1, 1] = 1
+        if name.startswith("decoder.stages.0") and value.ndim == 5:
+            value[0, 2, 1, 1, 1] = 1  # after the two upsampled channels
+        if name == "decoder.seg_layers.0.weight":
+            value[2, 0] = 1
+        if name == "decoder.seg_layers.0.bias":
+            value[2] = -threshold
+    return weights
+
+
+def write_fold(folder, fold, threshold, **changes):
+    """A checkpoint as nnU-Net's trainer writes it, numpy numbers and device included."""
+    content = {
+        "network_weights": threshold_weights(threshold), "optimizer_state": {"state": {}, "param_groups": [{"lr": 0.01}]},
+        "grad_scaler_state": None, "logging": {"mean_fg_dice": [np.float64(0.5)], "train_losses": [np.float32(1)]},
+        "_best_ema": np.float64(0.6), "current_epoch": 3, "trainer_name": "nnUNetTrainer",
+        "init_args": {"configuration": "3d_fullres", "fold": fold, "plans": plans(), "dataset_json": DATASET, "device": CPU},
+        "inference_allowed_mirroring_axes": (0, 1, 2), **changes,
+    }  # fmt: skip
+    (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
+    torch.save(content, folder / f"fold_{fold}" / "checkpoint_final.pth")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / NAME
+    write_fold(folder, "all", 2.0)
+    (folder / "plans.json").write_text(json.dumps(plans()))
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    return folder
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / NAME)
+
+
+@pytest.fixture
+def scan():
+    """A block of 4 in 1, off the middle on every axis, larger than the patch."""
+    image = np.ones((1, 21, 18, 11), np.float32)
+    image[0, 3:9, 10:14, 6:8] = 4
+    return image, Grid((21, 18, 11), SPACING_MM)
+
+
+def edit(folder, name, change):
+    content = json.loads((folder / name).read_text())
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_labels_lie_on_the_scan(whole, scan, capfd, monkeypatch):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    image, grid = scan
+    before, state, threads = image.copy(), torch.random.get_rng_state(), torch.get_num_threads()
+    judge = Judge(whole, CPU, "tumor")
+    labels = judge.predict(image, grid)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, 2 * (image[0] > 2))
+    np.testing.assert_array_equal(judge.tumor(image, grid), image[0] > 2)
+    np.testing.assert_array_equal(image, before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_spacing_is_resampled_and_brought_back(whole):
+    """The same anatomy on a finer, otherwise anisotropic grid; mistaken axes would stretch it."""
+    grid = Grid((42, 18, 27), (1.0, 3.0, 2.0))
+    image = np.ones((1, *grid.shape), np.float32)
+    image[0, 6:18, 10:14, 14:21] = 4
+    assert dice(Judge(whole, CPU, "tumor").tumor(image, grid), image[0] > 2) > 0.85
+
+
+def test_folds_are_one_ensemble(copy, scan):
+    """Mean logit of thresholds 2 (fold_all) and 7 is x - 4.5: a block of 4 is out, one of 5 is in."""
+    image, grid = scan
+    alone = Judge(copy, CPU, "tumor")
+    write_fold(copy, 0, 7.0)
+    both = Judge(copy, CPU, "tumor")
+    assert alone.tumor(image, grid).any()
+    assert not both.tumor(image, grid).any()
+    np.testing.assert_array_equal(both.tumor(image + 1, grid), image[0] > 2)
+    assert alone.hash != both.hash
+
+
+def test_bf16_and_mirroring_agree(whole, scan):
+    image, grid = scan
+    np.testing.assert_array_equal(Judge(whole, CPU, "tumor", precision="bf16").tumor(image, grid), image[0] > 2)
+    np.testing.assert_array_equal(Judge(whole, CPU, "tumor", mirroring=True).tumor(image, grid), image[0] > 2)
+    hashes = {Judge(whole, CPU, "tumor", precision=p, mirroring=m).hash for p in ("fp32", "bf16") for m in (False, True)}
+    assert len(hashes) == 4
+
+
+def test_regions_count_as_their_labels(copy, scan):
+    edit(
+        copy,
+        "dataset.json",
+        lambda d: d.update(labels={"background": 0, "both": [1, 2], "core": [2, 3]}, regions_class_order=[1, 2]),
+    )
+    weights = threshold_weights(2.0)
+    for name in [n for n in weights if "seg_layers" in n]:
+        weights[name] = weights[name][1:]  # two regions, two heads
+    write_fold(copy, "all", 2.0, network_weights=weights)
+    judge = Judge(copy, CPU, "both")
+    assert judge.tumor_labels == (1, 2)
+    np.testing.assert_array_equal(judge.tumor(*scan), scan[0][0] > 2)
+
+
+def test_unknown_tumor_and_other_channels(whole, scan):
+    with pytest.raises(DataError, match="organ = 1, tumor = 2"):
+        Judge(whole, CPU, "lesion")
+    with pytest.raises(DataError, match="background"):
+        Judge(whole, CPU, "background")
+    image, grid = scan
+    with pytest.raises(DataError, match="same channels"):
+        Judge(whole, CPU, "tumor").predict(np.concatenate([image, image]), grid)
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(StateError) as error:
+        Judge(tmp_path / "nowhere", CPU, "tumor")
+    assert len(error.value.faults) == 2  # plans.json and dataset.json
+    assert "results folder" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: shutil.rmtree(f / "fold_all"), "no checkpoint"),
+        (
+            lambda f: (f / "fold_all/checkpoint_final.pth").rename(f / "fold_all/checkpoint_best.pth"),
+            "only fold_all/checkpoint_best",
+        ),
+        (lambda f: (f / "fold_all/checkpoint_final.pth").write_bytes(b"PK\3\4 cut"), "cannot be read"),
+        (lambda f: torch.save({"state_dict": {}}, f / "fold_all/checkpoint_final.pth"), "no network_weights"),
+        (lambda f: write_fold(f, 1, 2.0, init_args={"configuration": "2d"}), "2d, 3d_fullres"),
+        (lambda f: write_fold(f, 1, 2.0, network_weights={"a": torch.zeros(1)}), "do not fit"),
+        (lambda f: edit(f, "plans.json", lambda p: p.pop("configurations")), "no configurations"),
+        (
+            lambda f: edit(f, "plans.json", lambda p: p.update(image_reader_writer="NibabelIOWithReorient")),
+            "SimpleITKIO, NibabelIO",
+        ),
+        (lambda f: edit(f, "plans.json", lambda p: architecture(p)["arch_kwargs"].pop("strides")), "cannot be built"),
+        (lambda f: edit(f, "plans.json", lambda p: architecture(p).update(network_class_name="os.system")), "os.system"),
+        (
+            lambda f: edit(
+                f, "plans.json", lambda p: architecture(p)["arch_kwargs"].update(nonlin="torch.nn.functional.warnings.warn")
+            ),
+            "torch.nn.functional.warnings.warn",
+        ),
+        (lambda f: (f / "dataset.json").write_text("{"), "valid JSON"),
+    ],
+)
+def test_broken_folders_are_told(copy, break_it, message):
+    break_it(copy)
+    with pytest.raises(StateError, match=message) as error:
+        Judge(copy, CPU, "tumor")
+    assert error.value.faults
+
+
+def architecture(content):
+    return content["configurations"]["3d_fullres"]["architecture"]
+
+
+def test_a_checkpoint_runs_no_code(copy, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    write_fold(copy, "all", 2.0, trap=Trap())
+    with pytest.raises(StateError, match="cannot be read"):
+        Judge(copy, CPU, "tumor")
+    assert not (tmp_path / "sprung").exists()

@@ -1,0 +1,90 @@
+"""Tumor statistics on balls whose numbers are known, and the distance between samples."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tumorgen_cli.metrics.tumors import describe_tumor, ks_distance, shell
+
+SPACING = (2.0, 2.0, 4.0)
+
+
+def depth_mm(shape=(40, 40, 24), center=(39.0, 39.0, 46.0)):
+    axes = [np.arange(n) * s - c for n, s, c in zip(shape, SPACING, center, strict=True)]
+    return np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
+
+
+@pytest.fixture
+def ball():
+    return depth_mm() <= 18
+
+
+def test_a_flat_ball(ball):
+    image = np.stack([np.where(ball, 6.0, 2.0), np.where(ball, -10.0, 30.0)])
+    found = describe_tumor(image, ball, SPACING)
+    assert found.volume_ml == pytest.approx(4 / 3 * math.pi * 1.8**3, rel=0.05)
+    assert (found.mean, found.maximum, found.contrast, found.relative_contrast) == (6, 6, 4, 2)
+    assert found.heterogeneity == 0
+    assert found.core_ratio == 1
+    assert found.means == (6, -10)
+    assert found.contrasts == (4, -40)
+    assert found.maxima == (6, -10)
+    assert 0.9 < found.sphericity <= 1
+
+
+def test_shell_is_two_centimetres_in_millimetres(ball):
+    around = shell(ball, SPACING)
+    assert not (around & ball).any()
+    assert around[depth_mm() > 40].sum() == 0
+    beyond = (depth_mm() > 18) & (depth_mm() < 35)
+    assert around[beyond].all()
+
+
+def test_contrast_does_not_look_beyond_the_shell_nor_at_other_tumors(ball):
+    image = np.where(ball, 6.0, 2.0)
+    image[depth_mm() > 40] = 1000
+    other = (depth_mm(center=(39.0, 39.0, 74.0)) <= 8) & ~ball
+    image[other] = 50
+    assert describe_tumor(image[None], ball, SPACING).contrast < 4
+    assert describe_tumor(image[None], ball, SPACING, other).contrast == pytest.approx(4)
+
+
+def test_necrosis_and_heterogeneity(ball):
+    depth = depth_mm()
+    dark = np.where(ball, np.where(depth < 13.5, 2.0, 8.0), 1.0)
+    bright = np.where(ball, np.where(depth < 13.5, 8.0, 2.0), 1.0)
+    assert describe_tumor(dark[None], ball, SPACING).core_ratio == pytest.approx(0.25, abs=0.03)
+    assert describe_tumor(bright[None], ball, SPACING).core_ratio == pytest.approx(4, abs=0.4)
+    halves = np.where(ball, 4.0, 1.0)
+    halves[:20][ball[:20]] = 2.0
+    found = describe_tumor(halves[None], ball, SPACING)
+    assert found.heterogeneity == pytest.approx(1 / 3, abs=0.01)  # values 2 and 4: spread 1 about 3
+
+
+def test_longer_tumors_are_less_spherical(ball):
+    rod = np.zeros_like(ball)
+    rod[4:36, 18:22, 10:13] = True
+    image = np.ones((1, *ball.shape))
+    assert describe_tumor(image, rod, SPACING).sphericity < 0.8 * describe_tumor(image, ball, SPACING).sphericity
+
+
+def test_what_cannot_be_told_is_nan():
+    image = np.zeros((1, 6, 6, 6))
+    mask = np.zeros((6, 6, 6), bool)
+    assert describe_tumor(image, mask, SPACING) is None
+    mask[2, 3, 4] = True
+    found = describe_tumor(image, mask, SPACING)
+    assert found.volume_ml == pytest.approx(0.016)
+    assert math.isnan(found.core_ratio)
+    assert math.isnan(found.heterogeneity)  # the mean is 0
+    everywhere = describe_tumor(image + 1, np.ones((6, 6, 6), bool), SPACING)
+    assert math.isnan(everywhere.contrast)
+
+
+def test_ks_distance():
+    assert ks_distance([1, 2, 3, 4], [1, 2, 3, 4]) == 0
+    assert ks_distance([1, 2], [3, 4]) == 1
+    assert ks_distance([1, 2, 3, 4], [3, 4, 5, 6]) == 0.5
+    assert ks_distance([1, 2, math.nan], [3, 4]) == 1
+    assert math.isnan(ks_distance([math.nan], [3, 4]))

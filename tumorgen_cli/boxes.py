@@ -1,0 +1,101 @@
+"""Boxes: BA-PMG around a tumor on the latent grid, and where to put a box into a healthy scan.
+
+Source: TumorGen, section 2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tumorgen_cli.records import Box, Shape, TumorFacts, Triple
+from tumorgen_cli.windows import tight_box
+
+
+def latent_mask(mask: np.ndarray, factor: int = 4) -> np.ndarray:
+    """The mask (X, Y, Z) on the latent grid by area averaging: soft in [0, 1] at the boundary, float32."""
+    x, y, z = (n // factor for n in mask.shape)
+    return mask.astype(np.float32).reshape(x, factor, y, factor, z, factor).mean(axis=(1, 3, 5))
+
+
+def draw_box(mask: np.ndarray, alpha: float, rng: np.random.Generator) -> Box:
+    """BA-PMG: the tight box of a latent mask, each of its six planes moved outward by U(0, alpha * D_i).
+
+    `mask` (X, Y, Z) on the latent grid; D_i is its length per axis; alpha = 0 gives the tight box (the ablation
+    without BA-PMG). Planes are rounded to the nearest latent plane and clipped to the grid.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    tight = tight_box(mask > 0)
+    if tight is None:
+        raise ValueError("a box needs a tumor; the mask is empty")
+    low = rng.uniform(0, 1, 3) * alpha * np.array(mask.shape)
+    high = rng.uniform(0, 1, 3) * alpha * np.array(mask.shape)
+    start = [max(0, round(a - d)) for a, d in zip(tight.start, low, strict=True)]
+    stop = [min(n, round(b + d)) for b, d, n in zip(tight.stop, high, mask.shape, strict=True)]
+    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
+
+
+def box_mask(box: Box, shape: Shape) -> np.ndarray:
+    """1 inside the box, 0 outside, float32."""
+    out = np.zeros(shape, np.float32)
+    out[box.slices] = 1
+    return out
+
+
+def covering(box: Box, factor: int, shape: Shape) -> Box:
+    """The smallest box of the grid coarser by `factor` that covers `box`, clipped to a grid of `shape`."""
+    start = tuple(a // factor for a in box.start)
+    stop = tuple(min(n, -(-b // factor)) for b, n in zip(box.stop, shape, strict=True))
+    return Box(start, stop)  # type: ignore[arg-type]
+
+
+def draw_size_mm(tumors: Sequence[TumorFacts], alpha: float, window_mm: Triple, rng: np.random.Generator) -> tuple[Triple, int]:
+    """A box size that follows the training tumors: one tumor's extent times U(0.9, 1.1), plus two BA-PMG offsets per
+    axis. Returns the size in mm (never beyond 7/8 of the window, where a flow has no context left) and the tumor's number.
+    """
+    number = int(rng.integers(len(tumors)))
+    scale = rng.uniform(0.9, 1.1, 3)
+    offsets = rng.uniform(0, 1, (2, 3)).sum(axis=0) * alpha * np.array(window_mm)
+    size = np.minimum(np.array(tumors[number].extent_mm) * scale + offsets, 0.875 * np.array(window_mm))
+    return (float(size[0]), float(size[1]), float(size[2])), number
+
+
+def place_box(size: Shape, allowed: np.ndarray, rng: np.random.Generator, least_share: float = 0.6) -> Box | None:
+    """A box of `size` voxels whose centre lies in `allowed` (X, Y, Z) and whose volume lies in it by `least_share`.
+
+    The share is relaxed to the best of 200 draws where no draw reaches it; None where `allowed` is empty or the scan
+    is smaller than the box.
+    """
+    shape = allowed.shape
+    if any(n > m for n, m in zip(size, shape, strict=True)):
+        return None
+    centers = np.flatnonzero(allowed)
+    if not len(centers):
+        return None
+    total = _integral(allowed)
+    best: tuple[float, Box] | None = None
+    for _ in range(200):
+        center = np.unravel_index(centers[rng.integers(len(centers))], shape)
+        start = tuple(int(np.clip(c - n // 2, 0, m - n)) for c, n, m in zip(center, size, shape, strict=True))
+        box = Box(start, tuple(a + n for a, n in zip(start, size, strict=True)))  # type: ignore[arg-type]
+        share = _inside(total, box) / float(np.prod(size))
+        if share >= least_share:
+            return box
+        if best is None or share > best[0]:
+            best = (share, box)
+    return best[1] if best else None
+
+
+def _integral(mask: np.ndarray) -> np.ndarray:
+    total = np.zeros(tuple(n + 1 for n in mask.shape), np.int64)
+    total[1:, 1:, 1:] = mask.astype(np.int64).cumsum(0).cumsum(1).cumsum(2)
+    return total
+
+
+def _inside(total: np.ndarray, box: Box) -> float:
+    (a, c, e), (b, d, f) = box.start, box.stop
+    t = total
+    return float(t[b, d, f] - t[a, d, f] - t[b, c, f] - t[b, d, e] + t[a, c, f] + t[a, d, e] + t[b, c, e] - t[a, c, e])

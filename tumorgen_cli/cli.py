@@ -1,0 +1,327 @@
+"""The command line: reads options, calls one function, prints, names the next command. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
+
+import typer
+
+from tumorgen_cli import __version__, console
+from tumorgen_cli.errors import Fault, PlanError, TumorgenError
+
+if TYPE_CHECKING:
+    from tumorgen_cli.workspace import Workspace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, help=(
+    "Learn tumors from a small annotated 3D data set, paint new ones (image and mask) into healthy scans."
+))  # fmt: skip
+
+Work = Annotated[Path, typer.Option("-w", "--work", help="Workspace: one folder, one data set.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
+Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random draw (default: the plan's).")]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout.")]
+MethodName = Annotated[str, typer.Option("--method", help="tumorgen, copypaste or syntumor.")]
+Settings = Annotated[Optional[list[str]], typer.Option("--set", help="Set a plan field: a.b=value. Repeatable.")]
+Preset = Annotated[Optional[str], typer.Option("--preset", help="A preset's name (see `tumorgen presets`) or YAML file.")]
+Memory = Annotated[Optional[float], typer.Option("--memory", help="GiB to plan for (default: what the device has).", min=0.5)]
+TumorLabel = Annotated[Optional[str], typer.Option("--tumor-label", help="Name or value of the tumor label.")]
+Workers = Annotated[Optional[int], typer.Option("--workers", help="Processes (default: by cores and memory; 0: none).", min=0)]
+DEFAULT_WORK = Path("tumorgen_work")
+
+
+def _command(function: F) -> F:
+    """A command: a user's error is told without a traceback (exit 1), time and peak memory go to `commands.jsonl`."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        begun = time.monotonic()
+        try:
+            function(*args, **kwargs)
+        except TumorgenError as error:
+            console.show_error(error)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            console.warn("stopped; what was finished is kept, the same command goes on from there")
+            raise typer.Exit(130) from None
+        _record(function.__name__, kwargs, time.monotonic() - begun)
+
+    return run  # type: ignore[return-value]
+
+
+def _record(command: str, options: dict[str, Any], seconds: float) -> None:
+    """A line of what a command cost, for benchmarks and `status`."""
+    from tumorgen_cli.devices import peak_memory_gib
+
+    root = options.get("work")
+    if not isinstance(root, Path) or not root.is_dir() or command in ("status", "presets"):
+        return
+    line = {"command": command, "stage": options.get("stage"), "seconds": round(seconds, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
+    with (root / "commands.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def _workspace(work: Path) -> Workspace:
+    from tumorgen_cli.workspace import Workspace
+
+    return Workspace(work.resolve())
+
+
+def _at(work: Path) -> str:
+    return "" if work == DEFAULT_WORK else f" -w {work}"
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"tumorgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+@_command
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller phantoms, shorter training: 3 minutes at most on 2 cores.")] = False,
+    work: Work = Path("tumorgen_demo"),
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a phantom PET data set and run everything on it, from plan to report."""
+    from tumorgen_cli.demo import run_demo
+
+    result = run_demo(_workspace(work), quick, device, seed or 0)
+    _show_run(result, as_json)
+    console.next_command("open the report above, then: tumorgen run DATASET --healthy DIR")
+
+
+@app.command()
+@_command
+def plan(
+    dataset: Annotated[str, typer.Argument(help="Path of an nnU-Net raw data set, or its id or name under $nnUNet_raw.")],
+    work: Work = DEFAULT_WORK,
+    tumor_label: TumorLabel = None,
+    memory: Memory = None,
+    preset: Preset = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Check and fingerprint a data set; decide crop, resize, latent shape, alpha, networks, training."""
+    from tumorgen_cli import pipeline
+
+    made = pipeline.plan_dataset(_workspace(work), dataset, tumor_label, device, memory, preset, settings or (), seed, workers)
+    if as_json:
+        console.print_json(made)
+    else:
+        console.table(f"Plan of {made.dataset} ({work / 'plan.json'})", ("field", "value", "rule", "inputs"), pipeline.plan_rows(made))
+    console.next_command(f"tumorgen preprocess{_at(work)}")
+
+
+@app.command()
+@_command
+def presets(
+    name: Annotated[Optional[str], typer.Argument(help="A preset to show.")] = None,
+    copy_to: Annotated[Optional[Path], typer.Option("--copy", help="Copy it to this file, to edit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List, show or copy the presets that come with tumorgen."""
+    from tumorgen_cli.files import write_text
+    from tumorgen_cli.plan import preset_names, preset_text
+
+    if name is None:
+        firsts = {each: preset_text(each).splitlines()[0].lstrip("# ") for each in preset_names()}
+        if as_json:
+            console.print_json(firsts)
+        else:
+            console.table("Presets", ("name", "what"), firsts.items())
+        console.next_command("tumorgen plan DATASET --preset NAME")
+        return
+    text = preset_text(name)
+    if copy_to is not None:
+        if copy_to.exists():
+            raise PlanError("The file exists", [Fault(str(copy_to), "a file", "a new name", "choose another name; nothing was written")])
+        write_text(copy_to, text)
+        console.next_command(f"tumorgen plan DATASET --preset {copy_to}")
+        return
+    typer.echo(text)
+    console.next_command(f"tumorgen plan DATASET --preset {name}")
+
+
+@app.command()
+@_command
+def preprocess(work: Work = DEFAULT_WORK, workers: Workers = None, device: Device = "auto", seed: Seed = None) -> None:
+    """Bring every case to the working spacing, in parallel; goes on where it stopped."""
+    from tumorgen_cli import pipeline
+
+    written = pipeline.preprocess_dataset(_workspace(work), workers)
+    console.note(f"{written} cases written")
+    console.next_command(f"tumorgen train all{_at(work)}")
+
+
+@app.command()
+@_command
+def train(
+    stage: Annotated[str, typer.Argument(help="vae, flow, refiner, or all.")],
+    work: Work = DEFAULT_WORK,
+    iterations: Annotated[Optional[int], typer.Option("--iterations", help="Steps in all (default: the plan's).", min=1)] = None,
+    init: Annotated[Optional[Path], typer.Option("--init", help="Checkpoint to start the VAE from (MAISI or tumorgen).", exists=True)] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Train anew; the old weights are replaced.")] = False,
+    method: MethodName = "tumorgen",
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Train a stage (or all): resumes by itself; `torchrun` or `accelerate launch` run it on several devices."""
+    from tumorgen_cli.stages import train_stages
+
+    runs = train_stages(_workspace(work), method, stage, iterations, device, restart, init)
+    if as_json:
+        console.print_json(runs)
+    following = {"vae": "tumorgen train flow", "flow": "tumorgen train refiner"}.get(stage, "tumorgen synthesize --healthy DIR -n 20")
+    console.next_command(following + _at(work))
+
+
+@app.command()
+@_command
+def synthesize(
+    work: Work = DEFAULT_WORK,
+    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans (NAME_0000.nii.gz, …).")] = None,
+    cases: Annotated[Optional[Literal["test", "train"]], typer.Option("--cases", help="Redraw the tumors of the split's cases instead.")] = None,
+    pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs to make in all.", min=1)] = 20,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Where to write (default: in the workspace).")] = None,
+    box: Annotated[Optional[str], typer.Option("--box", help="x0,y0,z0,x1,y1,z1 in voxels of the host.")] = None,
+    roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Solver steps (default: the plan's 10).", min=1)] = None,
+    solver: Annotated[Optional[Literal["euler", "heun"]], typer.Option("--solver", help="The plan's, unless given.")] = None,
+    method: MethodName = "tumorgen",
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Paint tumors: writes an nnU-Net raw data set with provenance and previews."""
+    from tumorgen_cli import pipeline
+    from tumorgen_cli.methods.method import Sampling
+
+    if healthy is not None and cases is not None:
+        raise PlanError("Two sources", [Fault("--healthy and --cases", "both given", "one of them", "leave one out")])
+    report = pipeline.synthesize(
+        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed
+    )
+    _show_set(report, as_json)
+    console.next_command(f"tumorgen evaluate --synthetic {report.folder}{_at(work)}")
+
+
+@app.command()
+@_command
+def evaluate(
+    work: Work = DEFAULT_WORK,
+    synthetic: Annotated[Optional[Path], typer.Option("--synthetic", help="A set (default: every set of the workspace).")] = None,
+    judge: Annotated[Optional[Path], typer.Option("--judge", help="An nnU-Net v2 results folder that scores the pairs.")] = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Score synthetic pairs: agreement with a judge, tumor statistics, Fréchet distances; writes a report."""
+    from tumorgen_cli import pipeline
+
+    reports = pipeline.evaluate_sets(_workspace(work), synthetic, judge, device)
+    _show_scores(reports, as_json)
+    console.next_command(f"open {reports[-1].page}")
+
+
+@app.command()
+@_command
+def run(
+    dataset: Annotated[str, typer.Argument(help="Path of an nnU-Net raw data set, or its id or name under $nnUNet_raw.")],
+    healthy: Annotated[Path, typer.Option("--healthy", help="Folder of tumor-free scans.")],
+    work: Work = DEFAULT_WORK,
+    pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs to make.", min=1)] = 20,
+    judge: Annotated[Optional[Path], typer.Option("--judge", help="An nnU-Net v2 results folder that scores the pairs.")] = None,
+    tumor_label: TumorLabel = None,
+    memory: Memory = None,
+    preset: Preset = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Plan, preprocess, train, synthesize, evaluate; run it again and it goes on where it stopped."""
+    from tumorgen_cli import pipeline
+
+    result = pipeline.run_all(_workspace(work), dataset, healthy, pairs, judge, tumor_label, memory, preset, settings or (), device, seed)
+    _show_run(result, as_json)
+    console.next_command(f"tumorgen synthesize --healthy {healthy} -n 100 --out DIR{_at(work)}")
+
+
+@app.command()
+@_command
+def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
+    """What is done, what is stale, what is next."""
+    from tumorgen_cli import pipeline
+
+    steps = pipeline.status(_workspace(work))
+    if as_json:
+        console.print_json(steps)
+    else:
+        console.table(f"Workspace {work}", ("step", "state", "detail"), [(s.name, s.state, s.detail) for s in steps])
+    open_steps = [step for step in steps if step.state != "done"]
+    console.next_command(open_steps[0].command if open_steps else f"tumorgen synthesize --healthy DIR -n N --out DIR{_at(work)}")
+
+
+def _parse_box(text: str | None) -> Any:
+    if text is None:
+        return None
+    from tumorgen_cli.records import Box
+
+    try:
+        x0, y0, z0, x1, y1, z1 = (int(part) for part in text.split(","))
+    except ValueError:
+        fault = Fault(f"--box {text}", "not six whole numbers", "x0,y0,z0,x1,y1,z1", "for example --box 40,40,60,60,60,80")
+        raise PlanError("The box cannot be read", [fault]) from None
+    return Box((x0, y0, z0), (x1, y1, z1))
+
+
+def _show_set(report: Any, as_json: bool) -> None:
+    if as_json:
+        console.print_json(report)
+        return
+    tally = report.tally
+    rejected = ", ".join(f"{count} {reason}" for reason, count in tally.rejected.items()) or "none"
+    rows = [
+        ("pairs", tally.pairs), ("made now", tally.made), ("draws rejected", f"{rejected} of {tally.draws}"),
+        ("windows over a scan's edge", tally.padded), ("seconds a pair, file to file", tally.seconds_per_pair),
+    ]  # fmt: skip
+    console.table(f"Pairs in {report.folder}", ("what", "number"), rows)
+
+
+def _show_scores(reports: Any, as_json: bool) -> None:
+    if as_json:
+        console.print_json(reports)
+        return
+    for report in reports:
+        console.table(f"Scores of {report.name} ({report.page})", ("what", "value"), report.rows)
+
+
+def _show_run(result: Any, as_json: bool) -> None:
+    if as_json:
+        console.print_json(result)
+        return
+    _show_set(result.pairs, False)
+    _show_scores(result.scores, False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,47 @@
+"""The errors a user is told about: each lists every fault with place, found, expected, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong: where (file, case or field), what was found, what was expected, what to do."""
+
+    where: str
+    found: str
+    expected: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}\n    found:    {self.found}\n    expected: {self.expected}\n    remedy:   {self.remedy}"
+
+
+class TumorgenError(Exception):
+    """Base of all errors that are the user's to mend; `cli` prints them without a traceback."""
+
+    def __init__(self, message: str, faults: Iterable[Fault] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"  {i}. {fault}" for i, fault in enumerate(self.faults, 1))])
+
+
+class DataError(TumorgenError):
+    """A data set, scan or mask cannot be used as it is."""
+
+
+class PlanError(TumorgenError):
+    """A plan, preset or option is wrong or does not fit the data."""
+
+
+class StateError(TumorgenError):
+    """A file of the workspace is missing, stale, locked, or belongs to something else."""
+
+
+class DeviceError(TumorgenError):
+    """The device asked for is missing or too small."""

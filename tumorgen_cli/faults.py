@@ -1,0 +1,303 @@
+"""What can be wrong with a dataset.json, with file names, files and voxels; `dataset` puts it together."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import numpy as np
+
+from tumorgen_cli import volumes
+from tumorgen_cli.errors import DataError, Fault
+from tumorgen_cli.records import Grid
+
+Scans = dict[str, dict[int, Path]]  # case -> channel -> file
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # what SimpleITK reads as 3D, with geometry, from one file
+_OTHER_ENDINGS = (".mhd", ".tif", ".tiff", ".png", ".dcm", ".npy", ".npz", ".hdr", ".img", ".mgz")
+_SCAN = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+_JSON_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
+_DIRECTION_TOLERANCE = 1e-3
+
+
+# -- dataset.json ------------------------------------------------------------------------------------------------
+def json_faults(where: Path, content: Any) -> list[Fault]:
+    """Everything in a parsed dataset.json that nnU-Net v2 or tumorgen cannot take."""
+    if not isinstance(content, dict):
+        return [Fault(str(where), f"a {type(content).__name__}", "a JSON object", "write it as nnU-Net v2 asks")]
+    faults = []
+    if "dataset" in content:
+        remedy = 'put the files into imagesTr/ and labelsTr/ (links will do) and remove "dataset"'
+        expected = "files found by their names in imagesTr and labelsTr"
+        faults.append(Fault(f"{where}: dataset", "a list of files", expected, remedy))
+    for key in _JSON_KEYS:
+        if key not in content:
+            old = key == "channel_names" and "modality" in content
+            found = "missing (nnU-Net v1 called it modality)" if old else "missing"
+            remedy = 'rename "modality" to "channel_names"' if old else f'add "{key}" as nnU-Net v2 asks'
+            faults.append(Fault(f"{where}: {key}", found, "a value", remedy))
+    if "channel_names" in content:
+        faults += _channel_names_faults(f"{where}: channel_names", content["channel_names"])
+    if "labels" in content:
+        faults += _labels_faults(f"{where}: labels", content["labels"])
+    ending = content.get("file_ending", ENDINGS[0])
+    if ending not in ENDINGS:
+        dotted = f".{ending}" in ENDINGS
+        remedy = f'write ".{ending}"' if dotted else "convert the files to .nii.gz, images and labels alike"
+        faults.append(Fault(f"{where}: file_ending", repr(ending), f"one of {', '.join(ENDINGS)}", remedy))
+    count = content.get("numTraining", 0)
+    if not isinstance(count, int) or isinstance(count, bool):
+        faults.append(Fault(f"{where}: numTraining", repr(count), "the number of cases in imagesTr", "write a whole number"))
+    return faults
+
+
+def _channel_names_faults(where: str, names: Any) -> list[Fault]:
+    if isinstance(names, dict) and names and sorted(names) == sorted(map(str, range(len(names)))):
+        return []
+    expected = 'an object {"0": "PET", "1": "CT", ...}, numbered from 0 without gaps'
+    return [Fault(where, repr(names)[:200], expected, "number the channels as the files are: _0000 is channel 0")]
+
+
+def _labels_faults(where: str, labels: Any) -> list[Fault]:
+    if not isinstance(labels, dict) or not labels:
+        return [Fault(where, repr(labels)[:200], 'an object {"background": 0, "tumor": 1}', "write names and values")]
+    if all(name.isdecimal() for name in labels):
+        found = f"values first: {labels!r}"[:200]
+        return [Fault(where, found, '{"background": 0, "tumor": 1}', "swap names and values (nnU-Net v1 had them the other way)")]
+    faults = []
+    for name, value in labels.items():
+        if isinstance(value, list):
+            remedy = "give each label one value; region-based datasets are not supported"
+            faults.append(Fault(f"{where}.{name}", f"a region, {value!r}", "one whole number", remedy))
+        elif not isinstance(value, int) or isinstance(value, bool):
+            faults.append(Fault(f"{where}.{name}", repr(value), "one whole number", "write the voxel value of this label"))
+    if not faults and (sorted(labels.values()) != list(range(len(labels))) or labels.get("background") != 0):
+        found = ", ".join(f"{name} = {value}" for name, value in labels.items())
+        remedy = "renumber the labels, in dataset.json and in the label files"
+        faults.append(Fault(where, found, "background = 0, then 1, 2, ... without gaps or repeats", remedy))
+    return faults
+
+
+# -- names of files ----------------------------------------------------------------------------------------------
+def list_scans(folder: Path, endings: Sequence[str]) -> tuple[Scans, list[Fault]]:
+    """The files of `folder` by case and channel, and the images there that fit no case."""
+    scans: Scans = {}
+    paths, faults = list_images(folder, endings)
+    for path, stem in paths:
+        match = _SCAN.fullmatch(stem)
+        if match is None:
+            remedy = f"rename it to {stem}_0000{path.name[len(stem) :]} if it is channel 0"
+            faults.append(Fault(str(path), "no channel number", "<case>_<four digits>" + path.name[len(stem) :], remedy))
+            continue
+        channels, channel = scans.setdefault(match["case"], {}), int(match["channel"])
+        if channel in channels:
+            found = f"the same channel as {channels[channel].name}"
+            faults.append(Fault(str(path), found, "one file per channel", "remove one of them"))
+        channels.setdefault(channel, path)
+    return scans, faults
+
+
+def list_images(folder: Path, endings: Sequence[str]) -> tuple[list[tuple[Path, str]], list[Fault]]:
+    """The files of `folder` with their names less the ending, and a fault for each other ending of an image."""
+    images: list[tuple[Path, str]] = []
+    others: dict[str, list[str]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        ending = next((e for e in (*ENDINGS, *_OTHER_ENDINGS) if path.name.lower().endswith(e)), None)
+        if ending is None or path.name.startswith("."):
+            continue  # notes, tables, what a desktop leaves behind
+        if ending in endings and path.name.endswith(ending):
+            images.append((path, path.name[: -len(ending)]))
+        else:
+            others.setdefault(path.name[-len(ending) :], []).append(path.name)
+    expected = " or ".join(endings)
+    remedy = "convert them, move them away, or name their ending as file_ending in dataset.json"
+    found = {ending: f"{len(names)} files, the first {names[0]}" for ending, names in others.items()}
+    return images, [Fault(str(folder / f"*{ending}"), text, expected, remedy) for ending, text in found.items()]
+
+
+def channel_faults(scans: Scans, folder: Path, channel_names: Sequence[str], ending: str) -> list[Fault]:
+    """A fault for each channel that a case lacks or has too many."""
+    faults = []
+    known = ", ".join(f"{channel:04d} = {name}" for channel, name in enumerate(channel_names))
+    for case, channels in sorted(scans.items()):
+        for channel, name in enumerate(channel_names):
+            if channel not in channels:
+                remedy = f"add the file, or move the other files of {case} away"
+                path = folder / f"{case}_{channel:04d}{ending}"
+                faults.append(Fault(str(path), "no such file", f"channel {channel} ({name}) of {case}", remedy))
+        for channel in sorted(channels.keys() - range(len(channel_names))):
+            remedy = "remove the file, or name its channel in channel_names of dataset.json"
+            faults.append(Fault(str(channels[channel]), f"channel {channel}", f"channels {known}", remedy))
+    return faults
+
+
+# -- whole files -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Nifti:
+    """Of a NIfTI header: where the voxels begin, how many bytes they take, and their type if it is a float's."""
+
+    offset: int
+    size: int
+    float_type: str | None
+
+
+def read_whole(path: Path, faults: list[Fault]) -> tuple[np.ndarray, Grid] | None:
+    """Voxels and geometry of a file; what is wrong with it goes to `faults`, and then there may be none."""
+    header = _whole(path, faults)
+    if header is False:
+        return None
+    try:
+        volume = volumes.read_volume(path)
+    except DataError as error:
+        faults += error.faults
+        return None
+    if header and header.float_type:
+        faults += _finite_faults(path, _not_finite(path, header), volume[0].size)
+    return volume
+
+
+def read_header(path: Path, faults: list[Fault]) -> Grid | None:
+    """Geometry of a file; what is wrong with it goes to `faults`, and then there is none."""
+    if _whole(path, faults) is False:
+        return None
+    try:
+        return volumes.read_grid(path)
+    except DataError as error:
+        faults += error.faults
+        return None
+
+
+def _whole(path: Path, faults: list[Fault]) -> _Nifti | Literal[False] | None:
+    """The header of a NIfTI file that has all its bytes, none for what is no NIfTI, False for a truncated one.
+
+    SimpleITK fills what is missing with zeros and says nothing.
+    """
+    packed = path.name.endswith(".gz")
+    if not packed and path.suffix != ".nii":
+        return None
+    try:
+        with _opened(path) as stream:
+            header = _nifti(stream.read(540))
+        if header is None:
+            return None  # SimpleITK has a better word for what this is
+        expected = header.offset + header.size
+        if packed and _trailer(path) == expected % 2**32:
+            return header
+        # not so: truncated, or several gzip members, or padding behind the volume
+        size = sum(map(len, _chunks(path))) if packed else path.stat().st_size
+        if size >= expected:
+            return header
+        found = f"truncated: {size} of {expected} bytes"
+    except (EOFError, OSError, zlib.error) as error:
+        found = f"{path.stat().st_size} bytes, truncated or damaged ({error})"
+    faults.append(Fault(str(path), found, "a whole NIfTI volume", "copy or export the file again"))
+    return False
+
+
+def _not_finite(path: Path, header: _Nifti) -> int:
+    """NaN and infinite voxels of a NIfTI file, counted from its bytes: SimpleITK reads them as zeros and says nothing."""
+    count, left = 0, header.size
+    for chunk in _chunks(path, header.offset):
+        values = np.frombuffer(chunk[:left], header.float_type)
+        count += values.size - int(np.count_nonzero(np.isfinite(values)))
+        left -= values.nbytes
+    return count
+
+
+def _nifti(header: bytes) -> _Nifti | None:
+    """The header of NIfTI-1 or -2 in these bytes, if it is one."""
+    for order in "<>":
+        kind = struct.unpack_from(order + "i", header)[0] if len(header) >= 348 else 0
+        if kind == 348:
+            places = (("8h", 40), ("h", 70), ("h", 72), ("f", 108))
+        elif kind == 540 and len(header) >= 540:
+            places = (("8q", 16), ("h", 12), ("h", 14), ("q", 168))
+        else:
+            continue
+        dimensions, (code,), (bits,), (offset,) = (struct.unpack_from(order + form, header, at) for form, at in places)
+        voxels = math.prod(max(1, n) for n in dimensions[1 : 1 + dimensions[0]])
+        return _Nifti(int(offset), voxels * bits // 8, {16: f"{order}f4", 64: f"{order}f8"}.get(code))
+    return None
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path) if path.name.endswith(".gz") else path.open("rb"))
+
+
+def _chunks(path: Path, start: int = 0) -> Iterator[bytes]:
+    """The unpacked bytes of a file from `start` on, 4 MiB at a time."""
+    with _opened(path) as stream:
+        stream.read(start)
+        yield from iter(lambda: stream.read(1 << 22), b"")
+
+
+def _trailer(path: Path) -> int:
+    """Unpacked size, modulo 4 GiB, that the last four bytes of a gzip file claim."""
+    with path.open("rb") as stream:
+        stream.seek(-4, 2)
+        return int(struct.unpack("<I", stream.read(4))[0])
+
+
+# -- voxels ------------------------------------------------------------------------------------------------------
+def intensity_faults(path: Path, array: np.ndarray) -> list[Fault]:
+    """NaN or infinite voxels, or the same value everywhere."""
+    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    lowest, highest = array.min(), array.max()
+    if bad or lowest != highest:
+        return _finite_faults(path, bad, array.size)
+    remedy = "export the scan again, or remove the case"
+    return [Fault(str(path), f"every voxel is {lowest:g}", "an image with contrast", remedy)]
+
+
+def _finite_faults(path: Path, bad: int, size: int) -> list[Fault]:
+    remedy = "replace them by what makes sense there (air, no uptake, background)"
+    return [Fault(str(path), f"{bad} of {size} voxels are NaN or infinite", "finite voxels", remedy)] if bad else []
+
+
+def label_faults(path: Path, array: np.ndarray, labels: Mapping[str, int]) -> list[Fault]:
+    """Voxel values that dataset.json does not know, or that are no whole numbers."""
+    known = ", ".join(f"{name} = {value}" for name, value in labels.items())
+    strange = array[~np.isin(array, list(labels.values()))]
+    if not strange.size:
+        return []
+    broken = strange[strange != np.rint(strange)] if strange.dtype.kind == "f" else strange[:0]
+    if broken.size:
+        found = f"{broken.size} voxels that are no whole numbers ({_values(broken)})"
+        remedy = "resample labels by nearest neighbour and save them as integers"
+        return [Fault(str(path), found, known, remedy)]
+    found = f"{strange.size} voxels of value {_values(strange)}"
+    return [Fault(str(path), found, known, 'add the values to "labels" in dataset.json, or correct the label file')]
+
+
+def geometry_faults(grids: Mapping[Path, Grid]) -> list[Fault]:
+    """Files of one case whose geometry is not that of the first file."""
+    if not grids:
+        return []
+    first, reference = next(iter(grids.items()))
+    faults = []
+    for path, grid in grids.items():
+        if not volumes.same_geometry(reference, grid):
+            remedy = "resample it onto the image (labels by nearest neighbour)"
+            if grid.shape == reference.shape:
+                remedy += "; where voxels do correspond and only the header is wrong, copy the image's header"
+            found, expected = (_describe(g, reference, grid) for g in (grid, reference))
+            faults.append(Fault(str(path), found, f"as {first.name}: {expected}", remedy))
+    return faults
+
+
+def _describe(grid: Grid, a: Grid, b: Grid) -> str:
+    turned = not np.allclose(a.direction, b.direction, atol=_DIRECTION_TOLERANCE)
+    direction = f", direction {tuple(round(d, 3) + 0.0 for d in grid.direction)}" if turned else ""
+    return volumes.describe(grid) + direction
+
+
+def _values(array: np.ndarray) -> str:
+    unique = np.unique(array)
+    return ", ".join(f"{v:g}" for v in unique[:6]) + (f", ... {unique.size} values" if unique.size > 6 else "")

@@ -1,0 +1,221 @@
+"""Strict JSON <-> dataclasses, atomic writes, hashes, the workspace lock. Reads and writes small files only."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import errno
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tumorgen_cli.errors import Fault, PlanError, StateError
+
+T = TypeVar("T")
+
+
+# -- writing ---------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary sibling of `path` that replaces it when the block ends well and vanishes when it does not.
+
+    Raises:
+        StateError: no space left, or the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    endings = "".join(path.suffixes[-2:])  # SimpleITK picks its writer by the ending
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{endings}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space and run the same command again; what was finished is kept"
+            raise StateError("No space left", [Fault(str(path), str(error), "room for the file", remedy)]) from error
+        if error.errno in (errno.EACCES, errno.EROFS):
+            remedy = "choose another folder with --work or --out"
+            raise StateError("Cannot write", [Fault(str(path), str(error), "a writable folder", remedy)]) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a record or plain value as indented JSON, atomically."""
+    write_text(path, json.dumps(to_plain(value), indent=1) + "\n")
+
+
+def read_plain(path: Path, remedy: str) -> Any:
+    """The parsed JSON of `path`.
+
+    Raises:
+        StateError: missing or not JSON; `remedy` says what to do.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StateError("A file is missing", [Fault(str(path), "no such file", "a JSON file", remedy)]) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StateError("A file cannot be read", [Fault(str(path), str(error), "valid JSON", remedy)]) from error
+
+
+def read_record(kind: type[T], path: Path, remedy: str) -> T:
+    """The record of type `kind` in `path`; every unknown, missing or wrong field is reported at once.
+
+    Raises:
+        StateError: missing file or not JSON.
+        PlanError: the fields do not fit `kind`.
+    """
+    return from_plain(kind, read_plain(path, remedy), where=path.name, remedy=remedy)
+
+
+# -- records ---------------------------------------------------------------------------------------------------
+def to_plain(value: Any) -> Any:
+    """JSON-ready copy of records, tuples, paths and numpy scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value
+
+
+def from_plain(kind: type[T], value: Any, where: str = "", remedy: str = "correct the field") -> T:
+    """A record of type `kind` from plain JSON values.
+
+    Raises:
+        PlanError: lists every unknown field (with the nearest name), missing field and wrong type.
+    """
+    faults: list[Fault] = []
+    record = _parse(kind, value, where, remedy, faults)
+    if faults:
+        raise PlanError(f"{where or kind.__name__} does not fit", faults)
+    return typing.cast(T, record)
+
+
+def unknown_name(where: str, name: str, known: Iterable[str]) -> Fault:
+    """The fault for a name nobody knows, with the nearest one that is known."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return Fault(
+        f"{where}.{name}" if where else name,
+        "an unknown name",
+        f"one of {', '.join(names)}" if names else "no such field",
+        f"did you mean {near[0]}?" if near else "remove it",
+    )
+
+
+def _parse(kind: Any, value: Any, where: str, remedy: str, faults: list[Fault]) -> Any:
+    def wrong(expected: str) -> None:
+        faults.append(Fault(where, f"{value!r}"[:200], expected, remedy))
+
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _parse(next(a for a in args if a is not type(None)), value, where, remedy, faults)
+    if origin is typing.Literal:
+        if value not in args:
+            wrong(f"one of {', '.join(map(str, args))}")
+        return value
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            return wrong("a mapping of fields")
+        hints = typing.get_type_hints(kind)
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        for name in value:
+            if name not in fields:
+                faults.append(unknown_name(where, str(name), fields))
+        found = {}
+        for name in fields:
+            if name not in value:
+                faults.append(Fault(f"{where}.{name}", "missing", f"a value ({hints[name]})", remedy))
+            else:
+                found[name] = _parse(hints[name], value[name], f"{where}.{name}", remedy, faults)
+        return None if faults else kind(**found)  # type: ignore[operator]
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return wrong(f"a list ({kind})")
+        if args[-1:] == (...,):
+            return tuple(_parse(args[0], v, f"{where}[{i}]", remedy, faults) for i, v in enumerate(value))
+        if len(value) != len(args):
+            return wrong(f"{len(args)} values")
+        return tuple(_parse(a, v, f"{where}[{i}]", remedy, faults) for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            return wrong("a mapping")
+        return {str(k): _parse(args[1], v, f"{where}.{k}", remedy, faults) for k, v in value.items()}
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    return wrong(getattr(kind, "__name__", str(kind)))
+
+
+# -- hashes ----------------------------------------------------------------------------------------------------
+def hash_value(value: Any) -> str:
+    """Short SHA-256 of a record's canonical JSON."""
+    return hashlib.sha256(json.dumps(to_plain(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hash_file(path: Path) -> str:
+    """Short SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16] if hasattr(hashlib, "file_digest") else _digest(stream)
+
+
+def _digest(stream: typing.BinaryIO) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part and on nothing else."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+# -- the lock --------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def locked(folder: Path, command: str) -> Iterator[None]:
+    """Holds `folder` for one command; the lock goes with the process, however it ends.
+
+    Raises:
+        StateError: another command holds it (its name and process are told).
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            holder = stream.read().strip() or "another command"
+            remedy = "wait for it, stop it, or work in another folder with --work"
+            fault = Fault(str(folder), f"in use by {holder}", "one command at a time", remedy)
+            raise StateError("The folder is in use", [fault]) from error
+        stream.truncate(0)
+        stream.write(f"tumorgen {command}, process {os.getpid()}")
+        stream.flush()
+        yield

@@ -1,0 +1,182 @@
+"""A host scan in memory: where a box may lie, the window around it, and the way back into the scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from tumorgen_cli.errors import DataError, Fault
+from tumorgen_cli.plan import Plan
+from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
+from tumorgen_cli.volumes import describe, read_image, read_volume, resample, same_geometry
+from tumorgen_cli.windows import scan_limits
+
+_PLACING_VOXELS = 4_000_000
+_LARGEST_GROWTH = 2  # a window may grow to twice the plan's per side
+_MARGIN = 6  # voxels around a window that a cubic interpolation may look at
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A host: its image (C, X, Y, Z) in the file's data type, geometry, clip limits, and labels where it has any."""
+
+    name: str
+    files: tuple[Path, ...]
+    image: np.ndarray
+    grid: Grid
+    limits: np.ndarray
+    labels: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a scan: its grid, the request for a method, whether it reaches over the scan's edge."""
+
+    grid: Grid
+    request: Request
+    padded: bool
+
+
+def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan) -> Scan:
+    """A host scan, whole.
+
+    Raises:
+        DataError: unreadable, not finite, constant, or label and image of different geometry.
+    """
+    image, grid = read_image(files)
+    bad = int(np.size(image) - np.isfinite(image).sum()) if image.dtype.kind == "f" else 0
+    if bad:
+        raise DataError("A host scan cannot be used", [Fault(str(files[0]), f"{bad} NaN or infinite voxels", "finite numbers", "export it again")])
+    if any(channel.min() == channel.max() for channel in image):
+        raise DataError("A host scan cannot be used", [Fault(str(files[0]), "a constant image", "a scan", "check the export")])
+    labels = None
+    if label is not None:
+        labels, label_grid = read_volume(label)
+        if not same_geometry(grid, label_grid):
+            fault = Fault(str(label), describe(label_grid), describe(grid), "resample the mask to its scan")
+            raise DataError("Mask and scan differ in geometry", [fault])
+    return Scan(name, files, image, grid, scan_limits(image, plan.channels), labels)
+
+
+def allowed_region(scan: Scan, roi: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """Where box centres may lie: the region of interest, else the body. Returns a mask on every `stride`-th voxel."""
+    stride = max(1, int(np.ceil((np.prod(scan.grid.shape) / _PLACING_VOXELS) ** (1 / 3))))
+    if roi is not None:
+        return roi[::stride, ::stride, ::stride] > 0, stride
+    return body_mask(scan.image[0, ::stride, ::stride, ::stride].astype(np.float32)), stride
+
+
+def body_mask(image: np.ndarray) -> np.ndarray:
+    """The body in a scan (X, Y, Z): above Otsu's threshold between air and tissue, largest part, holes filled.
+
+    Values above the 95th percentile are clipped and the root taken first, so that hot organs do not make a class of
+    their own.
+    """
+    low, high = np.percentile(image, (0.5, 95))
+    if high <= low:
+        low, high = float(image.min()), float(image.max())
+    unit = np.sqrt(np.clip((ndimage.gaussian_filter(image, 1.0) - low) / max(high - low, 1e-6), 0, 1))
+    counts, edges = np.histogram(unit, 128, (0.0, 1.0))
+    centers = (edges[:-1] + edges[1:]) / 2
+    below = counts.cumsum()
+    above = below[-1] - below
+    mean_below = (counts * centers).cumsum() / np.maximum(below, 1)
+    mean_above = ((counts * centers).sum() - (counts * centers).cumsum()) / np.maximum(above, 1)
+    threshold = centers[int((below * above * (mean_below - mean_above) ** 2).argmax())]
+    parts, count = ndimage.label(unit > threshold)
+    if not count:
+        return np.ones(image.shape, bool)
+    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    return np.stack([ndimage.binary_fill_holes(largest[:, :, z]) for z in range(image.shape[2])], axis=2)
+
+
+def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
+    """The window on the working grid around a box of the scan's voxels, and the request.
+
+    The window is the plan's, or grows (multiples of 16, at most twice a side) to hold a larger box with context. It is
+    kept inside the scan where it fits; beyond the scan's edge its nearest voxel continues.
+
+    Raises:
+        DataError: the box is larger than the window may grow.
+    """
+    working, spacing = plan.window.spacing_mm, scan.grid.spacing_mm
+    size_mm = [n * s for n, s in zip(box.shape, spacing, strict=True)]
+    shape = tuple(max(n, 16 * int(np.ceil((e / s + 8) / 16))) for n, e, s in zip(plan.window.shape, size_mm, working, strict=True))
+    if any(n > _LARGEST_GROWTH * m for n, m in zip(shape, plan.window.shape, strict=True)):
+        limit = "×".join(f"{_LARGEST_GROWTH * e:.0f}" for e in plan.window.extent_mm)
+        remedy = "use a smaller box, or plan with a larger window (--set window.shape=[...])"
+        found = "a box of " + "×".join(f"{e:.0f}" for e in size_mm) + " mm"
+        raise DataError("A box is larger than the window can grow", [Fault(scan.name, found, f"at most {limit} mm", remedy)])
+    start, padded = [], False
+    for center, n, s, m, e in zip(box.center, shape, working, scan.grid.shape, spacing, strict=True):
+        length = n * s / e  # the window's side in the scan's voxels
+        a = center - length / 2
+        low, high = min(0.0, m - length), max(0.0, m - length)
+        padded |= length > m
+        start.append(min(max(a, low), high))
+    grid = scan.grid.subgrid(tuple(start), working, shape)  # type: ignore[arg-type]
+    part, part_grid = _part(scan.image, scan.grid, start, shape, working)
+    image = np.stack([resample(channel, part_grid, grid, "cubic") for channel in part]).astype(np.float32)
+    edges = [
+        (int(np.floor((a - o) * e / s + 1e-6)), int(np.ceil((b - o) * e / s - 1e-6)))
+        for a, b, o, e, s in zip(box.start, box.stop, start, spacing, working, strict=True)
+    ]
+    low = tuple(max(0, a) for a, _ in edges)
+    high = tuple(min(n, max(b, a + 1)) for (_, b), a, n in zip(edges, low, shape, strict=True))
+    request = Request(image, Box(low, high), scan.limits, working, case)  # type: ignore[arg-type]
+    return Window(grid, request, padded)
+
+
+def _part(image: np.ndarray, grid: Grid, start: Sequence[float], shape: Shape, spacing: Sequence[float]) -> tuple[np.ndarray, Grid]:
+    """The part of a scan that a window can depend on, so that a whole-body scan is not filtered whole."""
+    low = [max(0, int(np.floor(a)) - _MARGIN) for a in start]
+    high = [
+        min(m, int(np.ceil(a + n * s / e)) + _MARGIN)
+        for a, n, s, e, m in zip(start, shape, spacing, grid.spacing_mm, grid.shape, strict=True)
+    ]
+    box = Box(tuple(low), tuple(high))  # type: ignore[arg-type]
+    return image[(slice(None), *box.slices)], grid.subgrid(box.start, grid.spacing_mm, box.shape)
+
+
+def feather(box: Box, grid: Grid, width_mm: float) -> np.ndarray:
+    """Weights in (0, 1] of the box's voxels: smoothly up from the faces to 1 at `width_mm` inside; a face that is the
+    scan's own edge has no ramp."""
+    weight = np.ones(box.shape, np.float32)
+    for axis, (a, b, size, spacing) in enumerate(zip(box.start, box.stop, grid.shape, grid.spacing_mm, strict=True)):
+        inside = (np.arange(b - a) + 0.5) * spacing
+        depth = np.minimum(inside if a > 0 else np.inf, inside[::-1] if b < size else np.inf)
+        ramp = np.clip(depth / max(width_mm, 1e-6), 0, 1)
+        along = [1, 1, 1]
+        along[axis] = -1
+        weight *= (ramp * ramp * (3 - 2 * ramp)).reshape(along).astype(np.float32)
+    return weight
+
+
+def paste(scan: Scan, box: Box, window: Window, synthetic: Synthetic, plan: Plan, keeps_background: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The scan with the box replaced, and the tumor mask: image (C, X, Y, Z) in the scan's data type, mask (X, Y, Z) bool.
+
+    Outside the box every voxel is the scan's own; inside it fades in over the plan's feather. The mask lies where the
+    picture is mostly the synthetic one. With `keeps_background` the change is added, so that detail finer than the
+    working grid stays.
+    """
+    onto = scan.grid.subgrid(box.start, scan.grid.spacing_mm, box.shape)
+    weight = feather(box, scan.grid, plan.paste.feather_mm)
+    image = scan.image.copy()
+    for channel, (drawn, host) in enumerate(zip(synthetic.image, window.request.image, strict=True)):
+        before = scan.image[(channel, *box.slices)].astype(np.float32)
+        if keeps_background:
+            change = resample(drawn - host, window.grid, onto, "linear")
+        else:
+            change = resample(drawn, window.grid, onto, "cubic") - before
+        after = before + weight * change
+        if image.dtype.kind in "iu":
+            limits = np.iinfo(image.dtype)
+            after = np.clip(np.rint(after), limits.min, limits.max)
+        image[(channel, *box.slices)] = after.astype(image.dtype)
+    mask = np.zeros(scan.grid.shape, bool)
+    mask[box.slices] = (resample(synthetic.mask, window.grid, onto, "linear") >= 0.5) & (weight >= 0.5)
+    return image, mask

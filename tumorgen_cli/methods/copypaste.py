@@ -1,0 +1,113 @@
+"""Copy-paste: a training tumor with its mask, mirrored and fitted into the box, edge feathered, contrast kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import ndimage
+
+from tumorgen_cli.devices import Budget
+from tumorgen_cli.files import hash_value
+from tumorgen_cli.methods.method import Method, Sampling
+from tumorgen_cli.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.records import Fingerprint, Request, Synthetic
+from tumorgen_cli.windows import Case, Component, load_case
+from tumorgen_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Config:
+    """`edge_mm`: width (sigma) of the feathered tumor edge. `shell_mm`: the background around a tumor that is matched."""
+
+    edge_mm: float
+    shell_mm: float
+
+
+class CopyPaste(Method):
+    """The donor is drawn among the tumors that fit the box; where none fits, the smallest is shrunk to it."""
+
+    name = "copypaste"
+    SOURCE = (
+        "Ghiasi et al., Simple Copy-Paste, CVPR 2021, in 3D: a tumor and its mask at another place. Deviations: donors "
+        "are mirrored, fitted to the given box, and shifted so that their contrast to the shell around them is kept."
+    )
+    keeps_background: ClassVar[bool] = True
+
+    def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
+        super().__init__(plan, workspace, device)
+        self.config = plan.section(self.name, Config)
+        self.donors: list[tuple[Case, Component]] = []
+
+    @classmethod
+    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
+        d.take("edge_mm", 0.5 * max(window.spacing_mm), "half of the largest working voxel edge: no step, little blur")
+        d.take("shell_mm", 20.0, "the 2 cm shell that contrast is measured against")
+
+    def load(self) -> dict[str, str]:
+        cases = [load_case(self.workspace.cases / name) for name in self.workspace.splits().train]
+        self.donors = [(case, component) for case in cases for component in case.record.components]
+        return {"donors": hash_value([case.record.inputs_hash for case in cases])}
+
+    def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
+        rng = np.random.default_rng(seed)
+        case, component = self._choose(request, rng)
+        flips = tuple(a + 1 for a in range(3) if rng.random() < 0.5)
+        shell = tuple(int(np.ceil(self.config.shell_mm / s)) for s in request.spacing_mm)
+        around = component.box.grown(shell, case.record.shape)  # type: ignore[arg-type]
+        donor = np.flip(np.asarray(case.image[(slice(None), *around.slices)], np.float32), flips)
+        mask = np.flip(np.asarray(case.tumors[around.slices] == component.number), tuple(a - 1 for a in flips))
+        others = np.flip(np.asarray(case.tumors[around.slices] > 0), tuple(a - 1 for a in flips))
+        donor, mask, others = self._fit(donor, mask, others, request)
+        return self._place(request, donor, mask, others, rng, case.record.case)
+
+    def _choose(self, request: Request, rng: np.random.Generator) -> tuple[Case, Component]:
+        donors = [d for d in self.donors if d[0].record.case != request.case]
+        fitting = [d for d in donors if all(n <= m for n, m in zip(d[1].box.shape, request.box.shape, strict=True))]
+        if fitting:  # a box drawn for large tumors should not be filled by the smallest ones alone
+            volume = np.array([float(np.prod(c.box.shape)) for _, c in fitting])
+            return fitting[rng.choice(len(fitting), p=volume / volume.sum())]
+        return min(donors, key=lambda d: float(np.prod(d[1].box.shape)))
+
+    @staticmethod
+    def _fit(donor: np.ndarray, mask: np.ndarray, others: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Shrinks the donor (with its shell) where its mask is larger than the box."""
+        inside = np.argwhere(mask)
+        extent = inside.max(0) - inside.min(0) + 1
+        factor = [min(1.0, n / e) for n, e in zip(request.box.shape, extent, strict=True)]
+        if min(factor) == 1.0:
+            return donor, mask, others
+        small = np.stack([ndimage.zoom(channel, factor, order=1) for channel in donor])
+        return small, *(ndimage.zoom(m.astype(np.float32), factor, order=1) >= 0.5 for m in (mask, others))  # type: ignore[return-value]
+
+    def _place(
+        self, request: Request, donor: np.ndarray, mask: np.ndarray, others: np.ndarray, rng: np.random.Generator, case: str
+    ) -> Synthetic:
+        inside = np.argwhere(mask)
+        low, extent = inside.min(0), inside.max(0) - inside.min(0) + 1
+        room = [max(0, n - int(e)) for n, e in zip(request.box.shape, extent, strict=True)]
+        start = [a + int(rng.integers(r + 1)) for a, r in zip(request.box.start, room, strict=True)]
+        shift = np.array(start) - low  # donor voxel -> window voxel
+        share = np.zeros(request.image.shape[1:], np.float32)
+        image = request.image.astype(np.float32, copy=True)
+        to, source = [], []
+        for s, n, size in zip(shift, mask.shape, share.shape, strict=True):
+            a, b = max(0, int(s)), min(size, int(s) + n)
+            to.append(slice(a, b))
+            source.append(slice(a - int(s), b - int(s)))
+        share[tuple(to)] = mask[tuple(source)]
+        box = np.zeros(share.shape, bool)
+        box[request.box.slices] = True
+        share *= box
+        sigma = [self.config.edge_mm / s for s in request.spacing_mm]
+        soft = ndimage.gaussian_filter(share, sigma) * box
+        shell = ~others[tuple(source)]
+        ring = shell & (share[tuple(to)] == 0)
+        for channel in range(len(image)):
+            host = image[channel][tuple(to)]
+            offset = float(host[ring].mean() - donor[channel][tuple(source)][ring].mean()) if ring.any() else 0.0
+            pasted = donor[channel][tuple(source)] + offset
+            weight = soft[tuple(to)]
+            image[channel][tuple(to)] = (1 - weight) * host + weight * pasted
+        return Synthetic(image, share, {"donor": case})

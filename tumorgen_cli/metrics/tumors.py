@@ -1,0 +1,122 @@
+"""What a tumor looks like in numbers, and how far two sets of such numbers are apart. Arrays in, numbers out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from tumorgen_cli.fingerprint import SHELL_MM
+from tumorgen_cli.records import Triple
+from tumorgen_cli.windows import tight_box
+
+
+@dataclass(frozen=True)
+class TumorStatistics:
+    """One tumor (all tumor voxels of a case), in the scan's units; what cannot be told is nan.
+
+    `mean`, `maximum`, `contrast` and the three after them are of the first channel. `contrast` is the mean inside minus
+    the mean of the shell of 2 cm around; `relative_contrast` is that over the shell's mean (nan where it is not positive).
+    `heterogeneity` is the coefficient of variation inside (nan where the mean is not positive). `core_ratio` is the mean of
+    the third of the voxels lying deepest over the mean of the third lying shallowest: below 1 where the core is dark, as in
+    necrosis. `sphericity` is the area of the ball of the same volume over the tumor's surface area (1 for a ball, else less).
+    """
+
+    volume_ml: float
+    mean: float
+    maximum: float
+    contrast: float
+    relative_contrast: float
+    heterogeneity: float
+    core_ratio: float
+    sphericity: float
+    means: tuple[float, ...]
+    maxima: tuple[float, ...]
+    contrasts: tuple[float, ...]
+
+
+def describe_tumor(
+    image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, excluded: np.ndarray | None = None
+) -> TumorStatistics | None:
+    """The statistics of a tumor; None where the mask is empty.
+
+    `image` (C, X, Y, Z), `mask` (X, Y, Z). `excluded` (X, Y, Z): voxels that count neither as tumor nor as surroundings.
+    """
+    inside = mask.astype(bool, copy=False)
+    tight = tight_box(inside)
+    if tight is None:
+        return None
+    margin = tuple(math.ceil(SHELL_MM / s) + 1 for s in spacing_mm)
+    region = tight.grown(margin, inside.shape).slices  # type: ignore[arg-type]
+    crop, inside = image[(slice(None), *region)].astype(np.float64), inside[region]
+    around = shell(inside, spacing_mm)
+    if excluded is not None:
+        around &= ~excluded[region].astype(bool)
+    values, surroundings = crop[:, inside], crop[:, around]
+    means = values.mean(axis=1)
+    outside = surroundings.mean(axis=1) if surroundings.shape[1] else np.full(len(crop), math.nan)
+    contrasts, maxima = means - outside, values.max(axis=1)
+    return TumorStatistics(
+        volume_ml=np.count_nonzero(inside) * math.prod(spacing_mm) / 1000,
+        mean=float(means[0]),
+        maximum=float(maxima[0]),
+        contrast=float(contrasts[0]),
+        relative_contrast=_ratio(contrasts[0], outside[0]),
+        heterogeneity=_ratio(values[0].std(), means[0]),
+        core_ratio=_core_ratio(crop[0], inside, spacing_mm),
+        sphericity=_sphericity(inside, spacing_mm),
+        means=_floats(means),
+        maxima=_floats(maxima),
+        contrasts=_floats(contrasts),
+    )
+
+
+def shell(mask: np.ndarray, spacing_mm: Triple, radius_mm: float = SHELL_MM) -> np.ndarray:
+    """The voxels (X, Y, Z) outside `mask` whose centre is within `radius_mm` of the centre of one inside."""
+    distance = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
+    return (distance <= radius_mm) & ~mask
+
+
+def ks_distance(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
+    """Two-sample Kolmogorov–Smirnov statistic: the largest gap between the distribution functions, 0 to 1.
+
+    nan values are left out; nan where nothing is left on one side.
+    """
+    from scipy.stats import ks_2samp
+
+    x, y = (values[np.isfinite(values)] for values in (np.asarray(a, float), np.asarray(b, float)))
+    return float(ks_2samp(x, y).statistic) if len(x) and len(y) else math.nan
+
+
+def _core_ratio(channel: np.ndarray, inside: np.ndarray, spacing_mm: Triple) -> float:
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1][inside]
+    shallow, deep = np.quantile(depth, (1 / 3, 2 / 3))
+    if depth.max() <= depth.min():  # one voxel thick: no core to speak of
+        return math.nan
+    values = channel[inside]
+    # ties belong to their third as a whole, so that the scan's order of voxels plays no part
+    rim = values[depth <= shallow]
+    core = values[depth >= deep] if deep > shallow else values[depth > shallow]
+    return _ratio(core.mean(), rim.mean())
+
+
+def _sphericity(inside: np.ndarray, spacing_mm: Triple) -> float:
+    from skimage.measure import marching_cubes, mesh_surface_area
+
+    # smoothed by half a voxel: on a bare mask the steps of the voxels would count as surface
+    soft = ndimage.gaussian_filter(np.pad(inside, 3).astype(np.float32), 0.5)
+    vertices, faces, _, _ = marching_cubes(soft, min(0.5, float(soft.max()) / 2), spacing=spacing_mm)
+    corners = vertices[faces].astype(np.float64)
+    volume = abs(np.linalg.det(corners).sum()) / 6  # of the tetrahedra that the triangles span with the origin
+    return float(math.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / mesh_surface_area(vertices, faces))
+
+
+def _ratio(top: float, bottom: float) -> float:
+    return float(top / bottom) if bottom > 0 else math.nan
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -1,0 +1,1 @@
+"""Networks: modules that take plain numbers, never a plan."""

@@ -1,0 +1,263 @@
+"""Phantom FDG-PET scans with and without tumors: for a first try, for tests, never for a claim.
+
+Writes an nnU-Net raw dataset, `<folder>/Dataset999_PhantomPET/`, and tumor-free scans, `<folder>/healthy/`. Uptake is
+drawn as smooth shapes (SUV), blurred by a scanner's point spread, counted (Poisson) and smoothed as reconstructions
+are. What it leaves out: attenuation, scatter, motion, and the variety of people.
+
+Body coordinates run from -1 to 1 over the field of view: x to the patient's left, y to the back, z to the head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from tumorgen_cli import files, volumes
+from tumorgen_cli.console import Ticker
+from tumorgen_cli.records import Grid, Shape, Triple
+
+DATASET = "Dataset999_PhantomPET"
+SHAPE: Shape = (72, 56, 48)
+SMALL_SHAPE: Shape = (40, 36, 32)
+_FIELD_MM = (310.0, 240.0, 250.0)
+_SMALL_FIELD_MM = (220.0, 190.0, 200.0)
+_PSF_MM = 6.0  # full width at half maximum, a clinical scanner's
+_FILTER_MM = 5.0  # the smoothing after reconstruction
+_COUNTS = 120.0  # per ml and SUV: about a tenth of noise in the liver after smoothing, as in clinical scans
+_FWHM = 2 * math.sqrt(2 * math.log(2))
+_HOT = 2.7  # SUV of organs that tumors keep away from
+_KINDS = ("plain", "necrotic", "mixed", "low", "plain")  # the first tumor of each case, in turn
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A drawn scan: image (X, Y, Z) float32 in SUV, mask (X, Y, Z) uint8, and what kind each tumor is."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    grid: Grid
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Phantoms:
+    """Where `write_phantoms` put things."""
+
+    dataset: Path
+    healthy: Path
+
+
+@dataclass(frozen=True)
+class _Organ:
+    """An ellipsoid by center and half axes in body coordinates, and its uptake (SUV); `hollow` leaves a core as it was."""
+
+    center: Triple
+    half: Triple
+    uptake: float
+    hollow: float = 0.0
+
+
+def write_phantoms(
+    folder: Path, cases: int = 20, healthy: int = 4, seed: int = 0, small: bool = False, ticker: Ticker | None = None
+) -> Phantoms:
+    """Writes `cases` scans with tumors as a dataset and `healthy` scans without; the same seed, the same files."""
+    places = Phantoms(folder / DATASET, folder / "healthy")
+    for stale in (*places.dataset.glob("*Tr/Phantom_*.nii.gz"), *places.healthy.glob("Healthy_*.nii.gz")):
+        stale.unlink()  # of an earlier, longer run
+    for index in range(cases):
+        phantom = draw_phantom(seed, index, small=small)
+        volumes.write_volume(places.dataset / "imagesTr" / f"Phantom_{index:03d}_0000.nii.gz", phantom.image, phantom.grid)
+        volumes.write_volume(places.dataset / "labelsTr" / f"Phantom_{index:03d}.nii.gz", phantom.mask, phantom.grid)
+        if ticker is not None:
+            ticker(index + 1)
+    for index in range(healthy):
+        phantom = draw_phantom(seed, index, small=small, tumors=False)
+        volumes.write_volume(places.healthy / f"Healthy_{index:03d}_0000.nii.gz", phantom.image, phantom.grid)
+        if ticker is not None:
+            ticker(cases + index + 1)
+    description = {
+        "channel_names": {"0": "PET"},
+        "labels": {"background": 0, "tumor": 1},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+        "name": "PhantomPET",
+        "description": f"computed FDG-PET phantoms (SUV), seed {seed}; no patient data",
+    }
+    files.write_json(places.dataset / "dataset.json", description)
+    return places
+
+
+def draw_phantom(seed: int, index: int, small: bool = False, tumors: bool = True) -> Phantom:
+    """The scan of one case, which depends on these arguments and on nothing else."""
+    rng = np.random.default_rng(files.derive_seed("phantom", seed, "case" if tumors else "healthy", index))
+    grid = _draw_grid(rng, index if tumors else None, small)
+    uptake, room = _draw_body(rng, grid)
+    mask = np.zeros(grid.shape, bool)
+    kinds: list[str] = []
+    count = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])) if tumors else 0
+    for number in range(count):
+        kind = _KINDS[index % len(_KINDS)] if number == 0 else str(rng.choice(_KINDS))
+        radius_mm = float(rng.uniform(10, 16 if small else 24)) * (1.0 if number == 0 else 0.75)
+        center = _draw_place(rng, grid, room & ~mask, uptake, radius_mm, kind)
+        uptake, soft = _add_tumor(rng, grid, uptake, center, radius_mm, kind)
+        mask |= soft >= 0.5
+        kinds.append(kind)
+    image = _scan(rng, grid, uptake)
+    return Phantom(image, mask.astype(np.uint8), grid, tuple(kinds))
+
+
+# -- bodies ------------------------------------------------------------------------------------------------------
+def _draw_grid(rng: np.random.Generator, index: int | None, small: bool) -> Grid:
+    """Spacing varies a little from case to case; case 1 lies turned in its scanner."""
+    shape = SMALL_SHAPE if small else SHAPE
+    field_mm = _SMALL_FIELD_MM if small else _FIELD_MM
+    spacing = [f / n * s for f, n, s in zip(field_mm, shape, rng.uniform(0.95, 1.05, 3), strict=True)]
+    if index == 1:
+        a = math.radians(12.0)
+        turned = (math.cos(a), -math.sin(a), 0.0, math.sin(a), math.cos(a), 0.0, 0.0, 0.0, 1.0)
+        return Grid(shape, _triple(spacing), (-121.5, -87.25, 340.0), turned)
+    return Grid(shape, _triple(spacing), _triple([-s * (n - 1) / 2 for s, n in zip(spacing, shape, strict=True)]))
+
+
+def _draw_body(rng: np.random.Generator, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Uptake (X, Y, Z) in SUV, and the voxels a tumor may take: in the body, outside hot organs."""
+    x, y, z = _coordinates(grid)
+    bulk = float(rng.uniform(0.93, 1.05))
+    width = bulk * 0.86 * (1 + 0.06 * np.cos(3.0 * z) - 0.10 * np.clip(z - 0.6, 0, 1))
+    depth = bulk * 0.80 * (1 + 0.05 * np.cos(2.2 * z + 0.5))
+    rim = 1 - ((np.abs(x) / width) ** 2.4 + (np.abs(y + 0.03) / depth) ** 2.4) ** (1 / 2.4)
+    body, inner = _edge(rim, 0.04), _edge(rim - float(rng.uniform(0.08, 0.16)), 0.05)
+    uptake = body * (0.30 + inner * float(rng.uniform(0.45, 0.65)))  # fat, then muscle and vessels
+    for organ in _draw_lungs(rng):
+        uptake = _add_organ(uptake, organ, (x, y, z), rng)
+    uptake *= np.exp(0.16 * _noise(rng, grid, 14.0) + 0.10 * _noise(rng, grid, 6.0))
+    room = (rim > 0.03) & (np.abs(z) < 0.95)
+    for organ in _draw_organs(rng):
+        uptake = _add_organ(uptake, organ, (x, y, z), rng)
+        if organ.uptake > _HOT:
+            room &= _depth(organ, (x, y, z)) < -0.1
+    return uptake, room
+
+
+def _draw_lungs(rng: np.random.Generator) -> list[_Organ]:
+    size = float(rng.uniform(0.9, 1.08))
+    return [_Organ((side * 0.42, -0.02, 0.66), (0.27 * size, 0.48 * size, 0.46 * size), 0.32) for side in (-1.0, 1.0)]
+
+
+def _draw_organs(rng: np.random.Generator) -> list[_Organ]:
+    """Organs by their usual place and FDG uptake, each shifted, sized and heated at random; later ones lie on top."""
+    u = rng.uniform
+    usual = [
+        _Organ((0.0, 0.52, 0.0), (0.10, 0.12, 1.6), u(1.1, 1.9)),  # spine
+        _Organ((0.0, 0.34, 0.2), (0.055, 0.07, 1.2), u(1.2, 1.7)),  # aorta
+        _Organ((-0.36, -0.12, 0.12), (0.38, 0.46, 0.30), u(1.8, 2.6)),  # liver
+        _Organ((0.50, 0.28, 0.14), (0.14, 0.18, 0.20), u(1.5, 2.1)),  # spleen
+        _Organ((0.15, -0.30, -0.35), (0.42, 0.28, 0.26), u(0.9, 1.7)),  # bowel
+        _Organ((0.16, -0.28, 0.58), (0.24, 0.30, 0.25), u(2.0, 6.5), hollow=0.55),  # heart
+        _Organ((-0.34, 0.36, -0.22), (0.12, 0.16, 0.22), u(3.0, 6.0), hollow=0.30),  # kidneys
+        _Organ((0.34, 0.36, -0.18), (0.12, 0.16, 0.22), u(3.0, 6.0), hollow=0.30),
+        _Organ((0.0, -0.25, -0.86), (0.20, 0.24, 0.17), u(7.0, 18.0)),  # bladder
+    ]
+    return [
+        _Organ(
+            _triple([c + float(d) for c, d in zip(organ.center, rng.normal(0, 0.02, 3), strict=True)]),
+            _triple([h * float(s) for h, s in zip(organ.half, u(0.88, 1.12, 3), strict=True)]),
+            float(organ.uptake),
+            organ.hollow,
+        )
+        for organ in usual
+    ]
+
+
+def _add_organ(uptake: np.ndarray, organ: _Organ, at: tuple[np.ndarray, ...], rng: np.random.Generator) -> np.ndarray:
+    depth = _depth(organ, at)
+    # organs are no ellipsoids: a few long waves in their surface
+    wave = sum(
+        0.06 * np.sin(k * axis + phase) for k, axis, phase in zip((7.0, 8.0, 6.0), at, rng.uniform(0, 6.3, 3), strict=True)
+    )
+    part = _edge(depth + wave, 0.10)
+    if organ.hollow:
+        part = part * (1 - 0.75 * _edge(depth - (1 - organ.hollow), 0.10))
+    return uptake * (1 - part) + organ.uptake * part
+
+
+def _depth(organ: _Organ, at: tuple[np.ndarray, ...]) -> np.ndarray:
+    """1 at the organ's center, 0 on its surface, negative outside."""
+    parts = [((a - c) / h) ** 2 for a, c, h in zip(at, organ.center, organ.half, strict=True)]
+    return np.asarray(1 - np.sqrt(np.sum(parts, axis=0)))
+
+
+# -- tumors ------------------------------------------------------------------------------------------------------
+def _draw_place(
+    rng: np.random.Generator, grid: Grid, room: np.ndarray, uptake: np.ndarray, radius_mm: float, kind: str
+) -> Triple:
+    """Where a tumor has room for most of its radius, in voxels; for one of low uptake, where tissue is even as well:
+    across an organ's edge it could not be told from the organ."""
+    clear_mm = ndimage.distance_transform_edt(room, sampling=grid.spacing_mm)
+    places = np.argwhere(clear_mm >= min(0.9 * radius_mm, clear_mm.max()))
+    best = places[rng.integers(len(places))]
+    if kind == "low":
+        wide = 2 * radius_mm
+        unevenness = _blur(uptake**2, grid, wide) / (_blur(uptake, grid, wide) ** 2 + 1e-6)
+        best = min(places[rng.integers(len(places), size=12)], key=lambda place: unevenness[tuple(place)])
+    return _triple(list(best + rng.uniform(-0.5, 0.5, 3)))
+
+
+def _add_tumor(
+    rng: np.random.Generator, grid: Grid, uptake: np.ndarray, center: Triple, radius_mm: float, kind: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """`uptake` with a tumor in it, and the tumor's share of each voxel in [0, 1]."""
+    axes = radius_mm * rng.uniform(0.75, 1.25, 3)
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    offsets = [(np.arange(n) - c) * s for n, c, s in zip(grid.shape, center, grid.spacing_mm, strict=True)]
+    offset_mm = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1) @ turn
+    distance = np.sqrt(((offset_mm / axes) ** 2).sum(axis=-1))
+    depth = 1 - distance + 0.22 * _noise(rng, grid, 0.45 * radius_mm)
+    near = _edge(1.6 - distance, 0.1)  # no islands of noise far from the tumor
+    soft = near * _edge(depth, 2.0 * min(grid.spacing_mm) / radius_mm)
+    inside = soft >= 0.5
+    background = float(uptake[inside].mean()) if inside.any() else float(uptake.mean())
+    faint, strong = background * rng.uniform(1.2, 1.6), max(background * rng.uniform(2.2, 4.0), rng.uniform(3.0, 9.0))
+    level = float(faint if kind == "low" else strong)
+    texture = np.exp({"mixed": 0.45, "low": 0.03}.get(kind, 0.10) * _noise(rng, grid, 0.35 * radius_mm))
+    if kind == "necrotic":
+        texture = texture * (1 - 0.85 * _edge(depth - float(rng.uniform(0.35, 0.5)), 0.25))
+    return uptake * (1 - soft) + level * texture * soft, soft
+
+
+# -- the scanner -------------------------------------------------------------------------------------------------
+def _scan(rng: np.random.Generator, grid: Grid, uptake: np.ndarray) -> np.ndarray:
+    seen = _blur(uptake, grid, _PSF_MM)
+    counts = _COUNTS * grid.voxel_ml
+    noisy = rng.poisson((seen + 0.01) * counts) / counts  # a little is counted in the air, too
+    return _blur(noisy, grid, _FILTER_MM).astype(np.float32)
+
+
+def _blur(array: np.ndarray, grid: Grid, width_mm: float) -> np.ndarray:
+    return np.asarray(ndimage.gaussian_filter(array, [width_mm / _FWHM / s for s in grid.spacing_mm], mode="nearest"))
+
+
+def _noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> np.ndarray:
+    """Smooth noise of mean 0 and deviation 1, correlated over about `scale_mm`."""
+    field = ndimage.gaussian_filter(rng.standard_normal(grid.shape), [scale_mm / s for s in grid.spacing_mm], mode="wrap")
+    return np.asarray((field - field.mean()) / field.std())
+
+
+def _edge(depth: np.ndarray, width: float) -> np.ndarray:
+    """A soft step from 0 to 1 about depth 0, over `width`."""
+    return np.clip(0.5 + depth / width, 0.0, 1.0)
+
+
+def _coordinates(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    axes = [(np.arange(n) + 0.5) / n * 2 - 1 for n in grid.shape]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    return x, y, z
+
+
+def _triple(values: list[float]) -> Triple:
+    x, y, z = (float(v) for v in values)
+    return x, y, z

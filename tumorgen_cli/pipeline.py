@@ -1,0 +1,367 @@
+"""The commands as functions: each reads a workspace, does one step, returns what the command line prints."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tumorgen_cli import console, rules
+from tumorgen_cli.dataset import Dataset, find_dataset, host_scans, read_dataset
+from tumorgen_cli.devices import DeviceName, find_budget
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.files import locked, read_plain, read_record, unknown_name, write_json
+from tumorgen_cli.fingerprint import content_hash, make_fingerprint
+from tumorgen_cli.methods import METHODS, find_method
+from tumorgen_cli.methods.method import Method, Sampling
+from tumorgen_cli.plan import Plan, make_plan, read_overrides
+from tumorgen_cli.preprocess import preprocess, worker_count
+from tumorgen_cli.records import Box, Fingerprint
+from tumorgen_cli.synthesis import Source, Tally, make_jobs, synthesize_set
+from tumorgen_cli.stages import open_method, train_stages
+from tumorgen_cli.windows import is_done
+from tumorgen_cli.workspace import Splits, Workspace
+
+
+# -- plan ------------------------------------------------------------------------------------------------------
+def plan_dataset(
+    workspace: Workspace,
+    name: str,
+    tumor_label: str | None = None,
+    device: DeviceName = "auto",
+    memory_gib: float | None = None,
+    preset: str | None = None,
+    settings: Sequence[str] = (),
+    seed: int | None = None,
+    workers: int | None = None,
+) -> Plan:
+    """Checks, fingerprints and plans a data set; writes fingerprint, splits and plan.
+
+    Raises:
+        DataError: the data set's faults. PlanError: a bad preset or setting. StateError: another set's workspace.
+    """
+    overrides = read_overrides(preset, settings)
+    if seed is not None:
+        overrides["seed"] = (seed, "--seed")
+    dataset = read_dataset(find_dataset(name), tumor_label)
+    with locked(workspace.root, "plan"):
+        _check_owner(workspace, dataset)
+        fingerprint = _fingerprint(workspace, dataset, workers)
+        splits = make_splits(dataset, fingerprint)
+        sections = {method: find_method(method).plan_section for method in METHODS}
+        plan = make_plan(fingerprint, splits.train, find_budget(device, memory_gib), sections, overrides)
+        for method in METHODS:  # each method reads its section strictly, so a wrong --set is told now
+            find_method(method)(plan, workspace)
+        write_json(workspace.splits_file, splits)
+        write_json(workspace.plan_file, plan)
+    return plan
+
+
+def _check_owner(workspace: Workspace, dataset: Dataset) -> None:
+    if workspace.fingerprint_file.is_file():
+        found = str(read_plain(workspace.fingerprint_file, "delete it and plan again").get("path"))
+        if found != str(dataset.path):
+            remedy = "choose another folder with --work (one workspace, one data set)"
+            fault = Fault(str(workspace.root), f"the workspace of {found}", str(dataset.path), remedy)
+            raise StateError("The workspace belongs to another data set", [fault])
+
+
+def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) -> Fingerprint:
+    """The fingerprint on file if the data are unchanged, else a new one (which checks every file)."""
+    if workspace.fingerprint_file.is_file():
+        old = read_record(Fingerprint, workspace.fingerprint_file, "delete it and plan again")
+        if old.tumor_name == dataset.tumor_name and old.content_hash == content_hash(dataset):
+            console.note("the data set is unchanged: its fingerprint is kept")
+            return old
+    with console.progress("checking and measuring", len(dataset.cases)) as tick:
+        findings = make_fingerprint(dataset, workers, tick)
+    for line in findings.notes:
+        console.warn(line)
+    write_json(workspace.fingerprint_file, findings.fingerprint)
+    return findings.fingerprint
+
+
+def make_splits(dataset: Dataset, fingerprint: Fingerprint) -> Splits:
+    """Fold 0 of nnU-Net's `splits_final.json` where there is one, else every fifth case held out."""
+    known = {case.case for case in fingerprint.cases}
+    places = [dataset.path / "splits_final.json"]
+    if "nnUNet_preprocessed" in os.environ:
+        places.append(Path(os.environ["nnUNet_preprocessed"]) / dataset.name / "splits_final.json")
+    for path in places:
+        if not path.is_file():
+            continue
+        folds = read_plain(path, "correct or remove it")
+        try:
+            fold = Splits(tuple(folds[0]["train"]), tuple(folds[0]["val"]))
+        except (KeyError, IndexError, TypeError) as error:
+            fault = Fault(str(path), f"no fold 0 with train and val ({error!r})", "nnU-Net's format", "correct or remove it")
+            raise DataError("The splits cannot be read", [fault]) from error
+        strangers = sorted({*fold.train, *fold.test} - known)
+        both = sorted({*fold.train} & {*fold.test})
+        faults = [Fault(f"{path}: {case}", "a case that the data set lacks", "one of its cases", "correct or remove it") for case in strangers]
+        faults += [Fault(f"{path}: {case}", "in train and val", "in one of them", "correct or remove it") for case in both]
+        if faults:
+            raise DataError("The splits do not fit the data set", faults)
+        console.note(f"splits: fold 0 of {path}")
+        return fold
+    return Splits(*rules.split_cases(sorted(known)))
+
+
+def plan_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
+    """The plan as a table a person can check: field, value, rule, inputs (and source, where it is not the rule)."""
+    rows = []
+    for d in plan.decisions:
+        rule = d.rule if d.source == "rule" else f"{d.source} (rule: {d.rule})"
+        rows.append((d.field, _short(d.value), rule, ", ".join(f"{k} {_short(v)}" for k, v in d.inputs.items())))
+    latent = "×".join(map(str, plan.window.latent_shape))
+    rows.insert(0, ("window.latent_shape", latent, "a quarter of the window per axis", f"window {_short(plan.window.shape)}"))
+    return rows
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ("×" if all(isinstance(v, (int, float)) for v in value) else " ").join(_short(v) for v in value)
+    return str(value)
+
+
+# -- preprocess --------------------------------------------------------------------------------------
+def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
+    """Preprocesses every case of the plan that is not done; returns how many were written."""
+    plan, splits = workspace.plan(), workspace.splits()
+    dataset = _dataset_of(plan)
+    facts = {case.case: case for case in workspace.fingerprint().cases}
+    cases = [*splits.train, *splits.test]
+    jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
+    count = worker_count([facts[case] for case in cases], len(plan.channels)) if workers is None else workers
+    with locked(workspace.root, "preprocess"), console.progress("preprocessing", len(jobs)) as tick:
+        return preprocess(plan, jobs, workspace.cases, count, tick)
+
+
+def _dataset_of(plan: Plan) -> Dataset:
+    """The planned data set, as it lies on disk now.
+
+    Raises:
+        StateError: its files have changed since planning.
+    """
+    dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
+    if content_hash(dataset) != plan.fingerprint_hash:
+        fault = Fault(plan.dataset_path, "files changed since planning", "the planned data", f"run `tumorgen plan {plan.dataset_path}`")
+        raise StateError("The data set has changed", [fault])
+    return dataset
+
+
+# -- synthesize ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class SetReport:
+    """A synthetic set: where it lies and what it cost."""
+
+    folder: str
+    tally: Tally
+
+
+def synthesize(
+    workspace: Workspace,
+    method_name: str,
+    pairs: int,
+    healthy: Path | None = None,
+    cases: str | None = None,
+    out: Path | None = None,
+    box: Box | None = None,
+    roi: Path | None = None,
+    sampling: Sampling = Sampling(),
+    device: DeviceName = "auto",
+    seed: int | None = None,
+) -> SetReport:
+    """Paints `pairs` tumors into the scans of `healthy`, or redraws those of the split's `cases` ("test", "train")."""
+    method = open_method(workspace, method_name, device)
+    plan = method.plan
+    sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi)
+    folder = out or workspace.synthetic(f"{method_name}_{cases or (healthy.name if healthy else 'scans')}")
+    seed = plan.seed if seed is None else seed
+    tumors = [t for case in workspace.fingerprint().cases if case.case in workspace.splits().train for t in case.tumors]
+    settings = {
+        "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
+        "steps": sampling.steps, "solver": sampling.solver,
+    }  # fmt: skip
+    jobs = make_jobs(sources, pairs, seed)
+    with locked(folder, "synthesize"), console.progress("painting", len(jobs)) as tick:
+        tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, tick)
+    return SetReport(str(folder), tally)
+
+
+def _healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None) -> list[Source]:
+    if healthy is None:
+        raise PlanError("Nothing to paint into", [Fault("--healthy", "not given", "a folder of scans", "give --healthy DIR or --cases test")])
+    hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
+    rois = {host.case: roi / f"{host.case}{plan.file_ending}" if roi else None for host in hosts}
+    faults = [
+        Fault(str(path), "no such file", f"a mask for {case}", "write one mask per scan, named as the scan without _0000")
+        for case, path in rois.items()
+        if path is not None and not path.is_file()
+    ]
+    if faults:
+        raise DataError("Regions of interest are missing", faults)
+    return [Source(host.case, host.files, roi=rois[host.case]) for host in hosts]
+
+
+def _redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]:
+    splits = workspace.splits()
+    names = {"test": splits.test, "train": splits.train}.get(cases)
+    if names is None:
+        raise PlanError("No such cases", [unknown_name("--cases", cases, ("test", "train"))])
+    dataset = _dataset_of(plan)
+    facts = {case.case: case for case in workspace.fingerprint().cases}
+    return [
+        Source(name, dataset.image_files(name), dataset.label_file(name), tuple(t.box for t in facts[name].tumors))
+        for name in names
+        if facts[name].tumors
+    ]
+
+
+# -- evaluate and run ------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class ScoreReport:
+    """The scores of one set as rows to print; the page and the numbers beside it hold more."""
+
+    name: str
+    page: str
+    rows: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What `run` made: pairs and their scores."""
+
+    pairs: SetReport
+    scores: tuple[ScoreReport, ...]
+
+
+def evaluate_sets(workspace: Workspace, synthetic: Path | None, judge_folder: Path | None, device: DeviceName) -> tuple[ScoreReport, ...]:
+    """Scores one set, or every set of the workspace."""
+    from tumorgen_cli.evaluation import evaluate_set, evaluation_steps
+
+    plan, splits = workspace.plan(), workspace.splits()
+    folders = [synthetic] if synthetic else sorted(path.parent for path in workspace.root.glob("synthetic/*/dataset.json"))
+    if not folders:
+        fault = Fault(str(workspace.root / "synthetic"), "no finished set", "one or more", "run `tumorgen synthesize --healthy DIR`")
+        raise StateError("Nothing to evaluate", [fault])
+    judge = _load_judge(judge_folder, plan, device)
+    reports = []
+    for folder in folders:
+        out = workspace.evaluation(folder.name)
+        with locked(out, "evaluate"), console.progress(f"scoring {folder.name}", evaluation_steps(folder, splits)) as tick:
+            scores = evaluate_set(plan, splits, folder, out, judge, tick)
+        reports.append(ScoreReport(folder.name, str(out / "report.html"), tuple(_score_rows(scores))))
+    return tuple(reports)
+
+
+def _load_judge(folder: Path | None, plan: Plan, device: DeviceName) -> Any:
+    if folder is None:
+        console.note("no --judge: agreement of mask and picture is not scored")
+        return None
+    from tumorgen_cli.judge import Judge
+
+    return Judge(folder, find_device(device), plan.tumor_name, plan.precision)
+
+
+def _score_rows(scores: Any) -> list[tuple[str, str]]:
+    def interval(s: Any) -> str:
+        return f"{s.mean:.3f} [{s.low:.3f}, {s.high:.3f}]"
+
+    rows = []
+    if scores.judge:
+        a = scores.agreement
+        rows += [
+            ("agreement DSC (95 % interval)", f"{interval(a.dice)}; real held-out cases {interval(a.real_dice)}"),
+            (f"agreement NSD at {scores.tolerance_mm} mm", f"{interval(a.surface_dice)}; real held-out cases {interval(a.real_surface_dice)}"),
+        ]
+    for c in scores.comparisons:
+        rows.append((f"{c.title}, median", f"{c.synthetic.median:.3g} {c.unit}; training {c.training.median:.3g}; KS {c.ks:.3f}"))
+    rows += [(f"share of {s.kind} tumors", f"{s.synthetic:.2f}; training {s.training:.2f}") for s in scores.shares]
+    rows += [(f"Fréchet ({scores.features}) {p.plane}, {p.place} slice", f"{p.matched:.3g}; real-real {p.floor:.3g}") for p in scores.planes]
+    return rows
+
+
+def run_all(
+    workspace: Workspace,
+    dataset: str,
+    healthy: Path,
+    pairs: int = 20,
+    judge: Path | None = None,
+    tumor_label: str | None = None,
+    memory_gib: float | None = None,
+    preset: str | None = None,
+    settings: Sequence[str] = (),
+    device: DeviceName = "auto",
+    seed: int | None = None,
+) -> RunReport:
+    """Every command in order; each sees for itself what is done."""
+    console.headline("1/5 plan")
+    plan_dataset(workspace, dataset, tumor_label, device, memory_gib, preset, settings, seed)
+    console.headline("2/5 preprocess")
+    preprocess_dataset(workspace)
+    console.headline("3/5 train")
+    train_stages(workspace, "tumorgen", "all", device=device)
+    console.headline("4/5 synthesize")
+    made = synthesize(workspace, "tumorgen", pairs, healthy, device=device, seed=seed)
+    console.headline("5/5 evaluate")
+    return RunReport(made, evaluate_sets(workspace, Path(made.folder), judge, device))
+
+
+# -- status ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Step:
+    """One step of the pipeline: done, stale or missing; the command for it."""
+
+    name: str
+    state: str
+    detail: str
+    command: str
+
+
+def status(workspace: Workspace, method_name: str = "tumorgen") -> list[Step]:
+    """Every step of a workspace and how it stands; reads, never writes."""
+    where = f"-w {workspace.root}"
+    if not workspace.plan_file.is_file():
+        return [Step("plan", "missing", "", f"tumorgen plan DATASET {where}")]
+    plan, splits = workspace.plan(), workspace.splits()
+    steps = [Step("plan", "done", f"{plan.dataset}: {len(splits.train)} to learn from, {len(splits.test)} held out", f"tumorgen plan {plan.dataset_path} {where}")]
+    cases = [*splits.train, *splits.test]
+    ready = sum(is_done(plan, case, workspace.cases / case) for case in cases)
+    state = "done" if ready == len(cases) else "missing" if not ready else "partly"
+    steps.append(Step("preprocess", state, f"{ready} of {len(cases)} cases", f"tumorgen preprocess {where}"))
+    method = find_method(method_name)(plan, workspace)
+    for stage in method.stages:
+        steps.append(_stage_step(workspace, method, stage, where))
+    for folder in sorted(workspace.root.glob("synthetic/*/set.json")):
+        lines = (folder.parent / "provenance.jsonl").read_text().count("\n") if (folder.parent / "provenance.jsonl").is_file() else 0
+        done = (folder.parent / "dataset.json").is_file()
+        stale = read_plain(folder, "delete the set")["plan"] != plan.hash
+        state = "stale" if stale else "done" if done else "partly"
+        steps.append(Step(f"synthesize {folder.parent.name}", state, f"{lines} pairs", f"tumorgen synthesize --healthy DIR -n N {where}"))
+        scores = workspace.evaluation(folder.parent.name) / "scores.json"
+        state = "done" if scores.is_file() else "missing"
+        steps.append(Step(f"evaluate {folder.parent.name}", state, "", f"tumorgen evaluate --synthetic {folder.parent} {where}"))
+    if not list(workspace.root.glob("synthetic/*/set.json")):
+        steps.append(Step("synthesize", "missing", "", f"tumorgen synthesize --healthy DIR -n N {where}"))
+    return steps
+
+
+def _stage_step(workspace: Workspace, method: Method, stage: str, where: str) -> Step:
+    folder = workspace.run(method.name, stage)
+    command = f"tumorgen train {stage} {where}"
+    if method.trained(stage):
+        path = folder / "run.json"
+        if not path.is_file():
+            return Step(f"train {stage}", "done", "part of an earlier stage", command)
+        run = json.loads(path.read_text())
+        numbers = ", ".join(f"{k} {v:.4g}" for k, v in run["numbers"].items())
+        return Step(f"train {stage}", "done", f"{run['iterations']} iterations, {console.clock(run['seconds'])} {numbers}", command)
+    if (folder / "run.json").is_file():
+        return Step(f"train {stage}", "stale", "made from other data, plan or stages", f"{command} --restart")
+    return Step(f"train {stage}", "partly" if (folder / "last.pt").is_file() else "missing", "", command)

@@ -1,0 +1,298 @@
+"""The plan: the one home of every number. Schema, making, reading, presets.
+
+Order of authority: rules < preset < `--set a.b=value`. (A preset is what a user asks for by name, so it wins over a
+rule; rules further on see its values.) Every field carries its decision: value, rule, inputs, source.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from tumorgen_cli import rules
+from tumorgen_cli.devices import Budget
+from tumorgen_cli.errors import Fault, PlanError, StateError
+from tumorgen_cli.files import from_plain, hash_value, read_plain, read_record, to_plain, unknown_name
+from tumorgen_cli.records import Fingerprint, Shape, Triple
+
+SCHEMA = 1
+REPLAN = "run `tumorgen plan DATASET` again"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """See `rules.Scaling`."""
+
+    name: str
+    scheme: Literal["dataset", "scan"]
+    low: float
+    high: float
+    power: float
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """The working grid: spacing, window shape in voxels (multiples of 16), α of the box offsets."""
+
+    spacing_mm: Triple
+    shape: Shape
+    alpha: float
+
+    @property
+    def extent_mm(self) -> Triple:
+        return tuple(n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))  # type: ignore[return-value]
+
+    @property
+    def latent_shape(self) -> Shape:
+        return tuple(n // 4 for n in self.shape)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class PastePlan:
+    """Paste-back and redraws: feather in host voxels' mm, draws per pair before giving up, least tumor volume."""
+
+    feather_mm: float
+    draws: int
+    smallest_ml: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why a field has its value."""
+
+    field: str
+    value: Any
+    rule: str
+    inputs: dict[str, Any]
+    source: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the later commands need. `methods` holds each method's section; the method reads it strictly."""
+
+    schema: int
+    dataset: str
+    dataset_path: str
+    fingerprint_hash: str
+    file_ending: str
+    labels: dict[str, int]
+    tumor_name: str
+    tumor_label: int
+    channels: tuple[ChannelPlan, ...]
+    window: WindowPlan
+    paste: PastePlan
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+    memory_gib: float
+    seed: int
+    tolerance_mm: float
+    methods: dict[str, dict[str, Any]]
+    decisions: tuple[Decision, ...]
+
+    @property
+    def hash(self) -> str:
+        """Changes with every number, not with the reasons."""
+        return hash_value({k: v for k, v in to_plain(self).items() if k not in ("decisions", "dataset_path")})
+
+    def section(self, method: str, kind: type[T]) -> T:
+        """The strictly read section of a method."""
+        return from_plain(kind, self.methods[method], where=f"plan.json methods.{method}", remedy=REPLAN)
+
+
+class Decisions:
+    """Collects the fields of a plan; an override (preset or --set) takes the place of a rule's value."""
+
+    def __init__(self, overrides: Mapping[str, tuple[Any, str]] | None = None, prefix: str = "") -> None:
+        self.overrides = dict(overrides or {})
+        self.prefix = prefix
+        self.taken: list[Decision] = []
+
+    def take(self, field: str, value: Any, rule: str, **inputs: Any) -> Any:
+        """The value of `field`: the override if there is one, else `value`."""
+        field = self.prefix + field
+        source = "rule"
+        if field in self.overrides:
+            value, source = self.overrides[field]
+            if isinstance(value, list):
+                value = tuple(value)
+        self.taken.append(Decision(field, value, rule, inputs, source))
+        return value
+
+    def within(self, prefix: str) -> Decisions:
+        """The same collection for a sub-section."""
+        part = Decisions(prefix=f"{self.prefix}{prefix}.")
+        part.overrides, part.taken = self.overrides, self.taken
+        return part
+
+    def unknown(self) -> list[Fault]:
+        known = {d.field for d in self.taken}
+        return [unknown_name("", field, known) for field in self.overrides if field not in known]
+
+    def nested(self) -> dict[str, Any]:
+        tree: dict[str, Any] = {}
+        for decision in self.taken:
+            *parents, leaf = decision.field.split(".")
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = decision.value
+        return tree
+
+
+#: Adds a method's section: (decisions, fingerprint, training window, budget) -> None
+SectionRule = Callable[[Decisions, Fingerprint, WindowPlan, Budget], None]
+
+
+def make_plan(
+    fingerprint: Fingerprint,
+    train: Sequence[str],
+    budget: Budget,
+    sections: Mapping[str, SectionRule],
+    overrides: Mapping[str, tuple[Any, str]] | None = None,
+) -> Plan:
+    """The plan of a data set for a budget. Tumor facts are taken from the training cases alone.
+
+    Raises:
+        PlanError: unknown or ill-typed overrides (all at once), or a window that does not suit the networks.
+    """
+    d = Decisions(overrides)
+    tumors = [t for case in fingerprint.cases if case.case in set(train) for t in case.tumors]
+    for i, facts in enumerate(fingerprint.channels):
+        scaling = rules.channel_scaling(facts)
+        part = d.within(f"channels.{i}")
+        part.take("name", facts.name, "dataset.json")
+        part.take("scheme", scaling.scheme, scaling.rule)
+        part.take("low", scaling.low, scaling.rule, minimum=facts.minimum)
+        part.take("high", scaling.high, scaling.rule, foreground=facts.foreground.get("99.95"), maximum=facts.maximum)
+        part.take("power", scaling.power, "square root for PET: the VAE sees low uptake too; linear otherwise")
+    window = _plan_window(d, fingerprint, tumors, budget)
+    part = d.within("paste")
+    part.take("feather_mm", 1.5 * max(window.spacing_mm), "one and a half working voxels: no seam, little lost", spacing=window.spacing_mm)
+    part.take("draws", 10, "an empty or too small tumor is drawn again, up to so often")
+    part.take("smallest_ml", rules.smallest_volume_ml(tumors), "half of the smallest training tumor")
+    d.take("device", budget.device, "the device found")
+    d.take("memory_gib", budget.memory_gib, "--memory, or what the device has")
+    fast = budget.bf16_speedup >= 1.3
+    d.take("precision", "bf16" if fast else "fp32", "bf16 where its convolutions are 1.3 times faster or more", speedup=budget.bf16_speedup)
+    d.take("seed", 0, "--seed of `plan`: training's draws depend on it")
+    tolerance = rules.surface_tolerance_mm(rules.median_spacing(fingerprint))
+    d.take("tolerance_mm", tolerance, "NSD: the largest edge of the median voxel")
+    for name, rule in sections.items():
+        rule(d.within(f"methods.{name}"), fingerprint, window, budget)
+    faults = d.unknown()
+    if faults:
+        raise PlanError("The plan has no such fields", faults)
+    tree = d.nested()
+    tree["channels"] = list(tree["channels"].values())
+    facts_of_set = {
+        "schema": SCHEMA, "dataset": fingerprint.dataset, "dataset_path": fingerprint.path,
+        "fingerprint_hash": fingerprint.content_hash, "file_ending": fingerprint.file_ending, "labels": fingerprint.labels,
+        "tumor_name": fingerprint.tumor_name, "tumor_label": fingerprint.tumor_label,
+    }  # fmt: skip
+    plain = to_plain({**facts_of_set, "methods": {}, **tree, "decisions": d.taken})
+    return from_plain(Plan, plain, where="plan", remedy="correct the preset or --set")
+
+
+def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], budget: Budget) -> WindowPlan:
+    import numpy as np
+
+    spacing = rules.median_spacing(fingerprint)
+    extents = np.array([case.grid.extent_mm for case in fingerprint.cases])
+    median_case, largest_case = (tuple(float(v) for v in f(extents, axis=0)) for f in (np.median, np.max))
+    tumor, median_tumor = rules.usual_extent(tumors, 95), rules.usual_extent(tumors, 50)
+    voxels = rules.voxel_budget(budget.device, budget.memory_gib)
+    wanted, reason = rules.window_mm(tumor, median_case, largest_case, spacing, voxels)  # type: ignore[arg-type]
+    factor = rules.resize_factor(wanted, spacing, voxels)
+    part = d.within("window")
+    working = part.take(
+        "spacing_mm", tuple(s * factor for s in spacing),
+        f"median spacing × {factor:.4g}, the least factor at which the window fits {voxels} voxels", median=spacing, factor=factor,
+    )  # fmt: skip
+    shape = part.take(
+        "shape", rules.window_shape(wanted, working), f"{reason}; sides rounded up to 16",
+        wanted_mm=wanted, tumor_95_mm=tumor, median_case_mm=median_case, voxel_budget=voxels,
+    )  # fmt: skip
+    if any(not isinstance(n, int) or n % rules.SIDE_MULTIPLE or n <= 0 for n in shape):
+        fault = Fault("window.shape", str(shape), f"multiples of {rules.SIDE_MULTIPLE}", "round each side up to the next multiple")
+        raise PlanError("The window does not suit the networks", [fault])
+    seen = tuple(n * s for n, s in zip(shape, working, strict=True))
+    alpha = part.take("alpha", rules.box_alpha(seen, median_tumor), rules.box_alpha.__doc__.split(":")[0], median_tumor_mm=median_tumor)  # type: ignore[arg-type,union-attr]
+    return WindowPlan(tuple(working), tuple(shape), alpha)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a workspace.
+
+    Raises:
+        StateError: missing, or of another schema.
+        PlanError: fields do not fit.
+    """
+    plain = read_plain(path, REPLAN)
+    found = plain.get("schema") if isinstance(plain, dict) else None
+    if found != SCHEMA:
+        raise StateError("The plan is of another version", [Fault(str(path), f"schema {found}", f"schema {SCHEMA}", REPLAN)])
+    return read_record(Plan, path, REPLAN)
+
+
+# -- overrides: presets and --set -------------------------------------------------------------------------------
+def preset_folder() -> Path:
+    """Where the presets lie: `plans/` of the repository, or the wheel's copy of it."""
+    beside = Path(__file__).resolve().parent.parent / "plans"
+    return beside if beside.is_dir() else Path(str(resources.files("tumorgen_cli"))) / "plans"
+
+
+def preset_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in preset_folder().glob("*.yaml")))
+
+
+def preset_text(name: str) -> str:
+    """The YAML of a preset, comments and all.
+
+    Raises:
+        PlanError: no such preset (a path to a YAML file is taken, too).
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else preset_folder() / f"{name}.yaml"
+    if not path.is_file():
+        raise PlanError("No such preset", [unknown_name("--preset", name, preset_names())])
+    return path.read_text(encoding="utf-8")
+
+
+def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """Field -> (value, source) from a preset and from `a.b=value` settings, which win.
+
+    Raises:
+        PlanError: no such preset, or a setting without `=`.
+    """
+    import yaml
+
+    found: dict[str, tuple[Any, str]] = {}
+    if preset:
+        tree = yaml.safe_load(preset_text(preset)) or {}
+        found.update({field: (value, f"preset {preset}") for field, value in _flatten(tree)})
+    faults = []
+    for setting in settings:
+        field, sign, text = setting.partition("=")
+        if not sign or not field:
+            faults.append(Fault(f"--set {setting}", "no '='", "field=value", "for example --set window.alpha=0.1"))
+            continue
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = yaml.safe_load(text)
+        found[field.strip()] = (value, "--set")
+    if faults:
+        raise PlanError("A setting cannot be read", faults)
+    return found
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        leaves += _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return leaves

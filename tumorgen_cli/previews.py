@@ -1,0 +1,198 @@
+"""Pictures of pairs and of training: arrays in, one PNG out. Writes the path it is given, nothing else.
+
+Volumes are shown upright and radiologically: the patient's right and front on the left, head up. Figures are made as
+objects (no pyplot), so that previews may be drawn in any thread and leave no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tumorgen_cli.files import atomic
+from tumorgen_cli.records import Box, Triple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+_PLANES = (("axial", 2, "R"), ("coronal", 1, "R"), ("sagittal", 0, "A"))  # name, axis cut through, side on the left
+_MASK, _BOX = "#e0245e", "#1d9bf0"
+
+
+def display_of(channel: str) -> tuple[str, str]:
+    """(colour map, unit) for a channel's name: PET dark on white in SUV, CT in HU, others in intensity."""
+    name = channel.lower()
+    if any(word in name for word in ("pet", "suv", "fdg", "spect")):
+        return "gray_r", "SUV"
+    return ("gray", "HU") if name in ("ct", "hu") or name.startswith("ct_") else ("gray", "intensity")
+
+
+def plane_image(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
+    """The slice of (X, Y, Z) at `index` of `axis` as (rows, columns), row 0 on top.
+
+    Axes are taken to point left, back and up (see `upright`): axial has the front on top, the others the head.
+    """
+    flat = np.take(volume, index, axis).T
+    return flat if axis == 2 else flat[::-1]
+
+
+def upright(volume: np.ndarray, direction: Sequence[float]) -> np.ndarray:
+    """A view of (X, Y, Z) whose axes point, as nearly as may be, to the patient's left, back and head."""
+    order, flips = _orientation(direction)
+    return np.transpose(volume, order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+
+
+def pair_preview(
+    path: Path,
+    before: np.ndarray,
+    after: np.ndarray,
+    mask: np.ndarray,
+    box: Box | None,
+    spacing_mm: Triple,
+    value_range: tuple[float, float],
+    title: str,
+    direction: Sequence[float] = _IDENTITY,
+    context_mm: float = 80.0,
+    colormap: str = "gray_r",
+    unit: str = "SUV",
+) -> None:
+    """Three planes (axial, coronal, sagittal through the mask's centre) × before, after, after with mask and box.
+
+    `before`, `after`: (X, Y, Z) in the scan's units. `mask`: (X, Y, Z) in [0, 1]; where it is empty the planes go through
+    the box's centre (without a box: the volume's). `context_mm` is shown around box and mask.
+    """
+    order, _ = _orientation(direction)
+    spacing = np.array(spacing_mm)[list(order)]
+    boxed = np.zeros(before.shape, bool)
+    if box is not None:
+        boxed[box.slices] = True
+    views = [upright(array, direction) for array in (before, after, mask, boxed)]
+    region = _region((views[2] > 0.5) | views[3], np.ceil(context_mm / spacing).astype(int))
+    before, after, mask, boxed = (view[region] for view in views)
+    center = _center(mask > 0.5, boxed)
+    _draw_planes((before, after), mask, boxed, center, spacing, value_range, title, colormap, unit, path)
+
+
+def grid_preview(
+    path: Path,
+    rows: Sequence[Sequence[np.ndarray]],
+    row_titles: Sequence[str],
+    column_titles: Sequence[str],
+    vmin: float,
+    vmax: float,
+    contours: Sequence[Sequence[np.ndarray | None]] | None = None,
+    aspect: float = 1.0,
+    colormap: str = "gray_r",
+) -> None:
+    """Images (rows, columns; see `plane_image`) in a table. `contours`: masks outlined on them; `aspect`: row over column spacing."""
+    columns = max(len(row) for row in rows)
+    height, width = (max(image.shape[i] for row in rows for image in row) for i in (0, 1))
+    figure = _figure(1.9 * columns + 0.9, min(3.0, 1.9 * aspect * height / width) * len(rows) + 0.4)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for r, row in enumerate(rows):
+        for c, ax in enumerate(axes[r]):
+            _bare(ax)
+            if c >= len(row):
+                ax.set_axis_off()
+                continue
+            ax.imshow(row[c], cmap=colormap, vmin=vmin, vmax=vmax, aspect=aspect, interpolation="nearest")
+            if contours is not None and contours[r][c] is not None:
+                _outline(ax, contours[r][c], None, _MASK)
+            if r == 0 and c < len(column_titles):
+                ax.set_title(column_titles[c], fontsize=8)
+            if c == 0 and r < len(row_titles):
+                ax.set_ylabel(row_titles[r], fontsize=8)
+    _save(figure, path)
+
+
+def _draw_planes(
+    images: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray,
+    boxed: np.ndarray,
+    center: tuple[int, ...],
+    spacing: np.ndarray,
+    value_range: tuple[float, float],
+    title: str,
+    colormap: str,
+    unit: str,
+    path: Path,
+) -> None:
+    mm = np.array(mask.shape) * spacing
+    sizes = [(mm[1] if axis == 0 else mm[0], mm[1] if axis == 2 else mm[2]) for _, axis, _ in _PLANES]  # width, height
+    inch = 2.6 / max(width for width, _ in sizes)
+    figure = _figure(3 * 2.6 + 1.1, inch * sum(height for _, height in sizes) + 0.8)
+    axes = figure.subplots(3, 3, gridspec_kw={"height_ratios": [height for _, height in sizes]})
+    low, high = value_range
+    for row, (name, axis, left), (width, height) in zip(axes, _PLANES, sizes, strict=True):
+        extent = (0.0, width, height, 0.0)
+        for ax, volume in zip(row, (*images, images[1]), strict=True):
+            _bare(ax)
+            picture = plane_image(volume, axis, center[axis]).astype(np.float32)
+            shown = ax.imshow(picture, cmap=colormap, vmin=low, vmax=high, extent=extent, interpolation="nearest")
+        _outline(row[2], plane_image(boxed, axis, center[axis]), extent, _BOX)
+        _outline(row[2], plane_image(mask, axis, center[axis]), extent, _MASK)
+        row[0].set_ylabel(name, fontsize=9)
+        row[0].text(0.02, 0.98, left, transform=row[0].transAxes, fontsize=8, va="top", color="#d2691e")
+    for ax, text in zip(axes[0], ("before", "after", "after: mask red, box blue"), strict=True):
+        ax.set_title(text, fontsize=9)
+    figure.colorbar(shown, ax=axes, fraction=0.03, pad=0.02, label=unit, extend="max")
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _orientation(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Per patient axis (left, back, head) the index axis nearest to it, and whether that runs the other way."""
+    import scipy.optimize
+
+    cosines = np.array(direction, float).reshape(3, 3)  # column j: where index axis j points
+    _, order = scipy.optimize.linear_sum_assignment(-np.abs(cosines))
+    return tuple(int(j) for j in order), tuple(bool(cosines[i, j] < 0) for i, j in enumerate(order))
+
+
+def _region(shown: np.ndarray, margin: np.ndarray) -> tuple[slice, ...]:
+    places = np.argwhere(shown)
+    if not len(places):
+        return (slice(None),) * 3
+    low = np.maximum(places.min(axis=0) - margin, 0)
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, places.max(axis=0) + margin + 1, strict=True))
+
+
+def _center(mask: np.ndarray, boxed: np.ndarray) -> tuple[int, ...]:
+    for part in (mask, boxed):
+        if part.any():
+            return tuple(round(float(v)) for v in np.argwhere(part).mean(axis=0))
+    return tuple(n // 2 for n in mask.shape)
+
+
+def _outline(ax: Axes, mask: np.ndarray | None, extent: tuple[float, ...] | None, color: str) -> None:
+    """Outlines a mask along voxel edges' middle; one voxel of background around it closes it at the picture's border."""
+    if mask is None or not (mask > 0.5).any():
+        return
+    rows, columns = mask.shape
+    left, right, bottom, top = extent or (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    dx, dy = (right - left) / columns, (bottom - top) / rows
+    x = left + dx * (np.arange(-1, columns + 1) + 0.5)
+    y = top + dy * (np.arange(-1, rows + 1) + 0.5)
+    ax.contour(x, y, np.pad(mask.astype(np.float32), 1), levels=[0.5], colors=[color], linewidths=0.9)
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def _bare(ax: Axes) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})

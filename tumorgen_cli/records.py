@@ -1,0 +1,185 @@
+"""The frozen records that cross boundaries between rooms. No torch, no I/O.
+
+Axes: arrays are (C, X, Y, Z) or (X, Y, Z); x, y, z are SimpleITK's index axes. Intensities are in the scan's own
+units (SUV, HU, ...) wherever a record carries an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Triple = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The geometry of a volume: voxel counts, spacing and origin in mm (x, y, z), direction cosines row by row."""
+
+    shape: Shape
+    spacing_mm: Triple
+    origin_mm: Triple = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @property
+    def extent_mm(self) -> Triple:
+        """Edge lengths of the whole volume in mm."""
+        return tuple(n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))  # type: ignore[return-value]
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(np.prod(self.spacing_mm)) / 1000.0
+
+    def subgrid(self, start: tuple[float, float, float], spacing_mm: Triple, shape: Shape) -> Grid:
+        """The grid of `shape` and `spacing_mm` whose first voxel's outer corner is at voxel corner `start`.
+
+        `start` is in this grid's voxels, counted from its outer corner, and may be fractional or outside.
+        """
+        offset = [s * a - a / 2 + b / 2 for s, a, b in zip(start, self.spacing_mm, spacing_mm, strict=True)]
+        direction = np.array(self.direction).reshape(3, 3)
+        origin = np.array(self.origin_mm) + direction @ np.array(offset)
+        return Grid(shape, spacing_mm, tuple(float(o) for o in origin), self.direction)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A half-open box of voxels: start <= index < stop per axis."""
+
+    start: Shape
+    stop: Shape
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
+
+    @property
+    def center(self) -> Triple:
+        """Centre in voxels counted from the outer corner of voxel 0."""
+        return tuple((a + b) / 2 for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
+
+    def grown(self, margin: int | Shape, shape: Shape) -> Box:
+        """This box with `margin` voxels more on every side, clipped to a volume of `shape`."""
+        m = (margin,) * 3 if isinstance(margin, int) else margin
+        start = tuple(max(0, a - k) for a, k in zip(self.start, m, strict=True))
+        stop = tuple(min(n, b + k) for b, k, n in zip(self.stop, m, shape, strict=True))
+        return Box(start, stop)  # type: ignore[arg-type]
+
+    def shifted(self, by: Shape) -> Box:
+        start = tuple(a + k for a, k in zip(self.start, by, strict=True))
+        stop = tuple(b + k for b, k in zip(self.stop, by, strict=True))
+        return Box(start, stop)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class TumorFacts:
+    """One connected tumor component of a case, on the scan's own grid.
+
+    `mean` and `contrast` are per channel: mean uptake inside, and that minus the mean of the 2 cm shell around
+    (other tumor voxels left out). `extent_mm` are the edges of the tight box. `center` is the box centre as a
+    fraction of the scan's extent.
+    """
+
+    box: Box
+    volume_ml: float
+    extent_mm: Triple
+    mean: tuple[float, ...]
+    maximum: tuple[float, ...]
+    contrast: tuple[float, ...]
+    center: Triple
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What the fingerprint knows of one case."""
+
+    case: str
+    grid: Grid
+    tumors: tuple[TumorFacts, ...]
+
+
+@dataclass(frozen=True)
+class ChannelFacts:
+    """Pooled intensities of one channel. `foreground` and `image` map percentiles ("0.5" ... "99.95") to values."""
+
+    name: str
+    foreground: dict[str, float]
+    image: dict[str, float]
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The facts planning needs, and nothing else of the data set. `labels` maps names to values."""
+
+    dataset: str
+    path: str
+    content_hash: str
+    file_ending: str
+    labels: dict[str, int]
+    tumor_name: str
+    tumor_label: int
+    channels: tuple[ChannelFacts, ...]
+    cases: tuple[CaseFacts, ...]
+
+    @property
+    def tumors(self) -> tuple[TumorFacts, ...]:
+        return tuple(tumor for case in self.cases for tumor in case.tumors)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A window of a host scan on the working grid and the box to paint in.
+
+    `image`: (C, X, Y, Z) float32, the scan's own units. `box`: voxels of the window. `limits`: (C, 2), the whole
+    scan's clip limits (`windows.scan_limits`). `case`: the case whose tumor is redrawn, if it is one of the data set's.
+    """
+
+    image: np.ndarray
+    box: Box
+    limits: np.ndarray
+    spacing_mm: Triple
+    case: str | None = None
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """What a method made of a request: image (C, X, Y, Z) in the scan's units, mask (X, Y, Z) in [0, 1].
+
+    `drawn` holds whatever the method drew at random and wants to have on record.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How one synthetic pair came to be; one line of `provenance.jsonl`."""
+
+    case: str
+    method: str
+    host: str
+    host_file: tuple[str, ...]
+    host_hash: str
+    seed: int
+    attempt: int
+    box: Box
+    steps: int
+    plan_hash: str
+    weights: dict[str, str]
+    volume_ml: float
+    padded: bool
+    seconds: dict[str, float]
+    rejected: dict[str, int]
+    drawn: dict[str, Any]

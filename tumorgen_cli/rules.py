@@ -1,0 +1,123 @@
+"""Planning arithmetic: facts in, numbers out, no I/O and no torch. Each function's docstring is its reason.
+
+The paper gives 200×200×100 → 128×128×64 for its lung crops and no λ, α, learning rate or iteration count (TumorGen,
+section 3.1); what it leaves open was settled by measuring on FDG-PET of 40 patients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tumorgen_cli.records import ChannelFacts, Fingerprint, Shape, TumorFacts, Triple
+
+PAPER_VOXELS = 128 * 128 * 64
+PAPER_MEMORY_GIB = 24.0
+CPU_VOXELS = 2**18
+CONTEXT_MM = 25.0
+LARGEST_RESIZE = 2.0
+SIDE_MULTIPLE = 16  # 4x by the VAE, twice 2x by the flow's U-Net
+SMALLEST_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Clip window and power of a channel: y = 2 ((clip(x, low, high) - low) / (high - low)) ** power - 1.
+
+    `scheme` is `dataset` (low and high are intensities) or `scan` (they are percentiles of each scan).
+    """
+
+    scheme: str
+    low: float
+    high: float
+    power: float
+    rule: str
+
+
+def channel_scaling(facts: ChannelFacts) -> Scaling:
+    """Clip and scale by the channel's name, as nnU-Net chooses its normalisation by name."""
+    name = facts.name.lower()
+    if name in ("ct", "hu") or name.startswith("ct_"):
+        low, high = min(facts.foreground["0.5"], facts.image["5"]), facts.foreground["99.5"]
+        return Scaling("dataset", low, max(high, low + 1), 1.0, "CT: foreground 0.5th (or image 5th) to 99.5th percentile, linear")
+    if any(word in name for word in ("pet", "suv", "fdg", "spect")):
+        high = max(facts.foreground["99.95"], facts.image["99.9"])
+        return Scaling("dataset", min(0.0, facts.minimum), high, 0.5, "PET: 0 to the foreground's 99.95th percentile, square root")
+    if name in ("nonorm", "rescale_to_0_1", "rgb_to_0_1"):
+        return Scaling("dataset", facts.minimum, facts.maximum, 1.0, "no normalisation in nnU-Net: the data's range, linear")
+    return Scaling("scan", 0.0, 99.9, 1.0, "MR and others: each scan's own 0th to 99.9th percentile, linear")
+
+
+def median_spacing(fingerprint: Fingerprint) -> Triple:
+    """The median spacing per axis: the detail most scans have."""
+    return _triple(np.median([case.grid.spacing_mm for case in fingerprint.cases], axis=0))
+
+
+def usual_extent(tumors: Sequence[TumorFacts], percentile: float) -> Triple:
+    """Tight extents of the tumors in mm, per axis, at a percentile (95: the largest usual tumor)."""
+    return _triple(np.percentile([tumor.extent_mm for tumor in tumors], percentile, axis=0))
+
+
+def voxel_budget(device: str, memory_gib: float) -> int:
+    """Voxels of a training window: the paper's 128×128×64 from 24 GiB up, less in proportion; on CPU time limits, not memory."""
+    largest = PAPER_VOXELS if device == "cuda" else CPU_VOXELS
+    return int(largest * min(1.0, memory_gib / (PAPER_MEMORY_GIB if device == "cuda" else 8.0)))
+
+
+def window_mm(tumor_mm: Triple, case_mm: Triple, largest_case_mm: Triple, spacing: Triple, budget: int) -> tuple[Triple, str]:
+    """What a window must show: the whole median case where a resize by at most 2 makes it fit, since anatomy is the
+    best context; else the largest usual tumor with 25 mm around it. Never more than the largest case."""
+    room = [e + 2 * CONTEXT_MM for e in tumor_mm]
+    voxels = math.prod(c / s for c, s in zip(case_mm, spacing, strict=True))
+    whole = (voxels / budget) ** (1 / 3) <= LARGEST_RESIZE
+    want = [max(r, c) if whole else r for r, c in zip(room, case_mm, strict=True)]
+    reason = "the whole case, and the largest usual tumor with 25 mm" if whole else "the largest usual tumor with 25 mm"
+    return _triple([min(w, m) for w, m in zip(want, largest_case_mm, strict=True)]), reason
+
+
+def resize_factor(window: Triple, spacing: Triple, budget: int) -> float:
+    """The least uniform coarsening (1 or more) at which the window, sides rounded up to 16, fits the voxel budget."""
+    sides = [w / s for w, s in zip(window, spacing, strict=True)]
+    edges = {1.0, *(n / (SIDE_MULTIPLE * k) for n in sides for k in range(1, math.ceil(n / SIDE_MULTIPLE) + 1))}
+    for factor in sorted(edge for edge in edges if edge >= 1.0):
+        if math.prod(window_shape(window, _triple([s * factor for s in spacing]))) <= budget:
+            return factor
+    return max(edges)
+
+
+def window_shape(window: Triple, spacing: Triple) -> Shape:
+    """Voxels per side, rounded up to a multiple of 16, at least 32 (a rest below half a voxel does not count)."""
+    sides = (w / s for w, s in zip(window, spacing, strict=True))
+    return tuple(max(SMALLEST_SIDE, SIDE_MULTIPLE * math.ceil((n - 0.5) / SIDE_MULTIPLE)) for n in sides)  # type: ignore[return-value]
+
+
+def box_alpha(window: Triple, median_tumor_mm: Triple) -> float:
+    """α of the box offsets: half of the room a median tumor leaves on its tightest axis, within 0.05 to 0.2, so that
+    boxes vary by as much as places can be drawn by hand and seldom reach the window's edge."""
+    room = min((w - e) / (2 * w) for w, e in zip(window, median_tumor_mm, strict=True))
+    return round(min(0.2, max(0.05, room / 2)), 3)
+
+
+def surface_tolerance_mm(spacing: Triple) -> float:
+    """NSD tolerance: the median spacing's largest edge rounded to 0.1 mm; finer than a voxel nobody annotates."""
+    return round(max(spacing), 1)
+
+
+def smallest_volume_ml(tumors: Sequence[TumorFacts]) -> float:
+    """Half of the smallest training tumor: what is smaller counts as an empty draw."""
+    return round(min(tumor.volume_ml for tumor in tumors) / 2, 4)
+
+
+def split_cases(cases: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(train, test): every fifth case of the sorted names is held out, at least one where there are two."""
+    ordered = sorted(cases)
+    test = ordered[4::5] or ordered[1::2][:1]
+    return tuple(c for c in ordered if c not in test), tuple(test)
+
+
+def _triple(values: Sequence[float] | np.ndarray) -> Triple:
+    x, y, z = (float(v) for v in values)
+    return x, y, z

@@ -1,0 +1,83 @@
+"""Training as a command: which stage, is what it needs there, is it done. Imports neither SimpleITK nor nnunetv2."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tumorgen_cli import console
+from tumorgen_cli.devices import DeviceName, find_device
+from tumorgen_cli.errors import Fault, PlanError, StateError
+from tumorgen_cli.files import locked, unknown_name
+from tumorgen_cli.methods import find_method
+from tumorgen_cli.methods.method import Method
+from tumorgen_cli.plan import Plan
+from tumorgen_cli.training import Run, train
+from tumorgen_cli.windows import is_done
+from tumorgen_cli.workspace import Splits, Workspace
+
+
+def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None:
+    """Sees that every case of the splits is preprocessed by this plan.
+
+    Raises:
+        StateError: cases are missing or stale.
+    """
+    missing = [case for case in (*splits.train, *splits.test) if not is_done(plan, case, workspace.cases / case)]
+    if missing:
+        found = f"{len(missing)} cases missing or made by another plan ({', '.join(missing[:5])}{' …' if len(missing) > 5 else ''})"
+        raise StateError("Cases are not preprocessed", [Fault(str(workspace.cases), found, "every case", "run `tumorgen preprocess`")])
+
+
+def open_method(workspace: Workspace, name: str, device: DeviceName) -> Method:
+    """The method of a workspace on a device, its plan and cases checked."""
+    plan = workspace.plan()
+    check_preprocessed(workspace, plan, workspace.splits())
+    return find_method(name)(plan, workspace, find_device(device).type)
+
+
+def train_stage(
+    workspace: Workspace,
+    method_name: str,
+    stage: str,
+    iterations: int | None = None,
+    device: DeviceName = "auto",
+    restart: bool = False,
+    initial: Path | None = None,
+) -> Run | None:
+    """Trains one stage, or sees that it is finished.
+
+    Raises:
+        StateError: an earlier stage is missing or stale, or this one is stale.
+    """
+    method = open_method(workspace, method_name, device)
+    if stage not in method.stages:
+        raise PlanError(f"{method_name} has no such stage", [unknown_name("train", stage, method.stages)])
+    for before in method.stages[: method.stages.index(stage)]:
+        if not method.trained(before):
+            remedy = f"run `tumorgen train {before}` (with --restart if the plan has changed)"
+            raise StateError("An earlier stage is not ready", [Fault(before, "not trained, or stale", "a finished run", remedy)])
+    folder = workspace.run(method_name, stage)
+    if not restart and method.trained(stage, iterations):
+        console.note(f"{stage}: already trained")
+        return None
+    made = method.stage(stage, iterations, initial)
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process of a run holds the lock for all
+        return train(made, folder, method.device, method.plan.precision, restart)
+    with locked(workspace.root, f"train {stage}"):
+        return train(made, folder, method.device, method.plan.precision, restart)
+
+
+def train_stages(
+    workspace: Workspace,
+    method_name: str,
+    stage: str,
+    iterations: int | None = None,
+    device: DeviceName = "auto",
+    restart: bool = False,
+    initial: Path | None = None,
+) -> list[Run]:
+    """Trains `stage`, or every stage of the method in order for `all`; returns the runs made now."""
+    stages = find_method(method_name).stages if stage == "all" else (stage,)
+    runs = [train_stage(workspace, method_name, each, iterations, device, restart, initial if each == stages[0] else None) for each in stages]
+    return [run for run in runs if run is not None]

@@ -1,0 +1,264 @@
+"""Healthy scans × boxes -> image-mask pairs, as an nnU-Net raw data set with provenance and previews.
+
+Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/`, `previews/`, a line of `provenance.jsonl` per pair
+(the pair is finished when its line is there) and, last, `dataset.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tumorgen_cli.boxes import draw_size_mm, place_box
+from tumorgen_cli.errors import DataError, Fault, StateError
+from tumorgen_cli.files import derive_seed, hash_file, read_plain, to_plain, write_json
+from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan
+from tumorgen_cli.plan import Plan
+from tumorgen_cli.previews import pair_preview
+from tumorgen_cli.records import Box, Provenance, TumorFacts
+from tumorgen_cli.volumes import describe, read_volume, same_geometry, write_volume
+
+if TYPE_CHECKING:
+    from tumorgen_cli.methods.method import Method, Sampling
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a pair comes from: a host's files; its labels and the tumor boxes to redraw, for the data set's own cases."""
+
+    name: str
+    files: tuple[Path, ...]
+    label: Path | None = None
+    redraw: tuple[Box, ...] = ()
+    roi: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Pair `index` of a set, and its name."""
+
+    index: int
+    source: Source
+    case: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a set cost: pairs made now, draws rejected by reason, windows padded, over the whole set."""
+
+    pairs: int
+    made: int
+    draws: int
+    rejected: dict[str, int]
+    padded: int
+    seconds_per_pair: float
+
+
+def make_jobs(sources: Sequence[Source], pairs: int, seed: int) -> list[Job]:
+    """Pairs shared out over the sources in turn, then ordered by source, so that each scan is read once."""
+    jobs = []
+    for index in range(pairs):
+        source = sources[index % len(sources)]
+        jobs.append(Job(index, source, f"{source.name}_s{index:04d}", derive_seed(seed, source.name, index)))
+    return sorted(jobs, key=lambda job: (job.index % len(sources), job.index))
+
+
+def synthesize_set(
+    plan: Plan,
+    method: Method,
+    jobs: Sequence[Job],
+    out: Path,
+    training_tumors: Sequence[TumorFacts],
+    box: Box | None,
+    sampling: Sampling,
+    settings: dict[str, Any],
+    tick: Callable[[int, str], None],
+) -> Tally:
+    """Makes the pairs that are not there yet.
+
+    `box` is the user's, in the host's voxels; without it boxes are drawn. `settings` identify the set: a folder made
+    with others is refused.
+
+    Raises:
+        StateError: `out` holds another set. DataError: a host or box cannot be used, or no tumor came after the
+        plan's number of draws.
+    """
+    weights = dict(method.load())
+    identity = to_plain({"method": method.name, "plan": plan.hash, "weights": weights, **settings})
+    _claim(out, identity)
+    done = {record["case"]: record for record in read_provenance(out)}
+    made, scan = 0, None
+    tick(len(done), "")
+    for job in jobs:
+        if job.case in done:
+            continue
+        if scan is None or scan.name != job.source.name:
+            scan = read_scan(job.source.name, job.source.files, job.source.label, plan)
+            host_hash = hash_file(job.source.files[0])
+            placing = _Placing(scan, job.source, plan, training_tumors, box)
+        record = _make_pair(plan, method, job, scan, placing, out, sampling, weights, host_hash)
+        done[job.case] = record
+        made += 1
+        tick(len(done), job.case)
+    _write_dataset_json(out, plan, len(done))
+    return _tally(list(done.values()), made)
+
+
+def _make_pair(
+    plan: Plan, method: Method, job: Job, scan: Scan, placing: _Placing, out: Path, sampling: Sampling, weights: dict[str, str], host_hash: str
+) -> dict[str, Any]:
+    rejected: dict[str, int] = {}
+    seconds: dict[str, float] = {"method": 0.0}
+    begun = time.perf_counter()
+    for attempt in range(plan.paste.draws):
+        box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.index)
+        window = cut_window(scan, box, plan, job.source.name if job.source.redraw else None)
+        before_method = time.perf_counter()
+        synthetic = method.synthesize(window.request, derive_seed(job.seed, attempt), sampling)
+        seconds["method"] += time.perf_counter() - before_method
+        image, mask = paste(scan, box, window, synthetic, plan, method.keeps_background)
+        volume = float(mask.sum()) * scan.grid.voxel_ml
+        if volume > 0 and volume >= plan.paste.smallest_ml:
+            break
+        reason = "too small" if volume > 0 else "empty"
+        rejected[reason] = rejected.get(reason, 0) + 1
+    else:
+        fault = Fault(
+            job.case, f"{plan.paste.draws} draws without a tumor ({rejected})", f"a tumor of {plan.paste.smallest_ml} ml or more",
+            "train longer, choose other boxes, or allow more draws (--set paste.draws=N at planning)",
+        )  # fmt: skip
+        raise DataError("No tumor came", [fault])
+    seconds["compute"] = time.perf_counter() - begun
+    _write_pair(plan, job, scan, box, image, mask, out)
+    seconds["total"] = time.perf_counter() - begun
+    record = Provenance(
+        job.case, method.name, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, attempt, box, sampling.steps or 0,
+        plan.hash, weights, round(volume, 4), window.padded, {k: round(v, 4) for k, v in seconds.items()}, rejected, dict(synthetic.drawn),
+    )  # fmt: skip
+    with (out / "provenance.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(to_plain(record)) + "\n")
+    plain: dict[str, Any] = to_plain(record)
+    return plain
+
+
+def _write_pair(plan: Plan, job: Job, scan: Scan, box: Box, image: np.ndarray, mask: np.ndarray, out: Path) -> None:
+    labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
+    inside = labels[box.slices]
+    inside[inside == plan.tumor_label] = 0  # a redrawn tumor leaves its box
+    labels[mask] = plan.tumor_label
+    for channel, array in enumerate(image):
+        write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", array, scan.grid)
+    write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
+    low, high = scan.limits[0]
+    pair_preview(out / "previews" / f"{job.case}.png", scan.image[0], image[0], mask, box, scan.grid.spacing_mm, (float(low), float(high)), job.case)
+
+
+class _Placing:
+    """Boxes for one scan: the user's, a redrawn tumor's with BA-PMG offsets, or of a training tumor's size in the body."""
+
+    def __init__(self, scan: Scan, source: Source, plan: Plan, tumors: Sequence[TumorFacts], box: Box | None) -> None:
+        self.scan, self.source, self.plan, self.tumors, self.user_box = scan, source, plan, tumors, box
+        if box is not None and any(a < 0 or b > n or b - a < 2 for a, b, n in zip(box.start, box.stop, scan.grid.shape, strict=True)):
+            found = ",".join(map(str, (*box.start, *box.stop)))
+            fault = Fault(f"--box {found} on {scan.name}", f"a scan of {scan.grid.shape} voxels", "0 <= start < stop <= size per axis", "correct the box")
+            raise DataError("The box is outside the scan", [fault])
+        if box is None and not source.redraw:
+            self.allowed, self.stride = allowed_region(scan, self._roi())
+
+    def _roi(self) -> np.ndarray | None:
+        if self.source.roi is None:
+            return None
+        roi, grid = read_volume(self.source.roi)
+        if not same_geometry(grid, self.scan.grid):
+            fault = Fault(str(self.source.roi), describe(grid), describe(self.scan.grid), "resample the mask to its scan")
+            raise DataError("Region and scan differ in geometry", [fault])
+        if not roi.any():
+            raise DataError("A region is empty", [Fault(str(self.source.roi), "no voxel set", "a region to paint in", "draw one")])
+        return roi
+
+    def box(self, rng: np.random.Generator, index: int) -> Box:
+        if self.user_box is not None:
+            return self.user_box
+        if self.source.redraw:
+            return self._around(self.source.redraw[index % len(self.source.redraw)], rng)
+        spacing = self.scan.grid.spacing_mm
+        size_mm, _ = draw_size_mm(self.tumors, self.plan.window.alpha, self.plan.window.extent_mm, rng)
+        # A host smaller than the box gets a box of its own size; the window is then padded, and counted.
+        size = tuple(
+            max(1, min(round(e / s), n) // self.stride) for e, s, n in zip(size_mm, spacing, self.scan.grid.shape, strict=True)
+        )
+        coarse = place_box(size, self.allowed, rng)  # type: ignore[arg-type]
+        if coarse is None:
+            fault = Fault(self.scan.name, "no place for a box", "a body or region of interest", "give --roi or --box")
+            raise DataError("A host has no place for a tumor", [fault])
+        return Box(
+            tuple(a * self.stride for a in coarse.start),
+            tuple(min(b * self.stride, n) for b, n in zip(coarse.stop, self.scan.grid.shape, strict=True)),
+        )  # type: ignore[arg-type]
+
+    def _around(self, tumor: Box, rng: np.random.Generator) -> Box:
+        """BA-PMG on the scan's own grid: the tumor's box with offsets U(0, α D_i), D_i the window's length."""
+        reach = [self.plan.window.alpha * e / s for e, s in zip(self.plan.window.extent_mm, self.scan.grid.spacing_mm, strict=True)]
+        low, high = rng.uniform(0, 1, 3) * reach, rng.uniform(0, 1, 3) * reach
+        start = tuple(max(0, round(a - d)) for a, d in zip(tumor.start, low, strict=True))
+        stop = tuple(min(n, round(b + d)) for b, d, n in zip(tumor.stop, high, self.scan.grid.shape, strict=True))
+        return Box(start, stop)  # type: ignore[arg-type]
+
+
+def _claim(out: Path, identity: dict[str, Any]) -> None:
+    """Makes `out` this set's folder, or sees that it is."""
+    path = out / "set.json"
+    if path.is_file():
+        found = read_plain(path, "choose another --out")
+        if found != identity:
+            fields = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
+            remedy = "choose another --out, or delete the folder"
+            raise StateError("The folder holds another set", [Fault(str(out), f"other {', '.join(fields)}", "the present ones", remedy)])
+        return
+    if out.is_dir() and any(name != ".lock" for name in (p.name for p in out.iterdir())):
+        remedy = "choose another --out; nothing there was touched"
+        raise StateError("The folder is not empty", [Fault(str(out), "files of something else", "an empty or new folder", remedy)])
+    write_json(path, identity)
+
+
+def read_provenance(out: Path) -> Iterator[dict[str, Any]]:
+    """The finished pairs of a set, as plain records; a line cut off by a kill is dropped from the file."""
+    path = out / "provenance.jsonl"
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    for line in whole.splitlines():
+        yield json.loads(line)
+
+
+def _write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
+    write_json(
+        out / "dataset.json",
+        {
+            "channel_names": {str(i): channel.name for i, channel in enumerate(plan.channels)},
+            "labels": plan.labels,
+            "numTraining": pairs,
+            "file_ending": plan.file_ending,
+            "description": f"synthetic pairs, see provenance.jsonl; learnt from {plan.dataset}",
+        },
+    )
+
+
+def _tally(records: Sequence[dict[str, Any]], made: int) -> Tally:
+    rejected: dict[str, int] = {}
+    for record in records:
+        for reason, count in record["rejected"].items():
+            rejected[reason] = rejected.get(reason, 0) + count
+    draws = len(records) + sum(rejected.values())
+    seconds = float(np.mean([record["seconds"]["total"] for record in records])) if records else 0.0
+    return Tally(len(records), made, draws, rejected, sum(record["padded"] for record in records), round(seconds, 3))

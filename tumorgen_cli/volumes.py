@@ -1,0 +1,137 @@
+"""Scans in and out: the only importer of SimpleITK. Arrays are (X, Y, Z); geometry is a `Grid`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from tumorgen_cli.errors import DataError, Fault
+from tumorgen_cli.files import atomic
+from tumorgen_cli.records import Grid, Shape, Triple
+
+_ORDERS = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline}
+
+
+def read_grid(path: Path) -> Grid:
+    """Geometry from the header alone.
+
+    Raises:
+        DataError: unreadable, or not 3D.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise DataError("A file cannot be read", [_unreadable(path)]) from error
+    size = reader.GetSize()
+    if len(size) != 3 or min(size) < 2 or reader.GetNumberOfComponents() != 1:
+        parts = reader.GetNumberOfComponents()
+        fault = Fault(
+            str(path),
+            f"size {'×'.join(map(str, size))}" + (f", {parts} components a voxel" if parts > 1 else ""),
+            "a 3D scalar volume",
+            "write one 3D file per channel and time point",
+        )
+        raise DataError("A file is not a 3D volume", [fault])
+    return Grid(size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
+    """Voxels (X, Y, Z) in the file's data type, and geometry.
+
+    Raises:
+        DataError: unreadable, truncated, or not 3D.
+    """
+    grid = read_grid(path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise DataError("A file cannot be read", [_unreadable(path)]) from error
+    return np.ascontiguousarray(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0)), grid
+
+
+def read_image(paths: tuple[Path, ...]) -> tuple[np.ndarray, Grid]:
+    """Channels stacked to (C, X, Y, Z) in the first file's data type, and the first channel's geometry.
+
+    Raises:
+        DataError: unreadable, not 3D, or channels of different geometry.
+    """
+    volumes = [read_volume(path) for path in paths]
+    grid = volumes[0][1]
+    faults = [
+        Fault(str(path), describe(other), describe(grid), "resample all channels of a scan to one geometry")
+        for path, (_, other) in zip(paths, volumes, strict=True)
+        if not same_geometry(grid, other)
+    ]
+    if faults:
+        raise DataError("Channels of one scan differ in geometry", faults)
+    return np.stack([array.astype(volumes[0][0].dtype, copy=False) for array, _ in volumes]), grid
+
+
+def write_volume(path: Path, array: np.ndarray, grid: Grid) -> None:
+    """Writes (X, Y, Z) voxels with their geometry, atomically, in the array's data type."""
+    with atomic(path) as temporary:
+        try:
+            sitk.WriteImage(_to_sitk(array, grid), str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(28 if "space" in str(error).lower() else 5, str(error)) from error
+
+
+def resample(array: np.ndarray, grid: Grid, onto: Grid, order: str) -> np.ndarray:
+    """`array` (X, Y, Z) resampled onto another grid; outside the source its nearest voxel continues.
+
+    `order`: nearest, linear or cubic (B-spline; clamped to the source's range, so that it never overshoots).
+    """
+    if grid == onto:
+        return array.copy()
+    source = _to_sitk(array if order == "nearest" else array.astype(np.float32, copy=False), grid)
+    target = sitk.ResampleImageFilter()
+    target.SetSize(onto.shape)
+    target.SetOutputSpacing(onto.spacing_mm)
+    target.SetOutputOrigin(onto.origin_mm)
+    target.SetOutputDirection(onto.direction)
+    target.SetInterpolator(_ORDERS[order])
+    target.UseNearestNeighborExtrapolatorOn()
+    result = sitk.GetArrayFromImage(target.Execute(source)).transpose(2, 1, 0)
+    if order == "cubic":
+        result = np.clip(result, array.min(), array.max())
+    return np.ascontiguousarray(result)
+
+
+def working_grid(grid: Grid, spacing_mm: Triple) -> Grid:
+    """The grid that covers the same extent at another spacing (voxel counts rounded, at least 1)."""
+    shape: Shape = tuple(max(1, round(e / s)) for e, s in zip(grid.extent_mm, spacing_mm, strict=True))  # type: ignore[assignment]
+    return grid.subgrid((0.0, 0.0, 0.0), spacing_mm, shape)
+
+
+def same_geometry(a: Grid, b: Grid) -> bool:
+    """Equal shape, and spacing, origin and direction equal up to what headers round away."""
+    return (
+        a.shape == b.shape
+        and np.allclose(a.spacing_mm, b.spacing_mm, rtol=1e-3)
+        and np.allclose(a.origin_mm, b.origin_mm, atol=1e-2 + 1e-2 * max(a.spacing_mm))
+        and np.allclose(a.direction, b.direction, atol=1e-3)
+    )
+
+
+def describe(grid: Grid) -> str:
+    """One line of shape, spacing and origin."""
+    spacing = "×".join(f"{s:.4g}" for s in grid.spacing_mm)
+    return f"{'×'.join(map(str, grid.shape))} voxels of {spacing} mm, origin {tuple(round(o, 2) for o in grid.origin_mm)}"
+
+
+def _to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
+    data = array.astype(np.uint8) if array.dtype == bool else array
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
+    image.SetSpacing(grid.spacing_mm)
+    image.SetOrigin(grid.origin_mm)
+    image.SetDirection(grid.direction)
+    return image
+
+
+def _unreadable(path: Path) -> Fault:
+    found = "no such file" if not path.exists() else f"{path.stat().st_size} bytes that SimpleITK cannot read"
+    return Fault(str(path), found, "a whole NIfTI (or other SimpleITK) volume", "copy or export the file again")

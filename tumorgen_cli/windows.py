@@ -1,0 +1,211 @@
+"""Intensity scaling and training windows. Reads preprocessed cases (memory-mapped); no SimpleITK, no nnunetv2.
+
+Scaling maps a channel's clip window to [-1, 1] and back; windows are cut around a tumor and augmented by
+batchgenerators, every draw from one seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from tumorgen_cli.files import hash_value, read_plain, read_record
+from tumorgen_cli.plan import ChannelPlan, Plan
+from tumorgen_cli.records import Box, Shape, Triple
+
+
+# -- scaling ---------------------------------------------------------------------------------------------------
+def scan_limits(image: np.ndarray, channels: Sequence[ChannelPlan]) -> np.ndarray:
+    """Clip limits (C, 2) of a scan (C, X, Y, Z): the plan's, or this scan's own percentiles where the plan says `scan`."""
+    limits = [
+        np.percentile(array, (channel.low, channel.high)) if channel.scheme == "scan" else (channel.low, channel.high)
+        for array, channel in zip(image, channels, strict=True)
+    ]
+    return np.array(limits, np.float32)
+
+
+def scale(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> np.ndarray:
+    """(C, X, Y, Z) in the scan's units -> [-1, 1], float32."""
+    out = np.empty(image.shape, np.float32)
+    for array, into, channel, (low, high) in zip(image, out, channels, limits, strict=True):
+        unit = (np.clip(array.astype(np.float32), low, high) - low) / max(high - low, 1e-6)
+        into[...] = 2 * unit**channel.power - 1
+    return out
+
+
+def unscale(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> np.ndarray:
+    """The inverse of `scale` inside the clip window."""
+    out = np.empty(image.shape, np.float32)
+    for array, into, channel, (low, high) in zip(image, out, channels, limits, strict=True):
+        unit = np.clip((array + 1) / 2, 0, 1) ** (1 / channel.power)
+        into[...] = low + unit * (high - low)
+    return out
+
+
+# -- preprocessed cases ----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Component:
+    """A tumor component on the working grid: its number in `tumors.npy`, tight box, whether a window can hold it."""
+
+    number: int
+    box: Box
+    fits: bool
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """`case.json`, written last: what lies beside it and what it was made from."""
+
+    case: str
+    inputs_hash: str
+    shape: Shape
+    spacing_mm: Triple
+    limits: tuple[tuple[float, float], ...]
+    components: tuple[Component, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A preprocessed case. image: (C, X, Y, Z) float32 in the scan's units; tumors: (X, Y, Z) uint8 component numbers."""
+
+    record: CaseRecord
+    image: np.ndarray
+    tumors: np.ndarray
+
+
+def inputs_hash(plan: Plan, case: str) -> str:
+    """What a preprocessed case depends on: the data, the working spacing, the clip limits, the window."""
+    return hash_value([plan.fingerprint_hash, case, plan.window.spacing_mm, plan.window.shape, plan.channels, plan.tumor_label])
+
+
+def is_done(plan: Plan, case: str, folder: Path) -> bool:
+    """Whether `folder` holds this case, made from what the plan says now."""
+    path = folder / "case.json"
+    return path.is_file() and read_plain(path, "run `tumorgen preprocess`").get("inputs_hash") == inputs_hash(plan, case)
+
+
+@lru_cache(maxsize=512)
+def load_case(folder: Path) -> Case:
+    """The memory-mapped case in `folder`.
+
+    Raises:
+        StateError: not preprocessed.
+    """
+    record = read_record(CaseRecord, folder / "case.json", "run `tumorgen preprocess`")
+    return Case(record, np.load(folder / "image.npy", mmap_mode="r"), np.load(folder / "tumors.npy", mmap_mode="r"))
+
+
+# -- windows ---------------------------------------------------------------------------------------------------
+def cut(array: np.ndarray, start: Shape, shape: Shape) -> np.ndarray:
+    """The window (..., *shape) whose first voxel is `start`; outside the array its edge continues."""
+    index = [np.clip(np.arange(a, a + n), 0, size - 1) for a, n, size in zip(start, shape, array.shape[-3:], strict=True)]
+    return np.asarray(array)[(..., *np.ix_(*index))]
+
+
+def cut_mask(array: np.ndarray, start: Shape, shape: Shape) -> np.ndarray:
+    """As `cut`, with zero outside: a tumor ends where the scan does."""
+    out = np.zeros((*array.shape[:-3], *shape), array.dtype)
+    inner, outer = [], []
+    for a, n, size in zip(start, shape, array.shape[-3:], strict=True):
+        low, high = max(a, 0), min(a + n, size)
+        if low >= high:
+            return out
+        outer.append(slice(low, high))
+        inner.append(slice(low - a, high - a))
+    out[(..., *inner)] = array[(..., *outer)]
+    return out
+
+
+def place_window(box: Box, volume: Shape, window: Shape, rng: np.random.Generator | None) -> Shape:
+    """A window's start that shows `box` whole: centred on it (rng None), or anywhere it fits.
+
+    A window is kept inside the volume where the volume is larger than it.
+    """
+    start = []
+    for a, b, size, n in zip(box.start, box.stop, volume, window, strict=True):
+        low, high = b - n, a  # the starts at which the box is inside
+        if size >= n:
+            low, high = max(low, 0), min(high, size - n)
+        else:
+            low, high = max(low, size - n), min(high, 0)
+        if low > high:  # the box touches the volume's edge and is larger than the window
+            start.append((a + b - n) // 2)
+        elif rng is None:
+            start.append(int(np.clip((a + b - n) // 2, low, high)))
+        else:
+            start.append(int(rng.integers(low, high + 1)))
+    return tuple(start)  # type: ignore[return-value]
+
+
+def tight_box(mask: np.ndarray) -> Box | None:
+    """The tight box of a mask (X, Y, Z); None where it is empty."""
+    spans = []
+    for axis in range(3):
+        line = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not len(line):
+            return None
+        spans.append((int(line[0]), int(line[-1]) + 1))
+    (a, b), (c, d), (e, f) = spans
+    return Box((a, c, e), (b, d, f))
+
+
+def tumor_window(
+    case: Case, component: Component, channels: Sequence[ChannelPlan], shape: Shape, seed: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scaled image (C, *shape) in [-1, 1] and tumor mask (*shape) in {0, 1} around a component.
+
+    The mask holds every tumor voxel of the window (a box may hold several components). With a seed, place, flips,
+    rotation, scale, elastic deformation and intensity are drawn; without, the window is centred and untouched.
+    """
+    rng = np.random.default_rng(seed) if seed is not None else None
+    start = place_window(component.box, case.record.shape, shape, rng)
+    limits = np.array(case.record.limits, np.float32)
+    image = scale(cut(case.image, start, shape), channels, limits)
+    mask = (cut_mask(case.tumors, start, shape) > 0).astype(np.float32)
+    if rng is not None:
+        image, mask = augment(image, mask, rng)
+    return image, (mask > 0.5).astype(np.uint8)
+
+
+def augment(
+    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, spatial: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mirrors, rotates, scales, deforms (batchgenerators) and changes the uptake of a window in [-1, 1].
+
+    Without `spatial` it only mirrors and changes the uptake.
+
+    Uptake is scaled by U(0.85, 1.15) in the compressed unit range, so that statistics stay close to the data's own.
+    """
+    from batchgenerators.augmentations.spatial_transformations import augment_mirroring, augment_spatial
+
+    turn = np.pi / 12
+    data, label = image[None], mask[None, None]
+    with seeded_numpy(int(rng.integers(2**31))):
+        if spatial:
+            data, label = augment_spatial(
+                data, label, image.shape[1:], do_elastic_deform=True, alpha=(0.0, 80.0), sigma=(5.0, 8.0),
+                p_el_per_sample=0.3, angle_x=(-turn, turn), angle_y=(-turn, turn), angle_z=(-turn, turn), p_rot_per_sample=0.5,
+                scale=(0.85, 1.15), p_scale_per_sample=0.5, border_mode_data="nearest", order_data=1, order_seg=0, random_crop=False,
+            )  # fmt: skip
+        data, label = augment_mirroring(data[0], label[0])
+    gain = rng.uniform(0.85, 1.15)
+    data = np.clip((data + 1) * gain - 1, -1, 1)
+    if not label.any():  # turned out of the window: keep the window as it was
+        return image, mask
+    return np.ascontiguousarray(data, np.float32), np.ascontiguousarray(label[0], np.float32)
+
+
+@contextlib.contextmanager
+def seeded_numpy(seed: int) -> Iterator[None]:
+    """numpy's global generator seeded for the block (batchgenerators draws from it) and put back after."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

@@ -1,0 +1,71 @@
+"""The workspace: where each command's files lie, and whether they belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tumorgen_cli.errors import Fault, StateError
+from tumorgen_cli.files import read_record
+from tumorgen_cli.plan import Plan, read_plan
+from tumorgen_cli.records import Fingerprint
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Case names to learn from, and held out."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One workspace, one data set."""
+
+    root: Path
+
+    @property
+    def plan_file(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def fingerprint_file(self) -> Path:
+        return self.root / "fingerprint.json"
+
+    @property
+    def splits_file(self) -> Path:
+        return self.root / "splits.json"
+
+    @property
+    def cases(self) -> Path:
+        return self.root / "cases"
+
+    def run(self, method: str, stage: str) -> Path:
+        """The folder of a training stage."""
+        return self.root / "runs" / method / stage
+
+    def synthetic(self, name: str) -> Path:
+        return self.root / "synthetic" / name
+
+    def evaluation(self, name: str) -> Path:
+        return self.root / "evaluation" / name
+
+    def plan(self) -> Plan:
+        """The plan, checked against the fingerprint beside it.
+
+        Raises:
+            StateError: no plan, another schema, or made from another fingerprint.
+        """
+        plan = read_plan(self.plan_file)
+        found = self.fingerprint().content_hash
+        if found != plan.fingerprint_hash:
+            fault = Fault(str(self.plan_file), f"made from fingerprint {plan.fingerprint_hash}", found, "run `tumorgen plan DATASET` again")
+            raise StateError("The plan is stale", [fault])
+        return plan
+
+    def fingerprint(self) -> Fingerprint:
+        return read_record(Fingerprint, self.fingerprint_file, "run `tumorgen plan DATASET`")
+
+    def splits(self) -> Splits:
+        return read_record(Splits, self.splits_file, "run `tumorgen plan DATASET`")
