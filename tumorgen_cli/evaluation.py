@@ -21,7 +21,6 @@ import numpy as np
 
 from tumorgen_cli.errors import Fault, PlanError, StateError
 from tumorgen_cli.files import (
-    derive_seed,
     from_plain,
     hash_file,
     hash_value,
@@ -33,13 +32,14 @@ from tumorgen_cli.files import (
 from tumorgen_cli.metrics import frechet
 from tumorgen_cli.metrics.agreement import dice, surface_dice
 from tumorgen_cli.metrics.scores import (
+    PLACES,
     Agreement,
     CaseScores,
     Group,
-    PlaneDistance,
     Scores,
     compare,
     hard_shares,
+    plane_distances,
     summarize,
     undefined_statistics,
     values_of,
@@ -57,9 +57,7 @@ if TYPE_CHECKING:
 
 MARGIN_MM = 10.0  # a prediction counts within the painted box and this far around it
 _MEASURES = 1  # raise it when what `_measure` returns changes
-_DRAWS = 50
 _SYNTHESIZE = "run `tumorgen synthesize` again"
-_PLACES = ("middle", "tumor")
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def evaluate_set(plan: Plan, splits: Splits, set_folder: Path, out: Path, judge:
         agreement=_agreement(pairs, test),
         comparisons=compare(pairs, train),
         shares=hard_shares(pairs, train),
-        planes=_plane_distances({group: np.array(rows) for group, rows in features.items()}),
+        planes=plane_distances(*(np.array(rows) for rows in features.values())),
         cases=(*pairs, *train, *test),
     )
     write_text(out / "cases.csv", cases_table(scores))
@@ -157,7 +155,8 @@ def read_provenance(set_folder: Path) -> tuple[Provenance, ...]:
     path = set_folder / "provenance.jsonl"
     if not path.is_file():
         raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", _SYNTHESIZE)])
-    lines, faults = [], []
+    lines: list[Provenance] = []
+    faults: list[Fault] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             lines.append(from_plain(Provenance, json.loads(line), where=f"{path.name} line {number}", remedy=_SYNTHESIZE))
@@ -283,7 +282,7 @@ def _measure(scan: _Scan) -> _Measured:
         return _Measured(None, ())
     window, center = window_around(scan.plan, image, grid, box)
     rows = []
-    for place in _PLACES:
+    for place in PLACES:
         at = center if place == "tumor" else None
         rows.append(tuple(_features(window, plane, at) for plane in frechet.PLANES))
     return _Measured(statistics, tuple(rows))
@@ -339,30 +338,6 @@ def _agreement(pairs: Sequence[CaseScores], test: Sequence[CaseScores]) -> Agree
         for field in ("dice", "surface_dice")
     ]
     return Agreement(*parts)
-
-
-def _plane_distances(features: dict[Group, np.ndarray]) -> tuple[PlaneDistance, ...]:
-    """Distances to the training slices, per plane and place; features are (N, place, plane, D)."""
-    rows = []
-    for i, place in enumerate(_PLACES):
-        for j, plane in enumerate(frechet.PLANES):
-            synthetic, train, test = (part[:, i, j] if part.size else np.zeros((0, 1)) for part in features.values())
-            if min(len(synthetic), len(train)) < 2:
-                rows.append(PlaneDistance(plane, place, *[math.nan] * 3))  # type: ignore[arg-type]
-                continue
-            floor = frechet.frechet_distance(test, train) if len(test) > 1 else math.nan
-            whole = frechet.frechet_distance(synthetic, train)
-            rows.append(PlaneDistance(plane, place, whole, _matched(synthetic, train, len(test), f"{place} {plane}"), floor))  # type: ignore[arg-type]
-    return tuple(rows)
-
-
-def _matched(synthetic: np.ndarray, train: np.ndarray, count: int, what: str) -> float:
-    """Mean distance of draws of `count` synthetic slices; nan where there are fewer, or fewer than two."""
-    if count < 2 or len(synthetic) < count:
-        return math.nan
-    rng = np.random.default_rng(derive_seed("matched", what))
-    draws = [rng.choice(len(synthetic), count, replace=False) for _ in range(_DRAWS)]
-    return float(np.mean([frechet.frechet_distance(synthetic[draw], train) for draw in draws]))
 
 
 # -- nan in JSON -------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.errors import DataError, Fault
+from tumorgen_cli.faults import intensity_faults, read_whole
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
 from tumorgen_cli.volumes import describe, read_image, read_volume, resample, same_geometry
@@ -47,12 +48,13 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
     Raises:
         DataError: unreadable, not finite, constant, or label and image of different geometry.
     """
+    faults: list[Fault] = []
+    for path in files:
+        volume = read_whole(path, faults)
+        faults += intensity_faults(path, volume[0]) if volume is not None else []
+    if faults:
+        raise DataError("A host scan cannot be used", faults)
     image, grid = read_image(files)
-    bad = int(np.size(image) - np.isfinite(image).sum()) if image.dtype.kind == "f" else 0
-    if bad:
-        raise DataError("A host scan cannot be used", [Fault(str(files[0]), f"{bad} NaN or infinite voxels", "finite numbers", "export it again")])
-    if any(channel.min() == channel.max() for channel in image):
-        raise DataError("A host scan cannot be used", [Fault(str(files[0]), "a constant image", "a scan", "check the export")])
     labels = None
     if label is not None:
         labels, label_grid = read_volume(label)

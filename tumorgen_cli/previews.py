@@ -37,7 +37,7 @@ def plane_image(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
 
     Axes are taken to point left, back and up (see `upright`): axial has the front on top, the others the head.
     """
-    flat = np.take(volume, index, axis).T
+    flat = np.asarray(np.take(volume, index, axis)).T
     return flat if axis == 2 else flat[::-1]
 
 
@@ -89,7 +89,10 @@ def grid_preview(
     aspect: float = 1.0,
     colormap: str = "gray_r",
 ) -> None:
-    """Images (rows, columns; see `plane_image`) in a table. `contours`: masks outlined on them; `aspect`: row over column spacing."""
+    """Images (rows, columns; see `plane_image`) in a table.
+
+    `contours`: masks outlined on the images. `aspect`: spacing of the rows over that of the columns.
+    """
     columns = max(len(row) for row in rows)
     height, width = (max(image.shape[i] for row in rows for image in row) for i in (0, 1))
     figure = _figure(1.9 * columns + 0.9, min(3.0, 1.9 * aspect * height / width) * len(rows) + 0.4)

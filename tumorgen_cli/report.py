@@ -30,10 +30,11 @@ font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif
 h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2.2rem 0 .5rem}p{margin:.4rem 0}.soft,caption{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-th{font-weight:600;color:var(--soft);font-size:.86rem}td.n{white-space:nowrap}td small{color:var(--soft)}
+th{font-weight:600;color:var(--soft);font-size:.86rem}td.n{white-space:nowrap}td.s{min-width:14rem}td small{color:var(--soft)}
 .big{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:1.2rem 0}
 .big div{background:var(--card);border-radius:8px;padding:.8rem 1rem}.big b{display:block;font-size:1.5rem;color:var(--mark)}
-svg{max-width:100%;height:auto}img{max-width:100%;height:auto;border-radius:6px;display:block}figure{margin:0 0 1.4rem}figcaption{margin:.3rem 0 .5rem}
+svg{max-width:100%;height:auto}img{max-width:100%;height:auto;border-radius:6px;display:block}
+figure{margin:0 0 1.4rem}figcaption{margin:.3rem 0 .5rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1.2rem}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 """
 
@@ -62,7 +63,7 @@ def write_report(path: Path, scores: Scores, provenance: Sequence[Provenance], p
 
 # -- sections ----------------------------------------------------------------------------------------------------
 def _head(scores: Scores) -> str:
-    counts = {group: len(scores.of(group)) for group in ("synthetic", "train", "test")}  # type: ignore[arg-type]
+    counts = {group: len(scores.of(group)) for group in ("synthetic", "train", "test")}
     return (
         f"<h1>{escape(scores.name)}</h1><p class=soft>{counts['synthetic']} synthetic pairs, beside {counts['train']} training "
         f"and {counts['test']} held-out cases with a tumor · channel {escape(scores.channel)}</p>\n"
@@ -147,8 +148,8 @@ def _distances(scores: Scores) -> str:
         rows.append((f"mean of planes, {title}", *(_number(float(np.mean(c)) if c else math.nan) for c in columns)))
     tests = len(scores.of("test"))
     note = (
-        f"Fréchet distance to the training cases' slices in the features <i>{escape(scores.features)}</i> (texture statistics of a "
-        "fixed filter bank; not an FID, and not comparable to one). Fewer slices make it larger, so hold the second column, "
+        f"Fréchet distance to the training cases' slices in the features <i>{escape(scores.features)}</i> (texture statistics "
+        "of a fixed filter bank; not an FID, and not comparable to one). Fewer slices make it larger, so hold the second column, "
         f"taken at the {tests} held-out cases' number, against the third, which is what real cases reach."
     )
     header = ["", "synthetic", f"synthetic, {tests} at a time", "held-out real"]
@@ -211,7 +212,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     last = 0 if header[-1] else len(header) - 1  # a column without a title holds sentences, which may fold
     body = ""
     for row in rows:
-        cells = (f"<td{'' if i in (0, last) else ' class=n'}>{cell}</td>" for i, cell in enumerate(row))
+        kinds = ["" if i == 0 else " class=s" if i == last else " class=n" for i in range(len(row))]
+        cells = (f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True))
         body += f"<tr>{''.join(cells)}</tr>"
     return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 

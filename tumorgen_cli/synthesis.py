@@ -20,7 +20,7 @@ from tumorgen_cli.errors import DataError, Fault, StateError
 from tumorgen_cli.files import derive_seed, hash_file, read_plain, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import pair_preview
+from tumorgen_cli.previews import display_of, pair_preview
 from tumorgen_cli.records import Box, Provenance, TumorFacts
 from tumorgen_cli.volumes import describe, read_volume, same_geometry, write_volume
 
@@ -156,8 +156,18 @@ def _write_pair(plan: Plan, job: Job, scan: Scan, box: Box, image: np.ndarray, m
     for channel, array in enumerate(image):
         write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", array, scan.grid)
     write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
-    low, high = scan.limits[0]
-    pair_preview(out / "previews" / f"{job.case}.png", scan.image[0], image[0], mask, box, scan.grid.spacing_mm, (float(low), float(high)), job.case)
+    colormap, unit = display_of(plan.channels[0].name)
+    pair_preview(
+        out / "previews" / f"{job.case}.png", scan.image[0], image[0], mask, box, scan.grid.spacing_mm, _display_range(scan, image, box),
+        job.case, direction=scan.grid.direction, colormap=colormap, unit=unit,
+    )  # fmt: skip
+
+
+def _display_range(scan: Scan, image: np.ndarray, box: Box) -> tuple[float, float]:
+    """Shows the box's 99.5th percentile, before or after, at full scale, but never less than a tenth of the clip window."""
+    low, high = (float(v) for v in scan.limits[0])
+    seen = max(float(np.percentile(array[(0, *box.slices)], 99.5)) for array in (scan.image, image))
+    return low, float(np.clip(seen, low + 0.1 * (high - low), high))
 
 
 class _Placing:

@@ -49,7 +49,7 @@ class SynTumor(Method):
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
         contrast = np.array([tumor.contrast for tumor in fingerprint.tumors])
-        usual = tuple((float(low), float(high)) for low, high in np.percentile(contrast, (10, 90), axis=0).T)
+        usual = tuple((float(low), float(high)) for low, high in np.nanpercentile(contrast, (10, 90), axis=0).T)
         d.take("contrast", usual, "10th and 90th percentile of the tumors' contrast to the 2 cm shell")
         d.take("texture", 0.25, "SynTumor's blurred noise")
         d.take("texture_mm", 10.0, "SynTumor's sigma of 3 to 15 voxels, near its middle at 1 mm")

@@ -37,7 +37,7 @@ def surface_dice(a: np.ndarray, b: np.ndarray, spacing_mm: Triple, tolerance_mm:
     Source: Nikolov et al. 2018 (arXiv 1809.04430), as in DeepMind's surface-distance; computed by MONAI.
     """
     import torch
-    from monai.metrics import compute_surface_dice
+    from monai.metrics.surface_dice import compute_surface_dice
 
     a, b = _pair(a, b)
     box = tight_box(a | b)
@@ -46,12 +46,10 @@ def surface_dice(a: np.ndarray, b: np.ndarray, spacing_mm: Triple, tolerance_mm:
     if not a.any() or not b.any():
         return 0.0
     # one voxel of background on every side, outside the volume too, or a surface at its edge would go missing
-    tensors = [torch.from_numpy(np.pad(mask[box.slices], 1)[None, None]) for mask in (a, b)]
+    one, other = (torch.from_numpy(np.pad(mask[box.slices], 1)[None, None]) for mask in (a, b))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        score = compute_surface_dice(
-            *tensors, [float(tolerance_mm)], include_background=True, spacing=spacing_mm, use_subvoxels=True
-        )
+        score = compute_surface_dice(one, other, [tolerance_mm], include_background=True, spacing=spacing_mm, use_subvoxels=True)
     return float(score)
 
 

@@ -25,7 +25,7 @@ def slices(volume: np.ndarray, plane: str, center: Sequence[float] | None = None
     """The 2D slice of (X, Y, Z) in a plane (see `PLANES`): through `center` (voxels), without it through the middle."""
     axis = PLANES[plane]
     index = volume.shape[axis] // 2 if center is None else int(np.clip(round(center[axis]), 0, volume.shape[axis] - 1))
-    return np.take(volume, index, axis)
+    return np.asarray(np.take(volume, index, axis))
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -69,7 +69,7 @@ def _responses(images: np.ndarray, sigma: float) -> list[np.ndarray]:
     def derivative(rows: int, columns: int) -> np.ndarray:
         # times sigma per order: responses of all scales become comparable
         smooth = ndimage.gaussian_filter(images, (0, sigma, sigma), order=(0, rows, columns), mode="reflect")
-        return smooth * sigma ** (rows + columns)
+        return np.asarray(smooth * sigma ** (rows + columns))
 
     blurred, r, c = derivative(0, 0), derivative(1, 0), derivative(0, 1)
     rr, cc, rc = derivative(2, 0), derivative(0, 2), derivative(1, 1)
@@ -91,4 +91,4 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     features = features.astype(np.float64, copy=False)
     mean = features.mean(axis=0)
     root = (features - mean) / math.sqrt(len(features) - 1)
-    return mean, np.linalg.qr(root, mode="r") if len(root) > root.shape[1] else root
+    return mean, np.asarray(np.linalg.qr(root, mode="r")) if len(root) > root.shape[1] else root

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from tumorgen_cli.files import derive_seed
+from tumorgen_cli.metrics.frechet import PLANES, frechet_distance
 from tumorgen_cli.metrics.tumors import TumorStatistics, ks_distance
 
 #: field of `TumorStatistics` -> (title, unit; "" is a pure number, "scan" the scan's own unit)
@@ -22,7 +23,9 @@ STATISTICS = {
     "core_ratio": ("core ratio (deep / shallow)", ""),
     "sphericity": ("sphericity", ""),
 }
+PLACES: tuple[Literal["middle", "tumor"], ...] = ("middle", "tumor")
 _RESAMPLES = 2000
+_DRAWS = 50
 
 Group = Literal["synthetic", "train", "test"]
 
@@ -125,8 +128,8 @@ class Scores:
 
 def values_of(cases: Sequence[CaseScores], field: str) -> np.ndarray:
     """A statistic (or dice, surface_dice) of every case."""
-    owner = (lambda case: case) if field in ("dice", "surface_dice") else (lambda case: case.statistics)
-    return np.array([getattr(owner(case), field) for case in cases], float)
+    own = field in ("dice", "surface_dice")
+    return np.array([getattr(case if own else case.statistics, field) for case in cases], float)
 
 
 def summarize(values: np.ndarray, what: str) -> Summary:
@@ -174,7 +177,32 @@ def _share(values: np.ndarray, threshold: float) -> float:
     return float((defined > threshold).mean()) if len(defined) and math.isfinite(threshold) else math.nan
 
 
+def plane_distances(synthetic: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[PlaneDistance, ...]:
+    """Distances to the training slices per place and plane; features are (N, place, plane, D), or empty."""
+    rows = []
+    for i, place in enumerate(PLACES):
+        for j, plane in enumerate(PLANES):
+            ours, real, held_out = (part[:, i, j] if len(part) > 1 else None for part in (synthetic, train, test))
+            whole = matched = floor = math.nan
+            if real is not None and held_out is not None:
+                floor = frechet_distance(held_out, real)
+            if real is not None and ours is not None:
+                whole = frechet_distance(ours, real)
+                matched = _matched(ours, real, len(test), f"{place} {plane}")
+            rows.append(PlaneDistance(plane, place, whole, matched, floor))
+    return tuple(rows)
+
+
+def _matched(synthetic: np.ndarray, train: np.ndarray, count: int, what: str) -> float:
+    """Mean distance of draws of `count` synthetic slices; nan where there are fewer, or fewer than two."""
+    if count < 2 or len(synthetic) < count:
+        return math.nan
+    rng = np.random.default_rng(derive_seed("matched", what))
+    draws = [rng.choice(len(synthetic), count, replace=False) for _ in range(_DRAWS)]
+    return float(np.mean([frechet_distance(synthetic[draw], train) for draw in draws]))
+
+
 def undefined_statistics(channels: int) -> TumorStatistics:
     """The statistics of a tumor that is not there: 0 ml, the rest nan."""
-    nans = (math.nan,) * channels
-    return TumorStatistics(0.0, *[math.nan] * 7, nans, nans, nans)
+    nan, nans = math.nan, (math.nan,) * channels
+    return TumorStatistics(0.0, nan, nan, nan, nan, nan, nan, nan, nans, nans, nans)

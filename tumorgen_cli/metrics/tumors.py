@@ -77,7 +77,7 @@ def describe_tumor(
 def shell(mask: np.ndarray, spacing_mm: Triple, radius_mm: float = SHELL_MM) -> np.ndarray:
     """The voxels (X, Y, Z) outside `mask` whose centre is within `radius_mm` of the centre of one inside."""
     distance = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
-    return (distance <= radius_mm) & ~mask
+    return np.asarray((distance <= radius_mm) & ~mask)
 
 
 def ks_distance(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
