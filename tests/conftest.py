@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 
 from tumorgen_cli.phantom import Phantoms, write_phantoms
 from tumorgen_cli.records import Grid
+from tumorgen_cli.workspace import Workspace
+
+#: settings of `plan` under which every stage takes a second or two
+TOY = (
+    "precision=fp32", "window.shape=[32,32,32]", "paste.smallest_ml=0.05", "paste.draws=3",
+    "methods.tumorgen.vae.widths=[8,16,32]", "methods.tumorgen.vae.res_blocks=[1,1,1]", "methods.tumorgen.vae.batch=1", "methods.tumorgen.vae.latent_channels=4",
+    "methods.tumorgen.vae.patch=[16,16,16]", "methods.tumorgen.vae.iterations=4", "methods.tumorgen.flow.widths=[32,64]",
+    "methods.tumorgen.flow.res_blocks=1", "methods.tumorgen.flow.batch=2", "methods.tumorgen.flow.iterations=3",
+    "methods.tumorgen.flow.copies=2", "methods.tumorgen.refiner.width=4", "methods.tumorgen.refiner.iterations=2",
+    "methods.tumorgen.sampling.steps=2",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +36,25 @@ def grid() -> Grid:
     about_x = ((1.0, 0.0, 0.0), (0.0, math.cos(b), -math.sin(b)), (0.0, math.sin(b), math.cos(b)))
     direction = tuple(sum(row[k] * about_x[k][j] for k in range(3)) for row in about_z for j in range(3))
     return Grid((12, 10, 8), (2.0, 3.0, 5.0), (-31.5, 12.25, 400.0), direction)
+
+
+@pytest.fixture(scope="session")
+def workspace(phantoms: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The phantoms planned with `TOY` settings and preprocessed."""
+    from tumorgen_cli import pipeline
+
+    found = Workspace(tmp_path_factory.mktemp("workspace"))
+    pipeline.plan_dataset(found, str(phantoms.dataset), None, "cpu", 8.0, settings=TOY, workers=0)
+    pipeline.preprocess_dataset(found, workers=0)
+    return found
+
+
+@pytest.fixture(scope="session")
+def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of `workspace` in which every stage of TumorGen has been trained for a few steps."""
+    from tumorgen_cli.stages import train_stages
+
+    found = Workspace(tmp_path_factory.mktemp("trained") / "work")
+    shutil.copytree(workspace.root, found.root)
+    train_stages(found, "tumorgen", "all", device="cpu")
+    return found

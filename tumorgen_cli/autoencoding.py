@@ -182,7 +182,9 @@ def load_initial(vae: KlVae, path: Path) -> None:
     """
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  (torch and safetensors raise many kinds for a file that is not theirs)
+        if not isinstance(state, dict):
+            raise TypeError(f"a {type(state).__name__}, not tensors by name")
+    except Exception as error:  # (torch and safetensors raise many kinds for a file that is not theirs)
         fault = Fault(str(path), f"{type(error).__name__}: {str(error)[:120]}", "safetensors, or tensors saved by torch", "export the weights alone")
         raise StateError("The checkpoint cannot be read", [fault]) from error
     for name in ("state_dict", "autoencoder_state_dict", "model"):

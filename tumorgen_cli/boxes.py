@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tumorgen_cli.records import Box, Shape, TumorFacts, Triple
+from tumorgen_cli.records import Box, Shape, Triple, TumorFacts
 from tumorgen_cli.windows import tight_box
 
 

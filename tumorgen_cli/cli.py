@@ -187,7 +187,7 @@ def train(
     """Train a stage (or all): resumes by itself; `torchrun` or `accelerate launch` run it on several devices."""
     from tumorgen_cli.stages import train_stages
 
-    runs = train_stages(_workspace(work), method, stage, iterations, device, restart, init)
+    runs = train_stages(_workspace(work), method, stage, iterations, device, restart, init, seed)
     if as_json:
         console.print_json(runs)
     following = {"vae": "tumorgen train flow", "flow": "tumorgen train refiner"}.get(stage, "tumorgen synthesize --healthy DIR -n 20")

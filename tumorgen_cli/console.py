@@ -22,6 +22,8 @@ _out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 class Ticker(Protocol):
+    """Told how many are done, and of which."""
+
     def __call__(self, done: int, note: str = "") -> None: ...
 
 

@@ -104,7 +104,7 @@ def find_dataset(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return _absolute(path)
-    raw = os.environ.get("nnUNet_raw", "")  # noqa: SIM112  (nnU-Net's spelling)
+    raw = os.environ.get("nnUNet_raw", "")
     known = sorted(p.parent.name for p in Path(raw).glob("*/dataset.json")) if raw else []
     prefix = f"Dataset{int(name):03d}_" if name.isdecimal() else None
     matches = [k for k in known if k == name or (prefix and k.startswith(prefix))]

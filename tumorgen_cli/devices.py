@@ -38,6 +38,8 @@ def find_device(name: DeviceName) -> torch.device:
         raise DeviceError("No such device", [Fault("--device cuda", "torch sees no CUDA device", "a CUDA device", remedy)])
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":  # each process of a torchrun has its own GPU; "cuda" then means that one
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device(name)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tumorgen_cli import console, rules
 from tumorgen_cli.dataset import Dataset, find_dataset, host_scans, read_dataset
-from tumorgen_cli.devices import DeviceName, find_budget
+from tumorgen_cli.devices import DeviceName, find_budget, find_device
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
@@ -20,8 +20,8 @@ from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.records import Box, Fingerprint
-from tumorgen_cli.synthesis import Source, Tally, make_jobs, synthesize_set
 from tumorgen_cli.stages import open_method, train_stages
+from tumorgen_cli.synthesis import Source, Tally, make_jobs, synthesize_set
 from tumorgen_cli.windows import is_done
 from tumorgen_cli.workspace import Splits, Workspace
 
@@ -330,7 +330,8 @@ def status(workspace: Workspace, method_name: str = "tumorgen") -> list[Step]:
     if not workspace.plan_file.is_file():
         return [Step("plan", "missing", "", f"tumorgen plan DATASET {where}")]
     plan, splits = workspace.plan(), workspace.splits()
-    steps = [Step("plan", "done", f"{plan.dataset}: {len(splits.train)} to learn from, {len(splits.test)} held out", f"tumorgen plan {plan.dataset_path} {where}")]
+    detail = f"{plan.dataset}: {len(splits.train)} to learn from, {len(splits.test)} held out"
+    steps = [Step("plan", "done", detail, f"tumorgen plan {plan.dataset_path} {where}")]
     cases = [*splits.train, *splits.test]
     ready = sum(is_done(plan, case, workspace.cases / case) for case in cases)
     state = "done" if ready == len(cases) else "missing" if not ready else "partly"

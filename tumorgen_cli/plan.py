@@ -214,11 +214,16 @@ def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], 
         "spacing_mm", tuple(s * factor for s in spacing),
         f"median spacing × {factor:.4g}, the least factor at which the window fits {voxels} voxels", median=spacing, factor=factor,
     )  # fmt: skip
+    working = from_plain(Triple, working, "window.spacing_mm", "three numbers, in mm")  # type: ignore[arg-type]
+    if min(working) <= 0:
+        fault = Fault("window.spacing_mm", str(working), "three numbers above 0, in mm", "correct the preset or --set")
+        raise PlanError("The working grid has no size", [fault])
     shape = part.take(
         "shape", rules.window_shape(wanted, working), f"{reason}; sides rounded up to 16",
         wanted_mm=wanted, tumor_95_mm=tumor, median_case_mm=median_case, voxel_budget=voxels,
     )  # fmt: skip
-    if any(not isinstance(n, int) or n % rules.SIDE_MULTIPLE or n <= 0 for n in shape):
+    shape = from_plain(Shape, shape, "window.shape", "three whole numbers, in voxels")  # type: ignore[arg-type]
+    if any(n % rules.SIDE_MULTIPLE or n <= 0 for n in shape):
         fault = Fault("window.shape", str(shape), f"multiples of {rules.SIDE_MULTIPLE}", "round each side up to the next multiple")
         raise PlanError("The window does not suit the networks", [fault])
     seen = tuple(n * s for n, s in zip(shape, working, strict=True))
@@ -273,7 +278,12 @@ def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tup
 
     found: dict[str, tuple[Any, str]] = {}
     if preset:
-        tree = yaml.safe_load(preset_text(preset)) or {}
+        try:
+            tree = yaml.safe_load(preset_text(preset)) or {}
+        except yaml.YAMLError as error:
+            raise PlanError("A preset cannot be read", [Fault(preset, str(error), "YAML", "mend it there")]) from error
+        if not isinstance(tree, Mapping):
+            raise PlanError("A preset cannot be read", [Fault(preset, f"a {type(tree).__name__}", "fields with values", "see `tumorgen presets`")])
         found.update({field: (value, f"preset {preset}") for field, value in _flatten(tree)})
     faults = []
     for setting in settings:

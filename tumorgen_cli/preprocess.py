@@ -38,9 +38,11 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
     image = np.stack([resample(channel, grid, onto, "cubic") for channel in array]).astype(np.float32)
     tumor = (labels == plan.tumor_label).astype(np.float32)
     mask = resample(tumor, label_grid, onto, "linear") >= 0.5
-    if tumor.any() and not mask.any():  # smaller than half a working voxel: its brightest share stays
-        share = resample(tumor, label_grid, onto, "linear")
-        mask = share >= share.max()
+    if tumor.any() and not mask.any():  # smaller than half a working voxel: the voxel that holds most of it stays
+        share = np.zeros(onto.shape, np.int32)
+        places = (np.argwhere(tumor) + 0.5) * label_grid.spacing_mm / onto.spacing_mm
+        np.add.at(share, tuple(np.minimum(places.astype(int), np.array(onto.shape) - 1).T), 1)
+        mask.flat[share.argmax()] = True
     numbers, components = find_components(mask, plan.window.shape)
     for name, data in (("image", image), ("tumors", numbers)):
         with atomic(folder / f"{name}.npy") as temporary:
@@ -51,7 +53,7 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
 
 
 def find_components(mask: np.ndarray, window: Shape) -> tuple[np.ndarray, tuple[Component, ...]]:
-    """Component numbers (X, Y, Z) uint8, and the components, largest first; crumbs below 8 voxels keep a number only
+    """Component numbers (X, Y, Z), uint8 or uint16, and the components, largest first; crumbs below 8 voxels keep a number only
     where they are the case's largest tumor."""
     labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -63,7 +65,7 @@ def find_components(mask: np.ndarray, window: Shape) -> tuple[np.ndarray, tuple[
         spans = boxes[index]
         box = Box(tuple(int(s.start) for s in spans), tuple(int(s.stop) for s in spans))  # type: ignore[arg-type]
         components.append(Component(int(index) + 1, box, all(n <= w for n, w in zip(box.shape, window, strict=True))))
-    return np.minimum(labels, 255).astype(np.uint8), tuple(components)
+    return labels.astype(np.uint8 if count < 256 else np.uint16), tuple(components)
 
 
 def worker_count(cases: Sequence[CaseFacts], channels: int) -> int:

@@ -175,7 +175,6 @@ class Provenance:
     seed: int
     attempt: int
     box: Box
-    steps: int
     plan_hash: str
     weights: dict[str, str]
     volume_ml: float

@@ -192,7 +192,7 @@ def _origin(scores: Scores, provenance: Sequence[Provenance]) -> str:
     facts = {
         "methods": _counted(line.method for line in provenance),
         "hosts": f"{len({line.host for line in provenance})}: {_counted(line.host for line in provenance)}",
-        "steps": _counted(str(line.steps) for line in provenance),
+        "steps": _counted(str(line.drawn.get("steps", "none")) for line in provenance),
         "seconds a pair": f"median {_number(float(np.median(seconds)))}" if seconds else "–",
         "draws rejected": f"{sum(rejected.values())} ({redrawn})" if rejected else "none",
         "windows padded": str(sum(line.padded for line in provenance)),

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tumorgen_cli.records import ChannelFacts, Fingerprint, Shape, TumorFacts, Triple
+from tumorgen_cli.records import ChannelFacts, Fingerprint, Shape, Triple, TumorFacts
 
 PAPER_VOXELS = 128 * 128 * 64
 PAPER_MEMORY_GIB = 24.0
+PAPER_CELL_ML = 3.0
 CPU_VOXELS = 2**18
 CONTEXT_MM = 25.0
 LARGEST_RESIZE = 2.0
@@ -99,6 +100,16 @@ def box_alpha(window: Triple, median_tumor_mm: Triple) -> float:
     boxes vary by as much as places can be drawn by hand and seldom reach the window's edge."""
     room = min((w - e) / (2 * w) for w, e in zip(window, median_tumor_mm, strict=True))
     return round(min(0.2, max(0.05, room / 2)), 3)
+
+
+def latent_channels(spacing: Triple) -> tuple[float, int]:
+    """(volume of a latent cell in ml, latent channels): 4, doubled for each doubling of the cell over the paper's.
+
+    Source: TumorGen, section 3.1: 4 channels; its lung crops of 2.04 × 2.04 × 3 mm, resized by 1.5625, have cells of 3 ml.
+    """
+    cell = math.prod(4 * s for s in spacing) / 1000
+    doublings = round(math.log2(max(cell / PAPER_CELL_ML, 1.0)))
+    return round(cell, 2), 4 * 2 ** min(doublings, 2)
 
 
 def surface_tolerance_mm(spacing: Triple) -> float:

@@ -76,8 +76,17 @@ def train_stages(
     device: DeviceName = "auto",
     restart: bool = False,
     initial: Path | None = None,
+    seed: int | None = None,
 ) -> list[Run]:
-    """Trains `stage`, or every stage of the method in order for `all`; returns the runs made now."""
+    """Trains `stage`, or every stage of the method in order for `all`; returns the runs made now.
+
+    Raises:
+        PlanError: `seed` is not the plan's, on which every trained stage depends.
+    """
+    planned = workspace.plan().seed
+    if seed is not None and seed != planned:
+        fault = Fault(f"--seed {seed}", f"the plan's seed is {planned}", "the same", f"plan again with --seed {seed}, or leave it out")
+        raise PlanError("Training draws by the plan's seed", [fault])
     stages = find_method(method_name).stages if stage == "all" else (stage,)
     runs = [train_stage(workspace, method_name, each, iterations, device, restart, initial if each == stages[0] else None) for each in stages]
     return [run for run in runs if run is not None]

@@ -139,7 +139,7 @@ def _make_pair(
     _write_pair(plan, job, scan, box, image, mask, out)
     seconds["total"] = time.perf_counter() - begun
     record = Provenance(
-        job.case, method.name, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, attempt, box, sampling.steps or 0,
+        job.case, method.name, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, attempt, box,
         plan.hash, weights, round(volume, 4), window.padded, {k: round(v, 4) for k, v in seconds.items()}, rejected, dict(synthetic.drawn),
     )  # fmt: skip
     with (out / "provenance.jsonl").open("a", encoding="utf-8") as stream:
@@ -177,7 +177,8 @@ class _Placing:
         self.scan, self.source, self.plan, self.tumors, self.user_box = scan, source, plan, tumors, box
         if box is not None and any(a < 0 or b > n or b - a < 2 for a, b, n in zip(box.start, box.stop, scan.grid.shape, strict=True)):
             found = ",".join(map(str, (*box.start, *box.stop)))
-            fault = Fault(f"--box {found} on {scan.name}", f"a scan of {scan.grid.shape} voxels", "0 <= start < stop <= size per axis", "correct the box")
+            expected = "0 <= start, start + 2 <= stop <= size per axis"
+            fault = Fault(f"--box {found} on {scan.name}", f"a scan of {scan.grid.shape} voxels", expected, "correct the box")
             raise DataError("The box is outside the scan", [fault])
         if box is None and not source.redraw:
             self.allowed, self.stride = allowed_region(scan, self._roi())

@@ -252,6 +252,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
                 tick(step, " ".join(f"{o.name} {row[o.name]:.4f}" for o in stage.objectives))
             now = time.monotonic()
             if main and (now - saved > CHECKPOINT_SECONDS or stop or step == stage.iterations):
+                _check_finite({k: float(v) for k, v in logs.items()}, step, folder)  # a checkpoint is always worth going on from
                 _save(stage, folder, ema, optimizers, step, spent + now - begun, rows)
                 saved = now
             if main and step in preview_steps and stage.preview:
@@ -282,7 +283,10 @@ def _resume(
 ) -> tuple[int, float]:
     """Puts the saved state into place; returns the step to go on from and the seconds spent so far."""
     path = folder / "last.pt"
-    if restart or not path.is_file():
+    if restart:  # or a kill before the first checkpoint would bring the old run back
+        for old in (path, folder / "run.json", folder / "log.csv"):
+            old.unlink(missing_ok=True)
+    if not path.is_file():
         return 0, 0.0
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["inputs_hash"] != stage.inputs_hash:

@@ -6,18 +6,17 @@ estimates of the trained flow. With `refiner.joint` both train at once, as in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tumorgen_cli import autoencoding as ae
-from tumorgen_cli import console, flow
+from tumorgen_cli import console, flow, rules
 from tumorgen_cli.boxes import box_mask, covering, draw_box
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import derive_seed, hash_value, read_plain
@@ -29,52 +28,9 @@ from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
 from tumorgen_cli.training import Objective, Stage, finished, load_weights
+from tumorgen_cli.vector_field import FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, condition_on, to_flow
 from tumorgen_cli.windows import scale, unscale
 from tumorgen_cli.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class FlowConfig:
-    """SC-VFE and its training.
-
-    `bapmg` off: the fixed tight box. `coarse_weight` λ1, `fine_weight` λ2 (0 takes the constraint away).
-    `box_channel`: the box as an extra input channel. `copies`: augmented windows encoded per tumor.
-    """
-
-    widths: tuple[int, ...]
-    res_blocks: int
-    batch: int
-    iterations: int
-    learning_rate: float
-    ema: float
-    copies: int
-    time_schedule: Literal["uniform", "logit-normal"]
-    bapmg: bool
-    coarse_weight: float
-    fine_weight: float
-    ssim_window: int
-    box_channel: bool
-
-
-@dataclass(frozen=True)
-class RefinerConfig:
-    """VMR and its training. `enabled` off: the coarse mask, upsampled. `guided` off: no VAE features.
-
-    `weight` is λ3 in the joint objective. `least_time`: estimates are made from t ~ U(least_time, 1); `clean`: the
-    share of batches that see the encoder's own latents and mask.
-    """
-
-    enabled: bool
-    guided: bool
-    joint: bool
-    width: int
-    batch: int
-    iterations: int
-    learning_rate: float
-    ema: float
-    weight: float
-    least_time: float
-    clean: float
 
 
 @dataclass(frozen=True)
@@ -94,93 +50,6 @@ class Config:
     flow: FlowConfig
     refiner: RefinerConfig
     sampling: SamplingConfig
-
-
-def _to_flow(mask: Tensor) -> Tensor:
-    return mask * 2 - 1  # in [-1, 1] the mask has the spread of noise and latents; in [0, 1] it leaks from the box
-
-
-def _to_share(mask: Tensor) -> Tensor:
-    return ((mask + 1) / 2).clamp(0, 1)
-
-
-def _condition(latent: Tensor, box: Tensor, box_channel: bool) -> Tensor:
-    """z^m = (1 - B) z1, with the box itself behind it where the plan says so."""
-    known = (1 - box) * latent
-    return torch.cat([known, box], 1) if box_channel else known
-
-
-class FlowObjective(nn.Module):
-    """L_rfm + λ1 L_coarse + λ2 L_fine (+ λ3 L_rec when joint), eqs. 3-7.
-
-    Batch: latent (B, L, x, y, z), mask (B, 1, x, y, z) in [0, 1], box (B, 1, x, y, z), noise (B, L + 1, x, y, z),
-    uniform (B,); joint: target (B, 1, X, Y, Z).
-    """
-
-    def __init__(self, net: FlowUNet, config: FlowConfig, joint: RefinerObjective | None) -> None:
-        super().__init__()
-        self.net, self.config, self.joint = net, config, joint
-
-    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        c, latent, mask, noise = self.config, batch["latent"], batch["mask"], batch["noise"]
-        t = flow.draw_time(batch["uniform"], c.time_schedule)
-        data = torch.cat([latent, _to_flow(mask)], 1)
-        x_t = flow.path(noise, data, t)
-        velocity = self.net(torch.cat([x_t, _condition(latent, batch["box"], c.box_channel)], 1), t)
-        terms = {"rfm": flow.velocity_loss(velocity, noise, data)}
-        estimate = flow.estimate_data(x_t, velocity, t)
-        latent_estimate, mask_estimate = estimate[:, :-1], estimate[:, -1:]
-        loss = terms["rfm"]
-        if c.coarse_weight:
-            terms["coarse"] = flow.coarse_loss(latent_estimate, latent, batch["box"])
-            loss = loss + c.coarse_weight * terms["coarse"]
-        if c.fine_weight:
-            terms["fine"] = flow.fine_loss(latent_estimate, _to_share(mask_estimate), latent, mask, c.ssim_window)
-            loss = loss + c.fine_weight * terms["fine"]
-        if self.joint is not None:
-            terms["rec"] = self.joint.loss(latent_estimate, mask_estimate, batch["target"])
-            loss = loss + self.joint.config.weight * terms["rec"]
-        return loss, {name: value.detach() for name, value in terms.items()}
-
-
-class RefinerObjective(nn.Module):
-    """L_rec = ||M' - M||^2 (eq. 6) on one-step estimates of the trained flow, with clean latents mixed in.
-
-    Deviation: the paper does not say how the class imbalance is met; a soft Dice term is added, without which small
-    tumors vanish.
-    """
-
-    def __init__(self, refiner: MaskRefiner, vae: KlVae, net: FlowUNet | None, config: RefinerConfig, box_channel: bool) -> None:
-        super().__init__()
-        self.refiner, self.config, self.box_channel = refiner, config, box_channel
-        self._frozen = (vae, net)
-
-    def loss(self, latent: Tensor, mask: Tensor, target: Tensor) -> Tensor:
-        _, features = self._frozen[0].decode_with_features(latent)
-        refined = torch.sigmoid(self.refiner(mask.clamp(-1, 1), features))
-        overlap = (refined * target).flatten(1).sum(1)
-        total = (refined + target).flatten(1).sum(1)
-        weight = target.numel() / target.sum().clamp_min(1.0)  # the squared error per tumor voxel
-        squared = (refined - target).square().mean() * weight.clamp_max(50.0)
-        return squared + (1 - (2 * overlap + 1) / (total + 1)).mean()
-
-    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        net = self._frozen[1]
-        if net is None:
-            raise ValueError("the refiner's own stage needs the trained flow")
-        latent, mask = batch["latent"], batch["mask"]
-        with torch.no_grad():
-            t = self.config.least_time + (1 - self.config.least_time) * batch["uniform"]
-            data = torch.cat([latent, _to_flow(mask)], 1)
-            x_t = flow.path(batch["noise"], data, t)
-            velocity = net(torch.cat([x_t, _condition(latent, batch["box"], self.box_channel)], 1), t)
-            estimate = flow.estimate_data(x_t, velocity, t)
-            known = 1 - batch["box"]  # as in synthesis: outside the box latents are the scan's and there is no tumor
-            estimate = (1 - known) * estimate + known * torch.cat([latent, -torch.ones_like(mask)], 1)
-            clean = batch["clean"].view(-1, 1, 1, 1, 1)
-            estimate = clean * data + (1 - clean) * estimate
-        loss = self.loss(estimate[:, :-1], estimate[:, -1:], batch["target"])
-        return loss, {}
 
 
 class TumorGen(Method):
@@ -209,7 +78,8 @@ class TumorGen(Method):
         v = d.within("vae")
         v.take("widths", (64, 128, 256) if large else (16, 32, 64), maisi, memory_gib=budget.memory_gib)
         v.take("res_blocks", (2, 2, 2), "MAISI's")
-        v.take("latent_channels", 4, "TumorGen, section 2")
+        cell, latents = rules.latent_channels(window.spacing_mm)
+        v.take("latent_channels", latents, "the paper's 4; doubled with a latent cell's volume over the paper's 3.0 ml", cell_ml=cell)
         side = 64 if large else 48
         patch = tuple(min(n, side) for n in window.shape)
         v.take("patch", patch, "training patches: large enough that group statistics are those of whole windows", window=window.shape)
@@ -226,7 +96,8 @@ class TumorGen(Method):
         f.take("widths", (64, 128, 256) if large else (32, 64, 128), "the paper gives none; 64-128-256 from 16 GiB up")
         f.take("res_blocks", 2, "MAISI's")
         f.take("batch", 8, free)
-        f.take("iterations", int(np.clip(60 * tumors, 1000, 20000 if large else 2000)), "60 steps a tumor, 1,000 to 20,000 (2,000 on CPU)", tumors=tumors)
+        most = 20000 if large else 2000
+        f.take("iterations", int(np.clip(40 * tumors, 1000, most)), f"40 steps a tumor, 1,000 to {most}", tumors=tumors)
         f.take("learning_rate", 2e-4 if large else 5e-4, free)
         f.take("ema", 0.995, free)
         f.take("copies", int(np.clip(800 // tumors, 4, 32)), "about 800 encoded windows: fewer are memorised, more cost disk", tumors=tumors)
@@ -428,13 +299,13 @@ class TumorGen(Method):
         """The velocity error on held-out tumors at fixed times and noise: for the record, nothing is chosen by it."""
         errors = []
         for index, (_, _, mask, latent, box) in enumerate(self._held_out(16)):
-            data = torch.cat([latent, _to_flow(torch.from_numpy(ae.latent_mask(mask))[None, None].to(self.device))], 1)
+            data = torch.cat([latent, to_flow(torch.from_numpy(ae.latent_mask(mask))[None, None].to(self.device))], 1)
             for t in (0.1, 0.3, 0.5, 0.7, 0.9):
                 rng = np.random.default_rng([self.plan.seed, index, int(10 * t)])
                 noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
                 time = torch.full((1,), t, device=self.device)
                 with ae.precise(self.plan.precision, self.device):
-                    x = torch.cat([flow.path(noise, data, time), _condition(latent, box, self.config.flow.box_channel)], 1)
+                    x = torch.cat([flow.path(noise, data, time), condition_on(latent, box, self.config.flow.box_channel)], 1)
                     errors.append(float(flow.velocity_loss(self.net(x, time), noise, data)))
         return {"held_out_rfm": float(np.mean(errors))} if errors else {}
 
@@ -477,7 +348,7 @@ class TumorGen(Method):
         """x1^ inside the box, the scan's own latents and no tumor outside: (1, L + 1, x, y, z)."""
         rng = np.random.default_rng(seed)
         noise = rng.standard_normal((1, latent.shape[1] + 1, *latent.shape[2:]), np.float32)
-        condition = _condition(latent, box, self.config.flow.box_channel)
+        condition = condition_on(latent, box, self.config.flow.box_channel)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return self.net(torch.cat([x, condition], 1), t).float()
@@ -491,10 +362,8 @@ class TumorGen(Method):
         latent, mask = joint[:, :-1], joint[:, -1:]
         with ae.precise(self.plan.precision, self.device):
             image, features = self.vae.decode_with_features(latent)
-            if self.config.refiner.enabled:
-                refined = torch.sigmoid(self.refiner(mask.clamp(-1, 1), features).float())
-            else:
-                refined = ae.upsample_mask(mask)
+            with_vmr = self.config.refiner.enabled
+            refined = torch.sigmoid(self.refiner(mask.clamp(-1, 1), features)) if with_vmr else ae.upsample_mask(mask)
         return image[0].float().cpu().numpy(), refined[0, 0].float().cpu().numpy()
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
@@ -509,7 +378,8 @@ class TumorGen(Method):
         shape = tuple(latent.shape[2:])
         box = covering(request.box, DOWNSAMPLING, shape)  # type: ignore[arg-type]
         mask = torch.from_numpy(box_mask(box, shape))[None, None].to(self.device)  # type: ignore[arg-type]
-        joint = self._sample(latent, mask, seed, sampling.steps or c.steps, sampling.solver or c.solver)
+        steps, solver = sampling.steps or c.steps, sampling.solver or c.solver
+        joint = self._sample(latent, mask, seed, steps, solver)
         region = box.grown(c.halo, shape)  # type: ignore[arg-type]
         picture, refined = self._decode(joint[(slice(None), slice(None), *region.slices)])
         offset = tuple(DOWNSAMPLING * a for a in region.start)
@@ -518,7 +388,7 @@ class TumorGen(Method):
         image[(slice(None), *request.box.slices)] = unscale(picture[(slice(None), *local)], self.plan.channels, request.limits)
         share = np.zeros(image.shape[1:], np.float32)
         share[request.box.slices] = refined[local]
-        return Synthetic(image, share)
+        return Synthetic(image, share, {"steps": steps, "solver": solver})
 
 
 def _busiest(mask: np.ndarray) -> int:

@@ -21,7 +21,9 @@ class MaskRefiner(nn.Module):
         widths = [width * f for f in (4, 2, 1)[-len(feature_widths) :]]
         self.entry = nn.Conv3d(1, widths[0], 3, padding=1)
         self.guides = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(1, f), nn.Conv3d(f, w, 3, padding=1)) for f, w in zip(feature_widths, widths, strict=True)
+            nn.Sequential(nn.GroupNorm(1, f), nn.Conv3d(f, w, 3, padding=1))
+            for f, w in zip(feature_widths, widths, strict=True)
+            if guided
         )
         self.levels = nn.ModuleList(_block(w, w) for w in widths)
         self.narrow = nn.ModuleList(nn.Conv3d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
@@ -29,11 +31,11 @@ class MaskRefiner(nn.Module):
 
     def forward(self, mask: Tensor, features: Sequence[Tensor]) -> Tensor:
         hidden = self.entry(mask)
-        for level, (guide, block) in enumerate(zip(self.guides, self.levels, strict=True)):
+        for level, block in enumerate(self.levels):
             if level:
                 hidden = F.interpolate(self.narrow[level - 1](hidden), scale_factor=2, mode="nearest")
             if self.guided:
-                hidden = hidden + guide(features[level])
+                hidden = hidden + self.guides[level](features[level])
             hidden = hidden + block(hidden)
         # The coarse mask stays in the sum: the refiner learns its correction, and an untrained one already upsamples.
         coarse = F.interpolate(mask.float(), size=hidden.shape[2:], mode="trilinear", align_corners=False)

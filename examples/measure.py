@@ -1,0 +1,113 @@
+"""Figures that no command prints, for a trained workspace.
+
+    python examples/measure.py identity SET [SET ...]       # voxels changed outside the boxes; masks inside them
+    python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
+    python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
+    python examples/measure.py stages -w WORK               # wall time and peak memory of every command and stage
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from tumorgen_cli import autoencoding as ae
+from tumorgen_cli.devices import find_device
+from tumorgen_cli.evaluation import read_provenance
+from tumorgen_cli.hosts import cut_window, read_scan
+from tumorgen_cli.judge import Judge
+from tumorgen_cli.methods import find_method
+from tumorgen_cli.methods.method import Sampling
+from tumorgen_cli.metrics.agreement import dice
+from tumorgen_cli.pipeline import synthesize
+from tumorgen_cli.records import Box, Grid
+from tumorgen_cli.volumes import read_image, read_volume
+from tumorgen_cli.windows import unscale
+from tumorgen_cli.workspace import Workspace
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+Work = Annotated[Path, typer.Option("-w", "--work")]
+
+
+@app.command()
+def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder of the hosts' images.")]) -> None:
+    """Counts pairs whose image differs from the host outside the box, or whose mask leaves it or is empty."""
+    for folder in sets:
+        pairs = changed = outside = empty = 0
+        for record in read_provenance(folder):
+            image, _ = read_image(tuple(sorted((folder / "imagesTr").glob(f"{record.case}_????.*"))))
+            host, _ = read_image(tuple(hosts / name for name in record.host_file))
+            label, _ = read_volume(next((folder / "labelsTr").glob(f"{record.case}.*")))
+            beyond = np.ones(label.shape, bool)
+            beyond[record.box.slices] = False
+            same = image.dtype == host.dtype and np.array_equal(image[:, beyond], host[:, beyond])
+            pairs, changed = pairs + 1, changed + (not same)
+            outside, empty = outside + bool(label[beyond].any()), empty + (not label.any())
+        print(f"{folder.name}: {pairs} pairs; differ outside the box: {changed}; label outside the box: {outside}; empty: {empty}")
+
+
+@app.command()
+def reconstructions(work: Work, judge: Path, device: str = "auto") -> None:
+    """The judge's DSC on each held-out case (working grid) and on its reconstruction by the VAE."""
+    workspace = Workspace(work)
+    plan = workspace.plan()
+    method = find_method("tumorgen")(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
+    method.load()
+    model = Judge(judge, find_device(device), plan.tumor_name, plan.precision)  # type: ignore[arg-type]
+    scores = []
+    for case in ae.load_cases(workspace, workspace.splits().test):
+        limits, keep = np.array(case.record.limits, np.float32), tuple(slice(0, n) for n in case.record.shape)
+        picture = ae.reconstruct(method.vae, ae.whole_image(case, plan), plan, method.device)  # type: ignore[attr-defined]
+        picture = unscale(picture, plan.channels, limits)[(slice(None), *keep)]
+        grid, truth = Grid(case.record.shape, case.record.spacing_mm), np.asarray(case.tumors) > 0
+        pair = [dice(model.tumor(np.asarray(image), grid), truth) for image in (case.image, picture)]
+        scores.append(pair)
+        print(f"{case.record.case}: scan {pair[0]:.3f}, reconstruction {pair[1]:.3f}")
+    scan, picture = np.mean(scores, axis=0)
+    print(f"mean: scan {scan:.3f}, reconstruction {picture:.3f}, loss {scan - picture:+.3f}")
+
+
+@app.command()
+def speed(work: Work, healthy: Path, repeats: int = 5, device: str = "auto") -> None:
+    """Seconds a pair: the method on a window already in memory (median), and file to file (mean of a small set)."""
+    workspace = Workspace(work)
+    plan = workspace.plan()
+    method = find_method("tumorgen")(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
+    method.load()
+    path = sorted(healthy.glob(f"*_0000{plan.file_ending}"))[0]
+    scan = read_scan(path.name, (path,), None, plan)
+    size = [int(0.4 * e / s) for e, s in zip(plan.window.extent_mm, scan.grid.spacing_mm, strict=True)]
+    start = [(n - m) // 2 for n, m in zip(scan.grid.shape, size, strict=True)]
+    box = Box(tuple(start), tuple(a + m for a, m in zip(start, size, strict=True)))  # type: ignore[arg-type]
+    request = cut_window(scan, box, plan, None).request
+    for steps in (4, 10, 50):
+        method.synthesize(request, 0, Sampling(steps))
+        times = []
+        for seed in range(repeats):
+            begun = time.perf_counter()
+            method.synthesize(request, seed, Sampling(steps))
+            times.append(time.perf_counter() - begun)
+        with tempfile.TemporaryDirectory() as folder:
+            made = synthesize(workspace, "tumorgen", repeats, healthy, out=Path(folder) / "set", sampling=Sampling(steps))
+        print(f"{steps} steps: method {np.median(times):.3f} s, file to file {made.tally.seconds_per_pair:.3f} s ({torch.get_num_threads()} threads)")
+
+
+@app.command()
+def stages(work: Work) -> None:
+    """What `commands.jsonl` and the runs recorded."""
+    for line in (work / "commands.jsonl").read_text().splitlines():
+        print(line)
+    for path in sorted(work.glob("runs/*/*/run.json")):
+        run = json.loads(path.read_text())
+        print(f"{path.parent.name}: {run['iterations']} iterations, {run['seconds']:.0f} s, {run['peak_memory_gib']} GiB, {run['numbers']}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,222 @@
+"""Checkpoints from elsewhere, what the losses measure, and quality in closed form."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tumorgen_cli import autoencoding as ae
+from tumorgen_cli.errors import DataError, StateError
+from tumorgen_cli.methods import find_method
+from tumorgen_cli.methods.tumorgen import TumorGen
+from tumorgen_cli.nets.vae import KlVae
+from tumorgen_cli.windows import unscale
+
+SMALL = (1, (8, 16, 32), 4, (1, 1, 1))
+
+
+def vae(seed, *shape):
+    torch.manual_seed(seed)
+    return KlVae(*(shape or SMALL))
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------
+def test_initial_weights_from_every_kind_of_file(tmp_path):
+    source = vae(1)
+    state = source.net.state_dict()
+    save_file(state, tmp_path / "maisi.safetensors")
+    save_file({f"vae.{k}": v for k, v in source.state_dict().items()}, tmp_path / "ours.safetensors")
+    torch.save(state, tmp_path / "bare.pt")
+    torch.save({"autoencoder_state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "nested.pth")
+    torch.save({"state_dict": state}, tmp_path / "state.ckpt")
+    for name in ("maisi.safetensors", "ours.safetensors", "bare.pt", "nested.pth", "state.ckpt"):
+        target = vae(2)
+        assert not same(target.net, source.net)
+        ae.load_initial(target, tmp_path / name)
+        assert same(target.net, source.net), name
+
+
+def test_other_widths_are_refused_tensor_by_tensor(tmp_path):
+    source = vae(1, 1, (8, 16, 16), 4, (1, 1, 1))
+    save_file(source.net.state_dict(), tmp_path / "other.safetensors")
+    target = vae(2)
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    with pytest.raises(StateError, match=r"does not fit the plan \(\d+ tensors\)") as error:
+        ae.load_initial(target, tmp_path / "other.safetensors")
+    assert len(error.value.faults) == 12  # many more differ; twelve are told
+    for fault in error.value.faults:
+        key = fault.where.removeprefix("other.safetensors: ")
+        assert fault.expected.removeprefix("a tensor of ") == str(tuple(before[f"net.{key}"].shape))
+        assert fault.found == "missing" or fault.found == str(tuple(source.net.state_dict()[key].shape))
+    assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())  # nothing half loaded
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    state = vae(1).net.state_dict()
+    gone = next(iter(state))
+    torch.save({k: v for k, v in state.items() if k != gone}, tmp_path / "a.pt")
+    with pytest.raises(StateError) as error:
+        ae.load_initial(vae(2), tmp_path / "a.pt")
+    (fault,) = error.value.faults
+    assert (fault.where, fault.found) == (f"a.pt: {gone}", "missing")
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"not tensors")
+    (tmp_path / "b.pt").write_bytes(b"nor this")
+    torch.save(nn.Linear(2, 2), tmp_path / "c.pt")  # a pickled class: code, which is not run
+    torch.save([torch.zeros(2)], tmp_path / "d.pt")  # tensors, but no names
+    for name in ("a.safetensors", "b.pt", "c.pt", "d.pt", "none.pt"):
+        with pytest.raises(StateError, match=name):
+            ae.load_initial(vae(2), tmp_path / name)
+
+
+# -- losses ----------------------------------------------------------------------------------------------------
+class Echo(nn.Module):
+    """Returns the image plus a constant, with mean 1 and sigma 2."""
+
+    def forward(self, image, noise):
+        return image + 0.5, torch.ones_like(noise), torch.full_like(noise, 2.0)
+
+
+def test_the_vaes_loss_by_hand(trained):
+    config = replace(TumorGen(trained.plan(), trained).config.vae, square_weight=2.0, gradient_weight=3.0, kl_weight=0.1)
+    batch = {"image": torch.randn(2, 1, 8, 8, 8), "noise": torch.randn(2, 4, 2, 2, 2)}
+    loss, terms = ae.VaeObjective(Echo(), config, None)(batch)
+    kl = 0.5 * (1 + 4 - 1 - 2 * np.log(2))
+    assert {k: float(v) for k, v in terms.items()} == pytest.approx({"l1": 0.5, "square": 0.25, "gradient": 0.0, "kl": kl}, abs=1e-6)
+    assert float(loss) == pytest.approx(0.5 + 2 * 0.25 + 0.1 * kl, rel=1e-6)
+
+
+def test_gradient_difference():
+    ramp = torch.arange(4.0).view(1, 1, 4, 1, 1).expand(1, 1, 4, 4, 4)
+    assert float(ae.gradient_difference(ramp, torch.zeros_like(ramp))) == pytest.approx(1 / 3)
+    assert float(ae.gradient_difference(ramp, ramp + 7)) == 0
+
+
+def test_the_critic_trains_itself_alone(trained):
+    config = replace(TumorGen(trained.plan(), trained).config.vae, adversarial_weight=0.1)
+    small, critic = vae(0), ae.make_critic(1)
+    batch = {"image": torch.randn(1, 1, 32, 32, 32), "noise": torch.randn(1, 4, 8, 8, 8)}
+    assert not any(p is q for p in ae.VaeObjective(small, config, critic).parameters() for q in critic.parameters())
+    loss, terms = ae.VaeObjective(small, config, critic)(batch)
+    loss.backward()
+    assert "fool" in terms
+    assert all(p.grad is None for p in critic.parameters())
+    small.zero_grad()
+    ae.CriticObjective(critic, small)(batch)[0].backward()
+    assert all(p.grad is None or not p.grad.any() for p in small.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in critic.parameters())
+
+
+# -- items -----------------------------------------------------------------------------------------------------
+def test_items_are_functions_of_their_number(trained):
+    plan = trained.plan()
+    config = TumorGen(plan, trained).config.vae
+    cases = ae.load_cases(trained, trained.splits().train)
+    item = ae.vae_item(cases, plan, config, 5)
+    first, again, other = item(7), ae.vae_item(cases, plan, config, 5)(7), item(8)
+    assert first["image"].shape == (1, *config.patch)
+    assert first["noise"].shape == (4, *(n // 4 for n in config.patch))
+    assert all(array.dtype == np.float32 for array in first.values())
+    assert np.abs(first["image"]).max() <= 1
+    for key in first:
+        np.testing.assert_array_equal(first[key], again[key])
+        assert not np.array_equal(first[key], other[key])
+    assert not np.array_equal(ae.vae_item(cases, plan, config, 6)(7)["image"], first["image"])
+
+
+def test_patches_larger_than_the_scan(trained):
+    plan = trained.plan()
+    config = replace(TumorGen(plan, trained).config.vae, patch=(64, 64, 64))
+    item = ae.vae_item(ae.load_cases(trained, trained.splits().train), plan, config, 0)
+    assert all(item(i)["image"].shape == (1, 64, 64, 64) for i in range(3))
+
+
+def test_candidates(trained):
+    cases = ae.load_cases(trained, trained.splits().train)
+    found = ae.find_candidates(cases)
+    assert len({c.name for c in found}) == len(found) == sum(len(case.record.components) for case in cases)
+    none = [replace(c, record=replace(c.record, components=tuple(replace(x, fits=False) for x in c.record.components))) for c in cases]
+    with pytest.raises(DataError, match="Nothing to learn from"):
+        ae.find_candidates(none)
+
+
+# -- quality ---------------------------------------------------------------------------------------------------
+class Shift:
+    """A codec whose pictures are off by a constant in the scaled range."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def encode(self, image):
+        return image
+
+    def decode(self, latent):
+        return latent + self.by
+
+
+def test_quality_in_closed_form(trained):
+    plan = trained.plan()
+    plan = replace(plan, channels=tuple(replace(c, power=1.0) for c in plan.channels))
+    cases = ae.load_cases(trained, trained.splits().test)
+    perfect = ae.quality(Shift(0.0), cases, plan, "cpu")
+    assert perfect["psnr"] == pytest.approx(120)
+    assert perfect["ssim"] == pytest.approx(1, abs=1e-4)
+    assert perfect["cases"] == len(cases)
+    off = ae.quality(Shift(0.02), cases, plan, "cpu")  # a hundredth of the clip window, where nothing is clipped
+    assert off["psnr"] == pytest.approx(40, abs=0.3)
+    assert off["psnr_worst"] <= off["psnr"]
+
+
+def test_latents_are_measured_to_mean_0_and_spread_1(trained):
+    plan = trained.plan()
+    method = find_method("tumorgen")(plan, trained)
+    cases = ae.load_cases(trained, trained.splits().train)
+    ae.measure_latents(method.vae, cases, plan, "cpu")
+    with torch.inference_mode():
+        z = torch.cat([method.vae.encode(torch.from_numpy(ae.whole_image(c, plan))[None]).flatten(2) for c in cases], 2).double()
+    torch.testing.assert_close(z.mean((0, 2)), torch.zeros(4).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(z.std((0, 2)), torch.ones(4).double(), atol=1e-2, rtol=0)
+
+
+def test_whole_images_have_sides_divisible_by_four(trained):
+    plan = trained.plan()
+    case = ae.load_cases(trained, trained.splits().test)[0]
+    image = ae.whole_image(case, plan)
+    assert all(n % 4 == 0 and 0 <= n - m < 4 for n, m in zip(image.shape[1:], case.record.shape, strict=True))
+    keep = tuple(slice(0, n) for n in case.record.shape)
+    back = unscale(image, plan.channels, np.array(case.record.limits))[(slice(None), *keep)]
+    np.testing.assert_allclose(back, np.clip(case.image, *case.record.limits[0]), atol=1e-3)
+
+
+# -- the cache of latents --------------------------------------------------------------------------------------
+def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
+    plan = trained.plan()
+    method = find_method("tumorgen")(plan, trained)
+    candidates = ae.find_candidates(ae.load_cases(trained, trained.splits().train))[:3]
+    cache = ae.LatentCache(tmp_path, candidates, 2, "weights a")
+    cache.build(method.vae.eval(), plan, "cpu", lambda *_: None)
+    latents, masks = cache.load()
+    assert latents.shape == (3, 2, 4, 8, 8, 8)
+    assert masks.shape == (3, 2, 8, 8, 8)
+    assert masks[:, 0].any((1, 2, 3)).all()
+    image, mask = cache.window(plan, candidates[1], 1)
+    np.testing.assert_array_equal(masks[1, 1], mask.reshape(8, 4, 8, 4, 8, 4).mean((1, 3, 5), dtype=np.float32))
+    with torch.inference_mode():
+        np.testing.assert_allclose(latents[1, 1], method.vae.encode(torch.from_numpy(image)[None])[0].numpy(), atol=1e-5)
+
+    stamps = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
+    (tmp_path / f"{candidates[0].name}.npz").unlink()
+    ae.LatentCache(tmp_path, candidates, 2, "weights a").build(method.vae, plan, "cpu", lambda *_: None)
+    np.testing.assert_array_equal(cache.load()[0], latents)
+    assert sum(p.stat().st_mtime_ns != stamps[p.name] for p in tmp_path.glob("*.npz")) == 1
+    ae.LatentCache(tmp_path, candidates[:2], 1, "weights b").build(method.vae, plan, "cpu", lambda *_: None)
+    assert len(list(tmp_path.glob("*.npz"))) == 2  # made from other weights: all were replaced

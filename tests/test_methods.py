@@ -1,0 +1,333 @@
+"""The contract, over every method; and of TumorGen, every switch of the paper's Table 2."""
+
+import csv
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import TOY
+
+from tumorgen_cli import pipeline
+from tumorgen_cli.errors import PlanError, StateError
+from tumorgen_cli.methods import METHODS, find_method
+from tumorgen_cli.methods.method import Method, Sampling
+from tumorgen_cli.records import Box, Request
+from tumorgen_cli.stages import train_stage, train_stages
+from tumorgen_cli.training import load_weights
+from tumorgen_cli.windows import cut, load_case, tight_box
+from tumorgen_cli.workspace import Workspace
+
+BOX = Box((8, 9, 10), (21, 22, 19))
+OTHER_BOXES = [
+    Box((0, 0, 0), (10, 12, 8)),  # in a corner
+    Box((20, 19, 22), (32, 32, 32)),
+    Box((15, 15, 15), (17, 17, 17)),  # smaller than any tumor
+    Box((10, 15, 10), (11, 16, 22)),  # a voxel thin
+    Box((2, 2, 2), (30, 30, 30)),  # nearly the window
+]
+
+
+def make_request(workspace, box=BOX, shape=(32, 32, 32), offset=(4, 2, 1), case=None):
+    """A window of a held-out case, as the harness would cut it; read-only, so that writing to it fails."""
+    plan, name = workspace.plan(), workspace.splits().test[0]
+    scan = load_case(workspace.cases / name)
+    image = cut(scan.image, offset, shape).astype(np.float32)
+    image.setflags(write=False)
+    limits = np.array(scan.record.limits, np.float32)
+    return Request(image, box, limits, plan.window.spacing_mm, case)
+
+
+def opened(name, workspace):
+    method = find_method(name)(workspace.plan(), workspace)
+    return method, method.load()
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def method(request, trained):
+    return opened(request.param, trained)[0]
+
+
+def same(a, b):
+    return np.array_equal(a.image, b.image) and np.array_equal(a.mask, b.mask)
+
+
+def check(request, made, limits):
+    """Shapes, types, ranges, and that nothing outside the box is touched."""
+    outside = np.ones(request.image.shape[1:], bool)
+    outside[request.box.slices] = False
+    assert made.image.shape == request.image.shape
+    assert made.mask.shape == request.image.shape[1:]
+    assert made.image.dtype == np.float32
+    assert made.mask.dtype.kind == "f"
+    assert np.isfinite(made.image).all()
+    np.testing.assert_array_equal(made.image[:, outside], request.image[:, outside])
+    assert made.mask.min() >= 0
+    assert made.mask.max() <= 1
+    assert not made.mask[outside].any()
+    low, high = limits[0]
+    assert made.image.min() >= min(low, request.image.min()) - high  # the scan's own units: neither [-1, 1] nor percent
+    assert made.image.max() <= 3 * high
+    json.dumps(dict(made.drawn))
+
+
+def test_names():
+    for name in METHODS:
+        found = find_method(name)
+        assert issubclass(found, Method)
+        assert found.name == name
+        assert len(found.SOURCE) > 40
+    with pytest.raises(PlanError, match="did you mean copypaste"):
+        find_method("copypast")
+
+
+def test_the_request_is_not_changed_and_the_answer_is_valid(method, trained):
+    request = make_request(trained)
+    before = request.image.copy()
+    made = method.synthesize(request, 1, Sampling())
+    np.testing.assert_array_equal(request.image, before)
+    assert not np.shares_memory(made.image, request.image)
+    check(request, made, request.limits)
+    assert not np.array_equal(made.image, request.image)
+
+
+@pytest.mark.parametrize("box", OTHER_BOXES, ids=str)
+def test_any_box(method, trained, box):
+    request = make_request(trained, box)
+    check(request, method.synthesize(request, 2, Sampling(steps=1)), request.limits)
+
+
+def test_a_window_that_has_grown(method, trained):
+    request = make_request(trained, Box((3, 5, 5), (44, 28, 28)), (48, 32, 32), (-4, 2, 1))
+    check(request, method.synthesize(request, 3, Sampling(steps=1)), request.limits)
+
+
+def test_same_seed_same_bits(method, trained):
+    request = make_request(trained)
+    first = method.synthesize(request, 11, Sampling())
+    method.synthesize(request, 12, Sampling())
+    torch.rand(3), np.random.random(3)  # nobody else's draws matter
+    assert same(first, method.synthesize(request, 11, Sampling()))
+    assert not same(first, method.synthesize(request, 12, Sampling()))
+
+
+def test_a_new_instance_after_load_gives_the_same(method, trained):
+    request = make_request(trained)
+    again, hashes = opened(method.name, trained)
+    assert same(method.synthesize(request, 5, Sampling()), again.synthesize(request, 5, Sampling()))
+    assert hashes == opened(method.name, trained)[1]
+
+
+def test_methods_ask_for_what_they_need(trained, tmp_path):
+    """Without trained stages or cases `load` says what to do, and never goes on."""
+    bare = Workspace(tmp_path)
+    for path in (trained.plan_file, trained.fingerprint_file, trained.splits_file):
+        shutil.copy(path, tmp_path)
+    with pytest.raises(StateError, match="tumorgen train vae"):
+        opened("tumorgen", bare)
+    with pytest.raises(StateError, match="tumorgen preprocess"):
+        opened("copypaste", bare)
+
+
+# -- copy-paste and SynTumor -----------------------------------------------------------------------------------
+def test_a_pasted_tumor_is_a_real_one(trained):
+    """The mask has a training tumor's shape (mirrored at most); it is never the redrawn case's own."""
+    method, _ = opened("copypaste", trained)
+    shapes = {}
+    for case, component in method.donors:
+        body = np.asarray(case.tumors[component.box.slices] == component.number)
+        shapes.setdefault(case.record.case, set()).update(
+            np.flip(body, [a for a in range(3) if flips >> a & 1]).tobytes() for flips in range(8)
+        )
+    whole = make_request(trained, Box((4, 4, 4), (28, 28, 28)))
+    donors = set()
+    for seed in range(12):
+        made = method.synthesize(whole, seed, Sampling())
+        donors.add(made.drawn["donor"])
+        assert set(np.unique(made.mask)) == {0, 1}
+        assert (made.mask[tight_box(made.mask > 0).slices] > 0).tobytes() in shapes[made.drawn["donor"]]
+    assert len(donors) > 1
+    own = next(iter(donors))
+    redraw = replace(whole, case=own)
+    assert all(method.synthesize(redraw, seed, Sampling()).drawn["donor"] != own for seed in range(12))
+
+
+def test_syntumors_contrast_is_the_data_sets(trained):
+    """In an even host the tumor is brighter by a contrast of the fingerprint's range."""
+    method, _ = opened("syntumor", trained)
+    (low, high) = method.config.contrast[0]
+    flat = np.full((1, 32, 32, 32), 2.0, np.float32)
+    for seed in range(6):
+        request = replace(make_request(trained, Box((6, 6, 6), (26, 26, 26))), image=flat)
+        made = method.synthesize(request, seed, Sampling())
+        (contrast,) = made.drawn["contrast"]
+        assert low <= contrast <= high
+        core = made.mask > 0.99
+        assert float(made.image[0][core].mean()) - 2 == pytest.approx(contrast, rel=0.35)
+
+
+# -- TumorGen --------------------------------------------------------------------------------------------------
+def columns(workspace, stage):
+    with (workspace.run("tumorgen", stage) / "log.csv").open() as stream:
+        return set(next(csv.reader(stream)))
+
+
+@pytest.fixture
+def replanned(trained, tmp_path):
+    """(settings) -> a copy of the trained workspace, planned anew with other settings; its VAE is kept."""
+
+    def make(*settings):
+        found = Workspace(tmp_path / "work")
+        shutil.copytree(trained.root, found.root)
+        plan = pipeline.plan_dataset(found, trained.plan().dataset_path, None, "cpu", 8.0, settings=(*TOY, *settings), workers=0)
+        assert plan.hash != trained.plan().hash
+        return found
+
+    return make
+
+
+ABLATIONS = [
+    ["flow.bapmg=false"], ["flow.coarse_weight=0"], ["flow.fine_weight=0"], ["refiner.enabled=false"], ["refiner.joint=true"],
+    ["refiner.guided=false"], ["flow.box_channel=true", "flow.time_schedule=logit-normal", "sampling.solver=heun"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", ABLATIONS, ids=lambda c: c[0])
+def test_every_switch_trains_and_synthesizes(replanned, trained, changes):
+    workspace = replanned(*(f"methods.tumorgen.{change}" for change in changes))
+    (method, plan) = (find_method("tumorgen")(workspace.plan(), workspace), workspace.plan())
+    assert method.trained("vae")
+    folder = workspace.run("tumorgen", "refiner")
+    shutil.rmtree(folder)
+    if not any(c.startswith("refiner") for c in changes) or "refiner.joint=true" in changes:
+        assert not method.trained("flow")
+        with pytest.raises(StateError, match="--restart"):
+            train_stage(workspace, "tumorgen", "flow", 2, "cpu")
+        train_stage(workspace, "tumorgen", "flow", 2, "cpu", restart=True)
+    train_stages(workspace, "tumorgen", "all", 2, "cpu")
+    assert all(method.trained(stage) for stage in method.stages)
+
+    separate = method.config.refiner.enabled and not method.config.refiner.joint
+    assert (folder / "run.json").is_file() == separate
+    terms = columns(workspace, "flow")
+    assert ("coarse" in terms) == bool(method.config.flow.coarse_weight)
+    assert ("fine" in terms) == bool(method.config.flow.fine_weight)
+    assert ("rec" in terms) == method.config.refiner.joint
+    loaded, hashes = opened("tumorgen", workspace)
+    assert set(hashes) == {"vae", "flow", *(["refiner"] if separate else [])}
+    request = make_request(workspace)
+    made = loaded.synthesize(request, 1, Sampling())
+    check(request, made, request.limits)
+    items = [loaded.stage("flow").item(i) for i in range(6)]
+    tight = [tight_box(i["mask"][0]).shape == tight_box(i["box"][0]).shape for i in items]
+    assert all(tight) if not method.config.flow.bapmg else not all(tight)
+    assert plan.hash == workspace.plan().hash
+
+
+def test_the_default_logs_every_term(trained):
+    assert {"flow", "rfm", "coarse", "fine"} <= columns(trained, "flow")
+    assert {"vae", "l1", "square", "gradient", "kl"} <= columns(trained, "vae")
+    assert {"psnr", "ssim"} <= set(json.loads((trained.run("tumorgen", "vae") / "run.json").read_text())["numbers"])
+    for stage in ("vae", "flow", "refiner"):
+        assert list((trained.run("tumorgen", stage) / "previews").glob("step_*.png"))
+
+
+def test_restart_of_everything_trains_no_refiner_that_is_switched_off(replanned):
+    workspace = replanned("methods.tumorgen.refiner.enabled=false")
+    shutil.rmtree(workspace.run("tumorgen", "refiner"))
+    train_stages(workspace, "tumorgen", "all", 2, "cpu", restart=True)
+    assert not (workspace.run("tumorgen", "refiner") / "run.json").exists()
+
+
+def test_without_the_refiner_the_mask_is_the_coarse_one(replanned):
+    """Trilinear from the latent grid: as smooth as that, and the box's share of it alone."""
+    workspace = replanned("methods.tumorgen.refiner.enabled=false")
+    method, _ = opened("tumorgen", workspace)
+    made = method.synthesize(make_request(workspace, Box((4, 4, 4), (28, 28, 28))), 3, Sampling())
+    inside = made.mask[8:24, 8:24, 8:24]
+    assert inside.std() > 0.01
+    for axis in range(3):
+        assert np.abs(np.diff(inside, axis=axis)).max() <= 0.25 + 1e-5  # a latent voxel's step over four voxels
+
+
+def test_an_item_is_a_function_of_its_number(trained):
+    for stage in ("vae", "flow", "refiner"):
+        first, second = (find_method("tumorgen")(trained.plan(), trained).stage(stage) for _ in range(2))
+        second.item(2)
+        for key, value in first.item(5).items():
+            np.testing.assert_array_equal(value, second.item(5)[key])
+        assert any(not np.array_equal(value, first.item(6)[key]) for key, value in first.item(5).items())
+
+
+def test_the_flow_sees_nothing_of_the_box(trained):
+    """z^m = (1 - B) z1: what lies in the box cannot change the draw; what lies outside does."""
+    method, _ = opened("tumorgen", trained)
+    latent = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    box = torch.zeros(1, 1, 8, 8, 8)
+    box[..., 2:6, 3:6, 2:5] = 1
+    hidden = latent + box * 9
+    outside = latent.clone()
+    outside[..., 7, 7, 7] += 9
+
+    def sample(z):
+        return method._sample(z, box, 4, 2, "euler")
+
+    drawn = sample(latent)
+    assert torch.equal(drawn, sample(hidden))
+    assert not torch.equal(drawn * box, sample(outside) * box)
+    torch.testing.assert_close(drawn[:, :4] * (1 - box), latent * (1 - box))
+    assert ((drawn[:, 4:] * (1 - box)) == -(1 - box)).all()  # no tumor outside
+
+
+def test_steps_and_solver_are_the_plans_or_the_callers(trained):
+    method, _ = opened("tumorgen", trained)
+    request, calls = make_request(trained), []
+    hook = method.net.register_forward_hook(lambda *_: calls.append(1))
+    for sampling, expected in ((Sampling(), 2), (Sampling(steps=3), 3), (Sampling(steps=3, solver="heun"), 5)):
+        calls.clear()
+        method.synthesize(request, 0, sampling)
+        assert len(calls) == expected
+    hook.remove()
+
+
+def test_a_halo_is_enough(trained):
+    """The decode of the box with its halo is close to that of the whole window (norms see a little less)."""
+    plan = trained.plan()
+    section = json.loads(json.dumps(plan.methods["tumorgen"]))
+    section["sampling"]["halo"] = 100
+    whole = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), trained)
+    method, _ = opened("tumorgen", trained)
+    whole.load()
+    request = make_request(trained, Box((12, 12, 12), (20, 20, 20)))
+    a, b = (m.synthesize(request, 0, Sampling()).image[(0, *BOX.slices)] for m in (method, whole))
+    assert math.sqrt(float(np.mean((a - b) ** 2))) < 0.1 * float(request.limits[0, 1])
+
+
+def test_the_vae_starts_from_a_checkpoint(trained, tmp_path):
+    method = find_method("tumorgen")(trained.plan(), trained)
+    load_weights({"vae": method.vae}, trained.run("tumorgen", "vae"), "")
+    torch.save({k: v + 0.125 for k, v in method.vae.net.state_dict().items()}, tmp_path / "a.pt")
+    fresh = find_method("tumorgen")(trained.plan(), trained)
+    fresh.stage("vae", 1, tmp_path / "a.pt")
+    for key, value in fresh.vae.net.state_dict().items():
+        torch.testing.assert_close(value, method.vae.net.state_dict()[key] + 0.125)
+
+
+def test_stages_need_the_one_before(workspace, tmp_path):
+    copy = Workspace(tmp_path / "work")
+    shutil.copytree(workspace.root, copy.root)
+    with pytest.raises(StateError, match="tumorgen train vae"):
+        train_stage(copy, "tumorgen", "flow", 1, "cpu")
+    with pytest.raises(PlanError, match="did you mean refiner"):
+        train_stage(copy, "tumorgen", "refinr", 1, "cpu")
+    shutil.rmtree(copy.cases / copy.splits().train[0])
+    with pytest.raises(StateError, match="tumorgen preprocess"):
+        train_stage(copy, "tumorgen", "vae", 1, "cpu")
+
+
+def test_a_poor_vae_is_told_before_the_flow(trained, capsys):
+    find_method("tumorgen")(trained.plan(), trained).stage("flow")
+    assert "tumors will look blurred" in " ".join(capsys.readouterr().err.split())

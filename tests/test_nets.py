@@ -1,0 +1,172 @@
+"""Networks: MONAI's KL-VAE key for key, shapes at every level, sizes other than the training window."""
+
+import pytest
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiGroupNorm3D
+from torch import nn
+
+from tumorgen_cli.nets import vae as vae_module
+from tumorgen_cli.nets.flow_unet import FlowUNet
+from tumorgen_cli.nets.refiner import MaskRefiner
+from tumorgen_cli.nets.vae import KlVae, make_kl_vae
+
+WIDTHS, BLOCKS = (8, 16, 32), (1, 2, 1)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def roughen(module):
+    """Every weight drawn: fresh networks hold zeros that would hide a mistake."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter + 0.05 * torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def kl_vae():
+    torch.manual_seed(0)
+    return roughen(KlVae(1, WIDTHS, 4, BLOCKS)).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def maisi():
+    """The same class with MAISI's own norms."""
+    torch.manual_seed(5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae_module, "_replace_norms", lambda module: None)
+        net = make_kl_vae(1, WIDTHS, 4, BLOCKS)
+    assert any(isinstance(module, MaisiGroupNorm3D) for module in net.modules())
+    return roughen(net).requires_grad_(False)
+
+
+# -- the KL-VAE ------------------------------------------------------------------------------------------------
+def test_maisis_weights_fit_key_for_key_and_compute_the_same(maisi):
+    ours = make_kl_vae(1, WIDTHS, 4, BLOCKS).eval()
+    assert not any(isinstance(module, MaisiGroupNorm3D) for module in ours.modules())
+    ours.load_state_dict(maisi.state_dict(), strict=True)
+    image = draw(2, 1, 16, 12, 20)
+    with torch.no_grad():
+        for a, b in zip(ours.encode(image), maisi.encode(image), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+        latent = draw(2, 4, 4, 3, 5)
+        torch.testing.assert_close(ours.decode(latent), maisi.decode(latent), atol=1e-4, rtol=1e-4)
+
+
+def test_latents_are_a_quarter(kl_vae):
+    assert kl_vae.encode(draw(2, 1, 16, 12, 20)).shape == (2, 4, 4, 3, 5)
+    assert kl_vae.decode(draw(1, 4, 4, 3, 5)).shape == (1, 1, 16, 12, 20)
+
+
+def test_standardised_latents_go_back_unchanged(kl_vae):
+    image = draw(1, 1, 12, 12, 12)
+    plain = kl_vae.encode(image)
+    picture = kl_vae.decode(plain)
+    torch.testing.assert_close(picture, kl_vae.net.decode(kl_vae.net.encode(image)[0]), atol=1e-5, rtol=1e-5)
+    try:
+        kl_vae.mean.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0]))
+        kl_vae.std.copy_(torch.tensor([0.5, 2.0, 4.0, 0.1]))
+        standard = kl_vae.encode(image)
+        torch.testing.assert_close(standard, (plain - kl_vae.mean.view(1, 4, 1, 1, 1)) / kl_vae.std.view(1, 4, 1, 1, 1))
+        torch.testing.assert_close(kl_vae.decode(standard), picture, atol=1e-4, rtol=1e-4)
+    finally:
+        kl_vae.mean.zero_(), kl_vae.std.fill_(1)
+
+
+def test_statistics_are_saved_beside_the_weights(kl_vae):
+    assert {"mean", "std"} <= set(kl_vae.state_dict())
+    assert "mean" not in dict(kl_vae.named_parameters())
+
+
+def test_encoding_has_no_noise_and_training_takes_its_noise_as_given(kl_vae):
+    image, noise = draw(1, 1, 8, 8, 8), draw(1, 4, 2, 2, 2)
+    assert torch.equal(kl_vae.encode(image), kl_vae.encode(image))
+    picture, mean, sigma = kl_vae(image, noise)
+    torch.testing.assert_close(mean, kl_vae.encode(image))
+    assert (sigma > 0).all()
+    torch.testing.assert_close(picture, kl_vae.net.decode(mean + sigma * noise))
+    torch.testing.assert_close(kl_vae(image, 0 * noise)[0], kl_vae.decode(mean), atol=1e-5, rtol=1e-5)
+
+
+def test_decoder_features_are_at_one_two_and_four_times_the_latent_grid(kl_vae):
+    latent = draw(2, 4, 4, 3, 5)
+    picture, features = kl_vae.decode_with_features(latent)
+    assert torch.equal(picture, kl_vae.decode(latent))
+    assert [f.shape for f in features] == [(2, w, 4 * k, 3 * k, 5 * k) for w, k in zip(kl_vae.feature_widths, (1, 2, 4), strict=True)]
+    assert kl_vae.feature_widths == (32, 16, 8)
+
+
+def test_channels_are_free():
+    assert KlVae(2, (8, 16, 16), 3, (1, 1, 1)).eval().encode(draw(1, 2, 8, 8, 8)).shape == (1, 3, 2, 2, 2)
+
+
+# -- the refiner -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("guided", [True, False])
+def test_the_refiner_gives_logits_on_the_working_grid(kl_vae, guided):
+    refiner = roughen(MaskRefiner(kl_vae.feature_widths, 4, guided))
+    mask, latent = draw(2, 1, 4, 3, 5).clamp(-1, 1), draw(2, 4, 4, 3, 5, seed=1)
+    features = kl_vae.decode_with_features(latent)[1]
+    found = refiner(mask, features)
+    assert found.shape == (2, 1, 16, 12, 20)
+    other = refiner(mask, kl_vae.decode_with_features(latent + 1)[1])
+    assert torch.equal(found, other) != guided  # the ablation without VAE features sees none
+    assert not torch.equal(found, refiner(-mask, features))
+
+
+def test_an_untrained_refiner_upsamples(kl_vae):
+    """Before training the sign is the coarse mask's, away from its boundary."""
+    torch.manual_seed(0)
+    refiner = MaskRefiner(kl_vae.feature_widths, 4).eval()
+    mask = -torch.ones(1, 1, 6, 6, 6)
+    mask[..., 2:5, 2:5, 2:5] = 1
+    features = kl_vae.decode_with_features(draw(1, 4, 6, 6, 6))[1]
+    found = refiner(mask, features)[0, 0]
+    assert (found[10:18, 10:18, 10:18] > 0).all()
+    assert (found[:5] < 0).all()
+
+
+def test_the_refiner_learns_through_the_features(kl_vae):
+    refiner = MaskRefiner(kl_vae.feature_widths, 4)
+    refiner(draw(1, 1, 3, 3, 3), kl_vae.decode_with_features(draw(1, 4, 3, 3, 3))[1]).square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in refiner.parameters())
+
+
+# -- the vector field ------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return roughen(FlowUNet(9, 5, (32, 64), 1)).requires_grad_(False)
+
+
+@pytest.mark.parametrize("side", [(4, 4, 4), (8, 6, 2), (10, 4, 12)])
+def test_any_window_divisible_by_the_multiple(unet, side):
+    assert unet.multiple == 2
+    assert unet(draw(2, 9, *side), torch.tensor([0.1, 0.9])).shape == (2, 5, *side)
+
+
+def test_three_levels_halve_twice():
+    net = FlowUNet(9, 5, (32, 32, 64), 1).eval()
+    assert net.multiple == 4
+    assert net(draw(1, 9, 4, 8, 12), torch.tensor([0.5])).shape == (1, 5, 4, 8, 12)
+
+
+def test_time_is_told_item_by_item(unet):
+    x = draw(1, 9, 4, 4, 4)
+    both = unet(x.expand(2, -1, -1, -1, -1), torch.tensor([0.1, 0.12]))
+    torch.testing.assert_close(both[:1], unet(x, torch.tensor([0.1])), atol=1e-5, rtol=1e-5)
+    assert (both[0] - both[1]).abs().max() > 1e-4  # near times can be told apart
+
+
+def test_velocities_are_single_precision(unet):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert unet(draw(1, 9, 4, 4, 4), torch.tensor([0.1])).dtype == torch.float32
+
+
+def test_no_dropout_and_no_batch_statistics(unet, kl_vae):
+    """An item's result depends on the item alone: needed for resuming and for several processes."""
+    for net in (unet, kl_vae, MaskRefiner((32, 16, 8), 4)):
+        assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+        assert not any(isinstance(m, nn.Dropout) and m.p > 0 for m in net.modules())

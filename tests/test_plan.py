@@ -1,0 +1,198 @@
+"""The plan: who decides, what a wrong field is told, what a reader refuses, and that every preset works."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tumorgen_cli import plan as plans
+from tumorgen_cli.devices import Budget
+from tumorgen_cli.errors import PlanError, StateError
+from tumorgen_cli.files import to_plain, write_json
+from tumorgen_cli.methods import METHODS, find_method
+from tumorgen_cli.plan import make_plan, read_overrides, read_plan
+from tumorgen_cli.workspace import Workspace
+
+CPU = Budget("cpu", 8.0, 0.0)
+
+
+@pytest.fixture
+def make(workspace):
+    fingerprint, train = workspace.fingerprint(), workspace.splits().train
+    sections = {name: find_method(name).plan_section for name in METHODS}
+
+    def make(preset=None, *settings, budget=CPU):
+        return make_plan(fingerprint, train, budget, sections, read_overrides(preset, settings))
+
+    return make
+
+
+def decision(plan, field):
+    (found,) = [d for d in plan.decisions if d.field == field]
+    return found
+
+
+def refused(kind, make, *arguments):
+    with pytest.raises(kind) as error:
+        make(*arguments)
+    return {fault.where: fault for fault in error.value.faults}
+
+
+# -- who decides -----------------------------------------------------------------------------------------------
+def test_rule_then_preset_then_set(make, tmp_path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("window:\n  alpha: 0.07  # a comment\nmethods:\n  tumorgen:\n    flow:\n      copies: 5\n      ema: 0.9\n")
+    rule, by_preset = make(), make(str(preset))
+    by_set = make(str(preset), "methods.tumorgen.flow.copies=6", "seed=3")
+    field = "methods.tumorgen.flow.copies"
+    assert [decision(p, field).source for p in (rule, by_preset, by_set)] == ["rule", f"preset {preset}", "--set"]
+    assert [p.methods["tumorgen"]["flow"]["copies"] for p in (by_preset, by_set)] == [5, 6]
+    assert by_set.methods["tumorgen"]["flow"]["ema"] == 0.9
+    assert (by_preset.window.alpha, by_set.seed, rule.seed) == (0.07, 3, 0)
+    assert decision(by_set, field).rule == decision(rule, field).rule  # the reason of the rule stays to be read
+
+
+def test_rules_see_what_was_set(make):
+    plan = make(None, "window.spacing_mm=[20.0,20.0,20.0]", "window.shape=[32,32,32]")
+    assert plan.paste.feather_mm == 30.0
+    assert plan.methods["tumorgen"]["vae"]["patch"] == [32, 32, 32]
+
+
+def test_every_field_has_its_decision(make):
+    def leaves(tree, prefix=""):
+        for name, value in tree.items():
+            yield from leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+
+    plan = make()
+    plain = to_plain(plan)
+    facts = ("schema", "dataset", "dataset_path", "fingerprint_hash", "file_ending", "labels", "tumor_name", "tumor_label", "decisions")
+    fields = {f for f in leaves({k: v for k, v in plain.items() if k not in (*facts, "channels")})}
+    fields |= {f"channels.{i}.{name}" for i, channel in enumerate(plain["channels"]) for name in channel}
+    assert fields == {d.field for d in plan.decisions}
+    assert all(d.rule for d in plan.decisions)
+
+
+def test_values_read_as_json_or_yaml():
+    found = read_overrides(None, ["a=[1,2]", "b=true", "c=abc", "d=1e-3", "e=null", "f= 3", "g=x=y"])
+    assert {k: v for k, (v, _) in found.items()} == {"a": [1, 2], "b": True, "c": "abc", "d": 1e-3, "e": None, "f": 3, "g": "x=y"}
+    assert {source for _, source in found.values()} == {"--set"}
+
+
+def test_the_hash_follows_numbers_not_reasons(make):
+    plan = make()
+    assert make().hash == plan.hash
+    assert make(None, "window.alpha=0.11").hash != plan.hash
+    assert replace(plan, decisions=(), dataset_path="/elsewhere").hash == plan.hash
+
+
+# -- faults ----------------------------------------------------------------------------------------------------
+def test_unknown_fields_with_the_nearest_name(make):
+    found = refused(PlanError, make, None, "window.alhpa=0.1", "methods.tumorgen.flow.coarse_wieght=0", "methods.tumorgan.flow.copies=2")
+    assert found["window.alhpa"].remedy == "did you mean window.alpha?"
+    assert found["methods.tumorgen.flow.coarse_wieght"].remedy == "did you mean methods.tumorgen.flow.coarse_weight?"
+    assert found["methods.tumorgan.flow.copies"].remedy == "did you mean methods.tumorgen.flow.copies?"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["window.alpha=wide", "paste.draws=2.5", "device=tpu", "precision=fp8", "seed=one", "memory_gib=true", "channels.0.scheme=mine",
+     "window.shape=[32,32]", "window.shape=64", "window.shape=[32,40,32]", "window.shape=[0,32,32]", "window.spacing_mm=2",
+     "window.spacing_mm=[1.0,1.0]", "window.spacing_mm=[1.0,1.0,\"a\"]", "window.spacing_mm=[1.0,0.0,1.0]", "window=3", "window.shape=null"],
+)  # fmt: skip
+def test_wrong_types_and_values(make, setting):
+    found = refused(PlanError, make, None, setting)
+    field = setting.split("=")[0].removesuffix(".0.scheme")
+    assert all(field in where.replace("[0]", "") for where in found), found
+
+
+@pytest.mark.parametrize(
+    "setting", ["methods.tumorgen.vae.widths=wide", "methods.tumorgen.flow.bapmg=1", "methods.tumorgen.flow.time_schedule=cosine"]
+)
+def test_a_method_reads_its_section_strictly(make, workspace, setting):
+    plan = make(None, setting)
+    with pytest.raises(PlanError, match=setting.split("=")[0].removeprefix("methods.tumorgen.")):
+        find_method("tumorgen")(plan, workspace)
+
+
+def test_settings_without_a_sign(make):
+    found = refused(PlanError, make, None, "window.alpha", "=3", "seed=1")
+    assert set(found) == {"--set window.alpha", "--set =3"}
+
+
+def test_no_such_preset(make):
+    (fault,) = refused(PlanError, make, "demo-quik").values()
+    assert fault.remedy == "did you mean demo-quick?"
+    refused(PlanError, make, "/nowhere/mine.yaml")
+
+
+@pytest.mark.parametrize("text", ["window: [1", "- a\n- b\n", "just words"])
+def test_a_preset_that_is_no_preset(make, tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert any("mine.yaml" in where for where in refused(PlanError, make, str(tmp_path / "mine.yaml")))
+
+
+def test_an_empty_preset_changes_nothing(make, tmp_path):
+    (tmp_path / "mine.yaml").write_text("# nothing\n")
+    assert make(str(tmp_path / "mine.yaml")).hash == make().hash
+
+
+# -- files -----------------------------------------------------------------------------------------------------
+def test_round_trip(make, tmp_path):
+    plan = make()
+    write_json(tmp_path / "plan.json", plan)
+    back = read_plan(tmp_path / "plan.json")
+    assert back.hash == plan.hash
+    assert to_plain(back) == to_plain(plan)
+
+
+def test_another_schema_names_the_command(make, tmp_path):
+    plain = to_plain(make())
+    (tmp_path / "plan.json").write_text(json.dumps({**plain, "schema": plans.SCHEMA + 1, "windows": {}}))
+    with pytest.raises(StateError, match="tumorgen plan DATASET") as error:
+        read_plan(tmp_path / "plan.json")
+    assert error.value.faults[0].found == f"schema {plans.SCHEMA + 1}"
+    (tmp_path / "plan.json").write_text("[]")
+    with pytest.raises(StateError, match="tumorgen plan DATASET"):
+        read_plan(tmp_path / "plan.json")
+    with pytest.raises(StateError, match="tumorgen plan DATASET"):
+        read_plan(tmp_path / "none.json")
+
+
+def test_an_edited_plan_is_read_strictly(make, tmp_path):
+    plain = to_plain(make())
+    plain["window"]["alhpa"] = plain["window"].pop("alpha")
+    plain["seed"] = "0"
+    (tmp_path / "plan.json").write_text(json.dumps(plain))
+    found = refused(PlanError, read_plan, tmp_path / "plan.json")
+    assert set(found) == {"plan.json.window.alhpa", "plan.json.window.alpha", "plan.json.seed"}
+
+
+def test_a_plan_of_another_fingerprint_is_stale(workspace, tmp_path):
+    for path in (workspace.plan_file, workspace.fingerprint_file, workspace.splits_file):
+        (tmp_path / path.name).write_text(path.read_text())
+    copy = Workspace(tmp_path)
+    assert copy.plan().hash == workspace.plan().hash
+    plain = json.loads(copy.fingerprint_file.read_text())
+    copy.fingerprint_file.write_text(json.dumps({**plain, "content_hash": "other"}))
+    with pytest.raises(StateError, match="tumorgen plan DATASET"):
+        copy.plan()
+
+
+# -- presets ---------------------------------------------------------------------------------------------------
+def test_there_are_presets():
+    assert {"demo", "demo-quick"} <= set(plans.preset_names())
+    assert len(plans.preset_names()) >= 7
+
+
+@pytest.mark.parametrize("name", plans.preset_names())
+@pytest.mark.parametrize("budget", [CPU, Budget("cuda", 24.0, 2.0)], ids=["cpu", "cuda"])
+def test_every_preset_plans(make, workspace, name, budget):
+    plan = make(name, budget=budget)
+    for method in METHODS:
+        find_method(method)(plan, workspace)
+    asked = read_overrides(name, ())
+    assert asked
+    for field, (value, _) in asked.items():  # every line of it arrives, none is dropped
+        found = decision(plan, field)
+        assert (found.source, to_plain(found.value)) == (f"preset {name}", value)
+    assert plans.preset_text(name).startswith("# ")

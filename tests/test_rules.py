@@ -1,0 +1,146 @@
+"""Planning is arithmetic: the paper's numbers, whole-body CT, and what must hold for any data set."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tumorgen_cli import rules
+from tumorgen_cli.devices import Budget
+from tumorgen_cli.plan import make_plan
+from tumorgen_cli.records import Box, CaseFacts, ChannelFacts, Fingerprint, Grid, TumorFacts
+
+PERCENTILES = ("0.5", "5", "50", "95", "99", "99.5", "99.9", "99.95")
+
+
+def channel(name="PET", minimum=0.0, maximum=20.0, foreground=None, image=None):
+    values = dict(zip(PERCENTILES, np.linspace(1, 15, 8).tolist(), strict=True))
+    return ChannelFacts(name, {**values, **(foreground or {})}, {**values, **(image or {})}, minimum, maximum)
+
+
+def tumor(extent, volume=10.0):
+    return TumorFacts(Box((0, 0, 0), (2, 2, 2)), volume, tuple(map(float, extent)), (5.0,), (9.0,), (3.0,), (0.5, 0.5, 0.5))
+
+
+def fingerprint(shape, spacing, extents, cases=40, name="PET"):
+    """`cases` equal scans; tumors are shared out in turn."""
+    grid = Grid(shape, spacing)
+    facts = tuple(CaseFacts(f"c{i:03d}", grid, tuple(tumor(e) for e in extents[i::cases])) for i in range(cases))
+    return Fingerprint("Dataset001_Toy", "/data", "hash", ".nii.gz", {"background": 0, "tumor": 1}, "tumor", 1, (channel(name),), facts)
+
+
+def planned(found, budget):
+    return make_plan(found, [case.case for case in found.cases], budget, {}, {})
+
+
+def test_the_papers_lung_crops():
+    """200×200×100 is resized to 128×128×64: one factor, 1.5625 (TumorGen, section 3.1)."""
+    found = fingerprint((200, 200, 100), (2.04, 2.04, 3.0), [(30, 35, 30)] * 60)
+    plan = planned(found, Budget("cuda", 24.0, 2.0))
+    assert plan.window.shape == (128, 128, 64)
+    assert plan.window.latent_shape == (32, 32, 16)
+    np.testing.assert_allclose(plan.window.spacing_mm, np.array((2.04, 2.04, 3.0)) * 1.5625)
+    decision = next(d for d in plan.decisions if d.field == "window.spacing_mm")
+    assert decision.inputs["factor"] == pytest.approx(1.5625)
+    assert "whole case" in next(d for d in plan.decisions if d.field == "window.shape").rule
+    assert plan.precision == "bf16"
+    assert plan.tolerance_mm == 3.0
+
+
+def test_whole_body_ct_gets_a_window_around_the_tumor():
+    """A resize of 4.6 would be needed to see the whole scan; 60 mm tumors and 25 mm around them need 112×112×37."""
+    found = fingerprint((512, 512, 400), (0.98, 0.98, 3.0), [(60, 60, 60)] * 60, name="CT")
+    plan = planned(found, Budget("cuda", 24.0, 2.0))
+    assert plan.window.shape == (112, 112, 48)
+    assert plan.window.spacing_mm == (0.98, 0.98, 3.0)
+    assert "whole case" not in next(d for d in plan.decisions if d.field == "window.shape").rule
+
+
+def test_less_memory_is_a_coarser_window():
+    found = fingerprint((200, 200, 100), (2.04, 2.04, 3.0), [(30, 35, 30)] * 60)
+    windows = [planned(found, budget).window for budget in (Budget("cuda", 24.0, 2.0), Budget("cuda", 12.0, 2.0), Budget("cpu", 8.0, 0.0))]
+    voxels = [math.prod(w.shape) for w in windows]
+    assert voxels == sorted(voxels, reverse=True)
+    assert voxels[1] <= rules.PAPER_VOXELS / 2
+    assert voxels[2] <= rules.CPU_VOXELS
+    assert planned(found, Budget("cpu", 8.0, 0.0)).precision == "fp32"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_data_set(seed):
+    """Sides are multiples of 16, the voxel budget holds, and the largest usual tumor is seen whole."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(40, 500, 3))
+    spacing = tuple(float(s) for s in rng.uniform(0.6, 5.0, 3))
+    extent = np.array(shape) * spacing
+    extents = [tuple(np.minimum(rng.uniform(4, 120, 3), 0.9 * extent)) for _ in range(20)]
+    budget = Budget("cuda" if rng.random() < 0.5 else "cpu", float(rng.uniform(4, 80)), 0.0)
+    plan = planned(fingerprint(shape, spacing, extents, cases=20), budget)
+    window = plan.window
+    assert all(n % 16 == 0 and n >= 32 for n in window.shape)
+    assert math.prod(window.shape) <= rules.voxel_budget(budget.device, budget.memory_gib)
+    factors = np.array(window.spacing_mm) / spacing
+    assert factors == pytest.approx(np.full(3, factors[0]))
+    assert factors[0] >= 1
+    usual = np.percentile(extents, 95, axis=0)
+    assert (np.array(window.extent_mm) + 0.5 * np.array(window.spacing_mm) >= np.minimum(usual, extent)).all()
+    assert 0.05 <= window.alpha <= 0.2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_factor_is_the_least_that_fits(seed):
+    rng = np.random.default_rng(seed)
+    window = tuple(float(v) for v in rng.uniform(60, 600, 3))
+    spacing = tuple(float(v) for v in rng.uniform(0.7, 4, 3))
+    budget = int(rng.integers(40_000, 1_100_000))
+    factor = rules.resize_factor(window, spacing, budget)
+
+    def voxels(f):
+        return math.prod(rules.window_shape(window, tuple(s * f for s in spacing)))
+
+    assert voxels(factor) <= budget
+    # a tenth of a side is the slack of "sides end at multiples of 16" (the half voxel that does not count)
+    assert factor == 1.0 or voxels(max(1.0, factor * 0.9)) > budget
+
+
+def test_window_shape():
+    assert rules.window_shape((160.0, 160.4, 161.0), (2.0, 1.0, 1.0)) == (80, 160, 176)
+    assert rules.window_shape((10.0, 32.0, 33.0), (1.0, 1.0, 1.0)) == (32, 32, 48)
+
+
+def test_voxel_budget():
+    assert rules.voxel_budget("cuda", 24) == 128 * 128 * 64 == rules.voxel_budget("cuda", 139)
+    assert rules.voxel_budget("cuda", 12) == 128 * 128 * 32
+    assert rules.voxel_budget("cpu", 64) == 2**18
+    assert rules.voxel_budget("cpu", 4) == 2**17
+
+
+def test_alpha_leaves_room():
+    assert rules.box_alpha((100.0, 100.0, 100.0), (20.0, 20.0, 20.0)) == 0.2
+    assert rules.box_alpha((100.0, 100.0, 100.0), (20.0, 80.0, 20.0)) == 0.05
+    assert rules.box_alpha((100.0, 100.0, 100.0), (20.0, 50.0, 20.0)) == 0.125
+
+
+def test_scaling_by_name():
+    pet = rules.channel_scaling(channel("FDG-PET", minimum=0.1, foreground={"99.95": 30.0}, image={"99.9": 40.0}))
+    assert (pet.scheme, pet.low, pet.high, pet.power) == ("dataset", 0.0, 40.0, 0.5)
+    below = rules.channel_scaling(channel("SUV", minimum=-0.5))
+    assert below.low == -0.5
+    ct = rules.channel_scaling(channel("CT", minimum=-1024, foreground={"0.5": -60.0, "99.5": 240.0}, image={"5": -1000.0}))
+    assert (ct.scheme, ct.low, ct.high, ct.power) == ("dataset", -1000.0, 240.0, 1.0)
+    mr = rules.channel_scaling(channel("T1"))
+    assert (mr.scheme, mr.low, mr.high) == ("scan", 0.0, 99.9)
+    raw = rules.channel_scaling(channel("noNorm", minimum=-3, maximum=9))
+    assert (raw.scheme, raw.low, raw.high, raw.power) == ("dataset", -3, 9, 1.0)
+
+
+def test_splits():
+    train, test = rules.split_cases([f"c{i}" for i in (3, 1, 0, 2, 4, 9, 7, 6, 8, 5)])
+    assert test == ("c4", "c9")
+    assert train == ("c0", "c1", "c2", "c3", "c5", "c6", "c7", "c8")
+    assert rules.split_cases(["b", "a"]) == (("a",), ("b",))
+    assert rules.split_cases(["a"]) == (("a",), ())
+
+
+def test_smallest_volume():
+    assert rules.smallest_volume_ml([tumor((9, 9, 9), v) for v in (4.0, 1.5, 30.0)]) == 0.75

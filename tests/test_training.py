@@ -1,0 +1,322 @@
+"""The loop on a linear model: killed and resumed equals unbroken, two processes equal one, and what stops it is told."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tumorgen_cli import training
+from tumorgen_cli.errors import StateError
+from tumorgen_cli.files import hash_file, read_plain
+from tumorgen_cli.training import Objective, Stage, finished, learning_rate_factor, load_weights, train
+
+STEPS = 14
+
+
+class Fit(nn.Module):
+    def __init__(self, model, extra=None):
+        super().__init__()
+        self.model, self.extra = model, extra
+
+    def forward(self, batch):
+        guess = self.model(batch["x"])
+        if self.extra is not None:
+            guess = guess + self.extra(batch["x"])
+        loss = (guess - batch["y"]).square().mean()
+        return loss, {"twice": 2 * loss.detach()}
+
+
+def item(number):
+    x = np.random.default_rng(number).standard_normal(3).astype(np.float32)
+    return {"x": x, "y": np.array([x[0] - 2 * x[1] + 0.5], np.float32)}
+
+
+def make_stage(items=item, iterations=STEPS, inputs="inputs", extra=False, **changes):
+    """A new linear model, always with the same first weights."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    objective = Fit(model, nn.Linear(3, 1) if extra else None)
+    settings = {"previews": 0, "ema": 0.9, "batch": 2, **changes}
+    return Stage("vae", "toy", {"model": model}, (Objective("fit", objective, 0.05),), items, iterations, inputs_hash=inputs, **settings)
+
+
+def weights(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def log(folder):
+    with (folder / "log.csv").open() as stream:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """A checkpoint after every step."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An unbroken run."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = train(make_stage(), folder, "cpu", "fp32")
+    assert run.iterations == STEPS
+    return folder
+
+
+def test_it_learns(tmp_path):
+    stage = make_stage(iterations=300, batch=8)
+    train(stage, tmp_path, "cpu", "fp32")
+    model = stage.models["model"]
+    np.testing.assert_allclose(model.weight.detach().numpy(), [[1, -2, 0]], atol=0.05)
+    np.testing.assert_allclose(model.bias.detach().numpy(), [0.5], atol=0.05)
+    losses = [float(row["fit"]) for row in log(tmp_path)]
+    assert losses[-1] < 0.01 * losses[0]
+
+
+def test_what_a_finished_run_leaves(whole):
+    run = read_plain(whole / "run.json", "")
+    assert (run["stage"], run["inputs_hash"], run["iterations"], run["processes"], run["device"]) == ("vae", "inputs", STEPS, 1, "cpu")
+    assert run["weights_hash"] == hash_file(whole / "weights.safetensors")
+    assert [int(row["step"]) for row in log(whole)] == [10, STEPS]
+    assert {"fit", "twice", "fit_gradient", "rate"} <= set(log(whole)[0])
+    assert float(log(whole)[0]["twice"]) == pytest.approx(2 * float(log(whole)[0]["fit"]))
+    assert finished(whole, "inputs")
+    assert finished(whole, "inputs", STEPS)
+    assert not finished(whole, "inputs", STEPS + 1)
+    assert not finished(whole, "other")
+    assert not finished(whole.parent, "inputs")
+
+
+@pytest.mark.parametrize("killed_at", [1, 6, 10, 11, 13])
+def test_killed_and_resumed_equals_unbroken(tmp_path, always, whole, killed_at):
+    def dying(number):
+        if number == 2 * killed_at:
+            raise RuntimeError("killed")
+        return item(number)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(make_stage(dying), tmp_path, "cpu", "fp32")
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == killed_at
+    assert not (tmp_path / "run.json").exists()
+    seen = []
+    train(make_stage(lambda n: (seen.append(n), item(n))[1]), tmp_path, "cpu", "fp32")
+    assert seen == list(range(2 * killed_at, 2 * STEPS))
+    assert equal(weights(tmp_path), weights(whole))
+    assert log(tmp_path) == log(whole)
+
+
+def test_killed_between_the_last_step_and_the_manifest(tmp_path, whole):
+    def broken():
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(make_stage(finish=broken), tmp_path, "cpu", "fp32")
+    assert not finished(tmp_path, "inputs")
+    train(make_stage(lambda n: pytest.fail("nothing is left to compute")), tmp_path, "cpu", "fp32")
+    assert equal(weights(tmp_path), weights(whole))
+
+
+def test_what_an_objective_trains_beside_the_models_is_resumed_too(tmp_path, always):
+    train(make_stage(extra=True), tmp_path / "whole", "cpu", "fp32")
+
+    def dying(number):
+        if number == 12:
+            raise RuntimeError("killed")
+        return item(number)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(make_stage(dying, extra=True), tmp_path / "broken", "cpu", "fp32")
+    train(make_stage(extra=True), tmp_path / "broken", "cpu", "fp32")
+    assert equal(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
+    assert set(weights(tmp_path / "whole")) == {"model.weight", "model.bias"}
+
+
+def test_a_longer_run_goes_on(tmp_path):
+    train(make_stage(iterations=5), tmp_path, "cpu", "fp32")
+    seen = []
+    run = train(make_stage(lambda n: (seen.append(n), item(n))[1], iterations=8), tmp_path, "cpu", "fp32")
+    assert seen == list(range(10, 16))
+    assert run.iterations == 8
+
+
+def test_restart_begins_anew(tmp_path, whole):
+    train(make_stage(inputs="older", iterations=3), tmp_path, "cpu", "fp32")
+    train(make_stage(), tmp_path, "cpu", "fp32", restart=True)
+    assert equal(weights(tmp_path), weights(whole))
+    assert log(tmp_path) == log(whole)
+
+
+def test_a_restart_killed_at_once_does_not_bring_the_old_run_back(tmp_path, whole):
+    train(make_stage(iterations=STEPS, batch=4), tmp_path, "cpu", "fp32")
+
+    def dying(number):
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(make_stage(dying), tmp_path, "cpu", "fp32", restart=True)
+    assert not finished(tmp_path, "inputs")
+    train(make_stage(), tmp_path, "cpu", "fp32")
+    assert equal(weights(tmp_path), weights(whole))
+
+
+def test_sigterm_saves_and_stops(tmp_path, whole):
+    def asked(number):
+        if number == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return item(number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_stage(asked), tmp_path, "cpu", "fp32")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5  # the step it was in is whole
+    train(make_stage(), tmp_path, "cpu", "fp32")
+    assert equal(weights(tmp_path), weights(whole))
+
+
+def test_stale_inputs_name_the_command(tmp_path, whole):
+    for name in ("last.pt", "run.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    with pytest.raises(StateError, match="tumorgen train vae --restart"):
+        train(make_stage(inputs="newer"), tmp_path, "cpu", "fp32")
+    assert hash_file(tmp_path / "weights.safetensors") == hash_file(whole / "weights.safetensors")
+
+
+@pytest.mark.parametrize("checkpoints", [60.0, -1.0])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch, checkpoints):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", checkpoints)
+
+    def bad(number):
+        made = item(number)
+        return {**made, "y": made["y"] * np.float32(np.nan)} if number == 12 else made
+
+    with pytest.raises(StateError, match=r"step \d+") as error:
+        train(make_stage(bad), tmp_path, "cpu", "fp32")
+    (fault,) = error.value.faults
+    assert "'fit': nan" in fault.found
+    assert tmp_path.name in fault.where
+    assert not (tmp_path / "run.json").exists()
+    if (tmp_path / "last.pt").exists():
+        state = torch.load(tmp_path / "last.pt", weights_only=True)
+        assert all(torch.isfinite(v).all() for v in state["models"].values())
+        assert state["step"] == 6
+
+
+def test_previews_and_finish_see_the_ema_weights(tmp_path):
+    seen = []
+
+    def preview(path):
+        seen.append((path.name, stage.models["model"].training, stage.models["model"].weight.clone()))
+
+    stage = make_stage(iterations=6, preview=preview, previews=3, finish=lambda: {"answer": 42.0})
+    run = train(stage, tmp_path / "a", "cpu", "fp32")
+    assert run.numbers == {"answer": 42.0}
+    assert read_plain(tmp_path / "a" / "run.json", "")["numbers"] == {"answer": 42.0}
+    assert [name for name, *_ in seen] == ["step_000002.png", "step_000004.png", "step_000006.png"]
+    assert not any(training_mode for _, training_mode, _ in seen)
+    assert torch.equal(seen[-1][2], weights(tmp_path / "a")["model.weight"])
+    train(make_stage(iterations=6), tmp_path / "b", "cpu", "fp32")
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))  # looking changes nothing
+
+
+def test_the_ema_by_hand(tmp_path):
+    """Decay is min(0.9, (1 + n) / (10 + n)) after step n, so early weights are forgotten."""
+    raw = []
+
+    class Watch(Fit):
+        def forward(self, batch):
+            raw.append(self.model.weight.detach().clone())
+            return super().forward(batch)
+
+    stage = make_stage(iterations=4)
+    model = stage.models["model"]
+    train(
+        Stage("vae", "toy", {"model": model}, (Objective("fit", Watch(model), 0.05),), item, 4, 2, 0.9, "inputs", previews=0),
+        tmp_path, "cpu", "fp32",
+    )  # fmt: skip
+    last = torch.load(tmp_path / "last.pt", weights_only=True)["models"]["model.weight"]
+    expected = raw[0]
+    for step, value in enumerate([*raw[1:], last], 1):
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(weights(tmp_path)["model.weight"], expected)
+
+
+def test_the_learning_rate():
+    assert learning_rate_factor(0, 1000) == pytest.approx(0.01)
+    assert learning_rate_factor(99, 1000) == pytest.approx(0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * 0.099)))
+    assert learning_rate_factor(500, 1000) == pytest.approx(0.51)
+    assert learning_rate_factor(1000, 1000) == pytest.approx(0.02)
+    assert learning_rate_factor(0, 20) == pytest.approx(0.5)
+    factors = [learning_rate_factor(s, 1000) for s in range(100, 1000)]
+    assert factors == sorted(factors, reverse=True)
+
+
+def test_loading_weights(whole, tmp_path):
+    model = nn.Linear(3, 1)
+    assert load_weights({"model": model}, whole, "train it") == hash_file(whole / "weights.safetensors")
+    assert torch.equal(model.weight, weights(whole)["model.weight"])
+    with pytest.raises(StateError, match="train it"):
+        load_weights({"model": model}, tmp_path, "train it")
+    with pytest.raises(StateError, match="do not fit"):
+        load_weights({"model": nn.Linear(4, 1)}, whole, "train it")
+
+
+def test_bf16_trains_too(tmp_path):
+    run = train(make_stage(), tmp_path, "cpu", "bf16")
+    assert run.iterations == STEPS
+    assert all(v.dtype == torch.float32 and torch.isfinite(v).all() for v in weights(tmp_path).values())
+
+
+# -- several processes -----------------------------------------------------------------------------------------
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_training import make_stage
+from tumorgen_cli import training
+if len(sys.argv) > 3:
+    training.CHECKPOINT_SECONDS = -1.0
+run = training.train(make_stage(batch=int(sys.argv[3]) if len(sys.argv) > 3 else 2), Path(sys.argv[1]), "cpu", "fp32")
+print("RUN", run is not None and run.processes)
+"""
+
+
+def two_processes(folder, tmp_path, *arguments):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "script.py")]
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(folder), str(here), *arguments], capture_output=True, text=True, cwd=here.parent, env=environment, timeout=300
+    )
+
+
+def test_two_processes_compute_what_one_computes(tmp_path, whole):
+    done = two_processes(tmp_path / "two", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("RUN")) == ["RUN 2", "RUN False"]
+    one, two = weights(whole), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_shared_out(tmp_path):
+    done = two_processes(tmp_path / "two", tmp_path, "3")
+    assert done.returncode != 0
+    assert "a multiple of 2 processes" in done.stderr
