@@ -14,11 +14,11 @@ from tumorgen_cli.workspace import Workspace
 #: settings of `plan` under which every stage takes a second or two
 TOY = (
     "precision=fp32", "window.shape=[32,32,32]", "paste.smallest_ml=0.05", "paste.draws=3",
-    "methods.tumorgen.vae.widths=[8,16,32]", "methods.tumorgen.vae.res_blocks=[1,1,1]", "methods.tumorgen.vae.batch=1", "methods.tumorgen.vae.latent_channels=4",
-    "methods.tumorgen.vae.patch=[16,16,16]", "methods.tumorgen.vae.iterations=4", "methods.tumorgen.flow.widths=[32,64]",
-    "methods.tumorgen.flow.res_blocks=1", "methods.tumorgen.flow.batch=2", "methods.tumorgen.flow.iterations=3",
-    "methods.tumorgen.flow.copies=2", "methods.tumorgen.refiner.width=4", "methods.tumorgen.refiner.iterations=2",
-    "methods.tumorgen.sampling.steps=2",
+    "methods.tumorgen.vae.widths=[8,16,32]", "methods.tumorgen.vae.res_blocks=[1,1,1]", "methods.tumorgen.vae.latent_channels=4",
+    "methods.tumorgen.vae.batch=1", "methods.tumorgen.vae.patch=[16,16,16]", "methods.tumorgen.vae.iterations=4",
+    "methods.tumorgen.flow.widths=[32,64]", "methods.tumorgen.flow.res_blocks=1", "methods.tumorgen.flow.batch=2",
+    "methods.tumorgen.flow.iterations=3", "methods.tumorgen.flow.copies=2", "methods.tumorgen.refiner.width=4",
+    "methods.tumorgen.refiner.iterations=2", "methods.tumorgen.sampling.steps=2",
 )  # fmt: skip
 
 
@@ -38,13 +38,22 @@ def grid() -> Grid:
     return Grid((12, 10, 8), (2.0, 3.0, 5.0), (-31.5, 12.25, 400.0), direction)
 
 
+def plan_toy(workspace: Workspace, dataset: str, *settings: str) -> None:
+    """Plans with `TOY` and other settings; the second that measuring bf16 takes is spared."""
+    from tumorgen_cli import devices, pipeline
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
+        pipeline.plan_dataset(workspace, dataset, None, "cpu", 8.0, settings=(*TOY, *settings), workers=0)
+
+
 @pytest.fixture(scope="session")
 def workspace(phantoms: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The phantoms planned with `TOY` settings and preprocessed."""
     from tumorgen_cli import pipeline
 
     found = Workspace(tmp_path_factory.mktemp("workspace"))
-    pipeline.plan_dataset(found, str(phantoms.dataset), None, "cpu", 8.0, settings=TOY, workers=0)
+    plan_toy(found, str(phantoms.dataset))
     pipeline.preprocess_dataset(found, workers=0)
     return found
 

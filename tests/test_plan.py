@@ -66,7 +66,7 @@ def test_every_field_has_its_decision(make):
     plan = make()
     plain = to_plain(plan)
     facts = ("schema", "dataset", "dataset_path", "fingerprint_hash", "file_ending", "labels", "tumor_name", "tumor_label", "decisions")
-    fields = {f for f in leaves({k: v for k, v in plain.items() if k not in (*facts, "channels")})}
+    fields = set(leaves({k: v for k, v in plain.items() if k not in (*facts, "channels")}))
     fields |= {f"channels.{i}.{name}" for i, channel in enumerate(plain["channels"]) for name in channel}
     assert fields == {d.field for d in plan.decisions}
     assert all(d.rule for d in plan.decisions)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -46,7 +45,8 @@ from tumorgen_cli.metrics.scores import (
 )
 from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Box, Grid, Provenance
+from tumorgen_cli.records import Box, Grid
+from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.volumes import read_image, read_volume, resample, same_geometry, write_volume
 from tumorgen_cli.windows import scale, scan_limits, tight_box
 from tumorgen_cli.workspace import Splits
@@ -146,29 +146,6 @@ def cases_table(scores: Scores) -> str:
 
 
 # -- which cases -------------------------------------------------------------------------------------------------
-def read_provenance(set_folder: Path) -> tuple[Provenance, ...]:
-    """The lines of provenance.jsonl.
-
-    Raises:
-        StateError: missing, or lines that are no provenance; all of them are named.
-    """
-    path = set_folder / "provenance.jsonl"
-    if not path.is_file():
-        raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", _SYNTHESIZE)])
-    lines: list[Provenance] = []
-    faults: list[Fault] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            lines.append(from_plain(Provenance, json.loads(line), where=f"{path.name} line {number}", remedy=_SYNTHESIZE))
-        except PlanError as error:
-            faults += error.faults
-        except json.JSONDecodeError as error:
-            faults.append(Fault(f"{path} line {number}", str(error), "a JSON object", _SYNTHESIZE))
-    if faults:
-        raise StateError("The set's provenance cannot be read", faults)
-    return tuple(lines)
-
-
 def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
     """The pairs of a set by its provenance.
 

@@ -210,25 +210,25 @@ def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], 
     wanted, reason = rules.window_mm(tumor, median_case, largest_case, spacing, voxels)  # type: ignore[arg-type]
     factor = rules.resize_factor(wanted, spacing, voxels)
     part = d.within("window")
-    working = part.take(
+    asked = part.take(
         "spacing_mm", tuple(s * factor for s in spacing),
         f"median spacing × {factor:.4g}, the least factor at which the window fits {voxels} voxels", median=spacing, factor=factor,
     )  # fmt: skip
-    working = from_plain(Triple, working, "window.spacing_mm", "three numbers, in mm")  # type: ignore[arg-type]
+    working: Triple = from_plain(Triple, asked, "window.spacing_mm", "three numbers, in mm")  # type: ignore[arg-type]
     if min(working) <= 0:
         fault = Fault("window.spacing_mm", str(working), "three numbers above 0, in mm", "correct the preset or --set")
         raise PlanError("The working grid has no size", [fault])
-    shape = part.take(
+    asked = part.take(
         "shape", rules.window_shape(wanted, working), f"{reason}; sides rounded up to 16",
         wanted_mm=wanted, tumor_95_mm=tumor, median_case_mm=median_case, voxel_budget=voxels,
     )  # fmt: skip
-    shape = from_plain(Shape, shape, "window.shape", "three whole numbers, in voxels")  # type: ignore[arg-type]
+    shape: Shape = from_plain(Shape, asked, "window.shape", "three whole numbers, in voxels")  # type: ignore[arg-type]
     if any(n % rules.SIDE_MULTIPLE or n <= 0 for n in shape):
         fault = Fault("window.shape", str(shape), f"multiples of {rules.SIDE_MULTIPLE}", "round each side up to the next multiple")
         raise PlanError("The window does not suit the networks", [fault])
     seen = tuple(n * s for n, s in zip(shape, working, strict=True))
     alpha = part.take("alpha", rules.box_alpha(seen, median_tumor), rules.box_alpha.__doc__.split(":")[0], median_tumor_mm=median_tumor)  # type: ignore[arg-type,union-attr]
-    return WindowPlan(tuple(working), tuple(shape), alpha)
+    return WindowPlan(working, shape, alpha)
 
 
 def read_plan(path: Path) -> Plan:

@@ -58,7 +58,8 @@ def train_stage(
             remedy = f"run `tumorgen train {before}` (with --restart if the plan has changed)"
             raise StateError("An earlier stage is not ready", [Fault(before, "not trained, or stale", "a finished run", remedy)])
     folder = workspace.run(method_name, stage)
-    if not restart and method.trained(stage, iterations):
+    own = (folder / "run.json").is_file()  # or it is off, or part of an earlier stage
+    if method.trained(stage, iterations) and not (restart and own):
         console.note(f"{stage}: already trained")
         return None
     made = method.stage(stage, iterations, initial)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.boxes import draw_size_mm, place_box
-from tumorgen_cli.errors import DataError, Fault, StateError
-from tumorgen_cli.files import derive_seed, hash_file, read_plain, to_plain, write_json
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.files import derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, pair_preview
@@ -93,7 +94,7 @@ def synthesize_set(
     weights = dict(method.load())
     identity = to_plain({"method": method.name, "plan": plan.hash, "weights": weights, **settings})
     _claim(out, identity)
-    done = {record["case"]: record for record in read_provenance(out)}
+    done = _finished_pairs(out)
     made, scan = 0, None
     tick(len(done), "")
     for job in jobs:
@@ -113,7 +114,7 @@ def synthesize_set(
 
 def _make_pair(
     plan: Plan, method: Method, job: Job, scan: Scan, placing: _Placing, out: Path, sampling: Sampling, weights: dict[str, str], host_hash: str
-) -> dict[str, Any]:
+) -> Provenance:
     rejected: dict[str, int] = {}
     seconds: dict[str, float] = {"method": 0.0}
     begun = time.perf_counter()
@@ -144,8 +145,7 @@ def _make_pair(
     )  # fmt: skip
     with (out / "provenance.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(to_plain(record)) + "\n")
-    plain: dict[str, Any] = to_plain(record)
-    return plain
+    return record
 
 
 def _write_pair(plan: Plan, job: Job, scan: Scan, box: Box, image: np.ndarray, mask: np.ndarray, out: Path) -> None:
@@ -239,17 +239,37 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
     write_json(path, identity)
 
 
-def read_provenance(out: Path) -> Iterator[dict[str, Any]]:
-    """The finished pairs of a set, as plain records; a line cut off by a kill is dropped from the file."""
-    path = out / "provenance.jsonl"
+def read_provenance(folder: Path) -> tuple[Provenance, ...]:
+    """The finished pairs of a set.
+
+    Raises:
+        StateError: missing, or lines that are no provenance; all of them are named.
+    """
+    path, remedy = folder / "provenance.jsonl", "run `tumorgen synthesize` again"
     if not path.is_file():
-        return
-    text = path.read_text(encoding="utf-8")
+        raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", remedy)])
+    lines: list[Provenance] = []
+    faults: list[Fault] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            lines.append(from_plain(Provenance, json.loads(line), where=f"{path.name} line {number}", remedy=remedy))
+        except PlanError as error:
+            faults += error.faults
+        except json.JSONDecodeError as error:
+            faults.append(Fault(f"{path} line {number}", str(error), "a JSON object", remedy))
+    if faults:
+        raise StateError("The set's provenance cannot be read", faults)
+    return tuple(lines)
+
+
+def _finished_pairs(out: Path) -> dict[str, Provenance]:
+    """The pairs that need not be made again; a line that a kill cut off is dropped from the file."""
+    path = out / "provenance.jsonl"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     whole = text[: text.rfind("\n") + 1]
-    if whole != text:
+    if whole != text or not path.is_file():
         path.write_text(whole, encoding="utf-8")
-    for line in whole.splitlines():
-        yield json.loads(line)
+    return {record.case: record for record in read_provenance(out)}
 
 
 def _write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
@@ -265,11 +285,10 @@ def _write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
     )
 
 
-def _tally(records: Sequence[dict[str, Any]], made: int) -> Tally:
-    rejected: dict[str, int] = {}
+def _tally(records: Sequence[Provenance], made: int) -> Tally:
+    rejected: Counter[str] = Counter()
     for record in records:
-        for reason, count in record["rejected"].items():
-            rejected[reason] = rejected.get(reason, 0) + count
+        rejected.update(record.rejected)
     draws = len(records) + sum(rejected.values())
-    seconds = float(np.mean([record["seconds"]["total"] for record in records])) if records else 0.0
-    return Tally(len(records), made, draws, rejected, sum(record["padded"] for record in records), round(seconds, 3))
+    seconds = float(np.mean([record.seconds["total"] for record in records])) if records else 0.0
+    return Tally(len(records), made, draws, dict(rejected), sum(record.padded for record in records), round(seconds, 3))

@@ -97,7 +97,7 @@ class TumorGen(Method):
         f.take("res_blocks", 2, "MAISI's")
         f.take("batch", 8, free)
         most = 20000 if large else 2000
-        f.take("iterations", int(np.clip(40 * tumors, 1000, most)), f"40 steps a tumor, 1,000 to {most}", tumors=tumors)
+        f.take("iterations", int(np.clip(25 * tumors, 1000, most)), f"25 steps a tumor, 1000 to {most}: more memorise them", tumors=tumors)
         f.take("learning_rate", 2e-4 if large else 5e-4, free)
         f.take("ema", 0.995, free)
         f.take("copies", int(np.clip(800 // tumors, 4, 32)), "about 800 encoded windows: fewer are memorised, more cost disk", tumors=tumors)

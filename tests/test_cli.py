@@ -1,0 +1,214 @@
+"""The command line: results on stdout, faults told without a traceback, exit codes, and the next command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TOY
+from typer.testing import CliRunner
+
+from tumorgen_cli import __version__, cli, pipeline
+from tumorgen_cli.errors import TumorgenError
+from tumorgen_cli.plan import preset_names, preset_text
+from tumorgen_cli.workspace import Workspace
+
+
+@pytest.fixture(autouse=True)
+def quiet_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a default workspace would land here
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+def told(result):
+    """What went to stderr, on one line."""
+    return " ".join(result.stderr.split())
+
+
+SETTINGS = [part for setting in TOY for part in ("--set", setting)]
+
+
+# -- plan, preprocess, status ----------------------------------------------------------------------------------
+def test_from_nothing_to_preprocessed(phantoms, tmp_path):
+    work = tmp_path / "work"
+    before = call("status", "-w", work, "--json")
+    assert [(s["name"], s["state"]) for s in json.loads(before.stdout)] == [("plan", "missing")]
+    assert "next: tumorgen plan DATASET" in told(before)
+    assert not work.exists()  # looking writes nothing
+
+    planned = call("plan", phantoms.dataset, "-w", work, "--device", "cpu", "--memory", 8, "--workers", 0, "--seed", 4, "--json", *SETTINGS)
+    plan = json.loads(planned.stdout)
+    assert plan["seed"] == 4
+    assert plan["window"]["shape"] == [32, 32, 32]
+    assert plan == json.loads((work / "plan.json").read_text())
+    assert f"next: tumorgen preprocess -w {work}" in told(planned)
+
+    steps = {s["name"]: s for s in json.loads(call("status", "-w", work, "--json").stdout)}
+    assert {name: s["state"] for name, s in steps.items()} == {
+        "plan": "done", "preprocess": "missing", "train vae": "missing", "train flow": "missing", "train refiner": "missing", "synthesize": "missing",
+    }  # fmt: skip
+
+    done = call("preprocess", "-w", work, "--workers", 0)
+    assert "6 cases written" in told(done)
+    assert f"next: tumorgen train all -w {work}" in told(done)
+    assert "0 cases written" in told(call("preprocess", "-w", work, "--workers", 0))
+    after = call("status", "-w", work)
+    assert "6 of 6 cases" in after.stdout
+    assert "next: tumorgen train vae" in told(after)
+    costs = [json.loads(line) for line in (work / "commands.jsonl").read_text().splitlines()]
+    assert [c["command"] for c in costs] == ["plan", "preprocess", "preprocess"]
+    assert all(c["seconds"] >= 0 and c["peak_memory_gib"] > 0 for c in costs)
+
+    again = call("plan", phantoms.dataset, "-w", work, "--device", "cpu", "--memory", 8, "--workers", 0, "--seed", 4, *SETTINGS)
+    assert "window.alpha" in again.stdout
+    assert "its fingerprint is kept" in told(again)
+    assert json.loads(call("status", "-w", work, "--json").stdout)[1]["state"] == "done"  # the same plan: nothing is stale
+
+
+def test_status_of_a_trained_workspace(trained):
+    steps = json.loads(call("status", "-w", trained.root, "--json").stdout)
+    assert {s["name"]: s["state"] for s in steps if s["name"].startswith("train")} == {f"train {s}": "done" for s in ("vae", "flow", "refiner")}
+    assert "4 iterations" in next(s["detail"] for s in steps if s["name"] == "train vae")
+    assert steps[-1]["name"] == "synthesize"
+
+
+def test_a_stage_that_is_done_is_said_to_be(trained):
+    result = call("train", "all", "-w", trained.root, "--device", "cpu", "--json")
+    assert json.loads(result.stdout) == []
+    assert told(result).count("already trained") == 3
+
+
+def test_painting(workspace, phantoms, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 1, "--method", "syntumor", "--out", out, "--device", "cpu")
+    report = json.loads(call(*arguments, "--box", "10,10,10,24,24,22", "--json").stdout)
+    assert report["folder"] == str(out)
+    assert report["tally"]["pairs"] == 1
+    record = json.loads((out / "provenance.jsonl").read_text())
+    assert record["box"] == {"start": [10, 10, 10], "stop": [24, 24, 22]}
+    other = call(*arguments, "--box", "10,10,10,24,24,20", code=1)
+    assert "another set" in told(other)
+    assert "other box" in told(other)
+
+
+# -- presets ---------------------------------------------------------------------------------------------------
+def test_presets_are_listed_shown_and_copied(tmp_path):
+    assert set(json.loads(call("presets", "--json").stdout)) == set(preset_names())
+    assert "demo-quick" in call("presets").stdout
+    shown = call("presets", "demo-quick")
+    assert shown.stdout.strip() == preset_text("demo-quick").strip()
+    assert "tumorgen plan DATASET --preset demo-quick" in told(shown)
+    call("presets", "demo-quick", "--copy", tmp_path / "mine.yaml")
+    assert (tmp_path / "mine.yaml").read_text() == preset_text("demo-quick")
+    (tmp_path / "mine.yaml").write_text("mine")
+    assert "nothing was written" in told(call("presets", "demo-quick", "--copy", tmp_path / "mine.yaml", code=1))
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
+    assert "did you mean demo-quick?" in told(call("presets", "demo-quik", code=1))
+
+
+def test_version():
+    assert call("--version").stdout.strip() == f"tumorgen {__version__}"
+
+
+# -- faults ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("box", ["1,2,3", "1,2,3,4,5,x", "1.5,2,3,4,5,6", "", "1,2,3,4,5,6,7"])
+def test_a_malformed_box(workspace, phantoms, box):
+    result = call("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "--box", box, "--device", "cpu", code=1)
+    assert "x0,y0,z0,x1,y1,z1" in told(result)
+
+
+def test_errors_are_told_in_full(phantoms, workspace, tmp_path):
+    work = tmp_path / "work"
+    result = call("plan", phantoms.dataset, "-w", work, "--workers", 0, "--set", "window.alhpa=1", "--set", "sede=1", code=1)
+    for part in ("window.alhpa", "did you mean window.alpha?", "sede", "did you mean seed?", "expected:", "remedy:"):
+        assert part in told(result)
+    assert result.stdout == ""
+    assert not (work / "plan.json").exists()
+    for arguments, message in [
+        (("plan", tmp_path / "nowhere", "-w", work), "nowhere"),
+        (("preprocess", "-w", tmp_path / "none"), "tumorgen plan DATASET"),
+        (("train", "vae", "-w", tmp_path / "none"), "tumorgen plan DATASET"),
+        (("train", "vea", "-w", workspace.root, "--device", "cpu"), "did you mean vae?"),
+        (("train", "all", "-w", workspace.root, "--method", "tumorgan", "--device", "cpu"), "did you mean tumorgen?"),
+        (("train", "all", "-w", workspace.root, "--seed", "99", "--device", "cpu"), "seed"),
+        (("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "--device", "cpu"), "tumorgen train vae"),
+        (("synthesize", "-w", workspace.root, "--device", "cpu"), "--healthy"),
+        (("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "--cases", "test"), "both given"),
+        (("synthesize", "-w", workspace.root, "--healthy", tmp_path / "none", "--device", "cpu", "--method", "syntumor"), "none"),
+        (("evaluate", "-w", workspace.root, "--device", "cpu"), "tumorgen synthesize"),
+    ]:
+        assert message in told(call(*arguments, code=1)), arguments
+
+
+def test_another_data_sets_workspace(phantoms, workspace, tmp_path):
+    copy = tmp_path / "work"
+    copy.mkdir()
+    (copy / "fingerprint.json").write_text(json.dumps({**json.loads(workspace.fingerprint_file.read_text()), "path": "/elsewhere"}))
+    assert "one workspace, one data set" in told(call("plan", phantoms.dataset, "-w", copy, "--workers", 0, code=1))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("nothing",), ("plan",), ("synthesize", "-n", "0"), ("train", "vae", "--iterations", "many"), ("plan", "x", "--device", "tpu"),
+     ("synthesize", "--cases", "val"), ("train", "vae", "--init", "/nowhere.pt"), ("plan", "x", "--memory", "0.1"), ("plan", "x", "--wrong")],
+    ids=" ".join,
+)  # fmt: skip
+def test_usage_errors_exit_2(arguments):
+    call(*arguments, code=2)
+
+
+def test_no_arguments_show_the_help():
+    result = CliRunner().invoke(cli.app, [])
+    assert "synthesize" in result.output
+
+
+def test_an_interrupt_is_130(monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "status", stop)
+    assert "goes on from there" in told(call("status", code=130))
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def bug(*_, **__):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(pipeline, "status", bug)
+    result = CliRunner().invoke(cli.app, ["status"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_markup_in_names_is_not_eaten(monkeypatch):
+    def refuse(*_, **__):
+        raise TumorgenError("see [bold]/data/[1]/x[/bold]")
+
+    monkeypatch.setattr(pipeline, "status", refuse)
+    assert "[bold]/data/[1]/x[/bold]" in told(call("status", code=1))
+
+
+def test_as_a_process():
+    """The real thing: exit code, streams, no traceback."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    command = [sys.executable, "-m", "tumorgen_cli.cli", "presets", "demo-quik"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "error:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_workspace_option_may_be_relative(trained, monkeypatch):
+    monkeypatch.chdir(trained.root.parent)
+    assert json.loads(call("status", "-w", trained.root.name, "--json").stdout)[0]["state"] == "done"
+    assert Workspace(trained.root).plan()

@@ -1,0 +1,32 @@
+"""Devices are read or measured; what is not there is told."""
+
+import pytest
+import torch
+
+from tumorgen_cli import devices
+from tumorgen_cli.devices import find_budget, find_device
+from tumorgen_cli.errors import DeviceError
+
+
+def test_cuda_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="--device cpu"):
+        find_device("cuda")
+    assert find_device("auto").type == "cpu"
+
+
+def test_the_budget_of_a_cpu(monkeypatch):
+    monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 1.5)
+    monkeypatch.setattr(devices, "available_memory_gib", lambda: 15.55)
+    assert find_budget("cpu", None) == devices.Budget("cpu", 15.6, 1.5)
+    assert find_budget("cpu", 4.0).memory_gib == 4.0
+
+
+def test_bf16_is_not_measured_where_it_would_take_minutes(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert devices.measure_bf16_speedup() == 0.0
+
+
+def test_what_this_machine_has():
+    assert devices.usable_cores() >= 1
+    assert 0.01 < devices.peak_memory_gib() < devices.available_memory_gib()

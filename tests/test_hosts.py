@@ -1,0 +1,313 @@
+"""There and back between a host's grid and the working grid: outside the box nothing moves, inside there is no seam."""
+
+import gc
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tumorgen_cli import hosts
+from tumorgen_cli.errors import DataError
+from tumorgen_cli.hosts import Scan, cut_window, feather, paste, read_scan
+from tumorgen_cli.plan import PastePlan
+from tumorgen_cli.records import Box, Grid, Synthetic
+from tumorgen_cli.volumes import write_volume
+
+BOX = Box((20, 18, 9), (34, 30, 21))
+
+
+@pytest.fixture
+def plan(workspace):
+    """32³ windows of 4 mm and a feather of 6 mm."""
+    found = workspace.plan()
+    window = replace(found.window, spacing_mm=(4.0, 4.0, 4.0), shape=(32, 32, 32))
+    return replace(found, window=window, paste=PastePlan(6.0, 3, 0.05))
+
+
+def make_scan(grid=None, dtype=np.float32, fill=None, channels=1):
+    """Anisotropic, turned, with noise; CT-like numbers for whole-number types."""
+    if grid is None:
+        turned = (0.0, -1.0, 0.0, 0.96, 0.0, -0.28, 0.28, 0.0, 0.96)
+        grid = Grid((60, 52, 30), (2.5, 3.0, 5.0), (10.0, -20.0, 30.0), turned)
+    if fill is None:
+        noise = np.random.default_rng(0).normal(size=(channels, *grid.shape))
+        image = (noise * 100 if np.dtype(dtype).kind in "iu" else np.abs(noise) * 3).astype(dtype)
+    else:
+        image = np.full((channels, *grid.shape), fill, dtype)
+    limits = np.array([[0.0, 20.0]] * channels, np.float32)
+    return Scan("host", (Path("host_0000.nii.gz"),), image, grid, limits, None)
+
+
+def painted(window, value=None, mask=1.0):
+    """A synthetic that is `value` everywhere (or the host itself), its mask 1 everywhere in the box."""
+    share = np.zeros(window.request.image.shape[1:], np.float32)
+    share[window.request.box.slices] = mask
+    image = window.request.image.copy() if value is None else np.full_like(window.request.image, value)
+    return Synthetic(image, share)
+
+
+# -- windows ---------------------------------------------------------------------------------------------------
+def test_the_window_is_the_plans_and_shows_the_box(plan):
+    scan = make_scan()
+    window = cut_window(scan, BOX, plan, "case")
+    r = window.request
+    assert r.image.shape == (1, 32, 32, 32)
+    assert r.image.dtype == np.float32
+    assert not window.padded
+    assert (r.case, r.spacing_mm) == ("case", plan.window.spacing_mm)
+    np.testing.assert_array_equal(r.limits, scan.limits)
+    origin = [(np.array(g.direction).reshape(3, 3).T @ np.array(g.origin_mm)) - np.array(g.spacing_mm) / 2 for g in (scan.grid, window.grid)]
+    for axis in range(3):  # the request's box covers the host's, by less than a working voxel to each side
+        start = origin[0][axis] + BOX.start[axis] * scan.grid.spacing_mm[axis]
+        stop = origin[0][axis] + BOX.stop[axis] * scan.grid.spacing_mm[axis]
+        low = origin[1][axis] + r.box.start[axis] * 4.0
+        high = origin[1][axis] + r.box.stop[axis] * 4.0
+        assert start - 4 < low <= start + 1e-3
+        assert stop - 1e-3 <= high < stop + 4
+        assert origin[1][axis] >= origin[0][axis] - 1e-3  # inside the scan, where it fits
+        assert origin[1][axis] + 128 <= origin[0][axis] + scan.grid.extent_mm[axis] + 1e-3
+
+
+def test_the_window_is_the_scan_there(plan):
+    """An image that is linear in space is the same on both grids."""
+    scan = make_scan()
+    g = scan.grid
+
+    def ramp(grid):
+        index = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1) * np.array(grid.spacing_mm)
+        return (np.array(grid.origin_mm) + index @ np.array(grid.direction).reshape(3, 3).T) @ np.array((0.02, 0.03, -0.01))
+
+    scan = replace(scan, image=ramp(g)[None].astype(np.float32))
+    window = cut_window(scan, BOX, plan, None)
+    middle = (slice(3, -3),) * 3
+    np.testing.assert_allclose(window.request.image[0][middle], ramp(window.grid)[middle], atol=0.02)
+
+
+def test_only_the_part_around_the_window_is_resampled(plan):
+    """And the result is that of the whole scan."""
+    scan = make_scan(Grid((120, 110, 60), (2.5, 3.0, 5.0)))
+    window = cut_window(scan, BOX, plan, None)
+    part, grid = hosts._part(scan.image, scan.grid, [4.0, 5.0, 2.0], (32, 32, 32), (4.0, 4.0, 4.0))
+    assert part.size < 0.5 * scan.image.size
+    assert grid.shape == part.shape[1:]
+    whole = hosts.resample(scan.image[0], scan.grid, window.grid, "cubic")
+    np.testing.assert_allclose(window.request.image[0], whole, atol=2e-3)
+
+
+def test_a_window_at_the_scans_edge_stays_inside(plan):
+    window = cut_window(make_scan(), Box((0, 0, 0), (6, 6, 4)), plan, None)
+    assert not window.padded
+    assert window.request.box.start == (0, 0, 0)
+    window = cut_window(make_scan(), Box((54, 46, 26), (60, 52, 30)), plan, None)
+    assert window.request.box.stop == (32, 32, 32)
+
+
+def test_a_small_host_is_padded_and_told(plan):
+    scan = make_scan(Grid((20, 40, 30), (2.5, 4.0, 5.0)))
+    box = Box((5, 10, 8), (15, 20, 14))
+    window = cut_window(scan, box, plan, None)
+    assert window.padded
+    assert window.request.image.shape == (1, 32, 32, 32)
+    assert np.isfinite(window.request.image).all()
+    image, mask = paste(scan, box, window, painted(window, 9.0), plan, False)
+    assert image.shape == scan.image.shape
+    assert mask.any()
+    assert not cut_window(make_scan(), BOX, plan, None).padded
+
+
+def test_the_window_grows_for_a_large_box(plan):
+    scan = make_scan(Grid((100, 100, 60), (2.5, 2.5, 5.0)))
+    grown = cut_window(scan, Box((10, 40, 20), (70, 60, 30)), plan, None)  # 150 mm: 37.5 voxels and 8 of context
+    assert grown.request.image.shape == (1, 48, 32, 32)
+    assert grown.request.box.shape[0] >= 37
+    with pytest.raises(DataError, match=r"250×50×50 mm") as error:
+        cut_window(scan, Box((0, 40, 20), (100, 60, 30)), plan, None)
+    (fault,) = error.value.faults
+    assert fault.expected == "at most 256×256×256 mm"
+    assert "window.shape" in fault.remedy
+
+
+# -- feather ---------------------------------------------------------------------------------------------------
+def test_the_feather_by_hand():
+    """Smoothstep of the depth over the width, product of the axes; the scan's own edge has no ramp."""
+    grid = Grid((20, 20, 20), (2.0, 1.0, 5.0))
+    weight = feather(Box((4, 0, 3), (14, 12, 20)), grid, 6.0)
+    u = np.array([1, 3, 5, 7, 9]) / 6
+    ramp = np.where(u < 1, u * u * (3 - 2 * u), 1)
+    np.testing.assert_allclose(weight[:, 0, 16], [*ramp, *ramp[::-1]], rtol=1e-5)
+    assert (weight[4:6, 0, 2:] == 1).all()  # y starts and z ends at the scan's edge
+    v = np.array([5.5, 4.5, 3.5, 2.5, 1.5, 0.5]) / 6
+    np.testing.assert_allclose(weight[5, 6:, 10], v * v * (3 - 2 * v), rtol=1e-5)
+    w = 2.5 / 6
+    np.testing.assert_allclose(weight[5, 3, 0], w * w * (3 - 2 * w), rtol=1e-5)
+    assert weight.min() > 0
+    assert (feather(Box((0, 0, 0), (20, 20, 20)), grid, 6.0) == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_no_step_at_the_seam(plan, dtype, keeps):
+    """A host of 100 and a synthetic of 500: no neighbours differ by more than smoothstep's steepest slope allows."""
+    grid = Grid((60, 60, 60), (2.0, 2.0, 2.0))
+    scan = replace(make_scan(grid, dtype, fill=100), limits=np.array([[0.0, 1000.0]], np.float32))
+    box = Box((15, 16, 17), (40, 41, 42))
+    window = cut_window(scan, box, plan, None)
+    image, _ = paste(scan, box, window, painted(window, 500.0), plan, keeps)
+    steepest = 1.5 * 2.0 / plan.paste.feather_mm * 400
+    for axis in range(3):
+        assert np.abs(np.diff(image[0].astype(np.float64), axis=axis)).max() <= steepest + 1
+    assert image[0].max() == 500
+    assert image[0].min() == 100
+    assert np.abs(image[0, 14:16, 28, 28].astype(float) - 100).max() <= 400 * (1 / 6) ** 2 * (3 - 2 / 6) + 1  # the seam itself
+
+
+# -- paste -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("box", [BOX, Box((0, 0, 0), (14, 12, 8)), Box((46, 40, 22), (60, 52, 30))], ids=["middle", "corner", "far corner"])
+def test_outside_the_box_the_scan_is_the_scan(plan, dtype, keeps, box):
+    scan = make_scan(dtype=dtype, channels=2)
+    plan = replace(plan, channels=plan.channels * 2)
+    before = scan.image.copy()
+    window = cut_window(scan, box, plan, None)
+    noise = np.random.default_rng(1).normal(5, 50, window.request.image.shape).astype(np.float32)
+    image, mask = paste(scan, box, window, replace(painted(window), image=noise), plan, keeps)
+    outside = np.ones(scan.grid.shape, bool)
+    outside[box.slices] = False
+    np.testing.assert_array_equal(image[:, outside], before[:, outside])
+    np.testing.assert_array_equal(scan.image, before)
+    assert image.dtype == dtype
+    assert not np.array_equal(image[:, ~outside], before[:, ~outside])
+    assert mask.dtype == bool
+    assert mask.any()
+    assert not mask[outside].any()
+
+
+def test_whole_numbers_are_rounded_and_kept_in_range(plan):
+    scan = make_scan(dtype=np.int16, fill=10)
+    window = cut_window(scan, BOX, plan, None)
+    middle = tuple((a + b) // 2 for a, b in zip(BOX.start, BOX.stop, strict=True))
+    for value, expected in ((20.6, 21), (-20.6, -21), (1e6, 32767), (-1e6, -32768)):
+        image, _ = paste(scan, BOX, window, painted(window, value), plan, False)
+        assert image[(0, *middle)] == expected
+
+
+def test_an_unchanged_window_changes_little_or_nothing(plan):
+    """A method that keeps the background puts back the very same scan: no detail is lost to the working grid."""
+    scan = make_scan()
+    window = cut_window(scan, BOX, plan, None)
+    image, _ = paste(scan, BOX, window, painted(window), plan, True)
+    np.testing.assert_allclose(image, scan.image, atol=1e-6)
+    redrawn, _ = paste(scan, BOX, window, painted(window), plan, False)
+    assert np.abs(redrawn - scan.image).max() > 0.1  # which is what the other way cannot do
+
+
+def test_masks_lie_where_the_picture_is_mostly_synthetic(plan):
+    scan = make_scan()
+    window = cut_window(scan, BOX, plan, None)
+    _, mask = paste(scan, BOX, window, painted(window, 9.0), plan, False)
+    weight = feather(BOX, scan.grid, plan.paste.feather_mm)
+    assert (weight[mask[BOX.slices]] >= 0.5).all()
+    assert mask[BOX.slices][weight > 0.99].all()
+    _, none = paste(scan, BOX, window, painted(window, 9.0, mask=0.3), plan, False)
+    assert not none.any()
+
+
+def test_a_mask_comes_back_where_it_was(plan):
+    """A ball on the working grid keeps its place and its volume in mm."""
+    scan = make_scan()
+    box = Box((14, 12, 5), (46, 40, 25))
+    window = cut_window(scan, box, plan, None)
+    center = np.array(window.request.box.center)
+    index = np.stack(np.meshgrid(*map(np.arange, (32, 32, 32)), indexing="ij"), -1) + 0.5
+    ball = np.clip(5.5 - np.linalg.norm(index - center, axis=-1), 0, 1).astype(np.float32)  # radius 5 voxels of 4 mm
+    _, mask = paste(scan, box, window, replace(painted(window, 9.0), mask=ball), plan, False)
+    assert mask.sum() * scan.grid.voxel_ml == pytest.approx(4 / 3 * np.pi * 2.0**3, rel=0.08)
+
+    def place(grid, at):
+        return np.array(grid.origin_mm) + np.array(grid.direction).reshape(3, 3) @ (np.array(at) * grid.spacing_mm)
+
+    np.testing.assert_allclose(place(scan.grid, np.argwhere(mask).mean(0)), place(window.grid, center - 0.5), atol=1.0)
+
+
+# -- reading ---------------------------------------------------------------------------------------------------
+def test_reading_a_host(plan, tmp_path, grid):
+    array = np.random.default_rng(0).normal(5, 1, grid.shape).astype(np.float32)
+    write_volume(tmp_path / "h_0000.nii.gz", array, grid)
+    write_volume(tmp_path / "l.nii.gz", (array > 6).astype(np.uint8), grid)
+    scan = read_scan("h", (tmp_path / "h_0000.nii.gz",), tmp_path / "l.nii.gz", plan)
+    np.testing.assert_array_equal(scan.image[0], array)
+    np.testing.assert_array_equal(scan.labels, array > 6)
+    np.testing.assert_allclose(scan.limits, [(c.low, c.high) for c in plan.channels], rtol=1e-6)
+
+    write_volume(tmp_path / "l.nii.gz", (array > 6).astype(np.uint8), Grid(grid.shape, grid.spacing_mm))
+    with pytest.raises(DataError, match=r"l\.nii\.gz"):
+        read_scan("h", (tmp_path / "h_0000.nii.gz",), tmp_path / "l.nii.gz", plan)
+    for bad in (np.full(grid.shape, 3.0, np.float32), np.where(array > 6, np.nan, array), np.where(array > 6, np.inf, array)):
+        write_volume(tmp_path / "h_0000.nii.gz", bad.astype(np.float32), grid)
+        with pytest.raises(DataError, match=r"h_0000\.nii\.gz"):
+            read_scan("h", (tmp_path / "h_0000.nii.gz",), None, plan)
+
+
+def test_the_body_is_found():
+    image = np.full((40, 40, 20), -1000.0, np.float32)
+    image[8:32, 10:30, 2:18] = 40
+    image[14:20, 14:24, 4:16] = -800  # lungs: part of the body
+    image[35:37, 35:37, 5:7] = 200  # a table's screw is not
+    image += np.random.default_rng(0).normal(0, 10, image.shape).astype(np.float32)
+    body = hosts.body_mask(image)
+    inside = np.zeros(body.shape, bool)
+    inside[8:32, 10:30, 2:18] = True
+    assert (body & inside).sum() / inside.sum() > 0.97
+    assert not (body & ~ndimage.binary_dilation(inside, iterations=2)).any()
+    assert not body[35:37, 35:37, 5:7].any()
+    assert hosts.body_mask(np.zeros((5, 5, 5), np.float32)).any()
+
+
+def test_regions(monkeypatch):
+    scan = make_scan()
+    roi = np.zeros(scan.grid.shape, np.uint8)
+    roi[10:20, 10:20, 10:20] = 3
+    allowed, stride = hosts.allowed_region(scan, roi)
+    assert stride == 1
+    np.testing.assert_array_equal(allowed, roi > 0)
+    monkeypatch.setattr(hosts, "_PLACING_VOXELS", 12_000)
+    allowed, stride = hosts.allowed_region(scan, roi)
+    assert stride == 2
+    np.testing.assert_array_equal(allowed, roi[::2, ::2, ::2] > 0)
+
+
+# -- memory ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_whole_body_scan_stays_within_8_gib(plan):
+    """512×512×400 int16: cut, paint, paste; resident memory is watched throughout."""
+
+    def resident_gib():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**30
+
+    image = np.zeros((1, 512, 512, 400), np.int16)
+    image[0, 150:350, 180:330, 50:350] = 60
+    scan = replace(make_scan(Grid((2, 2, 2), (1.0, 1.0, 1.0))), image=image, grid=Grid((512, 512, 400), (0.98, 0.98, 2.0)))
+    box = Box((220, 230, 180), (290, 290, 220))
+    gc.collect()
+    before, peak, done = resident_gib(), [0.0], threading.Event()
+
+    def watch():
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], resident_gib())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        hosts.allowed_region(scan, None)
+        window = cut_window(scan, box, plan, None)
+        painted_image, mask = paste(scan, box, window, painted(window, 200.0), plan, True)
+    finally:
+        done.set()
+        watcher.join()
+    assert mask.any()
+    assert painted_image.dtype == np.int16
+    assert 0 < peak[0] - before < 8

@@ -1,0 +1,63 @@
+"""Everything end to end on small phantoms, and that doing it again does nothing."""
+
+import json
+import re
+
+import pytest
+from conftest import TOY
+
+from tumorgen_cli import pipeline
+from tumorgen_cli.workspace import Workspace
+
+
+def snapshot(root):
+    """Content of every file of the workspace; what says how long something took is left out."""
+    return {
+        str(p.relative_to(root)): p.stat().st_mtime_ns
+        for p in sorted(root.rglob("*"))
+        if p.is_file() and p.name not in (".lock", "commands.jsonl") and "evaluation" not in p.parts and p.parent != root
+    }
+
+
+@pytest.mark.slow
+def test_run_all_and_again(phantoms, tmp_path):
+    workspace = Workspace(tmp_path / "work")
+
+    def run():
+        return pipeline.run_all(workspace, str(phantoms.dataset), phantoms.healthy, 4, memory_gib=8.0, settings=TOY, device="cpu", seed=1)
+
+    first = run()
+    assert first.pairs.tally.pairs == first.pairs.tally.made == 4
+    (scores,) = first.scores
+    rows = dict(scores.rows)
+    assert any(name.startswith("Fréchet") for name in rows)
+    page = (workspace.evaluation("tumorgen_healthy") / "report.html").read_text()
+    assert scores.page == str(workspace.evaluation("tumorgen_healthy") / "report.html")
+    assert page.count("data:image") >= 3
+    assert not re.search(r'(src|href)="http', page)
+    assert {(s.name, s.state) for s in pipeline.status(workspace)} >= {
+        ("plan", "done"), ("preprocess", "done"), ("train vae", "done"), ("train flow", "done"), ("train refiner", "done"),
+        ("synthesize tumorgen_healthy", "done"), ("evaluate tumorgen_healthy", "done"),
+    }  # fmt: skip
+    assert all(s.state == "done" for s in pipeline.status(workspace))
+
+    before, plan = snapshot(workspace.root), workspace.plan().hash
+    numbers = json.loads((workspace.evaluation("tumorgen_healthy") / "scores.json").read_text())
+    again = run()
+    dataset_json = "synthetic/tumorgen_healthy/dataset.json"  # written last, each time
+    after = snapshot(workspace.root)
+    assert {k: v for k, v in after.items() if k != dataset_json} == {k: v for k, v in before.items() if k != dataset_json}
+    assert workspace.plan().hash == plan
+    assert again.pairs.tally.made == 0
+    assert again.pairs.tally.pairs == 4
+    assert again.scores[0].rows == first.scores[0].rows
+    assert json.loads((workspace.evaluation("tumorgen_healthy") / "scores.json").read_text()) == numbers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["copypaste", "syntumor"])
+def test_other_methods_go_through_the_same_harness(workspace, phantoms, tmp_path, method):
+    report = pipeline.synthesize(workspace, method, 4, phantoms.healthy, out=tmp_path / method, device="cpu")
+    (scores,) = pipeline.evaluate_sets(workspace, tmp_path / method, None, "cpu")
+    assert report.tally.pairs == 4
+    assert scores.name == method

@@ -1,0 +1,360 @@
+"""Sets of pairs: resumable, the same from the same seed, valid for nnU-Net, and honest about draws that gave nothing."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import multiprocessing.pool
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tumorgen_cli import pipeline, synthesis
+from tumorgen_cli.errors import DataError, PlanError, StateError
+from tumorgen_cli.files import hash_file, to_plain
+from tumorgen_cli.hosts import read_scan
+from tumorgen_cli.methods.method import Method, Sampling
+from tumorgen_cli.records import Box, Synthetic
+from tumorgen_cli.synthesis import Source, make_jobs, read_provenance, synthesize_set
+from tumorgen_cli.volumes import read_volume, same_geometry, write_volume
+
+PAIRS = 4
+
+
+def paint(workspace, phantoms, out, method="copypaste", pairs=PAIRS, **options):
+    return pipeline.synthesize(workspace, method, pairs, phantoms.healthy, out=out, device="cpu", **options)
+
+
+@pytest.fixture(scope="module", params=["copypaste", "syntumor"])
+def made(request, workspace, phantoms, tmp_path_factory):
+    """(method, folder, report) of a finished set; read-only."""
+    folder = tmp_path_factory.mktemp(request.param) / "Dataset321_Synthetic"
+    return request.param, folder, paint(workspace, phantoms, folder, request.param)
+
+
+def voxels(folder):
+    return {p.name: read_volume(p)[0] for p in sorted(folder.glob("*Tr/*"))}
+
+
+def same_voxels(a, b):
+    one, two = voxels(a), voxels(b)
+    return one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+
+
+def provenance(folder):
+    return [json.loads(line) for line in (folder / "provenance.jsonl").read_text().splitlines()]
+
+
+def records(folder):
+    """Provenance without what time it took."""
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in provenance(folder)]
+
+
+# -- what a set is ---------------------------------------------------------------------------------------------
+def test_pairs_are_whole(made, workspace, phantoms):
+    method, folder, report = made
+    plan = workspace.plan()
+    lines = provenance(folder)
+    assert to_plain(read_provenance(folder)) == lines
+    assert sorted(r["case"] for r in lines) == ["Healthy_000_s0000", "Healthy_000_s0002", "Healthy_001_s0001", "Healthy_001_s0003"]
+    assert (report.tally.pairs, report.tally.made) == (PAIRS, PAIRS)
+    for record in lines:
+        image, grid = read_volume(folder / "imagesTr" / f"{record['case']}_0000.nii.gz")
+        mask, mask_grid = read_volume(folder / "labelsTr" / f"{record['case']}.nii.gz")
+        host, host_grid = read_volume(phantoms.healthy / record["host_file"][0])
+        box = Box(tuple(record["box"]["start"]), tuple(record["box"]["stop"]))
+        outside = np.ones(mask.shape, bool)
+        outside[box.slices] = False
+        assert same_geometry(grid, host_grid)
+        assert same_geometry(mask_grid, host_grid)
+        assert image.dtype == host.dtype
+        np.testing.assert_array_equal(image[outside], host[outside])
+        assert not np.array_equal(image, host)
+        assert set(np.unique(mask)) == {0, plan.tumor_label}
+        assert not mask[outside].any()
+        assert record["volume_ml"] == pytest.approx(mask.sum() * grid.voxel_ml, rel=1e-3)
+        assert record["volume_ml"] >= plan.paste.smallest_ml
+        assert (record["method"], record["plan_hash"]) == (method, plan.hash)
+        assert record["host_hash"] == hash_file(phantoms.healthy / record["host_file"][0])
+        assert record["seconds"]["total"] >= record["seconds"]["compute"] >= record["seconds"]["method"] >= 0
+        with Image.open(folder / "previews" / f"{record['case']}.png") as preview:
+            assert min(preview.size) > 100
+
+
+def test_dataset_json(made, workspace):
+    _, folder, _ = made
+    found = json.loads((folder / "dataset.json").read_text())
+    assert found["channel_names"] == {"0": "PET"}
+    assert found["labels"] == {"background": 0, "tumor": 1}
+    assert found["numTraining"] == PAIRS == len(list((folder / "labelsTr").iterdir()))
+    assert found["file_ending"] == ".nii.gz"
+
+
+class Threads:
+    """nnU-Net's check starts processes, which take seconds; threads see the same files."""
+
+    Pool = staticmethod(multiprocessing.pool.ThreadPool)
+
+
+def test_nnunets_own_check_passes(made, monkeypatch):
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+    _, folder, _ = made
+    monkeypatch.setattr(multiprocessing, "get_context", lambda *_: Threads)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        verify_dataset_integrity(str(folder), 1)
+    assert "verify_dataset_integrity Done" in said.getvalue()
+    assert "Warning" not in said.getvalue()
+
+
+def test_a_set_can_be_learnt_from_again(made, tmp_path):
+    """What is written is a data set of ours, too."""
+    from tumorgen_cli.dataset import read_dataset
+    from tumorgen_cli.fingerprint import make_fingerprint
+
+    _, folder, _ = made
+    assert len(make_fingerprint(read_dataset(folder), 0).fingerprint.cases) == PAIRS
+
+
+# -- resuming --------------------------------------------------------------------------------------------------
+def test_a_pair_without_its_line_is_made_again_and_no_other(made, workspace, phantoms, tmp_path):
+    method, folder, _ = made
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    lines = (copy / "provenance.jsonl").read_text().splitlines(keepends=True)
+    (copy / "provenance.jsonl").write_text("".join(lines[:-1]) + lines[-1][:40])  # killed while it wrote the line
+    (copy / "dataset.json").unlink()
+    last = json.loads(lines[-1])["case"]
+    (copy / "imagesTr" / f"{last}_0000.nii.gz").write_bytes(b"half")
+    stamps = {p: p.stat().st_mtime_ns for p in copy.glob("*Tr/*")}
+    report = paint(workspace, phantoms, copy, method)
+    assert report.tally.made == 1
+    assert same_voxels(copy, folder)
+    assert records(copy) == records(folder)
+    assert {p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp} == {f"{last}_0000.nii.gz", f"{last}.nii.gz"}
+    again = paint(workspace, phantoms, copy, method)
+    assert (again.tally.made, again.tally.pairs) == (0, PAIRS)
+
+
+def test_more_pairs_go_on_from_there(made, workspace, phantoms, tmp_path):
+    """The first pairs of a longer set are those of the shorter one."""
+    method, folder, _ = made
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    report = paint(workspace, phantoms, copy, method, pairs=PAIRS + 1)
+    assert (report.tally.made, report.tally.pairs) == (1, PAIRS + 1)
+    assert json.loads((copy / "dataset.json").read_text())["numTraining"] == PAIRS + 1
+    long, short = voxels(copy), voxels(folder)
+    assert all(np.array_equal(long[k], short[k]) for k in short)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(made, workspace, phantoms, tmp_path):
+    method, folder, _ = made
+    paint(workspace, phantoms, tmp_path / "a", method)
+    assert same_voxels(tmp_path / "a", folder)
+    assert records(tmp_path / "a") == records(folder)
+    paint(workspace, phantoms, tmp_path / "b", method, seed=1)
+    assert not same_voxels(tmp_path / "b", folder)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"seed": 5}, {"box": Box((5, 5, 5), (15, 15, 15))}, {"sampling": Sampling(steps=3)}, {"method": "syntumor"}],
+    ids=lambda o: next(iter(o)),
+)
+def test_a_folder_holds_one_set(workspace, phantoms, tmp_path, options):
+    out = tmp_path / "out"
+    paint(workspace, phantoms, out, pairs=1)
+    before = voxels(out)
+    with pytest.raises(StateError, match="another set"):
+        paint(workspace, phantoms, out, **{"pairs": 2, **options})
+    assert voxels(out).keys() == before.keys()
+
+
+def test_somebody_elses_folder_is_left_alone(workspace, phantoms, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StateError, match="not empty"):
+        paint(workspace, phantoms, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} <= {"thesis.tex", ".lock"}
+
+
+# -- jobs ------------------------------------------------------------------------------------------------------
+def test_jobs_share_out_and_never_change():
+    sources = [Source(name, ()) for name in "abc"]
+    seven, four = make_jobs(sources, 7, 0), make_jobs(sources, 4, 0)
+    assert [job.source.name for job in seven] == list("aaabbcc")  # each scan is read once
+    assert {job.case for job in four} == {"a_s0000", "b_s0001", "c_s0002", "a_s0003"}
+    assert {job.case: job.seed for job in four}.items() <= {job.case: job.seed for job in seven}.items()
+    assert len({job.seed for job in seven}) == 7
+    assert {job.seed for job in make_jobs(sources, 7, 1)}.isdisjoint({job.seed for job in seven})
+
+
+def test_all_methods_meet_the_same_scans_and_places(workspace, phantoms, tmp_path):
+    """A seed comes from set, host and number, never from the method."""
+    for method in ("copypaste", "syntumor"):
+        paint(workspace, phantoms, tmp_path / method, method)
+    first, second = ({r["case"]: (r["box"], r["seed"]) for r in records(tmp_path / m) if not r["rejected"]} for m in ("copypaste", "syntumor"))
+    both = first.keys() & second.keys()
+    assert both
+    assert all(first[k] == second[k] for k in both)
+
+
+# -- boxes -----------------------------------------------------------------------------------------------------
+def test_the_users_box(workspace, phantoms, tmp_path):
+    box = Box((12, 10, 8), (26, 24, 20))
+    paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=2, box=box)
+    assert [r["box"] for r in records(tmp_path / "out")] == [{"start": list(box.start), "stop": list(box.stop)}] * 2
+
+
+@pytest.mark.parametrize(
+    "box", [Box((0, 0, 0), (41, 10, 10)), Box((-1, 0, 0), (10, 10, 10)), Box((10, 10, 10), (10, 20, 20)), Box((20, 5, 5), (10, 10, 10))]
+)
+def test_a_box_outside_the_scan(workspace, phantoms, tmp_path, box):
+    with pytest.raises(DataError, match="outside the scan") as error:
+        paint(workspace, phantoms, tmp_path / "out", box=box)
+    assert "(40, 36, 32)" in error.value.faults[0].found
+    assert not list(tmp_path.glob("out/*Tr/*"))
+
+
+def test_a_region_of_interest(workspace, phantoms, tmp_path):
+    rois = tmp_path / "rois"
+    for scan in sorted(phantoms.healthy.iterdir()):
+        array, grid = read_volume(scan)
+        roi = np.zeros(array.shape, np.uint8)
+        roi[22:30, 20:28, 16:24] = 1
+        write_volume(rois / scan.name.replace("_0000", ""), roi, grid)
+    paint(workspace, phantoms, tmp_path / "out", "syntumor", roi=rois)
+    for record in records(tmp_path / "out"):
+        center = (np.array(record["box"]["start"]) + record["box"]["stop"]) / 2
+        assert (np.abs(center - (26, 24, 20)) <= 5).all()
+    next(rois.iterdir()).unlink()
+    with pytest.raises(DataError, match="Regions of interest are missing"):
+        paint(workspace, phantoms, tmp_path / "other", roi=rois)
+
+
+def test_a_region_that_is_empty_or_of_another_scan(workspace, phantoms, tmp_path):
+    scan = sorted(phantoms.healthy.iterdir())[0]
+    array, grid = read_volume(scan)
+    plan = workspace.plan()
+    host = read_scan("h", (scan,), None, plan)
+    for roi, geometry, message in (
+        (np.zeros(array.shape, np.uint8), grid, "no voxel set"),
+        (np.ones(array.shape, np.uint8), replace(grid, spacing_mm=(9.0, 9.0, 9.0)), "resample the mask"),
+    ):
+        write_volume(tmp_path / "roi.nii.gz", roi, geometry)
+        with pytest.raises(DataError, match=message):
+            synthesis._Placing(host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None)
+
+
+def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path):
+    """Every tumor of the case in turn; the box holds it, the old one leaves, what lies outside the box stays."""
+    report = pipeline.synthesize(workspace, "syntumor", 3, cases="test", out=tmp_path / "out", device="cpu")
+    facts = {case.case: case for case in workspace.fingerprint().cases}
+    held_out = workspace.splits().test
+    found = records(tmp_path / "out")
+    assert report.tally.pairs == 3
+    assert {r["host"] for r in found} <= set(held_out)
+    for record in found:
+        tumors = facts[record["host"]].tumors
+        tumor = tumors[int(record["case"][-4:]) % len(tumors)].box
+        box = Box(tuple(record["box"]["start"]), tuple(record["box"]["stop"]))
+        assert all(a <= c and d <= b for a, b, c, d in zip(box.start, box.stop, tumor.start, tumor.stop, strict=True))
+        labels, grid = read_volume(tmp_path / "out" / "labelsTr" / f"{record['case']}.nii.gz")
+        original, _ = read_volume(phantoms.dataset / "labelsTr" / f"{record['host']}.nii.gz")
+        outside = np.ones(labels.shape, bool)
+        outside[box.slices] = False
+        np.testing.assert_array_equal(labels[outside], original[outside])
+        assert labels[box.slices].sum() * grid.voxel_ml == pytest.approx(record["volume_ml"], rel=1e-3)  # the new tumor alone
+    with pytest.raises(PlanError, match="did you mean train"):
+        pipeline.synthesize(workspace, "syntumor", 1, cases="trian", out=tmp_path / "other", device="cpu")
+    with pytest.raises(PlanError, match="--healthy"):
+        pipeline.synthesize(workspace, "syntumor", 1, out=tmp_path / "other", device="cpu")
+
+
+# -- empty draws -----------------------------------------------------------------------------------------------
+class Fake(Method):
+    """Paints a cube, or nothing for the first `empty` draws of every pair; a crumb where `crumbs`."""
+
+    name = "fake"
+    SOURCE = "a test"
+
+    def __init__(self, plan, workspace, empty=0, crumbs=False):
+        super().__init__(plan, workspace)
+        self.empty, self.crumbs, self.seeds, self.requests = empty, crumbs, [], []
+
+    @classmethod
+    def plan_section(cls, d, fingerprint, window, budget):
+        pass
+
+    def load(self):
+        return {}
+
+    def synthesize(self, request, seed, sampling):
+        self.seeds.append(seed)
+        self.requests.append(request)
+        mask = np.zeros(request.image.shape[1:], np.float32)
+        if len(self.seeds) % (self.empty + 1) == 0:
+            middle = Box(*(tuple(int(c) for c in corner) for corner in (np.array(request.box.center) - 2, np.array(request.box.center) + 2)))
+            mask[middle.slices] = 1
+        elif self.crumbs:
+            mask[tuple(int(c) for c in request.box.center)] = 1
+        return Synthetic(request.image + 1, mask, {"number": len(self.seeds)})
+
+
+def run_fake(workspace, phantoms, out, method, pairs=2, plan=None):
+    sources = pipeline._healthy_sources(workspace.plan(), phantoms.healthy, None)
+    tumors = workspace.fingerprint().tumors
+    return synthesize_set(plan or method.plan, method, make_jobs(sources, pairs, 0), out, tumors, None, Sampling(), {"seed": 0}, lambda *_: None)
+
+
+def test_empty_draws_are_counted_and_drawn_again(workspace, phantoms, tmp_path):
+    method = Fake(workspace.plan(), workspace, empty=2)
+    tally = run_fake(workspace, phantoms, tmp_path / "out", method)
+    assert (tally.pairs, tally.draws, tally.rejected) == (2, 6, {"empty": 4})
+    assert [r["rejected"] for r in records(tmp_path / "out")] == [{"empty": 2}] * 2
+    assert [r["attempt"] for r in records(tmp_path / "out")] == [2, 2]
+    assert [r["drawn"] for r in records(tmp_path / "out")] == [{"number": 3}, {"number": 6}]
+    assert len(set(method.seeds)) == 6
+    assert len({str(r.box) for r in method.requests[:3]}) > 1  # another draw has another place
+    again = run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace, empty=2))
+    assert (again.made, again.draws, again.rejected) == (0, 6, {"empty": 4})  # the whole set's, not this run's
+
+
+def test_too_small_is_not_empty(workspace, phantoms, tmp_path):
+    plan = workspace.plan()
+    plan = replace(plan, paste=replace(plan.paste, smallest_ml=3.0))
+    tally = run_fake(workspace, phantoms, tmp_path / "out", Fake(plan, workspace, empty=1, crumbs=True))
+    assert tally.pairs == 2
+    assert set(tally.rejected) <= {"too small", "empty"}
+    assert sum(tally.rejected.values()) == 2
+
+
+def test_a_method_that_gives_nothing_is_given_up(workspace, phantoms, tmp_path):
+    method = Fake(workspace.plan(), workspace, empty=10**6)
+    with pytest.raises(DataError, match="No tumor came") as error:
+        run_fake(workspace, phantoms, tmp_path / "out", method)
+    (fault,) = error.value.faults
+    assert fault.where == "Healthy_000_s0000"
+    assert fault.found == "3 draws without a tumor ({'empty': 3})"
+    assert "paste.draws" in fault.remedy
+    assert len(method.seeds) == workspace.plan().paste.draws == 3
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert not list(tmp_path.glob("out/*Tr/*"))
+
+
+def test_what_a_method_is_told(workspace, phantoms, tmp_path):
+    plan, method = workspace.plan(), Fake(workspace.plan(), workspace)
+    run_fake(workspace, phantoms, tmp_path / "out", method)
+    for request in method.requests:
+        assert request.image.shape == (1, *plan.window.shape)
+        assert request.spacing_mm == plan.window.spacing_mm
+        assert request.case is None
+        np.testing.assert_allclose(request.limits, [(c.low, c.high) for c in plan.channels], rtol=1e-6)
+    redrawn = Fake(plan, workspace)
+    sources = pipeline._redraw_sources(workspace, plan, "test")
+    synthesize_set(plan, redrawn, make_jobs(sources, 1, 0), tmp_path / "redrawn", (), None, Sampling(), {"seed": 0}, lambda *_: None)
+    assert redrawn.requests[0].case == workspace.splits().test[0]  # so that no case donates to itself
