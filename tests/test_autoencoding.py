@@ -204,19 +204,20 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     candidates = ae.find_candidates(ae.load_cases(trained, trained.splits().train))[:3]
     cache = ae.LatentCache(tmp_path, candidates, 2, "weights a")
     cache.build(method.vae.eval(), plan, "cpu", lambda *_: None)
-    latents, masks = cache.load()
+    latents, packed = cache.load().latents, cache.load().packed
     assert latents.shape == (3, 2, 4, 8, 8, 8)
-    assert masks.shape == (3, 2, 8, 8, 8)
+    masks = np.unpackbits(packed, axis=-1)
+    assert masks.shape == (3, 2, 32, 32, 32)
     assert masks[:, 0].any((1, 2, 3)).all()
     image, mask = cache.window(plan, candidates[1], 1)
-    np.testing.assert_array_equal(masks[1, 1], mask.reshape(8, 4, 8, 4, 8, 4).mean((1, 3, 5), dtype=np.float32))
+    np.testing.assert_array_equal(masks[1, 1], mask)
     with torch.inference_mode():
         np.testing.assert_allclose(latents[1, 1], method.vae.encode(torch.from_numpy(image)[None])[0].numpy(), atol=1e-5)
 
     stamps = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
     (tmp_path / f"{candidates[0].name}.npz").unlink()
     ae.LatentCache(tmp_path, candidates, 2, "weights a").build(method.vae, plan, "cpu", lambda *_: None)
-    np.testing.assert_array_equal(cache.load()[0], latents)
+    np.testing.assert_array_equal(cache.load().latents, latents)
     assert sum(p.stat().st_mtime_ns != stamps[p.name] for p in tmp_path.glob("*.npz")) == 1
     ae.LatentCache(tmp_path, candidates[:2], 1, "weights b").build(method.vae, plan, "cpu", lambda *_: None)
     assert len(list(tmp_path.glob("*.npz"))) == 2  # made from other weights: all were replaced

@@ -19,7 +19,6 @@ from monai.networks.nets import PatchDiscriminator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tumorgen_cli.boxes import latent_mask
 from tumorgen_cli.errors import DataError, Fault, StateError
 from tumorgen_cli.files import atomic, derive_seed, read_plain, write_json
 from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
@@ -251,8 +250,21 @@ def measure_latents(vae: KlVae, cases: Sequence[Case], plan: Plan, device: str) 
 
 
 # -- the cache of latents --------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Latents:
+    """latents: (N, copies, L, x, y, z) float32; packed: the masks on the working grid, bits packed along z."""
+
+    latents: np.ndarray
+    packed: np.ndarray
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Latent (L, x, y, z) and mask (X, Y, Z) uint8 of a random copy of a random tumor."""
+        number, copy = int(rng.integers(self.latents.shape[0])), int(rng.integers(self.latents.shape[1]))
+        return self.latents[number, copy], np.unpackbits(self.packed[number, copy], axis=-1)
+
+
 class LatentCache:
-    """Augmented windows of every candidate, encoded once: latents (N, copies, L, ...) and masks, one file a candidate.
+    """Augmented windows of every candidate, encoded once: latents and packed masks, one file a candidate.
 
     Copy 0 is the candidate itself, centred; the others are augmented, each from its own seed.
     """
@@ -273,25 +285,25 @@ class LatentCache:
             if not path.is_file():
                 latents, masks = zip(*(self.encode(vae, plan, device, candidate, copy) for copy in range(self.copies)), strict=True)
                 with atomic(path) as temporary:
-                    np.savez(temporary, latents=np.stack(latents), masks=np.stack(masks))
+                    np.savez(temporary, latents=np.stack(latents), masks=np.packbits(np.stack(masks), axis=-1))
         tick(len(self.candidates), "")
 
     def encode(self, vae: KlVae, plan: Plan, device: str, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
         image, mask = self.window(plan, candidate, copy)
         with precise(plan.precision, device):
             latent = vae.encode(torch.from_numpy(image)[None].to(device))[0].float().cpu().numpy()
-        return latent, latent_mask(mask)
+        return latent, mask
 
     @staticmethod
     def window(plan: Plan, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
-        """The scaled image (C, ...) and mask (...) of a copy."""
+        """The scaled image (C, ...) and mask (...) of a copy, on the working grid."""
         seed = derive_seed(plan.seed, candidate.name, copy) % 2**32 if copy else None
         return tumor_window(candidate.case, candidate.component, plan.channels, plan.window.shape, seed)
 
-    def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """Latents (N, copies, L, x, y, z) and masks (N, copies, x, y, z), float32."""
+    def load(self) -> Latents:
+        """Everything, in memory."""
         parts = [np.load(self.folder / f"{candidate.name}.npz") for candidate in self.candidates]
-        return np.stack([part["latents"] for part in parts]), np.stack([part["masks"] for part in parts])
+        return Latents(np.stack([part["latents"] for part in parts]), np.stack([part["masks"] for part in parts]))
 
 
 def upsample_mask(mask: Tensor) -> Tensor:

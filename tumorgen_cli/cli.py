@@ -58,13 +58,13 @@ def _command(function: F) -> F:
 def _record(command: str, options: dict[str, Any], seconds: float) -> None:
     """A line of what a command cost, for benchmarks and `status`."""
     from tumorgen_cli.devices import peak_memory_gib
+    from tumorgen_cli.files import append_line
 
     root = options.get("work")
     if not isinstance(root, Path) or not root.is_dir() or command in ("status", "presets"):
         return
     line = {"command": command, "stage": options.get("stage"), "seconds": round(seconds, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
-    with (root / "commands.jsonl").open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+    append_line(root / "commands.jsonl", json.dumps(line))
 
 
 def _workspace(work: Path) -> Workspace:

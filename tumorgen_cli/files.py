@@ -22,18 +22,10 @@ T = TypeVar("T")
 
 # -- writing ---------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary sibling of `path` that replaces it when the block ends well and vanishes when it does not.
-
-    Raises:
-        StateError: no space left, or the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    endings = "".join(path.suffixes[-2:])  # SimpleITK picks its writer by the ending
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{endings}")
+def _told(path: Path) -> Iterator[None]:
+    """Turns what a full disk or a closed folder raises into a user's error."""
     try:
-        yield temporary
-        temporary.replace(path)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and run the same command again; what was finished is kept"
@@ -42,8 +34,34 @@ def atomic(path: Path) -> Iterator[Path]:
             remedy = "choose another folder with --work or --out"
             raise StateError("Cannot write", [Fault(str(path), str(error), "a writable folder", remedy)]) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary sibling of `path` that replaces it when the block ends well and vanishes when it does not.
+
+    Raises:
+        StateError: no space left, or the folder cannot be written.
+    """
+    endings = "".join(path.suffixes[-2:])  # SimpleITK picks its writer by the ending
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{endings}")
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Adds a line to a text file.
+
+    Raises:
+        StateError: no space left, or the file cannot be written.
+    """
+    with _told(path), path.open("a", encoding="utf-8") as stream:
+        stream.write(text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

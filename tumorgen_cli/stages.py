@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -62,11 +63,9 @@ def train_stage(
     if method.trained(stage, iterations) and not (restart and own):
         console.note(f"{stage}: already trained")
         return None
-    made = method.stage(stage, iterations, initial)
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process of a run holds the lock for all
-        return train(made, folder, method.device, method.plan.precision, restart)
-    with locked(workspace.root, f"train {stage}"):
-        return train(made, folder, method.device, method.plan.precision, restart)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # the first process of a run holds the lock for all
+    with locked(workspace.root, f"train {stage}") if first else contextlib.nullcontext():
+        return train(method.stage(stage, iterations, initial), folder, method.device, method.plan.precision, restart)
 
 
 def train_stages(

@@ -18,7 +18,7 @@ import numpy as np
 
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
-from tumorgen_cli.files import derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
+from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, pair_preview
@@ -137,21 +137,22 @@ def _make_pair(
         )  # fmt: skip
         raise DataError("No tumor came", [fault])
     seconds["compute"] = time.perf_counter() - begun
-    _write_pair(plan, job, scan, box, image, mask, out)
+    _write_pair(plan, job, scan, box, image, mask, out, erase=not method.keeps_background)
     seconds["total"] = time.perf_counter() - begun
     record = Provenance(
         job.case, method.name, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, attempt, box,
         plan.hash, weights, round(volume, 4), window.padded, {k: round(v, 4) for k, v in seconds.items()}, rejected, dict(synthetic.drawn),
     )  # fmt: skip
-    with (out / "provenance.jsonl").open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(to_plain(record)) + "\n")
+    append_line(out / "provenance.jsonl", json.dumps(to_plain(record)))
     return record
 
 
-def _write_pair(plan: Plan, job: Job, scan: Scan, box: Box, image: np.ndarray, mask: np.ndarray, out: Path) -> None:
+def _write_pair(plan: Plan, job: Job, scan: Scan, box: Box, image: np.ndarray, mask: np.ndarray, out: Path, erase: bool) -> None:
+    """`erase`: the method repainted the whole box, so a tumor that was there is gone from picture and labels alike."""
     labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
     inside = labels[box.slices]
-    inside[inside == plan.tumor_label] = 0  # a redrawn tumor leaves its box
+    if erase:
+        inside[inside == plan.tumor_label] = 0
     labels[mask] = plan.tumor_label
     for channel, array in enumerate(image):
         write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", array, scan.grid)

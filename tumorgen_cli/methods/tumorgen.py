@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from tumorgen_cli import autoencoding as ae
 from tumorgen_cli import console, flow, rules
-from tumorgen_cli.boxes import box_mask, covering, draw_box
+from tumorgen_cli.boxes import box_mask, covering, draw_box, latent_mask
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import derive_seed, hash_value, read_plain
 from tumorgen_cli.methods.method import Method, Sampling
@@ -208,8 +209,8 @@ class TumorGen(Method):
         else:
             console.note(text)
 
-    def _latents(self) -> tuple[ae.LatentCache, np.ndarray, np.ndarray]:
-        """The cache of the training tumors, built as far as it is not."""
+    def _latents(self) -> ae.Latents:
+        """The encoded training tumors; the cache is built as far as it is not."""
         vae_hash = load_weights({"vae": self.vae}, self._folder("vae"), "run `tumorgen train vae`")
         self.vae.to(self.device).eval().requires_grad_(False)
         candidates = ae.find_candidates(ae.load_cases(self.workspace, self.workspace.splits().train))
@@ -219,38 +220,32 @@ class TumorGen(Method):
         copies = self.config.flow.copies
         made_from = hash_value([vae_hash, self.plan.window, self.plan.channels, self.plan.seed, copies, self.workspace.splits().train])
         cache = ae.LatentCache(self._folder("latents"), candidates, copies, made_from)
-        with console.progress("encoding tumors", len(candidates)) as tick:
+        processes = PartialState(cpu=self.device == "cpu")
+        with processes.main_process_first(), console.progress("encoding tumors", len(candidates), quiet=not processes.is_main_process) as tick:
             cache.build(self.vae, self.plan, self.device, tick)
-        return cache, *cache.load()
+        return cache.load()
 
-    def _draw(self, latents: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> tuple[int, int, dict[str, Any]]:
-        """One random copy of one random tumor with a fresh box, noise and time."""
-        number = int(rng.integers(len(latents)))
-        visible = np.flatnonzero(masks[number].reshape(len(masks[number]), -1).any(axis=1))
-        copy = int(visible[rng.integers(len(visible))])
-        latent, mask = latents[number, copy], masks[number, copy]
+    def _draw(self, latents: ae.Latents, rng: np.random.Generator) -> dict[str, Any]:
+        """One random copy of one random tumor with a fresh box, noise and time; `target` is its mask on the working grid."""
+        latent, target = latents.draw(rng)
+        mask = latent_mask(target)
         box = draw_box(mask, self.plan.window.alpha if self.config.flow.bapmg else 0.0, rng)
         noise = rng.standard_normal((latent.shape[0] + 1, *mask.shape), np.float32)
-        item = {
+        return {
             "latent": latent, "mask": mask[None], "box": box_mask(box, mask.shape)[None], "noise": noise,
-            "uniform": np.float32(rng.random()),
+            "uniform": np.float32(rng.random()), "target": target[None].astype(np.float32),
         }  # fmt: skip
-        return number, copy, item
 
     def _flow_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.flow, self.plan
         self.warn_of_poor_vae()
-        cache, latents, masks = self._latents()
-        seed = derive_seed(plan.seed, "flow")
+        latents, seed = self._latents(), derive_seed(plan.seed, "flow")
         joint = self.config.refiner.enabled and self.config.refiner.joint
         self.net.to(self.device)
         refine = RefinerObjective(self.refiner.to(self.device), self.vae, None, self.config.refiner, c.box_channel) if joint else None
 
         def item(number: int) -> dict[str, Any]:
-            index, copy, drawn = self._draw(latents, masks, np.random.default_rng([seed, number]))
-            if joint:
-                drawn["target"] = cache.window(plan, cache.candidates[index], copy)[1][None].astype(np.float32)
-            return drawn
+            return self._draw(latents, np.random.default_rng([seed, number]))
 
         models: dict[str, nn.Module] = {"net": self.net, **({"refiner": self.refiner} if joint else {})}
         return Stage(
@@ -260,18 +255,14 @@ class TumorGen(Method):
 
     def _refiner_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.refiner, self.plan
-        cache, latents, masks = self._latents()
+        latents, seed = self._latents(), derive_seed(plan.seed, "refiner")
         load_weights({"net": self.net}, self._folder("flow"), "run `tumorgen train flow`")
         self.net.to(self.device).eval().requires_grad_(False)
         self.refiner.to(self.device)
-        seed = derive_seed(plan.seed, "refiner")
 
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
-            index, copy, drawn = self._draw(latents, masks, rng)
-            drawn["clean"] = np.float32(rng.random() < c.clean)
-            drawn["target"] = cache.window(plan, cache.candidates[index], copy)[1][None].astype(np.float32)
-            return drawn
+            return {**self._draw(latents, rng), "clean": np.float32(rng.random() < c.clean)}
 
         objective = RefinerObjective(self.refiner, self.vae, self.net, c, self.config.flow.box_channel)
         return Stage(
@@ -289,7 +280,7 @@ class TumorGen(Method):
             picture = torch.from_numpy(image)[None].to(self.device)
             with ae.precise(self.plan.precision, self.device):
                 latent = self.vae.encode(picture)
-            soft = ae.latent_mask(mask)
+            soft = latent_mask(mask)
             alpha = self.plan.window.alpha if self.config.flow.bapmg else 0.0
             box = draw_box(soft, alpha, np.random.default_rng([self.plan.seed, 7]))
             found.append((candidate.name, picture, mask, latent, torch.from_numpy(box_mask(box, soft.shape))[None, None].to(self.device)))
@@ -299,7 +290,7 @@ class TumorGen(Method):
         """The velocity error on held-out tumors at fixed times and noise: for the record, nothing is chosen by it."""
         errors = []
         for index, (_, _, mask, latent, box) in enumerate(self._held_out(16)):
-            data = torch.cat([latent, to_flow(torch.from_numpy(ae.latent_mask(mask))[None, None].to(self.device))], 1)
+            data = torch.cat([latent, to_flow(torch.from_numpy(latent_mask(mask))[None, None].to(self.device))], 1)
             for t in (0.1, 0.3, 0.5, 0.7, 0.9):
                 rng = np.random.default_rng([self.plan.seed, index, int(10 * t)])
                 noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
