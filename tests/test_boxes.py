@@ -79,9 +79,10 @@ def test_area_averaging():
     assert found.sum() * 64 == mask.sum()
 
 
-def test_covering_is_the_smallest():
-    assert boxes.covering(Box((3, 4, 8), (5, 8, 9)), 4, (4, 4, 3)) == Box((0, 1, 2), (2, 2, 3))
-    assert boxes.covering(Box((4, 4, 4), (8, 8, 16)), 4, (4, 4, 3)) == Box((1, 1, 1), (2, 2, 3))
+def test_latent_cells_of_a_box():
+    assert boxes.latent_box(Box((4, 8, 0), (12, 16, 12)), (4, 4, 3)) == Box((1, 2, 0), (3, 4, 3))
+    assert boxes.latent_box(Box((6, 9, 5), (14, 17, 6)), (4, 4, 3)) == Box((1, 2, 1), (3, 4, 2))  # never empty
+    assert boxes.latent_box(Box((15, 15, 11), (16, 16, 12)), (4, 4, 3)) == Box((3, 3, 2), (4, 4, 3))  # never outside
 
 
 # -- places ----------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ BOX = Box((8, 6, 4), (17, 15, 13))
 class Threshold:
     """Stands in for a judge: above 3 is tumor."""
 
+    usual_extent_mm = (1000.0, 1000.0, 1000.0)
+
     folder, hash = Path("threshold"), "0123"
 
     def __init__(self):

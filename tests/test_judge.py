@@ -45,6 +45,7 @@ def plans():
     }  # fmt: skip
     return {
         "dataset_name": "Dataset900_Blocks", "plans_name": "nnUNetPlans", "original_median_spacing_after_transp": [5.0, 3.0, 2.0],
+        "original_median_shape_after_transp": [20, 30, 40],
         "image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2],
         "label_manager": "LabelManager", "experiment_planner_used": "ExperimentPlanner",
         "foreground_intensity_properties_per_channel": {"0": {}}, "configurations": {"3d_fullres": configuration},

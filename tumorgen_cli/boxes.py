@@ -45,11 +45,16 @@ def box_mask(box: Box, shape: Shape) -> np.ndarray:
     return out
 
 
-def covering(box: Box, factor: int, shape: Shape) -> Box:
-    """The smallest box of the grid coarser by `factor` that covers `box`, clipped to a grid of `shape`."""
-    start = tuple(a // factor for a in box.start)
-    stop = tuple(min(n, -(-b // factor)) for b, n in zip(box.stop, shape, strict=True))
-    return Box(start, stop)  # type: ignore[arg-type]
+def latent_box(box: Box, shape: Shape, factor: int = 4) -> Box:
+    """The latent cells to draw for a box of voxels, at least one per axis, within a latent grid of `shape`.
+
+    A MAISI encoder pads its strided convolutions on the far side only, so a cell speaks for voxels about 1.5 beyond its
+    own; planes are rounded to the nearest cell with that in mind, and the picture meets the host at the box's faces.
+    """
+    lag = 0.375
+    start = [min(max(0, round(a / factor - lag)), n - 1) for a, n in zip(box.start, shape, strict=True)]
+    stop = [min(n, max(a + 1, round(b / factor - lag))) for a, b, n in zip(start, box.stop, shape, strict=True)]
+    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
 
 
 def draw_size_mm(tumors: Sequence[TumorFacts], alpha: float, window_mm: Triple, rng: np.random.Generator) -> tuple[Triple, int]:

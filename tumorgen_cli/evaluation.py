@@ -246,7 +246,7 @@ def _score_case(plan: Plan, files: CaseFiles, folder: Path, judge: Judge | None)
         return None, features
     agreement = (math.nan, math.nan)
     if judge is not None and files.group != "train":
-        agreement = _agree(scan, folder / "predictions" / judge.hash / f"{files.case}.{hash_value(content[:-1])}.nii.gz", judge)
+        agreement = _agree(scan, folder / "predictions" / judge.hash / f"{files.case}.{hash_value([content[:-1], files.box])}.nii.gz", judge)
     statistics = statistics or undefined_statistics(len(files.images))
     return CaseScores(files.group, files.case, files.host, statistics, *agreement), features
 
@@ -293,18 +293,39 @@ def _features(window: np.ndarray, plane: str, center: Sequence[float] | None) ->
 def _agree(scan: _Scan, path: Path, judge: Judge) -> tuple[float, float]:
     """Dice and surface Dice between the case's tumor and the judge's, within the box; see `evaluate_set`."""
     image, grid, tumor, others = scan.arrays
-    if path.is_file():
-        predicted = read_volume(path)[0].astype(bool)
-    else:
-        predicted = judge.tumor(image, grid)
-        write_volume(path, predicted.astype(np.uint8), grid)
     box = scan.files.box or tight_box(tumor)
     if box is None:
         return math.nan, math.nan
+    if path.is_file():
+        predicted = read_volume(path)[0].astype(bool)
+    else:
+        shown = judged_region(grid, box, judge.usual_extent_mm)
+        predicted = np.zeros(grid.shape, bool)
+        part = grid.subgrid(shown.start, grid.spacing_mm, shown.shape)
+        predicted[shown.slices] = judge.tumor(np.ascontiguousarray(image[(slice(None), *shown.slices)]), part)
+        write_volume(path, predicted.astype(np.uint8), grid)
     margin = tuple(math.ceil(MARGIN_MM / s) for s in grid.spacing_mm)
     near = box.grown(margin, grid.shape).slices  # type: ignore[arg-type]
     found = predicted[near] & ~others[near]
     return dice(tumor[near], found), surface_dice(tumor[near], found, grid.spacing_mm, scan.plan.tolerance_mm)
+
+
+def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:
+    """What a judge is shown: the whole scan, but along an axis that is 1.5 times as long as the scans it was trained on,
+    or more, that usual length around the box (never less than the box with its margin). nnU-Net scales intensities by
+    what it sees, so a judge of crops is lost in a whole body.
+    """
+    start, stop = [], []
+    for a, b, n, spacing, usual in zip(box.start, box.stop, grid.shape, grid.spacing_mm, usual_mm, strict=True):
+        if n * spacing < 1.5 * usual:
+            low, high = 0, n
+        else:
+            length = min(n, max(round(usual / spacing), b - a + 2 * math.ceil(MARGIN_MM / spacing)))
+            low = min(max(0, (a + b - length) // 2), n - length)
+            high = low + length
+        start.append(low)
+        stop.append(high)
+    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
 
 
 # -- all cases ---------------------------------------------------------------------------------------------------

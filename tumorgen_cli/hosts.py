@@ -145,13 +145,13 @@ def _part(image: np.ndarray, grid: Grid, start: Sequence[float], shape: Shape, s
 
 
 def feather(box: Box, grid: Grid, width_mm: float) -> np.ndarray:
-    """Weights in (0, 1] of the box's voxels: smoothly up from the faces to 1 at `width_mm` inside; a face that is the
-    scan's own edge has no ramp."""
+    """Weights in (0, 1] of the box's voxels: smoothly up from the faces to 1 at `width_mm` inside, or at a quarter of a
+    small box's edge; a face that is the scan's own edge has no ramp."""
     weight = np.ones(box.shape, np.float32)
     for axis, (a, b, size, spacing) in enumerate(zip(box.start, box.stop, grid.shape, grid.spacing_mm, strict=True)):
         inside = (np.arange(b - a) + 0.5) * spacing
         depth = np.minimum(inside if a > 0 else np.inf, inside[::-1] if b < size else np.inf)
-        ramp = np.clip(depth / max(width_mm, 1e-6), 0, 1)
+        ramp = np.clip(depth / max(min(width_mm, (b - a) * spacing / 4), 1e-6), 0, 1)
         along = [1, 1, 1]
         along[axis] = -1
         weight *= (ramp * ramp * (3 - 2 * ramp)).reshape(along).astype(np.float32)

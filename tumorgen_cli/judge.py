@@ -33,7 +33,8 @@ class Judge:
     """All folds of one nnU-Net as one ensemble.
 
     `hash` changes with the weights and with every setting that changes a prediction. `labels` maps names to values (a
-    region to several). `tumor_labels` are the values that count as tumor.
+    region to several). `tumor_labels` are the values that count as tumor. `usual_extent_mm` are the edges (x, y, z) of the
+    median scan that it was trained on.
     """
 
     def __init__(
@@ -69,6 +70,10 @@ class Judge:
 
             self._predictor = nnUNetPredictor(step_size, use_mirroring=mirroring, device=device, allow_tqdm=False)
         _fill(self._predictor, folder, plans, dataset, configuration, checkpoints)
+        shape, spacing = plans["original_median_shape_after_transp"], plans["original_median_spacing_after_transp"]
+        turned = [float(n) * float(s) for n, s in zip(shape, spacing, strict=True)]
+        x, y, z = (turned[i] for i in reversed(plans["transpose_backward"]))
+        self.usual_extent_mm = (x, y, z)
 
     def predict(self, image: np.ndarray, grid: Grid) -> np.ndarray:
         """Labels (X, Y, Z) uint8 of a scan (C, X, Y, Z) in its own units, on its own grid.
@@ -108,7 +113,8 @@ class Judge:
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     faults: list[Fault] = []
     found: list[dict[str, Any]] = []
-    needed = {"plans.json": ("configurations", "transpose_forward"), "dataset.json": ("labels", "channel_names")}
+    extent = ("transpose_backward", "original_median_shape_after_transp", "original_median_spacing_after_transp")
+    needed = {"plans.json": ("configurations", "transpose_forward", *extent), "dataset.json": ("labels", "channel_names")}
     for name, keys in needed.items():
         try:
             content = read_plain(folder / name, _REMEDY)

@@ -173,7 +173,7 @@ def make_plan(
         part.take("power", scaling.power, "square root for PET: the VAE sees low uptake too; linear otherwise")
     window = _plan_window(d, fingerprint, tumors, budget)
     part = d.within("paste")
-    part.take("feather_mm", 1.5 * max(window.spacing_mm), "one and a half working voxels: no seam, little lost", spacing=window.spacing_mm)
+    part.take("feather_mm", 2.0 * max(window.spacing_mm), "two working voxels: no seam, little lost", spacing=window.spacing_mm)
     part.take("draws", 10, "an empty or too small tumor is drawn again, up to so often")
     part.take("smallest_ml", rules.smallest_volume_ml(tumors), "half of the smallest training tumor")
     d.take("device", budget.device, "the device found")

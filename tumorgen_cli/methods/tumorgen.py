@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tumorgen_cli import autoencoding as ae
 from tumorgen_cli import console, flow, rules
-from tumorgen_cli.boxes import box_mask, covering, draw_box, latent_mask
+from tumorgen_cli.boxes import box_mask, draw_box, latent_box, latent_mask
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import derive_seed, hash_value, read_plain
 from tumorgen_cli.methods.method import Method, Sampling
@@ -27,7 +27,8 @@ from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import Fingerprint, Request, Synthetic
+from tumorgen_cli.records import Box, Fingerprint, Request, Synthetic
+from tumorgen_cli.texture import like_noise
 from tumorgen_cli.training import Objective, Stage, finished, load_weights
 from tumorgen_cli.vector_field import FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, condition_on, to_flow
 from tumorgen_cli.windows import scale, unscale
@@ -36,11 +37,13 @@ from tumorgen_cli.workspace import Workspace
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Synthesis: solver steps, and the halo in latent voxels that is decoded around a box."""
+    """Synthesis: solver steps, the halo in latent voxels that is decoded around a box, whether noise like the host's
+    own, which a VAE smooths away, is put back into the box."""
 
     steps: int
     solver: flow.Solver
     halo: int
+    texture: bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class TumorGen(Method):
     SOURCE = (
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. 1-7. "
         "Deviations: the VAE is trained on the data set's own cases unless a checkpoint is given; the fine constraint is "
-        "averaged where a mask is; the refiner trains after the flow unless `refiner.joint`, and has a Dice term."
+        "averaged where a mask is; the refiner trains after the flow unless `refiner.joint`, and has a Dice term; noise like "
+        "the host's is added to the decoded box unless `sampling.texture` is off."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
@@ -97,8 +101,8 @@ class TumorGen(Method):
         f.take("widths", (64, 128, 256) if large else (32, 64, 128), "the paper gives none; 64-128-256 from 16 GiB up")
         f.take("res_blocks", 2, "MAISI's")
         f.take("batch", 8, free)
-        most = 20000 if large else 2000
-        f.take("iterations", int(np.clip(25 * tumors, 1000, most)), f"25 steps a tumor, 1000 to {most}: more memorise them", tumors=tumors)
+        most = 20000 if large else 3000
+        f.take("iterations", int(np.clip(60 * tumors, 1000, most)), f"60 steps a tumor, 1000 to {most}", tumors=tumors)
         f.take("learning_rate", 2e-4 if large else 5e-4, free)
         f.take("ema", 0.995, free)
         f.take("copies", int(np.clip(800 // tumors, 4, 32)), "about 800 encoded windows: fewer are memorised, more cost disk", tumors=tumors)
@@ -123,6 +127,7 @@ class TumorGen(Method):
         s = d.within("sampling")
         s.take("steps", 10, "the paper's fast setting")
         s.take("solver", "euler", "the paper's")
+        s.take("texture", True, "a VAE smooths noise away: without it the box is a bare patch in a noisy scan; false: the paper's decode")
         s.take("halo", 4, "with 4 latent voxels around the box the decode equals that of the whole window")
 
     # -- networks ----------------------------------------------------------------------------------------------
@@ -367,14 +372,21 @@ class TumorGen(Method):
         with ae.precise(self.plan.precision, self.device):
             latent = self.vae.encode(torch.from_numpy(scaled)[None].to(self.device))
         shape = tuple(latent.shape[2:])
-        box = covering(request.box, DOWNSAMPLING, shape)  # type: ignore[arg-type]
+        box = latent_box(request.box, shape)  # type: ignore[arg-type]
         mask = torch.from_numpy(box_mask(box, shape))[None, None].to(self.device)  # type: ignore[arg-type]
         steps, solver = sampling.steps or c.steps, sampling.solver or c.solver
         joint = self._sample(latent, mask, seed, steps, solver)
         region = box.grown(c.halo, shape)  # type: ignore[arg-type]
-        picture, refined = self._decode(joint[(slice(None), slice(None), *region.slices)])
-        offset = tuple(DOWNSAMPLING * a for a in region.start)
-        local = request.box.shifted(tuple(-o for o in offset)).slices  # type: ignore[arg-type]
+        cells = (slice(None), slice(None), *region.slices)
+        picture, refined = self._decode(joint[cells])
+        voxels = Box(tuple(DOWNSAMPLING * a for a in region.start), tuple(DOWNSAMPLING * b for b in region.stop))  # type: ignore[arg-type]
+        inner = request.box.shifted(tuple(-a for a in voxels.start))  # type: ignore[arg-type]
+        local = inner.slices
+        if c.texture:
+            with ae.precise(self.plan.precision, self.device):
+                smooth = self.vae.decode(latent[cells])[0].float().cpu().numpy()
+            rng = np.random.default_rng([seed, 1])
+            picture = picture + like_noise(scaled[(slice(None), *voxels.slices)], smooth, picture, inner, rng)
         image = request.image.astype(np.float32, copy=True)
         image[(slice(None), *request.box.slices)] = unscale(picture[(slice(None), *local)], self.plan.channels, request.limits)
         share = np.zeros(image.shape[1:], np.float32)
