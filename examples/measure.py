@@ -55,7 +55,7 @@ def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder 
 
 
 @app.command()
-def reconstructions(work: Work, judge: Path, device: str = "auto") -> None:
+def reconstructions(work: Work, judge: Annotated[Path, typer.Option()], device: str = "auto") -> None:
     """The judge's DSC on each held-out case (working grid) and on its reconstruction by the VAE."""
     workspace = Workspace(work)
     plan = workspace.plan()
@@ -76,7 +76,7 @@ def reconstructions(work: Work, judge: Path, device: str = "auto") -> None:
 
 
 @app.command()
-def speed(work: Work, healthy: Path, repeats: int = 5, device: str = "auto") -> None:
+def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5, device: str = "auto") -> None:
     """Seconds a pair: the method on a window in memory (median), the same decoding the whole window, file to file (mean)."""
     workspace = Workspace(work)
     plan = workspace.plan()

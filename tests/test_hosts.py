@@ -134,15 +134,17 @@ def test_the_window_grows_for_a_large_box(plan):
 def test_the_feather_by_hand():
     """Smoothstep of the depth over the width, product of the axes; the scan's own edge has no ramp."""
     grid = Grid((20, 20, 20), (2.0, 1.0, 5.0))
-    weight = feather(Box((4, 0, 3), (14, 12, 20)), grid, 6.0)
-    u = np.array([1, 3, 5, 7, 9]) / 6
-    ramp = np.where(u < 1, u * u * (3 - 2 * u), 1)
+    weight = feather(Box((4, 0, 3), (14, 12, 20)), grid, 3.0)
+    u = np.minimum(np.array([1, 3, 5, 7, 9]) / 3, 1)
+    ramp = u * u * (3 - 2 * u)
     np.testing.assert_allclose(weight[:, 0, 16], [*ramp, *ramp[::-1]], rtol=1e-5)
     assert (weight[4:6, 0, 2:] == 1).all()  # y starts and z ends at the scan's edge
-    v = np.array([5.5, 4.5, 3.5, 2.5, 1.5, 0.5]) / 6
+    v = np.minimum(np.array([5.5, 4.5, 3.5, 2.5, 1.5, 0.5]) / 3, 1)
     np.testing.assert_allclose(weight[5, 6:, 10], v * v * (3 - 2 * v), rtol=1e-5)
-    w = 2.5 / 6
+    w = 2.5 / 3
     np.testing.assert_allclose(weight[5, 3, 0], w * w * (3 - 2 * w), rtol=1e-5)
+    small = feather(Box((4, 4, 4), (8, 8, 8)), grid, 50.0)  # 8 mm along x: a ramp of 2 mm
+    np.testing.assert_allclose(small[:, 1, 1], [0.5, 1, 1, 0.5], rtol=1e-5)
     assert weight.min() > 0
     assert (feather(Box((0, 0, 0), (20, 20, 20)), grid, 6.0) == 1).all()
 

@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
-    {"windows", "boxes", "shapes", "preprocess"},
+    {"windows", "boxes", "shapes", "texture", "preprocess"},
     {"nets.vae", "nets.flow_unet", "nets.refiner", "flow", "previews"},
     {"training", "autoencoding", "vector_field"},
     {"methods", "methods.method", "methods.tumorgen", "methods.copypaste", "methods.syntumor"},

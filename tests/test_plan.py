@@ -54,7 +54,7 @@ def test_rule_then_preset_then_set(make, tmp_path):
 
 def test_rules_see_what_was_set(make):
     plan = make(None, "window.spacing_mm=[20.0,20.0,20.0]", "window.shape=[32,32,32]")
-    assert plan.paste.feather_mm == 30.0
+    assert plan.paste.feather_mm == 40.0
     assert plan.methods["tumorgen"]["vae"]["patch"] == [32, 32, 32]
 
 

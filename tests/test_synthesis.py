@@ -16,6 +16,7 @@ from tumorgen_cli import pipeline, synthesis
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import hash_file, to_plain
 from tumorgen_cli.hosts import read_scan
+from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.records import Box, Synthetic
 from tumorgen_cli.synthesis import Source, make_jobs, read_provenance, synthesize_set
@@ -250,8 +251,11 @@ def test_a_region_that_is_empty_or_of_another_scan(workspace, phantoms, tmp_path
             synthesis._Placing(host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None)
 
 
-def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path):
-    """Every tumor of the case in turn; the box holds it, the old one leaves, what lies outside the box stays."""
+@pytest.mark.parametrize("keeps", [False, True])
+def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatch, keeps):
+    """Every tumor of the case in turn; the box holds it, what lies outside the box stays. The old tumor leaves the
+    labels where the method repaints the box, and stays where it is still to be seen."""
+    monkeypatch.setattr(find_method("syntumor"), "keeps_background", keeps)
     report = pipeline.synthesize(workspace, "syntumor", 3, cases="test", out=tmp_path / "out", device="cpu")
     facts = {case.case: case for case in workspace.fingerprint().cases}
     held_out = workspace.splits().test
@@ -268,7 +272,10 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path):
         outside = np.ones(labels.shape, bool)
         outside[box.slices] = False
         np.testing.assert_array_equal(labels[outside], original[outside])
-        assert labels[box.slices].sum() * grid.voxel_ml == pytest.approx(record["volume_ml"], rel=1e-3)  # the new tumor alone
+        if keeps:
+            assert (labels >= original).all()
+        else:
+            assert labels[box.slices].sum() * grid.voxel_ml == pytest.approx(record["volume_ml"], rel=1e-3)
     with pytest.raises(PlanError, match="did you mean train"):
         pipeline.synthesize(workspace, "syntumor", 1, cases="trian", out=tmp_path / "other", device="cpu")
     with pytest.raises(PlanError, match="--healthy"):

@@ -19,6 +19,7 @@ from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
+from tumorgen_cli.previews import display_of
 from tumorgen_cli.records import Box, Fingerprint
 from tumorgen_cli.stages import open_method, train_stages
 from tumorgen_cli.synthesis import Source, Tally, make_jobs, synthesize_set
@@ -281,7 +282,8 @@ def _score_rows(scores: Any) -> list[tuple[str, str]]:
             (f"agreement NSD at {scores.tolerance_mm} mm", f"{interval(a.surface_dice)}; real held-out cases {interval(a.real_surface_dice)}"),
         ]
     for c in scores.comparisons:
-        rows.append((f"{c.title}, median", f"{c.synthetic.median:.3g} {c.unit}; training {c.training.median:.3g}; KS {c.ks:.3f}"))
+        unit = display_of(scores.channel)[1] if c.unit == "scan" else c.unit
+        rows.append((f"{c.title}, median", f"{c.synthetic.median:.3g} {unit}; training {c.training.median:.3g}; KS {c.ks:.3f}"))
     rows += [(f"share of {s.kind} tumors", f"{s.synthetic:.2f}; training {s.training:.2f}") for s in scores.shares]
     rows += [(f"Fréchet ({scores.features}) {p.plane}, {p.place} slice", f"{p.matched:.3g}; real-real {p.floor:.3g}") for p in scores.planes]
     return rows

@@ -60,7 +60,7 @@ def train_stage(
             raise StateError("An earlier stage is not ready", [Fault(before, "not trained, or stale", "a finished run", remedy)])
     folder = workspace.run(method_name, stage)
     own = (folder / "run.json").is_file()  # or it is off, or part of an earlier stage
-    if method.trained(stage, iterations) and not (restart and own):
+    if method.trained(stage, iterations or method.planned_iterations(stage)) and not (restart and own):
         console.note(f"{stage}: already trained")
         return None
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # the first process of a run holds the lock for all

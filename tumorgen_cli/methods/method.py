@@ -74,6 +74,10 @@ class Method(ABC):
         """What stage `name` would be made from now."""
         raise NotImplementedError(f"{self.name} has no stage {name}")
 
+    def planned_iterations(self, name: str) -> int:
+        """How long the plan wants stage `name` to be."""
+        raise NotImplementedError(f"{self.name} has no stage {name}")
+
     def trained(self, name: str, iterations: int | None = None) -> bool:
-        """Whether stage `name` is finished, made from what is there now, and `iterations` long."""
+        """Whether stage `name` is finished, made from what is there now, and `iterations` long (None: of any length)."""
         raise NotImplementedError(f"{self.name} has no stage {name}")

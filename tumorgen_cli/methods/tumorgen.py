@@ -330,6 +330,9 @@ class TumorGen(Method):
             model.to(self.device).eval().requires_grad_(False)
         return hashes
 
+    def planned_iterations(self, name: str) -> int:
+        return int(getattr(self.config, name).iterations)
+
     def trained(self, name: str, iterations: int | None = None) -> bool:
         """Whether a stage is finished and made from what is there now (a joint refiner comes with the flow)."""
         r = self.config.refiner
