@@ -1,7 +1,7 @@
 """Planning arithmetic: facts in, numbers out, no I/O and no torch. Each function's docstring is its reason.
 
 The paper gives 200×200×100 → 128×128×64 for its lung crops and no λ, α, learning rate or iteration count (TumorGen,
-section 3.1); what it leaves open was settled by measuring on FDG-PET of 40 patients.
+section 3.1).
 """
 
 from __future__ import annotations
