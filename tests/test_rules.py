@@ -144,3 +144,8 @@ def test_splits():
 
 def test_smallest_volume():
     assert rules.smallest_volume_ml([tumor((9, 9, 9), v) for v in (4.0, 1.5, 30.0)]) == 0.75
+
+
+def test_small_tumors_ask_for_a_finer_grid():
+    assert rules.spacing_for_small_tumors((24.0, 30.0, 40.0), (4.0, 4.0, 5.0)) is None
+    assert rules.spacing_for_small_tumors((20.0, 30.0, 40.0), (4.0, 4.0, 5.0)) == (2.5, 3.75, 5.0)

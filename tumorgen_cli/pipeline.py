@@ -58,7 +58,18 @@ def plan_dataset(
             find_method(method)(plan, workspace)
         write_json(workspace.splits_file, splits)
         write_json(workspace.plan_file, plan)
+    _warn_of_small_tumors(fingerprint, plan)
     return plan
+
+
+def _warn_of_small_tumors(fingerprint: Fingerprint, plan: Plan) -> None:
+    finer = rules.spacing_for_small_tumors(rules.usual_extent(fingerprint.tumors, 50), plan.window.spacing_mm)
+    if finer is not None:
+        wanted = ",".join(f"{s:.2g}" for s in finer)
+        console.warn(
+            "the median tumor is less than 1.5 latent cells wide, and masks so small come out empty; plan with a finer grid and "
+            f"a smaller window, such as --set window.spacing_mm=[{wanted}] --set window.shape=[48,48,48]"
+        )
 
 
 def _check_owner(workspace: Workspace, dataset: Dataset) -> None:

@@ -112,6 +112,17 @@ def latent_channels(spacing: Triple) -> tuple[float, int]:
     return round(cell, 2), 4 * 2 ** min(doublings, 2)
 
 
+def spacing_for_small_tumors(median_tumor_mm: Triple, spacing: Triple) -> Triple | None:
+    """A finer working spacing where the median tumor is less than 1.5 latent cells wide on some axis, else None.
+
+    On the latent grid such a tumor's area average never reaches a half: its mask comes out empty. The finer spacing gives
+    it two cells.
+    """
+    if all(e >= 1.5 * 4 * s for e, s in zip(median_tumor_mm, spacing, strict=True)):
+        return None
+    return _triple([min(s, e / 8) for e, s in zip(median_tumor_mm, spacing, strict=True)])
+
+
 def surface_tolerance_mm(spacing: Triple) -> float:
     """NSD tolerance: the median spacing's largest edge rounded to 0.1 mm; finer than a voxel nobody annotates."""
     return round(max(spacing), 1)
