@@ -13,7 +13,7 @@ from tumorgen_cli.errors import DataError, Fault
 from tumorgen_cli.faults import intensity_faults, read_whole
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
-from tumorgen_cli.volumes import describe, read_image, read_volume, resample, same_geometry
+from tumorgen_cli.volumes import describe, read_volume, resample, same_geometry, stack_channels
 from tumorgen_cli.windows import scan_limits
 
 _PLACING_VOXELS = 4_000_000
@@ -49,12 +49,15 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
         DataError: unreadable, not finite, constant, or label and image of different geometry.
     """
     faults: list[Fault] = []
+    volumes = []
     for path in files:
         volume = read_whole(path, faults)
-        faults += intensity_faults(path, volume[0]) if volume is not None else []
+        if volume is not None:
+            faults += intensity_faults(path, volume[0])
+            volumes.append(volume)
     if faults:
         raise DataError("A host scan cannot be used", faults)
-    image, grid = read_image(files)
+    image, grid = stack_channels(files, volumes)
     labels = None
     if label is not None:
         labels, label_grid = read_volume(label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,15 @@ def read_image(paths: tuple[Path, ...]) -> tuple[np.ndarray, Grid]:
     Raises:
         DataError: unreadable, not 3D, or channels of different geometry.
     """
-    volumes = [read_volume(path) for path in paths]
+    return stack_channels(paths, [read_volume(path) for path in paths])
+
+
+def stack_channels(paths: Sequence[Path], volumes: Sequence[tuple[np.ndarray, Grid]]) -> tuple[np.ndarray, Grid]:
+    """What `read_image` gives, of volumes that are read already; `paths` name them in errors.
+
+    Raises:
+        DataError: channels of different geometry.
+    """
     grid = volumes[0][1]
     faults = [
         Fault(str(path), describe(other), describe(grid), "resample all channels of a scan to one geometry")

@@ -250,7 +250,8 @@ class TumorGen(Method):
         refine = RefinerObjective(self.refiner.to(self.device), self.vae, None, self.config.refiner, c.box_channel) if joint else None
 
         def item(number: int) -> dict[str, Any]:
-            return self._draw(latents, np.random.default_rng([seed, number]))
+            drawn = self._draw(latents, np.random.default_rng([seed, number]))
+            return drawn if joint else {k: v for k, v in drawn.items() if k != "target"}  # 64 times a latent's voxels to carry
 
         models: dict[str, nn.Module] = {"net": self.net, **({"refiner": self.refiner} if joint else {})}
         return Stage(
