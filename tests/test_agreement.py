@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tumorgen_cli.metrics.agreement import dice, surface_dice
+from tumorgen_cli.metrics.agreement import dice, lesion_counts, proportion, surface_dice, verdict
 
 EMPTY = np.zeros((8, 9, 10), bool)
 
@@ -66,3 +66,21 @@ def test_surface_dice_does_not_depend_on_the_volume_around():
     tight = tuple(slice(8, 18) for _ in range(3))
     assert surface_dice(a, b, (1, 2, 3), 1.0) == pytest.approx(surface_dice(a[tight], b[tight], (1, 2, 3), 1.0))
     assert surface_dice(a, b, (1, 2, 3), 1.0) == pytest.approx(surface_dice(b, a, (1, 2, 3), 1.0))
+
+
+def test_proportion_is_of_the_mask():
+    mask, found = EMPTY.copy(), EMPTY.copy()
+    mask[:4, :2, :2], found[:, :2, :2] = True, True
+    assert proportion(mask, found) == 1
+    assert proportion(found, mask) == pytest.approx(4 / EMPTY.shape[0])
+    assert math.isnan(proportion(EMPTY, found))
+
+
+def test_lesions_are_hit_by_a_voxel_and_missed_without():
+    mask, found = np.zeros((20, 8, 8), bool), np.zeros((20, 8, 8), bool)
+    mask[1:3, 1:3, 1:3] = mask[8:10, 1:3, 1:3] = mask[10, 3, 3] = True  # the last touches the second by a corner
+    found[2:6, 2, 2] = found[15, 5, 5] = found[17, 5, 5] = True
+    assert lesion_counts(mask, found) == (2, 1, 2)
+    assert lesion_counts(np.zeros_like(mask), found) == (0, 0, 3)
+    judged = verdict(mask, mask, (1, 1, 1), 1.0)
+    assert (judged.dice, judged.surface_dice, judged.proportion, judged.missed, judged.spurious) == (1, 1, 1, 0, 0)

@@ -11,8 +11,9 @@ import pytest
 
 from tumorgen_cli import evaluation
 from tumorgen_cli.errors import StateError
-from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, read_scores, window_around
+from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, read_scores, window_around, write_page
 from tumorgen_cli.files import to_plain
+from tumorgen_cli.metrics.features import hand_made
 from tumorgen_cli.plan import ChannelPlan, PastePlan, Plan, WindowPlan
 from tumorgen_cli.records import Box, Grid, Provenance
 from tumorgen_cli.volumes import write_volume
@@ -104,7 +105,9 @@ def synthetic(tmp_path):
 
 def evaluate(plan, folder, judge, tmp_path):
     steps = []
-    scores = evaluate_set(plan, SPLITS, folder, tmp_path / "evaluation" / "toy", judge, lambda done, note="": steps.append(done))
+    out = tmp_path / "evaluation" / "toy"
+    scores = evaluate_set(plan, SPLITS, folder, out, judge, hand_made(), lambda done, note="": steps.append(done))
+    write_page(plan, SPLITS, folder, out, scores, ())
     assert steps == list(range(1, evaluation_steps(folder, SPLITS) + 1))
     return scores
 
@@ -112,26 +115,32 @@ def evaluate(plan, folder, judge, tmp_path):
 def test_scores_of_a_set(plan, synthetic, tmp_path):
     scores = evaluate(plan, synthetic, Threshold(), tmp_path)
     a, b, c = scores.of("synthetic")
-    assert (a.dice, a.surface_dice) == (1, 1)
-    assert 0 < b.dice < 0.8
-    assert (c.dice, c.surface_dice) == (0, 0)  # nothing found: one mask is empty
+    assert (a.verdict.dice, a.verdict.surface_dice, a.verdict.proportion) == (1, 1, 1)
+    assert 0 < b.verdict.dice < 0.8
+    assert (c.verdict.dice, c.verdict.surface_dice, c.verdict.missed) == (0, 0, 1)  # nothing found: one mask is empty
     assert a.statistics.contrast == pytest.approx(5, abs=0.2)
     assert b.host == "x"
-    assert scores.agreement.dice.mean == pytest.approx((1 + b.dice) / 3)
-    assert scores.agreement.dice.low <= scores.agreement.dice.mean <= scores.agreement.dice.high
-    assert scores.agreement.real_dice.mean == 1  # the threshold finds every real tumor
-    assert scores.agreement.real_dice.count == 2
-    assert all(math.isnan(case.dice) for case in scores.of("train"))
+    assert scores.agreement.of("dice").synthetic.mean == pytest.approx((1 + b.verdict.dice) / 3)
+    assert scores.agreement.of("dice").synthetic.low <= scores.agreement.of("dice").synthetic.mean <= scores.agreement.of("dice").synthetic.high
+    assert scores.agreement.of("dice").real.mean == 1  # the threshold finds every real tumor
+    assert scores.agreement.of("dice").real.count == 2
+    assert (scores.agreement.synthetic_lesions.lesions, scores.agreement.synthetic_lesions.missed) == (3, 1)
+    assert sum(stratum.dice.synthetic.count for stratum in scores.agreement.strata) == 3
+    assert all(math.isnan(case.verdict.dice) for case in scores.of("train"))
     shares = {share.kind: share for share in scores.shares}
     assert shares["low uptake"].synthetic == pytest.approx(2 / 3)  # b, whose image lies beside its mask, and c
     assert shares["low uptake"].training == pytest.approx(1 / 4)
     contrast = next(row for row in scores.comparisons if row.field == "contrast")
     assert contrast.training.count == 4
     assert 0 < contrast.ks <= 1
-    assert {(row.plane, row.place) for row in scores.planes} == {
-        (plane, place) for plane in ("axial", "coronal", "sagittal") for place in ("middle", "tumor")
-    }
-    assert all(min(row.synthetic, row.matched, row.floor) > 0 for row in scores.planes)
+    assert {(row.plane, row.place, row.measure) for row in scores.planes} == {
+        (plane, place, measure)
+        for plane in ("axial", "coronal", "sagittal", "all") for place in ("middle", "tumor") for measure in ("frechet", "kernel")
+    }  # fmt: skip
+    assert all(min(row.whole.value, row.matched.value, row.floor.value) > 0 for row in scores.planes if row.measure == "frechet")
+    assert math.isnan(scores.reader.auc)
+    assert "10 of each" in scores.reader.reason
+    assert {pair.case for pair in scores.novelty.pairs} == {"a", "b", "c"}
 
 
 def test_files(plan, synthetic, tmp_path):
@@ -161,17 +170,17 @@ def test_a_changed_pair_is_measured_again(plan, synthetic, tmp_path):
     seen = ball((12, 10, 8), 14)
     write_case(synthetic, "c", scan(seen, 8, 14), seen * 2)
     judge = Threshold()
-    assert evaluate(plan, synthetic, judge, tmp_path).of("synthetic")[2].dice == 1
+    assert evaluate(plan, synthetic, judge, tmp_path).of("synthetic")[2].verdict.dice == 1
     assert judge.asked == 1
 
 
 def test_without_a_judge(plan, synthetic, tmp_path):
     scores = evaluate(plan, synthetic, None, tmp_path)
     assert scores.judge == scores.judge_hash == ""
-    assert scores.agreement.dice.count == 0
-    assert scores.agreement.dice.undefined == 3
+    assert scores.agreement.of("dice").synthetic.count == 0
+    assert scores.agreement.of("dice").synthetic.undefined == 3
     assert scores.comparisons[0].synthetic.count == 3
-    assert math.isnan(read_scores(tmp_path / "evaluation" / "toy" / "scores.json").agreement.dice.mean)
+    assert math.isnan(read_scores(tmp_path / "evaluation" / "toy" / "scores.json").agreement.of("dice").synthetic.mean)
 
 
 def test_what_lies_outside_the_box_does_not_count(plan, tmp_path):
@@ -181,7 +190,7 @@ def test_what_lies_outside_the_box_does_not_count(plan, tmp_path):
     image[0:2, 0:2] = 30
     folder = write_set(tmp_path / "synthetic" / "toy", [("a", "x", image, 2 * (painted | beside))])
     (case,) = evaluate(plan, folder, Threshold(), tmp_path).of("synthetic")
-    assert case.dice == 1
+    assert case.verdict.dice == 1
     assert case.statistics.contrast == pytest.approx(5, abs=0.2)
     assert case.statistics.volume_ml == pytest.approx(painted.sum() * 0.08)
 
@@ -190,7 +199,7 @@ def test_an_empty_pair_is_counted_not_hidden(plan, synthetic, tmp_path):
     write_case(synthetic, "c", scan(np.zeros(SHAPE, bool), 1, 2), np.zeros(SHAPE))
     scores = evaluate(plan, synthetic, Threshold(), tmp_path)
     assert scores.of("synthetic")[2].statistics.volume_ml == 0
-    assert scores.agreement.dice.undefined == 1
+    assert scores.agreement.of("dice").synthetic.undefined == 1
     assert next(row for row in scores.comparisons if row.field == "contrast").synthetic.undefined == 1
 
 

@@ -18,8 +18,11 @@ LAYERS = [
     {"nets.vae", "nets.flow_unet", "nets.refiner", "flow", "previews"},
     {"training", "autoencoding", "vector_field"},
     {"methods", "methods.method", "methods.tumorgen", "methods.copypaste", "methods.syntumor"},
-    {"hosts", "synthesis", "judge", "stages", "metrics.agreement", "metrics.frechet", "metrics.tumors", "metrics.scores"},
-    {"evaluation", "report", "pipeline"},
+    {
+        "hosts", "synthesis", "judge", "judging", "judge_training", "stages", "metrics.agreement", "metrics.features", "metrics.frechet",
+        "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
+    },
+    {"evaluation", "filtering", "reader_study", "report", "pipeline"},
     {"demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
@@ -37,10 +40,17 @@ BESIDE = {
     "methods.tumorgen": {"methods.method"},
     "methods.copypaste": {"methods.method"},
     "methods.syntumor": {"methods.method"},
-    "synthesis": {"hosts"},
-    "metrics.scores": {"metrics.frechet", "metrics.tumors"},
+    "judging": {"judge", "metrics.agreement"},
+    "judge_training": {"judge", "metrics.agreement"},
+    "synthesis": {"hosts", "judge", "judging", "metrics.agreement"},
+    "metrics.frechet": {"metrics.features"},
+    "metrics.novelty": {"metrics.tumors"},
+    "metrics.reader_test": {"metrics.tumors"},
+    "metrics.scores": {"metrics.agreement", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.tumors"},
+    "filtering": {"evaluation"},
+    "reader_study": {"evaluation"},
     "evaluation": {"report"},
-    "pipeline": {"evaluation"},
+    "pipeline": {"evaluation", "filtering", "reader_study"},
     "cli": {"demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")

@@ -8,22 +8,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tumorgen_cli.metrics.agreement import UNJUDGED, Verdict
+from tumorgen_cli.metrics.novelty import Lesion, novelty
+from tumorgen_cli.metrics.reader_test import lesion_features, reader_test
 from tumorgen_cli.metrics.scores import (
-    Agreement,
     CaseScores,
-    PlaneDistance,
     Scores,
+    agree,
     compare,
     hard_shares,
+    plane_distances,
     summarize,
     undefined_statistics,
-    values_of,
 )
 from tumorgen_cli.metrics.tumors import TumorStatistics
 from tumorgen_cli.records import Box, Provenance
-from tumorgen_cli.report import write_report
+from tumorgen_cli.report import Pictures, Strip, write_report
 
-VOID = {"meta", "img", "br", "source"}
+VOID = {"meta", "img", "br", "source", "input"}
 
 
 class Checker(HTMLParser):
@@ -46,18 +48,29 @@ class Checker(HTMLParser):
 
 
 def statistics(i):
-    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, (4.0,), (8.0,), (3.0 + i,))
+    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, 0.5, (4.0,), (8.0,), (3.0 + i,))
 
 
-def make_scores(dices, judge="results/judge"):
-    pairs = tuple(CaseScores("synthetic", f"pair{i}", "<host>", statistics(i), d, d) for i, d in enumerate(dices))
-    train = tuple(CaseScores("train", f"t{i}", "", statistics(i + 2), math.nan, math.nan) for i in range(5))
-    test = (CaseScores("test", "h", "", statistics(0), 0.6, 0.7),)
-    parts = [summarize(values_of(cases, f), f) for cases in (pairs, test) for f in ("dice", "surface_dice")]
-    planes = tuple(PlaneDistance(p, w, 1.0, 2.0, 3.0) for w in ("middle", "tumor") for p in ("axial", "coronal", "sagittal"))
+def judged(dice, surface_dice):
+    return Verdict(dice, surface_dice, dice, 1, int(dice == 0), 0)
+
+
+def lesions(group, count, rng):
+    return [Lesion(f"{group}{i}", f"{group}{i}", rng.normal(size=(2, 20, 20, 20)), tuple(rng.normal(size=8))) for i in range(count)]
+
+
+def make_scores(dices, judge="results/judge", name="a <set>"):
+    rng = np.random.default_rng(0)
+    pairs = tuple(CaseScores("synthetic", f"pair{i}", "<host>", statistics(i), judged(d, d)) for i, d in enumerate(dices))
+    train = tuple(CaseScores("train", f"t{i}", "", statistics(i + 2), UNJUDGED) for i in range(5))
+    test = (CaseScores("test", "h", "", statistics(0), judged(0.6, 0.7)),)
+    features = [rng.normal(size=(n, 2, 3, 4)) for n in (max(2, len(pairs)), 5, 2)]
+    told = lesion_features(["PET"])
+    few = reader_test(np.ones((1, len(told))), np.ones((5, len(told))), ["x"], list("abcde"), told, 0)
     return Scores(
-        "a <set>", "s", "p", "PET", judge, "j", "filters", 5.5, Agreement(*parts), compare(pairs, train),
-        hard_shares(pairs, train), planes, (*pairs, *train, *test),
+        name, "s", "p", "PET", judge, "j", "filters", False, 5.5, agree(pairs, test, train), compare(pairs, train),
+        hard_shares(pairs, train), plane_distances(*features, ["x", "y"] * 3), few,
+        novelty(lesions("pair", len(pairs), rng), lesions("t", 5, rng), []), (*pairs, *train, *test),
     )  # fmt: skip
 
 
@@ -69,13 +82,15 @@ def lines(count):
     ]  # fmt: skip
 
 
-def page(tmp_path, scores, count):
+def page(tmp_path, scores, count, others=()):
     previews = tmp_path / "previews"
     previews.mkdir(exist_ok=True)
     for i in range(count):
         noise = np.random.default_rng(i).integers(0, 255, (1100, 900), dtype=np.uint8)
         Image.fromarray(noise).save(previews / f"pair{i}.png")
-    write_report(tmp_path / "report.html", scores, lines(count), previews)
+    strip = Strip(np.zeros((30, 20, 3), np.uint8), 3)
+    pictures = Pictures(previews, {"pair1": strip}, {"pair0": np.zeros((8, 9)), "t0": np.ones((8, 9))})
+    write_report(tmp_path / "report.html", scores, others, lines(count), pictures)
     checker = Checker()
     html = (tmp_path / "report.html").read_text()
     checker.feed(html)
@@ -101,6 +116,19 @@ def test_page_is_whole_and_shows_best_median_worst(tmp_path):
     assert len(html) < 3_000_000
 
 
+def test_other_sets_stand_beside(tmp_path):
+    html, text = page(tmp_path, make_scores([0.5, 0.9]), 2, others=[make_scores([0.25, 0.25, 0.25], name="rival")])
+    assert "compare with rival" in text
+    row = next(row for row in html.split("<tr>") if row.startswith("<td>Dice with the judge"))
+    assert list(re.findall(r"<td[^>]*>([\d.]+)", row)) == ["0.7", "0.6", "0.25"]
+
+
+def test_slices_of_a_pair_can_be_moved_through(tmp_path):
+    html, _ = page(tmp_path, make_scores([0.5, 0.9, 0.1]), 3)
+    assert html.count('<input type="range" min="0" max="2"') == 1
+    assert "axial slices of pair1" in html
+
+
 def test_without_judge_says_so(tmp_path):
     _, text = page(tmp_path, make_scores([math.nan] * 3, judge=""), 3)
     assert "No judge was given" in text
@@ -111,7 +139,7 @@ def test_without_judge_says_so(tmp_path):
 def test_missing_previews_and_undefined_tumors(tmp_path):
     scores = make_scores([0.5])
     page(tmp_path, scores, 0)
-    empty = CaseScores("synthetic", "pair0", "x", undefined_statistics(1), math.nan, math.nan)
+    empty = CaseScores("synthetic", "pair0", "x", undefined_statistics(1), UNJUDGED)
     train = scores.of("train")
     nothing = Scores(
         **{
@@ -143,7 +171,7 @@ def test_summary():
 
 
 def test_hard_shares_are_a_fifth_of_the_training_tumors():
-    train = [CaseScores("train", str(i), "", statistics(i), math.nan, math.nan) for i in range(100)]
-    easy = [CaseScores("synthetic", str(i), "", statistics(i + 50), math.nan, math.nan) for i in range(50)]
+    train = [CaseScores("train", str(i), "", statistics(i), UNJUDGED) for i in range(100)]
+    easy = [CaseScores("synthetic", str(i), "", statistics(i + 50), UNJUDGED) for i in range(50)]
     low = hard_shares(easy, train)[0]
     assert (low.synthetic, low.training) == (0, 0.2)

@@ -315,7 +315,8 @@ class Fake(Method):
 def run_fake(workspace, phantoms, out, method, pairs=2, plan=None):
     sources = pipeline._healthy_sources(workspace.plan(), phantoms.healthy, None)
     tumors = workspace.fingerprint().tumors
-    return synthesize_set(plan or method.plan, method, make_jobs(sources, pairs, 0), out, tumors, None, Sampling(), {"seed": 0}, lambda *_: None)
+    jobs = make_jobs(sources, pairs, 0)
+    return synthesize_set(plan or method.plan, method, jobs, out, tumors, None, Sampling(), {"seed": 0}, None, lambda *_: None)
 
 
 def test_empty_draws_are_counted_and_drawn_again(workspace, phantoms, tmp_path):
@@ -363,5 +364,5 @@ def test_what_a_method_is_told(workspace, phantoms, tmp_path):
         np.testing.assert_allclose(request.limits, [(c.low, c.high) for c in plan.channels], rtol=1e-6)
     redrawn = Fake(plan, workspace)
     sources = pipeline._redraw_sources(workspace, plan, "test")
-    synthesize_set(plan, redrawn, make_jobs(sources, 1, 0), tmp_path / "redrawn", (), None, Sampling(), {"seed": 0}, lambda *_: None)
+    synthesize_set(plan, redrawn, make_jobs(sources, 1, 0), tmp_path / "redrawn", (), None, Sampling(), {"seed": 0}, None, lambda *_: None)
     assert redrawn.requests[0].case == workspace.splits().test[0]  # so that no case donates to itself

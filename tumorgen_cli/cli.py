@@ -33,6 +33,9 @@ Preset = Annotated[Optional[str], typer.Option("--preset", help="A preset's name
 Memory = Annotated[Optional[float], typer.Option("--memory", help="GiB to plan for (default: what the device has).", min=0.5)]
 TumorLabel = Annotated[Optional[str], typer.Option("--tumor-label", help="Name or value of the tumor label.")]
 Workers = Annotated[Optional[int], typer.Option("--workers", help="Processes (default: by cores and memory; 0: none).", min=0)]
+JudgeFolder = Annotated[Optional[Path], typer.Option("--judge", help="An nnU-Net v2 results folder (default: the workspace's, or the bundled one).")]
+Keep = Annotated[float, typer.Option("--keep", help="Least share of the mask that the judge must find (FreeTumor's P).", min=0.0, max=1.0)]
+Features = Annotated[Literal["lite0", "filters", "inception"], typer.Option("--features", help="Feature network; only inception gives FID.")]
 DEFAULT_WORK = Path("tumorgen_work")
 
 
@@ -174,17 +177,21 @@ def preprocess(work: Work = DEFAULT_WORK, workers: Workers = None, device: Devic
 @app.command()
 @_command
 def train(
-    stage: Annotated[str, typer.Argument(help="vae, flow, refiner, or all.")],
+    stage: Annotated[str, typer.Argument(help="vae, flow, refiner, or all; judge: an nnU-Net that scores the pairs.")],
     work: Work = DEFAULT_WORK,
     iterations: Annotated[Optional[int], typer.Option("--iterations", help="Steps in all (default: the plan's).", min=1)] = None,
     init: Annotated[Optional[Path], typer.Option("--init", help="Checkpoint to start the VAE from (MAISI or tumorgen).", exists=True)] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Train anew; the old weights are replaced.")] = False,
+    minutes: Annotated[float, typer.Option("--minutes", help="How long to train a judge.", min=0.1)] = 30.0,
     method: MethodName = "tumorgen",
     device: Device = "auto",
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
     """Train a stage (or all): resumes by itself; `torchrun` or `accelerate launch` run it on several devices."""
+    if stage == "judge":
+        _train_judge(work, minutes, device, restart, as_json)
+        return
     from tumorgen_cli.stages import train_stages
 
     runs = train_stages(_workspace(work), method, stage, iterations, device, restart, init, seed)
@@ -192,6 +199,19 @@ def train(
         console.print_json(runs)
     following = {"vae": "tumorgen train flow", "flow": "tumorgen train refiner"}.get(stage, "tumorgen synthesize --healthy DIR -n 20")
     console.next_command(following + _at(work))
+
+
+def _train_judge(work: Path, minutes: float, device: Any, restart: bool, as_json: bool) -> None:
+    from tumorgen_cli import pipeline
+
+    record = pipeline.train_own_judge(_workspace(work), minutes, device, restart)
+    if as_json:
+        console.print_json(record)
+    else:
+        rows = [(score.case, score.dice, score.surface_dice) for score in record.held_out]
+        title = f"The judge on held-out cases ({record.schedule.epochs} epochs, {console.clock(record.seconds)})"
+        console.table(title, ("case", "DSC", f"NSD at {record.tolerance_mm} mm"), [*rows, ("mean", record.mean_dice, record.mean_surface_dice)])
+    console.next_command(f"tumorgen evaluate{_at(work)}")
 
 
 @app.command()
@@ -206,6 +226,9 @@ def synthesize(
     roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Solver steps (default: the plan's 10).", min=1)] = None,
     solver: Annotated[Optional[Literal["euler", "heun"]], typer.Option("--solver", help="The plan's, unless given.")] = None,
+    until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
+    keep: Keep = 0.7,
+    judge: JudgeFolder = None,
     method: MethodName = "tumorgen",
     device: Device = "auto",
     seed: Seed = None,
@@ -218,28 +241,105 @@ def synthesize(
     if healthy is not None and cases is not None:
         raise PlanError("Two sources", [Fault("--healthy and --cases", "both given", "one of them", "leave one out")])
     report = pipeline.synthesize(
-        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed
+        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed, until_pass, keep, judge
     )
     _show_set(report, as_json)
     console.next_command(f"tumorgen evaluate --synthetic {report.folder}{_at(work)}")
+
+
+@app.command("filter")
+@_command
+def filter_pairs(
+    synthetic: Annotated[Path, typer.Argument(help="The set to filter; it stays as it is.")],
+    work: Work = DEFAULT_WORK,
+    keep: Keep = 0.7,
+    judge: JudgeFolder = None,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Where the kept pairs go (default: SET_kept beside the set).")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Keep the pairs the judge agrees with, as a set of their own; list the others with the reasons."""
+    from tumorgen_cli import pipeline
+
+    found = pipeline.filter_pairs(_workspace(work), synthetic, keep, judge, out, device)
+    if as_json:
+        console.print_json(found)
+    else:
+        rejected = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items()) or "none"
+        console.table(f"Pairs in {found.folder}", ("what", "number"), [("kept", found.kept), ("rejected (see rejected.csv)", rejected)])
+    console.next_command(f"tumorgen evaluate --synthetic {found.folder}{_at(work)}")
 
 
 @app.command()
 @_command
 def evaluate(
     work: Work = DEFAULT_WORK,
-    synthetic: Annotated[Optional[Path], typer.Option("--synthetic", help="A set (default: every set of the workspace).")] = None,
-    judge: Annotated[Optional[Path], typer.Option("--judge", help="An nnU-Net v2 results folder that scores the pairs.")] = None,
+    synthetic: Annotated[Optional[list[Path]], typer.Option("--synthetic", help="A set; repeatable (default: every set of the workspace).")] = None,
+    judge: JudgeFolder = None,
+    features: Features = "lite0",
+    inception: Annotated[Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)] = None,
     device: Device = "auto",
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Score synthetic pairs: agreement with a judge, tumor statistics, Fréchet distances; writes a report."""
+    """Score synthetic pairs: agreement with a judge, distances to real slices, a reader test, novelty; writes a report."""
     from tumorgen_cli import pipeline
 
-    reports = pipeline.evaluate_sets(_workspace(work), synthetic, judge, device)
+    reports = pipeline.evaluate_sets(_workspace(work), synthetic or (), judge, device, features, inception)
     _show_scores(reports, as_json)
     console.next_command(f"open {reports[-1].page}")
+
+
+study = typer.Typer(invoke_without_command=True, help="A blind real-or-synthetic study: one page for readers, and its scores.")
+app.add_typer(study, name="reader-study")
+
+
+@study.callback()
+def reader_study(
+    context: typer.Context,
+    synthetic: Annotated[Optional[list[Path]], typer.Option("--synthetic", help="A set; repeatable (default: every set of the workspace).")] = None,
+    work: Work = DEFAULT_WORK,
+    pairs: Annotated[int, typer.Option("-n", "--pairs", help="Lesions of each kind.", min=1)] = 20,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Where to write (default: in the workspace).")] = None,
+    with_mask: Annotated[bool, typer.Option("--with-mask", help="Let readers outline the lesion.")] = False,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Write the page and its key."""
+    if context.invoked_subcommand is None:
+        _make_study(synthetic=synthetic or [], work=work, pairs=pairs, out=out, with_mask=with_mask, seed=seed, as_json=as_json)
+
+
+@_command
+def _make_study(
+    synthetic: list[Path], work: Path, pairs: int, out: Path | None, with_mask: bool, seed: int | None, as_json: bool
+) -> None:
+    from tumorgen_cli import pipeline
+
+    made = pipeline.make_reader_study(_workspace(work), synthetic, pairs, out, seed, with_mask)
+    if as_json:
+        console.print_json(made)
+    for line in () if as_json else made.notes:
+        console.note(line)
+    console.next_command(f"send {made.page} to readers (never key.json), then: tumorgen reader-study score ANSWERS... --key {made.key}")
+
+
+@study.command("score")
+@_command
+def score_study(
+    answers: Annotated[list[Path], typer.Argument(help="The files that readers exported.")],
+    key: Annotated[Path, typer.Option("--key", help="The study's key.json.")],
+    as_json: Json = False,
+) -> None:
+    """Sensitivity, specificity and accuracy of the readers, with intervals."""
+    from tumorgen_cli import reader_study as room
+
+    scores = room.score_study(answers, key)
+    if as_json:
+        console.print_json(scores)
+        return
+    console.table(f"Reader study {scores.study}, {scores.cases} cases", room.SCORE_COLUMNS, room.score_rows(scores))
+    console.note(room.SCORE_NOTE)
 
 
 @app.command()
@@ -249,7 +349,7 @@ def run(
     healthy: Annotated[Path, typer.Option("--healthy", help="Folder of tumor-free scans.")],
     work: Work = DEFAULT_WORK,
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs to make.", min=1)] = 20,
-    judge: Annotated[Optional[Path], typer.Option("--judge", help="An nnU-Net v2 results folder that scores the pairs.")] = None,
+    judge: JudgeFolder = None,
     tumor_label: TumorLabel = None,
     memory: Memory = None,
     preset: Preset = None,
@@ -301,7 +401,7 @@ def _show_set(report: Any, as_json: bool) -> None:
     tally = report.tally
     rejected = ", ".join(f"{count} {reason}" for reason, count in tally.rejected.items()) or "none"
     rows = [
-        ("pairs", tally.pairs), ("made now", tally.made), ("draws rejected", f"{rejected} of {tally.draws}"),
+        ("pairs", tally.pairs), ("made now", tally.made), ("given up", tally.given_up), ("draws rejected", f"{rejected} of {tally.draws}"),
         ("windows over a scan's edge", tally.padded), ("seconds a pair, file to file", tally.seconds_per_pair),
     ]  # fmt: skip
     console.table(f"Pairs in {report.folder}", ("what", "number"), rows)

@@ -1,7 +1,8 @@
-"""A synthetic set -> its scores: agreement with a judge, tumor statistics, Fréchet distances, beside the real data's.
+"""A synthetic set -> its scores, beside the real data's: do mask and picture agree, do the tumors look like real ones, are
+they new.
 
 Reads the set (an nnU-Net raw dataset with provenance.jsonl) and the real cases of the plan's dataset. Writes, into the
-evaluation's folder, predictions/ and measured/ as it goes, then cases.csv, report.html and, last, scores.json. What was
+evaluation's folder, predictions/ and measured/ as it goes, then cases.csv and, last, scores.json. What was
 measured of real cases lies beside it in .reference/, for all sets. Every intermediate file is named by the hash of all it
 was made from, so that a rerun goes on where the last one stopped and nothing stale is taken.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -19,32 +21,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.errors import Fault, PlanError, StateError
-from tumorgen_cli.files import (
-    from_plain,
-    hash_file,
-    hash_value,
-    read_plain,
-    to_plain,
-    write_json,
-    write_text,
-)
+from tumorgen_cli.files import atomic, from_plain, hash_file, hash_value, read_plain, to_plain, write_json, write_text
+from tumorgen_cli.judging import judge_pair, predict_around
 from tumorgen_cli.metrics import frechet
-from tumorgen_cli.metrics.agreement import dice, surface_dice
+from tumorgen_cli.metrics.agreement import UNJUDGED, Verdict
+from tumorgen_cli.metrics.frechet import PLANES
+from tumorgen_cli.metrics.novelty import Lesion, lesion, novelty
+from tumorgen_cli.metrics.reader_test import ReaderTest, describe_lesion, feature_scales, lesion_features, reader_test
 from tumorgen_cli.metrics.scores import (
     PLACES,
-    Agreement,
+    VERDICT,
     CaseScores,
     Group,
     Scores,
+    agree,
     compare,
     hard_shares,
     plane_distances,
-    summarize,
     undefined_statistics,
-    values_of,
 )
 from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.plan import Plan
+from tumorgen_cli.previews import axial_strip, display_of
 from tumorgen_cli.records import Box, Grid
 from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.volumes import read_image, read_volume, resample, same_geometry, write_volume
@@ -54,9 +52,9 @@ from tumorgen_cli.workspace import Splits
 if TYPE_CHECKING:
     from tumorgen_cli.console import Ticker
     from tumorgen_cli.judge import Judge
+    from tumorgen_cli.metrics.features import Network
 
-MARGIN_MM = 10.0  # a prediction counts within the painted box and this far around it
-_MEASURES = 1  # raise it when what `_measure` returns changes
+_MEASURES = 2  # raise it when what `_measure` returns changes
 _SYNTHESIZE = "run `tumorgen synthesize` again"
 
 
@@ -72,28 +70,32 @@ class CaseFiles:
     box: Box | None
 
 
-def evaluate_set(plan: Plan, splits: Splits, set_folder: Path, out: Path, judge: Judge | None, ticker: Ticker) -> Scores:
+def evaluate_set(
+    plan: Plan, splits: Splits, set_folder: Path, out: Path, judge: Judge | None, network: Network, ticker: Ticker
+) -> Scores:
     """The scores of a set, written to `out`. `ticker` counts up to `evaluation_steps`.
 
     Agreement is counted within the pair: the generated mask against the judge's tumor voxels inside the painted box grown
     by 10 mm, tumors that were there before left out. For real test cases, the ceiling, the box is the tumor's tight one.
-    Tumor statistics are of all that was painted in a pair, and of the whole tumor mask of a real case.
+    Everything else is of all that was painted in a pair, and of the whole tumor mask of a real case. `network` gives the
+    features of the slices.
 
     Raises:
         StateError: the set is unfinished, or files are missing; all of them are named.
     """
-    from tumorgen_cli.report import write_report
-
     work = [*synthetic_cases(plan, set_folder), *real_cases(plan, splits)]
-    scored: list[CaseScores] = []
+    scored: dict[Group, list[CaseScores]] = {"synthetic": [], "train": [], "test": []}
+    measured: dict[Group, list[Measured]] = {"synthetic": [], "train": [], "test": []}
     features: dict[Group, list[np.ndarray]] = {"synthetic": [], "train": [], "test": []}
     for number, files in enumerate(work, 1):
-        result, row = _score_case(plan, files, out if files.box else out.parent / ".reference", judge)
-        if result is not None:
-            scored.append(result)
-            features[files.group].append(row)
+        folder = out if files.box else out.parent / ".reference"
+        found = measure_case(plan, files, folder)
+        if found.statistics is not None or files.box is not None:
+            scored[files.group].append(_score_case(plan, files, found, folder, judge))
+            measured[files.group].append(found)
+            features[files.group].append(_slice_features(found, network))
         ticker(number, files.case)
-    pairs, train, test = (tuple(case for case in scored if case.group == group) for group in features)
+    pairs, train, test = (tuple(cases) for cases in scored.values())
     scores = Scores(
         name=set_folder.name,
         set_hash=hash_file(set_folder / "provenance.jsonl"),
@@ -101,18 +103,42 @@ def evaluate_set(plan: Plan, splits: Splits, set_folder: Path, out: Path, judge:
         channel=plan.channels[0].name,
         judge=str(judge.folder) if judge else "",
         judge_hash=judge.hash if judge else "",
-        features=frechet.filters.__name__,
+        features=network.name,
+        is_fid=network.is_fid,
         tolerance_mm=plan.tolerance_mm,
-        agreement=_agreement(pairs, test),
+        agreement=agree(pairs, test, train),
         comparisons=compare(pairs, train),
         shares=hard_shares(pairs, train),
-        planes=plane_distances(*(np.array(rows) for rows in features.values())),
+        planes=plane_distances(*map(np.array, features.values()), [case.host for case in pairs]),
+        reader=_reader_test(plan, pairs, (*train, *test), measured),
+        novelty=novelty(*(_lesions(scored[group], measured[group]) for group in ("synthetic", "train", "test"))),
         cases=(*pairs, *train, *test),
     )
     write_text(out / "cases.csv", cases_table(scores))
-    write_report(out / "report.html", scores, read_provenance(set_folder), set_folder / "previews")
     write_json(out / "scores.json", _none_for_nan(to_plain(scores)))
     return scores
+
+
+def write_page(plan: Plan, splits: Splits, set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]) -> Path:
+    """The set's report.html, with the pictures it shows; `others` are sets to compare with."""
+    from tumorgen_cli.report import Pictures, Strip, nearest_pairs, shown_pairs, write_report
+
+    files = {each.case: each for each in (*synthetic_cases(plan, set_folder), *real_cases(plan, splits))}
+    slices = {}
+    for case in {case for near in nearest_pairs(scores) for case in (near.case, near.nearest)}:
+        found = measure_case(plan, files[case], out if files[case].box else out.parent / ".reference")
+        slices[case] = found.slices["axial"][PLACES.index("tumor"), 0]
+    strips = {}
+    colormap, _ = display_of(scores.channel)
+    for pair in shown_pairs(scores).values():
+        image, grid, tumor, _ = read_case(plan, files[pair.case])
+        if tumor.any():
+            seen = float(np.percentile(image[0][tumor], 99.5)) * 1.05
+            low = float(scan_limits(image, plan.channels)[0, 0])
+            strips[pair.case] = Strip(*axial_strip(image[0], tumor, grid.spacing_mm, (low, max(seen, low + 1e-6)), grid.direction, colormap=colormap))
+    path = out / "report.html"
+    write_report(path, scores, others, read_provenance(set_folder), Pictures(set_folder / "previews", strips, slices))
+    return path
 
 
 def evaluation_steps(set_folder: Path, splits: Splits) -> int:
@@ -138,9 +164,9 @@ def cases_table(scores: Scores) -> str:
     names = [f.name for f in fields(TumorStatistics) if f.type == "float"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["group", "case", "host", "dice", "surface_dice", *names])
+    table.writerow(["group", "case", "host", *VERDICT, *names])
     for case in scores.cases:
-        numbers = [case.dice, case.surface_dice, *(getattr(case.statistics, name) for name in names)]
+        numbers = [*(getattr(case.verdict, name) for name in VERDICT), *(getattr(case.statistics, name) for name in names)]
         table.writerow([case.group, case.case, case.host, *(f"{v:.6g}" for v in numbers)])
     return text.getvalue()
 
@@ -201,68 +227,108 @@ def _missing(cases: Sequence[CaseFiles], remedy: str) -> list[Fault]:
 
 # -- one case ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class _Measured:
-    """What is kept of a case: statistics (None without a tumor) and features (place, plane, D)."""
+class Measured:
+    """What is kept of a case in `path`: statistics (None without a tumor), slices in [0, 1] by plane (place, C, H, W), the
+    reader test's features (F,), the patch and facts of novelty (empty without a tumor)."""
 
+    path: Path
     statistics: TumorStatistics | None
-    features: tuple[tuple[tuple[float, ...], ...], ...]
+    slices: dict[str, np.ndarray]
+    lesion: np.ndarray
+    patch: np.ndarray
+    facts: tuple[float, ...]
 
 
-class _Scan:
-    """A case's arrays, read when they are needed first: a rerun needs none."""
+def read_case(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, Grid, np.ndarray, np.ndarray]:
+    """image (C, X, Y, Z), grid, the tumor that counts, other tumor voxels (both (X, Y, Z) bool).
 
-    def __init__(self, plan: Plan, files: CaseFiles) -> None:
-        self.plan, self.files = plan, files
-        self._read: tuple[np.ndarray, Grid, np.ndarray, np.ndarray] | None = None
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, Grid, np.ndarray, np.ndarray]:
-        """image (C, X, Y, Z), grid, the tumor that counts, other tumor voxels (both (X, Y, Z) bool)."""
-        if self._read is None:
-            image, grid = read_image(self.files.images)
-            labels, label_grid = read_volume(self.files.label)
-            if not same_geometry(grid, label_grid):
-                fault = Fault(str(self.files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", _SYNTHESIZE)
-                raise StateError("A label does not lie on its image", [fault])
-            tumor = labels == self.plan.tumor_label
-            inside = np.zeros_like(tumor)
-            inside[self.files.box.slices if self.files.box else ...] = True
-            self._read = image, grid, tumor & inside, tumor & ~inside
-        return self._read
+    Raises:
+        StateError: the label does not lie on the image.
+    """
+    image, grid = read_image(files.images)
+    labels, label_grid = read_volume(files.label)
+    if not same_geometry(grid, label_grid):
+        fault = Fault(str(files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", _SYNTHESIZE)
+        raise StateError("A label does not lie on its image", [fault])
+    tumor = labels == plan.tumor_label
+    inside = np.zeros_like(tumor)
+    inside[files.box.slices if files.box else ...] = True
+    return image, grid, tumor & inside, tumor & ~inside
 
 
-def _score_case(plan: Plan, files: CaseFiles, folder: Path, judge: Judge | None) -> tuple[CaseScores | None, np.ndarray]:
-    """Scores and features (place, plane, D) of a case; None for a real one without a tumor."""
-    scan = _Scan(plan, files)
+def measure_case(plan: Plan, files: CaseFiles, folder: Path) -> Measured:
+    """What is measured of a case, from `folder`/measured if nothing it was made from has changed."""
     content = [hash_file(path) for path in (*files.images, files.label)]
-    key = hash_value([_MEASURES, content, files.box, plan.channels, plan.window, plan.tumor_label, frechet.filters.__name__])
-    path = folder / "measured" / f"{files.case}.{key}.json"
+    key = hash_value([_MEASURES, content, files.box, plan.channels, plan.window, plan.tumor_label])
+    path = folder / "measured" / f"{files.case}.{key}.npz"
     if not path.is_file():
-        write_json(path, _none_for_nan(to_plain(_measure(scan))))
-    kept = read_plain(path, "remove it")
-    statistics = kept["statistics"] and from_plain(TumorStatistics, _nan_for_none(kept["statistics"]), path.name)
-    features = np.array(kept["features"])
-    if statistics is None and files.box is None:
-        return None, features
-    agreement = (math.nan, math.nan)
-    if judge is not None and files.group != "train":
-        agreement = _agree(scan, folder / "predictions" / judge.hash / f"{files.case}.{hash_value([content[:-1], files.box])}.nii.gz", judge)
-    statistics = statistics or undefined_statistics(len(files.images))
-    return CaseScores(files.group, files.case, files.host, statistics, *agreement), features
+        found = _measure(plan, files, path)
+        told = json.dumps(_none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
+        with atomic(path) as temporary:
+            np.savez_compressed(temporary, told=np.array(told), lesion=found.lesion, patch=found.patch, **found.slices)
+    with np.load(path) as kept:
+        told = json.loads(str(kept["told"]))
+        statistics = told["statistics"] and from_plain(TumorStatistics, _nan_for_none(told["statistics"]), path.name)
+        slices = {plane: kept[plane] for plane in PLANES if plane in kept}
+        return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(_nan_for_none(told["facts"])))
 
 
-def _measure(scan: _Scan) -> _Measured:
-    image, grid, tumor, others = scan.arrays
+def _score_case(plan: Plan, files: CaseFiles, found: Measured, folder: Path, judge: Judge | None) -> CaseScores:
+    verdict = verdict_of(plan, files, folder, judge) if judge is not None and files.group != "train" else UNJUDGED
+    statistics = found.statistics or undefined_statistics(len(files.images))
+    return CaseScores(files.group, files.case, files.host, statistics, verdict)
+
+
+def _measure(plan: Plan, files: CaseFiles, path: Path) -> Measured:
+    image, grid, tumor, others = read_case(plan, files)
     statistics = describe_tumor(image, tumor, grid.spacing_mm, others)
-    box = tight_box(tumor) or scan.files.box
+    box = tight_box(tumor) or files.box
     if box is None:
-        return _Measured(None, ())
-    window, center = window_around(scan.plan, image, grid, box)
-    rows = []
-    for place in PLACES:
-        at = center if place == "tumor" else None
-        rows.append(tuple(_features(window, plane, at) for plane in frechet.PLANES))
-    return _Measured(statistics, tuple(rows))
+        return Measured(path, None, {}, np.empty(0), np.empty(0), ())
+    window, center = window_around(plan, image, grid, box)
+    slices = {
+        plane: np.stack([[frechet.slices(channel, plane, center if place == "tumor" else None) for channel in window] for place in PLACES])
+        for plane in PLANES
+    }
+    one = lesion(files.case, files.host, image, tumor, grid.spacing_mm, statistics) if statistics else None
+    if one is None:
+        return Measured(path, None, _rounded(slices), np.empty(0), np.empty(0), ())
+    features = describe_lesion(image, tumor, grid.spacing_mm, feature_scales(plan.window.spacing_mm), others)
+    return Measured(path, statistics, _rounded(slices), np.asarray(features), one.patch.astype(np.float32), one.facts)
+
+
+def _rounded(slices: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {plane: part.astype(np.float32) for plane, part in slices.items()}
+
+
+def _slice_features(found: Measured, network: Network) -> np.ndarray:
+    """Features (place, plane, D) of a case's slices, those of all channels side by side; kept beside what was measured."""
+    path = found.path.with_suffix(f".{network.hash}.npy")
+    if not path.is_file():
+        rows = []
+        for plane in PLANES:
+            part = found.slices[plane]  # (place, C, H, W)
+            rows.append(network.features(part.reshape(-1, *part.shape[2:])).reshape(len(part), -1))
+        with atomic(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, np.stack(rows, axis=1).astype(np.float32))
+    return np.asarray(np.load(path))
+
+
+def _reader_test(plan: Plan, pairs: Sequence[CaseScores], real: Sequence[CaseScores], measured: dict[Group, list[Measured]]) -> ReaderTest:
+    """A pair's group is its host, a real case's the case itself: redrawn in a real case, the two belong together."""
+    rows = [[m.lesion for m in found if m.statistics is not None] for found in (measured["synthetic"], [*measured["train"], *measured["test"]])]
+    groups = [[case.host or case.case for case in cases if case.statistics.volume_ml > 0] for cases in (pairs, real)]
+    features = lesion_features([channel.name for channel in plan.channels])
+    ours, theirs = (np.array(part).reshape(-1, len(features)) for part in rows)
+    return reader_test(ours, theirs, *groups, features, plan.seed)
+
+
+def _lesions(cases: Sequence[CaseScores], measured: Sequence[Measured]) -> list[Lesion]:
+    return [
+        Lesion(case.case, case.host or case.case, found.patch, found.facts)
+        for case, found in zip(cases, measured, strict=True)
+        if found.statistics is not None
+    ]
 
 
 def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -284,58 +350,21 @@ def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box) -> tuple[
     return (scale(channels, plan.channels, limits) + 1) / 2, tuple(center)
 
 
-def _features(window: np.ndarray, plane: str, center: Sequence[float] | None) -> tuple[float, ...]:
-    """The features of one slice, those of all channels side by side."""
-    shown = np.stack([frechet.slices(channel, plane, center) for channel in window])
-    return tuple(float(v) for v in frechet.filters(shown).ravel())
-
-
-def _agree(scan: _Scan, path: Path, judge: Judge) -> tuple[float, float]:
-    """Dice and surface Dice between the case's tumor and the judge's, within the box; see `evaluate_set`."""
-    image, grid, tumor, others = scan.arrays
-    box = scan.files.box or tight_box(tumor)
+def verdict_of(plan: Plan, files: CaseFiles, folder: Path, judge: Judge) -> Verdict:
+    """The judge's verdict on a case, undefined without a box or a tumor; see `evaluate_set`. Its prediction is kept under
+    `folder`/predictions, by the hash of the images and the box."""
+    image, grid, tumor, others = read_case(plan, files)
+    box = files.box or tight_box(tumor)
     if box is None:
-        return math.nan, math.nan
+        return UNJUDGED
+    key = hash_value([[hash_file(path) for path in files.images], files.box])
+    path = folder / "predictions" / judge.hash / f"{files.case}.{key}.nii.gz"
     if path.is_file():
         predicted = read_volume(path)[0].astype(bool)
     else:
-        shown = judged_region(grid, box, judge.usual_extent_mm)
-        predicted = np.zeros(grid.shape, bool)
-        part = grid.subgrid(shown.start, grid.spacing_mm, shown.shape)
-        predicted[shown.slices] = judge.tumor(np.ascontiguousarray(image[(slice(None), *shown.slices)]), part)
+        predicted = predict_around(judge, image, grid, box)
         write_volume(path, predicted.astype(np.uint8), grid)
-    margin = tuple(math.ceil(MARGIN_MM / s) for s in grid.spacing_mm)
-    near = box.grown(margin, grid.shape).slices  # type: ignore[arg-type]
-    found = predicted[near] & ~others[near]
-    return dice(tumor[near], found), surface_dice(tumor[near], found, grid.spacing_mm, scan.plan.tolerance_mm)
-
-
-def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:
-    """What a judge is shown: the whole scan, but along an axis that is 1.5 times as long as the scans it was trained on,
-    or more, that usual length around the box (never less than the box with its margin). nnU-Net scales intensities by
-    what it sees, so a judge of crops is lost in a whole body.
-    """
-    start, stop = [], []
-    for a, b, n, spacing, usual in zip(box.start, box.stop, grid.shape, grid.spacing_mm, usual_mm, strict=True):
-        if n * spacing < 1.5 * usual:
-            low, high = 0, n
-        else:
-            length = min(n, max(round(usual / spacing), b - a + 2 * math.ceil(MARGIN_MM / spacing)))
-            low = min(max(0, (a + b - length) // 2), n - length)
-            high = low + length
-        start.append(low)
-        stop.append(high)
-    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
-
-
-# -- all cases ---------------------------------------------------------------------------------------------------
-def _agreement(pairs: Sequence[CaseScores], test: Sequence[CaseScores]) -> Agreement:
-    parts = [
-        summarize(values_of(cases, field), f"{what}{field}")
-        for what, cases in (("", pairs), ("real ", test))
-        for field in ("dice", "surface_dice")
-    ]
-    return Agreement(*parts)
+    return judge_pair(tumor, others, predicted, box, grid, plan.tolerance_mm)
 
 
 # -- nan in JSON -------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli import console, rules
 from tumorgen_cli.dataset import Dataset, find_dataset, host_scans, read_dataset
@@ -22,9 +23,20 @@ from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import display_of
 from tumorgen_cli.records import Box, Fingerprint
 from tumorgen_cli.stages import open_method, train_stages
-from tumorgen_cli.synthesis import Source, Tally, make_jobs, synthesize_set
+from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, synthesize_set
 from tumorgen_cli.windows import is_done
 from tumorgen_cli.workspace import Splits, Workspace
+
+if TYPE_CHECKING:
+    from tumorgen_cli.filtering import Filtered
+    from tumorgen_cli.judge import Judge
+    from tumorgen_cli.judge_training import JudgeRecord
+    from tumorgen_cli.metrics.features import Network
+    from tumorgen_cli.reader_study import Study
+
+
+#: feature networks of the distances, the default first
+FEATURES = ("lite0", "filters", "inception")
 
 
 # -- plan ------------------------------------------------------------------------------------------------------
@@ -67,7 +79,7 @@ def _warn_of_small_tumors(fingerprint: Fingerprint, plan: Plan) -> None:
     if finer is not None:
         wanted = ",".join(f"{s:.2g}" for s in finer)
         console.warn(
-            "the median tumor is less than 1.5 latent cells wide, and masks so small come out empty; plan with a finer grid and "
+            "the median tumor is less than 1.5 latent cells wide, which masks hardly survive, and memory allows no finer grid; plan with one and "
             f"a smaller window, such as --set window.spacing_mm=[{wanted}] --set window.shape=[48,48,48]"
         )
 
@@ -188,8 +200,14 @@ def synthesize(
     sampling: Sampling = Sampling(),
     device: DeviceName = "auto",
     seed: int | None = None,
+    until_pass: int | None = None,
+    keep: float = 0.7,
+    judge: Path | None = None,
 ) -> SetReport:
-    """Paints `pairs` tumors into the scans of `healthy`, or redraws those of the split's `cases` ("test", "train")."""
+    """Paints `pairs` tumors into the scans of `healthy`, or redraws those of the split's `cases` ("test", "train").
+
+    With `until_pass` a pair is drawn again, so often at most, until the judge finds the share `keep` of its mask.
+    """
     method = open_method(workspace, method_name, device)
     plan = method.plan
     sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi)
@@ -201,8 +219,9 @@ def synthesize(
         "steps": sampling.steps, "solver": sampling.solver,
     }  # fmt: skip
     jobs = make_jobs(sources, pairs, seed)
+    quality = Quality(_needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None
     with locked(folder, "synthesize"), console.progress("painting", len(jobs)) as tick:
-        tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, tick)
+        tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, quality, tick)
     return SetReport(str(folder), tally)
 
 
@@ -253,32 +272,112 @@ class RunReport:
     scores: tuple[ScoreReport, ...]
 
 
-def evaluate_sets(workspace: Workspace, synthetic: Path | None, judge_folder: Path | None, device: DeviceName) -> tuple[ScoreReport, ...]:
-    """Scores one set, or every set of the workspace."""
-    from tumorgen_cli.evaluation import evaluate_set, evaluation_steps
+def evaluate_sets(
+    workspace: Workspace,
+    synthetic: Sequence[Path] = (),
+    judge: Path | None = None,
+    device: DeviceName = "auto",
+    features: str = FEATURES[0],
+    inception: Path | None = None,
+) -> tuple[ScoreReport, ...]:
+    """Scores the given sets, or every set of the workspace; each page has the others beside its own numbers."""
+    from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, write_page
 
-    plan, splits = workspace.plan(), workspace.splits()
-    folders = [synthetic] if synthetic else sorted(path.parent for path in workspace.root.glob("synthetic/*/dataset.json"))
-    if not folders:
-        fault = Fault(str(workspace.root / "synthetic"), "no finished set", "one or more", "run `tumorgen synthesize --healthy DIR`")
-        raise StateError("Nothing to evaluate", [fault])
-    judge = _load_judge(judge_folder, plan, device)
-    reports = []
+    plan, splits, folders = workspace.plan(), workspace.splits(), _finished_sets(workspace, synthetic)
+    model, network = find_judge(workspace, judge, device), find_features(features, device, inception)
+    scored = []
     for folder in folders:
         out = workspace.evaluation(folder.name)
         with locked(out, "evaluate"), console.progress(f"scoring {folder.name}", evaluation_steps(folder, splits)) as tick:
-            scores = evaluate_set(plan, splits, folder, out, judge, tick)
-        reports.append(ScoreReport(folder.name, str(out / "report.html"), tuple(_score_rows(scores))))
+            scored.append(evaluate_set(plan, splits, folder, out, model, network, tick))
+    reports = []
+    for folder, scores in zip(folders, scored, strict=True):
+        others = [other for other in scored if other is not scores]
+        page = write_page(plan, splits, folder, workspace.evaluation(folder.name), scores, others)
+        reports.append(ScoreReport(folder.name, str(page), tuple(_score_rows(scores))))
     return tuple(reports)
 
 
-def _load_judge(folder: Path | None, plan: Plan, device: DeviceName) -> Any:
-    if folder is None:
-        console.note("no --judge: agreement of mask and picture is not scored")
-        return None
+def _finished_sets(workspace: Workspace, given: Sequence[Path]) -> list[Path]:
+    folders = list(given) or sorted(path.parent for path in workspace.root.glob("synthetic/*/dataset.json"))
+    if not folders:
+        fault = Fault(str(workspace.root / "synthetic"), "no finished set", "one or more", "run `tumorgen synthesize --healthy DIR`")
+        raise StateError("There are no pairs", [fault])
+    return folders
+
+
+def make_reader_study(
+    workspace: Workspace, synthetic: Sequence[Path], pairs: int, out: Path | None, seed: int | None, with_mask: bool
+) -> Study:
+    """A page on which readers tell real from synthetic lesions, and its key."""
+    from tumorgen_cli.reader_study import make_study, study_steps
+
+    plan, splits, folders = workspace.plan(), workspace.splits(), _finished_sets(workspace, synthetic)
+    folder = out or workspace.root / "reader_study"
+    with locked(folder, "reader-study"), console.progress("drawing", study_steps(splits, folders, pairs)) as tick:
+        return make_study(plan, splits, folders, folder, pairs, plan.seed if seed is None else seed, tick, with_mask)
+
+
+def find_features(name: str, device: DeviceName, inception: Path | None = None) -> Network:
+    """The feature network of a name in `FEATURES`."""
+    from tumorgen_cli.metrics import features
+
+    if name not in FEATURES:
+        raise PlanError("No such features", [unknown_name("--features", name, FEATURES)])
+    if name == "filters":
+        return features.hand_made()
+    return features.inception(find_device(device), inception) if name == "inception" else features.lite0(find_device(device))
+
+
+def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge | None:
+    """The judge in `folder`; else the workspace's own; else the one that comes along, where it can see such scans; else none."""
     from tumorgen_cli.judge import Judge
 
-    return Judge(folder, find_device(device), plan.tumor_name, plan.precision)
+    plan = workspace.plan()
+    own = workspace.root / "judge"
+    if folder is None and (own / "judge.json").is_file():
+        console.note(f"judge: the workspace's own ({own})")
+        folder = own
+    if folder is not None:
+        return Judge(folder, find_device(device), plan.tumor_name, plan.precision)
+    if len(plan.channels) == 1 and rules.is_pet(plan.channels[0].name):
+        console.note("judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)")
+        return Judge(bundled_judge(), find_device(device), "tumor", plan.precision)
+    console.warn("no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` (the bundled one sees FDG-PET alone)")
+    return None
+
+
+def bundled_judge() -> Path:
+    """The results folder of the judge that comes with the package; its MODEL_CARD.md says what it is."""
+    return Path(str(resources.files("tumorgen_cli"))) / "bundled_judge"
+
+
+def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, restart: bool) -> JudgeRecord:
+    """Trains an nnU-Net on the workspace's training cases, as its judge; scores it on the held-out ones."""
+    from tumorgen_cli.judge_training import judge_data, train_judge
+
+    plan = workspace.plan()
+    data = judge_data(_dataset_of(plan), workspace.splits())
+    return train_judge(data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, plan.seed, restart=restart)
+
+
+def filter_pairs(workspace: Workspace, set_folder: Path, keep: float, judge: Path | None, out: Path | None, device: DeviceName) -> Filtered:
+    """The pairs of a set of which the judge finds the share `keep` of the mask, as a set of their own."""
+    from tumorgen_cli.filtering import filter_set
+    from tumorgen_cli.synthesis import read_provenance
+
+    model = _needed_judge(workspace, judge, device)
+    folder = out or set_folder.parent / f"{set_folder.name}_kept"
+    with locked(folder, "filter"), console.progress("asking the judge", len(read_provenance(set_folder))) as tick:
+        return filter_set(workspace.plan(), set_folder, folder, workspace.evaluation(set_folder.name), model, keep, tick)
+
+
+def _needed_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge:
+    found = find_judge(workspace, folder, device)
+    if found is None:
+        fault = Fault("--judge", "none that fits", "an nnU-Net of this kind of scan", "give --judge DIR, or run `tumorgen train judge`")
+        raise StateError("A judge is needed", [fault])
+    return found
 
 
 def _score_rows(scores: Any) -> list[tuple[str, str]]:
@@ -287,16 +386,24 @@ def _score_rows(scores: Any) -> list[tuple[str, str]]:
 
     rows = []
     if scores.judge:
-        a = scores.agreement
+        titles = {"dice": "agreement DSC", "surface_dice": f"agreement NSD at {scores.tolerance_mm} mm", "proportion": "P, share of the mask found"}
         rows += [
-            ("agreement DSC (95 % interval)", f"{interval(a.dice)}; real held-out cases {interval(a.real_dice)}"),
-            (f"agreement NSD at {scores.tolerance_mm} mm", f"{interval(a.surface_dice)}; real held-out cases {interval(a.real_surface_dice)}"),
+            (f"{titles[m.field]} [95 % interval]", f"{interval(m.synthetic)}; real held-out cases {interval(m.real)}")
+            for m in scores.agreement.measures
         ]
     for c in scores.comparisons:
         unit = display_of(scores.channel)[1] if c.unit == "scan" else c.unit
         rows.append((f"{c.title}, median", f"{c.synthetic.median:.3g} {unit}; training {c.training.median:.3g}; KS {c.ks:.3f}"))
     rows += [(f"share of {s.kind} tumors", f"{s.synthetic:.2f}; training {s.training:.2f}") for s in scores.shares]
-    rows += [(f"Fréchet ({scores.features}) {p.plane}, {p.place} slice", f"{p.matched:.3g}; real-real {p.floor:.3g}") for p in scores.planes]
+    for p in scores.planes:
+        if p.place == "tumor" or p.plane == "all":
+            told = f"{p.matched.value:.3g}; real-real {p.floor.value:.3g} [{p.floor.low:.3g}, {p.floor.high:.3g}]"
+            rows.append((f"{p.measure} distance ({scores.features}), {p.plane}, {p.place} slice", told + " (too few to tell)" * p.unclear))
+    reader, new = scores.reader, scores.novelty
+    rows.append(("AUC of the machine's reader test", reader.reason or f"{reader.auc:.3f} [{reader.low:.3f}, {reader.high:.3f}]"))
+    rows += [("given away by", give_away.words) for give_away in reader.give_aways[:3]]
+    nearest = f"distance to the nearest training lesion {new.synthetic.median:.3f}, held-out cases {new.held_out.median:.3f}"
+    rows.append(("near-copies", new.reason or f"{new.near_copies:.0f}; {nearest}"))
     return rows
 
 
@@ -312,6 +419,7 @@ def run_all(
     settings: Sequence[str] = (),
     device: DeviceName = "auto",
     seed: int | None = None,
+    features: str = FEATURES[0],
 ) -> RunReport:
     """Every command in order; each sees for itself what is done."""
     console.headline("1/5 plan")
@@ -323,7 +431,7 @@ def run_all(
     console.headline("4/5 synthesize")
     made = synthesize(workspace, "tumorgen", pairs, healthy, device=device, seed=seed)
     console.headline("5/5 evaluate")
-    return RunReport(made, evaluate_sets(workspace, Path(made.folder), judge, device))
+    return RunReport(made, evaluate_sets(workspace, [Path(made.folder)], judge, device, features))
 
 
 # -- status ----------------------------------------------------------------------------------------------------

@@ -209,11 +209,14 @@ def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], 
     voxels = rules.voxel_budget(budget.device, budget.memory_gib)
     wanted, reason = rules.window_mm(tumor, median_case, largest_case, spacing, voxels)  # type: ignore[arg-type]
     factor = rules.resize_factor(wanted, spacing, voxels)
+    coarse: Triple = tuple(s * factor for s in spacing)  # type: ignore[assignment]
+    rule = f"median spacing × {factor:.4g}, the least factor at which the window fits {voxels} voxels"
+    fine = rules.small_tumor_grid(median_tumor, tumor, wanted, largest_case, coarse, voxels)  # type: ignore[arg-type]
+    if fine is not None:
+        (coarse, wanted), reason = fine, "tumors are small: the largest usual one with 25 mm or more"
+        rule = f"the median tumor at least 1.5 latent cells wide, as far as {voxels} voxels allow"
     part = d.within("window")
-    asked = part.take(
-        "spacing_mm", tuple(s * factor for s in spacing),
-        f"median spacing × {factor:.4g}, the least factor at which the window fits {voxels} voxels", median=spacing, factor=factor,
-    )  # fmt: skip
+    asked = part.take("spacing_mm", coarse, rule, median=spacing, factor=factor, median_tumor_mm=median_tumor)
     working: Triple = from_plain(Triple, asked, "window.spacing_mm", "three numbers, in mm")  # type: ignore[arg-type]
     if min(working) <= 0:
         fault = Fault("window.spacing_mm", str(working), "three numbers above 0, in mm", "correct the preset or --set")

@@ -14,6 +14,7 @@ import numpy as np
 
 from tumorgen_cli.files import atomic
 from tumorgen_cli.records import Box, Triple
+from tumorgen_cli.rules import is_pet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ _MASK, _BOX = "#e0245e", "#1d9bf0"
 def display_of(channel: str) -> tuple[str, str]:
     """(colour map, unit) for a channel's name: PET dark on white in SUV, CT in HU, others in intensity."""
     name = channel.lower()
-    if any(word in name for word in ("pet", "suv", "fdg", "spect")):
+    if is_pet(name):
         return "gray_r", "SUV"
     return ("gray", "HU") if name in ("ct", "hu") or name.startswith("ct_") else ("gray", "intensity")
 
@@ -76,6 +77,47 @@ def pair_preview(
     before, after, mask, boxed = (view[region] for view in views)
     center = _center(mask > 0.5, boxed)
     _draw_planes((before, after), mask, boxed, center, spacing, value_range, title, colormap, unit, path)
+
+
+def axial_strip(
+    image: np.ndarray,
+    mask: np.ndarray,
+    spacing_mm: Triple,
+    value_range: tuple[float, float],
+    direction: Sequence[float] = _IDENTITY,
+    context_mm: float = 40.0,
+    colormap: str = "gray_r",
+    most: int = 24,
+    width: int = 280,
+) -> tuple[np.ndarray, int]:
+    """Axial slices through a mask, one below the other, and their number: (frames * height, 2 * width, 3) uint8.
+
+    Every frame shows the slice bare on the left and with the mask's outline on the right. `image`, `mask` (X, Y, Z); where
+    the mask is longer than `most` slices, every n-th is shown. From the feet up.
+    """
+    order, _ = _orientation(direction)
+    spacing = np.array(spacing_mm)[list(order)]
+    image, mask = upright(image, direction), upright(mask, direction) > 0.5
+    margin = np.array([np.ceil(context_mm / spacing[0]), np.ceil(context_mm / spacing[1]), 1]).astype(int)
+    region = _region(mask, margin)
+    image, mask = image[region], mask[region]
+    indices = np.unique(np.linspace(0, image.shape[2] - 1, min(most, image.shape[2])).round().astype(int))
+    low, high = value_range
+    grey = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
+    grey = 1 - grey if colormap.endswith("_r") else grey
+    height = max(1, round(width * image.shape[1] * spacing[1] / (image.shape[0] * spacing[0])))
+    rows, columns = ((np.arange(n) + 0.5) / n for n in (height, width))
+    onto = np.ix_((rows * image.shape[1]).astype(int), (columns * image.shape[0]).astype(int))
+    ink = np.array([int(_MASK[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
+    frames = []
+    for index in indices:
+        bare = np.repeat((plane_image(grey, 2, index)[onto] * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+        inside = plane_image(mask, 2, index)[onto]
+        outlined = bare.copy()
+        edge = np.pad(inside, 1)
+        outlined[inside & ~(edge[2:, 1:-1] & edge[:-2, 1:-1] & edge[1:-1, 2:] & edge[1:-1, :-2])] = ink
+        frames.append(np.concatenate([bare, outlined], axis=1))
+    return np.concatenate(frames), len(frames)
 
 
 def grid_preview(

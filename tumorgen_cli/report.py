@@ -1,6 +1,6 @@
 """Scores -> one HTML page that needs nothing beside it: tables with a sentence each, distributions, pairs, provenance.
 
-Reads the previews of the pairs it shows. Writes the page. Light and dark follow the reader's system.
+Reads the previews of the pairs it shows; other pictures are given. Writes the page. Light and dark follow the reader's system.
 """
 
 from __future__ import annotations
@@ -9,16 +9,23 @@ import base64
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tumorgen_cli.files import write_text
-from tumorgen_cli.metrics.scores import CaseScores, Comparison, Scores, Summary, values_of
+from tumorgen_cli.metrics.frechet import Interval
+from tumorgen_cli.metrics.novelty import Near, Spread
+from tumorgen_cli.metrics.scores import ALL_PLANES, CaseScores, Comparison, Scores, Summary, values_of
 from tumorgen_cli.previews import display_of
 from tumorgen_cli.records import Provenance
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _PICTURE_WIDTH = 760
 _INK = {"#010203": "var(--text)", "#010204": "var(--soft)", "#010205": "var(--line)", "#010206": "var(--mark)"}
@@ -35,21 +42,44 @@ th{font-weight:600;color:var(--soft);font-size:.86rem}td.n{white-space:nowrap}td
 .big div{background:var(--card);border-radius:8px;padding:.8rem 1rem}.big b{display:block;font-size:1.5rem;color:var(--mark)}
 svg{max-width:100%;height:auto}img{max-width:100%;height:auto;border-radius:6px;display:block}
 figure{margin:0 0 1.4rem}figcaption{margin:.3rem 0 .5rem}
+.two{display:flex;gap:.3rem}.two img{width:50%}.near{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem;margin:1rem 0}
+.strip{width:100%;max-width:35rem;background-size:100% auto;background-position:0 calc(var(--k)/var(--n)*100%);border-radius:6px;margin:.6rem 0 .3rem}
+input[type=range]{width:100%;max-width:35rem;accent-color:var(--mark)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1.2rem}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 """
 
 
-def write_report(path: Path, scores: Scores, provenance: Sequence[Provenance], previews: Path) -> None:
-    """Writes the page. `previews` holds `<case>.png` for the pairs; a missing one is said to be missing."""
+@dataclass(frozen=True)
+class Strip:
+    """Axial slices of a pair, `count` frames one below the other: (count * height, width, 3) uint8; see `axial_strip`."""
+
+    picture: np.ndarray
+    count: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the page shows beside the previews: strips of pairs, axial slices (H, W) in [0, 1] through lesions, by case."""
+
+    previews: Path
+    strips: Mapping[str, Strip]
+    slices: Mapping[str, np.ndarray]
+
+
+def write_report(path: Path, scores: Scores, others: Sequence[Scores], provenance: Sequence[Provenance], pictures: Pictures) -> None:
+    """Writes the page. `others` are sets to compare with; a preview that is missing is said to be."""
     _, unit = display_of(scores.channel)
     parts = [
         _head(scores),
-        _numbers(scores),
+        _tiles(scores),
+        _summary(scores, others),
         _agreement(scores),
         _statistics(scores, unit),
         _shares(scores),
         _distances(scores),
-        _pairs(scores, previews),
+        _reader(scores),
+        _novelty(scores, pictures),
+        _pairs(scores, pictures),
         _origin(scores, provenance),
     ]
     title = f"{scores.name}: evaluation"
@@ -61,6 +91,23 @@ def write_report(path: Path, scores: Scores, provenance: Sequence[Provenance], p
     )
 
 
+def shown_pairs(scores: Scores) -> dict[str, CaseScores]:
+    """The pairs the page shows: best, median and worst by Dice with the judge, without one by contrast."""
+    by, names = ("dice", ("best", "median", "worst")) if scores.judge else ("contrast", ("highest", "median", "lowest"))
+    cases = scores.of("synthetic")
+    values = values_of(cases, by)
+    ranked = [cases[i] for i in np.argsort(-values, kind="stable") if math.isfinite(values[i])]
+    places = {0: (), 1: (0,), 2: (0, -1)}.get(len(ranked), (0, len(ranked) // 2, -1))
+    titles = names if len(places) == 3 else (names[0], names[2])
+    return {title: ranked[place] for title, place in zip(titles, places, strict=False)}
+
+
+def nearest_pairs(scores: Scores) -> tuple[Near, ...]:
+    """The synthetic lesions nearest to training lesions that the page shows: all near-copies up to eight, three at least."""
+    copies = sum(pair.distance < scores.novelty.threshold for pair in scores.novelty.pairs)
+    return scores.novelty.pairs[: max(3, min(8, copies))]
+
+
 # -- sections ----------------------------------------------------------------------------------------------------
 def _head(scores: Scores) -> str:
     counts = {group: len(scores.of(group)) for group in ("synthetic", "train", "test")}
@@ -70,22 +117,28 @@ def _head(scores: Scores) -> str:
     )
 
 
-def _numbers(scores: Scores) -> str:
-    agreement, contrast = scores.agreement, next(c for c in scores.comparisons if c.field == "contrast")
-    low = scores.shares[0]
+def _tiles(scores: Scores) -> str:
+    contrast, low = next(c for c in scores.comparisons if c.field == "contrast"), scores.shares[0]
     tiles = [
-        ("Dice with the judge", _number(agreement.dice.mean), f"held-out real tumors: {_number(agreement.real_dice.mean)}"),
-        (
-            "Surface Dice",
-            _number(agreement.surface_dice.mean),
-            f"held-out real tumors: {_number(agreement.real_surface_dice.mean)}",
-        ),
         ("KS distance of contrast", _number(contrast.ks), "0 alike, 1 apart"),
         ("Low-uptake tumors", _percent(low.synthetic), f"training tumors: {_percent(low.training)}"),
     ]
-    if not scores.judge:
-        tiles = tiles[2:]
+    if scores.judge:
+        titles = (("dice", "Dice with the judge"), ("surface_dice", "Surface Dice"))
+        measures = [(title, scores.agreement.of(field)) for field, title in titles]
+        tiles = [(title, _number(m.synthetic.mean), f"held-out real tumors: {_number(m.real.mean)}") for title, m in measures] + tiles
     return "<div class=big>" + "".join(f"<div>{a}<b>{b}</b><span class=soft>{c}</span></div>" for a, b, c in tiles) + "</div>\n"
+
+
+def _summary(scores: Scores, others: Sequence[Scores]) -> str:
+    """One row a question, one column a set."""
+    rows = []
+    for title, sentence, value, real in _QUESTIONS:
+        cells = [value(each) for each in (scores, *others)]
+        if any(cells):
+            rows.append((title, *(cell or "–" for cell in cells[:1]), real(scores) or "–", *(cell or "–" for cell in cells[1:]), sentence))
+    header = ["", escape(scores.name), "real", *(f"compare with {escape(each.name)}" for each in others), ""]
+    return "<h2>In short</h2>" + _table(header, rows)
 
 
 def _agreement(scores: Scores) -> str:
@@ -93,22 +146,26 @@ def _agreement(scores: Scores) -> str:
         text = "No judge was given, so agreement between images and masks was not measured: use --judge FOLDER with an nnU-Net."
         return f"<h2>Do image and mask agree?</h2><p>{text}</p>\n"
     a = scores.agreement
-    rows = [
-        (
-            "Dice",
-            _interval(a.dice),
-            _interval(a.real_dice),
-            "Overlap of the generated mask with what the judge finds in the image.",
-        ),
-        (
-            f"Surface Dice, {scores.tolerance_mm:g} mm",
-            _interval(a.surface_dice),
-            _interval(a.real_surface_dice),
-            "Share of both surfaces that lie within this distance of each other.",
-        ),
+    told = {
+        "dice": ("Dice", "Overlap of the generated mask with what the judge finds in the image."),
+        "surface_dice": (f"Surface Dice, {scores.tolerance_mm:g} mm", "Share of both surfaces that lie within this distance of each other."),
+        "proportion": ("P, share of the mask found", "FreeTumor's test of a pair; a judge that finds too much does not lower it."),
+    }
+    counts = (a.synthetic_lesions, a.real_lesions)
+    rows = [(told[m.field][0], _interval(m.synthetic), _interval(m.real), told[m.field][1]) for m in a.measures]
+    rows += [
+        ("lesions missed", *(f"{n.missed} of {n.lesions}" for n in counts), "Lesions of the masks of which the judge finds no voxel."),
+        ("spurious lesions", *(f"{n.spurious} in {n.cases} cases" for n in counts), "Lesions the judge finds that touch no mask."),
     ]
+    for stratum in a.strata if len(a.strata) > 1 else ():
+        low = f"from {_number(stratum.least_ml)} " if stratum.least_ml > 0 else ""
+        high = f"below {_number(stratum.most_ml)} " if math.isfinite(stratum.most_ml) else ""
+        title = f"Dice, {stratum.name} tumors<br><small>{low}{high}ml</small>"
+        cells = (_interval(stratum.dice.synthetic), _interval(stratum.dice.real))
+        rows.append((title, *cells, "Bounds are the training tumors' tertiles of volume."))
     note = (
-        "A prediction counts inside the painted box and 10 mm around it (real tumors: their tight box and 10 mm around it). "
+        "A prediction counts inside the painted box and 10 mm around it (real tumors: their tight box and 10 mm around it). Empty "
+        "against empty is undefined, empty against anything else 0. "
         "The held-out real cases are what this judge reaches on real tumors. Agreement above that is a sign of easy, typical "
         "tumors, not only of good masks. Intervals are 95 % bootstraps over pairs, which are alike where they share a host."
     )
@@ -140,46 +197,133 @@ def _shares(scores: Scores) -> str:
 
 
 def _distances(scores: Scores) -> str:
+    if not scores.planes:
+        return ""
     rows = []
     for place, title in (("tumor", "through the tumor"), ("middle", "middle of the window")):
-        planes = [p for p in scores.planes if p.place == place]
-        columns = [[getattr(p, column) for p in planes] for column in ("synthetic", "matched", "floor")]
-        rows += [(f"{p.plane}, {title}", *map(_number, (p.synthetic, p.matched, p.floor))) for p in planes]
-        rows.append((f"mean of planes, {title}", *(_number(float(np.mean(c)) if c else math.nan) for c in columns)))
-    tests = len(scores.of("test"))
+        for measure in ("frechet", "kernel"):
+            for p in (p for p in scores.planes if (p.place, p.measure) == (place, measure)):
+                plane = "mean of planes" if p.plane == ALL_PLANES else p.plane
+                cells = [_distance(each) for each in (p.whole, p.matched, p.floor)]
+                rows.append((f"{_measure_name(scores, measure)}, {plane}, {title}", *cells, "too few cases to tell" if p.unclear else ""))
+    counts = scores.planes[0].floor.counts
+    kind = "the standard FID features" if scores.is_fid else "no FID, and not comparable to one"
     note = (
-        f"Fréchet distance to the training cases' slices in the features <i>{escape(scores.features)}</i> (texture statistics "
-        "of a fixed filter bank; not an FID, and not comparable to one). Fewer slices make it larger, so hold the second column, "
-        f"taken at the {tests} held-out cases' number, against the third, which is what real cases reach."
+        f"Distances to the training cases' slices in the features <i>{escape(scores.features)}</i> ({kind}); the kernel distance "
+        "is unbiased and may fall below 0. A Fréchet distance grows as slices get fewer, so hold the second column "
+        f"({counts[0]} synthetic against {counts[1]} training cases, mean and 95 % of draws) against the third, which is what real cases score "
+        "against real cases at the same counts. The first has a 95 % jackknife interval over hosts. A row is too small a "
+        "sample where the two differ by less than the width of the real-real interval."
     )
-    header = ["", "synthetic", f"synthetic, {tests} at a time", "held-out real"]
+    header = ["", f"synthetic, all {len(scores.of('synthetic'))}", f"synthetic, {counts[0]} at a time", "real against real", ""]
     return "<h2>How far are the images from real ones?</h2>" + _table(header, rows) + f"<p class=soft>{note}</p>\n"
 
 
-def _pairs(scores: Scores, previews: Path) -> str:
-    by, title = ("dice", "Dice") if scores.judge else ("contrast", "contrast")
-    cases = scores.of("synthetic")
-    values = values_of(cases, by)
-    ranked = [cases[i] for i in np.argsort(-values, kind="stable") if math.isfinite(values[i])]
-    if not ranked:
+def _measure_name(scores: Scores, measure: str) -> str:
+    return {"frechet": "FID" if scores.is_fid else "Fréchet", "kernel": "KID" if scores.is_fid else "kernel"}[measure]
+
+
+def _reader(scores: Scores) -> str:
+    title = "<h2>Can a machine tell them from real lesions?</h2>"
+    test = scores.reader
+    if not math.isfinite(test.auc):
+        return f"{title}<p>Not measured: {escape(test.reason)}.</p>\n"
+    rows = [("all features", _around(test.auc, test.low, test.high))]
+    rows += [(f"{f.family} alone", _around(f.auc, f.low, f.high)) for f in test.families]
+    told = [
+        (escape(g.title), f"synthetic {g.direction}", f"{_number(g.synthetic)} against {_number(g.real)}", _around(g.auc, g.low, g.high))
+        for g in test.give_aways
+    ]
+    note = (
+        f"A logistic regression on {test.synthetic} synthetic and {test.real} real lesions, cross-validated over hosts and patients. "
+        "AUC 0.5: it cannot tell them apart; 1: it always can. " + " ".join(escape(text) for text in test.notes)
+    )
+    header = ["what gives them away", "", "medians, synthetic and real", "AUC of it alone"]
+    away = _table(header, told) if told else "<p>No single feature gives them away.</p>"
+    return f"{title}{_table(['', 'AUC'], rows)}<p class=soft>{note}</p>{away}\n"
+
+
+def _novelty(scores: Scores, pictures: Pictures) -> str:
+    n = scores.novelty
+    same = "Distance 0 is the same lesion, 1 nothing in common; mirrored and shifted copies count as copies."
+    copies = f"Closer to a training lesion than any two real patients' lesions are ({_number(n.threshold)}). {escape(n.reason)}"
+    one = "A generator that paints one tumor again and again falls below the real value."
+    rows = [
+        ("nearest training lesion, synthetic", _spread(n.synthetic), same),
+        ("nearest training lesion, held-out real", _spread(n.held_out), "What new patients' lesions come to."),
+        ("nearest of another patient, training", _spread(n.left_out), ""),
+        ("near-copies", _number(n.near_copies), copies),
+        ("close to a training lesion", _percent(n.close_share), "Below the 5th percentile of the real distances: 5 % is usual."),
+        ("alike among themselves", f"{n.duplicated} lesions", "In pairs closer than that threshold."),
+        ("mean distance between lesions", f"{_number(n.synthetic_mean)}, real {_number(n.real_mean)}", one),
+    ]
+    varied = [(escape(d.title), _number(d.quartiles), _number(d.deviations)) for d in n.diversity]
+    pairs = "".join(_side_by_side(near, scores, pictures) for near in nearest_pairs(scores))
+    return (
+        "<h2>Are they new?</h2>" + _table(["", "", ""], rows) + f"<div class=near>{pairs}</div>"
+        "<p class=soft>The synthetic lesions nearest to a training lesion, each beside it; axial slices through their centres.</p>"
+        + _table(["spread, synthetic over real (1 alike, below 1 less varied)", "quartiles", "deviations"], varied)
+    )
+
+
+def _side_by_side(near: Near, scores: Scores, pictures: Pictures) -> str:
+    if near.case not in pictures.slices or near.nearest not in pictures.slices:
         return ""
-    picks = {"best" if scores.judge else "highest": ranked[0]}
-    if len(ranked) > 2:
-        picks["median"] = ranked[len(ranked) // 2]
-    if len(ranked) > 1:
-        picks["worst" if scores.judge else "lowest"] = ranked[-1]
-    shown = "".join(_pair(f"{name} {title}", case, previews / f"{case.case}.png") for name, case in picks.items())
-    return f"<h2>Pairs by {title}</h2>{shown}\n"
+    reverse = display_of(scores.channel)[0].endswith("_r")
+    shown = "".join(_slice(pictures.slices[case], reverse, case) for case in (near.case, near.nearest))
+    mark = " · near-copy" if near.distance < scores.novelty.threshold else ""
+    text = f"{escape(near.case)} | {escape(near.nearest)}: {_number(near.distance)}{mark}"
+    return f"<figure><div class=two>{shown}</div><figcaption>{text}</figcaption></figure>"
 
 
-def _pair(title: str, case: CaseScores, path: Path) -> str:
-    s = case.statistics
+def _slice(picture: np.ndarray, reverse: bool, name: str) -> str:
+    from PIL import Image
+
+    grey = np.clip(picture.T, 0, 1)
+    shown = Image.fromarray(((1 - grey if reverse else grey) * 255).round().astype(np.uint8)).resize((160, 160), Image.Resampling.NEAREST)
+    return f'<img src="{_jpeg(shown)}" alt="{escape(name)}">'
+
+
+def _spread(s: Spread) -> str:
+    quartiles = f"{_number(s.quartile_1)} to {_number(s.quartile_3)}"
+    return f"{_number(s.median)} <small>({quartiles}, least {_number(s.minimum)}, n = {s.count})</small>" if s.count else "–"
+
+
+def _distance(d: Interval) -> str:
+    if not math.isfinite(d.value):
+        return "–"
+    return _around(d.value, d.low, d.high) if math.isfinite(d.low) else _number(d.value)
+
+
+def _pairs(scores: Scores, pictures: Pictures) -> str:
+    by = "Dice" if scores.judge else "contrast"
+    shown = "".join(_pair(f"{name} {by}", case, pictures) for name, case in shown_pairs(scores).items())
+    return f"<h2>Pairs by {by}</h2>{shown}\n" if shown else ""
+
+
+def _pair(title: str, case: CaseScores, pictures: Pictures) -> str:
+    s, path = case.statistics, pictures.previews / f"{case.case}.png"
     facts = [f"{_number(s.volume_ml)} ml", f"mean {_number(s.mean)}", f"contrast {_number(s.contrast)}"]
-    if math.isfinite(case.dice):
-        facts.insert(0, f"Dice {_number(case.dice)}, surface Dice {_number(case.surface_dice)}")
+    if math.isfinite(case.verdict.dice):
+        facts.insert(0, f"Dice {_number(case.verdict.dice)}, surface Dice {_number(case.verdict.surface_dice)}")
     text = f"<b>{title}</b>: {escape(case.case)} on {escape(case.host)} · {' · '.join(facts)}"
     picture = f'<img src="{_photo(path)}" alt="{escape(case.case)}">' if path.is_file() else "<p class=soft>(no preview)</p>"
-    return f"<figure><figcaption>{text}</figcaption>{picture}</figure>"
+    strip = _slider(pictures.strips[case.case], case.case) if case.case in pictures.strips else ""
+    return f"<figure><figcaption>{text}</figcaption>{picture}{strip}</figure>"
+
+
+def _slider(strip: Strip, name: str) -> str:
+    """All slices in one picture of which a frame is seen; the range below it chooses which."""
+    from PIL import Image
+
+    height, width = strip.picture.shape[0] // strip.count, strip.picture.shape[1]
+    last = max(1, strip.count - 1)
+    style = f"aspect-ratio:{width}/{height};background-image:url({_jpeg(Image.fromarray(strip.picture))});--k:{last // 2};--n:{last}"
+    move = "this.previousElementSibling.style.setProperty('--k',this.value)"
+    return (
+        f'<div class=strip role="img" aria-label="axial slices of {escape(name)}, right with the mask" style="{style}"></div>'
+        f'<input type="range" min="0" max="{last}" value="{last // 2}" oninput="{move}" aria-label="axial slice of {escape(name)}">'
+    )
 
 
 def _origin(scores: Scores, provenance: Sequence[Provenance]) -> str:
@@ -219,11 +363,15 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _number(value: float) -> str:
-    return (
-        f"{value:.3g}"
-        if math.isfinite(value) and abs(value) < 1000
-        else (f"{value:.0f}" if math.isfinite(value) else "undefined")
-    )
+    if not math.isfinite(value):
+        return "undefined"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.3f}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def _around(value: float, low: float, high: float) -> str:
+    return f"{_number(value)} <small>({_number(low)} to {_number(high)})</small>"
 
 
 def _percent(value: float) -> str:
@@ -254,7 +402,7 @@ def _distributions(scores: Scores, unit: str) -> str:
 
     text, soft, line, mark = _INK
     columns = 4
-    rows = math.ceil((len(scores.comparisons) + 1) / columns)  # the last panel is the legend's
+    rows = math.ceil(len(scores.comparisons) / columns)
     figure = Figure(figsize=(9.6, 2.3 * rows), facecolor="none")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     figure.subplots_adjust(left=0.04, right=0.99, bottom=0.07, top=0.94, wspace=0.22, hspace=0.38)
@@ -274,7 +422,7 @@ def _distributions(scores: Scores, unit: str) -> str:
         panel.grid(color=line, linewidth=0.5)
     for panel in panels[len(scores.comparisons) :]:
         panel.set_axis_off()
-    panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center", labelcolor=text, frameon=False)
+    panels[0].legend(loc="upper left", fontsize=8, labelcolor=text, frameon=False)
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tumorgen"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
@@ -285,7 +433,7 @@ def _distributions(scores: Scores, unit: str) -> str:
 
 
 def _titled(comparison: Comparison, unit: str) -> str:
-    shown = {"scan": unit}.get(comparison.unit, comparison.unit)
+    shown = {"scan": unit, "scan/mm": f"{unit}/mm"}.get(comparison.unit, comparison.unit)
     return comparison.title + (f" [{shown}]" if shown else "")
 
 
@@ -297,10 +445,51 @@ def _photo(path: Path) -> str:
         shown = picture.convert("RGB")
         if shown.width > _PICTURE_WIDTH:
             shown = shown.resize((_PICTURE_WIDTH, round(shown.height * _PICTURE_WIDTH / shown.width)), Image.Resampling.LANCZOS)
-        stream = io.BytesIO()
-        shown.save(stream, "JPEG", quality=82, optimize=True)
-    return _data_url(stream.getvalue(), "jpeg")
+        return _jpeg(shown)
 
 
-def _data_url(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+def _jpeg(picture: Image.Image) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=82, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+# -- the questions of the summary ----------------------------------------------------------------------------------
+def _mean_of(field: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
+    def told(summary: Summary) -> str:
+        return _around(summary.mean, summary.low, summary.high) if summary.count else ""
+
+    return lambda scores: told(scores.agreement.of(field).synthetic), lambda scores: told(scores.agreement.of(field).real)
+
+
+def _far(measure: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
+    def of(scores: Scores, part: str) -> str:
+        rows = [p for p in scores.planes if (p.measure, p.plane, p.place) == (measure, ALL_PLANES, "tumor")]
+        return _distance(getattr(rows[0], part)) if rows else ""
+
+    return lambda scores: of(scores, "matched"), lambda scores: of(scores, "floor")
+
+
+def _apart(field: str) -> Callable[[Scores], str]:
+    return lambda scores: _number(next(c.ks for c in scores.comparisons if c.field == field))
+
+
+def _auc(scores: Scores) -> str:
+    test = scores.reader
+    return _around(test.auc, test.low, test.high) if math.isfinite(test.auc) else ""
+
+
+#: title, sentence, what of a set, what of real cases
+_QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], str]], ...] = (
+    ("Dice with the judge", "Do mask and picture agree? Real: what the judge reaches on held-out tumors.", *_mean_of("dice")),
+    ("surface Dice with the judge", "The same for the boundary.", *_mean_of("surface_dice")),
+    ("P, share of the mask found", "FreeTumor's test of a pair.", *_mean_of("proportion")),
+    ("Fréchet distance, tumor slices", "Do the slices look like real ones? Mean of three planes, at equal counts.", *_far("frechet")),
+    ("kernel distance, tumor slices", "The same, unbiased.", *_far("kernel")),
+    ("AUC of the machine's reader test", "Can a classifier tell them from real ones? 0.5 is best.", _auc, lambda _: "0.5"),
+    ("near-copies", "Lesions closer to a training lesion than any two patients' are.", lambda s: _number(s.novelty.near_copies), lambda _: "0"),
+    ("KS of volume", "Distributions against the training tumors': 0 alike, 1 apart.", _apart("volume_ml"), lambda _: "0"),
+    ("KS of mean uptake", "", _apart("mean"), lambda _: "0"),
+    ("KS of contrast", "", _apart("contrast"), lambda _: "0"),
+    ("low-uptake tumors", "Are the hard ones among them?", lambda s: _percent(s.shares[0].synthetic), lambda s: _percent(s.shares[0].training)),
+)

@@ -38,13 +38,18 @@ class Scaling:
     rule: str
 
 
+def is_pet(channel: str) -> bool:
+    """Whether a channel's name says that it holds uptake."""
+    return any(word in channel.lower() for word in ("pet", "suv", "fdg", "spect"))
+
+
 def channel_scaling(facts: ChannelFacts) -> Scaling:
     """Clip and scale by the channel's name, as nnU-Net chooses its normalisation by name."""
     name = facts.name.lower()
     if name in ("ct", "hu") or name.startswith("ct_"):
         low, high = min(facts.foreground["0.5"], facts.image["5"]), facts.foreground["99.5"]
         return Scaling("dataset", low, max(high, low + 1), 1.0, "CT: foreground 0.5th (or image 5th) to 99.5th percentile, linear")
-    if any(word in name for word in ("pet", "suv", "fdg", "spect")):
+    if is_pet(name):
         high = max(facts.foreground["99.95"], facts.image["99.9"])
         return Scaling("dataset", min(0.0, facts.minimum), high, 0.5, "PET: 0 to the foreground's 99.95th percentile, square root")
     if name in ("nonorm", "rescale_to_0_1", "rgb_to_0_1"):
@@ -121,6 +126,24 @@ def spacing_for_small_tumors(median_tumor_mm: Triple, spacing: Triple) -> Triple
     if all(e >= 1.5 * 4 * s for e, s in zip(median_tumor_mm, spacing, strict=True)):
         return None
     return _triple([min(s, e / 8) for e, s in zip(median_tumor_mm, spacing, strict=True)])
+
+
+def small_tumor_grid(
+    median_tumor_mm: Triple, tumor_mm: Triple, window: Triple, largest_case_mm: Triple, spacing: Triple, budget: int
+) -> tuple[Triple, Triple] | None:
+    """(working spacing, window in mm) where tumors are small against latent cells: a finer grid, and of the wanted window
+    as much as fits then, 25 mm around the largest usual tumor at least. None where tumors are not small, or where the
+    budget leaves no finer grid."""
+    finer = spacing_for_small_tumors(median_tumor_mm, spacing)
+    if finer is None:
+        return None
+    room = [min(e + 2 * CONTEXT_MM, m) for e, m in zip(tumor_mm, largest_case_mm, strict=True)]
+    factor = resize_factor(_triple(room), finer, budget)
+    working = _triple([s * factor for s in finer])
+    if any(w > s for w, s in zip(working, spacing, strict=True)):
+        return None
+    shares = [_triple([r + k / 32 * max(0.0, w - r) for r, w in zip(room, window, strict=True)]) for k in range(32, -1, -1)]
+    return working, next(seen for seen in shares if math.prod(window_shape(seen, working)) <= budget)
 
 
 def surface_tolerance_mm(spacing: Triple) -> float:

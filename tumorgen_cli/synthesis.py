@@ -1,11 +1,13 @@
 """Healthy scans × boxes -> image-mask pairs, as an nnU-Net raw data set with provenance and previews.
 
 Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/`, `previews/`, a line of `provenance.jsonl` per pair
-(the pair is finished when its line is there) and, last, `dataset.json`.
+(the pair is finished when its line is there), a line of `given_up.jsonl` per pair that no draw passed the judge, and, last,
+`dataset.json`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter
@@ -20,13 +22,19 @@ from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan
+from tumorgen_cli.judging import predict_around
+from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, pair_preview
 from tumorgen_cli.records import Box, Provenance, TumorFacts
 from tumorgen_cli.volumes import describe, read_volume, same_geometry, write_volume
 
 if TYPE_CHECKING:
+    from tumorgen_cli.judge import Judge
     from tumorgen_cli.methods.method import Method, Sampling
+
+
+NOT_FOUND = "not found by the judge"
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,22 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """FreeTumor's test at once: a draw passes if the judge finds the share `keep` of its mask (P); after `tries` draws that
+    do not, the pair is given up."""
+
+    judge: Judge
+    keep: float
+    tries: int
+
+
+@dataclass(frozen=True)
 class Tally:
-    """What a set cost: pairs made now, draws rejected by reason, windows padded, over the whole set."""
+    """What a set cost: pairs made now, pairs given up, draws rejected by reason, windows padded, over the whole set."""
 
     pairs: int
     made: int
+    given_up: int
     draws: int
     rejected: dict[str, int]
     padded: int
@@ -80,75 +99,106 @@ def synthesize_set(
     box: Box | None,
     sampling: Sampling,
     settings: dict[str, Any],
+    quality: Quality | None,
     tick: Callable[[int, str], None],
 ) -> Tally:
-    """Makes the pairs that are not there yet.
+    """Makes the pairs that are not there yet; with `quality` only such as pass.
 
     `box` is the user's, in the host's voxels; without it boxes are drawn. `settings` identify the set: a folder made
     with others is refused.
 
     Raises:
-        StateError: `out` holds another set. DataError: a host or box cannot be used, or no tumor came after the
-        plan's number of draws.
+        StateError: `out` holds another set. DataError: a host or box cannot be used, or no tumor came after the plan's
+        number of draws.
     """
     weights = dict(method.load())
+    if quality is not None:
+        settings = {**settings, "judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
     identity = to_plain({"method": method.name, "plan": plan.hash, "weights": weights, **settings})
-    _claim(out, identity)
-    done = _finished_pairs(out)
+    claim(out, identity)
+    done, given_up = _finished_pairs(out), _given_up(out)
     made, scan = 0, None
-    tick(len(done), "")
+    tick(len(done) + len(given_up), "")
     for job in jobs:
-        if job.case in done:
+        if job.case in done or job.case in given_up:
             continue
         if scan is None or scan.name != job.source.name:
             scan = read_scan(job.source.name, job.source.files, job.source.label, plan)
             host_hash = hash_file(job.source.files[0])
             placing = _Placing(scan, job.source, plan, training_tumors, box)
-        record = _make_pair(plan, method, job, scan, placing, out, sampling, weights, host_hash)
-        done[job.case] = record
-        made += 1
-        tick(len(done), job.case)
-    _write_dataset_json(out, plan, len(done))
-    return _tally(list(done.values()), made)
+        begun = time.perf_counter()
+        draw = _draw_pair(plan, method, job, scan, placing, sampling, quality)
+        if draw.image is None:
+            given_up[job.case] = draw.rejected
+            append_line(out / "given_up.jsonl", json.dumps({"case": job.case, "rejected": draw.rejected}))
+        else:
+            seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
+            _write_pair(plan, job, scan, draw, out, erase=not method.keeps_background)
+            seconds["total"] = time.perf_counter() - begun
+            record = Provenance(
+                job.case, method.name, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, plan.hash,
+                weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn,
+            )  # fmt: skip
+            append_line(out / "provenance.jsonl", json.dumps(to_plain(record)))
+            done[job.case] = record
+            made += 1
+        tick(len(done) + len(given_up), job.case)
+    write_dataset_json(out, plan, len(done))
+    return _tally(list(done.values()), made, given_up)
 
 
-def _make_pair(
-    plan: Plan, method: Method, job: Job, scan: Scan, placing: _Placing, out: Path, sampling: Sampling, weights: dict[str, str], host_hash: str
-) -> Provenance:
-    rejected: dict[str, int] = {}
-    seconds: dict[str, float] = {"method": 0.0}
-    begun = time.perf_counter()
-    for attempt in range(plan.paste.draws):
+@dataclass(frozen=True)
+class _Draw:
+    """A pair as it will be written (image None: given up), how it was drawn, and the method's seconds."""
+
+    image: np.ndarray | None
+    mask: np.ndarray
+    box: Box
+    attempt: int
+    volume_ml: float
+    padded: bool
+    drawn: dict[str, Any]
+    rejected: dict[str, int]
+    seconds: float
+
+
+def _draw_pair(
+    plan: Plan, method: Method, job: Job, scan: Scan, placing: _Placing, sampling: Sampling, quality: Quality | None
+) -> _Draw:
+    """Draws until a tumor comes, and until it passes."""
+    rejected: Counter[str] = Counter()
+    seconds = 0.0
+    for attempt in itertools.count():
         box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.index)
         window = cut_window(scan, box, plan, job.source.name if job.source.redraw else None)
-        before_method = time.perf_counter()
+        begun = time.perf_counter()
         synthetic = method.synthesize(window.request, derive_seed(job.seed, attempt), sampling)
-        seconds["method"] += time.perf_counter() - before_method
+        seconds += time.perf_counter() - begun
         image, mask = paste(scan, box, window, synthetic, plan, method.keeps_background)
-        volume = float(mask.sum()) * scan.grid.voxel_ml
+        volume, drawn = float(mask.sum()) * scan.grid.voxel_ml, dict(synthetic.drawn)
         if volume > 0 and volume >= plan.paste.smallest_ml:
-            break
-        reason = "too small" if volume > 0 else "empty"
-        rejected[reason] = rejected.get(reason, 0) + 1
-    else:
-        fault = Fault(
-            job.case, f"{plan.paste.draws} draws without a tumor ({rejected})", f"a tumor of {plan.paste.smallest_ml} ml or more",
-            "train longer, choose other boxes, or allow more draws (--set paste.draws=N at planning)",
-        )  # fmt: skip
-        raise DataError("No tumor came", [fault])
-    seconds["compute"] = time.perf_counter() - begun
-    _write_pair(plan, job, scan, box, image, mask, out, erase=not method.keeps_background)
-    seconds["total"] = time.perf_counter() - begun
-    record = Provenance(
-        job.case, method.name, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, attempt, box,
-        plan.hash, weights, round(volume, 4), window.padded, {k: round(v, 4) for k, v in seconds.items()}, rejected, dict(synthetic.drawn),
-    )  # fmt: skip
-    append_line(out / "provenance.jsonl", json.dumps(to_plain(record)))
-    return record
+            if quality is None:
+                break
+            drawn["proportion"] = round(proportion(mask, predict_around(quality.judge, image, scan.grid, box)), 4)
+            if drawn["proportion"] >= quality.keep:
+                break
+            rejected[NOT_FOUND] += 1
+            if rejected[NOT_FOUND] == quality.tries:
+                return _Draw(None, mask, box, attempt, volume, window.padded, drawn, dict(rejected), seconds)
+            continue
+        rejected["too small" if volume > 0 else "empty"] += 1
+        if rejected["too small"] + rejected["empty"] == plan.paste.draws:
+            fault = Fault(
+                job.case, f"{plan.paste.draws} draws without a tumor ({dict(+rejected)})", f"a tumor of {plan.paste.smallest_ml} ml or more",
+                "train longer, choose other boxes, or allow more draws (--set paste.draws=N at planning)",
+            )  # fmt: skip
+            raise DataError("No tumor came", [fault])
+    return _Draw(image, mask, box, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
 
 
-def _write_pair(plan: Plan, job: Job, scan: Scan, box: Box, image: np.ndarray, mask: np.ndarray, out: Path, erase: bool) -> None:
+def _write_pair(plan: Plan, job: Job, scan: Scan, draw: _Draw, out: Path, erase: bool) -> None:
     """`erase`: the method repainted the whole box, so a tumor that was there is gone from picture and labels alike."""
+    image, mask, box = np.asarray(draw.image), draw.mask, draw.box
     labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
     inside = labels[box.slices]
     if erase:
@@ -224,7 +274,7 @@ class _Placing:
         return Box(start, stop)  # type: ignore[arg-type]
 
 
-def _claim(out: Path, identity: dict[str, Any]) -> None:
+def claim(out: Path, identity: dict[str, Any]) -> None:
     """Makes `out` this set's folder, or sees that it is."""
     path = out / "set.json"
     if path.is_file():
@@ -273,7 +323,15 @@ def _finished_pairs(out: Path) -> dict[str, Provenance]:
     return {record.case: record for record in read_provenance(out)}
 
 
-def _write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
+def _given_up(out: Path) -> dict[str, dict[str, int]]:
+    """The pairs that need not be tried again, with the reasons their draws were rejected."""
+    path = out / "given_up.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    records = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut off the last
+    return {record["case"]: record["rejected"] for record in records}
+
+
+def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
     write_json(
         out / "dataset.json",
         {
@@ -286,10 +344,11 @@ def _write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
     )
 
 
-def _tally(records: Sequence[Provenance], made: int) -> Tally:
+def _tally(records: Sequence[Provenance], made: int, given_up: dict[str, dict[str, int]]) -> Tally:
     rejected: Counter[str] = Counter()
-    for record in records:
-        rejected.update(record.rejected)
+    for reasons in (*(record.rejected for record in records), *given_up.values()):
+        rejected.update(reasons)
     draws = len(records) + sum(rejected.values())
     seconds = float(np.mean([record.seconds["total"] for record in records])) if records else 0.0
-    return Tally(len(records), made, draws, dict(rejected), sum(record.padded for record in records), round(seconds, 3))
+    padded = sum(record.padded for record in records)
+    return Tally(len(records), made, len(given_up), draws, dict(rejected), padded, round(seconds, 3))

@@ -1,17 +1,64 @@
-"""How well two masks agree: Dice and surface Dice. Masks are (X, Y, Z), anything non-zero is inside.
+"""How well two masks agree. Masks are (X, Y, Z), anything non-zero is inside.
 
-Both are nan where both masks are empty (nothing was asked, nothing answered) and 0 where one is.
+Dice and surface Dice are nan where both masks are empty (nothing was asked, nothing answered) and 0 where one is.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from tumorgen_cli.records import Triple
 from tumorgen_cli.windows import tight_box
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A mask against what was found: Dice, surface Dice, P (the share of the mask that was found; FreeTumor's filter),
+    lesions in the mask, those of which no voxel was found, and found lesions that touch none of them."""
+
+    dice: float
+    surface_dice: float
+    proportion: float
+    lesions: int
+    missed: int
+    spurious: int
+
+
+UNJUDGED = Verdict(math.nan, math.nan, math.nan, 0, 0, 0)
+
+
+def verdict(mask: np.ndarray, found: np.ndarray, spacing_mm: Triple, tolerance_mm: float) -> Verdict:
+    """All measures of a mask and of what was found in the same volume."""
+    mask, found = _pair(mask, found)
+    return Verdict(
+        dice(mask, found), surface_dice(mask, found, spacing_mm, tolerance_mm), proportion(mask, found),
+        *lesion_counts(mask, found),
+    )  # fmt: skip
+
+
+def proportion(mask: np.ndarray, found: np.ndarray) -> float:
+    """P = |found ∩ mask| / |mask|; nan where the mask is empty.
+
+    Source: Wu et al., FreeTumor, the quality test of synthetic tumors.
+    """
+    mask, found = _pair(mask, found)
+    size = np.count_nonzero(mask)
+    return float(np.count_nonzero(mask & found) / size) if size else math.nan
+
+
+def lesion_counts(mask: np.ndarray, found: np.ndarray) -> tuple[int, int, int]:
+    """(lesions in the mask, lesions missed, spurious lesions): components that touch by face, edge or corner; one voxel
+    in common is a hit."""
+    mask, found = _pair(mask, found)
+    lesions, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    answers, answered = ndimage.label(found, np.ones((3, 3, 3)))
+    hit = mask & found
+    return count, count - len(np.unique(lesions[hit])), answered - len(np.unique(answers[hit]))
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,24 +1,43 @@
-"""Fréchet distance between two sets of slices, with any feature network, and one set of features that needs no download.
+"""How far one set of cases is from another in a network's features: distances, their intervals, the floor of real cases.
 
-The paper's FID takes Inception features; without their weights a distance is not an FID, and nothing here is called so.
+Arrays in, numbers out. Fréchet distances grow as sets get smaller, so only distances at equal counts may be compared; `floor`
+and `matched` give such. The networks are in `features`; a distance is an FID in the features of one of them only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-#: (N, H, W) slices in [0, 1] -> (N, D) features
-Features = Callable[[np.ndarray], np.ndarray]
+from tumorgen_cli.metrics.features import Features, filters
+
+__all__ = [
+    "PLANES", "Distance", "Features", "Interval", "Projection", "cannot_tell", "filters", "fit_projection", "floor",
+    "frechet_distance", "jackknife", "kernel_distance", "matched", "over_planes", "slices",
+]  # fmt: skip
+
+#: two sets of cases, their first axes, -> how far apart they are
+Distance = Callable[[np.ndarray, np.ndarray], float]
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
-_SIGMAS = (0.7, 1.5, 3.0)  # pixels
-_ANGLES = np.arange(4) * math.pi / 4
-_PERCENTILES = (5, 25, 50, 75, 95, 99)
-_FLOOR = 1e-3  # of the [0, 1] range: what is fainter counts as flat
+_COVERAGE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A distance and its 95 % interval; `counts` are the cases in each of the two sets that were compared."""
+
+    value: float
+    low: float
+    high: float
+    counts: tuple[int, int]
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
 
 
 def slices(volume: np.ndarray, plane: str, center: Sequence[float] | None = None) -> np.ndarray:
@@ -28,6 +47,7 @@ def slices(volume: np.ndarray, plane: str, center: Sequence[float] | None = None
     return np.asarray(np.take(volume, index, axis))
 
 
+# -- distances ---------------------------------------------------------------------------------------------------
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """|μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) of features (N, D) and (M, D); nan where a set has fewer than two rows.
 
@@ -39,8 +59,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     Source: Heusel et al. 2017 (arXiv 1706.08500), equation 6; pytorch-fid's definition.
     """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"features of shapes {a.shape} and {b.shape} cannot be compared")
+    _check(a, b)
     if min(len(a), len(b)) < 2:
         return math.nan
     (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
@@ -49,41 +68,180 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return max(0.0, float(distance))
 
 
-def filters(images: np.ndarray) -> np.ndarray:
-    """Texture statistics (N, 66) of slices (N, H, W) in [0, 1] under a bank of Gaussian derivatives at three scales.
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Unbiased MMD² of features (N, D) and (M, D) under the kernel (x·y / D + 1)³; nan where a set has fewer than two rows.
 
-    Per scale: mean and spread of the first and second derivatives along four directions, of the Laplacian (all as
-    logarithms, so that a factor counts alike at every strength), and of the blurred image; then percentiles of the image.
-    Steered from separable filters, so a direction costs nothing.
+    Its expectation does not depend on N and M and is 0 for equal distributions, so it may come out below 0.
 
-    Source: Freeman and Adelson 1991, steerable filters. Deviation: these are hand-made, not learnt, features.
+    Raises:
+        ValueError: D differs.
+
+    Source: Bińkowski et al. 2018 (arXiv 1801.01401), KID; Gretton et al. 2012, equation 3. Deviation: one estimate from all
+    rows, not the mean over blocks, whose use is to save memory on sets of tens of thousands.
     """
-    images = images.astype(np.float64, copy=False)
-    parts = [np.percentile(images, _PERCENTILES, axis=(1, 2)).T]
-    for sigma in _SIGMAS:
-        parts += _responses(images, sigma)
-    return np.concatenate(parts, axis=1)
+    _check(a, b)
+    n, m = len(a), len(b)
+    if min(n, m) < 2:
+        return math.nan
+    a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
+    within_a, within_b, across = (_kernel(x, y) for x, y in ((a, a), (b, b), (a, b)))
+    same = [(k.sum() - np.trace(k)) / (count * (count - 1)) for k, count in ((within_a, n), (within_b, m))]
+    return float(sum(same) - 2 * across.mean())
 
 
-def _responses(images: np.ndarray, sigma: float) -> list[np.ndarray]:
-    def derivative(rows: int, columns: int) -> np.ndarray:
-        # times sigma per order: responses of all scales become comparable
-        smooth = ndimage.gaussian_filter(images, (0, sigma, sigma), order=(0, rows, columns), mode="reflect")
-        return np.asarray(smooth * sigma ** (rows + columns))
+def over_planes(distance: Distance) -> Distance:
+    """`distance` as a mean over planes: of features (N, plane, D) and (M, plane, D). A case's slices stay together."""
 
-    blurred, r, c = derivative(0, 0), derivative(1, 0), derivative(0, 1)
-    rr, cc, rc = derivative(2, 0), derivative(0, 2), derivative(1, 1)
-    steered = [math.cos(t) * c + math.sin(t) * r for t in _ANGLES]
-    steered += [math.cos(t) ** 2 * cc + 2 * math.cos(t) * math.sin(t) * rc + math.sin(t) ** 2 * rr for t in _ANGLES]
-    return [_strength(response) for response in (*steered, rr + cc)] + [_mean_and_spread(blurred)]
+    def mean(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.mean([distance(a[:, i], b[:, i]) for i in range(a.shape[1])]))
+
+    return mean
 
 
-def _strength(response: np.ndarray) -> np.ndarray:
-    return np.log(np.stack([np.abs(response).mean(axis=(1, 2)), response.std(axis=(1, 2))], axis=1) + _FLOOR)
+# -- intervals ---------------------------------------------------------------------------------------------------
+def jackknife(
+    a: np.ndarray,
+    b: np.ndarray,
+    distance: Distance,
+    groups_a: Sequence[Hashable] | None,
+    groups_b: Sequence[Hashable] | None,
+) -> Interval:
+    """The distance of two sets with the 95 % interval that drawing other cases would give it.
+
+    Groups say which rows stand or fall together, such as the pairs painted into one host; None: every row is its own. Each
+    group of either set is left out in turn; the spread of the results gives the standard error (Student's t, the smaller
+    set's degrees of freedom). The interval is of the distance at these counts: the estimate's bias is in its middle, so
+    compare it at equal counts only. nan bounds where a set has fewer than three groups.
+
+    A bootstrap would be wrong here. Drawn with replacement, a set holds only 63 % of its cases, some of them twice, so each
+    draw is in effect a smaller set: a Fréchet distance, biased upwards the more the smaller the set, comes out larger in
+    nearly every draw than the estimate itself, and the kernel distance meets equal rows. Leaving out one case changes the
+    count by one.
+
+    Source: Efron and Stein 1981 (the jackknife's variance, at worst too large); Chong and Forsyth 2020 (arXiv 1911.07023),
+    the bias of FID.
+    """
+    value, counts = distance(a, b), (len(a), len(b))
+    members = [_members(part, groups) for part, groups in ((a, groups_a), (b, groups_b))]
+    fewest = min(map(len, members))
+    if fewest < 3:
+        return Interval(value, math.nan, math.nan, counts)
+    left_out = [
+        np.array([distance(np.delete(a, rows, axis=0), b) for rows in members[0]]),
+        np.array([distance(a, np.delete(b, rows, axis=0)) for rows in members[1]]),
+    ]
+    variance = sum((len(found) - 1) * found.var() for found in left_out)
+    half = _student(fewest - 1) * math.sqrt(variance)
+    return Interval(value, value - half, value + half, counts)
 
 
-def _mean_and_spread(images: np.ndarray) -> np.ndarray:
-    return np.stack([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1)
+def matched(a: np.ndarray, b: np.ndarray, counts: tuple[int, int], distance: Distance, draws: int, seed: int) -> Interval:
+    """Mean distance of `draws` random parts of both sets, of `counts` rows; the interval holds 95 % of the draws.
+
+    Without replacement, so that every draw is a set such as another lab could have had. The interval says how far single
+    sets of that size lie apart; it closes where `counts` nears the sets' own (for those, `jackknife`). nan where a set has
+    fewer rows than asked for, or than two are.
+    """
+    if min(counts) < 2 or len(a) < counts[0] or len(b) < counts[1]:
+        return Interval(math.nan, math.nan, math.nan, counts)
+    rng = np.random.default_rng(seed)
+    found = [
+        distance(*(part[rng.choice(len(part), count, replace=False)] for part, count in zip((a, b), counts, strict=True)))
+        for _ in range(draws)
+    ]
+    return _of_draws(found, counts)
+
+
+def floor(real: np.ndarray, counts: tuple[int, int], distance: Distance, draws: int, seed: int) -> Interval:
+    """The distance of real cases from other real cases: over random splits of `real` into two sets of `counts` rows.
+
+    Halves: counts (N // 2, N // 2). Held-out against training: `real` is both together, counts are theirs. What a synthetic
+    set of `counts[0]` scores against `counts[1]` real cases is to be held against this: the interval holds 95 % of what
+    perfect cases would score, the exact permutation distribution under "no difference" (unlike the one distance of the
+    held-out cases, which is a single draw of it). nan where there are fewer than sum(counts) rows.
+    """
+    if min(counts) < 2 or len(real) < sum(counts):
+        return Interval(math.nan, math.nan, math.nan, counts)
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        order = rng.permutation(len(real))[: sum(counts)]
+        found.append(distance(real[order[: counts[0]]], real[order[counts[0] :]]))
+    return _of_draws(found, counts)
+
+
+def cannot_tell(floor: Interval, first: float, second: float) -> bool:
+    """Whether the sample is too small to tell two sets apart by their distances, both at the floor's counts.
+
+    The rule: the distances differ by no more than the width of the floor's 95 % interval, that is by what the choice of real
+    cases alone may do. Strict on purpose: with the same cases compared the difference varies less than that. True where
+    anything is nan.
+    """
+    return not abs(first - second) > floor.width
+
+
+# -- fewer dimensions --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Projection:
+    """Principal axes of reference features: `mean` (D,), `axes` (D, K), columns of unit length."""
+
+    mean: np.ndarray
+    axes: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Coordinates (..., K) of features (..., D)."""
+        return np.asarray((features - self.mean) @ self.axes)
+
+
+def fit_projection(reference: np.ndarray, components: int) -> Projection:
+    """The first principal axes of reference features (N, D), at most min(N - 1, D); fitted to nothing else.
+
+    Raises:
+        ValueError: more components than the reference has.
+    """
+    if not 1 <= components <= min(len(reference) - 1, reference.shape[1]):
+        raise ValueError(f"{components} components of features of shape {reference.shape}")
+    mean = reference.mean(axis=0)
+    _, _, axes = np.linalg.svd(reference - mean, full_matrices=False)
+    return Projection(mean, axes[:components].T)
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------------
+def _check(a: np.ndarray, b: np.ndarray) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"features of shapes {a.shape} and {b.shape} cannot be compared")
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
+
+
+def _members(part: np.ndarray, groups: Sequence[Hashable] | None) -> list[np.ndarray]:
+    """The rows of each group.
+
+    Raises:
+        ValueError: not one group a row.
+    """
+    if groups is None:
+        return [np.array([row]) for row in range(len(part))]
+    if len(groups) != len(part):
+        raise ValueError(f"{len(groups)} groups for {len(part)} rows")
+    rows: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    return [np.array(found) for found in rows.values()]
+
+
+def _student(freedom: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf((1 + _COVERAGE) / 2, freedom))
+
+
+def _of_draws(found: Sequence[float], counts: tuple[int, int]) -> Interval:
+    tail = 50 * (1 - _COVERAGE)
+    low, high = np.percentile(found, (tail, 100 - tail))
+    return Interval(float(np.mean(found)), float(low), float(high), counts)
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

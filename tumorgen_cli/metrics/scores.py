@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
 
 from tumorgen_cli.files import derive_seed
-from tumorgen_cli.metrics.frechet import PLANES, frechet_distance
+from tumorgen_cli.metrics.agreement import Verdict
+from tumorgen_cli.metrics.frechet import (
+    PLANES,
+    Distance,
+    Interval,
+    cannot_tell,
+    floor,
+    frechet_distance,
+    jackknife,
+    kernel_distance,
+    matched,
+    over_planes,
+)
+from tumorgen_cli.metrics.novelty import Novelty
+from tumorgen_cli.metrics.reader_test import ReaderTest
 from tumorgen_cli.metrics.tumors import TumorStatistics, ks_distance
 
 #: field of `TumorStatistics` -> (title, unit; "" is a pure number, "scan" the scan's own unit)
@@ -22,24 +36,29 @@ STATISTICS = {
     "heterogeneity": ("heterogeneity (CV inside)", ""),
     "core_ratio": ("core ratio (deep / shallow)", ""),
     "sphericity": ("sphericity", ""),
+    "boundary_gradient": ("boundary gradient", "scan/mm"),
 }
 PLACES: tuple[Literal["middle", "tumor"], ...] = ("middle", "tumor")
+#: the name of the mean over planes
+ALL_PLANES = "all"
+_DISTANCES: dict[Literal["frechet", "kernel"], Distance] = {"frechet": frechet_distance, "kernel": kernel_distance}
 _RESAMPLES = 2000
 _DRAWS = 50
+#: the fields of a verdict
+VERDICT = tuple(field.name for field in fields(Verdict))
 
 Group = Literal["synthetic", "train", "test"]
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One case. `host` is empty for real cases; scores are nan without a judge (and for training cases)."""
+    """One case. `host` is empty for real cases; the verdict is undefined without a judge (and for training cases)."""
 
     group: Group
     case: str
     host: str
     statistics: TumorStatistics
-    dice: float
-    surface_dice: float
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -81,32 +100,71 @@ class Share:
 
 @dataclass(frozen=True)
 class PlaneDistance:
-    """Fréchet distance to the training cases' slices of one plane at one place.
+    """A distance to the training cases' slices of one plane (`all`: the mean of the planes) at one place.
 
-    `synthetic` of the whole set; `matched` of the set at the test cases' number (mean over draws), since few slices make a
-    distance larger; `floor` of the real test cases, to be held against `matched`.
+    `whole` is that of the whole set. `matched` is the set at the test cases' number, to be held against `floor`, what as many
+    real cases score; few slices make a Fréchet distance larger. `unclear`: the sample is too small to tell the two apart.
     """
 
+    measure: Literal["frechet", "kernel"]
     plane: str
     place: Literal["middle", "tumor"]
-    synthetic: float
-    matched: float
-    floor: float
+    whole: Interval
+    matched: Interval
+    floor: Interval
+    unclear: bool
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of the judge's verdicts: on the pairs, and on the real test cases (the ceiling a real tumor reaches)."""
+
+    field: str
+    synthetic: Summary
+    real: Summary
+
+
+@dataclass(frozen=True)
+class LesionCount:
+    """Lesions of all cases together: in the masks, of them missed by the judge, and the judge's own that touch no mask."""
+
+    cases: int
+    lesions: int
+    missed: int
+    spurious: int
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Dice and surface Dice of the tumors from `least_ml` to below `most_ml` (nan: no bound); the bounds are the training tumors' tertiles."""
+
+    name: str
+    least_ml: float
+    most_ml: float
+    dice: Measure
+    surface_dice: Measure
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The judge against the masks: on the pairs, and on the real test cases (the ceiling a real tumor reaches)."""
+    """The judge against the masks."""
 
-    dice: Summary
-    surface_dice: Summary
-    real_dice: Summary
-    real_surface_dice: Summary
+    measures: tuple[Measure, ...]
+    synthetic_lesions: LesionCount
+    real_lesions: LesionCount
+    strata: tuple[Stratum, ...]
+
+    def of(self, field: str) -> Measure:
+        """The measure of a verdict's field."""
+        return next(measure for measure in self.measures if measure.field == field)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of a set. `judge` and `judge_hash` are empty without a judge; `set_hash` is provenance.jsonl's."""
+    """All scores of a set. `judge` and `judge_hash` are empty without a judge; `set_hash` is provenance.jsonl's.
+
+    `features` names the network of the plane distances; `is_fid`: they may be called FID.
+    """
 
     name: str
     set_hash: str
@@ -115,11 +173,14 @@ class Scores:
     judge: str
     judge_hash: str
     features: str
+    is_fid: bool
     tolerance_mm: float
     agreement: Agreement
     comparisons: tuple[Comparison, ...]
     shares: tuple[Share, ...]
     planes: tuple[PlaneDistance, ...]
+    reader: ReaderTest
+    novelty: Novelty
     cases: tuple[CaseScores, ...]
 
     def of(self, group: Group) -> tuple[CaseScores, ...]:
@@ -127,9 +188,8 @@ class Scores:
 
 
 def values_of(cases: Sequence[CaseScores], field: str) -> np.ndarray:
-    """A statistic (or dice, surface_dice) of every case."""
-    own = field in ("dice", "surface_dice")
-    return np.array([getattr(case if own else case.statistics, field) for case in cases], float)
+    """A statistic of the tumor, or a measure of the verdict, of every case."""
+    return np.array([getattr(case.verdict if field in VERDICT else case.statistics, field) for case in cases], float)
 
 
 def summarize(values: np.ndarray, what: str) -> Summary:
@@ -143,6 +203,28 @@ def summarize(values: np.ndarray, what: str) -> Summary:
     low, high = np.percentile(means, (2.5, 97.5)) if count > 1 else (math.nan, math.nan)
     first, median, third = np.percentile(defined, (25, 50, 75))
     return Summary(count, undefined, *(float(v) for v in (defined.mean(), low, high, median, first, third)))
+
+
+def agree(synthetic: Sequence[CaseScores], real: Sequence[CaseScores], training: Sequence[CaseScores]) -> Agreement:
+    """Verdicts in summary; `real` are the test cases, `training` set the bounds of the strata."""
+    bounds = (0.0, *np.quantile(values_of(training, "volume_ml"), (1 / 3, 2 / 3)), math.inf) if training else (0.0, math.inf)
+    names = ("small", "medium", "large") if training else ("all",)
+    strata = []
+    for name, low, high in zip(names, bounds, bounds[1:], strict=False):
+        ours, theirs = ([case for case in cases if low <= case.statistics.volume_ml < high] for cases in (synthetic, real))
+        parts = (_measure(field, ours, theirs) for field in ("dice", "surface_dice"))
+        strata.append(Stratum(name, float(low), float(high) if math.isfinite(high) else math.nan, *parts))
+    measures = tuple(_measure(field, synthetic, real) for field in ("dice", "surface_dice", "proportion"))
+    return Agreement(measures, _lesions(synthetic), _lesions(real), tuple(strata))
+
+
+def _measure(field: str, synthetic: Sequence[CaseScores], real: Sequence[CaseScores]) -> Measure:
+    return Measure(field, summarize(values_of(synthetic, field), field), summarize(values_of(real, field), f"real {field}"))
+
+
+def _lesions(cases: Sequence[CaseScores]) -> LesionCount:
+    verdicts = [case.verdict for case in cases]
+    return LesionCount(len(cases), sum(v.lesions for v in verdicts), sum(v.missed for v in verdicts), sum(v.spurious for v in verdicts))
 
 
 def compare(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[Comparison, ...]:
@@ -177,32 +259,31 @@ def _share(values: np.ndarray, threshold: float) -> float:
     return float((defined > threshold).mean()) if len(defined) and math.isfinite(threshold) else math.nan
 
 
-def plane_distances(synthetic: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[PlaneDistance, ...]:
-    """Distances to the training slices per place and plane; features are (N, place, plane, D), or empty."""
+def plane_distances(synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, hosts: Sequence[str]) -> tuple[PlaneDistance, ...]:
+    """Distances to the training slices per place, plane and measure; features are (N, place, plane, D), or empty.
+
+    `hosts` groups the synthetic slices: pairs of one host stand or fall together, unless there are fewer than three hosts.
+    """
+    if min(len(synthetic), len(train)) < 2:
+        return ()
+    groups = hosts if len(set(hosts)) >= 3 else None
+    real = np.concatenate([train, test]) if len(test) else train
+    counts = (len(test), len(train)) if len(test) >= 2 else (len(train) // 2, len(train) // 2)
     rows = []
     for i, place in enumerate(PLACES):
-        for j, plane in enumerate(PLANES):
-            ours, real, held_out = (part[:, i, j] if len(part) > 1 else None for part in (synthetic, train, test))
-            whole = matched = floor = math.nan
-            if real is not None and held_out is not None:
-                floor = frechet_distance(held_out, real)
-            if real is not None and ours is not None:
-                whole = frechet_distance(ours, real)
-                matched = _matched(ours, real, len(test), f"{place} {plane}")
-            rows.append(PlaneDistance(plane, place, whole, matched, floor))
+        for measure, distance in _DISTANCES.items():
+            for j, plane in enumerate((*PLANES, ALL_PLANES)):
+                ours, theirs, everything = (part[:, i] if plane == ALL_PLANES else part[:, i, j] for part in (synthetic, train, real))
+                used = over_planes(distance) if plane == ALL_PLANES else distance
+                seed = derive_seed("distances", place, plane)
+                at_count = matched(ours, theirs, counts, used, _DRAWS, seed)
+                real_real = floor(everything, counts, used, _DRAWS, seed)
+                unclear = cannot_tell(real_real, at_count.value, real_real.value)
+                rows.append(PlaneDistance(measure, plane, place, jackknife(ours, theirs, used, groups, None), at_count, real_real, unclear))
     return tuple(rows)
-
-
-def _matched(synthetic: np.ndarray, train: np.ndarray, count: int, what: str) -> float:
-    """Mean distance of draws of `count` synthetic slices; nan where there are fewer, or fewer than two."""
-    if count < 2 or len(synthetic) < count:
-        return math.nan
-    rng = np.random.default_rng(derive_seed("matched", what))
-    draws = [rng.choice(len(synthetic), count, replace=False) for _ in range(_DRAWS)]
-    return float(np.mean([frechet_distance(synthetic[draw], train) for draw in draws]))
 
 
 def undefined_statistics(channels: int) -> TumorStatistics:
     """The statistics of a tumor that is not there: 0 ml, the rest nan."""
     nan, nans = math.nan, (math.nan,) * channels
-    return TumorStatistics(0.0, nan, nan, nan, nan, nan, nan, nan, nans, nans, nans)
+    return TumorStatistics(0.0, *[nan] * 8, nans, nans, nans)

@@ -23,6 +23,7 @@ class TumorStatistics:
     `heterogeneity` is the coefficient of variation inside (nan where the mean is not positive). `core_ratio` is the mean of
     the third of the voxels lying deepest over the mean of the third lying shallowest: below 1 where the core is dark, as in
     necrosis. `sphericity` is the area of the ball of the same volume over the tumor's surface area (1 for a ball, else less).
+    `boundary_gradient` is the mean slope, in the scan's unit per mm, of the voxels on both sides of the mask's boundary.
     """
 
     volume_ml: float
@@ -33,6 +34,7 @@ class TumorStatistics:
     heterogeneity: float
     core_ratio: float
     sphericity: float
+    boundary_gradient: float
     means: tuple[float, ...]
     maxima: tuple[float, ...]
     contrasts: tuple[float, ...]
@@ -68,6 +70,7 @@ def describe_tumor(
         heterogeneity=_ratio(values[0].std(), means[0]),
         core_ratio=_core_ratio(crop[0], inside, spacing_mm),
         sphericity=_sphericity(inside, spacing_mm),
+        boundary_gradient=_boundary_gradient(crop[0], inside, spacing_mm),
         means=_floats(means),
         maxima=_floats(maxima),
         contrasts=_floats(contrasts),
@@ -112,6 +115,14 @@ def _sphericity(inside: np.ndarray, spacing_mm: Triple) -> float:
     corners = vertices[faces].astype(np.float64)
     volume = abs(np.linalg.det(corners).sum()) / 6  # of the tetrahedra that the triangles span with the origin
     return float(math.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / mesh_surface_area(vertices, faces))
+
+
+def _boundary_gradient(channel: np.ndarray, inside: np.ndarray, spacing_mm: Triple) -> float:
+    if min(channel.shape) < 2:  # a scan of one slice has no slope along it
+        return math.nan
+    slope = np.sqrt(sum(part**2 for part in np.gradient(channel, *spacing_mm)))
+    edge = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
+    return float(slope[edge].mean())
 
 
 def _ratio(top: float, bottom: float) -> float:

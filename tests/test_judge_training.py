@@ -1,0 +1,313 @@
+"""Training a judge: the rules by closed forms; nnU-Net itself on four small phantoms, killed on its way and gone on with."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tumorgen_cli import console
+from tumorgen_cli import judge_training as jt
+from tumorgen_cli.dataset import read_dataset
+from tumorgen_cli.errors import DataError, StateError
+from tumorgen_cli.judge import Judge
+from tumorgen_cli.judge_training import (
+    CPU_SIZE,
+    HeldOutScore,
+    JudgeCase,
+    JudgeRecord,
+    Schedule,
+    Size,
+    choose_schedule,
+    copy_judge,
+    judge_data,
+    model_card,
+    score_held_out,
+    shrink_configuration,
+    shrink_patch,
+    train_judge,
+)
+from tumorgen_cli.records import Grid
+from tumorgen_cli.volumes import read_image, write_volume
+from tumorgen_cli.workspace import Splits
+
+TOY = Size(voxels=16**3, stages=3, first=4, most=8)
+
+
+# -- rules -------------------------------------------------------------------------------------------------------
+def test_epochs_fill_the_minutes():
+    """25 minutes of 0.26 s are 5,769 iterations; an epoch is 50 of them and 2 of validation: 13.52 s."""
+    assert choose_schedule(25, 0.26, 50) == Schedule(110, 50, 0.26)
+
+
+def test_short_trainings_have_short_epochs():
+    """100 iterations in all: epochs of 5, each with 2 of validation."""
+    assert choose_schedule(1, 0.6, 50) == Schedule(14, 5, 0.6)
+    assert choose_schedule(0.01, 30, 50) == Schedule(1, 1, 30)
+
+
+def test_no_training_is_longer_than_nnunets():
+    made = choose_schedule(10_000, 0.001, 250)
+    assert (made.epochs, made.iterations) == (1000, 250)
+
+
+@pytest.mark.parametrize(
+    ("planned", "multiple", "voxels", "expected"),
+    [
+        ((40, 64, 40), (8, 8, 8), 102_400, [40, 64, 40]),  # fits: left alone
+        ((128, 128, 128), (8, 8, 8), 102_400, [40, 48, 48]),
+        ((32, 256, 256), (1, 8, 8), 102_400, [11, 96, 96]),  # no halving along the first axis: any length will do
+        ((64, 64, 64), (8, 8, 8), 1000, [32, 32, 32]),  # the floor: four cells of the lowest resolution
+    ],
+)
+def test_patches_shrink_in_proportion(planned, multiple, voxels, expected):
+    made = shrink_patch(planned, multiple, voxels)
+    assert made == expected
+    assert all(n % m == 0 for n, m in zip(made, multiple, strict=True))
+
+
+def configuration(stages=6):
+    strides = [[1, 1, 1], [1, 2, 2], *[[2, 2, 2]] * (stages - 2)]
+    kwargs = {
+        "n_stages": stages, "features_per_stage": [min(320, 32 * 2**i) for i in range(stages)], "strides": strides,
+        "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * (stages - 1)], "n_conv_per_stage": [2] * stages, "n_conv_per_stage_decoder": [2] * (stages - 1),
+    }  # fmt: skip
+    return {"patch_size": [48, 160, 160], "batch_size": 5, "spacing": [3.0, 1.0, 1.0], "architecture": {"arch_kwargs": kwargs}}
+
+
+def test_the_plan_shrinks_and_keeps_its_topology():
+    before = configuration()
+    made = shrink_configuration(before, CPU_SIZE)
+    kwargs = made["architecture"]["arch_kwargs"]
+    assert before == configuration()  # not changed in place
+    assert kwargs["strides"] == [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+    assert kwargs["kernel_sizes"][0] == [1, 3, 3]
+    assert kwargs["features_per_stage"] == [16, 32, 64, 128]
+    assert (len(kwargs["n_conv_per_stage"]), len(kwargs["n_conv_per_stage_decoder"]), kwargs["n_stages"]) == (4, 3, 4)
+    assert made["batch_size"] == 2
+    assert made["spacing"] == [3.0, 1.0, 1.0]
+    assert math.prod(made["patch_size"]) <= CPU_SIZE.voxels
+    assert [n % m for n, m in zip(made["patch_size"], (4, 8, 8), strict=True)] == [0, 0, 0]
+
+
+def test_a_plan_smaller_than_the_size_stays():
+    made = shrink_configuration(configuration(stages=3), Size(10**7, 4, 64, 320))
+    assert made["patch_size"] == [48, 160, 160]
+    assert made["architecture"]["arch_kwargs"]["features_per_stage"] == [32, 64, 128]
+
+
+def test_weights_with_two_names_stay_one():
+    one = torch.ones(1000)
+    found = jt._on_cpu({"encoder.a": one, "decoder.encoder.a": one, "b": torch.zeros(3)})
+    assert found["encoder.a"].data_ptr() == found["decoder.encoder.a"].data_ptr()
+    assert len({v.data_ptr() for v in found.values()}) == 2
+
+
+# -- data --------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def data(phantoms):
+    dataset = read_dataset(phantoms.dataset)
+    return judge_data(dataset, Splits(dataset.cases[:4], dataset.cases[4:]))
+
+
+def test_only_training_cases_are_linked(data, tmp_path):
+    jt._link_cases(data, tmp_path / "raw")
+    linked = {path.name for path in (tmp_path / "raw" / "imagesTr").iterdir()}
+    assert linked == {f"{case.name}_0000.nii.gz" for case in data.train}
+    assert all(path.is_symlink() for path in (tmp_path / "raw" / "labelsTr").iterdir())
+    described = json.loads((tmp_path / "raw" / "dataset.json").read_text())
+    assert described["numTraining"] == 4
+    assert not {case.name for case in data.test} & {case.name for case in data.train}
+
+
+def test_faulty_cases_are_told_all_at_once(data, tmp_path):
+    first = data.train[0]
+    wrong = dataclasses.replace(
+        data,
+        train=(first, first, dataclasses.replace(first, name="gone", label=tmp_path / "gone.nii.gz"), JudgeCase("none", (), first.label)),
+        test=(first,),
+    )
+    with pytest.raises(DataError) as error:
+        train_judge(wrong, tmp_path / "judge", 1, "cpu", "fp32", 1.0, 0)
+    text = str(error.value)
+    for part in ("gone.nii.gz", "held out", "twice", "0 images"):
+        assert part in text
+    assert len(error.value.faults) == 4
+
+
+def test_the_users_variables_stay_out(tmp_path, monkeypatch, data):
+    monkeypatch.setenv("nnUNet_raw", "/elsewhere")
+    monkeypatch.setenv("nnUNet_wandb_enabled", "1")
+    before = dict(os.environ)
+    found = jt._environment(tmp_path, jt._make_job(data, "cpu", "fp32", 1, 0, TOY, None))
+    assert found["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
+    assert "nnUNet_wandb_enabled" not in found
+    assert dict(os.environ) == before
+
+
+def test_every_input_makes_another_job(data):
+    def job(cases=data, device="cpu", precision="fp32", minutes=1.0, seed=0, size=TOY, spacing=None):
+        return jt._make_job(cases, device, precision, minutes, seed, size, spacing)
+
+    fewer = dataclasses.replace(data, train=data.train[1:])
+    others = [job(fewer), job(device="cuda"), job(precision="bf16"), job(minutes=2.0), job(seed=1), job(size=CPU_SIZE), job(spacing=(1.0, 1.0, 1.0))]
+    assert len({j.inputs_hash for j in (job(), *others)}) == 8
+    assert job(minutes=2.0).prepared_hash == job().prepared_hash  # nothing to prepare anew
+    assert job(device="cuda").size is None
+
+
+# -- scores ------------------------------------------------------------------------------------------------------
+class FakeJudge:
+    """Finds what is above 2."""
+
+    def tumor(self, image, grid):
+        return image[0] > 2
+
+
+def test_held_out_scores_by_hand(tmp_path):
+    """8 of 16 voxels found: Dice 2·8/(8+16) = 2/3; a case with nothing to find and nothing found has no score."""
+    image, label = np.zeros((2, 8, 8, 8), np.float32)
+    label[2:6, 2:4, 2:4] = 2
+    label[7, 7, 7] = 1  # another label
+    image[2:4, 2:4, 2:4] = 4
+    grid = Grid((8, 8, 8), (1.0, 2.0, 3.0))
+    write_volume(tmp_path / "a_0000.nii.gz", image, grid)
+    write_volume(tmp_path / "a.nii.gz", label.astype(np.uint8), grid)
+    write_volume(tmp_path / "b_0000.nii.gz", image * 0, grid)
+    write_volume(tmp_path / "b.nii.gz", (label * 0).astype(np.uint8), grid)
+    cases = [JudgeCase(name, (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz") for name in "ab"]
+    a, b = score_held_out(FakeJudge(), cases, 2, 2.0)
+    assert a.dice == pytest.approx(2 / 3, abs=1e-4)
+    assert score_held_out(FakeJudge(), cases[:1], 2, 100.0)[0].surface_dice == 1.0  # everything is near enough
+    assert (b.dice, b.surface_dice) == (None, None)
+
+
+RECORD = JudgeRecord(
+    inputs_hash="0", dataset="Dataset501_X", tumor_name="lesion", cases=("p1", "p2"), minutes=25.0, seed=3, device="CPU, 2 cores",
+    precision="bf16", schedule=Schedule(45, 50, 0.5), seconds=1480.0, spacing_mm=(5.47, 5.47, 3.27), patch=(40, 40, 64), batch=2,
+    features=(16, 32), parameters=1_400_000, weights_hash="1", tolerance_mm=5.5,
+    held_out=(HeldOutScore("p3", 0.5, 0.25, 1.0), HeldOutScore("p4", None, None, 1.0), HeldOutScore("p5", 0.7, 0.75, 1.0)),
+    versions={"nnunetv2": "2.8.1", "torch": "2", "tumorgen": "0"},
+)  # fmt: skip
+
+
+def test_means_leave_out_what_is_undefined():
+    assert RECORD.mean_dice == pytest.approx(0.6)
+    assert RECORD.mean_surface_dice == pytest.approx(0.5)
+    assert math.isnan(dataclasses.replace(RECORD, held_out=()).mean_dice)
+
+
+def test_the_card_tells_all():
+    card = model_card(RECORD, "A judge", "FDG-PET, CC BY 3.0", "python make.py", ("Diagnosis.",))
+    for part in (
+        "# A judge", "`lesion`", "nnunetv2 2.8.1", "1.40 million", "45 epochs of 50 iterations, 24:40", "CC BY 3.0", "p1, p2", "python make.py",
+        "NSD at 5.5 mm", "| p3 | 0.500 | 0.250 |", "| p4 | – | – |", "| mean | 0.600 | 0.500 |", "* Diagnosis.",
+    ):  # fmt: skip
+        assert part in card, part
+
+
+# -- nnU-Net itself ----------------------------------------------------------------------------------------------
+def train_toy(data, folder, minutes, **changes):
+    return train_judge(data, folder, minutes, "cpu", "fp32", 6.0, 0, **{"size": TOY, **changes})
+
+
+@pytest.mark.slow
+def test_a_judge_from_phantoms(data, tmp_path, monkeypatch):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "judge"
+    record = train_toy(data, folder, 0.01, spacing_mm=(5.0, 6.0, 7.0))
+    assert record == jt.read_record(JudgeRecord, folder / "judge.json", "")
+    assert record.cases == tuple(case.name for case in data.train)
+    assert [score.case for score in record.held_out] == [case.name for case in data.test]
+    assert record.spacing_mm == pytest.approx((5.0, 6.0, 7.0))
+    assert math.prod(record.patch) <= TOY.voxels
+    assert record.features == (4, 8, 8)
+    left = {path.name for path in folder.iterdir()} - {".lock", "nnUNet_preprocessed"}
+    assert left == {"plans.json", "dataset.json", "dataset_fingerprint.json", "fold_all", "nnunet.log", "judge.json", "MODEL_CARD.md"}
+    content = torch.load(folder / "fold_all" / "checkpoint_final.pth", weights_only=True)
+    assert "optimizer_state" not in content
+    assert content["trainer_name"] == "nnUNetTrainer"
+    assert content["current_epoch"] == record.schedule.epochs
+    assert str(tmp_path) not in (folder / "plans.json").read_text() + (folder / "dataset.json").read_text() + str(content["init_args"])
+    copy_judge(folder, tmp_path / "copy")
+    image, grid = read_image(data.test[0].images)
+    labels = Judge(tmp_path / "copy", torch.device("cpu"), "tumor").predict(image, grid)
+    assert labels.shape == grid.shape
+    # finished is finished; other settings are told, and replaced when asked for
+    before = (folder / "judge.json").stat().st_mtime_ns
+    assert train_toy(data, folder, 0.01, spacing_mm=(5.0, 6.0, 7.0)) == record
+    assert (folder / "judge.json").stat().st_mtime_ns == before
+    with pytest.raises(StateError, match="restart"):
+        train_toy(data, folder, 0.02, spacing_mm=(5.0, 6.0, 7.0))
+
+
+SCRIPT = """
+import pickle, sys
+from pathlib import Path
+from tumorgen_cli.judge_training import train_judge
+data, folder, size = pickle.loads(Path(sys.argv[1]).read_bytes())
+train_judge(data, folder, 0.25, "cpu", "fp32", 6.0, 0, size=size)
+"""
+
+
+def running(folder):
+    """Processes whose command line names the folder: the child and its workers."""
+    found = []
+    for path in jt.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(folder).encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
+    import pickle
+
+    folder = (tmp_path / "judge").resolve()
+    (tmp_path / "arguments").write_bytes(pickle.dumps((data, folder, TOY)))
+    latest = jt._results(folder) / "fold_all" / "checkpoint_latest.pth"
+    parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "arguments")], stderr=subprocess.DEVNULL)
+    try:
+        assert until(lambda: latest.is_file() or parent.poll() is not None, 600)
+        assert running(folder)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert until(lambda: not running(folder), 30)
+    assert not (folder / "judge.json").exists()
+    schedule = json.loads(latest.with_name("schedule.json").read_text())
+    done = torch.load(latest, weights_only=True)["current_epoch"]
+    assert 0 < done < schedule["epochs"]
+    ticks = []
+    monkeypatch.setattr(console, "progress", lambda title, total, start=0: contextlib.nullcontext(lambda n, note="": ticks.append((title, n))))
+    record = train_judge(data, folder, 0.25, "cpu", "fp32", 6.0, 0, size=TOY)
+    assert dataclasses.asdict(record.schedule) == schedule  # not measured again
+    assert min(n for title, n in ticks if "training" in title) >= done * schedule["iterations"]
+    assert not running(folder)
+    logs = "\n".join(path.read_text() for path in sorted((folder / "fold_all").glob("training_log_*.txt"))).splitlines()
+    epochs = [int(line.split()[-1]) for line in logs if line.split()[-2:-1] == ["Epoch"]]
+    rates = [float(line.split()[-1]) for line in logs if "learning rate:" in line]
+    assert epochs[-1] == schedule["epochs"] - 1
+    assert sorted(set(epochs)) == list(range(schedule["epochs"]))
+    assert rates == pytest.approx([0.01 * (1 - epoch / schedule["epochs"]) ** 0.9 for epoch in epochs], abs=1e-5)

