@@ -3,6 +3,7 @@
     python examples/measure.py identity SET [SET ...]       # voxels changed outside the boxes; masks inside them
     python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
     python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
+    python examples/measure.py scoring -w WORK SET          # seconds to score a set, and for the same measures from MONAI on whole volumes
     python examples/measure.py stages -w WORK               # wall time and peak memory of every command and stage
 """
 
@@ -21,8 +22,10 @@ import typer
 
 from tumorgen_cli import autoencoding as ae
 from tumorgen_cli.devices import find_device
+from tumorgen_cli.evaluation import read_case, synthetic_cases
 from tumorgen_cli.hosts import cut_window, read_scan
 from tumorgen_cli.judge import Judge
+from tumorgen_cli.judging import judge_pair, predict_around
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Sampling
 from tumorgen_cli.metrics.agreement import dice
@@ -107,6 +110,42 @@ def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5
             f"{steps} steps: method {seconds['method']:.3f} s (decoding the whole window {seconds['plain']:.3f} s), "
             f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
         )
+
+
+@app.command()
+def scoring(set_folder: Path, work: Work, judge: Annotated[Path, typer.Option()], repeats: int = 3, device: str = "auto") -> None:
+    """Dice and surface Dice of a set whose predictions are there: ours (the box and its margin) and MONAI on whole volumes, in turn."""
+    from monai.metrics import DiceMetric
+    from monai.metrics.surface_dice import compute_surface_dice
+
+    workspace = Workspace(work)
+    plan = workspace.plan()
+    model = Judge(judge, find_device(device), plan.tumor_name, plan.precision)  # type: ignore[arg-type]
+    pairs = []
+    for files in synthetic_cases(plan, set_folder):
+        image, grid, tumor, others = read_case(plan, files)
+        pairs.append((tumor, others, predict_around(model, image, grid, files.box), files.box, grid))  # type: ignore[arg-type]
+
+    def ours() -> list[tuple[float, float]]:
+        return [(v.dice, v.surface_dice) for v in (judge_pair(*pair, plan.tolerance_mm) for pair in pairs)]
+
+    def plain() -> list[tuple[float, float]]:
+        scores = []
+        for tumor, others, found, _, grid in pairs:
+            a, b = (torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (tumor, found & ~others))
+            nsd = compute_surface_dice(a, b, [plan.tolerance_mm], include_background=True, spacing=grid.spacing_mm, use_subvoxels=True)
+            scores.append((float(DiceMetric()(a, b)), float(nsd)))
+        return scores
+
+    ours(), plain()
+    seconds: dict[str, list[float]] = {"ours": [], "MONAI on whole volumes": []}
+    for _ in range(repeats):
+        for name, score in zip(seconds, (ours, plain), strict=True):
+            begun = time.perf_counter()
+            score()
+            seconds[name].append(time.perf_counter() - begun)
+    a, b = (float(np.median(times)) for times in seconds.values())
+    print(f"{len(pairs)} pairs: " + ", ".join(f"{name} {np.median(times):.2f} s" for name, times in seconds.items()) + f", {b / a:.1f} times")
 
 
 @app.command()

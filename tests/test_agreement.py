@@ -84,3 +84,42 @@ def test_lesions_are_hit_by_a_voxel_and_missed_without():
     assert lesion_counts(np.zeros_like(mask), found) == (0, 0, 3)
     judged = verdict(mask, mask, (1, 1, 1), 1.0)
     assert (judged.dice, judged.surface_dice, judged.proportion, judged.missed, judged.spurious) == (1, 1, 1, 0, 0)
+
+
+# -- exactness -------------------------------------------------------------------------------------------------
+def published(which):
+    """DeepMind's surface-distance test cases: masks, spacing, Dice and surface Dice at 1 mm, as they state them."""
+    a, b = np.zeros((128, 128, 128), bool), np.zeros((128, 128, 128), bool)
+    if which == "pixels":
+        a[50, 60, 70] = b[50, 60, 72] = True
+        return a, b, (3.0, 2.0, 1.0), 0.0, 0.5
+    if which == "halves":
+        a, b = a[:100, :100, :100], b[:100, :100, :100]
+        a[:50], b[:51] = True, True
+        return a, b, (2.0, 1.0, 1.0), 0.990, 0.836
+    a[50, 60, 70] = True
+    return a, b, (3.0, 2.0, 1.0), 0.0, 0.0
+
+
+@pytest.mark.parametrize("which", ["pixels", "halves", "empty prediction"])
+def test_deepminds_published_values(which):
+    a, b, spacing, expected, surface = published(which)
+    for one, other in ((a, b), (b, a)):
+        assert dice(one, other) == pytest.approx(expected, abs=5e-4)
+        assert surface_dice(one, other, spacing, 1.0) == pytest.approx(surface, abs=5e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_monais_values_on_whole_volumes(seed):
+    import torch
+    from monai.metrics import DiceMetric
+    from monai.metrics.surface_dice import compute_surface_dice
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    a, b = (ndimage.gaussian_filter(rng.normal(size=(40, 36, 30)), 3) > 0.06 for _ in range(2))
+    spacing = (3.0, 2.0, 4.0)
+    one, other = (torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (np.pad(a, 1), np.pad(b, 1)))
+    nsd = float(compute_surface_dice(one, other, [3.0], include_background=True, spacing=spacing, use_subvoxels=True))
+    assert surface_dice(a, b, spacing, 3.0) == pytest.approx(nsd, abs=5e-4)
+    assert dice(a, b) == pytest.approx(float(DiceMetric()(one, other)), abs=5e-4)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import multiprocessing
 import multiprocessing.pool
 import shutil
@@ -19,7 +20,7 @@ from tumorgen_cli.hosts import read_scan
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.records import Box, Synthetic
-from tumorgen_cli.synthesis import Source, make_jobs, read_provenance, synthesize_set
+from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_provenance, synthesize_set
 from tumorgen_cli.volumes import read_volume, same_geometry, write_volume
 
 PAIRS = 4
@@ -312,11 +313,24 @@ class Fake(Method):
         return Synthetic(request.image + 1, mask, {"number": len(self.seeds)})
 
 
-def run_fake(workspace, phantoms, out, method, pairs=2, plan=None):
+class Sees:
+    """Stands in for a judge: every `each`-th scan is tumor all over, the others are free of it."""
+
+    usual_extent_mm, hash = (1e6, 1e6, 1e6), "sees"
+
+    def __init__(self, each):
+        self.each, self.asked = each, 0
+
+    def tumor(self, image, grid):
+        self.asked += 1
+        return np.full(grid.shape, self.asked % self.each == 0)
+
+
+def run_fake(workspace, phantoms, out, method, pairs=2, plan=None, quality=None):
     sources = pipeline._healthy_sources(workspace.plan(), phantoms.healthy, None)
     tumors = workspace.fingerprint().tumors
     jobs = make_jobs(sources, pairs, 0)
-    return synthesize_set(plan or method.plan, method, jobs, out, tumors, None, Sampling(), {"seed": 0}, None, lambda *_: None)
+    return synthesize_set(plan or method.plan, method, jobs, out, tumors, None, Sampling(), {"seed": 0}, quality, lambda *_: None)
 
 
 def test_empty_draws_are_counted_and_drawn_again(workspace, phantoms, tmp_path):
@@ -334,7 +348,8 @@ def test_empty_draws_are_counted_and_drawn_again(workspace, phantoms, tmp_path):
 
 def test_too_small_is_not_empty(workspace, phantoms, tmp_path):
     plan = workspace.plan()
-    plan = replace(plan, paste=replace(plan.paste, smallest_ml=3.0))
+    cube = 4**3 * math.prod(plan.window.spacing_mm) / 1000
+    plan = replace(plan, paste=replace(plan.paste, smallest_ml=cube / 4))
     tally = run_fake(workspace, phantoms, tmp_path / "out", Fake(plan, workspace, empty=1, crumbs=True))
     assert tally.pairs == 2
     assert set(tally.rejected) <= {"too small", "empty"}
@@ -366,3 +381,24 @@ def test_what_a_method_is_told(workspace, phantoms, tmp_path):
     sources = pipeline._redraw_sources(workspace, plan, "test")
     synthesize_set(plan, redrawn, make_jobs(sources, 1, 0), tmp_path / "redrawn", (), None, Sampling(), {"seed": 0}, None, lambda *_: None)
     assert redrawn.requests[0].case == workspace.splits().test[0]  # so that no case donates to itself
+
+
+# -- until a pair passes ---------------------------------------------------------------------------------------
+def test_a_pair_is_drawn_again_until_the_judge_finds_it(workspace, phantoms, tmp_path):
+    judge = Sees(each=3)
+    tally = run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.7, 5))
+    assert (tally.pairs, tally.given_up, tally.draws, tally.rejected) == (2, 0, 6, {NOT_FOUND: 4})
+    assert judge.asked == 6
+    assert [r["drawn"]["proportion"] for r in records(tmp_path / "out")] == [1, 1]
+    with pytest.raises(StateError, match="another set"):  # what passed another threshold is another set
+        run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.5, 5))
+
+
+def test_what_never_passes_is_given_up_and_not_tried_again(workspace, phantoms, tmp_path):
+    tally = run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(Sees(10**6), 0.7, 4))
+    assert (tally.pairs, tally.given_up, tally.draws) == (0, 2, 8)
+    assert not list(tmp_path.glob("out/*Tr/*"))
+    judge = Sees(1)
+    again = run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.7, 4))
+    assert (again.given_up, judge.asked) == (2, 0)
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["numTraining"] == 0

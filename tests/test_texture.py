@@ -1,10 +1,11 @@
 """Noise like the host's: as strong, as smooth, and deaf to what lies in the box."""
 
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from tumorgen_cli.records import Box
-from tumorgen_cli.texture import like_noise
+from tumorgen_cli.texture import like_noise, strength_at
 
 BOX = Box((12, 12, 12), (28, 28, 28))
 
@@ -43,3 +44,11 @@ def test_nothing_to_learn_from_gives_no_noise():
     smooth, scan = scan_of(1.0, 0.05)
     whole = Box((0, 0, 0), (40, 40, 40))
     assert not like_noise(scan, smooth, smooth, whole, np.random.default_rng(3)).any()
+
+
+def test_brighter_than_all_around_is_noisier_along_the_line():
+    levels, strengths = np.linspace(-1, -0.6, 5), np.linspace(0.01, 0.05, 5)
+    found = strength_at(np.array([-1.5, -0.8, -0.6, 0.4]), levels, strengths)
+    assert found == pytest.approx([0.01, 0.03, 0.05, 0.15])
+    assert strength_at(np.array([0.4]), levels, strengths[::-1]) == pytest.approx([0.01])  # never below the last
+    assert strength_at(np.array([0.4]), np.zeros(5), strengths) == pytest.approx([0.05])

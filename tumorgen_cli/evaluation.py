@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from tumorgen_cli.judge import Judge
     from tumorgen_cli.metrics.features import Network
 
-_MEASURES = 2  # raise it when what `_measure` returns changes
+_MEASURES = 3  # raise it when what `_measure` returns changes
 _SYNTHESIZE = "run `tumorgen synthesize` again"
 
 

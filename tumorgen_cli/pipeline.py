@@ -403,7 +403,7 @@ def _score_rows(scores: Any) -> list[tuple[str, str]]:
     rows.append(("AUC of the machine's reader test", reader.reason or f"{reader.auc:.3f} [{reader.low:.3f}, {reader.high:.3f}]"))
     rows += [("given away by", give_away.words) for give_away in reader.give_aways[:3]]
     nearest = f"distance to the nearest training lesion {new.synthetic.median:.3f}, held-out cases {new.held_out.median:.3f}"
-    rows.append(("near-copies", new.reason or f"{new.near_copies:.0f}; {nearest}"))
+    rows.append(("near-copies", new.reason or f"{new.near_copies:.0f}, of them singled out {new.singled_out:.0f}; {nearest}"))
     return rows
 
 

@@ -247,12 +247,14 @@ def _novelty(scores: Scores, pictures: Pictures) -> str:
     n = scores.novelty
     same = "Distance 0 is the same lesion, 1 nothing in common; mirrored and shifted copies count as copies."
     copies = f"Closer to a training lesion than any two real patients' lesions are ({_number(n.threshold)}). {escape(n.reason)}"
+    alone = "Also closer to that lesion, against the second nearest, than any real one is: only this tells a copy from a typical lesion."
     one = "A generator that paints one tumor again and again falls below the real value."
     rows = [
         ("nearest training lesion, synthetic", _spread(n.synthetic), same),
         ("nearest training lesion, held-out real", _spread(n.held_out), "What new patients' lesions come to."),
         ("nearest of another patient, training", _spread(n.left_out), ""),
         ("near-copies", _number(n.near_copies), copies),
+        ("of them, singled out", _number(n.singled_out), alone),
         ("close to a training lesion", _percent(n.close_share), "Below the 5th percentile of the real distances: 5 % is usual."),
         ("alike among themselves", f"{n.duplicated} lesions", "In pairs closer than that threshold."),
         ("mean distance between lesions", f"{_number(n.synthetic_mean)}, real {_number(n.real_mean)}", one),
@@ -272,7 +274,7 @@ def _side_by_side(near: Near, scores: Scores, pictures: Pictures) -> str:
     reverse = display_of(scores.channel)[0].endswith("_r")
     shown = "".join(_slice(pictures.slices[case], reverse, case) for case in (near.case, near.nearest))
     mark = " · near-copy" if near.distance < scores.novelty.threshold else ""
-    text = f"{escape(near.case)} | {escape(near.nearest)}: {_number(near.distance)}{mark}"
+    text = f"{escape(near.case)} | {escape(near.nearest)}: {_number(near.distance)}, {_number(near.ratio)} of the second nearest{mark}"
     return f"<figure><div class=two>{shown}</div><figcaption>{text}</figcaption></figure>"
 
 

@@ -16,8 +16,9 @@ def like_noise(scan: np.ndarray, smooth: np.ndarray, picture: np.ndarray, box: B
 
     All arrays are (C, X, Y, Z) in the scaled intensities. What lies inside `box` is not looked at, so that nothing of
     a tumor that was there comes back. Strength is measured at five levels of `smooth` (a robust standard deviation) and
-    taken at the picture's own level; smoothness by the correlation of neighbours along each axis. Zero where less than
-    512 voxels lie outside the box.
+    taken at the picture's own level, beyond the highest along the line through all five: a tumor is often brighter than
+    anything around it, and its noise stronger. Smoothness is the correlation of neighbours along each axis. Zero where less
+    than 512 voxels lie outside the box.
     """
     outside = np.ones(scan.shape[1:], bool)
     outside[box.slices] = False
@@ -28,8 +29,14 @@ def like_noise(scan: np.ndarray, smooth: np.ndarray, picture: np.ndarray, box: B
         sigma = [_blur(residual, outside, axis) for axis in range(3)]
         noise = ndimage.gaussian_filter(rng.standard_normal(residual.shape).astype(np.float32), sigma, mode="wrap")
         levels, strengths = _strengths(smooth[channel][outside], residual[outside])
-        out[channel] = noise / max(float(noise.std()), 1e-9) * np.interp(picture[channel], levels, strengths)
+        out[channel] = noise / max(float(noise.std()), 1e-9) * strength_at(picture[channel], levels, strengths)
     return out
+
+
+def strength_at(level: np.ndarray, levels: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+    """Strengths at any level: between the measured ones, and above them on along their line where that rises."""
+    slope = max(0.0, float(np.polyfit(levels, strengths, 1)[0])) if np.ptp(levels) > 1e-6 else 0.0
+    return np.asarray(np.interp(level, levels, strengths) + slope * np.maximum(level - levels[-1], 0))
 
 
 def _blur(residual: np.ndarray, where: np.ndarray, axis: int) -> float:
