@@ -101,6 +101,42 @@ def test_painting(workspace, phantoms, tmp_path):
     assert "other box" in told(other)
 
 
+def test_from_pairs_to_scores(workspace, phantoms, tmp_path):
+    """Filter, evaluate and reader study with nothing given: the bundled judge, the default features."""
+    work, pairs, kept = ("-w", workspace.root), tmp_path / "pairs", tmp_path / "kept"
+    call("synthesize", *work, "--healthy", phantoms.healthy, "-n", 3, "--method", "copypaste", "--out", pairs, "--device", "cpu")
+
+    report = json.loads(call("filter", pairs, *work, "--keep", 0, "--out", kept, "--device", "cpu", "--json").stdout)
+    assert (report["kept"], report["rejected"]) == (3, 0)
+    none = call("filter", pairs, *work, "--keep", 1, "--out", tmp_path / "none", "--device", "cpu")
+    assert "next: tumorgen evaluate --synthetic" in told(none)
+    assert "other" in told(call("filter", pairs, *work, "--keep", 0.5, "--out", kept, "--device", "cpu", code=1))
+
+    result = call("evaluate", *work, "--synthetic", pairs, "--synthetic", kept, "--device", "cpu", "--json")
+    assert "the bundled one" in told(result)
+    first, second = json.loads(result.stdout)
+    rows = dict(first["rows"])
+    assert rows["agreement DSC [95 % interval]"] == dict(second["rows"])["agreement DSC [95 % interval]"]
+    assert any(name.startswith("kernel distance (lite0)") for name in rows)
+    assert "compare with kept" in Path(first["page"]).read_text()
+
+    made = json.loads(call("reader-study", *work, "--synthetic", pairs, "-n", 2, "--out", tmp_path / "study", "--json").stdout)
+    page, key = Path(made["page"]).read_text(), json.loads(Path(made["key"]).read_text())
+    assert not any(case["case"] in page for case in key["cases"])
+    (tmp_path / "answers.json").write_text("{}")
+    assert "answers.json" in told(call("reader-study", "score", tmp_path / "answers.json", "--key", made["key"], code=1))
+
+
+def test_drawing_until_a_pair_passes(workspace, phantoms, tmp_path):
+    arguments = ("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 2, "--method", "syntumor", "--device", "cpu", "--json")
+    tally = json.loads(call(*arguments, "--out", tmp_path / "all", "--until-pass", 2, "--keep", 0).stdout)["tally"]
+    assert (tally["pairs"], tally["given_up"]) == (2, 0)
+    record = json.loads((tmp_path / "all" / "provenance.jsonl").read_text().splitlines()[0])
+    assert 0 <= record["drawn"]["proportion"] <= 1
+    other = call(*arguments, "--out", tmp_path / "all", "--until-pass", 3, "--keep", 0, code=1)
+    assert "other tries" in told(other)
+
+
 # -- presets ---------------------------------------------------------------------------------------------------
 def test_presets_are_listed_shown_and_copied(tmp_path):
     assert set(json.loads(call("presets", "--json").stdout)) == set(preset_names())
@@ -146,6 +182,10 @@ def test_errors_are_told_in_full(phantoms, workspace, tmp_path):
         (("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "--cases", "test"), "both given"),
         (("synthesize", "-w", workspace.root, "--healthy", tmp_path / "none", "--device", "cpu", "--method", "syntumor"), "none"),
         (("evaluate", "-w", workspace.root, "--device", "cpu"), "tumorgen synthesize"),
+        (("evaluate", "-w", workspace.root, "--synthetic", tmp_path / "none", "--device", "cpu"), "tumorgen synthesize"),
+        (("filter", tmp_path / "none", "-w", workspace.root, "--device", "cpu"), "tumorgen synthesize"),
+        (("reader-study", "-w", workspace.root), "tumorgen synthesize"),
+        (("reader-study", "score", tmp_path / "answers.json", "--key", tmp_path / "key.json"), "key.json"),
     ]:
         assert message in told(call(*arguments, code=1)), arguments
 
@@ -160,7 +200,8 @@ def test_another_data_sets_workspace(phantoms, workspace, tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [("nothing",), ("plan",), ("synthesize", "-n", "0"), ("train", "vae", "--iterations", "many"), ("plan", "x", "--device", "tpu"),
-     ("synthesize", "--cases", "val"), ("train", "vae", "--init", "/nowhere.pt"), ("plan", "x", "--memory", "0.1"), ("plan", "x", "--wrong")],
+     ("synthesize", "--cases", "val"), ("train", "vae", "--init", "/nowhere.pt"), ("plan", "x", "--memory", "0.1"), ("plan", "x", "--wrong"),
+     ("filter",), ("filter", "x", "--keep", "1.5"), ("evaluate", "--features", "fid"), ("reader-study", "score")],
     ids=" ".join,
 )  # fmt: skip
 def test_usage_errors_exit_2(arguments):

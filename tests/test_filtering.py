@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from test_evaluation import SHAPE, Threshold, plan, scan, synthetic, write_case  # noqa: F401
 
@@ -38,7 +39,7 @@ def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):  
     run(plan, synthetic, tmp_path)
     with pytest.raises(StateError, match="another set"):
         run(plan, synthetic, tmp_path, keep=0.05)
-    again, out = run(plan, synthetic, tmp_path)  # the same again is no fault
+    again, _ = run(plan, synthetic, tmp_path)  # the same again is no fault
     assert again.kept == 1
     judge = Threshold()
     other = filter_set(plan, synthetic, tmp_path / "synthetic" / "lower", tmp_path / "evaluation" / "toy", judge, 0.05, lambda *_: None)
@@ -46,8 +47,6 @@ def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):  
 
 
 def test_an_empty_mask_is_its_own_reason(plan, synthetic, tmp_path):  # noqa: F811
-    import numpy as np
-
     write_case(synthetic, "c", scan(np.zeros(SHAPE, bool), 1, 2), np.zeros(SHAPE))
     found, _ = run(plan, synthetic, tmp_path)
     assert found.reasons == {"empty": 1, "not found by the judge": 1}

@@ -30,7 +30,7 @@ def test_run_all_and_again(phantoms, tmp_path):
     assert first.pairs.tally.pairs == first.pairs.tally.made == 4
     (scores,) = first.scores
     rows = dict(scores.rows)
-    assert any(name.startswith("Fréchet") for name in rows)
+    assert any(name.startswith("frechet distance (lite0)") for name in rows)
     page = (workspace.evaluation("tumorgen_healthy") / "report.html").read_text()
     assert scores.page == str(workspace.evaluation("tumorgen_healthy") / "report.html")
     assert page.count("data:image") >= 3
@@ -58,6 +58,6 @@ def test_run_all_and_again(phantoms, tmp_path):
 @pytest.mark.parametrize("method", ["copypaste", "syntumor"])
 def test_other_methods_go_through_the_same_harness(workspace, phantoms, tmp_path, method):
     report = pipeline.synthesize(workspace, method, 4, phantoms.healthy, out=tmp_path / method, device="cpu")
-    (scores,) = pipeline.evaluate_sets(workspace, tmp_path / method, None, "cpu")
+    (scores,) = pipeline.evaluate_sets(workspace, [tmp_path / method], None, "cpu")
     assert report.tally.pairs == 4
     assert scores.name == method
