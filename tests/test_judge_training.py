@@ -15,24 +15,20 @@ import pytest
 import torch
 
 from tumorgen_cli import console
+from tumorgen_cli import judge_trainer as jr
 from tumorgen_cli import judge_training as jt
 from tumorgen_cli.dataset import read_dataset
 from tumorgen_cli.errors import DataError, StateError
 from tumorgen_cli.judge import Judge
+from tumorgen_cli.judge_trainer import CPU_SIZE, Schedule, Size, choose_schedule, shrink_configuration, shrink_patch
 from tumorgen_cli.judge_training import (
-    CPU_SIZE,
     HeldOutScore,
     JudgeCase,
     JudgeRecord,
-    Schedule,
-    Size,
-    choose_schedule,
     copy_judge,
     judge_data,
     model_card,
     score_held_out,
-    shrink_configuration,
-    shrink_patch,
     train_judge,
 )
 from tumorgen_cli.records import Grid
@@ -106,7 +102,7 @@ def test_a_plan_smaller_than_the_size_stays():
 
 def test_weights_with_two_names_stay_one():
     one = torch.ones(1000)
-    found = jt._on_cpu({"encoder.a": one, "decoder.encoder.a": one, "b": torch.zeros(3)})
+    found = jr._on_cpu({"encoder.a": one, "decoder.encoder.a": one, "b": torch.zeros(3)})
     assert found["encoder.a"].data_ptr() == found["decoder.encoder.a"].data_ptr()
     assert len({v.data_ptr() for v in found.values()}) == 2
 
@@ -286,7 +282,7 @@ def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
 
     folder = (tmp_path / "judge").resolve()
     (tmp_path / "arguments").write_bytes(pickle.dumps((data, folder, TOY)))
-    latest = jt._results(folder) / "fold_all" / "checkpoint_latest.pth"
+    latest = jr.results_folder(folder) / "fold_all" / "checkpoint_latest.pth"
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "arguments")], stderr=subprocess.DEVNULL)
     try:
         assert until(lambda: latest.is_file() or parent.poll() is not None, 600)

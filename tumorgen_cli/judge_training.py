@@ -6,26 +6,23 @@ nnUNet_raw (links), nnUNet_preprocessed and nnUNet_results lie there, too.
 
 nnunetv2 runs in a child process with an environment of its own: the user's nnUNet_* variables are neither needed nor
 heeded. The child and all its workers end when this process does, however it ends; the next call goes on from nnU-Net's
-last checkpoint. `python -m tumorgen_cli.judge_training FOLDER` is that child.
+last checkpoint. The child is `judge_trainer`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import json
 import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -33,7 +30,18 @@ from tumorgen_cli import console
 from tumorgen_cli.dataset import Dataset
 from tumorgen_cli.devices import DeviceName, find_device, usable_cores
 from tumorgen_cli.errors import DataError, DeviceError, Fault, StateError
-from tumorgen_cli.files import atomic, hash_file, hash_value, locked, read_plain, read_record, to_plain, write_json, write_text
+from tumorgen_cli.files import atomic, hash_file, hash_value, locked, read_plain, read_record, write_json, write_text
+from tumorgen_cli.judge_trainer import (
+    CONFIGURATION,
+    CPU_SIZE,
+    FINAL,
+    NAME,
+    Job,
+    Schedule,
+    Size,
+    prepared_hash_of,
+    results_folder,
+)
 from tumorgen_cli.metrics.agreement import dice, surface_dice
 from tumorgen_cli.records import Shape, Triple
 from tumorgen_cli.volumes import read_image, read_volume
@@ -42,41 +50,12 @@ from tumorgen_cli.workspace import Splits
 if TYPE_CHECKING:
     from tumorgen_cli.judge import Judge
 
-NAME = "Dataset900_Judge"
-CONFIGURATION = "3d_fullres"
-_PLANS = "nnUNetPlans"
-_TRAINER = "JudgeTrainer"
-_FINAL, _LATEST, _BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 _LOG = "nnunet.log"
 _LARGE_BYTES = 256 << 20  # preprocessed data that are kept, for a restart, up to this size
-_FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by less than 1 %
 _WORKER_BYTES = 64 << 20  # of images for each process that prepares them: starting one takes seconds
 _MOST_WORKERS = 4  # nnU-Net's own number for preprocessing
-_SAVE_SECONDS = 60.0
-_WARMUP, _TIMED = 12, 12  # nnU-Net's queues hold 12 batches at the start: those come faster than its workers make them
-_CPU_ITERATIONS, _CUDA_ITERATIONS = 50, 250  # in an epoch; 250 are nnU-Net's own
-_VALIDATION = 2  # nnU-Net's 50 would say nothing: with fold "all" it validates on training cases
-_LEAST_EPOCHS = 20  # the learning rate falls by epochs: fewer would make it fall in leaps
-_MOST_ITERATIONS = 1000 * 250  # nnU-Net's own length
-_PLANNED_GIB = 8.0  # what nnU-Net plans for unless told otherwise
 _POLL_SECONDS = 0.25
 _AGAIN = "call it again: it goes on from the last checkpoint"
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a network may cost: voxels of a patch, resolution stages, features of the first stage and of any."""
-
-    voxels: int
-    stages: int
-    first: int
-    most: int
-
-
-#: On two cores with AMX a step on two patches of 40×64×40 voxels takes 0.26 s in bf16; 2,250 such steps gave DSC 0.75 on 8
-#: held-out sarcoma PET cases. 2^17 voxels are a patch of 48×48×48 and a little; nnU-Net's own 32 to 320 features take ten
-#: times as long.
-CPU_SIZE = Size(voxels=2**17, stages=4, first=16, most=128)
 
 
 @dataclass(frozen=True)
@@ -99,15 +78,6 @@ class JudgeData:
     file_ending: str
     train: tuple[JudgeCase, ...]
     test: tuple[JudgeCase, ...]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long is trained: chosen once, from the time the first iterations took; resumed runs keep to it."""
-
-    epochs: int
-    iterations: int
-    seconds_per_iteration: float
 
 
 @dataclass(frozen=True)
@@ -152,21 +122,6 @@ class JudgeRecord:
     @property
     def mean_surface_dice(self) -> float:
         return _mean([score.surface_dice for score in self.held_out])
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What the child is told."""
-
-    inputs_hash: str
-    prepared_hash: str
-    device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
-    minutes: float
-    seed: int
-    size: Size | None
-    spacing_mm: Triple | None
-    processes: int
 
 
 # -- training ----------------------------------------------------------------------------------------------------
@@ -243,7 +198,7 @@ def score_held_out(
 
 def copy_judge(folder: Path, out: Path) -> None:
     """Copies what a judge is made of, and nothing of how it was made: the log and dataset_fingerprint.json stay."""
-    for name in ("plans.json", "dataset.json", f"fold_all/{_FINAL}", "MODEL_CARD.md", "judge.json"):
+    for name in ("plans.json", "dataset.json", f"fold_all/{FINAL}", "MODEL_CARD.md", "judge.json"):
         with atomic(out / name) as temporary:
             shutil.copyfile(folder / name, temporary)
 
@@ -313,17 +268,17 @@ def _make_job(
     seed: int,
     size: Size | None,
     spacing_mm: Triple | None,
-) -> _Job:
+) -> Job:
     files = [(case.name, [path.stat().st_size for path in case.images], hash_file(case.label)) for case in data.train]
     held_out = [case.name for case in data.test]
     processes = sum(sum(sizes) for _, sizes, _ in files) // _WORKER_BYTES
     size = size if device == "cpu" else None
     prepared = hash_value([data.channel_names, data.labels, data.file_ending, files, device, size, spacing_mm])
     inputs = hash_value([prepared, data.tumor_name, held_out, precision, minutes, seed])
-    return _Job(inputs, prepared, device, precision, minutes, seed, size, spacing_mm, max(1, min(processes, usable_cores(), _MOST_WORKERS)))
+    return Job(inputs, prepared, device, precision, minutes, seed, size, spacing_mm, max(1, min(processes, usable_cores(), _MOST_WORKERS)))
 
 
-def _finished(folder: Path, job: _Job, restart: bool) -> JudgeRecord | None:
+def _finished(folder: Path, job: Job, restart: bool) -> JudgeRecord | None:
     """The record of a finished judge made of the same; clears the folder for a restart.
 
     Raises:
@@ -345,30 +300,21 @@ def _finished(folder: Path, job: _Job, restart: bool) -> JudgeRecord | None:
     return read_record(JudgeRecord, made, "train the judge again, with restart") if made.is_file() else None
 
 
-def _train(data: JudgeData, folder: Path, job: _Job) -> None:
+def _train(data: JudgeData, folder: Path, job: Job) -> None:
     """Has nnU-Net trained to its end; its files are then in their places in `folder`."""
-    results = _results(folder)
-    if not (results / "fold_all" / _FINAL).is_file():
-        if _prepared(folder) != job.prepared_hash:
+    results = results_folder(folder)
+    if not (results / "fold_all" / FINAL).is_file():
+        if prepared_hash_of(folder) != job.prepared_hash:
             shutil.rmtree(folder / "nnUNet_preprocessed", ignore_errors=True)
             _link_cases(data, folder / "nnUNet_raw" / NAME)
             console.note("nnU-Net measures, plans and preprocesses the training cases")
         write_json(folder / "job.json", job)
         _run_child(folder, job)
-    for path in (results / "plans.json", results / "dataset.json", results / "dataset_fingerprint.json", results / "fold_all" / _FINAL):
+    for path in (results / "plans.json", results / "dataset.json", results / "dataset_fingerprint.json", results / "fold_all" / FINAL):
         with atomic(folder / path.relative_to(results)) as temporary:
             shutil.copyfile(path, temporary)
     for path in sorted((results / "fold_all").glob("training_log_*.txt")):
         shutil.copyfile(path, folder / "fold_all" / path.name)
-
-
-def _results(folder: Path) -> Path:
-    return folder / "nnUNet_results" / NAME / f"{_TRAINER}__{_PLANS}__{CONFIGURATION}"
-
-
-def _prepared(folder: Path) -> str | None:
-    path = folder / "nnUNet_preprocessed" / "prepared.json"
-    return str(read_plain(path, "delete it")["prepared_hash"]) if path.is_file() else None
 
 
 def _link_cases(data: JudgeData, raw: Path) -> None:
@@ -387,7 +333,7 @@ def _link_cases(data: JudgeData, raw: Path) -> None:
     )
 
 
-def _environment(folder: Path, job: _Job) -> dict[str, str]:
+def _environment(folder: Path, job: Job) -> dict[str, str]:
     """The child's variables: the user's, with nnU-Net's replaced."""
     cores = usable_cores()
     workers = min(12, max(1, cores - 1)) if job.device == "cuda" else int(cores > 1)  # on CPU, training needs the cores itself
@@ -397,11 +343,11 @@ def _environment(folder: Path, job: _Job) -> dict[str, str]:
     return {**own, **folders, "nnUNet_n_proc_DA": str(workers), "nnUNet_def_n_proc": str(job.processes), "nnUNet_compile": "f"}
 
 
-def _run_child(folder: Path, job: _Job) -> None:
+def _run_child(folder: Path, job: Job) -> None:
     """Runs nnU-Net in a process group of its own; none of the group outlives this call."""
     progress = folder / "progress.json"
     progress.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "tumorgen_cli.judge_training", str(folder)]
+    command = [sys.executable, "-m", "tumorgen_cli.judge_trainer", str(folder)]
     with (folder / _LOG).open("ab") as log:
         child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(folder, job), start_new_session=True
@@ -440,7 +386,7 @@ def _follow(child: subprocess.Popen[bytes], path: Path) -> int:
             time.sleep(_POLL_SECONDS)
 
 
-def _score_and_record(data: JudgeData, folder: Path, job: _Job, tolerance_mm: float) -> JudgeRecord:
+def _score_and_record(data: JudgeData, folder: Path, job: Job, tolerance_mm: float) -> JudgeRecord:
     from importlib.metadata import version
 
     import torch
@@ -453,9 +399,9 @@ def _score_and_record(data: JudgeData, folder: Path, job: _Job, tolerance_mm: fl
     plans = read_plain(folder / "plans.json", "train the judge again, with restart")
     planned = plans["configurations"][CONFIGURATION]
     kwargs = planned["architecture"]["arch_kwargs"]
-    checkpoint = torch.load(folder / "fold_all" / _FINAL, map_location="cpu", weights_only=True)
+    checkpoint = torch.load(folder / "fold_all" / FINAL, map_location="cpu", weights_only=True)
     weights = {value.data_ptr(): value.numel() for value in checkpoint["network_weights"].values()}  # some have two names
-    trained = read_plain(_results(folder) / "fold_all" / "schedule.json", "train the judge again, with restart")
+    trained = read_plain(results_folder(folder) / "fold_all" / "schedule.json", "train the judge again, with restart")
     order = [int(i) for i in reversed(plans["transpose_backward"])]
     record = JudgeRecord(
         inputs_hash=job.inputs_hash,
@@ -473,7 +419,7 @@ def _score_and_record(data: JudgeData, folder: Path, job: _Job, tolerance_mm: fl
         batch=int(planned["batch_size"]),
         features=tuple(int(n) for n in kwargs["features_per_stage"]),
         parameters=sum(weights.values()),
-        weights_hash=hash_file(folder / "fold_all" / _FINAL),
+        weights_hash=hash_file(folder / "fold_all" / FINAL),
         tolerance_mm=tolerance_mm,
         held_out=scores,
         versions={name: version(name) for name in ("nnunetv2", "torch", "tumorgen")},
@@ -503,248 +449,3 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _cell(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-# -- rules -------------------------------------------------------------------------------------------------------
-def choose_schedule(minutes: float, seconds_per_iteration: float, standard: int) -> Schedule:
-    """Epochs of `standard` iterations that fit the minutes; of fewer where not even 20 would fit, since the learning rate
-    falls from epoch to epoch. Never longer than nnU-Net's own training, never shorter than an iteration."""
-    seconds = 60 * minutes
-    total = min(_MOST_ITERATIONS, max(1, int(seconds / seconds_per_iteration)))
-    iterations = min(standard, max(1, total // _LEAST_EPOCHS))
-    fitting = int(seconds / (seconds_per_iteration * (iterations + _VALIDATION)))
-    return Schedule(max(1, min(fitting, _MOST_ITERATIONS // iterations)), iterations, seconds_per_iteration)
-
-
-def shrink_patch(patch: Sequence[int], multiple: Sequence[int], voxels: int) -> list[int]:
-    """A patch of at most `voxels`, as near to nnU-Net's proportions as sides divisible by `multiple` allow.
-
-    The side that is longest against the planned one gives way first, as in nnU-Net's own planner. No side falls below
-    four cells of the lowest resolution (nnU-Net's floor), even if the patch stays larger than asked for.
-    """
-    made = list(patch)
-    while math.prod(made) > voxels:
-        room = [n / p if n - m >= 4 * m else 0.0 for n, p, m in zip(made, patch, multiple, strict=True)]
-        axis = int(np.argmax(room))
-        if room[axis] == 0:
-            break
-        made[axis] -= multiple[axis]
-    return made
-
-
-def shrink_configuration(configuration: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """nnU-Net's plan of a configuration for a network of `size`: its own strides and kernels, the first stages of them,
-    fewer features, a smaller patch, nnU-Net's least batch of 2. Spacing and normalisation stay."""
-    made = copy.deepcopy(dict(configuration))
-    kwargs = made["architecture"]["arch_kwargs"]
-    stages = min(size.stages, int(kwargs["n_stages"]))
-    for key, count in (("strides", stages), ("kernel_sizes", stages), ("n_conv_per_stage", stages), ("n_conv_per_stage_decoder", stages - 1)):
-        kwargs[key] = list(kwargs[key][:count])
-    planned = kwargs["features_per_stage"]
-    kwargs["features_per_stage"] = [min(size.most, size.first * 2**i, int(planned[i])) for i in range(stages)]
-    kwargs["n_stages"] = stages
-    multiple = [int(n) for n in np.prod(kwargs["strides"], axis=0)]
-    made["patch_size"] = shrink_patch([int(n) for n in made["patch_size"]], multiple, size.voxels)
-    made["batch_size"] = 2
-    return made
-
-
-# -- the child's side --------------------------------------------------------------------------------------------
-def _prepare(folder: Path, job: _Job) -> None:
-    """Fingerprint, plan and preprocessing by nnU-Net; `prepared.json` is written last."""
-    import torch
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    extractor = DatasetFingerprintExtractor(NAME, job.processes)
-    extractor.num_foreground_voxels_for_intensitystats = _FINGERPRINT_VOXELS
-    extractor.run(overwrite_existing=True)
-    target = [float(s) for s in reversed(job.spacing_mm)] if job.spacing_mm else None  # nnU-Net's order is z, y, x
-    memory = _PLANNED_GIB
-    if job.device == "cuda":
-        memory = min(memory, torch.cuda.get_device_properties(0).total_memory / 2**30)
-    ExperimentPlanner(NAME, gpu_memory_target_in_gb=memory, overwrite_target_spacing=target).plan_experiment()
-    path = folder / "nnUNet_preprocessed" / NAME / f"{_PLANS}.json"
-    plans = json.loads(path.read_text(encoding="utf-8"))
-    planned = plans["configurations"][CONFIGURATION]
-    plans["configurations"] = {CONFIGURATION: shrink_configuration(planned, job.size) if job.size else planned}
-    write_json(path, plans)
-    preprocessor = PlansManager(plans).get_configuration(CONFIGURATION).preprocessor_class(verbose=False)
-    preprocessor.run(NAME, CONFIGURATION, _PLANS, num_processes=job.processes)
-    write_json(folder / "nnUNet_preprocessed" / "prepared.json", {"prepared_hash": job.prepared_hash})
-
-
-def _trainer_class(job: _Job, tell: Callable[[int, int, str], None]) -> type[Any]:
-    """nnU-Net's trainer with a schedule fitted to the minutes, whole and plain checkpoints, and bf16 on CPU."""
-    import torch
-    from nnunetv2.training.logging.nnunet_logger import MetaLogger
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-    class PlainLogger(MetaLogger):  # type: ignore[misc]
-        """Without the picture, which takes seconds after every epoch."""
-
-        def plot_progress_png(self, output_folder: str) -> None:
-            pass
-
-    class JudgeTrainer(nnUNetTrainer):  # type: ignore[misc]
-        def __init__(self, plans: dict[str, Any], configuration: str, fold: str, dataset_json: dict[str, Any], device: Any) -> None:
-            resume = plans["continue_training"]  # the base class takes it out
-            super().__init__(plans, configuration, fold, dataset_json, device)
-            self.logger = PlainLogger(self.output_folder, resume)
-            self.num_val_iterations_per_epoch = _VALIDATION
-            self.schedule_file = Path(self.output_folder) / "schedule.json"
-            self.scheduled = self.schedule_file.is_file()
-            self.counting = False
-            if self.scheduled:
-                self.keep_to(read_record(Schedule, self.schedule_file, "train the judge again, with restart"))
-
-        def keep_to(self, schedule: Schedule) -> None:
-            self.num_epochs, self.num_iterations_per_epoch = schedule.epochs, schedule.iterations
-            epoch_seconds = schedule.iterations * schedule.seconds_per_iteration
-            self.save_every = max(1, min(round(_SAVE_SECONDS / epoch_seconds), schedule.epochs // _LEAST_EPOCHS))
-
-        def plot_network_architecture(self) -> None:
-            """Needs a package that no longer works."""
-
-        def on_train_start(self) -> None:
-            super().on_train_start()
-            if not self.scheduled:
-                schedule = choose_schedule(job.minutes, self.measure(), _CUDA_ITERATIONS if job.device == "cuda" else _CPU_ITERATIONS)
-                self.keep_to(schedule)
-                write_json(self.schedule_file, schedule)
-                self.scheduled = True
-                self.optimizer, self.lr_scheduler = self.configure_optimizers()  # it falls over the epochs chosen now
-            self.print_to_log_file(f"{self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations")
-            self.steps = self.current_epoch * self.num_iterations_per_epoch
-            self.counting = True
-            self.tell("")
-
-        def measure(self) -> float:
-            """Seconds of an iteration, batch and all; the weights are as before."""
-            weights = copy.deepcopy(self.network.state_dict())
-            self.network.train()
-            for number in range(_WARMUP + _TIMED):
-                if number == _WARMUP:
-                    begun = time.perf_counter()
-                self.train_step(next(self.dataloader_train))
-            seconds = (time.perf_counter() - begun) / _TIMED
-            self.network.load_state_dict(weights)
-            return round(seconds, 5)
-
-        def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-            made = self.train_step_bf16(batch) if job.device == "cpu" and job.precision == "bf16" else super().train_step(batch)
-            if self.counting:
-                self.steps += 1
-                self.tell(f"loss {float(made['loss']):.3f}")
-            return made
-
-        def train_step_bf16(self, batch: dict[str, Any]) -> dict[str, Any]:
-            """nnU-Net's step in bf16; it has no autocast of its own on CPU. The loss is taken in fp32."""
-            self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16):
-                output = self.network(batch["data"])
-            loss = self.loss([scale.float() for scale in output], batch["target"])
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-            self.optimizer.step()
-            return {"loss": loss.detach().numpy()}
-
-        def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-            super().on_train_epoch_end(train_outputs)
-            loss = float(self.logger.get_value("train_losses", step=-1))
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"epoch {self.current_epoch}: the loss is {loss}; the last checkpoint is kept")
-
-        def tell(self, note: str) -> None:
-            tell(self.steps, self.num_epochs * self.num_iterations_per_epoch, note)
-
-        def save_checkpoint(self, filename: str) -> None:
-            """Writes what nnU-Net's own does, but whole or not at all, and of plain values: reading it runs no code.
-
-            The final one goes without what only training needs. There is no best one: the score that nnU-Net would
-            choose by is of training cases.
-            """
-            path = Path(filename)
-            if path.name == _BEST:
-                return
-            log = to_plain(self.logger.get_checkpoint())
-            plans = to_plain(self.plans_manager.plans)
-            arguments = {"plans": plans, "configuration": CONFIGURATION, "fold": "all", "dataset_json": self.dataset_json}
-            content = {
-                "network_weights": _on_cpu(self.network.state_dict()), "current_epoch": self.current_epoch + 1, "init_args": arguments,
-                "trainer_name": "nnUNetTrainer",  # whoever loads it with nnU-Net itself needs a class of nnU-Net's
-                "inference_allowed_mirroring_axes": tuple(int(axis) for axis in self.inference_allowed_mirroring_axes),
-            }  # fmt: skip
-            if path.name == _FINAL:
-                spent = zip(log["epoch_end_timestamps"], log["epoch_start_timestamps"], strict=True)
-                content["seconds"] = round(sum(end - start for end, start in spent), 1)
-            else:
-                scaler = self.grad_scaler.state_dict() if self.grad_scaler is not None else None
-                best = None if self._best_ema is None else float(self._best_ema)
-                content |= {"optimizer_state": self.optimizer.state_dict(), "grad_scaler_state": scaler, "logging": log, "_best_ema": best}
-            with atomic(path) as temporary:
-                torch.save(content, temporary)
-
-        def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-            torch.load(filename_or_checkpoint, map_location="cpu", weights_only=True)  # nnU-Net's own would run what is pickled there
-            super().load_checkpoint(filename_or_checkpoint)
-
-    return JudgeTrainer
-
-
-def _on_cpu(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights on CPU; those that share memory under two names still do, or the file would grow."""
-    found: dict[tuple[int, tuple[int, ...]], Any] = {}
-    for value in weights.values():
-        key = (value.data_ptr(), tuple(value.shape))
-        if key not in found:
-            found[key] = value.detach().cpu().contiguous()
-    return {name: found[value.data_ptr(), tuple(value.shape)] for name, value in weights.items()}
-
-
-def _end_with_parent() -> None:
-    """Ends this process group, workers and all, when the parent is gone: nothing is ever written to stdin, it only closes."""
-
-    def watch() -> None:
-        os.read(0, 1)
-        os.killpg(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _progress_teller(path: Path) -> Callable[[int, int, str], None]:
-    """Writes progress to a file, at most twice a second."""
-    told = [-math.inf]
-
-    def tell(done: int, total: int, note: str) -> None:
-        if done == total or time.monotonic() - told[0] > 0.5:
-            told[0] = time.monotonic()
-            write_json(path, {"done": done, "total": total, "note": note})
-
-    return tell
-
-
-def _main(folder: Path) -> None:
-    _end_with_parent()
-    import torch
-
-    job = read_record(_Job, folder / "job.json", "start the judge's training again")
-    if _prepared(folder) != job.prepared_hash:
-        _prepare(folder, job)
-    preprocessed = folder / "nnUNet_preprocessed" / NAME
-    plans, dataset = (json.loads((preprocessed / name).read_text(encoding="utf-8")) for name in (f"{_PLANS}.json", "dataset.json"))
-    latest = _results(folder) / "fold_all" / _LATEST
-    plans["continue_training"] = latest.is_file()
-    torch.manual_seed(job.seed)
-    torch.backends.cudnn.benchmark = True  # as nnU-Net's own command does
-    trainer = _trainer_class(job, _progress_teller(folder / "progress.json"))(plans, CONFIGURATION, "all", dataset, torch.device(job.device))
-    for stale in latest.parent.glob(".*.tmp.pth"):  # of a kill while a checkpoint was written
-        stale.unlink()
-    if latest.is_file():
-        trainer.load_checkpoint(str(latest))
-    trainer.run_training()
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
