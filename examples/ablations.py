@@ -39,14 +39,22 @@ def prepare(base: Workspace, folder: Path, settings: list[str], seed: int) -> Wo
     plan = base.plan()
     plan_dataset(workspace, plan.dataset_path, plan.tumor_name, plan.device, plan.memory_gib, settings=settings, seed=seed)
     for name in ("cases", "runs/tumorgen/vae", "runs/tumorgen/latents"):
-        if not (folder / name).exists():
-            shutil.copytree(base.root / name, folder / name)
+        copy(base.root / name, folder / name)
     preprocess_dataset(workspace)
     # the VAE does not depend on the rows' switches, and one VAE serves every seed: only what it was made from is renamed
     path = workspace.run("tumorgen", "vae") / "run.json"
     own = find_method("tumorgen")(workspace.plan(), workspace).inputs_hash("vae")
     write_json(path, {**read_plain(path, "train the VAE again"), "inputs_hash": own})
     return workspace
+
+
+def copy(source: Path, target: Path) -> None:
+    """A whole copy or none."""
+    if not target.exists():
+        half = target.with_name(f"{target.name}.half")
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(source, half)
+        half.rename(target)
 
 
 def main(
@@ -66,8 +74,8 @@ def main(
             lengths = [f"{FLOW}.iterations={steps}", f"methods.tumorgen.refiner.iterations={steps // 2}"]
             workspace = prepare(base, out.resolve() / f"{row.replace(' ', '_')}_{seed}", [*switches, *lengths], seed)
             whole = out.resolve() / f"whole_{seed}" / "runs" / "tumorgen" / "flow"
-            if row == "no VMR" and not workspace.run("tumorgen", "flow").exists():
-                shutil.copytree(whole, workspace.run("tumorgen", "flow"))  # the same flow, without the refiner
+            if row == "no VMR":
+                copy(whole, workspace.run("tumorgen", "flow"))  # the same flow, without the refiner
             train_stage(workspace, "tumorgen", "flow")
             train_stage(workspace, "tumorgen", "refiner")
             made = synthesize(workspace, "tumorgen", pairs, cases="test", seed=seed)

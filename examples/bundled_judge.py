@@ -37,8 +37,8 @@ HELD_OUT = {"demo": 5, "quick": 5}
 LEARNED_SEED, HELD_OUT_SEED = 913_000_001, 913_000_002  # the demo's is 0, or what a user types
 
 DATA = """\
-FDG-PET (SUV) of {patients} patients with soft-tissue sarcoma, cropped 5 cm around the tumor; the label is the gross tumor volume drawn by
-physicians. {train} were trained on, every fifth in sorted order was held out.
+FDG-PET (SUV) of {patients} patients with soft-tissue sarcoma, cropped 5 cm around the tumor; the label is the gross tumor volume.
+{train} were trained on, every fifth in sorted order was held out.
 
 * Source: Vallières, M., Freeman, C. R., Skamene, S. R., & El Naqa, I. (2015). Soft-tissue-Sarcoma [Data set]. The Cancer Imaging Archive.
   <https://doi.org/10.7937/K9/TCIA.2015.7GO2GSKS>. Published with: Vallières et al., Phys. Med. Biol. 60 (2015) 5471–5496.

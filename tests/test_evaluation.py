@@ -31,7 +31,7 @@ class Threshold:
 
     usual_extent_mm = (1000.0, 1000.0, 1000.0)
 
-    folder, hash = Path("threshold"), "0123"
+    folder, hash, tumor_labels = Path("threshold"), "0123", (1,)
 
     def __init__(self):
         self.asked = 0
@@ -106,7 +106,7 @@ def synthetic(tmp_path):
 def evaluate(plan, folder, judge, tmp_path):
     steps = []
     out = tmp_path / "evaluation" / "toy"
-    scores = evaluate_set(plan, SPLITS, folder, out, judge, hand_made(), lambda done, note="": steps.append(done))
+    scores = evaluate_set(plan, SPLITS, folder, out, judge, hand_made(), 0, lambda done, note="": steps.append(done))
     write_page(plan, SPLITS, folder, out, scores, ())
     assert steps == list(range(1, evaluation_steps(folder, SPLITS) + 1))
     return scores

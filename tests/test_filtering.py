@@ -15,7 +15,7 @@ from tumorgen_cli.synthesis import read_provenance
 
 def run(plan, synthetic, tmp_path, keep=0.7, judge=None):  # noqa: F811
     steps = []
-    out, predictions = tmp_path / "synthetic" / "toy_kept", tmp_path / "evaluation" / "toy"
+    out, predictions = tmp_path / "synthetic" / "toy_kept", tmp_path / "evaluation" / ".cache"
     found = filter_set(plan, synthetic, out, predictions, judge or Threshold(), keep, lambda done, note="": steps.append(done))
     assert steps == [1, 2, 3]
     return found, out
@@ -42,7 +42,7 @@ def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):  
     again, _ = run(plan, synthetic, tmp_path)  # the same again is no fault
     assert again.kept == 1
     judge = Threshold()
-    other = filter_set(plan, synthetic, tmp_path / "synthetic" / "lower", tmp_path / "evaluation" / "toy", judge, 0.05, lambda *_: None)
+    other = filter_set(plan, synthetic, tmp_path / "synthetic" / "lower", tmp_path / "evaluation" / ".cache", judge, 0.05, lambda *_: None)
     assert (other.kept, judge.asked) == (2, 0)  # the judge's answers were kept
 
 

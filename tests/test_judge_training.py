@@ -143,7 +143,7 @@ def test_the_users_variables_stay_out(tmp_path, monkeypatch, data):
     monkeypatch.setenv("nnUNet_raw", "/elsewhere")
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
     before = dict(os.environ)
-    found = jt._environment(tmp_path, jt._make_job(data, "cpu", "fp32", 1, 0, TOY, None))
+    found = jt._environment(tmp_path, jt._make_job(data, "cpu", "fp32", 1, 0, TOY, None, 2.0))
     assert found["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
     assert "nnUNet_wandb_enabled" not in found
     assert dict(os.environ) == before
@@ -151,7 +151,7 @@ def test_the_users_variables_stay_out(tmp_path, monkeypatch, data):
 
 def test_every_input_makes_another_job(data):
     def job(cases=data, device="cpu", precision="fp32", minutes=1.0, seed=0, size=TOY, spacing=None):
-        return jt._make_job(cases, device, precision, minutes, seed, size, spacing)
+        return jt._make_job(cases, device, precision, minutes, seed, size, spacing, 2.0)
 
     fewer = dataclasses.replace(data, train=data.train[1:])
     others = [job(fewer), job(device="cuda"), job(precision="bf16"), job(minutes=2.0), job(seed=1), job(size=CPU_SIZE), job(spacing=(1.0, 1.0, 1.0))]

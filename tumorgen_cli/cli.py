@@ -182,15 +182,19 @@ def train(
     iterations: Annotated[Optional[int], typer.Option("--iterations", help="Steps in all (default: the plan's).", min=1)] = None,
     init: Annotated[Optional[Path], typer.Option("--init", help="Checkpoint to start the VAE from (MAISI or tumorgen).", exists=True)] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Train anew; the old weights are replaced.")] = False,
-    minutes: Annotated[float, typer.Option("--minutes", help="How long to train a judge.", min=0.1)] = 30.0,
+    minutes: Annotated[Optional[float], typer.Option("--minutes", help="How long to train a judge (default: 30).", min=0.1)] = None,
     method: MethodName = "tumorgen",
     device: Device = "auto",
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
     """Train a stage (or all): resumes by itself; `torchrun` or `accelerate launch` run it on several devices."""
+    given = {"--iterations": iterations, "--init": init} if stage == "judge" else {"--minutes": minutes}
+    faults = [Fault(option, str(value), f"no such option for {stage}", "leave it out") for option, value in given.items() if value is not None]
+    if faults:
+        raise PlanError("Options that do not apply", faults)
     if stage == "judge":
-        _train_judge(work, minutes, device, restart, as_json)
+        _train_judge(work, 30.0 if minutes is None else minutes, device, seed, restart, as_json)
         return
     from tumorgen_cli.stages import train_stages
 
@@ -201,16 +205,17 @@ def train(
     console.next_command(following + _at(work))
 
 
-def _train_judge(work: Path, minutes: float, device: Any, restart: bool, as_json: bool) -> None:
+def _train_judge(work: Path, minutes: float, device: Any, seed: int | None, restart: bool, as_json: bool) -> None:
     from tumorgen_cli import pipeline
 
-    record = pipeline.train_own_judge(_workspace(work), minutes, device, restart)
+    record = pipeline.train_own_judge(_workspace(work), minutes, device, seed, restart)
     if as_json:
         console.print_json(record)
     else:
-        rows = [(score.case, score.dice, score.surface_dice) for score in record.held_out]
+        rows = [(s.case, *("–" if v is None else f"{v:.3f}" for v in (s.dice, s.surface_dice))) for s in record.held_out]
         title = f"The judge on held-out cases ({record.schedule.epochs} epochs, {console.clock(record.seconds)})"
-        console.table(title, ("case", "DSC", f"NSD at {record.tolerance_mm} mm"), [*rows, ("mean", record.mean_dice, record.mean_surface_dice)])
+        rows.append(("mean", f"{record.mean_dice:.3f}", f"{record.mean_surface_dice:.3f}"))
+        console.table(title, ("case", "DSC", f"NSD at {record.tolerance_mm} mm"), rows)
     console.next_command(f"tumorgen evaluate{_at(work)}")
 
 
@@ -238,6 +243,8 @@ def synthesize(
     from tumorgen_cli import pipeline
     from tumorgen_cli.methods.method import Sampling
 
+    if judge is not None and until_pass is None:
+        raise PlanError("An option that does not apply", [Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out")])
     if healthy is not None and cases is not None:
         raise PlanError("Two sources", [Fault("--healthy and --cases", "both given", "one of them", "leave one out")])
     report = pipeline.synthesize(
@@ -267,7 +274,8 @@ def filter_pairs(
     else:
         rejected = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items()) or "none"
         console.table(f"Pairs in {found.folder}", ("what", "number"), [("kept", found.kept), ("rejected (see rejected.csv)", rejected)])
-    console.next_command(f"tumorgen evaluate --synthetic {found.folder}{_at(work)}")
+    again = f"tumorgen filter {synthetic} --keep {keep / 2:g} --out DIR{_at(work)}"
+    console.next_command(f"tumorgen evaluate --synthetic {found.folder}{_at(work)}" if found.kept else again)
 
 
 @app.command()
@@ -285,7 +293,7 @@ def evaluate(
     """Score synthetic pairs: agreement with a judge, distances to real slices, a reader test, novelty; writes a report."""
     from tumorgen_cli import pipeline
 
-    reports = pipeline.evaluate_sets(_workspace(work), synthetic or (), judge, device, features, inception)
+    reports = pipeline.evaluate_sets(_workspace(work), synthetic or (), judge, device, features, inception, seed)
     _show_scores(reports, as_json)
     console.next_command(f"open {reports[-1].page}")
 
@@ -307,11 +315,11 @@ def reader_study(
 ) -> None:
     """Write the page and its key."""
     if context.invoked_subcommand is None:
-        _make_study(synthetic=synthetic or [], work=work, pairs=pairs, out=out, with_mask=with_mask, seed=seed, as_json=as_json)
+        _write_study(synthetic=synthetic or [], work=work, pairs=pairs, out=out, with_mask=with_mask, seed=seed, as_json=as_json)
 
 
 @_command
-def _make_study(
+def _write_study(
     synthetic: list[Path], work: Path, pairs: int, out: Path | None, with_mask: bool, seed: int | None, as_json: bool
 ) -> None:
     from tumorgen_cli import pipeline

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tumorgen_cli.errors import TumorgenError
-from tumorgen_cli.files import to_plain
+from tumorgen_cli.files import none_for_nan, to_plain
 
 T = TypeVar("T")
 _err = Console(stderr=True, highlight=False)
@@ -60,7 +60,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(to_plain(value), indent=1) + "\n")
+    sys.stdout.write(json.dumps(none_for_nan(to_plain(value)), indent=1) + "\n")
 
 
 @contextlib.contextmanager

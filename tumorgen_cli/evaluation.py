@@ -1,10 +1,10 @@
 """A synthetic set -> its scores, beside the real data's: do mask and picture agree, do the tumors look like real ones, are
 they new.
 
-Reads the set (an nnU-Net raw dataset with provenance.jsonl) and the real cases of the plan's dataset. Writes, into the
-evaluation's folder, predictions/ and measured/ as it goes, then cases.csv and, last, scores.json. What was
-measured of real cases lies beside it in .reference/, for all sets. Every intermediate file is named by the hash of all it
-was made from, so that a rerun goes on where the last one stopped and nothing stale is taken.
+Reads the set (an nnU-Net raw dataset with provenance.jsonl) and the real cases of the plan's dataset. Writes, as it goes,
+predictions/ and measured/ into .cache/ beside the evaluations of all sets, then cases.csv and, last, scores.json into the
+set's own. What lies in the cache is named by the hash of all it was made from, so that a rerun goes on where the last one
+stopped and nothing stale is taken.
 """
 
 from __future__ import annotations
@@ -12,17 +12,27 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tumorgen_cli.errors import Fault, PlanError, StateError
-from tumorgen_cli.files import atomic, from_plain, hash_file, hash_value, read_plain, to_plain, write_json, write_text
-from tumorgen_cli.judging import judge_pair, predict_around
+from tumorgen_cli.files import (
+    atomic,
+    from_plain,
+    hash_file,
+    hash_value,
+    nan_for_none,
+    none_for_nan,
+    read_plain,
+    to_plain,
+    write_json,
+    write_text,
+)
+from tumorgen_cli.judging import MARGIN_MM, judge_pair, predict_around
 from tumorgen_cli.metrics import frechet
 from tumorgen_cli.metrics.agreement import UNJUDGED, Verdict
 from tumorgen_cli.metrics.frechet import PLANES
@@ -71,9 +81,9 @@ class CaseFiles:
 
 
 def evaluate_set(
-    plan: Plan, splits: Splits, set_folder: Path, out: Path, judge: Judge | None, network: Network, ticker: Ticker
+    plan: Plan, splits: Splits, set_folder: Path, out: Path, judge: Judge | None, network: Network, seed: int, ticker: Ticker
 ) -> Scores:
-    """The scores of a set, written to `out`. `ticker` counts up to `evaluation_steps`.
+    """The scores of a set, written to `out`. `seed` divides the reader test's folds; `ticker` counts up to `evaluation_steps`.
 
     Agreement is counted within the pair: the generated mask against the judge's tumor voxels inside the painted box grown
     by 10 mm, tumors that were there before left out. For real test cases, the ceiling, the box is the tumor's tight one.
@@ -83,15 +93,14 @@ def evaluate_set(
     Raises:
         StateError: the set is unfinished, or files are missing; all of them are named.
     """
-    work = [*synthetic_cases(plan, set_folder), *real_cases(plan, splits)]
+    work, cache = [*synthetic_cases(plan, set_folder), *real_cases(plan, splits)], cache_of(out)
     scored: dict[Group, list[CaseScores]] = {"synthetic": [], "train": [], "test": []}
     measured: dict[Group, list[Measured]] = {"synthetic": [], "train": [], "test": []}
     features: dict[Group, list[np.ndarray]] = {"synthetic": [], "train": [], "test": []}
     for number, files in enumerate(work, 1):
-        folder = out if files.box else out.parent / ".reference"
-        found = measure_case(plan, files, folder)
+        found = measure_case(plan, files, cache)
         if found.statistics is not None or files.box is not None:
-            scored[files.group].append(_score_case(plan, files, found, folder, judge))
+            scored[files.group].append(_score_case(plan, files, found, cache, judge))
             measured[files.group].append(found)
             features[files.group].append(_slice_features(found, network))
         ticker(number, files.case)
@@ -110,12 +119,12 @@ def evaluate_set(
         comparisons=compare(pairs, train),
         shares=hard_shares(pairs, train),
         planes=plane_distances(*map(np.array, features.values()), [case.host for case in pairs]),
-        reader=_reader_test(plan, pairs, (*train, *test), measured),
+        reader=_reader_test(plan, pairs, (*train, *test), measured, seed),
         novelty=novelty(*(_lesions(scored[group], measured[group]) for group in ("synthetic", "train", "test"))),
         cases=(*pairs, *train, *test),
     )
     write_text(out / "cases.csv", cases_table(scores))
-    write_json(out / "scores.json", _none_for_nan(to_plain(scores)))
+    write_json(out / "scores.json", none_for_nan(to_plain(scores)))
     return scores
 
 
@@ -126,7 +135,7 @@ def write_page(plan: Plan, splits: Splits, set_folder: Path, out: Path, scores: 
     files = {each.case: each for each in (*synthetic_cases(plan, set_folder), *real_cases(plan, splits))}
     slices = {}
     for case in {case for near in nearest_pairs(scores) for case in (near.case, near.nearest)}:
-        found = measure_case(plan, files[case], out if files[case].box else out.parent / ".reference")
+        found = measure_case(plan, files[case], cache_of(out))
         slices[case] = found.slices["axial"][PLACES.index("tumor"), 0]
     strips = {}
     colormap, _ = display_of(scores.channel)
@@ -154,7 +163,7 @@ def read_scores(path: Path) -> Scores:
     """
     remedy = "run `tumorgen evaluate` again"
     try:
-        return from_plain(Scores, _nan_for_none(read_plain(path, remedy)), where=path.name, remedy=remedy)
+        return from_plain(Scores, nan_for_none(read_plain(path, remedy)), where=path.name, remedy=remedy)
     except PlanError as error:
         raise StateError("The scores are of another version", error.faults) from error
 
@@ -246,35 +255,47 @@ def read_case(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, Grid, np.ndarra
         StateError: the label does not lie on the image.
     """
     image, grid = read_image(files.images)
-    labels, label_grid = read_volume(files.label)
+    tumor, others, label_grid = read_tumor(plan, files)
     if not same_geometry(grid, label_grid):
-        fault = Fault(str(files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", _SYNTHESIZE)
+        remedy = _SYNTHESIZE if files.box else "correct the label, then plan again"
+        fault = Fault(str(files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", remedy)
         raise StateError("A label does not lie on its image", [fault])
+    return image, grid, tumor, others
+
+
+def read_tumor(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """The tumor that counts, of a pair what lies in the painted box, and all other tumor voxels (X, Y, Z) bool; their grid."""
+    labels, grid = read_volume(files.label)
     tumor = labels == plan.tumor_label
     inside = np.zeros_like(tumor)
     inside[files.box.slices if files.box else ...] = True
-    return image, grid, tumor & inside, tumor & ~inside
+    return tumor & inside, tumor & ~inside, grid
 
 
-def measure_case(plan: Plan, files: CaseFiles, folder: Path) -> Measured:
-    """What is measured of a case, from `folder`/measured if nothing it was made from has changed."""
+def cache_of(out: Path) -> Path:
+    """Where what was measured and predicted lies, beside the evaluations of all sets of a workspace."""
+    return out.parent / ".cache"
+
+
+def measure_case(plan: Plan, files: CaseFiles, cache: Path) -> Measured:
+    """What is measured of a case, from `cache`/measured if nothing it was made from has changed."""
     content = [hash_file(path) for path in (*files.images, files.label)]
     key = hash_value([_MEASURES, content, files.box, plan.channels, plan.window, plan.tumor_label])
-    path = folder / "measured" / f"{files.case}.{key}.npz"
+    path = cache / "measured" / f"{files.case}.{key}.npz"
     if not path.is_file():
         found = _measure(plan, files, path)
-        told = json.dumps(_none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
+        told = json.dumps(none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
         with atomic(path) as temporary:
             np.savez_compressed(temporary, told=np.array(told), lesion=found.lesion, patch=found.patch, **found.slices)
     with np.load(path) as kept:
         told = json.loads(str(kept["told"]))
-        statistics = told["statistics"] and from_plain(TumorStatistics, _nan_for_none(told["statistics"]), path.name)
+        statistics = told["statistics"] and from_plain(TumorStatistics, nan_for_none(told["statistics"]), path.name)
         slices = {plane: kept[plane] for plane in PLANES if plane in kept}
-        return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(_nan_for_none(told["facts"])))
+        return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(nan_for_none(told["facts"])))
 
 
-def _score_case(plan: Plan, files: CaseFiles, found: Measured, folder: Path, judge: Judge | None) -> CaseScores:
-    verdict = verdict_of(plan, files, folder, judge) if judge is not None and files.group != "train" else UNJUDGED
+def _score_case(plan: Plan, files: CaseFiles, found: Measured, cache: Path, judge: Judge | None) -> CaseScores:
+    verdict = verdict_of(plan, files, cache, judge) if judge is not None and files.group != "train" else UNJUDGED
     statistics = found.statistics or undefined_statistics(len(files.images))
     return CaseScores(files.group, files.case, files.host, statistics, verdict)
 
@@ -314,13 +335,13 @@ def _slice_features(found: Measured, network: Network) -> np.ndarray:
     return np.asarray(np.load(path))
 
 
-def _reader_test(plan: Plan, pairs: Sequence[CaseScores], real: Sequence[CaseScores], measured: dict[Group, list[Measured]]) -> ReaderTest:
+def _reader_test(plan: Plan, pairs: Sequence[CaseScores], real: Sequence[CaseScores], measured: dict[Group, list[Measured]], seed: int) -> ReaderTest:
     """A pair's group is its host, a real case's the case itself: redrawn in a real case, the two belong together."""
     rows = [[m.lesion for m in found if m.statistics is not None] for found in (measured["synthetic"], [*measured["train"], *measured["test"]])]
     groups = [[case.host or case.case for case in cases if case.statistics.volume_ml > 0] for cases in (pairs, real)]
     features = lesion_features([channel.name for channel in plan.channels])
     ours, theirs = (np.array(part).reshape(-1, len(features)) for part in rows)
-    return reader_test(ours, theirs, *groups, features, plan.seed)
+    return reader_test(ours, theirs, *groups, features, seed)
 
 
 def _lesions(cases: Sequence[CaseScores], measured: Sequence[Measured]) -> list[Lesion]:
@@ -350,36 +371,18 @@ def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box) -> tuple[
     return (scale(channels, plan.channels, limits) + 1) / 2, tuple(center)
 
 
-def verdict_of(plan: Plan, files: CaseFiles, folder: Path, judge: Judge) -> Verdict:
+def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge) -> Verdict:
     """The judge's verdict on a case, undefined without a box or a tumor; see `evaluate_set`. Its prediction is kept under
-    `folder`/predictions, by the hash of the images and the box."""
+    `cache`/predictions, by the hash of the images, the box and the labels that count."""
     image, grid, tumor, others = read_case(plan, files)
     box = files.box or tight_box(tumor)
     if box is None:
         return UNJUDGED
-    key = hash_value([[hash_file(path) for path in files.images], files.box])
-    path = folder / "predictions" / judge.hash / f"{files.case}.{key}.nii.gz"
+    key = hash_value([[hash_file(path) for path in files.images], box, judge.tumor_labels, MARGIN_MM])
+    path = cache / "predictions" / judge.hash / f"{files.case}.{key}.nii.gz"
     if path.is_file():
         predicted = read_volume(path)[0].astype(bool)
     else:
         predicted = predict_around(judge, image, grid, box)
         write_volume(path, predicted.astype(np.uint8), grid)
     return judge_pair(tumor, others, predicted, box, grid, plan.tolerance_mm)
-
-
-# -- nan in JSON -------------------------------------------------------------------------------------------------
-def _none_for_nan(value: Any) -> Any:
-    """JSON knows no nan: null stands for it in the files."""
-    return _mapped(value, lambda v: None if isinstance(v, float) and not math.isfinite(v) else v)
-
-
-def _nan_for_none(value: Any) -> Any:
-    return _mapped(value, lambda v: math.nan if v is None else v)
-
-
-def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    if isinstance(value, dict):
-        return {key: _mapped(part, leaf) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_mapped(part, leaf) for part in value]
-    return leaf(value)

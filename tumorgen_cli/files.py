@@ -8,10 +8,11 @@ import difflib
 import errno
 import hashlib
 import json
+import math
 import os
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,7 +85,7 @@ def read_plain(path: Path, remedy: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StateError("A file is missing", [Fault(str(path), "no such file", "a JSON file", remedy)]) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError, IsADirectoryError) as error:
         raise StateError("A file cannot be read", [Fault(str(path), str(error), "valid JSON", remedy)]) from error
 
 
@@ -213,6 +214,23 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def none_for_nan(value: Any) -> Any:
+    """JSON knows no nan: null stands for it in the files."""
+    return _mapped(value, lambda v: None if isinstance(v, float) and not math.isfinite(v) else v)
+
+
+def nan_for_none(value: Any) -> Any:
+    return _mapped(value, lambda v: math.nan if v is None else v)
+
+
+def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _mapped(part, leaf) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_mapped(part, leaf) for part in value]
+    return leaf(value)
+
+
 # -- the lock --------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def locked(folder: Path, command: str) -> Iterator[None]:
@@ -223,7 +241,10 @@ def locked(folder: Path, command: str) -> Iterator[None]:
     """
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StateError("A folder cannot be made", [Fault(str(folder), "a file", "a folder, or nothing", "choose another place")]) from error
     with (folder / ".lock").open("a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

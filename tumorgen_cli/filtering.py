@@ -38,10 +38,10 @@ class Filtered:
     reasons: dict[str, int]
 
 
-def filter_set(plan: Plan, set_folder: Path, out: Path, predictions: Path, judge: Judge, keep: float, ticker: Ticker) -> Filtered:
+def filter_set(plan: Plan, set_folder: Path, out: Path, cache: Path, judge: Judge, keep: float, ticker: Ticker) -> Filtered:
     """Keeps the pairs of which the judge finds the share `keep` of the mask (P) or more; the set itself stays as it is.
 
-    `predictions` is the evaluation folder of the set, where the judge's answers lie or are put.
+    `cache` is the evaluation's, where the judge's answers lie or are put.
 
     Raises:
         StateError: the set is not whole, or `out` holds something else.
@@ -54,7 +54,7 @@ def filter_set(plan: Plan, set_folder: Path, out: Path, predictions: Path, judge
     kept: list[str] = []
     rejected: list[tuple[CaseFiles, Verdict, str]] = []
     for number, files in enumerate(synthetic_cases(plan, set_folder), 1):
-        verdict = verdict_of(plan, files, predictions, judge)
+        verdict = verdict_of(plan, files, cache, judge)
         if verdict.proportion >= keep:
             _take(set_folder, out, files)
             kept.append(json.dumps(to_plain(lines[files.case])) + "\n")

@@ -167,7 +167,7 @@ def train_judge(
     kind: Literal["cpu", "cuda"] = "cuda" if find_device(device).type == "cuda" else "cpu"
     _check_data(data)
     folder = folder.resolve()
-    job = _make_job(data, kind, precision, minutes, seed, size, spacing_mm)
+    job = _make_job(data, kind, precision, minutes, seed, size, spacing_mm, tolerance_mm)
     with locked(folder, "judge"):
         record = _finished(folder, job, restart)
         if record is None:
@@ -268,13 +268,13 @@ def _make_job(
     seed: int,
     size: Size | None,
     spacing_mm: Triple | None,
+    tolerance_mm: float,
 ) -> Job:
-    files = [(case.name, [path.stat().st_size for path in case.images], hash_file(case.label)) for case in data.train]
-    held_out = [case.name for case in data.test]
-    processes = sum(sum(sizes) for _, sizes, _ in files) // _WORKER_BYTES
+    files, held_out = ([(case.name, *map(hash_file, (*case.images, case.label))) for case in cases] for cases in (data.train, data.test))
+    processes = sum(path.stat().st_size for case in data.train for path in case.images) // _WORKER_BYTES
     size = size if device == "cpu" else None
     prepared = hash_value([data.channel_names, data.labels, data.file_ending, files, device, size, spacing_mm])
-    inputs = hash_value([prepared, data.tumor_name, held_out, precision, minutes, seed])
+    inputs = hash_value([prepared, data.tumor_name, held_out, tolerance_mm, precision, minutes, seed])
     return Job(inputs, prepared, device, precision, minutes, seed, size, spacing_mm, max(1, min(processes, usable_cores(), _MOST_WORKERS)))
 
 
@@ -292,12 +292,12 @@ def _finished(folder: Path, job: Job, restart: bool) -> JudgeRecord | None:
             shutil.rmtree(folder / name, ignore_errors=True)
         return None
     for path in (made, begun):
-        found = read_plain(path, "train the judge again, with restart").get("inputs_hash") if path.is_file() else job.inputs_hash
+        found = read_plain(path, "run `tumorgen train judge --restart`").get("inputs_hash") if path.is_file() else job.inputs_hash
         if found != job.inputs_hash:
-            remedy = "restart it (what was trained is replaced), or take another folder"
+            remedy = "run `tumorgen train judge --restart` (what was trained is replaced)"
             fault = Fault(str(path), "made from other cases or settings", "the present ones", remedy)
             raise StateError("The judge is stale", [fault])
-    return read_record(JudgeRecord, made, "train the judge again, with restart") if made.is_file() else None
+    return read_record(JudgeRecord, made, "run `tumorgen train judge --restart`") if made.is_file() else None
 
 
 def _train(data: JudgeData, folder: Path, job: Job) -> None:
@@ -396,12 +396,12 @@ def _score_and_record(data: JudgeData, folder: Path, job: Job, tolerance_mm: flo
     judge = Judge(folder, torch.device(job.device), data.tumor_name, job.precision)
     with console.progress("scoring held-out cases", len(data.test)) as tick:
         scores = score_held_out(judge, data.test, data.labels[data.tumor_name], tolerance_mm, tick)
-    plans = read_plain(folder / "plans.json", "train the judge again, with restart")
+    plans = read_plain(folder / "plans.json", "run `tumorgen train judge --restart`")
     planned = plans["configurations"][CONFIGURATION]
     kwargs = planned["architecture"]["arch_kwargs"]
     checkpoint = torch.load(folder / "fold_all" / FINAL, map_location="cpu", weights_only=True)
     weights = {value.data_ptr(): value.numel() for value in checkpoint["network_weights"].values()}  # some have two names
-    trained = read_plain(results_folder(folder) / "fold_all" / "schedule.json", "train the judge again, with restart")
+    trained = read_plain(results_folder(folder) / "fold_all" / "schedule.json", "run `tumorgen train judge --restart`")
     order = [int(i) for i in reversed(plans["transpose_backward"])]
     record = JudgeRecord(
         inputs_hash=job.inputs_hash,
@@ -425,7 +425,7 @@ def _score_and_record(data: JudgeData, folder: Path, job: Job, tolerance_mm: flo
         versions={name: version(name) for name in ("nnunetv2", "torch", "tumorgen")},
     )
     text = f"Cases of {data.dataset}, channels {', '.join(data.channel_names)}; {len(data.test)} cases were held out."
-    card = model_card(record, f"Judge of {data.dataset}", text, "tumorgen judge", LIMITS)
+    card = model_card(record, f"Judge of {data.dataset}", text, f"tumorgen train judge --minutes {job.minutes:g}", LIMITS)
     write_text(folder / "MODEL_CARD.md", card)
     write_json(folder / "judge.json", record)
     return record

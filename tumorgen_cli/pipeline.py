@@ -210,6 +210,9 @@ def synthesize(
     """
     method = open_method(workspace, method_name, device)
     plan = method.plan
+    if cases and method.keeps_background:
+        found = f"{method_name} keeps what lies around its tumor, the old one too"
+        raise PlanError("The tumors cannot be redrawn", [Fault("--cases", found, "a method that paints the whole box", "paint into --healthy DIR")])
     sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi)
     folder = out or workspace.synthetic(f"{method_name}_{cases or (healthy.name if healthy else 'scans')}")
     seed = plan.seed if seed is None else seed
@@ -279,17 +282,20 @@ def evaluate_sets(
     device: DeviceName = "auto",
     features: str = FEATURES[0],
     inception: Path | None = None,
+    seed: int | None = None,
 ) -> tuple[ScoreReport, ...]:
     """Scores the given sets, or every set of the workspace; each page has the others beside its own numbers."""
-    from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, write_page
+    from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, synthetic_cases, write_page
 
     plan, splits, folders = workspace.plan(), workspace.splits(), _finished_sets(workspace, synthetic)
+    for folder in folders:
+        synthetic_cases(plan, folder)  # what is wrong with any of them is told before the first is scored
     model, network = find_judge(workspace, judge, device), find_features(features, device, inception)
     scored = []
     for folder in folders:
         out = workspace.evaluation(folder.name)
         with locked(out, "evaluate"), console.progress(f"scoring {folder.name}", evaluation_steps(folder, splits)) as tick:
-            scored.append(evaluate_set(plan, splits, folder, out, model, network, tick))
+            scored.append(evaluate_set(plan, splits, folder, out, model, network, plan.seed if seed is None else seed, tick))
     reports = []
     for folder, scores in zip(folders, scored, strict=True):
         others = [other for other in scored if other is not scores]
@@ -299,7 +305,22 @@ def evaluate_sets(
 
 
 def _finished_sets(workspace: Workspace, given: Sequence[Path]) -> list[Path]:
-    folders = list(given) or sorted(path.parent for path in workspace.root.glob("synthetic/*/dataset.json"))
+    """The given sets, or every finished one of the workspace that holds a pair.
+
+    Raises:
+        StateError: there is none; sets of one name, whose scores would lie in one place.
+    """
+    folders = [folder.resolve() for folder in given]
+    for folder in () if given else sorted(path.parent for path in workspace.root.glob("synthetic/*/dataset.json")):
+        if read_plain(folder / "dataset.json", "delete the set")["numTraining"]:
+            folders.append(folder)
+        else:
+            console.note(f"{folder.name} holds no pair and is left out")
+    names = [folder.name for folder in folders]
+    twice = [folder for folder in folders if names.count(folder.name) > 1]
+    faults = [Fault(str(folder), "another set of that name", "a name of its own", "rename one of them") for folder in twice]
+    if faults:
+        raise StateError("Sets of one name", faults)
     if not folders:
         fault = Fault(str(workspace.root / "synthetic"), "no finished set", "one or more", "run `tumorgen synthesize --healthy DIR`")
         raise StateError("There are no pairs", [fault])
@@ -336,15 +357,30 @@ def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) ->
     plan = workspace.plan()
     own = workspace.root / "judge"
     if folder is None and (own / "judge.json").is_file():
+        _check_own_judge(workspace, own)
         console.note(f"judge: the workspace's own ({own})")
         folder = own
     if folder is not None:
         return Judge(folder, find_device(device), plan.tumor_name, plan.precision)
-    if len(plan.channels) == 1 and rules.is_pet(plan.channels[0].name):
+    if len(plan.channels) == 1 and rules.is_pet(plan.channels[0].name) and "spect" not in plan.channels[0].name.lower():
         console.note("judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)")
         return Judge(bundled_judge(), find_device(device), "tumor", plan.precision)
     console.warn("no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` (the bundled one sees FDG-PET alone)")
     return None
+
+
+def _check_own_judge(workspace: Workspace, folder: Path) -> None:
+    from tumorgen_cli.judge_training import JudgeRecord
+
+    remedy = "run `tumorgen train judge --restart`"
+    record, plan, train = read_record(JudgeRecord, folder / "judge.json", remedy), workspace.plan(), workspace.splits().train
+    faults = []
+    if set(record.cases) != set(train):
+        faults.append(Fault(str(folder), f"trained on {len(record.cases)} cases", f"the {len(train)} training cases of the present splits", remedy))
+    if record.tumor_name != plan.tumor_name:
+        faults.append(Fault(str(folder), f"a judge of {record.tumor_name!r}", f"one of {plan.tumor_name!r}", remedy))
+    if faults:
+        raise StateError("The workspace's judge is stale", faults)
 
 
 def bundled_judge() -> Path:
@@ -352,24 +388,28 @@ def bundled_judge() -> Path:
     return Path(str(resources.files("tumorgen_cli"))) / "bundled_judge"
 
 
-def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, restart: bool) -> JudgeRecord:
+def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, seed: int | None, restart: bool) -> JudgeRecord:
     """Trains an nnU-Net on the workspace's training cases, as its judge; scores it on the held-out ones."""
     from tumorgen_cli.judge_training import judge_data, train_judge
 
     plan = workspace.plan()
     data = judge_data(_dataset_of(plan), workspace.splits())
-    return train_judge(data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, plan.seed, restart=restart)
+    seed = plan.seed if seed is None else seed
+    return train_judge(data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, seed, restart=restart)
 
 
 def filter_pairs(workspace: Workspace, set_folder: Path, keep: float, judge: Path | None, out: Path | None, device: DeviceName) -> Filtered:
     """The pairs of a set of which the judge finds the share `keep` of the mask, as a set of their own."""
+    from tumorgen_cli.evaluation import cache_of
     from tumorgen_cli.filtering import filter_set
     from tumorgen_cli.synthesis import read_provenance
 
+    set_folder = set_folder.resolve()
+    count = len(read_provenance(set_folder))
     model = _needed_judge(workspace, judge, device)
     folder = out or set_folder.parent / f"{set_folder.name}_kept"
-    with locked(folder, "filter"), console.progress("asking the judge", len(read_provenance(set_folder))) as tick:
-        return filter_set(workspace.plan(), set_folder, folder, workspace.evaluation(set_folder.name), model, keep, tick)
+    with locked(folder, "filter"), console.progress("asking the judge", count) as tick:
+        return filter_set(workspace.plan(), set_folder, folder, cache_of(workspace.evaluation(set_folder.name)), model, keep, tick)
 
 
 def _needed_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge:

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
-from tumorgen_cli.evaluation import CaseFiles, real_cases, synthetic_cases
-from tumorgen_cli.files import derive_seed, from_plain, hash_value, read_plain, read_record, write_json, write_text
+from tumorgen_cli.evaluation import CaseFiles, read_case, read_tumor, real_cases, synthetic_cases
+from tumorgen_cli.files import derive_seed, from_plain, hash_file, hash_value, read_plain, read_record, write_json, write_text
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, upright
 from tumorgen_cli.records import Box, Grid, Shape, Triple
 from tumorgen_cli.synthesis import read_provenance
-from tumorgen_cli.volumes import describe, read_image, read_volume, resample, same_geometry
+from tumorgen_cli.volumes import resample
 from tumorgen_cli.windows import scale, scan_limits, tight_box
 from tumorgen_cli.workspace import Splits
 
@@ -253,9 +253,12 @@ def _read_pool(plan: Plan, splits: Splits, set_folders: Sequence[Path], ticker: 
     """Every lesion of the sets and of the real cases; cases without a tumor are left out."""
     work = [(files, folder.name) for folder in set_folders for files in synthetic_cases(plan, folder)]
     work += [(files, {"test": "held-out", "train": "training"}[files.group]) for files in real_cases(plan, splits)]
-    pool = []
+    pool: list[_Lesion] = []
+    seen = set()  # a filtered set holds pairs of the set it was made from
     for number, (files, origin) in enumerate(work, 1):
-        lesion = _find_lesion(plan, files, origin)
+        known = (files.group, files.case, hash_file(files.images[0]))
+        lesion = None if known in seen else _find_lesion(plan, files, origin)
+        seen.add(known)
         if lesion is not None:
             pool.append(lesion)
         ticker(number, files.case)
@@ -264,10 +267,7 @@ def _read_pool(plan: Plan, splits: Splits, set_folders: Sequence[Path], ticker: 
 
 def _find_lesion(plan: Plan, files: CaseFiles, origin: str) -> _Lesion | None:
     """The largest tumor component of a case, of a synthetic one inside the painted box; None without a tumor."""
-    labels, grid = read_volume(files.label)
-    mask = np.zeros(grid.shape, bool)
-    inside = files.box.slices if files.box else ...
-    mask[inside] = labels[inside] == plan.tumor_label
+    mask, _, grid = read_tumor(plan, files)
     largest = _largest(upright(mask, grid.direction))
     if largest is None:
         return None
@@ -284,7 +284,7 @@ def _largest(mask: np.ndarray) -> tuple[Box, int] | None:
     tight = tight_box(mask)
     if tight is None:
         return None
-    numbered, _ = ndimage.label(mask[tight.slices])
+    numbered, _ = ndimage.label(mask[tight.slices], np.ones((3, 3, 3)))
     sizes = np.bincount(numbered.ravel())[1:]
     number = int(sizes.argmax())
     where = ndimage.find_objects(numbered)[number]
@@ -365,11 +365,8 @@ def _drawn(plan: Plan, place: _Placed, shape: Shape, spacing_mm: Triple, with_ma
         StateError: label and image differ in geometry.
     """
     lesion = place.lesion
-    image, grid = read_image(lesion.files.images)
+    image, grid, tumor, _ = read_case(plan, lesion.files)
     scan = _upright_grid(grid)
-    if scan.shape != lesion.grid.shape or not same_geometry(scan, lesion.grid):
-        fault = Fault(str(lesion.files.label), describe(lesion.grid), f"its image's: {describe(scan)}", "put the case back as it was")
-        raise StateError("A label does not lie on its image", [fault])
     onto = scan.subgrid(tuple(a / h for a, h in zip(place.start_mm, scan.spacing_mm, strict=True)), spacing_mm, shape)  # type: ignore[arg-type]
     limits = scan_limits(image, plan.channels)
     channels = np.stack([resample(np.ascontiguousarray(upright(channel, grid.direction)), scan, onto, "linear") for channel in image])
@@ -380,11 +377,7 @@ def _drawn(plan: Plan, place: _Placed, shape: Shape, spacing_mm: Triple, with_ma
     ]
     drawn: dict[str, Any] = {"center": center, "image": _packed(np.rint(255 * unit).astype(np.uint8))}
     if with_mask:
-        labels, label_grid = read_volume(lesion.files.label)
-        inside = np.zeros(label_grid.shape, np.uint8)
-        part = lesion.files.box.slices if lesion.files.box else ...
-        inside[part] = labels[part] == plan.tumor_label
-        mask = resample(np.ascontiguousarray(upright(inside, label_grid.direction)), scan, onto, "nearest")
+        mask = resample(np.ascontiguousarray(upright(tumor.astype(np.uint8), grid.direction)), scan, onto, "nearest")
         drawn["mask"] = _packed(mask[None].astype(np.uint8))
     return drawn
 

@@ -162,7 +162,8 @@ def _agreement(scores: Scores) -> str:
         high = f"below {_number(stratum.most_ml)} " if math.isfinite(stratum.most_ml) else ""
         title = f"Dice, {stratum.name} tumors<br><small>{low}{high}ml</small>"
         cells = (_interval(stratum.dice.synthetic), _interval(stratum.dice.real))
-        rows.append((title, *cells, "Bounds are the training tumors' tertiles of volume."))
+        surface = f"Surface Dice {_number(stratum.surface_dice.synthetic.mean)}, real {_number(stratum.surface_dice.real.mean)}."
+        rows.append((title, *cells, f"{surface} Bounds: the training tumors' tertiles of volume."))
     note = (
         "A prediction counts inside the painted box and 10 mm around it (real tumors: their tight box and 10 mm around it). Empty "
         "against empty is undefined, empty against anything else 0. "
@@ -282,7 +283,8 @@ def _slice(picture: np.ndarray, reverse: bool, name: str) -> str:
     from PIL import Image
 
     grey = np.clip(picture.T, 0, 1)
-    shown = Image.fromarray(((1 - grey if reverse else grey) * 255).round().astype(np.uint8)).resize((160, 160), Image.Resampling.NEAREST)
+    small = Image.fromarray(((1 - grey if reverse else grey) * 255).round().astype(np.uint8))
+    shown = small.resize((160, max(1, round(160 * small.height / small.width))), Image.Resampling.NEAREST)
     return f'<img src="{_jpeg(shown)}" alt="{escape(name)}">'
 
 

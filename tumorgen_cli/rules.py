@@ -143,7 +143,9 @@ def small_tumor_grid(
     if any(w > s for w, s in zip(working, spacing, strict=True)):
         return None
     shares = [_triple([r + k / 32 * max(0.0, w - r) for r, w in zip(room, window, strict=True)]) for k in range(32, -1, -1)]
-    return working, next(seen for seen in shares if math.prod(window_shape(seen, working)) <= budget)
+    fitting = (seen for seen in shares if math.prod(window_shape(seen, working)) <= budget)
+    window_seen = next(fitting, None)
+    return None if window_seen is None else (working, window_seen)
 
 
 def surface_tolerance_mm(spacing: Triple) -> float:

@@ -133,7 +133,7 @@ def synthesize_set(
             append_line(out / "given_up.jsonl", json.dumps({"case": job.case, "rejected": draw.rejected}))
         else:
             seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
-            _write_pair(plan, job, scan, draw, out, erase=not method.keeps_background)
+            _write_pair(plan, job, scan, draw, out)
             seconds["total"] = time.perf_counter() - begun
             record = Provenance(
                 job.case, method.name, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, plan.hash,
@@ -167,7 +167,7 @@ def _draw_pair(
 ) -> _Draw:
     """Draws until a tumor comes, and until it passes."""
     rejected: Counter[str] = Counter()
-    seconds = 0.0
+    seconds, empties = 0.0, 0  # draws without a tumor since the last one with
     for attempt in itertools.count():
         box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.index)
         window = cut_window(scan, box, plan, job.source.name if job.source.redraw else None)
@@ -182,12 +182,14 @@ def _draw_pair(
             drawn["proportion"] = round(proportion(mask, predict_around(quality.judge, image, scan.grid, box)), 4)
             if drawn["proportion"] >= quality.keep:
                 break
+            empties = 0
             rejected[NOT_FOUND] += 1
             if rejected[NOT_FOUND] == quality.tries:
                 return _Draw(None, mask, box, attempt, volume, window.padded, drawn, dict(rejected), seconds)
             continue
         rejected["too small" if volume > 0 else "empty"] += 1
-        if rejected["too small"] + rejected["empty"] == plan.paste.draws:
+        empties += 1
+        if empties == plan.paste.draws:
             fault = Fault(
                 job.case, f"{plan.paste.draws} draws without a tumor ({dict(+rejected)})", f"a tumor of {plan.paste.smallest_ml} ml or more",
                 "train longer, choose other boxes, or allow more draws (--set paste.draws=N at planning)",
@@ -196,13 +198,12 @@ def _draw_pair(
     return _Draw(image, mask, box, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
 
 
-def _write_pair(plan: Plan, job: Job, scan: Scan, draw: _Draw, out: Path, erase: bool) -> None:
-    """`erase`: the method repainted the whole box, so a tumor that was there is gone from picture and labels alike."""
+def _write_pair(plan: Plan, job: Job, scan: Scan, draw: _Draw, out: Path) -> None:
+    """A tumor that was in the box is gone from the labels: only methods that repaint the whole box may redraw."""
     image, mask, box = np.asarray(draw.image), draw.mask, draw.box
     labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
     inside = labels[box.slices]
-    if erase:
-        inside[inside == plan.tumor_label] = 0
+    inside[inside == plan.tumor_label] = 0
     labels[mask] = plan.tumor_label
     for channel, array in enumerate(image):
         write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", array, scan.grid)
@@ -314,21 +315,24 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
 
 
 def _finished_pairs(out: Path) -> dict[str, Provenance]:
-    """The pairs that need not be made again; a line that a kill cut off is dropped from the file."""
-    path = out / "provenance.jsonl"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text or not path.is_file():
-        path.write_text(whole, encoding="utf-8")
+    """The pairs that need not be made again."""
+    _whole_lines(out / "provenance.jsonl")
     return {record.case: record for record in read_provenance(out)}
 
 
 def _given_up(out: Path) -> dict[str, dict[str, int]]:
     """The pairs that need not be tried again, with the reasons their draws were rejected."""
-    path = out / "given_up.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    records = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut off the last
+    records = map(json.loads, _whole_lines(out / "given_up.jsonl"))
     return {record["case"]: record["rejected"] for record in records}
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file, which is made if it is not there; a line that a kill cut off is dropped from it."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text or not path.is_file():
+        path.write_text(whole, encoding="utf-8")
+    return whole.splitlines()
 
 
 def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:

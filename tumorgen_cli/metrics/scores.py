@@ -268,7 +268,9 @@ def plane_distances(synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, 
         return ()
     groups = hosts if len(set(hosts)) >= 3 else None
     real = np.concatenate([train, test]) if len(test) else train
+    # as many as there are held-out cases (without any, half of the training cases), or as the set has
     counts = (len(test), len(train)) if len(test) >= 2 else (len(train) // 2, len(train) // 2)
+    counts = (min(counts[0], len(synthetic)), counts[1])
     rows = []
     for i, place in enumerate(PLACES):
         for measure, distance in _DISTANCES.items():
