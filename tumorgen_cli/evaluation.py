@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -169,13 +170,16 @@ def read_scores(path: Path) -> Scores:
 
 
 def cases_table(scores: Scores) -> str:
-    """All cases as CSV: group, case, host, agreement, the first channel's statistics."""
+    """All cases as CSV: group, case, host, agreement, the reader test's suspicion of a pair, the first channel's statistics."""
     names = [f.name for f in fields(TumorStatistics) if f.type == "float"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["group", "case", "host", *VERDICT, *names])
+    table.writerow(["group", "case", "host", *VERDICT, "suspicion", *names])
+    painted = [case.case for case in scores.of("synthetic") if case.statistics.volume_ml > 0]
+    suspicion = dict(zip(painted, scores.reader.suspicion, strict=True))
     for case in scores.cases:
-        numbers = [*(getattr(case.verdict, name) for name in VERDICT), *(getattr(case.statistics, name) for name in names)]
+        suspected = suspicion.get(case.case, math.nan) if case.group == "synthetic" else math.nan
+        numbers = [*(getattr(case.verdict, name) for name in VERDICT), suspected, *(getattr(case.statistics, name) for name in names)]
         table.writerow([case.group, case.case, case.host, *(f"{v:.6g}" for v in numbers)])
     return text.getvalue()
 

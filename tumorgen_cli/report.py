@@ -232,14 +232,19 @@ def _reader(scores: Scores) -> str:
     rows = [("all features", _around(test.auc, test.low, test.high))]
     rows += [(f"{f.family} alone", _around(f.auc, f.low, f.high)) for f in test.families]
     told = [
-        (escape(g.title), f"synthetic {g.direction}", f"{_number(g.synthetic)} against {_number(g.real)}", _around(g.auc, g.low, g.high))
+        (
+            escape(g.title), f"synthetic {g.direction}", f"{_number(g.synthetic)} against {_number(g.real)}",
+            _around(g.auc, g.low, g.high), _number(g.importance),
+        )
         for g in test.give_aways
-    ]
+    ]  # fmt: skip
     note = (
         f"A logistic regression on {test.synthetic} synthetic and {test.real} real lesions, cross-validated over hosts and patients. "
-        "AUC 0.5: it cannot tell them apart; 1: it always can. " + " ".join(escape(text) for text in test.notes)
+        "AUC 0.5: it cannot tell them apart; 1: it always can. cases.csv holds its suspicion of every pair. "
+        + (f"{len(test.undefined)} features are undefined for some lesions. " if test.undefined else "")
+        + " ".join(escape(text) for text in test.notes)
     )
-    header = ["what gives them away", "", "medians, synthetic and real", "AUC of it alone"]
+    header = ["what gives them away", "", "medians, synthetic and real", "AUC of it alone", "AUC lost without it"]
     away = _table(header, told) if told else "<p>No single feature gives them away.</p>"
     return f"{title}{_table(['', 'AUC'], rows)}<p class=soft>{note}</p>{away}\n"
 
