@@ -144,6 +144,7 @@ def test_the_users_variables_stay_out(tmp_path, monkeypatch, data):
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
     before = dict(os.environ)
     found = jt._environment(tmp_path, jt._make_job(data, "cpu", "fp32", 1, 0, TOY, None, 2.0))
+    assert int(found["nnUNet_n_proc_DA"]) >= 1  # nnU-Net takes it for a number of threads
     assert found["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
     assert "nnUNet_wandb_enabled" not in found
     assert dict(os.environ) == before

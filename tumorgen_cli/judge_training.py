@@ -336,7 +336,7 @@ def _link_cases(data: JudgeData, raw: Path) -> None:
 def _environment(folder: Path, job: Job) -> dict[str, str]:
     """The child's variables: the user's, with nnU-Net's replaced."""
     cores = usable_cores()
-    workers = min(12, max(1, cores - 1)) if job.device == "cuda" else int(cores > 1)  # on CPU, training needs the cores itself
+    workers = min(12, max(1, cores - 1)) if job.device == "cuda" else 1  # on CPU, training needs the cores itself; nnU-Net cannot plan with 0
     own = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
     folders = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     # torch.compile: a minute at the start and a C compiler, for a training that may be short
