@@ -99,6 +99,10 @@ def test_painting(workspace, phantoms, tmp_path):
     other = call(*arguments, "--box", "10,10,10,24,24,20", code=1)
     assert "another set" in told(other)
     assert "other box" in told(other)
+    wrong = (*arguments[:-4], "--out", tmp_path / "wrong", "--device", "cpu")
+    assert "outside the scan" in told(call(*wrong, "--box", "900,900,900,910,910,910", code=1))
+    call(*wrong, "--box", "10,10,10,24,24,22")  # a command that made nothing leaves nothing in the way
+    assert "no volume" in told(call(*wrong, "--box", "20,20,20,10,30,30", code=1))
 
 
 def test_from_pairs_to_scores(workspace, phantoms, tmp_path):
@@ -112,7 +116,8 @@ def test_from_pairs_to_scores(workspace, phantoms, tmp_path):
     assert "next: tumorgen evaluate --synthetic" in told(none) or "next: tumorgen filter" in told(none)
     assert "other" in told(call("filter", pairs, *work, "--keep", 0.5, "--out", kept, "--device", "cpu", code=1))
 
-    result = call("evaluate", *work, "--synthetic", pairs, "--synthetic", kept, "--device", "cpu", "--json")
+    assert "results folder" in told(call("evaluate", *work, "--synthetic", pairs, "--judge", Path(__file__), "--device", "cpu", code=1))
+    result = call("evaluate", *work, "--synthetic", pairs, "--synthetic", kept, "--judge", "bundled", "--device", "cpu", "--json")
     assert "the bundled one" in told(result)
     first, second = json.loads(result.stdout)
     rows = dict(first["rows"])
@@ -186,7 +191,6 @@ def test_errors_are_told_in_full(phantoms, workspace, tmp_path):
         (("train", "judge", "-w", workspace.root, "--iterations", 3), "--iterations"),
         (("train", "vae", "-w", workspace.root, "--minutes", 3), "--minutes"),
         (("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "--judge", tmp_path), "--until-pass"),
-        (("evaluate", "-w", workspace.root, "--judge", Path(__file__)), "results folder"),
         (("filter", tmp_path / "none", "-w", workspace.root, "--device", "cpu"), "tumorgen synthesize"),
         (("reader-study", "-w", workspace.root), "tumorgen synthesize"),
         (("reader-study", "score", tmp_path / "answers.json", "--key", tmp_path / "key.json"), "key.json"),

@@ -24,7 +24,7 @@ def run(plan, synthetic, tmp_path, keep=0.7, judge=None):  # noqa: F811
 def test_kept_and_rejected(plan, synthetic, tmp_path):  # noqa: F811
     before = {path: hash_file(path) for path in synthetic.rglob("*") if path.is_file()}
     found, out = run(plan, synthetic, tmp_path)
-    assert (found.kept, found.rejected, found.reasons) == (1, 2, {"not found by the judge": 2})
+    assert (found.kept, found.rejected, found.reasons) == (1, 2, {"P below the threshold": 2})
     assert [line.case for line in read_provenance(out)] == ["a"]
     assert json.loads((out / "dataset.json").read_text())["numTraining"] == 1
     assert sorted(path.name for path in out.glob("*Tr/*")) == ["a.nii.gz", "a_0000.nii.gz"]
@@ -49,4 +49,4 @@ def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):  
 def test_an_empty_mask_is_its_own_reason(plan, synthetic, tmp_path):  # noqa: F811
     write_case(synthetic, "c", scan(np.zeros(SHAPE, bool), 1, 2), np.zeros(SHAPE))
     found, _ = run(plan, synthetic, tmp_path)
-    assert found.reasons == {"empty": 1, "not found by the judge": 1}
+    assert found.reasons == {"empty": 1, "P below the threshold": 1}

@@ -360,7 +360,7 @@ def test_a_method_that_gives_nothing_is_given_up(workspace, phantoms, tmp_path):
         run_fake(workspace, phantoms, tmp_path / "out", method)
     (fault,) = error.value.faults
     assert fault.where == "Healthy_000_s0000"
-    assert fault.found == "3 draws without a tumor ({'empty': 3})"
+    assert fault.found == "3 draws without a tumor (3 empty)"
     assert "paste.draws" in fault.remedy
     assert len(method.seeds) == workspace.plan().paste.draws == 3
     assert not (tmp_path / "out" / "dataset.json").exists()

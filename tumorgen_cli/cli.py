@@ -33,7 +33,9 @@ Preset = Annotated[Optional[str], typer.Option("--preset", help="A preset's name
 Memory = Annotated[Optional[float], typer.Option("--memory", help="GiB to plan for (default: what the device has).", min=0.5)]
 TumorLabel = Annotated[Optional[str], typer.Option("--tumor-label", help="Name or value of the tumor label.")]
 Workers = Annotated[Optional[int], typer.Option("--workers", help="Processes (default: by cores and memory; 0: none).", min=0)]
-JudgeFolder = Annotated[Optional[Path], typer.Option("--judge", help="An nnU-Net v2 results folder (default: the workspace's, or the bundled one).")]
+JudgeFolder = Annotated[
+    Optional[Path], typer.Option("--judge", help="An nnU-Net v2 results folder, or `bundled` (default: the workspace's own, else the bundled one).")
+]
 Keep = Annotated[float, typer.Option("--keep", help="Least share of the mask that the judge must find (FreeTumor's P).", min=0.0, max=1.0)]
 Features = Annotated[Literal["lite0", "filters", "inception"], typer.Option("--features", help="Feature network; only inception gives FID.")]
 DEFAULT_WORK = Path("tumorgen_work")
@@ -144,6 +146,8 @@ def presets(
     from tumorgen_cli.files import write_text
     from tumorgen_cli.plan import preset_names, preset_text
 
+    if name is None and copy_to is not None:
+        raise PlanError("Nothing to copy", [Fault("--copy", "no preset named", "a name before it", "tumorgen presets NAME --copy FILE")])
     if name is None:
         firsts = {each: preset_text(each).splitlines()[0].lstrip("# ") for each in preset_names()}
         if as_json:
@@ -216,6 +220,8 @@ def _train_judge(work: Path, minutes: float, device: Any, seed: int | None, rest
         title = f"The judge on held-out cases ({record.schedule.epochs} epochs, {console.clock(record.seconds)})"
         rows.append(("mean", f"{record.mean_dice:.3f}", f"{record.mean_surface_dice:.3f}"))
         console.table(title, ("case", "DSC", f"NSD at {record.tolerance_mm} mm"), rows)
+    if record.held_out and not record.mean_dice >= pipeline.USEFUL_DICE:
+        console.warn(f"this judge is too weak to score pairs with: {pipeline.WEAK_JUDGE}")
     console.next_command(f"tumorgen evaluate{_at(work)}")
 
 
@@ -251,7 +257,10 @@ def synthesize(
         _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed, until_pass, keep, judge
     )
     _show_set(report, as_json)
-    console.next_command(f"tumorgen evaluate --synthetic {report.folder}{_at(work)}")
+    if not report.tally.pairs:
+        console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
+    following = f"evaluate --synthetic {report.folder}" if report.tally.pairs else f"train all{_at(work)} --iterations N"
+    console.next_command(f"tumorgen {following}{_at(work) if report.tally.pairs else ''}")
 
 
 @app.command("filter")
@@ -399,6 +408,9 @@ def _parse_box(text: str | None) -> Any:
     except ValueError:
         fault = Fault(f"--box {text}", "not six whole numbers", "x0,y0,z0,x1,y1,z1", "for example --box 40,40,60,60,60,80")
         raise PlanError("The box cannot be read", [fault]) from None
+    if x1 <= x0 or y1 <= y0 or z1 <= z0:
+        fault = Fault(f"--box {text}", "a stop that is not beyond its start", "x0 < x1, y0 < y1, z0 < z1", "swap the corners")
+        raise PlanError("The box has no volume", [fault])
     return Box((x0, y0, z0), (x1, y1, z1))
 
 

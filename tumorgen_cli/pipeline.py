@@ -14,7 +14,7 @@ from tumorgen_cli import console, rules
 from tumorgen_cli.dataset import Dataset, find_dataset, host_scans, read_dataset
 from tumorgen_cli.devices import DeviceName, find_budget, find_device
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
-from tumorgen_cli.files import locked, read_plain, read_record, unknown_name, write_json
+from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
 from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.method import Method, Sampling
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from tumorgen_cli.reader_study import Study
 
 
+BUNDLED = "bundled"
+USEFUL_DICE = 0.4  # a judge below it on real held-out cases says little of synthetic ones
+WEAK_JUDGE = "train it longer with --restart --minutes N, or take the bundled one with --judge bundled"
 #: feature networks of the distances, the default first
 FEATURES = ("lite0", "filters", "inception")
 
@@ -71,7 +74,19 @@ def plan_dataset(
         write_json(workspace.splits_file, splits)
         write_json(workspace.plan_file, plan)
     _warn_of_small_tumors(fingerprint, plan)
+    _warn_of_foreign_windows(fingerprint, plan)
     return plan
+
+
+def _warn_of_foreign_windows(fingerprint: Fingerprint, plan: Plan) -> None:
+    """A preset's clip window in other units than the scans'."""
+    for facts, channel in zip(fingerprint.channels, plan.channels, strict=True):
+        covered = min(facts.maximum, channel.high) - max(facts.minimum, channel.low)
+        if channel.scheme == "dataset" and covered < 0.2 * (channel.high - channel.low):
+            console.warn(
+                f"channel {channel.name}: intensities from {facts.minimum:.4g} to {facts.maximum:.4g} fill little of the clip window "
+                f"{channel.low:.4g} to {channel.high:.4g}; is the preset one for such scans?"
+            )
 
 
 def _warn_of_small_tumors(fingerprint: Fingerprint, plan: Plan) -> None:
@@ -214,13 +229,17 @@ def synthesize(
         found = f"{method_name} keeps what lies around its tumor, the old one too"
         raise PlanError("The tumors cannot be redrawn", [Fault("--cases", found, "a method that paints the whole box", "paint into --healthy DIR")])
     sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi)
-    folder = out or workspace.synthetic(f"{method_name}_{cases or (healthy.name if healthy else 'scans')}")
     seed = plan.seed if seed is None else seed
     tumors = [t for case in workspace.fingerprint().cases if case.case in workspace.splits().train for t in case.tumors]
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
         "steps": sampling.steps, "solver": sampling.solver,
     }  # fmt: skip
+    # a set of its own for settings of its own: what is usual keeps the plain name
+    usual = box is None and roi is None and sampling == Sampling() and until_pass is None
+    name = f"{method_name}_{cases or (healthy.resolve().name if healthy else 'scans')}"
+    own = hash_value([settings["box"], settings["roi"], settings["steps"], settings["solver"], until_pass, keep if until_pass else None])
+    folder = out or workspace.synthetic(name if usual else f"{name}_{own[:6]}")
     jobs = make_jobs(sources, pairs, seed)
     quality = Quality(_needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None
     with locked(folder, "synthesize"), console.progress("painting", len(jobs)) as tick:
@@ -351,7 +370,8 @@ def find_features(name: str, device: DeviceName, inception: Path | None = None) 
 
 
 def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge | None:
-    """The judge in `folder`; else the workspace's own; else the one that comes along, where it can see such scans; else none."""
+    """The judge in `folder`, or `bundled` for the one that comes along. Without either the workspace's own; else the bundled
+    one, where it can see such scans; else none."""
     from tumorgen_cli.judge import Judge
 
     plan = workspace.plan()
@@ -360,9 +380,11 @@ def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) ->
         _check_own_judge(workspace, own)
         console.note(f"judge: the workspace's own ({own})")
         folder = own
-    if folder is not None:
+    if folder is not None and (folder.exists() or str(folder) != BUNDLED):
         return Judge(folder, find_device(device), plan.tumor_name, plan.precision)
-    if len(plan.channels) == 1 and rules.is_pet(plan.channels[0].name) and "spect" not in plan.channels[0].name.lower():
+    names = [channel.name for channel in plan.channels]
+    seen = len(names) == 1 and rules.is_pet(names[0]) and "spect" not in names[0].lower()
+    if folder is not None or seen:
         console.note("judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)")
         return Judge(bundled_judge(), find_device(device), "tumor", plan.precision)
     console.warn("no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` (the bundled one sees FDG-PET alone)")
@@ -381,6 +403,8 @@ def _check_own_judge(workspace: Workspace, folder: Path) -> None:
         faults.append(Fault(str(folder), f"a judge of {record.tumor_name!r}", f"one of {plan.tumor_name!r}", remedy))
     if faults:
         raise StateError("The workspace's judge is stale", faults)
+    if record.held_out and not record.mean_dice >= USEFUL_DICE:
+        console.warn(f"this judge reaches a DSC of {record.mean_dice:.2f} on real held-out cases: its scores say little ({WEAK_JUDGE})")
 
 
 def bundled_judge() -> Path:

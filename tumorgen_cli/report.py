@@ -388,6 +388,8 @@ def _percent(value: float) -> str:
 
 
 def _interval(s: Summary) -> str:
+    if not s.count:
+        return "–"
     left_out = f", {s.undefined} undefined" if s.undefined else ""
     around = f" ({_number(s.low)} to {_number(s.high)})" if math.isfinite(s.low) else ""
     return f"{_number(s.mean)}{around}<br><small>median {_number(s.median)}, n = {s.count}{left_out}</small>"
@@ -466,7 +468,8 @@ def _jpeg(picture: Image.Image) -> str:
 # -- the questions of the summary ----------------------------------------------------------------------------------
 def _mean_of(field: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
     def told(summary: Summary) -> str:
-        return _around(summary.mean, summary.low, summary.high) if summary.count else ""
+        few = f", n = {summary.count}" if summary.count < 10 else ""
+        return _around(summary.mean, summary.low, summary.high) + few if summary.count else ""
 
     return lambda scores: told(scores.agreement.of(field).synthetic), lambda scores: told(scores.agreement.of(field).real)
 
@@ -474,13 +477,18 @@ def _mean_of(field: str) -> tuple[Callable[[Scores], str], Callable[[Scores], st
 def _far(measure: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
     def of(scores: Scores, part: str) -> str:
         rows = [p for p in scores.planes if (p.measure, p.plane, p.place) == (measure, ALL_PLANES, "tumor")]
-        return _distance(getattr(rows[0], part)) if rows else ""
+        few = " (too few cases to tell)" if rows and rows[0].unclear and part == "matched" else ""
+        return _distance(getattr(rows[0], part)) + few if rows else ""
 
     return lambda scores: of(scores, "matched"), lambda scores: of(scores, "floor")
 
 
 def _apart(field: str) -> Callable[[Scores], str]:
     return lambda scores: _number(next(c.ks for c in scores.comparisons if c.field == field))
+
+
+def _copies(scores: Scores) -> str:
+    return f"{_number(scores.novelty.near_copies)} <small>(singled out: {_number(scores.novelty.singled_out)})</small>"
 
 
 def _auc(scores: Scores) -> str:
@@ -495,10 +503,10 @@ _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], st
     ("P, share of the mask found", "FreeTumor's test of a pair.", *_mean_of("proportion")),
     ("Fréchet distance, tumor slices", "Do the slices look like real ones? Mean of three planes, at equal counts.", *_far("frechet")),
     ("kernel distance, tumor slices", "The same, unbiased.", *_far("kernel")),
-    ("AUC of the machine's reader test", "Can a classifier tell them from real ones? 0.5 is best.", _auc, lambda _: "0.5"),
-    ("near-copies", "Lesions closer to a training lesion than any two patients' are.", lambda s: _number(s.novelty.near_copies), lambda _: "0"),
-    ("KS of volume", "Distributions against the training tumors': 0 alike, 1 apart.", _apart("volume_ml"), lambda _: "0"),
-    ("KS of mean uptake", "", _apart("mean"), lambda _: "0"),
-    ("KS of contrast", "", _apart("contrast"), lambda _: "0"),
+    ("AUC of the machine's reader test", "Can a classifier tell them from real ones? 0.5 is best.", _auc, lambda _: ""),
+    ("near-copies", "Lesions closer to a training lesion than any two patients' are; only the singled out are suspicious.", _copies, lambda _: ""),
+    ("KS of volume", "Against the training tumors: 0 alike, 1 apart; with few pairs far from 0 by chance.", _apart("volume_ml"), lambda _: ""),
+    ("KS of mean uptake", "", _apart("mean"), lambda _: ""),
+    ("KS of contrast", "", _apart("contrast"), lambda _: ""),
     ("low-uptake tumors", "Are the hard ones among them?", lambda s: _percent(s.shares[0].synthetic), lambda s: _percent(s.shares[0].training)),
 )

@@ -53,7 +53,7 @@ def train_stage(
     """
     method = open_method(workspace, method_name, device)
     if stage not in method.stages:
-        raise PlanError(f"{method_name} has no such stage", [unknown_name("train", stage, method.stages)])
+        raise PlanError(f"{method_name} has no such stage", [unknown_name("", stage, (*method.stages, "all", "judge"))])
     for before in method.stages[: method.stages.index(stage)]:
         if not method.trained(before):
             remedy = f"run `tumorgen train {before}` (with --restart if the plan has changed)"

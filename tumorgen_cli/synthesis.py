@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tumorgen_cli.methods.method import Method, Sampling
 
 
-NOT_FOUND = "not found by the judge"
+NOT_FOUND = "P below the threshold"
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,9 @@ def _draw_pair(
         rejected["too small" if volume > 0 else "empty"] += 1
         empties += 1
         if empties == plan.paste.draws:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
             fault = Fault(
-                job.case, f"{plan.paste.draws} draws without a tumor ({dict(+rejected)})", f"a tumor of {plan.paste.smallest_ml} ml or more",
+                job.case, f"{plan.paste.draws} draws without a tumor ({reasons})", f"a tumor of {plan.paste.smallest_ml} ml or more",
                 "train longer, choose other boxes, or allow more draws (--set paste.draws=N at planning)",
             )  # fmt: skip
             raise DataError("No tumor came", [fault])
@@ -280,10 +281,13 @@ def claim(out: Path, identity: dict[str, Any]) -> None:
     path = out / "set.json"
     if path.is_file():
         found = read_plain(path, "choose another --out")
-        if found != identity:
+        painted = any((out / name).is_file() and (out / name).stat().st_size for name in ("provenance.jsonl", "given_up.jsonl"))
+        if found != identity and not painted:  # of a command that failed before its first pair
+            write_json(path, identity)
+        elif found != identity:
             fields = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
-            remedy = "choose another --out, or delete the folder"
-            raise StateError("The folder holds another set", [Fault(str(out), f"other {', '.join(fields)}", "the present ones", remedy)])
+            found, remedy = f"made with other {', '.join(fields)}", "choose another --out, or delete the folder"
+            raise StateError("The folder holds another set", [Fault(str(out), found, "those of this command", remedy)])
         return
     if out.is_dir() and any(name != ".lock" for name in (p.name for p in out.iterdir())):
         remedy = "choose another --out; nothing there was touched"
