@@ -116,6 +116,7 @@ def test_from_pairs_to_scores(workspace, phantoms, tmp_path):
     assert "next: tumorgen evaluate --synthetic" in told(none) or "next: tumorgen filter" in told(none)
     assert "other" in told(call("filter", pairs, *work, "--keep", 0.5, "--out", kept, "--device", "cpu", code=1))
 
+    assert "No such set" in told(call("filter", "pears", *work, code=1))
     assert "results folder" in told(call("evaluate", *work, "--synthetic", pairs, "--judge", Path(__file__), "--device", "cpu", code=1))
     result = call("evaluate", *work, "--synthetic", pairs, "--synthetic", kept, "--judge", "bundled", "--device", "cpu", "--json")
     assert "the bundled one" in told(result)

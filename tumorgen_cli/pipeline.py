@@ -329,7 +329,7 @@ def _finished_sets(workspace: Workspace, given: Sequence[Path]) -> list[Path]:
     Raises:
         StateError: there is none; sets of one name, whose scores would lie in one place.
     """
-    folders = [folder.resolve() for folder in given]
+    folders = [_find_set(workspace, folder) for folder in given]
     for folder in () if given else sorted(path.parent for path in workspace.root.glob("synthetic/*/dataset.json")):
         if read_plain(folder / "dataset.json", "delete the set")["numTraining"]:
             folders.append(folder)
@@ -344,6 +344,16 @@ def _finished_sets(workspace: Workspace, given: Sequence[Path]) -> list[Path]:
         fault = Fault(str(workspace.root / "synthetic"), "no finished set", "one or more", "run `tumorgen synthesize --healthy DIR`")
         raise StateError("There are no pairs", [fault])
     return folders
+
+
+def _find_set(workspace: Workspace, given: Path) -> Path:
+    """The folder of a set, by its path or by its name in the workspace."""
+    for folder in (given.resolve(), workspace.synthetic(given.name)):
+        if (folder / "provenance.jsonl").is_file():
+            return folder
+    known = ", ".join(sorted(path.parent.name for path in workspace.root.glob("synthetic/*/dataset.json"))) or "none yet"
+    remedy = "correct the path or name, or run `tumorgen synthesize --healthy DIR`"
+    raise StateError("No such set", [Fault(str(given), "no synthetic set", f"a set's folder, or a name in the workspace ({known})", remedy)])
 
 
 def make_reader_study(
@@ -428,7 +438,7 @@ def filter_pairs(workspace: Workspace, set_folder: Path, keep: float, judge: Pat
     from tumorgen_cli.filtering import filter_set
     from tumorgen_cli.synthesis import read_provenance
 
-    set_folder = set_folder.resolve()
+    set_folder = _find_set(workspace, set_folder)
     count = len(read_provenance(set_folder))
     model = _needed_judge(workspace, judge, device)
     folder = out or set_folder.parent / f"{set_folder.name}_kept"
@@ -524,6 +534,9 @@ def status(workspace: Workspace, method_name: str = "tumorgen") -> list[Step]:
     method = find_method(method_name)(plan, workspace)
     for stage in method.stages:
         steps.append(_stage_step(workspace, method, stage, where))
+    if (workspace.root / "judge" / "judge.json").is_file():
+        made = read_plain(workspace.root / "judge" / "judge.json", "run `tumorgen train judge --restart`")
+        steps.append(Step("train judge", "done", f"{len(made['cases'])} cases, {made['minutes']:g} minutes", f"tumorgen train judge {where}"))
     for folder in sorted(workspace.root.glob("synthetic/*/set.json")):
         lines = (folder.parent / "provenance.jsonl").read_text().count("\n") if (folder.parent / "provenance.jsonl").is_file() else 0
         done = (folder.parent / "dataset.json").is_file()
