@@ -210,7 +210,7 @@ def train(
 
 
 def _train_judge(work: Path, minutes: float, device: Any, seed: int | None, restart: bool, as_json: bool) -> None:
-    from tumorgen_cli import pipeline
+    from tumorgen_cli import judges, pipeline
 
     record = pipeline.train_own_judge(_workspace(work), minutes, device, seed, restart)
     if as_json:
@@ -220,8 +220,8 @@ def _train_judge(work: Path, minutes: float, device: Any, seed: int | None, rest
         title = f"The judge on held-out cases ({record.schedule.epochs} epochs, {console.clock(record.seconds)})"
         rows.append(("mean", f"{record.mean_dice:.3f}", f"{record.mean_surface_dice:.3f}"))
         console.table(title, ("case", "DSC", f"NSD at {record.tolerance_mm} mm"), rows)
-    if record.held_out and not record.mean_dice >= pipeline.USEFUL_DICE:
-        console.warn(f"this judge is too weak to score pairs with: {pipeline.WEAK_JUDGE}")
+    if record.held_out and not record.mean_dice >= judges.USEFUL_DICE:
+        console.warn(f"this judge is too weak to score pairs with: {judges.WEAK_JUDGE}")
     console.next_command(f"tumorgen evaluate{_at(work)}")
 
 

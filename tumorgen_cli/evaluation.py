@@ -378,7 +378,7 @@ def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box) -> tuple[
 def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge) -> Verdict:
     """The judge's verdict on a case, undefined without a box or a tumor; see `evaluate_set`. Its prediction is kept under
     `cache`/predictions, by the hash of the images, the box and the labels that count."""
-    image, grid, tumor, others = read_case(plan, files)
+    tumor, others, grid = read_tumor(plan, files)
     box = files.box or tight_box(tumor)
     if box is None:
         return UNJUDGED
@@ -387,6 +387,7 @@ def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge) -> Verdi
     if path.is_file():
         predicted = read_volume(path)[0].astype(bool)
     else:
+        image, grid, _, _ = read_case(plan, files)
         predicted = predict_around(judge, image, grid, box)
         write_volume(path, predicted.astype(np.uint8), grid)
     return judge_pair(tumor, others, predicted, box, grid, plan.tolerance_mm)

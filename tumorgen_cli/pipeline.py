@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from tumorgen_cli.devices import DeviceName, find_budget, find_device
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
+from tumorgen_cli.judges import find_judge, needed_judge
 from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Plan, make_plan, read_overrides
@@ -29,15 +29,11 @@ from tumorgen_cli.workspace import Splits, Workspace
 
 if TYPE_CHECKING:
     from tumorgen_cli.filtering import Filtered
-    from tumorgen_cli.judge import Judge
     from tumorgen_cli.judge_training import JudgeRecord
     from tumorgen_cli.metrics.features import Network
     from tumorgen_cli.reader_study import Study
 
 
-BUNDLED = "bundled"
-USEFUL_DICE = 0.4  # a judge below it on real held-out cases says little of synthetic ones
-WEAK_JUDGE = "train it longer with --restart --minutes N, or take the bundled one with --judge bundled"
 #: feature networks of the distances, the default first
 FEATURES = ("lite0", "filters", "inception")
 
@@ -241,7 +237,7 @@ def synthesize(
     own = hash_value([settings["box"], settings["roi"], settings["steps"], settings["solver"], until_pass, keep if until_pass else None])
     folder = out or workspace.synthetic(name if usual else f"{name}_{own[:6]}")
     jobs = make_jobs(sources, pairs, seed)
-    quality = Quality(_needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None
+    quality = Quality(needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None
     with locked(folder, "synthesize"), console.progress("painting", len(jobs)) as tick:
         tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, quality, tick)
     return SetReport(str(folder), tally)
@@ -379,49 +375,6 @@ def find_features(name: str, device: DeviceName, inception: Path | None = None) 
     return features.inception(find_device(device), inception) if name == "inception" else features.lite0(find_device(device))
 
 
-def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge | None:
-    """The judge in `folder`, or `bundled` for the one that comes along. Without either the workspace's own; else the bundled
-    one, where it can see such scans; else none."""
-    from tumorgen_cli.judge import Judge
-
-    plan = workspace.plan()
-    own = workspace.root / "judge"
-    if folder is None and (own / "judge.json").is_file():
-        _check_own_judge(workspace, own)
-        console.note(f"judge: the workspace's own ({own})")
-        folder = own
-    if folder is not None and (folder.exists() or str(folder) != BUNDLED):
-        return Judge(folder, find_device(device), plan.tumor_name, plan.precision)
-    names = [channel.name for channel in plan.channels]
-    seen = len(names) == 1 and rules.is_pet(names[0]) and "spect" not in names[0].lower()
-    if folder is not None or seen:
-        console.note("judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)")
-        return Judge(bundled_judge(), find_device(device), "tumor", plan.precision)
-    console.warn("no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` (the bundled one sees FDG-PET alone)")
-    return None
-
-
-def _check_own_judge(workspace: Workspace, folder: Path) -> None:
-    from tumorgen_cli.judge_training import JudgeRecord
-
-    remedy = "run `tumorgen train judge --restart`"
-    record, plan, train = read_record(JudgeRecord, folder / "judge.json", remedy), workspace.plan(), workspace.splits().train
-    faults = []
-    if set(record.cases) != set(train):
-        faults.append(Fault(str(folder), f"trained on {len(record.cases)} cases", f"the {len(train)} training cases of the present splits", remedy))
-    if record.tumor_name != plan.tumor_name:
-        faults.append(Fault(str(folder), f"a judge of {record.tumor_name!r}", f"one of {plan.tumor_name!r}", remedy))
-    if faults:
-        raise StateError("The workspace's judge is stale", faults)
-    if record.held_out and not record.mean_dice >= USEFUL_DICE:
-        console.warn(f"this judge reaches a DSC of {record.mean_dice:.2f} on real held-out cases: its scores say little ({WEAK_JUDGE})")
-
-
-def bundled_judge() -> Path:
-    """The results folder of the judge that comes with the package; its MODEL_CARD.md says what it is."""
-    return Path(str(resources.files("tumorgen_cli"))) / "bundled_judge"
-
-
 def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, seed: int | None, restart: bool) -> JudgeRecord:
     """Trains an nnU-Net on the workspace's training cases, as its judge; scores it on the held-out ones."""
     from tumorgen_cli.judge_training import judge_data, train_judge
@@ -440,18 +393,10 @@ def filter_pairs(workspace: Workspace, set_folder: Path, keep: float, judge: Pat
 
     set_folder = _find_set(workspace, set_folder)
     count = len(read_provenance(set_folder))
-    model = _needed_judge(workspace, judge, device)
+    model = needed_judge(workspace, judge, device)
     folder = out or set_folder.parent / f"{set_folder.name}_kept"
     with locked(folder, "filter"), console.progress("asking the judge", count) as tick:
         return filter_set(workspace.plan(), set_folder, folder, cache_of(workspace.evaluation(set_folder.name)), model, keep, tick)
-
-
-def _needed_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge:
-    found = find_judge(workspace, folder, device)
-    if found is None:
-        fault = Fault("--judge", "none that fits", "an nnU-Net of this kind of scan", "give --judge DIR, or run `tumorgen train judge`")
-        raise StateError("A judge is needed", [fault])
-    return found
 
 
 def _score_rows(scores: Any) -> list[tuple[str, str]]:

@@ -1,0 +1,76 @@
+"""Which judge scores a workspace's pairs: the one given, the workspace's own, or the one that comes along."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tumorgen_cli import console, rules
+from tumorgen_cli.devices import DeviceName, find_device
+from tumorgen_cli.errors import Fault, StateError
+from tumorgen_cli.files import read_record
+from tumorgen_cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tumorgen_cli.judge import Judge
+
+BUNDLED = "bundled"
+USEFUL_DICE = 0.4  # a judge below it on real held-out cases says little of synthetic ones
+WEAK_JUDGE = "train it longer with --restart --minutes N, or take the bundled one with --judge bundled"
+
+
+def needed_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge:
+    """The judge of `find_judge`.
+
+    Raises:
+        StateError: there is none.
+    """
+    found = find_judge(workspace, folder, device)
+    if found is None:
+        fault = Fault("--judge", "none that fits", "an nnU-Net of this kind of scan", "give --judge DIR, or run `tumorgen train judge`")
+        raise StateError("A judge is needed", [fault])
+    return found
+
+
+def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge | None:
+    """The judge in `folder`, or `bundled` for the one that comes along. Without either the workspace's own; else the bundled
+    one, where it can see such scans; else none."""
+    from tumorgen_cli.judge import Judge
+
+    plan = workspace.plan()
+    own = workspace.root / "judge"
+    if folder is None and (own / "judge.json").is_file():
+        _check_own_judge(workspace, own)
+        console.note(f"judge: the workspace's own ({own})")
+        folder = own
+    if folder is not None and (folder.exists() or str(folder) != BUNDLED):
+        return Judge(folder, find_device(device), plan.tumor_name, plan.precision)
+    names = [channel.name for channel in plan.channels]
+    seen = len(names) == 1 and rules.is_pet(names[0]) and "spect" not in names[0].lower()
+    if folder is not None or seen:
+        console.note("judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)")
+        return Judge(bundled_judge(), find_device(device), "tumor", plan.precision)
+    console.warn("no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` (the bundled one sees FDG-PET alone)")
+    return None
+
+
+def _check_own_judge(workspace: Workspace, folder: Path) -> None:
+    from tumorgen_cli.judge_training import JudgeRecord
+
+    remedy = "run `tumorgen train judge --restart`"
+    record, plan, train = read_record(JudgeRecord, folder / "judge.json", remedy), workspace.plan(), workspace.splits().train
+    faults = []
+    if set(record.cases) != set(train):
+        faults.append(Fault(str(folder), f"trained on {len(record.cases)} cases", f"the {len(train)} training cases of the present splits", remedy))
+    if record.tumor_name != plan.tumor_name:
+        faults.append(Fault(str(folder), f"a judge of {record.tumor_name!r}", f"one of {plan.tumor_name!r}", remedy))
+    if faults:
+        raise StateError("The workspace's judge is stale", faults)
+    if record.held_out and not record.mean_dice >= USEFUL_DICE:
+        console.warn(f"this judge reaches a DSC of {record.mean_dice:.2f} on real held-out cases: its scores say little ({WEAK_JUDGE})")
+
+
+def bundled_judge() -> Path:
+    """The results folder of the judge that comes with the package; its MODEL_CARD.md says what it is."""
+    return Path(str(resources.files("tumorgen_cli"))) / "bundled_judge"
