@@ -16,10 +16,10 @@ LAYERS = [
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
     {"windows", "boxes", "shapes", "texture", "preprocess"},
     {"nets.vae", "nets.flow_unet", "nets.refiner", "flow", "previews"},
-    {"training", "autoencoding", "vector_field"},
+    {"training", "autoencoding", "latents", "painting", "vector_field"},
     {"methods", "methods.method", "methods.tumorgen", "methods.copypaste", "methods.syntumor"},
     {
-        "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
+        "hosts", "healing", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
         "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
     {"evaluation", "filtering", "judges", "reader_study", "report", "pipeline"},
@@ -28,6 +28,9 @@ LAYERS = [
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 #: module -> modules of its own layer that it may import
 BESIDE = {
+    "autoencoding": {"training"},
+    "latents": {"autoencoding"},
+    "painting": {"autoencoding"},
     "volumes": {"files"},
     "console": {"files"},
     "dataset": {"faults"},
@@ -35,6 +38,7 @@ BESIDE = {
     "plan": {"rules"},
     "workspace": {"plan"},
     "boxes": {"windows"},
+    "shapes": {"windows"},
     "preprocess": {"windows"},
     "methods": {"methods.method"},
     "methods.tumorgen": {"methods.method"},
@@ -42,7 +46,8 @@ BESIDE = {
     "methods.syntumor": {"methods.method"},
     "judging": {"judge", "metrics.agreement"},
     "judge_training": {"judge", "judge_trainer", "metrics.agreement"},
-    "synthesis": {"hosts", "judge", "judging", "metrics.agreement"},
+    "healing": {"hosts"},
+    "synthesis": {"healing", "hosts", "judge", "judging", "metrics.agreement"},
     "metrics.frechet": {"metrics.features"},
     "metrics.novelty": {"metrics.tumors"},
     "metrics.reader_test": {"metrics.tumors"},

@@ -221,9 +221,6 @@ def synthesize(
     """
     method = open_method(workspace, method_name, device)
     plan = method.plan
-    if cases and method.keeps_background:
-        found = f"{method_name} keeps what lies around its tumor, the old one too"
-        raise PlanError("The tumors cannot be redrawn", [Fault("--cases", found, "a method that paints the whole box", "paint into --healthy DIR")])
     sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi)
     seed = plan.seed if seed is None else seed
     tumors = [t for case in workspace.fingerprint().cases if case.case in workspace.splits().train for t in case.tumors]
