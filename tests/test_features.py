@@ -73,7 +73,7 @@ def test_lite0_sees_a_cat(lite):
     """Weights, padding and scaling are right where its own classifier names a photograph from its features."""
     data = pytest.importorskip("skimage.data")
     photograph = data.chelsea()[:, 70:370].mean(axis=2) / 255
-    scores = features._lite0_model()._fc(torch.from_numpy(lite.features(photograph[None])))[0]
+    scores = lite0.lite0_model()._fc(torch.from_numpy(lite.features(photograph[None])))[0]
     assert int(scores.argmax()) in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
 
 
@@ -99,7 +99,7 @@ def test_other_pictures_are_refused(lite):
 
 
 def test_changed_lite0_weights_are_told(lite, monkeypatch):
-    monkeypatch.setattr(features, "_LITE0_SHA256", "0" * 64)
+    monkeypatch.setattr(lite0, "SHA256", "0" * 64)
     with pytest.raises(StateError, match="install its package again"):
         lite0(CPU)
 

@@ -15,9 +15,9 @@ LAYERS = [
     {"files", "volumes", "console", "devices"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
     {"windows", "boxes", "shapes", "texture", "preprocess"},
-    {"nets.vae", "nets.flow_unet", "nets.refiner", "flow", "previews"},
+    {"nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "flow", "diffusion", "previews"},
     {"training", "autoencoding", "latents", "painting", "vector_field"},
-    {"methods", "methods.method", "methods.tumorgen", "methods.copypaste", "methods.syntumor"},
+    {"methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.copypaste", "methods.syntumor"},
     {
         "hosts", "healing", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
         "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
@@ -28,6 +28,8 @@ LAYERS = [
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 #: module -> modules of its own layer that it may import
 BESIDE = {
+    "nets.vqgan": {"nets.vae"},
+    "methods.difftumor": {"methods.method"},
     "autoencoding": {"training"},
     "latents": {"autoencoding"},
     "painting": {"autoencoding"},

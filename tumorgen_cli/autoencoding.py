@@ -130,24 +130,28 @@ def make_critic(channels: int) -> nn.Module:
     return PatchDiscriminator(spatial_dims=3, num_layers_d=3, channels=32, in_channels=channels, out_channels=1, norm="INSTANCE")
 
 
+def draw_patch(cases: Sequence[Case], plan: Plan, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """A scaled patch (C, *shape) of any place, two thirds of them around a tumor, mirrored and rescaled."""
+    case = cases[rng.integers(len(cases))]
+    start = [int(rng.integers(min(0, n - p), max(0, n - p) + 1)) for n, p in zip(case.record.shape, shape, strict=True)]
+    if case.record.components and rng.random() < 2 / 3:
+        component = case.record.components[rng.integers(len(case.record.components))]
+        start = [
+            int(np.clip(round(c - p * rng.uniform(0.2, 0.8)), min(0, n - p), max(0, n - p)))
+            for c, p, n in zip(component.box.center, shape, case.record.shape, strict=True)
+        ]
+    limits = np.array(case.record.limits, np.float32)
+    image = scale(cut(case.image, (start[0], start[1], start[2]), shape), plan.channels, limits)
+    return augment(image, np.ones(shape, np.float32), rng, spatial=False)[0]
+
+
 def vae_item(cases: Sequence[Case], plan: Plan, config: VaeConfig, seed: int) -> Callable[[int], dict[str, Any]]:
-    """Items of the VAE's training: patches of any place, two thirds of them around a tumor, mirrored and rescaled."""
+    """Items of the VAE's training: patches, and noise for their latents."""
     latent = (config.latent_channels, *(n // DOWNSAMPLING for n in config.patch))
 
     def item(number: int) -> dict[str, Any]:
         rng = np.random.default_rng([seed, number])
-        case = cases[rng.integers(len(cases))]
-        start = [int(rng.integers(min(0, n - p), max(0, n - p) + 1)) for n, p in zip(case.record.shape, config.patch, strict=True)]
-        if case.record.components and rng.random() < 2 / 3:
-            component = case.record.components[rng.integers(len(case.record.components))]
-            start = [
-                int(np.clip(round(c - p * rng.uniform(0.2, 0.8)), min(0, n - p), max(0, n - p)))
-                for c, p, n in zip(component.box.center, config.patch, case.record.shape, strict=True)
-            ]
-        limits = np.array(case.record.limits, np.float32)
-        image = scale(cut(case.image, (start[0], start[1], start[2]), config.patch), plan.channels, limits)
-        image, _ = augment(image, np.ones(config.patch, np.float32), rng, spatial=False)
-        return {"image": image, "noise": rng.standard_normal(latent, np.float32)}
+        return {"image": draw_patch(cases, plan, config.patch, rng), "noise": rng.standard_normal(latent, np.float32)}
 
     return item
 

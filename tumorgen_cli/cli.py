@@ -240,7 +240,7 @@ def synthesize(
     box: Annotated[Optional[str], typer.Option("--box", help="x0,y0,z0,x1,y1,z1 in voxels of the host.")] = None,
     roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Solver steps (default: the plan's 10).", min=1)] = None,
-    solver: Annotated[Optional[Literal["euler", "heun"]], typer.Option("--solver", help="The plan's, unless given.")] = None,
+    solver: Annotated[Optional[str], typer.Option("--solver", help="The plan's, unless given: euler, heun; of difftumor ddpm, ddim.")] = None,
     until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,

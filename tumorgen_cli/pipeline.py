@@ -221,6 +221,9 @@ def synthesize(
     """
     method = open_method(workspace, method_name, device)
     plan = method.plan
+    if sampling.solver is not None and sampling.solver not in method.solvers:
+        known = ", ".join(method.solvers) or "none: it does not sample"
+        raise PlanError("No such solver", [Fault(f"--solver {sampling.solver}", f"not one of {method_name}'s", known, "leave it out")])
     sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi)
     seed = plan.seed if seed is None else seed
     tumors = [t for case in workspace.fingerprint().cases if case.case in workspace.splits().train for t in case.tumors]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _CLASSES = {
     "tumorgen": "TumorGen",
+    "difftumor": "DiffTumor",
     "copypaste": "CopyPaste",
     "syntumor": "SynTumor",
 }

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tumorgen_cli.files import hash_value, read_plain
-from tumorgen_cli.flow import Solver
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
 from tumorgen_cli.training import Stage, finished
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample, where a method samples: steps of the solver (None: the plan's)."""
+    """How to sample, where a method samples: steps, and one of its solvers (None: the plan's)."""
 
     steps: int | None = None
-    solver: Solver | None = None
+    solver: str | None = None
 
 
 class Method(ABC):
@@ -38,6 +37,7 @@ class Method(ABC):
         SOURCE: paper, equations, known deviations.
         config: the method's section of the plan; the settings of a stage are its field of the stage's name.
         stages: names of the training stages, in order; each may use those before it.
+        solvers: names of the samplers it knows.
         keeps_background: whether voxels of the box outside the tumor are the host's own; if so, an old tumor in the box is
             taken away first, and paste-back carries the host's detail finer than the working grid into the box.
     """
@@ -45,6 +45,7 @@ class Method(ABC):
     name: ClassVar[str]
     SOURCE: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ()
+    solvers: ClassVar[tuple[str, ...]] = ()
     keeps_background: ClassVar[bool] = False
     config: Any
 
