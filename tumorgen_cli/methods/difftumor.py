@@ -187,10 +187,8 @@ class DiffTumor(Method):
 
         self.vqgan.to(self.device)
         critics = Critics(len(plan.channels)).to(self.device)
-        objectives = (
-            Objective("vqgan", VqGanObjective(self.vqgan, critics, c), c.learning_rate),
-            Objective("critics", CriticsObjective(critics, self.vqgan), c.learning_rate),
-        )
+        first = VqGanObjective(self.vqgan, critics, c)
+        objectives = (Objective("vqgan", first, c.learning_rate), Objective("critics", CriticsObjective(critics, first), c.learning_rate))
 
         def finish() -> dict[str, float]:
             return ae.quality(self.vqgan, test, plan, self.device) if test else {}
@@ -296,6 +294,9 @@ class VqGanObjective(nn.Module):
     """L1 + commitment + perceptual + (from a step on) adversarial + feature matching, DiffTumor, section 3.1.
 
     Batch: image (B, C, ...), planes (B, 3) the slices that the slice critic and the perceptual loss see, fools (B,) 0 or 1.
+
+    Attributes:
+        picture: the last reconstruction, for the critics to learn from.
     """
 
     def __init__(self, vqgan: VqGan, critics: Critics, config: VqGanConfig) -> None:
@@ -303,10 +304,12 @@ class VqGanObjective(nn.Module):
         self.vqgan, self.config = vqgan, config
         self._critics = (critics,)  # a tuple keeps them out of this module's parameters
         self._perceptual = (Perceptual() if config.perceptual_weight else None,)
+        self.picture = torch.empty(0)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         c, image, planes = self.config, batch["image"], batch["planes"]
         picture, commitment = self.vqgan(image)
+        self.picture = picture.detach()
         terms = {"l1": (picture - image).abs().mean(), "commitment": commitment}
         loss = c.l1_weight * terms["l1"] + c.commitment_weight * commitment
         perceptual = self._perceptual[0]
@@ -327,21 +330,18 @@ class VqGanObjective(nn.Module):
 
 
 class CriticsObjective(nn.Module):
-    """The hinge loss of both critics on real patches and reconstructions."""
+    """The hinge loss of both critics on real patches and reconstructions; zero until they count."""
 
-    def __init__(self, critics: Critics, vqgan: VqGan) -> None:
+    def __init__(self, critics: Critics, first: VqGanObjective) -> None:
         super().__init__()
         self.critics = critics
-        self._vqgan = (vqgan,)
+        self._first = (first,)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         self.critics.requires_grad_(True)
-        vqgan = self._vqgan[0]
-        vqgan.eval()  # the codebook learns once a step
-        with torch.no_grad():
-            picture, _ = vqgan(batch["image"])
-        vqgan.train()
-        real, fake = (self.critics(image, batch["planes"]) for image in (batch["image"], picture))
+        if not bool(batch["fools"].any()):
+            return torch.stack([p.sum() for p in self.critics.parameters()]).sum() * 0, {}
+        real, fake = (self.critics(image, batch["planes"]) for image in (batch["image"], self._first[0].picture))
         losses = [F.relu(1 - r[-1].float()).mean() + F.relu(1 + f[-1].float()).mean() for r, f in zip(real, fake, strict=True)]
         return torch.stack(losses).mean() / 2, {}
 

@@ -46,7 +46,7 @@ class Codebook(nn.Module):
 
     def _nearest(self, flat: Tensor) -> Tensor:
         length = self.codes.square().sum(1)
-        return torch.cat([(length - 2 * part @ self.codes.t()).argmin(1) for part in flat.split(_CHUNK)])
+        return torch.cat([torch.addmm(length, part, self.codes.t(), alpha=-2).argmin(1) for part in flat.split(_CHUNK)])
 
     def _learn(self, flat: Tensor, index: Tensor) -> None:
         count = torch.zeros_like(self.used).index_add_(0, index, torch.ones_like(flat[:, 0]))
