@@ -23,6 +23,8 @@ TOY = (
     "methods.difftumor.vqgan.patch=[32,32,32]", "methods.difftumor.vqgan.iterations=4", "methods.difftumor.ddpm.widths=[8,16]",
     "methods.difftumor.ddpm.heads=[2,4]", "methods.difftumor.ddpm.batch=2", "methods.difftumor.ddpm.iterations=3",
     "methods.difftumor.ddpm.copies=2", "methods.difftumor.ddpm.timesteps=10", "methods.difftumor.sampling.steps=2",
+    "methods.blended.unconditional.widths=[32,64]", "methods.blended.unconditional.res_blocks=1", "methods.blended.unconditional.batch=2",
+    "methods.blended.unconditional.iterations=3", "methods.blended.unconditional.copies=2", "methods.blended.sampling.steps=2",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"windows", "boxes", "shapes", "texture", "preprocess"},
     {"nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "flow", "diffusion", "previews"},
     {"training", "autoencoding", "latents", "painting", "vector_field"},
-    {"methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.copypaste", "methods.syntumor"},
+    {"methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.blended", "methods.copypaste", "methods.syntumor"},
     {
         "hosts", "healing", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
         "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
@@ -30,6 +30,7 @@ LAYER = {module: number for number, modules in enumerate(LAYERS) for module in m
 BESIDE = {
     "nets.vqgan": {"nets.vae"},
     "methods.difftumor": {"methods.method"},
+    "methods.blended": {"methods.method"},
     "autoencoding": {"training"},
     "latents": {"autoencoding"},
     "painting": {"autoencoding"},

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _CLASSES = {
     "tumorgen": "TumorGen",
     "difftumor": "DiffTumor",
+    "blended": "Blended",
     "copypaste": "CopyPaste",
     "syntumor": "SynTumor",
 }

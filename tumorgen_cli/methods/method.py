@@ -81,7 +81,7 @@ class Method(ABC):
     def inputs_hash(self, name: str) -> str:
         """What stage `name` would be made from now: the data, its section of the plan, the weights of the stages before it."""
         before = self.stages[: self.stages.index(name)]
-        return hash_value([self.data(), settings(getattr(self.config, name)), *(self.weights_hash(stage) for stage in before)])
+        return hash_value([self.data(), learnt_by(self.settings(name)), *(self.weights_hash(stage) for stage in before)])
 
     def data(self) -> list[Any]:
         """What every stage depends on: the cases, their working grid, the split, the seed."""
@@ -98,7 +98,11 @@ class Method(ABC):
 
     def planned_iterations(self, name: str) -> int:
         """How long the plan wants stage `name` to be."""
-        return int(getattr(self.config, name).iterations)
+        return int(self.settings(name).iterations)
+
+    def settings(self, name: str) -> Any:
+        """The section of the plan for stage `name`."""
+        return getattr(self.config, name)
 
     def trained(self, name: str, iterations: int | None = None) -> bool:
         """Whether stage `name` is finished, made from what is there now, and `iterations` long (None: of any length)."""
@@ -108,6 +112,6 @@ class Method(ABC):
         return finished(self.folder(name), self.inputs_hash(name), iterations)
 
 
-def settings(section: Any) -> dict[str, Any]:
+def learnt_by(section: Any) -> dict[str, Any]:
     """A stage's section of the plan without its length and its warnings, which change nothing that was learnt."""
     return {k: v for k, v in vars(section).items() if k not in ("iterations", "least_psnr")}

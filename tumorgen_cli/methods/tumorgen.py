@@ -21,7 +21,7 @@ from tumorgen_cli.boxes import box_mask, draw_box, latent_mask
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import derive_seed, hash_value
 from tumorgen_cli.latents import HeldOut, Latents, held_out_windows, training_latents
-from tumorgen_cli.methods.method import Method, Sampling, settings
+from tumorgen_cli.methods.method import Method, Sampling, learnt_by
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import KlVae
@@ -150,7 +150,7 @@ class TumorGen(Method):
         c = self.config
         if name != "flow":
             return super().inputs_hash(name)
-        return hash_value([self.data(), settings(c.flow), self.weights_hash("vae"), settings(c.refiner) if c.refiner.joint else None])
+        return hash_value([self.data(), learnt_by(c.flow), self.weights_hash("vae"), learnt_by(c.refiner) if c.refiner.joint else None])
 
     def trained(self, name: str, iterations: int | None = None) -> bool:
         """As for every method; a joint refiner comes with the flow, and one that is switched off is never missing."""
