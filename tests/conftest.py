@@ -19,6 +19,10 @@ TOY = (
     "methods.tumorgen.flow.widths=[32,64]", "methods.tumorgen.flow.res_blocks=1", "methods.tumorgen.flow.batch=2",
     "methods.tumorgen.flow.iterations=3", "methods.tumorgen.flow.copies=2", "methods.tumorgen.refiner.width=4",
     "methods.tumorgen.refiner.iterations=2", "methods.tumorgen.sampling.steps=2",
+    "methods.freetumor.segmentor.widths=[4,8]", "methods.freetumor.segmentor.patch=[32,32,32]", "methods.freetumor.segmentor.batch=2",
+    "methods.freetumor.segmentor.iterations=3", "methods.freetumor.gan.widths=[4,8]", "methods.freetumor.gan.classifier_width=4",
+    "methods.freetumor.gan.patch=[32,32,32]", "methods.freetumor.gan.batch=1", "methods.freetumor.gan.iterations=3",
+    "methods.freetumor.filter.threshold=0.0",
 )  # fmt: skip
 
 
@@ -60,10 +64,11 @@ def workspace(phantoms: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> W
 
 @pytest.fixture(scope="session")
 def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A copy of `workspace` in which every stage of TumorGen has been trained for a few steps."""
+    """A copy of `workspace` in which every stage of every method has been trained for a few steps."""
     from tumorgen_cli.stages import train_stages
 
     found = Workspace(tmp_path_factory.mktemp("trained") / "work")
     shutil.copytree(workspace.root, found.root)
-    train_stages(found, "tumorgen", "all", device="cpu")
+    for name in ("tumorgen", "freetumor"):
+        train_stages(found, name, "all", device="cpu")
     return found

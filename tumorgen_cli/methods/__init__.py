@@ -15,6 +15,7 @@ _CLASSES = {
     "tumorgen": "TumorGen",
     "copypaste": "CopyPaste",
     "syntumor": "SynTumor",
+    "freetumor": "FreeTumor",
 }
 METHODS = tuple(_CLASSES)
 
