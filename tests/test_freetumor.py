@@ -239,7 +239,7 @@ def test_the_generator_learns_from_them(unlabelled, trained):
     path = unlabelled.unlabelled / names[0] / "case.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "inputs_hash": "old"}))
     with pytest.raises(StateError, match="preprocess --healthy"):
-        method.inputs_hash("gan")
+        method.stage("gan")
 
 
 def test_a_labelled_case_is_no_healthy_scan(unlabelled, phantoms):

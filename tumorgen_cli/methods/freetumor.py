@@ -160,13 +160,16 @@ class FreeTumor(Method):
         """Eq. 1 for an image (C, X, Y, Z) in [-1, 1] and a soft mask (X, Y, Z); in [-1, 1] again."""
         unit, share = (torch.from_numpy(a)[None].to(self.device) for a in ((image + 1) / 2, mask[None].astype(np.float32)))
         with precise(self.plan.precision, self.device):
-            return 2 * self.generator(unit, share)[0].float().cpu().numpy() - 1
+            change = (self.generator(unit, share) - unit)[0].float().cpu().numpy()
+        return image + 2 * change  # where nothing changes, the very same numbers
 
     # -- training ----------------------------------------------------------------------------------------------
     def inputs_hash(self, name: str) -> str:
         """As for every method; the generator also depends on the masks and on the unlabelled scans."""
         own = super().inputs_hash(name)
-        return own if name == "segmentor" else hash_value([own, self.config.mask, [c.record.case for c in self._unlabelled()]])
+        if name == "segmentor":
+            return own
+        return hash_value([own, self.config.mask, [(c.record.case, c.record.inputs_hash) for c in self._unlabelled()]])
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
         torch.manual_seed(derive_seed(self.plan.seed, self.name, name))  # the networks' first weights
@@ -188,8 +191,10 @@ class FreeTumor(Method):
         load_weights({"segmentor": self.segmentor}, self.folder("segmentor"), "run `tumorgen train segmentor`")
         self.segmentor.to(self.device).eval().requires_grad_(False)
         self._load_donors(cases)
-        healthy, seed = HealthyWindows([*cases, *self._unlabelled()], plan, self.config, self._tumors(), self.donors), derive_seed(plan.seed, "gan")
-        real = find_candidates(cases)
+        unlabelled = self._unlabelled()
+        self._check(unlabelled)
+        healthy = HealthyWindows([*cases, *unlabelled], plan, self.config, self._tumors(), self.donors)
+        real, seed = find_candidates(cases), derive_seed(plan.seed, "gan")
         classifier = PatchDiscriminator(
             spatial_dims=3, num_layers_d=3, channels=c.classifier_width, in_channels=len(plan.channels), out_channels=1, norm="INSTANCE"
         )
@@ -212,18 +217,21 @@ class FreeTumor(Method):
         )  # fmt: skip
 
     def _unlabelled(self) -> list[Case]:
-        """The tumor-free scans of the workspace, by name.
+        """The tumor-free scans of the workspace, by name."""
+        return [load_case(path.parent) for path in sorted(self.workspace.unlabelled.glob("*/case.json"))]
+
+    def _check(self, unlabelled: Sequence[Case]) -> None:
+        """Sees that the tumor-free scans are preprocessed by this plan.
 
         Raises:
-            StateError: some were made by another plan.
+            StateError: some were made by another.
         """
-        folders = sorted(path.parent for path in self.workspace.unlabelled.glob("*/case.json"))
-        stale = [folder.name for folder in folders if not is_done(self.plan, folder.name, folder)]
+        names = [case.record.case for case in unlabelled]
+        stale = [name for name in names if not is_done(self.plan, name, self.workspace.unlabelled / name)]
         if stale:
             found = f"{len(stale)} scans made by another plan ({', '.join(stale[:5])}{' …' if len(stale) > 5 else ''})"
             remedy = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
             raise StateError("Unlabelled scans are stale", [Fault(str(self.workspace.unlabelled), found, "the present plan's", remedy)])
-        return [load_case(folder) for folder in folders]
 
     def _tumors(self) -> list[TumorFacts]:
         train = set(self.workspace.splits().train)
@@ -254,10 +262,11 @@ class FreeTumor(Method):
 
     def _gan_quality(self) -> dict[str, float]:
         """P on masks in healthy places of held-out cases: its mean, and the share that passes the filter."""
-        found = [proportion(self.probability(self.paint(image, mask)), mask) for image, mask, _ in self._held_out_places(16)]
-        before = [proportion(self.probability(image), mask) for image, mask, _ in self._held_out_places(16)]
-        passed = np.mean(np.array(found) >= self.config.filter.threshold)
-        return {"proportion": float(np.mean(found)), "passed": float(passed), "proportion_before": float(np.mean(before))}
+        places = self._held_out_places(16)
+        before = [proportion(self.probability(image), mask) for image, mask, _ in places]
+        found = np.array([proportion(self.probability(self.paint(image, mask)), mask) for image, mask, _ in places])
+        passed = (found >= self.config.filter.threshold).mean()
+        return {"proportion": float(found.mean()), "passed": float(passed), "proportion_before": float(np.mean(before))}
 
     def _segmentor_preview(self, path: Path) -> None:
         """Held-out tumors: the scan, the true mask, S."""
