@@ -35,7 +35,8 @@ from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.windows import Case, augment, cut, cut_mask, is_done, load_case, mix_up, place_window, scale, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
 
-_PLACINGS = 200  # draws of a place for a mask before the cases are called full
+_PLACINGS = 5  # of a mask of one size; then it shrinks, by _SHRINK, up to _SIZES times
+_SHRINK, _SIZES = 0.8, 40
 
 
 @dataclass(frozen=True)
@@ -434,24 +435,26 @@ class HealthyWindows:
         return body_mask(np.asarray(case.image[0], np.float32)) & (np.asarray(case.tumors) == 0)
 
     def draw(self, rng: np.random.Generator, number: int | None = None) -> tuple[np.ndarray, np.ndarray, str]:
-        """A window of case `number` (any, where it is None). A mask that touches a tumor is drawn again, each time a little smaller.
+        """A window of case `number` (any, where it is None), augmented where it is any. A mask that touches a tumor is drawn again.
 
         Raises:
             DataError: no place was found.
         """
-        for attempt in range(_PLACINGS):
+        window = self.plan.window
+        size_mm, _ = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng)  # kept as long as can be: a large tumor finds less room
+        for attempt in range(_PLACINGS * _SIZES):
             chosen = int(rng.integers(len(self.cases))) if number is None else number
-            placed = self._place(self.cases[chosen], self.free(chosen), 0.95**attempt, rng)
+            wanted = [_SHRINK ** (attempt // _PLACINGS) * e / s for e, s in zip(size_mm, window.spacing_mm, strict=True)]
+            placed = self._place(self.cases[chosen], self.free(chosen), wanted, rng)
             if placed is not None:
                 image, mask = augment(*placed, rng, spatial=False) if number is None else placed
                 return image, mask, self.cases[chosen].record.case
         raise DataError("No room for a tumor", [Fault("the cases", "tumors everywhere", "healthy tissue", "add healthy scans: preprocess --healthy")])
 
-    def _place(self, case: Case, free: np.ndarray, factor: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+    def _place(self, case: Case, free: np.ndarray, wanted: Sequence[float], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+        """Image and mask with a box of about `wanted` voxels somewhere in `free`; None where it touches a tumor."""
         window, patch = self.plan.window, self.config.gan.patch
-        size_mm, _ = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng)
-        most = (min(n - 2, m) for n, m in zip(patch, case.record.shape, strict=True))
-        size = tuple(max(1, min(round(factor * e / s), m)) for e, s, m in zip(size_mm, window.spacing_mm, most, strict=True))
+        size = tuple(max(1, min(round(e), n - 2, m)) for e, n, m in zip(wanted, patch, case.record.shape, strict=True))
         box = place_box(size, free, rng)  # type: ignore[arg-type]
         if box is None:
             return None
