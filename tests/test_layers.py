@@ -15,9 +15,15 @@ LAYERS = [
     {"files", "volumes", "console", "devices"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
     {"windows", "boxes", "shapes", "texture", "preprocess"},
-    {"nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "flow", "diffusion", "previews"},
+    {
+        "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
+        "flow", "diffusion", "previews",
+    },
     {"training", "autoencoding", "latents", "painting", "vector_field"},
-    {"methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.blended", "methods.copypaste", "methods.syntumor"},
+    {
+        "methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.freetumor", "methods.blended", "methods.copypaste",
+        "methods.syntumor",
+    },
     {
         "hosts", "healing", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
         "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
@@ -47,6 +53,8 @@ BESIDE = {
     "methods.tumorgen": {"methods.method"},
     "methods.copypaste": {"methods.method"},
     "methods.syntumor": {"methods.method"},
+    "methods.freetumor": {"methods.method"},
+    "nets.tumor_generator": {"nets.unet"},
     "judging": {"judge", "metrics.agreement"},
     "judge_training": {"judge", "judge_trainer", "metrics.agreement"},
     "healing": {"hosts"},
@@ -118,7 +126,7 @@ def test_methods_never_import_each_other():
 
 def test_networks_and_flow_know_no_plan():
     files = modules()
-    for name in ("flow", "nets.vae", "nets.flow_unet", "nets.refiner"):
+    for name in ("flow", "nets.vae", "nets.flow_unet", "nets.refiner", "nets.unet", "nets.tumor_generator"):
         assert not [i for i in own_imports(files[name], LAYER) if not i.startswith("nets.")], name
 
 
@@ -144,4 +152,5 @@ def test_the_command_line_starts_light(arguments):
 
 
 def test_training_needs_neither_simpleitk_nor_nnunet():
-    assert loaded("import tumorgen_cli.stages, tumorgen_cli.methods.tumorgen", "SimpleITK", "nnunetv2", "torch") == ["torch"]
+    code = "import tumorgen_cli.stages, tumorgen_cli.methods.tumorgen, tumorgen_cli.methods.freetumor"
+    assert loaded(code, "SimpleITK", "nnunetv2", "torch") == ["torch"]

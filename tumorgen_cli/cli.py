@@ -169,12 +169,22 @@ def presets(
 
 @app.command()
 @_command
-def preprocess(work: Work = DEFAULT_WORK, workers: Workers = None, device: Device = "auto", seed: Seed = None) -> None:
+def preprocess(
+    work: Work = DEFAULT_WORK,
+    healthy: Annotated[
+        Optional[Path], typer.Option("--healthy", help="Tumor-free scans too (<case>_0000.nii.gz), for methods that learn from them.", exists=True)
+    ] = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    seed: Seed = None,
+) -> None:
     """Bring every case to the working spacing, in parallel; goes on where it stopped."""
     from tumorgen_cli import pipeline
 
     written = pipeline.preprocess_dataset(_workspace(work), workers)
     console.note(f"{written} cases written")
+    if healthy is not None:
+        console.note(f"{pipeline.preprocess_healthy(_workspace(work), healthy, workers)} healthy scans written")
     console.next_command(f"tumorgen train all{_at(work)}")
 
 

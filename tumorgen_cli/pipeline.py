@@ -13,6 +13,7 @@ from tumorgen_cli import console, rules
 from tumorgen_cli.dataset import Dataset, find_dataset, host_scans, read_dataset
 from tumorgen_cli.devices import DeviceName, find_budget, find_device
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.faults import read_header
 from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
 from tumorgen_cli.judges import find_judge, needed_judge
@@ -172,9 +173,30 @@ def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
     facts = {case.case: case for case in workspace.fingerprint().cases}
     cases = [*splits.train, *splits.test]
     jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
-    count = worker_count([facts[case] for case in cases], len(plan.channels)) if workers is None else workers
+    count = worker_count([facts[case].grid for case in cases], len(plan.channels)) if workers is None else workers
     with locked(workspace.root, "preprocess"), console.progress("preprocessing", len(jobs)) as tick:
         return preprocess(plan, jobs, workspace.cases, count, tick)
+
+
+def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None = None) -> int:
+    """Preprocesses the tumor-free scans of a folder that are not done, for methods that learn from them; returns how many were written.
+
+    Scans are known by name: one that is there already is not read again.
+
+    Raises:
+        DataError: scans that cannot be read, or a name that is a training case's.
+    """
+    plan, splits = workspace.plan(), workspace.splits()
+    hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
+    both = sorted({host.case for host in hosts} & {*splits.train, *splits.test})
+    if both:
+        found = f"{len(both)} names of the data set's own cases ({', '.join(both[:5])}{' …' if len(both) > 5 else ''})"
+        fault = Fault(str(healthy), found, "other scans", "rename or remove them: whether they are free of tumors cannot be told")
+        raise DataError("Healthy scans bear names of labelled cases", [fault])
+    grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
+    count = worker_count(grids, len(plan.channels)) if workers is None else workers
+    with locked(workspace.root, "preprocess"), console.progress("preprocessing healthy scans", len(hosts)) as tick:
+        return preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabelled, count, tick)
 
 
 def _dataset_of(plan: Plan) -> Dataset:
