@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
-    {"windows", "boxes", "shapes", "texture", "preprocess"},
+    {"windows", "boxes", "shapes", "texture", "healing", "preprocess"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
         "flow", "diffusion", "previews",
@@ -25,7 +25,7 @@ LAYERS = [
         "methods.syntumor",
     },
     {
-        "hosts", "healing", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
+        "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
         "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
     {"evaluation", "filtering", "judges", "reader_study", "report", "pipeline"},
@@ -57,8 +57,8 @@ BESIDE = {
     "nets.tumor_generator": {"nets.unet"},
     "judging": {"judge", "metrics.agreement"},
     "judge_training": {"judge", "judge_trainer", "metrics.agreement"},
-    "healing": {"hosts"},
-    "synthesis": {"healing", "hosts", "judge", "judging", "metrics.agreement"},
+    "healing": {"texture"},
+    "synthesis": {"hosts", "judge", "judging", "metrics.agreement"},
     "metrics.frechet": {"metrics.features"},
     "metrics.novelty": {"metrics.tumors"},
     "metrics.reader_test": {"metrics.tumors"},

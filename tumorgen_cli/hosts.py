@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from tumorgen_cli.boxes import body_mask
 from tumorgen_cli.errors import DataError, Fault
 from tumorgen_cli.faults import intensity_faults, read_whole
+from tumorgen_cli.healing import heal
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
 from tumorgen_cli.volumes import describe, read_volume, resample, same_geometry, stack_channels
@@ -65,6 +66,14 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
             fault = Fault(str(label), describe(label_grid), describe(grid), "resample the mask to its scan")
             raise DataError("Mask and scan differ in geometry", [fault])
     return Scan(name, files, image, grid, scan_limits(image, plan.channels), labels)
+
+
+def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> Scan:
+    """The scan with the tumors in a box taken away (see `healing.heal`); one without labels is returned as it is."""
+    if scan.labels is None:
+        return scan
+    tumors = scan.labels == plan.tumor_label
+    return replace(scan, image=heal(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste.heal_mm, seed))
 
 
 def allowed_region(scan: Scan, roi: np.ndarray | None) -> tuple[np.ndarray, int]:

@@ -21,8 +21,7 @@ import numpy as np
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
-from tumorgen_cli.healing import without_tumors
-from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan
+from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan, without_tumors
 from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
@@ -173,7 +172,7 @@ def _draw_pair(
         box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.index)
         host = scan  # or, for a method that would leave the old tumor in it, without that
         if method.keeps_background:
-            host = without_tumors(scan, box, plan.tumor_label, plan.paste.heal_mm, derive_seed(job.seed, attempt, "healing"))
+            host = without_tumors(scan, box, plan, derive_seed(job.seed, attempt, "healing"))
         window = cut_window(host, box, plan, job.source.name if job.source.redraw else None)
         begun = time.perf_counter()
         synthetic = method.synthesize(window.request, derive_seed(job.seed, attempt), sampling)

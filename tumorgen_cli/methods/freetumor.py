@@ -23,20 +23,18 @@ from tumorgen_cli.boxes import body_mask, draw_size_mm, place_box
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.errors import DataError, Fault, StateError
 from tumorgen_cli.files import derive_seed, hash_value
+from tumorgen_cli.healing import heal
 from tumorgen_cli.latents import Candidate, find_candidates, tumor_image
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.nets.tumor_generator import TumorGenerator
 from tumorgen_cli.nets.unet import make_unet
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import Box, Fingerprint, Request, Shape, Synthetic, TumorFacts
+from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic, TumorFacts
 from tumorgen_cli.shapes import MaskConfig, draw_mask, plan_masks, training_masks
 from tumorgen_cli.training import Objective, Stage, load_weights
-from tumorgen_cli.windows import Case, augment, cut, cut_mask, is_done, load_case, mix_up, place_window, scale, tumor_window, unscale
+from tumorgen_cli.windows import Case, augment, cut, cut_mask, is_done, load_case, mix_up, place_window, scale, tight_box, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
-
-_PLACINGS = 5  # of a mask of one size; then it shrinks, by _SHRINK, up to _SIZES times
-_SHRINK, _SIZES = 0.8, 40
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,8 @@ class FreeTumor(Method):
         "nnU-Net's U-Net, not SwinUNETR; S enters the loss as a probability; masks have soft edges; places are drawn in the body, not in an organ's "
         "mask; the classifier judges patches and counts those that hold a tumor; AdamW with this project's moments and schedule instead of Adam; "
         "a mask that fails the filter is drawn anew some times before the scan is kept healthy; mix-up is off, for the paper has it in the training "
-        "that follows. G sees the image alone, as eq. 1 says, unless `gan.mask_channel`."
+        "that follows; labelled cases serve as healthy scans once their tumors are taken away. "
+        "G sees the image alone, as eq. 1 says, unless `gan.mask_channel`."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
@@ -423,45 +422,39 @@ def segmentor_item(cases: Sequence[Case], plan: Plan, config: SegmentorConfig, s
 
 
 class HealthyWindows:
-    """Windows with a mask of the prior where no tumor is: image (C, *patch) in [-1, 1], mask (*patch) in [0, 1], the case's name."""
+    """Windows of healthy scans, and of the labelled cases without their tumors, with a mask of the prior."""
 
     def __init__(self, cases: Sequence[Case], plan: Plan, config: Config, tumors: Sequence[TumorFacts], donors: Sequence[np.ndarray]) -> None:
         self.cases, self.plan, self.config, self.tumors, self.donors = cases, plan, config, tumors, donors
-        self.free = lru_cache(maxsize=64)(self._free)
+        self.healthy = lru_cache(maxsize=64)(self._healthy)
 
-    def _free(self, number: int) -> np.ndarray:
-        """Where a mask's centre may lie in case `number`: in the body, in no tumor."""
-        case = self.cases[number]
-        return body_mask(np.asarray(case.image[0], np.float32)) & (np.asarray(case.tumors) == 0)
+    def _healthy(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Case `number` without its tumors, (C, X, Y, Z), and its body, (X, Y, Z), where a mask's centre may lie."""
+        case, margin, spacing = self.cases[number], self.plan.paste.heal_mm, self.plan.window.spacing_mm
+        image, tumors = np.asarray(case.image, np.float32), np.asarray(case.tumors) > 0
+        tight = tight_box(tumors)
+        if tight is not None:
+            reach = tuple(int(np.ceil(margin / s)) for s in spacing)
+            image = heal(image, tumors, tight.grown(reach, case.record.shape), spacing, margin, number)  # type: ignore[arg-type]
+        return image, body_mask(image[0])
 
     def draw(self, rng: np.random.Generator, number: int | None = None) -> tuple[np.ndarray, np.ndarray, str]:
-        """A window of case `number` (any, where it is None), augmented where it is any. A mask that touches a tumor is drawn again.
+        """Image (C, *patch) in [-1, 1], mask (*patch) in [0, 1] and name of case `number`, or of any, augmented, where it is None.
 
         Raises:
-            DataError: no place was found.
+            DataError: the case has no place for a box.
         """
-        window = self.plan.window
-        size_mm, _ = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng)  # kept as long as can be: a large tumor finds less room
-        for attempt in range(_PLACINGS * _SIZES):
-            chosen = int(rng.integers(len(self.cases))) if number is None else number
-            wanted = [_SHRINK ** (attempt // _PLACINGS) * e / s for e, s in zip(size_mm, window.spacing_mm, strict=True)]
-            placed = self._place(self.cases[chosen], self.free(chosen), wanted, rng)
-            if placed is not None:
-                image, mask = augment(*placed, rng, spatial=False) if number is None else placed
-                return image, mask, self.cases[chosen].record.case
-        raise DataError("No room for a tumor", [Fault("the cases", "tumors everywhere", "healthy tissue", "add healthy scans: preprocess --healthy")])
-
-    def _place(self, case: Case, free: np.ndarray, wanted: Sequence[float], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
-        """Image and mask with a box of about `wanted` voxels somewhere in `free`; None where it touches a tumor."""
         window, patch = self.plan.window, self.config.gan.patch
-        size = tuple(max(1, min(round(e), n - 2, m)) for e, n, m in zip(wanted, patch, case.record.shape, strict=True))
-        box = place_box(size, free, rng)  # type: ignore[arg-type]
+        chosen = int(rng.integers(len(self.cases))) if number is None else number
+        record, (picture, body) = self.cases[chosen].record, self.healthy(chosen)
+        size_mm, _ = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng)
+        size = tuple(max(1, min(round(e / s), n - 2, m)) for e, s, n, m in zip(size_mm, window.spacing_mm, patch, record.shape, strict=True))
+        box = place_box(size, body, rng)  # type: ignore[arg-type]
         if box is None:
-            return None
-        start = place_window(box, case.record.shape, patch, rng)
-        inner: Box = box.shifted(tuple(-a for a in start))  # type: ignore[arg-type]
+            raise DataError("No place for a tumor", [Fault(record.case, "no body", "a scan with a body", "take the scan out of the data set")])
+        start = place_window(box, record.shape, patch, rng)
         mask = np.zeros(patch, np.float32)
+        inner = box.shifted(tuple(-a for a in start))  # type: ignore[arg-type]
         mask[inner.slices], _ = draw_mask(self.config.mask, self.plan, box.shape, window.spacing_mm, rng, self.donors)
-        if not (mask >= 0.5).any() or (mask[cut_mask(case.tumors, start, patch) > 0] > 0).any():
-            return None
-        return scale(cut(case.image, start, patch), self.plan.channels, np.array(case.record.limits, np.float32)), mask
+        image = scale(cut(picture, start, patch), self.plan.channels, np.array(record.limits, np.float32))
+        return *(augment(image, mask, rng, spatial=False) if number is None else (image, mask)), record.case
