@@ -162,5 +162,8 @@ def _training(c: Comparison) -> str:
         for method, runs in c.training.items()
         for run in runs
     ]
-    text = f"Asked for: {escape(c.budget)}. Stages that were trained before stay as they are; encoding and pictures come on top."
+    text = (
+        f"Asked for: {escape(c.budget)}. Stages that were trained before stay as they are, and one that methods share is trained once and counted for "
+        "each; encoding comes on top."
+    )
     return f"<h2>Training</h2><p>{text}</p>" + (table(["method", "stage", "steps", "the plan's", "seconds", "device"], rows) if rows else "")

@@ -425,6 +425,7 @@ def compare_methods(
     sources = {cases: _redraw_sources(workspace, plan, cases)} if cases else {}
     if healthy is not None or not cases:
         name = healthy.resolve().name if healthy else ""
+        name = f"{name}_scans" if name == cases else name
         sources[f"{name}_in_{paint_in}" if paint_in else name] = _healthy_sources(plan, healthy, host_labels, paint_in)
     if judge is not None:
         find_judge(workspace, judge, device)  # a wrong one is told before anything is trained

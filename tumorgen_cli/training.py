@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -36,8 +35,6 @@ CHECKPOINT_SECONDS = 60.0
 _WARMUP = 100
 _LOG_EVERY = 10
 _LAST_RATE = 0.02
-_MEASURED_STEPS = 20
-_MEASURED_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -265,25 +262,25 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
 
 
 def seconds_a_step(stage: Stage, device: str, precision: str) -> float:
-    """The median seconds of a step of `train`, over a few steps and seconds after a first one; writes nothing, but moves the stage's
-    weights in memory: a stage that is measured is not to be used again."""
+    """The mean seconds of a step of `train`, over all of a (short) stage's steps but the first; writes nothing.
+
+    The weights move in memory: a stage that is measured is not to be used again.
+    """
     AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     modules, optimizers = _prepared(stage, accelerator)
-    ema, cuda = _Ema(stage.models, stage.ema), accelerator.device.type == "cuda"
+    ema = _Ema(stage.models, stage.ema)
     took: list[float] = []
-    begun = time.perf_counter()
-    while len(took) < 3 or (len(took) < _MEASURED_STEPS and time.perf_counter() - begun < _MEASURED_SECONDS):
-        started = time.perf_counter()
-        first = len(took) * stage.batch
-        batch = default_collate([stage.item(number) for number in range(first, first + stage.batch)])
-        if cuda:  # there other processes draw the items meanwhile
-            started = time.perf_counter()
+    for step in range(stage.iterations):
+        begun = time.perf_counter()
+        batch = default_collate([stage.item(number) for number in range(step * stage.batch, (step + 1) * stage.batch)])
+        if accelerator.device.type == "cuda":  # there other processes draw the items meanwhile
+            begun = time.perf_counter()
         logs = _step(stage, accelerator, modules, optimizers, {k: v.to(accelerator.device) for k, v in batch.items()}, 1.0)
-        ema.update(len(took))
+        ema.update(step)
         _ = [float(value) for value in logs.values()]  # waits for the device
-        took.append(time.perf_counter() - started)
-    return float(np.median(took[1:]))
+        took.append(time.perf_counter() - begun)
+    return sum(took[1:]) / (len(took) - 1)
 
 
 def _prepared(stage: Stage, accelerator: Accelerator) -> tuple[list[nn.Module], list[torch.optim.AdamW]]:
