@@ -119,5 +119,6 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
             if number < last:
                 fresh = type(method)(method.plan, passing, method.device)
                 run = train(replace(fresh.stage(stage, 1), preview=None), fresh.folder(stage), method.device, method.plan.precision)
-                write_json(fresh.folder(stage) / "run.json", replace(run, numbers={}))  # nobody is to be warned of what a step came to
+                if run is not None:  # nobody is to be warned of what a single step came to
+                    write_json(fresh.folder(stage) / "run.json", replace(run, numbers={}))
     return found

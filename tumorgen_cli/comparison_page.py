@@ -163,7 +163,7 @@ def _training(c: Comparison) -> str:
         for run in runs
     ]
     text = (
-        f"Asked for: {escape(c.budget)}. Stages that were trained before stay as they are, and one that methods share is trained once and counted for "
+        f"Asked for: {escape(c.budget)}. Stages that were trained before stay as they are; one that methods share is trained once and counted for "
         "each; encoding comes on top."
     )
     return f"<h2>Training</h2><p>{text}</p>" + (table(["method", "stage", "steps", "the plan's", "seconds", "device"], rows) if rows else "")
