@@ -108,6 +108,8 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
             shutil.copyfile(path, passing.root / path.name)
         write_json(passing.splits_file, few)
         passing.cases.symlink_to(workspace.cases.resolve())
+        if workspace.unlabelled.is_dir():
+            passing.unlabelled.symlink_to(workspace.unlabelled.resolve())
         console.note(f"{method.name}: measuring what a step takes")
         last = max(map(method.stages.index, wanted))
         for number, stage in enumerate(method.stages[: last + 1]):
