@@ -17,7 +17,7 @@ LAYERS = [
     {"windows", "boxes", "shapes", "texture", "healing", "preprocess"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
-        "flow", "diffusion", "previews",
+        "flow", "diffusion", "previews", "pages",
     },
     {"training", "autoencoding", "latents", "painting", "vector_field"},
     {
@@ -25,10 +25,10 @@ LAYERS = [
         "methods.syntumor",
     },
     {
-        "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
-        "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
+        "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "budgets", "metrics.agreement",
+        "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
-    {"evaluation", "filtering", "judges", "reader_study", "report", "pipeline"},
+    {"evaluation", "filtering", "judges", "reader_study", "report", "comparison", "comparison_page", "pipeline"},
     {"demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
@@ -58,6 +58,7 @@ BESIDE = {
     "judging": {"judge", "metrics.agreement"},
     "judge_training": {"judge", "judge_trainer", "metrics.agreement"},
     "healing": {"texture"},
+    "budgets": {"stages"},
     "synthesis": {"hosts", "judge", "judging", "metrics.agreement"},
     "metrics.frechet": {"metrics.features"},
     "metrics.novelty": {"metrics.tumors"},
@@ -66,7 +67,8 @@ BESIDE = {
     "filtering": {"evaluation"},
     "reader_study": {"evaluation"},
     "evaluation": {"report"},
-    "pipeline": {"evaluation", "filtering", "judges", "reader_study"},
+    "comparison_page": {"comparison", "evaluation"},
+    "pipeline": {"comparison", "comparison_page", "evaluation", "filtering", "judges", "reader_study"},
     "cli": {"demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")
@@ -144,7 +146,8 @@ def loaded(code, *names):
 
 @pytest.mark.parametrize(
     "arguments",
-    [None, ["--help"], ["synthesize", "--help"], ["--version"], ["presets"], ["synthesize", "--box"], ["nothing"], ["train", "vae", "--wrong"]],
+    [None, ["--help"], ["synthesize", "--help"], ["--version"], ["presets"], ["synthesize", "--box"], ["nothing"], ["train", "vae", "--wrong"],
+     ["compare", "--methods", "copypast"]],
 )
 def test_the_command_line_starts_light(arguments):
     call = "" if arguments is None else f"\ntry:\n    tumorgen_cli.cli.app({arguments!r})\nexcept SystemExit as end:\n    code = end.code"

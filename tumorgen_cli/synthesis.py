@@ -39,13 +39,15 @@ NOT_FOUND = "P below the threshold"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a pair comes from: a host's files; its labels and the tumor boxes to redraw, for the data set's own cases."""
+    """Where a pair comes from: a host's files; its labels and the tumor boxes to redraw, for the data set's own cases; a mask of the
+    region to paint in, of which `region` is the label that counts (None: all that is not 0)."""
 
     name: str
     files: tuple[Path, ...]
     label: Path | None = None
     redraw: tuple[Box, ...] = ()
     roi: Path | None = None
+    region: int | None = None
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,11 @@ class _Placing:
         if not same_geometry(grid, self.scan.grid):
             fault = Fault(str(self.source.roi), describe(grid), describe(self.scan.grid), "resample the mask to its scan")
             raise DataError("Region and scan differ in geometry", [fault])
+        if self.source.region is not None:
+            roi = roi == self.source.region
         if not roi.any():
-            raise DataError("A region is empty", [Fault(str(self.source.roi), "no voxel set", "a region to paint in", "draw one")])
+            found = "no voxel set" if self.source.region is None else f"no voxel of label {self.source.region}"
+            raise DataError("A region is empty", [Fault(str(self.source.roi), found, "a region to paint in", "draw one, or leave this host out")])
         return roi
 
     def box(self, rng: np.random.Generator, index: int) -> Box:
