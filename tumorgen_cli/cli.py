@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -240,6 +241,7 @@ def synthesize(
     until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
+    shard: Annotated[Optional[str], typer.Option("--shard", help="i/n: part i of n of the pairs (default: torchrun's RANK and WORLD_SIZE).")] = None,
     method: MethodName = "tumorgen",
     device: Device = "auto",
     seed: Seed = None,
@@ -254,9 +256,13 @@ def synthesize(
     if healthy is not None and cases is not None:
         raise PlanError("Two sources", [Fault("--healthy and --cases", "both given", "one of them", "leave one out")])
     report = pipeline.synthesize(
-        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed, until_pass, keep, judge
-    )
+        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed, until_pass, keep, judge,
+        _parse_shard(shard),
+    )  # fmt: skip
     _show_set(report, as_json)
+    if report.tally.left:
+        console.next_command("the same command for the other shards; the last of them finishes the set")
+        return
     if not report.tally.pairs:
         console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
     following = f"evaluate --synthetic {report.folder}" if report.tally.pairs else f"train all{_at(work)} --iterations N"
@@ -414,6 +420,23 @@ def _parse_box(text: str | None) -> Any:
     return Box((x0, y0, z0), (x1, y1, z1))
 
 
+def _parse_shard(text: str | None) -> Any:
+    """What --shard says; without it this process's place among those of torchrun or accelerate, if there are several."""
+    from tumorgen_cli.records import Shard
+
+    where = "--shard" if text is not None else "RANK and WORLD_SIZE"
+    if text is None:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            return None
+        rank = os.environ.get("RANK", "")
+        text = f"{int(rank) + 1 if rank.isdecimal() else '?'}/{os.environ['WORLD_SIZE']}"
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        fault = Fault(f"{where} {text}", "no part of a whole", "i/n, 1 <= i <= n", "for example --shard 1/8, and so on to --shard 8/8")
+        raise PlanError("The shard cannot be read", [fault])
+    return Shard(int(number), int(count)) if int(count) > 1 else None
+
+
 def _show_set(report: Any, as_json: bool) -> None:
     if as_json:
         console.print_json(report)
@@ -421,7 +444,8 @@ def _show_set(report: Any, as_json: bool) -> None:
     tally = report.tally
     rejected = ", ".join(f"{count} {reason}" for reason, count in tally.rejected.items()) or "none"
     rows = [
-        ("pairs", tally.pairs), ("made now", tally.made), ("given up", tally.given_up), ("draws rejected", f"{rejected} of {tally.draws}"),
+        ("pairs", tally.pairs), ("made now", tally.made), *([("left to other shards", tally.left)] if tally.left else []),
+        ("given up", tally.given_up), ("draws rejected", f"{rejected} of {tally.draws}"),
         ("windows over a scan's edge", tally.padded), ("seconds a pair, file to file", tally.seconds_per_pair),
     ]  # fmt: skip
     console.table(f"Pairs in {report.folder}", ("what", "number"), rows)

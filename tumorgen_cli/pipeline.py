@@ -21,9 +21,9 @@ from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import display_of
-from tumorgen_cli.records import Box, Fingerprint
+from tumorgen_cli.records import Box, Fingerprint, Shard
 from tumorgen_cli.stages import open_method, train_stages
-from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, synthesize_set
+from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, synthesize_set
 from tumorgen_cli.windows import is_done
 from tumorgen_cli.workspace import Splits, Workspace
 
@@ -214,10 +214,12 @@ def synthesize(
     until_pass: int | None = None,
     keep: float = 0.7,
     judge: Path | None = None,
+    shard: Shard | None = None,
 ) -> SetReport:
     """Paints `pairs` tumors into the scans of `healthy`, or redraws those of the split's `cases` ("test", "train").
 
-    With `until_pass` a pair is drawn again, so often at most, until the judge finds the share `keep` of its mask.
+    With `until_pass` a pair is drawn again, so often at most, until the judge finds the share `keep` of its mask. With
+    `shard` only that part of the pairs is made; the shard that finishes last finishes the set.
     """
     method = open_method(workspace, method_name, device)
     plan = method.plan
@@ -226,10 +228,11 @@ def synthesize(
         raise PlanError("The tumors cannot be redrawn", [Fault("--cases", found, "a method that paints the whole box", "paint into --healthy DIR")])
     sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi)
     seed = plan.seed if seed is None else seed
-    tumors = [t for case in workspace.fingerprint().cases if case.case in workspace.splits().train for t in case.tumors]
+    train = workspace.splits().train
+    tumors = [t for case in workspace.fingerprint().cases if case.case in train for t in case.tumors]
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
-        "steps": sampling.steps, "solver": sampling.solver,
+        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": train,
     }  # fmt: skip
     # a set of its own for settings of its own: what is usual keeps the plain name
     usual = box is None and roi is None and sampling == Sampling() and until_pass is None
@@ -238,8 +241,8 @@ def synthesize(
     folder = out or workspace.synthetic(name if usual else f"{name}_{own[:6]}")
     jobs = make_jobs(sources, pairs, seed)
     quality = Quality(needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None
-    with locked(folder, "synthesize"), console.progress("painting", len(jobs)) as tick:
-        tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, quality, tick)
+    with locked(folder, "synthesize", shard and shard.name), console.progress("painting", len(own_jobs(jobs, shard))) as tick:
+        tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, quality, tick, shard)
     return SetReport(str(folder), tally)
 
 
@@ -483,7 +486,7 @@ def status(workspace: Workspace, method_name: str = "tumorgen") -> list[Step]:
         made = read_plain(workspace.root / "judge" / "judge.json", "run `tumorgen train judge --restart`")
         steps.append(Step("train judge", "done", f"{len(made['cases'])} cases, {made['minutes']:g} minutes", f"tumorgen train judge {where}"))
     for folder in sorted(workspace.root.glob("synthetic/*/set.json")):
-        lines = (folder.parent / "provenance.jsonl").read_text().count("\n") if (folder.parent / "provenance.jsonl").is_file() else 0
+        lines = sum(log.read_text().count("\n") for log in folder.parent.glob("provenance*.jsonl"))  # of shards, too
         done = (folder.parent / "dataset.json").is_file()
         stale = read_plain(folder, "delete the set")["plan"] != plan.hash
         state = "stale" if stale else "done" if done else "partly"
