@@ -172,6 +172,25 @@ def test_the_job_array_of_the_examples(workspace, phantoms, tmp_path):
         assert (tally["pairs"], tally["made"], tally["left"]) == (task, 1, 2 - task)
 
 
+def test_from_pairs_to_a_merged_set(workspace, phantoms, tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    pairs, out = tmp_path / "pairs", tmp_path / "raw" / "Dataset601_Merged"
+    call("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 2, "--method", "syntumor", "--out", pairs, "--device", "cpu")
+    result = call("merge", phantoms.dataset, pairs, "--out", out, "--oversample", 2)
+    assert "nnUNetv2_plan_and_preprocess -d 601" in told(result)
+    assert "copies the folds" in told(result)
+    found = json.loads(call("merge", phantoms.dataset, pairs, "--out", out, "--oversample", 2, "--json").stdout)
+    (fold,) = found["folds"]
+    assert tuple(fold["validation"]) == workspace.splits().test
+    assert tuple(fold["train"]) == workspace.splits().train
+    assert (len(fold["pairs"]), fold["real_share"]) == (2, round(10 / 12, 4))
+    (written,) = json.loads((out / "splits_final.json").read_text())
+    assert len(written["train"]) == 12
+    six = call("merge", phantoms.dataset, pairs, "--out", tmp_path / "Dataset602_Six", "--folds", 6)
+    assert "every set has seen its validation cases" in told(six)
+    assert "DatasetNNN_Name" in told(call("merge", phantoms.dataset, pairs, "--out", tmp_path / "merged", code=1))
+
+
 # -- presets ---------------------------------------------------------------------------------------------------
 def test_presets_are_listed_shown_and_copied(tmp_path):
     assert set(json.loads(call("presets", "--json").stdout)) == set(preset_names())
@@ -239,6 +258,7 @@ def test_another_data_sets_workspace(phantoms, workspace, tmp_path):
     "arguments",
     [("nothing",), ("plan",), ("synthesize", "-n", "0"), ("train", "vae", "--iterations", "many"), ("plan", "x", "--device", "tpu"),
      ("synthesize", "--cases", "val"), ("train", "vae", "--init", "/nowhere.pt"), ("plan", "x", "--memory", "0.1"), ("plan", "x", "--wrong"),
+     ("merge", "x", "--out", "y"), ("merge", "x", "y"), ("merge", "x", "y", "--out", "z", "--folds", "0"),
      ("filter",), ("filter", "x", "--keep", "1.5"), ("evaluate", "--features", "fid"), ("reader-study", "score")],
     ids=" ".join,
 )  # fmt: skip

@@ -22,7 +22,7 @@ LAYERS = [
         "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
         "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
-    {"evaluation", "filtering", "judges", "reader_study", "report", "pipeline"},
+    {"evaluation", "filtering", "judges", "merging", "reader_study", "report", "pipeline"},
     {"demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
@@ -50,7 +50,7 @@ BESIDE = {
     "filtering": {"evaluation"},
     "reader_study": {"evaluation"},
     "evaluation": {"report"},
-    "pipeline": {"evaluation", "filtering", "judges", "reader_study"},
+    "pipeline": {"evaluation", "filtering", "judges", "merging", "reader_study"},
     "cli": {"demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")

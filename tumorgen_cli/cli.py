@@ -295,6 +295,44 @@ def filter_pairs(
 
 @app.command()
 @_command
+def merge(
+    real: Annotated[str, typer.Argument(help="The real nnU-Net raw data set: a path, or its id or name under $nnUNet_raw.")],
+    synthetic: Annotated[list[Path], typer.Argument(help="Folders of synthetic sets.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write: DIR/DatasetNNN_Name.")],
+    folds: Annotated[int, typer.Option("--folds", help="1: validate on the cases no set has learnt from; more: as nnU-Net divides.", min=1)] = 1,
+    oversample: Annotated[int, typer.Option("--oversample", help="How often a real case stands in the training lists.", min=1)] = 1,
+    preprocessed: Annotated[
+        Optional[Path], typer.Option("--preprocessed", help="nnU-Net's preprocessed folder (default: $nnUNet_preprocessed).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put real cases and synthetic pairs into one nnU-Net raw data set, with folds that validate on unseen real cases alone."""
+    from tumorgen_cli import pipeline
+
+    made = pipeline.merge(real, synthetic, out, folds, oversample, preprocessed)
+    if as_json:
+        console.print_json({"folder": made.out, "splits": made.splits, "folds": made.folds})
+    else:
+        rows = []
+        for number, f in enumerate(made.folds):
+            left_out = ", ".join(f"{count} {reason}" for reason, count in f.left_out.items()) or "none"
+            rows.append((number, len(f.train), len(f.validation), len(f.pairs), left_out, f"{f.real_share:.0%}"))
+        columns = ("fold", "real, training", "real, validation", "pairs, training", "pairs left out", "real share of what is drawn")
+        console.table(f"{len(made.real.cases)} real cases and {len(made.pairs)} pairs in {made.out}", columns, rows)
+        for path in made.splits:
+            console.note(f"folds: {path}")
+    for number, fold in enumerate(made.folds):
+        if not fold.pairs:
+            console.warn(f"fold {number} has no pair to learn from: every set has seen its validation cases")
+    if len(made.splits) == 1:
+        console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
+    number = int(made.out.name[len("Dataset") :][:3])
+    given = "" if os.environ.get("nnUNet_raw") == str(made.out.parent) else f"export nnUNet_raw={made.out.parent} && "
+    console.next_command(f"{given}nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres && nnUNetv2_train {number} 3d_fullres 0")
+
+
+@app.command()
+@_command
 def evaluate(
     work: Work = DEFAULT_WORK,
     synthetic: Annotated[Optional[list[Path]], typer.Option("--synthetic", help="A set; repeatable (default: every set of the workspace).")] = None,

@@ -30,6 +30,7 @@ from tumorgen_cli.workspace import Splits, Workspace
 if TYPE_CHECKING:
     from tumorgen_cli.filtering import Filtered
     from tumorgen_cli.judge_training import JudgeRecord
+    from tumorgen_cli.merging import Merge
     from tumorgen_cli.metrics.features import Network
     from tumorgen_cli.reader_study import Study
 
@@ -400,6 +401,20 @@ def filter_pairs(workspace: Workspace, set_folder: Path, keep: float, judge: Pat
     folder = out or set_folder.parent / f"{set_folder.name}_kept"
     with locked(folder, "filter"), console.progress("asking the judge", count) as tick:
         return filter_set(workspace.plan(), set_folder, folder, cache_of(workspace.evaluation(set_folder.name)), model, keep, tick)
+
+
+def merge(real: str, synthetic: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None) -> Merge:
+    """One nnU-Net raw data set of real cases and synthetic sets, with folds that no pair leaks into.
+
+    Its splits_final.json goes into nnU-Net's preprocessed folder, too, where that is given or known.
+    """
+    from tumorgen_cli.merging import plan_merge, write_merge
+
+    known = os.environ.get("nnUNet_preprocessed")
+    made = plan_merge(find_dataset(real), synthetic, out.absolute(), folds, oversample, preprocessed or (Path(known) if known else None))
+    with locked(made.out, "merge"), console.progress("merging", made.steps) as tick:
+        write_merge(made, tick)
+    return made
 
 
 def _score_rows(scores: Any) -> list[tuple[str, str]]:
