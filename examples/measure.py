@@ -3,6 +3,7 @@
     python examples/measure.py identity SET [SET ...]       # voxels changed outside the boxes; masks inside them
     python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
     python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
+    python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
     python examples/measure.py scoring -w WORK SET          # seconds to score a set, and for the same measures from MONAI on whole volumes
     python examples/measure.py stages -w WORK               # wall time and peak memory of every command and stage
 """
@@ -30,7 +31,8 @@ from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Sampling
 from tumorgen_cli.metrics.agreement import dice
 from tumorgen_cli.pipeline import synthesize
-from tumorgen_cli.records import Box, Grid
+from tumorgen_cli.plan import Plan
+from tumorgen_cli.records import Box, Grid, Request
 from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.volumes import read_image, read_volume
 from tumorgen_cli.windows import unscale
@@ -85,12 +87,7 @@ def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5
     plan = workspace.plan()
     method = find_method("tumorgen")(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
     method.load()
-    path = sorted(healthy.glob(f"*_0000{plan.file_ending}"))[0]
-    scan = read_scan(path.name, (path,), None, plan)
-    size = [int(0.4 * e / s) for e, s in zip(plan.window.extent_mm, scan.grid.spacing_mm, strict=True)]
-    start = [(n - m) // 2 for n, m in zip(scan.grid.shape, size, strict=True)]
-    box = Box(tuple(start), tuple(a + m for a, m in zip(start, size, strict=True)))  # type: ignore[arg-type]
-    request = cut_window(scan, box, plan, None).request
+    request = _middle(plan, healthy)
     whole = find_method("tumorgen")(plan, workspace, method.device)
     whole.load()
     sampling = replace(whole.config.sampling, halo=max(request.image.shape))  # type: ignore[attr-defined]
@@ -110,6 +107,69 @@ def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5
             f"{steps} steps: method {seconds['method']:.3f} s (decoding the whole window {seconds['plain']:.3f} s), "
             f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
         )
+
+
+@app.command()
+def rivals(
+    work: Work, healthy: Annotated[Path, typer.Option()], methods: str = "tumorgen,difftumor,blended", repeats: int = 5, device: str = "auto"
+) -> None:
+    """Seconds a pair of sampling methods in turn: their network alone, the method on a window in memory (medians), file to file (mean)."""
+    workspace = Workspace(work)
+    plan = workspace.plan()
+    request = _middle(plan, healthy)
+    rows = []
+    for name in methods.split(","):
+        method = find_method(name)(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
+        method.load()
+        clock = _Clock(method.net)  # type: ignore[attr-defined]
+        rows += [(name, steps, method, clock) for steps in (4, 10, 50)]
+    seconds: dict[tuple[str, int], list[tuple[float, float]]] = {(name, steps): [] for name, steps, _, _ in rows}
+    for seed in range(repeats + 1):
+        for name, steps, method, clock in rows:
+            clock.seconds, begun = 0.0, time.perf_counter()
+            method.synthesize(request, seed, Sampling(steps))
+            seconds[name, steps].append((clock.seconds, time.perf_counter() - begun))
+    reference = float(np.median([network for network, _ in seconds["tumorgen", 10][1:]])) if ("tumorgen", 10) in seconds else float("nan")
+    for name, steps, _, _ in rows:
+        network, whole = (float(np.median(column)) for column in zip(*seconds[name, steps][1:], strict=True))
+        with tempfile.TemporaryDirectory() as folder:
+            made = synthesize(workspace, name, repeats, healthy, out=Path(folder) / "set", sampling=Sampling(steps))
+        print(
+            f"{name}, {steps} steps: network {network:.3f} s ({network / reference:.1f} × TumorGen's 10 steps), method {whole:.3f} s, "
+            f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
+        )
+
+
+class _Clock:
+    """Adds up the seconds spent in a network."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        self.seconds = self._begun = 0.0
+        net.register_forward_pre_hook(lambda *_: self._start())
+        net.register_forward_hook(lambda *_: self._stop())
+
+    def _start(self) -> None:
+        self._wait()
+        self._begun = time.perf_counter()
+
+    def _stop(self) -> None:
+        self._wait()
+        self.seconds += time.perf_counter() - self._begun
+
+    @staticmethod
+    def _wait() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+def _middle(plan: Plan, healthy: Path) -> Request:
+    """A request in the middle of the first host, with a box of 0.4 windows."""
+    path = sorted(healthy.glob(f"*_0000{plan.file_ending}"))[0]
+    scan = read_scan(path.name, (path,), None, plan)
+    size = [int(0.4 * e / s) for e, s in zip(plan.window.extent_mm, scan.grid.spacing_mm, strict=True)]
+    start = [(n - m) // 2 for n, m in zip(scan.grid.shape, size, strict=True)]
+    box = Box(tuple(start), tuple(a + m for a, m in zip(start, size, strict=True)))  # type: ignore[arg-type]
+    return cut_window(scan, box, plan, None).request
 
 
 @app.command()

@@ -19,6 +19,12 @@ TOY = (
     "methods.tumorgen.flow.widths=[32,64]", "methods.tumorgen.flow.res_blocks=1", "methods.tumorgen.flow.batch=2",
     "methods.tumorgen.flow.iterations=3", "methods.tumorgen.flow.copies=2", "methods.tumorgen.refiner.width=4",
     "methods.tumorgen.refiner.iterations=2", "methods.tumorgen.sampling.steps=2",
+    "methods.difftumor.vqgan.widths=[8,16,32]", "methods.difftumor.vqgan.res_blocks=[1,1,1]", "methods.difftumor.vqgan.codes=64",
+    "methods.difftumor.vqgan.patch=[32,32,32]", "methods.difftumor.vqgan.iterations=4", "methods.difftumor.ddpm.widths=[8,16]",
+    "methods.difftumor.ddpm.heads=[2,4]", "methods.difftumor.ddpm.batch=2", "methods.difftumor.ddpm.iterations=3",
+    "methods.difftumor.ddpm.copies=2", "methods.difftumor.ddpm.timesteps=10", "methods.difftumor.sampling.steps=2",
+    "methods.blended.unconditional.widths=[32,64]", "methods.blended.unconditional.res_blocks=1", "methods.blended.unconditional.batch=2",
+    "methods.blended.unconditional.iterations=3", "methods.blended.unconditional.copies=2", "methods.blended.sampling.steps=2",
 )  # fmt: skip
 
 
@@ -60,10 +66,13 @@ def workspace(phantoms: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> W
 
 @pytest.fixture(scope="session")
 def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A copy of `workspace` in which every stage of TumorGen has been trained for a few steps."""
+    """A copy of `workspace` in which every stage of every method has been trained for a few steps."""
+    from tumorgen_cli.methods import METHODS, find_method
     from tumorgen_cli.stages import train_stages
 
     found = Workspace(tmp_path_factory.mktemp("trained") / "work")
     shutil.copytree(workspace.root, found.root)
-    train_stages(found, "tumorgen", "all", device="cpu")
+    for method in METHODS:
+        if find_method(method).stages:
+            train_stages(found, method, "all", device="cpu")
     return found

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tumorgen_cli import autoencoding as ae
-from tumorgen_cli.errors import DataError, StateError
+from tumorgen_cli.errors import StateError
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.tumorgen import TumorGen
 from tumorgen_cli.nets.vae import KlVae
@@ -140,15 +140,6 @@ def test_patches_larger_than_the_scan(trained):
     assert all(item(i)["image"].shape == (1, 64, 64, 64) for i in range(3))
 
 
-def test_candidates(trained):
-    cases = ae.load_cases(trained, trained.splits().train)
-    found = ae.find_candidates(cases)
-    assert len({c.name for c in found}) == len(found) == sum(len(case.record.components) for case in cases)
-    none = [replace(c, record=replace(c.record, components=tuple(replace(x, fits=False) for x in c.record.components))) for c in cases]
-    with pytest.raises(DataError, match="Nothing to learn from"):
-        ae.find_candidates(none)
-
-
 # -- quality ---------------------------------------------------------------------------------------------------
 class Shift:
     """A codec whose pictures are off by a constant in the scaled range."""
@@ -195,29 +186,3 @@ def test_whole_images_have_sides_divisible_by_four(trained):
     keep = tuple(slice(0, n) for n in case.record.shape)
     back = unscale(image, plan.channels, np.array(case.record.limits))[(slice(None), *keep)]
     np.testing.assert_allclose(back, np.clip(case.image, *case.record.limits[0]), atol=1e-3)
-
-
-# -- the cache of latents --------------------------------------------------------------------------------------
-def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
-    plan = trained.plan()
-    method = find_method("tumorgen")(plan, trained)
-    candidates = ae.find_candidates(ae.load_cases(trained, trained.splits().train))[:3]
-    cache = ae.LatentCache(tmp_path, candidates, 2, "weights a")
-    cache.build(method.vae.eval(), plan, "cpu", lambda *_: None)
-    latents, packed = cache.load().latents, cache.load().packed
-    assert latents.shape == (3, 2, 4, 8, 8, 8)
-    masks = np.unpackbits(packed, axis=-1)
-    assert masks.shape == (3, 2, 32, 32, 32)
-    assert masks[:, 0].any((1, 2, 3)).all()
-    image, mask = cache.window(plan, candidates[1], 1)
-    np.testing.assert_array_equal(masks[1, 1], mask)
-    with torch.inference_mode():
-        np.testing.assert_allclose(latents[1, 1], method.vae.encode(torch.from_numpy(image)[None])[0].numpy(), atol=1e-5)
-
-    stamps = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
-    (tmp_path / f"{candidates[0].name}.npz").unlink()
-    ae.LatentCache(tmp_path, candidates, 2, "weights a").build(method.vae, plan, "cpu", lambda *_: None)
-    np.testing.assert_array_equal(cache.load().latents, latents)
-    assert sum(p.stat().st_mtime_ns != stamps[p.name] for p in tmp_path.glob("*.npz")) == 1
-    ae.LatentCache(tmp_path, candidates[:2], 1, "weights b").build(method.vae, plan, "cpu", lambda *_: None)
-    assert len(list(tmp_path.glob("*.npz"))) == 2  # made from other weights: all were replaced

@@ -11,6 +11,7 @@ from scipy import ndimage
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.metrics import features, frechet
 from tumorgen_cli.metrics.features import filters, hand_made, inception, lite0, nnunet_encoder
+from tumorgen_cli.nets import lite0 as lite0_room
 
 CPU = torch.device("cpu")
 
@@ -73,7 +74,7 @@ def test_lite0_sees_a_cat(lite):
     """Weights, padding and scaling are right where its own classifier names a photograph from its features."""
     data = pytest.importorskip("skimage.data")
     photograph = data.chelsea()[:, 70:370].mean(axis=2) / 255
-    scores = features._lite0_model()._fc(torch.from_numpy(lite.features(photograph[None])))[0]
+    scores = lite0_room.lite0_model()._fc(torch.from_numpy(lite.features(photograph[None])))[0]
     assert int(scores.argmax()) in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
 
 
@@ -99,7 +100,7 @@ def test_other_pictures_are_refused(lite):
 
 
 def test_changed_lite0_weights_are_told(lite, monkeypatch):
-    monkeypatch.setattr(features, "_LITE0_SHA256", "0" * 64)
+    monkeypatch.setattr(lite0_room, "SHA256", "0" * 64)
     with pytest.raises(StateError, match="install its package again"):
         lite0(CPU)
 

@@ -14,6 +14,7 @@ from conftest import plan_toy
 from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.errors import PlanError, StateError
 from tumorgen_cli.methods import METHODS, find_method
+from tumorgen_cli.methods.difftumor import nearest_mask
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.methods.tumorgen import TumorGen
 from tumorgen_cli.records import Box, Request
@@ -336,3 +337,94 @@ def test_stages_need_the_one_before(workspace, tmp_path):
 def test_a_poor_vae_is_told_before_the_flow(trained, capsys):
     find_method("tumorgen")(trained.plan(), trained).stage("flow")
     assert "tumors will look blurred" in " ".join(capsys.readouterr().err.split())
+
+
+# -- DiffTumor and blended latent diffusion ----------------------------------------------------------------------
+def test_difftumor_changes_nothing_beyond_its_mask(trained):
+    method, hashes = opened("difftumor", trained)
+    assert set(hashes) == {"vqgan", "ddpm"}
+    sharp = replace(method.config, sampling=replace(method.config.sampling, edge_mm=(0.0, 0.0)))
+    method.config = sharp
+    request = make_request(trained)
+    made = method.synthesize(request, 3, Sampling())
+    untouched = made.mask == 0
+    np.testing.assert_array_equal(made.image[:, untouched], request.image[:, untouched])
+    changed = np.abs(made.image - request.image)[0] > 1e-6
+    assert changed[made.mask == 1].mean() > 0.9
+
+
+def test_difftumor_keeps_the_healthy_latents(trained):
+    """z_0 outside the mask is the scan's own, and what lies under the mask cannot be seen."""
+    method, _ = opened("difftumor", trained)
+    latent = torch.randn(1, 8, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, 8, 8, 8)
+    mask[..., 2:5, 3:6, 2:4] = 1
+    drawn = method._sample(latent, mask, 1, 2, "ddim")
+    torch.testing.assert_close(drawn * (1 - mask), latent * (1 - mask))
+    assert torch.equal(drawn * mask, method._sample(latent + 7 * mask, mask, 1, 2, "ddim") * mask)
+    assert (drawn * mask).abs().max() <= 1
+
+
+def test_difftumors_steps_and_samplers(trained):
+    method, _ = opened("difftumor", trained)
+    request, calls = make_request(trained), []
+    hook = method.net.register_forward_hook(lambda *_: calls.append(1))
+    for sampling, expected in ((Sampling(), 2), (Sampling(steps=4), 4), (Sampling(steps=10, solver="ddim"), 10)):
+        calls.clear()
+        assert method.synthesize(request, 0, sampling).drawn["steps"] == expected
+        assert len(calls) == expected
+    hook.remove()
+    with pytest.raises(PlanError, match="at most 10"):
+        method.synthesize(request, 0, Sampling(steps=11))
+    section = {**trained.plan().methods["difftumor"], "sampling": {**trained.plan().methods["difftumor"]["sampling"], "steps": 99}}
+    with pytest.raises(PlanError, match=r"sampling\.steps"):
+        find_method("difftumor")(replace(trained.plan(), methods={**trained.plan().methods, "difftumor": section}), trained)
+
+
+def test_difftumors_mask_on_the_latent_grid():
+    mask = np.zeros((16, 16, 8), np.float32)
+    mask[4:9, :, :] = 1
+    assert nearest_mask(mask).shape == (1, 4, 4, 2)
+    np.testing.assert_array_equal(nearest_mask(mask)[0, :, 0, 0], [0, 1, 0, 0])
+    crumb = np.zeros_like(mask)
+    crumb[9, 1, 1] = 1
+    assert np.argwhere(nearest_mask(crumb)).tolist() == [[0, 2, 0, 0]]  # never lost
+
+
+def test_the_critics_wait_for_their_turn(trained):
+    """Before `adversarial_from` the reconstruction is learnt alone, and the critics do not learn."""
+    method = find_method("difftumor")(trained.plan(), trained)
+    stage = method.stage("vqgan", 4)
+    first, critics = (o.module for o in stage.objectives)
+
+    def batch(number):
+        return {k: torch.as_tensor(v)[None] for k, v in stage.item(number).items()}
+
+    assert "fool" not in first(batch(0))[1]
+    assert float(critics(batch(0))[0]) == 0
+    loss, terms = first(batch(3))
+    assert {"fool", "matching", "perceptual", "l1", "commitment"} <= set(terms)
+    loss.backward()
+    assert all(p.grad is None for p in critics.parameters())  # to fool them they are held still
+    assert float(critics(batch(3))[0]) > 0
+    assert torch.equal(first.picture, first.picture.detach())
+
+
+def test_blending_puts_the_known_region_back(trained):
+    """Whatever the network says, what lies outside the box is the scan's at the end, and has been on its own path all along."""
+    method, hashes = opened("blended", trained)
+    assert set(hashes) == {"vae", "unconditional"}
+    assert hashes["vae"] == opened("tumorgen", trained)[1]["vae"]  # one VAE for both
+    latent = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    box = torch.zeros(1, 1, 8, 8, 8)
+    box[..., 2:6, 3:6, 2:5] = 1
+    seen = []
+    hook = method.net.register_forward_hook(lambda module, args, out: seen.append((args[0].clone(), float(args[1][0]))))
+    drawn = method._sample(latent, box, 4, 4, "euler")
+    hook.remove()
+    known = torch.cat([latent, -torch.ones(1, 1, 8, 8, 8)], 1)
+    torch.testing.assert_close(drawn * (1 - box), known * (1 - box))
+    noise = seen[0][0]
+    for x, t in seen:
+        torch.testing.assert_close(x * (1 - box), ((1 - t) * noise + t * known) * (1 - box), atol=1e-5, rtol=1e-5)
+    assert [t for _, t in seen] == pytest.approx([0, 0.25, 0.5, 0.75])

@@ -7,8 +7,11 @@ from torch import nn
 
 from tumorgen_cli.nets import vae as vae_module
 from tumorgen_cli.nets.flow_unet import FlowUNet
+from tumorgen_cli.nets.lite0 import Perceptual
+from tumorgen_cli.nets.plane_unet import PlaneUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import KlVae, make_kl_vae
+from tumorgen_cli.nets.vqgan import Codebook, VqGan, cut_planes
 
 WIDTHS, BLOCKS = (8, 16, 32), (1, 2, 1)
 
@@ -170,3 +173,87 @@ def test_no_dropout_and_no_batch_statistics(unet, kl_vae):
     for net in (unet, kl_vae, MaskRefiner((32, 16, 8), 4)):
         assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
         assert not any(isinstance(m, nn.Dropout) and m.p > 0 for m in net.modules())
+
+
+# -- VQGAN -----------------------------------------------------------------------------------------------------
+def test_a_codebook_returns_the_nearest_code():
+    book = Codebook(5, 3).eval()
+    book.codes.copy_(torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [9, 9, 9]]))
+    latent = draw(2, 3, 4, 3, 2) * 3
+    found = book(latent)
+    flat = latent.movedim(1, -1).reshape(-1, 3)
+    nearest = book.codes[torch.cdist(flat, book.codes).argmin(1)].view(2, 4, 3, 2, 3).movedim(-1, 1)
+    torch.testing.assert_close(found, nearest)
+    torch.testing.assert_close(book(found), found)
+
+
+def test_a_codebook_learns_clusters():
+    """Codes go where the vectors are, and evaluation changes nothing."""
+    rng = torch.Generator().manual_seed(0)
+    centers = torch.tensor([[5.0, 0.0], [-5.0, 1.0], [0.0, 7.0]])
+    book = Codebook(12, 2).train()
+    for _ in range(400):
+        vectors = centers[torch.randint(3, (64,), generator=rng)] + 0.1 * torch.randn(64, 2, generator=rng)
+        book(vectors.t().view(1, 2, 64, 1, 1))
+    assert torch.cdist(centers, book.codes).min(1).values.max() < 0.3
+    before = book.codes.clone()
+    book.eval()(draw(1, 2, 4, 4, 4))
+    assert torch.equal(before, book.codes)
+
+
+def test_vqgan_encodes_decodes_and_passes_gradients():
+    torch.manual_seed(0)
+    gan = VqGan(2, (8, 16, 16), 4, (1, 1, 1), 32).train()
+    image = draw(1, 2, 16, 12, 20)
+    for _ in range(2):
+        picture, commitment = gan(image)
+    assert picture.shape == image.shape
+    assert float(commitment) > 0
+    picture.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in gan.net.encoder.parameters())  # straight through the codes
+    gan.eval()
+    latent = gan.encode(image)
+    assert latent.shape == (1, 4, 4, 3, 5)
+    low, width = gan._range()
+    codes = (gan.codebook.codes - low) / width * 2 - 1
+    assert float(codes.min()) == pytest.approx(-1, abs=1e-5)
+    assert float(codes.max()) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(gan.decode(latent), gan(image)[0])
+
+
+def test_slices_are_cut_where_asked():
+    image = torch.arange(2 * 3 * 4 * 5 * 6).view(2, 3, 4, 5, 6).float()
+    cuts = cut_planes(image, torch.tensor([[1, 2, 3], [0, 4, 5]]))
+    assert [tuple(c.shape) for c in cuts] == [(2, 3, 5, 6), (2, 3, 4, 6), (2, 3, 4, 5)]
+    assert torch.equal(cuts[0][0], image[0, :, 1])
+    assert torch.equal(cuts[1][1], image[1, :, :, 4])
+    assert torch.equal(cuts[2][1], image[1, :, :, :, 5])
+
+
+def test_plane_unet_mixes_planes_only_by_attention():
+    torch.manual_seed(0)
+    net = PlaneUNet(3, 2, (8, 16), (2, 4)).eval()
+    x, step = draw(2, 3, 8, 12, 5), torch.tensor([3.0, 90.0])
+    out = net(x, step)
+    assert out.shape == (2, 2, 8, 12, 5)
+    assert not torch.allclose(out, net(x, torch.tensor([4.0, 5.0])))
+    changed = x.clone()
+    changed[..., 0] += 1
+    assert not torch.allclose(out[..., 4], net(changed, step)[..., 4])  # the depth attention reaches the last slice
+    for module in net.modules():
+        if getattr(module, "along_depth", False):
+            torch.nn.init.zeros_(module.out.weight), torch.nn.init.zeros_(module.out.bias)
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.GroupNorm)]
+    for norm in norms:  # statistics are of whole volumes: take them away, too
+        norm.forward = lambda x: x
+    torch.testing.assert_close(net(x, step)[..., 4], net(changed, step)[..., 4])
+
+
+def test_perceptual_distance_grows_with_blur():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    images = draw(2, 64, 64).clamp(-1, 1)
+    blurred = [torch.nn.functional.avg_pool2d(images[:, None], k, 1, k // 2)[:, 0] for k in (3, 7)]
+    distance = Perceptual()
+    assert float(distance(images, images)) == 0
+    assert 0 < float(distance(images, blurred[0])) < float(distance(images, blurred[1]))
+    assert not list(distance.parameters())

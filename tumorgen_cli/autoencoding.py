@@ -1,7 +1,4 @@
-"""The autoencoder stage: objectives of the KL-VAE, its quality on held-out cases, the cache of augmented latents.
-
-Reads preprocessed cases; the cache lies beside the run that uses it.
-"""
+"""The KL-VAE: its objectives, its stage, its quality on held-out cases. Reads preprocessed cases."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,12 +16,15 @@ from monai.networks.nets import PatchDiscriminator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tumorgen_cli.errors import DataError, Fault, StateError
-from tumorgen_cli.files import atomic, derive_seed, read_plain, write_json
+from tumorgen_cli import console
+from tumorgen_cli.errors import Fault, StateError
+from tumorgen_cli.files import derive_seed, read_plain
 from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.plan import Plan
+from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Shape
-from tumorgen_cli.windows import Case, Component, augment, cut, load_case, scale, tumor_window, unscale
+from tumorgen_cli.training import Objective, Stage
+from tumorgen_cli.windows import Case, augment, cut, load_case, scale, unscale
 from tumorgen_cli.workspace import Workspace
 
 
@@ -50,18 +50,6 @@ class VaeConfig:
     least_psnr: float
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A tumor component of a case that a window can hold."""
-
-    case: Case
-    component: Component
-
-    @property
-    def name(self) -> str:
-        return f"{self.case.record.case}_{self.component.number}"
-
-
 def load_cases(workspace: Workspace, names: Sequence[str]) -> list[Case]:
     """The preprocessed cases of a split.
 
@@ -71,18 +59,12 @@ def load_cases(workspace: Workspace, names: Sequence[str]) -> list[Case]:
     return [load_case(workspace.cases / name) for name in names]
 
 
-def find_candidates(cases: Sequence[Case]) -> list[Candidate]:
-    """Every tumor component of the cases that fits the window.
+class Codec(Protocol):
+    """Latents (B, L, X/4, Y/4, Z/4) of images (B, C, X, Y, Z) in [-1, 1], and back."""
 
-    Raises:
-        DataError: there is none.
-    """
-    found = [Candidate(case, component) for case in cases for component in case.record.components if component.fits]
-    if not found:
-        remedy = "plan with a larger window (--memory, or --set window.shape=[...]) or check the labels"
-        fault = Fault("the cases", "no tumor that fits the window", "one tumor or more", remedy)
-        raise DataError("Nothing to learn from", [fault])
-    return found
+    def encode(self, image: Tensor) -> Tensor: ...
+
+    def decode(self, latent: Tensor) -> Tensor: ...
 
 
 @contextlib.contextmanager
@@ -148,26 +130,87 @@ def make_critic(channels: int) -> nn.Module:
     return PatchDiscriminator(spatial_dims=3, num_layers_d=3, channels=32, in_channels=channels, out_channels=1, norm="INSTANCE")
 
 
+def draw_patch(cases: Sequence[Case], plan: Plan, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """A scaled patch (C, *shape) of any place, two thirds of them around a tumor, mirrored and rescaled."""
+    case = cases[rng.integers(len(cases))]
+    start = [int(rng.integers(min(0, n - p), max(0, n - p) + 1)) for n, p in zip(case.record.shape, shape, strict=True)]
+    if case.record.components and rng.random() < 2 / 3:
+        component = case.record.components[rng.integers(len(case.record.components))]
+        start = [
+            int(np.clip(round(c - p * rng.uniform(0.2, 0.8)), min(0, n - p), max(0, n - p)))
+            for c, p, n in zip(component.box.center, shape, case.record.shape, strict=True)
+        ]
+    limits = np.array(case.record.limits, np.float32)
+    image = scale(cut(case.image, (start[0], start[1], start[2]), shape), plan.channels, limits)
+    return augment(image, np.ones(shape, np.float32), rng, spatial=False)[0]
+
+
 def vae_item(cases: Sequence[Case], plan: Plan, config: VaeConfig, seed: int) -> Callable[[int], dict[str, Any]]:
-    """Items of the VAE's training: patches of any place, two thirds of them around a tumor, mirrored and rescaled."""
+    """Items of the VAE's training: patches, and noise for their latents."""
     latent = (config.latent_channels, *(n // DOWNSAMPLING for n in config.patch))
 
     def item(number: int) -> dict[str, Any]:
         rng = np.random.default_rng([seed, number])
-        case = cases[rng.integers(len(cases))]
-        start = [int(rng.integers(min(0, n - p), max(0, n - p) + 1)) for n, p in zip(case.record.shape, config.patch, strict=True)]
-        if case.record.components and rng.random() < 2 / 3:
-            component = case.record.components[rng.integers(len(case.record.components))]
-            start = [
-                int(np.clip(round(c - p * rng.uniform(0.2, 0.8)), min(0, n - p), max(0, n - p)))
-                for c, p, n in zip(component.box.center, config.patch, case.record.shape, strict=True)
-            ]
-        limits = np.array(case.record.limits, np.float32)
-        image = scale(cut(case.image, (start[0], start[1], start[2]), config.patch), plan.channels, limits)
-        image, _ = augment(image, np.ones(config.patch, np.float32), rng, spatial=False)
-        return {"image": image, "noise": rng.standard_normal(latent, np.float32)}
+        return {"image": draw_patch(cases, plan, config.patch, rng), "noise": rng.standard_normal(latent, np.float32)}
 
     return item
+
+
+def vae_stage(
+    vae: KlVae, config: VaeConfig, plan: Plan, workspace: Workspace, device: str, made_from: str, iterations: int | None, initial: Path | None
+) -> Stage:
+    """The training of a KL-VAE on the training cases, from `initial` where it is given; previews show held-out cases."""
+    splits = workspace.splits()
+    train, test = load_cases(workspace, splits.train), load_cases(workspace, splits.test)
+    if initial is not None:
+        load_initial(vae, initial)
+    vae.to(device)
+    critic = make_critic(len(plan.channels)) if config.adversarial_weight else None
+    objectives = [Objective("vae", VaeObjective(vae, config, critic), config.learning_rate)]
+    if critic is not None:
+        objectives.append(Objective("critic", CriticObjective(critic, vae), config.learning_rate))
+
+    def finish() -> dict[str, float]:
+        measure_latents(vae, train, plan, device)
+        return quality(vae, test, plan, device) if test else {}
+
+    return Stage(
+        "vae", "KL-VAE", {"vae": vae}, tuple(objectives), vae_item(train, plan, config, derive_seed(plan.seed, "vae")),
+        iterations or config.iterations, config.batch, config.ema, made_from,
+        reconstruction_preview(vae, (test or train)[:4], plan, device), finish,
+    )  # fmt: skip
+
+
+def reconstruction_preview(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> Callable[[Path], None]:
+    """Draws scan, reconstruction and their difference through the largest tumor of each case."""
+
+    def preview(path: Path) -> None:
+        rows = []
+        for case in cases:
+            image = whole_image(case, plan)
+            picture = reconstruct(vae, image, plan, device)
+            axial = busiest_slice(case.tumors)
+            rows.append([image[0, :, :, axial], picture[0, :, :, axial], np.abs(picture - image)[0, :, :, axial] * 4 - 1])
+        grid_preview(path, rows, [case.record.case for case in cases], ["scan", "reconstruction", "4 × |difference|"], -1, 1)
+
+    return preview
+
+
+def busiest_slice(mask: np.ndarray) -> int:
+    """The axial slice with the largest tumor area."""
+    return int((np.asarray(mask) > 0).sum(axis=(0, 1)).argmax())
+
+
+def tell_quality(run_file: Path, least_psnr: float) -> None:
+    """Shows a trained autoencoder's quality, and warns where it is below `least_psnr` dB."""
+    numbers = read_plain(run_file, "train it again")["numbers"]
+    if not numbers:
+        return
+    text = f"the autoencoder on {numbers['cases']:.0f} held-out cases: PSNR {numbers['psnr']:.2f} dB, SSIM {numbers['ssim']:.3f}"
+    if numbers["psnr"] < least_psnr:
+        console.warn(f"{text}; below {least_psnr} dB tumors will look blurred: train it longer or wider")
+    else:
+        console.note(text)
 
 
 def load_initial(vae: KlVae, path: Path) -> None:
@@ -210,13 +253,13 @@ def whole_image(case: Case, plan: Plan) -> np.ndarray:
     return scale(cut(case.image, (0, 0, 0), shape), plan.channels, np.array(case.record.limits, np.float32))  # type: ignore[arg-type]
 
 
-def reconstruct(vae: KlVae, image: np.ndarray, plan: Plan, device: str) -> np.ndarray:
+def reconstruct(vae: Codec, image: np.ndarray, plan: Plan, device: str) -> np.ndarray:
     """D(E(image)) of a scaled image (C, X, Y, Z), sides divisible by 4."""
     with precise(plan.precision, device):
         return vae.decode(vae.encode(torch.from_numpy(image)[None].to(device)))[0].float().cpu().numpy()
 
 
-def quality(vae: KlVae, cases: Sequence[Case], plan: Plan, device: str) -> dict[str, float]:
+def quality(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> dict[str, float]:
     """PSNR and SSIM of the reconstructions of whole held-out cases, in the scan's units, mean and worst.
 
     The peak of PSNR (and SSIM's data range) is the clip window; voxels beyond the window are clipped on both sides.
@@ -247,63 +290,6 @@ def measure_latents(vae: KlVae, cases: Sequence[Case], plan: Plan, device: str) 
         sums, squares, count = sums + z.sum((0, 2, 3, 4)), squares + z.square().sum((0, 2, 3, 4)), count + z[0, 0].numel()
     mean = sums / count
     vae.mean.copy_(mean), vae.std.copy_((squares / count - mean**2).clamp_min(1e-8).sqrt())
-
-
-# -- the cache of latents --------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Latents:
-    """latents: (N, copies, L, x, y, z) float32; packed: the masks on the working grid, bits packed along z."""
-
-    latents: np.ndarray
-    packed: np.ndarray
-
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Latent (L, x, y, z) and mask (X, Y, Z) uint8 of a random copy of a random tumor."""
-        number, copy = int(rng.integers(self.latents.shape[0])), int(rng.integers(self.latents.shape[1]))
-        return self.latents[number, copy], np.unpackbits(self.packed[number, copy], axis=-1)
-
-
-class LatentCache:
-    """Augmented windows of every candidate, encoded once: latents and packed masks, one file a candidate.
-
-    Copy 0 is the candidate itself, centred; the others are augmented, each from its own seed.
-    """
-
-    def __init__(self, folder: Path, candidates: Sequence[Candidate], copies: int, made_from: str) -> None:
-        self.folder, self.candidates, self.copies, self.made_from = folder, candidates, copies, made_from
-
-    def build(self, vae: KlVae, plan: Plan, device: str, tick: Callable[[int, str], None]) -> None:
-        """Encodes what is not there yet; files of other weights or settings are replaced."""
-        manifest = self.folder / "latents.json"
-        if not manifest.is_file() or read_plain(manifest, "train the flow again").get("made_from") != self.made_from:
-            for old in self.folder.glob("*.npz"):
-                old.unlink()
-            write_json(manifest, {"made_from": self.made_from})
-        for done, candidate in enumerate(self.candidates):
-            tick(done, candidate.name)
-            path = self.folder / f"{candidate.name}.npz"
-            if not path.is_file():
-                latents, masks = zip(*(self.encode(vae, plan, device, candidate, copy) for copy in range(self.copies)), strict=True)
-                with atomic(path) as temporary:
-                    np.savez(temporary, latents=np.stack(latents), masks=np.packbits(np.stack(masks), axis=-1))
-        tick(len(self.candidates), "")
-
-    def encode(self, vae: KlVae, plan: Plan, device: str, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = self.window(plan, candidate, copy)
-        with precise(plan.precision, device):
-            latent = vae.encode(torch.from_numpy(image)[None].to(device))[0].float().cpu().numpy()
-        return latent, mask
-
-    @staticmethod
-    def window(plan: Plan, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
-        """The scaled image (C, ...) and mask (...) of a copy, on the working grid."""
-        seed = derive_seed(plan.seed, candidate.name, copy) % 2**32 if copy else None
-        return tumor_window(candidate.case, candidate.component, plan.channels, plan.window.shape, seed)
-
-    def load(self) -> Latents:
-        """Everything, in memory."""
-        parts = [np.load(self.folder / f"{candidate.name}.npz") for candidate in self.candidates]
-        return Latents(np.stack([part["latents"] for part in parts]), np.stack([part["masks"] for part in parts]))
 
 
 def upsample_mask(mask: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ Work = Annotated[Path, typer.Option("-w", "--work", help="Workspace: one folder,
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random draw (default: the plan's).")]
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout.")]
-MethodName = Annotated[str, typer.Option("--method", help="tumorgen, copypaste or syntumor.")]
+MethodName = Annotated[str, typer.Option("--method", help="How to paint; the README has the list.")]
 Settings = Annotated[Optional[list[str]], typer.Option("--set", help="Set a plan field: a.b=value. Repeatable.")]
 Preset = Annotated[Optional[str], typer.Option("--preset", help="A preset's name (see `tumorgen presets`) or YAML file.")]
 Memory = Annotated[Optional[float], typer.Option("--memory", help="GiB to plan for (default: what the device has).", min=0.5)]
@@ -182,13 +182,13 @@ def preprocess(work: Work = DEFAULT_WORK, workers: Workers = None, device: Devic
 @app.command()
 @_command
 def train(
-    stage: Annotated[str, typer.Argument(help="vae, flow, refiner, or all; judge: an nnU-Net that scores the pairs.")],
+    stage: Annotated[str, typer.Argument(help="vae, flow, refiner, or all; a rival's stage; judge: an nnU-Net that scores the pairs.")],
     work: Work = DEFAULT_WORK,
     iterations: Annotated[Optional[int], typer.Option("--iterations", help="Steps in all (default: the plan's).", min=1)] = None,
     init: Annotated[Optional[Path], typer.Option("--init", help="Checkpoint to start the VAE from (MAISI or tumorgen).", exists=True)] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Train anew; the old weights are replaced.")] = False,
     minutes: Annotated[Optional[float], typer.Option("--minutes", help="How long to train a judge (default: 30).", min=0.1)] = None,
-    method: MethodName = "tumorgen",
+    method: Annotated[Optional[str], typer.Option("--method", help="Whose stages (default: the method that has the stage).")] = None,
     device: Device = "auto",
     seed: Seed = None,
     as_json: Json = False,
@@ -201,13 +201,17 @@ def train(
     if stage == "judge":
         _train_judge(work, 30.0 if minutes is None else minutes, device, seed, restart, as_json)
         return
+    from tumorgen_cli.methods import find_method, method_of_stage
     from tumorgen_cli.stages import train_stages
 
+    method = method or method_of_stage(stage)
     runs = train_stages(_workspace(work), method, stage, iterations, device, restart, init, seed)
     if as_json:
         console.print_json(runs)
-    following = {"vae": "tumorgen train flow", "flow": "tumorgen train refiner"}.get(stage, "tumorgen synthesize --healthy DIR -n 20")
-    console.next_command(following + _at(work))
+    stages = find_method(method).stages
+    later = stages[stages.index(stage) + 1 :] if stage in stages else ()
+    named = "" if method == "tumorgen" else f" --method {method}"
+    console.next_command((f"tumorgen train {later[0]}" if later else f"tumorgen synthesize --healthy DIR -n 20{named}") + _at(work))
 
 
 def _train_judge(work: Path, minutes: float, device: Any, seed: int | None, restart: bool, as_json: bool) -> None:
@@ -237,7 +241,7 @@ def synthesize(
     box: Annotated[Optional[str], typer.Option("--box", help="x0,y0,z0,x1,y1,z1 in voxels of the host.")] = None,
     roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Solver steps (default: the plan's 10).", min=1)] = None,
-    solver: Annotated[Optional[Literal["euler", "heun"]], typer.Option("--solver", help="The plan's, unless given.")] = None,
+    solver: Annotated[Optional[str], typer.Option("--solver", help="The plan's, unless given: euler, heun; of difftumor ddpm, ddim.")] = None,
     until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,

@@ -224,9 +224,9 @@ def synthesize(
     """
     method = open_method(workspace, method_name, device)
     plan = method.plan
-    if cases and method.keeps_background:
-        found = f"{method_name} keeps what lies around its tumor, the old one too"
-        raise PlanError("The tumors cannot be redrawn", [Fault("--cases", found, "a method that paints the whole box", "paint into --healthy DIR")])
+    if sampling.solver is not None and sampling.solver not in method.solvers:
+        known = ", ".join(method.solvers) or "none: it does not sample"
+        raise PlanError("No such solver", [Fault(f"--solver {sampling.solver}", f"not one of {method_name}'s", known, "leave it out")])
     sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi)
     seed = plan.seed if seed is None else seed
     train = workspace.splits().train

@@ -54,11 +54,13 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class PastePlan:
-    """Paste-back and redraws: feather in host voxels' mm, draws per pair before giving up, least tumor volume."""
+    """Paste-back and redraws: feather in host voxels' mm, draws per pair before giving up, least tumor volume; how far around an old
+    tumor the scan is made tumor-free for methods that keep the host's own voxels."""
 
     feather_mm: float
     draws: int
     smallest_ml: float
+    heal_mm: float
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,8 @@ def make_plan(
     part.take("feather_mm", 2.0 * max(window.spacing_mm), "two working voxels: no seam, little lost", spacing=window.spacing_mm)
     part.take("draws", 10, "an empty or too small tumor is drawn again, up to so often")
     part.take("smallest_ml", rules.smallest_volume_ml(tumors), "half of the smallest training tumor")
+    blur = 1.5 * max(rules.median_spacing(fingerprint))
+    part.take("heal_mm", blur, "an old tumor is taken away with one and a half voxels around it: its blur")
     d.take("device", budget.device, "the device found")
     d.take("memory_gib", budget.memory_gib, "--memory, or what the device has")
     fast = budget.bf16_speedup >= 1.3

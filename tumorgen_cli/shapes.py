@@ -1,13 +1,88 @@
-"""Mask priors for methods that need a mask: ellipsoids with elastic deformation."""
+"""Mask priors, for methods that must be given a mask: deformed ellipsoids by size class, or the training tumors' own masks.
+
+A mask is drawn inside a box as the harness places boxes: around a tumor with BA-PMG's offsets, which are drawn here once more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.records import Shape, Triple
+from tumorgen_cli.plan import Decisions, Plan
+from tumorgen_cli.records import Box, Shape, Triple
+from tumorgen_cli.windows import Case, tight_box
+
+Prior = Literal["ellipsoid", "training"]
+_MOST_ROOM = 0.5  # of a box's edge that offsets may take: a tumor is at least half as long as its box
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """`radii_mm`: the size classes of ellipsoids (tiny, small, medium, large); `deformation`: low and high of each class's spread
+    of the radius, as a share of it. `turn_degrees`: how far the training tumors' own masks are turned, at most."""
+
+    prior: Prior
+    radii_mm: tuple[float, ...]
+    deformation: tuple[tuple[float, float], ...]
+    turn_degrees: float
+
+
+def plan_masks(d: Decisions, prior: Prior) -> None:
+    """Takes every field of a `MaskConfig` into `d`."""
+    part = d.within("mask")
+    part.take("prior", prior, "the paper's; `training`: the training tumors' own masks, turned, scaled, deformed")
+    part.take("radii_mm", (4.0, 8.0, 16.0, 32.0), "SynTumor's 4, 8, 16, 32 voxels of about 1 mm: tiny, small, medium, large")
+    spread = ((0.12, 0.25), (0.12, 0.25), (0.19, 0.38), (0.16, 0.31))
+    part.take("deformation", spread, "SynTumor's elastic sigma of 0.5-1, 1-2, 3-6, 5-10 voxels, by the radius")
+    part.take("turn_degrees", 20.0, "training's own masks: turned as far as training windows are, and a little more")
+
+
+def size_class(radii_mm: Sequence[float], radius_mm: float) -> int:
+    """The number of the class whose radius is nearest, on a logarithmic scale."""
+    return int(np.abs(np.log(np.array(radii_mm)) - np.log(max(radius_mm, 1e-3))).argmin())
+
+
+def tumor_in_box(box: Shape, reach: Sequence[float], rng: np.random.Generator) -> Box:
+    """Where in a box of `box` voxels its tumor lies: BA-PMG backwards, six offsets U(0, reach) inward from the box's planes.
+
+    `reach` is α D_i in voxels. Offsets of an axis are shortened together where they would leave less than half of the edge.
+    """
+    start, stop = [], []
+    for n, most in zip(box, reach, strict=True):
+        low, high = rng.uniform(0, most, 2)
+        shrink = min(1.0, _MOST_ROOM * n / max(low + high, 1e-9))
+        a = min(round(low * shrink), n - 1)
+        start.append(a)
+        stop.append(max(a + 1, n - round(high * shrink)))
+    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
+
+
+def draw_mask(
+    config: MaskConfig, plan: Plan, box: Shape, spacing_mm: Triple, rng: np.random.Generator, donors: Sequence[np.ndarray]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A soft mask (X, Y, Z) in [0, 1] for a box of `box` voxels, and what was drawn. `donors`: see `training_masks`."""
+    reach = [plan.window.alpha * e / s for e, s in zip(plan.window.extent_mm, spacing_mm, strict=True)]
+    tumor = tumor_in_box(box, reach, rng)
+    radii: Triple = tuple(n / 2 for n in tumor.shape)  # type: ignore[assignment]
+    kind = size_class(config.radii_mm, float(np.prod([r * s for r, s in zip(radii, spacing_mm, strict=True)])) ** (1 / 3))
+    spread = float(rng.uniform(*config.deformation[kind]))
+    drawn: dict[str, Any] = {"size": kind, "extent_voxels": list(tumor.shape)}
+    if config.prior == "training":
+        drawn["donor"] = int(rng.integers(len(donors)))
+        body = _deformed(donors[drawn["donor"]], tumor.shape, config.turn_degrees, spread, rng)
+    else:
+        roomy: Shape = tuple(2 * n for n in tumor.shape)  # type: ignore[assignment]
+        body = ellipsoid(roomy, tuple(float(n) for n in tumor.shape), radii, rng, spread)  # type: ignore[arg-type]
+    return _stretched(body, box, tumor), drawn
+
+
+def training_masks(cases: Sequence[Case]) -> list[np.ndarray]:
+    """Every tumor component of the cases, cut tightly: (X, Y, Z) bool."""
+    return [np.asarray(case.tumors[c.box.slices] == c.number) for case in cases for c in case.record.components]
 
 
 def smooth_noise(shape: Shape, sigma: Sequence[float], rng: np.random.Generator) -> np.ndarray:
@@ -28,3 +103,29 @@ def ellipsoid(shape: Shape, center: Triple, radii: Triple, rng: np.random.Genera
         distance = distance * (1 + deformation * smooth_noise(shape, [max(1.0, r / 2) for r in radii], rng))
     edge = max(0.5, min(radii))
     return np.clip((1 - distance) * edge + 0.5, 0, 1).astype(np.float32)
+
+
+def _deformed(donor: np.ndarray, shape: Shape, turn_degrees: float, spread: float, rng: np.random.Generator) -> np.ndarray:
+    """A donor's mask mirrored, turned about the third axis and deformed, as long as `shape`, in a grid of twice that."""
+    angle = np.deg2rad(rng.uniform(-turn_degrees, turn_degrees))
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0.0], [np.sin(angle), np.cos(angle), 0.0], [0.0, 0.0, 1.0]])
+    flips = np.where(rng.random(3) < 0.5, -1.0, 1.0)
+    grid = np.stack(np.meshgrid(*((np.arange(2 * n) + 0.5) / n - 1 for n in shape), indexing="ij"))  # the donor is [-1/2, 1/2]^3
+    for axis in range(3):
+        grid[axis] += spread / 2 * smooth_noise(grid.shape[1:], [max(1.0, n / 4) for n in shape], rng)  # type: ignore[arg-type]
+    grid = np.tensordot(turn, grid, 1) * flips.reshape(3, 1, 1, 1)
+    places = (grid + 0.5) * np.array(donor.shape).reshape(3, 1, 1, 1) - 0.5
+    return np.clip(ndimage.map_coordinates(donor.astype(np.float32), places, order=1, mode="grid-constant"), 0, 1)
+
+
+def _stretched(body: np.ndarray, box: Shape, tumor: Box) -> np.ndarray:
+    """A soft mask cut tightly and stretched onto `tumor` within a box."""
+    tight = tight_box(body >= 0.5)
+    if tight is None:  # thinner than a voxel
+        tight = Box((0, 0, 0), body.shape)  # type: ignore[arg-type]
+    axes = [
+        (np.arange(n) + 0.5 - a) / m * size + start - 0.5
+        for n, a, m, size, start in zip(box, tumor.start, tumor.shape, tight.shape, tight.start, strict=True)
+    ]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"))
+    return np.clip(ndimage.map_coordinates(body.astype(np.float32), places, order=1, mode="grid-constant"), 0, 1)

@@ -23,6 +23,7 @@ import numpy as np
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, in_turn, read_plain, to_plain, write_json, write_text
+from tumorgen_cli.healing import without_tumors
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan
 from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
@@ -190,11 +191,14 @@ def _draw_pair(
     seconds, empties = 0.0, 0  # draws without a tumor since the last one with
     for attempt in itertools.count():
         box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.index)
-        window = cut_window(scan, box, plan, job.source.name if job.source.redraw else None)
+        host = scan  # or, for a method that would leave the old tumor in it, without that
+        if method.keeps_background:
+            host = without_tumors(scan, box, plan.tumor_label, plan.paste.heal_mm, derive_seed(job.seed, attempt, "healing"))
+        window = cut_window(host, box, plan, job.source.name if job.source.redraw else None)
         begun = time.perf_counter()
         synthetic = method.synthesize(window.request, derive_seed(job.seed, attempt), sampling)
         seconds += time.perf_counter() - begun
-        image, mask = paste(scan, box, window, synthetic, plan, method.keeps_background)
+        image, mask = paste(host, box, window, synthetic, plan, method.keeps_background)
         volume, drawn = float(mask.sum()) * scan.grid.voxel_ml, dict(synthetic.drawn)
         if volume > 0 and volume >= plan.paste.smallest_ml:
             if quality is None:
@@ -220,7 +224,7 @@ def _draw_pair(
 
 
 def _write_pair(plan: Plan, job: Job, scan: Scan, draw: _Draw, out: Path) -> None:
-    """A tumor that was in the box is gone from the labels: only methods that repaint the whole box may redraw."""
+    """A tumor that was in the box is gone from the labels, as from the picture."""
     image, mask, box = np.asarray(draw.image), draw.mask, draw.box
     labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
     inside = labels[box.slices]

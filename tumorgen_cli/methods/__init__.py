@@ -11,8 +11,19 @@ from tumorgen_cli.files import unknown_name
 if TYPE_CHECKING:
     from tumorgen_cli.methods.method import Method
 
-_CLASSES = {"tumorgen": "TumorGen", "copypaste": "CopyPaste", "syntumor": "SynTumor"}
+_CLASSES = {
+    "tumorgen": "TumorGen",
+    "difftumor": "DiffTumor",
+    "blended": "Blended",
+    "copypaste": "CopyPaste",
+    "syntumor": "SynTumor",
+}
 METHODS = tuple(_CLASSES)
+
+
+def method_of_stage(stage: str) -> str:
+    """The first method that has a stage of this name; tumorgen where none has."""
+    return next((name for name in METHODS if stage in find_method(name).stages), METHODS[0])
 
 
 def find_method(name: str) -> type[Method]:

@@ -5,26 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tumorgen_cli.flow import Solver
+from tumorgen_cli.files import hash_value, read_plain
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
+from tumorgen_cli.training import Stage, finished
 from tumorgen_cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tumorgen_cli.devices import Budget
-    from tumorgen_cli.training import Stage
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample, where a method samples: steps of the solver (None: the plan's)."""
+    """How to sample, where a method samples: steps, and one of its solvers (None: the plan's)."""
 
     steps: int | None = None
-    solver: Solver | None = None
+    solver: str | None = None
 
 
 class Method(ABC):
@@ -36,15 +35,19 @@ class Method(ABC):
 
     Attributes:
         SOURCE: paper, equations, known deviations.
-        stages: names of the training stages, in order.
-        keeps_background: whether voxels of the box outside the tumor are the host's own; if so, paste-back carries the
-            host's detail finer than the working grid into the box.
+        config: the method's section of the plan; the settings of a stage are its field of the stage's name.
+        stages: names of the training stages, in order; each may use those before it.
+        solvers: names of the samplers it knows.
+        keeps_background: whether voxels of the box outside the tumor are the host's own; if so, an old tumor in the box is
+            taken away first, and paste-back carries the host's detail finer than the working grid into the box.
     """
 
     name: ClassVar[str]
     SOURCE: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ()
+    solvers: ClassVar[tuple[str, ...]] = ()
     keeps_background: ClassVar[bool] = False
+    config: Any
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         self.plan, self.workspace, self.device = plan, workspace, device
@@ -70,14 +73,45 @@ class Method(ABC):
         """The training stage `name`; `initial` is a checkpoint to start from, where a stage takes one."""
         raise NotImplementedError(f"{self.name} has no stage {name}")
 
+    # -- what stages are made from ---------------------------------------------------------------------------------
+    def folder(self, stage: str) -> Path:
+        """Where a stage's run lies."""
+        return self.workspace.run(self.name, stage)
+
     def inputs_hash(self, name: str) -> str:
-        """What stage `name` would be made from now."""
-        raise NotImplementedError(f"{self.name} has no stage {name}")
+        """What stage `name` would be made from now: the data, its section of the plan, the weights of the stages before it."""
+        before = self.stages[: self.stages.index(name)]
+        return hash_value([self.data(), learnt_by(self.settings(name)), *(self.weights_hash(stage) for stage in before)])
+
+    def data(self) -> list[Any]:
+        """What every stage depends on: the cases, their working grid, the split, the seed."""
+        plan = self.plan
+        return [plan.fingerprint_hash, plan.window, plan.channels, plan.precision, plan.seed, self.workspace.splits().train]
+
+    def weights_hash(self, stage: str) -> str:
+        """The hash of a trained stage's weights.
+
+        Raises:
+            StateError: it is not trained.
+        """
+        return str(read_plain(self.folder(stage) / "run.json", f"run `tumorgen train {stage}`")["weights_hash"])
 
     def planned_iterations(self, name: str) -> int:
         """How long the plan wants stage `name` to be."""
-        raise NotImplementedError(f"{self.name} has no stage {name}")
+        return int(self.settings(name).iterations)
+
+    def settings(self, name: str) -> Any:
+        """The section of the plan for stage `name`."""
+        return getattr(self.config, name)
 
     def trained(self, name: str, iterations: int | None = None) -> bool:
         """Whether stage `name` is finished, made from what is there now, and `iterations` long (None: of any length)."""
-        raise NotImplementedError(f"{self.name} has no stage {name}")
+        before = self.stages[: self.stages.index(name)]
+        if not all((self.folder(stage) / "run.json").is_file() for stage in before):
+            return False
+        return finished(self.folder(name), self.inputs_hash(name), iterations)
+
+
+def learnt_by(section: Any) -> dict[str, Any]:
+    """A stage's section of the plan without its length and its warnings, which change nothing that was learnt."""
+    return {k: v for k, v in vars(section).items() if k not in ("iterations", "least_psnr")}

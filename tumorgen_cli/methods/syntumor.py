@@ -9,10 +9,12 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.devices import Budget
+from tumorgen_cli.files import hash_value
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
-from tumorgen_cli.records import Fingerprint, Request, Synthetic, Triple
-from tumorgen_cli.shapes import ellipsoid, smooth_noise
+from tumorgen_cli.records import Fingerprint, Request, Synthetic
+from tumorgen_cli.shapes import MaskConfig, draw_mask, plan_masks, smooth_noise, training_masks
+from tumorgen_cli.windows import load_case
 from tumorgen_cli.workspace import Workspace
 
 
@@ -20,15 +22,15 @@ from tumorgen_cli.workspace import Workspace
 class Config:
     """Per channel the 10th and 90th percentile of the training tumors' contrast, in the scan's units.
 
-    `texture`: standard deviation of the texture as a share of the contrast, `texture_mm` its correlation length;
-    `deformation`: see `shapes.ellipsoid`; `edge_mm`: sigma of the soft edge.
+    `texture`: standard deviation of the texture as a share of the contrast; `texture_mm` the range of the sigma its noise is
+    blurred with; `edge_mm`: range of the sigma of the soft edge, per size class of `mask`.
     """
 
+    mask: MaskConfig
     contrast: tuple[tuple[float, float], ...]
     texture: float
-    texture_mm: float
-    deformation: float
-    edge_mm: float
+    texture_mm: tuple[float, float]
+    edge_mm: tuple[tuple[float, float], ...]
 
 
 class SynTumor(Method):
@@ -36,43 +38,48 @@ class SynTumor(Method):
 
     name = "syntumor"
     SOURCE = (
-        "Hu et al., Label-Free Liver Tumor Segmentation, CVPR 2023: ellipsoid, elastic deformation, blurred noise, soft "
-        "edge. Deviations: the size follows the given box, not four classes; sign and size of the contrast come from "
-        "the fingerprint instead of 65 to 145 HU darker."
+        "Hu et al., Label-Free Liver Tumor Segmentation, CVPR 2023: ellipsoid of four size classes, elastic deformation, blurred "
+        "noise, soft edge. Deviations: the size class is that of the given box; classes differ in deformation and edge, "
+        "not in number; sign and size of the contrast come from the fingerprint instead of 65 to 145 HU darker."
     )
     keeps_background: ClassVar[bool] = True
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, Config)
+        self.donors: list[np.ndarray] = []
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
         contrast = np.array([tumor.contrast for tumor in fingerprint.tumors])
         usual = tuple((float(low), float(high)) for low, high in np.nanpercentile(contrast, (10, 90), axis=0).T)
         d.take("contrast", usual, "10th and 90th percentile of the tumors' contrast to the 2 cm shell")
-        d.take("texture", 0.25, "SynTumor's blurred noise")
-        d.take("texture_mm", 10.0, "SynTumor's sigma of 3 to 15 voxels, near its middle at 1 mm")
-        d.take("deformation", 0.15, "SynTumor's elastic deformation, as a spread of the radius")
-        d.take("edge_mm", 0.75 * max(window.spacing_mm), "SynTumor's edge sigma of 1 to 2 voxels")
+        plan_masks(d, "ellipsoid")
+        d.take("texture", 0.25, "SynTumor's blurred noise, as a share of the contrast")
+        d.take("texture_mm", (3.0, 15.0), "SynTumor's sigma of 3 to 15 voxels of about 1 mm")
+        least = 0.5 * max(window.spacing_mm)
+        edges = tuple((max(least, low), max(least, high)) for low, high in ((1.0, 1.0), (1.0, 1.5), (1.0, 2.0), (1.0, 2.0)))
+        d.take("edge_mm", edges, "SynTumor's edge sigma of 1 to 2 voxels of 1 mm, by size; at least half a working voxel", least=least)
 
     def load(self) -> dict[str, str]:
-        return {}
+        if self.config.mask.prior != "training":
+            return {}
+        cases = [load_case(self.workspace.cases / name) for name in self.workspace.splits().train]
+        self.donors = training_masks(cases)
+        return {"masks": hash_value([case.record.inputs_hash for case in cases])}
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         rng, c = np.random.default_rng(seed), self.config
         shape, box = request.box.shape, request.box
-        radii: Triple = tuple(n / 2 * rng.uniform(0.6, 0.9) for n in shape)  # type: ignore[assignment]
-        center: Triple = tuple(n / 2 + rng.uniform(-1, 1) * (n / 2 - r) for n, r in zip(shape, radii, strict=True))  # type: ignore[assignment]
-        body = ellipsoid(shape, center, radii, rng, c.deformation)
-        soft = ndimage.gaussian_filter(body, [c.edge_mm / s for s in request.spacing_mm], mode="constant")
-        texture = smooth_noise(shape, [max(0.6, c.texture_mm / s / 2.355) for s in request.spacing_mm], rng)
+        body, drawn = draw_mask(c.mask, self.plan, shape, request.spacing_mm, rng, self.donors)
+        edge = rng.uniform(*c.edge_mm[drawn["size"]])
+        soft = ndimage.gaussian_filter(body, [edge / s for s in request.spacing_mm], mode="constant")
+        grain = rng.uniform(*c.texture_mm)
+        texture = smooth_noise(shape, [max(0.6, grain / s) for s in request.spacing_mm], rng)
         image = request.image.astype(np.float32, copy=True)
-        drawn = []
-        for channel, (low, high) in enumerate(c.contrast):
-            contrast = float(rng.uniform(low, high))
-            drawn.append(round(contrast, 4))
+        contrasts = [float(rng.uniform(low, high)) for low, high in c.contrast]
+        for channel, contrast in enumerate(contrasts):
             image[(channel, *box.slices)] += soft * contrast * (1 + c.texture * texture)
         share = np.zeros(request.image.shape[1:], np.float32)
         share[box.slices] = body
-        return Synthetic(image, share, {"contrast": drawn, "radii_voxels": [round(r, 2) for r in radii]})
+        return Synthetic(image, share, {**drawn, "contrast": [round(each, 4) for each in contrasts]})

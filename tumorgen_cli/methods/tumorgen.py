@@ -13,25 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from tumorgen_cli import autoencoding as ae
-from tumorgen_cli import console, flow, rules
-from tumorgen_cli.boxes import box_mask, draw_box, latent_box, latent_mask
+from tumorgen_cli import flow, rules
+from tumorgen_cli.boxes import box_mask, draw_box, latent_mask
 from tumorgen_cli.devices import Budget
-from tumorgen_cli.files import derive_seed, hash_value, read_plain
-from tumorgen_cli.methods.method import Method, Sampling
+from tumorgen_cli.files import derive_seed, hash_value
+from tumorgen_cli.latents import HeldOut, Latents, held_out_windows, training_latents
+from tumorgen_cli.methods.method import Method, Sampling, learnt_by
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
-from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
+from tumorgen_cli.nets.vae import KlVae
+from tumorgen_cli.painting import add_texture, open_canvas, put_back
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import Box, Fingerprint, Request, Synthetic
-from tumorgen_cli.texture import like_noise
-from tumorgen_cli.training import Objective, Stage, finished, load_weights
+from tumorgen_cli.records import Fingerprint, Request, Synthetic
+from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.vector_field import FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, condition_on, to_flow
-from tumorgen_cli.windows import scale, unscale
 from tumorgen_cli.workspace import Workspace
 
 
@@ -61,6 +60,7 @@ class TumorGen(Method):
 
     name = "tumorgen"
     stages = ("vae", "flow", "refiner")
+    solvers = flow.SOLVERS
     SOURCE = (
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. 1-7. "
         "Deviations: the VAE is trained on the data set's own cases unless a checkpoint is given; the fine constraint is "
@@ -71,7 +71,6 @@ class TumorGen(Method):
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, Config)
-        self._ready = False
 
     # -- planning ----------------------------------------------------------------------------------------------
     @classmethod
@@ -145,90 +144,33 @@ class TumorGen(Method):
     def refiner(self) -> MaskRefiner:
         return MaskRefiner(self.vae.feature_widths, self.config.refiner.width, self.config.refiner.guided)
 
-    def _folder(self, stage: str) -> Path:
-        return self.workspace.run(self.name, stage)
-
     # -- training ----------------------------------------------------------------------------------------------
     def inputs_hash(self, name: str) -> str:
-        plan, c = self.plan, self.config
-        data = [plan.fingerprint_hash, plan.window, plan.channels, plan.precision, plan.seed, self.workspace.splits().train]
+        """As for every method; a joint refiner is part of the flow."""
+        c = self.config
+        if name != "flow":
+            return super().inputs_hash(name)
+        return hash_value([self.data(), learnt_by(c.flow), self.weights_hash("vae"), learnt_by(c.refiner) if c.refiner.joint else None])
 
-        def settings(section: Any) -> dict[str, Any]:
-            return {k: v for k, v in vars(section).items() if k not in ("iterations", "least_psnr")}
-
-        if name == "vae":
-            return hash_value([data, settings(c.vae)])
-        if name == "flow":
-            return hash_value([data, settings(c.flow), self._weights_hash("vae"), settings(c.refiner) if c.refiner.joint else None])
-        return hash_value([data, settings(c.refiner), self._weights_hash("vae"), self._weights_hash("flow")])
-
-    def _weights_hash(self, stage: str) -> str:
-        path = self._folder(stage) / "run.json"
-        return str(read_plain(path, f"run `tumorgen train {stage}`")["weights_hash"])
+    def trained(self, name: str, iterations: int | None = None) -> bool:
+        """As for every method; a joint refiner comes with the flow, and one that is switched off is never missing."""
+        r = self.config.refiner
+        if name == "refiner" and (r.joint or not r.enabled):
+            return self.trained("flow")
+        return super().trained(name, iterations)
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
         torch.manual_seed(derive_seed(self.plan.seed, self.name, name))  # the networks' first weights
-        make = {"vae": self._vae_stage, "flow": self._flow_stage, "refiner": self._refiner_stage}[name]
-        stage: Stage = make(iterations, initial) if name == "vae" else make(iterations)  # type: ignore[operator]
-        return stage
+        if name == "vae":
+            made_from = self.inputs_hash(name)
+            return ae.vae_stage(self.vae, self.config.vae, self.plan, self.workspace, self.device, made_from, iterations, initial)
+        return self._flow_stage(iterations) if name == "flow" else self._refiner_stage(iterations)
 
-    def _vae_stage(self, iterations: int | None, initial: Path | None) -> Stage:
-        c, plan = self.config.vae, self.plan
-        splits = self.workspace.splits()
-        train, test = ae.load_cases(self.workspace, splits.train), ae.load_cases(self.workspace, splits.test)
-        if initial is not None:
-            ae.load_initial(self.vae, initial)
-        self.vae.to(self.device)
-        critic = ae.make_critic(len(plan.channels)) if c.adversarial_weight else None
-        objectives = [Objective("vae", ae.VaeObjective(self.vae, c, critic), c.learning_rate)]
-        if critic is not None:
-            objectives.append(Objective("critic", ae.CriticObjective(critic, self.vae), c.learning_rate))
-
-        def preview(path: Path) -> None:
-            rows = []
-            for case in (test or train)[:4]:
-                image = ae.whole_image(case, plan)
-                picture = ae.reconstruct(self.vae, image, plan, self.device)
-                axial = _busiest(case.tumors)
-                rows.append([image[0, :, :, axial], picture[0, :, :, axial], np.abs(picture - image)[0, :, :, axial] * 4 - 1])
-            names = [case.record.case for case in (test or train)[:4]]
-            grid_preview(path, rows, names, ["scan", "reconstruction", "4 × |difference|"], -1, 1)
-
-        def finish() -> dict[str, float]:
-            ae.measure_latents(self.vae, train, plan, self.device)
-            return ae.quality(self.vae, test, plan, self.device) if test else {}
-
-        return Stage(
-            "vae", "KL-VAE", {"vae": self.vae}, tuple(objectives), ae.vae_item(train, plan, c, derive_seed(plan.seed, "vae")),
-            iterations or c.iterations, c.batch, c.ema, self.inputs_hash("vae"), preview, finish,
-        )  # fmt: skip
-
-    def warn_of_poor_vae(self) -> None:
-        """Shows the VAE's quality, and warns where it is below the plan's `least_psnr`."""
-        numbers = read_plain(self._folder("vae") / "run.json", "run `tumorgen train vae`")["numbers"]
-        if not numbers:
-            return
-        text = f"the VAE on {numbers['cases']:.0f} held-out cases: PSNR {numbers['psnr']:.2f} dB, SSIM {numbers['ssim']:.3f}"
-        if numbers["psnr"] < self.config.vae.least_psnr:
-            console.warn(f"{text}; below {self.config.vae.least_psnr} dB tumors will look blurred: train it longer or wider")
-        else:
-            console.note(text)
-
-    def _latents(self) -> ae.Latents:
-        """The encoded training tumors; the cache is built as far as it is not."""
-        vae_hash = load_weights({"vae": self.vae}, self._folder("vae"), "run `tumorgen train vae`")
+    def _latents(self) -> Latents:
+        vae_hash = load_weights({"vae": self.vae}, self.folder("vae"), "run `tumorgen train vae`")
         self.vae.to(self.device).eval().requires_grad_(False)
-        candidates = ae.find_candidates(ae.load_cases(self.workspace, self.workspace.splits().train))
-        left_out = [c for case in ae.load_cases(self.workspace, self.workspace.splits().train) for c in case.record.components if not c.fits]
-        if left_out:
-            console.warn(f"{len(left_out)} tumors are larger than the window and are not learnt from")
-        copies = self.config.flow.copies
-        made_from = hash_value([vae_hash, self.plan.window, self.plan.channels, self.plan.seed, copies, self.workspace.splits().train])
-        cache = ae.LatentCache(self._folder("latents"), candidates, copies, made_from)
-        processes = PartialState(cpu=self.device == "cpu")
-        with processes.main_process_first(), console.progress("encoding tumors", len(candidates), quiet=not processes.is_main_process) as tick:
-            cache.build(self.vae, self.plan, self.device, tick)
-        return cache.load()
+        cache = self.folder("latents")
+        return training_latents(self.vae, vae_hash, self.plan, self.workspace, cache, self.config.flow.copies, self.device)
 
     def _draw(self, latents: ae.Latents, rng: np.random.Generator) -> dict[str, Any]:
         """One random copy of one random tumor with a fresh box, noise and time; `target` is its mask on the working grid."""
@@ -243,7 +185,7 @@ class TumorGen(Method):
 
     def _flow_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.flow, self.plan
-        self.warn_of_poor_vae()
+        ae.tell_quality(self.folder("vae") / "run.json", self.config.vae.least_psnr)
         latents, seed = self._latents(), derive_seed(plan.seed, "flow")
         joint = self.config.refiner.enabled and self.config.refiner.joint
         self.net.to(self.device)
@@ -262,7 +204,7 @@ class TumorGen(Method):
     def _refiner_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.refiner, self.plan
         latents, seed = self._latents(), derive_seed(plan.seed, "refiner")
-        load_weights({"net": self.net}, self._folder("flow"), "run `tumorgen train flow`")
+        load_weights({"net": self.net}, self.folder("flow"), "run `tumorgen train flow`")
         self.net.to(self.device).eval().requires_grad_(False)
         self.refiner.to(self.device)
 
@@ -276,73 +218,54 @@ class TumorGen(Method):
             iterations or c.iterations, c.batch, c.ema, self.inputs_hash("refiner"), self._preview,
         )  # fmt: skip
 
-    def _held_out(self, most: int) -> list[tuple[str, Tensor, np.ndarray, Tensor, Tensor]]:
-        """(name, image (1, C, ...), mask, latent, box) of held-out tumors, each with one fixed box."""
-        splits = self.workspace.splits()
-        cases = ae.load_cases(self.workspace, splits.test or splits.train)
+    def _held_out(self, most: int) -> list[tuple[HeldOut, Tensor]]:
+        """Held-out tumors, each with one fixed box (1, 1, x, y, z)."""
         found = []
-        for candidate in [ae.Candidate(case, c) for case in cases for c in case.record.components if c.fits][:most]:
-            image, mask = ae.LatentCache.window(self.plan, candidate, 0)
-            picture = torch.from_numpy(image)[None].to(self.device)
-            with ae.precise(self.plan.precision, self.device):
-                latent = self.vae.encode(picture)
-            soft = latent_mask(mask)
+        for window in held_out_windows(self.vae, self.plan, self.workspace, self.device, most):
+            soft = latent_mask(window.mask)
             alpha = self.plan.window.alpha if self.config.flow.bapmg else 0.0
             box = draw_box(soft, alpha, np.random.default_rng([self.plan.seed, 7]))
-            found.append((candidate.name, picture, mask, latent, torch.from_numpy(box_mask(box, soft.shape))[None, None].to(self.device)))
+            found.append((window, torch.from_numpy(box_mask(box, soft.shape))[None, None].to(self.device)))
         return found
 
     def _flow_quality(self) -> dict[str, float]:
         """The velocity error on held-out tumors at fixed times and noise: for the record, nothing is chosen by it."""
         errors = []
-        for index, (_, _, mask, latent, box) in enumerate(self._held_out(16)):
-            data = torch.cat([latent, to_flow(torch.from_numpy(latent_mask(mask))[None, None].to(self.device))], 1)
+        for index, (window, box) in enumerate(self._held_out(16)):
+            data = torch.cat([window.latent, to_flow(torch.from_numpy(latent_mask(window.mask))[None, None].to(self.device))], 1)
             for t in (0.1, 0.3, 0.5, 0.7, 0.9):
                 rng = np.random.default_rng([self.plan.seed, index, int(10 * t)])
                 noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
                 time = torch.full((1,), t, device=self.device)
                 with ae.precise(self.plan.precision, self.device):
-                    x = torch.cat([flow.path(noise, data, time), condition_on(latent, box, self.config.flow.box_channel)], 1)
+                    x = torch.cat([flow.path(noise, data, time), condition_on(window.latent, box, self.config.flow.box_channel)], 1)
                     errors.append(float(flow.velocity_loss(self.net(x, time), noise, data)))
         return {"held_out_rfm": float(np.mean(errors))} if errors else {}
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, two draws in its box with the generated mask, the true mask."""
         rows, names = [], []
-        for name, picture, mask, latent, box in self._held_out(4):
-            axial = _busiest(mask)
-            row = [picture[0, 0].float().cpu().numpy()[:, :, axial], mask[:, :, axial] * 2.0 - 1]
+        for window, box in self._held_out(4):
+            axial = ae.busiest_slice(window.mask)
+            row = [window.image[0, 0].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
             for seed in (1, 2):
-                image, refined = self._decode(self._sample(latent, box, seed, self.config.sampling.steps, "euler"))
+                image, refined = self._decode(self._sample(window.latent, box, seed, self.config.sampling.steps, "euler"))
                 row += [image[0, :, :, axial], refined[:, :, axial] * 2 - 1]
             rows.append(row)
-            names.append(name)
+            names.append(window.name)
         grid_preview(path, rows, names, ["scan", "mask", "drawn, seed 1", "its mask", "drawn, seed 2", "its mask"], -1, 1)
 
     # -- synthesis ---------------------------------------------------------------------------------------------
     def load(self) -> dict[str, str]:
-        hashes = {"vae": load_weights({"vae": self.vae}, self._folder("vae"), "run `tumorgen train vae`")}
+        hashes = {"vae": load_weights({"vae": self.vae}, self.folder("vae"), "run `tumorgen train vae`")}
         r = self.config.refiner
         with_flow: dict[str, nn.Module] = {"net": self.net, **({"refiner": self.refiner} if r.enabled and r.joint else {})}
-        hashes["flow"] = load_weights(with_flow, self._folder("flow"), "run `tumorgen train flow`")
+        hashes["flow"] = load_weights(with_flow, self.folder("flow"), "run `tumorgen train flow`")
         if r.enabled and not r.joint:
-            hashes["refiner"] = load_weights({"refiner": self.refiner}, self._folder("refiner"), "run `tumorgen train refiner`")
+            hashes["refiner"] = load_weights({"refiner": self.refiner}, self.folder("refiner"), "run `tumorgen train refiner`")
         for model in (self.vae, self.net, self.refiner):
             model.to(self.device).eval().requires_grad_(False)
         return hashes
-
-    def planned_iterations(self, name: str) -> int:
-        return int(getattr(self.config, name).iterations)
-
-    def trained(self, name: str, iterations: int | None = None) -> bool:
-        """Whether a stage is finished and made from what is there now (a joint refiner comes with the flow)."""
-        r = self.config.refiner
-        if name == "refiner" and (r.joint or not r.enabled):
-            return self.trained("flow")
-        before = {"vae": (), "flow": ("vae",), "refiner": ("vae", "flow")}[name]
-        if not all((self._folder(stage) / "run.json").is_file() for stage in before):
-            return False
-        return finished(self._folder(name), self.inputs_hash(name), iterations)
 
     def _sample(self, latent: Tensor, box: Tensor, seed: int, steps: int, solver: flow.Solver) -> Tensor:
         """x1^ inside the box, the scan's own latents and no tumor outside: (1, L + 1, x, y, z)."""
@@ -367,37 +290,12 @@ class TumorGen(Method):
         return image[0].float().cpu().numpy(), refined[0, 0].float().cpu().numpy()
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
-        """Encodes the window, draws in the box, decodes the box with its halo, refines the mask.
-
-        The window's sides must be multiples of 16; the box is widened to whole latent voxels for the flow.
-        """
+        """Encodes the window, draws in the box, decodes the box with its halo, refines the mask."""
         c = self.config.sampling
-        scaled = scale(request.image, self.plan.channels, request.limits)
-        with ae.precise(self.plan.precision, self.device):
-            latent = self.vae.encode(torch.from_numpy(scaled)[None].to(self.device))
-        shape = tuple(latent.shape[2:])
-        box = latent_box(request.box, shape)  # type: ignore[arg-type]
-        mask = torch.from_numpy(box_mask(box, shape))[None, None].to(self.device)  # type: ignore[arg-type]
+        canvas = open_canvas(self.vae, request, self.plan, c.halo, self.device)
         steps, solver = sampling.steps or c.steps, sampling.solver or c.solver
-        joint = self._sample(latent, mask, seed, steps, solver)
-        region = box.grown(c.halo, shape)  # type: ignore[arg-type]
-        cells = (slice(None), slice(None), *region.slices)
-        picture, refined = self._decode(joint[cells])
-        voxels = Box(tuple(DOWNSAMPLING * a for a in region.start), tuple(DOWNSAMPLING * b for b in region.stop))  # type: ignore[arg-type]
-        inner = request.box.shifted(tuple(-a for a in voxels.start))  # type: ignore[arg-type]
-        local = inner.slices
+        joint = self._sample(canvas.latent, canvas.box, seed, steps, solver)
+        picture, refined = self._decode(joint[canvas.cells])
         if c.texture:
-            with ae.precise(self.plan.precision, self.device):
-                smooth = self.vae.decode(latent[cells])[0].float().cpu().numpy()
-            rng = np.random.default_rng([seed, 1])
-            picture = picture + like_noise(scaled[(slice(None), *voxels.slices)], smooth, picture, inner, rng)
-        image = request.image.astype(np.float32, copy=True)
-        image[(slice(None), *request.box.slices)] = unscale(picture[(slice(None), *local)], self.plan.channels, request.limits)
-        share = np.zeros(image.shape[1:], np.float32)
-        share[request.box.slices] = refined[local]
-        return Synthetic(image, share, {"steps": steps, "solver": solver})
-
-
-def _busiest(mask: np.ndarray) -> int:
-    """The axial slice with the largest tumor area."""
-    return int((np.asarray(mask) > 0).sum(axis=(0, 1)).argmax())
+            picture = add_texture(canvas, picture, self.vae.decode, self.plan, seed, self.device)
+        return Synthetic(*put_back(canvas, picture, refined, self.plan), {"steps": steps, "solver": solver})

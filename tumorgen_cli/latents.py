@@ -1,0 +1,144 @@
+"""Encoded training windows: augmented once, cached, drawn from; the windows of held-out tumors that previews show.
+
+Reads preprocessed cases; the cache lies beside the runs that use it. Any autoencoder that encodes windows will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from tumorgen_cli import console
+from tumorgen_cli.autoencoding import Codec, load_cases, precise
+from tumorgen_cli.errors import DataError, Fault
+from tumorgen_cli.files import atomic, derive_seed, hash_value, read_plain, write_json
+from tumorgen_cli.plan import Plan
+from tumorgen_cli.windows import Case, Component, tumor_window
+from tumorgen_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tumor component of a case that a window can hold."""
+
+    case: Case
+    component: Component
+
+    @property
+    def name(self) -> str:
+        return f"{self.case.record.case}_{self.component.number}"
+
+
+def find_candidates(cases: Sequence[Case]) -> list[Candidate]:
+    """Every tumor component of the cases that fits the window.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = [Candidate(case, component) for case in cases for component in case.record.components if component.fits]
+    if not found:
+        remedy = "plan with a larger window (--memory, or --set window.shape=[...]) or check the labels"
+        fault = Fault("the cases", "no tumor that fits the window", "one tumor or more", remedy)
+        raise DataError("Nothing to learn from", [fault])
+    return found
+
+
+@dataclass(frozen=True)
+class Latents:
+    """latents: (N, copies, L, x, y, z) float32; packed: the masks on the working grid, bits packed along z."""
+
+    latents: np.ndarray
+    packed: np.ndarray
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Latent (L, x, y, z) and mask (X, Y, Z) uint8 of a random copy of a random tumor."""
+        number, copy = int(rng.integers(self.latents.shape[0])), int(rng.integers(self.latents.shape[1]))
+        return self.latents[number, copy], np.unpackbits(self.packed[number, copy], axis=-1)
+
+
+class LatentCache:
+    """Augmented windows of every candidate, encoded once: latents and packed masks, one file a candidate.
+
+    Copy 0 is the candidate itself, centred; the others are augmented, each from its own seed.
+    """
+
+    def __init__(self, folder: Path, candidates: Sequence[Candidate], copies: int, made_from: str) -> None:
+        self.folder, self.candidates, self.copies, self.made_from = folder, candidates, copies, made_from
+
+    def build(self, encoder: Codec, plan: Plan, device: str, tick: Callable[[int, str], None]) -> None:
+        """Encodes what is not there yet; files of other weights or settings are replaced."""
+        manifest = self.folder / "latents.json"
+        if not manifest.is_file() or read_plain(manifest, "train the flow again").get("made_from") != self.made_from:
+            for old in self.folder.glob("*.npz"):
+                old.unlink()
+            write_json(manifest, {"made_from": self.made_from})
+        for done, candidate in enumerate(self.candidates):
+            tick(done, candidate.name)
+            path = self.folder / f"{candidate.name}.npz"
+            if not path.is_file():
+                latents, masks = zip(*(self.encode(encoder, plan, device, candidate, copy) for copy in range(self.copies)), strict=True)
+                with atomic(path) as temporary:
+                    np.savez(temporary, latents=np.stack(latents), masks=np.packbits(np.stack(masks), axis=-1))
+        tick(len(self.candidates), "")
+
+    def encode(self, encoder: Codec, plan: Plan, device: str, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = tumor_image(plan, candidate, copy)
+        with precise(plan.precision, device):
+            latent = encoder.encode(torch.from_numpy(image)[None].to(device))[0].float().cpu().numpy()
+        return latent, mask
+
+    def load(self) -> Latents:
+        """Everything, in memory."""
+        parts = [np.load(self.folder / f"{candidate.name}.npz") for candidate in self.candidates]
+        return Latents(np.stack([part["latents"] for part in parts]), np.stack([part["masks"] for part in parts]))
+
+
+def tumor_image(plan: Plan, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scaled window (C, X, Y, Z) and mask (X, Y, Z) of a copy: 0 is centred and untouched, the others are augmented."""
+    seed = derive_seed(plan.seed, candidate.name, copy) % 2**32 if copy else None
+    return tumor_window(candidate.case, candidate.component, plan.channels, plan.window.shape, seed)
+
+
+def training_latents(encoder: Codec, encoder_hash: str, plan: Plan, workspace: Workspace, folder: Path, copies: int, device: str) -> Latents:
+    """The encoded training tumors; the cache in `folder` is built as far as it is not."""
+    names = workspace.splits().train
+    cases = load_cases(workspace, names)
+    left_out = [c for case in cases for c in case.record.components if not c.fits]
+    if left_out:
+        console.warn(f"{len(left_out)} tumors are larger than the window and are not learnt from")
+    candidates = find_candidates(cases)
+    made_from = hash_value([encoder_hash, plan.window, plan.channels, plan.seed, copies, names])
+    cache = LatentCache(folder, candidates, copies, made_from)
+    processes = PartialState(cpu=device == "cpu")
+    with processes.main_process_first(), console.progress("encoding tumors", len(candidates), quiet=not processes.is_main_process) as tick:
+        cache.build(encoder, plan, device, tick)
+    return cache.load()
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A held-out tumor's window: image (1, C, X, Y, Z) in [-1, 1], its latent, mask (X, Y, Z)."""
+
+    name: str
+    image: Tensor
+    latent: Tensor
+    mask: np.ndarray
+
+
+def held_out_windows(encoder: Codec, plan: Plan, workspace: Workspace, device: str, most: int) -> list[HeldOut]:
+    """The first tumors of the held-out cases (of the training cases, where none is held out)."""
+    splits = workspace.splits()
+    cases = load_cases(workspace, splits.test or splits.train)
+    found = []
+    for candidate in [Candidate(case, c) for case in cases for c in case.record.components if c.fits][:most]:
+        image, mask = tumor_image(plan, candidate, 0)
+        picture = torch.from_numpy(image)[None].to(device)
+        with precise(plan.precision, device):
+            found.append(HeldOut(candidate.name, picture, encoder.encode(picture), mask))
+    return found

@@ -1,0 +1,125 @@
+"""The denoising network: a 3D U-Net with in-plane convolutions, in-plane attention and attention along the depth.
+
+Source: DiffTumor, section 3.2 and its published settings: (3, 3, 1) convolutions, attention first within each slice, then
+along the depth, 8 heads of 32 channels, halved in-plane between levels. Deviation: three levels, not four (windows here are
+multiples of 16, latents of 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_GROUPS = 8
+
+
+def _conv(a: int, b: int, size: int = 3) -> nn.Conv3d:
+    return nn.Conv3d(a, b, (size, size, 1), padding=(size // 2, size // 2, 0))
+
+
+class _Block(nn.Module):
+    """Two in-plane convolutions with a residual; the time shifts and scales between them."""
+
+    def __init__(self, a: int, b: int, time: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.GroupNorm(math.gcd(_GROUPS, a), a), nn.SiLU(), _conv(a, b))
+        self.norm = nn.GroupNorm(_GROUPS, b)
+        self.second = nn.Sequential(nn.SiLU(), _conv(b, b))
+        self.time = nn.Linear(time, 2 * b)
+        self.skip = nn.Conv3d(a, b, 1) if a != b else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        scale, shift = self.time(F.silu(time))[..., None, None, None].chunk(2, 1)
+        out: Tensor = self.skip(x) + self.second(self.norm(self.first(x)) * (1 + scale) + shift)
+        return out
+
+
+class _Attention(nn.Module):
+    """Self-attention with a residual: within each slice (X, Y), or along the depth Z."""
+
+    def __init__(self, width: int, heads: tuple[int, int], along_depth: bool) -> None:
+        super().__init__()
+        self.along_depth, self.heads = along_depth, heads
+        self.norm = nn.GroupNorm(_GROUPS, width)
+        self.qkv = nn.Linear(width, 3 * math.prod(heads), bias=False)
+        self.out = nn.Linear(math.prod(heads), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x).movedim(1, -1)  # (B, X, Y, Z, C)
+        if not self.along_depth:
+            tokens = tokens.movedim(3, 1)  # (B, Z, X, Y, C)
+        line = tokens.shape[3:4] if self.along_depth else tokens.shape[2:4]
+        flat = tokens.reshape(-1, math.prod(line), x.shape[1])
+        q, k, v = (part.unflatten(-1, self.heads).transpose(1, 2) for part in self.qkv(flat).chunk(3, -1))
+        mixed = self.out(_attend(q, k, v).transpose(1, 2).flatten(2)).view(tokens.shape)
+        if not self.along_depth:
+            mixed = mixed.movedim(1, 3)
+        return x + mixed.movedim(-1, 1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention; on a CPU by plain products, for its fused kernel goes back slowly through many short sequences."""
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v)
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype) @ v
+
+
+class _Level(nn.Module):
+    """Two blocks, then attention in the plane and along the depth."""
+
+    def __init__(self, a: int, b: int, time: int, heads: tuple[int, int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([_Block(a, b, time), _Block(b, b, time)])
+        self.plane, self.depth = _Attention(b, heads, False), _Attention(b, heads, True)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, time)
+        out: Tensor = self.depth(self.plane(x))
+        return out
+
+
+class PlaneUNet(nn.Module):
+    """eps(x, step): (B, in_channels, X, Y, Z), (B,) -> (B, out_channels, X, Y, Z); X and Y divisible by `multiple`.
+
+    `heads`: number and width of the attention's heads.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, widths: Sequence[int], heads: tuple[int, int]) -> None:
+        super().__init__()
+        self.base, self.multiple = widths[0], 2 ** (len(widths) - 1)
+        time = 4 * self.base
+        self.time = nn.Sequential(nn.Linear(self.base, time), nn.GELU(), nn.Linear(time, time))
+        self.start = _conv(in_channels, self.base, 7)
+        self.start_depth = _Attention(self.base, heads, True)
+        pairs = list(zip((self.base, *widths), widths, strict=False))
+        self.down = nn.ModuleList([_Level(a, b, time, heads) for a, b in pairs])
+        self.narrow = nn.ModuleList([nn.Conv3d(b, b, (4, 4, 1), (2, 2, 1), (1, 1, 0)) for _, b in pairs[:-1]])
+        self.middle = _Level(widths[-1], widths[-1], time, heads)
+        self.up = nn.ModuleList([_Level(2 * b, a, time, heads) for a, b in reversed(pairs)])
+        self.widen = nn.ModuleList([nn.ConvTranspose3d(a, a, (4, 4, 1), (2, 2, 1), (1, 1, 0)) for a, _ in reversed(pairs[1:])])
+        self.end = _Block(2 * self.base, self.base, time)
+        self.out = nn.Conv3d(self.base, out_channels, 1)
+
+    def forward(self, x: Tensor, step: Tensor) -> Tensor:
+        half = self.base // 2
+        angles = step.float()[:, None] * torch.exp(-math.log(10000) * torch.arange(half, device=x.device) / max(1, half - 1))
+        time = self.time(torch.cat([angles.sin(), angles.cos()], 1))
+        x = self.start_depth(self.start(x))
+        first, skips = x, []
+        for number, level in enumerate(self.down):
+            x = level(x, time)
+            skips.append(x)
+            if number < len(self.narrow):
+                x = self.narrow[number](x)
+        x = self.middle(x, time)
+        for number, level in enumerate(self.up):
+            x = level(torch.cat([x, skips.pop()], 1), time)
+            if number < len(self.widen):
+                x = self.widen[number](x)
+        out: Tensor = self.out(self.end(torch.cat([x, first], 1), time))
+        return out.float()

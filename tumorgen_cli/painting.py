@@ -1,0 +1,75 @@
+"""From a window and a draw in its latents to a painted window: encode, draw, decode the box with its halo. Any latent method's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tumorgen_cli.autoencoding import Codec, precise
+from tumorgen_cli.boxes import box_mask, latent_box
+from tumorgen_cli.nets.vae import DOWNSAMPLING
+from tumorgen_cli.plan import Plan
+from tumorgen_cli.records import Box, Request
+from tumorgen_cli.texture import like_noise
+from tumorgen_cli.windows import scale, unscale
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """An encoded window: scaled image (C, X, Y, Z), its latent (1, L, x, y, z), the latent box (1, 1, x, y, z), and the
+    region to decode, in latent cells: the box with its halo."""
+
+    request: Request
+    scaled: np.ndarray
+    latent: Tensor
+    box: Tensor
+    region: Box
+
+    @property
+    def cells(self) -> tuple[slice, ...]:
+        """The region as an index of latents (B, L, x, y, z)."""
+        return (slice(None), slice(None), *self.region.slices)
+
+    @property
+    def voxels(self) -> Box:
+        """The region in the window's voxels."""
+        start, stop = (tuple(DOWNSAMPLING * a for a in ends) for ends in (self.region.start, self.region.stop))
+        return Box(start, stop)  # type: ignore[arg-type]
+
+    @property
+    def inner(self) -> Box:
+        """The request's box in the region's voxels."""
+        return self.request.box.shifted(tuple(-a for a in self.voxels.start))  # type: ignore[arg-type]
+
+
+def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: str) -> Canvas:
+    """Encodes a request's window, whose sides must be multiples of 16; the box is widened to whole latent cells."""
+    scaled = scale(request.image, plan.channels, request.limits)
+    with precise(plan.precision, device):
+        latent = codec.encode(torch.from_numpy(scaled)[None].to(device))
+    shape = tuple(latent.shape[2:])
+    box = latent_box(request.box, shape)  # type: ignore[arg-type]
+    mask = torch.from_numpy(box_mask(box, shape))[None, None].to(device)  # type: ignore[arg-type]
+    return Canvas(request, scaled, latent, mask, box.grown(halo, shape))  # type: ignore[arg-type]
+
+
+def add_texture(canvas: Canvas, picture: np.ndarray, decode: Callable[[Tensor], Tensor], plan: Plan, seed: int, device: str) -> np.ndarray:
+    """The decoded region (C, X, Y, Z) with noise as the host has it outside the box, which a VAE smooths away."""
+    with precise(plan.precision, device):
+        smooth = decode(canvas.latent[canvas.cells])[0].float().cpu().numpy()
+    host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
+    return picture + like_noise(host, smooth, picture, canvas.inner, np.random.default_rng([seed, 1]))
+
+
+def put_back(canvas: Canvas, picture: np.ndarray, share: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """The window with the box replaced by the decoded region's, in the scan's units, and the mask: (C, X, Y, Z), (X, Y, Z)."""
+    request, local = canvas.request, canvas.inner.slices
+    image = request.image.astype(np.float32, copy=True)
+    image[(slice(None), *request.box.slices)] = unscale(picture[(slice(None), *local)], plan.channels, request.limits)
+    mask = np.zeros(image.shape[1:], np.float32)
+    mask[request.box.slices] = share[local]
+    return image, mask
