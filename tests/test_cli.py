@@ -143,6 +143,54 @@ def test_drawing_until_a_pair_passes(workspace, phantoms, tmp_path):
     assert "other tries" in told(other)
 
 
+def test_a_shard_by_option_and_by_environment(workspace, phantoms, tmp_path, monkeypatch):
+    arguments = ("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 2, "--method", "syntumor", "--device", "cpu")
+    arguments = (*arguments, "--out", tmp_path / "out")
+    first = call(*arguments, "--shard", "2/2")
+    assert "left to other shards" in first.stdout
+    assert "the same command for the other shards" in told(first)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    tally = json.loads(call(*arguments, "--json").stdout)["tally"]
+    assert (tally["made"], tally["pairs"], tally["left"]) == (1, 2, 0)
+    monkeypatch.delenv("RANK")
+    assert "RANK and WORLD_SIZE ?/2" in told(call(*arguments, code=1))
+    for wrong in ("0/2", "3/2", "1", "1/", "a/b", "-1/2", "1/2/3", ""):
+        assert "1 <= i <= n" in told(call(*arguments, f"--shard={wrong}", code=1)), wrong
+
+
+def test_the_job_array_of_the_examples(workspace, phantoms, tmp_path):
+    """What the script passes on is what the command takes."""
+    (tmp_path / "tumorgen").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "tumorgen").chmod(0o755)
+    script = Path(__file__).parent.parent / "examples" / "slurm_array.sh"
+    options = ["--healthy", phantoms.healthy, "-n", 2, "--out", tmp_path / "out", "-w", workspace.root, "--method", "syntumor", "--device", "cpu"]
+    for task, environment in ((1, {"SLURM_ARRAY_TASK_COUNT": "2"}), (2, {"SLURM_ARRAY_TASK_COUNT": "1", "SHARDS": "2"})):
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": str(task), **environment}
+        run = subprocess.run([str(part) for part in (script, *options)], env=environment, capture_output=True, text=True, timeout=60, check=True)
+        tally = json.loads(call(*run.stdout.splitlines(), "--json").stdout)["tally"]
+        assert (tally["pairs"], tally["made"], tally["left"]) == (task, 1, 2 - task)
+
+
+def test_from_pairs_to_a_merged_set(workspace, phantoms, tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    pairs, out = tmp_path / "pairs", tmp_path / "raw" / "Dataset601_Merged"
+    call("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 2, "--method", "syntumor", "--out", pairs, "--device", "cpu")
+    result = call("merge", phantoms.dataset, pairs, "--out", out, "--oversample", 2)
+    assert "nnUNetv2_plan_and_preprocess -d 601" in told(result)
+    assert "copies the folds" in told(result)
+    found = json.loads(call("merge", phantoms.dataset, pairs, "--out", out, "--oversample", 2, "--json").stdout)
+    (fold,) = found["folds"]
+    assert tuple(fold["validation"]) == workspace.splits().test
+    assert tuple(fold["train"]) == workspace.splits().train
+    assert (len(fold["pairs"]), fold["real_share"]) == (2, round(10 / 12, 4))
+    (written,) = json.loads((out / "splits_final.json").read_text())
+    assert len(written["train"]) == 12
+    six = call("merge", phantoms.dataset, pairs, "--out", tmp_path / "Dataset602_Six", "--folds", 6)
+    assert "every set has seen its validation cases" in told(six)
+    assert "DatasetNNN_Name" in told(call("merge", phantoms.dataset, pairs, "--out", tmp_path / "merged", code=1))
+
+
 # -- presets ---------------------------------------------------------------------------------------------------
 def test_presets_are_listed_shown_and_copied(tmp_path):
     assert set(json.loads(call("presets", "--json").stdout)) == set(preset_names())
@@ -210,6 +258,7 @@ def test_another_data_sets_workspace(phantoms, workspace, tmp_path):
     "arguments",
     [("nothing",), ("plan",), ("synthesize", "-n", "0"), ("train", "vae", "--iterations", "many"), ("plan", "x", "--device", "tpu"),
      ("synthesize", "--cases", "val"), ("train", "vae", "--init", "/nowhere.pt"), ("plan", "x", "--memory", "0.1"), ("plan", "x", "--wrong"),
+     ("merge", "x", "--out", "y"), ("merge", "x", "y"), ("merge", "x", "y", "--out", "z", "--folds", "0"),
      ("filter",), ("filter", "x", "--keep", "1.5"), ("evaluate", "--features", "fid"), ("reader-study", "score")],
     ids=" ".join,
 )  # fmt: skip

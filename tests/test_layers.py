@@ -28,7 +28,7 @@ LAYERS = [
         "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "budgets", "metrics.agreement",
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
-    {"evaluation", "filtering", "judges", "reader_study", "report", "comparison", "comparison_page", "pipeline"},
+    {"evaluation", "filtering", "judges", "merging", "reader_study", "report", "comparison", "comparison_page", "pipeline"},
     {"demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
@@ -68,7 +68,7 @@ BESIDE = {
     "reader_study": {"evaluation"},
     "evaluation": {"report"},
     "comparison_page": {"comparison", "evaluation"},
-    "pipeline": {"comparison", "comparison_page", "evaluation", "filtering", "judges", "reader_study"},
+    "pipeline": {"comparison", "comparison_page", "evaluation", "filtering", "judges", "merging", "reader_study"},
     "cli": {"demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")

@@ -6,8 +6,12 @@ import json
 import math
 import multiprocessing
 import multiprocessing.pool
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +19,11 @@ from PIL import Image
 
 from tumorgen_cli import pipeline, synthesis
 from tumorgen_cli.errors import DataError, PlanError, StateError
-from tumorgen_cli.files import hash_file, to_plain
+from tumorgen_cli.files import hash_file, locked, to_plain, write_json
 from tumorgen_cli.hosts import read_scan
 from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.records import Box, Synthetic
-from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_provenance, synthesize_set
+from tumorgen_cli.records import Box, Shard, Synthetic
+from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_learnt_from, read_provenance, synthesize_set
 from tumorgen_cli.volumes import read_volume, same_geometry, write_volume
 
 PAIRS = 4
@@ -416,3 +420,143 @@ def test_what_never_passes_is_given_up_and_not_tried_again(workspace, phantoms, 
     again = run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.7, 4))
     assert (again.given_up, judge.asked) == (2, 0)
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["numTraining"] == 0
+
+
+# -- shards ----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def at_once(workspace, phantoms, tmp_path_factory):
+    """A set of seven made by one process; read-only."""
+    folder = tmp_path_factory.mktemp("at_once") / "out"
+    paint(workspace, phantoms, folder, "syntumor", pairs=7)
+    return folder
+
+
+def shard(workspace, phantoms, out, number, count=3, **options):
+    return paint(workspace, phantoms, out, "syntumor", **{"pairs": 7, **options}, shard=Shard(number, count)).tally
+
+
+def contents(folder):
+    """Every file but locks by its bytes; of provenance what took time is left out."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock")]
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {**found, "provenance.jsonl": records(folder)}
+
+
+def test_shards_equal_one_run(at_once, workspace, phantoms, tmp_path):
+    out = tmp_path / "out"
+    tallies = [shard(workspace, phantoms, out, number) for number in (2, 3)]
+    assert [(t.made, t.pairs, t.left) for t in tallies] == [(2, 2, 5), (2, 4, 3)]
+    assert not (out / "dataset.json").exists()  # a set that is not whole does not look so
+    assert json.loads((out / "set.json").read_text()) == json.loads((at_once / "set.json").read_text())
+    assert {line.case for line in read_provenance(out)} <= {line.case for line in read_provenance(at_once)}
+    last = shard(workspace, phantoms, out, 1)
+    assert (last.made, last.pairs, last.left) == (3, 7, 0)
+    assert contents(out) == contents(at_once)
+    assert [shard(workspace, phantoms, out, number).made for number in (1, 2, 3)] == [0, 0, 0]
+    assert contents(out) == contents(at_once)
+
+
+def test_a_killed_shard_goes_on_and_leaves_the_others_alone(at_once, workspace, phantoms, tmp_path, monkeypatch):
+    out, write, seen = tmp_path / "out", synthesis._write_pair, []
+
+    def killed_at_the_second(*arguments):
+        seen.append(arguments)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(synthesis, "_write_pair", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        shard(workspace, phantoms, out, 1)
+    monkeypatch.undo()
+    log = out / "provenance_1_of_3.jsonl"
+    log.write_text(log.read_text() + '{"case": "Heal')  # as a kill leaves it
+    assert (shard(workspace, phantoms, out, 2).left, len(read_provenance(out))) == (4, 3)  # which another shard can read
+    assert shard(workspace, phantoms, out, 1).made == 2
+    assert shard(workspace, phantoms, out, 3).left == 0
+    assert contents(out) == contents(at_once)
+
+
+def test_one_process_finishes_what_shards_left(at_once, workspace, phantoms, tmp_path):
+    shard(workspace, phantoms, tmp_path / "out", 3)
+    assert paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=7).tally.made == 5
+    assert contents(tmp_path / "out") == contents(at_once)
+
+
+def test_shards_at_the_same_time(at_once, workspace, phantoms, tmp_path):
+    """As threads: locks and logs are files, opened by each anew."""
+    with multiprocessing.pool.ThreadPool(3) as pool:
+        tallies = pool.map(lambda number: shard(workspace, phantoms, tmp_path / "out", number), (1, 2, 3))
+    assert sum(t.made for t in tallies) == 7
+    assert min(t.left for t in tallies) == 0
+    assert contents(tmp_path / "out") == contents(at_once)
+
+
+@pytest.mark.slow
+def test_shards_as_torchrun_starts_them(at_once, workspace, phantoms, tmp_path):
+    out, root = tmp_path / "out", Path(synthesis.__file__).parent.parent
+    command = [sys.executable, "-m", "tumorgen_cli.cli", "synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 7]
+    command += ["--method", "syntumor", "--out", out, "--device", "cpu"]
+    environments = [{**os.environ, "PYTHONPATH": str(root), "RANK": str(rank), "WORLD_SIZE": "3"} for rank in range(3)]
+    running = [subprocess.Popen([str(c) for c in command], env=e, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for e in environments]
+    told = [process.communicate(timeout=300)[1].decode() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], told
+    assert contents(out) == contents(at_once)
+
+
+def test_who_may_work_beside_whom(workspace, phantoms, tmp_path):
+    out = tmp_path / "out"
+    with locked(out, "synthesize", "1_of_2"):
+        with pytest.raises(StateError, match="synthesize 1_of_2"):
+            shard(workspace, phantoms, out, 1, 2, pairs=2)
+        with pytest.raises(StateError, match="in use"):
+            paint(workspace, phantoms, out, "syntumor", pairs=2)
+        assert shard(workspace, phantoms, out, 2, 2, pairs=2).left == 1
+        with pytest.raises(StateError, match="another set"):
+            shard(workspace, phantoms, out, 2, 2, pairs=2, seed=5)
+    with locked(out, "filter"), pytest.raises(StateError, match="tumorgen filter"):
+        shard(workspace, phantoms, out, 1, 2, pairs=2)
+    assert shard(workspace, phantoms, out, 1, 2, pairs=2).left == 0
+
+
+def test_a_claim_that_no_pair_followed(workspace, phantoms, tmp_path):
+    """Alone one may put it right; a shard may not, for another may be about to paint by it."""
+    out = tmp_path / "out"
+    write_json(out / "set.json", {"seed": 99})
+    with pytest.raises(StateError, match="another set"):
+        shard(workspace, phantoms, out, 1, 2, pairs=2)
+    assert paint(workspace, phantoms, out, "syntumor", pairs=1).tally.made == 1
+
+
+def test_given_up_pairs_of_shards(workspace, phantoms, tmp_path):
+    method, out = Fake(workspace.plan(), workspace), tmp_path / "out"
+    jobs = make_jobs(pipeline._healthy_sources(workspace.plan(), phantoms.healthy, None), 3, 0)
+    common = (workspace.fingerprint().tumors, None, Sampling(), {"seed": 0}, Quality(Sees(10**6), 0.7, 2), lambda *_: None)
+    tallies = [synthesize_set(method.plan, method, jobs, out, *common, Shard(number, 2)) for number in (1, 2)]
+    assert [(t.given_up, t.left) for t in tallies] == [(2, 1), (3, 0)]
+    assert [json.loads(line)["case"] for line in (out / "given_up.jsonl").read_text().splitlines()] == [job.case for job in jobs]
+    assert not list(out.glob("*_of_*"))
+
+
+def test_shards_share_out_every_pair_once():
+    jobs = make_jobs([Source(name, ()) for name in "abcd"], 23, 0)
+    parts = [synthesis.own_jobs(jobs, Shard(number, 5)) for number in range(1, 6)]
+    assert sorted(job.index for part in parts for job in part) == list(range(23))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    longer = make_jobs([Source(name, ()) for name in "abcd"], 40, 0)
+    assert {job.case for job in parts[1]} <= {job.case for job in synthesis.own_jobs(longer, Shard(2, 5))}
+
+
+# -- what a set has learnt from --------------------------------------------------------------------------------
+def test_a_set_says_what_its_method_has_seen(made, workspace):
+    assert read_learnt_from(made[1]) == workspace.splits().train
+
+
+def test_a_set_made_before_sets_said_so_is_told_by_the_same_command(workspace, phantoms, tmp_path):
+    out = tmp_path / "out"
+    paint(workspace, phantoms, out, pairs=1)
+    written = json.loads((out / "set.json").read_text())
+    write_json(out / "set.json", {k: v for k, v in written.items() if k != "learnt_from"})
+    assert read_learnt_from(out) is None
+    assert paint(workspace, phantoms, out, pairs=1).tally.made == 0
+    assert json.loads((out / "set.json").read_text()) == written

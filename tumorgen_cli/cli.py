@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -254,6 +255,7 @@ def synthesize(
     until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
+    shard: Annotated[Optional[str], typer.Option("--shard", help="i/n: part i of n of the pairs (default: torchrun's RANK and WORLD_SIZE).")] = None,
     method: MethodName = "tumorgen",
     device: Device = "auto",
     seed: Seed = None,
@@ -268,9 +270,13 @@ def synthesize(
     if healthy is not None and cases is not None:
         raise PlanError("Two sources", [Fault("--healthy and --cases", "both given", "one of them", "leave one out")])
     report = pipeline.synthesize(
-        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed, until_pass, keep, judge
-    )
+        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed, until_pass, keep, judge,
+        shard=_parse_shard(shard),
+    )  # fmt: skip
     _show_set(report, as_json)
+    if report.tally.left:
+        console.next_command("the same command for the other shards; the last of them finishes the set")
+        return
     if not report.tally.pairs:
         console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
     following = f"evaluate --synthetic {report.folder}" if report.tally.pairs else f"train all{_at(work)} --iterations N"
@@ -299,6 +305,44 @@ def filter_pairs(
         console.table(f"Pairs in {found.folder}", ("what", "number"), [("kept", found.kept), ("rejected (see rejected.csv)", rejected)])
     again = f"tumorgen filter {synthetic} --keep {keep / 2:g} --out DIR{_at(work)}"
     console.next_command(f"tumorgen evaluate --synthetic {found.folder}{_at(work)}" if found.kept else again)
+
+
+@app.command()
+@_command
+def merge(
+    real: Annotated[str, typer.Argument(help="The real nnU-Net raw data set: a path, or its id or name under $nnUNet_raw.")],
+    synthetic: Annotated[list[Path], typer.Argument(help="Folders of synthetic sets.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write: DIR/DatasetNNN_Name.")],
+    folds: Annotated[int, typer.Option("--folds", help="1: validate on the cases no set has learnt from; more: as nnU-Net divides.", min=1)] = 1,
+    oversample: Annotated[int, typer.Option("--oversample", help="How often a real case stands in the training lists.", min=1)] = 1,
+    preprocessed: Annotated[
+        Optional[Path], typer.Option("--preprocessed", help="nnU-Net's preprocessed folder (default: $nnUNet_preprocessed).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put real cases and synthetic pairs into one nnU-Net raw data set, with folds that validate on unseen real cases alone."""
+    from tumorgen_cli import pipeline
+
+    made = pipeline.merge(real, synthetic, out, folds, oversample, preprocessed)
+    if as_json:
+        console.print_json({"folder": made.out, "splits": made.splits, "folds": made.folds})
+    else:
+        rows = []
+        for number, f in enumerate(made.folds):
+            left_out = ", ".join(f"{count} {reason}" for reason, count in f.left_out.items()) or "none"
+            rows.append((number, len(f.train), len(f.validation), len(f.pairs), left_out, f"{f.real_share:.0%}"))
+        columns = ("fold", "real, training", "real, validation", "pairs, training", "pairs left out", "real share of what is drawn")
+        console.table(f"{len(made.real.cases)} real cases and {len(made.pairs)} pairs in {made.out}", columns, rows)
+        for path in made.splits:
+            console.note(f"folds: {path}")
+    for number, fold in enumerate(made.folds):
+        if not fold.pairs:
+            console.warn(f"fold {number} has no pair to learn from: every set has seen its validation cases")
+    if len(made.splits) == 1:
+        console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
+    number = int(made.out.name[len("Dataset") :][:3])
+    given = "" if os.environ.get("nnUNet_raw") == str(made.out.parent) else f"export nnUNet_raw={made.out.parent} && "
+    console.next_command(f"{given}nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres && nnUNetv2_train {number} 3d_fullres 0")
 
 
 @app.command()
@@ -493,6 +537,23 @@ def _parse_box(text: str | None) -> Any:
     return Box((x0, y0, z0), (x1, y1, z1))
 
 
+def _parse_shard(text: str | None) -> Any:
+    """What --shard says; without it this process's place among those of torchrun or accelerate, if there are several."""
+    from tumorgen_cli.records import Shard
+
+    where = "--shard" if text is not None else "RANK and WORLD_SIZE"
+    if text is None:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            return None
+        rank = os.environ.get("RANK", "")
+        text = f"{int(rank) + 1 if rank.isdecimal() else '?'}/{os.environ['WORLD_SIZE']}"
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        fault = Fault(f"{where} {text}", "no part of a whole", "i/n, 1 <= i <= n", "for example --shard 1/8, and so on to --shard 8/8")
+        raise PlanError("The shard cannot be read", [fault])
+    return Shard(int(number), int(count)) if int(count) > 1 else None
+
+
 def _show_set(report: Any, as_json: bool) -> None:
     if as_json:
         console.print_json(report)
@@ -500,7 +561,8 @@ def _show_set(report: Any, as_json: bool) -> None:
     tally = report.tally
     rejected = ", ".join(f"{count} {reason}" for reason, count in tally.rejected.items()) or "none"
     rows = [
-        ("pairs", tally.pairs), ("made now", tally.made), ("given up", tally.given_up), ("draws rejected", f"{rejected} of {tally.draws}"),
+        ("pairs", tally.pairs), ("made now", tally.made), *([("left to other shards", tally.left)] if tally.left else []),
+        ("given up", tally.given_up), ("draws rejected", f"{rejected} of {tally.draws}"),
         ("windows over a scan's edge", tally.padded), ("seconds a pair, file to file", tally.seconds_per_pair),
     ]  # fmt: skip
     console.table(f"Pairs in {report.folder}", ("what", "number"), rows)

@@ -1,4 +1,4 @@
-"""Strict JSON <-> dataclasses, atomic writes, hashes, the workspace lock. Reads and writes small files only."""
+"""Strict JSON <-> dataclasses, atomic writes, links, hashes, the workspace lock. Reads and writes small files only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import hashlib
 import json
 import math
 import os
+import secrets
+import shutil
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,7 +47,8 @@ def atomic(path: Path) -> Iterator[Path]:
         StateError: no space left, or the folder cannot be written.
     """
     endings = "".join(path.suffixes[-2:])  # SimpleITK picks its writer by the ending
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{endings}")
+    # a process's number is its own on one machine alone
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp{endings}")
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -63,6 +66,20 @@ def append_line(path: Path, text: str) -> None:
     """
     with _told(path), path.open("a", encoding="utf-8") as stream:
         stream.write(text + "\n")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` a hard link to `source` where the disk allows, else a copy; one of the same content is left alone."""
+    source = source.resolve()  # a hard link to a symbolic one is a symbolic one, which points elsewhere from here
+    if target.is_file() and (target.samefile(source) or hash_file(target) == hash_file(source)):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        with atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -233,26 +250,52 @@ def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
 
 # -- the lock --------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def locked(folder: Path, command: str) -> Iterator[None]:
-    """Holds `folder` for one command; the lock goes with the process, however it ends.
+def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None]:
+    """Holds `folder` for one command, or, beside its other parts, for a `part` of one; the lock goes with the process,
+    however it ends.
 
     Raises:
-        StateError: another command holds it (its name and process are told).
+        StateError: another command, or the same part, holds it (its name and process are told).
     """
+    _make(folder)
+    with _held(folder / ".lock", command, shared=part is not None):
+        if part is None:
+            yield
+            return
+        with _held(folder / f".lock_{part}", f"{command} {part}"):
+            yield
+
+
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Lets one of the processes that share `folder` through at a time; the others wait. For what takes a moment."""
     import fcntl
 
+    _make(folder)
+    with (folder / ".lock_turn").open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise StateError("A folder cannot be made", [Fault(str(folder), "a file", "a folder, or nothing", "choose another place")]) from error
-    with (folder / ".lock").open("a+", encoding="utf-8") as stream:
+
+
+@contextlib.contextmanager
+def _held(path: Path, command: str, shared: bool = False) -> Iterator[None]:
+    import fcntl
+
+    with path.open("a+", encoding="utf-8") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             stream.seek(0)
             holder = stream.read().strip() or "another command"
             remedy = "wait for it, stop it, or work in another folder with --work"
-            fault = Fault(str(folder), f"in use by {holder}", "one command at a time", remedy)
+            fault = Fault(str(path.parent), f"in use by {holder}", "one command at a time", remedy)
             raise StateError("The folder is in use", [fault]) from error
         stream.truncate(0)
         stream.write(f"tumorgen {command}, process {os.getpid()}")

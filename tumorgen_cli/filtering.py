@@ -6,22 +6,19 @@ where the disk allows, else copies) with `rejected.csv`, which lists what was le
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import math
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorgen_cli.evaluation import CaseFiles, synthetic_cases, verdict_of
-from tumorgen_cli.files import atomic, hash_file, to_plain, write_text
+from tumorgen_cli.files import hash_file, link_or_copy, to_plain, write_text
 from tumorgen_cli.metrics.agreement import Verdict
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.synthesis import NOT_FOUND, claim, read_provenance, write_dataset_json
+from tumorgen_cli.synthesis import NOT_FOUND, claim, read_learnt_from, read_provenance, write_dataset_json
 
 if TYPE_CHECKING:
     from tumorgen_cli.console import Ticker
@@ -49,7 +46,9 @@ def filter_set(plan: Plan, set_folder: Path, out: Path, cache: Path, judge: Judg
     Source: Wu et al., FreeTumor: keep a pair if P >= T, T = 0.7.
     """
     source = hash_file(set_folder / "provenance.jsonl")
-    claim(out, {"plan": plan.hash, "filtered_from": str(set_folder.resolve()), "provenance": source, "judge": judge.hash, "keep": keep})
+    identity = {"plan": plan.hash, "filtered_from": str(set_folder.resolve()), "provenance": source, "judge": judge.hash, "keep": keep}
+    learnt_from = read_learnt_from(set_folder)
+    claim(out, identity if learnt_from is None else {**identity, "learnt_from": list(learnt_from)})
     lines = {line.case: line for line in read_provenance(set_folder)}
     kept: list[str] = []
     rejected: list[tuple[CaseFiles, Verdict, str]] = []
@@ -71,17 +70,7 @@ def filter_set(plan: Plan, set_folder: Path, out: Path, cache: Path, judge: Judg
 def _take(set_folder: Path, out: Path, files: CaseFiles) -> None:
     preview = set_folder / "previews" / f"{files.case}.png"
     for path in (*files.images, files.label, *([preview] if preview.is_file() else [])):
-        target = out / path.relative_to(set_folder)
-        if target.is_file() and hash_file(target) == hash_file(path):
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            target.unlink()
-        try:
-            os.link(path, target)
-        except OSError:  # another disk, or one without hard links
-            with atomic(target) as temporary:
-                shutil.copyfile(path, temporary)
+        link_or_copy(path, out / path.relative_to(set_folder))
 
 
 def _table(rejected: list[tuple[CaseFiles, Verdict, str]]) -> str:

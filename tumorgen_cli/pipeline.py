@@ -23,9 +23,9 @@ from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import display_of
-from tumorgen_cli.records import Box, Fingerprint
+from tumorgen_cli.records import Box, Fingerprint, Shard
 from tumorgen_cli.stages import check_preprocessed, open_method, train_stages
-from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, synthesize_set
+from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, synthesize_set
 from tumorgen_cli.windows import is_done
 from tumorgen_cli.workspace import Splits, Workspace
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tumorgen_cli.comparison import Comparison
     from tumorgen_cli.filtering import Filtered
     from tumorgen_cli.judge_training import JudgeRecord
+    from tumorgen_cli.merging import Merge
     from tumorgen_cli.metrics.features import Network
     from tumorgen_cli.reader_study import Study
 
@@ -239,11 +240,13 @@ def synthesize(
     keep: float = 0.7,
     judge: Path | None = None,
     paint_in: str | None = None,
+    shard: Shard | None = None,
 ) -> SetReport:
     """Paints `pairs` tumors into the scans of `healthy`, or redraws those of the split's `cases` ("test", "train").
 
     With `paint_in` the masks of `roi` are labels of the plan's names, and the region is that label's.
-    With `until_pass` a pair is drawn again, so often at most, until the judge finds the share `keep` of its mask.
+    With `until_pass` a pair is drawn again, so often at most, until the judge finds the share `keep` of its mask. With
+    `shard` only that part of the pairs is made; the shard that finishes last finishes the set.
     """
     method = open_method(workspace, method_name, device)
     plan = method.plan
@@ -252,10 +255,11 @@ def synthesize(
         raise PlanError("No such solver", [Fault(f"--solver {sampling.solver}", f"not one of {method_name}'s", known, "leave it out")])
     sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi, paint_in)
     seed = plan.seed if seed is None else seed
-    tumors = [t for case in workspace.fingerprint().cases if case.case in workspace.splits().train for t in case.tumors]
+    train = workspace.splits().train
+    tumors = [t for case in workspace.fingerprint().cases if case.case in train for t in case.tumors]
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
-        "steps": sampling.steps, "solver": sampling.solver,
+        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": train,
     }  # fmt: skip
     if paint_in is not None:
         settings["paint_in"] = paint_in
@@ -266,8 +270,8 @@ def synthesize(
     folder = out or workspace.synthetic(name if usual else f"{name}_{own[:6]}")
     jobs = make_jobs(sources, pairs, seed)
     quality = Quality(needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None
-    with locked(folder, "synthesize"), console.progress("painting", len(jobs)) as tick:
-        tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, quality, tick)
+    with locked(folder, "synthesize", shard and shard.name), console.progress("painting", len(own_jobs(jobs, shard))) as tick:
+        tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, quality, tick, shard)
     return SetReport(str(folder), tally)
 
 
@@ -528,6 +532,20 @@ def filter_pairs(workspace: Workspace, set_folder: Path, keep: float, judge: Pat
         return filter_set(workspace.plan(), set_folder, folder, cache_of(workspace.evaluation(set_folder.name)), model, keep, tick)
 
 
+def merge(real: str, synthetic: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None) -> Merge:
+    """One nnU-Net raw data set of real cases and synthetic sets, with folds that no pair leaks into.
+
+    Its splits_final.json goes into nnU-Net's preprocessed folder, too, where that is given or known.
+    """
+    from tumorgen_cli.merging import plan_merge, write_merge
+
+    known = os.environ.get("nnUNet_preprocessed")
+    made = plan_merge(find_dataset(real), synthetic, out.absolute(), folds, oversample, preprocessed or (Path(known) if known else None))
+    with locked(made.out, "merge"), console.progress("merging", made.steps) as tick:
+        write_merge(made, tick)
+    return made
+
+
 def _score_rows(scores: Any) -> list[tuple[str, str]]:
     def interval(s: Any) -> str:
         return f"{s.mean:.3f} [{s.low:.3f}, {s.high:.3f}]"
@@ -612,7 +630,7 @@ def status(workspace: Workspace, method_name: str = "tumorgen") -> list[Step]:
         made = read_plain(workspace.root / "judge" / "judge.json", "run `tumorgen train judge --restart`")
         steps.append(Step("train judge", "done", f"{len(made['cases'])} cases, {made['minutes']:g} minutes", f"tumorgen train judge {where}"))
     for folder in sorted(workspace.root.glob("synthetic/*/set.json")):
-        lines = (folder.parent / "provenance.jsonl").read_text().count("\n") if (folder.parent / "provenance.jsonl").is_file() else 0
+        lines = sum(log.read_text().count("\n") for log in folder.parent.glob("provenance*.jsonl"))  # of shards, too
         done = (folder.parent / "dataset.json").is_file()
         stale = read_plain(folder, "delete the set")["plan"] != plan.hash
         state = "stale" if stale else "done" if done else "partly"

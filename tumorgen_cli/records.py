@@ -164,6 +164,21 @@ class Synthetic:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Part `number` (from 1) of `count` parts of a set's pairs; which pairs does not depend on how many there are in all."""
+
+    number: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}_of_{self.count}"
+
+    def owns(self, index: int) -> bool:
+        return index % self.count == self.number - 1
+
+
+@dataclass(frozen=True)
 class Provenance:
     """How one synthetic pair came to be; one line of `provenance.jsonl`."""
 

@@ -2,11 +2,13 @@
 
 Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/`, `previews/`, a line of `provenance.jsonl` per pair
 (the pair is finished when its line is there), a line of `given_up.jsonl` per pair that no draw passed the judge, and, last,
-`dataset.json`.
+`dataset.json`. A shard writes its lines into files of its own (`provenance_2_of_8.jsonl`); the shard that finishes last
+puts all of them together, and then nothing tells the set from one made at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
@@ -20,13 +22,13 @@ import numpy as np
 
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
-from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
+from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, in_turn, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan, without_tumors
 from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, pair_preview
-from tumorgen_cli.records import Box, Provenance, TumorFacts
+from tumorgen_cli.records import Box, Provenance, Shard, TumorFacts
 from tumorgen_cli.volumes import describe, read_volume, same_geometry, write_volume
 
 if TYPE_CHECKING:
@@ -72,10 +74,14 @@ class Quality:
 
 @dataclass(frozen=True)
 class Tally:
-    """What a set cost: pairs made now, pairs given up, draws rejected by reason, windows padded, over the whole set."""
+    """What a set cost: pairs made now, pairs given up, draws rejected by reason, windows padded, over the whole set.
+
+    `left`: pairs that other shards have yet to make.
+    """
 
     pairs: int
     made: int
+    left: int
     given_up: int
     draws: int
     rejected: dict[str, int]
@@ -92,6 +98,11 @@ def make_jobs(sources: Sequence[Source], pairs: int, seed: int) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.index % len(sources), job.index))
 
 
+def own_jobs(jobs: Sequence[Job], shard: Shard | None) -> list[Job]:
+    """The jobs of a shard, or all."""
+    return [job for job in jobs if shard is None or shard.owns(job.index)]
+
+
 def synthesize_set(
     plan: Plan,
     method: Method,
@@ -103,11 +114,12 @@ def synthesize_set(
     settings: dict[str, Any],
     quality: Quality | None,
     tick: Callable[[int, str], None],
+    shard: Shard | None = None,
 ) -> Tally:
-    """Makes the pairs that are not there yet; with `quality` only such as pass.
+    """Makes the pairs that are not there yet; with `quality` only such as pass, with `shard` only its own.
 
     `box` is the user's, in the host's voxels; without it boxes are drawn. `settings` identify the set: a folder made
-    with others is refused.
+    with others is refused. `jobs` are those of the whole set; `tick` counts the shard's.
 
     Raises:
         StateError: `out` holds another set. DataError: a host or box cannot be used, or no tumor came after the plan's
@@ -117,13 +129,18 @@ def synthesize_set(
     if quality is not None:
         settings = {**settings, "judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
     identity = to_plain({"method": method.name, "plan": plan.hash, "weights": weights, **settings})
-    claim(out, identity)
-    done, given_up = _finished_pairs(out), _given_up(out)
+    provenance, losses = (_lines_of(out, name, shard) for name in ("provenance", "given_up"))
+    turn = contextlib.nullcontext if shard is None else in_turn  # without a shard the folder is ours alone
+    with turn(out):
+        claim(out, identity, alone=shard is None)
+        for path in (out / "provenance.jsonl", out / "given_up.jsonl", provenance, losses):
+            _mend(path)
+        done, given_up = _finished_pairs(out), _given_up(out)
     made, scan = 0, None
-    tick(len(done) + len(given_up), "")
-    for job in jobs:
-        if job.case in done or job.case in given_up:
-            continue
+    mine = own_jobs(jobs, shard)
+    missing = [job for job in mine if job.case not in done and job.case not in given_up]
+    tick(len(mine) - len(missing), "")
+    for number, job in enumerate(missing, len(mine) - len(missing) + 1):
         if scan is None or scan.name != job.source.name:
             scan = read_scan(job.source.name, job.source.files, job.source.label, plan)
             host_hash = hash_file(job.source.files[0])
@@ -131,8 +148,7 @@ def synthesize_set(
         begun = time.perf_counter()
         draw = _draw_pair(plan, method, job, scan, placing, sampling, quality)
         if draw.image is None:
-            given_up[job.case] = draw.rejected
-            append_line(out / "given_up.jsonl", json.dumps({"case": job.case, "rejected": draw.rejected}))
+            append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
         else:
             seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
             _write_pair(plan, job, scan, draw, out)
@@ -141,12 +157,16 @@ def synthesize_set(
                 job.case, method.name, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, plan.hash,
                 weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn,
             )  # fmt: skip
-            append_line(out / "provenance.jsonl", json.dumps(to_plain(record)))
-            done[job.case] = record
+            append_line(provenance, json.dumps(to_plain(record)))
             made += 1
-        tick(len(done) + len(given_up), job.case)
-    write_dataset_json(out, plan, len(done))
-    return _tally(list(done.values()), made, given_up)
+        tick(number, job.case)
+    with turn(out):
+        done, given_up = _finished_pairs(out), _given_up(out)
+        left = sum(job.case not in done and job.case not in given_up for job in jobs)
+        if not left:
+            _gather(out, jobs, done, given_up)
+            write_dataset_json(out, plan, len(done))
+    return _tally(list(done.values()), made, left, given_up)
 
 
 @dataclass(frozen=True)
@@ -284,27 +304,40 @@ class _Placing:
         return Box(start, stop)  # type: ignore[arg-type]
 
 
-def claim(out: Path, identity: dict[str, Any]) -> None:
-    """Makes `out` this set's folder, or sees that it is."""
-    path = out / "set.json"
+def claim(out: Path, identity: dict[str, Any], alone: bool = True, name: str = "set.json") -> None:
+    """Makes `out` this set's folder, or sees that it is. `alone`: no other process may be at work there."""
+    path = out / name
     if path.is_file():
         found = read_plain(path, "choose another --out")
-        painted = any((out / name).is_file() and (out / name).stat().st_size for name in ("provenance.jsonl", "given_up.jsonl"))
-        if found != identity and not painted:  # of a command that failed before its first pair
+        painted = any(log.stat().st_size for kind in ("provenance", "given_up") for log in _all_lines_of(out, kind))
+        if found == {k: v for k, v in identity.items() if k != "learnt_from"}:  # made before sets said so
+            found = identity
+            write_json(path, identity)
+        if found != identity and alone and not painted:  # of a command that failed before its first pair
             write_json(path, identity)
         elif found != identity:
             fields = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
             found, remedy = f"made with other {', '.join(fields)}", "choose another --out, or delete the folder"
             raise StateError("The folder holds another set", [Fault(str(out), found, "those of this command", remedy)])
         return
-    if out.is_dir() and any(name != ".lock" for name in (p.name for p in out.iterdir())):
+    if out.is_dir() and any(not p.name.startswith(".lock") for p in out.iterdir()):
         remedy = "choose another --out; nothing there was touched"
         raise StateError("The folder is not empty", [Fault(str(out), "files of something else", "an empty or new folder", remedy)])
     write_json(path, identity)
 
 
+def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
+    """The cases that the method of a set has seen: those it was trained on, or took tumors or their sizes from.
+
+    None where the set does not say.
+    """
+    path = folder / "set.json"
+    found = read_plain(path, "run `tumorgen synthesize` again").get("learnt_from") if path.is_file() else None
+    return None if found is None else tuple(found)
+
+
 def read_provenance(folder: Path) -> tuple[Provenance, ...]:
-    """The finished pairs of a set.
+    """The finished pairs of a set, those of shards that are still at work among them.
 
     Raises:
         StateError: missing, or lines that are no provenance; all of them are named.
@@ -312,39 +345,72 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
     path, remedy = folder / "provenance.jsonl", "run `tumorgen synthesize` again"
     if not path.is_file():
         raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", remedy)])
-    lines: list[Provenance] = []
+    found: dict[str, Provenance] = {}
     faults: list[Fault] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            lines.append(from_plain(Provenance, json.loads(line), where=f"{path.name} line {number}", remedy=remedy))
-        except PlanError as error:
-            faults += error.faults
-        except json.JSONDecodeError as error:
-            faults.append(Fault(f"{path} line {number}", str(error), "a JSON object", remedy))
+    for log in _all_lines_of(folder, "provenance"):
+        text = log.read_text(encoding="utf-8")
+        if log != path:  # a shard may be at its last line
+            text = _whole(text)
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                record = from_plain(Provenance, json.loads(line), where=f"{log.name} line {number}", remedy=remedy)
+                found.setdefault(record.case, record)
+            except PlanError as error:
+                faults += error.faults
+            except json.JSONDecodeError as error:
+                faults.append(Fault(f"{log} line {number}", str(error), "a JSON object", remedy))
     if faults:
         raise StateError("The set's provenance cannot be read", faults)
-    return tuple(lines)
+    return tuple(found.values())
 
 
 def _finished_pairs(out: Path) -> dict[str, Provenance]:
     """The pairs that need not be made again."""
-    _whole_lines(out / "provenance.jsonl")
     return {record.case: record for record in read_provenance(out)}
 
 
 def _given_up(out: Path) -> dict[str, dict[str, int]]:
     """The pairs that need not be tried again, with the reasons their draws were rejected."""
-    records = map(json.loads, _whole_lines(out / "given_up.jsonl"))
+    texts = [_whole(log.read_text(encoding="utf-8")) for log in _all_lines_of(out, "given_up")]
+    records = [json.loads(line) for text in texts for line in text.splitlines()]
     return {record["case"]: record["rejected"] for record in records}
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file, which is made if it is not there; a line that a kill cut off is dropped from it."""
+def _lines_of(out: Path, name: str, shard: Shard | None) -> Path:
+    return out / (f"{name}.jsonl" if shard is None else f"{name}_{shard.name}.jsonl")
+
+
+def _all_lines_of(out: Path, name: str) -> list[Path]:
+    """The file of the whole set, then those of its shards, which are gone once all are done."""
+    return [path for path in (out / f"{name}.jsonl", *sorted(out.glob(f"{name}_*_of_*.jsonl"))) if path.is_file()]
+
+
+def _mend(path: Path) -> None:
+    """Makes the file if it is not there; drops a line that a kill cut off."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text or not path.is_file():
-        path.write_text(whole, encoding="utf-8")
-    return whole.splitlines()
+    if _whole(text) != text or not path.is_file():
+        write_text(path, _whole(text))
+
+
+def _whole(text: str) -> str:
+    return text[: text.rfind("\n") + 1]
+
+
+def _gather(out: Path, jobs: Sequence[Job], done: dict[str, Provenance], given_up: dict[str, dict[str, int]]) -> None:
+    """Puts the lines of all shards together, in the jobs' order, and removes the shards' files."""
+    parts = [log for name in ("provenance", "given_up") for log in _all_lines_of(out, name) if log.stem != name]
+    if not parts:
+        return
+    order = {job.case: number for number, job in enumerate(jobs)}
+    lines = {
+        "provenance": {case: to_plain(record) for case, record in done.items()},
+        "given_up": {case: {"case": case, "rejected": rejected} for case, rejected in given_up.items()},
+    }
+    for name, records in lines.items():
+        cases = sorted(records, key=lambda case: order.get(case, -1))  # pairs of a longer set than this come first
+        write_text(out / f"{name}.jsonl", "".join(json.dumps(records[case]) + "\n" for case in cases))
+    for log in parts:
+        log.unlink()
 
 
 def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
@@ -360,11 +426,11 @@ def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
     )
 
 
-def _tally(records: Sequence[Provenance], made: int, given_up: dict[str, dict[str, int]]) -> Tally:
+def _tally(records: Sequence[Provenance], made: int, left: int, given_up: dict[str, dict[str, int]]) -> Tally:
     rejected: Counter[str] = Counter()
     for reasons in (*(record.rejected for record in records), *given_up.values()):
         rejected.update(reasons)
     draws = len(records) + sum(rejected.values())
     seconds = float(np.mean([record.seconds["total"] for record in records])) if records else 0.0
     padded = sum(record.padded for record in records)
-    return Tally(len(records), made, len(given_up), draws, dict(rejected), padded, round(seconds, 3))
+    return Tally(len(records), made, left, len(given_up), draws, dict(rejected), padded, round(seconds, 3))

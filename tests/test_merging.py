@@ -1,0 +1,259 @@
+"""Merged sets: no pair knows a fold's validation cases, nnU-Net takes the folds as they are, and every fault is told at once."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_synthesis import Threads
+
+from tumorgen_cli import pipeline
+from tumorgen_cli.errors import DataError, StateError
+from tumorgen_cli.files import hash_file, to_plain, write_json
+from tumorgen_cli.merging import LEARNT, PAINTED
+from tumorgen_cli.records import Box, Grid, Provenance
+from tumorgen_cli.volumes import write_volume
+
+GRID = Grid((6, 5, 4), (2.0, 2.0, 3.0))
+REAL = tuple(f"r{i:02d}" for i in range(10))
+TRAIN = tuple(case for case in REAL if case not in ("r04", "r09"))
+LABELS = {"background": 0, "tumor": 1}
+
+
+@pytest.fixture(autouse=True)
+def no_folders_of_nnunet(monkeypatch):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+
+
+def write_cases(folder, cases, labels=LABELS, channel="PET"):
+    for number, case in enumerate(cases):
+        image = np.random.default_rng([len(folder.name), number]).normal(size=GRID.shape).astype(np.float32)
+        write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", image, GRID)
+        write_volume(folder / "labelsTr" / f"{case}.nii.gz", (image > 1).astype(np.uint8), GRID)
+    content = {"channel_names": {"0": channel}, "labels": labels, "numTraining": len(cases), "file_ending": ".nii.gz", "licence": "CC0"}
+    write_json(folder / "dataset.json", content)
+    return folder
+
+
+def write_set(folder, hosts, learnt_from=TRAIN, **options):
+    """A set of a pair per host; a host is a name, or a name with the hash of its file."""
+    hosts = [host if isinstance(host, tuple) else (host, "hash") for host in hosts]
+    cases = [f"{host}_s{number:04d}" for number, (host, _) in enumerate(hosts)]
+    write_cases(folder, cases, **options)
+    box = Box((0, 0, 0), (2, 2, 2))
+    lines = [
+        Provenance(case, "toy", host, (f"{host}_0000.nii.gz",), content, 1, 0, box, "p", {}, 1.0, False, {"total": 1.0}, {}, {})
+        for case, (host, content) in zip(cases, hosts, strict=True)
+    ]
+    (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
+    write_json(folder / "set.json", {"method": "toy", **({} if learnt_from is None else {"learnt_from": learnt_from})})
+    return folder
+
+
+@pytest.fixture
+def real(tmp_path):
+    return write_cases(tmp_path / "raw" / "Dataset501_Real", REAL)
+
+
+@pytest.fixture
+def healthy(tmp_path):
+    """Three pairs in healthy hosts, learnt from all but r04 and r09."""
+    return write_set(tmp_path / "sets" / "healthy", ["h1", "h2", "h1"])
+
+
+def merge(real, *sets, out="Dataset601_Merged", **options):
+    return pipeline.merge(str(real), sets, real.parent / out, **options)
+
+
+def splits(made):
+    return json.loads((made.out / "splits_final.json").read_text())
+
+
+# -- what is written -------------------------------------------------------------------------------------------
+def test_the_merged_set(real, healthy):
+    before = {path: hash_file(path) for path in (*real.rglob("*.*"), *healthy.rglob("*.*"))}
+    made = merge(real, healthy)
+    pairs = ["healthy_h1_s0000", "healthy_h1_s0002", "healthy_h2_s0001"]
+    assert sorted(p.name for p in made.out.glob("labelsTr/*")) == [f"{case}.nii.gz" for case in (*pairs, *REAL)]
+    assert sorted(p.name for p in made.out.glob("imagesTr/*")) == [f"{case}_0000.nii.gz" for case in (*pairs, *REAL)]
+    assert (made.out / "labelsTr" / "r03.nii.gz").samefile(real / "labelsTr" / "r03.nii.gz")
+    assert (made.out / "imagesTr" / f"{pairs[2]}_0000.nii.gz").samefile(healthy / "imagesTr" / "h2_s0001_0000.nii.gz")
+    content = json.loads((made.out / "dataset.json").read_text())
+    assert (content["numTraining"], content["labels"], content["licence"]) == (13, LABELS, "CC0")
+    assert splits(made) == [{"train": sorted([*TRAIN, *pairs]), "val": ["r04", "r09"]}]
+    (fold,) = json.loads((made.out / "folds.json").read_text())
+    assert (len(fold["pairs"]), fold["left_out"], fold["real_share"]) == (3, {}, round(8 / 11, 4))
+    assert [json.loads(line)["case"] for line in (made.out / "provenance.jsonl").read_text().splitlines()] == [pairs[0], pairs[2], pairs[1]]
+    assert before == {path: hash_file(path) for path in before}
+
+
+def test_nnunets_own_check_passes(real, healthy, monkeypatch):
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+    made = merge(real, healthy)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda *_: Threads)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        verify_dataset_integrity(str(made.out), 1)
+    assert "verify_dataset_integrity Done" in said.getvalue()
+    assert "Warning" not in said.getvalue()
+
+
+def test_a_disk_without_hard_links_and_symbolic_links(real, healthy, tmp_path, monkeypatch):
+    linked = real / "imagesTr" / "r00_0000.nii.gz"
+    linked.rename(tmp_path / "elsewhere.nii.gz")
+    linked.symlink_to("../../../elsewhere.nii.gz")
+    made = merge(real, healthy)
+    assert (made.out / "imagesTr" / linked.name).samefile(tmp_path / "elsewhere.nii.gz")
+
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    copied = merge(real, healthy, out="Dataset602_Copied")
+    target = copied.out / "imagesTr" / linked.name
+    assert hash_file(target) == hash_file(linked)
+    assert not target.is_symlink()
+    assert not target.samefile(linked)
+
+
+def test_again_is_the_same_and_other_options_are_another_set(real, healthy):
+    made = merge(real, healthy)
+    (made.out / "dataset.json").unlink()  # killed before the end
+    (made.out / "imagesTr" / "r01_0000.nii.gz").unlink()
+    assert splits(merge(real, healthy)) == splits(made)
+    assert (made.out / "imagesTr" / "r01_0000.nii.gz").is_file()
+    with pytest.raises(StateError, match="other oversample"):
+        merge(real, healthy, oversample=2)
+
+
+# -- which pairs a fold may have -------------------------------------------------------------------------------
+def test_a_pair_painted_into_a_validation_case_is_left_out(real, tmp_path):
+    """By the host's name, or by its content under another name."""
+    content = hash_file(real / "imagesTr" / "r09_0000.nii.gz")
+    found = write_set(tmp_path / "test", ["r04", "h1", "r00", ("renamed", content)])
+    (fold,) = merge(real, found).folds
+    assert fold.pairs == ("test_h1_s0001", "test_r00_s0002")
+    assert fold.left_out == {PAINTED: 2}
+
+
+def test_one_fold_validates_on_what_no_set_has_learnt_from(real, healthy, tmp_path):
+    other = write_set(tmp_path / "other", ["h1"], ["r04", "r01"])
+    (fold,) = merge(real, healthy, other).folds
+    assert (fold.validation, len(fold.train), len(fold.pairs)) == (("r09",), 9, 4)
+    rest = write_set(tmp_path / "rest", ["h1"], ["r09"])
+    with pytest.raises(DataError, match="every real case has been learnt from"):
+        merge(real, healthy, other, rest, out="Dataset603_All")
+
+
+def test_five_folds_are_nnunets_and_a_set_serves_those_it_knows_nothing_of(real, healthy, tmp_path):
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    wanted = generate_crossval_split(sorted(REAL), seed=12345, n_splits=5)
+    own = [write_set(tmp_path / f"fold{i}", ["h1", wanted[i]["val"][0]], list(fold["train"])) for i, fold in enumerate(wanted)]
+    made = merge(real, *own, healthy, folds=5)
+    for i, (fold, written) in enumerate(zip(made.folds, splits(made), strict=True)):
+        clean = not {*TRAIN} & {*wanted[i]["val"]}
+        assert list(fold.validation) == written["val"] == wanted[i]["val"]
+        assert [case for case in written["train"] if case in REAL] == wanted[i]["train"]
+        assert fold.pairs == (f"fold{i}_h1_s0000", *(("healthy_h1_s0000", "healthy_h2_s0001", "healthy_h1_s0002") * clean))
+        assert fold.left_out == {LEARNT: 8 + 3 * (not clean), PAINTED: 1}
+
+
+# -- what nnU-Net does with it ---------------------------------------------------------------------------------
+def test_nnunet_trains_on_these_folds_and_draws_repeats_as_they_are(real, healthy, tmp_path):
+    """Its planner's copy, its trainer's split, its data set and its loader's draw, all its own code."""
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import _maybe_copy_splits_file
+    from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    made = merge(real, healthy, oversample=4)
+    assert made.folds[0].real_share == round(32 / 35, 4)
+    folder = tmp_path / "preprocessed" / made.out.name
+    (folder / "data").mkdir(parents=True)
+    for _ in range(2):  # copied, then found to match
+        _maybe_copy_splits_file(str(made.out / "splits_final.json"), str(folder / "splits_final.json"))
+    trainer = SimpleNamespace(
+        fold=0, dataset_class=nnUNetDatasetBlosc2, preprocessed_dataset_folder=str(folder / "data"), print_to_log_file=lambda *_: None,
+        preprocessed_dataset_folder_base=str(folder), folder_with_segs_from_previous_stage=None,
+    )  # fmt: skip
+    train, validation = nnUNetTrainer.do_split(trainer)
+    assert validation == ["r04", "r09"]
+    data = nnUNetDatasetBlosc2(str(folder / "data"), train)
+    loader = nnUNetDataLoader(data, 7000, (4, 4, 4), (4, 4, 4), SimpleNamespace(all_labels=[1], has_ignore_label=False))
+    np.random.seed(0)
+    drawn = Counter(loader.get_indices())
+    assert set(drawn) == {*TRAIN, *made.folds[0].pairs}
+    assert sum(drawn[case] for case in TRAIN) / 7000 == pytest.approx(made.folds[0].real_share, abs=0.02)
+    assert min(drawn[case] for case in TRAIN) > 2 * max(drawn[case] for case in made.folds[0].pairs)
+
+
+def test_the_preprocessed_folder(real, healthy, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    made = merge(real, healthy)
+    target = tmp_path / "preprocessed" / made.out.name / "splits_final.json"
+    assert json.loads(target.read_text()) == splits(made)
+    merge(real, healthy)  # the same is no fault
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "other"))
+    write_json(tmp_path / "given" / "Dataset604_X" / "splits_final.json", [])
+    with pytest.raises(DataError, match="other folds"):
+        merge(real, healthy, out="Dataset604_X", preprocessed=tmp_path / "given")
+    assert not (real.parent / "Dataset604_X").exists()
+
+
+# -- faults ----------------------------------------------------------------------------------------------------
+def faults(real, *sets, **options):
+    with pytest.raises(DataError) as error:
+        merge(real, *sets, **options)
+    return str(error.value), len(error.value.faults)
+
+
+def test_every_fault_at_once(real, healthy, tmp_path):
+    labels = write_set(tmp_path / "labels", ["h"], labels={"background": 0, "tumor": 2, "organ": 1})
+    channels = write_set(tmp_path / "channels", ["h"], channel="CT")
+    silent = write_set(tmp_path / "silent", ["h"], None)
+    foreign = write_set(tmp_path / "foreign", ["h"], ["somebody", "r00"])
+    half = write_set(tmp_path / "half", ["h", "h"])
+    (half / "labelsTr" / "h_s0001.nii.gz").unlink()
+    unfinished = write_set(tmp_path / "unfinished", ["h"])
+    (unfinished / "dataset.json").unlink()
+    twin = write_set(tmp_path / "twins" / "healthy", ["h"])
+    (real.parent / "Dataset601_Older").mkdir()
+    told, count = faults(real, healthy, labels, channels, silent, foreign, half, unfinished, twin, tmp_path / "none", folds=11)
+    for part in (
+        "labels/dataset.json: labels", "channels/dataset.json: channel_names", "silent/set.json: learnt_from", "run the same `tumorgen synthesize`",
+        "1 cases that Dataset501_Real lacks (somebody)", "half/labelsTr/h_s0001.nii.gz", "no dataset.json", "another set of that name",
+        "Dataset601_Older", "no synthetic set", "--folds 11",
+    ):  # fmt: skip
+        assert part in told, part
+    assert count == 11  # of the twins each is told
+    assert not (real.parent / "Dataset601_Merged").exists()
+
+
+def test_names(real, healthy, tmp_path):
+    assert "DatasetNNN_Name" in faults(real, healthy, out="Merged")[0]
+    write_cases(real, [*REAL, "healthy_h1_s0000"])
+    assert "the name of a real case" in faults(real, healthy)[0]
+
+
+def test_what_is_merged_is_not_merged_again(real, healthy):
+    made = merge(real, healthy)
+    assert "no synthetic set" in faults(real, made.out, out="Dataset602_X")[0]
+    assert "real cases alone" in faults(made.out, healthy, out="Dataset602_X")[0]
+    assert "real cases alone" in faults(healthy, healthy, out="Dataset602_X")[0]
+
+
+def test_a_folder_of_something_else_is_left_alone(real, healthy):
+    out = real.parent / "Dataset601_Merged"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(StateError, match="not empty"):
+        merge(real, healthy)
+    assert {p.name for p in out.iterdir()} == {"thesis.tex", ".lock"}

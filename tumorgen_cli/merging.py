@@ -1,0 +1,301 @@
+"""Real cases and synthetic pairs -> one nnU-Net raw data set whose folds validate on real cases that no pair knows.
+
+Reads a raw data set and synthetic sets. Writes `imagesTr/` and `labelsTr/` (hard links where the disk allows, else
+copies; a pair is named `SET_PAIR`), `provenance.jsonl` of the pairs, `folds.json` with what each fold holds,
+`splits_final.json`, and, last, `dataset.json`.
+
+nnU-Net 2.8 takes its folds from `nnUNet_preprocessed/DatasetNNN_Name/splits_final.json`: planning copies the raw data
+set's there (and stops where another one is), training makes folds of its own only where there is none. A fold beyond the
+file's is drawn at random from all cases, the synthetic ones among them: train the folds of the file, no other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tumorgen_cli.dataset import Dataset, file_faults, read_dataset
+from tumorgen_cli.errors import DataError, Fault, TumorgenError
+from tumorgen_cli.files import hash_file, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
+from tumorgen_cli.fingerprint import content_hash
+from tumorgen_cli.records import Provenance
+from tumorgen_cli.synthesis import claim, read_learnt_from, read_provenance
+
+T = TypeVar("T")
+
+SPLITS, RECORD = "splits_final.json", "merge.json"
+LEARNT, PAINTED = "learnt from its validation cases", "painted into one of them"
+_NAME = re.compile(r"Dataset\d{3}_\w[\w-]*")
+_AGAIN = "run the same `tumorgen synthesize` command again; it adds what is missing (then `tumorgen filter`, if the set is a filtered one)"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fold: the real cases it learns from and validates on, the pairs it learns from, how many it may not have, and why.
+
+    `real_share`: the share of real cases among those that nnU-Net draws in training, over-sampling counted.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    pairs: tuple[str, ...]
+    left_out: dict[str, int]
+    real_share: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair under its name in the merged set, its files, and the real cases that it was made from."""
+
+    record: Provenance
+    images: tuple[Path, ...]
+    label: Path
+    learnt_from: frozenset[str]
+    hosts: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A merge that has been checked. `splits`: every place where splits_final.json goes."""
+
+    real: Dataset
+    pairs: tuple[Pair, ...]
+    folds: tuple[Fold, ...]
+    oversample: int
+    out: Path
+    splits: tuple[Path, ...]
+    identity: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        return len(self.real.cases) + len(self.pairs)
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A synthetic set as it lies on disk."""
+
+    folder: Path
+    dataset: Dataset
+    records: tuple[Provenance, ...]
+    learnt_from: tuple[str, ...]
+
+
+def plan_merge(
+    real_folder: Path, set_folders: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None
+) -> Merge:
+    """What a merge would write. Labels are compared by what the data sets declare; images are not opened.
+
+    A pair is left out of the training of each fold that validates on a case its method has seen (`learnt_from` of its
+    set) or on its host, known by name or by content. With one fold the cases that no set has learnt from validate: the
+    workspace's held-out ones, from which only pairs painted into them are left out. With more, the real cases are divided
+    as nnU-Net does (k-fold, shuffled with its seed, sorted names); a set then serves the folds whose validation cases its
+    workspace held out, and no other. What a judge that chose pairs has seen is not known here.
+
+    `oversample`: how often each real case stands in a fold's training list. nnU-Net draws training cases from that list
+    uniformly, with repeats as they are.
+
+    Raises:
+        DataError: everything that is wrong with the data sets, their names, the folds or `out`.
+    """
+    faults: list[Fault] = []
+    set_folders = [folder.resolve() for folder in set_folders]
+    real = _told(faults, lambda: _read(real_folder))
+    sets = [found for folder in set_folders if (found := _told(faults, lambda folder=folder: _read_set(folder))) is not None]  # type: ignore[misc]
+    faults += _name_faults(out, preprocessed) + _twice([folder.name for folder in set_folders], set_folders)
+    if real is not None:
+        faults += _real_faults(real)
+        for each in sets:
+            faults += _match_faults(real, each)
+        faults += _fold_faults(real, sets, folds)
+    if faults or real is None:
+        raise DataError(f"The sets cannot be merged: {len(faults)} fault{'s' * (len(faults) > 1)}", faults)
+    pairs = _pairs(real, sets)
+    faults = [
+        Fault(str(pair.label), f"{pair.record.case}, the name of a real case", "a name of its own", "rename the set's folder")
+        for pair in pairs
+        if pair.record.case in real.cases
+    ]
+    made = tuple(_fold(train, held_out, pairs, oversample) for train, held_out in _divide(real, sets, folds))
+    places = (out / SPLITS, *([preprocessed / out.name / SPLITS] if preprocessed else []))
+    faults += _splits_faults(places[1:], made, oversample)
+    if faults:
+        raise DataError("The sets cannot be merged", faults)
+    identity = {
+        "real": str(real.path), "content": content_hash(real), "folds": folds, "oversample": oversample,
+        "sets": {str(each.folder): hash_value([each.records, each.learnt_from]) for each in sets},
+    }  # fmt: skip
+    return Merge(real, pairs, made, oversample, out, places, identity)
+
+
+def write_merge(merge: Merge, tick: Callable[[int, str], None]) -> None:
+    """Writes the merged data set; run again after a kill it goes on.
+
+    Raises:
+        StateError: `out` holds something else.
+    """
+    claim(merge.out, to_plain(merge.identity), name=RECORD)
+    write_text(merge.out / "provenance.jsonl", "".join(json.dumps(to_plain(pair.record)) + "\n" for pair in merge.pairs))
+    work = [(case, merge.real.image_files(case), merge.real.label_file(case)) for case in merge.real.cases]
+    work += [(pair.record.case, pair.images, pair.label) for pair in merge.pairs]
+    ending = merge.real.file_ending
+    for number, (case, images, label) in enumerate(work, 1):
+        for channel, path in enumerate(images):
+            link_or_copy(path, merge.out / "imagesTr" / f"{case}_{channel:04d}{ending}")
+        link_or_copy(label, merge.out / "labelsTr" / f"{case}{ending}")
+        tick(number, case)
+    write_json(merge.out / "folds.json", merge.folds)
+    for path in merge.splits:
+        write_json(path, splits_of(merge.folds, merge.oversample))
+    content = read_plain(merge.real.path / "dataset.json", "correct it")
+    said = f"{len(merge.real.cases)} real cases and {len(merge.pairs)} synthetic pairs, see provenance.jsonl and folds.json"
+    write_json(merge.out / "dataset.json", {**content, "numTraining": len(work), "description": said})
+
+
+def splits_of(folds: Iterable[Fold], oversample: int) -> list[dict[str, list[str]]]:
+    """The folds as nnU-Net reads them, each real training case `oversample` times."""
+    return [{"train": sorted([*fold.train * oversample, *fold.pairs]), "val": list(fold.validation)} for fold in folds]
+
+
+# -- folds -----------------------------------------------------------------------------------------------------
+def _divide(real: Dataset, sets: Sequence[_Set], folds: int) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """(train, validation) of real cases per fold."""
+    if folds == 1:
+        seen = {case for each in sets for case in each.learnt_from}
+        return [(tuple(c for c in real.cases if c in seen), tuple(c for c in real.cases if c not in seen))]
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    found = generate_crossval_split(list(real.cases), seed=12345, n_splits=folds)  # the seed of nnU-Net's trainer
+    return [(tuple(map(str, fold["train"])), tuple(map(str, fold["val"]))) for fold in found]
+
+
+def _fold(train: tuple[str, ...], validation: tuple[str, ...], pairs: Sequence[Pair], oversample: int) -> Fold:
+    left_out: Counter[str] = Counter()
+    taken = []
+    for pair in pairs:
+        if not pair.learnt_from.isdisjoint(validation):
+            left_out[LEARNT] += 1
+        elif not pair.hosts.isdisjoint(validation):
+            left_out[PAINTED] += 1
+        else:
+            taken.append(pair.record.case)
+    real = len(train) * oversample
+    return Fold(train, validation, tuple(taken), dict(left_out), round(real / (real + len(taken)), 4))
+
+
+def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
+    contents = {hash_file(real.image_files(case)[0]): case for case in real.cases}  # a host may go by another name
+    found = []
+    for each in sets:
+        for record in each.records:
+            hosts = {record.host, contents.get(record.host_hash, record.host)} & set(real.cases)
+            files = each.dataset.image_files(record.case), each.dataset.label_file(record.case)
+            named = replace(record, case=f"{each.folder.name}_{record.case}")
+            found.append(Pair(named, *files, frozenset(each.learnt_from), frozenset(hosts)))
+    return tuple(found)
+
+
+# -- what can be wrong -----------------------------------------------------------------------------------------
+def _told(faults: list[Fault], read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except TumorgenError as error:
+        faults += error.faults
+        return None
+
+
+def _read(folder: Path) -> Dataset:
+    return read_dataset(folder, "1")  # which label is the tumor does not matter here; every data set has a label 1
+
+
+def _read_set(folder: Path) -> _Set:
+    if not (folder / "provenance.jsonl").is_file() or (folder / RECORD).is_file():
+        fault = Fault(str(folder), "no synthetic set", "a folder that `tumorgen synthesize` or `filter` wrote", "correct the path")
+        raise DataError("No such set", [fault])
+    if not (folder / "dataset.json").is_file():
+        raise DataError("A set is not whole", [Fault(str(folder), "no dataset.json", "a finished set", "run `tumorgen synthesize` again")])
+    records, learnt_from = read_provenance(folder), read_learnt_from(folder)
+    if not records:
+        raise DataError("A set is empty", [Fault(str(folder), "no pair", "one pair at least", "leave the set out")])
+    if learnt_from is None:
+        expected = "the cases that its method has seen, without which no fold is known to be clean"
+        raise DataError("A set does not say what it learnt from", [Fault(f"{folder / 'set.json'}: learnt_from", "missing", expected, _AGAIN)])
+    return _Set(folder, _read(folder), records, learnt_from)
+
+
+def _real_faults(real: Dataset) -> list[Fault]:
+    faults = file_faults(real)
+    for name in ("provenance.jsonl", RECORD):
+        if (real.path / name).is_file():
+            faults.append(Fault(str(real.path / name), "synthetic pairs", "a data set of real cases alone", "give the real data set first"))
+            break
+    return faults
+
+
+def _match_faults(real: Dataset, each: _Set) -> list[Fault]:
+    """What keeps a set from standing beside the real cases."""
+    where, remedy = each.folder / "dataset.json", "merge with the data set that the pairs were made from"
+    faults = file_faults(each.dataset)
+    compared = {
+        "labels": (each.dataset.labels, real.labels),
+        "channel_names": (*([name.lower() for name in d.channel_names] for d in (each.dataset, real)),),
+        "file_ending": (each.dataset.file_ending, real.file_ending),
+    }
+    for name, (found, wanted) in compared.items():
+        if found != wanted:
+            faults.append(Fault(f"{where}: {name}", str(found), f"{wanted}, as in {real.name}", remedy))
+    known = {record.case for record in each.records}
+    for case in sorted(known ^ set(each.dataset.cases)):
+        parts = ("a line of provenance.jsonl", "its files") if case in known else ("files", "a line of provenance.jsonl")
+        faults.append(Fault(f"{each.folder}: {case}", f"{parts[0]} alone", f"{parts[1]}, too", "run `tumorgen synthesize` again"))
+    strangers = sorted(set(each.learnt_from) - set(real.cases))
+    if strangers:
+        found = f"{len(strangers)} cases that {real.name} lacks ({', '.join(strangers[:5])}{' …' if len(strangers) > 5 else ''})"
+        expected = "cases of the real data set, by the names they had then: what a fold may have is decided by them"
+        faults.append(Fault(f"{each.folder / 'set.json'}: learnt_from", found, expected, remedy))
+    return faults
+
+
+def _fold_faults(real: Dataset, sets: Sequence[_Set], folds: int) -> list[Fault]:
+    if folds > len(real.cases):
+        return [Fault(f"--folds {folds}", f"{len(real.cases)} real cases", "a case to validate on per fold", "give fewer folds")]
+    if folds == 1 and sets and not set(real.cases) - {case for each in sets for case in each.learnt_from}:
+        found = "every real case has been learnt from by one of the sets"
+        remedy = "merge sets of one workspace, whose held-out cases are left, or give --folds 5 (a set then serves the folds it knows nothing of)"
+        return [Fault("--folds 1", found, "real cases that no set knows", remedy)]
+    return []
+
+
+def _name_faults(out: Path, preprocessed: Path | None) -> list[Fault]:
+    if not _NAME.fullmatch(out.name):
+        return [Fault(f"--out {out}", out.name, "nnU-Net's DatasetNNN_Name", f"for example --out {out.parent / 'Dataset601_Merged'}")]
+    number = out.name[: len("Dataset000_")]
+    folders = [folder for parent in (out.parent, preprocessed) if parent is not None and parent.is_dir() for folder in sorted(parent.iterdir())]
+    expected = "one data set per number, which is how nnU-Net finds it"
+    return [
+        Fault(str(folder), f"the number of --out {out.name}", expected, "choose another number")
+        for folder in folders
+        if folder.name.startswith(number) and folder.name != out.name
+    ]
+
+
+def _twice(names: Sequence[str], folders: Sequence[Path]) -> list[Fault]:
+    return [
+        Fault(str(folder), "another set of that name", "a name of its own: pairs are named after their set", "rename the folder of one of them")
+        for name, folder in zip(names, folders, strict=True)
+        if names.count(name) > 1
+    ]
+
+
+def _splits_faults(places: Iterable[Path], folds: Sequence[Fold], oversample: int) -> list[Fault]:
+    remedy = f"delete it, with what nnU-Net made from it, or choose another number for --out; nnU-Net would go on using that {SPLITS}"
+    return [
+        Fault(str(path), "other folds", "no file, or the folds of this merge", remedy)
+        for path in places
+        if path.is_file() and read_plain(path, remedy) != splits_of(folds, oversample)
+    ]
