@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.plan import Decisions, Plan
-from tumorgen_cli.records import Box, Shape, Triple
+from tumorgen_cli.records import Box, Request, Shape, Triple
 from tumorgen_cli.windows import Case, tight_box
 
 Prior = Literal["ellipsoid", "training"]
@@ -78,6 +78,15 @@ def draw_mask(
         roomy: Shape = tuple(2 * n for n in tumor.shape)  # type: ignore[assignment]
         body = ellipsoid(roomy, tuple(float(n) for n in tumor.shape), radii, rng, spread)  # type: ignore[arg-type]
     return _stretched(body, box, tumor), drawn
+
+
+def place_mask(
+    config: MaskConfig, plan: Plan, request: Request, rng: np.random.Generator, donors: Sequence[np.ndarray]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """As `draw_mask` for a request's box, in its window: (X, Y, Z)."""
+    share = np.zeros(request.image.shape[1:], np.float32)
+    share[request.box.slices], drawn = draw_mask(config, plan, request.box.shape, request.spacing_mm, rng, donors)
+    return share, drawn
 
 
 def training_masks(cases: Sequence[Case]) -> list[np.ndarray]:

@@ -32,7 +32,7 @@ from tumorgen_cli.painting import open_canvas, put_back
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic
-from tumorgen_cli.shapes import MaskConfig, draw_mask, plan_masks, training_masks
+from tumorgen_cli.shapes import MaskConfig, place_mask, plan_masks, training_masks
 from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.workspace import Workspace
 
@@ -271,10 +271,7 @@ class DiffTumor(Method):
         steps, solver = sampling.steps or c.steps, sampling.solver or c.solver
         if steps > self.config.ddpm.timesteps:
             _refuse_steps("--steps", steps, self.config.ddpm.timesteps)
-        share = np.zeros(request.image.shape[1:], np.float32)
-        share[request.box.slices], drawn = draw_mask(
-            self.config.mask, self.plan, request.box.shape, request.spacing_mm, rng, self.donors
-        )
+        share, drawn = place_mask(self.config.mask, self.plan, request, rng, self.donors)
         canvas = open_canvas(self.vqgan, request, self.plan, c.halo, self.device)
         mask = torch.from_numpy(nearest_mask(share))[None].to(self.device)
         latent = self._sample(canvas.latent, mask, seed, steps, solver)  # type: ignore[arg-type]

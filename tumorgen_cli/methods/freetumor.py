@@ -31,7 +31,7 @@ from tumorgen_cli.nets.unet import make_unet
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic, TumorFacts
-from tumorgen_cli.shapes import MaskConfig, draw_mask, plan_masks, training_masks
+from tumorgen_cli.shapes import MaskConfig, draw_mask, place_mask, plan_masks, training_masks
 from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.windows import Case, augment, cut, cut_mask, is_done, load_case, mix_up, place_window, scale, tight_box, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
@@ -302,20 +302,20 @@ class FreeTumor(Method):
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         """Draws masks in the box until the segmentor finds one again; a scan in which it finds none comes back healthy, with no mask."""
-        c, plan, box = self.config, self.plan, request.box
+        c, plan = self.config, self.plan
         scaled = scale(request.image, plan.channels, request.limits)
         before = unscale(scaled, plan.channels, request.limits)
-        mask, image = np.zeros(scaled.shape[1:], np.float32), request.image.astype(np.float32, copy=True)
+        image = request.image.astype(np.float32, copy=True)
         found: list[float] = []
         for attempt in range(c.filter.tries):
             rng = np.random.default_rng([seed, attempt])
-            mask[box.slices], drawn = draw_mask(c.mask, plan, box.shape, request.spacing_mm, rng, self.donors)
+            mask, drawn = place_mask(c.mask, plan, request, rng, self.donors)
             painted = self.paint(scaled, mask)
             found.append(round(proportion(self.probability(painted), mask), 4))
             if found[-1] >= c.filter.threshold:  # what is painted is a change: intensities beyond the clip window keep their excess
                 change = (unscale(painted, plan.channels, request.limits) - before) * (mask > 0)
                 return Synthetic(image + change, mask, {**drawn, "found": found[-1], "tries": attempt + 1})
-        return Synthetic(image, np.zeros_like(mask), {"found": max(found), "tries": c.filter.tries})
+        return Synthetic(image, np.zeros(image.shape[1:], np.float32), {"found": max(found), "tries": c.filter.tries})
 
 
 # -- what is learnt --------------------------------------------------------------------------------------------

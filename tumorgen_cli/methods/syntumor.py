@@ -13,7 +13,7 @@ from tumorgen_cli.files import hash_value
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
-from tumorgen_cli.shapes import MaskConfig, draw_mask, plan_masks, smooth_noise, training_masks
+from tumorgen_cli.shapes import MaskConfig, place_mask, plan_masks, smooth_noise, training_masks
 from tumorgen_cli.windows import load_case
 from tumorgen_cli.workspace import Workspace
 
@@ -71,7 +71,8 @@ class SynTumor(Method):
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         rng, c = np.random.default_rng(seed), self.config
         shape, box = request.box.shape, request.box
-        body, drawn = draw_mask(c.mask, self.plan, shape, request.spacing_mm, rng, self.donors)
+        share, drawn = place_mask(c.mask, self.plan, request, rng, self.donors)
+        body = share[box.slices]
         edge = rng.uniform(*c.edge_mm[drawn["size"]])
         soft = ndimage.gaussian_filter(body, [edge / s for s in request.spacing_mm], mode="constant")
         grain = rng.uniform(*c.texture_mm)
@@ -80,6 +81,4 @@ class SynTumor(Method):
         contrasts = [float(rng.uniform(low, high)) for low, high in c.contrast]
         for channel, contrast in enumerate(contrasts):
             image[(channel, *box.slices)] += soft * contrast * (1 + c.texture * texture)
-        share = np.zeros(request.image.shape[1:], np.float32)
-        share[box.slices] = body
         return Synthetic(image, share, {**drawn, "contrast": [round(each, 4) for each in contrasts]})
