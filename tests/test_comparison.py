@@ -11,10 +11,11 @@ import pytest
 from test_cli import call, told
 from test_report import make_scores
 
-from tumorgen_cli import comparison
-from tumorgen_cli.comparison import COLUMNS, Entry, Value, best_of, make_table
+from tumorgen_cli import comparison_table
+from tumorgen_cli.comparison_table import COLUMNS, Entry, Value, best_of, make_table
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.records import Box, Provenance
+from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.workspace import Workspace
 
 BY_KEY = {column.key: column for column in COLUMNS}
@@ -70,7 +71,7 @@ def test_a_table_has_a_row_for_every_method(tmp_path):
 
 
 def test_an_error_is_told_in_a_line():
-    text = comparison.told(DataError("No tumor came", [Fault("case", "10 draws", "a tumor", "train longer")]))
+    text = comparison_table.told(DataError("No tumor came", [Fault("case", "10 draws", "a tumor", "train longer")]))
     assert text == "No tumor came. case: 10 draws, expected a tumor; train longer"
 
 
@@ -148,12 +149,14 @@ def compared(workspace, phantoms, tmp_path_factory):
 
 
 def compare(workspace, phantoms, methods=("copypaste", "tumorgen", "syntumor"), **options):
-    from tumorgen_cli import pipeline
+    from tumorgen_cli import comparison, pipeline
+    from tumorgen_cli.comparison import Hosts, Scoring
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "train_within", _stale)
+        patch.setattr(comparison, "train_within", _stale)
         patch.setattr(pipeline, "find_judge", lambda *_: None)  # it takes seconds
-        return pipeline.compare_methods(workspace, methods, 3, phantoms.healthy, "test", device="cpu", features="filters", **options)
+        hosts = Hosts(phantoms.healthy, "test")
+        return comparison.compare_methods(workspace, methods, 3, hosts, scoring=Scoring(features="filters"), device="cpu", **options)
 
 
 def _stale(workspace, method, budget, device):
@@ -222,9 +225,35 @@ def test_faults_are_told_at_once(workspace, tmp_path):
 
 
 def test_hosts_and_labels_that_are_not_there(workspace, phantoms, tmp_path):
-    from tumorgen_cli import pipeline
+    from tumorgen_cli.comparison import Hosts, compare_methods
 
     with pytest.raises(PlanError, match="Nowhere to paint"):
-        pipeline.compare_methods(workspace, ["copypaste"], 1, phantoms.healthy, device="cpu", paint_in="tumor", host_labels=tmp_path)
+        compare_methods(workspace, ["copypaste"], 1, Hosts(phantoms.healthy, paint_in="tumor", host_labels=tmp_path), device="cpu")
     with pytest.raises(DataError, match="cannot be used"):
-        pipeline.compare_methods(workspace, ["copypaste"], 1, tmp_path / "none", device="cpu")
+        compare_methods(workspace, ["copypaste"], 1, Hosts(tmp_path / "none"), device="cpu")
+    with pytest.raises(PlanError, match="No such organ"):
+        compare_methods(workspace, ["copypaste"], 1, Hosts(phantoms.healthy), device="cpu", train_on="background")
+    with pytest.raises(DataError, match="no case without a tumor"):
+        compare_methods(workspace, ["copypaste"], 1, Hosts(paint_in=str(phantoms.dataset)), device="cpu")
+
+
+def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp_path, monkeypatch):
+    """What is learnt from gets a workspace of its own; of what is painted in only cases without a tumor are hosts."""
+    from tumorgen_cli import comparison, devices, pipeline
+
+    other = tmp_path / "Dataset777_Other"
+    shutil.copytree(phantoms.dataset, other)
+    names = sorted(path.name for path in (other / "labelsTr").iterdir())
+    for name in names[:2]:
+        labels, grid = read_volume(other / "labelsTr" / name)
+        write_volume(other / "labelsTr" / name, labels * 0, grid)
+    monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
+    monkeypatch.setattr(pipeline, "find_judge", lambda *_: None)
+    hosts = comparison.Hosts(paint_in=str(other))
+    scoring = comparison.Scoring(features="filters")
+    report = comparison.compare_methods(fresh, ["syntumor"], 2, hosts, scoring=scoring, device="cpu", train_on=str(phantoms.dataset))
+    inner = fresh.root / "train_on" / phantoms.dataset.name
+    lines = (inner / "synthetic" / f"syntumor_{other.name}_n2" / "provenance.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["host"] for line in lines) == [name.removesuffix(".nii.gz") for name in names[:2]]
+    assert report.page.startswith(str(inner))
+    assert not list(fresh.root.glob("synthetic/*"))

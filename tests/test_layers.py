@@ -28,8 +28,8 @@ LAYERS = [
         "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "budgets", "metrics.agreement",
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
-    {"evaluation", "filtering", "judges", "merging", "reader_study", "report", "comparison", "comparison_page", "pipeline"},
-    {"demo", "cli"},
+    {"evaluation", "filtering", "judges", "merging", "reader_study", "report", "comparison_table", "comparison_page", "organs", "pipeline"},
+    {"comparison", "demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 #: module -> modules of its own layer that it may import
@@ -67,9 +67,9 @@ BESIDE = {
     "filtering": {"evaluation"},
     "reader_study": {"evaluation"},
     "evaluation": {"report"},
-    "comparison_page": {"comparison", "evaluation"},
-    "pipeline": {"comparison", "comparison_page", "evaluation", "filtering", "judges", "merging", "reader_study"},
-    "cli": {"demo"},
+    "comparison_page": {"comparison_table", "evaluation"},
+    "pipeline": {"evaluation", "filtering", "judges", "merging", "reader_study"},
+    "cli": {"comparison", "demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")
 

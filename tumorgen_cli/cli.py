@@ -375,7 +375,8 @@ def compare(
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs of each method, on each kind of host.", min=1)] = 20,
     iterations: Annotated[Optional[int], typer.Option("--iterations", help="Steps of every stage that is not trained.", min=1)] = None,
     minutes: Annotated[Optional[float], typer.Option("--minutes", help="Training minutes of every method.", min=0.01)] = None,
-    paint_in: Annotated[Optional[str], typer.Option("--paint-in", help="Paint in this label of the --healthy scans alone.")] = None,
+    train_on: Annotated[Optional[str], typer.Option("--train-on", help="Learn from tumors in this label alone, or from this data set.")] = None,
+    paint_in: Annotated[Optional[str], typer.Option("--paint-in", help="Paint in this label of the --healthy scans, or into this data set.")] = None,
     host_labels: Annotated[Optional[Path], typer.Option("--host-labels", help="Their label files, named as the scans without _0000.")] = None,
     judge: JudgeFolder = None,
     features: Features = "lite0",
@@ -386,23 +387,23 @@ def compare(
 ) -> None:
     """Train what is not trained, paint into the same places with every method, score; writes one table and one page."""
     faults = []
-    if healthy is None and cases is None:
+    if healthy is None and cases is None and paint_in is None:
         expected = "a folder of scans, or the data set's own cases"
         faults.append(Fault("--healthy", "nothing to paint into", expected, "give --healthy DIR or --cases test"))
     if iterations is not None and minutes is not None:
         faults.append(Fault("--iterations and --minutes", "both given", "one of them, or neither", "leave one out"))
-    painted = [healthy, paint_in, host_labels]
-    if (paint_in or host_labels) is not None and None in painted:
-        faults.append(Fault("--paint-in and --host-labels", "not both, or no --healthy", "all three, or neither", "add what is missing"))
+    if (healthy is None) != (host_labels is None) and (paint_in or host_labels) is not None:
+        expected = "--healthy, --host-labels and a label, or a data set alone"
+        faults.append(Fault("--paint-in", "one of --healthy and --host-labels", expected, "add what is missing, or leave both out"))
+    elif host_labels is not None and paint_in is None:
+        faults.append(Fault("--host-labels", "no --paint-in", "the label to paint in", "add --paint-in LABEL"))
     names = _method_names(methods, faults)
-    from tumorgen_cli import pipeline
     from tumorgen_cli.budgets import Budget
-    from tumorgen_cli.comparison import RULE, table_rows
+    from tumorgen_cli.comparison import Hosts, Scoring, compare_methods
+    from tumorgen_cli.comparison_table import RULE, table_rows
 
-    budget = Budget(iterations, minutes)
-    made = pipeline.compare_methods(
-        _workspace(work), names, pairs, healthy, cases, budget, judge, device, features, inception, seed, paint_in, host_labels
-    )
+    hosts, scoring = Hosts(healthy, cases, paint_in, host_labels), Scoring(judge, features, inception)
+    made = compare_methods(_workspace(work), names, pairs, hosts, Budget(iterations, minutes), scoring, device, seed, train_on)
     if as_json:
         console.print_json(made)
     for each in () if as_json else made.comparison.tables:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorgen_cli.comparison import COLUMNS, PAPER, PAPER_NOTE, RULE, Comparison, Entry, Paper, Table, group_of, shared_places, shown
+from tumorgen_cli.comparison_table import COLUMNS, PAPER, PAPER_NOTE, RULE, Comparison, Entry, Paper, Table, group_of, shared_places, shown
 from tumorgen_cli.evaluation import read_case, synthetic_cases
 from tumorgen_cli.files import write_text
 from tumorgen_cli.pages import jpeg, number, page, table
