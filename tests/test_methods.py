@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import plan_toy
 
+from tumorgen_cli import pipeline
 from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.errors import PlanError, StateError
 from tumorgen_cli.methods import METHODS, find_method
@@ -428,3 +429,12 @@ def test_blending_puts_the_known_region_back(trained):
     for x, t in seen:
         torch.testing.assert_close(x * (1 - box), ((1 - t) * noise + t * known) * (1 - box), atol=1e-5, rtol=1e-5)
     assert [t for _, t in seen] == pytest.approx([0, 0.25, 0.5, 0.75])
+
+
+def test_the_status_tells_every_stage_once(trained, workspace):
+    told = [step.name.removeprefix("train ") for step in pipeline.status(trained) if step.name.startswith("train ")]
+    expected = [stage for name in METHODS for stage in find_method(name).stages]
+    assert sorted(told) == sorted(set(expected))
+    assert {step.state for step in pipeline.status(trained) if step.name.startswith("train ")} == {"done"}
+    own = [step.name for step in pipeline.status(workspace) if step.name.startswith("train ")]
+    assert own == ["train vae", "train flow", "train refiner"]  # of rivals nothing is said before one is begun

@@ -512,8 +512,8 @@ class Step:
     command: str
 
 
-def status(workspace: Workspace, method_name: str = "tumorgen") -> list[Step]:
-    """Every step of a workspace and how it stands; reads, never writes."""
+def status(workspace: Workspace) -> list[Step]:
+    """Every step of a workspace and how it stands, rivals' stages once one is begun; reads, never writes."""
     where = f"-w {workspace.root}"
     if not workspace.plan_file.is_file():
         return [Step("plan", "missing", "", f"tumorgen plan DATASET {where}")]
@@ -524,9 +524,13 @@ def status(workspace: Workspace, method_name: str = "tumorgen") -> list[Step]:
     ready = sum(is_done(plan, case, workspace.cases / case) for case in cases)
     state = "done" if ready == len(cases) else "missing" if not ready else "partly"
     steps.append(Step("preprocess", state, f"{ready} of {len(cases)} cases", f"tumorgen preprocess {where}"))
-    method = find_method(method_name)(plan, workspace)
-    for stage in method.stages:
-        steps.append(_stage_step(workspace, method, stage, where))
+    told: set[Path] = set()  # a stage that methods share is told once
+    for name in METHODS:
+        method = find_method(name)(plan, workspace)
+        if name == METHODS[0] or (workspace.root / "runs" / name).is_dir():
+            fresh = [stage for stage in method.stages if method.folder(stage) not in told]
+            steps += [_stage_step(method, stage, where) for stage in fresh]
+            told |= {method.folder(stage) for stage in fresh}
     if (workspace.root / "judge" / "judge.json").is_file():
         made = read_plain(workspace.root / "judge" / "judge.json", "run `tumorgen train judge --restart`")
         steps.append(Step("train judge", "done", f"{len(made['cases'])} cases, {made['minutes']:g} minutes", f"tumorgen train judge {where}"))
@@ -544,8 +548,8 @@ def status(workspace: Workspace, method_name: str = "tumorgen") -> list[Step]:
     return steps
 
 
-def _stage_step(workspace: Workspace, method: Method, stage: str, where: str) -> Step:
-    folder = workspace.run(method.name, stage)
+def _stage_step(method: Method, stage: str, where: str) -> Step:
+    folder = method.folder(stage)
     command = f"tumorgen train {stage} {where}"
     if method.trained(stage):
         path = folder / "run.json"
