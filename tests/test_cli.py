@@ -187,7 +187,7 @@ def test_from_pairs_to_a_merged_set(workspace, phantoms, tmp_path, monkeypatch):
     (written,) = json.loads((out / "splits_final.json").read_text())
     assert len(written["train"]) == 12
     six = call("merge", phantoms.dataset, pairs, "--out", tmp_path / "Dataset602_Six", "--folds", 6)
-    assert "every set has seen its validation cases" in told(six)
+    assert "no pair to learn from in fold" in told(six)
     assert "DatasetNNN_Name" in told(call("merge", phantoms.dataset, pairs, "--out", tmp_path / "merged", code=1))
 
 

@@ -335,9 +335,9 @@ def merge(
         console.table(f"{len(made.real.cases)} real cases and {len(made.pairs)} pairs in {made.out}", columns, rows)
         for path in made.splits:
             console.note(f"folds: {path}")
-    for number, fold in enumerate(made.folds):
-        if not fold.pairs:
-            console.warn(f"fold {number} has no pair to learn from: every set has seen its validation cases")
+    empty = ", ".join(str(number) for number, fold in enumerate(made.folds) if not fold.pairs)
+    if empty:
+        console.warn(f"no pair to learn from in fold {empty}: every pair comes from its validation cases")
     if len(made.splits) == 1:
         console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
     number = int(made.out.name[len("Dataset") :][:3])
