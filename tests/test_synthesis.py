@@ -560,3 +560,11 @@ def test_a_set_made_before_sets_said_so_is_told_by_the_same_command(workspace, p
     assert read_learnt_from(out) is None
     assert paint(workspace, phantoms, out, pairs=1).tally.made == 0
     assert json.loads((out / "set.json").read_text()) == written
+
+
+def test_a_solver_that_a_method_does_not_know(workspace, phantoms, tmp_path):
+    with pytest.raises(PlanError, match="none: it does not sample"):
+        pipeline.synthesize(workspace, "syntumor", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(solver="ddpm"), device="cpu")
+    with pytest.raises(PlanError, match="euler, heun"):
+        pipeline.synthesize(workspace, "tumorgen", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(solver="ddim"), device="cpu")
+    assert not (tmp_path / "out").exists()
