@@ -345,7 +345,7 @@ class Sees:
 
 
 def run_fake(workspace, phantoms, out, method, pairs=2, plan=None, quality=None):
-    sources = pipeline._healthy_sources(workspace.plan(), phantoms.healthy, None)
+    sources = pipeline.healthy_sources(workspace.plan(), phantoms.healthy, None)
     tumors = workspace.fingerprint().tumors
     jobs = make_jobs(sources, pairs, 0)
     return synthesize_set(plan or method.plan, method, jobs, out, tumors, None, Sampling(), {"seed": 0}, quality, lambda *_: None)
@@ -396,7 +396,7 @@ def test_what_a_method_is_told(workspace, phantoms, tmp_path):
         assert request.case is None
         np.testing.assert_allclose(request.limits, [(c.low, c.high) for c in plan.channels], rtol=1e-6)
     redrawn = Fake(plan, workspace)
-    sources = pipeline._redraw_sources(workspace, plan, "test")
+    sources = pipeline.redraw_sources(workspace, plan, "test")
     synthesize_set(plan, redrawn, make_jobs(sources, 1, 0), tmp_path / "redrawn", (), None, Sampling(), {"seed": 0}, None, lambda *_: None)
     assert redrawn.requests[0].case == workspace.splits().test[0]  # so that no case donates to itself
 
@@ -530,7 +530,7 @@ def test_a_claim_that_no_pair_followed(workspace, phantoms, tmp_path):
 
 def test_given_up_pairs_of_shards(workspace, phantoms, tmp_path):
     method, out = Fake(workspace.plan(), workspace), tmp_path / "out"
-    jobs = make_jobs(pipeline._healthy_sources(workspace.plan(), phantoms.healthy, None), 3, 0)
+    jobs = make_jobs(pipeline.healthy_sources(workspace.plan(), phantoms.healthy, None), 3, 0)
     common = (workspace.fingerprint().tumors, None, Sampling(), {"seed": 0}, Quality(Sees(10**6), 0.7, 2), lambda *_: None)
     tallies = [synthesize_set(method.plan, method, jobs, out, *common, Shard(number, 2)) for number in (1, 2)]
     assert [(t.given_up, t.left) for t in tallies] == [(2, 1), (3, 0)]
