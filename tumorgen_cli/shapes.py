@@ -77,7 +77,7 @@ def draw_mask(
     else:
         roomy: Shape = tuple(2 * n for n in tumor.shape)  # type: ignore[assignment]
         body = ellipsoid(roomy, tuple(float(n) for n in tumor.shape), radii, rng, spread)  # type: ignore[arg-type]
-    return _stretched(body, box, tumor), drawn
+    return _largest_part(_stretched(_largest_part(body), box, tumor)), drawn  # thin bridges may not outlive the stretching
 
 
 def place_mask(
@@ -125,6 +125,16 @@ def _deformed(donor: np.ndarray, shape: Shape, turn_degrees: float, spread: floa
     grid = np.tensordot(turn, grid, 1) * flips.reshape(3, 1, 1, 1)
     places = (grid + 0.5) * np.array(donor.shape).reshape(3, 1, 1, 1) - 0.5
     return np.clip(ndimage.map_coordinates(donor.astype(np.float32), places, order=1, mode="grid-constant"), 0, 1)
+
+
+def _largest_part(body: np.ndarray) -> np.ndarray:
+    """A soft mask without what a strong deformation has cut off from its largest part."""
+    parts, count = ndimage.label(body >= 0.5)
+    if count < 2:
+        return body
+    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    others = ndimage.binary_dilation((parts > 0) & ~largest) & ~largest  # with their soft edges
+    return np.where(others, 0, body).astype(np.float32)
 
 
 def _stretched(body: np.ndarray, box: Shape, tumor: Box) -> np.ndarray:
