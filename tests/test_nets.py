@@ -249,6 +249,17 @@ def test_plane_unet_mixes_planes_only_by_attention():
     torch.testing.assert_close(net(x, step)[..., 4], net(changed, step)[..., 4])
 
 
+def test_the_depth_attention_knows_the_slices_order():
+    torch.manual_seed(0)
+    net = PlaneUNet(3, 2, (8, 16), (2, 4)).eval()
+    x, step, turned = draw(1, 3, 8, 8, 6), torch.tensor([3.0]), torch.tensor([2, 0, 5, 1, 4, 3])
+    torch.testing.assert_close(net(x[..., turned], step), net(x, step)[..., turned])  # untrained, all places count alike
+    for module in net.modules():
+        if getattr(module, "near", None) is not None:
+            torch.nn.init.normal_(module.near)
+    assert not torch.allclose(net(x[..., turned], step), net(x, step)[..., turned], atol=1e-3)
+
+
 def test_perceptual_distance_grows_with_blur():
     pytest.importorskip("efficientnet_lite_pytorch")
     images = draw(2, 64, 64).clamp(-1, 1)

@@ -1,7 +1,8 @@
 """The denoising network: a 3D U-Net with in-plane convolutions, in-plane attention and attention along the depth.
 
 Source: DiffTumor, section 3.2 and its published settings: (3, 3, 1) convolutions, attention first within each slice, then
-along the depth, 8 heads of 32 channels, halved in-plane between levels. Deviation: three levels, not four (windows here are
+along the depth, 8 heads of 32 channels, halved in-plane between levels; slices know how far they lie apart by a learnt bias of the
+depth attention (the video U-Net it builds on has such positions). Deviation: three levels, not four (windows here are
 multiples of 16, latents of 4).
 """
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _GROUPS = 8
+_FAR = 16  # slices: farther ones share a bias
 
 
 def _conv(a: int, b: int, size: int = 3) -> nn.Conv3d:
@@ -47,6 +49,7 @@ class _Attention(nn.Module):
         self.norm = nn.GroupNorm(_GROUPS, width)
         self.qkv = nn.Linear(width, 3 * math.prod(heads), bias=False)
         self.out = nn.Linear(math.prod(heads), width)
+        self.near = nn.Parameter(torch.zeros(heads[0], 2 * _FAR + 1)) if along_depth else None  # bias by how far slices lie apart
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).movedim(1, -1)  # (B, X, Y, Z, C)
@@ -55,17 +58,26 @@ class _Attention(nn.Module):
         line = tokens.shape[3:4] if self.along_depth else tokens.shape[2:4]
         flat = tokens.reshape(-1, math.prod(line), x.shape[1])
         q, k, v = (part.unflatten(-1, self.heads).transpose(1, 2) for part in self.qkv(flat).chunk(3, -1))
-        mixed = self.out(_attend(q, k, v).transpose(1, 2).flatten(2)).view(tokens.shape)
+        mixed = self.out(_attend(q, k, v, self._bias(math.prod(line))).transpose(1, 2).flatten(2)).view(tokens.shape)
         if not self.along_depth:
             mixed = mixed.movedim(1, 3)
         return x + mixed.movedim(-1, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention; on a CPU by plain products, for its fused kernel goes back slowly through many short sequences."""
+    def _bias(self, length: int) -> Tensor | None:
+        """What a head adds for a slice's place against another's, (heads, length, length); None within a slice."""
+        if self.near is None:
+            return None
+        place = torch.arange(length, device=self.near.device)
+        return self.near[:, (place[None] - place[:, None]).clamp(-_FAR, _FAR) + _FAR]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Softmax attention with a bias (heads, L, L); on a CPU by plain products, for its fused kernel goes back slowly through many short sequences."""
     if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v)
-    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype) @ v
+        return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype))
+    weight = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (weight if bias is None else weight + bias).softmax(-1).to(v.dtype) @ v
 
 
 class _Level(nn.Module):
