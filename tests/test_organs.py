@@ -7,9 +7,10 @@ import pytest
 
 from tumorgen_cli.dataset import read_dataset
 from tumorgen_cli.errors import DataError, PlanError
-from tumorgen_cli.organs import organ_cases, organ_of, tumor_free_cases, write_subset
+from tumorgen_cli.organs import organ_cases, organs_of, tumor_free_subset, write_subset
 from tumorgen_cli.records import Grid
 from tumorgen_cli.volumes import write_volume
+from tumorgen_cli.workspace import Splits
 
 GRID = Grid((20, 16, 12), (2.0, 2.0, 3.0))
 LIVER, PANCREAS, TUMOR = 1, 2, 3
@@ -43,16 +44,17 @@ def dataset(tmp_path):
 
 def test_the_organ_around_a_tumor():
     array = labels((8, 5, 4))  # two voxels in the liver, one in the pancreas
-    assert organ_of(array, array == TUMOR, (LIVER, PANCREAS)) == LIVER
-    assert organ_of(array, array == TUMOR, (PANCREAS,)) == PANCREAS
-    assert organ_of(array * (array == TUMOR), array == TUMOR, (LIVER, PANCREAS)) == 0
-    assert organ_of(array, array == TUMOR, ()) == 0
+    assert organs_of(array, TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {LIVER}
+    assert organs_of(array, TUMOR, (PANCREAS,), GRID.spacing_mm) == {PANCREAS}
+    assert organs_of(labels((4, 5, 4), (13, 5, 4)), TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {LIVER, PANCREAS}
+    assert organs_of(array * (array == TUMOR), TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {0}
+    assert organs_of(array, TUMOR, (), GRID.spacing_mm) == {0}
+    assert organs_of(labels(), TUMOR, (LIVER,), GRID.spacing_mm) == set()
 
 
 def test_cases_by_organ(dataset):
     assert organ_cases(dataset, "liver") == ["a_liver", "e_two"]  # with tumors in both a case counts for neither
     assert organ_cases(dataset, "pancreas") == ["b_pancreas"]
-    assert tumor_free_cases(dataset) == ["d_none"]
     with pytest.raises(PlanError, match="did you mean liver"):
         organ_cases(dataset, "livr")
     with pytest.raises(PlanError, match="No such organ"):
@@ -60,10 +62,22 @@ def test_cases_by_organ(dataset):
 
 
 def test_a_data_set_of_some_cases(dataset, tmp_path):
-    out = write_subset(dataset, ["b_pancreas", "d_none"], tmp_path / "Dataset006_Some")
+    out = tmp_path / "Dataset006_Some"
+    write_subset(dataset, ["a_liver", "b_pancreas"], out)
+    write_subset(dataset, ["b_pancreas", "d_none"], out, Splits(("a_liver", "d_none"), ("b_pancreas", "c_both")))
     found = read_dataset(out)
-    assert found.cases == ("b_pancreas", "d_none")
+    assert found.cases == ("b_pancreas", "d_none")  # what was there before is gone
+    assert {path.name for path in (out / "labelsTr").iterdir()} == {"b_pancreas.nii.gz", "d_none.nii.gz"}
     assert found.labels == dataset.labels
     assert found.image_files("d_none")[0].samefile(dataset.image_files("d_none")[0])
+    assert json.loads((out / "splits_final.json").read_text()) == [{"train": ["d_none"], "val": ["b_pancreas"]}]
+
+
+def test_the_tumor_free_cases_of_a_data_set(dataset, tmp_path):
+    assert read_dataset(tumor_free_subset(dataset.path, tmp_path / "free")).cases == ("d_none",)
+    one = write_subset(dataset, ["a_liver"], tmp_path / "Dataset007_One")
     with pytest.raises(DataError, match="no case without a tumor"):
-        tumor_free_cases(read_dataset(write_subset(dataset, ["a_liver"], tmp_path / "Dataset007_One")))
+        tumor_free_subset(one, tmp_path / "none")
+    plain = json.loads((one / "dataset.json").read_text())
+    (one / "dataset.json").write_text(json.dumps({**plain, "labels": {"background": 0, "liver": 1}}))
+    assert tumor_free_subset(one, tmp_path / "organs") == one  # a data set of organs: all of them may be painted in

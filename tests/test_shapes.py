@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tumorgen_cli.errors import PlanError
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.shapes import draw_mask, ellipsoid, size_class, training_masks, tumor_in_box
 from tumorgen_cli.windows import load_case, tight_box
@@ -71,3 +72,21 @@ def test_a_training_mask_keeps_its_donors_form(trained):
     mask, _ = draw_mask(config, plan, (12, 10, 8), (1, 1, 1), np.random.default_rng(3), [donor])
     mirrored = [np.flip(donor, [a for a in range(3) if flips >> a & 1]) for flips in range(8)]
     assert any(np.array_equal(mask > 0.5, each) for each in mirrored)
+
+
+def test_thin_boxes_get_masks_too(trained, donors):
+    plan = trained.plan()
+    for prior in ("ellipsoid", "training"):
+        config = replace(find_method("syntumor")(plan, trained).config.mask, prior=prior)
+        for box in ((1, 1, 1), (4, 4, 1), (8, 1, 3)):
+            for seed in range(10):
+                mask, _ = draw_mask(config, plan, box, (2.0, 2.0, 5.0), np.random.default_rng(seed), donors)
+                assert (mask >= 0.5).any()
+
+
+def test_size_classes_must_match(trained):
+    config = find_method("syntumor")(trained.plan(), trained).config
+    with pytest.raises(PlanError, match=r"one for each of mask\.radii_mm"):
+        replace(config.mask, radii_mm=(4.0, 8.0))
+    with pytest.raises(PlanError, match=r"syntumor\.edge_mm"):
+        replace(config, edge_mm=((1.0, 1.0),))

@@ -18,6 +18,7 @@ from tumorgen_cli.files import read_record, write_json
 from tumorgen_cli.methods.method import Method
 from tumorgen_cli.stages import open_method, train_stage
 from tumorgen_cli.training import seconds_a_step, train
+from tumorgen_cli.windows import load_case
 from tumorgen_cli.workspace import Splits, Workspace
 
 #: steps of a stage that are timed, which are its whole length, so that a loss that counts late is met in proportion
@@ -34,8 +35,10 @@ class Budget:
     @property
     def words(self) -> str:
         if self.iterations is not None:
-            return f"{self.iterations} steps for every stage"
-        return "the plan's own lengths" if self.minutes is None else f"{self.minutes:g} minutes for every method"
+            return f"{self.iterations} steps for every stage that was not trained"
+        if self.minutes is None:
+            return "the plan's own lengths"
+        return f"{self.minutes:g} minutes for every method, shared out over all its stages; what was trained before stays as it was"
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def train_within(workspace: Workspace, method_name: str, budget: Budget, device:
     if budget.minutes is None:
         lengths: Mapping[str, int | None] = dict.fromkeys(wanted, budget.iterations)
     else:
-        lengths = lengths_of(method, wanted, budget.minutes)
+        lengths = lengths_of(method, method.stages, budget.minutes)  # what is trained already has had its share
     for stage in wanted:
         if not open_method(workspace, method_name, device).trained(stage):
             train_stage(workspace, method_name, stage, lengths.get(stage), device)
@@ -99,7 +102,8 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
     measured one are trained for a step, since a stage may need them.
     """
     workspace, splits = method.workspace, method.workspace.splits()
-    bearing = [case.case for case in workspace.fingerprint().cases if case.tumors]
+    fits = {case: any(c.fits for c in load_case(workspace.cases / case).record.components) for case in (*splits.train, *splits.test)}
+    bearing = [case for case, fit in fits.items() if fit]
     few = Splits(*(tuple([case for case in group if case in bearing][:2]) for group in (splits.train, splits.test)))
     found = {}
     with tempfile.TemporaryDirectory(prefix="tumorgen_") as folder:
@@ -114,7 +118,7 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
         last = max(map(method.stages.index, wanted))
         for number, stage in enumerate(method.stages[: last + 1]):
             own = type(method)(method.plan, passing, method.device)
-            if own.trained(stage):
+            if own.trained(stage):  # it is off, or part of another
                 continue
             if stage in wanted:
                 found[stage] = seconds_a_step(own.stage(stage, MEASURED), method.device, method.plan.precision)

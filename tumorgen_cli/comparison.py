@@ -6,6 +6,7 @@ Reads a workspace, hosts and, where another data set is learnt from or painted i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from tumorgen_cli.evaluation import read_scores
 from tumorgen_cli.files import locked
 from tumorgen_cli.judges import find_judge
 from tumorgen_cli.methods import find_method
-from tumorgen_cli.organs import organ_cases, tumor_free_cases, write_subset
+from tumorgen_cli.organs import organ_cases, tumor_free_subset, write_subset
 from tumorgen_cli.pipeline import FEATURES, evaluate_sets, healthy_sources, plan_dataset, preprocess_dataset, redraw_sources, synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.stages import check_preprocessed
@@ -128,15 +129,17 @@ def compare_methods(
 
 def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName, seed: int | None) -> Workspace:
     """The workspace for what `train_on` names, planned and preprocessed."""
-    plan = workspace.plan()
+    plan, tumor = workspace.plan(), None
     if train_on in plan.labels:
-        dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
+        dataset, tumor = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name), plan.tumor_name
         inner = Workspace(workspace.root / "train_on" / train_on.replace(" ", "_"))
-        path = write_subset(dataset, organ_cases(dataset, train_on), inner.root / "cases_of" / dataset.name)
+        path = write_subset(dataset, organ_cases(dataset, train_on), inner.root / "cases_of" / dataset.name, workspace.splits())
     else:
         path = find_dataset(train_on)
         inner = Workspace(workspace.root / "train_on" / path.name)
-    plan_dataset(inner, str(path), None, device, seed=seed)
+    if not inner.plan_file.is_file():  # else it stays: a user may have planned it otherwise
+        own = [f"{d.field}={json.dumps(d.value)}" for d in plan.decisions if d.source != "rule" and tumor]
+        plan_dataset(inner, str(path), tumor, device, settings=own, seed=plan.seed if seed is None else seed)
     preprocess_dataset(inner)
     return inner
 
@@ -147,9 +150,9 @@ def _places(workspace: Workspace, plan: Plan, hosts: Hosts) -> list[_Place]:
     if hosts.cases:
         found.append(_Place(hosts.cases, tuple(redraw_sources(workspace, plan, hosts.cases)), {"cases": hosts.cases}))
     if hosts.paint_in is not None and hosts.host_labels is None:
-        other = read_dataset(find_dataset(hosts.paint_in))
-        healthy = write_subset(other, tumor_free_cases(other), workspace.root / "paint_in" / other.name)
-        found.append(_Place(other.name, tuple(healthy_sources(plan, healthy, None)), {"healthy": healthy}))
+        path = find_dataset(hosts.paint_in)
+        healthy = tumor_free_subset(path, workspace.root / "paint_in" / path.name)
+        found.append(_Place(path.name, tuple(healthy_sources(plan, healthy, None)), {"healthy": healthy}))
     elif hosts.healthy is not None or not hosts.cases:
         name = hosts.healthy.resolve().name if hosts.healthy else ""
         name = f"{name}_scans" if name == hosts.cases else name

@@ -147,6 +147,12 @@ def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
     return Dataset(path, path.name, channels, labels, ending, tuple(sorted(scans)), tumor)
 
 
+def tumor_names(path: Path) -> list[str]:
+    """The labels of a data set that are tumors by their names."""
+    plain = files.read_plain(path / "dataset.json", "every nnU-Net raw data set has one")
+    return [name for name in plain["labels"] if _TUMOR.search(name)]
+
+
 def _find_tumor(where: Path, labels: dict[str, int], wanted: str | None) -> str:
     names = [name for name in labels if name not in ("background", "ignore")]
     listed = ", ".join(f"{name} = {labels[name]}" for name in names) or "none but background"

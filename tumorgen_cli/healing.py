@@ -76,6 +76,8 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray, spacing_mm: Triple) -> np
         (np.concatenate([diagonal, *weights]), (np.concatenate([numbers, *rows]), np.concatenate([numbers, *columns]))), (count, count)
     )
     scaling = sparse.diags(1 / diagonal)  # Jacobi: anisotropic voxels converge as fast as cubes
-    solution, _ = sparse.linalg.cg(matrix, known, rtol=1e-5, maxiter=2000, M=scaling)
+    solution, unsettled = sparse.linalg.cg(matrix, known, rtol=1e-5, maxiter=20 * sum(hole.shape), M=scaling)
+    if unsettled:
+        raise RuntimeError("the fill of a hole did not settle")
     out[hole] = solution
     return out

@@ -13,20 +13,33 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.dataset import Dataset
+from tumorgen_cli.dataset import Dataset, read_dataset, tumor_names
 from tumorgen_cli.errors import DataError, Fault, PlanError
 from tumorgen_cli.files import link_or_copy, read_plain, unknown_name, write_json
+from tumorgen_cli.records import Box, Triple
 from tumorgen_cli.volumes import read_volume
+from tumorgen_cli.workspace import Splits
 
-_SHELL_VOXELS = 2  # around a tumor, whose own voxels have lost the organ's label
+_SHELL_MM = 6.0  # around a tumor, whose own voxels have lost the organ's label
+_TOUCHING = np.ones((3, 3, 3))
 
 
-def organ_of(labels: np.ndarray, tumor: np.ndarray, organs: Sequence[int]) -> int:
-    """The organ's value that most of the shell around a tumor has; 0 where there is none. `labels` and `tumor`: (X, Y, Z)."""
-    shell = ndimage.binary_dilation(tumor, iterations=_SHELL_VOXELS) & ~tumor
-    counts = {organ: int((labels[shell] == organ).sum()) for organ in organs}
-    best = max(counts, key=lambda organ: counts[organ], default=0)
-    return best if counts.get(best) else 0
+def organs_of(labels: np.ndarray, tumor: int, organs: Sequence[int], spacing_mm: Triple) -> set[int]:
+    """The organs that the tumors of a case lie in: for each component the value that most of the shell around it has, 0 for none.
+
+    `labels`: (X, Y, Z). Components touch by faces, edges or corners, as everywhere here.
+    """
+    parts, _ = ndimage.label(labels == tumor, _TOUCHING)
+    reach = tuple(int(np.ceil(_SHELL_MM / s)) for s in spacing_mm)
+    found = set()
+    for number, slices in enumerate(ndimage.find_objects(parts), 1):
+        around = Box(tuple(s.start for s in slices), tuple(s.stop for s in slices)).grown(reach, labels.shape).slices  # type: ignore[arg-type]
+        own = parts[around] == number
+        shell = ndimage.distance_transform_edt(~own, spacing_mm) <= _SHELL_MM
+        counts = {organ: int((labels[around][shell] == organ).sum()) for organ in organs}
+        best = max(counts, key=lambda organ: counts[organ], default=0)
+        found.add(best if counts.get(best) else 0)
+    return found
 
 
 def organ_cases(dataset: Dataset, organ: str) -> list[str]:
@@ -40,30 +53,40 @@ def organ_cases(dataset: Dataset, organ: str) -> list[str]:
         raise PlanError("No such organ", [unknown_name("--train-on", organ, organs)])
     found = []
     for case in dataset.cases:
-        labels, _ = read_volume(dataset.label_file(case))
-        parts, count = ndimage.label(labels == dataset.tumor_label)
-        lying = {organ_of(labels, parts == number, tuple(organs.values())) for number in range(1, count + 1)}
-        if lying == {organs[organ]}:
+        labels, grid = read_volume(dataset.label_file(case))
+        if organs_of(labels, dataset.tumor_label, tuple(organs.values()), grid.spacing_mm) == {organs[organ]}:
             found.append(case)
     return _some(dataset, found, f"whose tumors all lie in {organ}")
 
 
-def tumor_free_cases(dataset: Dataset) -> list[str]:
-    """The cases without a tumor voxel.
+def tumor_free_subset(path: Path, out: Path) -> Path:
+    """A raw data set of the cases of another that have no tumor voxel, in `out`; `path` itself where no label is a tumor's by its name.
 
     Raises:
-        DataError: there is no such case.
+        DataError: there is no such case, or more than one label may be the tumor's.
     """
+    if not tumor_names(path):
+        return path
+    dataset = read_dataset(path)
     free = [case for case in dataset.cases if not (read_volume(dataset.label_file(case))[0] == dataset.tumor_label).any()]
-    return _some(dataset, free, "without a tumor")
+    return write_subset(dataset, _some(dataset, free, "without a tumor"), out)
 
 
-def write_subset(dataset: Dataset, cases: Sequence[str], out: Path) -> Path:
-    """A raw data set of some cases of another, for commands that take a data set or a folder of scans; returns `out`."""
-    for case in cases:
-        for path in dataset.image_files(case):
-            link_or_copy(path, out / "imagesTr" / path.name)
-        link_or_copy(dataset.label_file(case), out / "labelsTr" / dataset.label_file(case).name)
+def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Splits | None = None) -> Path:
+    """A raw data set of some cases of another, for commands that take a data set or a folder of scans; returns `out`.
+
+    With `splits` it has a `splits_final.json` that holds out the same of its cases. Files of other cases are removed from `out`.
+    """
+    (out / "dataset.json").unlink(missing_ok=True)
+    wanted = {out / "labelsTr" / dataset.label_file(case).name: dataset.label_file(case) for case in cases}
+    wanted |= {out / "imagesTr" / path.name: path for case in cases for path in dataset.image_files(case)}
+    for stray in {*out.glob("imagesTr/*"), *out.glob("labelsTr/*")} - {*wanted}:
+        stray.unlink()
+    for target, source in wanted.items():
+        link_or_copy(source, target)
+    if splits is not None:
+        kept = {key: [case for case in group if case in set(cases)] for key, group in (("train", splits.train), ("val", splits.test))}
+        write_json(out / "splits_final.json", [kept])
     plain = read_plain(dataset.path / "dataset.json", "it was there a moment ago")
     write_json(out / "dataset.json", {**plain, "numTraining": len(cases)})
     return out

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -147,7 +147,7 @@ class Decisions:
         return tree
 
 
-#: Adds a method's section: (decisions, fingerprint, training window, budget) -> None
+#: Adds a method's section: (decisions, fingerprint of the training cases, training window, budget) -> None
 SectionRule = Callable[[Decisions, Fingerprint, WindowPlan, Budget], None]
 
 
@@ -164,7 +164,8 @@ def make_plan(
         PlanError: unknown or ill-typed overrides (all at once), or a window that does not suit the networks.
     """
     d = Decisions(overrides)
-    tumors = [t for case in fingerprint.cases if case.case in set(train) for t in case.tumors]
+    learnt_from = replace(fingerprint, cases=tuple(case for case in fingerprint.cases if case.case in set(train)))
+    tumors = learnt_from.tumors
     for i, facts in enumerate(fingerprint.channels):
         scaling = rules.channel_scaling(facts)
         part = d.within(f"channels.{i}")
@@ -188,7 +189,7 @@ def make_plan(
     tolerance = rules.surface_tolerance_mm(rules.median_spacing(fingerprint))
     d.take("tolerance_mm", tolerance, "NSD: the largest edge of the median voxel")
     for name, rule in sections.items():
-        rule(d.within(f"methods.{name}"), fingerprint, window, budget)
+        rule(d.within(f"methods.{name}"), learnt_from, window, budget)
     faults = d.unknown()
     if faults:
         raise PlanError("The plan has no such fields", faults)

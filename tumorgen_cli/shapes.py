@@ -12,11 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
+from tumorgen_cli.errors import Fault, PlanError
 from tumorgen_cli.plan import Decisions, Plan
 from tumorgen_cli.records import Box, Request, Shape, Triple
 from tumorgen_cli.windows import Case, tight_box
 
 Prior = Literal["ellipsoid", "training"]
+_LEAST_VOXELS = 8  # a thinner tumor is drawn on a finer grid, where it has a form
 _MOST_ROOM = 0.5  # of a box's edge that offsets may take: a tumor is at least half as long as its box
 
 
@@ -29,6 +31,11 @@ class MaskConfig:
     radii_mm: tuple[float, ...]
     deformation: tuple[tuple[float, float], ...]
     turn_degrees: float
+
+    def __post_init__(self) -> None:
+        if len(self.deformation) != len(self.radii_mm):
+            fault = Fault("mask.deformation", f"{len(self.deformation)} ranges", f"{len(self.radii_mm)}, one for each of mask.radii_mm", "give both")
+            raise PlanError("Size classes do not match", [fault])
 
 
 def plan_masks(d: Decisions, prior: Prior) -> None:
@@ -67,16 +74,17 @@ def draw_mask(
     """A soft mask (X, Y, Z) in [0, 1] for a box of `box` voxels, and what was drawn. `donors`: see `training_masks`."""
     reach = [plan.window.alpha * e / s for e, s in zip(plan.window.extent_mm, spacing_mm, strict=True)]
     tumor = tumor_in_box(box, reach, rng)
-    radii: Triple = tuple(n / 2 for n in tumor.shape)  # type: ignore[assignment]
-    kind = size_class(config.radii_mm, float(np.prod([r * s for r, s in zip(radii, spacing_mm, strict=True)])) ** (1 / 3))
+    kind = size_class(config.radii_mm, float(np.prod([n / 2 * s for n, s in zip(tumor.shape, spacing_mm, strict=True)])) ** (1 / 3))
+    fine: Shape = tuple(max(n, _LEAST_VOXELS) for n in tumor.shape)  # type: ignore[assignment]
+    fine_mm = [n * s / m for n, s, m in zip(tumor.shape, spacing_mm, fine, strict=True)]
     spread = float(rng.uniform(*config.deformation[kind]))
     drawn: dict[str, Any] = {"size": kind, "extent_voxels": list(tumor.shape)}
     if config.prior == "training":
         drawn["donor"] = int(rng.integers(len(donors)))
-        body = _deformed(donors[drawn["donor"]], tumor.shape, config.turn_degrees, spread, rng)
+        body = _deformed(donors[drawn["donor"]], fine, fine_mm, config.turn_degrees, spread, rng)
     else:
-        roomy: Shape = tuple(2 * n for n in tumor.shape)  # type: ignore[assignment]
-        body = ellipsoid(roomy, tuple(float(n) for n in tumor.shape), radii, rng, spread)  # type: ignore[arg-type]
+        roomy: Shape = tuple(2 * n for n in fine)  # type: ignore[assignment]
+        body = ellipsoid(roomy, tuple(map(float, fine)), tuple(n / 2 for n in fine), rng, spread)  # type: ignore[arg-type]
     return _largest_part(_stretched(_largest_part(body), box, tumor)), drawn  # thin bridges may not outlive the stretching
 
 
@@ -114,15 +122,18 @@ def ellipsoid(shape: Shape, center: Triple, radii: Triple, rng: np.random.Genera
     return np.clip((1 - distance) * edge + 0.5, 0, 1).astype(np.float32)
 
 
-def _deformed(donor: np.ndarray, shape: Shape, turn_degrees: float, spread: float, rng: np.random.Generator) -> np.ndarray:
-    """A donor's mask mirrored, turned about the third axis and deformed, as long as `shape`, in a grid of twice that."""
+def _deformed(
+    donor: np.ndarray, shape: Shape, spacing_mm: Sequence[float], turn_degrees: float, spread: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A donor's mask stretched to `shape`, mirrored, turned about the third axis and deformed, in a grid of twice that shape."""
     angle = np.deg2rad(rng.uniform(-turn_degrees, turn_degrees))
     turn = np.array([[np.cos(angle), -np.sin(angle), 0.0], [np.sin(angle), np.cos(angle), 0.0], [0.0, 0.0, 1.0]])
     flips = np.where(rng.random(3) < 0.5, -1.0, 1.0)
     grid = np.stack(np.meshgrid(*((np.arange(2 * n) + 0.5) / n - 1 for n in shape), indexing="ij"))  # the donor is [-1/2, 1/2]^3
     for axis in range(3):
         grid[axis] += spread / 2 * smooth_noise(grid.shape[1:], [max(1.0, n / 4) for n in shape], rng)  # type: ignore[arg-type]
-    grid = np.tensordot(turn, grid, 1) * flips.reshape(3, 1, 1, 1)
+    length_mm = (np.array(shape) * np.array(spacing_mm)).reshape(3, 1, 1, 1)  # a turn is one in mm
+    grid = np.tensordot(turn, grid * length_mm, 1) / length_mm * flips.reshape(3, 1, 1, 1)
     places = (grid + 0.5) * np.array(donor.shape).reshape(3, 1, 1, 1) - 0.5
     return np.clip(ndimage.map_coordinates(donor.astype(np.float32), places, order=1, mode="grid-constant"), 0, 1)
 

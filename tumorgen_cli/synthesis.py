@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import ndimage
 
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
@@ -225,11 +226,14 @@ def _draw_pair(
 
 
 def _write_pair(plan: Plan, job: Job, scan: Scan, draw: _Draw, out: Path) -> None:
-    """A tumor that was in the box is gone from the labels, as from the picture."""
+    """A tumor that was in the box is gone from the labels, as from the picture: its voxels take the label nearest to them."""
     image, mask, box = np.asarray(draw.image), draw.mask, draw.box
     labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
-    inside = labels[box.slices]
-    inside[inside == plan.tumor_label] = 0
+    old = np.zeros(labels.shape, bool)
+    old[box.slices] = labels[box.slices] == plan.tumor_label
+    if old.any():
+        nearest = ndimage.distance_transform_edt(labels == plan.tumor_label, scan.grid.spacing_mm, return_distances=False, return_indices=True)
+        labels[old] = labels[tuple(nearest)][old]
     labels[mask] = plan.tumor_label
     for channel, array in enumerate(image):
         write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", array, scan.grid)

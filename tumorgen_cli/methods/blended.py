@@ -93,10 +93,10 @@ class Blended(Method):
         f.take("widths", (64, 128, 256) if large else (32, 64, 128), same)
         f.take("res_blocks", 2, same)
         f.take("batch", 8, same)
-        f.take("iterations", int(np.clip(60 * tumors, 1000, 20000 if large else 3000)), same, tumors=tumors)
+        f.take("iterations", int(np.clip(75 * tumors, 1000, 20000 if large else 3000)), same, tumors=tumors)
         f.take("learning_rate", 2e-4 if large else 2e-3, same)
         f.take("ema", 0.995, same)
-        f.take("copies", int(np.clip(800 // tumors, 4, 32)), same, tumors=tumors)
+        f.take("copies", int(np.clip(640 // tumors, 4, 32)), same, tumors=tumors)
         s = d.within("sampling")
         s.take("steps", 50, "blending needs more steps than a condition does: 50, as the paper's diffusion")
         s.take("solver", "euler", same)
@@ -116,8 +116,8 @@ class Blended(Method):
 
     # -- training ----------------------------------------------------------------------------------------------
     def folder(self, stage: str) -> Path:
-        """The VAE and its latents are TumorGen's."""
-        return self.workspace.run(self.name if stage == "unconditional" else _OWNER, stage)
+        """The VAE is TumorGen's."""
+        return self.workspace.run(_OWNER if stage == "vae" else self.name, stage)
 
     def settings(self, name: str) -> Any:
         return self.vae_config if name == "vae" else super().settings(name)

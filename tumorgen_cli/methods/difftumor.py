@@ -148,7 +148,7 @@ class DiffTumor(Method):
         f.take("iterations", 60000 if large else 2400, "published: 60,000; on a CPU as long as TumorGen's flow, by the clock")
         f.take("learning_rate", 1e-4 if large else 1e-3, "1e-4 as published; higher for the few steps of a CPU")
         f.take("ema", 0.995, published)
-        f.take("copies", int(np.clip(800 // tumors, 4, 32)), "as TumorGen's: the same windows", tumors=tumors)
+        f.take("copies", int(np.clip(640 // tumors, 4, 32)), "as TumorGen's: the same windows", tumors=tumors)
         f.take("timesteps", 200, "published for all but early tumors")
         plan_masks(d, "ellipsoid")
         s = d.within("sampling")

@@ -97,7 +97,8 @@ class FreeTumor(Method):
         "Wu et al., FreeTumor: Advance Tumor Segmentation via Large-Scale Tumor Synthesis, 2024; eqs. 1-5, mix-up after eq. 7. Deviations: S is "
         "nnU-Net's U-Net, not SwinUNETR; S enters the loss as a probability; masks have soft edges; places are drawn in the body, not in an organ's "
         "mask; the classifier judges patches and counts those that hold a tumor; AdamW with this project's moments and schedule instead of Adam; "
-        "a mask that fails the filter is drawn anew some times before the scan is kept healthy; mix-up is off, for the paper has it in the training "
+        "a mask that fails the filter is drawn anew some times, then elsewhere, and a host in which none passes is an error; mix-up is off, for the "
+        "paper has it in the training "
         "that follows; labelled cases serve as healthy scans once their tumors are taken away. "
         "G sees the image alone, as eq. 1 says, unless `gan.mask_channel`."
     )
@@ -169,7 +170,7 @@ class FreeTumor(Method):
         own = super().inputs_hash(name)
         if name == "segmentor":
             return own
-        return hash_value([own, self.config.mask, [(c.record.case, c.record.inputs_hash) for c in self._unlabelled()]])
+        return hash_value([own, self.config.mask, self.plan.paste.heal_mm, [(c.record.case, c.record.inputs_hash) for c in self._unlabelled()]])
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
         torch.manual_seed(derive_seed(self.plan.seed, self.name, name))  # the networks' first weights

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.devices import Budget
+from tumorgen_cli.errors import Fault, PlanError
 from tumorgen_cli.files import hash_value
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
@@ -31,6 +32,11 @@ class Config:
     texture: float
     texture_mm: tuple[float, float]
     edge_mm: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.edge_mm) != len(self.mask.radii_mm):
+            fault = Fault("syntumor.edge_mm", f"{len(self.edge_mm)} ranges", f"{len(self.mask.radii_mm)}, one for each of mask.radii_mm", "give both")
+            raise PlanError("Size classes do not match", [fault])
 
 
 class SynTumor(Method):

@@ -21,7 +21,10 @@ _CHUNK = 4096  # vectors compared with the codebook at once
 
 
 class Codebook(nn.Module):
-    """K codes of C channels; replaces each vector by the nearest. Learns while in training mode."""
+    """K codes of C channels; replaces each vector by the nearest. Learns while in training mode.
+
+    With several processes unused codes start again from the first one's vectors: the codebook is one, but not that of a single process.
+    """
 
     codes: Tensor
     used: Tensor
