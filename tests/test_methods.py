@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import plan_toy
 
-from tumorgen_cli import pipeline
+from tumorgen_cli import pipeline, training
 from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.errors import PlanError, StateError
 from tumorgen_cli.methods import METHODS, find_method
@@ -439,3 +439,33 @@ def test_the_status_tells_every_stage_once(trained, workspace):
     assert {step.state for step in pipeline.status(trained) if step.name.startswith("train ")} == {"done"}
     own = [step.name for step in pipeline.status(workspace) if step.name.startswith("train ")]
     assert own == ["train vae", "train flow", "train refiner"]  # of rivals nothing is said before one is begun
+
+
+@pytest.mark.parametrize(("name", "stage"), [(name, stage) for name in METHODS for stage in find_method(name).stages])
+def test_every_stage_killed_and_resumed_equals_unbroken(trained, tmp_path, monkeypatch, name, stage):
+    """With all that its objectives train beside the saved networks: critics, codebooks, what counts late."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+
+    def made(killed_at=None):
+        whole = find_method(name)(trained.plan(), trained).stage(stage, 4)
+
+        def item(number):
+            if number == killed_at:
+                raise RuntimeError("killed")
+            return whole.item(number)
+
+        return replace(whole, item=item, preview=None, finish=None)
+
+    def states(folder):
+        training.train(made(), folder, "cpu", "fp32")
+        return torch.load(folder / "last.pt", weights_only=True)
+
+    unbroken = states(tmp_path / "unbroken")
+    with pytest.raises(RuntimeError, match="killed"):
+        training.train(made(killed_at=3 * made().batch), tmp_path / "broken", "cpu", "fp32")
+    resumed = states(tmp_path / "broken")
+    assert resumed["step"] == unbroken["step"] == 4
+    for part in ("models", "ema"):
+        assert all(torch.equal(value, resumed[part][key]) for key, value in unbroken[part].items())
+    for own, other in zip(unbroken["extras"], resumed["extras"], strict=True):
+        assert all(torch.equal(value, other[key]) for key, value in own.items())

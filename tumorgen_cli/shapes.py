@@ -13,9 +13,11 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.errors import Fault, PlanError
+from tumorgen_cli.files import hash_value
 from tumorgen_cli.plan import Decisions, Plan
 from tumorgen_cli.records import Box, Request, Shape, Triple
-from tumorgen_cli.windows import Case, tight_box
+from tumorgen_cli.windows import Case, load_case, tight_box
+from tumorgen_cli.workspace import Workspace
 
 Prior = Literal["ellipsoid", "training"]
 _LEAST_VOXELS = 8  # a thinner tumor is drawn on a finer grid, where it has a form
@@ -95,6 +97,18 @@ def place_mask(
     share = np.zeros(request.image.shape[1:], np.float32)
     share[request.box.slices], drawn = draw_mask(config, plan, request.box.shape, request.spacing_mm, rng, donors)
     return share, drawn
+
+
+def load_donors(config: MaskConfig, workspace: Workspace) -> tuple[list[np.ndarray], dict[str, str]]:
+    """The masks a prior draws from, and their hash by name; none for ellipsoids.
+
+    Raises:
+        StateError: a training case is not preprocessed.
+    """
+    if config.prior != "training":
+        return [], {}
+    cases = [load_case(workspace.cases / name) for name in workspace.splits().train]
+    return training_masks(cases), {"masks": hash_value([case.record.inputs_hash for case in cases])}
 
 
 def training_masks(cases: Sequence[Case]) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ from tumorgen_cli import autoencoding as ae
 from tumorgen_cli import diffusion
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.errors import Fault, PlanError
-from tumorgen_cli.files import derive_seed, hash_value
+from tumorgen_cli.files import derive_seed
 from tumorgen_cli.latents import held_out_windows, training_latents
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.nets.lite0 import Perceptual
@@ -32,7 +32,7 @@ from tumorgen_cli.painting import open_canvas, put_back
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic
-from tumorgen_cli.shapes import MaskConfig, place_mask, plan_masks, training_masks
+from tumorgen_cli.shapes import MaskConfig, load_donors, place_mask, plan_masks
 from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.workspace import Workspace
 
@@ -244,11 +244,8 @@ class DiffTumor(Method):
         }
         for model in (self.vqgan, self.net):
             model.to(self.device).eval().requires_grad_(False)
-        if self.config.mask.prior == "training":
-            cases = ae.load_cases(self.workspace, self.workspace.splits().train)
-            self.donors = training_masks(cases)
-            hashes["masks"] = hash_value([case.record.inputs_hash for case in cases])
-        return hashes
+        self.donors, masks = load_donors(self.config.mask, self.workspace)
+        return hashes | masks
 
     def _sample(self, latent: Tensor, mask: Tensor, seed: int, steps: int, solver: diffusion.Sampler) -> Tensor:
         """z_0 given (1 - m) z_0 and m: (1, L, x, y, z); outside the mask the scan's own latents."""

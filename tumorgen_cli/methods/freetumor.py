@@ -31,7 +31,7 @@ from tumorgen_cli.nets.unet import make_unet
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic, TumorFacts
-from tumorgen_cli.shapes import MaskConfig, draw_mask, place_mask, plan_masks, training_masks
+from tumorgen_cli.shapes import MaskConfig, draw_mask, load_donors, place_mask, plan_masks
 from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.windows import Case, augment, cut, cut_mask, is_done, load_case, mix_up, place_window, scale, tight_box, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
@@ -191,7 +191,7 @@ class FreeTumor(Method):
         cases = load_cases(self.workspace, self.workspace.splits().train)
         load_weights({"segmentor": self.segmentor}, self.folder("segmentor"), "run `tumorgen train segmentor`")
         self.segmentor.to(self.device).eval().requires_grad_(False)
-        self._load_donors(cases)
+        self.donors, _ = load_donors(self.config.mask, self.workspace)
         unlabelled = self._unlabelled()
         self._check(unlabelled)
         healthy = HealthyWindows([*cases, *unlabelled], plan, self.config, self._tumors(), self.donors)
@@ -238,9 +238,6 @@ class FreeTumor(Method):
         train = set(self.workspace.splits().train)
         return [tumor for case in self.workspace.fingerprint().cases if case.case in train for tumor in case.tumors]
 
-    def _load_donors(self, cases: Sequence[Case]) -> None:
-        self.donors = training_masks(cases) if self.config.mask.prior == "training" else []
-
     # -- what the runs show ------------------------------------------------------------------------------------
     def _held_out(self) -> list[Case]:
         splits = self.workspace.splits()
@@ -252,7 +249,7 @@ class FreeTumor(Method):
 
     def _held_out_places(self, most: int) -> list[tuple[np.ndarray, np.ndarray, str]]:
         cases = self._held_out()
-        self._load_donors(load_cases(self.workspace, self.workspace.splits().train))
+        self.donors, _ = load_donors(self.config.mask, self.workspace)
         windows = HealthyWindows(cases, self.plan, self.config, self._tumors(), self.donors)
         return [windows.draw(np.random.default_rng([self.plan.seed, 7, number]), number % len(cases)) for number in range(most)]
 
@@ -295,11 +292,8 @@ class FreeTumor(Method):
         hashes["gan"] = load_weights({"generator": self.generator}, self.folder("gan"), "run `tumorgen train gan`")
         for model in (self.segmentor, self.generator):
             model.to(self.device).eval().requires_grad_(False)
-        if self.config.mask.prior == "training":
-            cases = load_cases(self.workspace, self.workspace.splits().train)
-            self._load_donors(cases)
-            hashes["masks"] = hash_value([case.record.inputs_hash for case in cases])
-        return hashes
+        self.donors, masks = load_donors(self.config.mask, self.workspace)
+        return hashes | masks
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         """Draws masks in the box until the segmentor finds one again; a scan in which it finds none comes back healthy, with no mask."""

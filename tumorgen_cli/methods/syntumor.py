@@ -10,12 +10,10 @@ from scipy import ndimage
 
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.errors import Fault, PlanError
-from tumorgen_cli.files import hash_value
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
-from tumorgen_cli.shapes import MaskConfig, place_mask, plan_masks, smooth_noise, training_masks
-from tumorgen_cli.windows import load_case
+from tumorgen_cli.shapes import MaskConfig, load_donors, place_mask, plan_masks, smooth_noise
 from tumorgen_cli.workspace import Workspace
 
 
@@ -68,11 +66,8 @@ class SynTumor(Method):
         d.take("edge_mm", edges, "SynTumor's edge sigma of 1 to 2 voxels of 1 mm, by size; at least half a working voxel", least=least)
 
     def load(self) -> dict[str, str]:
-        if self.config.mask.prior != "training":
-            return {}
-        cases = [load_case(self.workspace.cases / name) for name in self.workspace.splits().train]
-        self.donors = training_masks(cases)
-        return {"masks": hash_value([case.record.inputs_hash for case in cases])}
+        self.donors, hashes = load_donors(self.config.mask, self.workspace)
+        return hashes
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         rng, c = np.random.default_rng(seed), self.config
