@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import plan_toy
+from scipy import ndimage
 
 from tumorgen_cli import pipeline, training
 from tumorgen_cli.autoencoding import upsample_mask
@@ -469,3 +470,19 @@ def test_every_stage_killed_and_resumed_equals_unbroken(trained, tmp_path, monke
         assert all(torch.equal(value, resumed[part][key]) for key, value in unbroken[part].items())
     for own, other in zip(unbroken["extras"], resumed["extras"], strict=True):
         assert all(torch.equal(value, other[key]) for key, value in own.items())
+
+
+def test_far_from_its_tumor_tumorgen_may_keep_the_host(trained):
+    section = {**trained.plan().methods["tumorgen"]}
+    section["sampling"] = {**section["sampling"], "keep_mm": 6.0}
+    keeping = find_method("tumorgen")(replace(trained.plan(), methods={**trained.plan().methods, "tumorgen": section}), trained)
+    keeping.load()
+    whole, _ = opened("tumorgen", trained)
+    assert keeping.keeps_background
+    assert not whole.keeps_background
+    request = make_request(trained, Box((4, 4, 4), (28, 28, 28)))
+    kept, painted = (method.synthesize(request, 3, Sampling()) for method in (keeping, whole))
+    np.testing.assert_array_equal(kept.mask, painted.mask)
+    away = ndimage.distance_transform_edt(kept.mask < 0.5, request.spacing_mm)
+    np.testing.assert_array_equal(kept.image[:, away > 6], request.image[:, away > 6])
+    np.testing.assert_allclose(kept.image[:, kept.mask >= 0.5], painted.image[:, kept.mask >= 0.5], atol=1e-2)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from tumorgen_cli.autoencoding import Codec, precise
 from tumorgen_cli.boxes import box_mask, latent_box
 from tumorgen_cli.nets.vae import DOWNSAMPLING
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Box, Request
+from tumorgen_cli.records import Box, Request, Triple
 from tumorgen_cli.texture import like_noise
 from tumorgen_cli.windows import scale, unscale
 
@@ -63,6 +64,15 @@ def add_texture(canvas: Canvas, picture: np.ndarray, decode: Callable[[Tensor], 
         smooth = decode(canvas.latent[canvas.cells])[0].float().cpu().numpy()
     host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
     return picture + like_noise(host, smooth, picture, canvas.inner, np.random.default_rng([seed, 1]))
+
+
+def near(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarray:
+    """1 in a soft mask (X, Y, Z), smoothly down to 0 at `reach_mm` from it; 0 everywhere where the mask is empty."""
+    inside = mask >= 0.5
+    if not inside.any():
+        return np.zeros(mask.shape, np.float32)
+    share = np.clip(1 - ndimage.distance_transform_edt(~inside, spacing_mm) / reach_mm, 0, 1)
+    return (share * share * (3 - 2 * share)).astype(np.float32)
 
 
 def put_back(canvas: Canvas, picture: np.ndarray, share: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:

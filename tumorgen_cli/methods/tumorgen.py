@@ -25,7 +25,7 @@ from tumorgen_cli.methods.method import Method, Sampling, learnt_by
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import KlVae
-from tumorgen_cli.painting import add_texture, open_canvas, put_back
+from tumorgen_cli.painting import add_texture, near, open_canvas, put_back
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
@@ -37,12 +37,13 @@ from tumorgen_cli.workspace import Workspace
 @dataclass(frozen=True)
 class SamplingConfig:
     """Synthesis: solver steps, the halo in latent voxels that is decoded around a box, whether noise like the host's
-    own, which a VAE smooths away, is put back into the box."""
+    own, which a VAE smooths away, is put back into the box; how far around its tumor the box is painted (0: the whole box)."""
 
     steps: int
     solver: flow.Solver
     halo: int
     texture: bool
+    keep_mm: float
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class TumorGen(Method):
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, Config)
+        self.keeps_background = self.config.sampling.keep_mm > 0  # type: ignore[misc]
 
     # -- planning ----------------------------------------------------------------------------------------------
     @classmethod
@@ -127,6 +129,7 @@ class TumorGen(Method):
         s.take("steps", 10, "the paper's fast setting")
         s.take("solver", "euler", "the paper's")
         s.take("texture", True, "a VAE smooths noise away: without it the box is a bare patch in a noisy scan; false: the paper's decode")
+        s.take("keep_mm", 0.0, "0: the whole box is painted, as in the paper; else the host's own voxels stay farther than this from the tumor")
         s.take("halo", 4, "with 4 latent voxels around the box the decode is that of the whole window to 0.01 SUV")
 
     # -- networks ----------------------------------------------------------------------------------------------
@@ -298,4 +301,7 @@ class TumorGen(Method):
         picture, refined = self._decode(joint[canvas.cells])
         if c.texture:
             picture = add_texture(canvas, picture, self.vae.decode, self.plan, seed, self.device)
-        return Synthetic(*put_back(canvas, picture, refined, self.plan), {"steps": steps, "solver": solver})
+        image, mask = put_back(canvas, picture, refined, self.plan)
+        if c.keep_mm:
+            image = request.image + near(mask, request.spacing_mm, c.keep_mm) * (image - request.image)
+        return Synthetic(image, mask, {"steps": steps, "solver": solver})
