@@ -25,6 +25,10 @@ TOY = (
     "methods.difftumor.ddpm.copies=2", "methods.difftumor.ddpm.timesteps=10", "methods.difftumor.sampling.steps=2",
     "methods.blended.unconditional.widths=[32,64]", "methods.blended.unconditional.res_blocks=1", "methods.blended.unconditional.batch=2",
     "methods.blended.unconditional.iterations=3", "methods.blended.unconditional.copies=2", "methods.blended.sampling.steps=2",
+    "methods.freetumor.segmentor.widths=[4,8]", "methods.freetumor.segmentor.patch=[32,32,32]", "methods.freetumor.segmentor.batch=2",
+    "methods.freetumor.segmentor.iterations=3", "methods.freetumor.gan.widths=[4,8]", "methods.freetumor.gan.classifier_width=4",
+    "methods.freetumor.gan.patch=[32,32,32]", "methods.freetumor.gan.batch=1", "methods.freetumor.gan.iterations=3",
+    "methods.freetumor.filter.threshold=0.0",
 )  # fmt: skip
 
 

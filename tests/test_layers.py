@@ -14,15 +14,21 @@ LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
-    {"windows", "boxes", "shapes", "texture", "preprocess"},
-    {"nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "flow", "diffusion", "previews"},
-    {"training", "autoencoding", "latents", "painting", "vector_field"},
-    {"methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.blended", "methods.copypaste", "methods.syntumor"},
+    {"windows", "boxes", "shapes", "texture", "healing", "preprocess"},
     {
-        "hosts", "healing", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "metrics.agreement", "metrics.features",
-        "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
+        "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
+        "flow", "diffusion", "previews", "pages",
     },
-    {"evaluation", "filtering", "judges", "merging", "reader_study", "report", "pipeline"},
+    {"training", "autoencoding", "latents", "painting", "vector_field"},
+    {
+        "methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.freetumor", "methods.blended", "methods.copypaste",
+        "methods.syntumor",
+    },
+    {
+        "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "budgets", "metrics.agreement",
+        "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
+    },
+    {"evaluation", "filtering", "judges", "merging", "reader_study", "report", "comparison", "comparison_page", "pipeline"},
     {"demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
@@ -47,10 +53,13 @@ BESIDE = {
     "methods.tumorgen": {"methods.method"},
     "methods.copypaste": {"methods.method"},
     "methods.syntumor": {"methods.method"},
+    "methods.freetumor": {"methods.method"},
+    "nets.tumor_generator": {"nets.unet"},
     "judging": {"judge", "metrics.agreement"},
     "judge_training": {"judge", "judge_trainer", "metrics.agreement"},
-    "healing": {"hosts"},
-    "synthesis": {"healing", "hosts", "judge", "judging", "metrics.agreement"},
+    "healing": {"texture"},
+    "budgets": {"stages"},
+    "synthesis": {"hosts", "judge", "judging", "metrics.agreement"},
     "metrics.frechet": {"metrics.features"},
     "metrics.novelty": {"metrics.tumors"},
     "metrics.reader_test": {"metrics.tumors"},
@@ -58,7 +67,8 @@ BESIDE = {
     "filtering": {"evaluation"},
     "reader_study": {"evaluation"},
     "evaluation": {"report"},
-    "pipeline": {"evaluation", "filtering", "judges", "merging", "reader_study"},
+    "comparison_page": {"comparison", "evaluation"},
+    "pipeline": {"comparison", "comparison_page", "evaluation", "filtering", "judges", "merging", "reader_study"},
     "cli": {"demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")
@@ -118,7 +128,7 @@ def test_methods_never_import_each_other():
 
 def test_networks_and_flow_know_no_plan():
     files = modules()
-    for name in ("flow", "nets.vae", "nets.flow_unet", "nets.refiner"):
+    for name in ("flow", "nets.vae", "nets.flow_unet", "nets.refiner", "nets.unet", "nets.tumor_generator"):
         assert not [i for i in own_imports(files[name], LAYER) if not i.startswith("nets.")], name
 
 
@@ -136,7 +146,8 @@ def loaded(code, *names):
 
 @pytest.mark.parametrize(
     "arguments",
-    [None, ["--help"], ["synthesize", "--help"], ["--version"], ["presets"], ["synthesize", "--box"], ["nothing"], ["train", "vae", "--wrong"]],
+    [None, ["--help"], ["synthesize", "--help"], ["--version"], ["presets"], ["synthesize", "--box"], ["nothing"], ["train", "vae", "--wrong"],
+     ["compare", "--methods", "copypast"]],
 )
 def test_the_command_line_starts_light(arguments):
     call = "" if arguments is None else f"\ntry:\n    tumorgen_cli.cli.app({arguments!r})\nexcept SystemExit as end:\n    code = end.code"
@@ -144,4 +155,5 @@ def test_the_command_line_starts_light(arguments):
 
 
 def test_training_needs_neither_simpleitk_nor_nnunet():
-    assert loaded("import tumorgen_cli.stages, tumorgen_cli.methods.tumorgen", "SimpleITK", "nnunetv2", "torch") == ["torch"]
+    code = "import tumorgen_cli.stages, tumorgen_cli.methods.tumorgen, tumorgen_cli.methods.freetumor"
+    assert loaded(code, "SimpleITK", "nnunetv2", "torch") == ["torch"]

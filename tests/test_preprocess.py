@@ -137,7 +137,7 @@ def test_more_components_than_a_byte_holds():
 def test_workers_fit_the_memory():
     small = CaseFacts("a", Grid((10, 10, 10), (1.0, 1.0, 1.0)), ())
     vast = CaseFacts("b", Grid((100_000, 1000, 1000), (1.0, 1.0, 1.0)), ())
-    assert 1 <= pre.worker_count([small], 1) <= usable_cores()
-    assert pre.worker_count([small, vast], 1) == 1
+    assert 1 <= pre.worker_count([small.grid], 1) <= usable_cores()
+    assert pre.worker_count([small.grid, vast.grid], 1) == 1
     assert pre.worker_count([], 1) >= 1
     assert available_memory_gib() > 0

@@ -62,7 +62,7 @@ def plan(tmp_path):
         schema=1, dataset="D", dataset_path=str(folder), fingerprint_hash="f", file_ending=".nii.gz",
         labels={"background": 0, "organ": 1, "tumor": 2}, tumor_name="tumor", tumor_label=2,
         channels=(ChannelPlan("PET", "dataset", 0.0, 10.0, 0.5),), window=WindowPlan((5.0, 5.0, 5.0), (12, 12, 12), 0.1),
-        paste=PastePlan(7.5, 10, 0.1), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
+        paste=PastePlan(7.5, 10, 0.1, 6.0), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
         methods={}, decisions=(),
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from tumorgen_cli.records import Box, Shape, Triple, TumorFacts
 from tumorgen_cli.windows import tight_box
@@ -92,6 +93,30 @@ def place_box(size: Shape, allowed: np.ndarray, rng: np.random.Generator, least_
         if best is None or share > best[0]:
             best = (share, box)
     return best[1] if best else None
+
+
+def body_mask(image: np.ndarray) -> np.ndarray:
+    """The body in a scan (X, Y, Z): above Otsu's threshold between air and tissue, largest part, holes filled.
+
+    Values above the 95th percentile are clipped and the root taken first, so that hot organs do not make a class of
+    their own.
+    """
+    low, high = np.percentile(image, (0.5, 95))
+    if high <= low:
+        low, high = float(image.min()), float(image.max())
+    unit = np.sqrt(np.clip((ndimage.gaussian_filter(image, 1.0) - low) / max(high - low, 1e-6), 0, 1))
+    counts, edges = np.histogram(unit, 128, (0.0, 1.0))
+    centers = (edges[:-1] + edges[1:]) / 2
+    below = counts.cumsum()
+    above = below[-1] - below
+    mean_below = (counts * centers).cumsum() / np.maximum(below, 1)
+    mean_above = ((counts * centers).sum() - (counts * centers).cumsum()) / np.maximum(above, 1)
+    threshold = centers[int((below * above * (mean_below - mean_above) ** 2).argmax())]
+    parts, count = ndimage.label(unit > threshold)
+    if not count:
+        return np.ones(image.shape, bool)
+    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    return np.stack([ndimage.binary_fill_holes(largest[:, :, z]) for z in range(image.shape[2])], axis=2)
 
 
 def _integral(mask: np.ndarray) -> np.ndarray:

@@ -170,12 +170,22 @@ def presets(
 
 @app.command()
 @_command
-def preprocess(work: Work = DEFAULT_WORK, workers: Workers = None, device: Device = "auto", seed: Seed = None) -> None:
+def preprocess(
+    work: Work = DEFAULT_WORK,
+    healthy: Annotated[
+        Optional[Path], typer.Option("--healthy", help="Tumor-free scans too (<case>_0000.nii.gz), for methods that learn from them.", exists=True)
+    ] = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    seed: Seed = None,
+) -> None:
     """Bring every case to the working spacing, in parallel; goes on where it stopped."""
     from tumorgen_cli import pipeline
 
     written = pipeline.preprocess_dataset(_workspace(work), workers)
     console.note(f"{written} cases written")
+    if healthy is not None:
+        console.note(f"{pipeline.preprocess_healthy(_workspace(work), healthy, workers)} healthy scans written")
     console.next_command(f"tumorgen train all{_at(work)}")
 
 
@@ -261,7 +271,7 @@ def synthesize(
         raise PlanError("Two sources", [Fault("--healthy and --cases", "both given", "one of them", "leave one out")])
     report = pipeline.synthesize(
         _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed, until_pass, keep, judge,
-        _parse_shard(shard),
+        shard=_parse_shard(shard),
     )  # fmt: skip
     _show_set(report, as_json)
     if report.tally.left:
@@ -353,6 +363,71 @@ def evaluate(
     reports = pipeline.evaluate_sets(_workspace(work), synthetic or (), judge, device, features, inception, seed)
     _show_scores(reports, as_json)
     console.next_command(f"open {reports[-1].page}")
+
+
+@app.command()
+@_command
+def compare(
+    methods: Annotated[str, typer.Option("--methods", help="Names with commas between; the README has the list.")],
+    work: Work = DEFAULT_WORK,
+    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
+    cases: Annotated[Optional[Literal["test", "train"]], typer.Option("--cases", help="Redraw these cases' own tumors, instead or too.")] = None,
+    pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs of each method, on each kind of host.", min=1)] = 20,
+    iterations: Annotated[Optional[int], typer.Option("--iterations", help="Steps of every stage that is not trained.", min=1)] = None,
+    minutes: Annotated[Optional[float], typer.Option("--minutes", help="Training minutes of every method.", min=0.01)] = None,
+    paint_in: Annotated[Optional[str], typer.Option("--paint-in", help="Paint in this label of the --healthy scans alone.")] = None,
+    host_labels: Annotated[Optional[Path], typer.Option("--host-labels", help="Their label files, named as the scans without _0000.")] = None,
+    judge: JudgeFolder = None,
+    features: Features = "lite0",
+    inception: Annotated[Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)] = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Train what is not trained, paint into the same places with every method, score; writes one table and one page."""
+    faults = []
+    if healthy is None and cases is None:
+        expected = "a folder of scans, or the data set's own cases"
+        faults.append(Fault("--healthy", "nothing to paint into", expected, "give --healthy DIR or --cases test"))
+    if iterations is not None and minutes is not None:
+        faults.append(Fault("--iterations and --minutes", "both given", "one of them, or neither", "leave one out"))
+    painted = [healthy, paint_in, host_labels]
+    if (paint_in or host_labels) is not None and None in painted:
+        faults.append(Fault("--paint-in and --host-labels", "not both, or no --healthy", "all three, or neither", "add what is missing"))
+    names = _method_names(methods, faults)
+    from tumorgen_cli import pipeline
+    from tumorgen_cli.budgets import Budget
+    from tumorgen_cli.comparison import RULE, table_rows
+
+    budget = Budget(iterations, minutes)
+    made = pipeline.compare_methods(
+        _workspace(work), names, pairs, healthy, cases, budget, judge, device, features, inception, seed, paint_in, host_labels
+    )
+    if as_json:
+        console.print_json(made)
+    for each in () if as_json else made.comparison.tables:
+        done = [entry.method for entry in each.entries if not entry.failure]
+        title = f"{each.hosts}: {each.pairs} pairs a method ({made.table})"
+        console.table(title, ("measure [95 % interval]", "real", *done), table_rows(each, made.comparison))
+        for entry in each.entries:
+            if entry.failure:
+                console.warn(f"{entry.method} failed on {each.hosts}: {entry.failure}")
+    if not as_json:
+        console.note(f"* {RULE}")
+    console.next_command(f"open {made.page}")
+
+
+def _method_names(text: str, faults: list[Fault]) -> list[str]:
+    """The methods of --methods; tells what is wrong with them together with `faults`."""
+    from tumorgen_cli.files import unknown_name
+    from tumorgen_cli.methods import METHODS
+
+    names = [name.strip() for name in text.split(",")]
+    faults += [unknown_name("--methods", name, METHODS) for name in dict.fromkeys(names) if name not in METHODS]
+    faults += [Fault(f"--methods.{name}", "named twice", "once", "leave one out") for name in METHODS if names.count(name) > 1]
+    if faults:
+        raise PlanError("The methods cannot be compared so", faults)
+    return names
 
 
 study = typer.Typer(invoke_without_command=True, help="A blind real-or-synthetic study: one page for readers, and its scores.")

@@ -1,51 +1,45 @@
-"""A scan without its tumors: smooth continuation of what lies around them, with noise like the host's own.
+"""Scans without their tumors: smooth continuation of what lies around them, with noise like the scan's own. Pure functions of arrays.
 
-Methods that keep the voxels around their tumor would leave the old one in the picture when a case's tumor is redrawn.
+Methods that keep the voxels around their tumor would leave the old one in the picture when a case's tumor is redrawn; methods
+that learn from healthy windows find more of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from scipy import ndimage, sparse
 
-from tumorgen_cli.hosts import Scan
 from tumorgen_cli.records import Box, Triple
 from tumorgen_cli.texture import like_noise
 
 _CONTEXT_MM = 25.0  # around the box, to measure noise in
 
 
-def without_tumors(scan: Scan, box: Box, tumor_label: int, margin_mm: float, seed: int) -> Scan:
-    """The scan with the tumors in `box` gone; outside the box every voxel is as it was.
+def heal(image: np.ndarray, tumors: np.ndarray, box: Box, spacing_mm: Triple, margin_mm: float, seed: int) -> np.ndarray:
+    """The image (C, X, Y, Z) in its own type with the tumors (X, Y, Z) in `box` gone; outside the box every voxel is as it was.
 
     A tumor is taken away with `margin_mm` around it, as far as its blur reaches. Inside, each channel solves Laplace's
     equation between the voxels around (the smoothest continuation), and gets noise of the strength and smoothness that
-    the scan has around the box. A scan without labels or without a tumor there is returned as it is.
+    the scan has around the box. Without a tumor in the box the image itself comes back.
     """
-    if scan.labels is None or not (scan.labels[box.slices] == tumor_label).any():
-        return scan
-    spacing = scan.grid.spacing_mm
-    around = box.grown(tuple(int(np.ceil(_CONTEXT_MM / s)) for s in spacing), scan.grid.shape)  # type: ignore[arg-type]
+    if not tumors[box.slices].any():
+        return image
+    around = box.grown(tuple(int(np.ceil(_CONTEXT_MM / s)) for s in spacing_mm), tumors.shape)  # type: ignore[arg-type]
     inner = box.shifted(tuple(-a for a in around.start))  # type: ignore[arg-type]
-    tumors = scan.labels[around.slices] == tumor_label
-    far = ndimage.distance_transform_edt(~tumors, sampling=spacing) > margin_mm
-    inside = np.zeros(tumors.shape, bool)
-    inside[inner.slices] = True
-    hole = inside & ~far
-    crop = scan.image[(slice(None), *around.slices)].astype(np.float32)
-    filled = np.stack([fill_smoothly(channel, hole, spacing) for channel in crop])
+    hole = np.zeros(around.shape, bool)
+    hole[inner.slices] = (ndimage.distance_transform_edt(~tumors[around.slices], sampling=spacing_mm) <= margin_mm)[inner.slices]
+    crop = image[(slice(None), *around.slices)].astype(np.float32)
+    filled = np.stack([fill_smoothly(channel, hole, spacing_mm) for channel in crop])
     smooth = np.stack([ndimage.gaussian_filter(channel, 1.0) for channel in crop])
     # where other tumors lie beside the box their uptake counts as host; the strengths are medians, so little of it shows
     noise = like_noise(crop, smooth, filled, inner, np.random.default_rng(seed))
     filled[:, hole] += noise[:, hole]
-    if scan.image.dtype.kind in "iu":
-        limits = np.iinfo(scan.image.dtype)
+    if image.dtype.kind in "iu":
+        limits = np.iinfo(image.dtype)
         filled = np.clip(np.rint(filled), limits.min, limits.max)
-    image = scan.image.copy()
-    image[(slice(None), *around.slices)][:, hole] = filled[:, hole].astype(image.dtype)
-    return replace(scan, image=image)
+    out = image.copy()
+    out[(slice(None), *around.slices)][:, hole] = filled[:, hole].astype(image.dtype)
+    return out
 
 
 def fill_smoothly(image: np.ndarray, hole: np.ndarray, spacing_mm: Triple) -> np.ndarray:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
+from tumorgen_cli.boxes import body_mask
 from tumorgen_cli.errors import DataError, Fault
 from tumorgen_cli.faults import intensity_faults, read_whole
+from tumorgen_cli.healing import heal
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
 from tumorgen_cli.volumes import describe, read_volume, resample, same_geometry, stack_channels
@@ -67,36 +68,20 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
     return Scan(name, files, image, grid, scan_limits(image, plan.channels), labels)
 
 
+def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> Scan:
+    """The scan with the tumors in a box taken away (see `healing.heal`); one without labels is returned as it is."""
+    if scan.labels is None:
+        return scan
+    tumors = scan.labels == plan.tumor_label
+    return replace(scan, image=heal(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste.heal_mm, seed))
+
+
 def allowed_region(scan: Scan, roi: np.ndarray | None) -> tuple[np.ndarray, int]:
     """Where box centres may lie: the region of interest, else the body. Returns a mask on every `stride`-th voxel."""
     stride = max(1, int(np.ceil((np.prod(scan.grid.shape) / _PLACING_VOXELS) ** (1 / 3))))
     if roi is not None:
         return roi[::stride, ::stride, ::stride] > 0, stride
     return body_mask(scan.image[0, ::stride, ::stride, ::stride].astype(np.float32)), stride
-
-
-def body_mask(image: np.ndarray) -> np.ndarray:
-    """The body in a scan (X, Y, Z): above Otsu's threshold between air and tissue, largest part, holes filled.
-
-    Values above the 95th percentile are clipped and the root taken first, so that hot organs do not make a class of
-    their own.
-    """
-    low, high = np.percentile(image, (0.5, 95))
-    if high <= low:
-        low, high = float(image.min()), float(image.max())
-    unit = np.sqrt(np.clip((ndimage.gaussian_filter(image, 1.0) - low) / max(high - low, 1e-6), 0, 1))
-    counts, edges = np.histogram(unit, 128, (0.0, 1.0))
-    centers = (edges[:-1] + edges[1:]) / 2
-    below = counts.cumsum()
-    above = below[-1] - below
-    mean_below = (counts * centers).cumsum() / np.maximum(below, 1)
-    mean_above = ((counts * centers).sum() - (counts * centers).cumsum()) / np.maximum(above, 1)
-    threshold = centers[int((below * above * (mean_below - mean_above) ** 2).argmax())]
-    parts, count = ndimage.label(unit > threshold)
-    if not count:
-        return np.ones(image.shape, bool)
-    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    return np.stack([ndimage.binary_fill_holes(largest[:, :, z]) for z in range(image.shape[2])], axis=2)
 
 
 def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli import console, rules
+from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.dataset import Dataset, find_dataset, host_scans, read_dataset
 from tumorgen_cli.devices import DeviceName, find_budget, find_device
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError
+from tumorgen_cli.faults import read_header
 from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
 from tumorgen_cli.judges import find_judge, needed_judge
@@ -22,12 +24,13 @@ from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import display_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
-from tumorgen_cli.stages import open_method, train_stages
+from tumorgen_cli.stages import check_preprocessed, open_method, train_stages
 from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, synthesize_set
 from tumorgen_cli.windows import is_done
 from tumorgen_cli.workspace import Splits, Workspace
 
 if TYPE_CHECKING:
+    from tumorgen_cli.comparison import Comparison
     from tumorgen_cli.filtering import Filtered
     from tumorgen_cli.judge_training import JudgeRecord
     from tumorgen_cli.merging import Merge
@@ -173,9 +176,30 @@ def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
     facts = {case.case: case for case in workspace.fingerprint().cases}
     cases = [*splits.train, *splits.test]
     jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
-    count = worker_count([facts[case] for case in cases], len(plan.channels)) if workers is None else workers
+    count = worker_count([facts[case].grid for case in cases], len(plan.channels)) if workers is None else workers
     with locked(workspace.root, "preprocess"), console.progress("preprocessing", len(jobs)) as tick:
         return preprocess(plan, jobs, workspace.cases, count, tick)
+
+
+def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None = None) -> int:
+    """Preprocesses the tumor-free scans of a folder that are not done, for methods that learn from them; returns how many were written.
+
+    Scans are known by name: one that is there already is not read again.
+
+    Raises:
+        DataError: scans that cannot be read, or a name that is a training case's.
+    """
+    plan, splits = workspace.plan(), workspace.splits()
+    hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
+    both = sorted({host.case for host in hosts} & {*splits.train, *splits.test})
+    if both:
+        found = f"{len(both)} names of the data set's own cases ({', '.join(both[:5])}{' …' if len(both) > 5 else ''})"
+        fault = Fault(str(healthy), found, "other scans", "rename or remove them: whether they are free of tumors cannot be told")
+        raise DataError("Healthy scans bear names of labelled cases", [fault])
+    grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
+    count = worker_count(grids, len(plan.channels)) if workers is None else workers
+    with locked(workspace.root, "preprocess"), console.progress("preprocessing healthy scans", len(hosts)) as tick:
+        return preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabelled, count, tick)
 
 
 def _dataset_of(plan: Plan) -> Dataset:
@@ -215,10 +239,12 @@ def synthesize(
     until_pass: int | None = None,
     keep: float = 0.7,
     judge: Path | None = None,
+    paint_in: str | None = None,
     shard: Shard | None = None,
 ) -> SetReport:
     """Paints `pairs` tumors into the scans of `healthy`, or redraws those of the split's `cases` ("test", "train").
 
+    With `paint_in` the masks of `roi` are labels of the plan's names, and the region is that label's.
     With `until_pass` a pair is drawn again, so often at most, until the judge finds the share `keep` of its mask. With
     `shard` only that part of the pairs is made; the shard that finishes last finishes the set.
     """
@@ -227,7 +253,7 @@ def synthesize(
     if sampling.solver is not None and sampling.solver not in method.solvers:
         known = ", ".join(method.solvers) or "none: it does not sample"
         raise PlanError("No such solver", [Fault(f"--solver {sampling.solver}", f"not one of {method_name}'s", known, "leave it out")])
-    sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi)
+    sources = _redraw_sources(workspace, plan, cases) if cases else _healthy_sources(plan, healthy, roi, paint_in)
     seed = plan.seed if seed is None else seed
     train = workspace.splits().train
     tumors = [t for case in workspace.fingerprint().cases if case.case in train for t in case.tumors]
@@ -235,6 +261,8 @@ def synthesize(
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
         "steps": sampling.steps, "solver": sampling.solver, "learnt_from": train,
     }  # fmt: skip
+    if paint_in is not None:
+        settings["paint_in"] = paint_in
     # a set of its own for settings of its own: what is usual keeps the plain name
     usual = box is None and roi is None and sampling == Sampling() and until_pass is None
     name = f"{method_name}_{cases or (healthy.resolve().name if healthy else 'scans')}"
@@ -247,9 +275,12 @@ def synthesize(
     return SetReport(str(folder), tally)
 
 
-def _healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None) -> list[Source]:
+def _healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in: str | None = None) -> list[Source]:
     if healthy is None:
         raise PlanError("Nothing to paint into", [Fault("--healthy", "not given", "a folder of scans", "give --healthy DIR or --cases test")])
+    organs = {name: value for name, value in plan.labels.items() if value not in (0, plan.tumor_label)}
+    if paint_in is not None and paint_in not in organs:
+        raise PlanError("Nowhere to paint", [unknown_name("--paint-in", paint_in, organs)])
     hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
     rois = {host.case: roi / f"{host.case}{plan.file_ending}" if roi else None for host in hosts}
     faults = [
@@ -259,7 +290,8 @@ def _healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None) -> list
     ]
     if faults:
         raise DataError("Regions of interest are missing", faults)
-    return [Source(host.case, host.files, roi=rois[host.case]) for host in hosts]
+    region = None if paint_in is None else organs[paint_in]
+    return [Source(host.case, host.files, roi=rois[host.case], region=region) for host in hosts]
 
 
 def _redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]:
@@ -354,6 +386,103 @@ def _find_set(workspace: Workspace, given: Path) -> Path:
     known = ", ".join(sorted(path.parent.name for path in workspace.root.glob("synthetic/*/dataset.json"))) or "none yet"
     remedy = "correct the path or name, or run `tumorgen synthesize --healthy DIR`"
     raise StateError("No such set", [Fault(str(given), "no synthetic set", f"a set's folder, or a name in the workspace ({known})", remedy)])
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """A comparison, and the page and tables it was written to."""
+
+    comparison: Comparison
+    page: str
+    table: str
+
+
+def compare_methods(
+    workspace: Workspace,
+    methods: Sequence[str],
+    pairs: int,
+    healthy: Path | None = None,
+    cases: str | None = None,
+    budget: Budget = Budget(),
+    judge: Path | None = None,
+    device: DeviceName = "auto",
+    features: str = FEATURES[0],
+    inception: Path | None = None,
+    seed: int | None = None,
+    paint_in: str | None = None,
+    host_labels: Path | None = None,
+) -> ComparisonReport:
+    """Trains what is not trained, paints into the same places with every method, scores, and writes one table and one page.
+
+    With `paint_in` tumors come into that label of the hosts alone, as `host_labels` (a label file per host) has it.
+    A method that fails with an error a user is told is a row that says so; the others go on.
+
+    Raises:
+        PlanError, DataError: there is nothing to paint into. StateError: no method came to a set.
+    """
+    from tumorgen_cli import comparison, comparison_page
+    from tumorgen_cli.evaluation import read_scores
+    from tumorgen_cli.synthesis import read_provenance
+
+    plan = workspace.plan()
+    check_preprocessed(workspace, plan, workspace.splits())
+    sources = {cases: _redraw_sources(workspace, plan, cases)} if cases else {}
+    if healthy is not None or not cases:
+        name = healthy.resolve().name if healthy else ""
+        name = f"{name}_scans" if name == cases else name
+        sources[f"{name}_in_{paint_in}" if paint_in else name] = _healthy_sources(plan, healthy, host_labels, paint_in)
+    if judge is not None:
+        find_judge(workspace, judge, device)  # a wrong one is told before anything is trained
+    seed = plan.seed if seed is None else seed
+    own = f"n{pairs}" + (f"_seed{seed}" if seed != plan.seed else "")
+    sets: dict[str, dict[str, Path]] = {hosts: {} for hosts in sources}
+    failures: dict[str, dict[str, TumorgenError]] = {hosts: {} for hosts in sources}
+    for number, method in enumerate(methods, 1):
+        console.headline(f"{number}/{len(methods)} {method}")
+        try:
+            train_within(workspace, method, budget, device)
+        except TumorgenError as error:
+            console.warn(f"{method}: {comparison.told(error)}")
+            for each in failures.values():
+                each[method] = error
+            continue
+        for hosts in sources:
+            where = {"cases": hosts} if hosts == cases else {"healthy": healthy, "roi": host_labels, "paint_in": paint_in}
+            folder = workspace.synthetic(f"{method}_{hosts}_{own}")
+            try:
+                synthesize(workspace, method, pairs, out=folder, device=device, seed=seed, **where)  # type: ignore[arg-type]
+                sets[hosts][method] = folder
+            except TumorgenError as error:
+                console.warn(f"{method}: {comparison.told(error)}")
+                failures[hosts][method] = error
+    if not any(sets.values()):
+        raise StateError("No method came to a set", [f for e in failures[next(iter(failures))].values() for f in e.faults])
+    tables, reports, places, scores = [], {}, {}, None
+    for hosts, made in sets.items():
+        if made:
+            scored = evaluate_sets(workspace, list(made.values()), judge, device, features, inception, seed)
+            reports |= {str(folder): Path(each.page) for folder, each in zip(made.values(), scored, strict=True)}
+            places[hosts] = comparison_page.draw_places(plan, made, {source.name: source.files for source in sources[hosts]})
+        found = {}
+        for method, folder in made.items():
+            scores = read_scores(workspace.evaluation(folder.name) / "scores.json")
+            found[method] = (folder, scores, read_provenance(folder))
+        tables.append(comparison.make_table(hosts, pairs, methods, found, {m: comparison.told(e) for m, e in failures[hosts].items()}))
+    assert scores is not None  # of a set that was made
+    training = {}
+    for name in methods:
+        method = find_method(name)(plan, workspace)
+        planned = {stage: method.planned_iterations(stage) for stage in method.stages}
+        training[name] = comparison.stage_runs({stage: method.folder(stage) for stage in method.stages}, planned)
+    result = comparison.Comparison(
+        "_".join([*sources, own]), plan.dataset, plan.hash, seed, budget.words, scores.channel, scores.judge, scores.features, scores.is_fid,
+        scores.tolerance_mm, training, tuple(tables),
+    )  # fmt: skip
+    folder = workspace.root / "comparison" / result.name
+    with locked(folder, "compare"):
+        comparison.write_comparison(folder, result)
+        comparison_page.write_page(folder / "comparison.html", result, places, reports)
+    return ComparisonReport(result, str(folder / "comparison.html"), str(folder / "comparison.csv"))
 
 
 def make_reader_study(

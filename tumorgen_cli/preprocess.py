@@ -1,6 +1,7 @@
 """Raw cases -> memory-mapped cases on the working spacing, in the scan's units. Parallel, resumable, bounded memory.
 
-Reads the data set and the plan; writes `cases/<id>/image.npy`, `tumors.npy` and, last, `case.json`.
+Reads the data set and the plan; writes `cases/<id>/image.npy`, `tumors.npy` and, last, `case.json`; scans without tumors go into
+`unlabelled/` in the same form.
 """
 
 from __future__ import annotations
@@ -19,30 +20,23 @@ from tumorgen_cli.devices import available_memory_gib, usable_cores
 from tumorgen_cli.errors import Fault, StateError
 from tumorgen_cli.files import atomic, write_json
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Box, CaseFacts, Shape
+from tumorgen_cli.records import Box, Grid, Shape
 from tumorgen_cli.volumes import read_image, read_volume, resample, working_grid
 from tumorgen_cli.windows import CaseRecord, Component, inputs_hash, is_done, scan_limits
 
 _CRUMB_VOXELS = 8
 
 
-def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path, folder: Path) -> None:
-    """Writes one case. Cubic resampling for images; a tumor voxel is one whose linear share is a half or more.
+def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path | None, folder: Path) -> None:
+    """Writes one case; one without a label has no tumor. Cubic resampling for images; a tumor voxel is one whose linear share is a half or more.
 
     Deviation: nnU-Net resamples anisotropic data slice by slice; here all axes are treated alike, since a window must
     go back to the scan's grid by the same operation.
     """
     array, grid = read_image(images)
-    labels, label_grid = read_volume(label)
     onto = working_grid(grid, plan.window.spacing_mm)
     image = np.stack([resample(channel, grid, onto, "cubic") for channel in array]).astype(np.float32)
-    tumor = (labels == plan.tumor_label).astype(np.float32)
-    mask = resample(tumor, label_grid, onto, "linear") >= 0.5
-    if tumor.any() and not mask.any():  # smaller than half a working voxel: the voxel that holds most of it stays
-        share = np.zeros(onto.shape, np.int32)
-        places = (np.argwhere(tumor) + 0.5) * label_grid.spacing_mm / onto.spacing_mm
-        np.add.at(share, tuple(np.minimum(places.astype(int), np.array(onto.shape) - 1).T), 1)
-        mask.flat[share.argmax()] = True
+    mask = np.zeros(onto.shape, bool) if label is None else _tumor_mask(plan, label, onto)
     numbers, components = find_components(mask, plan.window.shape)
     for name, data in (("image", image), ("tumors", numbers)):
         with atomic(folder / f"{name}.npy") as temporary:
@@ -50,6 +44,19 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
     limits = tuple((float(low), float(high)) for low, high in scan_limits(image, plan.channels))
     record = CaseRecord(case, inputs_hash(plan, case), onto.shape, onto.spacing_mm, limits, components)
     write_json(folder / "case.json", record)
+
+
+def _tumor_mask(plan: Plan, label: Path, onto: Grid) -> np.ndarray:
+    """The tumor (X, Y, Z) of a label file on a grid."""
+    labels, grid = read_volume(label)
+    tumor = (labels == plan.tumor_label).astype(np.float32)
+    mask = resample(tumor, grid, onto, "linear") >= 0.5
+    if tumor.any() and not mask.any():  # smaller than half a working voxel: the voxel that holds most of it stays
+        share = np.zeros(onto.shape, np.int32)
+        places = (np.argwhere(tumor) + 0.5) * grid.spacing_mm / onto.spacing_mm
+        np.add.at(share, tuple(np.minimum(places.astype(int), np.array(onto.shape) - 1).T), 1)
+        mask.flat[share.argmax()] = True
+    return mask
 
 
 def find_components(mask: np.ndarray, window: Shape) -> tuple[np.ndarray, tuple[Component, ...]]:
@@ -68,16 +75,16 @@ def find_components(mask: np.ndarray, window: Shape) -> tuple[np.ndarray, tuple[
     return labels.astype(np.uint8 if count < 256 else np.uint16), tuple(components)
 
 
-def worker_count(cases: Sequence[CaseFacts], channels: int) -> int:
-    """Processes that fit the memory: the largest case needs about 40 bytes a voxel and channel, and each process 0.4 GiB."""
-    largest = max((float(np.prod(case.grid.shape)) for case in cases), default=1.0)
+def worker_count(grids: Sequence[Grid], channels: int) -> int:
+    """Processes that fit the memory: the largest scan needs about 40 bytes a voxel and channel, and each process 0.4 GiB."""
+    largest = max((float(np.prod(grid.shape)) for grid in grids), default=1.0)
     need = 0.4 + 40 * largest * channels / 2**30
     return max(1, min(usable_cores(), int(0.6 * available_memory_gib() / need)))
 
 
 def preprocess(
     plan: Plan,
-    jobs: Sequence[tuple[str, tuple[Path, ...], Path]],
+    jobs: Sequence[tuple[str, tuple[Path, ...], Path | None]],
     folder: Path,
     workers: int,
     tick: Callable[[int, str], None],

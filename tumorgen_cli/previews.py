@@ -102,22 +102,65 @@ def axial_strip(
     region = _region(mask, margin)
     image, mask = image[region], mask[region]
     indices = np.unique(np.linspace(0, image.shape[2] - 1, min(most, image.shape[2])).round().astype(int))
-    low, high = value_range
-    grey = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
-    grey = 1 - grey if colormap.endswith("_r") else grey
-    height = max(1, round(width * image.shape[1] * spacing[1] / (image.shape[0] * spacing[0])))
-    rows, columns = ((np.arange(n) + 0.5) / n for n in (height, width))
-    onto = np.ix_((rows * image.shape[1]).astype(int), (columns * image.shape[0]).astype(int))
-    ink = np.array([int(_MASK[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
+    onto = _enlarged(image.shape, spacing, width)
     frames = []
     for index in indices:
-        bare = np.repeat((plane_image(grey, 2, index)[onto] * 255).round().astype(np.uint8)[..., None], 3, axis=2)
-        inside = plane_image(mask, 2, index)[onto]
-        outlined = bare.copy()
-        edge = np.pad(inside, 1)
-        outlined[inside & ~(edge[2:, 1:-1] & edge[:-2, 1:-1] & edge[1:-1, 2:] & edge[1:-1, :-2])] = ink
-        frames.append(np.concatenate([bare, outlined], axis=1))
+        bare = _frame(image, index, onto, value_range, colormap)
+        frames.append(np.concatenate([bare, _inked(bare, plane_image(mask, 2, index)[onto], _MASK)], axis=1))
     return np.concatenate(frames), len(frames)
+
+
+def box_slices(
+    before: np.ndarray,
+    painted: Sequence[tuple[np.ndarray, np.ndarray]],
+    box: Box,
+    spacing_mm: Triple,
+    value_range: tuple[float, float],
+    direction: Sequence[float] = _IDENTITY,
+    context_mm: float = 40.0,
+    colormap: str = "gray_r",
+    width: int = 280,
+) -> list[np.ndarray]:
+    """One axial slice of a host, with the box, and of every (image, mask) painted into that box, outlined: (H, W, 3) uint8 each.
+
+    The slice is one in which the mask that is cut worst, against its own largest cut, is cut best. All arrays (X, Y, Z).
+    """
+    order, _ = _orientation(direction)
+    spacing = np.array(spacing_mm)[list(order)]
+    boxed = np.zeros(before.shape, bool)
+    boxed[box.slices] = True
+    boxed = upright(boxed, direction)
+    region = _region(boxed, np.ceil(context_mm / spacing).astype(int))
+    views = [(upright(image, direction)[region], upright(mask, direction)[region] > 0.5) for image, mask in painted]
+    areas = [mask.sum(axis=(0, 1)) / max(1, mask.sum(axis=(0, 1)).max()) for _, mask in views]
+    index = int(np.argmax(np.min(areas, axis=0) + 1e-3 * boxed[region].any(axis=(0, 1))))  # masks that share no slice: one of the box
+    host = upright(before, direction)[region]
+    onto = _enlarged(host.shape, spacing, width)
+    frames = [_inked(_frame(host, index, onto, value_range, colormap), plane_image(boxed[region], 2, index)[onto], _BOX)]
+    return frames + [
+        _inked(_frame(image, index, onto, value_range, colormap), plane_image(mask, 2, index)[onto], _MASK) for image, mask in views
+    ]
+
+
+def _enlarged(shape: Sequence[int], spacing: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
+    """Which voxels an axial picture `width` pixels wide shows, as an index of `plane_image`."""
+    height = max(1, round(width * shape[1] * spacing[1] / (shape[0] * spacing[0])))
+    rows, columns = ((np.arange(n) + 0.5) / n for n in (height, width))
+    return np.ix_((rows * shape[1]).astype(int), (columns * shape[0]).astype(int))
+
+
+def _frame(image: np.ndarray, index: int, onto: tuple[np.ndarray, ...], value_range: tuple[float, float], colormap: str) -> np.ndarray:
+    """An axial slice as a grey picture (H, W, 3) uint8."""
+    low, high = value_range
+    grey = np.clip((plane_image(image, 2, index)[onto] - low) / max(high - low, 1e-9), 0, 1)
+    return np.repeat(((1 - grey if colormap.endswith("_r") else grey) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _inked(frame: np.ndarray, inside: np.ndarray, color: str) -> np.ndarray:
+    """A copy of a picture (H, W, 3) with the edge of (H, W) bool in a colour."""
+    out, edge = frame.copy(), np.pad(inside, 1)
+    out[inside & ~(edge[2:, 1:-1] & edge[:-2, 1:-1] & edge[1:-1, 2:] & edge[1:-1, :-2])] = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return out
 
 
 def grid_preview(

@@ -5,7 +5,6 @@ Reads the previews of the pairs it shows; other pictures are given. Writes the p
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections import Counter
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,32 +19,12 @@ from tumorgen_cli.files import write_text
 from tumorgen_cli.metrics.frechet import Interval
 from tumorgen_cli.metrics.novelty import Near, Spread
 from tumorgen_cli.metrics.scores import ALL_PLANES, CaseScores, Comparison, Scores, Summary, values_of
+from tumorgen_cli.pages import around, jpeg, number, page, percent, table
 from tumorgen_cli.previews import display_of
 from tumorgen_cli.records import Provenance
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 _PICTURE_WIDTH = 760
 _INK = {"#010203": "var(--text)", "#010204": "var(--soft)", "#010205": "var(--line)", "#010206": "var(--mark)"}
-_STYLE = """
-:root{color-scheme:light dark;--text:#20242a;--soft:#5d6570;--back:#fff;--card:#f5f6f8;--line:#d9dde3;--mark:#1d6fd1}
-@media(prefers-color-scheme:dark){:root{--text:#e6e8eb;--soft:#a3abb6;--back:#15181c;--card:#1e2329;--line:#3a414b;--mark:#6db3ff}}
-*{box-sizing:border-box}body{margin:0 auto;padding:2rem 1.2rem 4rem;max-width:64rem;background:var(--back);color:var(--text);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2.2rem 0 .5rem}p{margin:.4rem 0}.soft,caption{color:var(--soft)}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-th{font-weight:600;color:var(--soft);font-size:.86rem}td.n{white-space:nowrap}td.s{min-width:14rem}td small{color:var(--soft)}
-.big{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:1.2rem 0}
-.big div{background:var(--card);border-radius:8px;padding:.8rem 1rem}.big b{display:block;font-size:1.5rem;color:var(--mark)}
-svg{max-width:100%;height:auto}img{max-width:100%;height:auto;border-radius:6px;display:block}
-figure{margin:0 0 1.4rem}figcaption{margin:.3rem 0 .5rem}
-.two{display:flex;gap:.3rem}.two img{width:50%}.near{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem;margin:1rem 0}
-.strip{width:100%;max-width:35rem;background-size:100% auto;background-position:0 calc(var(--k)/var(--n)*100%);border-radius:6px;margin:.6rem 0 .3rem}
-input[type=range]{width:100%;max-width:35rem;accent-color:var(--mark)}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1.2rem}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-"""
 
 
 @dataclass(frozen=True)
@@ -82,13 +60,7 @@ def write_report(path: Path, scores: Scores, others: Sequence[Scores], provenanc
         _pairs(scores, pictures),
         _origin(scores, provenance),
     ]
-    title = f"{scores.name}: evaluation"
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    write_text(
-        path,
-        f'<!doctype html>\n<html lang="en"><head>{head}<title>{escape(title)}</title><style>{_STYLE}</style></head>\n'
-        f"<body>\n{''.join(part for part in parts if part)}</body></html>\n",
-    )
+    write_text(path, page(f"{scores.name}: evaluation", parts))
 
 
 def shown_pairs(scores: Scores) -> dict[str, CaseScores]:
@@ -120,13 +92,13 @@ def _head(scores: Scores) -> str:
 def _tiles(scores: Scores) -> str:
     contrast, low = next(c for c in scores.comparisons if c.field == "contrast"), scores.shares[0]
     tiles = [
-        ("KS distance of contrast", _number(contrast.ks), "0 alike, 1 apart"),
-        ("Low-uptake tumors", _percent(low.synthetic), f"training tumors: {_percent(low.training)}"),
+        ("KS distance of contrast", number(contrast.ks), "0 alike, 1 apart"),
+        ("Low-uptake tumors", percent(low.synthetic), f"training tumors: {percent(low.training)}"),
     ]
     if scores.judge:
         titles = (("dice", "Dice with the judge"), ("surface_dice", "Surface Dice"))
         measures = [(title, scores.agreement.of(field)) for field, title in titles]
-        tiles = [(title, _number(m.synthetic.mean), f"held-out real tumors: {_number(m.real.mean)}") for title, m in measures] + tiles
+        tiles = [(title, number(m.synthetic.mean), f"held-out real tumors: {number(m.real.mean)}") for title, m in measures] + tiles
     return "<div class=big>" + "".join(f"<div>{a}<b>{b}</b><span class=soft>{c}</span></div>" for a, b, c in tiles) + "</div>\n"
 
 
@@ -138,7 +110,7 @@ def _summary(scores: Scores, others: Sequence[Scores]) -> str:
         if any(cells):
             rows.append((title, *(cell or "–" for cell in cells[:1]), real(scores) or "–", *(cell or "–" for cell in cells[1:]), sentence))
     header = ["", escape(scores.name), "real", *(f"compare with {escape(each.name)}" for each in others), ""]
-    return "<h2>In short</h2>" + _table(header, rows)
+    return "<h2>In short</h2>" + table(header, rows)
 
 
 def _agreement(scores: Scores) -> str:
@@ -158,11 +130,11 @@ def _agreement(scores: Scores) -> str:
         ("spurious lesions", *(f"{n.spurious} in {n.cases} cases" for n in counts), "Lesions the judge finds that touch no mask."),
     ]
     for stratum in a.strata if len(a.strata) > 1 else ():
-        low = f"from {_number(stratum.least_ml)} " if stratum.least_ml > 0 else ""
-        high = f"below {_number(stratum.most_ml)} " if math.isfinite(stratum.most_ml) else ""
+        low = f"from {number(stratum.least_ml)} " if stratum.least_ml > 0 else ""
+        high = f"below {number(stratum.most_ml)} " if math.isfinite(stratum.most_ml) else ""
         title = f"Dice, {stratum.name} tumors<br><small>{low}{high}ml</small>"
         cells = (_interval(stratum.dice.synthetic), _interval(stratum.dice.real))
-        surface = f"Surface Dice {_number(stratum.surface_dice.synthetic.mean)}, real {_number(stratum.surface_dice.real.mean)}."
+        surface = f"Surface Dice {number(stratum.surface_dice.synthetic.mean)}, real {number(stratum.surface_dice.real.mean)}."
         rows.append((title, *cells, f"{surface} Bounds: the training tumors' tertiles of volume."))
     note = (
         "A prediction counts inside the painted box and 10 mm around it (real tumors: their tight box and 10 mm around it). Empty "
@@ -171,14 +143,14 @@ def _agreement(scores: Scores) -> str:
         "tumors, not only of good masks. Intervals are 95 % bootstraps over pairs, which are alike where they share a host."
     )
     return (
-        "<h2>Do image and mask agree?</h2>" + _table(["", "synthetic", "held-out real", ""], rows) + f"<p class=soft>{note}</p>\n"
+        "<h2>Do image and mask agree?</h2>" + table(["", "synthetic", "held-out real", ""], rows) + f"<p class=soft>{note}</p>\n"
     )
 
 
 def _statistics(scores: Scores, unit: str) -> str:
     rows = []
     for c in scores.comparisons:
-        rows.append((_titled(c, unit), _quartiles(c.synthetic), _quartiles(c.training), _number(c.ks)))
+        rows.append((_titled(c, unit), _quartiles(c.synthetic), _quartiles(c.training), number(c.ks)))
     note = (
         "Median and quartiles; the curves show the share of tumors at or below a value, and KS is the largest gap between two "
         "curves: 0 alike, 1 apart. Contrast is mean "
@@ -186,15 +158,15 @@ def _statistics(scores: Scores, unit: str) -> str:
     )
     return (
         "<h2>Do the tumors look like the training tumors?</h2>"
-        + _table(["", "synthetic", "training", "KS"], rows)
+        + table(["", "synthetic", "training", "KS"], rows)
         + f"<p class=soft>{note}</p><div class=wide>{_distributions(scores, unit)}</div>\n"
     )
 
 
 def _shares(scores: Scores) -> str:
-    rows = [(s.kind, _percent(s.synthetic), _percent(s.training), f"{s.rule} ({_number(s.threshold)})") for s in scores.shares]
+    rows = [(s.kind, percent(s.synthetic), percent(s.training), f"{s.rule} ({number(s.threshold)})") for s in scores.shares]
     note = "<p class=soft>A generator that paints typical tumors only has less of these than the data.</p>\n"
-    return "<h2>Are the hard ones among them?</h2>" + _table(["", "synthetic", "training", ""], rows) + note
+    return "<h2>Are the hard ones among them?</h2>" + table(["", "synthetic", "training", ""], rows) + note
 
 
 def _distances(scores: Scores) -> str:
@@ -217,7 +189,7 @@ def _distances(scores: Scores) -> str:
         "sample where the two differ by less than the width of the real-real interval."
     )
     header = ["", f"synthetic, all {len(scores.of('synthetic'))}", f"synthetic, {counts[0]} at a time", "real against real", ""]
-    return "<h2>How far are the images from real ones?</h2>" + _table(header, rows) + f"<p class=soft>{note}</p>\n"
+    return "<h2>How far are the images from real ones?</h2>" + table(header, rows) + f"<p class=soft>{note}</p>\n"
 
 
 def _measure_name(scores: Scores, measure: str) -> str:
@@ -229,12 +201,12 @@ def _reader(scores: Scores) -> str:
     test = scores.reader
     if not math.isfinite(test.auc):
         return f"{title}<p>Not measured: {escape(test.reason)}.</p>\n"
-    rows = [("all features", _around(test.auc, test.low, test.high))]
-    rows += [(f"{f.family} alone", _around(f.auc, f.low, f.high)) for f in test.families]
+    rows = [("all features", around(test.auc, test.low, test.high))]
+    rows += [(f"{f.family} alone", around(f.auc, f.low, f.high)) for f in test.families]
     told = [
         (
-            escape(g.title), f"synthetic {g.direction}", f"{_number(g.synthetic)} against {_number(g.real)}",
-            _around(g.auc, g.low, g.high), _number(g.importance),
+            escape(g.title), f"synthetic {g.direction}", f"{number(g.synthetic)} against {number(g.real)}",
+            around(g.auc, g.low, g.high), number(g.importance),
         )
         for g in test.give_aways
     ]  # fmt: skip
@@ -245,32 +217,32 @@ def _reader(scores: Scores) -> str:
         + " ".join(escape(text) for text in test.notes)
     )
     header = ["what gives them away", "", "medians, synthetic and real", "AUC of it alone", "AUC lost without it"]
-    away = _table(header, told) if told else "<p>No single feature gives them away.</p>"
-    return f"{title}{_table(['', 'AUC'], rows)}<p class=soft>{note}</p>{away}\n"
+    away = table(header, told) if told else "<p>No single feature gives them away.</p>"
+    return f"{title}{table(['', 'AUC'], rows)}<p class=soft>{note}</p>{away}\n"
 
 
 def _novelty(scores: Scores, pictures: Pictures) -> str:
     n = scores.novelty
     same = "Distance 0 is the same lesion, 1 nothing in common; mirrored and shifted copies count as copies."
-    copies = f"Closer to a training lesion than any two real patients' lesions are ({_number(n.threshold)}). {escape(n.reason)}"
+    copies = f"Closer to a training lesion than any two real patients' lesions are ({number(n.threshold)}). {escape(n.reason)}"
     alone = "Also closer to that lesion, against the second nearest, than any real one is: only this tells a copy from a typical lesion."
     one = "A generator that paints one tumor again and again falls below the real value."
     rows = [
         ("nearest training lesion, synthetic", _spread(n.synthetic), same),
         ("nearest training lesion, held-out real", _spread(n.held_out), "What new patients' lesions come to."),
         ("nearest of another patient, training", _spread(n.left_out), ""),
-        ("near-copies", _number(n.near_copies), copies),
-        ("of them, singled out", _number(n.singled_out), alone),
-        ("close to a training lesion", _percent(n.close_share), "Below the 5th percentile of the real distances: 5 % is usual."),
+        ("near-copies", number(n.near_copies), copies),
+        ("of them, singled out", number(n.singled_out), alone),
+        ("close to a training lesion", percent(n.close_share), "Below the 5th percentile of the real distances: 5 % is usual."),
         ("alike among themselves", f"{n.duplicated} lesions", "In pairs closer than that threshold."),
-        ("mean distance between lesions", f"{_number(n.synthetic_mean)}, real {_number(n.real_mean)}", one),
+        ("mean distance between lesions", f"{number(n.synthetic_mean)}, real {number(n.real_mean)}", one),
     ]
-    varied = [(escape(d.title), _number(d.quartiles), _number(d.deviations)) for d in n.diversity]
+    varied = [(escape(d.title), number(d.quartiles), number(d.deviations)) for d in n.diversity]
     pairs = "".join(_side_by_side(near, scores, pictures) for near in nearest_pairs(scores))
     return (
-        "<h2>Are they new?</h2>" + _table(["", "", ""], rows) + f"<div class=near>{pairs}</div>"
+        "<h2>Are they new?</h2>" + table(["", "", ""], rows) + f"<div class=near>{pairs}</div>"
         "<p class=soft>The synthetic lesions nearest to a training lesion, each beside it; axial slices through their centres.</p>"
-        + _table(["spread, synthetic over real (1 alike, below 1 less varied)", "quartiles", "deviations"], varied)
+        + table(["spread, synthetic over real (1 alike, below 1 less varied)", "quartiles", "deviations"], varied)
     )
 
 
@@ -280,7 +252,7 @@ def _side_by_side(near: Near, scores: Scores, pictures: Pictures) -> str:
     reverse = display_of(scores.channel)[0].endswith("_r")
     shown = "".join(_slice(pictures.slices[case], reverse, case) for case in (near.case, near.nearest))
     mark = " · near-copy" if near.distance < scores.novelty.threshold else ""
-    text = f"{escape(near.case)} | {escape(near.nearest)}: {_number(near.distance)}, {_number(near.ratio)} of the second nearest{mark}"
+    text = f"{escape(near.case)} | {escape(near.nearest)}: {number(near.distance)}, {number(near.ratio)} of the second nearest{mark}"
     return f"<figure><div class=two>{shown}</div><figcaption>{text}</figcaption></figure>"
 
 
@@ -290,18 +262,18 @@ def _slice(picture: np.ndarray, reverse: bool, name: str) -> str:
     grey = np.clip(picture.T, 0, 1)
     small = Image.fromarray(((1 - grey if reverse else grey) * 255).round().astype(np.uint8))
     shown = small.resize((160, max(1, round(160 * small.height / small.width))), Image.Resampling.NEAREST)
-    return f'<img src="{_jpeg(shown)}" alt="{escape(name)}">'
+    return f'<img src="{jpeg(shown)}" alt="{escape(name)}">'
 
 
 def _spread(s: Spread) -> str:
-    quartiles = f"{_number(s.quartile_1)} to {_number(s.quartile_3)}"
-    return f"{_number(s.median)} <small>({quartiles}, least {_number(s.minimum)}, n = {s.count})</small>" if s.count else "–"
+    quartiles = f"{number(s.quartile_1)} to {number(s.quartile_3)}"
+    return f"{number(s.median)} <small>({quartiles}, least {number(s.minimum)}, n = {s.count})</small>" if s.count else "–"
 
 
 def _distance(d: Interval) -> str:
     if not math.isfinite(d.value):
         return "–"
-    return _around(d.value, d.low, d.high) if math.isfinite(d.low) else _number(d.value)
+    return around(d.value, d.low, d.high) if math.isfinite(d.low) else number(d.value)
 
 
 def _pairs(scores: Scores, pictures: Pictures) -> str:
@@ -312,9 +284,9 @@ def _pairs(scores: Scores, pictures: Pictures) -> str:
 
 def _pair(title: str, case: CaseScores, pictures: Pictures) -> str:
     s, path = case.statistics, pictures.previews / f"{case.case}.png"
-    facts = [f"{_number(s.volume_ml)} ml", f"mean {_number(s.mean)}", f"contrast {_number(s.contrast)}"]
+    facts = [f"{number(s.volume_ml)} ml", f"mean {number(s.mean)}", f"contrast {number(s.contrast)}"]
     if math.isfinite(case.verdict.dice):
-        facts.insert(0, f"Dice {_number(case.verdict.dice)}, surface Dice {_number(case.verdict.surface_dice)}")
+        facts.insert(0, f"Dice {number(case.verdict.dice)}, surface Dice {number(case.verdict.surface_dice)}")
     text = f"<b>{title}</b>: {escape(case.case)} on {escape(case.host)} · {' · '.join(facts)}"
     picture = f'<img src="{_photo(path)}" alt="{escape(case.case)}">' if path.is_file() else "<p class=soft>(no preview)</p>"
     strip = _slider(pictures.strips[case.case], case.case) if case.case in pictures.strips else ""
@@ -327,7 +299,7 @@ def _slider(strip: Strip, name: str) -> str:
 
     height, width = strip.picture.shape[0] // strip.count, strip.picture.shape[1]
     last = max(1, strip.count - 1)
-    style = f"aspect-ratio:{width}/{height};background-image:url({_jpeg(Image.fromarray(strip.picture))});--k:{last // 2};--n:{last}"
+    style = f"aspect-ratio:{width}/{height};background-image:url({jpeg(Image.fromarray(strip.picture))});--k:{last // 2};--n:{last}"
     move = "this.previousElementSibling.style.setProperty('--k',this.value)"
     return (
         f'<div class=strip role="img" aria-label="axial slices of {escape(name)}, right with the mask" style="{style}"></div>'
@@ -346,7 +318,7 @@ def _origin(scores: Scores, provenance: Sequence[Provenance]) -> str:
         "methods": _counted(line.method for line in provenance),
         "hosts": f"{len({line.host for line in provenance})}: {_counted(line.host for line in provenance)}",
         "steps": _counted(str(line.drawn.get("steps", "none")) for line in provenance),
-        "seconds a pair": f"median {_number(float(np.median(seconds)))}" if seconds else "–",
+        "seconds a pair": f"median {number(float(np.median(seconds)))}" if seconds else "–",
         "draws rejected": f"{sum(rejected.values())} ({redrawn})" if rejected else "none",
         "windows padded": str(sum(line.padded for line in provenance)),
         "undefined statistics": str(undefined),
@@ -360,44 +332,17 @@ def _origin(scores: Scores, provenance: Sequence[Provenance]) -> str:
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{cell}</th>" for cell in header)
-    last = 0 if header[-1] else len(header) - 1  # a column without a title holds sentences, which may fold
-    body = ""
-    for row in rows:
-        kinds = ["" if i == 0 else " class=s" if i == last else " class=n" for i in range(len(row))]
-        cells = (f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True))
-        body += f"<tr>{''.join(cells)}</tr>"
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "undefined"
-    if 0 < abs(value) < 0.01:
-        return f"{value:.3f}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def _around(value: float, low: float, high: float) -> str:
-    return f"{_number(value)} <small>({_number(low)} to {_number(high)})</small>"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %" if math.isfinite(value) else "undefined"
-
-
 def _interval(s: Summary) -> str:
     if not s.count:
         return "–"
     left_out = f", {s.undefined} undefined" if s.undefined else ""
-    around = f" ({_number(s.low)} to {_number(s.high)})" if math.isfinite(s.low) else ""
-    return f"{_number(s.mean)}{around}<br><small>median {_number(s.median)}, n = {s.count}{left_out}</small>"
+    around = f" ({number(s.low)} to {number(s.high)})" if math.isfinite(s.low) else ""
+    return f"{number(s.mean)}{around}<br><small>median {number(s.median)}, n = {s.count}{left_out}</small>"
 
 
 def _quartiles(s: Summary) -> str:
     left_out = f" <small>({s.undefined} undefined)</small>" if s.undefined else ""
-    return f"{_number(s.median)} <small>({_number(s.quartile_1)} to {_number(s.quartile_3)})</small>{left_out}"
+    return f"{number(s.median)} <small>({number(s.quartile_1)} to {number(s.quartile_3)})</small>{left_out}"
 
 
 def _counted(names: Iterable[str]) -> str:
@@ -456,20 +401,14 @@ def _photo(path: Path) -> str:
         shown = picture.convert("RGB")
         if shown.width > _PICTURE_WIDTH:
             shown = shown.resize((_PICTURE_WIDTH, round(shown.height * _PICTURE_WIDTH / shown.width)), Image.Resampling.LANCZOS)
-        return _jpeg(shown)
-
-
-def _jpeg(picture: Image.Image) -> str:
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=82, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+        return jpeg(shown)
 
 
 # -- the questions of the summary ----------------------------------------------------------------------------------
 def _mean_of(field: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
     def told(summary: Summary) -> str:
         few = f", n = {summary.count}" if summary.count < 10 else ""
-        return _around(summary.mean, summary.low, summary.high) + few if summary.count else ""
+        return around(summary.mean, summary.low, summary.high) + few if summary.count else ""
 
     return lambda scores: told(scores.agreement.of(field).synthetic), lambda scores: told(scores.agreement.of(field).real)
 
@@ -484,16 +423,16 @@ def _far(measure: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]
 
 
 def _apart(field: str) -> Callable[[Scores], str]:
-    return lambda scores: _number(next(c.ks for c in scores.comparisons if c.field == field))
+    return lambda scores: number(next(c.ks for c in scores.comparisons if c.field == field))
 
 
 def _copies(scores: Scores) -> str:
-    return f"{_number(scores.novelty.near_copies)} <small>(singled out: {_number(scores.novelty.singled_out)})</small>"
+    return f"{number(scores.novelty.near_copies)} <small>(singled out: {number(scores.novelty.singled_out)})</small>"
 
 
 def _auc(scores: Scores) -> str:
     test = scores.reader
-    return _around(test.auc, test.low, test.high) if math.isfinite(test.auc) else ""
+    return around(test.auc, test.low, test.high) if math.isfinite(test.auc) else ""
 
 
 #: title, sentence, what of a set, what of real cases
@@ -508,5 +447,5 @@ _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], st
     ("KS of volume", "Against the training tumors: 0 alike, 1 apart; with few pairs far from 0 by chance.", _apart("volume_ml"), lambda _: ""),
     ("KS of mean uptake", "", _apart("mean"), lambda _: ""),
     ("KS of contrast", "", _apart("contrast"), lambda _: ""),
-    ("low-uptake tumors", "Are the hard ones among them?", lambda s: _percent(s.shares[0].synthetic), lambda s: _percent(s.shares[0].training)),
+    ("low-uptake tumors", "Are the hard ones among them?", lambda s: percent(s.shares[0].synthetic), lambda s: percent(s.shares[0].training)),
 )

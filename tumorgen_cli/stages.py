@@ -58,7 +58,7 @@ def train_stage(
         if not method.trained(before):
             remedy = f"run `tumorgen train {before}` (with --restart if the plan has changed)"
             raise StateError("An earlier stage is not ready", [Fault(before, "not trained, or stale", "a finished run", remedy)])
-    folder = workspace.run(method_name, stage)
+    folder = method.folder(stage)
     own = (folder / "run.json").is_file()  # or it is off, or part of an earlier stage
     if method.trained(stage, iterations or method.planned_iterations(stage)) and not (restart and own):
         console.note(f"{stage}: already trained")

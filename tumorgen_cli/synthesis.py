@@ -23,8 +23,7 @@ import numpy as np
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, in_turn, read_plain, to_plain, write_json, write_text
-from tumorgen_cli.healing import without_tumors
-from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan
+from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan, without_tumors
 from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
@@ -42,13 +41,15 @@ NOT_FOUND = "P below the threshold"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a pair comes from: a host's files; its labels and the tumor boxes to redraw, for the data set's own cases."""
+    """Where a pair comes from: a host's files; its labels and the tumor boxes to redraw, for the data set's own cases; a mask of the
+    region to paint in, of which `region` is the label that counts (None: all that is not 0)."""
 
     name: str
     files: tuple[Path, ...]
     label: Path | None = None
     redraw: tuple[Box, ...] = ()
     roi: Path | None = None
+    region: int | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _draw_pair(
         box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.index)
         host = scan  # or, for a method that would leave the old tumor in it, without that
         if method.keeps_background:
-            host = without_tumors(scan, box, plan.tumor_label, plan.paste.heal_mm, derive_seed(job.seed, attempt, "healing"))
+            host = without_tumors(scan, box, plan, derive_seed(job.seed, attempt, "healing"))
         window = cut_window(host, box, plan, job.source.name if job.source.redraw else None)
         begun = time.perf_counter()
         synthetic = method.synthesize(window.request, derive_seed(job.seed, attempt), sampling)
@@ -267,8 +268,11 @@ class _Placing:
         if not same_geometry(grid, self.scan.grid):
             fault = Fault(str(self.source.roi), describe(grid), describe(self.scan.grid), "resample the mask to its scan")
             raise DataError("Region and scan differ in geometry", [fault])
+        if self.source.region is not None:
+            roi = roi == self.source.region
         if not roi.any():
-            raise DataError("A region is empty", [Fault(str(self.source.roi), "no voxel set", "a region to paint in", "draw one")])
+            found = "no voxel set" if self.source.region is None else f"no voxel of label {self.source.region}"
+            raise DataError("A region is empty", [Fault(str(self.source.roi), found, "a region to paint in", "draw one, or leave this host out")])
         return roi
 
     def box(self, rng: np.random.Generator, index: int) -> Box:

@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from tumorgen_cli import console
 from tumorgen_cli.devices import peak_memory_gib, usable_cores
@@ -207,15 +207,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     if stage.batch % accelerator.num_processes:
         fault = Fault("batch", str(stage.batch), f"a multiple of {accelerator.num_processes} processes", "change the batch or the processes")
         raise StateError("The batch cannot be shared out", [fault])
-    for objective in stage.objectives:
-        objective.module.train()
-    modules = [accelerator.prepare_model(o.module) for o in stage.objectives]
-    optimizers = [
-        torch.optim.AdamW(
-            [p for p in m.parameters() if p.requires_grad], lr=o.learning_rate, weight_decay=stage.weight_decay, betas=(0.9, 0.99)
-        )
-        for m, o in zip(modules, stage.objectives, strict=True)
-    ]
+    modules, optimizers = _prepared(stage, accelerator)
     ema = _Ema(stage.models, stage.ema)
     step, spent = _resume(stage, folder, ema, optimizers, restart)
     accelerator.wait_for_everyone()
@@ -233,16 +225,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
         for batch in loader:
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
             factor = learning_rate_factor(step, stage.iterations)
-            logs: dict[str, Tensor] = {}
-            for objective, module, optimizer in zip(stage.objectives, modules, optimizers, strict=True):
-                for group in optimizer.param_groups:
-                    group["lr"] = objective.learning_rate * factor
-                loss, numbers = module(batch)
-                optimizer.zero_grad(set_to_none=True)
-                accelerator.backward(loss)
-                norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], stage.clip_norm)
-                optimizer.step()
-                logs |= {objective.name: loss.detach(), f"{objective.name}_gradient": norm, **numbers}
+            logs = _step(stage, accelerator, modules, optimizers, batch, factor)
             step += 1
             ema.update(step)
             if step % _LOG_EVERY == 0 or step == stage.iterations:
@@ -276,6 +259,59 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     )  # fmt: skip
     write_json(folder / "run.json", run)
     return run
+
+
+def seconds_a_step(stage: Stage, device: str, precision: str) -> float:
+    """The mean seconds of a step of `train`, over all of a (short) stage's steps but the first; writes nothing.
+
+    The weights move in memory: a stage that is measured is not to be used again.
+    """
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    modules, optimizers = _prepared(stage, accelerator)
+    ema = _Ema(stage.models, stage.ema)
+    took: list[float] = []
+    for step in range(stage.iterations):
+        begun = time.perf_counter()
+        batch = default_collate([stage.item(number) for number in range(step * stage.batch, (step + 1) * stage.batch)])
+        if accelerator.device.type == "cuda":  # there other processes draw the items meanwhile
+            begun = time.perf_counter()
+        logs = _step(stage, accelerator, modules, optimizers, {k: v.to(accelerator.device) for k, v in batch.items()}, 1.0)
+        ema.update(step)
+        _ = [float(value) for value in logs.values()]  # waits for the device
+        took.append(time.perf_counter() - begun)
+    return sum(took[1:]) / (len(took) - 1)
+
+
+def _prepared(stage: Stage, accelerator: Accelerator) -> tuple[list[nn.Module], list[torch.optim.AdamW]]:
+    """The objectives' modules on the device, ready to train, and an optimiser for each."""
+    for objective in stage.objectives:
+        objective.module.train()
+    modules = [accelerator.prepare_model(o.module) for o in stage.objectives]
+    optimizers = [
+        torch.optim.AdamW(
+            [p for p in m.parameters() if p.requires_grad], lr=o.learning_rate, weight_decay=stage.weight_decay, betas=(0.9, 0.99)
+        )
+        for m, o in zip(modules, stage.objectives, strict=True)
+    ]
+    return modules, optimizers
+
+
+def _step(
+    stage: Stage, accelerator: Accelerator, modules: list[nn.Module], optimizers: list[torch.optim.AdamW], batch: dict[str, Any], factor: float
+) -> dict[str, Tensor]:
+    """One step of every objective at its learning rate times `factor`; returns what is logged."""
+    logs: dict[str, Tensor] = {}
+    for objective, module, optimizer in zip(stage.objectives, modules, optimizers, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = objective.learning_rate * factor
+        loss, numbers = module(batch)
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], stage.clip_norm)
+        optimizer.step()
+        logs |= {objective.name: loss.detach(), f"{objective.name}_gradient": norm, **numbers}
+    return logs
 
 
 def _resume(

@@ -41,6 +41,11 @@ class Workspace:
     def cases(self) -> Path:
         return self.root / "cases"
 
+    @property
+    def unlabelled(self) -> Path:
+        """Tumor-free scans without labels, preprocessed as the cases are."""
+        return self.root / "unlabelled"
+
     def run(self, method: str, stage: str) -> Path:
         """The folder of a training stage."""
         return self.root / "runs" / method / stage

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 _CLASSES = {
     "tumorgen": "TumorGen",
     "difftumor": "DiffTumor",
+    "freetumor": "FreeTumor",
     "blended": "Blended",
-    "copypaste": "CopyPaste",
     "syntumor": "SynTumor",
+    "copypaste": "CopyPaste",
 }
 METHODS = tuple(_CLASSES)
 

@@ -1,0 +1,230 @@
+"""Methods side by side: the same places for all, told failures as rows, budgets that a stopped comparison keeps, a page on its own."""
+
+import csv
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from test_cli import call, told
+from test_report import make_scores
+
+from tumorgen_cli import comparison
+from tumorgen_cli.comparison import COLUMNS, Entry, Value, best_of, make_table
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.records import Box, Provenance
+from tumorgen_cli.workspace import Workspace
+
+BY_KEY = {column.key: column for column in COLUMNS}
+
+
+# -- the table ---------------------------------------------------------------------------------------------------
+def entries(key, **values):
+    return [Entry(method, method, "", {key: Value(*value)}) for method, value in values.items()]
+
+
+def test_the_best_is_marked_where_it_is_told_apart():
+    dice = BY_KEY["dice"]
+    assert best_of(dice, {}, entries("dice", a=(0.8, 0.7, 0.9), b=(0.5, 0.4, 0.6))) == "a"
+    assert best_of(dice, {}, entries("dice", a=(0.8, 0.55, 0.9), b=(0.5, 0.4, 0.6))) == ""  # they overlap
+    assert best_of(dice, {}, entries("dice", a=(0.8,), b=(0.5,))) == ""  # without an interval nothing is told apart
+    assert best_of(dice, {}, entries("dice", a=(0.8, 0.7, 0.9))) == ""
+    assert best_of(dice, {}, entries("dice", a=(0.8, 0.7, 0.9), b=(math.nan,))) == ""
+    auc = entries("auc", a=(0.9, 0.85, 0.95), b=(0.6, 0.55, 0.65), c=(0.2, 0.1, 0.3))
+    assert best_of(BY_KEY["auc"], {}, auc) == "b"
+    seconds = entries("seconds_total", a=(0.1, 0.1, 0.1), b=(1.0, 0.9, 1.1))
+    assert best_of(BY_KEY["seconds_total"], {}, seconds) == "a"
+    assert best_of(BY_KEY["near_copies"], {}, entries("near_copies", a=(0.0,), b=(9.0,))) == ""
+
+
+def test_distances_are_told_apart_by_the_real_rows_width():
+    """Intervals of single draws may close: what the choice of real cases does is what counts."""
+    far, near = {"kernel_all": Value(0.0, -0.2, 0.2)}, {"kernel_all": Value(0.0, -0.01, 0.01)}
+    found = entries("kernel_all", a=(0.05, 0.05, 0.05), b=(0.1, 0.1, 0.1))
+    assert best_of(BY_KEY["kernel_all"], far, found) == ""
+    assert best_of(BY_KEY["kernel_all"], near, found) == "a"
+    assert best_of(BY_KEY["kernel_all"], {}, found) == ""
+
+
+def line(case, method, start=0, rejected=0):
+    box = Box((start, 0, 0), (start + 2, 2, 2))
+    return Provenance(case, method, "host", ("f",), "h", 1, 0, box, "p", {}, 1.0, False, {"method": 0.1, "total": 0.4}, {"empty": rejected}, {})
+
+
+def test_a_table_has_a_row_for_every_method(tmp_path):
+    a = [line("one", "a"), line("two", "a", rejected=2)]
+    b = [line("one", "b"), line("two", "b", start=5)]  # its second box was drawn again
+    made = {"b": (tmp_path / "b", make_scores([0.5, 0.7], name="b"), b), "a": (tmp_path / "a", make_scores([0.5, 0.9], name="a"), a)}
+    table = make_table("hosts", 2, ["a", "broken", "b"], made, {"broken": "it is ill"})
+    assert [(entry.method, entry.failure) for entry in table.entries] == [("a", ""), ("broken", "it is ill"), ("b", "")]
+    assert table.alike == 1
+    values = table.entries[0].values
+    assert values["dice"].value == pytest.approx(0.7)
+    assert values["rejected"].value == 0.5
+    assert values["seconds_total"].value == pytest.approx(0.4)
+    assert table.real["dice"].value == pytest.approx(0.6)
+    assert {column.key for column in COLUMNS} <= {*values}
+    assert all(0 <= table.real[f"ks_{key}"].value <= 1 for key in ("volume_ml", "mean", "contrast"))
+
+
+def test_an_error_is_told_in_a_line():
+    text = comparison.told(DataError("No tumor came", [Fault("case", "10 draws", "a tumor", "train longer")]))
+    assert text == "No tumor came. case: 10 draws, expected a tumor; train longer"
+
+
+# -- budgets -----------------------------------------------------------------------------------------------------
+def test_minutes_are_shared_out_by_planned_work():
+    from tumorgen_cli.budgets import share_minutes
+
+    planned, seconds = {"vae": 100, "flow": 50}, {"vae": 0.5, "flow": 2.0}
+    lengths = share_minutes(1.0, planned, seconds)
+    assert lengths == {"vae": 40, "flow": 20}
+    assert sum(lengths[k] * seconds[k] for k in lengths) == pytest.approx(60)
+    assert share_minutes(1e-6, planned, seconds) == {"vae": 1, "flow": 1}
+
+
+@pytest.fixture
+def fresh(workspace, tmp_path):
+    """A copy of `workspace` to train in."""
+    shutil.copytree(workspace.root, tmp_path / "work", ignore=shutil.ignore_patterns("comparison", "synthetic", "evaluation"))
+    return Workspace(tmp_path / "work")
+
+
+def run_of(workspace, stage):
+    return json.loads((workspace.run("tumorgen", stage) / "run.json").read_text())
+
+
+def test_the_same_steps_for_every_stage_that_is_not_trained(fresh):
+    from tumorgen_cli.budgets import Budget, train_within
+    from tumorgen_cli.stages import train_stage
+
+    train_stage(fresh, "tumorgen", "vae", 1, "cpu")
+    before = run_of(fresh, "vae")
+    train_within(fresh, "tumorgen", Budget(iterations=2), "cpu")
+    assert run_of(fresh, "vae") == before  # though it is shorter
+    assert [run_of(fresh, stage)["iterations"] for stage in ("flow", "refiner")] == [2, 2]
+    assert not (fresh.root / "comparison").exists()
+
+
+def test_minutes_are_measured_once_and_change_nothing(fresh, monkeypatch):
+    from tumorgen_cli import budgets
+    from tumorgen_cli.methods import find_method
+
+    before = {path: path.stat().st_mtime_ns for path in fresh.root.rglob("*") if path.is_file()}
+    method = find_method("tumorgen")(fresh.plan(), fresh)
+    monkeypatch.setattr(budgets, "MEASURED", 3)
+    found = budgets.lengths_of(method, method.stages, 0.01)
+    assert list(found) == ["vae", "flow", "refiner"]
+    assert all(steps >= 1 for steps in found.values())
+    record = fresh.root / "comparison" / "budgets" / "tumorgen.json"
+    assert {path for path in fresh.root.rglob("*") if path.is_file()} == {*before, record}
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+    assert all(seconds > 0 for seconds in json.loads(record.read_text())["seconds_a_step"].values())
+    monkeypatch.setattr(budgets, "measure_stages", None)  # would fail if called
+    assert budgets.lengths_of(method, ("flow", "refiner"), 0.01) == found
+    with pytest.raises(TypeError):
+        budgets.lengths_of(method, method.stages, 0.02)
+
+
+# -- the whole ---------------------------------------------------------------------------------------------------
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.loaded, self.links = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.loaded += [value for name, value in attrs if name in ("src", "srcset") or (tag == "link" and name == "href")]
+        self.links += [value for name, value in attrs if tag == "a" and name == "href"]
+
+
+@pytest.fixture(scope="module")
+def compared(workspace, phantoms, tmp_path_factory):
+    """(workspace, report): two methods without training, one that fails, into phantoms and held-out cases; read-only."""
+    found = Workspace(tmp_path_factory.mktemp("compared") / "work")
+    shutil.copytree(workspace.root, found.root, ignore=shutil.ignore_patterns("synthetic", "evaluation"))
+    return found, compare(found, phantoms)
+
+
+def compare(workspace, phantoms, methods=("copypaste", "tumorgen", "syntumor"), **options):
+    from tumorgen_cli import pipeline
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "train_within", _stale)
+        patch.setattr(pipeline, "find_judge", lambda *_: None)  # it takes seconds
+        return pipeline.compare_methods(workspace, methods, 3, phantoms.healthy, "test", device="cpu", features="filters", **options)
+
+
+def _stale(workspace, method, budget, device):
+    if method == "tumorgen":
+        raise StateError("The vae stage is stale", [Fault("last.pt", "made from <other> data", "the present ones", "restart it")])
+
+
+def test_every_method_meets_the_same_places(compared, phantoms):
+    workspace, report = compared
+    assert [table.hosts for table in report.comparison.tables] == ["test", phantoms.healthy.name]
+    for table in report.comparison.tables:
+        assert [bool(entry.failure) for entry in table.entries] == [False, True, False]
+        assert "made from <other> data" in table.entries[1].failure
+        places = []
+        for method in ("copypaste", "syntumor"):
+            lines = (workspace.synthetic(f"{method}_{table.hosts}_n3") / "provenance.jsonl").read_text().splitlines()
+            places.append([(each["case"], each["seed"], each["box"]) for each in map(json.loads, lines)])
+        assert places[0] == places[1]
+        assert (table.pairs, table.alike) == (3, 3)
+    assert report.comparison.training == {"copypaste": (), "tumorgen": (), "syntumor": ()}
+
+
+def test_files_of_a_comparison(compared, phantoms):
+    workspace, report = compared
+    folder = workspace.root / "comparison" / f"test_{phantoms.healthy.name}_n3"
+    assert report.page == str(folder / "comparison.html")
+    rows = list(csv.DictReader((folder / "comparison.csv").open()))
+    assert [row["method"] for row in rows] == ["real", "copypaste", "tumorgen", "syntumor"] * 2
+    assert 0 <= float(rows[1]["ks_volume_ml"]) <= 1
+    assert "stale" in rows[2]["failure"]
+    assert rows[3]["paper_fid_hecktor_autopet"] == "89.7 / 109.0"
+    assert "NaN" not in (folder / "comparison.json").read_text()
+    html = (folder / "comparison.html").read_text()
+    links = Links()
+    links.feed(html)
+    assert links.loaded
+    assert all(value.startswith("data:image/") for value in links.loaded)
+    assert "http" not in re.sub(r"data:image/[^\"]*", "", html)
+    assert len(links.links) == 4
+    assert all((folder / link).is_file() for link in links.links)
+    assert "&lt;other&gt;" in html
+    assert "prefers-color-scheme:dark" in html
+    assert len(html) < 2_000_000
+
+
+def test_a_second_call_does_nothing_again(compared, phantoms, monkeypatch):
+    workspace, report = compared
+    stamps = {path: path.stat().st_mtime_ns for path in workspace.root.glob("synthetic/*/*Tr/*")}
+    again = compare(workspace, phantoms)
+    assert str(again) == str(report)  # nan is not equal to itself; its text is
+    assert {path: path.stat().st_mtime_ns for path in workspace.root.glob("synthetic/*/*Tr/*")} == stamps
+
+
+def test_nothing_that_could_be_compared(compared, phantoms):
+    with pytest.raises(StateError, match="No method came to a set"):
+        compare(compared[0], phantoms, ("tumorgen",))
+
+
+# -- faults ------------------------------------------------------------------------------------------------------
+def test_faults_are_told_at_once(workspace, tmp_path):
+    result = call("compare", "-w", workspace.root, "--methods", "copypast,syntumor,syntumor", "--iterations", 3, "--minutes", 1, code=1)
+    for part in ("did you mean copypaste?", "named twice", "nothing to paint into", "--iterations and --minutes"):
+        assert part in told(result)
+    assert "tumorgen plan DATASET" in told(call("compare", "-w", tmp_path, "--methods", "copypaste", "--cases", "test", code=1))
+    assert "add what is missing" in told(call("compare", "--methods", "copypaste", "--healthy", tmp_path, "--paint-in", "liver", code=1))
+
+
+def test_hosts_and_labels_that_are_not_there(workspace, phantoms, tmp_path):
+    from tumorgen_cli import pipeline
+
+    with pytest.raises(PlanError, match="Nowhere to paint"):
+        pipeline.compare_methods(workspace, ["copypaste"], 1, phantoms.healthy, device="cpu", paint_in="tumor", host_labels=tmp_path)
+    with pytest.raises(DataError, match="cannot be used"):
+        pipeline.compare_methods(workspace, ["copypaste"], 1, tmp_path / "none", device="cpu")

@@ -1,0 +1,244 @@
+"""FreeTumor: eq. 1 outside and inside the mask, the filter, what the generator learns from; unlabelled scans."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_methods import make_request, opened
+
+from tumorgen_cli import pipeline
+from tumorgen_cli.errors import DataError, StateError
+from tumorgen_cli.methods import freetumor as ft
+from tumorgen_cli.methods.method import Sampling
+from tumorgen_cli.nets.tumor_generator import TumorGenerator
+from tumorgen_cli.windows import load_case, mix_up
+from tumorgen_cli.workspace import Workspace
+
+
+@pytest.fixture
+def method(trained):
+    return opened("freetumor", trained)[0]
+
+
+# -- eq. 1 -----------------------------------------------------------------------------------------------------
+def make_generator(mask_channel=False):
+    torch.manual_seed(0)
+    return TumorGenerator(2, (4, 8), 7, 1.0, mask_channel).eval()
+
+
+@pytest.mark.parametrize("mask_channel", [False, True])
+def test_the_picture_changes_in_the_mask_alone(mask_channel):
+    generator, image = make_generator(mask_channel), torch.rand(1, 2, 8, 8, 8)
+    mask = torch.zeros(1, 1, 8, 8, 8)
+    mask[..., 2:5, 3:6, 1:7] = 0.5
+    assert torch.equal(generator(image, mask), image)  # untrained: tanh(G) = 0
+    torch.nn.init.constant_(generator.net.decoder.seg_layers[-1].bias, -1.0)
+    made = generator(image, mask)
+    expected = image + 0.5 * float(np.tanh(1.0)) * generator.blur(image)
+    inside = (mask > 0).expand_as(image)
+    torch.testing.assert_close(made[inside], expected.clamp(0, 1)[inside])
+    assert torch.equal(made[~inside], image[~inside])
+
+
+def test_the_blur_is_a_gaussian_of_seven_voxels():
+    generator, image = make_generator(), torch.zeros(1, 2, 15, 15, 15)
+    image[0, 0, 7, 7, 7] = 1
+    found = generator.blur(image)
+    assert float(found.sum()) == pytest.approx(1, abs=1e-5)
+    assert not found[0, 1].any()  # channels do not mix
+    line = found[0, 0, :, 7, 7]
+    assert float(line[8] / line[7]) == pytest.approx(np.exp(-0.5), rel=1e-5)
+    assert line[4] > 0
+    assert line[3] == 0
+    torch.testing.assert_close(generator.blur(torch.full_like(image, 0.3)), torch.full_like(image, 0.3))  # the edge continues
+
+
+def test_a_generator_that_does_nothing_leaves_the_scan_as_it_is(method, trained):
+    """Also where intensities lie beyond the clip window."""
+    for parameter in method.generator.net.decoder.seg_layers[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    request = make_request(trained)
+    request = replace(request, image=request.image + 2 * request.limits[0, 1])
+    made = method.synthesize(request, 3, Sampling())
+    np.testing.assert_array_equal(made.image, request.image)
+    assert made.mask.any()
+
+
+def test_outside_the_mask_nothing_changes(method, trained):
+    torch.nn.init.constant_(method.generator.net.decoder.seg_layers[-1].bias, -0.5)
+    request = make_request(trained)
+    made = method.synthesize(request, 3, Sampling())
+    changed = (made.image != request.image).any(0)
+    assert changed.any()
+    assert not changed[made.mask == 0].any()
+    assert (made.image[0][made.mask > 0.5] >= request.image[0][made.mask > 0.5]).all()  # tanh < 0: brighter
+
+
+# -- the filter ------------------------------------------------------------------------------------------------
+def test_proportion():
+    mask, found = np.zeros((4, 4, 4), np.float32), np.zeros((4, 4, 4), np.float32)
+    assert ft.proportion(found, mask) == 0
+    mask[:2] = 0.5
+    mask[2] = 0.4  # not yet mask
+    found[1:] = 0.5
+    assert ft.proportion(found, mask) == 0.5
+    found[0, 0] = 1
+    assert ft.proportion(found, mask) == pytest.approx(20 / 32)
+
+
+def answering(method, monkeypatch, answers):
+    """S that finds a share of any mask, one answer per call; the threshold is the paper's."""
+    calls = iter(answers)
+    monkeypatch.setattr(ft, "proportion", lambda found, mask: next(calls))
+    method.config = replace(method.config, filter=ft.FilterConfig(0.7, 3))
+
+
+def test_a_mask_that_fails_is_drawn_anew(method, trained, monkeypatch):
+    request = make_request(trained)
+    answering(method, monkeypatch, [0.2, 0.69, 0.7])
+    made = method.synthesize(request, 5, Sampling())
+    assert made.drawn["tries"] == 3
+    assert made.drawn["found"] == 0.7
+    answering(method, monkeypatch, [1.0])
+    first = method.synthesize(request, 5, Sampling())
+    assert first.drawn["tries"] == 1
+    assert first.mask.any()
+    assert not np.array_equal(first.mask, made.mask)
+
+
+def test_a_scan_stays_healthy_when_no_mask_passes(method, trained, monkeypatch):
+    request = make_request(trained)
+    answering(method, monkeypatch, [0.2, 0.6, 0.1])
+    made = method.synthesize(request, 5, Sampling())
+    np.testing.assert_array_equal(made.image, request.image)
+    assert not np.shares_memory(made.image, request.image)
+    assert not made.mask.any()
+    assert made.drawn == {"found": 0.6, "tries": 3}
+
+
+# -- training --------------------------------------------------------------------------------------------------
+def test_the_segmentor_is_frozen_while_the_generator_learns(trained):
+    """Neither its weights change nor does anything but the generator get a gradient from the first objective."""
+    stage = ft.FreeTumor(trained.plan(), trained).stage("gan")
+    generator, classifier = (objective.module for objective in stage.objectives)
+    segmentor, critic = generator._judges
+    before = {k: v.clone() for k, v in segmentor.state_dict().items()}
+    batch = {k: torch.from_numpy(v)[None] for k, v in stage.item(0).items()}
+    optimizers = [torch.optim.SGD(m.parameters(), 0.1) for m in (generator, classifier)]
+    for module, optimizer in zip((generator, classifier), optimizers, strict=True):
+        optimizer.zero_grad()
+        loss, _ = module(batch)
+        loss.backward()
+        optimizer.step()
+        if module is generator:
+            assert all(p.grad is None for p in critic.parameters())
+            assert any(p.grad.abs().sum() > 0 for p in generator.parameters() if p.grad is not None)
+    assert any(p.grad.abs().sum() > 0 for p in critic.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in segmentor.parameters())
+    for key, value in segmentor.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert not {id(p) for p in generator.parameters()} & {id(p) for p in (*segmentor.parameters(), *critic.parameters())}
+
+
+def test_healthy_windows_hold_no_tumor(method, trained):
+    """Labelled cases lose theirs before a mask is put anywhere, there too."""
+    cases = [load_case(trained.cases / name) for name in trained.splits().train]
+    marked = [replace(c, image=np.where(np.asarray(c.tumors)[None] > 0, 1e6, np.asarray(c.image)).astype(np.float32)) for c in cases]
+    windows = ft.HealthyWindows(marked, trained.plan(), method.config, method._tumors(), [])
+    for number, case in enumerate(cases):
+        healthy, body = windows.healthy(number)
+        assert healthy.max() <= 2 * np.asarray(case.image).max()
+        assert body.shape == case.record.shape
+    for seed in range(8):
+        image, mask, name = windows.draw(np.random.default_rng(seed), seed % len(cases))
+        assert name == cases[seed % len(cases)].record.case
+        assert image.shape[1:] == mask.shape == method.config.gan.patch
+        assert mask.max() > 0
+        assert -1 <= image.min() <= image.max() <= 1
+    again = windows.draw(np.random.default_rng(3), 3 % len(cases))
+    np.testing.assert_array_equal(again[1], windows.draw(np.random.default_rng(3), 3 % len(cases))[1])
+
+
+@pytest.mark.parametrize("stage", ["segmentor", "gan"])
+def test_an_item_is_a_function_of_its_number(trained, stage):
+    first, second = (ft.FreeTumor(trained.plan(), trained).stage(stage) for _ in range(2))
+    second.item(2)
+    for key, value in first.item(5).items():
+        np.testing.assert_array_equal(value, second.item(5)[key])
+    assert not np.array_equal(first.item(5)["image"], first.item(6)["image"])
+
+
+def test_what_the_runs_tell(trained):
+    numbers = [json.loads((trained.run("freetumor", stage) / "run.json").read_text())["numbers"] for stage in ("segmentor", "gan")]
+    assert 0 <= numbers[0]["dice_worst"] <= numbers[0]["dice"] <= 1
+    assert {"proportion", "proportion_before", "passed"} <= set(numbers[1])
+    for stage in ("segmentor", "gan"):
+        assert list((trained.run("freetumor", stage) / "previews").glob("step_*.png"))
+
+
+def test_classification_counts_the_patches_that_hold_a_tumor():
+    logits, mask = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 8, 8, 8)
+    mask[0, 0, 0, 0, 0] = 1
+    logits[0, 0, 1] = 9  # elsewhere
+    assert float(ft.classification_loss(logits, mask, 1.0)) == pytest.approx(np.log(2))
+    logits[0, 0, 0, 0, 0] = 9
+    assert float(ft.classification_loss(logits, mask, 1.0)) < 0.001
+    assert float(ft.classification_loss(logits, mask, 0.0)) == pytest.approx(9, abs=0.01)
+
+
+def test_a_box_of_another_window():
+    shape = (6, 8, 10)
+    a, b = np.zeros((2, *shape), np.float32), np.ones((2, *shape), np.float32)
+    shares = []
+    for seed in range(20):
+        image, mask = mix_up(a, a[0], b, b[0], np.random.default_rng(seed))
+        np.testing.assert_array_equal(image, np.stack([mask, mask]))  # one box for image and mask
+        places = np.argwhere(mask)
+        assert mask.sum() == np.prod(places.max(0) - places.min(0) + 1)
+        shares.append(mask.mean())
+    assert not a.any()
+    assert min(shares) < 0.2
+    assert max(shares) > 0.7
+    np.testing.assert_array_equal(mix_up(a, a[0], b, b[0], np.random.default_rng(1))[1], mix_up(a, a[0], b, b[0], np.random.default_rng(1))[1])
+
+
+# -- unlabelled scans ------------------------------------------------------------------------------------------
+@pytest.fixture
+def unlabelled(trained, phantoms, tmp_path):
+    found = Workspace(tmp_path / "work")
+    shutil.copytree(trained.root, found.root)
+    assert pipeline.preprocess_healthy(found, phantoms.healthy, 0) == 2
+    return found
+
+
+def test_tumor_free_scans_have_the_cases_form_and_are_resumed(unlabelled, phantoms):
+    folders = sorted(unlabelled.unlabelled.iterdir())
+    for folder in folders:
+        case = load_case(folder)
+        assert case.record.spacing_mm == unlabelled.plan().window.spacing_mm
+        assert case.record.components == ()
+        assert case.tumors.shape == case.image.shape[1:]
+        assert not case.tumors.any()
+    (folders[0] / "case.json").unlink()
+    assert pipeline.preprocess_healthy(unlabelled, phantoms.healthy, 0) == 1
+
+
+def test_the_generator_learns_from_them(unlabelled, trained):
+    method = ft.FreeTumor(unlabelled.plan(), unlabelled)
+    names = [case.record.case for case in method._unlabelled()]
+    assert len(names) == 2
+    assert method.trained("segmentor")  # which learns from labels alone
+    assert not method.trained("gan")
+    assert ft.FreeTumor(trained.plan(), trained).trained("gan")
+    path = unlabelled.unlabelled / names[0] / "case.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "inputs_hash": "old"}))
+    with pytest.raises(StateError, match="preprocess --healthy"):
+        method.stage("gan")
+
+
+def test_a_labelled_case_is_no_healthy_scan(unlabelled, phantoms):
+    with pytest.raises(DataError, match="cannot be told"):
+        pipeline.preprocess_healthy(unlabelled, phantoms.dataset, 0)

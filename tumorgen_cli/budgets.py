@@ -1,0 +1,126 @@
+"""How long to train each stage of a method, so that methods get the same steps, or the same minutes.
+
+Writes `comparison/budgets/<method>.json` into the workspace: what a step takes and what length followed, so that a comparison
+that was stopped trains on to the same length. Imports neither SimpleITK nor nnunetv2.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tumorgen_cli import console
+from tumorgen_cli.devices import DeviceName
+from tumorgen_cli.files import read_record, write_json
+from tumorgen_cli.methods.method import Method
+from tumorgen_cli.stages import open_method, train_stage
+from tumorgen_cli.training import seconds_a_step, train
+from tumorgen_cli.workspace import Splits, Workspace
+
+#: steps of a stage that are timed, which are its whole length, so that a loss that counts late is met in proportion
+MEASURED = 10
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The same for every method: optimiser steps a stage, or minutes a method; neither: the plan's own lengths."""
+
+    iterations: int | None = None
+    minutes: float | None = None
+
+    @property
+    def words(self) -> str:
+        if self.iterations is not None:
+            return f"{self.iterations} steps for every stage"
+        return "the plan's own lengths" if self.minutes is None else f"{self.minutes:g} minutes for every method"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What `minutes` came to, by stage: seconds a step as measured on `device`, and steps (0: off, or part of another stage)."""
+
+    minutes: float
+    plan: str
+    device: str
+    seconds_a_step: dict[str, float]
+    iterations: dict[str, int]
+
+
+def train_within(workspace: Workspace, method_name: str, budget: Budget, device: DeviceName) -> None:
+    """Trains the stages of a method that are not trained, each to its length; what is trained stays as it is.
+
+    Raises:
+        StateError: a stage is stale.
+    """
+    method = open_method(workspace, method_name, device)
+    # a stage that is off, or trained as part of another, is told by `trained` once those before it are there
+    wanted = [stage for stage in method.stages if not method.trained(stage)]
+    if not wanted:
+        return
+    if budget.minutes is None:
+        lengths: Mapping[str, int | None] = dict.fromkeys(wanted, budget.iterations)
+    else:
+        lengths = lengths_of(method, wanted, budget.minutes)
+    for stage in wanted:
+        if not open_method(workspace, method_name, device).trained(stage):
+            train_stage(workspace, method_name, stage, lengths.get(stage), device)
+
+
+def lengths_of(method: Method, wanted: Sequence[str], minutes: float) -> dict[str, int]:
+    """Steps for each of the stages, from the record of an earlier call where it holds, else measured and recorded."""
+    path = method.workspace.root / "comparison" / "budgets" / f"{method.name}.json"
+    if path.is_file():
+        found = read_record(Lengths, path, "delete it")
+        known = (found.minutes, found.plan, found.device) == (minutes, method.plan.hash, method.device)
+        if known and {*wanted} <= {*found.iterations}:
+            return found.iterations
+    seconds = measure_stages(method, wanted)
+    planned = {stage: method.planned_iterations(stage) for stage in wanted if stage in seconds}
+    iterations = dict.fromkeys(wanted, 0) | share_minutes(minutes, planned, seconds)
+    write_json(path, Lengths(minutes, method.plan.hash, method.device, {k: round(v, 6) for k, v in seconds.items()}, iterations))
+    told = ", ".join(f"{stage} {iterations[stage]} steps of {1000 * seconds[stage]:.3g} ms" for stage in seconds)
+    console.note(f"{method.name}: {minutes:g} minutes are {told}")
+    return iterations
+
+
+def share_minutes(minutes: float, planned: Mapping[str, int], seconds: Mapping[str, float]) -> dict[str, int]:
+    """Steps by stage that take `minutes` in all: every stage the same multiple of its planned steps, one step at least."""
+    whole = sum(planned[stage] * seconds[stage] for stage in planned)
+    return {stage: max(1, round(planned[stage] * 60 * minutes / whole)) for stage in planned}
+
+
+def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
+    """Seconds a step of each stage; a stage that is off or part of another has none.
+
+    Nothing of the workspace is changed: it happens in a passing one with two training cases, in which the stages before a
+    measured one are trained for a step, since a stage may need them.
+    """
+    workspace, splits = method.workspace, method.workspace.splits()
+    bearing = [case.case for case in workspace.fingerprint().cases if case.tumors]
+    few = Splits(*(tuple([case for case in group if case in bearing][:2]) for group in (splits.train, splits.test)))
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="tumorgen_") as folder:
+        passing = Workspace(Path(folder))
+        for path in (workspace.plan_file, workspace.fingerprint_file):
+            shutil.copyfile(path, passing.root / path.name)
+        write_json(passing.splits_file, few)
+        passing.cases.symlink_to(workspace.cases.resolve())
+        if workspace.unlabelled.is_dir():
+            passing.unlabelled.symlink_to(workspace.unlabelled.resolve())
+        console.note(f"{method.name}: measuring what a step takes")
+        last = max(map(method.stages.index, wanted))
+        for number, stage in enumerate(method.stages[: last + 1]):
+            own = type(method)(method.plan, passing, method.device)
+            if own.trained(stage):
+                continue
+            if stage in wanted:
+                found[stage] = seconds_a_step(own.stage(stage, MEASURED), method.device, method.plan.precision)
+            if number < last:
+                fresh = type(method)(method.plan, passing, method.device)
+                run = train(replace(fresh.stage(stage, 1), preview=None), fresh.folder(stage), method.device, method.plan.precision)
+                if run is not None:  # nobody is to be warned of what a single step came to
+                    write_json(fresh.folder(stage) / "run.json", replace(run, numbers={}))
+    return found

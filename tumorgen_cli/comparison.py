@@ -1,0 +1,298 @@
+"""Methods that painted into the same places -> one table: what each scored, beside real cases, and what it cost.
+
+Reads the sets' scores and provenance and the stages' runs. Writes comparison.csv and comparison.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tumorgen_cli.errors import TumorgenError
+from tumorgen_cli.files import none_for_nan, read_plain, to_plain, write_json, write_text
+from tumorgen_cli.metrics.scores import ALL_PLANES, Scores, Summary, summarize, values_of
+from tumorgen_cli.metrics.tumors import ks_distance
+from tumorgen_cli.records import Provenance
+
+_PLANES = {"axial": "axial", "sagittal": "sagittal", "coronal": "coronal", ALL_PLANES: "mean"}
+_KS = {"volume_ml": "volume", "mean": "mean uptake", "contrast": "contrast"}
+_NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number and its 95 % interval (nan: none)."""
+
+    value: float
+    low: float = _NAN
+    high: float = _NAN
+
+    @property
+    def defined(self) -> bool:
+        return math.isfinite(self.value)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table. `best`: where the best value lies; empty: nothing is marked. `apart`: what tells two values apart, their
+    intervals or the width of the real row's interval."""
+
+    key: str
+    group: str
+    title: str
+    best: Literal["high", "low", "half", ""] = ""
+    apart: Literal["intervals", "real"] = "intervals"
+    unit: Literal["", "%", "count"] = ""
+
+
+COLUMNS = (
+    Column("dice", "agreement with the judge", "DSC", "high"),
+    Column("surface_dice", "agreement with the judge", "NSD", "high"),
+    Column("proportion", "agreement with the judge", "P", "high"),
+    *(Column(f"kernel_{plane}", "kernel distance, tumor slices", title, "low", "real") for plane, title in _PLANES.items()),
+    *(Column(f"frechet_{plane}", "Fréchet distance, tumor slices", title, "low", "real") for plane, title in _PLANES.items()),
+    Column("auc", "reader test", "AUC", "half"),
+    Column("near_copies", "novelty", "near-copies", unit="count"),
+    Column("singled_out", "novelty", "singled out", unit="count"),
+    *(Column(f"ks_{key}", "KS to training tumors", title) for key, title in _KS.items()),
+    Column("low uptake", "share of hard tumors", "low uptake", unit="%"),
+    Column("necrotic", "share of hard tumors", "necrotic", unit="%"),
+    Column("heterogeneous", "share of hard tumors", "heterogeneous", unit="%"),
+    Column("rejected", "painting", "draws rejected", unit="%"),
+    Column("seconds_total", "painting", "s a pair, file to file", "low"),
+    Column("seconds_method", "painting", "s a pair, the method", "low"),
+)
+
+RULE = (
+    "A value is marked as a column's best where it is told apart from every other method's on the same hosts: by intervals that do not overlap "
+    "(of the mean over pairs; for the AUC, nearer to 0.5), for the distances by more than the width of the real-against-real interval. Columns "
+    "without an interval are never marked."
+)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What TumorGen's paper reports of a method; empty where it reports nothing."""
+
+    name: str
+    fid: str
+    alignment: str = ""
+    seconds: str = ""
+
+
+PAPER_SOURCE = "Liu, Chen et al., TumorGen (2025), Tables 1 to 3"
+#: FID, mean of three planes, on Hecktor and AutoPET; DSC and NSD with an nnU-Net on Hecktor; seconds a sample with the sampler
+PAPER = {
+    "tumorgen": Paper("TumorGen", "52.0 / 72.4", "0.694 / 0.741", "0.218 (RFM-10), 1.061 (RFM-50)"),
+    "difftumor": Paper("DiffTumor", "66.8 / 84.9", "", "1.226 (DDPM-50)"),
+    "blended": Paper("BLD", "68.7 / 98.6"),
+    "syntumor": Paper("SynTumor", "89.7 / 109.0"),
+}
+PAPER_NOTE = (
+    f"Grey: {PAPER_SOURCE}; FID of middle slices on Hecktor / AutoPET, DSC / NSD on Hecktor. Other data, other features, other hardware: the order "
+    "of methods may be held against this table, the values may not. Its two generators of whole volumes, HA-GAN (118.6 / 137.0) and MedFusion "
+    "(119.3 / 134.8), are not built here: they paint no tumor into a given scan."
+)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What a trained stage cost, from its run.json; `planned` are the plan's steps."""
+
+    stage: str
+    steps: int
+    planned: int
+    seconds: float
+    device: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method on one set of hosts. `failure` says why there are no values; it is empty where there are."""
+
+    method: str
+    folder: str
+    failure: str
+    values: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Every method on one set of hosts. `pairs` were asked for; `alike` of them lie in the same box in every set that was made."""
+
+    hosts: str
+    pairs: int
+    alike: int
+    real: dict[str, Value]
+    entries: tuple[Entry, ...]
+    best: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of it. `judge` is empty without one; `training` holds the stages of every method, empty for those that need none."""
+
+    name: str
+    dataset: str
+    plan_hash: str
+    seed: int
+    budget: str
+    channel: str
+    judge: str
+    features: str
+    is_fid: bool
+    tolerance_mm: float
+    training: dict[str, tuple[StageRun, ...]]
+    tables: tuple[Table, ...]
+
+
+def told(error: TumorgenError) -> str:
+    """An error in one line, its remedies with it."""
+    return ". ".join([error.message, *(f"{f.where}: {f.found}, expected {f.expected}; {f.remedy}" for f in error.faults)])
+
+
+def make_table(
+    hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str, tuple[Path, Scores, Sequence[Provenance]]], failures: Mapping[str, str]
+) -> Table:
+    """The table of one set of hosts, a row for each of `methods`: from its set in `made`, or from `failures` why it has none."""
+    entries = []
+    for method in methods:
+        if method in failures:
+            entries.append(Entry(method, "", failures[method]))
+        else:
+            folder, scores, lines = made[method]
+            entries.append(Entry(method, str(folder), "", set_values(scores, lines)))
+    real = real_values(next(scores for _, scores, _ in made.values())) if made else {}
+    best = {column.key: best_of(column, real, entries) for column in COLUMNS}
+    alike = len(shared_places([lines for _, _, lines in made.values()]))
+    return Table(hosts, pairs, alike, real, tuple(entries), {key: method for key, method in best.items() if method})
+
+
+def shared_places(sets: Sequence[Sequence[Provenance]]) -> list[str]:
+    """The cases that lie in the same box of the same host in every set; a draw that is rejected moves the box of its own set."""
+    places = [{line.case: (line.host_hash, line.box) for line in lines} for lines in sets]
+    return [case for case, place in places[0].items() if all(each.get(case) == place for each in places)] if places else []
+
+
+def set_values(scores: Scores, lines: Sequence[Provenance]) -> dict[str, Value]:
+    """The values of a set, by column."""
+    rejected = sum(sum(line.rejected.values()) for line in lines)
+    found = {m.field: _mean(m.synthetic) for m in scores.agreement.measures}
+    found |= {f"{p.measure}_{p.plane}": Value(p.matched.value, p.matched.low, p.matched.high) for p in scores.planes if p.place == "tumor"}
+    found["auc"] = Value(scores.reader.auc, scores.reader.low, scores.reader.high)
+    found |= {"near_copies": Value(scores.novelty.near_copies), "singled_out": Value(scores.novelty.singled_out)}
+    found |= {f"ks_{c.field}": Value(c.ks) for c in scores.comparisons if c.field in _KS}
+    found |= {share.kind: Value(share.synthetic) for share in scores.shares}
+    found["rejected"] = Value(rejected / (rejected + len(lines)))
+    for part in ("total", "method"):
+        found[f"seconds_{part}"] = _mean(summarize(np.array([line.seconds.get(part, _NAN) for line in lines]), f"seconds {part}"))
+    return found
+
+
+def real_values(scores: Scores) -> dict[str, Value]:
+    """What real cases come to: held-out cases' agreement and KS, real against real distances, shares of the training tumors."""
+    found = {m.field: _mean(m.real) for m in scores.agreement.measures}
+    found |= {f"{p.measure}_{p.plane}": Value(p.floor.value, p.floor.low, p.floor.high) for p in scores.planes if p.place == "tumor"}
+    found["auc"] = Value(0.5)
+    found |= {f"ks_{key}": Value(ks_distance(*(values_of(scores.of(group), key) for group in ("test", "train")))) for key in _KS}
+    return found | {share.kind: Value(share.training) for share in scores.shares}
+
+
+def _mean(s: Summary) -> Value:
+    return Value(s.mean, s.low, s.high)
+
+
+def best_of(column: Column, real: Mapping[str, Value], entries: Iterable[Entry]) -> str:
+    """The method with the best value of a column, if it is told apart from every other's (see `RULE`); else empty."""
+    found = {e.method: e.values[column.key] for e in entries if column.key in e.values and e.values[column.key].defined}
+    if not column.best or len(found) < 2:
+        return ""
+    score = {"high": lambda v: -v, "low": lambda v: v, "half": lambda v: abs(v - 0.5)}[column.best]
+    first, *others = sorted(found, key=lambda method: score(found[method].value))
+    best = found[first]
+    if column.apart == "real":
+        floor = real.get(column.key, Value(_NAN))
+        apart = all(abs(found[other].value - best.value) > floor.high - floor.low for other in others)
+    else:
+        apart = all(best.high < found[other].low or found[other].high < best.low for other in others)
+    return first if apart else ""
+
+
+def stage_runs(folders: Mapping[str, Path], planned: Mapping[str, int]) -> tuple[StageRun, ...]:
+    """The finished stages of a method, by its runs' folders."""
+    files = {stage: folder / "run.json" for stage, folder in folders.items()}
+    runs = {stage: read_plain(path, "train the stage again") for stage, path in files.items() if path.is_file()}
+    return tuple(StageRun(stage, run["iterations"], planned[stage], run["seconds"], run["device"]) for stage, run in runs.items())
+
+
+# -- writing -----------------------------------------------------------------------------------------------------
+def write_comparison(folder: Path, comparison: Comparison) -> None:
+    """comparison.csv and comparison.json."""
+    write_text(folder / "comparison.csv", comparison_csv(comparison))
+    write_json(folder / "comparison.json", none_for_nan(to_plain(comparison)))
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """A row for real cases and each method on each set of hosts; a value's interval in two columns beside it."""
+    text = io.StringIO()
+    sheet = csv.writer(text, lineterminator="\n")
+    keys = [f"{column.key.replace(' ', '_')}{part}" for column in COLUMNS for part in ("", "_low", "_high")]
+    paper_keys = ("paper_fid_hecktor_autopet", "paper_dsc_nsd", "paper_seconds")
+    sheet.writerow(["hosts", "method", "pairs", *keys, "best", "training_steps", "training_minutes", *paper_keys, "failure"])
+    for table in comparison.tables:
+        for entry in (Entry("real", "", "", table.real), *table.entries):
+            values = [entry.values.get(column.key, Value(_NAN)) for column in COLUMNS]
+            numbers = ["" if not math.isfinite(n) else f"{n:.6g}" for v in values for n in (v.value, v.low, v.high)]
+            best = " ".join(key for key, method in table.best.items() if method == entry.method)
+            runs, paper = comparison.training.get(entry.method, ()), PAPER.get(entry.method, Paper("", ""))
+            steps, minutes = " ".join(f"{run.stage}:{run.steps}" for run in runs), f"{sum(run.seconds for run in runs) / 60:.1f}"
+            cost = [steps, minutes] if entry.method in comparison.training else ["", ""]
+            pairs = "" if entry.method == "real" else table.pairs
+            theirs = (paper.fid, paper.alignment, paper.seconds)
+            sheet.writerow([table.hosts, entry.method, pairs, *numbers, best, *cost, *theirs, entry.failure])
+    return text.getvalue()
+
+
+def group_of(column: Column, is_fid: bool) -> str:
+    """A column's heading; distances are called FID and KID only in the features that make them such."""
+    return column.group.replace("Fréchet distance", "FID").replace("kernel distance", "KID") if is_fid else column.group
+
+
+def shown(column: Column, value: Value | None) -> tuple[str, str]:
+    """A value as text, and its interval (empty: none)."""
+    if value is None or not value.defined:
+        return "–", ""
+    if column.unit == "%":
+        return f"{100 * value.value:.0f} %", ""
+    if column.unit == "count":
+        return f"{value.value:.0f}", ""
+    digits = 0 if abs(value.value) >= 100 else 1 if abs(value.value) >= 10 else 3
+    around = f"{value.low:.{digits}f} to {value.high:.{digits}f}" if math.isfinite(value.low) and value.high > value.low else ""
+    return f"{value.value:.{digits}f}", around
+
+
+def table_rows(table: Table, comparison: Comparison) -> list[tuple[str, ...]]:
+    """One set of hosts for the terminal: a row a measure, a column for real cases and for each method that did not fail."""
+    entries = [Entry("real", "", "", table.real), *(entry for entry in table.entries if not entry.failure)]
+    rows = []
+    for column in COLUMNS:
+        cells = []
+        for entry in entries:
+            text, around = shown(column, entry.values.get(column.key))
+            mark = " *" if table.best.get(column.key) == entry.method else ""
+            cells.append(text + (f" [{around}]" if around else "") + mark)
+        rows.append((f"{group_of(column, comparison.is_fid)}: {column.title}", *cells))
+    runs = [comparison.training.get(entry.method, ()) for entry in entries]
+    rows.append(("training: steps", *(", ".join(f"{run.stage} {run.steps}" for run in each) or "–" for each in runs)))
+    rows.append(("training: minutes", *(f"{sum(run.seconds for run in each) / 60:.1f}" if each else "–" for each in runs)))
+    papers = [PAPER.get(entry.method, Paper("", "")) for entry in entries]
+    for title, name in (("FID, Hecktor / AutoPET", "fid"), ("DSC / NSD", "alignment"), ("s a sample", "seconds")):
+        rows.append((f"the paper (other data): {title}", *(getattr(paper, name) or "–" for paper in papers)))
+    return rows

@@ -1,0 +1,169 @@
+"""A comparison -> one HTML page: the table, what training came to, the same places painted by every method, what is not answered.
+
+Reads the sets' pairs for the pictures; hosts are given. Writes comparison.html.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from tumorgen_cli.comparison import COLUMNS, PAPER, PAPER_NOTE, RULE, Comparison, Entry, Paper, Table, group_of, shared_places, shown
+from tumorgen_cli.evaluation import read_case, synthetic_cases
+from tumorgen_cli.files import write_text
+from tumorgen_cli.pages import jpeg, number, page, table
+from tumorgen_cli.plan import Plan
+from tumorgen_cli.previews import box_slices, display_of
+from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.volumes import read_image
+from tumorgen_cli.windows import scan_limits
+
+PLACES = 4
+_STYLE = """
+body{max-width:84rem}.grid table{width:auto}.grid th,.grid td{padding:.4rem .8rem .4rem .4rem;white-space:nowrap}
+.grid th:first-child,.grid td:first-child{position:sticky;left:0;background:var(--back);padding-right:1rem}
+.grid tr:first-child th.g{color:var(--text)}.grid th.g,.grid td.g{border-left:1px solid var(--line)}
+.why div{position:sticky;left:8rem;width:min(32rem,58vw);white-space:normal;overflow-wrap:anywhere}
+.grid small{display:block}.real td{background:var(--card)}.real td:first-child{background:var(--card)}
+a,.best{color:var(--mark)}.paper{color:var(--soft)}
+.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem;max-width:calc(var(--n)*15rem)}.row img{width:100%}
+.row div{color:var(--soft);font-size:.86rem}
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A box that every method painted in: axial pictures (H, W, 3) uint8 of the host and of each method's pair, by method."""
+
+    case: str
+    host: np.ndarray
+    painted: Mapping[str, np.ndarray]
+
+
+def draw_places(plan: Plan, sets: Mapping[str, Path], hosts: Mapping[str, Sequence[Path]], most: int = PLACES) -> list[Place]:
+    """Pictures of places that all sets share, spread over the hosts. `sets` by method; `hosts` the image files by name."""
+    cases = sorted(shared_places([read_provenance(folder) for folder in sets.values()]))
+    chosen = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(most, len(cases))).round().astype(int))]
+    files = {method: {each.case: each for each in synthetic_cases(plan, folder)} for method, folder in sets.items()}
+    places = []
+    for case in chosen:
+        pairs = {method: files[method][case] for method in sets}
+        box, host = next((each.box, each.host) for each in pairs.values())
+        assert box is not None  # of a pair
+        image, grid = read_image(hosts[host])
+        read = {method: read_case(plan, each) for method, each in pairs.items()}
+        low, high = (float(v) for v in scan_limits(image, plan.channels)[0])
+        seen = max(float(np.percentile(each[(0, *box.slices)], 99.5)) for each in (image, *(r[0] for r in read.values())))
+        display = (low, float(np.clip(seen, low + 0.1 * (high - low), high)))
+        painted = [(after[0], tumor) for after, _, tumor, _ in read.values()]
+        first, *others = box_slices(image[0], painted, box, grid.spacing_mm, display, grid.direction, colormap=display_of(plan.channels[0].name)[0])
+        places.append(Place(case, first, dict(zip(read, others, strict=True))))
+    return places
+
+
+def write_page(path: Path, comparison: Comparison, places: Mapping[str, Sequence[Place]], reports: Mapping[str, Path]) -> None:
+    """Writes the page. `places` by hosts, `reports` (report.html of a set) by the set's folder."""
+    parts = [_head(comparison)]
+    for each in comparison.tables:
+        parts += [f"<h2>{escape(each.hosts)}</h2>", _grid(each, comparison), _places(places.get(each.hosts, ())), _links(each, reports, path.parent)]
+    write_text(path, page(f"{comparison.name}: comparison", [*parts, _notes(comparison), _training(comparison)], _STYLE))
+
+
+def _head(c: Comparison) -> str:
+    pairs = ", ".join(f"{t.hosts}: {t.pairs} pairs a method, {t.alike} in the same box in all" for t in c.tables)
+    judge = escape(Path(c.judge).name) if c.judge else "none"
+    return (
+        f"<h1>{escape(c.name)}</h1><p class=soft>Learnt from {escape(c.dataset)} · {escape(pairs)} · seed {c.seed} · training: {escape(c.budget)} · "
+        f"channel {escape(c.channel)} · judge: {judge} · features: {escape(c.features)}</p>\n"
+    )
+
+
+def _grid(t: Table, c: Comparison) -> str:
+    """Rows: real cases, methods. Columns: the scores, training, the paper's own numbers."""
+    groups = [(name, len(list(members))) for name, members in groupby(COLUMNS, lambda column: group_of(column, c.is_fid))]
+    groups += [("training", 2), ("the paper, other data", 3)]
+    above = "".join(f'<th class=g colspan="{count}">{escape(name)}</th>' for name, count in groups)
+    titles = [column.title for column in COLUMNS] + ["steps", "minutes", "FID Hecktor / AutoPET", "DSC / NSD", "s a sample"]
+    firsts = {sum(count for _, count in groups[:i]) for i in range(len(groups))}
+    below = "".join(f"<th{' class=g' if i in firsts else ''}>{escape(title)}</th>" for i, title in enumerate(titles))
+    rows = [_row(Entry("real against real", "", "", t.real), t, c, firsts, " class=real")] if t.real else []
+    rows += [_row(entry, t, c, firsts) for entry in t.entries]
+    return (
+        f"<div class='wide grid'><table><thead><tr><th></th>{above}</tr><tr><th></th>{below}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>\n"
+    )
+
+
+def _row(entry: Entry, t: Table, c: Comparison, firsts: set[int], kind: str = "") -> str:
+    runs, paper = c.training.get(entry.method), PAPER.get(entry.method, Paper("", ""))
+    if entry.failure:
+        cells = [f'<td class="g why" colspan="{len(COLUMNS)}"><div>failed: {escape(entry.failure)}</div></td>']
+    else:
+        cells = [_cell(*shown(column, entry.values.get(column.key)), t.best.get(column.key) == entry.method, i in firsts)
+                 for i, column in enumerate(COLUMNS)]  # fmt: skip
+    steps = ", ".join(f"{run.stage} {run.steps}" for run in runs or ()) or ("–" if runs is None else "none needed")
+    cells += [f"<td class=g>{steps}</td>", f"<td>{number(sum(run.seconds for run in runs) / 60) if runs else '–'}</td>"]
+    theirs = [paper.fid, paper.alignment, paper.seconds]
+    cells += [f'<td class="paper{" g" * (i == 0)}">{text or "–"}</td>' for i, text in enumerate(theirs)]
+    return f"<tr{kind}><td>{escape(entry.method)}</td>{''.join(cells)}</tr>"
+
+
+def _cell(text: str, around: str, best: bool, first: bool) -> str:
+    told = f"<b class=best>{text}</b>" if best else text
+    return f"<td{' class=g' if first else ''}>{told}{f'<small>{around}</small>' if around else ''}</td>"
+
+
+def _places(places: Sequence[Place]) -> str:
+    if not places:
+        return "<p class=soft>No place that all methods share: no pictures.</p>"
+    shown_places = "".join(_place(place) for place in places)
+    note = "One host, box, slice and grey scale in all pictures of a row: the host with the box, then each method's pair with its mask."
+    return f"<p class=soft>{note}</p>{shown_places}\n"
+
+
+def _place(place: Place) -> str:
+    from PIL import Image
+
+    pictures = {"before": place.host, **place.painted}
+    told = {name: f'<img src="{jpeg(Image.fromarray(picture))}" alt="{escape(place.case)}, {escape(name)}">' for name, picture in pictures.items()}
+    cells = "".join(f"<div>{picture}{escape(name)}</div>" for name, picture in told.items())
+    return f'<figure><figcaption>{escape(place.case)}</figcaption><div class=row style="--n:{len(pictures)}">{cells}</div></figure>'
+
+
+def _links(t: Table, reports: Mapping[str, Path], folder: Path) -> str:
+    links = [f'<a href="{escape(os.path.relpath(reports[e.folder], folder))}">{escape(e.method)}</a>' for e in t.entries if e.folder in reports]
+    return f"<p>The sets' own reports: {', '.join(links)}</p>\n" if links else ""
+
+
+def _notes(c: Comparison) -> str:
+    real = (
+        "First row: what real cases come to. DSC, NSD and P: the judge on the held-out tumors; distances: real cases against real cases at the same "
+        "counts; KS: the held-out tumors against the training tumors; shares: the training tumors'; AUC: 0.5 is chance. Agreement above it is a "
+        "sign of easy tumors, not only of good masks."
+    )
+    same = (
+        "Every method got the same hosts, windows, seeds, number of pairs and score, and boxes drawn from the same seeds; a draw that is rejected is "
+        "followed by one in another box. A KS distance of few pairs is far from 0 by chance. Seconds are of this device."
+    )
+    kind = "FID and KID" if c.is_fid else "no FID, and not comparable to one"
+    far = f"Features of the distances: {c.features} ({kind}); NSD at {c.tolerance_mm:g} mm."
+    return "<h2>How to read it</h2>" + "".join(f"<p>{escape(text)}</p>" for text in (real, same, RULE, far, PAPER_NOTE)) + "\n"
+
+
+def _training(c: Comparison) -> str:
+    rows = [
+        (escape(method), run.stage, str(run.steps), str(run.planned), number(run.seconds), run.device)
+        for method, runs in c.training.items()
+        for run in runs
+    ]
+    text = (
+        f"Asked for: {escape(c.budget)}. Stages that were trained before stay as they are; one that methods share is trained once and counted for "
+        "each; encoding comes on top."
+    )
+    return f"<h2>Training</h2><p>{text}</p>" + (table(["method", "stage", "steps", "the plan's", "seconds", "device"], rows) if rows else "")

@@ -1,0 +1,460 @@
+"""FreeTumor: a generator shades a given mask into a healthy scan until a frozen segmentation network finds a tumor there.
+
+Stages: segmentor (labelled windows), gan (healthy windows of labelled and unlabelled scans, masks from the prior). What the
+segmentor does not find again in a synthetic tumor is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor, nn
+
+from tumorgen_cli.autoencoding import busiest_slice, load_cases, precise
+from tumorgen_cli.boxes import body_mask, draw_size_mm, place_box
+from tumorgen_cli.devices import Budget
+from tumorgen_cli.errors import DataError, Fault, StateError
+from tumorgen_cli.files import derive_seed, hash_value
+from tumorgen_cli.healing import heal
+from tumorgen_cli.latents import Candidate, find_candidates, tumor_image
+from tumorgen_cli.methods.method import Method, Sampling
+from tumorgen_cli.nets.tumor_generator import TumorGenerator
+from tumorgen_cli.nets.unet import make_unet
+from tumorgen_cli.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.previews import grid_preview
+from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic, TumorFacts
+from tumorgen_cli.shapes import MaskConfig, draw_mask, plan_masks, training_masks
+from tumorgen_cli.training import Objective, Stage, load_weights
+from tumorgen_cli.windows import Case, augment, cut, cut_mask, is_done, load_case, mix_up, place_window, scale, tight_box, tumor_window, unscale
+from tumorgen_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class SegmentorConfig:
+    """The segmentation network S. `tumor_share`: of windows that are cut around a tumor, the others lie anywhere; `mixup`: of windows
+    into which a box of another case's is pasted."""
+
+    widths: tuple[int, ...]
+    patch: Shape
+    batch: int
+    iterations: int
+    learning_rate: float
+    tumor_share: float
+    mixup: float
+    ema: float
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """The generator G and the classifier trained against it. `mask_channel`: G sees the mask; the blur g in voxels."""
+
+    widths: tuple[int, ...]
+    classifier_width: int
+    patch: Shape
+    batch: int
+    iterations: int
+    learning_rate: float
+    classifier_weight: float
+    mask_channel: bool
+    blur_taps: int
+    blur_sigma: float
+    ema: float
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """A draw passes where S finds the share `threshold` of its mask; after `tries` masks the scan stays healthy."""
+
+    threshold: float
+    tries: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """FreeTumor's section of the plan."""
+
+    segmentor: SegmentorConfig
+    gan: GanConfig
+    mask: MaskConfig
+    filter: FilterConfig
+
+
+class FreeTumor(Method):
+    """See the module."""
+
+    name = "freetumor"
+    stages = ("segmentor", "gan")
+    keeps_background: ClassVar[bool] = True
+    SOURCE = (
+        "Wu et al., FreeTumor: Advance Tumor Segmentation via Large-Scale Tumor Synthesis, 2024; eqs. 1-5, mix-up after eq. 7. Deviations: S is "
+        "nnU-Net's U-Net, not SwinUNETR; S enters the loss as a probability; masks have soft edges; places are drawn in the body, not in an organ's "
+        "mask; the classifier judges patches and counts those that hold a tumor; AdamW with this project's moments and schedule instead of Adam; "
+        "a mask that fails the filter is drawn anew some times before the scan is kept healthy; mix-up is off, for the paper has it in the training "
+        "that follows; labelled cases serve as healthy scans once their tumors are taken away. "
+        "G sees the image alone, as eq. 1 says, unless `gan.mask_channel`."
+    )
+
+    def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
+        super().__init__(plan, workspace, device)
+        self.config = plan.section(self.name, Config)
+        self.donors: list[np.ndarray] = []
+
+    # -- planning ----------------------------------------------------------------------------------------------
+    @classmethod
+    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
+        large = budget.device == "cuda" and budget.memory_gib >= 16
+        free = "the paper gives none; not swept"
+        side = 96 if large else 48
+        patch = tuple(min(n, side) for n in window.shape)
+        widths = (32, 64, 128, 256, 320) if large else (16, 32, 64, 128)
+        s = d.within("segmentor")
+        s.take("widths", widths, "nnU-Net's from 16 GiB up; fewer on a CPU", memory_gib=budget.memory_gib)
+        s.take("patch", patch, "the paper's 96 voxels from 16 GiB up, 48 on a CPU", window=window.shape)
+        s.take("batch", 2, "nnU-Net's")
+        s.take("iterations", 20000 if large else 2500, "about 20 minutes on one CPU core; more is not measured")
+        s.take("learning_rate", 5e-4 if large else 1e-3, free)
+        s.take("tumor_share", 2 / 3, "two thirds around a tumor, one third anywhere: it must know healthy tissue too")
+        s.take("mixup", 0.0, "the paper mixes up when it trains on synthetic tumors, not here; a share of the windows")
+        s.take("ema", 0.998, free)
+        g = d.within("gan")
+        g.take("widths", (64, 128, 256, 512) if large else (16, 32, 64, 128), "the paper's code: 64 to 512; a quarter on a CPU")
+        g.take("classifier_width", 32 if large else 16, free)
+        g.take("patch", tuple(min(n, 96) for n in window.shape), "the paper's 96 voxels: whole tumors, as in synthesis", window=window.shape)
+        g.take("batch", 4 if large else 1, "the paper's 4 from 16 GiB up")
+        g.take("iterations", 20000 if large else 1500, "about 20 minutes on one CPU core; more is not measured")
+        g.take("learning_rate", 1e-4 if large else 5e-4, "the paper's 1e-4; more where steps are few")
+        g.take("classifier_weight", 0.1, "the paper's λ_cls")
+        g.take("mask_channel", False, "eq. 1: G(x); true: G sees the mask too")
+        g.take("blur_taps", 7, "the paper's code")
+        g.take("blur_sigma", 1.0, "the paper's code")
+        g.take("ema", 0.995, free)
+        plan_masks(d, "ellipsoid")
+        f = d.within("filter")
+        f.take("threshold", 0.7, "the paper's T")
+        f.take("tries", 5, "masks drawn before the scan is kept healthy; the paper draws one")
+
+    # -- networks ----------------------------------------------------------------------------------------------
+    @cached_property
+    def segmentor(self) -> nn.Module:
+        return make_unet(len(self.plan.channels), 1, self.config.segmentor.widths)
+
+    @cached_property
+    def generator(self) -> TumorGenerator:
+        c = self.config.gan
+        return TumorGenerator(len(self.plan.channels), c.widths, c.blur_taps, c.blur_sigma, c.mask_channel)
+
+    def probability(self, image: np.ndarray) -> np.ndarray:
+        """S of an image (C, X, Y, Z) in [-1, 1]: (X, Y, Z) in [0, 1]."""
+        with precise(self.plan.precision, self.device):
+            return torch.sigmoid(self.segmentor(torch.from_numpy(image)[None].to(self.device)).float())[0, 0].cpu().numpy()
+
+    def paint(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Eq. 1 for an image (C, X, Y, Z) in [-1, 1] and a soft mask (X, Y, Z); in [-1, 1] again."""
+        unit, share = (torch.from_numpy(a)[None].to(self.device) for a in ((image + 1) / 2, mask[None].astype(np.float32)))
+        with precise(self.plan.precision, self.device):
+            change = (self.generator(unit, share) - unit)[0].float().cpu().numpy()
+        return image + 2 * change  # where nothing changes, the very same numbers
+
+    # -- training ----------------------------------------------------------------------------------------------
+    def inputs_hash(self, name: str) -> str:
+        """As for every method; the generator also depends on the masks and on the unlabelled scans."""
+        own = super().inputs_hash(name)
+        if name == "segmentor":
+            return own
+        return hash_value([own, self.config.mask, [(c.record.case, c.record.inputs_hash) for c in self._unlabelled()]])
+
+    def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
+        torch.manual_seed(derive_seed(self.plan.seed, self.name, name))  # the networks' first weights
+        return self._segmentor_stage(iterations) if name == "segmentor" else self._gan_stage(iterations)
+
+    def _segmentor_stage(self, iterations: int | None) -> Stage:
+        c = self.config.segmentor
+        cases = load_cases(self.workspace, self.workspace.splits().train)
+        item = segmentor_item(cases, self.plan, c, derive_seed(self.plan.seed, "segmentor"))
+        objective = Objective("segmentor", SegmentorObjective(self.segmentor.to(self.device)), c.learning_rate)
+        return Stage(
+            "segmentor", "segmentor", {"segmentor": self.segmentor}, (objective,), item, iterations or c.iterations, c.batch, c.ema,
+            self.inputs_hash("segmentor"), self._segmentor_preview, self._segmentor_quality,
+        )  # fmt: skip
+
+    def _gan_stage(self, iterations: int | None) -> Stage:
+        c, plan = self.config.gan, self.plan
+        cases = load_cases(self.workspace, self.workspace.splits().train)
+        load_weights({"segmentor": self.segmentor}, self.folder("segmentor"), "run `tumorgen train segmentor`")
+        self.segmentor.to(self.device).eval().requires_grad_(False)
+        self._load_donors(cases)
+        unlabelled = self._unlabelled()
+        self._check(unlabelled)
+        healthy = HealthyWindows([*cases, *unlabelled], plan, self.config, self._tumors(), self.donors)
+        real, seed = find_candidates(cases), derive_seed(plan.seed, "gan")
+        classifier = PatchDiscriminator(
+            spatial_dims=3, num_layers_d=3, channels=c.classifier_width, in_channels=len(plan.channels), out_channels=1, norm="INSTANCE"
+        )
+
+        def item(number: int) -> dict[str, Any]:
+            rng = np.random.default_rng([seed, number])
+            image, mask, _ = healthy.draw(rng)
+            chosen = real[rng.integers(len(real))]
+            tumor, body = tumor_window(chosen.case, chosen.component, plan.channels, c.patch, int(rng.integers(2**32)))
+            return {"image": image, "mask": mask[None], "tumor": tumor, "body": body[None].astype(np.float32)}
+
+        paint = GeneratorObjective(self.generator.to(self.device), self.segmentor, classifier, c.classifier_weight)
+        objectives = (
+            Objective("generator", paint, c.learning_rate),
+            Objective("classifier", ClassifierObjective(classifier.to(self.device), paint), c.learning_rate),
+        )
+        return Stage(
+            "gan", "generator", {"generator": self.generator}, objectives, item, iterations or c.iterations, c.batch, c.ema,
+            self.inputs_hash("gan"), self._gan_preview, self._gan_quality,
+        )  # fmt: skip
+
+    def _unlabelled(self) -> list[Case]:
+        """The tumor-free scans of the workspace, by name."""
+        return [load_case(path.parent) for path in sorted(self.workspace.unlabelled.glob("*/case.json"))]
+
+    def _check(self, unlabelled: Sequence[Case]) -> None:
+        """Sees that the tumor-free scans are preprocessed by this plan.
+
+        Raises:
+            StateError: some were made by another.
+        """
+        names = [case.record.case for case in unlabelled]
+        stale = [name for name in names if not is_done(self.plan, name, self.workspace.unlabelled / name)]
+        if stale:
+            found = f"{len(stale)} scans made by another plan ({', '.join(stale[:5])}{' …' if len(stale) > 5 else ''})"
+            remedy = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
+            raise StateError("Unlabelled scans are stale", [Fault(str(self.workspace.unlabelled), found, "the present plan's", remedy)])
+
+    def _tumors(self) -> list[TumorFacts]:
+        train = set(self.workspace.splits().train)
+        return [tumor for case in self.workspace.fingerprint().cases if case.case in train for tumor in case.tumors]
+
+    def _load_donors(self, cases: Sequence[Case]) -> None:
+        self.donors = training_masks(cases) if self.config.mask.prior == "training" else []
+
+    # -- what the runs show ------------------------------------------------------------------------------------
+    def _held_out(self) -> list[Case]:
+        splits = self.workspace.splits()
+        return load_cases(self.workspace, splits.test or splits.train)
+
+    def _held_out_tumors(self, most: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        found = [Candidate(case, c) for case in self._held_out() for c in case.record.components if c.fits][:most]
+        return [(candidate.name, *tumor_image(self.plan, candidate, 0)) for candidate in found]
+
+    def _held_out_places(self, most: int) -> list[tuple[np.ndarray, np.ndarray, str]]:
+        cases = self._held_out()
+        self._load_donors(load_cases(self.workspace, self.workspace.splits().train))
+        windows = HealthyWindows(cases, self.plan, self.config, self._tumors(), self.donors)
+        return [windows.draw(np.random.default_rng([self.plan.seed, 7, number]), number % len(cases)) for number in range(most)]
+
+    def _segmentor_quality(self) -> dict[str, float]:
+        """Dice of S on held-out tumor windows: for the record, nothing is chosen by it."""
+        scores = [dice(self.probability(image) >= 0.5, mask > 0) for _, image, mask in self._held_out_tumors(64)]
+        return {"dice": float(np.mean(scores)), "dice_worst": float(np.min(scores)), "windows": float(len(scores))} if scores else {}
+
+    def _gan_quality(self) -> dict[str, float]:
+        """P on masks in healthy places of held-out cases: its mean, and the share that passes the filter."""
+        places = self._held_out_places(16)
+        before = [proportion(self.probability(image), mask) for image, mask, _ in places]
+        found = np.array([proportion(self.probability(self.paint(image, mask)), mask) for image, mask, _ in places])
+        passed = (found >= self.config.filter.threshold).mean()
+        return {"proportion": float(found.mean()), "passed": float(passed), "proportion_before": float(np.mean(before))}
+
+    def _segmentor_preview(self, path: Path) -> None:
+        """Held-out tumors: the scan, the true mask, S."""
+        windows = self._held_out_tumors(4)
+        rows = []
+        for _, image, mask in windows:
+            axial = busiest_slice(mask)
+            rows.append([a[:, :, axial] for a in (image[0], mask * 2.0 - 1, self.probability(image) * 2 - 1)])
+        grid_preview(path, rows, [name for name, _, _ in windows], ["scan", "mask", "segmentor"], -1, 1)
+
+    def _gan_preview(self, path: Path) -> None:
+        """Healthy places of held-out cases: the window, a mask of the prior, the synthetic tumor, the difference, what S finds."""
+        windows = self._held_out_places(5)
+        rows = []
+        for image, mask, _ in windows:
+            painted, axial = self.paint(image, mask), busiest_slice(mask >= 0.5)
+            shown = (image[0], mask * 2 - 1, painted[0], (painted - image)[0], self.probability(painted) * 2 - 1)
+            rows.append([a[:, :, axial] for a in shown])
+        names = ["healthy", "mask", "painted", "difference", "segmentor"]
+        grid_preview(path, rows, [name for _, _, name in windows], names, -1, 1)
+
+    # -- synthesis ---------------------------------------------------------------------------------------------
+    def load(self) -> dict[str, str]:
+        hashes = {"segmentor": load_weights({"segmentor": self.segmentor}, self.folder("segmentor"), "run `tumorgen train segmentor`")}
+        hashes["gan"] = load_weights({"generator": self.generator}, self.folder("gan"), "run `tumorgen train gan`")
+        for model in (self.segmentor, self.generator):
+            model.to(self.device).eval().requires_grad_(False)
+        if self.config.mask.prior == "training":
+            cases = load_cases(self.workspace, self.workspace.splits().train)
+            self._load_donors(cases)
+            hashes["masks"] = hash_value([case.record.inputs_hash for case in cases])
+        return hashes
+
+    def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
+        """Draws masks in the box until the segmentor finds one again; a scan in which it finds none comes back healthy, with no mask."""
+        c, plan, box = self.config, self.plan, request.box
+        scaled = scale(request.image, plan.channels, request.limits)
+        before = unscale(scaled, plan.channels, request.limits)
+        mask, image = np.zeros(scaled.shape[1:], np.float32), request.image.astype(np.float32, copy=True)
+        found: list[float] = []
+        for attempt in range(c.filter.tries):
+            rng = np.random.default_rng([seed, attempt])
+            mask[box.slices], drawn = draw_mask(c.mask, plan, box.shape, request.spacing_mm, rng, self.donors)
+            painted = self.paint(scaled, mask)
+            found.append(round(proportion(self.probability(painted), mask), 4))
+            if found[-1] >= c.filter.threshold:  # what is painted is a change: intensities beyond the clip window keep their excess
+                change = (unscale(painted, plan.channels, request.limits) - before) * (mask > 0)
+                return Synthetic(image + change, mask, {**drawn, "found": found[-1], "tries": attempt + 1})
+        return Synthetic(image, np.zeros_like(mask), {"found": max(found), "tries": c.filter.tries})
+
+
+# -- what is learnt --------------------------------------------------------------------------------------------
+class SegmentorObjective(nn.Module):
+    """Cross entropy + (1 - Dice); batch: image (B, C, ...) in [-1, 1], mask (B, 1, ...) in {0, 1}."""
+
+    def __init__(self, segmentor: nn.Module) -> None:
+        super().__init__()
+        self.segmentor = segmentor
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        mask = batch["mask"]
+        logits = self.segmentor(batch["image"]).float()
+        share = torch.sigmoid(logits)
+        entropy = F.binary_cross_entropy_with_logits(logits, mask)
+        overlap = (2 * (share * mask).sum() + 1) / (share.sum() + mask.sum() + 1)  # of the batch: windows without a tumor have no Dice
+        return entropy + 1 - overlap, {"entropy": entropy.detach(), "overlap": overlap.detach()}
+
+
+class GeneratorObjective(nn.Module):
+    """Eq. 3: L_seg + λ L_cls; batch: image (B, C, ...) in [-1, 1], mask (B, 1, ...) in [0, 1]. Only the generator is trained."""
+
+    def __init__(self, generator: TumorGenerator, segmentor: nn.Module, classifier: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.generator, self.weight = generator, weight
+        self._judges = (segmentor, classifier)  # a tuple keeps them out of this module's parameters
+
+    def paint(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """x^ in [-1, 1]."""
+        return 2 * self.generator((batch["image"] + 1) / 2, batch["mask"]) - 1
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        segmentor, classifier = self._judges
+        classifier.requires_grad_(False)
+        picture, mask = self.paint(batch), batch["mask"]
+        missed = 1 - torch.sigmoid(segmentor(picture).float())
+        lost = (missed * mask).sum() / mask.sum()  # eq. 2
+        fool = classification_loss(classifier(picture)[-1].float(), mask, 1.0)
+        return lost + self.weight * fool, {"lost": lost.detach(), "fool": fool.detach()}
+
+
+class ClassifierObjective(nn.Module):
+    """Real tumors (tumor, body) against synthetic ones (image, mask) of the batch, by cross entropy."""
+
+    def __init__(self, classifier: nn.Module, generator: GeneratorObjective) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self._generator = (generator,)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        self.classifier.requires_grad_(True)
+        with torch.no_grad():
+            picture = self._generator[0].paint(batch)
+        real = classification_loss(self.classifier(batch["tumor"])[-1].float(), batch["body"], 1.0)
+        fake = classification_loss(self.classifier(picture)[-1].float(), batch["mask"], 0.0)
+        return (real + fake) / 2, {}
+
+
+def classification_loss(logits: Tensor, mask: Tensor, truth: float) -> Tensor:
+    """Cross entropy of patch logits (B, 1, x, y, z) against `truth`, over the patches that hold some of the mask (B, 1, X, Y, Z)."""
+    held = (F.adaptive_max_pool3d(mask, logits.shape[2:]) >= 0.5).float()
+    each = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, truth), reduction="none")
+    return (each * held).sum() / held.sum().clamp_min(1)
+
+
+def proportion(found: np.ndarray, mask: np.ndarray) -> float:
+    """P: the share of the mask that is found, both (X, Y, Z) and taken from a half on; 0 for an empty mask. Source: eq. 4."""
+    inside = mask >= 0.5
+    return float((found[inside] >= 0.5).mean()) if inside.any() else 0.0
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice of two masks, 1 where both are empty."""
+    total = int(a.sum() + b.sum())
+    return 2 * float((a & b).sum()) / total if total else 1.0
+
+
+# -- items -----------------------------------------------------------------------------------------------------
+def segmentor_item(cases: Sequence[Case], plan: Plan, config: SegmentorConfig, seed: int) -> Callable[[int], dict[str, Any]]:
+    """Items of the segmentor's training: augmented windows, most around a tumor, with every tumor voxel in them marked."""
+    candidates = find_candidates(cases)
+
+    def window(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if rng.random() < config.tumor_share:
+            chosen = candidates[rng.integers(len(candidates))]
+            case, start = chosen.case, place_window(chosen.component.box, chosen.case.record.shape, config.patch, rng)
+        else:
+            case = cases[rng.integers(len(cases))]
+            free = zip(case.record.shape, config.patch, strict=True)
+            start = tuple(int(rng.integers(min(0, n - p), max(0, n - p) + 1)) for n, p in free)  # type: ignore[assignment]
+        image = scale(cut(case.image, start, config.patch), plan.channels, np.array(case.record.limits, np.float32))
+        tissue = 1 + (cut_mask(case.tumors, start, config.patch) > 0).astype(np.float32)  # 2 for tumor: `augment` must not lose an empty mask
+        image, tissue = augment(image, tissue, rng)
+        return image, (tissue > 1.5).astype(np.float32)
+
+    def item(number: int) -> dict[str, Any]:
+        rng = np.random.default_rng([seed, number])
+        image, mask = window(rng)
+        if rng.random() < config.mixup:
+            image, mask = mix_up(image, mask, *window(rng), rng)
+        return {"image": image, "mask": mask[None]}
+
+    return item
+
+
+class HealthyWindows:
+    """Windows of healthy scans, and of the labelled cases without their tumors, with a mask of the prior."""
+
+    def __init__(self, cases: Sequence[Case], plan: Plan, config: Config, tumors: Sequence[TumorFacts], donors: Sequence[np.ndarray]) -> None:
+        self.cases, self.plan, self.config, self.tumors, self.donors = cases, plan, config, tumors, donors
+        self.healthy = lru_cache(maxsize=64)(self._healthy)
+
+    def _healthy(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Case `number` without its tumors, (C, X, Y, Z), and its body, (X, Y, Z), where a mask's centre may lie."""
+        case, margin, spacing = self.cases[number], self.plan.paste.heal_mm, self.plan.window.spacing_mm
+        image, tumors = np.asarray(case.image, np.float32), np.asarray(case.tumors) > 0
+        tight = tight_box(tumors)
+        if tight is not None:
+            reach = tuple(int(np.ceil(margin / s)) for s in spacing)
+            image = heal(image, tumors, tight.grown(reach, case.record.shape), spacing, margin, number)  # type: ignore[arg-type]
+        return image, body_mask(image[0])
+
+    def draw(self, rng: np.random.Generator, number: int | None = None) -> tuple[np.ndarray, np.ndarray, str]:
+        """Image (C, *patch) in [-1, 1], mask (*patch) in [0, 1] and name of case `number`, or of any, augmented, where it is None.
+
+        Raises:
+            DataError: the case has no place for a box.
+        """
+        window, patch = self.plan.window, self.config.gan.patch
+        chosen = int(rng.integers(len(self.cases))) if number is None else number
+        record, (picture, body) = self.cases[chosen].record, self.healthy(chosen)
+        size_mm, _ = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng)
+        size = tuple(max(1, min(round(e / s), n - 2, m)) for e, s, n, m in zip(size_mm, window.spacing_mm, patch, record.shape, strict=True))
+        box = place_box(size, body, rng)  # type: ignore[arg-type]
+        if box is None:
+            raise DataError("No place for a tumor", [Fault(record.case, "no body", "a scan with a body", "take the scan out of the data set")])
+        start = place_window(box, record.shape, patch, rng)
+        mask = np.zeros(patch, np.float32)
+        inner = box.shifted(tuple(-a for a in start))  # type: ignore[arg-type]
+        mask[inner.slices], _ = draw_mask(self.config.mask, self.plan, box.shape, window.spacing_mm, rng, self.donors)
+        image = scale(cut(picture, start, patch), self.plan.channels, np.array(record.limits, np.float32))
+        return *(augment(image, mask, rng, spatial=False) if number is None else (image, mask)), record.case
