@@ -10,7 +10,7 @@ import pytest
 from conftest import TOY
 from typer.testing import CliRunner
 
-from tumorgen_cli import __version__, cli, pipeline
+from tumorgen_cli import __version__, cli, pipeline, status
 from tumorgen_cli.errors import TumorgenError
 from tumorgen_cli.plan import preset_names, preset_text
 from tumorgen_cli.workspace import Workspace
@@ -277,7 +277,7 @@ def test_an_interrupt_is_130(monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "status", stop)
+    monkeypatch.setattr(status, "status", stop)
     assert "goes on from there" in told(call("status", code=130))
 
 
@@ -285,7 +285,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def bug(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(pipeline, "status", bug)
+    monkeypatch.setattr(status, "status", bug)
     result = CliRunner().invoke(cli.app, ["status"])
     assert isinstance(result.exception, ZeroDivisionError)
 
@@ -294,7 +294,7 @@ def test_markup_in_names_is_not_eaten(monkeypatch):
     def refuse(*_, **__):
         raise TumorgenError("see [bold]/data/[1]/x[/bold]")
 
-    monkeypatch.setattr(pipeline, "status", refuse)
+    monkeypatch.setattr(status, "status", refuse)
     assert "[bold]/data/[1]/x[/bold]" in told(call("status", code=1))
 
 

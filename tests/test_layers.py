@@ -17,7 +17,7 @@ LAYERS = [
     {"windows", "boxes", "shapes", "texture", "healing", "preprocess"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
-        "flow", "diffusion", "previews", "pages",
+        "flow", "diffusion", "previews", "pages", "metrics.agreement",
     },
     {"training", "autoencoding", "latents", "painting", "vector_field"},
     {
@@ -25,10 +25,10 @@ LAYERS = [
         "methods.syntumor",
     },
     {
-        "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "budgets", "metrics.agreement",
+        "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "budgets",
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
-    {"evaluation", "filtering", "judges", "merging", "reader_study", "report", "comparison_table", "comparison_page", "organs", "pipeline"},
+    {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "organs", "pipeline"},
     {"comparison", "demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
@@ -55,15 +55,15 @@ BESIDE = {
     "methods.syntumor": {"methods.method"},
     "methods.freetumor": {"methods.method"},
     "nets.tumor_generator": {"nets.unet"},
-    "judging": {"judge", "metrics.agreement"},
-    "judge_training": {"judge", "judge_trainer", "metrics.agreement"},
+    "judging": {"judge"},
+    "judge_training": {"judge", "judge_trainer"},
     "healing": {"texture"},
     "budgets": {"stages"},
-    "synthesis": {"hosts", "judge", "judging", "metrics.agreement"},
+    "synthesis": {"hosts", "judge", "judging"},
     "metrics.frechet": {"metrics.features"},
     "metrics.novelty": {"metrics.tumors"},
     "metrics.reader_test": {"metrics.tumors"},
-    "metrics.scores": {"metrics.agreement", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.tumors"},
+    "metrics.scores": {"metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.tumors"},
     "filtering": {"evaluation"},
     "reader_study": {"evaluation"},
     "evaluation": {"report"},

@@ -12,7 +12,7 @@ import torch
 from conftest import plan_toy
 from scipy import ndimage
 
-from tumorgen_cli import pipeline, training
+from tumorgen_cli import training
 from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.errors import PlanError, StateError
 from tumorgen_cli.methods import METHODS, find_method
@@ -21,6 +21,7 @@ from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.methods.tumorgen import TumorGen
 from tumorgen_cli.records import Box, Request
 from tumorgen_cli.stages import train_stage, train_stages
+from tumorgen_cli.status import status
 from tumorgen_cli.training import load_weights
 from tumorgen_cli.windows import cut, load_case, tight_box
 from tumorgen_cli.workspace import Workspace
@@ -434,11 +435,11 @@ def test_blending_puts_the_known_region_back(trained):
 
 
 def test_the_status_tells_every_stage_once(trained, workspace):
-    told = [step.name.removeprefix("train ") for step in pipeline.status(trained) if step.name.startswith("train ")]
+    told = [step.name.removeprefix("train ") for step in status(trained) if step.name.startswith("train ")]
     expected = [stage for name in METHODS for stage in find_method(name).stages]
     assert sorted(told) == sorted(set(expected))
-    assert {step.state for step in pipeline.status(trained) if step.name.startswith("train ")} == {"done"}
-    own = [step.name for step in pipeline.status(workspace) if step.name.startswith("train ")]
+    assert {step.state for step in status(trained) if step.name.startswith("train ")} == {"done"}
+    own = [step.name for step in status(workspace) if step.name.startswith("train ")]
     assert own == ["train vae", "train flow", "train refiner"]  # of rivals nothing is said before one is begun
 
 

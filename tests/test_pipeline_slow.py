@@ -7,6 +7,7 @@ import pytest
 from conftest import TOY
 
 from tumorgen_cli import pipeline
+from tumorgen_cli.status import status
 from tumorgen_cli.workspace import Workspace
 
 
@@ -35,11 +36,11 @@ def test_run_all_and_again(phantoms, tmp_path):
     assert scores.page == str(workspace.evaluation("tumorgen_healthy") / "report.html")
     assert page.count("data:image") >= 3
     assert not re.search(r'(src|href)="http', page)
-    assert {(s.name, s.state) for s in pipeline.status(workspace)} >= {
+    assert {(s.name, s.state) for s in status(workspace)} >= {
         ("plan", "done"), ("preprocess", "done"), ("train vae", "done"), ("train flow", "done"), ("train refiner", "done"),
         ("synthesize tumorgen_healthy", "done"), ("evaluate tumorgen_healthy", "done"),
     }  # fmt: skip
-    assert all(s.state == "done" for s in pipeline.status(workspace))
+    assert all(s.state == "done" for s in status(workspace))
 
     before, plan = snapshot(workspace.root), workspace.plan().hash
     numbers = json.loads((workspace.evaluation("tumorgen_healthy") / "scores.json").read_text())

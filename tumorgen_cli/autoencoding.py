@@ -24,7 +24,7 @@ from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Shape
 from tumorgen_cli.training import Objective, Stage
-from tumorgen_cli.windows import Case, augment, cut, load_case, scale, unscale
+from tumorgen_cli.windows import Case, any_start, augment, cut, load_case, scale, unscale
 from tumorgen_cli.workspace import Workspace
 
 
@@ -133,15 +133,15 @@ def make_critic(channels: int) -> nn.Module:
 def draw_patch(cases: Sequence[Case], plan: Plan, shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """A scaled patch (C, *shape) of any place, two thirds of them around a tumor, mirrored and rescaled."""
     case = cases[rng.integers(len(cases))]
-    start = [int(rng.integers(min(0, n - p), max(0, n - p) + 1)) for n, p in zip(case.record.shape, shape, strict=True)]
+    start = any_start(case.record.shape, shape, rng)
     if case.record.components and rng.random() < 2 / 3:
         component = case.record.components[rng.integers(len(case.record.components))]
-        start = [
+        start = tuple(  # type: ignore[assignment]
             int(np.clip(round(c - p * rng.uniform(0.2, 0.8)), min(0, n - p), max(0, n - p)))
             for c, p, n in zip(component.box.center, shape, case.record.shape, strict=True)
-        ]
+        )
     limits = np.array(case.record.limits, np.float32)
-    image = scale(cut(case.image, (start[0], start[1], start[2]), shape), plan.channels, limits)
+    image = scale(cut(case.image, start, shape), plan.channels, limits)
     return augment(image, np.ones(shape, np.float32), rng, spatial=False)[0]
 
 

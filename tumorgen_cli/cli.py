@@ -39,6 +39,7 @@ JudgeFolder = Annotated[
 ]
 Keep = Annotated[float, typer.Option("--keep", help="Least share of the mask that the judge must find (FreeTumor's P).", min=0.0, max=1.0)]
 Features = Annotated[Literal["lite0", "filters", "inception"], typer.Option("--features", help="Feature network; only inception gives FID.")]
+Inception = Annotated[Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)]
 DEFAULT_WORK = Path("tumorgen_work")
 
 
@@ -352,7 +353,7 @@ def evaluate(
     synthetic: Annotated[Optional[list[Path]], typer.Option("--synthetic", help="A set; repeatable (default: every set of the workspace).")] = None,
     judge: JudgeFolder = None,
     features: Features = "lite0",
-    inception: Annotated[Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)] = None,
+    inception: Inception = None,
     device: Device = "auto",
     seed: Seed = None,
     as_json: Json = False,
@@ -380,7 +381,7 @@ def compare(
     host_labels: Annotated[Optional[Path], typer.Option("--host-labels", help="Their label files, named as the scans without _0000.")] = None,
     judge: JudgeFolder = None,
     features: Features = "lite0",
-    inception: Annotated[Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)] = None,
+    inception: Inception = None,
     device: Device = "auto",
     seed: Seed = None,
     as_json: Json = False,
@@ -511,9 +512,9 @@ def run(
 @_command
 def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
     """What is done, what is stale, what is next."""
-    from tumorgen_cli import pipeline
+    from tumorgen_cli.status import status as stand
 
-    steps = pipeline.status(_workspace(work))
+    steps = stand(_workspace(work))
     if as_json:
         console.print_json(steps)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -149,8 +149,11 @@ def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
 
 def tumor_names(path: Path) -> list[str]:
     """The labels of a data set that are tumors by their names."""
-    plain = files.read_plain(path / "dataset.json", "every nnU-Net raw data set has one")
-    return [name for name in plain["labels"] if _TUMOR.search(name)]
+    return _tumors_by_name(files.read_plain(path / "dataset.json", "every nnU-Net raw data set has one")["labels"])
+
+
+def _tumors_by_name(names: Iterable[str]) -> list[str]:
+    return [name for name in names if _TUMOR.search(name)]
 
 
 def _find_tumor(where: Path, labels: dict[str, int], wanted: str | None) -> str:
@@ -160,7 +163,7 @@ def _find_tumor(where: Path, labels: dict[str, int], wanted: str | None) -> str:
         matches = [n for n in names if wanted in (n, str(labels[n]))] or [n for n in names if n.lower() == wanted.lower()]
         found = f"--tumor-label {wanted}, but the labels are: {listed}"
     else:
-        matches = [name for name in names if _TUMOR.search(name)] if len(names) > 1 else names
+        matches = _tumors_by_name(names) if len(names) > 1 else names
         found = f"{len(matches) or 'no'} labels that may be the tumor, of: {listed}"
     if len(matches) == 1:
         return matches[0]

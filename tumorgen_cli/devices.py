@@ -24,6 +24,11 @@ class Budget:
     memory_gib: float
     bf16_speedup: float
 
+    @property
+    def large(self) -> bool:
+        """Whether networks of the papers' size fit: CUDA with 16 GiB or more."""
+        return self.device == "cuda" and self.memory_gib >= 16
+
 
 def find_device(name: DeviceName) -> torch.device:
     """The torch device for `auto`, `cpu` or `cuda`.

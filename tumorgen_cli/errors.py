@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -17,6 +17,11 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.where}\n    found:    {self.found}\n    expected: {self.expected}\n    remedy:   {self.remedy}"
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """The first names of many, with commas between, and whether there are more."""
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
 class TumorgenError(Exception):

@@ -121,6 +121,17 @@ def training_latents(encoder: Codec, encoder_hash: str, plan: Plan, workspace: W
     return cache.load()
 
 
+def held_out_cases(workspace: Workspace) -> list[Case]:
+    """The held-out cases; the training cases, where none is held out."""
+    splits = workspace.splits()
+    return load_cases(workspace, splits.test or splits.train)
+
+
+def held_out_candidates(cases: Sequence[Case], most: int) -> list[Candidate]:
+    """The first tumors of the cases that a window can hold; there may be none."""
+    return [Candidate(case, c) for case in cases for c in case.record.components if c.fits][:most]
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """A held-out tumor's window: image (1, C, X, Y, Z) in [-1, 1], its latent, mask (X, Y, Z)."""
@@ -132,11 +143,9 @@ class HeldOut:
 
 
 def held_out_windows(encoder: Codec, plan: Plan, workspace: Workspace, device: str, most: int) -> list[HeldOut]:
-    """The first tumors of the held-out cases (of the training cases, where none is held out)."""
-    splits = workspace.splits()
-    cases = load_cases(workspace, splits.test or splits.train)
+    """The first held-out tumors, encoded."""
     found = []
-    for candidate in [Candidate(case, c) for case in cases for c in case.record.components if c.fits][:most]:
+    for candidate in held_out_candidates(held_out_cases(workspace), most):
         image, mask = tumor_image(plan, candidate, 0)
         picture = torch.from_numpy(image)[None].to(device)
         with precise(plan.precision, device):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tumorgen_cli.dataset import Dataset, file_faults, read_dataset
-from tumorgen_cli.errors import DataError, Fault, TumorgenError
+from tumorgen_cli.errors import DataError, Fault, TumorgenError, few
 from tumorgen_cli.files import hash_file, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.records import Provenance
@@ -255,7 +255,7 @@ def _match_faults(real: Dataset, each: _Set) -> list[Fault]:
         faults.append(Fault(f"{each.folder}: {case}", f"{parts[0]} alone", f"{parts[1]}, too", "run `tumorgen synthesize` again"))
     strangers = sorted(set(each.learnt_from) - set(real.cases))
     if strangers:
-        found = f"{len(strangers)} cases that {real.name} lacks ({', '.join(strangers[:5])}{' …' if len(strangers) > 5 else ''})"
+        found = f"{len(strangers)} cases that {real.name} lacks ({few(strangers)})"
         expected = "cases of the real data set, by the names they had then: what a fold may have is decided by them"
         faults.append(Fault(f"{each.folder / 'set.json'}: learnt_from", found, expected, remedy))
     return faults

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 from tumorgen_cli import console, rules
 from tumorgen_cli.dataset import Dataset, find_dataset, host_scans, read_dataset
 from tumorgen_cli.devices import DeviceName, find_budget, find_device
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
 from tumorgen_cli.faults import read_header
 from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
 from tumorgen_cli.judges import find_judge, needed_judge
 from tumorgen_cli.methods import METHODS, find_method
-from tumorgen_cli.methods.method import Method, Sampling
+from tumorgen_cli.methods.method import Sampling
 from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import display_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
 from tumorgen_cli.stages import open_method, train_stages
 from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, synthesize_set
-from tumorgen_cli.windows import is_done
 from tumorgen_cli.workspace import Splits, Workspace
 
 if TYPE_CHECKING:
@@ -191,7 +189,7 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
     hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
     both = sorted({host.case for host in hosts} & {*splits.train, *splits.test})
     if both:
-        found = f"{len(both)} names of the data set's own cases ({', '.join(both[:5])}{' …' if len(both) > 5 else ''})"
+        found = f"{len(both)} names of the data set's own cases ({few(both)})"
         fault = Fault(str(healthy), found, "other scans", "rename or remove them: whether they are free of tumors cannot be told")
         raise DataError("Healthy scans bear names of labelled cases", [fault])
     grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
@@ -254,7 +252,7 @@ def synthesize(
     sources = redraw_sources(workspace, plan, cases) if cases else healthy_sources(plan, healthy, roi, paint_in)
     seed = plan.seed if seed is None else seed
     train = workspace.splits().train
-    tumors = [t for case in workspace.fingerprint().cases if case.case in train for t in case.tumors]
+    tumors = workspace.fingerprint().of(train).tumors
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
         "steps": sampling.steps, "solver": sampling.solver, "learnt_from": train,
@@ -499,65 +497,3 @@ def run_all(
     made = synthesize(workspace, "tumorgen", pairs, healthy, device=device, seed=seed)
     console.headline("5/5 evaluate")
     return RunReport(made, evaluate_sets(workspace, [Path(made.folder)], judge, device, features))
-
-
-# -- status ----------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Step:
-    """One step of the pipeline: done, stale or missing; the command for it."""
-
-    name: str
-    state: str
-    detail: str
-    command: str
-
-
-def status(workspace: Workspace) -> list[Step]:
-    """Every step of a workspace and how it stands, rivals' stages once one is begun; reads, never writes."""
-    where = f"-w {workspace.root}"
-    if not workspace.plan_file.is_file():
-        return [Step("plan", "missing", "", f"tumorgen plan DATASET {where}")]
-    plan, splits = workspace.plan(), workspace.splits()
-    detail = f"{plan.dataset}: {len(splits.train)} to learn from, {len(splits.test)} held out"
-    steps = [Step("plan", "done", detail, f"tumorgen plan {plan.dataset_path} {where}")]
-    cases = [*splits.train, *splits.test]
-    ready = sum(is_done(plan, case, workspace.cases / case) for case in cases)
-    state = "done" if ready == len(cases) else "missing" if not ready else "partly"
-    steps.append(Step("preprocess", state, f"{ready} of {len(cases)} cases", f"tumorgen preprocess {where}"))
-    told: set[Path] = set()  # a stage that methods share is told once
-    for name in METHODS:
-        method = find_method(name)(plan, workspace)
-        if name == METHODS[0] or (workspace.root / "runs" / name).is_dir():
-            fresh = [stage for stage in method.stages if method.folder(stage) not in told]
-            steps += [_stage_step(method, stage, where) for stage in fresh]
-            told |= {method.folder(stage) for stage in fresh}
-    if (workspace.root / "judge" / "judge.json").is_file():
-        made = read_plain(workspace.root / "judge" / "judge.json", "run `tumorgen train judge --restart`")
-        steps.append(Step("train judge", "done", f"{len(made['cases'])} cases, {made['minutes']:g} minutes", f"tumorgen train judge {where}"))
-    for folder in sorted(workspace.root.glob("synthetic/*/set.json")):
-        lines = sum(log.read_text().count("\n") for log in folder.parent.glob("provenance*.jsonl"))  # of shards, too
-        done = (folder.parent / "dataset.json").is_file()
-        stale = read_plain(folder, "delete the set")["plan"] != plan.hash
-        state = "stale" if stale else "done" if done else "partly"
-        steps.append(Step(f"synthesize {folder.parent.name}", state, f"{lines} pairs", f"tumorgen synthesize --healthy DIR -n N {where}"))
-        scores = workspace.evaluation(folder.parent.name) / "scores.json"
-        state = "done" if scores.is_file() else "missing"
-        steps.append(Step(f"evaluate {folder.parent.name}", state, "", f"tumorgen evaluate --synthetic {folder.parent} {where}"))
-    if not list(workspace.root.glob("synthetic/*/set.json")):
-        steps.append(Step("synthesize", "missing", "", f"tumorgen synthesize --healthy DIR -n N {where}"))
-    return steps
-
-
-def _stage_step(method: Method, stage: str, where: str) -> Step:
-    folder = method.folder(stage)
-    command = f"tumorgen train {stage} {where}"
-    if method.trained(stage):
-        path = folder / "run.json"
-        if not path.is_file():
-            return Step(f"train {stage}", "done", "part of an earlier stage", command)
-        run = json.loads(path.read_text())
-        numbers = ", ".join(f"{k} {v:.4g}" for k, v in run["numbers"].items())
-        return Step(f"train {stage}", "done", f"{run['iterations']} iterations, {console.clock(run['seconds'])} {numbers}", command)
-    if (folder / "run.json").is_file():
-        return Step(f"train {stage}", "stale", "made from other data, plan or stages", f"{command} --restart")
-    return Step(f"train {stage}", "partly" if (folder / "last.pt").is_file() else "missing", "", command)

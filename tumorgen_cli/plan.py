@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -164,7 +164,7 @@ def make_plan(
         PlanError: unknown or ill-typed overrides (all at once), or a window that does not suit the networks.
     """
     d = Decisions(overrides)
-    learnt_from = replace(fingerprint, cases=tuple(case for case in fingerprint.cases if case.case in set(train)))
+    learnt_from = fingerprint.of(train)
     tumors = learnt_from.tumors
     for i, facts in enumerate(fingerprint.channels):
         scaling = rules.channel_scaling(facts)

@@ -6,8 +6,8 @@ units (SUV, HU, ...) wherever a record carries an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,10 @@ class Fingerprint:
     @property
     def tumors(self) -> tuple[TumorFacts, ...]:
         return tuple(tumor for case in self.cases for tumor in case.tumors)
+
+    def of(self, cases: Collection[str]) -> Fingerprint:
+        """The same of some cases alone; what was pooled over all stays pooled."""
+        return replace(self, cases=tuple(case for case in self.cases if case.case in cases))
 
 
 @dataclass(frozen=True)

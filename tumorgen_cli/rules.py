@@ -158,6 +158,16 @@ def smallest_volume_ml(tumors: Sequence[TumorFacts]) -> float:
     return round(min(tumor.volume_ml for tumor in tumors) / 2, 4)
 
 
+def encoded_copies(tumors: int) -> int:
+    """Augmented windows to encode per tumor: about 640 in all, 4 to 32 of each."""
+    return int(np.clip(640 // tumors, 4, 32))
+
+
+def flow_steps(tumors: int, most: int) -> int:
+    """Training steps of a flow: 75 a tumor, 1000 to `most`."""
+    return int(np.clip(75 * tumors, 1000, most))
+
+
 def split_cases(cases: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(train, test): every fifth case of the sorted names is held out, at least one where there are two."""
     ordered = sorted(cases)

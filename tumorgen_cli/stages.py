@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tumorgen_cli import console
 from tumorgen_cli.devices import DeviceName, find_device
-from tumorgen_cli.errors import Fault, PlanError, StateError
+from tumorgen_cli.errors import Fault, PlanError, StateError, few
 from tumorgen_cli.files import locked, unknown_name
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method
@@ -26,7 +26,7 @@ def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None
     """
     missing = [case for case in (*splits.train, *splits.test) if not is_done(plan, case, workspace.cases / case)]
     if missing:
-        found = f"{len(missing)} cases missing or made by another plan ({', '.join(missing[:5])}{' …' if len(missing) > 5 else ''})"
+        found = f"{len(missing)} cases missing or made by another plan ({few(missing)})"
         raise StateError("Cases are not preprocessed", [Fault(str(workspace.cases), found, "every case", "run `tumorgen preprocess`")])
 
 

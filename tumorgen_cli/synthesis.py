@@ -29,8 +29,9 @@ from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, pair_preview
-from tumorgen_cli.records import Box, Provenance, Shard, TumorFacts
+from tumorgen_cli.records import Box, Grid, Provenance, Shard, TumorFacts
 from tumorgen_cli.volumes import describe, read_volume, same_geometry, write_volume
+from tumorgen_cli.windows import tight_box
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge import Judge
@@ -229,11 +230,7 @@ def _write_pair(plan: Plan, job: Job, scan: Scan, draw: _Draw, out: Path) -> Non
     """A tumor that was in the box is gone from the labels, as from the picture: its voxels take the label nearest to them."""
     image, mask, box = np.asarray(draw.image), draw.mask, draw.box
     labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
-    old = np.zeros(labels.shape, bool)
-    old[box.slices] = labels[box.slices] == plan.tumor_label
-    if old.any():
-        nearest = ndimage.distance_transform_edt(labels == plan.tumor_label, scan.grid.spacing_mm, return_distances=False, return_indices=True)
-        labels[old] = labels[tuple(nearest)][old]
+    _take_away(labels, box, plan.tumor_label, scan.grid)
     labels[mask] = plan.tumor_label
     for channel, array in enumerate(image):
         write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", array, scan.grid)
@@ -243,6 +240,20 @@ def _write_pair(plan: Plan, job: Job, scan: Scan, draw: _Draw, out: Path) -> Non
         out / "previews" / f"{job.case}.png", scan.image[0], image[0], mask, box, scan.grid.spacing_mm, _display_range(scan, image, box),
         job.case, direction=scan.grid.direction, colormap=colormap, unit=unit,
     )  # fmt: skip
+
+
+def _take_away(labels: np.ndarray, box: Box, tumor_label: int, grid: Grid) -> None:
+    """Gives the tumor voxels in a box of labels (X, Y, Z), in place, the label nearest to them."""
+    tumors = labels == tumor_label
+    around = tight_box(tumors)
+    if around is None or not tumors[box.slices].any():
+        return
+    region = around.grown(1, grid.shape)  # on the way from a tumor voxel to the nearest other one all are tumor
+    part, old = labels[region.slices], np.zeros(labels.shape, bool)
+    old[box.slices] = tumors[box.slices]
+    nearest = ndimage.distance_transform_edt(tumors[region.slices], grid.spacing_mm, return_distances=False, return_indices=True)
+    inside = old[region.slices]
+    part[inside] = part[tuple(nearest)][inside]
 
 
 def _display_range(scan: Scan, image: np.ndarray, box: Box) -> tuple[float, float]:

@@ -202,8 +202,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     Raises:
         StateError: the state in `folder` was made from other inputs, or a loss is not finite.
     """
-    AcceleratorState._reset_state()  # a second stage of one process may use another precision
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = _accelerator(device, precision)
     if stage.batch % accelerator.num_processes:
         fault = Fault("batch", str(stage.batch), f"a multiple of {accelerator.num_processes} processes", "change the batch or the processes")
         raise StateError("The batch cannot be shared out", [fault])
@@ -266,8 +265,7 @@ def seconds_a_step(stage: Stage, device: str, precision: str) -> float:
 
     The weights move in memory: a stage that is measured is not to be used again.
     """
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = _accelerator(device, precision)
     modules, optimizers = _prepared(stage, accelerator)
     ema = _Ema(stage.models, stage.ema)
     took: list[float] = []
@@ -281,6 +279,11 @@ def seconds_a_step(stage: Stage, device: str, precision: str) -> float:
         _ = [float(value) for value in logs.values()]  # waits for the device
         took.append(time.perf_counter() - begun)
     return sum(took[1:]) / (len(took) - 1)
+
+
+def _accelerator(device: str, precision: str) -> Accelerator:
+    AcceleratorState._reset_state()  # a second stage of one process may use another precision
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
 
 
 def _prepared(stage: Stage, accelerator: Accelerator) -> tuple[list[nn.Module], list[torch.optim.AdamW]]:

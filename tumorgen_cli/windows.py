@@ -142,6 +142,11 @@ def place_window(box: Box, volume: Shape, window: Shape, rng: np.random.Generato
     return tuple(start)  # type: ignore[return-value]
 
 
+def any_start(volume: Shape, window: Shape, rng: np.random.Generator) -> Shape:
+    """A window's start anywhere in the volume, or, on an axis on which it is larger, anywhere around it."""
+    return tuple(int(rng.integers(min(0, n - m), max(0, n - m) + 1)) for n, m in zip(volume, window, strict=True))  # type: ignore[return-value]
+
+
 def tight_box(mask: np.ndarray) -> Box | None:
     """The tight box of a mask (X, Y, Z); None where it is empty."""
     spans = []

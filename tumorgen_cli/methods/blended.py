@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tumorgen_cli import autoencoding as ae
-from tumorgen_cli import flow
+from tumorgen_cli import flow, rules
 from tumorgen_cli.boxes import box_mask, draw_box, latent_mask
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import derive_seed, from_plain
@@ -86,17 +86,17 @@ class Blended(Method):
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
-        large = budget.device == "cuda" and budget.memory_gib >= 16
+        large = budget.large
         tumors = max(1, len(fingerprint.tumors))
         same = "as TumorGen's flow"
         f = d.within("unconditional")
         f.take("widths", (64, 128, 256) if large else (32, 64, 128), same)
         f.take("res_blocks", 2, same)
         f.take("batch", 8, same)
-        f.take("iterations", int(np.clip(75 * tumors, 1000, 20000 if large else 3000)), same, tumors=tumors)
+        f.take("iterations", rules.flow_steps(tumors, 20000 if large else 3000), same, tumors=tumors)
         f.take("learning_rate", 2e-4 if large else 2e-3, same)
         f.take("ema", 0.995, same)
-        f.take("copies", int(np.clip(640 // tumors, 4, 32)), same, tumors=tumors)
+        f.take("copies", rules.encoded_copies(tumors), same, tumors=tumors)
         s = d.within("sampling")
         s.take("steps", 50, "blending needs more steps than a condition does: 50, as the paper's diffusion")
         s.take("solver", "euler", same)

@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from tumorgen_cli import autoencoding as ae
-from tumorgen_cli import diffusion
+from tumorgen_cli import diffusion, rules
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.errors import Fault, PlanError
 from tumorgen_cli.files import derive_seed
@@ -119,7 +119,7 @@ class DiffTumor(Method):
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
-        large = budget.device == "cuda" and budget.memory_gib >= 16
+        large = budget.large
         tumors = max(1, len(fingerprint.tumors))
         published = "DiffTumor's published setting"
         v = d.within("vqgan")
@@ -148,7 +148,7 @@ class DiffTumor(Method):
         f.take("iterations", 60000 if large else 2400, "published: 60,000; on a CPU as long as TumorGen's flow, by the clock")
         f.take("learning_rate", 1e-4 if large else 1e-3, "1e-4 as published; higher for the few steps of a CPU")
         f.take("ema", 0.995, published)
-        f.take("copies", int(np.clip(640 // tumors, 4, 32)), "as TumorGen's: the same windows", tumors=tumors)
+        f.take("copies", rules.encoded_copies(tumors), "as TumorGen's: the same windows", tumors=tumors)
         f.take("timesteps", 200, "published for all but early tumors")
         plan_masks(d, "ellipsoid")
         s = d.within("sampling")

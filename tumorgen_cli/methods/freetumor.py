@@ -6,6 +6,7 @@ segmentor does not find again in a synthetic tumor is thrown away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,11 +22,12 @@ from torch import Tensor, nn
 from tumorgen_cli.autoencoding import busiest_slice, load_cases, precise
 from tumorgen_cli.boxes import body_mask, draw_size_mm, place_box
 from tumorgen_cli.devices import Budget
-from tumorgen_cli.errors import DataError, Fault, StateError
+from tumorgen_cli.errors import DataError, Fault, StateError, few
 from tumorgen_cli.files import derive_seed, hash_value
 from tumorgen_cli.healing import heal
-from tumorgen_cli.latents import Candidate, find_candidates, tumor_image
+from tumorgen_cli.latents import find_candidates, held_out_candidates, held_out_cases, tumor_image
 from tumorgen_cli.methods.method import Method, Sampling
+from tumorgen_cli.metrics import agreement
 from tumorgen_cli.nets.tumor_generator import TumorGenerator
 from tumorgen_cli.nets.unet import make_unet
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
@@ -33,7 +35,21 @@ from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic, TumorFacts
 from tumorgen_cli.shapes import MaskConfig, draw_mask, load_donors, place_mask, plan_masks
 from tumorgen_cli.training import Objective, Stage, load_weights
-from tumorgen_cli.windows import Case, augment, cut, cut_mask, is_done, load_case, mix_up, place_window, scale, tight_box, tumor_window, unscale
+from tumorgen_cli.windows import (
+    Case,
+    any_start,
+    augment,
+    cut,
+    cut_mask,
+    is_done,
+    load_case,
+    mix_up,
+    place_window,
+    scale,
+    tight_box,
+    tumor_window,
+    unscale,
+)
 from tumorgen_cli.workspace import Workspace
 
 
@@ -111,7 +127,7 @@ class FreeTumor(Method):
     # -- planning ----------------------------------------------------------------------------------------------
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
-        large = budget.device == "cuda" and budget.memory_gib >= 16
+        large = budget.large
         free = "the paper gives none; not swept"
         side = 96 if large else 48
         patch = tuple(min(n, side) for n in window.shape)
@@ -230,32 +246,27 @@ class FreeTumor(Method):
         names = [case.record.case for case in unlabelled]
         stale = [name for name in names if not is_done(self.plan, name, self.workspace.unlabelled / name)]
         if stale:
-            found = f"{len(stale)} scans made by another plan ({', '.join(stale[:5])}{' …' if len(stale) > 5 else ''})"
+            found = f"{len(stale)} scans made by another plan ({few(stale)})"
             remedy = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
             raise StateError("Unlabelled scans are stale", [Fault(str(self.workspace.unlabelled), found, "the present plan's", remedy)])
 
-    def _tumors(self) -> list[TumorFacts]:
-        train = set(self.workspace.splits().train)
-        return [tumor for case in self.workspace.fingerprint().cases if case.case in train for tumor in case.tumors]
+    def _tumors(self) -> tuple[TumorFacts, ...]:
+        return self.workspace.fingerprint().of(self.workspace.splits().train).tumors
 
     # -- what the runs show ------------------------------------------------------------------------------------
-    def _held_out(self) -> list[Case]:
-        splits = self.workspace.splits()
-        return load_cases(self.workspace, splits.test or splits.train)
-
     def _held_out_tumors(self, most: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        found = [Candidate(case, c) for case in self._held_out() for c in case.record.components if c.fits][:most]
+        found = held_out_candidates(held_out_cases(self.workspace), most)
         return [(candidate.name, *tumor_image(self.plan, candidate, 0)) for candidate in found]
 
     def _held_out_places(self, most: int) -> list[tuple[np.ndarray, np.ndarray, str]]:
-        cases = self._held_out()
+        cases = held_out_cases(self.workspace)
         self.donors, _ = load_donors(self.config.mask, self.workspace)
         windows = HealthyWindows(cases, self.plan, self.config, self._tumors(), self.donors)
         return [windows.draw(np.random.default_rng([self.plan.seed, 7, number]), number % len(cases)) for number in range(most)]
 
     def _segmentor_quality(self) -> dict[str, float]:
         """Dice of S on held-out tumor windows: for the record, nothing is chosen by it."""
-        scores = [dice(self.probability(image) >= 0.5, mask > 0) for _, image, mask in self._held_out_tumors(64)]
+        scores = [agreement.dice(self.probability(image) >= 0.5, mask) for _, image, mask in self._held_out_tumors(64)]
         return {"dice": float(np.mean(scores)), "dice_worst": float(np.min(scores)), "windows": float(len(scores))} if scores else {}
 
     def _gan_quality(self) -> dict[str, float]:
@@ -377,15 +388,9 @@ def classification_loss(logits: Tensor, mask: Tensor, truth: float) -> Tensor:
 
 
 def proportion(found: np.ndarray, mask: np.ndarray) -> float:
-    """P: the share of the mask that is found, both (X, Y, Z) and taken from a half on; 0 for an empty mask. Source: eq. 4."""
-    inside = mask >= 0.5
-    return float((found[inside] >= 0.5).mean()) if inside.any() else 0.0
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice of two masks, 1 where both are empty."""
-    total = int(a.sum() + b.sum())
-    return 2 * float((a & b).sum()) / total if total else 1.0
+    """P (eq. 4) of soft masks (X, Y, Z), of which a voxel is inside from a half on; 0 for an empty mask."""
+    share = agreement.proportion(mask >= 0.5, found >= 0.5)
+    return 0.0 if math.isnan(share) else share
 
 
 # -- items -----------------------------------------------------------------------------------------------------
@@ -399,8 +404,7 @@ def segmentor_item(cases: Sequence[Case], plan: Plan, config: SegmentorConfig, s
             case, start = chosen.case, place_window(chosen.component.box, chosen.case.record.shape, config.patch, rng)
         else:
             case = cases[rng.integers(len(cases))]
-            free = zip(case.record.shape, config.patch, strict=True)
-            start = tuple(int(rng.integers(min(0, n - p), max(0, n - p) + 1)) for n, p in free)  # type: ignore[assignment]
+            start = any_start(case.record.shape, config.patch, rng)
         image = scale(cut(case.image, start, config.patch), plan.channels, np.array(case.record.limits, np.float32))
         tissue = 1 + (cut_mask(case.tumors, start, config.patch) > 0).astype(np.float32)  # 2 for tumor: `augment` must not lose an empty mask
         image, tissue = augment(image, tissue, rng)

@@ -77,7 +77,7 @@ class TumorGen(Method):
     # -- planning ----------------------------------------------------------------------------------------------
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
-        large = budget.device == "cuda" and budget.memory_gib >= 16
+        large = budget.large
         tumors = max(1, len(fingerprint.tumors))
         maisi = "MAISI's widths from 16 GiB up" if large else "small enough to learn from tens of scans, and on a CPU"
         free = "the paper gives none; not swept"
@@ -103,10 +103,10 @@ class TumorGen(Method):
         f.take("res_blocks", 2, "MAISI's")
         f.take("batch", 8, free)
         most = 20000 if large else 3000
-        f.take("iterations", int(np.clip(75 * tumors, 1000, most)), f"75 steps a tumor, 1000 to {most}", tumors=tumors)
+        f.take("iterations", rules.flow_steps(tumors, most), f"75 steps a tumor, 1000 to {most}", tumors=tumors)
         f.take("learning_rate", 2e-4 if large else 2e-3, "on FDG-PET 2e-3 beat 1e-3 and 5e-4 at equal time; large networks are not measured")
         f.take("ema", 0.995, free)
-        f.take("copies", int(np.clip(640 // tumors, 4, 32)), "about 640 encoded windows: fewer are memorised, more cost disk", tumors=tumors)
+        f.take("copies", rules.encoded_copies(tumors), "about 640 encoded windows: fewer are memorised, more cost disk", tumors=tumors)
         f.take("time_schedule", "uniform", "uniform in the paper's notation")
         f.take("bapmg", True, "TumorGen, section 2.1; false: the fixed tight box of Table 2")
         f.take("coarse_weight", 1.0, "λ1; the paper gives none")
