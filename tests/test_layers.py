@@ -12,7 +12,7 @@ import tumorgen_cli
 PACKAGE = Path(tumorgen_cli.__file__).parent
 LAYERS = [
     {"errors", "records"},
-    {"files", "volumes", "console", "devices"},
+    {"files", "volumes", "console", "devices", "processes"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
     {"windows", "boxes", "shapes", "texture", "healing", "preprocess"},
     {

@@ -10,10 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tumorgen_cli.files import atomic, read_plain, read_record, to_plain, write_json
+from tumorgen_cli.processes import end_with_parent
 from tumorgen_cli.records import Triple
 
 NAME = "Dataset900_Judge"
@@ -288,16 +286,6 @@ def _on_cpu(weights: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found[value.data_ptr(), tuple(value.shape)] for name, value in weights.items()}
 
 
-def _end_with_parent() -> None:
-    """Ends this process group, workers and all, when the parent is gone: nothing is ever written to stdin, it only closes."""
-
-    def watch() -> None:
-        os.read(0, 1)
-        os.killpg(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _progress_teller(path: Path) -> Callable[[int, int, str], None]:
     """Writes progress to a file, at most twice a second."""
     told = [-math.inf]
@@ -311,7 +299,7 @@ def _progress_teller(path: Path) -> Callable[[int, int, str], None]:
 
 
 def _main(folder: Path) -> None:
-    _end_with_parent()
+    end_with_parent()
     import torch
 
     job = read_record(Job, folder / "job.json", "start the judge's training again")
