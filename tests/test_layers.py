@@ -12,7 +12,7 @@ import tumorgen_cli
 PACKAGE = Path(tumorgen_cli.__file__).parent
 LAYERS = [
     {"errors", "records"},
-    {"files", "volumes", "console", "devices"},
+    {"files", "volumes", "console", "devices", "processes"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
     {"windows", "boxes", "shapes", "texture", "healing", "preprocess"},
     {
@@ -28,8 +28,9 @@ LAYERS = [
         "hosts", "synthesis", "judge", "judging", "nnunet", "nnunet_child", "judge_training", "stages", "budgets",
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
-    {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "organs", "pipeline"},
-    {"comparison", "demo", "cli"},
+    {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "gains", "pipeline"},
+    {"subsets", "organs", "downstream_page"},
+    {"comparison", "downstream", "demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 #: module -> modules of its own layer that it may import
@@ -69,8 +70,9 @@ BESIDE = {
     "reader_study": {"evaluation"},
     "evaluation": {"report"},
     "comparison_page": {"comparison_table", "evaluation"},
+    "organs": {"subsets"},
     "pipeline": {"evaluation", "filtering", "judges", "merging", "reader_study"},
-    "cli": {"comparison", "demo"},
+    "cli": {"downstream", "comparison", "demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")
 

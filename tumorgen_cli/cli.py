@@ -398,7 +398,7 @@ def compare(
         faults.append(Fault("--paint-in", "one of --healthy and --host-labels", expected, "add what is missing, or leave both out"))
     elif host_labels is not None and paint_in is None:
         faults.append(Fault("--host-labels", "no --paint-in", "the label to paint in", "add --paint-in LABEL"))
-    names = _method_names(methods, faults)
+    names = _method_names("--methods", methods, faults)
     from tumorgen_cli.budgets import Budget
     from tumorgen_cli.comparison import Hosts, Scoring, compare_methods
     from tumorgen_cli.comparison_table import RULE, table_rows
@@ -419,17 +419,56 @@ def compare(
     console.next_command(f"open {made.page}")
 
 
-def _method_names(text: str, faults: list[Fault]) -> list[str]:
-    """The methods of --methods; tells what is wrong with them together with `faults`."""
+def _method_names(option: str, text: str, faults: list[Fault], others: tuple[str, ...] = ()) -> list[str]:
+    """The methods (or others) that an option names; tells what is wrong with them together with `faults`."""
     from tumorgen_cli.files import unknown_name
     from tumorgen_cli.methods import METHODS
 
-    names = [name.strip() for name in text.split(",")]
-    faults += [unknown_name("--methods", name, METHODS) for name in dict.fromkeys(names) if name not in METHODS]
-    faults += [Fault(f"--methods.{name}", "named twice", "once", "leave one out") for name in METHODS if names.count(name) > 1]
+    names, known = [name.strip() for name in text.split(",")], (*others, *METHODS)
+    faults += [unknown_name(option, name, known) for name in dict.fromkeys(names) if name not in known]
+    faults += [Fault(f"{option}.{name}", "named twice", "once", "leave one out") for name in known if names.count(name) > 1]
     if faults:
-        raise PlanError("The methods cannot be compared so", faults)
+        raise PlanError("Nothing can be compared so", faults)
     return names
+
+
+@app.command()
+@_command
+def downstream(
+    arms: Annotated[str, typer.Option("--arms", help="real and methods, with commas between.")] = "real,tumorgen",
+    work: Work = DEFAULT_WORK,
+    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
+    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")] = None,
+    fractions: Annotated[str, typer.Option("--fractions", help="Shares of the real training cases, with commas between.")] = "0.25,0.5,1",
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each arm.", min=1)] = 3,
+    minutes: Annotated[float, typer.Option("--minutes", help="Of the first nnU-Net; all others take as many iterations.", min=0.01)] = 60.0,
+    ratio: Annotated[int, typer.Option("--ratio", help="Pairs to a real case.", min=1)] = 4,
+    real_share: Annotated[float, typer.Option("--real-share", help="Of real cases in what is drawn in training.", min=0.01, max=0.99)] = 0.5,
+    jobs: Annotated[Optional[int], typer.Option("--jobs", help="nnU-Nets at a time (default: one per GPU, or one).", min=1)] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train nnU-Nets with and without pairs, alike otherwise, and score them on real held-out cases."""
+    faults = []
+    if healthy is None and cases is None:
+        faults.append(Fault("--healthy", "nothing to paint into", "a folder of scans", "give --healthy DIR, --cases train, or both"))
+    try:
+        shares = tuple(float(part) for part in fractions.split(","))
+    except ValueError:
+        shares = ()
+        faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
+    names = _method_names("--arms", arms, faults, ("real",))
+    from tumorgen_cli.downstream import Design, gain_rows, measure_gains
+
+    design = Design(tuple(names), shares, seeds, minutes, ratio, real_share)
+    made = measure_gains(_workspace(work), design, healthy, cases, device, jobs)
+    if as_json:
+        console.print_json(made)
+    else:
+        title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
+        columns = ("real cases", "arm", "DSC [95 % interval]", "gain", "better / worse, p", "NSD", "found", "FP a scan")
+        console.table(title, columns, gain_rows(made.result.arms))
+    console.next_command(f"open {made.page}")
 
 
 study = typer.Typer(invoke_without_command=True, help="A blind real-or-synthetic study: one page for readers, and its scores.")

@@ -11,11 +11,8 @@ import copy
 import json
 import math
 import multiprocessing
-import os
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +23,7 @@ import numpy as np
 
 from tumorgen_cli.files import atomic, read_record, to_plain, write_json
 from tumorgen_cli.nnunet import BEST, CONFIGURATION, FINAL, LATEST, NAME, PLANS, Extra, Job, Schedule, Size, prepared_hash_of, results_folder
+from tumorgen_cli.processes import end_with_parent
 
 _FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by less than 1 %
 _SAVE_SECONDS = 60.0
@@ -269,16 +267,6 @@ def _on_cpu(weights: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found[value.data_ptr(), tuple(value.shape)] for name, value in weights.items()}
 
 
-def _end_with_parent() -> None:
-    """Ends this process group, workers and all, when the parent is gone: nothing is ever written to stdin, it only closes."""
-
-    def watch() -> None:
-        os.read(0, 1)
-        os.killpg(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _progress_teller(path: Path) -> Callable[[int, int, str], None]:
     """Writes progress to a file, at most twice a second."""
     told = [-math.inf]
@@ -292,7 +280,7 @@ def _progress_teller(path: Path) -> Callable[[int, int, str], None]:
 
 
 def _main(folder: Path) -> None:
-    _end_with_parent()
+    end_with_parent()
     import torch
 
     job = read_record(Job, folder / "job.json", "start the training again")

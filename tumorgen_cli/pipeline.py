@@ -168,7 +168,7 @@ def _short(value: Any) -> str:
 def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
     """Preprocesses every case of the plan that is not done; returns how many were written."""
     plan, splits = workspace.plan(), workspace.splits()
-    dataset = _dataset_of(plan)
+    dataset = dataset_of(plan)
     facts = {case.case: case for case in workspace.fingerprint().cases}
     cases = [*splits.train, *splits.test]
     jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
@@ -198,7 +198,7 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
         return preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabelled, count, tick)
 
 
-def _dataset_of(plan: Plan) -> Dataset:
+def dataset_of(plan: Plan) -> Dataset:
     """The planned data set, as it lies on disk now.
 
     Raises:
@@ -295,7 +295,7 @@ def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]
     names = {"test": splits.test, "train": splits.train}.get(cases)
     if names is None:
         raise PlanError("No such cases", [unknown_name("--cases", cases, ("test", "train"))])
-    dataset = _dataset_of(plan)
+    dataset = dataset_of(plan)
     facts = {case.case: case for case in workspace.fingerprint().cases}
     return [
         Source(name, dataset.image_files(name), dataset.label_file(name), tuple(t.box for t in facts[name].tumors))
@@ -413,7 +413,7 @@ def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, se
     from tumorgen_cli.nnunet import training_data
 
     plan = workspace.plan()
-    data = training_data(_dataset_of(plan), workspace.splits())
+    data = training_data(dataset_of(plan), workspace.splits())
     seed = plan.seed if seed is None else seed
     return train_judge(data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, seed, restart=restart)
 
