@@ -122,9 +122,15 @@ def _told_gain(measure: Measure) -> str:
 
 
 def _sizes(arms: Sequence[Arm]) -> str:
-    strata = [f"{name} ({count})" for name, count, _ in arms[0].by_size]
-    rows = [[escape(arm.arm), *(percent(share) for _, _, share in arm.by_size)] for arm in arms]
-    return "<p class=soft>Lesions found, by size (number of lesions)</p>" + table(["arm", *map(escape, strata)], rows) if strata else ""
+    """By size: the share of lesions found, and the means of the patients whose largest lesion is of that size."""
+    header = ["arm"]
+    for each in arms[0].by_size:
+        header += [f"{escape(each.name)}: {each.lesions} lesions", f"{each.patients} patients: DSC", "NSD"]
+    rows = []
+    for arm in arms:
+        cells = [(percent(each.found), number(each.dice), number(each.surface_dice)) for each in arm.by_size]
+        rows.append([escape(arm.arm), *(cell for each in cells for cell in each)])
+    return "<p class=soft>By the diameter of lesions (of the ball of their volume): those found; patients by their largest</p>" + table(header, rows)
 
 
 def _patients(patients: Sequence[Patient]) -> str:

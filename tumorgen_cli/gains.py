@@ -69,8 +69,20 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Stratum:
+    """Lesions of a size, the share that was found, and the patients whose largest lesion is of that size, with their means; over all seeds."""
+
+    name: str
+    lesions: int
+    found: float
+    patients: int
+    dice: float
+    surface_dice: float
+
+
+@dataclass(frozen=True)
 class Arm:
-    """An arm at a number of real cases, all seeds together. `by_size`: (stratum, lesions, share found)."""
+    """An arm at a number of real cases, all seeds together."""
 
     arm: str
     cases: int
@@ -80,7 +92,7 @@ class Arm:
     surface_dice: Measure
     sensitivity: Measure
     false_positives: Measure
-    by_size: tuple[tuple[str, int, float], ...]
+    by_size: tuple[Stratum, ...]
     spread_over_seeds: float
 
 
@@ -128,10 +140,10 @@ def score_patient(case: str, found: np.ndarray, truth: np.ndarray, spacing_mm: T
 
 
 def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:
-    """(name, from, below) in mm: under 2 cm and the rest where there are both, else the set's own tertiles."""
+    """(name, from, below) in mm: under 2 cm and the rest where there are both, else the set's own tertiles; one for fewer than 3."""
     values = np.asarray(diameters, float)
-    if not values.size:
-        return []
+    if values.size < 3:
+        return [("any", 0.0, math.inf)]
     if (values < EARLY_MM).any() and (values >= EARLY_MM).any():
         return [(f"under {EARLY_MM:g} mm", 0.0, EARLY_MM), (f"{EARLY_MM:g} mm and more", EARLY_MM, math.inf)]
     first, second = (float(v) for v in np.percentile(values, (100 / 3, 200 / 3)))
@@ -149,15 +161,23 @@ def summarize_arms(runs: Sequence[Run]) -> list[Arm]:
 
 def _arm(runs: Sequence[Run], real: Sequence[Run], strata: Sequence[tuple[str, float, float]]) -> Arm:
     first = runs[0]
-    lesions = [lesion for run in runs for patient in run.patients for lesion in patient.lesions]
-    by_size = []
-    for name, low, high in strata:
-        inside = [lesion.found for lesion in lesions if low <= lesion.diameter_mm < high]
-        by_size.append((name, len(inside) // len(runs), float(np.mean(inside)) if inside else math.nan))
     measures = {name: _measure(runs, real, pick, f"{first.arm} {first.cases} {name}") for name, pick in MEASURES.items()}
     by_seed = [float(np.nanmean([_number(p.dice) for p in run.patients])) for run in runs]
     seeds_apart = float(np.std(by_seed, ddof=1)) if len(runs) > 1 else math.nan
-    return Arm(first.arm, first.cases, len(runs), first.pairs, **measures, by_size=tuple(by_size), spread_over_seeds=seeds_apart)
+    by_size = tuple(_stratum(runs, *each) for each in strata)
+    return Arm(first.arm, first.cases, len(runs), first.pairs, **measures, by_size=by_size, spread_over_seeds=seeds_apart)
+
+
+def _stratum(runs: Sequence[Run], name: str, low: float, high: float) -> Stratum:
+    patients = [patient for run in runs for patient in run.patients if patient.lesions]
+    found = [lesion.found for patient in patients for lesion in patient.lesions if low <= lesion.diameter_mm < high]
+    inside = [patient for patient in patients if low <= max(lesion.diameter_mm for lesion in patient.lesions) < high]
+    means = [_mean([pick(patient) for patient in inside]) for pick in (MEASURES["dice"], MEASURES["surface_dice"])]
+    return Stratum(name, len(found) // len(runs), _mean(found), len(inside) // len(runs), *means)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
 
 
 def _measure(runs: Sequence[Run], real: Sequence[Run], pick: Callable[[PatientScore], float], what: str) -> Measure:
@@ -169,6 +189,8 @@ def _measure(runs: Sequence[Run], real: Sequence[Run], pick: Callable[[PatientSc
     mine, theirs = (_by_patient([run for run in group if run.seed in shared], pick) for group in (runs, real))
     gains = mine - theirs
     defined = gains[np.isfinite(gains)]
+    if pick is MEASURES["false_positives"]:
+        defined = -defined  # fewer are better
     p = float(stats.wilcoxon(defined).pvalue) if len(defined) > 1 and defined.any() else math.nan
     return Measure(summary, spread, summarize(gains, f"{what} gain"), p, int((defined > 0).sum()), int((defined < 0).sum()))
 
@@ -186,7 +208,7 @@ def _number(value: float | None) -> float:
 
 
 def _sensitivity(patient: PatientScore) -> float:
-    return float(np.mean([lesion.found for lesion in patient.lesions])) if patient.lesions else math.nan
+    return _mean([lesion.found for lesion in patient.lesions])
 
 
 #: by field of Arm

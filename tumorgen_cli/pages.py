@@ -67,8 +67,8 @@ def number(value: float) -> str:
 
 
 def around(value: float, low: float, high: float) -> str:
-    """A value and its interval."""
-    return f"{number(value)} <small>({number(low)} to {number(high)})</small>"
+    """A value and its interval, if it has one."""
+    return number(value) + (f" <small>({number(low)} to {number(high)})</small>" if math.isfinite(low) else "")
 
 
 def percent(value: float) -> str:
