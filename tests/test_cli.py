@@ -191,6 +191,11 @@ def test_from_pairs_to_a_merged_set(workspace, phantoms, tmp_path, monkeypatch):
     six = call("merge", phantoms.dataset, pairs, "--out", tmp_path / "Dataset602_Six", "--folds", 6)
     assert "no pair to learn from in fold" in told(six)
     assert "DatasetNNN_Name" in told(call("merge", phantoms.dataset, pairs, "--out", tmp_path / "merged", code=1))
+    for name in ("nnUNet_raw", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    named = call("merge", phantoms.dataset, pairs, "--out", "Dataset603_Named", "-w", tmp_path / "work")
+    assert (tmp_path / "work" / "nnunet" / "nnUNet_raw" / "Dataset603_Named" / "dataset.json").is_file()
+    assert f"nnUNet_results={tmp_path}/work/nnunet/nnUNet_results" in told(named).replace("\n", "")
 
 
 # -- presets ---------------------------------------------------------------------------------------------------

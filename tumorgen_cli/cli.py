@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -313,7 +314,8 @@ def filter_pairs(
 def merge(
     real: Annotated[str, typer.Argument(help="The real nnU-Net raw data set: a path, or its id or name under $nnUNet_raw.")],
     synthetic: Annotated[list[Path], typer.Argument(help="Folders of synthetic sets.")],
-    out: Annotated[Path, typer.Option("--out", help="Where to write: DIR/DatasetNNN_Name.")],
+    out: Annotated[Path, typer.Option("--out", help="DIR/DatasetNNN_Name; the name alone goes to $nnUNet_raw, or to WORK/nnunet/nnUNet_raw.")],
+    work: Work = DEFAULT_WORK,
     folds: Annotated[int, typer.Option("--folds", help="1: validate on the cases no set has learnt from; more: as nnU-Net divides.", min=1)] = 1,
     oversample: Annotated[int, typer.Option("--oversample", help="How often a real case stands in the training lists.", min=1)] = 1,
     preprocessed: Annotated[
@@ -323,8 +325,9 @@ def merge(
 ) -> None:
     """Put real cases and synthetic pairs into one nnU-Net raw data set, with folds that validate on unseen real cases alone."""
     from tumorgen_cli import pipeline
+    from tumorgen_cli.nnunet import users_folders
 
-    made = pipeline.merge(real, synthetic, out, folds, oversample, preprocessed)
+    made = pipeline.merge(_workspace(work), real, synthetic, out, folds, oversample, preprocessed)
     if as_json:
         console.print_json({"folder": made.out, "splits": made.splits, "folds": made.folds})
     else:
@@ -342,8 +345,10 @@ def merge(
     if len(made.splits) == 1:
         console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
     number = int(made.out.name[len("Dataset") :][:3])
-    given = "" if os.environ.get("nnUNet_raw") == str(made.out.parent) else f"export nnUNet_raw={made.out.parent} && "
-    console.next_command(f"{given}nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres && nnUNetv2_train {number} 3d_fullres 0")
+    folders = users_folders(work) | {"nnUNet_raw": made.out.parent} | ({"nnUNet_preprocessed": preprocessed} if preprocessed else {})
+    given = " ".join(f"{name}={shlex.quote(str(folder))}" for name, folder in folders.items() if os.environ.get(name) != str(folder))
+    exports = f"export {given} && " if given else ""
+    console.next_command(f"{exports}nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres && nnUNetv2_train {number} 3d_fullres 0")
 
 
 @app.command()

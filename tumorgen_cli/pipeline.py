@@ -432,13 +432,19 @@ def filter_pairs(workspace: Workspace, set_folder: Path, keep: float, judge: Pat
         return filter_set(workspace.plan(), set_folder, folder, cache_of(workspace.evaluation(set_folder.name)), model, keep, tick)
 
 
-def merge(real: str, synthetic: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None) -> Merge:
+def merge(
+    workspace: Workspace, real: str, synthetic: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None
+) -> Merge:
     """One nnU-Net raw data set of real cases and synthetic sets, with folds that no pair leaks into.
 
-    Its splits_final.json goes into nnU-Net's preprocessed folder, too, where that is given or known.
+    `out` without a folder is a name in nnUNet_raw, the user's or the workspace's. Its splits_final.json goes into nnU-Net's
+    preprocessed folder, too, where that is given or known.
     """
     from tumorgen_cli.merging import plan_merge, write_merge
+    from tumorgen_cli.nnunet import users_folders
 
+    if out.name == str(out):
+        out = users_folders(workspace.root)["nnUNet_raw"] / out
     known = os.environ.get("nnUNet_preprocessed")
     made = plan_merge(find_dataset(real), synthetic, out.absolute(), folds, oversample, preprocessed or (Path(known) if known else None))
     with locked(made.out, "merge"), console.progress("merging", made.steps) as tick:
