@@ -182,7 +182,7 @@ def _train_and_score(
     if missing:
         everything = [case for extra in named.values() for case in extra]
         prepare = make_job(data, folder, kind, plan.precision, design.minutes, 0, size, None, (), everything)  # type: ignore[arg-type]
-        run_job(data, folder, prepare, None)
+        run_job(data, folder, prepare, "preprocessing pairs")
     for task in _trained(missing, root, design.minutes, kind, jobs):
         schedule = read_record(Schedule, _schedule_file(task.folder), "delete the run's folder")
         runs[task.name] = _score(task, plan, schedule, kind)
