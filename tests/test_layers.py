@@ -13,7 +13,7 @@ PACKAGE = Path(tumorgen_cli.__file__).parent
 LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices", "processes"},
-    {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
+    {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "shards", "workspace"},
     {"windows", "boxes", "shapes", "texture", "healing", "preprocess"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",

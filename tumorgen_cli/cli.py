@@ -41,7 +41,9 @@ JudgeFolder = Annotated[
 Keep = Annotated[float, typer.Option("--keep", help="Least share of the mask that the judge must find (FreeTumor's P).", min=0.0, max=1.0)]
 Features = Annotated[Literal["lite0", "filters", "inception"], typer.Option("--features", help="Feature network; only inception gives FID.")]
 Inception = Annotated[Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)]
+ShardOption = Annotated[Optional[str], typer.Option("--shard", help="i/n: part i of n of the pairs (default: torchrun's RANK and WORLD_SIZE).")]
 DEFAULT_WORK = Path("tumorgen_work")
+OTHER_SHARDS = "the same command for the other shards; the last of them finishes the set"
 
 
 def _command(function: F) -> F:
@@ -257,7 +259,7 @@ def synthesize(
     until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
-    shard: Annotated[Optional[str], typer.Option("--shard", help="i/n: part i of n of the pairs (default: torchrun's RANK and WORLD_SIZE).")] = None,
+    shard: ShardOption = None,
     method: MethodName = "tumorgen",
     device: Device = "auto",
     seed: Seed = None,
@@ -277,7 +279,7 @@ def synthesize(
     )  # fmt: skip
     _show_set(report, as_json)
     if report.tally.left:
-        console.next_command("the same command for the other shards; the last of them finishes the set")
+        console.next_command(OTHER_SHARDS)
         return
     if not report.tally.pairs:
         console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
@@ -293,18 +295,23 @@ def filter_pairs(
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
     out: Annotated[Optional[Path], typer.Option("--out", help="Where the kept pairs go (default: SET_kept beside the set).")] = None,
+    shard: ShardOption = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Keep the pairs the judge agrees with, as a set of their own; list the others with the reasons."""
     from tumorgen_cli import pipeline
 
-    found = pipeline.filter_pairs(_workspace(work), synthetic, keep, judge, out, device)
+    found = pipeline.filter_pairs(_workspace(work), synthetic, keep, judge, out, device, _parse_shard(shard))
     if as_json:
         console.print_json(found)
     else:
         rejected = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items()) or "none"
-        console.table(f"Pairs in {found.folder}", ("what", "number"), [("kept", found.kept), ("rejected (see rejected.csv)", rejected)])
+        rows = [("kept", found.kept), ("rejected (see rejected.csv)", rejected), *([("left to other shards", found.left)] if found.left else [])]
+        console.table(f"Pairs in {found.folder}", ("what", "number"), rows)
+    if found.left:
+        console.next_command(OTHER_SHARDS)
+        return
     again = f"tumorgen filter {synthetic} --keep {keep / 2:g} --out DIR{_at(work)}"
     console.next_command(f"tumorgen evaluate --synthetic {found.folder}{_at(work)}" if found.kept else again)
 

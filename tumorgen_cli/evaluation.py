@@ -55,6 +55,7 @@ from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import axial_strip, display_of
 from tumorgen_cli.records import Box, Grid
+from tumorgen_cli.shards import shards_under_way
 from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.volumes import read_image, read_volume, resample, same_geometry, write_volume
 from tumorgen_cli.windows import scale, scan_limits, tight_box
@@ -189,7 +190,7 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
     """The pairs of a set by its provenance.
 
     Raises:
-        StateError: no dataset.json, no pair, files missing, or images without provenance.
+        StateError: no dataset.json, no pair, files missing, images without provenance, or shards still at work.
     """
     ending = read_plain(set_folder / "dataset.json", _SYNTHESIZE).get("file_ending", ".nii.gz")
     found = tuple(
@@ -197,6 +198,8 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
         for line in read_provenance(set_folder)
     )
     faults = _missing(found, _SYNTHESIZE)
+    if (path := shards_under_way(set_folder)) is not None:
+        faults.append(Fault(str(path), "shards under way", "a set that is put together", "let them finish, or run them again"))
     known = {files.case for files in found}
     for path in sorted((set_folder / "imagesTr").glob(f"*_0000{ending}")):
         if path.name[: -len(f"_0000{ending}")] not in known:

@@ -418,18 +418,24 @@ def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, se
     return train_judge(data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, seed, restart=restart)
 
 
-def filter_pairs(workspace: Workspace, set_folder: Path, keep: float, judge: Path | None, out: Path | None, device: DeviceName) -> Filtered:
-    """The pairs of a set of which the judge finds the share `keep` of the mask, as a set of their own."""
+def filter_pairs(
+    workspace: Workspace, set_folder: Path, keep: float, judge: Path | None, out: Path | None, device: DeviceName, shard: Shard | None = None
+) -> Filtered:
+    """The pairs of a set of which the judge finds the share `keep` of the mask, as a set of their own.
+
+    With `shard` only that part of the pairs is judged; the shard that finishes last finishes the set.
+    """
     from tumorgen_cli.evaluation import cache_of
-    from tumorgen_cli.filtering import filter_set
+    from tumorgen_cli.filtering import filter_set, own_pairs
     from tumorgen_cli.synthesis import read_provenance
 
     set_folder = _find_set(workspace, set_folder)
-    count = len(read_provenance(set_folder))
+    count = len(own_pairs(read_provenance(set_folder), shard))
     model = needed_judge(workspace, judge, device)
     folder = out or set_folder.parent / f"{set_folder.name}_kept"
-    with locked(folder, "filter"), console.progress("asking the judge", count) as tick:
-        return filter_set(workspace.plan(), set_folder, folder, cache_of(workspace.evaluation(set_folder.name)), model, keep, tick)
+    cache = cache_of(workspace.evaluation(set_folder.name))
+    with locked(folder, "filter", shard and shard.name), console.progress("asking the judge", count) as tick:
+        return filter_set(workspace.plan(), set_folder, folder, cache, model, keep, tick, shard)
 
 
 def merge(
