@@ -22,7 +22,8 @@ from tumorgen_cli import console
 from tumorgen_cli.dataset import find_dataset, read_dataset
 from tumorgen_cli.errors import Fault, StateError, TumorgenError
 from tumorgen_cli.files import locked, write_text
-from tumorgen_cli.judge_training import LIMITS, JudgeCase, JudgeData, JudgeRecord, copy_judge, judge_data, model_card, train_judge
+from tumorgen_cli.judge_training import LIMITS, JudgeRecord, copy_judge, model_card, train_judge
+from tumorgen_cli.nnunet import CaseFiles, TrainingData, training_data
 from tumorgen_cli.phantom import DATASET, write_phantoms
 from tumorgen_cli.pipeline import plan_dataset
 from tumorgen_cli.records import Triple
@@ -86,7 +87,7 @@ def make(
     workspace = Workspace(work.resolve())
     plan = plan_dataset(workspace, dataset, device=device)
     splits = workspace.splits()
-    data = with_phantoms(judge_data(read_dataset(find_dataset(dataset), plan.tumor_name), splits), workspace.root / "phantoms")
+    data = with_phantoms(training_data(read_dataset(find_dataset(dataset), plan.tumor_name), splits), workspace.root / "phantoms")
     spacing = real_spacing(workspace)
     record = train_judge(
         data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, seed, spacing_mm=spacing, restart=restart
@@ -103,14 +104,14 @@ def make(
     return record
 
 
-def with_phantoms(data: JudgeData, folder: Path) -> JudgeData:
+def with_phantoms(data: TrainingData, folder: Path) -> TrainingData:
     """The real cases, then the phantoms to learn from and those to be scored on."""
     learned = [case for kind, count in LEARNED.items() for case in phantoms(folder, "Phantom", kind, count, LEARNED_SEED)]
     held_out = [case for kind, count in HELD_OUT.items() for case in phantoms(folder, "PhantomTest", kind, count, HELD_OUT_SEED)]
     return dataclasses.replace(data, train=(*data.train, *learned), test=(*data.test, *held_out))
 
 
-def phantoms(folder: Path, name: str, kind: str, count: int, seed: int) -> list[JudgeCase]:
+def phantoms(folder: Path, name: str, kind: str, count: int, seed: int) -> list[CaseFiles]:
     """`count` phantoms, written if they are not there; `name` begins each one's name."""
     folder = folder / f"{name}_{kind}"
     done = folder / f"seed_{seed}_{count}"
@@ -120,7 +121,7 @@ def phantoms(folder: Path, name: str, kind: str, count: int, seed: int) -> list[
             done.touch()
     dataset = read_dataset(folder / DATASET)
     return [
-        JudgeCase(f"{name}_{kind}_{number:03d}", dataset.image_files(case), dataset.label_file(case)) for number, case in enumerate(dataset.cases)
+        CaseFiles(f"{name}_{kind}_{number:03d}", dataset.image_files(case), dataset.label_file(case)) for number, case in enumerate(dataset.cases)
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import TOY
 from typer.testing import CliRunner
 
-from tumorgen_cli import __version__, cli, pipeline, status
+from tumorgen_cli import __version__, cli, status
 from tumorgen_cli.errors import TumorgenError
 from tumorgen_cli.plan import preset_names, preset_text
 from tumorgen_cli.workspace import Workspace

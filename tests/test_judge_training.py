@@ -9,28 +9,27 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tumorgen_cli import console
-from tumorgen_cli import judge_trainer as jr
+from tumorgen_cli import console, nnunet, nnunet_child
 from tumorgen_cli import judge_training as jt
 from tumorgen_cli.dataset import read_dataset
 from tumorgen_cli.errors import DataError, StateError
 from tumorgen_cli.judge import Judge
-from tumorgen_cli.judge_trainer import CPU_SIZE, Schedule, Size, choose_schedule, shrink_configuration, shrink_patch
 from tumorgen_cli.judge_training import (
     HeldOutScore,
-    JudgeCase,
     JudgeRecord,
     copy_judge,
-    judge_data,
     model_card,
     score_held_out,
     train_judge,
 )
+from tumorgen_cli.nnunet import CPU_SIZE, CaseFiles, Schedule, Size, make_job, results_folder, training_data
+from tumorgen_cli.nnunet_child import choose_schedule, shrink_configuration, shrink_patch
 from tumorgen_cli.records import Grid
 from tumorgen_cli.volumes import read_image, write_volume
 from tumorgen_cli.workspace import Splits
@@ -102,7 +101,7 @@ def test_a_plan_smaller_than_the_size_stays():
 
 def test_weights_with_two_names_stay_one():
     one = torch.ones(1000)
-    found = jr._on_cpu({"encoder.a": one, "decoder.encoder.a": one, "b": torch.zeros(3)})
+    found = nnunet_child._on_cpu({"encoder.a": one, "decoder.encoder.a": one, "b": torch.zeros(3)})
     assert found["encoder.a"].data_ptr() == found["decoder.encoder.a"].data_ptr()
     assert len({v.data_ptr() for v in found.values()}) == 2
 
@@ -111,11 +110,11 @@ def test_weights_with_two_names_stay_one():
 @pytest.fixture(scope="module")
 def data(phantoms):
     dataset = read_dataset(phantoms.dataset)
-    return judge_data(dataset, Splits(dataset.cases[:4], dataset.cases[4:]))
+    return training_data(dataset, Splits(dataset.cases[:4], dataset.cases[4:]))
 
 
 def test_only_training_cases_are_linked(data, tmp_path):
-    jt._link_cases(data, tmp_path / "raw")
+    nnunet._link_cases(data, tmp_path / "raw")
     linked = {path.name for path in (tmp_path / "raw" / "imagesTr").iterdir()}
     assert linked == {f"{case.name}_0000.nii.gz" for case in data.train}
     assert all(path.is_symlink() for path in (tmp_path / "raw" / "labelsTr").iterdir())
@@ -128,7 +127,7 @@ def test_faulty_cases_are_told_all_at_once(data, tmp_path):
     first = data.train[0]
     wrong = dataclasses.replace(
         data,
-        train=(first, first, dataclasses.replace(first, name="gone", label=tmp_path / "gone.nii.gz"), JudgeCase("none", (), first.label)),
+        train=(first, first, dataclasses.replace(first, name="gone", label=tmp_path / "gone.nii.gz"), CaseFiles("none", (), first.label)),
         test=(first,),
     )
     with pytest.raises(DataError) as error:
@@ -143,7 +142,7 @@ def test_the_users_variables_stay_out(tmp_path, monkeypatch, data):
     monkeypatch.setenv("nnUNet_raw", "/elsewhere")
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
     before = dict(os.environ)
-    found = jt._environment(tmp_path, jt._make_job(data, "cpu", "fp32", 1, 0, TOY, None, 2.0))
+    found = nnunet._environment(tmp_path, make_job(data, tmp_path, "cpu", "fp32", 1, 0, TOY, None))
     assert int(found["nnUNet_n_proc_DA"]) >= 1  # nnU-Net takes it for a number of threads
     assert found["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
     assert "nnUNet_wandb_enabled" not in found
@@ -152,7 +151,7 @@ def test_the_users_variables_stay_out(tmp_path, monkeypatch, data):
 
 def test_every_input_makes_another_job(data):
     def job(cases=data, device="cpu", precision="fp32", minutes=1.0, seed=0, size=TOY, spacing=None):
-        return jt._make_job(cases, device, precision, minutes, seed, size, spacing, 2.0)
+        return make_job(cases, Path("prepared"), device, precision, minutes, seed, size, spacing)
 
     fewer = dataclasses.replace(data, train=data.train[1:])
     others = [job(fewer), job(device="cuda"), job(precision="bf16"), job(minutes=2.0), job(seed=1), job(size=CPU_SIZE), job(spacing=(1.0, 1.0, 1.0))]
@@ -180,7 +179,7 @@ def test_held_out_scores_by_hand(tmp_path):
     write_volume(tmp_path / "a.nii.gz", label.astype(np.uint8), grid)
     write_volume(tmp_path / "b_0000.nii.gz", image * 0, grid)
     write_volume(tmp_path / "b.nii.gz", (label * 0).astype(np.uint8), grid)
-    cases = [JudgeCase(name, (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz") for name in "ab"]
+    cases = [CaseFiles(name, (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz") for name in "ab"]
     a, b = score_held_out(FakeJudge(), cases, 2, 2.0)
     assert a.dice == pytest.approx(2 / 3, abs=1e-4)
     assert score_held_out(FakeJudge(), cases[:1], 2, 100.0)[0].surface_dice == 1.0  # everything is near enough
@@ -283,7 +282,7 @@ def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
 
     folder = (tmp_path / "judge").resolve()
     (tmp_path / "arguments").write_bytes(pickle.dumps((data, folder, TOY)))
-    latest = jr.results_folder(folder) / "fold_all" / "checkpoint_latest.pth"
+    latest = results_folder(folder) / "fold_all" / "checkpoint_latest.pth"
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "arguments")], stderr=subprocess.DEVNULL)
     try:
         assert until(lambda: latest.is_file() or parent.poll() is not None, 600)

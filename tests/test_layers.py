@@ -25,7 +25,7 @@ LAYERS = [
         "methods.syntumor",
     },
     {
-        "hosts", "synthesis", "judge", "judging", "judge_trainer", "judge_training", "stages", "budgets",
+        "hosts", "synthesis", "judge", "judging", "nnunet", "nnunet_child", "judge_training", "stages", "budgets",
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
     {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "organs", "pipeline"},
@@ -56,7 +56,8 @@ BESIDE = {
     "methods.freetumor": {"methods.method"},
     "nets.tumor_generator": {"nets.unet"},
     "judging": {"judge"},
-    "judge_training": {"judge", "judge_trainer"},
+    "judge_training": {"judge", "nnunet"},
+    "nnunet_child": {"nnunet"},
     "healing": {"texture"},
     "budgets": {"stages"},
     "synthesis": {"hosts", "judge", "judging"},

@@ -4,80 +4,48 @@ Reads the cases of an nnU-Net raw dataset. Writes into one folder, the judge: pl
 fold_all/checkpoint_final.pth (weights alone), nnunet.log, MODEL_CARD.md and, last, judge.json. While it trains, nnU-Net's
 nnUNet_raw (links), nnUNet_preprocessed and nnUNet_results lie there, too.
 
-nnunetv2 runs in a child process with an environment of its own: the user's nnUNet_* variables are neither needed nor
-heeded. The child and all its workers end when this process does, however it ends; the next call goes on from nnU-Net's
-last checkpoint. The child is `judge_trainer`.
+nnunetv2 runs in a child process, see `nnunet`; the next call goes on from nnU-Net's last checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from tumorgen_cli import console
-from tumorgen_cli.dataset import Dataset
 from tumorgen_cli.devices import DeviceName, find_device, usable_cores
-from tumorgen_cli.errors import DataError, DeviceError, Fault, StateError
+from tumorgen_cli.errors import Fault, StateError
 from tumorgen_cli.files import atomic, hash_file, hash_value, locked, read_plain, read_record, write_json, write_text
-from tumorgen_cli.judge_trainer import (
+from tumorgen_cli.metrics.agreement import dice, surface_dice
+from tumorgen_cli.nnunet import (
     CONFIGURATION,
     CPU_SIZE,
     FINAL,
-    NAME,
+    LOG,
+    CaseFiles,
     Job,
     Schedule,
     Size,
-    prepared_hash_of,
+    TrainingData,
+    check_data,
+    make_job,
     results_folder,
+    run_job,
 )
-from tumorgen_cli.metrics.agreement import dice, surface_dice
 from tumorgen_cli.records import Shape, Triple
 from tumorgen_cli.volumes import read_image, read_volume
-from tumorgen_cli.workspace import Splits
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge import Judge
 
-_LOG = "nnunet.log"
 _LARGE_BYTES = 256 << 20  # preprocessed data that are kept, for a restart, up to this size
-_WORKER_BYTES = 64 << 20  # of images for each process that prepares them: starting one takes seconds
-_MOST_WORKERS = 4  # nnU-Net's own number for preprocessing
-_POLL_SECONDS = 0.25
-_AGAIN = "call it again: it goes on from the last checkpoint"
-
-
-@dataclass(frozen=True)
-class JudgeCase:
-    """A case by its files: one image per channel, and its label."""
-
-    name: str
-    images: tuple[Path, ...]
-    label: Path
-
-
-@dataclass(frozen=True)
-class JudgeData:
-    """What a judge learns from (`train`) and is scored on (`test`). `labels` maps names to values, background to 0."""
-
-    dataset: str
-    channel_names: tuple[str, ...]
-    labels: dict[str, int]
-    tumor_name: str
-    file_ending: str
-    train: tuple[JudgeCase, ...]
-    test: tuple[JudgeCase, ...]
 
 
 @dataclass(frozen=True)
@@ -125,19 +93,8 @@ class JudgeRecord:
 
 
 # -- training ----------------------------------------------------------------------------------------------------
-def judge_data(dataset: Dataset, splits: Splits) -> JudgeData:
-    """The cases of a split, by their files."""
-
-    def cases(names: Sequence[str]) -> tuple[JudgeCase, ...]:
-        return tuple(JudgeCase(name, dataset.image_files(name), dataset.label_file(name)) for name in names)
-
-    return JudgeData(
-        dataset.name, dataset.channel_names, dataset.labels, dataset.tumor_name, dataset.file_ending, cases(splits.train), cases(splits.test)
-    )
-
-
 def train_judge(
-    data: JudgeData,
+    data: TrainingData,
     folder: Path,
     minutes: float,
     device: DeviceName,
@@ -165,9 +122,11 @@ def train_judge(
         DeviceError: no such device, or a process was killed.
     """
     kind: Literal["cpu", "cuda"] = "cuda" if find_device(device).type == "cuda" else "cpu"
-    _check_data(data)
+    check_data(data)
     folder = folder.resolve()
-    job = _make_job(data, kind, precision, minutes, seed, size, spacing_mm, tolerance_mm)
+    job = make_job(data, folder, kind, precision, minutes, seed, size, spacing_mm)
+    held_out = [(case.name, *map(hash_file, (*case.images, case.label))) for case in data.test]
+    job = replace(job, inputs_hash=hash_value([job.inputs_hash, data.tumor_name, held_out, tolerance_mm]))
     with locked(folder, "judge"):
         record = _finished(folder, job, restart)
         if record is None:
@@ -178,7 +137,7 @@ def train_judge(
 
 
 def score_held_out(
-    judge: Judge, cases: Sequence[JudgeCase], tumor_label: int, tolerance_mm: float, ticker: console.Ticker | None = None
+    judge: Judge, cases: Sequence[CaseFiles], tumor_label: int, tolerance_mm: float, ticker: console.Ticker | None = None
 ) -> tuple[HeldOutScore, ...]:
     """Dice and surface Dice of the judge's tumor against the label, per case, over the whole scan."""
     scores = []
@@ -236,48 +195,6 @@ LIMITS = (
 
 
 # -- the parent's side -------------------------------------------------------------------------------------------
-def _check_data(data: JudgeData) -> None:
-    names = [case.name for case in data.train]
-    both = sorted({*names} & {case.name for case in data.test})
-    paths = [path for case in (*data.train, *data.test) for path in (*case.images, case.label)]
-    faults = [Fault(str(path), "no such file", "a file of the case", "put it back") for path in paths if not path.is_file()]
-    faults += [Fault(name, "to be learned from and held out", "one of both", "correct the splits") for name in both]
-    faults += [Fault(name, "twice among the training cases", "once", "rename one of them") for name in {n for n in names if names.count(n) > 1}]
-    faults += [
-        Fault(case.name, f"{len(case.images)} images", f"{len(data.channel_names)} ({', '.join(data.channel_names)})", "give every channel")
-        for case in (*data.train, *data.test)
-        if len(case.images) != len(data.channel_names)
-    ]
-    faults += [
-        Fault(str(path), path.name, f"a name that ends in {data.file_ending}", "convert it: nnU-Net reads one format per data set")
-        for case in data.train
-        for path in (*case.images, case.label)
-        if not path.name.endswith(data.file_ending)
-    ]
-    if not names:
-        faults.append(Fault(data.dataset, "no training cases", "one or more", "correct the splits"))
-    if faults:
-        raise DataError("A judge cannot be trained on these cases", faults)
-
-
-def _make_job(
-    data: JudgeData,
-    device: Literal["cpu", "cuda"],
-    precision: Literal["fp32", "bf16"],
-    minutes: float,
-    seed: int,
-    size: Size | None,
-    spacing_mm: Triple | None,
-    tolerance_mm: float,
-) -> Job:
-    files, held_out = ([(case.name, *map(hash_file, (*case.images, case.label))) for case in cases] for cases in (data.train, data.test))
-    processes = sum(path.stat().st_size for case in data.train for path in case.images) // _WORKER_BYTES
-    size = size if device == "cpu" else None
-    prepared = hash_value([data.channel_names, data.labels, data.file_ending, files, device, size, spacing_mm])
-    inputs = hash_value([prepared, data.tumor_name, held_out, tolerance_mm, precision, minutes, seed])
-    return Job(inputs, prepared, device, precision, minutes, seed, size, spacing_mm, max(1, min(processes, usable_cores(), _MOST_WORKERS)))
-
-
 def _finished(folder: Path, job: Job, restart: bool) -> JudgeRecord | None:
     """The record of a finished judge made of the same; clears the folder for a restart.
 
@@ -286,7 +203,7 @@ def _finished(folder: Path, job: Job, restart: bool) -> JudgeRecord | None:
     """
     made, begun = folder / "judge.json", folder / "job.json"
     if restart:
-        for old in (made, begun, folder / "MODEL_CARD.md", folder / _LOG):
+        for old in (made, begun, folder / "MODEL_CARD.md", folder / LOG):
             old.unlink(missing_ok=True)
         for name in ("nnUNet_results", "fold_all"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -300,16 +217,10 @@ def _finished(folder: Path, job: Job, restart: bool) -> JudgeRecord | None:
     return read_record(JudgeRecord, made, "run `tumorgen train judge --restart`") if made.is_file() else None
 
 
-def _train(data: JudgeData, folder: Path, job: Job) -> None:
+def _train(data: TrainingData, folder: Path, job: Job) -> None:
     """Has nnU-Net trained to its end; its files are then in their places in `folder`."""
+    run_job(data, folder, job, "training the judge")
     results = results_folder(folder)
-    if not (results / "fold_all" / FINAL).is_file():
-        if prepared_hash_of(folder) != job.prepared_hash:
-            shutil.rmtree(folder / "nnUNet_preprocessed", ignore_errors=True)
-            _link_cases(data, folder / "nnUNet_raw" / NAME)
-            console.note("nnU-Net measures, plans and preprocesses the training cases")
-        write_json(folder / "job.json", job)
-        _run_child(folder, job)
     for path in (results / "plans.json", results / "dataset.json", results / "dataset_fingerprint.json", results / "fold_all" / FINAL):
         with atomic(folder / path.relative_to(results)) as temporary:
             shutil.copyfile(path, temporary)
@@ -317,76 +228,7 @@ def _train(data: JudgeData, folder: Path, job: Job) -> None:
         shutil.copyfile(path, folder / "fold_all" / path.name)
 
 
-def _link_cases(data: JudgeData, raw: Path) -> None:
-    """An nnU-Net raw dataset of links to the training cases, and to no other."""
-    shutil.rmtree(raw, ignore_errors=True)
-    for name in ("imagesTr", "labelsTr"):
-        (raw / name).mkdir(parents=True)
-    for case in data.train:
-        for channel, path in enumerate(case.images):
-            (raw / "imagesTr" / f"{case.name}_{channel:04d}{data.file_ending}").symlink_to(path.resolve())
-        (raw / "labelsTr" / f"{case.name}{data.file_ending}").symlink_to(case.label.resolve())
-    channels = {str(i): name for i, name in enumerate(data.channel_names)}
-    write_json(
-        raw / "dataset.json",
-        {"channel_names": channels, "labels": data.labels, "numTraining": len(data.train), "file_ending": data.file_ending, "name": data.dataset},
-    )
-
-
-def _environment(folder: Path, job: Job) -> dict[str, str]:
-    """The child's variables: the user's, with nnU-Net's replaced."""
-    cores = usable_cores()
-    workers = min(12, max(1, cores - 1)) if job.device == "cuda" else 1  # on CPU, training needs the cores itself; nnU-Net cannot plan with 0
-    own = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
-    folders = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    # torch.compile: a minute at the start and a C compiler, for a training that may be short
-    return {**own, **folders, "nnUNet_n_proc_DA": str(workers), "nnUNet_def_n_proc": str(job.processes), "nnUNet_compile": "f"}
-
-
-def _run_child(folder: Path, job: Job) -> None:
-    """Runs nnU-Net in a process group of its own; none of the group outlives this call."""
-    progress = folder / "progress.json"
-    progress.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "tumorgen_cli.judge_trainer", str(folder)]
-    with (folder / _LOG).open("ab") as log:
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(folder, job), start_new_session=True
-        )  # the child reads from its stdin only to see it close: that is when this process is gone
-        try:
-            code = _follow(child, progress)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # no one is left
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            if child.stdin is not None:
-                child.stdin.close()
-    if code < 0:
-        fault = Fault("nnU-Net's process", f"killed by signal {-code}, most often for want of memory", "to finish", f"free some memory and {_AGAIN}")
-        raise DeviceError("nnU-Net was killed", [fault])
-    if code:
-        lines = [line for line in (folder / _LOG).read_text(errors="replace").splitlines() if line.strip()]
-        raise StateError("nnU-Net failed", [Fault(str(folder / _LOG), lines[-1][:300], "a finished training", f"see the log; then {_AGAIN}")])
-
-
-def _follow(child: subprocess.Popen[bytes], path: Path) -> int:
-    """Shows the child's progress until it ends; returns its exit code."""
-    with contextlib.ExitStack() as stack:
-        tick: console.Ticker | None = None
-        told = None
-        while True:
-            code = child.poll()
-            state = read_plain(path, _AGAIN) if path.is_file() else None
-            if state is not None and state != told:
-                told = state
-                if tick is None:
-                    tick = stack.enter_context(console.progress("training the judge", state["total"], state["done"]))
-                tick(state["done"], state["note"])
-            if code is not None:
-                return code
-            time.sleep(_POLL_SECONDS)
-
-
-def _score_and_record(data: JudgeData, folder: Path, job: Job, tolerance_mm: float) -> JudgeRecord:
+def _score_and_record(data: TrainingData, folder: Path, job: Job, tolerance_mm: float) -> JudgeRecord:
     from importlib.metadata import version
 
     import torch

@@ -409,10 +409,11 @@ def find_features(name: str, device: DeviceName, inception: Path | None = None) 
 
 def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, seed: int | None, restart: bool) -> JudgeRecord:
     """Trains an nnU-Net on the workspace's training cases, as its judge; scores it on the held-out ones."""
-    from tumorgen_cli.judge_training import judge_data, train_judge
+    from tumorgen_cli.judge_training import train_judge
+    from tumorgen_cli.nnunet import training_data
 
     plan = workspace.plan()
-    data = judge_data(_dataset_of(plan), workspace.splits())
+    data = training_data(_dataset_of(plan), workspace.splits())
     seed = plan.seed if seed is None else seed
     return train_judge(data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, seed, restart=restart)
 

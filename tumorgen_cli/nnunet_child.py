@@ -1,8 +1,8 @@
-"""The judge's training as a process of its own: nnU-Net's fingerprint, plan, preprocessing and trainer, and nothing of ours
-in between but sizes, epochs and checkpoints.
+"""nnU-Net's training as a process of its own: its fingerprint, plan, preprocessing and trainer, and nothing of ours in between
+but sizes, epochs and checkpoints.
 
-`python -m tumorgen_cli.judge_trainer FOLDER` is started by `judge_training`, with nnU-Net's variables set. It reads FOLDER's
-nnUNet_raw and job.json; writes nnUNet_preprocessed, nnUNet_results and progress.json. It ends with its parent.
+`python -m tumorgen_cli.nnunet_child FOLDER` is started by `nnunet`, with nnU-Net's variables set. It reads FOLDER's job.json
+and nnUNet_raw; writes nnUNet_preprocessed, FOLDER's nnUNet_results and progress.json. It ends with its parent.
 """
 
 from __future__ import annotations
@@ -10,24 +10,21 @@ from __future__ import annotations
 import copy
 import json
 import math
+import multiprocessing
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.files import atomic, read_plain, read_record, to_plain, write_json
+from tumorgen_cli.files import atomic, read_record, to_plain, write_json
+from tumorgen_cli.nnunet import BEST, CONFIGURATION, FINAL, LATEST, NAME, PLANS, Extra, Job, Schedule, Size, prepared_hash_of, results_folder
 from tumorgen_cli.processes import end_with_parent
-from tumorgen_cli.records import Triple
 
-NAME = "Dataset900_Judge"
-CONFIGURATION = "3d_fullres"
-PLANS = "nnUNetPlans"
-TRAINER = "JudgeTrainer"
-FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 _FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by less than 1 %
 _SAVE_SECONDS = 60.0
 _WARMUP, _TIMED = 12, 12  # nnU-Net's queues hold 12 batches at the start: those come faster than its workers make them
@@ -36,46 +33,6 @@ _VALIDATION = 2  # nnU-Net's 50 would say nothing: with fold "all" it validates 
 _LEAST_EPOCHS = 20  # the learning rate falls by epochs: fewer would make it fall in leaps
 _MOST_ITERATIONS = 1000 * 250  # nnU-Net's own length
 _PLANNED_GIB = 8.0  # what nnU-Net plans for unless told otherwise
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a network may cost: voxels of a patch, resolution stages, features of the first stage and of any."""
-
-    voxels: int
-    stages: int
-    first: int
-    most: int
-
-
-#: On two cores with AMX a step on two patches of 40×64×40 voxels takes 0.26 s in bf16; 2,250 such steps gave DSC 0.75 on 8
-#: held-out sarcoma PET cases. 2^17 voxels are a patch of 48×48×48 and a little; nnU-Net's own 32 to 320 features take ten
-#: times as long.
-CPU_SIZE = Size(voxels=2**17, stages=4, first=16, most=128)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long is trained: chosen once, from the time the first iterations took; resumed runs keep to it."""
-
-    epochs: int
-    iterations: int
-    seconds_per_iteration: float
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the child is told."""
-
-    inputs_hash: str
-    prepared_hash: str
-    device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
-    minutes: float
-    seed: int
-    size: Size | None
-    spacing_mm: Triple | None
-    processes: int
 
 
 # -- rules -------------------------------------------------------------------------------------------------------
@@ -122,16 +79,6 @@ def shrink_configuration(configuration: Mapping[str, Any], size: Size) -> dict[s
     return made
 
 
-# -- where things lie -----------------------------------------------------------------------------------------------
-def results_folder(folder: Path) -> Path:
-    return folder / "nnUNet_results" / NAME / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
-
-
-def prepared_hash_of(folder: Path) -> str | None:
-    path = folder / "nnUNet_preprocessed" / "prepared.json"
-    return str(read_plain(path, "delete it")["prepared_hash"]) if path.is_file() else None
-
-
 # -- the child --------------------------------------------------------------------------------------------------
 def _prepare(folder: Path, job: Job) -> None:
     """Fingerprint, plan and preprocessing by nnU-Net; `prepared.json` is written last."""
@@ -158,6 +105,35 @@ def _prepare(folder: Path, job: Job) -> None:
     write_json(folder / "nnUNet_preprocessed" / "prepared.json", {"prepared_hash": job.prepared_hash})
 
 
+def _prepare_extra(preprocessed: Path, job: Job, plans: dict[str, Any], dataset: dict[str, Any]) -> None:
+    """Preprocesses, as planned from the other cases, what is not there yet; a case is there when its properties are."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(CONFIGURATION)
+    folder = preprocessed / configuration.data_identifier
+    missing = [case for case in job.extra if not (folder / f"{case.name}.pkl").is_file()]
+    if not missing:
+        return
+    with ProcessPoolExecutor(job.processes, multiprocessing.get_context("spawn")) as pool:
+        done = [pool.submit(_preprocess_case, case, folder, plans, dataset) for case in missing]
+        for each in done:
+            each.result()
+
+
+def _preprocess_case(case: Extra, folder: Path, plans: dict[str, Any], dataset: dict[str, Any]) -> None:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(CONFIGURATION)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp_") as passing:
+        begun = Path(passing) / case.name
+        preprocessor = configuration.preprocessor_class(verbose=False)
+        preprocessor.run_case_save(str(begun), list(case.images), case.label, manager, configuration, dataset)
+        for path in sorted(begun.parent.iterdir(), key=lambda path: path.suffix == ".pkl"):  # the properties last
+            path.replace(folder / path.name)
+
+
 def _trainer_class(job: Job, tell: Callable[[int, int, str], None]) -> type[Any]:
     """nnU-Net's trainer with a schedule fitted to the minutes, whole and plain checkpoints, and bf16 on CPU."""
     import torch
@@ -170,7 +146,7 @@ def _trainer_class(job: Job, tell: Callable[[int, int, str], None]) -> type[Any]
         def plot_progress_png(self, output_folder: str) -> None:
             pass
 
-    class JudgeTrainer(nnUNetTrainer):  # type: ignore[misc]
+    class OwnTrainer(nnUNetTrainer):  # type: ignore[misc]
         def __init__(self, plans: dict[str, Any], configuration: str, fold: str, dataset_json: dict[str, Any], device: Any) -> None:
             resume = plans["continue_training"]  # the base class takes it out
             super().__init__(plans, configuration, fold, dataset_json, device)
@@ -180,12 +156,16 @@ def _trainer_class(job: Job, tell: Callable[[int, int, str], None]) -> type[Any]
             self.scheduled = self.schedule_file.is_file()
             self.counting = False
             if self.scheduled:
-                self.keep_to(read_record(Schedule, self.schedule_file, "train the judge again, with restart"))
+                self.keep_to(read_record(Schedule, self.schedule_file, "train again from the start"))
 
         def keep_to(self, schedule: Schedule) -> None:
             self.num_epochs, self.num_iterations_per_epoch = schedule.epochs, schedule.iterations
             epoch_seconds = schedule.iterations * schedule.seconds_per_iteration
             self.save_every = max(1, min(round(_SAVE_SECONDS / epoch_seconds), schedule.epochs // _LEAST_EPOCHS))
+
+        def do_split(self) -> tuple[list[str], list[str]]:
+            """The job's cases, to learn from and, since nnU-Net wants some, to validate on; nothing is chosen by the latter."""
+            return list(job.train), sorted({*job.train})
 
         def plot_network_architecture(self) -> None:
             """Needs a package that no longer works."""
@@ -193,7 +173,8 @@ def _trainer_class(job: Job, tell: Callable[[int, int, str], None]) -> type[Any]
         def on_train_start(self) -> None:
             super().on_train_start()
             if not self.scheduled:
-                schedule = choose_schedule(job.minutes, self.measure(), _CUDA_ITERATIONS if job.device == "cuda" else _CPU_ITERATIONS)
+                standard = _CUDA_ITERATIONS if job.device == "cuda" else _CPU_ITERATIONS
+                schedule = job.schedule or choose_schedule(job.minutes, self.measure(), standard)
                 self.keep_to(schedule)
                 write_json(self.schedule_file, schedule)
                 self.scheduled = True
@@ -273,7 +254,7 @@ def _trainer_class(job: Job, tell: Callable[[int, int, str], None]) -> type[Any]
             torch.load(filename_or_checkpoint, map_location="cpu", weights_only=True)  # nnU-Net's own would run what is pickled there
             super().load_checkpoint(filename_or_checkpoint)
 
-    return JudgeTrainer
+    return OwnTrainer
 
 
 def _on_cpu(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,11 +283,15 @@ def _main(folder: Path) -> None:
     end_with_parent()
     import torch
 
-    job = read_record(Job, folder / "job.json", "start the judge's training again")
-    if prepared_hash_of(folder) != job.prepared_hash:
-        _prepare(folder, job)
-    preprocessed = folder / "nnUNet_preprocessed" / NAME
+    job = read_record(Job, folder / "job.json", "start the training again")
+    prepared = Path(job.prepared)
+    if prepared_hash_of(prepared) != job.prepared_hash:
+        _prepare(prepared, job)
+    preprocessed = prepared / "nnUNet_preprocessed" / NAME
     plans, dataset = (json.loads((preprocessed / name).read_text(encoding="utf-8")) for name in (f"{PLANS}.json", "dataset.json"))
+    _prepare_extra(preprocessed, job, plans, dataset)
+    if not job.train:
+        return
     latest = results_folder(folder) / "fold_all" / LATEST
     plans["continue_training"] = latest.is_file()
     torch.manual_seed(job.seed)
