@@ -14,12 +14,12 @@ LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices", "processes"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
-    {"windows", "boxes", "shapes", "texture", "healing", "preprocess"},
+    {"windows", "boxes", "shapes", "texture", "healing", "preprocess", "pool"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
-        "flow", "diffusion", "previews", "pages", "metrics.agreement",
+        "flow", "diffusion", "previews", "pages", "metrics.agreement", "live",
     },
-    {"training", "autoencoding", "latents", "painting", "vector_field"},
+    {"training", "autoencoding", "latents", "painting", "vector_field", "nnunet_trainers.nnUNetTrainerTumorGen"},
     {
         "methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.freetumor", "methods.blended", "methods.copypaste",
         "methods.syntumor",
@@ -29,7 +29,7 @@ LAYERS = [
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
     {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "organs", "pipeline"},
-    {"comparison", "demo", "cli"},
+    {"comparison", "demo", "painter", "nnunet_setup", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 #: module -> modules of its own layer that it may import
@@ -70,7 +70,8 @@ BESIDE = {
     "evaluation": {"report"},
     "comparison_page": {"comparison_table", "evaluation"},
     "pipeline": {"evaluation", "filtering", "judges", "merging", "reader_study"},
-    "cli": {"comparison", "demo"},
+    "nnunet_setup": {"painter"},
+    "cli": {"comparison", "demo", "nnunet_setup"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")
 
