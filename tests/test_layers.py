@@ -14,12 +14,12 @@ LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices", "processes"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "shards", "workspace"},
-    {"windows", "boxes", "shapes", "texture", "healing", "preprocess"},
+    {"windows", "boxes", "shapes", "texture", "healing", "preprocess", "pool"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
-        "flow", "diffusion", "previews", "pages", "metrics.agreement",
+        "flow", "diffusion", "previews", "pages", "metrics.agreement", "live",
     },
-    {"training", "autoencoding", "latents", "painting", "vector_field"},
+    {"training", "autoencoding", "latents", "painting", "vector_field", "nnunet_trainers.nnUNetTrainerTumorGen"},
     {
         "methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.freetumor", "methods.blended", "methods.copypaste",
         "methods.syntumor",
@@ -29,7 +29,7 @@ LAYERS = [
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
     {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "gains", "pipeline"},
-    {"subsets", "organs", "downstream_page"},
+    {"subsets", "organs", "downstream_page", "painter", "nnunet_setup"},
     {"comparison", "downstream", "demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
@@ -72,6 +72,7 @@ BESIDE = {
     "comparison_page": {"comparison_table", "evaluation"},
     "organs": {"subsets"},
     "pipeline": {"evaluation", "filtering", "judges", "merging", "reader_study"},
+    "nnunet_setup": {"painter"},
     "cli": {"downstream", "comparison", "demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")

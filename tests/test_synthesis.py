@@ -252,7 +252,7 @@ def test_a_region_that_is_empty_or_of_another_scan(workspace, phantoms, tmp_path
     ):
         write_volume(tmp_path / "roi.nii.gz", roi, geometry)
         with pytest.raises(DataError, match=message):
-            synthesis._Placing(host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None)
+            synthesis.Placing(host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None)
 
 
 def test_a_region_may_be_one_label_of_a_mask(workspace, phantoms, tmp_path):
@@ -263,10 +263,10 @@ def test_a_region_may_be_one_label_of_a_mask(workspace, phantoms, tmp_path):
     labels = np.zeros(array.shape, np.uint8)
     labels[4:12], labels[20:30] = 1, 2
     write_volume(path, labels, grid)
-    placing = synthesis._Placing(host, Source("h", (scan,), roi=path, region=2), plan, tumors, None)
+    placing = synthesis.Placing(host, Source("h", (scan,), roi=path, region=2), plan, tumors, None)
     assert np.array_equal(placing.allowed, labels == 2)
     with pytest.raises(DataError, match="no voxel of label 3"):
-        synthesis._Placing(host, Source("h", (scan,), roi=path, region=3), plan, tumors, None)
+        synthesis.Placing(host, Source("h", (scan,), roi=path, region=3), plan, tumors, None)
 
 
 def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatch):

@@ -574,6 +574,48 @@ def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
     console.next_command(open_steps[0].command if open_steps else f"tumorgen synthesize --healthy DIR -n N --out DIR{_at(work)}")
 
 
+@app.command("nnunet-setup")
+@_command
+def nnunet_setup(
+    work: Work = DEFAULT_WORK,
+    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
+    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' tumors instead.")] = None,
+    roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
+    probability: Annotated[float, typer.Option("--probability", help="Of a training patch to be a painted one.", min=0.0, max=1.0)] = 0.5,
+    pool: Annotated[int, typer.Option("--pool", help="Painted patches kept at a time.", min=1)] = 32,
+    share: Annotated[float, typer.Option("--share", help="Most of its time that the painter is busy.", min=0.01, max=1.0)] = 0.15,
+    mixup: Annotated[float, typer.Option("--mixup", help="Share of painted patches mixed up with another.", min=0.0, max=1.0)] = 0.0,
+    until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
+    keep: Keep = 0.7,
+    judge: JudgeFolder = None,
+    method: MethodName = "tumorgen",
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Print two lines for a job script, with which nnU-Net paints new tumors while it trains."""
+    faults = []
+    if (healthy is None) == (cases is None):
+        found = "neither given" if healthy is None else "both given"
+        faults.append(Fault("--healthy and --cases", found, "one of them", "give --healthy DIR or --cases train"))
+    if roi is not None and cases is not None:
+        faults.append(Fault("--roi", str(roi), "--healthy beside it", "leave it out: --cases paints where the tumors are"))
+    if judge is not None and until_pass is None:
+        faults.append(Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out"))
+    if faults:
+        raise PlanError("Options that do not fit together", faults)
+    from tumorgen_cli.nnunet_setup import TRAINER, set_up
+
+    made = set_up(
+        _workspace(work), method, healthy, cases, roi, probability, pool, share, mixup, until_pass, keep, judge, device, seed
+    )
+    if as_json:
+        console.print_json(made)
+    for line in () if as_json else made.lines:
+        typer.echo(line)
+    console.next_command(f"add the two lines to the job script, then: nnUNetv2_train DATASET 3d_fullres 0 -tr {TRAINER}")
+
+
 def _parse_box(text: str | None) -> Any:
     if text is None:
         return None

@@ -19,13 +19,13 @@ import numpy as np
 
 from tumorgen_cli.errors import DataError, Fault, StateError
 from tumorgen_cli.files import hash_file, hash_value, read_plain
+from tumorgen_cli.live import READERS
 from tumorgen_cli.records import Grid
 
 if TYPE_CHECKING:
     import torch
 
 _REMEDY = "give a results folder such as Dataset501_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
-_READERS = ("SimpleITKIO", "NibabelIO")  # both show nnU-Net the array as (Z, Y, X); others turn or rescale it
 _TRUSTED = ("dynamic_network_architectures.", "torch.nn.")
 
 
@@ -129,9 +129,9 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         found.append(content)
     if faults:
         raise StateError("The judge cannot be read", faults)
-    reader = found[0].get("image_reader_writer", _READERS[0])
-    if reader not in _READERS:
-        expected = f"one of {', '.join(_READERS)}"
+    reader = found[0].get("image_reader_writer", READERS[0])
+    if reader not in READERS:
+        expected = f"one of {', '.join(READERS)}"
         fault = Fault(
             f"{folder / 'plans.json'}: image_reader_writer",
             reader,

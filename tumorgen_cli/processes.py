@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+
+_POLL_SECONDS = 0.2
 
 
 def end_with_parent() -> None:
@@ -12,6 +15,17 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         os.read(0, 1)
+        os.killpg(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    """Ends this process group when its parent, known by number, is gone. For a parent whose other children would keep a pipe open."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_SECONDS)
         os.killpg(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -143,19 +143,16 @@ def synthesize_set(
         if scan is None or scan.name != job.source.name:
             scan = read_scan(job.source.name, job.source.files, job.source.label, plan)
             host_hash = hash_file(job.source.files[0])
-            placing = _Placing(scan, job.source, plan, training_tumors, box)
+            placing = Placing(scan, job.source, plan, training_tumors, box)
         begun = time.perf_counter()
-        draw = _draw_pair(plan, method, job, scan, placing, sampling, quality)
+        draw = draw_pair(plan, method, job, scan, placing, sampling, quality)
         if draw.image is None:
             append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
         else:
             seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
             _write_pair(plan, job, scan, draw, out)
             seconds["total"] = time.perf_counter() - begun
-            record = Provenance(
-                job.case, method.name, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, plan.hash,
-                weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn,
-            )  # fmt: skip
+            record = provenance_of(plan, method.name, weights, job, scan, host_hash, draw, seconds)
             append_line(provenance, json.dumps(to_plain(record)))
             made += 1
         tick(number, job.case)
@@ -172,8 +169,8 @@ def synthesize_set(
 
 
 @dataclass(frozen=True)
-class _Draw:
-    """A pair as it will be written (image None: given up), how it was drawn, and the method's seconds."""
+class Draw:
+    """A pair on its host's grid (image (C, X, Y, Z), None: given up; mask (X, Y, Z)), how it was drawn, and the method's seconds."""
 
     image: np.ndarray | None
     mask: np.ndarray
@@ -186,10 +183,14 @@ class _Draw:
     seconds: float
 
 
-def _draw_pair(
-    plan: Plan, method: Method, job: Job, scan: Scan, placing: _Placing, sampling: Sampling, quality: Quality | None
-) -> _Draw:
-    """Draws until a tumor comes, and until it passes."""
+def draw_pair(
+    plan: Plan, method: Method, job: Job, scan: Scan, placing: Placing, sampling: Sampling, quality: Quality | None
+) -> Draw:
+    """Draws until a tumor comes, and, with `quality`, until it passes or is given up; the same job, the same pair.
+
+    Raises:
+        DataError: the box is too large, or no tumor came after the plan's number of draws.
+    """
     rejected: Counter[str] = Counter()
     seconds, empties = 0.0, 0  # draws without a tumor since the last one with
     for attempt in itertools.count():
@@ -212,7 +213,7 @@ def _draw_pair(
             empties = 0
             rejected[NOT_FOUND] += 1
             if rejected[NOT_FOUND] == quality.tries:
-                return _Draw(None, mask, box, attempt, volume, window.padded, drawn, dict(rejected), seconds)
+                return Draw(None, mask, box, attempt, volume, window.padded, drawn, dict(rejected), seconds)
             continue
         rejected["too small" if volume > 0 else "empty"] += 1
         empties += 1
@@ -223,15 +224,32 @@ def _draw_pair(
                 "train longer, choose other boxes, or allow more draws (--set paste.draws=N at planning)",
             )  # fmt: skip
             raise DataError("No tumor came", [fault])
-    return _Draw(image, mask, box, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
+    return Draw(image, mask, box, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
 
 
-def _write_pair(plan: Plan, job: Job, scan: Scan, draw: _Draw, out: Path) -> None:
-    """A tumor that was in the box is gone from the labels, as from the picture: its voxels take the label nearest to them."""
-    image, mask, box = np.asarray(draw.image), draw.mask, draw.box
+def provenance_of(
+    plan: Plan, method: str, weights: dict[str, str], job: Job, scan: Scan, host_hash: str, draw: Draw, seconds: dict[str, float]
+) -> Provenance:
+    """How a pair came to be."""
+    return Provenance(
+        job.case, method, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, plan.hash,
+        weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn,
+    )  # fmt: skip
+
+
+def pair_labels(plan: Plan, scan: Scan, draw: Draw) -> np.ndarray:
+    """The pair's labels (X, Y, Z) uint8: the host's, with the new tumor.
+
+    A tumor that was in the box is gone from them, as from the picture: its voxels take the label nearest to them.
+    """
     labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
-    _take_away(labels, box, plan.tumor_label, scan.grid)
-    labels[mask] = plan.tumor_label
+    _take_away(labels, draw.box, plan.tumor_label, scan.grid)
+    labels[draw.mask] = plan.tumor_label
+    return labels
+
+
+def _write_pair(plan: Plan, job: Job, scan: Scan, draw: Draw, out: Path) -> None:
+    image, mask, box, labels = np.asarray(draw.image), draw.mask, draw.box, pair_labels(plan, scan, draw)
     for channel, array in enumerate(image):
         write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", array, scan.grid)
     write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
@@ -263,7 +281,7 @@ def _display_range(scan: Scan, image: np.ndarray, box: Box) -> tuple[float, floa
     return low, float(np.clip(seen, low + 0.1 * (high - low), high))
 
 
-class _Placing:
+class Placing:
     """Boxes for one scan: the user's, a redrawn tumor's with BA-PMG offsets, or of a training tumor's size in the body."""
 
     def __init__(self, scan: Scan, source: Source, plan: Plan, tumors: Sequence[TumorFacts], box: Box | None) -> None:

@@ -1,0 +1,95 @@
+"""What `tumorgen nnunet-setup` writes and says: everything that can be known before nnU-Net starts is checked here.
+
+Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen.json`, which the trainer reads.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from tumorgen_cli.devices import DeviceName
+from tumorgen_cli.errors import Fault, StateError, TumorgenError
+from tumorgen_cli.files import write_json
+from tumorgen_cli.judges import needed_judge
+from tumorgen_cli.live import VARIABLE, Painting
+from tumorgen_cli.painter import sources_of
+from tumorgen_cli.stages import open_method
+from tumorgen_cli.workspace import Workspace
+
+T = TypeVar("T")
+TRAINER = "nnUNetTrainerTumorGen"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What was written, and the two lines for the job script."""
+
+    painting: Painting
+    file: str
+    lines: tuple[str, str]
+
+
+def set_up(
+    workspace: Workspace,
+    method_name: str,
+    healthy: Path | None,
+    cases: Literal["train"] | None,
+    roi: Path | None,
+    probability: float,
+    pool: int,
+    share: float,
+    mixup: float,
+    until_pass: int | None,
+    keep: float,
+    judge: Path | None,
+    device: DeviceName,
+    seed: int | None,
+) -> Setup:
+    """Checks what painting while nnU-Net trains needs, and writes it down.
+
+    Raises:
+        StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
+    """
+    plan, splits = workspace.plan(), workspace.splits()
+    faults: list[Fault] = []
+    weights = _told(faults, lambda: dict(open_method(workspace, method_name, device).load()))
+    paths = [None if path is None else str(path.resolve()) for path in (healthy, roi)]
+    where = judge if judge is None or not judge.exists() else judge.resolve()  # `bundled` is a name, not a path
+    painting = Painting(
+        work=str(workspace.root), method=method_name, healthy=paths[0], cases=cases, roi=paths[1], judge=None if where is None else str(where),
+        keep=keep, until_pass=until_pass, mixup=mixup, probability=probability, pool=pool, share=share, device=device,
+        seed=plan.seed if seed is None else seed, plan_hash=plan.hash, weights=weights or {}, learnt_from=splits.train, hosts=(),
+        channels=tuple(channel.name for channel in plan.channels), labels=plan.labels,
+    )  # fmt: skip
+    sources = _told(faults, lambda: sources_of(workspace, plan, painting))
+    if until_pass is not None:
+        _told(faults, lambda: needed_judge(workspace, where, device))
+    if faults or sources is None:
+        raise StateError("Painting cannot be set up", faults)
+    painting = replace(painting, hosts=tuple(source.name for source in sources))
+    path = workspace.root / "nnunet" / "tumorgen.json"
+    write_json(path, painting)
+    return Setup(painting, str(path), job_lines(path))
+
+
+def job_lines(path: Path) -> tuple[str, str]:
+    """The two lines for a job script; trainers that nnUNet_extTrainer names already are found as before."""
+    folder = Path(str(resources.files("tumorgen_cli"))) / "nnunet_trainers"
+    named = [part for part in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if part.strip()]
+    others = any(Path(part) != folder for part in named)
+    first = f"export nnUNet_extTrainer={shlex.quote(str(folder))}" + (f"{os.pathsep}$nnUNet_extTrainer" if others else "")
+    return first, f"export {VARIABLE}={shlex.quote(str(path))}"
+
+
+def _told(faults: list[Fault], read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except TumorgenError as error:
+        faults += error.faults
+        return None
