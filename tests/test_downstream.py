@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import TOY
@@ -12,8 +13,9 @@ from tumorgen_cli import downstream
 from tumorgen_cli.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order, repeats
 from tumorgen_cli.downstream_page import draw
 from tumorgen_cli.errors import PlanError
-from tumorgen_cli.files import write_json
+from tumorgen_cli.files import read_record, write_json
 from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
+from tumorgen_cli.live import Painting
 from tumorgen_cli.nnunet import Schedule, Size
 from tumorgen_cli.workspace import Workspace
 
@@ -120,6 +122,23 @@ def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
     assert [name for name, _ in nnunets[6:]] == ["copypaste_seed0", "copypaste_seed1"]  # other pairs; the real arm stays
 
 
+def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):
+    design = dataclasses.replace(DESIGN, arms=("real", "copypaste-live"), fractions=(1.0,), seeds=1, real_share=0.75)
+    made = measure_gains(copy, design, phantoms.healthy, "train", "cpu")
+    job = nnunets[-1][1]
+    painting = read_record(Painting, Path(job.painting), "")
+    assert painting.probability == 0.25
+    assert painting.learnt_from == copy.splits().train
+    assert {*painting.hosts} == {*copy.splits().train} | {path.name.split("_0000")[0] for path in phantoms.healthy.iterdir()}
+    assert {*job.train} == {*copy.splits().train}
+    assert not job.extra
+    assert made.result.runs[1].real_share == 0.75
+    measure_gains(copy, design, phantoms.healthy, "train", "cpu")
+    assert len(nnunets) == 2
+    measure_gains(copy, dataclasses.replace(design, real_share=0.5), phantoms.healthy, "train", "cpu")
+    assert [name for name, _ in nnunets[2:]] == ["copypaste-live_seed0"]  # the real arm draws nothing else
+
+
 def test_nobody_held_out_is_told(copy):
     splits = copy.splits()
     write_json(copy.splits_file, dataclasses.replace(splits, train=(*splits.train, *splits.test), test=()))
@@ -152,9 +171,10 @@ def test_real_nnunets(copy, phantoms):
     """Two at a time; pairs are preprocessed by the plan of the real cases; predictions lie in the scans' own grid."""
     from tumorgen_cli.volumes import read_volume
 
-    design = dataclasses.replace(DESIGN, fractions=(0.5,), seeds=1)
+    design = dataclasses.replace(DESIGN, arms=("real", "copypaste", "copypaste-live"), fractions=(0.5,), seeds=1)
     made = measure_gains(copy, design, phantoms.healthy, "train", "cpu", jobs=2, size=Size(16**3, 3, 4, 8))
-    real, own = made.result.runs
+    real, own, live = made.result.runs
+    assert live.pairs >= 8  # the least that training waits for
     assert (real.pairs, real.iterations) == (0, own.iterations)
     root = copy.root / "downstream" / "nnunet" / f"real_{real.cases}"
     prepared = {path.stem for path in root.glob("nnUNet_preprocessed/*/*/*.pkl")}
@@ -164,4 +184,5 @@ def test_real_nnunets(copy, phantoms):
         _, truth = read_volume(phantoms.dataset / "labelsTr" / f"{case}.nii.gz")
         assert grid.shape == truth.shape
     page = (copy.root / "downstream" / "downstream.html").read_text()
-    assert page.count("data:image") == 3  # the truth and both arms, of the one patient held out
+    assert page.count("data:image") == 4  # the truth and the arms, of the one patient held out
+    assert "in the pool" in (root / "runs" / "copypaste-live_seed0" / "nnunet.log").read_text()

@@ -431,12 +431,14 @@ def compare(
     console.next_command(f"open {made.page}")
 
 
-def _method_names(option: str, text: str, faults: list[Fault], others: tuple[str, ...] = ()) -> list[str]:
-    """The methods (or others) that an option names; tells what is wrong with them together with `faults`."""
+def _method_names(option: str, text: str, faults: list[Fault], live: bool = False) -> list[str]:
+    """The methods (or arms of `downstream`) that an option names; tells what is wrong with them together with `faults`."""
     from tumorgen_cli.files import unknown_name
     from tumorgen_cli.methods import METHODS
 
-    names, known = [name.strip() for name in text.split(",")], (*others, *METHODS)
+    names, known = [name.strip() for name in text.split(",")], METHODS
+    if live:
+        known = ("real", *METHODS, *(f"{name}-live" for name in METHODS))
     faults += [unknown_name(option, name, known) for name in dict.fromkeys(names) if name not in known]
     faults += [Fault(f"{option}.{name}", "named twice", "once", "leave one out") for name in known if names.count(name) > 1]
     if faults:
@@ -447,7 +449,7 @@ def _method_names(option: str, text: str, faults: list[Fault], others: tuple[str
 @app.command()
 @_command
 def downstream(
-    arms: Annotated[str, typer.Option("--arms", help="real and methods, with commas between.")] = "real,tumorgen",
+    arms: Annotated[str, typer.Option("--arms", help="real, and methods; with -live painted while nnU-Net trains.")] = "real,tumorgen",
     work: Work = DEFAULT_WORK,
     healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
     cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")] = None,
@@ -469,7 +471,7 @@ def downstream(
     except ValueError:
         shares = ()
         faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
-    names = _method_names("--arms", arms, faults, ("real",))
+    names = _method_names("--arms", arms, faults, live=True)
     from tumorgen_cli.downstream import Design, gain_rows, measure_gains
 
     design = Design(tuple(names), shares, seeds, minutes, ratio, real_share)
@@ -579,7 +581,7 @@ def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
 def nnunet_setup(
     work: Work = DEFAULT_WORK,
     healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
-    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' tumors instead.")] = None,
+    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")] = None,
     roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
     probability: Annotated[float, typer.Option("--probability", help="Of a training patch to be a painted one.", min=0.0, max=1.0)] = 0.5,
     pool: Annotated[int, typer.Option("--pool", help="Painted patches kept at a time.", min=1)] = 32,
@@ -595,10 +597,9 @@ def nnunet_setup(
 ) -> None:
     """Print two lines for a job script, with which nnU-Net paints new tumors while it trains."""
     faults = []
-    if (healthy is None) == (cases is None):
-        found = "neither given" if healthy is None else "both given"
-        faults.append(Fault("--healthy and --cases", found, "one of them", "give --healthy DIR or --cases train"))
-    if roi is not None and cases is not None:
+    if healthy is None and cases is None:
+        faults.append(Fault("--healthy and --cases", "neither given", "one of them, or both", "give --healthy DIR or --cases train"))
+    if roi is not None and healthy is None:
         faults.append(Fault("--roi", str(roi), "--healthy beside it", "leave it out: --cases paints where the tumors are"))
     if judge is not None and until_pass is None:
         faults.append(Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out"))

@@ -23,10 +23,12 @@ from tumorgen_cli import console, downstream_page
 from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.devices import DeviceName, find_device, usable_cores
 from tumorgen_cli.errors import Fault, PlanError, StateError, TumorgenError
-from tumorgen_cli.files import locked, none_for_nan, read_record, to_plain, write_json, write_text
-from tumorgen_cli.gains import MEASURES, REAL, Arm, Design, Downstream, Run, score_patient, summarize_arms
+from tumorgen_cli.files import hash_value, locked, none_for_nan, read_record, to_plain, write_json, write_text
+from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Run, score_patient, summarize_arms
+from tumorgen_cli.live import FOLDER, Painting
 from tumorgen_cli.metrics.scores import Summary
 from tumorgen_cli.nnunet import CPU_SIZE, CaseFiles, Job, Schedule, Size, TrainingData, check_data, make_job, results_folder, run_job, training_data
+from tumorgen_cli.nnunet_setup import set_up
 from tumorgen_cli.pipeline import dataset_of, synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import box_slices, display_of
@@ -39,6 +41,7 @@ from tumorgen_cli.workspace import Splits, Workspace
 
 _POLL_SECONDS = 0.5
 _PICTURED = 4  # held-out patients on the page
+_POOL, _PAINTERS_SHARE = 32, 0.15  # of a live arm: the defaults of `tumorgen nnunet-setup`
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,15 @@ def measure_gains(
             inner = workspace
             if count < len(splits.train):
                 inner = subset_workspace(workspace, [*chosen, *splits.test], root / f"real_{count}", device)
-            pairs = {arm: _pairs(inner, arm, design.ratio * count, healthy, cases, device) for arm in design.arms if arm != REAL}
+            pairs, paintings = {}, {}
+            for arm in design.arms:
+                if arm.endswith(LIVE):
+                    paintings[arm] = _painting(inner, arm.removesuffix(LIVE), root / f"{arm}_{count}.json", design, healthy, cases, device)
+                elif arm != REAL:
+                    pairs[arm] = _pairs(inner, arm, design.ratio * count, healthy, cases, device)
             data = training_data(dataset_of(plan), Splits(tuple(chosen), splits.test))
             check_data(data)
-            finished += _train_and_score(root, plan, design, data, pairs, kind, jobs, size)
+            finished += _train_and_score(root, plan, design, data, pairs, paintings, kind, jobs, size)
             result = _result(plan, splits, design, healthy, cases, finished, root, kind)
             _write(root, plan, result, data)  # after every count: long work shows what it has
     return DownstreamReport(result, str(root / "downstream.html"), str(root / "downstream.csv"))
@@ -155,6 +163,17 @@ def _pairs(workspace: Workspace, arm: str, count: int, healthy: Path | None, cas
     return found
 
 
+def _painting(
+    workspace: Workspace, method: str, file: Path, design: Design, healthy: Path | None, cases: str | None, device: DeviceName
+) -> Path:
+    """The file that says what a live arm paints, at the rate at which the other arms see pairs."""
+    train_within(workspace, method, Budget(), device)
+    set_up(
+        workspace, method, healthy, cases, None, round(1 - design.real_share, 4), _POOL, _PAINTERS_SHARE, 0.0, None, 0.7, None, device, None, file
+    )  # type: ignore[arg-type]
+    return file
+
+
 # -- nnU-Nets ------------------------------------------------------------------------------------------------------
 def _train_and_score(
     root: Path,
@@ -162,6 +181,7 @@ def _train_and_score(
     design: Design,
     data: TrainingData,
     pairs: Mapping[str, Sequence[CaseFiles]],
+    paintings: Mapping[str, Path],
     kind: str,
     jobs: int | None,
     size: Size | None,
@@ -176,7 +196,10 @@ def _train_and_score(
             real = [case.name for case in data.train] * repeats(count, len(extra), design.real_share)
             names = [*real, *(case.name for case in extra)]
             job = make_job(data, folder, kind, plan.precision, design.minutes, seed, size, None, names, extra)  # type: ignore[arg-type]
-            tasks.append(_Task(arm, count, seed, folder / "runs" / f"{arm}_seed{seed}", data, job, len(extra), round(len(real) / len(names), 4)))
+            share = len(real) / len(names)
+            if arm in paintings:
+                job, share = _live(job, paintings[arm]), design.real_share
+            tasks.append(_Task(arm, count, seed, folder / "runs" / f"{arm}_seed{seed}", data, job, len(extra), round(share, 4)))
     runs = {task.name: run for task in tasks if (run := _finished(task)) is not None}
     missing = [task for task in tasks if task.name not in runs]
     if missing:
@@ -187,6 +210,13 @@ def _train_and_score(
         schedule = read_record(Schedule, _schedule_file(task.folder), "delete the run's folder")
         runs[task.name] = _score(task, plan, schedule, kind)
     return [runs[task.name] for task in tasks]
+
+
+def _live(job: Job, file: Path) -> Job:
+    """The job with painting; where workspace and hosts lie is no part of what it is made of."""
+    painting = read_record(Painting, file, "run the command again")
+    made_of = replace(painting, work="", healthy=None, roi=None, device="auto")
+    return replace(job, painting=str(file), inputs_hash=hash_value([job.inputs_hash, made_of]))
 
 
 def _finished(task: _Task) -> Run | None:
@@ -302,8 +332,10 @@ def _score(task: _Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
         write_volume(task.folder / "predictions" / f"{case.name}{task.data.file_ending}", found.astype(np.uint8), grid)
         patients.append(score_patient(case.name, found, truth, grid.spacing_mm, plan.tolerance_mm))
     steps, seconds = schedule.epochs * schedule.iterations, torch.load(results / "fold_all" / "checkpoint_final.pth", weights_only=True)["seconds"]
+    painted = results / "fold_all" / FOLDER / "provenance.jsonl"
+    pairs = painted.read_text().count("\n") if painted.is_file() else task.pairs
     run = Run(
-        task.arm, task.cases, task.seed, task.pairs, task.real_share, steps, round(seconds / 60, 2), task.job.inputs_hash, tuple(patients)
+        task.arm, task.cases, task.seed, pairs, task.real_share, steps, round(seconds / 60, 2), task.job.inputs_hash, tuple(patients)
     )
     write_json(task.folder / "run.json", run)
     return run

@@ -18,7 +18,7 @@ from tumorgen_cli.nnunet import Schedule
 from tumorgen_cli.records import Triple
 
 EARLY_MM = 20.0  # FreeTumor's early tumors: a diameter under 2 cm
-REAL = "real"
+REAL, LIVE = "real", "-live"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class PatientScore:
 
 @dataclass(frozen=True)
 class Run:
-    """A training and its scores. `cases`: real training cases; `pairs`: synthetic ones; `real_share`: of what is drawn in training."""
+    """A training and its scores. `cases`: real training cases; `pairs`: synthetic ones (of a live arm: painted by its end);
+    `real_share`: of what is drawn in training."""
 
     arm: str
     cases: int
@@ -98,8 +99,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Design:
-    """What is compared. `ratio`: pairs to a real case; `real_share`: of real cases among those that nnU-Net draws, reached by
-    repeating them; `minutes` of a training, of which the first measures how many steps they are: all then take these."""
+    """What is compared. An arm is REAL, a method, or a method and LIVE: painted while nnU-Net trains.
+
+    `ratio`: pairs to a real case. `real_share`: of real cases among those that nnU-Net draws, reached by repeating them.
+    `minutes` of a training, of which the first measures how many steps they are: all then take these.
+    """
 
     arms: tuple[str, ...]
     fractions: tuple[float, ...]

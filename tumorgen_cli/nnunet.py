@@ -104,6 +104,7 @@ class Job:
 
     `prepared`: the folder of what is prepared. `train`: the cases to learn from, as often each as it is to be drawn; without
     any, all is only prepared. `extra`: those of them that nnU-Net does not plan from. `schedule`: None to fit one to the minutes.
+    `painting`: the file that says what is painted meanwhile, if anything is (see `live`).
     """
 
     inputs_hash: str
@@ -119,6 +120,7 @@ class Job:
     train: tuple[str, ...]
     extra: tuple[Extra, ...] = ()
     schedule: Schedule | None = None
+    painting: str | None = None
 
 
 # -- what is to be done --------------------------------------------------------------------------------------------

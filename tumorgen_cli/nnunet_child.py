@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.files import atomic, read_record, to_plain, write_json
-from tumorgen_cli.nnunet import BEST, CONFIGURATION, FINAL, LATEST, NAME, PLANS, Extra, Job, Schedule, Size, prepared_hash_of, results_folder
+from tumorgen_cli.nnunet import BEST, CONFIGURATION, FINAL, LATEST, NAME, PLANS, TRAINER, Extra, Job, Schedule, Size, prepared_hash_of, results_folder
 from tumorgen_cli.processes import end_with_parent
 
 _FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by less than 1 %
@@ -257,7 +257,12 @@ def _trainer_class(job: Job, tell: Callable[[int, int, str], None]) -> type[Any]
             torch.load(filename_or_checkpoint, map_location="cpu", weights_only=True)  # nnU-Net's own would run what is pickled there
             super().load_checkpoint(filename_or_checkpoint)
 
-    return OwnTrainer
+    if job.painting is None:
+        return OwnTrainer
+    from tumorgen_cli.live import Painting, PaintingMixin
+
+    painting = read_record(Painting, Path(job.painting), "start the training again")
+    return type(TRAINER, (PaintingMixin, OwnTrainer), {"painting": lambda _: painting})
 
 
 def _on_cpu(weights: Mapping[str, Any]) -> dict[str, Any]:
