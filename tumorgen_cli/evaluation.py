@@ -261,13 +261,17 @@ def read_case(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, Grid, np.ndarra
     Raises:
         StateError: the label does not lie on the image.
     """
+    tumor, others, grid = read_tumor(plan, files)
+    return *_read_image_on(files, grid), tumor, others
+
+
+def _read_image_on(files: CaseFiles, label_grid: Grid) -> tuple[np.ndarray, Grid]:
     image, grid = read_image(files.images)
-    tumor, others, label_grid = read_tumor(plan, files)
     if not same_geometry(grid, label_grid):
         remedy = _SYNTHESIZE if files.box else "correct the label, then plan again"
         fault = Fault(str(files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", remedy)
         raise StateError("A label does not lie on its image", [fault])
-    return image, grid, tumor, others
+    return image, grid
 
 
 def read_tumor(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, np.ndarray, Grid]:
@@ -390,7 +394,7 @@ def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge) -> Verdi
     if path.is_file():
         predicted = read_volume(path)[0].astype(bool)
     else:
-        image, grid, _, _ = read_case(plan, files)
+        image, grid = _read_image_on(files, grid)
         predicted = predict_around(judge, image, grid, box)
         write_volume(path, predicted.astype(np.uint8), grid)
     return judge_pair(tumor, others, predicted, box, grid, plan.tolerance_mm)
