@@ -11,6 +11,7 @@ from tumorgen_cli import pipeline
 from tumorgen_cli.evaluation import synthetic_cases
 from tumorgen_cli.synthesis import read_provenance
 
+
 @pytest.fixture(scope="module")
 def scale():
     with pytest.MonkeyPatch.context() as patch:
