@@ -1,6 +1,7 @@
 """What `tumorgen nnunet-setup` writes and says: everything that can be known before nnU-Net starts is checked here.
 
-Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen.json`, which the trainer reads.
+Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen.json`, which the trainer reads, and beside it a
+`splits_final.json` whose only fold is the workspace's own: the one that may validate, since the method has seen the other cases.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def set_up(
     painting = replace(painting, hosts=tuple(source.name for source in sources))
     path = workspace.root / "nnunet" / "tumorgen.json"
     write_json(path, painting)
+    write_json(path.with_name("splits_final.json"), [{"train": splits.train, "val": splits.test}])
     return Setup(painting, str(path), job_lines(path))
 
 
