@@ -6,11 +6,15 @@
     python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
     python examples/measure.py scoring -w WORK SET          # seconds to score a set, and for the same measures from MONAI on whole volumes
     python examples/measure.py stages -w WORK               # wall time and peak memory of every command and stage
+    python examples/measure.py live DatasetNNN_Name         # seconds of nnU-Net's iteration with and without painting (two lines of
+                                                            # `tumorgen nnunet-setup` and nnUNet_preprocessed in the environment)
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tempfile
 import time
 from dataclasses import replace
@@ -22,7 +26,7 @@ import torch
 import typer
 
 from tumorgen_cli import autoencoding as ae
-from tumorgen_cli.devices import find_device
+from tumorgen_cli.devices import find_device, usable_cores
 from tumorgen_cli.evaluation import read_case, synthetic_cases
 from tumorgen_cli.hosts import cut_window, read_scan
 from tumorgen_cli.judge import Judge
@@ -216,6 +220,63 @@ def stages(work: Work) -> None:
     for path in sorted(work.glob("runs/*/*/run.json")):
         run = json.loads(path.read_text())
         print(f"{path.parent.name}: {run['iterations']} iterations, {run['seconds']:.0f} s, {run['peak_memory_gib']} GiB, {run['numbers']}")
+
+
+@app.command()
+def live(
+    dataset: str,
+    configuration: str = "3d_fullres",
+    fold: str = "0",
+    plans: str = "nnUNetPlans",
+    rounds: int = 3,
+    iterations: int = 40,
+    warmup: int = 20,
+    device: str = "cpu",
+) -> None:
+    """Seconds of an iteration of nnU-Net's own trainer and of one that paints, in turn on the same data; the painter stands still
+    while the former trains. The first iterations of a block, whose batches were made before it began, are not counted."""
+    torch.set_num_threads(usable_cores() if device == "cpu" else 1)  # as nnU-Net's own command does
+    base = Path(os.environ["nnUNet_preprocessed"]) / dataset
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["nnUNet_results"] = folder
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+        from tumorgen_cli.live import PROGRESS, PaintingMixin
+
+        class Painted(PaintingMixin, nnUNetTrainer):  # type: ignore[misc]
+            pass
+
+        trainers = {}
+        for name, kind in (("plain", nnUNetTrainer), ("painted", Painted)):
+            planned = {**json.loads((base / f"{plans}.json").read_text()), "continue_training": False}
+            described = json.loads((base / "dataset.json").read_text())
+            trainers[name] = kind(planned, configuration, int(fold) if fold.isdecimal() else fold, described, torch.device(device))
+            trainers[name].on_train_start()
+            trainers[name].network.train()
+        painter, progress = trainers["painted"].live.child, trainers["painted"].live.folder / PROGRESS
+        seconds: dict[str, list[float]] = {name: [] for name in trainers}
+        busy = spent = 0.0
+        for _ in range(rounds):
+            for name, trainer in trainers.items():
+                os.killpg(painter.pid, signal.SIGCONT if name == "painted" else signal.SIGSTOP)
+                block, before = time.perf_counter(), json.loads(progress.read_text())["busy_seconds"]
+                for number in range(warmup + iterations):
+                    if number == warmup:
+                        begun = time.perf_counter()
+                    trainer.train_step(next(trainer.dataloader_train))
+                seconds[name].append((time.perf_counter() - begun) / iterations)
+                if name == "painted":
+                    busy += json.loads(progress.read_text())["busy_seconds"] - before
+                    spent += time.perf_counter() - block
+        os.killpg(painter.pid, signal.SIGCONT)
+        for trainer in trainers.values():
+            trainer.disable_checkpointing = True
+            trainer.on_train_end()
+        plain, painted = (float(np.median(times)) for times in seconds.values())
+        print(
+            f"{iterations} iterations, {rounds} times in turn: plain {plain:.4f} s, painted {painted:.4f} s an iteration (medians), "
+            f"{painted / plain - 1:+.1%}; the painter was busy {busy / spent:.0%} of the time"
+        )
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def painting(workspace, phantoms):
     options = {"method_name": "copypaste", "roi": None, "probability": 0.5, "pool": 2, "share": 1.0, "mixup": 0.0, "until_pass": None}
     made = set_up(workspace, healthy=phantoms.healthy, cases=None, keep=0.7, judge=None, device="cpu", seed=None, **options)
     yield made.painting
-    Path(made.file).unlink()
+    shutil.rmtree(Path(made.file).parent)
 
 
 def job_of(painting, **changes):
@@ -269,11 +269,12 @@ def test_hopeless_painting_ends(painting, tmp_path, monkeypatch):
 
 def test_the_painter_rests(painting, tmp_path, monkeypatch):
     """Busy a fifth of the time: four times as long at rest as at work, once there is what training waits for."""
-    rests, clock = [], iter(range(100))
+    rests, settled, clock = [], [], iter(range(100))
     monkeypatch.setattr(painter.time, "sleep", rests.append)
     monkeypatch.setattr(painter.time, "process_time", lambda: float(next(clock)))
-    paint(tmp_path, job_of(replace(painting, share=0.2)), 3)
+    paint(tmp_path, job_of(replace(painting, share=0.2)), 3, lambda: settled.append(len(rests)))
     assert rests == pytest.approx([4.0, 4.0])
+    assert settled == [0]  # once, before the first rest
 
 
 WATCHED = """
@@ -331,6 +332,8 @@ def test_two_lines_for_the_job_script(trained, phantoms, monkeypatch):
     assert found.hosts == ("Healthy_000", "Healthy_001")
     assert found.learnt_from == trained.splits().train
     assert set(found.weights) >= {"vae", "flow"}
+    splits = json.loads((file.parent / "splits_final.json").read_text())
+    assert splits == [{"train": list(trained.splits().train), "val": list(trained.splits().test)}]
     monkeypatch.setenv("nnUNet_extTrainer", "/elsewhere")
     assert job_lines(file)[0] == f"export nnUNet_extTrainer={folder}{os.pathsep}$nnUNet_extTrainer"
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
@@ -379,6 +382,86 @@ def test_nothing_named_is_told(monkeypatch):
         live.PaintingMixin().painting()
 
 
+class FakeChild:
+    """A painter that does nothing, until it is told to have ended."""
+
+    pid, code = -1, None
+
+    def __init__(self, command, **_):
+        self.command = command
+
+    def poll(self):
+        return self.code
+
+
+@pytest.fixture
+def living(painting, tmp_path, monkeypatch):
+    """A trainer's side of painting, its log and its painters."""
+    log, children = [], []
+    monkeypatch.setattr(live.subprocess, "Popen", lambda *a, **k: children.append(FakeChild(*a, **k)) or children[-1])
+    monkeypatch.setattr(live.time, "sleep", lambda _: None)
+    parts = {
+        "output_folder": str(tmp_path), "print_to_log_file": log.append, "configuration_manager": SimpleNamespace(patch_size=[16, 16, 16]),
+        "configure_rotation_dummyDA_mirroring_and_inital_patch_size": lambda: (None, False, np.array([24, 22, 20]), (0, 1, 2)),
+        "plans_manager": SimpleNamespace(plans=plans()),
+    }  # fmt: skip
+    made = live._Live(trainer(**parts), painting)
+    made.data = PaintedDataset(Cases(), made.pool, 0.5)
+    return made, log, children
+
+
+def test_the_log_says_what_is_painted_and_what_it_costs(living, painting):
+    made, log, children = living
+    made.start()
+    assert made.job.shape == (40, 38, 36)  # half a patch beyond what the loader cuts, on each side
+    assert children[0].command[1:] == ["-m", "tumorgen_cli.painter", str(made.folder)]
+    assert live.read_record(PainterJob, made.folder / live.JOB, "") == made.job
+    assert painting.plan_hash in log[0]
+    assert "Healthy_000, Healthy_001" in log[0]
+    assert f"at most {40 * 38 * 36 * 5 * 2 / 2**20:.0f} MiB" in log[1]
+    for number in range(2):
+        made.pool.put(entry(number))
+    made.wait()
+    assert len(log) == 2
+    write_json(made.folder / live.PROGRESS, Progress(7, 1, "No tumor came", 3.0, 20.0))
+    made.data.counts[:] = [40, 10]
+    made.report()
+    for part in ("2 entries in the pool, 7 painted", "1 given up (the last: No tumor came)", "busy 15% of the time", "25% of 40 patches"):
+        assert part in log[-1], part
+    write_json(made.folder / live.PROGRESS, Progress(9, 1, "No tumor came", 4.0, 30.0))
+    made.report()
+    assert "2 painted since the last epoch; the painter was busy 10% of the time; 0% of 0 patches" in log[-1]
+
+
+def test_a_painter_that_stops_is_told_and_started_again(living):
+    made, log, children = living
+    made.start()
+    (made.folder / live.LOG).write_text("Traceback\nKeyError: 'x'\n\n")
+    children[0].code = 1
+    with pytest.raises(StateError, match="KeyError: 'x'"):
+        made.wait()
+    made.report()
+    assert "stopped (KeyError: 'x') and is started again" in log[-1]
+    assert len(children) == 2
+
+
+def test_a_pool_of_something_else_is_emptied_and_its_own_kept(living):
+    made, log, _ = living
+    made.start()
+    made.pool.put(entry(0))
+    made.start()
+    assert len(made.pool.entries()) == 1
+    made.job = replace(made.job, pool_hash="another")
+    made.start()
+    assert made.pool.entries() == []
+    assert any("emptied" in line for line in log)
+
+
+def test_how_often_and_how_much_changes_no_entry(painting):
+    assert replace(painting, probability=0.9, pool=3, share=0.5).content_hash == painting.content_hash
+    assert replace(painting, seed=99).content_hash != painting.content_hash
+
+
 @pytest.mark.slow
 def test_nnunet_finds_the_trainer(monkeypatch):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -403,16 +486,17 @@ class TinyTumorGen(PaintingMixin, nnUNetTrainer):
 TRAIN = "import torch; from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
 
 
-def prepare(folder, phantoms, splits):
+def prepare(folder, phantoms, workspace):
     """nnU-Net's folder of the phantoms, preprocessed by nnU-Net for the plan above."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     base = folder / "nnUNet_preprocessed" / "Dataset999_PhantomPET"
+    splits = workspace.splits()
     cases = (*splits.train, *splits.test)
     write_json(base / "nnUNetPlans.json", plans())
     write_json(base / "dataset.json", DATASET)
     write_json(base / "dataset_fingerprint.json", {})
-    write_json(base / "splits_final.json", [{"train": splits.train, "val": splits.test}])
+    shutil.copy(workspace.root / "nnunet" / "splits_final.json", base)
     shutil.copytree(phantoms.dataset / "labelsTr", base / "gt_segmentations")
     manager = PlansManager(plans())
     configuration = manager.get_configuration("3d_fullres")
@@ -436,7 +520,7 @@ def train(folder, epochs, *options):
 
 @pytest.mark.slow
 def test_nnunet_trains_resumes_and_finetunes(painting, workspace, phantoms, tmp_path):
-    prepare(tmp_path, phantoms, workspace.splits())
+    prepare(tmp_path, phantoms, workspace)
     (tmp_path / "trainers").mkdir()
     (tmp_path / "trainers" / "TinyTumorGen.py").write_text(TINY)
     write_json(tmp_path / "tumorgen.json", replace(painting, pool=4, share=0.5))

@@ -109,7 +109,7 @@ def measure_gains(
             pairs, paintings = {}, {}
             for arm in design.arms:
                 if arm.endswith(LIVE):
-                    paintings[arm] = _painting(inner, arm.removesuffix(LIVE), root / f"{arm}_{count}.json", design, healthy, cases, device)
+                    paintings[arm] = _painting(inner, arm.removesuffix(LIVE), root / "live" / f"{arm}_{count}", design, healthy, cases, device)
                 elif arm != REAL:
                     pairs[arm] = _pairs(inner, arm, design.ratio * count, healthy, cases, device)
             data = training_data(dataset_of(plan), Splits(tuple(chosen), splits.test))
@@ -164,14 +164,13 @@ def _pairs(workspace: Workspace, arm: str, count: int, healthy: Path | None, cas
 
 
 def _painting(
-    workspace: Workspace, method: str, file: Path, design: Design, healthy: Path | None, cases: str | None, device: DeviceName
+    workspace: Workspace, method: str, folder: Path, design: Design, healthy: Path | None, cases: str | None, device: DeviceName
 ) -> Path:
     """The file that says what a live arm paints, at the rate at which the other arms see pairs."""
     train_within(workspace, method, Budget(), device)
-    set_up(
-        workspace, method, healthy, cases, None, round(1 - design.real_share, 4), _POOL, _PAINTERS_SHARE, 0.0, None, 0.7, None, device, None, file
-    )  # type: ignore[arg-type]
-    return file
+    probability = round(1 - design.real_share, 4)
+    made = set_up(workspace, method, healthy, cases, None, probability, _POOL, _PAINTERS_SHARE, 0.0, None, 0.7, None, device, None, folder)  # type: ignore[arg-type]
+    return Path(made.file)
 
 
 # -- nnU-Nets ------------------------------------------------------------------------------------------------------

@@ -317,7 +317,8 @@ def _faults(painting: Painting, trainer: Any, validation: list[str] | tuple[()])
         faults.append(Fault("channel_names of nnU-Net's data set", ", ".join(channels), ", ".join(painting.channels), other))
     if dataset["labels"] != painting.labels:
         faults.append(Fault("labels of nnU-Net's data set", str(dataset["labels"]), str(painting.labels), other))
-    remedy = "train the fold that the workspace holds out, or plan a workspace on this fold's split"
+    split = Path(painting.work) / "nnunet" / "splits_final.json"
+    remedy = f"put {split}, whose fold 0 is the workspace's, into nnU-Net's preprocessed data set, or plan a workspace on this fold"
     for names, found in ((painting.learnt_from, "learnt from"), (painting.hosts, "painted into")):
         both = sorted({*names} & {*validation})
         if both:

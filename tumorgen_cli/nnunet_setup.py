@@ -1,6 +1,7 @@
 """What `tumorgen nnunet-setup` writes and says: everything that can be known before nnU-Net starts is checked here.
 
-Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen.json`, which the trainer reads.
+Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen.json`, which the trainer reads, and beside it a
+`splits_final.json` whose only fold is the workspace's own: the one that may validate, since the method has seen the other cases.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def set_up(
     judge: Path | None,
     device: DeviceName,
     seed: int | None,
-    file: Path | None = None,
+    folder: Path | None = None,
 ) -> Setup:
-    """Checks what painting while nnU-Net trains needs, and writes it down, in `file` or the workspace's own place.
+    """Checks what painting while nnU-Net trains needs, and writes it down, in `folder` or the workspace's `nnunet`.
 
     Raises:
         StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
@@ -74,8 +75,10 @@ def set_up(
     if faults or sources is None:
         raise StateError("Painting cannot be set up", faults)
     painting = replace(painting, hosts=names_of(sources))
-    path = file or workspace.root / "nnunet" / "tumorgen.json"
+    folder = folder or workspace.root / "nnunet"
+    path = folder / "tumorgen.json"
     write_json(path, painting)
+    write_json(folder / "splits_final.json", [{"train": splits.train, "val": splits.test}])
     return Setup(painting, str(path), job_lines(path))
 
 

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -100,8 +100,8 @@ def open_studio(painting: Painting) -> Studio:
     return Studio(plan, method, weights, sources, tumors, quality)
 
 
-def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
-    """Makes pairs for ever, or so many.
+def paint(folder: Path, job: PainterJob, pairs: int | None = None, settle: Callable[[], None] = lambda: None) -> None:
+    """Makes pairs for ever, or so many; calls `settle` once there are as many entries as training waits for.
 
     Raises:
         StateError: the workspace has changed, or no pair passes.
@@ -114,6 +114,7 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
     first = sum(_mended(path) for path in lines.values())
     easel = _Easel(studio, job)
     painted = given_up = 0
+    settled = False
     busy, reason, begun = 0.0, "", time.perf_counter()
     for number in itertools.count(first) if pairs is None else range(first, first + pairs):
         clocked = clock()
@@ -132,6 +133,9 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
             remedy = "lower --keep, raise --until-pass, choose other hosts, or train the method longer"
             raise StateError("No pair can be painted", [Fault(painting.method, f"{given_up} pairs given up; the last: {reason}", "some", remedy)])
         if len(pool.entries()) >= job.least:
+            if not settled:
+                settle()
+                settled = True
             time.sleep(spent * (1 - painting.share) / painting.share)
 
 
@@ -233,12 +237,18 @@ def _mended(path: Path) -> int:
 def _main(folder: Path) -> None:
     job = read_record(PainterJob, folder / JOB, "start nnU-Net again")
     end_with(job.parent)
-    os.nice(19)
+    if len(pool_of(folder, job.painting).entries()) >= job.least:
+        _give_way()
     import torch
 
     torch.set_num_threads(1)
     with locked(folder, "painter"):
-        paint(folder, job)
+        paint(folder, job, settle=_give_way)
+
+
+def _give_way() -> None:
+    """Whatever else wants the processor comes first: not before nnU-Net trains, which waits for the first entries."""
+    os.nice(19)
 
 
 if __name__ == "__main__":
