@@ -12,7 +12,7 @@ from conftest import TOY
 from tumorgen_cli import downstream
 from tumorgen_cli.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order, repeats
 from tumorgen_cli.downstream_page import draw
-from tumorgen_cli.errors import PlanError
+from tumorgen_cli.errors import DataError, PlanError
 from tumorgen_cli.files import read_record, write_json
 from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
 from tumorgen_cli.live import Painting
@@ -144,6 +144,20 @@ def test_nobody_held_out_is_told(copy):
     write_json(copy.splits_file, dataclasses.replace(splits, train=(*splits.train, *splits.test), test=()))
     with pytest.raises(PlanError, match="no case held out"):
         measure_gains(copy, DESIGN, None, "train", "cpu")
+
+
+def test_held_out_hosts_are_told_before_anything_is_trained(copy, nnunets, phantoms, tmp_path):
+    """By name, and by content under another name."""
+    hosts, held_out = tmp_path / "hosts", copy.splits().test[0]
+    shutil.copytree(phantoms.healthy, hosts)
+    for name in (held_out, "Somebody"):
+        shutil.copy(phantoms.dataset / "imagesTr" / f"{held_out}_0000.nii.gz", hosts / f"{name}_0000.nii.gz")
+    with pytest.raises(DataError, match=f"2 held-out cases .*Somebody, which is {held_out}"):
+        measure_gains(copy, DESIGN, hosts, None, "cpu")
+    with pytest.raises(DataError, match="no such folder"):
+        measure_gains(copy, DESIGN, tmp_path / "none", None, "cpu")
+    assert not nnunets
+    assert not (copy.root / "synthetic").exists()
 
 
 # -- what is written -----------------------------------------------------------------------------------------------

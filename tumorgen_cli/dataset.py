@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -194,6 +194,24 @@ def host_scans(folder: Path, channel_names: Sequence[str], file_ending: str = ".
     if faults:
         raise DataError("The host scans cannot be used", faults)
     return hosts
+
+
+def cases_among(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
+    """Which scans (by name, their first channel's file) are among the cases of a data set, by name or by content, and which case each is.
+
+    Files are read only where sizes agree.
+    """
+    sizes: dict[int, dict[str, str]] = {}
+    for case in cases:
+        path = dataset.image_files(case)[0]
+        sizes.setdefault(path.stat().st_size, {})[files.hash_file(path)] = case
+    found = {}
+    for name, path in scans.items():
+        alike = sizes.get(path.stat().st_size, {})
+        case = name if name in cases else alike.get(files.hash_file(path)) if alike else None
+        if case is not None:
+            found[name] = case
+    return found
 
 
 def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:

@@ -21,15 +21,16 @@ import numpy as np
 
 from tumorgen_cli import console, downstream_page
 from tumorgen_cli.budgets import Budget, train_within
+from tumorgen_cli.dataset import Dataset, cases_among
 from tumorgen_cli.devices import DeviceName, find_device, usable_cores
-from tumorgen_cli.errors import Fault, PlanError, StateError, TumorgenError
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few
 from tumorgen_cli.files import hash_value, locked, none_for_nan, read_record, to_plain, write_json, write_text
 from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Run, score_patient, summarize_arms
 from tumorgen_cli.live import FOLDER, Painting
 from tumorgen_cli.metrics.scores import Summary
 from tumorgen_cli.nnunet import CPU_SIZE, CaseFiles, Job, Schedule, Size, TrainingData, check_data, make_job, results_folder, run_job, training_data
 from tumorgen_cli.nnunet_setup import set_up
-from tumorgen_cli.pipeline import dataset_of, synthesize
+from tumorgen_cli.pipeline import dataset_of, healthy_sources, synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import box_slices, display_of
 from tumorgen_cli.stages import check_preprocessed
@@ -87,7 +88,8 @@ def measure_gains(
         jobs: nnU-Nets at a time; None for one per GPU, or one.
 
     Raises:
-        PlanError: no case is held out, or the fractions leave none to learn from.
+        PlanError: no case is held out, or the fractions leave none to learn from. DataError: hosts or cases that cannot be used, held-out
+        cases among the hosts.
     """
     plan, splits = workspace.plan(), workspace.splits()
     check_preprocessed(workspace, plan, splits)
@@ -95,6 +97,10 @@ def measure_gains(
     if not splits.test:
         fault = Fault("splits.json", "no case held out", "one or more: nothing else shows a gain", "plan with splits_final.json, or more cases")
         raise PlanError("Gains cannot be measured", [fault])
+    dataset = dataset_of(plan)
+    check_data(training_data(dataset, splits))
+    if healthy is not None:
+        _check_hosts(plan, dataset, splits, healthy)
     root = workspace.root / "downstream"
     order = nested_order(splits.train, plan.seed)
     kind = find_device(device).type
@@ -112,12 +118,22 @@ def measure_gains(
                     paintings[arm] = _painting(inner, arm.removesuffix(LIVE), root / "live" / f"{arm}_{count}", design, healthy, cases, device)
                 elif arm != REAL:
                     pairs[arm] = _pairs(inner, arm, design.ratio * count, healthy, cases, device)
-            data = training_data(dataset_of(plan), Splits(tuple(chosen), splits.test))
-            check_data(data)
+            data = training_data(dataset, Splits(tuple(chosen), splits.test))
             finished += _train_and_score(root, plan, design, data, pairs, paintings, kind, jobs, size)
             result = _result(plan, splits, design, healthy, cases, finished, root, kind)
             _write(root, plan, result, data)  # after every count: long work shows what it has
     return DownstreamReport(result, str(root / "downstream.html"), str(root / "downstream.csv"))
+
+
+def _check_hosts(plan: Plan, dataset: Dataset, splits: Splits, healthy: Path) -> None:
+    """Raises:
+    DataError: hosts that cannot be used, or are held out, under whatever name: nnU-Net would learn from its test cases.
+    """
+    scans = {source.name: source.files[0] for source in healthy_sources(plan, healthy, None)}
+    known = cases_among(scans, dataset, splits.test)
+    if known:
+        found = f"{len(known)} held-out cases ({few([name if name == case else f'{name}, which is {case}' for name, case in known.items()])})"
+        raise DataError("Held-out cases would be painted into", [Fault(str(healthy), found, "other scans", "take them out of the folder")])
 
 
 def case_counts(cases: int, fractions: Sequence[float]) -> list[int]:
