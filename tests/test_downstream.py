@@ -62,7 +62,8 @@ def nnunets(monkeypatch):
 
     def run_job(data, folder, job, title, variables=None):
         if job.train:
-            write_json(downstream._schedule_file(folder), Schedule(3, 7, 0.5))
+            write_json(folder / "job.json", job)
+            write_json(downstream._schedule_file(folder), job.schedule or Schedule(3, len(trained) + 7, 0.5))
             trained.append((folder.name, job))
 
     def score(task, plan, schedule, kind):
@@ -120,6 +121,16 @@ def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
     assert len(more.result.arms) == 3
     measure_gains(copy, dataclasses.replace(design, ratio=1), phantoms.healthy, None, "cpu")
     assert [name for name, _ in nnunets[6:]] == ["copypaste_seed0", "copypaste_seed1"]  # other pairs; the real arm stays
+
+
+def test_all_trainings_of_so_many_minutes_are_equally_long(copy, nnunets, phantoms):
+    """Whatever was trained for other minutes in between."""
+    design = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1)
+    measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    measure_gains(copy, dataclasses.replace(design, minutes=0.5, arms=("real",)), phantoms.healthy, None, "cpu")
+    measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    jobs = [(name, job.minutes, job.schedule and job.schedule.iterations) for name, job in nnunets]
+    assert jobs == [("real_seed0", 0.02, None), ("copypaste_seed0", 0.02, 7), ("real_seed0", 0.5, None), ("real_seed0", 0.02, 7)]
 
 
 def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):

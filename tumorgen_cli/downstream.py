@@ -3,7 +3,7 @@
 For every number of real cases: the methods learn from these cases alone (a workspace of its own below `downstream/` where they
 are not all), paint, and one nnU-Net per arm and seed learns from the real cases and the arm's pairs, by the plan that nnU-Net
 makes of the real cases. Writes `downstream/` of the workspace: `nnunet/real_N/` (what nnU-Net prepared, and `runs/ARM_seedK/` with
-scores and predictions), schedule.json, downstream.json, .csv and .html. A run that is finished is never made again.
+scores and predictions), downstream.json, .csv and .html. A run that is finished is never made again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.dataset import Dataset, cases_among
 from tumorgen_cli.devices import DeviceName, find_device, usable_cores
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few
-from tumorgen_cli.files import hash_value, locked, none_for_nan, read_record, to_plain, write_json, write_text
+from tumorgen_cli.files import hash_value, locked, none_for_nan, read_plain, read_record, to_plain, write_json, write_text
 from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Run, score_patient, summarize_arms
 from tumorgen_cli.live import FOLDER, Painting
 from tumorgen_cli.metrics.scores import Summary
@@ -253,16 +253,15 @@ def _finished(task: _Task) -> Run | None:
 def _trained(tasks: Sequence[_Task], root: Path, minutes: float, kind: str, jobs: int | None) -> Iterator[_Task]:
     """Yields each task when its nnU-Net is trained; `jobs` at a time, each on a GPU of its own where there are some.
 
-    The first training of all measures how many steps the minutes are; the others take as many.
+    The first training of so many minutes on such a device measures how many steps they are; the others take as many.
     """
     devices = _devices(kind, jobs)
     left = list(tasks)
-    while left and _schedule(root, minutes) is None:
+    while left and _schedule(root, minutes, kind) is None:
         task = left.pop(0)
         run_job(task.data, task.folder, task.job, task.name, devices[0])
-        write_json(root / "schedule.json", {"minutes": minutes, **to_plain(read_record(Schedule, _schedule_file(task.folder), "delete the run"))})
         yield task
-    schedule = _schedule(root, minutes)
+    schedule = _schedule(root, minutes, kind)
     waiting: queue.Queue[_Task] = queue.Queue()
     done: queue.Queue[_Task | TumorgenError] = queue.Queue()
     for task in left:
@@ -297,23 +296,14 @@ def _trained(tasks: Sequence[_Task], root: Path, minutes: float, kind: str, jobs
         yield found
 
 
-def _schedule(root: Path, minutes: float) -> Schedule | None:
-    """What the minutes came to, where that is known."""
-    path = root / "schedule.json"
-    if not path.is_file():
-        return None
-    found = read_record(_Measured, path, "delete it")
-    return Schedule(found.epochs, found.iterations, found.seconds_per_iteration) if found.minutes == minutes else None
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """`schedule.json`."""
-
-    minutes: float
-    epochs: int
-    iterations: int
-    seconds_per_iteration: float
+def _schedule(root: Path, minutes: float, kind: str) -> Schedule | None:
+    """What the minutes came to on such a device, by any training that has begun; None before the first."""
+    for path in sorted(root.glob("nnunet/*/runs/*/job.json")):
+        job = read_plain(path, "delete the run's folder")
+        measured = _schedule_file(path.parent)
+        if (job["minutes"], job["device"]) == (minutes, kind) and measured.is_file():
+            return read_record(Schedule, measured, "delete the run's folder")
+    return None
 
 
 def _schedule_file(folder: Path) -> Path:
@@ -361,9 +351,9 @@ def _result(
     plan: Plan, splits: Splits, design: Design, healthy: Path | None, cases: str | None, runs: Sequence[Run], root: Path, kind: str
 ) -> Downstream:
     hosts = " and ".join([f"scans of {healthy.resolve().name}"] * (healthy is not None) + [f"{cases} cases"] * (cases is not None))
-    schedule = _schedule(root, design.minutes)
+    schedule = _schedule(root, design.minutes, kind)
     if schedule is None:
-        raise StateError("No training was made", [Fault(str(root), "no schedule.json", "one", "run the command again")])
+        raise StateError("No training was made", [Fault(str(root), "no schedule of one", "one", "run the command again")])
     return Downstream(
         plan.dataset, plan.hash, splits.test, hosts, design, schedule, kind, plan.tolerance_mm, tuple(summarize_arms(runs)), tuple(runs)
     )
