@@ -17,7 +17,7 @@ from tumorgen_cli.files import read_record, write_json
 from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
 from tumorgen_cli.live import Painting
 from tumorgen_cli.nnunet import Schedule, Size
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.workspace import Splits, Workspace
 
 DESIGN = Design(("real", "copypaste"), (0.5, 1.0), 2, 0.02, 2, 0.5)
 
@@ -131,6 +131,15 @@ def test_all_trainings_of_so_many_minutes_are_equally_long(copy, nnunets, phanto
     measure_gains(copy, design, phantoms.healthy, None, "cpu")
     jobs = [(name, job.minutes, job.schedule and job.schedule.iterations) for name, job in nnunets]
     assert jobs == [("real_seed0", 0.02, None), ("copypaste_seed0", 0.02, 7), ("real_seed0", 0.5, None), ("real_seed0", 0.02, 7)]
+
+
+def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms):
+    design, splits = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), copy.splits()
+    write_json(copy.splits_file, Splits(splits.train[1:], (*splits.test, splits.train[0])))
+    assert len(measure_gains(copy, design, phantoms.healthy, None, "cpu").result.runs[0].patients) == len(splits.test) + 1
+    write_json(copy.splits_file, Splits(splits.train[1:], splits.test))
+    made = measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    assert [len(run.patients) for run in made.result.runs] == [len(splits.test)] * 2
 
 
 def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):

@@ -24,7 +24,7 @@ from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.dataset import Dataset, cases_among
 from tumorgen_cli.devices import DeviceName, find_device, usable_cores
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few
-from tumorgen_cli.files import hash_value, locked, none_for_nan, read_plain, read_record, to_plain, write_json, write_text
+from tumorgen_cli.files import hash_file, hash_value, locked, none_for_nan, read_plain, read_record, to_plain, write_json, write_text
 from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Run, score_patient, summarize_arms
 from tumorgen_cli.live import FOLDER, Painting
 from tumorgen_cli.metrics.scores import Summary
@@ -106,6 +106,7 @@ def measure_gains(
     kind = find_device(device).type
     finished: list[Run] = []
     with locked(root, "downstream"):
+        _forget_stale_scores(root, training_data(dataset, splits), plan.tolerance_mm)
         for count in counts:
             chosen = sorted(order[:count])
             console.headline(f"{count} real cases")
@@ -319,6 +320,16 @@ def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
         return [{"CUDA_VISIBLE_DEVICES": str(i % gpus)} for i in range(jobs or gpus)]
     jobs = jobs or 1
     return [{"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))}] * jobs if jobs > 1 else [{}]
+
+
+def _forget_stale_scores(root: Path, data: TrainingData, tolerance_mm: float) -> None:
+    """Removes the scores that are of other held-out files or another tolerance; the nnU-Nets stay, to be scored again."""
+    path, held_out = root / "held_out.json", [(case.name, *map(hash_file, (*case.images, case.label))) for case in data.test]
+    now = hash_value([held_out, data.tumor_name, tolerance_mm])
+    if not path.is_file() or read_plain(path, "delete it") != now:
+        for scores in root.glob("nnunet/*/runs/*/run.json"):
+            scores.unlink()
+        write_json(path, now)
 
 
 def _score(task: _Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
