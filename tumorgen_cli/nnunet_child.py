@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.files import atomic, read_record, to_plain, write_json
+from tumorgen_cli.files import atomic, read_plain, read_record, to_plain, write_json
 from tumorgen_cli.nnunet import BEST, CONFIGURATION, FINAL, LATEST, NAME, PLANS, TRAINER, Extra, Job, Schedule, Size, prepared_hash_of, results_folder
 from tumorgen_cli.processes import end_with_parent
 
@@ -108,20 +108,29 @@ def _prepare(folder: Path, job: Job) -> None:
 def _prepare_extra(
     preprocessed: Path, job: Job, plans: dict[str, Any], dataset: dict[str, Any], tell: Callable[[int, int, str], None]
 ) -> None:
-    """Preprocesses, as planned from the other cases, what is not there yet; a case is there when its properties are."""
+    """Preprocesses, as planned from the other cases, what is not there yet, or was made of other files of that name (`extra.json`)."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(plans)
     configuration = manager.get_configuration(CONFIGURATION)
     folder = preprocessed / configuration.data_identifier
-    missing = [case for case in job.extra if not (folder / f"{case.name}.pkl").is_file()]
+    record = preprocessed.parent / "extra.json"
+    made_of = read_plain(record, "delete it") if record.is_file() else {}
+    missing = [case for case in job.extra if made_of.get(case.name) != _stamp(case) or not (folder / f"{case.name}.pkl").is_file()]
     if not missing:
         return
     with ProcessPoolExecutor(job.processes, multiprocessing.get_context("spawn")) as pool:
-        begun = [pool.submit(_preprocess_case, case, folder, plans, dataset) for case in missing]
-        for number, each in enumerate(begun, 1):
+        begun = {case: pool.submit(_preprocess_case, case, folder, plans, dataset) for case in missing}
+        for number, (case, each) in enumerate(begun.items(), 1):
             each.result()
+            made_of[case.name] = _stamp(case)
+            write_json(record, made_of)
             tell(number, len(missing), "")
+
+
+def _stamp(case: Extra) -> list[list[int]]:
+    """Tells files from others that take their place: pairs that are painted again bear the same names."""
+    return [[found.st_size, found.st_mtime_ns] for found in (Path(path).stat() for path in (*case.images, case.label))]
 
 
 def _preprocess_case(case: Extra, folder: Path, plans: dict[str, Any], dataset: dict[str, Any]) -> None:
