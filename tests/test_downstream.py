@@ -48,6 +48,19 @@ def test_real_cases_are_repeated_to_their_share():
     assert repeats(32, 8, 0.5) == 1  # never fewer than they are
 
 
+def test_jobs_keep_to_the_gpus_they_were_given(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(downstream, "usable_cores", lambda: 16)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in downstream._devices("cuda", None)] == ["2", "GPU-5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    found = downstream._devices("cuda", 3)
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["0", "1", "0"]
+    assert {each["nnUNet_n_proc_DA"] for each in found} == {"4"}
+
+
 # -- order of work -------------------------------------------------------------------------------------------------
 @pytest.fixture
 def copy(workspace, tmp_path):
@@ -157,6 +170,20 @@ def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):
     assert len(nnunets) == 2
     measure_gains(copy, dataclasses.replace(design, real_share=0.5), phantoms.healthy, "train", "cpu")
     assert [name for name, _ in nnunets[2:]] == ["copypaste-live_seed0"]  # the real arm draws nothing else
+
+
+def test_what_fails_ends_the_command(copy, nnunets, phantoms, monkeypatch):
+    """Not only what is told: a thread that dies must not leave the command waiting."""
+    made = downstream.run_job
+
+    def fails(data, folder, job, title, variables=None):
+        if job.schedule is not None:
+            raise OSError("no more processes")
+        made(data, folder, job, title, variables)
+
+    monkeypatch.setattr(downstream, "run_job", fails)
+    with pytest.raises(OSError, match="no more processes"):
+        measure_gains(copy, dataclasses.replace(DESIGN, fractions=(1.0,)), phantoms.healthy, None, "cpu")
 
 
 def test_nobody_held_out_is_told(copy):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import queue
 import shutil
 import threading
@@ -23,7 +24,7 @@ from tumorgen_cli import console, downstream_page
 from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.dataset import Dataset, cases_among
 from tumorgen_cli.devices import DeviceName, find_device, usable_cores
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
 from tumorgen_cli.files import hash_file, hash_value, locked, none_for_nan, read_plain, read_record, to_plain, write_json, write_text
 from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Run, score_patient, summarize_arms
 from tumorgen_cli.live import FOLDER, Painting
@@ -264,7 +265,7 @@ def _trained(tasks: Sequence[_Task], root: Path, minutes: float, kind: str, jobs
         yield task
     schedule = _schedule(root, minutes, kind)
     waiting: queue.Queue[_Task] = queue.Queue()
-    done: queue.Queue[_Task | TumorgenError] = queue.Queue()
+    done: queue.Queue[_Task | Exception] = queue.Queue()
     for task in left:
         waiting.put(task)
 
@@ -277,7 +278,7 @@ def _trained(tasks: Sequence[_Task], root: Path, minutes: float, kind: str, jobs
             try:
                 run_job(task.data, task.folder, replace(task.job, schedule=schedule), task.name if len(devices) == 1 else None, variables)
                 done.put(task)
-            except TumorgenError as error:
+            except Exception as error:  # whatever it is: who waits here would wait for ever
                 done.put(error)
                 return
 
@@ -290,7 +291,7 @@ def _trained(tasks: Sequence[_Task], root: Path, minutes: float, kind: str, jobs
                 break
             except queue.Empty:
                 continue
-        if isinstance(found, TumorgenError):
+        if isinstance(found, Exception):
             raise found
         if len(devices) > 1:
             console.note(f"trained: {found.name}")
@@ -316,8 +317,11 @@ def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
     if kind == "cuda":
         import torch
 
-        gpus = torch.cuda.device_count()
-        return [{"CUDA_VISIBLE_DEVICES": str(i % gpus)} for i in range(jobs or gpus)]
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # a scheduler's, or the user's, share of the machine
+        gpus = (given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
+        jobs = jobs or len(gpus)
+        workers = str(max(1, min(12, usable_cores() // jobs - 1)))
+        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)].strip(), "nnUNet_n_proc_DA": workers} for i in range(jobs)]
     jobs = jobs or 1
     return [{"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))}] * jobs if jobs > 1 else [{}]
 
