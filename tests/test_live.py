@@ -84,6 +84,24 @@ def test_an_entry_may_vanish_while_it_is_opened(tmp_path, monkeypatch):
         pool.draw(lambda: 0.0)
 
 
+def test_a_file_that_a_network_disk_keeps_stops_nobody(tmp_path, monkeypatch):
+    pool, remove, kept = Pool(tmp_path, 1), shutil.rmtree, [True]
+
+    def keeps(path, ignore_errors=False):
+        if path.name.startswith(".gone_") and path.is_dir() and kept[0]:
+            if not ignore_errors:
+                raise OSError(39, "Directory not empty")
+            return
+        remove(path, ignore_errors)
+
+    monkeypatch.setattr("tumorgen_cli.pool.shutil.rmtree", keeps)
+    for number in range(3):
+        kept[0] = number < 2
+        pool.put(entry(number))
+        assert [int(path.name) for path in pool.entries()] == [number]
+    assert [path.name for path in tmp_path.iterdir()] == ["00000002"]
+
+
 # -- what nnU-Net's loader gets ------------------------------------------------------------------------------------
 class Cases:
     """As much of a data set of nnU-Net's as its loader uses."""

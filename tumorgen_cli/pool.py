@@ -61,7 +61,7 @@ class Pool:
     def clean(self) -> None:
         """Removes what a kill left half done; for the process that puts entries in, before it begins."""
         for path in (*self.folder.glob(".gone_*"), *self.folder.glob(".begun_*")):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
         self.shrink(self.size)
 
     def draw(self, random: Callable[[], float]) -> Entry | None:
@@ -80,7 +80,9 @@ class Pool:
         gone = path.with_name(f".gone_{path.name}")
         shutil.rmtree(gone, ignore_errors=True)
         path.rename(gone)
-        shutil.rmtree(gone)
+        # a network disk keeps a file that a loader has mapped, and so its folder: it goes with a later entry
+        for each in self.folder.glob(".gone_*"):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _open(path: Path) -> Entry:
