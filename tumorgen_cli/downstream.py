@@ -278,7 +278,7 @@ def _trained(tasks: Sequence[_Task], root: Path, minutes: float, kind: str, jobs
             try:
                 run_job(task.data, task.folder, replace(task.job, schedule=schedule), task.name if len(devices) == 1 else None, variables)
                 done.put(task)
-            except Exception as error:  # whatever it is: who waits here would wait for ever
+            except Exception as error:  # noqa: BLE001 - whatever it is: who waits for this thread would wait for ever
                 done.put(error)
                 return
 
