@@ -12,7 +12,7 @@ from conftest import TOY
 from tumorgen_cli import downstream
 from tumorgen_cli.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order, repeats
 from tumorgen_cli.downstream_page import draw
-from tumorgen_cli.errors import DataError, PlanError
+from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import read_record, write_json
 from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
 from tumorgen_cli.live import Painting
@@ -153,6 +153,18 @@ def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms):
     write_json(copy.splits_file, Splits(splits.train[1:], splits.test))
     made = measure_gains(copy, design, phantoms.healthy, None, "cpu")
     assert [len(run.patients) for run in made.result.runs] == [len(splits.test)] * 2
+
+
+def test_a_subset_of_other_splits_is_refused(copy, nnunets, phantoms):
+    """The same cases, of which another is held out: the subset's methods have learnt from it."""
+    design, splits = dataclasses.replace(DESIGN, fractions=(0.5,), seeds=1), copy.splits()
+    measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    (inner,) = (copy.root / "downstream").glob("real_*/splits.json")
+    path, found = inner, read_record(Splits, inner, "")
+    write_json(path, Splits((*found.train[1:], *found.test), found.train[:1]))
+    with pytest.raises(StateError, match="delete the folder"):
+        measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    assert copy.splits() == splits
 
 
 def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):

@@ -9,8 +9,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tumorgen_cli import console
 from tumorgen_cli.dataset import Dataset, find_dataset, read_dataset
 from tumorgen_cli.devices import DeviceName
+from tumorgen_cli.errors import Fault, StateError
 from tumorgen_cli.files import link_or_copy, read_plain, write_json
 from tumorgen_cli.pipeline import plan_dataset, preprocess_dataset
 from tumorgen_cli.workspace import Splits, Workspace
@@ -21,8 +23,13 @@ def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, d
 
     It is planned anew from these cases, with the settings that were not left to the rules; where it is planned already the
     plan stays: a user may have changed it.
+
+    Raises:
+        StateError: it was planned when other cases were held out.
     """
     plan, inner = workspace.plan(), Workspace(folder)
+    if inner.plan_file.is_file():
+        _check_kept(workspace, inner, cases)
     dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
     path = write_subset(dataset, cases, inner.root / "cases_of" / dataset.name, workspace.splits())
     if not inner.plan_file.is_file():
@@ -30,6 +37,18 @@ def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, d
         plan_dataset(inner, str(path), plan.tumor_name, device, settings=own, seed=plan.seed if seed is None else seed)
     preprocess_dataset(inner)
     return inner
+
+
+def _check_kept(workspace: Workspace, inner: Workspace, cases: Sequence[str]) -> None:
+    """Sees that a subset's workspace still is of these cases, and warns where its plan is of other settings."""
+    outer, found = workspace.splits(), inner.splits()
+    if ({*found.train}, {*found.test}) != ({*outer.train} & {*cases}, {*outer.test} & {*cases}):
+        fault = Fault(str(inner.root), "other cases to learn from, or held out", "those of the present splits", "delete the folder and run again")
+        raise StateError("A workspace of some cases is stale", [fault])
+    wanted, kept = ({d.field: d.value for d in each.plan().decisions if d.source != "rule" and d.field != "seed"} for each in (workspace, inner))
+    other = sorted(field for field in {*wanted, *kept} if wanted.get(field) != kept.get(field))
+    if other:
+        console.warn(f"{inner.root} keeps its own plan, with other {', '.join(other)}; delete the folder to plan as in {workspace.root}")
 
 
 def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Splits | None = None) -> Path:
