@@ -10,7 +10,7 @@ import pytest
 from conftest import TOY
 
 from tumorgen_cli import downstream
-from tumorgen_cli.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order, repeats
+from tumorgen_cli.downstream import attained_share, case_counts, gain_rows, gains_csv, measure_gains, nested_order, repeats
 from tumorgen_cli.downstream_page import draw
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import read_record, write_json
@@ -46,6 +46,8 @@ def test_real_cases_are_repeated_to_their_share():
     assert repeats(8, 32, 0.2) == 1
     assert repeats(8, 0, 0.5) == 1
     assert repeats(32, 8, 0.5) == 1  # never fewer than they are
+    shares = [attained_share(dataclasses.replace(DESIGN, ratio=ratio, real_share=share)) for ratio, share in ((4, 0.5), (2, 0.75), (1, 0.25))]
+    assert shares == [0.5, 0.75, 0.5]  # a real case stands there once at least, so live arms see as many
 
 
 def test_jobs_keep_to_the_gpus_they_were_given(monkeypatch):

@@ -163,6 +163,12 @@ def repeats(real: int, pairs: int, real_share: float) -> int:
     return max(1, round(real_share / (1 - real_share) * pairs / real)) if pairs else 1
 
 
+def attained_share(design: Design) -> float:
+    """Of real cases in what is drawn, as near to the design's as repeating them comes."""
+    repeated = repeats(1, design.ratio, design.real_share)
+    return repeated / (repeated + design.ratio)
+
+
 # -- pairs ---------------------------------------------------------------------------------------------------------
 def _pairs(workspace: Workspace, arm: str, count: int, healthy: Path | None, cases: str | None, device: DeviceName) -> list[CaseFiles]:
     """The pairs of an arm: its method is trained where it is not, and paints what is missing."""
@@ -186,7 +192,7 @@ def _painting(
 ) -> Path:
     """The file that says what a live arm paints, at the rate at which the other arms see pairs."""
     train_within(workspace, method, Budget(), device)
-    probability = round(1 - design.real_share, 4)
+    probability = round(1 - attained_share(design), 4)
     made = set_up(workspace, method, healthy, cases, None, probability, _POOL, _PAINTERS_SHARE, 0.0, None, 0.7, None, device, None, folder)  # type: ignore[arg-type]
     return Path(made.file)
 
@@ -215,7 +221,7 @@ def _train_and_score(
             job = make_job(data, folder, kind, plan.precision, design.minutes, seed, size, None, names, extra)  # type: ignore[arg-type]
             share = len(real) / len(names)
             if arm in paintings:
-                job, share = _live(job, paintings[arm]), design.real_share
+                job, share = _live(job, paintings[arm]), attained_share(design)
             tasks.append(_Task(arm, count, seed, folder / "runs" / f"{arm}_seed{seed}", data, job, len(extra), round(share, 4)))
     runs = {task.name: run for task in tasks if (run := _finished(task)) is not None}
     missing = [task for task in tasks if task.name not in runs]

@@ -34,7 +34,8 @@ class Patient:
 def draw(result: Downstream, patients: Sequence[Patient]) -> str:
     """The page."""
     design = result.design
-    share = f"{design.ratio} pairs to a real case, real cases repeated to {percent(design.real_share)} of what is drawn"
+    drawn = next((run.real_share for run in result.runs if run.real_share < 1), design.real_share)
+    share = f"{design.ratio} pairs to a real case, real cases repeated to {percent(drawn)} of what is drawn"
     steps = result.schedule.epochs * result.schedule.iterations
     head = (
         f"<h1>What pairs do to nnU-Net</h1><p class=soft>{escape(result.dataset)} · {len(result.held_out)} real held-out patients · painted into "
@@ -150,8 +151,8 @@ def _patients(patients: Sequence[Patient]) -> str:
 
 def _notes(result: Downstream) -> str:
     texts = (
-        "Every nnU-Net has the same plan (made by nnU-Net from the real training cases), patch, batch and number of iterations; arms differ in "
-        "what is drawn alone. With fewer real cases the methods learned from these alone. The held-out patients taught and chose nothing.",
+        "Every nnU-Net takes the same number of iterations, and at one number of real cases all have the same plan (made by nnU-Net from these cases), "
+        "patch and batch; arms differ in what is drawn alone. With fewer real cases the methods learned from these alone. The held-out patients taught and chose nothing.",
         "A patient counts once: the mean over seeds. Intervals are 95 % bootstrap over patients; p is Wilcoxon's signed-rank test of the paired "
         "gains, not corrected for the number of comparisons. Spread is the standard deviation.",
         f"DSC and NSD (at {result.tolerance_mm:g} mm) over whole scans; a lesion is found by one voxel in common, a false positive touches none.",
