@@ -368,6 +368,13 @@ def test_everything_that_is_missing_is_told_at_once(workspace, tmp_path):
     assert not (workspace.root / "nnunet" / "tumorgen.json").exists()
 
 
+def test_a_held_out_host_by_another_name_is_told(workspace, phantoms, tmp_path):
+    case = workspace.splits().test[0]
+    shutil.copy(phantoms.dataset / "imagesTr" / f"{case}_0000.nii.gz", tmp_path / "Somebody_0000.nii.gz")
+    arguments = ("-w", workspace.root, "--healthy", tmp_path, "--method", "copypaste", "--device", "cpu")
+    assert f"Somebody, which is {case}" in " ".join(told(call("nnunet-setup", *arguments, code=1)).split())
+
+
 def test_options_that_do_not_fit_are_told_together(tmp_path):
     text = told(call("nnunet-setup", "-w", tmp_path, "--judge", tmp_path, code=1))
     assert "--healthy and --cases" in text
