@@ -272,7 +272,7 @@ def _run_child(folder: Path, job: Job, title: str | None, variables: Mapping[str
         fault = Fault("nnU-Net's process", f"killed by signal {-code}, most often for want of memory", "to finish", f"free some memory and {_AGAIN}")
         raise DeviceError("nnU-Net was killed", [fault])
     if code:
-        lines = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()] or ["no word in its log"]
         raise StateError("nnU-Net failed", [Fault(str(folder / LOG), lines[-1][:300], "a finished training", f"see the log; then {_AGAIN}")])
 
 
