@@ -136,6 +136,8 @@ def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
     assert len(more.result.arms) == 3
     measure_gains(copy, dataclasses.replace(design, ratio=1), phantoms.healthy, None, "cpu")
     assert [name for name, _ in nnunets[6:]] == ["copypaste_seed0", "copypaste_seed1"]  # other pairs; the real arm stays
+    assert measure_gains(copy, design, phantoms.healthy, None, "cpu").result == first.result
+    assert len(nnunets) == 8  # what gave way was kept
 
 
 def test_all_trainings_of_so_many_minutes_are_equally_long(copy, nnunets, phantoms):
@@ -143,9 +145,9 @@ def test_all_trainings_of_so_many_minutes_are_equally_long(copy, nnunets, phanto
     design = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1)
     measure_gains(copy, design, phantoms.healthy, None, "cpu")
     measure_gains(copy, dataclasses.replace(design, minutes=0.5, arms=("real",)), phantoms.healthy, None, "cpu")
-    measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    measure_gains(copy, dataclasses.replace(design, seeds=2, arms=("real",)), phantoms.healthy, None, "cpu")
     jobs = [(name, job.minutes, job.schedule and job.schedule.iterations) for name, job in nnunets]
-    assert jobs == [("real_seed0", 0.02, None), ("copypaste_seed0", 0.02, 7), ("real_seed0", 0.5, None), ("real_seed0", 0.02, 7)]
+    assert jobs == [("real_seed0", 0.02, None), ("copypaste_seed0", 0.02, 7), ("real_seed0", 0.5, None), ("real_seed1", 0.02, 7)]
 
 
 def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms):

@@ -12,7 +12,6 @@ import csv
 import io
 import os
 import queue
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -243,18 +242,18 @@ def _live(job: Job, file: Path) -> Job:
 
 
 def _finished(task: _Task) -> Run | None:
-    """The run's scores where it was made of the same; what was made of something else is removed."""
-    path, begun = task.folder / "run.json", task.folder / "inputs.json"
+    """The run's scores where it was made of the same; what was made of something else gives way, and comes back when it is asked for."""
+    folder, own = task.folder, task.job.inputs_hash
+    path, begun = folder / "run.json", folder / "inputs.json"
+    if begun.is_file() and (found := begun.read_text()) != own:
+        console.note(f"{task.name}: what was made from other cases, pairs or settings is kept as {folder.name}_{found}")
+        folder.rename(folder.with_name(f"{folder.name}_{found}"))
+    kept = folder.with_name(f"{folder.name}_{own}")
+    if kept.is_dir() and not folder.is_dir():
+        kept.rename(folder)
     if path.is_file():
-        run = read_record(Run, path, "delete the run's folder")
-        if run.inputs_hash == task.job.inputs_hash:
-            return run
-    if begun.is_file() and begun.read_text() == task.job.inputs_hash:
-        return None
-    if task.folder.is_dir():
-        console.note(f"{task.name}: made from other cases, pairs or settings, and made again")
-        shutil.rmtree(task.folder)
-    write_text(begun, task.job.inputs_hash)
+        return read_record(Run, path, "delete the run's folder")
+    write_text(begun, own)
     return None
 
 
