@@ -20,7 +20,7 @@ from tumorgen_cli.errors import StateError
 from tumorgen_cli.files import from_plain, write_json
 from tumorgen_cli.live import PaintedDataset, PainterJob, Painting, Progress
 from tumorgen_cli.nnunet_setup import job_lines, set_up
-from tumorgen_cli.painter import around, locations, mix, paint
+from tumorgen_cli.painter import around, locations, mix, paint, times_met
 from tumorgen_cli.pool import Entry, Pool
 from tumorgen_cli.synthesis import read_provenance
 
@@ -150,6 +150,14 @@ def test_patches_lie_around_the_tumor_and_inside_the_volume():
     """Axis by axis: in the middle, moved in from the edge, the whole of a shorter axis; 0 is twice the extent."""
     assert around((10, 0, 3), (14, 2, 5), (8, 8, 8), (40, 40, 6)) == (slice(8, 16), slice(0, 8), slice(0, 6))
     assert around((10, 36.6, 3), (14, 40, 5), (0, 0, 9), (40, 40, 40)) == (slice(8, 16), slice(33, 40), slice(0, 9))
+
+
+def test_scans_that_come_more_often_count_on():
+    """Three healthy scans and one training case, every second: its tumors take turns."""
+    met = [times_met("axbxcx", number) for number in range(12)]
+    assert [which for which, _ in met] == [*range(6), *range(6)]
+    assert [index for which, index in met if which % 2] == list(range(6))
+    assert [index for which, index in met if which == 0] == [0, 1]
 
 
 def test_locations_are_voxels_of_the_label_or_region():

@@ -77,6 +77,14 @@ def names_of(sources: Sequence[Source]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source.name for source in sources))
 
 
+def times_met(names: Sequence[str], number: int) -> tuple[int, int]:
+    """Which of the scans, in turn, a pair of that number is painted into, and how often that scan was before: so its tumors are redrawn in
+    turn, too, where it stands among `names` more than once."""
+    turn, which = divmod(number, len(names))
+    alike = [name == names[which] for name in names]
+    return which, turn * sum(alike) + sum(alike[:which])
+
+
 def open_studio(painting: Painting) -> Studio:
     """Everything loaded.
 
@@ -163,10 +171,10 @@ class _Easel:
         """
         studio, begun = self.studio, time.perf_counter()
         sources, plan = studio.sources, studio.plan
-        turn, which = divmod(number, len(sources))
+        which, index = times_met([source.name for source in sources], number)
         scan, host_hash, placing = self.host(which)
         seed = derive_seed(self.job.painting.seed, sources[which].name, number)
-        job = Job(turn, sources[which], f"{number:08d}", seed)
+        job = Job(index, sources[which], f"{number:08d}", seed)
         draw = draw_pair(plan, studio.method, job, scan, placing, Sampling(), studio.quality)
         if draw.image is None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in draw.rejected.items())
