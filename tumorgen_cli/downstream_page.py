@@ -152,8 +152,8 @@ def _patients(patients: Sequence[Patient]) -> str:
 def _notes(result: Downstream) -> str:
     texts = (
         "Every nnU-Net takes the same number of iterations, and at one number of real cases all have the same plan (made by nnU-Net from these "
-        "cases), patch and batch; arms differ in what is drawn alone. With fewer real cases the methods learned from these alone. The held-out patients "
-        "taught and chose nothing.",
+        "cases), patch and batch; arms differ in what is drawn alone. With fewer real cases the methods learned from these alone. The held-out "
+        "patients taught and chose nothing.",
         "A patient counts once: the mean over seeds. Intervals are 95 % bootstrap over patients; p is Wilcoxon's signed-rank test of the paired "
         "gains, not corrected for the number of comparisons. Spread is the standard deviation.",
         f"DSC and NSD (at {result.tolerance_mm:g} mm) over whole scans; a lesion is found by one voxel in common, a false positive touches none.",
