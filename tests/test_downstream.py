@@ -220,7 +220,7 @@ def test_held_out_hosts_are_told_before_anything_is_trained(copy, nnunets, phant
     with pytest.raises(DataError, match="no such folder"):
         measure_gains(copy, DESIGN, tmp_path / "none", None, "cpu")
     assert not nnunets
-    assert not (copy.root / "synthetic").exists()
+    assert not (copy.root / "downstream").exists()
 
 
 # -- what is written -----------------------------------------------------------------------------------------------
