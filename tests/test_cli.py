@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tumorgen_cli import __version__, cli, status
 from tumorgen_cli.errors import TumorgenError
+from tumorgen_cli.files import locked
 from tumorgen_cli.plan import preset_names, preset_text
 from tumorgen_cli.workspace import Workspace
 
@@ -161,17 +162,37 @@ def test_a_shard_by_option_and_by_environment(workspace, phantoms, tmp_path, mon
         assert "1 <= i <= n" in told(call(*arguments, f"--shard={wrong}", code=1)), wrong
 
 
+def test_a_shard_of_a_filter(workspace, phantoms, tmp_path, monkeypatch):
+    pairs, kept = tmp_path / "pairs", tmp_path / "kept"
+    call("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 2, "--method", "copypaste", "--out", pairs, "--device", "cpu")
+    arguments = ("filter", pairs, "-w", workspace.root, "--keep", 0, "--out", kept, "--device", "cpu")
+    with locked(kept, "filter", "2_of_2"):
+        assert "filter 2_of_2" in told(call(*arguments, "--shard", "2/2", code=1))
+    first = call(*arguments, "--shard", "2/2")
+    assert "left to other shards" in first.stdout
+    assert "the same command for the other shards" in told(first)
+    assert "shards are under way" in told(call(*arguments, "--shard", "1/3", code=1))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = json.loads(call(*arguments, "--json").stdout)
+    assert (found["kept"], found["judged"], found["left"]) == (2, 1, 0)
+
+
 def test_the_job_array_of_the_examples(workspace, phantoms, tmp_path):
     """What the script passes on is what the command takes."""
     (tmp_path / "tumorgen").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     (tmp_path / "tumorgen").chmod(0o755)
     script = Path(__file__).parent.parent / "examples" / "slurm_array.sh"
-    options = ["--healthy", phantoms.healthy, "-n", 2, "--out", tmp_path / "out", "-w", workspace.root, "--method", "syntumor", "--device", "cpu"]
-    for task, environment in ((1, {"SLURM_ARRAY_TASK_COUNT": "2"}), (2, {"SLURM_ARRAY_TASK_COUNT": "1", "SHARDS": "2"})):
-        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": str(task), **environment}
-        run = subprocess.run([str(part) for part in (script, *options)], env=environment, capture_output=True, text=True, timeout=60, check=True)
-        tally = json.loads(call(*run.stdout.splitlines(), "--json").stdout)["tally"]
-        assert (tally["pairs"], tally["made"], tally["left"]) == (task, 1, 2 - task)
+    common = ["-w", workspace.root, "--device", "cpu"]
+    synthesize = ["synthesize", "--healthy", phantoms.healthy, "-n", 2, "--out", tmp_path / "out", "--method", "syntumor", *common]
+    filter_pairs = ["filter", tmp_path / "out", "--keep", 0, "--out", tmp_path / "kept", *common]
+    for words in (synthesize, filter_pairs):
+        for task, environment in ((1, {"SLURM_ARRAY_TASK_COUNT": "2"}), (2, {"SLURM_ARRAY_TASK_COUNT": "1", "SHARDS": "2"})):
+            environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": str(task), **environment}
+            run = subprocess.run([str(part) for part in (script, *words)], env=environment, capture_output=True, text=True, timeout=60, check=True)
+            found = json.loads(call(*run.stdout.splitlines(), "--json").stdout)
+            left = found["tally"]["left"] if words is synthesize else found["left"]
+            assert left == 2 - task
 
 
 def test_from_pairs_to_a_merged_set(workspace, phantoms, tmp_path, monkeypatch):
@@ -191,6 +212,11 @@ def test_from_pairs_to_a_merged_set(workspace, phantoms, tmp_path, monkeypatch):
     six = call("merge", phantoms.dataset, pairs, "--out", tmp_path / "Dataset602_Six", "--folds", 6)
     assert "no pair to learn from in fold" in told(six)
     assert "DatasetNNN_Name" in told(call("merge", phantoms.dataset, pairs, "--out", tmp_path / "merged", code=1))
+    for name in ("nnUNet_raw", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    named = call("merge", phantoms.dataset, pairs, "--out", "Dataset603_Named", "-w", tmp_path / "work")
+    assert (tmp_path / "work" / "nnunet" / "nnUNet_raw" / "Dataset603_Named" / "dataset.json").is_file()
+    assert f"nnUNet_results={tmp_path}/work/nnunet/nnUNet_results" in told(named).replace("\n", "")
 
 
 # -- presets ---------------------------------------------------------------------------------------------------

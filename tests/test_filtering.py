@@ -1,7 +1,8 @@
-"""The kept set: whole, nnU-Net's, its rejected pairs listed with reasons; the source untouched."""
+"""The kept set: whole, nnU-Net's, its rejected pairs listed with reasons; the source untouched; shards of it equal to one run."""
 
 import csv
 import json
+import multiprocessing.pool
 
 import numpy as np
 import pytest
@@ -10,15 +11,22 @@ from test_evaluation import SHAPE, Threshold, plan, scan, synthetic, write_case 
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.files import hash_file
 from tumorgen_cli.filtering import filter_set
+from tumorgen_cli.records import Shard
 from tumorgen_cli.synthesis import read_provenance
 
 
-def run(plan, synthetic, tmp_path, keep=0.7, judge=None):  # noqa: F811
+def run(plan, synthetic, tmp_path, keep=0.7, judge=None, shard=None, out="toy_kept"):  # noqa: F811
     steps = []
-    out, predictions = tmp_path / "synthetic" / "toy_kept", tmp_path / "evaluation" / ".cache"
-    found = filter_set(plan, synthetic, out, predictions, judge or Threshold(), keep, lambda done, note="": steps.append(done))
-    assert steps == [1, 2, 3]
-    return found, out
+    folder, predictions = tmp_path / "synthetic" / out, tmp_path / "evaluation" / ".cache"
+    found = filter_set(plan, synthetic, folder, predictions, judge or Threshold(), keep, lambda done, note="": steps.append(done), shard)
+    assert steps[-1] - steps[0] == found.judged  # what is done is told first
+    return found, folder
+
+
+def contents(folder):
+    """Every file but locks by its bytes."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_kept_and_rejected(plan, synthetic, tmp_path):  # noqa: F811
@@ -48,5 +56,77 @@ def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):  
 
 def test_an_empty_mask_is_its_own_reason(plan, synthetic, tmp_path):  # noqa: F811
     write_case(synthetic, "c", scan(np.zeros(SHAPE, bool), 1, 2), np.zeros(SHAPE))
-    found, _ = run(plan, synthetic, tmp_path)
+    found, out = run(plan, synthetic, tmp_path)
     assert found.reasons == {"empty": 1, "P below the threshold": 1}
+    assert run(plan, synthetic, tmp_path)[0].reasons == found.reasons  # as read from its lines
+    assert json.loads((out / "judged.jsonl").read_text().splitlines()[2]) == {"case": "c", "proportion": None, "dice": None, "surface_dice": None}
+
+
+# -- resuming and shards -----------------------------------------------------------------------------------------
+class Killed(Threshold):
+    """A judge that is interrupted at a pair."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def tumor(self, image, grid):
+        if self.asked == self.at:
+            raise KeyboardInterrupt
+        return super().tumor(image, grid)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.7])
+def test_shards_equal_one_run(plan, synthetic, tmp_path, keep):  # noqa: F811
+    _, whole = run(plan, synthetic, tmp_path, keep)
+    found = [run(plan, synthetic, tmp_path, keep, shard=Shard(number, 2), out="parts")[0] for number in (2, 1)]
+    assert [(f.judged, f.left) for f in found] == [(1, 2), (2, 0)]
+    assert contents(tmp_path / "synthetic" / "parts") == contents(whole)
+    again, out = run(plan, synthetic, tmp_path, keep, shard=Shard(2, 2), out="parts")
+    assert (again.judged, again.left, again.kept) == (0, 0, found[1].kept)
+    assert contents(out) == contents(whole)
+
+
+def test_a_killed_filter_goes_on(plan, synthetic, tmp_path):  # noqa: F811
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, synthetic, tmp_path, judge=Killed(at=1), shard=Shard(1, 2), out="parts")
+    out = tmp_path / "synthetic" / "parts"
+    log = out / "judged_1_of_2.jsonl"
+    assert [json.loads(line)["case"] for line in log.read_text().splitlines()] == ["a"]
+    log.write_text(log.read_text() + '{"case": "c", "propor')  # as a kill leaves it
+    assert run(plan, synthetic, tmp_path, shard=Shard(2, 2), out="parts")[0].left == 1
+    assert not (out / "dataset.json").exists()  # a set that is not whole does not look so
+    judge = Threshold()
+    assert run(plan, synthetic, tmp_path, judge=judge, shard=Shard(1, 2), out="parts")[0].left == 0
+    assert judge.asked == 1
+    assert contents(out) == contents(run(plan, synthetic, tmp_path)[1])
+
+
+def test_one_process_finishes_what_shards_left(plan, synthetic, tmp_path):  # noqa: F811
+    run(plan, synthetic, tmp_path, shard=Shard(3, 3), out="parts")
+    found, out = run(plan, synthetic, tmp_path, out="parts")
+    assert found.judged == 2
+    assert contents(out) == contents(run(plan, synthetic, tmp_path)[1])
+
+
+def test_shards_at_the_same_time(plan, synthetic, tmp_path):  # noqa: F811
+    """As threads: locks and logs are files, opened by each anew."""
+    with multiprocessing.pool.ThreadPool(3) as pool:
+        found = pool.map(lambda number: run(plan, synthetic, tmp_path, shard=Shard(number, 3), out="parts")[0], (1, 2, 3))
+    assert min(f.left for f in found) == 0
+    assert contents(tmp_path / "synthetic" / "parts") == contents(run(plan, synthetic, tmp_path)[1])
+
+
+def test_who_may_filter_beside_whom(plan, synthetic, tmp_path):  # noqa: F811
+    run(plan, synthetic, tmp_path, shard=Shard(1, 3), out="parts")
+    with pytest.raises(StateError, match="3 pairs in 3 shards are under way"):
+        run(plan, synthetic, tmp_path, shard=Shard(2, 2), out="parts")
+    with pytest.raises(StateError, match="other keep"):  # a kept pair is there that another bar might not have kept
+        run(plan, synthetic, tmp_path, keep=0.1, out="parts")
+
+
+def test_a_set_whose_shards_are_at_work_is_not_filtered(plan, synthetic, tmp_path):  # noqa: F811
+    (synthetic / "shards.json").write_text('{"pairs": 4, "shards": 2}')
+    with pytest.raises(StateError, match="shards under way"):
+        run(plan, synthetic, tmp_path)
+    assert not (tmp_path / "synthetic" / "toy_kept").exists()

@@ -13,7 +13,7 @@ PACKAGE = Path(tumorgen_cli.__file__).parent
 LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices", "processes"},
-    {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "workspace"},
+    {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "shards", "workspace"},
     {"windows", "boxes", "shapes", "texture", "healing", "preprocess", "pool"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
@@ -28,8 +28,9 @@ LAYERS = [
         "hosts", "synthesis", "judge", "judging", "nnunet", "nnunet_child", "judge_training", "stages", "budgets",
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
-    {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "organs", "pipeline"},
-    {"comparison", "demo", "painter", "nnunet_setup", "cli"},
+    {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "gains", "pipeline"},
+    {"subsets", "organs", "downstream_page", "painter", "nnunet_setup"},
+    {"comparison", "downstream", "demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 #: module -> modules of its own layer that it may import
@@ -69,9 +70,10 @@ BESIDE = {
     "reader_study": {"evaluation"},
     "evaluation": {"report"},
     "comparison_page": {"comparison_table", "evaluation"},
+    "organs": {"subsets"},
     "pipeline": {"evaluation", "filtering", "judges", "merging", "reader_study"},
     "nnunet_setup": {"painter"},
-    "cli": {"comparison", "demo", "nnunet_setup"},
+    "cli": {"downstream", "comparison", "demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")
 

@@ -18,6 +18,7 @@ from tumorgen_cli.files import hash_file, to_plain, write_json
 from tumorgen_cli.merging import LEARNT, PAINTED
 from tumorgen_cli.records import Box, Grid, Provenance
 from tumorgen_cli.volumes import write_volume
+from tumorgen_cli.workspace import Workspace
 
 GRID = Grid((6, 5, 4), (2.0, 2.0, 3.0))
 REAL = tuple(f"r{i:02d}" for i in range(10))
@@ -68,7 +69,7 @@ def healthy(tmp_path):
 
 
 def merge(real, *sets, out="Dataset601_Merged", **options):
-    return pipeline.merge(str(real), sets, real.parent / out, **options)
+    return pipeline.merge(Workspace(real.parent / "work"), str(real), sets, real.parent / out, **options)
 
 
 def splits(made):

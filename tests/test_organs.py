@@ -7,8 +7,9 @@ import pytest
 
 from tumorgen_cli.dataset import read_dataset
 from tumorgen_cli.errors import DataError, PlanError
-from tumorgen_cli.organs import organ_cases, organs_of, tumor_free_subset, write_subset
+from tumorgen_cli.organs import organ_cases, organs_of, tumor_free_subset
 from tumorgen_cli.records import Grid
+from tumorgen_cli.subsets import write_subset
 from tumorgen_cli.volumes import write_volume
 from tumorgen_cli.workspace import Splits
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tumorgen_cli import pipeline, synthesis
+from tumorgen_cli import pipeline, shards, synthesis
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import hash_file, locked, to_plain, write_json
 from tumorgen_cli.hosts import read_scan
@@ -527,6 +527,45 @@ def test_a_claim_that_no_pair_followed(workspace, phantoms, tmp_path):
     with pytest.raises(StateError, match="another set"):
         shard(workspace, phantoms, out, 1, 2, pairs=2)
     assert paint(workspace, phantoms, out, "syntumor", pairs=1).tally.made == 1
+
+
+@pytest.mark.parametrize("other", [{"pairs": 2}, {"count": 2}], ids=["pairs", "shards"])
+def test_shards_of_another_division_are_refused(at_once, workspace, phantoms, tmp_path, other):
+    """One of fewer pairs would be done, and put together what another is still at."""
+    out = tmp_path / "out"
+    shard(workspace, phantoms, out, 1)
+    before = contents(out)
+    with pytest.raises(StateError, match="do not belong together") as error:
+        shard(workspace, phantoms, out, **{"number": 2, "count": 3, **other})
+    (fault,) = error.value.faults
+    assert fault.found == "7 pairs in 3 shards are under way"
+    assert contents(out) == before
+    paint(workspace, phantoms, out, "syntumor", pairs=1)  # as the error says: alone, with any number
+    assert shards.shards_under_way(out) is None
+    assert [shard(workspace, phantoms, out, number, 2).left for number in (1, 2)] == [2, 0]
+    assert contents(out) == contents(at_once)
+
+
+def test_a_shard_leaves_another_division_alone(at_once, workspace, phantoms, tmp_path, monkeypatch):
+    """The set was put together while a shard was at its last moment, and a longer one begun: its lines stay where they are."""
+    out, cut = tmp_path / "out", shards.turn
+    turns = []
+
+    def begun_meanwhile(folder, part):
+        turns.append(part)
+        if len(turns) == 2:  # the first shard's end
+            shards.end_division(folder)
+            shards.divide(folder, 7, Shard(1, 3))
+            (folder / "provenance_1_of_3.jsonl").write_text("")
+        return cut(folder, part)
+
+    paint(workspace, phantoms, out, "syntumor", pairs=4)
+    monkeypatch.setattr(synthesis, "turn", begun_meanwhile)
+    assert shard(workspace, phantoms, out, 1, 2, pairs=4).left == 0
+    monkeypatch.undo()
+    assert (out / "provenance_1_of_3.jsonl").exists()
+    assert [shard(workspace, phantoms, out, number).left for number in (1, 2, 3)][-1] == 0
+    assert contents(out) == contents(at_once)
 
 
 def test_given_up_pairs_of_shards(workspace, phantoms, tmp_path):

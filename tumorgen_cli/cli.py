@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,9 @@ JudgeFolder = Annotated[
 Keep = Annotated[float, typer.Option("--keep", help="Least share of the mask that the judge must find (FreeTumor's P).", min=0.0, max=1.0)]
 Features = Annotated[Literal["lite0", "filters", "inception"], typer.Option("--features", help="Feature network; only inception gives FID.")]
 Inception = Annotated[Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)]
+ShardOption = Annotated[Optional[str], typer.Option("--shard", help="i/n: part i of n of the pairs (default: torchrun's RANK and WORLD_SIZE).")]
 DEFAULT_WORK = Path("tumorgen_work")
+OTHER_SHARDS = "the same command for the other shards; the last of them finishes the set"
 
 
 def _command(function: F) -> F:
@@ -256,7 +259,7 @@ def synthesize(
     until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
-    shard: Annotated[Optional[str], typer.Option("--shard", help="i/n: part i of n of the pairs (default: torchrun's RANK and WORLD_SIZE).")] = None,
+    shard: ShardOption = None,
     method: MethodName = "tumorgen",
     device: Device = "auto",
     seed: Seed = None,
@@ -276,7 +279,7 @@ def synthesize(
     )  # fmt: skip
     _show_set(report, as_json)
     if report.tally.left:
-        console.next_command("the same command for the other shards; the last of them finishes the set")
+        console.next_command(OTHER_SHARDS)
         return
     if not report.tally.pairs:
         console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
@@ -292,18 +295,23 @@ def filter_pairs(
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
     out: Annotated[Optional[Path], typer.Option("--out", help="Where the kept pairs go (default: SET_kept beside the set).")] = None,
+    shard: ShardOption = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Keep the pairs the judge agrees with, as a set of their own; list the others with the reasons."""
     from tumorgen_cli import pipeline
 
-    found = pipeline.filter_pairs(_workspace(work), synthetic, keep, judge, out, device)
+    found = pipeline.filter_pairs(_workspace(work), synthetic, keep, judge, out, device, _parse_shard(shard))
     if as_json:
         console.print_json(found)
     else:
         rejected = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items()) or "none"
-        console.table(f"Pairs in {found.folder}", ("what", "number"), [("kept", found.kept), ("rejected (see rejected.csv)", rejected)])
+        rows = [("kept", found.kept), ("rejected (see rejected.csv)", rejected), *([("left to other shards", found.left)] if found.left else [])]
+        console.table(f"Pairs in {found.folder}", ("what", "number"), rows)
+    if found.left:
+        console.next_command(OTHER_SHARDS)
+        return
     again = f"tumorgen filter {synthetic} --keep {keep / 2:g} --out DIR{_at(work)}"
     console.next_command(f"tumorgen evaluate --synthetic {found.folder}{_at(work)}" if found.kept else again)
 
@@ -313,7 +321,8 @@ def filter_pairs(
 def merge(
     real: Annotated[str, typer.Argument(help="The real nnU-Net raw data set: a path, or its id or name under $nnUNet_raw.")],
     synthetic: Annotated[list[Path], typer.Argument(help="Folders of synthetic sets.")],
-    out: Annotated[Path, typer.Option("--out", help="Where to write: DIR/DatasetNNN_Name.")],
+    out: Annotated[Path, typer.Option("--out", help="DIR/DatasetNNN_Name; the name alone goes to $nnUNet_raw, or to WORK/nnunet/nnUNet_raw.")],
+    work: Work = DEFAULT_WORK,
     folds: Annotated[int, typer.Option("--folds", help="1: validate on the cases no set has learnt from; more: as nnU-Net divides.", min=1)] = 1,
     oversample: Annotated[int, typer.Option("--oversample", help="How often a real case stands in the training lists.", min=1)] = 1,
     preprocessed: Annotated[
@@ -323,8 +332,9 @@ def merge(
 ) -> None:
     """Put real cases and synthetic pairs into one nnU-Net raw data set, with folds that validate on unseen real cases alone."""
     from tumorgen_cli import pipeline
+    from tumorgen_cli.nnunet import users_folders
 
-    made = pipeline.merge(real, synthetic, out, folds, oversample, preprocessed)
+    made = pipeline.merge(_workspace(work), real, synthetic, out, folds, oversample, preprocessed)
     if as_json:
         console.print_json({"folder": made.out, "splits": made.splits, "folds": made.folds})
     else:
@@ -342,8 +352,10 @@ def merge(
     if len(made.splits) == 1:
         console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
     number = int(made.out.name[len("Dataset") :][:3])
-    given = "" if os.environ.get("nnUNet_raw") == str(made.out.parent) else f"export nnUNet_raw={made.out.parent} && "
-    console.next_command(f"{given}nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres && nnUNetv2_train {number} 3d_fullres 0")
+    folders = users_folders(work) | {"nnUNet_raw": made.out.parent} | ({"nnUNet_preprocessed": preprocessed} if preprocessed else {})
+    given = " ".join(f"{name}={shlex.quote(str(folder))}" for name, folder in folders.items() if os.environ.get(name) != str(folder))
+    exports = f"export {given} && " if given else ""
+    console.next_command(f"{exports}nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres && nnUNetv2_train {number} 3d_fullres 0")
 
 
 @app.command()
@@ -398,7 +410,7 @@ def compare(
         faults.append(Fault("--paint-in", "one of --healthy and --host-labels", expected, "add what is missing, or leave both out"))
     elif host_labels is not None and paint_in is None:
         faults.append(Fault("--host-labels", "no --paint-in", "the label to paint in", "add --paint-in LABEL"))
-    names = _method_names(methods, faults)
+    names = _method_names("--methods", methods, faults)
     from tumorgen_cli.budgets import Budget
     from tumorgen_cli.comparison import Hosts, Scoring, compare_methods
     from tumorgen_cli.comparison_table import RULE, table_rows
@@ -419,17 +431,58 @@ def compare(
     console.next_command(f"open {made.page}")
 
 
-def _method_names(text: str, faults: list[Fault]) -> list[str]:
-    """The methods of --methods; tells what is wrong with them together with `faults`."""
+def _method_names(option: str, text: str, faults: list[Fault], live: bool = False) -> list[str]:
+    """The methods (or arms of `downstream`) that an option names; tells what is wrong with them together with `faults`."""
     from tumorgen_cli.files import unknown_name
     from tumorgen_cli.methods import METHODS
 
-    names = [name.strip() for name in text.split(",")]
-    faults += [unknown_name("--methods", name, METHODS) for name in dict.fromkeys(names) if name not in METHODS]
-    faults += [Fault(f"--methods.{name}", "named twice", "once", "leave one out") for name in METHODS if names.count(name) > 1]
+    names, known = [name.strip() for name in text.split(",")], METHODS
+    if live:
+        known = ("real", *METHODS, *(f"{name}-live" for name in METHODS))
+    faults += [unknown_name(option, name, known) for name in dict.fromkeys(names) if name not in known]
+    faults += [Fault(f"{option}.{name}", "named twice", "once", "leave one out") for name in known if names.count(name) > 1]
     if faults:
-        raise PlanError("The methods cannot be compared so", faults)
+        raise PlanError("Nothing can be compared so", faults)
     return names
+
+
+@app.command()
+@_command
+def downstream(
+    arms: Annotated[str, typer.Option("--arms", help="real, and methods; with -live painted while nnU-Net trains.")] = "real,tumorgen",
+    work: Work = DEFAULT_WORK,
+    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
+    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")] = None,
+    fractions: Annotated[str, typer.Option("--fractions", help="Shares of the real training cases, with commas between.")] = "0.25,0.5,1",
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each arm.", min=1)] = 3,
+    minutes: Annotated[float, typer.Option("--minutes", help="Of the first nnU-Net; all others take as many iterations.", min=0.01)] = 60.0,
+    ratio: Annotated[int, typer.Option("--ratio", help="Pairs to a real case.", min=1)] = 4,
+    real_share: Annotated[float, typer.Option("--real-share", help="Of real cases in what is drawn in training.", min=0.01, max=0.99)] = 0.5,
+    jobs: Annotated[Optional[int], typer.Option("--jobs", help="nnU-Nets at a time (default: one per GPU, or one).", min=1)] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train nnU-Nets with and without pairs, alike otherwise, and score them on real held-out cases."""
+    faults = []
+    if healthy is None and cases is None:
+        faults.append(Fault("--healthy", "nothing to paint into", "a folder of scans", "give --healthy DIR, --cases train, or both"))
+    try:
+        shares = tuple(float(part) for part in fractions.split(","))
+    except ValueError:
+        shares = ()
+        faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
+    names = _method_names("--arms", arms, faults, live=True)
+    from tumorgen_cli.downstream import Design, gain_rows, measure_gains
+
+    design = Design(tuple(names), shares, seeds, minutes, ratio, real_share)
+    made = measure_gains(_workspace(work), design, healthy, cases, device, jobs)
+    if as_json:
+        console.print_json(made)
+    else:
+        title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
+        columns = ("real cases", "arm", "DSC [95 % interval]", "gain", "better / worse, p", "NSD", "found", "FP a scan")
+        console.table(title, columns, gain_rows(made.result.arms))
+    console.next_command(f"open {made.page}")
 
 
 study = typer.Typer(invoke_without_command=True, help="A blind real-or-synthetic study: one page for readers, and its scores.")
@@ -528,7 +581,7 @@ def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
 def nnunet_setup(
     work: Work = DEFAULT_WORK,
     healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
-    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' tumors instead.")] = None,
+    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")] = None,
     roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
     probability: Annotated[float, typer.Option("--probability", help="Of a training patch to be a painted one.", min=0.0, max=1.0)] = 0.5,
     pool: Annotated[int, typer.Option("--pool", help="Painted patches kept at a time.", min=1)] = 32,
@@ -544,10 +597,9 @@ def nnunet_setup(
 ) -> None:
     """Print two lines for a job script, with which nnU-Net paints new tumors while it trains."""
     faults = []
-    if (healthy is None) == (cases is None):
-        found = "neither given" if healthy is None else "both given"
-        faults.append(Fault("--healthy and --cases", found, "one of them", "give --healthy DIR or --cases train"))
-    if roi is not None and cases is not None:
+    if healthy is None and cases is None:
+        faults.append(Fault("--healthy and --cases", "neither given", "one of them, or both", "give --healthy DIR or --cases train"))
+    if roi is not None and healthy is None:
         faults.append(Fault("--roi", str(roi), "--healthy beside it", "leave it out: --cases paints where the tumors are"))
     if judge is not None and until_pass is None:
         faults.append(Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out"))

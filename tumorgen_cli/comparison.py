@@ -6,7 +6,6 @@ Reads a workspace, hosts and, where another data set is learnt from or painted i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,11 @@ from tumorgen_cli.evaluation import read_scores
 from tumorgen_cli.files import locked
 from tumorgen_cli.judges import find_judge
 from tumorgen_cli.methods import find_method
-from tumorgen_cli.organs import organ_cases, tumor_free_subset, write_subset
+from tumorgen_cli.organs import organ_cases, tumor_free_subset
 from tumorgen_cli.pipeline import FEATURES, evaluate_sets, healthy_sources, plan_dataset, preprocess_dataset, redraw_sources, synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.stages import check_preprocessed
+from tumorgen_cli.subsets import subset_workspace
 from tumorgen_cli.synthesis import Source, read_provenance
 from tumorgen_cli.workspace import Workspace
 
@@ -129,17 +129,14 @@ def compare_methods(
 
 def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName, seed: int | None) -> Workspace:
     """The workspace for what `train_on` names, planned and preprocessed."""
-    plan, tumor = workspace.plan(), None
+    plan, folder = workspace.plan(), workspace.root / "train_on"
     if train_on in plan.labels:
-        dataset, tumor = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name), plan.tumor_name
-        inner = Workspace(workspace.root / "train_on" / train_on.replace(" ", "_"))
-        path = write_subset(dataset, organ_cases(dataset, train_on), inner.root / "cases_of" / dataset.name, workspace.splits())
-    else:
-        path = find_dataset(train_on)
-        inner = Workspace(workspace.root / "train_on" / path.name)
+        dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
+        return subset_workspace(workspace, organ_cases(dataset, train_on), folder / train_on.replace(" ", "_"), device, seed)
+    path = find_dataset(train_on)
+    inner = Workspace(folder / path.name)
     if not inner.plan_file.is_file():  # else it stays: a user may have planned it otherwise
-        own = [f"{d.field}={json.dumps(d.value)}" for d in plan.decisions if d.source != "rule" and tumor]
-        plan_dataset(inner, str(path), tumor, device, settings=own, seed=plan.seed if seed is None else seed)
+        plan_dataset(inner, str(path), None, device, seed=plan.seed if seed is None else seed)
     preprocess_dataset(inner)
     return inner
 

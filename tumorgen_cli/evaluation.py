@@ -55,6 +55,7 @@ from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import axial_strip, display_of
 from tumorgen_cli.records import Box, Grid
+from tumorgen_cli.shards import shards_under_way
 from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.volumes import read_image, read_volume, resample, same_geometry, write_volume
 from tumorgen_cli.windows import scale, scan_limits, tight_box
@@ -189,7 +190,7 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
     """The pairs of a set by its provenance.
 
     Raises:
-        StateError: no dataset.json, no pair, files missing, or images without provenance.
+        StateError: no dataset.json, no pair, files missing, images without provenance, or shards still at work.
     """
     ending = read_plain(set_folder / "dataset.json", _SYNTHESIZE).get("file_ending", ".nii.gz")
     found = tuple(
@@ -197,6 +198,8 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
         for line in read_provenance(set_folder)
     )
     faults = _missing(found, _SYNTHESIZE)
+    if (path := shards_under_way(set_folder)) is not None:
+        faults.append(Fault(str(path), "shards under way", "a set that is put together", "let them finish, or run them again"))
     known = {files.case for files in found}
     for path in sorted((set_folder / "imagesTr").glob(f"*_0000{ending}")):
         if path.name[: -len(f"_0000{ending}")] not in known:
@@ -258,13 +261,17 @@ def read_case(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, Grid, np.ndarra
     Raises:
         StateError: the label does not lie on the image.
     """
+    tumor, others, grid = read_tumor(plan, files)
+    return *_read_image_on(files, grid), tumor, others
+
+
+def _read_image_on(files: CaseFiles, label_grid: Grid) -> tuple[np.ndarray, Grid]:
     image, grid = read_image(files.images)
-    tumor, others, label_grid = read_tumor(plan, files)
     if not same_geometry(grid, label_grid):
         remedy = _SYNTHESIZE if files.box else "correct the label, then plan again"
         fault = Fault(str(files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", remedy)
         raise StateError("A label does not lie on its image", [fault])
-    return image, grid, tumor, others
+    return image, grid
 
 
 def read_tumor(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, np.ndarray, Grid]:
@@ -387,7 +394,7 @@ def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge) -> Verdi
     if path.is_file():
         predicted = read_volume(path)[0].astype(bool)
     else:
-        image, grid, _, _ = read_case(plan, files)
+        image, grid = _read_image_on(files, grid)
         predicted = predict_around(judge, image, grid, box)
         write_volume(path, predicted.astype(np.uint8), grid)
     return judge_pair(tumor, others, predicted, box, grid, plan.tolerance_mm)

@@ -1,7 +1,9 @@
 """A synthetic set -> the pairs a judge agrees with: FreeTumor's quality test, after the fact.
 
 Reads a set and the predictions that evaluation may have left. Writes the kept pairs as a set of their own (hard links
-where the disk allows, else copies) with `rejected.csv`, which lists what was left out and why.
+where the disk allows, else copies), a line of `judged.jsonl` per pair (the pair is finished when its line is there), and, once
+all are judged, `rejected.csv`, which lists what was left out and why, `provenance.jsonl` and, last, `dataset.json`. Several
+processes may each judge a shard of the set (`shards.py`).
 """
 
 from __future__ import annotations
@@ -10,61 +12,109 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tumorgen_cli.evaluation import CaseFiles, synthetic_cases, verdict_of
-from tumorgen_cli.files import hash_file, link_or_copy, to_plain, write_text
-from tumorgen_cli.metrics.agreement import Verdict
+from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy, nan_for_none, none_for_nan, to_plain, write_text
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.synthesis import NOT_FOUND, claim, read_learnt_from, read_provenance, write_dataset_json
+from tumorgen_cli.records import Provenance, Shard
+from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, open_log, read_log, turn
+from tumorgen_cli.synthesis import NOT_FOUND, read_learnt_from, read_provenance, write_dataset_json
 
 if TYPE_CHECKING:
     from tumorgen_cli.console import Ticker
     from tumorgen_cli.judge import Judge
 
+T = TypeVar("T")
+_LOG = "judged"
+
 
 @dataclass(frozen=True)
 class Filtered:
-    """What a filter kept, and where."""
+    """What a filter kept, and where. `judged` is of this run; `left`: pairs that other shards have yet to judge."""
 
     folder: str
     kept: int
     rejected: int
     reasons: dict[str, int]
+    judged: int
+    left: int
 
 
-def filter_set(plan: Plan, set_folder: Path, out: Path, cache: Path, judge: Judge, keep: float, ticker: Ticker) -> Filtered:
+@dataclass(frozen=True)
+class Judged:
+    """A line of `judged.jsonl`: what the judge said of a pair (P, Dice, surface Dice; nan without a tumor)."""
+
+    case: str
+    proportion: float
+    dice: float
+    surface_dice: float
+
+
+def own_pairs(pairs: Sequence[T], shard: Shard | None) -> list[T]:
+    """The pairs of a shard, or all."""
+    return [pair for index, pair in enumerate(pairs) if shard is None or shard.owns(index)]
+
+
+def filter_set(
+    plan: Plan, set_folder: Path, out: Path, cache: Path, judge: Judge, keep: float, ticker: Ticker, shard: Shard | None = None
+) -> Filtered:
     """Keeps the pairs of which the judge finds the share `keep` of the mask (P) or more; the set itself stays as it is.
 
-    `cache` is the evaluation's, where the judge's answers lie or are put.
+    `cache` is the evaluation's, where the judge's answers lie or are put. Pairs that have their line are not judged again;
+    with `shard` only its own are, and the shard that finishes last finishes the kept set. `ticker` counts the shard's.
 
     Raises:
-        StateError: the set is not whole, or `out` holds something else.
+        StateError: the set is not whole, or `out` holds something else, or shards of another division.
 
     Source: Wu et al., FreeTumor: keep a pair if P >= T, T = 0.7.
     """
+    pairs = synthetic_cases(plan, set_folder)
     source = hash_file(set_folder / "provenance.jsonl")
     identity = {"plan": plan.hash, "filtered_from": str(set_folder.resolve()), "provenance": source, "judge": judge.hash, "keep": keep}
     learnt_from = read_learnt_from(set_folder)
-    claim(out, identity if learnt_from is None else {**identity, "learnt_from": list(learnt_from)})
-    lines = {line.case: line for line in read_provenance(set_folder)}
-    kept: list[str] = []
-    rejected: list[tuple[CaseFiles, Verdict, str]] = []
-    for number, files in enumerate(synthetic_cases(plan, set_folder), 1):
-        verdict = verdict_of(plan, files, cache, judge)
-        if verdict.proportion >= keep:
+    if learnt_from is not None:
+        identity["learnt_from"] = list(learnt_from)
+    with turn(out, shard):
+        claim(out, identity, alone=shard is None, logs=(_LOG,))
+        divide(out, len(pairs), shard)
+        log = open_log(out, _LOG, shard)
+        judged = _judged(out)
+    mine = own_pairs(pairs, shard)
+    missing = [files for files in mine if files.case not in judged]
+    ticker(len(mine) - len(missing))
+    for number, files in enumerate(missing, len(mine) - len(missing) + 1):
+        found = verdict_of(plan, files, cache, judge)
+        if found.proportion >= keep:
             _take(set_folder, out, files)
-            kept.append(json.dumps(to_plain(lines[files.case])) + "\n")
-        else:
-            rejected.append((files, verdict, NOT_FOUND if math.isfinite(verdict.proportion) else "empty"))
+        append_line(log, json.dumps(none_for_nan(to_plain(Judged(files.case, found.proportion, found.dice, found.surface_dice)))))
         ticker(number, files.case)
-    write_text(out / "rejected.csv", _table(rejected))
-    write_text(out / "provenance.jsonl", "".join(kept))
-    write_dataset_json(out, plan, len(kept))
-    reasons = [reason for _, _, reason in rejected]
-    return Filtered(str(out), len(kept), len(rejected), {reason: reasons.count(reason) for reason in sorted(set(reasons))})
+    with turn(out, shard):
+        judged = _judged(out)
+        left = sum(files.case not in judged for files in pairs)
+        if not left and divided_so(out, len(pairs), shard):
+            gather(out, _LOG, {files.case: number for number, files in enumerate(pairs)})
+            _finish(plan, out, [(line, judged[line.case]) for line in read_provenance(set_folder)], keep)
+            end_division(out)
+    reasons = [reason for line in judged.values() if (reason := _reason(line, keep))]
+    counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    return Filtered(str(out), len(judged) - len(reasons), len(reasons), counts, len(missing), left)
+
+
+def _judged(out: Path) -> dict[str, Judged]:
+    """The pairs that need not be judged again."""
+    lines = nan_for_none(read_log(out, _LOG))
+    return {case: from_plain(Judged, line, f"{_LOG}.jsonl", "delete the folder and filter again") for case, line in lines.items()}
+
+
+def _reason(line: Judged, keep: float) -> str | None:
+    """Why a pair is left out; None for one that is kept."""
+    if line.proportion >= keep:
+        return None
+    return NOT_FOUND if math.isfinite(line.proportion) else "empty"
 
 
 def _take(set_folder: Path, out: Path, files: CaseFiles) -> None:
@@ -73,11 +123,18 @@ def _take(set_folder: Path, out: Path, files: CaseFiles) -> None:
         link_or_copy(path, out / path.relative_to(set_folder))
 
 
-def _table(rejected: list[tuple[CaseFiles, Verdict, str]]) -> str:
+def _finish(plan: Plan, out: Path, pairs: Sequence[tuple[Provenance, Judged]], keep: float) -> None:
+    """Writes what tells of the whole set, in the order of the set that was filtered."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["case", "host", "reason", "proportion", "dice", "surface_dice"])
-    for files, verdict, reason in rejected:
-        numbers = (verdict.proportion, verdict.dice, verdict.surface_dice)
-        table.writerow([files.case, files.host, reason, *(f"{v:.4f}" for v in numbers)])
-    return text.getvalue()
+    kept = []
+    for line, judged in pairs:
+        reason = _reason(judged, keep)
+        if reason is None:
+            kept.append(json.dumps(to_plain(line)) + "\n")
+        else:
+            table.writerow([line.case, line.host, reason, *(f"{v:.4f}" for v in (judged.proportion, judged.dice, judged.surface_dice))])
+    write_text(out / "rejected.csv", text.getvalue())
+    write_text(out / "provenance.jsonl", "".join(kept))
+    write_dataset_json(out, plan, len(kept))

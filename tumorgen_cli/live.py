@@ -30,7 +30,7 @@ from tumorgen_cli.files import hash_value, read_plain, read_record, to_plain, wr
 from tumorgen_cli.pool import Pool
 
 VARIABLE = "TUMORGEN_PAINTING"
-JOB, LOG, PROGRESS = "painter.json", "painter.log", "progress.json"
+FOLDER, JOB, LOG, PROGRESS = "tumorgen", "painter.json", "painter.log", "progress.json"
 READERS = ("SimpleITKIO", "NibabelIO")  # both show nnU-Net the array as (Z, Y, X); others turn or rescale it
 _LEAST = 8  # entries that training waits for, unless the pool is smaller
 _POLL_SECONDS = 0.5
@@ -200,7 +200,7 @@ class _Live:
     data: PaintedDataset
 
     def __init__(self, trainer: Any, painting: Painting) -> None:
-        self.folder = Path(trainer.output_folder) / "tumorgen"
+        self.folder = Path(trainer.output_folder) / FOLDER
         self.painting, self.pool, self.log = painting, pool_of(self.folder, painting), trainer.print_to_log_file
         patch = trainer.configuration_manager.patch_size
         start = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]

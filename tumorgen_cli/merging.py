@@ -24,7 +24,8 @@ from tumorgen_cli.errors import DataError, Fault, TumorgenError, few
 from tumorgen_cli.files import hash_file, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.records import Provenance
-from tumorgen_cli.synthesis import claim, read_learnt_from, read_provenance
+from tumorgen_cli.shards import claim
+from tumorgen_cli.synthesis import read_learnt_from, read_provenance
 
 T = TypeVar("T")
 

@@ -35,6 +35,7 @@ PLANS = "nnUNetPlans"
 TRAINER = "OwnTrainer"
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 LOG = "nnunet.log"
+VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 _WORKER_BYTES = 64 << 20  # of images for each process that prepares them: starting one takes seconds
 _MOST_WORKERS = 4  # nnU-Net's own number for preprocessing
 _POLL_SECONDS = 0.25
@@ -103,6 +104,7 @@ class Job:
 
     `prepared`: the folder of what is prepared. `train`: the cases to learn from, as often each as it is to be drawn; without
     any, all is only prepared. `extra`: those of them that nnU-Net does not plan from. `schedule`: None to fit one to the minutes.
+    `painting`: the file that says what is painted meanwhile, if anything is (see `live`).
     """
 
     inputs_hash: str
@@ -118,6 +120,7 @@ class Job:
     train: tuple[str, ...]
     extra: tuple[Extra, ...] = ()
     schedule: Schedule | None = None
+    painting: str | None = None
 
 
 # -- what is to be done --------------------------------------------------------------------------------------------
@@ -197,6 +200,11 @@ def prepared_hash_of(folder: Path) -> str | None:
     return str(read_plain(path, "delete it")["prepared_hash"]) if path.is_file() else None
 
 
+def users_folders(root: Path) -> dict[str, Path]:
+    """The user's own nnU-Net folders by variable; where one is not set, a default in `root`/nnunet."""
+    return {name: Path(os.environ.get(name) or root.absolute() / "nnunet" / name) for name in VARIABLES}
+
+
 # -- running it ----------------------------------------------------------------------------------------------------
 def run_job(data: TrainingData, folder: Path, job: Job, title: str | None, variables: Mapping[str, str] | None = None) -> None:
     """Has nnU-Net trained to its end: its results are then in `results_folder(folder)`.
@@ -237,8 +245,8 @@ def _environment(folder: Path, job: Job) -> dict[str, str]:
     cores = usable_cores()
     workers = min(12, max(1, cores - 1)) if job.device == "cuda" else 1  # on CPU, training needs the cores itself; nnU-Net cannot plan with 0
     own = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
-    folders = {name: str(Path(job.prepared) / name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
-    folders["nnUNet_results"] = str(folder / "nnUNet_results")
+    raw, preprocessed, results = VARIABLES
+    folders = {raw: str(Path(job.prepared) / raw), preprocessed: str(Path(job.prepared) / preprocessed), results: str(folder / results)}
     # torch.compile: a minute at the start and a C compiler, for a training that may be short
     return {**own, **folders, "nnUNet_n_proc_DA": str(workers), "nnUNet_def_n_proc": str(job.processes), "nnUNet_compile": "f"}
 

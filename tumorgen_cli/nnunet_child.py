@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.files import atomic, read_record, to_plain, write_json
-from tumorgen_cli.nnunet import BEST, CONFIGURATION, FINAL, LATEST, NAME, PLANS, Extra, Job, Schedule, Size, prepared_hash_of, results_folder
+from tumorgen_cli.nnunet import BEST, CONFIGURATION, FINAL, LATEST, NAME, PLANS, TRAINER, Extra, Job, Schedule, Size, prepared_hash_of, results_folder
 from tumorgen_cli.processes import end_with_parent
 
 _FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by less than 1 %
@@ -105,7 +105,9 @@ def _prepare(folder: Path, job: Job) -> None:
     write_json(folder / "nnUNet_preprocessed" / "prepared.json", {"prepared_hash": job.prepared_hash})
 
 
-def _prepare_extra(preprocessed: Path, job: Job, plans: dict[str, Any], dataset: dict[str, Any]) -> None:
+def _prepare_extra(
+    preprocessed: Path, job: Job, plans: dict[str, Any], dataset: dict[str, Any], tell: Callable[[int, int, str], None]
+) -> None:
     """Preprocesses, as planned from the other cases, what is not there yet; a case is there when its properties are."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -116,9 +118,10 @@ def _prepare_extra(preprocessed: Path, job: Job, plans: dict[str, Any], dataset:
     if not missing:
         return
     with ProcessPoolExecutor(job.processes, multiprocessing.get_context("spawn")) as pool:
-        done = [pool.submit(_preprocess_case, case, folder, plans, dataset) for case in missing]
-        for each in done:
+        begun = [pool.submit(_preprocess_case, case, folder, plans, dataset) for case in missing]
+        for number, each in enumerate(begun, 1):
             each.result()
+            tell(number, len(missing), "")
 
 
 def _preprocess_case(case: Extra, folder: Path, plans: dict[str, Any], dataset: dict[str, Any]) -> None:
@@ -254,7 +257,12 @@ def _trainer_class(job: Job, tell: Callable[[int, int, str], None]) -> type[Any]
             torch.load(filename_or_checkpoint, map_location="cpu", weights_only=True)  # nnU-Net's own would run what is pickled there
             super().load_checkpoint(filename_or_checkpoint)
 
-    return OwnTrainer
+    if job.painting is None:
+        return OwnTrainer
+    from tumorgen_cli.live import Painting, PaintingMixin
+
+    painting = read_record(Painting, Path(job.painting), "start the training again")
+    return type(TRAINER, (PaintingMixin, OwnTrainer), {"painting": lambda _: painting})
 
 
 def _on_cpu(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,14 +297,15 @@ def _main(folder: Path) -> None:
         _prepare(prepared, job)
     preprocessed = prepared / "nnUNet_preprocessed" / NAME
     plans, dataset = (json.loads((preprocessed / name).read_text(encoding="utf-8")) for name in (f"{PLANS}.json", "dataset.json"))
-    _prepare_extra(preprocessed, job, plans, dataset)
+    tell = _progress_teller(folder / "progress.json")
+    _prepare_extra(preprocessed, job, plans, dataset, (lambda *_: None) if job.train else tell)
     if not job.train:
         return
     latest = results_folder(folder) / "fold_all" / LATEST
     plans["continue_training"] = latest.is_file()
     torch.manual_seed(job.seed)
     torch.backends.cudnn.benchmark = True  # as nnU-Net's own command does
-    trainer = _trainer_class(job, _progress_teller(folder / "progress.json"))(plans, CONFIGURATION, "all", dataset, torch.device(job.device))
+    trainer = _trainer_class(job, tell)(plans, CONFIGURATION, "all", dataset, torch.device(job.device))
     for stale in latest.parent.glob(".*.tmp.pth"):  # of a kill while a checkpoint was written
         stale.unlink()
     if latest.is_file():

@@ -19,7 +19,7 @@ from tumorgen_cli.errors import Fault, StateError, TumorgenError
 from tumorgen_cli.files import write_json
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import VARIABLE, Painting
-from tumorgen_cli.painter import sources_of
+from tumorgen_cli.painter import names_of, sources_of
 from tumorgen_cli.stages import open_method
 from tumorgen_cli.workspace import Workspace
 
@@ -51,8 +51,9 @@ def set_up(
     judge: Path | None,
     device: DeviceName,
     seed: int | None,
+    folder: Path | None = None,
 ) -> Setup:
-    """Checks what painting while nnU-Net trains needs, and writes it down.
+    """Checks what painting while nnU-Net trains needs, and writes it down, in `folder` or the workspace's `nnunet`.
 
     Raises:
         StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
@@ -73,10 +74,11 @@ def set_up(
         _told(faults, lambda: needed_judge(workspace, where, device))
     if faults or sources is None:
         raise StateError("Painting cannot be set up", faults)
-    painting = replace(painting, hosts=tuple(source.name for source in sources))
-    path = workspace.root / "nnunet" / "tumorgen.json"
+    painting = replace(painting, hosts=names_of(sources))
+    folder = folder or workspace.root / "nnunet"
+    path = folder / "tumorgen.json"
     write_json(path, painting)
-    write_json(path.with_name("splits_final.json"), [{"train": splits.train, "val": splits.test}])
+    write_json(folder / "splits_final.json", [{"train": splits.train, "val": splits.test}])
     return Setup(painting, str(path), job_lines(path))
 
 

@@ -1,6 +1,6 @@
-"""Which cases' tumors lie in which organ, and data sets of some cases alone: to learn in one organ and to paint in another.
+"""Which cases' tumors lie in which organ, and which cases have none: to learn in one organ and to paint in another.
 
-Reads label files; writes a raw data set of hard links where the disk allows, else copies.
+Reads label files.
 
 Source: DiffTumor, section 4 (generalisation: trained on one organ, painted in others).
 """
@@ -15,10 +15,10 @@ from scipy import ndimage
 
 from tumorgen_cli.dataset import Dataset, read_dataset, tumor_names
 from tumorgen_cli.errors import DataError, Fault, PlanError
-from tumorgen_cli.files import link_or_copy, read_plain, unknown_name, write_json
+from tumorgen_cli.files import unknown_name
 from tumorgen_cli.records import Box, Triple
+from tumorgen_cli.subsets import write_subset
 from tumorgen_cli.volumes import read_volume
-from tumorgen_cli.workspace import Splits
 
 _SHELL_MM = 6.0  # around a tumor, whose own voxels have lost the organ's label
 _TOUCHING = np.ones((3, 3, 3))
@@ -70,26 +70,6 @@ def tumor_free_subset(path: Path, out: Path) -> Path:
     dataset = read_dataset(path)
     free = [case for case in dataset.cases if not (read_volume(dataset.label_file(case))[0] == dataset.tumor_label).any()]
     return write_subset(dataset, _some(dataset, free, "without a tumor"), out)
-
-
-def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Splits | None = None) -> Path:
-    """A raw data set of some cases of another, for commands that take a data set or a folder of scans; returns `out`.
-
-    With `splits` it has a `splits_final.json` that holds out the same of its cases. Files of other cases are removed from `out`.
-    """
-    (out / "dataset.json").unlink(missing_ok=True)
-    wanted = {out / "labelsTr" / dataset.label_file(case).name: dataset.label_file(case) for case in cases}
-    wanted |= {out / "imagesTr" / path.name: path for case in cases for path in dataset.image_files(case)}
-    for stray in {*out.glob("imagesTr/*"), *out.glob("labelsTr/*")} - {*wanted}:
-        stray.unlink()
-    for target, source in wanted.items():
-        link_or_copy(source, target)
-    if splits is not None:
-        kept = {key: [case for case in group if case in set(cases)] for key, group in (("train", splits.train), ("val", splits.test))}
-        write_json(out / "splits_final.json", [kept])
-    plain = read_plain(dataset.path / "dataset.json", "it was there a moment ago")
-    write_json(out / "dataset.json", {**plain, "numTraining": len(cases)})
-    return out
 
 
 def _some(dataset: Dataset, cases: list[str], what: str) -> list[str]:

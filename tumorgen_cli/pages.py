@@ -10,7 +10,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL import Image
+
+#: colours to draw figures in, which `svg` turns into the page's: text, soft text, lines, marks
+INK = {"#010203": "var(--text)", "#010204": "var(--soft)", "#010205": "var(--line)", "#010206": "var(--mark)"}
 
 STYLE = """
 :root{color-scheme:light dark;--text:#20242a;--soft:#5d6570;--back:#fff;--card:#f5f6f8;--line:#d9dde3;--mark:#1d6fd1}
@@ -63,8 +67,8 @@ def number(value: float) -> str:
 
 
 def around(value: float, low: float, high: float) -> str:
-    """A value and its interval."""
-    return f"{number(value)} <small>({number(low)} to {number(high)})</small>"
+    """A value and its interval, if it has one."""
+    return number(value) + (f" <small>({number(low)} to {number(high)})</small>" if math.isfinite(low) else "")
 
 
 def percent(value: float) -> str:
@@ -77,3 +81,16 @@ def jpeg(picture: Image.Image) -> str:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=82, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def svg(figure: Figure) -> str:
+    """A figure as inline SVG; what is drawn in the colours of `INK` follows the page, light or dark."""
+    import matplotlib
+
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tumorgen"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    picture = stream.getvalue()
+    for ink, color in INK.items():
+        picture = picture.replace(ink, color)
+    return picture[picture.index("<svg") :]

@@ -59,15 +59,22 @@ class Studio:
 
 
 def sources_of(workspace: Workspace, plan: Plan, painting: Painting) -> tuple[Source, ...]:
-    """The scans to paint into.
+    """The scans to paint into, in turn; where healthy ones and training cases are, every second is one of these.
 
     Raises:
         DataError: hosts or regions that cannot be used.
     """
+    kinds: list[list[Source]] = []
+    if painting.healthy is not None:
+        kinds.append(healthy_sources(plan, Path(painting.healthy), None if painting.roi is None else Path(painting.roi)))
     if painting.cases is not None:
-        return tuple(redraw_sources(workspace, plan, painting.cases))
-    healthy, roi = (None if path is None else Path(path) for path in (painting.healthy, painting.roi))
-    return tuple(healthy_sources(plan, healthy, roi))
+        kinds.append(redraw_sources(workspace, plan, painting.cases))
+    return tuple(kind[turn % len(kind)] for turn in range(max(map(len, kinds))) for kind in kinds)
+
+
+def names_of(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Each scan once."""
+    return tuple(dict.fromkeys(source.name for source in sources))
 
 
 def open_studio(painting: Painting) -> Studio:
@@ -80,7 +87,7 @@ def open_studio(painting: Painting) -> Studio:
     method = open_method(workspace, painting.method, painting.device)
     plan, weights = method.plan, dict(method.load())
     sources = sources_of(workspace, plan, painting)
-    now = {"plan": plan.hash, "weights": weights, "hosts": tuple(source.name for source in sources)}
+    now = {"plan": plan.hash, "weights": weights, "hosts": names_of(sources)}
     then = {"plan": painting.plan_hash, "weights": painting.weights, "hosts": painting.hosts}
     faults = [Fault(name, f"{now[name]}", f"{then[name]}, as at nnunet-setup", _AGAIN) for name in now if now[name] != then[name]]
     if faults:

@@ -168,7 +168,7 @@ def _short(value: Any) -> str:
 def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
     """Preprocesses every case of the plan that is not done; returns how many were written."""
     plan, splits = workspace.plan(), workspace.splits()
-    dataset = _dataset_of(plan)
+    dataset = dataset_of(plan)
     facts = {case.case: case for case in workspace.fingerprint().cases}
     cases = [*splits.train, *splits.test]
     jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
@@ -198,7 +198,7 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
         return preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabelled, count, tick)
 
 
-def _dataset_of(plan: Plan) -> Dataset:
+def dataset_of(plan: Plan) -> Dataset:
     """The planned data set, as it lies on disk now.
 
     Raises:
@@ -295,7 +295,7 @@ def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]
     names = {"test": splits.test, "train": splits.train}.get(cases)
     if names is None:
         raise PlanError("No such cases", [unknown_name("--cases", cases, ("test", "train"))])
-    dataset = _dataset_of(plan)
+    dataset = dataset_of(plan)
     facts = {case.case: case for case in workspace.fingerprint().cases}
     return [
         Source(name, dataset.image_files(name), dataset.label_file(name), tuple(t.box for t in facts[name].tumors))
@@ -413,32 +413,44 @@ def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, se
     from tumorgen_cli.nnunet import training_data
 
     plan = workspace.plan()
-    data = training_data(_dataset_of(plan), workspace.splits())
+    data = training_data(dataset_of(plan), workspace.splits())
     seed = plan.seed if seed is None else seed
     return train_judge(data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, seed, restart=restart)
 
 
-def filter_pairs(workspace: Workspace, set_folder: Path, keep: float, judge: Path | None, out: Path | None, device: DeviceName) -> Filtered:
-    """The pairs of a set of which the judge finds the share `keep` of the mask, as a set of their own."""
+def filter_pairs(
+    workspace: Workspace, set_folder: Path, keep: float, judge: Path | None, out: Path | None, device: DeviceName, shard: Shard | None = None
+) -> Filtered:
+    """The pairs of a set of which the judge finds the share `keep` of the mask, as a set of their own.
+
+    With `shard` only that part of the pairs is judged; the shard that finishes last finishes the set.
+    """
     from tumorgen_cli.evaluation import cache_of
-    from tumorgen_cli.filtering import filter_set
+    from tumorgen_cli.filtering import filter_set, own_pairs
     from tumorgen_cli.synthesis import read_provenance
 
     set_folder = _find_set(workspace, set_folder)
-    count = len(read_provenance(set_folder))
+    count = len(own_pairs(read_provenance(set_folder), shard))
     model = needed_judge(workspace, judge, device)
     folder = out or set_folder.parent / f"{set_folder.name}_kept"
-    with locked(folder, "filter"), console.progress("asking the judge", count) as tick:
-        return filter_set(workspace.plan(), set_folder, folder, cache_of(workspace.evaluation(set_folder.name)), model, keep, tick)
+    cache = cache_of(workspace.evaluation(set_folder.name))
+    with locked(folder, "filter", shard and shard.name), console.progress("asking the judge", count) as tick:
+        return filter_set(workspace.plan(), set_folder, folder, cache, model, keep, tick, shard)
 
 
-def merge(real: str, synthetic: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None) -> Merge:
+def merge(
+    workspace: Workspace, real: str, synthetic: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None
+) -> Merge:
     """One nnU-Net raw data set of real cases and synthetic sets, with folds that no pair leaks into.
 
-    Its splits_final.json goes into nnU-Net's preprocessed folder, too, where that is given or known.
+    `out` without a folder is a name in nnUNet_raw, the user's or the workspace's. Its splits_final.json goes into nnU-Net's
+    preprocessed folder, too, where that is given or known.
     """
     from tumorgen_cli.merging import plan_merge, write_merge
+    from tumorgen_cli.nnunet import users_folders
 
+    if out.name == str(out):
+        out = users_folders(workspace.root)["nnUNet_raw"] / out
     known = os.environ.get("nnUNet_preprocessed")
     made = plan_merge(find_dataset(real), synthetic, out.absolute(), folds, oversample, preprocessed or (Path(known) if known else None))
     with locked(made.out, "merge"), console.progress("merging", made.steps) as tick:

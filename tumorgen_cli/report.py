@@ -5,7 +5,6 @@ Reads the previews of the pairs it shows; other pictures are given. Writes the p
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +18,11 @@ from tumorgen_cli.files import write_text
 from tumorgen_cli.metrics.frechet import Interval
 from tumorgen_cli.metrics.novelty import Near, Spread
 from tumorgen_cli.metrics.scores import ALL_PLANES, CaseScores, Comparison, Scores, Summary, values_of
-from tumorgen_cli.pages import around, jpeg, number, page, percent, table
+from tumorgen_cli.pages import INK, around, jpeg, number, page, percent, svg, table
 from tumorgen_cli.previews import display_of
 from tumorgen_cli.records import Provenance
 
 _PICTURE_WIDTH = 760
-_INK = {"#010203": "var(--text)", "#010204": "var(--soft)", "#010205": "var(--line)", "#010206": "var(--mark)"}
 
 
 @dataclass(frozen=True)
@@ -353,10 +351,9 @@ def _counted(names: Iterable[str]) -> str:
 
 def _distributions(scores: Scores, unit: str) -> str:
     """Distribution functions, one panel a statistic, as an inline SVG in the page's own colours."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    text, soft, line, mark = _INK
+    text, soft, line, mark = INK
     columns = 4
     rows = math.ceil(len(scores.comparisons) / columns)
     figure = Figure(figsize=(9.6, 2.3 * rows), facecolor="none")
@@ -379,13 +376,7 @@ def _distributions(scores: Scores, unit: str) -> str:
     for panel in panels[len(scores.comparisons) :]:
         panel.set_axis_off()
     panels[0].legend(loc="upper left", fontsize=8, labelcolor=text, frameon=False)
-    stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tumorgen"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    picture = stream.getvalue()
-    for ink, color in _INK.items():
-        picture = picture.replace(ink, color)
-    return picture[picture.index("<svg") :]
+    return svg(figure)
 
 
 def _titled(comparison: Comparison, unit: str) -> str:

@@ -2,13 +2,11 @@
 
 Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/`, `previews/`, a line of `provenance.jsonl` per pair
 (the pair is finished when its line is there), a line of `given_up.jsonl` per pair that no draw passed the judge, and, last,
-`dataset.json`. A shard writes its lines into files of its own (`provenance_2_of_8.jsonl`); the shard that finishes last
-puts all of them together, and then nothing tells the set from one made at once.
+`dataset.json`. Several processes may each make a shard of a set (`shards.py`); nothing then tells it from one made at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import time
@@ -23,13 +21,14 @@ from scipy import ndimage
 
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
-from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, in_turn, read_plain, to_plain, write_json, write_text
+from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan, without_tumors
 from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, pair_preview
 from tumorgen_cli.records import Box, Grid, Provenance, Shard, TumorFacts
+from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, logs_of, open_log, read_log, turn, whole_lines
 from tumorgen_cli.volumes import describe, read_volume, same_geometry, write_volume
 from tumorgen_cli.windows import tight_box
 
@@ -124,19 +123,17 @@ def synthesize_set(
     with others is refused. `jobs` are those of the whole set; `tick` counts the shard's.
 
     Raises:
-        StateError: `out` holds another set. DataError: a host or box cannot be used, or no tumor came after the plan's
+        StateError: `out` holds another set, or shards of another division. DataError: a host or box cannot be used, or no tumor came after the plan's
         number of draws.
     """
     weights = dict(method.load())
     if quality is not None:
         settings = {**settings, "judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
     identity = to_plain({"method": method.name, "plan": plan.hash, "weights": weights, **settings})
-    provenance, losses = (_lines_of(out, name, shard) for name in ("provenance", "given_up"))
-    turn = contextlib.nullcontext if shard is None else in_turn  # without a shard the folder is ours alone
-    with turn(out):
+    with turn(out, shard):
         claim(out, identity, alone=shard is None)
-        for path in (out / "provenance.jsonl", out / "given_up.jsonl", provenance, losses):
-            _mend(path)
+        divide(out, len(jobs), shard)
+        provenance, losses = (open_log(out, name, shard) for name in ("provenance", "given_up"))
         done, given_up = _finished_pairs(out), _given_up(out)
     made, scan = 0, None
     mine = own_jobs(jobs, shard)
@@ -159,12 +156,15 @@ def synthesize_set(
             append_line(provenance, json.dumps(to_plain(record)))
             made += 1
         tick(number, job.case)
-    with turn(out):
+    with turn(out, shard):
         done, given_up = _finished_pairs(out), _given_up(out)
         left = sum(job.case not in done and job.case not in given_up for job in jobs)
-        if not left:
-            _gather(out, jobs, done, given_up)
+        if not left and divided_so(out, len(jobs), shard):
+            order = {job.case: number for number, job in enumerate(jobs)}
+            for name in ("provenance", "given_up"):
+                gather(out, name, order)
             write_dataset_json(out, plan, len(done))
+            end_division(out)
     return _tally(list(done.values()), made, left, given_up)
 
 
@@ -337,28 +337,6 @@ class Placing:
         return Box(start, stop)  # type: ignore[arg-type]
 
 
-def claim(out: Path, identity: dict[str, Any], alone: bool = True, name: str = "set.json") -> None:
-    """Makes `out` this set's folder, or sees that it is. `alone`: no other process may be at work there."""
-    path = out / name
-    if path.is_file():
-        found = read_plain(path, "choose another --out")
-        painted = any(log.stat().st_size for kind in ("provenance", "given_up") for log in _all_lines_of(out, kind))
-        if found == {k: v for k, v in identity.items() if k != "learnt_from"}:  # made before sets said so
-            found = identity
-            write_json(path, identity)
-        if found != identity and alone and not painted:  # of a command that failed before its first pair
-            write_json(path, identity)
-        elif found != identity:
-            fields = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
-            found, remedy = f"made with other {', '.join(fields)}", "choose another --out, or delete the folder"
-            raise StateError("The folder holds another set", [Fault(str(out), found, "those of this command", remedy)])
-        return
-    if out.is_dir() and any(not p.name.startswith(".lock") for p in out.iterdir()):
-        remedy = "choose another --out; nothing there was touched"
-        raise StateError("The folder is not empty", [Fault(str(out), "files of something else", "an empty or new folder", remedy)])
-    write_json(path, identity)
-
-
 def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
     """The cases that the method of a set has seen: those it was trained on, or took tumors or their sizes from.
 
@@ -380,10 +358,10 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
         raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", remedy)])
     found: dict[str, Provenance] = {}
     faults: list[Fault] = []
-    for log in _all_lines_of(folder, "provenance"):
+    for log in logs_of(folder, "provenance"):
         text = log.read_text(encoding="utf-8")
         if log != path:  # a shard may be at its last line
-            text = _whole(text)
+            text = whole_lines(text)
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 record = from_plain(Provenance, json.loads(line), where=f"{log.name} line {number}", remedy=remedy)
@@ -404,46 +382,7 @@ def _finished_pairs(out: Path) -> dict[str, Provenance]:
 
 def _given_up(out: Path) -> dict[str, dict[str, int]]:
     """The pairs that need not be tried again, with the reasons their draws were rejected."""
-    texts = [_whole(log.read_text(encoding="utf-8")) for log in _all_lines_of(out, "given_up")]
-    records = [json.loads(line) for text in texts for line in text.splitlines()]
-    return {record["case"]: record["rejected"] for record in records}
-
-
-def _lines_of(out: Path, name: str, shard: Shard | None) -> Path:
-    return out / (f"{name}.jsonl" if shard is None else f"{name}_{shard.name}.jsonl")
-
-
-def _all_lines_of(out: Path, name: str) -> list[Path]:
-    """The file of the whole set, then those of its shards, which are gone once all are done."""
-    return [path for path in (out / f"{name}.jsonl", *sorted(out.glob(f"{name}_*_of_*.jsonl"))) if path.is_file()]
-
-
-def _mend(path: Path) -> None:
-    """Makes the file if it is not there; drops a line that a kill cut off."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if _whole(text) != text or not path.is_file():
-        write_text(path, _whole(text))
-
-
-def _whole(text: str) -> str:
-    return text[: text.rfind("\n") + 1]
-
-
-def _gather(out: Path, jobs: Sequence[Job], done: dict[str, Provenance], given_up: dict[str, dict[str, int]]) -> None:
-    """Puts the lines of all shards together, in the jobs' order, and removes the shards' files."""
-    parts = [log for name in ("provenance", "given_up") for log in _all_lines_of(out, name) if log.stem != name]
-    if not parts:
-        return
-    order = {job.case: number for number, job in enumerate(jobs)}
-    lines = {
-        "provenance": {case: to_plain(record) for case, record in done.items()},
-        "given_up": {case: {"case": case, "rejected": rejected} for case, rejected in given_up.items()},
-    }
-    for name, records in lines.items():
-        cases = sorted(records, key=lambda case: order.get(case, -1))  # pairs of a longer set than this come first
-        write_text(out / f"{name}.jsonl", "".join(json.dumps(records[case]) + "\n" for case in cases))
-    for log in parts:
-        log.unlink()
+    return {case: record["rejected"] for case, record in read_log(out, "given_up").items()}
 
 
 def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:

@@ -1,0 +1,188 @@
+"""nnU-Nets with and without pairs: rules in closed form, the order of work with a made-up nnU-Net, and, slowly, with the real one."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import TOY
+
+from tumorgen_cli import downstream
+from tumorgen_cli.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order, repeats
+from tumorgen_cli.downstream_page import draw
+from tumorgen_cli.errors import PlanError
+from tumorgen_cli.files import read_record, write_json
+from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
+from tumorgen_cli.live import Painting
+from tumorgen_cli.nnunet import Schedule, Size
+from tumorgen_cli.workspace import Workspace
+
+DESIGN = Design(("real", "copypaste"), (0.5, 1.0), 2, 0.02, 2, 0.5)
+
+
+# -- rules -------------------------------------------------------------------------------------------------------
+def test_fractions_become_counts():
+    assert case_counts(32, (1, 0.25, 0.5)) == [8, 16, 32]
+    assert case_counts(3, (0.5, 0.6)) == [2]
+
+
+@pytest.mark.parametrize("fractions", [(), (0.0,), (1.5,), (0.01,)])
+def test_a_wrong_fraction_is_told(fractions):
+    with pytest.raises(PlanError, match="--fractions"):
+        case_counts(32, fractions)
+
+
+def test_fewer_cases_are_part_of_more():
+    names = [f"case_{i:02d}" for i in range(20)]
+    assert sorted(nested_order(names, 0)) == names
+    assert nested_order(names, 0) == nested_order(names[::-1], 0)
+    assert nested_order(names, 0) != nested_order(names, 1)
+
+
+def test_real_cases_are_repeated_to_their_share():
+    assert repeats(8, 32, 0.5) == 4
+    assert repeats(8, 32, 0.2) == 1
+    assert repeats(8, 0, 0.5) == 1
+    assert repeats(32, 8, 0.5) == 1  # never fewer than they are
+
+
+# -- order of work -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def copy(workspace, tmp_path):
+    shutil.copytree(workspace.root, tmp_path / "work")
+    return Workspace(tmp_path / "work")
+
+
+@pytest.fixture
+def nnunets(monkeypatch):
+    """nnU-Nets that are trained at once and find as much of a tumor as they were given cases to learn from."""
+    trained = []
+
+    def run_job(data, folder, job, title, variables=None):
+        if job.train:
+            write_json(downstream._schedule_file(folder), Schedule(3, 7, 0.5))
+            trained.append((folder.name, job))
+
+    def score(task, plan, schedule, kind):
+        value = min(1.0, len(set(task.job.train)) / 20)
+        patients = tuple(PatientScore(case.name, value, value, (Lesion(30.0, True),), 0) for case in task.data.test)
+        run = Run(task.arm, task.cases, task.seed, task.pairs, task.real_share, 21, 0.1, task.job.inputs_hash, patients)
+        write_json(task.folder / "run.json", run)
+        return run
+
+    monkeypatch.setattr(downstream, "run_job", run_job)
+    monkeypatch.setattr(downstream, "_score", score)
+    monkeypatch.setattr(downstream, "_pictures", lambda *_: [])
+    return trained
+
+
+def test_arms_differ_in_their_pairs_alone(copy, nnunets, phantoms):
+    made = measure_gains(copy, DESIGN, phantoms.healthy, "train", "cpu")
+    counts = case_counts(len(copy.splits().train), DESIGN.fractions)
+    assert [(run.arm, run.cases, run.seed) for run in made.result.runs] == [
+        (arm, count, seed) for count in counts for seed in range(2) for arm in DESIGN.arms
+    ]
+    jobs = [job for _, job in nnunets]
+    assert jobs[0].schedule is None  # it measures
+    assert {job.schedule for job in jobs[1:]} == {Schedule(3, 7, 0.5)}
+    for (name, job), run in zip(nnunets, made.result.runs, strict=True):
+        real = {case for case in job.train if case in copy.splits().train}
+        assert len(real) == run.cases
+        assert len(job.extra) == run.pairs == (2 * run.cases if "copypaste" in name else 0)
+        assert {*job.train} == real | {extra.name for extra in job.extra}
+        assert not {*job.train} & {*copy.splits().test}
+        assert run.real_share == (pytest.approx(0.5) if run.pairs else 1.0)
+        assert len({other.prepared_hash for _, other in nnunets if other.prepared == job.prepared}) == 1
+
+
+def test_few_cases_teach_the_method_alone(copy, nnunets, phantoms):
+    measure_gains(copy, dataclasses.replace(DESIGN, fractions=(0.5,), seeds=1), phantoms.healthy, None, "cpu")
+    count = case_counts(len(copy.splits().train), (0.5,))[0]
+    (settings,) = (copy.root / "downstream" / f"real_{count}").glob("synthetic/*/set.json")
+    real = {case for _, job in nnunets for case in job.train if case in copy.splits().train}
+    assert set(json.loads(settings.read_text())["learnt_from"]) == real
+    inner = Workspace(copy.root / "downstream" / f"real_{count}")
+    assert {case.case for case in inner.fingerprint().cases} == real | {*copy.splits().test}
+    assert {d.field: d.value for d in inner.plan().decisions if d.source != "rule"}.keys() >= {setting.split("=")[0] for setting in TOY}
+
+
+def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
+    design = dataclasses.replace(DESIGN, fractions=(1.0,))
+    first = measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    assert len(nnunets) == 4
+    again = measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    assert len(nnunets) == 4
+    assert again.result == first.result
+    more = measure_gains(copy, dataclasses.replace(design, arms=("real", "copypaste", "syntumor")), phantoms.healthy, None, "cpu")
+    assert [name for name, _ in nnunets[4:]] == ["syntumor_seed0", "syntumor_seed1"]
+    assert len(more.result.arms) == 3
+    measure_gains(copy, dataclasses.replace(design, ratio=1), phantoms.healthy, None, "cpu")
+    assert [name for name, _ in nnunets[6:]] == ["copypaste_seed0", "copypaste_seed1"]  # other pairs; the real arm stays
+
+
+def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):
+    design = dataclasses.replace(DESIGN, arms=("real", "copypaste-live"), fractions=(1.0,), seeds=1, real_share=0.75)
+    made = measure_gains(copy, design, phantoms.healthy, "train", "cpu")
+    job = nnunets[-1][1]
+    painting = read_record(Painting, Path(job.painting), "")
+    assert painting.probability == 0.25
+    assert painting.learnt_from == copy.splits().train
+    assert {*painting.hosts} == {*copy.splits().train} | {path.name.split("_0000")[0] for path in phantoms.healthy.iterdir()}
+    assert {*job.train} == {*copy.splits().train}
+    assert not job.extra
+    assert made.result.runs[1].real_share == 0.75
+    measure_gains(copy, design, phantoms.healthy, "train", "cpu")
+    assert len(nnunets) == 2
+    measure_gains(copy, dataclasses.replace(design, real_share=0.5), phantoms.healthy, "train", "cpu")
+    assert [name for name, _ in nnunets[2:]] == ["copypaste-live_seed0"]  # the real arm draws nothing else
+
+
+def test_nobody_held_out_is_told(copy):
+    splits = copy.splits()
+    write_json(copy.splits_file, dataclasses.replace(splits, train=(*splits.train, *splits.test), test=()))
+    with pytest.raises(PlanError, match="no case held out"):
+        measure_gains(copy, DESIGN, None, "train", "cpu")
+
+
+# -- what is written -----------------------------------------------------------------------------------------------
+def test_page_and_tables():
+    def run(arm, cases, value):
+        patients = tuple(PatientScore(f"p{i}", value + 0.1 * i, value, (Lesion(30.0 + i, True),), 1) for i in range(4))
+        return Run(arm, cases, 0, 0, 1.0, 21, 0.1, "0", patients)
+
+    runs = tuple(run(arm, cases, 0.3 + 0.1 * (arm != "real")) for cases in (2, 4) for arm in DESIGN.arms)
+    arms = tuple(summarize_arms(runs))
+    result = Downstream("Dataset1_<b>", "0", ("p0",), "scans of x", DESIGN, Schedule(3, 7, 0.5), "cpu", 5.0, arms, runs)
+    page = draw(result, [])
+    assert "Dataset1_&lt;b&gt;" in page
+    assert "var(--text)" in page  # the figure follows the page's colours
+    assert not re.search(r'(src|href)="http', page)
+    lines = gains_csv(arms).splitlines()
+    assert len(lines) == 1 + 4 * 4
+    assert lines[5].startswith("copypaste,2,0,1,dice,0.5500,")
+    assert ",0.1000,0.1000,0.1000," in lines[5]
+    assert [row[:2] for row in gain_rows(arms)] == [("2", "real"), ("2", "copypaste"), ("4", "real"), ("4", "copypaste")]
+
+
+@pytest.mark.slow
+def test_real_nnunets(copy, phantoms):
+    """Two at a time; pairs are preprocessed by the plan of the real cases; predictions lie in the scans' own grid."""
+    from tumorgen_cli.volumes import read_volume
+
+    design = dataclasses.replace(DESIGN, arms=("real", "copypaste", "copypaste-live"), fractions=(0.5,), seeds=1)
+    made = measure_gains(copy, design, phantoms.healthy, "train", "cpu", jobs=2, size=Size(16**3, 3, 4, 8))
+    real, own, live = made.result.runs
+    assert live.pairs >= 8  # the least that training waits for
+    assert (real.pairs, real.iterations) == (0, own.iterations)
+    root = copy.root / "downstream" / "nnunet" / f"real_{real.cases}"
+    prepared = {path.stem for path in root.glob("nnUNet_preprocessed/*/*/*.pkl")}
+    assert len(prepared) == real.cases + own.pairs
+    for case in copy.splits().test:
+        _, grid = read_volume(root / "runs" / "real_seed0" / "predictions" / f"{case}.nii.gz")
+        _, truth = read_volume(phantoms.dataset / "labelsTr" / f"{case}.nii.gz")
+        assert grid.shape == truth.shape
+    page = (copy.root / "downstream" / "downstream.html").read_text()
+    assert page.count("data:image") == 4  # the truth and the arms, of the one patient held out
+    assert "in the pool" in (root / "runs" / "copypaste-live_seed0" / "nnunet.log").read_text()

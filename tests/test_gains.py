@@ -1,0 +1,100 @@
+"""Gains of nnU-Nets: scores of a patient by hand, strata, pairing per patient; nothing is trained here."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tumorgen_cli.gains import Lesion, PatientScore, Run, score_patient, size_strata, summarize_arms
+
+
+def test_a_patient_by_hand():
+    """One of two lesions is found, with 8 of its 16 voxels; one answer touches nothing."""
+    truth, found = np.zeros((2, 12, 12, 12), bool)
+    truth[2:6, 2:4, 2:4] = True
+    truth[9, 9, 9] = True
+    found[2:4, 2:4, 2:4] = True
+    found[10, 2, 2] = True
+    score = score_patient("a", found, truth, (2.0, 2.0, 3.0), 2.0)
+    assert score.dice == pytest.approx(2 * 8 / (17 + 9), abs=1e-4)
+    assert score.false_positives == 1
+    assert [lesion.found for lesion in score.lesions] == [True, False]
+    assert score.lesions[1].diameter_mm == pytest.approx(2 * (3 * 12 / (4 * math.pi)) ** (1 / 3), abs=0.01)  # a ball of 12 mm³
+
+
+def test_nothing_to_find_and_nothing_found_has_no_score():
+    nothing = np.zeros((4, 4, 4), bool)
+    assert score_patient("a", nothing, nothing, (1.0, 1.0, 1.0), 1.0) == PatientScore("a", None, None, (), 0)
+
+
+@pytest.mark.parametrize(
+    ("diameters", "names"),
+    [
+        ((12.0, 30.0, 40.0), ["under 20 mm", "20 mm and more"]),
+        ((30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0), ["under 50 mm", "50 to 70 mm", "over 70 mm"]),
+        ((30.0, 40.0), ["any"]),
+    ],
+)
+def test_strata(diameters, names):
+    strata = size_strata(diameters)
+    assert [name for name, _, _ in strata] == names
+    for value in diameters:
+        assert sum(low <= value < high for _, low, high in strata) == 1
+
+
+def run(arm, seed, dices, cases=8, found=True, spurious=0):
+    patients = tuple(PatientScore(f"p{i}", value, value, (Lesion(10.0 + 20 * i, found),), spurious) for i, value in enumerate(dices))
+    return Run(arm, cases, seed, 0 if arm == "real" else 32, 0.5, 100, 1.0, "0", patients)
+
+
+def test_gains_are_paired_by_patient_and_seed():
+    """Patients gain 0.1, 0.2, 0.3, 0.4 with each of the shared seeds; a third seed of the arm alone has no part in it."""
+    base = np.array([0.2, 0.4, 0.5, 0.3])
+    gain = np.array([0.1, 0.2, 0.3, 0.4])
+    real = [run("real", seed, base + 0.01 * seed) for seed in range(2)]
+    own = [run("copypaste", seed, base + gain + 0.01 * seed) for seed in range(2)] + [run("copypaste", 2, base * 0)]
+    arms = {arm.arm: arm for arm in summarize_arms([*real, *own])}
+    assert arms["real"].dice.gain is None
+    assert arms["real"].dice.over_patients.mean == pytest.approx(0.355)
+    made = arms["copypaste"].dice
+    assert made.gain.mean == pytest.approx(0.25)
+    assert (made.better, made.worse) == (4, 0)
+    assert made.p == pytest.approx(stats.wilcoxon(gain).pvalue)
+    assert made.gain.low <= 0.25 <= made.gain.high
+    assert made.over_patients.count == 4  # a patient counts once, whatever the seeds
+    assert arms["copypaste"].seeds == 3
+    assert arms["real"].spread_over_seeds == pytest.approx(0.01 / math.sqrt(2))
+
+
+def test_fewer_false_positives_are_better():
+    arms = summarize_arms([run("real", 0, [0.5, 0.6, 0.7], spurious=4), run("syntumor", 0, [0.5, 0.6, 0.7], spurious=1)])
+    measure = arms[1].false_positives
+    assert measure.gain.mean == -3
+    assert (measure.better, measure.worse) == (3, 0)
+
+
+def test_what_is_undefined_is_left_out():
+    real, own = run("real", 0, [0.5, 0.6, 0.7]), run("copypaste", 0, [0.6, 0.7, 0.8])
+    nothing = dataclasses.replace(own.patients[0], dice=None, surface_dice=None)
+    arms = summarize_arms([real, dataclasses.replace(own, patients=(nothing, *own.patients[1:]))])
+    assert arms[1].dice.over_patients.count == 2
+    assert arms[1].dice.gain.mean == pytest.approx(0.1)
+    assert arms[1].dice.gain.undefined == 1
+
+
+def test_sizes_count_lesions_once():
+    """Diameters 10, 30, 50 mm: one lesion under 2 cm, two above; two seeds do not make them more."""
+    runs = [run("real", 0, [0.1, 0.5, 0.7]), run("real", 1, [0.3, 0.5, 0.7], found=False)]
+    small, large = summarize_arms(runs)[0].by_size
+    assert (small.name, small.lesions, small.patients, large.lesions, large.patients) == ("under 20 mm", 1, 1, 2, 2)
+    assert (small.found, large.found) == (0.5, 0.5)
+    assert small.dice == pytest.approx(0.2)
+    assert large.dice == pytest.approx(0.6)
+
+
+def test_cases_count_apart():
+    runs = [run("real", 0, [0.5, 0.5], cases=8), run("copypaste", 0, [0.6, 0.6], cases=8), run("real", 0, [0.7, 0.7], cases=16)]
+    assert [(arm.arm, arm.cases) for arm in summarize_arms(runs)] == [("real", 8), ("copypaste", 8), ("real", 16)]
+    assert summarize_arms([runs[1]])[0].dice.gain is None  # nothing to compare with

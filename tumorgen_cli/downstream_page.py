@@ -1,0 +1,159 @@
+"""What pairs do to nnU-Nets -> one HTML page: curves over the number of real cases, tables, held-out patients as every arm sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from tumorgen_cli.gains import REAL, Arm, Downstream, Measure
+from tumorgen_cli.metrics.scores import Summary
+from tumorgen_cli.pages import INK, around, jpeg, number, page, percent, svg, table
+
+_COLORS = ("#3b82d6", "#e0762b", "#3c9d54", "#a05bc4", "#c9a227", "#2aa3a8", "#d14d72", "#8a6d4f")
+_TITLES = {"dice": "DSC", "surface_dice": "NSD", "sensitivity": "lesions found", "false_positives": "false positives a scan"}
+_STYLE = """
+body{max-width:80rem}
+.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem;max-width:calc(var(--n)*15rem)}.row img{width:100%}
+.row div{color:var(--soft);font-size:.86rem}
+"""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A held-out patient: a slice (H, W, 3) uint8 with the truth outlined, and with what each arm found, under its title."""
+
+    case: str
+    cases: int
+    pictures: Mapping[str, np.ndarray]
+
+
+def draw(result: Downstream, patients: Sequence[Patient]) -> str:
+    """The page."""
+    design = result.design
+    share = f"{design.ratio} pairs to a real case, real cases repeated to {percent(design.real_share)} of what is drawn"
+    steps = result.schedule.epochs * result.schedule.iterations
+    head = (
+        f"<h1>What pairs do to nnU-Net</h1><p class=soft>{escape(result.dataset)} · {len(result.held_out)} real held-out patients · painted into "
+        f"{escape(result.hosts)} · {share} · {steps} iterations each ({design.minutes:g} minutes on {escape(result.device)}) · "
+        f"{design.seeds} seeds</p>\n"
+    )
+    parts = [head, _curves(result)]
+    for count in sorted({arm.cases for arm in result.arms}):
+        arms = [arm for arm in result.arms if arm.cases == count]
+        parts += [f"<h2>{count} real cases</h2>", _table(arms), _sizes(arms)]
+    return page("Gains of nnU-Net", [*parts, _patients(patients), _notes(result)], _STYLE)
+
+
+def _curves(result: Downstream) -> str:
+    """DSC and its gain over the number of real cases, a line per arm, with intervals over patients."""
+    from matplotlib.figure import Figure
+
+    text, soft, line, _ = INK
+    names = list(dict.fromkeys(arm.arm for arm in result.arms))
+    counts = sorted({arm.cases for arm in result.arms})
+    figure = Figure(figsize=(9.6, 3.4), facecolor="none")
+    left, right = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.15, top=0.9, wspace=0.18)
+    for index, name in enumerate(names):
+        color = soft if name == REAL else _COLORS[index % len(_COLORS)]
+        own = [arm for arm in result.arms if arm.arm == name]
+        shift = 1 + 0.03 * (index - (len(names) - 1) / 2)  # intervals side by side
+        for panel, pick in ((left, _mean), (right, _gain)):
+            found = [(arm.cases * shift, summary) for arm in own if (summary := pick(arm)) is not None]
+            if found:
+                x, mean = [x for x, _ in found], np.array([s.mean for _, s in found])
+                low, high = (np.array([getattr(s, end) for _, s in found]) for end in ("low", "high"))
+                panel.errorbar(x, mean, [mean - low, high - mean], color=color, label=name, marker="o", markersize=4, linewidth=1.6, capsize=2)
+    left.set_title("DSC on real held-out patients", fontsize=9, color=text)
+    right.set_title("gain in DSC over real cases alone, paired", fontsize=9, color=text)
+    right.axhline(0, color=soft, linewidth=1)
+    for panel in (left, right):
+        panel.set_xscale("log")
+        panel.set_xticks(counts, [str(count) for count in counts])
+        panel.minorticks_off()
+        panel.set(facecolor="none")
+        panel.set_xlabel("real training cases", fontsize=8, color=text)
+        panel.tick_params(colors=text, labelsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color(line)
+        panel.grid(color=line, linewidth=0.5)
+    left.legend(fontsize=8, labelcolor=text, frameon=False)
+    return svg(figure)
+
+
+def _mean(arm: Arm) -> Summary | None:
+    return arm.dice.over_patients
+
+
+def _gain(arm: Arm) -> Summary | None:
+    return arm.dice.gain
+
+
+def _table(arms: Sequence[Arm]) -> str:
+    header = ["arm", "pairs", "seeds"]
+    for title in _TITLES.values():
+        header += [title, "gain"]
+    rows = []
+    for arm in arms:
+        row = [escape(arm.arm), str(arm.pairs), str(arm.seeds)]
+        for name in _TITLES:
+            measure = getattr(arm, name)
+            row += [_own(measure, arm.spread_over_seeds if name == "dice" else math.nan), _told_gain(measure)]
+        rows.append(row)
+    return table(header, rows)
+
+
+def _own(measure: Measure, over_seeds: float) -> str:
+    own = measure.over_patients
+    spread = f"<br><small>spread over patients {number(measure.spread)}" + (f", seeds {number(over_seeds)}" if math.isfinite(over_seeds) else "")
+    return around(own.mean, own.low, own.high) + spread + "</small>"
+
+
+def _told_gain(measure: Measure) -> str:
+    gain = measure.gain
+    if gain is None:
+        return "–"
+    p = f"p {measure.p:.3f}" if math.isfinite(measure.p) else "no test"
+    return f"{around(gain.mean, gain.low, gain.high)}<br><small>{measure.better} better, {measure.worse} worse, {p}</small>"
+
+
+def _sizes(arms: Sequence[Arm]) -> str:
+    """By size: the share of lesions found, and the means of the patients whose largest lesion is of that size."""
+    header = ["arm"]
+    for each in arms[0].by_size:
+        header += [f"{escape(each.name)}: {each.lesions} lesions", f"{each.patients} patients: DSC", "NSD"]
+    rows = []
+    for arm in arms:
+        cells = [(percent(each.found), number(each.dice), number(each.surface_dice)) for each in arm.by_size]
+        rows.append([escape(arm.arm), *(cell for each in cells for cell in each)])
+    return "<p class=soft>By the diameter of lesions (of the ball of their volume): those found; patients by their largest</p>" + table(header, rows)
+
+
+def _patients(patients: Sequence[Patient]) -> str:
+    from PIL import Image
+
+    rows = []
+    for patient in patients:
+        cells = "".join(
+            f'<div><img src="{jpeg(Image.fromarray(picture))}" alt="{escape(patient.case)}, {escape(title)}">{escape(title)}</div>'
+            for title, picture in patient.pictures.items()
+        )
+        caption = f"{escape(patient.case)}, {patient.cases} real cases"
+        rows.append(f'<figure><figcaption>{caption}</figcaption><div class=row style="--n:{len(patient.pictures)}">{cells}</div></figure>')
+    note = "From the worst patient of the real arm to its best; one slice and grey scale a row: the truth, then what each arm's first seed found."
+    return f"<h2>Held-out patients</h2><p class=soft>{note}</p>{''.join(rows)}\n" if rows else ""
+
+
+def _notes(result: Downstream) -> str:
+    texts = (
+        "Every nnU-Net has the same plan (made by nnU-Net from the real training cases), patch, batch and number of iterations; arms differ in "
+        "what is drawn alone. With fewer real cases the methods learned from these alone. The held-out patients taught and chose nothing.",
+        "A patient counts once: the mean over seeds. Intervals are 95 % bootstrap over patients; p is Wilcoxon's signed-rank test of the paired "
+        "gains, not corrected for the number of comparisons. Spread is the standard deviation.",
+        f"DSC and NSD (at {result.tolerance_mm:g} mm) over whole scans; a lesion is found by one voxel in common, a false positive touches none.",
+    )
+    return "<h2>How to read it</h2>" + "".join(f"<p>{escape(text)}</p>" for text in texts) + "\n"

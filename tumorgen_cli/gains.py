@@ -1,0 +1,224 @@
+"""What nnU-Nets gain from synthetic pairs: their scores on real held-out patients, paired per patient against real cases alone.
+
+A patient counts once: measures are first averaged over seeds, then intervals and tests run over patients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage, stats
+
+from tumorgen_cli.metrics.agreement import dice, surface_dice
+from tumorgen_cli.metrics.scores import Summary, summarize
+from tumorgen_cli.nnunet import Schedule
+from tumorgen_cli.records import Triple
+
+EARLY_MM = 20.0  # FreeTumor's early tumors: a diameter under 2 cm
+REAL, LIVE = "real", "-live"
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A real lesion: the diameter of the ball of its volume, and whether a voxel of it was found."""
+
+    diameter_mm: float
+    found: bool
+
+
+@dataclass(frozen=True)
+class PatientScore:
+    """An nnU-Net on a held-out scan; Dice and surface Dice are None where there was and was found nothing."""
+
+    case: str
+    dice: float | None
+    surface_dice: float | None
+    lesions: tuple[Lesion, ...]
+    false_positives: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training and its scores. `cases`: real training cases; `pairs`: synthetic ones (of a live arm: painted by its end);
+    `real_share`: of what is drawn in training."""
+
+    arm: str
+    cases: int
+    seed: int
+    pairs: int
+    real_share: float
+    iterations: int
+    minutes: float
+    inputs_hash: str
+    patients: tuple[PatientScore, ...]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of an arm over patients, the spread between them, and the gain over real cases alone: interval, p of
+    Wilcoxon's signed-rank test, patients better and worse; nan and 0 for the real arm itself."""
+
+    over_patients: Summary
+    spread: float
+    gain: Summary | None
+    p: float
+    better: int
+    worse: int
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Lesions of a size, the share that was found, and the patients whose largest lesion is of that size, with their means; over all seeds."""
+
+    name: str
+    lesions: int
+    found: float
+    patients: int
+    dice: float
+    surface_dice: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm at a number of real cases, all seeds together."""
+
+    arm: str
+    cases: int
+    seeds: int
+    pairs: int
+    dice: Measure
+    surface_dice: Measure
+    sensitivity: Measure
+    false_positives: Measure
+    by_size: tuple[Stratum, ...]
+    spread_over_seeds: float
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is compared. An arm is REAL, a method, or a method and LIVE: painted while nnU-Net trains.
+
+    `ratio`: pairs to a real case. `real_share`: of real cases among those that nnU-Net draws, reached by repeating them.
+    `minutes` of a training, of which the first measures how many steps they are: all then take these.
+    """
+
+    arms: tuple[str, ...]
+    fractions: tuple[float, ...]
+    seeds: int
+    minutes: float
+    ratio: int
+    real_share: float
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What `downstream.json` holds. `schedule`: epochs and their iterations, alike for all runs."""
+
+    dataset: str
+    plan: str
+    held_out: tuple[str, ...]
+    hosts: str
+    design: Design
+    schedule: Schedule
+    device: str
+    tolerance_mm: float
+    arms: tuple[Arm, ...]
+    runs: tuple[Run, ...]
+
+
+def score_patient(case: str, found: np.ndarray, truth: np.ndarray, spacing_mm: Triple, tolerance_mm: float) -> PatientScore:
+    """Scores of a mask (X, Y, Z) against the truth. A lesion is found by one voxel in common; a false positive touches none."""
+    touching = np.ones((3, 3, 3))
+    lesions, count = ndimage.label(truth, touching)
+    volumes = ndimage.sum_labels(truth, lesions, range(1, count + 1)) * float(np.prod(spacing_mm))
+    hit = {int(n) for n in np.unique(lesions[found & truth])}
+    answers, answered = ndimage.label(found, touching)
+    spurious = answered - len(np.unique(answers[found & truth]))
+    values = dice(found, truth), surface_dice(found, truth, spacing_mm, tolerance_mm)
+    known = [None if math.isnan(value) else round(value, 4) for value in values]
+    told = tuple(Lesion(round(2 * (0.75 * float(v) / math.pi) ** (1 / 3), 2), n in hit) for n, v in enumerate(volumes, 1))
+    return PatientScore(case, known[0], known[1], told, spurious)
+
+
+def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:
+    """(name, from, below) in mm: under 2 cm and the rest where there are both, else the set's own tertiles; one for fewer than 3."""
+    values = np.asarray(diameters, float)
+    if values.size < 3:
+        return [("any", 0.0, math.inf)]
+    if (values < EARLY_MM).any() and (values >= EARLY_MM).any():
+        return [(f"under {EARLY_MM:g} mm", 0.0, EARLY_MM), (f"{EARLY_MM:g} mm and more", EARLY_MM, math.inf)]
+    first, second = (float(v) for v in np.percentile(values, (100 / 3, 200 / 3)))
+    return [(f"under {first:.0f} mm", 0.0, first), (f"{first:.0f} to {second:.0f} mm", first, second), (f"over {second:.0f} mm", second, math.inf)]
+
+
+def summarize_arms(runs: Sequence[Run]) -> list[Arm]:
+    """Every arm at every number of cases, in the order of the runs. The gain compares patients over the seeds that both arms have."""
+    strata = size_strata([lesion.diameter_mm for patient in runs[0].patients for lesion in patient.lesions]) if runs else []
+    groups: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.arm, run.cases), []).append(run)
+    return [_arm(own, groups.get((REAL, cases), []), strata) for (_, cases), own in groups.items()]
+
+
+def _arm(runs: Sequence[Run], real: Sequence[Run], strata: Sequence[tuple[str, float, float]]) -> Arm:
+    first = runs[0]
+    measures = {name: _measure(runs, real, pick, f"{first.arm} {first.cases} {name}") for name, pick in MEASURES.items()}
+    by_seed = [float(np.nanmean([_number(p.dice) for p in run.patients])) for run in runs]
+    seeds_apart = float(np.std(by_seed, ddof=1)) if len(runs) > 1 else math.nan
+    by_size = tuple(_stratum(runs, *each) for each in strata)
+    return Arm(first.arm, first.cases, len(runs), first.pairs, **measures, by_size=by_size, spread_over_seeds=seeds_apart)
+
+
+def _stratum(runs: Sequence[Run], name: str, low: float, high: float) -> Stratum:
+    patients = [patient for run in runs for patient in run.patients if patient.lesions]
+    found = [lesion.found for patient in patients for lesion in patient.lesions if low <= lesion.diameter_mm < high]
+    inside = [patient for patient in patients if low <= max(lesion.diameter_mm for lesion in patient.lesions) < high]
+    means = [_mean([pick(patient) for patient in inside]) for pick in (MEASURES["dice"], MEASURES["surface_dice"])]
+    return Stratum(name, len(found) // len(runs), _mean(found), len(inside) // len(runs), *means)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def _measure(runs: Sequence[Run], real: Sequence[Run], pick: Callable[[PatientScore], float], what: str) -> Measure:
+    own = _by_patient(runs, pick)
+    summary, spread = summarize(own, what), float(np.nanstd(own, ddof=1)) if np.isfinite(own).sum() > 1 else math.nan
+    shared = {run.seed for run in runs} & {run.seed for run in real}
+    if runs[0].arm == REAL or not shared:
+        return Measure(summary, spread, None, math.nan, 0, 0)
+    mine, theirs = (_by_patient([run for run in group if run.seed in shared], pick) for group in (runs, real))
+    gains = mine - theirs
+    defined = gains[np.isfinite(gains)]
+    if pick is MEASURES["false_positives"]:
+        defined = -defined  # fewer are better
+    p = float(stats.wilcoxon(defined).pvalue) if len(defined) > 1 and defined.any() else math.nan
+    return Measure(summary, spread, summarize(gains, f"{what} gain"), p, int((defined > 0).sum()), int((defined < 0).sum()))
+
+
+def _by_patient(runs: Sequence[Run], pick: Callable[[PatientScore], float]) -> np.ndarray:
+    """(patients): the mean over runs, nan where no run has a value."""
+    values = np.array([[pick(patient) for patient in sorted(run.patients, key=lambda p: p.case)] for run in runs], float)
+    known = np.isfinite(values)
+    total = np.where(known, values, 0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), math.nan)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _sensitivity(patient: PatientScore) -> float:
+    return _mean([lesion.found for lesion in patient.lesions])
+
+
+#: by field of Arm
+MEASURES: dict[str, Callable[[PatientScore], float]] = {
+    "dice": lambda patient: _number(patient.dice),
+    "surface_dice": lambda patient: _number(patient.surface_dice),
+    "sensitivity": _sensitivity,
+    "false_positives": lambda patient: float(patient.false_positives),
+}

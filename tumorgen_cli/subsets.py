@@ -1,0 +1,52 @@
+"""Data sets of some cases alone, and workspaces to learn from them.
+
+Writes raw data sets of hard links where the disk allows, else copies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tumorgen_cli.dataset import Dataset, find_dataset, read_dataset
+from tumorgen_cli.devices import DeviceName
+from tumorgen_cli.files import link_or_copy, read_plain, write_json
+from tumorgen_cli.pipeline import plan_dataset, preprocess_dataset
+from tumorgen_cli.workspace import Splits, Workspace
+
+
+def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, device: DeviceName, seed: int | None = None) -> Workspace:
+    """The workspace in `folder` for some cases of another's data set, preprocessed. What was held out still is.
+
+    It is planned anew from these cases, with the settings that were not left to the rules; where it is planned already the
+    plan stays: a user may have changed it.
+    """
+    plan, inner = workspace.plan(), Workspace(folder)
+    dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
+    path = write_subset(dataset, cases, inner.root / "cases_of" / dataset.name, workspace.splits())
+    if not inner.plan_file.is_file():
+        own = [f"{d.field}={json.dumps(d.value)}" for d in plan.decisions if d.source != "rule"]
+        plan_dataset(inner, str(path), plan.tumor_name, device, settings=own, seed=plan.seed if seed is None else seed)
+    preprocess_dataset(inner)
+    return inner
+
+
+def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Splits | None = None) -> Path:
+    """A raw data set of some cases of another, for commands that take a data set or a folder of scans; returns `out`.
+
+    With `splits` it has a `splits_final.json` that holds out the same of its cases. Files of other cases are removed from `out`.
+    """
+    (out / "dataset.json").unlink(missing_ok=True)
+    wanted = {out / "labelsTr" / dataset.label_file(case).name: dataset.label_file(case) for case in cases}
+    wanted |= {out / "imagesTr" / path.name: path for case in cases for path in dataset.image_files(case)}
+    for stray in {*out.glob("imagesTr/*"), *out.glob("labelsTr/*")} - {*wanted}:
+        stray.unlink()
+    for target, source in wanted.items():
+        link_or_copy(source, target)
+    if splits is not None:
+        kept = {key: [case for case in group if case in set(cases)] for key, group in (("train", splits.train), ("val", splits.test))}
+        write_json(out / "splits_final.json", [kept])
+    plain = read_plain(dataset.path / "dataset.json", "it was there a moment ago")
+    write_json(out / "dataset.json", {**plain, "numTraining": len(cases)})
+    return out
