@@ -151,7 +151,7 @@ def loaded(code, *names):
 @pytest.mark.parametrize(
     "arguments",
     [None, ["--help"], ["synthesize", "--help"], ["--version"], ["presets"], ["synthesize", "--box"], ["nothing"], ["train", "vae", "--wrong"],
-     ["compare", "--methods", "copypast"]],
+     ["compare", "--methods", "copypast"], ["nnunet-setup"]],
 )
 def test_the_command_line_starts_light(arguments):
     call = "" if arguments is None else f"\ntry:\n    tumorgen_cli.cli.app({arguments!r})\nexcept SystemExit as end:\n    code = end.code"

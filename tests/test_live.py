@@ -219,11 +219,17 @@ DATASET = {"channel_names": {"0": "PET"}, "labels": {"background": 0, "tumor": 1
 
 
 @pytest.fixture
-def painting(workspace, phantoms):
+def unpainted(workspace):
+    """The shared workspace, in which no set-up is left."""
+    yield workspace
+    shutil.rmtree(workspace.root / "nnunet", ignore_errors=True)
+
+
+@pytest.fixture
+def painting(unpainted, phantoms):
     options = {"method_name": "copypaste", "roi": None, "probability": 0.5, "pool": 2, "share": 1.0, "mixup": 0.0, "until_pass": None}
-    made = set_up(workspace, healthy=phantoms.healthy, cases=None, keep=0.7, judge=None, device="cpu", seed=None, **options)
-    yield made.painting
-    shutil.rmtree(Path(made.file).parent)
+    made = set_up(unpainted, healthy=phantoms.healthy, cases=None, keep=0.7, judge=None, device="cpu", seed=None, **options)
+    return made.painting
 
 
 def job_of(painting, **changes):
@@ -344,22 +350,22 @@ def alive(process):
 
 
 # -- setting up -----------------------------------------------------------------------------------------------------
-def test_two_lines_for_the_job_script(trained, phantoms, monkeypatch):
+def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
-    made = call("nnunet-setup", "-w", trained.root, "--healthy", phantoms.healthy, "--device", "cpu", "--probability", 0.25)
+    made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste", "--probability", 0.25)
     lines = made.stdout.splitlines()
     folder = Path(live.__file__).parent / "nnunet_trainers"
-    file = trained.root / "nnunet" / "tumorgen.json"
+    file = unpainted.root / "nnunet" / "tumorgen.json"
     assert lines == [f"export nnUNet_extTrainer={folder}", f"export TUMORGEN_PAINTING={file}"]
     assert [path.name for path in folder.glob("*.py")] == ["nnUNetTrainerTumorGen.py"]  # nnU-Net imports every module there
     assert "-tr nnUNetTrainerTumorGen" in told(made)
     found = live.read_record(Painting, file, "")
-    assert (found.probability, found.pool, found.method) == (0.25, 32, "tumorgen")
+    assert (found.probability, found.pool, found.method) == (0.25, 32, "copypaste")
     assert found.hosts == ("Healthy_000", "Healthy_001")
-    assert found.learnt_from == trained.splits().train
-    assert set(found.weights) >= {"vae", "flow"}
+    assert found.learnt_from == unpainted.splits().train
+    assert set(found.weights) == {"donors"}
     splits = json.loads((file.parent / "splits_final.json").read_text())
-    assert splits == [{"train": list(trained.splits().train), "val": list(trained.splits().test)}]
+    assert splits == [{"train": list(unpainted.splits().train), "val": list(unpainted.splits().test)}]
     monkeypatch.setenv("nnUNet_extTrainer", "/elsewhere")
     assert job_lines(file)[0] == f"export nnUNet_extTrainer={folder}{os.pathsep}$nnUNet_extTrainer"
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
