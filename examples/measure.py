@@ -256,8 +256,8 @@ def live(
         painter, progress = trainers["painted"].live.child, trainers["painted"].live.folder / PROGRESS
         seconds: dict[str, list[float]] = {name: [] for name in trainers}
         busy = spent = 0.0
-        for _ in range(rounds):
-            for name, trainer in trainers.items():
+        try:
+            for name, trainer in [*trainers.items()] * rounds:
                 os.killpg(painter.pid, signal.SIGCONT if name == "painted" else signal.SIGSTOP)
                 block, before = time.perf_counter(), json.loads(progress.read_text())["busy_seconds"]
                 for number in range(warmup + iterations):
@@ -268,7 +268,8 @@ def live(
                 if name == "painted":
                     busy += json.loads(progress.read_text())["busy_seconds"] - before
                     spent += time.perf_counter() - block
-        os.killpg(painter.pid, signal.SIGCONT)
+        finally:
+            os.killpg(painter.pid, signal.SIGCONT)  # else it would never see this process end
         for trainer in trainers.values():
             trainer.disable_checkpointing = True
             trainer.on_train_end()

@@ -11,9 +11,8 @@ import pytest
 from test_cli import call, told
 from test_report import make_scores
 
-from tumorgen_cli import comparison_table
 from tumorgen_cli.comparison_table import COLUMNS, Entry, Value, best_of, make_table
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
 from tumorgen_cli.records import Box, Provenance
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.workspace import Workspace
@@ -71,7 +70,7 @@ def test_a_table_has_a_row_for_every_method(tmp_path):
 
 
 def test_an_error_is_told_in_a_line():
-    text = comparison_table.told(DataError("No tumor came", [Fault("case", "10 draws", "a tumor", "train longer")]))
+    text = one_line(DataError("No tumor came", [Fault("case", "10 draws", "a tumor", "train longer")]))
     assert text == "No tumor came. case: 10 draws, expected a tumor; train longer"
 
 

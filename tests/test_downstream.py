@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from conftest import TOY
+from test_cli import call, told
 
 from tumorgen_cli import downstream
 from tumorgen_cli.downstream import attained_share, case_counts, gain_rows, gains_csv, measure_gains, nested_order, repeats
 from tumorgen_cli.downstream_page import draw
-from tumorgen_cli.errors import DataError, PlanError, StateError
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import read_record, write_json
 from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
 from tumorgen_cli.live import Painting
@@ -202,6 +203,18 @@ def test_what_fails_ends_the_command(copy, nnunets, phantoms, monkeypatch):
         measure_gains(copy, dataclasses.replace(DESIGN, fractions=(1.0,)), phantoms.healthy, None, "cpu")
 
 
+def test_an_arm_that_fails_leaves_the_others(copy, nnunets, phantoms, monkeypatch):
+    def synthesize(workspace, method, *_, **__):
+        raise DataError("No tumor came", [Fault("a case", "10 draws", "a tumor", "train longer")])
+
+    monkeypatch.setattr(downstream, "synthesize", synthesize)
+    made = measure_gains(copy, dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), phantoms.healthy, None, "cpu")
+    assert [run.arm for run in made.result.runs] == ["real"]
+    (failure,) = made.result.failures
+    assert (failure.arm, "10 draws" in failure.reason) == ("copypaste", True)
+    assert "10 draws" in Path(made.page).read_text()
+
+
 def test_nobody_held_out_is_told(copy):
     splits = copy.splits()
     write_json(copy.splits_file, dataclasses.replace(splits, train=(*splits.train, *splits.test), test=()))
@@ -223,6 +236,12 @@ def test_held_out_hosts_are_told_before_anything_is_trained(copy, nnunets, phant
     assert not (copy.root / "downstream").exists()
 
 
+def test_wrong_options_are_told_at_once(tmp_path):
+    text = told(call("downstream", "-w", tmp_path, "--arms", "copypaste,nonsense", "--fractions", "a", code=1))
+    for part in ("no real", "nothing to paint into", "numbers with commas", "--arms.nonsense"):
+        assert part in text
+
+
 # -- what is written -----------------------------------------------------------------------------------------------
 def test_page_and_tables():
     def run(arm, cases, value):
@@ -237,9 +256,9 @@ def test_page_and_tables():
     assert "var(--text)" in page  # the figure follows the page's colours
     assert not re.search(r'(src|href)="http', page)
     lines = gains_csv(arms).splitlines()
-    assert len(lines) == 1 + 4 * 4
-    assert lines[5].startswith("copypaste,2,0,1,dice,0.5500,")
-    assert ",0.1000,0.1000,0.1000," in lines[5]
+    assert len(lines) == 1 + 4 * (4 + 2 * 3)  # measures, and both of overlap in three sizes
+    (line,) = [line for line in lines if line.startswith("copypaste,2,0,1,dice,any,4,0.5500,")]
+    assert ",0.1000,0.1000,0.1000," in line
     assert [row[:2] for row in gain_rows(arms)] == [("2", "real"), ("2", "copypaste"), ("4", "real"), ("4", "copypaste")]
 
 

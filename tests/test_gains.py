@@ -24,9 +24,11 @@ def test_a_patient_by_hand():
     assert score.lesions[1].diameter_mm == pytest.approx(2 * (3 * 12 / (4 * math.pi)) ** (1 / 3), abs=0.01)  # a ball of 12 mm³
 
 
-def test_nothing_to_find_and_nothing_found_has_no_score():
-    nothing = np.zeros((4, 4, 4), bool)
+def test_nothing_to_find_has_no_score_but_false_positives():
+    nothing, found = np.zeros((2, 4, 4, 4), bool)
+    found[0, 0, 0] = found[2, 2, 2] = True
     assert score_patient("a", nothing, nothing, (1.0, 1.0, 1.0), 1.0) == PatientScore("a", None, None, (), 0)
+    assert score_patient("a", found, nothing, (1.0, 1.0, 1.0), 1.0) == PatientScore("a", None, None, (), 2)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_gains_are_paired_by_patient_and_seed():
     assert made.gain.mean == pytest.approx(0.25)
     assert (made.better, made.worse) == (4, 0)
     assert made.p == pytest.approx(stats.wilcoxon(gain).pvalue)
-    assert made.gain.low <= 0.25 <= made.gain.high
+    assert 0.1 < made.gain.low < 0.25 < made.gain.high < 0.4
     assert made.over_patients.count == 4  # a patient counts once, whatever the seeds
     assert arms["copypaste"].seeds == 3
     assert arms["real"].spread_over_seeds == pytest.approx(0.01 / math.sqrt(2))
@@ -90,8 +92,12 @@ def test_sizes_count_lesions_once():
     small, large = summarize_arms(runs)[0].by_size
     assert (small.name, small.lesions, small.patients, large.lesions, large.patients) == ("under 20 mm", 1, 1, 2, 2)
     assert (small.found, large.found) == (0.5, 0.5)
-    assert small.dice == pytest.approx(0.2)
-    assert large.dice == pytest.approx(0.6)
+    assert small.dice.over_patients.mean == pytest.approx(0.2)
+    assert large.dice.over_patients.mean == pytest.approx(0.6)
+    own = [run("syntumor", seed, [0.5, 0.6, 0.9]) for seed in range(2)]
+    small, large = summarize_arms([*runs, *own])[1].by_size
+    assert small.dice.gain.mean == pytest.approx(0.3)
+    assert large.dice.gain.mean == pytest.approx(0.15)
 
 
 def test_cases_count_apart():

@@ -464,7 +464,10 @@ def downstream(
 ) -> None:
     """Train nnU-Nets with and without pairs, alike otherwise, and score them on real held-out cases."""
     faults = []
-    if healthy is None and cases is None:
+    named = {name.strip() for name in arms.split(",")}
+    if "real" not in named:
+        faults.append(Fault(f"--arms {arms}", "no real", "the arm that gains are measured against", "add real"))
+    if healthy is None and cases is None and named != {"real"}:
         faults.append(Fault("--healthy", "nothing to paint into", "a folder of scans", "give --healthy DIR, --cases train, or both"))
     try:
         shares = tuple(float(part) for part in fractions.split(","))
@@ -482,6 +485,8 @@ def downstream(
         title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
         columns = ("real cases", "arm", "DSC [95 % interval]", "gain", "better / worse, p", "NSD", "found", "FP a scan")
         console.table(title, columns, gain_rows(made.result.arms))
+    for each in made.result.failures:
+        console.warn(f"{each.arm} with {each.cases} real cases failed: {each.reason}")
     console.next_command(f"open {made.page}")
 
 

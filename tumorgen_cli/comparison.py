@@ -15,7 +15,7 @@ from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.comparison_table import Comparison
 from tumorgen_cli.dataset import find_dataset, read_dataset
 from tumorgen_cli.devices import DeviceName
-from tumorgen_cli.errors import StateError, TumorgenError
+from tumorgen_cli.errors import StateError, TumorgenError, one_line
 from tumorgen_cli.evaluation import read_scores
 from tumorgen_cli.files import locked
 from tumorgen_cli.judges import find_judge
@@ -108,7 +108,7 @@ def compare_methods(
         for method, folder in made.items():
             scores = read_scores(workspace.evaluation(folder.name) / "scores.json")
             found[method] = (folder, scores, read_provenance(folder))
-        tables.append(comparison_table.make_table(place.name, pairs, methods, found, {m: comparison_table.told(e) for m, e in failed.items()}))
+        tables.append(comparison_table.make_table(place.name, pairs, methods, found, {m: one_line(e) for m, e in failed.items()}))
     if scores is None:
         raise StateError("No method came to a set", [f for error in failures[places[0].name].values() for f in error.faults])
     training = {}
@@ -177,7 +177,7 @@ def _paint(
         try:
             train_within(workspace, method, budget, device)
         except TumorgenError as error:
-            console.warn(f"{method}: {comparison_table.told(error)}")
+            console.warn(f"{method}: {one_line(error)}")
             for each in failures.values():
                 each[method] = error
             continue
@@ -187,6 +187,6 @@ def _paint(
                 synthesize(workspace, method, pairs, out=folder, device=device, seed=seed, **place.options)  # type: ignore[arg-type]
                 sets[place.name][method] = folder
             except TumorgenError as error:
-                console.warn(f"{method}: {comparison_table.told(error)}")
+                console.warn(f"{method}: {one_line(error)}")
                 failures[place.name][method] = error
     return sets, failures

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 
-from tumorgen_cli.errors import TumorgenError
 from tumorgen_cli.files import none_for_nan, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.metrics.scores import ALL_PLANES, Scores, Summary, summarize, values_of
 from tumorgen_cli.metrics.tumors import ks_distance
@@ -151,11 +150,6 @@ class Comparison:
     tolerance_mm: float
     training: dict[str, tuple[StageRun, ...]]
     tables: tuple[Table, ...]
-
-
-def told(error: TumorgenError) -> str:
-    """An error in one line, its remedies with it."""
-    return ". ".join([error.message, *(f"{f.where}: {f.found}, expected {f.expected}; {f.remedy}" for f in error.faults)])
 
 
 def make_table(

@@ -23,12 +23,25 @@ from tumorgen_cli import console, downstream_page
 from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.dataset import Dataset, cases_among
 from tumorgen_cli.devices import DeviceName, find_device, usable_cores
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few, one_line
 from tumorgen_cli.files import hash_file, hash_value, locked, none_for_nan, read_plain, read_record, to_plain, write_json, write_text
-from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Run, score_patient, summarize_arms
+from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, score_patient, summarize_arms
 from tumorgen_cli.live import FOLDER, Painting
 from tumorgen_cli.metrics.scores import Summary
-from tumorgen_cli.nnunet import CPU_SIZE, CaseFiles, Job, Schedule, Size, TrainingData, check_data, make_job, results_folder, run_job, training_data
+from tumorgen_cli.nnunet import (
+    CPU_SIZE,
+    FINAL,
+    CaseFiles,
+    Job,
+    Schedule,
+    Size,
+    TrainingData,
+    check_data,
+    make_job,
+    results_folder,
+    run_job,
+    training_data,
+)
 from tumorgen_cli.nnunet_setup import set_up
 from tumorgen_cli.pipeline import dataset_of, healthy_sources, synthesize
 from tumorgen_cli.plan import Plan
@@ -105,6 +118,7 @@ def measure_gains(
     order = nested_order(splits.train, plan.seed)
     kind = find_device(device).type
     finished: list[Run] = []
+    failures: list[Failure] = []
     with locked(root, "downstream"):
         _forget_stale_scores(root, training_data(dataset, splits), plan.tolerance_mm)
         for count in counts:
@@ -115,13 +129,17 @@ def measure_gains(
                 inner = subset_workspace(workspace, [*chosen, *splits.test], root / f"real_{count}", device)
             pairs, paintings = {}, {}
             for arm in design.arms:
-                if arm.endswith(LIVE):
-                    paintings[arm] = _painting(inner, arm.removesuffix(LIVE), root / "live" / f"{arm}_{count}", design, healthy, cases, device)
-                elif arm != REAL:
-                    pairs[arm] = _pairs(inner, arm, design.ratio * count, healthy, cases, device)
+                try:
+                    if arm.endswith(LIVE):
+                        paintings[arm] = _painting(inner, arm.removesuffix(LIVE), root / "live" / f"{arm}_{count}", design, healthy, cases, device)
+                    elif arm != REAL:
+                        pairs[arm] = _pairs(inner, arm, design.ratio * count, healthy, cases, device)
+                except TumorgenError as error:  # the other arms are no worse for it
+                    failures.append(Failure(arm, count, one_line(error)))
+                    console.warn(f"{arm} with {count} real cases: {failures[-1].reason}")
             data = training_data(dataset, Splits(tuple(chosen), splits.test))
             finished += _train_and_score(root, plan, design, data, pairs, paintings, kind, jobs, size)
-            result = _result(plan, splits, design, healthy, cases, finished, root, kind)
+            result = _result(plan, splits, design, healthy, cases, finished, failures, root, kind)
             _write(root, plan, result, data)  # after every count: long work shows what it has
     return DownstreamReport(result, str(root / "downstream.html"), str(root / "downstream.csv"))
 
@@ -211,7 +229,7 @@ def _train_and_score(
     """The runs of one number of real cases, arm after arm within a seed, so that what there is early is comparable."""
     count = len(data.train)
     folder = root / "nnunet" / f"real_{count}"
-    named = {arm: pairs.get(arm, ()) for arm in design.arms}
+    named = {arm: pairs.get(arm, ()) for arm in design.arms if arm == REAL or arm in pairs or arm in paintings}
     tasks = []
     for seed in range(design.seeds):
         for arm, extra in named.items():
@@ -228,6 +246,10 @@ def _train_and_score(
         everything = [case for extra in named.values() for case in extra]
         prepare = make_job(data, folder, kind, plan.precision, design.minutes, 0, size, None, (), everything)  # type: ignore[arg-type]
         run_job(data, folder, prepare, "preprocessing pairs")
+    if kind == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()  # what methods held is nnU-Net's now
     for task in _trained(missing, root, design.minutes, kind, jobs):
         schedule = read_record(Schedule, _schedule_file(task.folder), "delete the run's folder")
         runs[task.name] = _score(task, plan, schedule, kind)
@@ -244,8 +266,9 @@ def _live(job: Job, file: Path) -> Job:
 def _finished(task: _Task) -> Run | None:
     """The run's scores where it was made of the same; what was made of something else gives way, and comes back when it is asked for."""
     folder, own = task.folder, task.job.inputs_hash
-    path, begun = folder / "run.json", folder / "inputs.json"
-    if begun.is_file() and (found := begun.read_text()) != own:
+    path, begun = folder / "run.json", folder / "inputs.txt"
+    found = read_record(Run, path, "delete the run's folder").inputs_hash if path.is_file() else begun.read_text() if begun.is_file() else own
+    if found != own:
         console.note(f"{task.name}: what was made from other cases, pairs or settings is kept as {folder.name}_{found}")
         folder.rename(folder.with_name(f"{folder.name}_{found}"))
     kept = folder.with_name(f"{folder.name}_{own}")
@@ -356,7 +379,7 @@ def _score(task: _Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
         found = model.tumor(image, grid)
         write_volume(task.folder / "predictions" / f"{case.name}{task.data.file_ending}", found.astype(np.uint8), grid)
         patients.append(score_patient(case.name, found, truth, grid.spacing_mm, plan.tolerance_mm))
-    steps, seconds = schedule.epochs * schedule.iterations, torch.load(results / "fold_all" / "checkpoint_final.pth", weights_only=True)["seconds"]
+    steps, seconds = schedule.epochs * schedule.iterations, torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)["seconds"]
     painted = results / "fold_all" / FOLDER / "provenance.jsonl"
     pairs = painted.read_text().count("\n") if painted.is_file() else task.pairs
     run = Run(
@@ -368,14 +391,16 @@ def _score(task: _Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
 
 # -- what is written -----------------------------------------------------------------------------------------------
 def _result(
-    plan: Plan, splits: Splits, design: Design, healthy: Path | None, cases: str | None, runs: Sequence[Run], root: Path, kind: str
+    plan: Plan, splits: Splits, design: Design, healthy: Path | None, cases: str | None, runs: Sequence[Run],
+    failures: Sequence[Failure], root: Path, kind: str,
 ) -> Downstream:
     hosts = " and ".join([f"scans of {healthy.resolve().name}"] * (healthy is not None) + [f"{cases} cases"] * (cases is not None))
     schedule = _schedule(root, design.minutes, kind)
     if schedule is None:
         raise StateError("No training was made", [Fault(str(root), "no schedule of one", "one", "run the command again")])
     return Downstream(
-        plan.dataset, plan.hash, splits.test, hosts, design, schedule, kind, plan.tolerance_mm, tuple(summarize_arms(runs)), tuple(runs)
+        plan.dataset, plan.hash, splits.test, hosts, design, schedule, kind, plan.tolerance_mm, tuple(summarize_arms(runs)), tuple(runs),
+        tuple(failures),
     )
 
 
@@ -386,18 +411,19 @@ def _write(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> No
 
 
 def gains_csv(arms: Sequence[Arm]) -> str:
-    """A line per arm, number of cases and measure."""
+    """A line per arm, number of cases, measure and, for Dice and surface Dice, size of the patients' largest lesion."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    head = ["arm", "real cases", "pairs", "seeds", "measure", "mean", "low", "high", "spread over patients"]
+    head = ["arm", "real cases", "pairs", "seeds", "measure", "largest lesion", "patients", "mean", "low", "high", "spread over patients"]
     writer.writerow([*head, "gain", "gain low", "gain high", "p", "better", "worse"])
     for arm in arms:
-        for name in MEASURES:
-            measure = getattr(arm, name)
+        lines = [(name, "any", getattr(arm, name)) for name in MEASURES]
+        lines += [(name, each.name, getattr(each, name)) for each in arm.by_size for name in ("dice", "surface_dice")]
+        for name, size, measure in lines:
             own, gain = measure.over_patients, measure.gain
-            values = [own.mean, own.low, own.high, measure.spread, *((gain.mean, gain.low, gain.high, measure.p) if gain else ("",) * 4)]
-            told = [f"{value:.4f}" if isinstance(value, float) else value for value in values]
-            writer.writerow([arm.arm, arm.cases, arm.pairs, arm.seeds, name, *told, measure.better, measure.worse])
+            values = [own.mean, own.low, own.high, measure.spread, *((gain.mean, gain.low, gain.high, measure.p) if gain else ())]
+            numbers = [f"{value:.4f}" for value in values] + [""] * (8 - len(values))
+            writer.writerow([arm.arm, arm.cases, arm.pairs, arm.seeds, name, size, own.count, *numbers, measure.better, measure.worse])
     return stream.getvalue()
 
 

@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from tumorgen_cli.gains import REAL, Arm, Downstream, Measure
+from tumorgen_cli.gains import REAL, Arm, Downstream, Failure, Measure
 from tumorgen_cli.metrics.scores import Summary
 from tumorgen_cli.pages import INK, around, jpeg, number, page, percent, svg, table
 
@@ -46,7 +46,7 @@ def draw(result: Downstream, patients: Sequence[Patient]) -> str:
     for count in sorted({arm.cases for arm in result.arms}):
         arms = [arm for arm in result.arms if arm.cases == count]
         parts += [f"<h2>{count} real cases</h2>", _table(arms), _sizes(arms)]
-    return page("Gains of nnU-Net", [*parts, _patients(patients), _notes(result)], _STYLE)
+    return page("Gains of nnU-Net", [*parts, _failures(result.failures), _patients(patients), _notes(result)], _STYLE)
 
 
 def _curves(result: Downstream) -> str:
@@ -129,9 +129,20 @@ def _sizes(arms: Sequence[Arm]) -> str:
         header += [f"{escape(each.name)}: {each.lesions} lesions", f"{each.patients} patients: DSC", "NSD"]
     rows = []
     for arm in arms:
-        cells = [(percent(each.found), number(each.dice), number(each.surface_dice)) for each in arm.by_size]
+        cells = [(percent(each.found), _by_size(each.dice), _by_size(each.surface_dice)) for each in arm.by_size]
         rows.append([escape(arm.arm), *(cell for each in cells for cell in each)])
     return "<p class=soft>By the diameter of lesions (of the ball of their volume): those found; patients by their largest</p>" + table(header, rows)
+
+
+def _by_size(measure: Measure) -> str:
+    own, gain = measure.over_patients, measure.gain
+    told = f"<br><small>gain {around(gain.mean, gain.low, gain.high)}</small>" if gain else ""
+    return around(own.mean, own.low, own.high) + told
+
+
+def _failures(failures: Sequence[Failure]) -> str:
+    rows = [f"<p>{escape(each.arm)}, {each.cases} real cases: failed: {escape(each.reason)}</p>" for each in failures]
+    return f"<h2>Failed</h2>{''.join(rows)}\n" if rows else ""
 
 
 def _patients(patients: Sequence[Patient]) -> str:
@@ -156,6 +167,7 @@ def _notes(result: Downstream) -> str:
         "patients taught and chose nothing.",
         "A patient counts once: the mean over seeds. Intervals are 95 % bootstrap over patients; p is Wilcoxon's signed-rank test of the paired "
         "gains, not corrected for the number of comparisons. Spread is the standard deviation.",
+        "Seeds are of nnU-Net's training alone: real cases, methods and pairs are the same with each, and nnU-Net's loaders draw as they will.",
         f"DSC and NSD (at {result.tolerance_mm:g} mm) over whole scans; a lesion is found by one voxel in common, a false positive touches none.",
     )
     return "<h2>How to read it</h2>" + "".join(f"<p>{escape(text)}</p>" for text in texts) + "\n"

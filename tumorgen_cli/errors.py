@@ -50,3 +50,8 @@ class StateError(TumorgenError):
 
 class DeviceError(TumorgenError):
     """The device asked for is missing or too small."""
+
+
+def one_line(error: TumorgenError) -> str:
+    """An error in one line, its remedies with it."""
+    return ". ".join([error.message, *(f"{f.where}: {f.found}, expected {f.expected}; {f.remedy}" for f in error.faults)])

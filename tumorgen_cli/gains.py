@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage, stats
@@ -31,7 +31,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class PatientScore:
-    """An nnU-Net on a held-out scan; Dice and surface Dice are None where there was and was found nothing."""
+    """An nnU-Net on a held-out scan; Dice and surface Dice are None where there is nothing to find: false positives tell of that."""
 
     case: str
     dice: float | None
@@ -71,14 +71,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Lesions of a size, the share that was found, and the patients whose largest lesion is of that size, with their means; over all seeds."""
+    """Lesions of a size, the share of them that was found over all seeds, and the patients whose largest lesion is of that size."""
 
     name: str
     lesions: int
     found: float
     patients: int
-    dice: float
-    surface_dice: float
+    dice: Measure
+    surface_dice: Measure
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,15 @@ class Design:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """An arm that came to no pairs, and why."""
+
+    arm: str
+    cases: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Downstream:
     """What `downstream.json` holds. `schedule`: epochs and their iterations, alike for all runs."""
 
@@ -127,6 +136,7 @@ class Downstream:
     tolerance_mm: float
     arms: tuple[Arm, ...]
     runs: tuple[Run, ...]
+    failures: tuple[Failure, ...] = ()
 
 
 def score_patient(case: str, found: np.ndarray, truth: np.ndarray, spacing_mm: Triple, tolerance_mm: float) -> PatientScore:
@@ -137,8 +147,9 @@ def score_patient(case: str, found: np.ndarray, truth: np.ndarray, spacing_mm: T
     hit = {int(n) for n in np.unique(lesions[found & truth])}
     answers, answered = ndimage.label(found, touching)
     spurious = answered - len(np.unique(answers[found & truth]))
-    values = dice(found, truth), surface_dice(found, truth, spacing_mm, tolerance_mm)
-    known = [None if math.isnan(value) else round(value, 4) for value in values]
+    known: list[float | None] = [None, None]
+    if count:
+        known = [round(value, 4) for value in (dice(found, truth), surface_dice(found, truth, spacing_mm, tolerance_mm))]
     told = tuple(Lesion(round(2 * (0.75 * float(v) / math.pi) ** (1 / 3), 2), n in hit) for n, v in enumerate(volumes, 1))
     return PatientScore(case, known[0], known[1], told, spurious)
 
@@ -168,16 +179,19 @@ def _arm(runs: Sequence[Run], real: Sequence[Run], strata: Sequence[tuple[str, f
     measures = {name: _measure(runs, real, pick, f"{first.arm} {first.cases} {name}") for name, pick in MEASURES.items()}
     by_seed = [float(np.nanmean([_number(p.dice) for p in run.patients])) for run in runs]
     seeds_apart = float(np.std(by_seed, ddof=1)) if len(runs) > 1 else math.nan
-    by_size = tuple(_stratum(runs, *each) for each in strata)
+    by_size = tuple(_stratum(runs, real, *each) for each in strata)
     return Arm(first.arm, first.cases, len(runs), first.pairs, **measures, by_size=by_size, spread_over_seeds=seeds_apart)
 
 
-def _stratum(runs: Sequence[Run], name: str, low: float, high: float) -> Stratum:
-    patients = [patient for run in runs for patient in run.patients if patient.lesions]
-    found = [lesion.found for patient in patients for lesion in patient.lesions if low <= lesion.diameter_mm < high]
-    inside = [patient for patient in patients if low <= max(lesion.diameter_mm for lesion in patient.lesions) < high]
-    means = [_mean([pick(patient) for patient in inside]) for pick in (MEASURES["dice"], MEASURES["surface_dice"])]
-    return Stratum(name, len(found) // len(runs), _mean(found), len(inside) // len(runs), *means)
+def _stratum(runs: Sequence[Run], real: Sequence[Run], name: str, low: float, high: float) -> Stratum:
+    def inside(run: Run) -> Run:
+        own = [patient for patient in run.patients if patient.lesions and low <= max(lesion.diameter_mm for lesion in patient.lesions) < high]
+        return replace(run, patients=tuple(own))
+
+    found = [lesion.found for run in runs for patient in run.patients for lesion in patient.lesions if low <= lesion.diameter_mm < high]
+    mine, theirs = ([inside(run) for run in group] for group in (runs, real))
+    measures = [_measure(mine, theirs, MEASURES[each], f"{runs[0].arm} {runs[0].cases} {name} {each}") for each in ("dice", "surface_dice")]
+    return Stratum(name, len(found) // len(runs), _mean(found), len(mine[0].patients), *measures)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -34,6 +34,7 @@ FOLDER, JOB, LOG, PROGRESS = "tumorgen", "painter.json", "painter.log", "progres
 READERS = ("SimpleITKIO", "NibabelIO")  # both show nnU-Net the array as (Z, Y, X); others turn or rescale it
 _LEAST = 8  # entries that training waits for, unless the pool is smaller
 _POLL_SECONDS = 0.5
+_LOCATION_BYTES = 10_000 * 4 * 8  # of a label, as nnU-Net keeps them
 _SETUP = "run `tumorgen nnunet-setup` and add its two lines to the job script"
 
 
@@ -192,6 +193,7 @@ class PaintingMixin:
     def on_train_end(self) -> None:
         self.live.stop()
         super().on_train_end()  # type: ignore[misc]
+        shutil.rmtree(self.live.pool.folder, ignore_errors=True)  # a resumed training would need it, a finished one does not
 
 
 class _Live:
@@ -222,8 +224,9 @@ class _Live:
             shutil.rmtree(self.folder)
         weights = ", ".join(f"{name} {value}" for name, value in painting.weights.items()) or "none"
         voxels = "×".join(str(n) if n else "2 tumors" for n in self.job.shape)
-        size = math.prod(self.job.shape) * (4 * len(painting.channels) + 1) * painting.pool / 2**20
-        room = f", at most {size:.0f} MiB on disk" if size else ""
+        voxel, places = 4 * len(painting.channels) + 1, _LOCATION_BYTES * (len(painting.labels) - 1)
+        size = (math.prod(self.job.shape) * voxel + places) * (painting.pool + 1) / 2**20  # one is written while the pool is full
+        room = f", at most {size:.0f} MiB on disk" if math.prod(self.job.shape) else ""
         self.log(
             f"TumorGen: {painting.method} (plan {painting.plan_hash}, weights {weights}) paints into {len(painting.hosts)} hosts "
             f"({few(painting.hosts)})"
