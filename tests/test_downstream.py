@@ -10,9 +10,10 @@ import pytest
 from conftest import TOY
 from test_cli import call, told
 
-from tumorgen_cli import downstream
-from tumorgen_cli.downstream import attained_share, case_counts, gain_rows, gains_csv, measure_gains, nested_order, repeats
+from tumorgen_cli import downstream, downstream_runs
+from tumorgen_cli.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order
 from tumorgen_cli.downstream_page import draw
+from tumorgen_cli.downstream_runs import attained_share, repeats
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import read_record, write_json
 from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
@@ -55,11 +56,11 @@ def test_jobs_keep_to_the_gpus_they_were_given(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(downstream, "usable_cores", lambda: 16)
+    monkeypatch.setattr(downstream_runs, "usable_cores", lambda: 16)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
-    assert [each["CUDA_VISIBLE_DEVICES"] for each in downstream._devices("cuda", None)] == ["2", "GPU-5"]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in downstream_runs._devices("cuda", None)] == ["2", "GPU-5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    found = downstream._devices("cuda", 3)
+    found = downstream_runs._devices("cuda", 3)
     assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["0", "1", "0"]
     assert {each["nnUNet_n_proc_DA"] for each in found} == {"4"}
 
@@ -79,7 +80,7 @@ def nnunets(monkeypatch):
     def run_job(data, folder, job, title, variables=None):
         if job.train:
             write_json(folder / "job.json", job)
-            write_json(downstream._schedule_file(folder), job.schedule or Schedule(3, len(trained) + 7, 0.5))
+            write_json(downstream_runs._schedule_file(folder), job.schedule or Schedule(3, len(trained) + 7, 0.5))
             trained.append((folder.name, job))
 
     def score(task, plan, schedule, kind):
@@ -89,8 +90,8 @@ def nnunets(monkeypatch):
         write_json(task.folder / "run.json", run)
         return run
 
-    monkeypatch.setattr(downstream, "run_job", run_job)
-    monkeypatch.setattr(downstream, "_score", score)
+    monkeypatch.setattr(downstream_runs, "run_job", run_job)
+    monkeypatch.setattr(downstream_runs, "_score", score)
     monkeypatch.setattr(downstream, "_pictures", lambda *_: [])
     return trained
 
@@ -191,14 +192,14 @@ def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):
 
 def test_what_fails_ends_the_command(copy, nnunets, phantoms, monkeypatch):
     """Not only what is told: a thread that dies must not leave the command waiting."""
-    made = downstream.run_job
+    made = downstream_runs.run_job
 
     def fails(data, folder, job, title, variables=None):
         if job.schedule is not None:
             raise OSError("no more processes")
         made(data, folder, job, title, variables)
 
-    monkeypatch.setattr(downstream, "run_job", fails)
+    monkeypatch.setattr(downstream_runs, "run_job", fails)
     with pytest.raises(OSError, match="no more processes"):
         measure_gains(copy, dataclasses.replace(DESIGN, fractions=(1.0,)), phantoms.healthy, None, "cpu")
 

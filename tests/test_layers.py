@@ -29,7 +29,7 @@ LAYERS = [
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
     {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "gains", "pipeline"},
-    {"subsets", "organs", "downstream_page", "painter", "nnunet_setup"},
+    {"subsets", "organs", "downstream_page", "downstream_runs", "painter", "nnunet_setup"},
     {"comparison", "downstream", "demo", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

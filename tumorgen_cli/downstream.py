@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import queue
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,24 +19,18 @@ import numpy as np
 from tumorgen_cli import console, downstream_page
 from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.dataset import Dataset, cases_among
-from tumorgen_cli.devices import DeviceName, find_device, usable_cores
+from tumorgen_cli.devices import DeviceName, find_device
+from tumorgen_cli.downstream_runs import PREDICTIONS, attained_share, forget_stale_scores, measured_schedule, run_folder, train_and_score
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few, one_line
-from tumorgen_cli.files import hash_file, hash_value, locked, none_for_nan, read_plain, read_record, to_plain, write_json, write_text
-from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, score_patient, summarize_arms
-from tumorgen_cli.live import FOLDER, Painting
+from tumorgen_cli.files import locked, none_for_nan, to_plain, write_json, write_text
+from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, summarize_arms
 from tumorgen_cli.metrics.scores import Summary
 from tumorgen_cli.nnunet import (
     CPU_SIZE,
-    FINAL,
     CaseFiles,
-    Job,
-    Schedule,
     Size,
     TrainingData,
     check_data,
-    make_job,
-    results_folder,
-    run_job,
     training_data,
 )
 from tumorgen_cli.nnunet_setup import set_up
@@ -49,11 +40,10 @@ from tumorgen_cli.previews import box_slices, display_of
 from tumorgen_cli.stages import check_preprocessed
 from tumorgen_cli.subsets import subset_workspace
 from tumorgen_cli.synthesis import read_provenance
-from tumorgen_cli.volumes import read_image, read_volume, write_volume
+from tumorgen_cli.volumes import read_image, read_volume
 from tumorgen_cli.windows import scan_limits, tight_box
 from tumorgen_cli.workspace import Splits, Workspace
 
-_POLL_SECONDS = 0.5
 _PICTURED = 4  # held-out patients on the page
 _POOL, _PAINTERS_SHARE = 32, 0.15  # of a live arm: the defaults of `tumorgen nnunet-setup`
 
@@ -65,24 +55,6 @@ class DownstreamReport:
     result: Downstream
     page: str
     table: str
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A run to be made: its folder, its job and what is told of it."""
-
-    arm: str
-    cases: int
-    seed: int
-    folder: Path
-    data: TrainingData
-    job: Job
-    pairs: int
-    real_share: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.arm}, {self.cases} real cases, seed {self.seed}"
 
 
 def measure_gains(
@@ -120,7 +92,7 @@ def measure_gains(
     finished: list[Run] = []
     failures: list[Failure] = []
     with locked(root, "downstream"):
-        _forget_stale_scores(root, training_data(dataset, splits), plan.tolerance_mm)
+        forget_stale_scores(root, training_data(dataset, splits), plan.tolerance_mm)
         for count in counts:
             chosen = sorted(order[:count])
             console.headline(f"{count} real cases")
@@ -138,7 +110,7 @@ def measure_gains(
                     failures.append(Failure(arm, count, one_line(error)))
                     console.warn(f"{arm} with {count} real cases: {failures[-1].reason}")
             data = training_data(dataset, Splits(tuple(chosen), splits.test))
-            finished += _train_and_score(root, plan, design, data, pairs, paintings, kind, jobs, size)
+            finished += train_and_score(root, plan, design, data, pairs, paintings, kind, jobs, size)
             result = _result(plan, splits, design, healthy, cases, finished, failures, root, kind)
             _write(root, plan, result, data)  # after every count: long work shows what it has
     return DownstreamReport(result, str(root / "downstream.html"), str(root / "downstream.csv"))
@@ -175,17 +147,6 @@ def nested_order(cases: Sequence[str], seed: int) -> list[str]:
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
-def repeats(real: int, pairs: int, real_share: float) -> int:
-    """How often a real case stands among the training cases so that `real_share` of what is drawn is real; at least once."""
-    return max(1, round(real_share / (1 - real_share) * pairs / real)) if pairs else 1
-
-
-def attained_share(design: Design) -> float:
-    """Of real cases in what is drawn, as near to the design's as repeating them comes."""
-    repeated = repeats(1, design.ratio, design.real_share)
-    return repeated / (repeated + design.ratio)
-
-
 # -- pairs ---------------------------------------------------------------------------------------------------------
 def _pairs(workspace: Workspace, arm: str, count: int, healthy: Path | None, cases: str | None, device: DeviceName) -> list[CaseFiles]:
     """The pairs of an arm: its method is trained where it is not, and paints what is missing."""
@@ -214,188 +175,13 @@ def _painting(
     return Path(made.file)
 
 
-# -- nnU-Nets ------------------------------------------------------------------------------------------------------
-def _train_and_score(
-    root: Path,
-    plan: Plan,
-    design: Design,
-    data: TrainingData,
-    pairs: Mapping[str, Sequence[CaseFiles]],
-    paintings: Mapping[str, Path],
-    kind: str,
-    jobs: int | None,
-    size: Size | None,
-) -> list[Run]:
-    """The runs of one number of real cases, arm after arm within a seed, so that what there is early is comparable."""
-    count = len(data.train)
-    folder = root / "nnunet" / f"real_{count}"
-    named = {arm: pairs.get(arm, ()) for arm in design.arms if arm == REAL or arm in pairs or arm in paintings}
-    tasks = []
-    for seed in range(design.seeds):
-        for arm, extra in named.items():
-            real = [case.name for case in data.train] * repeats(count, len(extra), design.real_share)
-            names = [*real, *(case.name for case in extra)]
-            job = make_job(data, folder, kind, plan.precision, design.minutes, seed, size, None, names, extra)  # type: ignore[arg-type]
-            share = len(real) / len(names)
-            if arm in paintings:
-                job, share = _live(job, paintings[arm]), attained_share(design)
-            tasks.append(_Task(arm, count, seed, folder / "runs" / f"{arm}_seed{seed}", data, job, len(extra), round(share, 4)))
-    runs = {task.name: run for task in tasks if (run := _finished(task)) is not None}
-    missing = [task for task in tasks if task.name not in runs]
-    if missing:
-        everything = [case for extra in named.values() for case in extra]
-        prepare = make_job(data, folder, kind, plan.precision, design.minutes, 0, size, None, (), everything)  # type: ignore[arg-type]
-        run_job(data, folder, prepare, "preprocessing pairs")
-    if kind == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()  # what methods held is nnU-Net's now
-    for task in _trained(missing, root, design.minutes, kind, jobs):
-        schedule = read_record(Schedule, _schedule_file(task.folder), "delete the run's folder")
-        runs[task.name] = _score(task, plan, schedule, kind)
-    return [runs[task.name] for task in tasks]
-
-
-def _live(job: Job, file: Path) -> Job:
-    """The job with painting; where workspace and hosts lie is no part of what it is made of."""
-    painting = read_record(Painting, file, "run the command again")
-    made_of = replace(painting, work="", healthy=None, roi=None, device="auto")
-    return replace(job, painting=str(file), inputs_hash=hash_value([job.inputs_hash, made_of]))
-
-
-def _finished(task: _Task) -> Run | None:
-    """The run's scores where it was made of the same; what was made of something else gives way, and comes back when it is asked for."""
-    folder, own = task.folder, task.job.inputs_hash
-    path, begun = folder / "run.json", folder / "inputs.txt"
-    found = read_record(Run, path, "delete the run's folder").inputs_hash if path.is_file() else begun.read_text() if begun.is_file() else own
-    if found != own:
-        console.note(f"{task.name}: what was made from other cases, pairs or settings is kept as {folder.name}_{found}")
-        folder.rename(folder.with_name(f"{folder.name}_{found}"))
-    kept = folder.with_name(f"{folder.name}_{own}")
-    if kept.is_dir() and not folder.is_dir():
-        kept.rename(folder)
-    if path.is_file():
-        return read_record(Run, path, "delete the run's folder")
-    write_text(begun, own)
-    return None
-
-
-def _trained(tasks: Sequence[_Task], root: Path, minutes: float, kind: str, jobs: int | None) -> Iterator[_Task]:
-    """Yields each task when its nnU-Net is trained; `jobs` at a time, each on a GPU of its own where there are some.
-
-    The first training of so many minutes on such a device measures how many steps they are; the others take as many.
-    """
-    devices = _devices(kind, jobs)
-    left = list(tasks)
-    while left and _schedule(root, minutes, kind) is None:
-        task = left.pop(0)
-        run_job(task.data, task.folder, task.job, task.name, devices[0])
-        yield task
-    schedule = _schedule(root, minutes, kind)
-    waiting: queue.Queue[_Task] = queue.Queue()
-    done: queue.Queue[_Task | Exception] = queue.Queue()
-    for task in left:
-        waiting.put(task)
-
-    def work(variables: Mapping[str, str]) -> None:
-        while True:
-            try:
-                task = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                run_job(task.data, task.folder, replace(task.job, schedule=schedule), task.name if len(devices) == 1 else None, variables)
-                done.put(task)
-            except Exception as error:  # noqa: BLE001 - whatever it is: who waits for this thread would wait for ever
-                done.put(error)
-                return
-
-    for variables in devices:  # daemons: when this process ends so do they, and with them the children
-        threading.Thread(target=work, args=(variables,), daemon=True).start()
-    for _ in left:
-        while True:
-            try:
-                found = done.get(timeout=_POLL_SECONDS)
-                break
-            except queue.Empty:
-                continue
-        if isinstance(found, Exception):
-            raise found
-        if len(devices) > 1:
-            console.note(f"trained: {found.name}")
-        yield found
-
-
-def _schedule(root: Path, minutes: float, kind: str) -> Schedule | None:
-    """What the minutes came to on such a device, by any training that has begun; None before the first."""
-    for path in sorted(root.glob("nnunet/*/runs/*/job.json")):
-        job = read_plain(path, "delete the run's folder")
-        measured = _schedule_file(path.parent)
-        if (job["minutes"], job["device"]) == (minutes, kind) and measured.is_file():
-            return read_record(Schedule, measured, "delete the run's folder")
-    return None
-
-
-def _schedule_file(folder: Path) -> Path:
-    return results_folder(folder) / "fold_all" / "schedule.json"
-
-
-def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
-    """Variables of each of the trainings that run at a time: a GPU, or a share of the cores."""
-    if kind == "cuda":
-        import torch
-
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # a scheduler's, or the user's, share of the machine
-        gpus = (given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
-        jobs = jobs or len(gpus)
-        workers = str(max(1, min(12, usable_cores() // jobs - 1)))
-        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)].strip(), "nnUNet_n_proc_DA": workers} for i in range(jobs)]
-    jobs = jobs or 1
-    return [{"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))}] * jobs if jobs > 1 else [{}]
-
-
-def _forget_stale_scores(root: Path, data: TrainingData, tolerance_mm: float) -> None:
-    """Removes the scores that are of other held-out files or another tolerance; the nnU-Nets stay, to be scored again."""
-    path, held_out = root / "held_out.json", [(case.name, *map(hash_file, (*case.images, case.label))) for case in data.test]
-    now = hash_value([held_out, data.tumor_name, tolerance_mm])
-    if not path.is_file() or read_plain(path, "delete it") != now:
-        for scores in root.glob("nnunet/*/runs/*/run.json"):
-            scores.unlink()
-        write_json(path, now)
-
-
-def _score(task: _Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
-    """Predicts the held-out cases in their own grid, keeps the masks, and records the scores."""
-    import torch
-
-    from tumorgen_cli.judge import Judge
-
-    results = results_folder(task.folder)
-    model = Judge(results, torch.device(kind), task.data.tumor_name, plan.precision)
-    patients = []
-    for case in task.data.test:
-        image, grid = read_image(case.images)
-        truth = read_volume(case.label)[0] == task.data.labels[task.data.tumor_name]
-        found = model.tumor(image, grid)
-        write_volume(task.folder / "predictions" / f"{case.name}{task.data.file_ending}", found.astype(np.uint8), grid)
-        patients.append(score_patient(case.name, found, truth, grid.spacing_mm, plan.tolerance_mm))
-    steps, seconds = schedule.epochs * schedule.iterations, torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)["seconds"]
-    painted = results / "fold_all" / FOLDER / "provenance.jsonl"
-    pairs = painted.read_text().count("\n") if painted.is_file() else task.pairs
-    run = Run(
-        task.arm, task.cases, task.seed, pairs, task.real_share, steps, round(seconds / 60, 2), task.job.inputs_hash, tuple(patients)
-    )
-    write_json(task.folder / "run.json", run)
-    return run
-
-
 # -- what is written -----------------------------------------------------------------------------------------------
 def _result(
     plan: Plan, splits: Splits, design: Design, healthy: Path | None, cases: str | None, runs: Sequence[Run],
     failures: Sequence[Failure], root: Path, kind: str,
 ) -> Downstream:
     hosts = " and ".join([f"scans of {healthy.resolve().name}"] * (healthy is not None) + [f"{cases} cases"] * (cases is not None))
-    schedule = _schedule(root, design.minutes, kind)
+    schedule = measured_schedule(root, design.minutes, kind)
     if schedule is None:
         raise StateError("No training was made", [Fault(str(root), "no schedule of one", "one", "run the command again")])
     return Downstream(
@@ -455,7 +241,7 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
         masks = {"truth": read_volume(case.label)[0] == data.labels[data.tumor_name]}
         for arm, run in runs.items():
             value = next(patient.dice for patient in run.patients if patient.case == name)
-            where = root / "nnunet" / f"real_{count}" / "runs" / f"{arm}_seed0" / "predictions" / f"{name}{data.file_ending}"
+            where = run_folder(root, count, arm, 0) / PREDICTIONS / f"{name}{data.file_ending}"
             masks[f"{arm}, DSC {'–' if value is None else f'{value:.2f}'}"] = read_volume(where)[0] > 0
         box = tight_box(masks["truth"])
         if box is None:
