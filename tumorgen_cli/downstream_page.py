@@ -56,9 +56,9 @@ def _curves(result: Downstream) -> str:
     text, soft, line, _ = INK
     names = list(dict.fromkeys(arm.arm for arm in result.arms))
     counts = sorted({arm.cases for arm in result.arms})
-    figure = Figure(figsize=(9.6, 3.4), facecolor="none")
+    figure = Figure(figsize=(9.6, 3.7), facecolor="none")
     left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.15, top=0.9, wspace=0.18)
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.25, top=0.92, wspace=0.18)
     for index, name in enumerate(names):
         color = soft if name == REAL else _COLORS[index % len(_COLORS)]
         own = [arm for arm in result.arms if arm.arm == name]
@@ -76,13 +76,14 @@ def _curves(result: Downstream) -> str:
         panel.set_xscale("log")
         panel.set_xticks(counts, [str(count) for count in counts])
         panel.minorticks_off()
+        panel.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)
         panel.set(facecolor="none")
         panel.set_xlabel("real training cases", fontsize=8, color=text)
         panel.tick_params(colors=text, labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color(line)
         panel.grid(color=line, linewidth=0.5)
-    left.legend(fontsize=8, labelcolor=text, frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="lower center", ncols=len(names), fontsize=8, labelcolor=text, frameon=False)
     return svg(figure)
 
 

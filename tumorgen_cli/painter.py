@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +41,7 @@ from tumorgen_cli.windows import mix_up, tight_box
 from tumorgen_cli.workspace import Workspace
 
 _HOSTS = 2  # scans in memory
+_NICE = 5  # training comes first, but on cores that it fills 19 would mean that nothing is painted: `share` is what bounds the cost
 _LOCATIONS = 10_000  # voxels of a label by which nnU-Net's loader looks for it: nnU-Net's own number
 _HOPELESS = 20  # pairs in a row that are given up, before any was painted
 _AGAIN = "run `tumorgen nnunet-setup` again"
@@ -108,8 +109,8 @@ def open_studio(painting: Painting) -> Studio:
     return Studio(plan, method, weights, sources, tumors, quality)
 
 
-def paint(folder: Path, job: PainterJob, pairs: int | None = None, settle: Callable[[], None] = lambda: None) -> None:
-    """Makes pairs for ever, or so many; calls `settle` once there are as many entries as training waits for.
+def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
+    """Makes pairs for ever, or so many, resting between them once there are as many entries as training waits for.
 
     Raises:
         StateError: the workspace has changed, or no pair passes.
@@ -122,7 +123,6 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None, settle: Calla
     first = sum(_mended(path) for path in lines.values())
     easel = _Easel(studio, job)
     painted = given_up = 0
-    settled = False
     busy, reason, begun = 0.0, "", time.perf_counter()
     for number in itertools.count(first) if pairs is None else range(first, first + pairs):
         clocked = clock()
@@ -141,9 +141,6 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None, settle: Calla
             remedy = "lower --keep, raise --until-pass, choose other hosts, or train the method longer"
             raise StateError("No pair can be painted", [Fault(painting.method, f"{given_up} pairs given up; the last: {reason}", "some", remedy)])
         if len(pool.entries()) >= job.least:
-            if not settled:
-                settle()
-                settled = True
             time.sleep(spent * (1 - painting.share) / painting.share)
 
 
@@ -245,18 +242,12 @@ def _mended(path: Path) -> int:
 def _main(folder: Path) -> None:
     job = read_record(PainterJob, folder / JOB, "start nnU-Net again")
     end_with(job.parent)
-    if len(pool_of(folder, job.painting).entries()) >= job.least:
-        _give_way()
+    os.nice(_NICE)
     import torch
 
     torch.set_num_threads(1)
     with locked(folder, "painter"):
-        paint(folder, job, settle=_give_way)
-
-
-def _give_way() -> None:
-    """Whatever else wants the processor comes first: not before nnU-Net trains, which waits for the first entries."""
-    os.nice(19)
+        paint(folder, job)
 
 
 if __name__ == "__main__":
