@@ -309,6 +309,14 @@ def test_the_painter_rests(painting, tmp_path, monkeypatch):
     assert rests == pytest.approx([4.0, 4.0])
 
 
+def test_a_fold_that_nobody_wrote_is_refused(painting, tmp_path):
+    """nnU-Net would draw its validation cases from all, synthetic ones too."""
+    write_json(tmp_path / "splits_final.json", [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}])
+    beyond, last, every = (live._faults(painting, trainer(preprocessed_dataset_folder_base=str(tmp_path), fold=fold), ()) for fold in (2, 1, "all"))
+    assert (last, every) == ([], [])
+    assert "only 2 in" in beyond[0].found
+
+
 WATCHED = """
 import os, sys, time
 from tumorgen_cli.processes import end_with
@@ -398,7 +406,10 @@ def test_options_that_do_not_fit_are_told_together(tmp_path):
 # -- the trainer -------------------------------------------------------------------------------------------------
 def trainer(**changes):
     manager = SimpleNamespace(plans={"image_reader_writer": "SimpleITKIO"})
-    parts = {"is_cascaded": False, "plans_manager": manager, "dataset_json": DATASET, "fold": 1, "configuration_name": "3d_fullres"}
+    parts = {
+        "preprocessed_dataset_folder_base": "nowhere", "is_cascaded": False, "plans_manager": manager, "dataset_json": DATASET, "fold": 1,
+        "configuration_name": "3d_fullres",
+    }  # fmt: skip
     return SimpleNamespace(**{**parts, **changes})
 
 

@@ -320,7 +320,7 @@ def filter_pairs(
 @_command
 def merge(
     real: Annotated[str, typer.Argument(help="The real nnU-Net raw data set: a path, or its id or name under $nnUNet_raw.")],
-    synthetic: Annotated[list[Path], typer.Argument(help="Folders of synthetic sets.")],
+    synthetic: Annotated[list[Path], typer.Argument(help="Synthetic sets: their folders, or names in the workspace.")],
     out: Annotated[Path, typer.Option("--out", help="DIR/DatasetNNN_Name; the name alone goes to $nnUNet_raw, or to WORK/nnunet/nnUNet_raw.")],
     work: Work = DEFAULT_WORK,
     folds: Annotated[int, typer.Option("--folds", help="1: validate on the cases no set has learnt from; more: as nnU-Net divides.", min=1)] = 1,
@@ -619,7 +619,8 @@ def nnunet_setup(
         console.print_json(made)
     for line in () if as_json else made.lines:
         typer.echo(line)
-    console.next_command(f"add the two lines to the job script, then: nnUNetv2_train DATASET 3d_fullres 0 -tr {TRAINER}")
+    split = f"copy {Path(made.file).parent / 'splits_final.json'} into $nnUNet_preprocessed/DATASET (a merged set has its own)"
+    console.next_command(f"add the two lines to the job script; {split}; then nnUNetv2_train DATASET 3d_fullres 0 -tr {TRAINER}")
 
 
 def _parse_box(text: str | None) -> Any:

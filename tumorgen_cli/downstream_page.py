@@ -167,7 +167,8 @@ def _notes(result: Downstream) -> str:
         "cases), patch and batch; arms differ in what is drawn alone. With fewer real cases the methods learned from these alone. The held-out "
         "patients taught and chose nothing.",
         "A patient counts once: the mean over seeds. Intervals are 95 % bootstrap over patients; p is Wilcoxon's signed-rank test of the paired "
-        "gains, not corrected for the number of comparisons. Spread is the standard deviation.",
+        "gains, not corrected for the number of comparisons, and above 0.05 with fewer than 6 patients whatever they gain. Spread is the "
+        "standard deviation.",
         "Seeds are of nnU-Net's training alone: real cases, methods and pairs are the same with each, and nnU-Net's loaders draw as they will.",
         f"DSC and NSD (at {result.tolerance_mm:g} mm) over whole scans; a lesion is found by one voxel in common, a false positive touches none.",
     )

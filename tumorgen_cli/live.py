@@ -320,6 +320,10 @@ def _faults(painting: Painting, trainer: Any, validation: list[str] | tuple[()])
         faults.append(Fault("channel_names of nnU-Net's data set", ", ".join(channels), ", ".join(painting.channels), other))
     if dataset["labels"] != painting.labels:
         faults.append(Fault("labels of nnU-Net's data set", str(dataset["labels"]), str(painting.labels), other))
+    written = Path(trainer.preprocessed_dataset_folder_base) / "splits_final.json"
+    if trainer.fold != "all" and written.is_file() and trainer.fold >= (count := len(read_plain(written, "write it anew"))):
+        found = f"only {count} in {written}: nnU-Net draws this one from all cases, synthetic ones too"
+        faults.append(Fault(f"fold {trainer.fold}", found, "a fold of that file", f"train a fold below {count}"))
     split = Path(painting.work) / "nnunet" / "splits_final.json"
     remedy = f"put {split}, whose fold 0 is the workspace's, into nnU-Net's preprocessed data set, or plan a workspace on this fold"
     for names, found in ((painting.learnt_from, "learnt from"), (painting.hosts, "painted into")):

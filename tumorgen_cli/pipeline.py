@@ -449,10 +449,11 @@ def merge(
     from tumorgen_cli.merging import plan_merge, write_merge
     from tumorgen_cli.nnunet import users_folders
 
+    named = [folder if folder.is_dir() or not workspace.synthetic(folder.name).is_dir() else workspace.synthetic(folder.name) for folder in synthetic]
     if out.name == str(out):
         out = users_folders(workspace.root)["nnUNet_raw"] / out
     known = os.environ.get("nnUNet_preprocessed")
-    made = plan_merge(find_dataset(real), synthetic, out.absolute(), folds, oversample, preprocessed or (Path(known) if known else None))
+    made = plan_merge(find_dataset(real), named, out.absolute(), folds, oversample, preprocessed or (Path(known) if known else None))
     with locked(made.out, "merge"), console.progress("merging", made.steps) as tick:
         write_merge(made, tick)
     return made

@@ -20,7 +20,7 @@ from tumorgen_cli.files import from_plain, hash_value, read_plain, read_record, 
 from tumorgen_cli.records import Fingerprint, Shape, Triple
 
 SCHEMA = 1
-REPLAN = "run `tumorgen plan DATASET` again"
+REPLAN = "run `tumorgen plan DATASET` (again), or name another workspace with -w"
 T = TypeVar("T")
 
 

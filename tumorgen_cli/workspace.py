@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tumorgen_cli.errors import Fault, StateError
 from tumorgen_cli.files import read_record
-from tumorgen_cli.plan import Plan, read_plan
+from tumorgen_cli.plan import REPLAN, Plan, read_plan
 from tumorgen_cli.records import Fingerprint
 
 
@@ -65,12 +65,12 @@ class Workspace:
         plan = read_plan(self.plan_file)
         found = self.fingerprint().content_hash
         if found != plan.fingerprint_hash:
-            fault = Fault(str(self.plan_file), f"made from fingerprint {plan.fingerprint_hash}", found, "run `tumorgen plan DATASET` again")
+            fault = Fault(str(self.plan_file), f"made from fingerprint {plan.fingerprint_hash}", found, REPLAN)
             raise StateError("The plan is stale", [fault])
         return plan
 
     def fingerprint(self) -> Fingerprint:
-        return read_record(Fingerprint, self.fingerprint_file, "run `tumorgen plan DATASET`")
+        return read_record(Fingerprint, self.fingerprint_file, REPLAN)
 
     def splits(self) -> Splits:
-        return read_record(Splits, self.splits_file, "run `tumorgen plan DATASET`")
+        return read_record(Splits, self.splits_file, REPLAN)
