@@ -152,13 +152,18 @@ def test_all_trainings_of_so_many_minutes_are_equally_long(copy, nnunets, phanto
     assert jobs == [("real_seed0", 0.02, None), ("copypaste_seed0", 0.02, 7), ("real_seed0", 0.5, None), ("real_seed1", 0.02, 7)]
 
 
-def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms):
+def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms, monkeypatch):
     design, splits = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), copy.splits()
     write_json(copy.splits_file, Splits(splits.train[1:], (*splits.test, splits.train[0])))
     assert len(measure_gains(copy, design, phantoms.healthy, None, "cpu").result.runs[0].patients) == len(splits.test) + 1
     write_json(copy.splits_file, Splits(splits.train[1:], splits.test))
+    asked = []
+    monkeypatch.setattr(downstream_runs, "is_trained", lambda folder: True)
+    monkeypatch.setattr(downstream_runs, "run_job", lambda data, folder, job, *_: asked.append(job.train))
     made = measure_gains(copy, design, phantoms.healthy, None, "cpu")
     assert [len(run.patients) for run in made.result.runs] == [len(splits.test)] * 2
+    assert len(asked) == 2  # each is asked for, and is there; nothing is prepared
+    assert all(asked)
 
 
 def test_a_subset_of_other_splits_is_refused(copy, nnunets, phantoms):

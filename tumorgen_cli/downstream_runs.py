@@ -19,7 +19,7 @@ from tumorgen_cli.devices import usable_cores
 from tumorgen_cli.files import hash_file, hash_value, read_plain, read_record, write_json, write_text
 from tumorgen_cli.gains import REAL, Design, Run, score_patient
 from tumorgen_cli.live import FOLDER, Painting
-from tumorgen_cli.nnunet import FINAL, CaseFiles, Job, Schedule, Size, TrainingData, make_job, results_folder, run_job
+from tumorgen_cli.nnunet import FINAL, CaseFiles, Job, Schedule, Size, TrainingData, is_trained, make_job, results_folder, run_job
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.volumes import read_image, read_volume, write_volume
 
@@ -91,7 +91,7 @@ def train_and_score(
             tasks.append(Task(arm, count, seed, run_folder(root, count, arm, seed), data, job, len(extra), round(share, 4)))
     runs = {task.name: run for task in tasks if (run := _finished(task)) is not None}
     missing = [task for task in tasks if task.name not in runs]
-    if missing:
+    if not all(is_trained(task.folder) for task in missing):  # else there are scores to be made alone
         everything = [case for extra in named.values() for case in extra]
         prepare = make_job(data, folder, kind, plan.precision, design.minutes, 0, size, None, (), everything)  # type: ignore[arg-type]
         run_job(data, folder, prepare, "preprocessing pairs")

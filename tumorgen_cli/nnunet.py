@@ -195,6 +195,10 @@ def results_folder(folder: Path) -> Path:
     return folder / "nnUNet_results" / NAME / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
 
 
+def is_trained(folder: Path) -> bool:
+    return (results_folder(folder) / "fold_all" / FINAL).is_file()
+
+
 def prepared_hash_of(folder: Path) -> str | None:
     path = folder / "nnUNet_preprocessed" / "prepared.json"
     return str(read_plain(path, "delete it")["prepared_hash"]) if path.is_file() else None
@@ -214,7 +218,7 @@ def run_job(data: TrainingData, folder: Path, job: Job, title: str | None, varia
     Raises:
         StateError: nnU-Net failed (its log is quoted). DeviceError: it was killed.
     """
-    if job.train and (results_folder(folder) / "fold_all" / FINAL).is_file():
+    if job.train and is_trained(folder):
         return
     prepared = Path(job.prepared)
     if prepared_hash_of(prepared) != job.prepared_hash:
