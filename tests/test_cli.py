@@ -216,7 +216,7 @@ def test_from_pairs_to_a_merged_set(workspace, phantoms, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     named = call("merge", phantoms.dataset, pairs, "--out", "Dataset603_Named", "-w", tmp_path / "work")
     assert (tmp_path / "work" / "nnunet" / "nnUNet_raw" / "Dataset603_Named" / "dataset.json").is_file()
-    assert f"nnUNet_results={tmp_path}/work/nnunet/nnUNet_results" in told(named).replace("\n", "")
+    assert f"nnUNet_results={tmp_path / 'work' / 'nnunet' / 'nnUNet_results'}" in told(named).replace("\n", "")
 
 
 # -- presets ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from conftest import TOY
 from test_cli import call, told
 
-from tumorgen_cli import downstream, downstream_runs
+from tumorgen_cli import downstream, downstream_runs, nnunet
 from tumorgen_cli.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order
 from tumorgen_cli.downstream_page import draw
 from tumorgen_cli.downstream_runs import attained_share, repeats
@@ -56,7 +56,8 @@ def test_jobs_keep_to_the_gpus_they_were_given(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(downstream_runs, "usable_cores", lambda: 16)
+    for module in (downstream_runs, nnunet):
+        monkeypatch.setattr(module, "usable_cores", lambda: 16)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
     assert [each["CUDA_VISIBLE_DEVICES"] for each in downstream_runs._devices("cuda", None)] == ["2", "GPU-5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

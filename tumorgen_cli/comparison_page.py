@@ -17,9 +17,9 @@ import numpy as np
 from tumorgen_cli.comparison_table import COLUMNS, PAPER, PAPER_NOTE, RULE, Comparison, Entry, Paper, Table, group_of, shared_places, shown
 from tumorgen_cli.evaluation import read_case, synthetic_cases
 from tumorgen_cli.files import write_text
-from tumorgen_cli.pages import jpeg, number, page, table
+from tumorgen_cli.pages import number, page, picture_row, table
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import box_slices, display_of
+from tumorgen_cli.previews import box_slices, display_of, display_range, spread_over
 from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.volumes import read_image
 from tumorgen_cli.windows import scan_limits
@@ -32,8 +32,6 @@ body{max-width:84rem}.grid table{width:auto}.grid th,.grid td{padding:.4rem .8re
 .why div{position:sticky;left:8rem;width:min(32rem,58vw);white-space:normal;overflow-wrap:anywhere}
 .grid small{display:block}.real td{background:var(--card)}.real td:first-child{background:var(--card)}
 a,.best{color:var(--mark)}.paper{color:var(--soft)}
-.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem;max-width:calc(var(--n)*15rem)}.row img{width:100%}
-.row div{color:var(--soft);font-size:.86rem}
 """
 
 
@@ -49,7 +47,7 @@ class Place:
 def draw_places(plan: Plan, sets: Mapping[str, Path], hosts: Mapping[str, Sequence[Path]], most: int = PLACES) -> list[Place]:
     """Pictures of places that all sets share, spread over the hosts. `sets` by method; `hosts` the image files by name."""
     cases = sorted(shared_places([read_provenance(folder) for folder in sets.values()]))
-    chosen = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(most, len(cases))).round().astype(int))]
+    chosen = spread_over(cases, most)
     files = {method: {each.case: each for each in synthetic_cases(plan, folder)} for method, folder in sets.items()}
     places = []
     for case in chosen:
@@ -58,9 +56,7 @@ def draw_places(plan: Plan, sets: Mapping[str, Path], hosts: Mapping[str, Sequen
         assert box is not None  # of a pair
         image, grid = read_image(hosts[host])
         read = {method: read_case(plan, each) for method, each in pairs.items()}
-        low, high = (float(v) for v in scan_limits(image, plan.channels)[0])
-        seen = max(float(np.percentile(each[(0, *box.slices)], 99.5)) for each in (image, *(r[0] for r in read.values())))
-        display = (low, float(np.clip(seen, low + 0.1 * (high - low), high)))
+        display = display_range(scan_limits(image, plan.channels)[0], (image, *(r[0] for r in read.values())), box)
         painted = [(after[0], tumor) for after, _, tumor, _ in read.values()]
         first, *others = box_slices(image[0], painted, box, grid.spacing_mm, display, grid.direction, colormap=display_of(plan.channels[0].name)[0])
         places.append(Place(case, first, dict(zip(read, others, strict=True))))
@@ -122,18 +118,9 @@ def _cell(text: str, around: str, best: bool, first: bool) -> str:
 def _places(places: Sequence[Place]) -> str:
     if not places:
         return "<p class=soft>No place that all methods share: no pictures.</p>"
-    shown_places = "".join(_place(place) for place in places)
+    shown_places = "".join(picture_row(place.case, {"before": place.host, **place.painted}) for place in places)
     note = "One host, box, slice and grey scale in all pictures of a row: the host with the box, then each method's pair with its mask."
     return f"<p class=soft>{note}</p>{shown_places}\n"
-
-
-def _place(place: Place) -> str:
-    from PIL import Image
-
-    pictures = {"before": place.host, **place.painted}
-    told = {name: f'<img src="{jpeg(Image.fromarray(picture))}" alt="{escape(place.case)}, {escape(name)}">' for name, picture in pictures.items()}
-    cells = "".join(f"<div>{picture}{escape(name)}</div>" for name, picture in told.items())
-    return f'<figure><figcaption>{escape(place.case)}</figcaption><div class=row style="--n:{len(pictures)}">{cells}</div></figure>'
 
 
 def _links(t: Table, reports: Mapping[str, Path], folder: Path) -> str:

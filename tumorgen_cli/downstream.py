@@ -22,30 +22,21 @@ from tumorgen_cli.dataset import Dataset, cases_among
 from tumorgen_cli.devices import DeviceName, find_device
 from tumorgen_cli.downstream_runs import PREDICTIONS, attained_share, forget_stale_scores, measured_schedule, run_folder, train_and_score
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few, one_line
+from tumorgen_cli.evaluation import synthetic_cases
 from tumorgen_cli.files import locked, none_for_nan, to_plain, write_json, write_text
 from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, summarize_arms
-from tumorgen_cli.metrics.scores import Summary
-from tumorgen_cli.nnunet import (
-    CPU_SIZE,
-    CaseFiles,
-    Size,
-    TrainingData,
-    check_data,
-    training_data,
-)
+from tumorgen_cli.nnunet import CPU_SIZE, CaseFiles, Size, TrainingData, check_data, training_data
 from tumorgen_cli.nnunet_setup import set_up
 from tumorgen_cli.pipeline import dataset_of, healthy_sources, synthesize
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import box_slices, display_of
+from tumorgen_cli.previews import box_slices, display_of, display_range, spread_over
 from tumorgen_cli.stages import check_preprocessed
 from tumorgen_cli.subsets import subset_workspace
-from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.volumes import read_image, read_volume
 from tumorgen_cli.windows import scan_limits, tight_box
 from tumorgen_cli.workspace import Splits, Workspace
 
 _PICTURED = 4  # held-out patients on the page
-_POOL, _PAINTERS_SHARE = 32, 0.15  # of a live arm: the defaults of `tumorgen nnunet-setup`
 
 
 @dataclass(frozen=True)
@@ -151,17 +142,14 @@ def nested_order(cases: Sequence[str], seed: int) -> list[str]:
 def _pairs(workspace: Workspace, arm: str, count: int, healthy: Path | None, cases: str | None, device: DeviceName) -> list[CaseFiles]:
     """The pairs of an arm: its method is trained where it is not, and paints what is missing."""
     train_within(workspace, arm, Budget(), device)
-    plan, found = workspace.plan(), []
+    found: list[CaseFiles] = []
     hosts = [{"healthy": healthy}] * (healthy is not None) + [{"cases": cases}] * (cases is not None)
     for number, host in enumerate(hosts):
         share = count // len(hosts) + (number < count % len(hosts))
         place = cases if healthy is None or "cases" in host else healthy.resolve().name
         folder = workspace.synthetic(f"{arm}_{place}_n{share}")
         synthesize(workspace, arm, share, out=folder, device=device, **host)  # type: ignore[arg-type]
-        ending = plan.file_ending
-        for record in read_provenance(folder):
-            images = tuple(folder / "imagesTr" / f"{record.case}_{channel:04d}{ending}" for channel in range(len(plan.channels)))
-            found.append(CaseFiles(f"{folder.name}_{record.case}", images, folder / "labelsTr" / f"{record.case}{ending}"))
+        found += [CaseFiles(f"{folder.name}_{pair.case}", pair.images, pair.label) for pair in synthetic_cases(workspace.plan(), folder)]
     return found
 
 
@@ -171,7 +159,7 @@ def _painting(
     """The file that says what a live arm paints, at the rate at which the other arms see pairs."""
     train_within(workspace, method, Budget(), device)
     probability = round(1 - attained_share(design), 4)
-    made = set_up(workspace, method, healthy, cases, None, probability, _POOL, _PAINTERS_SHARE, 0.0, None, 0.7, None, device, None, folder)  # type: ignore[arg-type]
+    made = set_up(workspace, method, healthy, cases, probability=probability, device=device, folder=folder)  # type: ignore[arg-type]
     return Path(made.file)
 
 
@@ -219,12 +207,8 @@ def gain_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
     for arm in arms:
         gain, tested = arm.dice.gain, f"{arm.dice.better} / {arm.dice.worse}, {arm.dice.p:.3f}"
         means = [f"{getattr(arm, name).over_patients.mean:.3f}" for name in MEASURES if name != "dice"]
-        rows.append((str(arm.cases), arm.arm, _told(arm.dice.over_patients), _told(gain) if gain else "–", tested if gain else "–", *means))
+        rows.append((str(arm.cases), arm.arm, arm.dice.over_patients.text, gain.text if gain else "–", tested if gain else "–", *means))
     return rows
-
-
-def _told(summary: Summary) -> str:
-    return f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]"
 
 
 def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> list[downstream_page.Patient]:
@@ -233,9 +217,8 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
     runs = {run.arm: run for run in result.runs if run.cases == count and run.seed == 0}
     first = runs.get(REAL, next(iter(runs.values())))
     ranked = [patient.case for patient in sorted(first.patients, key=lambda patient: patient.dice or 0.0)]
-    chosen = [ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, min(_PICTURED, len(ranked))).round().astype(int))]
     files, patients = {case.name: case for case in data.test}, []
-    for name in chosen:
+    for name in spread_over(ranked, _PICTURED):
         case = files[name]
         image, grid = read_image(case.images)
         masks = {"truth": read_volume(case.label)[0] == data.labels[data.tumor_name]}
@@ -246,10 +229,9 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
         box = tight_box(masks["truth"])
         if box is None:
             continue
-        low, high = (float(v) for v in scan_limits(image, plan.channels)[0])
-        seen = float(np.clip(np.percentile(image[(0, *box.slices)], 99.5), low + 0.1 * (high - low), high))
+        display = display_range(scan_limits(image, plan.channels)[0], (image,), box)
         painted = [(image[0], mask) for mask in masks.values()]
         shown = display_of(plan.channels[0].name)[0]
-        _, *pictures = box_slices(image[0], painted, box, grid.spacing_mm, (low, seen), grid.direction, colormap=shown)
+        _, *pictures = box_slices(image[0], painted, box, grid.spacing_mm, display, grid.direction, colormap=shown)
         patients.append(downstream_page.Patient(name, count, dict(zip(masks, pictures, strict=True))))
     return patients

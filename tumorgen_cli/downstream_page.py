@@ -11,14 +11,12 @@ import numpy as np
 
 from tumorgen_cli.gains import REAL, Arm, Downstream, Failure, Measure
 from tumorgen_cli.metrics.scores import Summary
-from tumorgen_cli.pages import INK, around, jpeg, number, page, percent, svg, table
+from tumorgen_cli.pages import INK, around, number, page, percent, picture_row, svg, table
 
 _COLORS = ("#3b82d6", "#e0762b", "#3c9d54", "#a05bc4", "#c9a227", "#2aa3a8", "#d14d72", "#8a6d4f")
 _TITLES = {"dice": "DSC", "surface_dice": "NSD", "sensitivity": "lesions found", "false_positives": "false positives a scan"}
 _STYLE = """
 body{max-width:80rem}
-.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem;max-width:calc(var(--n)*15rem)}.row img{width:100%}
-.row div{color:var(--soft);font-size:.86rem}
 """
 
 
@@ -147,16 +145,7 @@ def _failures(failures: Sequence[Failure]) -> str:
 
 
 def _patients(patients: Sequence[Patient]) -> str:
-    from PIL import Image
-
-    rows = []
-    for patient in patients:
-        cells = "".join(
-            f'<div><img src="{jpeg(Image.fromarray(picture))}" alt="{escape(patient.case)}, {escape(title)}">{escape(title)}</div>'
-            for title, picture in patient.pictures.items()
-        )
-        caption = f"{escape(patient.case)}, {patient.cases} real cases"
-        rows.append(f'<figure><figcaption>{caption}</figcaption><div class=row style="--n:{len(patient.pictures)}">{cells}</div></figure>')
+    rows = [picture_row(f"{patient.case}, {patient.cases} real cases", patient.pictures) for patient in patients]
     note = "From the worst patient of the real arm to its best; one slice and grey scale a row: the truth, then what each arm's first seed found."
     return f"<h2>Held-out patients</h2><p class=soft>{note}</p>{''.join(rows)}\n" if rows else ""
 

@@ -16,15 +16,27 @@ import numpy as np
 
 from tumorgen_cli import console
 from tumorgen_cli.devices import usable_cores
-from tumorgen_cli.files import hash_file, hash_value, read_plain, read_record, write_json, write_text
+from tumorgen_cli.files import hash_value, read_plain, read_record, write_json, write_text
 from tumorgen_cli.gains import REAL, Design, Run, score_patient
 from tumorgen_cli.live import FOLDER, Painting
-from tumorgen_cli.nnunet import FINAL, CaseFiles, Job, Schedule, Size, TrainingData, is_trained, make_job, results_folder, run_job
+from tumorgen_cli.nnunet import (
+    FINAL,
+    CaseFiles,
+    Job,
+    Schedule,
+    Size,
+    TrainingData,
+    hash_cases,
+    is_trained,
+    loader_workers,
+    make_job,
+    results_folder,
+    run_job,
+)
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.volumes import read_image, read_volume, write_volume
 
 PREDICTIONS = "predictions"
-_POLL_SECONDS = 0.5
 
 
 def prepared_folder(root: Path, cases: int) -> Path:
@@ -116,7 +128,7 @@ def _finished(task: Task) -> Run | None:
     """The run's scores where it was made of the same; what was made of something else gives way, and comes back when it is asked for."""
     folder, own = task.folder, task.job.inputs_hash
     path, begun = folder / "run.json", folder / "inputs.txt"
-    found = read_record(Run, path, "delete the run's folder").inputs_hash if path.is_file() else begun.read_text() if begun.is_file() else own
+    found = _run_in(folder).inputs_hash if path.is_file() else begun.read_text() if begun.is_file() else own
     if found != own:
         console.note(f"{task.name}: what was made from other cases, pairs or settings is kept as {folder.name}_{found}")
         folder.rename(folder.with_name(f"{folder.name}_{found}"))
@@ -124,9 +136,13 @@ def _finished(task: Task) -> Run | None:
     if kept.is_dir() and not folder.is_dir():
         kept.rename(folder)
     if path.is_file():
-        return read_record(Run, path, "delete the run's folder")
+        return _run_in(folder)
     write_text(begun, own)
     return None
+
+
+def _run_in(folder: Path) -> Run:
+    return read_record(Run, folder / "run.json", "delete the run's folder")
 
 
 def _trained(tasks: Sequence[Task], root: Path, minutes: float, kind: str, jobs: int | None) -> Iterator[Task]:
@@ -162,12 +178,7 @@ def _trained(tasks: Sequence[Task], root: Path, minutes: float, kind: str, jobs:
     for variables in devices:  # daemons: when this process ends so do they, and with them the children
         threading.Thread(target=work, args=(variables,), daemon=True).start()
     for _ in left:
-        while True:
-            try:
-                found = done.get(timeout=_POLL_SECONDS)
-                break
-            except queue.Empty:
-                continue
+        found = done.get()
         if isinstance(found, Exception):
             raise found
         if len(devices) > 1:
@@ -197,7 +208,7 @@ def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
         given = os.environ.get("CUDA_VISIBLE_DEVICES")  # a scheduler's, or the user's, share of the machine
         gpus = (given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
         jobs = jobs or len(gpus)
-        workers = str(max(1, min(12, usable_cores() // jobs - 1)))
+        workers = str(loader_workers(jobs))
         return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)].strip(), "nnUNet_n_proc_DA": workers} for i in range(jobs)]
     jobs = jobs or 1
     return [{"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))}] * jobs if jobs > 1 else [{}]
@@ -205,8 +216,8 @@ def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
 
 def forget_stale_scores(root: Path, data: TrainingData, tolerance_mm: float) -> None:
     """Removes the scores that are of other held-out files or another tolerance; the nnU-Nets stay, to be scored again."""
-    path, held_out = root / "held_out.json", [(case.name, *map(hash_file, (*case.images, case.label))) for case in data.test]
-    now = hash_value([held_out, data.tumor_name, tolerance_mm])
+    path = root / "held_out.json"
+    now = hash_value([hash_cases(data.test), data.tumor_name, tolerance_mm])
     if not path.is_file() or read_plain(path, "delete it") != now:
         for scores in root.glob("nnunet/*/runs/*/run.json"):
             scores.unlink()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage, stats
 
-from tumorgen_cli.metrics.agreement import dice, surface_dice
+from tumorgen_cli.metrics.agreement import verdict
 from tumorgen_cli.metrics.scores import Summary, summarize
 from tumorgen_cli.nnunet import Schedule
 from tumorgen_cli.records import Triple
@@ -141,17 +141,13 @@ class Downstream:
 
 def score_patient(case: str, found: np.ndarray, truth: np.ndarray, spacing_mm: Triple, tolerance_mm: float) -> PatientScore:
     """Scores of a mask (X, Y, Z) against the truth. A lesion is found by one voxel in common; a false positive touches none."""
-    touching = np.ones((3, 3, 3))
-    lesions, count = ndimage.label(truth, touching)
+    lesions, count = ndimage.label(truth, np.ones((3, 3, 3)))
     volumes = ndimage.sum_labels(truth, lesions, range(1, count + 1)) * float(np.prod(spacing_mm))
     hit = {int(n) for n in np.unique(lesions[found & truth])}
-    answers, answered = ndimage.label(found, touching)
-    spurious = answered - len(np.unique(answers[found & truth]))
-    known: list[float | None] = [None, None]
-    if count:
-        known = [round(value, 4) for value in (dice(found, truth), surface_dice(found, truth, spacing_mm, tolerance_mm))]
+    judged = verdict(truth, found, spacing_mm, tolerance_mm)
+    known = [round(value, 4) if count else None for value in (judged.dice, judged.surface_dice)]
     told = tuple(Lesion(round(2 * (0.75 * float(v) / math.pi) ** (1 / 3), 2), n in hit) for n, v in enumerate(volumes, 1))
-    return PatientScore(case, known[0], known[1], told, spurious)
+    return PatientScore(case, known[0], known[1], told, judged.spurious)
 
 
 def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:

@@ -35,6 +35,7 @@ from tumorgen_cli.nnunet import (
     Size,
     TrainingData,
     check_data,
+    hash_cases,
     make_job,
     results_folder,
     run_job,
@@ -125,8 +126,7 @@ def train_judge(
     check_data(data)
     folder = folder.resolve()
     job = make_job(data, folder, kind, precision, minutes, seed, size, spacing_mm)
-    held_out = [(case.name, *map(hash_file, (*case.images, case.label))) for case in data.test]
-    job = replace(job, inputs_hash=hash_value([job.inputs_hash, data.tumor_name, held_out, tolerance_mm]))
+    job = replace(job, inputs_hash=hash_value([job.inputs_hash, data.tumor_name, hash_cases(data.test), tolerance_mm]))
     with locked(folder, "judge"):
         record = _finished(folder, job, restart)
         if record is None:

@@ -162,6 +162,11 @@ def check_data(data: TrainingData) -> None:
         raise DataError("nnU-Net cannot be trained on these cases", faults)
 
 
+def hash_cases(cases: Sequence[CaseFiles]) -> list[tuple[str, ...]]:
+    """The name and the files' hashes of each case."""
+    return [(case.name, *map(hash_file, (*case.images, case.label))) for case in cases]
+
+
 def make_job(
     data: TrainingData,
     prepared: Path,
@@ -173,7 +178,6 @@ def make_job(
     spacing_mm: Triple | None,
     cases: Sequence[str] | None = None,
     extra: Sequence[CaseFiles] = (),
-    schedule: Schedule | None = None,
 ) -> Job:
     """The job of a training on `cases` (every training case once, if None); see Job. `size` counts on CPU only.
 
@@ -181,13 +185,12 @@ def make_job(
     """
     cases = tuple(case.name for case in data.train) if cases is None else tuple(cases)
     size = size if device == "cpu" else None
-    files, others = ([(case.name, *map(hash_file, (*case.images, case.label))) for case in group] for group in (data.train, extra))
-    hashed = hash_value([data.channel_names, data.labels, data.file_ending, files, device, size, spacing_mm])
-    inputs = hash_value([hashed, precision, minutes, seed, cases, others, schedule])
+    hashed = hash_value([data.channel_names, data.labels, data.file_ending, hash_cases(data.train), device, size, spacing_mm])
+    inputs = hash_value([hashed, precision, minutes, seed, cases, hash_cases(extra)])
     processes = sum(path.stat().st_size for case in (*data.train, *extra) for path in case.images) // _WORKER_BYTES
     processes = max(1, min(processes, usable_cores(), _MOST_WORKERS))
     found = tuple(Extra(case.name, tuple(str(path.resolve()) for path in case.images), str(case.label.resolve())) for case in extra)
-    return Job(inputs, str(prepared.resolve()), hashed, device, precision, minutes, seed, size, spacing_mm, processes, cases, found, schedule)
+    return Job(inputs, str(prepared.resolve()), hashed, device, precision, minutes, seed, size, spacing_mm, processes, cases, found)
 
 
 # -- where things lie ----------------------------------------------------------------------------------------------
@@ -202,6 +205,11 @@ def is_trained(folder: Path) -> bool:
 def prepared_hash_of(folder: Path) -> str | None:
     path = folder / "nnUNet_preprocessed" / "prepared.json"
     return str(read_plain(path, "delete it")["prepared_hash"]) if path.is_file() else None
+
+
+def loader_workers(jobs: int) -> int:
+    """Processes that load batches for each of the trainings at a time on this machine: nnU-Net's own number at most."""
+    return max(1, min(12, usable_cores() // jobs - 1))
 
 
 def users_folders(root: Path) -> dict[str, Path]:
@@ -246,8 +254,7 @@ def _link_cases(data: TrainingData, raw: Path) -> None:
 
 def _environment(folder: Path, job: Job) -> dict[str, str]:
     """The child's variables: the user's, with nnU-Net's replaced."""
-    cores = usable_cores()
-    workers = min(12, max(1, cores - 1)) if job.device == "cuda" else 1  # on CPU, training needs the cores itself; nnU-Net cannot plan with 0
+    workers = loader_workers(1) if job.device == "cuda" else 1  # on CPU, training needs the cores itself; nnU-Net cannot plan with 0
     own = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
     raw, preprocessed, results = VARIABLES
     folders = {raw: str(Path(job.prepared) / raw), preprocessed: str(Path(job.prepared) / preprocessed), results: str(folder / results)}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
     from PIL import Image
 
@@ -32,6 +33,8 @@ figure{margin:0 0 1.4rem}figcaption{margin:.3rem 0 .5rem}
 .two{display:flex;gap:.3rem}.two img{width:50%}.near{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem;margin:1rem 0}
 .strip{width:100%;max-width:35rem;background-size:100% auto;background-position:0 calc(var(--k)/var(--n)*100%);border-radius:6px;margin:.6rem 0 .3rem}
 input[type=range]{width:100%;max-width:35rem;accent-color:var(--mark)}
+.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem;max-width:calc(var(--n)*15rem)}.row img{width:100%}
+.row div{color:var(--soft);font-size:.86rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1.2rem}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 """
 
@@ -74,6 +77,17 @@ def around(value: float, low: float, high: float) -> str:
 def percent(value: float) -> str:
     """A share in percent, or `undefined`."""
     return f"{100 * value:.0f} %" if math.isfinite(value) else "undefined"
+
+
+def picture_row(caption: str, pictures: Mapping[str, np.ndarray]) -> str:
+    """Pictures (H, W, 3) uint8 side by side, each under its title, with a caption above."""
+    from PIL import Image
+
+    cells = "".join(
+        f'<div><img src="{jpeg(Image.fromarray(picture))}" alt="{escape(caption)}, {escape(title)}">{escape(title)}</div>'
+        for title, picture in pictures.items()
+    )
+    return f'<figure><figcaption>{escape(caption)}</figcaption><div class=row style="--n:{len(pictures)}">{cells}</div></figure>'
 
 
 def jpeg(picture: Image.Image) -> str:

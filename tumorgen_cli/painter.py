@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.errors import DataError, Fault, StateError
-from tumorgen_cli.files import append_line, derive_seed, hash_file, locked, read_record, to_plain, write_json, write_text
+from tumorgen_cli.files import append_line, derive_seed, hash_file, locked, read_record, to_plain, write_json
 from tumorgen_cli.hosts import Scan, read_scan
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import JOB, PROGRESS, PainterJob, Painting, Progress, pool_of
@@ -35,6 +35,7 @@ from tumorgen_cli.plan import Plan
 from tumorgen_cli.pool import Entry, Pool
 from tumorgen_cli.processes import end_with
 from tumorgen_cli.records import Grid, Provenance, TumorFacts
+from tumorgen_cli.shards import open_log
 from tumorgen_cli.stages import open_method
 from tumorgen_cli.synthesis import Draw, Job, Placing, Quality, Source, draw_pair, pair_labels, provenance_of
 from tumorgen_cli.windows import mix_up, tight_box
@@ -119,8 +120,8 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
     studio = open_studio(painting)
     clock = time.process_time if studio.method.device == "cpu" else time.perf_counter  # a GPU's work is none of this process's
     pool.clean()
-    lines = {name: folder / f"{name}.jsonl" for name in ("provenance", "given_up")}
-    first = sum(_mended(path) for path in lines.values())
+    lines = {name: open_log(folder, name, None) for name in ("provenance", "given_up")}
+    first = sum(path.read_text(encoding="utf-8").count("\n") for path in lines.values())
     easel = _Easel(studio, job)
     painted = given_up = 0
     busy, reason, begun = 0.0, "", time.perf_counter()
@@ -228,15 +229,6 @@ def locations(labels: np.ndarray, key: int | Sequence[int], rng: np.random.Gener
     """Voxels (n, 4) of a label, or of a region's labels, in labels (1, X, Y, Z): all, or 10,000 drawn of more."""
     found = np.argwhere(np.isin(labels, key))
     return found if len(found) <= _LOCATIONS else found[rng.choice(len(found), _LOCATIONS, replace=False)]
-
-
-def _mended(path: Path) -> int:
-    """How many whole lines a file has; one that a kill cut off is dropped."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_text(path, whole)
-    return whole.count("\n")
 
 
 def _main(folder: Path) -> None:

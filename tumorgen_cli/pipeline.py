@@ -460,14 +460,11 @@ def merge(
 
 
 def _score_rows(scores: Any) -> list[tuple[str, str]]:
-    def interval(s: Any) -> str:
-        return f"{s.mean:.3f} [{s.low:.3f}, {s.high:.3f}]"
-
     rows = []
     if scores.judge:
         titles = {"dice": "agreement DSC", "surface_dice": f"agreement NSD at {scores.tolerance_mm} mm", "proportion": "P, share of the mask found"}
         rows += [
-            (f"{titles[m.field]} [95 % interval]", f"{interval(m.synthetic)}; real held-out cases {interval(m.real)}")
+            (f"{titles[m.field]} [95 % interval]", f"{m.synthetic.text}; real held-out cases {m.real.text}")
             for m in scores.agreement.measures
         ]
     for c in scores.comparisons:

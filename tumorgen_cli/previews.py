@@ -110,6 +110,18 @@ def axial_strip(
     return np.concatenate(frames), len(frames)
 
 
+def display_range(limits: Sequence[float], images: Sequence[np.ndarray], box: Box) -> tuple[float, float]:
+    """Shows the 99.5th percentile in a box of any of the images (C, X, Y, Z) at full scale, but never less than a tenth of the clip window."""
+    low, high = (float(v) for v in limits)
+    seen = max(float(np.percentile(image[(0, *box.slices)], 99.5)) for image in images)
+    return low, float(np.clip(seen, low + 0.1 * (high - low), high))
+
+
+def spread_over(names: Sequence[str], most: int) -> list[str]:
+    """At most so many of the names, at even distances, the first and the last among them."""
+    return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
+
+
 def box_slices(
     before: np.ndarray,
     painted: Sequence[tuple[np.ndarray, np.ndarray]],

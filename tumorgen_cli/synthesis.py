@@ -26,7 +26,7 @@ from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_sca
 from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import display_of, pair_preview
+from tumorgen_cli.previews import display_of, display_range, pair_preview
 from tumorgen_cli.records import Box, Grid, Provenance, Shard, TumorFacts
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, logs_of, open_log, read_log, turn, whole_lines
 from tumorgen_cli.volumes import describe, read_volume, same_geometry, write_volume
@@ -254,8 +254,9 @@ def _write_pair(plan: Plan, job: Job, scan: Scan, draw: Draw, out: Path) -> None
         write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", array, scan.grid)
     write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
     colormap, unit = display_of(plan.channels[0].name)
+    shown = display_range(scan.limits[0], (scan.image, image), box)
     pair_preview(
-        out / "previews" / f"{job.case}.png", scan.image[0], image[0], mask, box, scan.grid.spacing_mm, _display_range(scan, image, box),
+        out / "previews" / f"{job.case}.png", scan.image[0], image[0], mask, box, scan.grid.spacing_mm, shown,
         job.case, direction=scan.grid.direction, colormap=colormap, unit=unit,
     )  # fmt: skip
 
@@ -272,13 +273,6 @@ def _take_away(labels: np.ndarray, box: Box, tumor_label: int, grid: Grid) -> No
     nearest = ndimage.distance_transform_edt(tumors[region.slices], grid.spacing_mm, return_distances=False, return_indices=True)
     inside = old[region.slices]
     part[inside] = part[tuple(nearest)][inside]
-
-
-def _display_range(scan: Scan, image: np.ndarray, box: Box) -> tuple[float, float]:
-    """Shows the box's 99.5th percentile, before or after, at full scale, but never less than a tenth of the clip window."""
-    low, high = (float(v) for v in scan.limits[0])
-    seen = max(float(np.percentile(array[(0, *box.slices)], 99.5)) for array in (scan.image, image))
-    return low, float(np.clip(seen, low + 0.1 * (high - low), high))
 
 
 class Placing:

@@ -74,6 +74,11 @@ class Summary:
     quartile_1: float
     quartile_3: float
 
+    @property
+    def text(self) -> str:
+        """The mean and its interval."""
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 @dataclass(frozen=True)
 class Comparison:
