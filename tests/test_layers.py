@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices", "processes"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "shards", "workspace"},
-    {"windows", "boxes", "shapes", "texture", "healing", "preprocess", "pool"},
+    {"windows", "boxes", "character", "shapes", "texture", "healing", "preprocess", "pool"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
         "flow", "diffusion", "previews", "pages", "metrics.agreement", "live",
@@ -48,6 +48,7 @@ BESIDE = {
     "plan": {"rules"},
     "workspace": {"plan"},
     "boxes": {"windows"},
+    "character": {"windows"},
     "shapes": {"windows"},
     "preprocess": {"windows"},
     "methods": {"methods.method"},

@@ -16,10 +16,9 @@ from tumorgen_cli import files
 from tumorgen_cli.console import Ticker
 from tumorgen_cli.dataset import CaseCheck, CaseVoxels, Dataset, check_case, each_case, settle
 from tumorgen_cli.errors import DataError, Fault
-from tumorgen_cli.records import Box, CaseFacts, ChannelFacts, Fingerprint, Triple, TumorFacts
+from tumorgen_cli.records import SHELL_MM, Box, CaseFacts, ChannelFacts, Fingerprint, Triple, TumorFacts
 
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.0, 99.5, 99.9, 99.95)
-SHELL_MM = 20.0
 CRUMB_VOXELS = 8  # a 2x2x2 block; the box of anything smaller says more about the grid than about the tumor
 CRUMB_ML = 0.03  # a sphere of 4 mm: on fine grids, what a brush leaves behind
 _SAMPLES_PER_CASE = 50_000

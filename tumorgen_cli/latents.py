@@ -16,10 +16,11 @@ from torch import Tensor
 
 from tumorgen_cli import console
 from tumorgen_cli.autoencoding import Codec, load_cases, precise
+from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import DataError, Fault
 from tumorgen_cli.files import atomic, derive_seed, hash_value, read_plain, write_json
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.windows import Case, Component, tumor_window
+from tumorgen_cli.windows import Case, Component, tight_box, tumor_window
 from tumorgen_cli.workspace import Workspace
 
 
@@ -50,16 +51,28 @@ def find_candidates(cases: Sequence[Case]) -> list[Candidate]:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A copy of a training tumor: latent (L, x, y, z), mask (X, Y, Z) uint8, character (3 C,) (`character.describe_character`)."""
+
+    latent: np.ndarray
+    mask: np.ndarray
+    character: np.ndarray
+
+
+@dataclass(frozen=True)
 class Latents:
-    """latents: (N, copies, L, x, y, z) float32; packed: the masks on the working grid, bits packed along z."""
+    """latents: (N, copies, L, x, y, z) float32; packed: the masks on the working grid, bits packed along z; characters:
+    (N, copies, 3 C); extents_mm: (N, 3), the tight box of copy 0."""
 
     latents: np.ndarray
     packed: np.ndarray
+    characters: np.ndarray
+    extents_mm: np.ndarray
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Latent (L, x, y, z) and mask (X, Y, Z) uint8 of a random copy of a random tumor."""
-        number, copy = int(rng.integers(self.latents.shape[0])), int(rng.integers(self.latents.shape[1]))
-        return self.latents[number, copy], np.unpackbits(self.packed[number, copy], axis=-1)
+    def draw(self, rng: np.random.Generator) -> Drawn:
+        """A random copy of a random tumor."""
+        at = int(rng.integers(self.latents.shape[0])), int(rng.integers(self.latents.shape[1]))
+        return Drawn(self.latents[at], np.unpackbits(self.packed[at], axis=-1), self.characters[at])
 
 
 class LatentCache:
@@ -82,21 +95,27 @@ class LatentCache:
             tick(done, candidate.name)
             path = self.folder / f"{candidate.name}.npz"
             if not path.is_file():
-                latents, masks = zip(*(self.encode(encoder, plan, device, candidate, copy) for copy in range(self.copies)), strict=True)
+                made = [self.encode(encoder, plan, device, candidate, copy) for copy in range(self.copies)]
                 with atomic(path) as temporary:
-                    np.savez(temporary, latents=np.stack(latents), masks=np.packbits(np.stack(masks), axis=-1))
+                    np.savez(
+                        temporary,
+                        latents=np.stack([d.latent for d in made]),
+                        masks=np.packbits(np.stack([d.mask for d in made]), axis=-1),
+                        characters=np.stack([d.character for d in made]),
+                        extent_mm=np.multiply(tight_box(made[0].mask).shape, plan.window.spacing_mm),  # type: ignore[union-attr]
+                    )
         tick(len(self.candidates), "")
 
-    def encode(self, encoder: Codec, plan: Plan, device: str, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, encoder: Codec, plan: Plan, device: str, candidate: Candidate, copy: int) -> Drawn:
         image, mask = tumor_image(plan, candidate, copy)
         with precise(plan.precision, device):
             latent = encoder.encode(torch.from_numpy(image)[None].to(device))[0].float().cpu().numpy()
-        return latent, mask
+        return Drawn(latent, mask, describe_character(image, mask, plan.window.spacing_mm))
 
     def load(self) -> Latents:
         """Everything, in memory."""
         parts = [np.load(self.folder / f"{candidate.name}.npz") for candidate in self.candidates]
-        return Latents(np.stack([part["latents"] for part in parts]), np.stack([part["masks"] for part in parts]))
+        return Latents(*(np.stack([part[name] for part in parts]) for name in ("latents", "masks", "characters", "extent_mm")))
 
 
 def tumor_image(plan: Plan, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +132,7 @@ def training_latents(encoder: Codec, encoder_hash: str, plan: Plan, workspace: W
     if left_out:
         console.warn(f"{len(left_out)} tumors are larger than the window and are not learnt from")
     candidates = find_candidates(cases)
-    made_from = hash_value([encoder_hash, plan.window, plan.channels, plan.seed, copies, names])
+    made_from = hash_value(["with characters", encoder_hash, plan.window, plan.channels, plan.seed, copies, names])
     cache = LatentCache(folder, candidates, copies, made_from)
     processes = PartialState(cpu=device == "cpu")
     with processes.main_process_first(), console.progress("encoding tumors", len(candidates), quiet=not processes.is_main_process) as tick:

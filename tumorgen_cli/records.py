@@ -15,6 +15,8 @@ import numpy as np
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
+SHELL_MM = 20.0  # what counts as a tumor's surroundings
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tumorgen_cli import flow
+from tumorgen_cli.character import PER_CHANNEL
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import KlVae
+from tumorgen_cli.records import Triple
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class FlowConfig:
     """SC-VFE and its training.
 
     `bapmg` off: the fixed tight box. `coarse_weight` λ1, `fine_weight` λ2 (0 takes the constraint away).
-    `box_channel`: the box as an extra input channel. `copies`: augmented windows encoded per tumor.
+    `box_channel`: the box as an extra input channel; `character`: the tumor's character as further ones, constant in the box.
+    `copies`: augmented windows encoded per tumor.
     """
 
     widths: tuple[int, ...]
@@ -39,6 +44,7 @@ class FlowConfig:
     fine_weight: float
     ssim_window: int
     box_channel: bool
+    character: bool
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class RefinerConfig:
     """VMR and its training. `enabled` off: the coarse mask, upsampled. `guided` off: no VAE features.
 
     `weight` is λ3 in the joint objective. `least_time`: estimates are made from t ~ U(least_time, 1); `clean`: the
-    share of batches that see the encoder's own latents and mask.
+    share of batches that see the encoder's own latents and mask. `disturbance`: how far, in [-1, 1]'s units, the coarse mask
+    is pushed up and down at random where it may matter, so that the outline is looked for in the picture; 0: not at all.
     """
 
     enabled: bool
@@ -60,6 +67,7 @@ class RefinerConfig:
     weight: float
     least_time: float
     clean: float
+    disturbance: float
 
 
 def to_flow(mask: Tensor) -> Tensor:
@@ -71,29 +79,73 @@ def _to_share(mask: Tensor) -> Tensor:
     return ((mask + 1) / 2).clamp(0, 1)
 
 
-def condition_on(latent: Tensor, box: Tensor, box_channel: bool) -> Tensor:
-    """z^m = (1 - B) z1, with the box itself behind it where the plan says so."""
-    known = (1 - box) * latent
-    return torch.cat([known, box], 1) if box_channel else known
+class Condition(nn.Module):
+    """What the vector field is told beside x_t: z^m = (1 - B) z1, and where the plan says so the box and, in it, a character.
+
+    A character is `character.describe_character`'s, standardised. Those of the training tumors are buffers, so that they are
+    saved with the field: at synthesis one of them is drawn. `channels`: how many input channels all this takes.
+    """
+
+    ROWS = 256  # training tumors in turn, or so many of them, for a file of one shape whatever the data set
+
+    def __init__(self, latent_channels: int, channels: int, config: FlowConfig) -> None:
+        super().__init__()
+        self.box_channel = config.box_channel
+        self.values = PER_CHANNEL * channels if config.character else 0
+        self.channels = latent_channels + config.box_channel + self.values
+        if self.values:
+            self.register_buffer("known", torch.zeros(self.ROWS, self.values))
+            self.register_buffer("extents_mm", torch.zeros(self.ROWS, 3))
+            self.register_buffer("mean", torch.zeros(self.values))
+            self.register_buffer("spread", torch.ones(self.values))
+
+    def learn(self, characters: np.ndarray, extents_mm: np.ndarray) -> None:
+        """Takes the training tumors' characters (N, copies, 3 C), the first copies being the tumors as they are, and extents (N, 3)."""
+        if not self.values:
+            return
+        rows = np.linspace(0, len(characters), self.ROWS, endpoint=False).astype(int)
+        every = torch.from_numpy(characters.reshape(-1, self.values))
+        self.known.copy_(torch.from_numpy(characters[rows, 0]))
+        self.extents_mm.copy_(torch.from_numpy(extents_mm[rows]))
+        self.mean.copy_(every.mean(0))
+        self.spread.copy_(every.std(0, correction=0).clamp_min(1e-6))
+
+    def draw(self, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator) -> np.ndarray | None:
+        """The character (3 C,) of a training tumor, drawn by how likely BA-PMG, with offsets up to `reach_mm`, is to put this box around it."""
+        if not self.values:
+            return None
+        left = np.array(box_mm) - self.extents_mm.cpu().double().numpy()  # the sum of two offsets: triangular on [0, 2 reach]
+        likely = np.clip(1 - np.abs(left / np.maximum(reach_mm, 1e-6) - 1), 0.01, None).prod(1)  # never none, for boxes given by hand
+        return self.known[int(rng.choice(self.ROWS, p=likely / likely.sum()))].cpu().numpy()
+
+    def forward(self, latent: Tensor, box: Tensor, character: Tensor | None) -> Tensor:
+        parts = [(1 - box) * latent]
+        if self.box_channel:
+            parts.append(box)
+        if self.values:
+            if character is None:
+                raise ValueError("a field that was trained with characters needs one")
+            parts.append(box * ((character - self.mean) / self.spread).view(*character.shape, 1, 1, 1))
+        return torch.cat(parts, 1)
 
 
 class FlowObjective(nn.Module):
     """L_rfm + λ1 L_coarse + λ2 L_fine (+ λ3 L_rec when joint), eqs. 3-7.
 
     Batch: latent (B, L, x, y, z), mask (B, 1, x, y, z) in [0, 1], box (B, 1, x, y, z), noise (B, L + 1, x, y, z),
-    uniform (B,); joint: target (B, 1, X, Y, Z).
+    uniform (B,), character (B, 3 C); joint: target (B, 1, X, Y, Z).
     """
 
-    def __init__(self, net: FlowUNet, config: FlowConfig, joint: RefinerObjective | None) -> None:
+    def __init__(self, net: FlowUNet, condition: Condition, config: FlowConfig, joint: RefinerObjective | None) -> None:
         super().__init__()
-        self.net, self.config, self.joint = net, config, joint
+        self.net, self.condition, self.config, self.joint = net, condition, config, joint
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         c, latent, mask, noise = self.config, batch["latent"], batch["mask"], batch["noise"]
         t = flow.draw_time(batch["uniform"], c.time_schedule)
         data = torch.cat([latent, to_flow(mask)], 1)
         x_t = flow.path(noise, data, t)
-        velocity = self.net(torch.cat([x_t, condition_on(latent, batch["box"], c.box_channel)], 1), t)
+        velocity = self.net(torch.cat([x_t, self.condition(latent, batch["box"], batch["character"])], 1), t)
         terms = {"rfm": flow.velocity_loss(velocity, noise, data)}
         estimate = flow.estimate_data(x_t, velocity, t)
         latent_estimate, mask_estimate = estimate[:, :-1], estimate[:, -1:]
@@ -117,10 +169,10 @@ class RefinerObjective(nn.Module):
     tumors vanish.
     """
 
-    def __init__(self, refiner: MaskRefiner, vae: KlVae, net: FlowUNet | None, config: RefinerConfig, box_channel: bool) -> None:
+    def __init__(self, refiner: MaskRefiner, vae: KlVae, field: tuple[FlowUNet, Condition] | None, config: RefinerConfig) -> None:
         super().__init__()
-        self.refiner, self.config, self.box_channel = refiner, config, box_channel
-        self._frozen = (vae, net)
+        self.refiner, self.config = refiner, config
+        self._frozen = (vae, field)
 
     def loss(self, latent: Tensor, mask: Tensor, target: Tensor) -> Tensor:
         _, features = self._frozen[0].decode_with_features(latent)
@@ -132,19 +184,27 @@ class RefinerObjective(nn.Module):
         return squared + (1 - (2 * overlap + 1) / (total + 1)).mean()
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        net = self._frozen[1]
-        if net is None:
+        field = self._frozen[1]
+        if field is None:
             raise ValueError("the refiner's own stage needs the trained flow")
         latent, mask = batch["latent"], batch["mask"]
         with torch.no_grad():
             t = self.config.least_time + (1 - self.config.least_time) * batch["uniform"]
             data = torch.cat([latent, to_flow(mask)], 1)
             x_t = flow.path(batch["noise"], data, t)
-            velocity = net(torch.cat([x_t, condition_on(latent, batch["box"], self.box_channel)], 1), t)
+            net, condition = field
+            velocity = net(torch.cat([x_t, condition(latent, batch["box"], batch["character"])], 1), t)
             estimate = flow.estimate_data(x_t, velocity, t)
             known = 1 - batch["box"]  # as in synthesis: outside the box latents are the scan's and there is no tumor
             estimate = (1 - known) * estimate + known * torch.cat([latent, -torch.ones_like(mask)], 1)
             clean = batch["clean"].view(-1, 1, 1, 1, 1)
             estimate = clean * data + (1 - clean) * estimate
-        loss = self.loss(estimate[:, :-1], estimate[:, -1:], batch["target"])
+            coarse = disturbed(estimate[:, -1:], self.config.disturbance * batch["push"])
+        loss = self.loss(estimate[:, :-1], coarse, batch["target"])
         return loss, {}
+
+
+def disturbed(mask: Tensor, push: Tensor) -> Tensor:
+    """A coarse mask (B, 1, x, y, z) in [-1, 1] with a push (B, 1, a, b, c), stretched to its grid, added in and next to it."""
+    near = F.max_pool3d((mask > -0.9).float(), 3, 1, 1)
+    return (mask + near * F.interpolate(push, size=mask.shape[2:], mode="trilinear", align_corners=False)).clamp(-1, 1)

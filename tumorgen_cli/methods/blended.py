@@ -135,8 +135,8 @@ class Blended(Method):
 
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
-            latent, mask = latents.draw(rng)
-            data = np.concatenate([latent, latent_mask(mask)[None]])
+            drawn = latents.draw(rng)
+            data = np.concatenate([drawn.latent, latent_mask(drawn.mask)[None]])
             return {"data": data, "noise": rng.standard_normal(data.shape, np.float32), "uniform": np.float32(rng.random())}
 
         objective = Objective("unconditional", UnconditionalObjective(self.net), c.learning_rate)

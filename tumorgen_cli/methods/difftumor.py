@@ -209,9 +209,9 @@ class DiffTumor(Method):
 
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
-            latent, mask = latents.draw(rng)
+            drawn = latents.draw(rng)
             return {
-                "latent": latent, "mask": nearest_mask(mask), "noise": rng.standard_normal(latent.shape, np.float32),
+                "latent": drawn.latent, "mask": nearest_mask(drawn.mask), "noise": rng.standard_normal(drawn.latent.shape, np.float32),
                 "step": rng.integers(1, c.timesteps + 1),
             }  # fmt: skip
 

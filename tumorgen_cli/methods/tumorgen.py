@@ -18,20 +18,23 @@ from torch import Tensor, nn
 from tumorgen_cli import autoencoding as ae
 from tumorgen_cli import flow, rules
 from tumorgen_cli.boxes import box_mask, draw_box, latent_mask
+from tumorgen_cli.character import describe_character
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import derive_seed, hash_value
 from tumorgen_cli.latents import HeldOut, Latents, held_out_windows, training_latents
 from tumorgen_cli.methods.method import Method, Sampling, learnt_by
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
-from tumorgen_cli.nets.vae import KlVae
+from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.painting import add_texture, near, open_canvas, put_back
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
 from tumorgen_cli.training import Objective, Stage, load_weights
-from tumorgen_cli.vector_field import FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, condition_on, to_flow
+from tumorgen_cli.vector_field import Condition, FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, to_flow
 from tumorgen_cli.workspace import Workspace
+
+_PUSH = (4, 4, 4)  # a random push of coarse masks is so many values, stretched over the window
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class TumorGen(Method):
         f.take("fine_weight", 1.0, "λ2; the paper gives none; at 0.1 masks come out far too small, at 3 the field learns more slowly")
         f.take("ssim_window", 3, "λ2's SSIM: tumors are a few latent voxels wide")
         f.take("box_channel", False, "the paper's nine input channels")
+        f.take("character", True, "the field is told contrast, spread, core of its tumor; false: the paper, in which hard tumors come too seldom")
         r = d.within("refiner")
         r.take("enabled", True, "VMR, section 2.3; false: Table 2's ablation")
         r.take("guided", True, "VAE features; without them a refiner adds nothing")
@@ -125,6 +129,7 @@ class TumorGen(Method):
         r.take("weight", 1.0, "λ3 (joint only); the paper gives none")
         r.take("least_time", 0.4, "earlier estimates show no boundary that a mask could agree with")
         r.take("clean", 0.25, "clean masks mixed in: without them the refiner harms good masks")
+        r.take("disturbance", 1.0, "coarse masks pushed up and down in training: outlines then follow the picture; false masks less round")
         s = d.within("sampling")
         s.take("steps", 10, "the paper's fast setting")
         s.take("solver", "euler", "the paper's")
@@ -141,7 +146,11 @@ class TumorGen(Method):
     @cached_property
     def net(self) -> FlowUNet:
         c, latent = self.config.flow, self.config.vae.latent_channels
-        return FlowUNet(2 * latent + 1 + c.box_channel, latent + 1, c.widths, c.res_blocks)
+        return FlowUNet(latent + 1 + self.condition.channels, latent + 1, c.widths, c.res_blocks)
+
+    @cached_property
+    def condition(self) -> Condition:
+        return Condition(self.config.vae.latent_channels, len(self.plan.channels), self.config.flow)
 
     @cached_property
     def refiner(self) -> MaskRefiner:
@@ -177,13 +186,13 @@ class TumorGen(Method):
 
     def _draw(self, latents: ae.Latents, rng: np.random.Generator) -> dict[str, Any]:
         """One random copy of one random tumor with a fresh box, noise and time; `target` is its mask on the working grid."""
-        latent, target = latents.draw(rng)
-        mask = latent_mask(target)
+        drawn = latents.draw(rng)
+        mask = latent_mask(drawn.mask)
         box = draw_box(mask, self.plan.window.alpha if self.config.flow.bapmg else 0.0, rng)
-        noise = rng.standard_normal((latent.shape[0] + 1, *mask.shape), np.float32)
+        noise = rng.standard_normal((drawn.latent.shape[0] + 1, *mask.shape), np.float32)
         return {
-            "latent": latent, "mask": mask[None], "box": box_mask(box, mask.shape)[None], "noise": noise,
-            "uniform": np.float32(rng.random()), "target": target[None].astype(np.float32),
+            "latent": drawn.latent, "mask": mask[None], "box": box_mask(box, mask.shape)[None], "noise": noise,
+            "uniform": np.float32(rng.random()), "character": drawn.character, "target": drawn.mask[None].astype(np.float32),
         }  # fmt: skip
 
     def _flow_stage(self, iterations: int | None) -> Stage:
@@ -191,35 +200,42 @@ class TumorGen(Method):
         ae.tell_quality(self.folder("vae") / "run.json", self.config.vae.least_psnr)
         latents, seed = self._latents(), derive_seed(plan.seed, "flow")
         joint = self.config.refiner.enabled and self.config.refiner.joint
-        self.net.to(self.device)
-        refine = RefinerObjective(self.refiner.to(self.device), self.vae, None, self.config.refiner, c.box_channel) if joint else None
+        self.condition.learn(latents.characters, latents.extents_mm)
+        self.net.to(self.device), self.condition.to(self.device)
+        refine = RefinerObjective(self.refiner.to(self.device), self.vae, None, self.config.refiner) if joint else None
 
         def item(number: int) -> dict[str, Any]:
             drawn = self._draw(latents, np.random.default_rng([seed, number]))
             return drawn if joint else {k: v for k, v in drawn.items() if k != "target"}  # 64 times a latent's voxels to carry
 
-        models: dict[str, nn.Module] = {"net": self.net, **({"refiner": self.refiner} if joint else {})}
+        models = {**self._field(), **({"refiner": self.refiner} if joint else {})}
+        objective = Objective("flow", FlowObjective(self.net, self.condition, c, refine), c.learning_rate)
         return Stage(
-            "flow", "vector field", models, (Objective("flow", FlowObjective(self.net, c, refine), c.learning_rate),), item,
+            "flow", "vector field", models, (objective,), item,
             iterations or c.iterations, c.batch, c.ema, self.inputs_hash("flow"), self._preview, self._flow_quality,
         )  # fmt: skip
 
     def _refiner_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.refiner, self.plan
         latents, seed = self._latents(), derive_seed(plan.seed, "refiner")
-        load_weights({"net": self.net}, self.folder("flow"), "run `tumorgen train flow`")
+        load_weights(self._field(), self.folder("flow"), "run `tumorgen train flow`")
         self.net.to(self.device).eval().requires_grad_(False)
-        self.refiner.to(self.device)
+        self.condition.to(self.device), self.refiner.to(self.device)
 
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
-            return {**self._draw(latents, rng), "clean": np.float32(rng.random() < c.clean)}
+            drawn = {**self._draw(latents, rng), "clean": np.float32(rng.random() < c.clean)}
+            return {**drawn, "push": np.float32(rng.uniform(-1, 1)) + rng.standard_normal((1, *_PUSH), np.float32)}
 
-        objective = RefinerObjective(self.refiner, self.vae, self.net, c, self.config.flow.box_channel)
+        objective = RefinerObjective(self.refiner, self.vae, (self.net, self.condition), c)
         return Stage(
             "refiner", "mask refiner", {"refiner": self.refiner}, (Objective("refiner", objective, c.learning_rate),), item,
             iterations or c.iterations, c.batch, c.ema, self.inputs_hash("refiner"), self._preview,
         )  # fmt: skip
+
+    def _field(self) -> dict[str, nn.Module]:
+        """The vector field and what it is told, as saved."""
+        return {"net": self.net, "condition": self.condition}
 
     def _held_out(self, most: int) -> list[tuple[HeldOut, Tensor]]:
         """Held-out tumors, each with one fixed box (1, 1, x, y, z)."""
@@ -236,12 +252,14 @@ class TumorGen(Method):
         errors = []
         for index, (window, box) in enumerate(self._held_out(16)):
             data = torch.cat([window.latent, to_flow(torch.from_numpy(latent_mask(window.mask))[None, None].to(self.device))], 1)
+            character = describe_character(window.image[0].float().cpu().numpy(), window.mask, self.plan.window.spacing_mm)
+            told = self.condition(window.latent, box, torch.from_numpy(character)[None].to(self.device))
             for t in (0.1, 0.3, 0.5, 0.7, 0.9):
                 rng = np.random.default_rng([self.plan.seed, index, int(10 * t)])
                 noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
                 time = torch.full((1,), t, device=self.device)
                 with ae.precise(self.plan.precision, self.device):
-                    x = torch.cat([flow.path(noise, data, time), condition_on(window.latent, box, self.config.flow.box_channel)], 1)
+                    x = torch.cat([flow.path(noise, data, time), told], 1)
                     errors.append(float(flow.velocity_loss(self.net(x, time), noise, data)))
         return {"held_out_rfm": float(np.mean(errors))} if errors else {}
 
@@ -252,7 +270,8 @@ class TumorGen(Method):
             axial = ae.busiest_slice(window.mask)
             row = [window.image[0, 0].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
             for seed in (1, 2):
-                image, refined = self._decode(self._sample(window.latent, box, seed, self.config.sampling.steps, "euler"))
+                drawn = self._sample(window.latent, box, self._character(box, seed), seed, self.config.sampling.steps, "euler")
+                image, refined = self._decode(drawn)
                 row += [image[0, :, :, axial], refined[:, :, axial] * 2 - 1]
             rows.append(row)
             names.append(window.name)
@@ -262,19 +281,27 @@ class TumorGen(Method):
     def load(self) -> dict[str, str]:
         hashes = {"vae": load_weights({"vae": self.vae}, self.folder("vae"), "run `tumorgen train vae`")}
         r = self.config.refiner
-        with_flow: dict[str, nn.Module] = {"net": self.net, **({"refiner": self.refiner} if r.enabled and r.joint else {})}
+        with_flow = {**self._field(), **({"refiner": self.refiner} if r.enabled and r.joint else {})}
         hashes["flow"] = load_weights(with_flow, self.folder("flow"), "run `tumorgen train flow`")
         if r.enabled and not r.joint:
             hashes["refiner"] = load_weights({"refiner": self.refiner}, self.folder("refiner"), "run `tumorgen train refiner`")
-        for model in (self.vae, self.net, self.refiner):
+        for model in (self.vae, self.net, self.condition, self.refiner):
             model.to(self.device).eval().requires_grad_(False)
         return hashes
 
-    def _sample(self, latent: Tensor, box: Tensor, seed: int, steps: int, solver: flow.Solver) -> Tensor:
+    def _character(self, box: Tensor, seed: int) -> Tensor | None:
+        """The character (1, 3 C) to ask for in a latent box (1, 1, x, y, z), drawn; None where the field is told none."""
+        grid = np.array(self.plan.window.spacing_mm)
+        sides = [int(box.amax([axis for axis in range(2, 5) if axis != a]).sum()) for a in range(2, 5)]
+        reach = self.plan.window.alpha * np.array(self.plan.window.shape) * grid
+        drawn = self.condition.draw(DOWNSAMPLING * np.array(sides) * grid, reach, np.random.default_rng([seed, 2]))
+        return None if drawn is None else torch.from_numpy(drawn)[None].to(self.device)
+
+    def _sample(self, latent: Tensor, box: Tensor, character: Tensor | None, seed: int, steps: int, solver: flow.Solver) -> Tensor:
         """x1^ inside the box, the scan's own latents and no tumor outside: (1, L + 1, x, y, z)."""
         rng = np.random.default_rng(seed)
         noise = rng.standard_normal((1, latent.shape[1] + 1, *latent.shape[2:]), np.float32)
-        condition = condition_on(latent, box, self.config.flow.box_channel)
+        condition = self.condition(latent, box, character)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return self.net(torch.cat([x, condition], 1), t).float()
@@ -297,11 +324,13 @@ class TumorGen(Method):
         c = self.config.sampling
         canvas = open_canvas(self.vae, request, self.plan, c.halo, self.device)
         steps, solver = sampling.steps or c.steps, sampling.solver or c.solver
-        joint = self._sample(canvas.latent, canvas.box, seed, steps, solver)
+        character = self._character(canvas.box, seed)
+        joint = self._sample(canvas.latent, canvas.box, character, seed, steps, solver)
         picture, refined = self._decode(joint[canvas.cells])
         if c.texture:
             picture = add_texture(canvas, picture, self.vae.decode, self.plan, seed, self.device)
         image, mask = put_back(canvas, picture, refined, self.plan)
         if c.keep_mm:
             image = request.image + near(mask, request.spacing_mm, c.keep_mm) * (image - request.image)
-        return Synthetic(image, mask, {"steps": steps, "solver": solver})
+        asked = {} if character is None else {"character": [round(v, 4) for v in character[0].tolist()]}
+        return Synthetic(image, mask, {"steps": steps, "solver": solver, **asked})

@@ -16,9 +16,8 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.files import derive_seed
-from tumorgen_cli.fingerprint import SHELL_MM
 from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
-from tumorgen_cli.records import Triple
+from tumorgen_cli.records import SHELL_MM, Triple
 from tumorgen_cli.windows import tight_box
 
 if TYPE_CHECKING:

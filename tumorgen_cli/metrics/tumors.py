@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.fingerprint import SHELL_MM
-from tumorgen_cli.records import Triple
+from tumorgen_cli.character import rim_and_core, shell
+from tumorgen_cli.records import SHELL_MM, Triple
 from tumorgen_cli.windows import tight_box
 
 
@@ -77,12 +77,6 @@ def describe_tumor(
     )
 
 
-def shell(mask: np.ndarray, spacing_mm: Triple, radius_mm: float = SHELL_MM) -> np.ndarray:
-    """The voxels (X, Y, Z) outside `mask` whose centre is within `radius_mm` of the centre of one inside."""
-    distance = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
-    return np.asarray((distance <= radius_mm) & ~mask)
-
-
 def ks_distance(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
     """Two-sample Kolmogorov–Smirnov statistic: the largest gap between the distribution functions, 0 to 1.
 
@@ -95,14 +89,10 @@ def ks_distance(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
 
 
 def _core_ratio(channel: np.ndarray, inside: np.ndarray, spacing_mm: Triple) -> float:
-    depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1][inside]
-    shallow, deep = np.quantile(depth, (1 / 3, 2 / 3))
-    if depth.max() <= depth.min():  # one voxel thick: no core to speak of
+    thirds = rim_and_core(inside, spacing_mm)
+    if thirds is None:
         return math.nan
-    values = channel[inside]
-    # ties belong to their third as a whole, so that the scan's order of voxels plays no part
-    rim = values[depth <= shallow]
-    core = values[depth >= deep] if deep > shallow else values[depth > shallow]
+    rim, core = (channel[inside][part] for part in thirds)
     return _ratio(core.mean(), rim.mean())
 
 
