@@ -64,6 +64,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Of the flow; the refiner gets half as many.")] = 800,
     seeds: Annotated[list[int], typer.Option()] = [0, 1],  # noqa: B006
     pairs: int = 40,
+    settings: Annotated[list[str], typer.Option("--set", help="A plan field for every row: a.b=value.")] = [],  # noqa: B006
 ) -> None:
     """Trains and scores every row for every seed, then prints the table."""
     base = Workspace(work.resolve())
@@ -72,7 +73,7 @@ def main(
         for row, switches in ROWS.items():
             console.headline(f"{row}, seed {seed}")
             lengths = [f"{FLOW}.iterations={steps}", f"methods.tumorgen.refiner.iterations={steps // 2}"]
-            workspace = prepare(base, out.resolve() / f"{row.replace(' ', '_')}_{seed}", [*switches, *lengths], seed)
+            workspace = prepare(base, out.resolve() / f"{row.replace(' ', '_')}_{seed}", [*settings, *switches, *lengths], seed)
             whole = out.resolve() / f"whole_{seed}" / "runs" / "tumorgen" / "flow"
             if row == "no VMR":
                 copy(whole, workspace.run("tumorgen", "flow"))  # the same flow, without the refiner

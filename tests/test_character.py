@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tumorgen_cli.character import describe_character, rim_and_core
+from tumorgen_cli.character import KINDS, describe_character, of_kind, rim_and_core
 from tumorgen_cli.vector_field import Condition, disturbed
 
 SPACING = (2.0, 2.0, 2.0)
@@ -97,6 +97,27 @@ def test_characters_are_drawn_from_tumors_that_the_box_may_have_been_put_around(
     again = condition(config)
     again.load_state_dict(told.state_dict())
     assert np.array_equal(again.draw((75,) * 3, (15,) * 3, np.random.default_rng(4)), [1, 1, 1])
+
+
+def test_hard_kinds():
+    ramp = np.linspace(0.1, 1, 11, dtype=np.float32)
+    characters = np.stack([ramp, ramp[::-1], ramp - 0.5], 1)  # the weakest stand out least, are most uneven and have the darkest cores
+    for kind in KINDS:
+        assert np.flatnonzero(of_kind(characters, kind)).tolist() == [0, 1, 2]
+    dark = characters * np.array([-1, 1, 1])
+    assert np.flatnonzero(of_kind(dark, "low-contrast")).tolist() == [0, 1, 2]  # tumors darker than their surroundings
+    assert of_kind(characters[:1], "necrotic").all()  # never none
+
+
+def test_a_kind_can_be_asked_for(config):
+    told = condition(config)
+    characters = np.random.default_rng(0).standard_normal((40, 1, 3)).astype(np.float32)
+    told.learn(characters, np.full((40, 3), 20.0))
+    bound = np.percentile(told.known[:, 2], 20)
+    cores = [told.draw((30,) * 3, (15,) * 3, np.random.default_rng(n), "necrotic")[2] for n in range(30)]
+    assert max(cores) <= bound
+    assert len(set(cores)) > 4
+    assert max(told.draw((30,) * 3, (15,) * 3, np.random.default_rng(n))[2] for n in range(30)) > bound
 
 
 def test_more_tumors_than_rows_are_thinned_evenly(config):

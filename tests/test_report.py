@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -57,6 +58,16 @@ def judged(dice, surface_dice):
 
 def lesions(group, count, rng):
     return [Lesion(f"{group}{i}", f"{group}{i}", rng.normal(size=(2, 20, 20, 20)), tuple(rng.normal(size=8))) for i in range(count)]
+
+
+def test_low_contrast_is_weak_contrast_of_dark_tumors_too():
+    def cases(sign, *contrasts):
+        return [CaseScores("train", str(c), "", replace(statistics(0), contrast=sign * c), UNJUDGED) for c in contrasts]
+
+    for sign in (1, -1):
+        low, *_ = hard_shares(cases(sign, 1, 5, 6, 7), cases(sign, 2, 4, 6, 8, 10, 12))
+        assert low.synthetic == 0.25
+        assert low.training == pytest.approx(1 / 6)
 
 
 def make_scores(dices, judge="results/judge", name="a <set>"):

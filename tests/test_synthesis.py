@@ -21,6 +21,7 @@ from tumorgen_cli import pipeline, shards, synthesis
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import hash_file, locked, to_plain, write_json
 from tumorgen_cli.hosts import read_scan
+from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.records import Box, Shard, Synthetic
 from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_learnt_from, read_provenance, synthesize_set
@@ -608,3 +609,24 @@ def test_a_solver_that_a_method_does_not_know(workspace, phantoms, tmp_path):
     with pytest.raises(PlanError, match="euler, heun"):
         pipeline.synthesize(workspace, "tumorgen", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(solver="ddim"), device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_kind_that_a_method_does_not_know(workspace, phantoms, tmp_path):
+    with pytest.raises(PlanError, match="it draws what it draws"):
+        pipeline.synthesize(workspace, "copypaste", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(kind="necrotic"), device="cpu")
+    with pytest.raises(PlanError, match="low-contrast, necrotic, heterogeneous"):
+        pipeline.synthesize(workspace, "tumorgen", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(kind="round"), device="cpu")
+
+
+def test_pairs_of_a_kind_are_a_set_of_their_own(trained, phantoms):
+    folders = [
+        Path(pipeline.synthesize(trained, "tumorgen", 2, phantoms.healthy, sampling=Sampling(kind=kind), device="cpu").folder)
+        for kind in (None, "necrotic")
+    ]
+    assert folders[0] != folders[1]
+    method = find_method("tumorgen")(trained.plan(), trained)
+    method.load()
+    bound = np.percentile(method.condition.known[:, 2], 20)
+    for pair in read_provenance(folders[1]):
+        assert len(pair.drawn["character"]) == 3
+        assert pair.drawn["character"][2] <= bound + 1e-3

@@ -11,6 +11,8 @@ from tumorgen_cli.records import SHELL_MM, Triple
 from tumorgen_cli.windows import tight_box
 
 PER_CHANNEL = 3
+#: kind of tumor -> which of a channel's three numbers, the percentile of the training tumors' that bounds it, on which side it lies
+KINDS = {"low-contrast": (0, 20, -1), "necrotic": (2, 20, -1), "heterogeneous": (1, 80, 1)}
 
 
 def shell(mask: np.ndarray, spacing_mm: Triple, radius_mm: float = SHELL_MM) -> np.ndarray:
@@ -50,3 +52,13 @@ def describe_character(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) 
     contrast = means - around.mean(1) if around.size else np.zeros_like(means)
     core = values[:, thirds[1]].mean(1) - values[:, thirds[0]].mean(1) if thirds else np.zeros_like(means)
     return np.stack([contrast, values.std(1), core], 1).ravel().astype(np.float32)
+
+
+def of_kind(characters: np.ndarray, kind: str) -> np.ndarray:
+    """Which of the characters (N, 3 C) are of a hard kind in the first channel: (N,) bool, at least one of them.
+
+    Low is a contrast weaker than most have, whether tumors are mostly brighter or darker than what lies around them.
+    """
+    which, percentile, side = KINDS[kind]
+    values = characters[:, which] * (np.sign(np.median(characters[:, 0])) or 1 if which == 0 else 1)
+    return np.asarray(side * values >= side * np.percentile(values, percentile))

@@ -256,6 +256,7 @@ def synthesize(
     roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Solver steps (default: the plan's 10).", min=1)] = None,
     solver: Annotated[Optional[str], typer.Option("--solver", help="The plan's, unless given: euler, heun; of difftumor ddpm, ddim.")] = None,
+    kind: Annotated[Optional[str], typer.Option("--kind", help="Hard tumors only: low-contrast, necrotic or heterogeneous (tumorgen).")] = None,
     until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
@@ -274,8 +275,8 @@ def synthesize(
     if healthy is not None and cases is not None:
         raise PlanError("Two sources", [Fault("--healthy and --cases", "both given", "one of them", "leave one out")])
     report = pipeline.synthesize(
-        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver), device, seed, until_pass, keep, judge,
-        shard=_parse_shard(shard),
+        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver, kind), device, seed, until_pass,
+        keep, judge, shard=_parse_shard(shard),
     )  # fmt: skip
     _show_set(report, as_json)
     if report.tally.left:

@@ -246,23 +246,28 @@ def synthesize(
     """
     method = open_method(workspace, method_name, device)
     plan = method.plan
-    if sampling.solver is not None and sampling.solver not in method.solvers:
-        known = ", ".join(method.solvers) or "none: it does not sample"
-        raise PlanError("No such solver", [Fault(f"--solver {sampling.solver}", f"not one of {method_name}'s", known, "leave it out")])
+    asked = (("--solver", sampling.solver, method.solvers, "it does not sample"), ("--kind", sampling.kind, method.kinds, "it draws what it draws"))
+    faults = [
+        Fault(f"{option} {value}", f"not one of {method_name}'s", ", ".join(known) or f"none: {why}", "leave it out")
+        for option, value, known, why in asked
+        if value is not None and value not in known
+    ]
+    if faults:
+        raise PlanError("A method cannot do this", faults)
     sources = redraw_sources(workspace, plan, cases) if cases else healthy_sources(plan, healthy, roi, paint_in)
     seed = plan.seed if seed is None else seed
     train = workspace.splits().train
     tumors = workspace.fingerprint().of(train).tumors
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
-        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": train,
+        "steps": sampling.steps, "solver": sampling.solver, "kind": sampling.kind, "learnt_from": train,
     }  # fmt: skip
     if paint_in is not None:
         settings["paint_in"] = paint_in
     # a set of its own for settings of its own: what is usual keeps the plain name
     usual = box is None and roi is None and sampling == Sampling() and until_pass is None
     name = f"{method_name}_{cases or (healthy.resolve().name if healthy else 'scans')}"
-    own = hash_value([settings["box"], settings["roi"], settings["steps"], settings["solver"], until_pass, keep if until_pass else None])
+    own = hash_value([box, settings["roi"], sampling, until_pass, keep if until_pass else None])
     folder = out or workspace.synthetic(name if usual else f"{name}_{own[:6]}")
     jobs = make_jobs(sources, pairs, seed)
     quality = Quality(needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None

@@ -91,7 +91,7 @@ def _tiles(scores: Scores) -> str:
     contrast, low = next(c for c in scores.comparisons if c.field == "contrast"), scores.shares[0]
     tiles = [
         ("KS distance of contrast", number(contrast.ks), "0 alike, 1 apart"),
-        ("Low-uptake tumors", percent(low.synthetic), f"training tumors: {percent(low.training)}"),
+        ("Low-contrast tumors", percent(low.synthetic), f"training tumors: {percent(low.training)}"),
     ]
     if scores.judge:
         titles = (("dice", "Dice with the judge"), ("surface_dice", "Surface Dice"))
@@ -438,5 +438,5 @@ _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], st
     ("KS of volume", "Against the training tumors: 0 alike, 1 apart; with few pairs far from 0 by chance.", _apart("volume_ml"), lambda _: ""),
     ("KS of mean uptake", "", _apart("mean"), lambda _: ""),
     ("KS of contrast", "", _apart("contrast"), lambda _: ""),
-    ("low-uptake tumors", "Are the hard ones among them?", lambda s: percent(s.shares[0].synthetic), lambda s: percent(s.shares[0].training)),
+    ("low-contrast tumors", "Are the hard ones among them?", lambda s: percent(s.shares[0].synthetic), lambda s: percent(s.shares[0].training)),
 )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tumorgen_cli import flow
-from tumorgen_cli.character import PER_CHANNEL
+from tumorgen_cli.character import PER_CHANNEL, of_kind
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import KlVae
@@ -110,13 +110,17 @@ class Condition(nn.Module):
         self.mean.copy_(every.mean(0))
         self.spread.copy_(every.std(0, correction=0).clamp_min(1e-6))
 
-    def draw(self, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator) -> np.ndarray | None:
-        """The character (3 C,) of a training tumor, drawn by how likely BA-PMG, with offsets up to `reach_mm`, is to put this box around it."""
+    def draw(self, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None = None) -> np.ndarray | None:
+        """The character (3 C,) of a training tumor, drawn by how likely BA-PMG, with offsets up to `reach_mm`, is to put this box
+        around it; with a `kind` (`character.KINDS`), of one of that kind."""
         if not self.values:
             return None
         left = np.array(box_mm) - self.extents_mm.cpu().double().numpy()  # the sum of two offsets: triangular on [0, 2 reach]
         likely = np.clip(1 - np.abs(left / np.maximum(reach_mm, 1e-6) - 1), 0.01, None).prod(1)  # never none, for boxes given by hand
-        return self.known[int(rng.choice(self.ROWS, p=likely / likely.sum()))].cpu().numpy()
+        known = self.known.cpu().numpy()
+        if kind is not None:
+            likely = likely * of_kind(known, kind)
+        return known[int(rng.choice(self.ROWS, p=likely / likely.sum()))]
 
     def forward(self, latent: Tensor, box: Tensor, character: Tensor | None) -> Tensor:
         parts = [(1 - box) * latent]

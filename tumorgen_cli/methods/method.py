@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample, where a method samples: steps, and one of its solvers (None: the plan's)."""
+    """How to sample, where a method samples: steps, one of its solvers (None: the plan's), one of its kinds of tumor (None: any)."""
 
     steps: int | None = None
     solver: str | None = None
+    kind: str | None = None
 
 
 class Method(ABC):
@@ -38,6 +39,7 @@ class Method(ABC):
         config: the method's section of the plan; the settings of a stage are its field of the stage's name.
         stages: names of the training stages, in order; each may use those before it.
         solvers: names of the samplers it knows.
+        kinds: names of the kinds of tumor that it can be asked for.
         keeps_background: whether voxels of the box outside the tumor are the host's own; if so, an old tumor in the box is
             taken away first, and paste-back carries the host's detail finer than the working grid into the box.
     """
@@ -46,6 +48,7 @@ class Method(ABC):
     SOURCE: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ()
     solvers: ClassVar[tuple[str, ...]] = ()
+    kinds: ClassVar[tuple[str, ...]] = ()
     keeps_background: ClassVar[bool] = False
     config: Any
 

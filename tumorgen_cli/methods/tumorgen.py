@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tumorgen_cli import autoencoding as ae
 from tumorgen_cli import flow, rules
 from tumorgen_cli.boxes import box_mask, draw_box, latent_mask
-from tumorgen_cli.character import describe_character
+from tumorgen_cli.character import KINDS, describe_character
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import derive_seed, hash_value
 from tumorgen_cli.latents import HeldOut, Latents, held_out_windows, training_latents
@@ -76,6 +76,7 @@ class TumorGen(Method):
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, Config)
         self.keeps_background = self.config.sampling.keep_mm > 0  # type: ignore[misc]
+        self.kinds = tuple(KINDS) if self.config.flow.character else ()  # type: ignore[misc]
 
     # -- planning ----------------------------------------------------------------------------------------------
     @classmethod
@@ -289,12 +290,12 @@ class TumorGen(Method):
             model.to(self.device).eval().requires_grad_(False)
         return hashes
 
-    def _character(self, box: Tensor, seed: int) -> Tensor | None:
+    def _character(self, box: Tensor, seed: int, kind: str | None = None) -> Tensor | None:
         """The character (1, 3 C) to ask for in a latent box (1, 1, x, y, z), drawn; None where the field is told none."""
         grid = np.array(self.plan.window.spacing_mm)
         sides = [int(box.amax([axis for axis in range(2, 5) if axis != a]).sum()) for a in range(2, 5)]
         reach = self.plan.window.alpha * np.array(self.plan.window.shape) * grid
-        drawn = self.condition.draw(DOWNSAMPLING * np.array(sides) * grid, reach, np.random.default_rng([seed, 2]))
+        drawn = self.condition.draw(DOWNSAMPLING * np.array(sides) * grid, reach, np.random.default_rng([seed, 2]), kind)
         return None if drawn is None else torch.from_numpy(drawn)[None].to(self.device)
 
     def _sample(self, latent: Tensor, box: Tensor, character: Tensor | None, seed: int, steps: int, solver: flow.Solver) -> Tensor:
@@ -324,7 +325,7 @@ class TumorGen(Method):
         c = self.config.sampling
         canvas = open_canvas(self.vae, request, self.plan, c.halo, self.device)
         steps, solver = sampling.steps or c.steps, sampling.solver or c.solver
-        character = self._character(canvas.box, seed)
+        character = self._character(canvas.box, seed, sampling.kind)
         joint = self._sample(canvas.latent, canvas.box, character, seed, steps, solver)
         picture, refined = self._decode(joint[canvas.cells])
         if c.texture:

@@ -242,9 +242,14 @@ def compare(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> 
 
 
 def hard_shares(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[Share, ...]:
-    """Shares of low-uptake, necrotic and heterogeneous tumors; a generator of easy tumors has less than the data."""
+    """Shares of low-contrast, necrotic and heterogeneous tumors; a generator of easy tumors has less than the data.
+
+    Low is a contrast weaker than most have, whether the training tumors are mostly brighter or darker than what lies around them.
+    """
+    darker = np.nanmedian([*values_of(training, "contrast"), 0.0]) < 0
+    low = ("contrast above the training tumors' 80th percentile", "contrast", 80, 1)
     kinds = (
-        ("low uptake", "contrast below the training tumors' 20th percentile", "contrast", 20, -1),
+        ("low contrast", *(low if darker else ("contrast below the training tumors' 20th percentile", "contrast", 20, -1))),
         ("necrotic", "core ratio below the training tumors' 20th percentile", "core_ratio", 20, -1),
         ("heterogeneous", "CV above the training tumors' 80th percentile", "heterogeneity", 80, 1),
     )
