@@ -1,4 +1,4 @@
-"""TumorGen's ablations (its Table 2) on a data set whose VAE is trained: each row a switch of the plan, each seed a training.
+"""TumorGen's ablations (its Table 2, and ours) on a data set whose VAE is trained: each row a switch of the plan, each seed a training.
 
     python examples/ablations.py -w WORK -o OUT --judge DIR --steps 800 --seeds 0 --seeds 1
 
@@ -30,6 +30,7 @@ ROWS = {
     "no coarse": [f"{FLOW}.coarse_weight=0"],
     "no fine": [f"{FLOW}.fine_weight=0"],
     "no VMR": ["methods.tumorgen.refiner.enabled=false"],
+    "no character": [f"{FLOW}.character=false"],
 }
 
 
@@ -64,9 +65,11 @@ def main(
     steps: Annotated[int, typer.Option(help="Of the flow; the refiner gets half as many.")] = 800,
     seeds: Annotated[list[int], typer.Option()] = [0, 1],  # noqa: B006
     pairs: int = 40,
-    settings: Annotated[list[str], typer.Option("--set", help="A plan field for every row: a.b=value.")] = [],  # noqa: B006
+    settings: Annotated[list[str], typer.Option("--set", help="A field of TumorGen's flow, refiner or sampling for every row: a.b=value.")] = [],  # noqa: B006
 ) -> None:
     """Trains and scores every row for every seed, then prints the table."""
+    if shared := [s for s in settings if not s.startswith((f"{FLOW}.", "methods.tumorgen.refiner.", "methods.tumorgen.sampling."))]:
+        raise typer.BadParameter(f"{', '.join(shared)}: the rows share the workspace's data and VAE", param_hint="--set")
     base = Workspace(work.resolve())
     table = []
     for seed in seeds:

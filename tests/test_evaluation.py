@@ -128,8 +128,8 @@ def test_scores_of_a_set(plan, synthetic, tmp_path):
     assert sum(stratum.dice.synthetic.count for stratum in scores.agreement.strata) == 3
     assert all(math.isnan(case.verdict.dice) for case in scores.of("train"))
     shares = {share.kind: share for share in scores.shares}
-    assert shares["low contrast"].synthetic == pytest.approx(2 / 3)  # b, whose image lies beside its mask, and c
-    assert shares["low contrast"].training == pytest.approx(1 / 4)
+    assert shares["low-contrast"].synthetic == pytest.approx(2 / 3)  # b, whose image lies beside its mask, and c
+    assert shares["low-contrast"].training == pytest.approx(1 / 4)
     contrast = next(row for row in scores.comparisons if row.field == "contrast")
     assert contrast.training.count == 4
     assert 0 < contrast.ks <= 1

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tumorgen_cli import pipeline, shards, synthesis
+from tumorgen_cli.character import hard_limit
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import hash_file, locked, to_plain, write_json
 from tumorgen_cli.hosts import read_scan
@@ -612,7 +613,7 @@ def test_a_solver_that_a_method_does_not_know(workspace, phantoms, tmp_path):
 
 
 def test_a_kind_that_a_method_does_not_know(workspace, phantoms, tmp_path):
-    with pytest.raises(PlanError, match="it draws what it draws"):
+    with pytest.raises(PlanError, match="it is not told what to draw"):
         pipeline.synthesize(workspace, "copypaste", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(kind="necrotic"), device="cpu")
     with pytest.raises(PlanError, match="low-contrast, necrotic, heterogeneous"):
         pipeline.synthesize(workspace, "tumorgen", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(kind="round"), device="cpu")
@@ -626,7 +627,7 @@ def test_pairs_of_a_kind_are_a_set_of_their_own(trained, phantoms):
     assert folders[0] != folders[1]
     method = find_method("tumorgen")(trained.plan(), trained)
     method.load()
-    bound = np.percentile(method.condition.known[:, 2], 20)
+    cores = method.condition.known()[0][:, 2]
+    limit = hard_limit("necrotic", cores)
     for pair in read_provenance(folders[1]):
-        assert len(pair.drawn["character"]) == 3
-        assert pair.drawn["character"][2] <= bound + 1e-3
+        assert pair.drawn["character"]["PET"]["core_ratio"] <= limit + 1e-3

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tumorgen_cli.metrics.tumors import describe_tumor, ks_distance, shell
+from tumorgen_cli.character import shell
+from tumorgen_cli.metrics.tumors import describe_tumor, ks_distance
 
 SPACING = (2.0, 2.0, 4.0)
 

@@ -1,4 +1,7 @@
-"""What a tumor is like beside its shape: how it stands out, how uneven it is, whether its core is dark. Arrays in, numbers out."""
+"""What a tumor is like beside its shape: how it stands out, how uneven it is, whether its core is dark; and which are hard.
+
+Arrays in, numbers out. Numbers are in the scan's units, nan where they cannot be told.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,31 @@ from scipy import ndimage
 from tumorgen_cli.records import SHELL_MM, Triple
 from tumorgen_cli.windows import tight_box
 
-PER_CHANNEL = 3
-#: kind of tumor -> which of a channel's three numbers, the percentile of the training tumors' that bounds it, on which side it lies
-KINDS = {"low-contrast": (0, 20, -1), "necrotic": (2, 20, -1), "heterogeneous": (1, 80, 1)}
+#: what `describe_character` tells of each channel, in this order
+FIELDS = ("contrast", "heterogeneity", "core_ratio")
+#: kind of hard tumor -> its field, the percentile of the training tumors' that bounds it, the side of that bound on which it lies
+KINDS = {"low-contrast": ("contrast", 20, -1), "necrotic": ("core_ratio", 20, -1), "heterogeneous": ("heterogeneity", 80, 1)}
+
+
+# -- one tumor -------------------------------------------------------------------------------------------------
+def tumor_and_shell(
+    image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, excluded: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The image (C, x, y, z), the tumor and the shell of 2 cm around it (x, y, z), cut out; None where the mask is empty.
+
+    `excluded` (X, Y, Z): voxels that do not count as surroundings.
+    """
+    inside = mask.astype(bool, copy=False)
+    tight = tight_box(inside)
+    if tight is None:
+        return None
+    margin = tuple(math.ceil(SHELL_MM / s) + 1 for s in spacing_mm)
+    region = tight.grown(margin, inside.shape).slices  # type: ignore[arg-type]
+    inside = inside[region]
+    around = shell(inside, spacing_mm)
+    if excluded is not None:
+        around &= ~excluded[region].astype(bool)
+    return image[(slice(None), *region)].astype(np.float64), inside, around
 
 
 def shell(mask: np.ndarray, spacing_mm: Triple, radius_mm: float = SHELL_MM) -> np.ndarray:
@@ -21,44 +46,103 @@ def shell(mask: np.ndarray, spacing_mm: Triple, radius_mm: float = SHELL_MM) -> 
     return np.asarray((distance <= radius_mm) & ~mask)
 
 
-def rim_and_core(inside: np.ndarray, spacing_mm: Triple) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which voxels of a mask (X, Y, Z) belong to its shallowest and to its deepest third: (V,) bool each, in the mask's order.
+def contrasts(image: np.ndarray, inside: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """(C,) the mean inside less the mean around; nan where nothing is around."""
+    means = image[:, inside].mean(axis=1)
+    return np.asarray(means - image[:, around].mean(axis=1) if around.any() else np.full_like(means, math.nan))
 
-    Ties belong to their third as a whole, so that the scan's order of voxels plays no part; None where all are as deep.
-    """
+
+def heterogeneity(channel: np.ndarray, inside: np.ndarray) -> float:
+    """The coefficient of variation inside; nan where the mean is not positive."""
+    values = channel[inside]
+    return ratio(values.std(), values.mean())
+
+
+def core_ratio(channel: np.ndarray, inside: np.ndarray, spacing_mm: Triple) -> float:
+    """The mean of the third of the voxels lying deepest over that of the third lying shallowest: below 1 where the core is dark."""
     depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1][inside]
     if depth.max() <= depth.min():  # one voxel thick: no core to speak of
-        return None
+        return math.nan
     shallow, deep = np.quantile(depth, (1 / 3, 2 / 3))
-    return depth <= shallow, depth >= deep if deep > shallow else depth > shallow
+    values = channel[inside]
+    # ties belong to their third as a whole, so that the scan's order of voxels plays no part
+    rim = values[depth <= shallow]
+    core = values[depth >= deep] if deep > shallow else values[depth > shallow]
+    return ratio(core.mean(), rim.mean())
+
+
+def ratio(top: float, bottom: float) -> float:
+    """top / bottom; nan where `bottom` is not positive."""
+    return float(top / bottom) if bottom > 0 else math.nan
 
 
 def describe_character(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) -> np.ndarray:
-    """(3 C,) float32 of a scaled window (C, X, Y, Z) and its mask (X, Y, Z): per channel the mean inside less that of the 2 cm
-    around, the spread inside, the mean of the deepest third less that of the shallowest. Differences, so that any channel has them.
+    """(3 C,) float32: `FIELDS` of each channel of an image (C, X, Y, Z) in the scan's units, under a mask (X, Y, Z).
 
     Raises:
         ValueError: the mask is empty.
     """
-    inside = mask.astype(bool, copy=False)
-    tight = tight_box(inside)
-    if tight is None:
+    cut = tumor_and_shell(image, mask, spacing_mm)
+    if cut is None:
         raise ValueError("the mask is empty")
-    margin = tuple(math.ceil(SHELL_MM / s) + 1 for s in spacing_mm)
-    region = tight.grown(margin, inside.shape).slices  # type: ignore[arg-type]
-    crop, inside = image[(slice(None), *region)], inside[region]
-    values, around, thirds = crop[:, inside], crop[:, shell(inside, spacing_mm)], rim_and_core(inside, spacing_mm)
-    means = values.mean(1)
-    contrast = means - around.mean(1) if around.size else np.zeros_like(means)
-    core = values[:, thirds[1]].mean(1) - values[:, thirds[0]].mean(1) if thirds else np.zeros_like(means)
-    return np.stack([contrast, values.std(1), core], 1).ravel().astype(np.float32)
+    crop, inside, around = cut
+    told = [
+        (contrast, heterogeneity(channel, inside), core_ratio(channel, inside, spacing_mm))
+        for channel, contrast in zip(crop, contrasts(crop, inside, around), strict=True)
+    ]
+    return np.array(told, np.float32).ravel()
 
 
-def of_kind(characters: np.ndarray, kind: str) -> np.ndarray:
-    """Which of the characters (N, 3 C) are of a hard kind in the first channel: (N,) bool, at least one of them.
+# -- among others ----------------------------------------------------------------------------------------------
+def hard_limit(kind: str, values: np.ndarray) -> float:
+    """The bound of a kind of hard tumor, from its field's values (N,) of the training tumors; nan where none is known."""
+    known = _weight(kind, values)
+    known = known[np.isfinite(known)]
+    return float(np.percentile(known, KINDS[kind][1])) if len(known) else math.nan
 
-    Low is a contrast weaker than most have, whether tumors are mostly brighter or darker than what lies around them.
+
+def is_hard(kind: str, values: np.ndarray, limit: float) -> np.ndarray:
+    """Which of a field's values (N,) are of a hard kind, bound included: (N,) bool, False where nan."""
+    side = KINDS[kind][2]
+    return np.asarray(side * _weight(kind, values) >= side * limit)
+
+
+def _weight(kind: str, values: np.ndarray) -> np.ndarray:
+    """A contrast is low when it is weak, whether a tumor is brighter or darker than what lies around it."""
+    return np.abs(values) if KINDS[kind][0] == "contrast" else np.asarray(values)
+
+
+def normal_scores(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """`values` (..., V) as standard normal numbers by their rank among `known` (N, V), column by column; 0 where nan.
+
+    So told, a field needs no unit, and a column of one value, or of none, tells nothing.
     """
-    which, percentile, side = KINDS[kind]
-    values = characters[:, which] * (np.sign(np.median(characters[:, 0])) or 1 if which == 0 else 1)
-    return np.asarray(side * values >= side * np.percentile(values, percentile))
+    from scipy.special import ndtri
+
+    out = np.zeros(values.shape, np.float32)
+    for column in range(known.shape[1]):
+        ladder = np.sort(known[np.isfinite(known[:, column]), column].astype(np.float64))
+        steps, first, count = np.unique(ladder, return_index=True, return_counts=True)
+        if len(steps) > 1:
+            scores = ndtri((first + count / 2) / len(ladder))  # equal values share the middle of their ranks
+            given = values[..., column].astype(np.float64)
+            out[..., column] = np.where(np.isfinite(given), np.interp(np.nan_to_num(given), steps, scores), 0)
+    return out
+
+
+def draw_character(
+    known: np.ndarray, extents_mm: np.ndarray, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None
+) -> np.ndarray:
+    """One of the characters `known` (N, 3 C), of tumors of `extents_mm` (N, 3): of one around which the box may have been put.
+
+    BA-PMG adds two offsets U(0, reach) to each side; tumors are weighed by the normal density of that sum's mean and
+    variance, so that a box like none of them gets the character of the nearest in size. With a `kind` only those whose
+    first channel is of it are drawn from.
+    """
+    left = (np.array(box_mm) - extents_mm - np.array(reach_mm)) / (np.array(reach_mm) / math.sqrt(6))
+    weight = -0.5 * np.square(left).sum(1)
+    if kind is not None:
+        values = known[:, FIELDS.index(KINDS[kind][0])]
+        weight = np.where(is_hard(kind, values, hard_limit(kind, values)), weight, -np.inf)
+    likely = np.exp(weight - weight.max())
+    return np.asarray(known[int(rng.choice(len(known), p=likely / likely.sum()))])

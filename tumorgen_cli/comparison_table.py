@@ -61,7 +61,7 @@ COLUMNS = (
     Column("near_copies", "novelty", "near-copies", unit="count"),
     Column("singled_out", "novelty", "singled out", unit="count"),
     *(Column(f"ks_{key}", "KS to training tumors", title) for key, title in _KS.items()),
-    Column("low contrast", "share of hard tumors", "low contrast", unit="%"),
+    Column("low-contrast", "share of hard tumors", "low-contrast", unit="%"),
     Column("necrotic", "share of hard tumors", "necrotic", unit="%"),
     Column("heterogeneous", "share of hard tumors", "heterogeneous", unit="%"),
     Column("rejected", "painting", "draws rejected", unit="%"),

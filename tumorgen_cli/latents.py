@@ -20,8 +20,10 @@ from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import DataError, Fault
 from tumorgen_cli.files import atomic, derive_seed, hash_value, read_plain, write_json
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.windows import Case, Component, tight_box, tumor_window
+from tumorgen_cli.windows import Case, Component, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
+
+_FORMAT = 2  # of the cache's files
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def find_candidates(cases: Sequence[Case]) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A copy of a training tumor: latent (L, x, y, z), mask (X, Y, Z) uint8, character (3 C,) (`character.describe_character`)."""
+    """A copy of a window: latent (L, x, y, z), mask (X, Y, Z) uint8, character (3 C,) of all tumor in it (`character.describe_character`)."""
 
     latent: np.ndarray
     mask: np.ndarray
@@ -61,13 +63,11 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Latents:
-    """latents: (N, copies, L, x, y, z) float32; packed: the masks on the working grid, bits packed along z; characters:
-    (N, copies, 3 C); extents_mm: (N, 3), the tight box of copy 0."""
+    """latents: (N, copies, L, x, y, z) float32; packed: the masks on the working grid, bits packed along z; characters: (N, copies, 3 C)."""
 
     latents: np.ndarray
     packed: np.ndarray
     characters: np.ndarray
-    extents_mm: np.ndarray
 
     def draw(self, rng: np.random.Generator) -> Drawn:
         """A random copy of a random tumor."""
@@ -102,7 +102,6 @@ class LatentCache:
                         latents=np.stack([d.latent for d in made]),
                         masks=np.packbits(np.stack([d.mask for d in made]), axis=-1),
                         characters=np.stack([d.character for d in made]),
-                        extent_mm=np.multiply(tight_box(made[0].mask).shape, plan.window.spacing_mm),  # type: ignore[union-attr]
                     )
         tick(len(self.candidates), "")
 
@@ -110,12 +109,17 @@ class LatentCache:
         image, mask = tumor_image(plan, candidate, copy)
         with precise(plan.precision, device):
             latent = encoder.encode(torch.from_numpy(image)[None].to(device))[0].float().cpu().numpy()
-        return Drawn(latent, mask, describe_character(image, mask, plan.window.spacing_mm))
+        return Drawn(latent, mask, _character(plan, candidate, image, mask))
 
     def load(self) -> Latents:
         """Everything, in memory."""
         parts = [np.load(self.folder / f"{candidate.name}.npz") for candidate in self.candidates]
-        return Latents(*(np.stack([part[name] for part in parts]) for name in ("latents", "masks", "characters", "extent_mm")))
+        return Latents(*(np.stack([part[name] for part in parts]) for name in ("latents", "masks", "characters")))
+
+
+def _character(plan: Plan, candidate: Candidate, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    limits = np.array(candidate.case.record.limits, np.float32)
+    return describe_character(unscale(image, plan.channels, limits), mask, plan.window.spacing_mm)
 
 
 def tumor_image(plan: Plan, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +136,7 @@ def training_latents(encoder: Codec, encoder_hash: str, plan: Plan, workspace: W
     if left_out:
         console.warn(f"{len(left_out)} tumors are larger than the window and are not learnt from")
     candidates = find_candidates(cases)
-    made_from = hash_value(["with characters", encoder_hash, plan.window, plan.channels, plan.seed, copies, names])
+    made_from = hash_value([_FORMAT, encoder_hash, plan.fingerprint_hash, plan.precision, plan.window, plan.channels, plan.seed, copies, names])
     cache = LatentCache(folder, candidates, copies, made_from)
     processes = PartialState(cpu=device == "cpu")
     with processes.main_process_first(), console.progress("encoding tumors", len(candidates), quiet=not processes.is_main_process) as tick:
@@ -153,12 +157,13 @@ def held_out_candidates(cases: Sequence[Case], most: int) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A held-out tumor's window: image (1, C, X, Y, Z) in [-1, 1], its latent, mask (X, Y, Z)."""
+    """A held-out tumor's window: image (1, C, X, Y, Z) in [-1, 1], its latent, mask (X, Y, Z), character (3 C,)."""
 
     name: str
     image: Tensor
     latent: Tensor
     mask: np.ndarray
+    character: np.ndarray
 
 
 def held_out_windows(encoder: Codec, plan: Plan, workspace: Workspace, device: str, most: int) -> list[HeldOut]:
@@ -168,5 +173,5 @@ def held_out_windows(encoder: Codec, plan: Plan, workspace: Workspace, device: s
         image, mask = tumor_image(plan, candidate, 0)
         picture = torch.from_numpy(image)[None].to(device)
         with precise(plan.precision, device):
-            found.append(HeldOut(candidate.name, picture, encoder.encode(picture), mask))
+            found.append(HeldOut(candidate.name, picture, encoder.encode(picture), mask, _character(plan, candidate, image, mask)))
     return found

@@ -21,12 +21,13 @@ from tumorgen_cli.windows import scale, unscale
 
 @dataclass(frozen=True)
 class Canvas:
-    """An encoded window: scaled image (C, X, Y, Z), its latent (1, L, x, y, z), the latent box (1, 1, x, y, z), and the
-    region to decode, in latent cells: the box with its halo."""
+    """An encoded window: scaled image (C, X, Y, Z), its latent (1, L, x, y, z), the box in latent cells and as a mask
+    (1, 1, x, y, z), and the region to decode, in latent cells: the box with its halo."""
 
     request: Request
     scaled: np.ndarray
     latent: Tensor
+    latent_box: Box
     box: Tensor
     region: Box
 
@@ -55,7 +56,7 @@ def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: s
     shape = tuple(latent.shape[2:])
     box = latent_box(request.box, shape)  # type: ignore[arg-type]
     mask = torch.from_numpy(box_mask(box, shape))[None, None].to(device)  # type: ignore[arg-type]
-    return Canvas(request, scaled, latent, mask, box.grown(halo, shape))  # type: ignore[arg-type]
+    return Canvas(request, scaled, latent, box, mask, box.grown(halo, shape))  # type: ignore[arg-type]
 
 
 def add_texture(canvas: Canvas, picture: np.ndarray, decode: Callable[[Tensor], Tensor], plan: Plan, seed: int, device: str) -> np.ndarray:

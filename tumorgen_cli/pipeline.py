@@ -246,10 +246,13 @@ def synthesize(
     """
     method = open_method(workspace, method_name, device)
     plan = method.plan
-    asked = (("--solver", sampling.solver, method.solvers, "it does not sample"), ("--kind", sampling.kind, method.kinds, "it draws what it draws"))
+    asked = (
+        ("--solver", sampling.solver, method.solvers, "it does not sample", "leave it out"),
+        ("--kind", sampling.kind, method.kinds, "it is not told what to draw", "leave it out; tumorgen knows them where flow.character is on"),
+    )
     faults = [
-        Fault(f"{option} {value}", f"not one of {method_name}'s", ", ".join(known) or f"none: {why}", "leave it out")
-        for option, value, known, why in asked
+        Fault(f"{option} {value}", f"not one of {method_name}'s", ", ".join(known) or f"none: {why}", remedy)
+        for option, value, known, why, remedy in asked
         if value is not None and value not in known
     ]
     if faults:
@@ -260,10 +263,9 @@ def synthesize(
     tumors = workspace.fingerprint().of(train).tumors
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
-        "steps": sampling.steps, "solver": sampling.solver, "kind": sampling.kind, "learnt_from": train,
+        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": train,
     }  # fmt: skip
-    if paint_in is not None:
-        settings["paint_in"] = paint_in
+    settings |= {name: value for name, value in (("paint_in", paint_in), ("kind", sampling.kind)) if value is not None}
     # a set of its own for settings of its own: what is usual keeps the plain name
     usual = box is None and roi is None and sampling == Sampling() and until_pass is None
     name = f"{method_name}_{cases or (healthy.resolve().name if healthy else 'scans')}"

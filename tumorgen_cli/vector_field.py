@@ -1,4 +1,4 @@
-"""SC-VFE and VMR as objectives: what the vector field and the mask refiner are trained on, and their settings.
+"""SC-VFE and VMR as objectives: what the vector field and the mask refiner are told and trained on, and their settings.
 
 Source: TumorGen, sections 2.2 and 2.3, eqs. 1-7. Shapes: latents (B, L, x, y, z), masks and boxes (B, 1, x, y, z).
 """
@@ -11,11 +11,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tumorgen_cli import flow
-from tumorgen_cli.character import PER_CHANNEL, of_kind
+from tumorgen_cli.character import FIELDS, draw_character, normal_scores
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import KlVae
@@ -52,8 +51,7 @@ class RefinerConfig:
     """VMR and its training. `enabled` off: the coarse mask, upsampled. `guided` off: no VAE features.
 
     `weight` is λ3 in the joint objective. `least_time`: estimates are made from t ~ U(least_time, 1); `clean`: the
-    share of batches that see the encoder's own latents and mask. `disturbance`: how far, in [-1, 1]'s units, the coarse mask
-    is pushed up and down at random where it may matter, so that the outline is looked for in the picture; 0: not at all.
+    share of items that see the encoder's own latents and mask.
     """
 
     enabled: bool
@@ -67,7 +65,6 @@ class RefinerConfig:
     weight: float
     least_time: float
     clean: float
-    disturbance: float
 
 
 def to_flow(mask: Tensor) -> Tensor:
@@ -82,54 +79,51 @@ def _to_share(mask: Tensor) -> Tensor:
 class Condition(nn.Module):
     """What the vector field is told beside x_t: z^m = (1 - B) z1, and where the plan says so the box and, in it, a character.
 
-    A character is `character.describe_character`'s, standardised. Those of the training tumors are buffers, so that they are
-    saved with the field: at synthesis one of them is drawn. `channels`: how many input channels all this takes.
+    Characters are `character.describe_character`'s, told as `character.normal_scores` among the training tumors. These are
+    buffers, saved with the field, so that one can be drawn at synthesis. `channels`: how many input channels all this takes.
     """
 
-    ROWS = 256  # training tumors in turn, or so many of them, for a file of one shape whatever the data set
+    ROWS = 256  # of more training tumors so many, evenly; fewer leave rows of no extent
 
     def __init__(self, latent_channels: int, channels: int, config: FlowConfig) -> None:
         super().__init__()
         self.box_channel = config.box_channel
-        self.values = PER_CHANNEL * channels if config.character else 0
+        self.values = len(FIELDS) * channels if config.character else 0
         self.channels = latent_channels + config.box_channel + self.values
         if self.values:
-            self.register_buffer("known", torch.zeros(self.ROWS, self.values))
+            self.register_buffer("characters", torch.zeros(self.ROWS, self.values))
             self.register_buffer("extents_mm", torch.zeros(self.ROWS, 3))
-            self.register_buffer("mean", torch.zeros(self.values))
-            self.register_buffer("spread", torch.ones(self.values))
 
     def learn(self, characters: np.ndarray, extents_mm: np.ndarray) -> None:
-        """Takes the training tumors' characters (N, copies, 3 C), the first copies being the tumors as they are, and extents (N, 3)."""
-        if not self.values:
-            return
-        rows = np.linspace(0, len(characters), self.ROWS, endpoint=False).astype(int)
-        every = torch.from_numpy(characters.reshape(-1, self.values))
-        self.known.copy_(torch.from_numpy(characters[rows, 0]))
-        self.extents_mm.copy_(torch.from_numpy(extents_mm[rows]))
-        self.mean.copy_(every.mean(0))
-        self.spread.copy_(every.std(0, correction=0).clamp_min(1e-6))
+        """Takes the characters (N, 3 C) and extents (N, 3) of the training tumors, where characters are told."""
+        if self.values:
+            rows = np.linspace(0, len(characters), min(self.ROWS, len(characters)), endpoint=False).astype(int)
+            self.characters[: len(rows)] = torch.from_numpy(characters[rows])
+            self.extents_mm[: len(rows)] = torch.from_numpy(extents_mm[rows])
+
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Characters (N, 3 C) and extents (N, 3) that were learnt."""
+        extents = self.extents_mm.cpu().numpy()
+        filled = extents.any(1)
+        return self.characters.cpu().numpy()[filled], extents[filled]
+
+    def standard(self, characters: np.ndarray) -> np.ndarray:
+        """Characters (..., 3 C) as the field is told them; as they are, where it is told none."""
+        return normal_scores(characters, self.known()[0]) if self.values else characters
 
     def draw(self, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None = None) -> np.ndarray | None:
-        """The character (3 C,) of a training tumor, drawn by how likely BA-PMG, with offsets up to `reach_mm`, is to put this box
-        around it; with a `kind` (`character.KINDS`), of one of that kind."""
-        if not self.values:
-            return None
-        left = np.array(box_mm) - self.extents_mm.cpu().double().numpy()  # the sum of two offsets: triangular on [0, 2 reach]
-        likely = np.clip(1 - np.abs(left / np.maximum(reach_mm, 1e-6) - 1), 0.01, None).prod(1)  # never none, for boxes given by hand
-        known = self.known.cpu().numpy()
-        if kind is not None:
-            likely = likely * of_kind(known, kind)
-        return known[int(rng.choice(self.ROWS, p=likely / likely.sum()))]
+        """A training tumor's character (3 C,) for a box (`character.draw_character`); None where the field is told none."""
+        return draw_character(*self.known(), box_mm, reach_mm, rng, kind) if self.values else None
 
     def forward(self, latent: Tensor, box: Tensor, character: Tensor | None) -> Tensor:
+        """(B, channels, x, y, z) from latents (B, L, x, y, z), a box (B, 1, x, y, z) and characters (B, 3 C) as `standard` gives them."""
         parts = [(1 - box) * latent]
         if self.box_channel:
             parts.append(box)
         if self.values:
             if character is None:
                 raise ValueError("a field that was trained with characters needs one")
-            parts.append(box * ((character - self.mean) / self.spread).view(*character.shape, 1, 1, 1))
+            parts.append(box * character.view(*character.shape, 1, 1, 1))
         return torch.cat(parts, 1)
 
 
@@ -169,6 +163,8 @@ class FlowObjective(nn.Module):
 class RefinerObjective(nn.Module):
     """L_rec = ||M' - M||^2 (eq. 6) on one-step estimates of the trained flow, with clean latents mixed in.
 
+    Batch: the flow's, target (B, 1, X, Y, Z), clean (B,) 0 or 1.
+
     Deviation: the paper does not say how the class imbalance is met; a soft Dice term is added, without which small
     tumors vanish.
     """
@@ -203,12 +199,5 @@ class RefinerObjective(nn.Module):
             estimate = (1 - known) * estimate + known * torch.cat([latent, -torch.ones_like(mask)], 1)
             clean = batch["clean"].view(-1, 1, 1, 1, 1)
             estimate = clean * data + (1 - clean) * estimate
-            coarse = disturbed(estimate[:, -1:], self.config.disturbance * batch["push"])
-        loss = self.loss(estimate[:, :-1], coarse, batch["target"])
+        loss = self.loss(estimate[:, :-1], estimate[:, -1:], batch["target"])
         return loss, {}
-
-
-def disturbed(mask: Tensor, push: Tensor) -> Tensor:
-    """A coarse mask (B, 1, x, y, z) in [-1, 1] with a push (B, 1, a, b, c), stretched to its grid, added in and next to it."""
-    near = F.max_pool3d((mask > -0.9).float(), 3, 1, 1)
-    return (mask + near * F.interpolate(push, size=mask.shape[2:], mode="trilinear", align_corners=False)).clamp(-1, 1)

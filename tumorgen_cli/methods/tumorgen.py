@@ -6,7 +6,8 @@ estimates of the trained flow. With `refiner.joint` both train at once, as in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tumorgen_cli import autoencoding as ae
 from tumorgen_cli import flow, rules
 from tumorgen_cli.boxes import box_mask, draw_box, latent_mask
-from tumorgen_cli.character import KINDS, describe_character
+from tumorgen_cli.character import FIELDS, KINDS
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import derive_seed, hash_value
 from tumorgen_cli.latents import HeldOut, Latents, held_out_windows, training_latents
@@ -29,12 +30,11 @@ from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.painting import add_texture, near, open_canvas, put_back
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import Fingerprint, Request, Synthetic
+from tumorgen_cli.records import Box, Fingerprint, Request, Synthetic
 from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.vector_field import Condition, FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, to_flow
+from tumorgen_cli.windows import tight_box
 from tumorgen_cli.workspace import Workspace
-
-_PUSH = (4, 4, 4)  # a random push of coarse masks is so many values, stretched over the window
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class TumorGen(Method):
     SOURCE = (
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. 1-7. "
         "Deviations: the VAE is trained on the data set's own cases unless a checkpoint is given; the fine constraint is "
-        "averaged where a mask is; the refiner trains after the flow unless `refiner.joint`, and has a Dice term; noise like "
+        "averaged where a mask is; the field is told the character of the tumor to draw unless `flow.character` is off; the "
+        "refiner trains after the flow unless `refiner.joint`, and has a Dice term; noise like "
         "the host's is added to the decoded box unless `sampling.texture` is off."
     )
 
@@ -117,7 +118,7 @@ class TumorGen(Method):
         f.take("fine_weight", 1.0, "λ2; the paper gives none; at 0.1 masks come out far too small, at 3 the field learns more slowly")
         f.take("ssim_window", 3, "λ2's SSIM: tumors are a few latent voxels wide")
         f.take("box_channel", False, "the paper's nine input channels")
-        f.take("character", True, "the field is told contrast, spread, core of its tumor; false: the paper, in which hard tumors come too seldom")
+        f.take("character", True, "the field is told its tumor's contrast, unevenness, core; false: the paper's, whose hard tumors come too seldom")
         r = d.within("refiner")
         r.take("enabled", True, "VMR, section 2.3; false: Table 2's ablation")
         r.take("guided", True, "VAE features; without them a refiner adds nothing")
@@ -130,7 +131,6 @@ class TumorGen(Method):
         r.take("weight", 1.0, "λ3 (joint only); the paper gives none")
         r.take("least_time", 0.4, "earlier estimates show no boundary that a mask could agree with")
         r.take("clean", 0.25, "clean masks mixed in: without them the refiner harms good masks")
-        r.take("disturbance", 1.0, "coarse masks pushed up and down in training: outlines then follow the picture; false masks less round")
         s = d.within("sampling")
         s.take("steps", 10, "the paper's fast setting")
         s.take("solver", "euler", "the paper's")
@@ -185,11 +185,15 @@ class TumorGen(Method):
         cache = self.folder("latents")
         return training_latents(self.vae, vae_hash, self.plan, self.workspace, cache, self.config.flow.copies, self.device)
 
+    def _told(self, latents: Latents) -> Latents:
+        """The training tumors with their characters as the field is told them."""
+        return replace(latents, characters=self.condition.standard(latents.characters))
+
     def _draw(self, latents: ae.Latents, rng: np.random.Generator) -> dict[str, Any]:
-        """One random copy of one random tumor with a fresh box, noise and time; `target` is its mask on the working grid."""
+        """One random copy of one random tumor with its character, a fresh box, noise and time; `target`: its mask on the working grid."""
         drawn = latents.draw(rng)
         mask = latent_mask(drawn.mask)
-        box = draw_box(mask, self.plan.window.alpha if self.config.flow.bapmg else 0.0, rng)
+        box = draw_box(mask, self._alpha, rng)
         noise = rng.standard_normal((drawn.latent.shape[0] + 1, *mask.shape), np.float32)
         return {
             "latent": drawn.latent, "mask": mask[None], "box": box_mask(box, mask.shape)[None], "noise": noise,
@@ -201,7 +205,8 @@ class TumorGen(Method):
         ae.tell_quality(self.folder("vae") / "run.json", self.config.vae.least_psnr)
         latents, seed = self._latents(), derive_seed(plan.seed, "flow")
         joint = self.config.refiner.enabled and self.config.refiner.joint
-        self.condition.learn(latents.characters, latents.extents_mm)
+        self.condition.learn(latents.characters[:, 0], self._extents_mm(latents))
+        latents = self._told(latents)
         self.net.to(self.device), self.condition.to(self.device)
         refine = RefinerObjective(self.refiner.to(self.device), self.vae, None, self.config.refiner) if joint else None
 
@@ -220,13 +225,13 @@ class TumorGen(Method):
         c, plan = self.config.refiner, self.plan
         latents, seed = self._latents(), derive_seed(plan.seed, "refiner")
         load_weights(self._field(), self.folder("flow"), "run `tumorgen train flow`")
+        latents = self._told(latents)
         self.net.to(self.device).eval().requires_grad_(False)
         self.condition.to(self.device), self.refiner.to(self.device)
 
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
-            drawn = {**self._draw(latents, rng), "clean": np.float32(rng.random() < c.clean)}
-            return {**drawn, "push": np.float32(rng.uniform(-1, 1)) + rng.standard_normal((1, *_PUSH), np.float32)}
+            return {**self._draw(latents, rng), "clean": np.float32(rng.random() < c.clean)}
 
         objective = RefinerObjective(self.refiner, self.vae, (self.net, self.condition), c)
         return Stage(
@@ -238,23 +243,26 @@ class TumorGen(Method):
         """The vector field and what it is told, as saved."""
         return {"net": self.net, "condition": self.condition}
 
-    def _held_out(self, most: int) -> list[tuple[HeldOut, Tensor]]:
-        """Held-out tumors, each with one fixed box (1, 1, x, y, z)."""
+    def _extents_mm(self, latents: Latents) -> np.ndarray:
+        """(N, 3): the tight boxes on the latent grid, which BA-PMG starts from, of the tumors as they are."""
+        tight = [tight_box(latent_mask(np.unpackbits(packed[0], axis=-1)) > 0) for packed in latents.packed]
+        return np.array([box.shape for box in tight if box]) * DOWNSAMPLING * np.array(self.plan.window.spacing_mm)
+
+    def _held_out(self, most: int) -> list[tuple[HeldOut, Box, Tensor]]:
+        """Held-out tumors, each with one fixed box in latent cells and as a mask (1, 1, x, y, z)."""
         found = []
         for window in held_out_windows(self.vae, self.plan, self.workspace, self.device, most):
             soft = latent_mask(window.mask)
-            alpha = self.plan.window.alpha if self.config.flow.bapmg else 0.0
-            box = draw_box(soft, alpha, np.random.default_rng([self.plan.seed, 7]))
-            found.append((window, torch.from_numpy(box_mask(box, soft.shape))[None, None].to(self.device)))
+            box = draw_box(soft, self._alpha, np.random.default_rng([self.plan.seed, 7]))
+            found.append((window, box, torch.from_numpy(box_mask(box, soft.shape))[None, None].to(self.device)))  # type: ignore[arg-type]
         return found
 
     def _flow_quality(self) -> dict[str, float]:
         """The velocity error on held-out tumors at fixed times and noise: for the record, nothing is chosen by it."""
         errors = []
-        for index, (window, box) in enumerate(self._held_out(16)):
+        for index, (window, _, box) in enumerate(self._held_out(16)):
             data = torch.cat([window.latent, to_flow(torch.from_numpy(latent_mask(window.mask))[None, None].to(self.device))], 1)
-            character = describe_character(window.image[0].float().cpu().numpy(), window.mask, self.plan.window.spacing_mm)
-            told = self.condition(window.latent, box, torch.from_numpy(character)[None].to(self.device))
+            told = self.condition(window.latent, box, torch.from_numpy(self.condition.standard(window.character))[None].to(self.device))
             for t in (0.1, 0.3, 0.5, 0.7, 0.9):
                 rng = np.random.default_rng([self.plan.seed, index, int(10 * t)])
                 noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
@@ -267,11 +275,11 @@ class TumorGen(Method):
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, two draws in its box with the generated mask, the true mask."""
         rows, names = [], []
-        for window, box in self._held_out(4):
+        for window, cells, box in self._held_out(4):
             axial = ae.busiest_slice(window.mask)
             row = [window.image[0, 0].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
             for seed in (1, 2):
-                drawn = self._sample(window.latent, box, self._character(box, seed), seed, self.config.sampling.steps, "euler")
+                drawn = self._sample(window.latent, box, self._character(cells, seed), seed, self.config.sampling.steps, "euler")
                 image, refined = self._decode(drawn)
                 row += [image[0, :, :, axial], refined[:, :, axial] * 2 - 1]
             rows.append(row)
@@ -290,19 +298,23 @@ class TumorGen(Method):
             model.to(self.device).eval().requires_grad_(False)
         return hashes
 
-    def _character(self, box: Tensor, seed: int, kind: str | None = None) -> Tensor | None:
-        """The character (1, 3 C) to ask for in a latent box (1, 1, x, y, z), drawn; None where the field is told none."""
-        grid = np.array(self.plan.window.spacing_mm)
-        sides = [int(box.amax([axis for axis in range(2, 5) if axis != a]).sum()) for a in range(2, 5)]
-        reach = self.plan.window.alpha * np.array(self.plan.window.shape) * grid
-        drawn = self.condition.draw(DOWNSAMPLING * np.array(sides) * grid, reach, np.random.default_rng([seed, 2]), kind)
-        return None if drawn is None else torch.from_numpy(drawn)[None].to(self.device)
+    @property
+    def _alpha(self) -> float:
+        """BA-PMG's α; without it boxes are tight."""
+        return self.plan.window.alpha if self.config.flow.bapmg else 0.0
 
-    def _sample(self, latent: Tensor, box: Tensor, character: Tensor | None, seed: int, steps: int, solver: flow.Solver) -> Tensor:
-        """x1^ inside the box, the scan's own latents and no tumor outside: (1, L + 1, x, y, z)."""
+    def _character(self, box: Box, seed: int, kind: str | None = None) -> np.ndarray | None:
+        """The character (3 C,) to ask for in a box of latent cells, drawn; None where the field is told none."""
+        cell = DOWNSAMPLING * np.array(self.plan.window.spacing_mm)
+        reach = np.maximum(self._alpha * np.array(self.plan.window.extent_mm), cell)
+        return self.condition.draw(tuple(box.shape * cell), tuple(reach), np.random.default_rng([seed, 2]), kind)
+
+    def _sample(self, latent: Tensor, box: Tensor, character: np.ndarray | None, seed: int, steps: int, solver: flow.Solver) -> Tensor:
+        """x1^ inside the box (1, 1, x, y, z), the scan's own latents and no tumor outside: (1, L + 1, x, y, z)."""
         rng = np.random.default_rng(seed)
         noise = rng.standard_normal((1, latent.shape[1] + 1, *latent.shape[2:]), np.float32)
-        condition = self.condition(latent, box, character)
+        told = None if character is None else torch.from_numpy(self.condition.standard(character))[None].to(self.device)
+        condition = self.condition(latent, box, told)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return self.net(torch.cat([x, condition], 1), t).float()
@@ -325,7 +337,7 @@ class TumorGen(Method):
         c = self.config.sampling
         canvas = open_canvas(self.vae, request, self.plan, c.halo, self.device)
         steps, solver = sampling.steps or c.steps, sampling.solver or c.solver
-        character = self._character(canvas.box, seed, sampling.kind)
+        character = self._character(canvas.latent_box, seed, sampling.kind)
         joint = self._sample(canvas.latent, canvas.box, character, seed, steps, solver)
         picture, refined = self._decode(joint[canvas.cells])
         if c.texture:
@@ -333,5 +345,14 @@ class TumorGen(Method):
         image, mask = put_back(canvas, picture, refined, self.plan)
         if c.keep_mm:
             image = request.image + near(mask, request.spacing_mm, c.keep_mm) * (image - request.image)
-        asked = {} if character is None else {"character": [round(v, 4) for v in character[0].tolist()]}
-        return Synthetic(image, mask, {"steps": steps, "solver": solver, **asked})
+        return Synthetic(image, mask, {"steps": steps, "solver": solver, **self._asked(character)})
+
+    def _asked(self, character: np.ndarray | None) -> dict[str, dict[str, float | None]]:
+        """A character for the record: by channel and name; None where it could not be told."""
+        if character is None:
+            return {}
+        values = iter(character.tolist())
+        named = {
+            channel.name: {field: round(v, 4) if math.isfinite(v := next(values)) else None for field in FIELDS} for channel in self.plan.channels
+        }
+        return {"character": named}  # type: ignore[dict-item]

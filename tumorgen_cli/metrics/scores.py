@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from tumorgen_cli.character import KINDS, hard_limit, is_hard
 from tumorgen_cli.files import derive_seed
 from tumorgen_cli.metrics.agreement import Verdict
 from tumorgen_cli.metrics.frechet import (
@@ -242,31 +243,23 @@ def compare(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> 
 
 
 def hard_shares(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[Share, ...]:
-    """Shares of low-contrast, necrotic and heterogeneous tumors; a generator of easy tumors has less than the data.
-
-    Low is a contrast weaker than most have, whether the training tumors are mostly brighter or darker than what lies around them.
-    """
-    darker = np.nanmedian([*values_of(training, "contrast"), 0.0]) < 0
-    low = ("contrast above the training tumors' 80th percentile", "contrast", 80, 1)
-    kinds = (
-        ("low contrast", *(low if darker else ("contrast below the training tumors' 20th percentile", "contrast", 20, -1))),
-        ("necrotic", "core ratio below the training tumors' 20th percentile", "core_ratio", 20, -1),
-        ("heterogeneous", "CV above the training tumors' 80th percentile", "heterogeneity", 80, 1),
-    )
+    """Shares of low-contrast, necrotic and heterogeneous tumors; a generator of easy tumors has less than the data."""
     rows = []
-    for kind, rule, field, percentile, sign in kinds:
-        real = values_of(training, field)
-        defined = real[np.isfinite(real)]
-        threshold = float(np.percentile(defined, percentile)) if len(defined) else math.nan
-        shares = (_share(sign * values_of(cases, field), sign * threshold) for cases in (synthetic, training))
-        rows.append(Share(kind, rule, threshold, *shares))
+    for kind, (field, percentile, side) in KINDS.items():
+        limit = hard_limit(kind, values_of(training, field))
+        rule = f"{_HARD[field]} {'above' if side > 0 else 'below'} the training tumors' {percentile}th percentile"
+        shares = (_share(kind, values_of(cases, field), limit) for cases in (synthetic, training))
+        rows.append(Share(kind, rule, limit, *shares))
     return tuple(rows)
 
 
-def _share(values: np.ndarray, threshold: float) -> float:
-    """Fraction of the defined values above a threshold (both with the sign turned where the hard side lies below)."""
+_HARD = {"contrast": "contrast, of either sign,", "core_ratio": "core ratio", "heterogeneity": "CV"}
+
+
+def _share(kind: str, values: np.ndarray, limit: float) -> float:
+    """Fraction of the defined values that are of a kind."""
     defined = values[np.isfinite(values)]
-    return float((defined > threshold).mean()) if len(defined) and math.isfinite(threshold) else math.nan
+    return float(is_hard(kind, defined, limit).mean()) if len(defined) and math.isfinite(limit) else math.nan
 
 
 def plane_distances(synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, hosts: Sequence[str]) -> tuple[PlaneDistance, ...]:

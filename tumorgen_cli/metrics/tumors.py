@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.character import rim_and_core, shell
-from tumorgen_cli.records import SHELL_MM, Triple
-from tumorgen_cli.windows import tight_box
+from tumorgen_cli.character import contrasts, core_ratio, heterogeneity, ratio, tumor_and_shell
+from tumorgen_cli.records import Triple
 
 
 @dataclass(frozen=True)
@@ -47,33 +46,26 @@ def describe_tumor(
 
     `image` (C, X, Y, Z), `mask` (X, Y, Z). `excluded` (X, Y, Z): voxels that count neither as tumor nor as surroundings.
     """
-    inside = mask.astype(bool, copy=False)
-    tight = tight_box(inside)
-    if tight is None:
+    cut = tumor_and_shell(image, mask, spacing_mm, excluded)
+    if cut is None:
         return None
-    margin = tuple(math.ceil(SHELL_MM / s) + 1 for s in spacing_mm)
-    region = tight.grown(margin, inside.shape).slices  # type: ignore[arg-type]
-    crop, inside = image[(slice(None), *region)].astype(np.float64), inside[region]
-    around = shell(inside, spacing_mm)
-    if excluded is not None:
-        around &= ~excluded[region].astype(bool)
-    values, surroundings = crop[:, inside], crop[:, around]
-    means = values.mean(axis=1)
-    outside = surroundings.mean(axis=1) if surroundings.shape[1] else np.full(len(crop), math.nan)
-    contrasts, maxima = means - outside, values.max(axis=1)
+    crop, inside, around = cut
+    values = crop[:, inside]
+    contrast = contrasts(crop, inside, around)
+    means, maxima = values.mean(axis=1), values.max(axis=1)
     return TumorStatistics(
         volume_ml=np.count_nonzero(inside) * math.prod(spacing_mm) / 1000,
         mean=float(means[0]),
         maximum=float(maxima[0]),
-        contrast=float(contrasts[0]),
-        relative_contrast=_ratio(contrasts[0], outside[0]),
-        heterogeneity=_ratio(values[0].std(), means[0]),
-        core_ratio=_core_ratio(crop[0], inside, spacing_mm),
+        contrast=float(contrast[0]),
+        relative_contrast=ratio(contrast[0], means[0] - contrast[0]),
+        heterogeneity=heterogeneity(crop[0], inside),
+        core_ratio=core_ratio(crop[0], inside, spacing_mm),
         sphericity=_sphericity(inside, spacing_mm),
         boundary_gradient=_boundary_gradient(crop[0], inside, spacing_mm),
         means=_floats(means),
         maxima=_floats(maxima),
-        contrasts=_floats(contrasts),
+        contrasts=_floats(contrast),
     )
 
 
@@ -86,14 +78,6 @@ def ks_distance(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
 
     x, y = (values[np.isfinite(values)] for values in (np.asarray(a, float), np.asarray(b, float)))
     return float(ks_2samp(x, y).statistic) if len(x) and len(y) else math.nan
-
-
-def _core_ratio(channel: np.ndarray, inside: np.ndarray, spacing_mm: Triple) -> float:
-    thirds = rim_and_core(inside, spacing_mm)
-    if thirds is None:
-        return math.nan
-    rim, core = (channel[inside][part] for part in thirds)
-    return _ratio(core.mean(), rim.mean())
 
 
 def _sphericity(inside: np.ndarray, spacing_mm: Triple) -> float:
@@ -113,10 +97,6 @@ def _boundary_gradient(channel: np.ndarray, inside: np.ndarray, spacing_mm: Trip
     slope = np.sqrt(sum(part**2 for part in np.gradient(channel, *spacing_mm)))
     edge = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
     return float(slope[edge].mean())
-
-
-def _ratio(top: float, bottom: float) -> float:
-    return float(top / bottom) if bottom > 0 else math.nan
 
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:
