@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from tumorgen_cli.autoencoding import load_cases
+from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import DataError
 from tumorgen_cli.latents import LatentCache, find_candidates, tumor_image
 from tumorgen_cli.methods import find_method
+from tumorgen_cli.windows import unscale
 
 
 def test_candidates(trained):
@@ -29,11 +31,15 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     cache.build(method.vae.eval(), plan, "cpu", lambda *_: None)
     latents, packed = cache.load().latents, cache.load().packed
     assert latents.shape == (3, 2, 4, 8, 8, 8)
-    masks = np.unpackbits(packed, axis=-1)
+    masks, characters = np.unpackbits(packed, axis=-1), cache.load().characters
     assert masks.shape == (3, 2, 32, 32, 32)
     assert masks[:, 0].any((1, 2, 3)).all()
     image, mask = tumor_image(plan, candidates[1], 1)
     np.testing.assert_array_equal(masks[1, 1], mask)
+    limits = np.array(candidates[1].case.record.limits, np.float32)
+    told = describe_character(unscale(image, plan.channels, limits), mask, plan.window.spacing_mm)  # in the scan's units
+    assert characters.shape == (3, 2, 3)
+    np.testing.assert_array_equal(characters[1, 1], told)
     with torch.inference_mode():
         np.testing.assert_allclose(latents[1, 1], method.vae.encode(torch.from_numpy(image)[None])[0].numpy(), atol=1e-5)
 

@@ -474,12 +474,18 @@ def test_every_stage_killed_and_resumed_equals_unbroken(trained, tmp_path, monke
         assert all(torch.equal(value, other[key]) for key, value in own.items())
 
 
-def test_far_from_its_tumor_tumorgen_may_keep_the_host(trained):
-    section = {**trained.plan().methods["tumorgen"]}
-    section["sampling"] = {**section["sampling"], "keep_mm": 6.0}
-    keeping = find_method("tumorgen")(replace(trained.plan(), methods={**trained.plan().methods, "tumorgen": section}), trained)
-    keeping.load()
-    whole, _ = opened("tumorgen", trained)
+def test_far_from_its_tumor_tumorgen_keeps_the_host(trained):
+    """Unless it is to paint the whole box, as the paper does."""
+
+    def kept_beyond(keep_mm):
+        plan = trained.plan()
+        section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], "keep_mm": keep_mm}}
+        method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), trained)
+        method.load()
+        return method
+
+    assert trained.plan().methods["tumorgen"]["sampling"]["keep_mm"] == 12
+    keeping, whole = kept_beyond(6.0), kept_beyond(0.0)
     assert keeping.keeps_background
     assert not whole.keeps_background
     request = make_request(trained, Box((4, 4, 4), (28, 28, 28)))

@@ -48,8 +48,8 @@ class Method(ABC):
     SOURCE: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ()
     solvers: ClassVar[tuple[str, ...]] = ()
-    kinds: ClassVar[tuple[str, ...]] = ()
-    keeps_background: ClassVar[bool] = False
+    kinds: tuple[str, ...] = ()
+    keeps_background: bool = False
     config: Any
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:

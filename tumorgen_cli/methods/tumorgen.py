@@ -69,15 +69,15 @@ class TumorGen(Method):
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. 1-7. "
         "Deviations: the VAE is trained on the data set's own cases unless a checkpoint is given; the fine constraint is "
         "averaged where a mask is; the field is told the character of the tumor to draw unless `flow.character` is off; the "
-        "refiner trains after the flow unless `refiner.joint`, and has a Dice term; noise like "
-        "the host's is added to the decoded box unless `sampling.texture` is off."
+        "refiner trains after the flow unless `refiner.joint`, and has a Dice term; noise like the host's is added to the "
+        "decoded box unless `sampling.texture` is off, and only what lies near the tumor is kept of it unless `sampling.keep_mm` is 0."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, Config)
-        self.keeps_background = self.config.sampling.keep_mm > 0  # type: ignore[misc]
-        self.kinds = tuple(KINDS) if self.config.flow.character else ()  # type: ignore[misc]
+        self.keeps_background = self.config.sampling.keep_mm > 0
+        self.kinds = tuple(KINDS) if self.config.flow.character else ()
 
     # -- planning ----------------------------------------------------------------------------------------------
     @classmethod
@@ -135,7 +135,7 @@ class TumorGen(Method):
         s.take("steps", 10, "the paper's fast setting")
         s.take("solver", "euler", "the paper's")
         s.take("texture", True, "a VAE smooths noise away: without it the box is a bare patch in a noisy scan; false: the paper's decode")
-        s.take("keep_mm", 0.0, "0: the whole box is painted, as in the paper; else the host's own voxels stay farther than this from the tumor")
+        s.take("keep_mm", 12.0, "farther from the tumor the host's voxels stay: slices come nearer to real ones; 0: the whole box, as in the paper")
         s.take("halo", 4, "with 4 latent voxels around the box the decode is that of the whole window to 0.01 SUV")
 
     # -- networks ----------------------------------------------------------------------------------------------
