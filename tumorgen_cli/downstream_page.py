@@ -38,7 +38,7 @@ def draw(result: Downstream, patients: Sequence[Patient]) -> str:
     head = (
         f"<h1>What pairs do to nnU-Net</h1><p class=soft>{escape(result.dataset)} · {len(result.held_out)} real held-out patients · painted into "
         f"{escape(result.hosts)} · {share} · {steps} iterations each ({design.minutes:g} minutes on {escape(result.device)}) · "
-        f"{design.seeds} seeds</p>\n"
+        f"{design.seeds} {'seed' if design.seeds == 1 else 'seeds'}</p>\n"
     )
     parts = [head, _curves(result)]
     for count in sorted({arm.cases for arm in result.arms}):
