@@ -93,7 +93,7 @@ class Blended(Method):
         f.take("widths", (64, 128, 256) if large else (32, 64, 128), same)
         f.take("res_blocks", 2, same)
         f.take("batch", 8, same)
-        f.take("iterations", rules.flow_steps(tumors, 20000 if large else 3000), same, tumors=tumors)
+        f.take("iterations", rules.flow_steps(tumors, 20000 if large else 5000), same, tumors=tumors)
         f.take("learning_rate", 2e-4 if large else 2e-3, same)
         f.take("ema", 0.995, same)
         f.take("copies", rules.encoded_copies(tumors), same, tumors=tumors)
