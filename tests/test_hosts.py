@@ -207,6 +207,21 @@ def test_an_unchanged_window_changes_little_or_nothing(plan):
     assert np.abs(redrawn - scan.image).max() > 0.1  # which is what the other way cannot do
 
 
+def test_the_host_shows_where_it_is_kept_and_nowhere_else(plan):
+    """Near a tumor that was painted anew nothing of the host's own detail is left; where the host is kept all of it is."""
+    scan = make_scan()
+    window = cut_window(scan, BOX, plan, None)
+    share = np.zeros(window.request.image.shape[1:], np.float32)
+    share[share.shape[0] // 2 :] = 1
+    image, _ = paste(scan, BOX, window, replace(painted(window), kept=share), plan, True)
+    whole, none = (paste(scan, BOX, window, painted(window), plan, keeps)[0] for keeps in (True, False))
+    third = (BOX.stop[0] - BOX.start[0]) // 3
+    first, last = slice(BOX.start[0], BOX.start[0] + third), slice(BOX.stop[0] - third, BOX.stop[0])
+    np.testing.assert_allclose(image[:, last], whole[:, last], atol=1e-6)
+    np.testing.assert_allclose(image[:, first], none[:, first], atol=1e-6)
+    assert np.abs(none[:, first] - whole[:, first]).max() > 0.1
+
+
 def test_masks_lie_where_the_picture_is_mostly_synthetic(plan):
     scan = make_scan()
     window = cut_window(scan, BOX, plan, None)

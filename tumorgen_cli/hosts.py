@@ -150,18 +150,18 @@ def paste(scan: Scan, box: Box, window: Window, synthetic: Synthetic, plan: Plan
     """The scan with the box replaced, and the tumor mask: image (C, X, Y, Z) in the scan's data type, mask (X, Y, Z) bool.
 
     Outside the box every voxel is the scan's own; inside it fades in over the plan's feather. The mask lies where the
-    picture is mostly the synthetic one. With `keeps_background` the change is added, so that detail finer than the
-    working grid stays.
+    picture is mostly the synthetic one. Where the host is kept, `keeps_background` or as `synthetic.kept` says, the change is
+    added, so that detail finer than the working grid stays; elsewhere the picture takes the host's place.
     """
     onto = scan.grid.subgrid(box.start, scan.grid.spacing_mm, box.shape)
     weight = feather(box, scan.grid, plan.paste.feather_mm)
+    kept = float(keeps_background) if synthetic.kept is None else resample(synthetic.kept, window.grid, onto, "linear")
     image = scan.image.copy()
     for channel, (drawn, host) in enumerate(zip(synthetic.image, window.request.image, strict=True)):
         before = scan.image[(channel, *box.slices)].astype(np.float32)
-        if keeps_background:
-            change = resample(drawn - host, window.grid, onto, "linear")
-        else:
-            change = resample(drawn, window.grid, onto, "cubic") - before
+        change = kept * resample(drawn - host, window.grid, onto, "linear") if np.any(kept) else 0.0
+        if not np.all(kept == 1):
+            change = change + (1 - kept) * (resample(drawn, window.grid, onto, "cubic") - before)
         after = before + weight * change
         if image.dtype.kind in "iu":
             limits = np.iinfo(image.dtype)

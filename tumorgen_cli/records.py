@@ -161,12 +161,14 @@ class Request:
 class Synthetic:
     """What a method made of a request: image (C, X, Y, Z) in the scan's units, mask (X, Y, Z) in [0, 1].
 
-    `drawn` holds whatever the method drew at random and wants to have on record.
+    `drawn` holds whatever the method drew at random and wants to have on record. `kept` (X, Y, Z) in [0, 1]: how much of the
+    host is in the image; None: all or nothing of its detail stays, as the method says (`keeps_background`).
     """
 
     image: np.ndarray
     mask: np.ndarray
     drawn: Mapping[str, Any] = field(default_factory=dict)
+    kept: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

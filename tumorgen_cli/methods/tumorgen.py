@@ -348,9 +348,11 @@ class TumorGen(Method):
         if c.texture:
             picture = add_texture(canvas, picture, self.vae.decode, self.plan, seed, self.device)
         image, mask = put_back(canvas, picture, refined, self.plan)
+        kept = None
         if c.keep_mm:
-            image = request.image + near(mask, request.spacing_mm, c.keep_mm) * (image - request.image)
-        return Synthetic(image, mask, {"steps": steps, "solver": solver, **self._asked(character)})
+            painted = near(mask, request.spacing_mm, c.keep_mm)
+            image, kept = request.image + painted * (image - request.image), 1 - painted
+        return Synthetic(image, mask, {"steps": steps, "solver": solver, **self._asked(character)}, kept)
 
     def _asked(self, character: np.ndarray | None) -> dict[str, dict[str, float | None]]:
         """A character for the record: by channel and name; None where it could not be told."""
