@@ -138,12 +138,18 @@ def test_what_is_learnt_is_saved_with_the_field(make_condition, count):
     assert np.array_equal(told.draw((30,) * 3, (5,) * 3, rng(4)), again.draw((30,) * 3, (5,) * 3, rng(4)))
 
 
-def test_a_character_changes_the_tumor_and_nothing_else(trained):
-    method = find_method("tumorgen")(trained.plan(), trained)
+@pytest.mark.parametrize("emphasis", [0.0, 1.0, 1.5])
+def test_a_character_changes_the_tumor_and_nothing_else(trained, emphasis):
+    plan = trained.plan()
+    section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], "emphasis": emphasis}}
+    method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), trained)
     method.load()
+    told = []
+    method.condition.register_forward_pre_hook(lambda module, args: told.append(args[2].numpy()[0]))
     latent, box = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 8, 8, 8)
     box[..., 2:6, 3:6, 2:5] = 1
     known = method.condition.known()[0]
     strong, weak = (method._sample(latent, box, np.quantile(known, q, axis=0), 4, 2, "euler") for q in (1, 0))
-    assert (strong - weak).abs()[(box > 0).expand_as(strong)].max() > 1e-3
+    np.testing.assert_allclose(told[0], emphasis * method.condition.standard(np.quantile(known, 1, axis=0)), rtol=1e-6)
+    assert ((strong - weak).abs()[(box > 0).expand_as(strong)].max() > 1e-3) == (emphasis > 0)
     torch.testing.assert_close(strong * (1 - box), weak * (1 - box), rtol=0, atol=0)
