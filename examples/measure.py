@@ -6,6 +6,7 @@
     python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
     python examples/measure.py scoring -w WORK SET          # seconds to score a set, and for the same measures from MONAI on whole volumes
     python examples/measure.py stages -w WORK               # wall time and peak memory of every command and stage
+    python examples/measure.py joint -w WORK                # seconds of a step of the flow alone, and with the refiner in it
     python examples/measure.py live DatasetNNN_Name         # seconds of nnU-Net's iteration with and without painting (two lines of
                                                             # `tumorgen nnunet-setup` and nnUNet_preprocessed in the environment)
 """
@@ -38,6 +39,7 @@ from tumorgen_cli.pipeline import synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request
 from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.training import seconds_a_step
 from tumorgen_cli.volumes import read_image, read_volume
 from tumorgen_cli.windows import unscale
 from tumorgen_cli.workspace import Workspace
@@ -111,6 +113,19 @@ def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5
             f"{steps} steps: method {seconds['method']:.3f} s (decoding the whole window {seconds['plain']:.3f} s), "
             f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
         )
+
+
+@app.command()
+def joint(work: Work, steps: int = 4, device: str = "auto") -> None:
+    """Seconds of a step of TumorGen's flow alone, and with the refiner trained in the same step as in the paper; nothing is written."""
+    workspace = Workspace(work)
+    plan, where = workspace.plan(), find_device(device).type  # type: ignore[arg-type]
+    section = plan.methods["tumorgen"]
+    for together in (False, True):
+        switched = {**section, "refiner": {**section["refiner"], "joint": together}}
+        method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": switched}), workspace, where)
+        seconds = seconds_a_step(method.stage("flow", steps), where, plan.precision)
+        print(f"{'with the refiner' if together else 'the flow alone'}: {seconds:.2f} s a step, {torch.get_num_threads()} threads")
 
 
 @app.command()
