@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.records import SHELL_MM, Triple
-from tumorgen_cli.windows import tight_box
+from tumorgen_cli.windows import box_around
 
 #: what `describe_character` tells of each channel, in this order
 FIELDS = ("contrast", "heterogeneity", "core_ratio")
@@ -28,11 +28,10 @@ def tumor_and_shell(
     `excluded` (X, Y, Z): voxels that do not count as surroundings.
     """
     inside = mask.astype(bool, copy=False)
-    tight = tight_box(inside)
-    if tight is None:
+    box = box_around(inside, spacing_mm, SHELL_MM)
+    if box is None:
         return None
-    margin = tuple(math.ceil(SHELL_MM / s) + 1 for s in spacing_mm)
-    region = tight.grown(margin, inside.shape).slices  # type: ignore[arg-type]
+    region = box.slices
     inside = inside[region]
     around = shell(inside, spacing_mm)
     if excluded is not None:
@@ -96,7 +95,7 @@ def describe_character(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) 
 # -- among others ----------------------------------------------------------------------------------------------
 def hard_limit(kind: str, values: np.ndarray) -> float:
     """The bound of a kind of hard tumor, from its field's values (N,) of the training tumors; nan where none is known."""
-    known = _weight(kind, values)
+    known = _comparable(kind, values)
     known = known[np.isfinite(known)]
     return float(np.percentile(known, KINDS[kind][1])) if len(known) else math.nan
 
@@ -104,10 +103,10 @@ def hard_limit(kind: str, values: np.ndarray) -> float:
 def is_hard(kind: str, values: np.ndarray, limit: float) -> np.ndarray:
     """Which of a field's values (N,) are of a hard kind, bound included: (N,) bool, False where nan."""
     side = KINDS[kind][2]
-    return np.asarray(side * _weight(kind, values) >= side * limit)
+    return np.asarray(side * _comparable(kind, values) >= side * limit)
 
 
-def _weight(kind: str, values: np.ndarray) -> np.ndarray:
+def _comparable(kind: str, values: np.ndarray) -> np.ndarray:
     """A contrast is low when it is weak, whether a tumor is brighter or darker than what lies around it."""
     return np.abs(values) if KINDS[kind][0] == "contrast" else np.asarray(values)
 

@@ -7,6 +7,7 @@ batchgenerators, every draw from one seed.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -157,6 +158,13 @@ def tight_box(mask: np.ndarray) -> Box | None:
         spans.append((int(line[0]), int(line[-1]) + 1))
     (a, b), (c, d), (e, f) = spans
     return Box((a, c, e), (b, d, f))
+
+
+def box_around(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> Box | None:
+    """The tight box of a mask (X, Y, Z) with what lies within `reach_mm` of it, and a voxel more; None where it is empty."""
+    tight = tight_box(mask)
+    margin = tuple(math.ceil(reach_mm / s) + 1 for s in spacing_mm)
+    return None if tight is None else tight.grown(margin, mask.shape)  # type: ignore[arg-type]
 
 
 def tumor_window(

@@ -210,7 +210,8 @@ class TumorGen(Method):
         joint = self.config.refiner.enabled and self.config.refiner.joint
         self.condition.learn(latents.characters[:, 0], self._extents_mm(latents))
         latents = self._told(latents)
-        self.net.to(self.device), self.condition.to(self.device)
+        self.net.to(self.device)
+        self.condition.to(self.device)
         refine = RefinerObjective(self.refiner.to(self.device), self.vae, None, self.config.refiner) if joint else None
 
         def item(number: int) -> dict[str, Any]:
@@ -230,7 +231,8 @@ class TumorGen(Method):
         load_weights(self._field(), self.folder("flow"), "run `tumorgen train flow`")
         latents = self._told(latents)
         self.net.to(self.device).eval().requires_grad_(False)
-        self.condition.to(self.device), self.refiner.to(self.device)
+        self.condition.to(self.device)
+        self.refiner.to(self.device)
 
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
@@ -248,8 +250,9 @@ class TumorGen(Method):
 
     def _extents_mm(self, latents: Latents) -> np.ndarray:
         """(N, 3): the tight boxes on the latent grid, which BA-PMG starts from, of the tumors as they are."""
-        tight = [tight_box(latent_mask(np.unpackbits(packed[0], axis=-1)) > 0) for packed in latents.packed]
-        return np.array([box.shape for box in tight if box]) * DOWNSAMPLING * np.array(self.plan.window.spacing_mm)
+        masks = [latent_mask(np.unpackbits(packed[0], axis=-1)) for packed in latents.packed]
+        sides = [tight_box(mask > 0).shape for mask in masks]  # type: ignore[union-attr]
+        return DOWNSAMPLING * np.array(sides) * np.array(self.plan.window.spacing_mm)
 
     def _held_out(self, most: int) -> list[tuple[HeldOut, Box, Tensor]]:
         """Held-out tumors, each with one fixed box in latent cells and as a mask (1, 1, x, y, z)."""
@@ -354,12 +357,10 @@ class TumorGen(Method):
             image, kept = request.image + painted * (image - request.image), 1 - painted
         return Synthetic(image, mask, {"steps": steps, "solver": solver, **self._asked(character)}, kept)
 
-    def _asked(self, character: np.ndarray | None) -> dict[str, dict[str, float | None]]:
+    def _asked(self, character: np.ndarray | None) -> dict[str, Any]:
         """A character for the record: by channel and name; None where it could not be told."""
         if character is None:
             return {}
-        values = iter(character.tolist())
-        named = {
-            channel.name: {field: round(v, 4) if math.isfinite(v := next(values)) else None for field in FIELDS} for channel in self.plan.channels
-        }
-        return {"character": named}  # type: ignore[dict-item]
+        rows = zip(self.plan.channels, character.reshape(-1, len(FIELDS)).tolist(), strict=True)
+        told = {channel.name: {f: round(v, 4) if math.isfinite(v) else None for f, v in zip(FIELDS, row, strict=True)} for channel, row in rows}
+        return {"character": told}

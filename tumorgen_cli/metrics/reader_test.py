@@ -18,7 +18,7 @@ from scipy import ndimage
 from tumorgen_cli.files import derive_seed
 from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.records import SHELL_MM, Triple
-from tumorgen_cli.windows import tight_box
+from tumorgen_cli.windows import box_around
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -199,11 +199,10 @@ def describe_lesion(
     (normalised convolution). What cannot be told is nan.
     """
     inside = mask.astype(bool, copy=False)
-    tight = tight_box(inside)
-    if tight is None:
+    box = box_around(inside, spacing_mm, FAR_MM)
+    if box is None:
         return None
-    margin = tuple(math.ceil(FAR_MM / s) + 1 for s in spacing_mm)
-    region = tight.grown(margin, inside.shape).slices  # type: ignore[arg-type]
+    region = box.slices
     crop, inside = image[(slice(None), *region)].astype(np.float64), inside[region]
     left_out = np.zeros_like(inside) if excluded is None else excluded[region].astype(bool) & ~inside
     places = _Places(inside, left_out, spacing_mm, scales_mm)

@@ -242,6 +242,9 @@ def compare(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> 
     return tuple(rows)
 
 
+_HARD = {"contrast": "contrast, of either sign,", "core_ratio": "core ratio", "heterogeneity": "CV"}
+
+
 def hard_shares(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[Share, ...]:
     """Shares of low-contrast, necrotic and heterogeneous tumors; a generator of easy tumors has less than the data."""
     rows = []
@@ -251,9 +254,6 @@ def hard_shares(synthetic: Sequence[CaseScores], training: Sequence[CaseScores])
         shares = (_share(kind, values_of(cases, field), limit) for cases in (synthetic, training))
         rows.append(Share(kind, rule, limit, *shares))
     return tuple(rows)
-
-
-_HARD = {"contrast": "contrast, of either sign,", "core_ratio": "core ratio", "heterogeneity": "CV"}
 
 
 def _share(kind: str, values: np.ndarray, limit: float) -> float:
