@@ -50,7 +50,7 @@ Work = Annotated[Path, typer.Option("-w", "--work")]
 
 @app.command()
 def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder of the hosts' images.")]) -> None:
-    """Counts pairs whose image differs from the host outside the box, or whose mask leaves it or is empty."""
+    """Counts pairs whose image differs from the host outside the box (and, in redrawn cases, what was healed), or whose mask leaves it or is empty."""
     for folder in sets:
         pairs = changed = outside = empty = 0
         for record in read_provenance(folder):
@@ -59,10 +59,12 @@ def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder 
             label, _ = read_volume(next((folder / "labelsTr").glob(f"{record.case}.*")))
             beyond = np.ones(label.shape, bool)
             beyond[record.box.slices] = False
+            outside, empty = outside + bool(label[beyond].any()), empty + (not label.any())
+            if record.healed is not None:
+                beyond[record.healed.slices] = False
             same = image.dtype == host.dtype and np.array_equal(image[:, beyond], host[:, beyond])
             pairs, changed = pairs + 1, changed + (not same)
-            outside, empty = outside + bool(label[beyond].any()), empty + (not label.any())
-        print(f"{folder.name}: {pairs} pairs; differ outside the box: {changed}; label outside the box: {outside}; empty: {empty}")
+        print(f"{folder.name}: {pairs} pairs; differ outside: {changed}; label outside the box: {outside}; empty: {empty}")
 
 
 @app.command()

@@ -67,6 +67,9 @@ def test_the_window_is_the_plans_and_shows_the_box(plan):
         high = origin[1][axis] + r.box.stop[axis] * 4.0
         assert start - 4 < low <= start + 1e-3
         assert stop - 1e-3 <= high < stop + 4
+        fade = plan.paste.feather_mm / 2  # on each side between the box and the tumor's place in it, to a voxel of either grid
+        apart = np.array((r.place.start[axis] - r.box.start[axis], r.box.stop[axis] - r.place.stop[axis])) * 4.0
+        assert (np.abs(apart - fade) <= 4.0 + scan.grid.spacing_mm[axis]).all()
         assert origin[1][axis] >= origin[0][axis] - 1e-3  # inside the scan, where it fits
         assert origin[1][axis] + 128 <= origin[0][axis] + scan.grid.extent_mm[axis] + 1e-3
 
@@ -164,6 +167,14 @@ def test_no_step_at_the_seam(plan, dtype, keeps):
     assert image[0].max() == 500
     assert image[0].min() == 100
     assert np.abs(image[0, 14:16, 28, 28].astype(float) - 100).max() <= 400 * (1 / 6) ** 2 * (3 - 2 / 6) + 1  # the seam itself
+
+
+def test_a_tumors_place_is_where_the_picture_is_mostly_synthetic():
+    grid = Grid((40, 40, 40), (2.0, 2.0, 2.0))
+    box = Box((10, 10, 0), (30, 30, 20))
+    place = hosts.tumor_place(box, grid, 8.0)
+    assert place == Box((12, 12, 0), (28, 28, 18))  # half of 8 mm; the scan's own edge does not fade
+    assert hosts.tumor_place(Box((5, 5, 5), (6, 7, 8)), grid, 8.0) == Box((5, 5, 5), (6, 7, 8))  # nothing is too small for a tumor
 
 
 # -- paste -----------------------------------------------------------------------------------------------------

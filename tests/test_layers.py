@@ -60,7 +60,7 @@ BESIDE = {
     "judging": {"judge"},
     "judge_training": {"judge", "nnunet"},
     "nnunet_child": {"nnunet"},
-    "healing": {"texture"},
+    "healing": {"texture", "windows"},
     "budgets": {"stages"},
     "synthesis": {"hosts", "judge", "judging"},
     "metrics.frechet": {"metrics.features"},

@@ -43,7 +43,9 @@ def make_request(workspace, box=BOX, shape=(32, 32, 32), offset=(4, 2, 1), case=
     image = cut(scan.image, offset, shape).astype(np.float32)
     image.setflags(write=False)
     limits = np.array(scan.record.limits, np.float32)
-    return Request(image, box, limits, plan.window.spacing_mm, case)
+    fade = [n >= 8 for n in box.shape]
+    place = Box(tuple(a + f for a, f in zip(box.start, fade, strict=True)), tuple(b - f for b, f in zip(box.stop, fade, strict=True)))
+    return Request(image, box, place, limits, plan.window.spacing_mm, case)
 
 
 def opened(name, workspace):
@@ -61,7 +63,7 @@ def same(a, b):
 
 
 def check(request, made, limits):
-    """Shapes, types, ranges, and that nothing outside the box is touched."""
+    """Shapes, types, ranges, that nothing outside the box is touched, and that the tumor lies in its place."""
     outside = np.ones(request.image.shape[1:], bool)
     outside[request.box.slices] = False
     assert made.image.shape == request.image.shape
@@ -72,6 +74,8 @@ def check(request, made, limits):
     np.testing.assert_array_equal(made.image[:, outside], request.image[:, outside])
     assert made.mask.min() >= 0
     assert made.mask.max() <= 1
+    outside[request.box.slices] = True
+    outside[request.place.slices] = False
     assert not made.mask[outside].any()
     low, high = limits[0]
     assert made.image.min() >= min(low, request.image.min()) - high  # the scan's own units: neither [-1, 1] nor percent

@@ -21,7 +21,7 @@ from tumorgen_cli import pipeline, shards, synthesis
 from tumorgen_cli.character import hard_limit
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import hash_file, locked, to_plain, write_json
-from tumorgen_cli.hosts import read_scan
+from tumorgen_cli.hosts import read_scan, tumor_place
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.records import Box, Shard, Synthetic
@@ -271,8 +271,12 @@ def test_a_region_may_be_one_label_of_a_mask(workspace, phantoms, tmp_path):
         synthesis.Placing(host, Source("h", (scan,), roi=path, region=3), plan, tumors, None)
 
 
+def grid_of(phantoms, case):
+    return read_volume(phantoms.dataset / "labelsTr" / f"{case}.nii.gz")[1]
+
+
 def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatch):
-    """Every tumor of the case in turn; the box holds it, what lies outside the box stays; the old tumor leaves the labels.
+    """Every tumor of the case in turn; its place holds it, what lies outside the box and what was healed stays; the old tumor leaves the labels.
     With a method that keeps the host's own voxels it leaves the picture, too."""
     report = pipeline.synthesize(workspace, "syntumor", 3, cases="test", out=tmp_path / "out", device="cpu")
     facts = {case.case: case for case in workspace.fingerprint().cases}
@@ -284,7 +288,8 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
         tumors = facts[record["host"]].tumors
         tumor = tumors[int(record["case"][-4:]) % len(tumors)].box
         box = Box(tuple(record["box"]["start"]), tuple(record["box"]["stop"]))
-        assert all(a <= c and d <= b for a, b, c, d in zip(box.start, box.stop, tumor.start, tumor.stop, strict=True))
+        place = tumor_place(box, grid_of(phantoms, record["host"]), workspace.plan().paste.feather_mm)
+        assert all(a <= c + 1 and d - 1 <= b for a, b, c, d in zip(place.start, place.stop, tumor.start, tumor.stop, strict=True))
         labels, grid = read_volume(tmp_path / "out" / "labelsTr" / f"{record['case']}.nii.gz")
         original, _ = read_volume(phantoms.dataset / "labelsTr" / f"{record['host']}.nii.gz")
         outside = np.ones(labels.shape, bool)
@@ -296,6 +301,13 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
             for folder, name in ((phantoms.dataset, record["host"]), (tmp_path / "out", record["case"]))
         )
         assert painted[was].mean() < 0.8 * host[was].mean()
+        healed = Box(tuple(record["healed"]["start"]), tuple(record["healed"]["stop"]))
+        outside[healed.slices] = False
+        host, painted = (
+            read_volume(folder / "imagesTr" / f"{name}_0000.nii.gz")[0]
+            for folder, name in ((phantoms.dataset, record["host"]), (tmp_path / "out", record["case"]))
+        )
+        np.testing.assert_array_equal(painted[outside], host[outside])
         assert labels[box.slices].sum() * grid.voxel_ml == pytest.approx(record["volume_ml"], rel=1e-3)
     with pytest.raises(PlanError, match="did you mean train"):
         pipeline.synthesize(workspace, "syntumor", 1, cases="trian", out=tmp_path / "other", device="cpu")

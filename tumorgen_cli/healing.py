@@ -9,30 +9,35 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage, sparse
 
-from tumorgen_cli.records import Box, Triple
+from tumorgen_cli.records import SHELL_MM, Box, Triple
 from tumorgen_cli.texture import like_noise
+from tumorgen_cli.windows import box_around, tight_box
 
-_CONTEXT_MM = 25.0  # around the box, to measure noise in
+_CONTEXT_MM = 25.0  # around what is taken away, to measure noise in
+_TISSUE = 75  # percentile of a tumor's surroundings that is tissue where half of them are air
+_STANDS_OUT = 2.0  # a tumor's contrast, in spreads of its surroundings, from which on its uptake outlines it
 
 
 def heal(image: np.ndarray, tumors: np.ndarray, box: Box, spacing_mm: Triple, margin_mm: float, seed: int) -> np.ndarray:
-    """The image (C, X, Y, Z) in its own type with the tumors (X, Y, Z) in `box` gone; outside the box every voxel is as it was.
+    """The image (C, X, Y, Z) in its own type with the tumors (X, Y, Z) in `box` gone; `SHELL_MM` + `margin_mm` beyond the box every
+    voxel is as it was.
 
-    A tumor is taken away with `margin_mm` around it, as far as its blur reaches. Inside, each channel solves Laplace's
-    equation between the voxels around (the smoothest continuation), and gets noise of the strength and smoothness that
-    the scan has around the box. Without a tumor in the box the image itself comes back.
+    A tumor is taken away as far as it is seen (`seen_tumor`), with `margin_mm` around it for its blur. Inside, each channel solves
+    Laplace's equation between the voxels around (the smoothest continuation), and gets noise of the strength and smoothness that
+    the scan has around. Tumors outside the box stay. Without one in the box the image itself comes back.
     """
-    if not tumors[box.slices].any():
+    old = np.zeros(tumors.shape, bool)
+    old[box.slices] = tumors[box.slices]
+    around = box_around(old, spacing_mm, 2 * SHELL_MM + margin_mm + _CONTEXT_MM)
+    if around is None:
         return image
-    around = box.grown(tuple(int(np.ceil(_CONTEXT_MM / s)) for s in spacing_mm), tumors.shape)  # type: ignore[arg-type]
-    inner = box.shifted(tuple(-a for a in around.start))  # type: ignore[arg-type]
-    hole = np.zeros(around.shape, bool)
-    hole[inner.slices] = (ndimage.distance_transform_edt(~tumors[around.slices], sampling=spacing_mm) <= margin_mm)[inner.slices]
-    crop = image[(slice(None), *around.slices)].astype(np.float32)
+    crop, part, others = image[(slice(None), *around.slices)].astype(np.float32), old[around.slices], (tumors & ~old)[around.slices]
+    seen = seen_tumor(crop, part, others, spacing_mm)
+    hole = (ndimage.distance_transform_edt(~seen, sampling=spacing_mm) <= margin_mm) & ~others
     filled = np.stack([fill_smoothly(channel, hole, spacing_mm) for channel in crop])
     smooth = np.stack([ndimage.gaussian_filter(channel, 1.0) for channel in crop])
-    # where other tumors lie beside the box their uptake counts as host; the strengths are medians, so little of it shows
-    noise = like_noise(crop, smooth, filled, inner, np.random.default_rng(seed))
+    # where other tumors lie beside it their uptake counts as host; the strengths are medians, so little of it shows
+    noise = like_noise(crop, smooth, filled, tight_box(hole), np.random.default_rng(seed))  # type: ignore[arg-type]
     filled[:, hole] += noise[:, hole]
     if image.dtype.kind in "iu":
         limits = np.iinfo(image.dtype)
@@ -40,6 +45,30 @@ def heal(image: np.ndarray, tumors: np.ndarray, box: Box, spacing_mm: Triple, ma
     out = image.copy()
     out[(slice(None), *around.slices)][:, hole] = filled[:, hole].astype(image.dtype)
     return out
+
+
+def seen_tumor(image: np.ndarray, tumor: np.ndarray, others: np.ndarray, spacing_mm: Triple) -> np.ndarray:
+    """A tumor (X, Y, Z), not empty, with what looks like it beside it in the image (C, X, Y, Z), `others` left out: (X, Y, Z) bool.
+
+    Outlines drawn on another scan, or tightly, leave hot tissue out, which would stay as a tumor without a mask. In the channel in
+    which the tumor stands out most, what hangs together with it within `SHELL_MM` and is at least half as far from the background
+    (the upper quartile of the `SHELL_MM` beyond, where there may be air) as the tumor's mean is taken for it, unless it is further off than the tumor's own 1 %
+    beyond: hotter organs. A tumor that stands out by less than twice the background's spread is only its mask.
+    """
+    distance = ndimage.distance_transform_edt(~tumor, sampling=spacing_mm)
+    background = (distance > SHELL_MM) & (distance <= 2 * SHELL_MM) & ~others
+    if not background.any():
+        return tumor
+    level = np.percentile(image[:, background], _TISSUE, axis=1)
+    spread = 1.4826 * np.median(np.abs(image[:, background] - level[:, None]), axis=1)
+    contrast = image[:, tumor].mean(axis=1) - level
+    channel = int(np.argmax(np.abs(contrast) / np.maximum(spread, 1e-9)))
+    if not abs(contrast[channel]) > _STANDS_OUT * spread[channel]:
+        return tumor
+    share = (image[channel] - level[channel]) / contrast[channel]
+    like = (share >= 0.5) & (share <= np.percentile(share[tumor], 99)) & (distance <= SHELL_MM) & ~others
+    pieces, _ = ndimage.label(like | tumor)
+    return np.isin(pieces, np.unique(pieces[tumor]))
 
 
 def fill_smoothly(image: np.ndarray, hole: np.ndarray, spacing_mm: Triple) -> np.ndarray:

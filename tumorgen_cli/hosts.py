@@ -15,7 +15,7 @@ from tumorgen_cli.healing import heal
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
 from tumorgen_cli.volumes import describe, read_volume, resample, same_geometry, stack_channels
-from tumorgen_cli.windows import scan_limits
+from tumorgen_cli.windows import scan_limits, tight_box
 
 _PLACING_VOXELS = 4_000_000
 _LARGEST_GROWTH = 2  # a window may grow to twice the plan's per side
@@ -69,7 +69,7 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
 
 
 def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> Scan:
-    """The scan with the tumors in a box taken away (see `healing.heal`); one without labels is returned as it is."""
+    """The scan with the tumors in a box taken away, as far as they are seen (`healing.heal`); one without labels comes back as it is."""
     if scan.labels is None:
         return scan
     tumors = scan.labels == plan.tumor_label
@@ -87,19 +87,20 @@ def allowed_region(scan: Scan, roi: np.ndarray | None) -> tuple[np.ndarray, int]
 def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
     """The window on the working grid around a box of the scan's voxels, and the request.
 
-    The window is the plan's, or grows (multiples of 16, at most twice a side) to hold a larger box with context. It is
+    The window is the plan's, or grows (multiples of 16, at most twice a side) to hold a larger place for a tumor with context. It is
     kept inside the scan where it fits; beyond the scan's edge its nearest voxel continues.
 
     Raises:
         DataError: the box is larger than the window may grow.
     """
     working, spacing = plan.window.spacing_mm, scan.grid.spacing_mm
-    size_mm = [n * s for n, s in zip(box.shape, spacing, strict=True)]
+    place = tumor_place(box, scan.grid, plan.paste.feather_mm)
+    size_mm = [n * s for n, s in zip(place.shape, spacing, strict=True)]
     shape = tuple(max(n, 16 * int(np.ceil((e / s + 8) / 16))) for n, e, s in zip(plan.window.shape, size_mm, working, strict=True))
     if any(n > _LARGEST_GROWTH * m for n, m in zip(shape, plan.window.shape, strict=True)):
         limit = "×".join(f"{_LARGEST_GROWTH * e:.0f}" for e in plan.window.extent_mm)
         remedy = "use a smaller box, or plan with a larger window (--set window.shape=[...])"
-        found = "a box of " + "×".join(f"{e:.0f}" for e in size_mm) + " mm"
+        found = "a box of " + "×".join(f"{n * s:.0f}" for n, s in zip(box.shape, spacing, strict=True)) + " mm"
         raise DataError("A box is larger than the window can grow", [Fault(scan.name, found, f"at most {limit} mm", remedy)])
     start, padded = [], False
     for center, n, s, m, e in zip(box.center, shape, working, scan.grid.shape, spacing, strict=True):
@@ -111,14 +112,19 @@ def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
     grid = scan.grid.subgrid(tuple(start), working, shape)  # type: ignore[arg-type]
     part, part_grid = _part(scan.image, scan.grid, start, shape, working)
     image = np.stack([resample(channel, part_grid, grid, "cubic") for channel in part]).astype(np.float32)
+    painted, place = (_in_window(each, start, spacing, working, shape) for each in (box, place))
+    return Window(grid, Request(image, painted, place, scan.limits, working, case), padded)
+
+
+def _in_window(box: Box, start: Sequence[float], spacing: Sequence[float], working: Sequence[float], shape: Shape) -> Box:
+    """A scan's box in the voxels of the window that begins at `start`, widened to whole ones."""
     edges = [
         (int(np.floor((a - o) * e / s + 1e-6)), int(np.ceil((b - o) * e / s - 1e-6)))
         for a, b, o, e, s in zip(box.start, box.stop, start, spacing, working, strict=True)
     ]
     low = tuple(max(0, a) for a, _ in edges)
     high = tuple(min(n, max(b, a + 1)) for (_, b), a, n in zip(edges, low, shape, strict=True))
-    request = Request(image, Box(low, high), scan.limits, working, case)  # type: ignore[arg-type]
-    return Window(grid, request, padded)
+    return Box(low, high)  # type: ignore[arg-type]
 
 
 def _part(image: np.ndarray, grid: Grid, start: Sequence[float], shape: Shape, spacing: Sequence[float]) -> tuple[np.ndarray, Grid]:
@@ -144,6 +150,13 @@ def feather(box: Box, grid: Grid, width_mm: float) -> np.ndarray:
         along[axis] = -1
         weight *= (ramp * ramp * (3 - 2 * ramp)).reshape(along).astype(np.float32)
     return weight
+
+
+def tumor_place(box: Box, grid: Grid, width_mm: float) -> Box:
+    """The box in which a tumor may lie: where the picture is mostly the synthetic one (see `paste`)."""
+    place = tight_box(feather(box, grid, width_mm) >= 0.5)
+    assert place is not None  # a ramp is a quarter of an edge at most
+    return place.shifted(box.start)
 
 
 def paste(scan: Scan, box: Box, window: Window, synthetic: Synthetic, plan: Plan, keeps_background: bool) -> tuple[np.ndarray, np.ndarray]:

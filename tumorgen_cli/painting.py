@@ -21,8 +21,8 @@ from tumorgen_cli.windows import scale, unscale
 
 @dataclass(frozen=True)
 class Canvas:
-    """An encoded window: scaled image (C, X, Y, Z), its latent (1, L, x, y, z), the box in latent cells and as a mask
-    (1, 1, x, y, z), and the region to decode, in latent cells: the box with its halo."""
+    """An encoded window: scaled image (C, X, Y, Z), its latent (1, L, x, y, z), the tumor's place in latent cells and as a mask
+    (1, 1, x, y, z), and the region to decode, in latent cells: that place with its halo."""
 
     request: Request
     scaled: np.ndarray
@@ -42,19 +42,18 @@ class Canvas:
         start, stop = (tuple(DOWNSAMPLING * a for a in ends) for ends in (self.region.start, self.region.stop))
         return Box(start, stop)  # type: ignore[arg-type]
 
-    @property
-    def inner(self) -> Box:
-        """The request's box in the region's voxels."""
-        return self.request.box.shifted(tuple(-a for a in self.voxels.start))  # type: ignore[arg-type]
+    def local(self, box: Box) -> Box:
+        """A box of the window in the region's voxels."""
+        return box.shifted(tuple(-a for a in self.voxels.start))  # type: ignore[arg-type]
 
 
 def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: str) -> Canvas:
-    """Encodes a request's window, whose sides must be multiples of 16; the box is widened to whole latent cells."""
+    """Encodes a request's window, whose sides must be multiples of 16; the tumor's place is rounded to whole latent cells."""
     scaled = scale(request.image, plan.channels, request.limits)
     with precise(plan.precision, device):
         latent = codec.encode(torch.from_numpy(scaled)[None].to(device))
     shape = tuple(latent.shape[2:])
-    box = latent_box(request.box, shape)  # type: ignore[arg-type]
+    box = latent_box(request.place, shape)  # type: ignore[arg-type]
     mask = torch.from_numpy(box_mask(box, shape))[None, None].to(device)  # type: ignore[arg-type]
     return Canvas(request, scaled, latent, box, mask, box.grown(halo, shape))  # type: ignore[arg-type]
 
@@ -64,7 +63,7 @@ def add_texture(canvas: Canvas, picture: np.ndarray, decode: Callable[[Tensor], 
     with precise(plan.precision, device):
         smooth = decode(canvas.latent[canvas.cells])[0].float().cpu().numpy()
     host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
-    return picture + like_noise(host, smooth, picture, canvas.inner, np.random.default_rng([seed, 1]))
+    return picture + like_noise(host, smooth, picture, canvas.local(canvas.request.box), np.random.default_rng([seed, 1]))
 
 
 def near(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarray:
@@ -78,9 +77,9 @@ def near(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarray:
 
 def put_back(canvas: Canvas, picture: np.ndarray, share: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """The window with the box replaced by the decoded region's, in the scan's units, and the mask: (C, X, Y, Z), (X, Y, Z)."""
-    request, local = canvas.request, canvas.inner.slices
+    request = canvas.request
     image = request.image.astype(np.float32, copy=True)
-    image[(slice(None), *request.box.slices)] = unscale(picture[(slice(None), *local)], plan.channels, request.limits)
+    image[(slice(None), *request.box.slices)] = unscale(picture[(slice(None), *canvas.local(request.box).slices)], plan.channels, request.limits)
     mask = np.zeros(image.shape[1:], np.float32)
-    mask[request.box.slices] = share[local]
+    mask[request.place.slices] = share[canvas.local(request.place).slices]
     return image, mask

@@ -180,7 +180,7 @@ def make_plan(
     part.take("draws", 10, "an empty or too small tumor is drawn again, up to so often")
     part.take("smallest_ml", rules.smallest_volume_ml(tumors), "half of the smallest training tumor")
     blur = 1.5 * max(rules.median_spacing(fingerprint))
-    part.take("heal_mm", blur, "an old tumor is taken away with one and a half voxels around it: its blur")
+    part.take("heal_mm", blur, "an old tumor, as far as it is seen, is taken away with one and a half voxels around it: its blur")
     d.take("device", budget.device, "the device found")
     d.take("memory_gib", budget.memory_gib, "--memory, or what the device has")
     fast = budget.bf16_speedup >= 1.3

@@ -144,14 +144,15 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Request:
-    """A window of a host scan on the working grid and the box to paint in.
+    """A window of a host scan on the working grid, the box to paint in and, within it, the one for the tumor.
 
-    `image`: (C, X, Y, Z) float32, the scan's own units. `box`: voxels of the window. `limits`: (C, 2), the whole
-    scan's clip limits (`windows.scan_limits`). `case`: the case whose tumor is redrawn, if it is one of the data set's.
+    `image`: (C, X, Y, Z) float32, the scan's own units. `box`, `place`: voxels of the window; between them the picture fades into
+    the host, so a tumor that were not kept in `place` would be cut off there. `limits`: (C, 2), the whole scan's clip limits (`windows.scan_limits`). `case`: the case whose tumor is redrawn, if it is one of the data set's.
     """
 
     image: np.ndarray
     box: Box
+    place: Box
     limits: np.ndarray
     spacing_mm: Triple
     case: str | None = None
@@ -188,7 +189,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How one synthetic pair came to be; one line of `provenance.jsonl`."""
+    """How one synthetic pair came to be; one line of `provenance.jsonl`.
+
+    Outside `box`, and `healed` where an old tumor was taken away, the image is the host's voxel for voxel.
+    """
 
     case: str
     method: str
@@ -198,6 +202,7 @@ class Provenance:
     seed: int
     attempt: int
     box: Box
+    healed: Box | None
     plan_hash: str
     weights: dict[str, str]
     volume_ml: float

@@ -93,9 +93,9 @@ def draw_mask(
 def place_mask(
     config: MaskConfig, plan: Plan, request: Request, rng: np.random.Generator, donors: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """As `draw_mask` for a request's box, in its window: (X, Y, Z)."""
+    """As `draw_mask` for a request's place, in its window: (X, Y, Z)."""
     share = np.zeros(request.image.shape[1:], np.float32)
-    share[request.box.slices], drawn = draw_mask(config, plan, request.box.shape, request.spacing_mm, rng, donors)
+    share[request.place.slices], drawn = draw_mask(config, plan, request.place.shape, request.spacing_mm, rng, donors)
     return share, drawn
 
 

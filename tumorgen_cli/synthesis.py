@@ -170,11 +170,15 @@ def synthesize_set(
 
 @dataclass(frozen=True)
 class Draw:
-    """A pair on its host's grid (image (C, X, Y, Z), None: given up; mask (X, Y, Z)), how it was drawn, and the method's seconds."""
+    """A pair on its host's grid (image (C, X, Y, Z), None: given up; mask (X, Y, Z)), how it was drawn, and the method's seconds.
+
+    `healed`: the box in which an old tumor was taken away before, if one was.
+    """
 
     image: np.ndarray | None
     mask: np.ndarray
     box: Box
+    healed: Box | None
     attempt: int
     volume_ml: float
     padded: bool
@@ -213,7 +217,7 @@ def draw_pair(
             empties = 0
             rejected[NOT_FOUND] += 1
             if rejected[NOT_FOUND] == quality.tries:
-                return Draw(None, mask, box, attempt, volume, window.padded, drawn, dict(rejected), seconds)
+                return Draw(None, mask, box, None, attempt, volume, window.padded, drawn, dict(rejected), seconds)
             continue
         rejected["too small" if volume > 0 else "empty"] += 1
         empties += 1
@@ -224,7 +228,8 @@ def draw_pair(
                 "train longer, choose other boxes, or allow more draws (--set paste.draws=N at planning)",
             )  # fmt: skip
             raise DataError("No tumor came", [fault])
-    return Draw(image, mask, box, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
+    healed = tight_box((host.image != scan.image).any(axis=0)) if host.image is not scan.image else None
+    return Draw(image, mask, box, healed, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
 
 
 def provenance_of(
@@ -232,7 +237,7 @@ def provenance_of(
 ) -> Provenance:
     """How a pair came to be."""
     return Provenance(
-        job.case, method, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, plan.hash,
+        job.case, method, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, draw.healed, plan.hash,
         weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn,
     )  # fmt: skip
 
@@ -276,7 +281,10 @@ def _take_away(labels: np.ndarray, box: Box, tumor_label: int, grid: Grid) -> No
 
 
 class Placing:
-    """Boxes for one scan: the user's, a redrawn tumor's with BA-PMG offsets, or of a training tumor's size in the body."""
+    """Boxes for one scan: the user's, a redrawn tumor's with BA-PMG offsets, or of a training tumor's size in the body.
+
+    Those that are drawn are widened by half the feather, so that the tumor's place in them (`hosts.tumor_place`) is of that size.
+    """
 
     def __init__(self, scan: Scan, source: Source, plan: Plan, tumors: Sequence[TumorFacts], box: Box | None) -> None:
         self.scan, self.source, self.plan, self.tumors, self.user_box = scan, source, plan, tumors, box
@@ -311,7 +319,7 @@ class Placing:
         size_mm, _ = draw_size_mm(self.tumors, self.plan.window.alpha, self.plan.window.extent_mm, rng)
         # A host smaller than the box gets a box of its own size; the window is then padded, and counted.
         size = tuple(
-            max(1, min(round(e / s), n) // self.stride) for e, s, n in zip(size_mm, spacing, self.scan.grid.shape, strict=True)
+            max(1, min(round((e + self.plan.paste.feather_mm) / s), n) // self.stride) for e, s, n in zip(size_mm, spacing, self.scan.grid.shape, strict=True)
         )
         coarse = place_box(size, self.allowed, rng)  # type: ignore[arg-type]
         if coarse is None:
@@ -326,8 +334,9 @@ class Placing:
         """BA-PMG on the scan's own grid: the tumor's box with offsets U(0, α D_i), D_i the window's length."""
         reach = [self.plan.window.alpha * e / s for e, s in zip(self.plan.window.extent_mm, self.scan.grid.spacing_mm, strict=True)]
         low, high = rng.uniform(0, 1, 3) * reach, rng.uniform(0, 1, 3) * reach
-        start = tuple(max(0, round(a - d)) for a, d in zip(tumor.start, low, strict=True))
-        stop = tuple(min(n, round(b + d)) for b, d, n in zip(tumor.stop, high, self.scan.grid.shape, strict=True))
+        fade = [self.plan.paste.feather_mm / 2 / s for s in self.scan.grid.spacing_mm]
+        start = tuple(max(0, round(a - d - f)) for a, d, f in zip(tumor.start, low, fade, strict=True))
+        stop = tuple(min(n, round(b + d + f)) for b, d, f, n in zip(tumor.stop, high, fade, self.scan.grid.shape, strict=True))
         return Box(start, stop)  # type: ignore[arg-type]
 
 

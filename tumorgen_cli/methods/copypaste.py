@@ -64,7 +64,7 @@ class CopyPaste(Method):
 
     def _choose(self, request: Request, rng: np.random.Generator) -> tuple[Case, Component]:
         donors = [d for d in self.donors if d[0].record.case != request.case]
-        fitting = [d for d in donors if all(n <= m for n, m in zip(d[1].box.shape, request.box.shape, strict=True))]
+        fitting = [d for d in donors if all(n <= m for n, m in zip(d[1].box.shape, request.place.shape, strict=True))]
         if fitting:  # a box drawn for large tumors should not be filled by the smallest ones alone
             volume = np.array([float(np.prod(c.box.shape)) for _, c in fitting])
             return fitting[rng.choice(len(fitting), p=volume / volume.sum())]
@@ -75,7 +75,7 @@ class CopyPaste(Method):
         """Shrinks the donor (with its shell) where its mask is larger than the box."""
         inside = np.argwhere(mask)
         extent = inside.max(0) - inside.min(0) + 1
-        factor = [min(1.0, n / e) for n, e in zip(request.box.shape, extent, strict=True)]
+        factor = [min(1.0, n / e) for n, e in zip(request.place.shape, extent, strict=True)]
         if min(factor) == 1.0:
             return donor, mask, others
         small = np.stack([ndimage.zoom(channel, factor, order=1) for channel in donor])
@@ -86,8 +86,8 @@ class CopyPaste(Method):
     ) -> Synthetic:
         inside = np.argwhere(mask)
         low, extent = inside.min(0), inside.max(0) - inside.min(0) + 1
-        room = [max(0, n - int(e)) for n, e in zip(request.box.shape, extent, strict=True)]
-        start = [a + int(rng.integers(r + 1)) for a, r in zip(request.box.start, room, strict=True)]
+        room = [max(0, n - int(e)) for n, e in zip(request.place.shape, extent, strict=True)]
+        start = [a + int(rng.integers(r + 1)) for a, r in zip(request.place.start, room, strict=True)]
         shift = np.array(start) - low  # donor voxel -> window voxel
         share = np.zeros(request.image.shape[1:], np.float32)
         image = request.image.astype(np.float32, copy=True)
@@ -97,9 +97,9 @@ class CopyPaste(Method):
             to.append(slice(a, b))
             source.append(slice(a - int(s), b - int(s)))
         share[tuple(to)] = mask[tuple(source)]
-        box = np.zeros(share.shape, bool)
-        box[request.box.slices] = True
-        share *= box
+        place, box = np.zeros(share.shape, bool), np.zeros(share.shape, bool)
+        place[request.place.slices] = box[request.box.slices] = True
+        share *= place
         sigma = [self.config.edge_mm / s for s in request.spacing_mm]
         soft = ndimage.gaussian_filter(share, sigma) * box
         shell = ~others[tuple(source)]

@@ -30,7 +30,7 @@ from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.painting import add_texture, near, open_canvas, put_back
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import Box, Fingerprint, Request, Synthetic
+from tumorgen_cli.records import SHELL_MM, Box, Fingerprint, Request, Synthetic
 from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.vector_field import Condition, FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, to_flow
 from tumorgen_cli.windows import tight_box
@@ -137,7 +137,7 @@ class TumorGen(Method):
         s.take("steps", 10, "the paper's fast setting")
         s.take("solver", "euler", "the paper's")
         s.take("texture", True, "a VAE smooths noise away: without it the box is a bare patch in a noisy scan; false: the paper's decode")
-        s.take("keep_mm", 12.0, "farther from the tumor the host's voxels stay: slices come nearer to real ones; 0: the whole box, as in the paper")
+        s.take("keep_mm", SHELL_MM, "farther than a tumor's surroundings the host stays: slices come nearer to real ones; 0: the whole box, as in the paper")
         s.take("emphasis", 1.5, "characters told so many times as far from ordinary: told as they are, tumors come out tamer than was asked")
         s.take("halo", 4, "with 4 latent voxels around the box the decode is that of the whole window to 0.01 SUV")
 
