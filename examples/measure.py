@@ -4,6 +4,7 @@
     python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
     python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
     python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
+    python examples/measure.py networks -w WORK             # their networks alone, untrained, and DiffTumor's in its published sizes
     python examples/measure.py scoring -w WORK SET          # seconds to score a set, and for the same measures from MONAI on whole volumes
     python examples/measure.py stages -w WORK               # wall time and peak memory of every command and stage
     python examples/measure.py joint -w WORK                # seconds of a step of the flow alone, and with the refiner in it
@@ -35,6 +36,8 @@ from tumorgen_cli.judging import judge_pair, predict_around
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Sampling
 from tumorgen_cli.metrics.agreement import dice
+from tumorgen_cli.nets.plane_unet import PlaneUNet
+from tumorgen_cli.nets.vae import DOWNSAMPLING
 from tumorgen_cli.pipeline import synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request
@@ -50,7 +53,7 @@ Work = Annotated[Path, typer.Option("-w", "--work")]
 
 @app.command()
 def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder of the hosts' images.")]) -> None:
-    """Counts pairs whose image differs from the host outside the box (and, in redrawn cases, what was healed), or whose mask leaves it or is empty."""
+    """Counts pairs whose image differs from the host outside the box (and what was healed), or whose mask leaves it or is empty."""
     for folder in sets:
         pairs = changed = outside = empty = 0
         for record in read_provenance(folder):
@@ -159,6 +162,36 @@ def rivals(
             f"{name}, {steps} steps: network {network:.3f} s ({network / reference:.1f} × TumorGen's 10 steps), method {whole:.3f} s, "
             f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
         )
+
+
+@app.command()
+def networks(work: Work, repeats: int = 7, device: str = "auto") -> None:
+    """Seconds of the samplers' networks alone, untrained and in turn: TumorGen's, and DiffTumor's as planned and with its published sizes."""
+    plan, where = Workspace(work).plan(), find_device(device)  # type: ignore[arg-type]
+    flow_net, ddpm = find_method("tumorgen")(plan, Workspace(work)), find_method("difftumor")(plan, Workspace(work))
+    latent, config = ddpm.config.vqgan.latent_channels, ddpm.config.ddpm  # type: ignore[attr-defined]
+    planned, wide, published = config.widths, (48, 96, 192), (8, 32)
+    sizes = {"as planned": (planned, config.heads), "with 8 heads of 32": (planned, published), "and widths to 192": (wide, published)}
+    rows = [("tumorgen, 10 steps", 10, flow_net.net)]  # type: ignore[attr-defined]
+    rows += [(f"difftumor {name}, 50 steps", 50, PlaneUNet(2 * latent + 1, latent, *size)) for name, size in sizes.items()]
+    seconds: dict[str, list[float]] = {name: [] for name, _, _ in rows}
+    for _ in range(repeats + 1):
+        for name, steps, net in rows:
+            channels = next(module.in_channels for module in net.modules() if isinstance(module, torch.nn.Conv3d))
+            x = torch.randn(1, channels, *(n // DOWNSAMPLING for n in plan.window.shape), device=where)
+            time_in = torch.ones(1, device=where)
+            net.to(where).eval()
+            with ae.precise(plan.precision, where.type):
+                begun = time.perf_counter()
+                for _ in range(steps):
+                    net(x, time_in)
+                if where.type == "cuda":
+                    torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - begun)
+    reference = float(np.median(seconds[rows[0][0]][1:]))
+    for name, values in seconds.items():
+        median = float(np.median(values[1:]))
+        print(f"{name}: {median:.3f} s, {median / reference:.1f} times TumorGen's, {torch.get_num_threads()} threads")
 
 
 class _Clock:

@@ -488,7 +488,7 @@ def test_far_from_its_tumor_tumorgen_keeps_the_host(trained):
         method.load()
         return method
 
-    assert trained.plan().methods["tumorgen"]["sampling"]["keep_mm"] == 12
+    assert trained.plan().methods["tumorgen"]["sampling"]["keep_mm"] == 20
     keeping, whole = kept_beyond(6.0), kept_beyond(0.0)
     assert keeping.keeps_background
     assert not whole.keeps_background

@@ -50,10 +50,10 @@ def heal(image: np.ndarray, tumors: np.ndarray, box: Box, spacing_mm: Triple, ma
 def seen_tumor(image: np.ndarray, tumor: np.ndarray, others: np.ndarray, spacing_mm: Triple) -> np.ndarray:
     """A tumor (X, Y, Z), not empty, with what looks like it beside it in the image (C, X, Y, Z), `others` left out: (X, Y, Z) bool.
 
-    Outlines drawn on another scan, or tightly, leave hot tissue out, which would stay as a tumor without a mask. In the channel in
-    which the tumor stands out most, what hangs together with it within `SHELL_MM` and is at least half as far from the background
-    (the upper quartile of the `SHELL_MM` beyond, where there may be air) as the tumor's mean is taken for it, unless it is further off than the tumor's own 1 %
-    beyond: hotter organs. A tumor that stands out by less than twice the background's spread is only its mask.
+    Outlines drawn on another scan, or tightly, leave hot tissue out, which would stay as a tumor without a mask. So what hangs
+    together with the tumor within `SHELL_MM` counts as tumor where, in the channel in which it stands out most, it is at least half
+    as far from the background (the upper quartile of the next `SHELL_MM`, where there may be air) as the tumor's mean, and no further
+    than 99 % of the tumor: organs may be hotter. A tumor that stands out by less than twice the background's spread is its mask alone.
     """
     distance = ndimage.distance_transform_edt(~tumor, sampling=spacing_mm)
     background = (distance > SHELL_MM) & (distance <= 2 * SHELL_MM) & ~others

@@ -146,8 +146,9 @@ class Fingerprint:
 class Request:
     """A window of a host scan on the working grid, the box to paint in and, within it, the one for the tumor.
 
-    `image`: (C, X, Y, Z) float32, the scan's own units. `box`, `place`: voxels of the window; between them the picture fades into
-    the host, so a tumor that were not kept in `place` would be cut off there. `limits`: (C, 2), the whole scan's clip limits (`windows.scan_limits`). `case`: the case whose tumor is redrawn, if it is one of the data set's.
+    `image`: (C, X, Y, Z) float32, the scan's own units. `box`, `place`: voxels of the window; between the two the picture fades into
+    the host, and a mask is cut off. `limits`: (C, 2), the whole scan's clip limits (`windows.scan_limits`). `case`: the case whose
+    tumor is redrawn, if it is one of the data set's.
     """
 
     image: np.ndarray

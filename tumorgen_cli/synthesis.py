@@ -316,10 +316,11 @@ class Placing:
         if self.source.redraw:
             return self._around(self.source.redraw[index % len(self.source.redraw)], rng)
         spacing = self.scan.grid.spacing_mm
-        size_mm, _ = draw_size_mm(self.tumors, self.plan.window.alpha, self.plan.window.extent_mm, rng)
+        place_mm, _ = draw_size_mm(self.tumors, self.plan.window.alpha, self.plan.window.extent_mm, rng)
+        size_mm = [e + self.plan.paste.feather_mm for e in place_mm]
         # A host smaller than the box gets a box of its own size; the window is then padded, and counted.
         size = tuple(
-            max(1, min(round((e + self.plan.paste.feather_mm) / s), n) // self.stride) for e, s, n in zip(size_mm, spacing, self.scan.grid.shape, strict=True)
+            max(1, min(round(e / s), n) // self.stride) for e, s, n in zip(size_mm, spacing, self.scan.grid.shape, strict=True)
         )
         coarse = place_box(size, self.allowed, rng)  # type: ignore[arg-type]
         if coarse is None:

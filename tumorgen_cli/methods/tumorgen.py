@@ -137,7 +137,7 @@ class TumorGen(Method):
         s.take("steps", 10, "the paper's fast setting")
         s.take("solver", "euler", "the paper's")
         s.take("texture", True, "a VAE smooths noise away: without it the box is a bare patch in a noisy scan; false: the paper's decode")
-        s.take("keep_mm", SHELL_MM, "farther than a tumor's surroundings the host stays: slices come nearer to real ones; 0: the whole box, as in the paper")
+        s.take("keep_mm", SHELL_MM, "beyond the tumor's surroundings the host stays: slices come nearer to real ones; 0: the paper's, the whole box")
         s.take("emphasis", 1.5, "characters told so many times as far from ordinary: told as they are, tumors come out tamer than was asked")
         s.take("halo", 4, "with 4 latent voxels around the box the decode is that of the whole window to 0.01 SUV")
 
