@@ -50,7 +50,7 @@ def test_distances_are_told_apart_by_the_real_rows_width():
 
 def line(case, method, start=0, rejected=0):
     box = Box((start, 0, 0), (start + 2, 2, 2))
-    return Provenance(case, method, "host", ("f",), "h", 1, 0, box, None, "p", {}, 1.0, False, {"method": 0.1, "total": 0.4}, {"empty": rejected}, {})
+    return Provenance(case, method, "host", ("f",), "h", 1, 0, box, "p", {}, 1.0, False, {"method": 0.1, "total": 0.4}, {"empty": rejected}, {})
 
 
 def test_a_table_has_a_row_for_every_method(tmp_path):

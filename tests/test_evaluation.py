@@ -67,14 +67,14 @@ def plan(tmp_path_factory):
         schema=1, dataset="D", dataset_path=str(folder), fingerprint_hash="f", file_ending=".nii.gz",
         labels={"background": 0, "organ": 1, "tumor": 2}, tumor_name="tumor", tumor_label=2,
         channels=(ChannelPlan("PET", "dataset", 0.0, 12.0, 0.5),), window=WindowPlan((5.0, 5.0, 5.0), (16, 16, 16), 0.1),
-        paste=PastePlan(7.5, 10, 0.1, 6.0), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
+        paste=PastePlan(7.5, 10, 0.1, 6.0, (0,)), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
         methods={}, decisions=(),
     )  # fmt: skip
 
 
 def provenance(case, host, box=BOX):
     return Provenance(
-        case, "toy", host, (f"{host}_0000.nii.gz",), "hh", 3, 0, box, None, "pp", {"flow": "ww"}, 1.0, False,
+        case, "toy", host, (f"{host}_0000.nii.gz",), "hh", 3, 0, box, "pp", {"flow": "ww"}, 1.0, False,
         {"method": 0.2, "total": 0.5}, {"empty": 1}, {},
     )  # fmt: skip
 

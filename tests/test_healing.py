@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tumorgen_cli.healing import fill_smoothly, heal, seen_tumor
+from tumorgen_cli.plan import PastePlan
 from tumorgen_cli.records import Box
 
 SHAPE = (30, 28, 26)
@@ -27,64 +28,103 @@ def test_a_hole_in_a_ramp_is_filled_by_the_ramp():
     assert not fill_smoothly(damaged, np.ones_like(hole), (1.0, 1.0, 1.0)).any()
 
 
+def paste_plan(margin_mm, seen_in=(0,)):
+    return PastePlan(6.0, 3, 0.05, margin_mm, seen_in)
+
+
+@pytest.mark.parametrize("seen_in", [(), (0,)])
 @pytest.mark.parametrize("kind", [np.float32, np.int16])
-def test_only_the_boxs_tumor_goes(kind):
+def test_only_the_boxs_tumor_goes(kind, seen_in):
     rng = np.random.default_rng(0)
     image = (100 + 10 * rng.standard_normal((1, *SHAPE))).astype(kind)
     tumors = np.zeros(SHAPE, bool)
     tumors[10:16, 10:16, 10:16] = True
     tumors[24:27, 24:27, 20:23] = True
     image[0][tumors] = 900
-    before, box = image.copy(), Box((8, 8, 8), (18, 18, 18))
-    healed = heal(image, tumors, box, (4.0, 4.0, 3.0), 4.0, 1)
-    outside = np.ones(SHAPE, bool)
-    outside[box.grown((6, 6, 8), SHAPE).slices] = False  # 20 mm in which a tumor may be seen, 4 mm around it
-    assert outside.any()
+    before, box, spacing, paste = image.copy(), Box((8, 8, 8), (18, 18, 18)), (4.0, 4.0, 3.0), paste_plan(4.0, seen_in)
+    healed, changed = heal(image, tumors, box, spacing, paste, 1)
     assert healed.dtype == kind
-    np.testing.assert_array_equal(healed[:, outside | tumors & ~inside(box)], image[:, outside | tumors & ~inside(box)])
+    assert changed == Box((9, 9, 9), (17, 17, 17))  # 4 mm around it, in whole voxels
+    np.testing.assert_array_equal(healed[:, ~inside(changed)], image[:, ~inside(changed)])
     gone = healed[0, 10:16, 10:16, 10:16].astype(float)
     assert gone.max() < 200
     assert gone.mean() == pytest.approx(100, abs=6)
     assert 3 < gone.std() < 20  # the host's noise, not a bare patch
     np.testing.assert_array_equal(image, before)
-    np.testing.assert_array_equal(healed, heal(image, tumors, box, (4.0, 4.0, 3.0), 4.0, 1))
-    assert heal(image, tumors, Box((0, 0, 0), (5, 5, 5)), (4.0, 4.0, 3.0), 4.0, 1) is image  # nothing to take away
+    np.testing.assert_array_equal(healed, heal(image, tumors, box, spacing, paste, 1)[0])
+    nothing, none = heal(image, tumors, Box((0, 0, 0), (5, 5, 5)), spacing, paste, 1)
+    assert nothing is image
+    assert none is None
 
 
-def hot_spot(outlined=6, level=8.0, organ=30.0, noise=0.1):
-    """Background 1, a tumor ball of 12 mm that is outlined to `outlined` mm, and, touching it, a far hotter organ; spacing 2 mm."""
-    shape = (48, 48, 48)
+def hot_spot(outlined=6, level=8.0, organ=None, noise=0.1):
+    """Background 1, a tumor ball of 12 mm that is outlined to `outlined` mm, and, 4 mm off it, an organ; voxels of 2 mm."""
+    shape = (64, 48, 48)
     radius = 2.0 * np.linalg.norm(np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")) - 22.0, axis=0)
     image = 1 + noise * np.random.default_rng(0).standard_normal(shape)
     image[radius <= 12] = level
-    image[29:34, 18:27, 18:27] = organ
+    if organ is not None:
+        image[30:36, 18:27, 18:27] = organ
     return image[None].astype(np.float32), radius <= outlined, radius
 
 
+SPACING = (2.0, 2.0, 2.0)
+NONE = np.zeros((64, 48, 48), bool)
+
+
 def test_a_tumor_is_taken_away_as_far_as_it_is_seen_not_as_it_is_outlined():
-    image, outlined, radius = hot_spot()
-    seen = seen_tumor(image, outlined, np.zeros_like(outlined), (2.0, 2.0, 2.0))
-    np.testing.assert_array_equal(seen, (radius <= 12) & (image[0] < 20))
-    box = Box((19, 19, 19), (26, 26, 26))  # no larger than the outline
-    image, outlined, radius = hot_spot(organ=1.0)
-    healed = heal(image, outlined, box, (2.0, 2.0, 2.0), 2.0, 0)
+    image, outlined, radius = hot_spot(outlined=9)
+    np.testing.assert_array_equal(seen_tumor(image, outlined, NONE, SPACING, 2.0), radius <= 12)
+    box = Box((18, 18, 18), (27, 27, 27))  # no larger than the outline
+    healed, changed = heal(image, outlined, box, SPACING, paste_plan(2.0), 0)
     assert healed.max() < 2
+    assert changed == Box((15, 15, 15), (30, 30, 30))
     np.testing.assert_array_equal(healed[0][radius > 15], image[0][radius > 15])
+    outline, _ = heal(image, outlined, box, SPACING, paste_plan(2.0, ()), 0)
+    assert outline[0][(radius > 11) & (radius <= 12)].min() == 8  # in other channels than PET's the outline is believed
 
 
-def test_a_tumor_in_the_channel_in_which_it_stands_out_and_a_cold_one():
-    image, outlined, radius = hot_spot(organ=1.0)
+def test_organs_stay_hotter_or_labelled_and_what_is_too_large():
+    image, outlined, radius = hot_spot(outlined=9, organ=20.0)
+    seen = seen_tumor(image, outlined, NONE, SPACING, 2.0)
+    assert not seen[29:].any()  # nor its blur
+    assert seen.sum() > 1.5 * outlined.sum()
+    labelled = NONE.copy()
+    labelled[26:36, 18:27, 18:27] = True
+    box = Box((18, 18, 18), (27, 27, 27))
+    healed, _ = heal(image, outlined, box, SPACING, paste_plan(2.0), 0, labelled & ~outlined)
+    np.testing.assert_array_equal(healed[0, 30:36, 18:27, 18:27], image[0, 30:36, 18:27, 18:27])
+    image, outlined, _ = hot_spot(outlined=6)
+    np.testing.assert_array_equal(seen_tumor(image, outlined, NONE, SPACING, 2.0), outlined)  # eight times as much is no tumor's rim
+
+
+def test_the_channel_in_which_a_tumor_stands_out_and_one_that_does_not():
+    image, outlined, radius = hot_spot(outlined=9)
     flat = np.random.default_rng(1).standard_normal(image.shape).astype(np.float32)
-    for both in (np.concatenate([flat, image]), np.concatenate([-image, flat])):
-        np.testing.assert_array_equal(seen_tumor(both, outlined, np.zeros_like(outlined), (2.0, 2.0, 2.0)), radius <= 12)
+    np.testing.assert_array_equal(seen_tumor(np.concatenate([flat, image]), outlined, NONE, SPACING, 2.0), radius <= 12)
+    np.testing.assert_array_equal(seen_tumor(flat, outlined, NONE, SPACING, 2.0), outlined)
+    np.testing.assert_array_equal(seen_tumor(-image, outlined, NONE, SPACING, 2.0), outlined)  # a cold one
+    everything = ~NONE
+    np.testing.assert_array_equal(seen_tumor(image, everything, NONE, SPACING, 2.0), everything)  # no background to tell it from
 
 
-def test_one_that_hardly_stands_out_is_its_outline_and_other_tumors_are_not_it():
-    image, outlined, radius = hot_spot(level=2.0, organ=1.0, noise=1.0)
-    none = np.zeros_like(outlined)
-    np.testing.assert_array_equal(seen_tumor(image, outlined, none, (2.0, 2.0, 2.0)), outlined)
-    image, outlined, radius = hot_spot(organ=1.0)
-    others = (radius > 8) & (radius <= 12)
-    assert not (seen_tumor(image, outlined, others, (2.0, 2.0, 2.0)) & others).any()
-    everything = np.ones_like(outlined)
-    np.testing.assert_array_equal(seen_tumor(image, everything, none, (2.0, 2.0, 2.0)), everything)  # no background to tell it from
+def test_air_around_a_limb_does_not_hide_a_tumor():
+    image, outlined, radius = hot_spot(outlined=9, level=3.5)
+    image[0][radius > 30] = 0.02
+    np.testing.assert_array_equal(seen_tumor(image, outlined, NONE, SPACING, 2.0), radius <= 12)
+
+
+def test_a_faint_tumor_does_not_hide_a_hot_one_in_the_same_box():
+    image, first, radius = hot_spot(outlined=9, level=12.0)
+    tumors = first.copy()
+    image[0, 44:60, 10:34, 10:34] = 3.0
+    tumors[44:60, 10:34, 10:34] = True
+    healed, _ = heal(image, tumors, Box((10, 10, 10), (60, 40, 40)), SPACING, paste_plan(2.0), 0)
+    assert healed[0][radius <= 12].max() < 3
+
+
+def test_noise_is_that_of_what_lies_around_not_of_what_lies_far():
+    image, outlined, radius = hot_spot(outlined=9, noise=0.1)
+    image[0][radius > 45] += 3 * np.random.default_rng(2).standard_normal(int((radius > 45).sum())).astype(np.float32)
+    healed, _ = heal(image, outlined, Box((18, 18, 18), (27, 27, 27)), SPACING, paste_plan(2.0), 0)
+    assert healed[0][radius <= 10].std() < 0.3

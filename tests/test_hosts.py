@@ -24,7 +24,7 @@ def plan(workspace):
     """32³ windows of 4 mm and a feather of 6 mm."""
     found = workspace.plan()
     window = replace(found.window, spacing_mm=(4.0, 4.0, 4.0), shape=(32, 32, 32))
-    return replace(found, window=window, paste=PastePlan(6.0, 3, 0.05, 6.0))
+    return replace(found, window=window, paste=PastePlan(6.0, 3, 0.05, 6.0, (0,)))
 
 
 def make_scan(grid=None, dtype=np.float32, fill=None, channels=1):
@@ -175,6 +175,11 @@ def test_a_tumors_place_is_where_the_picture_is_mostly_synthetic():
     place = hosts.tumor_place(box, grid, 8.0)
     assert place == Box((12, 12, 0), (28, 28, 18))  # half of 8 mm; the scan's own edge does not fade
     assert hosts.tumor_place(Box((5, 5, 5), (6, 7, 8)), grid, 8.0) == Box((5, 5, 5), (6, 7, 8))  # nothing is too small for a tumor
+    fine = Grid((200, 200, 200), (0.5, 0.5, 0.5))
+    for wanted in (10.0, 15.0, 24.0, 60.0):  # a box that is so much longer has a place of the length that was wanted
+        voxels = round((wanted + hosts.fade_mm(wanted, 8.0)) / 0.5)
+        found = hosts.tumor_place(Box((20, 20, 20), (20 + voxels,) * 3), fine, 8.0)
+        assert found.shape[0] * 0.5 == pytest.approx(wanted, abs=1.0)
 
 
 # -- paste -----------------------------------------------------------------------------------------------------

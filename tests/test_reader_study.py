@@ -46,7 +46,7 @@ def write_set(folder, pairs):
     lines = []
     for case, host, image, tumor, box in pairs:
         write_case(folder, case, image, tumor)
-        made = Provenance(case, "toy", host, ("f",), "hh", 3, 0, box, None, "pp", {}, 1.0, False, {"total": 0.5}, {}, {})
+        made = Provenance(case, "toy", host, ("f",), "hh", 3, 0, box, "pp", {}, 1.0, False, {"total": 0.5}, {}, {})
         lines.append(json.dumps(to_plain(made)) + "\n")
     (folder / "provenance.jsonl").write_text("".join(lines))
     (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
@@ -62,7 +62,7 @@ def plan(tmp_path):
         schema=1, dataset="D", dataset_path=str(folder), fingerprint_hash="f", file_ending=".nii.gz",
         labels={"background": 0, "organ": 1, "tumor": 2}, tumor_name="tumor", tumor_label=2,
         channels=(ChannelPlan("PET", "dataset", 0.0, 10.0, 0.5),), window=WindowPlan((5.0, 5.0, 5.0), (12, 12, 12), 0.1),
-        paste=PastePlan(7.5, 10, 0.1, 6.0), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
+        paste=PastePlan(7.5, 10, 0.1, 6.0, (0,)), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
         methods={}, decisions=(),
     )  # fmt: skip
 

@@ -9,66 +9,93 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage, sparse
 
+from tumorgen_cli.plan import PastePlan
 from tumorgen_cli.records import SHELL_MM, Box, Triple
 from tumorgen_cli.texture import like_noise
 from tumorgen_cli.windows import box_around, tight_box
 
 _CONTEXT_MM = 25.0  # around what is taken away, to measure noise in
-_TISSUE = 75  # percentile of a tumor's surroundings that is tissue where half of them are air
 _STANDS_OUT = 2.0  # a tumor's contrast, in spreads of its surroundings, from which on its uptake outlines it
+_MOST = 3.0  # times its outline; what is seen to be larger is an organ that the tumor touches
 
 
-def heal(image: np.ndarray, tumors: np.ndarray, box: Box, spacing_mm: Triple, margin_mm: float, seed: int) -> np.ndarray:
-    """The image (C, X, Y, Z) in its own type with the tumors (X, Y, Z) in `box` gone; `SHELL_MM` + `margin_mm` beyond the box every
-    voxel is as it was.
+def heal(
+    image: np.ndarray, tumors: np.ndarray, box: Box, spacing_mm: Triple, paste: PastePlan, seed: int, anatomy: np.ndarray | None = None
+) -> tuple[np.ndarray, Box | None]:
+    """The image (C, X, Y, Z) in its own type with the tumors (X, Y, Z) in `box` gone, and the box of all voxels that changed.
 
-    A tumor is taken away as far as it is seen (`seen_tumor`), with `margin_mm` around it for its blur. Inside, each channel solves
-    Laplace's equation between the voxels around (the smoothest continuation), and gets noise of the strength and smoothness that
-    the scan has around. Tumors outside the box stay. Without one in the box the image itself comes back.
+    Each is taken away as far as it is seen in the channels `paste.seen_in` (`seen_tumor`), with `paste.heal_mm` around it for its blur.
+    Inside, each channel solves Laplace's equation between the voxels around (the smoothest continuation), and gets noise of the
+    strength and smoothness that the scan has around. Tumors outside the box and labelled `anatomy` (X, Y, Z) stay. Without a tumor in
+    the box the image itself comes back, and None.
     """
     old = np.zeros(tumors.shape, bool)
     old[box.slices] = tumors[box.slices]
-    around = box_around(old, spacing_mm, 2 * SHELL_MM + margin_mm + _CONTEXT_MM)
+    around = box_around(old, spacing_mm, 2 * SHELL_MM + paste.heal_mm + _CONTEXT_MM)
     if around is None:
-        return image
-    crop, part, others = image[(slice(None), *around.slices)].astype(np.float32), old[around.slices], (tumors & ~old)[around.slices]
-    seen = seen_tumor(crop, part, others, spacing_mm)
-    hole = (ndimage.distance_transform_edt(~seen, sampling=spacing_mm) <= margin_mm) & ~others
+        return image, None
+    part = old[around.slices]
+    others = tumors[around.slices].astype(bool) & ~part
+    kept = others if anatomy is None else others | anatomy[around.slices].astype(bool)
+    seen = part.copy()
+    if paste.seen_in:
+        uptake = image[(list(paste.seen_in), *around.slices)].astype(np.float32)
+        pieces, count = ndimage.label(part)
+        for number in range(1, count + 1):
+            own = pieces == number
+            near = box_around(own, spacing_mm, 2 * SHELL_MM)
+            assert near is not None
+            where, barred = near.slices, kept | (part & ~own)
+            seen[where] |= seen_tumor(uptake[(slice(None), *where)], own[where], barred[where], spacing_mm, paste.heal_mm)
+    hole = (ndimage.distance_transform_edt(~seen, sampling=spacing_mm) <= paste.heal_mm) & ~others
+    context, changed = box_around(hole, spacing_mm, _CONTEXT_MM), tight_box(hole)
+    assert context is not None
+    assert changed is not None
+    hole, inner = hole[context.slices], changed.shifted(tuple(-a for a in context.start))  # type: ignore[arg-type]
+    context, changed = context.shifted(around.start), changed.shifted(around.start)
+    crop = image[(slice(None), *context.slices)].astype(np.float32)
     filled = np.stack([fill_smoothly(channel, hole, spacing_mm) for channel in crop])
     smooth = np.stack([ndimage.gaussian_filter(channel, 1.0) for channel in crop])
     # where other tumors lie beside it their uptake counts as host; the strengths are medians, so little of it shows
-    noise = like_noise(crop, smooth, filled, tight_box(hole), np.random.default_rng(seed))  # type: ignore[arg-type]
+    noise = like_noise(crop, smooth, filled, inner, np.random.default_rng(seed))
     filled[:, hole] += noise[:, hole]
     if image.dtype.kind in "iu":
         limits = np.iinfo(image.dtype)
         filled = np.clip(np.rint(filled), limits.min, limits.max)
     out = image.copy()
-    out[(slice(None), *around.slices)][:, hole] = filled[:, hole].astype(image.dtype)
-    return out
+    out[(slice(None), *context.slices)][:, hole] = filled[:, hole].astype(image.dtype)
+    return out, changed
 
 
-def seen_tumor(image: np.ndarray, tumor: np.ndarray, others: np.ndarray, spacing_mm: Triple) -> np.ndarray:
-    """A tumor (X, Y, Z), not empty, with what looks like it beside it in the image (C, X, Y, Z), `others` left out: (X, Y, Z) bool.
+def seen_tumor(image: np.ndarray, tumor: np.ndarray, kept: np.ndarray, spacing_mm: Triple, margin_mm: float) -> np.ndarray:
+    """A tumor (X, Y, Z), not empty, with the uptake beside it that its outline leaves out, never what is `kept`: (X, Y, Z) bool.
 
-    Outlines drawn on another scan, or tightly, leave hot tissue out, which would stay as a tumor without a mask. So what hangs
-    together with the tumor within `SHELL_MM` counts as tumor where, in the channel in which it stands out most, it is at least half
-    as far from the background (the upper quartile of the next `SHELL_MM`, where there may be air) as the tumor's mean, and no further
-    than 99 % of the tumor: organs may be hotter. A tumor that stands out by less than twice the background's spread is its mask alone.
+    Outlines drawn on another scan, or tightly, leave uptake out, which would stay as a tumor without a mask. In the channel of the
+    image (C, X, Y, Z) in which the tumor stands out most, voxels within `SHELL_MM` that hang together with it are taken for it where they
+    are halfway from the background to the tumor's mean, or hotter, but not hotter than all of the tumor: an organ, which is
+    kept with its blur, 2 `margin_mm`. The background is the tissue in the next `SHELL_MM`: the upper half of the values, where there may be air.
+    The outline alone comes back where the tumor does not stand out or where three times as much would be taken.
     """
     distance = ndimage.distance_transform_edt(~tumor, sampling=spacing_mm)
-    background = (distance > SHELL_MM) & (distance <= 2 * SHELL_MM) & ~others
+    background = (distance > SHELL_MM) & (distance <= 2 * SHELL_MM) & ~kept
     if not background.any():
         return tumor
-    level = np.percentile(image[:, background], _TISSUE, axis=1)
-    spread = 1.4826 * np.median(np.abs(image[:, background] - level[:, None]), axis=1)
+    values = np.sort(image[:, background], axis=1)
+    tissue = values[:, values.shape[1] // 2 :]
+    level = np.median(tissue, axis=1)
+    spread = 1.4826 * np.median(np.abs(tissue - level[:, None]), axis=1)
     contrast = image[:, tumor].mean(axis=1) - level
-    channel = int(np.argmax(np.abs(contrast) / np.maximum(spread, 1e-9)))
-    if not abs(contrast[channel]) > _STANDS_OUT * spread[channel]:
+    channel = int(np.argmax(contrast / np.maximum(spread, 1e-9)))
+    if not contrast[channel] > _STANDS_OUT * spread[channel]:
         return tumor
-    share = (image[channel] - level[channel]) / contrast[channel]
-    like = (share >= 0.5) & (share <= np.percentile(share[tumor], 99)) & (distance <= SHELL_MM) & ~others
+    uptake = image[channel]
+    barred, hotter = kept, (uptake > uptake[tumor].max()) & (distance <= 2 * SHELL_MM)
+    if hotter.any():
+        barred = kept | (ndimage.distance_transform_edt(~hotter, sampling=spacing_mm) <= 2 * margin_mm)
+    like = (uptake >= level[channel] + contrast[channel] / 2) & (distance <= SHELL_MM) & ~barred
     pieces, _ = ndimage.label(like | tumor)
-    return np.isin(pieces, np.unique(pieces[tumor]))
+    seen = np.isin(pieces, np.unique(pieces[tumor]))
+    return seen if seen.sum() <= _MOST * tumor.sum() else tumor
 
 
 def fill_smoothly(image: np.ndarray, hole: np.ndarray, spacing_mm: Triple) -> np.ndarray:

@@ -68,12 +68,13 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
     return Scan(name, files, image, grid, scan_limits(image, plan.channels), labels)
 
 
-def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> Scan:
-    """The scan with the tumors in a box taken away, as far as they are seen (`healing.heal`); one without labels comes back as it is."""
+def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[Scan, Box | None]:
+    """The scan with the tumors in a box taken away (`healing.heal`), and the box of what changed; one without tumors there as it is."""
     if scan.labels is None:
-        return scan
+        return scan, None
     tumors = scan.labels == plan.tumor_label
-    return replace(scan, image=heal(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste.heal_mm, seed))
+    image, healed = heal(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, (scan.labels > 0) & ~tumors)
+    return replace(scan, image=image), healed
 
 
 def allowed_region(scan: Scan, roi: np.ndarray | None) -> tuple[np.ndarray, int]:
@@ -95,8 +96,10 @@ def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
     """
     working, spacing = plan.window.spacing_mm, scan.grid.spacing_mm
     place = tumor_place(box, scan.grid, plan.paste.feather_mm)
-    size_mm = [n * s for n, s in zip(place.shape, spacing, strict=True)]
-    shape = tuple(max(n, 16 * int(np.ceil((e / s + 8) / 16))) for n, e, s in zip(plan.window.shape, size_mm, working, strict=True))
+    shape = tuple(
+        max(n, 16 * int(np.ceil(max(inner * e / s + 8, outer * e / s) / 16)))
+        for n, inner, outer, e, s in zip(plan.window.shape, place.shape, box.shape, spacing, working, strict=True)
+    )
     if any(n > _LARGEST_GROWTH * m for n, m in zip(shape, plan.window.shape, strict=True)):
         limit = "×".join(f"{_LARGEST_GROWTH * e:.0f}" for e in plan.window.extent_mm)
         remedy = "use a smaller box, or plan with a larger window (--set window.shape=[...])"
@@ -150,6 +153,11 @@ def feather(box: Box, grid: Grid, width_mm: float) -> np.ndarray:
         along[axis] = -1
         weight *= (ramp * ramp * (3 - 2 * ramp)).reshape(along).astype(np.float32)
     return weight
+
+
+def fade_mm(place_mm: float, width_mm: float) -> float:
+    """How much longer the edge of a box is than that of the tumor's place in it (`tumor_place`), both sides together."""
+    return min(width_mm, place_mm / 3)  # `feather` takes a quarter of the box's edge at most
 
 
 def tumor_place(box: Box, grid: Grid, width_mm: float) -> Box:

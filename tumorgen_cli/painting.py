@@ -22,7 +22,7 @@ from tumorgen_cli.windows import scale, unscale
 @dataclass(frozen=True)
 class Canvas:
     """An encoded window: scaled image (C, X, Y, Z), its latent (1, L, x, y, z), the tumor's place in latent cells and as a mask
-    (1, 1, x, y, z), and the region to decode, in latent cells: that place with its halo."""
+    (1, 1, x, y, z), and the region to decode, in latent cells: the box with its halo."""
 
     request: Request
     scaled: np.ndarray
@@ -53,9 +53,9 @@ def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: s
     with precise(plan.precision, device):
         latent = codec.encode(torch.from_numpy(scaled)[None].to(device))
     shape = tuple(latent.shape[2:])
-    box = latent_box(request.place, shape)  # type: ignore[arg-type]
-    mask = torch.from_numpy(box_mask(box, shape))[None, None].to(device)  # type: ignore[arg-type]
-    return Canvas(request, scaled, latent, box, mask, box.grown(halo, shape))  # type: ignore[arg-type]
+    place, box = (latent_box(each, shape) for each in (request.place, request.box))  # type: ignore[arg-type]
+    mask = torch.from_numpy(box_mask(place, shape))[None, None].to(device)  # type: ignore[arg-type]
+    return Canvas(request, scaled, latent, place, mask, box.grown(halo, shape))  # type: ignore[arg-type]
 
 
 def add_texture(canvas: Canvas, picture: np.ndarray, decode: Callable[[Tensor], Tensor], plan: Plan, seed: int, device: str) -> np.ndarray:

@@ -54,13 +54,15 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class PastePlan:
-    """Paste-back and redraws: feather in host voxels' mm, draws per pair before giving up, least tumor volume; how far around an old
-    tumor the scan is made tumor-free for methods that keep the host's own voxels."""
+    """Paste-back and redraws: feather in host voxels' mm, draws per pair before giving up, least tumor volume; for methods that keep
+    the host's own voxels, how far around an old tumor the scan is made tumor-free, and the channels in which one is looked for
+    beyond its outline."""
 
     feather_mm: float
     draws: int
     smallest_ml: float
     heal_mm: float
+    seen_in: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,9 @@ def make_plan(
     part.take("draws", 10, "an empty or too small tumor is drawn again, up to so often")
     part.take("smallest_ml", rules.smallest_volume_ml(tumors), "half of the smallest training tumor")
     blur = 1.5 * max(rules.median_spacing(fingerprint))
-    part.take("heal_mm", blur, "an old tumor, as far as it is seen, is taken away with one and a half voxels around it: its blur")
+    part.take("heal_mm", blur, "an old tumor is taken away with one and a half voxels around it: its blur")
+    pet = tuple(i for i, facts in enumerate(fingerprint.channels) if rules.is_pet(facts.name))
+    part.take("seen_in", pet, "PET: uptake reaches beyond outlines that were drawn on another scan; what is left of it is a tumor without a mask")
     d.take("device", budget.device, "the device found")
     d.take("memory_gib", budget.memory_gib, "--memory, or what the device has")
     fast = budget.bf16_speedup >= 1.3

@@ -203,7 +203,6 @@ class Provenance:
     seed: int
     attempt: int
     box: Box
-    healed: Box | None
     plan_hash: str
     weights: dict[str, str]
     volume_ml: float
@@ -211,3 +210,4 @@ class Provenance:
     seconds: dict[str, float]
     rejected: dict[str, int]
     drawn: dict[str, Any]
+    healed: Box | None = None

@@ -22,7 +22,7 @@ from scipy import ndimage
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
-from tumorgen_cli.hosts import Scan, allowed_region, cut_window, paste, read_scan, without_tumors
+from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, without_tumors
 from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
@@ -199,9 +199,9 @@ def draw_pair(
     seconds, empties = 0.0, 0  # draws without a tumor since the last one with
     for attempt in itertools.count():
         box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.index)
-        host = scan  # or, for a method that would leave the old tumor in it, without that
+        host, healed = scan, None  # or, for a method that would leave the old tumor in it, without that
         if method.keeps_background:
-            host = without_tumors(scan, box, plan, derive_seed(job.seed, attempt, "healing"))
+            host, healed = without_tumors(scan, box, plan, derive_seed(job.seed, attempt, "healing"))
         window = cut_window(host, box, plan, job.source.name if job.source.redraw else None)
         begun = time.perf_counter()
         synthetic = method.synthesize(window.request, derive_seed(job.seed, attempt), sampling)
@@ -228,7 +228,6 @@ def draw_pair(
                 "train longer, choose other boxes, or allow more draws (--set paste.draws=N at planning)",
             )  # fmt: skip
             raise DataError("No tumor came", [fault])
-    healed = tight_box((host.image != scan.image).any(axis=0)) if host.image is not scan.image else None
     return Draw(image, mask, box, healed, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
 
 
@@ -237,8 +236,8 @@ def provenance_of(
 ) -> Provenance:
     """How a pair came to be."""
     return Provenance(
-        job.case, method, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, draw.healed, plan.hash,
-        weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn,
+        job.case, method, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, plan.hash,
+        weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn, draw.healed,
     )  # fmt: skip
 
 
@@ -283,7 +282,7 @@ def _take_away(labels: np.ndarray, box: Box, tumor_label: int, grid: Grid) -> No
 class Placing:
     """Boxes for one scan: the user's, a redrawn tumor's with BA-PMG offsets, or of a training tumor's size in the body.
 
-    Those that are drawn are widened by half the feather, so that the tumor's place in them (`hosts.tumor_place`) is of that size.
+    Those that are drawn are widened, so that the tumor's place in them (`hosts.tumor_place`) is of that size.
     """
 
     def __init__(self, scan: Scan, source: Source, plan: Plan, tumors: Sequence[TumorFacts], box: Box | None) -> None:
@@ -317,7 +316,7 @@ class Placing:
             return self._around(self.source.redraw[index % len(self.source.redraw)], rng)
         spacing = self.scan.grid.spacing_mm
         place_mm, _ = draw_size_mm(self.tumors, self.plan.window.alpha, self.plan.window.extent_mm, rng)
-        size_mm = [e + self.plan.paste.feather_mm for e in place_mm]
+        size_mm = [e + fade_mm(e, self.plan.paste.feather_mm) for e in place_mm]
         # A host smaller than the box gets a box of its own size; the window is then padded, and counted.
         size = tuple(
             max(1, min(round(e / s), n) // self.stride) for e, s, n in zip(size_mm, spacing, self.scan.grid.shape, strict=True)
@@ -335,7 +334,9 @@ class Placing:
         """BA-PMG on the scan's own grid: the tumor's box with offsets U(0, α D_i), D_i the window's length."""
         reach = [self.plan.window.alpha * e / s for e, s in zip(self.plan.window.extent_mm, self.scan.grid.spacing_mm, strict=True)]
         low, high = rng.uniform(0, 1, 3) * reach, rng.uniform(0, 1, 3) * reach
-        fade = [self.plan.paste.feather_mm / 2 / s for s in self.scan.grid.spacing_mm]
+        spacing = self.scan.grid.spacing_mm
+        place = [n + a + b for n, a, b in zip(tumor.shape, low, high, strict=True)]
+        fade = [fade_mm(n * s, self.plan.paste.feather_mm) / 2 / s for n, s in zip(place, spacing, strict=True)]
         start = tuple(max(0, round(a - d - f)) for a, d, f in zip(tumor.start, low, fade, strict=True))
         stop = tuple(min(n, round(b + d + f)) for b, d, f, n in zip(tumor.stop, high, fade, self.scan.grid.shape, strict=True))
         return Box(start, stop)  # type: ignore[arg-type]

@@ -186,7 +186,8 @@ class FreeTumor(Method):
         own = super().inputs_hash(name)
         if name == "segmentor":
             return own
-        return hash_value([own, self.config.mask, self.plan.paste.heal_mm, [(c.record.case, c.record.inputs_hash) for c in self._unlabelled()]])
+        heal = (self.plan.paste.heal_mm, self.plan.paste.seen_in)
+        return hash_value([own, self.config.mask, heal, [(c.record.case, c.record.inputs_hash) for c in self._unlabelled()]])
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
         torch.manual_seed(derive_seed(self.plan.seed, self.name, name))  # the networks' first weights
@@ -429,12 +430,11 @@ class HealthyWindows:
 
     def _healthy(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Case `number` without its tumors, (C, X, Y, Z), and its body, (X, Y, Z), where a mask's centre may lie."""
-        case, margin, spacing = self.cases[number], self.plan.paste.heal_mm, self.plan.window.spacing_mm
+        case, paste, spacing = self.cases[number], self.plan.paste, self.plan.window.spacing_mm
         image, tumors = np.asarray(case.image, np.float32), np.asarray(case.tumors) > 0
         tight = tight_box(tumors)
         if tight is not None:
-            reach = tuple(int(np.ceil(margin / s)) for s in spacing)
-            image = heal(image, tumors, tight.grown(reach, case.record.shape), spacing, margin, number)  # type: ignore[arg-type]
+            image, _ = heal(image, tumors, tight, spacing, paste, number)
         return image, body_mask(image[0])
 
     def draw(self, rng: np.random.Generator, number: int | None = None) -> tuple[np.ndarray, np.ndarray, str]:

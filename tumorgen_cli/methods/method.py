@@ -31,7 +31,8 @@ class Method(ABC):
     """A way to paint a tumor into a window of a scan.
 
     A method gets a window on the working grid in the scan's own units and gives one back, with a soft mask. It
-    changes nothing outside the request's box (the harness pastes the box alone) and never the request itself. The
+    changes nothing outside the request's box (the harness pastes the box alone), keeps its tumor in the request's place,
+    and never changes the request. The
     same request and seed give the same bits.
 
     Attributes:
@@ -70,7 +71,7 @@ class Method(ABC):
 
     @abstractmethod
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
-        """Paints a tumor into the request's box."""
+        """Paints a tumor into the request's place."""
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
         """The training stage `name`; `initial` is a checkpoint to start from, where a stage takes one."""
