@@ -16,6 +16,7 @@ from tumorgen_cli.windows import box_around, tight_box
 
 _CONTEXT_MM = 25.0  # around what is taken away, to measure noise in
 _STANDS_OUT = 2.0  # a tumor's contrast, in spreads of its surroundings, from which on its uptake outlines it
+_ORGAN = 1.5  # times a tumor's highest uptake above the background: hotter is an organ, not a rim that the outline missed
 _MOST = 3.0  # times its outline; what is seen to be larger is an organ that the tumor touches
 
 
@@ -72,8 +73,8 @@ def seen_tumor(image: np.ndarray, tumor: np.ndarray, kept: np.ndarray, spacing_m
 
     Outlines drawn on another scan, or tightly, leave uptake out, which would stay as a tumor without a mask. In the channel of the
     image (C, X, Y, Z) in which the tumor stands out most, voxels within `SHELL_MM` that hang together with it are taken for it where they
-    are halfway from the background to the tumor's mean, or hotter, but not hotter than all of the tumor: an organ, which is
-    kept with its blur, 2 `margin_mm`. The background is the tissue in the next `SHELL_MM`: the upper half of the values, where there may be air.
+    are halfway from the background to the tumor's mean, or hotter, but not half again as hot as all of the tumor: an organ,
+    which is kept with its blur, 2 `margin_mm`. The background is the tissue in the next `SHELL_MM`: the upper half of the values, where there may be air.
     The outline alone comes back where the tumor does not stand out or where three times as much would be taken.
     """
     distance = ndimage.distance_transform_edt(~tumor, sampling=spacing_mm)
@@ -88,11 +89,11 @@ def seen_tumor(image: np.ndarray, tumor: np.ndarray, kept: np.ndarray, spacing_m
     channel = int(np.argmax(contrast / np.maximum(spread, 1e-9)))
     if not contrast[channel] > _STANDS_OUT * spread[channel]:
         return tumor
-    uptake = image[channel]
-    barred, hotter = kept, (uptake > uptake[tumor].max()) & (distance <= 2 * SHELL_MM)
+    uptake = image[channel] - level[channel]
+    barred, hotter = kept, (uptake > _ORGAN * uptake[tumor].max()) & (distance <= 2 * SHELL_MM)
     if hotter.any():
         barred = kept | (ndimage.distance_transform_edt(~hotter, sampling=spacing_mm) <= 2 * margin_mm)
-    like = (uptake >= level[channel] + contrast[channel] / 2) & (distance <= SHELL_MM) & ~barred
+    like = (uptake >= contrast[channel] / 2) & (distance <= SHELL_MM) & ~barred
     pieces, _ = ndimage.label(like | tumor)
     seen = np.isin(pieces, np.unique(pieces[tumor]))
     return seen if seen.sum() <= _MOST * tumor.sum() else tumor
