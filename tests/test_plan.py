@@ -58,6 +58,17 @@ def test_rules_see_what_was_set(make):
     assert plan.methods["tumorgen"]["vae"]["patch"] == [32, 32, 32]
 
 
+def test_old_tumors_are_looked_for_beyond_their_outline_in_pet_alone(make, workspace):
+    assert make().paste.seen_in == (0,)
+    fingerprint, sections = workspace.fingerprint(), {name: find_method(name).plan_section for name in METHODS}
+    (pet,) = fingerprint.channels
+    for names, expected in ((("CT", "SUV"), (1,)), (("T1", "ADC"), ())):
+        channels = tuple(replace(pet, name=name) for name in names)
+        plan = make_plan(replace(fingerprint, channels=channels), workspace.splits().train, CPU, sections, read_overrides(None, ()))
+        assert plan.paste.seen_in == expected
+    assert make(None, "paste.seen_in=[]").paste.seen_in == ()
+
+
 def test_every_field_has_its_decision(make):
     def leaves(tree, prefix=""):
         for name, value in tree.items():
