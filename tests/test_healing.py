@@ -85,7 +85,7 @@ def test_a_tumor_is_taken_away_as_far_as_it_is_seen_not_as_it_is_outlined():
 
 
 def test_organs_stay_hotter_or_labelled_and_what_is_too_large():
-    image, outlined, radius = hot_spot(outlined=9, organ=20.0)
+    image, outlined, _ = hot_spot(outlined=9, organ=20.0)
     seen = seen_tumor(image, outlined, NONE, SPACING, 2.0)
     assert not seen[29:].any()  # nor its blur
     assert seen.sum() > 1.5 * outlined.sum()

@@ -67,6 +67,8 @@ def test_old_tumors_are_looked_for_beyond_their_outline_in_pet_alone(make, works
         plan = make_plan(replace(fingerprint, channels=channels), workspace.splits().train, CPU, sections, read_overrides(None, ()))
         assert plan.paste.seen_in == expected
     assert make(None, "paste.seen_in=[]").paste.seen_in == ()
+    for wrong in ("[1]", "PET", "0"):
+        assert "of 0 to 0" in refused(PlanError, make, None, f"paste.seen_in={wrong}")["paste.seen_in"].expected
 
 
 def test_every_field_has_its_decision(make):

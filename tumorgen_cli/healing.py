@@ -27,8 +27,8 @@ def heal(
 
     Each is taken away as far as it is seen in the channels `paste.seen_in` (`seen_tumor`), with `paste.heal_mm` around it for its blur.
     Inside, each channel solves Laplace's equation between the voxels around (the smoothest continuation), and gets noise of the
-    strength and smoothness that the scan has around. Tumors outside the box and labelled `anatomy` (X, Y, Z) stay. Without a tumor in
-    the box the image itself comes back, and None.
+    strength and smoothness that the scan has around. Tumors outside the box stay; labelled `anatomy` (X, Y, Z) is
+    not taken for a tumor. Without one in the box the image itself comes back, and None.
     """
     old = np.zeros(tumors.shape, bool)
     old[box.slices] = tumors[box.slices]
@@ -74,8 +74,8 @@ def seen_tumor(image: np.ndarray, tumor: np.ndarray, kept: np.ndarray, spacing_m
     Outlines drawn on another scan, or tightly, leave uptake out, which would stay as a tumor without a mask. In the channel of the
     image (C, X, Y, Z) in which the tumor stands out most, voxels within `SHELL_MM` that hang together with it are taken for it where they
     are halfway from the background to the tumor's mean, or hotter, but not half again as hot as all of the tumor: an organ,
-    which is kept with its blur, 2 `margin_mm`. The background is the tissue in the next `SHELL_MM`: the upper half of the values, where there may be air.
-    The outline alone comes back where the tumor does not stand out or where three times as much would be taken.
+    which is kept with its blur, 2 `margin_mm`. The background is the tissue in the next `SHELL_MM`: the upper half of the values, as
+    there may be air. The outline alone comes back where the tumor does not stand out or where three times as much would be taken.
     """
     distance = ndimage.distance_transform_edt(~tumor, sampling=spacing_mm)
     background = (distance > SHELL_MM) & (distance <= 2 * SHELL_MM) & ~kept

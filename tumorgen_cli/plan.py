@@ -184,7 +184,11 @@ def make_plan(
     blur = 1.5 * max(rules.median_spacing(fingerprint))
     part.take("heal_mm", blur, "an old tumor is taken away with one and a half voxels around it: its blur")
     pet = tuple(i for i, facts in enumerate(fingerprint.channels) if rules.is_pet(facts.name))
-    part.take("seen_in", pet, "PET: uptake reaches beyond outlines that were drawn on another scan; what is left of it is a tumor without a mask")
+    reason = "PET: uptake reaches beyond outlines that were drawn on another scan; what is left of it is a tumor without a mask"
+    seen_in = part.take("seen_in", pet, reason)
+    if not (isinstance(seen_in, tuple) and all(i in range(len(fingerprint.channels)) for i in seen_in)):
+        fault = Fault("paste.seen_in", str(seen_in), f"channels, of 0 to {len(fingerprint.channels) - 1}", "correct --set or the preset")
+        raise PlanError("A channel does not exist", [fault])
     d.take("device", budget.device, "the device found")
     d.take("memory_gib", budget.memory_gib, "--memory, or what the device has")
     fast = budget.bf16_speedup >= 1.3
