@@ -175,19 +175,18 @@ def networks(work: Work, repeats: int = 7, device: str = "auto") -> None:
     rows = [("tumorgen, 10 steps", 10, flow_net.net)]  # type: ignore[attr-defined]
     rows += [(f"difftumor {name}, 50 steps", 50, PlaneUNet(2 * latent + 1, latent, *size)) for name, size in sizes.items()]
     seconds: dict[str, list[float]] = {name: [] for name, _, _ in rows}
+    clocks = {name: _Clock(net.to(where).eval()) for name, _, net in rows}
     for _ in range(repeats + 1):
         for name, steps, net in rows:
+            clock = clocks[name]
             channels = next(module.in_channels for module in net.modules() if isinstance(module, torch.nn.Conv3d))
             x = torch.randn(1, channels, *(n // DOWNSAMPLING for n in plan.window.shape), device=where)
             time_in = torch.ones(1, device=where)
-            net.to(where).eval()
+            clock.seconds = 0.0
             with ae.precise(plan.precision, where.type):
-                begun = time.perf_counter()
                 for _ in range(steps):
                     net(x, time_in)
-                if where.type == "cuda":
-                    torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(clock.seconds)
     reference = float(np.median(seconds[rows[0][0]][1:]))
     for name, values in seconds.items():
         median = float(np.median(values[1:]))

@@ -92,7 +92,7 @@ def test_organs_stay_hotter_or_labelled_and_what_is_too_large():
     labelled = NONE.copy()
     labelled[26:36, 18:27, 18:27] = True
     box = Box((18, 18, 18), (27, 27, 27))
-    healed, _ = heal(image, outlined, box, SPACING, paste_plan(2.0), 0, labelled & ~outlined)
+    healed, _ = heal(image, outlined, box, SPACING, paste_plan(2.0), 0, np.where(labelled, 2, outlined))
     np.testing.assert_array_equal(healed[0, 30:36, 18:27, 18:27], image[0, 30:36, 18:27, 18:27])
     image, outlined, _ = hot_spot(outlined=6)
     np.testing.assert_array_equal(seen_tumor(image, outlined, NONE, SPACING, 2.0), outlined)  # eight times as much is no tumor's rim

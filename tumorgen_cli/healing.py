@@ -21,14 +21,14 @@ _MOST = 3.0  # times its outline; what is seen to be larger is an organ that the
 
 
 def heal(
-    image: np.ndarray, tumors: np.ndarray, box: Box, spacing_mm: Triple, paste: PastePlan, seed: int, anatomy: np.ndarray | None = None
+    image: np.ndarray, tumors: np.ndarray, box: Box, spacing_mm: Triple, paste: PastePlan, seed: int, labels: np.ndarray | None = None
 ) -> tuple[np.ndarray, Box | None]:
     """The image (C, X, Y, Z) in its own type with the tumors (X, Y, Z) in `box` gone, and the box of all voxels that changed.
 
     Each is taken away as far as it is seen in the channels `paste.seen_in` (`seen_tumor`), with `paste.heal_mm` around it for its blur.
     Inside, each channel solves Laplace's equation between the voxels around (the smoothest continuation), and gets noise of the
-    strength and smoothness that the scan has around. Tumors outside the box stay; labelled `anatomy` (X, Y, Z) is
-    not taken for a tumor. Without one in the box the image itself comes back, and None.
+    strength and smoothness that the scan has around. Tumors outside the box stay; what has another of the
+    `labels` (X, Y, Z) is not taken for a tumor. Without one in the box the image itself comes back, and None.
     """
     old = np.zeros(tumors.shape, bool)
     old[box.slices] = tumors[box.slices]
@@ -37,7 +37,7 @@ def heal(
         return image, None
     part = old[around.slices]
     others = tumors[around.slices].astype(bool) & ~part
-    kept = others if anatomy is None else others | anatomy[around.slices].astype(bool)
+    kept = others if labels is None else (labels[around.slices] > 0) & ~part
     seen = part.copy()
     if paste.seen_in:
         uptake = image[(list(paste.seen_in), *around.slices)].astype(np.float32)

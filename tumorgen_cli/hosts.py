@@ -73,7 +73,7 @@ def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[Scan, B
     if scan.labels is None:
         return scan, None
     tumors = scan.labels == plan.tumor_label
-    image, healed = heal(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, (scan.labels > 0) & ~tumors)
+    image, healed = heal(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, scan.labels)
     return replace(scan, image=image), healed
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
+from tumorgen_cli.boxes import box_mask
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import hash_value
 from tumorgen_cli.methods.method import Method, Sampling
@@ -97,11 +98,9 @@ class CopyPaste(Method):
             to.append(slice(a, b))
             source.append(slice(a - int(s), b - int(s)))
         share[tuple(to)] = mask[tuple(source)]
-        place, box = np.zeros(share.shape, bool), np.zeros(share.shape, bool)
-        place[request.place.slices] = box[request.box.slices] = True
-        share *= place
+        share *= box_mask(request.place, share.shape)
         sigma = [self.config.edge_mm / s for s in request.spacing_mm]
-        soft = ndimage.gaussian_filter(share, sigma) * box
+        soft = ndimage.gaussian_filter(share, sigma) * box_mask(request.box, share.shape)
         shell = ~others[tuple(source)]
         ring = shell & (share[tuple(to)] == 0)
         for channel in range(len(image)):

@@ -31,9 +31,8 @@ class Method(ABC):
     """A way to paint a tumor into a window of a scan.
 
     A method gets a window on the working grid in the scan's own units and gives one back, with a soft mask. It
-    changes nothing outside the request's box (the harness pastes the box alone), keeps its tumor in the request's place,
-    and never changes the request. The
-    same request and seed give the same bits.
+    changes nothing outside the request's box (the harness pastes the box alone), keeps its tumor in the request's
+    place, and never changes the request itself. The same request and seed give the same bits.
 
     Attributes:
         SOURCE: paper, equations, known deviations.
