@@ -149,7 +149,7 @@ def test_a_character_changes_the_tumor_and_nothing_else(trained, emphasis):
     latent, box = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 8, 8, 8)
     box[..., 2:6, 3:6, 2:5] = 1
     known = method.condition.known()[0]
-    strong, weak = (method._sample(latent, box, np.quantile(known, q, axis=0), 4, 2, "euler") for q in (1, 0))
+    strong, weak = (method._sample(latent, box, method._first_told(np.quantile(known, q, axis=0)), 4, 2, "euler") for q in (1, 0))
     np.testing.assert_allclose(told[0], emphasis * method.condition.standard(np.quantile(known, 1, axis=0)), rtol=1e-6)
     assert ((strong - weak).abs()[(box > 0).expand_as(strong)].max() > 1e-3) == (emphasis > 0)
     torch.testing.assert_close(strong * (1 - box), weak * (1 - box), rtol=0, atol=0)

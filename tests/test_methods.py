@@ -19,7 +19,7 @@ from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.difftumor import nearest_mask
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.methods.tumorgen import TumorGen
-from tumorgen_cli.records import Box, Request
+from tumorgen_cli.records import Box, Request, Synthetic
 from tumorgen_cli.stages import train_stage, train_stages
 from tumorgen_cli.status import status
 from tumorgen_cli.training import load_weights
@@ -287,7 +287,7 @@ def test_the_flow_sees_nothing_of_the_box(trained):
     outside[..., 7, 7, 7] += 9
 
     def sample(z):
-        return method._sample(z, box, method._character(Box((2, 3, 2), (6, 6, 5)), 4), 4, 2, "euler")
+        return method._sample(z, box, method._first_told(method._character(Box((2, 3, 2), (6, 6, 5)), 4)), 4, 2, "euler")
 
     drawn = sample(latent)
     assert torch.equal(drawn, sample(hidden))
@@ -302,8 +302,8 @@ def test_steps_and_solver_are_the_plans_or_the_callers(trained):
     hook = method.net.register_forward_hook(lambda *_: calls.append(1))
     for sampling, expected in ((Sampling(), 2), (Sampling(steps=3), 3), (Sampling(steps=3, solver="heun"), 5)):
         calls.clear()
-        method.synthesize(request, 0, sampling)
-        assert len(calls) == expected
+        made = method.synthesize(request, 0, sampling)
+        assert len(calls) == expected * made.drawn["draws"]
     hook.remove()
 
 
@@ -483,7 +483,7 @@ def test_far_from_its_tumor_tumorgen_keeps_the_host(trained):
 
     def kept_beyond(keep_mm):
         plan = trained.plan()
-        section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], "keep_mm": keep_mm}}
+        section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], "keep_mm": keep_mm, "corrections": 0}}
         method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), trained)
         method.load()
         return method
@@ -498,3 +498,37 @@ def test_far_from_its_tumor_tumorgen_keeps_the_host(trained):
     away = ndimage.distance_transform_edt(kept.mask < 0.5, request.spacing_mm)
     np.testing.assert_array_equal(kept.image[:, away > 6], request.image[:, away > 6])
     np.testing.assert_allclose(kept.image[:, kept.mask >= 0.5], painted.image[:, kept.mask >= 0.5], atol=1e-2)
+
+
+@pytest.mark.parametrize(("corrections", "answers", "kept", "draws"), [
+    (0, 0.3, 0, 1),  # as drawn
+    (1, 0.3, 1, 2),  # nearer
+    (3, 0.2, 2, 3),  # near enough, with one to spare
+    (3, 1 / 1.5, 0, 1),  # near enough at once
+    (1, 2.0, 0, 2),  # the second one is farther off: the first is kept
+    (3, 0.0, 0, 1),  # no tumor to correct
+])  # fmt: skip
+def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, corrections, answers, kept, draws):
+    """A field that answers with `answers` times what it is told."""
+    plan = trained.plan()
+    section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], "corrections": corrections}}
+    method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), trained)
+    method.load()
+    told = []
+
+    def paint(canvas, asked, seed, steps, solver):
+        told.append(asked)
+        mask = np.full((4, 4, 4), float(answers > 0), np.float32)
+        return Synthetic(np.full((1, 4, 4, 4), len(told) - 1, np.float32), mask)
+
+    wanted = np.array([1.0, -0.5, 0.25], np.float32)
+    monkeypatch.setattr(method, "_paint", paint)
+    monkeypatch.setattr(method, "_character", lambda *arguments: wanted)
+    monkeypatch.setattr(method.condition, "standard", lambda character: character)
+    monkeypatch.setattr("tumorgen_cli.methods.tumorgen.describe_character", lambda *arguments: answers * told[-1])
+    made = method.synthesize(make_request(trained), 1, Sampling())
+    assert made.image.flat[0] == kept
+    assert made.drawn["draws"] == len(told) == draws
+    np.testing.assert_allclose(told[0], 1.5 * wanted)
+    if draws > 1:
+        np.testing.assert_allclose(told[1], np.clip(told[0] + 2 * (wanted - answers * told[0]), -4, 4), rtol=1e-6)

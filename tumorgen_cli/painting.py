@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.special import expit, logit
 from torch import Tensor
 
 from tumorgen_cli.autoencoding import Codec, precise
@@ -64,6 +65,18 @@ def add_texture(canvas: Canvas, picture: np.ndarray, decode: Callable[[Tensor], 
         smooth = decode(canvas.latent[canvas.cells])[0].float().cpu().numpy()
     host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
     return picture + like_noise(host, smooth, picture, canvas.local(canvas.request.box), np.random.default_rng([seed, 1]))
+
+
+def roughen(canvas: Canvas, share: np.ndarray, strength: float, scale_mm: float, seed: int) -> np.ndarray:
+    """A soft mask of the decoded region (X, Y, Z) whose edge wavers where it is unsure: a smooth Gaussian field is added to its logit.
+
+    Cut at one half as it is, a mask has the mean of all likely edges and is rounder than any of them. `strength`: the field's
+    standard deviation; `scale_mm`: twice that of the kernel that makes it smooth.
+    """
+    noise = np.random.default_rng([seed, 3]).standard_normal(canvas.scaled.shape[1:])
+    field = ndimage.gaussian_filter(noise, [scale_mm / 2 / s for s in canvas.request.spacing_mm], mode="wrap")
+    field = field[canvas.voxels.slices] * (strength / field.std())
+    return np.asarray(expit(logit(np.clip(share, 1e-4, 1 - 1e-4)) + field), np.float32)
 
 
 def near(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarray:
