@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from tumorgen_cli import training
 from tumorgen_cli.autoencoding import upsample_mask
+from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import PlanError, StateError
 from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.difftumor import nearest_mask
@@ -51,6 +52,15 @@ def make_request(workspace, box=BOX, shape=(32, 32, 32), offset=(4, 2, 1), case=
 def opened(name, workspace):
     method = find_method(name)(workspace.plan(), workspace)
     return method, method.load()
+
+
+def sampling_with(workspace, **changes):
+    """TumorGen with other settings of its sampling."""
+    plan = workspace.plan()
+    section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], **changes}}
+    method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), workspace)
+    method.load()
+    return method
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -297,13 +307,13 @@ def test_the_flow_sees_nothing_of_the_box(trained):
 
 
 def test_steps_and_solver_are_the_plans_or_the_callers(trained):
-    method, _ = opened("tumorgen", trained)
+    method = sampling_with(trained, corrections=0)
     request, calls = make_request(trained), []
     hook = method.net.register_forward_hook(lambda *_: calls.append(1))
     for sampling, expected in ((Sampling(), 2), (Sampling(steps=3), 3), (Sampling(steps=3, solver="heun"), 5)):
         calls.clear()
-        made = method.synthesize(request, 0, sampling)
-        assert len(calls) == expected * made.drawn["draws"]
+        method.synthesize(request, 0, sampling)
+        assert len(calls) == expected
     hook.remove()
 
 
@@ -480,16 +490,8 @@ def test_every_stage_killed_and_resumed_equals_unbroken(trained, tmp_path, monke
 
 def test_far_from_its_tumor_tumorgen_keeps_the_host(trained):
     """Unless it is to paint the whole box, as the paper does."""
-
-    def kept_beyond(keep_mm):
-        plan = trained.plan()
-        section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], "keep_mm": keep_mm, "corrections": 0}}
-        method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), trained)
-        method.load()
-        return method
-
     assert trained.plan().methods["tumorgen"]["sampling"]["keep_mm"] == 20
-    keeping, whole = kept_beyond(6.0), kept_beyond(0.0)
+    keeping, whole = (sampling_with(trained, keep_mm=keep, corrections=0) for keep in (6.0, 0.0))
     assert keeping.keeps_background
     assert not whole.keeps_background
     request = make_request(trained, Box((4, 4, 4), (28, 28, 28)))
@@ -500,35 +502,71 @@ def test_far_from_its_tumor_tumorgen_keeps_the_host(trained):
     np.testing.assert_allclose(kept.image[:, kept.mask >= 0.5], painted.image[:, kept.mask >= 0.5], atol=1e-2)
 
 
+def test_a_refined_mask_wavers_and_a_coarse_one_does_not(trained, monkeypatch):
+    unsure = np.full((1, 64, 64, 64), 0.5, np.float32)
+    unsure[0, :16] = 0.3
+
+    def mask(refined, roughness):
+        method = sampling_with(trained, roughness=roughness, corrections=0)
+        method.config = replace(method.config, refiner=replace(method.config.refiner, enabled=refined))
+        decode = method._decode
+        monkeypatch.setattr(method, "_decode", lambda joint: (shown := decode(joint)[0], unsure[0][tuple(slice(n) for n in shown.shape[1:])]))
+        return method.synthesize(make_request(trained), 3, Sampling()).mask
+
+    assert not np.array_equal(mask(True, 2.0), mask(True, 0.0))
+    np.testing.assert_array_equal(mask(False, 2.0), mask(False, 0.0))
+
+
 @pytest.mark.parametrize(("corrections", "answers", "kept", "draws"), [
     (0, 0.3, 0, 1),  # as drawn
     (1, 0.3, 1, 2),  # nearer
     (3, 0.2, 2, 3),  # near enough, with one to spare
     (3, 1 / 1.5, 0, 1),  # near enough at once
     (1, 2.0, 0, 2),  # the second one is farther off: the first is kept
+    (2, 0.05, 1, 3),  # however much it lacks, no more is told than so far
     (3, 0.0, 0, 1),  # no tumor to correct
 ])  # fmt: skip
 def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, corrections, answers, kept, draws):
-    """A field that answers with `answers` times what it is told."""
-    plan = trained.plan()
-    section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], "corrections": corrections}}
-    method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), trained)
-    method.load()
+    """A field that answers with `answers` times what it is told; what of a character is not known is not asked for."""
+    method = sampling_with(trained, corrections=corrections)
+    wanted = np.array([1.0, np.nan, -2.0 if answers == 0.05 else 0.25], np.float32)
     told = []
 
     def paint(canvas, asked, seed, steps, solver):
         told.append(asked)
-        mask = np.full((4, 4, 4), float(answers > 0), np.float32)
-        return Synthetic(np.full((1, 4, 4, 4), len(told) - 1, np.float32), mask)
+        return Synthetic(np.full((1, 4, 4, 4), len(told) - 1, np.float32), np.full((4, 4, 4), float(answers > 0), np.float32))
 
-    wanted = np.array([1.0, -0.5, 0.25], np.float32)
     monkeypatch.setattr(method, "_paint", paint)
     monkeypatch.setattr(method, "_character", lambda *arguments: wanted)
-    monkeypatch.setattr(method.condition, "standard", lambda character: character)
-    monkeypatch.setattr("tumorgen_cli.methods.tumorgen.describe_character", lambda *arguments: answers * told[-1])
+    monkeypatch.setattr(method.condition, "standard", np.nan_to_num)
+    monkeypatch.setattr("tumorgen_cli.methods.tumorgen.describe_character", lambda *arguments: answers * told[-1] + [0, 7, 0])
     made = method.synthesize(make_request(trained), 1, Sampling())
     assert made.image.flat[0] == kept
     assert made.drawn["draws"] == len(told) == draws
-    np.testing.assert_allclose(told[0], 1.5 * wanted)
+    known = np.nan_to_num(wanted)
+    np.testing.assert_allclose(told[0], 1.5 * known)
     if draws > 1:
-        np.testing.assert_allclose(told[1], np.clip(told[0] + 2 * (wanted - answers * told[0]), -4, 4), rtol=1e-6)
+        np.testing.assert_allclose(told[1], np.clip(told[0] + 2 * (known - answers * told[0]), -4, 4), rtol=1e-6)
+    if answers:
+        assert made.drawn["off"] == pytest.approx(np.abs(known - answers * told[kept])[[0, 2]].max(), abs=1e-4)
+    else:
+        assert "off" not in made.drawn
+
+
+def test_a_tumor_is_held_against_its_character_as_training_tumors_were(trained):
+    """Beyond the clip limits nothing counts: a host's air, or a bladder beside it."""
+    method = sampling_with(trained)
+    request = make_request(trained)
+    high = request.limits[0, 1]
+    mask = np.zeros(request.image.shape[1:], np.float32)
+    mask[14:18, 14:18, 14:18] = 1
+    tumor = np.where(mask, 0.5 * high, 0.1 * high)[None].astype(np.float32)
+    beside, far_beside = tumor.copy(), tumor.copy()
+    beside[:, 19:21], far_beside[:, 19:21] = high, 9 * high
+    character = method.condition.known()[0][0]
+    lacks = [method._lack(character, Synthetic(image, mask), request) for image in (tumor, beside, far_beside)]
+    np.testing.assert_allclose(lacks[1], lacks[2], atol=1e-5)
+    assert method._lack(character, Synthetic(tumor, 0 * mask), request) is None
+    assert method._lack(None, Synthetic(tumor, mask), request) is None
+    told = method.condition.standard(describe_character(tumor, mask, request.spacing_mm))
+    np.testing.assert_allclose(lacks[0], method.condition.standard(character) - told, atol=1e-4)

@@ -16,6 +16,7 @@ from tumorgen_cli.boxes import box_mask, latent_box
 from tumorgen_cli.nets.vae import DOWNSAMPLING
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Request, Triple
+from tumorgen_cli.shapes import smooth_noise
 from tumorgen_cli.texture import like_noise
 from tumorgen_cli.windows import scale, unscale
 
@@ -68,15 +69,25 @@ def add_texture(canvas: Canvas, picture: np.ndarray, decode: Callable[[Tensor], 
 
 
 def roughen(canvas: Canvas, share: np.ndarray, strength: float, scale_mm: float, seed: int) -> np.ndarray:
-    """A soft mask of the decoded region (X, Y, Z) whose edge wavers where it is unsure: a smooth Gaussian field is added to its logit.
+    """A mask's probability (X, Y, Z) in the decoded region, its edge wavering where it is unsure: a smooth Gaussian field is added
+    to its logit, and so much everywhere that the mask stays as large as it is. Parts that touch none of the old mask are left out;
+    if all do, it stays as it is.
 
-    Cut at one half as it is, a mask has the mean of all likely edges and is rounder than any of them. `strength`: the field's
+    Cut at one half as it is, a probability gives the mean of all likely edges, rounder than any of them. `strength`: the field's
     standard deviation; `scale_mm`: twice that of the kernel that makes it smooth.
     """
-    noise = np.random.default_rng([seed, 3]).standard_normal(canvas.scaled.shape[1:])
-    field = ndimage.gaussian_filter(noise, [scale_mm / 2 / s for s in canvas.request.spacing_mm], mode="wrap")
-    field = field[canvas.voxels.slices] * (strength / field.std())
-    return np.asarray(expit(logit(np.clip(share, 1e-4, 1 - 1e-4)) + field), np.float32)
+    inside = share >= 0.5
+    count = int(inside.sum())
+    if not count:
+        return share
+    sigma = [scale_mm / 2 / s for s in canvas.request.spacing_mm]
+    field = smooth_noise(canvas.scaled.shape[1:], sigma, np.random.default_rng([seed, 3]))[canvas.voxels.slices]
+    moved = logit(np.clip(share, 1e-4, 1 - 1e-4).astype(np.float64)) + strength * field
+    rough = np.asarray(expit(moved - np.partition(moved, -count, None)[-count]), np.float32)
+    parts, _ = ndimage.label(rough >= 0.5)
+    stray = (parts > 0) & ~np.isin(parts, parts[inside])
+    rough[stray] = share[stray]
+    return rough if (rough >= 0.5).any() else share
 
 
 def near(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarray:

@@ -30,14 +30,14 @@ from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.painting import Canvas, add_texture, near, open_canvas, put_back, roughen
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import SHELL_MM, Box, Fingerprint, Request, Synthetic, Triple
+from tumorgen_cli.records import SHELL_MM, Box, Fingerprint, Request, Synthetic
 from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.vector_field import Condition, FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, to_flow
-from tumorgen_cli.windows import tight_box
+from tumorgen_cli.windows import scale, tight_box, unscale
 from tumorgen_cli.workspace import Workspace
 
 _NEAR = 0.3  # a character this near to what was wanted will do; its spread over the training tumors is 1
-_FARTHEST = 4.0  # further from ordinary than any training tumor is, nothing is told
+_FARTHEST = 4.0  # nothing is told that is farther from ordinary; training tumors go to 2 or 3
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Config:
     flow: FlowConfig
     refiner: RefinerConfig
     sampling: SamplingConfig
+
+
+def _off(lack: np.ndarray | None) -> float:
+    """How far a tumor is off its character: by the field that is farthest."""
+    return math.inf if lack is None else float(np.abs(lack).max())
 
 
 class TumorGen(Method):
@@ -153,7 +158,7 @@ class TumorGen(Method):
         s.take("roughness_mm", 12.0, "on FDG-PET 10 and 16 did about as well")
         s.take("keep_mm", SHELL_MM, "beyond the tumor's surroundings the host stays: slices come nearer to real ones; 0: the paper's, the whole box")
         s.take("emphasis", 1.5, "characters told so many times as far from ordinary: told as they are, tumors come out tamer than was asked")
-        s.take("corrections", 1, "tumors that miss their character are drawn anew: twice the time, closer to the data; 0: one draw")
+        s.take("corrections", 1, "draws of a tumor that misses its character, beside the first: twice the time, nearer to the data")
         s.take("gain", 2.0, "told that much of what the first draw lacked: 1 left necrotic tumors too seldom, 2.5 agreed no better")
         s.take("halo", 4, "with 4 latent voxels around the box the decode is that of the whole window to 0.01 SUV")
 
@@ -333,7 +338,9 @@ class TumorGen(Method):
 
     def _first_told(self, character: np.ndarray | None) -> np.ndarray | None:
         """What the field is told (3 C,) to get a character (3 C,)."""
-        return None if character is None else self.config.sampling.emphasis * self.condition.standard(character)
+        if character is None:
+            return None
+        return np.clip(self.config.sampling.emphasis * self.condition.standard(character), -_FARTHEST, _FARTHEST)
 
     def _sample(self, latent: Tensor, box: Tensor, told: np.ndarray | None, seed: int, steps: int, solver: flow.Solver) -> Tensor:
         """x1^ inside the box (1, 1, x, y, z), the scan's own latents and no tumor outside: (1, L + 1, x, y, z)."""
@@ -358,29 +365,29 @@ class TumorGen(Method):
         return image[0].float().cpu().numpy(), refined[0, 0].float().cpu().numpy()
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
-        """Encodes the window and paints, until the tumor has its character or the corrections are spent; the nearest is kept."""
+        """Encodes the window and paints, again as long as the tumor is off its character and corrections are left; the nearest is kept."""
         c = self.config.sampling
         canvas = open_canvas(self.vae, request, self.plan, c.halo, self.device)
         steps, solver = sampling.steps or c.steps, sampling.solver or c.solver
         character = self._character(canvas.latent_box, seed, sampling.kind)
-        told, nearest, least, draws = self._first_told(character), None, math.inf, 0
-        while draws <= c.corrections:
-            painted, draws = self._paint(canvas, told, seed, steps, solver), draws + 1
-            lack = self._lack(character, painted, request.spacing_mm)
-            off = math.inf if lack is None else float(np.abs(lack).max())
-            if nearest is None or off < least:
-                nearest, least = painted, off
-            if lack is None or off <= _NEAR:
-                break
+        told = self._first_told(character)
+        nearest, draws = self._paint(canvas, told, seed, steps, solver), 1
+        lack = self._lack(character, nearest, request)
+        least = _off(lack)
+        while told is not None and lack is not None and _off(lack) > _NEAR and draws <= c.corrections:
             told = np.clip(told + c.gain * lack, -_FARTHEST, _FARTHEST)
-        assert nearest is not None
-        return replace(nearest, drawn={"steps": steps, "solver": solver, "draws": draws, **self._asked(character)})
+            painted, draws = self._paint(canvas, told, seed, steps, solver), draws + 1
+            lack = self._lack(character, painted, request)
+            if _off(lack) < least:
+                nearest, least = painted, _off(lack)
+        off = {"off": round(least, 4)} if math.isfinite(least) else {}
+        return replace(nearest, drawn={"steps": steps, "solver": solver, "draws": draws, **off, **self._asked(character)})
 
     def _paint(self, canvas: Canvas, told: np.ndarray | None, seed: int, steps: int, solver: flow.Solver) -> Synthetic:
         """One draw: the box decoded with its halo, the mask refined."""
         c, request = self.config.sampling, canvas.request
         picture, refined = self._decode(self._sample(canvas.latent, canvas.box, told, seed, steps, solver)[canvas.cells])
-        if c.roughness:
+        if c.roughness and self.config.refiner.enabled:  # a coarse mask is no probability
             refined = roughen(canvas, refined, c.roughness, c.roughness_mm, seed)
         if c.texture:
             picture = add_texture(canvas, picture, self.vae.decode, self.plan, seed, self.device)
@@ -390,14 +397,16 @@ class TumorGen(Method):
         share = near(mask, request.spacing_mm, c.keep_mm)
         return Synthetic(request.image + share * (image - request.image), mask, kept=1 - share)
 
-    def _lack(self, character: np.ndarray | None, painted: Synthetic, spacing_mm: Triple) -> np.ndarray | None:
-        """What a painted tumor lacks of its character (3 C,), in the field's own measure; None where no character or no tumor is."""
+    def _lack(self, character: np.ndarray | None, painted: Synthetic, request: Request) -> np.ndarray | None:
+        """What a painted tumor lacks of its character (3 C,), in the field's own measure; None where there is no character or tumor."""
         inside = painted.mask >= 0.5
-        if character is None or not inside.any():
+        volume = float(inside.sum()) * math.prod(request.spacing_mm) / 1000
+        if character is None or not volume or volume < self.plan.paste.smallest_ml:
             return None
-        has = describe_character(painted.image, inside, spacing_mm)
-        told = np.isfinite(character) & np.isfinite(has)
-        return np.where(told, self.condition.standard(character) - self.condition.standard(has), np.float32(0))
+        channels, limits = self.plan.channels, request.limits
+        seen = unscale(scale(painted.image, channels, limits), channels, limits)  # clipped, as the training tumors were described
+        has = self.condition.standard(describe_character(seen, inside, request.spacing_mm))
+        return np.where(np.isfinite(character), self.condition.standard(character) - has, np.float32(0))
 
     def _asked(self, character: np.ndarray | None) -> dict[str, Any]:
         """A character for the record: by channel and name; None where it could not be told."""
