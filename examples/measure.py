@@ -137,7 +137,7 @@ def joint(work: Work, steps: int = 4, device: str = "auto") -> None:
 def rivals(
     work: Work, healthy: Annotated[Path, typer.Option()], methods: str = "tumorgen,difftumor,blended", repeats: int = 5, device: str = "auto"
 ) -> None:
-    """Seconds a pair of sampling methods in turn: their network alone, the method on a window in memory (medians), file to file (mean)."""
+    """Seconds a pair of sampling methods in turn, second draws included: network alone, method on a window (medians), file to file (mean)."""
     workspace = Workspace(work)
     plan = workspace.plan()
     request = _middle(plan, healthy)
