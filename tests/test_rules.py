@@ -148,11 +148,6 @@ def test_smallest_volume():
     assert rules.smallest_volume_ml([tumor((9, 9, 9), v) for v in (4.0, 1.5, 30.0)]) == 0.75
 
 
-@pytest.mark.parametrize(("tumors", "steps"), [(1, 4000), (9, 4000), (33, 4125), (39, 4875), (1000, 5000)])
-def test_few_tumors_take_as_long_to_learn_as_some(tumors, steps):
-    assert rules.flow_steps(tumors, 5000) == steps
-
-
 def test_small_tumors_ask_for_a_finer_grid():
     assert rules.spacing_for_small_tumors((24.0, 30.0, 40.0), (4.0, 4.0, 5.0)) is None
     assert rules.spacing_for_small_tumors((20.0, 30.0, 40.0), (4.0, 4.0, 5.0)) == (2.5, 3.75, 5.0)

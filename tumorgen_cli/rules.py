@@ -164,8 +164,8 @@ def encoded_copies(tumors: int) -> int:
 
 
 def flow_steps(tumors: int, most: int) -> int:
-    """Training steps of a flow: 125 a tumor, 4000 to `most`."""
-    return int(np.clip(125 * tumors, 4000, most))
+    """Training steps of a flow: 125 a tumor, 1000 to `most`."""
+    return int(np.clip(125 * tumors, 1000, most))
 
 
 def split_cases(cases: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
