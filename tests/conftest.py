@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,17 @@ def plan_toy(workspace: Workspace, dataset: str, *settings: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
         pipeline.plan_dataset(workspace, dataset, None, "cpu", 8.0, settings=(*TOY, *settings), workers=0)
+
+
+def sampling_with(workspace: Workspace, **changes):
+    """TumorGen, loaded, with other settings of its sampling."""
+    from tumorgen_cli.methods import find_method
+
+    plan = workspace.plan()
+    section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], **changes}}
+    method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), workspace)
+    method.load()
+    return method
 
 
 @pytest.fixture(scope="session")

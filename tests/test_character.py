@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import sampling_with
 
 from tumorgen_cli.character import core_ratio, describe_character, draw_character, hard_limit, is_hard, normal_scores
 from tumorgen_cli.methods import find_method
@@ -140,10 +141,7 @@ def test_what_is_learnt_is_saved_with_the_field(make_condition, count):
 
 @pytest.mark.parametrize("emphasis", [0.0, 1.0, 1.5])
 def test_a_character_changes_the_tumor_and_nothing_else(trained, emphasis):
-    plan = trained.plan()
-    section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], "emphasis": emphasis}}
-    method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), trained)
-    method.load()
+    method = sampling_with(trained, emphasis=emphasis)
     told = []
     method.condition.register_forward_pre_hook(lambda module, args: told.append(args[2].numpy()[0]))
     latent, box = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 8, 8, 8)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import plan_toy
+from conftest import plan_toy, sampling_with
 from scipy import ndimage
 
 from tumorgen_cli import training
@@ -52,15 +52,6 @@ def make_request(workspace, box=BOX, shape=(32, 32, 32), offset=(4, 2, 1), case=
 def opened(name, workspace):
     method = find_method(name)(workspace.plan(), workspace)
     return method, method.load()
-
-
-def sampling_with(workspace, **changes):
-    """TumorGen with other settings of its sampling."""
-    plan = workspace.plan()
-    section = {**plan.methods["tumorgen"], "sampling": {**plan.methods["tumorgen"]["sampling"], **changes}}
-    method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), workspace)
-    method.load()
-    return method
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -319,12 +310,8 @@ def test_steps_and_solver_are_the_plans_or_the_callers(trained):
 
 def test_a_halo_is_enough(trained):
     """The decode of the box with its halo is close to that of the whole window (norms see a little less)."""
-    plan = trained.plan()
-    section = json.loads(json.dumps(plan.methods["tumorgen"]))
-    section["sampling"]["halo"] = 100
-    whole = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), trained)
+    whole = sampling_with(trained, halo=100)
     method, _ = opened("tumorgen", trained)
-    whole.load()
     request = make_request(trained, Box((12, 12, 12), (20, 20, 20)))
     a, b = (m.synthesize(request, 0, Sampling()).image[(0, *BOX.slices)] for m in (method, whole))
     assert math.sqrt(float(np.mean((a - b) ** 2))) < 0.1 * float(request.limits[0, 1])
@@ -532,7 +519,7 @@ def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, correcti
     wanted = np.array([1.0, np.nan, -2.0 if answers == 0.05 else 0.25], np.float32)
     told = []
 
-    def paint(canvas, asked, seed, steps, solver):
+    def paint(canvas, smooth, asked, seed, steps, solver):
         told.append(asked)
         return Synthetic(np.full((1, 4, 4, 4), len(told) - 1, np.float32), np.full((4, 4, 4), float(answers > 0), np.float32))
 

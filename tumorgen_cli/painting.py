@@ -60,10 +60,14 @@ def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: s
     return Canvas(request, scaled, latent, place, mask, box.grown(halo, shape))  # type: ignore[arg-type]
 
 
-def add_texture(canvas: Canvas, picture: np.ndarray, decode: Callable[[Tensor], Tensor], plan: Plan, seed: int, device: str) -> np.ndarray:
-    """The decoded region (C, X, Y, Z) with noise as the host has it outside the box, which a VAE smooths away."""
+def smooth_host(canvas: Canvas, decode: Callable[[Tensor], Tensor], plan: Plan, device: str) -> np.ndarray:
+    """The host's own latents decoded in the region (C, X, Y, Z): the host without the noise that a VAE smooths away."""
     with precise(plan.precision, device):
-        smooth = decode(canvas.latent[canvas.cells])[0].float().cpu().numpy()
+        return np.asarray(decode(canvas.latent[canvas.cells])[0].float().cpu().numpy())
+
+
+def add_texture(canvas: Canvas, picture: np.ndarray, smooth: np.ndarray, seed: int) -> np.ndarray:
+    """The decoded region (C, X, Y, Z) with noise as the host has it outside the box, beside the `smooth_host`."""
     host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
     return picture + like_noise(host, smooth, picture, canvas.local(canvas.request.box), np.random.default_rng([seed, 1]))
 

@@ -27,7 +27,7 @@ from tumorgen_cli.methods.method import Method, Sampling, learnt_by
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
-from tumorgen_cli.painting import Canvas, add_texture, near, open_canvas, put_back, roughen
+from tumorgen_cli.painting import Canvas, add_texture, near, open_canvas, put_back, roughen, smooth_host
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import SHELL_MM, Box, Fingerprint, Request, Synthetic
@@ -370,27 +370,30 @@ class TumorGen(Method):
         canvas = open_canvas(self.vae, request, self.plan, c.halo, self.device)
         steps, solver = sampling.steps or c.steps, sampling.solver or c.solver
         character = self._character(canvas.latent_box, seed, sampling.kind)
+        smooth = smooth_host(canvas, self.vae.decode, self.plan, self.device) if c.texture else None
         told = self._first_told(character)
-        nearest, draws = self._paint(canvas, told, seed, steps, solver), 1
+        nearest, draws = self._paint(canvas, smooth, told, seed, steps, solver), 1
         lack = self._lack(character, nearest, request)
         least = _off(lack)
-        while told is not None and lack is not None and _off(lack) > _NEAR and draws <= c.corrections:
+        while lack is not None and least > _NEAR and draws <= c.corrections:
             told = np.clip(told + c.gain * lack, -_FARTHEST, _FARTHEST)
-            painted, draws = self._paint(canvas, told, seed, steps, solver), draws + 1
+            painted, draws = self._paint(canvas, smooth, told, seed, steps, solver), draws + 1
             lack = self._lack(character, painted, request)
             if _off(lack) < least:
                 nearest, least = painted, _off(lack)
         off = {"off": round(least, 4)} if math.isfinite(least) else {}
         return replace(nearest, drawn={"steps": steps, "solver": solver, "draws": draws, **off, **self._asked(character)})
 
-    def _paint(self, canvas: Canvas, told: np.ndarray | None, seed: int, steps: int, solver: flow.Solver) -> Synthetic:
-        """One draw: the box decoded with its halo, the mask refined."""
+    def _paint(
+        self, canvas: Canvas, smooth: np.ndarray | None, told: np.ndarray | None, seed: int, steps: int, solver: flow.Solver
+    ) -> Synthetic:
+        """One draw: the box decoded with its halo, the mask refined; noise as beside the `smooth` host, if it is given."""
         c, request = self.config.sampling, canvas.request
         picture, refined = self._decode(self._sample(canvas.latent, canvas.box, told, seed, steps, solver)[canvas.cells])
         if c.roughness and self.config.refiner.enabled:  # a coarse mask is no probability
             refined = roughen(canvas, refined, c.roughness, c.roughness_mm, seed)
-        if c.texture:
-            picture = add_texture(canvas, picture, self.vae.decode, self.plan, seed, self.device)
+        if smooth is not None:
+            picture = add_texture(canvas, picture, smooth, seed)
         image, mask = put_back(canvas, picture, refined, self.plan)
         if not c.keep_mm:
             return Synthetic(image, mask)
