@@ -133,11 +133,17 @@ def test_items_are_functions_of_their_number(trained):
     assert not np.array_equal(ae.vae_item(cases, plan, config, 6)(7)["image"], first["image"])
 
 
-def test_patches_larger_than_the_scan(trained):
+def test_patches_of_every_size_also_larger_than_the_scan_alike_within_a_step(trained):
     plan = trained.plan()
-    config = replace(TumorGen(plan, trained).config.vae, patch=(64, 64, 64))
+    config = replace(TumorGen(plan, trained).config.vae, patch=(64, 48, 16), batch=2)
     item = ae.vae_item(ae.load_cases(trained, trained.splits().train), plan, config, 0)
-    assert all(item(i)["image"].shape == (1, 64, 64, 64) for i in range(3))
+    shapes = []
+    for step in range(16):
+        pair = [item(2 * step), item(2 * step + 1)]
+        shape = pair[0]["image"].shape[1:]
+        assert all(each["image"].shape == (1, *shape) and each["noise"].shape == (4, *(n // 4 for n in shape)) for each in pair)
+        shapes.append(shape)
+    assert [set(sides) for sides in zip(*shapes, strict=True)] == [{32, 48, 64}, {32, 48}, {16}]
 
 
 # -- quality ---------------------------------------------------------------------------------------------------
@@ -162,9 +168,11 @@ def test_quality_in_closed_form(trained):
     assert perfect["psnr"] == pytest.approx(120)
     assert perfect["ssim"] == pytest.approx(1, abs=1e-4)
     assert perfect["cases"] == len(cases)
+    assert perfect["tumor_shift"] == pytest.approx(0, abs=1e-6)
     off = ae.quality(Shift(0.02), cases, plan, "cpu")  # a hundredth of the clip window, where nothing is clipped
     assert off["psnr"] == pytest.approx(40, abs=0.3)
     assert off["psnr_worst"] <= off["psnr"]
+    assert off["tumor_shift"] == pytest.approx(0.01, rel=0.1)
 
 
 def test_latents_are_measured_to_mean_0_and_spread_1(trained):

@@ -16,7 +16,7 @@ from monai.networks.nets import PatchDiscriminator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tumorgen_cli import console
+from tumorgen_cli import console, rules
 from tumorgen_cli.errors import Fault, StateError
 from tumorgen_cli.files import derive_seed, read_plain
 from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
@@ -24,13 +24,15 @@ from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Shape
 from tumorgen_cli.training import Objective, Stage
-from tumorgen_cli.windows import Case, any_start, augment, cut, load_case, scale, unscale
+from tumorgen_cli.windows import Case, any_start, augment, cut, load_case, scale, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
+
+_SHAPES = 9  # the stream of random numbers that patch shapes are drawn from, beside the items' own
 
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """The KL-VAE and its training. `patch` in voxels; weights are relative to the L1 term.
+    """The KL-VAE and its training. `patch`: the largest, in voxels; weights are relative to the L1 term.
 
     `least_psnr`: below this PSNR (dB) on held-out cases the flow starts with a warning.
     """
@@ -130,6 +132,17 @@ def make_critic(channels: int) -> nn.Module:
     return PatchDiscriminator(spatial_dims=3, num_layers_d=3, channels=32, in_channels=channels, out_channels=1, norm="INSTANCE")
 
 
+def patch_shape(largest: Shape, seed: int, step: int) -> Shape:
+    """The shape of a step's patches: each side a multiple of 16, from 32 voxels (or the largest) to the largest.
+
+    Group norms see the patch as a whole: trained at one size, an autoencoder shifts intensities at all others.
+    """
+    most = np.maximum(np.array(largest) // rules.SIDE_MULTIPLE, 1)
+    least = np.minimum(rules.SMALLEST_SIDE // rules.SIDE_MULTIPLE, most)
+    drawn = np.random.default_rng([seed, _SHAPES, step]).integers(least, most + 1)
+    return tuple(int(rules.SIDE_MULTIPLE * n) for n in drawn)  # type: ignore[return-value]
+
+
 def draw_patch(cases: Sequence[Case], plan: Plan, shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """A scaled patch (C, *shape) of any place, two thirds of them around a tumor, mirrored and rescaled."""
     case = cases[rng.integers(len(cases))]
@@ -147,11 +160,12 @@ def draw_patch(cases: Sequence[Case], plan: Plan, shape: Shape, rng: np.random.G
 
 def vae_item(cases: Sequence[Case], plan: Plan, config: VaeConfig, seed: int) -> Callable[[int], dict[str, Any]]:
     """Items of the VAE's training: patches, and noise for their latents."""
-    latent = (config.latent_channels, *(n // DOWNSAMPLING for n in config.patch))
 
     def item(number: int) -> dict[str, Any]:
         rng = np.random.default_rng([seed, number])
-        return {"image": draw_patch(cases, plan, config.patch, rng), "noise": rng.standard_normal(latent, np.float32)}
+        shape = patch_shape(config.patch, seed, number // config.batch)
+        latent = (config.latent_channels, *(n // DOWNSAMPLING for n in shape))
+        return {"image": draw_patch(cases, plan, shape, rng), "noise": rng.standard_normal(latent, np.float32)}
 
     return item
 
@@ -207,6 +221,8 @@ def tell_quality(run_file: Path, least_psnr: float) -> None:
     if not numbers:
         return
     text = f"the autoencoder on {numbers['cases']:.0f} held-out cases: PSNR {numbers['psnr']:.2f} dB, SSIM {numbers['ssim']:.3f}"
+    if "tumor_shift" in numbers:
+        text += f"; tumors {numbers['tumor_shift']:+.2%} of the clip window brighter"
     if numbers["psnr"] < least_psnr:
         console.warn(f"{text}; below {least_psnr} dB tumors will look blurred: train it longer or wider")
     else:
@@ -259,24 +275,34 @@ def reconstruct(vae: Codec, image: np.ndarray, plan: Plan, device: str) -> np.nd
         return vae.decode(vae.encode(torch.from_numpy(image)[None].to(device)))[0].float().cpu().numpy()
 
 
-def quality(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> dict[str, float]:
-    """PSNR and SSIM of the reconstructions of whole held-out cases, in the scan's units, mean and worst.
+def _seen(vae: Codec, image: np.ndarray, limits: np.ndarray, plan: Plan, device: str) -> tuple[np.ndarray, np.ndarray]:
+    """A scaled image (C, X, Y, Z) and its reconstruction in the scan's units, over the width of the clip window."""
+    width = (limits[:, 1] - limits[:, 0]).reshape(-1, 1, 1, 1)
+    found = (unscale(each, plan.channels, limits) / width for each in (image, reconstruct(vae, image, plan, device)))
+    return tuple(found)  # type: ignore[return-value]
 
-    The peak of PSNR (and SSIM's data range) is the clip window; voxels beyond the window are clipped on both sides.
+
+def quality(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> dict[str, float]:
+    """PSNR and SSIM of the reconstructions of whole held-out cases, in the scan's units, mean and worst; `tumor_shift`: how much
+    brighter than they are their tumors come back in a window, on average (absent, where no window holds one).
+
+    The peak of PSNR (SSIM's data range, the unit of the shift) is the clip window; voxels beyond it are clipped on both sides.
     """
-    psnr, ssim = [], []
+    psnr, ssim, shift = [], [], []
     for case in cases:
-        image = whole_image(case, plan)
         limits = np.array(case.record.limits, np.float32)
         keep = (slice(None), *(slice(0, n) for n in case.record.shape))
-        real = unscale(image, plan.channels, limits)[keep]
-        picture = unscale(reconstruct(vae, image, plan, device), plan.channels, limits)[keep]
-        width = (limits[:, 1] - limits[:, 0]).reshape(-1, 1, 1, 1)
-        psnr.append(-10 * np.log10(max(float(np.mean(((picture - real) / width) ** 2)), 1e-12)))
-        window = min(7, min(case.record.shape))
-        metric = SSIMMetric(spatial_dims=3, data_range=1.0, win_size=window)
-        ssim.append(float(metric(torch.from_numpy(picture / width)[None], torch.from_numpy(real / width)[None]).mean()))
-    return {"psnr": float(np.mean(psnr)), "psnr_worst": float(np.min(psnr)), "ssim": float(np.mean(ssim)), "cases": float(len(cases))}
+        real, picture = (whole[keep] for whole in _seen(vae, whole_image(case, plan), limits, plan, device))
+        psnr.append(-10 * np.log10(max(float(np.mean((picture - real) ** 2)), 1e-12)))
+        metric = SSIMMetric(spatial_dims=3, data_range=1.0, win_size=min(7, min(case.record.shape)))
+        ssim.append(float(metric(torch.from_numpy(picture)[None], torch.from_numpy(real)[None]).mean()))
+        for component in case.record.components:
+            if component.fits:
+                window, mask = tumor_window(case, component, plan.channels, plan.window.shape, None)
+                real, picture = _seen(vae, window, limits, plan, device)
+                shift.append(float(np.mean((picture - real)[:, mask > 0])))
+    found = {"psnr": float(np.mean(psnr)), "psnr_worst": float(np.min(psnr)), "ssim": float(np.mean(ssim)), "cases": float(len(cases))}
+    return {**found, "tumor_shift": float(np.mean(shift))} if shift else found
 
 
 @torch.no_grad()

@@ -127,9 +127,7 @@ class DiffTumor(Method):
         v.take("res_blocks", (2, 2, 2), "as the KL-VAE's beside it")
         v.take("latent_channels", 8, published)
         v.take("codes", 16384, published)
-        side = 96 if large else 48
-        patch = tuple(min(n, side) for n in window.shape)
-        v.take("patch", patch, "96 voxels as published where memory allows", window=window.shape)
+        v.take("patch", tuple(min(n, 96) for n in window.shape), "96 voxels as published; smaller ones are drawn, too", window=window.shape)
         v.take("batch", 2 if large else 1, "patches that fit beside their gradients")
         v.take("iterations", 20000 if large else 2000, "as long as the KL-VAE's training on the same device, by the clock")
         v.take("learning_rate", 3e-4 if large else 1e-3, "3e-4 as published; higher for the few steps of a CPU")
@@ -183,7 +181,8 @@ class DiffTumor(Method):
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
             fools = np.float32(number // c.batch >= c.adversarial_from * steps)
-            return {"image": ae.draw_patch(train, plan, c.patch, rng), "planes": rng.integers(0, c.patch), "fools": fools}
+            shape = ae.patch_shape(c.patch, seed, number // c.batch)
+            return {"image": ae.draw_patch(train, plan, shape, rng), "planes": rng.integers(0, shape), "fools": fools}
 
         self.vqgan.to(self.device)
         critics = Critics(len(plan.channels)).to(self.device)
