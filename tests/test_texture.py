@@ -26,6 +26,15 @@ def test_strength_follows_the_level_and_smoothness_the_scan():
     assert abs(got[0] - got[1]) < 0.05
 
 
+def test_what_is_rarely_far_off_counts():
+    """What an autoencoder takes away has long tails: noise as strong as its bulk came to half of it."""
+    smooth, _ = scan_of(0.0, 0.0)
+    rng = np.random.default_rng(0)
+    residual = (0.02 * rng.standard_normal(smooth.shape) * np.where(rng.random(smooth.shape) < 0.1, 6, 1)).astype(np.float32)
+    noise = like_noise(smooth + residual, smooth, smooth, BOX, np.random.default_rng(1))
+    assert noise.std() == pytest.approx(residual.std(), rel=0.1)
+
+
 def test_white_noise_stays_white():
     smooth, scan = scan_of(0.0, 0.05)
     noise = like_noise(scan, smooth, smooth, BOX, np.random.default_rng(1))[0]

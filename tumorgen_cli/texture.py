@@ -15,7 +15,7 @@ def like_noise(scan: np.ndarray, smooth: np.ndarray, picture: np.ndarray, box: B
     """Noise (C, X, Y, Z) for `picture`, as strong and as smooth as `scan` - `smooth` is outside the box.
 
     All arrays are (C, X, Y, Z) in the scaled intensities. What lies inside `box` is not looked at, so that nothing of
-    a tumor that was there comes back. Strength is measured at five levels of `smooth` (a robust standard deviation) and
+    a tumor that was there comes back. Strength is measured at five levels of `smooth` (a standard deviation) and
     taken at the picture's own level, beyond the highest along the line through all five: a tumor is often brighter than
     anything around it, and its noise stronger. Smoothness is the correlation of neighbours along each axis. Zero where less
     than 512 voxels lie outside the box.
@@ -51,8 +51,8 @@ def _blur(residual: np.ndarray, where: np.ndarray, axis: int) -> float:
 
 
 def _strengths(level: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Robust standard deviations of the residual at the quantile levels of the smooth scan, rising levels."""
+    """Standard deviations of the residual at the quantile levels of the smooth scan, rising levels."""
     groups = np.array_split(np.argsort(level, kind="stable"), _LEVELS)
     levels = np.array([float(level[group].mean()) for group in groups])
-    strengths = np.array([1.4826 * float(np.median(np.abs(residual[group] - np.median(residual[group])))) for group in groups])
+    strengths = np.array([float(residual[group].std()) for group in groups])
     return levels, strengths
