@@ -2,6 +2,7 @@
 
     python examples/measure.py identity SET [SET ...]       # voxels changed outside the boxes; masks inside them
     python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
+    python examples/measure.py sizes -w WORK                # how brightness in the VAE's reconstructions depends on a patch's size
     python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
     python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
     python examples/measure.py networks -w WORK             # their networks alone, untrained, and DiffTumor's in its published sizes
@@ -89,6 +90,20 @@ def reconstructions(work: Work, judge: Annotated[Path, typer.Option()], device: 
         print(f"{case.record.case}: scan {pair[0]:.3f}, reconstruction {pair[1]:.3f}")
     scan, picture = np.mean(scores, axis=0)
     print(f"mean: scan {scan:.3f}, reconstruction {picture:.3f}, loss {scan - picture:+.3f}")
+
+
+@app.command()
+def sizes(work: Work, device: str = "auto") -> None:
+    """Reconstructions of patches around held-out tumors, of several sizes up to the window's: `autoencoding.tumor_errors` of each."""
+    workspace = Workspace(work)
+    plan = workspace.plan()
+    method = find_method("tumorgen")(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
+    method.load()
+    cases = ae.load_cases(workspace, workspace.splits().test)
+    for shape in dict.fromkeys(tuple(min(n, side) for n in plan.window.shape) for side in (32, 48, 64, 80, 96, max(plan.window.shape))):
+        errors = ae.tumor_errors(method.vae, cases, plan, shape, method.device)  # type: ignore[attr-defined,arg-type]
+        if errors:
+            print(f"{shape}: root mean square error {errors[0]:.2%}, tumors {errors[1]:+.2%} of the clip window")
 
 
 @app.command()

@@ -57,6 +57,18 @@ def test_only_the_boxs_tumor_goes(kind, seen_in):
     assert none is None
 
 
+def test_an_organ_beside_it_makes_no_noise():
+    """Its edge is no noise of the host, and what fills the hole is as quiet as without it."""
+    image = (100 + 10 * np.random.default_rng(0).standard_normal((1, *SHAPE))).astype(np.float32)
+    tumors = np.zeros(SHAPE, bool)
+    tumors[10:16, 10:16, 10:16] = True
+    image[0][tumors] = 900
+    beside = image.copy()
+    beside[0, 20:24, 8:20, 8:20] += 600
+    quiet, loud = (heal(each, tumors, Box((8, 8, 8), (18, 18, 18)), (4.0, 4.0, 3.0), paste_plan(4.0, ()), 1)[0] for each in (image, beside))
+    assert loud[0][tumors].std() < 1.5 * quiet[0][tumors].std()
+
+
 def hot_spot(outlined=6, level=8.0, organ=None, noise=0.1):
     """Background 1, a tumor ball of 12 mm that is outlined to `outlined` mm, and, 4 mm off it, an organ; voxels of 2 mm."""
     shape = (64, 48, 48)

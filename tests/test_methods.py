@@ -400,6 +400,9 @@ def test_the_critics_wait_for_their_turn(trained):
     """Before `adversarial_from` the reconstruction is learnt alone, and the critics do not learn."""
     method = find_method("difftumor")(trained.plan(), trained)
     stage = method.stage("vqgan", 4)
+    items = [stage.item(number) for number in range(8)]
+    assert all((item["planes"] < item["image"].shape[1:]).all() for item in items)
+    assert {item["image"].shape[1] for item in items} == {32, 48}
     first, critics = (o.module for o in stage.objectives)
 
     def batch(number):
@@ -412,7 +415,7 @@ def test_the_critics_wait_for_their_turn(trained):
     loss.backward()
     assert all(p.grad is None for p in critics.parameters())  # to fool them they are held still
     assert float(critics(batch(3))[0]) > 0
-    assert first.picture.shape == (1, 1, 32, 32, 32)
+    assert first.picture.shape == batch(3)["image"].shape
     assert not first.picture.requires_grad
 
 
@@ -517,7 +520,8 @@ def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, correcti
     """A field that answers with `answers` times what it is told; what of a character is not known is not asked for."""
     method = sampling_with(trained, corrections=corrections)
     wanted = np.array([1.0, np.nan, -2.0 if answers == 0.05 else 0.25], np.float32)
-    told = []
+    told, decoded = [], []
+    monkeypatch.setattr("tumorgen_cli.methods.tumorgen.smooth_host", lambda *arguments: decoded.append(arguments))
 
     def paint(canvas, smooth, asked, seed, steps, solver):
         told.append(asked)
@@ -530,6 +534,7 @@ def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, correcti
     made = method.synthesize(make_request(trained), 1, Sampling())
     assert made.image.flat[0] == kept
     assert made.drawn["draws"] == len(told) == draws
+    assert len(decoded) == 1
     known = np.nan_to_num(wanted)
     np.testing.assert_allclose(told[0], 1.5 * known)
     if draws > 1:

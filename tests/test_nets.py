@@ -201,6 +201,16 @@ def test_a_codebook_learns_clusters():
     assert torch.equal(before, book.codes)
 
 
+def test_a_code_lives_as_long_whatever_a_step_holds():
+    """A code that starts again on a small patch is no dead one on the next, larger patch."""
+    book = Codebook(3, 1).train()
+    few, many = (torch.tensor([9.0]).repeat(n).view(1, 1, n, 1, 1) for n in (8, 8 * 27))
+    book(few)
+    started = book.used.clone()
+    book(many)
+    torch.testing.assert_close(book.used.min(), 0.99 * started.min())
+
+
 def test_vqgan_encodes_decodes_and_passes_gradients():
     torch.manual_seed(0)
     gan = VqGan(2, (8, 16, 16), 4, (1, 1, 1), 32).train()

@@ -109,6 +109,7 @@ def test_unknown_fields_with_the_nearest_name(make):
 @pytest.mark.parametrize(
     "setting",
     ["window.alpha=wide", "paste.draws=2.5", "device=tpu", "precision=fp8", "seed=one", "memory_gib=true", "channels.0.scheme=mine",
+     "methods.tumorgen.vae.patch=[40,32,32]", "methods.difftumor.vqgan.patch=[0,32,32]",
      "window.shape=[32,32]", "window.shape=64", "window.shape=[32,40,32]", "window.shape=[0,32,32]", "window.spacing_mm=2",
      "window.spacing_mm=[1.0,1.0]", "window.spacing_mm=[1.0,1.0,\"a\"]", "window.spacing_mm=[1.0,0.0,1.0]", "window=3", "window.shape=null"],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from tumorgen_cli.training import Objective, Stage
 from tumorgen_cli.windows import Case, any_start, augment, cut, load_case, scale, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
 
+_MOST_SHIFT = 0.02  # of the clip window, that tumors may come back brighter or darker without a warning
 _SHAPES = 9  # the stream of random numbers that patch shapes are drawn from, beside the items' own
 
 
@@ -133,11 +135,11 @@ def make_critic(channels: int) -> nn.Module:
 
 
 def patch_shape(largest: Shape, seed: int, step: int) -> Shape:
-    """The shape of a step's patches: each side a multiple of 16, from 32 voxels (or the largest) to the largest.
+    """The shape of a step's patches: each side a multiple of 16 from 32 voxels, or the largest where that is less, to the largest.
 
     Group norms see the patch as a whole: trained at one size, an autoencoder shifts intensities at all others.
     """
-    most = np.maximum(np.array(largest) // rules.SIDE_MULTIPLE, 1)
+    most = np.array(largest) // rules.SIDE_MULTIPLE
     least = np.minimum(rules.SMALLEST_SIDE // rules.SIDE_MULTIPLE, most)
     drawn = np.random.default_rng([seed, _SHAPES, step]).integers(least, most + 1)
     return tuple(int(rules.SIDE_MULTIPLE * n) for n in drawn)  # type: ignore[return-value]
@@ -221,10 +223,12 @@ def tell_quality(run_file: Path, least_psnr: float) -> None:
     if not numbers:
         return
     text = f"the autoencoder on {numbers['cases']:.0f} held-out cases: PSNR {numbers['psnr']:.2f} dB, SSIM {numbers['ssim']:.3f}"
-    if "tumor_shift" in numbers:
-        text += f"; tumors {numbers['tumor_shift']:+.2%} of the clip window brighter"
+    shift = numbers.get("tumor_shift", 0.0)
+    text += f", tumors shifted by {shift:+.1%} of the clip window"
     if numbers["psnr"] < least_psnr:
         console.warn(f"{text}; below {least_psnr} dB tumors will look blurred: train it longer or wider")
+    elif abs(shift) > _MOST_SHIFT:
+        console.warn(f"{text}; beyond {_MOST_SHIFT:.0%} they will look too bright or too dark: train it longer")
     else:
         console.note(text)
 
@@ -276,19 +280,36 @@ def reconstruct(vae: Codec, image: np.ndarray, plan: Plan, device: str) -> np.nd
 
 
 def _seen(vae: Codec, image: np.ndarray, limits: np.ndarray, plan: Plan, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """A scaled image (C, X, Y, Z) and its reconstruction in the scan's units, over the width of the clip window."""
+    """A scaled image (C, X, Y, Z) and its reconstruction, in the scan's units, divided by the width of the clip window."""
     width = (limits[:, 1] - limits[:, 0]).reshape(-1, 1, 1, 1)
     found = (unscale(each, plan.channels, limits) / width for each in (image, reconstruct(vae, image, plan, device)))
     return tuple(found)  # type: ignore[return-value]
 
 
-def quality(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> dict[str, float]:
-    """PSNR and SSIM of the reconstructions of whole held-out cases, in the scan's units, mean and worst; `tumor_shift`: how much
-    brighter than they are their tumors come back in a window, on average (absent, where no window holds one).
+def tumor_errors(vae: Codec, cases: Sequence[Case], plan: Plan, shape: Shape, device: str) -> tuple[float, float] | None:
+    """Of reconstructed patches of a shape, centred on the cases' tumors: the root mean square error, and how much brighter than it is
+    a tumor comes back, on average, in the channel that shifts most; both as shares of the clip window. None without a tumor."""
+    squares, shifts = [], []
+    for case in cases:
+        for component in (c for c in case.record.components if c.fits):
+            image, mask = tumor_window(case, component, plan.channels, shape, None)
+            real, picture = _seen(vae, image, np.array(case.record.limits, np.float32), plan, device)
+            squares.append(float(np.mean((picture - real) ** 2)))
+            if mask.any():
+                shifts.append(np.mean((picture - real)[:, mask > 0], axis=1))
+    if not shifts:
+        return None
+    shift = np.mean(shifts, axis=0)
+    return math.sqrt(np.mean(squares)), float(shift[np.abs(shift).argmax()])
 
-    The peak of PSNR (SSIM's data range, the unit of the shift) is the clip window; voxels beyond it are clipped on both sides.
+
+def quality(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> dict[str, float]:
+    """PSNR and SSIM of the reconstructions of whole held-out cases, mean and worst, and `tumor_shift` of windows (see `tumor_errors`;
+    absent where no window holds a tumor).
+
+    The peak of PSNR, and SSIM's data range, is the clip window; voxels beyond it are clipped on both sides.
     """
-    psnr, ssim, shift = [], [], []
+    psnr, ssim = [], []
     for case in cases:
         limits = np.array(case.record.limits, np.float32)
         keep = (slice(None), *(slice(0, n) for n in case.record.shape))
@@ -296,13 +317,9 @@ def quality(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> dict[
         psnr.append(-10 * np.log10(max(float(np.mean((picture - real) ** 2)), 1e-12)))
         metric = SSIMMetric(spatial_dims=3, data_range=1.0, win_size=min(7, min(case.record.shape)))
         ssim.append(float(metric(torch.from_numpy(picture)[None], torch.from_numpy(real)[None]).mean()))
-        for component in case.record.components:
-            if component.fits:
-                window, mask = tumor_window(case, component, plan.channels, plan.window.shape, None)
-                real, picture = _seen(vae, window, limits, plan, device)
-                shift.append(float(np.mean((picture - real)[:, mask > 0])))
     found = {"psnr": float(np.mean(psnr)), "psnr_worst": float(np.min(psnr)), "ssim": float(np.mean(ssim)), "cases": float(len(cases))}
-    return {**found, "tumor_shift": float(np.mean(shift))} if shift else found
+    errors = tumor_errors(vae, cases, plan, plan.window.shape, device)
+    return {**found, "tumor_shift": errors[1]} if errors else found
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from scipy import ndimage, sparse
 
 from tumorgen_cli.plan import PastePlan
 from tumorgen_cli.records import SHELL_MM, Box, Triple
-from tumorgen_cli.texture import like_noise
+from tumorgen_cli.texture import like_noise, robust_spread
 from tumorgen_cli.windows import box_around, tight_box
 
 _CONTEXT_MM = 25.0  # around what is taken away, to measure noise in
@@ -57,8 +57,8 @@ def heal(
     crop = image[(slice(None), *context.slices)].astype(np.float32)
     filled = np.stack([fill_smoothly(channel, hole, spacing_mm) for channel in crop])
     smooth = np.stack([ndimage.gaussian_filter(channel, 1.0) for channel in crop])
-    # where other tumors lie beside it their uptake counts as host; the strengths are medians, so little of it shows
-    noise = like_noise(crop, smooth, filled, inner, np.random.default_rng(seed))
+    # other tumors beside it and organs' edges count as host; of a robust spread little of them shows
+    noise = like_noise(crop, smooth, filled, inner, np.random.default_rng(seed), robust_spread)
     filled[:, hole] += noise[:, hole]
     if image.dtype.kind in "iu":
         limits = np.iinfo(image.dtype)

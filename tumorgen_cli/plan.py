@@ -238,13 +238,23 @@ def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], 
         "shape", rules.window_shape(wanted, working), f"{reason}; sides rounded up to 16",
         wanted_mm=wanted, tumor_95_mm=tumor, median_case_mm=median_case, voxel_budget=voxels,
     )  # fmt: skip
-    shape: Shape = from_plain(Shape, asked, "window.shape", "three whole numbers, in voxels")  # type: ignore[arg-type]
-    if any(n % rules.SIDE_MULTIPLE or n <= 0 for n in shape):
-        fault = Fault("window.shape", str(shape), f"multiples of {rules.SIDE_MULTIPLE}", "round each side up to the next multiple")
-        raise PlanError("The window does not suit the networks", [fault])
+    shape = checked_sides(asked, "window.shape")
     seen = tuple(n * s for n, s in zip(shape, working, strict=True))
     alpha = part.take("alpha", rules.box_alpha(seen, median_tumor), rules.box_alpha.__doc__.split(":")[0], median_tumor_mm=median_tumor)  # type: ignore[arg-type,union-attr]
     return WindowPlan(working, shape, alpha)
+
+
+def checked_sides(asked: object, field: str) -> Shape:
+    """The sides of a window or patch, in voxels.
+
+    Raises:
+        PlanError: not three multiples of 16.
+    """
+    shape: Shape = from_plain(Shape, asked, field, "three whole numbers, in voxels")  # type: ignore[arg-type]
+    if any(n % rules.SIDE_MULTIPLE or n <= 0 for n in shape):
+        fault = Fault(field, str(shape), f"multiples of {rules.SIDE_MULTIPLE}", "round each side up to the next multiple")
+        raise PlanError("These sides do not suit the networks", [fault])
+    return shape
 
 
 def read_plan(path: Path) -> Plan:

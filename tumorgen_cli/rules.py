@@ -158,6 +158,11 @@ def smallest_volume_ml(tumors: Sequence[TumorFacts]) -> float:
     return round(min(tumor.volume_ml for tumor in tumors) / 2, 4)
 
 
+def patches_a_step(patch: Shape) -> int:
+    """Patches of an autoencoder's step on a GPU: as many as hold the voxels of the paper's window together, 4 at most."""
+    return max(1, min(4, PAPER_VOXELS // math.prod(patch)))
+
+
 def encoded_copies(tumors: int) -> int:
     """Augmented windows to encode per tumor: about 640 in all, 4 to 32 of each."""
     return int(np.clip(640 // tumors, 4, 32))

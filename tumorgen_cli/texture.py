@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import ndimage
 
@@ -11,11 +13,21 @@ _LEAST_VOXELS = 512
 _LEVELS = 5
 
 
-def like_noise(scan: np.ndarray, smooth: np.ndarray, picture: np.ndarray, box: Box, rng: np.random.Generator) -> np.ndarray:
+Spread = Callable[[np.ndarray], float]
+
+
+def robust_spread(values: np.ndarray) -> float:
+    """The standard deviation that the bulk of the values has, whatever a few are: from the median absolute deviation."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def like_noise(
+    scan: np.ndarray, smooth: np.ndarray, picture: np.ndarray, box: Box, rng: np.random.Generator, spread: Spread
+) -> np.ndarray:
     """Noise (C, X, Y, Z) for `picture`, as strong and as smooth as `scan` - `smooth` is outside the box.
 
     All arrays are (C, X, Y, Z) in the scaled intensities. What lies inside `box` is not looked at, so that nothing of
-    a tumor that was there comes back. Strength is measured at five levels of `smooth` (a standard deviation) and
+    a tumor that was there comes back. Strength is measured at five levels of `smooth` (by `spread`) and
     taken at the picture's own level, beyond the highest along the line through all five: a tumor is often brighter than
     anything around it, and its noise stronger. Smoothness is the correlation of neighbours along each axis. Zero where less
     than 512 voxels lie outside the box.
@@ -26,9 +38,10 @@ def like_noise(scan: np.ndarray, smooth: np.ndarray, picture: np.ndarray, box: B
     if outside.sum() < _LEAST_VOXELS:
         return out
     for channel, residual in enumerate(scan - smooth):
+        residual = residual - residual[outside].mean()
         sigma = [_blur(residual, outside, axis) for axis in range(3)]
         noise = ndimage.gaussian_filter(rng.standard_normal(residual.shape).astype(np.float32), sigma, mode="wrap")
-        levels, strengths = _strengths(smooth[channel][outside], residual[outside])
+        levels, strengths = _strengths(smooth[channel][outside], residual[outside], spread)
         out[channel] = noise / max(float(noise.std()), 1e-9) * strength_at(picture[channel], levels, strengths)
     return out
 
@@ -50,9 +63,9 @@ def _blur(residual: np.ndarray, where: np.ndarray, axis: int) -> float:
     return float(np.sqrt(-1 / (4 * np.log(min(correlation, 0.95))))) if correlation > 0.02 else 0.0
 
 
-def _strengths(level: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviations of the residual at the quantile levels of the smooth scan, rising levels."""
+def _strengths(level: np.ndarray, residual: np.ndarray, spread: Spread) -> tuple[np.ndarray, np.ndarray]:
+    """The residual's spread at the quantile levels of the smooth scan, rising levels."""
     groups = np.array_split(np.argsort(level, kind="stable"), _LEVELS)
     levels = np.array([float(level[group].mean()) for group in groups])
-    strengths = np.array([float(residual[group].std()) for group in groups])
+    strengths = np.array([float(spread(residual[group])) for group in groups])
     return levels, strengths

@@ -29,7 +29,7 @@ from tumorgen_cli.nets.plane_unet import PlaneUNet
 from tumorgen_cli.nets.vae import DOWNSAMPLING
 from tumorgen_cli.nets.vqgan import Critics, VqGan, cut_planes
 from tumorgen_cli.painting import open_canvas, put_back
-from tumorgen_cli.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.plan import Decisions, Plan, WindowPlan, checked_sides
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic
 from tumorgen_cli.shapes import MaskConfig, load_donors, place_mask, plan_masks
@@ -39,8 +39,8 @@ from tumorgen_cli.workspace import Workspace
 
 @dataclass(frozen=True)
 class VqGanConfig:
-    """The VQGAN and its training. `codes`: K of the codebook, `latent_channels` its width. Weights are those of the terms' sum;
-    `adversarial_from`: the share of the iterations after which the critics count."""
+    """The VQGAN and its training. `codes`: K of the codebook, `latent_channels` its width; `patch`: the largest, in voxels. Weights
+    are those of the terms' sum; `adversarial_from`: the share of the iterations after which the critics count."""
 
     widths: tuple[int, ...]
     res_blocks: tuple[int, ...]
@@ -104,10 +104,10 @@ class DiffTumor(Method):
     keeps_background = True
     SOURCE = (
         "Chen et al., Towards Generalizable Tumor Synthesis, CVPR 2024; settings of its published code. Deviations: the VQGAN is "
-        "trained on the data set's own cases, with MAISI's blocks, a codebook that follows its codes' means and restarts unused "
-        "ones, and a perceptual loss in EfficientNet-Lite0's features; three U-Net levels instead of four; masks follow the "
-        "given box instead of size classes drawn 0.8 / 0.1 / 0.1; the working grid is the plan's, not 1 mm; one model for "
-        "all sizes (T = 4 for early tumors is `ddpm.timesteps=4` with `sampling.steps=4`)."
+        "trained on the data set's own cases, on patches of several sizes, with MAISI's blocks, a codebook that follows its codes' "
+        "means and restarts unused ones, and a perceptual loss in EfficientNet-Lite0's features; three U-Net levels instead of four; "
+        "masks follow the given box instead of size classes drawn 0.8 / 0.1 / 0.1; the working grid is the plan's, not 1 mm; one "
+        "model for all sizes (T = 4 for early tumors is `ddpm.timesteps=4` with `sampling.steps=4`)."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
@@ -127,8 +127,9 @@ class DiffTumor(Method):
         v.take("res_blocks", (2, 2, 2), "as the KL-VAE's beside it")
         v.take("latent_channels", 8, published)
         v.take("codes", 16384, published)
-        v.take("patch", tuple(min(n, 96) for n in window.shape), "96 voxels as published; smaller ones are drawn, too", window=window.shape)
-        v.take("batch", 2 if large else 1, "patches that fit beside their gradients")
+        asked = v.take("patch", window.shape, "the largest; sides are drawn from 32 up, as the KL-VAE's beside it; published: 96 voxels alone")
+        patch = checked_sides(asked, "methods.difftumor.vqgan.patch")
+        v.take("batch", min(2, rules.patches_a_step(patch)) if large else 1, "2 published; together no larger than the paper's window", patch=patch)
         v.take("iterations", 20000 if large else 2000, "as long as the KL-VAE's training on the same device, by the clock")
         v.take("learning_rate", 3e-4 if large else 1e-3, "3e-4 as published; higher for the few steps of a CPU")
         v.take("ema", 0.0, "none: an average of a codebook that restarts codes fits no encoder")

@@ -28,7 +28,7 @@ from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.painting import Canvas, add_texture, near, open_canvas, put_back, roughen, smooth_host
-from tumorgen_cli.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.plan import Decisions, Plan, WindowPlan, checked_sides
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import SHELL_MM, Box, Fingerprint, Request, Synthetic
 from tumorgen_cli.training import Objective, Stage, load_weights
@@ -110,8 +110,9 @@ class TumorGen(Method):
         v.take("res_blocks", (2, 2, 2), "MAISI's")
         cell, latents = rules.latent_channels(window.spacing_mm)
         v.take("latent_channels", latents, "the paper's 4; doubled with a latent cell's volume over the paper's 3.0 ml", cell_ml=cell)
-        v.take("patch", tuple(min(n, 96) for n in window.shape), "the largest drawn: of one size only, others come back shifted", window=window.shape)
-        v.take("batch", 2 if large else 1, "patches that fit beside their gradients")
+        asked = v.take("patch", window.shape, "the largest; sides are drawn from 32 up: a VAE that learns from one size shifts intensities at others")
+        patch = checked_sides(asked, "methods.tumorgen.vae.patch")
+        v.take("batch", rules.patches_a_step(patch) if large else 1, "together no larger than the paper's window", patch=patch)
         v.take("iterations", 20000 if large else 4000, "4000 on a CPU gave 36.7 dB from 32 PET cases; 20000 is not measured")
         v.take("learning_rate", 2e-4 if large else 2e-3, free)
         v.take("kl_weight", 1e-6, "1e-3 drowns the latents in noise; MAISI has 1e-7")

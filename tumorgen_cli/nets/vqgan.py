@@ -33,8 +33,8 @@ class Codebook(nn.Module):
     def __init__(self, codes: int, channels: int) -> None:
         super().__init__()
         self.register_buffer("codes", torch.zeros(codes, channels))
-        self.register_buffer("used", torch.zeros(codes))  # mean number of vectors a step
-        self.register_buffer("total", torch.zeros(codes, channels))  # mean sum of them
+        self.register_buffer("used", torch.zeros(codes))  # mean share of a step's vectors
+        self.register_buffer("total", torch.zeros(codes, channels))  # mean sum of them, over all of the step's
 
     def forward(self, latent: Tensor) -> Tensor:
         """(B, C, X, Y, Z) -> the nearest codes, same shape, without a gradient."""
@@ -59,9 +59,9 @@ class Codebook(nn.Module):
             torch.distributed.all_reduce(count)
             torch.distributed.all_reduce(sums)
             torch.distributed.broadcast(fresh, 0)
-        self.used.lerp_(count, 1 - _DECAY)
-        self.total.lerp_(sums, 1 - _DECAY)
-        share = count.sum() / len(self.codes)
+        vectors, share = count.sum(), 1 / len(self.codes)
+        self.used.lerp_(count / vectors, 1 - _DECAY)
+        self.total.lerp_(sums / vectors, 1 - _DECAY)
         dead = self.used < _DEAD * share
         self.used[dead] = share
         self.total[dead] = fresh[dead] * share
