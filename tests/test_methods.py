@@ -20,11 +20,12 @@ from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.difftumor import nearest_mask
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.methods.tumorgen import TumorGen
+from tumorgen_cli.painting import open_canvas
 from tumorgen_cli.records import Box, Request, Synthetic
 from tumorgen_cli.stages import train_stage, train_stages
 from tumorgen_cli.status import status
 from tumorgen_cli.training import load_weights
-from tumorgen_cli.windows import cut, load_case, tight_box
+from tumorgen_cli.windows import cut, load_case, scale, tight_box
 from tumorgen_cli.workspace import Workspace
 
 BOX = Box((8, 9, 10), (21, 22, 19))
@@ -306,6 +307,24 @@ def test_steps_and_solver_are_the_plans_or_the_callers(trained):
         method.synthesize(request, 0, sampling)
         assert len(calls) == expected
     hook.remove()
+
+
+def test_noise_stays_as_strong_where_picture_and_host_meet(trained, monkeypatch):
+    """Half of the host's noise and half of ours would be quieter than either."""
+    method = sampling_with(trained, keep_mm=20.0, roughness=0.0)
+    request = make_request(trained, Box((2, 2, 2), (30, 30, 30)))
+    high = float(request.limits[0, 1])
+    flat = np.full_like(request.image, 0.3 * high)
+    noise = 0.02 * high * np.random.default_rng(0).standard_normal(flat.shape).astype(np.float32)
+    canvas = open_canvas(method.vae, replace(request, image=flat + noise), method.plan, 100, "cpu")
+    smooth, ball = scale(flat, method.plan.channels, request.limits), np.zeros(flat.shape[1:], np.float32)
+    ball[14:18, 14:18, 14:18] = 1
+    monkeypatch.setattr(method, "_sample", lambda *arguments: torch.zeros(1, 5, 8, 8, 8))
+    monkeypatch.setattr(method, "_decode", lambda joint: (smooth.copy(), ball))
+    made = method._paint(canvas, smooth, None, 0, 1, "euler")
+    between = (made.kept > 0.3) & (made.kept < 0.7)
+    assert made.image[0][between].std() == pytest.approx(0.02 * high, rel=0.1)
+    assert made.image[0][made.kept == 0].std() == pytest.approx(0.02 * high, rel=0.25)
 
 
 def test_a_halo_is_enough(trained):

@@ -66,11 +66,11 @@ def smooth_host(canvas: Canvas, decode: Callable[[Tensor], Tensor], plan: Plan, 
         return np.asarray(decode(canvas.latent[canvas.cells])[0].float().cpu().numpy())
 
 
-def add_texture(canvas: Canvas, picture: np.ndarray, smooth: np.ndarray, seed: int) -> np.ndarray:
-    """The decoded region (C, X, Y, Z) with noise as the host has it outside the box: of all that a VAE takes away from it (`smooth`:
+def texture(canvas: Canvas, picture: np.ndarray, smooth: np.ndarray, seed: int) -> np.ndarray:
+    """Noise (C, X, Y, Z) for the decoded region as the host has it outside the box: of all that a VAE takes away from it (`smooth`:
     the `smooth_host`), rare large parts too. As strong as the bulk alone it is a sixth too weak on FDG-PET."""
     host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
-    return picture + like_noise(host, smooth, picture, canvas.local(canvas.request.box), np.random.default_rng([seed, 1]), np.std)
+    return like_noise(host, smooth, picture, canvas.local(canvas.request.box), np.random.default_rng([seed, 1]), np.std)
 
 
 def roughen(canvas: Canvas, share: np.ndarray, strength: float, scale_mm: float, seed: int) -> np.ndarray:

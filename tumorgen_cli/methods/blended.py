@@ -25,7 +25,7 @@ from tumorgen_cli.latents import held_out_windows, training_latents
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.vae import KlVae
-from tumorgen_cli.painting import add_texture, open_canvas, put_back, smooth_host
+from tumorgen_cli.painting import open_canvas, put_back, smooth_host, texture
 from tumorgen_cli.plan import REPLAN, Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
@@ -195,7 +195,7 @@ class Blended(Method):
         joint = self._sample(canvas.latent, canvas.box, seed, steps, solver)  # type: ignore[arg-type]
         picture, mask = self._decode(joint[canvas.cells])
         if c.texture:
-            picture = add_texture(canvas, picture, smooth_host(canvas, self.vae.decode, self.plan, self.device), seed)
+            picture += texture(canvas, picture, smooth_host(canvas, self.vae.decode, self.plan, self.device), seed)
         return Synthetic(*put_back(canvas, picture, mask, self.plan), {"steps": steps, "solver": solver})
 
 

@@ -27,7 +27,7 @@ from tumorgen_cli.methods.method import Method, Sampling, learnt_by
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
-from tumorgen_cli.painting import Canvas, add_texture, near, open_canvas, put_back, roughen, smooth_host
+from tumorgen_cli.painting import Canvas, near, open_canvas, put_back, roughen, smooth_host, texture
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan, checked_sides
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import SHELL_MM, Box, Fingerprint, Request, Synthetic
@@ -391,13 +391,15 @@ class TumorGen(Method):
         picture, refined = self._decode(self._sample(canvas.latent, canvas.box, told, seed, steps, solver)[canvas.cells])
         if c.roughness and self.config.refiner.enabled:  # a coarse mask is no probability
             refined = roughen(canvas, refined, c.roughness, c.roughness_mm, seed)
-        if smooth is not None:
-            picture = add_texture(canvas, picture, smooth, seed)
         image, mask = put_back(canvas, picture, refined, self.plan)
+        noise = 0.0
+        if smooth is not None:
+            noise = put_back(canvas, picture + texture(canvas, picture, smooth, seed), refined, self.plan)[0] - image
         if not c.keep_mm:
-            return Synthetic(image, mask)
+            return Synthetic(image + noise, mask)
         share = near(mask, request.spacing_mm, c.keep_mm)
-        return Synthetic(request.image + share * (image - request.image), mask, kept=1 - share)
+        loud = np.sqrt(share * (2 - share))  # where half of the host's noise is left, half of ours would make the sum too quiet
+        return Synthetic(request.image + share * (image - request.image) + loud * noise, mask, kept=1 - share)
 
     def _lack(self, character: np.ndarray | None, painted: Synthetic, request: Request) -> np.ndarray | None:
         """What a painted tumor lacks of its character (3 C,), in the field's own measure; None where there is no character or tumor."""
