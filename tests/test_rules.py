@@ -163,3 +163,8 @@ def test_small_tumors_get_a_finer_grid_where_the_budget_allows_it():
     mixed = [(20, 20, 20)] * 18 + [(400, 400, 400)] * 2
     assert rules.small_tumor_grid((20, 20, 20), (400, 400, 400), (600, 600, 600), (700, 700, 700), (4.0, 4.0, 4.0), 2**18) is None
     assert planned(fingerprint((168, 168, 250), (4.07, 4.07, 3.0), mixed), Budget("cpu", 8.0, 0.0)).window.spacing_mm[0] > 4.07
+
+
+def test_an_autoencoders_patches_hold_no_more_than_the_papers_window():
+    shapes = [(32, 32, 32), (64, 64, 64), (96, 96, 96), (128, 128, 64), (256, 128, 128)]
+    assert [rules.patches_a_step(shape) for shape in shapes] == [4, 4, 1, 1, 1]
