@@ -392,14 +392,16 @@ class TumorGen(Method):
         if c.roughness and self.config.refiner.enabled:  # a coarse mask is no probability
             refined = roughen(canvas, refined, c.roughness, c.roughness_mm, seed)
         image, mask = put_back(canvas, picture, refined, self.plan)
-        noise = 0.0
+        noise = np.zeros_like(image)
         if smooth is not None:
             noise = put_back(canvas, picture + texture(canvas, picture, smooth, seed), refined, self.plan)[0] - image
         if not c.keep_mm:
             return Synthetic(image + noise, mask)
         share = near(mask, request.spacing_mm, c.keep_mm)
         loud = np.sqrt(share * (2 - share))  # where half of the host's noise is left, half of ours would make the sum too quiet
-        return Synthetic(request.image + share * (image - request.image) + loud * noise, mask, kept=1 - share)
+        blended = request.image + share * (image - request.image) + loud * noise
+        floor = np.minimum(request.image, request.limits[:, :1, None, None])  # no scan has less, as no PET less than nothing
+        return Synthetic(np.maximum(blended, floor), mask, kept=1 - share)
 
     def _lack(self, character: np.ndarray | None, painted: Synthetic, request: Request) -> np.ndarray | None:
         """What a painted tumor lacks of its character (3 C,), in the field's own measure; None where there is no character or tumor."""
