@@ -102,7 +102,8 @@ def test_the_request_is_not_changed_and_the_answer_is_valid(method, trained):
     np.testing.assert_array_equal(request.image, before)
     assert not np.shares_memory(made.image, request.image)
     check(request, made, request.limits)
-    assert not np.array_equal(made.image, request.image)
+    draws = (method.synthesize(request, seed, Sampling()) for seed in range(1, 9))  # an empty one of barely trained networks changes nothing
+    assert any(not np.array_equal(each.image, request.image) for each in draws)
 
 
 @pytest.mark.parametrize("box", OTHER_BOXES, ids=str)
