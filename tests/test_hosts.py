@@ -205,12 +205,25 @@ def test_outside_the_box_the_scan_is_the_scan(plan, dtype, keeps, box):
 
 
 def test_whole_numbers_are_rounded_and_kept_in_range(plan):
-    scan = make_scan(dtype=np.int16, fill=10)
+    scan = replace(make_scan(dtype=np.int16, fill=10), limits=np.array([[-1e6, 1e6]], np.float32))
     window = cut_window(scan, BOX, plan, None)
     middle = tuple((a + b) // 2 for a, b in zip(BOX.start, BOX.stop, strict=True))
     for value, expected in ((20.6, 21), (-20.6, -21), (1e6, 32767), (-1e6, -32768)):
         image, _ = paste(scan, BOX, window, painted(window, value), plan, False)
         assert image[(0, *middle)] == expected
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_nothing_comes_below_the_clip_window_but_where_the_host_is(plan, keeps):
+    """Noise and interpolation end below 0 otherwise, where no PET does."""
+    scan = make_scan()
+    window = cut_window(scan, BOX, plan, None)
+    noise = np.random.default_rng(1).normal(0, 5, window.request.image.shape).astype(np.float32)
+    made = replace(painted(window), image=noise)
+    assert paste(scan, BOX, window, made, plan, keeps)[0].min() == 0
+    deep = replace(scan, image=scan.image - 5)
+    assert (paste(deep, BOX, cut_window(deep, BOX, plan, None), made, plan, keeps)[0] >= np.minimum(deep.image, 0)).all()
+    assert paste(deep, BOX, cut_window(deep, BOX, plan, None), made, plan, keeps)[0][(0, *BOX.slices)].min() < -1
 
 
 def test_an_unchanged_window_changes_little_or_nothing(plan):

@@ -183,7 +183,8 @@ def paste(scan: Scan, box: Box, window: Window, synthetic: Synthetic, plan: Plan
         change = kept * resample(drawn - host, window.grid, onto, "linear") if np.any(kept) else 0.0
         if not np.all(kept == 1):
             change = change + (1 - kept) * (resample(drawn, window.grid, onto, "cubic") - before)
-        after = before + weight * change
+        floor = np.minimum(before, window.request.limits[channel, 0])  # a PET has nothing below 0, where noise and interpolation may end
+        after = np.maximum(before + weight * change, floor)
         if image.dtype.kind in "iu":
             limits = np.iinfo(image.dtype)
             after = np.clip(np.rint(after), limits.min, limits.max)

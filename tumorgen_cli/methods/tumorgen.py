@@ -399,9 +399,7 @@ class TumorGen(Method):
             return Synthetic(image + noise, mask)
         share = near(mask, request.spacing_mm, c.keep_mm)
         loud = np.sqrt(share * (2 - share))  # where half of the host's noise is left, half of ours would make the sum too quiet
-        blended = request.image + share * (image - request.image) + loud * noise
-        floor = np.minimum(request.image, request.limits[:, :1, None, None])  # no scan has less, as no PET less than nothing
-        return Synthetic(np.maximum(blended, floor), mask, kept=1 - share)
+        return Synthetic(request.image + share * (image - request.image) + loud * noise, mask, kept=1 - share)
 
     def _lack(self, character: np.ndarray | None, painted: Synthetic, request: Request) -> np.ndarray | None:
         """What a painted tumor lacks of its character (3 C,), in the field's own measure; None where there is no character or tumor."""
