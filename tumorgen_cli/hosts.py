@@ -172,7 +172,8 @@ def paste(scan: Scan, box: Box, window: Window, synthetic: Synthetic, plan: Plan
 
     Outside the box every voxel is the scan's own; inside it fades in over the plan's feather. The mask lies where the
     picture is mostly the synthetic one. Where the host is kept, `keeps_background` or as `synthetic.kept` says, the change is
-    added, so that detail finer than the working grid stays; elsewhere the picture takes the host's place.
+    added, so that detail finer than the working grid stays; elsewhere the picture takes the host's place. Nothing comes below
+    the clip window but where the host is.
     """
     onto = scan.grid.subgrid(box.start, scan.grid.spacing_mm, box.shape)
     weight = feather(box, scan.grid, plan.paste.feather_mm)
@@ -183,7 +184,7 @@ def paste(scan: Scan, box: Box, window: Window, synthetic: Synthetic, plan: Plan
         change = kept * resample(drawn - host, window.grid, onto, "linear") if np.any(kept) else 0.0
         if not np.all(kept == 1):
             change = change + (1 - kept) * (resample(drawn, window.grid, onto, "cubic") - before)
-        floor = np.minimum(before, window.request.limits[channel, 0])  # a PET has nothing below 0, where noise and interpolation may end
+        floor = np.minimum(before, window.request.limits[channel, 0])  # noise and interpolation may end where no PET does, below 0
         after = np.maximum(before + weight * change, floor)
         if image.dtype.kind in "iu":
             limits = np.iinfo(image.dtype)
