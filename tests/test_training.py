@@ -275,6 +275,36 @@ def test_loading_weights(whole, tmp_path):
         load_weights({"model": nn.Linear(4, 1)}, whole, "train it")
 
 
+class Narrow(nn.Module):
+    """A convolution of an input narrower than its kernel; keeps the gradient of its first weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(16, 16, 3, padding=1)
+        self.gradient = None
+
+    def forward(self, batch):
+        loss = (self.conv(batch["x"]) * batch["y"]).sum()
+        if self.gradient is None:
+            torch.full((300_000,), float("nan"))  # what lies in memory
+            (self.gradient,) = torch.autograd.grad(loss, self.conv.weight, retain_graph=True)
+        return loss, {}
+
+
+def test_bf16_gradients_at_the_bottom_of_a_network_are_those_of_fp32(tmp_path):
+    def narrow(number):
+        return {name: np.random.default_rng([number, i]).standard_normal((16, 2, 2, 4)).astype(np.float32) for i, name in enumerate("xy")}
+
+    found = []
+    for precision in ("no", "bf16"):
+        torch.manual_seed(0)
+        module = Narrow()
+        stage = Stage("vae", "toy", {"model": module.conv}, (Objective("fit", module, 0.05),), narrow, 1, inputs_hash="", previews=0, ema=0.9, batch=2)
+        train(stage, tmp_path / precision, "cpu", precision)
+        found.append(module.gradient)
+    assert (found[0] - found[1]).abs().max() < 0.02 * found[0].abs().max()
+
+
 def test_bf16_trains_too(tmp_path):
     run = train(make_stage(), tmp_path, "cpu", "bf16")
     assert run.iterations == STEPS

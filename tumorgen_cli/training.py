@@ -290,6 +290,7 @@ def _prepared(stage: Stage, accelerator: Accelerator) -> tuple[list[nn.Module], 
     """The objectives' modules on the device, ready to train, and an optimiser for each."""
     for objective in stage.objectives:
         objective.module.train()
+        _mend_convolutions(objective.module)
     modules = [accelerator.prepare_model(o.module) for o in stage.objectives]
     optimizers = [
         torch.optim.AdamW(
@@ -298,6 +299,27 @@ def _prepared(stage: Stage, accelerator: Accelerator) -> tuple[list[nn.Module], 
         for m, o in zip(modules, stage.objectives, strict=True)
     ]
     return modules, optimizers
+
+
+class _Convolution(nn.Conv3d):
+    """A 3D convolution in fp32 where its input is narrower than its kernel, as at the bottom of a U-Net.
+
+    On a CPU, bf16 there gives the weights a gradient of whatever lay in memory, now and then not finite (torch 2.15, oneDNN,
+    AVX512-BF16; outputs and the input's gradient are right).
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 (torch's name)
+        if all(n >= k for n, k in zip(input.shape[2:], self.kernel_size, strict=True)):
+            return super()._conv_forward(input, weight, bias)
+        with torch.autocast(input.device.type, enabled=False):
+            return super()._conv_forward(input.float(), weight, bias)
+
+
+def _mend_convolutions(module: nn.Module) -> None:
+    """Makes every `nn.Conv3d` of a module a `_Convolution`, in place."""
+    for part in module.modules():
+        if type(part) is nn.Conv3d:
+            part.__class__ = _Convolution
 
 
 def _step(
@@ -388,7 +410,7 @@ def _append_log(path: Path, rows: list[dict[str, float]], step: int) -> None:
 def _check_finite(row: Mapping[str, float], step: int, folder: Path) -> None:
     bad = {k: v for k, v in row.items() if not math.isfinite(v)}
     if bad:
-        remedy = "the last checkpoint is kept; lower the learning rate, or set precision=fp32, plan again and restart the stage"
+        remedy = "run the command again, it goes on from the last checkpoint; if it stops there again, lower the learning rate, or set precision=fp32, plan again and restart the stage"
         raise StateError("A loss is not finite", [Fault(f"{folder.name}, step {step}", str(bad), "finite numbers", remedy)])
 
 
