@@ -2,8 +2,9 @@
 
     python examples/ablations.py -w WORK -o OUT --judge DIR --steps 800 --seeds 0 --seeds 1
 
-All rows share the workspace's VAE. Each trains a flow (and a refiner) of its own in OUT/<row>_<seed>, redraws the held-out
-cases' tumors and scores them. Run it again after a kill and it goes on. Ends with the table: OUT/ablations.csv.
+All rows share the workspace's VAE, those of a seed their encoded windows. Each trains a flow (and a refiner) of its own in
+OUT/<row>_<seed>, redraws the held-out cases' tumors and scores them. Run it again after a kill and it goes on. Ends with
+the table: OUT/ablations.csv.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ ROWS = {
 
 
 def prepare(base: Workspace, folder: Path, settings: list[str], seed: int) -> Workspace:
-    """A workspace with the base's data and VAE, planned with other settings."""
+    """A workspace with the base's data and VAE, and latents where it has them, planned with other settings."""
     workspace = Workspace(folder)
     plan = base.plan()
     plan_dataset(workspace, plan.dataset_path, plan.tumor_name, plan.device, plan.memory_gib, settings=settings, seed=seed)
     for name in ("cases", "runs/tumorgen/vae", "runs/tumorgen/latents"):
-        copy(base.root / name, folder / name)
+        if (base.root / name).exists():
+            copy(base.root / name, folder / name)
     preprocess_dataset(workspace)
     # the VAE does not depend on the rows' switches, and one VAE serves every seed: only what it was made from is renamed
     path = workspace.run("tumorgen", "vae") / "run.json"
@@ -73,13 +75,14 @@ def main(
     base = Workspace(work.resolve())
     table = []
     for seed in seeds:
+        whole = Workspace(out.resolve() / f"whole_{seed}")
         for row, switches in ROWS.items():
             console.headline(f"{row}, seed {seed}")
             lengths = [f"{FLOW}.iterations={steps}", f"methods.tumorgen.refiner.iterations={steps // 2}"]
-            workspace = prepare(base, out.resolve() / f"{row.replace(' ', '_')}_{seed}", [*settings, *switches, *lengths], seed)
-            whole = out.resolve() / f"whole_{seed}" / "runs" / "tumorgen" / "flow"
+            source = base if row == "whole" else whole
+            workspace = prepare(source, out.resolve() / f"{row.replace(' ', '_')}_{seed}", [*settings, *switches, *lengths], seed)
             if row == "no VMR":
-                copy(whole, workspace.run("tumorgen", "flow"))  # the same flow, without the refiner
+                copy(whole.run("tumorgen", "flow"), workspace.run("tumorgen", "flow"))  # the same flow, without the refiner
             train_stage(workspace, "tumorgen", "flow")
             train_stage(workspace, "tumorgen", "refiner")
             made = synthesize(workspace, "tumorgen", pairs, cases="test", seed=seed)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import ndimage
 
+from tumorgen_cli.evaluation import CaseFiles, real_tumors
 from tumorgen_cli.phantom import Phantoms, write_phantoms
-from tumorgen_cli.records import Grid
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.plan import Plan
+from tumorgen_cli.records import Box, CaseFacts, Fingerprint, Grid, TumorFacts
+from tumorgen_cli.volumes import read_volume
+from tumorgen_cli.workspace import Splits, Workspace
 
 #: settings of `plan` under which every stage takes a second or two
 TOY = (
@@ -47,6 +53,22 @@ def grid() -> Grid:
     about_x = ((1.0, 0.0, 0.0), (0.0, math.cos(b), -math.sin(b)), (0.0, math.sin(b), math.cos(b)))
     direction = tuple(sum(row[k] * about_x[k][j] for k in range(3)) for row in about_z for j in range(3))
     return Grid((12, 10, 8), (2.0, 3.0, 5.0), (-31.5, 12.25, 400.0), direction)
+
+
+def tumors_of(plan: Plan, splits: Splits) -> tuple[CaseFiles, ...]:
+    return real_tumors(plan, fingerprint_of(plan, splits), splits)
+
+
+def fingerprint_of(plan: Plan, splits: Splits) -> Fingerprint:
+    """Where the tumors of a plan's data set lie, and no other fact."""
+    nan, cases = math.nan, []
+    for case in (*splits.train, *splits.test):
+        labels, grid = read_volume(Path(plan.dataset_path) / "labelsTr" / f"{case}{plan.file_ending}")
+        parts = ndimage.find_objects(ndimage.label(labels == plan.tumor_label, np.ones((3, 3, 3)))[0])
+        boxes = [Box(tuple(s.start for s in part), tuple(s.stop for s in part)) for part in parts]
+        cases.append(CaseFacts(case, grid, tuple(TumorFacts(box, nan, (nan,) * 3, (), (), (), (nan,) * 3) for box in boxes)))
+    of_set = (plan.dataset, plan.dataset_path, plan.fingerprint_hash, plan.file_ending, plan.labels, plan.tumor_name, plan.tumor_label)
+    return Fingerprint(*of_set, (), tuple(cases))
 
 
 def plan_toy(workspace: Workspace, dataset: str, *settings: str) -> None:

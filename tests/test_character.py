@@ -13,6 +13,7 @@ from tumorgen_cli.metrics.tumors import describe_tumor
 from tumorgen_cli.vector_field import Condition
 
 SPACING = (2.0, 2.0, 2.0)
+NOTHING = np.zeros(1)
 
 
 def ball(radius, side=32):
@@ -34,32 +35,33 @@ def rng(seed=0):
 def test_contrast_heterogeneity_and_core():
     mask = ball(9)
     flat = np.where(mask, 5.0, 2.0)[None].astype(np.float32)
-    np.testing.assert_allclose(describe_character(flat, mask, SPACING), [3, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(describe_character(flat, mask, SPACING, NOTHING), [3, 0, 1], atol=1e-6)
     dark = np.where(ball(7), 1.0, flat).astype(np.float32)  # the deepest third and more
-    contrast, cv, core = describe_character(dark, mask, SPACING)
+    contrast, cv, core = describe_character(dark, mask, SPACING, NOTHING)
     inside = dark[0][mask]
     assert contrast == pytest.approx(inside.mean() - 2, abs=1e-5)
     assert cv == pytest.approx(inside.std() / inside.mean(), abs=1e-5)
     assert core == pytest.approx(1 / 5, abs=0.05)
-    both = describe_character(np.concatenate([flat, dark]), mask, SPACING)
+    both = describe_character(np.concatenate([flat, dark]), mask, SPACING, np.zeros(2))
     np.testing.assert_allclose(both, [3, 0, 1, contrast, cv, core], atol=1e-6)  # channel by channel
 
 
 def test_it_is_what_the_report_says(trained):
     image = rng().gamma(2.0, 2.0, (1, 24, 24, 24)).astype(np.float32)
-    told = describe_tumor(image, ball(6, 24), SPACING)
-    np.testing.assert_allclose(describe_character(image, ball(6, 24), SPACING), [told.contrast, told.heterogeneity, told.core_ratio], rtol=1e-6)
+    told = describe_tumor(image[0], ball(6, 24), SPACING, 0.0)
+    found = describe_character(image, ball(6, 24), SPACING, NOTHING)
+    np.testing.assert_allclose(found, [told.contrast, told.heterogeneity, told.core_ratio], rtol=1e-6)
 
 
 def test_what_cannot_be_told_is_nan():
     image = rng().uniform(1, 2, (1, 8, 8, 8)).astype(np.float32)
-    assert np.isnan(describe_character(image, np.ones((8, 8, 8)), SPACING)[0])  # no surroundings
+    assert np.isnan(describe_character(image, np.ones((8, 8, 8)), SPACING, NOTHING)[0])  # no surroundings
     single = np.zeros((8, 8, 8), bool)
     single[4, 4, 4] = True
     assert np.isnan(core_ratio(image[0], single, SPACING))
-    assert np.isnan(describe_character(-image, single, SPACING)[1])
+    assert np.isnan(describe_character(-image, single, SPACING, NOTHING)[1])
     with pytest.raises(ValueError, match="empty"):
-        describe_character(image, single & False, SPACING)
+        describe_character(image, single & False, SPACING, NOTHING)
 
 
 # -- among others ----------------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ def test_characters_are_those_of_tumors_that_the_box_may_have_been_put_around():
 
     def drawn(side, kind=None):
         generator = rng()
-        return {draw_character(known, extents, (side,) * 3, (15.0,) * 3, generator, kind)[0] for _ in range(50)}
+        return {draw_character(known, extents, (side,) * 3, (15.0,) * 3, generator, kind, 0)[0] for _ in range(50)}
 
     assert [drawn(side) for side in (35, 75, 125)] == [{0}, {1}, {2}]
     assert [drawn(side) for side in (2, 500)] == [{0}, {2}]  # like none of them: the nearest in size
@@ -121,7 +123,7 @@ def test_without_characters_the_condition_is_the_papers(make_condition):
     assert (bare.channels, boxed.channels) == (4, 5)
     assert bare.state_dict() == {}
     assert torch.equal(boxed(latent, box, None), torch.cat([0 * latent, box], 1))
-    assert bare.draw((1, 1, 1), (1, 1, 1), rng()) is None
+    assert bare.draw((1, 1, 1), (1, 1, 1), rng(), None, 0) is None
 
 
 @pytest.mark.parametrize("count", [1, 40, 1000])
@@ -136,7 +138,7 @@ def test_what_is_learnt_is_saved_with_the_field(make_condition, count):
     assert len(known) == len(extents) == min(count, Condition.ROWS) == len(np.unique(known[:, 0]))
     assert known.mean() == pytest.approx((count - 1) / 2, abs=3)
     np.testing.assert_array_equal(told.standard(characters), again.standard(characters))
-    assert np.array_equal(told.draw((30,) * 3, (5,) * 3, rng(4)), again.draw((30,) * 3, (5,) * 3, rng(4)))
+    assert np.array_equal(told.draw((30,) * 3, (5,) * 3, rng(4), None, 0), again.draw((30,) * 3, (5,) * 3, rng(4), None, 0))
 
 
 @pytest.mark.parametrize("emphasis", [0.0, 1.0, 1.5])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import fingerprint_of, tumors_of
 
 from tumorgen_cli import evaluation
 from tumorgen_cli.errors import StateError
@@ -16,7 +17,8 @@ from tumorgen_cli.files import to_plain
 from tumorgen_cli.metrics.features import hand_made
 from tumorgen_cli.plan import ChannelPlan, PastePlan, Plan, WindowPlan
 from tumorgen_cli.records import Box, Grid, Provenance
-from tumorgen_cli.volumes import write_volume
+from tumorgen_cli.volumes import read_volume, write_volume
+from tumorgen_cli.windows import tight_box
 from tumorgen_cli.workspace import Splits
 
 SPACING = (4.0, 4.0, 5.0)
@@ -66,7 +68,7 @@ def plan(tmp_path_factory):
     return Plan(
         schema=1, dataset="D", dataset_path=str(folder), fingerprint_hash="f", file_ending=".nii.gz",
         labels={"background": 0, "organ": 1, "tumor": 2}, tumor_name="tumor", tumor_label=2,
-        channels=(ChannelPlan("PET", "dataset", 0.0, 12.0, 0.5),), window=WindowPlan((5.0, 5.0, 5.0), (16, 16, 16), 0.1),
+        channels=(ChannelPlan("PET", "dataset", 0.0, 12.0, 0.5),), main_channel=0, window=WindowPlan((5.0, 5.0, 5.0), (16, 16, 16), 0.1),
         paste=PastePlan(7.5, 10, 0.1, 6.0, (0,)), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
         methods={}, decisions=(),
     )  # fmt: skip
@@ -105,10 +107,10 @@ def synthetic(tmp_path):
 
 def evaluate(plan, folder, judge, tmp_path):
     steps = []
-    out = tmp_path / "evaluation" / "toy"
-    scores = evaluate_set(plan, SPLITS, folder, out, judge, hand_made(), 0, lambda done, note="": steps.append(done))
-    write_page(plan, SPLITS, folder, out, scores, ())
-    assert steps == list(range(1, evaluation_steps(folder, SPLITS) + 1))
+    out, real = tmp_path / "evaluation" / "toy", tumors_of(plan, SPLITS)
+    scores = evaluate_set(plan, real, folder, out, judge, hand_made(), 0, lambda done, note="": steps.append(done))
+    write_page(plan, real, folder, out, scores, ())
+    assert steps == list(range(1, evaluation_steps(folder, real) + 1))
     return scores
 
 
@@ -211,7 +213,7 @@ def test_missing_files_are_all_told(plan, synthetic, tmp_path):
         evaluate(plan, synthetic, None, tmp_path)
     assert len(error.value.faults) == 3
     with pytest.raises(StateError, match="real cases"):
-        evaluation.real_cases(replace(plan, dataset_path="/nowhere"), SPLITS)
+        evaluation.real_tumors(replace(plan, dataset_path="/nowhere"), fingerprint_of(plan, SPLITS), SPLITS)
     (synthetic / "provenance.jsonl").write_text('{"case": "a"}\nnonsense\n')
     with pytest.raises(StateError, match="line 2"):
         evaluation.read_provenance(synthetic)
@@ -236,3 +238,81 @@ def test_window_is_centred_and_kept_inside(plan):
         inner = slice(1, -1)  # beyond the outer voxels' centres the scan's edge continues
         np.testing.assert_allclose(line[inner], (start + (np.arange(16) + 0.5) * 5)[inner], atol=0.01)
         assert start + (center[axis] + 0.5) * 5 == pytest.approx(box.center[axis] * SPACING[axis])
+
+
+def test_real_tumors_count_one_by_one(plan, tmp_path):
+    """A pair holds one tumor; a case with two is two, or a copy of one of them would look new."""
+    folder = tmp_path / "real"
+    for case in (*SPLITS.train, *SPLITS.test):
+        image, labels = (read_volume(Path(plan.dataset_path) / name)[0] for name in (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz"))
+        write_case(folder, case, image, labels)
+    large, small = ball((12, 10, 8), 14), ball((21, 10, 9), 9)
+    image = scan(large | small, 6, 4)
+    write_case(folder, "t1", image, 2 * (large | small))
+    plan = replace(plan, dataset_path=str(folder))
+    copy = write_set(tmp_path / "synthetic" / "toy", [("a", "x", image, 2 * large)])
+    scores = evaluate(plan, copy, Threshold(), tmp_path)
+    names = [case.case for case in scores.of("train")]
+    assert names == ["t1_tumor1", "t1_tumor2", "t2", "t3", "t4"]
+    first, second = scores.of("train")[:2]
+    assert (first.host, second.host) == ("t1", "t1")
+    assert first.statistics.volume_ml == pytest.approx(large.sum() * 0.08)
+    assert second.statistics.volume_ml == pytest.approx(small.sum() * 0.08)
+    (near,) = scores.novelty.pairs
+    assert near.nearest == "t1_tumor1"
+    assert near.distance < 1e-3
+    before = tumors_of(plan, SPLITS)[0]
+    write_case(folder, "t1", image, 2 * small)
+    with pytest.raises(StateError, match="not where it was"):
+        evaluation.read_tumor(plan, before)
+
+
+def turned(array):
+    """The same anatomy stored with its axes in another order, two of them backwards; the grid that says so is `TURNED`."""
+    return np.ascontiguousarray(array.transpose(2, 0, 1)[::-1, :, ::-1])
+
+
+_ORDER = (2, 0, 1)
+TURNED = Grid(tuple(SHAPE[a] for a in _ORDER), tuple(SPACING[a] for a in _ORDER), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, -1.0, -1.0, 0.0, 0.0))
+
+
+def test_a_scan_counts_the_same_however_it_is_stored(plan, tmp_path):
+    tumor = ball((9, 12, 7), 12)
+    image = scan(tumor, 6, 4)
+    box = Box((5, 8, 3), (15, 17, 12))
+    mark = np.zeros(SHAPE, bool)
+    mark[box.slices] = True
+    found = []
+    for name, grid, store in (("a", GRID, np.asarray), ("b", TURNED, turned)):
+        write_volume(tmp_path / f"{name}_0000.nii.gz", store(image), grid)
+        write_volume(tmp_path / f"{name}.nii.gz", store(2 * tumor).astype(np.uint8), grid)
+        where = tight_box(store(mark))
+        files = evaluation.CaseFiles("synthetic", name, "x", (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz", where)
+        found.append(evaluation.measure_case(plan, files, tmp_path / "cache"))
+    one, other = found
+    for plane, seen in one.slices.items():
+        np.testing.assert_allclose(seen, other.slices[plane], atol=1e-5)
+    np.testing.assert_allclose(one.lesion, other.lesion, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(one.facts, other.facts, rtol=1e-5)
+
+
+def test_the_middle_is_that_of_the_scan(plan):
+    """The paper's protocol; through the tumor is another slice wherever the scan is larger than the window."""
+    image = np.zeros((1, *SHAPE), np.float32)
+    image[0, 13], image[0, 6:8] = 12, 3
+    found = evaluation.slices_of(plan, image, replace(GRID, spacing_mm=(5.0, 5.0, 5.0)), Box((5, 5, 5), (9, 9, 9)))
+    middle, tumor = found["sagittal"][:, 0]
+    assert middle.mean() == pytest.approx(1)
+    assert tumor.mean() == pytest.approx(0.5)  # the square root of a quarter
+
+
+def test_units_of_scans_that_have_none_do_not_count(plan, tmp_path):
+    """MR: the same scan at three times the gain is the same tumor."""
+    plan = replace(plan, channels=(ChannelPlan("T1", "scan", 0.0, 99.9, 1.0),))
+    tumor, found = ball((12, 10, 8), 14), []
+    for gain in (1.0, 3.0):
+        folder = write_set(tmp_path / f"{gain}" / "synthetic" / "toy", [("a", "x", gain * scan(tumor, 6, 1), 2 * tumor)])
+        (files,) = evaluation.synthetic_cases(plan, folder)
+        found.append(evaluation.measure_case(plan, files, tmp_path / f"{gain}"))
+    assert found[0].statistics.contrast == pytest.approx(found[1].statistics.contrast, rel=1e-4)
+    np.testing.assert_allclose(found[0].lesion, found[1].lesion, rtol=1e-3, atol=1e-5)

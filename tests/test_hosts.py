@@ -38,7 +38,7 @@ def make_scan(grid=None, dtype=np.float32, fill=None, channels=1):
     else:
         image = np.full((channels, *grid.shape), fill, dtype)
     limits = np.array([[0.0, 20.0]] * channels, np.float32)
-    return Scan("host", (Path("host_0000.nii.gz"),), image, grid, limits, None)
+    return Scan("host", (Path("host_0000.nii.gz"),), image, (image.dtype,) * channels, grid, limits, None)
 
 
 def painted(window, value=None, mask=1.0):
@@ -357,3 +357,23 @@ def test_a_whole_body_scan_stays_within_8_gib(plan):
     assert mask.any()
     assert painted_image.dtype == np.int16
     assert 0 < peak[0] - before < 8
+
+
+def test_every_channel_keeps_its_own_type(plan, tmp_path):
+    """CT in whole numbers first, PET behind it: no SUV is rounded, and no HU gets a fraction."""
+    grid = Grid((40, 40, 30), (3.0, 3.0, 3.0))
+    rng = np.random.default_rng(0)
+    ct, pet = (100 * rng.normal(size=grid.shape)).astype(np.int16), np.abs(rng.normal(size=grid.shape)).astype(np.float32)
+    files = tuple(tmp_path / f"host_{i:04d}.nii.gz" for i in range(2))
+    for path, array in zip(files, (ct, pet), strict=True):
+        write_volume(path, array, grid)
+    plan = replace(plan, channels=plan.channels * 2)
+    scan = read_scan("host", files, None, plan)
+    assert scan.dtypes == (np.int16, np.float32)
+    np.testing.assert_array_equal(scan.image[0], ct)
+    np.testing.assert_array_equal(scan.image[1], pet)
+    box = Box((8, 8, 8), (28, 28, 24))
+    window = cut_window(scan, box, plan, None)
+    image, _ = paste(scan, box, window, painted(window, 7.3), plan, False)
+    assert np.array_equal(image[0], np.rint(image[0]))
+    assert image[1][box.slices].max() == pytest.approx(7.3)

@@ -44,6 +44,11 @@ def test_only_what_lies_by_the_box_counts_and_old_tumors_do_not():
     assert (nothing.dice, nothing.proportion, nothing.missed) == (0, 0, 1)
     empty = judge_pair(np.zeros_like(tumor), others, np.zeros_like(tumor), BOX, GRID, 2.0)
     assert math.isnan(empty.dice)
+    generous = predicted.copy()
+    generous[17:20, 11:17, 91:97] = True  # the old tumor, drawn a voxel larger: an answer to it, not to the new one
+    assert judge_pair(tumor, others, generous, BOX, GRID, 2.0) == found
+    generous[16, 12:16, 92:96] = True  # and one that reaches from the one to the other is too large
+    assert judge_pair(tumor, others, generous, BOX, GRID, 2.0).dice < 1
     assert predicted[5, 5, 60]  # inputs are not touched
     with pytest.raises(AttributeError):
         found.dice = 0.5

@@ -37,7 +37,7 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     image, mask = tumor_image(plan, candidates[1], 1)
     np.testing.assert_array_equal(masks[1, 1], mask)
     limits = np.array(candidates[1].case.record.limits, np.float32)
-    told = describe_character(unscale(image, plan.channels, limits), mask, plan.window.spacing_mm)  # in the scan's units
+    told = describe_character(unscale(image, plan.channels, limits), mask, plan.window.spacing_mm, np.zeros(1))  # in the scan's units
     assert characters.shape == (3, 2, 3)
     np.testing.assert_array_equal(characters[1, 1], told)
     with torch.inference_mode():

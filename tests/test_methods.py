@@ -580,5 +580,5 @@ def test_a_tumor_is_held_against_its_character_as_training_tumors_were(trained):
     np.testing.assert_allclose(lacks[1], lacks[2], atol=1e-5)
     assert method._lack(character, Synthetic(tumor, 0 * mask), request) is None
     assert method._lack(None, Synthetic(tumor, mask), request) is None
-    told = method.condition.standard(describe_character(tumor, mask, request.spacing_mm))
+    told = method.condition.standard(describe_character(tumor, mask, request.spacing_mm, np.zeros(1)))
     np.testing.assert_allclose(lacks[0], method.condition.standard(character) - told, atol=1e-4)

@@ -29,7 +29,7 @@ def blob(seed, scale=1.0):
 
 
 def made(case, image, mask, group=None, spacing=SPACING):
-    statistics = describe_tumor(image, mask, spacing)
+    statistics = describe_tumor(image[0], mask, spacing, 0.0)
     return lesion(case, group or case, image, mask, spacing, statistics)
 
 

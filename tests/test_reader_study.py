@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import tumors_of
 
 from tumorgen_cli.errors import DataError, StateError
 from tumorgen_cli.files import read_record, to_plain
@@ -61,7 +62,7 @@ def plan(tmp_path):
     return Plan(
         schema=1, dataset="D", dataset_path=str(folder), fingerprint_hash="f", file_ending=".nii.gz",
         labels={"background": 0, "organ": 1, "tumor": 2}, tumor_name="tumor", tumor_label=2,
-        channels=(ChannelPlan("PET", "dataset", 0.0, 10.0, 0.5),), window=WindowPlan((5.0, 5.0, 5.0), (12, 12, 12), 0.1),
+        channels=(ChannelPlan("PET", "dataset", 0.0, 10.0, 0.5),), main_channel=0, window=WindowPlan((5.0, 5.0, 5.0), (12, 12, 12), 0.1),
         paste=PastePlan(7.5, 10, 0.1, 6.0, (0,)), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
         methods={}, decisions=(),
     )  # fmt: skip
@@ -76,8 +77,8 @@ def healthy(tmp_path):
 
 def make(plan, sets, out, pairs, seed=0, splits=SPLITS, **more):
     seen = []
-    study = make_study(plan, splits, sets, out, pairs, seed, lambda done, note="": seen.append(done), **more)
-    assert seen == list(range(1, study_steps(splits, sets, pairs) + 1))
+    study = make_study(plan, tumors_of(plan, splits), sets, out, pairs, seed, lambda done, note="": seen.append(done), **more)
+    assert seen == list(range(1, study_steps(tumors_of(plan, splits), sets, pairs) + 1))
     return study, read_record(Key, out / "key.json", "")
 
 
@@ -202,7 +203,7 @@ def test_only_what_was_painted_is_the_lesion(plan, tmp_path):
 def test_cases_without_a_tumor_are_left_out_and_too_few_are_told(plan, healthy, tmp_path):
     write_case(tmp_path / "real", "h1", scan(1), np.zeros(SHAPE))
     with pytest.raises(DataError) as error:
-        make_study(plan, SPLITS, [healthy], tmp_path / "out", 6, 0, lambda done, note="": None)
+        make_study(plan, tumors_of(plan, SPLITS), [healthy], tmp_path / "out", 6, 0, lambda done, note="": None)
     assert [(fault.where, fault.found) for fault in error.value.faults] == [("synthetic lesions", "4"), ("real lesions", "5")]
     assert not (tmp_path / "out").exists()
 

@@ -13,6 +13,7 @@ from tumorgen_cli.metrics.reader_test import (
     SHAPES,
     Feature,
     ReaderTest,
+    _Places,
     describe_lesion,
     feature_scales,
     lesion_features,
@@ -32,7 +33,7 @@ def depth_mm(radii=(18.0, 18.0, 18.0), spacing=SPACING, shape=SHAPE):
 
 
 def describe(image, mask, spacing=SPACING, excluded=None):
-    values = describe_lesion(image[None], mask, spacing, SCALES, excluded)
+    values = describe_lesion(image[None], mask, spacing, np.zeros(1), SCALES, excluded)
     return dict(zip(NAMES, values, strict=True))
 
 
@@ -137,18 +138,18 @@ def test_excluded_voxels_do_not_count(ball):
 def test_odd_lesions():
     image = np.random.default_rng(0).random((1, 12, 12, 12))
     mask = np.zeros((12, 12, 12), bool)
-    assert describe_lesion(image, mask, SPACING, SCALES) is None
+    assert describe_lesion(image, mask, SPACING, np.zeros(1), SCALES) is None
     mask[0, 0, 3] = True
     found = describe(image[0], mask)
     assert found["volume_ml"] == pytest.approx(0.016)
     assert all(math.isnan(found[name]) for name in ("share_fine", "noise", "skewness", "elongation"))
     assert math.isnan(describe(image[0], np.ones_like(mask))["contrast"])  # nothing around
-    assert not np.isinf(describe_lesion(np.zeros_like(image), mask, SPACING, SCALES)).any()
+    assert not np.isinf(describe_lesion(np.zeros_like(image), mask, SPACING, np.zeros(1), SCALES)).any()
 
 
 def test_channels_have_features_of_their_own(ball, white):
     features = lesion_features(["PET", "CT"])
-    both = describe_lesion(np.stack([5 + white, 50 + white]), ball, SPACING, SCALES)
+    both = describe_lesion(np.stack([5 + white, 50 + white]), ball, SPACING, np.zeros(2), SCALES)
     told = {feature.name: value for feature, value in zip(features, both, strict=True)}
     assert told["CT.mean"] == pytest.approx(told["PET.mean"] + 45)
     assert len(both) == len(SHAPES) + 2 * len(INTENSITIES) == len(set(told))
@@ -283,3 +284,14 @@ def test_the_record_survives_a_file():
 def test_lesions_and_groups_must_fit():
     with pytest.raises(ValueError, match="25 lesions, but groups of 24"):
         reader_test(draw(10, 0), draw(15, 1), names(10, "s"), names(14, "r"), FEATURES, 0)
+
+
+@pytest.mark.parametrize("spacing", [(0.8, 0.8, 5.0), (1.0, 1.0, 3.0), (4.0, 4.0, 3.27), (2.0, 2.0, 2.0)])
+def test_a_slope_is_the_same_along_every_axis(spacing):
+    """Across thick slices too, where a Gaussian is narrower than a voxel."""
+    mask = np.zeros((16, 16, 16), bool)
+    mask[6:10, 6:10, 6:10] = True
+    places = _Places(mask, ~mask & False, spacing, feature_scales(spacing))
+    for axis in range(3):
+        ramp = np.moveaxis(np.broadcast_to(spacing[axis] * np.arange(16.0), (16, 16, 16)), 2, axis)
+        assert places.slope(ramp, places.scales_mm[0])[:, 8, 8, 8] == pytest.approx(np.eye(3)[axis], abs=1e-9)

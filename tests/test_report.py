@@ -13,6 +13,7 @@ from tumorgen_cli.metrics.agreement import UNJUDGED, Verdict
 from tumorgen_cli.metrics.novelty import Lesion, novelty
 from tumorgen_cli.metrics.reader_test import lesion_features, reader_test
 from tumorgen_cli.metrics.scores import (
+    UNDEFINED_STATISTICS,
     CaseScores,
     Scores,
     agree,
@@ -20,7 +21,6 @@ from tumorgen_cli.metrics.scores import (
     hard_shares,
     plane_distances,
     summarize,
-    undefined_statistics,
 )
 from tumorgen_cli.metrics.tumors import TumorStatistics
 from tumorgen_cli.records import Box, Provenance
@@ -49,7 +49,7 @@ class Checker(HTMLParser):
 
 
 def statistics(i):
-    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, 0.5, (4.0,), (8.0,), (3.0 + i,))
+    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, 0.5)
 
 
 def judged(dice, surface_dice):
@@ -80,7 +80,7 @@ def make_scores(dices, judge="results/judge", name="a <set>"):
     few = reader_test(np.ones((1, len(told))), np.ones((5, len(told))), ["x"], list("abcde"), told, 0)
     return Scores(
         name, "s", "p", "PET", judge, "j", "filters", False, 5.5, agree(pairs, test, train), compare(pairs, train),
-        hard_shares(pairs, train), plane_distances(*features, ["x", "y"] * 3), few,
+        hard_shares(pairs, train), plane_distances(*features, ["x", "y"] * 3, list("abcde")), few,
         novelty(lesions("pair", len(pairs), rng), lesions("t", 5, rng), []), (*pairs, *train, *test),
     )  # fmt: skip
 
@@ -150,7 +150,7 @@ def test_without_judge_says_so(tmp_path):
 def test_missing_previews_and_undefined_tumors(tmp_path):
     scores = make_scores([0.5])
     page(tmp_path, scores, 0)
-    empty = CaseScores("synthetic", "pair0", "x", undefined_statistics(1), UNJUDGED)
+    empty = CaseScores("synthetic", "pair0", "x", UNDEFINED_STATISTICS, UNJUDGED)
     train = scores.of("train")
     nothing = Scores(
         **{

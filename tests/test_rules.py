@@ -1,6 +1,7 @@
 """Planning is arithmetic: the paper's numbers, whole-body CT, and what must hold for any data set."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,16 @@ def test_the_papers_lung_crops():
     assert "whole case" in next(d for d in plan.decisions if d.field == "window.shape").rule
     assert plan.precision == "bf16"
     assert plan.tolerance_mm == 3.0
+
+
+def test_the_main_channel_is_the_one_tumors_stand_out_in():
+    """PET behind CT: 3 SUV above their surroundings in scans of 0 to 2, and 20 HU in scans of -1000 to 100."""
+    ct, pet = (ChannelFacts(name, {}, {"5": low, "95": high}, low, high) for name, low, high in (("CT", -1000.0, 100.0), ("PET", 0.0, 2.0)))
+    seen = replace(tumor((30, 30, 30)), contrast=(20.0, 3.0))
+    faint = replace(seen, contrast=(math.nan, math.nan))  # fills its scan
+    assert rules.main_channel((ct, pet), [seen, faint]) == 1
+    assert rules.main_channel((pet, ct), [replace(seen, contrast=(-3.0, 20.0))]) == 0
+    assert rules.main_channel((pet,), [replace(seen, contrast=(math.nan,))]) == 0
 
 
 def test_whole_body_ct_gets_a_window_around_the_tumor():

@@ -299,7 +299,8 @@ def test_bf16_gradients_at_the_bottom_of_a_network_are_those_of_fp32(tmp_path):
     for precision in ("no", "bf16"):
         torch.manual_seed(0)
         module = Narrow()
-        stage = Stage("vae", "toy", {"model": module.conv}, (Objective("fit", module, 0.05),), narrow, 1, inputs_hash="", previews=0, ema=0.9, batch=2)
+        objectives = (Objective("fit", module, 0.05),)
+        stage = Stage("vae", "toy", {"model": module.conv}, objectives, narrow, 1, inputs_hash="", previews=0, ema=0.9, batch=2)
         train(stage, tmp_path / precision, "cpu", precision)
         found.append(module.gradient)
     assert (found[0] - found[1]).abs().max() < 0.02 * found[0].abs().max()

@@ -22,15 +22,11 @@ def ball():
 
 
 def test_a_flat_ball(ball):
-    image = np.stack([np.where(ball, 6.0, 2.0), np.where(ball, -10.0, 30.0)])
-    found = describe_tumor(image, ball, SPACING)
+    found = describe_tumor(np.where(ball, 6.0, 2.0), ball, SPACING, 0.0)
     assert found.volume_ml == pytest.approx(4 / 3 * math.pi * 1.8**3, rel=0.05)
     assert (found.mean, found.maximum, found.contrast, found.relative_contrast) == (6, 6, 4, 2)
     assert found.heterogeneity == 0
     assert found.core_ratio == 1
-    assert found.means == (6, -10)
-    assert found.contrasts == (4, -40)
-    assert found.maxima == (6, -10)
     assert 0.9 < found.sphericity <= 1
 
 
@@ -47,39 +43,49 @@ def test_contrast_does_not_look_beyond_the_shell_nor_at_other_tumors(ball):
     image[depth_mm() > 40] = 1000
     other = (depth_mm(center=(39.0, 39.0, 74.0)) <= 8) & ~ball
     image[other] = 50
-    assert describe_tumor(image[None], ball, SPACING).contrast < 4
-    assert describe_tumor(image[None], ball, SPACING, other).contrast == pytest.approx(4)
+    assert describe_tumor(image, ball, SPACING, 0.0).contrast < 4
+    assert describe_tumor(image, ball, SPACING, 0.0, other).contrast == pytest.approx(4)
 
 
 def test_necrosis_and_heterogeneity(ball):
     depth = depth_mm()
     dark = np.where(ball, np.where(depth < 13.5, 2.0, 8.0), 1.0)
     bright = np.where(ball, np.where(depth < 13.5, 8.0, 2.0), 1.0)
-    assert describe_tumor(dark[None], ball, SPACING).core_ratio == pytest.approx(0.25, abs=0.03)
-    assert describe_tumor(bright[None], ball, SPACING).core_ratio == pytest.approx(4, abs=0.4)
+    assert describe_tumor(dark, ball, SPACING, 0.0).core_ratio == pytest.approx(0.25, abs=0.03)
+    assert describe_tumor(bright, ball, SPACING, 0.0).core_ratio == pytest.approx(4, abs=0.4)
     halves = np.where(ball, 4.0, 1.0)
     halves[:20][ball[:20]] = 2.0
-    found = describe_tumor(halves[None], ball, SPACING)
+    found = describe_tumor(halves, ball, SPACING, 0.0)
     assert found.heterogeneity == pytest.approx(1 / 3, abs=0.01)  # values 2 and 4: spread 1 about 3
+
+
+def test_ratios_are_of_what_is_above_nothing(ball):
+    """A soft tissue of 60 HU is a third of the way up from fat, not a multiple of water: the same tumor, told in HU."""
+    uptake = np.where(ball, np.where(depth_mm() < 13.5, 2.0, 8.0), 1.0)
+    suv, hu = describe_tumor(uptake, ball, SPACING, 0.0), describe_tumor(20 * uptake - 100, ball, SPACING, -100.0)
+    for field in ("relative_contrast", "heterogeneity", "core_ratio"):
+        assert getattr(hu, field) == pytest.approx(getattr(suv, field))
+    assert hu.mean == pytest.approx(20 * suv.mean - 100)
+    assert hu.contrast == pytest.approx(20 * suv.contrast)
 
 
 def test_longer_tumors_are_less_spherical(ball):
     rod = np.zeros_like(ball)
     rod[4:36, 18:22, 10:13] = True
-    image = np.ones((1, *ball.shape))
-    assert describe_tumor(image, rod, SPACING).sphericity < 0.8 * describe_tumor(image, ball, SPACING).sphericity
+    image = np.ones(ball.shape)
+    assert describe_tumor(image, rod, SPACING, 0.0).sphericity < 0.8 * describe_tumor(image, ball, SPACING, 0.0).sphericity
 
 
 def test_what_cannot_be_told_is_nan():
-    image = np.zeros((1, 6, 6, 6))
+    image = np.zeros((6, 6, 6))
     mask = np.zeros((6, 6, 6), bool)
-    assert describe_tumor(image, mask, SPACING) is None
+    assert describe_tumor(image, mask, SPACING, 0.0) is None
     mask[2, 3, 4] = True
-    found = describe_tumor(image, mask, SPACING)
+    found = describe_tumor(image, mask, SPACING, 0.0)
     assert found.volume_ml == pytest.approx(0.016)
     assert math.isnan(found.core_ratio)
     assert math.isnan(found.heterogeneity)  # the mean is 0
-    everywhere = describe_tumor(image + 1, np.ones((6, 6, 6), bool), SPACING)
+    everywhere = describe_tumor(image + 1, np.ones((6, 6, 6), bool), SPACING, 0.0)
     assert math.isnan(everywhere.contrast)
 
 

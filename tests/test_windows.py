@@ -10,7 +10,7 @@ from tumorgen_cli import windows
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.plan import ChannelPlan
 from tumorgen_cli.records import Box
-from tumorgen_cli.windows import Case, CaseRecord, Component
+from tumorgen_cli.windows import Case, CaseRecord, Component, comparable, in_type, spanning_component
 
 PET = ChannelPlan("PET", "dataset", 0.0, 20.0, 0.5)
 CT = ChannelPlan("CT", "dataset", -175.0, 250.0, 1.0)
@@ -179,3 +179,31 @@ def test_a_case_is_memory_mapped_and_knows_what_it_was_made_from(workspace):
 def test_a_case_that_is_not_there():
     with pytest.raises(StateError, match="tumorgen preprocess"):
         windows.load_case(Path("/nowhere/case"))
+
+
+def test_intensities_compare_between_scans():
+    """PET and CT stay in their units, with nothing at 0 SUV and at the window's low end; MR becomes a share of its own window."""
+    image = np.stack([np.full((2, 2, 2), v, np.float32) for v in (7.0, 60.0, 300.0)])
+    limits = np.array([[-0.5, 20.0], [-175.0, 250.0], [100.0, 500.0]], np.float32)
+    found, zero = comparable(image, (PET, CT, MR), limits)
+    assert found[:, 0, 0, 0].tolist() == pytest.approx([7, 60, 0.5])
+    assert zero.tolist() == [0, -175, 0]
+    assert image[2, 0, 0, 0] == 300
+    assert comparable(image[:2], (PET, CT), limits[:2])[0] is not None
+
+
+def test_the_part_that_spans_its_box():
+    mask = np.zeros((4, 4, 4), bool)
+    mask[:, 0, 0] = mask[0, :, 0] = mask[0, 0, :] = True
+    arms = mask.copy()
+    mask[2:, 2:, 2:] = True
+    np.testing.assert_array_equal(spanning_component(mask), arms)
+    assert spanning_component(arms & False) is None
+    assert spanning_component(~arms) is not None
+
+
+def test_values_in_a_type():
+    values = np.array([-3.6, 2.5, 300.0, 1e6], np.float32)
+    assert in_type(values, np.dtype(np.uint8)).tolist() == [0, 2, 255, 255]
+    assert in_type(values, np.dtype(np.int16)).tolist() == [-4, 2, 300, 32767]
+    assert in_type(values, np.dtype(np.float64)).tolist() == [pytest.approx(v) for v in values.tolist()]

@@ -1,6 +1,6 @@
 """What a tumor is like beside its shape: how it stands out, how uneven it is, whether its core is dark; and which are hard.
 
-Arrays in, numbers out. Numbers are in the scan's units, nan where they cannot be told.
+Arrays in, numbers out; nan where one cannot be told.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ def contrasts(image: np.ndarray, inside: np.ndarray, around: np.ndarray) -> np.n
 
 
 def heterogeneity(channel: np.ndarray, inside: np.ndarray) -> float:
-    """The coefficient of variation inside; nan where the mean is not positive."""
+    """The coefficient of variation inside, of intensities above nothing; nan where the mean is not positive."""
     values = channel[inside]
     return ratio(values.std(), values.mean())
 
 
 def core_ratio(channel: np.ndarray, inside: np.ndarray, spacing_mm: Triple) -> float:
-    """The mean of the third of the voxels lying deepest over that of the third lying shallowest: below 1 where the core is dark."""
+    """The mean of the third of the voxels lying deepest over that of the third lying shallowest, of intensities above nothing: below 1
+    where the core is dark."""
     depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1][inside]
     if depth.max() <= depth.min():  # one voxel thick: no core to speak of
         return math.nan
@@ -75,8 +76,9 @@ def ratio(top: float, bottom: float) -> float:
     return float(top / bottom) if bottom > 0 else math.nan
 
 
-def describe_character(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) -> np.ndarray:
-    """(3 C,) float32: `FIELDS` of each channel of an image (C, X, Y, Z) in the scan's units, under a mask (X, Y, Z).
+def describe_character(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, zero: np.ndarray) -> np.ndarray:
+    """(3 C,) float32: `FIELDS` of each channel of an image (C, X, Y, Z) with its `zero` (C,), both as `windows.comparable` gives them,
+    under a mask (X, Y, Z).
 
     Raises:
         ValueError: the mask is empty.
@@ -87,7 +89,7 @@ def describe_character(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) 
     crop, inside, around = cut
     told = [
         (contrast, heterogeneity(channel, inside), core_ratio(channel, inside, spacing_mm))
-        for channel, contrast in zip(crop, contrasts(crop, inside, around), strict=True)
+        for channel, contrast in zip(crop - zero.reshape(-1, 1, 1, 1), contrasts(crop, inside, around), strict=True)
     ]
     return np.array(told, np.float32).ravel()
 
@@ -130,18 +132,18 @@ def normal_scores(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def draw_character(
-    known: np.ndarray, extents_mm: np.ndarray, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None
+    known: np.ndarray, extents_mm: np.ndarray, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None, channel: int
 ) -> np.ndarray:
     """One of the characters `known` (N, 3 C), of tumors of `extents_mm` (N, 3): of one around which the box may have been put.
 
     BA-PMG adds two offsets U(0, reach) to each side; tumors are weighed by the normal density of that sum's mean and
-    variance, so that a box like none of them gets the character of the nearest in size. With a `kind` only those whose
-    first channel is of it are drawn from.
+    variance, so that a box like none of them gets the character of the nearest in size. With a `kind` only those are drawn from that are
+    of it in `channel`.
     """
     left = (np.array(box_mm) - extents_mm - np.array(reach_mm)) / (np.array(reach_mm) / math.sqrt(6))
     weight = -0.5 * np.square(left).sum(1)
     if kind is not None:
-        values = known[:, FIELDS.index(KINDS[kind][0])]
+        values = known[:, channel * len(FIELDS) + FIELDS.index(KINDS[kind][0])]
         weight = np.where(is_hard(kind, values, hard_limit(kind, values)), weight, -np.inf)
     likely = np.exp(weight - weight.max())
     return np.asarray(known[int(rng.choice(len(known), p=likely / likely.sum()))])

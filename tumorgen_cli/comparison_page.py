@@ -53,13 +53,13 @@ def draw_places(plan: Plan, sets: Mapping[str, Path], hosts: Mapping[str, Sequen
     for case in chosen:
         pairs = {method: files[method][case] for method in sets}
         box, host = next((each.box, each.host) for each in pairs.values())
-        assert box is not None  # of a pair
         image, grid = read_image(hosts[host])
-        read = {method: read_case(plan, each) for method, each in pairs.items()}
-        display = display_range(scan_limits(image, plan.channels)[0], (image, *(r[0] for r in read.values())), box)
-        painted = [(after[0], tumor) for after, _, tumor, _ in read.values()]
-        first, *others = box_slices(image[0], painted, box, grid.spacing_mm, display, grid.direction, colormap=display_of(plan.channels[0].name)[0])
-        places.append(Place(case, first, dict(zip(read, others, strict=True))))
+        before = image[plan.main_channel]
+        painted = [(after[plan.main_channel], tumor) for after, _, tumor, _ in (read_case(plan, each) for each in pairs.values())]
+        display = display_range(scan_limits(image, plan.channels)[plan.main_channel], (before, *(after for after, _ in painted)), box)
+        colormap, _ = display_of(plan.channels[plan.main_channel].name)
+        first, *others = box_slices(before, painted, box, grid.spacing_mm, display, grid.direction, colormap=colormap)
+        places.append(Place(case, first, dict(zip(pairs, others, strict=True))))
     return places
 
 

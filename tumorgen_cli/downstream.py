@@ -229,9 +229,10 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
         box = tight_box(masks["truth"])
         if box is None:
             continue
-        display = display_range(scan_limits(image, plan.channels)[0], (image,), box)
-        painted = [(image[0], mask) for mask in masks.values()]
-        shown = display_of(plan.channels[0].name)[0]
-        _, *pictures = box_slices(image[0], painted, box, grid.spacing_mm, display, grid.direction, colormap=shown)
+        channel = image[plan.main_channel]
+        display = display_range(scan_limits(image, plan.channels)[plan.main_channel], (channel,), box)
+        painted = [(channel, mask) for mask in masks.values()]
+        shown = display_of(plan.channels[plan.main_channel].name)[0]
+        _, *pictures = box_slices(channel, painted, box, grid.spacing_mm, display, grid.direction, colormap=shown)
         patients.append(downstream_page.Patient(name, count, dict(zip(masks, pictures, strict=True))))
     return patients

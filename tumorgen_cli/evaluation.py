@@ -1,7 +1,7 @@
 """A synthetic set -> its scores, beside the real data's: do mask and picture agree, do the tumors look like real ones, are
 they new.
 
-Reads the set (an nnU-Net raw dataset with provenance.jsonl) and the real cases of the plan's dataset. Writes, as it goes,
+Reads the set (an nnU-Net raw dataset with provenance.jsonl) and the real tumors of the plan's dataset. Writes, as it goes,
 predictions/ and measured/ into .cache/ beside the evaluations of all sets, then cases.csv and, last, scores.json into the
 set's own. What lies in the cache is named by the hash of all it was made from, so that a rerun goes on where the last one
 stopped and nothing stale is taken.
@@ -41,6 +41,7 @@ from tumorgen_cli.metrics.novelty import Lesion, lesion, novelty
 from tumorgen_cli.metrics.reader_test import ReaderTest, describe_lesion, feature_scales, lesion_features, reader_test
 from tumorgen_cli.metrics.scores import (
     PLACES,
+    UNDEFINED_STATISTICS,
     VERDICT,
     CaseScores,
     Group,
@@ -49,16 +50,15 @@ from tumorgen_cli.metrics.scores import (
     compare,
     hard_shares,
     plane_distances,
-    undefined_statistics,
 )
 from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import axial_strip, display_of
-from tumorgen_cli.records import Box, Grid
+from tumorgen_cli.previews import axial_strip, display_of, display_range, upright, upright_grid
+from tumorgen_cli.records import Box, Fingerprint, Grid
 from tumorgen_cli.shards import shards_under_way
 from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.volumes import read_image, read_volume, resample, same_geometry, write_volume
-from tumorgen_cli.windows import scale, scan_limits, tight_box
+from tumorgen_cli.windows import comparable, scale, scan_limits, spanning_component, tight_box
 from tumorgen_cli.workspace import Splits
 
 if TYPE_CHECKING:
@@ -66,52 +66,54 @@ if TYPE_CHECKING:
     from tumorgen_cli.judge import Judge
     from tumorgen_cli.metrics.features import Network
 
-_MEASURES = 3  # raise it when what `_measure` returns changes
+_MEASURES = 4  # raise it when what `_measure` returns changes
+_AROUND = (5, 5, 5)  # voxels around a tumor that a picture should show without clipping: a tumor may be darker than they are
 _SYNTHESIZE = "run `tumorgen synthesize` again"
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where a case lies. `box` (host voxels) is where it was painted; None for a real case."""
+    """One tumor, and where its scan lies. `host`: what it was painted into, of a real tumor the case it lies in. `box` (voxels): where it was
+    painted; of a real tumor its tight one."""
 
     group: Group
     case: str
     host: str
     images: tuple[Path, ...]
     label: Path
-    box: Box | None
+    box: Box
 
 
 def evaluate_set(
-    plan: Plan, splits: Splits, set_folder: Path, out: Path, judge: Judge | None, network: Network, seed: int, ticker: Ticker
+    plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Path, judge: Judge | None, network: Network, seed: int, ticker: Ticker
 ) -> Scores:
-    """The scores of a set, written to `out`. `seed` divides the reader test's folds; `ticker` counts up to `evaluation_steps`.
+    """The scores of a set beside those of `real_tumors`, written to `out`. `seed` divides the reader test's folds; `ticker` counts up to
+    `evaluation_steps`.
 
-    Agreement is counted within the pair: the generated mask against the judge's tumor voxels inside the painted box grown
-    by 10 mm, tumors that were there before left out. For real test cases, the ceiling, the box is the tumor's tight one.
-    Everything else is of all that was painted in a pair, and of the whole tumor mask of a real case. `network` gives the
-    features of the slices.
+    A pair holds one painted tumor, and is held against real tumors one by one, however many a case has. Agreement is counted within the
+    pair: the generated mask against the judge's tumor voxels inside the painted box grown by 10 mm, other tumors left out. For real
+    test cases, the ceiling, the box is the tumor's tight one. `network` gives the features of the slices.
 
     Raises:
         StateError: the set is unfinished, or files are missing; all of them are named.
     """
-    work, cache = [*synthetic_cases(plan, set_folder), *real_cases(plan, splits)], cache_of(out)
+    work, cache = [*synthetic_cases(plan, set_folder), *real], cache_of(out)
     scored: dict[Group, list[CaseScores]] = {"synthetic": [], "train": [], "test": []}
     measured: dict[Group, list[Measured]] = {"synthetic": [], "train": [], "test": []}
     features: dict[Group, list[np.ndarray]] = {"synthetic": [], "train": [], "test": []}
     for number, files in enumerate(work, 1):
         found = measure_case(plan, files, cache)
-        if found.statistics is not None or files.box is not None:
-            scored[files.group].append(_score_case(plan, files, found, cache, judge))
-            measured[files.group].append(found)
-            features[files.group].append(_slice_features(found, network))
+        scored[files.group].append(_score_case(plan, files, found, cache, judge))
+        measured[files.group].append(found)
+        features[files.group].append(_slice_features(found, network))
         ticker(number, files.case)
     pairs, train, test = (tuple(cases) for cases in scored.values())
+    main = plan.main_channel
     scores = Scores(
         name=set_folder.name,
         set_hash=hash_file(set_folder / "provenance.jsonl"),
         plan_hash=plan.hash,
-        channel=plan.channels[0].name,
+        channel=plan.channels[main].name,
         judge=str(judge.folder) if judge else "",
         judge_hash=judge.hash if judge else "",
         features=network.name,
@@ -120,7 +122,7 @@ def evaluate_set(
         agreement=agree(pairs, test, train),
         comparisons=compare(pairs, train),
         shares=hard_shares(pairs, train),
-        planes=plane_distances(*map(np.array, features.values()), [case.host for case in pairs]),
+        planes=plane_distances(*map(np.array, features.values()), [case.host for case in pairs], [case.host for case in train]),
         reader=_reader_test(plan, pairs, (*train, *test), measured, seed),
         novelty=novelty(*(_lesions(scored[group], measured[group]) for group in ("synthetic", "train", "test"))),
         cases=(*pairs, *train, *test),
@@ -130,31 +132,33 @@ def evaluate_set(
     return scores
 
 
-def write_page(plan: Plan, splits: Splits, set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]) -> Path:
+def write_page(plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]) -> Path:
     """The set's report.html, with the pictures it shows; `others` are sets to compare with."""
     from tumorgen_cli.report import Pictures, Strip, nearest_pairs, shown_pairs, write_report
 
-    files = {each.case: each for each in (*synthetic_cases(plan, set_folder), *real_cases(plan, splits))}
+    files = {each.case: each for each in (*synthetic_cases(plan, set_folder), *real)}
     slices = {}
     for case in {case for near in nearest_pairs(scores) for case in (near.case, near.nearest)}:
         found = measure_case(plan, files[case], cache_of(out))
-        slices[case] = found.slices["axial"][PLACES.index("tumor"), 0]
+        slices[case] = found.slices["axial"][PLACES.index("tumor"), plan.main_channel]
     strips = {}
     colormap, _ = display_of(scores.channel)
     for pair in shown_pairs(scores).values():
         image, grid, tumor, _ = read_case(plan, files[pair.case])
         if tumor.any():
-            seen = float(np.percentile(image[0][tumor], 99.5)) * 1.05
-            low = float(scan_limits(image, plan.channels)[0, 0])
-            strips[pair.case] = Strip(*axial_strip(image[0], tumor, grid.spacing_mm, (low, max(seen, low + 1e-6)), grid.direction, colormap=colormap))
+            box = tight_box(tumor)
+            assert box is not None
+            channel = image[plan.main_channel]
+            shown = display_range(scan_limits(image, plan.channels)[plan.main_channel], (channel,), box.grown(_AROUND, grid.shape))
+            strips[pair.case] = Strip(*axial_strip(channel, tumor, grid.spacing_mm, shown, grid.direction, colormap=colormap))
     path = out / "report.html"
     write_report(path, scores, others, read_provenance(set_folder), Pictures(set_folder / "previews", strips, slices))
     return path
 
 
-def evaluation_steps(set_folder: Path, splits: Splits) -> int:
-    """How many cases `evaluate_set` goes through."""
-    return len(read_provenance(set_folder)) + len(splits.train) + len(splits.test)
+def evaluation_steps(set_folder: Path, real: Sequence[CaseFiles]) -> int:
+    """How many tumors `evaluate_set` goes through."""
+    return len(read_provenance(set_folder)) + len(real)
 
 
 def read_scores(path: Path) -> Scores:
@@ -171,7 +175,7 @@ def read_scores(path: Path) -> Scores:
 
 
 def cases_table(scores: Scores) -> str:
-    """All cases as CSV: group, case, host, agreement, the reader test's suspicion of a pair, the first channel's statistics."""
+    """All cases as CSV: group, case, host, agreement, the reader test's suspicion of a pair, the main channel's statistics."""
     names = [f.name for f in fields(TumorStatistics) if f.type == "float"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -213,18 +217,23 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
     return found
 
 
-def real_cases(plan: Plan, splits: Splits) -> tuple[CaseFiles, ...]:
-    """The training and the test cases of the plan's dataset.
+def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[CaseFiles, ...]:
+    """The tumors of the training and the test cases of the plan's dataset, named by their case, with a number where it has several.
 
     Raises:
         StateError: files missing.
     """
-    folder, groups = Path(plan.dataset_path), {"train": splits.train, "test": splits.test}
+    folder, tumors = Path(plan.dataset_path), {facts.case: facts.tumors for facts in fingerprint.cases}
+    groups: dict[Group, tuple[str, ...]] = {"train": splits.train, "test": splits.test}
     found = tuple(
-        CaseFiles(group, case, "", *_paths(folder, case, len(plan.channels), plan.file_ending), None)  # type: ignore[arg-type]
+        CaseFiles(
+            group, case if len(tumors[case]) == 1 else f"{case}_tumor{number}", case,
+            *_paths(folder, case, len(plan.channels), plan.file_ending), tumor.box,
+        )
         for group, cases in groups.items()
         for case in cases
-    )
+        for number, tumor in enumerate(tumors[case], 1)
+    )  # fmt: skip
     faults = _missing(found, "put the dataset back, or run `tumorgen plan DATASET` where it is now")
     if faults:
         raise StateError("The real cases are not there", faults)
@@ -244,7 +253,7 @@ def _missing(cases: Sequence[CaseFiles], remedy: str) -> list[Fault]:
 # -- one case ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Measured:
-    """What is kept of a case in `path`: statistics (None without a tumor), slices in [0, 1] by plane (place, C, H, W), the
+    """What is kept of a tumor in `path`: statistics (None where nothing was painted), slices in [0, 1] by plane (place, C, H, W), the
     reader test's features (F,), the patch and facts of novelty (empty without a tumor)."""
 
     path: Path
@@ -268,19 +277,29 @@ def read_case(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, Grid, np.ndarra
 def _read_image_on(files: CaseFiles, label_grid: Grid) -> tuple[np.ndarray, Grid]:
     image, grid = read_image(files.images)
     if not same_geometry(grid, label_grid):
-        remedy = _SYNTHESIZE if files.box else "correct the label, then plan again"
+        remedy = _SYNTHESIZE if files.group == "synthetic" else "correct the label, then plan again"
         fault = Fault(str(files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", remedy)
         raise StateError("A label does not lie on its image", [fault])
     return image, grid
 
 
 def read_tumor(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """The tumor that counts, of a pair what lies in the painted box, and all other tumor voxels (X, Y, Z) bool; their grid."""
+    """The tumor that counts, of a pair what lies in the painted box, and all other tumor voxels (X, Y, Z) bool; their grid.
+
+    Raises:
+        StateError: a real tumor is no longer where the plan's fingerprint has it.
+    """
     labels, grid = read_volume(files.label)
     tumor = labels == plan.tumor_label
-    inside = np.zeros_like(tumor)
-    inside[files.box.slices if files.box else ...] = True
-    return tumor & inside, tumor & ~inside, grid
+    own = np.zeros_like(tumor)
+    inside = tumor[files.box.slices]
+    part = inside if files.group == "synthetic" else spanning_component(inside)
+    if part is None or part.shape != files.box.shape:
+        where = f"one that fills the box {files.box.start} to {files.box.stop}"
+        fault = Fault(str(files.label), "no such tumor: the label has changed", where, "run `tumorgen plan DATASET` again")
+        raise StateError("A real tumor is not where it was", [fault])
+    own[files.box.slices] = part
+    return own, tumor & ~own, grid
 
 
 def cache_of(out: Path) -> Path:
@@ -291,7 +310,7 @@ def cache_of(out: Path) -> Path:
 def measure_case(plan: Plan, files: CaseFiles, cache: Path) -> Measured:
     """What is measured of a case, from `cache`/measured if nothing it was made from has changed."""
     content = [hash_file(path) for path in (*files.images, files.label)]
-    key = hash_value([_MEASURES, content, files.box, plan.channels, plan.window, plan.tumor_label])
+    key = hash_value([_MEASURES, content, files.box, plan.channels, plan.main_channel, plan.window, plan.tumor_label])
     path = cache / "measured" / f"{files.case}.{key}.npz"
     if not path.is_file():
         found = _measure(plan, files, path)
@@ -307,26 +326,37 @@ def measure_case(plan: Plan, files: CaseFiles, cache: Path) -> Measured:
 
 def _score_case(plan: Plan, files: CaseFiles, found: Measured, cache: Path, judge: Judge | None) -> CaseScores:
     verdict = verdict_of(plan, files, cache, judge) if judge is not None and files.group != "train" else UNJUDGED
-    statistics = found.statistics or undefined_statistics(len(files.images))
+    statistics = found.statistics or UNDEFINED_STATISTICS
     return CaseScores(files.group, files.case, files.host, statistics, verdict)
 
 
 def _measure(plan: Plan, files: CaseFiles, path: Path) -> Measured:
     image, grid, tumor, others = read_case(plan, files)
-    statistics = describe_tumor(image, tumor, grid.spacing_mm, others)
-    box = tight_box(tumor) or files.box
-    if box is None:
-        return Measured(path, None, {}, np.empty(0), np.empty(0), ())
-    window, center = window_around(plan, image, grid, box)
-    slices = {
-        plane: np.stack([[frechet.slices(channel, plane, center if place == "tumor" else None) for channel in window] for place in PLACES])
-        for plane in PLANES
-    }
+    painted = np.zeros(grid.shape, bool)
+    painted[files.box.slices] = True
+    # however a scan is stored, its planes are the patient's
+    image, tumor, others, painted = (upright(part, grid.direction) for part in (image, tumor, others, painted))
+    grid = upright_grid(grid)
+    box = tight_box(tumor) or tight_box(painted)
+    assert box is not None
+    slices = slices_of(plan, image, grid, box)
+    image, zero = comparable(image, plan.channels, scan_limits(image, plan.channels))
+    main = plan.main_channel
+    statistics = describe_tumor(image[main], tumor, grid.spacing_mm, float(zero[main]), others)
     one = lesion(files.case, files.host, image, tumor, grid.spacing_mm, statistics) if statistics else None
     if one is None:
         return Measured(path, None, _rounded(slices), np.empty(0), np.empty(0), ())
-    features = describe_lesion(image, tumor, grid.spacing_mm, feature_scales(plan.window.spacing_mm), others)
+    features = describe_lesion(image, tumor, grid.spacing_mm, zero, feature_scales(plan.window.spacing_mm), others)
     return Measured(path, statistics, _rounded(slices), np.asarray(features), one.patch.astype(np.float32), one.facts)
+
+
+def slices_of(plan: Plan, image: np.ndarray, grid: Grid, box: Box) -> dict[str, np.ndarray]:
+    """By plane (place, C, H, W) in [0, 1]: through the middle of the scan, as the paper's protocol has it, and of a box."""
+    seen: dict[str, tuple[np.ndarray, tuple[float, ...]]] = {
+        "middle": window_around(plan, image, grid, Box((0, 0, 0), grid.shape)),
+        "tumor": window_around(plan, image, grid, box),
+    }
+    return {plane: np.stack([[frechet.slices(channel, plane, seen[place][1]) for channel in seen[place][0]] for place in PLACES]) for plane in PLANES}
 
 
 def _rounded(slices: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -347,9 +377,9 @@ def _slice_features(found: Measured, network: Network) -> np.ndarray:
 
 
 def _reader_test(plan: Plan, pairs: Sequence[CaseScores], real: Sequence[CaseScores], measured: dict[Group, list[Measured]], seed: int) -> ReaderTest:
-    """A pair's group is its host, a real case's the case itself: redrawn in a real case, the two belong together."""
+    """A tumor's group is its scan: redrawn in a real case, synthetic and real ones belong together."""
     rows = [[m.lesion for m in found if m.statistics is not None] for found in (measured["synthetic"], [*measured["train"], *measured["test"]])]
-    groups = [[case.host or case.case for case in cases if case.statistics.volume_ml > 0] for cases in (pairs, real)]
+    groups = [[case.host for case in cases if case.statistics.volume_ml > 0] for cases in (pairs, real)]
     features = lesion_features([channel.name for channel in plan.channels])
     ours, theirs = (np.array(part).reshape(-1, len(features)) for part in rows)
     return reader_test(ours, theirs, *groups, features, seed)
@@ -357,7 +387,7 @@ def _reader_test(plan: Plan, pairs: Sequence[CaseScores], real: Sequence[CaseSco
 
 def _lesions(cases: Sequence[CaseScores], measured: Sequence[Measured]) -> list[Lesion]:
     return [
-        Lesion(case.case, case.host or case.case, found.patch, found.facts)
+        Lesion(case.case, case.host, found.patch, found.facts)
         for case, found in zip(cases, measured, strict=True)
         if found.statistics is not None
     ]
@@ -383,18 +413,15 @@ def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box) -> tuple[
 
 
 def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge) -> Verdict:
-    """The judge's verdict on a case, undefined without a box or a tumor; see `evaluate_set`. Its prediction is kept under
-    `cache`/predictions, by the hash of the images, the box and the labels that count."""
+    """The judge's verdict on a tumor; see `evaluate_set`. Its prediction is kept under `cache`/predictions, by the hash of the images,
+    the box and the labels that count."""
     tumor, others, grid = read_tumor(plan, files)
-    box = files.box or tight_box(tumor)
-    if box is None:
-        return UNJUDGED
-    key = hash_value([[hash_file(path) for path in files.images], box, judge.tumor_labels, MARGIN_MM])
+    key = hash_value([[hash_file(path) for path in files.images], files.box, judge.tumor_labels, MARGIN_MM])
     path = cache / "predictions" / judge.hash / f"{files.case}.{key}.nii.gz"
     if path.is_file():
         predicted = read_volume(path)[0].astype(bool)
     else:
         image, grid = _read_image_on(files, grid)
-        predicted = predict_around(judge, image, grid, box)
+        predicted = predict_around(judge, image, grid, files.box)
         write_volume(path, predicted.astype(np.uint8), grid)
-    return judge_pair(tumor, others, predicted, box, grid, plan.tolerance_mm)
+    return judge_pair(tumor, others, predicted, files.box, grid, plan.tolerance_mm)

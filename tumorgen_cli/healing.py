@@ -12,7 +12,7 @@ from scipy import ndimage, sparse
 from tumorgen_cli.plan import PastePlan
 from tumorgen_cli.records import SHELL_MM, Box, Triple
 from tumorgen_cli.texture import like_noise, robust_spread
-from tumorgen_cli.windows import box_around, tight_box
+from tumorgen_cli.windows import box_around, in_type, tight_box
 
 _CONTEXT_MM = 25.0  # around what is taken away, to measure noise in
 _STANDS_OUT = 2.0  # a tumor's contrast, in spreads of its surroundings, from which on its uptake outlines it
@@ -60,11 +60,8 @@ def heal(
     # other tumors beside it and organs' edges count as host; of a robust spread little of them shows
     noise = like_noise(crop, smooth, filled, inner, np.random.default_rng(seed), robust_spread)
     filled[:, hole] += noise[:, hole]
-    if image.dtype.kind in "iu":
-        limits = np.iinfo(image.dtype)
-        filled = np.clip(np.rint(filled), limits.min, limits.max)
     out = image.copy()
-    out[(slice(None), *context.slices)][:, hole] = filled[:, hole].astype(image.dtype)
+    out[(slice(None), *context.slices)][:, hole] = in_type(filled[:, hole], image.dtype)
     return out, changed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from tumorgen_cli.healing import heal
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
 from tumorgen_cli.volumes import describe, read_volume, resample, same_geometry, stack_channels
-from tumorgen_cli.windows import scan_limits, tight_box
+from tumorgen_cli.windows import in_type, scan_limits, tight_box
 
 _PLACING_VOXELS = 4_000_000
 _LARGEST_GROWTH = 2  # a window may grow to twice the plan's per side
@@ -24,11 +25,12 @@ _MARGIN = 6  # voxels around a window that a cubic interpolation may look at
 
 @dataclass(frozen=True)
 class Scan:
-    """A host: its image (C, X, Y, Z) in the file's data type, geometry, clip limits, and labels where it has any."""
+    """A host: its image (C, X, Y, Z), the data type of each channel's file, geometry, clip limits, and labels where it has any."""
 
     name: str
     files: tuple[Path, ...]
     image: np.ndarray
+    dtypes: tuple[np.dtype[Any], ...]
     grid: Grid
     limits: np.ndarray
     labels: np.ndarray | None
@@ -65,7 +67,7 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
         if not same_geometry(grid, label_grid):
             fault = Fault(str(label), describe(label_grid), describe(grid), "resample the mask to its scan")
             raise DataError("Mask and scan differ in geometry", [fault])
-    return Scan(name, files, image, grid, scan_limits(image, plan.channels), labels)
+    return Scan(name, files, image, tuple(volume.dtype for volume, _ in volumes), grid, scan_limits(image, plan.channels), labels)
 
 
 def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[Scan, Box | None]:
@@ -168,7 +170,7 @@ def tumor_place(box: Box, grid: Grid, width_mm: float) -> Box:
 
 
 def paste(scan: Scan, box: Box, window: Window, synthetic: Synthetic, plan: Plan, keeps_background: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The scan with the box replaced, and the tumor mask: image (C, X, Y, Z) in the scan's data type, mask (X, Y, Z) bool.
+    """The scan with the box replaced, and the tumor mask: image (C, X, Y, Z) of values that the channels' data types hold, mask (X, Y, Z) bool.
 
     Outside the box every voxel is the scan's own; inside it fades in over the plan's feather. The mask lies where the
     picture is mostly the synthetic one. Where the host is kept, `keeps_background` or as `synthetic.kept` says, the change is
@@ -186,10 +188,7 @@ def paste(scan: Scan, box: Box, window: Window, synthetic: Synthetic, plan: Plan
             change = change + (1 - kept) * (resample(drawn, window.grid, onto, "cubic") - before)
         floor = np.minimum(before, window.request.limits[channel, 0])  # noise and interpolation may end where no PET does, below 0
         after = np.maximum(before + weight * change, floor)
-        if image.dtype.kind in "iu":
-            limits = np.iinfo(image.dtype)
-            after = np.clip(np.rint(after), limits.min, limits.max)
-        image[(channel, *box.slices)] = after.astype(image.dtype)
+        image[(channel, *box.slices)] = in_type(after, scan.dtypes[channel])
     mask = np.zeros(scan.grid.shape, bool)
     mask[box.slices] = (resample(synthetic.mask, window.grid, onto, "linear") >= 0.5) & (weight >= 0.5)
     return image, mask

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from tumorgen_cli.metrics.agreement import Verdict, verdict
 from tumorgen_cli.records import Box, Grid
@@ -32,11 +33,15 @@ def predict_around(judge: Judge, image: np.ndarray, grid: Grid, box: Box) -> np.
 def judge_pair(tumor: np.ndarray, others: np.ndarray, predicted: np.ndarray, box: Box, grid: Grid, tolerance_mm: float) -> Verdict:
     """The verdict within the box grown by 10 mm; all arrays (X, Y, Z) bool.
 
-    `others`: tumor voxels that were there before; they count neither for nor against.
+    `others`: tumor voxels that were there before; they count neither for nor against, and neither does what the judge marks around
+    them, unless it hangs together with what it finds of the mask.
     """
     margin = tuple(math.ceil(MARGIN_MM / s) for s in grid.spacing_mm)
     near = box.grown(margin, grid.shape).slices  # type: ignore[arg-type]
-    return verdict(tumor[near], predicted[near] & ~others[near], grid.spacing_mm, tolerance_mm)
+    tumor, others, found = tumor[near], others[near], predicted[near]
+    pieces, _ = ndimage.label(found, np.ones((3, 3, 3)))
+    foreign = np.setdiff1d(pieces[others], pieces[tumor])
+    return verdict(tumor, found & ~others & ~np.isin(pieces, foreign), grid.spacing_mm, tolerance_mm)
 
 
 def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:

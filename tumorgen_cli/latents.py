@@ -20,7 +20,7 @@ from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import DataError, Fault
 from tumorgen_cli.files import atomic, derive_seed, hash_value, read_plain, write_json
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.windows import Case, Component, tumor_window, unscale
+from tumorgen_cli.windows import Case, Component, comparable, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
 
 _FORMAT = 2  # of the cache's files
@@ -119,7 +119,8 @@ class LatentCache:
 
 def _character(plan: Plan, candidate: Candidate, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     limits = np.array(candidate.case.record.limits, np.float32)
-    return describe_character(unscale(image, plan.channels, limits), mask, plan.window.spacing_mm)
+    seen, zero = comparable(unscale(image, plan.channels, limits), plan.channels, limits)
+    return describe_character(seen, mask, plan.window.spacing_mm, zero)
 
 
 def tumor_image(plan: Plan, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:

@@ -339,21 +339,22 @@ def evaluate_sets(
     seed: int | None = None,
 ) -> tuple[ScoreReport, ...]:
     """Scores the given sets, or every set of the workspace; each page has the others beside its own numbers."""
-    from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, synthetic_cases, write_page
+    from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, real_tumors, synthetic_cases, write_page
 
-    plan, splits, folders = workspace.plan(), workspace.splits(), _finished_sets(workspace, synthetic)
+    plan, folders = workspace.plan(), _finished_sets(workspace, synthetic)
+    real = real_tumors(plan, workspace.fingerprint(), workspace.splits())
     for folder in folders:
         synthetic_cases(plan, folder)  # what is wrong with any of them is told before the first is scored
     model, network = find_judge(workspace, judge, device), find_features(features, device, inception)
     scored = []
     for folder in folders:
         out = workspace.evaluation(folder.name)
-        with locked(out, "evaluate"), console.progress(f"scoring {folder.name}", evaluation_steps(folder, splits)) as tick:
-            scored.append(evaluate_set(plan, splits, folder, out, model, network, plan.seed if seed is None else seed, tick))
+        with locked(out, "evaluate"), console.progress(f"scoring {folder.name}", evaluation_steps(folder, real)) as tick:
+            scored.append(evaluate_set(plan, real, folder, out, model, network, plan.seed if seed is None else seed, tick))
     reports = []
     for folder, scores in zip(folders, scored, strict=True):
         others = [other for other in scored if other is not scores]
-        page = write_page(plan, splits, folder, workspace.evaluation(folder.name), scores, others)
+        page = write_page(plan, real, folder, workspace.evaluation(folder.name), scores, others)
         reports.append(ScoreReport(folder.name, str(page), tuple(_score_rows(scores))))
     return tuple(reports)
 
@@ -395,12 +396,14 @@ def make_reader_study(
     workspace: Workspace, synthetic: Sequence[Path], pairs: int, out: Path | None, seed: int | None, with_mask: bool
 ) -> Study:
     """A page on which readers tell real from synthetic lesions, and its key."""
+    from tumorgen_cli.evaluation import real_tumors
     from tumorgen_cli.reader_study import make_study, study_steps
 
-    plan, splits, folders = workspace.plan(), workspace.splits(), _finished_sets(workspace, synthetic)
+    plan, folders = workspace.plan(), _finished_sets(workspace, synthetic)
+    real = real_tumors(plan, workspace.fingerprint(), workspace.splits())
     folder = out or workspace.root / "reader_study"
-    with locked(folder, "reader-study"), console.progress("drawing", study_steps(splits, folders, pairs)) as tick:
-        return make_study(plan, splits, folders, folder, pairs, plan.seed if seed is None else seed, tick, with_mask)
+    with locked(folder, "reader-study"), console.progress("drawing", study_steps(real, folders, pairs)) as tick:
+        return make_study(plan, real, folders, folder, pairs, plan.seed if seed is None else seed, tick, with_mask)
 
 
 def find_features(name: str, device: DeviceName, inception: Path | None = None) -> Network:

@@ -78,7 +78,8 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the later commands need. `methods` holds each method's section; the method reads it strictly."""
+    """All that the later commands need. `main_channel`: the one that is scored and shown where one must do. `methods` holds each
+    method's section; the method reads it strictly."""
 
     schema: int
     dataset: str
@@ -89,6 +90,7 @@ class Plan:
     tumor_name: str
     tumor_label: int
     channels: tuple[ChannelPlan, ...]
+    main_channel: int
     window: WindowPlan
     paste: PastePlan
     device: Literal["cpu", "cuda"]
@@ -176,6 +178,9 @@ def make_plan(
         part.take("low", scaling.low, scaling.rule, minimum=facts.minimum)
         part.take("high", scaling.high, scaling.rule, foreground=facts.foreground.get("99.95"), maximum=facts.maximum)
         part.take("power", scaling.power, "square root for PET: the VAE sees low uptake too; linear otherwise")
+    every = range(len(fingerprint.channels))
+    reason = "tumors stand out most in it: scores, hard kinds and pictures are of it"
+    main = d.take("main_channel", rules.main_channel(fingerprint.channels, tumors), reason)
     window = _plan_window(d, fingerprint, tumors, budget)
     part = d.within("paste")
     part.take("feather_mm", 2.0 * max(window.spacing_mm), "two working voxels: no seam, little lost", spacing=window.spacing_mm)
@@ -186,9 +191,11 @@ def make_plan(
     pet = tuple(i for i, facts in enumerate(fingerprint.channels) if rules.is_pet(facts.name))
     reason = "PET: uptake reaches beyond outlines that were drawn on another scan; what is left of it is a tumor without a mask"
     seen_in = part.take("seen_in", pet, reason)
-    if not (isinstance(seen_in, tuple) and all(i in range(len(fingerprint.channels)) for i in seen_in)):
-        fault = Fault("paste.seen_in", str(seen_in), f"channels, of 0 to {len(fingerprint.channels) - 1}", "correct --set or the preset")
-        raise PlanError("A channel does not exist", [fault])
+    asked = {"main_channel": (main,), "paste.seen_in": seen_in if isinstance(seen_in, tuple) else (seen_in,)}
+    strange = [(field, given) for field, given in asked.items() if not all(i in every for i in given)]
+    if strange:
+        faults = [Fault(field, str(given), f"of 0 to {len(every) - 1}", "correct --set or the preset") for field, given in strange]
+        raise PlanError("A channel does not exist", faults)
     d.take("device", budget.device, "the device found")
     d.take("memory_gib", budget.memory_gib, "--memory, or what the device has")
     fast = budget.bf16_speedup >= 1.3

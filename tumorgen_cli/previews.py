@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.files import atomic
-from tumorgen_cli.records import Box, Triple
+from tumorgen_cli.records import Box, Grid, Triple
 from tumorgen_cli.rules import is_pet
 
 if TYPE_CHECKING:
@@ -43,9 +43,17 @@ def plane_image(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
 
 
 def upright(volume: np.ndarray, direction: Sequence[float]) -> np.ndarray:
-    """A view of (X, Y, Z) whose axes point, as nearly as may be, to the patient's left, back and head."""
+    """A view of (..., X, Y, Z) whose axes point, as nearly as may be, to the patient's left, back and head."""
     order, flips = _orientation(direction)
-    return np.transpose(volume, order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    leading = volume.ndim - 3
+    turned = np.transpose(volume, (*range(leading), *(leading + axis for axis in order)))
+    return turned[(..., *(slice(None, None, -1 if flip else 1) for flip in flips))]
+
+
+def upright_grid(grid: Grid) -> Grid:
+    """The grid of what `upright` gives, with its origin at 0."""
+    order, _ = _orientation(grid.direction)
+    return Grid(tuple(grid.shape[a] for a in order), tuple(grid.spacing_mm[a] for a in order))  # type: ignore[arg-type]
 
 
 def pair_preview(
@@ -111,9 +119,9 @@ def axial_strip(
 
 
 def display_range(limits: Sequence[float], images: Sequence[np.ndarray], box: Box) -> tuple[float, float]:
-    """Shows the 99.5th percentile in a box of any of the images (C, X, Y, Z) at full scale, but never less than a tenth of the clip window."""
+    """Shows the 99.5th percentile in a box of any of the images (X, Y, Z) at full scale, but never less than a tenth of the clip window."""
     low, high = (float(v) for v in limits)
-    seen = max(float(np.percentile(image[(0, *box.slices)], 99.5)) for image in images)
+    seen = max(float(np.percentile(image[box.slices], 99.5)) for image in images)
     return low, float(np.clip(seen, low + 0.1 * (high - low), high))
 
 

@@ -15,7 +15,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,15 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
-from tumorgen_cli.evaluation import CaseFiles, read_case, read_tumor, real_cases, synthetic_cases
+from tumorgen_cli.evaluation import CaseFiles, read_case, read_tumor, synthetic_cases
 from tumorgen_cli.files import derive_seed, from_plain, hash_file, hash_value, read_plain, read_record, write_json, write_text
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import display_of, upright
+from tumorgen_cli.previews import display_of, upright, upright_grid
 from tumorgen_cli.records import Box, Grid, Shape, Triple
 from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.volumes import resample
 from tumorgen_cli.windows import scale, scan_limits, tight_box
-from tumorgen_cli.workspace import Splits
 
 if TYPE_CHECKING:
     from tumorgen_cli.console import Ticker
@@ -154,7 +153,7 @@ class StudyScores:
 # -- making a study ----------------------------------------------------------------------------------------------
 def make_study(
     plan: Plan,
-    splits: Splits,
+    real: Sequence[CaseFiles],
     set_folders: Sequence[Path],
     out: Path,
     pairs: int,
@@ -163,9 +162,9 @@ def make_study(
     with_mask: bool = False,
     megabytes: float = MEGABYTES,
 ) -> Study:
-    """Writes a page of `pairs` synthetic and `pairs` real lesions in a seeded order, and its key. `ticker` counts up to `study_steps`.
+    """Writes a page of `pairs` synthetic and `pairs` lesions of `real` in a seeded order, and its key. `ticker` counts up to `study_steps`.
 
-    Every case is treated alike: its largest tumor component (of a synthetic pair: of what was painted) lies in the middle of
+    Every lesion is treated alike: its largest component (of a synthetic pair: of what was painted) lies in the middle of
     a window of the study's one size, moved inside the scan where it would leave it; linear interpolation onto the study's
     one grid; the plan's clip window in 8 bits. The window is the plan's, or as large as the smallest of all scans holds, so
     that no picture is padded. The grid has the finest spacing of any scan, so that no detail of a real lesion is lost nor a
@@ -177,14 +176,13 @@ def make_study(
     Raises:
         DataError: too few lesions of a kind. StateError: files missing, or `out` holds another study's key.
     """
-    pool = _read_pool(plan, splits, set_folders, ticker)
+    pool = _read_pool(plan, real, set_folders, ticker)
     _check_pool(pool, pairs)
     spacing, shape = _study_grid(plan, pool, 2 * pairs, megabytes)
     rng = np.random.default_rng(derive_seed(seed, "reader study"))
     placed = [_place(lesion, shape, spacing) for lesion in (pool[i] for i in rng.permutation(len(pool)))]
     synthetic = _pick([p for p in placed if p.lesion.truth == "synthetic"], pairs, ())
-    real = _pick([p for p in placed if p.lesion.truth == "real"], pairs, synthetic)
-    picked = [*synthetic, *real]
+    picked = [*synthetic, *_pick([p for p in placed if p.lesion.truth == "real"], pairs, synthetic)]
     shown = [picked[i] for i in rng.permutation(len(picked))]
     cases = []
     for number, place in enumerate(shown, 1):
@@ -202,9 +200,9 @@ def make_study(
     return Study(str(out / PAGE), str(out / KEY), study, len(cases), round(len(page.encode()) / 1e6, 2), key.notes)
 
 
-def study_steps(splits: Splits, set_folders: Sequence[Path], pairs: int) -> int:
+def study_steps(real: Sequence[CaseFiles], set_folders: Sequence[Path], pairs: int) -> int:
     """How many steps `make_study` takes: every lesion that could be shown, and every one that is."""
-    return sum(len(read_provenance(folder)) for folder in set_folders) + len(splits.train) + len(splits.test) + 2 * pairs
+    return sum(len(read_provenance(folder)) for folder in set_folders) + len(real) + 2 * pairs
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ class _Lesion:
 
     @property
     def host(self) -> str:
-        return self.files.host or self.files.case
+        return self.files.host
 
 
 @dataclass(frozen=True)
@@ -249,10 +247,10 @@ class _Placed:
         return any(n * s > e for n, s, e in zip(box.shape, self.lesion.grid.spacing_mm, self.extent_mm, strict=True))
 
 
-def _read_pool(plan: Plan, splits: Splits, set_folders: Sequence[Path], ticker: Ticker) -> list[_Lesion]:
-    """Every lesion of the sets and of the real cases; cases without a tumor are left out."""
+def _read_pool(plan: Plan, real: Sequence[CaseFiles], set_folders: Sequence[Path], ticker: Ticker) -> list[_Lesion]:
+    """Every lesion of the sets and every real one; pairs without a tumor are left out."""
     work = [(files, folder.name) for folder in set_folders for files in synthetic_cases(plan, folder)]
-    work += [(files, {"test": "held-out", "train": "training"}[files.group]) for files in real_cases(plan, splits)]
+    work += [(files, {"test": "held-out", "train": "training"}[files.group]) for files in real]
     pool: list[_Lesion] = []
     seen = set()  # a filtered set holds pairs of the set it was made from
     for number, (files, origin) in enumerate(work, 1):
@@ -266,15 +264,14 @@ def _read_pool(plan: Plan, splits: Splits, set_folders: Sequence[Path], ticker: 
 
 
 def _find_lesion(plan: Plan, files: CaseFiles, origin: str) -> _Lesion | None:
-    """The largest tumor component of a case, of a synthetic one inside the painted box; None without a tumor."""
+    """A real tumor, or of what was painted in a pair the largest component; None without a tumor."""
     mask, _, grid = read_tumor(plan, files)
     largest = _largest(upright(mask, grid.direction))
     if largest is None:
         return None
     box, voxels = largest
-    order = _patient_axes(grid)
-    limit_mm = tuple(plan.window.extent_mm[axis] for axis in order)
-    return _Lesion(files, origin, _upright_grid(grid), box, round(voxels * grid.voxel_ml, 4), limit_mm)  # type: ignore[arg-type]
+    window = upright_grid(replace(grid, shape=plan.window.shape, spacing_mm=plan.window.spacing_mm))
+    return _Lesion(files, origin, upright_grid(grid), box, round(voxels * grid.voxel_ml, 4), window.extent_mm)
 
 
 def _largest(mask: np.ndarray) -> tuple[Box, int] | None:
@@ -292,21 +289,11 @@ def _largest(mask: np.ndarray) -> tuple[Box, int] | None:
     return found.shifted(tight.start), int(sizes[number])
 
 
-def _patient_axes(grid: Grid) -> tuple[int, ...]:
-    """Which index axis runs left, which back and which to the head, told by where `upright` puts axes of known length."""
-    return tuple(n - 2 for n in upright(np.empty((2, 3, 4)), grid.direction).shape)
-
-
-def _upright_grid(grid: Grid) -> Grid:
-    order = _patient_axes(grid)
-    return Grid(tuple(grid.shape[a] for a in order), tuple(grid.spacing_mm[a] for a in order))  # type: ignore[arg-type]
-
-
 def _check_pool(pool: Sequence[_Lesion], pairs: int) -> None:
     counts = Counter(lesion.truth for lesion in pool)
     remedies = {"synthetic": "run `tumorgen synthesize` for more pairs, or ask for fewer", "real": "ask for fewer pairs"}
     faults = [
-        Fault(f"{truth} lesions", str(counts[truth]), f"{pairs}, each from a case of its own", remedy)  # type: ignore[index]
+        Fault(f"{truth} lesions", str(counts[truth]), f"{pairs}, each a tumor of its own", remedy)  # type: ignore[index]
         for truth, remedy in remedies.items()
         if counts[truth] < pairs  # type: ignore[index]
     ]
@@ -366,7 +353,7 @@ def _drawn(plan: Plan, place: _Placed, shape: Shape, spacing_mm: Triple, with_ma
     """
     lesion = place.lesion
     image, grid, tumor, _ = read_case(plan, lesion.files)
-    scan = _upright_grid(grid)
+    scan = upright_grid(grid)
     onto = scan.subgrid(tuple(a / h for a, h in zip(place.start_mm, scan.spacing_mm, strict=True)), spacing_mm, shape)  # type: ignore[arg-type]
     limits = scan_limits(image, plan.channels)
     channels = np.stack([resample(np.ascontiguousarray(upright(channel, grid.direction)), scan, onto, "linear") for channel in image])

@@ -30,7 +30,7 @@ from tumorgen_cli.previews import display_of, display_range, pair_preview
 from tumorgen_cli.records import Box, Grid, Provenance, Shard, TumorFacts
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, logs_of, open_log, read_log, turn, whole_lines
 from tumorgen_cli.volumes import describe, read_volume, same_geometry, write_volume
-from tumorgen_cli.windows import tight_box
+from tumorgen_cli.windows import in_type, tight_box
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge import Judge
@@ -255,12 +255,13 @@ def pair_labels(plan: Plan, scan: Scan, draw: Draw) -> np.ndarray:
 def _write_pair(plan: Plan, job: Job, scan: Scan, draw: Draw, out: Path) -> None:
     image, mask, box, labels = np.asarray(draw.image), draw.mask, draw.box, pair_labels(plan, scan, draw)
     for channel, array in enumerate(image):
-        write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", array, scan.grid)
+        write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", in_type(array, scan.dtypes[channel]), scan.grid)
     write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
-    colormap, unit = display_of(plan.channels[0].name)
-    shown = display_range(scan.limits[0], (scan.image, image), box)
+    main = plan.main_channel
+    colormap, unit = display_of(plan.channels[main].name)
+    shown = display_range(scan.limits[main], (scan.image[main], image[main]), box)
     pair_preview(
-        out / "previews" / f"{job.case}.png", scan.image[0], image[0], mask, box, scan.grid.spacing_mm, shown,
+        out / "previews" / f"{job.case}.png", scan.image[main], image[main], mask, box, scan.grid.spacing_mm, shown,
         job.case, direction=scan.grid.direction, colormap=colormap, unit=unit,
     )  # fmt: skip
 

@@ -308,7 +308,7 @@ class _Convolution(nn.Conv3d):
     AVX512-BF16; outputs and the input's gradient are right).
     """
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 (torch's name)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if all(n >= k for n, k in zip(input.shape[2:], self.kernel_size, strict=True)):
             return super()._conv_forward(input, weight, bias)
         with torch.autocast(input.device.type, enabled=False):
@@ -410,7 +410,8 @@ def _append_log(path: Path, rows: list[dict[str, float]], step: int) -> None:
 def _check_finite(row: Mapping[str, float], step: int, folder: Path) -> None:
     bad = {k: v for k, v in row.items() if not math.isfinite(v)}
     if bad:
-        remedy = "run the command again, it goes on from the last checkpoint; if it stops there again, lower the learning rate, or set precision=fp32, plan again and restart the stage"
+        again = "run the command again: it goes on from the last checkpoint"
+        remedy = f"{again}; if it stops once more, lower the learning rate, or set precision=fp32, plan again and restart the stage"
         raise StateError("A loss is not finite", [Fault(f"{folder.name}, step {step}", str(bad), "finite numbers", remedy)])
 
 

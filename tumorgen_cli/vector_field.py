@@ -111,9 +111,9 @@ class Condition(nn.Module):
         """Characters (..., 3 C) as the field is told them; as they are, where it is told none."""
         return normal_scores(characters, self.known()[0]) if self.values else characters
 
-    def draw(self, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None = None) -> np.ndarray | None:
+    def draw(self, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None, channel: int) -> np.ndarray | None:
         """A training tumor's character (3 C,) for a box (`character.draw_character`); None where the field is told none."""
-        return draw_character(*self.known(), box_mm, reach_mm, rng, kind) if self.values else None
+        return draw_character(*self.known(), box_mm, reach_mm, rng, kind, channel) if self.values else None
 
     def forward(self, latent: Tensor, box: Tensor, character: Tensor | None) -> Tensor:
         """(B, channels, x, y, z) from latents (B, L, x, y, z), a box (B, 1, x, y, z) and characters (B, 3 C) as `standard` gives them."""

@@ -55,7 +55,7 @@ def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
 
 
 def read_image(paths: tuple[Path, ...]) -> tuple[np.ndarray, Grid]:
-    """Channels stacked to (C, X, Y, Z) in the first file's data type, and the first channel's geometry.
+    """Channels stacked to (C, X, Y, Z) in a data type that holds all of theirs, and the first channel's geometry.
 
     Raises:
         DataError: unreadable, not 3D, or channels of different geometry.
@@ -77,7 +77,7 @@ def stack_channels(paths: Sequence[Path], volumes: Sequence[tuple[np.ndarray, Gr
     ]
     if faults:
         raise DataError("Channels of one scan differ in geometry", faults)
-    return np.stack([array.astype(volumes[0][0].dtype, copy=False) for array, _ in volumes]), grid
+    return np.stack([array for array, _ in volumes]), grid
 
 
 def write_volume(path: Path, array: np.ndarray, grid: Grid) -> None:

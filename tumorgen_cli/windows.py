@@ -12,12 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from tumorgen_cli.files import hash_value, read_plain, read_record
 from tumorgen_cli.plan import ChannelPlan, Plan
 from tumorgen_cli.records import Box, Shape, Triple
+from tumorgen_cli.rules import is_pet
 
 
 # -- scaling ---------------------------------------------------------------------------------------------------
@@ -46,6 +49,31 @@ def unscale(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarr
         unit = np.clip((array + 1) / 2, 0, 1) ** (1 / channel.power)
         into[...] = low + unit * (high - low)
     return out
+
+
+def in_type(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """`array` in a data type: rounded, and kept within its range, where that is of whole numbers."""
+    if dtype.kind in "iu" and array.dtype != dtype:
+        limits = np.iinfo(dtype)
+        array = np.clip(np.rint(array), limits.min, limits.max)
+    return array.astype(dtype, copy=False)
+
+
+def comparable(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intensities (C, X, Y, Z) that compare between scans, and of each channel (C,) what counts as nothing.
+
+    A channel that is clipped alike in every scan stays as it is; nothing is 0 for uptake, else the clip window's lower end: a ratio
+    of HU means nothing, one of HU above air or fat does. One that is clipped by each scan's own percentiles has no unit: it
+    becomes a share of its clip window.
+    """
+    zero = np.array([0.0 if is_pet(channel.name) else low for channel, low in zip(channels, limits[:, 0], strict=True)], np.float32)
+    own = [number for number, channel in enumerate(channels) if channel.scheme == "scan"]
+    if own:
+        image = image.astype(np.float32)
+        low, high = (limits[own, end].reshape(-1, 1, 1, 1) for end in (0, 1))
+        image[own] = (image[own] - low) / np.maximum(high - low, 1e-6)
+        zero[own] = 0
+    return image, zero
 
 
 # -- preprocessed cases ----------------------------------------------------------------------------------------
@@ -146,6 +174,13 @@ def place_window(box: Box, volume: Shape, window: Shape, rng: np.random.Generato
 def any_start(volume: Shape, window: Shape, rng: np.random.Generator) -> Shape:
     """A window's start anywhere in the volume, or, on an axis on which it is larger, anywhere around it."""
     return tuple(int(rng.integers(min(0, n - m), max(0, n - m) + 1)) for n, m in zip(volume, window, strict=True))  # type: ignore[return-value]
+
+
+def spanning_component(mask: np.ndarray) -> np.ndarray | None:
+    """The part (X, Y, Z) bool of a mask that hangs together, by faces, edges or corners, and reaches all six faces; None without one."""
+    numbered, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    whole = tuple(slice(0, n) for n in mask.shape)
+    return next((numbered == number for number, where in enumerate(ndimage.find_objects(numbered), 1) if where == whole), None)
 
 
 def tight_box(mask: np.ndarray) -> Box | None:

@@ -33,7 +33,7 @@ from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import SHELL_MM, Box, Fingerprint, Request, Synthetic
 from tumorgen_cli.training import Objective, Stage, load_weights
 from tumorgen_cli.vector_field import Condition, FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, to_flow
-from tumorgen_cli.windows import scale, tight_box, unscale
+from tumorgen_cli.windows import comparable, scale, tight_box, unscale
 from tumorgen_cli.workspace import Workspace
 
 _NEAR = 0.3  # a character this near to what was wanted will do; its spread over the training tumors is 1
@@ -333,7 +333,7 @@ class TumorGen(Method):
         """The character (3 C,) to ask for in a box of latent cells, drawn; None where the field is told none."""
         cell = DOWNSAMPLING * np.array(self.plan.window.spacing_mm)
         reach = np.maximum(self._alpha * np.array(self.plan.window.extent_mm), cell)
-        return self.condition.draw(tuple(box.shape * cell), tuple(reach), np.random.default_rng([seed, 2]), kind)
+        return self.condition.draw(tuple(box.shape * cell), tuple(reach), np.random.default_rng([seed, 2]), kind, self.plan.main_channel)
 
     def _first_told(self, character: np.ndarray | None) -> np.ndarray | None:
         """What the field is told (3 C,) to get a character (3 C,)."""
@@ -408,8 +408,9 @@ class TumorGen(Method):
         if character is None or not volume or volume < self.plan.paste.smallest_ml:
             return None
         channels, limits = self.plan.channels, request.limits
-        seen = unscale(scale(painted.image, channels, limits), channels, limits)  # clipped, as the training tumors were described
-        has = self.condition.standard(describe_character(seen, inside, request.spacing_mm))
+        clipped = unscale(scale(painted.image, channels, limits), channels, limits)  # as the training tumors were described
+        seen, zero = comparable(clipped, channels, limits)
+        has = self.condition.standard(describe_character(seen, inside, request.spacing_mm, zero))
         return np.where(np.isfinite(character), self.condition.standard(character) - has, np.float32(0))
 
     def _asked(self, character: np.ndarray | None) -> dict[str, Any]:

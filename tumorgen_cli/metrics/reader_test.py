@@ -188,11 +188,11 @@ def feature_scales(spacing_mm: Triple) -> Triple:
 
 
 def describe_lesion(
-    image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, scales_mm: Triple, excluded: np.ndarray | None = None
+    image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, zero: np.ndarray, scales_mm: Triple, excluded: np.ndarray | None = None
 ) -> np.ndarray | None:
     """The features of a lesion (F,), in the order of `lesion_features`; None where the mask is empty.
 
-    `image` (C, X, Y, Z) in units that compare between scans; `mask` (X, Y, Z); `excluded` (X, Y, Z): voxels that count
+    `image` (C, X, Y, Z) and its `zero` (C,) as `windows.comparable` gives them; `mask` (X, Y, Z); `excluded` (X, Y, Z): voxels that count
     neither as lesion nor as surroundings. Everything is measured in mm: filters are Gaussians of `scales_mm` (fine, middle,
     coarse; one choice for all lesions that are to be compared) on the scan's own grid. Texture is that of what lies deeper
     than the fine scale, so that the boundary has no part in it; means and variances there count inside voxels alone
@@ -206,9 +206,11 @@ def describe_lesion(
     crop, inside = image[(slice(None), *region)].astype(np.float64), inside[region]
     left_out = np.zeros_like(inside) if excluded is None else excluded[region].astype(bool) & ~inside
     places = _Places(inside, left_out, spacing_mm, scales_mm)
-    known = [told for channel in crop if (told := describe_tumor(channel[None], inside, spacing_mm, left_out))]
+    known = [
+        told for channel, none in zip(crop, zero.tolist(), strict=True) if (told := describe_tumor(channel, inside, spacing_mm, none, left_out))
+    ]
     found = [_shape(known[0], inside, spacing_mm)]
-    found += [_intensity(channel, told, places) for channel, told in zip(crop, known, strict=True)]
+    found += [_intensity(channel, none, told, places) for channel, none, told in zip(crop, zero.tolist(), known, strict=True)]
     names = [SHAPES, *[INTENSITIES] * len(crop)]
     values = np.array([float(row[f.name]) for row, part in zip(found, names, strict=True) for f in part])
     return np.where(np.isfinite(values), values, math.nan)
@@ -236,8 +238,12 @@ class _Places:
     def slope(self, array: np.ndarray, scale_mm: float) -> np.ndarray:
         """The gradient (3, X, Y, Z) per mm, smoothed by a Gaussian of `scale_mm`."""
         sigma = self.sigma(scale_mm)
-        parts = [ndimage.gaussian_filter(array, sigma, order=[int(a == axis) for a in range(3)], mode="nearest") for axis in range(3)]
-        return np.stack([part / step for part, step in zip(parts, self.spacing_mm, strict=True)])
+        radius = [max(1, round(4 * s)) for s in sigma]
+        found = []
+        for axis, step in enumerate(self.spacing_mm):
+            part = ndimage.gaussian_filter(array, sigma, order=[int(a == axis) for a in range(3)], mode="nearest", radius=radius)
+            found.append(part / _seen_slope(sigma[axis], radius[axis]) / step)
+        return np.stack(found)
 
     def curvature(self, array: np.ndarray, scale_mm: float) -> np.ndarray:
         """The Laplacian of the smoothed array times the scale squared, so that it compares between scales."""
@@ -260,6 +266,11 @@ class _Places:
         return [scale_mm / step for step in self.spacing_mm]
 
 
+def _seen_slope(sigma: float, radius: int) -> float:
+    """What the sampled derivative of a Gaussian makes of a slope of 1: less where it is narrower than a voxel, as across thick slices."""
+    return float(ndimage.gaussian_filter1d(np.arange(-radius, radius + 1.0), sigma, order=1, radius=radius)[radius])
+
+
 def _shape(known: TumorStatistics, inside: np.ndarray, spacing_mm: Triple) -> dict[str, float]:
     points = np.argwhere(inside) * np.array(spacing_mm)
     spread = np.linalg.eigvalsh(np.cov(points.T, bias=True)) if len(points) > 1 else np.zeros(3)
@@ -275,7 +286,7 @@ def _shape(known: TumorStatistics, inside: np.ndarray, spacing_mm: Triple) -> di
     }
 
 
-def _intensity(channel: np.ndarray, known: TumorStatistics, places: _Places) -> dict[str, float]:
+def _intensity(channel: np.ndarray, zero: float, known: TumorStatistics, places: _Places) -> dict[str, float]:
     from scipy.stats import kurtosis, skew
 
     values = channel[places.inside]
@@ -294,7 +305,7 @@ def _intensity(channel: np.ndarray, known: TumorStatistics, places: _Places) -> 
         "skewness": float(skew(values)) if varied else math.nan,
         "kurtosis": float(kurtosis(values)) if varied else math.nan,
         "variation": known.heterogeneity,
-        "dispersion": _over(third - first, third + first),
+        "dispersion": _over(third - first, third + first - 2 * zero),
         "entropy": _entropy(values) if varied else math.nan,
         "core_ratio": known.core_ratio,
         **_texture(channel, places),

@@ -53,7 +53,7 @@ Group = Literal["synthetic", "train", "test"]
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One case. `host` is empty for real cases; the verdict is undefined without a judge (and for training cases)."""
+    """One tumor. `host` is the scan it lies in; the verdict is undefined without a judge (and for training cases)."""
 
     group: Group
     case: str
@@ -262,14 +262,16 @@ def _share(kind: str, values: np.ndarray, limit: float) -> float:
     return float(is_hard(kind, defined, limit).mean()) if len(defined) and math.isfinite(limit) else math.nan
 
 
-def plane_distances(synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, hosts: Sequence[str]) -> tuple[PlaneDistance, ...]:
+def plane_distances(
+    synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, hosts: Sequence[str], patients: Sequence[str]
+) -> tuple[PlaneDistance, ...]:
     """Distances to the training slices per place, plane and measure; features are (N, place, plane, D), or empty.
 
-    `hosts` groups the synthetic slices: pairs of one host stand or fall together, unless there are fewer than three hosts.
+    `hosts` groups the synthetic slices, `patients` those of training: of one scan they stand or fall together, unless there are fewer than three.
     """
     if min(len(synthetic), len(train)) < 2:
         return ()
-    groups = hosts if len(set(hosts)) >= 3 else None
+    groups, theirs_by = (names if len(set(names)) >= 3 else None for names in (hosts, patients))
     real = np.concatenate([train, test]) if len(test) else train
     # as many as there are held-out cases (without any, half of the training cases), or as the set has
     counts = (len(test), len(train)) if len(test) >= 2 else (len(train) // 2, len(train) // 2)
@@ -284,11 +286,9 @@ def plane_distances(synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, 
                 at_count = matched(ours, theirs, counts, used, _DRAWS, seed)
                 real_real = floor(everything, counts, used, _DRAWS, seed)
                 unclear = cannot_tell(real_real, at_count.value, real_real.value)
-                rows.append(PlaneDistance(measure, plane, place, jackknife(ours, theirs, used, groups, None), at_count, real_real, unclear))
+                rows.append(PlaneDistance(measure, plane, place, jackknife(ours, theirs, used, groups, theirs_by), at_count, real_real, unclear))
     return tuple(rows)
 
 
-def undefined_statistics(channels: int) -> TumorStatistics:
-    """The statistics of a tumor that is not there: 0 ml, the rest nan."""
-    nan, nans = math.nan, (math.nan,) * channels
-    return TumorStatistics(0.0, *[nan] * 8, nans, nans, nans)
+#: the statistics of a tumor that is not there: 0 ml, the rest nan
+UNDEFINED_STATISTICS = TumorStatistics(0.0, *[math.nan] * 8)

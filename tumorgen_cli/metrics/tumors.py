@@ -15,14 +15,14 @@ from tumorgen_cli.records import Triple
 
 @dataclass(frozen=True)
 class TumorStatistics:
-    """One tumor (all tumor voxels of a case), in the scan's units; what cannot be told is nan.
+    """One tumor in one channel, in the units of `windows.comparable`; what cannot be told is nan.
 
-    `mean`, `maximum`, `contrast` and the three after them are of the first channel. `contrast` is the mean inside minus
-    the mean of the shell of 2 cm around; `relative_contrast` is that over the shell's mean (nan where it is not positive).
-    `heterogeneity` is the coefficient of variation inside (nan where the mean is not positive). `core_ratio` is the mean of
-    the third of the voxels lying deepest over the mean of the third lying shallowest: below 1 where the core is dark, as in
-    necrosis. `sphericity` is the area of the ball of the same volume over the tumor's surface area (1 for a ball, else less).
-    `boundary_gradient` is the mean slope, in the scan's unit per mm, of the voxels on both sides of the mask's boundary.
+    `contrast` is the mean inside minus the mean of the shell of 2 cm around. Ratios are of what is above the channel's zero:
+    `relative_contrast` is the contrast over the shell's mean (nan where that is not positive), `heterogeneity` the coefficient of
+    variation inside (nan where the mean is not positive), `core_ratio` the mean of the third of the voxels lying deepest over
+    the mean of the third lying shallowest: below 1 where the core is dark, as in necrosis. `sphericity` is the area of the ball of
+    the same volume over the tumor's surface area (1 for a ball, else less). `boundary_gradient` is the mean slope, per mm, of the
+    voxels on both sides of the mask's boundary.
     """
 
     volume_ml: float
@@ -34,38 +34,32 @@ class TumorStatistics:
     core_ratio: float
     sphericity: float
     boundary_gradient: float
-    means: tuple[float, ...]
-    maxima: tuple[float, ...]
-    contrasts: tuple[float, ...]
 
 
 def describe_tumor(
-    image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, excluded: np.ndarray | None = None
+    channel: np.ndarray, mask: np.ndarray, spacing_mm: Triple, zero: float, excluded: np.ndarray | None = None
 ) -> TumorStatistics | None:
     """The statistics of a tumor; None where the mask is empty.
 
-    `image` (C, X, Y, Z), `mask` (X, Y, Z). `excluded` (X, Y, Z): voxels that count neither as tumor nor as surroundings.
+    `channel` (X, Y, Z) and its `zero` as `windows.comparable` gives them, `mask` (X, Y, Z). `excluded` (X, Y, Z): voxels that count
+    neither as tumor nor as surroundings.
     """
-    cut = tumor_and_shell(image, mask, spacing_mm, excluded)
+    cut = tumor_and_shell(channel[None], mask, spacing_mm, excluded)
     if cut is None:
         return None
     crop, inside, around = cut
-    values = crop[:, inside]
-    contrast = contrasts(crop, inside, around)
-    means, maxima = values.mean(axis=1), values.max(axis=1)
+    values, above = crop[0, inside], crop[0] - zero
+    mean, contrast = float(values.mean()), float(contrasts(crop, inside, around)[0])
     return TumorStatistics(
         volume_ml=np.count_nonzero(inside) * math.prod(spacing_mm) / 1000,
-        mean=float(means[0]),
-        maximum=float(maxima[0]),
-        contrast=float(contrast[0]),
-        relative_contrast=ratio(contrast[0], means[0] - contrast[0]),
-        heterogeneity=heterogeneity(crop[0], inside),
-        core_ratio=core_ratio(crop[0], inside, spacing_mm),
+        mean=mean,
+        maximum=float(values.max()),
+        contrast=contrast,
+        relative_contrast=ratio(contrast, mean - contrast - zero),
+        heterogeneity=heterogeneity(above, inside),
+        core_ratio=core_ratio(above, inside, spacing_mm),
         sphericity=_sphericity(inside, spacing_mm),
         boundary_gradient=_boundary_gradient(crop[0], inside, spacing_mm),
-        means=_floats(means),
-        maxima=_floats(maxima),
-        contrasts=_floats(contrast),
     )
 
 
@@ -97,7 +91,3 @@ def _boundary_gradient(channel: np.ndarray, inside: np.ndarray, spacing_mm: Trip
     slope = np.sqrt(sum(part**2 for part in np.gradient(channel, *spacing_mm)))
     edge = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
     return float(slope[edge].mean())
-
-
-def _floats(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
