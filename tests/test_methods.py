@@ -15,7 +15,8 @@ from scipy import ndimage
 from tumorgen_cli import training
 from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.character import describe_character
-from tumorgen_cli.errors import PlanError, StateError
+from tumorgen_cli.errors import DataError, PlanError, StateError
+from tumorgen_cli.files import write_json
 from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.difftumor import nearest_mask
 from tumorgen_cli.methods.method import Method, Sampling
@@ -167,6 +168,35 @@ def test_a_pasted_tumor_is_a_real_one(trained):
     assert all(method.synthesize(redraw, seed, Sampling()).drawn["donor"] != own for seed in range(12))
 
 
+@pytest.mark.parametrize("body", ["thin", "solid"])
+def test_a_tumor_larger_than_its_place_is_shrunk_and_never_lost(workspace, body):
+    """Even to one voxel, wherever it lies in its scan, and where it is two thin shells with nothing between."""
+    method, rng = opened("copypaste", workspace)[0], np.random.default_rng(0)
+    for shape in ((1, 6, 6), (6, 1, 4), (1, 1, 1), (5, 4, 3)):
+        for _ in range(20):
+            size, start = rng.integers(6, 20, 3), rng.integers(0, 12, 3)
+            mask = np.zeros(start + size + rng.integers(0, 12, 3), bool)
+            mask[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = True
+            if body == "thin":
+                mask[start[0] + 1 : start[0] + size[0] - 1] = False
+            request = make_request(workspace, Box((9, 9, 9), tuple(9 + n for n in shape)))
+            image, share, others = method._fit(np.where(mask, 5.0, 1.0)[None], mask, mask, replace(request, place=request.box))
+            assert image.shape[1:] == share.shape == others.shape
+            assert all(n <= m for n, m in zip(tight_box(share).shape, shape, strict=True))
+            assert image[0, share].mean() > 1.02  # it is where the tumor's picture is
+            if body == "solid":
+                assert tight_box(share).shape == shape
+                np.testing.assert_array_equal(share, others)
+
+
+def test_a_tumor_is_not_its_own_donor(workspace):
+    method, _ = opened("copypaste", workspace)
+    case = method.donors[0][0].record.case
+    method.donors = [donor for donor in method.donors if donor[0].record.case == case]
+    with pytest.raises(DataError, match="no other training case with a tumor"):
+        method.synthesize(make_request(workspace, case=case), 0, Sampling())
+
+
 def test_syntumors_contrast_is_the_data_sets(trained):
     """In an even host the tumor is brighter by a contrast of the fingerprint's range."""
     method, _ = opened("syntumor", trained)
@@ -179,6 +209,47 @@ def test_syntumors_contrast_is_the_data_sets(trained):
         assert low <= contrast <= high
         core = made.mask > 0.99
         assert float(made.image[0][core].mean()) - 2 == pytest.approx(contrast, rel=0.35)
+
+
+@pytest.fixture(scope="module")
+def units_of_their_own(workspace, tmp_path_factory):
+    """A copy of `workspace` with two channels, the second a copy of the first as MR, in which every case has units of its own."""
+    from tumorgen_cli.plan import ChannelPlan
+
+    found = Workspace(tmp_path_factory.mktemp("units") / "work")
+    shutil.copytree(workspace.root, found.root)
+    plan, facts = found.plan(), found.fingerprint()
+    mr = ChannelPlan("MR", "scan", 0.0, 99.9, 1.0)
+    section = plan.methods["syntumor"]
+    methods = {**plan.methods, "syntumor": {**section, "contrast": section["contrast"] * 2}}
+    write_json(found.plan_file, replace(plan, channels=(*plan.channels, mr), methods=methods))
+    cases = []
+    for number, case in enumerate(facts.cases):
+        scale_of = 10.0**number
+        tumors = tuple(replace(t, contrast=(t.contrast[0], t.contrast[0] * scale_of)) for t in case.tumors)
+        cases.append(replace(case, tumors=tumors))
+        image = np.load(found.cases / case.case / "image.npy")
+        image = np.concatenate([image, image * scale_of + 7 * scale_of])
+        np.save(found.cases / case.case / "image.npy", image)
+        record = json.loads((found.cases / case.case / "case.json").read_text())
+        record["limits"].append([float(v) for v in np.percentile(image[1], (0, 99.9))])
+        write_json(found.cases / case.case / "case.json", record)
+    write_json(found.fingerprint_file, replace(facts, cases=tuple(cases)))
+    return found
+
+
+@pytest.mark.parametrize("name", ["copypaste", "syntumor"])
+def test_a_tumor_comes_in_the_units_of_its_host(units_of_their_own, workspace, name):
+    """Of two channels that show the same, one in units of each scan's own, the same is painted; in CT and PET nothing is different."""
+    method, plain = opened(name, units_of_their_own)[0], opened(name, workspace)[0]
+    request = make_request(units_of_their_own, Box((4, 4, 4), (28, 28, 28)))
+    only = replace(request, image=request.image[:1], limits=request.limits[:1])
+    for seed in range(4):
+        made, alone = method.synthesize(request, seed, Sampling()), plain.synthesize(only, seed, Sampling())
+        np.testing.assert_array_equal(made.image[0], alone.image[0])
+        assert made.drawn.get("donor") == alone.drawn.get("donor")
+        change = (made.image - request.image)[:, made.mask > 0.5].mean(axis=1) / [1, np.ptp(request.limits[1])]
+        assert 0.05 < change[1] < 1, change  # of the clip window, whatever the donor's
 
 
 # -- TumorGen --------------------------------------------------------------------------------------------------

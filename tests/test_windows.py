@@ -40,6 +40,12 @@ def test_scale_by_hand():
     np.testing.assert_allclose(outside.ravel(), [0, 20])
 
 
+def test_units_are_a_scans_own_only_where_scans_differ_in_them():
+    limits = [(0.0, 20.0), (-175.0, 250.0), (100.0, 500.0)]
+    np.testing.assert_array_equal(windows.units((PET, CT, MR), limits), [[0, 1], [0, 1], [100, 400]])
+    np.testing.assert_array_equal(windows.units((MR,), [(0.0, 0.0)]), [[0, 1]])  # nothing to divide by
+
+
 def test_limits_are_the_plans_or_the_scans():
     image = np.stack([np.linspace(0, 1000, 1001).reshape(1001, 1, 1)] * 2)
     np.testing.assert_allclose(windows.scan_limits(image, (PET, MR)), [[0, 20], [10, 990]])

@@ -59,21 +59,25 @@ def in_type(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     return array.astype(dtype, copy=False)
 
 
-def comparable(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intensities (C, X, Y, Z) that compare between scans, and of each channel (C,) what counts as nothing.
+def units(channels: Sequence[ChannelPlan], limits: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    """What a scan's intensities count from and in, per channel, (C, 2): its clip window's low end and width where every scan has units
+    of its own (`scan`), as MR does; 0 and 1 where a number means the same in all."""
+    own = [(low, (high - low) or 1) if channel.scheme == "scan" else (0, 1) for channel, (low, high) in zip(channels, limits, strict=True)]
+    return np.array(own, np.float32)
 
-    A channel that is clipped alike in every scan stays as it is; nothing is 0 for uptake, else the clip window's lower end: a ratio
-    of HU means nothing, one of HU above air or fat does. One that is clipped by each scan's own percentiles has no unit: it
-    becomes a share of its clip window.
+
+def comparable(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A scan's intensities (C, X, Y, Z) in `units`, so that they compare between scans, and of each channel (C,) what counts as nothing.
+
+    Nothing is 0 for uptake and in units of a scan's own; else it is the clip window's low end: a ratio of HU means nothing, one of HU
+    above air or fat does.
     """
-    zero = np.array([0.0 if is_pet(channel.name) else low for channel, low in zip(channels, limits[:, 0], strict=True)], np.float32)
-    own = [number for number, channel in enumerate(channels) if channel.scheme == "scan"]
-    if own:
-        image = image.astype(np.float32)
-        low, high = (limits[own, end].reshape(-1, 1, 1, 1) for end in (0, 1))
-        image[own] = (image[own] - low) / np.maximum(high - low, 1e-6)
-        zero[own] = 0
-    return image, zero
+    own = units(channels, limits)
+    absolute = [channel.scheme == "scan" or is_pet(channel.name) for channel in channels]
+    if np.any(own != (0, 1)):
+        start, width = own.T.reshape(2, -1, 1, 1, 1)
+        image = (image.astype(np.float32) - start) / width
+    return image, np.where(absolute, 0, limits[:, 0]).astype(np.float32)
 
 
 # -- preprocessed cases ----------------------------------------------------------------------------------------

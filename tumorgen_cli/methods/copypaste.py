@@ -10,11 +10,12 @@ from scipy import ndimage
 
 from tumorgen_cli.boxes import box_mask
 from tumorgen_cli.devices import Budget
+from tumorgen_cli.errors import DataError, Fault
 from tumorgen_cli.files import hash_value
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
-from tumorgen_cli.windows import Case, Component, load_case
+from tumorgen_cli.windows import Case, Component, load_case, tight_box, units
 from tumorgen_cli.workspace import Workspace
 
 
@@ -32,7 +33,8 @@ class CopyPaste(Method):
     name = "copypaste"
     SOURCE = (
         "Ghiasi et al., Simple Copy-Paste, CVPR 2021, in 3D: a tumor and its mask at another place. Deviations: donors "
-        "are mirrored, fitted to the given box, and shifted so that their contrast to the shell around them is kept."
+        "are drawn among the tumors that fit the given box, in proportion to the volume of their own boxes (where none fits, the smallest is "
+        "shrunk to it), mirrored, and shifted so that their contrast to the shell around them is kept."
     )
     keeps_background: ClassVar[bool] = True
 
@@ -58,6 +60,8 @@ class CopyPaste(Method):
         shell = tuple(int(np.ceil(self.config.shell_mm / s)) for s in request.spacing_mm)
         around = component.box.grown(shell, case.record.shape)  # type: ignore[arg-type]
         donor = np.flip(np.asarray(case.image[(slice(None), *around.slices)], np.float32), flips)
+        own, hosts = (units(self.plan.channels, limits)[..., None, None, None] for limits in (case.record.limits, request.limits))
+        donor = (donor - own[:, 0]) / own[:, 1] * hosts[:, 1] + hosts[:, 0]
         mask = np.flip(np.asarray(case.tumors[around.slices] == component.number), tuple(a - 1 for a in flips))
         others = np.flip(np.asarray(case.tumors[around.slices] > 0), tuple(a - 1 for a in flips))
         donor, mask, others = self._fit(donor, mask, others, request)
@@ -66,21 +70,36 @@ class CopyPaste(Method):
     def _choose(self, request: Request, rng: np.random.Generator) -> tuple[Case, Component]:
         donors = [d for d in self.donors if d[0].record.case != request.case]
         fitting = [d for d in donors if all(n <= m for n, m in zip(d[1].box.shape, request.place.shape, strict=True))]
-        if fitting:  # a box drawn for large tumors should not be filled by the smallest ones alone
+        if not donors:
+            found = "no other training case with a tumor" if request.case else "no training case with a tumor"
+            remedy = "redraw held-out cases (--cases test), paint into tumor-free scans, or take another --method"
+            raise DataError("There is no tumor to paste", [Fault(f"{self.name} on {request.case or 'a host'}", found, "one or more", remedy)])
+        if fitting:  # all alike, a box drawn for a large tumor would mostly be filled by a small one
             volume = np.array([float(np.prod(c.box.shape)) for _, c in fitting])
             return fitting[rng.choice(len(fitting), p=volume / volume.sum())]
         return min(donors, key=lambda d: float(np.prod(d[1].box.shape)))
 
     @staticmethod
     def _fit(donor: np.ndarray, mask: np.ndarray, others: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shrinks the donor (with its shell) where its mask is larger than the box."""
-        inside = np.argwhere(mask)
-        extent = inside.max(0) - inside.min(0) + 1
-        factor = [min(1.0, n / e) for n, e in zip(request.place.shape, extent, strict=True)]
-        if min(factor) == 1.0:
+        """Shrinks the donor (with its shell) where its mask is larger than the place: the tumor's own box comes to fill it."""
+        tight = tight_box(mask)
+        assert tight is not None  # a component has voxels
+        sizes = [min(n, e) for n, e in zip(request.place.shape, tight.shape, strict=True)]
+        if sizes == [*tight.shape]:
             return donor, mask, others
-        small = np.stack([ndimage.zoom(channel, factor, order=1) for channel in donor])
-        return small, *(ndimage.zoom(m.astype(np.float32), factor, order=1) >= 0.5 for m in (mask, others))  # type: ignore[return-value]
+        steps = [e / n for e, n in zip(tight.shape, sizes, strict=True)]  # of the new voxels, in the donor's
+        axes = [
+            a + (np.arange(-(a * n // e), (size - a) * n // e) + 0.5) * step - 0.5
+            for a, n, e, size, step in zip(tight.start, sizes, tight.shape, mask.shape, steps, strict=True)
+        ]
+        places = np.stack(np.meshgrid(*axes, indexing="ij"))
+
+        def shrunk(array: np.ndarray) -> np.ndarray:
+            blurred = ndimage.gaussian_filter(array.astype(np.float32), [(step - 1) / 4 for step in steps])  # or what is thin falls between
+            return ndimage.map_coordinates(blurred, places, order=1, mode="nearest")
+
+        share = shrunk(mask)
+        return np.stack([shrunk(channel) for channel in donor]), share >= min(0.5, share.max()), shrunk(others) >= 0.5
 
     def _place(
         self, request: Request, donor: np.ndarray, mask: np.ndarray, others: np.ndarray, rng: np.random.Generator, case: str
