@@ -232,7 +232,7 @@ def test_hosts_and_labels_that_are_not_there(workspace, phantoms, tmp_path):
         compare_methods(workspace, ["copypaste"], 1, Hosts(tmp_path / "none"), device="cpu")
     with pytest.raises(PlanError, match="No such organ"):
         compare_methods(workspace, ["copypaste"], 1, Hosts(phantoms.healthy), device="cpu", train_on="background")
-    with pytest.raises(DataError, match="no case without a tumor"):
+    with pytest.raises(DataError, match="no case without a voxel of tumor"):
         compare_methods(workspace, ["copypaste"], 1, Hosts(paint_in=str(phantoms.dataset)), device="cpu")
 
 

@@ -10,7 +10,7 @@ from tumorgen_cli.errors import DataError, PlanError
 from tumorgen_cli.organs import organ_cases, organs_of, tumor_free_subset
 from tumorgen_cli.records import Grid
 from tumorgen_cli.subsets import write_subset
-from tumorgen_cli.volumes import write_volume
+from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.workspace import Splits
 
 GRID = Grid((20, 16, 12), (2.0, 2.0, 3.0))
@@ -54,12 +54,14 @@ def test_the_organ_around_a_tumor():
 
 
 def test_cases_by_organ(dataset):
-    assert organ_cases(dataset, "liver") == ["a_liver", "e_two"]  # with tumors in both a case counts for neither
-    assert organ_cases(dataset, "pancreas") == ["b_pancreas"]
+    assert organ_cases(dataset, "liver", dataset.cases) == ["a_liver", "e_two"]  # with tumors in both a case counts for neither
+    assert organ_cases(dataset, "pancreas", ["a_liver", "b_pancreas"]) == ["b_pancreas"]
     with pytest.raises(PlanError, match="did you mean liver"):
-        organ_cases(dataset, "livr")
+        organ_cases(dataset, "livr", dataset.cases)
     with pytest.raises(PlanError, match="No such organ"):
-        organ_cases(dataset, "tumor")
+        organ_cases(dataset, "tumor", dataset.cases)
+    with pytest.raises(DataError, match=r"no training case whose tumors all lie in pancreas \(held out: 1\)"):
+        organ_cases(dataset, "pancreas", ["a_liver", "c_both"])
 
 
 def test_a_data_set_of_some_cases(dataset, tmp_path):
@@ -75,10 +77,26 @@ def test_a_data_set_of_some_cases(dataset, tmp_path):
 
 
 def test_the_tumor_free_cases_of_a_data_set(dataset, tmp_path):
-    assert read_dataset(tumor_free_subset(dataset.path, tmp_path / "free")).cases == ("d_none",)
+    assert read_dataset(tumor_free_subset(dataset.path, tmp_path / "free", "tumor")).cases == ("d_none",)
     one = write_subset(dataset, ["a_liver"], tmp_path / "Dataset007_One")
-    with pytest.raises(DataError, match="no case without a tumor"):
-        tumor_free_subset(one, tmp_path / "none")
-    plain = json.loads((one / "dataset.json").read_text())
-    (one / "dataset.json").write_text(json.dumps({**plain, "labels": {"background": 0, "liver": 1}}))
-    assert tumor_free_subset(one, tmp_path / "organs") == one  # a data set of organs: all of them may be painted in
+    with pytest.raises(DataError, match="no case without a voxel of tumor"):
+        tumor_free_subset(one, tmp_path / "none", "tumor")
+
+
+def test_no_case_is_free_of_tumors_that_may_have_one(dataset, tmp_path):
+    def free(tumor_name, **values):
+        plain = json.loads((dataset.path / "dataset.json").read_text())
+        (dataset.path / "dataset.json").write_text(json.dumps({**plain, "labels": {"background": 0, **values}}))
+        found = tumor_free_subset(dataset.path, tmp_path / "free", tumor_name)
+        return sorted(path.name.split(".")[0] for path in (found / "labelsTr").iterdir())
+
+    assert free("hcc", liver=1, pancreas=2, hcc=3) == ["d_none"]  # the plan's tumor
+    assert free("tumor", liver=1, pancreas=2, lesion=3) == ["d_none"]
+    for names in ({"liver": 1, "pancreas": 2, "hcc": 3}, {"ET": 1, "WT": 2, "TC": 3}, {"liver tumor": 1, "pancreas": 2, "metastasis": 3}):
+        with pytest.raises(DataError, match="with --healthy instead of --paint-in"):
+            free("tumor", **names)
+    with pytest.raises(DataError, match="with --healthy instead of --paint-in"):
+        free("tumor")
+    empty, grid = read_volume(dataset.label_file("d_none"))
+    write_volume(dataset.label_file("d_none"), empty * 0, grid)
+    assert free("tumor", liver=1, pancreas=2, hcc=3) == ["d_none"]  # nothing is marked in it

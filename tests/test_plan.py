@@ -98,6 +98,11 @@ def test_the_hash_follows_numbers_not_reasons(make):
     assert replace(plan, decisions=(), dataset_path="/elsewhere").hash == plan.hash
 
 
+def test_training_cases_without_a_tumor(workspace):
+    with pytest.raises(PlanError, match="0 training cases without a tumor that is large enough, and 6 held out"):
+        make_plan(workspace.fingerprint(), (), CPU, {})
+
+
 # -- faults ----------------------------------------------------------------------------------------------------
 def test_unknown_fields_with_the_nearest_name(make):
     found = refused(PlanError, make, None, "window.alhpa=0.1", "methods.tumorgen.flow.coarse_wieght=0", "methods.tumorgan.flow.copies=2")

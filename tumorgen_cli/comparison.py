@@ -1,7 +1,8 @@
 """Methods side by side: the same training budget, hosts, places, seeds and scores for each; one table and one page.
 
 Reads a workspace, hosts and, where another data set is learnt from or painted in, that. Writes `synthetic/`, `evaluation/` and
-`comparison/` of the workspace (`train_on/<name>/` is a workspace below it, for what `--train-on` names).
+`comparison/` of the workspace (`train_on/<name>/` is a workspace below it, for what `--train-on` names; `paint_in/<name>/` holds the
+tumor-free cases of the data set that `--paint-in` names).
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName, seed:
     plan, folder = workspace.plan(), workspace.root / "train_on"
     if train_on in plan.labels:
         dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
-        return subset_workspace(workspace, organ_cases(dataset, train_on), folder / train_on.replace(" ", "_"), device, seed)
+        cases = organ_cases(dataset, train_on, workspace.splits().train)
+        return subset_workspace(workspace, cases, folder / train_on.replace(" ", "_"), device, seed)
     path = find_dataset(train_on)
     inner = Workspace(folder / path.name)
     if not inner.plan_file.is_file():  # else it stays: a user may have planned it otherwise
@@ -148,7 +150,7 @@ def _places(workspace: Workspace, plan: Plan, hosts: Hosts) -> list[_Place]:
         found.append(_Place(hosts.cases, tuple(redraw_sources(workspace, plan, hosts.cases)), {"cases": hosts.cases}))
     if hosts.paint_in is not None and hosts.host_labels is None:
         path = find_dataset(hosts.paint_in)
-        healthy = tumor_free_subset(path, workspace.root / "paint_in" / path.name)
+        healthy = tumor_free_subset(path, workspace.root / "paint_in" / path.name, plan.tumor_name)
         found.append(_Place(path.name, tuple(healthy_sources(plan, healthy, None)), {"healthy": healthy}))
     elif hosts.healthy is not None or not hosts.cases:
         name = hosts.healthy.resolve().name if hosts.healthy else ""

@@ -147,12 +147,8 @@ def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
     return Dataset(path, path.name, channels, labels, ending, tuple(sorted(scans)), tumor)
 
 
-def tumor_names(path: Path) -> list[str]:
-    """The labels of a data set that are tumors by their names."""
-    return _tumors_by_name(files.read_plain(path / "dataset.json", "every nnU-Net raw data set has one")["labels"])
-
-
-def _tumors_by_name(names: Iterable[str]) -> list[str]:
+def tumors_by_name(names: Iterable[str]) -> list[str]:
+    """The labels whose names speak of a tumor."""
     return [name for name in names if _TUMOR.search(name)]
 
 
@@ -163,7 +159,7 @@ def _find_tumor(where: Path, labels: dict[str, int], wanted: str | None) -> str:
         matches = [n for n in names if wanted in (n, str(labels[n]))] or [n for n in names if n.lower() == wanted.lower()]
         found = f"--tumor-label {wanted}, but the labels are: {listed}"
     else:
-        matches = _tumors_by_name(names) if len(names) > 1 else names
+        matches = tumors_by_name(names) if len(names) > 1 else names
         found = f"{len(matches) or 'no'} labels that may be the tumor, of: {listed}"
     if len(matches) == 1:
         return matches[0]

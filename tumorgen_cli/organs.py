@@ -7,15 +7,15 @@ Source: DiffTumor, section 4 (generalisation: trained on one organ, painted in o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.dataset import Dataset, read_dataset, tumor_names
+from tumorgen_cli.dataset import Dataset, read_dataset, tumors_by_name
 from tumorgen_cli.errors import DataError, Fault, PlanError
-from tumorgen_cli.files import unknown_name
+from tumorgen_cli.files import read_plain, unknown_name
 from tumorgen_cli.records import Box, Triple
 from tumorgen_cli.subsets import write_subset
 from tumorgen_cli.volumes import read_volume
@@ -42,11 +42,11 @@ def organs_of(labels: np.ndarray, tumor: int, organs: Sequence[int], spacing_mm:
     return found
 
 
-def organ_cases(dataset: Dataset, organ: str) -> list[str]:
+def organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> list[str]:
     """The cases with a tumor all of whose tumors lie in an organ.
 
     Raises:
-        PlanError: no such label, or it is the tumor's. DataError: there is no such case.
+        PlanError: no such label, or it is the tumor's. DataError: none of them is among the training cases, `train`.
     """
     organs = {name: value for name, value in dataset.labels.items() if value not in (0, dataset.tumor_label)}
     if organ not in organs:
@@ -56,24 +56,32 @@ def organ_cases(dataset: Dataset, organ: str) -> list[str]:
         labels, grid = read_volume(dataset.label_file(case))
         if organs_of(labels, dataset.tumor_label, tuple(organs.values()), grid.spacing_mm) == {organs[organ]}:
             found.append(case)
-    return _some(dataset, found, f"whose tumors all lie in {organ}")
+    if not {*found} & {*train}:
+        told = f"no training case whose tumors all lie in {organ} (held out: {len(found)})"
+        fault = Fault(str(dataset.path), told, "one or more", "name another organ or data set, or hold out other cases (splits_final.json)")
+        raise DataError("There is nothing to learn from", [fault])
+    return found
 
 
-def tumor_free_subset(path: Path, out: Path) -> Path:
-    """A raw data set of the cases of another that have no tumor voxel, in `out`; `path` itself where no label is a tumor's by its name.
+def tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
+    """A raw data set, in `out`, of those cases of another that are free of tumors for certain.
+
+    They have no voxel of any label that is called `tumor_name` or whose name speaks of a tumor; where there is no such label, of any.
 
     Raises:
-        DataError: there is no such case, or more than one label may be the tumor's.
+        DataError: there is no such case.
     """
-    if not tumor_names(path):
-        return path
-    dataset = read_dataset(path)
-    free = [case for case in dataset.cases if not (read_volume(dataset.label_file(case))[0] == dataset.tumor_label).any()]
-    return write_subset(dataset, _some(dataset, free, "without a tumor"), out)
-
-
-def _some(dataset: Dataset, cases: list[str], what: str) -> list[str]:
-    if not cases:
-        fault = Fault(str(dataset.path), f"no case {what}", "one case or more", "name another organ or data set")
-        raise DataError("There are no such cases", [fault])
-    return cases
+    labels = [*read_plain(path / "dataset.json", "every nnU-Net raw data set has one").get("labels", {})]
+    named = [name for name in labels if name.lower() == tumor_name.lower() or name in tumors_by_name(labels)]
+    suspects = [*named, "ignore"] if named else [name for name in labels if name != "background"]
+    free = []
+    if suspects:
+        dataset = read_dataset(path, suspects[0])
+        values = [dataset.labels[name] for name in suspects if name in labels]
+        free = [case for case in dataset.cases if not np.isin(read_volume(dataset.label_file(case))[0], values).any()]
+    if not free:
+        found = f"no case without a voxel of {', '.join(named or suspects) or 'any label, for there is none'}"
+        told = "no label's name speaks of a tumor, so any may be one" if not named else "such labels may be tumors"
+        remedy = f"give scans that you know to be free of tumors, with --healthy instead of --paint-in (--healthy {path} if all of these are)"
+        raise DataError("Cases without a tumor cannot be told", [Fault(str(path), found, "one or more: " + told, remedy)])
+    return write_subset(dataset, free, out)

@@ -165,11 +165,14 @@ def make_plan(
     """The plan of a data set for a budget. Tumor facts are taken from the training cases alone.
 
     Raises:
-        PlanError: unknown or ill-typed overrides (all at once), or a window that does not suit the networks.
+        PlanError: no training case has a tumor, unknown or ill-typed overrides (all at once), or a window that does not suit the networks.
     """
     d = Decisions(overrides)
     learnt_from = fingerprint.of(train)
     tumors = learnt_from.tumors
+    if not tumors:
+        found = f"{len(train)} training cases without a tumor that is large enough, and {len(fingerprint.cases) - len(train)} held out"
+        raise PlanError("There is no tumor to learn from", [Fault(fingerprint.dataset, found, "a tumor in one at least", "hold out other cases (splits_final.json)")])
     for i, facts in enumerate(fingerprint.channels):
         scaling = rules.channel_scaling(facts)
         part = d.within(f"channels.{i}")
