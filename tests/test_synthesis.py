@@ -21,12 +21,13 @@ from tumorgen_cli import pipeline, shards, synthesis
 from tumorgen_cli.character import hard_limit
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import hash_file, locked, to_plain, write_json
-from tumorgen_cli.hosts import read_scan, tumor_place
+from tumorgen_cli.hosts import read_scan, tumor_place, window_shape
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.records import Box, Shard, Synthetic
 from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_learnt_from, read_provenance, synthesize_set
 from tumorgen_cli.volumes import read_volume, same_geometry, write_volume
+from tumorgen_cli.workspace import Splits, Workspace
 
 PAIRS = 4
 
@@ -145,6 +146,27 @@ def test_a_pair_without_its_line_is_made_again_and_no_other(made, workspace, pha
     assert {p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp} == {f"{last}_0000.nii.gz", f"{last}.nii.gz"}
     again = paint(workspace, phantoms, copy, method)
     assert (again.tally.made, again.tally.pairs) == (0, PAIRS)
+
+
+def test_a_host_that_has_changed_is_told(workspace, phantoms, tmp_path, monkeypatch):
+    """By its name it is the same; its pairs are listed, nothing is painted, and each host is read for its hash once."""
+    hosts = replace(phantoms, healthy=tmp_path / "hosts")
+    shutil.copytree(phantoms.healthy, hosts.healthy)
+    paint(workspace, hosts, tmp_path / "out")
+    hashed = []
+    monkeypatch.setattr(synthesis, "hash_file", lambda path: hashed.append(path) or hash_file(path))
+    assert paint(workspace, hosts, tmp_path / "out", pairs=PAIRS + 1).tally.made == 1
+    assert len(hashed) == len({*hashed}) == 2
+    changed = hosts.healthy / "Healthy_001_0000.nii.gz"
+    image, grid = read_volume(changed)
+    write_volume(changed, image * 2, grid)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*Tr/*")}
+    with pytest.raises(StateError, match="Hosts have changed") as error:
+        paint(workspace, hosts, tmp_path / "out", pairs=PAIRS + 2)
+    (fault,) = error.value.faults
+    assert fault.where == str(changed)
+    assert "Healthy_001_s0001, Healthy_001_s0003" in fault.found
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*Tr/*")} == before
 
 
 def test_more_pairs_go_on_from_there(made, workspace, phantoms, tmp_path):
@@ -313,6 +335,30 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
         pipeline.synthesize(workspace, "syntumor", 1, cases="trian", out=tmp_path / "other", device="cpu")
     with pytest.raises(PlanError, match="--healthy"):
         pipeline.synthesize(workspace, "syntumor", 1, out=tmp_path / "other", device="cpu")
+
+
+def test_tumors_too_large_to_redraw_are_left_out_and_told(workspace, monkeypatch, capsys):
+    """Every box that may be drawn around one that is kept has a window."""
+    plan, facts = workspace.plan(), {case.case: case for case in workspace.fingerprint().cases}
+    tumors = [(name, tumor.box) for name in workspace.splits().train for tumor in facts[name].tumors]
+    most = max(n * s for name, box in tumors for n, s in zip(box.shape, facts[name].grid.spacing_mm, strict=True))
+    narrow = replace(plan, window=replace(plan.window, spacing_mm=(most / 50,) * 3), paste=replace(plan.paste, feather_mm=most / 25))
+    kept = [(source.name, box) for source in pipeline.redraw_sources(workspace, narrow, "train") for box in source.redraw]
+    assert 0 < len(kept) < len(tumors)
+    assert f"tumors too large for twice the plan's window: {len(tumors) - len(kept)}" in " ".join(capsys.readouterr().err.split())
+    rng = np.random.default_rng(0)
+    for name, box in kept:
+        grid = facts[name].grid
+        drawn = [synthesis.redraw_box(box, grid, narrow, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)) for _ in range(50)]
+        assert all(window_shape(each, grid, narrow) for each in drawn)
+    for name, box in {*tumors} - {*kept}:
+        assert window_shape(synthesis.redraw_box(box, facts[name].grid, narrow, (1, 1, 1), (1, 1, 1)), facts[name].grid, narrow) is None
+    tiny = replace(plan, window=replace(plan.window, shape=(16, 16, 16), spacing_mm=(0.1,) * 3))
+    with pytest.raises(DataError, match="plan with a larger window"):
+        pipeline.redraw_sources(workspace, tiny, "test")
+    monkeypatch.setattr(Workspace, "splits", lambda self: Splits(tuple(facts), ()))
+    with pytest.raises(DataError, match="no tumor in 0 cases"):
+        pipeline.redraw_sources(workspace, plan, "test")
 
 
 # -- empty draws -----------------------------------------------------------------------------------------------

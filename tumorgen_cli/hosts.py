@@ -87,22 +87,28 @@ def allowed_region(scan: Scan, roi: np.ndarray | None) -> tuple[np.ndarray, int]
     return body_mask(scan.image[0, ::stride, ::stride, ::stride].astype(np.float32)), stride
 
 
-def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
-    """The window on the working grid around a box of the scan's voxels, and the request.
+def window_shape(box: Box, grid: Grid, plan: Plan) -> Shape | None:
+    """The sides of the window around a box of a scan's voxels: the plan's, or larger (multiples of 16) to hold a larger place for a
+    tumor with context; None where one would be more than twice the plan's."""
+    place = tumor_place(box, grid, plan.paste.feather_mm)
+    shape = tuple(
+        max(n, 16 * int(np.ceil(max(inner * e / s + 8, outer * e / s) / 16)))
+        for n, inner, outer, e, s in zip(plan.window.shape, place.shape, box.shape, grid.spacing_mm, plan.window.spacing_mm, strict=True)
+    )
+    return None if any(n > _LARGEST_GROWTH * m for n, m in zip(shape, plan.window.shape, strict=True)) else shape  # type: ignore[return-value]
 
-    The window is the plan's, or grows (multiples of 16, at most twice a side) to hold a larger place for a tumor with context. It is
-    kept inside the scan where it fits; beyond the scan's edge its nearest voxel continues.
+
+def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
+    """The window on the working grid around a box of the scan's voxels (`window_shape`), and the request.
+
+    It is kept inside the scan where it fits; beyond the scan's edge its nearest voxel continues.
 
     Raises:
         DataError: the box is larger than the window may grow.
     """
     working, spacing = plan.window.spacing_mm, scan.grid.spacing_mm
-    place = tumor_place(box, scan.grid, plan.paste.feather_mm)
-    shape = tuple(
-        max(n, 16 * int(np.ceil(max(inner * e / s + 8, outer * e / s) / 16)))
-        for n, inner, outer, e, s in zip(plan.window.shape, place.shape, box.shape, spacing, working, strict=True)
-    )
-    if any(n > _LARGEST_GROWTH * m for n, m in zip(shape, plan.window.shape, strict=True)):
+    place, shape = tumor_place(box, scan.grid, plan.paste.feather_mm), window_shape(box, scan.grid, plan)
+    if shape is None:
         limit = "×".join(f"{_LARGEST_GROWTH * e:.0f}" for e in plan.window.extent_mm)
         remedy = "use a smaller box, or plan with a larger window (--set window.shape=[...])"
         found = "a box of " + "×".join(f"{n * s:.0f}" for n, s in zip(box.shape, spacing, strict=True)) + " mm"

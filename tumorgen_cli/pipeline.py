@@ -15,6 +15,7 @@ from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
 from tumorgen_cli.faults import read_header
 from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
+from tumorgen_cli.hosts import window_shape
 from tumorgen_cli.judges import find_judge, needed_judge
 from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.method import Sampling
@@ -23,7 +24,7 @@ from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import display_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
 from tumorgen_cli.stages import open_method, train_stages
-from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, synthesize_set
+from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
 from tumorgen_cli.workspace import Splits, Workspace
 
 if TYPE_CHECKING:
@@ -298,17 +299,33 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
 
 
 def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]:
+    """The cases of a split with their tumors, but for those too large to be redrawn: these are told.
+
+    Raises:
+        PlanError: no such split. DataError: no tumor is left.
+    """
     splits = workspace.splits()
     names = {"test": splits.test, "train": splits.train}.get(cases)
     if names is None:
         raise PlanError("No such cases", [unknown_name("--cases", cases, ("test", "train"))])
     dataset = dataset_of(plan)
     facts = {case.case: case for case in workspace.fingerprint().cases}
-    return [
-        Source(name, dataset.image_files(name), dataset.label_file(name), tuple(t.box for t in facts[name].tumors))
-        for name in names
-        if facts[name].tumors
-    ]
+    sources, large, widest = [], {}, (1.0, 1.0, 1.0)  # a tumor is left out if the largest box that may be drawn around it has no window
+    for name in names:
+        grid, tumors = facts[name].grid, facts[name].tumors
+        boxes = tuple(t.box for t in tumors if window_shape(redraw_box(t.box, grid, plan, widest, widest), grid, plan))
+        if boxes:
+            sources.append(Source(name, dataset.image_files(name), dataset.label_file(name), boxes))
+        if len(boxes) < len(tumors):
+            large[name] = len(tumors) - len(boxes)
+    told = f"tumors too large for twice the plan's window: {sum(large.values())}, in {few([*large])}"
+    if not sources:
+        remedy = "plan with a larger window (--set window.shape=[...])" if large else "name the other cases, or paint into --healthy DIR"
+        fault = Fault(f"--cases {cases}", told if large else f"no tumor in {len(names)} cases", "a tumor to redraw", remedy)
+        raise DataError("There is nothing to redraw", [fault])
+    if large:
+        console.warn(f"--cases {cases}, not redrawn: {told}")
+    return sources
 
 
 # -- evaluate and run ------------------------------------------------------------------------------------------

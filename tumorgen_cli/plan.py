@@ -172,7 +172,8 @@ def make_plan(
     tumors = learnt_from.tumors
     if not tumors:
         found = f"{len(train)} training cases without a tumor that is large enough, and {len(fingerprint.cases) - len(train)} held out"
-        raise PlanError("There is no tumor to learn from", [Fault(fingerprint.dataset, found, "a tumor in one at least", "hold out other cases (splits_final.json)")])
+        fault = Fault(fingerprint.dataset, found, "a tumor in one at least", "hold out other cases (splits_final.json)")
+        raise PlanError("There is no tumor to learn from", [fault])
     for i, facts in enumerate(fingerprint.channels):
         scaling = rules.channel_scaling(facts)
         part = d.within(f"channels.{i}")

@@ -7,11 +7,12 @@ Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/`, `previews/`
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,12 +138,14 @@ def synthesize_set(
         done, given_up = _finished_pairs(out), _given_up(out)
     made, scan = 0, None
     mine = own_jobs(jobs, shard)
+    hash_host = functools.cache(hash_file)  # each host is read for it once
+    _check_hosts(mine, done, hash_host, out)
     missing = [job for job in mine if job.case not in done and job.case not in given_up]
     tick(len(mine) - len(missing), "")
     for number, job in enumerate(missing, len(mine) - len(missing) + 1):
         if scan is None or scan.name != job.source.name:
             scan = read_scan(job.source.name, job.source.files, job.source.label, plan)
-            host_hash = hash_file(job.source.files[0])
+            host_hash = hash_host(job.source.files[0])
             placing = Placing(scan, job.source, plan, training_tumors, box)
         begun = time.perf_counter()
         draw = draw_pair(plan, method, job, scan, placing, sampling, quality)
@@ -314,7 +317,8 @@ class Placing:
         if self.user_box is not None:
             return self.user_box
         if self.source.redraw:
-            return self._around(self.source.redraw[index % len(self.source.redraw)], rng)
+            tumor = self.source.redraw[index % len(self.source.redraw)]
+            return redraw_box(tumor, self.scan.grid, self.plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
         spacing = self.scan.grid.spacing_mm
         place_mm, _ = draw_size_mm(self.tumors, self.plan.window.alpha, self.plan.window.extent_mm, rng)
         size_mm = [e + fade_mm(e, self.plan.paste.feather_mm) for e in place_mm]
@@ -331,16 +335,17 @@ class Placing:
             tuple(min(b * self.stride, n) for b, n in zip(coarse.stop, self.scan.grid.shape, strict=True)),
         )  # type: ignore[arg-type]
 
-    def _around(self, tumor: Box, rng: np.random.Generator) -> Box:
-        """BA-PMG on the scan's own grid: the tumor's box with offsets U(0, α D_i), D_i the window's length."""
-        reach = [self.plan.window.alpha * e / s for e, s in zip(self.plan.window.extent_mm, self.scan.grid.spacing_mm, strict=True)]
-        low, high = rng.uniform(0, 1, 3) * reach, rng.uniform(0, 1, 3) * reach
-        spacing = self.scan.grid.spacing_mm
-        place = [n + a + b for n, a, b in zip(tumor.shape, low, high, strict=True)]
-        fade = [fade_mm(n * s, self.plan.paste.feather_mm) / 2 / s for n, s in zip(place, spacing, strict=True)]
-        start = tuple(max(0, round(a - d - f)) for a, d, f in zip(tumor.start, low, fade, strict=True))
-        stop = tuple(min(n, round(b + d + f)) for b, d, f, n in zip(tumor.stop, high, fade, self.scan.grid.shape, strict=True))
-        return Box(start, stop)  # type: ignore[arg-type]
+
+def redraw_box(tumor: Box, grid: Grid, plan: Plan, low: Sequence[float], high: Sequence[float]) -> Box:
+    """BA-PMG on the scan's own grid: the tumor's box with offsets that are the shares `low` and `high` (3,) of α D_i, D_i the window's
+    length, and the edge in which the picture fades."""
+    reach = np.array([plan.window.alpha * e / s for e, s in zip(plan.window.extent_mm, grid.spacing_mm, strict=True)])
+    before, after = low * reach, high * reach
+    place = [n + a + b for n, a, b in zip(tumor.shape, before, after, strict=True)]
+    fade = [fade_mm(n * s, plan.paste.feather_mm) / 2 / s for n, s in zip(place, grid.spacing_mm, strict=True)]
+    start = tuple(max(0, round(a - d - f)) for a, d, f in zip(tumor.start, before, fade, strict=True))
+    stop = tuple(min(n, round(b + d + f)) for b, d, f, n in zip(tumor.stop, after, fade, grid.shape, strict=True))
+    return Box(start, stop)  # type: ignore[arg-type]
 
 
 def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
@@ -384,6 +389,22 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
 def _finished_pairs(out: Path) -> dict[str, Provenance]:
     """The pairs that need not be made again."""
     return {record.case: record for record in read_provenance(out)}
+
+
+def _check_hosts(jobs: Sequence[Job], done: Mapping[str, Provenance], hash_host: Callable[[Path], str], out: Path) -> None:
+    """Sees that the finished pairs were painted into the hosts as they are now.
+
+    Raises:
+        StateError: hosts have changed; all are listed, with their pairs.
+    """
+    stale: dict[Path, list[str]] = {}
+    for job in jobs:
+        if job.case in done and done[job.case].host_hash != hash_host(job.source.files[0]):
+            stale.setdefault(job.source.files[0], []).append(job.case)
+    remedy = f"put back the old scans, choose another --out, or delete {out}"
+    faults = [Fault(str(file), f"another file than {', '.join(pairs)} were painted into", "the same", remedy) for file, pairs in stale.items()]
+    if faults:
+        raise StateError("Hosts have changed since pairs were painted into them", faults)
 
 
 def _given_up(out: Path) -> dict[str, dict[str, int]]:
