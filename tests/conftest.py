@@ -22,7 +22,7 @@ from tumorgen_cli.workspace import Splits, Workspace
 TOY = (
     "precision=fp32", "window.shape=[32,32,32]", "paste.smallest_ml=0.05", "paste.draws=3",
     "methods.tumorgen.vae.widths=[8,16,32]", "methods.tumorgen.vae.res_blocks=[1,1,1]", "methods.tumorgen.vae.latent_channels=4",
-    "methods.tumorgen.vae.batch=1", "methods.tumorgen.vae.patch=[48,16,16]", "methods.tumorgen.vae.iterations=4",
+    "methods.tumorgen.vae.batch=1", "methods.tumorgen.vae.patch=[48,32,32]", "methods.tumorgen.vae.iterations=4",
     "methods.tumorgen.flow.widths=[32,64]", "methods.tumorgen.flow.res_blocks=1", "methods.tumorgen.flow.batch=2",
     "methods.tumorgen.flow.iterations=3", "methods.tumorgen.flow.copies=2", "methods.tumorgen.refiner.width=4",
     "methods.tumorgen.refiner.iterations=2", "methods.tumorgen.sampling.steps=2",

@@ -115,7 +115,8 @@ def test_unknown_fields_with_the_nearest_name(make):
     "setting",
     ["window.alpha=wide", "paste.draws=2.5", "device=tpu", "precision=fp8", "seed=one", "memory_gib=true", "channels.0.scheme=mine",
      "methods.tumorgen.vae.patch=[40,32,32]", "methods.difftumor.vqgan.patch=[0,32,32]",
-     "window.shape=[32,32]", "window.shape=64", "window.shape=[32,40,32]", "window.shape=[0,32,32]", "window.spacing_mm=2",
+     "methods.difftumor.vqgan.patch=[32,32,16]", "methods.freetumor.gan.patch=[32,16,32]", "methods.freetumor.segmentor.patch=[32,40,32]",
+     "window.shape=[32,32,16]", "window.shape=[32,32]", "window.shape=64", "window.shape=[32,40,32]", "window.shape=[0,32,32]", "window.spacing_mm=2",
      "window.spacing_mm=[1.0,1.0]", "window.spacing_mm=[1.0,1.0,\"a\"]", "window.spacing_mm=[1.0,0.0,1.0]", "window=3", "window.shape=null"],
 )  # fmt: skip
 def test_wrong_types_and_values(make, setting):
@@ -125,12 +126,19 @@ def test_wrong_types_and_values(make, setting):
 
 
 @pytest.mark.parametrize(
-    "setting", ["methods.tumorgen.vae.widths=wide", "methods.tumorgen.flow.bapmg=1", "methods.tumorgen.flow.time_schedule=cosine"]
-)
+    "setting",
+    ["methods.tumorgen.vae.widths=wide", "methods.tumorgen.flow.bapmg=1", "methods.tumorgen.flow.time_schedule=cosine",
+     "methods.tumorgen.sampling.halo=0", "methods.difftumor.sampling.halo=-1", "methods.blended.sampling.halo=0"],
+)  # fmt: skip
 def test_a_method_reads_its_section_strictly(make, workspace, setting):
-    plan = make(None, setting)
-    with pytest.raises(PlanError, match=setting.split("=")[0].removeprefix("methods.tumorgen.")):
-        find_method("tumorgen")(plan, workspace)
+    plan, (_, method, *field) = make(None, setting), setting.split("=")[0].split(".")
+    with pytest.raises(PlanError, match=".".join(field)):
+        find_method(method)(plan, workspace)
+
+
+def test_a_window_smaller_than_a_critics_patch_is_told_once(make):
+    """The sides of the autoencoders' patches follow from it."""
+    assert set(refused(PlanError, make, None, "window.shape=[16,32,32]")) == {"window.shape"}
 
 
 def test_settings_without_a_sign(make):

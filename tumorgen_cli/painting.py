@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tumorgen_cli.autoencoding import Codec, precise
 from tumorgen_cli.boxes import box_mask, latent_box
+from tumorgen_cli.errors import Fault, PlanError
 from tumorgen_cli.nets.vae import DOWNSAMPLING
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Request, Triple
@@ -47,6 +48,16 @@ class Canvas:
     def local(self, box: Box) -> Box:
         """A box of the window in the region's voxels."""
         return box.shifted(tuple(-a for a in self.voxels.start))  # type: ignore[arg-type]
+
+
+def check_halo(halo: int, field: str) -> None:
+    """Sees that the decoded region holds the box, whose planes are rounded to whole latent cells.
+
+    Raises:
+        PlanError: a halo below 1.
+    """
+    if halo < 1:
+        raise PlanError("A halo is too small", [Fault(field, str(halo), "1 latent voxel or more", "correct --set or the preset")])
 
 
 def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: str) -> Canvas:

@@ -256,14 +256,15 @@ def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], 
 
 
 def checked_sides(asked: object, field: str) -> Shape:
-    """The sides of a window or patch, in voxels.
+    """The sides of a window or patch, in voxels: from 32 up, for of 16 voxels critics and deep networks keep one, which no norm takes.
 
     Raises:
-        PlanError: not three multiples of 16.
+        PlanError: not three multiples of 16, or less than 32.
     """
     shape: Shape = from_plain(Shape, asked, field, "three whole numbers, in voxels")  # type: ignore[arg-type]
-    if any(n % rules.SIDE_MULTIPLE or n <= 0 for n in shape):
-        fault = Fault(field, str(shape), f"multiples of {rules.SIDE_MULTIPLE}", "round each side up to the next multiple")
+    if any(n % rules.SIDE_MULTIPLE or n < rules.SMALLEST_SIDE for n in shape):
+        expected = f"multiples of {rules.SIDE_MULTIPLE}, {rules.SMALLEST_SIDE} or more"
+        fault = Fault(field, str(shape), expected, "round each side up to the next of them")
         raise PlanError("These sides do not suit the networks", [fault])
     return shape
 

@@ -25,7 +25,7 @@ from tumorgen_cli.latents import held_out_windows, training_latents
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.vae import KlVae
-from tumorgen_cli.painting import open_canvas, put_back, smooth_host, texture
+from tumorgen_cli.painting import check_halo, open_canvas, put_back, smooth_host, texture
 from tumorgen_cli.plan import REPLAN, Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
@@ -58,6 +58,9 @@ class SamplingConfig:
     halo: int
     texture: bool
 
+    def __post_init__(self) -> None:
+        check_halo(self.halo, "methods.blended.sampling.halo")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -75,7 +78,8 @@ class Blended(Method):
     solvers = flow.SOLVERS
     SOURCE = (
         "Avrahami et al., Blended Latent Diffusion, SIGGRAPH 2023, as a rival in TumorGen's Table 1. Deviations: a rectified flow "
-        "instead of DDPM; no text; latents and mask are drawn together, so that the mask comes with the picture, outside the "
+        "instead of DDPM; what is known is put back from one fixed path of noise, not noised anew at each step; no text; latents and mask "
+        "are drawn together, so that the mask comes with the picture, outside the "
         "box it is known to be empty; the decoder is not fitted to each picture; noise like the host's is added, as in TumorGen."
     )
 

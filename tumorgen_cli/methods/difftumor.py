@@ -28,7 +28,7 @@ from tumorgen_cli.nets.lite0 import Perceptual
 from tumorgen_cli.nets.plane_unet import PlaneUNet
 from tumorgen_cli.nets.vae import DOWNSAMPLING
 from tumorgen_cli.nets.vqgan import Critics, VqGan, cut_planes
-from tumorgen_cli.painting import open_canvas, put_back
+from tumorgen_cli.painting import check_halo, open_canvas, put_back
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan, checked_sides
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic
@@ -84,6 +84,9 @@ class SamplingConfig:
     halo: int
     edge_mm: tuple[float, float]
 
+    def __post_init__(self) -> None:
+        check_halo(self.halo, "methods.difftumor.sampling.halo")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -105,7 +108,9 @@ class DiffTumor(Method):
     SOURCE = (
         "Chen et al., Towards Generalizable Tumor Synthesis, CVPR 2024; settings of its published code. Deviations: the VQGAN is "
         "trained on the data set's own cases, on patches of several sizes, with MAISI's blocks, a codebook that follows its codes' "
-        "means and restarts unused ones, and a perceptual loss in EfficientNet-Lite0's features; three U-Net levels instead of four; "
+        "means and restarts unused ones, and a perceptual loss in EfficientNet-Lite0's features; the critics' verdicts are averaged over the "
+        "volume and three slices, so that the volume's counts a quarter; AdamW with this project's moments (0.9, 0.99), weight decay, clipping "
+        "and schedule instead of Adam (0.5, 0.9); three U-Net levels instead of four; "
         "masks follow the given box instead of size classes drawn 0.8 / 0.1 / 0.1; the working grid is the plan's, not 1 mm; one "
         "model for all sizes (T = 4 for early tumors is `ddpm.timesteps=4` with `sampling.steps=4`)."
     )

@@ -30,7 +30,7 @@ from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.metrics import agreement
 from tumorgen_cli.nets.tumor_generator import TumorGenerator
 from tumorgen_cli.nets.unet import make_unet
-from tumorgen_cli.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.plan import Decisions, Plan, WindowPlan, checked_sides
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic, TumorFacts
 from tumorgen_cli.shapes import MaskConfig, draw_mask, load_donors, place_mask, plan_masks
@@ -87,7 +87,8 @@ class GanConfig:
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """A draw passes where S finds the share `threshold` of its mask; after `tries` masks the scan stays healthy."""
+    """A mask passes where S finds the share `threshold` of it; after `tries` masks the draw is an empty one (the harness then draws
+    elsewhere, and gives up with an error after the plan's number of draws)."""
 
     threshold: float
     tries: int
@@ -134,7 +135,8 @@ class FreeTumor(Method):
         widths = (32, 64, 128, 256, 320) if large else (16, 32, 64, 128)
         s = d.within("segmentor")
         s.take("widths", widths, "nnU-Net's from 16 GiB up; fewer on a CPU", memory_gib=budget.memory_gib)
-        s.take("patch", patch, "the paper's 96 voxels from 16 GiB up, 48 on a CPU", window=window.shape)
+        asked = s.take("patch", patch, "the paper's 96 voxels from 16 GiB up, 48 on a CPU", window=window.shape)
+        checked_sides(asked, "methods.freetumor.segmentor.patch")
         s.take("batch", 2, "nnU-Net's")
         s.take("iterations", 20000 if large else 2500, "about 20 minutes on one CPU core; more is not measured")
         s.take("learning_rate", 5e-4 if large else 1e-3, free)
@@ -144,7 +146,9 @@ class FreeTumor(Method):
         g = d.within("gan")
         g.take("widths", (64, 128, 256, 512) if large else (16, 32, 64, 128), "the paper's code: 64 to 512; a quarter on a CPU")
         g.take("classifier_width", 32 if large else 16, free)
-        g.take("patch", tuple(min(n, 96) for n in window.shape), "the paper's 96 voxels: whole tumors, as in synthesis", window=window.shape)
+        patch = tuple(min(n, 96) for n in window.shape)
+        asked = g.take("patch", patch, "the paper's 96 voxels: whole tumors, as in synthesis", window=window.shape)
+        checked_sides(asked, "methods.freetumor.gan.patch")
         g.take("batch", 4 if large else 1, "the paper's 4 from 16 GiB up")
         g.take("iterations", 20000 if large else 1500, "about 20 minutes on one CPU core; more is not measured")
         g.take("learning_rate", 1e-4 if large else 5e-4, "the paper's 1e-4; more where steps are few")
@@ -156,7 +160,7 @@ class FreeTumor(Method):
         plan_masks(d, "ellipsoid")
         f = d.within("filter")
         f.take("threshold", 0.7, "the paper's T")
-        f.take("tries", 5, "masks drawn before the scan is kept healthy; the paper draws one")
+        f.take("tries", 5, "masks drawn before a draw counts as empty, and another place is tried; the paper draws one")
 
     # -- networks ----------------------------------------------------------------------------------------------
     @cached_property
@@ -308,7 +312,7 @@ class FreeTumor(Method):
         return hashes | masks
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
-        """Draws masks in the box until the segmentor finds one again; a scan in which it finds none comes back healthy, with no mask."""
+        """Draws masks in the box until the segmentor finds one again; a window in which it finds none comes back as it is, with no mask."""
         c, plan = self.config, self.plan
         scaled = scale(request.image, plan.channels, request.limits)
         before = unscale(scaled, plan.channels, request.limits)

@@ -27,7 +27,7 @@ from tumorgen_cli.methods.method import Method, Sampling, learnt_by
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
 from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
-from tumorgen_cli.painting import Canvas, near, open_canvas, put_back, roughen, smooth_host, texture
+from tumorgen_cli.painting import Canvas, check_halo, near, open_canvas, put_back, roughen, smooth_host, texture
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan, checked_sides
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import SHELL_MM, Box, Fingerprint, Request, Synthetic
@@ -60,6 +60,9 @@ class SamplingConfig:
     emphasis: float
     corrections: int
     gain: float
+
+    def __post_init__(self) -> None:
+        check_halo(self.halo, "methods.tumorgen.sampling.halo")
 
 
 @dataclass(frozen=True)

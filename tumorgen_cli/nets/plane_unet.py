@@ -63,7 +63,6 @@ class _Attention(nn.Module):
             mixed = mixed.movedim(1, 3)
         return x + mixed.movedim(-1, 1)
 
-
     def _bias(self, length: int) -> Tensor | None:
         """What a head adds for a slice's place against another's, (heads, length, length); None within a slice."""
         if self.near is None:
