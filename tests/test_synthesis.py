@@ -20,6 +20,7 @@ from PIL import Image
 from tumorgen_cli import pipeline, shards, synthesis
 from tumorgen_cli.character import hard_limit
 from tumorgen_cli.errors import DataError, PlanError, StateError
+from tumorgen_cli.evaluation import synthetic_cases
 from tumorgen_cli.files import hash_file, locked, to_plain, write_json
 from tumorgen_cli.hosts import read_scan, tumor_place, window_shape
 from tumorgen_cli.methods import find_method
@@ -245,8 +246,8 @@ def test_the_users_box(workspace, phantoms, tmp_path):
 def test_a_box_outside_the_scan(workspace, phantoms, tmp_path, box):
     with pytest.raises(DataError, match="outside the scan") as error:
         paint(workspace, phantoms, tmp_path / "out", box=box)
-    assert "(40, 36, 32)" in error.value.faults[0].found
-    assert not list(tmp_path.glob("out/*Tr/*"))
+    assert ["(40, 36, 32)" in fault.found for fault in error.value.faults] == [True, True]  # every scan's, before the first is painted into
+    assert not list(tmp_path.glob("out/*.json*"))
 
 
 def test_a_region_of_interest(workspace, phantoms, tmp_path):
@@ -260,23 +261,24 @@ def test_a_region_of_interest(workspace, phantoms, tmp_path):
     for record in records(tmp_path / "out"):
         center = (np.array(record["box"]["start"]) + record["box"]["stop"]) / 2
         assert (np.abs(center - (26, 24, 20)) <= 5).all()
-    next(rois.iterdir()).unlink()
+    last = sorted(rois.iterdir())[-1]
+    write_volume(last, roi, replace(grid, spacing_mm=(9.0, 9.0, 9.0)))
+    with pytest.raises(DataError, match="resample it onto the image"):  # before the first scan is painted into
+        paint(workspace, phantoms, tmp_path / "other", roi=rois)
+    assert not list(tmp_path.glob("other/*.json*"))
+    last.unlink()
     with pytest.raises(DataError, match="Regions of interest are missing"):
         paint(workspace, phantoms, tmp_path / "other", roi=rois)
 
 
-def test_a_region_that_is_empty_or_of_another_scan(workspace, phantoms, tmp_path):
+def test_a_region_that_is_empty(workspace, phantoms, tmp_path):
     scan = sorted(phantoms.healthy.iterdir())[0]
     array, grid = read_volume(scan)
     plan = workspace.plan()
     host = read_scan("h", (scan,), None, plan)
-    for roi, geometry, message in (
-        (np.zeros(array.shape, np.uint8), grid, "no voxel set"),
-        (np.ones(array.shape, np.uint8), replace(grid, spacing_mm=(9.0, 9.0, 9.0)), "resample the mask"),
-    ):
-        write_volume(tmp_path / "roi.nii.gz", roi, geometry)
-        with pytest.raises(DataError, match=message):
-            synthesis.Placing(host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None)
+    write_volume(tmp_path / "roi.nii.gz", np.zeros(array.shape, np.uint8), grid)
+    with pytest.raises(DataError, match="no voxel set"):
+        synthesis.Placing(host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None)
 
 
 def test_a_region_may_be_one_label_of_a_mask(workspace, phantoms, tmp_path):
@@ -434,17 +436,47 @@ def test_too_small_is_not_empty(workspace, phantoms, tmp_path):
     assert sum(tally.rejected.values()) == 2
 
 
-def test_a_method_that_gives_nothing_is_given_up(workspace, phantoms, tmp_path):
-    method = Fake(workspace.plan(), workspace, empty=10**6)
+def test_a_method_that_gives_nothing_is_told_and_may_try_again(workspace, phantoms, tmp_path):
+    plan, out = workspace.plan(), tmp_path / "out"
+    method = Fake(plan, workspace, empty=10**6)
     with pytest.raises(DataError, match="No tumor came") as error:
-        run_fake(workspace, phantoms, tmp_path / "out", method)
+        run_fake(workspace, phantoms, out, method)
     (fault,) = error.value.faults
-    assert fault.where == "Healthy_000_s0000"
-    assert fault.found == "3 draws without a tumor (3 empty)"
+    assert fault.found == "2 pairs given up (3 empty)"
     assert "paste.draws" in fault.remedy
-    assert len(method.seeds) == workspace.plan().paste.draws == 3
-    assert not (tmp_path / "out" / "dataset.json").exists()
-    assert not list(tmp_path.glob("out/*Tr/*"))
+    assert len(method.seeds) == 2 * plan.paste.draws == 6
+    assert not (out / "dataset.json").exists()
+    assert not list(out.glob("*Tr/*"))
+    more = replace(plan, paste=replace(plan.paste, draws=4))
+    assert run_fake(workspace, phantoms, out, Fake(more, workspace, empty=3)).pairs == 2  # nothing was there, so it is no other set's folder
+
+
+def test_a_pair_that_does_not_come_is_given_up_and_the_set_finished(workspace, phantoms, tmp_path, monkeypatch):
+    """Whatever the reason: no draw of it holds a tumor, or its host cannot be used. It is not tried again; the rest is a set."""
+    plan, out, hosts = workspace.plan(), tmp_path / "out", tmp_path / "hosts"
+    shutil.copytree(phantoms.healthy, hosts)
+    array, grid = read_volume(hosts / "Healthy_001_0000.nii.gz")
+    write_volume(hosts / "Healthy_001_0000.nii.gz", np.full_like(array, 3), grid)  # its header is like any other's
+    jobs, told = make_jobs(pipeline.healthy_sources(plan, hosts, None), 5, 0), []
+    monkeypatch.setattr(synthesis.console, "warn", told.append)
+
+    def run(method, part=None):
+        return synthesize_set(plan, method, jobs, out, workspace.fingerprint().tumors, None, Sampling(), {"seed": 0}, None, lambda *_: None, part)
+
+    tallies = [run(Fake(plan, workspace, empty=3), Shard(number, 2)) for number in (2, 1)]  # the shard of the bad host is no worse than the other
+    assert [(t.pairs, t.given_up, t.left) for t in tallies] == [(0, 2, 3), (1, 4, 0)]
+    assert (tallies[1].draws, tallies[1].rejected) == (7, {"empty": 6})
+    lines = [json.loads(line) for line in (out / "given_up.jsonl").read_text().splitlines()]
+    assert [line["case"] for line in lines] == ["Healthy_000_s0000", "Healthy_000_s0004", "Healthy_001_s0001", "Healthy_001_s0003"]
+    assert lines[0]["rejected"] == {"empty": 3}
+    assert "Healthy_001_0000.nii.gz" in lines[2]["reason"]
+    assert [case.case for case in synthetic_cases(plan, out)] == ["Healthy_000_s0002"]
+    assert json.loads((out / "dataset.json").read_text())["numTraining"] == 1
+    (warning,) = told
+    assert warning.startswith("4 pairs were given up, beside 1 that came: 3 empty; A host scan cannot be used. ")
+    assert str(out / "given_up.jsonl") in warning
+    again = Fake(plan, workspace)
+    assert (run(again).given_up, again.seeds) == (4, [])
 
 
 def test_what_a_method_is_told(workspace, phantoms, tmp_path):

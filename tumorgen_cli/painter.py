@@ -37,7 +37,7 @@ from tumorgen_cli.processes import end_with
 from tumorgen_cli.records import Grid, Provenance, TumorFacts
 from tumorgen_cli.shards import open_log
 from tumorgen_cli.stages import open_method
-from tumorgen_cli.synthesis import Draw, Job, Placing, Quality, Source, draw_pair, pair_labels, provenance_of
+from tumorgen_cli.synthesis import Draw, Job, Placing, Quality, Source, check_places, draw_pair, pair_labels, provenance_of, rejected_words
 from tumorgen_cli.windows import mix_up, tight_box
 from tumorgen_cli.workspace import Workspace
 
@@ -71,6 +71,8 @@ def sources_of(workspace: Workspace, plan: Plan, painting: Painting) -> tuple[So
         kinds.append(healthy_sources(plan, Path(painting.healthy), None if painting.roi is None else Path(painting.roi)))
     if painting.cases is not None:
         kinds.append(redraw_sources(workspace, plan, painting.cases))
+    for kind in kinds:
+        check_places(kind, None)
     return tuple(kind[turn % len(kind)] for turn in range(max(map(len, kinds))) for kind in kinds)
 
 
@@ -175,8 +177,8 @@ class _Easel:
         job = Job(index, sources[which], f"{number:08d}", seed)
         draw = draw_pair(plan, studio.method, job, scan, placing, Sampling(), studio.quality)
         if draw.image is None:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in draw.rejected.items())
-            raise DataError("No tumor passed", [Fault(scan.name, reasons, "one that passes", "lower --keep, or raise --until-pass")])
+            remedy = "lower --keep, raise --until-pass, or train longer"
+            raise DataError("No tumor came", [Fault(scan.name, rejected_words(draw.rejected), "one that passes", remedy)])
         seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
         rng = np.random.default_rng(seed)
         image, labels, keys = self._patch(scan.grid, draw, pair_labels(plan, scan, draw))

@@ -1,7 +1,7 @@
 """Healthy scans × boxes -> image-mask pairs, as an nnU-Net raw data set with provenance and previews.
 
 Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/`, `previews/`, a line of `provenance.jsonl` per pair
-(the pair is finished when its line is there), a line of `given_up.jsonl` per pair that no draw passed the judge, and, last,
+(the pair is finished when its line is there), a line of `given_up.jsonl` per pair that did not come, with the reason, and, last,
 `dataset.json`. Several processes may each make a shard of a set (`shards.py`); nothing then tells it from one made at once.
 """
 
@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
+from tumorgen_cli import console
 from tumorgen_cli.boxes import draw_size_mm, place_box
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
+from tumorgen_cli.faults import geometry_faults, read_header
 from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, without_tumors
 from tumorgen_cli.judging import predict_around
@@ -30,7 +32,7 @@ from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
 from tumorgen_cli.records import Box, Grid, Provenance, Shard, TumorFacts
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, logs_of, open_log, read_log, turn, whole_lines
-from tumorgen_cli.volumes import describe, read_volume, same_geometry, write_volume
+from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.windows import in_type, tight_box
 
 if TYPE_CHECKING:
@@ -105,6 +107,28 @@ def own_jobs(jobs: Sequence[Job], shard: Shard | None) -> list[Job]:
     return [job for job in jobs if shard is None or shard.owns(job.index)]
 
 
+def check_places(sources: Sequence[Source], box: Box | None) -> None:
+    """Where the user wants tumors, by the headers alone.
+
+    Raises:
+        DataError: regions of another geometry than their scans, scans that the user's box is not in; all of them.
+    """
+    faults: list[Fault] = []
+    for source in sources:
+        if box is None and source.roi is None:
+            continue
+        files = [source.files[0], *([source.roi] if source.roi else [])]
+        grids = {path: grid for path in files if (grid := read_header(path, faults)) is not None}
+        faults += geometry_faults(grids)
+        grid = grids.get(files[0])
+        if box and grid and any(a < 0 or b > n or b - a < 2 for a, b, n in zip(box.start, box.stop, grid.shape, strict=True)):
+            where = f"--box {','.join(map(str, (*box.start, *box.stop)))} on {source.name}"
+            expected = "0 <= start, start + 2 <= stop <= size per axis"
+            faults.append(Fault(where, f"outside the scan of {grid.shape} voxels", expected, "correct the box"))
+    if faults:
+        raise DataError("Nothing can be painted there", faults)
+
+
 def synthesize_set(
     plan: Plan,
     method: Method,
@@ -121,12 +145,13 @@ def synthesize_set(
     """Makes the pairs that are not there yet; with `quality` only such as pass, with `shard` only its own.
 
     `box` is the user's, in the host's voxels; without it boxes are drawn. `settings` identify the set: a folder made
-    with others is refused. `jobs` are those of the whole set; `tick` counts the shard's.
+    with others is refused. `jobs` are those of the whole set; `tick` counts the shard's. A pair whose host cannot be used, or of which
+    no tumor comes, is given up: the set is finished without it, and with a warning.
 
     Raises:
-        StateError: `out` holds another set, or shards of another division. DataError: a host or box cannot be used, or no tumor came after the plan's
-        number of draws.
+        StateError: `out` holds another set, or shards of another division. DataError: see `check_places`; or no pair came at all.
     """
+    check_places(tuple(dict.fromkeys(job.source for job in jobs)), box)
     weights = dict(method.load())
     if quality is not None:
         settings = {**settings, "judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
@@ -135,20 +160,24 @@ def synthesize_set(
         claim(out, identity, alone=shard is None)
         divide(out, len(jobs), shard)
         provenance, losses = (open_log(out, name, shard) for name in ("provenance", "given_up"))
-        done, given_up = _finished_pairs(out), _given_up(out)
-    made, scan = 0, None
+        done, given_up = _finished_pairs(out), read_log(out, "given_up")
+    made, scan = 0, None  # the scan is the last host that could be used
     mine = own_jobs(jobs, shard)
     hash_host = functools.cache(hash_file)  # each host is read for it once
     _check_hosts(mine, done, hash_host, out)
     missing = [job for job in mine if job.case not in done and job.case not in given_up]
     tick(len(mine) - len(missing), "")
     for number, job in enumerate(missing, len(mine) - len(missing) + 1):
-        if scan is None or scan.name != job.source.name:
-            scan = read_scan(job.source.name, job.source.files, job.source.label, plan)
-            host_hash = hash_host(job.source.files[0])
-            placing = Placing(scan, job.source, plan, training_tumors, box)
-        begun = time.perf_counter()
-        draw = draw_pair(plan, method, job, scan, placing, sampling, quality)
+        try:
+            if scan is None or scan.name != job.source.name:
+                found = read_scan(job.source.name, job.source.files, job.source.label, plan)
+                scan, placing, host_hash = found, Placing(found, job.source, plan, training_tumors, box), hash_host(job.source.files[0])
+            begun = time.perf_counter()
+            draw = draw_pair(plan, method, job, scan, placing, sampling, quality)
+        except DataError as error:  # the other pairs are no worse for it
+            append_line(losses, json.dumps({"case": job.case, "rejected": {}, "reason": one_line(error)}))
+            tick(number, f"{job.case} given up")
+            continue
         if draw.image is None:
             append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
         else:
@@ -160,8 +189,10 @@ def synthesize_set(
             made += 1
         tick(number, job.case)
     with turn(out, shard):
-        done, given_up = _finished_pairs(out), _given_up(out)
+        done, given_up = _finished_pairs(out), read_log(out, "given_up")
         left = sum(job.case not in done and job.case not in given_up for job in jobs)
+        if not left:
+            _tell_given_up(out, done, given_up)
         if not left and divided_so(out, len(jobs), shard):
             order = {job.case: number for number, job in enumerate(jobs)}
             for name in ("provenance", "given_up"):
@@ -169,6 +200,32 @@ def synthesize_set(
             write_dataset_json(out, plan, len(done))
             end_division(out)
     return _tally(list(done.values()), made, left, given_up)
+
+
+def _tell_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[str, Mapping[str, Any]]) -> None:
+    """Warns of what was given up.
+
+    Raises:
+        DataError: it is all there is, and not for a judge; nothing is kept, so that the same command tries again, as may one with other settings.
+    """
+    if not given_up:
+        return
+    reasons = [record.get("reason") or rejected_words(record["rejected"]) for record in given_up.values()]
+    told = "; ".join(list(dict.fromkeys(reasons))[:3])
+    if not done and not any(NOT_FOUND in record["rejected"] for record in given_up.values()):
+        for log in logs_of(out, "given_up"):
+            log.unlink()
+        remedy = "train longer, choose other hosts or boxes, or allow more draws (--set paste.draws=N at planning)"
+        raise DataError("No tumor came", [Fault(str(out), f"{len(given_up)} pairs given up ({told})", "one pair at least", remedy)])
+    console.warn(
+        f"{len(given_up)} pairs were given up, beside {len(done)} that came: {told} (all: {out / 'given_up.jsonl'}; a pair whose line there is "
+        "deleted is tried again)"
+    )
+
+
+def rejected_words(rejected: Mapping[str, int]) -> str:
+    """Why draws were rejected, and how many."""
+    return ", ".join(f"{count} {reason}" for reason, count in rejected.items())
 
 
 @dataclass(frozen=True)
@@ -193,10 +250,11 @@ class Draw:
 def draw_pair(
     plan: Plan, method: Method, job: Job, scan: Scan, placing: Placing, sampling: Sampling, quality: Quality | None
 ) -> Draw:
-    """Draws until a tumor comes, and, with `quality`, until it passes or is given up; the same job, the same pair.
+    """Draws until a tumor comes that passes `quality`, or the pair is given up: after the plan's number of draws without one, or after
+    `quality.tries` that do not pass. The same job, the same pair.
 
     Raises:
-        DataError: the box is too large, or no tumor came after the plan's number of draws.
+        DataError: there is no place for a box, or it is too large.
     """
     rejected: Counter[str] = Counter()
     seconds, empties = 0.0, 0  # draws without a tumor since the last one with
@@ -219,18 +277,11 @@ def draw_pair(
                 break
             empties = 0
             rejected[NOT_FOUND] += 1
-            if rejected[NOT_FOUND] == quality.tries:
-                return Draw(None, mask, box, None, attempt, volume, window.padded, drawn, dict(rejected), seconds)
-            continue
-        rejected["too small" if volume > 0 else "empty"] += 1
-        empties += 1
-        if empties == plan.paste.draws:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-            fault = Fault(
-                job.case, f"{plan.paste.draws} draws without a tumor ({reasons})", f"a tumor of {plan.paste.smallest_ml} ml or more",
-                "train longer, choose other boxes, or allow more draws (--set paste.draws=N at planning)",
-            )  # fmt: skip
-            raise DataError("No tumor came", [fault])
+        else:
+            empties += 1
+            rejected["too small" if volume > 0 else "empty"] += 1
+        if empties == plan.paste.draws or (quality is not None and rejected[NOT_FOUND] == quality.tries):
+            return Draw(None, mask, box, None, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
     return Draw(image, mask, box, healed, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
 
 
@@ -291,21 +342,13 @@ class Placing:
 
     def __init__(self, scan: Scan, source: Source, plan: Plan, tumors: Sequence[TumorFacts], box: Box | None) -> None:
         self.scan, self.source, self.plan, self.tumors, self.user_box = scan, source, plan, tumors, box
-        if box is not None and any(a < 0 or b > n or b - a < 2 for a, b, n in zip(box.start, box.stop, scan.grid.shape, strict=True)):
-            found = ",".join(map(str, (*box.start, *box.stop)))
-            expected = "0 <= start, start + 2 <= stop <= size per axis"
-            fault = Fault(f"--box {found} on {scan.name}", f"a scan of {scan.grid.shape} voxels", expected, "correct the box")
-            raise DataError("The box is outside the scan", [fault])
         if box is None and not source.redraw:
             self.allowed, self.stride = allowed_region(scan, self._roi())
 
     def _roi(self) -> np.ndarray | None:
         if self.source.roi is None:
             return None
-        roi, grid = read_volume(self.source.roi)
-        if not same_geometry(grid, self.scan.grid):
-            fault = Fault(str(self.source.roi), describe(grid), describe(self.scan.grid), "resample the mask to its scan")
-            raise DataError("Region and scan differ in geometry", [fault])
+        roi, _ = read_volume(self.source.roi)
         if self.source.region is not None:
             roi = roi == self.source.region
         if not roi.any():
@@ -407,11 +450,6 @@ def _check_hosts(jobs: Sequence[Job], done: Mapping[str, Provenance], hash_host:
         raise StateError("Hosts have changed since pairs were painted into them", faults)
 
 
-def _given_up(out: Path) -> dict[str, dict[str, int]]:
-    """The pairs that need not be tried again, with the reasons their draws were rejected."""
-    return {case: record["rejected"] for case, record in read_log(out, "given_up").items()}
-
-
 def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
     write_json(
         out / "dataset.json",
@@ -425,9 +463,9 @@ def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
     )
 
 
-def _tally(records: Sequence[Provenance], made: int, left: int, given_up: dict[str, dict[str, int]]) -> Tally:
+def _tally(records: Sequence[Provenance], made: int, left: int, given_up: Mapping[str, Mapping[str, Any]]) -> Tally:
     rejected: Counter[str] = Counter()
-    for reasons in (*(record.rejected for record in records), *given_up.values()):
+    for reasons in (*(record.rejected for record in records), *(record["rejected"] for record in given_up.values())):
         rejected.update(reasons)
     draws = len(records) + sum(rejected.values())
     seconds = float(np.mean([record.seconds["total"] for record in records])) if records else 0.0
