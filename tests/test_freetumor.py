@@ -239,6 +239,13 @@ def test_the_generator_learns_from_them(unlabelled, trained):
         method.stage("gan")
 
 
-def test_a_labelled_case_is_no_healthy_scan(unlabelled, phantoms):
-    with pytest.raises(DataError, match="cannot be told"):
+def test_a_labelled_case_is_no_healthy_scan(unlabelled, phantoms, tmp_path):
+    """By its name, or by its content under another."""
+    held_out = unlabelled.splits().test[0]
+    with pytest.raises(DataError, match="6 of the data set's own cases"):
         pipeline.preprocess_healthy(unlabelled, phantoms.dataset, 0)
+    shutil.copytree(phantoms.healthy, tmp_path / "scans")
+    shutil.copy(phantoms.dataset / "imagesTr" / f"{held_out}_0000.nii.gz", tmp_path / "scans" / "Somebody_0000.nii.gz")
+    with pytest.raises(DataError, match=f"Somebody, which is {held_out}"):
+        pipeline.preprocess_healthy(unlabelled, tmp_path / "scans", 0)
+    assert len(list(unlabelled.unlabelled.iterdir())) == 2

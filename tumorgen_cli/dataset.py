@@ -21,7 +21,7 @@ import numpy as np
 from tumorgen_cli import files
 from tumorgen_cli.console import Ticker
 from tumorgen_cli.devices import available_memory_gib, usable_cores
-from tumorgen_cli.errors import DataError, DeviceError, Fault, StateError, TumorgenError
+from tumorgen_cli.errors import DataError, DeviceError, Fault, StateError, TumorgenError, few
 from tumorgen_cli.faults import (
     channel_faults,
     geometry_faults,
@@ -208,6 +208,11 @@ def cases_among(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str
         if case is not None:
             found[name] = case
     return found
+
+
+def case_words(known: Mapping[str, str]) -> str:
+    """What `cases_among` found, in words: the first scans, with the case's name beside that of a scan which goes by another."""
+    return few([name if name == case else f"{name}, which is {case}" for name, case in known.items()])
 
 
 def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:

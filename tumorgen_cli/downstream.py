@@ -18,10 +18,10 @@ import numpy as np
 
 from tumorgen_cli import console, downstream_page
 from tumorgen_cli.budgets import Budget, train_within
-from tumorgen_cli.dataset import Dataset, cases_among
+from tumorgen_cli.dataset import Dataset, case_words, cases_among
 from tumorgen_cli.devices import DeviceName, find_device
 from tumorgen_cli.downstream_runs import PREDICTIONS, attained_share, forget_stale_scores, measured_schedule, run_folder, train_and_score
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few, one_line
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, one_line
 from tumorgen_cli.evaluation import synthetic_cases
 from tumorgen_cli.files import locked, none_for_nan, to_plain, write_json, write_text
 from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, summarize_arms
@@ -114,7 +114,7 @@ def _check_hosts(plan: Plan, dataset: Dataset, splits: Splits, healthy: Path) ->
     scans = {source.name: source.files[0] for source in healthy_sources(plan, healthy, None)}
     known = cases_among(scans, dataset, splits.test)
     if known:
-        found = f"{len(known)} held-out cases ({few([name if name == case else f'{name}, which is {case}' for name, case in known.items()])})"
+        found = f"{len(known)} held-out cases ({case_words(known)})"
         raise DataError("Held-out cases would be painted into", [Fault(str(healthy), found, "other scans", "take them out of the folder")])
 
 

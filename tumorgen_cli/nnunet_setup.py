@@ -14,9 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from tumorgen_cli.dataset import cases_among
+from tumorgen_cli.dataset import case_words, cases_among
 from tumorgen_cli.devices import DeviceName
-from tumorgen_cli.errors import Fault, StateError, TumorgenError, few
+from tumorgen_cli.errors import Fault, StateError, TumorgenError
 from tumorgen_cli.files import write_json
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import VARIABLE, Painting
@@ -75,9 +75,9 @@ def set_up(
     if healthy is not None and sources is not None:
         scans = {source.name: source.files[0] for source in sources if not source.redraw}
         known = _told(faults, lambda: cases_among(scans, dataset_of(plan), splits.test)) or {}
-        renamed = [f"{name}, which is {case}" for name, case in known.items() if name != case]  # by its own name the trainer knows a case
+        renamed = {name: case for name, case in known.items() if name != case}  # by its own name the trainer knows a case
         if renamed:
-            faults.append(Fault(str(healthy), f"held-out cases by other names ({few(renamed)})", "other scans", "take them out of the folder"))
+            faults.append(Fault(str(healthy), f"held-out cases by other names ({case_words(renamed)})", "other scans", "take them out of the folder"))
     if until_pass is not None:
         _told(faults, lambda: needed_judge(workspace, where, device))
     if faults or sources is None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli import console, rules
-from tumorgen_cli.dataset import Dataset, find_dataset, host_scans, read_dataset
+from tumorgen_cli.dataset import Dataset, case_words, cases_among, find_dataset, host_scans, read_dataset
 from tumorgen_cli.devices import DeviceName, find_budget, find_device
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.faults import read_header
 from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
@@ -184,15 +184,15 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
     Scans are known by name: one that is there already is not read again.
 
     Raises:
-        DataError: scans that cannot be read, or a name that is a training case's.
+        DataError: scans that cannot be read, or that are the data set's own cases, under whatever name.
     """
     plan, splits = workspace.plan(), workspace.splits()
     hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
-    both = sorted({host.case for host in hosts} & {*splits.train, *splits.test})
-    if both:
-        found = f"{len(both)} names of the data set's own cases ({few(both)})"
-        fault = Fault(str(healthy), found, "other scans", "rename or remove them: whether they are free of tumors cannot be told")
-        raise DataError("Healthy scans bear names of labelled cases", [fault])
+    known = cases_among({host.case: host.files[0] for host in hosts}, dataset_of(plan), [*splits.train, *splits.test])
+    if known:
+        found = f"{len(known)} of the data set's own cases, or scans of their names ({case_words(known)})"
+        fault = Fault(str(healthy), found, "other scans", "remove them, or rename what is another scan: held-out cases teach nothing")
+        raise DataError("Labelled cases are among the healthy scans", [fault])
     grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
     count = worker_count(grids, len(plan.channels)) if workers is None else workers
     with locked(workspace.root, "preprocess"), console.progress("preprocessing healthy scans", len(hosts)) as tick:
