@@ -241,7 +241,14 @@ def test_every_fault_at_once(real, healthy, tmp_path):
 def test_names(real, healthy, tmp_path):
     assert "DatasetNNN_Name" in faults(real, healthy, out="Merged")[0]
     write_cases(real, [*REAL, "healthy_h1_s0000"])
-    assert "the name of a real case" in faults(real, healthy)[0]
+    assert "healthy_h1_s0000, the name of another pair or a real case" in faults(real, healthy)[0]
+
+
+def test_pairs_of_two_sets_that_would_bear_one_name(real, tmp_path):
+    sets = [write_set(tmp_path / name, [host]) for name, host in (("pet", "ct_h1"), ("pet_ct", "h1"))]
+    told, count = faults(real, *sets)
+    assert "pet_ct_h1_s0000, the name of another pair" in told
+    assert count == 2  # each is told, by its own file
 
 
 def test_what_is_merged_is_not_merged_again(real, healthy):

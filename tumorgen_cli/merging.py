@@ -117,10 +117,11 @@ def plan_merge(
     if faults or real is None:
         raise DataError(f"The sets cannot be merged: {len(faults)} fault{'s' * (len(faults) > 1)}", faults)
     pairs = _pairs(real, sets)
+    named = Counter([*real.cases, *(pair.record.case for pair in pairs)])
     faults = [
-        Fault(str(pair.label), f"{pair.record.case}, the name of a real case", "a name of its own", "rename the set's folder")
+        Fault(str(pair.label), f"{pair.record.case}, the name of another pair or a real case", "a name of its own", "rename the set's folder")
         for pair in pairs
-        if pair.record.case in real.cases
+        if named[pair.record.case] > 1
     ]
     made = tuple(_fold(train, held_out, pairs, oversample) for train, held_out in _divide(real, sets, folds))
     places = (out / SPLITS, *([preprocessed / out.name / SPLITS] if preprocessed else []))
