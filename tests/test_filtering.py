@@ -9,10 +9,10 @@ import pytest
 from test_evaluation import SHAPE, Threshold, plan, scan, synthetic, write_case  # noqa: F401
 
 from tumorgen_cli.errors import StateError
-from tumorgen_cli.files import hash_file
+from tumorgen_cli.files import hash_file, write_json
 from tumorgen_cli.filtering import filter_set
 from tumorgen_cli.records import Shard
-from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.synthesis import read_judges, read_provenance
 
 
 def run(plan, synthetic, tmp_path, keep=0.7, judge=None, shard=None, out="toy_kept"):  # noqa: F811
@@ -52,6 +52,16 @@ def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):  
     judge = Threshold()
     other = filter_set(plan, synthetic, tmp_path / "synthetic" / "lower", tmp_path / "evaluation" / ".cache", judge, 0.05, lambda *_: None)
     assert (other.kept, judge.asked) == (2, 0)  # the judge's answers were kept
+
+
+def test_what_the_judges_have_learnt_from_is_known(plan, synthetic, tmp_path):  # noqa: F811
+    """Of the one that filtered, and of those before it."""
+    write_json(synthetic / "judges.json", {"/first": ["x"]})
+    judge = Threshold()
+    judge.folder = tmp_path / "second"
+    write_json(judge.folder / "judge.json", {"cases": ["y", "z"]})
+    _, out = run(plan, synthetic, tmp_path, judge=judge)
+    assert read_judges(out) == {"/first": ["x"], str(judge.folder): ["y", "z"]}
 
 
 def test_an_empty_mask_is_its_own_reason(plan, synthetic, tmp_path):  # noqa: F811

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_synthesis import Threads
 
-from tumorgen_cli import pipeline
+from tumorgen_cli import merging, pipeline
 from tumorgen_cli.errors import DataError, StateError
 from tumorgen_cli.files import hash_file, to_plain, write_json
 from tumorgen_cli.merging import LEARNT, PAINTED
@@ -165,6 +165,17 @@ def test_five_folds_are_nnunets_and_a_set_serves_those_it_knows_nothing_of(real,
         assert [case for case in written["train"] if case in REAL] == wanted[i]["train"]
         assert fold.pairs == (f"fold{i}_h1_s0000", *(("healthy_h1_s0000", "healthy_h2_s0001", "healthy_h1_s0002") * clean))
         assert fold.left_out == {LEARNT: 8 + 3 * (not clean), PAINTED: 1}
+
+
+def test_a_judge_that_knows_a_validation_case_is_told(real, healthy, tmp_path, monkeypatch):
+    """Once a set, and only where the set's pairs are learnt from."""
+    told = []
+    monkeypatch.setattr(merging.console, "warn", told.append)
+    chosen = write_set(tmp_path / "chosen", ["h1", "h2"])
+    write_json(chosen / "judges.json", {"/elsewhere/judge": ["r04", *TRAIN, "somebody"], "/own": TRAIN})
+    merge(real, healthy, chosen)
+    (warning,) = told
+    assert "pairs of chosen (/elsewhere/judge) has learnt from 1 cases that its folds validate on (r04)" in warning
 
 
 # -- what nnU-Net does with it ---------------------------------------------------------------------------------

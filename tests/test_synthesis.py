@@ -26,7 +26,7 @@ from tumorgen_cli.hosts import read_scan, tumor_place, window_shape
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.records import Box, Shard, Synthetic
-from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_learnt_from, read_provenance, synthesize_set
+from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_judges, read_learnt_from, read_provenance, synthesize_set
 from tumorgen_cli.volumes import read_volume, same_geometry, write_volume
 from tumorgen_cli.workspace import Splits, Workspace
 
@@ -396,7 +396,7 @@ class Fake(Method):
 class Sees:
     """Stands in for a judge: every `each`-th scan is tumor all over, the others are free of it."""
 
-    usual_extent_mm, hash = (1e6, 1e6, 1e6), "sees"
+    usual_extent_mm, hash, folder = (1e6, 1e6, 1e6), "sees", Path("sees")
 
     def __init__(self, each):
         self.each, self.asked = each, 0
@@ -500,6 +500,7 @@ def test_a_pair_is_drawn_again_until_the_judge_finds_it(workspace, phantoms, tmp
     assert (tally.pairs, tally.given_up, tally.draws, tally.rejected) == (2, 0, 6, {NOT_FOUND: 4})
     assert judge.asked == 6
     assert [r["drawn"]["proportion"] for r in records(tmp_path / "out")] == [1, 1]
+    assert read_judges(tmp_path / "out") == {str(Path("sees").resolve()): []}  # of which nothing is known
     with pytest.raises(StateError, match="another set"):  # what passed another threshold is another set
         run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.5, 5))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,15 @@ class StateError(TumorgenError):
 
 class DeviceError(TumorgenError):
     """The device asked for is missing or too small."""
+
+
+def gather_faults(faults: list[Fault], read: Callable[[], T]) -> T | None:
+    """What `read` returns; where it fails, nothing, and the faults go to `faults`."""
+    try:
+        return read()
+    except TumorgenError as error:
+        faults += error.faults
+        return None
 
 
 def one_line(error: TumorgenError) -> str:

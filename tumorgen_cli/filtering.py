@@ -22,7 +22,7 @@ from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy,
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Provenance, Shard
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, open_log, read_log, turn
-from tumorgen_cli.synthesis import NOT_FOUND, read_learnt_from, read_provenance, write_dataset_json
+from tumorgen_cli.synthesis import NOT_FOUND, read_judges, read_learnt_from, read_provenance, write_dataset_json, write_judges
 
 if TYPE_CHECKING:
     from tumorgen_cli.console import Ticker
@@ -81,6 +81,7 @@ def filter_set(
     with turn(out, shard):
         claim(out, identity, alone=shard is None, logs=(_LOG,))
         divide(out, len(pairs), shard)
+        write_judges(out, judge, read_judges(set_folder))
         log = open_log(out, _LOG, shard)
         judged = _judged(out)
     mine = own_pairs(pairs, shard)

@@ -17,17 +17,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from tumorgen_cli import console
 from tumorgen_cli.dataset import Dataset, file_faults, read_dataset
-from tumorgen_cli.errors import DataError, Fault, TumorgenError, few
+from tumorgen_cli.errors import DataError, Fault, few, gather_faults
 from tumorgen_cli.files import hash_file, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.records import Provenance
 from tumorgen_cli.shards import claim
-from tumorgen_cli.synthesis import read_learnt_from, read_provenance
-
-T = TypeVar("T")
+from tumorgen_cli.synthesis import read_judges, read_learnt_from, read_provenance
 
 SPLITS, RECORD = "splits_final.json", "merge.json"
 LEARNT, PAINTED = "learnt from its validation cases", "painted into one of them"
@@ -96,7 +95,7 @@ def plan_merge(
     set) or on its host, known by name or by content. With one fold the cases that no set has learnt from validate: the
     workspace's held-out ones, from which only pairs painted into them are left out. With more, the real cases are divided
     as nnU-Net does (k-fold, shuffled with its seed, sorted names); a set then serves the folds whose validation cases its
-    workspace held out, and no other. What a judge that chose pairs has seen is not known here.
+    workspace held out, and no other. A judge that chose a set's pairs and is known to have learnt from cases that validate is warned of.
 
     `oversample`: how often each real case stands in a fold's training list. nnU-Net draws training cases from that list
     uniformly, with repeats as they are.
@@ -106,8 +105,8 @@ def plan_merge(
     """
     faults: list[Fault] = []
     set_folders = [folder.resolve() for folder in set_folders]
-    real = _told(faults, lambda: _read(real_folder))
-    sets = [found for folder in set_folders if (found := _told(faults, lambda folder=folder: _read_set(folder))) is not None]  # type: ignore[misc]
+    real = gather_faults(faults, lambda: _read(real_folder))
+    sets = [found for folder in set_folders if (found := gather_faults(faults, lambda folder=folder: _read_set(folder))) is not None]  # type: ignore[misc]
     faults += _name_faults(out, preprocessed) + _twice([folder.name for folder in set_folders], set_folders)
     if real is not None:
         faults += _real_faults(real)
@@ -124,6 +123,7 @@ def plan_merge(
         if named[pair.record.case] > 1
     ]
     made = tuple(_fold(train, held_out, pairs, oversample) for train, held_out in _divide(real, sets, folds))
+    _warn_of_judges(sets, made)
     places = (out / SPLITS, *([preprocessed / out.name / SPLITS] if preprocessed else []))
     faults += _splits_faults(places[1:], made, oversample)
     if faults:
@@ -190,6 +190,18 @@ def _fold(train: tuple[str, ...], validation: tuple[str, ...], pairs: Sequence[P
     return Fold(train, validation, tuple(taken), dict(left_out), round(real / (real + len(taken)), 4))
 
 
+def _warn_of_judges(sets: Sequence[_Set], folds: Sequence[Fold]) -> None:
+    """Warns of the judges that chose pairs of a fold and know its validation cases."""
+    for each in sets:
+        validated = {case for fold in folds for case in fold.validation if not set(each.learnt_from) & set(fold.validation)}
+        for judge, cases in read_judges(each.folder).items():
+            if seen := sorted(validated.intersection(cases)):
+                console.warn(
+                    f"the judge that chose the pairs of {each.folder.name} ({judge}) has learnt from {len(seen)} cases that its folds validate on "
+                    f"({few(seen)}): scores there may come out too high"
+                )
+
+
 def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
     contents = {hash_file(real.image_files(case)[0]): case for case in real.cases}  # a host may go by another name
     found = []
@@ -203,12 +215,6 @@ def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
 
 
 # -- what can be wrong -----------------------------------------------------------------------------------------
-def _told(faults: list[Fault], read: Callable[[], T]) -> T | None:
-    try:
-        return read()
-    except TumorgenError as error:
-        faults += error.faults
-        return None
 
 
 def _read(folder: Path) -> Dataset:

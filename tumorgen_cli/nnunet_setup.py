@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
+from tumorgen_cli import console
 from tumorgen_cli.dataset import case_words, cases_among
 from tumorgen_cli.devices import DeviceName
-from tumorgen_cli.errors import Fault, StateError, TumorgenError
+from tumorgen_cli.errors import Fault, StateError, few, gather_faults
 from tumorgen_cli.files import write_json
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import VARIABLE, Painting
 from tumorgen_cli.painter import names_of, sources_of
 from tumorgen_cli.pipeline import dataset_of
 from tumorgen_cli.stages import open_method
+from tumorgen_cli.synthesis import judge_cases
 from tumorgen_cli.workspace import Workspace
 
-T = TypeVar("T")
 TRAINER = "nnUNetTrainerTumorGen"
 
 
@@ -62,7 +62,7 @@ def set_up(
     """
     plan, splits = workspace.plan(), workspace.splits()
     faults: list[Fault] = []
-    weights = _told(faults, lambda: dict(open_method(workspace, method_name, device).load()))
+    weights = gather_faults(faults, lambda: dict(open_method(workspace, method_name, device).load()))
     paths = [None if path is None else str(path.resolve()) for path in (healthy, roi)]
     where = judge if judge is None or not judge.exists() else judge.resolve()  # `bundled` is a name, not a path
     painting = Painting(
@@ -71,15 +71,17 @@ def set_up(
         seed=plan.seed if seed is None else seed, plan_hash=plan.hash, weights=weights or {}, learnt_from=splits.train, hosts=(),
         channels=tuple(channel.name for channel in plan.channels), labels=plan.labels,
     )  # fmt: skip
-    sources = _told(faults, lambda: sources_of(workspace, plan, painting))
+    sources = gather_faults(faults, lambda: sources_of(workspace, plan, painting))
     if healthy is not None and sources is not None:
         scans = {source.name: source.files[0] for source in sources if not source.redraw}
-        known = _told(faults, lambda: cases_among(scans, dataset_of(plan), splits.test)) or {}
+        known = gather_faults(faults, lambda: cases_among(scans, dataset_of(plan), splits.test)) or {}
         renamed = {name: case for name, case in known.items() if name != case}  # by its own name the trainer knows a case
         if renamed:
             faults.append(Fault(str(healthy), f"held-out cases by other names ({case_words(renamed)})", "other scans", "take them out of the folder"))
     if until_pass is not None:
-        _told(faults, lambda: needed_judge(workspace, where, device))
+        chooser = gather_faults(faults, lambda: needed_judge(workspace, where, device))
+        if chooser is not None and (seen := sorted(set(splits.test).intersection(judge_cases(chooser)))):
+            console.warn(f"the judge ({chooser.folder}) has learnt from held-out cases ({few(seen)}): scores there may come out too high")
     if faults or sources is None:
         raise StateError("Painting cannot be set up", faults)
     painting = replace(painting, hosts=names_of(sources))
@@ -97,11 +99,3 @@ def job_lines(path: Path) -> tuple[str, str]:
     others = any(Path(part) != folder for part in named)
     first = f"export nnUNet_extTrainer={shlex.quote(str(folder))}" + (f"{os.pathsep}$nnUNet_extTrainer" if others else "")
     return first, f"export {VARIABLE}={shlex.quote(str(path))}"
-
-
-def _told(faults: list[Fault], read: Callable[[], T]) -> T | None:
-    try:
-        return read()
-    except TumorgenError as error:
-        faults += error.faults
-        return None

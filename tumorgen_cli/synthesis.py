@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 NOT_FOUND = "P below the threshold"
+_JUDGES = "judges.json"
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ def synthesize_set(
     with turn(out, shard):
         claim(out, identity, alone=shard is None)
         divide(out, len(jobs), shard)
+        if quality is not None:
+            write_judges(out, quality.judge)
         provenance, losses = (open_log(out, name, shard) for name in ("provenance", "given_up"))
         done, given_up = _finished_pairs(out), read_log(out, "given_up")
     made, scan = 0, None  # the scan is the last host that could be used
@@ -399,6 +402,23 @@ def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
     path = folder / "set.json"
     found = read_plain(path, "run `tumorgen synthesize` again").get("learnt_from") if path.is_file() else None
     return None if found is None else tuple(found)
+
+
+def judge_cases(judge: Judge) -> list[str]:
+    """The cases that a judge is known to have learnt from: those of its judge.json, which only judges of ours have."""
+    path = judge.folder / "judge.json"
+    return list(read_plain(path, "train the judge again").get("cases", ())) if path.is_file() else []
+
+
+def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Records which judge chose a set's pairs, and `earlier` ones, with the cases that each is known to have learnt from."""
+    write_json(folder / _JUDGES, {**(earlier or {}), str(judge.folder.resolve()): judge_cases(judge)})
+
+
+def read_judges(folder: Path) -> dict[str, list[str]]:
+    """The cases that the judges which chose a set's pairs are known to have learnt from, by the judge's folder."""
+    path = folder / _JUDGES
+    return read_plain(path, "run `tumorgen synthesize` or `filter` again") if path.is_file() else {}  # type: ignore[no-any-return]
 
 
 def read_provenance(folder: Path) -> tuple[Provenance, ...]:
