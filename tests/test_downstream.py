@@ -222,6 +222,38 @@ def test_an_arm_that_fails_leaves_the_others(copy, nnunets, phantoms, monkeypatc
     assert "10 draws" in Path(made.page).read_text()
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_training_that_fails_leaves_the_others_and_is_tried_again(copy, nnunets, phantoms, monkeypatch, jobs):
+    """The first, which measures, too."""
+    made = downstream_runs.run_job
+
+    def fails(data, folder, job, title, variables=None):
+        if folder.name in ("copypaste-live_seed0", "real_seed1"):
+            raise StateError("The painter stopped", [Fault("painter.log", "no host", "painted patches", "mend it")])
+        made(data, folder, job, title, variables)
+
+    design = dataclasses.replace(DESIGN, arms=("copypaste-live", "real", "copypaste"), fractions=(1.0,))
+    monkeypatch.setattr(downstream_runs, "run_job", fails)
+    result = measure_gains(copy, design, phantoms.healthy, None, "cpu", jobs).result
+    assert {(run.arm, run.seed) for run in result.runs} == {("real", 0), ("copypaste", 0), ("copypaste", 1), ("copypaste-live", 1)}
+    assert {each.arm for each in result.failures} == {"copypaste-live", "real"}
+    assert result.failures[0].reason.startswith("seed 0: The painter stopped")
+    monkeypatch.setattr(downstream_runs, "run_job", made)
+    again = measure_gains(copy, design, phantoms.healthy, None, "cpu", jobs).result
+    assert (len(again.runs), again.failures, len(nnunets)) == (6, (), 6)
+
+
+def test_cases_that_cannot_be_learnt_from_leave_the_other_numbers(copy, nnunets, phantoms, monkeypatch):
+    def subset_workspace(*_):
+        raise PlanError("No tumor to learn from", [Fault("cases", "none", "one", "take more")])
+
+    monkeypatch.setattr(downstream, "subset_workspace", subset_workspace)
+    result = measure_gains(copy, dataclasses.replace(DESIGN, seeds=1), phantoms.healthy, None, "cpu").result
+    few, many = case_counts(len(copy.splits().train), DESIGN.fractions)
+    assert [(run.arm, run.cases) for run in result.runs] == [("real", many), ("copypaste", many)]
+    assert [(each.arm, each.cases) for each in result.failures] == [("real", few), ("copypaste", few)]
+
+
 def test_nobody_held_out_is_told(copy):
     splits = copy.splits()
     write_json(copy.splits_file, dataclasses.replace(splits, train=(*splits.train, *splits.test), test=()))

@@ -59,13 +59,16 @@ def measure_gains(
 ) -> DownstreamReport:
     """Trains what is not trained, paints, trains the nnU-Nets, scores them and writes tables and the page.
 
+    What fails with an error a user is told, be it an arm, a training or all of a number of cases, is a row that says so; the others go
+    on, and the same command tries it again.
+
     Args:
         healthy, cases: hosts, as for `synthesize`; with both, each gets half of the pairs.
         jobs: nnU-Nets at a time; None for one per GPU, or one.
 
     Raises:
         PlanError: no case is held out, or the fractions leave none to learn from. DataError: hosts or cases that cannot be used, held-out
-        cases among the hosts.
+        cases among the hosts. StateError: no training was made.
     """
     plan, splits = workspace.plan(), workspace.splits()
     check_preprocessed(workspace, plan, splits)
@@ -87,23 +90,35 @@ def measure_gains(
         for count in counts:
             chosen = sorted(order[:count])
             console.headline(f"{count} real cases")
-            inner = workspace
-            if count < len(splits.train):
-                inner = subset_workspace(workspace, [*chosen, *splits.test], root / f"real_{count}", device)
-            pairs, paintings = {}, {}
-            for arm in design.arms:
-                try:
-                    if arm.endswith(LIVE):
-                        paintings[arm] = _painting(inner, arm.removesuffix(LIVE), root / "live" / f"{arm}_{count}", design, healthy, cases, device)
-                    elif arm != REAL:
-                        pairs[arm] = _pairs(inner, arm, design.ratio * count, healthy, cases, device)
-                except TumorgenError as error:  # the other arms are no worse for it
-                    failures.append(Failure(arm, count, one_line(error)))
-                    console.warn(f"{arm} with {count} real cases: {failures[-1].reason}")
             data = training_data(dataset, Splits(tuple(chosen), splits.test))
-            finished += train_and_score(root, plan, design, data, pairs, paintings, kind, jobs, size)
-            result = _result(plan, splits, design, healthy, cases, finished, failures, root, kind)
-            _write(root, plan, result, data)  # after every count: long work shows what it has
+            lost: dict[str, str] = {}  # arms without anything to learn from, and why
+            try:
+                inner = workspace
+                if count < len(splits.train):
+                    inner = subset_workspace(workspace, [*chosen, *splits.test], root / f"real_{count}", device)
+                pairs, paintings = {}, {}
+                for arm in design.arms:
+                    try:
+                        if arm.endswith(LIVE):
+                            place = root / "live" / f"{arm}_{count}"
+                            paintings[arm] = _painting(inner, arm.removesuffix(LIVE), place, design, healthy, cases, device)
+                        elif arm != REAL:
+                            pairs[arm] = _pairs(inner, arm, design.ratio * count, healthy, cases, device)
+                    except TumorgenError as error:  # the other arms are no worse for it
+                        lost[arm] = one_line(error)
+                        console.warn(f"{arm} with {count} real cases: {lost[arm]}")
+                runs, failed = train_and_score(root, plan, design, data, pairs, paintings, kind, jobs, size)
+            except TumorgenError as error:  # nor are other numbers of cases
+                runs, failed, lost = [], [], dict.fromkeys(design.arms, one_line(error)) | lost
+                console.warn(f"{count} real cases: {one_line(error)}")
+            finished += runs
+            failures += [*(Failure(arm, count, reason) for arm, reason in lost.items()), *failed]
+            if finished:
+                result = _result(plan, splits, design, healthy, cases, finished, failures, root, kind)
+                _write(root, plan, result, data)  # after every count: long work shows what it has
+    if not finished:
+        faults = [Fault(f"{each.arm}, {each.cases} real cases", each.reason, "a training", "mend it and run the command again") for each in failures]
+        raise StateError("No training was made", faults)
     return DownstreamReport(result, str(root / "downstream.html"), str(root / "downstream.csv"))
 
 
@@ -214,7 +229,10 @@ def gain_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
 def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> list[downstream_page.Patient]:
     """Held-out patients, from the worst to the best of the real arm (else the first) at the most real cases, by every arm's first seed."""
     count = max(run.cases for run in result.runs)
-    runs = {run.arm: run for run in result.runs if run.cases == count and run.seed == 0}
+    runs: dict[str, Run] = {}
+    for run in result.runs:
+        if run.cases == count:
+            runs.setdefault(run.arm, run)
     first = runs.get(REAL, next(iter(runs.values())))
     ranked = [patient.case for patient in sorted(first.patients, key=lambda patient: patient.dice or 0.0)]
     files, patients = {case.name: case for case in data.test}, []
@@ -224,7 +242,7 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
         masks = {"truth": read_volume(case.label)[0] == data.labels[data.tumor_name]}
         for arm, run in runs.items():
             value = next(patient.dice for patient in run.patients if patient.case == name)
-            where = run_folder(root, count, arm, 0) / PREDICTIONS / f"{name}{data.file_ending}"
+            where = run_folder(root, count, arm, run.seed) / PREDICTIONS / f"{name}{data.file_ending}"
             masks[f"{arm}, DSC {'–' if value is None else f'{value:.2f}'}"] = read_volume(where)[0] > 0
         box = tight_box(masks["truth"])
         if box is None:

@@ -16,8 +16,9 @@ import numpy as np
 
 from tumorgen_cli import console
 from tumorgen_cli.devices import usable_cores
+from tumorgen_cli.errors import TumorgenError, one_line
 from tumorgen_cli.files import hash_value, read_plain, read_record, write_json, write_text
-from tumorgen_cli.gains import REAL, Design, Run, score_patient
+from tumorgen_cli.gains import REAL, Design, Failure, Run, score_patient
 from tumorgen_cli.live import FOLDER, Painting
 from tumorgen_cli.nnunet import (
     FINAL,
@@ -86,8 +87,8 @@ def train_and_score(
     kind: str,
     jobs: int | None,
     size: Size | None,
-) -> list[Run]:
-    """The runs of one number of real cases, arm after arm within a seed, so that what there is early is comparable."""
+) -> tuple[list[Run], list[Failure]]:
+    """The runs of one number of real cases, arm after arm within a seed, so that what there is early is comparable; and those that failed."""
     count = len(data.train)
     folder = prepared_folder(root, count)
     named = {arm: pairs.get(arm, ()) for arm in design.arms if arm == REAL or arm in pairs or arm in paintings}
@@ -111,10 +112,17 @@ def train_and_score(
         import torch
 
         torch.cuda.empty_cache()  # what methods held is nnU-Net's now
-    for task in _trained(missing, root, design.minutes, kind, jobs):
-        schedule = read_record(Schedule, _schedule_file(task.folder), "delete the run's folder")
-        runs[task.name] = _score(task, plan, schedule, kind)
-    return [runs[task.name] for task in tasks]
+    failures = []
+    for task, error in _trained(missing, root, design.minutes, kind, jobs):
+        try:
+            if error is not None:
+                raise error
+            schedule = read_record(Schedule, _schedule_file(task.folder), "delete the run's folder")
+            runs[task.name] = _score(task, plan, schedule, kind)
+        except TumorgenError as failed:  # the other runs are no worse for it
+            failures.append(Failure(task.arm, count, f"seed {task.seed}: {one_line(failed)}"))
+            console.warn(f"{task.name}: {one_line(failed)}")
+    return [runs[task.name] for task in tasks if task.name in runs], failures
 
 
 def _live(job: Job, file: Path) -> Job:
@@ -145,8 +153,10 @@ def _run_in(folder: Path) -> Run:
     return read_record(Run, folder / "run.json", "delete the run's folder")
 
 
-def _trained(tasks: Sequence[Task], root: Path, minutes: float, kind: str, jobs: int | None) -> Iterator[Task]:
-    """Yields each task when its nnU-Net is trained; `jobs` at a time, each on a GPU of its own where there are some.
+def _trained(
+    tasks: Sequence[Task], root: Path, minutes: float, kind: str, jobs: int | None
+) -> Iterator[tuple[Task, TumorgenError | None]]:
+    """Yields each task when its nnU-Net is trained, or with why it is not; `jobs` at a time, each on a GPU of its own where there are some.
 
     The first training of so many minutes on such a device measures how many steps they are; the others take as many.
     """
@@ -154,11 +164,10 @@ def _trained(tasks: Sequence[Task], root: Path, minutes: float, kind: str, jobs:
     left = list(tasks)
     while left and measured_schedule(root, minutes, kind) is None:
         task = left.pop(0)
-        run_job(task.data, task.folder, task.job, task.name, devices[0])
-        yield task
+        yield task, _attempt(task, task.job, task.name, devices[0])
     schedule = measured_schedule(root, minutes, kind)
     waiting: queue.Queue[Task] = queue.Queue()
-    done: queue.Queue[Task | Exception] = queue.Queue()
+    done: queue.Queue[tuple[Task, TumorgenError | None] | Exception] = queue.Queue()
     for task in left:
         waiting.put(task)
 
@@ -169,8 +178,8 @@ def _trained(tasks: Sequence[Task], root: Path, minutes: float, kind: str, jobs:
             except queue.Empty:
                 return
             try:
-                run_job(task.data, task.folder, replace(task.job, schedule=schedule), task.name if len(devices) == 1 else None, variables)
-                done.put(task)
+                title = task.name if len(devices) == 1 else None
+                done.put((task, _attempt(task, replace(task.job, schedule=schedule), title, variables)))
             except Exception as error:  # noqa: BLE001 - whatever it is: who waits for this thread would wait for ever
                 done.put(error)
                 return
@@ -181,9 +190,18 @@ def _trained(tasks: Sequence[Task], root: Path, minutes: float, kind: str, jobs:
         found = done.get()
         if isinstance(found, Exception):
             raise found
-        if len(devices) > 1:
-            console.note(f"trained: {found.name}")
+        if len(devices) > 1 and found[1] is None:
+            console.note(f"trained: {found[0].name}")
         yield found
+
+
+def _attempt(task: Task, job: Job, title: str | None, variables: Mapping[str, str]) -> TumorgenError | None:
+    """Has the task's nnU-Net trained; why it is not, where that is a user's to mend."""
+    try:
+        run_job(task.data, task.folder, job, title, variables)
+    except TumorgenError as error:
+        return error
+    return None
 
 
 def measured_schedule(root: Path, minutes: float, kind: str) -> Schedule | None:

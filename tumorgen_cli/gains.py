@@ -115,7 +115,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Failure:
-    """An arm that came to no pairs, and why."""
+    """An arm that came to no pairs, or one of its trainings that failed, and why."""
 
     arm: str
     cases: int
