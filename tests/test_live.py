@@ -426,6 +426,28 @@ def test_every_fault_of_the_data_is_told(painting):
     assert len(live._faults(painting, trainer(is_cascaded=True, plans_manager=reader, dataset_json=other), [])) == 4
 
 
+def test_without_an_epoch_left_nothing_is_painted(monkeypatch):
+    """`--c` on a finished training: nnU-Net makes its validation again, wherever the workspace is now."""
+
+    class Finished:
+        current_epoch = num_epochs = 3
+
+        def get_tr_and_val_datasets(self):
+            return "train", "validation"
+
+        def on_train_end(self):
+            self.ended = True
+
+    class Painted(live.PaintingMixin, Finished):
+        pass
+
+    monkeypatch.delenv(live.VARIABLE, raising=False)
+    found = Painted()
+    assert found.get_tr_and_val_datasets() == ("train", "validation")
+    found.on_train_end()
+    assert found.ended
+
+
 def test_nothing_named_is_told(monkeypatch):
     monkeypatch.delenv(live.VARIABLE, raising=False)
     with pytest.raises(StateError, match="nnunet-setup"):
@@ -505,10 +527,14 @@ def test_a_pool_of_something_else_is_emptied_and_its_own_kept(living):
     made.pool.put(entry(0))
     made.start()
     assert len(made.pool.entries()) == 1
+    records = [made.folder / name for name in ("provenance.jsonl", "given_up.jsonl", live.LOG)]
+    for path in records:
+        path.write_text("of an epoch that was trained\n")
     made.job = replace(made.job, pool_hash="another")
     made.start()
     assert made.pool.entries() == []
     assert any("emptied" in line for line in log)
+    assert {path.read_text() for path in records} == {"of an epoch that was trained\n"}
 
 
 def test_how_often_and_how_much_changes_no_entry(painting):

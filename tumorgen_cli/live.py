@@ -142,7 +142,7 @@ class PaintedDataset:
 class PaintingMixin:
     """What makes a trainer of nnU-Net one that paints: `class Mine(PaintingMixin, nnUNetTrainer)`."""
 
-    live: _Live
+    live: _Live | None = None  # as long as there is nothing to paint for
 
     def painting(self) -> Painting:
         """What to paint, from the file that TUMORGEN_PAINTING names.
@@ -154,13 +154,17 @@ class PaintingMixin:
             raise StateError("Nothing says what to paint", [Fault(VARIABLE, "not set", "the path of a tumorgen.json", _SETUP)])
         return read_record(Painting, Path(os.environ[VARIABLE]), _SETUP)
 
-    def get_tr_and_val_datasets(self) -> tuple[PaintedDataset, Any]:
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """nnU-Net's data sets, the one for training with the pool before it; the painter is at work, the pool not empty.
+
+        Where no epoch is left (`--c` on a finished training, of which the validation is made again) nothing is painted or needed for it.
 
         Raises:
             StateError: what is painted does not fit the data, the configuration or the fold, or the painter failed.
         """
         train, validation = super().get_tr_and_val_datasets()  # type: ignore[misc]
+        if self.current_epoch >= self.num_epochs:  # type: ignore[attr-defined]
+            return train, validation
         painting = self.painting()
         faults = _faults(painting, self, () if self.fold == "all" else validation.identifiers)  # type: ignore[attr-defined]
         if faults:
@@ -191,9 +195,11 @@ class PaintingMixin:
         self.live.report()
 
     def on_train_end(self) -> None:
-        self.live.stop()
+        if self.live is not None:
+            self.live.stop()
         super().on_train_end()  # type: ignore[misc]
-        shutil.rmtree(self.live.pool.folder, ignore_errors=True)  # a resumed training would need it, a finished one does not
+        if self.live is not None:
+            shutil.rmtree(self.live.pool.folder, ignore_errors=True)  # a resumed training would need it, a finished one does not
 
 
 class _Live:
@@ -217,11 +223,11 @@ class _Live:
         self.epoch_begins()
 
     def start(self) -> None:
-        """Starts the painter; a pool of something else is emptied first."""
+        """Starts the painter; a pool of something else is emptied first, the records of what was learnt from it stay."""
         painting, stale = self.painting, self.folder / JOB
         if stale.is_file() and read_plain(stale, "delete its folder").get("pool_hash") != self.job.pool_hash:
             self.log("TumorGen: the pool was painted with other settings: it is emptied")
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.pool.folder, ignore_errors=True)
         weights = ", ".join(f"{name} {value}" for name, value in painting.weights.items()) or "none"
         voxels = "×".join(str(n) if n else "2 tumors" for n in self.job.shape)
         voxel, places = 4 * len(painting.channels) + 1, _LOCATION_BYTES * (len(painting.labels) - 1)
