@@ -661,6 +661,22 @@ def test_a_shard_leaves_another_division_alone(at_once, workspace, phantoms, tmp
     assert contents(out) == contents(at_once)
 
 
+def test_a_set_is_read_while_its_shards_are_put_together(at_once, workspace, phantoms, tmp_path, monkeypatch):
+    """A log that is listed may be gone when it is read: its lines are in the set's own then."""
+    out, logs_of = tmp_path / "out", shards.logs_of
+    shard(workspace, phantoms, out, 1, pairs=2)
+
+    def put_together_meanwhile(folder, name):
+        found = logs_of(folder, name)
+        monkeypatch.undo()
+        shards.gather(folder, name, {})
+        return found
+
+    monkeypatch.setattr(shards, "logs_of", put_together_meanwhile)
+    assert [line.case for line in read_provenance(out)] == ["Healthy_000_s0000"]
+    assert not list(out.glob("provenance_*"))
+
+
 def test_given_up_pairs_of_shards(workspace, phantoms, tmp_path):
     method, out = Fake(workspace.plan(), workspace), tmp_path / "out"
     jobs = make_jobs(pipeline.healthy_sources(workspace.plan(), phantoms.healthy, None), 3, 0)

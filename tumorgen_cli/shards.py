@@ -108,11 +108,17 @@ def logs_of(folder: Path, name: str) -> list[Path]:
     return [path for path in (folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}_*_of_*.jsonl"))) if path.is_file()]
 
 
+def read_logs(folder: Path, name: str) -> dict[Path, str]:
+    """The texts of all logs of that name; outside a turn, too, where one may go because all are put together: then they are listed anew."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return {log: log.read_text(encoding="utf-8") for log in logs_of(folder, name)}
+
+
 def read_log(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """The lines of all logs of that name by case, but for one that is still being written."""
-    texts = [whole_lines(log.read_text(encoding="utf-8")) for log in logs_of(folder, name)]
     found: dict[str, dict[str, Any]] = {}
-    for record in (json.loads(line) for text in texts for line in text.splitlines()):
+    for record in (json.loads(line) for text in read_logs(folder, name).values() for line in whole_lines(text).splitlines()):
         found.setdefault(record["case"], record)
     return found
 

@@ -9,6 +9,7 @@ from tumorgen_cli import console
 from tumorgen_cli.files import read_plain
 from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.method import Method
+from tumorgen_cli.shards import read_logs
 from tumorgen_cli.windows import is_done
 from tumorgen_cli.workspace import Workspace
 
@@ -46,7 +47,7 @@ def status(workspace: Workspace) -> list[Step]:
         made = read_plain(workspace.root / "judge" / "judge.json", "run `tumorgen train judge --restart`")
         steps.append(Step("train judge", "done", f"{len(made['cases'])} cases, {made['minutes']:g} minutes", f"tumorgen train judge {where}"))
     for folder in sorted(workspace.root.glob("synthetic/*/set.json")):
-        lines = sum(log.read_text().count("\n") for log in folder.parent.glob("provenance*.jsonl"))  # of shards, too
+        lines = sum(text.count("\n") for text in read_logs(folder.parent, "provenance").values())  # of shards, too
         done = (folder.parent / "dataset.json").is_file()
         stale = read_plain(folder, "delete the set")["plan"] != plan.hash
         state = "stale" if stale else "done" if done else "partly"

@@ -31,7 +31,7 @@ from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
 from tumorgen_cli.records import Box, Grid, Provenance, Shard, TumorFacts
-from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, logs_of, open_log, read_log, turn, whole_lines
+from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, logs_of, open_log, read_log, read_logs, turn, whole_lines
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.windows import in_type, tight_box
 
@@ -432,8 +432,7 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
         raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", remedy)])
     found: dict[str, Provenance] = {}
     faults: list[Fault] = []
-    for log in logs_of(folder, "provenance"):
-        text = log.read_text(encoding="utf-8")
+    for log, text in read_logs(folder, "provenance").items():
         if log != path:  # a shard may be at its last line
             text = whole_lines(text)
         for number, line in enumerate(text.splitlines(), 1):
