@@ -360,6 +360,9 @@ def alive(process):
 # -- setting up -----------------------------------------------------------------------------------------------------
 def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    monkeypatch.setenv("nnUNet_raw", "/raw")
+    monkeypatch.setenv("nnUNet_results", "/results")
     made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste", "--probability", 0.25)
     lines = made.stdout.splitlines()
     folder = Path(live.__file__).parent / "nnunet_trainers"
@@ -367,6 +370,7 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     assert lines == [f"export nnUNet_extTrainer={folder}", f"export TUMORGEN_PAINTING={file}"]
     assert [path.name for path in folder.glob("*.py")] == ["nnUNetTrainerTumorGen.py"]  # nnU-Net imports every module there
     assert "-tr nnUNetTrainerTumorGen" in told(made)
+    assert f"`export nnUNet_preprocessed={unpainted.root / 'nnunet' / 'nnUNet_preprocessed'}`" in told(made)  # which alone is not set
     found = live.read_record(Painting, file, "")
     assert (found.probability, found.pool, found.method) == (0.25, 32, "copypaste")
     assert found.hosts == ("Healthy_000", "Healthy_001")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -333,7 +332,7 @@ def merge(
 ) -> None:
     """Put real cases and synthetic pairs into one nnU-Net raw data set, with folds that validate on unseen real cases alone."""
     from tumorgen_cli import pipeline
-    from tumorgen_cli.nnunet import users_folders
+    from tumorgen_cli.nnunet import export_line, users_folders
 
     made = pipeline.merge(_workspace(work), real, synthetic, out, folds, oversample, preprocessed)
     if as_json:
@@ -354,9 +353,8 @@ def merge(
         console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
     number = int(made.out.name[len("Dataset") :][:3])
     folders = users_folders(work) | {"nnUNet_raw": made.out.parent} | ({"nnUNet_preprocessed": preprocessed} if preprocessed else {})
-    given = " ".join(f"{name}={shlex.quote(str(folder))}" for name, folder in folders.items() if os.environ.get(name) != str(folder))
-    exports = f"export {given} && " if given else ""
-    console.next_command(f"{exports}nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres && nnUNetv2_train {number} 3d_fullres 0")
+    steps = [f"nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres", f"nnUNetv2_train {number} 3d_fullres 0"]
+    console.next_command(" && ".join(filter(None, [export_line(folders), *steps])))
 
 
 @app.command()
@@ -611,6 +609,7 @@ def nnunet_setup(
         faults.append(Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out"))
     if faults:
         raise PlanError("Options that do not fit together", faults)
+    from tumorgen_cli.nnunet import export_line, users_folders
     from tumorgen_cli.nnunet_setup import TRAINER, set_up
 
     made = set_up(
@@ -621,7 +620,9 @@ def nnunet_setup(
     for line in () if as_json else made.lines:
         typer.echo(line)
     split = f"copy {Path(made.file).parent / 'splits_final.json'} into $nnUNet_preprocessed/DATASET (a merged set has its own)"
-    console.next_command(f"add the two lines to the job script; {split}; then nnUNetv2_train DATASET 3d_fullres 0 -tr {TRAINER}")
+    exports = export_line(users_folders(work))
+    script = "add the two lines to the job script" + f" and, as nnU-Net's folders are not all set, `{exports}`" * bool(exports)
+    console.next_command(f"{script}; {split}; then nnUNetv2_train DATASET 3d_fullres 0 -tr {TRAINER}")
 
 
 def _parse_box(text: str | None) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -215,6 +216,12 @@ def loader_workers(jobs: int) -> int:
 def users_folders(root: Path) -> dict[str, Path]:
     """The user's own nnU-Net folders by variable; where one is not set, a default in `root`/nnunet."""
     return {name: Path(os.environ.get(name) or root.absolute() / "nnunet" / name) for name in VARIABLES}
+
+
+def export_line(folders: Mapping[str, Path]) -> str:
+    """The shell's `export` of those of nnU-Net's folders that its variables do not name yet; empty where they do."""
+    given = " ".join(f"{name}={shlex.quote(str(folder))}" for name, folder in folders.items() if os.environ.get(name) != str(folder))
+    return f"export {given}" if given else ""
 
 
 # -- running it ----------------------------------------------------------------------------------------------------
