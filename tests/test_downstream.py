@@ -295,7 +295,8 @@ def test_page_and_tables():
     assert "var(--text)" in page  # the figure follows the page's colours
     assert not re.search(r'(src|href)="http', page)
     lines = gains_csv(arms).splitlines()
-    assert len(lines) == 1 + 4 * (4 + 2 * 3)  # measures, and both of overlap in three sizes
+    assert len(lines) == 1 + 4 * (4 + 3 * 3)  # measures, and both of overlap and the lesions found in three sizes
+    assert next(line for line in lines if line.startswith("real,4,0,1,lesions found,")).endswith(",1.0000")
     (line,) = [line for line in lines if line.startswith("copypaste,2,0,1,dice,any,4,0.5500,")]
     assert ",0.1000,0.1000,0.1000," in line
     assert [row[:2] for row in gain_rows(arms)] == [("2", "real"), ("2", "copypaste"), ("4", "real"), ("4", "copypaste")]

@@ -200,10 +200,11 @@ def _write(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> No
 
 
 def gains_csv(arms: Sequence[Arm]) -> str:
-    """A line per arm, number of cases, measure and, for Dice and surface Dice, size of the patients' largest lesion."""
+    """A line per arm, number of cases and measure; of Dice and surface Dice also by the size of the patients' largest lesion, of the lesions
+    found by their own size, where `count` is that of lesions."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    head = ["arm", "real cases", "pairs", "seeds", "measure", "largest lesion", "patients", "mean", "low", "high", "spread over patients"]
+    head = ["arm", "real cases", "pairs", "seeds", "measure", "lesion size", "count", "mean", "low", "high", "spread over patients"]
     writer.writerow([*head, "gain", "gain low", "gain high", "p", "better", "worse"])
     for arm in arms:
         lines = [(name, "any", getattr(arm, name)) for name in MEASURES]
@@ -213,6 +214,8 @@ def gains_csv(arms: Sequence[Arm]) -> str:
             values = [own.mean, own.low, own.high, measure.spread, *((gain.mean, gain.low, gain.high, measure.p) if gain else ())]
             numbers = [f"{value:.4f}" for value in values] + [""] * (8 - len(values))
             writer.writerow([arm.arm, arm.cases, arm.pairs, arm.seeds, name, size, own.count, *numbers, measure.better, measure.worse])
+        for each in arm.by_size:
+            writer.writerow([arm.arm, arm.cases, arm.pairs, arm.seeds, "lesions found", each.name, each.lesions, f"{each.found:.4f}"])
     return stream.getvalue()
 
 
