@@ -190,7 +190,8 @@ class _Easel:
         return provenance_of(plan, studio.method.name, studio.weights, job, scan, host_hash, draw, seconds)
 
     def _patch(self, grid: Grid, draw: Draw, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[Any]]:
-        """The part around the tumor of what nnU-Net makes of the scan, and the labels and regions it would look for."""
+        """The part around the tumor of what nnU-Net makes of the scan, and the labels it would look for (a tuple: all that is
+        annotated, where there is an ignore label)."""
         image, given = (np.ascontiguousarray(a.transpose(0, 3, 2, 1), np.float32) for a in (np.asarray(draw.image), labels[None]))
         properties: dict[str, Any] = {"spacing": [float(s) for s in reversed(grid.spacing_mm)]}  # nnU-Net's order: z, y, x
         preprocessor = self.configuration.preprocessor_class(verbose=False)
@@ -228,7 +229,7 @@ def mix(image: np.ndarray, labels: np.ndarray, other: Entry, rng: np.random.Gene
 
 
 def locations(labels: np.ndarray, key: int | Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """Voxels (n, 4) of a label, or of a region's labels, in labels (1, X, Y, Z): all, or 10,000 drawn of more."""
+    """Voxels (n, 4) of a label, or of any of a tuple's, in labels (1, X, Y, Z): all, or 10,000 drawn of more."""
     found = np.argwhere(np.isin(labels, key))
     return found if len(found) <= _LOCATIONS else found[rng.choice(len(found), _LOCATIONS, replace=False)]
 

@@ -20,7 +20,8 @@ _TRIES = 100  # entries that vanish between being listed and being opened; more 
 @dataclass(frozen=True)
 class Entry:
     """A painted patch, by its number, as nnU-Net's loader takes a case: image (C, X, Y, Z) and labels (1, X, Y, Z) on nnU-Net's grid, in its
-    order of axes, and voxels (n, 4) of each label or region, by which it looks for foreground."""
+    order of axes, and voxels (n, 4) of each label, by which it looks for foreground, and with an ignore label of all that is annotated, under
+    the tuple of its labels."""
 
     number: int
     image: np.ndarray
@@ -93,7 +94,7 @@ def _open(path: Path) -> Entry:
 
 
 def _name_of(key: int | tuple[int, ...]) -> str:
-    """A label as `3`, a region as `1_3_`: a region of one label is not that label."""
+    """A label as `3`, the tuple of what is annotated (nnU-Net's key where there is an ignore label) as `-1_0_1_`."""
     return "".join(f"{value}_" for value in key) if isinstance(key, tuple) else str(key)
 
 
