@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_cli import call, told
 
-from tumorgen_cli import live, painter
+from tumorgen_cli import live, nnunet_setup, painter
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.files import from_plain, write_json
 from tumorgen_cli.live import PaintedDataset, PainterJob, Painting, Progress
@@ -399,6 +399,13 @@ def test_a_held_out_host_by_another_name_is_told(workspace, phantoms, tmp_path):
     shutil.copy(phantoms.dataset / "imagesTr" / f"{case}_0000.nii.gz", tmp_path / "Somebody_0000.nii.gz")
     arguments = ("-w", workspace.root, "--healthy", tmp_path, "--method", "copypaste", "--device", "cpu")
     assert f"Somebody, which is {case}" in " ".join(told(call("nnunet-setup", *arguments, code=1)).split())
+
+
+def test_a_judge_that_knows_held_out_cases_is_told(unpainted, phantoms, tmp_path, monkeypatch):
+    write_json(tmp_path / "judge.json", {"cases": unpainted.splits().test})
+    monkeypatch.setattr(nnunet_setup, "needed_judge", lambda *_: SimpleNamespace(folder=tmp_path))
+    made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste", "--until-pass", 2, "--device", "cpu")
+    assert f"has learnt from held-out cases ({unpainted.splits().test[0]}" in told(made)
 
 
 def test_options_that_do_not_fit_are_told_together(tmp_path):
