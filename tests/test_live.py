@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_cli import call, told
 
-from tumorgen_cli import live, nnunet_setup, painter
+from tumorgen_cli import judge, live, painter
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.files import from_plain, write_json
 from tumorgen_cli.live import PaintedDataset, PainterJob, Painting, Progress
@@ -403,9 +403,10 @@ def test_a_held_out_host_by_another_name_is_told(workspace, phantoms, tmp_path):
 
 def test_a_judge_that_knows_held_out_cases_is_told(unpainted, phantoms, tmp_path, monkeypatch):
     write_json(tmp_path / "judge.json", {"cases": unpainted.splits().test})
-    monkeypatch.setattr(nnunet_setup, "needed_judge", lambda *_: SimpleNamespace(folder=tmp_path))
-    made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste", "--until-pass", 2, "--device", "cpu")
-    assert f"has learnt from held-out cases ({unpainted.splits().test[0]}" in told(made)
+    monkeypatch.setattr(judge, "Judge", lambda *_: SimpleNamespace(folder=tmp_path))
+    arguments = ("--healthy", phantoms.healthy, "--method", "copypaste", "--until-pass", 2, "--judge", tmp_path, "--device", "cpu")
+    made = call("nnunet-setup", "-w", unpainted.root, *arguments)
+    assert f"of the held-out cases ({unpainted.splits().test[0]}" in " ".join(told(made).split())
 
 
 def test_options_that_do_not_fit_are_told_together(tmp_path):

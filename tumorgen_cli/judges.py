@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from tumorgen_cli import console, rules
 from tumorgen_cli.devices import DeviceName, find_device
-from tumorgen_cli.errors import Fault, StateError
+from tumorgen_cli.errors import Fault, StateError, few
 from tumorgen_cli.files import read_record
+from tumorgen_cli.judging import known_cases
 from tumorgen_cli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -44,17 +45,17 @@ def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) ->
         _check_own_judge(workspace, own)
         console.note(f"judge: the workspace's own ({own})")
         folder = own
-    if folder is not None and (folder.exists() or str(folder) != BUNDLED):
-        _tell_known_cases(workspace, folder)
-        return Judge(folder, find_device(device), plan.tumor_name, plan.precision)
-    names = [channel.name for channel in plan.channels]
-    seen = len(names) == 1 and rules.is_pet(names[0]) and "spect" not in names[0].lower()
-    if folder is not None or seen:
+    name = plan.tumor_name
+    if folder is None or (str(folder) == BUNDLED and not folder.exists()):
+        channels = [channel.name for channel in plan.channels]
+        if folder is None and not (len(channels) == 1 and rules.is_pet(channels[0]) and "spect" not in channels[0].lower()):
+            console.warn("no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` (the bundled one sees FDG-PET alone)")
+            return None
         console.note("judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)")
-        _tell_known_cases(workspace, bundled_judge())
-        return Judge(bundled_judge(), find_device(device), "tumor", plan.precision)
-    console.warn("no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` (the bundled one sees FDG-PET alone)")
-    return None
+        folder, name = bundled_judge(), "tumor"
+    if seen := sorted(set(known_cases(folder)) & set(workspace.splits().test)):
+        console.warn(f"this judge has learnt from {len(seen)} of the held-out cases ({few(seen)}): what it reaches there is no ceiling")
+    return Judge(folder, find_device(device), name, plan.precision)
 
 
 def _check_own_judge(workspace: Workspace, folder: Path) -> None:
@@ -71,19 +72,6 @@ def _check_own_judge(workspace: Workspace, folder: Path) -> None:
         raise StateError("The workspace's judge is stale", faults)
     if record.held_out and not record.mean_dice >= USEFUL_DICE:
         console.warn(f"this judge reaches a DSC of {record.mean_dice:.2f} on real held-out cases: its scores say little ({WEAK_JUDGE})")
-
-
-def _tell_known_cases(workspace: Workspace, folder: Path) -> None:
-    """Warns where a judge that tells what it has learnt from knows held-out cases; an nnU-Net of the user's own does not tell."""
-    from tumorgen_cli.judge_training import JudgeRecord
-
-    if not (folder / "judge.json").is_file():
-        return
-    record = read_record(JudgeRecord, folder / "judge.json", "give another judge")
-    known = set(record.cases) & set(workspace.splits().test) if record.dataset == workspace.plan().dataset else set()
-    if known:
-        names = ", ".join(sorted(known)[:4])
-        console.warn(f"this judge has learnt from {len(known)} of the held-out cases ({names}): what it reaches on real ones is no ceiling")
 
 
 def bundled_judge() -> Path:

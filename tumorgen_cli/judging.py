@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
+from tumorgen_cli.files import read_plain
 from tumorgen_cli.metrics.agreement import Verdict, verdict
 from tumorgen_cli.records import Box, Grid
 
@@ -42,6 +44,12 @@ def judge_pair(tumor: np.ndarray, others: np.ndarray, predicted: np.ndarray, box
     pieces, _ = ndimage.label(found, np.ones((3, 3, 3)))
     foreign = np.setdiff1d(pieces[others], pieces[tumor])
     return verdict(tumor, found & ~others & ~np.isin(pieces, foreign), grid.spacing_mm, tolerance_mm)
+
+
+def known_cases(folder: Path) -> list[str]:
+    """The cases that the judge in a folder is known to have learnt from: those of its judge.json, which only judges of ours have."""
+    path = folder / "judge.json"
+    return list(read_plain(path, "train the judge again").get("cases", ())) if path.is_file() else []
 
 
 def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:

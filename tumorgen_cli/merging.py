@@ -215,8 +215,6 @@ def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
 
 
 # -- what can be wrong -----------------------------------------------------------------------------------------
-
-
 def _read(folder: Path) -> Dataset:
     return read_dataset(folder, "1")  # which label is the tumor does not matter here; every data set has a label 1
 

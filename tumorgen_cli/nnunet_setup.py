@@ -13,17 +13,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from tumorgen_cli import console
 from tumorgen_cli.dataset import case_words, cases_among
 from tumorgen_cli.devices import DeviceName
-from tumorgen_cli.errors import Fault, StateError, few, gather_faults
+from tumorgen_cli.errors import Fault, StateError, gather_faults
 from tumorgen_cli.files import write_json
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import VARIABLE, Painting
 from tumorgen_cli.painter import names_of, sources_of
 from tumorgen_cli.pipeline import dataset_of
 from tumorgen_cli.stages import open_method
-from tumorgen_cli.synthesis import judge_cases
 from tumorgen_cli.workspace import Workspace
 
 TRAINER = "nnUNetTrainerTumorGen"
@@ -79,9 +77,7 @@ def set_up(
         if renamed:
             faults.append(Fault(str(healthy), f"held-out cases by other names ({case_words(renamed)})", "other scans", "take them out of the folder"))
     if until_pass is not None:
-        chooser = gather_faults(faults, lambda: needed_judge(workspace, where, device))
-        if chooser is not None and (seen := sorted(set(splits.test).intersection(judge_cases(chooser)))):
-            console.warn(f"the judge ({chooser.folder}) has learnt from held-out cases ({few(seen)}): scores there may come out too high")
+        gather_faults(faults, lambda: needed_judge(workspace, where, device))
     if faults or sources is None:
         raise StateError("Painting cannot be set up", faults)
     painting = replace(painting, hosts=names_of(sources))

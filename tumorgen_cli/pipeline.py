@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tumorgen_cli import console, rules
 from tumorgen_cli.dataset import Dataset, case_words, cases_among, find_dataset, host_scans, read_dataset
 from tumorgen_cli.devices import DeviceName, find_budget, find_device
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
 from tumorgen_cli.faults import read_header
 from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint

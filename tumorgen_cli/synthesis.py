@@ -26,7 +26,7 @@ from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_lin
 from tumorgen_cli.faults import geometry_faults, read_header
 from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, without_tumors
-from tumorgen_cli.judging import predict_around
+from tumorgen_cli.judging import known_cases, predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
@@ -404,15 +404,9 @@ def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
     return None if found is None else tuple(found)
 
 
-def judge_cases(judge: Judge) -> list[str]:
-    """The cases that a judge is known to have learnt from: those of its judge.json, which only judges of ours have."""
-    path = judge.folder / "judge.json"
-    return list(read_plain(path, "train the judge again").get("cases", ())) if path.is_file() else []
-
-
 def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Sequence[str]] | None = None) -> None:
     """Records which judge chose a set's pairs, and `earlier` ones, with the cases that each is known to have learnt from."""
-    write_json(folder / _JUDGES, {**(earlier or {}), str(judge.folder.resolve()): judge_cases(judge)})
+    write_json(folder / _JUDGES, {**(earlier or {}), str(judge.folder.resolve()): known_cases(judge.folder)})
 
 
 def read_judges(folder: Path) -> dict[str, list[str]]:
