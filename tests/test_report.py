@@ -24,7 +24,7 @@ from tumorgen_cli.metrics.scores import (
 )
 from tumorgen_cli.metrics.tumors import TumorStatistics
 from tumorgen_cli.records import Box, Provenance
-from tumorgen_cli.report import Pictures, Strip, write_report
+from tumorgen_cli.report import Losses, Pictures, Strip, write_report
 
 VOID = {"meta", "img", "br", "source", "input"}
 
@@ -93,7 +93,10 @@ def lines(count):
     ]  # fmt: skip
 
 
-def page(tmp_path, scores, count, others=()):
+NOTHING = Losses({}, {}, {}, ())
+
+
+def page(tmp_path, scores, count, others=(), losses=NOTHING):
     previews = tmp_path / "previews"
     previews.mkdir(exist_ok=True)
     for i in range(count):
@@ -101,7 +104,7 @@ def page(tmp_path, scores, count, others=()):
         Image.fromarray(noise).save(previews / f"pair{i}.png")
     strip = Strip(np.zeros((30, 20, 3), np.uint8), 3)
     pictures = Pictures(previews, {"pair1": strip}, {"pair0": np.zeros((8, 9)), "t0": np.ones((8, 9))})
-    write_report(tmp_path / "report.html", scores, others, lines(count), pictures)
+    write_report(tmp_path / "report.html", scores, others, lines(count), losses, pictures)
     checker = Checker()
     html = (tmp_path / "report.html").read_text()
     checker.feed(html)
@@ -123,8 +126,26 @@ def test_page_is_whole_and_shows_best_median_worst(tmp_path):
     assert "<host>" in text
     assert "a <set>" in text
     assert "1 undefined" in text
-    assert "10 (10 empty)" in text
     assert len(html) < 3_000_000
+
+
+def test_what_went_wrong_is_told(tmp_path):
+    scores = make_scores([0.5, 0.9, 0.0, 0.7])
+    html, _ = page(tmp_path, scores, 4)
+    assert "chosen by a judge" not in html
+    given_up = {"x": "no place <here>", "y": "3 empty", "z": "3 empty"}
+    losses = Losses(given_up, {"w": "P 0.41, below 0.7"}, {"empty": 6, "too small": 1}, ("results/judge",))
+    html, text = page(tmp_path, scores, 4, losses=losses)
+    rows = {row.split("</td>")[0]: row for row in html.split("<tr><td>")}
+    for title, told in {
+        "draws rejected": "7</td><td>6 empty, 1 too small",
+        "pairs given up": "3</td><td>3 empty: y, z; no place &lt;here&gt;: x",
+        "pairs left out by a filter": "1</td><td>P 0.41, below 0.7: w",
+        "pairs without a tumor": "0</td>",
+        "tumors that the judge does not find": "1</td><td>pair2",
+    }.items():
+        assert told in re.sub(r"<td[^>]*>", "<td>", rows[title])
+    assert "chosen by a judge (results/judge)" in text
 
 
 def test_other_sets_stand_beside(tmp_path):

@@ -22,7 +22,7 @@ from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy,
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Provenance, Shard
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, open_log, read_log, turn
-from tumorgen_cli.synthesis import NOT_FOUND, read_judges, read_learnt_from, read_provenance, write_dataset_json, write_judges
+from tumorgen_cli.synthesis import LEFT_OUT, NOT_FOUND, read_judges, read_learnt_from, read_provenance, write_dataset_json, write_judges
 
 if TYPE_CHECKING:
     from tumorgen_cli.console import Ticker
@@ -136,6 +136,6 @@ def _finish(plan: Plan, out: Path, pairs: Sequence[tuple[Provenance, Judged]], k
             kept.append(json.dumps(to_plain(line)) + "\n")
         else:
             table.writerow([line.case, line.host, reason, *(f"{v:.4f}" for v in (judged.proportion, judged.dice, judged.surface_dice))])
-    write_text(out / "rejected.csv", text.getvalue())
+    write_text(out / LEFT_OUT, text.getvalue())
     write_text(out / "provenance.jsonl", "".join(kept))
     write_dataset_json(out, plan, len(kept))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tumorgen_cli.errors import few
 from tumorgen_cli.files import write_text
 from tumorgen_cli.metrics.frechet import Interval
 from tumorgen_cli.metrics.novelty import Near, Spread
@@ -23,6 +24,7 @@ from tumorgen_cli.previews import display_of
 from tumorgen_cli.records import Provenance
 
 _PICTURE_WIDTH = 760
+_NAMED = 8  # of pairs or reasons, that are named
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,34 @@ class Pictures:
     slices: Mapping[str, np.ndarray]
 
 
-def write_report(path: Path, scores: Scores, others: Sequence[Scores], provenance: Sequence[Provenance], pictures: Pictures) -> None:
+@dataclass(frozen=True)
+class Losses:
+    """What was lost on the way to a set: pairs given up and pairs that a filter left out, by case with the reason, and draws rejected
+    by reason; `judges`: those that chose its pairs."""
+
+    given_up: Mapping[str, str]
+    left_out: Mapping[str, str]
+    rejected: Mapping[str, int]
+    judges: Sequence[str]
+
+
+def write_report(
+    path: Path, scores: Scores, others: Sequence[Scores], provenance: Sequence[Provenance], losses: Losses, pictures: Pictures
+) -> None:
     """Writes the page. `others` are sets to compare with; a preview that is missing is said to be."""
     _, unit = display_of(scores.channel)
     parts = [
         _head(scores),
         _tiles(scores),
         _summary(scores, others),
-        _agreement(scores),
+        _agreement(scores, losses),
         _statistics(scores, unit),
         _shares(scores),
         _distances(scores),
         _reader(scores),
         _novelty(scores, pictures),
         _pairs(scores, pictures),
+        _failures(scores, losses),
         _origin(scores, provenance),
     ]
     write_text(path, page(f"{scores.name}: evaluation", parts))
@@ -111,7 +127,7 @@ def _summary(scores: Scores, others: Sequence[Scores]) -> str:
     return "<h2>In short</h2>" + table(header, rows)
 
 
-def _agreement(scores: Scores) -> str:
+def _agreement(scores: Scores, losses: Losses) -> str:
     if not scores.judge:
         text = "No judge was given, so agreement between images and masks was not measured: use --judge FOLDER with an nnU-Net."
         return f"<h2>Do image and mask agree?</h2><p>{text}</p>\n"
@@ -140,6 +156,9 @@ def _agreement(scores: Scores) -> str:
         "The held-out real cases are what this judge reaches on real tumors. Agreement above that is a sign of easy, typical "
         "tumors, not only of good masks. Intervals are 95 % bootstraps over pairs, which are alike where they share a host."
     )
+    if losses.judges:
+        chosen = ", ".join(map(escape, losses.judges))
+        note = f"<b>The pairs were chosen by a judge ({chosen}): they agree with it, or with one like it, better than they came.</b> {note}"
     return (
         "<h2>Do image and mask agree?</h2>" + table(["", "synthetic", "held-out real", ""], rows) + f"<p class=soft>{note}</p>\n"
     )
@@ -171,7 +190,7 @@ def _distances(scores: Scores) -> str:
     if not scores.planes:
         return ""
     rows = []
-    for place, title in (("tumor", "through the tumor"), ("middle", "middle of the window")):
+    for place, title in (("tumor", "through the tumor"), ("middle", "middle of the scan")):
         for measure in ("frechet", "kernel"):
             for p in (p for p in scores.planes if (p.place, p.measure) == (place, measure)):
                 plane = "mean of planes" if p.plane == ALL_PLANES else p.plane
@@ -305,19 +324,36 @@ def _slider(strip: Strip, name: str) -> str:
     )
 
 
+def _failures(scores: Scores, losses: Losses) -> str:
+    """What did not come, what came empty, and what the judge does not see."""
+    pairs = scores.of("synthetic")
+    empty = [case.case for case in pairs if not case.statistics.volume_ml > 0]
+    missed = [case.case for case in pairs if case.statistics.volume_ml > 0 and case.verdict.dice == 0]
+    redrawn = ", ".join(f"{count} {reason}" for reason, count in sorted(losses.rejected.items()))
+    rows = [
+        ("draws rejected", sum(losses.rejected.values()), escape(redrawn)),
+        ("pairs given up", len(losses.given_up), escape(_reasons(losses.given_up))),
+        ("pairs left out by a filter", len(losses.left_out), escape(_reasons(losses.left_out))),
+        ("pairs without a tumor", len(empty), escape(few(empty, _NAMED))),
+        *([("tumors that the judge does not find", len(missed), escape(few(missed, _NAMED)))] if scores.judge else []),
+    ]
+    return "<h2>What went wrong?</h2>" + table(["", "", ""], [(title, str(count), told) for title, count, told in rows]) + "\n"
+
+
+def _reasons(lost: Mapping[str, str]) -> str:
+    """The reasons, the most frequent first, with the pairs they are of."""
+    told = [f"{reason}: {few([case for case, why in lost.items() if why == reason])}" for reason, _ in Counter(lost.values()).most_common(_NAMED)]
+    return "; ".join(told)
+
+
 def _origin(scores: Scores, provenance: Sequence[Provenance]) -> str:
     seconds = [sum(line.seconds.values()) if "total" not in line.seconds else line.seconds["total"] for line in provenance]
-    rejected: Counter[str] = Counter()
-    for line in provenance:
-        rejected.update(line.rejected)
     undefined = sum(c.synthetic.undefined for c in scores.comparisons)
-    redrawn = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
     facts = {
         "methods": _counted(line.method for line in provenance),
         "hosts": f"{len({line.host for line in provenance})}: {_counted(line.host for line in provenance)}",
         "steps": _counted(str(line.drawn.get("steps", "none")) for line in provenance),
         "seconds a pair": f"median {number(float(np.median(seconds)))}" if seconds else "–",
-        "draws rejected": f"{sum(rejected.values())} ({redrawn})" if rejected else "none",
         "windows padded": str(sum(line.padded for line in provenance)),
         "undefined statistics": str(undefined),
         "plan of the pairs": _counted(line.plan_hash for line in provenance),

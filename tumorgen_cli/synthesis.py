@@ -7,6 +7,7 @@ Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/`, `previews/`
 
 from __future__ import annotations
 
+import csv
 import functools
 import itertools
 import json
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 NOT_FOUND = "P below the threshold"
 _JUDGES = "judges.json"
+LEFT_OUT = "rejected.csv"
 
 
 @dataclass(frozen=True)
@@ -413,6 +415,15 @@ def read_judges(folder: Path) -> dict[str, list[str]]:
     """The cases that the judges which chose a set's pairs are known to have learnt from, by the judge's folder."""
     path = folder / _JUDGES
     return read_plain(path, "run `tumorgen synthesize` or `filter` again") if path.is_file() else {}  # type: ignore[no-any-return]
+
+
+def read_left_out(folder: Path) -> dict[str, str]:
+    """The pairs that a filter left out of a set, with the reason; none of a set that is not filtered."""
+    path = folder / LEFT_OUT
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        return {row["case"]: row["reason"] for row in csv.DictReader(stream)}
 
 
 def read_provenance(folder: Path) -> tuple[Provenance, ...]:
