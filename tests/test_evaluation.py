@@ -250,7 +250,7 @@ def test_real_tumors_count_one_by_one(plan, tmp_path):
     image = scan(large | small, 6, 4)
     write_case(folder, "t1", image, 2 * (large | small))
     plan = replace(plan, dataset_path=str(folder))
-    copy = write_set(tmp_path / "synthetic" / "toy", [("a", "x", image, 2 * large)])
+    copy = write_set(tmp_path / "synthetic" / "toy", [("a", "x", image, 2 * large), ("b", "y", scan(large, 5, 9), 2 * large)])
     scores = evaluate(plan, copy, Threshold(), tmp_path)
     names = [case.case for case in scores.of("train")]
     assert names == ["t1_tumor1", "t1_tumor2", "t2", "t3", "t4"]
@@ -258,7 +258,9 @@ def test_real_tumors_count_one_by_one(plan, tmp_path):
     assert (first.host, second.host) == ("t1", "t1")
     assert first.statistics.volume_ml == pytest.approx(large.sum() * 0.08)
     assert second.statistics.volume_ml == pytest.approx(small.sum() * 0.08)
-    (near,) = scores.novelty.pairs
+    counts = {row.place: row.floor.counts[1] for row in scores.planes}
+    assert counts == {"tumor": 5, "middle": 4}  # through the middle of a scan there is one slice
+    near = next(near for near in scores.novelty.pairs if near.case == "a")
     assert near.nearest == "t1_tumor1"
     assert near.distance < 1e-3
     before = tumors_of(plan, SPLITS)[0]

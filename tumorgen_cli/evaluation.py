@@ -123,7 +123,7 @@ def evaluate_set(
         agreement=agree(pairs, test, train),
         comparisons=compare(pairs, train),
         shares=hard_shares(pairs, train),
-        planes=plane_distances(*map(np.array, features.values()), [case.host for case in pairs], [case.host for case in train]),
+        planes=plane_distances(*map(np.array, features.values()), *([case.host for case in cases] for cases in (pairs, train, test))),
         reader=_reader_test(plan, pairs, (*train, *test), measured, seed),
         novelty=novelty(*(_lesions(scored[group], measured[group]) for group in ("synthetic", "train", "test"))),
         cases=(*pairs, *train, *test),

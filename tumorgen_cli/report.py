@@ -99,7 +99,7 @@ def _head(scores: Scores) -> str:
     counts = {group: len(scores.of(group)) for group in ("synthetic", "train", "test")}
     return (
         f"<h1>{escape(scores.name)}</h1><p class=soft>{counts['synthetic']} synthetic pairs, beside {counts['train']} training "
-        f"and {counts['test']} held-out cases with a tumor · channel {escape(scores.channel)}</p>\n"
+        f"and {counts['test']} held-out tumors · channel {escape(scores.channel)}</p>\n"
     )
 
 
@@ -153,7 +153,7 @@ def _agreement(scores: Scores, losses: Losses) -> str:
     note = (
         "A prediction counts inside the painted box and 10 mm around it (real tumors: their tight box and 10 mm around it). Empty "
         "against empty is undefined, empty against anything else 0. "
-        "The held-out real cases are what this judge reaches on real tumors. Agreement above that is a sign of easy, typical "
+        "The held-out tumors say what this judge reaches on real ones. Agreement above that is a sign of easy, typical "
         "tumors, not only of good masks. Intervals are 95 % bootstraps over pairs, which are alike where they share a host."
     )
     if losses.judges:
@@ -196,13 +196,14 @@ def _distances(scores: Scores) -> str:
                 plane = "mean of planes" if p.plane == ALL_PLANES else p.plane
                 cells = [_distance(each) for each in (p.whole, p.matched, p.floor)]
                 rows.append((f"{_measure_name(scores, measure)}, {plane}, {title}", *cells, "too few cases to tell" if p.unclear else ""))
-    counts = scores.planes[0].floor.counts
+    counts = next(p.floor.counts for p in scores.planes if p.place == "tumor")
     kind = "the standard FID features" if scores.is_fid else "no FID, and not comparable to one"
     note = (
-        f"Distances to the training cases' slices in the features <i>{escape(scores.features)}</i> ({kind}); the kernel distance "
+        f"Distances to the training tumors' slices in the features <i>{escape(scores.features)}</i> ({kind}); the kernel distance "
         "is unbiased and may fall below 0. A Fréchet distance grows as slices get fewer, so hold the second column "
-        f"({counts[0]} synthetic against {counts[1]} training cases, mean and 95 % of draws) against the third, which is what real cases score "
-        "against real cases at the same counts. The first has a 95 % jackknife interval over hosts. A row is too small a "
+        f"({counts[0]} synthetic against {counts[1]} training ones, mean and 95 % of draws) against the third, which is what real ones score "
+        "against real ones at the same counts. Through its middle, as the paper has it, a real scan counts once. The first has a 95 % "
+        "jackknife interval over hosts. A row is too small a "
         "sample where the two differ by less than the width of the real-real interval."
     )
     header = ["", f"synthetic, all {len(scores.of('synthetic'))}", f"synthetic, {counts[0]} at a time", "real against real", ""]

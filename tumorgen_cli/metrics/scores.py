@@ -106,10 +106,10 @@ class Share:
 
 @dataclass(frozen=True)
 class PlaneDistance:
-    """A distance to the training cases' slices of one plane (`all`: the mean of the planes) at one place.
+    """A distance to the training tumors' slices of one plane (`all`: the mean of the planes) at one place.
 
     `whole` is that of the whole set. `matched` is the set at the test cases' number, to be held against `floor`, what as many
-    real cases score; few slices make a Fréchet distance larger. `unclear`: the sample is too small to tell the two apart.
+    real ones score; few slices make a Fréchet distance larger. `unclear`: the sample is too small to tell the two apart.
     """
 
     measure: Literal["frechet", "kernel"]
@@ -263,31 +263,40 @@ def _share(kind: str, values: np.ndarray, limit: float) -> float:
 
 
 def plane_distances(
-    synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, hosts: Sequence[str], patients: Sequence[str]
+    synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, hosts: Sequence[str], train_scans: Sequence[str], test_scans: Sequence[str]
 ) -> tuple[PlaneDistance, ...]:
     """Distances to the training slices per place, plane and measure; features are (N, place, plane, D), or empty.
 
-    `hosts` groups the synthetic slices, `patients` those of training: of one scan they stand or fall together, unless there are fewer than three.
+    The names say which scan each row is of: rows of one stand or fall together, unless there are fewer than three scans. Through its
+    middle a real scan counts once, however many tumors it holds.
     """
-    if min(len(synthetic), len(train)) < 2:
-        return ()
-    groups, theirs_by = (names if len(set(names)) >= 3 else None for names in (hosts, patients))
-    real = np.concatenate([train, test]) if len(test) else train
-    # as many as there are held-out cases (without any, half of the training cases), or as the set has
-    counts = (len(test), len(train)) if len(test) >= 2 else (len(train) // 2, len(train) // 2)
-    counts = (min(counts[0], len(synthetic)), counts[1])
     rows = []
     for i, place in enumerate(PLACES):
+        kept = [_once(names) if place == "middle" else list(range(len(names))) for names in (train_scans, test_scans)]
+        known, unseen = (part[rows_of, i] if len(part) else part for part, rows_of in zip((train, test), kept, strict=True))
+        ours, names = synthetic[:, i] if len(synthetic) else synthetic, [train_scans[k] for k in kept[0]]
+        if min(len(ours), len(known)) < 2:
+            continue
+        groups = [each if len(set(each)) >= 3 else None for each in (hosts, names)]
+        real = np.concatenate([known, unseen]) if len(unseen) else known
+        # as many as there are held-out ones (without any, half of the training ones), or as the set has
+        counts = (len(unseen), len(known)) if len(unseen) >= 2 else (len(known) // 2, len(known) // 2)
+        counts = (min(counts[0], len(ours)), counts[1])
         for measure, distance in _DISTANCES.items():
             for j, plane in enumerate((*PLANES, ALL_PLANES)):
-                ours, theirs, everything = (part[:, i] if plane == ALL_PLANES else part[:, i, j] for part in (synthetic, train, real))
+                one, other, everything = (part if plane == ALL_PLANES else part[:, j] for part in (ours, known, real))
                 used = over_planes(distance) if plane == ALL_PLANES else distance
                 seed = derive_seed("distances", place, plane)
-                at_count = matched(ours, theirs, counts, used, _DRAWS, seed)
+                at_count = matched(one, other, counts, used, _DRAWS, seed)
                 real_real = floor(everything, counts, used, _DRAWS, seed)
                 unclear = cannot_tell(real_real, at_count.value, real_real.value)
-                rows.append(PlaneDistance(measure, plane, place, jackknife(ours, theirs, used, groups, theirs_by), at_count, real_real, unclear))
+                rows.append(PlaneDistance(measure, plane, place, jackknife(one, other, used, *groups), at_count, real_real, unclear))
     return tuple(rows)
+
+
+def _once(names: Sequence[str]) -> list[int]:
+    """Where each name stands first."""
+    return [number for number, name in enumerate(names) if name not in names[:number]]
 
 
 #: the statistics of a tumor that is not there: 0 ml, the rest nan
