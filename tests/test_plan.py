@@ -69,6 +69,7 @@ def test_old_tumors_are_looked_for_beyond_their_outline_in_pet_alone(make, works
     assert make(None, "paste.seen_in=[]").paste.seen_in == ()
     for wrong in ("[1]", "PET", "0"):
         assert "of 0 to 0" in refused(PlanError, make, None, f"paste.seen_in={wrong}")["paste.seen_in"].expected
+    assert "of 0 to 0" in refused(PlanError, make, None, "main_channel=1")["main_channel"].expected
 
 
 def test_every_field_has_its_decision(make):

@@ -195,8 +195,8 @@ def make_plan(
     pet = tuple(i for i, facts in enumerate(fingerprint.channels) if rules.is_pet(facts.name))
     reason = "PET: uptake reaches beyond outlines that were drawn on another scan; what is left of it is a tumor without a mask"
     seen_in = part.take("seen_in", pet, reason)
-    asked = {"main_channel": (main,), "paste.seen_in": seen_in if isinstance(seen_in, tuple) else (seen_in,)}
-    strange = [(field, given) for field, given in asked.items() if not all(i in every for i in given)]
+    asked = {"main_channel": (main,), "paste.seen_in": seen_in}
+    strange = [(field, given) for field, given in asked.items() if not (isinstance(given, tuple) and all(i in every for i in given))]
     if strange:
         faults = [Fault(field, str(given), f"of 0 to {len(every) - 1}", "correct --set or the preset") for field, given in strange]
         raise PlanError("A channel does not exist", faults)
