@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ from scipy import ndimage, stats
 
 from tumorgen_cli import console
 from tumorgen_cli.devices import find_device
-from tumorgen_cli.evaluation import real_cases, window_around
+from tumorgen_cli.evaluation import CaseFiles, real_tumors, window_around
 from tumorgen_cli.files import atomic, derive_seed
 from tumorgen_cli.judge import Judge
 from tumorgen_cli.metrics.features import Network, hand_made, inception, lite0, nnunet_encoder
@@ -39,9 +39,8 @@ from tumorgen_cli.metrics.frechet import (
     slices,
 )
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.volumes import read_image, read_volume
-from tumorgen_cli.windows import tight_box
-from tumorgen_cli.workspace import Splits, Workspace
+from tumorgen_cli.volumes import read_image
+from tumorgen_cli.workspace import Workspace
 
 #: what a step of harm is -> its strengths, weakest first
 STEPS = {
@@ -56,7 +55,7 @@ MARGIN = 3  # voxels that the harmed box is larger than the tumor's
 
 @dataclass(frozen=True)
 class Window:
-    """A real case: window (C, X, Y, Z) in [0, 1], tumor centre, and edges of the tumor's box in its voxels."""
+    """A real tumor: window (C, X, Y, Z) in [0, 1], tumor centre, and edges of the tumor's box in its voxels."""
 
     case: str
     image: np.ndarray
@@ -64,16 +63,14 @@ class Window:
     edges: tuple[float, ...]
 
 
-def read_windows(plan: Plan, splits: Splits) -> list[Window]:
-    """Training cases first, then the held-out ones."""
+def read_windows(plan: Plan, tumors: Sequence[CaseFiles]) -> list[Window]:
+    """The windows of tumors, in their order."""
     found = []
-    for files in real_cases(plan, splits):
+    for files in tumors:
         image, grid = read_image(files.images)
-        box = tight_box(read_volume(files.label)[0] == plan.tumor_label)
-        if box is not None:
-            window, center = window_around(plan, image, grid, box)
-            edges = (n * s / w for n, s, w in zip(box.shape, grid.spacing_mm, plan.window.spacing_mm, strict=True))
-            found.append(Window(files.case, window, center, tuple(edges)))
+        window, center = window_around(plan, image, grid, files.box)
+        edges = (n * s / w for n, s, w in zip(files.box.shape, grid.spacing_mm, plan.window.spacing_mm, strict=True))
+        found.append(Window(files.case, window, center, tuple(edges)))
     return found
 
 
@@ -255,8 +252,9 @@ def main(
     """Measures every network and prints one table."""
     begun = time.perf_counter()
     workspace, place = Workspace(work), find_device(device)  # type: ignore[arg-type]
-    plan, splits = workspace.plan(), workspace.splits()
-    windows = read_windows(plan, splits)
+    plan = workspace.plan()
+    tumors = real_tumors(plan, workspace.fingerprint(), workspace.splits())
+    windows = read_windows(plan, tumors)
     networks = [hand_made(), lite0(place)]
     networks += [encoder_of(judge, plan, place)] if judge else []
     networks += [inception(place, fid)] if fid else []
@@ -264,7 +262,7 @@ def main(
     for kind, step, images in harmed(windows):
         for network in networks:
             features[network.name][kind, step] = describe(network, windows, images)
-    tests = sum(window.case in splits.test for window in windows)
+    tests = sum(files.group == "test" for files in tumors)
     rows = [row for name, found in features.items() for row in measure(name, found, tests)]
     draw(rows, (tests, len(windows) - tests), out / "distances.png")
     with atomic(out / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
