@@ -63,6 +63,14 @@ class Window:
     edges: tuple[float, ...]
 
 
+def one_a_scan(tumors: Sequence[CaseFiles]) -> list[CaseFiles]:
+    """The first tumor of each scan: the study's splits take every row for a patient of its own."""
+    first: dict[str, CaseFiles] = {}
+    for files in tumors:
+        first.setdefault(files.host, files)
+    return list(first.values())
+
+
 def read_windows(plan: Plan, tumors: Sequence[CaseFiles]) -> list[Window]:
     """The windows of tumors, in their order."""
     found = []
@@ -165,7 +173,7 @@ def measure(network: str, features: dict[tuple[str, int], np.ndarray], tests: in
     orders = [rng.permutation(len(real)) for _ in range(DRAWS)]  # the floor's own splits: harm is all that differs
     for name, plain in DISTANCES.items():
         distance = over_planes(plain)
-        bottom = floor(real, counts, distance, DRAWS, seed)
+        bottom = floor(real, counts, distance, None, DRAWS, seed)
         held_out = distance(real[-tests:], real[:-tests])
         for kind, strengths in STEPS.items():
             drawn = np.array([
@@ -253,7 +261,7 @@ def main(
     begun = time.perf_counter()
     workspace, place = Workspace(work), find_device(device)  # type: ignore[arg-type]
     plan = workspace.plan()
-    tumors = real_tumors(plan, workspace.fingerprint(), workspace.splits())
+    tumors = one_a_scan(real_tumors(plan, workspace.fingerprint(), workspace.splits()))
     windows = read_windows(plan, tumors)
     networks = [hand_made(), lite0(place)]
     networks += [encoder_of(judge, plan, place)] if judge else []

@@ -259,7 +259,7 @@ def test_real_tumors_count_one_by_one(plan, tmp_path):
     assert first.statistics.volume_ml == pytest.approx(large.sum() * 0.08)
     assert second.statistics.volume_ml == pytest.approx(small.sum() * 0.08)
     counts = {row.place: row.floor.counts[1] for row in scores.planes}
-    assert counts == {"tumor": 5, "middle": 4}  # through the middle of a scan there is one slice
+    assert counts == {"tumor": 4, "middle": 4}  # of scans, which are what was drawn
     near = next(near for near in scores.novelty.pairs if near.case == "a")
     assert near.nearest == "t1_tumor1"
     assert near.distance < 1e-3

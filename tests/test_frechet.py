@@ -144,23 +144,23 @@ def test_jackknife_keeps_groups_together():
 def test_floor_is_what_perfect_cases_score():
     rng = np.random.default_rng(8)
     real = rng.normal(size=(40, 6))
-    found = floor(real, (8, 32), frechet_distance, 200, 1)
+    found = floor(real, (8, 32), frechet_distance, None, 200, 1)
     fresh = [frechet_distance(rng.normal(size=(8, 6)), rng.normal(size=(32, 6))) for _ in range(200)]
     assert found.value == pytest.approx(np.mean(fresh), rel=0.25)
     assert found.low < np.median(fresh) < found.high
     assert frechet_distance(rng.normal(1.5, 1, size=(8, 6)), real[:32]) > found.high
-    halves = floor(real, (20, 20), frechet_distance, 200, 1)
+    halves = floor(real, (20, 20), frechet_distance, None, 200, 1)
     assert halves.value < found.value  # more cases on the smaller side: less bias
-    assert halves == floor(real, (20, 20), frechet_distance, 200, 1)
-    assert halves != floor(real, (20, 20), frechet_distance, 200, 2)
-    kernel = floor(real, (20, 20), kernel_distance, 200, 1)
+    assert halves == floor(real, (20, 20), frechet_distance, None, 200, 1)
+    assert halves != floor(real, (20, 20), frechet_distance, None, 200, 2)
+    kernel = floor(real, (20, 20), kernel_distance, None, 200, 1)
     assert kernel.low < 0 < kernel.high
 
 
 def test_floor_splits_never_share_a_case():
     real = np.arange(10.0)[:, None]
     seen = []
-    floor(real, (4, 6), lambda a, b: seen.append((set(a[:, 0]), set(b[:, 0]))) or 0.0, 20, 3)
+    floor(real, (4, 6), lambda a, b: seen.append((set(a[:, 0]), set(b[:, 0]))) or 0.0, None, 20, 3)
     assert all(len(a) == 4 and len(b) == 6 and not a & b for a, b in seen)
     assert len({tuple(sorted(a)) for a, _ in seen}) > 10
 
@@ -169,19 +169,35 @@ def test_matched_takes_parts_of_both():
     rng = np.random.default_rng(9)
     a, b = rng.normal(1, 1, size=(40, 6)), rng.normal(size=(32, 6))
     whole = frechet_distance(a, b)
-    few = matched(a, b, (8, 32), frechet_distance, 50, 1)
+    few = matched(a, b, (8, 32), frechet_distance, None, None, 50, 1)
     assert few.value > whole  # fewer rows, more bias
     assert few.low < few.value < few.high
-    assert matched(a, b, (40, 32), frechet_distance, 3, 1) == Interval(*[pytest.approx(whole)] * 3, (40, 32))
+    assert matched(a, b, (40, 32), frechet_distance, None, None, 3, 1) == Interval(*[pytest.approx(whole)] * 3, (40, 32))
+
+
+def test_tumors_of_one_scan_do_not_stand_for_several():
+    scans = [name for name in "abcdefgh" for _ in range(3)]
+    real = np.array([[ord(name), turn] for name, turn in zip(scans, [0, 1, 2] * 8, strict=True)], float)
+    seen: list[list[float]] = []
+    floor(real, (3, 5), lambda a, b: seen.append([*a[:, 0], *b[:, 0]]) or 0.0, scans, 20, 3)
+    assert all(sorted(drawn) == sorted(map(ord, "abcdefgh")) for drawn in seen)
+    assert math.isnan(floor(real, (3, 6), frechet_distance, scans, 3, 3).value)
+    turns: list[np.ndarray] = []
+    matched(real, real[:4], (11, 2), lambda a, b: turns.append(a) or 0.0, scans, scans[:4], 20, 3)
+    for drawn in turns:
+        counts = np.unique(drawn[:, 0], return_counts=True)[1]
+        assert len(np.unique(drawn, axis=0)) == 11
+        assert counts.tolist().count(2) == 3  # all eight scans, three of them twice
+    assert len({tuple(drawn[0]) for drawn in turns}) > 8
 
 
 def test_too_few_cases_for_an_interval():
     few = np.zeros((5, 2))
     for found in (
-        floor(few, (3, 3), frechet_distance, 5, 1),
-        floor(few, (1, 3), frechet_distance, 5, 1),
-        matched(few, few, (6, 2), frechet_distance, 5, 1),
-        matched(few, few, (2, 6), frechet_distance, 5, 1),
+        floor(few, (3, 3), frechet_distance, None, 5, 1),
+        floor(few, (1, 3), frechet_distance, None, 5, 1),
+        matched(few, few, (6, 2), frechet_distance, None, None, 5, 1),
+        matched(few, few, (2, 6), frechet_distance, None, None, 5, 1),
     ):
         assert math.isnan(found.value)
         assert math.isnan(found.width)
@@ -202,7 +218,7 @@ def test_planes_are_averaged_and_cases_stay_whole():
     expected = np.mean([kernel_distance(a[:, i], b[:, i]) for i in range(3)])
     assert over_planes(kernel_distance)(a, b) == pytest.approx(expected)
     assert jackknife(a, b, over_planes(kernel_distance), None, None).value == pytest.approx(expected)
-    assert floor(np.concatenate([a, b]), (8, 8), over_planes(frechet_distance), 5, 1).low > 0
+    assert floor(np.concatenate([a, b]), (8, 8), over_planes(frechet_distance), None, 5, 1).low > 0
 
 
 # -- projection, slices ------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def make_scores(dices, judge="results/judge", name="a <set>"):
     few = reader_test(np.ones((1, len(told))), np.ones((5, len(told))), ["x"], list("abcde"), told, 0)
     return Scores(
         name, "s", "p", "PET", judge, "j", "filters", False, 5.5, agree(pairs, test, train), compare(pairs, train),
-        hard_shares(pairs, train), plane_distances(*features, ["x", "y"] * 3, list("abcde"), list("gh")), few,
+        hard_shares(pairs, train), plane_distances(*features, list("xyxyxy")[: len(features[0])], list("abcde"), list("gh")), few,
         novelty(lesions("pair", len(pairs), rng), lesions("t", 5, rng), []), (*pairs, *train, *test),
     )  # fmt: skip
 
@@ -200,6 +200,33 @@ def test_summary():
     many = summarize(np.random.default_rng(0).normal(5, 1, 400), "x")
     assert many.high - many.low == pytest.approx(2 * 1.96 / 20, rel=0.15)
     assert summarize(np.array([math.nan]), "x").count == 0
+
+
+def test_an_interval_over_scans_does_not_shrink_with_tumors_of_one_scan():
+    rng = np.random.default_rng(1)
+    scans = rng.normal(5, 1, 8)
+    alone, many = summarize(scans, "x"), summarize(np.repeat(scans, 10), "x", [str(i) for i in range(8) for _ in range(10)])
+    assert (many.count, many.low, many.high) == (80, pytest.approx(alone.low), pytest.approx(alone.high))
+    uneven = summarize(np.array([0.0] * 9 + [1.0, math.nan]), "x", ["a"] * 9 + ["b", "c"])
+    assert (uneven.low, uneven.high, uneven.undefined) == (0, 1, 1)
+    assert math.isnan(summarize(np.ones(5), "x", ["a"] * 5).low)
+
+
+def test_several_tumors_of_a_scan_do_not_set_perfect_pairs_apart():
+    rng = np.random.default_rng(2)
+
+    def drawn(scans, tumors, each):
+        """Features (N, place, plane, D) of alike tumors in different scans, and the scans' names."""
+        of_scan = np.repeat(rng.normal(size=(scans, 2, 3, 6)), tumors, axis=0)
+        of_tumor = rng.normal(size=(scans * tumors, 2, 3, 6)) * [[[0]], [[0.1]]]  # through its middle a scan is the same
+        return of_scan + of_tumor, [f"{each}{i // tumors}" for i in range(scans * tumors)]
+
+    (pairs, hosts), (train, learnt), (test, held_out) = drawn(6, 6, "p"), drawn(20, 4, "t"), drawn(6, 4, "h")
+    rows = plane_distances(pairs, train, test, hosts, learnt, held_out)
+    assert {row.floor.counts for row in rows} == {(6, 20)}
+    assert all(row.unclear for row in rows if row.plane == "all")
+    few = plane_distances(pairs[:12], train, test, hosts[:12], learnt, held_out)  # twelve pairs in two hosts
+    assert {(row.place, row.matched.counts) for row in few} == {("middle", (2, 20)), ("tumor", (6, 20))}
 
 
 def test_hard_shares_are_a_fifth_of_the_training_tumors():

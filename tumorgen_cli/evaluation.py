@@ -185,7 +185,7 @@ def read_scores(path: Path) -> Scores:
 
 def cases_table(scores: Scores) -> str:
     """All cases as CSV: group, case, host, agreement, the reader test's suspicion of a pair, the main channel's statistics."""
-    names = [f.name for f in fields(TumorStatistics) if f.type == "float"]
+    names = [field.name for field in fields(TumorStatistics)]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["group", "case", "host", *VERDICT, "suspicion", *names])
@@ -296,7 +296,7 @@ def read_tumor(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, np.ndarray, Gr
     """The tumor that counts, of a pair what lies in the painted box, and all other tumor voxels (X, Y, Z) bool; their grid.
 
     Raises:
-        StateError: a real tumor is no longer where the plan's fingerprint has it.
+        StateError: a tumor is no longer where the set's provenance, or the plan's fingerprint, has it.
     """
     labels, grid = read_volume(files.label)
     tumor = labels == plan.tumor_label
@@ -305,8 +305,8 @@ def read_tumor(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, np.ndarray, Gr
     part = inside if files.group == "synthetic" else spanning_component(inside)
     if part is None or part.shape != files.box.shape:
         where = f"one that fills the box {files.box.start} to {files.box.stop}"
-        fault = Fault(str(files.label), "no such tumor: the label has changed", where, "run `tumorgen plan DATASET` again")
-        raise StateError("A real tumor is not where it was", [fault])
+        remedy = _SYNTHESIZE if files.group == "synthetic" else "run `tumorgen plan DATASET` again"
+        raise StateError("A tumor is not where it was", [Fault(str(files.label), "no such tumor: the label has changed", where, remedy)])
     own[files.box.slices] = part
     return own, tumor & ~own, grid
 

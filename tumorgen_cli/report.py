@@ -154,7 +154,7 @@ def _agreement(scores: Scores, losses: Losses) -> str:
         "A prediction counts inside the painted box and 10 mm around it (real tumors: their tight box and 10 mm around it). Empty "
         "against empty is undefined, empty against anything else 0. "
         "The held-out tumors say what this judge reaches on real ones. Agreement above that is a sign of easy, typical "
-        "tumors, not only of good masks. Intervals are 95 % bootstraps over pairs, which are alike where they share a host."
+        "tumors, not only of good masks. Intervals are 95 % bootstraps: over pairs, which are alike where they share a host, and over real scans."
     )
     if losses.judges:
         chosen = ", ".join(map(escape, losses.judges))
@@ -194,19 +194,19 @@ def _distances(scores: Scores) -> str:
         for measure in ("frechet", "kernel"):
             for p in (p for p in scores.planes if (p.place, p.measure) == (place, measure)):
                 plane = "mean of planes" if p.plane == ALL_PLANES else p.plane
-                cells = [_distance(each) for each in (p.whole, p.matched, p.floor)]
+                at_counts = f"{_distance(p.matched)} <small>({p.matched.counts[0]} against {p.matched.counts[1]})</small>"
+                cells = [_distance(p.whole), at_counts, _distance(p.floor)]
                 rows.append((f"{_measure_name(scores, measure)}, {plane}, {title}", *cells, "too few cases to tell" if p.unclear else ""))
-    counts = next(p.floor.counts for p in scores.planes if p.place == "tumor")
     kind = "the standard FID features" if scores.is_fid else "no FID, and not comparable to one"
     note = (
         f"Distances to the training tumors' slices in the features <i>{escape(scores.features)}</i> ({kind}); the kernel distance "
         "is unbiased and may fall below 0. A Fréchet distance grows as slices get fewer, so hold the second column "
-        f"({counts[0]} synthetic against {counts[1]} training ones, mean and 95 % of draws) against the third, which is what real ones score "
-        "against real ones at the same counts. Through its middle, as the paper has it, a real scan counts once. The first has a 95 % "
-        "jackknife interval over hosts. A row is too small a "
+        "(synthetic against training ones, mean and 95 % of draws, which are spread over scans) against the third, which is what real ones "
+        "score against real ones at the same counts, each of another scan. Through its middle, as the paper has it, a scan counts once. "
+        "The first has a 95 % jackknife interval over hosts. A row is too small a "
         "sample where the two differ by less than the width of the real-real interval."
     )
-    header = ["", f"synthetic, all {len(scores.of('synthetic'))}", f"synthetic, {counts[0]} at a time", "real against real", ""]
+    header = ["", f"synthetic, all {len(scores.of('synthetic'))}", "synthetic, at equal counts", "real against real", ""]
     return "<h2>How far are the images from real ones?</h2>" + table(header, rows) + f"<p class=soft>{note}</p>\n"
 
 

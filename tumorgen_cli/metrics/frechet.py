@@ -135,39 +135,59 @@ def jackknife(
     return Interval(value, value - half, value + half, counts)
 
 
-def matched(a: np.ndarray, b: np.ndarray, counts: tuple[int, int], distance: Distance, draws: int, seed: int) -> Interval:
+def matched(
+    a: np.ndarray,
+    b: np.ndarray,
+    counts: tuple[int, int],
+    distance: Distance,
+    groups_a: Sequence[Hashable] | None,
+    groups_b: Sequence[Hashable] | None,
+    draws: int,
+    seed: int,
+) -> Interval:
     """Mean distance of `draws` random parts of both sets, of `counts` rows; the interval holds 95 % of the draws.
 
-    Without replacement, so that every draw is a set such as another lab could have had. The interval says how far single
+    Without replacement, so that every draw is a set such as another lab could have had; of groups (see `jackknife`) as many as
+    there are, so that rows which are alike do not stand for several. The interval says how far single
     sets of that size lie apart; it closes where `counts` nears the sets' own (for those, `jackknife`). nan where a set has
     fewer rows than asked for, or than two are.
     """
     if min(counts) < 2 or len(a) < counts[0] or len(b) < counts[1]:
         return Interval(math.nan, math.nan, math.nan, counts)
     rng = np.random.default_rng(seed)
-    found = [
-        distance(*(part[rng.choice(len(part), count, replace=False)] for part, count in zip((a, b), counts, strict=True)))
-        for _ in range(draws)
-    ]
+    sets = [(part, _members(part, groups), count) for part, groups, count in zip((a, b), (groups_a, groups_b), counts, strict=True)]
+    found = [distance(*(part[_spread(members, rng)[:count]] for part, members, count in sets)) for _ in range(draws)]
     return _of_draws(found, counts)
 
 
-def floor(real: np.ndarray, counts: tuple[int, int], distance: Distance, draws: int, seed: int) -> Interval:
+def floor(
+    real: np.ndarray, counts: tuple[int, int], distance: Distance, groups: Sequence[Hashable] | None, draws: int, seed: int
+) -> Interval:
     """The distance of real cases from other real cases: over random splits of `real` into two sets of `counts` rows.
 
-    Halves: counts (N // 2, N // 2). Held-out against training: `real` is both together, counts are theirs. What a synthetic
-    set of `counts[0]` scores against `counts[1]` real cases is to be held against this: the interval holds 95 % of what
-    perfect cases would score, the exact permutation distribution under "no difference" (unlike the one distance of the
-    held-out cases, which is a single draw of it). nan where there are fewer than sum(counts) rows.
+    Each row is of another group (see `jackknife`): of the tumors of one scan a draw holds one, else they would lie on both
+    sides and bring them together. Halves of N groups: counts (N // 2, N // 2). Held-out against training: `real` is both
+    together, counts are theirs. What a synthetic set of `counts[0]` scores against `counts[1]` real cases is to be held against
+    this: the interval holds 95 % of what perfect cases would score, the exact permutation distribution under "no difference"
+    (unlike the one distance of the held-out cases, which is a single draw of it). nan where there are fewer than sum(counts)
+    groups.
     """
-    if min(counts) < 2 or len(real) < sum(counts):
+    members = _members(real, groups)
+    if min(counts) < 2 or len(members) < sum(counts):
         return Interval(math.nan, math.nan, math.nan, counts)
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(draws):
-        order = rng.permutation(len(real))[: sum(counts)]
+        order = _spread(members, rng)[: sum(counts)]
         found.append(distance(real[order[: counts[0]]], real[order[counts[0] :]]))
     return _of_draws(found, counts)
+
+
+def _spread(members: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """All rows of all groups at random: first one of each group, then a second of each that has one, and so on."""
+    mixed = [rng.permutation(rows) for rows in members]
+    turns = [[rows[turn] for rows in mixed if turn < len(rows)] for turn in range(max(map(len, mixed)))]
+    return np.concatenate([rng.permutation(turn) for turn in turns])
 
 
 def cannot_tell(floor: Interval, first: float, second: float) -> bool:

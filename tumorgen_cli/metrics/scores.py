@@ -108,7 +108,7 @@ class Share:
 class PlaneDistance:
     """A distance to the training tumors' slices of one plane (`all`: the mean of the planes) at one place.
 
-    `whole` is that of the whole set. `matched` is the set at the test cases' number, to be held against `floor`, what as many
+    `whole` is that of the whole set. `matched` is the set at the test scans' number, to be held against `floor`, what as many
     real ones score; few slices make a Fréchet distance larger. `unclear`: the sample is too small to tell the two apart.
     """
 
@@ -198,21 +198,25 @@ def values_of(cases: Sequence[CaseScores], field: str) -> np.ndarray:
     return np.array([getattr(case.verdict if field in VERDICT else case.statistics, field) for case in cases], float)
 
 
-def summarize(values: np.ndarray, what: str) -> Summary:
-    """The summary of values; nan are counted and left out. `what` seeds the bootstrap, and nothing else does."""
-    defined = values[np.isfinite(values)]
+def summarize(values: np.ndarray, what: str, groups: Sequence[str] | None = None) -> Summary:
+    """The summary of values; nan are counted and left out. `what` seeds the bootstrap, and nothing else does; it draws groups, whose
+    values stand or fall together (None: every value is its own)."""
+    kept = np.isfinite(values)
+    defined = values[kept]
     count, undefined = len(defined), len(values) - len(defined)
     if not count:
         return Summary(0, undefined, *[math.nan] * 6)
-    rng = np.random.default_rng(derive_seed("bootstrap", what))
-    means = defined[rng.integers(count, size=(_RESAMPLES, count))].mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5)) if count > 1 else (math.nan, math.nan)
+    group = np.arange(count) if groups is None else np.unique(np.array(groups)[kept], return_inverse=True)[1]
+    sums, sizes = np.bincount(group, defined), np.bincount(group)
+    drawn = np.random.default_rng(derive_seed("bootstrap", what)).integers(len(sizes), size=(_RESAMPLES, len(sizes)))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5)) if len(sizes) > 1 else (math.nan, math.nan)
     first, median, third = np.percentile(defined, (25, 50, 75))
     return Summary(count, undefined, *(float(v) for v in (defined.mean(), low, high, median, first, third)))
 
 
 def agree(synthetic: Sequence[CaseScores], real: Sequence[CaseScores], training: Sequence[CaseScores]) -> Agreement:
-    """Verdicts in summary; `real` are the test cases, `training` set the bounds of the strata."""
+    """Verdicts in summary; `real` are the test cases, whose intervals are over scans, `training` set the bounds of the strata."""
     bounds = (0.0, *np.quantile(values_of(training, "volume_ml"), (1 / 3, 2 / 3)), math.inf) if training else (0.0, math.inf)
     names = ("small", "medium", "large") if training else ("all",)
     strata = []
@@ -225,7 +229,8 @@ def agree(synthetic: Sequence[CaseScores], real: Sequence[CaseScores], training:
 
 
 def _measure(field: str, synthetic: Sequence[CaseScores], real: Sequence[CaseScores]) -> Measure:
-    return Measure(field, summarize(values_of(synthetic, field), field), summarize(values_of(real, field), f"real {field}"))
+    scans = [case.host for case in real]
+    return Measure(field, summarize(values_of(synthetic, field), field), summarize(values_of(real, field), f"real {field}", scans))
 
 
 def _lesions(cases: Sequence[CaseScores]) -> LesionCount:
@@ -267,28 +272,30 @@ def plane_distances(
 ) -> tuple[PlaneDistance, ...]:
     """Distances to the training slices per place, plane and measure; features are (N, place, plane, D), or empty.
 
-    The names say which scan each row is of: rows of one stand or fall together, unless there are fewer than three scans. Through its
-    middle a real scan counts once, however many tumors it holds.
+    The names say which scan each row is of: rows of one stand or fall together, unless there are fewer than three scans, and `matched`
+    and `floor` are at numbers of scans. Through its middle a real scan counts once, however many tumors it holds, and in `matched` a host.
     """
     rows = []
     for i, place in enumerate(PLACES):
         kept = [_once(names) if place == "middle" else list(range(len(names))) for names in (train_scans, test_scans)]
         known, unseen = (part[rows_of, i] if len(part) else part for part, rows_of in zip((train, test), kept, strict=True))
-        ours, names = synthetic[:, i] if len(synthetic) else synthetic, [train_scans[k] for k in kept[0]]
+        ours = synthetic[:, i] if len(synthetic) else synthetic
+        names, unseen_names = ([scans[k] for k in rows_of] for scans, rows_of in zip((train_scans, test_scans), kept, strict=True))
         if min(len(ours), len(known)) < 2:
             continue
         groups = [each if len(set(each)) >= 3 else None for each in (hosts, names)]
         real = np.concatenate([known, unseen]) if len(unseen) else known
-        # as many as there are held-out ones (without any, half of the training ones), or as the set has
-        counts = (len(unseen), len(known)) if len(unseen) >= 2 else (len(known) // 2, len(known) // 2)
-        counts = (min(counts[0], len(ours)), counts[1])
+        # as many as there are held-out scans (without two, half of the training ones), or as the set has
+        learnt, held_out = len(set(names)), len(set(unseen_names))
+        counts = (held_out, learnt) if held_out >= 2 else (learnt // 2, learnt // 2)
+        counts = (min(counts[0], len(set(hosts)) if place == "middle" else len(ours)), counts[1])
         for measure, distance in _DISTANCES.items():
             for j, plane in enumerate((*PLANES, ALL_PLANES)):
                 one, other, everything = (part if plane == ALL_PLANES else part[:, j] for part in (ours, known, real))
                 used = over_planes(distance) if plane == ALL_PLANES else distance
                 seed = derive_seed("distances", place, plane)
-                at_count = matched(one, other, counts, used, _DRAWS, seed)
-                real_real = floor(everything, counts, used, _DRAWS, seed)
+                at_count = matched(one, other, counts, used, hosts, names, _DRAWS, seed)
+                real_real = floor(everything, counts, used, [*names, *unseen_names], _DRAWS, seed)
                 unclear = cannot_tell(real_real, at_count.value, real_real.value)
                 rows.append(PlaneDistance(measure, plane, place, jackknife(one, other, used, *groups), at_count, real_real, unclear))
     return tuple(rows)
