@@ -64,7 +64,7 @@ class Window:
 
 
 def one_a_scan(tumors: Sequence[CaseFiles]) -> list[CaseFiles]:
-    """The first tumor of each scan: the study's splits take every row for a patient of its own."""
+    """The largest tumor of each scan: the study's splits take every row for a patient of its own."""
     first: dict[str, CaseFiles] = {}
     for files in tumors:
         first.setdefault(files.host, files)
