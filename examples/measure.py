@@ -3,6 +3,7 @@
     python examples/measure.py identity SET [SET ...]       # voxels changed outside the boxes; masks inside them
     python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
     python examples/measure.py sizes -w WORK                # how brightness in the VAE's reconstructions depends on a patch's size
+    python examples/measure.py halo -w WORK                 # how far a box decoded with its halo is from the decode of the whole window
     python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
     python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
     python examples/measure.py networks -w WORK             # their networks alone, untrained, and DiffTumor's in its published sizes
@@ -39,13 +40,14 @@ from tumorgen_cli.methods.method import Sampling
 from tumorgen_cli.metrics.agreement import dice
 from tumorgen_cli.nets.plane_unet import PlaneUNet
 from tumorgen_cli.nets.vae import DOWNSAMPLING
+from tumorgen_cli.painting import open_canvas
 from tumorgen_cli.pipeline import synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request
 from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.training import seconds_a_step
 from tumorgen_cli.volumes import read_image, read_volume
-from tumorgen_cli.windows import unscale
+from tumorgen_cli.windows import tight_box, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -104,6 +106,34 @@ def sizes(work: Work, device: str = "auto") -> None:
         errors = ae.tumor_errors(method.vae, cases, plan, shape, method.device)  # type: ignore[attr-defined,arg-type]
         if errors:
             print(f"{shape}: root mean square error {errors[0]:.2%}, tumors {errors[1]:+.2%} of the clip window")
+
+
+@app.command()
+def halo(work: Work, device: str = "auto") -> None:
+    """Held-out tumors' boxes decoded with halos of latent voxels, against the decode of the whole window: difference inside the box."""
+    workspace = Workspace(work)
+    plan = workspace.plan()
+    method = find_method("tumorgen")(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
+    method.load()
+    vae: ae.Codec = method.vae  # type: ignore[attr-defined]
+    differences: dict[int, list[np.ndarray]] = {1: [], 2: [], 4: [], 8: []}
+    for case in ae.load_cases(workspace, workspace.splits().test):
+        for component in (c for c in case.record.components if c.fits):
+            image, mask = tumor_window(case, component, plan.channels, plan.window.shape, None)
+            tumor = tight_box(mask > 0)
+            if tumor is None:
+                continue
+            limits = np.array(case.record.limits, np.float32)
+            request = Request(unscale(image, plan.channels, limits), tumor, tumor, limits, plan.window.spacing_mm)
+            for cells, found in differences.items():
+                canvas = open_canvas(vae, request, plan, cells, method.device)
+                with torch.no_grad(), ae.precise(plan.precision, method.device):
+                    whole, part = (vae.decode(latent)[0].float().cpu().numpy() for latent in (canvas.latent, canvas.latent[canvas.cells]))
+                inside = (slice(None), *tumor.slices)
+                found.append((part[(slice(None), *canvas.local(tumor).slices)] - whole[inside]) / 2)
+    for cells, found in differences.items():
+        squares = np.mean([np.mean(part**2) for part in found])
+        print(f"halo {cells}: rms {np.sqrt(squares):.2%}, shift {np.mean([part.mean() for part in found]):+.2%} of the clip window")
 
 
 @app.command()
