@@ -104,7 +104,7 @@ class Blended(Method):
         s = d.within("sampling")
         s.take("steps", 50, "blending needs more steps than a condition does: 50, as the paper's diffusion")
         s.take("solver", "euler", same)
-        s.take("halo", 4, same)
+        s.take("halo", 8, same)
         s.take("texture", True, same)
 
     # -- networks ----------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class DiffTumor(Method):
         f.take("widths", (48, 96, 192) if large else (24, 48, 96), "published: 24 to 192 over four levels; smaller on a CPU")
         f.take("heads", (8, 32) if large else (4, 16), "8 of 32 as published; attention is most of the time on a CPU")
         f.take("batch", 8 if large else 4, "latents that fit beside their gradients")
-        f.take("iterations", 60000 if large else 2400, "published: 60,000; on a CPU as long as TumorGen's flow, by the clock")
+        f.take("iterations", 60000 if large else 2400, "published: 60,000; on a CPU what takes a quarter of an hour")
         f.take("learning_rate", 1e-4 if large else 1e-3, "1e-4 as published; higher for the few steps of a CPU")
         f.take("ema", 0.995, published)
         f.take("copies", rules.encoded_copies(tumors), "as TumorGen's: the same windows", tumors=tumors)
@@ -158,7 +158,7 @@ class DiffTumor(Method):
         s = d.within("sampling")
         s.take("steps", 50, "the DDPM-50 of TumorGen's comparison")
         s.take("solver", "ddpm", published)
-        s.take("halo", 4, "as TumorGen's")
+        s.take("halo", 8, "as TumorGen's")
         s.take("edge_mm", (0.0, 4.0), "published: sigma 0 to 4 voxels of 1 mm")
 
     # -- networks ----------------------------------------------------------------------------------------------
