@@ -23,7 +23,7 @@ from scipy import ndimage, stats
 
 from tumorgen_cli import console
 from tumorgen_cli.devices import find_device
-from tumorgen_cli.evaluation import CaseFiles, real_tumors, window_around
+from tumorgen_cli.evaluation import CaseFiles, read_case, real_tumors, window_around
 from tumorgen_cli.files import atomic, derive_seed
 from tumorgen_cli.judge import Judge
 from tumorgen_cli.metrics.features import Network, hand_made, inception, lite0, nnunet_encoder
@@ -39,7 +39,7 @@ from tumorgen_cli.metrics.frechet import (
     slices,
 )
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.volumes import read_image
+from tumorgen_cli.windows import scan_limits
 from tumorgen_cli.workspace import Workspace
 
 #: what a step of harm is -> its strengths, weakest first
@@ -75,8 +75,8 @@ def read_windows(plan: Plan, tumors: Sequence[CaseFiles]) -> list[Window]:
     """The windows of tumors, in their order."""
     found = []
     for files in tumors:
-        image, grid = read_image(files.images)
-        window, center = window_around(plan, image, grid, files.box)
+        image, grid, tumor, others = read_case(plan, files)
+        window, center = window_around(plan, image, grid, files.box, scan_limits(image, plan.channels, tumor | others))
         edges = (n * s / w for n, s, w in zip(files.box.shape, grid.spacing_mm, plan.window.spacing_mm, strict=True))
         found.append(Window(files.case, window, center, tuple(edges)))
     return found

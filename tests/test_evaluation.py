@@ -225,13 +225,13 @@ def test_missing_files_are_all_told(plan, synthetic, tmp_path):
 def test_window_is_centred_and_kept_inside(plan):
     """A ramp in millimetres shows where each of the window's voxels comes from."""
     place = [(np.arange(n) + 0.5) * s for n, s in zip(SHAPE, SPACING, strict=True)]
-    wide = replace(plan, channels=(ChannelPlan("x", "dataset", 0.0, 1000.0, 1.0),))
+    wide, limits = replace(plan, channels=(ChannelPlan("x", "dataset", 0.0, 1000.0, 1.0),)), np.array([[0.0, 1000.0]])
     box = Box((1, 9, 8), (5, 13, 10))
     for axis in range(3):
         shape = [1, 1, 1]
         shape[axis] = -1
         ramp = np.broadcast_to(place[axis].reshape(shape), SHAPE)[None]
-        window, center = window_around(wide, np.ascontiguousarray(ramp), GRID, box)
+        window, center = window_around(wide, np.ascontiguousarray(ramp), GRID, box, limits)
         assert window.shape == (1, 16, 16, 16)
         line = 1000 * np.moveaxis(window[0], axis, 0)[:, 8, 8]
         start = max(0, min(box.center[axis] * SPACING[axis] - 40, GRID.extent_mm[axis] - 80))
@@ -302,7 +302,7 @@ def test_the_middle_is_that_of_the_scan(plan):
     """The paper's protocol; through the tumor is another slice wherever the scan is larger than the window."""
     image = np.zeros((1, *SHAPE), np.float32)
     image[0, 13], image[0, 6:8] = 12, 3
-    found = evaluation.slices_of(plan, image, replace(GRID, spacing_mm=(5.0, 5.0, 5.0)), Box((5, 5, 5), (9, 9, 9)))
+    found = evaluation.slices_of(plan, image, replace(GRID, spacing_mm=(5.0, 5.0, 5.0)), Box((5, 5, 5), (9, 9, 9)), np.array([[0.0, 12.0]]))
     middle, tumor = found["sagittal"][:, 0]
     assert middle.mean() == pytest.approx(1)
     assert tumor.mean() == pytest.approx(0.5)  # the square root of a quarter
@@ -310,7 +310,7 @@ def test_the_middle_is_that_of_the_scan(plan):
 
 def test_units_of_scans_that_have_none_do_not_count(plan, tmp_path):
     """MR: the same scan at three times the gain is the same tumor."""
-    plan = replace(plan, channels=(ChannelPlan("T1", "scan", 0.0, 99.9, 1.0),))
+    plan = replace(plan, channels=(ChannelPlan("T1", "own", 0.0, 2.0, 1.0),))
     tumor, found = ball((12, 10, 8), 14), []
     for gain in (1.0, 3.0):
         folder = write_set(tmp_path / f"{gain}" / "synthetic" / "toy", [("a", "x", gain * scan(tumor, 6, 1), 2 * tumor)])
@@ -318,3 +318,18 @@ def test_units_of_scans_that_have_none_do_not_count(plan, tmp_path):
         found.append(evaluation.measure_case(plan, files, tmp_path / f"{gain}"))
     assert found[0].statistics.contrast == pytest.approx(found[1].statistics.contrast, rel=1e-4)
     np.testing.assert_allclose(found[0].lesion, found[1].lesion, rtol=1e-3, atol=1e-5)
+
+
+def test_a_tumor_is_not_measured_by_itself(plan, tmp_path):
+    """MR: two tumors of 1 % of a scan, twice and four times as bright as the rest, differ as much, and a third one changes nothing."""
+    plan = replace(plan, channels=(ChannelPlan("T1", "own", 0.0, 4.0, 1.0),))
+    tumor, other, means = ball((12, 10, 8), 14), ball((20, 16, 13), 12), []
+    bare = scan(tumor & False, 1, 1)
+    for uptake in (2.0, 4.0):
+        for others in (other & False, other):
+            image = np.where(others, 9.0, np.where(tumor, uptake, bare)).astype(np.float32)
+            folder = write_set(tmp_path / f"{len(means)}" / "synthetic" / "toy", [("a", "x", image, 2 * (tumor | others))])
+            (files,) = evaluation.synthetic_cases(plan, folder)
+            means.append(evaluation.measure_case(plan, files, folder.parent).statistics.mean)
+    unit = np.percentile(bare, (0, 99.9))
+    np.testing.assert_allclose(means, (np.repeat([2.0, 4.0], 2) - unit[0]) / np.ptp(unit), rtol=0.05)

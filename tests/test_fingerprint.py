@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli import fingerprint, volumes
+from tumorgen_cli import fingerprint, rules, volumes
 from tumorgen_cli.dataset import CaseVoxels, read_dataset
 from tumorgen_cli.errors import DataError
 from tumorgen_cli.files import read_record, write_json
@@ -132,6 +132,25 @@ def test_intensities_are_pooled_over_cases(make: Make, grid: Grid) -> None:
         assert list(found) == keys
         assert list(found.values()) == pytest.approx(np.percentile(pool, [float(k) for k in keys]), rel=1e-5)
     assert (channel.name, channel.minimum, channel.maximum) == ("PET", everything.min(), everything.max())
+
+
+def test_cases_without_a_unit_are_pooled_in_their_own(make: Make, grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MR: gain and offset of a scan, and how bright its tumor is, change nothing but what is told of the tumor."""
+    rng, mask = np.random.default_rng(1), block(grid.shape, (4, 4, 3), (6, 7, 5))
+    tissue = rng.gamma(4.0, 1.0, grid.shape)
+    folder = make({f"g{gain}": (100 + gain * np.where(mask, 30.0 * gain, tissue), mask) for gain in (1.0, 3.0)})
+    pet = read_dataset(folder)
+    about = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**about, "channel_names": {"0": "T1"}}))
+    made = make_fingerprint(read_dataset(folder), 0).fingerprint
+    low, high = rules.scan_unit(np.where(mask, 90.0, tissue), mask)
+    assert [case.tumors[0].mean[0] for case in made.cases] == pytest.approx([(v - low) / (high - low) for v in (30, 90)], rel=1e-3)
+    assert made.channels[0].image["50"] == pytest.approx((np.median(tissue) - low) / (high - low), rel=0.03)
+    assert made.channels[0].maximum == pytest.approx((90 - low) / (high - low), rel=1e-3)
+    before = content_hash(pet)
+    monkeypatch.setattr(rules, "SCAN_UNIT", (1.0, 99.0))
+    assert content_hash(pet) == before
+    assert content_hash(read_dataset(folder)) != made.content_hash
 
 
 def test_large_cases_are_sampled_alike_every_time(make: Make, grid: Grid) -> None:

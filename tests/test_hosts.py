@@ -12,7 +12,7 @@ from scipy import ndimage
 from tumorgen_cli import hosts
 from tumorgen_cli.errors import DataError
 from tumorgen_cli.hosts import Scan, cut_window, feather, paste, read_scan
-from tumorgen_cli.plan import PastePlan
+from tumorgen_cli.plan import ChannelPlan, PastePlan
 from tumorgen_cli.records import Box, Grid, Synthetic
 from tumorgen_cli.volumes import write_volume
 
@@ -47,6 +47,22 @@ def painted(window, value=None, mask=1.0):
     share[window.request.box.slices] = mask
     image = window.request.image.copy() if value is None else np.full_like(window.request.image, value)
     return Synthetic(image, share)
+
+
+def test_old_tumors_do_not_set_the_limits(plan, tmp_path):
+    """A host has the same with them, however bright, and without: as in training, where its tumors are annotated, too."""
+    plan = replace(plan, channels=(ChannelPlan("T1", "own", 0.0, 2.0, 1.0),))
+    bare, tumors = make_scan(), np.zeros((60, 52, 30), np.uint8)
+    tumors[30:36, 20:26, 10:16] = plan.tumor_label
+    write_volume(tmp_path / "l.nii.gz", tumors, bare.grid)
+    found = []
+    for uptake in (0.0, 50.0):
+        write_volume(tmp_path / "h_0000.nii.gz", bare.image[0] + np.float32(uptake) * tumors, bare.grid)
+        scan = read_scan("h", (tmp_path / "h_0000.nii.gz",), tmp_path / "l.nii.gz", plan)
+        found.append(hosts.without_tumors(scan, BOX, plan, 0)[0].limits)
+        np.testing.assert_array_equal(scan.limits, found[-1])
+    np.testing.assert_array_equal(*found)
+    assert read_scan("h", (tmp_path / "h_0000.nii.gz",), None, plan).limits[0, 1] > 4 * found[0][0, 1]  # nobody has said that it is one
 
 
 # -- windows ---------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ BESIDE = {
     "volumes": {"files"},
     "console": {"files"},
     "dataset": {"faults"},
-    "fingerprint": {"dataset"},
+    "fingerprint": {"dataset", "rules"},
     "plan": {"rules"},
     "workspace": {"plan"},
     "boxes": {"windows"},

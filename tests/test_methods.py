@@ -11,7 +11,7 @@ import torch
 from conftest import plan_toy, sampling_with
 from scipy import ndimage
 
-from tumorgen_cli import training
+from tumorgen_cli import pipeline, training
 from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import DataError, PlanError, StateError
@@ -21,11 +21,12 @@ from tumorgen_cli.methods.difftumor import nearest_mask
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.methods.tumorgen import TumorGen
 from tumorgen_cli.painting import open_canvas
-from tumorgen_cli.records import Box, Request, Synthetic
+from tumorgen_cli.records import Box, Grid, Request, Synthetic
 from tumorgen_cli.stages import train_stage, train_stages
 from tumorgen_cli.status import status
 from tumorgen_cli.training import load_weights
-from tumorgen_cli.windows import cut, load_case, scale, tight_box
+from tumorgen_cli.volumes import read_volume, write_volume
+from tumorgen_cli.windows import cut, load_case, scale, tight_box, units
 from tumorgen_cli.workspace import Workspace
 
 BOX = Box((8, 9, 10), (21, 22, 19))
@@ -212,28 +213,18 @@ def test_syntumors_contrast_is_the_data_sets(trained):
 
 @pytest.fixture(scope="module")
 def units_of_their_own(workspace, tmp_path_factory):
-    """A copy of `workspace` with two channels, the second a copy of the first as MR, in which every case has units of its own."""
-    from tumorgen_cli.plan import ChannelPlan
-
-    found = Workspace(tmp_path_factory.mktemp("units") / "work")
-    shutil.copytree(workspace.root, found.root)
-    plan, facts = found.plan(), found.fingerprint()
-    mr = ChannelPlan("MR", "scan", 0.0, 99.9, 1.0)
-    section = plan.methods["syntumor"]
-    methods = {**plan.methods, "syntumor": {**section, "contrast": section["contrast"] * 2}}
-    write_json(found.plan_file, replace(plan, channels=(*plan.channels, mr), methods=methods))
-    cases = []
-    for number, case in enumerate(facts.cases):
-        scale_of = 10.0**number
-        tumors = tuple(replace(t, contrast=(t.contrast[0], t.contrast[0] * scale_of)) for t in case.tumors)
-        cases.append(replace(case, tumors=tumors))
-        image = np.load(found.cases / case.case / "image.npy")
-        image = np.concatenate([image, image * scale_of + 7 * scale_of])
-        np.save(found.cases / case.case / "image.npy", image)
-        record = json.loads((found.cases / case.case / "case.json").read_text())
-        record["limits"].append([float(v) for v in np.percentile(image[1], (0, 99.9))])
-        write_json(found.cases / case.case / "case.json", record)
-    write_json(found.fingerprint_file, replace(facts, cases=tuple(cases)))
+    """As `workspace`, with a second channel, MR: the first one's picture, in which every case has a unit of its own."""
+    folder = tmp_path_factory.mktemp("units")
+    data = folder / "Dataset998_Two"
+    shutil.copytree(workspace.plan().dataset_path, data)
+    about = json.loads((data / "dataset.json").read_text())
+    write_json(data / "dataset.json", {**about, "channel_names": {"0": "PET", "1": "MR"}})
+    for number, path in enumerate(sorted((data / "imagesTr").iterdir())):
+        image, grid = read_volume(path)
+        write_volume(path.with_name(path.name.replace("_0000", "_0001")), (image + 7) * np.float32(10.0**number), grid)
+    found = Workspace(folder / "work")
+    plan_toy(found, str(data))
+    pipeline.preprocess_dataset(found, workers=0)
     return found
 
 
@@ -247,8 +238,55 @@ def test_a_tumor_comes_in_the_units_of_its_host(units_of_their_own, workspace, n
         made, alone = method.synthesize(request, seed, Sampling()), plain.synthesize(only, seed, Sampling())
         np.testing.assert_array_equal(made.image[0], alone.image[0])
         assert made.drawn.get("donor") == alone.drawn.get("donor")
-        change = (made.image - request.image)[:, made.mask > 0.5].mean(axis=1) / [1, np.ptp(request.limits[1])]
-        assert 0.05 < change[1] < 1, change  # of the clip window, whatever the donor's
+        change = (made.image - request.image)[:, made.mask > 0.5].mean(axis=1) / units(method.plan.channels, request.limits)[:, 1]
+        assert 0.05 < change[1] < 3, change  # whatever the donor's unit
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory):
+    """Even bodies of 1 in air as MR of any gain, with tumors of 2 % of the scan that are 1.5, 2, ... times as bright."""
+    folder = tmp_path_factory.mktemp("bright")
+    data, grid = folder / "Dataset997_Bright", Grid((32, 32, 32), (4.0, 4.0, 4.0))
+    places = np.indices(grid.shape) - 15.5
+    body, tumor = np.abs(places).max(0) < 13, np.square(places).sum(0) < 5.4**2
+    for number in range(6):
+        image = 10.0**number * (body + tumor * (0.5 + 0.5 * number))
+        write_volume(data / "imagesTr" / f"c{number}_0000.nii.gz", image.astype(np.float32), grid)
+        write_volume(data / "labelsTr" / f"c{number}.nii.gz", tumor.astype(np.uint8), grid)
+    about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "tumor": 1}, "numTraining": 6, "file_ending": ".nii.gz"}
+    write_json(data / "dataset.json", about)
+    found = Workspace(folder / "work")
+    plan_toy(found, str(data))
+    pipeline.preprocess_dataset(found, workers=0)
+    return found
+
+
+def test_bright_tumors_are_measured_in_units_of_what_lies_around_them(bright):
+    """They neither set the unit nor saturate."""
+    plan = bright.plan()
+    (channel,) = plan.channels
+    assert (channel.scheme, channel.low, channel.high) == ("own", 0, pytest.approx(4, rel=0.01))  # the brightest tumor, of a held-out case or not
+    for number, facts in enumerate(bright.fingerprint().cases):
+        assert facts.tumors[0].mean[0] == pytest.approx(1.5 + 0.5 * number, rel=0.01)
+        case = load_case(bright.cases / facts.case)
+        np.testing.assert_allclose(units(plan.channels, case.record.limits), [[0, 10.0**number]], rtol=0.01, atol=1e-6)
+        seen = scale(np.asarray(case.image), plan.channels, np.array(case.record.limits))
+        assert seen[0, 16, 16, 16] == pytest.approx(-0.25 + 0.25 * number, abs=0.02)
+    assert np.allclose(plan.methods["syntumor"]["contrast"], np.percentile([0.5, 1, 1.5, 2, 3], (10, 90)), rtol=0.05)  # the fifth case is held out
+
+
+@pytest.mark.parametrize("name", ["copypaste", "syntumor"])
+def test_a_contrast_is_painted_as_it_was_measured(bright, name):
+    method, _ = opened(name, bright)
+    host = np.full((1, 32, 32, 32), 70.0, np.float32)
+    limits = np.array([[0.0, 70 * method.plan.channels[0].high]], np.float32)
+    request = Request(host, Box((4, 4, 4), (28, 28, 28)), Box((6, 6, 6), (26, 26, 26)), limits, method.plan.window.spacing_mm)
+    for seed in range(4):
+        made = method.synthesize(request, seed, Sampling())
+        found = (made.image[0] - 70)[ndimage.binary_erosion(made.mask > 0.9, iterations=2)].mean() / 70
+        asked = made.drawn["contrast"][0] / 70 if name == "syntumor" else 0.5 + 0.5 * int(made.drawn["donor"][1:])
+        assert 0.5 <= asked <= 3
+        assert found == pytest.approx(asked, rel=0.3 if name == "syntumor" else 0.05)
 
 
 # -- TumorGen --------------------------------------------------------------------------------------------------

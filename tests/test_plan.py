@@ -126,6 +126,11 @@ def test_wrong_types_and_values(make, setting):
     assert all(field in where.replace("[0]", "") for where in found), found
 
 
+def test_a_unit_goes_by_the_channels_name(make):
+    """The fingerprint has measured it so."""
+    assert refused(PlanError, make, None, "channels.0.scheme=own")["channels.0.scheme"].expected == "dataset"
+
+
 @pytest.mark.parametrize(
     "setting",
     ["methods.tumorgen.vae.widths=wide", "methods.tumorgen.flow.bapmg=1", "methods.tumorgen.flow.time_schedule=cosine",

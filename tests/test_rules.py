@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tumorgen_cli import rules
 from tumorgen_cli.devices import Budget
@@ -142,9 +143,29 @@ def test_scaling_by_name():
     ct = rules.channel_scaling(channel("CT", minimum=-1024, foreground={"0.5": -60.0, "99.5": 240.0}, image={"5": -1000.0}))
     assert (ct.scheme, ct.low, ct.high, ct.power) == ("dataset", -1000.0, 240.0, 1.0)
     mr = rules.channel_scaling(channel("T1"))
-    assert (mr.scheme, mr.low, mr.high) == ("scan", 0.0, 99.9)
+    assert (mr.scheme, mr.low, mr.high) == ("own", 0.0, channel().foreground["99.5"])  # bright tumors are inside the window
+    dark = rules.channel_scaling(channel("T1", foreground={"99.5": 0.7}))
+    assert (dark.low, dark.high) == (0.0, 1.0)
     raw = rules.channel_scaling(channel("noNorm", minimum=-3, maximum=9))
     assert (raw.scheme, raw.low, raw.high, raw.power) == ("dataset", -3, 9, 1.0)
+
+
+def test_a_tumor_does_not_change_the_unit_it_is_measured_in():
+    """However bright, large and blurred it is."""
+    scan = np.random.default_rng(0).normal(300, 20, (40, 40, 40)).astype(np.float32)
+    bare, tumors = rules.scan_unit(scan, None), np.zeros(scan.shape, bool)
+    tumors[10:20, 12:20, 14:20] = True  # 0.75 % of the scan
+    for brightness in (450, 1500):
+        bright = scan + (brightness - 300) * ndimage.gaussian_filter(tumors.astype(np.float32), 0.7)
+        assert rules.scan_unit(bright, tumors) == pytest.approx(bare, rel=0.05)  # the lowest voxel may lie in it
+        assert rules.scan_unit(bright, None)[1] > 1.2 * bare[1]
+    assert rules.scan_unit(scan, tumors & False) == bare
+    assert rules.scan_unit(scan, np.ones(scan.shape, bool)) == bare  # nothing is left
+
+
+def test_units_by_name():
+    own = [name for name in ("CT", "ct_1", "PET", "FDG", "noNorm", "rgb_to_0_1", "T1", "FLAIR", "") if rules.has_own_unit(name)]
+    assert own == ["T1", "FLAIR", ""]
 
 
 def test_splits():

@@ -14,7 +14,7 @@ from tumorgen_cli.windows import Case, CaseRecord, Component, comparable, in_typ
 
 PET = ChannelPlan("PET", "dataset", 0.0, 20.0, 0.5)
 CT = ChannelPlan("CT", "dataset", -175.0, 250.0, 1.0)
-MR = ChannelPlan("T1", "scan", 1.0, 99.0, 1.0)
+MR = ChannelPlan("T1", "own", 0.0, 1.25, 1.0)
 
 
 # -- scaling ---------------------------------------------------------------------------------------------------
@@ -42,13 +42,18 @@ def test_scale_by_hand():
 
 def test_units_are_a_scans_own_only_where_scans_differ_in_them():
     limits = [(0.0, 20.0), (-175.0, 250.0), (100.0, 500.0)]
-    np.testing.assert_array_equal(windows.units((PET, CT, MR), limits), [[0, 1], [0, 1], [100, 400]])
+    np.testing.assert_array_equal(windows.units((PET, CT, MR), limits), [[0, 1], [0, 1], [100, 320]])
+    raised = replace(MR, low=0.25)
+    np.testing.assert_array_equal(windows.units((raised,), [(180.0, 500.0)]), [[100, 320]])  # whatever is clipped
     np.testing.assert_array_equal(windows.units((MR,), [(0.0, 0.0)]), [[0, 1]])  # nothing to divide by
 
 
 def test_limits_are_the_plans_or_the_scans():
     image = np.stack([np.linspace(0, 1000, 1001).reshape(1001, 1, 1)] * 2)
-    np.testing.assert_allclose(windows.scan_limits(image, (PET, MR)), [[0, 20], [10, 990]])
+    np.testing.assert_allclose(windows.scan_limits(image, (PET, MR)), [[0, 20], [0, 1.25 * 999]])
+    tumors = np.zeros(image.shape[1:], bool)
+    tumors[900:] = True
+    np.testing.assert_allclose(windows.scan_limits(image, (PET, MR), tumors), [[0, 20], [0, 1.25 * 897 * 0.999]])  # and two voxels beside it
 
 
 def test_a_constant_scan_has_no_division_by_zero():
@@ -188,14 +193,15 @@ def test_a_case_that_is_not_there():
 
 
 def test_intensities_compare_between_scans():
-    """PET and CT stay in their units, with nothing at 0 SUV and at the window's low end; MR becomes a share of its own window."""
+    """PET and CT stay in their units, with nothing at 0 SUV and at the window's low end; MR comes in its scan's own."""
     image = np.stack([np.full((2, 2, 2), v, np.float32) for v in (7.0, 60.0, 300.0)])
     limits = np.array([[-0.5, 20.0], [-175.0, 250.0], [100.0, 500.0]], np.float32)
     found, zero = comparable(image, (PET, CT, MR), limits)
-    assert found[:, 0, 0, 0].tolist() == pytest.approx([7, 60, 0.5])
+    assert found[:, 0, 0, 0].tolist() == pytest.approx([7, 60, 0.625])
     assert zero.tolist() == [0, -175, 0]
     assert image[2, 0, 0, 0] == 300
-    assert comparable(image[:2], (PET, CT), limits[:2])[0] is not None
+    known = image[:2]
+    assert comparable(known, (PET, CT), limits[:2])[0] is known  # nothing is copied
 
 
 def test_the_part_that_spans_its_box():

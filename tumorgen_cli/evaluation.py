@@ -145,12 +145,13 @@ def write_page(plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Pat
     strips = {}
     colormap, _ = display_of(scores.channel)
     for pair in shown_pairs(scores).values():
-        image, grid, tumor, _ = read_case(plan, files[pair.case])
+        image, grid, tumor, beside = read_case(plan, files[pair.case])
         if tumor.any():
             box = tight_box(tumor)
             assert box is not None
             channel = image[plan.main_channel]
-            shown = display_range(scan_limits(image, plan.channels)[plan.main_channel], (channel,), box.grown(_AROUND, grid.shape))
+            limits = scan_limits(image, plan.channels, tumor | beside)[plan.main_channel]
+            shown = display_range(limits, (channel,), box.grown(_AROUND, grid.shape))
             strips[pair.case] = Strip(*axial_strip(channel, tumor, grid.spacing_mm, shown, grid.direction, colormap=colormap))
     path = out / "report.html"
     provenance, given_up = read_provenance(set_folder), read_log(set_folder, "given_up")
@@ -348,8 +349,9 @@ def _measure(plan: Plan, files: CaseFiles, path: Path) -> Measured:
     grid = upright_grid(grid)
     box = tight_box(tumor) or tight_box(painted)
     assert box is not None
-    slices = slices_of(plan, image, grid, box)
-    image, zero = comparable(image, plan.channels, scan_limits(image, plan.channels))
+    limits = scan_limits(image, plan.channels, tumor | others)
+    slices = slices_of(plan, image, grid, box, limits)
+    image, zero = comparable(image, plan.channels, limits)
     main = plan.main_channel
     statistics = describe_tumor(image[main], tumor, grid.spacing_mm, float(zero[main]), others)
     one = lesion(files.case, files.host, image, tumor, grid.spacing_mm, statistics) if statistics else None
@@ -359,11 +361,11 @@ def _measure(plan: Plan, files: CaseFiles, path: Path) -> Measured:
     return Measured(path, statistics, _rounded(slices), np.asarray(features), one.patch.astype(np.float32), one.facts)
 
 
-def slices_of(plan: Plan, image: np.ndarray, grid: Grid, box: Box) -> dict[str, np.ndarray]:
+def slices_of(plan: Plan, image: np.ndarray, grid: Grid, box: Box, limits: np.ndarray) -> dict[str, np.ndarray]:
     """By plane (place, C, H, W) in [0, 1]: through the middle of the scan, as the paper's protocol has it, and of a box."""
     seen: dict[str, tuple[np.ndarray, tuple[float, ...]]] = {
-        "middle": window_around(plan, image, grid, Box((0, 0, 0), grid.shape)),
-        "tumor": window_around(plan, image, grid, box),
+        "middle": window_around(plan, image, grid, Box((0, 0, 0), grid.shape), limits),
+        "tumor": window_around(plan, image, grid, box, limits),
     }
     return {plane: np.stack([[frechet.slices(channel, plane, seen[place][1]) for channel in seen[place][0]] for place in PLACES]) for plane in PLANES}
 
@@ -402,8 +404,8 @@ def _lesions(cases: Sequence[CaseScores], measured: Sequence[Measured]) -> list[
     ]
 
 
-def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box) -> tuple[np.ndarray, tuple[float, ...]]:
-    """The plan's window (C, *plan.window.shape), scaled to [0, 1], that shows `box`, and the box's centre in its voxels.
+def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box, limits: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
+    """The plan's window (C, *plan.window.shape), scaled to [0, 1] by the scan's clip limits, that shows `box`, and the box's centre in its voxels.
 
     The window is centred on the box and kept inside the scan where the scan is larger than it, as in training.
     """
@@ -416,7 +418,6 @@ def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box) -> tuple[
         center.append((middle * spacing - start) / step - 0.5)
     start_voxels = tuple(a / s for a, s in zip(start_mm, grid.spacing_mm, strict=True))
     onto = grid.subgrid(start_voxels, plan.window.spacing_mm, plan.window.shape)  # type: ignore[arg-type]
-    limits = scan_limits(image, plan.channels)
     channels = np.stack([resample(channel, grid, onto, "linear") for channel in image])
     return (scale(channels, plan.channels, limits) + 1) / 2, tuple(center)
 

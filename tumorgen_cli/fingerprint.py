@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli import files
+from tumorgen_cli import files, rules
 from tumorgen_cli.console import Ticker
 from tumorgen_cli.dataset import CaseCheck, CaseVoxels, Dataset, check_case, each_case, settle
 from tumorgen_cli.errors import DataError, Fault
@@ -105,7 +106,7 @@ def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticke
 
 
 def content_hash(dataset: Dataset) -> str:
-    """The hash that `make_fingerprint` records: names and sizes of all files, and what the label files hold.
+    """The hash that `make_fingerprint` records: names and sizes of all files, what the label files hold, and scans' own units.
 
     An image replaced by one of exactly the same size goes unnoticed; that keeps the hash quick to take again. Missing
     files do not stop it: they make another hash.
@@ -117,7 +118,8 @@ def content_hash(dataset: Dataset) -> str:
 def _content_hash(dataset: Dataset, label_hashes: list[str]) -> str:
     images = [path for case in dataset.cases for path in dataset.image_files(case)]
     sizes = [(path.name, path.stat().st_size if path.exists() else None) for path in images]
-    return files.hash_value([dataset.channel_names, dataset.labels, dataset.cases, sizes, label_hashes])
+    units = [rules.SCAN_UNIT for name in dataset.channel_names if rules.has_own_unit(name)]
+    return files.hash_value([dataset.channel_names, dataset.labels, dataset.cases, sizes, label_hashes, *units])
 
 
 # -- one case ----------------------------------------------------------------------------------------------------
@@ -126,6 +128,7 @@ def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
     check, voxels = check_case(dataset, case)
     if voxels is None:
         return CaseReport(check)
+    voxels = _in_units(voxels, dataset.channel_names)
     tumors, crumbs = measure_tumors(voxels)
     rng = np.random.default_rng(files.derive_seed("fingerprint", case))
     return CaseReport(
@@ -137,6 +140,17 @@ def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
         image=_draw(voxels.channels, None, samples, rng),
         ranges=tuple((float(channel.min()), float(channel.max())) for channel in voxels.channels),
     )
+
+
+def _in_units(voxels: CaseVoxels, names: Sequence[str]) -> CaseVoxels:
+    """A case with the channels that have no unit in the scan's own, so that cases can be pooled."""
+    channels = []
+    for name, channel in zip(names, voxels.channels, strict=True):
+        if rules.has_own_unit(name):
+            low, high = rules.scan_unit(channel, voxels.tumor)
+            channel = (channel.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1)
+        channels.append(channel)
+    return replace(voxels, channels=tuple(channels))
 
 
 def measure_tumors(voxels: CaseVoxels) -> tuple[tuple[TumorFacts, ...], int]:

@@ -25,7 +25,9 @@ _MARGIN = 6  # voxels around a window that a cubic interpolation may look at
 
 @dataclass(frozen=True)
 class Scan:
-    """A host: its image (C, X, Y, Z), the data type of each channel's file, geometry, clip limits, and labels where it has any."""
+    """A host: its image (C, X, Y, Z), the data type of each channel's file, geometry, clip limits, and labels where it has any.
+
+    The limits are those of the scan without its tumors, as in training, and stay when one is taken away."""
 
     name: str
     files: tuple[Path, ...]
@@ -67,7 +69,8 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
         if not same_geometry(grid, label_grid):
             fault = Fault(str(label), describe(label_grid), describe(grid), "resample the mask to its scan")
             raise DataError("Mask and scan differ in geometry", [fault])
-    return Scan(name, files, image, tuple(volume.dtype for volume, _ in volumes), grid, scan_limits(image, plan.channels), labels)
+    limits = scan_limits(image, plan.channels, None if labels is None else labels == plan.tumor_label)
+    return Scan(name, files, image, tuple(volume.dtype for volume, _ in volumes), grid, limits, labels)
 
 
 def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[Scan, Box | None]:

@@ -79,7 +79,7 @@ def _warn_of_foreign_windows(fingerprint: Fingerprint, plan: Plan) -> None:
     """A preset's clip window in other units than the scans'."""
     for facts, channel in zip(fingerprint.channels, plan.channels, strict=True):
         covered = min(facts.maximum, channel.high) - max(facts.minimum, channel.low)
-        if channel.scheme == "dataset" and covered < 0.2 * (channel.high - channel.low):
+        if covered < 0.2 * (channel.high - channel.low):
             console.warn(
                 f"channel {channel.name}: intensities from {facts.minimum:.4g} to {facts.maximum:.4g} fill little of the clip window "
                 f"{channel.low:.4g} to {channel.high:.4g}; is the preset one for such scans?"

@@ -29,7 +29,7 @@ class ChannelPlan:
     """See `rules.Scaling`."""
 
     name: str
-    scheme: Literal["dataset", "scan"]
+    scheme: Literal["dataset", "own"]
     low: float
     high: float
     power: float
@@ -178,7 +178,10 @@ def make_plan(
         scaling = rules.channel_scaling(facts)
         part = d.within(f"channels.{i}")
         part.take("name", facts.name, "dataset.json")
-        part.take("scheme", scaling.scheme, scaling.rule)
+        scheme = part.take("scheme", scaling.scheme, scaling.rule)
+        if scheme != scaling.scheme:  # the fingerprint has measured it so
+            remedy = "name the channel in dataset.json for what it holds: noNorm, where its intensities compare between scans"
+            raise PlanError("A channel's unit follows from its name", [Fault(f"channels.{i}.scheme", str(scheme), scaling.scheme, remedy)])
         part.take("low", scaling.low, scaling.rule, minimum=facts.minimum)
         part.take("high", scaling.high, scaling.rule, foreground=facts.foreground.get("99.95"), maximum=facts.maximum)
         part.take("power", scaling.power, "square root for PET: the VAE sees low uptake too; linear otherwise")

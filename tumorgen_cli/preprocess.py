@@ -36,21 +36,23 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
     array, grid = read_image(images)
     onto = working_grid(grid, plan.window.spacing_mm)
     image = np.stack([resample(channel, grid, onto, "cubic") for channel in array]).astype(np.float32)
-    mask = np.zeros(onto.shape, bool) if label is None else _tumor_mask(plan, label, onto)
+    tumor, mask = None, np.zeros(onto.shape, bool)
+    if label is not None:
+        labels, label_grid = read_volume(label)
+        tumor = labels == plan.tumor_label
+        mask = _onto_working_grid(tumor, label_grid, onto)
     numbers, components = find_components(mask, plan.window.shape)
     for name, data in (("image", image), ("tumors", numbers)):
         with atomic(folder / f"{name}.npy") as temporary:
             np.save(temporary, data)
-    limits = tuple((float(low), float(high)) for low, high in scan_limits(image, plan.channels))
+    limits = tuple((float(low), float(high)) for low, high in scan_limits(array, plan.channels, tumor))
     record = CaseRecord(case, inputs_hash(plan, case), onto.shape, onto.spacing_mm, limits, components)
     write_json(folder / "case.json", record)
 
 
-def _tumor_mask(plan: Plan, label: Path, onto: Grid) -> np.ndarray:
-    """The tumor (X, Y, Z) of a label file on a grid."""
-    labels, grid = read_volume(label)
-    tumor = (labels == plan.tumor_label).astype(np.float32)
-    mask = resample(tumor, grid, onto, "linear") >= 0.5
+def _onto_working_grid(tumor: np.ndarray, grid: Grid, onto: Grid) -> np.ndarray:
+    """A tumor (X, Y, Z) bool on another grid."""
+    mask = resample(tumor.astype(np.float32), grid, onto, "linear") >= 0.5
     if tumor.any() and not mask.any():  # smaller than half a working voxel: the voxel that holds most of it stays
         share = np.zeros(onto.shape, np.int32)
         places = (np.argwhere(tumor) + 0.5) * grid.spacing_mm / onto.spacing_mm

@@ -352,10 +352,10 @@ def _drawn(plan: Plan, place: _Placed, shape: Shape, spacing_mm: Triple, with_ma
         StateError: label and image differ in geometry.
     """
     lesion = place.lesion
-    image, grid, tumor, _ = read_case(plan, lesion.files)
+    image, grid, tumor, others = read_case(plan, lesion.files)
     scan = upright_grid(grid)
     onto = scan.subgrid(tuple(a / h for a, h in zip(place.start_mm, scan.spacing_mm, strict=True)), spacing_mm, shape)  # type: ignore[arg-type]
-    limits = scan_limits(image, plan.channels)
+    limits = scan_limits(image, plan.channels, tumor | others)
     channels = np.stack([resample(np.ascontiguousarray(upright(channel, grid.direction)), scan, onto, "linear") for channel in image])
     unit = (scale(channels, plan.channels, limits) + 1) / 2
     center = [
@@ -561,7 +561,7 @@ def _page(plan: Plan, study: str, shape: Shape, spacing_mm: Triple, cases: Seque
     channels = []
     for channel in plan.channels:
         colormap, unit = display_of(channel.name)
-        # limits of the scan's own percentiles differ from case to case and are no business of the reader's
+        # limits in a scan's own unit differ from case to case and are no business of the reader's
         low, high, unit = (channel.low, channel.high, unit) if channel.scheme == "dataset" else (0.0, 100.0, "%")
         channels.append({"name": channel.name, "low": low, "high": high, "power": channel.power, "unit": unit, "dark": colormap == "gray_r"})
     content = {"study": study, "shape": shape, "spacing": spacing_mm, "channels": channels, "cases": cases}

@@ -86,8 +86,8 @@ class TumorFacts:
     """One connected tumor component of a case, on the scan's own grid.
 
     `mean` and `contrast` are per channel: mean uptake inside, and that minus the mean of the 2 cm shell around
-    (other tumor voxels left out). `extent_mm` are the edges of the tight box. `center` is the box centre as a
-    fraction of the scan's extent.
+    (other tumor voxels left out), where a channel has no unit in the scan's own (`rules.scan_unit`). `extent_mm` are the edges of the
+    tight box. `center` is the box centre as a fraction of the scan's extent.
     """
 
     box: Box
@@ -110,7 +110,7 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class ChannelFacts:
-    """Pooled intensities of one channel. `foreground` and `image` map percentiles ("0.5" ... "99.95") to values."""
+    """Pooled intensities of one channel, as in `TumorFacts`. `foreground` and `image` map percentiles ("0.5" ... "99.95") to values."""
 
     name: str
     foreground: dict[str, float]

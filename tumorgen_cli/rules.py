@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from tumorgen_cli.records import ChannelFacts, Fingerprint, Shape, Triple, TumorFacts
 
@@ -22,13 +23,16 @@ CONTEXT_MM = 25.0
 LARGEST_RESIZE = 2.0
 SIDE_MULTIPLE = 16  # 4x by the VAE, twice 2x by the flow's U-Net
 SMALLEST_SIDE = 32
+SCAN_UNIT = (0.0, 99.9)  # percentiles of a scan that are 0 and 1 in a unit of its own
+_BLUR_VOXELS = 2  # how far beside its outline a tumor, or the soft edge of a painted one, is seen
+_QUANTITIES = ("nonorm", "rescale_to_0_1", "rgb_to_0_1")  # names of channels that nnU-Net takes as they are
 
 
 @dataclass(frozen=True)
 class Scaling:
     """Clip window and power of a channel: y = 2 ((clip(x, low, high) - low) / (high - low)) ** power - 1.
 
-    `scheme` is `dataset` (low and high are intensities) or `scan` (they are percentiles of each scan).
+    `scheme` is `dataset` (low and high are intensities) or `own` (they count in each scan's own unit, see `scan_unit`).
     """
 
     scheme: str
@@ -43,18 +47,46 @@ def is_pet(channel: str) -> bool:
     return any(word in channel.lower() for word in ("pet", "suv", "fdg", "spect"))
 
 
+def is_ct(channel: str) -> bool:
+    """Whether a channel's name says that it holds HU."""
+    name = channel.lower()
+    return name in ("ct", "hu") or name.startswith("ct_")
+
+
+def has_own_unit(channel: str) -> bool:
+    """Whether a channel's name says that its intensities mean nothing beyond a scan, as in MR."""
+    return not (is_ct(channel) or is_pet(channel) or channel.lower() in _QUANTITIES)
+
+
+def scan_unit(channel: np.ndarray, tumors: np.ndarray | None) -> tuple[float, float]:
+    """The intensities of a scan's channel (X, Y, Z) that are 0 and 1 in its own unit: its lowest and its 99.9th percentile.
+
+    The tumors (X, Y, Z) bool and their blur are left out (None: none are known): a tumor that is measured, or painted, must not change
+    the unit it is measured in. So it may reach beyond 1. Where nothing is left, they count.
+    """
+    around = None if tumors is None else ndimage.find_objects(tumors.view(np.uint8))
+    if around:
+        region = tuple(slice(max(0, s.start - _BLUR_VOXELS), s.stop + _BLUR_VOXELS) for s in around[0])
+        rest = np.ones(channel.shape, bool)
+        rest[region] = ndimage.maximum_filter(tumors[region].view(np.uint8), 2 * _BLUR_VOXELS + 1, mode="constant") == 0
+        channel = channel[rest] if rest.any() else channel
+    low, high = np.percentile(channel, SCAN_UNIT)
+    return float(low), float(high)
+
+
 def channel_scaling(facts: ChannelFacts) -> Scaling:
     """Clip and scale by the channel's name, as nnU-Net chooses its normalisation by name."""
-    name = facts.name.lower()
-    if name in ("ct", "hu") or name.startswith("ct_"):
+    name = facts.name
+    if is_ct(name):
         low, high = min(facts.foreground["0.5"], facts.image["5"]), facts.foreground["99.5"]
         return Scaling("dataset", low, max(high, low + 1), 1.0, "CT: foreground 0.5th (or image 5th) to 99.5th percentile, linear")
     if is_pet(name):
         high = max(facts.foreground["99.95"], facts.image["99.9"])
         return Scaling("dataset", min(0.0, facts.minimum), high, 0.5, "PET: 0 to the foreground's 99.95th percentile, square root")
-    if name in ("nonorm", "rescale_to_0_1", "rgb_to_0_1"):
+    if not has_own_unit(name):
         return Scaling("dataset", facts.minimum, facts.maximum, 1.0, "no normalisation in nnU-Net: the data's range, linear")
-    return Scaling("scan", 0.0, 99.9, 1.0, "MR and others: each scan's own 0th to 99.9th percentile, linear")
+    rule = "MR and others: each scan's lowest (0) to its 99.9th percentile (1) outside tumors, or to the tumors' 99.5th, linear"
+    return Scaling("own", 0.0, max(1.0, facts.foreground["99.5"]), 1.0, rule)
 
 
 def main_channel(channels: Sequence[ChannelFacts], tumors: Sequence[TumorFacts]) -> int:

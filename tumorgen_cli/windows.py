@@ -20,16 +20,21 @@ from scipy import ndimage
 from tumorgen_cli.files import hash_value, read_plain, read_record
 from tumorgen_cli.plan import ChannelPlan, Plan
 from tumorgen_cli.records import Box, Shape, Triple
-from tumorgen_cli.rules import is_pet
+from tumorgen_cli.rules import is_pet, scan_unit
 
 
 # -- scaling ---------------------------------------------------------------------------------------------------
-def scan_limits(image: np.ndarray, channels: Sequence[ChannelPlan]) -> np.ndarray:
-    """Clip limits (C, 2) of a scan (C, X, Y, Z): the plan's, or this scan's own percentiles where the plan says `scan`."""
-    limits = [
-        np.percentile(array, (channel.low, channel.high)) if channel.scheme == "scan" else (channel.low, channel.high)
-        for array, channel in zip(image, channels, strict=True)
-    ]
+def scan_limits(image: np.ndarray, channels: Sequence[ChannelPlan], tumors: np.ndarray | None = None) -> np.ndarray:
+    """Clip limits (C, 2) of a scan (C, X, Y, Z) in its own intensities: the plan's, which for `own` channels count in the scan's unit.
+
+    `tumors` (X, Y, Z) bool: all that are annotated in it, which do not count for the unit (`rules.scan_unit`); None: none are known. So a
+    scan has the same limits, and tissue the same place in the clip window, with a tumor and without; bright tumors are inside
+    because the plan's window reaches beyond 1 for them.
+    """
+    limits = []
+    for array, channel in zip(image, channels, strict=True):
+        start, stop = scan_unit(array, tumors) if channel.scheme == "own" else (0.0, 1.0)
+        limits.append([start + share * (stop - start) for share in (channel.low, channel.high)])
     return np.array(limits, np.float32)
 
 
@@ -60,20 +65,23 @@ def in_type(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def units(channels: Sequence[ChannelPlan], limits: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """What a scan's intensities count from and in, per channel, (C, 2): its clip window's low end and width where every scan has units
-    of its own (`scan`), as MR does; 0 and 1 where a number means the same in all."""
-    own = [(low, (high - low) or 1) if channel.scheme == "scan" else (0, 1) for channel, (low, high) in zip(channels, limits, strict=True)]
-    return np.array(own, np.float32)
+    """What a scan's intensities count from and in, per channel, (C, 2), by its clip `limits`: the scan's own unit where every scan has
+    one (`own`), as in MR; 0 and 1 where a number means the same in all."""
+    found = []
+    for channel, (low, high) in zip(channels, limits, strict=True):
+        width = (high - low) / (channel.high - channel.low) if channel.scheme == "own" and high > low else 1.0
+        found.append((low - channel.low * width, width) if channel.scheme == "own" else (0.0, 1.0))
+    return np.array(found, np.float32)
 
 
 def comparable(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A scan's intensities (C, X, Y, Z) in `units`, so that they compare between scans, and of each channel (C,) what counts as nothing.
 
-    Nothing is 0 for uptake and in units of a scan's own; else it is the clip window's low end: a ratio of HU means nothing, one of HU
+    Nothing is 0 for uptake and in a scan's own unit; else it is the clip window's low end: a ratio of HU means nothing, one of HU
     above air or fat does.
     """
     own = units(channels, limits)
-    absolute = [channel.scheme == "scan" or is_pet(channel.name) for channel in channels]
+    absolute = [channel.scheme == "own" or is_pet(channel.name) for channel in channels]
     if np.any(own != (0, 1)):
         start, width = own.T.reshape(2, -1, 1, 1, 1)
         image = (image.astype(np.float32) - start) / width

@@ -14,14 +14,13 @@ from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.records import Fingerprint, Request, Synthetic
 from tumorgen_cli.shapes import MaskConfig, load_donors, place_mask, plan_masks, smooth_noise
-from tumorgen_cli.windows import load_case, units
+from tumorgen_cli.windows import units
 from tumorgen_cli.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Config:
-    """Per channel the 10th and 90th percentile of the training tumors' contrast, in the scan's units; not used for channels that each
-    scan has in units of its own (see `SynTumor.load`).
+    """Per channel the 10th and 90th percentile of the training tumors' contrast, in `windows.units`.
 
     `texture`: standard deviation of the texture as a share of the contrast; `texture_mm` the range of the sigma its noise is
     blurred with; `edge_mm`: range of the sigma of the soft edge, per size class of `mask`.
@@ -55,13 +54,12 @@ class SynTumor(Method):
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, Config)
         self.donors: list[np.ndarray] = []
-        self.contrast = np.array(self.config.contrast)
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
         contrast = np.array([tumor.contrast for tumor in fingerprint.tumors])
         usual = tuple((float(low), float(high)) for low, high in np.nanpercentile(contrast, (10, 90), axis=0).T)
-        d.take("contrast", usual, "10th and 90th percentile of the tumors' contrast to the 2 cm shell; not of channels scaled scan by scan")
+        d.take("contrast", usual, "10th and 90th percentile of the tumors' contrast to the 2 cm shell; of MR and others in each scan's own unit")
         plan_masks(d, "ellipsoid")
         d.take("texture", 0.25, "SynTumor's blurred noise, as a share of the contrast")
         d.take("texture_mm", (3.0, 15.0), "SynTumor's sigma of 3 to 15 voxels of about 1 mm")
@@ -70,16 +68,7 @@ class SynTumor(Method):
         d.take("edge_mm", edges, "SynTumor's edge sigma of 1 to 2 voxels of 1 mm, by size; at least half a working voxel", least=least)
 
     def load(self) -> dict[str, str]:
-        """Of channels that each scan has in units of its own, the contrast is taken here, once cases are preprocessed: the same
-        percentiles, as a share of each scan's clip window."""
         self.donors, hashes = load_donors(self.config.mask, self.workspace)
-        channels = self.plan.channels
-        own = [channel.scheme == "scan" for channel in channels]
-        if any(own):
-            cases = self.workspace.fingerprint().of(self.workspace.splits().train).cases
-            widths = {case.case: units(channels, load_case(self.workspace.cases / case.case).record.limits)[:, 1] for case in cases}
-            shares = [tumor.contrast / widths[case.case] for case in cases for tumor in case.tumors]
-            self.contrast[own] = np.nanpercentile(shares, (10, 90), axis=0).T[own]
         return hashes
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
@@ -93,7 +82,7 @@ class SynTumor(Method):
         texture = smooth_noise(shape, [max(0.6, grain / s) for s in request.spacing_mm], rng)
         image = request.image.astype(np.float32, copy=True)
         widths = units(self.plan.channels, request.limits)[:, 1]
-        contrasts = [float(rng.uniform(low, high)) * float(width) for (low, high), width in zip(self.contrast, widths, strict=True)]
+        contrasts = [float(rng.uniform(low, high)) * float(width) for (low, high), width in zip(c.contrast, widths, strict=True)]
         for channel, contrast in enumerate(contrasts):
             image[(channel, *box.slices)] += soft * contrast * (1 + c.texture * texture)
         return Synthetic(image, share, {**drawn, "contrast": [round(each, 4) for each in contrasts]})
