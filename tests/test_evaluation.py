@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import fingerprint_of, tumors_of
 
-from tumorgen_cli import evaluation
+from tumorgen_cli import evaluation, report
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, read_scores, window_around, write_page
 from tumorgen_cli.files import to_plain
@@ -318,6 +319,35 @@ def test_units_of_scans_that_have_none_do_not_count(plan, tmp_path):
         found.append(evaluation.measure_case(plan, files, tmp_path / f"{gain}"))
     assert found[0].statistics.contrast == pytest.approx(found[1].statistics.contrast, rel=1e-4)
     np.testing.assert_allclose(found[0].lesion, found[1].lesion, rtol=1e-3, atol=1e-5)
+
+
+def test_the_main_channel_is_scored_and_shown(plan, synthetic, tmp_path, monkeypatch):
+    """A second channel before it, of noise, changes neither scores nor pictures of tumors."""
+    two, pairs = tmp_path / "real", tmp_path / "two" / "synthetic" / "toy"
+    noise = np.random.default_rng(0).random(SHAPE, np.float32)
+    for old, new in ((Path(plan.dataset_path), two), (synthetic, pairs)):
+        shutil.copytree(old, new)
+        for path in [*(new / "imagesTr").iterdir()]:
+            path.rename(path.with_name(path.name.replace("_0000", "_0001")))
+            write_volume(path, noise, GRID)
+    both = replace(plan, dataset_path=str(two), channels=(ChannelPlan("CT", "dataset", 0.0, 1.0, 1.0), *plan.channels), main_channel=1)
+    found, pages = [], []
+    monkeypatch.setattr(report, "write_report", lambda *args: pages.append(args[-1]))
+    for each, folder in ((plan, synthetic), (both, pairs)):
+        found.append(evaluate(each, folder, None, folder.parent.parent))
+    one, other = found
+    assert (other.channel, [case.statistics for case in other.cases]) == ("PET", [case.statistics for case in one.cases])
+    assert other.comparisons == one.comparisons
+    assert other.shares == one.shares
+    (alone, beside) = pages
+    assert beside.strips.keys() == alone.strips.keys()
+    for case, strip in alone.strips.items():
+        np.testing.assert_array_equal(beside.strips[case].picture, strip.picture)
+    assert beside.slices
+    for case, picture in beside.slices.items():
+        (files,) = (each for each in (*evaluation.synthetic_cases(plan, synthetic), *tumors_of(plan, SPLITS)) if each.case == case)
+        seen = evaluation.measure_case(plan, files, tmp_path / "seen").slices["axial"]
+        np.testing.assert_array_equal(picture, seen[evaluation.PLACES.index("tumor"), 0])
 
 
 def test_a_tumor_is_not_measured_by_itself(plan, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from conftest import plan_toy, sampling_with
 from scipy import ndimage
 
-from tumorgen_cli import pipeline, training
+from tumorgen_cli import autoencoding, pipeline, training
 from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import DataError, PlanError, StateError
@@ -240,6 +241,50 @@ def test_a_tumor_comes_in_the_units_of_its_host(units_of_their_own, workspace, n
         assert made.drawn.get("donor") == alone.drawn.get("donor")
         change = (made.image - request.image)[:, made.mask > 0.5].mean(axis=1) / units(method.plan.channels, request.limits)[:, 1]
         assert 0.05 < change[1] < 3, change  # whatever the donor's unit
+
+
+PREVIEWS = [
+    ("tumorgen", "_preview"), ("blended", "_preview"), ("difftumor", "_preview"), ("freetumor", "_segmentor_preview"), ("freetumor", "_gan_preview"),
+    ("tumorgen", "vae"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "preview"), PREVIEWS)
+def test_previews_show_the_main_channel(units_of_their_own, monkeypatch, tmp_path, name, preview):
+    shown = []
+    for main in (0, 1):
+        plan = replace(units_of_their_own.plan(), main_channel=main)
+        method = find_method(name)(plan, units_of_their_own)
+        torch.manual_seed(0)
+        if name == "tumorgen":
+            method.condition.learn(np.random.default_rng(0).random((5, 6), np.float32), np.full((5, 3), 30.0))
+        draw = getattr(method, preview)
+        if preview == "vae":
+            cases = [load_case(units_of_their_own.cases / case) for case in units_of_their_own.splits().test]
+            draw = autoencoding.reconstruction_preview(method.vae, cases, plan, "cpu")
+        for module in (sys.modules[type(method).__module__], autoencoding):
+            monkeypatch.setattr(module, "grid_preview", lambda path, rows, names, columns, low, high: shown.append((rows, columns)))
+        with torch.no_grad():
+            if name == "freetumor":
+                for weight in method.generator.parameters():
+                    weight += 0.1  # untrained it changes nothing
+            draw(tmp_path / "preview.png")
+    (first, columns), (second, _) = shown
+    for before, after in zip(first, second, strict=True):
+        for title, a, b in zip(columns, before, after, strict=True):
+            assert np.array_equal(a, b) == ("mask" in title or title == "segmentor"), title
+
+
+def test_a_kind_is_one_of_the_main_channel(units_of_their_own):
+    """Told by what is drawn for --kind: of tumors that are ever brighter in one channel and ever fainter in the other."""
+    known = np.random.default_rng(0).random((5, 6), np.float32)
+    known[:, 0], known[:, 3] = np.arange(1, 6), np.arange(5, 0, -1)
+    for main, (brightest, faintest) in enumerate(((5, 1), (1, 5))):
+        method = TumorGen(replace(units_of_their_own.plan(), main_channel=main), units_of_their_own)
+        method.condition.learn(known, np.full((5, 3), 30.0))
+        drawn = [method._character(Box((2, 2, 2), (4, 4, 4)), seed, "low-contrast")[0] for seed in range(20)]
+        assert set(drawn) == {faintest}
+        assert brightest in [method._character(Box((2, 2, 2), (4, 4, 4)), seed)[0] for seed in range(40)]
 
 
 @pytest.fixture(scope="module")

@@ -205,8 +205,8 @@ def reconstruction_preview(vae: Codec, cases: Sequence[Case], plan: Plan, device
         for case in cases:
             image = whole_image(case, plan)
             picture = reconstruct(vae, image, plan, device)
-            axial = busiest_slice(case.tumors)
-            rows.append([image[0, :, :, axial], picture[0, :, :, axial], np.abs(picture - image)[0, :, :, axial] * 4 - 1])
+            axial, main = busiest_slice(case.tumors), plan.main_channel
+            rows.append([image[main, :, :, axial], picture[main, :, :, axial], np.abs(picture - image)[main, :, :, axial] * 4 - 1])
         grid_preview(path, rows, [case.record.case for case in cases], ["scan", "reconstruction", "4 × |difference|"], -1, 1)
 
     return preview

@@ -151,14 +151,14 @@ class Blended(Method):
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, its mask, a draw in its box and the mask that came with it."""
-        rows, names = [], []
+        rows, names, main = [], [], self.plan.main_channel
         for window in held_out_windows(self.vae, self.plan, self.workspace, self.device, 4):
             soft, axial = latent_mask(window.mask), ae.busiest_slice(window.mask)
             box = draw_box(soft, self.plan.window.alpha, np.random.default_rng([self.plan.seed, 7]))
             inside = torch.from_numpy(box_mask(box, soft.shape))[None, None].to(self.device)  # type: ignore[arg-type]
             picture, mask = self._decode(self._sample(window.latent, inside, 1, 20, "euler"))
-            image = window.image[0, 0].float().cpu().numpy()
-            rows.append([image[:, :, axial], window.mask[:, :, axial] * 2.0 - 1, picture[0, :, :, axial], mask[:, :, axial] * 2 - 1])
+            image = window.image[0, main].float().cpu().numpy()
+            rows.append([image[:, :, axial], window.mask[:, :, axial] * 2.0 - 1, picture[main, :, :, axial], mask[:, :, axial] * 2 - 1])
             names.append(window.name)
         grid_preview(path, rows, names, ["scan", "mask", "drawn", "its mask"], -1, 1)
 

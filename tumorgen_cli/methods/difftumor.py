@@ -228,15 +228,15 @@ class DiffTumor(Method):
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, the mask, two draws in it."""
-        rows, names, s = [], [], self.config.sampling
+        rows, names, s, main = [], [], self.config.sampling, self.plan.main_channel
         for window in held_out_windows(self.vqgan, self.plan, self.workspace, self.device, 4):
             axial = ae.busiest_slice(window.mask)
-            row = [window.image[0, 0].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
+            row = [window.image[0, main].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
             mask = torch.from_numpy(nearest_mask(window.mask))[None].to(self.device)
             for seed in (1, 2):
                 drawn = self._sample(window.latent, mask, seed, min(10, s.steps), "ddim")
                 with ae.precise(self.plan.precision, self.device):
-                    row.append(self.vqgan.decode(drawn)[0, 0].float().cpu().numpy()[:, :, axial])
+                    row.append(self.vqgan.decode(drawn)[0, main].float().cpu().numpy()[:, :, axial])
             rows.append(row)
             names.append(window.name)
         grid_preview(path, rows, names, ["scan", "mask", "drawn, seed 1", "drawn, seed 2"], -1, 1)

@@ -284,20 +284,20 @@ class FreeTumor(Method):
 
     def _segmentor_preview(self, path: Path) -> None:
         """Held-out tumors: the scan, the true mask, S."""
-        windows = self._held_out_tumors(4)
+        windows, main = self._held_out_tumors(4), self.plan.main_channel
         rows = []
         for _, image, mask in windows:
             axial = busiest_slice(mask)
-            rows.append([a[:, :, axial] for a in (image[0], mask * 2.0 - 1, self.probability(image) * 2 - 1)])
+            rows.append([a[:, :, axial] for a in (image[main], mask * 2.0 - 1, self.probability(image) * 2 - 1)])
         grid_preview(path, rows, [name for name, _, _ in windows], ["scan", "mask", "segmentor"], -1, 1)
 
     def _gan_preview(self, path: Path) -> None:
         """Healthy places of held-out cases: the window, a mask of the prior, the synthetic tumor, the difference, what S finds."""
-        windows = self._held_out_places(5)
+        windows, main = self._held_out_places(5), self.plan.main_channel
         rows = []
         for image, mask, _ in windows:
             painted, axial = self.paint(image, mask), busiest_slice(mask >= 0.5)
-            shown = (image[0], mask * 2 - 1, painted[0], (painted - image)[0], self.probability(painted) * 2 - 1)
+            shown = (image[main], mask * 2 - 1, painted[main], (painted - image)[main], self.probability(painted) * 2 - 1)
             rows.append([a[:, :, axial] for a in shown])
         names = ["healthy", "mask", "painted", "difference", "segmentor"]
         grid_preview(path, rows, [name for _, _, name in windows], names, -1, 1)

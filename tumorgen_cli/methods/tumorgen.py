@@ -303,14 +303,14 @@ class TumorGen(Method):
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, two draws in its box with the generated mask, the true mask."""
-        rows, names = [], []
+        rows, names, main = [], [], self.plan.main_channel
         for window, cells, box in self._held_out(4):
             axial = ae.busiest_slice(window.mask)
-            row = [window.image[0, 0].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
+            row = [window.image[0, main].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
             for seed in (1, 2):
                 told = self._first_told(self._character(cells, seed))
                 image, refined = self._decode(self._sample(window.latent, box, told, seed, self.config.sampling.steps, "euler"))
-                row += [image[0, :, :, axial], refined[:, :, axial] * 2 - 1]
+                row += [image[main, :, :, axial], refined[:, :, axial] * 2 - 1]
             rows.append(row)
             names.append(window.name)
         grid_preview(path, rows, names, ["scan", "mask", "drawn, seed 1", "its mask", "drawn, seed 2", "its mask"], -1, 1)
