@@ -17,7 +17,7 @@ from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import write_json
-from tumorgen_cli.methods import METHODS, find_method
+from tumorgen_cli.methods import METHODS, find_method, tumorgen
 from tumorgen_cli.methods.difftumor import nearest_mask
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.methods.tumorgen import TumorGen
@@ -392,6 +392,14 @@ def test_every_switch_trains_and_synthesizes(replanned, trained, changes):
     tight = [tight_box(i["mask"][0]).shape == tight_box(i["box"][0]).shape for i in items]
     assert all(tight) if not method.config.flow.bapmg else not all(tight)
     assert plan.hash == workspace.plan().hash
+
+
+def test_a_change_of_what_is_encoded_makes_flow_and_refiner_stale(trained, monkeypatch):
+    """What a character is, is no number of the plan; the VAE is told none."""
+    method = TumorGen(trained.plan(), trained)
+    assert all(method.trained(stage) for stage in method.stages)
+    monkeypatch.setattr(tumorgen, "FORMAT", "another")
+    assert [method.trained(stage) for stage in method.stages] == [True, False, False]
 
 
 def test_the_default_logs_every_term(trained):

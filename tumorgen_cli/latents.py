@@ -23,7 +23,7 @@ from tumorgen_cli.plan import Plan
 from tumorgen_cli.windows import Case, Component, comparable, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
 
-_FORMAT = 2  # of the cache's files
+FORMAT = 3  # of the cache's files; raise it when `_character` changes, too
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def training_latents(encoder: Codec, encoder_hash: str, plan: Plan, workspace: W
     if left_out:
         console.warn(f"{len(left_out)} tumors are larger than the window and are not learnt from")
     candidates = find_candidates(cases)
-    made_from = hash_value([_FORMAT, encoder_hash, plan.fingerprint_hash, plan.precision, plan.window, plan.channels, plan.seed, copies, names])
+    made_from = hash_value([FORMAT, encoder_hash, plan.fingerprint_hash, plan.precision, plan.window, plan.channels, plan.seed, copies, names])
     cache = LatentCache(folder, candidates, copies, made_from)
     processes = PartialState(cpu=device == "cpu")
     with processes.main_process_first(), console.progress("encoding tumors", len(candidates), quiet=not processes.is_main_process) as tick:

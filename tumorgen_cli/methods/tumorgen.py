@@ -22,7 +22,7 @@ from tumorgen_cli.boxes import box_mask, draw_box, latent_mask
 from tumorgen_cli.character import FIELDS, KINDS, describe_character
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.files import derive_seed, hash_value
-from tumorgen_cli.latents import HeldOut, Latents, held_out_windows, training_latents
+from tumorgen_cli.latents import FORMAT, HeldOut, Latents, held_out_windows, training_latents
 from tumorgen_cli.methods.method import Method, Sampling, learnt_by
 from tumorgen_cli.nets.flow_unet import FlowUNet
 from tumorgen_cli.nets.refiner import MaskRefiner
@@ -185,11 +185,9 @@ class TumorGen(Method):
 
     # -- training ----------------------------------------------------------------------------------------------
     def inputs_hash(self, name: str) -> str:
-        """As for every method; a joint refiner is part of the flow."""
-        c = self.config
-        if name != "flow":
-            return super().inputs_hash(name)
-        return hash_value([self.data(), learnt_by(c.flow), self.weights_hash("vae"), learnt_by(c.refiner) if c.refiner.joint else None])
+        """As for every method; flow and refiner read encoded tumors, and a joint refiner is part of the flow."""
+        made_from, r = super().inputs_hash(name), self.config.refiner
+        return made_from if name == "vae" else hash_value([made_from, FORMAT, learnt_by(r) if name == "flow" and r.joint else None])
 
     def trained(self, name: str, iterations: int | None = None) -> bool:
         """As for every method; a joint refiner comes with the flow, and one that is switched off is never missing."""
