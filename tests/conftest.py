@@ -7,14 +7,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy import ndimage
 
+from tumorgen_cli.dataset import CaseVoxels
 from tumorgen_cli.evaluation import CaseFiles, real_tumors
+from tumorgen_cli.fingerprint import measure_tumors
 from tumorgen_cli.phantom import Phantoms, write_phantoms
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Box, CaseFacts, Fingerprint, Grid, TumorFacts
+from tumorgen_cli.records import CaseFacts, Fingerprint, Grid
 from tumorgen_cli.volumes import read_volume
 from tumorgen_cli.workspace import Splits, Workspace
 
@@ -60,13 +60,12 @@ def tumors_of(plan: Plan, splits: Splits) -> tuple[CaseFiles, ...]:
 
 
 def fingerprint_of(plan: Plan, splits: Splits) -> Fingerprint:
-    """Where the tumors of a plan's data set lie, and no other fact."""
-    nan, cases = math.nan, []
+    """The tumors of a plan's data set as they are outlined, and no intensity."""
+    cases = []
     for case in (*splits.train, *splits.test):
         labels, grid = read_volume(Path(plan.dataset_path) / "labelsTr" / f"{case}{plan.file_ending}")
-        parts = ndimage.find_objects(ndimage.label(labels == plan.tumor_label, np.ones((3, 3, 3)))[0])
-        boxes = [Box(tuple(s.start for s in part), tuple(s.stop for s in part)) for part in parts]
-        cases.append(CaseFacts(case, grid, tuple(TumorFacts(box, nan, (nan,) * 3, (), (), (), (nan,) * 3) for box in boxes)))
+        tumors, _ = measure_tumors(CaseVoxels((), labels == plan.tumor_label, grid))
+        cases.append(CaseFacts(case, grid, tumors))
     of_set = (plan.dataset, plan.dataset_path, plan.fingerprint_hash, plan.file_ending, plan.labels, plan.tumor_name, plan.tumor_label)
     return Fingerprint(*of_set, (), tuple(cases))
 

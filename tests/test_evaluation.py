@@ -247,9 +247,9 @@ def test_real_tumors_count_one_by_one(plan, tmp_path):
     for case in (*SPLITS.train, *SPLITS.test):
         image, labels = (read_volume(Path(plan.dataset_path) / name)[0] for name in (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz"))
         write_case(folder, case, image, labels)
-    large, small = ball((12, 10, 8), 14), ball((21, 10, 9), 9)
+    large, small, crumb = ball((12, 10, 8), 14), ball((21, 10, 9), 9), ball((3, 3, 3), 1)
     image = scan(large | small, 6, 4)
-    write_case(folder, "t1", image, 2 * (large | small))
+    write_case(folder, "t1", image, 2 * (large | small | crumb))
     plan = replace(plan, dataset_path=str(folder))
     copy = write_set(tmp_path / "synthetic" / "toy", [("a", "x", image, 2 * large), ("b", "y", scan(large, 5, 9), 2 * large)])
     scores = evaluate(plan, copy, Threshold(), tmp_path)
