@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import fingerprint_of, tumors_of
 
-from tumorgen_cli import evaluation, report
+from tumorgen_cli import evaluation, pipeline, report
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, read_scores, window_around, write_page
 from tumorgen_cli.files import to_plain
@@ -184,6 +184,10 @@ def test_without_a_judge(plan, synthetic, tmp_path):
     assert scores.agreement.of("dice").synthetic.undefined == 3
     assert scores.comparisons[0].synthetic.count == 3
     assert math.isnan(read_scores(tmp_path / "evaluation" / "toy" / "scores.json").agreement.of("dice").synthetic.mean)
+    for channel, unit in (("PET", "SUV"), ("T1", "scan ranges")):
+        rows = dict(pipeline._score_rows(replace(scores, channel=channel)))
+        assert f" {unit}; training" in rows["mean uptake, median"]
+        assert f" {unit}/mm; training" in rows["boundary gradient, median"]
 
 
 def test_what_lies_outside_the_box_does_not_count(plan, tmp_path):

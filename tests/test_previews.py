@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tumorgen_cli.previews import display_of, grid_preview, pair_preview, plane_image, upright
+from tumorgen_cli.previews import display_of, grid_preview, pair_preview, plane_image, unit_of, upright
 from tumorgen_cli.records import Box
 
 IDENTITY = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
@@ -102,3 +102,4 @@ def test_display_of_channels():
     assert display_of("PET") == ("gray_r", "SUV")
     assert display_of("CT") == ("gray", "HU")
     assert display_of("contrast_T1") == ("gray", "intensity")
+    assert [unit_of(name) for name in ("PET", "CT", "noNorm", "contrast_T1")] == ["SUV", "HU", "intensity", "scan ranges"]

@@ -21,7 +21,7 @@ from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.method import Sampling
 from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
-from tumorgen_cli.previews import display_of
+from tumorgen_cli.previews import unit_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
 from tumorgen_cli.stages import open_method, train_stages
 from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
@@ -495,7 +495,7 @@ def _score_rows(scores: Any) -> list[tuple[str, str]]:
             for m in scores.agreement.measures
         ]
     for c in scores.comparisons:
-        unit = display_of(scores.channel)[1] if c.unit == "scan" else c.unit
+        unit = c.unit.replace("scan", unit_of(scores.channel))
         rows.append((f"{c.title}, median", f"{c.synthetic.median:.3g} {unit}; training {c.training.median:.3g}; KS {c.ks:.3f}"))
     rows += [(f"share of {s.kind} tumors", f"{s.synthetic:.2f}; training {s.training:.2f}") for s in scores.shares]
     for p in scores.planes:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tumorgen_cli.files import atomic
 from tumorgen_cli.records import Box, Grid, Triple
-from tumorgen_cli.rules import is_pet
+from tumorgen_cli.rules import has_own_unit, is_ct, is_pet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,10 +27,14 @@ _MASK, _BOX = "#e0245e", "#1d9bf0"
 
 def display_of(channel: str) -> tuple[str, str]:
     """(colour map, unit) for a channel's name: PET dark on white in SUV, CT in HU, others in intensity."""
-    name = channel.lower()
-    if is_pet(name):
+    if is_pet(channel):
         return "gray_r", "SUV"
-    return ("gray", "HU") if name in ("ct", "hu") or name.startswith("ct_") else ("gray", "intensity")
+    return ("gray", "HU") if is_ct(channel) else ("gray", "intensity")
+
+
+def unit_of(channel: str) -> str:
+    """The unit in which a channel's tumors are measured (`windows.comparable`), for its name: that of its pictures, if it has one."""
+    return "scan ranges" if has_own_unit(channel) else display_of(channel)[1]
 
 
 def plane_image(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
