@@ -11,7 +11,7 @@ import pytest
 from test_cli import call, told
 from test_report import make_scores
 
-from tumorgen_cli.comparison_table import COLUMNS, Entry, Value, best_of, make_table
+from tumorgen_cli.comparison_table import COLUMNS, Entry, Painted, Value, best_of, make_table
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
 from tumorgen_cli.records import Box, Provenance
 from tumorgen_cli.volumes import read_volume, write_volume
@@ -56,13 +56,17 @@ def line(case, method, start=0, rejected=0):
 def test_a_table_has_a_row_for_every_method(tmp_path):
     a = [line("one", "a"), line("two", "a", rejected=2)]
     b = [line("one", "b"), line("two", "b", start=5)]  # its second box was drawn again
-    made = {"b": (tmp_path / "b", make_scores([0.5, 0.7], name="b"), b), "a": (tmp_path / "a", make_scores([0.5, 0.9], name="a"), a)}
-    table = make_table("hosts", 2, ["a", "broken", "b"], made, {"broken": "it is ill"})
+    lost = {"three": {"case": "three", "rejected": {"empty": 10}}, "four": {"case": "four", "rejected": {}, "reason": "damaged"}}
+    made = {
+        "b": Painted(tmp_path / "b", make_scores([0.5, 0.7], name="b"), b, lost),
+        "a": Painted(tmp_path / "a", make_scores([0.5, 0.9], name="a"), a, {}),
+    }
+    table = make_table("hosts", 4, ["a", "broken", "b"], made, {"broken": "it is ill"})
     assert [(entry.method, entry.failure) for entry in table.entries] == [("a", ""), ("broken", "it is ill"), ("b", "")]
     assert table.alike == 1
-    values = table.entries[0].values
+    values, others = table.entries[0].values, table.entries[2].values
     assert values["dice"].value == pytest.approx(0.7)
-    assert values["rejected"].value == 0.5
+    assert [(v["pairs"].value, v["given_up"].value, v["rejected"].value) for v in (values, others)] == [(2, 0, 0.5), (2, 2, 10 / 12)]
     assert values["seconds_total"].value == pytest.approx(0.4)
     assert table.real["dice"].value == pytest.approx(0.6)
     assert {column.key for column in COLUMNS} <= {*values}
@@ -185,6 +189,7 @@ def test_files_of_a_comparison(compared, phantoms):
     rows = list(csv.DictReader((folder / "comparison.csv").open()))
     assert [row["method"] for row in rows] == ["real", "copypaste", "tumorgen", "syntumor"] * 2
     assert 0 <= float(rows[1]["ks_volume_ml"]) <= 1
+    assert [(row["pairs"], row["given_up"]) for row in rows[:4]] == [("", ""), ("3", "0"), ("", ""), ("3", "0")]
     assert "stale" in rows[2]["failure"]
     assert rows[3]["paper_fid_hecktor_autopet"] == "89.7 / 109.0"
     assert "NaN" not in (folder / "comparison.json").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tumorgen_cli import comparison_page, comparison_table, console
 from tumorgen_cli.budgets import Budget, train_within
-from tumorgen_cli.comparison_table import Comparison
+from tumorgen_cli.comparison_table import Comparison, Painted
 from tumorgen_cli.dataset import find_dataset, read_dataset
 from tumorgen_cli.devices import DeviceName
 from tumorgen_cli.errors import StateError, TumorgenError, one_line
@@ -24,6 +24,7 @@ from tumorgen_cli.methods import find_method
 from tumorgen_cli.organs import organ_cases, tumor_free_subset
 from tumorgen_cli.pipeline import FEATURES, evaluate_sets, healthy_sources, plan_dataset, preprocess_dataset, redraw_sources, synthesize
 from tumorgen_cli.plan import Plan
+from tumorgen_cli.shards import read_log
 from tumorgen_cli.stages import check_preprocessed
 from tumorgen_cli.subsets import subset_workspace
 from tumorgen_cli.synthesis import Source, read_provenance
@@ -108,7 +109,7 @@ def compare_methods(
         found = {}
         for method, folder in made.items():
             scores = read_scores(workspace.evaluation(folder.name) / "scores.json")
-            found[method] = (folder, scores, read_provenance(folder))
+            found[method] = Painted(folder, scores, read_provenance(folder), read_log(folder, "given_up"))
         tables.append(comparison_table.make_table(place.name, pairs, methods, found, {m: one_line(e) for m, e in failed.items()}))
     if scores is None:
         raise StateError("No method came to a set", [f for error in failures[places[0].name].values() for f in error.faults])

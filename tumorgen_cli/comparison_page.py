@@ -72,7 +72,7 @@ def write_page(path: Path, comparison: Comparison, places: Mapping[str, Sequence
 
 
 def _head(c: Comparison) -> str:
-    pairs = ", ".join(f"{t.hosts}: {t.pairs} pairs a method, {t.alike} in the same box in all" for t in c.tables)
+    pairs = ", ".join(f"{t.hosts}: {t.pairs} pairs a method asked for, {t.alike} in the same box in all" for t in c.tables)
     judge = escape(Path(c.judge).name) if c.judge else "none"
     return (
         f"<h1>{escape(c.name)}</h1><p class=soft>Learnt from {escape(c.dataset)} · {escape(pairs)} · seed {c.seed} · training: {escape(c.budget)} · "
@@ -135,8 +135,8 @@ def _notes(c: Comparison) -> str:
         "sign of easy tumors, not only of good masks."
     )
     same = (
-        "Every method got the same hosts, windows, seeds, number of pairs and score, and boxes drawn from the same seeds; a draw that is rejected is "
-        "followed by one in another box. A KS distance of few pairs is far from 0 by chance. Seconds are of this device."
+        "Every method got the same hosts, windows, seeds, number of pairs to make and score, and boxes drawn from the same seeds; a draw that is "
+        "rejected is followed by one in another box. A KS distance of few pairs is far from 0 by chance. Seconds are of this device."
     )
     kind = "FID and KID" if c.is_fid else "no FID, and not comparable to one"
     far = f"Features of the distances: {c.features} ({kind}); NSD at {c.tolerance_mm:g} mm."

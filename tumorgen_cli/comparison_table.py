@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from tumorgen_cli.files import none_for_nan, read_plain, to_plain, write_json, w
 from tumorgen_cli.metrics.scores import ALL_PLANES, Scores, Summary, summarize, values_of
 from tumorgen_cli.metrics.tumors import ks_distance
 from tumorgen_cli.records import Provenance
+from tumorgen_cli.synthesis import count_rejected
 
 _PLANES = {"axial": "axial", "sagittal": "sagittal", "coronal": "coronal", ALL_PLANES: "mean"}
 _KS = {"volume_ml": "volume", "mean": "mean uptake", "contrast": "contrast"}
@@ -64,6 +65,8 @@ COLUMNS = (
     Column("low-contrast", "share of hard tumors", "low-contrast", unit="%"),
     Column("necrotic", "share of hard tumors", "necrotic", unit="%"),
     Column("heterogeneous", "share of hard tumors", "heterogeneous", unit="%"),
+    Column("pairs", "painting", "pairs", unit="count"),
+    Column("given_up", "painting", "given up", unit="count"),
     Column("rejected", "painting", "draws rejected", unit="%"),
     Column("seconds_total", "painting", "s a pair, file to file", "low"),
     Column("seconds_method", "painting", "s a pair, the method", "low"),
@@ -123,6 +126,16 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Painted:
+    """A set that a method came to: its scores, its pairs, and the lines of those given up by case."""
+
+    folder: Path
+    scores: Scores
+    lines: Sequence[Provenance]
+    given_up: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Table:
     """Every method on one set of hosts. `pairs` were asked for; `alike` of them lie in the same box in every set that was made."""
 
@@ -152,20 +165,17 @@ class Comparison:
     tables: tuple[Table, ...]
 
 
-def make_table(
-    hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str, tuple[Path, Scores, Sequence[Provenance]]], failures: Mapping[str, str]
-) -> Table:
+def make_table(hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str, Painted], failures: Mapping[str, str]) -> Table:
     """The table of one set of hosts, a row for each of `methods`: from its set in `made`, or from `failures` why it has none."""
     entries = []
     for method in methods:
         if method in failures:
             entries.append(Entry(method, "", failures[method]))
         else:
-            folder, scores, lines = made[method]
-            entries.append(Entry(method, str(folder), "", set_values(scores, lines)))
-    real = real_values(next(scores for _, scores, _ in made.values())) if made else {}
+            entries.append(Entry(method, str(made[method].folder), "", set_values(made[method])))
+    real = real_values(next(iter(made.values())).scores) if made else {}
     best = {column.key: best_of(column, real, entries) for column in COLUMNS}
-    alike = len(shared_places([lines for _, _, lines in made.values()]))
+    alike = len(shared_places([each.lines for each in made.values()]))
     return Table(hosts, pairs, alike, real, tuple(entries), {key: method for key, method in best.items() if method})
 
 
@@ -175,15 +185,17 @@ def shared_places(sets: Sequence[Sequence[Provenance]]) -> list[str]:
     return [case for case, place in places[0].items() if all(each.get(case) == place for each in places)] if places else []
 
 
-def set_values(scores: Scores, lines: Sequence[Provenance]) -> dict[str, Value]:
+def set_values(made: Painted) -> dict[str, Value]:
     """The values of a set, by column."""
-    rejected = sum(sum(line.rejected.values()) for line in lines)
+    scores, lines = made.scores, made.lines
+    rejected = count_rejected(lines, made.given_up).total()
     found = {m.field: _mean(m.synthetic) for m in scores.agreement.measures}
     found |= {f"{p.measure}_{p.plane}": Value(p.matched.value, p.matched.low, p.matched.high) for p in scores.planes if p.place == "tumor"}
     found["auc"] = Value(scores.reader.auc, scores.reader.low, scores.reader.high)
     found |= {"near_copies": Value(scores.novelty.near_copies), "singled_out": Value(scores.novelty.singled_out)}
     found |= {f"ks_{c.field}": Value(c.ks) for c in scores.comparisons if c.field in _KS}
     found |= {share.kind: Value(share.synthetic) for share in scores.shares}
+    found |= {"pairs": Value(len(lines)), "given_up": Value(len(made.given_up))}
     found["rejected"] = Value(rejected / (rejected + len(lines)))
     for part in ("total", "method"):
         found[f"seconds_{part}"] = _mean(summarize(np.array([line.seconds.get(part, _NAN) for line in lines]), f"seconds {part}"))
@@ -239,7 +251,7 @@ def comparison_csv(comparison: Comparison) -> str:
     sheet = csv.writer(text, lineterminator="\n")
     keys = [f"{column.key.replace(' ', '_')}{part}" for column in COLUMNS for part in ("", "_low", "_high")]
     paper_keys = ("paper_fid_hecktor_autopet", "paper_dsc_nsd", "paper_seconds")
-    sheet.writerow(["hosts", "method", "pairs", *keys, "best", "training_steps", "training_minutes", *paper_keys, "failure"])
+    sheet.writerow(["hosts", "method", *keys, "best", "training_steps", "training_minutes", *paper_keys, "failure"])
     for table in comparison.tables:
         for entry in (Entry("real", "", "", table.real), *table.entries):
             values = [entry.values.get(column.key, Value(_NAN)) for column in COLUMNS]
@@ -248,9 +260,8 @@ def comparison_csv(comparison: Comparison) -> str:
             runs, paper = comparison.training.get(entry.method, ()), PAPER.get(entry.method, Paper("", ""))
             steps, minutes = " ".join(f"{run.stage}:{run.steps}" for run in runs), f"{sum(run.seconds for run in runs) / 60:.1f}"
             cost = [steps, minutes] if entry.method in comparison.training else ["", ""]
-            pairs = "" if entry.method == "real" else table.pairs
             theirs = (paper.fid, paper.alignment, paper.seconds)
-            sheet.writerow([table.hosts, entry.method, pairs, *numbers, best, *cost, *theirs, entry.failure])
+            sheet.writerow([table.hosts, entry.method, *numbers, best, *cost, *theirs, entry.failure])
     return text.getvalue()
 
 

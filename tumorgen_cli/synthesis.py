@@ -487,10 +487,16 @@ def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
     )
 
 
-def _tally(records: Sequence[Provenance], made: int, left: int, given_up: Mapping[str, Mapping[str, Any]]) -> Tally:
+def count_rejected(records: Sequence[Provenance], given_up: Mapping[str, Mapping[str, Any]]) -> Counter[str]:
+    """The draws of a set that were rejected, by reason, those of pairs given up among them."""
     rejected: Counter[str] = Counter()
     for reasons in (*(record.rejected for record in records), *(record["rejected"] for record in given_up.values())):
         rejected.update(reasons)
+    return rejected
+
+
+def _tally(records: Sequence[Provenance], made: int, left: int, given_up: Mapping[str, Mapping[str, Any]]) -> Tally:
+    rejected = count_rejected(records, given_up)
     draws = len(records) + sum(rejected.values())
     seconds = float(np.mean([record.seconds["total"] for record in records])) if records else 0.0
     padded = sum(record.padded for record in records)
