@@ -452,7 +452,7 @@ def test_a_method_that_gives_nothing_is_told_and_may_try_again(workspace, phanto
 
 
 def test_a_pair_that_does_not_come_is_given_up_and_the_set_finished(workspace, phantoms, tmp_path, monkeypatch):
-    """Whatever the reason: no draw of it holds a tumor, or its host cannot be used. It is not tried again; the rest is a set."""
+    """Whatever the reason: no draw of it holds a tumor, or its host cannot be used; the rest is a set."""
     plan, out, hosts = workspace.plan(), tmp_path / "out", tmp_path / "hosts"
     shutil.copytree(phantoms.healthy, hosts)
     array, grid = read_volume(hosts / "Healthy_001_0000.nii.gz")
@@ -475,8 +475,30 @@ def test_a_pair_that_does_not_come_is_given_up_and_the_set_finished(workspace, p
     (warning,) = told
     assert warning.startswith("4 pairs were given up, beside 1 that came: 3 empty; A host scan cannot be used. ")
     assert str(out / "given_up.jsonl") in warning
-    again = Fake(plan, workspace)
-    assert (run(again).given_up, again.seeds) == (4, [])
+
+
+@pytest.mark.parametrize("shards_again", [[None], [Shard(1, 2), Shard(2, 2)]], ids=["alone", "shards"])
+def test_what_an_error_kept_from_coming_is_tried_again_and_nothing_else(workspace, phantoms, tmp_path, shards_again):
+    """Each shard tries its own."""
+    plan, out, hosts = workspace.plan(), tmp_path / "out", tmp_path / "hosts"
+    shutil.copytree(phantoms.healthy, hosts)
+    bad = hosts / "Healthy_001_0000.nii.gz"
+    whole = bad.read_bytes()
+    jobs = make_jobs(pipeline.healthy_sources(plan, hosts, None), 5, 0)
+
+    def run(method, part=None):
+        return synthesize_set(plan, method, jobs, out, workspace.fingerprint().tumors, None, Sampling(), {"seed": 0}, None, lambda *_: None, part)
+
+    bad.write_bytes(whole[: len(whole) // 2])  # as a disk may read it that is about to fail
+    assert [run(Fake(plan, workspace, empty=3)).given_up, *(run(Fake(plan, workspace)).given_up for _ in range(2))] == [4, 4, 4]
+    bad.write_bytes(whole)
+    method = Fake(plan, workspace)
+    tallies = [run(method, part) for part in shards_again]
+    assert (tallies[-1].pairs, tallies[-1].given_up, tallies[-1].left) == (3, 2, 0)
+    assert len(method.seeds) == 2  # those of the host; what was given up after its draws is not drawn again
+    lines = [json.loads(line) for line in (out / "given_up.jsonl").read_text().splitlines()]
+    assert [line["case"] for line in lines] == ["Healthy_000_s0000", "Healthy_000_s0004"]
+    assert json.loads((out / "dataset.json").read_text())["numTraining"] == 3
 
 
 def test_what_a_method_is_told(workspace, phantoms, tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,15 @@ def read_log(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     for record in (json.loads(line) for text in read_logs(folder, name).values() for line in whole_lines(text).splitlines()):
         found.setdefault(record["case"], record)
     return found
+
+
+def drop_lines(folder: Path, name: str, drop: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Takes the lines out that `drop` says, which no other process may be the one to write."""
+    for log in logs_of(folder, name):
+        lines = whole_lines(log.read_text(encoding="utf-8")).splitlines(keepends=True)
+        kept = [line for line in lines if not drop(json.loads(line))]
+        if kept != lines:
+            write_text(log, "".join(kept))
 
 
 def whole_lines(text: str) -> str:

@@ -32,7 +32,20 @@ from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
 from tumorgen_cli.records import Box, Grid, Provenance, Shard, TumorFacts
-from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, logs_of, open_log, read_log, read_logs, turn, whole_lines
+from tumorgen_cli.shards import (
+    claim,
+    divide,
+    divided_so,
+    drop_lines,
+    end_division,
+    gather,
+    logs_of,
+    open_log,
+    read_log,
+    read_logs,
+    turn,
+    whole_lines,
+)
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.windows import in_type, tight_box
 
@@ -149,7 +162,7 @@ def synthesize_set(
 
     `box` is the user's, in the host's voxels; without it boxes are drawn. `settings` identify the set: a folder made
     with others is refused. `jobs` are those of the whole set; `tick` counts the shard's. A pair whose host cannot be used, or of which
-    no tumor comes, is given up: the set is finished without it, and with a warning.
+    no tumor comes, is given up: the set is finished without it, and with a warning. The next call tries the first kind again.
 
     Raises:
         StateError: `out` holds another set, or shards of another division. DataError: see `check_places`; or no pair came at all.
@@ -159,15 +172,17 @@ def synthesize_set(
     if quality is not None:
         settings = {**settings, "judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
     identity = to_plain({"method": method.name, "plan": plan.hash, "weights": weights, **settings})
+    mine = own_jobs(jobs, shard)
+    own = {job.case for job in mine}
     with turn(out, shard):
         claim(out, identity, alone=shard is None)
         divide(out, len(jobs), shard)
         if quality is not None:
             write_judges(out, quality.judge)
         provenance, losses = (open_log(out, name, shard) for name in ("provenance", "given_up"))
+        drop_lines(out, "given_up", lambda line: "reason" in line and line["case"] in own)  # an error may have passed
         done, given_up = _finished_pairs(out), read_log(out, "given_up")
     made, scan = 0, None  # the scan is the last host that could be used
-    mine = own_jobs(jobs, shard)
     hash_host = functools.cache(hash_file)  # each host is read for it once
     _check_hosts(mine, done, hash_host, out)
     missing = [job for job in mine if job.case not in done and job.case not in given_up]
@@ -223,8 +238,8 @@ def _tell_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[
         remedy = "train longer, choose other hosts or boxes, or allow more draws (--set paste.draws=N at planning)"
         raise DataError("No tumor came", [Fault(str(out), f"{len(given_up)} pairs given up ({told})", "one pair at least", remedy)])
     console.warn(
-        f"{len(given_up)} pairs were given up, beside {len(done)} that came: {told} (all: {out / 'given_up.jsonl'}; a pair whose line there is "
-        "deleted is tried again)"
+        f"{len(given_up)} pairs were given up, beside {len(done)} that came: {told} (all: {out / 'given_up.jsonl'}; the same command tries those "
+        "with an error again, and a pair whose line there is deleted)"
     )
 
 
