@@ -174,8 +174,9 @@ def test_a_subset_of_other_splits_is_refused(copy, nnunets, phantoms):
     (inner,) = (copy.root / "downstream").glob("real_*/splits.json")
     path, found = inner, read_record(Splits, inner, "")
     write_json(path, Splits((*found.train[1:], *found.test), found.train[:1]))
-    with pytest.raises(StateError, match="delete the folder"):
-        measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    result = measure_gains(copy, design, phantoms.healthy, None, "cpu").result
+    assert [run.arm for run in result.runs] == ["real"]
+    assert [(each.arm, "delete the folder" in each.reason) for each in result.failures] == [("copypaste", True)]
     assert copy.splits() == splits
 
 
@@ -243,15 +244,33 @@ def test_a_training_that_fails_leaves_the_others_and_is_tried_again(copy, nnunet
     assert (len(again.runs), again.failures, len(nnunets)) == (6, (), 6)
 
 
+def test_a_preparation_that_fails_leaves_what_was_trained(copy, nnunets, phantoms, monkeypatch):
+    """Its scores may be there or not."""
+    design, made = dataclasses.replace(DESIGN, fractions=(1.0,)), downstream_runs.run_job
+    measure_gains(copy, dataclasses.replace(design, seeds=1), phantoms.healthy, None, "cpu")
+    (copy.root / "downstream" / "nnunet" / f"real_{len(copy.splits().train)}" / "runs" / "real_seed0" / "run.json").unlink()
+
+    def fails(data, folder, job, title, variables=None):
+        if not job.train:
+            raise StateError("nnU-Net failed", [Fault("nnunet.log", "a bad pair", "whole files", "mend it")])
+        made(data, folder, job, title, variables)
+
+    monkeypatch.setattr(downstream_runs, "run_job", fails)
+    monkeypatch.setattr(downstream_runs, "is_trained", lambda folder: folder.name.endswith("seed0"))
+    result = measure_gains(copy, design, phantoms.healthy, None, "cpu").result
+    assert [(run.arm, run.seed) for run in result.runs] == [(arm, 0) for arm in design.arms]
+    assert [(each.arm, each.reason[:23]) for each in result.failures] == [(arm, "seed 1: nnU-Net failed.") for arm in design.arms]
+
+
 def test_cases_that_cannot_be_learnt_from_leave_the_other_numbers(copy, nnunets, phantoms, monkeypatch):
     def subset_workspace(*_):
         raise PlanError("No tumor to learn from", [Fault("cases", "none", "one", "take more")])
 
     monkeypatch.setattr(downstream, "subset_workspace", subset_workspace)
-    result = measure_gains(copy, dataclasses.replace(DESIGN, seeds=1), phantoms.healthy, None, "cpu").result
+    result = measure_gains(copy, dataclasses.replace(DESIGN, seeds=1), phantoms.healthy, None, "cpu").result  # the real arm needs no method
     few, many = case_counts(len(copy.splits().train), DESIGN.fractions)
-    assert [(run.arm, run.cases) for run in result.runs] == [("real", many), ("copypaste", many)]
-    assert [(each.arm, each.cases) for each in result.failures] == [("real", few), ("copypaste", few)]
+    assert [(run.arm, run.cases) for run in result.runs] == [("real", few), ("real", many), ("copypaste", many)]
+    assert [(each.arm, each.cases) for each in result.failures] == [("copypaste", few)]
 
 
 def test_nobody_held_out_is_told(copy):

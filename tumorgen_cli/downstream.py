@@ -93,11 +93,14 @@ def measure_gains(
             data = training_data(dataset, Splits(tuple(chosen), splits.test))
             lost: dict[str, str] = {}  # arms without anything to learn from, and why
             try:
-                inner = workspace
-                if count < len(splits.train):
-                    inner = subset_workspace(workspace, [*chosen, *splits.test], root / f"real_{count}", device)
-                pairs, paintings = {}, {}
-                for arm in design.arms:
+                inner, pairs, paintings = workspace, {}, {}
+                try:
+                    if count < len(splits.train):
+                        inner = subset_workspace(workspace, [*chosen, *splits.test], root / f"real_{count}", device)
+                except TumorgenError as error:  # real cases alone need no method
+                    lost = dict.fromkeys((arm for arm in design.arms if arm != REAL), one_line(error))
+                    console.warn(f"{count} real cases: {one_line(error)}")
+                for arm in [arm for arm in design.arms if arm not in lost]:
                     try:
                         if arm.endswith(LIVE):
                             place = root / "live" / f"{arm}_{count}"

@@ -104,15 +104,21 @@ def train_and_score(
             tasks.append(Task(arm, count, seed, run_folder(root, count, arm, seed), data, job, len(extra), round(share, 4)))
     runs = {task.name: run for task in tasks if (run := _finished(task)) is not None}
     missing = [task for task in tasks if task.name not in runs]
-    if not all(is_trained(task.folder) for task in missing):  # else there are scores to be made alone
+    failures = []
+    untrained = [task for task in missing if not is_trained(task.folder)]  # of the others scores are to be made alone
+    if untrained:
         everything = [case for extra in named.values() for case in extra]
         prepare = make_job(data, folder, kind, plan.precision, design.minutes, 0, size, None, (), everything)  # type: ignore[arg-type]
-        run_job(data, folder, prepare, "preprocessing pairs")
+        try:
+            run_job(data, folder, prepare, "preprocessing pairs")
+        except TumorgenError as failed:  # what was trained before is no worse for it
+            failures = [Failure(task.arm, count, f"seed {task.seed}: {one_line(failed)}") for task in untrained]
+            missing = [task for task in missing if task not in untrained]
+            console.warn(f"{count} real cases: {one_line(failed)}")
     if kind == "cuda":
         import torch
 
         torch.cuda.empty_cache()  # what methods held is nnU-Net's now
-    failures = []
     for task, error in _trained(missing, root, design.minutes, kind, jobs):
         try:
             if error is not None:
