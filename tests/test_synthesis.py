@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from tumorgen_cli.files import hash_file, locked, to_plain, write_json
 from tumorgen_cli.hosts import read_scan, tumor_place, window_shape
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.records import Box, Shard, Synthetic
+from tumorgen_cli.painter import times_met
+from tumorgen_cli.records import Box, Grid, Shard, Synthetic
 from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_judges, read_learnt_from, read_provenance, synthesize_set
 from tumorgen_cli.volumes import read_volume, same_geometry, write_volume
 from tumorgen_cli.workspace import Splits, Workspace
@@ -223,6 +225,18 @@ def test_jobs_share_out_and_never_change():
     assert {job.seed for job in make_jobs(sources, 7, 1)}.isdisjoint({job.seed for job in seven})
 
 
+def test_every_tumor_of_a_scan_is_redrawn_in_turn(workspace):
+    """However many scans there are, and by a painter as in a set."""
+    grid, boxes = Grid((60, 60, 60), (4.0, 4.0, 4.0)), tuple(Box((a, 20, 20), (a + 4, 24, 24)) for a in (10, 30, 50))
+    scan = SimpleNamespace(grid=grid)
+    sources = [Source(name, (), redraw=boxes[:count]) for name, count in (("a", 3), ("b", 2), ("c", 1))]
+    jobs = sorted(make_jobs(sources, 9, 0), key=lambda job: job.index)
+    assert [times_met("abc", job.index) for job in jobs] == [(sources.index(job.source), job.turn) for job in jobs]
+    placed = [synthesis.Placing(scan, job.source, workspace.plan(), (), None).box(np.random.default_rng(0), job.turn) for job in jobs]
+    redrawn = [[box.start[0] <= tumor.start[0] < tumor.stop[0] <= box.stop[0] for tumor in boxes].index(True) for box in placed]
+    assert redrawn == [0, 0, 0, 1, 1, 0, 2, 0, 0]
+
+
 def test_all_methods_meet_the_same_scans_and_places(workspace, phantoms, tmp_path):
     """A seed comes from set, host and number, never from the method."""
     for method in ("copypaste", "syntumor"):
@@ -310,7 +324,7 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
     assert {r["host"] for r in found} <= set(held_out)
     for record in found:
         tumors = facts[record["host"]].tumors
-        tumor = tumors[int(record["case"][-4:]) % len(tumors)].box
+        tumor = tumors[int(record["case"][-4:]) // len(held_out) % len(tumors)].box
         box = Box(tuple(record["box"]["start"]), tuple(record["box"]["stop"]))
         place = tumor_place(box, grid_of(phantoms, record["host"]), workspace.plan().paste.feather_mm)
         assert all(a <= c + 1 and d - 1 <= b for a, b, c, d in zip(place.start, place.stop, tumor.start, tumor.stop, strict=True))

@@ -82,8 +82,8 @@ def names_of(sources: Sequence[Source]) -> tuple[str, ...]:
 
 
 def times_met(names: Sequence[str], number: int) -> tuple[int, int]:
-    """Which of the scans, in turn, a pair of that number is painted into, and how often that scan was before: so its tumors are redrawn in
-    turn, too, where it stands among `names` more than once."""
+    """Which of the scans, in turn, a pair of that number is painted into, and how often that scan was before (`Job.turn`), where it stands
+    among `names` more than once, too."""
     turn, which = divmod(number, len(names))
     alike = [name == names[which] for name in names]
     return which, turn * sum(alike) + sum(alike[:which])
@@ -171,10 +171,10 @@ class _Easel:
         """
         studio, begun = self.studio, time.perf_counter()
         sources, plan = studio.sources, studio.plan
-        which, index = times_met([source.name for source in sources], number)
+        which, turn = times_met([source.name for source in sources], number)
         scan, host_hash, placing = self.host(which)
         seed = derive_seed(self.job.painting.seed, sources[which].name, number)
-        job = Job(index, sources[which], f"{number:08d}", seed)
+        job = Job(number, sources[which], f"{number:08d}", seed, turn)
         draw = draw_pair(plan, studio.method, job, scan, placing, Sampling(), studio.quality)
         if draw.image is None:
             remedy = "lower --keep, raise --until-pass, or train longer"

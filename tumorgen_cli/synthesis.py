@@ -74,12 +74,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """Pair `index` of a set, and its name."""
+    """Pair `index` of a set, and its name. `turn`: how often its scan is painted into before, so that its tumors are redrawn in turn."""
 
     index: int
     source: Source
     case: str
     seed: int
+    turn: int
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,9 @@ def make_jobs(sources: Sequence[Source], pairs: int, seed: int) -> list[Job]:
     """Pairs shared out over the sources in turn, then ordered by source, so that each scan is read once."""
     jobs = []
     for index in range(pairs):
-        source = sources[index % len(sources)]
-        jobs.append(Job(index, source, f"{source.name}_s{index:04d}", derive_seed(seed, source.name, index)))
+        turn, which = divmod(index, len(sources))
+        source = sources[which]
+        jobs.append(Job(index, source, f"{source.name}_s{index:04d}", derive_seed(seed, source.name, index), turn))
     return sorted(jobs, key=lambda job: (job.index % len(sources), job.index))
 
 
@@ -279,7 +281,7 @@ def draw_pair(
     rejected: Counter[str] = Counter()
     seconds, empties = 0.0, 0  # draws without a tumor since the last one with
     for attempt in itertools.count():
-        box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.index)
+        box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.turn)
         host, healed = scan, None  # or, for a method that would leave the old tumor in it, without that
         if method.keeps_background:
             host, healed = without_tumors(scan, box, plan, derive_seed(job.seed, attempt, "healing"))
@@ -376,11 +378,11 @@ class Placing:
             raise DataError("A region is empty", [Fault(str(self.source.roi), found, "a region to paint in", "draw one, or leave this host out")])
         return roi
 
-    def box(self, rng: np.random.Generator, index: int) -> Box:
+    def box(self, rng: np.random.Generator, turn: int) -> Box:
         if self.user_box is not None:
             return self.user_box
         if self.source.redraw:
-            tumor = self.source.redraw[index % len(self.source.redraw)]
+            tumor = self.source.redraw[turn % len(self.source.redraw)]
             return redraw_box(tumor, self.scan.grid, self.plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
         spacing = self.scan.grid.spacing_mm
         place_mm, _ = draw_size_mm(self.tumors, self.plan.window.alpha, self.plan.window.extent_mm, rng)
