@@ -264,6 +264,20 @@ def test_a_box_outside_the_scan(workspace, phantoms, tmp_path, box):
     assert not list(tmp_path.glob("out/*.json*"))
 
 
+def test_a_box_larger_than_the_window_can_grow(workspace, phantoms, tmp_path):
+    """Told of every scan by its header alone."""
+    plan = workspace.plan()
+    narrow = replace(plan, window=replace(plan.window, spacing_mm=(1.0,) * 3))
+    jobs = make_jobs(pipeline.healthy_sources(plan, phantoms.healthy, None), 2, 0)
+    method, box = Fake(narrow, workspace), Box((2, 2, 2), (30, 30, 30))
+    with pytest.raises(DataError, match="larger window") as error:
+        synthesize_set(narrow, method, jobs, tmp_path / "out", (), box, Sampling(), {"seed": 0}, None, lambda *_: None)
+    assert [(fault.where, fault.expected) for fault in error.value.faults] == [
+        (f"--box 2,2,2,30,30,30 on Healthy_00{number}", "at most 64×64×64 mm") for number in range(2)
+    ]
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_region_of_interest(workspace, phantoms, tmp_path):
     rois = tmp_path / "rois"
     for scan in sorted(phantoms.healthy.iterdir()):

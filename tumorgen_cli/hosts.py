@@ -101,6 +101,13 @@ def window_shape(box: Box, grid: Grid, plan: Plan) -> Shape | None:
     return None if any(n > _LARGEST_GROWTH * m for n, m in zip(shape, plan.window.shape, strict=True)) else shape  # type: ignore[return-value]
 
 
+def too_large(where: str, box: Box, grid: Grid, plan: Plan) -> Fault:
+    """The fault of a box that has no window."""
+    size = "×".join(f"{n * s:.0f}" for n, s in zip(box.shape, grid.spacing_mm, strict=True))
+    limit = "×".join(f"{_LARGEST_GROWTH * e:.0f}" for e in plan.window.extent_mm)
+    return Fault(where, f"a box of {size} mm", f"at most {limit} mm", "use a smaller box, or plan with a larger window (--set window.shape=[...])")
+
+
 def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
     """The window on the working grid around a box of the scan's voxels (`window_shape`), and the request.
 
@@ -112,10 +119,7 @@ def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
     working, spacing = plan.window.spacing_mm, scan.grid.spacing_mm
     place, shape = tumor_place(box, scan.grid, plan.paste.feather_mm), window_shape(box, scan.grid, plan)
     if shape is None:
-        limit = "×".join(f"{_LARGEST_GROWTH * e:.0f}" for e in plan.window.extent_mm)
-        remedy = "use a smaller box, or plan with a larger window (--set window.shape=[...])"
-        found = "a box of " + "×".join(f"{n * s:.0f}" for n, s in zip(box.shape, spacing, strict=True)) + " mm"
-        raise DataError("A box is larger than the window can grow", [Fault(scan.name, found, f"at most {limit} mm", remedy)])
+        raise DataError("A box is larger than the window can grow", [too_large(scan.name, box, scan.grid, plan)])
     start, padded = [], False
     for center, n, s, m, e in zip(box.center, shape, working, scan.grid.shape, spacing, strict=True):
         length = n * s / e  # the window's side in the scan's voxels

@@ -72,7 +72,7 @@ def sources_of(workspace: Workspace, plan: Plan, painting: Painting) -> tuple[So
     if painting.cases is not None:
         kinds.append(redraw_sources(workspace, plan, painting.cases))
     for kind in kinds:
-        check_places(kind, None)
+        check_places(kind, None, plan)
     return tuple(kind[turn % len(kind)] for turn in range(max(map(len, kinds))) for kind in kinds)
 
 

@@ -26,7 +26,7 @@ from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
 from tumorgen_cli.faults import geometry_faults, read_header
 from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
-from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, without_tumors
+from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, too_large, window_shape, without_tumors
 from tumorgen_cli.judging import known_cases, predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
@@ -125,11 +125,11 @@ def own_jobs(jobs: Sequence[Job], shard: Shard | None) -> list[Job]:
     return [job for job in jobs if shard is None or shard.owns(job.index)]
 
 
-def check_places(sources: Sequence[Source], box: Box | None) -> None:
+def check_places(sources: Sequence[Source], box: Box | None, plan: Plan) -> None:
     """Where the user wants tumors, by the headers alone.
 
     Raises:
-        DataError: regions of another geometry than their scans, scans that the user's box is not in; all of them.
+        DataError: regions of another geometry than their scans, scans that the user's box is not in, or for which it is too large; all of them.
     """
     faults: list[Fault] = []
     for source in sources:
@@ -139,10 +139,14 @@ def check_places(sources: Sequence[Source], box: Box | None) -> None:
         grids = {path: grid for path in files if (grid := read_header(path, faults)) is not None}
         faults += geometry_faults(grids)
         grid = grids.get(files[0])
-        if box and grid and any(a < 0 or b > n or b - a < 2 for a, b, n in zip(box.start, box.stop, grid.shape, strict=True)):
-            where = f"--box {','.join(map(str, (*box.start, *box.stop)))} on {source.name}"
+        if box is None or grid is None:
+            continue
+        where = f"--box {','.join(map(str, (*box.start, *box.stop)))} on {source.name}"
+        if any(a < 0 or b > n or b - a < 2 for a, b, n in zip(box.start, box.stop, grid.shape, strict=True)):
             expected = "0 <= start, start + 2 <= stop <= size per axis"
             faults.append(Fault(where, f"outside the scan of {grid.shape} voxels", expected, "correct the box"))
+        elif window_shape(box, grid, plan) is None:
+            faults.append(too_large(where, box, grid, plan))
     if faults:
         raise DataError("Nothing can be painted there", faults)
 
@@ -169,7 +173,7 @@ def synthesize_set(
     Raises:
         StateError: `out` holds another set, or shards of another division. DataError: see `check_places`; or no pair came at all.
     """
-    check_places(tuple(dict.fromkeys(job.source for job in jobs)), box)
+    check_places(tuple(dict.fromkeys(job.source for job in jobs)), box, plan)
     weights = dict(method.load())
     if quality is not None:
         settings = {**settings, "judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
