@@ -664,9 +664,10 @@ def test_who_may_work_beside_whom(workspace, phantoms, tmp_path):
 
 
 def test_a_claim_that_no_pair_followed(workspace, phantoms, tmp_path):
-    """Alone one may put it right; a shard may not, for another may be about to paint by it."""
+    """Alone one may put it right; a shard may not while others are at work, for one may be about to paint by it."""
     out = tmp_path / "out"
     write_json(out / "set.json", {"seed": 99})
+    write_json(out / "shards.json", {"pairs": 2, "shards": 2})
     with pytest.raises(StateError, match="another set"):
         shard(workspace, phantoms, out, 1, 2, pairs=2)
     assert paint(workspace, phantoms, out, "syntumor", pairs=1).tally.made == 1
@@ -735,6 +736,22 @@ def test_given_up_pairs_of_shards(workspace, phantoms, tmp_path):
     assert [(t.given_up, t.left) for t in tallies] == [(2, 1), (3, 0)]
     assert [json.loads(line)["case"] for line in (out / "given_up.jsonl").read_text().splitlines()] == [job.case for job in jobs]
     assert not list(out.glob("*_of_*"))
+
+
+def test_shards_that_came_to_nothing_may_try_again(workspace, phantoms, tmp_path):
+    """With other settings, other numbers, or alone."""
+    plan, out = workspace.plan(), tmp_path / "out"
+    jobs = make_jobs(pipeline.healthy_sources(plan, phantoms.healthy, None), 3, 0)
+
+    def run(method, part, seed=0, count=3):
+        common = (workspace.fingerprint().tumors, None, Sampling(), {"seed": seed}, None, lambda *_: None)
+        return synthesize_set(method.plan, method, jobs[:count], out, *common, part)
+
+    for number in (1, 2):
+        with pytest.raises(DataError, match="No tumor came") if number == 2 else contextlib.nullcontext():
+            run(Fake(plan, workspace, empty=10**6), Shard(number, 2))
+    tallies = [run(Fake(plan, workspace), Shard(number, 2), seed=1, count=2) for number in (1, 2)]
+    assert (tallies[-1].pairs, tallies[-1].left) == (2, 0)
 
 
 def test_shards_share_out_every_pair_once():

@@ -29,8 +29,8 @@ def turn(folder: Path, shard: Shard | None) -> contextlib.AbstractContextManager
 def claim(
     folder: Path, identity: dict[str, Any], alone: bool = True, name: str = "set.json", logs: tuple[str, ...] = ("provenance", "given_up")
 ) -> None:
-    """Makes `folder` this set's, or sees that it is. `alone`: no other process may be at work there. What a command that failed
-    before the first line of its `logs` has left does not count.
+    """Makes `folder` this set's, or sees that it is. `alone`: no other process may be at work there, which else a division says. What a
+    command that failed before the first line of its `logs` has left does not count.
 
     Raises:
         StateError: the folder holds another set, or files of something else.
@@ -42,7 +42,7 @@ def claim(
         if found == {k: v for k, v in identity.items() if k != "learnt_from"}:  # made before sets said so
             found = identity
             write_json(path, identity)
-        if found != identity and alone and not begun:
+        if found != identity and not begun and (alone or shards_under_way(folder) is None):
             write_json(path, identity)
         elif found != identity:
             fields = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
@@ -83,7 +83,7 @@ def shards_under_way(folder: Path) -> Path | None:
 
 
 def end_division(folder: Path) -> None:
-    """All is put together."""
+    """All is put together, or nothing is kept."""
     (folder / _DIVISION).unlink(missing_ok=True)
 
 

@@ -217,9 +217,8 @@ def synthesize_set(
     with turn(out, shard):
         done, given_up = _finished_pairs(out), read_log(out, "given_up")
         left = sum(job.case not in done and job.case not in given_up for job in jobs)
-        if not left:
-            _tell_given_up(out, done, given_up)
         if not left and divided_so(out, len(jobs), shard):
+            _tell_given_up(out, done, given_up)
             order = {job.case: number for number, job in enumerate(jobs)}
             for name in ("provenance", "given_up"):
                 gather(out, name, order)
@@ -241,6 +240,7 @@ def _tell_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[
     if not done and not any(NOT_FOUND in record["rejected"] for record in given_up.values()):
         for log in logs_of(out, "given_up"):
             log.unlink()
+        end_division(out)
         remedy = "train longer, choose other hosts or boxes, or allow more draws (--set paste.draws=N at planning)"
         raise DataError("No tumor came", [Fault(str(out), f"{len(given_up)} pairs given up ({told})", "one pair at least", remedy)])
     console.warn(
