@@ -20,7 +20,7 @@ from tumorgen_cli import judge, live, painter
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.files import from_plain, write_json
 from tumorgen_cli.live import PaintedDataset, PainterJob, Painting, Progress
-from tumorgen_cli.nnunet_setup import job_lines, set_up
+from tumorgen_cli.nnunet_setup import job_folders, job_lines, set_up
 from tumorgen_cli.painter import around, locations, mix, paint, times_met
 from tumorgen_cli.pool import Entry, Pool
 from tumorgen_cli.synthesis import read_provenance
@@ -370,6 +370,7 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     assert lines == [f"export nnUNet_extTrainer={folder}", f"export TUMORGEN_PAINTING={file}"]
     assert [path.name for path in folder.glob("*.py")] == ["nnUNetTrainerTumorGen.py"]  # nnU-Net imports every module there
     assert "-tr nnUNetTrainerTumorGen" in told(made)
+    assert "nnUNetv2_plan_and_preprocess" in told(made)
     assert f"`export nnUNet_preprocessed={unpainted.root / 'nnunet' / 'nnUNet_preprocessed'}`" in told(made)  # which alone is not set
     found = live.read_record(Painting, file, "")
     assert (found.probability, found.pool, found.method) == (0.25, 32, "copypaste")
@@ -382,6 +383,18 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     assert job_lines(file)[0] == f"export nnUNet_extTrainer={folder}{os.pathsep}$nnUNet_extTrainer"
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
     assert job_lines(file)[0] == lines[0]
+
+
+def test_the_folder_of_raw_data_sets_is_one_that_holds_some(unpainted, phantoms, monkeypatch):
+    """The planned data set's, unless the user named one or merged into the workspace."""
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste")
+    assert f"export nnUNet_raw={phantoms.dataset.parent}" in told(made)
+    merged = unpainted.root / "nnunet" / "nnUNet_raw"
+    (merged / "Dataset601_Merged").mkdir(parents=True)
+    assert job_folders(unpainted)["nnUNet_raw"] == merged
+    monkeypatch.setenv("nnUNet_raw", "/raw")
+    assert job_folders(unpainted)["nnUNet_raw"] == Path("/raw")
 
 
 def test_everything_that_is_missing_is_told_at_once(workspace, tmp_path):

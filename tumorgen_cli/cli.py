@@ -609,8 +609,8 @@ def nnunet_setup(
         faults.append(Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out"))
     if faults:
         raise PlanError("Options that do not fit together", faults)
-    from tumorgen_cli.nnunet import export_line, users_folders
-    from tumorgen_cli.nnunet_setup import TRAINER, set_up
+    from tumorgen_cli.nnunet import export_line
+    from tumorgen_cli.nnunet_setup import TRAINER, job_folders, set_up
 
     made = set_up(
         _workspace(work), method, healthy, cases, roi, probability, pool, share, mixup, until_pass, keep, judge, device, seed
@@ -620,9 +620,10 @@ def nnunet_setup(
     for line in () if as_json else made.lines:
         typer.echo(line)
     split = f"copy {Path(made.file).parent / 'splits_final.json'} into $nnUNet_preprocessed/DATASET (a merged set has its own)"
-    exports = export_line(users_folders(work))
+    exports = export_line(job_folders(_workspace(work)))
     script = "add the two lines to the job script" + f" and, as nnU-Net's folders are not all set, `{exports}`" * bool(exports)
-    console.next_command(f"{script}; {split}; then nnUNetv2_train DATASET 3d_fullres 0 -tr {TRAINER}")
+    prepare = "nnUNetv2_plan_and_preprocess, where DATASET is not preprocessed"
+    console.next_command(f"{script}; {prepare}; {split}; then nnUNetv2_train DATASET 3d_fullres 0 -tr {TRAINER}")
 
 
 def _parse_box(text: str | None) -> Any:

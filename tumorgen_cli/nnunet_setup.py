@@ -19,6 +19,7 @@ from tumorgen_cli.errors import Fault, StateError, gather_faults
 from tumorgen_cli.files import write_json
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import VARIABLE, Painting
+from tumorgen_cli.nnunet import users_folders
 from tumorgen_cli.painter import names_of, sources_of
 from tumorgen_cli.pipeline import dataset_of
 from tumorgen_cli.stages import open_method
@@ -95,3 +96,12 @@ def job_lines(path: Path) -> tuple[str, str]:
     others = any(Path(part) != folder for part in named)
     first = f"export nnUNet_extTrainer={shlex.quote(str(folder))}" + (f"{os.pathsep}$nnUNet_extTrainer" if others else "")
     return first, f"export {VARIABLE}={shlex.quote(str(path))}"
+
+
+def job_folders(workspace: Workspace) -> dict[str, Path]:
+    """nnU-Net's folders for the job by variable; where the user names none for raw data sets, that of what was merged into the workspace, else
+    that of the planned data set."""
+    folders = users_folders(workspace.root)
+    if not os.environ.get("nnUNet_raw") and not any(folders["nnUNet_raw"].glob("Dataset*")):
+        folders["nnUNet_raw"] = Path(workspace.plan().dataset_path).parent
+    return folders
