@@ -22,7 +22,7 @@ from tumorgen_cli import pipeline, shards, synthesis
 from tumorgen_cli.character import hard_limit
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.evaluation import synthetic_cases
-from tumorgen_cli.files import hash_file, locked, to_plain, write_json
+from tumorgen_cli.files import hash_file, hash_files, locked, to_plain, write_json
 from tumorgen_cli.hosts import read_scan, tumor_place, window_shape
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
@@ -157,7 +157,9 @@ def test_a_host_that_has_changed_is_told(workspace, phantoms, tmp_path, monkeypa
     shutil.copytree(phantoms.healthy, hosts.healthy)
     paint(workspace, hosts, tmp_path / "out")
     hashed = []
-    monkeypatch.setattr(synthesis, "hash_file", lambda path: hashed.append(path) or hash_file(path))
+    monkeypatch.setattr(synthesis, "hash_files", lambda paths: hashed.append(paths) or hash_files(paths))
+    assert paint(workspace, hosts, tmp_path / "out").tally.made == 0
+    assert not hashed  # where nothing is to be painted they may be as they are
     assert paint(workspace, hosts, tmp_path / "out", pairs=PAIRS + 1).tally.made == 1
     assert len(hashed) == len({*hashed}) == 2
     changed = hosts.healthy / "Healthy_001_0000.nii.gz"
@@ -170,6 +172,28 @@ def test_a_host_that_has_changed_is_told(workspace, phantoms, tmp_path, monkeypa
     assert fault.where == str(changed)
     assert "Healthy_001_s0001, Healthy_001_s0003" in fault.found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*Tr/*")} == before
+
+
+def test_a_host_whose_other_channel_has_changed_is_told(workspace, phantoms, tmp_path):
+    """And finished pairs are counted while their hosts are read."""
+    plan, (first, _) = workspace.plan(), sorted(phantoms.healthy.iterdir())
+    plan, second, ticks = replace(plan, channels=plan.channels * 2), tmp_path / "h_0001.nii.gz", []
+    shutil.copy(first, second)
+    source = Source("h", (first, second))
+
+    def run(pairs):
+        common = (workspace.fingerprint().tumors, None, Sampling(), {"seed": 0}, None, lambda done, note: ticks.append(done))
+        return synthesize_set(plan, Fake(plan, workspace), make_jobs([source], pairs, 0), tmp_path / "out", *common)
+
+    run(2)
+    ticks.clear()
+    assert run(3).made == 1
+    assert ticks == [1, 2, 2, 3]
+    image, grid = read_volume(second)
+    write_volume(second, image * 2, grid)
+    with pytest.raises(StateError, match="Hosts have changed") as error:
+        run(4)
+    assert error.value.faults[0].where == f"{first} and {second}"
 
 
 def test_more_pairs_go_on_from_there(made, workspace, phantoms, tmp_path):

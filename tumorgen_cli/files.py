@@ -214,14 +214,16 @@ def hash_value(value: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """Short SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16] if hasattr(hashlib, "file_digest") else _digest(stream)
+    return hash_files((path,))
 
 
-def _digest(stream: typing.BinaryIO) -> str:  # Python 3.10
+def hash_files(paths: Iterable[Path]) -> str:
+    """Short SHA-256 of the content of files, one after the other."""
     digest = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        digest.update(chunk)
+    for path in paths:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
     return digest.hexdigest()[:16]
 
 

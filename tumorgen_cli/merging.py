@@ -22,7 +22,7 @@ from typing import Any
 from tumorgen_cli import console
 from tumorgen_cli.dataset import Dataset, file_faults, read_dataset
 from tumorgen_cli.errors import DataError, Fault, few, gather_faults
-from tumorgen_cli.files import hash_file, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
+from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.records import Provenance
 from tumorgen_cli.shards import claim
@@ -203,7 +203,7 @@ def _warn_of_judges(sets: Sequence[_Set], folds: Sequence[Fold]) -> None:
 
 
 def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
-    contents = {hash_file(real.image_files(case)[0]): case for case in real.cases}  # a host may go by another name
+    contents = {hash_files(real.image_files(case)): case for case in real.cases}  # a host may go by another name
     found = []
     for each in sets:
         for record in each.records:

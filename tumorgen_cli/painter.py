@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.errors import DataError, Fault, StateError
-from tumorgen_cli.files import append_line, derive_seed, hash_file, locked, read_record, to_plain, write_json
+from tumorgen_cli.files import append_line, derive_seed, hash_files, locked, read_record, to_plain, write_json
 from tumorgen_cli.hosts import Scan, read_scan
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import JOB, PROGRESS, PainterJob, Painting, Progress, pool_of
@@ -161,7 +161,7 @@ class _Easel:
     def _host(self, number: int) -> tuple[Scan, str, Placing]:
         source, plan = self.studio.sources[number], self.studio.plan
         scan = read_scan(source.name, source.files, source.label, plan)
-        return scan, hash_file(source.files[0]), Placing(scan, source, plan, self.studio.tumors, None)
+        return scan, hash_files(source.files), Placing(scan, source, plan, self.studio.tumors, None)
 
     def paint(self, number: int, pool: Pool) -> Provenance:
         """The provenance of the pair; its patch is in the pool.

@@ -25,7 +25,7 @@ from tumorgen_cli import console
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
 from tumorgen_cli.faults import geometry_faults, read_header
-from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_file, read_plain, to_plain, write_json
+from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_files, read_plain, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, too_large, window_shape, without_tumors
 from tumorgen_cli.judging import known_cases, predict_around
 from tumorgen_cli.metrics.agreement import proportion
@@ -189,15 +189,16 @@ def synthesize_set(
         drop_lines(out, "given_up", lambda line: "reason" in line and line["case"] in own)  # an error may have passed
         done, given_up = _finished_pairs(out), read_log(out, "given_up")
     made, scan = 0, None  # the scan is the last host that could be used
-    hash_host = functools.cache(hash_file)  # each host is read for it once
-    _check_hosts(mine, done, hash_host, out)
+    hash_host = functools.cache(hash_files)  # each host is read for it once
     missing = [job for job in mine if job.case not in done and job.case not in given_up]
+    if missing:
+        _check_hosts(mine, done, hash_host, out, tick)
     tick(len(mine) - len(missing), "")
     for number, job in enumerate(missing, len(mine) - len(missing) + 1):
         try:
             if scan is None or scan.name != job.source.name:
                 found = read_scan(job.source.name, job.source.files, job.source.label, plan)
-                scan, placing, host_hash = found, Placing(found, job.source, plan, training_tumors, box), hash_host(job.source.files[0])
+                scan, placing, host_hash = found, Placing(found, job.source, plan, training_tumors, box), hash_host(job.source.files)
             begun = time.perf_counter()
             draw = draw_pair(plan, method, job, scan, placing, sampling, quality)
         except DataError as error:  # the other pairs are no worse for it
@@ -479,18 +480,21 @@ def _finished_pairs(out: Path) -> dict[str, Provenance]:
     return {record.case: record for record in read_provenance(out)}
 
 
-def _check_hosts(jobs: Sequence[Job], done: Mapping[str, Provenance], hash_host: Callable[[Path], str], out: Path) -> None:
-    """Sees that the finished pairs were painted into the hosts as they are now.
+def _check_hosts(
+    jobs: Sequence[Job], done: Mapping[str, Provenance], hash_host: Callable[[tuple[Path, ...]], str], out: Path, tick: Callable[[int, str], None]
+) -> None:
+    """Sees that the finished pairs were painted into the hosts as they are now; `tick` counts them.
 
     Raises:
         StateError: hosts have changed; all are listed, with their pairs.
     """
-    stale: dict[Path, list[str]] = {}
-    for job in jobs:
-        if job.case in done and done[job.case].host_hash != hash_host(job.source.files[0]):
-            stale.setdefault(job.source.files[0], []).append(job.case)
+    stale: dict[str, list[str]] = {}
+    for number, job in enumerate([job for job in jobs if job.case in done], 1):
+        if done[job.case].host_hash != hash_host(job.source.files):
+            stale.setdefault(" and ".join(map(str, job.source.files)), []).append(job.case)
+        tick(number, f"{job.case} is there")
     remedy = f"put back the old scans, choose another --out, or delete {out}"
-    faults = [Fault(str(file), f"another file than {', '.join(pairs)} were painted into", "the same", remedy) for file, pairs in stale.items()]
+    faults = [Fault(files, f"another scan than {', '.join(pairs)} were painted into", "the same", remedy) for files, pairs in stale.items()]
     if faults:
         raise StateError("Hosts have changed since pairs were painted into them", faults)
 
