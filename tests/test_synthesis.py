@@ -589,6 +589,15 @@ def test_what_never_passes_is_given_up_and_not_tried_again(workspace, phantoms, 
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["numTraining"] == 0
 
 
+def test_a_judge_of_a_set_that_came_to_nothing_is_forgotten(workspace, phantoms, tmp_path):
+    plan, quality = workspace.plan(), Quality(Sees(1), 0.7, 4)
+    with pytest.raises(DataError, match="No tumor came"):
+        run_fake(workspace, phantoms, tmp_path / "out", Fake(plan, workspace, empty=10**6), quality=quality)
+    assert read_judges(tmp_path / "out")
+    run_fake(workspace, phantoms, tmp_path / "out", Fake(plan, workspace))
+    assert read_judges(tmp_path / "out") == {}
+
+
 # -- shards ----------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def at_once(workspace, phantoms, tmp_path_factory):

@@ -183,7 +183,9 @@ def synthesize_set(
     with turn(out, shard):
         claim(out, identity, alone=shard is None)
         divide(out, len(jobs), shard)
-        if quality is not None:
+        if quality is None:
+            (out / _JUDGES).unlink(missing_ok=True)  # of a set that came to nothing
+        else:
             write_judges(out, quality.judge)
         provenance, losses = (open_log(out, name, shard) for name in ("provenance", "given_up"))
         drop_lines(out, "given_up", lambda line: "reason" in line and line["case"] in own)  # an error may have passed
