@@ -11,6 +11,7 @@ from test_evaluation import SHAPE, Threshold, plan, scan, synthetic, write_case 
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.files import hash_file, write_json
 from tumorgen_cli.filtering import filter_set
+from tumorgen_cli.judging import Learnt
 from tumorgen_cli.records import Shard
 from tumorgen_cli.synthesis import read_judges, read_provenance
 
@@ -56,12 +57,12 @@ def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):  
 
 def test_what_the_judges_have_learnt_from_is_known(plan, synthetic, tmp_path):  # noqa: F811
     """Of the one that filtered, and of those before it."""
-    write_json(synthetic / "judges.json", {"/first": ["x"]})
+    write_json(synthetic / "judges.json", {"/first": {"dataset": "Dataset001_A", "cases": ["x"]}})
     judge = Threshold()
     judge.folder = tmp_path / "second"
-    write_json(judge.folder / "judge.json", {"cases": ["y", "z"]})
+    write_json(judge.folder / "judge.json", {"dataset": "Dataset002_B", "cases": ["y", "z"]})
     _, out = run(plan, synthetic, tmp_path, judge=judge)
-    assert read_judges(out) == {"/first": ["x"], str(judge.folder): ["y", "z"]}
+    assert read_judges(out) == {"/first": Learnt("Dataset001_A", ("x",)), str(judge.folder): Learnt("Dataset002_B", ("y", "z"))}
 
 
 def test_an_empty_mask_is_its_own_reason(plan, synthetic, tmp_path):  # noqa: F811

@@ -415,11 +415,11 @@ def test_a_held_out_host_by_another_name_is_told(workspace, phantoms, tmp_path):
 
 
 def test_a_judge_that_knows_held_out_cases_is_told(unpainted, phantoms, tmp_path, monkeypatch):
-    write_json(tmp_path / "judge.json", {"cases": unpainted.splits().test})
+    write_json(tmp_path / "judge.json", {"dataset": "Dataset777_Other", "cases": unpainted.splits().test})
     monkeypatch.setattr(judge, "Judge", lambda *_: SimpleNamespace(folder=tmp_path))
     arguments = ("--healthy", phantoms.healthy, "--method", "copypaste", "--until-pass", 2, "--judge", tmp_path, "--device", "cpu")
     made = call("nnunet-setup", "-w", unpainted.root, *arguments)
-    assert f"of the held-out cases ({unpainted.splits().test[0]}" in " ".join(told(made).split())
+    assert f"cases of Dataset777_Other that bear names of held-out ones ({unpainted.splits().test[0]}" in " ".join(told(made).split())
 
 
 def test_options_that_do_not_fit_are_told_together(tmp_path):

@@ -15,6 +15,7 @@ from test_synthesis import Threads
 from tumorgen_cli import merging, pipeline
 from tumorgen_cli.errors import DataError, StateError
 from tumorgen_cli.files import hash_file, to_plain, write_json
+from tumorgen_cli.judging import Learnt
 from tumorgen_cli.merging import LEARNT, PAINTED
 from tumorgen_cli.records import Box, Grid, Provenance
 from tumorgen_cli.volumes import write_volume
@@ -172,10 +173,11 @@ def test_a_judge_that_knows_a_validation_case_is_told(real, healthy, tmp_path, m
     told = []
     monkeypatch.setattr(merging.console, "warn", told.append)
     chosen = write_set(tmp_path / "chosen", ["h1", "h2"])
-    write_json(chosen / "judges.json", {"/elsewhere/judge": ["r04", *TRAIN, "somebody"], "/own": TRAIN})
+    write_json(chosen / "judges.json", {"/elsewhere/judge": Learnt("Dataset777_Other", ("r04", *TRAIN, "x")), "/own": Learnt(real.name, TRAIN)})
     merge(real, healthy, chosen)
     (warning,) = told
-    assert "pairs of chosen (/elsewhere/judge) has learnt from 1 cases that its folds validate on (r04)" in warning
+    assert "pairs of chosen (/elsewhere/judge) has learnt from 1 cases of Dataset777_Other that bear names of those its folds" in warning
+    assert "(r04)" in warning
 
 
 # -- what nnU-Net does with it ---------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.evaluation import synthetic_cases
 from tumorgen_cli.files import hash_file, hash_files, locked, to_plain, write_json
 from tumorgen_cli.hosts import read_scan, tumor_place, window_shape
+from tumorgen_cli.judging import Learnt
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.painter import times_met
@@ -574,7 +575,7 @@ def test_a_pair_is_drawn_again_until_the_judge_finds_it(workspace, phantoms, tmp
     assert (tally.pairs, tally.given_up, tally.draws, tally.rejected) == (2, 0, 6, {NOT_FOUND: 4})
     assert judge.asked == 6
     assert [r["drawn"]["proportion"] for r in records(tmp_path / "out")] == [1, 1]
-    assert read_judges(tmp_path / "out") == {str(Path("sees").resolve()): []}  # of which nothing is known
+    assert read_judges(tmp_path / "out") == {str(Path("sees").resolve()): Learnt("", ())}  # of which nothing is known
     with pytest.raises(StateError, match="another set"):  # what passed another threshold is another set
         run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.5, 5))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,10 +47,19 @@ def judge_pair(tumor: np.ndarray, others: np.ndarray, predicted: np.ndarray, box
     return verdict(tumor, found & ~others & ~np.isin(pieces, foreign), grid.spacing_mm, tolerance_mm)
 
 
-def known_cases(folder: Path) -> list[str]:
-    """The cases that the judge in a folder is known to have learnt from: those of its judge.json, which only judges of ours have."""
+@dataclass(frozen=True)
+class Learnt:
+    """The cases that a judge is known to have learnt from, by their names in a data set; none where nothing is known."""
+
+    dataset: str
+    cases: tuple[str, ...]
+
+
+def learnt_by(folder: Path) -> Learnt:
+    """What the judge in a folder has learnt from by its judge.json, which only judges of ours have."""
     path = folder / "judge.json"
-    return list(read_plain(path, "train the judge again").get("cases", ())) if path.is_file() else []
+    found = read_plain(path, "train the judge again") if path.is_file() else {}
+    return Learnt(found.get("dataset", ""), tuple(found.get("cases", ())))
 
 
 def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:

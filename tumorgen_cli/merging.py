@@ -191,14 +191,14 @@ def _fold(train: tuple[str, ...], validation: tuple[str, ...], pairs: Sequence[P
 
 
 def _warn_of_judges(sets: Sequence[_Set], folds: Sequence[Fold]) -> None:
-    """Warns of the judges that chose pairs of a fold and know its validation cases."""
+    """Warns of the judges that chose pairs of a fold and know its validation cases, by their names."""
     for each in sets:
         validated = {case for fold in folds for case in fold.validation if not set(each.learnt_from) & set(fold.validation)}
-        for judge, cases in read_judges(each.folder).items():
-            if seen := sorted(validated.intersection(cases)):
+        for judge, learnt in read_judges(each.folder).items():
+            if seen := sorted(validated.intersection(learnt.cases)):
                 console.warn(
-                    f"the judge that chose the pairs of {each.folder.name} ({judge}) has learnt from {len(seen)} cases that its folds validate on "
-                    f"({few(seen)}): scores there may come out too high"
+                    f"the judge that chose the pairs of {each.folder.name} ({judge}) has learnt from {len(seen)} cases of {learnt.dataset} that bear "
+                    f"names of those its folds validate on ({few(seen)}): if they are the same, scores there may come out too high"
                 )
 
 

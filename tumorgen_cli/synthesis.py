@@ -25,9 +25,9 @@ from tumorgen_cli import console
 from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
 from tumorgen_cli.faults import geometry_faults, read_header
-from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_files, read_plain, to_plain, write_json
+from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_files, read_plain, read_record, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, too_large, window_shape, without_tumors
-from tumorgen_cli.judging import known_cases, predict_around
+from tumorgen_cli.judging import Learnt, learnt_by, predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
@@ -430,15 +430,15 @@ def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
     return None if found is None else tuple(found)
 
 
-def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Sequence[str]] | None = None) -> None:
+def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Learnt] | None = None) -> None:
     """Records which judge chose a set's pairs, and `earlier` ones, with the cases that each is known to have learnt from."""
-    write_json(folder / _JUDGES, {**(earlier or {}), str(judge.folder.resolve()): known_cases(judge.folder)})
+    write_json(folder / _JUDGES, {**(earlier or {}), str(judge.folder.resolve()): learnt_by(judge.folder)})
 
 
-def read_judges(folder: Path) -> dict[str, list[str]]:
-    """The cases that the judges which chose a set's pairs are known to have learnt from, by the judge's folder."""
+def read_judges(folder: Path) -> dict[str, Learnt]:
+    """What the judges that chose a set's pairs are known to have learnt from, by the judge's folder."""
     path = folder / _JUDGES
-    return read_plain(path, "run `tumorgen synthesize` or `filter` again") if path.is_file() else {}  # type: ignore[no-any-return]
+    return read_record(dict[str, Learnt], path, "run `tumorgen synthesize` or `filter` again") if path.is_file() else {}
 
 
 def read_left_out(folder: Path) -> dict[str, str]:
