@@ -180,6 +180,17 @@ def test_a_judge_that_knows_a_validation_case_is_told(real, healthy, tmp_path, m
     assert "(r04)" in warning
 
 
+def test_a_judge_that_knows_only_cases_whose_folds_the_set_does_not_serve_is_not_told(real, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(merging.console, "warn", told.append)
+    folds = merge(real, write_set(tmp_path / "any", ["h1"]), folds=5).folds
+    chosen = write_set(tmp_path / "chosen", ["h1"], folds[0].train)  # it serves the first fold alone
+    for name, cases in (("Dataset602_Other", folds[1].validation), ("Dataset603_Own", folds[0].validation)):
+        write_json(chosen / "judges.json", {"/judge": Learnt(real.name, cases)})
+        merge(real, chosen, out=name, folds=5)
+        assert len(told) == (name == "Dataset603_Own")
+
+
 # -- what nnU-Net does with it ---------------------------------------------------------------------------------
 def test_nnunet_trains_on_these_folds_and_draws_repeats_as_they_are(real, healthy, tmp_path):
     """Its planner's copy, its trainer's split, its data set and its loader's draw, all its own code."""
