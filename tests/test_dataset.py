@@ -7,16 +7,18 @@ import pickle
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorgen_cli import volumes
+from tumorgen_cli import files, volumes
 from tumorgen_cli.dataset import (
     Dataset,
     Host,
+    cases_among,
     check_dataset,
     choose_workers,
     each_case,
@@ -423,6 +425,17 @@ def test_host_scans_are_grouped_by_case(hosts: Path, raw: Path, phantoms: Phanto
     assert [host.case for host in host_scans(hosts.parent, ("PET", "CT"))] == ["x", "y"]
     assert [host.case for host in host_scans(raw, ("pet", "ct"))] == list(CASES)
     assert len(host_scans(phantoms.healthy, ("PET",))) == 2
+
+
+def test_cases_among_scans_are_read_only_where_sizes_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {"a": b"one", "b": b"two", "c": b"longer", "Somebody": b"two", "c_again": b"the longest", "d": b"three"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    cases = SimpleNamespace(image_files=lambda case: (tmp_path / case,))
+    scans, hashed, hash_file = {name: tmp_path / name for name in ("a", "Somebody", "c_again", "d")}, [], files.hash_file
+    monkeypatch.setattr(files, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+    assert cases_among(scans, cases, ["a", "b", "c"]) == {"a": "a", "Somebody": "b"}  # type: ignore[arg-type]
+    assert sorted(hashed) == ["Somebody", "a", "b"]
 
 
 def test_all_faults_of_host_scans_come_at_once(hosts: Path, grid: Grid) -> None:

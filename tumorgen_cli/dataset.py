@@ -6,6 +6,7 @@ files and raised together; what they are is in `faults`.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import re
@@ -195,18 +196,17 @@ def host_scans(folder: Path, channel_names: Sequence[str], file_ending: str = ".
 def cases_among(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
     """Which scans (by name, their first channel's file) are among the cases of a data set, by name or by content, and which case each is.
 
-    Files are read only where sizes agree.
+    Files are read only where names do not tell and sizes agree.
     """
-    sizes: dict[int, dict[str, str]] = {}
-    for case in cases:
-        path = dataset.image_files(case)[0]
-        sizes.setdefault(path.stat().st_size, {})[files.hash_file(path)] = case
-    found = {}
+    sizes: dict[int, list[Path]] = {}
+    images = {dataset.image_files(case)[0]: case for case in cases}
+    for image in images:
+        sizes.setdefault(image.stat().st_size, []).append(image)
+    found, hashed = {}, functools.cache(files.hash_file)
     for name, path in scans.items():
-        alike = sizes.get(path.stat().st_size, {})
-        case = name if name in cases else alike.get(files.hash_file(path)) if alike else None
-        if case is not None:
-            found[name] = case
+        alike = [] if name in cases else [image for image in sizes.get(path.stat().st_size, ()) if hashed(image) == hashed(path)]
+        if name in cases or alike:
+            found[name] = name if name in cases else images[alike[0]]
     return found
 
 

@@ -88,7 +88,7 @@ class GanConfig:
 @dataclass(frozen=True)
 class FilterConfig:
     """A mask passes where S finds the share `threshold` of it; after `tries` masks the draw is an empty one (the harness then draws
-    elsewhere, and gives up with an error after the plan's number of draws)."""
+    elsewhere, and gives the pair up, with a warning, after the plan's number of draws)."""
 
     threshold: float
     tries: int
