@@ -65,6 +65,14 @@ def test_what_the_judges_have_learnt_from_is_known(plan, synthetic, tmp_path):  
     assert read_judges(out) == {"/first": Learnt("Dataset001_A", ("x",)), str(judge.folder): Learnt("Dataset002_B", ("y", "z"))}
 
 
+def test_what_was_given_up_before_is_told_of_the_kept_set_too(plan, synthetic, tmp_path):  # noqa: F811
+    lost = json.dumps({"case": "d", "rejected": {"empty": 10}}) + "\n"
+    (synthetic / "given_up.jsonl").write_text(lost)
+    _, out = run(plan, synthetic, tmp_path)
+    assert (out / "given_up.jsonl").read_text() == lost
+    assert not (out / "given_up.jsonl").samefile(synthetic / "given_up.jsonl")  # to which lines may be added
+
+
 def test_an_empty_mask_is_its_own_reason(plan, synthetic, tmp_path):  # noqa: F811
     write_case(synthetic, "c", scan(np.zeros(SHAPE, bool), 1, 2), np.zeros(SHAPE))
     found, out = run(plan, synthetic, tmp_path)

@@ -1,9 +1,10 @@
 """A synthetic set -> the pairs a judge agrees with: FreeTumor's quality test, after the fact.
 
 Reads a set and the predictions that evaluation may have left. Writes the kept pairs as a set of their own (hard links
-where the disk allows, else copies), a line of `judged.jsonl` per pair (the pair is finished when its line is there), and, once
-all are judged, `rejected.csv`, which lists what was left out and why, `provenance.jsonl` and, last, `dataset.json`. Several
-processes may each judge a shard of the set (`shards.py`).
+where the disk allows, else copies), `judges.json`, which says what the judges that chose them have learnt from, a line of
+`judged.jsonl` per pair (the pair is finished when its line is there), and, once all are judged, `rejected.csv`, which lists what
+was left out and why, the set's own `given_up.jsonl`, `provenance.jsonl` and, last, `dataset.json`. Several processes may each
+judge a shard of the set (`shards.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tumorgen_cli.evaluation import CaseFiles, synthetic_cases, verdict_of
 from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy, nan_for_none, none_for_nan, to_plain, write_text
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Provenance, Shard
+from tumorgen_cli.records import Shard
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, open_log, read_log, turn
 from tumorgen_cli.synthesis import LEFT_OUT, NOT_FOUND, read_judges, read_learnt_from, read_provenance, write_dataset_json, write_judges
 
@@ -98,7 +99,7 @@ def filter_set(
         left = sum(files.case not in judged for files in pairs)
         if not left and divided_so(out, len(pairs), shard):
             gather(out, _LOG, {files.case: number for number, files in enumerate(pairs)})
-            _finish(plan, out, [(line, judged[line.case]) for line in read_provenance(set_folder)], keep)
+            _finish(plan, set_folder, out, judged, keep)
             end_division(out)
     reasons = [reason for line in judged.values() if (reason := _reason(line, keep))]
     counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
@@ -124,18 +125,20 @@ def _take(set_folder: Path, out: Path, files: CaseFiles) -> None:
         link_or_copy(path, out / path.relative_to(set_folder))
 
 
-def _finish(plan: Plan, out: Path, pairs: Sequence[tuple[Provenance, Judged]], keep: float) -> None:
+def _finish(plan: Plan, set_folder: Path, out: Path, judged: Mapping[str, Judged], keep: float) -> None:
     """Writes what tells of the whole set, in the order of the set that was filtered."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["case", "host", "reason", "proportion", "dice", "surface_dice"])
     kept = []
-    for line, judged in pairs:
-        reason = _reason(judged, keep)
+    for line in read_provenance(set_folder):
+        found = judged[line.case]
+        reason = _reason(found, keep)
         if reason is None:
             kept.append(json.dumps(to_plain(line)) + "\n")
         else:
-            table.writerow([line.case, line.host, reason, *(f"{v:.4f}" for v in (judged.proportion, judged.dice, judged.surface_dice))])
+            table.writerow([line.case, line.host, reason, *(f"{v:.4f}" for v in (found.proportion, found.dice, found.surface_dice))])
     write_text(out / LEFT_OUT, text.getvalue())
+    write_text(out / "given_up.jsonl", "".join(json.dumps(line) + "\n" for line in read_log(set_folder, "given_up").values()))
     write_text(out / "provenance.jsonl", "".join(kept))
     write_dataset_json(out, plan, len(kept))

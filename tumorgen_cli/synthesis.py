@@ -1,8 +1,9 @@
 """Healthy scans × boxes -> image-mask pairs, as an nnU-Net raw data set with provenance and previews.
 
 Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/`, `previews/`, a line of `provenance.jsonl` per pair
-(the pair is finished when its line is there), a line of `given_up.jsonl` per pair that did not come, with the reason, and, last,
-`dataset.json`. Several processes may each make a shard of a set (`shards.py`); nothing then tells it from one made at once.
+(the pair is finished when its line is there), a line of `given_up.jsonl` per pair that did not come, with the reason,
+`judges.json`, which says what a judge that chose them has learnt from, and, last, `dataset.json`. Several processes may each
+make a shard of a set (`shards.py`); nothing then tells it from one made at once.
 """
 
 from __future__ import annotations
