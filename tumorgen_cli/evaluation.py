@@ -13,7 +13,6 @@ import csv
 import io
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -57,7 +56,7 @@ from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import axial_strip, display_of, display_range, upright, upright_grid
 from tumorgen_cli.records import Box, Fingerprint, Grid
 from tumorgen_cli.shards import read_log, shards_under_way
-from tumorgen_cli.synthesis import read_judges, read_left_out, read_provenance, rejected_words
+from tumorgen_cli.synthesis import count_rejected, read_judges, read_left_out, read_provenance, rejected_words
 from tumorgen_cli.volumes import read_image, read_volume, resample, same_geometry, write_volume
 from tumorgen_cli.windows import comparable, scale, scan_limits, spanning_component, tight_box
 from tumorgen_cli.workspace import Splits
@@ -155,12 +154,9 @@ def write_page(plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Pat
             strips[pair.case] = Strip(*axial_strip(channel, tumor, grid.spacing_mm, shown, grid.direction, colormap=colormap))
     path = out / "report.html"
     provenance, given_up = read_provenance(set_folder), read_log(set_folder, "given_up")
-    rejected: Counter[str] = Counter()
-    for reasons in (*(line.rejected for line in provenance), *(line["rejected"] for line in given_up.values())):
-        rejected.update(reasons)
     losses = Losses(
         {case: line.get("reason") or rejected_words(line["rejected"]) for case, line in given_up.items()},
-        read_left_out(set_folder), rejected, tuple(read_judges(set_folder)),
+        read_left_out(set_folder), count_rejected(provenance, given_up), tuple(read_judges(set_folder)),
     )  # fmt: skip
     write_report(path, scores, others, provenance, losses, Pictures(set_folder / "previews", strips, slices))
     return path
