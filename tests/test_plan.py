@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from tumorgen_cli import pipeline
 from tumorgen_cli import plan as plans
 from tumorgen_cli.devices import Budget
 from tumorgen_cli.errors import PlanError, StateError
 from tumorgen_cli.files import to_plain, write_json
 from tumorgen_cli.methods import METHODS, find_method
-from tumorgen_cli.plan import make_plan, read_overrides, read_plan
+from tumorgen_cli.plan import ChannelPlan, make_plan, read_overrides, read_plan
 from tumorgen_cli.workspace import Workspace
 
 CPU = Budget("cpu", 8.0, 0.0)
@@ -129,6 +130,17 @@ def test_wrong_types_and_values(make, setting):
 def test_a_unit_goes_by_the_channels_name(make):
     """The fingerprint has measured it so."""
     assert refused(PlanError, make, None, "channels.0.scheme=own")["channels.0.scheme"].expected == "dataset"
+
+
+def test_a_clip_window_far_beyond_the_scans_is_told(workspace, make, capsys):
+    """Also where it counts in the scans' own unit: 99.9 is no percentile."""
+    fingerprint, plan = workspace.fingerprint(), make()
+    facts = replace(fingerprint.channels[0], name="T1", minimum=0.0, maximum=3.0)
+    for high, told in ((1.2, False), (99.9, True)):
+        channel = ChannelPlan("T1", "own", 0.0, high, 1.0)
+        pipeline._warn_of_foreign_windows(replace(fingerprint, channels=(facts,)), replace(plan, channels=(channel,)))
+        output = capsys.readouterr()
+        assert ("clip window" in " ".join((output.out + output.err).split())) == told
 
 
 @pytest.mark.parametrize(
