@@ -186,7 +186,7 @@ def test_without_a_judge(plan, synthetic, tmp_path):
     assert math.isnan(read_scores(tmp_path / "evaluation" / "toy" / "scores.json").agreement.of("dice").synthetic.mean)
     for channel, unit in (("PET", "SUV"), ("T1", "scan ranges")):
         rows = dict(pipeline._score_rows(replace(scores, channel=channel)))
-        assert f" {unit}; training" in rows["mean uptake, median"]
+        assert f" {unit}; training" in rows["mean intensity, median"]
         assert f" {unit}/mm; training" in rows["boundary gradient, median"]
 
 

@@ -22,7 +22,7 @@ from tumorgen_cli.records import Provenance
 from tumorgen_cli.synthesis import count_rejected
 
 _PLANES = {"axial": "axial", "sagittal": "sagittal", "coronal": "coronal", ALL_PLANES: "mean"}
-_KS = {"volume_ml": "volume", "mean": "mean uptake", "contrast": "contrast"}
+_KS = {"volume_ml": "volume", "mean": "mean intensity", "contrast": "contrast"}
 _NAN = math.nan
 
 

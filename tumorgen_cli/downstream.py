@@ -254,7 +254,7 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
         if box is None:
             continue
         channel = image[plan.main_channel]
-        display = display_range(scan_limits(image, plan.channels)[plan.main_channel], (channel,), box)
+        display = display_range(scan_limits(image, plan.channels, masks["truth"])[plan.main_channel], (channel,), box)
         painted = [(channel, mask) for mask in masks.values()]
         shown = display_of(plan.channels[plan.main_channel].name)[0]
         _, *pictures = box_slices(channel, painted, box, grid.spacing_mm, display, grid.direction, colormap=shown)

@@ -85,7 +85,7 @@ class Box:
 class TumorFacts:
     """One connected tumor component of a case, on the scan's own grid.
 
-    `mean` and `contrast` are per channel: mean uptake inside, and that minus the mean of the 2 cm shell around
+    `mean` and `contrast` are per channel: mean intensity inside, and that minus the mean of the 2 cm shell around
     (other tumor voxels left out), where a channel has no unit in the scan's own (`rules.scan_unit`). `extent_mm` are the edges of the
     tight box. `center` is the box centre as a fraction of the scan's extent.
     """

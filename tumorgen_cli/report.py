@@ -20,7 +20,7 @@ from tumorgen_cli.metrics.frechet import Interval
 from tumorgen_cli.metrics.novelty import Near, Spread
 from tumorgen_cli.metrics.scores import ALL_PLANES, CaseScores, Comparison, Scores, Summary, values_of
 from tumorgen_cli.pages import INK, around, jpeg, number, page, percent, svg, table
-from tumorgen_cli.previews import display_of
+from tumorgen_cli.previews import display_of, unit_of
 from tumorgen_cli.records import Provenance
 
 _PICTURE_WIDTH = 760
@@ -59,7 +59,7 @@ def write_report(
     path: Path, scores: Scores, others: Sequence[Scores], provenance: Sequence[Provenance], losses: Losses, pictures: Pictures
 ) -> None:
     """Writes the page. `others` are sets to compare with; a preview that is missing is said to be."""
-    _, unit = display_of(scores.channel)
+    unit = unit_of(scores.channel)
     parts = [
         _head(scores),
         _tiles(scores),
@@ -170,8 +170,8 @@ def _statistics(scores: Scores, unit: str) -> str:
         rows.append((_titled(c, unit), _quartiles(c.synthetic), _quartiles(c.training), number(c.ks)))
     note = (
         "Median and quartiles; the curves show the share of tumors at or below a value, and KS is the largest gap between two "
-        "curves: 0 alike, 1 apart. Contrast is mean "
-        "uptake inside minus the mean of the 2 cm around; the core ratio is below 1 where a tumor's core is darker than its rim."
+        "curves: 0 alike, 1 apart. Contrast is the mean "
+        "inside minus that of the 2 cm around; the core ratio is below 1 where a tumor's core is darker than its rim."
     )
     return (
         "<h2>Do the tumors look like the training tumors?</h2>"
@@ -473,7 +473,7 @@ _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], st
     ("AUC of the machine's reader test", "Can a classifier tell them from real ones? 0.5 is best.", _auc, lambda _: ""),
     ("near-copies", "Lesions closer to a training lesion than any two patients' are; only the singled out are suspicious.", _copies, lambda _: ""),
     ("KS of volume", "Against the training tumors: 0 alike, 1 apart; with few pairs far from 0 by chance.", _apart("volume_ml"), lambda _: ""),
-    ("KS of mean uptake", "", _apart("mean"), lambda _: ""),
+    ("KS of mean intensity", "", _apart("mean"), lambda _: ""),
     ("KS of contrast", "", _apart("contrast"), lambda _: ""),
     ("low-contrast tumors", "Are the hard ones among them?", lambda s: percent(s.shares[0].synthetic), lambda s: percent(s.shares[0].training)),
 )

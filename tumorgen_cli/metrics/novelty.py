@@ -32,7 +32,7 @@ _MIRRORINGS = tuple(axes for count in range(4) for axes in itertools.combination
 FACTS = {
     "volume_ml": "volume",
     "sphericity": "sphericity",
-    "mean": "mean uptake",
+    "mean": "mean intensity",
     "contrast": "contrast",
     "heterogeneity": "heterogeneity (CV inside)",
     "place_x": "place along x, fraction of the scan",

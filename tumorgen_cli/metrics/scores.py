@@ -28,11 +28,11 @@ from tumorgen_cli.metrics.novelty import Novelty
 from tumorgen_cli.metrics.reader_test import ReaderTest
 from tumorgen_cli.metrics.tumors import TumorStatistics, ks_distance
 
-#: field of `TumorStatistics` -> (title, unit; "" is a pure number, "scan" the scan's own unit)
+#: field of `TumorStatistics` -> (title, unit; "" is a pure number, "scan" the channel's unit, `previews.unit_of`)
 STATISTICS = {
     "volume_ml": ("volume", "ml"),
-    "mean": ("mean uptake", "scan"),
-    "maximum": ("maximum uptake", "scan"),
+    "mean": ("mean intensity", "scan"),
+    "maximum": ("maximum intensity", "scan"),
     "contrast": ("contrast", "scan"),
     "heterogeneity": ("heterogeneity (CV inside)", ""),
     "core_ratio": ("core ratio (deep / shallow)", ""),
