@@ -11,8 +11,9 @@ import pytest
 from test_cli import call, told
 from test_report import make_scores
 
-from tumorgen_cli.comparison_table import COLUMNS, Entry, Painted, Value, best_of, make_table
+from tumorgen_cli.comparison_table import COLUMNS, Comparison, Entry, Painted, StageRun, Value, best_of, make_table, stage_runs
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
+from tumorgen_cli.files import write_json
 from tumorgen_cli.records import Box, Provenance
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.workspace import Workspace
@@ -79,6 +80,16 @@ def test_an_error_is_told_in_a_line():
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------
+def test_what_training_cost_and_came_to_is_told(tmp_path):
+    from tumorgen_cli.comparison_page import _training
+
+    write_json(tmp_path / "gan" / "run.json", {"iterations": 3, "seconds": 1.5, "device": "cpu", "numbers": {"unlabelled_scans": 2.0}})
+    runs = stage_runs({"segmentor": tmp_path / "segmentor", "gan": tmp_path / "gan"}, {"segmentor": 9, "gan": 5})
+    assert runs == (StageRun("gan", 3, 5, 1.5, "cpu", {"unlabelled_scans": 2.0}),)
+    told = _training(Comparison("", "", "", 0, "", "", "", "", False, 1.0, {"freetumor": runs}, ()))
+    assert "unlabelled scans 2" in told
+
+
 def test_minutes_are_shared_out_by_planned_work():
     from tumorgen_cli.budgets import share_minutes
 

@@ -174,7 +174,7 @@ def test_an_item_is_a_function_of_its_number(trained, stage):
 def test_what_the_runs_tell(trained):
     numbers = [json.loads((trained.run("freetumor", stage) / "run.json").read_text())["numbers"] for stage in ("segmentor", "gan")]
     assert 0 <= numbers[0]["dice_worst"] <= numbers[0]["dice"] <= 1
-    assert {"proportion", "proportion_before", "passed"} <= set(numbers[1])
+    assert {"proportion", "proportion_before", "passed", "unlabelled_scans"} <= set(numbers[1])
     for stage in ("segmentor", "gan"):
         assert list((trained.run("freetumor", stage) / "previews").glob("step_*.png"))
 

@@ -143,9 +143,13 @@ def _notes(c: Comparison) -> str:
     return "<h2>How to read it</h2>" + "".join(f"<p>{escape(text)}</p>" for text in (real, same, RULE, far, PAPER_NOTE)) + "\n"
 
 
+def _measured(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{escape(name.replace('_', ' '))} {number(value)}" for name, value in numbers.items())
+
+
 def _training(c: Comparison) -> str:
     rows = [
-        (escape(method), run.stage, str(run.steps), str(run.planned), number(run.seconds), run.device)
+        (escape(method), run.stage, str(run.steps), str(run.planned), number(run.seconds), run.device, _measured(run.numbers))
         for method, runs in c.training.items()
         for run in runs
     ]
@@ -153,4 +157,5 @@ def _training(c: Comparison) -> str:
         f"Asked for: {escape(c.budget)}. Stages that were trained before stay as they are; one that methods share is trained once and counted for "
         "each; encoding comes on top."
     )
-    return f"<h2>Training</h2><p>{text}</p>" + (table(["method", "stage", "steps", "the plan's", "seconds", "device"], rows) if rows else "")
+    header = ["method", "stage", "steps", "the plan's", "seconds", "device", "its numbers"]
+    return f"<h2>Training</h2><p>{text}</p>" + (table(header, rows) if rows else "")

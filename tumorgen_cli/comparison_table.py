@@ -106,13 +106,14 @@ PAPER_NOTE = (
 
 @dataclass(frozen=True)
 class StageRun:
-    """What a trained stage cost, from its run.json; `planned` are the plan's steps."""
+    """What a trained stage cost, and measured of itself, from its run.json; `planned` are the plan's steps."""
 
     stage: str
     steps: int
     planned: int
     seconds: float
     device: str
+    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def stage_runs(folders: Mapping[str, Path], planned: Mapping[str, int]) -> tuple
     """The finished stages of a method, by its runs' folders."""
     files = {stage: folder / "run.json" for stage, folder in folders.items()}
     runs = {stage: read_plain(path, "train the stage again") for stage, path in files.items() if path.is_file()}
-    return tuple(StageRun(stage, run["iterations"], planned[stage], run["seconds"], run["device"]) for stage, run in runs.items())
+    return tuple(StageRun(stage, run["iterations"], planned[stage], run["seconds"], run["device"], run["numbers"]) for stage, run in runs.items())
 
 
 # -- writing -----------------------------------------------------------------------------------------------------

@@ -275,12 +275,13 @@ class FreeTumor(Method):
         return {"dice": float(np.mean(scores)), "dice_worst": float(np.min(scores)), "windows": float(len(scores))} if scores else {}
 
     def _gan_quality(self) -> dict[str, float]:
-        """P on masks in healthy places of held-out cases: its mean, and the share that passes the filter."""
+        """P on masks in healthy places of held-out cases: its mean, and the share that passes the filter; how many unlabelled scans it had."""
         places = self._held_out_places(16)
         before = [proportion(self.probability(image), mask) for image, mask, _ in places]
         found = np.array([proportion(self.probability(self.paint(image, mask)), mask) for image, mask, _ in places])
         passed = (found >= self.config.filter.threshold).mean()
-        return {"proportion": float(found.mean()), "passed": float(passed), "proportion_before": float(np.mean(before))}
+        proportions = {"proportion": float(found.mean()), "passed": float(passed), "proportion_before": float(np.mean(before))}
+        return {**proportions, "unlabelled_scans": float(len(self._unlabelled()))}
 
     def _segmentor_preview(self, path: Path) -> None:
         """Held-out tumors: the scan, the true mask, S."""
