@@ -26,7 +26,8 @@ from tumorgen_cli.dataset import (
     host_scans,
     read_dataset,
 )
-from tumorgen_cli.errors import DataError, DeviceError, TumorgenError
+from tumorgen_cli.errors import DataError, DeviceError, Fault, TumorgenError
+from tumorgen_cli.faults import read_whole
 from tumorgen_cli.phantom import Phantoms
 from tumorgen_cli.records import Grid
 
@@ -326,6 +327,12 @@ def test_truncated_and_unreadable_files(raw: Path, kept: float) -> None:
     has(error, "imagesTr/a_0000.nii.gz", "bytes", "whole NIfTI", "copy or export the file again")
     has(error, "labelsTr/b.nii.gz", "28 bytes", "whole NIfTI", "copy or export the file again")
     assert len(error.faults) == 2
+
+
+def test_a_file_that_has_gone_is_a_fault_like_others(raw: Path) -> None:
+    faults: list[Fault] = []
+    assert read_whole(raw / "gone.nii.gz", faults) is None
+    assert [fault.found for fault in faults] == ["no such file"]
 
 
 def test_a_truncated_file_that_is_not_compressed(raw: Path) -> None:

@@ -196,7 +196,7 @@ def _whole(path: Path, faults: list[Fault]) -> _Nifti | Literal[False] | None:
             return header
         found = f"truncated: {size} of {expected} bytes"
     except (EOFError, OSError, zlib.error) as error:
-        found = f"{path.stat().st_size} bytes, truncated or damaged ({error})"
+        found = f"{path.stat().st_size} bytes, truncated or damaged ({error})" if path.exists() else "no such file"
     faults.append(Fault(str(path), found, "a whole NIfTI volume", "copy or export the file again"))
     return False
 
