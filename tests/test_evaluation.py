@@ -18,7 +18,7 @@ from tumorgen_cli.files import to_plain
 from tumorgen_cli.metrics.features import hand_made
 from tumorgen_cli.plan import ChannelPlan, PastePlan, Plan, WindowPlan
 from tumorgen_cli.records import Box, Grid, Provenance
-from tumorgen_cli.volumes import read_volume, write_volume
+from tumorgen_cli.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.windows import tight_box
 from tumorgen_cli.workspace import Splits
 
@@ -245,7 +245,7 @@ def test_window_is_centred_and_kept_inside(plan):
         assert start + (center[axis] + 0.5) * 5 == pytest.approx(box.center[axis] * SPACING[axis])
 
 
-def test_real_tumors_count_one_by_one(plan, tmp_path):
+def test_real_tumors_count_one_by_one(plan, tmp_path, monkeypatch):
     """A pair holds one tumor; a case with two is two, or a copy of one of them would look new."""
     folder = tmp_path / "real"
     for case in (*SPLITS.train, *SPLITS.test):
@@ -256,7 +256,10 @@ def test_real_tumors_count_one_by_one(plan, tmp_path):
     write_case(folder, "t1", image, 2 * (large | small | crumb))
     plan = replace(plan, dataset_path=str(folder))
     copy = write_set(tmp_path / "synthetic" / "toy", [("a", "x", image, 2 * large), ("b", "y", scan(large, 5, 9), 2 * large)])
-    scores = evaluate(plan, copy, Threshold(), tmp_path)
+    read: list[Path] = []
+    monkeypatch.setattr(evaluation, "read_image", lambda paths: (read.extend(paths), read_image(paths))[1])
+    scores = evaluate_set(plan, tumors_of(plan, SPLITS), copy, tmp_path / "evaluation" / "toy", Threshold(), hand_made(), 0, lambda *_: None)
+    assert len(read) == len(set(read)) == len({case.host for case in scores.cases})  # a scan is read once for all that is in it
     names = [case.case for case in scores.of("train")]
     assert names == ["t1_tumor1", "t1_tumor2", "t2", "t3", "t4"]
     first, second = scores.of("train")[:2]

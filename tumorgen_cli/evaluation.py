@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,29 @@ class CaseFiles:
     box: Box
 
 
+class Volumes:
+    """The scan and the labels of a case, read and hashed once, when first asked for: a scan may hold many tumors."""
+
+    def __init__(self, files: CaseFiles) -> None:
+        self.images, self.label = files.images, files.label
+
+    @cached_property
+    def image_hashes(self) -> list[str]:
+        return [hash_file(path) for path in self.images]
+
+    @cached_property
+    def label_hash(self) -> str:
+        return hash_file(self.label)
+
+    @cached_property
+    def labels(self) -> tuple[np.ndarray, Grid]:
+        return read_volume(self.label)
+
+    @cached_property
+    def image(self) -> tuple[np.ndarray, Grid]:
+        return read_image(self.images)
+
+
 def evaluate_set(
     plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Path, judge: Judge | None, network: Network, seed: int, ticker: Ticker
 ) -> Scores:
@@ -101,9 +125,12 @@ def evaluate_set(
     scored: dict[Group, list[CaseScores]] = {"synthetic": [], "train": [], "test": []}
     measured: dict[Group, list[Measured]] = {"synthetic": [], "train": [], "test": []}
     features: dict[Group, list[np.ndarray]] = {"synthetic": [], "train": [], "test": []}
+    volumes = Volumes(work[0])
     for number, files in enumerate(work, 1):
-        found = measure_case(plan, files, cache)
-        scored[files.group].append(_score_case(plan, files, found, cache, judge))
+        if volumes.images != files.images:
+            volumes = Volumes(files)
+        found = measure_case(plan, files, cache, volumes)
+        scored[files.group].append(_score_case(plan, files, found, cache, judge, volumes))
         measured[files.group].append(found)
         features[files.group].append(_slice_features(found, network))
         ticker(number, files.case)
@@ -270,32 +297,29 @@ class Measured:
     facts: tuple[float, ...]
 
 
-def read_case(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, Grid, np.ndarray, np.ndarray]:
+def read_case(plan: Plan, files: CaseFiles, volumes: Volumes | None = None) -> tuple[np.ndarray, Grid, np.ndarray, np.ndarray]:
     """image (C, X, Y, Z), grid, the tumor that counts, other tumor voxels (both (X, Y, Z) bool).
 
     Raises:
         StateError: the label does not lie on the image.
     """
-    tumor, others, grid = read_tumor(plan, files)
-    return *_read_image_on(files, grid), tumor, others
-
-
-def _read_image_on(files: CaseFiles, label_grid: Grid) -> tuple[np.ndarray, Grid]:
-    image, grid = read_image(files.images)
+    volumes = volumes or Volumes(files)
+    tumor, others, label_grid = read_tumor(plan, files, volumes)
+    image, grid = volumes.image
     if not same_geometry(grid, label_grid):
         remedy = _SYNTHESIZE if files.group == "synthetic" else "correct the label, then plan again"
         fault = Fault(str(files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", remedy)
         raise StateError("A label does not lie on its image", [fault])
-    return image, grid
+    return image, grid, tumor, others
 
 
-def read_tumor(plan: Plan, files: CaseFiles) -> tuple[np.ndarray, np.ndarray, Grid]:
+def read_tumor(plan: Plan, files: CaseFiles, volumes: Volumes | None = None) -> tuple[np.ndarray, np.ndarray, Grid]:
     """The tumor that counts, of a pair what lies in the painted box, and all other tumor voxels (X, Y, Z) bool; their grid.
 
     Raises:
         StateError: a tumor is no longer where the set's provenance, or the plan's fingerprint, has it.
     """
-    labels, grid = read_volume(files.label)
+    labels, grid = (volumes or Volumes(files)).labels
     tumor = labels == plan.tumor_label
     own = np.zeros_like(tumor)
     inside = tumor[files.box.slices]
@@ -313,13 +337,14 @@ def cache_of(out: Path) -> Path:
     return out.parent / ".cache"
 
 
-def measure_case(plan: Plan, files: CaseFiles, cache: Path) -> Measured:
+def measure_case(plan: Plan, files: CaseFiles, cache: Path, volumes: Volumes | None = None) -> Measured:
     """What is measured of a case, from `cache`/measured if nothing it was made from has changed."""
-    content = [hash_file(path) for path in (*files.images, files.label)]
+    volumes = volumes or Volumes(files)
+    content = [*volumes.image_hashes, volumes.label_hash]
     key = hash_value([_MEASURES, content, files.box, plan.channels, plan.main_channel, plan.window, plan.tumor_label])
     path = cache / "measured" / f"{files.case}.{key}.npz"
     if not path.is_file():
-        found = _measure(plan, files, path)
+        found = _measure(plan, files, volumes, path)
         told = json.dumps(none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
         with atomic(path) as temporary:
             np.savez_compressed(temporary, told=np.array(told), lesion=found.lesion, patch=found.patch, **found.slices)
@@ -330,14 +355,14 @@ def measure_case(plan: Plan, files: CaseFiles, cache: Path) -> Measured:
         return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(nan_for_none(told["facts"])))
 
 
-def _score_case(plan: Plan, files: CaseFiles, found: Measured, cache: Path, judge: Judge | None) -> CaseScores:
-    verdict = verdict_of(plan, files, cache, judge) if judge is not None and files.group != "train" else UNJUDGED
+def _score_case(plan: Plan, files: CaseFiles, found: Measured, cache: Path, judge: Judge | None, volumes: Volumes) -> CaseScores:
+    verdict = verdict_of(plan, files, cache, judge, volumes) if judge is not None and files.group != "train" else UNJUDGED
     statistics = found.statistics or UNDEFINED_STATISTICS
     return CaseScores(files.group, files.case, files.host, statistics, verdict)
 
 
-def _measure(plan: Plan, files: CaseFiles, path: Path) -> Measured:
-    image, grid, tumor, others = read_case(plan, files)
+def _measure(plan: Plan, files: CaseFiles, volumes: Volumes, path: Path) -> Measured:
+    image, grid, tumor, others = read_case(plan, files, volumes)
     painted = np.zeros(grid.shape, bool)
     painted[files.box.slices] = True
     # however a scan is stored, its planes are the patient's
@@ -418,16 +443,17 @@ def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box, limits: n
     return (scale(channels, plan.channels, limits) + 1) / 2, tuple(center)
 
 
-def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge) -> Verdict:
+def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge, volumes: Volumes | None = None) -> Verdict:
     """The judge's verdict on a tumor; see `evaluate_set`. Its prediction is kept under `cache`/predictions, by the hash of the images,
     the box and the labels that count."""
-    tumor, others, grid = read_tumor(plan, files)
-    key = hash_value([[hash_file(path) for path in files.images], files.box, judge.tumor_labels, MARGIN_MM])
+    volumes = volumes or Volumes(files)
+    tumor, others, grid = read_tumor(plan, files, volumes)
+    key = hash_value([volumes.image_hashes, files.box, judge.tumor_labels, MARGIN_MM])
     path = cache / "predictions" / judge.hash / f"{files.case}.{key}.nii.gz"
     if path.is_file():
         predicted = read_volume(path)[0].astype(bool)
     else:
-        image, grid = _read_image_on(files, grid)
+        image, grid, _, _ = read_case(plan, files, volumes)
         predicted = predict_around(judge, image, grid, files.box)
         write_volume(path, predicted.astype(np.uint8), grid)
     return judge_pair(tumor, others, predicted, files.box, grid, plan.tolerance_mm)
