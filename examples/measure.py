@@ -36,7 +36,7 @@ from tumorgen_cli.hosts import cut_window, read_scan
 from tumorgen_cli.judge import Judge
 from tumorgen_cli.judging import judge_pair, predict_around
 from tumorgen_cli.methods import find_method
-from tumorgen_cli.methods.method import Sampling
+from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.metrics.agreement import dice
 from tumorgen_cli.nets.plane_unet import PlaneUNet
 from tumorgen_cli.nets.vae import DOWNSAMPLING
@@ -76,10 +76,7 @@ def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder 
 @app.command()
 def reconstructions(work: Work, judge: Annotated[Path, typer.Option()], device: str = "auto") -> None:
     """The judge's DSC on each held-out case (working grid) and on its reconstruction by the VAE."""
-    workspace = Workspace(work)
-    plan = workspace.plan()
-    method = find_method("tumorgen")(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
-    method.load()
+    workspace, plan, method = _trained(work, "tumorgen", device)
     model = Judge(judge, find_device(device), plan.tumor_name, plan.precision)  # type: ignore[arg-type]
     scores = []
     for case in ae.load_cases(workspace, workspace.splits().test):
@@ -97,10 +94,7 @@ def reconstructions(work: Work, judge: Annotated[Path, typer.Option()], device: 
 @app.command()
 def sizes(work: Work, device: str = "auto") -> None:
     """Reconstructions of patches around held-out tumors, of several sizes up to the window's: `autoencoding.tumor_errors` of each."""
-    workspace = Workspace(work)
-    plan = workspace.plan()
-    method = find_method("tumorgen")(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
-    method.load()
+    workspace, plan, method = _trained(work, "tumorgen", device)
     cases = ae.load_cases(workspace, workspace.splits().test)
     for shape in dict.fromkeys(tuple(min(n, side) for n in plan.window.shape) for side in (32, 48, 64, 80, 96, max(plan.window.shape))):
         errors = ae.tumor_errors(method.vae, cases, plan, shape, method.device)  # type: ignore[attr-defined,arg-type]
@@ -111,10 +105,7 @@ def sizes(work: Work, device: str = "auto") -> None:
 @app.command()
 def halo(work: Work, device: str = "auto") -> None:
     """Held-out tumors' boxes decoded with halos of latent voxels, against the decode of the whole window: difference inside the box."""
-    workspace = Workspace(work)
-    plan = workspace.plan()
-    method = find_method("tumorgen")(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
-    method.load()
+    workspace, plan, method = _trained(work, "tumorgen", device)
     vae: ae.Codec = method.vae  # type: ignore[attr-defined]
     differences: dict[int, list[np.ndarray]] = {1: [], 2: [], 4: [], 8: []}
     for case in ae.load_cases(workspace, workspace.splits().test):
@@ -125,12 +116,16 @@ def halo(work: Work, device: str = "auto") -> None:
                 continue
             limits = np.array(case.record.limits, np.float32)
             request = Request(unscale(image, plan.channels, limits), tumor, tumor, limits, plan.window.spacing_mm)
+            window = open_canvas(vae, request, plan, 1, method.device)
+
+            def decoded(latent: torch.Tensor) -> np.ndarray:
+                with ae.precise(plan.precision, method.device):
+                    return vae.decode(latent)[0].float().cpu().numpy()
+
+            whole = decoded(window.latent)[(slice(None), *tumor.slices)]
             for cells, found in differences.items():
-                canvas = open_canvas(vae, request, plan, cells, method.device)
-                with torch.no_grad(), ae.precise(plan.precision, method.device):
-                    whole, part = (vae.decode(latent)[0].float().cpu().numpy() for latent in (canvas.latent, canvas.latent[canvas.cells]))
-                inside = (slice(None), *tumor.slices)
-                found.append((part[(slice(None), *canvas.local(tumor).slices)] - whole[inside]) / 2)
+                canvas = replace(window, region=window.latent_box.grown(cells, window.latent.shape[2:]))
+                found.append((decoded(canvas.latent[canvas.cells])[(slice(None), *canvas.local(tumor).slices)] - whole) / 2)
     for cells, found in differences.items():
         squares = np.mean([np.mean(part**2) for part in found])
         print(f"halo {cells}: rms {np.sqrt(squares):.2%}, shift {np.mean([part.mean() for part in found]):+.2%} of the clip window")
@@ -139,13 +134,9 @@ def halo(work: Work, device: str = "auto") -> None:
 @app.command()
 def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5, device: str = "auto") -> None:
     """Seconds a pair: the method on a window in memory (median), the same decoding the whole window, file to file (mean)."""
-    workspace = Workspace(work)
-    plan = workspace.plan()
-    method = find_method("tumorgen")(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
-    method.load()
+    workspace, plan, method = _trained(work, "tumorgen", device)
     request = _middle(plan, healthy)
-    whole = find_method("tumorgen")(plan, workspace, method.device)
-    whole.load()
+    _, _, whole = _trained(work, "tumorgen", device)
     sampling = replace(whole.config.sampling, halo=max(request.image.shape))  # type: ignore[attr-defined]
     whole.config = replace(whole.config, sampling=sampling)  # type: ignore[attr-defined]
     for steps in (4, 10, 50):
@@ -183,13 +174,10 @@ def rivals(
     work: Work, healthy: Annotated[Path, typer.Option()], methods: str = "tumorgen,difftumor,blended", repeats: int = 5, device: str = "auto"
 ) -> None:
     """Seconds a pair of sampling methods in turn, second draws included: network alone, method on a window (medians), file to file (mean)."""
-    workspace = Workspace(work)
-    plan = workspace.plan()
-    request = _middle(plan, healthy)
+    request = _middle(Workspace(work).plan(), healthy)
     rows = []
     for name in methods.split(","):
-        method = find_method(name)(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
-        method.load()
+        workspace, _, method = _trained(work, name, device)
         clock = _Clock(method.net)  # type: ignore[attr-defined]
         rows += [(name, steps, method, clock) for steps in (4, 10, 50)]
     seconds: dict[tuple[str, int], list[tuple[float, float]]] = {(name, steps): [] for name, steps, _, _ in rows}
@@ -236,6 +224,15 @@ def networks(work: Work, repeats: int = 7, device: str = "auto") -> None:
     for name, values in seconds.items():
         median = float(np.median(values[1:]))
         print(f"{name}: {median:.3f} s, {median / reference:.1f} times TumorGen's, {torch.get_num_threads()} threads")
+
+
+def _trained(work: Path, name: str, device: str) -> tuple[Workspace, Plan, Method]:
+    """A workspace, its plan, and one of its trained methods, loaded."""
+    workspace = Workspace(work)
+    plan = workspace.plan()
+    method = find_method(name)(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
+    method.load()
+    return workspace, plan, method
 
 
 class _Clock:
