@@ -10,7 +10,7 @@ from tumorgen_cli import console, rules
 from tumorgen_cli.devices import DeviceName, find_device
 from tumorgen_cli.errors import Fault, StateError, few
 from tumorgen_cli.files import read_record
-from tumorgen_cli.judging import learnt_by
+from tumorgen_cli.judging import read_learnt
 from tumorgen_cli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) ->
             return None
         console.note("judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)")
         folder, name = bundled_judge(), "tumor"
-    learnt = learnt_by(folder)
+    learnt = read_learnt(folder)
     if seen := sorted(set(learnt.cases) & set(workspace.splits().test)):
         console.warn(
             f"this judge has learnt from {len(seen)} cases of {learnt.dataset} that bear names of held-out ones ({few(seen)}): if they are the same, "

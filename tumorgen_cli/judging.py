@@ -55,7 +55,7 @@ class Learnt:
     cases: tuple[str, ...]
 
 
-def learnt_by(folder: Path) -> Learnt:
+def read_learnt(folder: Path) -> Learnt:
     """What the judge in a folder has learnt from by its judge.json, which only judges of ours have."""
     path = folder / "judge.json"
     found = read_plain(path, "train the judge again") if path.is_file() else {}

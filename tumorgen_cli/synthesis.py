@@ -28,7 +28,7 @@ from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_lin
 from tumorgen_cli.faults import geometry_faults, read_header
 from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_files, read_plain, read_record, to_plain, write_json
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, too_large, window_shape, without_tumors
-from tumorgen_cli.judging import Learnt, learnt_by, predict_around
+from tumorgen_cli.judging import Learnt, predict_around, read_learnt
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
@@ -433,7 +433,7 @@ def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
 
 def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Learnt] | None = None) -> None:
     """Records which judge chose a set's pairs, and `earlier` ones, with the cases that each is known to have learnt from."""
-    write_json(folder / _JUDGES, {**(earlier or {}), str(judge.folder.resolve()): learnt_by(judge.folder)})
+    write_json(folder / _JUDGES, {**(earlier or {}), str(judge.folder.resolve()): read_learnt(judge.folder)})
 
 
 def read_judges(folder: Path) -> dict[str, Learnt]:

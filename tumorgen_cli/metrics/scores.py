@@ -39,7 +39,8 @@ STATISTICS = {
     "sphericity": ("sphericity", ""),
     "boundary_gradient": ("boundary gradient", "scan/mm"),
 }
-PLACES: tuple[Literal["middle", "tumor"], ...] = ("middle", "tumor")
+Place = Literal["middle", "tumor"]
+PLACES: tuple[Place, ...] = ("middle", "tumor")
 #: the name of the mean over planes
 ALL_PLANES = "all"
 _DISTANCES: dict[Literal["frechet", "kernel"], Distance] = {"frechet": frechet_distance, "kernel": kernel_distance}
@@ -114,7 +115,7 @@ class PlaneDistance:
 
     measure: Literal["frechet", "kernel"]
     plane: str
-    place: Literal["middle", "tumor"]
+    place: Place
     whole: Interval
     matched: Interval
     floor: Interval
@@ -277,10 +278,8 @@ def plane_distances(
     """
     rows = []
     for i, place in enumerate(PLACES):
-        kept = [_once(names) if place == "middle" else list(range(len(names))) for names in (train_scans, test_scans)]
-        known, unseen = (part[rows_of, i] if len(part) else part for part, rows_of in zip((train, test), kept, strict=True))
         ours = synthetic[:, i] if len(synthetic) else synthetic
-        names, unseen_names = ([scans[k] for k in rows_of] for scans, rows_of in zip((train_scans, test_scans), kept, strict=True))
+        (known, names), (unseen, unseen_names) = _at_place(place, train, train_scans), _at_place(place, test, test_scans)
         if min(len(ours), len(known)) < 2:
             continue
         groups = [each if len(set(each)) >= 3 else None for each in (hosts, names)]
@@ -301,9 +300,10 @@ def plane_distances(
     return tuple(rows)
 
 
-def _once(names: Sequence[str]) -> list[int]:
-    """Where each name stands first."""
-    return [number for number, name in enumerate(names) if name not in names[:number]]
+def _at_place(place: Place, features: np.ndarray, scans: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Real features (N, plane, D) at a place, and the scan of each; through its middle a scan counts once."""
+    rows = [k for k, scan in enumerate(scans) if place != "middle" or scan not in scans[:k]]
+    return features[rows, PLACES.index(place)] if len(features) else features, [scans[k] for k in rows]
 
 
 #: the statistics of a tumor that is not there: 0 ml, the rest nan
