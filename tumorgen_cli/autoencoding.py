@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tumorgen_cli import console, rules
 from tumorgen_cli.errors import Fault, StateError
 from tumorgen_cli.files import derive_seed, read_plain
-from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
+from tumorgen_cli.nets.vae import DOWNSAMPLING, Autoencoder, KlVae
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import grid_preview
 from tumorgen_cli.records import Shape
@@ -323,8 +323,8 @@ def quality(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> dict[
 
 
 @torch.no_grad()
-def measure_latents(vae: KlVae, cases: Sequence[Case], plan: Plan, device: str) -> None:
-    """Sets the VAE's mean and std per latent channel from the training cases (at most 64 of them)."""
+def measure_latents(vae: Autoencoder, cases: Sequence[Case], plan: Plan, device: str) -> None:
+    """Sets an autoencoder's mean and std per latent channel from the training cases (at most 64 of them)."""
     vae.mean.zero_(), vae.std.fill_(1.0)
     sums, squares, count = 0.0, 0.0, 0
     for case in list(cases)[:64]:

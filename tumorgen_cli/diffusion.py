@@ -1,6 +1,6 @@
 """Denoising diffusion: noise schedule, loss, samplers. Pure functions of tensors.
 
-Steps are counted 1 .. T as in the paper: step 0 is data, step T is noise. Shapes: x is (B, C, X, Y, Z), steps are (B,).
+Steps are counted 1 .. T as in the paper: step 0 is data, of mean 0 and variance 1, step T is noise. Shapes: x is (B, C, X, Y, Z), steps are (B,).
 
 Source: Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (cosine schedule, eq. 17; fewer steps, section 4), Song et al. 2021
 (DDIM, eq. 12), as DiffTumor uses them.
@@ -22,6 +22,7 @@ SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim")
 
 _OFFSET = 0.008
 _LARGEST_BETA = 0.999
+_REACH = 10.0  # standard deviations: data beyond are an estimate's error
 
 
 def signal_levels(timesteps: int) -> Tensor:
@@ -40,12 +41,12 @@ def add_noise(data: Tensor, noise: Tensor, level: Tensor) -> Tensor:
 
 
 def estimate_data(x_t: Tensor, noise: Tensor, level: float) -> Tensor:
-    """x_0 from x_t and its noise, clipped to the data's range [-1, 1]."""
-    return ((x_t - math.sqrt(1 - level) * noise) / math.sqrt(level)).clamp(-1, 1)
+    """x_0 from x_t and its noise, clipped to 10 standard deviations of the data."""
+    return ((x_t - math.sqrt(1 - level) * noise) / math.sqrt(level)).clamp(-_REACH, _REACH)
 
 
 def sample(denoiser: Denoiser, draw: Callable[[], Tensor], timesteps: int, steps: int, sampler: Sampler) -> Tensor:
-    """x_0 in [-1, 1] from noise in `steps` of the schedule's T steps, evenly spaced; `draw` gives standard normal noise.
+    """x_0 from noise in `steps` of the schedule's T steps, evenly spaced; `draw` gives standard normal noise.
 
     `ddpm` draws fresh noise at every step but the last, `ddim` none at all (eta = 0).
     """

@@ -108,7 +108,8 @@ class DiffTumor(Method):
     SOURCE = (
         "Chen et al., Towards Generalizable Tumor Synthesis, CVPR 2024; settings of its published code. Deviations: the VQGAN is "
         "trained on the data set's own cases, on patches of several sizes, with MAISI's blocks, a codebook that follows its codes' "
-        "means and restarts unused ones, and a perceptual loss in EfficientNet-Lite0's features; the critics' verdicts are averaged over the "
+        "means and restarts unused ones, and a perceptual loss in EfficientNet-Lite0's features; latents are standardised by channel, not brought to "
+        "[-1, 1] by the codebook's extremes; the critics' verdicts are averaged over the "
         "volume and three slices, so that the volume's counts a quarter; AdamW with this project's moments (0.9, 0.99), weight decay, clipping "
         "and schedule instead of Adam (0.5, 0.9); three U-Net levels instead of four; "
         "masks follow the given box instead of size classes drawn 0.8 / 0.1 / 0.1; the working grid is the plan's, not 1 mm; one "
@@ -149,7 +150,7 @@ class DiffTumor(Method):
         f.take("widths", (48, 96, 192) if large else (24, 48, 96), "published: 24 to 192 over four levels; smaller on a CPU")
         f.take("heads", (8, 32) if large else (4, 16), "8 of 32 as published; attention is most of the time on a CPU")
         f.take("batch", 8 if large else 4, "latents that fit beside their gradients")
-        f.take("iterations", 60000 if large else 2400, "published: 60,000; on a CPU what takes a quarter of an hour")
+        f.take("iterations", 60000 if large else 6000, "published: 60,000; on a CPU as long as TumorGen's flow, by the clock")
         f.take("learning_rate", 1e-4 if large else 1e-3, "1e-4 as published; higher for the few steps of a CPU")
         f.take("ema", 0.995, published)
         f.take("copies", rules.encoded_copies(tumors), "as TumorGen's: the same windows", tumors=tumors)
@@ -196,6 +197,7 @@ class DiffTumor(Method):
         objectives = (Objective("vqgan", first, c.learning_rate), Objective("critics", CriticsObjective(critics, first), c.learning_rate))
 
         def finish() -> dict[str, float]:
+            ae.measure_latents(self.vqgan, train, plan, self.device)
             return ae.quality(self.vqgan, test, plan, self.device) if test else {}
 
         return Stage(

@@ -1,7 +1,7 @@
 """The 3D KL-VAE: MONAI's MAISI class, with torch's GroupNorm in the place of MONAI's piecewise one.
 
 The keys of its state are those of `AutoencoderKlMaisi`, so that a MAISI checkpoint loads key for key. Latents leave and
-enter standardised: per channel (z - mean) / std, with mean and std stored beside the weights as buffers.
+enter standardised: per channel (z - mean) / std, with mean and std stored beside the weights as buffers; a VQGAN's too.
 
 Source: TumorGen, section 2 (overview): z1 = E(I), 4 channels, a quarter of the resolution; MAISI (arXiv 2409.11169).
 """
@@ -40,11 +40,11 @@ def _replace_norms(module: nn.Module) -> None:
             _replace_norms(child)
 
 
-class KlVae(nn.Module):
-    """A KL-VAE with standardised latents.
+class Autoencoder(nn.Module):
+    """What makes latents; they leave and enter standardised.
 
     Attributes:
-        net: the `AutoencoderKlMaisi`.
+        net: an `AutoencoderKlMaisi`.
         mean, std: (latent_channels,) statistics of the training latents (0 and 1 until they are measured).
     """
 
@@ -56,12 +56,25 @@ class KlVae(nn.Module):
         self.net = make_kl_vae(channels, widths, latent_channels, res_blocks)
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("std", torch.ones(latent_channels))
+
+    def standardised(self, latent: Tensor) -> Tensor:
+        return (latent.float() - _spread(self.mean)) / _spread(self.std)
+
+    def restored(self, latent: Tensor) -> Tensor:
+        return latent * _spread(self.std) + _spread(self.mean)
+
+
+class KlVae(Autoencoder):
+    """The KL-VAE."""
+
+    def __init__(self, channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int]) -> None:
+        super().__init__(channels, widths, latent_channels, res_blocks)
         #: widths of the three decoder feature maps, from the latent grid upwards
         self.feature_widths = tuple(reversed(widths))
 
     def encode(self, image: Tensor) -> Tensor:
         """Standardised latent means (B, L, X/4, Y/4, Z/4) of images (B, C, X, Y, Z) in [-1, 1]; no encoder noise."""
-        return (self.net.encode(image)[0].float() - _spread(self.mean)) / _spread(self.std)
+        return self.standardised(self.net.encode(image)[0])
 
     def decode(self, latent: Tensor) -> Tensor:
         """Images (B, C, X, Y, Z) of standardised latents."""
@@ -72,7 +85,7 @@ class KlVae(nn.Module):
 
         For three widths these are at 1, 2 and 4 times the latent grid: f1, f2, f3 of TumorGen, section 2.3.
         """
-        hidden = self.net.post_quant_conv(latent * _spread(self.std) + _spread(self.mean))
+        hidden = self.net.post_quant_conv(self.restored(latent))
         features: list[Tensor] = []
         for block in self.net.decoder.blocks:
             if isinstance(block, (MaisiUpsample, nn.GroupNorm)):
