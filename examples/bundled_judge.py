@@ -91,13 +91,13 @@ def make(
     data = with_phantoms(training_data(read_dataset(find_dataset(dataset), plan.tumor_name), splits), workspace.root / "phantoms")
     spacing = real_spacing(workspace)
     record = train_judge(
-        data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, seed, spacing_mm=spacing, restart=restart
+        data, workspace.judge, minutes, device, plan.precision, plan.tolerance_mm, seed, spacing_mm=spacing, restart=restart
     )
     if not np.allclose(record.spacing_mm, spacing, rtol=1e-3):
         raise RuntimeError(f"nnU-Net trained at {record.spacing_mm} mm, not at the {spacing} mm of the real data")
     command = f"python examples/bundled_judge.py {data.dataset} --minutes {minutes:g} --seed {seed}"
-    write_text(workspace.root / "judge" / "MODEL_CARD.md", card(record, command))
-    copy_judge(workspace.root / "judge", out)
+    write_text(workspace.judge / "MODEL_CARD.md", card(record, command))
+    copy_judge(workspace.judge, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if size > LARGEST_BYTES:
         fault = Fault(str(out), f"{size / 1e6:.1f} MB", f"{LARGEST_BYTES / 1e6:g} MB or less", "train with --device cpu, which makes it small")

@@ -7,6 +7,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from test_cli import call, told
 from test_report import make_scores
@@ -250,6 +251,38 @@ def test_hosts_and_labels_that_are_not_there(workspace, phantoms, tmp_path):
         compare_methods(workspace, ["copypaste"], 1, Hosts(phantoms.healthy), device="cpu", train_on="background")
     with pytest.raises(DataError, match="no case without a voxel of tumor"):
         compare_methods(workspace, ["copypaste"], 1, Hosts(paint_in=str(phantoms.dataset)), device="cpu")
+
+
+def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
+    """In a workspace of its own, where the judge of the whole one still scores."""
+    from types import SimpleNamespace
+
+    from tumorgen_cli import comparison, devices, pipeline
+
+    monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
+    path, workspace = tmp_path / "Dataset778_Organs", Workspace(tmp_path / "work")
+    shutil.copytree(phantoms.dataset, path)
+    for number, name in enumerate(sorted((path / "labelsTr").iterdir())):
+        labels, grid = read_volume(name)
+        write_volume(name, np.where(labels == 1, 1, 2 + number % 2), grid)
+    plain = json.loads((path / "dataset.json").read_text())
+    write_json(path / "dataset.json", {**plain, "labels": {"background": 0, "tumor": 1, "muscle": 2, "fat": 3}})
+    pipeline.plan_dataset(workspace, str(path), "tumor", "cpu")
+    pipeline.preprocess_dataset(workspace, 0)
+    asked = []
+
+    def judge(_, folder, *__):
+        asked.append(folder)
+        return SimpleNamespace(folder=workspace.judge)
+
+    monkeypatch.setattr(comparison, "find_judge", judge)
+    monkeypatch.setattr(pipeline, "find_judge", lambda _, folder, __: asked.append(folder))
+    scoring = comparison.Scoring(features="filters")
+    comparison.compare_methods(workspace, ["syntumor"], 2, comparison.Hosts(phantoms.healthy), scoring=scoring, device="cpu", train_on="fat")
+    inner, outer = Workspace(workspace.root / "train_on" / "fat").splits(), workspace.splits()
+    fat = {case.name.removesuffix(".nii.gz") for case in sorted((path / "labelsTr").iterdir())[1::2]}
+    assert ({*inner.train}, {*inner.test}) == ({*outer.train} & fat, {*outer.test} & fat)
+    assert asked == [None, workspace.judge, workspace.judge]  # told of the own one, then told to use it
 
 
 def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp_path, monkeypatch):

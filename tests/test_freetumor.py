@@ -9,11 +9,12 @@ import pytest
 import torch
 from test_methods import make_request, opened
 
-from tumorgen_cli import pipeline
+from tumorgen_cli import devices, pipeline
 from tumorgen_cli.errors import DataError, StateError
 from tumorgen_cli.methods import freetumor as ft
 from tumorgen_cli.methods.method import Sampling
 from tumorgen_cli.nets.tumor_generator import TumorGenerator
+from tumorgen_cli.subsets import subset_workspace
 from tumorgen_cli.windows import load_case, mix_up
 from tumorgen_cli.workspace import Workspace
 
@@ -224,6 +225,17 @@ def test_tumor_free_scans_have_the_cases_form_and_are_resumed(unlabelled, phanto
         assert not case.tumors.any()
     (folders[0] / "case.json").unlink()
     assert pipeline.preprocess_healthy(unlabelled, phantoms.healthy, 0) == 1
+
+
+def test_a_workspace_of_some_cases_has_them_too(unlabelled, phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
+    splits = unlabelled.splits()
+    inner = subset_workspace(unlabelled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu")
+    names = {path.name for path in unlabelled.unlabelled.iterdir()}
+    assert {path.name for path in inner.unlabelled.iterdir()} == names
+    assert len(names) == 2
+    assert pipeline.healthy_folders(inner) == [phantoms.healthy.resolve()]
+    assert ft.FreeTumor(inner.plan(), inner)._unlabelled()[0].record.spacing_mm == inner.plan().window.spacing_mm
 
 
 def test_the_generator_learns_from_them(unlabelled, trained):

@@ -8,7 +8,7 @@ tumor-free cases of the data set that `--paint-in` names).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tumorgen_cli import comparison_page, comparison_table, console
@@ -90,6 +90,10 @@ def compare_methods(
         PlanError, DataError: there is nothing to learn from or to paint into. StateError: no method came to a set.
     """
     if train_on is not None:
+        if scoring.judge is None and train_on in workspace.plan().labels:
+            own = find_judge(workspace, None, device)
+            if own is not None and own.folder == workspace.judge:  # it knows these tumors in every organ
+                scoring = replace(scoring, judge=own.folder)
         workspace = _workspace_on(workspace, train_on, device, seed)
     plan = workspace.plan()
     check_preprocessed(workspace, plan, workspace.splits())

@@ -40,7 +40,7 @@ def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) ->
     from tumorgen_cli.judge import Judge
 
     plan = workspace.plan()
-    own = workspace.root / "judge"
+    own = workspace.judge
     if folder is None and (own / "judge.json").is_file():
         _check_own_judge(workspace, own)
         console.note(f"judge: the workspace's own ({own})")

@@ -196,7 +196,16 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
     grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
     count = worker_count(grids, len(plan.channels)) if workers is None else workers
     with locked(workspace.root, "preprocess"), console.progress("preprocessing healthy scans", len(hosts)) as tick:
-        return preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabelled, count, tick)
+        written = preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabelled, count, tick)
+    write_json(workspace.healthy_file, sorted({*map(str, healthy_folders(workspace)), str(healthy.resolve())}))
+    return written
+
+
+def healthy_folders(workspace: Workspace) -> list[Path]:
+    """The folders of tumor-free scans that methods of a workspace learn from."""
+    if not workspace.healthy_file.is_file():
+        return []
+    return [Path(folder) for folder in read_record(tuple[str, ...], workspace.healthy_file, "run `tumorgen preprocess --healthy DIR` again")]
 
 
 def dataset_of(plan: Plan) -> Dataset:
@@ -442,7 +451,7 @@ def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, se
     plan = workspace.plan()
     data = training_data(dataset_of(plan), workspace.splits())
     seed = plan.seed if seed is None else seed
-    return train_judge(data, workspace.root / "judge", minutes, device, plan.precision, plan.tolerance_mm, seed, restart=restart)
+    return train_judge(data, workspace.judge, minutes, device, plan.precision, plan.tolerance_mm, seed, restart=restart)
 
 
 def filter_pairs(

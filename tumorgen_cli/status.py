@@ -43,8 +43,8 @@ def status(workspace: Workspace) -> list[Step]:
             fresh = [stage for stage in method.stages if method.folder(stage) not in told]
             steps += [_stage_step(method, stage, where) for stage in fresh]
             told |= {method.folder(stage) for stage in fresh}
-    if (workspace.root / "judge" / "judge.json").is_file():
-        made = read_plain(workspace.root / "judge" / "judge.json", "run `tumorgen train judge --restart`")
+    if (workspace.judge / "judge.json").is_file():
+        made = read_plain(workspace.judge / "judge.json", "run `tumorgen train judge --restart`")
         steps.append(Step("train judge", "done", f"{len(made['cases'])} cases, {made['minutes']:g} minutes", f"tumorgen train judge {where}"))
     for folder in sorted(workspace.root.glob("synthetic/*/set.json")):
         lines = sum(text.count("\n") for text in read_logs(folder.parent, "provenance").values())  # of shards, too

@@ -14,12 +14,12 @@ from tumorgen_cli.dataset import Dataset, find_dataset, read_dataset
 from tumorgen_cli.devices import DeviceName
 from tumorgen_cli.errors import Fault, StateError
 from tumorgen_cli.files import link_or_copy, read_plain, write_json
-from tumorgen_cli.pipeline import plan_dataset, preprocess_dataset
+from tumorgen_cli.pipeline import healthy_folders, plan_dataset, preprocess_dataset, preprocess_healthy
 from tumorgen_cli.workspace import Splits, Workspace
 
 
 def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, device: DeviceName, seed: int | None = None) -> Workspace:
-    """The workspace in `folder` for some cases of another's data set, preprocessed. What was held out still is.
+    """The workspace in `folder` for some cases of another's data set, preprocessed as are its tumor-free scans. What was held out still is.
 
     It is planned anew from these cases, with the settings that were not left to the rules; where it is planned already the
     plan stays: a user may have changed it.
@@ -36,6 +36,8 @@ def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, d
         own = [f"{d.field}={json.dumps(d.value)}" for d in plan.decisions if d.source != "rule"]
         plan_dataset(inner, str(path), plan.tumor_name, device, settings=own, seed=plan.seed if seed is None else seed)
     preprocess_dataset(inner)
+    for healthy in healthy_folders(workspace):
+        preprocess_healthy(inner, healthy)
     return inner
 
 

@@ -46,6 +46,16 @@ class Workspace:
         """Tumor-free scans without labels, preprocessed as the cases are."""
         return self.root / "unlabelled"
 
+    @property
+    def healthy_file(self) -> Path:
+        """Where the unlabelled scans were read."""
+        return self.root / "healthy.json"
+
+    @property
+    def judge(self) -> Path:
+        """The workspace's own judge."""
+        return self.root / "judge"
+
     def run(self, method: str, stage: str) -> Path:
         """The folder of a training stage."""
         return self.root / "runs" / method / stage
