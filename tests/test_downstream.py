@@ -303,7 +303,7 @@ def test_wrong_options_are_told_at_once(tmp_path):
 # -- what is written -----------------------------------------------------------------------------------------------
 def test_page_and_tables():
     def run(arm, cases, value):
-        patients = tuple(PatientScore(f"p{i}", value + 0.1 * i, value, (Lesion(30.0 + i, True),), 1) for i in range(4))
+        patients = tuple(PatientScore(f"p{i}", value + 0.1 * i, value, (Lesion(30.0 + i, True),), (30.0,)) for i in range(4))
         return Run(arm, cases, 0, 0, 1.0, 21, 0.1, "0", patients)
 
     runs = tuple(run(arm, cases, 0.3 + 0.1 * (arm != "real")) for cases in (2, 4) for arm in DESIGN.arms)
@@ -314,8 +314,9 @@ def test_page_and_tables():
     assert "var(--text)" in page  # the figure follows the page's colours
     assert not re.search(r'(src|href)="http', page)
     lines = gains_csv(arms).splitlines()
-    assert len(lines) == 1 + 4 * (4 + 3 * 3)  # measures, and both of overlap and the lesions found in three sizes
-    assert next(line for line in lines if line.startswith("real,4,0,1,lesions found,")).endswith(",1.0000")
+    assert len(lines) == 1 + 4 * (4 + 3 * 4)  # measures, and each in three sizes
+    (found,) = [line for line in lines if line.startswith("real,4,0,1,sensitivity,under 31 mm,")]
+    assert ",1,1.0000," in found
     (line,) = [line for line in lines if line.startswith("copypaste,2,0,1,dice,any,4,0.5500,")]
     assert ",0.1000,0.1000,0.1000," in line
     assert [row[:2] for row in gain_rows(arms)] == [("2", "real"), ("2", "copypaste"), ("4", "real"), ("4", "copypaste")]

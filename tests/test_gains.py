@@ -19,7 +19,7 @@ def test_a_patient_by_hand():
     found[10, 2, 2] = True
     score = score_patient("a", found, truth, (2.0, 2.0, 3.0), 2.0)
     assert score.dice == pytest.approx(2 * 8 / (17 + 9), abs=1e-4)
-    assert score.false_positives == 1
+    assert score.false_positives == (pytest.approx(2 * (3 * 12 / (4 * math.pi)) ** (1 / 3), abs=0.01),)
     assert [lesion.found for lesion in score.lesions] == [True, False]
     assert score.lesions[1].diameter_mm == pytest.approx(2 * (3 * 12 / (4 * math.pi)) ** (1 / 3), abs=0.01)  # a ball of 12 mm³
 
@@ -27,8 +27,8 @@ def test_a_patient_by_hand():
 def test_nothing_to_find_has_no_score_but_false_positives():
     nothing, found = np.zeros((2, 4, 4, 4), bool)
     found[0, 0, 0] = found[2, 2, 2] = True
-    assert score_patient("a", nothing, nothing, (1.0, 1.0, 1.0), 1.0) == PatientScore("a", None, None, (), 0)
-    assert score_patient("a", found, nothing, (1.0, 1.0, 1.0), 1.0) == PatientScore("a", None, None, (), 2)
+    assert score_patient("a", nothing, nothing, (1.0, 1.0, 1.0), 1.0) == PatientScore("a", None, None, (), ())
+    assert score_patient("a", found, nothing, (1.0, 1.0, 1.0), 1.0) == PatientScore("a", None, None, (), (1.24, 1.24))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_strata(diameters, names):
 
 
 def run(arm, seed, dices, cases=8, found=True, spurious=0):
-    patients = tuple(PatientScore(f"p{i}", value, value, (Lesion(10.0 + 20 * i, found),), spurious) for i, value in enumerate(dices))
+    patients = tuple(PatientScore(f"p{i}", value, value, (Lesion(10.0 + 20 * i, found),), (5.0,) * spurious) for i, value in enumerate(dices))
     return Run(arm, cases, seed, 0 if arm == "real" else 32, 0.5, 100, 1.0, "0", patients)
 
 
@@ -77,6 +77,30 @@ def test_fewer_false_positives_are_better():
     assert (measure.better, measure.worse) == (3, 0)
 
 
+def test_equal_gains_are_ties():
+    """1 - 2/3 is not 2/3 - 1/3 in floats, nor are means of the same numbers in another order equal: ranks must not tell them apart."""
+    third, two, whole = ((Lesion(30.0, True),) * n + (Lesion(30.0, False),) * (3 - n) for n in (1, 2, 3))
+
+    def of(arm, found):
+        patients = tuple(PatientScore(f"p{i:02}", 0.5, 0.5, lesions, ()) for i, lesions in enumerate(found))
+        return Run(arm, 8, 0, 0, 1.0, 100, 1.0, "0", patients)
+
+    before = [two, third, two, third, two, third, two, third, whole, two, whole, two]
+    after = [whole, two, whole, two, whole, two, whole, two, two, third, two, third]
+    measure = summarize_arms([of("real", before), of("syntumor", after)])[1].sensitivity
+    assert (measure.better, measure.worse) == (8, 4)
+    assert measure.p == pytest.approx(sum(math.comb(12, k) for k in range(8, 13)) / 2**11)  # all ranks alike: a sign test
+    dices = [0.1, 0.2, 0.3]
+    runs = [run(arm, seed, [value]) for arm, own in (("real", dices), ("syntumor", dices[::-1])) for seed, value in enumerate(own)]
+    measure = summarize_arms(runs)[1].dice
+    assert (measure.better, measure.worse) == (0, 0)
+
+
+def test_patients_without_a_gain_do_not_count_in_the_test():
+    measure = summarize_arms([run("real", 0, [0.5] * 5), run("syntumor", 0, [0.5, 0.6, 0.6, 0.6, 0.6])])[1].dice
+    assert measure.p == 0.125
+
+
 def test_what_is_undefined_is_left_out():
     real, own = run("real", 0, [0.5, 0.6, 0.7]), run("copypaste", 0, [0.6, 0.7, 0.8])
     nothing = dataclasses.replace(own.patients[0], dice=None, surface_dice=None)
@@ -91,11 +115,14 @@ def test_sizes_count_lesions_once():
     runs = [run("real", 0, [0.1, 0.5, 0.7]), run("real", 1, [0.3, 0.5, 0.7], found=False)]
     small, large = summarize_arms(runs)[0].by_size
     assert (small.name, small.lesions, small.patients, large.lesions, large.patients) == ("under 20 mm", 1, 1, 2, 2)
-    assert (small.found, large.found) == (0.5, 0.5)
+    assert (small.sensitivity.over_patients.mean, large.sensitivity.over_patients.mean) == (0.5, 0.5)
+    assert (small.sensitivity.over_patients.count, large.sensitivity.over_patients.count) == (1, 2)
     assert small.dice.over_patients.mean == pytest.approx(0.2)
     assert large.dice.over_patients.mean == pytest.approx(0.6)
-    own = [run("syntumor", seed, [0.5, 0.6, 0.9]) for seed in range(2)]
+    own = [run("syntumor", seed, [0.5, 0.6, 0.9], spurious=2) for seed in range(2)]
     small, large = summarize_arms([*runs, *own])[1].by_size
+    assert (small.false_positives.gain.mean, large.false_positives.gain.mean) == (2, 0)  # of their own size, in every patient
+    assert large.sensitivity.gain.mean == 0.5
     assert small.dice.gain.mean == pytest.approx(0.3)
     assert large.dice.gain.mean == pytest.approx(0.15)
 

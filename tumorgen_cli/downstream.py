@@ -203,22 +203,20 @@ def _write(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> No
 
 
 def gains_csv(arms: Sequence[Arm]) -> str:
-    """A line per arm, number of cases and measure; of Dice and surface Dice also by the size of the patients' largest lesion, of the lesions
-    found by their own size, where `count` is that of lesions."""
+    """A line per arm, number of cases and measure; by size, too: Dice and surface Dice by that of the patients' largest lesion, lesions found
+    and false positives by their own."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     head = ["arm", "real cases", "pairs", "seeds", "measure", "lesion size", "count", "mean", "low", "high", "spread over patients"]
     writer.writerow([*head, "gain", "gain low", "gain high", "p", "better", "worse"])
     for arm in arms:
         lines = [(name, "any", getattr(arm, name)) for name in MEASURES]
-        lines += [(name, each.name, getattr(each, name)) for each in arm.by_size for name in ("dice", "surface_dice")]
+        lines += [(name, each.name, getattr(each, name)) for each in arm.by_size for name in MEASURES]
         for name, size, measure in lines:
             own, gain = measure.over_patients, measure.gain
             values = [own.mean, own.low, own.high, measure.spread, *((gain.mean, gain.low, gain.high, measure.p) if gain else ())]
             numbers = [f"{value:.4f}" for value in values] + [""] * (8 - len(values))
             writer.writerow([arm.arm, arm.cases, arm.pairs, arm.seeds, name, size, own.count, *numbers, measure.better, measure.worse])
-        for each in arm.by_size:
-            writer.writerow([arm.arm, arm.cases, arm.pairs, arm.seeds, "lesions found", each.name, each.lesions, f"{each.found:.4f}"])
     return stream.getvalue()
 
 

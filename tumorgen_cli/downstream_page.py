@@ -32,8 +32,7 @@ class Patient:
 def draw(result: Downstream, patients: Sequence[Patient]) -> str:
     """The page."""
     design = result.design
-    drawn = next((run.real_share for run in result.runs if run.real_share < 1), design.real_share)
-    share = f"{design.ratio} pairs to a real case, real cases repeated to {percent(drawn)} of what is drawn"
+    share = f"{design.ratio} pairs to a real case, real cases repeated to about {percent(design.real_share)} of what is drawn"
     steps = result.schedule.epochs * result.schedule.iterations
     head = (
         f"<h1>What pairs do to nnU-Net</h1><p class=soft>{escape(result.dataset)} · {len(result.held_out)} real held-out patients · painted into "
@@ -94,12 +93,12 @@ def _gain(arm: Arm) -> Summary | None:
 
 
 def _table(arms: Sequence[Arm]) -> str:
-    header = ["arm", "pairs", "seeds"]
+    header = ["arm", "pairs", "real cases drawn", "seeds"]
     for title in _TITLES.values():
         header += [title, "gain"]
     rows = []
     for arm in arms:
-        row = [escape(arm.arm), str(arm.pairs), str(arm.seeds)]
+        row = [escape(arm.arm), str(arm.pairs), percent(arm.real_share), str(arm.seeds)]
         for name in _TITLES:
             measure = getattr(arm, name)
             row += [_own(measure, arm.spread_over_seeds if name == "dice" else math.nan), _told_gain(measure)]
@@ -122,20 +121,22 @@ def _told_gain(measure: Measure) -> str:
 
 
 def _sizes(arms: Sequence[Arm]) -> str:
-    """By size: the share of lesions found, and the means of the patients whose largest lesion is of that size."""
+    """By size: the lesions found and the false positives, and the means of the patients whose largest lesion is of that size."""
     header = ["arm"]
     for each in arms[0].by_size:
-        header += [f"{escape(each.name)}: {each.lesions} lesions", f"{each.patients} patients: DSC", "NSD"]
+        header += [f"{escape(each.name)}: {each.lesions} lesions found", "false positives a scan", f"{each.patients} patients: DSC", "NSD"]
     rows = []
     for arm in arms:
-        cells = [(percent(each.found), _by_size(each.dice), _by_size(each.surface_dice)) for each in arm.by_size]
-        rows.append([escape(arm.arm), *(cell for each in cells for cell in each)])
-    return "<p class=soft>By the diameter of lesions (of the ball of their volume): those found; patients by their largest</p>" + table(header, rows)
+        measures = [(each.sensitivity, each.false_positives, each.dice, each.surface_dice) for each in arm.by_size]
+        rows.append([escape(arm.arm), *(_by_size(measure) for each in measures for measure in each)])
+    told = "By the diameter of lesions and of false positives (of the ball of their volume), means over patients; patients by their largest lesion"
+    return f"<p class=soft>{told}</p>" + table(header, rows)
 
 
 def _by_size(measure: Measure) -> str:
     own, gain = measure.over_patients, measure.gain
-    told = f"<br><small>gain {around(gain.mean, gain.low, gain.high)}</small>" if gain else ""
+    p = f", p {measure.p:.3f}" if math.isfinite(measure.p) else ""
+    told = f"<br><small>gain {around(gain.mean, gain.low, gain.high)}{p}</small>" if gain else ""
     return around(own.mean, own.low, own.high) + told
 
 
@@ -157,7 +158,7 @@ def _notes(result: Downstream) -> str:
         "patients taught nothing and chose no pair; only the methods' grid and clip window (spacing, extents, intensities), as nnU-Net's own "
         "fingerprint, are of all cases, theirs included.",
         "A patient counts once: the mean over seeds. Intervals are 95 % bootstrap over patients; p is Wilcoxon's signed-rank test of the paired "
-        "gains, not corrected for the number of comparisons, and above 0.05 with fewer than 6 patients whatever they gain. Spread is the "
+        "gains, not corrected for the number of comparisons, and above 0.05 with fewer than 6 patients that gain or lose. Spread is the "
         "standard deviation.",
         "Seeds are of nnU-Net's training alone: real cases, methods and pairs are the same with each, and nnU-Net's loaders draw as they will.",
         f"DSC and NSD (at {result.tolerance_mm:g} mm) over whole scans; a lesion is found by one voxel in common, a false positive touches none.",

@@ -19,11 +19,12 @@ from tumorgen_cli.records import Triple
 
 EARLY_MM = 20.0  # FreeTumor's early tumors: a diameter under 2 cm
 REAL, LIVE = "real", "-live"
+_EXACT = 13  # patients up to which every assignment of signs is counted
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """A real lesion: the diameter of the ball of its volume, and whether a voxel of it was found."""
+    """A real lesion: its diameter, and whether a voxel of it was found. Diameters are of the ball of a volume."""
 
     diameter_mm: float
     found: bool
@@ -31,13 +32,14 @@ class Lesion:
 
 @dataclass(frozen=True)
 class PatientScore:
-    """An nnU-Net on a held-out scan; Dice and surface Dice are None where there is nothing to find: false positives tell of that."""
+    """An nnU-Net on a held-out scan; Dice and surface Dice are None where there is nothing to find: false positives, here by
+    their diameters, tell of that."""
 
     case: str
     dice: float | None
     surface_dice: float | None
     lesions: tuple[Lesion, ...]
-    false_positives: int
+    false_positives: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,16 @@ class Measure:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Lesions of a size, the share of them that was found over all seeds, and the patients whose largest lesion is of that size."""
+    """Lesions of a size: the share of a patient's that was found, false positives of that size, and the scores of patients whose
+    largest lesion is of it."""
 
     name: str
     lesions: int
-    found: float
     patients: int
     dice: Measure
     surface_dice: Measure
+    sensitivity: Measure
+    false_positives: Measure
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Arm:
     cases: int
     seeds: int
     pairs: int
+    real_share: float
     dice: Measure
     surface_dice: Measure
     sensitivity: Measure
@@ -141,13 +146,19 @@ class Downstream:
 
 def score_patient(case: str, found: np.ndarray, truth: np.ndarray, spacing_mm: Triple, tolerance_mm: float) -> PatientScore:
     """Scores of a mask (X, Y, Z) against the truth. A lesion is found by one voxel in common; a false positive touches none."""
-    lesions, count = ndimage.label(truth, np.ones((3, 3, 3)))
-    volumes = ndimage.sum_labels(truth, lesions, range(1, count + 1)) * float(np.prod(spacing_mm))
-    hit = {int(n) for n in np.unique(lesions[found & truth])}
     judged = verdict(truth, found, spacing_mm, tolerance_mm)
-    known = [round(value, 4) if count else None for value in (judged.dice, judged.surface_dice)]
-    told = tuple(Lesion(round(2 * (0.75 * float(v) / math.pi) ** (1 / 3), 2), n in hit) for n, v in enumerate(volumes, 1))
-    return PatientScore(case, known[0], known[1], told, judged.spurious)
+    known = [round(value, 4) if judged.lesions else None for value in (judged.dice, judged.surface_dice)]
+    lesions = tuple(Lesion(diameter, touched) for diameter, touched in _components(truth, found, spacing_mm))
+    spurious = tuple(diameter for diameter, touched in _components(found, truth, spacing_mm) if not touched)
+    return PatientScore(case, known[0], known[1], lesions, spurious)
+
+
+def _components(mask: np.ndarray, other: np.ndarray, spacing_mm: Triple) -> list[tuple[float, bool]]:
+    """The diameter of each component of a mask (X, Y, Z), in mm, and whether it has a voxel in common with another mask."""
+    parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    volumes = np.bincount(parts.ravel(), minlength=count + 1)[1:] * math.prod(spacing_mm)
+    touched = np.isin(np.arange(1, count + 1), parts[mask & other])
+    return [(round(2 * (0.75 * float(v) / math.pi) ** (1 / 3), 2), bool(t)) for v, t in zip(volumes, touched, strict=True)]
 
 
 def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:
@@ -176,7 +187,8 @@ def _arm(runs: Sequence[Run], real: Sequence[Run], strata: Sequence[tuple[str, f
     by_seed = [float(np.nanmean([_number(p.dice) for p in run.patients])) for run in runs]
     seeds_apart = float(np.std(by_seed, ddof=1)) if len(runs) > 1 else math.nan
     by_size = tuple(_stratum(runs, real, *each) for each in strata)
-    return Arm(first.arm, first.cases, len(runs), first.pairs, **measures, by_size=by_size, spread_over_seeds=seeds_apart)
+    share = round(_mean([run.real_share for run in runs]), 4)
+    return Arm(first.arm, first.cases, len(runs), first.pairs, share, **measures, by_size=by_size, spread_over_seeds=seeds_apart)
 
 
 def _stratum(runs: Sequence[Run], real: Sequence[Run], name: str, low: float, high: float) -> Stratum:
@@ -184,10 +196,19 @@ def _stratum(runs: Sequence[Run], real: Sequence[Run], name: str, low: float, hi
         own = [patient for patient in run.patients if patient.lesions and low <= max(lesion.diameter_mm for lesion in patient.lesions) < high]
         return replace(run, patients=tuple(own))
 
-    found = [lesion.found for run in runs for patient in run.patients for lesion in patient.lesions if low <= lesion.diameter_mm < high]
-    mine, theirs = ([inside(run) for run in group] for group in (runs, real))
-    measures = [_measure(mine, theirs, MEASURES[each], f"{runs[0].arm} {runs[0].cases} {name} {each}") for each in ("dice", "surface_dice")]
-    return Stratum(name, len(found) // len(runs), _mean(found), len(mine[0].patients), *measures)
+    def of_size(patient: PatientScore) -> PatientScore:
+        lesions = tuple(lesion for lesion in patient.lesions if low <= lesion.diameter_mm < high)
+        return replace(patient, lesions=lesions, false_positives=tuple(d for d in patient.false_positives if low <= d < high))
+
+    def cut(run: Run) -> Run:
+        return replace(run, patients=tuple(of_size(patient) for patient in run.patients))
+
+    measures = {
+        each: _measure([part(run) for run in runs], [part(run) for run in real], MEASURES[each], f"{runs[0].arm} {runs[0].cases} {name} {each}")
+        for part, each in ((inside, "dice"), (inside, "surface_dice"), (cut, "sensitivity"), (cut, "false_positives"))
+    }
+    lesions = sum(len(patient.lesions) for patient in cut(runs[0]).patients)
+    return Stratum(name, lesions, len(inside(runs[0]).patients), **measures)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -201,12 +222,19 @@ def _measure(runs: Sequence[Run], real: Sequence[Run], pick: Callable[[PatientSc
     if runs[0].arm == REAL or not shared:
         return Measure(summary, spread, None, math.nan, 0, 0)
     mine, theirs = (_by_patient([run for run in group if run.seed in shared], pick) for group in (runs, real))
-    gains = mine - theirs
+    gains = np.round(mine - theirs, 6)  # or means of the same numbers, in another order, would differ
     defined = gains[np.isfinite(gains)]
     if pick is MEASURES["false_positives"]:
         defined = -defined  # fewer are better
-    p = float(stats.wilcoxon(defined).pvalue) if len(defined) > 1 and defined.any() else math.nan
-    return Measure(summary, spread, summarize(gains, f"{what} gain"), p, int((defined > 0).sum()), int((defined < 0).sum()))
+    return Measure(summary, spread, summarize(gains, f"{what} gain"), _signed_rank(defined), int((defined > 0).sum()), int((defined < 0).sum()))
+
+
+def _signed_rank(gains: np.ndarray) -> float:
+    """p of Wilcoxon's signed-rank test, two-sided, zeros left out; exact, ties or not, for up to 13 gains. nan without two patients or a gain."""
+    other = gains[gains != 0]
+    if len(gains) < 2 or not len(other):
+        return math.nan
+    return float(stats.wilcoxon(other, method=stats.PermutationMethod() if len(other) <= _EXACT else "auto").pvalue)
 
 
 def _by_patient(runs: Sequence[Run], pick: Callable[[PatientScore], float]) -> np.ndarray:
@@ -230,5 +258,5 @@ MEASURES: dict[str, Callable[[PatientScore], float]] = {
     "dice": lambda patient: _number(patient.dice),
     "surface_dice": lambda patient: _number(patient.surface_dice),
     "sensitivity": _sensitivity,
-    "false_positives": lambda patient: float(patient.false_positives),
+    "false_positives": lambda patient: float(len(patient.false_positives)),
 }
