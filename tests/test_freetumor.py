@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_methods import make_request, opened
 
-from tumorgen_cli import devices, pipeline
+from tumorgen_cli import devices, pipeline, windows
 from tumorgen_cli.errors import DataError, StateError
 from tumorgen_cli.methods import freetumor as ft
 from tumorgen_cli.methods.method import Sampling
@@ -121,6 +121,15 @@ def test_a_scan_stays_healthy_when_no_mask_passes(method, trained, monkeypatch):
 
 
 # -- training --------------------------------------------------------------------------------------------------
+def test_the_classifier_sees_real_and_painted_windows_alike(trained, monkeypatch):
+    """Had the real ones alone been turned, they would be the smoother ones, by interpolation."""
+    turned = []
+    monkeypatch.setattr(windows, "augment", lambda image, mask, rng, spatial=True: (turned.append(spatial), (image, mask))[1])
+    monkeypatch.setattr(ft, "augment", windows.augment)
+    ft.FreeTumor(trained.plan(), trained).stage("gan").item(0)
+    assert turned == [False, False]
+
+
 def test_the_segmentor_is_frozen_while_the_generator_learns(trained):
     """Neither its weights change nor does anything but the generator get a gradient from the first objective."""
     stage = ft.FreeTumor(trained.plan(), trained).stage("gan")

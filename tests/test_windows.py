@@ -130,6 +130,17 @@ def test_without_a_seed_the_window_is_centred_and_untouched(case):
     assert mask.sum() > (case.tumors == 1).sum()  # the second tumor is in the picture, so it is in the mask
 
 
+def test_without_spatial_a_window_is_not_resampled(case):
+    """Its values are the scan's own, turned and times a gain."""
+    component, sides = case.record.components[0], (16, 16, 16)
+    for seed in range(6):
+        start = windows.place_window(component.box, case.record.shape, sides, np.random.default_rng(seed))
+        plain = windows.scale(windows.cut(case.image, start, sides), (PET,), np.array([[0, 20]], np.float32))
+        image, _ = windows.tumor_window(case, component, (PET,), sides, seed, spatial=False)
+        gains = np.sort(image + 1, None) / np.sort(plain + 1, None)
+        assert np.ptp(gains) < 1e-4
+
+
 def test_same_seed_same_window(case):
     def draw(seed):
         return windows.tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), seed)

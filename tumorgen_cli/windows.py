@@ -215,12 +215,12 @@ def box_around(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> Box | N
 
 
 def tumor_window(
-    case: Case, component: Component, channels: Sequence[ChannelPlan], shape: Shape, seed: int | None
+    case: Case, component: Component, channels: Sequence[ChannelPlan], shape: Shape, seed: int | None, spatial: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scaled image (C, *shape) in [-1, 1] and tumor mask (*shape) in {0, 1} around a component.
 
     The mask holds every tumor voxel of the window (a box may hold several components). With a seed, place, flips,
-    rotation, scale, elastic deformation and intensity are drawn; without, the window is centred and untouched.
+    rotation, scale, elastic deformation (unless not `spatial`) and intensity are drawn; without, the window is centred and untouched.
     """
     rng = np.random.default_rng(seed) if seed is not None else None
     start = place_window(component.box, case.record.shape, shape, rng)
@@ -228,7 +228,7 @@ def tumor_window(
     image = scale(cut(case.image, start, shape), channels, limits)
     mask = (cut_mask(case.tumors, start, shape) > 0).astype(np.float32)
     if rng is not None:
-        image, mask = augment(image, mask, rng)
+        image, mask = augment(image, mask, rng, spatial)
     return image, (mask > 0.5).astype(np.uint8)
 
 

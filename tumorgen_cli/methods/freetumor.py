@@ -225,7 +225,8 @@ class FreeTumor(Method):
             rng = np.random.default_rng([seed, number])
             image, mask, _ = healthy.draw(rng)
             chosen = real[rng.integers(len(real))]
-            tumor, body = tumor_window(chosen.case, chosen.component, plan.channels, c.patch, int(rng.integers(2**32)))
+            # like the healthy windows not resampled: the classifier would tell what is real by its being smoother
+            tumor, body = tumor_window(chosen.case, chosen.component, plan.channels, c.patch, int(rng.integers(2**32)), spatial=False)
             return {"image": image, "mask": mask[None], "tumor": tumor, "body": body[None].astype(np.float32)}
 
         paint = GeneratorObjective(self.generator.to(self.device), self.segmentor, classifier, c.classifier_weight)

@@ -46,7 +46,7 @@ class SynTumor(Method):
         "Hu et al., Label-Free Liver Tumor Segmentation, CVPR 2023: ellipsoid of four size classes, elastic deformation, blurred "
         "noise, soft edge. Deviations: sizes follow the given box, and the radii of the four classes only choose deformation and edge; "
         "elastic deformation is smooth noise of the radius; the texture's strength, a share of the contrast, is ours; sign and size of the "
-        "contrast are the training tumors' instead of 65 to 145 HU darker."
+        "contrast are the training tumors' instead of 65 to 145 HU darker, drawn for each channel by itself."
     )
     keeps_background: ClassVar[bool] = True
 
