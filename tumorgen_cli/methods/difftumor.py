@@ -106,15 +106,14 @@ class DiffTumor(Method):
     solvers = diffusion.SAMPLERS
     keeps_background = True
     SOURCE = (
-        "Chen et al., Towards Generalizable Tumor Synthesis, CVPR 2024; settings of its published code. Deviations: the VQGAN is "
-        "trained on the data set's own cases, on patches of several sizes, with MAISI's blocks, a codebook that follows its codes' "
-        "means and restarts unused ones, and a perceptual loss in EfficientNet-Lite0's features; latents are standardised by channel, not brought to "
-        "[-1, 1] by the codebook's extremes, and clipped at ten standard deviations; critics of 32 channels instead of 64 with that code's hinge loss "
-        "for eq. 3's logarithms, whose verdicts are averaged over the volume and three slices, so that the volume's counts a quarter; L1 between noises, "
-        "as that code, for eq. 6's square; AdamW with this project's moments (0.9, 0.99), weight decay, clipping "
-        "and schedule instead of Adam (0.5, 0.9); three U-Net levels instead of four; "
-        "masks follow the given box instead of size classes drawn 0.8 / 0.1 / 0.1; the working grid is the plan's, not 1 mm; one "
-        "model for all sizes (T = 4 for early tumors is `ddpm.timesteps=4` with `sampling.steps=4`)."
+        "Chen et al., Towards Generalizable Tumor Synthesis, CVPR 2024; settings of its published code. Deviations: the VQGAN is trained on the "
+        "data set's own cases, on patches of several sizes, with MAISI's blocks, a codebook that follows its codes' means and restarts unused ones, "
+        "and a perceptual loss in EfficientNet-Lite0's features; latents are standardised by channel, not brought to [-1, 1] by the codebook's "
+        "extremes, and clipped at ten standard deviations; critics of 32 channels instead of 64 with that code's hinge loss for eq. 3's logarithms, "
+        "whose verdicts are averaged over the volume and three slices, so that the volume's counts a quarter; L1 between noises, as that code, for "
+        "eq. 6's square; AdamW with this project's moments (0.9, 0.99), weight decay, clipping and schedule instead of Adam (0.5, 0.9); three U-Net "
+        "levels instead of four; masks follow the given box instead of size classes drawn 0.8 / 0.1 / 0.1; the working grid is the plan's, not 1 "
+        "mm; one model for all sizes (T = 4 for early tumors is `ddpm.timesteps=4` with `sampling.steps=4`)."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
