@@ -5,7 +5,9 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +38,9 @@ def test_the_best_is_marked_where_it_is_told_apart():
     assert best_of(dice, {}, entries("dice", a=(0.8, 0.7, 0.9), b=(math.nan,))) == ""
     auc = entries("auc", a=(0.9, 0.85, 0.95), b=(0.6, 0.55, 0.65), c=(0.2, 0.1, 0.3))
     assert best_of(BY_KEY["auc"], {}, auc) == "b"
+    assert best_of(BY_KEY["auc"], {}, entries("auc", a=(0.4, 0.35, 0.45), b=(0.61, 0.56, 0.66))) == ""  # as far from 0.5, on its other side
+    assert best_of(BY_KEY["auc"], {}, entries("auc", a=(0.48, 0.4, 0.55), b=(0.61, 0.59, 0.66))) == ""  # 0 to 0.1 against 0.09 to 0.16
+    assert best_of(BY_KEY["auc"], {}, entries("auc", a=(0.48, 0.45, 0.55), b=(0.61, 0.59, 0.66))) == "a"
     seconds = entries("seconds_total", a=(0.1, 0.1, 0.1), b=(1.0, 0.9, 1.1))
     assert best_of(BY_KEY["seconds_total"], {}, seconds) == "a"
     assert best_of(BY_KEY["near_copies"], {}, entries("near_copies", a=(0.0,), b=(9.0,))) == ""
@@ -48,6 +53,19 @@ def test_distances_are_told_apart_by_the_real_rows_width():
     assert best_of(BY_KEY["kernel_all"], far, found) == ""
     assert best_of(BY_KEY["kernel_all"], near, found) == "a"
     assert best_of(BY_KEY["kernel_all"], {}, found) == ""
+
+
+def test_distances_of_fewer_slices_are_told_and_not_held_against_others():
+    near = {"frechet_all": Value(60.0, 59.0, 61.0, (20, 32))}
+    alike = entries("frechet_all", a=(70.0, 69.0, 71.0, (20, 32)), b=(80.0, 79.0, 81.0, (20, 32)))
+    few = entries("frechet_all", c=(50.0, 49.0, 51.0, (6, 32)))
+    assert best_of(BY_KEY["frechet_all"], near, [*alike, *few]) == "a"
+    large = make_scores([0.5, 0.6, 0.7, 0.8], name="large")
+    fewer = [replace(p, **{k: replace(getattr(p, k), counts=(1, 5)) for k in ("matched", "floor")}) for p in large.planes]
+    scores = {"small": replace(large, name="small", planes=tuple(fewer)), "large": large}
+    table = make_table("hosts", 4, [*scores], {name: Painted(Path(name), each, [line("one", name)], {}) for name, each in scores.items()}, {})
+    assert table.real["kernel_all"].counts == (2, 5)  # whichever comes first
+    assert [entry.values["kernel_all"].note for entry in table.entries] == ["of 1 against 5 slices alone", "too few to tell from real"]
 
 
 def line(case, method, start=0, rejected=0):
@@ -196,7 +214,7 @@ def test_every_method_meets_the_same_places(compared, phantoms):
 
 def test_files_of_a_comparison(compared, phantoms):
     workspace, report = compared
-    folder = workspace.root / "comparison" / f"test_{phantoms.healthy.name}_n3"
+    (folder,) = workspace.root.glob(f"comparison/*_test_{phantoms.healthy.name}_n3")
     assert report.page == str(folder / "comparison.html")
     rows = list(csv.DictReader((folder / "comparison.csv").open()))
     assert [row["method"] for row in rows] == ["real", "copypaste", "tumorgen", "syntumor"] * 2
@@ -283,6 +301,19 @@ def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
     fat = {case.name.removesuffix(".nii.gz") for case in sorted((path / "labelsTr").iterdir())[1::2]}
     assert ({*inner.train}, {*inner.test}) == ({*outer.train} & fat, {*outer.test} & fat)
     assert asked == [None, workspace.judge, workspace.judge]  # told of the own one, then told to use it
+
+
+def test_data_sets_of_the_same_name_are_told_apart(fresh, phantoms, tmp_path, monkeypatch):
+    from tumorgen_cli import comparison, devices
+
+    monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
+    twin = tmp_path / "elsewhere" / phantoms.dataset.name
+    shutil.copytree(phantoms.dataset, twin)
+    inner = comparison._workspace_on(fresh, str(phantoms.dataset), "cpu")
+    assert inner.plan().memory_gib == fresh.plan().memory_gib
+    assert comparison._workspace_on(fresh, str(phantoms.dataset), "cpu") == inner
+    with pytest.raises(StateError, match="Another data set was learnt from there"):
+        comparison._workspace_on(fresh, str(twin), "cpu")
 
 
 def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.comparison_table import Comparison, Painted
 from tumorgen_cli.dataset import find_dataset, read_dataset
 from tumorgen_cli.devices import DeviceName
-from tumorgen_cli.errors import StateError, TumorgenError, one_line
+from tumorgen_cli.errors import Fault, StateError, TumorgenError, one_line
 from tumorgen_cli.evaluation import read_scores
 from tumorgen_cli.files import locked
 from tumorgen_cli.judges import find_judge
@@ -94,7 +94,7 @@ def compare_methods(
             own = find_judge(workspace, None, device)
             if own is not None and own.folder == workspace.judge:  # it knows these tumors in every organ
                 scoring = replace(scoring, judge=own.folder)
-        workspace = _workspace_on(workspace, train_on, device, seed)
+        workspace = _workspace_on(workspace, train_on, device)
     plan = workspace.plan()
     check_preprocessed(workspace, plan, workspace.splits())
     places = _places(workspace, plan, hosts)
@@ -120,11 +120,11 @@ def compare_methods(
     training = {}
     for name in methods:
         method = find_method(name)(plan, workspace)
-        planned = {stage: method.planned_iterations(stage) for stage in method.stages}
-        training[name] = comparison_table.stage_runs({stage: method.folder(stage) for stage in method.stages}, planned)
+        planned = {stage: method.planned_iterations(stage) for stage in method.stages if method.trained(stage)}
+        training[name] = comparison_table.stage_runs({stage: method.folder(stage) for stage in planned}, planned)
     result = Comparison(
-        "_".join([*(place.name for place in places), own]), plan.dataset, plan.hash, seed, budget.words, scores.channel, scores.judge,
-        scores.features, scores.is_fid, scores.tolerance_mm, training, tuple(tables),
+        "_".join(["+".join(methods), *(place.name for place in places), own]), plan.dataset, plan.hash, seed, budget.words, scores.channel,
+        scores.judge, scores.features, scores.is_fid, scores.tolerance_mm, training, tuple(tables),
     )  # fmt: skip
     folder = workspace.root / "comparison" / result.name
     with locked(folder, "compare"):
@@ -133,17 +133,25 @@ def compare_methods(
     return ComparisonReport(result, str(folder / "comparison.html"), str(folder / "comparison.csv"))
 
 
-def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName, seed: int | None) -> Workspace:
-    """The workspace for what `train_on` names, planned and preprocessed."""
+def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Workspace:
+    """The workspace for what `train_on` names, planned and preprocessed.
+
+    Raises:
+        StateError: it is planned for another data set whose folder has the same name.
+    """
     plan, folder = workspace.plan(), workspace.root / "train_on"
     if train_on in plan.labels:
         dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
         cases = organ_cases(dataset, train_on, workspace.splits().train)
-        return subset_workspace(workspace, cases, folder / train_on.replace(" ", "_"), device, seed)
+        return subset_workspace(workspace, cases, folder / train_on.replace(" ", "_"), device)
     path = find_dataset(train_on)
     inner = Workspace(folder / path.name)
     if not inner.plan_file.is_file():  # else it stays: a user may have planned it otherwise
-        plan_dataset(inner, str(path), None, device, seed=plan.seed if seed is None else seed)
+        plan_dataset(inner, str(path), None, device, plan.memory_gib, seed=plan.seed)
+    elif Path(inner.plan().dataset_path).resolve() != path.resolve():
+        remedy = f"rename one of the data sets, or delete {inner.root}"
+        fault = Fault(str(inner.root), f"a workspace of {inner.plan().dataset_path}", f"one of {path}", remedy)
+        raise StateError("Another data set was learnt from there", [fault])
     preprocess_dataset(inner)
     return inner
 

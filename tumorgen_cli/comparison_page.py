@@ -1,4 +1,4 @@
-"""A comparison -> one HTML page: the table, what training came to, the same places painted by every method, what is not answered.
+"""A comparison -> one HTML page: the table, what training came to, the same places painted by every method, how to read it.
 
 Reads the sets' pairs for the pictures; hosts are given. Writes comparison.html.
 """
@@ -101,8 +101,9 @@ def _row(entry: Entry, t: Table, c: Comparison, firsts: set[int], kind: str = ""
     if entry.failure:
         cells = [f'<td class="g why" colspan="{len(COLUMNS)}"><div>failed: {escape(entry.failure)}</div></td>']
     else:
-        cells = [_cell(*shown(column, entry.values.get(column.key)), t.best.get(column.key) == entry.method, i in firsts)
-                 for i, column in enumerate(COLUMNS)]  # fmt: skip
+        values = [entry.values.get(column.key) for column in COLUMNS]
+        cells = [_cell(*shown(column, value), value.note if value else "", t.best.get(column.key) == entry.method, i in firsts)
+                 for i, (column, value) in enumerate(zip(COLUMNS, values, strict=True))]  # fmt: skip
     steps = ", ".join(f"{run.stage} {run.steps}" for run in runs or ()) or ("–" if runs is None else "none needed")
     cells += [f"<td class=g>{steps}</td>", f"<td>{number(sum(run.seconds for run in runs) / 60) if runs else '–'}</td>"]
     theirs = [paper.fid, paper.alignment, paper.seconds]
@@ -110,9 +111,10 @@ def _row(entry: Entry, t: Table, c: Comparison, firsts: set[int], kind: str = ""
     return f"<tr{kind}><td>{escape(entry.method)}</td>{''.join(cells)}</tr>"
 
 
-def _cell(text: str, around: str, best: bool, first: bool) -> str:
+def _cell(text: str, around: str, note: str, best: bool, first: bool) -> str:
     told = f"<b class=best>{text}</b>" if best else text
-    return f"<td{' class=g' if first else ''}>{told}{f'<small>{around}</small>' if around else ''}</td>"
+    small = "".join(f"<small>{escape(each)}</small>" for each in (around, note) if each)
+    return f"<td{' class=g' if first else ''}>{told}{small}</td>"
 
 
 def _places(places: Sequence[Place]) -> str:
@@ -136,7 +138,8 @@ def _notes(c: Comparison) -> str:
     )
     same = (
         "Every method got the same hosts, windows, seeds, number of pairs to make and score, and boxes drawn from the same seeds; a draw that is "
-        "rejected is followed by one in another box. A KS distance of few pairs is far from 0 by chance. Seconds are of this device."
+        "rejected is followed by one in another box. A KS distance of few pairs is far from 0 by chance. Seconds are of this device "
+        "and of the pairs that were made; a host's reading is its first pair's."
     )
     kind = "FID and KID" if c.is_fid else "no FID, and not comparable to one"
     far = f"Features of the distances: {c.features} ({kind}); NSD at {c.tolerance_mm:g} mm."

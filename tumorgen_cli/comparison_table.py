@@ -9,7 +9,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +28,14 @@ _NAN = math.nan
 
 @dataclass(frozen=True)
 class Value:
-    """A number and its 95 % interval (nan: none)."""
+    """A number and its 95 % interval (nan: none). `counts`: of a distance, how many synthetic and real slices it is of; `note`: what is to be
+    known of it, or why there is none."""
 
     value: float
     low: float = _NAN
     high: float = _NAN
+    counts: tuple[int, int] | None = None
+    note: str = ""
 
     @property
     def defined(self) -> bool:
@@ -74,8 +77,9 @@ COLUMNS = (
 
 RULE = (
     "A value is marked as a column's best where it is told apart from every other method's on the same hosts: by intervals that do not overlap "
-    "(of the mean over pairs; for the AUC, nearer to 0.5), for the distances by more than the width of the real-against-real interval. Columns "
-    "without an interval are never marked."
+    "(of the mean over pairs; for the AUC, of how far it is from 0.5), for the distances by more than the width of the real-against-real interval, "
+    "and only among sets that are scored by as many slices as the real row: few make a Fréchet distance larger. Columns without an interval are "
+    "never marked."
 )
 
 
@@ -174,7 +178,8 @@ def make_table(hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str
             entries.append(Entry(method, "", failures[method]))
         else:
             entries.append(Entry(method, str(made[method].folder), "", set_values(made[method])))
-    real = real_values(next(iter(made.values())).scores) if made else {}
+    real = real_values([each.scores for each in made.values()])
+    entries = [replace(entry, values={key: _beside(value, real.get(key)) for key, value in entry.values.items()}) for entry in entries]
     best = {column.key: best_of(column, real, entries) for column in COLUMNS}
     alike = len(shared_places([each.lines for each in made.values()]))
     return Table(hosts, pairs, alike, real, tuple(entries), {key: method for key, method in best.items() if method})
@@ -191,9 +196,13 @@ def set_values(made: Painted) -> dict[str, Value]:
     scores, lines = made.scores, made.lines
     rejected = count_rejected(lines, made.given_up).total()
     found = {m.field: _mean(m.synthetic) for m in scores.agreement.measures}
-    found |= {f"{p.measure}_{p.plane}": Value(p.matched.value, p.matched.low, p.matched.high) for p in scores.planes if p.place == "tumor"}
-    found["auc"] = Value(scores.reader.auc, scores.reader.low, scores.reader.high)
-    found |= {"near_copies": Value(scores.novelty.near_copies), "singled_out": Value(scores.novelty.singled_out)}
+    for p in scores.planes:
+        if p.place == "tumor":
+            unclear = "too few to tell from real" if p.unclear else ""
+            found[f"{p.measure}_{p.plane}"] = Value(p.matched.value, p.matched.low, p.matched.high, p.matched.counts, unclear)
+    found["auc"] = Value(scores.reader.auc, scores.reader.low, scores.reader.high, note=scores.reader.reason)
+    copies = {"near_copies": scores.novelty.near_copies, "singled_out": scores.novelty.singled_out}
+    found |= {key: Value(number, note=scores.novelty.reason) for key, number in copies.items()}
     found |= {f"ks_{c.field}": Value(c.ks) for c in scores.comparisons if c.field in _KS}
     found |= {share.kind: Value(share.synthetic) for share in scores.shares}
     found |= {"pairs": Value(len(lines)), "given_up": Value(len(made.given_up))}
@@ -203,10 +212,14 @@ def set_values(made: Painted) -> dict[str, Value]:
     return found
 
 
-def real_values(scores: Scores) -> dict[str, Value]:
-    """What real cases come to: held-out cases' agreement and KS, real against real distances, shares of the training tumors."""
+def real_values(sets: Sequence[Scores]) -> dict[str, Value]:
+    """What real cases come to: held-out cases' agreement and KS, real against real distances, shares of the training tumors. By the set
+    whose distances are of most slices: few make them larger."""
+    if not sets:
+        return {}
+    scores = max(sets, key=lambda each: max((p.floor.counts for p in each.planes), default=(0, 0)))
     found = {m.field: _mean(m.real) for m in scores.agreement.measures}
-    found |= {f"{p.measure}_{p.plane}": Value(p.floor.value, p.floor.low, p.floor.high) for p in scores.planes if p.place == "tumor"}
+    found |= {f"{p.measure}_{p.plane}": Value(p.floor.value, p.floor.low, p.floor.high, p.floor.counts) for p in scores.planes if p.place == "tumor"}
     found["auc"] = Value(0.5)
     found |= {f"ks_{key}": Value(ks_distance(*(values_of(scores.of(group), key) for group in ("test", "train")))) for key in _KS}
     return found | {share.kind: Value(share.training) for share in scores.shares}
@@ -216,12 +229,23 @@ def _mean(s: Summary) -> Value:
     return Value(s.mean, s.low, s.high)
 
 
+def _beside(value: Value, real: Value | None) -> Value:
+    """A value that says so where it is a distance of fewer slices than the real row's, which is larger for that alone."""
+    if value.counts is None or real is None or value.counts == real.counts:
+        return value
+    return replace(value, note=f"of {value.counts[0]} against {value.counts[1]} slices alone")
+
+
 def best_of(column: Column, real: Mapping[str, Value], entries: Iterable[Entry]) -> str:
     """The method with the best value of a column, if it is told apart from every other's (see `RULE`); else empty."""
-    found = {e.method: e.values[column.key] for e in entries if column.key in e.values and e.values[column.key].defined}
+    counts = real[column.key].counts if column.key in real else None
+    known = {e.method: e.values[column.key] for e in entries if column.key in e.values}
+    found = {method: value for method, value in known.items() if value.defined and value.counts == counts}
+    if column.best == "half":
+        found = {method: _from_half(value) for method, value in found.items()}
     if not column.best or len(found) < 2:
         return ""
-    score = {"high": lambda v: -v, "low": lambda v: v, "half": lambda v: abs(v - 0.5)}[column.best]
+    score = {"high": lambda v: -v, "low": lambda v: v, "half": lambda v: v}[column.best]
     first, *others = sorted(found, key=lambda method: score(found[method].value))
     best = found[first]
     if column.apart == "real":
@@ -230,6 +254,12 @@ def best_of(column: Column, real: Mapping[str, Value], entries: Iterable[Entry])
     else:
         apart = all(best.high < found[other].low or found[other].high < best.low for other in others)
     return first if apart else ""
+
+
+def _from_half(value: Value) -> Value:
+    """A value's distance from one half, with its interval."""
+    low, high = value.low - 0.5, value.high - 0.5
+    return Value(abs(value.value - 0.5), 0.0 if low < 0 < high else min(abs(low), abs(high)), max(abs(low), abs(high)))
 
 
 def stage_runs(folders: Mapping[str, Path], planned: Mapping[str, int]) -> tuple[StageRun, ...]:
@@ -291,9 +321,10 @@ def table_rows(table: Table, comparison: Comparison) -> list[tuple[str, ...]]:
     for column in COLUMNS:
         cells = []
         for entry in entries:
-            text, around = shown(column, entry.values.get(column.key))
+            value = entry.values.get(column.key)
+            text, around = shown(column, value)
             mark = " *" if table.best.get(column.key) == entry.method else ""
-            cells.append(text + (f" [{around}]" if around else "") + mark)
+            cells.append(text + (f" [{around}]" if around else "") + (f" ({value.note})" if value and value.note else "") + mark)
         rows.append((f"{group_of(column, comparison.is_fid)}: {column.title}", *cells))
     runs = [comparison.training.get(entry.method, ()) for entry in entries]
     rows.append(("training: steps", *(", ".join(f"{run.stage} {run.steps}" for run in each) or "–" for each in runs)))

@@ -18,7 +18,7 @@ from tumorgen_cli.pipeline import healthy_folders, plan_dataset, preprocess_data
 from tumorgen_cli.workspace import Splits, Workspace
 
 
-def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, device: DeviceName, seed: int | None = None) -> Workspace:
+def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, device: DeviceName) -> Workspace:
     """The workspace in `folder` for some cases of another's data set, preprocessed as are its tumor-free scans. What was held out still is.
 
     It is planned anew from these cases, with the settings that were not left to the rules; where it is planned already the
@@ -34,7 +34,7 @@ def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, d
     path = write_subset(dataset, cases, inner.root / "cases_of" / dataset.name, workspace.splits())
     if not inner.plan_file.is_file():
         own = [f"{d.field}={json.dumps(d.value)}" for d in plan.decisions if d.source != "rule"]
-        plan_dataset(inner, str(path), plan.tumor_name, device, settings=own, seed=plan.seed if seed is None else seed)
+        plan_dataset(inner, str(path), plan.tumor_name, device, plan.memory_gib, settings=own, seed=plan.seed)
     preprocess_dataset(inner)
     for healthy in healthy_folders(workspace):
         preprocess_healthy(inner, healthy)

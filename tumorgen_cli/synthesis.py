@@ -198,6 +198,7 @@ def synthesize_set(
         _check_hosts(mine, done, hash_host, out, tick)
     tick(len(mine) - len(missing), "")
     for number, job in enumerate(missing, len(mine) - len(missing) + 1):
+        started = time.perf_counter()
         try:
             if scan is None or scan.name != job.source.name:
                 found = read_scan(job.source.name, job.source.files, job.source.label, plan)
@@ -213,7 +214,7 @@ def synthesize_set(
         else:
             seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
             _write_pair(plan, job, scan, draw, out)
-            seconds["total"] = time.perf_counter() - begun
+            seconds["total"] = time.perf_counter() - started
             record = provenance_of(plan, method.name, weights, job, scan, host_hash, draw, seconds)
             append_line(provenance, json.dumps(to_plain(record)))
             made += 1
