@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorgen_cli import files, volumes
+from tumorgen_cli import volumes
 from tumorgen_cli.dataset import (
     Dataset,
     Host,
@@ -23,6 +23,7 @@ from tumorgen_cli.dataset import (
     choose_workers,
     each_case,
     find_dataset,
+    host_labels,
     host_scans,
     read_dataset,
 )
@@ -434,15 +435,33 @@ def test_host_scans_are_grouped_by_case(hosts: Path, raw: Path, phantoms: Phanto
     assert len(host_scans(phantoms.healthy, ("PET",))) == 2
 
 
-def test_cases_among_scans_are_read_only_where_sizes_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    contents = {"a": b"one", "b": b"two", "c": b"longer", "Somebody": b"two", "c_again": b"the longest", "d": b"three"}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    cases = SimpleNamespace(image_files=lambda case: (tmp_path / case,))
-    scans, hashed, hash_file = {name: tmp_path / name for name in ("a", "Somebody", "c_again", "d")}, [], files.hash_file
-    monkeypatch.setattr(files, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+def test_cases_among_scans_are_known_by_their_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written again, in another type or packing, a scan is the same; what has another shape is not read."""
+    rng, shapes = np.random.default_rng(0), {"a": (4, 5, 6), "b": (4, 5, 6), "c": (7, 5, 6), "d": (4, 5, 7)}
+    arrays = {name: rng.integers(0, 99, shape).astype(np.int16) for name, shape in shapes.items()}
+    arrays |= {"Somebody": arrays["b"].astype(np.float32), "a_again": rng.integers(0, 99, (4, 5, 6))}
+    for name, array in arrays.items():
+        ending = ".nii" if name == "Somebody" else ".nii.gz"
+        volumes.write_volume(tmp_path / f"{name}{ending}", array.astype(np.float32 if name == "Somebody" else np.int16), Grid(array.shape, (1, 1, 2)))
+    paths = {path.name.split(".")[0]: path for path in tmp_path.iterdir()}
+    cases = SimpleNamespace(image_files=lambda case: (paths[case],))
+    read, read_volume = [], volumes.read_volume
+    monkeypatch.setattr(volumes, "read_volume", lambda path: read.append(path.name.split(".")[0]) or read_volume(path))
+    scans = {name: paths[name] for name in ("a", "Somebody", "a_again", "d")}
     assert cases_among(scans, cases, ["a", "b", "c"]) == {"a": "a", "Somebody": "b"}  # type: ignore[arg-type]
-    assert sorted(hashed) == ["Somebody", "a", "b"]
+    assert sorted(read) == ["Somebody", "a", "a_again", "b"]
+
+
+def test_label_files_of_hosts(tmp_path: Path) -> None:
+    for name in ("imagesTr/x_0000.nii.gz", "labelsTr/x.nii.gz", "labelsTr/y.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    labels = {"background": 0, "liver": 1, "tumor": 2}
+    assert host_labels(tmp_path, labels) == {"x": tmp_path / "labelsTr" / "x.nii.gz"}
+    assert [*host_labels(tmp_path / "imagesTr", labels)] == ["x"]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {**labels, "spleen": 3}}))
+    assert host_labels(tmp_path, labels) == {}  # its values mean something else
+    assert host_labels(tmp_path / "labelsTr", labels) == {}
 
 
 def test_all_faults_of_host_scans_come_at_once(hosts: Path, grid: Grid) -> None:

@@ -86,7 +86,7 @@ def nnunets(monkeypatch):
 
     def score(task, plan, schedule, kind):
         value = min(1.0, len(set(task.job.train)) / 20)
-        patients = tuple(PatientScore(case.name, value, value, (Lesion(30.0, True),), 0) for case in task.data.test)
+        patients = tuple(PatientScore(case.name, value, value, (Lesion(30.0, True),), ()) for case in task.data.test)
         run = Run(task.arm, task.cases, task.seed, task.pairs, task.real_share, 21, 0.1, task.job.inputs_hash, patients)
         write_json(task.folder / "run.json", run)
         return run

@@ -184,6 +184,22 @@ def test_seeds():
 
 
 # -- the lock --------------------------------------------------------------------------------------------------
+def test_a_folder_that_cannot_be_made_or_locked(tmp_path, monkeypatch):
+    import fcntl
+
+    with pytest.raises(StateError, match="cannot be made"), files.locked(Path("/proc/none"), "plan"):
+        pass
+
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(StateError, match="cannot be locked"), files.locked(tmp_path, "plan"):
+        pass
+    with pytest.raises(StateError, match="cannot be locked"), files.in_turn(tmp_path):
+        pass
+
+
 def test_another_process_holds_the_lock(tmp_path):
     code = (
         "import sys; from pathlib import Path; from tumorgen_cli.files import locked\n"

@@ -312,7 +312,8 @@ def test_the_painter_rests(painting, tmp_path, monkeypatch):
 def test_a_fold_that_nobody_wrote_is_refused(painting, tmp_path):
     """nnU-Net would draw its validation cases from all, synthetic ones too."""
     write_json(tmp_path / "splits_final.json", [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}])
-    beyond, last, every = (live._faults(painting, trainer(preprocessed_dataset_folder_base=str(tmp_path), fold=fold), ()) for fold in (2, 1, "all"))
+    where = {"preprocessed_dataset_folder_base": str(tmp_path)}
+    beyond, last, every = (live._faults(painting, trainer(**where, fold=fold), (), painting.learnt_from) for fold in (2, 1, "all"))
     assert (last, every) == ([], [])
     assert "only 2 in" in beyond[0].found
 
@@ -439,16 +440,29 @@ def trainer(**changes):
 
 
 def test_a_fold_that_validates_on_what_was_learnt_is_refused(painting):
-    assert live._faults(painting, trainer(), ["x"]) == []
+    known = [*painting.learnt_from, "x"]
+    assert live._faults(painting, trainer(), ["x"], known) == []
     learnt, host = painting.learnt_from[0], painting.hosts[1]
-    faults = live._faults(painting, trainer(), ["x", learnt, host])
+    faults = live._faults(painting, trainer(), ["x", learnt, host], known)
     assert [(fault.where, part in fault.found) for fault, part in zip(faults, (learnt, host), strict=True)] == [("fold 1", True)] * 2
+
+
+def test_a_data_set_that_names_its_cases_otherwise_is_refused(painting, tmp_path):
+    """No name would tell that its validation cases have been learnt from."""
+    renamed = [f"case_{number}" for number in range(9)]
+    (fault,) = live._faults(painting, trainer(), renamed[:2], renamed)
+    assert painting.learnt_from[0] in fault.found
+    folder = tmp_path / "gt_segmentations"  # of all cases, in whatever fold they are
+    folder.mkdir()
+    for case in painting.learnt_from:
+        (folder / f"{case}.nii.gz").touch()
+    assert live._faults(painting, trainer(preprocessed_dataset_folder_base=str(tmp_path)), ["x"], ["x"]) == []
 
 
 def test_every_fault_of_the_data_is_told(painting):
     other = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}}
     reader = SimpleNamespace(plans={"image_reader_writer": "Tiff3DIO"})
-    assert len(live._faults(painting, trainer(is_cascaded=True, plans_manager=reader, dataset_json=other), [])) == 4
+    assert len(live._faults(painting, trainer(is_cascaded=True, plans_manager=reader, dataset_json=other), [], painting.learnt_from)) == 4
 
 
 def test_without_an_epoch_left_nothing_is_painted(monkeypatch):

@@ -262,6 +262,18 @@ def test_every_fault_at_once(real, healthy, tmp_path):
     assert not (real.parent / "Dataset601_Merged").exists()
 
 
+def test_pairs_without_the_hosts_labels_and_sets_at_work_are_refused(real, healthy, tmp_path):
+    bare = write_set(tmp_path / "bare", ["h"])
+    write_json(bare / "set.json", {"method": "toy", "learnt_from": TRAIN, "hosts_without_labels": ["h"]})
+    busy = write_set(tmp_path / "busy", ["h"])
+    (busy / "provenance_1of2.jsonl").touch()
+    write_json(busy / "shards.json", {"parts": 2, "jobs": 1})
+    told, count = faults(real, healthy, bare, busy)
+    assert "1 hosts without labels (h)" in told
+    assert "shards under way" in told
+    assert count == 2
+
+
 def test_names(real, healthy, tmp_path):
     assert "DatasetNNN_Name" in faults(real, healthy, out="Merged")[0]
     write_cases(real, [*REAL, "healthy_h1_s0000"])

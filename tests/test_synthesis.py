@@ -334,6 +334,30 @@ def test_a_region_that_is_empty(workspace, phantoms, tmp_path):
         synthesis.Placing(host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None)
 
 
+def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkeypatch, capsys):
+    """Where the data set has more than the tumor's: else an nnU-Net would learn that organs are background."""
+    plan = replace(workspace.plan(), labels={"background": 0, "tumor": 1, "body": 2})
+    monkeypatch.setattr(Workspace, "plan", lambda _: plan)
+    monkeypatch.setattr(pipeline, "open_method", lambda _, name, __: find_method(name)(plan, workspace))
+    hosts = tmp_path / "hosts"
+    shutil.copytree(phantoms.healthy, hosts / "imagesTr")
+    for path in sorted(hosts.glob("imagesTr/*_0000.nii.gz")):
+        image, grid = read_volume(path)
+        write_volume(hosts / "labelsTr" / path.name.replace("_0000", ""), 2 * (image > 0.2).astype(np.uint8), grid)
+    assert pipeline.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "whole", device="cpu").tally.made == 2
+    assert "without a label file" not in capsys.readouterr().err
+    assert synthesis.read_bare(tmp_path / "whole") == ()
+    for line in read_provenance(tmp_path / "whole"):
+        labels, _ = read_volume(tmp_path / "whole" / "labelsTr" / f"{line.case}.nii.gz")
+        before, _ = read_volume(hosts / "labelsTr" / f"{line.host}.nii.gz")
+        assert (labels == 1).any()
+        np.testing.assert_array_equal(labels[labels != 1], before[labels != 1])
+    sorted(hosts.glob("labelsTr/*"))[0].unlink()
+    pipeline.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "bare", device="cpu")
+    assert "1 hosts without a label file (Healthy_000)" in " ".join(capsys.readouterr().err.split())
+    assert synthesis.read_bare(tmp_path / "bare") == ("Healthy_000",)
+
+
 def test_a_region_may_be_one_label_of_a_mask(workspace, phantoms, tmp_path):
     scan = sorted(phantoms.healthy.iterdir())[0]
     array, grid = read_volume(scan)

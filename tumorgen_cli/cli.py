@@ -53,13 +53,13 @@ def _command(function: F) -> F:
         begun = time.monotonic()
         try:
             function(*args, **kwargs)
+            _record(function.__name__, kwargs, time.monotonic() - begun)
         except TumorgenError as error:
             console.show_error(error)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             console.warn("stopped; what was finished is kept, the same command goes on from there")
             raise typer.Exit(130) from None
-        _record(function.__name__, kwargs, time.monotonic() - begun)
 
     return run  # type: ignore[return-value]
 

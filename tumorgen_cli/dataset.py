@@ -7,6 +7,7 @@ files and raised together; what they are is in `faults`.
 from __future__ import annotations
 
 import functools
+import hashlib
 import multiprocessing
 import os
 import re
@@ -19,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tumorgen_cli import files
+from tumorgen_cli import files, volumes
 from tumorgen_cli.console import Ticker
 from tumorgen_cli.devices import available_memory_gib, usable_cores
 from tumorgen_cli.errors import DataError, DeviceError, Fault, StateError, TumorgenError, few
@@ -34,7 +35,7 @@ from tumorgen_cli.faults import (
     read_header,
     read_whole,
 )
-from tumorgen_cli.records import Grid
+from tumorgen_cli.records import Grid, Shape
 
 T = TypeVar("T")
 
@@ -193,21 +194,38 @@ def host_scans(folder: Path, channel_names: Sequence[str], file_ending: str = ".
     return hosts
 
 
+def host_labels(folder: Path, labels: Mapping[str, int], file_ending: str = ".nii.gz") -> dict[str, Path]:
+    """The label files of a folder of scans, by case: those in the labelsTr/ that nnU-Net's form has beside imagesTr/.
+
+    None where the folder's dataset.json declares other labels than `labels`.
+    """
+    root = folder.resolve().parent if folder.resolve().name == "imagesTr" else folder
+    content = files.read_plain(root / "dataset.json", "correct or remove it") if (root / "dataset.json").is_file() else {}
+    if content.get("labels", labels) != labels:
+        return {}
+    return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
+
+
 def cases_among(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
     """Which scans (by name, their first channel's file) are among the cases of a data set, by name or by content, and which case each is.
 
-    Files are read only where names do not tell and sizes agree.
+    Content is that of the voxels: a scan that was written again, or packed otherwise, is the same. Files are read only where names do
+    not tell and shapes agree.
     """
-    sizes: dict[int, list[Path]] = {}
+    shapes: dict[Shape, list[Path]] = {}
     images = {dataset.image_files(case)[0]: case for case in cases}
     for image in images:
-        sizes.setdefault(image.stat().st_size, []).append(image)
-    found, hashed = {}, functools.cache(files.hash_file)
+        shapes.setdefault(volumes.read_grid(image).shape, []).append(image)
+    found, hashed = {}, functools.cache(_hash_voxels)
     for name, path in scans.items():
-        alike = [] if name in cases else [image for image in sizes.get(path.stat().st_size, ()) if hashed(image) == hashed(path)]
+        alike = [] if name in cases else [image for image in shapes.get(volumes.read_grid(path).shape, ()) if hashed(image) == hashed(path)]
         if name in cases or alike:
             found[name] = name if name in cases else images[alike[0]]
     return found
+
+
+def _hash_voxels(path: Path) -> str:
+    return hashlib.sha256(np.ascontiguousarray(volumes.read_volume(path)[0], np.float32)).hexdigest()
 
 
 def case_words(known: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from tumorgen_cli.windows import scan_limits, tight_box
 from tumorgen_cli.workspace import Splits, Workspace
 
 _PICTURED = 4  # held-out patients on the page
+_FAR_SHARE = 0.05  # of what is drawn: a real share further from what was asked for is told
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ def measure_gains(
     check_data(training_data(dataset, splits))
     if healthy is not None:
         _check_hosts(plan, dataset, splits, healthy)
+    if abs(attained_share(design) - design.real_share) > _FAR_SHARE:
+        told = f"{attained_share(design):.0%}, the nearest that whole repeats of real cases come to"
+        console.warn(f"--real-share {design.real_share:g} beside {design.ratio} pairs to a real case is not to be had: {told}")
     root = workspace.root / "downstream"
     order = nested_order(splits.train, plan.seed)
     kind = find_device(device).type
@@ -161,12 +166,12 @@ def _pairs(workspace: Workspace, arm: str, count: int, healthy: Path | None, cas
     """The pairs of an arm: its method is trained where it is not, and paints what is missing."""
     train_within(workspace, arm, Budget(), device)
     found: list[CaseFiles] = []
-    hosts = [{"healthy": healthy}] * (healthy is not None) + [{"cases": cases}] * (cases is not None)
+    hosts: list[dict[str, Any]] = [{"healthy": healthy}] * (healthy is not None) + [{"cases": cases}] * (cases is not None)
     for number, host in enumerate(hosts):
         share = count // len(hosts) + (number < count % len(hosts))
-        place = cases if healthy is None or "cases" in host else healthy.resolve().name
+        place = f"{cases}_cases" if "cases" in host else host["healthy"].resolve().name
         folder = workspace.synthetic(f"{arm}_{place}_n{share}")
-        synthesize(workspace, arm, share, out=folder, device=device, **host)  # type: ignore[arg-type]
+        synthesize(workspace, arm, share, out=folder, device=device, **host)
         found += [CaseFiles(f"{folder.name}_{pair.case}", pair.images, pair.label) for pair in synthetic_cases(workspace.plan(), folder)]
     return found
 

@@ -275,15 +275,26 @@ def in_turn(folder: Path) -> Iterator[None]:
 
     _make(folder)
     with (folder / ".lock_turn").open("a+", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _no_locks(folder, error) from error
         yield
 
 
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StateError("A folder cannot be made", [Fault(str(folder), "a file", "a folder, or nothing", "choose another place")]) from error
+    except OSError as error:
+        found = "a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        fault = Fault(str(folder), str(found), "a folder that can be written", "choose another place")
+        raise StateError("A folder cannot be made", [fault]) from error
+
+
+def _no_locks(folder: Path, error: OSError) -> StateError:
+    """The error where a file system cannot lock, as Lustre mounted without `flock`."""
+    remedy = "work on another file system, or have this one mounted with locks"
+    return StateError("A folder cannot be locked", [Fault(str(folder), f"no locks: {error.strerror}", "a file system with flock", remedy)])
 
 
 @contextlib.contextmanager
@@ -294,6 +305,8 @@ def _held(path: Path, command: str, shared: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise _no_locks(path.parent, error) from error
             stream.seek(0)
             holder = stream.read().strip() or "another command"
             remedy = "wait for it, stop it, or work in another folder with --work"

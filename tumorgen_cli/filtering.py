@@ -23,7 +23,17 @@ from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy,
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Shard
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, open_log, read_log, turn
-from tumorgen_cli.synthesis import LEFT_OUT, NOT_FOUND, read_judges, read_learnt_from, read_provenance, write_dataset_json, write_judges
+from tumorgen_cli.synthesis import (
+    BARE,
+    LEFT_OUT,
+    NOT_FOUND,
+    read_bare,
+    read_judges,
+    read_learnt_from,
+    read_provenance,
+    write_dataset_json,
+    write_judges,
+)
 
 if TYPE_CHECKING:
     from tumorgen_cli.console import Ticker
@@ -79,6 +89,8 @@ def filter_set(
     learnt_from = read_learnt_from(set_folder)
     if learnt_from is not None:
         identity["learnt_from"] = list(learnt_from)
+    if bare := read_bare(set_folder):
+        identity[BARE] = list(bare)
     with turn(out, shard):
         claim(out, identity, alone=shard is None, logs=(_LOG,))
         divide(out, len(pairs), shard)

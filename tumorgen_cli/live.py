@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ FOLDER, JOB, LOG, PROGRESS = "tumorgen", "painter.json", "painter.log", "progres
 READERS = ("SimpleITKIO", "NibabelIO")  # both show nnU-Net the array as (Z, Y, X); others turn or rescale it
 _LEAST = 8  # entries that training waits for, unless the pool is smaller
 _POLL_SECONDS = 0.5
+_TOLD_SECONDS = 60.0  # between lines on a pool that fills
 _LOCATION_BYTES = 10_000 * 4 * 8  # of a label, as nnU-Net keeps them
 _SETUP = "run `tumorgen nnunet-setup` and add its two lines to the job script"
 
@@ -166,7 +168,8 @@ class PaintingMixin:
         if self.current_epoch >= self.num_epochs:  # type: ignore[attr-defined]
             return train, validation
         painting = self.painting()
-        faults = _faults(painting, self, () if self.fold == "all" else validation.identifiers)  # type: ignore[attr-defined]
+        seen = [] if self.fold == "all" else list(validation.identifiers)  # type: ignore[attr-defined]
+        faults = _faults(painting, self, seen, [*train.identifiers, *validation.identifiers])
         if faults:
             raise StateError("nnU-Net cannot train on what is painted", faults)
         self.live = _Live(self, painting)
@@ -261,11 +264,14 @@ class _Live:
         Raises:
             StateError: the painter ended before.
         """
-        told = len(self.pool.entries()) >= self.job.least
-        while len(self.pool.entries()) < self.job.least:
-            if not told:
-                self.log(f"TumorGen: waiting for the first {self.job.least} entries of the pool")
-                told = True
+        told = -math.inf
+        while (entries := len(self.pool.entries())) < self.job.least:
+            if time.monotonic() - told > _TOLD_SECONDS:
+                path = self.folder / PROGRESS
+                now = read_record(Progress, path, "delete it") if path.is_file() else self.before
+                lost = f"; {now.given_up} pairs given up (the last: {now.reason})" if now.given_up else ""
+                self.log(f"TumorGen: waiting for the first {self.job.least} entries of the pool: {entries} after {now.seconds:.0f} s{lost}")
+                told = time.monotonic()
             if self.child is not None and self.child.poll() is not None:
                 fault = Fault(str(self.folder / LOG), self._last_line(), "painted patches", "see the log and mend it, then start nnU-Net again")
                 raise StateError("The painter stopped", [fault])
@@ -312,8 +318,9 @@ class _Live:
         return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "no word in its log")
 
 
-def _faults(painting: Painting, trainer: Any, validation: list[str] | tuple[()]) -> list[Fault]:
-    """What keeps a trainer from learning from what is painted; `validation`: the cases that must be new to the method."""
+def _faults(painting: Painting, trainer: Any, validation: Sequence[str], known: Sequence[str]) -> list[Fault]:
+    """What keeps a trainer from learning from what is painted; `validation`: the cases that must be new to the method, by whose names
+    this is told; `known`: all cases of the fold."""
     faults, other = [], "use a workspace of this data set"
     if trainer.is_cascaded:
         faults.append(Fault(trainer.configuration_name, "a cascade's second stage", "a configuration of its own", "train 3d_fullres or 3d_lowres"))
@@ -337,4 +344,10 @@ def _faults(painting: Painting, trainer: Any, validation: list[str] | tuple[()])
         if both:
             where = f"fold {trainer.fold}"
             faults.append(Fault(where, f"{len(both)} validation cases that {painting.method} has {found} ({few(both)})", "none", remedy))
+    segmented = (Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations").glob("*")  # all cases, in whatever fold
+    strangers = sorted({*painting.learnt_from} - {*known, *(path.name.split(".")[0] for path in segmented)})
+    if strangers:
+        found = f"{len(strangers)} cases that {painting.method} has learnt from are not there by name ({few(strangers)})"
+        expected = "the workspace's cases by their names, which tell what may validate"
+        faults.append(Fault("cases of nnU-Net's data set", found, expected, other))
     return faults

@@ -25,8 +25,8 @@ from tumorgen_cli.errors import DataError, Fault, few, gather_faults
 from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.records import Provenance
-from tumorgen_cli.shards import claim
-from tumorgen_cli.synthesis import read_judges, read_learnt_from, read_provenance
+from tumorgen_cli.shards import claim, shards_under_way
+from tumorgen_cli.synthesis import read_bare, read_judges, read_learnt_from, read_provenance
 
 SPLITS, RECORD = "splits_final.json", "merge.json"
 LEARNT, PAINTED = "learnt from its validation cases", "painted into one of them"
@@ -225,6 +225,9 @@ def _read_set(folder: Path) -> _Set:
         raise DataError("No such set", [fault])
     if not (folder / "dataset.json").is_file():
         raise DataError("A set is not whole", [Fault(str(folder), "no dataset.json", "a finished set", "run `tumorgen synthesize` again")])
+    if (path := shards_under_way(folder)) is not None:
+        fault = Fault(str(path), "shards under way", "a set that is put together", "let them finish, or run them again")
+        raise DataError("A set is not whole", [fault])
     records, learnt_from = read_provenance(folder), read_learnt_from(folder)
     if not records:
         raise DataError("A set is empty", [Fault(str(folder), "no pair", "one pair at least", "leave the set out")])
@@ -259,6 +262,10 @@ def _match_faults(real: Dataset, each: _Set) -> list[Fault]:
     for case in sorted(known ^ set(each.dataset.cases)):
         parts = ("a line of provenance.jsonl", "its files") if case in known else ("files", "a line of provenance.jsonl")
         faults.append(Fault(f"{each.folder}: {case}", f"{parts[0]} alone", f"{parts[1]}, too", "run `tumorgen synthesize` again"))
+    if bare := read_bare(each.folder):
+        found = f"{len(bare)} hosts without labels ({few(bare)}), in whose pairs nnU-Net would learn that organs are background"
+        remedy = "paint into hosts with labels: imagesTr and, beside it, labelsTr"
+        faults.append(Fault(str(each.folder / "labelsTr"), found, f"all labels of {real.name} in every pair", remedy))
     strangers = sorted(set(each.learnt_from) - set(real.cases))
     if strangers:
         found = f"{len(strangers)} cases that {real.name} lacks ({few(strangers)})"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli import console, rules
-from tumorgen_cli.dataset import Dataset, case_words, cases_among, find_dataset, host_scans, read_dataset
+from tumorgen_cli.dataset import Dataset, case_words, cases_among, find_dataset, host_labels, host_scans, read_dataset
 from tumorgen_cli.devices import DeviceName, find_budget, find_device
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
 from tumorgen_cli.faults import read_header
@@ -24,7 +24,7 @@ from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import unit_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
 from tumorgen_cli.stages import open_method, train_stages
-from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
+from tumorgen_cli.synthesis import BARE, Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
 from tumorgen_cli.workspace import Splits, Workspace
 
 if TYPE_CHECKING:
@@ -275,7 +275,8 @@ def synthesize(
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
         "steps": sampling.steps, "solver": sampling.solver, "learnt_from": train,
     }  # fmt: skip
-    settings |= {name: value for name, value in (("paint_in", paint_in), ("kind", sampling.kind)) if value is not None}
+    bare = [source.name for source in sources if source.label is None] if len(plan.labels) > 2 else None
+    settings |= {name: value for name, value in (("paint_in", paint_in), ("kind", sampling.kind), (BARE, bare)) if value is not None}
     # a set of its own for settings of its own: what is usual keeps the plain name
     usual = box is None and roi is None and sampling == Sampling() and until_pass is None
     name = f"{method_name}_{cases or (healthy.resolve().name if healthy else 'scans')}"
@@ -304,7 +305,14 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
     if faults:
         raise DataError("Regions of interest are missing", faults)
     region = None if paint_in is None else organs[paint_in]
-    return [Source(host.case, host.files, roi=rois[host.case], region=region) for host in hosts]
+    labels = rois if region is not None else host_labels(healthy, plan.labels, plan.file_ending) if organs else {}
+    bare = [host.case for host in hosts if labels.get(host.case) is None]
+    if organs and bare:
+        console.warn(
+            f"{len(bare)} hosts without a label file ({few(bare)}): their pairs have no {' or '.join(organs)}, and an nnU-Net would learn that it is "
+            f"background; put label files into {healthy / 'labelsTr'}, scans into imagesTr beside it"
+        )
+    return [Source(host.case, host.files, labels.get(host.case), roi=rois[host.case], region=region) for host in hosts]
 
 
 def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 NOT_FOUND = "P below the threshold"
 _JUDGES = "judges.json"
+BARE = "hosts_without_labels"  # of set.json
 LEFT_OUT = "rejected.csv"
 
 
@@ -430,6 +431,12 @@ def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
     path = folder / "set.json"
     found = read_plain(path, "run `tumorgen synthesize` again").get("learnt_from") if path.is_file() else None
     return None if found is None else tuple(found)
+
+
+def read_bare(folder: Path) -> tuple[str, ...]:
+    """The hosts of a set without labels, whose pairs hold none but the tumor's, where the data set has others."""
+    path = folder / "set.json"
+    return tuple(read_plain(path, "run `tumorgen synthesize` again").get(BARE, ())) if path.is_file() else ()
 
 
 def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Learnt] | None = None) -> None:
