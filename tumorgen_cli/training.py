@@ -114,7 +114,8 @@ def load_weights(models: Mapping[str, nn.Module], folder: Path, remedy: str) -> 
             model.load_state_dict(part)
         except RuntimeError as error:
             found = str(error).splitlines()[-1].strip()
-            raise StateError("Weights do not fit", [Fault(str(path), found, f"the plan's {name}", remedy)]) from error
+            again = f"{remedy.removesuffix('`')} --restart`"
+            raise StateError("Weights do not fit", [Fault(str(path), found, f"the plan's {name}", again)]) from error
     return hash_file(path)
 
 
