@@ -154,8 +154,8 @@ def _patients(patients: Sequence[Patient]) -> str:
 def _notes(result: Downstream) -> str:
     texts = (
         "Every nnU-Net takes the same number of iterations, and at one number of real cases all have the same plan (made by nnU-Net from these "
-        "cases), patch and batch; arms differ in what is drawn alone. With fewer real cases the methods learned from these alone, as long as the plan for "
-        "them says; with all they are as they were trained in the workspace. The held-out "
+        "cases), patch and batch; arms differ in what is drawn alone. With fewer real cases the methods learned from these alone, as long as the "
+        "plan for them says; with all they are as they were trained in the workspace. The held-out "
         "patients taught nothing and chose no pair; only the methods' grid and clip window (spacing, extents, intensities), as nnU-Net's own "
         "fingerprint, are of all cases, theirs included.",
         "A patient counts once: the mean over seeds. Intervals are 95 % bootstrap over patients; p is Wilcoxon's signed-rank test of the paired "
