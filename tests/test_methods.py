@@ -12,14 +12,14 @@ import torch
 from conftest import plan_toy, sampling_with
 from scipy import ndimage
 
-from tumorgen_cli import autoencoding, pipeline, training
+from tumorgen_cli import autoencoding, pipeline, stages, training
 from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import write_json
 from tumorgen_cli.methods import METHODS, find_method, tumorgen
 from tumorgen_cli.methods.difftumor import nearest_mask
-from tumorgen_cli.methods.method import Method, Sampling
+from tumorgen_cli.methods.method import INITIAL, Method, Sampling
 from tumorgen_cli.methods.tumorgen import TumorGen
 from tumorgen_cli.painting import open_canvas
 from tumorgen_cli.records import Box, Grid, Request, Synthetic
@@ -28,7 +28,7 @@ from tumorgen_cli.status import status
 from tumorgen_cli.training import load_weights
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.windows import cut, load_case, scale, tight_box, units
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.workspace import Splits, Workspace
 
 BOX = Box((8, 9, 10), (21, 22, 19))
 OTHER_BOXES = [
@@ -521,6 +521,26 @@ def test_stages_need_the_one_before(workspace, tmp_path):
     shutil.rmtree(copy.cases / copy.splits().train[0])
     with pytest.raises(StateError, match="tumorgen preprocess"):
         train_stage(copy, "tumorgen", "vae", 1, "cpu")
+
+
+def test_cases_that_given_weights_have_seen_count_as_learnt_from(trained, tmp_path, monkeypatch):
+    """A VAE of another fold knows this fold's held-out cases; one of another data set knows none of them."""
+    other, splits = Workspace(tmp_path / "other"), trained.splits()
+    shutil.copytree(trained.root, other.root)
+    write_json(other.splits_file, Splits((splits.train[1], *splits.test), splits.train[:1]))
+    monkeypatch.setattr(stages, "open_method", lambda workspace, name, _: find_method(name)(workspace.plan(), workspace))
+    monkeypatch.setattr(stages, "train", lambda *_: None)
+    method = find_method("tumorgen")(other.plan(), other)
+    assert method.learnt_from() == other.splits().train
+    initial = trained.run("tumorgen", "vae") / "weights.safetensors"
+    stages.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=initial)
+    assert method.learnt_from() == (splits.train[1], *splits.test, *sorted({*splits.train} - {splits.train[1]}))
+    copy = tmp_path / "alone.safetensors"  # of which nothing is known
+    shutil.copy(initial, copy)
+    stages.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=copy)
+    assert method.learnt_from() == other.splits().train
+    stages.train_stage(other, "tumorgen", "vae", device="cpu", restart=True)
+    assert not (method.folder("vae") / INITIAL).exists()
 
 
 def test_a_poor_vae_is_told_before_the_flow(trained, capsys):

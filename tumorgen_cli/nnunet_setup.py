@@ -61,14 +61,15 @@ def set_up(
     """
     plan, splits = workspace.plan(), workspace.splits()
     faults: list[Fault] = []
-    weights = gather_faults(faults, lambda: dict(open_method(workspace, method_name, device).load()))
+    method = gather_faults(faults, lambda: open_method(workspace, method_name, device))
+    weights = gather_faults(faults, lambda: dict(method.load())) if method is not None else None
     paths = [None if path is None else str(path.resolve()) for path in (healthy, roi)]
     where = judge if judge is None or not judge.exists() else judge.resolve()  # `bundled` is a name, not a path
     painting = Painting(
         work=str(workspace.root), method=method_name, healthy=paths[0], cases=cases, roi=paths[1], judge=None if where is None else str(where),
         keep=keep, until_pass=until_pass, mixup=mixup, probability=probability, pool=pool, share=share, device=device,
-        seed=plan.seed if seed is None else seed, plan_hash=plan.hash, weights=weights or {}, learnt_from=splits.train, hosts=(),
-        channels=tuple(channel.name for channel in plan.channels), labels=plan.labels,
+        seed=plan.seed if seed is None else seed, plan_hash=plan.hash, weights=weights or {},
+        learnt_from=method.learnt_from() if method else (), hosts=(), channels=tuple(channel.name for channel in plan.channels), labels=plan.labels,
     )  # fmt: skip
     sources = gather_faults(faults, lambda: sources_of(workspace, plan, painting))
     if healthy is not None and sources is not None:

@@ -273,7 +273,7 @@ def synthesize(
     tumors = workspace.fingerprint().of(train).tumors
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
-        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": train,
+        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": method.learnt_from(),
     }  # fmt: skip
     bare = [source.name for source in sources if source.label is None] if len(plan.labels) > 2 else None
     settings |= {name: value for name, value in (("paint_in", paint_in), ("kind", sampling.kind), (BARE, bare)) if value is not None}

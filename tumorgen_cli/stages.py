@@ -9,9 +9,9 @@ from pathlib import Path
 from tumorgen_cli import console
 from tumorgen_cli.devices import DeviceName, find_device
 from tumorgen_cli.errors import Fault, PlanError, StateError, few
-from tumorgen_cli.files import locked, unknown_name
+from tumorgen_cli.files import hash_file, locked, read_plain, unknown_name, write_json
 from tumorgen_cli.methods import find_method
-from tumorgen_cli.methods.method import Method
+from tumorgen_cli.methods.method import INITIAL, Method
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.training import Run, train
 from tumorgen_cli.windows import is_done
@@ -65,7 +65,23 @@ def train_stage(
         return None
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # the first process of a run holds the lock for all
     with locked(workspace.root, f"train {stage}") if first else contextlib.nullcontext():
+        if first and (restart or not (folder / "last.pt").is_file()):
+            _note_initial(workspace, folder, initial)
         return train(method.stage(stage, iterations, initial), folder, method.device, method.plan.precision, restart)
+
+
+def _note_initial(workspace: Workspace, folder: Path, initial: Path | None) -> None:
+    """Writes down what a stage begins with, and which cases of the data set that has seen, where it is a workspace's own."""
+    path = folder / INITIAL
+    path.unlink(missing_ok=True)
+    if initial is None or not initial.is_file():
+        return
+    found = [parent for parent in initial.resolve().parents if (parent / "plan.json").is_file()]
+    cases: list[str] = []
+    if found and (other := Workspace(found[0])).plan().fingerprint_hash == workspace.plan().fingerprint_hash:
+        before = initial.parent / INITIAL
+        cases = [*other.splits().train, *(read_plain(before, "train the stage again")["cases"] if before.is_file() else ())]
+    write_json(path, {"file": str(initial), "hash": hash_file(initial), "cases": cases})
 
 
 def train_stages(

@@ -17,6 +17,9 @@ from tumorgen_cli.workspace import Workspace
 if TYPE_CHECKING:
     from tumorgen_cli.devices import Budget
 
+#: beside a run that began with given weights: their file, hash, and the cases of the data set that they have seen
+INITIAL = "initial.json"
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -98,6 +101,13 @@ class Method(ABC):
             StateError: it is not trained.
         """
         return str(read_plain(self.folder(stage) / "run.json", f"run `tumorgen train {stage}`")["weights_hash"])
+
+    def learnt_from(self) -> tuple[str, ...]:
+        """The cases that the method has seen: the training cases, and those of a workspace of the same data set whose weights it began with."""
+        own = self.workspace.splits().train
+        files = [path for stage in self.stages if (path := self.folder(stage) / INITIAL).is_file()]
+        other = {case for path in files for case in read_plain(path, "train the stage again")["cases"]}
+        return (*own, *sorted(other - {*own}))
 
     def planned_iterations(self, name: str) -> int:
         """How long the plan wants stage `name` to be."""
