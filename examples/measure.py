@@ -4,6 +4,7 @@
     python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
     python examples/measure.py sizes -w WORK                # how brightness in the VAE's reconstructions depends on a patch's size
     python examples/measure.py halo -w WORK                 # how far a box decoded with its halo is from the decode of the whole window
+    python examples/measure.py context -w WORK              # what DiffTumor draws beside what a mask leaves of the tumor, and without it
     python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
     python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
     python examples/measure.py networks -w WORK             # their networks alone, untrained, and DiffTumor's in its published sizes
@@ -32,10 +33,13 @@ import typer
 from tumorgen_cli import autoencoding as ae
 from tumorgen_cli.devices import find_device, usable_cores
 from tumorgen_cli.evaluation import read_case, synthetic_cases
+from tumorgen_cli.healing import heal
 from tumorgen_cli.hosts import cut_window, read_scan
 from tumorgen_cli.judge import Judge
 from tumorgen_cli.judging import judge_pair, predict_around
+from tumorgen_cli.latents import find_candidates
 from tumorgen_cli.methods import find_method
+from tumorgen_cli.methods.difftumor import nearest_mask
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.metrics.agreement import dice
 from tumorgen_cli.nets.plane_unet import PlaneUNet
@@ -47,7 +51,7 @@ from tumorgen_cli.records import Box, Grid, Request
 from tumorgen_cli.synthesis import read_provenance
 from tumorgen_cli.training import seconds_a_step
 from tumorgen_cli.volumes import read_image, read_volume
-from tumorgen_cli.windows import tight_box, tumor_window, unscale
+from tumorgen_cli.windows import cut, cut_mask, place_window, scale, tight_box, tumor_window, unscale
 from tumorgen_cli.workspace import Workspace
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -129,6 +133,35 @@ def halo(work: Work, device: str = "auto") -> None:
     for cells, found in differences.items():
         squares = np.mean([np.mean(part**2) for part in found])
         print(f"halo {cells}: rms {np.sqrt(squares):.2%}, shift {np.mean([part.mean() for part in found]):+.2%} of the clip window")
+
+
+@app.command()
+def context(work: Work, device: str = "auto") -> None:
+    """Mean intensity of training tumors, of what DiffTumor draws under their masks beside the rest of the scan, and of what it draws there
+    in the scan healed of its tumors: latents next to a mask have seen the tumor, too."""
+    workspace, plan, method = _trained(work, "difftumor", device)
+    codec: ae.Codec = method.vqgan  # type: ignore[attr-defined]
+    sampling, means = method.config.sampling, []
+    for number, found in enumerate(find_candidates(ae.load_cases(workspace, workspace.splits().train))):
+        case, limits, shape = found.case, np.array(found.case.record.limits, np.float32), plan.window.shape
+        scan, tumors = np.asarray(case.image, np.float32), np.asarray(case.tumors) > 0
+        healed, _ = heal(scan, tumors, tight_box(tumors), plan.window.spacing_mm, plan.paste, number)  # type: ignore[arg-type]
+        start = place_window(found.component.box, case.record.shape, shape, None)
+        inside = cut_mask(case.tumors, start, shape) > 0
+        mask = torch.from_numpy(nearest_mask(inside.astype(np.float32)))[None].to(method.device)
+        row = [float(cut(scan, start, shape)[plan.main_channel][inside].mean())]
+        for known in (scan, healed):
+            window = torch.from_numpy(scale(cut(known, start, shape), plan.channels, limits))[None].to(method.device)
+            with ae.precise(plan.precision, method.device):
+                latent = codec.encode(window)
+            drawn = method._sample(latent, mask, number, sampling.steps, sampling.solver)  # type: ignore[attr-defined]
+            with ae.precise(plan.precision, method.device):
+                picture = codec.decode(drawn)[0].float().cpu().numpy()
+            row.append(float(unscale(picture, plan.channels, limits)[plan.main_channel][inside].mean()))
+        means.append(row)
+        print(f"{found.name}: real {row[0]:.3g}, drawn beside its rest {row[1]:.3g}, drawn in the healed scan {row[2]:.3g}", flush=True)
+    real, beside, alone = np.median(means, axis=0)
+    print(f"median of {len(means)}: real {real:.3g}, drawn beside its rest {beside:.3g}, drawn in the healed scan {alone:.3g}")
 
 
 @app.command()
