@@ -152,6 +152,17 @@ def test_a_longer_run_goes_on(tmp_path):
     assert run.iterations == 8
 
 
+def test_a_run_that_was_stopped_beyond_a_shorter_length_says_how_long_it_is(tmp_path, always):
+    def dying(number):
+        if number == 16:
+            raise RuntimeError("killed")
+        return item(number)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(make_stage(dying), tmp_path, "cpu", "fp32")
+    assert train(make_stage(iterations=5), tmp_path, "cpu", "fp32").iterations == 8
+
+
 def test_restart_begins_anew(tmp_path, whole):
     train(make_stage(inputs="older", iterations=3), tmp_path, "cpu", "fp32")
     train(make_stage(), tmp_path, "cpu", "fp32", restart=True)

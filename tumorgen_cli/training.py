@@ -214,14 +214,14 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     main = accelerator.is_main_process
     loader = DataLoader(
         _Items(stage.item, stage.iterations * stage.batch),
-        batch_sampler=_Share(step, stage.iterations, stage.batch, accelerator.process_index, accelerator.num_processes),
+        batch_sampler=_Share(min(step, stage.iterations), stage.iterations, stage.batch, accelerator.process_index, accelerator.num_processes),
         num_workers=min(8, usable_cores()) if accelerator.device.type == "cuda" else 0,
         pin_memory=accelerator.device.type == "cuda",
     )
     preview_steps = {round(stage.iterations * (i + 1) / stage.previews) for i in range(stage.previews)} if stage.previews else set()
     begun = saved = time.monotonic()
     rows: list[dict[str, float]] = []
-    with _stop_flag() as stop, console.progress(stage.title, stage.iterations, step, quiet=not main) as tick:
+    with _stop_flag() as stop, console.progress(stage.title, max(step, stage.iterations), step, quiet=not main) as tick:
         for batch in loader:
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
             factor = learning_rate_factor(step, stage.iterations)
@@ -254,7 +254,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     _put(stage.models, ema.state)
     peak = torch.cuda.max_memory_allocated() / 2**30 if accelerator.device.type == "cuda" else peak_memory_gib()
     run = Run(
-        stage.name, stage.inputs_hash, stage.iterations, round(spent + time.monotonic() - begun, 1), accelerator.device.type,
+        stage.name, stage.inputs_hash, step, round(spent + time.monotonic() - begun, 1), accelerator.device.type,
         accelerator.num_processes, round(peak, 2), hash_file(folder / "weights.safetensors"), numbers,
     )  # fmt: skip
     write_json(folder / "run.json", run)
@@ -365,7 +365,7 @@ def _resume(
             value.copy_(state["ema"][key])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    return min(state["step"], stage.iterations), state["seconds"]
+    return state["step"], state["seconds"]
 
 
 def _save(
