@@ -80,7 +80,7 @@ def hours(seconds: float, scans: int, shards: int) -> tuple[str, str]:
 def measured_steps(plan: Plan, set_folder: Path, files: tuple[CaseFiles, ...], judge: Judge) -> tuple[list[Step], float]:
     """The steps of both commands (medians over pairs), and the bytes of a scan in memory."""
     made = [record.seconds for record in read_provenance(set_folder)]
-    method, compute, total = (np.array([seconds[key] for seconds in made]) for key in ("method", "compute", "total"))
+    read, method, compute, total = (np.array([seconds[key] for seconds in made]) for key in ("read", "method", "compute", "total"))
     reading, asking, judging, size = [], [], [], 0
     ask = judge.tumor
 
@@ -106,7 +106,7 @@ def measured_steps(plan: Plan, set_folder: Path, files: tuple[CaseFiles, ...], j
         Step("synthesize", "read the scan", float(np.median(reading)), True),
         Step("synthesize", "method", float(np.median(method)), False),
         Step("synthesize", "cut, paste", float(np.median(compute - method)), True),
-        Step("synthesize", "compress, write, preview", float(np.median(total - compute)), True),
+        Step("synthesize", "compress, write, preview", float(np.median(total - compute - read)), True),
         Step("filter", "read, compare, write the answer", float(np.median(np.array(judging) - asking)), True),
         Step("filter", "judge", float(np.median(asking)), False),
     ]

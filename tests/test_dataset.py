@@ -457,11 +457,11 @@ def test_label_files_of_hosts(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     labels = {"background": 0, "liver": 1, "tumor": 2}
-    assert host_labels(tmp_path, labels) == {"x": tmp_path / "labelsTr" / "x.nii.gz"}
-    assert [*host_labels(tmp_path / "imagesTr", labels)] == ["x"]
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {**labels, "spleen": 3}}))
-    assert host_labels(tmp_path, labels) == {}  # its values mean something else
-    assert host_labels(tmp_path / "labelsTr", labels) == {}
+    assert host_labels(tmp_path, labels, "tumor") == {"x": tmp_path / "labelsTr" / "x.nii.gz"}
+    for declared, known in (({"background": 0, "liver": 1}, True), ({**labels, "spleen": 3}, False), ({"background": 0, "liver": 2}, False)):
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": declared}))
+        assert [*host_labels(tmp_path / "imagesTr", labels, "tumor")] == ["x"] * known  # else its values mean something else
+    assert host_labels(tmp_path / "labelsTr", labels, "tumor") == {}
 
 
 def test_all_faults_of_host_scans_come_at_once(hosts: Path, grid: Grid) -> None:

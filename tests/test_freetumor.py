@@ -11,6 +11,7 @@ from test_methods import make_request, opened
 
 from tumorgen_cli import devices, pipeline, windows
 from tumorgen_cli.errors import DataError, StateError
+from tumorgen_cli.files import write_json
 from tumorgen_cli.methods import freetumor as ft
 from tumorgen_cli.methods.method import Sampling
 from tumorgen_cli.nets.tumor_generator import TumorGenerator
@@ -244,6 +245,8 @@ def test_a_workspace_of_some_cases_has_them_too(unlabelled, phantoms, tmp_path, 
     assert {path.name for path in inner.unlabelled.iterdir()} == names
     assert len(names) == 2
     assert pipeline.healthy_folders(inner) == [phantoms.healthy.resolve()]
+    write_json(unlabelled.healthy_file, [str(tmp_path / "gone")])
+    assert subset_workspace(unlabelled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu") == inner  # only a warning
     assert ft.FreeTumor(inner.plan(), inner)._unlabelled()[0].record.spacing_mm == inner.plan().window.spacing_mm
 
 

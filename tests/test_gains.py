@@ -99,6 +99,8 @@ def test_equal_gains_are_ties():
 def test_patients_without_a_gain_do_not_count_in_the_test():
     measure = summarize_arms([run("real", 0, [0.5] * 5), run("syntumor", 0, [0.5, 0.6, 0.6, 0.6, 0.6])])[1].dice
     assert measure.p == 0.125
+    measure = summarize_arms([run("real", 0, [0.5] * 5), run("syntumor", 0, [0.5, 0.5, 0.5, 0.5, 0.6])])[1].dice
+    assert (measure.p, measure.better) == (1.0, 1)
 
 
 def test_what_is_undefined_is_left_out():

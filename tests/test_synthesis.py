@@ -354,8 +354,14 @@ def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkey
         np.testing.assert_array_equal(labels[labels != 1], before[labels != 1])
     sorted(hosts.glob("labelsTr/*"))[0].unlink()
     pipeline.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "bare", device="cpu")
-    assert "1 hosts without a label file (Healthy_000)" in " ".join(capsys.readouterr().err.split())
+    assert "1 hosts without a label file of these labels (Healthy_000)" in " ".join(capsys.readouterr().err.split())
     assert synthesis.read_bare(tmp_path / "bare") == ("Healthy_000",)
+    path = next(hosts.glob("labelsTr/*"))
+    labels, grid = read_volume(path)
+    labels[0, 0, 0] = 7
+    write_volume(path, labels, grid)
+    with pytest.raises(DataError, match="labels cannot be used"):
+        read_scan("h", (hosts / "imagesTr" / path.name.replace(".nii", "_0000.nii"),), path, plan)
 
 
 def test_a_region_may_be_one_label_of_a_mask(workspace, phantoms, tmp_path):

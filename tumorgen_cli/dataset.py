@@ -194,14 +194,16 @@ def host_scans(folder: Path, channel_names: Sequence[str], file_ending: str = ".
     return hosts
 
 
-def host_labels(folder: Path, labels: Mapping[str, int], file_ending: str = ".nii.gz") -> dict[str, Path]:
+def host_labels(folder: Path, labels: Mapping[str, int], tumor_name: str, file_ending: str = ".nii.gz") -> dict[str, Path]:
     """The label files of a folder of scans, by case: those in the labelsTr/ that nnU-Net's form has beside imagesTr/.
 
-    None where the folder's dataset.json declares other labels than `labels`.
+    None where the folder's dataset.json gives a name of `labels` another value, or knows other names; the tumor's, which no host has,
+    does not count.
     """
     root = folder.resolve().parent if folder.resolve().name == "imagesTr" else folder
     content = files.read_plain(root / "dataset.json", "correct or remove it") if (root / "dataset.json").is_file() else {}
-    if content.get("labels", labels) != labels:
+    declared = content.get("labels", {})
+    if any(labels.get(name) != value for name, value in declared.items() if name.lower() != tumor_name.lower()):
         return {}
     return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
 

@@ -18,7 +18,7 @@ from tumorgen_cli import console
 from tumorgen_cli.devices import usable_cores
 from tumorgen_cli.errors import TumorgenError, one_line
 from tumorgen_cli.files import hash_value, read_plain, read_record, write_json, write_text
-from tumorgen_cli.gains import REAL, Design, Failure, Run, score_patient
+from tumorgen_cli.gains import REAL, SCORES, Design, Failure, Run, score_patient
 from tumorgen_cli.live import FOLDER, Painting
 from tumorgen_cli.nnunet import (
     FINAL,
@@ -239,9 +239,9 @@ def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
 
 
 def forget_stale_scores(root: Path, data: TrainingData, tolerance_mm: float) -> None:
-    """Removes the scores that are of other held-out files or another tolerance; the nnU-Nets stay, to be scored again."""
+    """Removes the scores that are of other held-out files, another tolerance or another form; the nnU-Nets stay, to be scored again."""
     path = root / "held_out.json"
-    now = hash_value([hash_cases(data.test), data.tumor_name, tolerance_mm])
+    now = hash_value([SCORES, hash_cases(data.test), data.tumor_name, tolerance_mm])
     if not path.is_file() or read_plain(path, "delete it") != now:
         for scores in root.glob("nnunet/*/runs/*/run.json"):
             scores.unlink()

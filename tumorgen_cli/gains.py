@@ -19,6 +19,7 @@ from tumorgen_cli.records import Triple
 
 EARLY_MM = 20.0  # FreeTumor's early tumors: a diameter under 2 cm
 REAL, LIVE = "real", "-live"
+SCORES = 2  # of the form of a run's scores; raise it when that changes
 _EXACT = 13  # patients up to which every assignment of signs is counted
 
 
@@ -234,6 +235,8 @@ def _signed_rank(gains: np.ndarray) -> float:
     other = gains[gains != 0]
     if len(gains) < 2 or not len(other):
         return math.nan
+    if len(other) == 1:  # of either sign with the same probability
+        return 1.0
     return float(stats.wilcoxon(other, method=stats.PermutationMethod() if len(other) <= _EXACT else "auto").pvalue)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tumorgen_cli.boxes import body_mask
 from tumorgen_cli.errors import DataError, Fault
-from tumorgen_cli.faults import intensity_faults, read_whole
+from tumorgen_cli.faults import intensity_faults, label_faults, read_whole
 from tumorgen_cli.healing import heal
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
@@ -51,7 +51,7 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
     """A host scan, whole.
 
     Raises:
-        DataError: unreadable, not finite, constant, or label and image of different geometry.
+        DataError: unreadable, not finite, constant, label and image of different geometry, or a label that the plan does not know.
     """
     faults: list[Fault] = []
     volumes = []
@@ -69,6 +69,8 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
         if not same_geometry(grid, label_grid):
             fault = Fault(str(label), describe(label_grid), describe(grid), "resample the mask to its scan")
             raise DataError("Mask and scan differ in geometry", [fault])
+        if faults := label_faults(label, labels, plan.labels):
+            raise DataError("A host's labels cannot be used", faults)
     limits = scan_limits(image, plan.channels, None if labels is None else labels == plan.tumor_label)
     return Scan(name, files, image, tuple(volume.dtype for volume, _ in volumes), grid, limits, labels)
 

@@ -345,7 +345,7 @@ def _faults(painting: Painting, trainer: Any, validation: Sequence[str], known: 
             where = f"fold {trainer.fold}"
             faults.append(Fault(where, f"{len(both)} validation cases that {painting.method} has {found} ({few(both)})", "none", remedy))
     segmented = (Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations").glob("*")  # all cases, in whatever fold
-    strangers = sorted({*painting.learnt_from} - {*known, *(path.name.split(".")[0] for path in segmented)})
+    strangers = sorted({*painting.learnt_from} - {*known, *(path.name.removesuffix(dataset["file_ending"]) for path in segmented)})
     if strangers:
         found = f"{len(strangers)} cases that {painting.method} has learnt from are not there by name ({few(strangers)})"
         expected = "the workspace's cases by their names, which tell what may validate"

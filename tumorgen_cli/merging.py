@@ -262,7 +262,7 @@ def _match_faults(real: Dataset, each: _Set) -> list[Fault]:
     for case in sorted(known ^ set(each.dataset.cases)):
         parts = ("a line of provenance.jsonl", "its files") if case in known else ("files", "a line of provenance.jsonl")
         faults.append(Fault(f"{each.folder}: {case}", f"{parts[0]} alone", f"{parts[1]}, too", "run `tumorgen synthesize` again"))
-    if bare := read_bare(each.folder):
+    if bare := sorted({*read_bare(each.folder)} & {record.host for record in each.records}):
         found = f"{len(bare)} hosts without labels ({few(bare)}), in whose pairs nnU-Net would learn that organs are background"
         remedy = "paint into hosts with labels: imagesTr and, beside it, labelsTr"
         faults.append(Fault(str(each.folder / "labelsTr"), found, f"all labels of {real.name} in every pair", remedy))

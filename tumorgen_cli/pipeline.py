@@ -181,7 +181,7 @@ def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
 def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None = None) -> int:
     """Preprocesses the tumor-free scans of a folder that are not done, for methods that learn from them; returns how many were written.
 
-    Scans are known by name: one that is there already is not read again.
+    Scans are known by name: one that is there already is not preprocessed again.
 
     Raises:
         DataError: scans that cannot be read, or that are the data set's own cases, under whatever name.
@@ -275,8 +275,8 @@ def synthesize(
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
         "steps": sampling.steps, "solver": sampling.solver, "learnt_from": method.learnt_from(),
     }  # fmt: skip
-    bare = [source.name for source in sources if source.label is None] if len(plan.labels) > 2 else None
-    settings |= {name: value for name, value in (("paint_in", paint_in), ("kind", sampling.kind), (BARE, bare)) if value is not None}
+    bare = [source.name for source in sources if source.label is None] if len(plan.labels) > 2 else []
+    settings |= {name: value for name, value in (("paint_in", paint_in), ("kind", sampling.kind), (BARE, bare or None)) if value is not None}
     # a set of its own for settings of its own: what is usual keeps the plain name
     usual = box is None and roi is None and sampling == Sampling() and until_pass is None
     name = f"{method_name}_{cases or (healthy.resolve().name if healthy else 'scans')}"
@@ -305,12 +305,12 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
     if faults:
         raise DataError("Regions of interest are missing", faults)
     region = None if paint_in is None else organs[paint_in]
-    labels = rois if region is not None else host_labels(healthy, plan.labels, plan.file_ending) if organs else {}
+    labels = rois if region is not None else host_labels(healthy, plan.labels, plan.tumor_name, plan.file_ending) if organs else {}
     bare = [host.case for host in hosts if labels.get(host.case) is None]
     if organs and bare:
         console.warn(
-            f"{len(bare)} hosts without a label file ({few(bare)}): their pairs have no {' or '.join(organs)}, and an nnU-Net would learn that it is "
-            f"background; put label files into {healthy / 'labelsTr'}, scans into imagesTr beside it"
+            f"{len(bare)} hosts without a label file of these labels ({few(bare)}): their pairs have no {' or '.join(organs)}, and an nnU-Net "
+            f"would learn that it is background; put label files into {healthy / 'labelsTr'}, scans into imagesTr beside it"
         )
     return [Source(host.case, host.files, labels.get(host.case), roi=rois[host.case], region=region) for host in hosts]
 

@@ -65,23 +65,25 @@ def train_stage(
         return None
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # the first process of a run holds the lock for all
     with locked(workspace.root, f"train {stage}") if first else contextlib.nullcontext():
+        made = method.stage(stage, iterations, initial)
         if first and (restart or not (folder / "last.pt").is_file()):
+            (folder / "run.json").unlink(missing_ok=True)  # what it began with is no longer told
             _note_initial(workspace, folder, initial)
-        return train(method.stage(stage, iterations, initial), folder, method.device, method.plan.precision, restart)
+        return train(made, folder, method.device, method.plan.precision, restart)
 
 
 def _note_initial(workspace: Workspace, folder: Path, initial: Path | None) -> None:
-    """Writes down what a stage begins with, and which cases of the data set that has seen, where it is a workspace's own."""
+    """Writes down what a stage begins with, and which of the workspace's cases that has seen, by their names, where it is a workspace's own."""
     path = folder / INITIAL
     path.unlink(missing_ok=True)
     if initial is None or not initial.is_file():
         return
-    found = [parent for parent in initial.resolve().parents if (parent / "plan.json").is_file()]
-    cases: list[str] = []
-    if found and (other := Workspace(found[0])).plan().fingerprint_hash == workspace.plan().fingerprint_hash:
-        before = initial.parent / INITIAL
-        cases = [*other.splits().train, *(read_plain(before, "train the stage again")["cases"] if before.is_file() else ())]
-    write_json(path, {"file": str(initial), "hash": hash_file(initial), "cases": cases})
+    found = [parent for parent in initial.resolve().parents if (parent / "splits.json").is_file()]
+    seen, before = {*Workspace(found[0]).splits().train} if found else set(), initial.parent / INITIAL
+    if before.is_file():
+        seen |= {*read_plain(before, "train the stage again")["cases"]}
+    own = {facts.case for facts in workspace.fingerprint().cases}
+    write_json(path, {"file": str(initial), "hash": hash_file(initial), "cases": sorted(seen & own)})
 
 
 def train_stages(

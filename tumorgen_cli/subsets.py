@@ -37,7 +37,10 @@ def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, d
         plan_dataset(inner, str(path), plan.tumor_name, device, plan.memory_gib, settings=own, seed=plan.seed)
     preprocess_dataset(inner)
     for healthy in healthy_folders(workspace):
-        preprocess_healthy(inner, healthy)
+        if healthy.is_dir():
+            preprocess_healthy(inner, healthy)
+        else:
+            console.warn(f"{healthy} is gone: its scans are not learnt from in {inner.root}")
     return inner
 
 

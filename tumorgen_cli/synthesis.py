@@ -213,7 +213,7 @@ def synthesize_set(
         if draw.image is None:
             append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
         else:
-            seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
+            seconds = {"read": begun - started, "method": draw.seconds, "compute": time.perf_counter() - begun}
             _write_pair(plan, job, scan, draw, out)
             seconds["total"] = time.perf_counter() - started
             record = provenance_of(plan, method.name, weights, job, scan, host_hash, draw, seconds)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -104,6 +104,7 @@ class DiffTumor(Method):
     name = "difftumor"
     stages = ("vqgan", "ddpm")
     solvers = diffusion.SAMPLERS
+    formats: ClassVar[Mapping[str, int]] = {"vqgan": 2}
     keeps_background = True
     SOURCE = (
         "Chen et al., Towards Generalizable Tumor Synthesis, CVPR 2024; settings of its published code. Deviations: the VQGAN is trained on the "
@@ -150,7 +151,7 @@ class DiffTumor(Method):
         f.take("widths", (48, 96, 192) if large else (24, 48, 96), "published: 24 to 192 over four levels; smaller on a CPU")
         f.take("heads", (8, 32) if large else (4, 16), "8 of 32 as published; attention is most of the time on a CPU")
         f.take("batch", 8 if large else 4, "latents that fit beside their gradients")
-        f.take("iterations", 60000 if large else 6000, "published: 60,000; on a CPU as long as TumorGen's flow, by the clock")
+        f.take("iterations", 60000 if large else 6000, "published: 60,000; on a CPU about 40 minutes of one core")
         f.take("learning_rate", 1e-4 if large else 1e-3, "1e-4 as published; higher for the few steps of a CPU")
         f.take("ema", 0.995, published)
         f.take("copies", rules.encoded_copies(tumors), "as TumorGen's: the same windows", tumors=tumors)

@@ -109,6 +109,7 @@ class FreeTumor(Method):
 
     name = "freetumor"
     stages = ("segmentor", "gan")
+    formats: ClassVar[Mapping[str, int]] = {"gan": 2}
     keeps_background: ClassVar[bool] = True
     SOURCE = (
         "Wu et al., FreeTumor: Advance Tumor Segmentation via Large-Scale Tumor Synthesis, 2024; eqs. 1-5, mix-up after eq. 7. Deviations: S is "

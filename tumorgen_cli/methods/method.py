@@ -43,6 +43,7 @@ class Method(ABC):
         stages: names of the training stages, in order; each may use those before it.
         solvers: names of the samplers it knows.
         kinds: names of the kinds of tumor that it can be asked for.
+        formats: numbers of what a stage's weights mean beyond its settings, by stage; raised when that changes.
         keeps_background: whether voxels of the box outside the tumor are the host's own; if so, an old tumor in the box is
             taken away first, and paste-back carries the host's detail finer than the working grid into the box.
     """
@@ -52,6 +53,7 @@ class Method(ABC):
     stages: ClassVar[tuple[str, ...]] = ()
     solvers: ClassVar[tuple[str, ...]] = ()
     kinds: tuple[str, ...] = ()
+    formats: ClassVar[Mapping[str, int]] = {}
     keeps_background: bool = False
     config: Any
 
@@ -86,8 +88,8 @@ class Method(ABC):
 
     def inputs_hash(self, name: str) -> str:
         """What stage `name` would be made from now: the data, its section of the plan, the weights of the stages before it."""
-        before = self.stages[: self.stages.index(name)]
-        return hash_value([self.data(), learnt_by(self.settings(name)), *(self.weights_hash(stage) for stage in before)])
+        before, made = self.stages[: self.stages.index(name)], [self.formats[name]] if name in self.formats else []
+        return hash_value([self.data(), learnt_by(self.settings(name)), *made, *(self.weights_hash(stage) for stage in before)])
 
     def data(self) -> list[Any]:
         """What every stage depends on: the cases, their working grid, the split, the seed."""
@@ -103,7 +105,7 @@ class Method(ABC):
         return str(read_plain(self.folder(stage) / "run.json", f"run `tumorgen train {stage}`")["weights_hash"])
 
     def learnt_from(self) -> tuple[str, ...]:
-        """The cases that the method has seen: the training cases, and those of a workspace of the same data set whose weights it began with."""
+        """The cases that the method has seen: the training cases, and those that given weights have seen."""
         own = self.workspace.splits().train
         files = [path for stage in self.stages if (path := self.folder(stage) / INITIAL).is_file()]
         other = {case for path in files for case in read_plain(path, "train the stage again")["cases"]}
