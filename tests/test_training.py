@@ -278,12 +278,12 @@ def test_the_learning_rate():
 
 def test_loading_weights(whole, tmp_path):
     model = nn.Linear(3, 1)
-    assert load_weights({"model": model}, whole, "train it") == hash_file(whole / "weights.safetensors")
+    assert load_weights({"model": model}, whole) == hash_file(whole / "weights.safetensors")
     assert torch.equal(model.weight, weights(whole)["model.weight"])
-    with pytest.raises(StateError, match="train it"):
-        load_weights({"model": model}, tmp_path, "train it")
+    with pytest.raises(StateError, match=f"run `tumorgen train {tmp_path.name}`"):
+        load_weights({"model": model}, tmp_path)
     with pytest.raises(StateError, match="do not fit"):
-        load_weights({"model": nn.Linear(4, 1)}, whole, "train it")
+        load_weights({"model": nn.Linear(4, 1)}, whole)
 
 
 class Narrow(nn.Module):

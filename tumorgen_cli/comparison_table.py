@@ -245,8 +245,7 @@ def best_of(column: Column, real: Mapping[str, Value], entries: Iterable[Entry])
         found = {method: _from_half(value) for method, value in found.items()}
     if not column.best or len(found) < 2:
         return ""
-    score = {"high": lambda v: -v, "low": lambda v: v, "half": lambda v: v}[column.best]
-    first, *others = sorted(found, key=lambda method: score(found[method].value))
+    first, *others = sorted(found, key=lambda method: found[method].value, reverse=column.best == "high")
     best = found[first]
     if column.apart == "real":
         floor = real.get(column.key, Value(_NAN))

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -201,8 +201,7 @@ def host_labels(folder: Path, labels: Mapping[str, int], tumor_name: str, file_e
     does not count.
     """
     root = folder.resolve().parent if folder.resolve().name == "imagesTr" else folder
-    content = files.read_plain(root / "dataset.json", "correct or remove it") if (root / "dataset.json").is_file() else {}
-    declared = content.get("labels", {})
+    declared = _declared(root / "dataset.json", "labels") or {}
     if any(labels.get(name) != value for name, value in declared.items() if name.lower() != tumor_name.lower()):
         return {}
     return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
@@ -237,12 +236,18 @@ def case_words(known: Mapping[str, str]) -> str:
 
 def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:
     """The fault of hosts that are a dataset of other channels: a CT taken for a PET would be painted on silently."""
-    content = files.read_plain(path, "correct or remove it") if path.is_file() else None
-    names = content.get("channel_names") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or [str(n).lower() for n in names.values()] == [n.lower() for n in channel_names]:
+    names = _declared(path, "channel_names")
+    if names is None or [str(n).lower() for n in names.values()] == [n.lower() for n in channel_names]:
         return []
     remedy = "take hosts with the channels of the training set, in its order"
     return [Fault(f"{path}: channel_names", ", ".join(map(str, names.values())), ", ".join(channel_names), remedy)]
+
+
+def _declared(path: Path, key: str) -> dict[str, Any] | None:
+    """What the dataset.json of a folder of hosts says, if there is one and it says that by name."""
+    content = files.read_plain(path, "correct or remove it") if path.is_file() else None
+    found = content.get(key) if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def file_faults(dataset: Dataset) -> list[Fault]:

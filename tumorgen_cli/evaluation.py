@@ -56,7 +56,7 @@ from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import axial_strip, display_of, display_range, upright, upright_grid
 from tumorgen_cli.records import Box, Fingerprint, Grid
-from tumorgen_cli.shards import read_log, shards_under_way
+from tumorgen_cli.shards import division_faults, read_log
 from tumorgen_cli.synthesis import count_rejected, read_judges, read_left_out, read_provenance, rejected_words
 from tumorgen_cli.volumes import read_image, read_volume, resample, same_geometry, write_volume
 from tumorgen_cli.windows import comparable, scale, scan_limits, spanning_component, tight_box
@@ -235,8 +235,7 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
         for line in read_provenance(set_folder)
     )
     faults = _missing(found, _SYNTHESIZE)
-    if (path := shards_under_way(set_folder)) is not None:
-        faults.append(Fault(str(path), "shards under way", "a set that is put together", "let them finish, or run them again"))
+    faults += division_faults(set_folder)
     known = {files.case for files in found}
     for path in sorted((set_folder / "imagesTr").glob(f"*_0000{ending}")):
         if path.name[: -len(f"_0000{ending}")] not in known:
@@ -304,13 +303,17 @@ def read_case(plan: Plan, files: CaseFiles, volumes: Volumes | None = None) -> t
         StateError: the label does not lie on the image.
     """
     volumes = volumes or Volumes(files)
-    tumor, others, label_grid = read_tumor(plan, files, volumes)
-    image, grid = volumes.image
+    tumor, others, _ = read_tumor(plan, files, volumes)
+    return *_image_of(files, volumes), tumor, others
+
+
+def _image_of(files: CaseFiles, volumes: Volumes) -> tuple[np.ndarray, Grid]:
+    (image, grid), (_, label_grid) = volumes.image, volumes.labels
     if not same_geometry(grid, label_grid):
         remedy = _SYNTHESIZE if files.group == "synthetic" else "correct the label, then plan again"
         fault = Fault(str(files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", remedy)
         raise StateError("A label does not lie on its image", [fault])
-    return image, grid, tumor, others
+    return image, grid
 
 
 def read_tumor(plan: Plan, files: CaseFiles, volumes: Volumes | None = None) -> tuple[np.ndarray, np.ndarray, Grid]:
@@ -453,7 +456,7 @@ def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge, volumes:
     if path.is_file():
         predicted = read_volume(path)[0].astype(bool)
     else:
-        image, grid, _, _ = read_case(plan, files, volumes)
+        image, grid = _image_of(files, volumes)
         predicted = predict_around(judge, image, grid, files.box)
         write_volume(path, predicted.astype(np.uint8), grid)
     return judge_pair(tumor, others, predicted, files.box, grid, plan.tolerance_mm)

@@ -23,17 +23,7 @@ from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy,
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Shard
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, open_log, read_log, turn
-from tumorgen_cli.synthesis import (
-    BARE,
-    LEFT_OUT,
-    NOT_FOUND,
-    read_bare,
-    read_judges,
-    read_learnt_from,
-    read_provenance,
-    write_dataset_json,
-    write_judges,
-)
+from tumorgen_cli.synthesis import LEFT_OUT, NOT_FOUND, read_judges, read_origin, read_provenance, write_dataset_json, write_judges
 
 if TYPE_CHECKING:
     from tumorgen_cli.console import Ticker
@@ -86,11 +76,7 @@ def filter_set(
     pairs = synthetic_cases(plan, set_folder)
     source = hash_file(set_folder / "provenance.jsonl")
     identity = {"plan": plan.hash, "filtered_from": str(set_folder.resolve()), "provenance": source, "judge": judge.hash, "keep": keep}
-    learnt_from = read_learnt_from(set_folder)
-    if learnt_from is not None:
-        identity["learnt_from"] = list(learnt_from)
-    if bare := read_bare(set_folder):
-        identity[BARE] = list(bare)
+    identity |= read_origin(set_folder)
     with turn(out, shard):
         claim(out, identity, alone=shard is None, logs=(_LOG,))
         divide(out, len(pairs), shard)

@@ -267,8 +267,7 @@ class _Live:
         told = -math.inf
         while (entries := len(self.pool.entries())) < self.job.least:
             if time.monotonic() - told > _TOLD_SECONDS:
-                path = self.folder / PROGRESS
-                now = read_record(Progress, path, "delete it") if path.is_file() else self.before
+                now = self._progress()
                 lost = f"; {now.given_up} pairs given up (the last: {now.reason})" if now.given_up else ""
                 self.log(f"TumorGen: waiting for the first {self.job.least} entries of the pool: {entries} after {now.seconds:.0f} s{lost}")
                 told = time.monotonic()
@@ -288,8 +287,7 @@ class _Live:
         """A line in nnU-Net's log on the epoch; a painter that has stopped is started again."""
         if self.child is None:
             return
-        path, old = self.folder / PROGRESS, self.before
-        now = read_record(Progress, path, "delete it") if path.is_file() else old
+        old, now = self.before, self._progress()
         with self.data.counts.get_lock():
             patches, painted = self.data.counts
             self.data.counts[:] = [0, 0]
@@ -312,6 +310,11 @@ class _Live:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended by itself
                 os.killpg(self.child.pid, signal.SIGKILL)
             self.child.wait()
+
+    def _progress(self) -> Progress:
+        """What the painter has told last."""
+        path = self.folder / PROGRESS
+        return read_record(Progress, path, "delete it") if path.is_file() else self.before
 
     def _last_line(self) -> str:
         lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")

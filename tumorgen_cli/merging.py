@@ -25,7 +25,7 @@ from tumorgen_cli.errors import DataError, Fault, few, gather_faults
 from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.records import Provenance
-from tumorgen_cli.shards import claim, shards_under_way
+from tumorgen_cli.shards import claim, division_faults
 from tumorgen_cli.synthesis import read_bare, read_judges, read_learnt_from, read_provenance
 
 SPLITS, RECORD = "splits_final.json", "merge.json"
@@ -225,9 +225,8 @@ def _read_set(folder: Path) -> _Set:
         raise DataError("No such set", [fault])
     if not (folder / "dataset.json").is_file():
         raise DataError("A set is not whole", [Fault(str(folder), "no dataset.json", "a finished set", "run `tumorgen synthesize` again")])
-    if (path := shards_under_way(folder)) is not None:
-        fault = Fault(str(path), "shards under way", "a set that is put together", "let them finish, or run them again")
-        raise DataError("A set is not whole", [fault])
+    if faults := division_faults(folder):
+        raise DataError("A set is not whole", faults)
     records, learnt_from = read_provenance(folder), read_learnt_from(folder)
     if not records:
         raise DataError("A set is empty", [Fault(str(folder), "no pair", "one pair at least", "leave the set out")])

@@ -21,7 +21,7 @@ from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import VARIABLE, Painting
 from tumorgen_cli.nnunet import users_folders
 from tumorgen_cli.painter import names_of, sources_of
-from tumorgen_cli.pipeline import dataset_of
+from tumorgen_cli.pipeline import bare_hosts, dataset_of
 from tumorgen_cli.stages import open_method
 from tumorgen_cli.workspace import Workspace
 
@@ -82,6 +82,7 @@ def set_up(
         gather_faults(faults, lambda: needed_judge(workspace, where, device))
     if faults or sources is None:
         raise StateError("Painting cannot be set up", faults)
+    bare_hosts(plan, sources)
     painting = replace(painting, hosts=names_of(sources))
     folder = folder or workspace.root / "nnunet"
     path = folder / "tumorgen.json"

@@ -275,7 +275,7 @@ def synthesize(
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
         "steps": sampling.steps, "solver": sampling.solver, "learnt_from": method.learnt_from(),
     }  # fmt: skip
-    bare = [source.name for source in sources if source.label is None] if len(plan.labels) > 2 else []
+    bare = bare_hosts(plan, sources)
     settings |= {name: value for name, value in (("paint_in", paint_in), ("kind", sampling.kind), (BARE, bare or None)) if value is not None}
     # a set of its own for settings of its own: what is usual keeps the plain name
     usual = box is None and roi is None and sampling == Sampling() and until_pass is None
@@ -306,13 +306,19 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
         raise DataError("Regions of interest are missing", faults)
     region = None if paint_in is None else organs[paint_in]
     labels = rois if region is not None else host_labels(healthy, plan.labels, plan.tumor_name, plan.file_ending) if organs else {}
-    bare = [host.case for host in hosts if labels.get(host.case) is None]
-    if organs and bare:
+    return [Source(host.case, host.files, labels.get(host.case), roi=rois[host.case], region=region) for host in hosts]
+
+
+def bare_hosts(plan: Plan, sources: Sequence[Source]) -> list[str]:
+    """The hosts without labels, where the data set has others than the tumor's; they are told."""
+    organs = [name for name, value in plan.labels.items() if value not in (0, plan.tumor_label)]
+    bare = [source.name for source in sources if organs and source.label is None]
+    if bare:
         console.warn(
             f"{len(bare)} hosts without a label file of these labels ({few(bare)}): their pairs have no {' or '.join(organs)}, and an nnU-Net "
-            f"would learn that it is background; put label files into {healthy / 'labelsTr'}, scans into imagesTr beside it"
+            "would learn that it is background; put label files into a labelsTr beside the scans' imagesTr"
         )
-    return [Source(host.case, host.files, labels.get(host.case), roi=rois[host.case], region=region) for host in hosts]
+    return bare
 
 
 def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]:

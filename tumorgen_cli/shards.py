@@ -82,6 +82,12 @@ def shards_under_way(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def division_faults(folder: Path) -> list[Fault]:
+    """The fault of a set that shards are still at work on."""
+    path = shards_under_way(folder)
+    return [Fault(str(path), "shards under way", "a set that is put together", "let them finish, or run them again")] if path else []
+
+
 def end_division(folder: Path) -> None:
     """All is put together, or nothing is kept."""
     (folder / _DIVISION).unlink(missing_ok=True)

@@ -428,15 +428,20 @@ def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
 
     None where the set does not say.
     """
-    path = folder / "set.json"
-    found = read_plain(path, "run `tumorgen synthesize` again").get("learnt_from") if path.is_file() else None
+    found = read_origin(folder).get("learnt_from")
     return None if found is None else tuple(found)
 
 
 def read_bare(folder: Path) -> tuple[str, ...]:
     """The hosts of a set without labels, whose pairs hold none but the tumor's, where the data set has others."""
+    return tuple(read_origin(folder).get(BARE, ()))
+
+
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What the set.json of a set, or of a part of one, says of where its pairs come from."""
     path = folder / "set.json"
-    return tuple(read_plain(path, "run `tumorgen synthesize` again").get(BARE, ())) if path.is_file() else ()
+    found = read_plain(path, "run `tumorgen synthesize` again") if path.is_file() else {}
+    return {key: found[key] for key in ("learnt_from", BARE) if key in found}
 
 
 def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Learnt] | None = None) -> None:

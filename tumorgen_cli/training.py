@@ -98,15 +98,16 @@ def finished(folder: Path, inputs_hash: str, iterations: int | None = None) -> b
     return run["inputs_hash"] == inputs_hash and (iterations is None or run["iterations"] >= iterations)
 
 
-def load_weights(models: Mapping[str, nn.Module], folder: Path, remedy: str) -> str:
+def load_weights(models: Mapping[str, nn.Module], folder: Path) -> str:
     """Puts the EMA weights of a finished stage into `models`; returns the file's hash.
 
     Raises:
         StateError: not trained, or the weights do not fit the plan.
     """
-    path = folder / "weights.safetensors"
+    path, train = folder / "weights.safetensors", f"tumorgen train {folder.name}"
     if not (folder / "run.json").is_file() or not path.is_file():
-        raise StateError("A stage is not trained", [Fault(str(folder), "no finished run", "weights.safetensors and run.json", remedy)])
+        fault = Fault(str(folder), "no finished run", "weights.safetensors and run.json", f"run `{train}`")
+        raise StateError("A stage is not trained", [fault])
     state = load_file(path)
     for name, model in models.items():
         part = {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
@@ -114,8 +115,8 @@ def load_weights(models: Mapping[str, nn.Module], folder: Path, remedy: str) -> 
             model.load_state_dict(part)
         except RuntimeError as error:
             found = str(error).splitlines()[-1].strip()
-            again = f"{remedy.removesuffix('`')} --restart`"
-            raise StateError("Weights do not fit", [Fault(str(path), found, f"the plan's {name}", again)]) from error
+            fault = Fault(str(path), found, f"the plan's {name}", f"run `{train} --restart`")
+            raise StateError("Weights do not fit", [fault]) from error
     return hash_file(path)
 
 

@@ -132,7 +132,7 @@ class Blended(Method):
             made_from = self.inputs_hash(name)
             return ae.vae_stage(self.vae, self.vae_config, self.plan, self.workspace, self.device, made_from, iterations, initial)
         c, plan, seed = self.config.unconditional, self.plan, derive_seed(self.plan.seed, "unconditional")
-        vae_hash = load_weights({"vae": self.vae}, self.folder("vae"), "run `tumorgen train vae`")
+        vae_hash = load_weights({"vae": self.vae}, self.folder("vae"))
         self.vae.to(self.device).eval().requires_grad_(False)
         latents = training_latents(self.vae, vae_hash, plan, self.workspace, self.folder("latents"), c.copies, self.device)
         self.net.to(self.device)
@@ -165,8 +165,8 @@ class Blended(Method):
     # -- synthesis ---------------------------------------------------------------------------------------------
     def load(self) -> dict[str, str]:
         hashes = {
-            "vae": load_weights({"vae": self.vae}, self.folder("vae"), "run `tumorgen train vae`"),
-            "unconditional": load_weights({"net": self.net}, self.folder("unconditional"), "run `tumorgen train unconditional`"),
+            "vae": load_weights({"vae": self.vae}, self.folder("vae")),
+            "unconditional": load_weights({"net": self.net}, self.folder("unconditional")),
         }
         for model in (self.vae, self.net):
             model.to(self.device).eval().requires_grad_(False)

@@ -209,7 +209,7 @@ class DiffTumor(Method):
     def _ddpm_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.ddpm, self.plan
         ae.tell_quality(self.folder("vqgan") / "run.json", self.config.vqgan.least_psnr)
-        encoder_hash = load_weights({"vqgan": self.vqgan}, self.folder("vqgan"), "run `tumorgen train vqgan`")
+        encoder_hash = load_weights({"vqgan": self.vqgan}, self.folder("vqgan"))
         self.vqgan.to(self.device).eval().requires_grad_(False)
         latents = training_latents(self.vqgan, encoder_hash, plan, self.workspace, self.folder("latents"), c.copies, self.device)
         self.net.to(self.device)
@@ -247,8 +247,8 @@ class DiffTumor(Method):
     # -- synthesis ---------------------------------------------------------------------------------------------
     def load(self) -> dict[str, str]:
         hashes = {
-            "vqgan": load_weights({"vqgan": self.vqgan}, self.folder("vqgan"), "run `tumorgen train vqgan`"),
-            "ddpm": load_weights({"net": self.net}, self.folder("ddpm"), "run `tumorgen train ddpm`"),
+            "vqgan": load_weights({"vqgan": self.vqgan}, self.folder("vqgan")),
+            "ddpm": load_weights({"net": self.net}, self.folder("ddpm")),
         }
         for model in (self.vqgan, self.net):
             model.to(self.device).eval().requires_grad_(False)

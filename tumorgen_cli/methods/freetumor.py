@@ -211,7 +211,7 @@ class FreeTumor(Method):
     def _gan_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.gan, self.plan
         cases = load_cases(self.workspace, self.workspace.splits().train)
-        load_weights({"segmentor": self.segmentor}, self.folder("segmentor"), "run `tumorgen train segmentor`")
+        load_weights({"segmentor": self.segmentor}, self.folder("segmentor"))
         self.segmentor.to(self.device).eval().requires_grad_(False)
         self.donors, _ = load_donors(self.config.mask, self.workspace)
         unlabelled = self._unlabelled()
@@ -307,8 +307,8 @@ class FreeTumor(Method):
 
     # -- synthesis ---------------------------------------------------------------------------------------------
     def load(self) -> dict[str, str]:
-        hashes = {"segmentor": load_weights({"segmentor": self.segmentor}, self.folder("segmentor"), "run `tumorgen train segmentor`")}
-        hashes["gan"] = load_weights({"generator": self.generator}, self.folder("gan"), "run `tumorgen train gan`")
+        hashes = {"segmentor": load_weights({"segmentor": self.segmentor}, self.folder("segmentor"))}
+        hashes["gan"] = load_weights({"generator": self.generator}, self.folder("gan"))
         for model in (self.segmentor, self.generator):
             model.to(self.device).eval().requires_grad_(False)
         self.donors, masks = load_donors(self.config.mask, self.workspace)

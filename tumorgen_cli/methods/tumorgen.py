@@ -204,7 +204,7 @@ class TumorGen(Method):
         return self._flow_stage(iterations) if name == "flow" else self._refiner_stage(iterations)
 
     def _latents(self) -> Latents:
-        vae_hash = load_weights({"vae": self.vae}, self.folder("vae"), "run `tumorgen train vae`")
+        vae_hash = load_weights({"vae": self.vae}, self.folder("vae"))
         self.vae.to(self.device).eval().requires_grad_(False)
         cache = self.folder("latents")
         return training_latents(self.vae, vae_hash, self.plan, self.workspace, cache, self.config.flow.copies, self.device)
@@ -249,7 +249,7 @@ class TumorGen(Method):
     def _refiner_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.refiner, self.plan
         latents, seed = self._latents(), derive_seed(plan.seed, "refiner")
-        load_weights(self._field(), self.folder("flow"), "run `tumorgen train flow`")
+        load_weights(self._field(), self.folder("flow"))
         latents = self._told(latents)
         self.net.to(self.device).eval().requires_grad_(False)
         self.condition.to(self.device)
@@ -315,12 +315,12 @@ class TumorGen(Method):
 
     # -- synthesis ---------------------------------------------------------------------------------------------
     def load(self) -> dict[str, str]:
-        hashes = {"vae": load_weights({"vae": self.vae}, self.folder("vae"), "run `tumorgen train vae`")}
+        hashes = {"vae": load_weights({"vae": self.vae}, self.folder("vae"))}
         r = self.config.refiner
         with_flow = {**self._field(), **({"refiner": self.refiner} if r.enabled and r.joint else {})}
-        hashes["flow"] = load_weights(with_flow, self.folder("flow"), "run `tumorgen train flow`")
+        hashes["flow"] = load_weights(with_flow, self.folder("flow"))
         if r.enabled and not r.joint:
-            hashes["refiner"] = load_weights({"refiner": self.refiner}, self.folder("refiner"), "run `tumorgen train refiner`")
+            hashes["refiner"] = load_weights({"refiner": self.refiner}, self.folder("refiner"))
         for model in (self.vae, self.net, self.condition, self.refiner):
             model.to(self.device).eval().requires_grad_(False)
         return hashes
