@@ -70,7 +70,7 @@ def test_distances_of_fewer_slices_are_told_and_not_held_against_others():
 
 def line(case, method, start=0, rejected=0):
     box = Box((start, 0, 0), (start + 2, 2, 2))
-    return Provenance(case, method, "host", ("f",), "h", 1, 0, box, "p", {}, 1.0, False, {"method": 0.1, "total": 0.4}, {"empty": rejected}, {})
+    return Provenance(case, method, "host", ("f",), "h", "v", 1, 0, box, "p", {}, 1.0, False, {"method": 0.1, "total": 0.4}, {"empty": rejected}, {})
 
 
 def test_a_table_has_a_row_for_every_method(tmp_path):

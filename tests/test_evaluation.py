@@ -77,7 +77,7 @@ def plan(tmp_path_factory):
 
 def provenance(case, host, box=BOX):
     return Provenance(
-        case, "toy", host, (f"{host}_0000.nii.gz",), "hh", 3, 0, box, "pp", {"flow": "ww"}, 1.0, False,
+        case, "toy", host, (f"{host}_0000.nii.gz",), "hh", "vv", 3, 0, box, "pp", {"flow": "ww"}, 1.0, False,
         {"method": 0.2, "total": 0.5}, {"empty": 1}, {},
     )  # fmt: skip
 

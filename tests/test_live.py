@@ -17,6 +17,7 @@ import pytest
 from test_cli import call, told
 
 from tumorgen_cli import judge, live, painter
+from tumorgen_cli.devices import peak_memory_gib
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.files import from_plain, write_json
 from tumorgen_cli.live import PaintedDataset, PainterJob, Painting, Progress
@@ -252,6 +253,7 @@ def test_the_painter_fills_a_bounded_pool_and_goes_on_with_its_numbers(painting,
     progress = from_plain(Progress, json.loads((tmp_path / live.PROGRESS).read_text()))
     assert (progress.painted, progress.given_up) == (3, 0)
     assert progress.seconds > 0 < progress.busy_seconds
+    assert 0.1 < progress.peak_memory_gib <= peak_memory_gib()  # a process with torch or nnU-Net in it
     found = pool.draw(lambda: 0.0)
     assert found.image.shape[0] == 1
     assert found.labels.shape[1:] == found.image.shape[1:]
@@ -538,14 +540,15 @@ def test_the_log_says_what_is_painted_and_what_it_costs(living, painting):
     assert taken / 2**20 <= most + 0.5 <= 1.2 * taken / 2**20 + 1
     made.wait()
     assert len(log) == 2
-    write_json(made.folder / live.PROGRESS, Progress(7, 1, "No tumor came", 3.0, 20.0))
+    write_json(made.folder / live.PROGRESS, Progress(7, 1, "No tumor came", 3.0, 20.0, 0.625))
     made.data.counts[:] = [40, 10]
     made.report()
-    for part in ("2 entries in the pool, 7 painted", "1 given up (the last: No tumor came)", "busy 15% of the time", "25% of 40 patches"):
+    cost = "busy 15% of the time and held at most 0.62 GiB; 25% of 40 patches"
+    for part in ("2 entries in the pool, 7 painted", "1 given up (the last: No tumor came)", cost):
         assert part in log[-1], part
-    write_json(made.folder / live.PROGRESS, Progress(9, 1, "No tumor came", 4.0, 30.0))
+    write_json(made.folder / live.PROGRESS, Progress(9, 1, "No tumor came", 4.0, 30.0, 0.75))
     made.report()
-    assert "2 painted since the last epoch; the painter was busy 10% of the time; 0% of 0 patches" in log[-1]
+    assert "2 painted since the last epoch; the painter was busy 10% of the time and held at most 0.75 GiB; 0% of 0 patches" in log[-1]
 
 
 def test_a_painter_that_stops_is_told_and_started_again(living):
@@ -649,7 +652,7 @@ def test_nnunet_trains_resumes_and_finetunes(painting, workspace, phantoms, tmp_
     assert "waiting for the first 4 entries" in said
     assert "paints into 2 hosts (Healthy_000, Healthy_001)" in said
     line = next(line for line in said.splitlines() if "in the pool" in line)
-    assert "TumorGen: 4 entries in the pool" in line
+    assert re.search(r"TumorGen: [34] entries in the pool", line)  # one of them may be making room for another
     assert not line.split(";")[2].startswith(" 0% of")  # some of the patches were painted
     assert (fold / "validation" / "summary.json").is_file()
     assert not (fold / "tumorgen" / "pool").exists()  # a finished training needs none

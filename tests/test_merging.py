@@ -6,19 +6,20 @@ import json
 import multiprocessing
 import os
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_synthesis import Threads
 
-from tumorgen_cli import merging, pipeline
+from tumorgen_cli import merging, pipeline, volumes
 from tumorgen_cli.errors import DataError, StateError
 from tumorgen_cli.files import hash_file, to_plain, write_json
 from tumorgen_cli.judging import Learnt
 from tumorgen_cli.merging import LEARNT, PAINTED
 from tumorgen_cli.records import Box, Grid, Provenance
-from tumorgen_cli.volumes import write_volume
+from tumorgen_cli.volumes import hash_voxels, read_grid, read_volume, write_volume
 from tumorgen_cli.workspace import Workspace
 
 GRID = Grid((6, 5, 4), (2.0, 2.0, 3.0))
@@ -44,14 +45,14 @@ def write_cases(folder, cases, labels=LABELS, channel="PET"):
 
 
 def write_set(folder, hosts, learnt_from=TRAIN, **options):
-    """A set of a pair per host; a host is a name, or a name with the hash of its file."""
-    hosts = [host if isinstance(host, tuple) else (host, "hash") for host in hosts]
+    """A set of a pair per host; a host is a name, or a name with the hash of its voxels."""
+    hosts = [host if isinstance(host, tuple) else (host, "voxels") for host in hosts]
     cases = [f"{host}_s{number:04d}" for number, (host, _) in enumerate(hosts)]
     write_cases(folder, cases, **options)
     box = Box((0, 0, 0), (2, 2, 2))
     lines = [
-        Provenance(case, "toy", host, (f"{host}_0000.nii.gz",), content, 1, 0, box, "p", {}, 1.0, False, {"total": 1.0}, {}, {})
-        for case, (host, content) in zip(cases, hosts, strict=True)
+        Provenance(case, "toy", host, (f"{host}_0000.nii.gz",), "hash", voxels, 1, 0, box, "p", {}, 1.0, False, {"total": 1.0}, {}, {})
+        for case, (host, voxels) in zip(cases, hosts, strict=True)
     ]
     (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
     write_json(folder / "set.json", {"method": "toy", **({} if learnt_from is None else {"learnt_from": learnt_from})})
@@ -136,13 +137,20 @@ def test_again_is_the_same_and_other_options_are_another_set(real, healthy):
 
 
 # -- which pairs a fold may have -------------------------------------------------------------------------------
-def test_a_pair_painted_into_a_validation_case_is_left_out(real, tmp_path):
-    """By the host's name, or by its content under another name."""
-    content = hash_file(real / "imagesTr" / "r09_0000.nii.gz")
-    found = write_set(tmp_path / "test", ["r04", "h1", "r00", ("renamed", content)])
+def test_a_pair_painted_into_a_validation_case_is_left_out(real, tmp_path, monkeypatch):
+    """By the host's name, or by its voxels under another name; cases of other shapes than the pairs' are not read."""
+    image, grid = read_volume(real / "imagesTr" / "r09_0000.nii.gz")
+    write_volume(real / "imagesTr" / "r09_0000.nii.gz", image.astype(np.float64), grid)  # the same scan, in another file
+    other = real / "imagesTr" / "r00_0000.nii.gz"
+    write_volume(other, np.concatenate([image, image]), replace(grid, shape=(2 * image.shape[0], *image.shape[1:])))
+    write_volume(real / "labelsTr" / "r00.nii.gz", np.zeros((2 * image.shape[0], *image.shape[1:]), np.uint8), read_grid(other))
+    found = write_set(tmp_path / "test", ["r04", "h1", "r00", ("renamed", hash_voxels(image))])
+    read = []
+    monkeypatch.setattr(volumes, "read_volume", lambda path: read.append(path.name) or read_volume(path))
     (fold,) = merge(real, found).folds
     assert fold.pairs == ("test_h1_s0001", "test_r00_s0002")
     assert fold.left_out == {PAINTED: 2}
+    assert sorted(read) == [f"{case}_0000.nii.gz" for case in sorted(REAL) if case != "r00"]
 
 
 def test_one_fold_validates_on_what_no_set_has_learnt_from(real, healthy, tmp_path):

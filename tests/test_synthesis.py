@@ -30,7 +30,7 @@ from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.painter import times_met
 from tumorgen_cli.records import Box, Grid, Shard, Synthetic
 from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_judges, read_learnt_from, read_provenance, synthesize_set
-from tumorgen_cli.volumes import read_volume, same_geometry, write_volume
+from tumorgen_cli.volumes import hash_voxels, read_volume, same_geometry, write_volume
 from tumorgen_cli.workspace import Splits, Workspace
 
 PAIRS = 4
@@ -91,6 +91,7 @@ def test_pairs_are_whole(made, workspace, phantoms):
         assert record["volume_ml"] >= plan.paste.smallest_ml
         assert (record["method"], record["plan_hash"]) == (method, plan.hash)
         assert record["host_hash"] == hash_file(phantoms.healthy / record["host_file"][0])
+        assert record["host_voxels"] == hash_voxels(host)
         assert record["seconds"]["total"] >= record["seconds"]["compute"] >= record["seconds"]["method"] >= 0
         with Image.open(folder / "previews" / f"{record['case']}.png") as preview:
             assert min(preview.size) > 100

@@ -6,12 +6,10 @@ files and raised together; what they are is in `faults`.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tumorgen_cli import files, volumes
+from tumorgen_cli import console, files, volumes
 from tumorgen_cli.console import Ticker
 from tumorgen_cli.devices import available_memory_gib, usable_cores
 from tumorgen_cli.errors import DataError, DeviceError, Fault, StateError, TumorgenError, few
@@ -207,26 +205,33 @@ def host_labels(folder: Path, labels: Mapping[str, int], tumor_name: str, file_e
     return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
 
 
-def cases_among(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
-    """Which scans (by name, their first channel's file) are among the cases of a data set, by name or by content, and which case each is.
-
-    Content is that of the voxels: a scan that was written again, or packed otherwise, is the same. Files are read only where names do
-    not tell and shapes agree.
-    """
-    shapes: dict[Shape, list[Path]] = {}
-    images = {dataset.image_files(case)[0]: case for case in cases}
-    for image in images:
-        shapes.setdefault(volumes.read_grid(image).shape, []).append(image)
-    found, hashed = {}, functools.cache(_hash_voxels)
-    for name, path in scans.items():
-        alike = [] if name in cases else [image for image in shapes.get(volumes.read_grid(path).shape, ()) if hashed(image) == hashed(path)]
-        if name in cases or alike:
-            found[name] = name if name in cases else images[alike[0]]
+def cases_by_voxels(dataset: Dataset, cases: Sequence[str], shapes: Collection[Shape]) -> dict[Shape, dict[str, str]]:
+    """The cases of a data set by the shape of their first channel and by what `hash_voxels` says of it; of other shapes none is read."""
+    images = {case: dataset.image_files(case)[0] for case in cases}
+    read = {case: path for case, path in images.items() if volumes.read_grid(path).shape in shapes}
+    found: dict[Shape, dict[str, str]] = {}
+    with console.progress("reading cases that may be among the hosts", len(read), quiet=not read) as tick:
+        for number, (case, path) in enumerate(read.items(), 1):
+            image, grid = volumes.read_volume(path)
+            found.setdefault(grid.shape, {}).setdefault(volumes.hash_voxels(image), case)
+            tick(number, case)
     return found
 
 
-def _hash_voxels(path: Path) -> str:
-    return hashlib.sha256(np.ascontiguousarray(volumes.read_volume(path)[0], np.float32)).hexdigest()
+def cases_among(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
+    """Which scans (by name, their first channel's file) are among the cases of a data set, by name or by voxels, and which case each is.
+
+    Files are read only where names do not tell and shapes agree.
+    """
+    shapes = {name: volumes.read_grid(path).shape for name, path in scans.items() if name not in cases}
+    known = cases_by_voxels(dataset, cases, {*shapes.values()})
+    found = {}
+    for name, path in scans.items():
+        if name in cases:
+            found[name] = name
+        elif (alike := known.get(shapes[name])) and (case := alike.get(volumes.hash_voxels(volumes.read_volume(path)[0]))):
+            found[name] = case
+    return found
 
 
 def case_words(known: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from tumorgen_cli.faults import intensity_faults, label_faults, read_whole
 from tumorgen_cli.healing import heal
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
-from tumorgen_cli.volumes import describe, read_volume, resample, same_geometry, stack_channels
+from tumorgen_cli.volumes import describe, hash_voxels, read_volume, resample, same_geometry, stack_channels
 from tumorgen_cli.windows import in_type, scan_limits, tight_box
 
 _PLACING_VOXELS = 4_000_000
@@ -36,6 +37,11 @@ class Scan:
     grid: Grid
     limits: np.ndarray
     labels: np.ndarray | None
+
+    @functools.cached_property
+    def voxels(self) -> str:
+        """Which scan it is, whatever its name and packing: `hash_voxels` of the first channel."""
+        return hash_voxels(self.image[0])
 
 
 @dataclass(frozen=True)

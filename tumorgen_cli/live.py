@@ -100,13 +100,17 @@ class PainterJob:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the painter has done since it was started, and the last reason to give a pair up; `progress.json`."""
+    """What the painter has done since it was started, the last reason to give a pair up, and the most memory it held; `progress.json`."""
 
     painted: int
     given_up: int
     reason: str
     busy_seconds: float
     seconds: float
+    peak_memory_gib: float
+
+
+_NOTHING_YET = Progress(0, 0, "", 0.0, 0.0, 0.0)
 
 
 def pool_of(folder: Path, painting: Painting) -> Pool:
@@ -222,7 +226,7 @@ class _Live:
         whole = tuple(shape) if len(shape) == 3 else (0, *shape)  # nnU-Net's 2D patches are slices of a volume
         self.job = PainterJob(identity, painting, plans, dataset, configuration, whole, min(_LEAST, painting.pool), os.getpid())
         self.child: subprocess.Popen[bytes] | None = None
-        self.before = Progress(0, 0, "", 0.0, 0.0)
+        self.before = _NOTHING_YET
         self.epoch_begins()
 
     def start(self) -> None:
@@ -250,7 +254,7 @@ class _Live:
     def _spawn(self) -> None:
         write_json(self.folder / JOB, self.job)
         (self.folder / PROGRESS).unlink(missing_ok=True)
-        self.before = Progress(0, 0, "", 0.0, 0.0)
+        self.before = _NOTHING_YET
         own = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-m", "tumorgen_cli.painter", str(self.folder)]
         with (self.folder / LOG).open("ab") as log:
@@ -296,7 +300,8 @@ class _Live:
         lost = f", {now.given_up - old.given_up} given up (the last: {now.reason})" if now.given_up > old.given_up else ""
         self.log(
             f"TumorGen: {len(self.pool.entries())} entries in the pool, {now.painted - old.painted} painted since the last epoch{lost}; "
-            f"the painter was busy {busy:.0%} of the time; {painted / max(1, patches):.0%} of {patches} patches were painted; "
+            f"the painter was busy {busy:.0%} of the time and held at most {now.peak_memory_gib:.2f} GiB; "
+            f"{painted / max(1, patches):.0%} of {patches} patches were painted; "
             f"an iteration waited {self.waited / max(1, self.steps):.4f} s for its data"
         )
         self.before = now

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from tumorgen_cli import console
-from tumorgen_cli.dataset import Dataset, file_faults, read_dataset
+from tumorgen_cli.dataset import Dataset, cases_by_voxels, file_faults, read_dataset
 from tumorgen_cli.errors import DataError, Fault, few, gather_faults
-from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
+from tumorgen_cli.files import hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.records import Provenance
 from tumorgen_cli.shards import claim, division_faults
 from tumorgen_cli.synthesis import read_bare, read_judges, read_learnt_from, read_provenance
+from tumorgen_cli.volumes import read_grid
 
 SPLITS, RECORD = "splits_final.json", "merge.json"
 LEARNT, PAINTED = "learnt from its validation cases", "painted into one of them"
@@ -89,10 +90,10 @@ class _Set:
 def plan_merge(
     real_folder: Path, set_folders: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None
 ) -> Merge:
-    """What a merge would write. Labels are compared by what the data sets declare; images are not opened.
+    """What a merge would write. Labels are compared by what the data sets declare; only images shaped as a host of another name are opened.
 
     A pair is left out of the training of each fold that validates on a case its method has seen (`learnt_from` of its
-    set) or on its host, known by name or by content. With one fold the cases that no set has learnt from validate: the
+    set) or on its host, known by name or by voxels. With one fold the cases that no set has learnt from validate: the
     workspace's held-out ones, from which only pairs painted into them are left out. With more, the real cases are divided
     as nnU-Net does (k-fold, shuffled with its seed, sorted names); a set then serves the folds whose validation cases its
     workspace held out, and no other. A judge that chose a set's pairs and is known to have learnt from cases that validate is warned of.
@@ -203,11 +204,15 @@ def _warn_of_judges(sets: Sequence[_Set], folds: Sequence[Fold]) -> None:
 
 
 def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
-    contents = {hash_files(real.image_files(case)): case for case in real.cases}  # a host may go by another name
+    """The pairs of the sets, and the real cases that each was painted into: a case may be a host under another name, written anew."""
+    others = [(each, record) for each in sets for record in each.records if record.host not in real.cases]
+    first = {record.host_voxels: each.dataset.image_files(record.case)[0] for each, record in others}
+    known = cases_by_voxels(real, real.cases, {read_grid(path).shape for path in first.values()})
+    case_of = {voxels: case for alike in known.values() for voxels, case in alike.items()}
     found = []
     for each in sets:
         for record in each.records:
-            hosts = {record.host, contents.get(record.host_hash, record.host)} & set(real.cases)
+            hosts = {record.host, case_of.get(record.host_voxels, record.host)} & set(real.cases)
             files = each.dataset.image_files(record.case), each.dataset.label_file(record.case)
             named = replace(record, case=f"{each.folder.name}_{record.case}")
             found.append(Pair(named, *files, frozenset(each.learnt_from), frozenset(hosts)))

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from tumorgen_cli.devices import peak_memory_gib
 from tumorgen_cli.errors import DataError, Fault, StateError
 from tumorgen_cli.files import append_line, derive_seed, hash_files, locked, read_record, to_plain, write_json
 from tumorgen_cli.hosts import Scan, read_scan
@@ -139,7 +140,8 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
             given_up += 1
         spent = clock() - clocked
         busy += spent
-        write_json(folder / PROGRESS, Progress(painted, given_up, reason, round(busy, 3), round(time.perf_counter() - begun, 3)))
+        spans = round(busy, 3), round(time.perf_counter() - begun, 3)
+        write_json(folder / PROGRESS, Progress(painted, given_up, reason, *spans, round(peak_memory_gib(), 3)))
         if given_up == _HOPELESS and not painted:
             remedy = "lower --keep, raise --until-pass, choose other hosts, or train the method longer"
             raise StateError("No pair can be painted", [Fault(painting.method, f"{given_up} pairs given up; the last: {reason}", "some", remedy)])

@@ -192,7 +192,8 @@ class Shard:
 class Provenance:
     """How one synthetic pair came to be; one line of `provenance.jsonl`.
 
-    Outside `box`, and `healed` where an old tumor was taken away, the image is the host's voxel for voxel.
+    Outside `box`, and `healed` where an old tumor was taken away, the image is the host's voxel for voxel. `host_hash` is of the host's
+    files, `host_voxels` of the voxels in the first (`volumes.hash_voxels`).
     """
 
     case: str
@@ -200,6 +201,7 @@ class Provenance:
     host: str
     host_file: tuple[str, ...]
     host_hash: str
+    host_voxels: str
     seed: int
     attempt: int
     box: Box

@@ -322,8 +322,9 @@ def provenance_of(
 ) -> Provenance:
     """How a pair came to be."""
     return Provenance(
-        job.case, method, scan.name, tuple(f.name for f in scan.files), host_hash, job.seed, draw.attempt, draw.box, plan.hash,
-        weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn, draw.healed,
+        job.case, method, scan.name, tuple(f.name for f in scan.files), host_hash, scan.voxels, job.seed, draw.attempt, draw.box,
+        plan.hash, weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn,
+        draw.healed,
     )  # fmt: skip
 
 

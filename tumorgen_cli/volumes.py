@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,6 +79,11 @@ def stack_channels(paths: Sequence[Path], volumes: Sequence[tuple[np.ndarray, Gr
     if faults:
         raise DataError("Channels of one scan differ in geometry", faults)
     return np.stack([array for array, _ in volumes]), grid
+
+
+def hash_voxels(array: np.ndarray) -> str:
+    """Short SHA-256 of voxels as float32: the same for a scan that was written again, packed otherwise or of another data type."""
+    return hashlib.sha256(np.ascontiguousarray(array, np.float32)).hexdigest()[:16]
 
 
 def write_volume(path: Path, array: np.ndarray, grid: Grid) -> None:
