@@ -26,8 +26,6 @@ from tumorgen_cli.painter import around, locations, mix, paint, times_met
 from tumorgen_cli.pool import Entry, Pool
 from tumorgen_cli.synthesis import read_provenance
 
-PATCH = (16, 16, 16)
-
 
 def entry(number, value=0.0, shape=(6, 5, 4)):
     labels = np.zeros((1, *shape), np.int8)
@@ -186,12 +184,24 @@ def test_mixing_pastes_a_box_where_both_have_voxels():
 
 # -- the painter --------------------------------------------------------------------------------------------------
 def plans(**changes):
-    """A plan of nnU-Net's for the phantoms and a network of three small stages."""
-    stages, kernel = 3, [3, 3, 3]
+    """A plan of nnU-Net's for the phantoms, in 3D and in 2D."""
+    facts = {"max": 20.0, "mean": 4.0, "median": 4.0, "min": 0.0, "percentile_00_5": 0.1, "percentile_99_5": 15.0, "std": 3.0}
+    return {
+        "dataset_name": "Dataset999_PhantomPET", "plans_name": "nnUNetPlans", "original_median_spacing_after_transp": [6.0, 5.0, 7.0],
+        "original_median_shape_after_transp": [32, 32, 32], "image_reader_writer": "SimpleITKIO", "transpose_forward": [1, 0, 2],
+        "transpose_backward": [1, 0, 2], "configurations": {"3d_fullres": configuration(3), "2d": configuration(2)},
+        "experiment_planner_used": "ExperimentPlanner", "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": facts}, **changes,
+    }  # fmt: skip
+
+
+def configuration(axes):
+    """A network of three small stages."""
+    stages = 3
     kwargs = {
-        "n_stages": stages, "features_per_stage": [4, 8, 8], "conv_op": "torch.nn.modules.conv.Conv3d", "kernel_sizes": [kernel] * stages,
-        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "n_conv_per_stage": [1] * stages, "n_conv_per_stage_decoder": [1] * (stages - 1),
-        "conv_bias": True, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+        "n_stages": stages, "features_per_stage": [4, 8, 8], "conv_op": f"torch.nn.modules.conv.Conv{axes}d", "kernel_sizes": [[3] * axes] * stages,
+        "strides": [[1] * axes, [2] * axes, [2] * axes], "n_conv_per_stage": [1] * stages, "n_conv_per_stage_decoder": [1] * (stages - 1),
+        "conv_bias": True, "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d", "norm_op_kwargs": {"eps": 1e-05, "affine": True},
         "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
     }  # fmt: skip
     network = {
@@ -199,21 +209,14 @@ def plans(**changes):
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }  # fmt: skip
     resampling = {"order_z": 0, "force_separate_z": None}
-    configuration = {
-        "data_identifier": "nnUNetPlans_3d_fullres", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": list(PATCH),
-        "median_image_size_in_voxels": [32.0, 32.0, 32.0], "spacing": [6.0, 5.0, 7.0], "normalization_schemes": ["ZScoreNormalization"],
+    return {
+        "data_identifier": f"nnUNetPlans_{axes}d", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": [16] * axes,
+        "median_image_size_in_voxels": [32.0] * axes, "spacing": [6.0, 5.0, 7.0][-axes:], "normalization_schemes": ["ZScoreNormalization"],
         "use_mask_for_norm": [False], "batch_dice": False, "architecture": network,
         "resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **resampling},
         "resampling_fn_seg": "resample_data_or_seg_to_shape", "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **resampling},
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, **resampling},
-    }  # fmt: skip
-    facts = {"max": 20.0, "mean": 4.0, "median": 4.0, "min": 0.0, "percentile_00_5": 0.1, "percentile_99_5": 15.0, "std": 3.0}
-    return {
-        "dataset_name": "Dataset999_PhantomPET", "plans_name": "nnUNetPlans", "original_median_spacing_after_transp": [6.0, 5.0, 7.0],
-        "original_median_shape_after_transp": [32, 32, 32], "image_reader_writer": "SimpleITKIO", "transpose_forward": [1, 0, 2],
-        "transpose_backward": [1, 0, 2], "configurations": {"3d_fullres": configuration}, "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager", "foreground_intensity_properties_per_channel": {"0": facts}, **changes,
     }  # fmt: skip
 
 
@@ -608,8 +611,8 @@ class TinyTumorGen(PaintingMixin, nnUNetTrainer):
 TRAIN = "import torch; from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
 
 
-def prepare(folder, phantoms, workspace):
-    """nnU-Net's folder of the phantoms, preprocessed by nnU-Net for the plan above."""
+def prepare(folder, phantoms, workspace, name="3d_fullres"):
+    """nnU-Net's folder of the phantoms, preprocessed by nnU-Net for a configuration of the plan above."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     base = folder / "nnUNet_preprocessed" / "Dataset999_PhantomPET"
@@ -621,7 +624,7 @@ def prepare(folder, phantoms, workspace):
     shutil.copy(workspace.root / "nnunet" / "splits_final.json", base)
     shutil.copytree(phantoms.dataset / "labelsTr", base / "gt_segmentations")
     manager = PlansManager(plans())
-    configuration = manager.get_configuration("3d_fullres")
+    configuration = manager.get_configuration(name)
     (base / configuration.data_identifier).mkdir()
     for case in cases:
         files = [[str(phantoms.dataset / "imagesTr" / f"{case}_0000.nii.gz")], str(phantoms.dataset / "labelsTr" / f"{case}.nii.gz")]
@@ -629,12 +632,12 @@ def prepare(folder, phantoms, workspace):
         preprocessor.run_case_save(str(base / configuration.data_identifier / case), *files, manager, configuration, DATASET)
 
 
-def train(folder, epochs, *options):
+def train(folder, epochs, *options, name="3d_fullres"):
     own = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     found = f"{Path(live.__file__).parent / 'nnunet_trainers'}{os.pathsep}{folder / 'trainers'}"
     own |= {"nnUNet_extTrainer": found, "EPOCHS": str(epochs), "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
     own |= {live.VARIABLE: str(folder / "tumorgen.json")}
-    command = [sys.executable, "-c", TRAIN, "999", "3d_fullres", "0", "-tr", "TinyTumorGen", "-device", "cpu", *options]
+    command = [sys.executable, "-c", TRAIN, "999", name, "0", "-tr", "TinyTumorGen", "-device", "cpu", *options]
     run = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return run.stdout
@@ -666,3 +669,17 @@ def test_nnunet_trains_resumes_and_finetunes(painting, workspace, phantoms, tmp_
     tuned = train(tmp_path, 1, "-pretrained_weights", str(tmp_path / "pretrained.pth"))
     assert "Loading pretrained weights" in tuned
     assert "; 0% of" in tuned
+
+
+@pytest.mark.slow
+def test_nnunet_trains_on_painted_slices(painting, workspace, phantoms, tmp_path):
+    """nnU-Net's 2D configuration draws its slices from the pool's volumes."""
+    prepare(tmp_path, phantoms, workspace, "2d")
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "TinyTumorGen.py").write_text(TINY)
+    write_json(tmp_path / "tumorgen.json", replace(painting, pool=4, probability=1.0))
+    said = train(tmp_path, 1, name="2d")
+    assert "entries of 2 tumors×" in said
+    assert "; 100% of" in said
+    fold = tmp_path / "nnUNet_results" / "Dataset999_PhantomPET" / "TinyTumorGen__nnUNetPlans__2d" / "fold_0"
+    assert (fold / "validation" / "summary.json").is_file()
