@@ -39,7 +39,7 @@ def prepare(base: Workspace, folder: Path, settings: list[str], seed: int) -> Wo
     """A workspace with the base's data and VAE, and latents where it has them, planned with other settings."""
     workspace = Workspace(folder)
     plan = base.plan()
-    plan_dataset(workspace, plan.dataset_path, plan.tumor_name, plan.device, plan.memory_gib, settings=settings, seed=seed)
+    plan_dataset(workspace, plan.dataset_path, plan.tumor_name, plan.device, plan.memory_gib, settings=settings, seed=seed, fold=base.splits().fold)
     for name in ("cases", "runs/tumorgen/vae", "runs/tumorgen/latents"):
         if (base.root / name).exists():
             copy(base.root / name, folder / name)

@@ -70,13 +70,13 @@ def fingerprint_of(plan: Plan, splits: Splits) -> Fingerprint:
     return Fingerprint(*of_set, (), tuple(cases))
 
 
-def plan_toy(workspace: Workspace, dataset: str, *settings: str) -> None:
+def plan_toy(workspace: Workspace, dataset: str, *settings: str, fold: int | None = None) -> None:
     """Plans with `TOY` and other settings; the second that measuring bf16 takes is spared."""
     from tumorgen_cli import devices, pipeline
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
-        pipeline.plan_dataset(workspace, dataset, None, "cpu", 8.0, settings=(*TOY, *settings), workers=0)
+        pipeline.plan_dataset(workspace, dataset, None, "cpu", 8.0, settings=(*TOY, *settings), workers=0, fold=fold)
 
 
 def sampling_with(workspace: Workspace, **changes):

@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices", "processes"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "shards", "workspace"},
-    {"windows", "boxes", "character", "shapes", "texture", "healing", "preprocess", "pool"},
+    {"windows", "boxes", "character", "shapes", "texture", "healing", "preprocess", "pool", "folds"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
         "flow", "diffusion", "previews", "pages", "metrics.agreement", "live",

@@ -176,6 +176,17 @@ def test_five_folds_are_nnunets_and_a_set_serves_those_it_knows_nothing_of(real,
         assert fold.left_out == {LEARNT: 8 + 3 * (not clean), PAINTED: 1}
 
 
+def test_as_many_folds_as_the_data_set_has_are_its_own(real, healthy):
+    own = [{"train": [c for c in REAL if c not in val], "val": list(val)} for val in (("r04", "r09"), ("r00", "r01"), ("r02", "r03"))]
+    write_json(real / "splits_final.json", own)
+    made = merge(real, healthy, folds=3)
+    assert [list(fold.validation) for fold in made.folds] == [fold["val"] for fold in own]
+    assert [len(fold.pairs) for fold in made.folds] == [3, 0, 0]
+    assert sorted(len(fold.validation) for fold in merge(real, healthy, folds=2, out="Dataset602_Two").folds) == [5, 5]  # nnU-Net's own
+    with pytest.raises(DataError, match="11 folds"):
+        merge(real, healthy, folds=11, out="Dataset603_Many")
+
+
 def test_a_judge_that_knows_a_validation_case_is_told(real, healthy, tmp_path, monkeypatch):
     """Once a set, and only where the set's pairs are learnt from."""
     told = []
@@ -263,7 +274,7 @@ def test_every_fault_at_once(real, healthy, tmp_path):
     for part in (
         "labels/dataset.json: labels", "channels/dataset.json: channel_names", "silent/set.json: learnt_from", "run the same `tumorgen synthesize`",
         "1 cases that Dataset501_Real lacks (somebody)", "half/labelsTr/h_s0001.nii.gz", "no dataset.json", "another set of that name",
-        "Dataset601_Older", "no synthetic set", "--folds 11",
+        "Dataset601_Older", "no synthetic set", "11 folds",
     ):  # fmt: skip
         assert part in told, part
     assert count == 11  # of the twins each is told

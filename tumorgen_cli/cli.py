@@ -34,8 +34,13 @@ Preset = Annotated[Optional[str], typer.Option("--preset", help="A preset's name
 Memory = Annotated[Optional[float], typer.Option("--memory", help="GiB to plan for (default: what the device has).", min=0.5)]
 TumorLabel = Annotated[Optional[str], typer.Option("--tumor-label", help="Name or value of the tumor label.")]
 Workers = Annotated[Optional[int], typer.Option("--workers", help="Processes (default: by cores and memory; 0: none).", min=0)]
+FoldNumber = Annotated[
+    Optional[int],
+    typer.Option("--fold", help="Held out: of splits_final.json (default: 0), or, without it, of nnU-Net's five (default: every fifth case).", min=0),
+]
 JudgeFolder = Annotated[
-    Optional[Path], typer.Option("--judge", help="An nnU-Net v2 results folder, or `bundled` (default: the workspace's own, else the bundled one).")
+    Optional[Path],
+    typer.Option("--judge", help="An nnU-Net v2 results folder, or `bundled` (default: the workspace's own, else, for FDG-PET, the bundled one)."),
 ]
 Keep = Annotated[float, typer.Option("--keep", help="Least share of the mask that the judge must find (FreeTumor's P).", min=0.0, max=1.0)]
 Features = Annotated[Literal["lite0", "filters", "inception"], typer.Option("--features", help="Feature network; only inception gives FID.")]
@@ -126,12 +131,13 @@ def plan(
     device: Device = "auto",
     workers: Workers = None,
     seed: Seed = None,
+    fold: FoldNumber = None,
     as_json: Json = False,
 ) -> None:
     """Check and fingerprint a data set; decide crop, resize, latent shape, alpha, networks, training."""
     from tumorgen_cli import pipeline
 
-    made = pipeline.plan_dataset(_workspace(work), dataset, tumor_label, device, memory, preset, settings or (), seed, workers)
+    made = pipeline.plan_dataset(_workspace(work), dataset, tumor_label, device, memory, preset, settings or (), seed, workers, fold)
     if as_json:
         console.print_json(made)
     else:
@@ -555,12 +561,13 @@ def run(
     settings: Settings = None,
     device: Device = "auto",
     seed: Seed = None,
+    fold: FoldNumber = None,
     as_json: Json = False,
 ) -> None:
     """Plan, preprocess, train, synthesize, evaluate; run it again and it goes on where it stopped."""
     from tumorgen_cli import pipeline
 
-    result = pipeline.run_all(_workspace(work), dataset, healthy, pairs, judge, tumor_label, memory, preset, settings or (), device, seed)
+    result = pipeline.run_all(_workspace(work), dataset, healthy, pairs, judge, tumor_label, memory, preset, settings or (), device, seed, fold)
     _show_run(result, as_json)
     console.next_command(f"tumorgen synthesize --healthy {healthy} -n 100 --out DIR{_at(work)}")
 

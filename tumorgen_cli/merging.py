@@ -24,12 +24,14 @@ from tumorgen_cli.dataset import Dataset, cases_by_voxels, file_faults, read_dat
 from tumorgen_cli.errors import DataError, Fault, few, gather_faults
 from tumorgen_cli.files import hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
+from tumorgen_cli.folds import SPLITS, nnunet_folds, written_folds
 from tumorgen_cli.records import Provenance
 from tumorgen_cli.shards import claim, division_faults
 from tumorgen_cli.synthesis import read_bare, read_judges, read_learnt_from, read_provenance
 from tumorgen_cli.volumes import read_grid
+from tumorgen_cli.workspace import Splits
 
-SPLITS, RECORD = "splits_final.json", "merge.json"
+RECORD = "merge.json"
 LEARNT, PAINTED = "learnt from its validation cases", "painted into one of them"
 _NAME = re.compile(r"Dataset\d{3}_\w[\w-]*")
 _AGAIN = "run the same `tumorgen synthesize` command again; it adds what is missing (then `tumorgen filter`, if the set is a filtered one)"
@@ -94,8 +96,8 @@ def plan_merge(
 
     A pair is left out of the training of each fold that validates on a case its method has seen (`learnt_from` of its
     set) or on its host, known by name or by voxels. With one fold the cases that no set has learnt from validate: the
-    workspace's held-out ones, from which only pairs painted into them are left out. With more, the real cases are divided
-    as nnU-Net does (k-fold, shuffled with its seed, sorted names); a set then serves the folds whose validation cases its
+    workspace's held-out ones, from which only pairs painted into them are left out. With more, the folds are those of the real
+    data set's `splits_final.json` if it has as many, else nnU-Net's own; a set then serves the folds whose validation cases its
     workspace held out, and no other. A judge that chose a set's pairs and is known to have learnt from cases that validate is warned of.
 
     `oversample`: how often each real case stands in a fold's training list. nnU-Net draws training cases from that list
@@ -113,8 +115,8 @@ def plan_merge(
         faults += _real_faults(real)
         for each in sets:
             faults += _match_faults(real, each)
-        faults += _fold_faults(real, sets, folds)
-    if faults or real is None:
+        divided = gather_faults(faults, lambda: _divide(real, sets, folds))
+    if faults or real is None or divided is None:
         raise DataError(f"The sets cannot be merged: {len(faults)} fault{'s' * (len(faults) > 1)}", faults)
     pairs = _pairs(real, sets)
     named = Counter([*real.cases, *(pair.record.case for pair in pairs)])
@@ -123,7 +125,7 @@ def plan_merge(
         for pair in pairs
         if named[pair.record.case] > 1
     ]
-    made = tuple(_fold(train, held_out, pairs, oversample) for train, held_out in _divide(real, sets, folds))
+    made = tuple(_fold(each.train, each.test, pairs, oversample) for each in divided)
     _warn_of_judges(sets, made)
     places = (out / SPLITS, *([preprocessed / out.name / SPLITS] if preprocessed else []))
     faults += _splits_faults(places[1:], made, oversample)
@@ -166,15 +168,22 @@ def splits_of(folds: Iterable[Fold], oversample: int) -> list[dict[str, list[str
 
 
 # -- folds -----------------------------------------------------------------------------------------------------
-def _divide(real: Dataset, sets: Sequence[_Set], folds: int) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """(train, validation) of real cases per fold."""
-    if folds == 1:
-        seen = {case for each in sets for case in each.learnt_from}
-        return [(tuple(c for c in real.cases if c in seen), tuple(c for c in real.cases if c not in seen))]
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
+def _divide(real: Dataset, sets: Sequence[_Set], folds: int) -> Sequence[Splits]:
+    """The real cases of each fold.
 
-    found = generate_crossval_split(list(real.cases), seed=12345, n_splits=folds)  # the seed of nnU-Net's trainer
-    return [(tuple(map(str, fold["train"])), tuple(map(str, fold["val"]))) for fold in found]
+    Raises:
+        DataError: no case is left to validate on, or fewer than folds.
+    """
+    if folds > 1:
+        path, written = written_folds(real) or ("", [])
+        console.note(f"folds: of {path}" if len(written) == folds else "folds: nnU-Net's own" + f"; {path} has {len(written)}" * bool(written))
+        return written if len(written) == folds else nnunet_folds(real.cases, folds)
+    seen = {case for each in sets for case in each.learnt_from}
+    if sets and seen.issuperset(real.cases):
+        found = "every real case has been learnt from by one of the sets"
+        remedy = "merge sets of one workspace, whose held-out cases are left, or give --folds 5 (a set then serves the folds it knows nothing of)"
+        raise DataError("No case is left", [Fault("--folds 1", found, "real cases that no set knows", remedy)])
+    return [Splits(tuple(c for c in real.cases if c in seen), tuple(c for c in real.cases if c not in seen))]
 
 
 def _fold(train: tuple[str, ...], validation: tuple[str, ...], pairs: Sequence[Pair], oversample: int) -> Fold:
@@ -276,16 +285,6 @@ def _match_faults(real: Dataset, each: _Set) -> list[Fault]:
         expected = "cases of the real data set, by the names they had then: what a fold may have is decided by them"
         faults.append(Fault(f"{each.folder / 'set.json'}: learnt_from", found, expected, remedy))
     return faults
-
-
-def _fold_faults(real: Dataset, sets: Sequence[_Set], folds: int) -> list[Fault]:
-    if folds > len(real.cases):
-        return [Fault(f"--folds {folds}", f"{len(real.cases)} real cases", "a case to validate on per fold", "give fewer folds")]
-    if folds == 1 and sets and not set(real.cases) - {case for each in sets for case in each.learnt_from}:
-        found = "every real case has been learnt from by one of the sets"
-        remedy = "merge sets of one workspace, whose held-out cases are left, or give --folds 5 (a set then serves the folds it knows nothing of)"
-        return [Fault("--folds 1", found, "real cases that no set knows", remedy)]
-    return []
 
 
 def _name_faults(out: Path, preprocessed: Path | None) -> list[Fault]:

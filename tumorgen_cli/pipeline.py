@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
 from tumorgen_cli.faults import read_header
 from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
+from tumorgen_cli.folds import nnunet_folds, written_folds
 from tumorgen_cli.hosts import window_shape
 from tumorgen_cli.judges import find_judge, needed_judge
 from tumorgen_cli.methods import METHODS, find_method
@@ -50,11 +51,14 @@ def plan_dataset(
     settings: Sequence[str] = (),
     seed: int | None = None,
     workers: int | None = None,
+    fold: int | None = None,
 ) -> Plan:
     """Checks, fingerprints and plans a data set; writes fingerprint, splits and plan.
 
+    `fold`: see `make_splits`; None for that which the workspace was planned with before.
+
     Raises:
-        DataError: the data set's faults. PlanError: a bad preset or setting. StateError: another set's workspace.
+        DataError: the data set's faults. PlanError: a bad preset, setting or fold. StateError: another set's workspace.
     """
     overrides = read_overrides(preset, settings)
     if seed is not None:
@@ -63,7 +67,9 @@ def plan_dataset(
     with locked(workspace.root, "plan"):
         _check_owner(workspace, dataset)
         fingerprint = _fingerprint(workspace, dataset, workers)
-        splits = make_splits(dataset, fingerprint)
+        if fold is None and workspace.splits_file.is_file():
+            fold = workspace.splits().fold
+        splits = make_splits(dataset, fold)
         sections = {method: find_method(method).plan_section for method in METHODS}
         plan = make_plan(fingerprint, splits.train, find_budget(device, memory_gib), sections, overrides)
         for method in METHODS:  # each method reads its section strictly, so a wrong --set is told now
@@ -120,30 +126,21 @@ def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) ->
     return findings.fingerprint
 
 
-def make_splits(dataset: Dataset, fingerprint: Fingerprint) -> Splits:
-    """Fold 0 of nnU-Net's `splits_final.json` where there is one, else every fifth case held out."""
-    known = {case.case for case in fingerprint.cases}
-    places = [dataset.path / "splits_final.json"]
-    if "nnUNet_preprocessed" in os.environ:
-        places.append(Path(os.environ["nnUNet_preprocessed"]) / dataset.name / "splits_final.json")
-    for path in places:
-        if not path.is_file():
-            continue
-        folds = read_plain(path, "correct or remove it")
-        try:
-            fold = Splits(tuple(folds[0]["train"]), tuple(folds[0]["val"]))
-        except (KeyError, IndexError, TypeError) as error:
-            fault = Fault(str(path), f"no fold 0 with train and val ({error!r})", "nnU-Net's format", "correct or remove it")
-            raise DataError("The splits cannot be read", [fault]) from error
-        strangers = sorted({*fold.train, *fold.test} - known)
-        both = sorted({*fold.train} & {*fold.test})
-        faults = [Fault(f"{path}: {case}", "a case that the data set lacks", "one of its cases", "correct or remove it") for case in strangers]
-        faults += [Fault(f"{path}: {case}", "in train and val", "in one of them", "correct or remove it") for case in both]
-        if faults:
-            raise DataError("The splits do not fit the data set", faults)
-        console.note(f"splits: fold 0 of {path}")
-        return fold
-    return Splits(*rules.split_cases(sorted(known)))
+def make_splits(dataset: Dataset, fold: int | None) -> Splits:
+    """A fold of nnU-Net's `splits_final.json`, 0 unless given; where there is none, every fifth case held out, or, if given, of nnU-Net's five.
+
+    Raises:
+        DataError: folds that do not fit the data set. PlanError: no such fold.
+    """
+    written, number = written_folds(dataset), fold or 0
+    if written is None and fold is None:
+        return Splits(*rules.split_cases(dataset.cases))
+    where, folds = written or ("nnU-Net's own five", nnunet_folds(dataset.cases, 5))
+    if number >= len(folds):
+        fault = Fault(f"--fold {number}", f"{len(folds)} in {where}", f"0 to {len(folds) - 1}", "choose one of these")
+        raise PlanError("No such fold", [fault])
+    console.note(f"splits: fold {number} of {where}")
+    return replace(folds[number], fold=fold)
 
 
 def plan_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
@@ -545,11 +542,12 @@ def run_all(
     settings: Sequence[str] = (),
     device: DeviceName = "auto",
     seed: int | None = None,
+    fold: int | None = None,
     features: str = FEATURES[0],
 ) -> RunReport:
     """Every command in order; each sees for itself what is done."""
     console.headline("1/5 plan")
-    plan_dataset(workspace, dataset, tumor_label, device, memory_gib, preset, settings, seed)
+    plan_dataset(workspace, dataset, tumor_label, device, memory_gib, preset, settings, seed, fold=fold)
     console.headline("2/5 preprocess")
     preprocess_dataset(workspace)
     console.headline("3/5 train")

@@ -13,10 +13,11 @@ from tumorgen_cli.records import Fingerprint
 
 @dataclass(frozen=True)
 class Splits:
-    """Case names to learn from, and held out."""
+    """Case names to learn from, and held out; `fold`: the one that was asked for."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
+    fold: int | None = None
 
 
 @dataclass(frozen=True)

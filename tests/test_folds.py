@@ -1,0 +1,67 @@
+"""What is held out: a fold of the data set's file, of nnU-Net's own five, or every fifth case."""
+
+from types import SimpleNamespace
+
+import pytest
+from conftest import plan_toy
+
+from tumorgen_cli import pipeline
+from tumorgen_cli.errors import DataError, PlanError
+from tumorgen_cli.files import write_json
+from tumorgen_cli.folds import nnunet_folds, written_folds
+from tumorgen_cli.workspace import Splits, Workspace
+
+CASES = tuple(f"c{i}" for i in range(7))
+OWN = [{"train": ["c2", "c3"], "val": ["c0"]}, {"train": ["c0", "c3"], "val": ["c2", "c4"]}]
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    return SimpleNamespace(path=tmp_path / "raw", name="Dataset501_X", cases=CASES)
+
+
+def test_the_file_beside_the_data_comes_before_the_preprocessed_one(dataset, tmp_path, monkeypatch):
+    assert written_folds(dataset) is None
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "ready"))
+    write_json(tmp_path / "ready" / dataset.name / "splits_final.json", OWN[1:])
+    assert pipeline.make_splits(dataset, None) == Splits(("c0", "c3"), ("c2", "c4"))
+    write_json(dataset.path / "splits_final.json", OWN)
+    assert written_folds(dataset) == (dataset.path / "splits_final.json", [Splits(("c2", "c3"), ("c0",)), Splits(("c0", "c3"), ("c2", "c4"))])
+    assert pipeline.make_splits(dataset, None) == Splits(("c2", "c3"), ("c0",))
+    assert pipeline.make_splits(dataset, 1) == Splits(("c0", "c3"), ("c2", "c4"), 1)
+    with pytest.raises(PlanError, match=r"2 in .*splits_final\.json"):
+        pipeline.make_splits(dataset, 2)
+
+
+def test_without_a_file_folds_are_nnunets_if_one_is_asked_for(dataset):
+    assert pipeline.make_splits(dataset, None).test == ("c4",)
+    folds = nnunet_folds(CASES, 5)
+    assert sorted(case for fold in folds for case in fold.test) == sorted(CASES)
+    assert all({*fold.train} == {*CASES} - {*fold.test} for fold in folds)
+    assert pipeline.make_splits(dataset, 3) == Splits(folds[3].train, folds[3].test, 3)
+    with pytest.raises(PlanError, match="5 in nnU-Net's own five"):
+        pipeline.make_splits(dataset, 5)
+    with pytest.raises(DataError, match="3 cases"):
+        nnunet_folds(CASES[:3], 5)
+
+
+def test_every_fault_of_the_file_is_told(dataset):
+    write_json(dataset.path / "splits_final.json", [{"train": ["c0", "x", "y"], "val": ["c1"]}, {"train": ["c0", "x"], "val": ["c0"]}])
+    with pytest.raises(DataError) as error:
+        written_folds(dataset)
+    assert [fault.found for fault in error.value.faults] == ["a case that the data set lacks"] * 2 + ["in train and val of fold 1"]
+    for content in ([], [{"train": []}], {"a": 1}):
+        write_json(dataset.path / "splits_final.json", content)
+        with pytest.raises(DataError, match="no folds with train and val"):
+            written_folds(dataset)
+
+
+def test_a_workspace_keeps_its_fold(phantoms, tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    workspace = Workspace(tmp_path / "work")
+    plan_toy(workspace, str(phantoms.dataset), fold=2)
+    first = workspace.splits()
+    assert (first.fold, first.test) == (2, nnunet_folds([*first.train, *first.test], 5)[2].test)
+    plan_toy(workspace, str(phantoms.dataset))
+    assert workspace.splits() == first

@@ -1,0 +1,60 @@
+"""The folds of a data set: those of nnU-Net's `splits_final.json` where there is one, else those that nnU-Net would make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tumorgen_cli.dataset import Dataset
+from tumorgen_cli.errors import DataError, Fault
+from tumorgen_cli.files import read_plain
+from tumorgen_cli.workspace import Splits
+
+SPLITS = "splits_final.json"
+
+
+def written_folds(dataset: Dataset) -> tuple[Path, list[Splits]] | None:
+    """Where the data set's folds are written, beside it or in $nnUNet_preprocessed, and the folds; None where there are none.
+
+    Raises:
+        DataError: not nnU-Net's format, a case that the data set lacks, or one that is in both parts of a fold.
+    """
+    places = [dataset.path / SPLITS]
+    if "nnUNet_preprocessed" in os.environ:
+        places.append(Path(os.environ["nnUNet_preprocessed"]) / dataset.name / SPLITS)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        return None
+    remedy = "correct or remove it"
+    try:
+        folds = [Splits(tuple(fold["train"]), tuple(fold["val"])) for fold in read_plain(path, remedy)]
+        folds[0]
+    except (KeyError, IndexError, TypeError) as error:
+        fault = Fault(str(path), f"no folds with train and val ({error!r})", "nnU-Net's format", remedy)
+        raise DataError("The splits cannot be read", [fault]) from error
+    strangers = {case for fold in folds for case in (*fold.train, *fold.test)} - {*dataset.cases}
+    faults = [Fault(f"{path}: {case}", "a case that the data set lacks", "one of its cases", remedy) for case in sorted(strangers)]
+    faults += [
+        Fault(f"{path}: {case}", f"in train and val of fold {number}", "in one of them", remedy)
+        for number, fold in enumerate(folds)
+        for case in sorted({*fold.train} & {*fold.test})
+    ]
+    if faults:
+        raise DataError("The splits do not fit the data set", faults)
+    return path, folds
+
+
+def nnunet_folds(cases: Sequence[str], count: int) -> list[Splits]:
+    """The folds that nnU-Net makes of so many: shuffled with its seed, from sorted names.
+
+    Raises:
+        DataError: fewer cases than folds.
+    """
+    if len(cases) < count:
+        remedy = "ask for fewer folds, or write a splits_final.json"
+        raise DataError("Too few cases", [Fault(f"{count} folds", f"{len(cases)} cases", "a case to validate on per fold", remedy)])
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    found = generate_crossval_split(sorted(cases), seed=12345, n_splits=count)  # the seed of nnU-Net's trainer
+    return [Splits(tuple(map(str, fold["train"])), tuple(map(str, fold["val"]))) for fold in found]
