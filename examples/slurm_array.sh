@@ -9,10 +9,10 @@
 # number, with the number of shards it was one of: sbatch --array=3 --export=ALL,SHARDS=8 examples/slurm_array.sh synthesize ...
 #SBATCH --job-name=tumorgen
 #SBATCH --array=1-8
-#SBATCH --gres=gpu:1
+#SBATCH --gres=gpu:1               # for a workspace planned on a GPU; networks planned on a CPU gain little
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=16G
-#SBATCH --time=04:00:00
+#SBATCH --time=12:00:00
 #SBATCH --requeue
 #SBATCH --output=tumorgen_%A_%a.log
 set -euo pipefail

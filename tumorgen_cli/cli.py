@@ -380,7 +380,7 @@ def evaluate(
 
     reports = pipeline.evaluate_sets(_workspace(work), synthetic or (), judge, device, features, inception, seed)
     _show_scores(reports, as_json)
-    console.next_command(f"open {reports[-1].page}")
+    console.next_command(f"open {reports[-1].page}, then: tumorgen merge DATASET SET --out Dataset601_Merged{_at(work)}")
 
 
 @app.command()
