@@ -18,6 +18,7 @@ from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.files import read_record, write_json
 from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
 from tumorgen_cli.live import Painting
+from tumorgen_cli.methods import find_method
 from tumorgen_cli.nnunet import Schedule, Size
 from tumorgen_cli.workspace import Splits, Workspace
 
@@ -141,6 +142,27 @@ def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
     assert [name for name, _ in nnunets[6:]] == ["copypaste_seed0", "copypaste_seed1"]  # other pairs; the real arm stays
     assert measure_gains(copy, design, phantoms.healthy, None, "cpu").result == first.result
     assert len(nnunets) == 8  # what gave way was kept
+
+
+def test_weights_that_have_seen_held_out_cases_are_no_arm(copy, nnunets, phantoms, monkeypatch):
+    """Given by --init from a workspace of another fold, say."""
+    seen = copy.splits().test[0]
+    monkeypatch.setattr(find_method("copypaste"), "learnt_from", lambda self: (*self.workspace.splits().train, seen))
+    design = dataclasses.replace(DESIGN, arms=("real", "copypaste", "copypaste-live"), fractions=(1.0,), seeds=1)
+    made = measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    assert [run.arm for run in made.result.runs] == ["real"]
+    assert [(failure.arm, seen in failure.reason) for failure in made.result.failures] == [("copypaste", True), ("copypaste-live", True)]
+
+
+def test_checkpoints_may_be_deleted(copy, nnunets, phantoms):
+    """Scores stay, and what is trained later is as long as what was."""
+    design = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1)
+    measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    for results in (copy.root / "downstream").rglob("nnUNet_results"):
+        shutil.rmtree(results)
+    made = measure_gains(copy, dataclasses.replace(design, seeds=2), phantoms.healthy, None, "cpu")
+    assert len(made.result.runs) == 4
+    assert [job.schedule for _, job in nnunets] == [None, *[Schedule(3, 7, 0.5)] * 3]
 
 
 def test_all_trainings_of_so_many_minutes_are_equally_long(copy, nnunets, phantoms):

@@ -1,5 +1,6 @@
 """What is held out: a fold of the data set's file, of nnU-Net's own five, or every fifth case."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from conftest import plan_toy
 from tumorgen_cli import pipeline
 from tumorgen_cli.errors import DataError, PlanError
 from tumorgen_cli.files import write_json
-from tumorgen_cli.folds import nnunet_folds, written_folds
+from tumorgen_cli.folds import folds_with, nnunet_folds, written_folds
 from tumorgen_cli.workspace import Splits, Workspace
 
 CASES = tuple(f"c{i}" for i in range(7))
@@ -55,6 +56,18 @@ def test_every_fault_of_the_file_is_told(dataset):
         write_json(dataset.path / "splits_final.json", content)
         with pytest.raises(DataError, match="no folds with train and val"):
             written_folds(dataset)
+
+
+def test_the_folds_beside_a_workspaces_own(dataset):
+    own = Splits(("c0", "c1"), ("c5",))
+    assert folds_with(dataset, own) == ([own], 0)
+    five = nnunet_folds(CASES, 5)
+    assert folds_with(dataset, replace(five[2], fold=2)) == (five, 2)
+    assert folds_with(dataset, five[2]) == ([five[2]], 0)  # drawn otherwise
+    write_json(dataset.path / "splits_final.json", OWN)
+    written = written_folds(dataset)[1]
+    assert folds_with(dataset, written[1]) == (written, 1)
+    assert folds_with(dataset, own) == ([own], 0)  # the file has changed since
 
 
 def test_a_workspace_keeps_its_fold(phantoms, tmp_path, monkeypatch):

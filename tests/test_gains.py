@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tumorgen_cli import downstream_page
 from tumorgen_cli.gains import Lesion, PatientScore, Run, score_patient, size_strata, summarize_arms
 
 
@@ -73,8 +74,19 @@ def test_gains_are_paired_by_patient_and_seed():
 def test_fewer_false_positives_are_better():
     arms = summarize_arms([run("real", 0, [0.5, 0.6, 0.7], spurious=4), run("syntumor", 0, [0.5, 0.6, 0.7], spurious=1)])
     measure = arms[1].false_positives
-    assert measure.gain.mean == -3
+    assert measure.gain.mean == 3
     assert (measure.better, measure.worse) == (3, 0)
+
+
+def test_a_gain_is_of_the_seeds_that_both_have():
+    """An arm of three seeds beside two of real cases: its mean is of three, its gain of two, and the page says so."""
+    runs = [run("real", seed, [0.5, 0.6]) for seed in (0, 1)] + [run("syntumor", seed, [0.5 + seed / 10, 0.6]) for seed in range(3)]
+    real, own = summarize_arms(runs)
+    assert (own.dice.seeds, own.seeds) == (2, 3)
+    assert own.dice.over_patients.mean == pytest.approx(0.6)
+    assert own.dice.gain.mean == pytest.approx(0.025)
+    assert "of 2 shared seeds" in downstream_page._table([real, own])
+    assert "shared" not in downstream_page._table([real, summarize_arms(runs[:4])[1]])
 
 
 def test_equal_gains_are_ties():
@@ -123,7 +135,7 @@ def test_sizes_count_lesions_once():
     assert large.dice.over_patients.mean == pytest.approx(0.6)
     own = [run("syntumor", seed, [0.5, 0.6, 0.9], spurious=2) for seed in range(2)]
     small, large = summarize_arms([*runs, *own])[1].by_size
-    assert (small.false_positives.gain.mean, large.false_positives.gain.mean) == (2, 0)  # of their own size, in every patient
+    assert (small.false_positives.gain.mean, large.false_positives.gain.mean) == (-2, 0)  # of their own size, in every patient
     assert large.sensitivity.gain.mean == 0.5
     assert small.dice.gain.mean == pytest.approx(0.3)
     assert large.dice.gain.mean == pytest.approx(0.15)

@@ -184,6 +184,10 @@ def test_held_out_scores_by_hand(tmp_path):
     assert a.dice == pytest.approx(2 / 3, abs=1e-4)
     assert score_held_out(FakeJudge(), cases[:1], 2, 100.0)[0].surface_dice == 1.0  # everything is near enough
     assert (b.dice, b.surface_dice) == (None, None)
+    image[7, 7, 7] = 4  # where another label lies
+    write_volume(tmp_path / "a_0000.nii.gz", image, grid)
+    assert score_held_out(FakeJudge(), cases[:1], 2, 2.0)[0].dice < a.dice
+    assert score_held_out(FakeJudge(), cases[:1], 2, 2.0, ignored=1)[0].dice == a.dice
 
 
 RECORD = JudgeRecord(

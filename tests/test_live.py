@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_cli import call, told
 
-from tumorgen_cli import judge, live, painter
+from tumorgen_cli import folds, judge, live, painter
 from tumorgen_cli.devices import peak_memory_gib
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.files import from_plain, write_json
@@ -25,6 +25,8 @@ from tumorgen_cli.nnunet_setup import job_folders, job_lines, set_up
 from tumorgen_cli.painter import around, locations, mix, paint, times_met
 from tumorgen_cli.pool import Entry, Pool
 from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.volumes import read_volume, write_volume
+from tumorgen_cli.workspace import Splits
 
 
 def entry(number, value=0.0, shape=(6, 5, 4)):
@@ -256,7 +258,7 @@ def test_the_painter_fills_a_bounded_pool_and_goes_on_with_its_numbers(painting,
     progress = from_plain(Progress, json.loads((tmp_path / live.PROGRESS).read_text()))
     assert (progress.painted, progress.given_up) == (3, 0)
     assert progress.seconds > 0 < progress.busy_seconds
-    assert 0.1 < progress.peak_memory_gib <= peak_memory_gib()  # a process with torch or nnU-Net in it
+    assert 0.1 < progress.peak_memory_gib <= peak_memory_gib() + 0.001  # a process with torch or nnU-Net in it
     found = pool.draw(lambda: 0.0)
     assert found.image.shape[0] == 1
     assert found.labels.shape[1:] == found.image.shape[1:]
@@ -372,7 +374,7 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste", "--probability", 0.25)
     lines = made.stdout.splitlines()
     folder = Path(live.__file__).parent / "nnunet_trainers"
-    file = unpainted.root / "nnunet" / "tumorgen.json"
+    (file,) = (unpainted.root / "nnunet").glob("tumorgen_copypaste_*.json")
     assert lines == [f"export nnUNet_extTrainer={folder}", f"export TUMORGEN_PAINTING={file}"]
     assert [path.name for path in folder.glob("*.py")] == ["nnUNetTrainerTumorGen.py"]  # nnU-Net imports every module there
     assert "-tr nnUNetTrainerTumorGen" in told(made)
@@ -385,6 +387,9 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     assert set(found.weights) == {"donors"}
     splits = json.loads((file.parent / "splits_final.json").read_text())
     assert splits == [{"train": list(unpainted.splits().train), "val": list(unpainted.splits().test)}]
+    assert "nnUNetv2_train DATASET 3d_fullres 0" in told(made)
+    call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste", "--probability", 0.5)
+    assert live.read_record(Painting, file, "") == found  # a job that waits keeps its own
     monkeypatch.setenv("nnUNet_extTrainer", "/elsewhere")
     assert job_lines(file)[0] == f"export nnUNet_extTrainer={folder}{os.pathsep}$nnUNet_extTrainer"
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
@@ -403,6 +408,27 @@ def test_the_folder_of_raw_data_sets_is_one_that_holds_some(unpainted, phantoms,
     assert job_folders(unpainted)["nnUNet_raw"] == Path("/raw")
 
 
+def test_the_folds_are_the_data_sets_and_the_workspaces_has_its_number(unpainted, phantoms, monkeypatch):
+    """One file for the workspaces of all folds, in which each trains its own."""
+    train, test = unpainted.splits().train, unpainted.splits().test
+    other, own = Splits(tuple({*train, *test} - {train[0]}), (train[0],)), Splits(train[::-1], test)
+    monkeypatch.setattr(folds, "written_folds", lambda _: (Path("splits_final.json"), [other, own]))
+    made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste")
+    assert "nnUNetv2_train DATASET 3d_fullres 1" in told(made)
+    written = json.loads((unpainted.root / "nnunet" / "splits_final.json").read_text())
+    assert [fold["val"] for fold in written] == [[train[0]], list(test)]
+
+
+def test_hosts_that_were_exchanged_are_told(painting, phantoms, tmp_path):
+    shutil.copytree(phantoms.healthy, tmp_path / "healthy")
+    own = replace(painting, healthy=str(tmp_path / "healthy"))
+    painter.open_studio(own)
+    image, grid = read_volume(tmp_path / "healthy" / "Healthy_000_0000.nii.gz")
+    write_volume(tmp_path / "healthy" / "Healthy_000_0000.nii.gz", image[::-1], grid)
+    with pytest.raises(StateError, match="sizes of the hosts' files"):
+        painter.open_studio(own)
+
+
 def test_everything_that_is_missing_is_told_at_once(workspace, tmp_path):
     arguments = ("-w", workspace.root, "--healthy", tmp_path, "--until-pass", 2, "--judge", tmp_path / "none", "--device", "cpu")
     text = told(call("nnunet-setup", *arguments, code=1))
@@ -410,7 +436,7 @@ def test_everything_that_is_missing_is_told_at_once(workspace, tmp_path):
     assert "3. " in text
     for part in ("tumorgen train", "no scans", "plans.json"):
         assert part in text, part
-    assert not (workspace.root / "nnunet" / "tumorgen.json").exists()
+    assert not [*(workspace.root / "nnunet").glob("tumorgen*.json")]
 
 
 def test_a_held_out_host_by_another_name_is_told(workspace, phantoms, tmp_path):
@@ -510,12 +536,16 @@ class FakeChild:
         return self.code
 
 
+def impatient(_):
+    raise TimeoutError
+
+
 @pytest.fixture
 def living(painting, tmp_path, monkeypatch):
     """A trainer's side of painting, its log and its painters."""
     log, children = [], []
     monkeypatch.setattr(live.subprocess, "Popen", lambda *a, **k: children.append(FakeChild(*a, **k)) or children[-1])
-    monkeypatch.setattr(live.time, "sleep", lambda _: None)
+    monkeypatch.setattr(live.time, "sleep", impatient)
     parts = {
         "output_folder": str(tmp_path), "print_to_log_file": log.append, "configuration_manager": SimpleNamespace(patch_size=[16, 16, 16]),
         "configure_rotation_dummyDA_mirroring_and_inital_patch_size": lambda: (None, False, np.array([24, 22, 20]), (0, 1, 2)),
@@ -541,6 +571,10 @@ def test_the_log_says_what_is_painted_and_what_it_costs(living, painting):
         made.pool.put(replace(full, number=number + 2))
     taken = sum(path.stat().st_size for path in made.pool.folder.rglob("*") if path.is_file()) / 2 * 3  # a third is written meanwhile
     assert taken / 2**20 <= most + 0.5 <= 1.2 * taken / 2**20 + 1
+    with pytest.raises(TimeoutError):  # entries of an earlier painter are not enough
+        made.wait()
+    write_json(made.folder / live.PROGRESS, Progress(0, 0, "", 0.0, 0.0, 0.5))
+    del log[2:]
     made.wait()
     assert len(log) == 2
     write_json(made.folder / live.PROGRESS, Progress(7, 1, "No tumor came", 3.0, 20.0, 0.625))

@@ -153,6 +153,14 @@ def test_a_pair_painted_into_a_validation_case_is_left_out(real, tmp_path, monke
     assert sorted(read) == [f"{case}_0000.nii.gz" for case in sorted(REAL) if case != "r00"]
 
 
+def test_a_host_that_bears_the_name_of_another_case_is_known(real, tmp_path):
+    """Scans that were numbered anew: the host r00 is the data set's validation case r09."""
+    image, _ = read_volume(real / "imagesTr" / "r09_0000.nii.gz")
+    (fold,) = merge(real, write_set(tmp_path / "anew", [("r00", hash_voxels(image)), "r00"])).folds
+    assert fold.left_out == {PAINTED: 1}
+    assert fold.pairs == ("anew_r00_s0001",)
+
+
 def test_one_fold_validates_on_what_no_set_has_learnt_from(real, healthy, tmp_path):
     other = write_set(tmp_path / "other", ["h1"], ["r04", "r01"])
     (fold,) = merge(real, healthy, other).folds

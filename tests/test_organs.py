@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tumorgen_cli.dataset import read_dataset
+from tumorgen_cli.dataset import organ_labels, read_dataset
 from tumorgen_cli.errors import DataError, PlanError
 from tumorgen_cli.organs import organ_cases, organs_of, tumor_free_subset
 from tumorgen_cli.records import Grid
@@ -24,6 +24,10 @@ def labels(*tumors):
     for x, y, z in tumors:
         out[x : x + 3, y : y + 3, z : z + 3] = TUMOR
     return out
+
+
+def test_what_nnunet_ignores_is_no_organ():
+    assert organ_labels({"background": 0, "liver": 1, "tumor": 3, "ignore": 4}, 3) == {"liver": 1}
 
 
 @pytest.fixture

@@ -626,11 +626,11 @@ def nnunet_setup(
         console.print_json(made)
     for line in () if as_json else made.lines:
         typer.echo(line)
-    split = f"copy {Path(made.file).parent / 'splits_final.json'} into $nnUNet_preprocessed/DATASET (a merged set has its own)"
+    split = f"copy {Path(made.file).parent / 'splits_final.json'} into $nnUNet_preprocessed/DATASET (not for a merged set, which has its own)"
     exports = export_line(job_folders(_workspace(work)))
     script = "add the two lines to the job script" + f" and, as nnU-Net's folders are not all set, `{exports}`" * bool(exports)
     prepare = "nnUNetv2_plan_and_preprocess, where DATASET is not preprocessed"
-    console.next_command(f"{script}; {prepare}; {split}; then nnUNetv2_train DATASET 3d_fullres 0 -tr {TRAINER}")
+    console.next_command(f"{script}; {prepare}; {split}; then nnUNetv2_train DATASET 3d_fullres {made.fold} -tr {TRAINER}")
 
 
 def _parse_box(text: str | None) -> Any:

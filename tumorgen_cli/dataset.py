@@ -205,6 +205,11 @@ def host_labels(folder: Path, labels: Mapping[str, int], tumor_name: str, file_e
     return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
 
 
+def organ_labels(labels: Mapping[str, int], tumor_label: int) -> dict[str, int]:
+    """The labels of a data set beside background, the tumor and what nnU-Net is told to ignore."""
+    return {name: value for name, value in labels.items() if value not in (0, tumor_label) and name != "ignore"}
+
+
 def cases_by_voxels(dataset: Dataset, cases: Sequence[str], shapes: Collection[Shape]) -> dict[Shape, dict[str, str]]:
     """The cases of a data set by the shape of their first channel and by what `hash_voxels` says of it; of other shapes none is read."""
     images = {case: dataset.image_files(case)[0] for case in cases}

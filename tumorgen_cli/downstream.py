@@ -22,7 +22,7 @@ from tumorgen_cli.budgets import Budget, train_within
 from tumorgen_cli.dataset import Dataset, case_words, cases_among
 from tumorgen_cli.devices import DeviceName, find_device
 from tumorgen_cli.downstream_runs import PREDICTIONS, attained_share, forget_stale_scores, measured_schedule, run_folder, train_and_score
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, one_line
+from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few, one_line
 from tumorgen_cli.evaluation import synthetic_cases
 from tumorgen_cli.files import locked, none_for_nan, to_plain, write_json, write_text
 from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, summarize_arms
@@ -31,7 +31,7 @@ from tumorgen_cli.nnunet_setup import set_up
 from tumorgen_cli.pipeline import dataset_of, healthy_sources, synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import box_slices, display_of, display_range, spread_over
-from tumorgen_cli.stages import check_preprocessed
+from tumorgen_cli.stages import check_preprocessed, open_method
 from tumorgen_cli.subsets import subset_workspace
 from tumorgen_cli.volumes import read_image, read_volume
 from tumorgen_cli.windows import scan_limits, tight_box
@@ -163,8 +163,8 @@ def nested_order(cases: Sequence[str], seed: int) -> list[str]:
 
 # -- pairs ---------------------------------------------------------------------------------------------------------
 def _pairs(workspace: Workspace, arm: str, count: int, healthy: Path | None, cases: str | None, device: DeviceName) -> list[CaseFiles]:
-    """The pairs of an arm: its method is trained where it is not, and paints what is missing."""
-    train_within(workspace, arm, Budget(), device)
+    """The pairs of an arm, its method trained."""
+    _learn(workspace, arm, device)
     found: list[CaseFiles] = []
     hosts: list[dict[str, Any]] = [{"healthy": healthy}] * (healthy is not None) + [{"cases": cases}] * (cases is not None)
     for number, host in enumerate(hosts):
@@ -180,10 +180,23 @@ def _painting(
     workspace: Workspace, method: str, folder: Path, design: Design, healthy: Path | None, cases: str | None, device: DeviceName
 ) -> Path:
     """The file that says what a live arm paints, at the rate at which the other arms see pairs."""
-    train_within(workspace, method, Budget(), device)
+    _learn(workspace, method, device)
     probability = round(1 - attained_share(design), 4)
     made = set_up(workspace, method, healthy, cases, probability=probability, device=device, folder=folder)  # type: ignore[arg-type]
     return Path(made.file)
+
+
+def _learn(workspace: Workspace, method: str, device: DeviceName) -> None:
+    """Trains what is not trained of a method.
+
+    Raises:
+        StateError: weights that were given to it have seen held-out cases.
+    """
+    train_within(workspace, method, Budget(), device)
+    seen = sorted({*open_method(workspace, method, device).learnt_from()} & {*workspace.splits().test})
+    if seen:
+        fault = Fault(method, f"given weights have learnt from {len(seen)} held-out cases ({few(seen)})", "none", "train without them (--restart)")
+        raise StateError("Held-out cases have been learnt from", [fault])
 
 
 # -- what is written -----------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def _table(arms: Sequence[Arm]) -> str:
         row = [escape(arm.arm), str(arm.pairs), percent(arm.real_share), str(arm.seeds)]
         for name in _TITLES:
             measure = getattr(arm, name)
-            row += [_own(measure, arm.spread_over_seeds if name == "dice" else math.nan), _told_gain(measure)]
+            row += [_own(measure, arm.spread_over_seeds if name == "dice" else math.nan), _told_gain(measure, arm.seeds)]
         rows.append(row)
     return table(header, rows)
 
@@ -112,12 +112,13 @@ def _own(measure: Measure, over_seeds: float) -> str:
     return around(own.mean, own.low, own.high) + spread + "</small>"
 
 
-def _told_gain(measure: Measure) -> str:
+def _told_gain(measure: Measure, seeds: int) -> str:
     gain = measure.gain
     if gain is None:
         return "–"
     p = f"p {measure.p:.3f}" if math.isfinite(measure.p) else "no test"
-    return f"{around(gain.mean, gain.low, gain.high)}<br><small>{measure.better} better, {measure.worse} worse, {p}</small>"
+    shared = f", of {measure.seeds} shared seeds" if measure.seeds < seeds else ""
+    return f"{around(gain.mean, gain.low, gain.high)}<br><small>{measure.better} better, {measure.worse} worse, {p}{shared}</small>"
 
 
 def _sizes(arms: Sequence[Arm]) -> str:
@@ -159,8 +160,8 @@ def _notes(result: Downstream) -> str:
         "patients taught nothing and chose no pair; only the methods' grid and clip window (spacing, extents, intensities), as nnU-Net's own "
         "fingerprint, are of all cases, theirs included.",
         "A patient counts once: the mean over seeds. Intervals are 95 % bootstrap over patients; p is Wilcoxon's signed-rank test of the paired "
-        "gains, not corrected for the number of comparisons, and above 0.05 with fewer than 6 patients that gain or lose. Spread is the "
-        "standard deviation.",
+        "gains (of false positives: how many fewer), not corrected for the number of comparisons, and above 0.05 with fewer than 6 patients that "
+        "gain or lose. Spread is the standard deviation.",
         "Seeds are of nnU-Net's training alone: real cases, methods and pairs are the same with each, and nnU-Net's loaders draw as they will.",
         f"DSC and NSD (at {result.tolerance_mm:g} mm) over whole scans; a lesion is found by one voxel in common, a false positive touches none.",
     )

@@ -38,6 +38,7 @@ from tumorgen_cli.plan import Plan
 from tumorgen_cli.volumes import read_image, read_volume, write_volume
 
 PREDICTIONS = "predictions"
+_SCHEDULE = "schedule.json"
 
 
 def prepared_folder(root: Path, cases: int) -> Path:
@@ -124,6 +125,7 @@ def train_and_score(
             if error is not None:
                 raise error
             schedule = read_record(Schedule, _schedule_file(task.folder), "delete the run's folder")
+            write_json(task.folder / _SCHEDULE, schedule)
             runs[task.name] = _score(task, plan, schedule, kind)
         except TumorgenError as failed:  # the other runs are no worse for it
             failures.append(Failure(task.arm, count, f"seed {task.seed}: {one_line(failed)}"))
@@ -221,7 +223,9 @@ def measured_schedule(root: Path, minutes: float, kind: str) -> Schedule | None:
 
 
 def _schedule_file(folder: Path) -> Path:
-    return results_folder(folder) / "fold_all" / "schedule.json"
+    """What the minutes of a run came to: nnU-Net's, and from the end of training on the run's own, so that checkpoints may be deleted."""
+    kept = folder / _SCHEDULE
+    return kept if kept.is_file() else results_folder(folder) / "fold_all" / _SCHEDULE
 
 
 def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
@@ -259,8 +263,9 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
     patients = []
     for case in task.data.test:
         image, grid = read_image(case.images)
-        truth = read_volume(case.label)[0] == task.data.labels[task.data.tumor_name]
-        found = model.tumor(image, grid)
+        labels, _ = read_volume(case.label)
+        truth = labels == task.data.labels[task.data.tumor_name]
+        found = model.tumor(image, grid) & (labels != task.data.ignored)
         write_volume(task.folder / PREDICTIONS / f"{case.name}{task.data.file_ending}", found.astype(np.uint8), grid)
         patients.append(score_patient(case.name, found, truth, grid.spacing_mm, plan.tolerance_mm))
     steps, seconds = schedule.epochs * schedule.iterations, torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)["seconds"]

@@ -45,6 +45,16 @@ def written_folds(dataset: Dataset) -> tuple[Path, list[Splits]] | None:
     return path, folds
 
 
+def folds_with(dataset: Dataset, splits: Splits) -> tuple[list[Splits], int]:
+    """The data set's folds, or nnU-Net's own five if `splits` are of one asked for, and the number of that fold; else `splits` alone."""
+    written = written_folds(dataset)
+    for folds in (written[1] if written else [], nnunet_folds(dataset.cases, 5) if splits.fold is not None else []):
+        for number, fold in enumerate(folds):
+            if ({*fold.train}, {*fold.test}) == ({*splits.train}, {*splits.test}):
+                return folds, number
+    return [splits], 0
+
+
 def nnunet_folds(cases: Sequence[str], count: int) -> list[Splits]:
     """The folds that nnU-Net makes of so many: shuffled with its seed, from sorted names.
 

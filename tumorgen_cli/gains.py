@@ -61,8 +61,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of an arm over patients, the spread between them, and the gain over real cases alone: interval, p of
-    Wilcoxon's signed-rank test, patients better and worse; nan and 0 for the real arm itself."""
+    """A measure of an arm over patients, the spread between them, and the gain over real cases alone (of false positives: how many
+    fewer): interval, p of Wilcoxon's signed-rank test, patients better and worse; nan and 0 for the real arm itself.
+
+    `seeds` both arms have: the gain is of these, the measure of all of the arm's own.
+    """
 
     over_patients: Summary
     spread: float
@@ -70,6 +73,7 @@ class Measure:
     p: float
     better: int
     worse: int
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -221,13 +225,11 @@ def _measure(runs: Sequence[Run], real: Sequence[Run], pick: Callable[[PatientSc
     summary, spread = summarize(own, what), float(np.nanstd(own, ddof=1)) if np.isfinite(own).sum() > 1 else math.nan
     shared = {run.seed for run in runs} & {run.seed for run in real}
     if runs[0].arm == REAL or not shared:
-        return Measure(summary, spread, None, math.nan, 0, 0)
+        return Measure(summary, spread, None, math.nan, 0, 0, 0)
     mine, theirs = (_by_patient([run for run in group if run.seed in shared], pick) for group in (runs, real))
-    gains = np.round(mine - theirs, 6)  # or means of the same numbers, in another order, would differ
-    defined = gains[np.isfinite(gains)]
-    if pick is MEASURES["false_positives"]:
-        defined = -defined  # fewer are better
-    return Measure(summary, spread, summarize(gains, f"{what} gain"), _signed_rank(defined), int((defined > 0).sum()), int((defined < 0).sum()))
+    gains = np.round(theirs - mine if pick is MEASURES["false_positives"] else mine - theirs, 6)  # or sums in another order would differ
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())  # nan is neither
+    return Measure(summary, spread, summarize(gains, f"{what} gain"), _signed_rank(gains[np.isfinite(gains)]), better, worse, len(shared))
 
 
 def _signed_rank(gains: np.ndarray) -> float:

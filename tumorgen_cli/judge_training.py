@@ -137,16 +137,18 @@ def train_judge(
 
 
 def score_held_out(
-    judge: Judge, cases: Sequence[CaseFiles], tumor_label: int, tolerance_mm: float, ticker: console.Ticker | None = None
+    judge: Judge, cases: Sequence[CaseFiles], tumor_label: int, tolerance_mm: float, ticker: console.Ticker | None = None, ignored: int = -1
 ) -> tuple[HeldOutScore, ...]:
-    """Dice and surface Dice of the judge's tumor against the label, per case, over the whole scan."""
+    """Dice and surface Dice of the judge's tumor against the label, per case, over the whole scan but for what is `ignored`."""
     scores = []
     for number, case in enumerate(cases, 1):
         image, grid = read_image(case.images)
-        truth = read_volume(case.label)[0] == tumor_label
+        labels, _ = read_volume(case.label)
+        truth = labels == tumor_label
         begun = time.perf_counter()
         found = judge.tumor(image, grid)
         seconds = time.perf_counter() - begun
+        found = found & (labels != ignored)
         values = [dice(found, truth), surface_dice(found, truth, grid.spacing_mm, tolerance_mm)]
         a, b = (None if math.isnan(value) else round(value, 4) for value in values)
         scores.append(HeldOutScore(case.name, a, b, round(seconds, 2)))
@@ -237,7 +239,7 @@ def _score_and_record(data: TrainingData, folder: Path, job: Job, tolerance_mm: 
 
     judge = Judge(folder, torch.device(job.device), data.tumor_name, job.precision)
     with console.progress("scoring held-out cases", len(data.test)) as tick:
-        scores = score_held_out(judge, data.test, data.labels[data.tumor_name], tolerance_mm, tick)
+        scores = score_held_out(judge, data.test, data.labels[data.tumor_name], tolerance_mm, tick, data.ignored)
     plans = read_plain(folder / "plans.json", "run `tumorgen train judge --restart`")
     planned = plans["configurations"][CONFIGURATION]
     kwargs = planned["architecture"]["arch_kwargs"]

@@ -4,7 +4,7 @@
 while nnU-Net trains; nnU-Net's loaders take a case from the pool in place of the one they drew, with a given probability, and
 crop and augment it as any other. Validation is never touched.
 
-Reads `tumorgen.json` (`nnunet_setup`), named by TUMORGEN_PAINTING. Writes `tumorgen/` in the fold's output folder: painter.json,
+Reads what `nnunet_setup` wrote, named by TUMORGEN_PAINTING. Writes `tumorgen/` in the fold's output folder: painter.json,
 painter.log, progress.json, provenance.jsonl, given_up.jsonl and the pool. Imports neither torch nor nnunetv2.
 """
 
@@ -42,7 +42,7 @@ _SETUP = "run `tumorgen nnunet-setup` and add its two lines to the job script"
 
 @dataclass(frozen=True)
 class Painting:
-    """What is painted while nnU-Net trains: into which hosts, by which method, how often, at what cost; `tumorgen.json`.
+    """What is painted while nnU-Net trains: into which hosts, by which method, how often, at what cost; a file of `nnunet_setup`.
 
     Attributes:
         probability: of a training patch to come from the pool.
@@ -50,7 +50,7 @@ class Painting:
         share: of its time that the painter is busy at most, once the pool has what training waits for.
         mixup: share of the painted patches into which a box of another is pasted (FreeTumor's mix-up).
         until_pass: draws of a pair until the judge finds the share `keep` of its mask; None for no such test.
-        learnt_from: cases that the method has seen. hosts: names of the scans that are painted into.
+        learnt_from: cases that the method has seen. hosts: names of the scans that are painted into; `hosts_hash`: of their files' sizes.
     """
 
     work: str
@@ -71,6 +71,7 @@ class Painting:
     weights: dict[str, str]
     learnt_from: tuple[str, ...]
     hosts: tuple[str, ...]
+    hosts_hash: str
     channels: tuple[str, ...]
     labels: dict[str, int]
 
@@ -157,7 +158,7 @@ class PaintingMixin:
             StateError: it names none.
         """
         if VARIABLE not in os.environ:
-            raise StateError("Nothing says what to paint", [Fault(VARIABLE, "not set", "the path of a tumorgen.json", _SETUP)])
+            raise StateError("Nothing says what to paint", [Fault(VARIABLE, "not set", "the path of a file that nnunet-setup wrote", _SETUP)])
         return read_record(Painting, Path(os.environ[VARIABLE]), _SETUP)
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
@@ -263,13 +264,13 @@ class _Live:
             )
 
     def wait(self) -> None:
-        """Returns once there are entries enough to begin with.
+        """Returns once there are entries enough to begin with and the painter is at work, though an earlier one's may be enough.
 
         Raises:
             StateError: the painter ended before.
         """
         told = -math.inf
-        while (entries := len(self.pool.entries())) < self.job.least:
+        while (entries := len(self.pool.entries())) < self.job.least or not (self.folder / PROGRESS).is_file():
             if time.monotonic() - told > _TOLD_SECONDS:
                 now = self._progress()
                 lost = f"; {now.given_up} pairs given up (the last: {now.reason})" if now.given_up else ""
@@ -346,7 +347,7 @@ def _faults(painting: Painting, trainer: Any, validation: Sequence[str], known: 
         found = f"only {count} in {written}: nnU-Net draws this one from all cases, synthetic ones too"
         faults.append(Fault(f"fold {trainer.fold}", found, "a fold of that file", f"train a fold below {count}"))
     split = Path(painting.work) / "nnunet" / "splits_final.json"
-    remedy = f"put {split}, whose fold 0 is the workspace's, into nnU-Net's preprocessed data set, or plan a workspace on this fold"
+    remedy = f"put {split} into nnU-Net's preprocessed data set and train the fold that nnunet-setup told, or plan a workspace on this one (--fold)"
     for names, found in ((painting.learnt_from, "learnt from"), (painting.hosts, "painted into")):
         both = sorted({*names} & {*validation})
         if both:

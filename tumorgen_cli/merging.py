@@ -22,7 +22,7 @@ from typing import Any
 from tumorgen_cli import console
 from tumorgen_cli.dataset import Dataset, cases_by_voxels, file_faults, read_dataset
 from tumorgen_cli.errors import DataError, Fault, few, gather_faults
-from tumorgen_cli.files import hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
+from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.folds import SPLITS, nnunet_folds, written_folds
 from tumorgen_cli.records import Provenance
@@ -213,8 +213,10 @@ def _warn_of_judges(sets: Sequence[_Set], folds: Sequence[Fold]) -> None:
 
 
 def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
-    """The pairs of the sets, and the real cases that each was painted into: a case may be a host under another name, written anew."""
-    others = [(each, record) for each in sets for record in each.records if record.host not in real.cases]
+    """The pairs of the sets, and the real cases that each was painted into: a host may be a case of another name, written anew."""
+    painted = {record.host for each in sets for record in each.records}
+    contents = {case: hash_files(real.image_files(case)) for case in real.cases if case in painted}
+    others = [(each, record) for each in sets for record in each.records if contents.get(record.host) != record.host_hash]
     first = {record.host_voxels: each.dataset.image_files(record.case)[0] for each, record in others}
     known = cases_by_voxels(real, real.cases, {read_grid(path).shape for path in first.values()})
     case_of = {voxels: case for alike in known.values() for voxels, case in alike.items()}

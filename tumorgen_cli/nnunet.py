@@ -64,6 +64,11 @@ class TrainingData:
     train: tuple[CaseFiles, ...]
     test: tuple[CaseFiles, ...]
 
+    @property
+    def ignored(self) -> int:
+        """The value of voxels that are neither learnt from nor scored; -1 where there are none."""
+        return self.labels.get("ignore", -1)
+
 
 @dataclass(frozen=True)
 class Size:

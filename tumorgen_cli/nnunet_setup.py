@@ -1,7 +1,7 @@
 """What `tumorgen nnunet-setup` writes and says: everything that can be known before nnU-Net starts is checked here.
 
-Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen.json`, which the trainer reads, and beside it a
-`splits_final.json` whose only fold is the workspace's own: the one that may validate, since the method has seen the other cases.
+Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen_METHOD_HASH.json`, which the trainer reads, one for each choice of
+options, and beside it a `splits_final.json` with the data set's folds: that of the workspace may validate, the method has seen cases of the others.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Literal
 from tumorgen_cli.dataset import case_words, cases_among
 from tumorgen_cli.devices import DeviceName
 from tumorgen_cli.errors import Fault, StateError, gather_faults
-from tumorgen_cli.files import write_json
+from tumorgen_cli.files import hash_value, write_json
+from tumorgen_cli.folds import SPLITS, folds_with
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import VARIABLE, Painting
 from tumorgen_cli.nnunet import users_folders
-from tumorgen_cli.painter import names_of, sources_of
+from tumorgen_cli.painter import hash_sizes, names_of, sources_of
 from tumorgen_cli.pipeline import bare_hosts, dataset_of
 from tumorgen_cli.stages import open_method
 from tumorgen_cli.workspace import Workspace
@@ -30,10 +31,11 @@ TRAINER = "nnUNetTrainerTumorGen"
 
 @dataclass(frozen=True)
 class Setup:
-    """What was written, and the two lines for the job script."""
+    """What was written, the two lines for the job script, and the fold to train."""
 
     painting: Painting
     file: str
+    fold: int
     lines: tuple[str, str]
 
 
@@ -69,7 +71,8 @@ def set_up(
         work=str(workspace.root), method=method_name, healthy=paths[0], cases=cases, roi=paths[1], judge=None if where is None else str(where),
         keep=keep, until_pass=until_pass, mixup=mixup, probability=probability, pool=pool, share=share, device=device,
         seed=plan.seed if seed is None else seed, plan_hash=plan.hash, weights=weights or {},
-        learnt_from=method.learnt_from() if method else (), hosts=(), channels=tuple(channel.name for channel in plan.channels), labels=plan.labels,
+        learnt_from=method.learnt_from() if method else (), hosts=(), hosts_hash="", channels=tuple(channel.name for channel in plan.channels),
+        labels=plan.labels,
     )  # fmt: skip
     sources = gather_faults(faults, lambda: sources_of(workspace, plan, painting))
     if healthy is not None and sources is not None:
@@ -83,12 +86,13 @@ def set_up(
     if faults or sources is None:
         raise StateError("Painting cannot be set up", faults)
     bare_hosts(plan, sources)
-    painting = replace(painting, hosts=names_of(sources))
+    painting = replace(painting, hosts=names_of(sources), hosts_hash=hash_sizes(sources))
     folder = folder or workspace.root / "nnunet"
-    path = folder / "tumorgen.json"
+    path = folder / f"tumorgen_{method_name}_{hash_value(painting)[:6]}.json"  # a job that waits keeps its own
     write_json(path, painting)
-    write_json(folder / "splits_final.json", [{"train": splits.train, "val": splits.test}])
-    return Setup(painting, str(path), job_lines(path))
+    folds, own = folds_with(dataset_of(plan), splits)
+    write_json(folder / SPLITS, [{"train": fold.train, "val": fold.test} for fold in folds])
+    return Setup(painting, str(path), own, job_lines(path))
 
 
 def job_lines(path: Path) -> tuple[str, str]:

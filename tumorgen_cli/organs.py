@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.dataset import Dataset, read_dataset, tumors_by_name
+from tumorgen_cli.dataset import Dataset, organ_labels, read_dataset, tumors_by_name
 from tumorgen_cli.errors import DataError, Fault, PlanError
 from tumorgen_cli.files import read_plain, unknown_name
 from tumorgen_cli.records import Box, Triple
@@ -48,7 +48,7 @@ def organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> list[st
     Raises:
         PlanError: no such label, or it is the tumor's. DataError: none of them is among the training cases, `train`.
     """
-    organs = {name: value for name, value in dataset.labels.items() if value not in (0, dataset.tumor_label)}
+    organs = organ_labels(dataset.labels, dataset.tumor_label)
     if organ not in organs:
         raise PlanError("No such organ", [unknown_name("--train-on", organ, organs)])
     found = []

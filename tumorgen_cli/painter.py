@@ -26,7 +26,7 @@ import numpy as np
 
 from tumorgen_cli.devices import peak_memory_gib
 from tumorgen_cli.errors import DataError, Fault, StateError
-from tumorgen_cli.files import append_line, derive_seed, hash_files, locked, read_record, to_plain, write_json
+from tumorgen_cli.files import append_line, derive_seed, hash_files, hash_value, locked, read_record, to_plain, write_json
 from tumorgen_cli.hosts import Scan, read_scan
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.live import JOB, PROGRESS, PainterJob, Painting, Progress, pool_of
@@ -82,6 +82,11 @@ def names_of(sources: Sequence[Source]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source.name for source in sources))
 
 
+def hash_sizes(sources: Sequence[Source]) -> str:
+    """Of the names and sizes of the scans' files: that of others, exported anew, say, differs, and no file is read for it."""
+    return hash_value(sorted({(path.name, path.stat().st_size) for source in sources for path in source.files}))
+
+
 def times_met(names: Sequence[str], number: int) -> tuple[int, int]:
     """Which of the scans, in turn, a pair of that number is painted into, and how often that scan was before (`Job.turn`), where it stands
     among `names` more than once, too."""
@@ -100,8 +105,8 @@ def open_studio(painting: Painting) -> Studio:
     method = open_method(workspace, painting.method, painting.device)
     plan, weights = method.plan, dict(method.load())
     sources = sources_of(workspace, plan, painting)
-    now = {"plan": plan.hash, "weights": weights, "hosts": names_of(sources)}
-    then = {"plan": painting.plan_hash, "weights": painting.weights, "hosts": painting.hosts}
+    now = {"plan": plan.hash, "weights": weights, "hosts": names_of(sources), "sizes of the hosts' files": hash_sizes(sources)}
+    then = dict(zip(now, (painting.plan_hash, painting.weights, painting.hosts, painting.hosts_hash), strict=True))
     faults = [Fault(name, f"{now[name]}", f"{then[name]}, as at nnunet-setup", _AGAIN) for name in now if now[name] != then[name]]
     if faults:
         raise StateError("The workspace has changed", faults)
@@ -128,6 +133,7 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
     easel = _Easel(studio, job)
     painted = given_up = 0
     busy, reason, begun = 0.0, "", time.perf_counter()
+    write_json(folder / PROGRESS, Progress(0, 0, "", 0.0, 0.0, round(peak_memory_gib(), 3)))  # all that is needed has been found
     for number in itertools.count(first) if pairs is None else range(first, first + pairs):
         clocked = clock()
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli import console, rules
-from tumorgen_cli.dataset import Dataset, case_words, cases_among, find_dataset, host_labels, host_scans, read_dataset
+from tumorgen_cli.dataset import Dataset, case_words, cases_among, find_dataset, host_labels, host_scans, organ_labels, read_dataset
 from tumorgen_cli.devices import DeviceName, find_budget, find_device
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
 from tumorgen_cli.faults import read_header
@@ -20,7 +20,7 @@ from tumorgen_cli.hosts import window_shape
 from tumorgen_cli.judges import find_judge, needed_judge
 from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.method import Sampling
-from tumorgen_cli.plan import Plan, make_plan, read_overrides
+from tumorgen_cli.plan import REPLAN, Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import unit_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
@@ -68,7 +68,7 @@ def plan_dataset(
         _check_owner(workspace, dataset)
         fingerprint = _fingerprint(workspace, dataset, workers)
         if fold is None and workspace.splits_file.is_file():
-            fold = workspace.splits().fold
+            fold = read_plain(workspace.splits_file, REPLAN).get("fold")
         splits = make_splits(dataset, fold)
         sections = {method: find_method(method).plan_section for method in METHODS}
         plan = make_plan(fingerprint, splits.train, find_budget(device, memory_gib), sections, overrides)
@@ -289,7 +289,7 @@ def synthesize(
 def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in: str | None = None) -> list[Source]:
     if healthy is None:
         raise PlanError("Nothing to paint into", [Fault("--healthy", "not given", "a folder of scans", "give --healthy DIR or --cases test")])
-    organs = {name: value for name, value in plan.labels.items() if value not in (0, plan.tumor_label)}
+    organs = organ_labels(plan.labels, plan.tumor_label)
     if paint_in is not None and paint_in not in organs:
         raise PlanError("Nowhere to paint", [unknown_name("--paint-in", paint_in, organs)])
     hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
@@ -308,7 +308,7 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
 
 def bare_hosts(plan: Plan, sources: Sequence[Source]) -> list[str]:
     """The hosts without labels, where the data set has others than the tumor's; they are told."""
-    organs = [name for name, value in plan.labels.items() if value not in (0, plan.tumor_label)]
+    organs = organ_labels(plan.labels, plan.tumor_label)
     bare = [source.name for source in sources if organs and source.label is None]
     if bare:
         console.warn(
