@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import plan_toy
+from test_cli import call, told
 
 from tumorgen_cli import pipeline
 from tumorgen_cli.errors import DataError, PlanError
@@ -68,6 +69,14 @@ def test_the_folds_beside_a_workspaces_own(dataset):
     written = written_folds(dataset)[1]
     assert folds_with(dataset, written[1]) == (written, 1)
     assert folds_with(dataset, own) == ([own], 0)  # the file has changed since
+
+
+@pytest.mark.parametrize("command", [("plan",), ("run", "--healthy", "hosts")])
+def test_a_fold_that_is_not_there_is_told(phantoms, tmp_path, monkeypatch, command):
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    told_ = told(call(command[0], phantoms.dataset, *command[1:], "-w", tmp_path / "work", "--fold", 7, "--device", "cpu", code=1))
+    assert "--fold 7" in told_
+    assert "0 to 4" in told_
 
 
 def test_a_workspace_keeps_its_fold(phantoms, tmp_path, monkeypatch):
