@@ -7,10 +7,9 @@ import pytest
 from conftest import plan_toy
 from test_cli import call, told
 
-from tumorgen_cli import pipeline
 from tumorgen_cli.errors import DataError, PlanError
 from tumorgen_cli.files import write_json
-from tumorgen_cli.folds import folds_with, nnunet_folds, written_folds
+from tumorgen_cli.folds import folds_with, make_splits, nnunet_folds, written_folds
 from tumorgen_cli.workspace import Splits, Workspace
 
 CASES = tuple(f"c{i}" for i in range(7))
@@ -27,23 +26,23 @@ def test_the_file_beside_the_data_comes_before_the_preprocessed_one(dataset, tmp
     assert written_folds(dataset) is None
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "ready"))
     write_json(tmp_path / "ready" / dataset.name / "splits_final.json", OWN[1:])
-    assert pipeline.make_splits(dataset, None) == Splits(("c0", "c3"), ("c2", "c4"))
+    assert make_splits(dataset, None) == Splits(("c0", "c3"), ("c2", "c4"))
     write_json(dataset.path / "splits_final.json", OWN)
     assert written_folds(dataset) == (dataset.path / "splits_final.json", [Splits(("c2", "c3"), ("c0",)), Splits(("c0", "c3"), ("c2", "c4"))])
-    assert pipeline.make_splits(dataset, None) == Splits(("c2", "c3"), ("c0",))
-    assert pipeline.make_splits(dataset, 1) == Splits(("c0", "c3"), ("c2", "c4"), 1)
+    assert make_splits(dataset, None) == Splits(("c2", "c3"), ("c0",))
+    assert make_splits(dataset, 1) == Splits(("c0", "c3"), ("c2", "c4"), 1)
     with pytest.raises(PlanError, match=r"2 in .*splits_final\.json"):
-        pipeline.make_splits(dataset, 2)
+        make_splits(dataset, 2)
 
 
 def test_without_a_file_folds_are_nnunets_if_one_is_asked_for(dataset):
-    assert pipeline.make_splits(dataset, None).test == ("c4",)
+    assert make_splits(dataset, None).test == ("c4",)
     folds = nnunet_folds(CASES, 5)
     assert sorted(case for fold in folds for case in fold.test) == sorted(CASES)
     assert all({*fold.train} == {*CASES} - {*fold.test} for fold in folds)
-    assert pipeline.make_splits(dataset, 3) == Splits(folds[3].train, folds[3].test, 3)
+    assert make_splits(dataset, 3) == Splits(folds[3].train, folds[3].test, 3)
     with pytest.raises(PlanError, match="5 in nnU-Net's own five"):
-        pipeline.make_splits(dataset, 5)
+        make_splits(dataset, 5)
     with pytest.raises(DataError, match="3 cases"):
         nnunet_folds(CASES[:3], 5)
 

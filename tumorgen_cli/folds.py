@@ -1,17 +1,36 @@
-"""The folds of a data set: those of nnU-Net's `splits_final.json` where there is one, else those that nnU-Net would make."""
+"""What is held out: a fold of the data set, be it of nnU-Net's `splits_final.json` or one that nnU-Net would make, or every fifth case."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from tumorgen_cli import console, rules
 from tumorgen_cli.dataset import Dataset
-from tumorgen_cli.errors import DataError, Fault
+from tumorgen_cli.errors import DataError, Fault, PlanError
 from tumorgen_cli.files import read_plain
 from tumorgen_cli.workspace import Splits
 
 SPLITS = "splits_final.json"
+
+
+def make_splits(dataset: Dataset, fold: int | None) -> Splits:
+    """A fold of nnU-Net's `splits_final.json`, 0 unless given; where there is none, every fifth case held out, or, if given, of nnU-Net's five.
+
+    Raises:
+        DataError: folds that do not fit the data set. PlanError: no such fold.
+    """
+    written, number = written_folds(dataset), fold or 0
+    if written is None and fold is None:
+        return Splits(*rules.split_cases(dataset.cases))
+    where, folds = written or ("nnU-Net's own five", nnunet_folds(dataset.cases, 5))
+    if number >= len(folds):
+        fault = Fault(f"--fold {number}", f"{len(folds)} in {where}", f"0 to {len(folds) - 1}", "choose one of these")
+        raise PlanError("No such fold", [fault])
+    console.note(f"splits: fold {number} of {where}")
+    return replace(folds[number], fold=fold)
 
 
 def written_folds(dataset: Dataset) -> tuple[Path, list[Splits]] | None:

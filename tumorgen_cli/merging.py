@@ -92,7 +92,7 @@ class _Set:
 def plan_merge(
     real_folder: Path, set_folders: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None
 ) -> Merge:
-    """What a merge would write. Labels are compared by what the data sets declare; only images shaped as a host of another name are opened.
+    """What a merge would write. Labels are compared by what the data sets declare; images are opened only to know hosts by their voxels.
 
     A pair is left out of the training of each fold that validates on a case its method has seen (`learnt_from` of its
     set) or on its host, known by name or by voxels. With one fold the cases that no set has learnt from validate: the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, few
 from tumorgen_cli.faults import read_header
 from tumorgen_cli.files import hash_value, locked, read_plain, read_record, unknown_name, write_json
 from tumorgen_cli.fingerprint import content_hash, make_fingerprint
-from tumorgen_cli.folds import nnunet_folds, written_folds
+from tumorgen_cli.folds import make_splits
 from tumorgen_cli.hosts import window_shape
 from tumorgen_cli.judges import find_judge, needed_judge
 from tumorgen_cli.methods import METHODS, find_method
@@ -26,7 +26,7 @@ from tumorgen_cli.previews import unit_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
 from tumorgen_cli.stages import open_method, train_stages
 from tumorgen_cli.synthesis import BARE, Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
-from tumorgen_cli.workspace import Splits, Workspace
+from tumorgen_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tumorgen_cli.filtering import Filtered
@@ -124,23 +124,6 @@ def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) ->
         console.warn(line)
     write_json(workspace.fingerprint_file, findings.fingerprint)
     return findings.fingerprint
-
-
-def make_splits(dataset: Dataset, fold: int | None) -> Splits:
-    """A fold of nnU-Net's `splits_final.json`, 0 unless given; where there is none, every fifth case held out, or, if given, of nnU-Net's five.
-
-    Raises:
-        DataError: folds that do not fit the data set. PlanError: no such fold.
-    """
-    written, number = written_folds(dataset), fold or 0
-    if written is None and fold is None:
-        return Splits(*rules.split_cases(dataset.cases))
-    where, folds = written or ("nnU-Net's own five", nnunet_folds(dataset.cases, 5))
-    if number >= len(folds):
-        fault = Fault(f"--fold {number}", f"{len(folds)} in {where}", f"0 to {len(folds) - 1}", "choose one of these")
-        raise PlanError("No such fold", [fault])
-    console.note(f"splits: fold {number} of {where}")
-    return replace(folds[number], fold=fold)
 
 
 def plan_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
