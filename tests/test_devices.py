@@ -1,5 +1,9 @@
 """Devices are read or measured; what is not there is told."""
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
@@ -30,3 +34,10 @@ def test_bf16_is_not_measured_where_it_would_take_minutes(monkeypatch):
 def test_what_this_machine_has():
     assert devices.usable_cores() >= 1
     assert 0.01 < devices.peak_memory_gib() < devices.available_memory_gib()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is told its own peak only as far as the system knows it")
+def test_a_process_does_not_count_what_its_parent_held():
+    held = np.ones(2**28, np.uint8)
+    told = "from tumorgen_cli.devices import peak_memory_gib; print(peak_memory_gib())"
+    assert float(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout) < 0.2 < len(held) / 2**30

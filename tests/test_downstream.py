@@ -5,12 +5,16 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from conftest import TOY
 from test_cli import call, told
 
-from tumorgen_cli import downstream, downstream_runs, nnunet
+from tumorgen_cli import downstream, downstream_runs, judge, nnunet
+from tumorgen_cli.dataset import read_dataset
 from tumorgen_cli.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order
 from tumorgen_cli.downstream_page import draw
 from tumorgen_cli.downstream_runs import attained_share, repeats
@@ -19,7 +23,8 @@ from tumorgen_cli.files import read_record, write_json
 from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
 from tumorgen_cli.live import Painting
 from tumorgen_cli.methods import find_method
-from tumorgen_cli.nnunet import Schedule, Size
+from tumorgen_cli.nnunet import CaseFiles, Schedule, Size
+from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.workspace import Splits, Workspace
 
 DESIGN = Design(("real", "copypaste"), (0.5, 1.0), 2, 0.02, 2, 0.5)
@@ -187,6 +192,28 @@ def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms, monkeypat
     assert [len(run.patients) for run in made.result.runs] == [len(splits.test)] * 2
     assert len(asked) == 2  # each is asked for, and is there; nothing is prepared
     assert all(asked)
+
+
+def test_what_nnunet_ignores_is_not_scored(copy, tmp_path, monkeypatch):
+    """A prediction wholly where the label says `ignore` is no false positive; where it says anything else, it is."""
+    case = copy.splits().test[0]
+    dataset = read_dataset(Path(copy.plan().dataset_path), "tumor")
+    labels, grid = read_volume(dataset.label_file(case))
+    corner = np.zeros(labels.shape, bool)
+    corner[:3, :3, :3] = True
+    write_volume(tmp_path / "label.nii.gz", np.where(corner, 2, labels).astype(np.uint8), grid)
+    found = SimpleNamespace(tumor=lambda image, grid: (labels == 1) | corner)
+    monkeypatch.setattr(judge, "Judge", lambda *_: found)
+    files = CaseFiles(case, dataset.image_files(case), tmp_path / "label.nii.gz")
+    for names, spurious in (({"background": 0, "tumor": 1, "organ": 2}, 1), ({"background": 0, "tumor": 1, "ignore": 2}, 0)):
+        data = nnunet.TrainingData("D", ("PET",), names, "tumor", ".nii.gz", (), (files,))
+        folder = tmp_path / str(spurious)
+        (nnunet.results_folder(folder) / "fold_all").mkdir(parents=True)
+        torch.save({"seconds": 60.0}, nnunet.results_folder(folder) / "fold_all" / nnunet.FINAL)
+        job = SimpleNamespace(inputs_hash="0")
+        task = downstream_runs.Task("real", 4, 0, folder, data, job, 0, 1.0)
+        (score,) = downstream_runs._score(task, copy.plan(), Schedule(1, 1, 0.5), "cpu").patients
+        assert (score.dice == 1, len(score.false_positives)) == (not spurious, spurious)
 
 
 def test_a_subset_of_other_splits_is_refused(copy, nnunets, phantoms):

@@ -1,5 +1,6 @@
 """What is held out: a fold of the data set's file, of nnU-Net's own five, or every fifth case."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from test_cli import call, told
 
 from tumorgen_cli.errors import DataError, PlanError
 from tumorgen_cli.files import write_json
-from tumorgen_cli.folds import folds_with, make_splits, nnunet_folds, written_folds
+from tumorgen_cli.folds import check_folds, folds_with, make_splits, nnunet_folds, written_folds
 from tumorgen_cli.workspace import Splits, Workspace
 
 CASES = tuple(f"c{i}" for i in range(7))
@@ -31,7 +32,7 @@ def test_the_file_beside_the_data_comes_before_the_preprocessed_one(dataset, tmp
     assert written_folds(dataset) == (dataset.path / "splits_final.json", [Splits(("c2", "c3"), ("c0",)), Splits(("c0", "c3"), ("c2", "c4"))])
     assert make_splits(dataset, None) == Splits(("c2", "c3"), ("c0",))
     assert make_splits(dataset, 1) == Splits(("c0", "c3"), ("c2", "c4"), 1)
-    with pytest.raises(PlanError, match=r"2 in .*splits_final\.json"):
+    with pytest.raises(PlanError, match=r"(?s)2 in .*splits_final\.json.*or remove"):
         make_splits(dataset, 2)
 
 
@@ -48,10 +49,14 @@ def test_without_a_file_folds_are_nnunets_if_one_is_asked_for(dataset):
 
 
 def test_every_fault_of_the_file_is_told(dataset):
-    write_json(dataset.path / "splits_final.json", [{"train": ["c0", "x", "y"], "val": ["c1"]}, {"train": ["c0", "x"], "val": ["c0"]}])
+    path = dataset.path / "splits_final.json"
+    write_json(path, [{"train": ["c0"], "val": ["c1"]}, {"train": ["c0", "x", "y"], "val": ["c0"]}])
+    assert make_splits(dataset, None) == Splits(("c0",), ("c1",))  # a fold that nobody asks for may be anything
     with pytest.raises(DataError) as error:
-        written_folds(dataset)
+        make_splits(dataset, 1)
     assert [fault.found for fault in error.value.faults] == ["a case that the data set lacks"] * 2 + ["in train and val of fold 1"]
+    with pytest.raises(DataError):
+        check_folds(dataset, path, dict(enumerate(written_folds(dataset)[1])))
     for content in ([], [{"train": []}], {"a": 1}):
         write_json(dataset.path / "splits_final.json", content)
         with pytest.raises(DataError, match="no folds with train and val"):
@@ -84,5 +89,12 @@ def test_a_workspace_keeps_its_fold(phantoms, tmp_path, monkeypatch):
     plan_toy(workspace, str(phantoms.dataset), fold=2)
     first = workspace.splits()
     assert (first.fold, first.test) == (2, nnunet_folds([*first.train, *first.test], 5)[2].test)
+    ready = tmp_path / "ready" / phantoms.dataset.name / "splits_final.json"
+    write_json(ready, [{"train": first.train[:1], "val": first.train[1:]}])  # which would have other folds
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "ready"))
     plan_toy(workspace, str(phantoms.dataset))
     assert workspace.splits() == first
+    plan_toy(workspace, str(phantoms.dataset), fold=0)
+    assert workspace.splits() == Splits(first.train[:1], first.train[1:], 0)
+    workspace.splits_file.write_text(json.dumps({"train": first.train, "test": first.test}))  # of a plan that asked for none
+    assert workspace.splits() == replace(first, fold=None)

@@ -153,6 +153,13 @@ def test_a_pair_painted_into_a_validation_case_is_left_out(real, tmp_path, monke
     assert sorted(read) == [f"{case}_0000.nii.gz" for case in sorted(REAL) if case != "r00"]
 
 
+def test_sets_of_one_name_are_told_apart_by_their_workspaces(real, tmp_path):
+    """As `tumorgen run --fold K -w WORK_K` leaves them."""
+    sets = [write_set(tmp_path / f"work_{i}" / "synthetic" / "toy_hosts", ["h1"], TRAIN[i:]) for i in range(2)]
+    (fold,) = merge(real, *sets).folds
+    assert fold.pairs == ("work_0_toy_hosts_h1_s0000", "work_1_toy_hosts_h1_s0000")
+
+
 def test_a_host_that_bears_the_name_of_another_case_is_known(real, tmp_path):
     """Scans that were numbered anew: the host r00 is the data set's validation case r09."""
     image, _ = read_volume(real / "imagesTr" / "r09_0000.nii.gz")

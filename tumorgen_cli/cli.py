@@ -36,7 +36,7 @@ TumorLabel = Annotated[Optional[str], typer.Option("--tumor-label", help="Name o
 Workers = Annotated[Optional[int], typer.Option("--workers", help="Processes (default: by cores and memory; 0: none).", min=0)]
 FoldNumber = Annotated[
     Optional[int],
-    typer.Option("--fold", help="Held out: of splits_final.json (default: 0), or, without it, of nnU-Net's five (default: every fifth case).", min=0),
+    typer.Option("--fold", help="Held out: of splits_final.json (else 0), or, without it, of nnU-Net's five (else every fifth case).", min=0),
 ]
 JudgeFolder = Annotated[
     Optional[Path],
@@ -329,7 +329,9 @@ def merge(
     synthetic: Annotated[list[Path], typer.Argument(help="Synthetic sets: their folders, or names in the workspace.")],
     out: Annotated[Path, typer.Option("--out", help="DIR/DatasetNNN_Name; the name alone goes to $nnUNet_raw, or to WORK/nnunet/nnUNet_raw.")],
     work: Work = DEFAULT_WORK,
-    folds: Annotated[int, typer.Option("--folds", help="1: validate on the cases no set has learnt from; more: as nnU-Net divides.", min=1)] = 1,
+    folds: Annotated[
+        int, typer.Option("--folds", help="1: validate on cases no set has learnt from; more: the data set's own if as many, or nnU-Net's.", min=1)
+    ] = 1,
     oversample: Annotated[int, typer.Option("--oversample", help="How often a real case stands in the training lists.", min=1)] = 1,
     preprocessed: Annotated[
         Optional[Path], typer.Option("--preprocessed", help="nnU-Net's preprocessed folder (default: $nnUNet_preprocessed).")
@@ -630,7 +632,8 @@ def nnunet_setup(
     exports = export_line(job_folders(_workspace(work)))
     script = "add the two lines to the job script" + f" and, as nnU-Net's folders are not all set, `{exports}`" * bool(exports)
     prepare = "nnUNetv2_plan_and_preprocess, where DATASET is not preprocessed"
-    console.next_command(f"{script}; {prepare}; {split}; then nnUNetv2_train DATASET 3d_fullres {made.fold} -tr {TRAINER}")
+    merged = " (of a set merged without --folds: fold 0)" if made.fold else ""
+    console.next_command(f"{script}; {prepare}; {split}; then nnUNetv2_train DATASET 3d_fullres {made.fold} -tr {TRAINER}{merged}")
 
 
 def _parse_box(text: str | None) -> Any:

@@ -245,7 +245,8 @@ def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
 def forget_stale_scores(root: Path, data: TrainingData, tolerance_mm: float) -> None:
     """Removes the scores that are of other held-out files, another tolerance or another form; the nnU-Nets stay, to be scored again."""
     path = root / "held_out.json"
-    now = hash_value([SCORES, hash_cases(data.test), data.tumor_name, tolerance_mm])
+    ignored = [data.ignored] if "ignore" in data.labels else []
+    now = hash_value([SCORES, hash_cases(data.test), data.tumor_name, tolerance_mm, *ignored])
     if not path.is_file() or read_plain(path, "delete it") != now:
         for scores in root.glob("nnunet/*/runs/*/run.json"):
             scores.unlink()

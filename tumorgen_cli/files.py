@@ -183,7 +183,8 @@ def _parse(kind: Any, value: Any, where: str, remedy: str, faults: list[Fault]) 
         found = {}
         for name in fields:
             if name not in value:
-                faults.append(Fault(f"{where}.{name}", "missing", f"a value ({hints[name]})", remedy))
+                if fields[name].default is dataclasses.MISSING:
+                    faults.append(Fault(f"{where}.{name}", "missing", f"a value ({hints[name]})", remedy))
             else:
                 found[name] = _parse(hints[name], value[name], f"{where}.{name}", remedy, faults)
         return None if faults else kind(**found)  # type: ignore[operator]

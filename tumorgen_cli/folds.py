@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,21 +14,29 @@ from tumorgen_cli.files import read_plain
 from tumorgen_cli.workspace import Splits
 
 SPLITS = "splits_final.json"
+_REMEDY = "correct or remove it"
 
 
-def make_splits(dataset: Dataset, fold: int | None) -> Splits:
+def make_splits(dataset: Dataset, fold: int | None, planned: Splits | None = None) -> Splits:
     """A fold of nnU-Net's `splits_final.json`, 0 unless given; where there is none, every fifth case held out, or, if given, of nnU-Net's five.
 
+    `planned`: of a plan before; if they are of a fold that was asked for then, and none is now, they stay.
+
     Raises:
-        DataError: folds that do not fit the data set. PlanError: no such fold.
+        DataError: a fold that does not fit the data set. PlanError: no such fold.
     """
+    if fold is None and planned is not None and planned.fold is not None and {*planned.train, *planned.test} <= {*dataset.cases}:
+        console.note(f"splits: fold {planned.fold}, as planned before")
+        return planned
     written, number = written_folds(dataset), fold or 0
     if written is None and fold is None:
         return Splits(*rules.split_cases(dataset.cases))
     where, folds = written or ("nnU-Net's own five", nnunet_folds(dataset.cases, 5))
     if number >= len(folds):
-        fault = Fault(f"--fold {number}", f"{len(folds)} in {where}", f"0 to {len(folds) - 1}", "choose one of these")
-        raise PlanError("No such fold", [fault])
+        remedy = "choose one of these" + f", or remove {where} for nnU-Net's five" * bool(written)
+        raise PlanError("No such fold", [Fault(f"--fold {number}", f"{len(folds)} in {where}", f"0 to {len(folds) - 1}", remedy)])
+    if written:
+        check_folds(dataset, written[0], {number: folds[number]})
     console.note(f"splits: fold {number} of {where}")
     return replace(folds[number], fold=fold)
 
@@ -37,7 +45,7 @@ def written_folds(dataset: Dataset) -> tuple[Path, list[Splits]] | None:
     """Where the data set's folds are written, beside it or in $nnUNet_preprocessed, and the folds; None where there are none.
 
     Raises:
-        DataError: not nnU-Net's format, a case that the data set lacks, or one that is in both parts of a fold.
+        DataError: not nnU-Net's format.
     """
     places = [dataset.path / SPLITS]
     if "nnUNet_preprocessed" in os.environ:
@@ -45,23 +53,30 @@ def written_folds(dataset: Dataset) -> tuple[Path, list[Splits]] | None:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         return None
-    remedy = "correct or remove it"
     try:
-        folds = [Splits(tuple(fold["train"]), tuple(fold["val"])) for fold in read_plain(path, remedy)]
+        folds = [Splits(tuple(fold["train"]), tuple(fold["val"])) for fold in read_plain(path, _REMEDY)]
         folds[0]
     except (KeyError, IndexError, TypeError) as error:
-        fault = Fault(str(path), f"no folds with train and val ({error!r})", "nnU-Net's format", remedy)
+        fault = Fault(str(path), f"no folds with train and val ({error!r})", "nnU-Net's format", _REMEDY)
         raise DataError("The splits cannot be read", [fault]) from error
-    strangers = {case for fold in folds for case in (*fold.train, *fold.test)} - {*dataset.cases}
-    faults = [Fault(f"{path}: {case}", "a case that the data set lacks", "one of its cases", remedy) for case in sorted(strangers)]
+    return path, folds
+
+
+def check_folds(dataset: Dataset, path: Path, folds: Mapping[int, Splits]) -> None:
+    """Sees that folds by number, as they stand in `path`, are of a data set.
+
+    Raises:
+        DataError: cases that the data set lacks, or that are in both parts of a fold.
+    """
+    strangers = {case for fold in folds.values() for case in (*fold.train, *fold.test)} - {*dataset.cases}
+    faults = [Fault(f"{path}: {case}", "a case that the data set lacks", "one of its cases", _REMEDY) for case in sorted(strangers)]
     faults += [
-        Fault(f"{path}: {case}", f"in train and val of fold {number}", "in one of them", remedy)
-        for number, fold in enumerate(folds)
+        Fault(f"{path}: {case}", f"in train and val of fold {number}", "in one of them", _REMEDY)
+        for number, fold in folds.items()
         for case in sorted({*fold.train} & {*fold.test})
     ]
     if faults:
         raise DataError("The splits do not fit the data set", faults)
-    return path, folds
 
 
 def folds_with(dataset: Dataset, splits: Splits) -> tuple[list[Splits], int]:
@@ -81,7 +96,7 @@ def nnunet_folds(cases: Sequence[str], count: int) -> list[Splits]:
         DataError: fewer cases than folds.
     """
     if len(cases) < count:
-        remedy = "ask for fewer folds, or write a splits_final.json"
+        remedy = "take fewer folds, or those of a splits_final.json of your own"
         raise DataError("Too few cases", [Fault(f"{count} folds", f"{len(cases)} cases", "a case to validate on per fold", remedy)])
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 

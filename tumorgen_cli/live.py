@@ -37,7 +37,7 @@ _LEAST = 8  # entries that training waits for, unless the pool is smaller
 _POLL_SECONDS = 0.5
 _TOLD_SECONDS = 60.0  # between lines on a pool that fills
 _LOCATION_BYTES = 10_000 * 4 * 8  # of a label, as nnU-Net keeps them
-_SETUP = "run `tumorgen nnunet-setup` and add its two lines to the job script"
+SETUP = "run `tumorgen nnunet-setup` and add its two lines to the job script"
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class PaintingMixin:
             StateError: it names none.
         """
         if VARIABLE not in os.environ:
-            raise StateError("Nothing says what to paint", [Fault(VARIABLE, "not set", "the path of a file that nnunet-setup wrote", _SETUP)])
-        return read_record(Painting, Path(os.environ[VARIABLE]), _SETUP)
+            raise StateError("Nothing says what to paint", [Fault(VARIABLE, "not set", "the path of a file that nnunet-setup wrote", SETUP)])
+        return read_record(Painting, Path(os.environ[VARIABLE]), SETUP)
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """nnU-Net's data sets, the one for training with the pool before it; the painter is at work, the pool not empty.
@@ -274,7 +274,8 @@ class _Live:
             if time.monotonic() - told > _TOLD_SECONDS:
                 now = self._progress()
                 lost = f"; {now.given_up} pairs given up (the last: {now.reason})" if now.given_up else ""
-                self.log(f"TumorGen: waiting for the first {self.job.least} entries of the pool: {entries} after {now.seconds:.0f} s{lost}")
+                awaited = f"the first {self.job.least} entries of the pool: {entries}" if entries < self.job.least else "the painter to be ready:"
+                self.log(f"TumorGen: waiting for {awaited} after {now.seconds:.0f} s{lost}")
                 told = time.monotonic()
             if self.child is not None and self.child.poll() is not None:
                 fault = Fault(str(self.folder / LOG), self._last_line(), "painted patches", "see the log and mend it, then start nnU-Net again")

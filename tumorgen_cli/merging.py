@@ -24,7 +24,7 @@ from tumorgen_cli.dataset import Dataset, cases_by_voxels, file_faults, read_dat
 from tumorgen_cli.errors import DataError, Fault, few, gather_faults
 from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
 from tumorgen_cli.fingerprint import content_hash
-from tumorgen_cli.folds import SPLITS, nnunet_folds, written_folds
+from tumorgen_cli.folds import SPLITS, check_folds, nnunet_folds, written_folds
 from tumorgen_cli.records import Provenance
 from tumorgen_cli.shards import claim, division_faults
 from tumorgen_cli.synthesis import read_bare, read_judges, read_learnt_from, read_provenance
@@ -81,9 +81,10 @@ class Merge:
 
 @dataclass(frozen=True)
 class _Set:
-    """A synthetic set as it lies on disk."""
+    """A synthetic set as it lies on disk, and its name among the others."""
 
     folder: Path
+    name: str
     dataset: Dataset
     records: tuple[Provenance, ...]
     learnt_from: tuple[str, ...]
@@ -109,8 +110,10 @@ def plan_merge(
     faults: list[Fault] = []
     set_folders = [folder.resolve() for folder in set_folders]
     real = gather_faults(faults, lambda: _read(real_folder))
-    sets = [found for folder in set_folders if (found := gather_faults(faults, lambda folder=folder: _read_set(folder))) is not None]  # type: ignore[misc]
-    faults += _name_faults(out, preprocessed) + _twice([folder.name for folder in set_folders], set_folders)
+    names = _set_names(set_folders)
+    read = [gather_faults(faults, lambda each=each: _read_set(*each)) for each in zip(set_folders, names, strict=True)]  # type: ignore[misc]
+    sets = [found for found in read if found is not None]
+    faults += _name_faults(out, preprocessed) + _twice(names, set_folders)
     if real is not None:
         faults += _real_faults(real)
         for each in sets:
@@ -175,9 +178,12 @@ def _divide(real: Dataset, sets: Sequence[_Set], folds: int) -> Sequence[Splits]
         DataError: no case is left to validate on, or fewer than folds.
     """
     if folds > 1:
-        path, written = written_folds(real) or ("", [])
+        path, written = written_folds(real) or (real.path / SPLITS, [])
         console.note(f"folds: of {path}" if len(written) == folds else "folds: nnU-Net's own" + f"; {path} has {len(written)}" * bool(written))
-        return written if len(written) == folds else nnunet_folds(real.cases, folds)
+        if len(written) != folds:
+            return nnunet_folds(real.cases, folds)
+        check_folds(real, path, dict(enumerate(written)))
+        return written
     seen = {case for each in sets for case in each.learnt_from}
     if sets and seen.issuperset(real.cases):
         found = "every real case has been learnt from by one of the sets"
@@ -225,7 +231,7 @@ def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
         for record in each.records:
             hosts = {record.host, case_of.get(record.host_voxels, record.host)} & set(real.cases)
             files = each.dataset.image_files(record.case), each.dataset.label_file(record.case)
-            named = replace(record, case=f"{each.folder.name}_{record.case}")
+            named = replace(record, case=f"{each.name}_{record.case}")
             found.append(Pair(named, *files, frozenset(each.learnt_from), frozenset(hosts)))
     return tuple(found)
 
@@ -235,7 +241,13 @@ def _read(folder: Path) -> Dataset:
     return read_dataset(folder, "1")  # which label is the tumor does not matter here; every data set has a label 1
 
 
-def _read_set(folder: Path) -> _Set:
+def _set_names(folders: Sequence[Path]) -> list[str]:
+    """What pairs are named after: their set, after its workspace where another's set is called alike."""
+    names = [folder.name for folder in folders]
+    return [name if names.count(name) == 1 else f"{folder.parent.parent.name}_{name}" for name, folder in zip(names, folders, strict=True)]
+
+
+def _read_set(folder: Path, name: str) -> _Set:
     if not (folder / "provenance.jsonl").is_file() or (folder / RECORD).is_file():
         fault = Fault(str(folder), "no synthetic set", "a folder that `tumorgen synthesize` or `filter` wrote", "correct the path")
         raise DataError("No such set", [fault])
@@ -249,7 +261,7 @@ def _read_set(folder: Path) -> _Set:
     if learnt_from is None:
         expected = "the cases that its method has seen, without which no fold is known to be clean"
         raise DataError("A set does not say what it learnt from", [Fault(f"{folder / 'set.json'}: learnt_from", "missing", expected, _AGAIN)])
-    return _Set(folder, _read(folder), records, learnt_from)
+    return _Set(folder, name, _read(folder), records, learnt_from)
 
 
 def _real_faults(real: Dataset) -> list[Fault]:

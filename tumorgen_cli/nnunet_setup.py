@@ -1,7 +1,8 @@
 """What `tumorgen nnunet-setup` writes and says: everything that can be known before nnU-Net starts is checked here.
 
-Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen_METHOD_HASH.json`, which the trainer reads, one for each choice of
-options, and beside it a `splits_final.json` with the data set's folds: that of the workspace may validate, the method has seen cases of the others.
+Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen_METHOD_HASH.json`, which the trainer reads, one for each choice of options,
+weights and hosts, and beside it a `splits_final.json` with the folds of which the workspace's is one, or with that alone: no other may validate,
+for the method has seen cases of it.
 """
 
 from __future__ import annotations
@@ -75,22 +76,24 @@ def set_up(
         labels=plan.labels,
     )  # fmt: skip
     sources = gather_faults(faults, lambda: sources_of(workspace, plan, painting))
-    if healthy is not None and sources is not None:
+    dataset = gather_faults(faults, lambda: dataset_of(plan))
+    divided = gather_faults(faults, lambda: folds_with(dataset, splits)) if dataset is not None else None
+    if healthy is not None and sources is not None and dataset is not None:
         scans = {source.name: source.files[0] for source in sources if not source.redraw}
-        known = gather_faults(faults, lambda: cases_among(scans, dataset_of(plan), splits.test)) or {}
+        known = gather_faults(faults, lambda: cases_among(scans, dataset, splits.test)) or {}
         renamed = {name: case for name, case in known.items() if name != case}  # by its own name the trainer knows a case
         if renamed:
             faults.append(Fault(str(healthy), f"held-out cases by other names ({case_words(renamed)})", "other scans", "take them out of the folder"))
     if until_pass is not None:
         gather_faults(faults, lambda: needed_judge(workspace, where, device))
-    if faults or sources is None:
+    if faults or sources is None or divided is None:
         raise StateError("Painting cannot be set up", faults)
     bare_hosts(plan, sources)
     painting = replace(painting, hosts=names_of(sources), hosts_hash=hash_sizes(sources))
     folder = folder or workspace.root / "nnunet"
     path = folder / f"tumorgen_{method_name}_{hash_value(painting)[:6]}.json"  # a job that waits keeps its own
     write_json(path, painting)
-    folds, own = folds_with(dataset_of(plan), splits)
+    folds, own = divided
     write_json(folder / SPLITS, [{"train": fold.train, "val": fold.test} for fold in folds])
     return Setup(painting, str(path), own, job_lines(path))
 

@@ -29,7 +29,7 @@ from tumorgen_cli.errors import DataError, Fault, StateError
 from tumorgen_cli.files import append_line, derive_seed, hash_files, hash_value, locked, read_record, to_plain, write_json
 from tumorgen_cli.hosts import Scan, read_scan
 from tumorgen_cli.judges import needed_judge
-from tumorgen_cli.live import JOB, PROGRESS, PainterJob, Painting, Progress, pool_of
+from tumorgen_cli.live import JOB, PROGRESS, SETUP, PainterJob, Painting, Progress, pool_of
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.pipeline import healthy_sources, redraw_sources
 from tumorgen_cli.plan import Plan
@@ -46,7 +46,6 @@ _HOSTS = 2  # scans in memory
 _NICE = 5  # training comes first, but on cores that it fills 19 would mean that nothing is painted: `share` is what bounds the cost
 _LOCATIONS = 10_000  # voxels of a label by which nnU-Net's loader looks for it: nnU-Net's own number
 _HOPELESS = 20  # pairs in a row that are given up, before any was painted
-_AGAIN = "run `tumorgen nnunet-setup` again"
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def open_studio(painting: Painting) -> Studio:
     sources = sources_of(workspace, plan, painting)
     now = {"plan": plan.hash, "weights": weights, "hosts": names_of(sources), "sizes of the hosts' files": hash_sizes(sources)}
     then = dict(zip(now, (painting.plan_hash, painting.weights, painting.hosts, painting.hosts_hash), strict=True))
-    faults = [Fault(name, f"{now[name]}", f"{then[name]}, as at nnunet-setup", _AGAIN) for name in now if now[name] != then[name]]
+    faults = [Fault(name, f"{now[name]}", f"{then[name]}, as at nnunet-setup", SETUP) for name in now if now[name] != then[name]]
     if faults:
         raise StateError("The workspace has changed", faults)
     quality = None

@@ -20,7 +20,7 @@ from tumorgen_cli.hosts import window_shape
 from tumorgen_cli.judges import find_judge, needed_judge
 from tumorgen_cli.methods import METHODS, find_method
 from tumorgen_cli.methods.method import Sampling
-from tumorgen_cli.plan import REPLAN, Plan, make_plan, read_overrides
+from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import unit_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
@@ -55,7 +55,7 @@ def plan_dataset(
 ) -> Plan:
     """Checks, fingerprints and plans a data set; writes fingerprint, splits and plan.
 
-    `fold`: see `make_splits`; None for that which the workspace was planned with before.
+    `fold`: see `make_splits`.
 
     Raises:
         DataError: the data set's faults. PlanError: a bad preset, setting or fold. StateError: another set's workspace.
@@ -67,9 +67,7 @@ def plan_dataset(
     with locked(workspace.root, "plan"):
         _check_owner(workspace, dataset)
         fingerprint = _fingerprint(workspace, dataset, workers)
-        if fold is None and workspace.splits_file.is_file():
-            fold = read_plain(workspace.splits_file, REPLAN).get("fold")
-        splits = make_splits(dataset, fold)
+        splits = make_splits(dataset, fold, workspace.splits() if workspace.splits_file.is_file() else None)
         sections = {method: find_method(method).plan_section for method in METHODS}
         plan = make_plan(fingerprint, splits.train, find_budget(device, memory_gib), sections, overrides)
         for method in METHODS:  # each method reads its section strictly, so a wrong --set is told now

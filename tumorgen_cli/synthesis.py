@@ -471,9 +471,9 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
     Raises:
         StateError: missing, or lines that are no provenance; all of them are named.
     """
-    path, remedy = folder / "provenance.jsonl", "run `tumorgen synthesize` again"
+    path, remedy = folder / "provenance.jsonl", f"delete {folder} and run `tumorgen synthesize` again"
     if not path.is_file():
-        raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", remedy)])
+        raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", "run `tumorgen synthesize` again")])
     found: dict[str, Provenance] = {}
     faults: list[Fault] = []
     for log, text in read_logs(folder, "provenance").items():
