@@ -48,7 +48,7 @@ from tumorgen_cli.painting import open_canvas
 from tumorgen_cli.pipeline import synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Box, Grid, Request
-from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.sets import read_provenance
 from tumorgen_cli.training import seconds_a_step
 from tumorgen_cli.volumes import read_image, read_volume
 from tumorgen_cli.windows import cut, cut_mask, place_window, scale, tight_box, tumor_window, unscale

@@ -27,7 +27,7 @@ from tumorgen_cli.hosts import allowed_region, read_scan
 from tumorgen_cli.judge import Judge
 from tumorgen_cli.judges import needed_judge
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.sets import read_provenance
 from tumorgen_cli.workspace import Workspace
 
 

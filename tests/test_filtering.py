@@ -13,7 +13,7 @@ from tumorgen_cli.files import hash_file, write_json
 from tumorgen_cli.filtering import filter_set
 from tumorgen_cli.judging import Learnt
 from tumorgen_cli.records import Shard
-from tumorgen_cli.synthesis import read_judges, read_provenance
+from tumorgen_cli.sets import read_judges, read_provenance
 
 
 def run(plan, synthetic, tmp_path, keep=0.7, judge=None, shard=None, out="toy_kept"):  # noqa: F811

@@ -25,7 +25,7 @@ LAYERS = [
         "methods.syntumor",
     },
     {
-        "hosts", "synthesis", "judge", "judging", "nnunet", "nnunet_child", "judge_training", "stages", "budgets",
+        "hosts", "synthesis", "sets", "judge", "judging", "nnunet", "nnunet_child", "judge_training", "stages", "budgets",
         "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
     },
     {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "gains", "pipeline"},
@@ -62,7 +62,8 @@ BESIDE = {
     "nnunet_child": {"nnunet"},
     "healing": {"texture", "windows"},
     "budgets": {"stages"},
-    "synthesis": {"hosts", "judge", "judging"},
+    "sets": {"judge", "judging"},
+    "synthesis": {"hosts", "judge", "judging", "sets"},
     "metrics.frechet": {"metrics.features"},
     "metrics.novelty": {"metrics.tumors"},
     "metrics.reader_test": {"metrics.tumors"},

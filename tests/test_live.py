@@ -24,7 +24,7 @@ from tumorgen_cli.live import PaintedDataset, PainterJob, Painting, Progress
 from tumorgen_cli.nnunet_setup import job_folders, job_lines, set_up
 from tumorgen_cli.painter import around, locations, mix, paint, times_met
 from tumorgen_cli.pool import Entry, Pool
-from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.sets import read_provenance
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.workspace import Splits
 

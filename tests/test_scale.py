@@ -9,7 +9,7 @@ from test_evaluation import Threshold
 
 from tumorgen_cli import pipeline
 from tumorgen_cli.evaluation import synthetic_cases
-from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.sets import read_provenance
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,8 @@ from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.painter import times_met
 from tumorgen_cli.records import Box, Grid, Shard, Synthetic
-from tumorgen_cli.synthesis import NOT_FOUND, Quality, Source, make_jobs, read_judges, read_learnt_from, read_provenance, synthesize_set
+from tumorgen_cli.sets import NOT_FOUND, read_bare, read_judges, read_learnt_from, read_provenance
+from tumorgen_cli.synthesis import Quality, Source, make_jobs, synthesize_set
 from tumorgen_cli.volumes import hash_voxels, read_volume, same_geometry, write_volume
 from tumorgen_cli.workspace import Splits, Workspace
 
@@ -347,7 +348,7 @@ def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkey
         write_volume(hosts / "labelsTr" / path.name.replace("_0000", ""), 2 * (image > 0.2).astype(np.uint8), grid)
     assert pipeline.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "whole", device="cpu").tally.made == 2
     assert "without a label file" not in capsys.readouterr().err
-    assert synthesis.read_bare(tmp_path / "whole") == ()
+    assert read_bare(tmp_path / "whole") == ()
     for line in read_provenance(tmp_path / "whole"):
         labels, _ = read_volume(tmp_path / "whole" / "labelsTr" / f"{line.case}.nii.gz")
         before, _ = read_volume(hosts / "labelsTr" / f"{line.host}.nii.gz")
@@ -356,7 +357,7 @@ def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkey
     sorted(hosts.glob("labelsTr/*"))[0].unlink()
     pipeline.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "bare", device="cpu")
     assert "1 hosts without a label file of these labels (Healthy_000)" in " ".join(capsys.readouterr().err.split())
-    assert synthesis.read_bare(tmp_path / "bare") == ("Healthy_000",)
+    assert read_bare(tmp_path / "bare") == ("Healthy_000",)
     path = next(hosts.glob("labelsTr/*"))
     labels, grid = read_volume(path)
     labels[0, 0, 0] = 7

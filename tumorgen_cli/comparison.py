@@ -24,10 +24,11 @@ from tumorgen_cli.methods import find_method
 from tumorgen_cli.organs import organ_cases, tumor_free_subset
 from tumorgen_cli.pipeline import FEATURES, evaluate_sets, healthy_sources, plan_dataset, preprocess_dataset, redraw_sources, synthesize
 from tumorgen_cli.plan import Plan
+from tumorgen_cli.sets import read_provenance
 from tumorgen_cli.shards import read_log
 from tumorgen_cli.stages import check_preprocessed
 from tumorgen_cli.subsets import subset_workspace
-from tumorgen_cli.synthesis import Source, read_provenance
+from tumorgen_cli.synthesis import Source
 from tumorgen_cli.workspace import Workspace
 
 

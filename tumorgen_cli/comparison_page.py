@@ -20,7 +20,7 @@ from tumorgen_cli.files import write_text
 from tumorgen_cli.pages import number, page, picture_row, table
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import box_slices, display_of, display_range, spread_over
-from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.sets import read_provenance
 from tumorgen_cli.volumes import read_image
 from tumorgen_cli.windows import scan_limits
 

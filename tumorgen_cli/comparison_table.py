@@ -19,7 +19,7 @@ from tumorgen_cli.files import none_for_nan, read_plain, to_plain, write_json, w
 from tumorgen_cli.metrics.scores import ALL_PLANES, Scores, Summary, summarize, values_of
 from tumorgen_cli.metrics.tumors import ks_distance
 from tumorgen_cli.records import Provenance
-from tumorgen_cli.synthesis import count_rejected
+from tumorgen_cli.sets import count_rejected
 
 _PLANES = {"axial": "axial", "sagittal": "sagittal", "coronal": "coronal", ALL_PLANES: "mean"}
 _KS = {"volume_ml": "volume", "mean": "mean intensity", "contrast": "contrast"}

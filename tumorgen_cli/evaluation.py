@@ -56,8 +56,8 @@ from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import axial_strip, display_of, display_range, upright, upright_grid
 from tumorgen_cli.records import Box, Fingerprint, Grid
+from tumorgen_cli.sets import count_rejected, read_judges, read_left_out, read_provenance, rejected_words
 from tumorgen_cli.shards import division_faults, read_log
-from tumorgen_cli.synthesis import count_rejected, read_judges, read_left_out, read_provenance, rejected_words
 from tumorgen_cli.volumes import read_image, read_volume, resample, same_geometry, write_volume
 from tumorgen_cli.windows import comparable, scale, scan_limits, spanning_component, tight_box
 from tumorgen_cli.workspace import Splits

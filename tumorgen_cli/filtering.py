@@ -22,8 +22,8 @@ from tumorgen_cli.evaluation import CaseFiles, synthetic_cases, verdict_of
 from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy, nan_for_none, none_for_nan, to_plain, write_text
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Shard
+from tumorgen_cli.sets import LEFT_OUT, NOT_FOUND, read_judges, read_origin, read_provenance, write_dataset_json, write_judges
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, open_log, read_log, turn
-from tumorgen_cli.synthesis import LEFT_OUT, NOT_FOUND, read_judges, read_origin, read_provenance, write_dataset_json, write_judges
 
 if TYPE_CHECKING:
     from tumorgen_cli.console import Ticker

@@ -26,8 +26,8 @@ from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain,
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.folds import SPLITS, check_folds, nnunet_folds, written_folds
 from tumorgen_cli.records import Provenance
+from tumorgen_cli.sets import read_bare, read_judges, read_learnt_from, read_provenance
 from tumorgen_cli.shards import claim, division_faults
-from tumorgen_cli.synthesis import read_bare, read_judges, read_learnt_from, read_provenance
 from tumorgen_cli.volumes import read_grid
 from tumorgen_cli.workspace import Splits
 
@@ -179,11 +179,12 @@ def _divide(real: Dataset, sets: Sequence[_Set], folds: int) -> Sequence[Splits]
     """
     if folds > 1:
         path, written = written_folds(real) or (real.path / SPLITS, [])
-        console.note(f"folds: of {path}" if len(written) == folds else "folds: nnU-Net's own" + f"; {path} has {len(written)}" * bool(written))
-        if len(written) != folds:
-            return nnunet_folds(real.cases, folds)
-        check_folds(real, path, dict(enumerate(written)))
-        return written
+        if len(written) == folds:
+            console.note(f"folds: of {path}")
+            check_folds(real, path, dict(enumerate(written)))
+            return written
+        console.note("folds: nnU-Net's own" + f"; {path} has {len(written)}" * bool(written))
+        return nnunet_folds(real.cases, folds)
     seen = {case for each in sets for case in each.learnt_from}
     if sets and seen.issuperset(real.cases):
         found = "every real case has been learnt from by one of the sets"

@@ -36,9 +36,10 @@ from tumorgen_cli.plan import Plan
 from tumorgen_cli.pool import Entry, Pool
 from tumorgen_cli.processes import end_with
 from tumorgen_cli.records import Grid, Provenance, TumorFacts
+from tumorgen_cli.sets import rejected_words
 from tumorgen_cli.shards import open_log
 from tumorgen_cli.stages import open_method
-from tumorgen_cli.synthesis import Draw, Job, Placing, Quality, Source, check_places, draw_pair, pair_labels, provenance_of, rejected_words
+from tumorgen_cli.synthesis import Draw, Job, Placing, Quality, Source, check_places, draw_pair, pair_labels, provenance_of
 from tumorgen_cli.windows import mix_up, tight_box
 from tumorgen_cli.workspace import Workspace
 
@@ -132,7 +133,12 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
     easel = _Easel(studio, job)
     painted = given_up = 0
     busy, reason, begun = 0.0, "", time.perf_counter()
-    write_json(folder / PROGRESS, Progress(0, 0, "", 0.0, 0.0, round(peak_memory_gib(), 3)))  # all that is needed has been found
+
+    def tell() -> None:
+        spans = round(busy, 3), round(time.perf_counter() - begun, 3)
+        write_json(folder / PROGRESS, Progress(painted, given_up, reason, *spans, round(peak_memory_gib(), 3)))
+
+    tell()  # that all that is needed has been found
     for number in itertools.count(first) if pairs is None else range(first, first + pairs):
         clocked = clock()
         try:
@@ -145,8 +151,7 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
             given_up += 1
         spent = clock() - clocked
         busy += spent
-        spans = round(busy, 3), round(time.perf_counter() - begun, 3)
-        write_json(folder / PROGRESS, Progress(painted, given_up, reason, *spans, round(peak_memory_gib(), 3)))
+        tell()
         if given_up == _HOPELESS and not painted:
             remedy = "lower --keep, raise --until-pass, choose other hosts, or train the method longer"
             raise StateError("No pair can be painted", [Fault(painting.method, f"{given_up} pairs given up; the last: {reason}", "some", remedy)])

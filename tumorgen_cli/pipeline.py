@@ -24,8 +24,9 @@ from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import unit_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
+from tumorgen_cli.sets import BARE
 from tumorgen_cli.stages import open_method, train_stages
-from tumorgen_cli.synthesis import BARE, Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
+from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
 from tumorgen_cli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -455,7 +456,7 @@ def filter_pairs(
     """
     from tumorgen_cli.evaluation import cache_of
     from tumorgen_cli.filtering import filter_set, own_pairs
-    from tumorgen_cli.synthesis import read_provenance
+    from tumorgen_cli.sets import read_provenance
 
     set_folder = _find_set(workspace, set_folder)
     count = len(own_pairs(read_provenance(set_folder), shard))

@@ -28,7 +28,7 @@ from tumorgen_cli.files import derive_seed, from_plain, hash_file, hash_value, r
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, upright, upright_grid
 from tumorgen_cli.records import Box, Grid, Shape, Triple
-from tumorgen_cli.synthesis import read_provenance
+from tumorgen_cli.sets import read_provenance
 from tumorgen_cli.volumes import resample
 from tumorgen_cli.windows import scale, scan_limits, tight_box
 

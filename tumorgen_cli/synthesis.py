@@ -8,7 +8,6 @@ make a shard of a set (`shards.py`); nothing then tells it from one made at once
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
 import json
@@ -24,15 +23,16 @@ from scipy import ndimage
 
 from tumorgen_cli import console
 from tumorgen_cli.boxes import draw_size_mm, place_box
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
+from tumorgen_cli.errors import DataError, Fault, StateError, one_line
 from tumorgen_cli.faults import geometry_faults, read_header
-from tumorgen_cli.files import append_line, derive_seed, from_plain, hash_files, read_plain, read_record, to_plain, write_json
+from tumorgen_cli.files import append_line, derive_seed, hash_files, to_plain
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, too_large, window_shape, without_tumors
-from tumorgen_cli.judging import Learnt, predict_around, read_learnt
+from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
 from tumorgen_cli.records import Box, Grid, Provenance, Shard, TumorFacts
+from tumorgen_cli.sets import JUDGES, NOT_FOUND, count_rejected, read_provenance, rejected_words, write_dataset_json, write_judges
 from tumorgen_cli.shards import (
     claim,
     divide,
@@ -43,9 +43,7 @@ from tumorgen_cli.shards import (
     logs_of,
     open_log,
     read_log,
-    read_logs,
     turn,
-    whole_lines,
 )
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.windows import in_type, tight_box
@@ -53,12 +51,6 @@ from tumorgen_cli.windows import in_type, tight_box
 if TYPE_CHECKING:
     from tumorgen_cli.judge import Judge
     from tumorgen_cli.methods.method import Method, Sampling
-
-
-NOT_FOUND = "P below the threshold"
-_JUDGES = "judges.json"
-BARE = "hosts_without_labels"  # of set.json
-LEFT_OUT = "rejected.csv"
 
 
 @dataclass(frozen=True)
@@ -186,7 +178,7 @@ def synthesize_set(
         claim(out, identity, alone=shard is None)
         divide(out, len(jobs), shard)
         if quality is None:
-            (out / _JUDGES).unlink(missing_ok=True)  # of a set that came to nothing
+            (out / JUDGES).unlink(missing_ok=True)  # of a set that came to nothing
         else:
             write_judges(out, quality.judge)
         provenance, losses = (open_log(out, name, shard) for name in ("provenance", "given_up"))
@@ -253,11 +245,6 @@ def _tell_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[
         f"{len(given_up)} pairs were given up, beside {len(done)} that came: {told} (all: {out / 'given_up.jsonl'}; the same command tries those "
         "with an error again, and a pair whose line there is deleted)"
     )
-
-
-def rejected_words(rejected: Mapping[str, int]) -> str:
-    """Why draws were rejected, and how many."""
-    return ", ".join(f"{count} {reason}" for reason, count in rejected.items())
 
 
 @dataclass(frozen=True)
@@ -424,74 +411,6 @@ def redraw_box(tumor: Box, grid: Grid, plan: Plan, low: Sequence[float], high: S
     return Box(start, stop)  # type: ignore[arg-type]
 
 
-def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
-    """The cases that the method of a set has seen: those it was trained on, or took tumors or their sizes from.
-
-    None where the set does not say.
-    """
-    found = read_origin(folder).get("learnt_from")
-    return None if found is None else tuple(found)
-
-
-def read_bare(folder: Path) -> tuple[str, ...]:
-    """The hosts of a set without labels, whose pairs hold none but the tumor's, where the data set has others."""
-    return tuple(read_origin(folder).get(BARE, ()))
-
-
-def read_origin(folder: Path) -> dict[str, Any]:
-    """What the set.json of a set, or of a part of one, says of where its pairs come from."""
-    path = folder / "set.json"
-    found = read_plain(path, "run `tumorgen synthesize` again") if path.is_file() else {}
-    return {key: found[key] for key in ("learnt_from", BARE) if key in found}
-
-
-def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Learnt] | None = None) -> None:
-    """Records which judge chose a set's pairs, and `earlier` ones, with the cases that each is known to have learnt from."""
-    write_json(folder / _JUDGES, {**(earlier or {}), str(judge.folder.resolve()): read_learnt(judge.folder)})
-
-
-def read_judges(folder: Path) -> dict[str, Learnt]:
-    """What the judges that chose a set's pairs are known to have learnt from, by the judge's folder."""
-    path = folder / _JUDGES
-    return read_record(dict[str, Learnt], path, "run `tumorgen synthesize` or `filter` again") if path.is_file() else {}
-
-
-def read_left_out(folder: Path) -> dict[str, str]:
-    """The pairs that a filter left out of a set, with the reason; none of a set that is not filtered."""
-    path = folder / LEFT_OUT
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        return {row["case"]: row["reason"] for row in csv.DictReader(stream)}
-
-
-def read_provenance(folder: Path) -> tuple[Provenance, ...]:
-    """The finished pairs of a set, those of shards that are still at work among them.
-
-    Raises:
-        StateError: missing, or lines that are no provenance; all of them are named.
-    """
-    path, remedy = folder / "provenance.jsonl", f"delete {folder} and run `tumorgen synthesize` again"
-    if not path.is_file():
-        raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", "run `tumorgen synthesize` again")])
-    found: dict[str, Provenance] = {}
-    faults: list[Fault] = []
-    for log, text in read_logs(folder, "provenance").items():
-        if log != path:  # a shard may be at its last line
-            text = whole_lines(text)
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                record = from_plain(Provenance, json.loads(line), where=f"{log.name} line {number}", remedy=remedy)
-                found.setdefault(record.case, record)
-            except PlanError as error:
-                faults += error.faults
-            except json.JSONDecodeError as error:
-                faults.append(Fault(f"{log} line {number}", str(error), "a JSON object", remedy))
-    if faults:
-        raise StateError("The set's provenance cannot be read", faults)
-    return tuple(found.values())
-
-
 def _finished_pairs(out: Path) -> dict[str, Provenance]:
     """The pairs that need not be made again."""
     return {record.case: record for record in read_provenance(out)}
@@ -514,27 +433,6 @@ def _check_hosts(
     faults = [Fault(files, f"another scan than {', '.join(pairs)} were painted into", "the same", remedy) for files, pairs in stale.items()]
     if faults:
         raise StateError("Hosts have changed since pairs were painted into them", faults)
-
-
-def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
-    write_json(
-        out / "dataset.json",
-        {
-            "channel_names": {str(i): channel.name for i, channel in enumerate(plan.channels)},
-            "labels": plan.labels,
-            "numTraining": pairs,
-            "file_ending": plan.file_ending,
-            "description": f"synthetic pairs, see provenance.jsonl; learnt from {plan.dataset}",
-        },
-    )
-
-
-def count_rejected(records: Sequence[Provenance], given_up: Mapping[str, Mapping[str, Any]]) -> Counter[str]:
-    """The draws of a set that were rejected, by reason, those of pairs given up among them."""
-    rejected: Counter[str] = Counter()
-    for reasons in (*(record.rejected for record in records), *(record["rejected"] for record in given_up.values())):
-        rejected.update(reasons)
-    return rejected
 
 
 def _tally(records: Sequence[Provenance], made: int, left: int, given_up: Mapping[str, Mapping[str, Any]]) -> Tally:
