@@ -30,7 +30,7 @@ LAYERS = [
     },
     {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "gains", "pipeline"},
     {"subsets", "organs", "downstream_page", "downstream_runs", "painter", "nnunet_setup"},
-    {"comparison", "downstream", "demo", "cli"},
+    {"comparison", "downstream", "demo", "cli_options", "cli_nnunet", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 #: module -> modules of its own layer that it may import
@@ -75,7 +75,8 @@ BESIDE = {
     "organs": {"subsets"},
     "pipeline": {"evaluation", "filtering", "judges", "merging", "reader_study"},
     "nnunet_setup": {"painter"},
-    "cli": {"downstream", "comparison", "demo"},
+    "cli_nnunet": {"cli_options", "downstream"},
+    "cli": {"cli_options", "cli_nnunet", "comparison", "demo"},
 }
 HEAVY = ("torch", "nnunetv2", "SimpleITK")
 

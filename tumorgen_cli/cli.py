@@ -2,93 +2,45 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
 from tumorgen_cli import __version__, console
-from tumorgen_cli.errors import Fault, PlanError, TumorgenError
+from tumorgen_cli.cli_nnunet import downstream, merge, nnunet_setup
+from tumorgen_cli.cli_options import (
+    DEFAULT_WORK,
+    Device,
+    Features,
+    FoldNumber,
+    Inception,
+    Json,
+    JudgeFolder,
+    Keep,
+    Memory,
+    MethodName,
+    Preset,
+    Seed,
+    Settings,
+    ShardOption,
+    TumorLabel,
+    Work,
+    Workers,
+    at_work,
+    command,
+    method_names,
+    open_workspace,
+    parse_box,
+    parse_shard,
+)
+from tumorgen_cli.errors import Fault, PlanError
 
-if TYPE_CHECKING:
-    from tumorgen_cli.workspace import Workspace
-
-F = TypeVar("F", bound=Callable[..., Any])
+OTHER_SHARDS = "the same command for the other shards; the last of them finishes the set"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, help=(
     "Learn tumors from a small annotated 3D data set, paint new ones (image and mask) into healthy scans."
 ))  # fmt: skip
-
-Work = Annotated[Path, typer.Option("-w", "--work", help="Workspace: one folder, one data set.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
-Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random draw (default: the plan's).")]
-Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout.")]
-MethodName = Annotated[str, typer.Option("--method", help="How to paint; the README has the list.")]
-Settings = Annotated[Optional[list[str]], typer.Option("--set", help="Set a plan field: a.b=value. Repeatable.")]
-Preset = Annotated[Optional[str], typer.Option("--preset", help="A preset's name (see `tumorgen presets`) or YAML file.")]
-Memory = Annotated[Optional[float], typer.Option("--memory", help="GiB to plan for (default: what the device has).", min=0.5)]
-TumorLabel = Annotated[Optional[str], typer.Option("--tumor-label", help="Name or value of the tumor label.")]
-Workers = Annotated[Optional[int], typer.Option("--workers", help="Processes (default: by cores and memory; 0: none).", min=0)]
-FoldNumber = Annotated[
-    Optional[int],
-    typer.Option("--fold", help="Held out: of splits_final.json (else 0), or, without it, of nnU-Net's five (else every fifth case).", min=0),
-]
-JudgeFolder = Annotated[
-    Optional[Path],
-    typer.Option("--judge", help="An nnU-Net v2 results folder, or `bundled` (default: the workspace's own, else, for FDG-PET, the bundled one)."),
-]
-Keep = Annotated[float, typer.Option("--keep", help="Least share of the mask that the judge must find (FreeTumor's P).", min=0.0, max=1.0)]
-Features = Annotated[Literal["lite0", "filters", "inception"], typer.Option("--features", help="Feature network; only inception gives FID.")]
-Inception = Annotated[Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)]
-ShardOption = Annotated[Optional[str], typer.Option("--shard", help="i/n: part i of n of the pairs (default: torchrun's RANK and WORLD_SIZE).")]
-DEFAULT_WORK = Path("tumorgen_work")
-OTHER_SHARDS = "the same command for the other shards; the last of them finishes the set"
-
-
-def _command(function: F) -> F:
-    """A command: a user's error is told without a traceback (exit 1), time and peak memory go to `commands.jsonl`."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
-        begun = time.monotonic()
-        try:
-            function(*args, **kwargs)
-            _record(function.__name__, kwargs, time.monotonic() - begun)
-        except TumorgenError as error:
-            console.show_error(error)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            console.warn("stopped; what was finished is kept, the same command goes on from there")
-            raise typer.Exit(130) from None
-
-    return run  # type: ignore[return-value]
-
-
-def _record(command: str, options: dict[str, Any], seconds: float) -> None:
-    """A line of what a command cost, for benchmarks and `status`."""
-    from tumorgen_cli.devices import peak_memory_gib
-    from tumorgen_cli.files import append_line
-
-    root = options.get("work")
-    if not isinstance(root, Path) or not root.is_dir() or command in ("status", "presets"):
-        return
-    line = {"command": command, "stage": options.get("stage"), "seconds": round(seconds, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
-    append_line(root / "commands.jsonl", json.dumps(line))
-
-
-def _workspace(work: Path) -> Workspace:
-    from tumorgen_cli.workspace import Workspace
-
-    return Workspace(work.resolve())
-
-
-def _at(work: Path) -> str:
-    return "" if work == DEFAULT_WORK else f" -w {work}"
 
 
 def _version(value: bool) -> None:
@@ -103,7 +55,7 @@ def main(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 
 @app.command()
-@_command
+@command
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller phantoms, shorter training: 3 minutes at most on 2 cores.")] = False,
     work: Work = Path("tumorgen_demo"),
@@ -114,13 +66,13 @@ def demo(
     """Write a phantom PET data set and run everything on it, from plan to report."""
     from tumorgen_cli.demo import run_demo
 
-    result = run_demo(_workspace(work), quick, device, seed or 0)
+    result = run_demo(open_workspace(work), quick, device, seed or 0)
     _show_run(result, as_json)
     console.next_command("open the report above, then: tumorgen run DATASET --healthy DIR")
 
 
 @app.command()
-@_command
+@command
 def plan(
     dataset: Annotated[str, typer.Argument(help="Path of an nnU-Net raw data set, or its id or name under $nnUNet_raw.")],
     work: Work = DEFAULT_WORK,
@@ -137,16 +89,16 @@ def plan(
     """Check and fingerprint a data set; decide crop, resize, latent shape, alpha, networks, training."""
     from tumorgen_cli import pipeline
 
-    made = pipeline.plan_dataset(_workspace(work), dataset, tumor_label, device, memory, preset, settings or (), seed, workers, fold)
+    made = pipeline.plan_dataset(open_workspace(work), dataset, tumor_label, device, memory, preset, settings or (), seed, workers, fold)
     if as_json:
         console.print_json(made)
     else:
         console.table(f"Plan of {made.dataset} ({work / 'plan.json'})", ("field", "value", "rule", "inputs"), pipeline.plan_rows(made))
-    console.next_command(f"tumorgen preprocess{_at(work)}")
+    console.next_command(f"tumorgen preprocess{at_work(work)}")
 
 
 @app.command()
-@_command
+@command
 def presets(
     name: Annotated[Optional[str], typer.Argument(help="A preset to show.")] = None,
     copy_to: Annotated[Optional[Path], typer.Option("--copy", help="Copy it to this file, to edit.")] = None,
@@ -178,7 +130,7 @@ def presets(
 
 
 @app.command()
-@_command
+@command
 def preprocess(
     work: Work = DEFAULT_WORK,
     healthy: Annotated[
@@ -191,15 +143,15 @@ def preprocess(
     """Bring every case to the working spacing, in parallel; goes on where it stopped."""
     from tumorgen_cli import pipeline
 
-    written = pipeline.preprocess_dataset(_workspace(work), workers)
+    written = pipeline.preprocess_dataset(open_workspace(work), workers)
     console.note(f"{written} cases written")
     if healthy is not None:
-        console.note(f"{pipeline.preprocess_healthy(_workspace(work), healthy, workers)} healthy scans written")
-    console.next_command(f"tumorgen train all{_at(work)}")
+        console.note(f"{pipeline.preprocess_healthy(open_workspace(work), healthy, workers)} healthy scans written")
+    console.next_command(f"tumorgen train all{at_work(work)}")
 
 
 @app.command()
-@_command
+@command
 def train(
     stage: Annotated[str, typer.Argument(help="vae, flow, refiner, or all; a rival's stage; judge: an nnU-Net that scores the pairs.")],
     work: Work = DEFAULT_WORK,
@@ -224,19 +176,19 @@ def train(
     from tumorgen_cli.stages import train_stages
 
     method = method or method_of_stage(stage)
-    runs = train_stages(_workspace(work), method, stage, iterations, device, restart, init, seed)
+    runs = train_stages(open_workspace(work), method, stage, iterations, device, restart, init, seed)
     if as_json:
         console.print_json(runs)
     stages = find_method(method).stages
     later = stages[stages.index(stage) + 1 :] if stage in stages else ()
     named = "" if method == "tumorgen" else f" --method {method}"
-    console.next_command((f"tumorgen train {later[0]}" if later else f"tumorgen synthesize --healthy DIR -n 20{named}") + _at(work))
+    console.next_command((f"tumorgen train {later[0]}" if later else f"tumorgen synthesize --healthy DIR -n 20{named}") + at_work(work))
 
 
 def _train_judge(work: Path, minutes: float, device: Any, seed: int | None, restart: bool, as_json: bool) -> None:
     from tumorgen_cli import judges, pipeline
 
-    record = pipeline.train_own_judge(_workspace(work), minutes, device, seed, restart)
+    record = pipeline.train_own_judge(open_workspace(work), minutes, device, seed, restart)
     if as_json:
         console.print_json(record)
     else:
@@ -246,11 +198,11 @@ def _train_judge(work: Path, minutes: float, device: Any, seed: int | None, rest
         console.table(title, ("case", "DSC", f"NSD at {record.tolerance_mm} mm"), rows)
     if record.held_out and not record.mean_dice >= judges.USEFUL_DICE:
         console.warn(f"this judge is too weak to score pairs with: {judges.WEAK_JUDGE}")
-    console.next_command(f"tumorgen evaluate{_at(work)}")
+    console.next_command(f"tumorgen evaluate{at_work(work)}")
 
 
 @app.command()
-@_command
+@command
 def synthesize(
     work: Work = DEFAULT_WORK,
     healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans (NAME_0000.nii.gz, …).")] = None,
@@ -280,8 +232,8 @@ def synthesize(
     if healthy is not None and cases is not None:
         raise PlanError("Two sources", [Fault("--healthy and --cases", "both given", "one of them", "leave one out")])
     report = pipeline.synthesize(
-        _workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver, kind), device, seed, until_pass,
-        keep, judge, shard=_parse_shard(shard),
+        open_workspace(work), method, pairs, healthy, cases, out, parse_box(box), roi, Sampling(steps, solver, kind), device, seed, until_pass,
+        keep, judge, shard=parse_shard(shard),
     )  # fmt: skip
     _show_set(report, as_json)
     if report.tally.left:
@@ -289,12 +241,12 @@ def synthesize(
         return
     if not report.tally.pairs:
         console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
-    following = f"evaluate --synthetic {report.folder}" if report.tally.pairs else f"train all{_at(work)} --iterations N"
-    console.next_command(f"tumorgen {following}{_at(work) if report.tally.pairs else ''}")
+    following = f"evaluate --synthetic {report.folder}" if report.tally.pairs else f"train all{at_work(work)} --iterations N"
+    console.next_command(f"tumorgen {following}{at_work(work) if report.tally.pairs else ''}")
 
 
 @app.command("filter")
-@_command
+@command
 def filter_pairs(
     synthetic: Annotated[Path, typer.Argument(help="The set to filter; it stays as it is.")],
     work: Work = DEFAULT_WORK,
@@ -308,7 +260,7 @@ def filter_pairs(
     """Keep the pairs the judge agrees with, as a set of their own; list the others with the reasons."""
     from tumorgen_cli import pipeline
 
-    found = pipeline.filter_pairs(_workspace(work), synthetic, keep, judge, out, device, _parse_shard(shard))
+    found = pipeline.filter_pairs(open_workspace(work), synthetic, keep, judge, out, device, parse_shard(shard))
     if as_json:
         console.print_json(found)
     else:
@@ -318,55 +270,15 @@ def filter_pairs(
     if found.left:
         console.next_command(OTHER_SHARDS)
         return
-    again = f"tumorgen filter {synthetic} --keep {keep / 2:g} --out DIR{_at(work)}"
-    console.next_command(f"tumorgen evaluate --synthetic {found.folder}{_at(work)}" if found.kept else again)
+    again = f"tumorgen filter {synthetic} --keep {keep / 2:g} --out DIR{at_work(work)}"
+    console.next_command(f"tumorgen evaluate --synthetic {found.folder}{at_work(work)}" if found.kept else again)
+
+
+app.command()(merge)
 
 
 @app.command()
-@_command
-def merge(
-    real: Annotated[str, typer.Argument(help="The real nnU-Net raw data set: a path, or its id or name under $nnUNet_raw.")],
-    synthetic: Annotated[list[Path], typer.Argument(help="Synthetic sets: their folders, or names in the workspace.")],
-    out: Annotated[Path, typer.Option("--out", help="DIR/DatasetNNN_Name; the name alone goes to $nnUNet_raw, or to WORK/nnunet/nnUNet_raw.")],
-    work: Work = DEFAULT_WORK,
-    folds: Annotated[
-        int, typer.Option("--folds", help="1: validate on cases no set has learnt from; more: the data set's own if as many, or nnU-Net's.", min=1)
-    ] = 1,
-    oversample: Annotated[int, typer.Option("--oversample", help="How often a real case stands in the training lists.", min=1)] = 1,
-    preprocessed: Annotated[
-        Optional[Path], typer.Option("--preprocessed", help="nnU-Net's preprocessed folder (default: $nnUNet_preprocessed).")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Put real cases and synthetic pairs into one nnU-Net raw data set, with folds that validate on unseen real cases alone."""
-    from tumorgen_cli import pipeline
-    from tumorgen_cli.nnunet import export_line, users_folders
-
-    made = pipeline.merge(_workspace(work), real, synthetic, out, folds, oversample, preprocessed)
-    if as_json:
-        console.print_json({"folder": made.out, "splits": made.splits, "folds": made.folds})
-    else:
-        rows = []
-        for number, f in enumerate(made.folds):
-            left_out = ", ".join(f"{count} {reason}" for reason, count in f.left_out.items()) or "none"
-            rows.append((number, len(f.train), len(f.validation), len(f.pairs), left_out, f"{f.real_share:.0%}"))
-        columns = ("fold", "real, training", "real, validation", "pairs, training", "pairs left out", "real share of what is drawn")
-        console.table(f"{len(made.real.cases)} real cases and {len(made.pairs)} pairs in {made.out}", columns, rows)
-        for path in made.splits:
-            console.note(f"folds: {path}")
-    empty = ", ".join(str(number) for number, fold in enumerate(made.folds) if not fold.pairs)
-    if empty:
-        console.warn(f"no pair to learn from in fold {empty}: every pair comes from its validation cases")
-    if len(made.splits) == 1:
-        console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
-    number = int(made.out.name[len("Dataset") :][:3])
-    folders = users_folders(work) | {"nnUNet_raw": made.out.parent} | ({"nnUNet_preprocessed": preprocessed} if preprocessed else {})
-    steps = [f"nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres", f"nnUNetv2_train {number} 3d_fullres 0"]
-    console.next_command(" && ".join(filter(None, [export_line(folders), *steps])))
-
-
-@app.command()
-@_command
+@command
 def evaluate(
     work: Work = DEFAULT_WORK,
     synthetic: Annotated[Optional[list[Path]], typer.Option("--synthetic", help="A set; repeatable (default: every set of the workspace).")] = None,
@@ -380,13 +292,13 @@ def evaluate(
     """Score synthetic pairs: agreement with a judge, distances to real slices, a reader test, novelty; writes a report."""
     from tumorgen_cli import pipeline
 
-    reports = pipeline.evaluate_sets(_workspace(work), synthetic or (), judge, device, features, inception, seed)
+    reports = pipeline.evaluate_sets(open_workspace(work), synthetic or (), judge, device, features, inception, seed)
     _show_scores(reports, as_json)
-    console.next_command(f"open {reports[-1].page}, then: tumorgen merge DATASET SET --out Dataset601_Merged{_at(work)}")
+    console.next_command(f"open {reports[-1].page}, then: tumorgen merge DATASET SET --out Dataset601_Merged{at_work(work)}")
 
 
 @app.command()
-@_command
+@command
 def compare(
     methods: Annotated[str, typer.Option("--methods", help="Names with commas between; the README has the list.")],
     work: Work = DEFAULT_WORK,
@@ -417,13 +329,13 @@ def compare(
         faults.append(Fault("--paint-in", "one of --healthy and --host-labels", expected, "add what is missing, or leave both out"))
     elif host_labels is not None and paint_in is None:
         faults.append(Fault("--host-labels", "no --paint-in", "the label to paint in", "add --paint-in LABEL"))
-    names = _method_names("--methods", methods, faults)
+    names = method_names("--methods", methods, faults)
     from tumorgen_cli.budgets import Budget
     from tumorgen_cli.comparison import Hosts, Scoring, compare_methods
     from tumorgen_cli.comparison_table import RULE, table_rows
 
     hosts, scoring = Hosts(healthy, cases, paint_in, host_labels), Scoring(judge, features, inception)
-    made = compare_methods(_workspace(work), names, pairs, hosts, Budget(iterations, minutes), scoring, device, seed, train_on)
+    made = compare_methods(open_workspace(work), names, pairs, hosts, Budget(iterations, minutes), scoring, device, seed, train_on)
     if as_json:
         console.print_json(made)
     for each in () if as_json else made.comparison.tables:
@@ -438,64 +350,7 @@ def compare(
     console.next_command(f"open {made.page}")
 
 
-def _method_names(option: str, text: str, faults: list[Fault], live: bool = False) -> list[str]:
-    """The methods (or arms of `downstream`) that an option names; tells what is wrong with them together with `faults`."""
-    from tumorgen_cli.files import unknown_name
-    from tumorgen_cli.methods import METHODS
-
-    names, known = [name.strip() for name in text.split(",")], METHODS
-    if live:
-        known = ("real", *METHODS, *(f"{name}-live" for name in METHODS))
-    faults += [unknown_name(option, name, known) for name in dict.fromkeys(names) if name not in known]
-    faults += [Fault(f"{option}.{name}", "named twice", "once", "leave one out") for name in known if names.count(name) > 1]
-    if faults:
-        raise PlanError("Nothing can be compared so", faults)
-    return names
-
-
-@app.command()
-@_command
-def downstream(
-    arms: Annotated[str, typer.Option("--arms", help="real, and methods; with -live painted while nnU-Net trains.")] = "real,tumorgen",
-    work: Work = DEFAULT_WORK,
-    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
-    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")] = None,
-    fractions: Annotated[str, typer.Option("--fractions", help="Shares of the real training cases, with commas between.")] = "0.25,0.5,1",
-    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each arm.", min=1)] = 3,
-    minutes: Annotated[float, typer.Option("--minutes", help="Of the first nnU-Net; all others take as many iterations.", min=0.01)] = 60.0,
-    ratio: Annotated[int, typer.Option("--ratio", help="Pairs to a real case.", min=1)] = 4,
-    real_share: Annotated[float, typer.Option("--real-share", help="Of real cases in what is drawn in training.", min=0.01, max=0.99)] = 0.5,
-    jobs: Annotated[Optional[int], typer.Option("--jobs", help="nnU-Nets at a time (default: one per GPU, or one).", min=1)] = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Train nnU-Nets with and without pairs, alike otherwise, and score them on real held-out cases."""
-    faults = []
-    named = {name.strip() for name in arms.split(",")}
-    if "real" not in named:
-        faults.append(Fault(f"--arms {arms}", "no real", "the arm that gains are measured against", "add real"))
-    if healthy is None and cases is None and named != {"real"}:
-        faults.append(Fault("--healthy", "nothing to paint into", "a folder of scans", "give --healthy DIR, --cases train, or both"))
-    try:
-        shares = tuple(float(part) for part in fractions.split(","))
-    except ValueError:
-        shares = ()
-        faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
-    names = _method_names("--arms", arms, faults, live=True)
-    from tumorgen_cli.downstream import Design, gain_rows, measure_gains
-
-    design = Design(tuple(names), shares, seeds, minutes, ratio, real_share)
-    made = measure_gains(_workspace(work), design, healthy, cases, device, jobs)
-    if as_json:
-        console.print_json(made)
-    else:
-        title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
-        columns = ("real cases", "arm", "DSC [95 % interval]", "gain", "better / worse, p", "NSD", "found", "FP a scan")
-        console.table(title, columns, gain_rows(made.result.arms))
-    for each in made.result.failures:
-        console.warn(f"{each.arm} with {each.cases} real cases failed: {each.reason}")
-    console.next_command(f"open {made.page}")
-
+app.command()(downstream)
 
 study = typer.Typer(invoke_without_command=True, help="A blind real-or-synthetic study: one page for readers, and its scores.")
 app.add_typer(study, name="reader-study")
@@ -517,13 +372,13 @@ def reader_study(
         _write_study(synthetic=synthetic or [], work=work, pairs=pairs, out=out, with_mask=with_mask, seed=seed, as_json=as_json)
 
 
-@_command
+@command
 def _write_study(
     synthetic: list[Path], work: Path, pairs: int, out: Path | None, with_mask: bool, seed: int | None, as_json: bool
 ) -> None:
     from tumorgen_cli import pipeline
 
-    made = pipeline.make_reader_study(_workspace(work), synthetic, pairs, out, seed, with_mask)
+    made = pipeline.make_reader_study(open_workspace(work), synthetic, pairs, out, seed, with_mask)
     if as_json:
         console.print_json(made)
     for line in () if as_json else made.notes:
@@ -532,7 +387,7 @@ def _write_study(
 
 
 @study.command("score")
-@_command
+@command
 def score_study(
     answers: Annotated[list[Path], typer.Argument(help="The files that readers exported.")],
     key: Annotated[Path, typer.Option("--key", help="The study's key.json.")],
@@ -550,7 +405,7 @@ def score_study(
 
 
 @app.command()
-@_command
+@command
 def run(
     dataset: Annotated[str, typer.Argument(help="Path of an nnU-Net raw data set, or its id or name under $nnUNet_raw.")],
     healthy: Annotated[Path, typer.Option("--healthy", help="Folder of tumor-free scans.")],
@@ -569,104 +424,27 @@ def run(
     """Plan, preprocess, train, synthesize, evaluate; run it again and it goes on where it stopped."""
     from tumorgen_cli import pipeline
 
-    result = pipeline.run_all(_workspace(work), dataset, healthy, pairs, judge, tumor_label, memory, preset, settings or (), device, seed, fold)
+    result = pipeline.run_all(open_workspace(work), dataset, healthy, pairs, judge, tumor_label, memory, preset, settings or (), device, seed, fold)
     _show_run(result, as_json)
-    console.next_command(f"tumorgen synthesize --healthy {healthy} -n 100 --out DIR{_at(work)}")
+    console.next_command(f"tumorgen synthesize --healthy {healthy} -n 100 --out DIR{at_work(work)}")
 
 
 @app.command()
-@_command
+@command
 def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
     """What is done, what is stale, what is next."""
     from tumorgen_cli.status import status as stand
 
-    steps = stand(_workspace(work))
+    steps = stand(open_workspace(work))
     if as_json:
         console.print_json(steps)
     else:
         console.table(f"Workspace {work}", ("step", "state", "detail"), [(s.name, s.state, s.detail) for s in steps])
     open_steps = [step for step in steps if step.state != "done"]
-    console.next_command(open_steps[0].command if open_steps else f"tumorgen synthesize --healthy DIR -n N --out DIR{_at(work)}")
+    console.next_command(open_steps[0].command if open_steps else f"tumorgen synthesize --healthy DIR -n N --out DIR{at_work(work)}")
 
 
-@app.command("nnunet-setup")
-@_command
-def nnunet_setup(
-    work: Work = DEFAULT_WORK,
-    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
-    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")] = None,
-    roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
-    probability: Annotated[float, typer.Option("--probability", help="Of a training patch to be a painted one.", min=0.0, max=1.0)] = 0.5,
-    pool: Annotated[int, typer.Option("--pool", help="Painted patches kept at a time.", min=1)] = 32,
-    share: Annotated[float, typer.Option("--share", help="Most of its time that the painter is busy.", min=0.01, max=1.0)] = 0.15,
-    mixup: Annotated[float, typer.Option("--mixup", help="Share of painted patches mixed up with another.", min=0.0, max=1.0)] = 0.0,
-    until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
-    keep: Keep = 0.7,
-    judge: JudgeFolder = None,
-    method: MethodName = "tumorgen",
-    device: Device = "auto",
-    seed: Seed = None,
-    as_json: Json = False,
-) -> None:
-    """Print two lines for a job script, with which nnU-Net paints new tumors while it trains."""
-    faults = []
-    if healthy is None and cases is None:
-        faults.append(Fault("--healthy and --cases", "neither given", "one of them, or both", "give --healthy DIR or --cases train"))
-    if roi is not None and healthy is None:
-        faults.append(Fault("--roi", str(roi), "--healthy beside it", "leave it out: --cases paints where the tumors are"))
-    if judge is not None and until_pass is None:
-        faults.append(Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out"))
-    if faults:
-        raise PlanError("Options that do not fit together", faults)
-    from tumorgen_cli.nnunet import export_line
-    from tumorgen_cli.nnunet_setup import TRAINER, job_folders, set_up
-
-    made = set_up(
-        _workspace(work), method, healthy, cases, roi, probability, pool, share, mixup, until_pass, keep, judge, device, seed
-    )
-    if as_json:
-        console.print_json(made)
-    for line in () if as_json else made.lines:
-        typer.echo(line)
-    split = f"copy {Path(made.file).parent / 'splits_final.json'} into $nnUNet_preprocessed/DATASET (not for a merged set, which has its own)"
-    exports = export_line(job_folders(_workspace(work)))
-    script = "add the two lines to the job script" + f" and, as nnU-Net's folders are not all set, `{exports}`" * bool(exports)
-    prepare = "nnUNetv2_plan_and_preprocess, where DATASET is not preprocessed"
-    merged = " (of a set merged without --folds: fold 0)" if made.fold else ""
-    console.next_command(f"{script}; {prepare}; {split}; then nnUNetv2_train DATASET 3d_fullres {made.fold} -tr {TRAINER}{merged}")
-
-
-def _parse_box(text: str | None) -> Any:
-    if text is None:
-        return None
-    from tumorgen_cli.records import Box
-
-    try:
-        x0, y0, z0, x1, y1, z1 = (int(part) for part in text.split(","))
-    except ValueError:
-        fault = Fault(f"--box {text}", "not six whole numbers", "x0,y0,z0,x1,y1,z1", "for example --box 40,40,60,60,60,80")
-        raise PlanError("The box cannot be read", [fault]) from None
-    if x1 <= x0 or y1 <= y0 or z1 <= z0:
-        fault = Fault(f"--box {text}", "a stop that is not beyond its start", "x0 < x1, y0 < y1, z0 < z1", "swap the corners")
-        raise PlanError("The box has no volume", [fault])
-    return Box((x0, y0, z0), (x1, y1, z1))
-
-
-def _parse_shard(text: str | None) -> Any:
-    """What --shard says; without it this process's place among those of torchrun or accelerate, if there are several."""
-    from tumorgen_cli.records import Shard
-
-    where = "--shard" if text is not None else "RANK and WORLD_SIZE"
-    if text is None:
-        if os.environ.get("WORLD_SIZE", "1") == "1":
-            return None
-        rank = os.environ.get("RANK", "")
-        text = f"{int(rank) + 1 if rank.isdecimal() else '?'}/{os.environ['WORLD_SIZE']}"
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        fault = Fault(f"{where} {text}", "no part of a whole", "i/n, 1 <= i <= n", "for example --shard 1/8, and so on to --shard 8/8")
-        raise PlanError("The shard cannot be read", [fault])
-    return Shard(int(number), int(count)) if int(count) > 1 else None
+app.command("nnunet-setup")(nnunet_setup)
 
 
 def _show_set(report: Any, as_json: bool) -> None:
