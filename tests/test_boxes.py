@@ -81,8 +81,19 @@ def test_area_averaging():
 
 def test_latent_cells_of_a_box():
     assert boxes.latent_box(Box((4, 8, 0), (12, 16, 12)), (4, 4, 3)) == Box((1, 2, 0), (3, 4, 3))
-    assert boxes.latent_box(Box((6, 9, 5), (14, 17, 6)), (4, 4, 3)) == Box((1, 2, 1), (3, 4, 2))  # never empty
+    assert boxes.latent_box(Box((6, 9, 5), (14, 17, 6)), (4, 4, 3)) == Box((1, 2, 1), (4, 4, 2))  # never empty
     assert boxes.latent_box(Box((15, 15, 11), (16, 16, 12)), (4, 4, 3)) == Box((3, 3, 2), (4, 4, 3))  # never outside
+
+
+def test_a_place_of_a_tumors_size_has_the_cells_that_training_gives_the_tumor():
+    """Tight in voxels and brought to latent cells, or brought to latent cells and then tight: BA-PMG without offsets."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        start, size = rng.integers(0, 20, 3), rng.integers(1, 13, 3)
+        box = Box(tuple(start.tolist()), tuple((start + size).tolist()))
+        mask = np.zeros((32, 32, 32), np.uint8)
+        mask[box.slices] = 1
+        assert boxes.latent_box(box, (8, 8, 8)) == boxes.draw_box(boxes.latent_mask(mask), 0.0, rng)
 
 
 # -- places ----------------------------------------------------------------------------------------------------

@@ -47,14 +47,10 @@ def box_mask(box: Box, shape: Shape) -> np.ndarray:
 
 
 def latent_box(box: Box, shape: Shape, factor: int = 4) -> Box:
-    """The latent cells to draw for a box of voxels, at least one per axis, within a latent grid of `shape`.
-
-    A MAISI encoder pads its strided convolutions on the far side only, so a cell speaks for voxels about 1.5 beyond its
-    own; planes are rounded to the nearest cell with that in mind, and the picture meets the host at the box's faces.
-    """
-    lag = 0.375
-    start = [min(max(0, round(a / factor - lag)), n - 1) for a, n in zip(box.start, shape, strict=True)]
-    stop = [min(n, max(a + 1, round(b / factor - lag))) for a, b, n in zip(start, box.stop, shape, strict=True)]
+    """The latent cells that a box of voxels touches, one per axis at least, within a latent grid of `shape`: as `draw_box` finds the
+    cells of a training tumor, so that a place of a tumor's size is drawn into with as much room as the flow has learnt from."""
+    start = [min(max(0, a // factor), n - 1) for a, n in zip(box.start, shape, strict=True)]
+    stop = [min(n, max(a + 1, -(-b // factor))) for a, b, n in zip(start, box.stop, shape, strict=True)]
     return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
 
 
