@@ -146,6 +146,20 @@ def test_scores_of_a_set(plan, synthetic, tmp_path):
     assert {pair.case for pair in scores.novelty.pairs} == {"a", "b", "c"}
 
 
+def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
+    """Of the case's own tumors those that lay in the painted box; a box beside them, like another scan's, replaces none."""
+    old, new = ball((12, 10, 9), 12), ball((12, 10, 9), 8)
+    beside = Box((0, 0, 0), (8, 6, 4))
+    folder = write_set(tmp_path / "set", [(name, "t1", scan(new, 6, 1), 2 * new) for name in ("a", "b")] + [("c", "x", scan(new, 6, 2), 2 * new)])
+    assert evaluate(plan, folder, None, tmp_path).redrawn.count == 2
+    lines = [provenance("a", "t1"), provenance("b", "t1", beside), provenance("c", "x")]
+    (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
+    scores = evaluate(plan, folder, None, tmp_path)
+    assert (scores.redrawn.count, scores.redrawn.median) == (1, pytest.approx(new.sum() / old.sum()))
+    assert "volume over that of the tumor it replaces (1)" in (tmp_path / "evaluation" / "toy" / "report.html").read_text()
+    assert ("volume of a redrawn tumor over the old one's, median", f"{new.sum() / old.sum():.2f} (1 pairs)") in pipeline._score_rows(scores)
+
+
 def test_files(plan, synthetic, tmp_path):
     scores = evaluate(plan, synthetic, Threshold(), tmp_path)
     out = tmp_path / "evaluation" / "toy"

@@ -51,6 +51,7 @@ from tumorgen_cli.metrics.scores import (
     compare,
     hard_shares,
     plane_distances,
+    summarize,
 )
 from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.plan import Plan
@@ -148,6 +149,7 @@ def evaluate_set(
         tolerance_mm=plan.tolerance_mm,
         agreement=agree(pairs, test, train),
         comparisons=compare(pairs, train),
+        redrawn=summarize(_redrawn(work, (*pairs, *train, *test)), "redrawn"),
         shares=hard_shares(pairs, train),
         planes=plane_distances(*map(np.array, features.values()), *([case.host for case in cases] for cases in (pairs, train, test))),
         reader=_reader_test(plan, pairs, (*train, *test), measured, seed),
@@ -157,6 +159,17 @@ def evaluate_set(
     write_text(out / "cases.csv", cases_table(scores))
     write_json(out / "scores.json", none_for_nan(to_plain(scores)))
     return scores
+
+
+def _redrawn(work: Sequence[CaseFiles], scores: Sequence[CaseScores]) -> np.ndarray:
+    """The volumes of the tumors that were painted over others, as shares of theirs: of the host's own that lie in the box."""
+    volume = {case.case: case.statistics.volume_ml for case in scores}
+    real = [files for files in work if files.group != "synthetic"]
+    found = []
+    for pair in (files for files in work if files.group == "synthetic"):
+        replaced = sum(volume[old.case] for old in real if old.host == pair.host and pair.box.holds(old.box))
+        found += [volume[pair.case] / replaced] if replaced else []
+    return np.array(found)
 
 
 def write_page(plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]) -> Path:

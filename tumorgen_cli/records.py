@@ -68,6 +68,9 @@ class Box:
         """Centre in voxels counted from the outer corner of voxel 0."""
         return tuple((a + b) / 2 for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
 
+    def holds(self, other: Box) -> bool:
+        return all(a <= c and d <= b for a, b, c, d in zip(self.start, self.stop, other.start, other.stop, strict=True))
+
     def grown(self, margin: int | Shape, shape: Shape) -> Box:
         """This box with `margin` voxels more on every side, clipped to a volume of `shape`."""
         m = (margin,) * 3 if isinstance(margin, int) else margin

@@ -168,6 +168,8 @@ def _statistics(scores: Scores, unit: str) -> str:
     rows = []
     for c in scores.comparisons:
         rows.append((_titled(c, unit), _quartiles(c.synthetic), _quartiles(c.training), number(c.ks)))
+    if scores.redrawn.count:
+        rows.append((f"volume over that of the tumor it replaces ({scores.redrawn.count})", _quartiles(scores.redrawn), "1", ""))
     note = (
         "Median and quartiles; the curves show the share of tumors at or below a value, and KS is the largest gap between two "
         "curves: 0 alike, 1 apart. Contrast is the mean "
