@@ -14,7 +14,7 @@ from conftest import fingerprint_of, tumors_of
 from tumorgen_cli import evaluation, pipeline, report
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, read_scores, window_around, write_page
-from tumorgen_cli.files import to_plain
+from tumorgen_cli.files import hash_files, to_plain
 from tumorgen_cli.metrics.features import hand_made
 from tumorgen_cli.plan import ChannelPlan, PastePlan, Plan, WindowPlan
 from tumorgen_cli.records import Box, Grid, Provenance
@@ -147,17 +147,19 @@ def test_scores_of_a_set(plan, synthetic, tmp_path):
 
 
 def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
-    """Of the case's own tumors those that lay in the painted box; a box beside them, like another scan's, replaces none."""
+    """Of the case's own tumors those that lie in the painted box: none where the box is beside them, or the host another scan of that name."""
     old, new = ball((12, 10, 9), 12), ball((12, 10, 9), 8)
-    beside = Box((0, 0, 0), (8, 6, 4))
-    folder = write_set(tmp_path / "set", [(name, "t1", scan(new, 6, 1), 2 * new) for name in ("a", "b")] + [("c", "x", scan(new, 6, 2), 2 * new)])
-    assert evaluate(plan, folder, None, tmp_path).redrawn.count == 2
-    lines = [provenance("a", "t1"), provenance("b", "t1", beside), provenance("c", "x")]
+    folder = write_set(tmp_path / "set", [(name, "t1", scan(new, 6, 1), 2 * new) for name in "abcd"])
+    own = hash_files([Path(plan.dataset_path) / "imagesTr" / "t1_0000.nii.gz"])
+    tight = tight_box(old)
+    short = Box(tight.start, (tight.stop[0] - 1, *tight.stop[1:]))
+    lines = [replace(provenance(case, "t1", box), host_hash=own) for case, box in (("a", BOX), ("b", tight), ("c", short))]
+    lines.append(provenance("d", "t1"))
     (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
     scores = evaluate(plan, folder, None, tmp_path)
-    assert (scores.redrawn.count, scores.redrawn.median) == (1, pytest.approx(new.sum() / old.sum()))
-    assert "volume over that of the tumor it replaces (1)" in (tmp_path / "evaluation" / "toy" / "report.html").read_text()
-    assert ("volume of a redrawn tumor over the old one's, median", f"{new.sum() / old.sum():.2f} (1 pairs)") in pipeline._score_rows(scores)
+    assert (scores.redrawn_volume.count, scores.redrawn_volume.median) == (2, pytest.approx(new.sum() / old.sum()))
+    assert "volume over that of the tumor it replaces (2)" in (tmp_path / "evaluation" / "toy" / "report.html").read_text()
+    assert ("volume of a redrawn tumor over the old one's, median", f"{new.sum() / old.sum():.2f}; pairs: 2") in pipeline._score_rows(scores)
 
 
 def test_files(plan, synthetic, tmp_path):

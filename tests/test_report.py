@@ -80,7 +80,7 @@ def make_scores(dices, judge="results/judge", name="a <set>"):
     few = reader_test(np.ones((1, len(told))), np.ones((5, len(told))), ["x"], list("abcde"), told, 0)
     return Scores(
         name, "s", "p", "PET", judge, "j", "filters", False, 5.5, agree(pairs, test, train), compare(pairs, train),
-        summarize(np.array([]), "redrawn"), hard_shares(pairs, train),
+        summarize(np.array([]), "redrawn volume"), hard_shares(pairs, train),
         plane_distances(*features, list("xyxyxy")[: len(features[0])], list("abcde"), list("gh")), few,
         novelty(lesions("pair", len(pairs), rng), lesions("t", 5, rng), []), (*pairs, *train, *test),
     )  # fmt: skip

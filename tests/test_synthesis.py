@@ -19,11 +19,12 @@ import pytest
 from PIL import Image
 
 from tumorgen_cli import pipeline, shards, synthesis
+from tumorgen_cli.boxes import draw_box, latent_box, latent_mask
 from tumorgen_cli.character import hard_limit
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.evaluation import synthetic_cases
 from tumorgen_cli.files import hash_file, hash_files, locked, to_plain, write_json
-from tumorgen_cli.hosts import read_scan, tumor_place, window_shape
+from tumorgen_cli.hosts import cut_window, read_scan, tumor_place, window_shape
 from tumorgen_cli.judging import Learnt
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
@@ -31,7 +32,7 @@ from tumorgen_cli.painter import times_met
 from tumorgen_cli.records import Box, Grid, Shard, Synthetic
 from tumorgen_cli.sets import NOT_FOUND, read_bare, read_judges, read_learnt_from, read_provenance
 from tumorgen_cli.synthesis import Quality, Source, make_jobs, synthesize_set
-from tumorgen_cli.volumes import hash_voxels, read_volume, same_geometry, write_volume
+from tumorgen_cli.volumes import hash_voxels, read_volume, resample, same_geometry, write_volume
 from tumorgen_cli.workspace import Splits, Workspace
 
 PAIRS = 4
@@ -262,6 +263,25 @@ def test_every_tumor_of_a_scan_is_redrawn_in_turn(workspace):
     placed = [synthesis.Placing(scan, job.source, workspace.plan(), (), None).box(np.random.default_rng(0), job.turn) for job in jobs]
     redrawn = [[box.start[0] <= tumor.start[0] < tumor.stop[0] <= box.stop[0] for tumor in boxes].index(True) for box in placed]
     assert redrawn == [0, 0, 0, 1, 1, 0, 2, 0, 0]
+
+
+def test_a_redrawn_tumor_has_as_many_latent_cells_as_in_training(workspace):
+    """From the scan to the cells that are drawn, against BA-PMG on the window's own mask: in the mean, for offsets and windows are drawn."""
+    plan, rng = workspace.plan(), np.random.default_rng(0)
+    grid = Grid((80, 80, 80), plan.window.spacing_mm)
+    seen, drawn = [], []
+    for _ in range(150):
+        start = rng.integers(30, 40, 3)
+        tumor = Box(tuple(start.tolist()), tuple((start + rng.integers(5, 12, 3)).tolist()))
+        labels = np.zeros(grid.shape, np.float32)
+        labels[tumor.slices] = 1
+        scan = SimpleNamespace(name="x", grid=grid, image=labels[None], limits=np.array([[0, 1]]))
+        box = synthesis.redraw_box(tumor, grid, plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
+        window = cut_window(scan, box, plan, None)
+        mask = resample(labels, grid, window.grid, "linear") >= 0.5
+        seen.append(draw_box(latent_mask(mask), plan.window.alpha, rng).shape)
+        drawn.append(latent_box(window.request.place).shape)
+    assert np.mean(drawn, axis=0) == pytest.approx(np.mean(seen, axis=0), abs=0.3)
 
 
 def test_all_methods_meet_the_same_scans_and_places(workspace, phantoms, tmp_path):

@@ -46,12 +46,12 @@ def box_mask(box: Box, shape: Shape) -> np.ndarray:
     return out
 
 
-def latent_box(box: Box, shape: Shape, factor: int = 4) -> Box:
-    """The latent cells that a box of voxels touches, one per axis at least, within a latent grid of `shape`: as `draw_box` finds the
-    cells of a training tumor, so that a place of a tumor's size is drawn into with as much room as the flow has learnt from."""
-    start = [min(max(0, a // factor), n - 1) for a, n in zip(box.start, shape, strict=True)]
-    stop = [min(n, max(a + 1, -(-b // factor))) for a, b, n in zip(start, box.stop, shape, strict=True)]
-    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
+def latent_box(box: Box, factor: int = 4) -> Box:
+    """The latent cells that a box of voxels touches.
+
+    As `draw_box` finds the cells of a training tumor: a place of a tumor's size is drawn into with the room that the flow has learnt from.
+    """
+    return Box(tuple(a // factor for a in box.start), tuple(-(-b // factor) for b in box.stop))  # type: ignore[arg-type]
 
 
 def draw_size_mm(tumors: Sequence[TumorFacts], alpha: float, window_mm: Triple, rng: np.random.Generator) -> tuple[Triple, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
@@ -14,6 +14,7 @@ from tumorgen_cli.cli_options import (
     Device,
     Features,
     FoldNumber,
+    Hosts,
     Inception,
     Json,
     JudgeFolder,
@@ -21,20 +22,26 @@ from tumorgen_cli.cli_options import (
     Memory,
     MethodName,
     Preset,
+    Regions,
     Seed,
+    Sets,
     Settings,
     ShardOption,
     TumorLabel,
+    UntilPass,
     Work,
     Workers,
     at_work,
     command,
+    judge_faults,
     method_names,
     open_workspace,
-    parse_box,
     parse_shard,
 )
 from tumorgen_cli.errors import Fault, PlanError
+
+if TYPE_CHECKING:
+    from tumorgen_cli.records import Box
 
 OTHER_SHARDS = "the same command for the other shards; the last of them finishes the set"
 
@@ -210,11 +217,11 @@ def synthesize(
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs to make in all.", min=1)] = 20,
     out: Annotated[Optional[Path], typer.Option("--out", help="Where to write (default: in the workspace).")] = None,
     box: Annotated[Optional[str], typer.Option("--box", help="x0,y0,z0,x1,y1,z1 in voxels of the host.")] = None,
-    roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
+    roi: Regions = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Solver steps (default: the plan's 10).", min=1)] = None,
     solver: Annotated[Optional[str], typer.Option("--solver", help="The plan's, unless given: euler, heun; of difftumor ddpm, ddim.")] = None,
     kind: Annotated[Optional[str], typer.Option("--kind", help="Hard tumors only: low-contrast, necrotic or heterogeneous (tumorgen).")] = None,
-    until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
+    until_pass: UntilPass = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
     shard: ShardOption = None,
@@ -227,12 +234,12 @@ def synthesize(
     from tumorgen_cli import pipeline
     from tumorgen_cli.methods.method import Sampling
 
-    if judge is not None and until_pass is None:
-        raise PlanError("An option that does not apply", [Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out")])
+    if faults := judge_faults(judge, until_pass):
+        raise PlanError("An option that does not apply", faults)
     if healthy is not None and cases is not None:
         raise PlanError("Two sources", [Fault("--healthy and --cases", "both given", "one of them", "leave one out")])
     report = pipeline.synthesize(
-        open_workspace(work), method, pairs, healthy, cases, out, parse_box(box), roi, Sampling(steps, solver, kind), device, seed, until_pass,
+        open_workspace(work), method, pairs, healthy, cases, out, _parse_box(box), roi, Sampling(steps, solver, kind), device, seed, until_pass,
         keep, judge, shard=parse_shard(shard),
     )  # fmt: skip
     _show_set(report, as_json)
@@ -243,6 +250,23 @@ def synthesize(
         console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
     following = f"evaluate --synthetic {report.folder}" if report.tally.pairs else f"train all{at_work(work)} --iterations N"
     console.next_command(f"tumorgen {following}{at_work(work) if report.tally.pairs else ''}")
+
+
+def _parse_box(text: str | None) -> Box | None:
+    """What --box says."""
+    if text is None:
+        return None
+    from tumorgen_cli.records import Box
+
+    try:
+        x0, y0, z0, x1, y1, z1 = (int(part) for part in text.split(","))
+    except ValueError:
+        fault = Fault(f"--box {text}", "not six whole numbers", "x0,y0,z0,x1,y1,z1", "for example --box 40,40,60,60,60,80")
+        raise PlanError("The box cannot be read", [fault]) from None
+    if x1 <= x0 or y1 <= y0 or z1 <= z0:
+        fault = Fault(f"--box {text}", "a stop that is not beyond its start", "x0 < x1, y0 < y1, z0 < z1", "swap the corners")
+        raise PlanError("The box has no volume", [fault])
+    return Box((x0, y0, z0), (x1, y1, z1))
 
 
 @app.command("filter")
@@ -274,14 +298,14 @@ def filter_pairs(
     console.next_command(f"tumorgen evaluate --synthetic {found.folder}{at_work(work)}" if found.kept else again)
 
 
-app.command()(merge)
+app.command()(merge)  # where it stands is its place in --help
 
 
 @app.command()
 @command
 def evaluate(
     work: Work = DEFAULT_WORK,
-    synthetic: Annotated[Optional[list[Path]], typer.Option("--synthetic", help="A set; repeatable (default: every set of the workspace).")] = None,
+    synthetic: Sets = None,
     judge: JudgeFolder = None,
     features: Features = "lite0",
     inception: Inception = None,
@@ -302,7 +326,7 @@ def evaluate(
 def compare(
     methods: Annotated[str, typer.Option("--methods", help="Names with commas between; the README has the list.")],
     work: Work = DEFAULT_WORK,
-    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
+    healthy: Hosts = None,
     cases: Annotated[Optional[Literal["test", "train"]], typer.Option("--cases", help="Redraw these cases' own tumors, instead or too.")] = None,
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs of each method, on each kind of host.", min=1)] = 20,
     iterations: Annotated[Optional[int], typer.Option("--iterations", help="Steps of every stage that is not trained.", min=1)] = None,
@@ -352,6 +376,7 @@ def compare(
 
 app.command()(downstream)
 
+
 study = typer.Typer(invoke_without_command=True, help="A blind real-or-synthetic study: one page for readers, and its scores.")
 app.add_typer(study, name="reader-study")
 
@@ -359,7 +384,7 @@ app.add_typer(study, name="reader-study")
 @study.callback()
 def reader_study(
     context: typer.Context,
-    synthetic: Annotated[Optional[list[Path]], typer.Option("--synthetic", help="A set; repeatable (default: every set of the workspace).")] = None,
+    synthetic: Sets = None,
     work: Work = DEFAULT_WORK,
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Lesions of each kind.", min=1)] = 20,
     out: Annotated[Optional[Path], typer.Option("--out", help="Where to write (default: in the workspace).")] = None,

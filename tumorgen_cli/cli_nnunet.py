@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -11,13 +11,18 @@ from tumorgen_cli import console
 from tumorgen_cli.cli_options import (
     DEFAULT_WORK,
     Device,
+    Hosts,
     Json,
     JudgeFolder,
     Keep,
     MethodName,
+    OwnCases,
+    Regions,
     Seed,
+    UntilPass,
     Work,
     command,
+    judge_faults,
     method_names,
     open_workspace,
 )
@@ -70,8 +75,8 @@ def merge(
 def downstream(
     arms: Annotated[str, typer.Option("--arms", help="real, and methods; with -live painted while nnU-Net trains.")] = "real,tumorgen",
     work: Work = DEFAULT_WORK,
-    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
-    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")] = None,
+    healthy: Hosts = None,
+    cases: OwnCases = None,
     fractions: Annotated[str, typer.Option("--fractions", help="Shares of the real training cases, with commas between.")] = "0.25,0.5,1",
     seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each arm.", min=1)] = 3,
     minutes: Annotated[float, typer.Option("--minutes", help="Of the first nnU-Net; all others take as many iterations.", min=0.01)] = 60.0,
@@ -112,14 +117,14 @@ def downstream(
 @command
 def nnunet_setup(
     work: Work = DEFAULT_WORK,
-    healthy: Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")] = None,
-    cases: Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")] = None,
-    roi: Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")] = None,
+    healthy: Hosts = None,
+    cases: OwnCases = None,
+    roi: Regions = None,
     probability: Annotated[float, typer.Option("--probability", help="Of a training patch to be a painted one.", min=0.0, max=1.0)] = 0.5,
     pool: Annotated[int, typer.Option("--pool", help="Painted patches kept at a time.", min=1)] = 32,
     share: Annotated[float, typer.Option("--share", help="Most of its time that the painter is busy.", min=0.01, max=1.0)] = 0.15,
     mixup: Annotated[float, typer.Option("--mixup", help="Share of painted patches mixed up with another.", min=0.0, max=1.0)] = 0.0,
-    until_pass: Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)] = None,
+    until_pass: UntilPass = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
     method: MethodName = "tumorgen",
@@ -133,8 +138,7 @@ def nnunet_setup(
         faults.append(Fault("--healthy and --cases", "neither given", "one of them, or both", "give --healthy DIR or --cases train"))
     if roi is not None and healthy is None:
         faults.append(Fault("--roi", str(roi), "--healthy beside it", "leave it out: --cases paints where the tumors are"))
-    if judge is not None and until_pass is None:
-        faults.append(Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out"))
+    faults += judge_faults(judge, until_pass)
     if faults:
         raise PlanError("Options that do not fit together", faults)
     from tumorgen_cli.nnunet import export_line

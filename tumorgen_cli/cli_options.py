@@ -16,7 +16,7 @@ from tumorgen_cli import console
 from tumorgen_cli.errors import Fault, PlanError, TumorgenError
 
 if TYPE_CHECKING:
-    from tumorgen_cli.records import Box, Shard
+    from tumorgen_cli.records import Shard
     from tumorgen_cli.workspace import Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,6 +43,11 @@ Keep = Annotated[float, typer.Option("--keep", help="Least share of the mask tha
 Features = Annotated[Literal["lite0", "filters", "inception"], typer.Option("--features", help="Feature network; only inception gives FID.")]
 Inception = Annotated[Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)]
 ShardOption = Annotated[Optional[str], typer.Option("--shard", help="i/n: part i of n of the pairs (default: torchrun's RANK and WORLD_SIZE).")]
+Hosts = Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")]
+OwnCases = Annotated[Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")]
+Regions = Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")]
+UntilPass = Annotated[Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)]
+Sets = Annotated[Optional[list[Path]], typer.Option("--synthetic", help="A set; repeatable (default: every set of the workspace).")]
 DEFAULT_WORK = Path("tumorgen_work")
 
 
@@ -89,6 +94,12 @@ def at_work(work: Path) -> str:
     return "" if work == DEFAULT_WORK else f" -w {work}"
 
 
+def judge_faults(judge: Path | None, until_pass: int | None) -> list[Fault]:
+    """The fault of a judge that has nothing to do."""
+    unused = judge is not None and until_pass is None
+    return [Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out")] if unused else []
+
+
 def method_names(option: str, text: str, faults: list[Fault], live: bool = False) -> list[str]:
     """The methods (or arms of `downstream`) that an option names; tells what is wrong with them together with `faults`."""
     from tumorgen_cli.files import unknown_name
@@ -102,23 +113,6 @@ def method_names(option: str, text: str, faults: list[Fault], live: bool = False
     if faults:
         raise PlanError("Nothing can be compared so", faults)
     return names
-
-
-def parse_box(text: str | None) -> Box | None:
-    """What --box says."""
-    if text is None:
-        return None
-    from tumorgen_cli.records import Box
-
-    try:
-        x0, y0, z0, x1, y1, z1 = (int(part) for part in text.split(","))
-    except ValueError:
-        fault = Fault(f"--box {text}", "not six whole numbers", "x0,y0,z0,x1,y1,z1", "for example --box 40,40,60,60,60,80")
-        raise PlanError("The box cannot be read", [fault]) from None
-    if x1 <= x0 or y1 <= y0 or z1 <= z0:
-        fault = Fault(f"--box {text}", "a stop that is not beyond its start", "x0 < x1, y0 < y1, z0 < z1", "swap the corners")
-        raise PlanError("The box has no volume", [fault])
-    return Box((x0, y0, z0), (x1, y1, z1))
 
 
 def parse_shard(text: str | None) -> Shard | None:

@@ -28,7 +28,7 @@ def few(names: Sequence[str], most: int = 5) -> str:
 
 
 class TumorgenError(Exception):
-    """Base of all errors that are the user's to mend; `cli` prints them without a traceback."""
+    """Base of all errors that are the user's to mend; commands print them without a traceback."""
 
     def __init__(self, message: str, faults: Iterable[Fault] = ()) -> None:
         super().__init__(message)

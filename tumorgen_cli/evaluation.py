@@ -10,6 +10,7 @@ stopped and nothing stale is taken.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -26,6 +27,7 @@ from tumorgen_cli.files import (
     atomic,
     from_plain,
     hash_file,
+    hash_files,
     hash_value,
     nan_for_none,
     none_for_nan,
@@ -47,6 +49,7 @@ from tumorgen_cli.metrics.scores import (
     CaseScores,
     Group,
     Scores,
+    Summary,
     agree,
     compare,
     hard_shares,
@@ -149,7 +152,7 @@ def evaluate_set(
         tolerance_mm=plan.tolerance_mm,
         agreement=agree(pairs, test, train),
         comparisons=compare(pairs, train),
-        redrawn=summarize(_redrawn(work, (*pairs, *train, *test)), "redrawn"),
+        redrawn_volume=_redrawn_volume(set_folder, real, (*pairs, *train, *test)),
         shares=hard_shares(pairs, train),
         planes=plane_distances(*map(np.array, features.values()), *([case.host for case in cases] for cases in (pairs, train, test))),
         reader=_reader_test(plan, pairs, (*train, *test), measured, seed),
@@ -161,15 +164,16 @@ def evaluate_set(
     return scores
 
 
-def _redrawn(work: Sequence[CaseFiles], scores: Sequence[CaseScores]) -> np.ndarray:
-    """The volumes of the tumors that were painted over others, as shares of theirs: of the host's own that lie in the box."""
-    volume = {case.case: case.statistics.volume_ml for case in scores}
-    real = [files for files in work if files.group != "synthetic"]
-    found = []
-    for pair in (files for files in work if files.group == "synthetic"):
-        replaced = sum(volume[old.case] for old in real if old.host == pair.host and pair.box.holds(old.box))
-        found += [volume[pair.case] / replaced] if replaced else []
-    return np.array(found)
+def _redrawn_volume(set_folder: Path, real: Sequence[CaseFiles], scores: Sequence[CaseScores]) -> Summary:
+    """The volume of each pair's tumor over that of its host's own tumors in its box; pairs that replace none are left out."""
+    volume, hash_host = {case.case: case.statistics.volume_ml for case in scores}, functools.cache(hash_files)
+    ratios, hosts = [], []
+    for pair in read_provenance(set_folder):
+        old = [files for files in real if files.host == pair.host and pair.box.holds(files.box)]
+        if old and hash_host(old[0].images) == pair.host_hash:  # else it is another scan of a case's name
+            ratios.append(volume[pair.case] / sum(volume[files.case] for files in old))
+            hosts.append(pair.host)
+    return summarize(np.array(ratios), "redrawn volume", hosts)
 
 
 def write_page(plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]) -> Path:

@@ -45,6 +45,7 @@ class Painting:
     """What is painted while nnU-Net trains: into which hosts, by which method, how often, at what cost; a file of `nnunet_setup`.
 
     Attributes:
+        format: `records.PAIR_FORMAT`.
         probability: of a training patch to come from the pool.
         pool: most entries at a time.
         share: of its time that the painter is busy at most, once the pool has what training waits for.
@@ -53,6 +54,7 @@ class Painting:
         learnt_from: cases that the method has seen. hosts: names of the scans that are painted into; `hosts_hash`: of their files' sizes.
     """
 
+    format: int
     work: str
     method: str
     healthy: str | None

@@ -24,6 +24,7 @@ from tumorgen_cli.live import VARIABLE, Painting
 from tumorgen_cli.nnunet import users_folders
 from tumorgen_cli.painter import hash_sizes, names_of, sources_of
 from tumorgen_cli.pipeline import bare_hosts, dataset_of
+from tumorgen_cli.records import PAIR_FORMAT
 from tumorgen_cli.stages import open_method
 from tumorgen_cli.workspace import Workspace
 
@@ -69,9 +70,9 @@ def set_up(
     paths = [None if path is None else str(path.resolve()) for path in (healthy, roi)]
     where = judge if judge is None or not judge.exists() else judge.resolve()  # `bundled` is a name, not a path
     painting = Painting(
-        work=str(workspace.root), method=method_name, healthy=paths[0], cases=cases, roi=paths[1], judge=None if where is None else str(where),
-        keep=keep, until_pass=until_pass, mixup=mixup, probability=probability, pool=pool, share=share, device=device,
-        seed=plan.seed if seed is None else seed, plan_hash=plan.hash, weights=weights or {},
+        format=PAIR_FORMAT, work=str(workspace.root), method=method_name, healthy=paths[0], cases=cases, roi=paths[1],
+        judge=None if where is None else str(where), keep=keep, until_pass=until_pass, mixup=mixup, probability=probability, pool=pool,
+        share=share, device=device, seed=plan.seed if seed is None else seed, plan_hash=plan.hash, weights=weights or {},
         learnt_from=method.learnt_from() if method else (), hosts=(), hosts_hash="", channels=tuple(channel.name for channel in plan.channels),
         labels=plan.labels,
     )  # fmt: skip

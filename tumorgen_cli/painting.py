@@ -51,7 +51,7 @@ class Canvas:
 
 
 def check_halo(halo: int, field: str) -> None:
-    """Sees that the decoded region holds the box, whose planes are rounded to whole latent cells.
+    """Sees that a box is decoded with some of what lies around it.
 
     Raises:
         PlanError: a halo below 1.
@@ -61,12 +61,12 @@ def check_halo(halo: int, field: str) -> None:
 
 
 def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: str) -> Canvas:
-    """Encodes a request's window, whose sides must be multiples of 16; the tumor's place is rounded to whole latent cells."""
+    """Encodes a request's window, whose sides must be multiples of 16; the tumor's place is widened to whole latent cells."""
     scaled = scale(request.image, plan.channels, request.limits)
     with precise(plan.precision, device):
         latent = codec.encode(torch.from_numpy(scaled)[None].to(device))
     shape = tuple(latent.shape[2:])
-    place, box = (latent_box(each, shape) for each in (request.place, request.box))  # type: ignore[arg-type]
+    place, box = latent_box(request.place), latent_box(request.box)
     mask = torch.from_numpy(box_mask(place, shape))[None, None].to(device)  # type: ignore[arg-type]
     return Canvas(request, scaled, latent, place, mask, box.grown(halo, shape))  # type: ignore[arg-type]
 

@@ -499,8 +499,9 @@ def _score_rows(scores: Any) -> list[tuple[str, str]]:
     for c in scores.comparisons:
         unit = c.unit.replace("scan", unit_of(scores.channel))
         rows.append((f"{c.title}, median", f"{c.synthetic.median:.3g} {unit}; training {c.training.median:.3g}; KS {c.ks:.3f}"))
-    if scores.redrawn.count:
-        rows.append(("volume of a redrawn tumor over the old one's, median", f"{scores.redrawn.median:.2f} ({scores.redrawn.count} pairs)"))
+    if scores.redrawn_volume.count:
+        told = f"{scores.redrawn_volume.median:.2f}; pairs: {scores.redrawn_volume.count}"
+        rows.append(("volume of a redrawn tumor over the old one's, median", told))
     rows += [(f"share of {s.kind} tumors", f"{s.synthetic:.2f}; training {s.training:.2f}") for s in scores.shares]
     for p in scores.planes:
         if p.place == "tumor" or p.plane == "all":

@@ -16,6 +16,7 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
 SHELL_MM = 20.0  # what counts as a tumor's surroundings
+PAIR_FORMAT = 2  # raise it when the same seed, plan and weights come to another pair
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Box:
         return tuple((a + b) / 2 for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
 
     def holds(self, other: Box) -> bool:
+        """Whether all of `other` lies in this box."""
         return all(a <= c and d <= b for a, b, c, d in zip(self.start, self.stop, other.start, other.stop, strict=True))
 
     def grown(self, margin: int | Shape, shape: Shape) -> Box:

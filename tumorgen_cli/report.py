@@ -168,8 +168,9 @@ def _statistics(scores: Scores, unit: str) -> str:
     rows = []
     for c in scores.comparisons:
         rows.append((_titled(c, unit), _quartiles(c.synthetic), _quartiles(c.training), number(c.ks)))
-    if scores.redrawn.count:
-        rows.append((f"volume over that of the tumor it replaces ({scores.redrawn.count})", _quartiles(scores.redrawn), "1", ""))
+    if scores.redrawn_volume.count:
+        title = f"volume over that of the tumor it replaces ({scores.redrawn_volume.count})"
+        rows.append((title, _quartiles(scores.redrawn_volume), "", ""))
     note = (
         "Median and quartiles; the curves show the share of tumors at or below a value, and KS is the largest gap between two "
         "curves: 0 alike, 1 apart. Contrast is the mean "
@@ -332,9 +333,9 @@ def _failures(scores: Scores, losses: Losses) -> str:
     pairs = scores.of("synthetic")
     empty = [case.case for case in pairs if not case.statistics.volume_ml > 0]
     missed = [case.case for case in pairs if case.statistics.volume_ml > 0 and case.verdict.dice == 0]
-    redrawn = ", ".join(f"{count} {reason}" for reason, count in sorted(losses.rejected.items()))
+    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(losses.rejected.items()))
     rows = [
-        ("draws rejected", sum(losses.rejected.values()), escape(redrawn)),
+        ("draws rejected", sum(losses.rejected.values()), escape(rejected)),
         ("pairs given up", len(losses.given_up), escape(_reasons(losses.given_up))),
         ("pairs left out by a filter", len(losses.left_out), escape(_reasons(losses.left_out))),
         ("pairs without a tumor", len(empty), escape(few(empty, _NAMED))),

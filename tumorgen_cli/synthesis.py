@@ -31,7 +31,7 @@ from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
-from tumorgen_cli.records import Box, Grid, Provenance, Shard, TumorFacts
+from tumorgen_cli.records import PAIR_FORMAT, Box, Grid, Provenance, Shard, TumorFacts
 from tumorgen_cli.sets import JUDGES, NOT_FOUND, count_rejected, read_provenance, rejected_words, write_dataset_json, write_judges
 from tumorgen_cli.shards import (
     claim,
@@ -171,7 +171,7 @@ def synthesize_set(
     weights = dict(method.load())
     if quality is not None:
         settings = {**settings, "judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
-    identity = to_plain({"method": method.name, "plan": plan.hash, "weights": weights, **settings})
+    identity = to_plain({"format": PAIR_FORMAT, "method": method.name, "plan": plan.hash, "weights": weights, **settings})
     mine = own_jobs(jobs, shard)
     own = {job.case for job in mine}
     with turn(out, shard):

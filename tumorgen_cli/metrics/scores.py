@@ -170,7 +170,7 @@ class Agreement:
 class Scores:
     """All scores of a set. `judge` and `judge_hash` are empty without a judge; `set_hash` is provenance.jsonl's.
 
-    `redrawn`: the volumes of redrawn tumors over those of the tumors they replace. `features` names the network of the plane distances;
+    `redrawn_volume`: of tumors painted over a case's own, over that of those. `features` names the network of the plane distances;
     `is_fid`: they may be called FID.
     """
 
@@ -185,7 +185,7 @@ class Scores:
     tolerance_mm: float
     agreement: Agreement
     comparisons: tuple[Comparison, ...]
-    redrawn: Summary
+    redrawn_volume: Summary
     shares: tuple[Share, ...]
     planes: tuple[PlaneDistance, ...]
     reader: ReaderTest
