@@ -38,7 +38,7 @@ from tumorgen_cli.cli_options import (
     open_workspace,
     parse_shard,
 )
-from tumorgen_cli.errors import Fault, PlanError
+from tumorgen_cli.errors import Fault, PlanError, reason_words
 
 if TYPE_CHECKING:
     from tumorgen_cli.records import Box
@@ -288,7 +288,7 @@ def filter_pairs(
     if as_json:
         console.print_json(found)
     else:
-        rejected = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items()) or "none"
+        rejected = reason_words(found.reasons) or "none"
         rows = [("kept", found.kept), ("rejected (see rejected.csv)", rejected), *([("left to other shards", found.left)] if found.left else [])]
         console.table(f"Pairs in {found.folder}", ("what", "number"), rows)
     if found.left:
@@ -477,7 +477,7 @@ def _show_set(report: Any, as_json: bool) -> None:
         console.print_json(report)
         return
     tally = report.tally
-    rejected = ", ".join(f"{count} {reason}" for reason, count in tally.rejected.items()) or "none"
+    rejected = reason_words(tally.rejected) or "none"
     rows = [
         ("pairs", tally.pairs), ("made now", tally.made), *([("left to other shards", tally.left)] if tally.left else []),
         ("given up", tally.given_up), ("draws rejected", f"{rejected} of {tally.draws}"),

@@ -26,7 +26,7 @@ from tumorgen_cli.cli_options import (
     method_names,
     open_workspace,
 )
-from tumorgen_cli.errors import Fault, PlanError
+from tumorgen_cli.errors import Fault, PlanError, reason_words
 
 
 @command
@@ -54,7 +54,7 @@ def merge(
     else:
         rows = []
         for number, f in enumerate(made.folds):
-            left_out = ", ".join(f"{count} {reason}" for reason, count in f.left_out.items()) or "none"
+            left_out = reason_words(f.left_out) or "none"
             rows.append((number, len(f.train), len(f.validation), len(f.pairs), left_out, f"{f.real_share:.0%}"))
         columns = ("fold", "real, training", "real, validation", "pairs, training", "pairs left out", "real share of what is drawn")
         console.table(f"{len(made.real.cases)} real cases and {len(made.pairs)} pairs in {made.out}", columns, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +25,11 @@ class Fault:
 def few(names: Sequence[str], most: int = 5) -> str:
     """The first names of many, with commas between, and whether there are more."""
     return ", ".join(names[:most]) + (" …" if len(names) > most else "")
+
+
+def reason_words(counts: Mapping[str, int]) -> str:
+    """How many for each reason, with commas between; empty without any."""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
 
 
 class TumorgenError(Exception):

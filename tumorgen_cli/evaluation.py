@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tumorgen_cli.errors import Fault, PlanError, StateError
+from tumorgen_cli.errors import Fault, PlanError, StateError, reason_words
 from tumorgen_cli.files import (
     atomic,
     from_plain,
@@ -60,7 +60,7 @@ from tumorgen_cli.metrics.tumors import TumorStatistics, describe_tumor
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import axial_strip, display_of, display_range, upright, upright_grid
 from tumorgen_cli.records import Box, Fingerprint, Grid
-from tumorgen_cli.sets import count_rejected, read_judges, read_left_out, read_provenance, rejected_words
+from tumorgen_cli.sets import count_rejected, read_judges, read_left_out, read_provenance
 from tumorgen_cli.shards import division_faults, read_log
 from tumorgen_cli.volumes import read_image, read_volume, resample, same_geometry, write_volume
 from tumorgen_cli.windows import comparable, scale, scan_limits, spanning_component, tight_box
@@ -199,7 +199,7 @@ def write_page(plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Pat
     path = out / "report.html"
     provenance, given_up = read_provenance(set_folder), read_log(set_folder, "given_up")
     losses = Losses(
-        {case: line.get("reason") or rejected_words(line["rejected"]) for case, line in given_up.items()},
+        {case: line.get("reason") or reason_words(line["rejected"]) for case, line in given_up.items()},
         read_left_out(set_folder), count_rejected(provenance, given_up), tuple(read_judges(set_folder)),
     )  # fmt: skip
     write_report(path, scores, others, provenance, losses, Pictures(set_folder / "previews", strips, slices))

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.devices import peak_memory_gib
-from tumorgen_cli.errors import DataError, Fault, StateError
+from tumorgen_cli.errors import DataError, Fault, StateError, reason_words
 from tumorgen_cli.files import append_line, derive_seed, hash_files, hash_value, locked, read_record, to_plain, write_json
 from tumorgen_cli.hosts import Scan, read_scan
 from tumorgen_cli.judges import needed_judge
@@ -36,7 +36,6 @@ from tumorgen_cli.plan import Plan
 from tumorgen_cli.pool import Entry, Pool
 from tumorgen_cli.processes import end_with
 from tumorgen_cli.records import Grid, Provenance, TumorFacts
-from tumorgen_cli.sets import rejected_words
 from tumorgen_cli.shards import open_log
 from tumorgen_cli.stages import open_method
 from tumorgen_cli.synthesis import Draw, Job, Placing, Quality, Source, check_places, draw_pair, pair_labels, provenance_of
@@ -190,7 +189,7 @@ class _Easel:
         draw = draw_pair(plan, studio.method, job, scan, placing, Sampling(), studio.quality)
         if draw.image is None:
             remedy = "lower --keep, raise --until-pass, or train longer"
-            raise DataError("No tumor came", [Fault(scan.name, rejected_words(draw.rejected), "one that passes", remedy)])
+            raise DataError("No tumor came", [Fault(scan.name, reason_words(draw.rejected), "one that passes", remedy)])
         seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
         rng = np.random.default_rng(seed)
         image, labels, keys = self._patch(scan.grid, draw, pair_labels(plan, scan, draw))

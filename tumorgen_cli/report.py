@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorgen_cli.errors import few
+from tumorgen_cli.errors import few, reason_words
 from tumorgen_cli.files import write_text
 from tumorgen_cli.metrics.frechet import Interval
 from tumorgen_cli.metrics.novelty import Near, Spread
@@ -333,7 +333,7 @@ def _failures(scores: Scores, losses: Losses) -> str:
     pairs = scores.of("synthetic")
     empty = [case.case for case in pairs if not case.statistics.volume_ml > 0]
     missed = [case.case for case in pairs if case.statistics.volume_ml > 0 and case.verdict.dice == 0]
-    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(losses.rejected.items()))
+    rejected = reason_words(dict(sorted(losses.rejected.items())))
     rows = [
         ("draws rejected", sum(losses.rejected.values()), escape(rejected)),
         ("pairs given up", len(losses.given_up), escape(_reasons(losses.given_up))),

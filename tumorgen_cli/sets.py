@@ -116,8 +116,3 @@ def count_rejected(records: Sequence[Provenance], given_up: Mapping[str, Mapping
     for reasons in (*(record.rejected for record in records), *(record["rejected"] for record in given_up.values())):
         rejected.update(reasons)
     return rejected
-
-
-def rejected_words(rejected: Mapping[str, int]) -> str:
-    """Why draws were rejected, and how many."""
-    return ", ".join(f"{count} {reason}" for reason, count in rejected.items())

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from tumorgen_cli import console
 from tumorgen_cli.boxes import draw_size_mm, place_box
-from tumorgen_cli.errors import DataError, Fault, StateError, one_line
+from tumorgen_cli.errors import DataError, Fault, StateError, one_line, reason_words
 from tumorgen_cli.faults import geometry_faults, read_header
 from tumorgen_cli.files import append_line, derive_seed, hash_files, to_plain
 from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, too_large, window_shape, without_tumors
@@ -32,7 +32,7 @@ from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
 from tumorgen_cli.records import PAIR_FORMAT, Box, Grid, Provenance, Shard, TumorFacts
-from tumorgen_cli.sets import JUDGES, NOT_FOUND, count_rejected, read_provenance, rejected_words, write_dataset_json, write_judges
+from tumorgen_cli.sets import JUDGES, NOT_FOUND, count_rejected, read_provenance, write_dataset_json, write_judges
 from tumorgen_cli.shards import (
     claim,
     divide,
@@ -233,7 +233,7 @@ def _tell_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[
     """
     if not given_up:
         return
-    reasons = [record.get("reason") or rejected_words(record["rejected"]) for record in given_up.values()]
+    reasons = [record.get("reason") or reason_words(record["rejected"]) for record in given_up.values()]
     told = "; ".join(list(dict.fromkeys(reasons))[:3])
     if not done and not any(NOT_FOUND in record["rejected"] for record in given_up.values()):
         for log in logs_of(out, "given_up"):
