@@ -34,7 +34,7 @@ from tumorgen_cli import autoencoding as ae
 from tumorgen_cli.devices import find_device, usable_cores
 from tumorgen_cli.evaluation import read_case, synthetic_cases
 from tumorgen_cli.healing import heal
-from tumorgen_cli.hosts import cut_window, read_scan
+from tumorgen_cli.hosts import cut_window, lay_window, read_scan
 from tumorgen_cli.judge import Judge
 from tumorgen_cli.judging import judge_pair, predict_around
 from tumorgen_cli.latents import find_candidates
@@ -297,7 +297,7 @@ def _middle(plan: Plan, healthy: Path) -> Request:
     size = [int(0.4 * e / s) for e, s in zip(plan.window.extent_mm, scan.grid.spacing_mm, strict=True)]
     start = [(n - m) // 2 for n, m in zip(scan.grid.shape, size, strict=True)]
     box = Box(tuple(start), tuple(a + m for a, m in zip(start, size, strict=True)))  # type: ignore[arg-type]
-    return cut_window(scan, box, plan, None).request
+    return cut_window(scan, lay_window(scan, box, plan), None)
 
 
 @app.command()

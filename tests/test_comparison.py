@@ -17,6 +17,7 @@ from test_report import make_scores
 from tumorgen_cli.comparison_table import COLUMNS, Comparison, Entry, Painted, StageRun, Value, best_of, make_table, stage_runs
 from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
 from tumorgen_cli.files import write_json
+from tumorgen_cli.methods import find_method
 from tumorgen_cli.records import Box, Provenance
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.workspace import Workspace
@@ -70,7 +71,8 @@ def test_distances_of_fewer_slices_are_told_and_not_held_against_others():
 
 def line(case, method, start=0, rejected=0):
     box = Box((start, 0, 0), (start + 2, 2, 2))
-    return Provenance(case, method, "host", ("f",), "h", "v", 1, 0, box, "p", {}, 1.0, False, {"method": 0.1, "total": 0.4}, {"empty": rejected}, {})
+    seconds = {"method": 0.1, "total": 0.4}
+    return Provenance(case, method, "host", ("f",), "h", "v", 1, 0, box, box, "p", {}, 1.0, False, seconds, {"empty": rejected}, {})
 
 
 def test_a_table_has_a_row_for_every_method(tmp_path):
@@ -187,6 +189,7 @@ def compare(workspace, phantoms, methods=("copypaste", "tumorgen", "syntumor"), 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "train_within", _stale)
+        patch.setattr(find_method("syntumor"), "cell", 4)  # its places are wider than the other's, and still the same
         patch.setattr(pipeline, "find_judge", lambda *_: None)  # it takes seconds
         hosts = Hosts(phantoms.healthy, "test")
         return comparison.compare_methods(workspace, methods, 3, hosts, scoring=Scoring(features="filters"), device="cpu", **options)
@@ -206,8 +209,9 @@ def test_every_method_meets_the_same_places(compared, phantoms):
         places = []
         for method in ("copypaste", "syntumor"):
             lines = (workspace.synthetic(f"{method}_{table.hosts}_n3") / "provenance.jsonl").read_text().splitlines()
-            places.append([(each["case"], each["seed"], each["box"]) for each in map(json.loads, lines)])
-        assert places[0] == places[1]
+            places.append([(each["case"], each["seed"], each["asked"], each["box"]) for each in map(json.loads, lines)])
+        assert [place[:3] for place in places[0]] == [place[:3] for place in places[1]]
+        assert all(one[3] != other[3] for one, other in zip(*places, strict=True))
         assert (table.pairs, table.alike) == (3, 3)
     assert report.comparison.training == {"copypaste": (), "tumorgen": (), "syntumor": ()}
 

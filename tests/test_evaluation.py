@@ -77,7 +77,7 @@ def plan(tmp_path_factory):
 
 def provenance(case, host, box=BOX):
     return Provenance(
-        case, "toy", host, (f"{host}_0000.nii.gz",), "hh", "vv", 3, 0, box, "pp", {"flow": "ww"}, 1.0, False,
+        case, "toy", host, (f"{host}_0000.nii.gz",), "hh", "vv", 3, 0, box, box, "pp", {"flow": "ww"}, 1.0, False,
         {"method": 0.2, "total": 0.5}, {"empty": 1}, {},
     )  # fmt: skip
 
@@ -313,7 +313,7 @@ def test_a_scan_counts_the_same_however_it_is_stored(plan, tmp_path):
         write_volume(tmp_path / f"{name}_0000.nii.gz", store(image), grid)
         write_volume(tmp_path / f"{name}.nii.gz", store(2 * tumor).astype(np.uint8), grid)
         where = tight_box(store(mark))
-        files = evaluation.CaseFiles("synthetic", name, "x", (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz", where)
+        files = evaluation.CaseFiles("synthetic", name, "x", (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz", where, where)
         found.append(evaluation.measure_case(plan, files, tmp_path / "cache"))
     one, other = found
     for plane, seen in one.slices.items():
@@ -330,6 +330,32 @@ def test_the_middle_is_that_of_the_scan(plan):
     middle, tumor = found["sagittal"][:, 0]
     assert middle.mean() == pytest.approx(1)
     assert tumor.mean() == pytest.approx(0.5)  # the square root of a quarter
+
+
+def test_a_box_that_was_widened_is_judged_where_it_was_asked_for(plan, tmp_path):
+    """With the mask, and 10 mm around: what a method may change beyond counts neither for nor against it."""
+
+    class Finds:
+        """Marks what is above 3."""
+
+        usual_extent_mm, hash, tumor_labels = (1e6, 1e6, 1e6), "finds", (1,)
+
+        def tumor(self, image, grid):
+            return image[0] > 3
+
+    tumor, far = np.zeros((2, 40, 40, 40), np.float32)
+    tumor[18:22, 18:22, 18:24] = 1
+    far[30:33, 20, 20] = 1
+    grid, asked = Grid((40, 40, 40), (2.0, 2.0, 2.0)), Box((17, 17, 17), (23, 23, 21))  # 14 mm from what is found besides; the mask goes on
+    write_volume(tmp_path / "a_0000.nii.gz", 5 * (tumor + far), grid)
+    write_volume(tmp_path / "a.nii.gz", (plan.tumor_label * tumor).astype(np.uint8), grid)
+    paths, found = ((tmp_path / "a_0000.nii.gz",), tmp_path / "a.nii.gz"), []
+    for box in (Box((12, 12, 12), (34, 28, 28)), asked.hull(tight_box(tumor))):
+        found.append(evaluation.verdict_of(plan, evaluation.CaseFiles("synthetic", "a", "x", *paths, box, asked), tmp_path, Finds()))
+    assert found[0] == found[1]
+    assert (found[0].dice, found[0].proportion) == (1.0, 1.0)
+    wide = evaluation.CaseFiles("synthetic", "a", "x", *paths, Box((12, 12, 12), (34, 28, 28)), Box((12, 12, 12), (34, 28, 28)))
+    assert evaluation.verdict_of(plan, wide, tmp_path, Finds()).dice < 1
 
 
 def test_units_of_scans_that_have_none_do_not_count(plan, tmp_path):

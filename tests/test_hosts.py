@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from tumorgen_cli import hosts
 from tumorgen_cli.errors import DataError
-from tumorgen_cli.hosts import Scan, cut_window, feather, paste, read_scan
+from tumorgen_cli.hosts import Scan, cut_window, feather, lay_window, paste, read_scan
 from tumorgen_cli.plan import ChannelPlan, PastePlan
 from tumorgen_cli.records import Box, Grid, Synthetic
 from tumorgen_cli.volumes import write_volume
@@ -41,11 +41,17 @@ def make_scan(grid=None, dtype=np.float32, fill=None, channels=1):
     return Scan("host", (Path("host_0000.nii.gz"),), image, (image.dtype,) * channels, grid, limits, None)
 
 
-def painted(window, value=None, mask=1.0):
+def cut(scan, box, plan, cell=1):
+    """The window around a box, and the request."""
+    window = lay_window(scan, box, plan, cell)
+    return window, cut_window(scan, window, "case")
+
+
+def painted(request, value=None, mask=1.0):
     """A synthetic that is `value` everywhere (or the host itself), its mask 1 everywhere in the box."""
-    share = np.zeros(window.request.image.shape[1:], np.float32)
-    share[window.request.box.slices] = mask
-    image = window.request.image.copy() if value is None else np.full_like(window.request.image, value)
+    share = np.zeros(request.image.shape[1:], np.float32)
+    share[request.box.slices] = mask
+    image = request.image.copy() if value is None else np.full_like(request.image, value)
     return Synthetic(image, share)
 
 
@@ -68,8 +74,7 @@ def test_old_tumors_do_not_set_the_limits(plan, tmp_path):
 # -- windows ---------------------------------------------------------------------------------------------------
 def test_the_window_is_the_plans_and_shows_the_box(plan):
     scan = make_scan()
-    window = cut_window(scan, BOX, plan, "case")
-    r = window.request
+    window, r = cut(scan, BOX, plan)
     assert r.image.shape == (1, 32, 32, 32)
     assert r.image.dtype == np.float32
     assert not window.padded
@@ -100,53 +105,84 @@ def test_the_window_is_the_scan_there(plan):
         return (np.array(grid.origin_mm) + index @ np.array(grid.direction).reshape(3, 3).T) @ np.array((0.02, 0.03, -0.01))
 
     scan = replace(scan, image=ramp(g)[None].astype(np.float32))
-    window = cut_window(scan, BOX, plan, None)
+    window, request = cut(scan, BOX, plan)
     middle = (slice(3, -3),) * 3
-    np.testing.assert_allclose(window.request.image[0][middle], ramp(window.grid)[middle], atol=0.02)
+    np.testing.assert_allclose(request.image[0][middle], ramp(window.grid)[middle], atol=0.02)
 
 
 def test_only_the_part_around_the_window_is_resampled(plan):
     """And the result is that of the whole scan."""
     scan = make_scan(Grid((120, 110, 60), (2.5, 3.0, 5.0)))
-    window = cut_window(scan, BOX, plan, None)
-    part, grid = hosts._part(scan.image, scan.grid, [4.0, 5.0, 2.0], (32, 32, 32), (4.0, 4.0, 4.0))
+    window, request = cut(scan, BOX, plan)
+    part, grid = hosts._part(scan, window)
     assert part.size < 0.5 * scan.image.size
     assert grid.shape == part.shape[1:]
     whole = hosts.resample(scan.image[0], scan.grid, window.grid, "cubic")
-    np.testing.assert_allclose(window.request.image[0], whole, atol=2e-3)
+    np.testing.assert_allclose(request.image[0], whole, atol=2e-3)
 
 
 def test_a_window_at_the_scans_edge_stays_inside(plan):
-    window = cut_window(make_scan(), Box((0, 0, 0), (6, 6, 4)), plan, None)
+    window, request = cut(make_scan(), Box((0, 0, 0), (6, 6, 4)), plan)
     assert not window.padded
-    assert window.request.box.start == (0, 0, 0)
-    window = cut_window(make_scan(), Box((54, 46, 26), (60, 52, 30)), plan, None)
-    assert window.request.box.stop == (32, 32, 32)
+    assert request.box.start == (0, 0, 0)
+    window, request = cut(make_scan(), Box((54, 46, 26), (60, 52, 30)), plan)
+    assert request.box.stop == (32, 32, 32)
 
 
 def test_a_small_host_is_padded_and_told(plan):
     scan = make_scan(Grid((20, 40, 30), (2.5, 4.0, 5.0)))
     box = Box((5, 10, 8), (15, 20, 14))
-    window = cut_window(scan, box, plan, None)
+    window, request = cut(scan, box, plan)
     assert window.padded
-    assert window.request.image.shape == (1, 32, 32, 32)
-    assert np.isfinite(window.request.image).all()
-    image, mask = paste(scan, box, window, painted(window, 9.0), plan, False)
+    assert request.image.shape == (1, 32, 32, 32)
+    assert np.isfinite(request.image).all()
+    image, mask = paste(scan, window, request, painted(request, 9.0), plan, False)
     assert image.shape == scan.image.shape
     assert mask.any()
-    assert not cut_window(make_scan(), BOX, plan, None).padded
+    assert not lay_window(make_scan(), BOX, plan).padded
 
 
 def test_the_window_grows_for_a_large_box(plan):
     scan = make_scan(Grid((100, 100, 60), (2.5, 2.5, 5.0)))
-    grown = cut_window(scan, Box((10, 40, 20), (70, 60, 30)), plan, None)  # 150 mm: 37.5 voxels and 8 of context
-    assert grown.request.image.shape == (1, 48, 32, 32)
-    assert grown.request.box.shape[0] >= 37
+    _, grown = cut(scan, Box((10, 40, 20), (70, 60, 30)), plan)  # 150 mm: 37.5 voxels and 8 of context
+    assert grown.image.shape == (1, 48, 32, 32)
+    assert grown.box.shape[0] >= 37
     with pytest.raises(DataError, match=r"250×50×50 mm") as error:
-        cut_window(scan, Box((0, 40, 20), (100, 60, 30)), plan, None)
+        lay_window(scan, Box((0, 40, 20), (100, 60, 30)), plan)
     (fault,) = error.value.faults
     assert fault.expected == "at most 256×256×256 mm"
     assert "window.shape" in fault.remedy
+
+
+@pytest.mark.parametrize("box", [BOX, Box((0, 0, 0), (14, 12, 8)), Box((46, 40, 22), (60, 52, 30)), Box((3, 7, 9), (22, 20, 17))])
+def test_a_place_in_whole_cells_is_all_painted(plan, box):
+    """It is wider by less than a cell on each side, the box around it by as much, and nothing that lies in it is cut off."""
+    scan = make_scan()
+    (plain, before), (wide, request) = cut(scan, box, plan), cut(scan, box, plan, 4)
+    assert plain.box == box
+    assert (wide.start, wide.grid) == (plain.start, plain.grid)
+    np.testing.assert_array_equal(before.image, request.image)
+    edges = np.array([(request.place.start, before.place.start), (before.place.stop, request.place.stop)])
+    assert (np.array([request.place.start, request.place.stop]) % 4 == 0).all()
+    assert ((np.diff(edges, axis=1) >= 0) & (np.diff(edges, axis=1) < 4)).all()
+    assert wide.box.holds(box)
+    assert ((np.array(wide.box.shape) - box.shape) * scan.grid.spacing_mm < 2 * (16 + np.array(scan.grid.spacing_mm))).all()
+    share = np.zeros(request.image.shape[1:], np.float32)
+    share[request.place.slices] = 1
+    _, mask = paste(scan, wide, request, replace(painted(request, 9.0), mask=share), plan, True)
+    onto = hosts.resample(share, wide.grid, scan.grid, "linear") >= 0.5
+    assert not (onto & ~mask).any()
+
+
+def test_a_place_stays_in_its_box_where_a_window_is_larger_than_the_scan(plan):
+    scan, rng = make_scan(Grid((20, 22, 16), (3.0, 4.0, 5.0))), np.random.default_rng(0)
+    for _ in range(100):
+        start = rng.integers(0, (10, 12, 8))
+        box = Box(tuple(start.tolist()), tuple((start + rng.integers(3, 8, 3)).tolist()))
+        window = lay_window(scan, box, plan, 4)
+        assert window.padded
+        assert window.window_box.holds(window.place)
+        assert Box((0, 0, 0), scan.grid.shape).holds(window.box)
 
 
 # -- feather ---------------------------------------------------------------------------------------------------
@@ -175,8 +211,8 @@ def test_no_step_at_the_seam(plan, dtype, keeps):
     grid = Grid((60, 60, 60), (2.0, 2.0, 2.0))
     scan = replace(make_scan(grid, dtype, fill=100), limits=np.array([[0.0, 1000.0]], np.float32))
     box = Box((15, 16, 17), (40, 41, 42))
-    window = cut_window(scan, box, plan, None)
-    image, _ = paste(scan, box, window, painted(window, 500.0), plan, keeps)
+    window, request = cut(scan, box, plan)
+    image, _ = paste(scan, window, request, painted(request, 500.0), plan, keeps)
     steepest = 1.5 * 2.0 / plan.paste.feather_mm * 400
     for axis in range(3):
         assert np.abs(np.diff(image[0].astype(np.float64), axis=axis)).max() <= steepest + 1
@@ -206,9 +242,9 @@ def test_outside_the_box_the_scan_is_the_scan(plan, dtype, keeps, box):
     scan = make_scan(dtype=dtype, channels=2)
     plan = replace(plan, channels=plan.channels * 2)
     before = scan.image.copy()
-    window = cut_window(scan, box, plan, None)
-    noise = np.random.default_rng(1).normal(5, 50, window.request.image.shape).astype(np.float32)
-    image, mask = paste(scan, box, window, replace(painted(window), image=noise), plan, keeps)
+    window, request = cut(scan, box, plan)
+    noise = np.random.default_rng(1).normal(5, 50, request.image.shape).astype(np.float32)
+    image, mask = paste(scan, window, request, replace(painted(request), image=noise), plan, keeps)
     outside = np.ones(scan.grid.shape, bool)
     outside[box.slices] = False
     np.testing.assert_array_equal(image[:, outside], before[:, outside])
@@ -222,10 +258,10 @@ def test_outside_the_box_the_scan_is_the_scan(plan, dtype, keeps, box):
 
 def test_whole_numbers_are_rounded_and_kept_in_range(plan):
     scan = replace(make_scan(dtype=np.int16, fill=10), limits=np.array([[-1e6, 1e6]], np.float32))
-    window = cut_window(scan, BOX, plan, None)
+    window, request = cut(scan, BOX, plan)
     middle = tuple((a + b) // 2 for a, b in zip(BOX.start, BOX.stop, strict=True))
     for value, expected in ((20.6, 21), (-20.6, -21), (1e6, 32767), (-1e6, -32768)):
-        image, _ = paste(scan, BOX, window, painted(window, value), plan, False)
+        image, _ = paste(scan, window, request, painted(request, value), plan, False)
         assert image[(0, *middle)] == expected
 
 
@@ -233,33 +269,34 @@ def test_whole_numbers_are_rounded_and_kept_in_range(plan):
 def test_nothing_comes_below_the_clip_window_but_where_the_host_is(plan, keeps):
     """Noise and interpolation end below 0 otherwise, where no PET does."""
     scan = make_scan()
-    window = cut_window(scan, BOX, plan, None)
-    noise = np.random.default_rng(1).normal(0, 5, window.request.image.shape).astype(np.float32)
-    made = replace(painted(window), image=noise)
-    assert paste(scan, BOX, window, made, plan, keeps)[0].min() == 0
+    window, request = cut(scan, BOX, plan)
+    noise = np.random.default_rng(1).normal(0, 5, request.image.shape).astype(np.float32)
+    made = replace(painted(request), image=noise)
+    assert paste(scan, window, request, made, plan, keeps)[0].min() == 0
     deep = replace(scan, image=scan.image - 5)
-    assert (paste(deep, BOX, cut_window(deep, BOX, plan, None), made, plan, keeps)[0] >= np.minimum(deep.image, 0)).all()
-    assert paste(deep, BOX, cut_window(deep, BOX, plan, None), made, plan, keeps)[0][(0, *BOX.slices)].min() < -1
+    after = paste(deep, *cut(deep, BOX, plan), made, plan, keeps)[0]
+    assert (after >= np.minimum(deep.image, 0)).all()
+    assert after[(0, *BOX.slices)].min() < -1
 
 
 def test_an_unchanged_window_changes_little_or_nothing(plan):
     """A method that keeps the background puts back the very same scan: no detail is lost to the working grid."""
     scan = make_scan()
-    window = cut_window(scan, BOX, plan, None)
-    image, _ = paste(scan, BOX, window, painted(window), plan, True)
+    window, request = cut(scan, BOX, plan)
+    image, _ = paste(scan, window, request, painted(request), plan, True)
     np.testing.assert_allclose(image, scan.image, atol=1e-6)
-    redrawn, _ = paste(scan, BOX, window, painted(window), plan, False)
+    redrawn, _ = paste(scan, window, request, painted(request), plan, False)
     assert np.abs(redrawn - scan.image).max() > 0.1  # which is what the other way cannot do
 
 
 def test_the_host_shows_where_it_is_kept_and_nowhere_else(plan):
     """Near a tumor that was painted anew nothing of the host's own detail is left; where the host is kept all of it is."""
     scan = make_scan()
-    window = cut_window(scan, BOX, plan, None)
-    share = np.zeros(window.request.image.shape[1:], np.float32)
+    window, request = cut(scan, BOX, plan)
+    share = np.zeros(request.image.shape[1:], np.float32)
     share[share.shape[0] // 2 :] = 1
-    image, _ = paste(scan, BOX, window, replace(painted(window), kept=share), plan, True)
-    whole, none = (paste(scan, BOX, window, painted(window), plan, keeps)[0] for keeps in (True, False))
+    image, _ = paste(scan, window, request, replace(painted(request), kept=share), plan, True)
+    whole, none = (paste(scan, window, request, painted(request), plan, keeps)[0] for keeps in (True, False))
     third = (BOX.stop[0] - BOX.start[0]) // 3
     first, last = slice(BOX.start[0], BOX.start[0] + third), slice(BOX.stop[0] - third, BOX.stop[0])
     np.testing.assert_allclose(image[:, last], whole[:, last], atol=1e-6)
@@ -269,12 +306,12 @@ def test_the_host_shows_where_it_is_kept_and_nowhere_else(plan):
 
 def test_masks_lie_where_the_picture_is_mostly_synthetic(plan):
     scan = make_scan()
-    window = cut_window(scan, BOX, plan, None)
-    _, mask = paste(scan, BOX, window, painted(window, 9.0), plan, False)
+    window, request = cut(scan, BOX, plan)
+    _, mask = paste(scan, window, request, painted(request, 9.0), plan, False)
     weight = feather(BOX, scan.grid, plan.paste.feather_mm)
     assert (weight[mask[BOX.slices]] >= 0.5).all()
     assert mask[BOX.slices][weight > 0.99].all()
-    _, none = paste(scan, BOX, window, painted(window, 9.0, mask=0.3), plan, False)
+    _, none = paste(scan, window, request, painted(request, 9.0, mask=0.3), plan, False)
     assert not none.any()
 
 
@@ -282,11 +319,11 @@ def test_a_mask_comes_back_where_it_was(plan):
     """A ball on the working grid keeps its place and its volume in mm."""
     scan = make_scan()
     box = Box((14, 12, 5), (46, 40, 25))
-    window = cut_window(scan, box, plan, None)
-    center = np.array(window.request.box.center)
+    window, request = cut(scan, box, plan)
+    center = np.array(request.box.center)
     index = np.stack(np.meshgrid(*map(np.arange, (32, 32, 32)), indexing="ij"), -1) + 0.5
     ball = np.clip(5.5 - np.linalg.norm(index - center, axis=-1), 0, 1).astype(np.float32)  # radius 5 voxels of 4 mm
-    _, mask = paste(scan, box, window, replace(painted(window, 9.0), mask=ball), plan, False)
+    _, mask = paste(scan, window, request, replace(painted(request, 9.0), mask=ball), plan, False)
     assert mask.sum() * scan.grid.voxel_ml == pytest.approx(4 / 3 * np.pi * 2.0**3, rel=0.08)
 
     def place(grid, at):
@@ -365,8 +402,8 @@ def test_a_whole_body_scan_stays_within_8_gib(plan):
     watcher.start()
     try:
         hosts.allowed_region(scan, None)
-        window = cut_window(scan, box, plan, None)
-        painted_image, mask = paste(scan, box, window, painted(window, 200.0), plan, True)
+        window, request = cut(scan, box, plan)
+        painted_image, mask = paste(scan, window, request, painted(request, 200.0), plan, True)
     finally:
         done.set()
         watcher.join()
@@ -389,7 +426,7 @@ def test_every_channel_keeps_its_own_type(plan, tmp_path):
     np.testing.assert_array_equal(scan.image[0], ct)
     np.testing.assert_array_equal(scan.image[1], pet)
     box = Box((8, 8, 8), (28, 28, 24))
-    window = cut_window(scan, box, plan, None)
-    image, _ = paste(scan, box, window, painted(window, 7.3), plan, False)
+    window, request = cut(scan, box, plan)
+    image, _ = paste(scan, window, request, painted(request, 7.3), plan, False)
     assert np.array_equal(image[0], np.rint(image[0]))
     assert image[1][box.slices].max() == pytest.approx(7.3)

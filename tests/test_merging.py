@@ -51,7 +51,7 @@ def write_set(folder, hosts, learnt_from=TRAIN, **options):
     write_cases(folder, cases, **options)
     box = Box((0, 0, 0), (2, 2, 2))
     lines = [
-        Provenance(case, "toy", host, (f"{host}_0000.nii.gz",), "hash", voxels, 1, 0, box, "p", {}, 1.0, False, {"total": 1.0}, {}, {})
+        Provenance(case, "toy", host, (f"{host}_0000.nii.gz",), "hash", voxels, 1, 0, box, box, "p", {}, 1.0, False, {"total": 1.0}, {}, {})
         for case, (host, voxels) in zip(cases, hosts, strict=True)
     ]
     (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tumorgen_cli.autoencoding import upsample_mask
 from tumorgen_cli.character import describe_character
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.files import write_json
+from tumorgen_cli.hosts import lay_window
 from tumorgen_cli.methods import METHODS, find_method, tumorgen
 from tumorgen_cli.methods.difftumor import nearest_mask
 from tumorgen_cli.methods.method import INITIAL, Method, Sampling
@@ -499,6 +501,16 @@ def test_the_larger_its_halo_the_nearer_a_box_is_to_the_whole_windows_decode(tra
             whole, part = (method.vae.decode(latent)[0] for latent in (canvas.latent, canvas.latent[canvas.cells]))
         errors.append(float((part[(0, *canvas.local(box).slices)] - whole[(0, *box.slices)]).abs().mean()))
     assert errors[0] > errors[1] > errors[2] == 0
+
+
+@pytest.mark.parametrize("name", ["tumorgen", "blended"])
+def test_the_cells_that_are_drawn_are_the_place(trained, name):
+    """So that no mask is cut off in the middle of one."""
+    plan, (method, _) = trained.plan(), opened(name, trained)
+    window = lay_window(SimpleNamespace(name="x", grid=Grid((60, 60, 60), (3.0, 4.0, 5.0))), Box((20, 22, 25), (31, 33, 34)), plan, method.cell)
+    request = replace(make_request(trained, window.window_box, window.grid.shape), place=window.place)
+    drawn = open_canvas(method.vae, request, plan, 1, "cpu").latent_box
+    assert window.place == Box(tuple(4 * a for a in drawn.start), tuple(4 * b for b in drawn.stop))
 
 
 def test_the_vae_starts_from_a_checkpoint(trained, tmp_path):

@@ -47,7 +47,7 @@ def write_set(folder, pairs):
     lines = []
     for case, host, image, tumor, box in pairs:
         write_case(folder, case, image, tumor)
-        made = Provenance(case, "toy", host, ("f",), "hh", "vv", 3, 0, box, "pp", {}, 1.0, False, {"total": 0.5}, {}, {})
+        made = Provenance(case, "toy", host, ("f",), "hh", "vv", 3, 0, box, box, "pp", {}, 1.0, False, {"total": 0.5}, {}, {})
         lines.append(json.dumps(to_plain(made)) + "\n")
     (folder / "provenance.jsonl").write_text("".join(lines))
     (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))

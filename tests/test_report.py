@@ -88,7 +88,7 @@ def make_scores(dices, judge="results/judge", name="a <set>"):
 
 def lines(count):
     return [
-        Provenance(f"pair{i}", "toy", "<host>", ("f",), "h", "v", i, 0, Box((0, 0, 0), (2, 2, 2)), "p", {"flow": "w"}, 1.0, i == 0,
+        Provenance(f"pair{i}", "toy", "<host>", ("f",), "h", "v", i, 0, *[Box((0, 0, 0), (2, 2, 2))] * 2, "p", {"flow": "w"}, 1.0, i == 0,
                    {"method": 0.1, "total": 0.4}, {"empty": 2}, {})
         for i in range(count)
     ]  # fmt: skip

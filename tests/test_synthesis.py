@@ -24,7 +24,7 @@ from tumorgen_cli.character import hard_limit
 from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.evaluation import synthetic_cases
 from tumorgen_cli.files import hash_file, hash_files, locked, to_plain, write_json
-from tumorgen_cli.hosts import cut_window, read_scan, tumor_place, window_shape
+from tumorgen_cli.hosts import lay_window, read_scan, tumor_place, window_shape
 from tumorgen_cli.judging import Learnt
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
@@ -277,10 +277,10 @@ def test_a_redrawn_tumor_has_as_many_latent_cells_as_in_training(workspace):
         labels[tumor.slices] = 1
         scan = SimpleNamespace(name="x", grid=grid, image=labels[None], limits=np.array([[0, 1]]))
         box = synthesis.redraw_box(tumor, grid, plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
-        window = cut_window(scan, box, plan, None)
+        window = lay_window(scan, box, plan, 4)
         mask = resample(labels, grid, window.grid, "linear") >= 0.5
         seen.append(draw_box(latent_mask(mask), plan.window.alpha, rng).shape)
-        drawn.append(latent_box(window.request.place).shape)
+        drawn.append(latent_box(window.place).shape)
     assert np.mean(drawn, axis=0) == pytest.approx(np.mean(seen, axis=0), abs=0.3)
 
 
@@ -511,11 +511,22 @@ class Sees:
         return np.full(grid.shape, self.asked % self.each == 0)
 
 
-def run_fake(workspace, phantoms, out, method, pairs=2, plan=None, quality=None):
+def run_fake(workspace, phantoms, out, method, pairs=2, plan=None, quality=None, box=None):
     sources = pipeline.healthy_sources(workspace.plan(), phantoms.healthy, None)
     tumors = workspace.fingerprint().tumors
     jobs = make_jobs(sources, pairs, 0)
-    return synthesize_set(plan or method.plan, method, jobs, out, tumors, None, Sampling(), {"seed": 0}, quality, lambda *_: None)
+    return synthesize_set(plan or method.plan, method, jobs, out, tumors, box, Sampling(), {"seed": 0}, quality, lambda *_: None)
+
+
+@pytest.mark.parametrize("box", [None, Box((12, 10, 8), (26, 23, 21))])
+def test_a_place_that_is_drawn_has_whole_cells_a_users_box_stays(workspace, phantoms, tmp_path, box):
+    method = Fake(workspace.plan(), workspace)
+    method.cell = 4
+    run_fake(workspace, phantoms, tmp_path / "out", method, box=box)
+    ends = np.array([(request.place.start, request.place.stop) for request in method.requests])
+    assert (ends % 4 == 0).all() == (box is None)
+    if box is not None:
+        assert [record.box for record in read_provenance(tmp_path / "out")] == [box] * 2
 
 
 def test_empty_draws_are_counted_and_drawn_again(workspace, phantoms, tmp_path):

@@ -5,6 +5,7 @@ Reads the sets' pairs for the pictures; hosts are given. Writes comparison.html.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tumorgen_cli.files import write_text
 from tumorgen_cli.pages import number, page, picture_row, table
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import box_slices, display_of, display_range, spread_over
+from tumorgen_cli.records import Box
 from tumorgen_cli.sets import read_provenance
 from tumorgen_cli.volumes import read_image
 from tumorgen_cli.windows import scan_limits
@@ -52,8 +54,8 @@ def draw_places(plan: Plan, sets: Mapping[str, Path], hosts: Mapping[str, Sequen
     places = []
     for case in chosen:
         pairs = {method: files[method][case] for method in sets}
-        box, host = next((each.box, each.host) for each in pairs.values())
-        image, grid = read_image(hosts[host])
+        box = functools.reduce(Box.hull, (each.box for each in pairs.values()))
+        image, grid = read_image(hosts[next(iter(pairs.values())).host])
         before = image[plan.main_channel]
         painted = [(after[plan.main_channel], tumor) for after, _, tumor, _ in (read_case(plan, each) for each in pairs.values())]
         display = display_range(scan_limits(image, plan.channels)[plan.main_channel], (before, *(after for after, _ in painted)), box)

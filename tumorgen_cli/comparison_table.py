@@ -186,8 +186,8 @@ def make_table(hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str
 
 
 def shared_places(sets: Sequence[Sequence[Provenance]]) -> list[str]:
-    """The cases that lie in the same box of the same host in every set; a draw that is rejected moves the box of its own set."""
-    places = [{line.case: (line.host_hash, line.box) for line in lines} for lines in sets]
+    """The cases whose box in the same host was drawn the same in every set; a draw that is rejected moves the box of its own set."""
+    places = [{line.case: (line.host_hash, line.asked) for line in lines} for lines in sets]
     return [case for case, place in places[0].items() if all(each.get(case) == place for each in places)] if places else []
 
 

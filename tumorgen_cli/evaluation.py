@@ -78,8 +78,8 @@ _SYNTHESIZE = "run `tumorgen synthesize` again"
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One tumor, and where its scan lies. `host`: what it was painted into, of a real tumor the case it lies in. `box` (voxels): where it was
-    painted; of a real tumor its tight one."""
+    """One tumor, and where its scan lies. `host`: what it was painted into, of a real tumor the case it lies in. In voxels, `box`: where
+    the scan may have changed, `asked`: the box as it was drawn or given (`Provenance`); of a real tumor both are its tight one."""
 
     group: Group
     case: str
@@ -87,6 +87,7 @@ class CaseFiles:
     images: tuple[Path, ...]
     label: Path
     box: Box
+    asked: Box
 
 
 class Volumes:
@@ -119,7 +120,7 @@ def evaluate_set(
     `evaluation_steps`.
 
     A pair holds one painted tumor, and is held against real tumors one by one, however many a case has. Agreement is counted within the
-    pair: the generated mask against the judge's tumor voxels inside the painted box grown by 10 mm, other tumors left out. For real
+    pair: the generated mask against the judge's tumor voxels inside mask and asked box grown by 10 mm, other tumors left out. For real
     test cases, the ceiling, the box is the tumor's tight one. `network` gives the features of the slices.
 
     Raises:
@@ -169,7 +170,7 @@ def _redrawn_volume(set_folder: Path, real: Sequence[CaseFiles], scores: Sequenc
     volume, hash_host = {case.case: case.statistics.volume_ml for case in scores}, functools.cache(hash_files)
     ratios, hosts = [], []
     for pair in read_provenance(set_folder):
-        old = [files for files in real if files.host == pair.host and pair.box.holds(files.box)]
+        old = [files for files in real if files.host == pair.host and pair.asked.holds(files.box)]
         if old and hash_host(old[0].images) == pair.host_hash:  # else it is another scan of a case's name
             ratios.append(volume[pair.case] / sum(volume[files.case] for files in old))
             hosts.append(pair.host)
@@ -248,7 +249,7 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
     """
     ending = read_plain(set_folder / "dataset.json", _SYNTHESIZE).get("file_ending", ".nii.gz")
     found = tuple(
-        CaseFiles("synthetic", line.case, line.host, *_paths(set_folder, line.case, len(plan.channels), ending), line.box)
+        CaseFiles("synthetic", line.case, line.host, *_paths(set_folder, line.case, len(plan.channels), ending), line.box, line.asked)
         for line in read_provenance(set_folder)
     )
     faults = _missing(found, _SYNTHESIZE)
@@ -277,7 +278,7 @@ def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[C
     found = tuple(
         CaseFiles(
             group, case if len(tumors[case]) == 1 else f"{case}_tumor{number}", case,
-            *_paths(folder, case, len(plan.channels), plan.file_ending), tumor.box,
+            *_paths(folder, case, len(plan.channels), plan.file_ending), tumor.box, tumor.box,
         )
         for group, cases in groups.items()
         for case in cases
@@ -464,8 +465,8 @@ def window_around(plan: Plan, image: np.ndarray, grid: Grid, box: Box, limits: n
 
 
 def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge, volumes: Volumes | None = None) -> Verdict:
-    """The judge's verdict on a tumor; see `evaluate_set`. Its prediction is kept under `cache`/predictions, by the hash of the images,
-    the box and the labels that count."""
+    """The judge's verdict on a tumor, around its mask and the box that was asked for; see `evaluate_set`. Its prediction is kept under
+    `cache`/predictions, by the hash of the images, the box and the labels that count."""
     volumes = volumes or Volumes(files)
     tumor, others, grid = read_tumor(plan, files, volumes)
     key = hash_value([volumes.image_hashes, files.box, judge.tumor_labels, MARGIN_MM])
@@ -476,4 +477,5 @@ def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge, volumes:
         image, grid = _image_of(files, volumes)
         predicted = predict_around(judge, image, grid, files.box)
         write_volume(path, predicted.astype(np.uint8), grid)
-    return judge_pair(tumor, others, predicted, files.box, grid, plan.tolerance_mm)
+    around = files.asked.hull(tight_box(tumor) or files.asked)
+    return judge_pair(tumor, others, predicted, around, grid, plan.tolerance_mm)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tumorgen_cli.errors import DataError, Fault
 from tumorgen_cli.faults import intensity_faults, label_faults, read_whole
 from tumorgen_cli.healing import heal
 from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic
+from tumorgen_cli.records import Box, Grid, Request, Shape, Synthetic, Triple
 from tumorgen_cli.volumes import describe, hash_voxels, read_volume, resample, same_geometry, stack_channels
 from tumorgen_cli.windows import in_type, scan_limits, tight_box
 
@@ -46,11 +45,20 @@ class Scan:
 
 @dataclass(frozen=True)
 class Window:
-    """A window of a scan: its grid, the request for a method, whether it reaches over the scan's edge."""
+    """Where a tumor is painted into a scan.
 
+    `asked`: the box as it was drawn or given, and `box`, which holds it, what may change, in the scan's voxels. `start`: the window's
+    first corner, in the scan's voxels; `grid`: its geometry; `padded`: it reaches over the scan's edge. `window_box`, `place`: `box`
+    and, within it, the tumor's place, in the window's voxels.
+    """
+
+    asked: Box
+    box: Box
+    start: Triple
     grid: Grid
-    request: Request
     padded: bool
+    window_box: Box
+    place: Box
 
 
 def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan) -> Scan:
@@ -116,10 +124,11 @@ def too_large(where: str, box: Box, grid: Grid, plan: Plan) -> Fault:
     return Fault(where, f"a box of {size} mm", f"at most {limit} mm", "use a smaller box, or plan with a larger window (--set window.shape=[...])")
 
 
-def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
-    """The window on the working grid around a box of the scan's voxels (`window_shape`), and the request.
+def lay_window(scan: Scan, box: Box, plan: Plan, cell: int = 1) -> Window:
+    """The window on the working grid around a box of the scan's voxels (`window_shape`), inside the scan where it fits.
 
-    It is kept inside the scan where it fits; beyond the scan's edge its nearest voxel continues.
+    The tumor's place in the box (`tumor_place`) is widened to whole cells of `cell` working voxels, and the box with it, as far as scan
+    and window reach; with a `cell` of 1 the box stays as it is.
 
     Raises:
         DataError: the box is larger than the window may grow.
@@ -135,33 +144,54 @@ def cut_window(scan: Scan, box: Box, plan: Plan, case: str | None) -> Window:
         low, high = min(0.0, m - length), max(0.0, m - length)
         padded |= length > m
         start.append(min(max(a, low), high))
-    grid = scan.grid.subgrid(tuple(start), working, shape)  # type: ignore[arg-type]
-    part, part_grid = _part(scan.image, scan.grid, start, shape, working)
-    image = np.stack([resample(channel, part_grid, grid, "cubic") for channel in part]).astype(np.float32)
-    painted, place = (_in_window(each, start, spacing, working, shape) for each in (box, place))
-    return Window(grid, Request(image, painted, place, scan.limits, working, case), padded)
+    grid, first = scan.grid.subgrid(tuple(start), working, shape), np.array(start)  # type: ignore[arg-type]
+    place = _in_window(place, first, scan.grid, grid, cell)
+    wide = _widened(box, place, first, scan.grid, grid, plan.paste.feather_mm) if cell > 1 else box
+    inside = _in_window(wide, first, scan.grid, grid, 1)
+    return Window(box, wide, tuple(start), grid, padded, inside, place.common(inside))  # type: ignore[arg-type]
 
 
-def _in_window(box: Box, start: Sequence[float], spacing: Sequence[float], working: Sequence[float], shape: Shape) -> Box:
-    """A scan's box in the voxels of the window that begins at `start`, widened to whole ones."""
-    edges = [
-        (int(np.floor((a - o) * e / s + 1e-6)), int(np.ceil((b - o) * e / s - 1e-6)))
-        for a, b, o, e, s in zip(box.start, box.stop, start, spacing, working, strict=True)
-    ]
-    low = tuple(max(0, a) for a, _ in edges)
-    high = tuple(min(n, max(b, a + 1)) for (_, b), a, n in zip(edges, low, shape, strict=True))
-    return Box(low, high)  # type: ignore[arg-type]
+def _in_window(box: Box, start: np.ndarray, scan: Grid, window: Grid, cell: int) -> Box:
+    """A scan's box in the voxels of the window that begins at `start`, widened to whole cells of `cell` voxels."""
+    scale = np.array(scan.spacing_mm) / window.spacing_mm / cell
+    low = np.maximum(cell * np.floor((box.start - start) * scale + 1e-6), 0)
+    high = np.minimum(np.maximum(cell * np.ceil((box.stop - start) * scale - 1e-6), low + cell), window.shape)
+    return _whole(low, high)
 
 
-def _part(image: np.ndarray, grid: Grid, start: Sequence[float], shape: Shape, spacing: Sequence[float]) -> tuple[np.ndarray, Grid]:
+def _widened(box: Box, place: Box, start: np.ndarray, scan: Grid, window: Grid, width_mm: float) -> Box:
+    """A scan's box with so much more around it that its `tumor_place` is at least `place`, of the window that begins at `start`, as far
+    as scan and window reach."""
+    spacing = np.array(scan.spacing_mm)
+    low, high, end = (start + np.array(ends) * window.spacing_mm / spacing for ends in (place.start, place.stop, window.shape))
+    fade = np.array([fade_mm(edge, width_mm) / 2 for edge in (high - low) * spacing]) / spacing
+    low = np.maximum(np.floor(low - fade), np.maximum(np.ceil(start - 1e-6), 0))
+    high = np.minimum(np.ceil(high + fade), np.minimum(np.floor(end + 1e-6), scan.shape))
+    return _whole(np.minimum(low, box.start), np.maximum(high, box.stop))
+
+
+def _whole(low: np.ndarray, high: np.ndarray) -> Box:
+    """A box from edges (3,) that are whole numbers."""
+    return Box(tuple(map(int, low)), tuple(map(int, high)))  # type: ignore[arg-type]
+
+
+def cut_window(scan: Scan, window: Window, case: str | None) -> Request:
+    """What is asked of a method: the scan's window on the working grid; beyond the scan's edge its nearest voxel continues."""
+    part, grid = _part(scan, window)
+    image = np.stack([resample(channel, grid, window.grid, "cubic") for channel in part]).astype(np.float32)
+    return Request(image, window.window_box, window.place, scan.limits, window.grid.spacing_mm, case)
+
+
+def _part(scan: Scan, window: Window) -> tuple[np.ndarray, Grid]:
     """The part of a scan that a window can depend on, so that a whole-body scan is not filtered whole."""
-    low = [max(0, int(np.floor(a)) - _MARGIN) for a in start]
+    grid = scan.grid
+    low = [max(0, int(np.floor(a)) - _MARGIN) for a in window.start]
     high = [
-        min(m, int(np.ceil(a + n * s / e)) + _MARGIN)
-        for a, n, s, e, m in zip(start, shape, spacing, grid.spacing_mm, grid.shape, strict=True)
+        min(m, int(np.ceil(a + length / e)) + _MARGIN)
+        for a, length, e, m in zip(window.start, window.grid.extent_mm, grid.spacing_mm, grid.shape, strict=True)
     ]
     box = Box(tuple(low), tuple(high))  # type: ignore[arg-type]
-    return image[(slice(None), *box.slices)], grid.subgrid(box.start, grid.spacing_mm, box.shape)
+    return scan.image[(slice(None), *box.slices)], grid.subgrid(box.start, grid.spacing_mm, box.shape)
 
 
 def feather(box: Box, grid: Grid, width_mm: float) -> np.ndarray:
@@ -190,24 +220,27 @@ def tumor_place(box: Box, grid: Grid, width_mm: float) -> Box:
     return place.shifted(box.start)
 
 
-def paste(scan: Scan, box: Box, window: Window, synthetic: Synthetic, plan: Plan, keeps_background: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The scan with the box replaced, and the tumor mask: image (C, X, Y, Z) of values that the channels' data types hold, mask (X, Y, Z) bool.
+def paste(
+    scan: Scan, window: Window, request: Request, synthetic: Synthetic, plan: Plan, keeps_background: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scan with the window's box replaced, and the tumor mask: image (C, X, Y, Z) of what the channels' data types hold, mask bool.
 
     Outside the box every voxel is the scan's own; inside it fades in over the plan's feather. The mask lies where the
     picture is mostly the synthetic one. Where the host is kept, `keeps_background` or as `synthetic.kept` says, the change is
     added, so that detail finer than the working grid stays; elsewhere the picture takes the host's place. Nothing comes below
     the clip window but where the host is.
     """
+    box = window.box
     onto = scan.grid.subgrid(box.start, scan.grid.spacing_mm, box.shape)
     weight = feather(box, scan.grid, plan.paste.feather_mm)
     kept = float(keeps_background) if synthetic.kept is None else resample(synthetic.kept, window.grid, onto, "linear")
     image = scan.image.copy()
-    for channel, (drawn, host) in enumerate(zip(synthetic.image, window.request.image, strict=True)):
+    for channel, (drawn, host) in enumerate(zip(synthetic.image, request.image, strict=True)):
         before = scan.image[(channel, *box.slices)].astype(np.float32)
         change = kept * resample(drawn - host, window.grid, onto, "linear") if np.any(kept) else 0.0
         if not np.all(kept == 1):
             change = change + (1 - kept) * (resample(drawn, window.grid, onto, "cubic") - before)
-        floor = np.minimum(before, window.request.limits[channel, 0])  # noise and interpolation may end where no PET does, below 0
+        floor = np.minimum(before, request.limits[channel, 0])  # noise and interpolation may end where no PET does, below 0
         after = np.maximum(before + weight * change, floor)
         image[(channel, *box.slices)] = in_type(after, scan.dtypes[channel])
     mask = np.zeros(scan.grid.shape, bool)

@@ -1,4 +1,4 @@
-"""What a judge says of one pair: its tumor voxels around the painted box, held against the generated mask.
+"""What a judge says of one pair: its tumor voxels around the box that was asked for, held against the generated mask.
 
 Evaluation, the filter and redrawing until a pair passes all ask here, so that one pair has one verdict.
 """
@@ -21,7 +21,7 @@ from tumorgen_cli.records import Box, Grid
 if TYPE_CHECKING:
     from tumorgen_cli.judge import Judge
 
-MARGIN_MM = 10.0  # a prediction counts within the painted box and this far around it
+MARGIN_MM = 10.0  # a prediction counts in the box that was asked for, with the mask, and this far around them
 
 
 def predict_around(judge: Judge, image: np.ndarray, grid: Grid, box: Box) -> np.ndarray:

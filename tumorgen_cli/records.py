@@ -16,7 +16,7 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
 SHELL_MM = 20.0  # what counts as a tumor's surroundings
-PAIR_FORMAT = 2  # raise it when the same seed, plan and weights come to another pair
+PAIR_FORMAT = 3  # raise it when the same seed, plan and weights come to another pair
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ class Box:
     def center(self) -> Triple:
         """Centre in voxels counted from the outer corner of voxel 0."""
         return tuple((a + b) / 2 for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
+
+    def common(self, other: Box) -> Box:
+        """What lies in both boxes."""
+        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
+        return Box(start, tuple(max(a, min(b, c)) for a, b, c in zip(start, self.stop, other.stop, strict=True)))  # type: ignore[arg-type]
+
+    def hull(self, other: Box) -> Box:
+        """The smallest box that holds both."""
+        start = tuple(min(a, b) for a, b in zip(self.start, other.start, strict=True))
+        return Box(start, tuple(max(a, b) for a, b in zip(self.stop, other.stop, strict=True)))  # type: ignore[arg-type]
 
     def holds(self, other: Box) -> bool:
         """Whether all of `other` lies in this box."""
@@ -152,8 +162,8 @@ class Request:
     """A window of a host scan on the working grid, the box to paint in and, within it, the one for the tumor.
 
     `image`: (C, X, Y, Z) float32, the scan's own units. `box`, `place`: voxels of the window; between the two the picture fades into
-    the host, and a mask is cut off. `limits`: (C, 2), the whole scan's clip limits (`windows.scan_limits`). `case`: the case whose
-    tumor is redrawn, if it is one of the data set's.
+    the host, and a mask is cut off; a drawn place is of whole cells (`Method.cell`) as far as the box goes. `limits`: (C, 2), the whole scan's clip
+    limits (`windows.scan_limits`). `case`: the case whose tumor is redrawn, if it is one of the data set's.
     """
 
     image: np.ndarray
@@ -197,8 +207,9 @@ class Shard:
 class Provenance:
     """How one synthetic pair came to be; one line of `provenance.jsonl`.
 
-    Outside `box`, and `healed` where an old tumor was taken away, the image is the host's voxel for voxel. `host_hash` is of the host's
-    files, `host_voxels` of the voxels in the first (`volumes.hash_voxels`).
+    Outside `box`, and `healed` where an old tumor was taken away, the image is the host's voxel for voxel. `asked`: the box as it was drawn
+    or given, the same for every method; `box` is that or, around whole cells of the method's (`Method.cell`), wider. `host_hash` is of the
+    host's files, `host_voxels` of the voxels in the first (`volumes.hash_voxels`).
     """
 
     case: str
@@ -209,6 +220,7 @@ class Provenance:
     host_voxels: str
     seed: int
     attempt: int
+    asked: Box
     box: Box
     plan_hash: str
     weights: dict[str, str]

@@ -151,7 +151,7 @@ def _agreement(scores: Scores, losses: Losses) -> str:
         surface = f"Surface Dice {number(stratum.surface_dice.synthetic.mean)}, real {number(stratum.surface_dice.real.mean)}."
         rows.append((title, *cells, f"{surface} Bounds: the training tumors' tertiles of volume."))
     note = (
-        "A prediction counts inside the painted box and 10 mm around it (real tumors: their tight box and 10 mm around it). Empty "
+        "A prediction counts inside the box that was asked for, with the mask, and 10 mm around them (real tumors: around their tight box). Empty "
         "against empty is undefined, empty against anything else 0. "
         "The held-out tumors say what this judge reaches on real ones. Agreement above that is a sign of easy, typical "
         "tumors, not only of good masks. Intervals are 95 % bootstraps: over pairs, which are alike where they share a host, and over real scans."

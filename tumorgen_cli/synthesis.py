@@ -26,7 +26,19 @@ from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.errors import DataError, Fault, StateError, one_line, reason_words
 from tumorgen_cli.faults import geometry_faults, read_header
 from tumorgen_cli.files import append_line, derive_seed, hash_files, to_plain
-from tumorgen_cli.hosts import Scan, allowed_region, cut_window, fade_mm, paste, read_scan, too_large, window_shape, without_tumors
+from tumorgen_cli.hosts import (
+    Scan,
+    Window,
+    allowed_region,
+    cut_window,
+    fade_mm,
+    lay_window,
+    paste,
+    read_scan,
+    too_large,
+    window_shape,
+    without_tumors,
+)
 from tumorgen_cli.judging import predict_around
 from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
@@ -256,11 +268,10 @@ class Draw:
 
     image: np.ndarray | None
     mask: np.ndarray
-    box: Box
+    window: Window
     healed: Box | None
     attempt: int
     volume_ml: float
-    padded: bool
     drawn: dict[str, Any]
     rejected: dict[str, int]
     seconds: float
@@ -278,20 +289,20 @@ def draw_pair(
     rejected: Counter[str] = Counter()
     seconds, empties = 0.0, 0  # draws without a tumor since the last one with
     for attempt in itertools.count():
-        box = placing.box(np.random.default_rng([job.seed, attempt, 1]), job.turn)
+        window = placing.window(np.random.default_rng([job.seed, attempt, 1]), job.turn, method.cell)
         host, healed = scan, None  # or, for a method that would leave the old tumor in it, without that
         if method.keeps_background:
-            host, healed = without_tumors(scan, box, plan, derive_seed(job.seed, attempt, "healing"))
-        window = cut_window(host, box, plan, job.source.name if job.source.redraw else None)
+            host, healed = without_tumors(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
+        request = cut_window(host, window, job.source.name if job.source.redraw else None)
         begun = time.perf_counter()
-        synthetic = method.synthesize(window.request, derive_seed(job.seed, attempt), sampling)
+        synthetic = method.synthesize(request, derive_seed(job.seed, attempt), sampling)
         seconds += time.perf_counter() - begun
-        image, mask = paste(host, box, window, synthetic, plan, method.keeps_background)
+        image, mask = paste(host, window, request, synthetic, plan, method.keeps_background)
         volume, drawn = float(mask.sum()) * scan.grid.voxel_ml, dict(synthetic.drawn)
         if volume > 0 and volume >= plan.paste.smallest_ml:
             if quality is None:
                 break
-            drawn["proportion"] = round(proportion(mask, predict_around(quality.judge, image, scan.grid, box)), 4)
+            drawn["proportion"] = round(proportion(mask, predict_around(quality.judge, image, scan.grid, window.box)), 4)
             if drawn["proportion"] >= quality.keep:
                 break
             empties = 0
@@ -300,8 +311,8 @@ def draw_pair(
             empties += 1
             rejected["too small" if volume > 0 else "empty"] += 1
         if empties == plan.paste.draws or (quality is not None and rejected[NOT_FOUND] == quality.tries):
-            return Draw(None, mask, box, None, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
-    return Draw(image, mask, box, healed, attempt, volume, window.padded, drawn, dict(+rejected), seconds)
+            return Draw(None, mask, window, None, attempt, volume, drawn, dict(+rejected), seconds)
+    return Draw(image, mask, window, healed, attempt, volume, drawn, dict(+rejected), seconds)
 
 
 def provenance_of(
@@ -309,9 +320,9 @@ def provenance_of(
 ) -> Provenance:
     """How a pair came to be."""
     return Provenance(
-        job.case, method, scan.name, tuple(f.name for f in scan.files), host_hash, scan.voxels, job.seed, draw.attempt, draw.box,
-        plan.hash, weights, round(draw.volume_ml, 4), draw.padded, {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn,
-        draw.healed,
+        job.case, method, scan.name, tuple(f.name for f in scan.files), host_hash, scan.voxels, job.seed, draw.attempt,
+        draw.window.asked, draw.window.box, plan.hash, weights, round(draw.volume_ml, 4), draw.window.padded,
+        {k: round(v, 4) for k, v in seconds.items()}, draw.rejected, draw.drawn, draw.healed,
     )  # fmt: skip
 
 
@@ -321,13 +332,13 @@ def pair_labels(plan: Plan, scan: Scan, draw: Draw) -> np.ndarray:
     A tumor that was in the box is gone from them, as from the picture: its voxels take the label nearest to them.
     """
     labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
-    _take_away(labels, draw.box, plan.tumor_label, scan.grid)
+    _take_away(labels, draw.window.box, plan.tumor_label, scan.grid)
     labels[draw.mask] = plan.tumor_label
     return labels
 
 
 def _write_pair(plan: Plan, job: Job, scan: Scan, draw: Draw, out: Path) -> None:
-    image, mask, box, labels = np.asarray(draw.image), draw.mask, draw.box, pair_labels(plan, scan, draw)
+    image, mask, box, labels = np.asarray(draw.image), draw.mask, draw.window.box, pair_labels(plan, scan, draw)
     for channel, array in enumerate(image):
         write_volume(out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}", in_type(array, scan.dtypes[channel]), scan.grid)
     write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
@@ -357,7 +368,7 @@ def _take_away(labels: np.ndarray, box: Box, tumor_label: int, grid: Grid) -> No
 class Placing:
     """Boxes for one scan: the user's, a redrawn tumor's with BA-PMG offsets, or of a training tumor's size in the body.
 
-    Those that are drawn are widened, so that the tumor's place in them (`hosts.tumor_place`) is of that size.
+    Those that are drawn have an edge, so that the tumor's place in them (`hosts.tumor_place`) is of that size.
     """
 
     def __init__(self, scan: Scan, source: Source, plan: Plan, tumors: Sequence[TumorFacts], box: Box | None) -> None:
@@ -375,6 +386,10 @@ class Placing:
             found = "no voxel set" if self.source.region is None else f"no voxel of label {self.source.region}"
             raise DataError("A region is empty", [Fault(str(self.source.roi), found, "a region to paint in", "draw one, or leave this host out")])
         return roi
+
+    def window(self, rng: np.random.Generator, turn: int, cell: int) -> Window:
+        """The window around a box, whose place for a tumor is of whole cells (`Method.cell`) unless the box is the user's."""
+        return lay_window(self.scan, self.box(rng, turn), self.plan, cell if self.user_box is None else 1)
 
     def box(self, rng: np.random.Generator, turn: int) -> Box:
         if self.user_box is not None:

@@ -24,7 +24,7 @@ from tumorgen_cli.files import derive_seed, from_plain
 from tumorgen_cli.latents import held_out_windows, training_latents
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.nets.flow_unet import FlowUNet
-from tumorgen_cli.nets.vae import KlVae
+from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.painting import check_halo, open_canvas, put_back, smooth_host, texture
 from tumorgen_cli.plan import REPLAN, Decisions, Plan, WindowPlan
 from tumorgen_cli.previews import grid_preview
@@ -76,6 +76,7 @@ class Blended(Method):
     name = "blended"
     stages = ("vae", "unconditional")
     solvers = flow.SOLVERS
+    cell = DOWNSAMPLING
     SOURCE = (
         "Avrahami et al., Blended Latent Diffusion, SIGGRAPH 2023, as a rival in TumorGen's Table 1. Deviations: a rectified flow "
         "instead of DDPM; what is known is put back from one fixed path of noise, not noised anew at each step; no text; latents and mask "

@@ -46,6 +46,8 @@ class Method(ABC):
         formats: numbers of what a stage's weights mean beyond its settings, by stage; raised when that changes.
         keeps_background: whether voxels of the box outside the tumor are the host's own; if so, an old tumor in the box is
             taken away first, and paste-back carries the host's detail finer than the working grid into the box.
+        cell: side, in working voxels, of the cells in which it draws masks: a place for a tumor is widened to whole ones, so that no
+            part of a cell is cut off, unless the user has given the box.
     """
 
     name: ClassVar[str]
@@ -55,6 +57,7 @@ class Method(ABC):
     kinds: tuple[str, ...] = ()
     formats: ClassVar[Mapping[str, int]] = {}
     keeps_background: bool = False
+    cell: ClassVar[int] = 1
     config: Any
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:

@@ -86,6 +86,7 @@ class TumorGen(Method):
     name = "tumorgen"
     stages = ("vae", "flow", "refiner")
     solvers = flow.SOLVERS
+    cell = DOWNSAMPLING
     SOURCE = (
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. 1-7. "
         "Deviations: the VAE is trained on the data set's own cases unless a checkpoint is given; the fine constraint is "
