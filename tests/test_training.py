@@ -325,15 +325,26 @@ def test_bf16_trains_too(tmp_path):
 
 # -- several processes -----------------------------------------------------------------------------------------
 SCRIPT = """
-import sys
+import os, signal, sys, time
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_training import make_stage
 from tumorgen_cli import training
-if len(sys.argv) > 3:
-    training.CHECKPOINT_SECONDS = -1.0
-run = training.train(make_stage(batch=int(sys.argv[3]) if len(sys.argv) > 3 else 2), Path(sys.argv[1]), "cpu", "fp32")
-print("RUN", run is not None and run.processes)
+training._LOG_EVERY = 2
+folder, batch, stopping = Path(sys.argv[1]), int(sys.argv[3]), sys.argv[4:] == ["stop"]
+stage = replace(make_stage(batch=batch), finish=lambda: time.sleep(1) or {})
+
+def item(number):
+    if stopping and os.environ["RANK"] == "1" and number >= 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return make_stage().item(number)
+
+try:
+    run = training.train(replace(stage, item=item), folder, "cpu", "fp32")
+    print(f"RUN {run is not None and run.processes}, record {(folder / 'run.json').is_file()}\\n", end="")
+except KeyboardInterrupt:
+    print(f"STOPPED with a checkpoint: {(folder / 'last.pt').is_file() or os.environ['RANK'] == '1'}\\n", end="")
 """
 
 
@@ -348,13 +359,21 @@ def two_processes(folder, tmp_path, *arguments):
 
 
 def test_two_processes_compute_what_one_computes(tmp_path, whole):
-    done = two_processes(tmp_path / "two", tmp_path)
+    """And the second finds the record of the first, though that takes its time: the next stage looks for it."""
+    done = two_processes(tmp_path / "two", tmp_path, "2")
     assert done.returncode == 0, done.stderr
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("RUN")) == ["RUN 2", "RUN False"]
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("RUN")) == ["RUN 2, record True", "RUN False, record True"]
     one, two = weights(whole), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     for key in one:
         torch.testing.assert_close(two[key], one[key], atol=1e-5, rtol=0)
+
+
+def test_all_processes_stop_where_one_is_asked_to(tmp_path):
+    """Else the others would wait for it, and the checkpoint be lost."""
+    done = two_processes(tmp_path / "two", tmp_path, "2", "stop")
+    assert done.stdout.splitlines() == ["STOPPED with a checkpoint: True"] * 2, done.stderr
+    assert 0 < torch.load(tmp_path / "two" / "last.pt", weights_only=True)["step"] < STEPS
 
 
 @pytest.mark.slow

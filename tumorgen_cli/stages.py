@@ -63,7 +63,7 @@ def train_stage(
     if method.trained(stage, iterations or method.planned_iterations(stage)) and not (restart and own):
         console.note(f"{stage}: already trained")
         return None
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # the first process of a run holds the lock for all
+    first = os.environ.get("RANK", "0") == "0"  # the first process of a run, on whatever node, holds the lock for all
     with locked(workspace.root, f"train {stage}") if first else contextlib.nullcontext():
         made = method.stage(stage, iterations, initial)
         if first and (restart or not (folder / "last.pt").is_file()):

@@ -234,19 +234,24 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
                 _check_finite(row, step, folder)
                 rows.append({"step": step, "seconds": round(spent + time.monotonic() - begun, 1), "rate": factor, **row})
                 tick(step, " ".join(f"{o.name} {row[o.name]:.4f}" for o in stage.objectives))
-            now = time.monotonic()
-            if main and (now - saved > CHECKPOINT_SECONDS or stop or step == stage.iterations):
+            now, ends = time.monotonic(), _ends(accelerator, stop, step)
+            if main and (now - saved > CHECKPOINT_SECONDS or ends or step == stage.iterations):
                 _check_finite({k: float(v) for k, v in logs.items()}, step, folder)  # a checkpoint is always worth going on from
                 _save(stage, folder, ema, optimizers, step, spent + now - begun, rows)
                 saved = now
             if main and step in preview_steps and stage.preview:
                 with ema.in_place():
                     stage.preview(folder / "previews" / f"step_{step:06d}.png")
-            if stop:
+            if ends:
                 raise KeyboardInterrupt
-    if not main:
-        return None
-    numbers = {}
+    run = _finish(stage, folder, ema, accelerator, step, spent + time.monotonic() - begun) if main else None
+    accelerator.wait_for_everyone()  # the next stage looks for the record of this one
+    return run
+
+
+def _finish(stage: Stage, folder: Path, ema: _Ema, accelerator: Accelerator, step: int, seconds: float) -> Run:
+    """Writes the weights and, last, the record of a stage that has come to its end after `seconds`."""
+    begun, numbers = time.monotonic(), {}
     if stage.finish:
         with ema.in_place():
             numbers = stage.finish()
@@ -255,11 +260,20 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     _put(stage.models, ema.state)
     peak = torch.cuda.max_memory_allocated() / 2**30 if accelerator.device.type == "cuda" else peak_memory_gib()
     run = Run(
-        stage.name, stage.inputs_hash, step, round(spent + time.monotonic() - begun, 1), accelerator.device.type,
+        stage.name, stage.inputs_hash, step, round(seconds + time.monotonic() - begun, 1), accelerator.device.type,
         accelerator.num_processes, round(peak, 2), hash_file(folder / "weights.safetensors"), numbers,
     )  # fmt: skip
     write_json(folder / "run.json", run)
     return run
+
+
+def _ends(accelerator: Accelerator, stop: list[bool], step: int) -> bool:
+    """Whether to save and stop: several processes ask each other now and then, so that all do so after the same step."""
+    if accelerator.num_processes == 1:
+        return bool(stop)
+    if step % _LOG_EVERY:
+        return False
+    return bool(accelerator.reduce(torch.tensor(float(bool(stop)), device=accelerator.device)) > 0)
 
 
 def seconds_a_step(stage: Stage, device: str, precision: str) -> float:
