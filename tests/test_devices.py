@@ -36,6 +36,25 @@ def test_what_this_machine_has():
     assert 0.01 < devices.peak_memory_gib() < devices.available_memory_gib()
 
 
+@pytest.mark.parametrize(
+    ("told", "limits", "expected"),
+    [
+        ("0::/slurm/job_7/step_0\n", {"slurm/job_7/memory.max": "34359738368", "slurm/job_7/step_0/memory.max": "max"}, 34359738368),
+        ("5:cpu:/a\n4:cpuacct,memory:/slurm/job_7\n0::/\n", {"memory/slurm/job_7/memory.limit_in_bytes": "1000", "memory.max": "2000"}, 1000),
+        ("4:memory:/not/seen/from/inside\n", {"memory/memory.limit_in_bytes": "500"}, 500),
+    ],
+    ids=["version 2", "version 1", "a container"],
+)
+def test_the_memory_of_a_job_is_that_of_its_control_group(tmp_path, told, limits, expected):
+    (tmp_path / "told").write_text(told)
+    for name, text in limits.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert min(devices._memory_limits(tmp_path / "told", tmp_path / "root")) == expected
+    assert devices._memory_limits(tmp_path / "none", tmp_path / "none") == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is told its own peak only as far as the system knows it")
 def test_a_process_does_not_count_what_its_parent_held():
     held = np.ones(2**28, np.uint8)

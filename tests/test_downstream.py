@@ -24,6 +24,7 @@ from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, su
 from tumorgen_cli.live import Painting
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.nnunet import CaseFiles, Schedule, Size
+from tumorgen_cli.nnunet_setup import set_up
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.workspace import Splits, Workspace
 
@@ -120,6 +121,19 @@ def test_arms_differ_in_their_pairs_alone(copy, nnunets, phantoms):
         assert not {*job.train} & {*copy.splits().test}
         assert run.real_share == (pytest.approx(0.5) if run.pairs else 1.0)
         assert len({other.prepared_hash for _, other in nnunets if other.prepared == job.prepared}) == 1
+
+
+def test_hosts_without_the_data_sets_labels_are_refused(copy, nnunets, phantoms, monkeypatch):
+    """Before anything is learnt: half of what nnU-Net draws would have no organ."""
+    plan = dataclasses.replace(copy.plan(), labels={"background": 0, "tumor": 1, "body": 2})
+    monkeypatch.setattr(Workspace, "plan", lambda _: plan)
+    monkeypatch.setattr(downstream, "check_preprocessed", lambda *_: None)
+    with pytest.raises(DataError, match="organs are background"):
+        measure_gains(copy, DESIGN, phantoms.healthy, "train", "cpu")
+    assert nnunets == []
+    with pytest.raises(StateError) as error:
+        set_up(copy, "copypaste", phantoms.healthy, None, device="cpu")
+    assert "organs are background" in str(error.value)
 
 
 def test_few_cases_teach_the_method_alone(copy, nnunets, phantoms):

@@ -62,13 +62,28 @@ def find_budget(name: DeviceName, memory_gib: float | None) -> Budget:
 
 
 def available_memory_gib() -> float:
-    """Physical memory, or the control group's limit where that is lower."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with_limit = Path(name)
-        if with_limit.exists() and (text := with_limit.read_text().strip()).isdigit():
-            total = min(total, int(text))
-    return total / 2**30
+    """Physical memory, or the lowest limit of the control groups that this process is in: those of a SLURM job or a container."""
+    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_memory_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))) / 2**30
+
+
+def _memory_limits(told: Path, root: Path) -> list[int]:
+    """The limits in bytes of the control groups in `told`, and of those that they are part of, up to `root`; of versions 1 and 2."""
+    groups = [(root, ""), (root / "memory", "")]
+    with contextlib.suppress(OSError):
+        for line in told.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if "memory" in controllers.split(","):
+                groups.append((root / "memory", group))
+            elif not controllers:
+                groups.append((root, group))
+    found = []
+    for top, group in groups:
+        parts = [part for part in group.split("/") if part]
+        for depth in range(len(parts) + 1):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                with contextlib.suppress(OSError, ValueError):  # no such file; "max"
+                    found.append(int(top.joinpath(*parts[:depth], name).read_text()))
+    return found
 
 
 def usable_cores() -> int:

@@ -28,9 +28,10 @@ from tumorgen_cli.files import locked, none_for_nan, to_plain, write_json, write
 from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, summarize_arms
 from tumorgen_cli.nnunet import CPU_SIZE, CaseFiles, Size, TrainingData, check_data, training_data
 from tumorgen_cli.nnunet_setup import set_up
-from tumorgen_cli.pipeline import dataset_of, healthy_sources, synthesize
+from tumorgen_cli.pipeline import bare_hosts, dataset_of, healthy_sources, synthesize
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import box_slices, display_of, display_range, spread_over
+from tumorgen_cli.sets import bare_fault
 from tumorgen_cli.stages import check_preprocessed, open_method
 from tumorgen_cli.subsets import subset_workspace
 from tumorgen_cli.volumes import read_image, read_volume
@@ -132,13 +133,18 @@ def measure_gains(
 
 def _check_hosts(plan: Plan, dataset: Dataset, splits: Splits, healthy: Path) -> None:
     """Raises:
-    DataError: hosts that cannot be used, or are held out, under whatever name: nnU-Net would learn from its test cases.
+    DataError: hosts that cannot be used, or are held out, under whatever name, for nnU-Net would learn from its test cases; or lack the
+    data set's other labels.
     """
-    scans = {source.name: source.files[0] for source in healthy_sources(plan, healthy, None)}
-    known = cases_among(scans, dataset, splits.test)
+    sources, faults = healthy_sources(plan, healthy, None), []
+    known = cases_among({source.name: source.files[0] for source in sources}, dataset, splits.test)
     if known:
-        found = f"{len(known)} held-out cases ({case_words(known)})"
-        raise DataError("Held-out cases would be painted into", [Fault(str(healthy), found, "other scans", "take them out of the folder")])
+        found = f"{len(known)} held-out cases ({case_words(known)}), from which nnU-Net would learn"
+        faults.append(Fault(str(healthy), found, "other scans", "take them out of the folder"))
+    if bare := bare_hosts(plan, sources):
+        faults.append(bare_fault(str(healthy), bare))
+    if faults:
+        raise DataError("Hosts cannot be painted into", faults)
 
 
 def case_counts(cases: int, fractions: Sequence[float]) -> list[int]:

@@ -26,7 +26,7 @@ from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain,
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.folds import SPLITS, check_folds, nnunet_folds, written_folds
 from tumorgen_cli.records import Provenance
-from tumorgen_cli.sets import read_bare, read_judges, read_learnt_from, read_provenance
+from tumorgen_cli.sets import bare_fault, read_bare, read_judges, read_learnt_from, read_provenance
 from tumorgen_cli.shards import claim, division_faults
 from tumorgen_cli.volumes import read_grid
 from tumorgen_cli.workspace import Splits
@@ -291,9 +291,7 @@ def _match_faults(real: Dataset, each: _Set) -> list[Fault]:
         parts = ("a line of provenance.jsonl", "its files") if case in known else ("files", "a line of provenance.jsonl")
         faults.append(Fault(f"{each.folder}: {case}", f"{parts[0]} alone", f"{parts[1]}, too", "run `tumorgen synthesize` again"))
     if bare := sorted({*read_bare(each.folder)} & {record.host for record in each.records}):
-        found = f"{len(bare)} hosts without labels ({few(bare)}), in whose pairs nnU-Net would learn that organs are background"
-        remedy = "paint into hosts with labels: imagesTr and, beside it, labelsTr"
-        faults.append(Fault(str(each.folder / "labelsTr"), found, f"all labels of {real.name} in every pair", remedy))
+        faults.append(bare_fault(str(each.folder / "labelsTr"), bare))
     strangers = sorted(set(each.learnt_from) - set(real.cases))
     if strangers:
         found = f"{len(strangers)} cases that {real.name} lacks ({few(strangers)})"

@@ -25,6 +25,7 @@ from tumorgen_cli.nnunet import users_folders
 from tumorgen_cli.painter import hash_sizes, names_of, sources_of
 from tumorgen_cli.pipeline import bare_hosts, dataset_of
 from tumorgen_cli.records import PAIR_FORMAT
+from tumorgen_cli.sets import bare_fault
 from tumorgen_cli.stages import open_method
 from tumorgen_cli.workspace import Workspace
 
@@ -85,11 +86,12 @@ def set_up(
         renamed = {name: case for name, case in known.items() if name != case}  # by its own name the trainer knows a case
         if renamed:
             faults.append(Fault(str(healthy), f"held-out cases by other names ({case_words(renamed)})", "other scans", "take them out of the folder"))
+    if sources is not None and (bare := bare_hosts(plan, sources)):
+        faults.append(bare_fault(str(healthy), bare))
     if until_pass is not None:
         gather_faults(faults, lambda: needed_judge(workspace, where, device))
     if faults or sources is None or divided is None:
         raise StateError("Painting cannot be set up", faults)
-    bare_hosts(plan, sources)
     painting = replace(painting, hosts=names_of(sources), hosts_hash=hash_sizes(sources))
     folder = folder or workspace.root / "nnunet"
     path = folder / f"tumorgen_{method_name}_{hash_value(painting)[:6]}.json"  # a job that waits keeps its own

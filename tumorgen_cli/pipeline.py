@@ -24,7 +24,7 @@ from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import unit_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
-from tumorgen_cli.sets import BARE
+from tumorgen_cli.sets import BARE, bare_fault
 from tumorgen_cli.stages import open_method, train_stages
 from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
 from tumorgen_cli.workspace import Workspace
@@ -254,7 +254,9 @@ def synthesize(
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
         "steps": sampling.steps, "solver": sampling.solver, "learnt_from": method.learnt_from(),
     }  # fmt: skip
-    bare = bare_hosts(plan, sources)
+    if bare := bare_hosts(plan, sources):
+        told = bare_fault(str(healthy), bare)
+        console.warn(f"{told.found}: {told.remedy} (merge, downstream and nnunet-setup refuse these)")
     settings |= {name: value for name, value in (("paint_in", paint_in), ("kind", sampling.kind), (BARE, bare or None)) if value is not None}
     # a set of its own for settings of its own: what is usual keeps the plain name
     usual = box is None and roi is None and sampling == Sampling() and until_pass is None
@@ -289,15 +291,9 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
 
 
 def bare_hosts(plan: Plan, sources: Sequence[Source]) -> list[str]:
-    """The hosts without labels, where the data set has others than the tumor's; they are told."""
+    """The hosts without labels, where the data set has others than the tumor's."""
     organs = organ_labels(plan.labels, plan.tumor_label)
-    bare = [source.name for source in sources if organs and source.label is None]
-    if bare:
-        console.warn(
-            f"{len(bare)} hosts without a label file of these labels ({few(bare)}): their pairs have no {' or '.join(organs)}, and an nnU-Net "
-            "would learn that it is background; put label files into a labelsTr beside the scans' imagesTr"
-        )
-    return bare
+    return [source.name for source in sources if organs and source.label is None]
 
 
 def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]:

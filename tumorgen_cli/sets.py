@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorgen_cli.errors import Fault, PlanError, StateError
+from tumorgen_cli.errors import Fault, PlanError, StateError, few
 from tumorgen_cli.files import from_plain, read_plain, read_record, write_json
 from tumorgen_cli.judging import Learnt, read_learnt
 from tumorgen_cli.plan import Plan
@@ -41,6 +41,13 @@ def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
 def read_bare(folder: Path) -> tuple[str, ...]:
     """The hosts of a set without labels, whose pairs hold none but the tumor's, where the data set has others."""
     return tuple(read_origin(folder).get(BARE, ()))
+
+
+def bare_fault(where: str, hosts: Sequence[str]) -> Fault:
+    """What is wrong with pairs in hosts without labels, for nnU-Net."""
+    found = f"{len(hosts)} hosts without labels ({few(hosts)}), in whose pairs an nnU-Net would learn that organs are background"
+    remedy = "paint into hosts in nnU-Net's form: imagesTr and, beside it, labelsTr with the data set's own labels"
+    return Fault(where, found, "all labels of the data set in every pair", remedy)
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
