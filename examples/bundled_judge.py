@@ -91,7 +91,7 @@ def make(
     data = with_phantoms(training_data(read_dataset(find_dataset(dataset), plan.tumor_name), splits), workspace.root / "phantoms")
     spacing = real_spacing(workspace)
     record = train_judge(
-        data, workspace.judge, minutes, device, plan.precision, plan.tolerance_mm, seed, spacing_mm=spacing, restart=restart
+        data, workspace.judge, minutes, device, plan.precision, plan.tolerance_mm, seed, plan.fingerprint_hash, spacing_mm=spacing, restart=restart
     )
     if not np.allclose(record.spacing_mm, spacing, rtol=1e-3):
         raise RuntimeError(f"nnU-Net trained at {record.spacing_mm} mm, not at the {spacing} mm of the real data")

@@ -55,6 +55,13 @@ def test_the_memory_of_a_job_is_that_of_its_control_group(tmp_path, told, limits
     assert devices._memory_limits(tmp_path / "none", tmp_path / "none") == []
 
 
+def test_a_gpu_that_is_full_is_told():
+    with pytest.raises(DeviceError, match="The GPU's memory does not suffice"), devices.memory_told("the judge"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    with pytest.raises(RuntimeError, match="shapes"), devices.memory_told("the judge"):
+        raise RuntimeError("shapes do not match")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is told its own peak only as far as the system knows it")
 def test_a_process_does_not_count_what_its_parent_held():
     held = np.ones(2**28, np.uint8)

@@ -25,6 +25,7 @@ from tumorgen_cli.live import Painting
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.nnunet import CaseFiles, Schedule, Size
 from tumorgen_cli.nnunet_setup import set_up
+from tumorgen_cli.results import FINAL
 from tumorgen_cli.volumes import read_volume, write_volume
 from tumorgen_cli.workspace import Splits, Workspace
 
@@ -223,7 +224,7 @@ def test_what_nnunet_ignores_is_not_scored(copy, tmp_path, monkeypatch):
         data = nnunet.TrainingData("D", ("PET",), names, "tumor", ".nii.gz", (), (files,))
         folder = tmp_path / str(spurious)
         (nnunet.results_folder(folder) / "fold_all").mkdir(parents=True)
-        torch.save({"seconds": 60.0}, nnunet.results_folder(folder) / "fold_all" / nnunet.FINAL)
+        torch.save({"seconds": 60.0}, nnunet.results_folder(folder) / "fold_all" / FINAL)
         job = SimpleNamespace(inputs_hash="0")
         task = downstream_runs.Task("real", 4, 0, folder, data, job, 0, 1.0)
         (score,) = downstream_runs._score(task, copy.plan(), Schedule(1, 1, 0.5), "cpu").patients

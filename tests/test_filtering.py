@@ -11,8 +11,8 @@ from test_evaluation import SHAPE, Threshold, plan, scan, synthetic, write_case 
 from tumorgen_cli.errors import StateError
 from tumorgen_cli.files import hash_file, write_json
 from tumorgen_cli.filtering import filter_set
-from tumorgen_cli.judging import Learnt
 from tumorgen_cli.records import Shard
+from tumorgen_cli.results import Learnt
 from tumorgen_cli.sets import read_judges, read_provenance
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from tumorgen_cli import console, nnunet, nnunet_child
+from tumorgen_cli import console, judge, nnunet, nnunet_child
 from tumorgen_cli import judge_training as jt
 from tumorgen_cli.dataset import read_dataset
 from tumorgen_cli.errors import DataError, StateError
+from tumorgen_cli.files import write_json
 from tumorgen_cli.judge import Judge
 from tumorgen_cli.judge_training import (
     HeldOutScore,
@@ -28,9 +29,11 @@ from tumorgen_cli.judge_training import (
     score_held_out,
     train_judge,
 )
+from tumorgen_cli.judges import find_judge
 from tumorgen_cli.nnunet import CPU_SIZE, CaseFiles, Schedule, Size, make_job, results_folder, training_data
 from tumorgen_cli.nnunet_child import choose_schedule, shrink_configuration, shrink_patch
 from tumorgen_cli.records import Grid
+from tumorgen_cli.results import Learnt, read_learnt, results_root
 from tumorgen_cli.volumes import read_image, write_volume
 from tumorgen_cli.workspace import Splits
 
@@ -131,7 +134,7 @@ def test_faulty_cases_are_told_all_at_once(data, tmp_path):
         test=(first,),
     )
     with pytest.raises(DataError) as error:
-        train_judge(wrong, tmp_path / "judge", 1, "cpu", "fp32", 1.0, 0)
+        train_judge(wrong, tmp_path / "judge", 1, "cpu", "fp32", 1.0, 0, "data")
     text = str(error.value)
     for part in ("gone.nii.gz", "held out", "twice", "0 images"):
         assert part in text
@@ -191,12 +194,54 @@ def test_held_out_scores_by_hand(tmp_path):
 
 
 RECORD = JudgeRecord(
-    inputs_hash="0", dataset="Dataset501_X", tumor_name="lesion", cases=("p1", "p2"), minutes=25.0, seed=3, device="CPU, 2 cores",
-    precision="bf16", schedule=Schedule(45, 50, 0.5), seconds=1480.0, spacing_mm=(5.47, 5.47, 3.27), patch=(40, 40, 64), batch=2,
+    inputs_hash="0", dataset="Dataset501_X", fingerprint_hash="f", tumor_name="lesion", cases=("p1", "p2"), minutes=25.0, seed=3,
+    device="CPU, 2 cores", precision="bf16", schedule=Schedule(45, 50, 0.5), seconds=1480.0, spacing_mm=(5.47, 5.47, 3.27),
+    patch=(40, 40, 64), batch=2,
     features=(16, 32), parameters=1_400_000, weights_hash="1", tolerance_mm=5.5,
     held_out=(HeldOutScore("p3", 0.5, 0.25, 1.0), HeldOutScore("p4", None, None, 1.0), HeldOutScore("p5", 0.7, 0.75, 1.0)),
     versions={"nnunetv2": "2.8.1", "torch": "2", "tumorgen": "0"},
 )  # fmt: skip
+
+
+def test_a_judge_of_a_data_set_as_it_was_before_is_stale(workspace, monkeypatch):
+    """As every other stage is: its labels may have been corrected since."""
+    splits, plan = workspace.splits(), workspace.plan()
+    own = dataclasses.replace(RECORD, cases=splits.train, tumor_name=plan.tumor_name, fingerprint_hash=plan.fingerprint_hash)
+    folder = workspace.judge
+    try:
+        write_json(folder / "judge.json", own)
+        monkeypatch.setattr(judge, "Judge", lambda folder, *_: folder)
+        assert find_judge(workspace, None, "cpu") == folder
+        write_json(folder / "judge.json", dataclasses.replace(own, fingerprint_hash="before"))
+        with pytest.raises(StateError, match=r"judge is stale(.|\n)*as it was before"):
+            find_judge(workspace, None, "cpu")
+    finally:
+        (folder / "judge.json").unlink()
+
+
+def nnunet_results(folder, **folds):
+    """nnU-Net's results of a cross-validation: what each fold has validated on; a fold without a checkpoint where that is None."""
+    write_json(folder / "plans.json", {"dataset_name": "Dataset009_Theirs"})
+    write_json(folder / "dataset.json", {"file_ending": ".nii.gz"})
+    for fold, cases in folds.items():
+        for case in cases:
+            (folder / fold / "validation").mkdir(parents=True, exist_ok=True)
+            (folder / fold / "validation" / f"{case}.nii.gz").touch()
+        (folder / fold / "validation" / "summary.json").touch()
+        (folder / fold / "checkpoint_final.pth").touch()
+    return folder
+
+
+def test_what_nnunets_own_folds_have_learnt_from(tmp_path):
+    """What the others have validated on; a fold may be taken by itself."""
+    two = nnunet_results(tmp_path / "two", fold_0=("a", "b"), fold_1=("c", "d"))
+    assert read_learnt(two) == Learnt("Dataset009_Theirs", ("a", "b", "c", "d"))
+    assert read_learnt(two / "fold_1") == Learnt("Dataset009_Theirs", ("a", "b"))
+    assert read_learnt(nnunet_results(tmp_path / "one", fold_0=("a",))) == Learnt("Dataset009_Theirs", ())
+    assert read_learnt(nnunet_results(tmp_path / "all", fold_all=("a", "b"))).cases == ("a", "b")
+    assert judge._checkpoint_files(two / "fold_1") == [two / "fold_1" / "checkpoint_final.pth"]
+    assert results_root(two / "fold_1") == results_root(two) == two
+    assert read_learnt(tmp_path / "none") == Learnt("", ())
 
 
 def test_means_leave_out_what_is_undefined():
@@ -216,7 +261,7 @@ def test_the_card_tells_all():
 
 # -- nnU-Net itself ----------------------------------------------------------------------------------------------
 def train_toy(data, folder, minutes, **changes):
-    return train_judge(data, folder, minutes, "cpu", "fp32", 6.0, 0, **{"size": TOY, **changes})
+    return train_judge(data, folder, minutes, "cpu", "fp32", 6.0, 0, "data", **{"size": TOY, **changes})
 
 
 @pytest.mark.slow
@@ -255,7 +300,7 @@ import pickle, sys
 from pathlib import Path
 from tumorgen_cli.judge_training import train_judge
 data, folder, size = pickle.loads(Path(sys.argv[1]).read_bytes())
-train_judge(data, folder, 0.25, "cpu", "fp32", 6.0, 0, size=size)
+train_judge(data, folder, 0.25, "cpu", "fp32", 6.0, 0, "data", size=size)
 """
 
 
@@ -301,7 +346,7 @@ def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
     assert 0 < done < schedule["epochs"]
     ticks = []
     monkeypatch.setattr(console, "progress", lambda title, total, start=0: contextlib.nullcontext(lambda n, note="": ticks.append((title, n))))
-    record = train_judge(data, folder, 0.25, "cpu", "fp32", 6.0, 0, size=TOY)
+    record = train_judge(data, folder, 0.25, "cpu", "fp32", 6.0, 0, "data", size=TOY)
     assert dataclasses.asdict(record.schedule) == schedule  # not measured again
     assert min(n for title, n in ticks if "training" in title) >= done * schedule["iterations"]
     assert not running(folder)

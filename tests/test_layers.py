@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "records"},
     {"files", "volumes", "console", "devices", "processes"},
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "shards", "workspace"},
-    {"windows", "boxes", "character", "shapes", "texture", "healing", "preprocess", "pool", "folds"},
+    {"windows", "boxes", "character", "shapes", "texture", "healing", "preprocess", "pool", "folds", "results"},
     {
         "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
         "flow", "diffusion", "previews", "pages", "metrics.agreement", "live",
@@ -62,7 +62,7 @@ BESIDE = {
     "nnunet_child": {"nnunet"},
     "healing": {"texture", "windows"},
     "budgets": {"stages"},
-    "sets": {"judge", "judging"},
+    "sets": {"judge"},
     "synthesis": {"hosts", "judge", "judging", "sets"},
     "metrics.frechet": {"metrics.features"},
     "metrics.novelty": {"metrics.tumors"},

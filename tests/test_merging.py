@@ -16,9 +16,9 @@ from test_synthesis import Threads
 from tumorgen_cli import merging, pipeline, volumes
 from tumorgen_cli.errors import DataError, StateError
 from tumorgen_cli.files import hash_file, to_plain, write_json
-from tumorgen_cli.judging import Learnt
 from tumorgen_cli.merging import LEARNT, PAINTED
 from tumorgen_cli.records import Box, Grid, Provenance
+from tumorgen_cli.results import Learnt
 from tumorgen_cli.volumes import hash_voxels, read_grid, read_volume, write_volume
 from tumorgen_cli.workspace import Workspace
 
@@ -198,6 +198,10 @@ def test_as_many_folds_as_the_data_set_has_are_its_own(real, healthy):
     assert [list(fold.validation) for fold in made.folds] == [fold["val"] for fold in own]
     assert [len(fold.pairs) for fold in made.folds] == [3, 0, 0]
     assert sorted(len(fold.validation) for fold in merge(real, healthy, folds=2, out="Dataset602_Two").folds) == [5, 5]  # nnU-Net's own
+    (real / "splits_final.json").rename(real.parent / "splits_final.json")
+    write_json(real.parent / "given" / real.name / "splits_final.json", own)
+    there = merge(real, healthy, folds=3, out="Dataset604_There", preprocessed=real.parent / "given")
+    assert [list(fold.validation) for fold in there.folds] == [fold["val"] for fold in own]
     with pytest.raises(DataError, match="11 folds"):
         merge(real, healthy, folds=11, out="Dataset603_Many")
 

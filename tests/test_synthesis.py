@@ -25,11 +25,11 @@ from tumorgen_cli.errors import DataError, PlanError, StateError
 from tumorgen_cli.evaluation import synthetic_cases
 from tumorgen_cli.files import hash_file, hash_files, locked, to_plain, write_json
 from tumorgen_cli.hosts import lay_window, read_scan, tumor_place, window_shape
-from tumorgen_cli.judging import Learnt
 from tumorgen_cli.methods import find_method
 from tumorgen_cli.methods.method import Method, Sampling
 from tumorgen_cli.painter import times_met
 from tumorgen_cli.records import Box, Grid, Shard, Synthetic
+from tumorgen_cli.results import Learnt
 from tumorgen_cli.sets import NOT_FOUND, read_bare, read_judges, read_learnt_from, read_provenance
 from tumorgen_cli.synthesis import Quality, Source, make_jobs, synthesize_set
 from tumorgen_cli.volumes import hash_voxels, read_volume, resample, same_geometry, write_volume

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -84,6 +85,22 @@ def _memory_limits(told: Path, root: Path) -> list[int]:
                 with contextlib.suppress(OSError, ValueError):  # no such file; "max"
                     found.append(int(top.joinpath(*parts[:depth], name).read_text()))
     return found
+
+
+@contextlib.contextmanager
+def memory_told(who: str) -> Iterator[None]:
+    """Turns a GPU's running out of memory in the block into an error that a user is told.
+
+    Raises:
+        DeviceError: the memory does not suffice.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        remedy = "leave it the GPU to itself, take --device cpu, or plan for less (--memory)"
+        raise DeviceError("The GPU's memory does not suffice", [Fault(who, str(error).splitlines()[0], "room for it", remedy)]) from error
 
 
 def usable_cores() -> int:

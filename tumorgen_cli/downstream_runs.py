@@ -21,7 +21,6 @@ from tumorgen_cli.files import hash_value, read_plain, read_record, write_json, 
 from tumorgen_cli.gains import REAL, SCORES, Design, Failure, Run, score_patient
 from tumorgen_cli.live import FOLDER, Painting
 from tumorgen_cli.nnunet import (
-    FINAL,
     CaseFiles,
     Job,
     Schedule,
@@ -35,6 +34,7 @@ from tumorgen_cli.nnunet import (
     run_job,
 )
 from tumorgen_cli.plan import Plan
+from tumorgen_cli.results import FINAL
 from tumorgen_cli.volumes import read_image, read_volume, write_volume
 
 PREDICTIONS = "predictions"

@@ -41,16 +41,15 @@ def make_splits(dataset: Dataset, fold: int | None, planned: Splits | None = Non
     return replace(folds[number], fold=fold)
 
 
-def written_folds(dataset: Dataset) -> tuple[Path, list[Splits]] | None:
-    """Where the data set's folds are written, beside it or in $nnUNet_preprocessed, and the folds; None where there are none.
+def written_folds(dataset: Dataset, preprocessed: Path | None = None) -> tuple[Path, list[Splits]] | None:
+    """Where the data set's folds are written, and the folds: beside it, in `preprocessed`, or in $nnUNet_preprocessed; None where there are none.
 
     Raises:
         DataError: not nnU-Net's format.
     """
-    places = [dataset.path / SPLITS]
-    if "nnUNet_preprocessed" in os.environ:
-        places.append(Path(os.environ["nnUNet_preprocessed"]) / dataset.name / SPLITS)
-    path = next((place for place in places if place.is_file()), None)
+    folders = [*([preprocessed] if preprocessed else []), *([Path(named)] if (named := os.environ.get("nnUNet_preprocessed")) else [])]
+    places = (dataset.path, *(folder / dataset.name for folder in folders))
+    path = next((place / SPLITS for place in places if (place / SPLITS).is_file()), None)
     if path is None:
         return None
     try:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tumorgen_cli.devices import memory_told
 from tumorgen_cli.errors import DataError, Fault, StateError
 from tumorgen_cli.files import hash_file, hash_value, read_plain
 from tumorgen_cli.live import READERS
 from tumorgen_cli.records import Grid
+from tumorgen_cli.results import FINAL, results_root
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,7 @@ _TRUSTED = ("dynamic_network_architectures.", "torch.nn.")
 
 
 class Judge:
-    """All folds of one nnU-Net as one ensemble.
+    """All folds of one nnU-Net as one ensemble, or one of them, if its folder is given.
 
     `hash` changes with the weights and with every setting that changes a prediction. `labels` maps names to values (a
     region to several). `tumor_labels` are the values that count as tumor. `usual_extent_mm` are the edges (x, y, z) of the
@@ -52,10 +54,11 @@ class Judge:
             StateError: everything that is missing from the folder or does not fit together.
             DataError: the judge does not know `tumor_name`.
         """
-        plans, dataset = _read_folder(folder)
+        root = results_root(folder)
+        plans, dataset = _read_folder(root)
         paths = _checkpoint_files(folder)
         checkpoints = [_read_checkpoint(path) for path in paths]
-        configuration = _configuration(folder, plans, checkpoints)
+        configuration = _configuration(root, plans, checkpoints)
         self.folder = folder
         self.labels: dict[str, tuple[int, ...]] = {
             name: tuple(value) if isinstance(value, (list, tuple)) else (int(value),) for name, value in dataset["labels"].items()
@@ -69,7 +72,7 @@ class Judge:
             from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
             self._predictor = nnUNetPredictor(step_size, use_mirroring=mirroring, device=device, allow_tqdm=False)
-        _fill(self._predictor, folder, plans, dataset, configuration, checkpoints)
+        _fill(self._predictor, root, plans, dataset, configuration, checkpoints)
         shape, spacing = plans["original_median_shape_after_transp"], plans["original_median_spacing_after_transp"]
         turned = [float(n) * float(s) for n, s in zip(shape, spacing, strict=True)]
         x, y, z = (turned[i] for i in reversed(plans["transpose_backward"]))
@@ -79,7 +82,7 @@ class Judge:
         """Labels (X, Y, Z) uint8 of a scan (C, X, Y, Z) in its own units, on its own grid.
 
         Raises:
-            DataError: the scan has other channels than the judge was trained on.
+            DataError: the scan has other channels than the judge was trained on. DeviceError: the GPU's memory does not suffice.
         """
         import torch
 
@@ -92,7 +95,7 @@ class Judge:
         data = np.ascontiguousarray(image.transpose(0, 3, 2, 1), np.float32)  # nnU-Net's order, for the spacing too
         spacing = [float(s) for s in reversed(grid.spacing_mm)]
         autocast = torch.autocast("cpu", torch.bfloat16) if self._bf16 else contextlib.nullcontext()
-        with _quiet(), _threads_kept(), autocast:
+        with _quiet(), _threads_kept(), autocast, memory_told("the judge"):
             labels = self._predictor.predict_single_npy_array(data, {"spacing": spacing})
         return np.ascontiguousarray(np.asarray(labels).transpose(2, 1, 0)).astype(np.uint8)
 
@@ -105,7 +108,7 @@ class Judge:
             return self.labels[name]
         known = ", ".join(f"{label} = {'+'.join(map(str, values))}" for label, values in self.labels.items() if values != (0,))
         remedy = "take a judge trained on this data set's labels, or name its tumor label"
-        fault = Fault(str(self.folder / "dataset.json"), f"labels {known}", f"a label {name!r}", remedy)
+        fault = Fault(str(results_root(self.folder) / "dataset.json"), f"labels {known}", f"a label {name!r}", remedy)
         raise DataError("The judge does not know the tumor", [fault])
 
 
@@ -143,7 +146,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:
-    paths = sorted(folder.glob("fold_*/checkpoint_final.pth"))
+    paths = [folder / FINAL] if folder != results_root(folder) else sorted(folder.glob(f"fold_*/{FINAL}"))
     if paths:
         return paths
     others = sorted(str(path.relative_to(folder)) for path in folder.glob("fold_*/*.pth"))

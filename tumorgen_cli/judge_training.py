@@ -27,7 +27,6 @@ from tumorgen_cli.metrics.agreement import dice, surface_dice
 from tumorgen_cli.nnunet import (
     CONFIGURATION,
     CPU_SIZE,
-    FINAL,
     LOG,
     CaseFiles,
     Job,
@@ -41,6 +40,7 @@ from tumorgen_cli.nnunet import (
     run_job,
 )
 from tumorgen_cli.records import Shape, Triple
+from tumorgen_cli.results import FINAL
 from tumorgen_cli.volumes import read_image, read_volume
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class JudgeRecord:
 
     inputs_hash: str
     dataset: str
+    fingerprint_hash: str
     tumor_name: str
     cases: tuple[str, ...]
     minutes: float
@@ -102,6 +103,7 @@ def train_judge(
     precision: Literal["fp32", "bf16"],
     tolerance_mm: float,
     seed: int,
+    fingerprint_hash: str,
     size: Size | None = CPU_SIZE,
     spacing_mm: Triple | None = None,
     restart: bool = False,
@@ -110,6 +112,7 @@ def train_judge(
 
     Args:
         minutes: how long nnU-Net's epochs take together; preparing and scoring are not counted.
+        fingerprint_hash: of the planned data set: another makes the judge stale.
         precision: on CPU only; CUDA has nnU-Net's own autocast.
         size: on CPU only, where nnU-Net's plan is shrunk to it; None, and CUDA, leave the plan as it is.
         spacing_mm: spacing (x, y, z) to train at; None for nnU-Net's own choice, the median.
@@ -126,12 +129,12 @@ def train_judge(
     check_data(data)
     folder = folder.resolve()
     job = make_job(data, folder, kind, precision, minutes, seed, size, spacing_mm)
-    job = replace(job, inputs_hash=hash_value([job.inputs_hash, data.tumor_name, hash_cases(data.test), tolerance_mm]))
+    job = replace(job, inputs_hash=hash_value([job.inputs_hash, data.tumor_name, hash_cases(data.test), tolerance_mm, fingerprint_hash]))
     with locked(folder, "judge"):
         record = _finished(folder, job, restart)
         if record is None:
             _train(data, folder, job)
-            record = _score_and_record(data, folder, job, tolerance_mm)
+            record = _score_and_record(data, folder, job, tolerance_mm, fingerprint_hash)
         _clean(folder)
     return record
 
@@ -230,7 +233,7 @@ def _train(data: TrainingData, folder: Path, job: Job) -> None:
         shutil.copyfile(path, folder / "fold_all" / path.name)
 
 
-def _score_and_record(data: TrainingData, folder: Path, job: Job, tolerance_mm: float) -> JudgeRecord:
+def _score_and_record(data: TrainingData, folder: Path, job: Job, tolerance_mm: float, fingerprint_hash: str) -> JudgeRecord:
     from importlib.metadata import version
 
     import torch
@@ -250,6 +253,7 @@ def _score_and_record(data: TrainingData, folder: Path, job: Job, tolerance_mm: 
     record = JudgeRecord(
         inputs_hash=job.inputs_hash,
         dataset=data.dataset,
+        fingerprint_hash=fingerprint_hash,
         tumor_name=data.tumor_name,
         cases=tuple(case.name for case in data.train),
         minutes=job.minutes,

@@ -10,7 +10,7 @@ from tumorgen_cli import console, rules
 from tumorgen_cli.devices import DeviceName, find_device
 from tumorgen_cli.errors import Fault, StateError, few
 from tumorgen_cli.files import read_record
-from tumorgen_cli.judging import read_learnt
+from tumorgen_cli.results import read_learnt
 from tumorgen_cli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def _check_own_judge(workspace: Workspace, folder: Path) -> None:
     faults = []
     if set(record.cases) != set(train):
         faults.append(Fault(str(folder), f"trained on {len(record.cases)} cases", f"the {len(train)} training cases of the present splits", remedy))
+    if record.fingerprint_hash != plan.fingerprint_hash:
+        faults.append(Fault(str(folder), f"trained on {record.dataset} as it was before", "the data set as it was planned", remedy))
     if record.tumor_name != plan.tumor_name:
         faults.append(Fault(str(folder), f"a judge of {record.tumor_name!r}", f"one of {plan.tumor_name!r}", remedy))
     if faults:

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.files import read_plain
 from tumorgen_cli.metrics.agreement import Verdict, verdict
 from tumorgen_cli.records import Box, Grid
 
@@ -45,21 +42,6 @@ def judge_pair(tumor: np.ndarray, others: np.ndarray, predicted: np.ndarray, box
     pieces, _ = ndimage.label(found, np.ones((3, 3, 3)))
     foreign = np.setdiff1d(pieces[others], pieces[tumor])
     return verdict(tumor, found & ~others & ~np.isin(pieces, foreign), grid.spacing_mm, tolerance_mm)
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """The cases that a judge is known to have learnt from, by their names in a data set; none where nothing is known."""
-
-    dataset: str
-    cases: tuple[str, ...]
-
-
-def read_learnt(folder: Path) -> Learnt:
-    """What the judge in a folder has learnt from by its judge.json, which only judges of ours have."""
-    path = folder / "judge.json"
-    found = read_plain(path, "train the judge again") if path.is_file() else {}
-    return Learnt(found.get("dataset", ""), tuple(found.get("cases", ())))
 
 
 def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:

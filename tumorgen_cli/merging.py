@@ -118,7 +118,7 @@ def plan_merge(
         faults += _real_faults(real)
         for each in sets:
             faults += _match_faults(real, each)
-        divided = gather_faults(faults, lambda: _divide(real, sets, folds))
+        divided = gather_faults(faults, lambda: _divide(real, sets, folds, preprocessed))
     if faults or real is None or divided is None:
         raise DataError(f"The sets cannot be merged: {len(faults)} fault{'s' * (len(faults) > 1)}", faults)
     pairs = _pairs(real, sets)
@@ -171,14 +171,14 @@ def splits_of(folds: Iterable[Fold], oversample: int) -> list[dict[str, list[str
 
 
 # -- folds -----------------------------------------------------------------------------------------------------
-def _divide(real: Dataset, sets: Sequence[_Set], folds: int) -> Sequence[Splits]:
+def _divide(real: Dataset, sets: Sequence[_Set], folds: int, preprocessed: Path | None) -> Sequence[Splits]:
     """The real cases of each fold.
 
     Raises:
         DataError: no case is left to validate on, or fewer than folds.
     """
     if folds > 1:
-        path, written = written_folds(real) or (real.path / SPLITS, [])
+        path, written = written_folds(real, preprocessed) or (real.path / SPLITS, [])
         if len(written) == folds:
             console.note(f"folds: of {path}")
             check_folds(real, path, dict(enumerate(written)))

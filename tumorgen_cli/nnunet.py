@@ -28,13 +28,13 @@ from tumorgen_cli.devices import usable_cores
 from tumorgen_cli.errors import DataError, DeviceError, Fault, StateError
 from tumorgen_cli.files import hash_file, hash_value, read_plain, write_json
 from tumorgen_cli.records import Triple
+from tumorgen_cli.results import FINAL
 from tumorgen_cli.workspace import Splits
 
 NAME = "Dataset900_Cases"
 CONFIGURATION = "3d_fullres"
 PLANS = "nnUNetPlans"
 TRAINER = "OwnTrainer"
-FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 LOG = "nnunet.log"
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 _WORKER_BYTES = 64 << 20  # of images for each process that prepares them: starting one takes seconds

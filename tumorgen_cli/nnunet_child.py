@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.files import atomic, read_plain, read_record, to_plain, write_json
-from tumorgen_cli.nnunet import BEST, CONFIGURATION, FINAL, LATEST, NAME, PLANS, TRAINER, Extra, Job, Schedule, Size, prepared_hash_of, results_folder
+from tumorgen_cli.nnunet import CONFIGURATION, NAME, PLANS, TRAINER, Extra, Job, Schedule, Size, prepared_hash_of, results_folder
 from tumorgen_cli.processes import end_with_parent
+from tumorgen_cli.results import BEST, FINAL, LATEST
 
 _FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by less than 1 %
 _SAVE_SECONDS = 60.0

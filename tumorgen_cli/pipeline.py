@@ -440,7 +440,7 @@ def train_own_judge(workspace: Workspace, minutes: float, device: DeviceName, se
     plan = workspace.plan()
     data = training_data(dataset_of(plan), workspace.splits())
     seed = plan.seed if seed is None else seed
-    return train_judge(data, workspace.judge, minutes, device, plan.precision, plan.tolerance_mm, seed, restart=restart)
+    return train_judge(data, workspace.judge, minutes, device, plan.precision, plan.tolerance_mm, seed, plan.fingerprint_hash, restart=restart)
 
 
 def filter_pairs(

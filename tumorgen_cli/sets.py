@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli.errors import Fault, PlanError, StateError, few
 from tumorgen_cli.files import from_plain, read_plain, read_record, write_json
-from tumorgen_cli.judging import Learnt, read_learnt
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Provenance
+from tumorgen_cli.results import Learnt, read_learnt
 from tumorgen_cli.shards import read_logs, whole_lines
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from tumorgen_cli import console
 from tumorgen_cli.boxes import draw_size_mm, place_box
+from tumorgen_cli.devices import memory_told
 from tumorgen_cli.errors import DataError, Fault, StateError, one_line, reason_words
 from tumorgen_cli.faults import geometry_faults, read_header
 from tumorgen_cli.files import append_line, derive_seed, hash_files, to_plain
@@ -295,7 +296,8 @@ def draw_pair(
             host, healed = without_tumors(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
         request = cut_window(host, window, job.source.name if job.source.redraw else None)
         begun = time.perf_counter()
-        synthetic = method.synthesize(request, derive_seed(job.seed, attempt), sampling)
+        with memory_told(method.name):
+            synthetic = method.synthesize(request, derive_seed(job.seed, attempt), sampling)
         seconds += time.perf_counter() - begun
         image, mask = paste(host, window, request, synthetic, plan, method.keeps_background)
         volume, drawn = float(mask.sum()) * scan.grid.voxel_ml, dict(synthetic.drawn)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from tumorgen_cli import console
-from tumorgen_cli.devices import peak_memory_gib, usable_cores
+from tumorgen_cli.devices import memory_told, peak_memory_gib, usable_cores
 from tumorgen_cli.errors import Fault, StateError
 from tumorgen_cli.files import atomic, hash_file, read_plain, write_json
 
@@ -226,7 +226,8 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
         for batch in loader:
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
             factor = learning_rate_factor(step, stage.iterations)
-            logs = _step(stage, accelerator, modules, optimizers, batch, factor)
+            with memory_told(stage.title):
+                logs = _step(stage, accelerator, modules, optimizers, batch, factor)
             step += 1
             ema.update(step)
             if step % _LOG_EVERY == 0 or step == stage.iterations:
