@@ -291,7 +291,7 @@ class _Clock:
 
 
 def _middle(plan: Plan, healthy: Path) -> Request:
-    """A request in the middle of the first host, with a box of 0.4 windows."""
+    """A request in the middle of the first host, with a box of 0.4 windows, as if a user had given it."""
     path = sorted(healthy.glob(f"*_0000{plan.file_ending}"))[0]
     scan = read_scan(path.name, (path,), None, plan)
     size = [int(0.4 * e / s) for e, s in zip(plan.window.extent_mm, scan.grid.spacing_mm, strict=True)]
