@@ -55,7 +55,8 @@ def write_set(folder, hosts, learnt_from=TRAIN, **options):
         for case, (host, voxels) in zip(cases, hosts, strict=True)
     ]
     (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
-    write_json(folder / "set.json", {"method": "toy", **({} if learnt_from is None else {"learnt_from": learnt_from})})
+    origin = {} if learnt_from is None else {"learnt_from": learnt_from, "held_out": [case for case in REAL if case not in learnt_from]}
+    write_json(folder / "set.json", {"method": "toy", **origin})
     return folder
 
 
@@ -173,8 +174,19 @@ def test_one_fold_validates_on_what_no_set_has_learnt_from(real, healthy, tmp_pa
     (fold,) = merge(real, healthy, other).folds
     assert (fold.validation, len(fold.train), len(fold.pairs)) == (("r09",), 9, 4)
     rest = write_set(tmp_path / "rest", ["h1"], ["r09"])
-    with pytest.raises(DataError, match="every real case has been learnt from"):
+    with pytest.raises(DataError, match="has been learnt from by another"):
         merge(real, healthy, other, rest, out="Dataset603_All")
+
+
+def test_what_is_in_no_part_of_the_workspaces_split_is_in_none_of_the_merged_one(real, healthy, monkeypatch):
+    """As with nnU-Net's own splits_final.json: such a case neither teaches nor steers."""
+    told = []
+    monkeypatch.setattr(merging.console, "warn", told.append)
+    write_json(healthy / "set.json", {"method": "toy", "learnt_from": TRAIN[1:], "held_out": ["r09"]})
+    (fold,) = merge(real, healthy).folds
+    assert (fold.train, fold.validation) == (tuple(TRAIN[1:]), ("r09",))
+    (warning,) = told
+    assert f"2 real cases are in no part of the sets' splits and are left out ({TRAIN[0]}, r04)" in warning
 
 
 def test_five_folds_are_nnunets_and_a_set_serves_those_it_knows_nothing_of(real, healthy, tmp_path):
@@ -302,7 +314,7 @@ def test_every_fault_at_once(real, healthy, tmp_path):
 
 def test_pairs_without_the_hosts_labels_and_sets_at_work_are_refused(real, healthy, tmp_path):
     bare = write_set(tmp_path / "bare", ["h"])
-    write_json(bare / "set.json", {"method": "toy", "learnt_from": TRAIN, "hosts_without_labels": ["h"]})
+    write_json(bare / "set.json", {"method": "toy", "learnt_from": TRAIN, "held_out": ["r04"], "hosts_without_labels": ["h"]})
     busy = write_set(tmp_path / "busy", ["h"])
     (busy / "provenance_1of2.jsonl").touch()
     write_json(busy / "shards.json", {"parts": 2, "jobs": 1})

@@ -865,16 +865,6 @@ def test_a_set_says_what_its_method_has_seen(made, workspace):
     assert read_learnt_from(made[1]) == workspace.splits().train
 
 
-def test_a_set_made_before_sets_said_so_is_told_by_the_same_command(workspace, phantoms, tmp_path):
-    out = tmp_path / "out"
-    paint(workspace, phantoms, out, pairs=1)
-    written = json.loads((out / "set.json").read_text())
-    write_json(out / "set.json", {k: v for k, v in written.items() if k != "learnt_from"})
-    assert read_learnt_from(out) is None
-    assert paint(workspace, phantoms, out, pairs=1).tally.made == 0
-    assert json.loads((out / "set.json").read_text()) == written
-
-
 def test_a_solver_that_a_method_does_not_know(workspace, phantoms, tmp_path):
     with pytest.raises(PlanError, match="none: it does not sample"):
         pipeline.synthesize(workspace, "syntumor", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(solver="ddpm"), device="cpu")

@@ -26,7 +26,7 @@ from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain,
 from tumorgen_cli.fingerprint import content_hash
 from tumorgen_cli.folds import SPLITS, check_folds, nnunet_folds, written_folds
 from tumorgen_cli.records import Provenance
-from tumorgen_cli.sets import bare_fault, read_bare, read_judges, read_learnt_from, read_provenance
+from tumorgen_cli.sets import bare_fault, read_bare, read_held_out, read_judges, read_learnt_from, read_provenance
 from tumorgen_cli.shards import claim, division_faults
 from tumorgen_cli.volumes import read_grid
 from tumorgen_cli.workspace import Splits
@@ -88,6 +88,7 @@ class _Set:
     dataset: Dataset
     records: tuple[Provenance, ...]
     learnt_from: tuple[str, ...]
+    held_out: tuple[str, ...]
 
 
 def plan_merge(
@@ -96,10 +97,10 @@ def plan_merge(
     """What a merge would write. Labels are compared by what the data sets declare; images are opened only to know hosts by their voxels.
 
     A pair is left out of the training of each fold that validates on a case its method has seen (`learnt_from` of its
-    set) or on its host, known by name or by voxels. With one fold the cases that no set has learnt from validate: the
-    workspace's held-out ones, from which only pairs painted into them are left out. With more, the folds are those of the real
-    data set's `splits_final.json` if it has as many, else nnU-Net's own; a set then serves the folds whose validation cases its
-    workspace held out, and no other. A judge that chose a set's pairs and is known to have learnt from cases that validate is warned of.
+    set) or on its host, known by name or by voxels. The one fold is the split of the sets' workspace: what it holds out validates
+    (of several workspaces: what one holds out and none has learnt from). With more, the folds are those of the real data set's
+    `splits_final.json` if it has as many, else nnU-Net's own; a set then serves the folds whose validation cases its workspace held
+    out, and no other. A judge that chose a set's pairs and is known to have learnt from cases that validate is warned of.
 
     `oversample`: how often each real case stands in a fold's training list. nnU-Net draws training cases from that list
     uniformly, with repeats as they are.
@@ -186,11 +187,14 @@ def _divide(real: Dataset, sets: Sequence[_Set], folds: int, preprocessed: Path 
         console.note("folds: nnU-Net's own" + f"; {path} has {len(written)}" * bool(written))
         return nnunet_folds(real.cases, folds)
     seen = {case for each in sets for case in each.learnt_from}
-    if sets and seen.issuperset(real.cases):
-        found = "every real case has been learnt from by one of the sets"
+    held_out = {case for each in sets for case in each.held_out} - seen
+    if sets and held_out.isdisjoint(real.cases):
+        found = "every real case that a set's workspace holds out has been learnt from by another"
         remedy = "merge sets of one workspace, whose held-out cases are left, or give --folds 5 (a set then serves the folds it knows nothing of)"
         raise DataError("No case is left", [Fault("--folds 1", found, "real cases that no set knows", remedy)])
-    return [Splits(tuple(c for c in real.cases if c in seen), tuple(c for c in real.cases if c not in seen))]
+    if left := [case for case in real.cases if case not in seen | held_out]:
+        console.warn(f"{len(left)} real cases are in no part of the sets' splits and are left out ({few(left)})")
+    return [Splits(tuple(c for c in real.cases if c in seen), tuple(c for c in real.cases if c in held_out))]
 
 
 def _fold(train: tuple[str, ...], validation: tuple[str, ...], pairs: Sequence[Pair], oversample: int) -> Fold:
@@ -262,7 +266,7 @@ def _read_set(folder: Path, name: str) -> _Set:
     if learnt_from is None:
         expected = "the cases that its method has seen, without which no fold is known to be clean"
         raise DataError("A set does not say what it learnt from", [Fault(f"{folder / 'set.json'}: learnt_from", "missing", expected, _AGAIN)])
-    return _Set(folder, name, _read(folder), records, learnt_from)
+    return _Set(folder, name, _read(folder), records, learnt_from, read_held_out(folder))
 
 
 def _real_faults(real: Dataset) -> list[Fault]:

@@ -24,7 +24,7 @@ from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import unit_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
-from tumorgen_cli.sets import BARE, bare_fault
+from tumorgen_cli.sets import BARE, HELD_OUT, bare_fault
 from tumorgen_cli.stages import open_method, train_stages
 from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
 from tumorgen_cli.workspace import Workspace
@@ -248,11 +248,11 @@ def synthesize(
         raise PlanError("A method cannot do this", faults)
     sources = redraw_sources(workspace, plan, cases) if cases else healthy_sources(plan, healthy, roi, paint_in)
     seed = plan.seed if seed is None else seed
-    train = workspace.splits().train
-    tumors = workspace.fingerprint().of(train).tumors
+    splits = workspace.splits()
+    tumors = workspace.fingerprint().of(splits.train).tumors
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
-        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": method.learnt_from(),
+        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": method.learnt_from(), HELD_OUT: splits.test,
     }  # fmt: skip
     if bare := bare_hosts(plan, sources):
         told = bare_fault(str(healthy), bare)

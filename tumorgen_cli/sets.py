@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NOT_FOUND = "P below the threshold"
 JUDGES = "judges.json"
-BARE = "hosts_without_labels"  # of set.json
+HELD_OUT, BARE = "held_out", "hosts_without_labels"  # of set.json
 LEFT_OUT = "rejected.csv"
 
 
@@ -36,6 +36,11 @@ def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
     """
     found = read_origin(folder).get("learnt_from")
     return None if found is None else tuple(found)
+
+
+def read_held_out(folder: Path) -> tuple[str, ...]:
+    """The cases that the workspace of a set holds out."""
+    return tuple(read_origin(folder).get(HELD_OUT, ()))
 
 
 def read_bare(folder: Path) -> tuple[str, ...]:
@@ -54,7 +59,7 @@ def read_origin(folder: Path) -> dict[str, Any]:
     """What the set.json of a set, or of a part of one, says of where its pairs come from."""
     path = folder / "set.json"
     found = read_plain(path, "run `tumorgen synthesize` again") if path.is_file() else {}
-    return {key: found[key] for key in ("learnt_from", BARE) if key in found}
+    return {key: found[key] for key in ("learnt_from", HELD_OUT, BARE) if key in found}
 
 
 def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Learnt] | None = None) -> None:

@@ -39,9 +39,6 @@ def claim(
     if path.is_file():
         found = read_plain(path, "choose another --out")
         begun = any(log.stat().st_size for kind in logs for log in logs_of(folder, kind))
-        if found == {k: v for k, v in identity.items() if k != "learnt_from"}:  # made before sets said so
-            found = identity
-            write_json(path, identity)
         if found != identity and not begun and (alone or shards_under_way(folder) is None):
             write_json(path, identity)
         elif found != identity:
