@@ -206,7 +206,8 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     """
     accelerator = _accelerator(device, precision)
     if stage.batch % accelerator.num_processes:
-        fault = Fault("batch", str(stage.batch), f"a multiple of {accelerator.num_processes} processes", "change the batch or the processes")
+        remedy = f"plan with --set methods.METHOD.{stage.name}.batch=N, or take another number of processes"
+        fault = Fault(f"{stage.name}: batch", str(stage.batch), f"a multiple of {accelerator.num_processes} processes", remedy)
         raise StateError("The batch cannot be shared out", [fault])
     modules, optimizers = _prepared(stage, accelerator)
     ema = _Ema(stage.models, stage.ema)
