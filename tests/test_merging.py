@@ -55,8 +55,8 @@ def write_set(folder, hosts, learnt_from=TRAIN, **options):
         for case, (host, voxels) in zip(cases, hosts, strict=True)
     ]
     (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
-    origin = {} if learnt_from is None else {"learnt_from": learnt_from, "held_out": [case for case in REAL if case not in learnt_from]}
-    write_json(folder / "set.json", {"method": "toy", **origin})
+    write_json(folder / "set.json", {"method": "toy", **({} if learnt_from is None else {"learnt_from": learnt_from})})
+    write_json(folder / "held_out.json", [case for case in REAL if case not in (learnt_from or ())])
     return folder
 
 
@@ -174,7 +174,7 @@ def test_one_fold_validates_on_what_no_set_has_learnt_from(real, healthy, tmp_pa
     (fold,) = merge(real, healthy, other).folds
     assert (fold.validation, len(fold.train), len(fold.pairs)) == (("r09",), 9, 4)
     rest = write_set(tmp_path / "rest", ["h1"], ["r09"])
-    with pytest.raises(DataError, match="has been learnt from by another"):
+    with pytest.raises(DataError, match="holds out and no other has learnt from"):
         merge(real, healthy, other, rest, out="Dataset603_All")
 
 
@@ -182,7 +182,8 @@ def test_what_is_in_no_part_of_the_workspaces_split_is_in_none_of_the_merged_one
     """As with nnU-Net's own splits_final.json: such a case neither teaches nor steers."""
     told = []
     monkeypatch.setattr(merging.console, "warn", told.append)
-    write_json(healthy / "set.json", {"method": "toy", "learnt_from": TRAIN[1:], "held_out": ["r09"]})
+    write_json(healthy / "set.json", {"method": "toy", "learnt_from": TRAIN[1:]})
+    write_json(healthy / "held_out.json", ["r09"])
     (fold,) = merge(real, healthy).folds
     assert (fold.train, fold.validation) == (tuple(TRAIN[1:]), ("r09",))
     (warning,) = told
@@ -314,7 +315,7 @@ def test_every_fault_at_once(real, healthy, tmp_path):
 
 def test_pairs_without_the_hosts_labels_and_sets_at_work_are_refused(real, healthy, tmp_path):
     bare = write_set(tmp_path / "bare", ["h"])
-    write_json(bare / "set.json", {"method": "toy", "learnt_from": TRAIN, "held_out": ["r04"], "hosts_without_labels": ["h"]})
+    write_json(bare / "set.json", {"method": "toy", "learnt_from": TRAIN, "hosts_without_labels": ["h"]})
     busy = write_set(tmp_path / "busy", ["h"])
     (busy / "provenance_1of2.jsonl").touch()
     write_json(busy / "shards.json", {"parts": 2, "jobs": 1})

@@ -19,10 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tumorgen_cli.evaluation import CaseFiles, synthetic_cases, verdict_of
-from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy, nan_for_none, none_for_nan, to_plain, write_text
+from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy, nan_for_none, none_for_nan, to_plain, write_json, write_text
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.records import Shard
-from tumorgen_cli.sets import LEFT_OUT, NOT_FOUND, read_judges, read_origin, read_provenance, write_dataset_json, write_judges
+from tumorgen_cli.sets import (
+    HELD_OUT,
+    LEFT_OUT,
+    NOT_FOUND,
+    read_held_out,
+    read_judges,
+    read_origin,
+    read_provenance,
+    write_dataset_json,
+    write_judges,
+)
 from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, open_log, read_log, turn
 
 if TYPE_CHECKING:
@@ -81,6 +91,7 @@ def filter_set(
         claim(out, identity, alone=shard is None, logs=(_LOG,))
         divide(out, len(pairs), shard)
         write_judges(out, judge, read_judges(set_folder))
+        write_json(out / HELD_OUT, read_held_out(set_folder))
         log = open_log(out, _LOG, shard)
         judged = _judged(out)
     mine = own_pairs(pairs, shard)

@@ -189,7 +189,7 @@ def _divide(real: Dataset, sets: Sequence[_Set], folds: int, preprocessed: Path 
     seen = {case for each in sets for case in each.learnt_from}
     held_out = {case for each in sets for case in each.held_out} - seen
     if sets and held_out.isdisjoint(real.cases):
-        found = "every real case that a set's workspace holds out has been learnt from by another"
+        found = "no real case that a set's workspace holds out and no other has learnt from"
         remedy = "merge sets of one workspace, whose held-out cases are left, or give --folds 5 (a set then serves the folds it knows nothing of)"
         raise DataError("No case is left", [Fault("--folds 1", found, "real cases that no set knows", remedy)])
     if left := [case for case in real.cases if case not in seen | held_out]:

@@ -252,7 +252,7 @@ def synthesize(
     tumors = workspace.fingerprint().of(splits.train).tumors
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
-        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": method.learnt_from(), HELD_OUT: splits.test,
+        "steps": sampling.steps, "solver": sampling.solver, "learnt_from": method.learnt_from(),
     }  # fmt: skip
     if bare := bare_hosts(plan, sources):
         told = bare_fault(str(healthy), bare)
@@ -267,6 +267,7 @@ def synthesize(
     quality = Quality(needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None
     with locked(folder, "synthesize", shard and shard.name), console.progress("painting", len(own_jobs(jobs, shard))) as tick:
         tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, quality, tick, shard)
+        write_json(folder / HELD_OUT, splits.test)  # not what the set is: other cases may be held out later
     return SetReport(str(folder), tally)
 
 

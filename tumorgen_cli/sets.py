@@ -1,7 +1,8 @@
 """A synthetic set as it lies on disk: what its files are called, and how they are read.
 
-`set.json` says where its pairs come from, `provenance.jsonl` how each came to be, `judges.json` what the judges that chose them have learnt
-from, `rejected.csv` what a filter left out, `dataset.json` that the set is whole.
+`set.json` says where its pairs come from, `held_out.json` what its workspace holds out, `provenance.jsonl` how each came to be,
+`judges.json` what the judges that chose them have learnt from, `rejected.csv` what a filter left out, `dataset.json` that the set is
+whole.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 NOT_FOUND = "P below the threshold"
 JUDGES = "judges.json"
-HELD_OUT, BARE = "held_out", "hosts_without_labels"  # of set.json
+BARE = "hosts_without_labels"  # of set.json
+HELD_OUT = "held_out.json"
 LEFT_OUT = "rejected.csv"
 
 
@@ -39,8 +41,9 @@ def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
 
 
 def read_held_out(folder: Path) -> tuple[str, ...]:
-    """The cases that the workspace of a set holds out."""
-    return tuple(read_origin(folder).get(HELD_OUT, ()))
+    """The cases that the workspace of a set held out when it was last asked for; none where the set does not say."""
+    path = folder / HELD_OUT
+    return tuple(read_plain(path, "run `tumorgen synthesize` again")) if path.is_file() else ()
 
 
 def read_bare(folder: Path) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ def read_origin(folder: Path) -> dict[str, Any]:
     """What the set.json of a set, or of a part of one, says of where its pairs come from."""
     path = folder / "set.json"
     found = read_plain(path, "run `tumorgen synthesize` again") if path.is_file() else {}
-    return {key: found[key] for key in ("learnt_from", HELD_OUT, BARE) if key in found}
+    return {key: found[key] for key in ("learnt_from", BARE) if key in found}
 
 
 def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Learnt] | None = None) -> None:
