@@ -220,7 +220,7 @@ def test_a_judge_of_a_data_set_as_it_was_before_is_stale(workspace, monkeypatch)
 
 
 def nnunet_results(folder, **folds):
-    """nnU-Net's results of a cross-validation: what each fold has validated on; a fold without a checkpoint where that is None."""
+    """nnU-Net's results of a cross-validation: what each fold has validated on."""
     write_json(folder / "plans.json", {"dataset_name": "Dataset009_Theirs"})
     write_json(folder / "dataset.json", {"file_ending": ".nii.gz"})
     for fold, cases in folds.items():

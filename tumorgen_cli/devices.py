@@ -70,7 +70,7 @@ def available_memory_gib() -> float:
 def _memory_limits(told: Path, root: Path) -> list[int]:
     """The limits in bytes of the control groups in `told`, and of those that they are part of, up to `root`; of versions 1 and 2."""
     groups = [(root, ""), (root / "memory", "")]
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # elsewhere than on Linux there are none
         for line in told.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             if "memory" in controllers.split(","):

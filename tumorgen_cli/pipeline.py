@@ -24,7 +24,7 @@ from tumorgen_cli.plan import Plan, make_plan, read_overrides
 from tumorgen_cli.preprocess import preprocess, worker_count
 from tumorgen_cli.previews import unit_of
 from tumorgen_cli.records import Box, Fingerprint, Shard
-from tumorgen_cli.sets import BARE, HELD_OUT, bare_fault
+from tumorgen_cli.sets import BARE, bare_fault
 from tumorgen_cli.stages import open_method, train_stages
 from tumorgen_cli.synthesis import Quality, Source, Tally, make_jobs, own_jobs, redraw_box, synthesize_set
 from tumorgen_cli.workspace import Workspace
@@ -248,8 +248,7 @@ def synthesize(
         raise PlanError("A method cannot do this", faults)
     sources = redraw_sources(workspace, plan, cases) if cases else healthy_sources(plan, healthy, roi, paint_in)
     seed = plan.seed if seed is None else seed
-    splits = workspace.splits()
-    tumors = workspace.fingerprint().of(splits.train).tumors
+    tumors = workspace.fingerprint().of(workspace.splits().train).tumors
     settings = {
         "seed": seed, "sources": [source.name for source in sources], "box": box, "roi": str(roi) if roi else None,
         "steps": sampling.steps, "solver": sampling.solver, "learnt_from": method.learnt_from(),
@@ -267,7 +266,6 @@ def synthesize(
     quality = Quality(needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None
     with locked(folder, "synthesize", shard and shard.name), console.progress("painting", len(own_jobs(jobs, shard))) as tick:
         tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, quality, tick, shard)
-        write_json(folder / HELD_OUT, splits.test)  # not what the set is: other cases may be held out later
     return SetReport(str(folder), tally)
 
 

@@ -26,7 +26,7 @@ from tumorgen_cli.boxes import draw_size_mm, place_box
 from tumorgen_cli.devices import memory_told
 from tumorgen_cli.errors import DataError, Fault, StateError, one_line, reason_words
 from tumorgen_cli.faults import geometry_faults, read_header
-from tumorgen_cli.files import append_line, derive_seed, hash_files, to_plain
+from tumorgen_cli.files import append_line, derive_seed, hash_files, to_plain, write_json
 from tumorgen_cli.hosts import (
     Scan,
     Window,
@@ -45,7 +45,7 @@ from tumorgen_cli.metrics.agreement import proportion
 from tumorgen_cli.plan import Plan
 from tumorgen_cli.previews import display_of, display_range, pair_preview
 from tumorgen_cli.records import PAIR_FORMAT, Box, Grid, Provenance, Shard, TumorFacts
-from tumorgen_cli.sets import JUDGES, NOT_FOUND, count_rejected, read_provenance, write_dataset_json, write_judges
+from tumorgen_cli.sets import HELD_OUT, JUDGES, NOT_FOUND, count_rejected, read_provenance, write_dataset_json, write_judges
 from tumorgen_cli.shards import (
     claim,
     divide,
@@ -190,6 +190,7 @@ def synthesize_set(
     with turn(out, shard):
         claim(out, identity, alone=shard is None)
         divide(out, len(jobs), shard)
+        write_json(out / HELD_OUT, method.workspace.splits().test)  # not part of what the set is: other cases may be held out later
         if quality is None:
             (out / JUDGES).unlink(missing_ok=True)  # of a set that came to nothing
         else:
