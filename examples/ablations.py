@@ -16,13 +16,16 @@ from typing import Annotated
 
 import typer
 
-from tumorgen_cli import console
-from tumorgen_cli.evaluation import read_scores
-from tumorgen_cli.files import read_plain, write_json
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.pipeline import evaluate_sets, plan_dataset, preprocess_dataset, synthesize
-from tumorgen_cli.stages import train_stage
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.evaluation.evaluate import read_scores
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.pipeline.evaluate import evaluate_sets
+from tumorgen_cli.pipeline.plan import plan_dataset
+from tumorgen_cli.pipeline.preprocess import preprocess_dataset
+from tumorgen_cli.pipeline.synthesize import synthesize
+from tumorgen_cli.pipeline.train import train_stage
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system import console
+from tumorgen_cli.system.json_records import read_plain, write_json
 
 FLOW = "methods.tumorgen.flow"
 ROWS = {
@@ -39,7 +42,16 @@ def prepare(base: Workspace, folder: Path, settings: list[str], seed: int) -> Wo
     """A workspace with the base's data and VAE, and latents where it has them, planned with other settings."""
     workspace = Workspace(folder)
     plan = base.plan()
-    plan_dataset(workspace, plan.dataset_path, plan.tumor_name, plan.device, plan.memory_gib, settings=settings, seed=seed, fold=base.splits().fold)
+    plan_dataset(
+        workspace,
+        plan.dataset_path,
+        plan.tumor_name,
+        plan.device,
+        plan.memory_gib,
+        settings=settings,
+        seed=seed,
+        fold=base.splits().fold,
+    )
     for name in ("cases", "runs/tumorgen/vae", "runs/tumorgen/latents"):
         if (base.root / name).exists():
             copy(base.root / name, folder / name)
@@ -67,11 +79,18 @@ def main(
     steps: Annotated[int, typer.Option(help="Of the flow; the refiner gets half as many.")] = 800,
     seeds: Annotated[list[int], typer.Option()] = [0, 1],  # noqa: B006
     pairs: int = 40,
-    settings: Annotated[list[str], typer.Option("--set", help="A field of TumorGen's flow, refiner or sampling for every row: a.b=value.")] = [],  # noqa: B006
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", help="A field of TumorGen's flow, refiner or sampling for every row: a.b=value."),
+    ] = [],  # noqa: B006
 ) -> None:
     """Trains and scores every row for every seed, then prints the table."""
-    if shared := [s for s in settings if not s.startswith((f"{FLOW}.", "methods.tumorgen.refiner.", "methods.tumorgen.sampling."))]:
-        raise typer.BadParameter(f"{', '.join(shared)}: the rows share the workspace's data and VAE", param_hint="--set")
+    if shared := [
+        s for s in settings if not s.startswith((f"{FLOW}.", "methods.tumorgen.refiner.", "methods.tumorgen.sampling."))
+    ]:
+        raise typer.BadParameter(
+            f"{', '.join(shared)}: the rows share the workspace's data and VAE", param_hint="--set"
+        )
     base = Workspace(work.resolve())
     table = []
     for seed in seeds:
@@ -80,18 +99,26 @@ def main(
             console.headline(f"{row}, seed {seed}")
             lengths = [f"{FLOW}.iterations={steps}", f"methods.tumorgen.refiner.iterations={steps // 2}"]
             source = base if row == "whole" else whole
-            workspace = prepare(source, out.resolve() / f"{row.replace(' ', '_')}_{seed}", [*settings, *switches, *lengths], seed)
+            workspace = prepare(
+                source, out.resolve() / f"{row.replace(' ', '_')}_{seed}", [*settings, *switches, *lengths], seed
+            )
             if row == "no VMR":
-                copy(whole.run("tumorgen", "flow"), workspace.run("tumorgen", "flow"))  # the same flow, without the refiner
+                copy(
+                    whole.run("tumorgen", "flow"), workspace.run("tumorgen", "flow")
+                )  # the same flow, without the refiner
             train_stage(workspace, "tumorgen", "flow")
             train_stage(workspace, "tumorgen", "refiner")
             made = synthesize(workspace, "tumorgen", pairs, cases="test", seed=seed)
             evaluate_sets(workspace, [Path(made.folder)], judge)
             scores = read_scores(workspace.evaluation(Path(made.folder).name) / "scores.json")
-            kernel = next(p.whole.value for p in scores.planes if (p.measure, p.place, p.plane) == ("kernel", "tumor", "all"))
+            kernel = next(
+                p.whole.value for p in scores.planes if (p.measure, p.place, p.plane) == ("kernel", "tumor", "all")
+            )
             ks = max(c.ks for c in scores.comparisons if c.field in ("volume_ml", "mean", "contrast"))
             agreement = [scores.agreement.of(field).synthetic.mean for field in ("dice", "surface_dice")]
-            table.append((row, seed, *(f"{v:.4f}" for v in (*agreement, kernel, ks, scores.reader.auc)), made.tally.draws))
+            table.append(
+                (row, seed, *(f"{v:.4f}" for v in (*agreement, kernel, ks, scores.reader.auc)), made.tally.draws)
+            )
     header = ("row", "seed", "DSC", "NSD", "kernel distance", "largest KS of volume, uptake, contrast", "AUC", "draws")
     with (out / "ablations.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([header, *table])

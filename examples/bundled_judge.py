@@ -18,16 +18,18 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from tumorgen_cli import console
-from tumorgen_cli.dataset import find_dataset, read_dataset
-from tumorgen_cli.errors import Fault, StateError, TumorgenError
-from tumorgen_cli.files import locked, write_text
-from tumorgen_cli.judge_training import LIMITS, JudgeRecord, copy_judge, model_card, train_judge
-from tumorgen_cli.nnunet import CaseFiles, TrainingData, training_data
-from tumorgen_cli.phantom import DATASET, write_phantoms
-from tumorgen_cli.pipeline import plan_dataset
-from tumorgen_cli.records import Triple
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.data.dataset import find_dataset, read_dataset
+from tumorgen_cli.data.phantom import DATASET, write_phantoms
+from tumorgen_cli.geometry import Triple
+from tumorgen_cli.judge.card import LIMITS, JudgeRecord, copy_judge, model_card
+from tumorgen_cli.judge.train import train_judge
+from tumorgen_cli.nnunet.job import CaseFiles, TrainingData, training_data
+from tumorgen_cli.pipeline.plan import plan_dataset
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import Fault, StateError, TumorgenError
+from tumorgen_cli.system.files import write_text
+from tumorgen_cli.system.locks import locked
 
 OUT = Path(__file__).resolve().parent.parent / "tumorgen_cli" / "bundled_judge"
 LARGEST_BYTES = 25 * 10**6
@@ -58,7 +60,9 @@ BOUNDS = (
 
 
 def main(
-    dataset: Annotated[str, typer.Argument(help="Path of the nnU-Net raw data set, or its id or name under $nnUNet_raw.")],
+    dataset: Annotated[
+        str, typer.Argument(help="Path of the nnU-Net raw data set, or its id or name under $nnUNet_raw.")
+    ],
     minutes: Annotated[float, typer.Option(help="Of training; preparing and scoring take two more.", min=0.001)] = 25.0,
     out: Annotated[Path, typer.Option(help="Where the judge goes.")] = OUT,
     work: Annotated[Path, typer.Option(help="Where it is made.")] = Path("tumorgen_bundled_judge"),
@@ -74,11 +78,19 @@ def main(
         raise typer.Exit(1) from None
     rows = [(score.case, score.dice, score.surface_dice, score.seconds) for score in record.held_out]
     console.table(f"Held-out cases ({out})", ("case", "DSC", f"NSD at {record.tolerance_mm} mm", "seconds"), rows)
-    console.note(f"patients: mean DSC {patients_of(record).mean_dice:.3f}, NSD {patients_of(record).mean_surface_dice:.3f}")
+    console.note(
+        f"patients: mean DSC {patients_of(record).mean_dice:.3f}, NSD {patients_of(record).mean_surface_dice:.3f}"
+    )
 
 
 def make(
-    dataset: str, minutes: float, out: Path, work: Path, seed: int, device: Literal["auto", "cpu", "cuda"], restart: bool
+    dataset: str,
+    minutes: float,
+    out: Path,
+    work: Path,
+    seed: int,
+    device: Literal["auto", "cpu", "cuda"],
+    restart: bool,
 ) -> JudgeRecord:
     """The record of the judge in `out`.
 
@@ -88,10 +100,21 @@ def make(
     workspace = Workspace(work.resolve())
     plan = plan_dataset(workspace, dataset, device=device)
     splits = workspace.splits()
-    data = with_phantoms(training_data(read_dataset(find_dataset(dataset), plan.tumor_name), splits), workspace.root / "phantoms")
+    data = with_phantoms(
+        training_data(read_dataset(find_dataset(dataset), plan.tumor_name), splits), workspace.root / "phantoms"
+    )
     spacing = real_spacing(workspace)
     record = train_judge(
-        data, workspace.judge, minutes, device, plan.precision, plan.tolerance_mm, seed, plan.fingerprint_hash, spacing_mm=spacing, restart=restart
+        data,
+        workspace.judge,
+        minutes,
+        device,
+        plan.precision,
+        plan.tolerance_mm,
+        seed,
+        plan.fingerprint_hash,
+        spacing_mm=spacing,
+        restart=restart,
     )
     if not np.allclose(record.spacing_mm, spacing, rtol=1e-3):
         raise RuntimeError(f"nnU-Net trained at {record.spacing_mm} mm, not at the {spacing} mm of the real data")
@@ -100,15 +123,24 @@ def make(
     copy_judge(workspace.judge, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if size > LARGEST_BYTES:
-        fault = Fault(str(out), f"{size / 1e6:.1f} MB", f"{LARGEST_BYTES / 1e6:g} MB or less", "train with --device cpu, which makes it small")
+        fault = Fault(
+            str(out),
+            f"{size / 1e6:.1f} MB",
+            f"{LARGEST_BYTES / 1e6:g} MB or less",
+            "train with --device cpu, which makes it small",
+        )
         raise StateError("The judge is too large", [fault])
     return record
 
 
 def with_phantoms(data: TrainingData, folder: Path) -> TrainingData:
     """The real cases, then the phantoms to learn from and those to be scored on."""
-    learned = [case for kind, count in LEARNED.items() for case in phantoms(folder, "Phantom", kind, count, LEARNED_SEED)]
-    held_out = [case for kind, count in HELD_OUT.items() for case in phantoms(folder, "PhantomTest", kind, count, HELD_OUT_SEED)]
+    learned = [
+        case for kind, count in LEARNED.items() for case in phantoms(folder, "Phantom", kind, count, LEARNED_SEED)
+    ]
+    held_out = [
+        case for kind, count in HELD_OUT.items() for case in phantoms(folder, "PhantomTest", kind, count, HELD_OUT_SEED)
+    ]
     return dataclasses.replace(data, train=(*data.train, *learned), test=(*data.test, *held_out))
 
 
@@ -122,7 +154,8 @@ def phantoms(folder: Path, name: str, kind: str, count: int, seed: int) -> list[
             done.touch()
     dataset = read_dataset(folder / DATASET)
     return [
-        CaseFiles(f"{name}_{kind}_{number:03d}", dataset.image_files(case), dataset.label_file(case)) for number, case in enumerate(dataset.cases)
+        CaseFiles(f"{name}_{kind}_{number:03d}", dataset.image_files(case), dataset.label_file(case))
+        for number, case in enumerate(dataset.cases)
     ]
 
 
@@ -148,9 +181,13 @@ def card(record: JudgeRecord, command: str) -> str:
     alone = dataclasses.replace(record, held_out=tuple(computed))
     learned = sum(LEARNED.values())
     text = DATA.format(
-        patients=len(record.cases) - learned + len(patients.held_out), train=len(record.cases) - learned, phantoms=learned,
-        held_out=len(computed), dice=_number(alone.mean_dice), surface_dice=_number(alone.mean_surface_dice),
-    )  # fmt: skip
+        patients=len(record.cases) - learned + len(patients.held_out),
+        train=len(record.cases) - learned,
+        phantoms=learned,
+        held_out=len(computed),
+        dice=_number(alone.mean_dice),
+        surface_dice=_number(alone.mean_surface_dice),
+    )
     return model_card(patients, "The judge that comes with tumorgen", text, command, (*BOUNDS, *LIMITS))
 
 

@@ -1,18 +1,18 @@
 """Figures that no command prints, for a trained workspace.
 
-    python examples/measure.py identity SET [SET ...]       # voxels changed outside the boxes; masks inside them
-    python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
-    python examples/measure.py sizes -w WORK                # how brightness in the VAE's reconstructions depends on a patch's size
-    python examples/measure.py halo -w WORK                 # how far a box decoded with its halo is from the decode of the whole window
-    python examples/measure.py context -w WORK              # what DiffTumor draws beside what a mask leaves of the tumor, and without it
-    python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
-    python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
-    python examples/measure.py networks -w WORK             # their networks alone, untrained, and DiffTumor's in its published sizes
-    python examples/measure.py scoring -w WORK SET          # seconds to score a set, and for the same measures from MONAI on whole volumes
-    python examples/measure.py stages -w WORK               # wall time and peak memory of every command and stage
-    python examples/measure.py joint -w WORK                # seconds of a step of the flow alone, and with the refiner in it
-    python examples/measure.py live DatasetNNN_Name         # seconds of nnU-Net's iteration with and without painting (two lines of
-                                                            # `tumorgen nnunet-setup` and nnUNet_preprocessed in the environment)
+python examples/measure.py identity SET [SET ...]       # voxels changed outside the boxes; masks inside them
+python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
+python examples/measure.py sizes -w WORK                # how brightness in the VAE's reconstructions depends on a patch's size
+python examples/measure.py halo -w WORK                 # how far a box decoded with its halo is from the decode of the whole window
+python examples/measure.py context -w WORK              # what DiffTumor draws beside what a mask leaves of the tumor, and without it
+python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
+python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
+python examples/measure.py networks -w WORK             # their networks alone, untrained, and DiffTumor's in its published sizes
+python examples/measure.py scoring -w WORK SET          # seconds to score a set, and for the same measures from MONAI on whole volumes
+python examples/measure.py stages -w WORK               # wall time and peak memory of every command and stage
+python examples/measure.py joint -w WORK                # seconds of a step of the flow alone, and with the refiner in it
+python examples/measure.py live DatasetNNN_Name         # seconds of nnU-Net's iteration with and without painting (two lines of
+                                                        # `tumorgen nnunet-setup` and nnUNet_preprocessed in the environment)
 """
 
 from __future__ import annotations
@@ -30,29 +30,31 @@ import numpy as np
 import torch
 import typer
 
-from tumorgen_cli import autoencoding as ae
-from tumorgen_cli.devices import find_device, usable_cores
-from tumorgen_cli.evaluation import read_case, synthetic_cases
-from tumorgen_cli.healing import heal
-from tumorgen_cli.hosts import cut_window, lay_window, read_scan
-from tumorgen_cli.judge import Judge
-from tumorgen_cli.judging import judge_pair, predict_around
-from tumorgen_cli.latents import find_candidates
-from tumorgen_cli.methods import find_method
+from tumorgen_cli.data.volumes import read_image, read_volume
+from tumorgen_cli.evaluation.cases import read_case, synthetic_cases
+from tumorgen_cli.geometry import Box, Grid, cut, cut_mask, place_window, tight_box
+from tumorgen_cli.judge.model import Judge
+from tumorgen_cli.judge.verdict import judge_pair, predict_around
+from tumorgen_cli.methods.base import Method, Request, Sampling
 from tumorgen_cli.methods.difftumor import nearest_mask
-from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.metrics.agreement import dice
-from tumorgen_cli.nets.plane_unet import PlaneUNet
-from tumorgen_cli.nets.vae import DOWNSAMPLING
-from tumorgen_cli.painting import open_canvas
-from tumorgen_cli.pipeline import synthesize
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Box, Grid, Request
-from tumorgen_cli.sets import read_provenance
-from tumorgen_cli.training import seconds_a_step
-from tumorgen_cli.volumes import read_image, read_volume
-from tumorgen_cli.windows import cut, cut_mask, place_window, scale, tight_box, tumor_window, unscale
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.methods.latent import autoencoder as ae
+from tumorgen_cli.methods.latent.cache import find_candidates
+from tumorgen_cli.methods.latent.canvas import open_canvas
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.metrics.overlap import dice
+from tumorgen_cli.models.diffusion_unet import PlaneUNet
+from tumorgen_cli.models.vae import DOWNSAMPLING
+from tumorgen_cli.pipeline.synthesize import synthesize
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.intensity import scale, unscale
+from tumorgen_cli.preprocessing.windows import tumor_window
+from tumorgen_cli.synthesis.scan import read_scan
+from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.synthesis.window import cut_window, lay_window
+from tumorgen_cli.system.devices import find_device, usable_cores
+from tumorgen_cli.training.loop import seconds_a_step
+from tumorgen_cli.tumors.removal import heal
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Work = Annotated[Path, typer.Option("-w", "--work")]
@@ -74,7 +76,9 @@ def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder 
                 beyond[record.healed.slices] = False
             same = image.dtype == host.dtype and np.array_equal(image[:, beyond], host[:, beyond])
             pairs, changed = pairs + 1, changed + (not same)
-        print(f"{folder.name}: {pairs} pairs; differ outside: {changed}; label outside the box: {outside}; empty: {empty}")
+        print(
+            f"{folder.name}: {pairs} pairs; differ outside: {changed}; label outside the box: {outside}; empty: {empty}"
+        )
 
 
 @app.command()
@@ -100,7 +104,9 @@ def sizes(work: Work, device: str = "auto") -> None:
     """Reconstructions of patches around held-out tumors, of several sizes up to the window's: `autoencoding.tumor_errors` of each."""
     workspace, plan, method = _trained(work, "tumorgen", device)
     cases = ae.load_cases(workspace, workspace.splits().test)
-    for shape in dict.fromkeys(tuple(min(n, side) for n in plan.window.shape) for side in (32, 48, 64, 80, 96, max(plan.window.shape))):
+    for shape in dict.fromkeys(
+        tuple(min(n, side) for n in plan.window.shape) for side in (32, 48, 64, 80, 96, max(plan.window.shape))
+    ):
         errors = ae.tumor_errors(method.vae, cases, plan, shape, method.device)  # type: ignore[attr-defined,arg-type]
         if errors:
             print(f"{shape}: root mean square error {errors[0]:.2%}, tumors {errors[1]:+.2%} of the clip window")
@@ -129,10 +135,14 @@ def halo(work: Work, device: str = "auto") -> None:
             whole = decoded(window.latent)[(slice(None), *tumor.slices)]
             for cells, found in differences.items():
                 canvas = replace(window, region=window.latent_box.grown(cells, window.latent.shape[2:]))
-                found.append((decoded(canvas.latent[canvas.cells])[(slice(None), *canvas.local(tumor).slices)] - whole) / 2)
+                found.append(
+                    (decoded(canvas.latent[canvas.cells])[(slice(None), *canvas.local(tumor).slices)] - whole) / 2
+                )
     for cells, found in differences.items():
         squares = np.mean([np.mean(part**2) for part in found])
-        print(f"halo {cells}: rms {np.sqrt(squares):.2%}, shift {np.mean([part.mean() for part in found]):+.2%} of the clip window")
+        print(
+            f"halo {cells}: rms {np.sqrt(squares):.2%}, shift {np.mean([part.mean() for part in found]):+.2%} of the clip window"
+        )
 
 
 @app.command()
@@ -159,9 +169,14 @@ def context(work: Work, device: str = "auto") -> None:
                 picture = codec.decode(drawn)[0].float().cpu().numpy()
             row.append(float(unscale(picture, plan.channels, limits)[plan.main_channel][inside].mean()))
         means.append(row)
-        print(f"{found.name}: real {row[0]:.3g}, drawn beside its rest {row[1]:.3g}, drawn in the healed scan {row[2]:.3g}", flush=True)
+        print(
+            f"{found.name}: real {row[0]:.3g}, drawn beside its rest {row[1]:.3g}, drawn in the healed scan {row[2]:.3g}",
+            flush=True,
+        )
     real, beside, alone = np.median(means, axis=0)
-    print(f"median of {len(means)}: real {real:.3g}, drawn beside its rest {beside:.3g}, drawn in the healed scan {alone:.3g}")
+    print(
+        f"median of {len(means)}: real {real:.3g}, drawn beside its rest {beside:.3g}, drawn in the healed scan {alone:.3g}"
+    )
 
 
 @app.command()
@@ -182,7 +197,9 @@ def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5
                 times.append(time.perf_counter() - begun)
             seconds[name] = float(np.median(times[1:]))
         with tempfile.TemporaryDirectory() as folder:
-            made = synthesize(workspace, "tumorgen", repeats, healthy, out=Path(folder) / "set", sampling=Sampling(steps))
+            made = synthesize(
+                workspace, "tumorgen", repeats, healthy, out=Path(folder) / "set", sampling=Sampling(steps)
+            )
         print(
             f"{steps} steps: method {seconds['method']:.3f} s (decoding the whole window {seconds['plain']:.3f} s), "
             f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
@@ -197,14 +214,22 @@ def joint(work: Work, steps: int = 4, device: str = "auto") -> None:
     section = plan.methods["tumorgen"]
     for together in (False, True):
         switched = {**section, "refiner": {**section["refiner"], "joint": together}}
-        method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": switched}), workspace, where)
+        method = find_method("tumorgen")(
+            replace(plan, methods={**plan.methods, "tumorgen": switched}), workspace, where
+        )
         seconds = seconds_a_step(method.stage("flow", steps), where, plan.precision)
-        print(f"{'with the refiner' if together else 'the flow alone'}: {seconds:.2f} s a step, {torch.get_num_threads()} threads")
+        print(
+            f"{'with the refiner' if together else 'the flow alone'}: {seconds:.2f} s a step, {torch.get_num_threads()} threads"
+        )
 
 
 @app.command()
 def rivals(
-    work: Work, healthy: Annotated[Path, typer.Option()], methods: str = "tumorgen,difftumor,blended", repeats: int = 5, device: str = "auto"
+    work: Work,
+    healthy: Annotated[Path, typer.Option()],
+    methods: str = "tumorgen,difftumor,blended",
+    repeats: int = 5,
+    device: str = "auto",
 ) -> None:
     """Seconds a pair of sampling methods in turn, second draws included: network alone, method on a window (medians), file to file (mean)."""
     request = _middle(Workspace(work).plan(), healthy)
@@ -219,7 +244,11 @@ def rivals(
             clock.seconds, begun = 0.0, time.perf_counter()
             method.synthesize(request, seed, Sampling(steps))
             seconds[name, steps].append((clock.seconds, time.perf_counter() - begun))
-    reference = float(np.median([network for network, _ in seconds["tumorgen", 10][1:]])) if ("tumorgen", 10) in seconds else float("nan")
+    reference = (
+        float(np.median([network for network, _ in seconds["tumorgen", 10][1:]]))
+        if ("tumorgen", 10) in seconds
+        else float("nan")
+    )
     for name, steps, _, _ in rows:
         network, whole = (float(np.median(column)) for column in zip(*seconds[name, steps][1:], strict=True))
         with tempfile.TemporaryDirectory() as folder:
@@ -237,9 +266,15 @@ def networks(work: Work, repeats: int = 7, device: str = "auto") -> None:
     flow_net, ddpm = find_method("tumorgen")(plan, Workspace(work)), find_method("difftumor")(plan, Workspace(work))
     latent, config = ddpm.config.vqgan.latent_channels, ddpm.config.ddpm  # type: ignore[attr-defined]
     planned, wide, published = config.widths, (48, 96, 192), (8, 32)
-    sizes = {"as planned": (planned, config.heads), "with 8 heads of 32": (planned, published), "and widths to 192": (wide, published)}
+    sizes = {
+        "as planned": (planned, config.heads),
+        "with 8 heads of 32": (planned, published),
+        "and widths to 192": (wide, published),
+    }
     rows = [("tumorgen, 10 steps", 10, flow_net.net)]  # type: ignore[attr-defined]
-    rows += [(f"difftumor {name}, 50 steps", 50, PlaneUNet(2 * latent + 1, latent, *size)) for name, size in sizes.items()]
+    rows += [
+        (f"difftumor {name}, 50 steps", 50, PlaneUNet(2 * latent + 1, latent, *size)) for name, size in sizes.items()
+    ]
     seconds: dict[str, list[float]] = {name: [] for name, _, _ in rows}
     clocks = {name: _Clock(net.to(where).eval()) for name, _, net in rows}
     for _ in range(repeats + 1):
@@ -301,7 +336,9 @@ def _middle(plan: Plan, healthy: Path) -> Request:
 
 
 @app.command()
-def scoring(set_folder: Path, work: Work, judge: Annotated[Path, typer.Option()], repeats: int = 3, device: str = "auto") -> None:
+def scoring(
+    set_folder: Path, work: Work, judge: Annotated[Path, typer.Option()], repeats: int = 3, device: str = "auto"
+) -> None:
     """Dice and surface Dice of a set whose predictions are there: ours (the box and its margin) and MONAI on whole volumes, in turn."""
     from monai.metrics import DiceMetric
     from monai.metrics.surface_dice import compute_surface_dice
@@ -321,7 +358,9 @@ def scoring(set_folder: Path, work: Work, judge: Annotated[Path, typer.Option()]
         scores = []
         for tumor, others, found, _, grid in pairs:
             a, b = (torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (tumor, found & ~others))
-            nsd = compute_surface_dice(a, b, [plan.tolerance_mm], include_background=True, spacing=grid.spacing_mm, use_subvoxels=True)
+            nsd = compute_surface_dice(
+                a, b, [plan.tolerance_mm], include_background=True, spacing=grid.spacing_mm, use_subvoxels=True
+            )
             scores.append((float(DiceMetric()(a, b)), float(nsd)))
         return scores
 
@@ -333,7 +372,11 @@ def scoring(set_folder: Path, work: Work, judge: Annotated[Path, typer.Option()]
             score()
             seconds[name].append(time.perf_counter() - begun)
     a, b = (float(np.median(times)) for times in seconds.values())
-    print(f"{len(pairs)} pairs: " + ", ".join(f"{name} {np.median(times):.2f} s" for name, times in seconds.items()) + f", {b / a:.1f} times")
+    print(
+        f"{len(pairs)} pairs: "
+        + ", ".join(f"{name} {np.median(times):.2f} s" for name, times in seconds.items())
+        + f", {b / a:.1f} times"
+    )
 
 
 @app.command()
@@ -343,7 +386,9 @@ def stages(work: Work) -> None:
         print(line)
     for path in sorted(work.glob("runs/*/*/run.json")):
         run = json.loads(path.read_text())
-        print(f"{path.parent.name}: {run['iterations']} iterations, {run['seconds']:.0f} s, {run['peak_memory_gib']} GiB, {run['numbers']}")
+        print(
+            f"{path.parent.name}: {run['iterations']} iterations, {run['seconds']:.0f} s, {run['peak_memory_gib']} GiB, {run['numbers']}"
+        )
 
 
 @app.command()
@@ -365,7 +410,8 @@ def live(
         os.environ["nnUNet_results"] = folder
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-        from tumorgen_cli.live import PROGRESS, PaintingMixin
+        from tumorgen_cli.nnunet.on_the_fly.settings import PROGRESS
+        from tumorgen_cli.nnunet.on_the_fly.trainer import PaintingMixin
 
         class Painted(PaintingMixin, nnUNetTrainer):  # type: ignore[misc]
             pass
@@ -374,7 +420,9 @@ def live(
         for name, kind in (("plain", nnUNetTrainer), ("painted", Painted)):
             planned = {**json.loads((base / f"{plans}.json").read_text()), "continue_training": False}
             described = json.loads((base / "dataset.json").read_text())
-            trainers[name] = kind(planned, configuration, int(fold) if fold.isdecimal() else fold, described, torch.device(device))
+            trainers[name] = kind(
+                planned, configuration, int(fold) if fold.isdecimal() else fold, described, torch.device(device)
+            )
             trainers[name].on_train_start()
             trainers[name].network.train()
         painter, progress = trainers["painted"].live.child, trainers["painted"].live.folder / PROGRESS

@@ -21,13 +21,11 @@ import torch
 import typer
 from scipy import ndimage, stats
 
-from tumorgen_cli import console
-from tumorgen_cli.devices import find_device
-from tumorgen_cli.evaluation import CaseFiles, read_case, real_tumors, window_around
-from tumorgen_cli.files import atomic, derive_seed
-from tumorgen_cli.judge import Judge
-from tumorgen_cli.metrics.features import Network, hand_made, inception, lite0, nnunet_encoder
-from tumorgen_cli.metrics.frechet import (
+from tumorgen_cli.evaluation.cases import CaseFiles, read_case, real_tumors
+from tumorgen_cli.evaluation.measure import window_around
+from tumorgen_cli.judge.model import Judge
+from tumorgen_cli.metrics.feature_networks import Network, hand_made, inception, lite0, nnunet_encoder
+from tumorgen_cli.metrics.slice_distances import (
     PLANES,
     Distance,
     Interval,
@@ -38,9 +36,12 @@ from tumorgen_cli.metrics.frechet import (
     over_planes,
     slices,
 )
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.windows import scan_limits
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.intensity import scan_limits
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import find_device
+from tumorgen_cli.system.files import atomic, derive_seed
 
 #: what a step of harm is -> its strengths, weakest first
 STEPS = {
@@ -82,7 +83,6 @@ def read_windows(plan: Plan, tumors: Sequence[CaseFiles]) -> list[Window]:
     return found
 
 
-# -- harm --------------------------------------------------------------------------------------------------------
 def harm(window: Window, other: Window, kind: str, strength: float) -> np.ndarray:
     """The window (C, X, Y, Z) with the box around its tumor harmed; `other` gives what a seam encloses."""
     shape = window.image.shape[1:]
@@ -97,7 +97,9 @@ def harm(window: Window, other: Window, kind: str, strength: float) -> np.ndarra
     elif kind == "blur":
         out[inside] = ndimage.gaussian_filter(window.image, (0, *[strength] * 3))[inside]
     elif kind == "noise":
-        rng = np.random.default_rng(derive_seed("study", window.case))  # one draw, scaled: steps differ in strength alone
+        rng = np.random.default_rng(
+            derive_seed("study", window.case)
+        )  # one draw, scaled: steps differ in strength alone
         out[inside] = (window.image + strength * rng.normal(size=window.image.shape).astype(np.float32))[inside]
     else:
         part = window.image[inside]
@@ -116,7 +118,6 @@ def harmed(windows: list[Window]) -> Iterator[tuple[str, int, list[np.ndarray]]]
             yield kind, step, [harm(w, windows[i - 1], kind, strength) for i, w in enumerate(windows)]
 
 
-# -- measuring ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Row:
     """One network, distance and kind of harm. `means` and `detected` are per step, weakest first.
@@ -142,8 +143,12 @@ def describe(network: Network, windows: list[Window], images: list[np.ndarray]) 
         return network.features(np.stack(images))[:, None]
     planes = []
     for plane in PLANES:
-        shown = [[slices(channel, plane, w.center) for channel in image] for image, w in zip(images, windows, strict=True)]
-        planes.append(np.concatenate([network.features(np.stack(channel)) for channel in zip(*shown, strict=True)], axis=1))
+        shown = [
+            [slices(channel, plane, w.center) for channel in image] for image, w in zip(images, windows, strict=True)
+        ]
+        planes.append(
+            np.concatenate([network.features(np.stack(channel)) for channel in zip(*shown, strict=True)], axis=1)
+        )
     return np.stack(planes, axis=1)
 
 
@@ -176,10 +181,12 @@ def measure(network: str, features: dict[tuple[str, int], np.ndarray], tests: in
         bottom = floor(real, counts, distance, None, DRAWS, seed)
         held_out = distance(real[-tests:], real[:-tests])
         for kind, strengths in STEPS.items():
-            drawn = np.array([
-                [distance(features[kind, step][order[:tests]], real[order[tests:]]) for order in orders]
-                for step in range(1, len(strengths) + 1)
-            ])  # fmt: skip
+            drawn = np.array(
+                [
+                    [distance(features[kind, step][order[:tests]], real[order[tests:]]) for order in orders]
+                    for step in range(1, len(strengths) + 1)
+                ]
+            )
             means = drawn.mean(axis=1)
             rank = stats.spearmanr(range(len(strengths) + 1), [bottom.value, *means]).statistic
             found = [tuple(float(v) for v in values) for values in (means, (drawn > bottom.high).mean(axis=1))]
@@ -192,11 +199,22 @@ def in_widths(row: Row, value: float) -> float:
     return (value - row.floor.value) / (row.floor.high - row.floor.value)
 
 
-# -- telling -----------------------------------------------------------------------------------------------------
 HEADER = (
-    "network", "D", "distance", "harm", "rank", "smallest / floor", "largest / floor", "smallest, widths", "largest, widths",
-    "detected", "floor", "floor low", "floor high", "held-out",
-)  # fmt: skip
+    "network",
+    "D",
+    "distance",
+    "harm",
+    "rank",
+    "smallest / floor",
+    "largest / floor",
+    "smallest, widths",
+    "largest, widths",
+    "detected",
+    "floor",
+    "floor low",
+    "floor high",
+    "held-out",
+)
 
 
 def cells(row: Row) -> list[str]:
@@ -219,7 +237,12 @@ def draw(rows: list[Row], counts: tuple[int, int], path: Path) -> None:
     styles = dict(zip(DISTANCES, ("-", ":", "--"), strict=True))
     for column, (kind, strengths) in enumerate(STEPS.items()):
         for row in (row for row in rows if row.kind == kind):
-            look = {"color": colors[row.network], "linestyle": styles[row.distance], "marker": ".", "label": f"{row.network}, {row.distance}"}
+            look = {
+                "color": colors[row.network],
+                "linestyle": styles[row.distance],
+                "marker": ".",
+                "label": f"{row.network}, {row.distance}",
+            }
             axes[0][column].plot(range(len(strengths) + 1), [0, *(in_widths(row, v) for v in row.means)], **look)
             axes[1][column].plot(range(1, len(strengths) + 1), row.detected, **look)
         axes[0][column].axhspan(-1, 1, color="0.9", zorder=0)
@@ -245,16 +268,22 @@ def encoder_of(folder: Path, plan: Plan, device: torch.device) -> Network:
 
     def prepare(windows: np.ndarray) -> np.ndarray:
         turned = (windows ** (1 / powers)).transpose(0, 1, *(4 - axis for axis in order))
-        return (turned - turned.mean(axis=(2, 3, 4), keepdims=True)) / (turned.std(axis=(2, 3, 4), keepdims=True) + 1e-8)
+        return (turned - turned.mean(axis=(2, 3, 4), keepdims=True)) / (
+            turned.std(axis=(2, 3, 4), keepdims=True) + 1e-8
+        )
 
-    return nnunet_encoder(predictor.network.encoder, judge.hash, prepare, f"z-score, axes {order}, powers {powers.ravel()}", device)
+    return nnunet_encoder(
+        predictor.network.encoder, judge.hash, prepare, f"z-score, axes {order}, powers {powers.ravel()}", device
+    )
 
 
 def main(
     work: Annotated[Path, typer.Option("-w", "--work", help="Workspace whose real cases are used.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table.csv and distances.png.")],
     judge: Annotated[Path | None, typer.Option(help="nnU-Net results folder: its encoder takes part.")] = None,
-    fid: Annotated[Path | None, typer.Option("--inception", help="File of the FID weights: Inception takes part.")] = None,
+    fid: Annotated[
+        Path | None, typer.Option("--inception", help="File of the FID weights: Inception takes part.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Measures every network and prints one table."""

@@ -20,15 +20,16 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from tumorgen_cli import console
-from tumorgen_cli.evaluation import CaseFiles, synthetic_cases, verdict_of
-from tumorgen_cli.files import hash_file
-from tumorgen_cli.hosts import allowed_region, read_scan
-from tumorgen_cli.judge import Judge
-from tumorgen_cli.judges import needed_judge
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.sets import read_provenance
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.evaluation.cases import CaseFiles, synthetic_cases
+from tumorgen_cli.evaluation.measure import verdict_of
+from tumorgen_cli.judge.find import needed_judge
+from tumorgen_cli.judge.model import Judge
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.scan import allowed_region, read_scan
+from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.system import console
+from tumorgen_cli.system.files import hash_file
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,38 @@ def main(
     plan, files = workspace.plan(), synthetic_cases(workspace.plan(), set_folder)[:pairs]
     steps, size = measured_steps(plan, set_folder, files, needed_judge(workspace, judge, device))  # type: ignore[arg-type]
     wanted = math.prod(int(n) for n in shape.split(",")) * voxel_bytes
-    console.note(f"{len(files)} pairs of {size / 1e6:.0f} MB in memory were read and judged; for scans of {wanted / 1e6:.0f} MB")
+    console.note(
+        f"{len(files)} pairs of {size / 1e6:.0f} MB in memory were read and judged; for scans of {wanted / 1e6:.0f} MB"
+    )
     steps = [Step(s.command, s.name, s.seconds * (wanted / size if s.grows else 1), s.grows) for s in steps]
     rows = []
     for command in ("synthesize", "filter"):
         own = [step for step in steps if step.command == command]
         whole, fixed = (sum(s.seconds for s in own if s.grows or not only) for only in (False, True))
         slowest = max(own, key=lambda step: step.seconds).name
-        rows += [(command, s.name, f"{s.seconds:.2f}", *hours(s.seconds, scans, shards), f"{s.seconds / whole:.0%}") for s in own]
+        rows += [
+            (command, s.name, f"{s.seconds:.2f}", *hours(s.seconds, scans, shards), f"{s.seconds / whole:.0%}")
+            for s in own
+        ]
         rows.append((command, f"in all; limited by: {slowest}", f"{whole:.2f}", *hours(whole, scans, shards), ""))
-        rows.append((command, "with method and judge in no time", f"{fixed:.2f}", *hours(fixed, scans, shards), f"{fixed / whole:.0%}"))
-    console.table(f"{scans:,} scans, a pair each", ("command", "step", "seconds a pair", "hours", f"hours, {shards} shards", "share"), rows)
-    disk = [(name, f"{each * wanted / size / 1e6:.2f}", f"{each * wanted / size * scans / 1e12:.2f}") for name, each in sizes(set_folder).items()]
+        rows.append(
+            (
+                command,
+                "with method and judge in no time",
+                f"{fixed:.2f}",
+                *hours(fixed, scans, shards),
+                f"{fixed / whole:.0%}",
+            )
+        )
+    console.table(
+        f"{scans:,} scans, a pair each",
+        ("command", "step", "seconds a pair", "hours", f"hours, {shards} shards", "share"),
+        rows,
+    )
+    disk = [
+        (name, f"{each * wanted / size / 1e6:.2f}", f"{each * wanted / size * scans / 1e12:.2f}")
+        for name, each in sizes(set_folder).items()
+    ]
     console.table("Disk (the kept pairs are links)", ("what", "MB a pair", f"TB of {scans:,}"), disk)
 
 
@@ -77,10 +98,14 @@ def hours(seconds: float, scans: int, shards: int) -> tuple[str, str]:
     return f"{seconds * scans / 3600:.1f}", f"{seconds * scans / 3600 / shards:.1f}"
 
 
-def measured_steps(plan: Plan, set_folder: Path, files: tuple[CaseFiles, ...], judge: Judge) -> tuple[list[Step], float]:
+def measured_steps(
+    plan: Plan, set_folder: Path, files: tuple[CaseFiles, ...], judge: Judge
+) -> tuple[list[Step], float]:
     """The steps of both commands (medians over pairs), and the bytes of a scan in memory."""
     made = [record.seconds for record in read_provenance(set_folder)]
-    read, method, compute, total = (np.array([seconds[key] for seconds in made]) for key in ("read", "method", "compute", "total"))
+    read, method, compute, total = (
+        np.array([seconds[key] for seconds in made]) for key in ("read", "method", "compute", "total")
+    )
     reading, asking, judging, size = [], [], [], 0
     ask = judge.tumor
 
@@ -116,7 +141,10 @@ def measured_steps(plan: Plan, set_folder: Path, files: tuple[CaseFiles, ...], j
 def sizes(set_folder: Path) -> dict[str, float]:
     """Mean bytes a pair."""
     pairs = len(read_provenance(set_folder))
-    return {name: sum(path.stat().st_size for path in (set_folder / name).iterdir()) / pairs for name in ("imagesTr", "labelsTr", "previews")}
+    return {
+        name: sum(path.stat().st_size for path in (set_folder / name).iterdir()) / pairs
+        for name in ("imagesTr", "labelsTr", "previews")
+    }
 
 
 if __name__ == "__main__":

@@ -16,19 +16,63 @@ LAYERS = [
     {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "shards", "workspace"},
     {"windows", "boxes", "character", "shapes", "texture", "healing", "preprocess", "pool", "folds", "results"},
     {
-        "nets.vae", "nets.flow_unet", "nets.refiner", "nets.lite0", "nets.plane_unet", "nets.vqgan", "nets.unet", "nets.tumor_generator",
-        "flow", "diffusion", "previews", "pages", "metrics.agreement", "live",
+        "nets.vae",
+        "nets.flow_unet",
+        "nets.refiner",
+        "nets.lite0",
+        "nets.plane_unet",
+        "nets.vqgan",
+        "nets.unet",
+        "nets.tumor_generator",
+        "flow",
+        "diffusion",
+        "previews",
+        "pages",
+        "metrics.agreement",
+        "live",
     },
     {"training", "autoencoding", "latents", "painting", "vector_field", "nnunet_trainers.nnUNetTrainerTumorGen"},
     {
-        "methods", "methods.method", "methods.tumorgen", "methods.difftumor", "methods.freetumor", "methods.blended", "methods.copypaste",
+        "methods",
+        "methods.method",
+        "methods.tumorgen",
+        "methods.difftumor",
+        "methods.freetumor",
+        "methods.blended",
+        "methods.copypaste",
         "methods.syntumor",
     },
     {
-        "hosts", "synthesis", "sets", "judge", "judging", "nnunet", "nnunet_child", "judge_training", "stages", "budgets",
-        "metrics.features", "metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.scores", "metrics.tumors",
+        "hosts",
+        "synthesis",
+        "sets",
+        "judge",
+        "judging",
+        "nnunet",
+        "nnunet_child",
+        "judge_training",
+        "stages",
+        "budgets",
+        "metrics.features",
+        "metrics.frechet",
+        "metrics.novelty",
+        "metrics.reader_test",
+        "metrics.scores",
+        "metrics.tumors",
     },
-    {"evaluation", "filtering", "judges", "merging", "status", "reader_study", "report", "comparison_table", "comparison_page", "gains", "pipeline"},
+    {
+        "evaluation",
+        "filtering",
+        "judges",
+        "merging",
+        "status",
+        "reader_study",
+        "report",
+        "comparison_table",
+        "comparison_page",
+        "gains",
+        "pipeline",
+    },
     {"subsets", "organs", "downstream_page", "downstream_runs", "painter", "nnunet_setup"},
     {"comparison", "downstream", "demo", "cli_options", "cli_nnunet", "cli"},
 ]
@@ -140,7 +184,9 @@ def test_networks_and_flow_know_no_plan():
 
 
 def test_volumes_alone_imports_simpleitk():
-    assert [name for name, path in modules().items() if "SimpleITK" in {i.split(".")[0] for i in imports(path)}] == ["volumes"]
+    assert [name for name, path in modules().items() if "SimpleITK" in {i.split(".")[0] for i in imports(path)}] == [
+        "volumes"
+    ]
 
 
 def loaded(code, *names):
@@ -153,11 +199,25 @@ def loaded(code, *names):
 
 @pytest.mark.parametrize(
     "arguments",
-    [None, ["--help"], ["synthesize", "--help"], ["--version"], ["presets"], ["synthesize", "--box"], ["nothing"], ["train", "vae", "--wrong"],
-     ["compare", "--methods", "copypast"], ["nnunet-setup"]],
+    [
+        None,
+        ["--help"],
+        ["synthesize", "--help"],
+        ["--version"],
+        ["presets"],
+        ["synthesize", "--box"],
+        ["nothing"],
+        ["train", "vae", "--wrong"],
+        ["compare", "--methods", "copypast"],
+        ["nnunet-setup"],
+    ],
 )
 def test_the_command_line_starts_light(arguments):
-    call = "" if arguments is None else f"\ntry:\n    tumorgen_cli.cli.app({arguments!r})\nexcept SystemExit as end:\n    code = end.code"
+    call = (
+        ""
+        if arguments is None
+        else f"\ntry:\n    tumorgen_cli.cli.app({arguments!r})\nexcept SystemExit as end:\n    code = end.code"
+    )
     assert loaded(f"import tumorgen_cli.cli{call}", *HEAVY) == []
 
 

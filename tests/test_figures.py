@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tumorgen_cli.previews import display_of, grid_preview, pair_preview, plane_image, unit_of, upright
-from tumorgen_cli.records import Box
+from tumorgen_cli.figures import display_of, grid_preview, pair_preview, plane_image, unit_of, upright
+from tumorgen_cli.geometry import Box
 
 IDENTITY = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
 RED, BLUE = (224, 36, 94), (29, 155, 240)
@@ -75,7 +75,15 @@ def test_pair_without_mask_or_box(tmp_path, pair):
     pair_preview(tmp_path / "no_mask.png", before, after, mask * 0, box, (3, 3, 4), (0, 6), "")
     assert share(tmp_path / "no_mask.png", RED) == 0
     pair_preview(
-        tmp_path / "no_box.png", before, after, mask * 0, None, (3, 3, 4), (0, 6), "", direction=(0, 1, 0, 1, 0, 0, 0, 0, -1)
+        tmp_path / "no_box.png",
+        before,
+        after,
+        mask * 0,
+        None,
+        (3, 3, 4),
+        (0, 6),
+        "",
+        direction=(0, 1, 0, 1, 0, 0, 0, 0, -1),
     )
     assert share(tmp_path / "no_box.png", BLUE) == 0
 
@@ -102,4 +110,9 @@ def test_display_of_channels():
     assert display_of("PET") == ("gray_r", "SUV")
     assert display_of("CT") == ("gray", "HU")
     assert display_of("contrast_T1") == ("gray", "intensity")
-    assert [unit_of(name) for name in ("PET", "CT", "noNorm", "contrast_T1")] == ["SUV", "HU", "intensity", "scan ranges"]
+    assert [unit_of(name) for name in ("PET", "CT", "noNorm", "contrast_T1")] == [
+        "SUV",
+        "HU",
+        "intensity",
+        "scan ranges",
+    ]

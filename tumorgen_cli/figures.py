@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tumorgen_cli.files import atomic
-from tumorgen_cli.records import Box, Grid, Triple
-from tumorgen_cli.rules import has_own_unit, is_ct, is_pet
+from tumorgen_cli.data.channels import has_own_unit, is_ct, is_pet
+from tumorgen_cli.geometry import Box, Grid, Triple
+from tumorgen_cli.system.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _PLANES = (("axial", 2, "R"), ("coronal", 1, "R"), ("sagittal", 0, "A"))  # name, axis cut through, side on the left
@@ -157,12 +158,17 @@ def box_slices(
     region = _region(boxed, np.ceil(context_mm / spacing).astype(int))
     views = [(upright(image, direction)[region], upright(mask, direction)[region] > 0.5) for image, mask in painted]
     areas = [mask.sum(axis=(0, 1)) / max(1, mask.sum(axis=(0, 1)).max()) for _, mask in views]
-    index = int(np.argmax(np.min(areas, axis=0) + 1e-3 * boxed[region].any(axis=(0, 1))))  # masks that share no slice: one of the box
+    index = int(
+        np.argmax(np.min(areas, axis=0) + 1e-3 * boxed[region].any(axis=(0, 1)))
+    )  # masks that share no slice: one of the box
     host = upright(before, direction)[region]
     onto = _enlarged(host.shape, spacing, width)
-    frames = [_inked(_frame(host, index, onto, value_range, colormap), plane_image(boxed[region], 2, index)[onto], _BOX)]
+    frames = [
+        _inked(_frame(host, index, onto, value_range, colormap), plane_image(boxed[region], 2, index)[onto], _BOX)
+    ]
     return frames + [
-        _inked(_frame(image, index, onto, value_range, colormap), plane_image(mask, 2, index)[onto], _MASK) for image, mask in views
+        _inked(_frame(image, index, onto, value_range, colormap), plane_image(mask, 2, index)[onto], _MASK)
+        for image, mask in views
     ]
 
 
@@ -173,17 +179,23 @@ def _enlarged(shape: Sequence[int], spacing: np.ndarray, width: int) -> tuple[np
     return np.ix_((rows * shape[1]).astype(int), (columns * shape[0]).astype(int))
 
 
-def _frame(image: np.ndarray, index: int, onto: tuple[np.ndarray, ...], value_range: tuple[float, float], colormap: str) -> np.ndarray:
+def _frame(
+    image: np.ndarray, index: int, onto: tuple[np.ndarray, ...], value_range: tuple[float, float], colormap: str
+) -> np.ndarray:
     """An axial slice as a grey picture (H, W, 3) uint8."""
     low, high = value_range
     grey = np.clip((plane_image(image, 2, index)[onto] - low) / max(high - low, 1e-9), 0, 1)
-    return np.repeat(((1 - grey if colormap.endswith("_r") else grey) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    return np.repeat(
+        ((1 - grey if colormap.endswith("_r") else grey) * 255).round().astype(np.uint8)[..., None], 3, axis=2
+    )
 
 
 def _inked(frame: np.ndarray, inside: np.ndarray, color: str) -> np.ndarray:
     """A copy of a picture (H, W, 3) with the edge of (H, W) bool in a colour."""
     out, edge = frame.copy(), np.pad(inside, 1)
-    out[inside & ~(edge[2:, 1:-1] & edge[:-2, 1:-1] & edge[1:-1, 2:] & edge[1:-1, :-2])] = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    out[inside & ~(edge[2:, 1:-1] & edge[:-2, 1:-1] & edge[1:-1, 2:] & edge[1:-1, :-2])] = [
+        int(color[i : i + 2], 16) for i in (1, 3, 5)
+    ]
     return out
 
 

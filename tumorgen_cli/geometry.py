@@ -1,22 +1,20 @@
-"""The frozen records that cross boundaries between rooms. No torch, no I/O.
+"""Geometry: grids, boxes, and the cutting of windows out of arrays. No torch, no I/O.
 
-Axes: arrays are (C, X, Y, Z) or (X, Y, Z); x, y, z are SimpleITK's index axes. Intensities are in the scan's own
-units (SUV, HU, ...) wherever a record carries an image.
+Axes: arrays are (C, X, Y, Z) or (X, Y, Z); x, y, z are SimpleITK's index axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
-
 SHELL_MM = 20.0  # what counts as a tumor's surroundings
-PAIR_FORMAT = 3  # raise it when the same seed, plan and weights come to another pair
 
 
 @dataclass(frozen=True)
@@ -96,137 +94,85 @@ class Box:
         return Box(start, stop)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class TumorFacts:
-    """One connected tumor component of a case, on the scan's own grid.
+def in_type(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """`array` in a data type: rounded, and kept within its range, where that is of whole numbers."""
+    if dtype.kind in "iu" and array.dtype != dtype:
+        limits = np.iinfo(dtype)
+        array = np.clip(np.rint(array), limits.min, limits.max)
+    return array.astype(dtype, copy=False)
 
-    `mean` and `contrast` are per channel: mean intensity inside, and that minus the mean of the 2 cm shell around
-    (other tumor voxels left out), where a channel has no unit in the scan's own (`rules.scan_unit`). `extent_mm` are the edges of the
-    tight box. `center` is the box centre as a fraction of the scan's extent.
+
+def cut(array: np.ndarray, start: Shape, shape: Shape) -> np.ndarray:
+    """The window (..., *shape) whose first voxel is `start`; outside the array its edge continues."""
+    index = [
+        np.clip(np.arange(a, a + n), 0, size - 1) for a, n, size in zip(start, shape, array.shape[-3:], strict=True)
+    ]
+    return np.asarray(array)[(..., *np.ix_(*index))]
+
+
+def cut_mask(array: np.ndarray, start: Shape, shape: Shape) -> np.ndarray:
+    """As `cut`, with zero outside: a tumor ends where the scan does."""
+    out = np.zeros((*array.shape[:-3], *shape), array.dtype)
+    inner, outer = [], []
+    for a, n, size in zip(start, shape, array.shape[-3:], strict=True):
+        low, high = max(a, 0), min(a + n, size)
+        if low >= high:
+            return out
+        outer.append(slice(low, high))
+        inner.append(slice(low - a, high - a))
+    out[(..., *inner)] = array[(..., *outer)]
+    return out
+
+
+def place_window(box: Box, volume: Shape, window: Shape, rng: np.random.Generator | None) -> Shape:
+    """A window's start that shows `box` whole: centred on it (rng None), or anywhere it fits.
+
+    A window is kept inside the volume where the volume is larger than it.
     """
-
-    box: Box
-    volume_ml: float
-    extent_mm: Triple
-    mean: tuple[float, ...]
-    maximum: tuple[float, ...]
-    contrast: tuple[float, ...]
-    center: Triple
-
-
-@dataclass(frozen=True)
-class CaseFacts:
-    """What the fingerprint knows of one case."""
-
-    case: str
-    grid: Grid
-    tumors: tuple[TumorFacts, ...]
+    start = []
+    for a, b, size, n in zip(box.start, box.stop, volume, window, strict=True):
+        low, high = b - n, a  # the starts at which the box is inside
+        if size >= n:
+            low, high = max(low, 0), min(high, size - n)
+        else:
+            low, high = max(low, size - n), min(high, 0)
+        if low > high:  # the box touches the volume's edge and is larger than the window
+            start.append((a + b - n) // 2)
+        elif rng is None:
+            start.append(int(np.clip((a + b - n) // 2, low, high)))
+        else:
+            start.append(int(rng.integers(low, high + 1)))
+    return tuple(start)  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
-class ChannelFacts:
-    """Pooled intensities of one channel, as in `TumorFacts`. `foreground` and `image` map percentiles ("0.5" ... "99.95") to values."""
-
-    name: str
-    foreground: dict[str, float]
-    image: dict[str, float]
-    minimum: float
-    maximum: float
+def any_start(volume: Shape, window: Shape, rng: np.random.Generator) -> Shape:
+    """A window's start anywhere in the volume, or, on an axis on which it is larger, anywhere around it."""
+    return tuple(int(rng.integers(min(0, n - m), max(0, n - m) + 1)) for n, m in zip(volume, window, strict=True))  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """The facts planning needs, and nothing else of the data set. `labels` maps names to values."""
-
-    dataset: str
-    path: str
-    content_hash: str
-    file_ending: str
-    labels: dict[str, int]
-    tumor_name: str
-    tumor_label: int
-    channels: tuple[ChannelFacts, ...]
-    cases: tuple[CaseFacts, ...]
-
-    @property
-    def tumors(self) -> tuple[TumorFacts, ...]:
-        return tuple(tumor for case in self.cases for tumor in case.tumors)
-
-    def of(self, cases: Collection[str]) -> Fingerprint:
-        """The same of some cases alone; what was pooled over all stays pooled."""
-        return replace(self, cases=tuple(case for case in self.cases if case.case in cases))
+def spanning_component(mask: np.ndarray) -> np.ndarray | None:
+    """The part (X, Y, Z) bool of a mask that hangs together, by faces, edges or corners, and reaches all six faces; None without one."""
+    numbered, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    whole = tuple(slice(0, n) for n in mask.shape)
+    return next(
+        (numbered == number for number, where in enumerate(ndimage.find_objects(numbered), 1) if where == whole), None
+    )
 
 
-@dataclass(frozen=True)
-class Request:
-    """A window of a host scan on the working grid, the box to paint in and, within it, the one for the tumor.
-
-    `image`: (C, X, Y, Z) float32, the scan's own units. `box`, `place`: voxels of the window; between the two the picture fades into
-    the host, and a mask is cut off; a drawn place is of whole cells (`Method.cell`) as far as the box goes. `limits`: (C, 2), the whole scan's clip
-    limits (`windows.scan_limits`). `case`: the case whose tumor is redrawn, if it is one of the data set's.
-    """
-
-    image: np.ndarray
-    box: Box
-    place: Box
-    limits: np.ndarray
-    spacing_mm: Triple
-    case: str | None = None
+def tight_box(mask: np.ndarray) -> Box | None:
+    """The tight box of a mask (X, Y, Z); None where it is empty."""
+    spans = []
+    for axis in range(3):
+        line = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not len(line):
+            return None
+        spans.append((int(line[0]), int(line[-1]) + 1))
+    (a, b), (c, d), (e, f) = spans
+    return Box((a, c, e), (b, d, f))
 
 
-@dataclass(frozen=True)
-class Synthetic:
-    """What a method made of a request: image (C, X, Y, Z) in the scan's units, mask (X, Y, Z) in [0, 1].
-
-    `drawn` holds whatever the method drew at random and wants to have on record. `kept` (X, Y, Z) in [0, 1]: how much of the
-    host is in the image; None: all or nothing of its detail stays, as the method says (`keeps_background`).
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    drawn: Mapping[str, Any] = field(default_factory=dict)
-    kept: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part `number` (from 1) of `count` parts of a set's pairs; which pairs does not depend on how many there are in all."""
-
-    number: int
-    count: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.number}_of_{self.count}"
-
-    def owns(self, index: int) -> bool:
-        return index % self.count == self.number - 1
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How one synthetic pair came to be; one line of `provenance.jsonl`.
-
-    Outside `box`, and `healed` where an old tumor was taken away, the image is the host's voxel for voxel. `asked`: the box as it was drawn
-    or given, the same for every method; `box` is that or, around whole cells of the method's (`Method.cell`), wider. `host_hash` is of the
-    host's files, `host_voxels` of the voxels in the first (`volumes.hash_voxels`).
-    """
-
-    case: str
-    method: str
-    host: str
-    host_file: tuple[str, ...]
-    host_hash: str
-    host_voxels: str
-    seed: int
-    attempt: int
-    asked: Box
-    box: Box
-    plan_hash: str
-    weights: dict[str, str]
-    volume_ml: float
-    padded: bool
-    seconds: dict[str, float]
-    rejected: dict[str, int]
-    drawn: dict[str, Any]
-    healed: Box | None = None
+def box_around(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> Box | None:
+    """The tight box of a mask (X, Y, Z) with what lies within `reach_mm` of it, and a voxel more; None where it is empty."""
+    tight = tight_box(mask)
+    margin = tuple(math.ceil(reach_mm / s) + 1 for s in spacing_mm)
+    return None if tight is None else tight.grown(margin, mask.shape)  # type: ignore[arg-type]

@@ -14,23 +14,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorgen_cli import volumes
-from tumorgen_cli.dataset import (
-    Dataset,
-    Host,
-    cases_among,
-    check_dataset,
-    choose_workers,
-    each_case,
-    find_dataset,
-    host_labels,
-    host_scans,
-    read_dataset,
-)
-from tumorgen_cli.errors import DataError, DeviceError, Fault, TumorgenError
-from tumorgen_cli.faults import read_whole
-from tumorgen_cli.phantom import Phantoms
-from tumorgen_cli.records import Grid
+from tumorgen_cli.data import volumes
+from tumorgen_cli.data.checks import read_whole
+from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
+from tumorgen_cli.data.hosts import Host, cases_among, host_labels, host_scans
+from tumorgen_cli.data.integrity import check_dataset
+from tumorgen_cli.data.phantom import Phantoms
+from tumorgen_cli.data.workers import choose_workers, each_case
+from tumorgen_cli.geometry import Grid
+from tumorgen_cli.system.errors import DataError, DeviceError, Fault, TumorgenError
 
 CASES = ("a", "b", "c_0001")
 DESCRIPTION: dict[str, Any] = {
@@ -62,7 +54,9 @@ def raw(tmp_path: Path, grid: Grid) -> Path:
     folder = tmp_path / "Dataset123_Toy"
     for i, case in enumerate(CASES):
         for channel in (0, 1):
-            volumes.write_volume(folder / "imagesTr" / f"{case}_{channel:04d}.nii.gz", scan(grid, 10 * i + channel), grid)
+            volumes.write_volume(
+                folder / "imagesTr" / f"{case}_{channel:04d}.nii.gz", scan(grid, 10 * i + channel), grid
+            )
         volumes.write_volume(folder / "labelsTr" / f"{case}.nii.gz", mark(grid), grid)
     describe(folder)
     return folder
@@ -76,12 +70,15 @@ def faults_of(folder: Path, tumor_label: str | None = None) -> TumorgenError:
 
 def has(error: TumorgenError, where: str, found: str, expected: str, remedy: str) -> None:
     """Asserts that one fault says all four, and that the message shows them."""
-    hits = [f for f in error.faults if where in f.where and found in f.found and expected in f.expected and remedy in f.remedy]
+    hits = [
+        f
+        for f in error.faults
+        if where in f.where and found in f.found and expected in f.expected and remedy in f.remedy
+    ]
     assert len(hits) == 1, f"{len(hits)} faults say {(where, found, expected, remedy)} in\n{error}"
     assert str(hits[0]) in str(error)
 
 
-# -- finding -----------------------------------------------------------------------------------------------------
 def test_a_dataset_is_found_by_path_id_and_name(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_raw", str(raw.parent))
     assert find_dataset(str(raw)) == find_dataset("123") == find_dataset("Dataset123_Toy") == raw
@@ -109,7 +106,6 @@ def test_an_id_of_two_folders_is_refused(raw: Path, monkeypatch: pytest.MonkeyPa
     has(caught.value, "dataset 123", "Dataset123_Toy, Dataset123_Twin", "one folder per id", "whole name")
 
 
-# -- a sound dataset ---------------------------------------------------------------------------------------------
 def test_a_sound_dataset_is_read(raw: Path) -> None:
     (raw / "imagesTs").mkdir()
     (raw / "imagesTs" / "what.png").touch()
@@ -134,7 +130,6 @@ def test_phantoms_are_sound(phantoms: Phantoms) -> None:
     assert check_dataset(read_dataset(phantoms.dataset), 0) == ()
 
 
-# -- dataset.json ------------------------------------------------------------------------------------------------
 def test_a_missing_or_broken_dataset_json(raw: Path) -> None:
     (raw / "dataset.json").write_text("{'labels': 1}")
     has(faults_of(raw), "dataset.json", "line 1", "valid JSON", "nnU-Net v2")
@@ -151,13 +146,19 @@ def test_a_missing_or_broken_dataset_json(raw: Path) -> None:
         ({"numTraining": None}, ("numTraining", "missing", "a value", 'add "numTraining"')),
         ({"numTraining": "3"}, ("numTraining", "'3'", "number of cases", "whole number")),
         ({"channel_names": None}, ("channel_names", "missing", "a value", 'add "channel_names"')),
-        ({"channel_names": None, "modality": {"0": "PET"}}, ("channel_names", "modality", "a value", 'rename "modality"')),
+        (
+            {"channel_names": None, "modality": {"0": "PET"}},
+            ("channel_names", "modality", "a value", 'rename "modality"'),
+        ),
         ({"channel_names": ["PET"]}, ("channel_names", "['PET']", "an object", "_0000 is channel 0")),
         ({"channel_names": {}}, ("channel_names", "{}", "an object", "_0000 is channel 0")),
         ({"channel_names": {"0": "PET", "2": "CT"}}, ("channel_names", "'2'", "without gaps", "_0000 is channel 0")),
         ({"labels": ["tumor"]}, ("labels", "['tumor']", "an object", "names and values")),
         ({"labels": {"0": "background", "1": "tumor"}}, ("labels", "values first", "background", "swap")),
-        ({"labels": {"background": 0, "whole": [1, 2]}}, ("labels.whole", "a region, [1, 2]", "one whole", "not supported")),
+        (
+            {"labels": {"background": 0, "whole": [1, 2]}},
+            ("labels.whole", "a region, [1, 2]", "one whole", "not supported"),
+        ),
         ({"labels": {"background": 0, "tumor": "1"}}, ("labels.tumor", "'1'", "one whole number", "voxel value")),
         ({"labels": {"background": 0, "tumor": True}}, ("labels.tumor", "True", "one whole number", "voxel value")),
         ({"labels": {"background": 0, "tumor": 2}}, ("labels", "tumor = 2", "without gaps", "renumber")),
@@ -179,7 +180,6 @@ def test_all_faults_of_dataset_json_come_at_once(raw: Path) -> None:
     assert len(faults_of(raw).faults) == 4
 
 
-# -- the tumor label ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("others", "name"),
     [
@@ -223,7 +223,6 @@ def test_the_tumor_label_can_be_named(raw: Path) -> None:
         )
 
 
-# -- files -------------------------------------------------------------------------------------------------------
 def test_faults_of_file_names_come_at_once(raw: Path) -> None:
     images, labels = raw / "imagesTr", raw / "labelsTr"
     (images / "a_0001.nii.gz").unlink()
@@ -311,7 +310,9 @@ def test_two_and_four_dimensions_are_refused(raw: Path) -> None:
         sitk.GetImageFromArray(np.ones((2, 8, 10, 12), np.float32), isVector=False), str(raw / "imagesTr/a_0000.nii.gz")
     )
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((10, 12), np.float32)), str(raw / "imagesTr/b_0000.nii.gz"))
-    sitk.WriteImage(sitk.GetImageFromArray(np.ones((8, 10, 12, 3), np.float32), isVector=True), str(raw / "labelsTr/b.nii.gz"))
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.ones((8, 10, 12, 3), np.float32), isVector=True), str(raw / "labelsTr/b.nii.gz")
+    )
     error = faults_of(raw)
     has(error, "a_0000.nii.gz", "12×10×8×2", "3D scalar volume", "one 3D file per channel")
     has(error, "b_0000.nii.gz", "12×10", "3D scalar volume", "one 3D file per channel")
@@ -370,7 +371,6 @@ def test_names_and_voxels_are_told_in_one_error(raw: Path, grid: Grid) -> None:
     assert pickle.loads(pickle.dumps(error)).faults == error.faults
 
 
-# -- several processes -------------------------------------------------------------------------------------------
 def _name(dataset: Dataset, case: str) -> str:
     return f"{case} {os.getpid()}"
 
@@ -416,7 +416,6 @@ def test_the_number_of_workers(raw: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert choose_workers(dataset) == 1
 
 
-# -- host scans --------------------------------------------------------------------------------------------------
 @pytest.fixture
 def hosts(tmp_path: Path, grid: Grid) -> Path:
     folder = tmp_path / "hosts"
@@ -428,7 +427,9 @@ def hosts(tmp_path: Path, grid: Grid) -> Path:
 
 def test_host_scans_are_grouped_by_case(hosts: Path, raw: Path, phantoms: Phantoms) -> None:
     found = host_scans(hosts, ("PET", "CT"), ".nrrd")
-    assert found == tuple(Host(case, (hosts / f"{case}_0000.nii.gz", hosts / f"{case}_0001.nii.gz")) for case in ("x", "y"))
+    assert found == tuple(
+        Host(case, (hosts / f"{case}_0000.nii.gz", hosts / f"{case}_0001.nii.gz")) for case in ("x", "y")
+    )
     hosts.rename(hosts.parent / "imagesTr")
     assert [host.case for host in host_scans(hosts.parent, ("PET", "CT"))] == ["x", "y"]
     assert [host.case for host in host_scans(raw, ("pet", "ct"))] == list(CASES)
@@ -442,7 +443,11 @@ def test_cases_among_scans_are_known_by_their_voxels(tmp_path: Path, monkeypatch
     arrays |= {"Somebody": arrays["b"].astype(np.float32), "a_again": rng.integers(0, 99, (4, 5, 6))}
     for name, array in arrays.items():
         ending = ".nii" if name == "Somebody" else ".nii.gz"
-        volumes.write_volume(tmp_path / f"{name}{ending}", array.astype(np.float32 if name == "Somebody" else np.int16), Grid(array.shape, (1, 1, 2)))
+        volumes.write_volume(
+            tmp_path / f"{name}{ending}",
+            array.astype(np.float32 if name == "Somebody" else np.int16),
+            Grid(array.shape, (1, 1, 2)),
+        )
     paths = {path.name.split(".")[0]: path for path in tmp_path.iterdir()}
     cases = SimpleNamespace(image_files=lambda case: (paths[case],))
     read, read_volume = [], volumes.read_volume
@@ -458,9 +463,15 @@ def test_label_files_of_hosts(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     labels = {"background": 0, "liver": 1, "tumor": 2}
     assert host_labels(tmp_path, labels, "tumor") == {"x": tmp_path / "labelsTr" / "x.nii.gz"}
-    for declared, known in (({"background": 0, "liver": 1}, True), ({**labels, "spleen": 3}, False), ({"background": 0, "liver": 2}, False)):
+    for declared, known in (
+        ({"background": 0, "liver": 1}, True),
+        ({**labels, "spleen": 3}, False),
+        ({"background": 0, "liver": 2}, False),
+    ):
         (tmp_path / "dataset.json").write_text(json.dumps({"labels": declared}))
-        assert [*host_labels(tmp_path / "imagesTr", labels, "tumor")] == ["x"] * known  # else its values mean something else
+        assert [*host_labels(tmp_path / "imagesTr", labels, "tumor")] == [
+            "x"
+        ] * known  # else its values mean something else
     assert host_labels(tmp_path / "labelsTr", labels, "tumor") == {}
 
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli import volumes
-from tumorgen_cli.dataset import CaseVoxels, host_scans, read_dataset
-from tumorgen_cli.files import hash_file
-from tumorgen_cli.fingerprint import make_fingerprint, measure_tumors
-from tumorgen_cli.phantom import SHAPE, SMALL_SHAPE, Phantom, Phantoms, draw_phantom, write_phantoms
+from tumorgen_cli.data import volumes
+from tumorgen_cli.data.dataset import read_dataset
+from tumorgen_cli.data.hosts import host_scans
+from tumorgen_cli.data.integrity import CaseVoxels
+from tumorgen_cli.data.phantom import SHAPE, SMALL_SHAPE, Phantom, Phantoms, draw_phantom, write_phantoms
+from tumorgen_cli.planning.fingerprint import make_fingerprint, measure_tumors
+from tumorgen_cli.system.files import hash_file
 
 
 def hashes(places: Phantoms) -> dict[str, str]:

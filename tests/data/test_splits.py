@@ -5,13 +5,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from conftest import plan_toy
-from test_cli import call, told
+from support.command_line import call, told
+from support.workspaces import plan_toy
 
-from tumorgen_cli.errors import DataError, PlanError
-from tumorgen_cli.files import write_json
-from tumorgen_cli.folds import check_folds, folds_with, make_splits, nnunet_folds, written_folds
-from tumorgen_cli.workspace import Splits, Workspace
+from tumorgen_cli.data.splits import Splits, check_folds, folds_with, make_splits, nnunet_folds, written_folds
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system.errors import DataError, PlanError
+from tumorgen_cli.system.json_records import write_json
 
 CASES = tuple(f"c{i}" for i in range(7))
 OWN = [{"train": ["c2", "c3"], "val": ["c0"]}, {"train": ["c0", "c3"], "val": ["c2", "c4"]}]
@@ -29,7 +29,10 @@ def test_the_file_beside_the_data_comes_before_the_preprocessed_one(dataset, tmp
     write_json(tmp_path / "ready" / dataset.name / "splits_final.json", OWN[1:])
     assert make_splits(dataset, None) == Splits(("c0", "c3"), ("c2", "c4"))
     write_json(dataset.path / "splits_final.json", OWN)
-    assert written_folds(dataset) == (dataset.path / "splits_final.json", [Splits(("c2", "c3"), ("c0",)), Splits(("c0", "c3"), ("c2", "c4"))])
+    assert written_folds(dataset) == (
+        dataset.path / "splits_final.json",
+        [Splits(("c2", "c3"), ("c0",)), Splits(("c0", "c3"), ("c2", "c4"))],
+    )
     assert make_splits(dataset, None) == Splits(("c2", "c3"), ("c0",))
     assert make_splits(dataset, 1) == Splits(("c0", "c3"), ("c2", "c4"), 1)
     with pytest.raises(PlanError, match=r"(?s)2 in .*splits_final\.json.*or remove"):
@@ -54,7 +57,9 @@ def test_every_fault_of_the_file_is_told(dataset):
     assert make_splits(dataset, None) == Splits(("c0",), ("c1",))  # a fold that nobody asks for may be anything
     with pytest.raises(DataError) as error:
         make_splits(dataset, 1)
-    assert [fault.found for fault in error.value.faults] == ["a case that the data set lacks"] * 2 + ["in train and val of fold 1"]
+    assert [fault.found for fault in error.value.faults] == ["a case that the data set lacks"] * 2 + [
+        "in train and val of fold 1"
+    ]
     with pytest.raises(DataError):
         check_folds(dataset, path, dict(enumerate(written_folds(dataset)[1])))
     for content in ([], [{"train": []}], {"a": 1}):
@@ -78,7 +83,11 @@ def test_the_folds_beside_a_workspaces_own(dataset):
 @pytest.mark.parametrize("command", [("plan",), ("run", "--healthy", "hosts")])
 def test_a_fold_that_is_not_there_is_told(phantoms, tmp_path, monkeypatch, command):
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
-    told_ = told(call(command[0], phantoms.dataset, *command[1:], "-w", tmp_path / "work", "--fold", 7, "--device", "cpu", code=1))
+    told_ = told(
+        call(
+            command[0], phantoms.dataset, *command[1:], "-w", tmp_path / "work", "--fold", 7, "--device", "cpu", code=1
+        )
+    )
     assert "--fold 7" in told_
     assert "0 to 4" in told_
 
@@ -96,5 +105,7 @@ def test_a_workspace_keeps_its_fold(phantoms, tmp_path, monkeypatch):
     assert workspace.splits() == first
     plan_toy(workspace, str(phantoms.dataset), fold=0)
     assert workspace.splits() == Splits(first.train[:1], first.train[1:], 0)
-    workspace.splits_file.write_text(json.dumps({"train": first.train, "test": first.test}))  # of a plan that asked for none
+    workspace.splits_file.write_text(
+        json.dumps({"train": first.train, "test": first.test})
+    )  # of a plan that asked for none
     assert workspace.splits() == replace(first, fold=None)

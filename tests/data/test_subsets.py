@@ -5,13 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from tumorgen_cli.dataset import organ_labels, read_dataset
-from tumorgen_cli.errors import DataError, PlanError
-from tumorgen_cli.organs import organ_cases, organs_of, tumor_free_subset
-from tumorgen_cli.records import Grid
-from tumorgen_cli.subsets import write_subset
-from tumorgen_cli.volumes import read_volume, write_volume
-from tumorgen_cli.workspace import Splits
+from tumorgen_cli.data.dataset import organ_labels, read_dataset
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.subsets import organ_cases, organs_of, tumor_free_subset, write_subset
+from tumorgen_cli.data.volumes import read_volume, write_volume
+from tumorgen_cli.geometry import Grid
+from tumorgen_cli.system.errors import DataError, PlanError
 
 GRID = Grid((20, 16, 12), (2.0, 2.0, 3.0))
 LIVER, PANCREAS, TUMOR = 1, 2, 3
@@ -34,9 +33,13 @@ def test_what_nnunet_ignores_is_no_organ():
 def dataset(tmp_path):
     root = tmp_path / "Dataset005_Organs"
     cases = {
-        "a_liver": labels((4, 5, 4)), "b_pancreas": labels((13, 5, 4)), "c_both": labels((4, 5, 4), (13, 5, 4)), "d_none": labels(),
-        "e_two": labels((4, 3, 4), (4, 9, 4)), "f_air": labels((0, 0, 0)) * (labels((0, 0, 0)) == TUMOR),
-    }  # fmt: skip
+        "a_liver": labels((4, 5, 4)),
+        "b_pancreas": labels((13, 5, 4)),
+        "c_both": labels((4, 5, 4), (13, 5, 4)),
+        "d_none": labels(),
+        "e_two": labels((4, 3, 4), (4, 9, 4)),
+        "f_air": labels((0, 0, 0)) * (labels((0, 0, 0)) == TUMOR),
+    }
     rng = np.random.default_rng(0)
     for name, array in cases.items():
         write_volume(root / "labelsTr" / f"{name}.nii.gz", array, GRID)
@@ -58,7 +61,10 @@ def test_the_organ_around_a_tumor():
 
 
 def test_cases_by_organ(dataset):
-    assert organ_cases(dataset, "liver", dataset.cases) == ["a_liver", "e_two"]  # with tumors in both a case counts for neither
+    assert organ_cases(dataset, "liver", dataset.cases) == [
+        "a_liver",
+        "e_two",
+    ]  # with tumors in both a case counts for neither
     assert organ_cases(dataset, "pancreas", ["a_liver", "b_pancreas"]) == ["b_pancreas"]
     with pytest.raises(PlanError, match="did you mean liver"):
         organ_cases(dataset, "livr", dataset.cases)
@@ -96,7 +102,11 @@ def test_no_case_is_free_of_tumors_that_may_have_one(dataset, tmp_path):
 
     assert free("hcc", liver=1, pancreas=2, hcc=3) == ["d_none"]  # the plan's tumor
     assert free("tumor", liver=1, pancreas=2, lesion=3) == ["d_none"]
-    for names in ({"liver": 1, "pancreas": 2, "hcc": 3}, {"ET": 1, "WT": 2, "TC": 3}, {"liver tumor": 1, "pancreas": 2, "metastasis": 3}):
+    for names in (
+        {"liver": 1, "pancreas": 2, "hcc": 3},
+        {"ET": 1, "WT": 2, "TC": 3},
+        {"liver tumor": 1, "pancreas": 2, "metastasis": 3},
+    ):
         with pytest.raises(DataError, match="with --healthy instead of --paint-in"):
             free("tumor", **names)
     with pytest.raises(DataError, match="with --healthy instead of --paint-in"):

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorgen_cli import volumes
-from tumorgen_cli.errors import DataError, StateError
-from tumorgen_cli.records import Box, Grid
-from tumorgen_cli.volumes import resample, same_geometry, working_grid
+from tumorgen_cli.data import volumes
+from tumorgen_cli.data.volumes import resample, same_geometry, working_grid
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.system.errors import DataError, StateError
 
 
 def place(grid, index):
     """Where an index (voxel centres are whole numbers) lies in mm."""
-    return np.array(grid.origin_mm) + np.array(grid.direction).reshape(3, 3) @ (np.array(index, float) * np.array(grid.spacing_mm))
+    return np.array(grid.origin_mm) + np.array(grid.direction).reshape(3, 3) @ (
+        np.array(index, float) * np.array(grid.spacing_mm)
+    )
 
 
 def corners(grid):
@@ -30,7 +32,6 @@ def ramp(grid, slope=(0.3, -0.2, 0.15)):
     return (mm @ np.array(slope)).astype(np.float32)
 
 
-# -- files -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
 def test_a_volume_comes_back(tmp_path, grid, dtype):
     array = np.random.default_rng(0).integers(0, 200, grid.shape).astype(dtype)
@@ -103,7 +104,6 @@ def test_no_space_left(tmp_path, grid, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-# -- grids -----------------------------------------------------------------------------------------------------
 def test_a_subgrid_of_whole_voxels_is_the_slice(grid):
     box = Box((2, 1, 3), (9, 8, 7))
     part = grid.subgrid(box.start, grid.spacing_mm, box.shape)
@@ -118,7 +118,9 @@ def test_a_subgrids_corner_lies_at_start(grid):
     part = grid.subgrid((1.5, -2.0, 0.25), (1.0, 4.0, 2.5), (6, 5, 4))
     np.testing.assert_allclose(place(part, (-0.5,) * 3), place(grid, (1.0, -2.5, -0.25)), atol=1e-9)
     assert part.direction == grid.direction
-    np.testing.assert_allclose(np.linalg.norm(corners(part)[0] - corners(part)[-1]), np.linalg.norm(part.extent_mm), atol=1e-9)
+    np.testing.assert_allclose(
+        np.linalg.norm(corners(part)[0] - corners(part)[-1]), np.linalg.norm(part.extent_mm), atol=1e-9
+    )
 
 
 def test_the_working_grid_covers_the_same_extent(grid):
@@ -127,7 +129,9 @@ def test_the_working_grid_covers_the_same_extent(grid):
     assert onto.shape == (8, 10, 13)
     np.testing.assert_allclose(corners(onto)[0], corners(grid)[0], atol=1e-9)
     assert all(abs(a - b) <= 3.1 / 2 for a, b in zip(onto.extent_mm, grid.extent_mm, strict=True))
-    assert working_grid(grid, grid.spacing_mm) == grid or np.allclose(corners(working_grid(grid, grid.spacing_mm)), corners(grid))
+    assert working_grid(grid, grid.spacing_mm) == grid or np.allclose(
+        corners(working_grid(grid, grid.spacing_mm)), corners(grid)
+    )
     np.testing.assert_allclose(corners(working_grid(grid, (4.0, 6.0, 10.0))), corners(grid), atol=1e-9)
     assert working_grid(grid, (1000.0, 3.0, 5.0)).shape == (1, 10, 8)
 
@@ -137,7 +141,6 @@ def test_voxel_volume(grid):
     assert grid.extent_mm == (24.0, 30.0, 40.0)
 
 
-# -- resampling ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("order", ["nearest", "linear", "cubic"])
 def test_resampling_onto_itself_changes_nothing(grid, order):
     image = np.random.default_rng(2).normal(size=grid.shape).astype(np.float32)
@@ -158,8 +161,13 @@ def test_a_linear_image_stays_what_it_is_in_space(grid, order, atol):
 
 
 def test_there_and_back(grid):
-    image = np.asarray(sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(
-        np.random.default_rng(3).normal(size=grid.shape).astype(np.float32)), 2.0)))  # fmt: skip
+    image = np.asarray(
+        sitk.GetArrayFromImage(
+            sitk.SmoothingRecursiveGaussian(
+                sitk.GetImageFromArray(np.random.default_rng(3).normal(size=grid.shape).astype(np.float32)), 2.0
+            )
+        )
+    )
     fine = working_grid(grid, tuple(s / 2 for s in grid.spacing_mm))
     back = resample(resample(image, grid, fine, "cubic"), fine, grid, "linear")
     assert np.abs(back - image)[1:-1, 1:-1, 1:-1].max() < 0.1 * np.abs(image).max()

@@ -9,101 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fingerprint_of, tumors_of
+from support.sets import BOX, GRID, SHAPE, SPACING, SPLITS, Threshold, ball, provenance, scan, write_case, write_set
+from support.workspaces import fingerprint_of, tumors_of
 
-from tumorgen_cli import evaluation, pipeline, report
-from tumorgen_cli.errors import StateError
-from tumorgen_cli.evaluation import evaluate_set, evaluation_steps, read_scores, window_around, write_page
-from tumorgen_cli.files import hash_files, to_plain
-from tumorgen_cli.metrics.features import hand_made
-from tumorgen_cli.plan import ChannelPlan, PastePlan, Plan, WindowPlan
-from tumorgen_cli.records import Box, Grid, Provenance
-from tumorgen_cli.volumes import read_image, read_volume, write_volume
-from tumorgen_cli.windows import tight_box
-from tumorgen_cli.workspace import Splits
-
-SPACING = (4.0, 4.0, 5.0)
-SHAPE = (26, 22, 18)
-GRID = Grid(SHAPE, SPACING, (-40.0, 10.0, 5.0))
-SPLITS = Splits(("t1", "t2", "t3", "t4"), ("h1", "h2"))
-BOX = Box((8, 6, 4), (17, 15, 13))
-
-
-class Threshold:
-    """Stands in for a judge: above 3 is tumor."""
-
-    usual_extent_mm = (1000.0, 1000.0, 1000.0)
-
-    folder, hash, tumor_labels = Path("threshold"), "0123", (1,)
-
-    def __init__(self):
-        self.asked = 0
-
-    def tumor(self, image, grid):
-        assert image.shape == (1, *grid.shape)
-        self.asked += 1
-        return image[0] > 3
-
-
-def ball(center, radius_mm):
-    axes = [(np.arange(n) - c) * s for n, c, s in zip(SHAPE, center, SPACING, strict=True)]
-    return sum(a**2 for a in np.meshgrid(*axes, indexing="ij")) <= radius_mm**2
-
-
-def scan(tumor, uptake, seed):
-    image = 1 + 0.1 * np.random.default_rng(seed).normal(size=SHAPE)
-    return np.where(tumor, image * uptake, image).astype(np.float32)
-
-
-def write_case(folder, case, image, labels):
-    write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", image, GRID)
-    write_volume(folder / "labelsTr" / f"{case}.nii.gz", labels.astype(np.uint8), GRID)
-
-
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("real")
-    for i, case in enumerate((*SPLITS.train, *SPLITS.test)):
-        tumor = ball((12 + i % 3, 10, 9 - i % 2), 12 + 2 * i)
-        write_case(folder, case, scan(tumor, 5 + i, i), tumor * 2)
-    return Plan(
-        schema=1, dataset="D", dataset_path=str(folder), fingerprint_hash="f", file_ending=".nii.gz",
-        labels={"background": 0, "organ": 1, "tumor": 2}, tumor_name="tumor", tumor_label=2,
-        channels=(ChannelPlan("PET", "dataset", 0.0, 12.0, 0.5),), main_channel=0, window=WindowPlan((5.0, 5.0, 5.0), (16, 16, 16), 0.1),
-        paste=PastePlan(7.5, 10, 0.1, 6.0, (0,)), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
-        methods={}, decisions=(),
-    )  # fmt: skip
-
-
-def provenance(case, host, box=BOX):
-    return Provenance(
-        case, "toy", host, (f"{host}_0000.nii.gz",), "hh", "vv", 3, 0, box, box, "pp", {"flow": "ww"}, 1.0, False,
-        {"method": 0.2, "total": 0.5}, {"empty": 1}, {},
-    )  # fmt: skip
-
-
-def write_set(folder, pairs):
-    lines = []
-    for case, host, image, labels in pairs:
-        write_case(folder, case, image, labels)
-        lines.append(json.dumps(to_plain(provenance(case, host))) + "\n")
-    (folder / "provenance.jsonl").write_text("".join(lines))
-    (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
-    return folder
-
-
-@pytest.fixture
-def synthetic(tmp_path):
-    """Three pairs: one the judge agrees with, one shifted by two voxels, one it cannot see; organs around are labelled 1."""
-    organ = np.zeros(SHAPE, np.uint8)
-    organ[2:5] = 1
-    seen, half, faint = ball((12, 10, 8), 14), ball((13, 10, 8), 10), ball((12, 10, 9), 14)
-    pairs = [
-        ("a", "x", scan(seen, 6, 11), organ + 2 * seen),
-        ("b", "x", scan(np.roll(half, 2, 0), 6, 12), organ + 2 * half),
-        ("c", "y", scan(faint, 1.5, 13), organ + 2 * faint),
-    ]
-    return write_set(tmp_path / "synthetic" / "toy", pairs)
+from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
+from tumorgen_cli.evaluation import cases
+from tumorgen_cli.evaluation import evaluate as evaluate_module
+from tumorgen_cli.evaluation import measure as measure_module
+from tumorgen_cli.evaluation.evaluate import evaluate_set, evaluation_steps, read_scores
+from tumorgen_cli.evaluation.measure import window_around
+from tumorgen_cli.evaluation.reports import one_set
+from tumorgen_cli.evaluation.reports.one_set import write_page
+from tumorgen_cli.geometry import Box, Grid, tight_box
+from tumorgen_cli.metrics.feature_networks import hand_made
+from tumorgen_cli.pipeline import evaluate as pipeline_evaluate
+from tumorgen_cli.planning.plan import ChannelPlan
+from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.files import hash_files
+from tumorgen_cli.system.json_records import to_plain
 
 
 def evaluate(plan, folder, judge, tmp_path):
@@ -124,7 +47,11 @@ def test_scores_of_a_set(plan, synthetic, tmp_path):
     assert a.statistics.contrast == pytest.approx(5, abs=0.2)
     assert b.host == "x"
     assert scores.agreement.of("dice").synthetic.mean == pytest.approx((1 + b.verdict.dice) / 3)
-    assert scores.agreement.of("dice").synthetic.low <= scores.agreement.of("dice").synthetic.mean <= scores.agreement.of("dice").synthetic.high
+    assert (
+        scores.agreement.of("dice").synthetic.low
+        <= scores.agreement.of("dice").synthetic.mean
+        <= scores.agreement.of("dice").synthetic.high
+    )
     assert scores.agreement.of("dice").real.mean == 1  # the threshold finds every real tumor
     assert scores.agreement.of("dice").real.count == 2
     assert (scores.agreement.synthetic_lesions.lesions, scores.agreement.synthetic_lesions.missed) == (3, 1)
@@ -138,9 +65,15 @@ def test_scores_of_a_set(plan, synthetic, tmp_path):
     assert 0 < contrast.ks <= 1
     assert {(row.plane, row.place, row.measure) for row in scores.planes} == {
         (plane, place, measure)
-        for plane in ("axial", "coronal", "sagittal", "all") for place in ("middle", "tumor") for measure in ("frechet", "kernel")
-    }  # fmt: skip
-    assert all(min(row.whole.value, row.matched.value, row.floor.value) > 0 for row in scores.planes if row.measure == "frechet")
+        for plane in ("axial", "coronal", "sagittal", "all")
+        for place in ("middle", "tumor")
+        for measure in ("frechet", "kernel")
+    }
+    assert all(
+        min(row.whole.value, row.matched.value, row.floor.value) > 0
+        for row in scores.planes
+        if row.measure == "frechet"
+    )
     assert math.isnan(scores.reader.auc)
     assert "10 of each" in scores.reader.reason
     assert {pair.case for pair in scores.novelty.pairs} == {"a", "b", "c"}
@@ -153,13 +86,20 @@ def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
     own = hash_files([Path(plan.dataset_path) / "imagesTr" / "t1_0000.nii.gz"])
     tight = tight_box(old)
     short = Box(tight.start, (tight.stop[0] - 1, *tight.stop[1:]))
-    lines = [replace(provenance(case, "t1", box), host_hash=own) for case, box in (("a", BOX), ("b", tight), ("c", short))]
+    lines = [
+        replace(provenance(case, "t1", box), host_hash=own) for case, box in (("a", BOX), ("b", tight), ("c", short))
+    ]
     lines.append(provenance("d", "t1"))
     (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
     scores = evaluate(plan, folder, None, tmp_path)
     assert (scores.redrawn_volume.count, scores.redrawn_volume.median) == (2, pytest.approx(new.sum() / old.sum()))
-    assert "volume over that of the tumor it replaces (2)" in (tmp_path / "evaluation" / "toy" / "report.html").read_text()
-    assert ("volume of a redrawn tumor over the old one's, median", f"{new.sum() / old.sum():.2f}; pairs: 2") in pipeline._score_rows(scores)
+    assert (
+        "volume over that of the tumor it replaces (2)" in (tmp_path / "evaluation" / "toy" / "report.html").read_text()
+    )
+    assert (
+        "volume of a redrawn tumor over the old one's, median",
+        f"{new.sum() / old.sum():.2f}; pairs: 2",
+    ) in pipeline_evaluate._score_rows(scores)
 
 
 def test_files(plan, synthetic, tmp_path):
@@ -175,7 +115,7 @@ def test_files(plan, synthetic, tmp_path):
 
 def test_a_rerun_asks_nothing_again(plan, synthetic, tmp_path, monkeypatch):
     first, judge = evaluate(plan, synthetic, Threshold(), tmp_path), Threshold()
-    monkeypatch.setattr(evaluation, "describe_tumor", None)  # would fail if called
+    monkeypatch.setattr(measure_module, "describe_tumor", None)  # would fail if called
     assert str(evaluate(plan, synthetic, judge, tmp_path)) == str(first)
     assert judge.asked == 0
     other = Threshold()
@@ -201,7 +141,7 @@ def test_without_a_judge(plan, synthetic, tmp_path):
     assert scores.comparisons[0].synthetic.count == 3
     assert math.isnan(read_scores(tmp_path / "evaluation" / "toy" / "scores.json").agreement.of("dice").synthetic.mean)
     for channel, unit in (("PET", "SUV"), ("T1", "scan ranges")):
-        rows = dict(pipeline._score_rows(replace(scores, channel=channel)))
+        rows = dict(pipeline_evaluate._score_rows(replace(scores, channel=channel)))
         assert f" {unit}; training" in rows["mean intensity, median"]
         assert f" {unit}/mm; training" in rows["boundary gradient, median"]
 
@@ -234,13 +174,13 @@ def test_missing_files_are_all_told(plan, synthetic, tmp_path):
         evaluate(plan, synthetic, None, tmp_path)
     assert len(error.value.faults) == 3
     with pytest.raises(StateError, match="real cases"):
-        evaluation.real_tumors(replace(plan, dataset_path="/nowhere"), fingerprint_of(plan, SPLITS), SPLITS)
+        cases.real_tumors(replace(plan, dataset_path="/nowhere"), fingerprint_of(plan, SPLITS), SPLITS)
     (synthetic / "provenance.jsonl").write_text('{"case": "a"}\nnonsense\n')
     with pytest.raises(StateError, match="line 2"):
-        evaluation.read_provenance(synthetic)
+        evaluate_module.read_provenance(synthetic)
     (synthetic / "dataset.json").unlink()
     with pytest.raises(StateError, match="tumorgen synthesize"):
-        evaluation.synthetic_cases(plan, synthetic)
+        cases.synthetic_cases(plan, synthetic)
 
 
 def test_window_is_centred_and_kept_inside(plan):
@@ -265,17 +205,33 @@ def test_real_tumors_count_one_by_one(plan, tmp_path, monkeypatch):
     """A pair holds one tumor; a case with two is two, or a copy of one of them would look new."""
     folder = tmp_path / "real"
     for case in (*SPLITS.train, *SPLITS.test):
-        image, labels = (read_volume(Path(plan.dataset_path) / name)[0] for name in (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz"))
+        image, labels = (
+            read_volume(Path(plan.dataset_path) / name)[0]
+            for name in (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz")
+        )
         write_case(folder, case, image, labels)
     large, small, crumb = ball((12, 10, 8), 14), ball((21, 10, 9), 9), ball((3, 3, 3), 1)
     image = scan(large | small, 6, 4)
     write_case(folder, "t1", image, 2 * (large | small | crumb))
     plan = replace(plan, dataset_path=str(folder))
-    copy = write_set(tmp_path / "synthetic" / "toy", [("a", "x", image, 2 * large), ("b", "y", scan(large, 5, 9), 2 * large)])
+    copy = write_set(
+        tmp_path / "synthetic" / "toy", [("a", "x", image, 2 * large), ("b", "y", scan(large, 5, 9), 2 * large)]
+    )
     read: list[Path] = []
-    monkeypatch.setattr(evaluation, "read_image", lambda paths: (read.extend(paths), read_image(paths))[1])
-    scores = evaluate_set(plan, tumors_of(plan, SPLITS), copy, tmp_path / "evaluation" / "toy", Threshold(), hand_made(), 0, lambda *_: None)
-    assert len(read) == len(set(read)) == len({case.host for case in scores.cases})  # a scan is read once for all that is in it
+    monkeypatch.setattr(cases, "read_image", lambda paths: (read.extend(paths), read_image(paths))[1])
+    scores = evaluate_set(
+        plan,
+        tumors_of(plan, SPLITS),
+        copy,
+        tmp_path / "evaluation" / "toy",
+        Threshold(),
+        hand_made(),
+        0,
+        lambda *_: None,
+    )
+    assert (
+        len(read) == len(set(read)) == len({case.host for case in scores.cases})
+    )  # a scan is read once for all that is in it
     names = [case.case for case in scores.of("train")]
     assert names == ["t1_tumor1", "t1_tumor2", "t2", "t3", "t4"]
     first, second = scores.of("train")[:2]
@@ -290,7 +246,7 @@ def test_real_tumors_count_one_by_one(plan, tmp_path, monkeypatch):
     before = tumors_of(plan, SPLITS)[0]
     write_case(folder, "t1", image, 2 * small)
     with pytest.raises(StateError, match="not where it was"):
-        evaluation.read_tumor(plan, before)
+        cases.read_tumor(plan, before)
 
 
 def turned(array):
@@ -299,7 +255,12 @@ def turned(array):
 
 
 _ORDER = (2, 0, 1)
-TURNED = Grid(tuple(SHAPE[a] for a in _ORDER), tuple(SPACING[a] for a in _ORDER), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, -1.0, -1.0, 0.0, 0.0))
+TURNED = Grid(
+    tuple(SHAPE[a] for a in _ORDER),
+    tuple(SPACING[a] for a in _ORDER),
+    (0.0, 0.0, 0.0),
+    (0.0, 1.0, 0.0, 0.0, 0.0, -1.0, -1.0, 0.0, 0.0),
+)
 
 
 def test_a_scan_counts_the_same_however_it_is_stored(plan, tmp_path):
@@ -313,8 +274,10 @@ def test_a_scan_counts_the_same_however_it_is_stored(plan, tmp_path):
         write_volume(tmp_path / f"{name}_0000.nii.gz", store(image), grid)
         write_volume(tmp_path / f"{name}.nii.gz", store(2 * tumor).astype(np.uint8), grid)
         where = tight_box(store(mark))
-        files = evaluation.CaseFiles("synthetic", name, "x", (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz", where, where)
-        found.append(evaluation.measure_case(plan, files, tmp_path / "cache"))
+        files = cases.CaseFiles(
+            "synthetic", name, "x", (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz", where, where
+        )
+        found.append(measure_module.measure_case(plan, files, tmp_path / "cache"))
     one, other = found
     for plane, seen in one.slices.items():
         np.testing.assert_allclose(seen, other.slices[plane], atol=1e-5)
@@ -326,7 +289,9 @@ def test_the_middle_is_that_of_the_scan(plan):
     """The paper's protocol; through the tumor is another slice wherever the scan is larger than the window."""
     image = np.zeros((1, *SHAPE), np.float32)
     image[0, 13], image[0, 6:8] = 12, 3
-    found = evaluation.slices_of(plan, image, replace(GRID, spacing_mm=(5.0, 5.0, 5.0)), Box((5, 5, 5), (9, 9, 9)), np.array([[0.0, 12.0]]))
+    found = measure_module.slices_of(
+        plan, image, replace(GRID, spacing_mm=(5.0, 5.0, 5.0)), Box((5, 5, 5), (9, 9, 9)), np.array([[0.0, 12.0]])
+    )
     middle, tumor = found["sagittal"][:, 0]
     assert middle.mean() == pytest.approx(1)
     assert tumor.mean() == pytest.approx(0.5)  # the square root of a quarter
@@ -346,16 +311,25 @@ def test_a_box_that_was_widened_is_judged_where_it_was_asked_for(plan, tmp_path)
     tumor, far = np.zeros((2, 40, 40, 40), np.float32)
     tumor[18:22, 18:22, 18:24] = 1
     far[30:33, 20, 20] = 1
-    grid, asked = Grid((40, 40, 40), (2.0, 2.0, 2.0)), Box((17, 17, 17), (23, 23, 21))  # 14 mm from what is found besides; the mask goes on
+    grid, asked = (
+        Grid((40, 40, 40), (2.0, 2.0, 2.0)),
+        Box((17, 17, 17), (23, 23, 21)),
+    )  # 14 mm from what is found besides; the mask goes on
     write_volume(tmp_path / "a_0000.nii.gz", 5 * (tumor + far), grid)
     write_volume(tmp_path / "a.nii.gz", (plan.tumor_label * tumor).astype(np.uint8), grid)
     paths, found = ((tmp_path / "a_0000.nii.gz",), tmp_path / "a.nii.gz"), []
     for box in (Box((12, 12, 12), (34, 28, 28)), asked.hull(tight_box(tumor))):
-        found.append(evaluation.verdict_of(plan, evaluation.CaseFiles("synthetic", "a", "x", *paths, box, asked), tmp_path, Finds()))
+        found.append(
+            measure_module.verdict_of(
+                plan, cases.CaseFiles("synthetic", "a", "x", *paths, box, asked), tmp_path, Finds()
+            )
+        )
     assert found[0] == found[1]
     assert (found[0].dice, found[0].proportion) == (1.0, 1.0)
-    wide = evaluation.CaseFiles("synthetic", "a", "x", *paths, Box((12, 12, 12), (34, 28, 28)), Box((12, 12, 12), (34, 28, 28)))
-    assert evaluation.verdict_of(plan, wide, tmp_path, Finds()).dice < 1
+    wide = cases.CaseFiles(
+        "synthetic", "a", "x", *paths, Box((12, 12, 12), (34, 28, 28)), Box((12, 12, 12), (34, 28, 28))
+    )
+    assert measure_module.verdict_of(plan, wide, tmp_path, Finds()).dice < 1
 
 
 def test_units_of_scans_that_have_none_do_not_count(plan, tmp_path):
@@ -363,9 +337,11 @@ def test_units_of_scans_that_have_none_do_not_count(plan, tmp_path):
     plan = replace(plan, channels=(ChannelPlan("T1", "own", 0.0, 2.0, 1.0),))
     tumor, found = ball((12, 10, 8), 14), []
     for gain in (1.0, 3.0):
-        folder = write_set(tmp_path / f"{gain}" / "synthetic" / "toy", [("a", "x", gain * scan(tumor, 6, 1), 2 * tumor)])
-        (files,) = evaluation.synthetic_cases(plan, folder)
-        found.append(evaluation.measure_case(plan, files, tmp_path / f"{gain}"))
+        folder = write_set(
+            tmp_path / f"{gain}" / "synthetic" / "toy", [("a", "x", gain * scan(tumor, 6, 1), 2 * tumor)]
+        )
+        (files,) = cases.synthetic_cases(plan, folder)
+        found.append(measure_module.measure_case(plan, files, tmp_path / f"{gain}"))
     assert found[0].statistics.contrast == pytest.approx(found[1].statistics.contrast, rel=1e-4)
     np.testing.assert_allclose(found[0].lesion, found[1].lesion, rtol=1e-3, atol=1e-5)
 
@@ -379,13 +355,21 @@ def test_the_main_channel_is_scored_and_shown(plan, synthetic, tmp_path, monkeyp
         for path in [*(new / "imagesTr").iterdir()]:
             path.rename(path.with_name(path.name.replace("_0000", "_0001")))
             write_volume(path, noise, GRID)
-    both = replace(plan, dataset_path=str(two), channels=(ChannelPlan("CT", "dataset", 0.0, 1.0, 1.0), *plan.channels), main_channel=1)
+    both = replace(
+        plan,
+        dataset_path=str(two),
+        channels=(ChannelPlan("CT", "dataset", 0.0, 1.0, 1.0), *plan.channels),
+        main_channel=1,
+    )
     found, pages = [], []
-    monkeypatch.setattr(report, "write_report", lambda *args: pages.append(args[-1]))
+    monkeypatch.setattr(one_set, "write_report", lambda *args: pages.append(args[-1]))
     for each, folder in ((plan, synthetic), (both, pairs)):
         found.append(evaluate(each, folder, None, folder.parent.parent))
     one, other = found
-    assert (other.channel, [case.statistics for case in other.cases]) == ("PET", [case.statistics for case in one.cases])
+    assert (other.channel, [case.statistics for case in other.cases]) == (
+        "PET",
+        [case.statistics for case in one.cases],
+    )
     assert other.comparisons == one.comparisons
     assert other.shares == one.shares
     (alone, beside) = pages
@@ -394,9 +378,11 @@ def test_the_main_channel_is_scored_and_shown(plan, synthetic, tmp_path, monkeyp
         np.testing.assert_array_equal(beside.strips[case].picture, strip.picture)
     assert beside.slices
     for case, picture in beside.slices.items():
-        (files,) = (each for each in (*evaluation.synthetic_cases(plan, synthetic), *tumors_of(plan, SPLITS)) if each.case == case)
-        seen = evaluation.measure_case(plan, files, tmp_path / "seen").slices["axial"]
-        np.testing.assert_array_equal(picture, seen[evaluation.PLACES.index("tumor"), 0])
+        (files,) = (
+            each for each in (*cases.synthetic_cases(plan, synthetic), *tumors_of(plan, SPLITS)) if each.case == case
+        )
+        seen = measure_module.measure_case(plan, files, tmp_path / "seen").slices["axial"]
+        np.testing.assert_array_equal(picture, seen[evaluate_module.PLACES.index("tumor"), 0])
 
 
 def test_a_tumor_is_not_measured_by_itself(plan, tmp_path):
@@ -407,8 +393,10 @@ def test_a_tumor_is_not_measured_by_itself(plan, tmp_path):
     for uptake in (2.0, 4.0):
         for others in (other & False, other):
             image = np.where(others, 9.0, np.where(tumor, uptake, bare)).astype(np.float32)
-            folder = write_set(tmp_path / f"{len(means)}" / "synthetic" / "toy", [("a", "x", image, 2 * (tumor | others))])
-            (files,) = evaluation.synthetic_cases(plan, folder)
-            means.append(evaluation.measure_case(plan, files, folder.parent).statistics.mean)
+            folder = write_set(
+                tmp_path / f"{len(means)}" / "synthetic" / "toy", [("a", "x", image, 2 * (tumor | others))]
+            )
+            (files,) = cases.synthetic_cases(plan, folder)
+            means.append(measure_module.measure_case(plan, files, folder.parent).statistics.mean)
     unit = np.percentile(bare, (0, 99.9))
     np.testing.assert_allclose(means, (np.repeat([2.0, 4.0], 2) - unit[0]) / np.ptp(unit), rtol=0.05)

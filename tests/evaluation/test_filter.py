@@ -6,20 +6,30 @@ import multiprocessing.pool
 
 import numpy as np
 import pytest
-from test_evaluation import SHAPE, Threshold, plan, scan, synthetic, write_case  # noqa: F401
+from support.sets import SHAPE, Threshold, scan, write_case
 
-from tumorgen_cli.errors import StateError
-from tumorgen_cli.files import hash_file, write_json
-from tumorgen_cli.filtering import filter_set
-from tumorgen_cli.records import Shard
-from tumorgen_cli.results import Learnt
-from tumorgen_cli.sets import read_judges, read_provenance
+from tumorgen_cli.evaluation.filter import filter_set
+from tumorgen_cli.nnunet.results import Learnt
+from tumorgen_cli.synthesis.set_files import read_judges, read_provenance
+from tumorgen_cli.synthesis.shards import Shard
+from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.json_records import write_json
 
 
-def run(plan, synthetic, tmp_path, keep=0.7, judge=None, shard=None, out="toy_kept"):  # noqa: F811
+def run(plan, synthetic, tmp_path, keep=0.7, judge=None, shard=None, out="toy_kept"):
     steps = []
     folder, predictions = tmp_path / "synthetic" / out, tmp_path / "evaluation" / ".cache"
-    found = filter_set(plan, synthetic, folder, predictions, judge or Threshold(), keep, lambda done, note="": steps.append(done), shard)
+    found = filter_set(
+        plan,
+        synthetic,
+        folder,
+        predictions,
+        judge or Threshold(),
+        keep,
+        lambda done, note="": steps.append(done),
+        shard,
+    )
     assert steps[-1] - steps[0] == found.judged  # what is done is told first
     return found, folder
 
@@ -30,7 +40,7 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_kept_and_rejected(plan, synthetic, tmp_path):  # noqa: F811
+def test_kept_and_rejected(plan, synthetic, tmp_path):
     before = {path: hash_file(path) for path in synthetic.rglob("*") if path.is_file()}
     found, out = run(plan, synthetic, tmp_path)
     assert (found.kept, found.rejected, found.reasons) == (1, 2, {"P below the threshold": 2})
@@ -44,28 +54,39 @@ def test_kept_and_rejected(plan, synthetic, tmp_path):  # noqa: F811
     assert before == {path: hash_file(path) for path in synthetic.rglob("*") if path.is_file()}
 
 
-def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):  # noqa: F811
+def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):
     run(plan, synthetic, tmp_path)
     with pytest.raises(StateError, match="another set"):
         run(plan, synthetic, tmp_path, keep=0.05)
     again, _ = run(plan, synthetic, tmp_path)  # the same again is no fault
     assert again.kept == 1
     judge = Threshold()
-    other = filter_set(plan, synthetic, tmp_path / "synthetic" / "lower", tmp_path / "evaluation" / ".cache", judge, 0.05, lambda *_: None)
+    other = filter_set(
+        plan,
+        synthetic,
+        tmp_path / "synthetic" / "lower",
+        tmp_path / "evaluation" / ".cache",
+        judge,
+        0.05,
+        lambda *_: None,
+    )
     assert (other.kept, judge.asked) == (2, 0)  # the judge's answers were kept
 
 
-def test_what_the_judges_have_learnt_from_is_known(plan, synthetic, tmp_path):  # noqa: F811
+def test_what_the_judges_have_learnt_from_is_known(plan, synthetic, tmp_path):
     """Of the one that filtered, and of those before it."""
     write_json(synthetic / "judges.json", {"/first": {"dataset": "Dataset001_A", "cases": ["x"]}})
     judge = Threshold()
     judge.folder = tmp_path / "second"
     write_json(judge.folder / "judge.json", {"dataset": "Dataset002_B", "cases": ["y", "z"]})
     _, out = run(plan, synthetic, tmp_path, judge=judge)
-    assert read_judges(out) == {"/first": Learnt("Dataset001_A", ("x",)), str(judge.folder): Learnt("Dataset002_B", ("y", "z"))}
+    assert read_judges(out) == {
+        "/first": Learnt("Dataset001_A", ("x",)),
+        str(judge.folder): Learnt("Dataset002_B", ("y", "z")),
+    }
 
 
-def test_what_was_given_up_before_is_told_of_the_kept_set_too(plan, synthetic, tmp_path):  # noqa: F811
+def test_what_was_given_up_before_is_told_of_the_kept_set_too(plan, synthetic, tmp_path):
     lost = json.dumps({"case": "d", "rejected": {"empty": 10}}) + "\n"
     (synthetic / "given_up.jsonl").write_text(lost)
     _, out = run(plan, synthetic, tmp_path)
@@ -73,15 +94,19 @@ def test_what_was_given_up_before_is_told_of_the_kept_set_too(plan, synthetic, t
     assert not (out / "given_up.jsonl").samefile(synthetic / "given_up.jsonl")  # to which lines may be added
 
 
-def test_an_empty_mask_is_its_own_reason(plan, synthetic, tmp_path):  # noqa: F811
+def test_an_empty_mask_is_its_own_reason(plan, synthetic, tmp_path):
     write_case(synthetic, "c", scan(np.zeros(SHAPE, bool), 1, 2), np.zeros(SHAPE))
     found, out = run(plan, synthetic, tmp_path)
     assert found.reasons == {"empty": 1, "P below the threshold": 1}
     assert run(plan, synthetic, tmp_path)[0].reasons == found.reasons  # as read from its lines
-    assert json.loads((out / "judged.jsonl").read_text().splitlines()[2]) == {"case": "c", "proportion": None, "dice": None, "surface_dice": None}
+    assert json.loads((out / "judged.jsonl").read_text().splitlines()[2]) == {
+        "case": "c",
+        "proportion": None,
+        "dice": None,
+        "surface_dice": None,
+    }
 
 
-# -- resuming and shards -----------------------------------------------------------------------------------------
 class Killed(Threshold):
     """A judge that is interrupted at a pair."""
 
@@ -96,7 +121,7 @@ class Killed(Threshold):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.7])
-def test_shards_equal_one_run(plan, synthetic, tmp_path, keep):  # noqa: F811
+def test_shards_equal_one_run(plan, synthetic, tmp_path, keep):
     _, whole = run(plan, synthetic, tmp_path, keep)
     found = [run(plan, synthetic, tmp_path, keep, shard=Shard(number, 2), out="parts")[0] for number in (2, 1)]
     assert [(f.judged, f.left) for f in found] == [(1, 2), (2, 0)]
@@ -106,7 +131,7 @@ def test_shards_equal_one_run(plan, synthetic, tmp_path, keep):  # noqa: F811
     assert contents(out) == contents(whole)
 
 
-def test_a_killed_filter_goes_on(plan, synthetic, tmp_path):  # noqa: F811
+def test_a_killed_filter_goes_on(plan, synthetic, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(plan, synthetic, tmp_path, judge=Killed(at=1), shard=Shard(1, 2), out="parts")
     out = tmp_path / "synthetic" / "parts"
@@ -121,22 +146,24 @@ def test_a_killed_filter_goes_on(plan, synthetic, tmp_path):  # noqa: F811
     assert contents(out) == contents(run(plan, synthetic, tmp_path)[1])
 
 
-def test_one_process_finishes_what_shards_left(plan, synthetic, tmp_path):  # noqa: F811
+def test_one_process_finishes_what_shards_left(plan, synthetic, tmp_path):
     run(plan, synthetic, tmp_path, shard=Shard(3, 3), out="parts")
     found, out = run(plan, synthetic, tmp_path, out="parts")
     assert found.judged == 2
     assert contents(out) == contents(run(plan, synthetic, tmp_path)[1])
 
 
-def test_shards_at_the_same_time(plan, synthetic, tmp_path):  # noqa: F811
+def test_shards_at_the_same_time(plan, synthetic, tmp_path):
     """As threads: locks and logs are files, opened by each anew."""
     with multiprocessing.pool.ThreadPool(3) as pool:
-        found = pool.map(lambda number: run(plan, synthetic, tmp_path, shard=Shard(number, 3), out="parts")[0], (1, 2, 3))
+        found = pool.map(
+            lambda number: run(plan, synthetic, tmp_path, shard=Shard(number, 3), out="parts")[0], (1, 2, 3)
+        )
     assert min(f.left for f in found) == 0
     assert contents(tmp_path / "synthetic" / "parts") == contents(run(plan, synthetic, tmp_path)[1])
 
 
-def test_who_may_filter_beside_whom(plan, synthetic, tmp_path):  # noqa: F811
+def test_who_may_filter_beside_whom(plan, synthetic, tmp_path):
     run(plan, synthetic, tmp_path, shard=Shard(1, 3), out="parts")
     with pytest.raises(StateError, match="3 pairs in 3 shards are under way"):
         run(plan, synthetic, tmp_path, shard=Shard(2, 2), out="parts")
@@ -144,7 +171,7 @@ def test_who_may_filter_beside_whom(plan, synthetic, tmp_path):  # noqa: F811
         run(plan, synthetic, tmp_path, keep=0.1, out="parts")
 
 
-def test_a_set_whose_shards_are_at_work_is_not_filtered(plan, synthetic, tmp_path):  # noqa: F811
+def test_a_set_whose_shards_are_at_work_is_not_filtered(plan, synthetic, tmp_path):
     (synthetic / "shards.json").write_text('{"pairs": 4, "shards": 2}')
     with pytest.raises(StateError, match="shards under way"):
         run(plan, synthetic, tmp_path)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tumorgen_cli import downstream_page
-from tumorgen_cli.gains import Lesion, PatientScore, Run, score_patient, size_strata, summarize_arms
+from tumorgen_cli.evaluation.gains import Lesion, PatientScore, Run, score_patient, size_strata, summarize_arms
+from tumorgen_cli.evaluation.reports import downstream
 
 
 def test_a_patient_by_hand():
@@ -22,7 +22,9 @@ def test_a_patient_by_hand():
     assert score.dice == pytest.approx(2 * 8 / (17 + 9), abs=1e-4)
     assert score.false_positives == (pytest.approx(2 * (3 * 12 / (4 * math.pi)) ** (1 / 3), abs=0.01),)
     assert [lesion.found for lesion in score.lesions] == [True, False]
-    assert score.lesions[1].diameter_mm == pytest.approx(2 * (3 * 12 / (4 * math.pi)) ** (1 / 3), abs=0.01)  # a ball of 12 mm³
+    assert score.lesions[1].diameter_mm == pytest.approx(
+        2 * (3 * 12 / (4 * math.pi)) ** (1 / 3), abs=0.01
+    )  # a ball of 12 mm³
 
 
 def test_nothing_to_find_has_no_score_but_false_positives():
@@ -48,7 +50,10 @@ def test_strata(diameters, names):
 
 
 def run(arm, seed, dices, cases=8, found=True, spurious=0):
-    patients = tuple(PatientScore(f"p{i}", value, value, (Lesion(10.0 + 20 * i, found),), (5.0,) * spurious) for i, value in enumerate(dices))
+    patients = tuple(
+        PatientScore(f"p{i}", value, value, (Lesion(10.0 + 20 * i, found),), (5.0,) * spurious)
+        for i, value in enumerate(dices)
+    )
     return Run(arm, cases, seed, 0 if arm == "real" else 32, 0.5, 100, 1.0, "0", patients)
 
 
@@ -72,7 +77,9 @@ def test_gains_are_paired_by_patient_and_seed():
 
 
 def test_fewer_false_positives_are_better():
-    arms = summarize_arms([run("real", 0, [0.5, 0.6, 0.7], spurious=4), run("syntumor", 0, [0.5, 0.6, 0.7], spurious=1)])
+    arms = summarize_arms(
+        [run("real", 0, [0.5, 0.6, 0.7], spurious=4), run("syntumor", 0, [0.5, 0.6, 0.7], spurious=1)]
+    )
     measure = arms[1].false_positives
     assert measure.gain.mean == 3
     assert (measure.better, measure.worse) == (3, 0)
@@ -80,13 +87,15 @@ def test_fewer_false_positives_are_better():
 
 def test_a_gain_is_of_the_seeds_that_both_have():
     """An arm of three seeds beside two of real cases: its mean is of three, its gain of two, and the page says so."""
-    runs = [run("real", seed, [0.5, 0.6]) for seed in (0, 1)] + [run("syntumor", seed, [0.5 + seed / 10, 0.6]) for seed in range(3)]
+    runs = [run("real", seed, [0.5, 0.6]) for seed in (0, 1)] + [
+        run("syntumor", seed, [0.5 + seed / 10, 0.6]) for seed in range(3)
+    ]
     real, own = summarize_arms(runs)
     assert (own.dice.seeds, own.seeds) == (2, 3)
     assert own.dice.over_patients.mean == pytest.approx(0.6)
     assert own.dice.gain.mean == pytest.approx(0.025)
-    assert "of 2 shared seeds" in downstream_page._table([real, own])
-    assert "shared" not in downstream_page._table([real, summarize_arms(runs[:4])[1]])
+    assert "of 2 shared seeds" in downstream._table([real, own])
+    assert "shared" not in downstream._table([real, summarize_arms(runs[:4])[1]])
 
 
 def test_equal_gains_are_ties():
@@ -101,9 +110,15 @@ def test_equal_gains_are_ties():
     after = [whole, two, whole, two, whole, two, whole, two, two, third, two, third]
     measure = summarize_arms([of("real", before), of("syntumor", after)])[1].sensitivity
     assert (measure.better, measure.worse) == (8, 4)
-    assert measure.p == pytest.approx(sum(math.comb(12, k) for k in range(8, 13)) / 2**11)  # all ranks alike: a sign test
+    assert measure.p == pytest.approx(
+        sum(math.comb(12, k) for k in range(8, 13)) / 2**11
+    )  # all ranks alike: a sign test
     dices = [0.1, 0.2, 0.3]
-    runs = [run(arm, seed, [value]) for arm, own in (("real", dices), ("syntumor", dices[::-1])) for seed, value in enumerate(own)]
+    runs = [
+        run(arm, seed, [value])
+        for arm, own in (("real", dices), ("syntumor", dices[::-1]))
+        for seed, value in enumerate(own)
+    ]
     measure = summarize_arms(runs)[1].dice
     assert (measure.better, measure.worse) == (0, 0)
 
@@ -135,13 +150,20 @@ def test_sizes_count_lesions_once():
     assert large.dice.over_patients.mean == pytest.approx(0.6)
     own = [run("syntumor", seed, [0.5, 0.6, 0.9], spurious=2) for seed in range(2)]
     small, large = summarize_arms([*runs, *own])[1].by_size
-    assert (small.false_positives.gain.mean, large.false_positives.gain.mean) == (-2, 0)  # of their own size, in every patient
+    assert (small.false_positives.gain.mean, large.false_positives.gain.mean) == (
+        -2,
+        0,
+    )  # of their own size, in every patient
     assert large.sensitivity.gain.mean == 0.5
     assert small.dice.gain.mean == pytest.approx(0.3)
     assert large.dice.gain.mean == pytest.approx(0.15)
 
 
 def test_cases_count_apart():
-    runs = [run("real", 0, [0.5, 0.5], cases=8), run("copypaste", 0, [0.6, 0.6], cases=8), run("real", 0, [0.7, 0.7], cases=16)]
+    runs = [
+        run("real", 0, [0.5, 0.5], cases=8),
+        run("copypaste", 0, [0.6, 0.6], cases=8),
+        run("real", 0, [0.7, 0.7], cases=16),
+    ]
     assert [(arm.arm, arm.cases) for arm in summarize_arms(runs)] == [("real", 8), ("copypaste", 8), ("real", 16)]
     assert summarize_arms([runs[1]])[0].dice.gain is None  # nothing to compare with

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_evaluation import Threshold
+from support.sets import Threshold
 
-from tumorgen_cli import pipeline
-from tumorgen_cli.evaluation import synthetic_cases
-from tumorgen_cli.sets import read_provenance
+from tumorgen_cli.evaluation.cases import synthetic_cases
+from tumorgen_cli.pipeline import synthesize
+from tumorgen_cli.synthesis.set_files import read_provenance
 
 
 @pytest.fixture(scope="module")
 def scale():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parent.parent / "examples")
+        patch.syspath_prepend(Path(__file__).parents[2] / "examples")
         return importlib.import_module("scale")
 
 
 @pytest.fixture(scope="module")
 def pairs(workspace, phantoms, tmp_path_factory):
     out = tmp_path_factory.mktemp("scale") / "pairs"
-    pipeline.synthesize(workspace, "syntumor", 2, phantoms.healthy, out=out, device="cpu")
+    synthesize.synthesize(workspace, "syntumor", 2, phantoms.healthy, out=out, device="cpu")
     return out
 
 
@@ -30,8 +30,12 @@ def test_steps_are_what_was_measured(scale, workspace, pairs):
     plan, judge = workspace.plan(), Threshold()
     before = sorted(path for path in pairs.rglob("*"))
     steps, size = scale.measured_steps(plan, pairs, synthetic_cases(plan, pairs), judge)
-    totals = [record.seconds["total"] - record.seconds["read"] for record in read_provenance(pairs)]  # a host is read for its first pair alone
-    assert sum(s.seconds for s in steps if s.command == "synthesize" and s.name != "read the scan") == pytest.approx(np.mean(totals), abs=1e-3)
+    totals = [
+        record.seconds["total"] - record.seconds["read"] for record in read_provenance(pairs)
+    ]  # a host is read for its first pair alone
+    assert sum(s.seconds for s in steps if s.command == "synthesize" and s.name != "read the scan") == pytest.approx(
+        np.mean(totals), abs=1e-3
+    )
     assert all(step.seconds >= 0 for step in steps)
     assert judge.asked == 2
     assert size == 40 * 36 * 32 * 4
@@ -46,10 +50,19 @@ def test_hours(scale):
 
 def test_the_table_says_what_limits(scale, workspace, pairs, monkeypatch, capsys):
     monkeypatch.setattr(scale, "needed_judge", lambda *_: Threshold())
-    monkeypatch.setattr(scale, "measured_steps", lambda *_: ([
-        scale.Step("synthesize", "method", 2.0, False), scale.Step("synthesize", "write", 1.0, True),
-        scale.Step("filter", "read", 1.0, True), scale.Step("filter", "judge", 5.0, False),
-    ], 100.0))  # fmt: skip
+    monkeypatch.setattr(
+        scale,
+        "measured_steps",
+        lambda *_: (
+            [
+                scale.Step("synthesize", "method", 2.0, False),
+                scale.Step("synthesize", "write", 1.0, True),
+                scale.Step("filter", "read", 1.0, True),
+                scale.Step("filter", "judge", 5.0, False),
+            ],
+            100.0,
+        ),
+    )
     scale.main(pairs, workspace.root, scans=3600, shards=10, shape="10,10,2", voxel_bytes=2)  # four times the bytes
     said = " ".join(capsys.readouterr().out.split())
     assert "limited by: write │ 6.00 │ 6.0 │ 0.6" in said

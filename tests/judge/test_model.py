@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tumorgen_cli.errors import DataError, StateError
-from tumorgen_cli.judge import Judge
-from tumorgen_cli.metrics.agreement import dice
-from tumorgen_cli.records import Grid
+from tumorgen_cli.geometry import Grid
+from tumorgen_cli.judge.model import Judge
+from tumorgen_cli.metrics.overlap import dice
+from tumorgen_cli.system.errors import DataError, StateError
 
 CPU = torch.device("cpu")
 NAME = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -23,11 +23,21 @@ DATASET = {
     "file_ending": ".nii.gz",
 }
 KWARGS = {
-    "n_stages": 2, "features_per_stage": [2, 2], "conv_op": "torch.nn.modules.conv.Conv3d", "kernel_sizes": [[3, 3, 3]] * 2,
-    "strides": [[1, 1, 1], [2, 2, 2]], "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1], "conv_bias": True,
-    "norm_op": None, "norm_op_kwargs": {}, "dropout_op": None, "dropout_op_kwargs": None,
-    "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
-}  # fmt: skip
+    "n_stages": 2,
+    "features_per_stage": [2, 2],
+    "conv_op": "torch.nn.modules.conv.Conv3d",
+    "kernel_sizes": [[3, 3, 3]] * 2,
+    "strides": [[1, 1, 1], [2, 2, 2]],
+    "n_conv_per_stage": [1, 1],
+    "n_conv_per_stage_decoder": [1],
+    "conv_bias": True,
+    "norm_op": None,
+    "norm_op_kwargs": {},
+    "dropout_op": None,
+    "dropout_op_kwargs": None,
+    "nonlin": "torch.nn.LeakyReLU",
+    "nonlin_kwargs": {"inplace": True},
+}
 IMPORTS = ["conv_op", "norm_op", "dropout_op", "nonlin"]
 CLASS = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 
@@ -35,21 +45,36 @@ CLASS = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 def plans():
     resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
     configuration = {
-        "data_identifier": "nnUNetPlans_3d_fullres", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,
-        "patch_size": [8, 12, 16], "median_image_size_in_voxels": [8, 12, 16], "spacing": list(reversed(SPACING_MM)),
-        "normalization_schemes": ["NoNormalization"], "use_mask_for_norm": [False], "batch_dice": False,
-        "resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_data_kwargs": resampling,
-        "resampling_fn_seg": "resample_data_or_seg_to_shape", "resampling_fn_seg_kwargs": {**resampling, "is_seg": True},
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape", "resampling_fn_probabilities_kwargs": resampling,
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": [8, 12, 16],
+        "median_image_size_in_voxels": [8, 12, 16],
+        "spacing": list(reversed(SPACING_MM)),
+        "normalization_schemes": ["NoNormalization"],
+        "use_mask_for_norm": [False],
+        "batch_dice": False,
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": resampling,
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg_kwargs": {**resampling, "is_seg": True},
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities_kwargs": resampling,
         "architecture": {"network_class_name": CLASS, "arch_kwargs": KWARGS, "_kw_requires_import": IMPORTS},
-    }  # fmt: skip
+    }
     return {
-        "dataset_name": "Dataset900_Blocks", "plans_name": "nnUNetPlans", "original_median_spacing_after_transp": [5.0, 3.0, 2.0],
+        "dataset_name": "Dataset900_Blocks",
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [5.0, 3.0, 2.0],
         "original_median_shape_after_transp": [20, 30, 40],
-        "image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2],
-        "label_manager": "LabelManager", "experiment_planner_used": "ExperimentPlanner",
-        "foreground_intensity_properties_per_channel": {"0": {}}, "configurations": {"3d_fullres": configuration},
-    }  # fmt: skip
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "label_manager": "LabelManager",
+        "experiment_planner_used": "ExperimentPlanner",
+        "foreground_intensity_properties_per_channel": {"0": {}},
+        "configurations": {"3d_fullres": configuration},
+    }
 
 
 def threshold_weights(threshold):
@@ -73,12 +98,23 @@ def threshold_weights(threshold):
 def write_fold(folder, fold, threshold, **changes):
     """A checkpoint as nnU-Net's trainer writes it, numpy numbers and device included."""
     content = {
-        "network_weights": threshold_weights(threshold), "optimizer_state": {"state": {}, "param_groups": [{"lr": 0.01}]},
-        "grad_scaler_state": None, "logging": {"mean_fg_dice": [np.float64(0.5)], "train_losses": [np.float32(1)]},
-        "_best_ema": np.float64(0.6), "current_epoch": 3, "trainer_name": "nnUNetTrainer",
-        "init_args": {"configuration": "3d_fullres", "fold": fold, "plans": plans(), "dataset_json": DATASET, "device": CPU},
-        "inference_allowed_mirroring_axes": (0, 1, 2), **changes,
-    }  # fmt: skip
+        "network_weights": threshold_weights(threshold),
+        "optimizer_state": {"state": {}, "param_groups": [{"lr": 0.01}]},
+        "grad_scaler_state": None,
+        "logging": {"mean_fg_dice": [np.float64(0.5)], "train_losses": [np.float32(1)]},
+        "_best_ema": np.float64(0.6),
+        "current_epoch": 3,
+        "trainer_name": "nnUNetTrainer",
+        "init_args": {
+            "configuration": "3d_fullres",
+            "fold": fold,
+            "plans": plans(),
+            "dataset_json": DATASET,
+            "device": CPU,
+        },
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+        **changes,
+    }
     (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
     torch.save(content, folder / f"fold_{fold}" / "checkpoint_final.pth")
 
@@ -151,7 +187,9 @@ def test_bf16_and_mirroring_agree(whole, scan):
     image, grid = scan
     np.testing.assert_array_equal(Judge(whole, CPU, "tumor", precision="bf16").tumor(image, grid), image[0] > 2)
     np.testing.assert_array_equal(Judge(whole, CPU, "tumor", mirroring=True).tumor(image, grid), image[0] > 2)
-    hashes = {Judge(whole, CPU, "tumor", precision=p, mirroring=m).hash for p in ("fp32", "bf16") for m in (False, True)}
+    hashes = {
+        Judge(whole, CPU, "tumor", precision=p, mirroring=m).hash for p in ("fp32", "bf16") for m in (False, True)
+    }
     assert len(hashes) == 4
 
 
@@ -205,10 +243,15 @@ def test_a_folder_that_is_none(tmp_path):
             "SimpleITKIO, NibabelIO",
         ),
         (lambda f: edit(f, "plans.json", lambda p: architecture(p)["arch_kwargs"].pop("strides")), "cannot be built"),
-        (lambda f: edit(f, "plans.json", lambda p: architecture(p).update(network_class_name="os.system")), "os.system"),
+        (
+            lambda f: edit(f, "plans.json", lambda p: architecture(p).update(network_class_name="os.system")),
+            "os.system",
+        ),
         (
             lambda f: edit(
-                f, "plans.json", lambda p: architecture(p)["arch_kwargs"].update(nonlin="torch.nn.functional.warnings.warn")
+                f,
+                "plans.json",
+                lambda p: architecture(p)["arch_kwargs"].update(nonlin="torch.nn.functional.warnings.warn"),
             ),
             "torch.nn.functional.warnings.warn",
         ),

@@ -15,32 +15,28 @@ import numpy as np
 import pytest
 import torch
 
-from tumorgen_cli import console, judge, nnunet, nnunet_child
-from tumorgen_cli import judge_training as jt
-from tumorgen_cli.dataset import read_dataset
-from tumorgen_cli.errors import DataError, StateError
-from tumorgen_cli.files import write_json
-from tumorgen_cli.judge import Judge
-from tumorgen_cli.judge_training import (
-    HeldOutScore,
-    JudgeRecord,
-    copy_judge,
-    model_card,
-    score_held_out,
-    train_judge,
-)
-from tumorgen_cli.judges import find_judge
-from tumorgen_cli.nnunet import CPU_SIZE, CaseFiles, Schedule, Size, make_job, results_folder, training_data
-from tumorgen_cli.nnunet_child import choose_schedule, shrink_configuration, shrink_patch
-from tumorgen_cli.records import Grid
-from tumorgen_cli.results import Learnt, read_learnt, results_root
-from tumorgen_cli.volumes import read_image, write_volume
-from tumorgen_cli.workspace import Splits
+from tumorgen_cli.data.dataset import read_dataset
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.volumes import read_image, write_volume
+from tumorgen_cli.geometry import Grid
+from tumorgen_cli.judge import model
+from tumorgen_cli.judge import train as jt
+from tumorgen_cli.judge.card import HeldOutScore, JudgeRecord, copy_judge, model_card
+from tumorgen_cli.judge.find import find_judge
+from tumorgen_cli.judge.model import Judge
+from tumorgen_cli.judge.train import score_held_out, train_judge
+from tumorgen_cli.nnunet import runner, trainer
+from tumorgen_cli.nnunet.job import CPU_SIZE, CaseFiles, Schedule, Size, make_job, training_data
+from tumorgen_cli.nnunet.results import Learnt, read_learnt, results_root
+from tumorgen_cli.nnunet.runner import results_folder
+from tumorgen_cli.nnunet.schedule import choose_schedule, shrink_configuration, shrink_patch
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import DataError, StateError
+from tumorgen_cli.system.json_records import write_json
 
 TOY = Size(voxels=16**3, stages=3, first=4, most=8)
 
 
-# -- rules -------------------------------------------------------------------------------------------------------
 def test_epochs_fill_the_minutes():
     """25 minutes of 0.26 s are 5,769 iterations; an epoch is 50 of them and 2 of validation: 13.52 s."""
     assert choose_schedule(25, 0.26, 50) == Schedule(110, 50, 0.26)
@@ -75,10 +71,19 @@ def test_patches_shrink_in_proportion(planned, multiple, voxels, expected):
 def configuration(stages=6):
     strides = [[1, 1, 1], [1, 2, 2], *[[2, 2, 2]] * (stages - 2)]
     kwargs = {
-        "n_stages": stages, "features_per_stage": [min(320, 32 * 2**i) for i in range(stages)], "strides": strides,
-        "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * (stages - 1)], "n_conv_per_stage": [2] * stages, "n_conv_per_stage_decoder": [2] * (stages - 1),
-    }  # fmt: skip
-    return {"patch_size": [48, 160, 160], "batch_size": 5, "spacing": [3.0, 1.0, 1.0], "architecture": {"arch_kwargs": kwargs}}
+        "n_stages": stages,
+        "features_per_stage": [min(320, 32 * 2**i) for i in range(stages)],
+        "strides": strides,
+        "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * (stages - 1)],
+        "n_conv_per_stage": [2] * stages,
+        "n_conv_per_stage_decoder": [2] * (stages - 1),
+    }
+    return {
+        "patch_size": [48, 160, 160],
+        "batch_size": 5,
+        "spacing": [3.0, 1.0, 1.0],
+        "architecture": {"arch_kwargs": kwargs},
+    }
 
 
 def test_the_plan_shrinks_and_keeps_its_topology():
@@ -104,12 +109,11 @@ def test_a_plan_smaller_than_the_size_stays():
 
 def test_weights_with_two_names_stay_one():
     one = torch.ones(1000)
-    found = nnunet_child._on_cpu({"encoder.a": one, "decoder.encoder.a": one, "b": torch.zeros(3)})
+    found = trainer._on_cpu({"encoder.a": one, "decoder.encoder.a": one, "b": torch.zeros(3)})
     assert found["encoder.a"].data_ptr() == found["decoder.encoder.a"].data_ptr()
     assert len({v.data_ptr() for v in found.values()}) == 2
 
 
-# -- data --------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def data(phantoms):
     dataset = read_dataset(phantoms.dataset)
@@ -117,7 +121,7 @@ def data(phantoms):
 
 
 def test_only_training_cases_are_linked(data, tmp_path):
-    nnunet._link_cases(data, tmp_path / "raw")
+    runner._link_cases(data, tmp_path / "raw")
     linked = {path.name for path in (tmp_path / "raw" / "imagesTr").iterdir()}
     assert linked == {f"{case.name}_0000.nii.gz" for case in data.train}
     assert all(path.is_symlink() for path in (tmp_path / "raw" / "labelsTr").iterdir())
@@ -130,7 +134,12 @@ def test_faulty_cases_are_told_all_at_once(data, tmp_path):
     first = data.train[0]
     wrong = dataclasses.replace(
         data,
-        train=(first, first, dataclasses.replace(first, name="gone", label=tmp_path / "gone.nii.gz"), CaseFiles("none", (), first.label)),
+        train=(
+            first,
+            first,
+            dataclasses.replace(first, name="gone", label=tmp_path / "gone.nii.gz"),
+            CaseFiles("none", (), first.label),
+        ),
         test=(first,),
     )
     with pytest.raises(DataError) as error:
@@ -145,7 +154,7 @@ def test_the_users_variables_stay_out(tmp_path, monkeypatch, data):
     monkeypatch.setenv("nnUNet_raw", "/elsewhere")
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
     before = dict(os.environ)
-    found = nnunet._environment(tmp_path, make_job(data, tmp_path, "cpu", "fp32", 1, 0, TOY, None))
+    found = runner._environment(tmp_path, make_job(data, tmp_path, "cpu", "fp32", 1, 0, TOY, None))
     assert int(found["nnUNet_n_proc_DA"]) >= 1  # nnU-Net takes it for a number of threads
     assert found["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
     assert "nnUNet_wandb_enabled" not in found
@@ -157,13 +166,20 @@ def test_every_input_makes_another_job(data):
         return make_job(cases, Path("prepared"), device, precision, minutes, seed, size, spacing)
 
     fewer = dataclasses.replace(data, train=data.train[1:])
-    others = [job(fewer), job(device="cuda"), job(precision="bf16"), job(minutes=2.0), job(seed=1), job(size=CPU_SIZE), job(spacing=(1.0, 1.0, 1.0))]
+    others = [
+        job(fewer),
+        job(device="cuda"),
+        job(precision="bf16"),
+        job(minutes=2.0),
+        job(seed=1),
+        job(size=CPU_SIZE),
+        job(spacing=(1.0, 1.0, 1.0)),
+    ]
     assert len({j.inputs_hash for j in (job(), *others)}) == 8
     assert job(minutes=2.0).prepared_hash == job().prepared_hash  # nothing to prepare anew
     assert job(device="cuda").size is None
 
 
-# -- scores ------------------------------------------------------------------------------------------------------
 class FakeJudge:
     """Finds what is above 2."""
 
@@ -194,23 +210,43 @@ def test_held_out_scores_by_hand(tmp_path):
 
 
 RECORD = JudgeRecord(
-    inputs_hash="0", dataset="Dataset501_X", fingerprint_hash="f", tumor_name="lesion", cases=("p1", "p2"), minutes=25.0, seed=3,
-    device="CPU, 2 cores", precision="bf16", schedule=Schedule(45, 50, 0.5), seconds=1480.0, spacing_mm=(5.47, 5.47, 3.27),
-    patch=(40, 40, 64), batch=2,
-    features=(16, 32), parameters=1_400_000, weights_hash="1", tolerance_mm=5.5,
-    held_out=(HeldOutScore("p3", 0.5, 0.25, 1.0), HeldOutScore("p4", None, None, 1.0), HeldOutScore("p5", 0.7, 0.75, 1.0)),
+    inputs_hash="0",
+    dataset="Dataset501_X",
+    fingerprint_hash="f",
+    tumor_name="lesion",
+    cases=("p1", "p2"),
+    minutes=25.0,
+    seed=3,
+    device="CPU, 2 cores",
+    precision="bf16",
+    schedule=Schedule(45, 50, 0.5),
+    seconds=1480.0,
+    spacing_mm=(5.47, 5.47, 3.27),
+    patch=(40, 40, 64),
+    batch=2,
+    features=(16, 32),
+    parameters=1_400_000,
+    weights_hash="1",
+    tolerance_mm=5.5,
+    held_out=(
+        HeldOutScore("p3", 0.5, 0.25, 1.0),
+        HeldOutScore("p4", None, None, 1.0),
+        HeldOutScore("p5", 0.7, 0.75, 1.0),
+    ),
     versions={"nnunetv2": "2.8.1", "torch": "2", "tumorgen": "0"},
-)  # fmt: skip
+)
 
 
 def test_a_judge_of_a_data_set_as_it_was_before_is_stale(workspace, monkeypatch):
     """As every other stage is: its labels may have been corrected since."""
     splits, plan = workspace.splits(), workspace.plan()
-    own = dataclasses.replace(RECORD, cases=splits.train, tumor_name=plan.tumor_name, fingerprint_hash=plan.fingerprint_hash)
+    own = dataclasses.replace(
+        RECORD, cases=splits.train, tumor_name=plan.tumor_name, fingerprint_hash=plan.fingerprint_hash
+    )
     folder = workspace.judge
     try:
         write_json(folder / "judge.json", own)
-        monkeypatch.setattr(judge, "Judge", lambda folder, *_: folder)
+        monkeypatch.setattr(model, "Judge", lambda folder, *_: folder)
         assert find_judge(workspace, None, "cpu") == folder
         write_json(folder / "judge.json", dataclasses.replace(own, fingerprint_hash="before"))
         with pytest.raises(StateError, match=r"judge is stale(.|\n)*as it was before"):
@@ -239,7 +275,7 @@ def test_what_nnunets_own_folds_have_learnt_from(tmp_path):
     assert read_learnt(two / "fold_1") == Learnt("Dataset009_Theirs", ("a", "b"))
     assert read_learnt(nnunet_results(tmp_path / "one", fold_0=("a",))) == Learnt("Dataset009_Theirs", ())
     assert read_learnt(nnunet_results(tmp_path / "all", fold_all=("a", "b"))).cases == ("a", "b")
-    assert judge._checkpoint_files(two / "fold_1") == [two / "fold_1" / "checkpoint_final.pth"]
+    assert model._checkpoint_files(two / "fold_1") == [two / "fold_1" / "checkpoint_final.pth"]
     assert results_root(two / "fold_1") == results_root(two) == two
     assert read_learnt(tmp_path / "none") == Learnt("", ())
 
@@ -253,13 +289,23 @@ def test_means_leave_out_what_is_undefined():
 def test_the_card_tells_all():
     card = model_card(RECORD, "A judge", "FDG-PET, CC BY 3.0", "python make.py", ("Diagnosis.",))
     for part in (
-        "# A judge", "`lesion`", "nnunetv2 2.8.1", "1.40 million", "45 epochs of 50 iterations, 24:40", "CC BY 3.0", "p1, p2", "python make.py",
-        "NSD at 5.5 mm", "| p3 | 0.500 | 0.250 |", "| p4 | – | – |", "| mean | 0.600 | 0.500 |", "* Diagnosis.",
-    ):  # fmt: skip
+        "# A judge",
+        "`lesion`",
+        "nnunetv2 2.8.1",
+        "1.40 million",
+        "45 epochs of 50 iterations, 24:40",
+        "CC BY 3.0",
+        "p1, p2",
+        "python make.py",
+        "NSD at 5.5 mm",
+        "| p3 | 0.500 | 0.250 |",
+        "| p4 | – | – |",
+        "| mean | 0.600 | 0.500 |",
+        "* Diagnosis.",
+    ):
         assert part in card, part
 
 
-# -- nnU-Net itself ----------------------------------------------------------------------------------------------
 def train_toy(data, folder, minutes, **changes):
     return train_judge(data, folder, minutes, "cpu", "fp32", 6.0, 0, "data", **{"size": TOY, **changes})
 
@@ -277,12 +323,22 @@ def test_a_judge_from_phantoms(data, tmp_path, monkeypatch):
     assert math.prod(record.patch) <= TOY.voxels
     assert record.features == (4, 8, 8)
     left = {path.name for path in folder.iterdir()} - {".lock", "nnUNet_preprocessed"}
-    assert left == {"plans.json", "dataset.json", "dataset_fingerprint.json", "fold_all", "nnunet.log", "judge.json", "MODEL_CARD.md"}
+    assert left == {
+        "plans.json",
+        "dataset.json",
+        "dataset_fingerprint.json",
+        "fold_all",
+        "nnunet.log",
+        "judge.json",
+        "MODEL_CARD.md",
+    }
     content = torch.load(folder / "fold_all" / "checkpoint_final.pth", weights_only=True)
     assert "optimizer_state" not in content
     assert content["trainer_name"] == "nnUNetTrainer"
     assert content["current_epoch"] == record.schedule.epochs
-    assert str(tmp_path) not in (folder / "plans.json").read_text() + (folder / "dataset.json").read_text() + str(content["init_args"])
+    assert str(tmp_path) not in (folder / "plans.json").read_text() + (folder / "dataset.json").read_text() + str(
+        content["init_args"]
+    )
     copy_judge(folder, tmp_path / "copy")
     image, grid = read_image(data.test[0].images)
     labels = Judge(tmp_path / "copy", torch.device("cpu"), "tumor").predict(image, grid)
@@ -345,7 +401,11 @@ def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
     done = torch.load(latest, weights_only=True)["current_epoch"]
     assert 0 < done < schedule["epochs"]
     ticks = []
-    monkeypatch.setattr(console, "progress", lambda title, total, start=0: contextlib.nullcontext(lambda n, note="": ticks.append((title, n))))
+    monkeypatch.setattr(
+        console,
+        "progress",
+        lambda title, total, start=0: contextlib.nullcontext(lambda n, note="": ticks.append((title, n))),
+    )
     record = train_judge(data, folder, 0.25, "cpu", "fp32", 6.0, 0, "data", size=TOY)
     assert dataclasses.asdict(record.schedule) == schedule  # not measured again
     assert min(n for title, n in ticks if "training" in title) >= done * schedule["iterations"]

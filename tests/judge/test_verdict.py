@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tumorgen_cli.judging import judge_pair, judged_region, predict_around
-from tumorgen_cli.records import Box, Grid
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.judge.verdict import judge_pair, judged_region, predict_around
 
 GRID = Grid((40, 30, 200), (2.0, 2.0, 2.0))
 BOX = Box((10, 10, 90), (20, 20, 100))

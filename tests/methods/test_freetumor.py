@@ -7,17 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_methods import make_request, opened
+from support.requests import make_request, opened
 
-from tumorgen_cli import devices, pipeline, windows
-from tumorgen_cli.errors import DataError, StateError
-from tumorgen_cli.files import write_json
 from tumorgen_cli.methods import freetumor as ft
-from tumorgen_cli.methods.method import Sampling
-from tumorgen_cli.nets.tumor_generator import TumorGenerator
-from tumorgen_cli.subsets import subset_workspace
-from tumorgen_cli.windows import load_case, mix_up
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.methods.base import Sampling
+from tumorgen_cli.models.tumor_generator import TumorGenerator
+from tumorgen_cli.pipeline import preprocess
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing import windows
+from tumorgen_cli.preprocessing.cases import load_case
+from tumorgen_cli.preprocessing.windows import mix_up
+from tumorgen_cli.studies.subsets import subset_workspace
+from tumorgen_cli.system import devices
+from tumorgen_cli.system.errors import DataError, StateError
+from tumorgen_cli.system.json_records import write_json
 
 
 @pytest.fixture
@@ -25,7 +28,6 @@ def method(trained):
     return opened("freetumor", trained)[0]
 
 
-# -- eq. 1 -----------------------------------------------------------------------------------------------------
 def make_generator(mask_channel=False):
     torch.manual_seed(0)
     return TumorGenerator(2, (4, 8), 7, 1.0, mask_channel).eval()
@@ -55,7 +57,9 @@ def test_the_blur_is_a_gaussian_of_seven_voxels():
     assert float(line[8] / line[7]) == pytest.approx(np.exp(-0.5), rel=1e-5)
     assert line[4] > 0
     assert line[3] == 0
-    torch.testing.assert_close(generator.blur(torch.full_like(image, 0.3)), torch.full_like(image, 0.3))  # the edge continues
+    torch.testing.assert_close(
+        generator.blur(torch.full_like(image, 0.3)), torch.full_like(image, 0.3)
+    )  # the edge continues
 
 
 def test_a_generator_that_does_nothing_leaves_the_scan_as_it_is(method, trained):
@@ -79,7 +83,6 @@ def test_outside_the_mask_nothing_changes(method, trained):
     assert (made.image[0][made.mask > 0.5] >= request.image[0][made.mask > 0.5]).all()  # tanh < 0: brighter
 
 
-# -- the filter ------------------------------------------------------------------------------------------------
 def test_proportion():
     mask, found = np.zeros((4, 4, 4), np.float32), np.zeros((4, 4, 4), np.float32)
     assert ft.proportion(found, mask) == 0
@@ -121,11 +124,12 @@ def test_a_scan_stays_healthy_when_no_mask_passes(method, trained, monkeypatch):
     assert made.drawn == {"found": 0.6, "tries": 3}
 
 
-# -- training --------------------------------------------------------------------------------------------------
 def test_the_classifier_sees_real_and_painted_windows_alike(trained, monkeypatch):
     """Had the real ones alone been turned, they would be the smoother ones, by interpolation."""
     turned = []
-    monkeypatch.setattr(windows, "augment", lambda image, mask, rng, spatial=True: (turned.append(spatial), (image, mask))[1])
+    monkeypatch.setattr(
+        windows, "augment", lambda image, mask, rng, spatial=True: (turned.append(spatial), (image, mask))[1]
+    )
     monkeypatch.setattr(ft, "augment", windows.augment)
     ft.FreeTumor(trained.plan(), trained).stage("gan").item(0)
     assert turned == [False, False]
@@ -151,13 +155,18 @@ def test_the_segmentor_is_frozen_while_the_generator_learns(trained):
     assert all(p.grad is None and not p.requires_grad for p in segmentor.parameters())
     for key, value in segmentor.state_dict().items():
         assert torch.equal(value, before[key])
-    assert not {id(p) for p in generator.parameters()} & {id(p) for p in (*segmentor.parameters(), *critic.parameters())}
+    assert not {id(p) for p in generator.parameters()} & {
+        id(p) for p in (*segmentor.parameters(), *critic.parameters())
+    }
 
 
 def test_healthy_windows_hold_no_tumor(method, trained):
     """Labelled cases lose theirs before a mask is put anywhere, there too."""
     cases = [load_case(trained.cases / name) for name in trained.splits().train]
-    marked = [replace(c, image=np.where(np.asarray(c.tumors)[None] > 0, 1e6, np.asarray(c.image)).astype(np.float32)) for c in cases]
+    marked = [
+        replace(c, image=np.where(np.asarray(c.tumors)[None] > 0, 1e6, np.asarray(c.image)).astype(np.float32))
+        for c in cases
+    ]
     windows = ft.HealthyWindows(marked, trained.plan(), method.config, method._tumors(), [])
     for number, case in enumerate(cases):
         healthy, body = windows.healthy(number)
@@ -183,7 +192,10 @@ def test_an_item_is_a_function_of_its_number(trained, stage):
 
 
 def test_what_the_runs_tell(trained):
-    numbers = [json.loads((trained.run("freetumor", stage) / "run.json").read_text())["numbers"] for stage in ("segmentor", "gan")]
+    numbers = [
+        json.loads((trained.run("freetumor", stage) / "run.json").read_text())["numbers"]
+        for stage in ("segmentor", "gan")
+    ]
     assert 0 <= numbers[0]["dice_worst"] <= numbers[0]["dice"] <= 1
     assert {"proportion", "proportion_before", "passed", "unlabelled_scans"} <= set(numbers[1])
     for stage in ("segmentor", "gan"):
@@ -213,15 +225,16 @@ def test_a_box_of_another_window():
     assert not a.any()
     assert min(shares) < 0.2
     assert max(shares) > 0.7
-    np.testing.assert_array_equal(mix_up(a, a[0], b, b[0], np.random.default_rng(1))[1], mix_up(a, a[0], b, b[0], np.random.default_rng(1))[1])
+    np.testing.assert_array_equal(
+        mix_up(a, a[0], b, b[0], np.random.default_rng(1))[1], mix_up(a, a[0], b, b[0], np.random.default_rng(1))[1]
+    )
 
 
-# -- unlabelled scans ------------------------------------------------------------------------------------------
 @pytest.fixture
 def unlabelled(trained, phantoms, tmp_path):
     found = Workspace(tmp_path / "work")
     shutil.copytree(trained.root, found.root)
-    assert pipeline.preprocess_healthy(found, phantoms.healthy, 0) == 2
+    assert preprocess.preprocess_healthy(found, phantoms.healthy, 0) == 2
     return found
 
 
@@ -234,7 +247,7 @@ def test_tumor_free_scans_have_the_cases_form_and_are_resumed(unlabelled, phanto
         assert case.tumors.shape == case.image.shape[1:]
         assert not case.tumors.any()
     (folders[0] / "case.json").unlink()
-    assert pipeline.preprocess_healthy(unlabelled, phantoms.healthy, 0) == 1
+    assert preprocess.preprocess_healthy(unlabelled, phantoms.healthy, 0) == 1
 
 
 def test_a_workspace_of_some_cases_has_them_too(unlabelled, phantoms, tmp_path, monkeypatch):
@@ -244,9 +257,11 @@ def test_a_workspace_of_some_cases_has_them_too(unlabelled, phantoms, tmp_path, 
     names = {path.name for path in unlabelled.unlabelled.iterdir()}
     assert {path.name for path in inner.unlabelled.iterdir()} == names
     assert len(names) == 2
-    assert pipeline.healthy_folders(inner) == [phantoms.healthy.resolve()]
+    assert preprocess.healthy_folders(inner) == [phantoms.healthy.resolve()]
     write_json(unlabelled.healthy_file, [str(tmp_path / "gone")])
-    assert subset_workspace(unlabelled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu") == inner  # only a warning
+    assert (
+        subset_workspace(unlabelled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu") == inner
+    )  # only a warning
     assert ft.FreeTumor(inner.plan(), inner)._unlabelled()[0].record.spacing_mm == inner.plan().window.spacing_mm
 
 
@@ -267,9 +282,9 @@ def test_a_labelled_case_is_no_healthy_scan(unlabelled, phantoms, tmp_path):
     """By its name, or by its content under another."""
     held_out = unlabelled.splits().test[0]
     with pytest.raises(DataError, match="6 of the data set's own cases"):
-        pipeline.preprocess_healthy(unlabelled, phantoms.dataset, 0)
+        preprocess.preprocess_healthy(unlabelled, phantoms.dataset, 0)
     shutil.copytree(phantoms.healthy, tmp_path / "scans")
     shutil.copy(phantoms.dataset / "imagesTr" / f"{held_out}_0000.nii.gz", tmp_path / "scans" / "Somebody_0000.nii.gz")
     with pytest.raises(DataError, match=f"Somebody, which is {held_out}"):
-        pipeline.preprocess_healthy(unlabelled, tmp_path / "scans", 0)
+        preprocess.preprocess_healthy(unlabelled, tmp_path / "scans", 0)
     assert len(list(unlabelled.unlabelled.iterdir())) == 2

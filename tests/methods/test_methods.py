@@ -10,29 +10,40 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import plan_toy, sampling_with
 from scipy import ndimage
+from support.requests import make_request, opened
+from support.workspaces import plan_toy, sampling_with
 
-from tumorgen_cli import autoencoding, pipeline, stages, training
-from tumorgen_cli.autoencoding import upsample_mask
-from tumorgen_cli.character import describe_character
-from tumorgen_cli.errors import DataError, PlanError, StateError
-from tumorgen_cli.files import write_json
-from tumorgen_cli.hosts import lay_window
-from tumorgen_cli.methods import METHODS, find_method, tumorgen
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.volumes import read_volume, write_volume
+from tumorgen_cli.geometry import Box, Grid, tight_box
+from tumorgen_cli.methods.base import INITIAL, Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.difftumor import nearest_mask
-from tumorgen_cli.methods.method import INITIAL, Method, Sampling
-from tumorgen_cli.methods.tumorgen import TumorGen
-from tumorgen_cli.painting import open_canvas
-from tumorgen_cli.records import Box, Grid, Request, Synthetic
-from tumorgen_cli.stages import train_stage, train_stages
-from tumorgen_cli.status import status
-from tumorgen_cli.training import load_weights
-from tumorgen_cli.volumes import read_volume, write_volume
-from tumorgen_cli.windows import cut, load_case, scale, tight_box, units
-from tumorgen_cli.workspace import Splits, Workspace
+from tumorgen_cli.methods.latent import autoencoder
+from tumorgen_cli.methods.latent.autoencoder import upsample_mask
+from tumorgen_cli.methods.latent.canvas import open_canvas
+from tumorgen_cli.methods.registry import METHODS, find_method
+from tumorgen_cli.methods.tumorgen import method as method_module
+from tumorgen_cli.methods.tumorgen.method import TumorGen
+from tumorgen_cli.metrics.traits import describe_character
+from tumorgen_cli.pipeline import preprocess, train
+from tumorgen_cli.pipeline.status import status
+from tumorgen_cli.pipeline.train import train_stage, train_stages
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import load_case
+from tumorgen_cli.preprocessing.intensity import scale, units
+from tumorgen_cli.synthesis.window import lay_window
+from tumorgen_cli.system.errors import DataError, PlanError, StateError
+from tumorgen_cli.system.json_records import write_json
+from tumorgen_cli.training import loop
+from tumorgen_cli.training.checkpoints import load_weights
 
-BOX = Box((8, 9, 10), (21, 22, 19))
+
+@pytest.fixture(scope="module", params=METHODS)
+def method(request, trained):
+    return opened(request.param, trained)[0]
+
+
 OTHER_BOXES = [
     Box((0, 0, 0), (10, 12, 8)),  # in a corner
     Box((20, 19, 22), (32, 32, 32)),
@@ -40,28 +51,6 @@ OTHER_BOXES = [
     Box((10, 15, 10), (11, 16, 22)),  # a voxel thin
     Box((2, 2, 2), (30, 30, 30)),  # nearly the window
 ]
-
-
-def make_request(workspace, box=BOX, shape=(32, 32, 32), offset=(4, 2, 1), case=None):
-    """A window of a held-out case, as the harness would cut it; read-only, so that writing to it fails."""
-    plan, name = workspace.plan(), workspace.splits().test[0]
-    scan = load_case(workspace.cases / name)
-    image = cut(scan.image, offset, shape).astype(np.float32)
-    image.setflags(write=False)
-    limits = np.array(scan.record.limits, np.float32)
-    fade = [n >= 8 for n in box.shape]
-    place = Box(tuple(a + f for a, f in zip(box.start, fade, strict=True)), tuple(b - f for b, f in zip(box.stop, fade, strict=True)))
-    return Request(image, box, place, limits, plan.window.spacing_mm, case)
-
-
-def opened(name, workspace):
-    method = find_method(name)(workspace.plan(), workspace)
-    return method, method.load()
-
-
-@pytest.fixture(scope="module", params=METHODS)
-def method(request, trained):
-    return opened(request.param, trained)[0]
 
 
 def same(a, b):
@@ -106,7 +95,9 @@ def test_the_request_is_not_changed_and_the_answer_is_valid(method, trained):
     np.testing.assert_array_equal(request.image, before)
     assert not np.shares_memory(made.image, request.image)
     check(request, made, request.limits)
-    draws = (method.synthesize(request, seed, Sampling()) for seed in range(1, 9))  # an empty one of barely trained networks changes nothing
+    draws = (
+        method.synthesize(request, seed, Sampling()) for seed in range(1, 9)
+    )  # an empty one of barely trained networks changes nothing
     assert any(not np.array_equal(each.image, request.image) for each in draws)
 
 
@@ -148,7 +139,6 @@ def test_methods_ask_for_what_they_need(trained, tmp_path):
         opened("copypaste", bare)
 
 
-# -- copy-paste and SynTumor -----------------------------------------------------------------------------------
 def test_a_pasted_tumor_is_a_real_one(trained):
     """The mask has a training tumor's shape (mirrored at most); it is never the redrawn case's own."""
     method, _ = opened("copypaste", trained)
@@ -183,7 +173,9 @@ def test_a_tumor_larger_than_its_place_is_shrunk_and_never_lost(workspace, body)
             if body == "thin":
                 mask[start[0] + 1 : start[0] + size[0] - 1] = False
             request = make_request(workspace, Box((9, 9, 9), tuple(9 + n for n in shape)))
-            image, share, others = method._fit(np.where(mask, 5.0, 1.0)[None], mask, mask, replace(request, place=request.box))
+            image, share, others = method._fit(
+                np.where(mask, 5.0, 1.0)[None], mask, mask, replace(request, place=request.box)
+            )
             assert image.shape[1:] == share.shape == others.shape
             assert all(n <= m for n, m in zip(tight_box(share).shape, shape, strict=True))
             assert image[0, share].mean() > 1.02  # it is where the tumor's picture is
@@ -227,7 +219,7 @@ def units_of_their_own(workspace, tmp_path_factory):
         write_volume(path.with_name(path.name.replace("_0000", "_0001")), (image + 7) * np.float32(10.0**number), grid)
     found = Workspace(folder / "work")
     plan_toy(found, str(data))
-    pipeline.preprocess_dataset(found, workers=0)
+    preprocess.preprocess_dataset(found, workers=0)
     return found
 
 
@@ -241,14 +233,20 @@ def test_a_tumor_comes_in_the_units_of_its_host(units_of_their_own, workspace, n
         made, alone = method.synthesize(request, seed, Sampling()), plain.synthesize(only, seed, Sampling())
         np.testing.assert_array_equal(made.image[0], alone.image[0])
         assert made.drawn.get("donor") == alone.drawn.get("donor")
-        change = (made.image - request.image)[:, made.mask > 0.5].mean(axis=1) / units(method.plan.channels, request.limits)[:, 1]
+        change = (made.image - request.image)[:, made.mask > 0.5].mean(axis=1) / units(
+            method.plan.channels, request.limits
+        )[:, 1]
         assert 0.05 < change[1] < 3, change  # whatever the donor's unit
 
 
 PREVIEWS = [
-    ("tumorgen", "_preview"), ("blended", "_preview"), ("difftumor", "_preview"), ("freetumor", "_segmentor_preview"), ("freetumor", "_gan_preview"),
+    ("tumorgen", "_preview"),
+    ("blended", "_preview"),
+    ("difftumor", "_preview"),
+    ("freetumor", "_segmentor_preview"),
+    ("freetumor", "_gan_preview"),
     ("tumorgen", "vae"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "preview"), PREVIEWS)
@@ -263,9 +261,11 @@ def test_previews_show_the_main_channel(units_of_their_own, monkeypatch, tmp_pat
         draw = getattr(method, preview)
         if preview == "vae":
             cases = [load_case(units_of_their_own.cases / case) for case in units_of_their_own.splits().test]
-            draw = autoencoding.reconstruction_preview(method.vae, cases, plan, "cpu")
-        for module in (sys.modules[type(method).__module__], autoencoding):
-            monkeypatch.setattr(module, "grid_preview", lambda path, rows, names, columns, low, high: shown.append((rows, columns)))
+            draw = autoencoder.reconstruction_preview(method.vae, cases, plan, "cpu")
+        for module in (sys.modules[type(method).__module__], autoencoder):
+            monkeypatch.setattr(
+                module, "grid_preview", lambda path, rows, names, columns, low, high: shown.append((rows, columns))
+            )
         with torch.no_grad():
             if name == "freetumor":
                 for weight in method.generator.parameters():
@@ -300,11 +300,16 @@ def bright(tmp_path_factory):
         image = 10.0**number * (body + tumor * (0.5 + 0.5 * number))
         write_volume(data / "imagesTr" / f"c{number}_0000.nii.gz", image.astype(np.float32), grid)
         write_volume(data / "labelsTr" / f"c{number}.nii.gz", tumor.astype(np.uint8), grid)
-    about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "tumor": 1}, "numTraining": 6, "file_ending": ".nii.gz"}
+    about = {
+        "channel_names": {"0": "T1"},
+        "labels": {"background": 0, "tumor": 1},
+        "numTraining": 6,
+        "file_ending": ".nii.gz",
+    }
     write_json(data / "dataset.json", about)
     found = Workspace(folder / "work")
     plan_toy(found, str(data))
-    pipeline.preprocess_dataset(found, workers=0)
+    preprocess.preprocess_dataset(found, workers=0)
     return found
 
 
@@ -312,14 +317,20 @@ def test_bright_tumors_are_measured_in_units_of_what_lies_around_them(bright):
     """They neither set the unit nor saturate."""
     plan = bright.plan()
     (channel,) = plan.channels
-    assert (channel.scheme, channel.low, channel.high) == ("own", 0, pytest.approx(4, rel=0.01))  # the brightest tumor, of a held-out case or not
+    assert (channel.scheme, channel.low, channel.high) == (
+        "own",
+        0,
+        pytest.approx(4, rel=0.01),
+    )  # the brightest tumor, of a held-out case or not
     for number, facts in enumerate(bright.fingerprint().cases):
         assert facts.tumors[0].mean[0] == pytest.approx(1.5 + 0.5 * number, rel=0.01)
         case = load_case(bright.cases / facts.case)
         np.testing.assert_allclose(units(plan.channels, case.record.limits), [[0, 10.0**number]], rtol=0.01, atol=1e-6)
         seen = scale(np.asarray(case.image), plan.channels, np.array(case.record.limits))
         assert seen[0, 16, 16, 16] == pytest.approx(-0.25 + 0.25 * number, abs=0.02)
-    assert np.allclose(plan.methods["syntumor"]["contrast"], np.percentile([0.5, 1, 1.5, 2, 3], (10, 90)), rtol=0.05)  # the fifth case is held out
+    assert np.allclose(
+        plan.methods["syntumor"]["contrast"], np.percentile([0.5, 1, 1.5, 2, 3], (10, 90)), rtol=0.05
+    )  # the fifth case is held out
 
 
 @pytest.mark.parametrize("name", ["copypaste", "syntumor"])
@@ -327,7 +338,9 @@ def test_a_contrast_is_painted_as_it_was_measured(bright, name):
     method, _ = opened(name, bright)
     host = np.full((1, 32, 32, 32), 70.0, np.float32)
     limits = np.array([[0.0, 70 * method.plan.channels[0].high]], np.float32)
-    request = Request(host, Box((4, 4, 4), (28, 28, 28)), Box((6, 6, 6), (26, 26, 26)), limits, method.plan.window.spacing_mm)
+    request = Request(
+        host, Box((4, 4, 4), (28, 28, 28)), Box((6, 6, 6), (26, 26, 26)), limits, method.plan.window.spacing_mm
+    )
     for seed in range(4):
         made = method.synthesize(request, seed, Sampling())
         found = (made.image[0] - 70)[ndimage.binary_erosion(made.mask > 0.9, iterations=2)].mean() / 70
@@ -336,7 +349,6 @@ def test_a_contrast_is_painted_as_it_was_measured(bright, name):
         assert found == pytest.approx(asked, rel=0.3 if name == "syntumor" else 0.05)
 
 
-# -- TumorGen --------------------------------------------------------------------------------------------------
 def columns(workspace, stage):
     with (workspace.run("tumorgen", stage) / "log.csv").open() as stream:
         return set(next(csv.reader(stream)))
@@ -358,10 +370,15 @@ def replanned(trained, tmp_path, monkeypatch):
 
 
 ABLATIONS = [
-    ["flow.bapmg=false"], ["flow.coarse_weight=0"], ["flow.fine_weight=0"], ["refiner.enabled=false"], ["refiner.joint=true"],
-    ["refiner.guided=false"], ["flow.character=false"],
+    ["flow.bapmg=false"],
+    ["flow.coarse_weight=0"],
+    ["flow.fine_weight=0"],
+    ["refiner.enabled=false"],
+    ["refiner.joint=true"],
+    ["refiner.guided=false"],
+    ["flow.character=false"],
     ["flow.box_channel=true", "flow.time_schedule=logit-normal", "sampling.solver=heun"],
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("changes", ABLATIONS, ids=lambda c: c[0])
@@ -400,7 +417,7 @@ def test_a_change_of_what_is_encoded_makes_flow_and_refiner_stale(trained, monke
     """What a character is, is no number of the plan; the VAE is told none."""
     method = TumorGen(trained.plan(), trained)
     assert all(method.trained(stage) for stage in method.stages)
-    monkeypatch.setattr(tumorgen, "FORMAT", "another")
+    monkeypatch.setattr(method_module, "FORMAT", "another")
     assert [method.trained(stage) for stage in method.stages] == [True, False, False]
 
 
@@ -453,7 +470,9 @@ def test_the_flow_sees_nothing_of_the_box(trained):
     outside[..., 7, 7, 7] += 9
 
     def sample(z):
-        return method._sample(z, box, method._first_told(method._character(Box((2, 3, 2), (6, 6, 5)), 4)), 4, 2, "euler")
+        return method._sample(
+            z, box, method._first_told(method._character(Box((2, 3, 2), (6, 6, 5)), 4)), 4, 2, "euler"
+        )
 
     drawn = sample(latent)
     assert torch.equal(drawn, sample(hidden))
@@ -507,7 +526,12 @@ def test_the_larger_its_halo_the_nearer_a_box_is_to_the_whole_windows_decode(tra
 def test_the_cells_that_are_drawn_are_the_place(trained, name):
     """So that no mask is cut off in the middle of one."""
     plan, (method, _) = trained.plan(), opened(name, trained)
-    window = lay_window(SimpleNamespace(name="x", grid=Grid((60, 60, 60), (3.0, 4.0, 5.0))), Box((20, 22, 25), (31, 33, 34)), plan, method.cell)
+    window = lay_window(
+        SimpleNamespace(name="x", grid=Grid((60, 60, 60), (3.0, 4.0, 5.0))),
+        Box((20, 22, 25), (31, 33, 34)),
+        plan,
+        method.cell,
+    )
     request = replace(make_request(trained, window.window_box, window.grid.shape), place=window.place)
     drawn = open_canvas(method.vae, request, plan, 1, "cpu").latent_box
     assert window.place == Box(tuple(4 * a for a in drawn.start), tuple(4 * b for b in drawn.stop))
@@ -540,18 +564,18 @@ def test_cases_that_given_weights_have_seen_count_as_learnt_from(trained, tmp_pa
     other, splits = Workspace(tmp_path / "other"), trained.splits()
     shutil.copytree(trained.root, other.root)
     write_json(other.splits_file, Splits((splits.train[1], *splits.test), splits.train[:1]))
-    monkeypatch.setattr(stages, "open_method", lambda workspace, name, _: find_method(name)(workspace.plan(), workspace))
-    monkeypatch.setattr(stages, "train", lambda *_: None)
+    monkeypatch.setattr(train, "open_method", lambda workspace, name, _: find_method(name)(workspace.plan(), workspace))
+    monkeypatch.setattr(train, "train", lambda *_: None)
     method = find_method("tumorgen")(other.plan(), other)
     assert method.learnt_from() == other.splits().train
     initial = trained.run("tumorgen", "vae") / "weights.safetensors"
-    stages.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=initial)
+    train.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=initial)
     assert method.learnt_from() == (splits.train[1], *splits.test, *sorted({*splits.train} - {splits.train[1]}))
     copy = tmp_path / "alone.safetensors"  # of which nothing is known
     shutil.copy(initial, copy)
-    stages.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=copy)
+    train.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=copy)
     assert method.learnt_from() == other.splits().train
-    stages.train_stage(other, "tumorgen", "vae", device="cpu", restart=True)
+    train.train_stage(other, "tumorgen", "vae", device="cpu", restart=True)
     assert not (method.folder("vae") / INITIAL).exists()
 
 
@@ -560,7 +584,6 @@ def test_a_poor_vae_is_told_before_the_flow(trained, capsys):
     assert "tumors will look blurred" in " ".join(capsys.readouterr().err.split())
 
 
-# -- DiffTumor and blended latent diffusion ----------------------------------------------------------------------
 def test_difftumor_changes_nothing_beyond_its_mask(trained):
     method, hashes = opened("difftumor", trained)
     assert set(hashes) == {"vqgan", "ddpm"}
@@ -589,9 +612,15 @@ def test_difftumor_keeps_the_healthy_latents(trained):
 def test_difftumors_latents_are_standardised(trained):
     """Diffusion's noise has variance 1, and so must what it drowns."""
     method, _ = opened("difftumor", trained)
-    cases = autoencoding.load_cases(trained, trained.splits().train)
+    cases = autoencoder.load_cases(trained, trained.splits().train)
     with torch.no_grad():
-        z = torch.cat([method.vqgan.encode(torch.from_numpy(autoencoding.whole_image(case, method.plan))[None])[0].flatten(1) for case in cases], 1)
+        z = torch.cat(
+            [
+                method.vqgan.encode(torch.from_numpy(autoencoder.whole_image(case, method.plan))[None])[0].flatten(1)
+                for case in cases
+            ],
+            1,
+        )
     torch.testing.assert_close(z.std(1), torch.ones(8), atol=0.01, rtol=0)
 
 
@@ -606,9 +635,14 @@ def test_difftumors_steps_and_samplers(trained):
     hook.remove()
     with pytest.raises(PlanError, match="at most 10"):
         method.synthesize(request, 0, Sampling(steps=11))
-    section = {**trained.plan().methods["difftumor"], "sampling": {**trained.plan().methods["difftumor"]["sampling"], "steps": 99}}
+    section = {
+        **trained.plan().methods["difftumor"],
+        "sampling": {**trained.plan().methods["difftumor"]["sampling"], "steps": 99},
+    }
     with pytest.raises(PlanError, match=r"sampling\.steps"):
-        find_method("difftumor")(replace(trained.plan(), methods={**trained.plan().methods, "difftumor": section}), trained)
+        find_method("difftumor")(
+            replace(trained.plan(), methods={**trained.plan().methods, "difftumor": section}), trained
+        )
 
 
 def test_difftumors_mask_on_the_latent_grid():
@@ -676,7 +710,7 @@ def test_the_status_tells_every_stage_once(trained, workspace):
 @pytest.mark.parametrize(("name", "stage"), [(name, stage) for name in METHODS for stage in find_method(name).stages])
 def test_every_stage_killed_and_resumed_equals_unbroken(trained, tmp_path, monkeypatch, name, stage):
     """With all that its objectives train beside the saved networks: critics, codebooks, what counts late."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
 
     def made(killed_at=None):
         whole = find_method(name)(trained.plan(), trained).stage(stage, 4)
@@ -689,12 +723,12 @@ def test_every_stage_killed_and_resumed_equals_unbroken(trained, tmp_path, monke
         return replace(whole, item=item, preview=None, finish=None)
 
     def states(folder):
-        training.train(made(), folder, "cpu", "fp32")
+        loop.train(made(), folder, "cpu", "fp32")
         return torch.load(folder / "last.pt", weights_only=True)
 
     unbroken = states(tmp_path / "unbroken")
     with pytest.raises(RuntimeError, match="killed"):
-        training.train(made(killed_at=3 * made().batch), tmp_path / "broken", "cpu", "fp32")
+        loop.train(made(killed_at=3 * made().batch), tmp_path / "broken", "cpu", "fp32")
     resumed = states(tmp_path / "broken")
     assert resumed["step"] == unbroken["step"] == 4
     for part in ("models", "ema"):
@@ -725,22 +759,29 @@ def test_a_refined_mask_wavers_and_a_coarse_one_does_not(trained, monkeypatch):
         method = sampling_with(trained, roughness=roughness, corrections=0)
         method.config = replace(method.config, refiner=replace(method.config.refiner, enabled=refined))
         decode = method._decode
-        monkeypatch.setattr(method, "_decode", lambda joint: (shown := decode(joint)[0], unsure[0][tuple(slice(n) for n in shown.shape[1:])]))
+        monkeypatch.setattr(
+            method,
+            "_decode",
+            lambda joint: (shown := decode(joint)[0], unsure[0][tuple(slice(n) for n in shown.shape[1:])]),
+        )
         return method.synthesize(make_request(trained), 3, Sampling()).mask
 
     assert not np.array_equal(mask(True, 2.0), mask(True, 0.0))
     np.testing.assert_array_equal(mask(False, 2.0), mask(False, 0.0))
 
 
-@pytest.mark.parametrize(("corrections", "answers", "kept", "draws"), [
-    (0, 0.3, 0, 1),  # as drawn
-    (1, 0.3, 1, 2),  # nearer
-    (3, 0.2, 2, 3),  # near enough, with one to spare
-    (3, 1 / 1.5, 0, 1),  # near enough at once
-    (1, 2.0, 0, 2),  # the second one is farther off: the first is kept
-    (2, 0.05, 1, 3),  # however much it lacks, no more is told than so far
-    (3, 0.0, 0, 1),  # no tumor to correct
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("corrections", "answers", "kept", "draws"),
+    [
+        (0, 0.3, 0, 1),  # as drawn
+        (1, 0.3, 1, 2),  # nearer
+        (3, 0.2, 2, 3),  # near enough, with one to spare
+        (3, 1 / 1.5, 0, 1),  # near enough at once
+        (1, 2.0, 0, 2),  # the second one is farther off: the first is kept
+        (2, 0.05, 1, 3),  # however much it lacks, no more is told than so far
+        (3, 0.0, 0, 1),  # no tumor to correct
+    ],
+)
 def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, corrections, answers, kept, draws):
     """A field that answers with `answers` times what it is told; what of a character is not known is not asked for."""
     method = sampling_with(trained, corrections=corrections)
@@ -750,12 +791,16 @@ def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, correcti
 
     def paint(canvas, smooth, asked, seed, steps, solver):
         told.append(asked)
-        return Synthetic(np.full((1, 4, 4, 4), len(told) - 1, np.float32), np.full((4, 4, 4), float(answers > 0), np.float32))
+        return Synthetic(
+            np.full((1, 4, 4, 4), len(told) - 1, np.float32), np.full((4, 4, 4), float(answers > 0), np.float32)
+        )
 
     monkeypatch.setattr(method, "_paint", paint)
     monkeypatch.setattr(method, "_character", lambda *arguments: wanted)
     monkeypatch.setattr(method.condition, "standard", np.nan_to_num)
-    monkeypatch.setattr("tumorgen_cli.methods.tumorgen.describe_character", lambda *arguments: answers * told[-1] + [0, 7, 0])
+    monkeypatch.setattr(
+        "tumorgen_cli.methods.tumorgen.describe_character", lambda *arguments: answers * told[-1] + [0, 7, 0]
+    )
     made = method.synthesize(make_request(trained), 1, Sampling())
     assert made.image.flat[0] == kept
     assert made.drawn["draws"] == len(told) == draws

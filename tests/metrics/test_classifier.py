@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli.files import from_plain, to_plain
-from tumorgen_cli.metrics import reader_test as room
-from tumorgen_cli.metrics.reader_test import (
+from tumorgen_cli.metrics import classifier as room
+from tumorgen_cli.metrics.classifier import ReaderTest, reader_test
+from tumorgen_cli.metrics.radiomics import (
     INTENSITIES,
     SHAPES,
     Feature,
-    ReaderTest,
     _Places,
     describe_lesion,
     feature_scales,
     lesion_features,
-    reader_test,
 )
+from tumorgen_cli.system.json_records import from_plain, to_plain
 
 SPACING = (2.0, 2.0, 4.0)
 SCALES = (2.5, 5.0, 10.0)
@@ -62,7 +61,19 @@ def test_intensities(ball):
     inside = np.zeros(SHAPE)
     inside[ball] = np.random.default_rng(0).permutation(np.linspace(2, 6, ball.sum()))  # uniform from 2 to 6
     found = describe(inside, ball)
-    told = [found[name] for name in ("percentile_10", "median", "percentile_90", "maximum", "skewness", "kurtosis", "entropy", "dispersion")]
+    told = [
+        found[name]
+        for name in (
+            "percentile_10",
+            "median",
+            "percentile_90",
+            "maximum",
+            "skewness",
+            "kurtosis",
+            "entropy",
+            "dispersion",
+        )
+    ]
     np.testing.assert_allclose(told, [2.4, 4, 5.6, 6, 0, -1.2, 5, 2 / 8], atol=0.02)
 
 
@@ -80,7 +91,17 @@ def test_the_same_body_on_another_grid_has_the_same_features():
         return describe(1 + 4 / (1 + np.exp(-depth / 0.1)), depth > 0, spacing)
 
     fine, coarse = body((1.5, 1.5, 1.5), (80, 76, 76)), body((2.5, 2.5, 3.0), (48, 46, 38))
-    for name in ("volume_ml", "elongation", "median", "gradient", "edge_gradient", "edge_contrast", "edge_alignment", "edge_sharpness", "spots_fine"):
+    for name in (
+        "volume_ml",
+        "elongation",
+        "median",
+        "gradient",
+        "edge_gradient",
+        "edge_contrast",
+        "edge_alignment",
+        "edge_sharpness",
+        "spots_fine",
+    ):
         assert fine[name] == pytest.approx(coarse[name], rel=0.12), name
 
 
@@ -161,8 +182,10 @@ def test_scales_follow_the_spacing():
     assert feature_scales((1.0, 2.0, 4.0)) == pytest.approx((2, 4, 8))
 
 
-# -- the test ------------------------------------------------------------------------------------------------------
-FEATURES = tuple(Feature(name, family, f"the {name}") for name, family in zip("abcdef", ("shape", "shape", *["texture"] * 4), strict=True))
+FEATURES = tuple(
+    Feature(name, family, f"the {name}")
+    for name, family in zip("abcdef", ("shape", "shape", *["texture"] * 4), strict=True)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +205,9 @@ def names(count, prefix):
 
 
 def test_alike_sets_cannot_be_told_apart():
-    found = [reader_test(draw(30, 2 * i), draw(30, 2 * i + 1), names(30, "s"), names(30, "r"), FEATURES, 0) for i in range(6)]
+    found = [
+        reader_test(draw(30, 2 * i), draw(30, 2 * i + 1), names(30, "s"), names(30, "r"), FEATURES, 0) for i in range(6)
+    ]
     assert np.mean([test.auc for test in found]) == pytest.approx(0.5, abs=0.08)
     assert sum(test.low <= 0.5 <= test.high for test in found) >= 5
     assert sum(len(test.give_aways) for test in found) <= 1  # 5 % of tests name one

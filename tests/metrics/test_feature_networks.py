@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from tumorgen_cli.errors import StateError
-from tumorgen_cli.metrics import features, frechet
-from tumorgen_cli.metrics.features import filters, hand_made, inception, lite0, nnunet_encoder
-from tumorgen_cli.nets import lite0 as lite0_room
+from tumorgen_cli.metrics import feature_networks, slice_distances
+from tumorgen_cli.metrics.feature_networks import filters, hand_made, inception, lite0, nnunet_encoder
+from tumorgen_cli.models import efficientnet as lite0_room
+from tumorgen_cli.system.errors import StateError
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,6 @@ def lite():
     return lite0(CPU)
 
 
-# -- by hand -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "harm",
     [
@@ -40,7 +39,7 @@ def lite():
     ],
     ids=["blur", "noise", "contrast"],
 )
-@pytest.mark.parametrize("distance", [frechet.frechet_distance, frechet.kernel_distance])
+@pytest.mark.parametrize("distance", [slice_distances.frechet_distance, slice_distances.kernel_distance])
 def test_distances_grow_with_harm(harm, distance):
     real, other = filters(textures(60, 3)), textures(60, 4)
     distances = [distance(filters(harm(other, s) if s else other), real) for s in (0, 0.7, 1.4, 2.1)]
@@ -60,7 +59,7 @@ def test_filters_shape_and_determinism():
 def test_filters_are_a_network():
     network = hand_made()
     assert (network.name, network.is_fid, network.dimensions, network.features) == ("filters", False, 2, filters)
-    assert frechet.filters is filters
+    assert slice_distances.filters is filters
 
 
 def test_a_flat_slice_has_its_value():
@@ -69,7 +68,6 @@ def test_a_flat_slice_has_its_value():
     np.testing.assert_allclose(found[0, 6:14], math.log(1e-3), rtol=1e-6)  # first derivatives: nothing but the floor
 
 
-# -- EfficientNet-Lite0 ------------------------------------------------------------------------------------------
 def test_lite0_sees_a_cat(lite):
     """Weights, padding and scaling are right where its own classifier names a photograph from its features."""
     data = pytest.importorskip("skimage.data")
@@ -84,7 +82,7 @@ def test_lite0_is_deterministic_and_knows_no_batch(lite, monkeypatch):
     found = lite.features(images)
     assert found.shape == (3, 1280)
     assert not lite.is_fid
-    monkeypatch.setattr(features, "_BATCH", 2)
+    monkeypatch.setattr(feature_networks, "_BATCH", 2)
     np.testing.assert_allclose(lite.features(images[2:]), found[2:], atol=1e-4)
     np.testing.assert_allclose(lite.features(images), found, atol=1e-4)
     np.testing.assert_array_equal(images, before)
@@ -118,7 +116,6 @@ def test_a_missing_package_is_told(monkeypatch, module, make, remedy):
         make()
 
 
-# -- Inception ---------------------------------------------------------------------------------------------------
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
     """An empty download cache, and an address where nobody answers."""
@@ -160,17 +157,18 @@ def test_inception_is_torch_fidelitys(no_network, monkeypatch):
     monkeypatch.undo()
     path = no_network / "given.pth"
     torch.save(reference.state_dict(), path)
-    monkeypatch.setattr(features, "_INCEPTION_SHA256", features.hash_file(path))
+    monkeypatch.setattr(feature_networks, "_INCEPTION_SHA256", feature_networks.hash_file(path))
     network = inception(CPU, path)
     assert network.is_fid
     images = np.stack([np.linspace(-0.1, 1.1, 20 * 24).reshape(20, 24), np.full((20, 24), 0.5)])
-    grey = torch.tensor([[[int(min(max(round(v * 255), 0), 255)) for v in row] for row in image] for image in images], dtype=torch.uint8)
+    grey = torch.tensor(
+        [[[int(min(max(round(v * 255), 0), 255)) for v in row] for row in image] for image in images], dtype=torch.uint8
+    )
     expected = reference(grey[:, None].repeat(1, 3, 1, 1))[0]
     np.testing.assert_allclose(network.features(images), expected, rtol=1e-4, atol=1e-6)
     assert expected.shape == (2, 2048)
 
 
-# -- nnU-Net's encoder -------------------------------------------------------------------------------------------
 class Stages(torch.nn.Module):
     """Two stages: the window doubled, and the same at half resolution with its square beside it."""
 
@@ -184,7 +182,9 @@ def test_nnunet_encoder_averages_its_stages():
     network = nnunet_encoder(Stages(), "abc", lambda w: 10 * w.transpose(0, 1, 4, 3, 2), "times ten", CPU)
     x = 10 * windows[:, 0]
     pooled = x.reshape(3, 2, 2, 3, 2, 4, 2).mean(axis=(2, 4, 6))
-    expected = np.stack([2 * x.mean(axis=(1, 2, 3)), pooled.mean(axis=(1, 2, 3)), (pooled**2).mean(axis=(1, 2, 3))], axis=1)
+    expected = np.stack(
+        [2 * x.mean(axis=(1, 2, 3)), pooled.mean(axis=(1, 2, 3)), (pooled**2).mean(axis=(1, 2, 3))], axis=1
+    )
     np.testing.assert_allclose(network.features(windows), expected, rtol=1e-5)
     assert (network.dimensions, network.is_fid) == (3, False)
     others = [nnunet_encoder(Stages(), h, np.asarray, p, CPU).hash for h, p in (("abc", "plain"), ("abd", "times ten"))]
@@ -197,4 +197,6 @@ def test_loading_the_module_is_light():
     import subprocess
 
     code = "import sys, tumorgen_cli.metrics.features; print([m for m in ('torch', 'torch_fidelity', 'SimpleITK') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli.files import from_plain, to_plain
 from tumorgen_cli.metrics import novelty as room
 from tumorgen_cli.metrics.novelty import FACTS, Novelty, distances, diversity, lesion, lesion_patch, nearest, novelty
-from tumorgen_cli.metrics.tumors import describe_tumor
+from tumorgen_cli.metrics.statistics import describe_tumor
+from tumorgen_cli.system.json_records import from_plain, to_plain
 
 SPACING = (2.0, 2.0, 3.0)
 SHAPE = (44, 40, 30)
@@ -63,14 +63,17 @@ def elsewhere(image, mask):
 def rescaled(image, mask):
     """10 % larger and noisy, with a mask of its own."""
     rng = np.random.default_rng(3)
-    zoom = lambda a: ndimage.affine_transform(a, np.full(3, 1 / 1.1), [(n - 1) / 2 * (1 - 1 / 1.1) for n in SHAPE], order=1)  # noqa: E731
+    zoom = lambda a: ndimage.affine_transform(
+        a, np.full(3, 1 / 1.1), [(n - 1) / 2 * (1 - 1 / 1.1) for n in SHAPE], order=1
+    )  # noqa: E731
     larger = zoom(image[0]) + 0.3 * rng.standard_normal(SHAPE)
     edge = zoom(mask.astype(float)) + 0.1 * ndimage.gaussian_filter(rng.standard_normal(SHAPE), 1)
     return larger[None], edge > 0.5
 
 
 @pytest.mark.parametrize(
-    ("copy", "most"), [(lambda *a: a, 1e-5), (mirrored, 1e-4), (brighter, 1e-4), (shifted, 1e-4), (elsewhere, 0.14), (rescaled, 0.12)]
+    ("copy", "most"),
+    [(lambda *a: a, 1e-5), (mirrored, 1e-4), (brighter, 1e-4), (shifted, 1e-4), (elsewhere, 0.14), (rescaled, 0.12)],
 )
 def test_copies_are_found(copy, most, train, held_out):
     found = novelty([made("copy", *copy(*blob(6)))], train, held_out)
@@ -117,7 +120,9 @@ def test_mask_and_picture_both_count():
     image, mask = blob(1)
     other_image, _ = blob(2)
     same_mask = np.stack([lesion_patch(i, mask, SPACING) for i in (image, np.where(mask, other_image, 1))])
-    assert 0.15 < distances(same_mask[:1], same_mask[1:])[0, 0] <= 0.5 + 1e-3  # the mask agrees: half a likeness, and more by chance
+    assert (
+        0.15 < distances(same_mask[:1], same_mask[1:])[0, 0] <= 0.5 + 1e-3
+    )  # the mask agrees: half a likeness, and more by chance
     assert np.linalg.norm(same_mask[0]) == pytest.approx(1, abs=1e-5)
 
 
@@ -135,8 +140,10 @@ def test_shifts_and_mirrorings_against_trying_them_all(monkeypatch):
     best = max(
         float((np.flip(np.roll(patches[0], (i, j, k), (1, 2, 3)), axes) * patches[1]).sum())
         for axes in [(), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)]
-        for i in range(-2, 3) for j in range(-2, 3) for k in range(-2, 3)
-    )  # fmt: skip
+        for i in range(-2, 3)
+        for j in range(-2, 3)
+        for k in range(-2, 3)
+    )
     assert nearest(patches[1:2], patches[:1])[1][0] == pytest.approx(1 - best, abs=1e-5)
 
 

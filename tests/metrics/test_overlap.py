@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tumorgen_cli.metrics.agreement import dice, lesion_counts, proportion, surface_dice, verdict
+from tumorgen_cli.metrics.overlap import dice, lesion_counts, proportion, surface_dice, verdict
 
 EMPTY = np.zeros((8, 9, 10), bool)
 
@@ -86,7 +86,6 @@ def test_lesions_are_hit_by_a_voxel_and_missed_without():
     assert (judged.dice, judged.surface_dice, judged.proportion, judged.missed, judged.spurious) == (1, 1, 1, 0, 0)
 
 
-# -- exactness -------------------------------------------------------------------------------------------------
 def published(which):
     """DeepMind's surface-distance test cases: masks, spacing, Dice and surface Dice at 1 mm, as they state them."""
     a, b = np.zeros((128, 128, 128), bool), np.zeros((128, 128, 128), bool)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from tumorgen_cli.metrics.frechet import (
+from tumorgen_cli.metrics.slice_distances import (
     PLANES,
     Interval,
     cannot_tell,
@@ -42,7 +42,6 @@ def kernel_by_hand(a, b):
     return same_a + same_b - 2 * sum(k(x, y) for x in a for y in b) / (n * m)
 
 
-# -- Fréchet -----------------------------------------------------------------------------------------------------
 def test_agrees_with_pytorch_fid():
     rng = np.random.default_rng(1)
     mixing = rng.normal(size=(12, 12))
@@ -65,7 +64,9 @@ def test_closed_forms():
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(a, a[::-1] + 2) == pytest.approx(64 * 4)
     variance = ((a - a.mean(axis=0)) ** 2).sum() / 29
-    assert frechet_distance(3 * (a - a.mean(axis=0)), a - a.mean(axis=0)) == pytest.approx(4 * variance)  # (3 - 1)² tr Σ
+    assert frechet_distance(3 * (a - a.mean(axis=0)), a - a.mean(axis=0)) == pytest.approx(
+        4 * variance
+    )  # (3 - 1)² tr Σ
 
 
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
@@ -76,7 +77,6 @@ def test_too_few_or_unlike(distance):
         distance(np.zeros((4, 3)), np.zeros((4, 2)))
 
 
-# -- kernel ------------------------------------------------------------------------------------------------------
 def test_kernel_distance_by_hand():
     # D = 1: k(0, 0) = k(0, y) = 1, k(1, 1) = 8, k(1, 2) = 27: same sets 1 and 27, across 1
     assert kernel_distance(np.zeros((2, 1)), np.array([[1.0], [2.0]])) == pytest.approx(1 + 27 - 2)
@@ -88,7 +88,9 @@ def test_kernel_distance_by_hand():
 
 def test_kernel_distance_has_no_bias_and_frechet_has():
     rng = np.random.default_rng(4)
-    found = {count: [(rng.normal(size=(count, 20)), rng.normal(size=(count, 20))) for _ in range(300)] for count in (5, 20)}
+    found = {
+        count: [(rng.normal(size=(count, 20)), rng.normal(size=(count, 20))) for _ in range(300)] for count in (5, 20)
+    }
     kernel = {count: np.array([kernel_distance(a, b) for a, b in sets]) for count, sets in found.items()}
     for values in kernel.values():
         assert abs(values.mean()) < 3 * values.std() / math.sqrt(len(values))
@@ -97,7 +99,6 @@ def test_kernel_distance_has_no_bias_and_frechet_has():
     assert frechet[5] > 1.5 * frechet[20] > 3
 
 
-# -- intervals ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
 def test_jackknife_covers_where_a_bootstrap_does_not(distance):
     """Sets drawn anew many times: 95 % intervals hold the expected distance at these counts; bootstrap draws overshoot it."""
@@ -172,7 +173,9 @@ def test_matched_takes_parts_of_both():
     few = matched(a, b, (8, 32), frechet_distance, None, None, 50, 1)
     assert few.value > whole  # fewer rows, more bias
     assert few.low < few.value < few.high
-    assert matched(a, b, (40, 32), frechet_distance, None, None, 3, 1) == Interval(*[pytest.approx(whole)] * 3, (40, 32))
+    assert matched(a, b, (40, 32), frechet_distance, None, None, 3, 1) == Interval(
+        *[pytest.approx(whole)] * 3, (40, 32)
+    )
 
 
 def test_tumors_of_one_scan_do_not_stand_for_several():
@@ -221,7 +224,6 @@ def test_planes_are_averaged_and_cases_stay_whole():
     assert floor(np.concatenate([a, b]), (8, 8), over_planes(frechet_distance), None, 5, 1).low > 0
 
 
-# -- projection, slices ------------------------------------------------------------------------------------------
 def test_projection_finds_the_axes_of_the_reference():
     rng = np.random.default_rng(11)
     turn = linalg.qr(rng.normal(size=(5, 5)))[0]
@@ -231,7 +233,9 @@ def test_projection_finds_the_axes_of_the_reference():
     other = (rng.normal(size=(20, 5)) * (8, 6, 0, 0, 0)) @ turn + 4
     within = (other - other.mean(axis=0)) + reference.mean(axis=0)  # the same plane: nothing of a distance is lost
     assert frechet_distance(found(reference), found(within)) == pytest.approx(frechet_distance(reference, within))
-    np.testing.assert_allclose(linalg.norm(found(other) - found(other[:1]), axis=1), linalg.norm(other - other[0], axis=1))
+    np.testing.assert_allclose(
+        linalg.norm(found(other) - found(other[:1]), axis=1), linalg.norm(other - other[0], axis=1)
+    )
     assert found(np.zeros((4, 3, 5))).shape == (4, 3, 2)
     for components in (0, 6):
         with pytest.raises(ValueError, match="components"):

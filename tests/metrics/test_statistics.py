@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tumorgen_cli.character import shell
-from tumorgen_cli.metrics.tumors import describe_tumor, ks_distance
+from tumorgen_cli.metrics.statistics import describe_tumor, ks_distance
+from tumorgen_cli.metrics.traits import shell
 
 SPACING = (2.0, 2.0, 4.0)
 
@@ -73,7 +73,9 @@ def test_longer_tumors_are_less_spherical(ball):
     rod = np.zeros_like(ball)
     rod[4:36, 18:22, 10:13] = True
     image = np.ones(ball.shape)
-    assert describe_tumor(image, rod, SPACING, 0.0).sphericity < 0.8 * describe_tumor(image, ball, SPACING, 0.0).sphericity
+    assert (
+        describe_tumor(image, rod, SPACING, 0.0).sphericity < 0.8 * describe_tumor(image, ball, SPACING, 0.0).sphericity
+    )
 
 
 def test_what_cannot_be_told_is_nan():

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import sampling_with
+from support.workspaces import sampling_with
 
-from tumorgen_cli.character import core_ratio, describe_character, draw_character, hard_limit, is_hard, normal_scores
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.metrics.tumors import describe_tumor
-from tumorgen_cli.vector_field import Condition
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.tumorgen.objectives import Condition, draw_character, normal_scores
+from tumorgen_cli.metrics.statistics import describe_tumor
+from tumorgen_cli.metrics.traits import core_ratio, describe_character, hard_limit, is_hard
 
 SPACING = (2.0, 2.0, 2.0)
 NOTHING = np.zeros(1)
@@ -31,7 +31,6 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-# -- one tumor -------------------------------------------------------------------------------------------------
 def test_contrast_heterogeneity_and_core():
     mask = ball(9)
     flat = np.where(mask, 5.0, 2.0)[None].astype(np.float32)
@@ -64,7 +63,6 @@ def test_what_cannot_be_told_is_nan():
         describe_character(image, single & False, SPACING, NOTHING)
 
 
-# -- among others ----------------------------------------------------------------------------------------------
 def test_hard_kinds():
     """Weak contrast of either sign, dark cores, uneven ones; what is not known is never hard."""
     ramp = np.linspace(0.1, 1, 11)
@@ -84,7 +82,9 @@ def test_normal_scores_have_no_unit():
     assert np.array_equal(np.argsort(scores[:, 0]), np.argsort(known[:, 0]))
     odd = np.array([[np.nan, known[:, 1].max() * 9]])
     assert normal_scores(odd, known)[0].tolist() == [0, scores[:, 1].max()]
-    dull = np.stack([np.full(5, 3.0), np.full(5, np.nan)], 1)  # all alike, or not known: tells nothing, whatever is asked
+    dull = np.stack(
+        [np.full(5, 3.0), np.full(5, np.nan)], 1
+    )  # all alike, or not known: tells nothing, whatever is asked
     assert not normal_scores(np.array([[4.0, 4.0]]), dull).any()
     assert not normal_scores(known[:1], known[:1]).any()  # a single tumor
 
@@ -103,7 +103,6 @@ def test_characters_are_those_of_tumors_that_the_box_may_have_been_put_around():
     assert drawn(125, "low-contrast") == {0}  # whatever the box
 
 
-# -- told to the field -----------------------------------------------------------------------------------------
 def test_a_condition_shows_the_character_in_the_box_alone(make_condition):
     told = make_condition(channels=2, character=True, box_channel=False)
     latent, box = torch.randn(2, 4, 8, 8, 8), torch.zeros(2, 1, 8, 8, 8)
@@ -138,7 +137,9 @@ def test_what_is_learnt_is_saved_with_the_field(make_condition, count):
     assert len(known) == len(extents) == min(count, Condition.ROWS) == len(np.unique(known[:, 0]))
     assert known.mean() == pytest.approx((count - 1) / 2, abs=3)
     np.testing.assert_array_equal(told.standard(characters), again.standard(characters))
-    assert np.array_equal(told.draw((30,) * 3, (5,) * 3, rng(4), None, 0), again.draw((30,) * 3, (5,) * 3, rng(4), None, 0))
+    assert np.array_equal(
+        told.draw((30,) * 3, (5,) * 3, rng(4), None, 0), again.draw((30,) * 3, (5,) * 3, rng(4), None, 0)
+    )
 
 
 @pytest.mark.parametrize("emphasis", [0.0, 1.0, 1.5])
@@ -149,7 +150,9 @@ def test_a_character_changes_the_tumor_and_nothing_else(trained, emphasis):
     latent, box = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 8, 8, 8)
     box[..., 2:6, 3:6, 2:5] = 1
     known = method.condition.known()[0]
-    strong, weak = (method._sample(latent, box, method._first_told(np.quantile(known, q, axis=0)), 4, 2, "euler") for q in (1, 0))
+    strong, weak = (
+        method._sample(latent, box, method._first_told(np.quantile(known, q, axis=0)), 4, 2, "euler") for q in (1, 0)
+    )
     np.testing.assert_allclose(told[0], emphasis * method.condition.standard(np.quantile(known, 1, axis=0)), rtol=1e-6)
     assert ((strong - weak).abs()[(box > 0).expand_as(strong)].max() > 1e-3) == (emphasis > 0)
     torch.testing.assert_close(strong * (1 - box), weak * (1 - box), rtol=0, atol=0)

@@ -5,34 +5,40 @@ import math
 import pytest
 import torch
 
-from tumorgen_cli import diffusion
+from tumorgen_cli.models import ddpm
 
 
 def test_the_cosine_schedule():
-    levels = diffusion.signal_levels(200)
+    levels = ddpm.signal_levels(200)
     assert levels.shape == (201,)
     assert levels[0] == 1
     assert (levels.diff() < 0).all()
-    assert float(levels[100]) == pytest.approx(math.cos(math.pi / 2 * 0.508 / 1.008) ** 2 / math.cos(math.pi / 2 * 0.008 / 1.008) ** 2, rel=1e-9)
+    assert float(levels[100]) == pytest.approx(
+        math.cos(math.pi / 2 * 0.508 / 1.008) ** 2 / math.cos(math.pi / 2 * 0.008 / 1.008) ** 2, rel=1e-9
+    )
     assert float(levels[-1]) < 1e-4
-    assert float(diffusion.signal_levels(4)[-1]) < 0.01
+    assert float(ddpm.signal_levels(4)[-1]) < 0.01
 
 
 def test_noise_and_back():
     rng = torch.Generator().manual_seed(0)
     data, noise = (torch.rand(3, 2, 4, 4, 4, generator=rng) * 2 - 1, torch.randn(3, 2, 4, 4, 4, generator=rng))
     level = torch.tensor([0.9, 0.5, 0.1])
-    x = diffusion.add_noise(data, noise, level)
+    x = ddpm.add_noise(data, noise, level)
     for i in range(3):
-        torch.testing.assert_close(diffusion.estimate_data(x[i : i + 1], noise[i : i + 1], float(level[i])), data[i : i + 1], atol=1e-5, rtol=0)
-    assert float(diffusion.estimate_data(torch.full((1, 1, 1, 1, 1), 9.0), torch.zeros(1, 1, 1, 1, 1), 0.5)) == 10  # no data lie beyond
+        torch.testing.assert_close(
+            ddpm.estimate_data(x[i : i + 1], noise[i : i + 1], float(level[i])), data[i : i + 1], atol=1e-5, rtol=0
+        )
+    assert (
+        float(ddpm.estimate_data(torch.full((1, 1, 1, 1, 1), 9.0), torch.zeros(1, 1, 1, 1, 1), 0.5)) == 10
+    )  # no data lie beyond
 
 
-@pytest.mark.parametrize("sampler", diffusion.SAMPLERS)
+@pytest.mark.parametrize("sampler", ddpm.SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 4, 50, 200])
 def test_where_all_data_are_one_point_sampling_lands_on_it(sampler, steps):
     """The true noise predictor of a point c is (x - sqrt(level) c) / sqrt(1 - level)."""
-    levels, c, calls = diffusion.signal_levels(200), 0.3, []
+    levels, c, calls = ddpm.signal_levels(200), 0.3, []
 
     def denoiser(x, step):
         level = float(levels[int(step[0])])
@@ -40,7 +46,7 @@ def test_where_all_data_are_one_point_sampling_lands_on_it(sampler, steps):
         return (x - math.sqrt(level) * c) / math.sqrt(1 - level)
 
     rng = torch.Generator().manual_seed(1)
-    x = diffusion.sample(denoiser, lambda: torch.randn(2, 3, 4, 4, 4, generator=rng), 200, steps, sampler)
+    x = ddpm.sample(denoiser, lambda: torch.randn(2, 3, 4, 4, 4, generator=rng), 200, steps, sampler)
     torch.testing.assert_close(x, torch.full_like(x, c), atol=1e-4, rtol=0)
     assert len(calls) == steps
     assert calls[0] == 200
@@ -48,10 +54,10 @@ def test_where_all_data_are_one_point_sampling_lands_on_it(sampler, steps):
     assert calls[-1] == 200 // steps
 
 
-@pytest.mark.parametrize("sampler", diffusion.SAMPLERS)
+@pytest.mark.parametrize("sampler", ddpm.SAMPLERS)
 def test_a_gaussian_comes_out_with_its_spread(sampler):
     """For data N(m, s^2) the true predictor is linear; many steps give back mean and spread."""
-    levels, mean, spread = diffusion.signal_levels(1000), 0.1, 0.2
+    levels, mean, spread = ddpm.signal_levels(1000), 0.1, 0.2
 
     def denoiser(x, step):
         level = float(levels[int(step[0])])
@@ -59,7 +65,7 @@ def test_a_gaussian_comes_out_with_its_spread(sampler):
         return math.sqrt(1 - level) * (x - math.sqrt(level) * mean) / variance
 
     rng = torch.Generator().manual_seed(2)
-    x = diffusion.sample(denoiser, lambda: torch.randn(20000, 1, 1, 1, 1, generator=rng), 1000, 250, sampler)
+    x = ddpm.sample(denoiser, lambda: torch.randn(20000, 1, 1, 1, 1, generator=rng), 1000, 250, sampler)
     assert float(x.mean()) == pytest.approx(mean, abs=0.01)
     assert float(x.std()) == pytest.approx(spread, rel=0.04)
 
@@ -73,5 +79,5 @@ def test_ddim_draws_once():
 
     for sampler, expected in (("ddim", 1), ("ddpm", 5)):
         draws.clear()
-        diffusion.sample(lambda x, step: x * 0, draw, 20, 5, sampler)
+        ddpm.sample(lambda x, step: x * 0, draw, 20, 5, sampler)
         assert len(draws) == expected

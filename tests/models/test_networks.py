@@ -5,13 +5,13 @@ import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiGroupNorm3D
 from torch import nn
 
-from tumorgen_cli.nets import vae as vae_module
-from tumorgen_cli.nets.flow_unet import FlowUNet
-from tumorgen_cli.nets.lite0 import Perceptual
-from tumorgen_cli.nets.plane_unet import PlaneUNet
-from tumorgen_cli.nets.refiner import MaskRefiner
-from tumorgen_cli.nets.vae import KlVae, make_kl_vae
-from tumorgen_cli.nets.vqgan import Codebook, VqGan, cut_planes
+from tumorgen_cli.models import vae as vae_module
+from tumorgen_cli.models.diffusion_unet import PlaneUNet
+from tumorgen_cli.models.efficientnet import Perceptual
+from tumorgen_cli.models.flow_unet import FlowUNet
+from tumorgen_cli.models.mask_refiner import MaskRefiner
+from tumorgen_cli.models.vae import KlVae, make_kl_vae
+from tumorgen_cli.models.vqgan import Codebook, VqGan, cut_planes
 
 WIDTHS, BLOCKS = (8, 16, 32), (1, 2, 1)
 
@@ -46,7 +46,6 @@ def maisi():
     return roughen(net).requires_grad_(False)
 
 
-# -- the KL-VAE ------------------------------------------------------------------------------------------------
 def test_maisis_weights_fit_key_for_key_and_compute_the_same(maisi):
     ours = make_kl_vae(1, WIDTHS, 4, BLOCKS).eval()
     assert not any(isinstance(module, MaisiGroupNorm3D) for module in ours.modules())
@@ -98,7 +97,9 @@ def test_decoder_features_are_at_one_two_and_four_times_the_latent_grid(kl_vae):
     latent = draw(2, 4, 4, 3, 5)
     picture, features = kl_vae.decode_with_features(latent)
     assert torch.equal(picture, kl_vae.decode(latent))
-    assert [f.shape for f in features] == [(2, w, 4 * k, 3 * k, 5 * k) for w, k in zip(kl_vae.feature_widths, (1, 2, 4), strict=True)]
+    assert [f.shape for f in features] == [
+        (2, w, 4 * k, 3 * k, 5 * k) for w, k in zip(kl_vae.feature_widths, (1, 2, 4), strict=True)
+    ]
     assert kl_vae.feature_widths == (32, 16, 8)
 
 
@@ -106,7 +107,6 @@ def test_channels_are_free():
     assert KlVae(2, (8, 16, 16), 3, (1, 1, 1)).eval().encode(draw(1, 2, 8, 8, 8)).shape == (1, 3, 2, 2, 2)
 
 
-# -- the refiner -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("guided", [True, False])
 def test_the_refiner_gives_logits_on_the_working_grid(kl_vae, guided):
     refiner = roughen(MaskRefiner(kl_vae.feature_widths, 4, guided))
@@ -137,7 +137,6 @@ def test_the_refiner_learns_through_the_features(kl_vae):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in refiner.parameters())
 
 
-# -- the vector field ------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def unet():
     torch.manual_seed(0)
@@ -175,7 +174,6 @@ def test_no_dropout_and_no_batch_statistics(unet, kl_vae):
         assert not any(isinstance(m, nn.Dropout) and m.p > 0 for m in net.modules())
 
 
-# -- VQGAN -----------------------------------------------------------------------------------------------------
 def test_a_codebook_returns_the_nearest_code():
     book = Codebook(5, 3).eval()
     book.codes.copy_(torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [9, 9, 9]]))
@@ -220,7 +218,9 @@ def test_vqgan_encodes_decodes_and_passes_gradients():
     assert picture.shape == image.shape
     assert float(commitment) > 0
     picture.square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in gan.net.encoder.parameters())  # straight through the codes
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in gan.net.encoder.parameters()
+    )  # straight through the codes
     gan.eval()
     latent = gan.encode(image)
     assert latent.shape == (1, 4, 4, 3, 5)
@@ -262,7 +262,9 @@ def test_the_depth_attention_knows_the_slices_order():
     torch.manual_seed(0)
     net = PlaneUNet(3, 2, (8, 16), (2, 4)).eval()
     x, step, turned = draw(1, 3, 8, 8, 6), torch.tensor([3.0]), torch.tensor([2, 0, 5, 1, 4, 3])
-    torch.testing.assert_close(net(x[..., turned], step), net(x, step)[..., turned])  # untrained, all places count alike
+    torch.testing.assert_close(
+        net(x[..., turned], step), net(x, step)[..., turned]
+    )  # untrained, all places count alike
     for module in net.modules():
         if getattr(module, "near", None) is not None:
             torch.nn.init.normal_(module.near)

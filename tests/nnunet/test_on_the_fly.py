@@ -14,19 +14,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_cli import call, told
+from support.command_line import call, told
 
-from tumorgen_cli import folds, judge, live, painter
-from tumorgen_cli.devices import peak_memory_gib
-from tumorgen_cli.errors import StateError
-from tumorgen_cli.files import from_plain, write_json
-from tumorgen_cli.live import PaintedDataset, PainterJob, Painting, Progress
-from tumorgen_cli.nnunet_setup import job_folders, job_lines, set_up
-from tumorgen_cli.painter import around, locations, mix, paint, times_met
-from tumorgen_cli.pool import Entry, Pool
-from tumorgen_cli.sets import read_provenance
-from tumorgen_cli.volumes import read_volume, write_volume
-from tumorgen_cli.workspace import Splits
+from tumorgen_cli.data import splits as splits_module
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.volumes import read_volume, write_volume
+from tumorgen_cli.judge import model
+from tumorgen_cli.nnunet.on_the_fly import settings
+from tumorgen_cli.nnunet.on_the_fly import trainer as trainer_module
+from tumorgen_cli.nnunet.on_the_fly.pool import Entry, Pool
+from tumorgen_cli.nnunet.on_the_fly.settings import PainterJob, Painting, Progress
+from tumorgen_cli.nnunet.on_the_fly.trainer import PaintedDataset
+from tumorgen_cli.pipeline.nnunet_setup import job_folders, job_lines, set_up
+from tumorgen_cli.synthesis import painter
+from tumorgen_cli.synthesis.painter import around, locations, mix, paint, times_met
+from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.system.devices import peak_memory_gib
+from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.json_records import from_plain, write_json
 
 
 def entry(number, value=0.0, shape=(6, 5, 4)):
@@ -36,7 +41,6 @@ def entry(number, value=0.0, shape=(6, 5, 4)):
     return Entry(number, np.full((2, *shape), value, np.float32), labels, found)
 
 
-# -- the pool ----------------------------------------------------------------------------------------------------
 def test_the_oldest_make_room(tmp_path):
     pool = Pool(tmp_path / "pool", 3)
     assert pool.draw(np.random.default_rng(0).random) is None  # no folder yet
@@ -45,7 +49,11 @@ def test_the_oldest_make_room(tmp_path):
         pool.put(entry(number))
         seen.append([int(path.name) for path in pool.entries()])
     assert seen == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
-    assert sorted(path.name for path in pool.folder.iterdir()) == ["00000002", "00000003", "00000004"]  # nothing half done
+    assert sorted(path.name for path in pool.folder.iterdir()) == [
+        "00000002",
+        "00000003",
+        "00000004",
+    ]  # nothing half done
 
 
 def test_entries_come_back_whole(tmp_path):
@@ -104,7 +112,6 @@ def test_a_file_that_a_network_disk_keeps_stops_nobody(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["00000002"]
 
 
-# -- what nnU-Net's loader gets ------------------------------------------------------------------------------------
 class Cases:
     """As much of a data set of nnU-Net's as its loader uses."""
 
@@ -112,7 +119,12 @@ class Cases:
 
     def load_case(self, identifier):
         found = {1: np.array([[0, 10, 10, 10]])}
-        return np.ones((2, 20, 20, 20), np.float32), np.zeros((1, 20, 20, 20), np.int16), None, {"class_locations": found}
+        return (
+            np.ones((2, 20, 20, 20), np.float32),
+            np.zeros((1, 20, 20, 20), np.int16),
+            None,
+            {"class_locations": found},
+        )
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
@@ -147,7 +159,6 @@ def test_nnunets_loader_cuts_from_entries(tmp_path):
     assert (batch["target"][1] == 1).sum() == 1
 
 
-# -- patches -----------------------------------------------------------------------------------------------------
 def test_patches_lie_around_the_tumor_and_inside_the_volume():
     """Axis by axis: in the middle, moved in from the edge, the whole of a shorter axis; 0 is twice the extent."""
     assert around((10, 0, 3), (14, 2, 5), (8, 8, 8), (40, 40, 6)) == (slice(8, 16), slice(0, 8), slice(0, 6))
@@ -184,45 +195,84 @@ def test_mixing_pastes_a_box_where_both_have_voxels():
     assert (one.image == 1.0).all()
 
 
-# -- the painter --------------------------------------------------------------------------------------------------
 def plans(**changes):
     """A plan of nnU-Net's for the phantoms, in 3D and in 2D."""
-    facts = {"max": 20.0, "mean": 4.0, "median": 4.0, "min": 0.0, "percentile_00_5": 0.1, "percentile_99_5": 15.0, "std": 3.0}
+    facts = {
+        "max": 20.0,
+        "mean": 4.0,
+        "median": 4.0,
+        "min": 0.0,
+        "percentile_00_5": 0.1,
+        "percentile_99_5": 15.0,
+        "std": 3.0,
+    }
     return {
-        "dataset_name": "Dataset999_PhantomPET", "plans_name": "nnUNetPlans", "original_median_spacing_after_transp": [6.0, 5.0, 7.0],
-        "original_median_shape_after_transp": [32, 32, 32], "image_reader_writer": "SimpleITKIO", "transpose_forward": [1, 0, 2],
-        "transpose_backward": [1, 0, 2], "configurations": {"3d_fullres": configuration(3), "2d": configuration(2)},
-        "experiment_planner_used": "ExperimentPlanner", "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": facts}, **changes,
-    }  # fmt: skip
+        "dataset_name": "Dataset999_PhantomPET",
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [6.0, 5.0, 7.0],
+        "original_median_shape_after_transp": [32, 32, 32],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [1, 0, 2],
+        "transpose_backward": [1, 0, 2],
+        "configurations": {"3d_fullres": configuration(3), "2d": configuration(2)},
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": facts},
+        **changes,
+    }
 
 
 def configuration(axes):
     """A network of three small stages."""
     stages = 3
     kwargs = {
-        "n_stages": stages, "features_per_stage": [4, 8, 8], "conv_op": f"torch.nn.modules.conv.Conv{axes}d", "kernel_sizes": [[3] * axes] * stages,
-        "strides": [[1] * axes, [2] * axes, [2] * axes], "n_conv_per_stage": [1] * stages, "n_conv_per_stage_decoder": [1] * (stages - 1),
-        "conv_bias": True, "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d", "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-        "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
-    }  # fmt: skip
+        "n_stages": stages,
+        "features_per_stage": [4, 8, 8],
+        "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+        "kernel_sizes": [[3] * axes] * stages,
+        "strides": [[1] * axes, [2] * axes, [2] * axes],
+        "n_conv_per_stage": [1] * stages,
+        "n_conv_per_stage_decoder": [1] * (stages - 1),
+        "conv_bias": True,
+        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
+        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
     network = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet", "arch_kwargs": kwargs,
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": kwargs,
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }  # fmt: skip
+    }
     resampling = {"order_z": 0, "force_separate_z": None}
     return {
-        "data_identifier": f"nnUNetPlans_{axes}d", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": [16] * axes,
-        "median_image_size_in_voxels": [32.0] * axes, "spacing": [6.0, 5.0, 7.0][-axes:], "normalization_schemes": ["ZScoreNormalization"],
-        "use_mask_for_norm": [False], "batch_dice": False, "architecture": network,
-        "resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **resampling},
-        "resampling_fn_seg": "resample_data_or_seg_to_shape", "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **resampling},
+        "data_identifier": f"nnUNetPlans_{axes}d",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": [16] * axes,
+        "median_image_size_in_voxels": [32.0] * axes,
+        "spacing": [6.0, 5.0, 7.0][-axes:],
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "batch_dice": False,
+        "architecture": network,
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **resampling},
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **resampling},
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, **resampling},
-    }  # fmt: skip
+    }
 
 
-DATASET = {"channel_names": {"0": "PET"}, "labels": {"background": 0, "tumor": 1}, "numTraining": 6, "file_ending": ".nii.gz"}
+DATASET = {
+    "channel_names": {"0": "PET"},
+    "labels": {"background": 0, "tumor": 1},
+    "numTraining": 6,
+    "file_ending": ".nii.gz",
+}
 
 
 @pytest.fixture
@@ -234,8 +284,18 @@ def unpainted(workspace):
 
 @pytest.fixture
 def painting(unpainted, phantoms):
-    options = {"method_name": "copypaste", "roi": None, "probability": 0.5, "pool": 2, "share": 1.0, "mixup": 0.0, "until_pass": None}
-    made = set_up(unpainted, healthy=phantoms.healthy, cases=None, keep=0.7, judge=None, device="cpu", seed=None, **options)
+    options = {
+        "method_name": "copypaste",
+        "roi": None,
+        "probability": 0.5,
+        "pool": 2,
+        "share": 1.0,
+        "mixup": 0.0,
+        "until_pass": None,
+    }
+    made = set_up(
+        unpainted, healthy=phantoms.healthy, cases=None, keep=0.7, judge=None, device="cpu", seed=None, **options
+    )
     return made.painting
 
 
@@ -255,7 +315,7 @@ def test_the_painter_fills_a_bounded_pool_and_goes_on_with_its_numbers(painting,
     assert [record.case for record in records] == ["00000000", "00000001", "00000002"]
     assert [record.host for record in records] == ["Healthy_000", "Healthy_001", "Healthy_000"]  # in turn
     assert {(record.method, record.plan_hash) for record in records} == {("copypaste", painting.plan_hash)}
-    progress = from_plain(Progress, json.loads((tmp_path / live.PROGRESS).read_text()))
+    progress = from_plain(Progress, json.loads((tmp_path / settings.PROGRESS).read_text()))
     assert (progress.painted, progress.given_up) == (3, 0)
     assert progress.seconds > 0 < progress.busy_seconds
     assert 0.1 < progress.peak_memory_gib <= peak_memory_gib() + 0.001  # a process with torch or nnU-Net in it
@@ -269,7 +329,9 @@ def test_the_painter_fills_a_bounded_pool_and_goes_on_with_its_numbers(painting,
     manager = PlansManager(plans())
     configuration = manager.get_configuration("3d_fullres")
     host = str(phantoms.healthy / records[1].host_file[0])
-    whole, _, _ = configuration.preprocessor_class(verbose=False).run_case([host], None, manager, configuration, DATASET)
+    whole, _, _ = configuration.preprocessor_class(verbose=False).run_case(
+        [host], None, manager, configuration, DATASET
+    )
     corner = found.image[0, :2, :2, :2]
     ahead = np.lib.stride_tricks.sliding_window_view(whole[0], corner.shape)
     assert np.abs(ahead - corner).max(axis=(-3, -2, -1)).min() < 0.05
@@ -320,7 +382,10 @@ def test_a_fold_that_nobody_wrote_is_refused(painting, tmp_path):
     """nnU-Net would draw its validation cases from all, synthetic ones too."""
     write_json(tmp_path / "splits_final.json", [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}])
     where = {"preprocessed_dataset_folder_base": str(tmp_path)}
-    beyond, last, every = (live._faults(painting, trainer(**where, fold=fold), (), painting.learnt_from) for fold in (2, 1, "all"))
+    beyond, last, every = (
+        trainer_module._faults(painting, trainer(**where, fold=fold), (), painting.learnt_from)
+        for fold in (2, 1, "all")
+    )
     assert (last, every) == ([], [])
     assert "only 2 in" in beyond[0].found
 
@@ -365,22 +430,35 @@ def alive(process):
     return not (stat.exists() and stat.read_text().split(")")[-1].split()[0] == "Z")  # no one may have waited for it
 
 
-# -- setting up -----------------------------------------------------------------------------------------------------
 def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     monkeypatch.setenv("nnUNet_raw", "/raw")
     monkeypatch.setenv("nnUNet_results", "/results")
-    made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste", "--probability", 0.25)
+    made = call(
+        "nnunet-setup",
+        "-w",
+        unpainted.root,
+        "--healthy",
+        phantoms.healthy,
+        "--method",
+        "copypaste",
+        "--probability",
+        0.25,
+    )
     lines = made.stdout.splitlines()
-    folder = Path(live.__file__).parent / "nnunet_trainers"
+    folder = Path(trainer_module.__file__).parent / "nnunet_trainers"
     (file,) = (unpainted.root / "nnunet").glob("tumorgen_copypaste_*.json")
     assert lines == [f"export nnUNet_extTrainer={folder}", f"export TUMORGEN_PAINTING={file}"]
-    assert [path.name for path in folder.glob("*.py")] == ["nnUNetTrainerTumorGen.py"]  # nnU-Net imports every module there
+    assert [path.name for path in folder.glob("*.py")] == [
+        "nnUNetTrainerTumorGen.py"
+    ]  # nnU-Net imports every module there
     assert "-tr nnUNetTrainerTumorGen" in told(made)
     assert "nnUNetv2_plan_and_preprocess" in told(made)
-    assert f"`export nnUNet_preprocessed={unpainted.root / 'nnunet' / 'nnUNet_preprocessed'}`" in told(made)  # which alone is not set
-    found = live.read_record(Painting, file, "")
+    assert f"`export nnUNet_preprocessed={unpainted.root / 'nnunet' / 'nnUNet_preprocessed'}`" in told(
+        made
+    )  # which alone is not set
+    found = trainer_module.read_record(Painting, file, "")
     assert (found.probability, found.pool, found.method) == (0.25, 32, "copypaste")
     assert found.hosts == ("Healthy_000", "Healthy_001")
     assert found.learnt_from == unpainted.splits().train
@@ -388,8 +466,18 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     splits = json.loads((file.parent / "splits_final.json").read_text())
     assert splits == [{"train": list(unpainted.splits().train), "val": list(unpainted.splits().test)}]
     assert "nnUNetv2_train DATASET 3d_fullres 0" in told(made)
-    call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste", "--probability", 0.5)
-    assert live.read_record(Painting, file, "") == found  # a job that waits keeps its own
+    call(
+        "nnunet-setup",
+        "-w",
+        unpainted.root,
+        "--healthy",
+        phantoms.healthy,
+        "--method",
+        "copypaste",
+        "--probability",
+        0.5,
+    )
+    assert trainer_module.read_record(Painting, file, "") == found  # a job that waits keeps its own
     monkeypatch.setenv("nnUNet_extTrainer", "/elsewhere")
     assert job_lines(file)[0] == f"export nnUNet_extTrainer={folder}{os.pathsep}$nnUNet_extTrainer"
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
@@ -412,7 +500,7 @@ def test_the_folds_are_the_data_sets_and_the_workspaces_has_its_number(unpainted
     """One file for the workspaces of all folds, in which each trains its own."""
     train, test = unpainted.splits().train, unpainted.splits().test
     other, own = Splits(tuple({*train, *test} - {train[0]}), (train[0],)), Splits(train[::-1], test)
-    monkeypatch.setattr(folds, "written_folds", lambda _: (Path("splits_final.json"), [other, own]))
+    monkeypatch.setattr(splits_module, "written_folds", lambda _: (Path("splits_final.json"), [other, own]))
     made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste")
     assert "nnUNetv2_train DATASET 3d_fullres 1" in told(made)
     written = json.loads((unpainted.root / "nnunet" / "splits_final.json").read_text())
@@ -430,7 +518,18 @@ def test_hosts_that_were_exchanged_are_told(painting, phantoms, tmp_path):
 
 
 def test_everything_that_is_missing_is_told_at_once(workspace, tmp_path):
-    arguments = ("-w", workspace.root, "--healthy", tmp_path, "--until-pass", 2, "--judge", tmp_path / "none", "--device", "cpu")
+    arguments = (
+        "-w",
+        workspace.root,
+        "--healthy",
+        tmp_path,
+        "--until-pass",
+        2,
+        "--judge",
+        tmp_path / "none",
+        "--device",
+        "cpu",
+    )
     text = told(call("nnunet-setup", *arguments, code=1))
     assert "1. " in text
     assert "3. " in text
@@ -448,10 +547,23 @@ def test_a_held_out_host_by_another_name_is_told(workspace, phantoms, tmp_path):
 
 def test_a_judge_that_knows_held_out_cases_is_told(unpainted, phantoms, tmp_path, monkeypatch):
     write_json(tmp_path / "judge.json", {"dataset": "Dataset777_Other", "cases": unpainted.splits().test})
-    monkeypatch.setattr(judge, "Judge", lambda *_: SimpleNamespace(folder=tmp_path))
-    arguments = ("--healthy", phantoms.healthy, "--method", "copypaste", "--until-pass", 2, "--judge", tmp_path, "--device", "cpu")
+    monkeypatch.setattr(model, "Judge", lambda *_: SimpleNamespace(folder=tmp_path))
+    arguments = (
+        "--healthy",
+        phantoms.healthy,
+        "--method",
+        "copypaste",
+        "--until-pass",
+        2,
+        "--judge",
+        tmp_path,
+        "--device",
+        "cpu",
+    )
     made = call("nnunet-setup", "-w", unpainted.root, *arguments)
-    assert f"cases of Dataset777_Other that bear names of held-out ones ({unpainted.splits().test[0]}" in " ".join(told(made).split())
+    assert f"cases of Dataset777_Other that bear names of held-out ones ({unpainted.splits().test[0]}" in " ".join(
+        told(made).split()
+    )
 
 
 def test_options_that_do_not_fit_are_told_together(tmp_path):
@@ -460,40 +572,52 @@ def test_options_that_do_not_fit_are_told_together(tmp_path):
     assert "--until-pass" in text
 
 
-# -- the trainer -------------------------------------------------------------------------------------------------
 def trainer(**changes):
     manager = SimpleNamespace(plans={"image_reader_writer": "SimpleITKIO"})
     parts = {
-        "preprocessed_dataset_folder_base": "nowhere", "is_cascaded": False, "plans_manager": manager, "dataset_json": DATASET, "fold": 1,
+        "preprocessed_dataset_folder_base": "nowhere",
+        "is_cascaded": False,
+        "plans_manager": manager,
+        "dataset_json": DATASET,
+        "fold": 1,
         "configuration_name": "3d_fullres",
-    }  # fmt: skip
+    }
     return SimpleNamespace(**{**parts, **changes})
 
 
 def test_a_fold_that_validates_on_what_was_learnt_is_refused(painting):
     known = [*painting.learnt_from, "x"]
-    assert live._faults(painting, trainer(), ["x"], known) == []
+    assert trainer_module._faults(painting, trainer(), ["x"], known) == []
     learnt, host = painting.learnt_from[0], painting.hosts[1]
-    faults = live._faults(painting, trainer(), ["x", learnt, host], known)
-    assert [(fault.where, part in fault.found) for fault, part in zip(faults, (learnt, host), strict=True)] == [("fold 1", True)] * 2
+    faults = trainer_module._faults(painting, trainer(), ["x", learnt, host], known)
+    assert [(fault.where, part in fault.found) for fault, part in zip(faults, (learnt, host), strict=True)] == [
+        ("fold 1", True)
+    ] * 2
 
 
 def test_a_data_set_that_names_its_cases_otherwise_is_refused(painting, tmp_path):
     """No name would tell that its validation cases have been learnt from."""
     renamed = [f"case_{number}" for number in range(9)]
-    (fault,) = live._faults(painting, trainer(), renamed[:2], renamed)
+    (fault,) = trainer_module._faults(painting, trainer(), renamed[:2], renamed)
     assert painting.learnt_from[0] in fault.found
     folder = tmp_path / "gt_segmentations"  # of all cases, in whatever fold they are
     folder.mkdir()
     for case in painting.learnt_from:
         (folder / f"{case}.nii.gz").touch()
-    assert live._faults(painting, trainer(preprocessed_dataset_folder_base=str(tmp_path)), ["x"], ["x"]) == []
+    assert trainer_module._faults(painting, trainer(preprocessed_dataset_folder_base=str(tmp_path)), ["x"], ["x"]) == []
 
 
 def test_every_fault_of_the_data_is_told(painting):
     other = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}}
     reader = SimpleNamespace(plans={"image_reader_writer": "Tiff3DIO"})
-    assert len(live._faults(painting, trainer(is_cascaded=True, plans_manager=reader, dataset_json=other), [], painting.learnt_from)) == 4
+    assert (
+        len(
+            trainer_module._faults(
+                painting, trainer(is_cascaded=True, plans_manager=reader, dataset_json=other), [], painting.learnt_from
+            )
+        )
+        == 4
+    )
 
 
 def test_without_an_epoch_left_nothing_is_painted(monkeypatch):
@@ -508,10 +632,10 @@ def test_without_an_epoch_left_nothing_is_painted(monkeypatch):
         def on_train_end(self):
             self.ended = True
 
-    class Painted(live.PaintingMixin, Finished):
+    class Painted(trainer_module.PaintingMixin, Finished):
         pass
 
-    monkeypatch.delenv(live.VARIABLE, raising=False)
+    monkeypatch.delenv(settings.VARIABLE, raising=False)
     found = Painted()
     assert found.get_tr_and_val_datasets() == ("train", "validation")
     found.on_train_end()
@@ -519,9 +643,9 @@ def test_without_an_epoch_left_nothing_is_painted(monkeypatch):
 
 
 def test_nothing_named_is_told(monkeypatch):
-    monkeypatch.delenv(live.VARIABLE, raising=False)
+    monkeypatch.delenv(settings.VARIABLE, raising=False)
     with pytest.raises(StateError, match="nnunet-setup"):
-        live.PaintingMixin().painting()
+        trainer_module.PaintingMixin().painting()
 
 
 class FakeChild:
@@ -544,14 +668,23 @@ def impatient(_):
 def living(painting, tmp_path, monkeypatch):
     """A trainer's side of painting, its log and its painters."""
     log, children = [], []
-    monkeypatch.setattr(live.subprocess, "Popen", lambda *a, **k: children.append(FakeChild(*a, **k)) or children[-1])
-    monkeypatch.setattr(live.time, "sleep", impatient)
+    monkeypatch.setattr(
+        trainer_module.subprocess, "Popen", lambda *a, **k: children.append(FakeChild(*a, **k)) or children[-1]
+    )
+    monkeypatch.setattr(trainer_module.time, "sleep", impatient)
     parts = {
-        "output_folder": str(tmp_path), "print_to_log_file": log.append, "configuration_manager": SimpleNamespace(patch_size=[16, 16, 16]),
-        "configure_rotation_dummyDA_mirroring_and_inital_patch_size": lambda: (None, False, np.array([24, 22, 20]), (0, 1, 2)),
+        "output_folder": str(tmp_path),
+        "print_to_log_file": log.append,
+        "configuration_manager": SimpleNamespace(patch_size=[16, 16, 16]),
+        "configure_rotation_dummyDA_mirroring_and_inital_patch_size": lambda: (
+            None,
+            False,
+            np.array([24, 22, 20]),
+            (0, 1, 2),
+        ),
         "plans_manager": SimpleNamespace(plans=plans()),
-    }  # fmt: skip
-    made = live._Live(trainer(**parts), painting)
+    }
+    made = trainer_module._Live(trainer(**parts), painting)
     made.data = PaintedDataset(Cases(), made.pool, 0.5)
     return made, log, children
 
@@ -560,38 +693,45 @@ def test_the_log_says_what_is_painted_and_what_it_costs(living, painting):
     made, log, children = living
     made.start()
     assert made.job.shape == (40, 38, 36)  # half a patch beyond what the loader cuts, on each side
-    assert children[0].command[1:] == ["-m", "tumorgen_cli.painter", str(made.folder)]
-    assert live.read_record(PainterJob, made.folder / live.JOB, "") == made.job
+    assert children[0].command[1:] == ["-m", "tumorgen_cli.synthesis.painter", str(made.folder)]
+    assert trainer_module.read_record(PainterJob, made.folder / settings.JOB, "") == made.job
     assert painting.plan_hash in log[0]
     assert "Healthy_000, Healthy_001" in log[0]
     most = int(re.search(r"at most (\d+) MiB", log[1])[1])
     shape = made.job.shape
-    full = Entry(2, np.zeros((1, *shape), np.float32), np.zeros((1, *shape), np.int8), {1: np.zeros((10_000, 4), np.int64)})
+    full = Entry(
+        2, np.zeros((1, *shape), np.float32), np.zeros((1, *shape), np.int8), {1: np.zeros((10_000, 4), np.int64)}
+    )
     for number in range(2):
         made.pool.put(replace(full, number=number + 2))
-    taken = sum(path.stat().st_size for path in made.pool.folder.rglob("*") if path.is_file()) / 2 * 3  # a third is written meanwhile
+    taken = (
+        sum(path.stat().st_size for path in made.pool.folder.rglob("*") if path.is_file()) / 2 * 3
+    )  # a third is written meanwhile
     assert taken / 2**20 <= most + 0.5 <= 1.2 * taken / 2**20 + 1
     with pytest.raises(TimeoutError):  # entries of an earlier painter are not enough
         made.wait()
     assert "waiting for the painter to be ready" in log.pop()
-    write_json(made.folder / live.PROGRESS, Progress(0, 0, "", 0.0, 0.0, 0.5))
+    write_json(made.folder / settings.PROGRESS, Progress(0, 0, "", 0.0, 0.0, 0.5))
     made.wait()
     assert len(log) == 2
-    write_json(made.folder / live.PROGRESS, Progress(7, 1, "No tumor came", 3.0, 20.0, 0.625))
+    write_json(made.folder / settings.PROGRESS, Progress(7, 1, "No tumor came", 3.0, 20.0, 0.625))
     made.data.counts[:] = [40, 10]
     made.report()
     cost = "busy 15% of the time and held at most 0.62 GiB; 25% of 40 patches"
     for part in ("2 entries in the pool, 7 painted", "1 given up (the last: No tumor came)", cost):
         assert part in log[-1], part
-    write_json(made.folder / live.PROGRESS, Progress(9, 1, "No tumor came", 4.0, 30.0, 0.75))
+    write_json(made.folder / settings.PROGRESS, Progress(9, 1, "No tumor came", 4.0, 30.0, 0.75))
     made.report()
-    assert "2 painted since the last epoch; the painter was busy 10% of the time and held at most 0.75 GiB; 0% of 0 patches" in log[-1]
+    assert (
+        "2 painted since the last epoch; the painter was busy 10% of the time and held at most 0.75 GiB; 0% of 0 patches"
+        in log[-1]
+    )
 
 
 def test_a_painter_that_stops_is_told_and_started_again(living):
     made, log, children = living
     made.start()
-    (made.folder / live.LOG).write_text("Traceback\nKeyError: 'x'\n\n")
+    (made.folder / settings.LOG).write_text("Traceback\nKeyError: 'x'\n\n")
     children[0].code = 1
     with pytest.raises(StateError, match="KeyError: 'x'"):
         made.wait()
@@ -606,7 +746,7 @@ def test_a_pool_of_something_else_is_emptied_and_its_own_kept(living):
     made.pool.put(entry(0))
     made.start()
     assert len(made.pool.entries()) == 1
-    records = [made.folder / name for name in ("provenance.jsonl", "given_up.jsonl", live.LOG)]
+    records = [made.folder / name for name in ("provenance.jsonl", "given_up.jsonl", settings.LOG)]
     for path in records:
         path.write_text("of an epoch that was trained\n")
     made.job = replace(made.job, pool_hash="another")
@@ -626,9 +766,9 @@ def test_nnunet_finds_the_trainer(monkeypatch):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    monkeypatch.setenv("nnUNet_extTrainer", str(Path(live.__file__).parent / "nnunet_trainers"))
+    monkeypatch.setenv("nnUNet_extTrainer", str(Path(trainer_module.__file__).parent / "nnunet_trainers"))
     found = recursive_find_trainer_class_by_name("nnUNetTrainerTumorGen")
-    assert found.__mro__[1:3] == (live.PaintingMixin, nnUNetTrainer)
+    assert found.__mro__[1:3] == (trainer_module.PaintingMixin, nnUNetTrainer)
 
 
 TINY = """
@@ -661,16 +801,27 @@ def prepare(folder, phantoms, workspace, name="3d_fullres"):
     configuration = manager.get_configuration(name)
     (base / configuration.data_identifier).mkdir()
     for case in cases:
-        files = [[str(phantoms.dataset / "imagesTr" / f"{case}_0000.nii.gz")], str(phantoms.dataset / "labelsTr" / f"{case}.nii.gz")]
+        files = [
+            [str(phantoms.dataset / "imagesTr" / f"{case}_0000.nii.gz")],
+            str(phantoms.dataset / "labelsTr" / f"{case}.nii.gz"),
+        ]
         preprocessor = configuration.preprocessor_class(verbose=False)
-        preprocessor.run_case_save(str(base / configuration.data_identifier / case), *files, manager, configuration, DATASET)
+        preprocessor.run_case_save(
+            str(base / configuration.data_identifier / case), *files, manager, configuration, DATASET
+        )
 
 
 def train(folder, epochs, *options, name="3d_fullres"):
     own = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    found = f"{Path(live.__file__).parent / 'nnunet_trainers'}{os.pathsep}{folder / 'trainers'}"
-    own |= {"nnUNet_extTrainer": found, "EPOCHS": str(epochs), "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
-    own |= {live.VARIABLE: str(folder / "tumorgen.json")}
+    found = f"{Path(trainer_module.__file__).parent / 'nnunet_trainers'}{os.pathsep}{folder / 'trainers'}"
+    own |= {
+        "nnUNet_extTrainer": found,
+        "EPOCHS": str(epochs),
+        "nnUNet_compile": "f",
+        "nnUNet_n_proc_DA": "1",
+        "nnUNet_def_n_proc": "1",
+    }
+    own |= {settings.VARIABLE: str(folder / "tumorgen.json")}
     command = [sys.executable, "-c", TRAIN, "999", name, "0", "-tr", "TinyTumorGen", "-device", "cpu", *options]
     run = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

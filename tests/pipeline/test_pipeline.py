@@ -4,11 +4,12 @@ import json
 import re
 
 import pytest
-from conftest import TOY
+from support.workspaces import TOY
 
-from tumorgen_cli import pipeline
-from tumorgen_cli.status import status
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.pipeline import evaluate, synthesize
+from tumorgen_cli.pipeline import run as run_module
+from tumorgen_cli.pipeline.status import status
+from tumorgen_cli.planning.workspace import Workspace
 
 
 def snapshot(root):
@@ -16,7 +17,10 @@ def snapshot(root):
     return {
         str(p.relative_to(root)): p.stat().st_mtime_ns
         for p in sorted(root.rglob("*"))
-        if p.is_file() and p.name not in (".lock", "commands.jsonl") and "evaluation" not in p.parts and p.parent != root
+        if p.is_file()
+        and p.name not in (".lock", "commands.jsonl")
+        and "evaluation" not in p.parts
+        and p.parent != root
     }
 
 
@@ -25,7 +29,9 @@ def test_run_all_and_again(phantoms, tmp_path):
     workspace = Workspace(tmp_path / "work")
 
     def run():
-        return pipeline.run_all(workspace, str(phantoms.dataset), phantoms.healthy, 4, memory_gib=8.0, settings=TOY, device="cpu", seed=1)
+        return run_module.run_all(
+            workspace, str(phantoms.dataset), phantoms.healthy, 4, memory_gib=8.0, settings=TOY, device="cpu", seed=1
+        )
 
     first = run()
     assert first.pairs.tally.pairs == first.pairs.tally.made == 4
@@ -37,9 +43,14 @@ def test_run_all_and_again(phantoms, tmp_path):
     assert page.count("data:image") >= 3
     assert not re.search(r'(src|href)="http', page)
     assert {(s.name, s.state) for s in status(workspace)} >= {
-        ("plan", "done"), ("preprocess", "done"), ("train vae", "done"), ("train flow", "done"), ("train refiner", "done"),
-        ("synthesize tumorgen_healthy", "done"), ("evaluate tumorgen_healthy", "done"),
-    }  # fmt: skip
+        ("plan", "done"),
+        ("preprocess", "done"),
+        ("train vae", "done"),
+        ("train flow", "done"),
+        ("train refiner", "done"),
+        ("synthesize tumorgen_healthy", "done"),
+        ("evaluate tumorgen_healthy", "done"),
+    }
     assert all(s.state == "done" for s in status(workspace))
 
     before, plan = snapshot(workspace.root), workspace.plan().hash
@@ -47,7 +58,9 @@ def test_run_all_and_again(phantoms, tmp_path):
     again = run()
     dataset_json = "synthetic/tumorgen_healthy/dataset.json"  # written last, each time
     after = snapshot(workspace.root)
-    assert {k: v for k, v in after.items() if k != dataset_json} == {k: v for k, v in before.items() if k != dataset_json}
+    assert {k: v for k, v in after.items() if k != dataset_json} == {
+        k: v for k, v in before.items() if k != dataset_json
+    }
     assert workspace.plan().hash == plan
     assert again.pairs.tally.made == 0
     assert again.pairs.tally.pairs == 4
@@ -58,7 +71,7 @@ def test_run_all_and_again(phantoms, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["copypaste", "syntumor"])
 def test_other_methods_go_through_the_same_harness(workspace, phantoms, tmp_path, method):
-    report = pipeline.synthesize(workspace, method, 4, phantoms.healthy, out=tmp_path / method, device="cpu")
-    (scores,) = pipeline.evaluate_sets(workspace, [tmp_path / method], None, "cpu")
+    report = synthesize.synthesize(workspace, method, 4, phantoms.healthy, out=tmp_path / method, device="cpu")
+    (scores,) = evaluate.evaluate_sets(workspace, [tmp_path / method], None, "cpu")
     assert report.tally.pairs == 4
     assert scores.name == method

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli import fingerprint, rules, volumes
-from tumorgen_cli.dataset import CaseVoxels, read_dataset
-from tumorgen_cli.errors import DataError
-from tumorgen_cli.files import read_record, write_json
-from tumorgen_cli.fingerprint import content_hash, make_fingerprint, measure_tumors
-from tumorgen_cli.phantom import Phantoms
-from tumorgen_cli.records import Box, Fingerprint, Grid, Shape
+from tumorgen_cli.data import channels, volumes
+from tumorgen_cli.data.dataset import read_dataset
+from tumorgen_cli.data.integrity import CaseVoxels
+from tumorgen_cli.data.phantom import Phantoms
+from tumorgen_cli.geometry import Box, Grid, Shape
+from tumorgen_cli.planning import fingerprint
+from tumorgen_cli.planning.fingerprint import Fingerprint, content_hash, make_fingerprint, measure_tumors
+from tumorgen_cli.system.errors import DataError
+from tumorgen_cli.system.json_records import read_record, write_json
 
 FAR = Grid((30, 24, 20), (2.0, 3.0, 5.0))
 
@@ -47,7 +49,6 @@ def make(tmp_path: Path, grid: Grid) -> Make:
     return write
 
 
-# -- tumors ------------------------------------------------------------------------------------------------------
 def test_facts_of_a_block_by_hand() -> None:
     mask = block(FAR.shape, (10, 8, 6), (14, 11, 8))
     first = np.where(mask, 10.0, 2.0).astype(np.float32)
@@ -67,8 +68,10 @@ def test_facts_of_a_block_by_hand() -> None:
 def test_the_shell_ends_at_two_centimeters_in_every_direction() -> None:
     mask = block(FAR.shape, (14, 11, 9), (16, 13, 11))
     x, y, z = np.meshgrid(*(np.arange(n) for n in FAR.shape), indexing="ij")
-    gaps = [np.maximum(np.maximum(low - a, a - high), 0) * s for a, low, high, s in
-            zip((x, y, z), (14, 11, 9), (15, 12, 10), FAR.spacing_mm, strict=True)]  # fmt: skip
+    gaps = [
+        np.maximum(np.maximum(low - a, a - high), 0) * s
+        for a, low, high, s in zip((x, y, z), (14, 11, 9), (15, 12, 10), FAR.spacing_mm, strict=True)
+    ]
     near = np.sqrt(sum(g.astype(float) ** 2 for g in gaps)) <= 20.0
     image = np.where(mask, 7.0, np.where(near, 3.0, 1000.0))
     (tumor,), _ = measure_tumors(CaseVoxels((image,), mask, FAR))
@@ -93,7 +96,9 @@ def test_voxels_that_share_a_corner_belong_together() -> None:
     assert tumor.volume_ml == pytest.approx(16 * 0.03)
 
 
-@pytest.mark.parametrize(("spacing", "edge", "kept"), [(2.0, 2, True), (0.5, 2, False), (0.5, 6, False), (0.5, 7, True)])
+@pytest.mark.parametrize(
+    ("spacing", "edge", "kept"), [(2.0, 2, True), (0.5, 2, False), (0.5, 6, False), (0.5, 7, True)]
+)
 def test_crumbs_are_few_voxels_or_little_volume(spacing: float, edge: int, kept: bool) -> None:
     grid = Grid((16, 16, 16), (spacing,) * 3)
     mask = block(grid.shape, (4, 4, 4), (4 + edge,) * 3)
@@ -119,7 +124,6 @@ def test_a_large_crop_is_thinned_without_harm(monkeypatch: pytest.MonkeyPatch) -
     assert whole.contrast == pytest.approx(thinned.contrast, abs=1.0)
 
 
-# -- datasets ----------------------------------------------------------------------------------------------------
 def test_intensities_are_pooled_over_cases(make: Make, grid: Grid) -> None:
     rng = np.random.default_rng(1)
     mask = block(grid.shape, (2, 2, 2), (6, 6, 6))
@@ -143,12 +147,14 @@ def test_cases_without_a_unit_are_pooled_in_their_own(make: Make, grid: Grid, mo
     about = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**about, "channel_names": {"0": "T1"}}))
     made = make_fingerprint(read_dataset(folder), 0).fingerprint
-    low, high = rules.scan_unit(np.where(mask, 90.0, tissue), mask)
-    assert [case.tumors[0].mean[0] for case in made.cases] == pytest.approx([(v - low) / (high - low) for v in (30, 90)], rel=1e-3)
+    low, high = channels.scan_unit(np.where(mask, 90.0, tissue), mask)
+    assert [case.tumors[0].mean[0] for case in made.cases] == pytest.approx(
+        [(v - low) / (high - low) for v in (30, 90)], rel=1e-3
+    )
     assert made.channels[0].image["50"] == pytest.approx((np.median(tissue) - low) / (high - low), rel=0.03)
     assert made.channels[0].maximum == pytest.approx((90 - low) / (high - low), rel=1e-3)
     before = content_hash(pet)
-    monkeypatch.setattr(rules, "SCAN_UNIT", (1.0, 99.0))
+    monkeypatch.setattr(channels, "SCAN_UNIT", (1.0, 99.0))
     assert content_hash(pet) == before
     assert content_hash(read_dataset(folder)) != made.content_hash
 
@@ -172,7 +178,12 @@ def test_what_is_no_fault_is_noted(make: Make, grid: Grid) -> None:
     tumor, crumb = block(grid.shape, (2, 2, 2), (6, 6, 6)), block(grid.shape, (9, 8, 6), (10, 9, 7))
     cases = {"both": tumor | crumb, "crumb": crumb, "free": np.zeros(grid.shape, bool), "tumor": tumor}
     made = make_fingerprint(read_dataset(make({case: (image, mask) for case, mask in cases.items()})), 0)
-    assert {facts.case: len(facts.tumors) for facts in made.fingerprint.cases} == {"both": 1, "crumb": 0, "free": 0, "tumor": 1}
+    assert {facts.case: len(facts.tumors) for facts in made.fingerprint.cases} == {
+        "both": 1,
+        "crumb": 0,
+        "free": 0,
+        "tumor": 1,
+    }
     assert (made.tumor_free, made.crumbs, made.only_crumbs) == (("free",), {"both": 1, "crumb": 1}, ("crumb",))
     assert [note.split(": ")[1] for note in made.notes] == ["free", "2, in both, crumb", "crumb"]
 
@@ -204,7 +215,9 @@ def test_every_file_is_read_once(phantoms: Phantoms, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(volumes, "read_volume", counted)
     dataset = read_dataset(phantoms.dataset)
     make_fingerprint(dataset, 0)
-    assert sorted(read) == sorted(p for case in dataset.cases for p in (*dataset.image_files(case), dataset.label_file(case)))
+    assert sorted(read) == sorted(
+        p for case in dataset.cases for p in (*dataset.image_files(case), dataset.label_file(case))
+    )
 
 
 def test_worker_processes_make_no_difference(phantoms: Phantoms) -> None:
@@ -229,7 +242,9 @@ def test_the_content_hash_follows_names_sizes_and_labels(phantoms: Phantoms, tmp
     shutil.copytree(phantoms.dataset, folder)
     dataset = read_dataset(folder)
     first = content_hash(dataset)
-    assert first == content_hash(read_dataset(phantoms.dataset)) == make_fingerprint(dataset, 0).fingerprint.content_hash
+    assert (
+        first == content_hash(read_dataset(phantoms.dataset)) == make_fingerprint(dataset, 0).fingerprint.content_hash
+    )
     hashes = {first, content_hash(replace(dataset, cases=dataset.cases[1:]))}
     description = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**description, "channel_names": {"0": "SUV"}}))

@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from tumorgen_cli import pipeline
-from tumorgen_cli import plan as plans
-from tumorgen_cli.devices import Budget
-from tumorgen_cli.errors import PlanError, StateError
-from tumorgen_cli.files import to_plain, write_json
-from tumorgen_cli.methods import METHODS, find_method
-from tumorgen_cli.plan import ChannelPlan, make_plan, read_overrides, read_plan
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.methods.registry import METHODS, find_method
+from tumorgen_cli.pipeline import plan as plan_module
+from tumorgen_cli.planning import plan as plans
+from tumorgen_cli.planning import presets
+from tumorgen_cli.planning.plan import ChannelPlan, make_plan, read_plan
+from tumorgen_cli.planning.presets import read_overrides
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.errors import PlanError, StateError
+from tumorgen_cli.system.json_records import to_plain, write_json
 
 CPU = Budget("cpu", 8.0, 0.0)
 
@@ -39,10 +41,11 @@ def refused(kind, make, *arguments):
     return {fault.where: fault for fault in error.value.faults}
 
 
-# -- who decides -----------------------------------------------------------------------------------------------
 def test_rule_then_preset_then_set(make, tmp_path):
     preset = tmp_path / "mine.yaml"
-    preset.write_text("window:\n  alpha: 0.07  # a comment\nmethods:\n  tumorgen:\n    flow:\n      copies: 5\n      ema: 0.9\n")
+    preset.write_text(
+        "window:\n  alpha: 0.07  # a comment\nmethods:\n  tumorgen:\n    flow:\n      copies: 5\n      ema: 0.9\n"
+    )
     rule, by_preset = make(), make(str(preset))
     by_set = make(str(preset), "methods.tumorgen.flow.copies=6", "seed=3")
     field = "methods.tumorgen.flow.copies"
@@ -65,7 +68,9 @@ def test_old_tumors_are_looked_for_beyond_their_outline_in_pet_alone(make, works
     (pet,) = fingerprint.channels
     for names, expected in ((("CT", "SUV"), (1,)), (("T1", "ADC"), ())):
         channels = tuple(replace(pet, name=name) for name in names)
-        plan = make_plan(replace(fingerprint, channels=channels), workspace.splits().train, CPU, sections, read_overrides(None, ()))
+        plan = make_plan(
+            replace(fingerprint, channels=channels), workspace.splits().train, CPU, sections, read_overrides(None, ())
+        )
         assert plan.paste.seen_in == expected
     assert make(None, "paste.seen_in=[]").paste.seen_in == ()
     for wrong in ("[1]", "PET", "0"):
@@ -80,7 +85,17 @@ def test_every_field_has_its_decision(make):
 
     plan = make()
     plain = to_plain(plan)
-    facts = ("schema", "dataset", "dataset_path", "fingerprint_hash", "file_ending", "labels", "tumor_name", "tumor_label", "decisions")
+    facts = (
+        "schema",
+        "dataset",
+        "dataset_path",
+        "fingerprint_hash",
+        "file_ending",
+        "labels",
+        "tumor_name",
+        "tumor_label",
+        "decisions",
+    )
     fields = set(leaves({k: v for k, v in plain.items() if k not in (*facts, "channels")}))
     fields |= {f"channels.{i}.{name}" for i, channel in enumerate(plain["channels"]) for name in channel}
     assert fields == {d.field for d in plan.decisions}
@@ -89,7 +104,15 @@ def test_every_field_has_its_decision(make):
 
 def test_values_read_as_json_or_yaml():
     found = read_overrides(None, ["a=[1,2]", "b=true", "c=abc", "d=1e-3", "e=null", "f= 3", "g=x=y"])
-    assert {k: v for k, (v, _) in found.items()} == {"a": [1, 2], "b": True, "c": "abc", "d": 1e-3, "e": None, "f": 3, "g": "x=y"}
+    assert {k: v for k, (v, _) in found.items()} == {
+        "a": [1, 2],
+        "b": True,
+        "c": "abc",
+        "d": 1e-3,
+        "e": None,
+        "f": 3,
+        "g": "x=y",
+    }
     assert {source for _, source in found.values()} == {"--set"}
 
 
@@ -105,9 +128,15 @@ def test_training_cases_without_a_tumor(workspace):
         make_plan(workspace.fingerprint(), (), CPU, {})
 
 
-# -- faults ----------------------------------------------------------------------------------------------------
 def test_unknown_fields_with_the_nearest_name(make):
-    found = refused(PlanError, make, None, "window.alhpa=0.1", "methods.tumorgen.flow.coarse_wieght=0", "methods.tumorgan.flow.copies=2")
+    found = refused(
+        PlanError,
+        make,
+        None,
+        "window.alhpa=0.1",
+        "methods.tumorgen.flow.coarse_wieght=0",
+        "methods.tumorgan.flow.copies=2",
+    )
     assert found["window.alhpa"].remedy == "did you mean window.alpha?"
     assert found["methods.tumorgen.flow.coarse_wieght"].remedy == "did you mean methods.tumorgen.flow.coarse_weight?"
     assert found["methods.tumorgan.flow.copies"].remedy == "did you mean methods.tumorgen.flow.copies?"
@@ -115,12 +144,32 @@ def test_unknown_fields_with_the_nearest_name(make):
 
 @pytest.mark.parametrize(
     "setting",
-    ["window.alpha=wide", "paste.draws=2.5", "device=tpu", "precision=fp8", "seed=one", "memory_gib=true", "channels.0.scheme=mine",
-     "methods.tumorgen.vae.patch=[40,32,32]", "methods.difftumor.vqgan.patch=[0,32,32]",
-     "methods.difftumor.vqgan.patch=[32,32,16]", "methods.freetumor.gan.patch=[32,16,32]", "methods.freetumor.segmentor.patch=[32,40,32]",
-     "window.shape=[32,32,16]", "window.shape=[32,32]", "window.shape=64", "window.shape=[32,40,32]", "window.shape=[0,32,32]", "window.spacing_mm=2",
-     "window.spacing_mm=[1.0,1.0]", "window.spacing_mm=[1.0,1.0,\"a\"]", "window.spacing_mm=[1.0,0.0,1.0]", "window=3", "window.shape=null"],
-)  # fmt: skip
+    [
+        "window.alpha=wide",
+        "paste.draws=2.5",
+        "device=tpu",
+        "precision=fp8",
+        "seed=one",
+        "memory_gib=true",
+        "channels.0.scheme=mine",
+        "methods.tumorgen.vae.patch=[40,32,32]",
+        "methods.difftumor.vqgan.patch=[0,32,32]",
+        "methods.difftumor.vqgan.patch=[32,32,16]",
+        "methods.freetumor.gan.patch=[32,16,32]",
+        "methods.freetumor.segmentor.patch=[32,40,32]",
+        "window.shape=[32,32,16]",
+        "window.shape=[32,32]",
+        "window.shape=64",
+        "window.shape=[32,40,32]",
+        "window.shape=[0,32,32]",
+        "window.spacing_mm=2",
+        "window.spacing_mm=[1.0,1.0]",
+        'window.spacing_mm=[1.0,1.0,"a"]',
+        "window.spacing_mm=[1.0,0.0,1.0]",
+        "window=3",
+        "window.shape=null",
+    ],
+)
 def test_wrong_types_and_values(make, setting):
     found = refused(PlanError, make, None, setting)
     field = setting.split("=")[0].removesuffix(".0.scheme")
@@ -138,16 +187,24 @@ def test_a_clip_window_far_beyond_the_scans_is_told(workspace, make, capsys):
     facts = replace(fingerprint.channels[0], name="T1", minimum=0.0, maximum=3.0)
     for high, told in ((1.2, False), (99.9, True)):
         channel = ChannelPlan("T1", "own", 0.0, high, 1.0)
-        pipeline._warn_of_foreign_windows(replace(fingerprint, channels=(facts,)), replace(plan, channels=(channel,)))
+        plan_module._warn_of_foreign_windows(
+            replace(fingerprint, channels=(facts,)), replace(plan, channels=(channel,))
+        )
         output = capsys.readouterr()
         assert ("clip window" in " ".join((output.out + output.err).split())) == told
 
 
 @pytest.mark.parametrize(
     "setting",
-    ["methods.tumorgen.vae.widths=wide", "methods.tumorgen.flow.bapmg=1", "methods.tumorgen.flow.time_schedule=cosine",
-     "methods.tumorgen.sampling.halo=0", "methods.difftumor.sampling.halo=-1", "methods.blended.sampling.halo=0"],
-)  # fmt: skip
+    [
+        "methods.tumorgen.vae.widths=wide",
+        "methods.tumorgen.flow.bapmg=1",
+        "methods.tumorgen.flow.time_schedule=cosine",
+        "methods.tumorgen.sampling.halo=0",
+        "methods.difftumor.sampling.halo=-1",
+        "methods.blended.sampling.halo=0",
+    ],
+)
 def test_a_method_reads_its_section_strictly(make, workspace, setting):
     plan, (_, method, *field) = make(None, setting), setting.split("=")[0].split(".")
     with pytest.raises(PlanError, match=".".join(field)):
@@ -181,7 +238,6 @@ def test_an_empty_preset_changes_nothing(make, tmp_path):
     assert make(str(tmp_path / "mine.yaml")).hash == make().hash
 
 
-# -- files -----------------------------------------------------------------------------------------------------
 def test_round_trip(make, tmp_path):
     plan = make()
     write_json(tmp_path / "plan.json", plan)
@@ -223,13 +279,12 @@ def test_a_plan_of_another_fingerprint_is_stale(workspace, tmp_path):
         copy.plan()
 
 
-# -- presets ---------------------------------------------------------------------------------------------------
 def test_there_are_presets():
-    assert {"demo", "demo-quick"} <= set(plans.preset_names())
-    assert len(plans.preset_names()) >= 7
+    assert {"demo", "demo-quick"} <= set(presets.preset_names())
+    assert len(presets.preset_names()) >= 7
 
 
-@pytest.mark.parametrize("name", plans.preset_names())
+@pytest.mark.parametrize("name", presets.preset_names())
 @pytest.mark.parametrize("budget", [CPU, Budget("cuda", 24.0, 2.0)], ids=["cpu", "cuda"])
 def test_every_preset_plans(make, workspace, name, budget):
     plan = make(name, budget=budget)
@@ -240,4 +295,4 @@ def test_every_preset_plans(make, workspace, name, budget):
     for field, (value, _) in asked.items():  # every line of it arrives, none is dropped
         found = decision(plan, field)
         assert (found.source, to_plain(found.value)) == (f"preset {name}", value)
-    assert plans.preset_text(name).startswith("# ")
+    assert presets.preset_text(name).startswith("# ")

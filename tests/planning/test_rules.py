@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli import rules
-from tumorgen_cli.devices import Budget
-from tumorgen_cli.plan import make_plan
-from tumorgen_cli.records import Box, CaseFacts, ChannelFacts, Fingerprint, Grid, TumorFacts
+from tumorgen_cli.data import channels, splits
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.fingerprint import CaseFacts, ChannelFacts, Fingerprint, TumorFacts
+from tumorgen_cli.planning.plan import make_plan
+from tumorgen_cli.system.devices import Budget
 
 PERCENTILES = ("0.5", "5", "50", "95", "99", "99.5", "99.9", "99.95")
 
@@ -21,14 +23,18 @@ def channel(name="PET", minimum=0.0, maximum=20.0, foreground=None, image=None):
 
 
 def tumor(extent, volume=10.0):
-    return TumorFacts(Box((0, 0, 0), (2, 2, 2)), volume, tuple(map(float, extent)), (5.0,), (9.0,), (3.0,), (0.5, 0.5, 0.5))
+    return TumorFacts(
+        Box((0, 0, 0), (2, 2, 2)), volume, tuple(map(float, extent)), (5.0,), (9.0,), (3.0,), (0.5, 0.5, 0.5)
+    )
 
 
 def fingerprint(shape, spacing, extents, cases=40, name="PET"):
     """`cases` equal scans; tumors are shared out in turn."""
     grid = Grid(shape, spacing)
     facts = tuple(CaseFacts(f"c{i:03d}", grid, tuple(tumor(e) for e in extents[i::cases])) for i in range(cases))
-    return Fingerprint("Dataset001_Toy", "/data", "hash", ".nii.gz", {"background": 0, "tumor": 1}, "tumor", 1, (channel(name),), facts)
+    return Fingerprint(
+        "Dataset001_Toy", "/data", "hash", ".nii.gz", {"background": 0, "tumor": 1}, "tumor", 1, (channel(name),), facts
+    )
 
 
 def planned(found, budget):
@@ -51,7 +57,10 @@ def test_the_papers_lung_crops():
 
 def test_the_main_channel_is_the_one_tumors_stand_out_in():
     """PET behind CT: 3 SUV above their surroundings in scans of 0 to 2, and 20 HU in scans of -1000 to 100."""
-    ct, pet = (ChannelFacts(name, {}, {"5": low, "95": high}, low, high) for name, low, high in (("CT", -1000.0, 100.0), ("PET", 0.0, 2.0)))
+    ct, pet = (
+        ChannelFacts(name, {}, {"5": low, "95": high}, low, high)
+        for name, low, high in (("CT", -1000.0, 100.0), ("PET", 0.0, 2.0))
+    )
     seen = replace(tumor((30, 30, 30)), contrast=(20.0, 3.0))
     faint = replace(seen, contrast=(math.nan, math.nan))  # fills its scan
     assert rules.main_channel((ct, pet), [seen, faint]) == 1
@@ -70,7 +79,10 @@ def test_whole_body_ct_gets_a_window_around_the_tumor():
 
 def test_less_memory_is_a_coarser_window():
     found = fingerprint((200, 200, 100), (2.04, 2.04, 3.0), [(30, 35, 30)] * 60)
-    windows = [planned(found, budget).window for budget in (Budget("cuda", 24.0, 2.0), Budget("cuda", 12.0, 2.0), Budget("cpu", 8.0, 0.0))]
+    windows = [
+        planned(found, budget).window
+        for budget in (Budget("cuda", 24.0, 2.0), Budget("cuda", 12.0, 2.0), Budget("cpu", 8.0, 0.0))
+    ]
     voxels = [math.prod(w.shape) for w in windows]
     assert voxels == sorted(voxels, reverse=True)
     assert voxels[1] <= rules.PAPER_VOXELS / 2
@@ -92,7 +104,9 @@ def test_any_data_set(seed):
     assert all(n % 16 == 0 and n >= 32 for n in window.shape)
     assert math.prod(window.shape) <= rules.voxel_budget(budget.device, budget.memory_gib)
     factors = np.array(window.spacing_mm) / spacing
-    finer = plan.decisions[[d.field for d in plan.decisions].index("window.spacing_mm")].rule.startswith("the median tumor")
+    finer = plan.decisions[[d.field for d in plan.decisions].index("window.spacing_mm")].rule.startswith(
+        "the median tumor"
+    )
     if not finer:
         assert factors == pytest.approx(np.full(3, factors[0]))
         assert factors[0] >= 1
@@ -140,10 +154,16 @@ def test_scaling_by_name():
     assert (pet.scheme, pet.low, pet.high, pet.power) == ("dataset", 0.0, 40.0, 0.5)
     below = rules.channel_scaling(channel("SUV", minimum=-0.5))
     assert below.low == -0.5
-    ct = rules.channel_scaling(channel("CT", minimum=-1024, foreground={"0.5": -60.0, "99.5": 240.0}, image={"5": -1000.0}))
+    ct = rules.channel_scaling(
+        channel("CT", minimum=-1024, foreground={"0.5": -60.0, "99.5": 240.0}, image={"5": -1000.0})
+    )
     assert (ct.scheme, ct.low, ct.high, ct.power) == ("dataset", -1000.0, 240.0, 1.0)
     mr = rules.channel_scaling(channel("T1"))
-    assert (mr.scheme, mr.low, mr.high) == ("own", 0.0, channel().foreground["99.5"])  # bright tumors are inside the window
+    assert (mr.scheme, mr.low, mr.high) == (
+        "own",
+        0.0,
+        channel().foreground["99.5"],
+    )  # bright tumors are inside the window
     dark = rules.channel_scaling(channel("T1", foreground={"99.5": 0.7}))
     assert (dark.low, dark.high) == (0.0, 1.0)
     raw = rules.channel_scaling(channel("noNorm", minimum=-3, maximum=9))
@@ -153,27 +173,31 @@ def test_scaling_by_name():
 def test_a_tumor_does_not_change_the_unit_it_is_measured_in():
     """However bright, large and blurred it is."""
     scan = np.random.default_rng(0).normal(300, 20, (40, 40, 40)).astype(np.float32)
-    bare, tumors = rules.scan_unit(scan, None), np.zeros(scan.shape, bool)
+    bare, tumors = channels.scan_unit(scan, None), np.zeros(scan.shape, bool)
     tumors[10:20, 12:20, 14:20] = True  # 0.75 % of the scan
     for brightness in (450, 1500):
         bright = scan + (brightness - 300) * ndimage.gaussian_filter(tumors.astype(np.float32), 0.7)
-        assert rules.scan_unit(bright, tumors) == pytest.approx(bare, rel=0.05)  # the lowest voxel may lie in it
-        assert rules.scan_unit(bright, None)[1] > 1.2 * bare[1]
-    assert rules.scan_unit(scan, tumors & False) == bare
-    assert rules.scan_unit(scan, np.ones(scan.shape, bool)) == bare  # nothing is left
+        assert channels.scan_unit(bright, tumors) == pytest.approx(bare, rel=0.05)  # the lowest voxel may lie in it
+        assert channels.scan_unit(bright, None)[1] > 1.2 * bare[1]
+    assert channels.scan_unit(scan, tumors & False) == bare
+    assert channels.scan_unit(scan, np.ones(scan.shape, bool)) == bare  # nothing is left
 
 
 def test_units_by_name():
-    own = [name for name in ("CT", "ct_1", "PET", "FDG", "noNorm", "rgb_to_0_1", "T1", "FLAIR", "") if rules.has_own_unit(name)]
+    own = [
+        name
+        for name in ("CT", "ct_1", "PET", "FDG", "noNorm", "rgb_to_0_1", "T1", "FLAIR", "")
+        if channels.has_own_unit(name)
+    ]
     assert own == ["T1", "FLAIR", ""]
 
 
 def test_splits():
-    train, test = rules.split_cases([f"c{i}" for i in (3, 1, 0, 2, 4, 9, 7, 6, 8, 5)])
+    train, test = splits.split_cases([f"c{i}" for i in (3, 1, 0, 2, 4, 9, 7, 6, 8, 5)])
     assert test == ("c4", "c9")
     assert train == ("c0", "c1", "c2", "c3", "c5", "c6", "c7", "c8")
-    assert rules.split_cases(["b", "a"]) == (("a",), ("b",))
-    assert rules.split_cases(["a"]) == (("a",), ())
+    assert splits.split_cases(["b", "a"]) == (("a",), ("b",))
+    assert splits.split_cases(["a"]) == (("a",), ())
 
 
 def test_smallest_volume():
@@ -193,8 +217,14 @@ def test_small_tumors_get_a_finer_grid_where_the_budget_allows_it():
     assert all(e >= 20 + 2 * 25 - 0.5 * s for e, s in zip(window.extent_mm, window.spacing_mm, strict=True))
     assert math.prod(window.shape) <= rules.CPU_VOXELS
     mixed = [(20, 20, 20)] * 18 + [(400, 400, 400)] * 2
-    assert rules.small_tumor_grid((20, 20, 20), (400, 400, 400), (600, 600, 600), (700, 700, 700), (4.0, 4.0, 4.0), 2**18) is None
-    assert planned(fingerprint((168, 168, 250), (4.07, 4.07, 3.0), mixed), Budget("cpu", 8.0, 0.0)).window.spacing_mm[0] > 4.07
+    assert (
+        rules.small_tumor_grid((20, 20, 20), (400, 400, 400), (600, 600, 600), (700, 700, 700), (4.0, 4.0, 4.0), 2**18)
+        is None
+    )
+    assert (
+        planned(fingerprint((168, 168, 250), (4.07, 4.07, 3.0), mixed), Budget("cpu", 8.0, 0.0)).window.spacing_mm[0]
+        > 4.07
+    )
 
 
 def test_an_autoencoders_patches_hold_no_more_than_the_papers_window():

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tumorgen_cli import preprocess as pre
-from tumorgen_cli.dataset import read_dataset
-from tumorgen_cli.devices import available_memory_gib, usable_cores
-from tumorgen_cli.errors import StateError
-from tumorgen_cli.records import CaseFacts, Grid
-from tumorgen_cli.volumes import working_grid, write_volume
-from tumorgen_cli.windows import load_case
+from tumorgen_cli.data import workers
+from tumorgen_cli.data.dataset import read_dataset
+from tumorgen_cli.data.volumes import working_grid, write_volume
+from tumorgen_cli.geometry import Grid
+from tumorgen_cli.planning.fingerprint import CaseFacts
+from tumorgen_cli.preprocessing import preprocess as pre
+from tumorgen_cli.preprocessing.cases import load_case
+from tumorgen_cli.system.devices import available_memory_gib, usable_cores
+from tumorgen_cli.system.errors import StateError
 
 
 @pytest.fixture
@@ -131,13 +133,16 @@ def test_more_components_than_a_byte_holds():
     assert len(found) == 343
     for component in found:
         inside = np.argwhere(numbers == component.number)
-        assert (inside.min(0).tolist(), (inside.max(0) + 1).tolist()) == (list(component.box.start), list(component.box.stop))
+        assert (inside.min(0).tolist(), (inside.max(0) + 1).tolist()) == (
+            list(component.box.start),
+            list(component.box.stop),
+        )
 
 
 def test_workers_fit_the_memory():
     small = CaseFacts("a", Grid((10, 10, 10), (1.0, 1.0, 1.0)), ())
     vast = CaseFacts("b", Grid((100_000, 1000, 1000), (1.0, 1.0, 1.0)), ())
-    assert 1 <= pre.worker_count([small.grid], 1) <= usable_cores()
-    assert pre.worker_count([small.grid, vast.grid], 1) == 1
-    assert pre.worker_count([], 1) >= 1
+    assert 1 <= workers.worker_count([small.grid], 1) <= usable_cores()
+    assert workers.worker_count([small.grid, vast.grid], 1) == 1
+    assert workers.worker_count([], 1) >= 1
     assert available_memory_gib() > 0

@@ -6,82 +6,86 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tumorgen_cli import windows
-from tumorgen_cli.errors import StateError
-from tumorgen_cli.plan import ChannelPlan
-from tumorgen_cli.records import Box
-from tumorgen_cli.windows import Case, CaseRecord, Component, comparable, in_type, spanning_component
+from tumorgen_cli import geometry
+from tumorgen_cli.geometry import Box, in_type, spanning_component
+from tumorgen_cli.planning.plan import ChannelPlan
+from tumorgen_cli.preprocessing import cases, intensity, windows
+from tumorgen_cli.preprocessing.cases import Case, CaseRecord, Component
+from tumorgen_cli.preprocessing.intensity import comparable
+from tumorgen_cli.system.errors import StateError
 
 PET = ChannelPlan("PET", "dataset", 0.0, 20.0, 0.5)
 CT = ChannelPlan("CT", "dataset", -175.0, 250.0, 1.0)
 MR = ChannelPlan("T1", "own", 0.0, 1.25, 1.0)
 
 
-# -- scaling ---------------------------------------------------------------------------------------------------
 def test_scale_and_unscale_are_inverse():
     rng = np.random.default_rng(0)
-    image = np.stack([rng.uniform(0, 20, (6, 5, 4)), rng.uniform(-175, 250, (6, 5, 4)), rng.normal(300, 40, (6, 5, 4))]).astype(np.float32)
+    image = np.stack(
+        [rng.uniform(0, 20, (6, 5, 4)), rng.uniform(-175, 250, (6, 5, 4)), rng.normal(300, 40, (6, 5, 4))]
+    ).astype(np.float32)
     channels = (PET, CT, MR)
-    limits = windows.scan_limits(image, channels)
+    limits = intensity.scan_limits(image, channels)
     clipped = np.clip(image, limits[:, 0, None, None, None], limits[:, 1, None, None, None])
-    scaled = windows.scale(image, channels, limits)
+    scaled = intensity.scale(image, channels, limits)
     assert scaled.dtype == np.float32
     assert scaled.min() >= -1
     assert scaled.max() <= 1
-    np.testing.assert_allclose(windows.unscale(scaled, channels, limits), clipped, atol=2e-4)
+    np.testing.assert_allclose(intensity.unscale(scaled, channels, limits), clipped, atol=2e-4)
 
 
 def test_scale_by_hand():
     limits = np.array([[0, 20], [-175, 250]], np.float32)
     image = np.array([[0, 5, 20, 30, -1], [-175, 37.5, 250, 900, -1000]], np.float32).reshape(2, 5, 1, 1)
-    found = windows.scale(image, (PET, CT), limits)[..., 0, 0]
+    found = intensity.scale(image, (PET, CT), limits)[..., 0, 0]
     np.testing.assert_allclose(found, [[-1, 0, 1, 1, -1], [-1, 0, 1, 1, -1]], atol=1e-6)
-    outside = windows.unscale(np.array([-1.5, 1.5], np.float32).reshape(1, 2, 1, 1), (PET,), limits[:1])
+    outside = intensity.unscale(np.array([-1.5, 1.5], np.float32).reshape(1, 2, 1, 1), (PET,), limits[:1])
     np.testing.assert_allclose(outside.ravel(), [0, 20])
 
 
 def test_units_are_a_scans_own_only_where_scans_differ_in_them():
     limits = [(0.0, 20.0), (-175.0, 250.0), (100.0, 500.0)]
-    np.testing.assert_array_equal(windows.units((PET, CT, MR), limits), [[0, 1], [0, 1], [100, 320]])
+    np.testing.assert_array_equal(intensity.units((PET, CT, MR), limits), [[0, 1], [0, 1], [100, 320]])
     raised = replace(MR, low=0.25)
-    np.testing.assert_array_equal(windows.units((raised,), [(180.0, 500.0)]), [[100, 320]])  # whatever is clipped
-    np.testing.assert_array_equal(windows.units((MR,), [(0.0, 0.0)]), [[0, 1]])  # nothing to divide by
+    np.testing.assert_array_equal(intensity.units((raised,), [(180.0, 500.0)]), [[100, 320]])  # whatever is clipped
+    np.testing.assert_array_equal(intensity.units((MR,), [(0.0, 0.0)]), [[0, 1]])  # nothing to divide by
 
 
 def test_limits_are_the_plans_or_the_scans():
     image = np.stack([np.linspace(0, 1000, 1001).reshape(1001, 1, 1)] * 2)
-    np.testing.assert_allclose(windows.scan_limits(image, (PET, MR)), [[0, 20], [0, 1.25 * 999]])
+    np.testing.assert_allclose(intensity.scan_limits(image, (PET, MR)), [[0, 20], [0, 1.25 * 999]])
     tumors = np.zeros(image.shape[1:], bool)
     tumors[900:] = True
-    np.testing.assert_allclose(windows.scan_limits(image, (PET, MR), tumors), [[0, 20], [0, 1.25 * 897 * 0.999]])  # and two voxels beside it
+    np.testing.assert_allclose(
+        intensity.scan_limits(image, (PET, MR), tumors), [[0, 20], [0, 1.25 * 897 * 0.999]]
+    )  # and two voxels beside it
 
 
 def test_a_constant_scan_has_no_division_by_zero():
     image = np.full((1, 3, 3, 3), 7.0, np.float32)
-    limits = windows.scan_limits(image, (MR,))
-    assert np.isfinite(windows.scale(image, (MR,), limits)).all()
+    limits = intensity.scan_limits(image, (MR,))
+    assert np.isfinite(intensity.scale(image, (MR,), limits)).all()
 
 
-# -- cutting ---------------------------------------------------------------------------------------------------
 def test_cut_inside_is_the_slice_and_outside_the_edge_continues():
     array = np.arange(2 * 4 * 5 * 6).reshape(2, 4, 5, 6)
-    np.testing.assert_array_equal(windows.cut(array, (1, 2, 0), (3, 2, 6)), array[:, 1:4, 2:4])
-    wide = windows.cut(array, (-2, 0, 4), (8, 5, 4))
+    np.testing.assert_array_equal(geometry.cut(array, (1, 2, 0), (3, 2, 6)), array[:, 1:4, 2:4])
+    wide = geometry.cut(array, (-2, 0, 4), (8, 5, 4))
     np.testing.assert_array_equal(wide, np.pad(array, ((0, 0), (2, 2), (0, 0), (0, 2)), mode="edge")[..., 4:8])
 
 
 def test_masks_end_where_the_scan_does():
     mask = np.ones((4, 5, 6), np.uint8)
-    found = windows.cut_mask(mask, (-2, 1, 3), (8, 4, 5))
+    found = geometry.cut_mask(mask, (-2, 1, 3), (8, 4, 5))
     np.testing.assert_array_equal(found, np.pad(mask, ((2, 2), (0, 0), (0, 2)))[:, 1:5, 3:8])
-    assert not windows.cut_mask(mask, (10, 0, 0), (3, 3, 3)).any()
+    assert not geometry.cut_mask(mask, (10, 0, 0), (3, 3, 3)).any()
 
 
 def test_tight_box():
     mask = np.zeros((9, 8, 7))
-    assert windows.tight_box(mask) is None
+    assert geometry.tight_box(mask) is None
     mask[2, 3, 4] = mask[5, 3, 6] = 1
-    assert windows.tight_box(mask) == Box((2, 3, 4), (6, 4, 7))
+    assert geometry.tight_box(mask) == Box((2, 3, 4), (6, 4, 7))
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -93,7 +97,7 @@ def test_a_window_shows_its_box_whole(seed):
     stop = [int(rng.integers(a + 1, min(n, a + w) + 1)) for a, n, w in zip(start, volume, window, strict=True)]
     box = Box(tuple(start), tuple(stop))
     for draw in (None, rng, rng):
-        place = windows.place_window(box, volume, window, draw)
+        place = geometry.place_window(box, volume, window, draw)
         for a, b, n, w, s in zip(box.start, box.stop, volume, window, place, strict=True):
             assert s <= a
             assert b <= s + w
@@ -103,20 +107,21 @@ def test_a_window_shows_its_box_whole(seed):
 def test_places_are_drawn_over_all_that_fit():
     box = Box((20, 20, 20), (24, 24, 24))
     rng = np.random.default_rng(0)
-    places = np.array([windows.place_window(box, (60, 60, 22 + 4), (16, 16, 16), rng) for _ in range(600)])
+    places = np.array([geometry.place_window(box, (60, 60, 22 + 4), (16, 16, 16), rng) for _ in range(600)])
     assert (places.min(0).tolist(), places.max(0).tolist()) == ([8, 8, 8], [20, 20, 10])
-    assert windows.place_window(box, (60, 60, 60), (16, 16, 16), None) == (14, 14, 14)
+    assert geometry.place_window(box, (60, 60, 60), (16, 16, 16), None) == (14, 14, 14)
 
 
-# -- training windows ------------------------------------------------------------------------------------------
 @pytest.fixture
 def case():
     """A tumor of uptake 10 in 2, a second one beside it."""
     tumors = np.zeros((40, 36, 30), np.uint8)
     tumors[18:24, 15:20, 12:17] = 1
     tumors[26:28, 15:18, 12:15] = 2
-    image = np.where(tumors, 10.0, 2.0).astype(np.float32)[None] + np.random.default_rng(0).normal(0, 0.1, (1, 40, 36, 30)).astype(np.float32)
-    first, second = (Component(i, windows.tight_box(tumors == i), True) for i in (1, 2))
+    image = np.where(tumors, 10.0, 2.0).astype(np.float32)[None] + np.random.default_rng(0).normal(
+        0, 0.1, (1, 40, 36, 30)
+    ).astype(np.float32)
+    first, second = (Component(i, geometry.tight_box(tumors == i), True) for i in (1, 2))
     return Case(CaseRecord("c", "h", tumors.shape, (4.0, 4.0, 4.0), ((0.0, 20.0),), (first, second)), image, tumors)
 
 
@@ -124,8 +129,8 @@ def test_without_a_seed_the_window_is_centred_and_untouched(case):
     image, mask = windows.tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), None)
     box = case.record.components[0].box
     start = tuple((a + b - 16) // 2 for a, b in zip(box.start, box.stop, strict=True))
-    np.testing.assert_array_equal(mask, windows.cut_mask(case.tumors, start, (16, 16, 16)) > 0)
-    expected = windows.scale(windows.cut(case.image, start, (16, 16, 16)), (PET,), np.array([[0, 20]], np.float32))
+    np.testing.assert_array_equal(mask, geometry.cut_mask(case.tumors, start, (16, 16, 16)) > 0)
+    expected = intensity.scale(geometry.cut(case.image, start, (16, 16, 16)), (PET,), np.array([[0, 20]], np.float32))
     np.testing.assert_array_equal(image, expected)
     assert mask.sum() > (case.tumors == 1).sum()  # the second tumor is in the picture, so it is in the mask
 
@@ -134,8 +139,8 @@ def test_without_spatial_a_window_is_not_resampled(case):
     """Its values are the scan's own, turned and times a gain."""
     component, sides = case.record.components[0], (16, 16, 16)
     for seed in range(6):
-        start = windows.place_window(component.box, case.record.shape, sides, np.random.default_rng(seed))
-        plain = windows.scale(windows.cut(case.image, start, sides), (PET,), np.array([[0, 20]], np.float32))
+        start = geometry.place_window(component.box, case.record.shape, sides, np.random.default_rng(seed))
+        plain = intensity.scale(geometry.cut(case.image, start, sides), (PET,), np.array([[0, 20]], np.float32))
         image, _ = windows.tumor_window(case, component, (PET,), sides, seed, spatial=False)
         gains = np.sort(image + 1, None) / np.sort(plain + 1, None)
         assert np.ptp(gains) < 1e-4
@@ -164,7 +169,7 @@ def test_augmented_windows_keep_the_tumor_under_its_mask(case):
         assert mask.dtype == np.uint8
         assert set(np.unique(mask)) == {0, 1}
         assert np.abs(image).max() <= 1
-        uptake = windows.unscale(image, (PET,), np.array([[0, 20]]))[0]
+        uptake = intensity.unscale(image, (PET,), np.array([[0, 20]]))[0]
         assert uptake[mask > 0].mean() > 2.5 * uptake[mask == 0].mean()
 
 
@@ -180,27 +185,26 @@ def test_numpys_own_generator_is_put_back():
     np.testing.assert_array_equal(np.random.random(3), expected)
 
 
-# -- cases on disk ---------------------------------------------------------------------------------------------
 def test_a_case_is_memory_mapped_and_knows_what_it_was_made_from(workspace):
     plan, name = workspace.plan(), workspace.splits().train[0]
-    case = windows.load_case(workspace.cases / name)
+    case = cases.load_case(workspace.cases / name)
     assert isinstance(case.image, np.memmap)
     assert case.image.shape == (1, *case.record.shape)
     assert case.tumors.shape == case.record.shape
-    assert windows.is_done(plan, name, workspace.cases / name)
+    assert cases.is_done(plan, name, workspace.cases / name)
     for other in (
         replace(plan, tumor_label=2),
         replace(plan, window=replace(plan.window, spacing_mm=(1.0, 1.0, 1.0))),
         replace(plan, fingerprint_hash="other"),
         replace(plan, channels=(replace(plan.channels[0], high=1.0),)),
     ):
-        assert not windows.is_done(other, name, workspace.cases / name)
-    assert windows.is_done(replace(plan, seed=9), name, workspace.cases / name)
+        assert not cases.is_done(other, name, workspace.cases / name)
+    assert cases.is_done(replace(plan, seed=9), name, workspace.cases / name)
 
 
 def test_a_case_that_is_not_there():
     with pytest.raises(StateError, match="tumorgen preprocess"):
-        windows.load_case(Path("/nowhere/case"))
+        cases.load_case(Path("/nowhere/case"))
 
 
 def test_intensities_compare_between_scans():

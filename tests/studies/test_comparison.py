@@ -11,21 +11,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import call, told
-from test_report import make_scores
+from support.command_line import call, told
+from support.scores import make_scores
 
-from tumorgen_cli.comparison_table import COLUMNS, Comparison, Entry, Painted, StageRun, Value, best_of, make_table, stage_runs
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, one_line
-from tumorgen_cli.files import write_json
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.records import Box, Provenance
-from tumorgen_cli.volumes import read_volume, write_volume
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.data.volumes import read_volume, write_volume
+from tumorgen_cli.evaluation.comparison import (
+    COLUMNS,
+    Comparison,
+    Entry,
+    Painted,
+    StageRun,
+    Value,
+    best_of,
+    make_table,
+    stage_runs,
+)
+from tumorgen_cli.geometry import Box
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, one_line
+from tumorgen_cli.system.json_records import write_json
 
 BY_KEY = {column.key: column for column in COLUMNS}
 
 
-# -- the table ---------------------------------------------------------------------------------------------------
 def entries(key, **values):
     return [Entry(method, method, "", {key: Value(*value)}) for method, value in values.items()]
 
@@ -39,8 +49,12 @@ def test_the_best_is_marked_where_it_is_told_apart():
     assert best_of(dice, {}, entries("dice", a=(0.8, 0.7, 0.9), b=(math.nan,))) == ""
     auc = entries("auc", a=(0.9, 0.85, 0.95), b=(0.6, 0.55, 0.65), c=(0.2, 0.1, 0.3))
     assert best_of(BY_KEY["auc"], {}, auc) == "b"
-    assert best_of(BY_KEY["auc"], {}, entries("auc", a=(0.4, 0.35, 0.45), b=(0.61, 0.56, 0.66))) == ""  # as far from 0.5, on its other side
-    assert best_of(BY_KEY["auc"], {}, entries("auc", a=(0.48, 0.4, 0.55), b=(0.61, 0.59, 0.66))) == ""  # 0 to 0.1 against 0.09 to 0.16
+    assert (
+        best_of(BY_KEY["auc"], {}, entries("auc", a=(0.4, 0.35, 0.45), b=(0.61, 0.56, 0.66))) == ""
+    )  # as far from 0.5, on its other side
+    assert (
+        best_of(BY_KEY["auc"], {}, entries("auc", a=(0.48, 0.4, 0.55), b=(0.61, 0.59, 0.66))) == ""
+    )  # 0 to 0.1 against 0.09 to 0.16
     assert best_of(BY_KEY["auc"], {}, entries("auc", a=(0.48, 0.45, 0.55), b=(0.61, 0.59, 0.66))) == "a"
     seconds = entries("seconds_total", a=(0.1, 0.1, 0.1), b=(1.0, 0.9, 1.1))
     assert best_of(BY_KEY["seconds_total"], {}, seconds) == "a"
@@ -62,23 +76,39 @@ def test_distances_of_fewer_slices_are_told_and_not_held_against_others():
     few = entries("frechet_all", c=(50.0, 49.0, 51.0, (6, 32)))
     assert best_of(BY_KEY["frechet_all"], near, [*alike, *few]) == "a"
     large = make_scores([0.5, 0.6, 0.7, 0.8], name="large")
-    fewer = [replace(p, **{k: replace(getattr(p, k), counts=(1, 5)) for k in ("matched", "floor")}) for p in large.planes]
+    fewer = [
+        replace(p, **{k: replace(getattr(p, k), counts=(1, 5)) for k in ("matched", "floor")}) for p in large.planes
+    ]
     scores = {"small": replace(large, name="small", planes=tuple(fewer)), "large": large}
-    table = make_table("hosts", 4, [*scores], {name: Painted(Path(name), each, [line("one", name)], {}) for name, each in scores.items()}, {})
+    table = make_table(
+        "hosts",
+        4,
+        [*scores],
+        {name: Painted(Path(name), each, [line("one", name)], {}) for name, each in scores.items()},
+        {},
+    )
     assert table.real["kernel_all"].counts == (2, 5)  # whichever comes first
-    assert [entry.values["kernel_all"].note for entry in table.entries] == ["of 1 against 5 slices alone", "too few to tell from real"]
+    assert [entry.values["kernel_all"].note for entry in table.entries] == [
+        "of 1 against 5 slices alone",
+        "too few to tell from real",
+    ]
 
 
 def line(case, method, start=0, rejected=0):
     box = Box((start, 0, 0), (start + 2, 2, 2))
     seconds = {"method": 0.1, "total": 0.4}
-    return Provenance(case, method, "host", ("f",), "h", "v", 1, 0, box, box, "p", {}, 1.0, False, seconds, {"empty": rejected}, {})
+    return Provenance(
+        case, method, "host", ("f",), "h", "v", 1, 0, box, box, "p", {}, 1.0, False, seconds, {"empty": rejected}, {}
+    )
 
 
 def test_a_table_has_a_row_for_every_method(tmp_path):
     a = [line("one", "a"), line("two", "a", rejected=2)]
     b = [line("one", "b"), line("two", "b", start=5)]  # its second box was drawn again
-    lost = {"three": {"case": "three", "rejected": {"empty": 10}}, "four": {"case": "four", "rejected": {}, "reason": "damaged"}}
+    lost = {
+        "three": {"case": "three", "rejected": {"empty": 10}},
+        "four": {"case": "four", "rejected": {}, "reason": "damaged"},
+    }
     made = {
         "b": Painted(tmp_path / "b", make_scores([0.5, 0.7], name="b"), b, lost),
         "a": Painted(tmp_path / "a", make_scores([0.5, 0.9], name="a"), a, {}),
@@ -88,7 +118,10 @@ def test_a_table_has_a_row_for_every_method(tmp_path):
     assert table.alike == 1
     values, others = table.entries[0].values, table.entries[2].values
     assert values["dice"].value == pytest.approx(0.7)
-    assert [(v["pairs"].value, v["given_up"].value, v["rejected"].value) for v in (values, others)] == [(2, 0, 0.5), (2, 2, 10 / 12)]
+    assert [(v["pairs"].value, v["given_up"].value, v["rejected"].value) for v in (values, others)] == [
+        (2, 0, 0.5),
+        (2, 2, 10 / 12),
+    ]
     assert values["seconds_total"].value == pytest.approx(0.4)
     assert table.real["dice"].value == pytest.approx(0.6)
     assert {column.key for column in COLUMNS} <= {*values}
@@ -100,11 +133,13 @@ def test_an_error_is_told_in_a_line():
     assert text == "No tumor came. case: 10 draws, expected a tumor; train longer"
 
 
-# -- budgets -----------------------------------------------------------------------------------------------------
 def test_what_training_cost_and_came_to_is_told(tmp_path):
-    from tumorgen_cli.comparison_page import _training
+    from tumorgen_cli.evaluation.reports.comparison import _training
 
-    write_json(tmp_path / "gan" / "run.json", {"iterations": 3, "seconds": 1.5, "device": "cpu", "numbers": {"unlabelled_scans": 2.0}})
+    write_json(
+        tmp_path / "gan" / "run.json",
+        {"iterations": 3, "seconds": 1.5, "device": "cpu", "numbers": {"unlabelled_scans": 2.0}},
+    )
     runs = stage_runs({"segmentor": tmp_path / "segmentor", "gan": tmp_path / "gan"}, {"segmentor": 9, "gan": 5})
     assert runs == (StageRun("gan", 3, 5, 1.5, "cpu", {"unlabelled_scans": 2.0}),)
     told = _training(Comparison("", "", "", 0, "", "", "", "", False, 1.0, {"freetumor": runs}, ()))
@@ -112,7 +147,7 @@ def test_what_training_cost_and_came_to_is_told(tmp_path):
 
 
 def test_minutes_are_shared_out_by_planned_work():
-    from tumorgen_cli.budgets import share_minutes
+    from tumorgen_cli.studies.training_length import share_minutes
 
     planned, seconds = {"vae": 100, "flow": 50}, {"vae": 0.5, "flow": 2.0}
     lengths = share_minutes(1.0, planned, seconds)
@@ -124,7 +159,9 @@ def test_minutes_are_shared_out_by_planned_work():
 @pytest.fixture
 def fresh(workspace, tmp_path):
     """A copy of `workspace` to train in."""
-    shutil.copytree(workspace.root, tmp_path / "work", ignore=shutil.ignore_patterns("comparison", "synthetic", "evaluation"))
+    shutil.copytree(
+        workspace.root, tmp_path / "work", ignore=shutil.ignore_patterns("comparison", "synthetic", "evaluation")
+    )
     return Workspace(tmp_path / "work")
 
 
@@ -133,8 +170,8 @@ def run_of(workspace, stage):
 
 
 def test_the_same_steps_for_every_stage_that_is_not_trained(fresh):
-    from tumorgen_cli.budgets import Budget, train_within
-    from tumorgen_cli.stages import train_stage
+    from tumorgen_cli.pipeline.train import train_stage
+    from tumorgen_cli.studies.training_length import Budget, train_within
 
     train_stage(fresh, "tumorgen", "vae", 1, "cpu")
     before = run_of(fresh, "vae")
@@ -145,33 +182,34 @@ def test_the_same_steps_for_every_stage_that_is_not_trained(fresh):
 
 
 def test_minutes_are_measured_once_and_change_nothing(fresh, monkeypatch):
-    from tumorgen_cli import budgets
-    from tumorgen_cli.methods import find_method
+    from tumorgen_cli.methods.registry import find_method
+    from tumorgen_cli.studies import training_length
 
     before = {path: path.stat().st_mtime_ns for path in fresh.root.rglob("*") if path.is_file()}
     method = find_method("tumorgen")(fresh.plan(), fresh)
-    monkeypatch.setattr(budgets, "MEASURED", 3)
-    found = budgets.lengths_of(method, method.stages, 0.01)
+    monkeypatch.setattr(training_length, "MEASURED", 3)
+    found = training_length.lengths_of(method, method.stages, 0.01)
     assert list(found) == ["vae", "flow", "refiner"]
     assert all(steps >= 1 for steps in found.values())
     record = fresh.root / "comparison" / "budgets" / "tumorgen.json"
     assert {path for path in fresh.root.rglob("*") if path.is_file()} == {*before, record}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     assert all(seconds > 0 for seconds in json.loads(record.read_text())["seconds_a_step"].values())
-    monkeypatch.setattr(budgets, "measure_stages", None)  # would fail if called
-    assert budgets.lengths_of(method, ("flow", "refiner"), 0.01) == found
+    monkeypatch.setattr(training_length, "measure_stages", None)  # would fail if called
+    assert training_length.lengths_of(method, ("flow", "refiner"), 0.01) == found
     with pytest.raises(TypeError):
-        budgets.lengths_of(method, method.stages, 0.02)
+        training_length.lengths_of(method, method.stages, 0.02)
 
 
-# -- the whole ---------------------------------------------------------------------------------------------------
 class Links(HTMLParser):
     def __init__(self):
         super().__init__()
         self.loaded, self.links = [], []
 
     def handle_starttag(self, tag, attrs):
-        self.loaded += [value for name, value in attrs if name in ("src", "srcset") or (tag == "link" and name == "href")]
+        self.loaded += [
+            value for name, value in attrs if name in ("src", "srcset") or (tag == "link" and name == "href")
+        ]
         self.links += [value for name, value in attrs if tag == "a" and name == "href"]
 
 
@@ -184,20 +222,25 @@ def compared(workspace, phantoms, tmp_path_factory):
 
 
 def compare(workspace, phantoms, methods=("copypaste", "tumorgen", "syntumor"), **options):
-    from tumorgen_cli import comparison, pipeline
-    from tumorgen_cli.comparison import Hosts, Scoring
+    from tumorgen_cli.pipeline import evaluate
+    from tumorgen_cli.studies import comparison
+    from tumorgen_cli.studies.comparison import Hosts, Scoring
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "train_within", _stale)
         patch.setattr(find_method("syntumor"), "cell", 4)  # its places are wider than the other's, and still the same
-        patch.setattr(pipeline, "find_judge", lambda *_: None)  # it takes seconds
+        patch.setattr(evaluate, "find_judge", lambda *_: None)  # it takes seconds
         hosts = Hosts(phantoms.healthy, "test")
-        return comparison.compare_methods(workspace, methods, 3, hosts, scoring=Scoring(features="filters"), device="cpu", **options)
+        return comparison.compare_methods(
+            workspace, methods, 3, hosts, scoring=Scoring(features="filters"), device="cpu", **options
+        )
 
 
 def _stale(workspace, method, budget, device):
     if method == "tumorgen":
-        raise StateError("The vae stage is stale", [Fault("last.pt", "made from <other> data", "the present ones", "restart it")])
+        raise StateError(
+            "The vae stage is stale", [Fault("last.pt", "made from <other> data", "the present ones", "restart it")]
+        )
 
 
 def test_every_method_meets_the_same_places(compared, phantoms):
@@ -253,20 +296,36 @@ def test_nothing_that_could_be_compared(compared, phantoms):
         compare(compared[0], phantoms, ("tumorgen",))
 
 
-# -- faults ------------------------------------------------------------------------------------------------------
 def test_faults_are_told_at_once(workspace, tmp_path):
-    result = call("compare", "-w", workspace.root, "--methods", "copypast,syntumor,syntumor", "--iterations", 3, "--minutes", 1, code=1)
+    result = call(
+        "compare",
+        "-w",
+        workspace.root,
+        "--methods",
+        "copypast,syntumor,syntumor",
+        "--iterations",
+        3,
+        "--minutes",
+        1,
+        code=1,
+    )
     for part in ("did you mean copypaste?", "named twice", "nothing to paint into", "--iterations and --minutes"):
         assert part in told(result)
-    assert "tumorgen plan DATASET" in told(call("compare", "-w", tmp_path, "--methods", "copypaste", "--cases", "test", code=1))
-    assert "add what is missing" in told(call("compare", "--methods", "copypaste", "--healthy", tmp_path, "--paint-in", "liver", code=1))
+    assert "tumorgen plan DATASET" in told(
+        call("compare", "-w", tmp_path, "--methods", "copypaste", "--cases", "test", code=1)
+    )
+    assert "add what is missing" in told(
+        call("compare", "--methods", "copypaste", "--healthy", tmp_path, "--paint-in", "liver", code=1)
+    )
 
 
 def test_hosts_and_labels_that_are_not_there(workspace, phantoms, tmp_path):
-    from tumorgen_cli.comparison import Hosts, compare_methods
+    from tumorgen_cli.studies.comparison import Hosts, compare_methods
 
     with pytest.raises(PlanError, match="Nowhere to paint"):
-        compare_methods(workspace, ["copypaste"], 1, Hosts(phantoms.healthy, paint_in="tumor", host_labels=tmp_path), device="cpu")
+        compare_methods(
+            workspace, ["copypaste"], 1, Hosts(phantoms.healthy, paint_in="tumor", host_labels=tmp_path), device="cpu"
+        )
     with pytest.raises(DataError, match="cannot be used"):
         compare_methods(workspace, ["copypaste"], 1, Hosts(tmp_path / "none"), device="cpu")
     with pytest.raises(PlanError, match="No such organ"):
@@ -279,7 +338,9 @@ def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
     """In a workspace of its own, where the judge of the whole one still scores."""
     from types import SimpleNamespace
 
-    from tumorgen_cli import comparison, devices, pipeline
+    from tumorgen_cli.pipeline import evaluate, plan, preprocess
+    from tumorgen_cli.studies import comparison
+    from tumorgen_cli.system import devices
 
     monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
     path, workspace = tmp_path / "Dataset778_Organs", Workspace(tmp_path / "work")
@@ -289,8 +350,8 @@ def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
         write_volume(name, np.where(labels == 1, 1, 2 + number % 2), grid)
     plain = json.loads((path / "dataset.json").read_text())
     write_json(path / "dataset.json", {**plain, "labels": {"background": 0, "tumor": 1, "muscle": 2, "fat": 3}})
-    pipeline.plan_dataset(workspace, str(path), "tumor", "cpu")
-    pipeline.preprocess_dataset(workspace, 0)
+    plan.plan_dataset(workspace, str(path), "tumor", "cpu")
+    preprocess.preprocess_dataset(workspace, 0)
     asked = []
 
     def judge(_, folder, *__):
@@ -298,9 +359,11 @@ def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
         return SimpleNamespace(folder=workspace.judge)
 
     monkeypatch.setattr(comparison, "find_judge", judge)
-    monkeypatch.setattr(pipeline, "find_judge", lambda _, folder, __: asked.append(folder))
+    monkeypatch.setattr(evaluate, "find_judge", lambda _, folder, __: asked.append(folder))
     scoring = comparison.Scoring(features="filters")
-    comparison.compare_methods(workspace, ["syntumor"], 2, comparison.Hosts(phantoms.healthy), scoring=scoring, device="cpu", train_on="fat")
+    comparison.compare_methods(
+        workspace, ["syntumor"], 2, comparison.Hosts(phantoms.healthy), scoring=scoring, device="cpu", train_on="fat"
+    )
     inner, outer = Workspace(workspace.root / "train_on" / "fat").splits(), workspace.splits()
     fat = {case.name.removesuffix(".nii.gz") for case in sorted((path / "labelsTr").iterdir())[1::2]}
     assert ({*inner.train}, {*inner.test}) == ({*outer.train} & fat, {*outer.test} & fat)
@@ -308,7 +371,8 @@ def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
 
 
 def test_data_sets_of_the_same_name_are_told_apart(fresh, phantoms, tmp_path, monkeypatch):
-    from tumorgen_cli import comparison, devices
+    from tumorgen_cli.studies import comparison
+    from tumorgen_cli.system import devices
 
     monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
     twin = tmp_path / "elsewhere" / phantoms.dataset.name
@@ -322,7 +386,9 @@ def test_data_sets_of_the_same_name_are_told_apart(fresh, phantoms, tmp_path, mo
 
 def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp_path, monkeypatch):
     """What is learnt from gets a workspace of its own; of what is painted in only cases without a tumor are hosts."""
-    from tumorgen_cli import comparison, devices, pipeline
+    from tumorgen_cli.pipeline import evaluate
+    from tumorgen_cli.studies import comparison
+    from tumorgen_cli.system import devices
 
     other = tmp_path / "Dataset777_Other"
     shutil.copytree(phantoms.dataset, other)
@@ -331,10 +397,12 @@ def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp
         labels, grid = read_volume(other / "labelsTr" / name)
         write_volume(other / "labelsTr" / name, labels * 0, grid)
     monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
-    monkeypatch.setattr(pipeline, "find_judge", lambda *_: None)
+    monkeypatch.setattr(evaluate, "find_judge", lambda *_: None)
     hosts = comparison.Hosts(paint_in=str(other))
     scoring = comparison.Scoring(features="filters")
-    report = comparison.compare_methods(fresh, ["syntumor"], 2, hosts, scoring=scoring, device="cpu", train_on=str(phantoms.dataset))
+    report = comparison.compare_methods(
+        fresh, ["syntumor"], 2, hosts, scoring=scoring, device="cpu", train_on=str(phantoms.dataset)
+    )
     inner = fresh.root / "train_on" / phantoms.dataset.name
     lines = (inner / "synthetic" / f"syntumor_{other.name}_n2" / "provenance.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["host"] for line in lines) == [name.removesuffix(".nii.gz") for name in names[:2]]

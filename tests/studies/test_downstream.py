@@ -10,29 +10,32 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TOY
-from test_cli import call, told
+from support.command_line import call, told
+from support.workspaces import TOY
 
-from tumorgen_cli import downstream, downstream_runs, judge, nnunet
-from tumorgen_cli.dataset import read_dataset
-from tumorgen_cli.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order
-from tumorgen_cli.downstream_page import draw
-from tumorgen_cli.downstream_runs import attained_share, repeats
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
-from tumorgen_cli.files import read_record, write_json
-from tumorgen_cli.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
-from tumorgen_cli.live import Painting
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.nnunet import CaseFiles, Schedule, Size
-from tumorgen_cli.nnunet_setup import set_up
-from tumorgen_cli.results import FINAL
-from tumorgen_cli.volumes import read_volume, write_volume
-from tumorgen_cli.workspace import Splits, Workspace
+from tumorgen_cli.data.dataset import read_dataset
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.volumes import read_volume, write_volume
+from tumorgen_cli.evaluation.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
+from tumorgen_cli.evaluation.reports.downstream import draw
+from tumorgen_cli.judge import model
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.nnunet import job as job_module
+from tumorgen_cli.nnunet import runner
+from tumorgen_cli.nnunet.job import CaseFiles, Schedule, Size
+from tumorgen_cli.nnunet.on_the_fly.settings import Painting
+from tumorgen_cli.nnunet.results import FINAL
+from tumorgen_cli.pipeline.nnunet_setup import set_up
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.studies import downstream, downstream_runs
+from tumorgen_cli.studies.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order
+from tumorgen_cli.studies.downstream_runs import attained_share, repeats
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.system.json_records import read_record, write_json
 
 DESIGN = Design(("real", "copypaste"), (0.5, 1.0), 2, 0.02, 2, 0.5)
 
 
-# -- rules -------------------------------------------------------------------------------------------------------
 def test_fractions_become_counts():
     assert case_counts(32, (1, 0.25, 0.5)) == [8, 16, 32]
     assert case_counts(3, (0.5, 0.6)) == [2]
@@ -56,7 +59,10 @@ def test_real_cases_are_repeated_to_their_share():
     assert repeats(8, 32, 0.2) == 1
     assert repeats(8, 0, 0.5) == 1
     assert repeats(32, 8, 0.5) == 1  # never fewer than they are
-    shares = [attained_share(dataclasses.replace(DESIGN, ratio=ratio, real_share=share)) for ratio, share in ((4, 0.5), (2, 0.75), (1, 0.25))]
+    shares = [
+        attained_share(dataclasses.replace(DESIGN, ratio=ratio, real_share=share))
+        for ratio, share in ((4, 0.5), (2, 0.75), (1, 0.25))
+    ]
     assert shares == [0.5, 0.75, 0.5]  # a real case stands there once at least, so live arms see as many
 
 
@@ -64,7 +70,7 @@ def test_jobs_keep_to_the_gpus_they_were_given(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for module in (downstream_runs, nnunet):
+    for module in (downstream_runs, runner):
         monkeypatch.setattr(module, "usable_cores", lambda: 16)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
     assert [each["CUDA_VISIBLE_DEVICES"] for each in downstream_runs._devices("cuda", None)] == ["2", "GPU-5"]
@@ -74,7 +80,6 @@ def test_jobs_keep_to_the_gpus_they_were_given(monkeypatch):
     assert {each["nnUNet_n_proc_DA"] for each in found} == {"4"}
 
 
-# -- order of work -------------------------------------------------------------------------------------------------
 @pytest.fixture
 def copy(workspace, tmp_path):
     shutil.copytree(workspace.root, tmp_path / "work")
@@ -145,7 +150,9 @@ def test_few_cases_teach_the_method_alone(copy, nnunets, phantoms):
     assert set(json.loads(settings.read_text())["learnt_from"]) == real
     inner = Workspace(copy.root / "downstream" / f"real_{count}")
     assert {case.case for case in inner.fingerprint().cases} == real | {*copy.splits().test}
-    assert {d.field: d.value for d in inner.plan().decisions if d.source != "rule"}.keys() >= {setting.split("=")[0] for setting in TOY}
+    assert {d.field: d.value for d in inner.plan().decisions if d.source != "rule"}.keys() >= {
+        setting.split("=")[0] for setting in TOY
+    }
 
 
 def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
@@ -155,11 +162,16 @@ def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
     again = measure_gains(copy, design, phantoms.healthy, None, "cpu")
     assert len(nnunets) == 4
     assert again.result == first.result
-    more = measure_gains(copy, dataclasses.replace(design, arms=("real", "copypaste", "syntumor")), phantoms.healthy, None, "cpu")
+    more = measure_gains(
+        copy, dataclasses.replace(design, arms=("real", "copypaste", "syntumor")), phantoms.healthy, None, "cpu"
+    )
     assert [name for name, _ in nnunets[4:]] == ["syntumor_seed0", "syntumor_seed1"]
     assert len(more.result.arms) == 3
     measure_gains(copy, dataclasses.replace(design, ratio=1), phantoms.healthy, None, "cpu")
-    assert [name for name, _ in nnunets[6:]] == ["copypaste_seed0", "copypaste_seed1"]  # other pairs; the real arm stays
+    assert [name for name, _ in nnunets[6:]] == [
+        "copypaste_seed0",
+        "copypaste_seed1",
+    ]  # other pairs; the real arm stays
     assert measure_gains(copy, design, phantoms.healthy, None, "cpu").result == first.result
     assert len(nnunets) == 8  # what gave way was kept
 
@@ -171,7 +183,10 @@ def test_weights_that_have_seen_held_out_cases_are_no_arm(copy, nnunets, phantom
     design = dataclasses.replace(DESIGN, arms=("real", "copypaste", "copypaste-live"), fractions=(1.0,), seeds=1)
     made = measure_gains(copy, design, phantoms.healthy, None, "cpu")
     assert [run.arm for run in made.result.runs] == ["real"]
-    assert [(failure.arm, seen in failure.reason) for failure in made.result.failures] == [("copypaste", True), ("copypaste-live", True)]
+    assert [(failure.arm, seen in failure.reason) for failure in made.result.failures] == [
+        ("copypaste", True),
+        ("copypaste-live", True),
+    ]
 
 
 def test_checkpoints_may_be_deleted(copy, nnunets, phantoms):
@@ -192,13 +207,20 @@ def test_all_trainings_of_so_many_minutes_are_equally_long(copy, nnunets, phanto
     measure_gains(copy, dataclasses.replace(design, minutes=0.5, arms=("real",)), phantoms.healthy, None, "cpu")
     measure_gains(copy, dataclasses.replace(design, seeds=2, arms=("real",)), phantoms.healthy, None, "cpu")
     jobs = [(name, job.minutes, job.schedule and job.schedule.iterations) for name, job in nnunets]
-    assert jobs == [("real_seed0", 0.02, None), ("copypaste_seed0", 0.02, 7), ("real_seed0", 0.5, None), ("real_seed1", 0.02, 7)]
+    assert jobs == [
+        ("real_seed0", 0.02, None),
+        ("copypaste_seed0", 0.02, 7),
+        ("real_seed0", 0.5, None),
+        ("real_seed1", 0.02, 7),
+    ]
 
 
 def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms, monkeypatch):
     design, splits = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), copy.splits()
     write_json(copy.splits_file, Splits(splits.train[1:], (*splits.test, splits.train[0])))
-    assert len(measure_gains(copy, design, phantoms.healthy, None, "cpu").result.runs[0].patients) == len(splits.test) + 1
+    assert (
+        len(measure_gains(copy, design, phantoms.healthy, None, "cpu").result.runs[0].patients) == len(splits.test) + 1
+    )
     write_json(copy.splits_file, Splits(splits.train[1:], splits.test))
     asked = []
     monkeypatch.setattr(downstream_runs, "is_trained", lambda folder: True)
@@ -218,13 +240,16 @@ def test_what_nnunet_ignores_is_not_scored(copy, tmp_path, monkeypatch):
     corner[:3, :3, :3] = True
     write_volume(tmp_path / "label.nii.gz", np.where(corner, 2, labels).astype(np.uint8), grid)
     found = SimpleNamespace(tumor=lambda image, grid: (labels == 1) | corner)
-    monkeypatch.setattr(judge, "Judge", lambda *_: found)
+    monkeypatch.setattr(model, "Judge", lambda *_: found)
     files = CaseFiles(case, dataset.image_files(case), tmp_path / "label.nii.gz")
-    for names, spurious in (({"background": 0, "tumor": 1, "organ": 2}, 1), ({"background": 0, "tumor": 1, "ignore": 2}, 0)):
-        data = nnunet.TrainingData("D", ("PET",), names, "tumor", ".nii.gz", (), (files,))
+    for names, spurious in (
+        ({"background": 0, "tumor": 1, "organ": 2}, 1),
+        ({"background": 0, "tumor": 1, "ignore": 2}, 0),
+    ):
+        data = job_module.TrainingData("D", ("PET",), names, "tumor", ".nii.gz", (), (files,))
         folder = tmp_path / str(spurious)
-        (nnunet.results_folder(folder) / "fold_all").mkdir(parents=True)
-        torch.save({"seconds": 60.0}, nnunet.results_folder(folder) / "fold_all" / FINAL)
+        (runner.results_folder(folder) / "fold_all").mkdir(parents=True)
+        torch.save({"seconds": 60.0}, runner.results_folder(folder) / "fold_all" / FINAL)
         job = SimpleNamespace(inputs_hash="0")
         task = downstream_runs.Task("real", 4, 0, folder, data, job, 0, 1.0)
         (score,) = downstream_runs._score(task, copy.plan(), Schedule(1, 1, 0.5), "cpu").patients
@@ -251,7 +276,9 @@ def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):
     painting = read_record(Painting, Path(job.painting), "")
     assert painting.probability == 0.25
     assert painting.learnt_from == copy.splits().train
-    assert {*painting.hosts} == {*copy.splits().train} | {path.name.split("_0000")[0] for path in phantoms.healthy.iterdir()}
+    assert {*painting.hosts} == {*copy.splits().train} | {
+        path.name.split("_0000")[0] for path in phantoms.healthy.iterdir()
+    }
     assert {*job.train} == {*copy.splits().train}
     assert not job.extra
     assert made.result.runs[1].real_share == 0.75
@@ -300,7 +327,12 @@ def test_a_training_that_fails_leaves_the_others_and_is_tried_again(copy, nnunet
     design = dataclasses.replace(DESIGN, arms=("copypaste-live", "real", "copypaste"), fractions=(1.0,))
     monkeypatch.setattr(downstream_runs, "run_job", fails)
     result = measure_gains(copy, design, phantoms.healthy, None, "cpu", jobs).result
-    assert {(run.arm, run.seed) for run in result.runs} == {("real", 0), ("copypaste", 0), ("copypaste", 1), ("copypaste-live", 1)}
+    assert {(run.arm, run.seed) for run in result.runs} == {
+        ("real", 0),
+        ("copypaste", 0),
+        ("copypaste", 1),
+        ("copypaste-live", 1),
+    }
     assert {each.arm for each in result.failures} == {"copypaste-live", "real"}
     assert result.failures[0].reason.startswith("seed 0: The painter stopped")
     monkeypatch.setattr(downstream_runs, "run_job", made)
@@ -312,7 +344,9 @@ def test_a_preparation_that_fails_leaves_what_was_trained(copy, nnunets, phantom
     """Its scores may be there or not."""
     design, made = dataclasses.replace(DESIGN, fractions=(1.0,)), downstream_runs.run_job
     measure_gains(copy, dataclasses.replace(design, seeds=1), phantoms.healthy, None, "cpu")
-    (copy.root / "downstream" / "nnunet" / f"real_{len(copy.splits().train)}" / "runs" / "real_seed0" / "run.json").unlink()
+    (
+        copy.root / "downstream" / "nnunet" / f"real_{len(copy.splits().train)}" / "runs" / "real_seed0" / "run.json"
+    ).unlink()
 
     def fails(data, folder, job, title, variables=None):
         if not job.train:
@@ -323,7 +357,9 @@ def test_a_preparation_that_fails_leaves_what_was_trained(copy, nnunets, phantom
     monkeypatch.setattr(downstream_runs, "is_trained", lambda folder: folder.name.endswith("seed0"))
     result = measure_gains(copy, design, phantoms.healthy, None, "cpu").result
     assert [(run.arm, run.seed) for run in result.runs] == [(arm, 0) for arm in design.arms]
-    assert [(each.arm, each.reason[:23]) for each in result.failures] == [(arm, "seed 1: nnU-Net failed.") for arm in design.arms]
+    assert [(each.arm, each.reason[:23]) for each in result.failures] == [
+        (arm, "seed 1: nnU-Net failed.") for arm in design.arms
+    ]
 
 
 def test_cases_that_cannot_be_learnt_from_leave_the_other_numbers(copy, nnunets, phantoms, monkeypatch):
@@ -331,7 +367,9 @@ def test_cases_that_cannot_be_learnt_from_leave_the_other_numbers(copy, nnunets,
         raise PlanError("No tumor to learn from", [Fault("cases", "none", "one", "take more")])
 
     monkeypatch.setattr(downstream, "subset_workspace", subset_workspace)
-    result = measure_gains(copy, dataclasses.replace(DESIGN, seeds=1), phantoms.healthy, None, "cpu").result  # the real arm needs no method
+    result = measure_gains(
+        copy, dataclasses.replace(DESIGN, seeds=1), phantoms.healthy, None, "cpu"
+    ).result  # the real arm needs no method
     few, many = case_counts(len(copy.splits().train), DESIGN.fractions)
     assert [(run.arm, run.cases) for run in result.runs] == [("real", few), ("real", many), ("copypaste", many)]
     assert [(each.arm, each.cases) for each in result.failures] == [("copypaste", few)]
@@ -364,10 +402,11 @@ def test_wrong_options_are_told_at_once(tmp_path):
         assert part in text
 
 
-# -- what is written -----------------------------------------------------------------------------------------------
 def test_page_and_tables():
     def run(arm, cases, value):
-        patients = tuple(PatientScore(f"p{i}", value + 0.1 * i, value, (Lesion(30.0 + i, True),), (30.0,)) for i in range(4))
+        patients = tuple(
+            PatientScore(f"p{i}", value + 0.1 * i, value, (Lesion(30.0 + i, True),), (30.0,)) for i in range(4)
+        )
         return Run(arm, cases, 0, 0, 1.0, 21, 0.1, "0", patients)
 
     runs = tuple(run(arm, cases, 0.3 + 0.1 * (arm != "real")) for cases in (2, 4) for arm in DESIGN.arms)
@@ -383,13 +422,18 @@ def test_page_and_tables():
     assert ",1,1.0000," in found
     (line,) = [line for line in lines if line.startswith("copypaste,2,0,1,dice,any,4,0.5500,")]
     assert ",0.1000,0.1000,0.1000," in line
-    assert [row[:2] for row in gain_rows(arms)] == [("2", "real"), ("2", "copypaste"), ("4", "real"), ("4", "copypaste")]
+    assert [row[:2] for row in gain_rows(arms)] == [
+        ("2", "real"),
+        ("2", "copypaste"),
+        ("4", "real"),
+        ("4", "copypaste"),
+    ]
 
 
 @pytest.mark.slow
 def test_real_nnunets(copy, phantoms):
     """Two at a time; pairs are preprocessed by the plan of the real cases; predictions lie in the scans' own grid."""
-    from tumorgen_cli.volumes import read_volume
+    from tumorgen_cli.data.volumes import read_volume
 
     design = dataclasses.replace(DESIGN, arms=("real", "copypaste", "copypaste-live"), fractions=(0.5,), seeds=1)
     made = measure_gains(copy, design, phantoms.healthy, "train", "cpu", jobs=2, size=Size(16**3, 3, 4, 8))

@@ -11,15 +11,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import tumors_of
+from support.workspaces import tumors_of
 
-from tumorgen_cli.errors import DataError, StateError
-from tumorgen_cli.files import read_record, to_plain
-from tumorgen_cli.plan import ChannelPlan, PastePlan, Plan, WindowPlan
-from tumorgen_cli.reader_study import SCORE_COLUMNS, Key, make_study, rating_auc, score_rows, score_study, study_steps, wilson
-from tumorgen_cli.records import Box, Grid, Provenance
-from tumorgen_cli.volumes import write_volume
-from tumorgen_cli.workspace import Splits
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.volumes import write_volume
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.planning.plan import ChannelPlan, PastePlan, Plan, WindowPlan
+from tumorgen_cli.studies.reader_study import (
+    SCORE_COLUMNS,
+    Key,
+    make_study,
+    rating_auc,
+    score_rows,
+    score_study,
+    study_steps,
+    wilson,
+)
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.system.errors import DataError, StateError
+from tumorgen_cli.system.json_records import read_record, to_plain
 
 SPACING = (4.0, 4.0, 5.0)
 SHAPE = (26, 22, 18)
@@ -47,7 +57,9 @@ def write_set(folder, pairs):
     lines = []
     for case, host, image, tumor, box in pairs:
         write_case(folder, case, image, tumor)
-        made = Provenance(case, "toy", host, ("f",), "hh", "vv", 3, 0, box, box, "pp", {}, 1.0, False, {"total": 0.5}, {}, {})
+        made = Provenance(
+            case, "toy", host, ("f",), "hh", "vv", 3, 0, box, box, "pp", {}, 1.0, False, {"total": 0.5}, {}, {}
+        )
         lines.append(json.dumps(to_plain(made)) + "\n")
     (folder / "provenance.jsonl").write_text("".join(lines))
     (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
@@ -60,12 +72,26 @@ def plan(tmp_path):
     for i, case in enumerate((*SPLITS.train, *SPLITS.test)):
         write_case(folder, case, scan(i), ball((12 + i % 2, 10, 9)))
     return Plan(
-        schema=1, dataset="D", dataset_path=str(folder), fingerprint_hash="f", file_ending=".nii.gz",
-        labels={"background": 0, "organ": 1, "tumor": 2}, tumor_name="tumor", tumor_label=2,
-        channels=(ChannelPlan("PET", "dataset", 0.0, 10.0, 0.5),), main_channel=0, window=WindowPlan((5.0, 5.0, 5.0), (12, 12, 12), 0.1),
-        paste=PastePlan(7.5, 10, 0.1, 6.0, (0,)), device="cpu", precision="fp32", memory_gib=1.0, seed=0, tolerance_mm=5.0,
-        methods={}, decisions=(),
-    )  # fmt: skip
+        schema=1,
+        dataset="D",
+        dataset_path=str(folder),
+        fingerprint_hash="f",
+        file_ending=".nii.gz",
+        labels={"background": 0, "organ": 1, "tumor": 2},
+        tumor_name="tumor",
+        tumor_label=2,
+        channels=(ChannelPlan("PET", "dataset", 0.0, 10.0, 0.5),),
+        main_channel=0,
+        window=WindowPlan((5.0, 5.0, 5.0), (12, 12, 12), 0.1),
+        paste=PastePlan(7.5, 10, 0.1, 6.0, (0,)),
+        device="cpu",
+        precision="fp32",
+        memory_gib=1.0,
+        seed=0,
+        tolerance_mm=5.0,
+        methods={},
+        decisions=(),
+    )
 
 
 @pytest.fixture
@@ -77,7 +103,9 @@ def healthy(tmp_path):
 
 def make(plan, sets, out, pairs, seed=0, splits=SPLITS, **more):
     seen = []
-    study = make_study(plan, tumors_of(plan, splits), sets, out, pairs, seed, lambda done, note="": seen.append(done), **more)
+    study = make_study(
+        plan, tumors_of(plan, splits), sets, out, pairs, seed, lambda done, note="": seen.append(done), **more
+    )
     assert seen == list(range(1, study_steps(tumors_of(plan, splits), sets, pairs) + 1))
     return study, read_record(Key, out / "key.json", "")
 
@@ -99,13 +127,22 @@ def test_page_is_blind_and_key_tells_all(plan, healthy, tmp_path):
     assert study.megabytes == round(len(html.encode()) / 1e6, 2)
     shown = re.sub(r'"image": "[^"]*"', "", html)  # names could stand in base64 by chance
     held = shown[shown.index('id="study">') : shown.index("<script>")]
-    for name in (*SPLITS.train, *SPLITS.test, "real", "synthetic"):  # h1 is a tag, real and synthetic are the page's words
+    for name in (
+        *SPLITS.train,
+        *SPLITS.test,
+        "real",
+        "synthetic",
+    ):  # h1 is a tag, real and synthetic are the page's words
         assert name not in held, name
     for name in ("pair", "host0", "host1", "secret", str(tmp_path), plan.hash, "held-out", "origin", "truth"):
         assert name not in shown, name
     assert "://" not in shown and not re.findall(r"<(?:link|img|iframe)|src=|@import|url\(", shown)
     assert {tuple(sorted(case)) for case in content(tmp_path / "out")["cases"]} == {("center", "id", "image")}
-    assert [case.id for case in key.cases] == [case["id"] for case in content(tmp_path / "out")["cases"]] == ["001", "002", "003", "004"]
+    assert (
+        [case.id for case in key.cases]
+        == [case["id"] for case in content(tmp_path / "out")["cases"]]
+        == ["001", "002", "003", "004"]
+    )
     assert sorted(case.truth for case in key.cases) == ["real", "real", "synthetic", "synthetic"]
     sizes = {unpack(case["image"], key.shape).shape for case in content(tmp_path / "out")["cases"]}
     assert sizes == {(1, *key.shape)}
@@ -135,7 +172,9 @@ def test_windows_lie_within_the_scan(plan, tmp_path, axis):
     wide = replace(plan, channels=(ChannelPlan("PET", "dataset", 0.0, 255.0, 1.0),))
     middle, corner = ball((13, 11, 9)), ball((2, 2, 1), 7)
     write_case(tmp_path / "real", "h1", ramps(axis), middle)
-    pairs = write_set(tmp_path / "set", [("a", "h", ramps(axis), corner | ball((20, 15, 12), 5), Box((0, 0, 0), (9, 9, 9)))])
+    pairs = write_set(
+        tmp_path / "set", [("a", "h", ramps(axis), corner | ball((20, 15, 12), 5), Box((0, 0, 0), (9, 9, 9)))]
+    )
     _, key = make(wide, [pairs], tmp_path / "out", 1, splits=Splits((), ("h1",)))
     assert key.spacing_mm == SPACING  # the finest there is
     assert key.shape == (15, 15, 12)  # the plan's 60 mm
@@ -161,7 +200,9 @@ def test_pictures_are_upright(plan, tmp_path):
     turned = Grid((26, 18, 22), (4.0, 5.0, 4.0), GRID.origin_mm, (-1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0))
     write_case(tmp_path / "real", "h1", image, tumor)
     write_case(tmp_path / "real", "h2", *(a[::-1].transpose(0, 2, 1) for a in (image, tumor)), turned)
-    pairs = write_set(tmp_path / "set", [(f"p{i}", f"h{i}", scan(30 + i), ball((12, 9, 8)), WHOLE) for i in range(4, 6)])
+    pairs = write_set(
+        tmp_path / "set", [(f"p{i}", f"h{i}", scan(30 + i), ball((12, 9, 8)), WHOLE) for i in range(4, 6)]
+    )
     _, key = make(plan, [pairs], tmp_path / "out", 2, splits=Splits((), ("h1", "h2")))
     shown = {case["id"]: case for case in content(tmp_path / "out")["cases"]}
     a, b = (shown[case.id] for case in key.cases if case.truth == "real")
@@ -169,7 +210,9 @@ def test_pictures_are_upright(plan, tmp_path):
 
 
 def test_backgrounds_are_not_shown_twice_where_avoidable(plan, healthy, tmp_path):
-    pairs = [(f"{host}_{i}", host, scan(40 + i), ball((12, 10, 8)), WHOLE) for i, host in enumerate(("h1", "h1", "h2", "h2"))]
+    pairs = [
+        (f"{host}_{i}", host, scan(40 + i), ball((12, 10, 8)), WHOLE) for i, host in enumerate(("h1", "h1", "h2", "h2"))
+    ]
     redrawn = write_set(tmp_path / "redrawn", pairs)
     for seed in range(4):
         _, key = make(plan, [redrawn], tmp_path / f"one{seed}", 1, seed)
@@ -204,7 +247,10 @@ def test_cases_without_a_tumor_are_left_out_and_too_few_are_told(plan, healthy, 
     write_case(tmp_path / "real", "h1", scan(1), np.zeros(SHAPE))
     with pytest.raises(DataError) as error:
         make_study(plan, tumors_of(plan, SPLITS), [healthy], tmp_path / "out", 6, 0, lambda done, note="": None)
-    assert [(fault.where, fault.found) for fault in error.value.faults] == [("synthetic lesions", "4"), ("real lesions", "5")]
+    assert [(fault.where, fault.found) for fault in error.value.faults] == [
+        ("synthetic lesions", "4"),
+        ("real lesions", "5"),
+    ]
     assert not (tmp_path / "out").exists()
 
 
@@ -238,19 +284,37 @@ def test_mask_is_shown_on_request(plan, healthy, tmp_path):
         assert mask[0][tuple(round(c) for c in case["center"])] == 1
 
 
-# -- scores ------------------------------------------------------------------------------------------------------
 TRUTHS = ("synthetic", "real", "real", "synthetic", "real", "synthetic")
 
 
 @pytest.fixture
 def key_file(tmp_path):
     cases = [
-        {"id": f"{i:03d}", "truth": truth, "origin": "o", "case": f"c{i}", "host": "h", "lesion_ml": 1.0, "host_spacing_mm": SPACING,
-         "shifted": False, "cut": False, "shares_background": []}
+        {
+            "id": f"{i:03d}",
+            "truth": truth,
+            "origin": "o",
+            "case": f"c{i}",
+            "host": "h",
+            "lesion_ml": 1.0,
+            "host_spacing_mm": SPACING,
+            "shifted": False,
+            "cut": False,
+            "shares_background": [],
+        }
         for i, truth in enumerate(TRUTHS, 1)
-    ]  # fmt: skip
-    key = {"study": "abc", "seed": 0, "plan_hash": "p", "sets": ["s"], "shape": [4, 4, 4], "spacing_mm": SPACING, "with_mask": False,
-           "notes": [], "cases": cases}  # fmt: skip
+    ]
+    key = {
+        "study": "abc",
+        "seed": 0,
+        "plan_hash": "p",
+        "sets": ["s"],
+        "shape": [4, 4, 4],
+        "spacing_mm": SPACING,
+        "with_mask": False,
+        "notes": [],
+        "cases": cases,
+    }
     path = tmp_path / "key.json"
     path.write_text(json.dumps(key))
     return path
@@ -259,17 +323,30 @@ def key_file(tmp_path):
 def answer_file(path, reader, words, study="abc"):
     """`words`: r5 is real with confidence 5, s1 synthetic with 1, - skipped; case i took i seconds."""
     answers = [
-        {"case": f"{i:03d}", "answer": {"r": "real", "s": "synthetic", "-": None}[word[0]], "confidence": int(word[1]) if word[1:] else None,
-         "comment": "", "seconds": i}
+        {
+            "case": f"{i:03d}",
+            "answer": {"r": "real", "s": "synthetic", "-": None}[word[0]],
+            "confidence": int(word[1]) if word[1:] else None,
+            "comment": "",
+            "seconds": i,
+        }
         for i, word in enumerate(words.split(), 1)
-    ]  # fmt: skip
-    path.write_text(json.dumps({"study": study, "reader": reader, "exported": "2026-01-01T00:00:00Z", "answers": answers}))
+    ]
+    path.write_text(
+        json.dumps({"study": study, "reader": reader, "exported": "2026-01-01T00:00:00Z", "answers": answers})
+    )
     return path
 
 
 @pytest.mark.parametrize(
     ("count", "total", "low", "high"),
-    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (1, 29, 0.0061, 0.1718)],
+    [
+        (8, 10, 0.4902, 0.9433),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
 def test_wilson_interval(count, total, low, high):
     """81 of 263, 0 and 1 of some: Newcombe, Statistics in Medicine 17 (1998) 857, table I, method 3."""
@@ -333,10 +410,19 @@ def test_every_fault_is_told(key_file, tmp_path):
         score_study([good, again, other, nameless, twice, broken, wrong, tmp_path / "missing.json"], key_file)
     told = str(error.value)
     for part in (
-        "2 files of reader ada", "answers to study xyz", "nameless.json: reader", "case 002\n    found:    confidence None", "confidence 9",
-        "case 007\n    found:    an unknown case", "case 001\n    found:    2 answers", "nan seconds", "broken.json", "wrong.json.age",
-        "wrong.json.exported", "missing.json",
-    ):  # fmt: skip
+        "2 files of reader ada",
+        "answers to study xyz",
+        "nameless.json: reader",
+        "case 002\n    found:    confidence None",
+        "confidence 9",
+        "case 007\n    found:    an unknown case",
+        "case 001\n    found:    2 answers",
+        "nan seconds",
+        "broken.json",
+        "wrong.json.age",
+        "wrong.json.exported",
+        "missing.json",
+    ):
         assert part in told, part
     assert len(error.value.faults) == 12
     with pytest.raises(DataError, match="no file"):
@@ -345,7 +431,6 @@ def test_every_fault_is_told(key_file, tmp_path):
         score_study([good], tmp_path / "nowhere" / "key.json")
 
 
-# -- the page in a browser -------------------------------------------------------------------------------------------
 _DRIVER = """
 <script>
 (async () => {
@@ -380,11 +465,19 @@ def test_a_reader_in_a_browser(plan, healthy, tmp_path):
     _, key = make(plan, [healthy], tmp_path / "out", 3)
     page = tmp_path / "driven.html"
     page.write_text((tmp_path / "out" / "reader_study.html").read_text().replace("</body>", _DRIVER))
-    call = [browser, "--headless=new", "--no-sandbox", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=60000"]
+    call = [
+        browser,
+        "--headless=new",
+        "--no-sandbox",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=60000",
+    ]
     shown = subprocess.run([*call, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=300).stdout
     result = json.loads(base64.b64decode(re.search(r'<pre id="result">([^<]+)', shown)[1]))
     assert "error" not in result, result
-    assert result["sums"] == [int(unpack(case["image"], key.shape).sum()) for case in content(tmp_path / "out")["cases"]]
+    assert result["sums"] == [
+        int(unpack(case["image"], key.shape).sum()) for case in content(tmp_path / "out")["cases"]
+    ]
     assert len(json.loads(result["kept"])["answers"]) == 6
     (tmp_path / "answers.json").write_text(result["text"])
     (robot,) = score_study([tmp_path / "answers.json"], tmp_path / "out" / "key.json").readers

@@ -11,16 +11,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_synthesis import Threads
+from support.threads import Threads
 
-from tumorgen_cli import merging, pipeline, volumes
-from tumorgen_cli.errors import DataError, StateError
-from tumorgen_cli.files import hash_file, to_plain, write_json
-from tumorgen_cli.merging import LEARNT, PAINTED
-from tumorgen_cli.records import Box, Grid, Provenance
-from tumorgen_cli.results import Learnt
-from tumorgen_cli.volumes import hash_voxels, read_grid, read_volume, write_volume
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.data import volumes
+from tumorgen_cli.data.volumes import hash_voxels, read_grid, read_volume, write_volume
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.nnunet.results import Learnt
+from tumorgen_cli.pipeline.merge import merge as merge_sets
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis import merge as merge_module
+from tumorgen_cli.synthesis.merge import LEARNT, PAINTED
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.system.errors import DataError, StateError
+from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.json_records import to_plain, write_json
 
 GRID = Grid((6, 5, 4), (2.0, 2.0, 3.0))
 REAL = tuple(f"r{i:02d}" for i in range(10))
@@ -39,7 +43,13 @@ def write_cases(folder, cases, labels=LABELS, channel="PET"):
         image = np.random.default_rng([len(folder.name), number]).normal(size=GRID.shape).astype(np.float32)
         write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", image, GRID)
         write_volume(folder / "labelsTr" / f"{case}.nii.gz", (image > 1).astype(np.uint8), GRID)
-    content = {"channel_names": {"0": channel}, "labels": labels, "numTraining": len(cases), "file_ending": ".nii.gz", "licence": "CC0"}
+    content = {
+        "channel_names": {"0": channel},
+        "labels": labels,
+        "numTraining": len(cases),
+        "file_ending": ".nii.gz",
+        "licence": "CC0",
+    }
     write_json(folder / "dataset.json", content)
     return folder
 
@@ -51,7 +61,25 @@ def write_set(folder, hosts, learnt_from=TRAIN, **options):
     write_cases(folder, cases, **options)
     box = Box((0, 0, 0), (2, 2, 2))
     lines = [
-        Provenance(case, "toy", host, (f"{host}_0000.nii.gz",), "hash", voxels, 1, 0, box, box, "p", {}, 1.0, False, {"total": 1.0}, {}, {})
+        Provenance(
+            case,
+            "toy",
+            host,
+            (f"{host}_0000.nii.gz",),
+            "hash",
+            voxels,
+            1,
+            0,
+            box,
+            box,
+            "p",
+            {},
+            1.0,
+            False,
+            {"total": 1.0},
+            {},
+            {},
+        )
         for case, (host, voxels) in zip(cases, hosts, strict=True)
     ]
     (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
@@ -72,14 +100,13 @@ def healthy(tmp_path):
 
 
 def merge(real, *sets, out="Dataset601_Merged", **options):
-    return pipeline.merge(Workspace(real.parent / "work"), str(real), sets, real.parent / out, **options)
+    return merge_sets(Workspace(real.parent / "work"), str(real), sets, real.parent / out, **options)
 
 
 def splits(made):
     return json.loads((made.out / "splits_final.json").read_text())
 
 
-# -- what is written -------------------------------------------------------------------------------------------
 def test_the_merged_set(real, healthy):
     before = {path: hash_file(path) for path in (*real.rglob("*.*"), *healthy.rglob("*.*"))}
     made = merge(real, healthy)
@@ -93,7 +120,11 @@ def test_the_merged_set(real, healthy):
     assert splits(made) == [{"train": sorted([*TRAIN, *pairs]), "val": ["r04", "r09"]}]
     (fold,) = json.loads((made.out / "folds.json").read_text())
     assert (len(fold["pairs"]), fold["left_out"], fold["real_share"]) == (3, {}, round(8 / 11, 4))
-    assert [json.loads(line)["case"] for line in (made.out / "provenance.jsonl").read_text().splitlines()] == [pairs[0], pairs[2], pairs[1]]
+    assert [json.loads(line)["case"] for line in (made.out / "provenance.jsonl").read_text().splitlines()] == [
+        pairs[0],
+        pairs[2],
+        pairs[1],
+    ]
     assert before == {path: hash_file(path) for path in before}
 
 
@@ -137,14 +168,17 @@ def test_again_is_the_same_and_other_options_are_another_set(real, healthy):
         merge(real, healthy, oversample=2)
 
 
-# -- which pairs a fold may have -------------------------------------------------------------------------------
 def test_a_pair_painted_into_a_validation_case_is_left_out(real, tmp_path, monkeypatch):
     """By the host's name, or by its voxels under another name; cases of other shapes than the pairs' are not read."""
     image, grid = read_volume(real / "imagesTr" / "r09_0000.nii.gz")
-    write_volume(real / "imagesTr" / "r09_0000.nii.gz", image.astype(np.float64), grid)  # the same scan, in another file
+    write_volume(
+        real / "imagesTr" / "r09_0000.nii.gz", image.astype(np.float64), grid
+    )  # the same scan, in another file
     other = real / "imagesTr" / "r00_0000.nii.gz"
     write_volume(other, np.concatenate([image, image]), replace(grid, shape=(2 * image.shape[0], *image.shape[1:])))
-    write_volume(real / "labelsTr" / "r00.nii.gz", np.zeros((2 * image.shape[0], *image.shape[1:]), np.uint8), read_grid(other))
+    write_volume(
+        real / "labelsTr" / "r00.nii.gz", np.zeros((2 * image.shape[0], *image.shape[1:]), np.uint8), read_grid(other)
+    )
     found = write_set(tmp_path / "test", ["r04", "h1", "r00", ("renamed", hash_voxels(image))])
     read = []
     monkeypatch.setattr(volumes, "read_volume", lambda path: read.append(path.name) or read_volume(path))
@@ -181,7 +215,7 @@ def test_one_fold_validates_on_what_no_set_has_learnt_from(real, healthy, tmp_pa
 def test_what_is_in_no_part_of_the_workspaces_split_is_in_none_of_the_merged_one(real, healthy, monkeypatch):
     """As with nnU-Net's own splits_final.json: such a case neither teaches nor steers."""
     told = []
-    monkeypatch.setattr(merging.console, "warn", told.append)
+    monkeypatch.setattr(merge_module.console, "warn", told.append)
     write_json(healthy / "set.json", {"method": "toy", "learnt_from": TRAIN[1:]})
     write_json(healthy / "held_out.json", ["r09"])
     (fold,) = merge(real, healthy).folds
@@ -194,23 +228,35 @@ def test_five_folds_are_nnunets_and_a_set_serves_those_it_knows_nothing_of(real,
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     wanted = generate_crossval_split(sorted(REAL), seed=12345, n_splits=5)
-    own = [write_set(tmp_path / f"fold{i}", ["h1", wanted[i]["val"][0]], list(fold["train"])) for i, fold in enumerate(wanted)]
+    own = [
+        write_set(tmp_path / f"fold{i}", ["h1", wanted[i]["val"][0]], list(fold["train"]))
+        for i, fold in enumerate(wanted)
+    ]
     made = merge(real, *own, healthy, folds=5)
     for i, (fold, written) in enumerate(zip(made.folds, splits(made), strict=True)):
         clean = not {*TRAIN} & {*wanted[i]["val"]}
         assert list(fold.validation) == written["val"] == wanted[i]["val"]
         assert [case for case in written["train"] if case in REAL] == wanted[i]["train"]
-        assert fold.pairs == (f"fold{i}_h1_s0000", *(("healthy_h1_s0000", "healthy_h2_s0001", "healthy_h1_s0002") * clean))
+        assert fold.pairs == (
+            f"fold{i}_h1_s0000",
+            *(("healthy_h1_s0000", "healthy_h2_s0001", "healthy_h1_s0002") * clean),
+        )
         assert fold.left_out == {LEARNT: 8 + 3 * (not clean), PAINTED: 1}
 
 
 def test_as_many_folds_as_the_data_set_has_are_its_own(real, healthy):
-    own = [{"train": [c for c in REAL if c not in val], "val": list(val)} for val in (("r04", "r09"), ("r00", "r01"), ("r02", "r03"))]
+    own = [
+        {"train": [c for c in REAL if c not in val], "val": list(val)}
+        for val in (("r04", "r09"), ("r00", "r01"), ("r02", "r03"))
+    ]
     write_json(real / "splits_final.json", own)
     made = merge(real, healthy, folds=3)
     assert [list(fold.validation) for fold in made.folds] == [fold["val"] for fold in own]
     assert [len(fold.pairs) for fold in made.folds] == [3, 0, 0]
-    assert sorted(len(fold.validation) for fold in merge(real, healthy, folds=2, out="Dataset602_Two").folds) == [5, 5]  # nnU-Net's own
+    assert sorted(len(fold.validation) for fold in merge(real, healthy, folds=2, out="Dataset602_Two").folds) == [
+        5,
+        5,
+    ]  # nnU-Net's own
     (real / "splits_final.json").rename(real.parent / "splits_final.json")
     write_json(real.parent / "given" / real.name / "splits_final.json", own)
     there = merge(real, healthy, folds=3, out="Dataset604_There", preprocessed=real.parent / "given")
@@ -222,18 +268,24 @@ def test_as_many_folds_as_the_data_set_has_are_its_own(real, healthy):
 def test_a_judge_that_knows_a_validation_case_is_told(real, healthy, tmp_path, monkeypatch):
     """Once a set, and only where the set's pairs are learnt from."""
     told = []
-    monkeypatch.setattr(merging.console, "warn", told.append)
+    monkeypatch.setattr(merge_module.console, "warn", told.append)
     chosen = write_set(tmp_path / "chosen", ["h1", "h2"])
-    write_json(chosen / "judges.json", {"/elsewhere/judge": Learnt("Dataset777_Other", ("r04", *TRAIN, "x")), "/own": Learnt(real.name, TRAIN)})
+    write_json(
+        chosen / "judges.json",
+        {"/elsewhere/judge": Learnt("Dataset777_Other", ("r04", *TRAIN, "x")), "/own": Learnt(real.name, TRAIN)},
+    )
     merge(real, healthy, chosen)
     (warning,) = told
-    assert "pairs of chosen (/elsewhere/judge) has learnt from 1 cases of Dataset777_Other that bear names of those its folds" in warning
+    assert (
+        "pairs of chosen (/elsewhere/judge) has learnt from 1 cases of Dataset777_Other that bear names of those its folds"
+        in warning
+    )
     assert "(r04)" in warning
 
 
 def test_a_judge_that_knows_only_cases_whose_folds_the_set_does_not_serve_is_not_told(real, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(merging.console, "warn", told.append)
+    monkeypatch.setattr(merge_module.console, "warn", told.append)
     folds = merge(real, write_set(tmp_path / "any", ["h1"]), folds=5).folds
     chosen = write_set(tmp_path / "chosen", ["h1"], folds[0].train)  # it serves the first fold alone
     for name, cases in (("Dataset602_Other", folds[1].validation), ("Dataset603_Own", folds[0].validation)):
@@ -242,7 +294,6 @@ def test_a_judge_that_knows_only_cases_whose_folds_the_set_does_not_serve_is_not
         assert len(told) == (name == "Dataset603_Own")
 
 
-# -- what nnU-Net does with it ---------------------------------------------------------------------------------
 def test_nnunet_trains_on_these_folds_and_draws_repeats_as_they_are(real, healthy, tmp_path):
     """Its planner's copy, its trainer's split, its data set and its loader's draw, all its own code."""
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import _maybe_copy_splits_file
@@ -257,9 +308,13 @@ def test_nnunet_trains_on_these_folds_and_draws_repeats_as_they_are(real, health
     for _ in range(2):  # copied, then found to match
         _maybe_copy_splits_file(str(made.out / "splits_final.json"), str(folder / "splits_final.json"))
     trainer = SimpleNamespace(
-        fold=0, dataset_class=nnUNetDatasetBlosc2, preprocessed_dataset_folder=str(folder / "data"), print_to_log_file=lambda *_: None,
-        preprocessed_dataset_folder_base=str(folder), folder_with_segs_from_previous_stage=None,
-    )  # fmt: skip
+        fold=0,
+        dataset_class=nnUNetDatasetBlosc2,
+        preprocessed_dataset_folder=str(folder / "data"),
+        print_to_log_file=lambda *_: None,
+        preprocessed_dataset_folder_base=str(folder),
+        folder_with_segs_from_previous_stage=None,
+    )
     train, validation = nnUNetTrainer.do_split(trainer)
     assert validation == ["r04", "r09"]
     data = nnUNetDatasetBlosc2(str(folder / "data"), train)
@@ -284,7 +339,6 @@ def test_the_preprocessed_folder(real, healthy, tmp_path, monkeypatch):
     assert not (real.parent / "Dataset604_X").exists()
 
 
-# -- faults ----------------------------------------------------------------------------------------------------
 def faults(real, *sets, **options):
     with pytest.raises(DataError) as error:
         merge(real, *sets, **options)
@@ -302,12 +356,22 @@ def test_every_fault_at_once(real, healthy, tmp_path):
     (unfinished / "dataset.json").unlink()
     twin = write_set(tmp_path / "twins" / "healthy", ["h"])
     (real.parent / "Dataset601_Older").mkdir()
-    told, count = faults(real, healthy, labels, channels, silent, foreign, half, unfinished, twin, tmp_path / "none", folds=11)
+    told, count = faults(
+        real, healthy, labels, channels, silent, foreign, half, unfinished, twin, tmp_path / "none", folds=11
+    )
     for part in (
-        "labels/dataset.json: labels", "channels/dataset.json: channel_names", "silent/set.json: learnt_from", "run the same `tumorgen synthesize`",
-        "1 cases that Dataset501_Real lacks (somebody)", "half/labelsTr/h_s0001.nii.gz", "no dataset.json", "another set of that name",
-        "Dataset601_Older", "no synthetic set", "11 folds",
-    ):  # fmt: skip
+        "labels/dataset.json: labels",
+        "channels/dataset.json: channel_names",
+        "silent/set.json: learnt_from",
+        "run the same `tumorgen synthesize`",
+        "1 cases that Dataset501_Real lacks (somebody)",
+        "half/labelsTr/h_s0001.nii.gz",
+        "no dataset.json",
+        "another set of that name",
+        "Dataset601_Older",
+        "no synthetic set",
+        "11 folds",
+    ):
         assert part in told, part
     assert count == 11  # of the twins each is told
     assert not (real.parent / "Dataset601_Merged").exists()

@@ -17,29 +17,41 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from support.threads import Threads
 
-from tumorgen_cli import pipeline, shards, synthesis
-from tumorgen_cli.boxes import draw_box, latent_box, latent_mask
-from tumorgen_cli.character import hard_limit
-from tumorgen_cli.errors import DataError, PlanError, StateError
-from tumorgen_cli.evaluation import synthetic_cases
-from tumorgen_cli.files import hash_file, hash_files, locked, to_plain, write_json
-from tumorgen_cli.hosts import lay_window, read_scan, tumor_place, window_shape
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.painter import times_met
-from tumorgen_cli.records import Box, Grid, Shard, Synthetic
-from tumorgen_cli.results import Learnt
-from tumorgen_cli.sets import NOT_FOUND, read_bare, read_judges, read_learnt_from, read_provenance
-from tumorgen_cli.synthesis import Quality, Source, make_jobs, synthesize_set
-from tumorgen_cli.volumes import hash_voxels, read_volume, resample, same_geometry, write_volume
-from tumorgen_cli.workspace import Splits, Workspace
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.volumes import hash_voxels, read_volume, resample, same_geometry, write_volume
+from tumorgen_cli.evaluation.cases import synthetic_cases
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.methods.base import Method, Sampling, Synthetic
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.metrics.traits import hard_limit
+from tumorgen_cli.nnunet.results import Learnt
+from tumorgen_cli.pipeline import synthesize as pipeline_synthesize
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis import pair as pair_module
+from tumorgen_cli.synthesis import places, shards
+from tumorgen_cli.synthesis import synthesize as synthesize_module
+from tumorgen_cli.synthesis.painter import times_met
+from tumorgen_cli.synthesis.pair import Quality
+from tumorgen_cli.synthesis.places import Source
+from tumorgen_cli.synthesis.provenance import NOT_FOUND
+from tumorgen_cli.synthesis.scan import read_scan
+from tumorgen_cli.synthesis.set_files import read_bare, read_judges, read_learnt_from, read_provenance
+from tumorgen_cli.synthesis.shards import Shard
+from tumorgen_cli.synthesis.synthesize import make_jobs, synthesize_set
+from tumorgen_cli.synthesis.window import lay_window, tumor_place, window_shape
+from tumorgen_cli.system.errors import DataError, PlanError, StateError
+from tumorgen_cli.system.files import hash_file, hash_files
+from tumorgen_cli.system.json_records import to_plain, write_json
+from tumorgen_cli.system.locks import locked
+from tumorgen_cli.tumors.boxes import draw_box, latent_box, latent_mask
 
 PAIRS = 4
 
 
 def paint(workspace, phantoms, out, method="copypaste", pairs=PAIRS, **options):
-    return pipeline.synthesize(workspace, method, pairs, phantoms.healthy, out=out, device="cpu", **options)
+    return pipeline_synthesize.synthesize(workspace, method, pairs, phantoms.healthy, out=out, device="cpu", **options)
 
 
 @pytest.fixture(scope="module", params=["copypaste", "syntumor"])
@@ -67,13 +79,17 @@ def records(folder):
     return [{k: v for k, v in record.items() if k != "seconds"} for record in provenance(folder)]
 
 
-# -- what a set is ---------------------------------------------------------------------------------------------
 def test_pairs_are_whole(made, workspace, phantoms):
     method, folder, report = made
     plan = workspace.plan()
     lines = provenance(folder)
     assert to_plain(read_provenance(folder)) == lines
-    assert sorted(r["case"] for r in lines) == ["Healthy_000_s0000", "Healthy_000_s0002", "Healthy_001_s0001", "Healthy_001_s0003"]
+    assert sorted(r["case"] for r in lines) == [
+        "Healthy_000_s0000",
+        "Healthy_000_s0002",
+        "Healthy_001_s0001",
+        "Healthy_001_s0003",
+    ]
     assert (report.tally.pairs, report.tally.made) == (PAIRS, PAIRS)
     for record in lines:
         image, grid = read_volume(folder / "imagesTr" / f"{record['case']}_0000.nii.gz")
@@ -108,12 +124,6 @@ def test_dataset_json(made, workspace):
     assert found["file_ending"] == ".nii.gz"
 
 
-class Threads:
-    """nnU-Net's check starts processes, which take seconds; threads see the same files."""
-
-    Pool = staticmethod(multiprocessing.pool.ThreadPool)
-
-
 def test_nnunets_own_check_passes(made, monkeypatch):
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
@@ -128,14 +138,13 @@ def test_nnunets_own_check_passes(made, monkeypatch):
 
 def test_a_set_can_be_learnt_from_again(made, tmp_path):
     """What is written is a data set of ours, too."""
-    from tumorgen_cli.dataset import read_dataset
-    from tumorgen_cli.fingerprint import make_fingerprint
+    from tumorgen_cli.data.dataset import read_dataset
+    from tumorgen_cli.planning.fingerprint import make_fingerprint
 
     _, folder, _ = made
     assert len(make_fingerprint(read_dataset(folder), 0).fingerprint.cases) == PAIRS
 
 
-# -- resuming --------------------------------------------------------------------------------------------------
 def test_a_pair_without_its_line_is_made_again_and_no_other(made, workspace, phantoms, tmp_path):
     method, folder, _ = made
     copy = tmp_path / "copy"
@@ -150,7 +159,10 @@ def test_a_pair_without_its_line_is_made_again_and_no_other(made, workspace, pha
     assert report.tally.made == 1
     assert same_voxels(copy, folder)
     assert records(copy) == records(folder)
-    assert {p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp} == {f"{last}_0000.nii.gz", f"{last}.nii.gz"}
+    assert {p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp} == {
+        f"{last}_0000.nii.gz",
+        f"{last}.nii.gz",
+    }
     again = paint(workspace, phantoms, copy, method)
     assert (again.tally.made, again.tally.pairs) == (0, PAIRS)
 
@@ -161,7 +173,7 @@ def test_a_host_that_has_changed_is_told(workspace, phantoms, tmp_path, monkeypa
     shutil.copytree(phantoms.healthy, hosts.healthy)
     paint(workspace, hosts, tmp_path / "out")
     hashed = []
-    monkeypatch.setattr(synthesis, "hash_files", lambda paths: hashed.append(paths) or hash_files(paths))
+    monkeypatch.setattr(synthesize_module, "hash_files", lambda paths: hashed.append(paths) or hash_files(paths))
     assert paint(workspace, hosts, tmp_path / "out").tally.made == 0
     assert not hashed  # where nothing is to be painted they may be as they are
     assert paint(workspace, hosts, tmp_path / "out", pairs=PAIRS + 1).tally.made == 1
@@ -186,7 +198,14 @@ def test_a_host_whose_other_channel_has_changed_is_told(workspace, phantoms, tmp
     source = Source("h", (first, second))
 
     def run(pairs):
-        common = (workspace.fingerprint().tumors, None, Sampling(), {"seed": 0}, None, lambda done, note: ticks.append(done))
+        common = (
+            workspace.fingerprint().tumors,
+            None,
+            Sampling(),
+            {"seed": 0},
+            None,
+            lambda done, note: ticks.append(done),
+        )
         return synthesize_set(plan, Fake(plan, workspace), make_jobs([source], pairs, 0), tmp_path / "out", *common)
 
     run(2)
@@ -242,7 +261,6 @@ def test_somebody_elses_folder_is_left_alone(workspace, phantoms, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} <= {"thesis.tex", ".lock"}
 
 
-# -- jobs ------------------------------------------------------------------------------------------------------
 def test_jobs_share_out_and_never_change():
     sources = [Source(name, ()) for name in "abc"]
     seven, four = make_jobs(sources, 7, 0), make_jobs(sources, 4, 0)
@@ -260,8 +278,13 @@ def test_every_tumor_of_a_scan_is_redrawn_in_turn(workspace):
     sources = [Source(name, (), redraw=boxes[:count]) for name, count in (("a", 3), ("b", 2), ("c", 1))]
     jobs = sorted(make_jobs(sources, 9, 0), key=lambda job: job.index)
     assert [times_met("abc", job.index) for job in jobs] == [(sources.index(job.source), job.turn) for job in jobs]
-    placed = [synthesis.Placing(scan, job.source, workspace.plan(), (), None).box(np.random.default_rng(0), job.turn) for job in jobs]
-    redrawn = [[box.start[0] <= tumor.start[0] < tumor.stop[0] <= box.stop[0] for tumor in boxes].index(True) for box in placed]
+    placed = [
+        places.Placing(scan, job.source, workspace.plan(), (), None).box(np.random.default_rng(0), job.turn)
+        for job in jobs
+    ]
+    redrawn = [
+        [box.start[0] <= tumor.start[0] < tumor.stop[0] <= box.stop[0] for tumor in boxes].index(True) for box in placed
+    ]
     assert redrawn == [0, 0, 0, 1, 1, 0, 2, 0, 0]
 
 
@@ -276,7 +299,7 @@ def test_a_redrawn_tumor_has_as_many_latent_cells_as_in_training(workspace):
         labels = np.zeros(grid.shape, np.float32)
         labels[tumor.slices] = 1
         scan = SimpleNamespace(name="x", grid=grid, image=labels[None], limits=np.array([[0, 1]]))
-        box = synthesis.redraw_box(tumor, grid, plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
+        box = places.redraw_box(tumor, grid, plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
         window = lay_window(scan, box, plan, 4)
         mask = resample(labels, grid, window.grid, "linear") >= 0.5
         seen.append(draw_box(latent_mask(mask), plan.window.alpha, rng).shape)
@@ -288,13 +311,15 @@ def test_all_methods_meet_the_same_scans_and_places(workspace, phantoms, tmp_pat
     """A seed comes from set, host and number, never from the method."""
     for method in ("copypaste", "syntumor"):
         paint(workspace, phantoms, tmp_path / method, method)
-    first, second = ({r["case"]: (r["box"], r["seed"]) for r in records(tmp_path / m) if not r["rejected"]} for m in ("copypaste", "syntumor"))
+    first, second = (
+        {r["case"]: (r["box"], r["seed"]) for r in records(tmp_path / m) if not r["rejected"]}
+        for m in ("copypaste", "syntumor")
+    )
     both = first.keys() & second.keys()
     assert both
     assert all(first[k] == second[k] for k in both)
 
 
-# -- boxes -----------------------------------------------------------------------------------------------------
 def test_the_users_box(workspace, phantoms, tmp_path):
     box = Box((12, 10, 8), (26, 24, 20))
     paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=2, box=box)
@@ -302,12 +327,21 @@ def test_the_users_box(workspace, phantoms, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "box", [Box((0, 0, 0), (41, 10, 10)), Box((-1, 0, 0), (10, 10, 10)), Box((10, 10, 10), (10, 20, 20)), Box((20, 5, 5), (10, 10, 10))]
+    "box",
+    [
+        Box((0, 0, 0), (41, 10, 10)),
+        Box((-1, 0, 0), (10, 10, 10)),
+        Box((10, 10, 10), (10, 20, 20)),
+        Box((20, 5, 5), (10, 10, 10)),
+    ],
 )
 def test_a_box_outside_the_scan(workspace, phantoms, tmp_path, box):
     with pytest.raises(DataError, match="outside the scan") as error:
         paint(workspace, phantoms, tmp_path / "out", box=box)
-    assert ["(40, 36, 32)" in fault.found for fault in error.value.faults] == [True, True]  # every scan's, before the first is painted into
+    assert ["(40, 36, 32)" in fault.found for fault in error.value.faults] == [
+        True,
+        True,
+    ]  # every scan's, before the first is painted into
     assert not list(tmp_path.glob("out/*.json*"))
 
 
@@ -315,7 +349,7 @@ def test_a_box_larger_than_the_window_can_grow(workspace, phantoms, tmp_path):
     """Told of every scan by its header alone."""
     plan = workspace.plan()
     narrow = replace(plan, window=replace(plan.window, spacing_mm=(1.0,) * 3))
-    jobs = make_jobs(pipeline.healthy_sources(plan, phantoms.healthy, None), 2, 0)
+    jobs = make_jobs(places.healthy_sources(plan, phantoms.healthy, None), 2, 0)
     method, box = Fake(narrow, workspace), Box((2, 2, 2), (30, 30, 30))
     with pytest.raises(DataError, match="larger window") as error:
         synthesize_set(narrow, method, jobs, tmp_path / "out", (), box, Sampling(), {"seed": 0}, None, lambda *_: None)
@@ -353,20 +387,25 @@ def test_a_region_that_is_empty(workspace, phantoms, tmp_path):
     host = read_scan("h", (scan,), None, plan)
     write_volume(tmp_path / "roi.nii.gz", np.zeros(array.shape, np.uint8), grid)
     with pytest.raises(DataError, match="no voxel set"):
-        synthesis.Placing(host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None)
+        places.Placing(
+            host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None
+        )
 
 
 def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkeypatch, capsys):
     """Where the data set has more than the tumor's: else an nnU-Net would learn that organs are background."""
     plan = replace(workspace.plan(), labels={"background": 0, "tumor": 1, "body": 2})
     monkeypatch.setattr(Workspace, "plan", lambda _: plan)
-    monkeypatch.setattr(pipeline, "open_method", lambda _, name, __: find_method(name)(plan, workspace))
+    monkeypatch.setattr(pipeline_synthesize, "open_method", lambda _, name, __: find_method(name)(plan, workspace))
     hosts = tmp_path / "hosts"
     shutil.copytree(phantoms.healthy, hosts / "imagesTr")
     for path in sorted(hosts.glob("imagesTr/*_0000.nii.gz")):
         image, grid = read_volume(path)
         write_volume(hosts / "labelsTr" / path.name.replace("_0000", ""), 2 * (image > 0.2).astype(np.uint8), grid)
-    assert pipeline.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "whole", device="cpu").tally.made == 2
+    assert (
+        pipeline_synthesize.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "whole", device="cpu").tally.made
+        == 2
+    )
     assert "without labels" not in capsys.readouterr().err
     assert read_bare(tmp_path / "whole") == ()
     for line in read_provenance(tmp_path / "whole"):
@@ -375,7 +414,7 @@ def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkey
         assert (labels == 1).any()
         np.testing.assert_array_equal(labels[labels != 1], before[labels != 1])
     sorted(hosts.glob("labelsTr/*"))[0].unlink()
-    pipeline.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "bare", device="cpu")
+    pipeline_synthesize.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "bare", device="cpu")
     assert "1 hosts without labels (Healthy_000)" in " ".join(capsys.readouterr().err.split())
     assert read_bare(tmp_path / "bare") == ("Healthy_000",)
     path = next(hosts.glob("labelsTr/*"))
@@ -394,10 +433,10 @@ def test_a_region_may_be_one_label_of_a_mask(workspace, phantoms, tmp_path):
     labels = np.zeros(array.shape, np.uint8)
     labels[4:12], labels[20:30] = 1, 2
     write_volume(path, labels, grid)
-    placing = synthesis.Placing(host, Source("h", (scan,), roi=path, region=2), plan, tumors, None)
+    placing = places.Placing(host, Source("h", (scan,), roi=path, region=2), plan, tumors, None)
     assert np.array_equal(placing.allowed, labels == 2)
     with pytest.raises(DataError, match="no voxel of label 3"):
-        synthesis.Placing(host, Source("h", (scan,), roi=path, region=3), plan, tumors, None)
+        places.Placing(host, Source("h", (scan,), roi=path, region=3), plan, tumors, None)
 
 
 def grid_of(phantoms, case):
@@ -407,7 +446,7 @@ def grid_of(phantoms, case):
 def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatch):
     """Every tumor of the case in turn; its place holds it, what lies outside the box and what was healed stays; the old tumor leaves the labels.
     With a method that keeps the host's own voxels it leaves the picture, too."""
-    report = pipeline.synthesize(workspace, "syntumor", 3, cases="test", out=tmp_path / "out", device="cpu")
+    report = pipeline_synthesize.synthesize(workspace, "syntumor", 3, cases="test", out=tmp_path / "out", device="cpu")
     facts = {case.case: case for case in workspace.fingerprint().cases}
     held_out = workspace.splits().test
     found = records(tmp_path / "out")
@@ -418,7 +457,10 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
         tumor = tumors[int(record["case"][-4:]) // len(held_out) % len(tumors)].box
         box = Box(tuple(record["box"]["start"]), tuple(record["box"]["stop"]))
         place = tumor_place(box, grid_of(phantoms, record["host"]), workspace.plan().paste.feather_mm)
-        assert all(a <= c + 1 and d - 1 <= b for a, b, c, d in zip(place.start, place.stop, tumor.start, tumor.stop, strict=True))
+        assert all(
+            a <= c + 1 and d - 1 <= b
+            for a, b, c, d in zip(place.start, place.stop, tumor.start, tumor.stop, strict=True)
+        )
         labels, grid = read_volume(tmp_path / "out" / "labelsTr" / f"{record['case']}.nii.gz")
         original, _ = read_volume(phantoms.dataset / "labelsTr" / f"{record['host']}.nii.gz")
         outside = np.ones(labels.shape, bool)
@@ -439,9 +481,9 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
         np.testing.assert_array_equal(painted[outside], host[outside])
         assert labels[box.slices].sum() * grid.voxel_ml == pytest.approx(record["volume_ml"], rel=1e-3)
     with pytest.raises(PlanError, match="did you mean train"):
-        pipeline.synthesize(workspace, "syntumor", 1, cases="trian", out=tmp_path / "other", device="cpu")
+        pipeline_synthesize.synthesize(workspace, "syntumor", 1, cases="trian", out=tmp_path / "other", device="cpu")
     with pytest.raises(PlanError, match="--healthy"):
-        pipeline.synthesize(workspace, "syntumor", 1, out=tmp_path / "other", device="cpu")
+        pipeline_synthesize.synthesize(workspace, "syntumor", 1, out=tmp_path / "other", device="cpu")
 
 
 def test_tumors_too_large_to_redraw_are_left_out_and_told(workspace, monkeypatch, capsys):
@@ -449,26 +491,34 @@ def test_tumors_too_large_to_redraw_are_left_out_and_told(workspace, monkeypatch
     plan, facts = workspace.plan(), {case.case: case for case in workspace.fingerprint().cases}
     tumors = [(name, tumor.box) for name in workspace.splits().train for tumor in facts[name].tumors]
     most = max(n * s for name, box in tumors for n, s in zip(box.shape, facts[name].grid.spacing_mm, strict=True))
-    narrow = replace(plan, window=replace(plan.window, spacing_mm=(most / 50,) * 3), paste=replace(plan.paste, feather_mm=most / 25))
-    kept = [(source.name, box) for source in pipeline.redraw_sources(workspace, narrow, "train") for box in source.redraw]
+    narrow = replace(
+        plan, window=replace(plan.window, spacing_mm=(most / 50,) * 3), paste=replace(plan.paste, feather_mm=most / 25)
+    )
+    kept = [(source.name, box) for source in places.redraw_sources(workspace, narrow, "train") for box in source.redraw]
     assert 0 < len(kept) < len(tumors)
-    assert f"tumors too large for twice the plan's window: {len(tumors) - len(kept)}" in " ".join(capsys.readouterr().err.split())
+    assert f"tumors too large for twice the plan's window: {len(tumors) - len(kept)}" in " ".join(
+        capsys.readouterr().err.split()
+    )
     rng = np.random.default_rng(0)
     for name, box in kept:
         grid = facts[name].grid
-        drawn = [synthesis.redraw_box(box, grid, narrow, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)) for _ in range(50)]
+        drawn = [places.redraw_box(box, grid, narrow, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)) for _ in range(50)]
         assert all(window_shape(each, grid, narrow) for each in drawn)
     for name, box in {*tumors} - {*kept}:
-        assert window_shape(synthesis.redraw_box(box, facts[name].grid, narrow, (1, 1, 1), (1, 1, 1)), facts[name].grid, narrow) is None
+        assert (
+            window_shape(
+                places.redraw_box(box, facts[name].grid, narrow, (1, 1, 1), (1, 1, 1)), facts[name].grid, narrow
+            )
+            is None
+        )
     tiny = replace(plan, window=replace(plan.window, shape=(16, 16, 16), spacing_mm=(0.1,) * 3))
     with pytest.raises(DataError, match="plan with a larger window"):
-        pipeline.redraw_sources(workspace, tiny, "test")
+        places.redraw_sources(workspace, tiny, "test")
     monkeypatch.setattr(Workspace, "splits", lambda self: Splits(tuple(facts), ()))
     with pytest.raises(DataError, match="no tumor in 0 cases"):
-        pipeline.redraw_sources(workspace, plan, "test")
+        places.redraw_sources(workspace, plan, "test")
 
 
-# -- empty draws -----------------------------------------------------------------------------------------------
 class Fake(Method):
     """Paints a cube, or nothing for the first `empty` draws of every pair; a crumb where `crumbs`."""
 
@@ -491,7 +541,12 @@ class Fake(Method):
         self.requests.append(request)
         mask = np.zeros(request.image.shape[1:], np.float32)
         if len(self.seeds) % (self.empty + 1) == 0:
-            middle = Box(*(tuple(int(c) for c in corner) for corner in (np.array(request.box.center) - 2, np.array(request.box.center) + 2)))
+            middle = Box(
+                *(
+                    tuple(int(c) for c in corner)
+                    for corner in (np.array(request.box.center) - 2, np.array(request.box.center) + 2)
+                )
+            )
             mask[middle.slices] = 1
         elif self.crumbs:
             mask[tuple(int(c) for c in request.box.center)] = 1
@@ -512,10 +567,12 @@ class Sees:
 
 
 def run_fake(workspace, phantoms, out, method, pairs=2, plan=None, quality=None, box=None):
-    sources = pipeline.healthy_sources(workspace.plan(), phantoms.healthy, None)
+    sources = places.healthy_sources(workspace.plan(), phantoms.healthy, None)
     tumors = workspace.fingerprint().tumors
     jobs = make_jobs(sources, pairs, 0)
-    return synthesize_set(plan or method.plan, method, jobs, out, tumors, box, Sampling(), {"seed": 0}, quality, lambda *_: None)
+    return synthesize_set(
+        plan or method.plan, method, jobs, out, tumors, box, Sampling(), {"seed": 0}, quality, lambda *_: None
+    )
 
 
 @pytest.mark.parametrize("box", [None, Box((12, 10, 8), (26, 23, 21))])
@@ -564,7 +621,9 @@ def test_a_method_that_gives_nothing_is_told_and_may_try_again(workspace, phanto
     assert not (out / "dataset.json").exists()
     assert not list(out.glob("*Tr/*"))
     more = replace(plan, paste=replace(plan.paste, draws=4))
-    assert run_fake(workspace, phantoms, out, Fake(more, workspace, empty=3)).pairs == 2  # nothing was there, so it is no other set's folder
+    assert (
+        run_fake(workspace, phantoms, out, Fake(more, workspace, empty=3)).pairs == 2
+    )  # nothing was there, so it is no other set's folder
 
 
 def test_a_pair_that_does_not_come_is_given_up_and_the_set_finished(workspace, phantoms, tmp_path, monkeypatch):
@@ -573,17 +632,36 @@ def test_a_pair_that_does_not_come_is_given_up_and_the_set_finished(workspace, p
     shutil.copytree(phantoms.healthy, hosts)
     array, grid = read_volume(hosts / "Healthy_001_0000.nii.gz")
     write_volume(hosts / "Healthy_001_0000.nii.gz", np.full_like(array, 3), grid)  # its header is like any other's
-    jobs, told = make_jobs(pipeline.healthy_sources(plan, hosts, None), 5, 0), []
-    monkeypatch.setattr(synthesis.console, "warn", told.append)
+    jobs, told = make_jobs(places.healthy_sources(plan, hosts, None), 5, 0), []
+    monkeypatch.setattr(synthesize_module.console, "warn", told.append)
 
     def run(method, part=None):
-        return synthesize_set(plan, method, jobs, out, workspace.fingerprint().tumors, None, Sampling(), {"seed": 0}, None, lambda *_: None, part)
+        return synthesize_set(
+            plan,
+            method,
+            jobs,
+            out,
+            workspace.fingerprint().tumors,
+            None,
+            Sampling(),
+            {"seed": 0},
+            None,
+            lambda *_: None,
+            part,
+        )
 
-    tallies = [run(Fake(plan, workspace, empty=3), Shard(number, 2)) for number in (2, 1)]  # the shard of the bad host is no worse than the other
+    tallies = [
+        run(Fake(plan, workspace, empty=3), Shard(number, 2)) for number in (2, 1)
+    ]  # the shard of the bad host is no worse than the other
     assert [(t.pairs, t.given_up, t.left) for t in tallies] == [(0, 2, 3), (1, 4, 0)]
     assert (tallies[1].draws, tallies[1].rejected) == (7, {"empty": 6})
     lines = [json.loads(line) for line in (out / "given_up.jsonl").read_text().splitlines()]
-    assert [line["case"] for line in lines] == ["Healthy_000_s0000", "Healthy_000_s0004", "Healthy_001_s0001", "Healthy_001_s0003"]
+    assert [line["case"] for line in lines] == [
+        "Healthy_000_s0000",
+        "Healthy_000_s0004",
+        "Healthy_001_s0001",
+        "Healthy_001_s0003",
+    ]
     assert lines[0]["rejected"] == {"empty": 3}
     assert "Healthy_001_0000.nii.gz" in lines[2]["reason"]
     assert [case.case for case in synthetic_cases(plan, out)] == ["Healthy_000_s0002"]
@@ -600,13 +678,29 @@ def test_what_an_error_kept_from_coming_is_tried_again_and_nothing_else(workspac
     shutil.copytree(phantoms.healthy, hosts)
     bad = hosts / "Healthy_001_0000.nii.gz"
     whole = bad.read_bytes()
-    jobs = make_jobs(pipeline.healthy_sources(plan, hosts, None), 5, 0)
+    jobs = make_jobs(places.healthy_sources(plan, hosts, None), 5, 0)
 
     def run(method, part=None):
-        return synthesize_set(plan, method, jobs, out, workspace.fingerprint().tumors, None, Sampling(), {"seed": 0}, None, lambda *_: None, part)
+        return synthesize_set(
+            plan,
+            method,
+            jobs,
+            out,
+            workspace.fingerprint().tumors,
+            None,
+            Sampling(),
+            {"seed": 0},
+            None,
+            lambda *_: None,
+            part,
+        )
 
     bad.write_bytes(whole[: len(whole) // 2])  # as a disk may read it that is about to fail
-    assert [run(Fake(plan, workspace, empty=3)).given_up, *(run(Fake(plan, workspace)).given_up for _ in range(2))] == [4, 4, 4]
+    assert [run(Fake(plan, workspace, empty=3)).given_up, *(run(Fake(plan, workspace)).given_up for _ in range(2))] == [
+        4,
+        4,
+        4,
+    ]
     bad.write_bytes(whole)
     method = Fake(plan, workspace)
     tallies = [run(method, part) for part in shards_again]
@@ -626,29 +720,47 @@ def test_what_a_method_is_told(workspace, phantoms, tmp_path):
         assert request.case is None
         np.testing.assert_allclose(request.limits, [(c.low, c.high) for c in plan.channels], rtol=1e-6)
     redrawn = Fake(plan, workspace)
-    sources = pipeline.redraw_sources(workspace, plan, "test")
-    synthesize_set(plan, redrawn, make_jobs(sources, 1, 0), tmp_path / "redrawn", (), None, Sampling(), {"seed": 0}, None, lambda *_: None)
+    sources = places.redraw_sources(workspace, plan, "test")
+    synthesize_set(
+        plan,
+        redrawn,
+        make_jobs(sources, 1, 0),
+        tmp_path / "redrawn",
+        (),
+        None,
+        Sampling(),
+        {"seed": 0},
+        None,
+        lambda *_: None,
+    )
     assert redrawn.requests[0].case == workspace.splits().test[0]  # so that no case donates to itself
 
 
-# -- until a pair passes ---------------------------------------------------------------------------------------
 def test_a_pair_is_drawn_again_until_the_judge_finds_it(workspace, phantoms, tmp_path):
     judge = Sees(each=3)
-    tally = run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.7, 5))
+    tally = run_fake(
+        workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.7, 5)
+    )
     assert (tally.pairs, tally.given_up, tally.draws, tally.rejected) == (2, 0, 6, {NOT_FOUND: 4})
     assert judge.asked == 6
     assert [r["drawn"]["proportion"] for r in records(tmp_path / "out")] == [1, 1]
     assert read_judges(tmp_path / "out") == {str(Path("sees").resolve()): Learnt("", ())}  # of which nothing is known
     with pytest.raises(StateError, match="another set"):  # what passed another threshold is another set
-        run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.5, 5))
+        run_fake(
+            workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.5, 5)
+        )
 
 
 def test_what_never_passes_is_given_up_and_not_tried_again(workspace, phantoms, tmp_path):
-    tally = run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(Sees(10**6), 0.7, 4))
+    tally = run_fake(
+        workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(Sees(10**6), 0.7, 4)
+    )
     assert (tally.pairs, tally.given_up, tally.draws) == (0, 2, 8)
     assert not list(tmp_path.glob("out/*Tr/*"))
     judge = Sees(1)
-    again = run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.7, 4))
+    again = run_fake(
+        workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.7, 4)
+    )
     assert (again.given_up, judge.asked) == (2, 0)
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["numTraining"] == 0
 
@@ -662,7 +774,6 @@ def test_a_judge_of_a_set_that_came_to_nothing_is_forgotten(workspace, phantoms,
     assert read_judges(tmp_path / "out") == {}
 
 
-# -- shards ----------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def at_once(workspace, phantoms, tmp_path_factory):
     """A set of seven made by one process; read-only."""
@@ -698,7 +809,7 @@ def test_shards_equal_one_run(at_once, workspace, phantoms, tmp_path):
 
 
 def test_a_killed_shard_goes_on_and_leaves_the_others_alone(at_once, workspace, phantoms, tmp_path, monkeypatch):
-    out, write, seen = tmp_path / "out", synthesis._write_pair, []
+    out, write, seen = tmp_path / "out", synthesize_module._write_pair, []
 
     def killed_at_the_second(*arguments):
         seen.append(arguments)
@@ -706,13 +817,16 @@ def test_a_killed_shard_goes_on_and_leaves_the_others_alone(at_once, workspace, 
             raise KeyboardInterrupt
         write(*arguments)
 
-    monkeypatch.setattr(synthesis, "_write_pair", killed_at_the_second)
+    monkeypatch.setattr(synthesize_module, "_write_pair", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         shard(workspace, phantoms, out, 1)
     monkeypatch.undo()
     log = out / "provenance_1_of_3.jsonl"
     log.write_text(log.read_text() + '{"case": "Heal')  # as a kill leaves it
-    assert (shard(workspace, phantoms, out, 2).left, len(read_provenance(out))) == (4, 3)  # which another shard can read
+    assert (shard(workspace, phantoms, out, 2).left, len(read_provenance(out))) == (
+        4,
+        3,
+    )  # which another shard can read
     assert shard(workspace, phantoms, out, 1).made == 2
     assert shard(workspace, phantoms, out, 3).left == 0
     assert contents(out) == contents(at_once)
@@ -735,11 +849,25 @@ def test_shards_at_the_same_time(at_once, workspace, phantoms, tmp_path):
 
 @pytest.mark.slow
 def test_shards_as_torchrun_starts_them(at_once, workspace, phantoms, tmp_path):
-    out, root = tmp_path / "out", Path(synthesis.__file__).parent.parent
-    command = [sys.executable, "-m", "tumorgen_cli.cli", "synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 7]
+    out, root = tmp_path / "out", Path(synthesize_module.__file__).parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "tumorgen_cli.cli",
+        "synthesize",
+        "-w",
+        workspace.root,
+        "--healthy",
+        phantoms.healthy,
+        "-n",
+        7,
+    ]
     command += ["--method", "syntumor", "--out", out, "--device", "cpu"]
     environments = [{**os.environ, "PYTHONPATH": str(root), "RANK": str(rank), "WORLD_SIZE": "3"} for rank in range(3)]
-    running = [subprocess.Popen([str(c) for c in command], env=e, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for e in environments]
+    running = [
+        subprocess.Popen([str(c) for c in command], env=e, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for e in environments
+    ]
     told = [process.communicate(timeout=300)[1].decode() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], told
     assert contents(out) == contents(at_once)
@@ -801,7 +929,7 @@ def test_a_shard_leaves_another_division_alone(at_once, workspace, phantoms, tmp
         return cut(folder, part)
 
     paint(workspace, phantoms, out, "syntumor", pairs=4)
-    monkeypatch.setattr(synthesis, "turn", begun_meanwhile)
+    monkeypatch.setattr(pair_module, "turn", begun_meanwhile)
     assert shard(workspace, phantoms, out, 1, 2, pairs=4).left == 0
     monkeypatch.undo()
     assert (out / "provenance_1_of_3.jsonl").exists()
@@ -827,18 +955,27 @@ def test_a_set_is_read_while_its_shards_are_put_together(at_once, workspace, pha
 
 def test_given_up_pairs_of_shards(workspace, phantoms, tmp_path):
     method, out = Fake(workspace.plan(), workspace), tmp_path / "out"
-    jobs = make_jobs(pipeline.healthy_sources(workspace.plan(), phantoms.healthy, None), 3, 0)
-    common = (workspace.fingerprint().tumors, None, Sampling(), {"seed": 0}, Quality(Sees(10**6), 0.7, 2), lambda *_: None)
+    jobs = make_jobs(places.healthy_sources(workspace.plan(), phantoms.healthy, None), 3, 0)
+    common = (
+        workspace.fingerprint().tumors,
+        None,
+        Sampling(),
+        {"seed": 0},
+        Quality(Sees(10**6), 0.7, 2),
+        lambda *_: None,
+    )
     tallies = [synthesize_set(method.plan, method, jobs, out, *common, Shard(number, 2)) for number in (1, 2)]
     assert [(t.given_up, t.left) for t in tallies] == [(2, 1), (3, 0)]
-    assert [json.loads(line)["case"] for line in (out / "given_up.jsonl").read_text().splitlines()] == [job.case for job in jobs]
+    assert [json.loads(line)["case"] for line in (out / "given_up.jsonl").read_text().splitlines()] == [
+        job.case for job in jobs
+    ]
     assert not list(out.glob("*_of_*"))
 
 
 def test_shards_that_came_to_nothing_may_try_again(workspace, phantoms, tmp_path):
     """With other settings, other numbers, or alone."""
     plan, out = workspace.plan(), tmp_path / "out"
-    jobs = make_jobs(pipeline.healthy_sources(plan, phantoms.healthy, None), 3, 0)
+    jobs = make_jobs(places.healthy_sources(plan, phantoms.healthy, None), 3, 0)
 
     def run(method, part, seed=0, count=3):
         common = (workspace.fingerprint().tumors, None, Sampling(), {"seed": seed}, None, lambda *_: None)
@@ -853,36 +990,71 @@ def test_shards_that_came_to_nothing_may_try_again(workspace, phantoms, tmp_path
 
 def test_shards_share_out_every_pair_once():
     jobs = make_jobs([Source(name, ()) for name in "abcd"], 23, 0)
-    parts = [synthesis.own_jobs(jobs, Shard(number, 5)) for number in range(1, 6)]
+    parts = [synthesize_module.own_jobs(jobs, Shard(number, 5)) for number in range(1, 6)]
     assert sorted(job.index for part in parts for job in part) == list(range(23))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     longer = make_jobs([Source(name, ()) for name in "abcd"], 40, 0)
-    assert {job.case for job in parts[1]} <= {job.case for job in synthesis.own_jobs(longer, Shard(2, 5))}
+    assert {job.case for job in parts[1]} <= {job.case for job in synthesize_module.own_jobs(longer, Shard(2, 5))}
 
 
-# -- what a set has learnt from --------------------------------------------------------------------------------
 def test_a_set_says_what_its_method_has_seen(made, workspace):
     assert read_learnt_from(made[1]) == workspace.splits().train
 
 
 def test_a_solver_that_a_method_does_not_know(workspace, phantoms, tmp_path):
     with pytest.raises(PlanError, match="none: it does not sample"):
-        pipeline.synthesize(workspace, "syntumor", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(solver="ddpm"), device="cpu")
+        pipeline_synthesize.synthesize(
+            workspace,
+            "syntumor",
+            1,
+            phantoms.healthy,
+            out=tmp_path / "out",
+            sampling=Sampling(solver="ddpm"),
+            device="cpu",
+        )
     with pytest.raises(PlanError, match="euler, heun"):
-        pipeline.synthesize(workspace, "tumorgen", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(solver="ddim"), device="cpu")
+        pipeline_synthesize.synthesize(
+            workspace,
+            "tumorgen",
+            1,
+            phantoms.healthy,
+            out=tmp_path / "out",
+            sampling=Sampling(solver="ddim"),
+            device="cpu",
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_kind_that_a_method_does_not_know(workspace, phantoms, tmp_path):
     with pytest.raises(PlanError, match="it is not told what to draw"):
-        pipeline.synthesize(workspace, "copypaste", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(kind="necrotic"), device="cpu")
+        pipeline_synthesize.synthesize(
+            workspace,
+            "copypaste",
+            1,
+            phantoms.healthy,
+            out=tmp_path / "out",
+            sampling=Sampling(kind="necrotic"),
+            device="cpu",
+        )
     with pytest.raises(PlanError, match="low-contrast, necrotic, heterogeneous"):
-        pipeline.synthesize(workspace, "tumorgen", 1, phantoms.healthy, out=tmp_path / "out", sampling=Sampling(kind="round"), device="cpu")
+        pipeline_synthesize.synthesize(
+            workspace,
+            "tumorgen",
+            1,
+            phantoms.healthy,
+            out=tmp_path / "out",
+            sampling=Sampling(kind="round"),
+            device="cpu",
+        )
 
 
 def test_pairs_of_a_kind_are_a_set_of_their_own(trained, phantoms):
     folders = [
-        Path(pipeline.synthesize(trained, "tumorgen", 2, phantoms.healthy, sampling=Sampling(kind=kind), device="cpu").folder)
+        Path(
+            pipeline_synthesize.synthesize(
+                trained, "tumorgen", 2, phantoms.healthy, sampling=Sampling(kind=kind), device="cpu"
+            ).folder
+        )
         for kind in (None, "necrotic")
     ]
     assert folders[0] != folders[1]

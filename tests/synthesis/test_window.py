@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli import hosts
-from tumorgen_cli.errors import DataError
-from tumorgen_cli.hosts import Scan, cut_window, feather, lay_window, paste, read_scan
-from tumorgen_cli.plan import ChannelPlan, PastePlan
-from tumorgen_cli.records import Box, Grid, Synthetic
-from tumorgen_cli.volumes import write_volume
+from tumorgen_cli.data.volumes import write_volume
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.methods.base import Synthetic
+from tumorgen_cli.planning.plan import ChannelPlan, PastePlan
+from tumorgen_cli.synthesis import scan as scan_module
+from tumorgen_cli.synthesis import window as window_module
+from tumorgen_cli.synthesis.paste import paste
+from tumorgen_cli.synthesis.scan import Scan, read_scan
+from tumorgen_cli.synthesis.window import cut_window, feather, lay_window
+from tumorgen_cli.system.errors import DataError
 
 BOX = Box((20, 18, 9), (34, 30, 21))
 
@@ -65,13 +69,14 @@ def test_old_tumors_do_not_set_the_limits(plan, tmp_path):
     for uptake in (0.0, 50.0):
         write_volume(tmp_path / "h_0000.nii.gz", bare.image[0] + np.float32(uptake) * tumors, bare.grid)
         scan = read_scan("h", (tmp_path / "h_0000.nii.gz",), tmp_path / "l.nii.gz", plan)
-        found.append(hosts.without_tumors(scan, BOX, plan, 0)[0].limits)
+        found.append(scan_module.without_tumors(scan, BOX, plan, 0)[0].limits)
         np.testing.assert_array_equal(scan.limits, found[-1])
     np.testing.assert_array_equal(*found)
-    assert read_scan("h", (tmp_path / "h_0000.nii.gz",), None, plan).limits[0, 1] > 4 * found[0][0, 1]  # nobody has said that it is one
+    assert (
+        read_scan("h", (tmp_path / "h_0000.nii.gz",), None, plan).limits[0, 1] > 4 * found[0][0, 1]
+    )  # nobody has said that it is one
 
 
-# -- windows ---------------------------------------------------------------------------------------------------
 def test_the_window_is_the_plans_and_shows_the_box(plan):
     scan = make_scan()
     window, r = cut(scan, BOX, plan)
@@ -80,7 +85,10 @@ def test_the_window_is_the_plans_and_shows_the_box(plan):
     assert not window.padded
     assert (r.case, r.spacing_mm) == ("case", plan.window.spacing_mm)
     np.testing.assert_array_equal(r.limits, scan.limits)
-    origin = [(np.array(g.direction).reshape(3, 3).T @ np.array(g.origin_mm)) - np.array(g.spacing_mm) / 2 for g in (scan.grid, window.grid)]
+    origin = [
+        (np.array(g.direction).reshape(3, 3).T @ np.array(g.origin_mm)) - np.array(g.spacing_mm) / 2
+        for g in (scan.grid, window.grid)
+    ]
     for axis in range(3):  # the request's box covers the host's, by less than a working voxel to each side
         start = origin[0][axis] + BOX.start[axis] * scan.grid.spacing_mm[axis]
         stop = origin[0][axis] + BOX.stop[axis] * scan.grid.spacing_mm[axis]
@@ -88,7 +96,9 @@ def test_the_window_is_the_plans_and_shows_the_box(plan):
         high = origin[1][axis] + r.box.stop[axis] * 4.0
         assert start - 4 < low <= start + 1e-3
         assert stop - 1e-3 <= high < stop + 4
-        fade = plan.paste.feather_mm / 2  # on each side between the box and the tumor's place in it, to a voxel of either grid
+        fade = (
+            plan.paste.feather_mm / 2
+        )  # on each side between the box and the tumor's place in it, to a voxel of either grid
         apart = np.array((r.place.start[axis] - r.box.start[axis], r.box.stop[axis] - r.place.stop[axis])) * 4.0
         assert (np.abs(apart - fade) <= 4.0 + scan.grid.spacing_mm[axis]).all()
         assert origin[1][axis] >= origin[0][axis] - 1e-3  # inside the scan, where it fits
@@ -102,7 +112,9 @@ def test_the_window_is_the_scan_there(plan):
 
     def ramp(grid):
         index = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1) * np.array(grid.spacing_mm)
-        return (np.array(grid.origin_mm) + index @ np.array(grid.direction).reshape(3, 3).T) @ np.array((0.02, 0.03, -0.01))
+        return (np.array(grid.origin_mm) + index @ np.array(grid.direction).reshape(3, 3).T) @ np.array(
+            (0.02, 0.03, -0.01)
+        )
 
     scan = replace(scan, image=ramp(g)[None].astype(np.float32))
     window, request = cut(scan, BOX, plan)
@@ -114,10 +126,10 @@ def test_only_the_part_around_the_window_is_resampled(plan):
     """And the result is that of the whole scan."""
     scan = make_scan(Grid((120, 110, 60), (2.5, 3.0, 5.0)))
     window, request = cut(scan, BOX, plan)
-    part, grid = hosts._part(scan, window)
+    part, grid = window_module._part(scan, window)
     assert part.size < 0.5 * scan.image.size
     assert grid.shape == part.shape[1:]
-    whole = hosts.resample(scan.image[0], scan.grid, window.grid, "cubic")
+    whole = scan_module.resample(scan.image[0], scan.grid, window.grid, "cubic")
     np.testing.assert_allclose(request.image[0], whole, atol=2e-3)
 
 
@@ -154,7 +166,9 @@ def test_the_window_grows_for_a_large_box(plan):
     assert "window.shape" in fault.remedy
 
 
-@pytest.mark.parametrize("box", [BOX, Box((0, 0, 0), (14, 12, 8)), Box((46, 40, 22), (60, 52, 30)), Box((3, 7, 9), (22, 20, 17))])
+@pytest.mark.parametrize(
+    "box", [BOX, Box((0, 0, 0), (14, 12, 8)), Box((46, 40, 22), (60, 52, 30)), Box((3, 7, 9), (22, 20, 17))]
+)
 def test_a_place_in_whole_cells_is_all_painted(plan, box):
     """It is wider by less than a cell on each side, the box around it by as much, and nothing that lies in it is cut off."""
     scan = make_scan()
@@ -166,11 +180,13 @@ def test_a_place_in_whole_cells_is_all_painted(plan, box):
     assert (np.array([request.place.start, request.place.stop]) % 4 == 0).all()
     assert ((np.diff(edges, axis=1) >= 0) & (np.diff(edges, axis=1) < 4)).all()
     assert wide.box.holds(box)
-    assert ((np.array(wide.box.shape) - box.shape) * scan.grid.spacing_mm < 2 * (16 + np.array(scan.grid.spacing_mm))).all()
+    assert (
+        (np.array(wide.box.shape) - box.shape) * scan.grid.spacing_mm < 2 * (16 + np.array(scan.grid.spacing_mm))
+    ).all()
     share = np.zeros(request.image.shape[1:], np.float32)
     share[request.place.slices] = 1
     _, mask = paste(scan, wide, request, replace(painted(request, 9.0), mask=share), plan, True)
-    onto = hosts.resample(share, wide.grid, scan.grid, "linear") >= 0.5
+    onto = scan_module.resample(share, wide.grid, scan.grid, "linear") >= 0.5
     assert not (onto & ~mask).any()
 
 
@@ -185,7 +201,6 @@ def test_a_place_stays_in_its_box_where_a_window_is_larger_than_the_scan(plan):
         assert Box((0, 0, 0), scan.grid.shape).holds(window.box)
 
 
-# -- feather ---------------------------------------------------------------------------------------------------
 def test_the_feather_by_hand():
     """Smoothstep of the depth over the width, product of the axes; the scan's own edge has no ramp."""
     grid = Grid((20, 20, 20), (2.0, 1.0, 5.0))
@@ -218,26 +233,31 @@ def test_no_step_at_the_seam(plan, dtype, keeps):
         assert np.abs(np.diff(image[0].astype(np.float64), axis=axis)).max() <= steepest + 1
     assert image[0].max() == 500
     assert image[0].min() == 100
-    assert np.abs(image[0, 14:16, 28, 28].astype(float) - 100).max() <= 400 * (1 / 6) ** 2 * (3 - 2 / 6) + 1  # the seam itself
+    assert (
+        np.abs(image[0, 14:16, 28, 28].astype(float) - 100).max() <= 400 * (1 / 6) ** 2 * (3 - 2 / 6) + 1
+    )  # the seam itself
 
 
 def test_a_tumors_place_is_where_the_picture_is_mostly_synthetic():
     grid = Grid((40, 40, 40), (2.0, 2.0, 2.0))
     box = Box((10, 10, 0), (30, 30, 20))
-    place = hosts.tumor_place(box, grid, 8.0)
+    place = window_module.tumor_place(box, grid, 8.0)
     assert place == Box((12, 12, 0), (28, 28, 18))  # half of 8 mm; the scan's own edge does not fade
-    assert hosts.tumor_place(Box((5, 5, 5), (6, 7, 8)), grid, 8.0) == Box((5, 5, 5), (6, 7, 8))  # nothing is too small for a tumor
+    assert window_module.tumor_place(Box((5, 5, 5), (6, 7, 8)), grid, 8.0) == Box(
+        (5, 5, 5), (6, 7, 8)
+    )  # nothing is too small for a tumor
     fine = Grid((200, 200, 200), (0.5, 0.5, 0.5))
     for wanted in (10.0, 15.0, 24.0, 60.0):  # a box that is so much longer has a place of the length that was wanted
-        voxels = round((wanted + hosts.fade_mm(wanted, 8.0)) / 0.5)
-        found = hosts.tumor_place(Box((20, 20, 20), (20 + voxels,) * 3), fine, 8.0)
+        voxels = round((wanted + window_module.fade_mm(wanted, 8.0)) / 0.5)
+        found = window_module.tumor_place(Box((20, 20, 20), (20 + voxels,) * 3), fine, 8.0)
         assert found.shape[0] * 0.5 == pytest.approx(wanted, abs=1.0)
 
 
-# -- paste -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32, np.float64])
 @pytest.mark.parametrize("keeps", [False, True])
-@pytest.mark.parametrize("box", [BOX, Box((0, 0, 0), (14, 12, 8)), Box((46, 40, 22), (60, 52, 30))], ids=["middle", "corner", "far corner"])
+@pytest.mark.parametrize(
+    "box", [BOX, Box((0, 0, 0), (14, 12, 8)), Box((46, 40, 22), (60, 52, 30))], ids=["middle", "corner", "far corner"]
+)
 def test_outside_the_box_the_scan_is_the_scan(plan, dtype, keeps, box):
     scan = make_scan(dtype=dtype, channels=2)
     plan = replace(plan, channels=plan.channels * 2)
@@ -332,7 +352,6 @@ def test_a_mask_comes_back_where_it_was(plan):
     np.testing.assert_allclose(place(scan.grid, np.argwhere(mask).mean(0)), place(window.grid, center - 0.5), atol=1.0)
 
 
-# -- reading ---------------------------------------------------------------------------------------------------
 def test_reading_a_host(plan, tmp_path, grid):
     array = np.random.default_rng(0).normal(5, 1, grid.shape).astype(np.float32)
     write_volume(tmp_path / "h_0000.nii.gz", array, grid)
@@ -345,7 +364,11 @@ def test_reading_a_host(plan, tmp_path, grid):
     write_volume(tmp_path / "l.nii.gz", (array > 6).astype(np.uint8), Grid(grid.shape, grid.spacing_mm))
     with pytest.raises(DataError, match=r"l\.nii\.gz"):
         read_scan("h", (tmp_path / "h_0000.nii.gz",), tmp_path / "l.nii.gz", plan)
-    for bad in (np.full(grid.shape, 3.0, np.float32), np.where(array > 6, np.nan, array), np.where(array > 6, np.inf, array)):
+    for bad in (
+        np.full(grid.shape, 3.0, np.float32),
+        np.where(array > 6, np.nan, array),
+        np.where(array > 6, np.inf, array),
+    ):
         write_volume(tmp_path / "h_0000.nii.gz", bad.astype(np.float32), grid)
         with pytest.raises(DataError, match=r"h_0000\.nii\.gz"):
             read_scan("h", (tmp_path / "h_0000.nii.gz",), None, plan)
@@ -357,29 +380,28 @@ def test_the_body_is_found():
     image[14:20, 14:24, 4:16] = -800  # lungs: part of the body
     image[35:37, 35:37, 5:7] = 200  # a table's screw is not
     image += np.random.default_rng(0).normal(0, 10, image.shape).astype(np.float32)
-    body = hosts.body_mask(image)
+    body = scan_module.body_mask(image)
     inside = np.zeros(body.shape, bool)
     inside[8:32, 10:30, 2:18] = True
     assert (body & inside).sum() / inside.sum() > 0.97
     assert not (body & ~ndimage.binary_dilation(inside, iterations=2)).any()
     assert not body[35:37, 35:37, 5:7].any()
-    assert hosts.body_mask(np.zeros((5, 5, 5), np.float32)).any()
+    assert scan_module.body_mask(np.zeros((5, 5, 5), np.float32)).any()
 
 
 def test_regions(monkeypatch):
     scan = make_scan()
     roi = np.zeros(scan.grid.shape, np.uint8)
     roi[10:20, 10:20, 10:20] = 3
-    allowed, stride = hosts.allowed_region(scan, roi)
+    allowed, stride = scan_module.allowed_region(scan, roi)
     assert stride == 1
     np.testing.assert_array_equal(allowed, roi > 0)
-    monkeypatch.setattr(hosts, "_PLACING_VOXELS", 12_000)
-    allowed, stride = hosts.allowed_region(scan, roi)
+    monkeypatch.setattr(scan_module, "_PLACING_VOXELS", 12_000)
+    allowed, stride = scan_module.allowed_region(scan, roi)
     assert stride == 2
     np.testing.assert_array_equal(allowed, roi[::2, ::2, ::2] > 0)
 
 
-# -- memory ----------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_a_whole_body_scan_stays_within_8_gib(plan):
     """512×512×400 int16: cut, paint, paste; resident memory is watched throughout."""
@@ -389,7 +411,9 @@ def test_a_whole_body_scan_stays_within_8_gib(plan):
 
     image = np.zeros((1, 512, 512, 400), np.int16)
     image[0, 150:350, 180:330, 50:350] = 60
-    scan = replace(make_scan(Grid((2, 2, 2), (1.0, 1.0, 1.0))), image=image, grid=Grid((512, 512, 400), (0.98, 0.98, 2.0)))
+    scan = replace(
+        make_scan(Grid((2, 2, 2), (1.0, 1.0, 1.0))), image=image, grid=Grid((512, 512, 400), (0.98, 0.98, 2.0))
+    )
     box = Box((220, 230, 180), (290, 290, 220))
     gc.collect()
     before, peak, done = resident_gib(), [0.0], threading.Event()
@@ -401,7 +425,7 @@ def test_a_whole_body_scan_stays_within_8_gib(plan):
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        hosts.allowed_region(scan, None)
+        scan_module.allowed_region(scan, None)
         window, request = cut(scan, box, plan)
         painted_image, mask = paste(scan, window, request, painted(request, 200.0), plan, True)
     finally:
@@ -416,7 +440,10 @@ def test_every_channel_keeps_its_own_type(plan, tmp_path):
     """CT in whole numbers first, PET behind it: no SUV is rounded, and no HU gets a fraction."""
     grid = Grid((40, 40, 30), (3.0, 3.0, 3.0))
     rng = np.random.default_rng(0)
-    ct, pet = (100 * rng.normal(size=grid.shape)).astype(np.int16), np.abs(rng.normal(size=grid.shape)).astype(np.float32)
+    ct, pet = (
+        (100 * rng.normal(size=grid.shape)).astype(np.int16),
+        np.abs(rng.normal(size=grid.shape)).astype(np.float32),
+    )
     files = tuple(tmp_path / f"host_{i:04d}.nii.gz" for i in range(2))
     for path, array in zip(files, (ct, pet), strict=True):
         write_volume(path, array, grid)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tumorgen_cli import devices
-from tumorgen_cli.devices import find_budget, find_device
-from tumorgen_cli.errors import DeviceError
+from tumorgen_cli.system import devices
+from tumorgen_cli.system.devices import find_budget, find_device
+from tumorgen_cli.system.errors import DeviceError
 
 
 def test_cuda_where_there_is_none(monkeypatch):
@@ -39,8 +39,16 @@ def test_what_this_machine_has():
 @pytest.mark.parametrize(
     ("told", "limits", "expected"),
     [
-        ("0::/slurm/job_7/step_0\n", {"slurm/job_7/memory.max": "34359738368", "slurm/job_7/step_0/memory.max": "max"}, 34359738368),
-        ("5:cpu:/a\n4:cpuacct,memory:/slurm/job_7\n0::/\n", {"memory/slurm/job_7/memory.limit_in_bytes": "1000", "memory.max": "2000"}, 1000),
+        (
+            "0::/slurm/job_7/step_0\n",
+            {"slurm/job_7/memory.max": "34359738368", "slurm/job_7/step_0/memory.max": "max"},
+            34359738368,
+        ),
+        (
+            "5:cpu:/a\n4:cpuacct,memory:/slurm/job_7\n0::/\n",
+            {"memory/slurm/job_7/memory.limit_in_bytes": "1000", "memory.max": "2000"},
+            1000,
+        ),
         ("4:memory:/not/seen/from/inside\n", {"memory/memory.limit_in_bytes": "500"}, 500),
     ],
     ids=["version 2", "version 1", "a container"],
@@ -62,8 +70,14 @@ def test_a_gpu_that_is_full_is_told():
         raise RuntimeError("shapes do not match")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is told its own peak only as far as the system knows it")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a process is told its own peak only as far as the system knows it"
+)
 def test_a_process_does_not_count_what_its_parent_held():
     held = np.ones(2**28, np.uint8)
     told = "from tumorgen_cli.devices import peak_memory_gib; print(peak_memory_gib())"
-    assert float(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout) < 0.2 < len(held) / 2**30
+    assert (
+        float(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout)
+        < 0.2
+        < len(held) / 2**30
+    )

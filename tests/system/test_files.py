@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from tumorgen_cli import files
-from tumorgen_cli.errors import PlanError, StateError
+from tumorgen_cli.system import files, json_records, locks
+from tumorgen_cli.system.errors import PlanError, StateError
 
 
 @dataclass(frozen=True)
@@ -33,34 +33,53 @@ class Outer:
 
 
 PLAIN = {
-    "name": "a", "count": 3, "shape": [1, 2, 3], "solver": "heun", "inner": {"widths": [8, 16], "rate": 1}, "limits": {"low": 0.5}, "note": None,
-}  # fmt: skip
+    "name": "a",
+    "count": 3,
+    "shape": [1, 2, 3],
+    "solver": "heun",
+    "inner": {"widths": [8, 16], "rate": 1},
+    "limits": {"low": 0.5},
+    "note": None,
+}
 RECORD = Outer("a", 3, (1, 2, 3), "heun", Inner((8, 16), 1.0), {"low": 0.5}, None)
 
 
 def faults_of(value, kind=Outer):
     with pytest.raises(PlanError) as error:
-        files.from_plain(kind, value, where="plan", remedy="mend it")
+        json_records.from_plain(kind, value, where="plan", remedy="mend it")
     return {fault.where: fault for fault in error.value.faults}
 
 
-# -- records ---------------------------------------------------------------------------------------------------
 def test_round_trip(tmp_path):
-    files.write_json(tmp_path / "deep" / "a.json", RECORD)
-    assert files.read_record(Outer, tmp_path / "deep" / "a.json", "mend it") == RECORD
-    assert files.from_plain(Outer, PLAIN) == RECORD
-    assert isinstance(files.from_plain(Outer, PLAIN).inner.rate, float)
+    json_records.write_json(tmp_path / "deep" / "a.json", RECORD)
+    assert json_records.read_record(Outer, tmp_path / "deep" / "a.json", "mend it") == RECORD
+    assert json_records.from_plain(Outer, PLAIN) == RECORD
+    assert isinstance(json_records.from_plain(Outer, PLAIN).inner.rate, float)
 
 
 def test_every_fault_at_once_with_the_nearest_name():
     broken = {
-        "nmae": "a", "count": 2.5, "shape": [1, 2], "solver": "rk4", "inner": {"widths": [8, "x"], "rat": 1.0}, "limits": {"low": "x"}, "note": 4,
-    }  # fmt: skip
+        "nmae": "a",
+        "count": 2.5,
+        "shape": [1, 2],
+        "solver": "rk4",
+        "inner": {"widths": [8, "x"], "rat": 1.0},
+        "limits": {"low": "x"},
+        "note": 4,
+    }
     found = faults_of(broken)
     assert set(found) == {
-        "plan.nmae", "plan.name", "plan.count", "plan.shape", "plan.solver",
-        "plan.inner.widths[1]", "plan.inner.rat", "plan.inner.rate", "plan.limits.low", "plan.note",
-    }  # fmt: skip
+        "plan.nmae",
+        "plan.name",
+        "plan.count",
+        "plan.shape",
+        "plan.solver",
+        "plan.inner.widths[1]",
+        "plan.inner.rat",
+        "plan.inner.rate",
+        "plan.limits.low",
+        "plan.note",
+    }
     assert found["plan.nmae"].remedy == "did you mean name?"
     assert found["plan.inner.rat"].remedy == "did you mean rate?"
     assert found["plan.name"].found == "missing"
@@ -72,7 +91,17 @@ def test_every_fault_at_once_with_the_nearest_name():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("count", True), ("count", "3"), ("name", 3), ("shape", "123"), ("shape", 3), ("inner", [1]), ("inner", None), ("limits", [1]), ("name", None)],
+    [
+        ("count", True),
+        ("count", "3"),
+        ("name", 3),
+        ("shape", "123"),
+        ("shape", 3),
+        ("inner", [1]),
+        ("inner", None),
+        ("limits", [1]),
+        ("name", None),
+    ],
 )
 def test_wrong_types(field, value):
     assert list(faults_of({**PLAIN, field: value})) == [f"plan.{field}"]
@@ -84,28 +113,32 @@ def test_no_flag_is_a_number():
 
 
 def test_a_name_that_is_like_none():
-    fault = files.unknown_name("plan", "zzzz", ["alpha", "beta"])
+    fault = json_records.unknown_name("plan", "zzzz", ["alpha", "beta"])
     assert (fault.remedy, fault.expected) == ("remove it", "one of alpha, beta")
 
 
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(StateError, match="run it again"):
-        files.read_record(Outer, tmp_path / "none.json", "run it again")
+        json_records.read_record(Outer, tmp_path / "none.json", "run it again")
     (tmp_path / "cut.json").write_text('{"name": ')
     with pytest.raises(StateError, match="valid JSON"):
-        files.read_plain(tmp_path / "cut.json", "run it again")
+        json_records.read_plain(tmp_path / "cut.json", "run it again")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(StateError, match="valid JSON"):
-        files.read_plain(tmp_path / "bytes.json", "run it again")
+        json_records.read_plain(tmp_path / "bytes.json", "run it again")
 
 
 def test_numpy_numbers_and_paths_are_plain():
-    assert files.to_plain({"a": np.float32(0.5), "b": np.arange(2), 3: Path("x/y"), "c": (np.int64(1), None)}) == {
-        "a": 0.5, "b": [0, 1], "3": "x/y", "c": [1, None],
-    }  # fmt: skip
+    assert json_records.to_plain(
+        {"a": np.float32(0.5), "b": np.arange(2), 3: Path("x/y"), "c": (np.int64(1), None)}
+    ) == {
+        "a": 0.5,
+        "b": [0, 1],
+        "3": "x/y",
+        "c": [1, None],
+    }
 
 
-# -- writing ---------------------------------------------------------------------------------------------------
 def test_a_broken_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.json"
     files.write_text(path, "old")
@@ -159,10 +192,9 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         files.write_text(tmp_path / "a", "x")
 
 
-# -- hashes ----------------------------------------------------------------------------------------------------
 def test_hashes_depend_on_content_alone(tmp_path):
-    assert files.hash_value({"a": 1, "b": (1, 2)}) == files.hash_value({"b": [1, 2], "a": 1})
-    assert files.hash_value({"a": 1}) != files.hash_value({"a": 2})
+    assert json_records.hash_value({"a": 1, "b": (1, 2)}) == json_records.hash_value({"b": [1, 2], "a": 1})
+    assert json_records.hash_value({"a": 1}) != json_records.hash_value({"a": 2})
     for name in "ab":
         (tmp_path / name).write_bytes(b"same")
     assert files.hash_file(tmp_path / "a") == files.hash_file(tmp_path / "b")
@@ -178,25 +210,26 @@ def test_hash_is_sha256(tmp_path):
 
 def test_seeds():
     assert files.derive_seed(1, "a") == files.derive_seed(1, "a")
-    seeds = {files.derive_seed(*parts) for parts in [(1, "a"), ("1a",), (1, "b"), (2, "a"), ("a", 1), (11, "a"), (1, 1, "a")]}
+    seeds = {
+        files.derive_seed(*parts) for parts in [(1, "a"), ("1a",), (1, "b"), (2, "a"), ("a", 1), (11, "a"), (1, 1, "a")]
+    }
     assert len(seeds) == 7
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-# -- the lock --------------------------------------------------------------------------------------------------
 def test_a_folder_that_cannot_be_made_or_locked(tmp_path, monkeypatch):
     import fcntl
 
-    with pytest.raises(StateError, match="cannot be made"), files.locked(Path("/proc/none"), "plan"):
+    with pytest.raises(StateError, match="cannot be made"), locks.locked(Path("/proc/none"), "plan"):
         pass
 
     def no_locks(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(StateError, match="cannot be locked"), files.locked(tmp_path, "plan"):
+    with pytest.raises(StateError, match="cannot be locked"), locks.locked(tmp_path, "plan"):
         pass
-    with pytest.raises(StateError, match="cannot be locked"), files.in_turn(tmp_path):
+    with pytest.raises(StateError, match="cannot be locked"), locks.in_turn(tmp_path):
         pass
 
 
@@ -205,14 +238,19 @@ def test_another_process_holds_the_lock(tmp_path):
         "import sys; from pathlib import Path; from tumorgen_cli.files import locked\n"
         "with locked(Path(sys.argv[1]), 'train vae'):\n    print('held', flush=True); sys.stdin.read()"
     )
-    root = Path(files.__file__).parent.parent
-    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+    root = Path(files.__file__).parents[2]
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
+    )
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(StateError, match=rf"tumorgen train vae, process {other.pid}"), files.locked(tmp_path, "preprocess"):
+        with (
+            pytest.raises(StateError, match=rf"tumorgen train vae, process {other.pid}"),
+            locks.locked(tmp_path, "preprocess"),
+        ):
             pass
     finally:
         other.kill()  # however it ends, the lock goes with it
         other.communicate()
-    with files.locked(tmp_path, "preprocess"):
+    with locks.locked(tmp_path, "preprocess"):
         assert (tmp_path / ".lock").read_text().startswith("tumorgen preprocess, process")

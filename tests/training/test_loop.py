@@ -11,41 +11,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.stages import STEPS, Fit, item, make_stage
 from torch import nn
 
-from tumorgen_cli import training
-from tumorgen_cli.errors import StateError
-from tumorgen_cli.files import hash_file, read_plain
-from tumorgen_cli.training import Objective, Stage, finished, learning_rate_factor, load_weights, train
-
-STEPS = 14
-
-
-class Fit(nn.Module):
-    def __init__(self, model, extra=None):
-        super().__init__()
-        self.model, self.extra = model, extra
-
-    def forward(self, batch):
-        guess = self.model(batch["x"])
-        if self.extra is not None:
-            guess = guess + self.extra(batch["x"])
-        loss = (guess - batch["y"]).square().mean()
-        return loss, {"twice": 2 * loss.detach()}
-
-
-def item(number):
-    x = np.random.default_rng(number).standard_normal(3).astype(np.float32)
-    return {"x": x, "y": np.array([x[0] - 2 * x[1] + 0.5], np.float32)}
-
-
-def make_stage(items=item, iterations=STEPS, inputs="inputs", extra=False, **changes):
-    """A new linear model, always with the same first weights."""
-    torch.manual_seed(0)
-    model = nn.Linear(3, 1)
-    objective = Fit(model, nn.Linear(3, 1) if extra else None)
-    settings = {"previews": 0, "ema": 0.9, "batch": 2, **changes}
-    return Stage("vae", "toy", {"model": model}, (Objective("fit", objective, 0.05),), items, iterations, inputs_hash=inputs, **settings)
+from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.training import loop
+from tumorgen_cli.training.checkpoints import finished, load_weights
+from tumorgen_cli.training.loop import learning_rate_factor, train
+from tumorgen_cli.training.stage import Objective, Stage
 
 
 def weights(folder):
@@ -64,7 +39,7 @@ def equal(a, b):
 @pytest.fixture
 def always(monkeypatch):
     """A checkpoint after every step."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +63,13 @@ def test_it_learns(tmp_path):
 
 def test_what_a_finished_run_leaves(whole):
     run = read_plain(whole / "run.json", "")
-    assert (run["stage"], run["inputs_hash"], run["iterations"], run["processes"], run["device"]) == ("vae", "inputs", STEPS, 1, "cpu")
+    assert (run["stage"], run["inputs_hash"], run["iterations"], run["processes"], run["device"]) == (
+        "vae",
+        "inputs",
+        STEPS,
+        1,
+        "cpu",
+    )
     assert run["weights_hash"] == hash_file(whole / "weights.safetensors")
     assert [int(row["step"]) for row in log(whole)] == [10, STEPS]
     assert {"fit", "twice", "fit_gradient", "rate"} <= set(log(whole)[0])
@@ -208,7 +189,7 @@ def test_stale_inputs_name_the_command(tmp_path, whole):
 
 @pytest.mark.parametrize("checkpoints", [60.0, -1.0])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch, checkpoints):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", checkpoints)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", checkpoints)
 
     def bad(number):
         made = item(number)
@@ -255,9 +236,22 @@ def test_the_ema_by_hand(tmp_path):
     stage = make_stage(iterations=4)
     model = stage.models["model"]
     train(
-        Stage("vae", "toy", {"model": model}, (Objective("fit", Watch(model), 0.05),), item, 4, 2, 0.9, "inputs", previews=0),
-        tmp_path, "cpu", "fp32",
-    )  # fmt: skip
+        Stage(
+            "vae",
+            "toy",
+            {"model": model},
+            (Objective("fit", Watch(model), 0.05),),
+            item,
+            4,
+            2,
+            0.9,
+            "inputs",
+            previews=0,
+        ),
+        tmp_path,
+        "cpu",
+        "fp32",
+    )
     last = torch.load(tmp_path / "last.pt", weights_only=True)["models"]["model.weight"]
     expected = raw[0]
     for step, value in enumerate([*raw[1:], last], 1):
@@ -304,14 +298,19 @@ class Narrow(nn.Module):
 
 def test_bf16_gradients_at_the_bottom_of_a_network_are_those_of_fp32(tmp_path):
     def narrow(number):
-        return {name: np.random.default_rng([number, i]).standard_normal((16, 2, 2, 4)).astype(np.float32) for i, name in enumerate("xy")}
+        return {
+            name: np.random.default_rng([number, i]).standard_normal((16, 2, 2, 4)).astype(np.float32)
+            for i, name in enumerate("xy")
+        }
 
     found = []
     for precision in ("no", "bf16"):
         torch.manual_seed(0)
         module = Narrow()
         objectives = (Objective("fit", module, 0.05),)
-        stage = Stage("vae", "toy", {"model": module.conv}, objectives, narrow, 1, inputs_hash="", previews=0, ema=0.9, batch=2)
+        stage = Stage(
+            "vae", "toy", {"model": module.conv}, objectives, narrow, 1, inputs_hash="", previews=0, ema=0.9, batch=2
+        )
         train(stage, tmp_path / precision, "cpu", precision)
         found.append(module.gradient)
     assert (found[0] - found[1]).abs().max() < 0.02 * found[0].abs().max()
@@ -323,13 +322,12 @@ def test_bf16_trains_too(tmp_path):
     assert all(v.dtype == torch.float32 and torch.isfinite(v).all() for v in weights(tmp_path).values())
 
 
-# -- several processes -----------------------------------------------------------------------------------------
 SCRIPT = """
 import os, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_training import make_stage
+from support.stages import make_stage
 from tumorgen_cli import training
 training._LOG_EVERY = 2
 folder, batch, stopping = Path(sys.argv[1]), int(sys.argv[3]), sys.argv[4:] == ["stop"]
@@ -350,11 +348,24 @@ except KeyboardInterrupt:
 
 def two_processes(folder, tmp_path, *arguments):
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "script.py")]
-    here = Path(__file__).parent
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(tmp_path / "script.py"),
+    ]
+    here = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, str(folder), str(here), *arguments], capture_output=True, text=True, cwd=here.parent, env=environment, timeout=300
+        [*command, str(folder), str(here), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=here.parent,
+        env=environment,
+        timeout=300,
     )
 
 
@@ -362,7 +373,10 @@ def test_two_processes_compute_what_one_computes(tmp_path, whole):
     """And the second finds the record of the first, though that takes its time: the next stage looks for it."""
     done = two_processes(tmp_path / "two", tmp_path, "2")
     assert done.returncode == 0, done.stderr
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("RUN")) == ["RUN 2, record True", "RUN False, record True"]
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("RUN")) == [
+        "RUN 2, record True",
+        "RUN False, record True",
+    ]
     one, two = weights(whole), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     for key in one:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tumorgen_cli import boxes
-from tumorgen_cli.records import Box, TumorFacts
+from tumorgen_cli.geometry import Box
+from tumorgen_cli.planning.fingerprint import TumorFacts
+from tumorgen_cli.tumors import boxes
 
 SHAPE = (40, 32, 24)
 
@@ -95,7 +96,6 @@ def test_a_place_of_a_tumors_size_has_the_cells_that_training_gives_the_tumor():
         assert boxes.latent_box(box) == boxes.draw_box(boxes.latent_mask(mask), 0.0, rng)
 
 
-# -- places ----------------------------------------------------------------------------------------------------
 def test_a_box_lies_in_its_region():
     allowed = np.zeros((30, 30, 30), bool)
     allowed[5:25, 8:28, 10:22] = True
@@ -118,7 +118,9 @@ def test_a_region_smaller_than_the_box_gets_the_best_place():
 def test_no_place():
     assert boxes.place_box((4, 4, 4), np.zeros((10, 10, 10), bool), np.random.default_rng(0)) is None
     assert boxes.place_box((4, 4, 11), np.ones((10, 10, 10), bool), np.random.default_rng(0)) is None
-    assert boxes.place_box((10, 10, 10), np.ones((10, 10, 10), bool), np.random.default_rng(0)) == Box((0, 0, 0), (10, 10, 10))
+    assert boxes.place_box((10, 10, 10), np.ones((10, 10, 10), bool), np.random.default_rng(0)) == Box(
+        (0, 0, 0), (10, 10, 10)
+    )
 
 
 def test_sizes_follow_the_training_tumors():

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli.errors import PlanError
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.shapes import draw_mask, ellipsoid, size_class, training_masks, tumor_in_box
-from tumorgen_cli.windows import load_case, tight_box
+from tumorgen_cli.geometry import tight_box
+from tumorgen_cli.methods.mask_prior import training_masks
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.preprocessing.cases import load_case
+from tumorgen_cli.system.errors import PlanError
+from tumorgen_cli.tumors.masks import draw_mask, ellipsoid, size_class, tumor_in_box
 
 
 def test_size_classes_are_the_nearest_by_ratio():
@@ -67,7 +69,12 @@ def test_a_training_mask_keeps_its_donors_form(trained):
     donor = np.zeros((12, 10, 8), bool)
     donor[:6] = True
     donor[:, :5, :4] = True
-    config = replace(find_method("syntumor")(plan, trained).config.mask, prior="training", turn_degrees=0.0, deformation=((0.0, 0.0),) * 4)
+    config = replace(
+        find_method("syntumor")(plan, trained).config.mask,
+        prior="training",
+        turn_degrees=0.0,
+        deformation=((0.0, 0.0),) * 4,
+    )
     plan = replace(plan, window=replace(plan.window, alpha=0.0))
     mask, _ = draw_mask(config, plan, (12, 10, 8), (1, 1, 1), np.random.default_rng(3), [donor])
     mirrored = [np.flip(donor, [a for a in range(3) if flips >> a & 1]) for flips in range(8)]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli.records import Box
-from tumorgen_cli.texture import like_noise, robust_spread, strength_at
+from tumorgen_cli.geometry import Box
+from tumorgen_cli.tumors.noise import like_noise, robust_spread, strength_at
 
 BOX = Box((12, 12, 12), (28, 28, 28))
 
@@ -30,8 +30,13 @@ def test_what_is_rarely_far_off_counts():
     """What an autoencoder takes away has long tails; of a robust spread they are no part."""
     smooth, _ = scan_of(0.0, 0.0)
     rng = np.random.default_rng(0)
-    residual = (0.02 * rng.standard_normal(smooth.shape) * np.where(rng.random(smooth.shape) < 0.1, 6, 1)).astype(np.float32)
-    noise, bulk = (like_noise(smooth + residual, smooth, smooth, BOX, np.random.default_rng(1), spread) for spread in (np.std, robust_spread))
+    residual = (0.02 * rng.standard_normal(smooth.shape) * np.where(rng.random(smooth.shape) < 0.1, 6, 1)).astype(
+        np.float32
+    )
+    noise, bulk = (
+        like_noise(smooth + residual, smooth, smooth, BOX, np.random.default_rng(1), spread)
+        for spread in (np.std, robust_spread)
+    )
     assert noise.std() == pytest.approx(residual.std(), rel=0.1)
     assert bulk.std() == pytest.approx(0.02, rel=0.3)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tumorgen_cli.healing import fill_smoothly, heal, seen_tumor
-from tumorgen_cli.plan import PastePlan
-from tumorgen_cli.records import Box
+from tumorgen_cli.geometry import Box
+from tumorgen_cli.planning.plan import PastePlan
+from tumorgen_cli.tumors.removal import fill_smoothly, heal, seen_tumor
 
 SHAPE = (30, 28, 26)
 
@@ -65,7 +65,10 @@ def test_an_organ_beside_it_makes_no_noise():
     image[0][tumors] = 900
     beside = image.copy()
     beside[0, 20:24, 8:20, 8:20] += 600
-    quiet, loud = (heal(each, tumors, Box((8, 8, 8), (18, 18, 18)), (4.0, 4.0, 3.0), paste_plan(4.0, ()), 1)[0] for each in (image, beside))
+    quiet, loud = (
+        heal(each, tumors, Box((8, 8, 8), (18, 18, 18)), (4.0, 4.0, 3.0), paste_plan(4.0, ()), 1)[0]
+        for each in (image, beside)
+    )
     assert loud[0][tumors].std() < 1.5 * quiet[0][tumors].std()
 
 
@@ -107,7 +110,9 @@ def test_organs_stay_hotter_or_labelled_and_what_is_too_large():
     healed, _ = heal(image, outlined, box, SPACING, paste_plan(2.0), 0, np.where(labelled, 2, outlined))
     np.testing.assert_array_equal(healed[0, 30:36, 18:27, 18:27], image[0, 30:36, 18:27, 18:27])
     image, outlined, _ = hot_spot(outlined=6)
-    np.testing.assert_array_equal(seen_tumor(image, outlined, NONE, SPACING, 2.0), outlined)  # eight times as much is no tumor's rim
+    np.testing.assert_array_equal(
+        seen_tumor(image, outlined, NONE, SPACING, 2.0), outlined
+    )  # eight times as much is no tumor's rim
 
 
 def test_the_channel_in_which_a_tumor_stands_out_and_one_that_does_not():
@@ -117,7 +122,9 @@ def test_the_channel_in_which_a_tumor_stands_out_and_one_that_does_not():
     np.testing.assert_array_equal(seen_tumor(flat, outlined, NONE, SPACING, 2.0), outlined)
     np.testing.assert_array_equal(seen_tumor(-image, outlined, NONE, SPACING, 2.0), outlined)  # a cold one
     everything = ~NONE
-    np.testing.assert_array_equal(seen_tumor(image, everything, NONE, SPACING, 2.0), everything)  # no background to tell it from
+    np.testing.assert_array_equal(
+        seen_tumor(image, everything, NONE, SPACING, 2.0), everything
+    )  # no background to tell it from
 
 
 def test_air_around_a_limb_does_not_hide_a_tumor():

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset.json, with file names, files and voxels; `dataset` puts it together."""
+"""Checks of dataset.json, file names, files and voxels. Each returns faults; `dataset` and `integrity` collect them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 
-from tumorgen_cli import volumes
-from tumorgen_cli.errors import DataError, Fault
-from tumorgen_cli.records import Grid
+from tumorgen_cli.data import volumes
+from tumorgen_cli.geometry import Grid
+from tumorgen_cli.system.errors import DataError, Fault
 
 Scans = dict[str, dict[int, Path]]  # case -> channel -> file
-
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # what SimpleITK reads as 3D, with geometry, from one file
 _OTHER_ENDINGS = (".mhd", ".tif", ".tiff", ".png", ".dcm", ".npy", ".npz", ".hdr", ".img", ".mgz")
 _SCAN = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -27,7 +26,6 @@ _JSON_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 _DIRECTION_TOLERANCE = 1e-3
 
 
-# -- dataset.json ------------------------------------------------------------------------------------------------
 def json_faults(where: Path, content: Any) -> list[Fault]:
     """Everything in a parsed dataset.json that nnU-Net v2 or tumorgen cannot take."""
     if not isinstance(content, dict):
@@ -54,7 +52,9 @@ def json_faults(where: Path, content: Any) -> list[Fault]:
         faults.append(Fault(f"{where}: file_ending", repr(ending), f"one of {', '.join(ENDINGS)}", remedy))
     count = content.get("numTraining", 0)
     if not isinstance(count, int) or isinstance(count, bool):
-        faults.append(Fault(f"{where}: numTraining", repr(count), "the number of cases in imagesTr", "write a whole number"))
+        faults.append(
+            Fault(f"{where}: numTraining", repr(count), "the number of cases in imagesTr", "write a whole number")
+        )
     return faults
 
 
@@ -70,14 +70,23 @@ def _labels_faults(where: str, labels: Any) -> list[Fault]:
         return [Fault(where, repr(labels)[:200], 'an object {"background": 0, "tumor": 1}', "write names and values")]
     if all(name.isdecimal() for name in labels):
         found = f"values first: {labels!r}"[:200]
-        return [Fault(where, found, '{"background": 0, "tumor": 1}', "swap names and values (nnU-Net v1 had them the other way)")]
+        return [
+            Fault(
+                where,
+                found,
+                '{"background": 0, "tumor": 1}',
+                "swap names and values (nnU-Net v1 had them the other way)",
+            )
+        ]
     faults = []
     for name, value in labels.items():
         if isinstance(value, list):
             remedy = "give each label one value; region-based datasets are not supported"
             faults.append(Fault(f"{where}.{name}", f"a region, {value!r}", "one whole number", remedy))
         elif not isinstance(value, int) or isinstance(value, bool):
-            faults.append(Fault(f"{where}.{name}", repr(value), "one whole number", "write the voxel value of this label"))
+            faults.append(
+                Fault(f"{where}.{name}", repr(value), "one whole number", "write the voxel value of this label")
+            )
     if not faults and (sorted(labels.values()) != list(range(len(labels))) or labels.get("background") != 0):
         found = ", ".join(f"{name} = {value}" for name, value in labels.items())
         remedy = "renumber the labels, in dataset.json and in the label files"
@@ -85,7 +94,6 @@ def _labels_faults(where: str, labels: Any) -> list[Fault]:
     return faults
 
 
-# -- names of files ----------------------------------------------------------------------------------------------
 def list_scans(folder: Path, endings: Sequence[str]) -> tuple[Scans, list[Fault]]:
     """The files of `folder` by case and channel, and the images there that fit no case."""
     scans: Scans = {}
@@ -94,7 +102,9 @@ def list_scans(folder: Path, endings: Sequence[str]) -> tuple[Scans, list[Fault]
         match = _SCAN.fullmatch(stem)
         if match is None:
             remedy = f"rename it to {stem}_0000{path.name[len(stem) :]} if it is channel 0"
-            faults.append(Fault(str(path), "no channel number", "<case>_<four digits>" + path.name[len(stem) :], remedy))
+            faults.append(
+                Fault(str(path), "no channel number", "<case>_<four digits>" + path.name[len(stem) :], remedy)
+            )
             continue
         channels, channel = scans.setdefault(match["case"], {}), int(match["channel"])
         if channel in channels:
@@ -138,7 +148,6 @@ def channel_faults(scans: Scans, folder: Path, channel_names: Sequence[str], end
     return faults
 
 
-# -- whole files -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Nifti:
     """Of a NIfTI header: where the voxels begin, how many bytes they take, and their type if it is a float's."""
@@ -245,7 +254,6 @@ def _trailer(path: Path) -> int:
         return int(struct.unpack("<I", stream.read(4))[0])
 
 
-# -- voxels ------------------------------------------------------------------------------------------------------
 def intensity_faults(path: Path, array: np.ndarray) -> list[Fault]:
     """NaN or infinite voxels, or the same value everywhere."""
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))

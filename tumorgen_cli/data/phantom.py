@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli import files, volumes
-from tumorgen_cli.console import Ticker
-from tumorgen_cli.records import Grid, Shape, Triple
+from tumorgen_cli.data import volumes
+from tumorgen_cli.geometry import Grid, Shape, Triple
+from tumorgen_cli.system import files, json_records
+from tumorgen_cli.system.console import Ticker
 
 DATASET = "Dataset999_PhantomPET"
 SHAPE: Shape = (72, 56, 48)
@@ -70,7 +71,9 @@ def write_phantoms(
         stale.unlink()  # of an earlier, longer run
     for index in range(cases):
         phantom = draw_phantom(seed, index, small=small)
-        volumes.write_volume(places.dataset / "imagesTr" / f"Phantom_{index:03d}_0000.nii.gz", phantom.image, phantom.grid)
+        volumes.write_volume(
+            places.dataset / "imagesTr" / f"Phantom_{index:03d}_0000.nii.gz", phantom.image, phantom.grid
+        )
         volumes.write_volume(places.dataset / "labelsTr" / f"Phantom_{index:03d}.nii.gz", phantom.mask, phantom.grid)
         if ticker is not None:
             ticker(index + 1)
@@ -87,7 +90,7 @@ def write_phantoms(
         "name": "PhantomPET",
         "description": f"computed FDG-PET phantoms (SUV), seed {seed}; no patient data",
     }
-    files.write_json(places.dataset / "dataset.json", description)
+    json_records.write_json(places.dataset / "dataset.json", description)
     return places
 
 
@@ -110,7 +113,6 @@ def draw_phantom(seed: int, index: int, small: bool = False, tumors: bool = True
     return Phantom(image, mask.astype(np.uint8), grid, tuple(kinds))
 
 
-# -- bodies ------------------------------------------------------------------------------------------------------
 def _draw_grid(rng: np.random.Generator, index: int | None, small: bool) -> Grid:
     """Spacing varies a little from case to case; case 1 lies turned in its scanner."""
     shape = SMALL_SHAPE if small else SHAPE
@@ -177,7 +179,8 @@ def _add_organ(uptake: np.ndarray, organ: _Organ, at: tuple[np.ndarray, ...], rn
     depth = _depth(organ, at)
     # organs are no ellipsoids: a few long waves in their surface
     wave = sum(
-        0.06 * np.sin(k * axis + phase) for k, axis, phase in zip((7.0, 8.0, 6.0), at, rng.uniform(0, 6.3, 3), strict=True)
+        0.06 * np.sin(k * axis + phase)
+        for k, axis, phase in zip((7.0, 8.0, 6.0), at, rng.uniform(0, 6.3, 3), strict=True)
     )
     part = _edge(depth + wave, 0.10)
     if organ.hollow:
@@ -191,7 +194,6 @@ def _depth(organ: _Organ, at: tuple[np.ndarray, ...]) -> np.ndarray:
     return np.asarray(1 - np.sqrt(np.sum(parts, axis=0)))
 
 
-# -- tumors ------------------------------------------------------------------------------------------------------
 def _draw_place(
     rng: np.random.Generator, grid: Grid, room: np.ndarray, uptake: np.ndarray, radius_mm: float, kind: str
 ) -> Triple:
@@ -229,7 +231,6 @@ def _add_tumor(
     return uptake * (1 - soft) + level * texture * soft, soft
 
 
-# -- the scanner -------------------------------------------------------------------------------------------------
 def _scan(rng: np.random.Generator, grid: Grid, uptake: np.ndarray) -> np.ndarray:
     seen = _blur(uptake, grid, _PSF_MM)
     counts = _COUNTS * grid.voxel_ml
@@ -243,7 +244,9 @@ def _blur(array: np.ndarray, grid: Grid, width_mm: float) -> np.ndarray:
 
 def _noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> np.ndarray:
     """Smooth noise of mean 0 and deviation 1, correlated over about `scale_mm`."""
-    field = ndimage.gaussian_filter(rng.standard_normal(grid.shape), [scale_mm / s for s in grid.spacing_mm], mode="wrap")
+    field = ndimage.gaussian_filter(
+        rng.standard_normal(grid.shape), [scale_mm / s for s in grid.spacing_mm], mode="wrap"
+    )
     return np.asarray((field - field.mean()) / field.std())
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.dataset import Dataset, organ_labels, read_dataset, tumors_by_name
-from tumorgen_cli.errors import DataError, Fault, PlanError
-from tumorgen_cli.files import read_plain, unknown_name
-from tumorgen_cli.records import Box, Triple
-from tumorgen_cli.subsets import write_subset
-from tumorgen_cli.volumes import read_volume
+from tumorgen_cli.data.dataset import Dataset, organ_labels, read_dataset, tumors_by_name
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.volumes import read_volume
+from tumorgen_cli.geometry import Box, Triple
+from tumorgen_cli.system.errors import DataError, Fault, PlanError
+from tumorgen_cli.system.files import link_or_copy
+from tumorgen_cli.system.json_records import read_plain, unknown_name, write_json
 
 _SHELL_MM = 6.0  # around a tumor, whose own voxels have lost the organ's label
 _TOUCHING = np.ones((3, 3, 3))
@@ -58,7 +59,12 @@ def organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> list[st
             found.append(case)
     if not {*found} & {*train}:
         told = f"no training case whose tumors all lie in {organ} (held out: {len(found)})"
-        fault = Fault(str(dataset.path), told, "one or more", "name another organ or data set, or hold out other cases (splits_final.json)")
+        fault = Fault(
+            str(dataset.path),
+            told,
+            "one or more",
+            "name another organ or data set, or hold out other cases (splits_final.json)",
+        )
         raise DataError("There is nothing to learn from", [fault])
     return found
 
@@ -83,5 +89,30 @@ def tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
         found = f"no case without a voxel of {', '.join(named or suspects) or 'any label, for there is none'}"
         told = "no label's name speaks of a tumor, so any may be one" if not named else "such labels may be tumors"
         remedy = f"give scans that you know to be free of tumors, with --healthy instead of --paint-in (--healthy {path} if all of these are)"
-        raise DataError("Cases without a tumor cannot be told", [Fault(str(path), found, "one or more: " + told, remedy)])
+        raise DataError(
+            "Cases without a tumor cannot be told", [Fault(str(path), found, "one or more: " + told, remedy)]
+        )
     return write_subset(dataset, free, out)
+
+
+def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Splits | None = None) -> Path:
+    """A raw data set of some cases of another, for commands that take a data set or a folder of scans; returns `out`.
+
+    With `splits` it has a `splits_final.json` that holds out the same of its cases. Files of other cases are removed from `out`.
+    """
+    (out / "dataset.json").unlink(missing_ok=True)
+    wanted = {out / "labelsTr" / dataset.label_file(case).name: dataset.label_file(case) for case in cases}
+    wanted |= {out / "imagesTr" / path.name: path for case in cases for path in dataset.image_files(case)}
+    for stray in {*out.glob("imagesTr/*"), *out.glob("labelsTr/*")} - {*wanted}:
+        stray.unlink()
+    for target, source in wanted.items():
+        link_or_copy(source, target)
+    if splits is not None:
+        kept = {
+            key: [case for case in group if case in set(cases)]
+            for key, group in (("train", splits.train), ("val", splits.test))
+        }
+        write_json(out / "splits_final.json", [kept])
+    plain = read_plain(dataset.path / "dataset.json", "it was there a moment ago")
+    write_json(out / "dataset.json", {**plain, "numTraining": len(cases)})
+    return out

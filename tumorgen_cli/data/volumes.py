@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from tumorgen_cli.errors import DataError, Fault
-from tumorgen_cli.files import atomic
-from tumorgen_cli.records import Grid, Shape, Triple
+from tumorgen_cli.geometry import Grid, Shape, Triple
+from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.files import atomic
 
+READERS = ("SimpleITKIO", "NibabelIO")  # both show nnU-Net the array as (Z, Y, X); others turn or rescale it
 _ORDERS = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline}
 
 
@@ -135,7 +136,9 @@ def same_geometry(a: Grid, b: Grid) -> bool:
 def describe(grid: Grid) -> str:
     """One line of shape, spacing and origin."""
     spacing = "×".join(f"{s:.4g}" for s in grid.spacing_mm)
-    return f"{'×'.join(map(str, grid.shape))} voxels of {spacing} mm, origin {tuple(round(o, 2) for o in grid.origin_mm)}"
+    return (
+        f"{'×'.join(map(str, grid.shape))} voxels of {spacing} mm, origin {tuple(round(o, 2) for o in grid.origin_mm)}"
+    )
 
 
 def _to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:

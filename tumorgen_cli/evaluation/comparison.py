@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tumorgen_cli.files import none_for_nan, read_plain, to_plain, write_json, write_text
-from tumorgen_cli.metrics.scores import ALL_PLANES, Scores, Summary, summarize, values_of
-from tumorgen_cli.metrics.tumors import ks_distance
-from tumorgen_cli.records import Provenance
-from tumorgen_cli.sets import count_rejected
+from tumorgen_cli.evaluation.scores import ALL_PLANES, Scores, values_of
+from tumorgen_cli.metrics.statistics import ks_distance
+from tumorgen_cli.metrics.summary import Summary, summarize
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.set_files import count_rejected
+from tumorgen_cli.system.files import write_text
+from tumorgen_cli.system.json_records import none_for_nan, read_plain, to_plain, write_json
 
 _PLANES = {"axial": "axial", "sagittal": "sagittal", "coronal": "coronal", ALL_PLANES: "mean"}
 _KS = {"volume_ml": "volume", "mean": "mean intensity", "contrast": "contrast"}
@@ -59,8 +61,14 @@ COLUMNS = (
     Column("dice", "agreement with the judge", "DSC", "high"),
     Column("surface_dice", "agreement with the judge", "NSD", "high"),
     Column("proportion", "agreement with the judge", "P", "high"),
-    *(Column(f"kernel_{plane}", "kernel distance, tumor slices", title, "low", "real") for plane, title in _PLANES.items()),
-    *(Column(f"frechet_{plane}", "Fréchet distance, tumor slices", title, "low", "real") for plane, title in _PLANES.items()),
+    *(
+        Column(f"kernel_{plane}", "kernel distance, tumor slices", title, "low", "real")
+        for plane, title in _PLANES.items()
+    ),
+    *(
+        Column(f"frechet_{plane}", "Fréchet distance, tumor slices", title, "low", "real")
+        for plane, title in _PLANES.items()
+    ),
     Column("auc", "reader test", "AUC", "half"),
     Column("near_copies", "novelty", "near-copies", unit="count"),
     Column("singled_out", "novelty", "singled out", unit="count"),
@@ -74,7 +82,6 @@ COLUMNS = (
     Column("seconds_total", "painting", "s a pair, file to file", "low"),
     Column("seconds_method", "painting", "s a pair, the method", "low"),
 )
-
 RULE = (
     "A value is marked as a column's best where it is told apart from every other method's on the same hosts: by intervals that do not overlap "
     "(of the mean over pairs; for the AUC, of how far it is from 0.5), for the distances by more than the width of the real-against-real interval, "
@@ -170,7 +177,9 @@ class Comparison:
     tables: tuple[Table, ...]
 
 
-def make_table(hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str, Painted], failures: Mapping[str, str]) -> Table:
+def make_table(
+    hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str, Painted], failures: Mapping[str, str]
+) -> Table:
     """The table of one set of hosts, a row for each of `methods`: from its set in `made`, or from `failures` why it has none."""
     entries = []
     for method in methods:
@@ -179,7 +188,10 @@ def make_table(hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str
         else:
             entries.append(Entry(method, str(made[method].folder), "", set_values(made[method])))
     real = real_values([each.scores for each in made.values()])
-    entries = [replace(entry, values={key: _beside(value, real.get(key)) for key, value in entry.values.items()}) for entry in entries]
+    entries = [
+        replace(entry, values={key: _beside(value, real.get(key)) for key, value in entry.values.items()})
+        for entry in entries
+    ]
     best = {column.key: best_of(column, real, entries) for column in COLUMNS}
     alike = len(shared_places([each.lines for each in made.values()]))
     return Table(hosts, pairs, alike, real, tuple(entries), {key: method for key, method in best.items() if method})
@@ -188,7 +200,9 @@ def make_table(hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str
 def shared_places(sets: Sequence[Sequence[Provenance]]) -> list[str]:
     """The cases whose box in the same host was drawn the same in every set; a draw that is rejected moves the box of its own set."""
     places = [{line.case: (line.host_hash, line.asked) for line in lines} for lines in sets]
-    return [case for case, place in places[0].items() if all(each.get(case) == place for each in places)] if places else []
+    return (
+        [case for case, place in places[0].items() if all(each.get(case) == place for each in places)] if places else []
+    )
 
 
 def set_values(made: Painted) -> dict[str, Value]:
@@ -199,7 +213,9 @@ def set_values(made: Painted) -> dict[str, Value]:
     for p in scores.planes:
         if p.place == "tumor":
             unclear = "too few to tell from real" if p.unclear else ""
-            found[f"{p.measure}_{p.plane}"] = Value(p.matched.value, p.matched.low, p.matched.high, p.matched.counts, unclear)
+            found[f"{p.measure}_{p.plane}"] = Value(
+                p.matched.value, p.matched.low, p.matched.high, p.matched.counts, unclear
+            )
     found["auc"] = Value(scores.reader.auc, scores.reader.low, scores.reader.high, note=scores.reader.reason)
     copies = {"near_copies": scores.novelty.near_copies, "singled_out": scores.novelty.singled_out}
     found |= {key: Value(number, note=scores.novelty.reason) for key, number in copies.items()}
@@ -208,7 +224,9 @@ def set_values(made: Painted) -> dict[str, Value]:
     found |= {"pairs": Value(len(lines)), "given_up": Value(len(made.given_up))}
     found["rejected"] = Value(rejected / (rejected + len(lines)))
     for part in ("total", "method"):
-        found[f"seconds_{part}"] = _mean(summarize(np.array([line.seconds.get(part, _NAN) for line in lines]), f"seconds {part}"))
+        found[f"seconds_{part}"] = _mean(
+            summarize(np.array([line.seconds.get(part, _NAN) for line in lines]), f"seconds {part}")
+        )
     return found
 
 
@@ -219,9 +237,16 @@ def real_values(sets: Sequence[Scores]) -> dict[str, Value]:
         return {}
     scores = max(sets, key=lambda each: max((p.floor.counts for p in each.planes), default=(0, 0)))
     found = {m.field: _mean(m.real) for m in scores.agreement.measures}
-    found |= {f"{p.measure}_{p.plane}": Value(p.floor.value, p.floor.low, p.floor.high, p.floor.counts) for p in scores.planes if p.place == "tumor"}
+    found |= {
+        f"{p.measure}_{p.plane}": Value(p.floor.value, p.floor.low, p.floor.high, p.floor.counts)
+        for p in scores.planes
+        if p.place == "tumor"
+    }
     found["auc"] = Value(0.5)
-    found |= {f"ks_{key}": Value(ks_distance(*(values_of(scores.of(group), key) for group in ("test", "train")))) for key in _KS}
+    found |= {
+        f"ks_{key}": Value(ks_distance(*(values_of(scores.of(group), key) for group in ("test", "train"))))
+        for key in _KS
+    }
     return found | {share.kind: Value(share.training) for share in scores.shares}
 
 
@@ -265,10 +290,12 @@ def stage_runs(folders: Mapping[str, Path], planned: Mapping[str, int]) -> tuple
     """The finished stages of a method, by its runs' folders."""
     files = {stage: folder / "run.json" for stage, folder in folders.items()}
     runs = {stage: read_plain(path, "train the stage again") for stage, path in files.items() if path.is_file()}
-    return tuple(StageRun(stage, run["iterations"], planned[stage], run["seconds"], run["device"], run["numbers"]) for stage, run in runs.items())
+    return tuple(
+        StageRun(stage, run["iterations"], planned[stage], run["seconds"], run["device"], run["numbers"])
+        for stage, run in runs.items()
+    )
 
 
-# -- writing -----------------------------------------------------------------------------------------------------
 def write_comparison(folder: Path, comparison: Comparison) -> None:
     """comparison.csv and comparison.json."""
     write_text(folder / "comparison.csv", comparison_csv(comparison))
@@ -288,7 +315,10 @@ def comparison_csv(comparison: Comparison) -> str:
             numbers = ["" if not math.isfinite(n) else f"{n:.6g}" for v in values for n in (v.value, v.low, v.high)]
             best = " ".join(key for key, method in table.best.items() if method == entry.method)
             runs, paper = comparison.training.get(entry.method, ()), PAPER.get(entry.method, Paper("", ""))
-            steps, minutes = " ".join(f"{run.stage}:{run.steps}" for run in runs), f"{sum(run.seconds for run in runs) / 60:.1f}"
+            steps, minutes = (
+                " ".join(f"{run.stage}:{run.steps}" for run in runs),
+                f"{sum(run.seconds for run in runs) / 60:.1f}",
+            )
             cost = [steps, minutes] if entry.method in comparison.training else ["", ""]
             theirs = (paper.fid, paper.alignment, paper.seconds)
             sheet.writerow([table.hosts, entry.method, *numbers, best, *cost, *theirs, entry.failure])
@@ -309,7 +339,11 @@ def shown(column: Column, value: Value | None) -> tuple[str, str]:
     if column.unit == "count":
         return f"{value.value:.0f}", ""
     digits = 0 if abs(value.value) >= 100 else 1 if abs(value.value) >= 10 else 3
-    around = f"{value.low:.{digits}f} to {value.high:.{digits}f}" if math.isfinite(value.low) and value.high > value.low else ""
+    around = (
+        f"{value.low:.{digits}f} to {value.high:.{digits}f}"
+        if math.isfinite(value.low) and value.high > value.low
+        else ""
+    )
     return f"{value.value:.{digits}f}", around
 
 
@@ -323,11 +357,15 @@ def table_rows(table: Table, comparison: Comparison) -> list[tuple[str, ...]]:
             value = entry.values.get(column.key)
             text, around = shown(column, value)
             mark = " *" if table.best.get(column.key) == entry.method else ""
-            cells.append(text + (f" [{around}]" if around else "") + (f" ({value.note})" if value and value.note else "") + mark)
+            cells.append(
+                text + (f" [{around}]" if around else "") + (f" ({value.note})" if value and value.note else "") + mark
+            )
         rows.append((f"{group_of(column, comparison.is_fid)}: {column.title}", *cells))
     runs = [comparison.training.get(entry.method, ()) for entry in entries]
     rows.append(("training: steps", *(", ".join(f"{run.stage} {run.steps}" for run in each) or "–" for each in runs)))
-    rows.append(("training: minutes", *(f"{sum(run.seconds for run in each) / 60:.1f}" if each else "–" for each in runs)))
+    rows.append(
+        ("training: minutes", *(f"{sum(run.seconds for run in each) / 60:.1f}" if each else "–" for each in runs))
+    )
     papers = [PAPER.get(entry.method, Paper("", "")) for entry in entries]
     for title, name in (("FID, Hecktor / AutoPET", "fid"), ("DSC / NSD", "alignment"), ("s a sample", "seconds")):
         rows.append((f"the paper (other data): {title}", *(getattr(paper, name) or "–" for paper in papers)))

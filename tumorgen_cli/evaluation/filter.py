@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tumorgen_cli.evaluation import CaseFiles, synthetic_cases, verdict_of
-from tumorgen_cli.files import append_line, from_plain, hash_file, link_or_copy, nan_for_none, none_for_nan, to_plain, write_json, write_text
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Shard
-from tumorgen_cli.sets import (
+from tumorgen_cli.evaluation.cases import CaseFiles, synthetic_cases
+from tumorgen_cli.evaluation.measure import verdict_of
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.synthesis.provenance import NOT_FOUND
+from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     LEFT_OUT,
-    NOT_FOUND,
     read_held_out,
     read_judges,
     read_origin,
@@ -33,11 +32,24 @@ from tumorgen_cli.sets import (
     write_dataset_json,
     write_judges,
 )
-from tumorgen_cli.shards import claim, divide, divided_so, end_division, gather, open_log, read_log, turn
+from tumorgen_cli.synthesis.shards import (
+    Shard,
+    claim,
+    divide,
+    divided_so,
+    end_division,
+    gather,
+    open_log,
+    read_log,
+    turn,
+)
+from tumorgen_cli.system.files import append_line, hash_file, link_or_copy, write_text
+from tumorgen_cli.system.json_records import from_plain, nan_for_none, none_for_nan, to_plain, write_json
 
 if TYPE_CHECKING:
-    from tumorgen_cli.console import Ticker
-    from tumorgen_cli.judge import Judge
+    from tumorgen_cli.judge.model import Judge
+    from tumorgen_cli.system.console import Ticker
+
 
 T = TypeVar("T")
 _LOG = "judged"
@@ -71,7 +83,14 @@ def own_pairs(pairs: Sequence[T], shard: Shard | None) -> list[T]:
 
 
 def filter_set(
-    plan: Plan, set_folder: Path, out: Path, cache: Path, judge: Judge, keep: float, ticker: Ticker, shard: Shard | None = None
+    plan: Plan,
+    set_folder: Path,
+    out: Path,
+    cache: Path,
+    judge: Judge,
+    keep: float,
+    ticker: Ticker,
+    shard: Shard | None = None,
 ) -> Filtered:
     """Keeps the pairs of which the judge finds the share `keep` of the mask (P) or more; the set itself stays as it is.
 
@@ -85,7 +104,13 @@ def filter_set(
     """
     pairs = synthetic_cases(plan, set_folder)
     source = hash_file(set_folder / "provenance.jsonl")
-    identity = {"plan": plan.hash, "filtered_from": str(set_folder.resolve()), "provenance": source, "judge": judge.hash, "keep": keep}
+    identity = {
+        "plan": plan.hash,
+        "filtered_from": str(set_folder.resolve()),
+        "provenance": source,
+        "judge": judge.hash,
+        "keep": keep,
+    }
     identity |= read_origin(set_folder)
     with turn(out, shard):
         claim(out, identity, alone=shard is None, logs=(_LOG,))
@@ -101,7 +126,10 @@ def filter_set(
         found = verdict_of(plan, files, cache, judge)
         if found.proportion >= keep:
             _take(set_folder, out, files)
-        append_line(log, json.dumps(none_for_nan(to_plain(Judged(files.case, found.proportion, found.dice, found.surface_dice)))))
+        append_line(
+            log,
+            json.dumps(none_for_nan(to_plain(Judged(files.case, found.proportion, found.dice, found.surface_dice)))),
+        )
         ticker(number, files.case)
     with turn(out, shard):
         judged = _judged(out)
@@ -118,7 +146,10 @@ def filter_set(
 def _judged(out: Path) -> dict[str, Judged]:
     """The pairs that need not be judged again."""
     lines = nan_for_none(read_log(out, _LOG))
-    return {case: from_plain(Judged, line, f"{_LOG}.jsonl", "delete the folder and filter again") for case, line in lines.items()}
+    return {
+        case: from_plain(Judged, line, f"{_LOG}.jsonl", "delete the folder and filter again")
+        for case, line in lines.items()
+    }
 
 
 def _reason(line: Judged, keep: float) -> str | None:
@@ -146,8 +177,17 @@ def _finish(plan: Plan, set_folder: Path, out: Path, judged: Mapping[str, Judged
         if reason is None:
             kept.append(json.dumps(to_plain(line)) + "\n")
         else:
-            table.writerow([line.case, line.host, reason, *(f"{v:.4f}" for v in (found.proportion, found.dice, found.surface_dice))])
+            table.writerow(
+                [
+                    line.case,
+                    line.host,
+                    reason,
+                    *(f"{v:.4f}" for v in (found.proportion, found.dice, found.surface_dice)),
+                ]
+            )
     write_text(out / LEFT_OUT, text.getvalue())
-    write_text(out / "given_up.jsonl", "".join(json.dumps(line) + "\n" for line in read_log(set_folder, "given_up").values()))
+    write_text(
+        out / "given_up.jsonl", "".join(json.dumps(line) + "\n" for line in read_log(set_folder, "given_up").values())
+    )
     write_text(out / "provenance.jsonl", "".join(kept))
     write_dataset_json(out, plan, len(kept))

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage, stats
 
-from tumorgen_cli.metrics.agreement import verdict
-from tumorgen_cli.metrics.scores import Summary, summarize
-from tumorgen_cli.nnunet import Schedule
-from tumorgen_cli.records import Triple
+from tumorgen_cli.geometry import Triple
+from tumorgen_cli.metrics.overlap import verdict
+from tumorgen_cli.metrics.summary import Summary, summarize
+from tumorgen_cli.nnunet.job import Schedule
 
 EARLY_MM = 20.0  # FreeTumor's early tumors: a diameter under 2 cm
 REAL, LIVE = "real", "-live"
@@ -149,7 +149,9 @@ class Downstream:
     failures: tuple[Failure, ...] = ()
 
 
-def score_patient(case: str, found: np.ndarray, truth: np.ndarray, spacing_mm: Triple, tolerance_mm: float) -> PatientScore:
+def score_patient(
+    case: str, found: np.ndarray, truth: np.ndarray, spacing_mm: Triple, tolerance_mm: float
+) -> PatientScore:
     """Scores of a mask (X, Y, Z) against the truth. A lesion is found by one voxel in common; a false positive touches none."""
     judged = verdict(truth, found, spacing_mm, tolerance_mm)
     known = [round(value, 4) if judged.lesions else None for value in (judged.dice, judged.surface_dice)]
@@ -163,7 +165,9 @@ def _components(mask: np.ndarray, other: np.ndarray, spacing_mm: Triple) -> list
     parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
     volumes = np.bincount(parts.ravel(), minlength=count + 1)[1:] * math.prod(spacing_mm)
     touched = np.isin(np.arange(1, count + 1), parts[mask & other])
-    return [(round(2 * (0.75 * float(v) / math.pi) ** (1 / 3), 2), bool(t)) for v, t in zip(volumes, touched, strict=True)]
+    return [
+        (round(2 * (0.75 * float(v) / math.pi) ** (1 / 3), 2), bool(t)) for v, t in zip(volumes, touched, strict=True)
+    ]
 
 
 def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:
@@ -174,12 +178,18 @@ def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:
     if (values < EARLY_MM).any() and (values >= EARLY_MM).any():
         return [(f"under {EARLY_MM:g} mm", 0.0, EARLY_MM), (f"{EARLY_MM:g} mm and more", EARLY_MM, math.inf)]
     first, second = (float(v) for v in np.percentile(values, (100 / 3, 200 / 3)))
-    return [(f"under {first:.0f} mm", 0.0, first), (f"{first:.0f} to {second:.0f} mm", first, second), (f"over {second:.0f} mm", second, math.inf)]
+    return [
+        (f"under {first:.0f} mm", 0.0, first),
+        (f"{first:.0f} to {second:.0f} mm", first, second),
+        (f"over {second:.0f} mm", second, math.inf),
+    ]
 
 
 def summarize_arms(runs: Sequence[Run]) -> list[Arm]:
     """Every arm at every number of cases, in the order of the runs. The gain compares patients over the seeds that both arms have."""
-    strata = size_strata([lesion.diameter_mm for patient in runs[0].patients for lesion in patient.lesions]) if runs else []
+    strata = (
+        size_strata([lesion.diameter_mm for patient in runs[0].patients for lesion in patient.lesions]) if runs else []
+    )
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.arm, run.cases), []).append(run)
@@ -188,28 +198,50 @@ def summarize_arms(runs: Sequence[Run]) -> list[Arm]:
 
 def _arm(runs: Sequence[Run], real: Sequence[Run], strata: Sequence[tuple[str, float, float]]) -> Arm:
     first = runs[0]
-    measures = {name: _measure(runs, real, pick, f"{first.arm} {first.cases} {name}") for name, pick in MEASURES.items()}
+    measures = {
+        name: _measure(runs, real, pick, f"{first.arm} {first.cases} {name}") for name, pick in MEASURES.items()
+    }
     by_seed = [float(np.nanmean([_number(p.dice) for p in run.patients])) for run in runs]
     seeds_apart = float(np.std(by_seed, ddof=1)) if len(runs) > 1 else math.nan
     by_size = tuple(_stratum(runs, real, *each) for each in strata)
     share = round(_mean([run.real_share for run in runs]), 4)
-    return Arm(first.arm, first.cases, len(runs), first.pairs, share, **measures, by_size=by_size, spread_over_seeds=seeds_apart)
+    return Arm(
+        first.arm,
+        first.cases,
+        len(runs),
+        first.pairs,
+        share,
+        **measures,
+        by_size=by_size,
+        spread_over_seeds=seeds_apart,
+    )
 
 
 def _stratum(runs: Sequence[Run], real: Sequence[Run], name: str, low: float, high: float) -> Stratum:
     def inside(run: Run) -> Run:
-        own = [patient for patient in run.patients if patient.lesions and low <= max(lesion.diameter_mm for lesion in patient.lesions) < high]
+        own = [
+            patient
+            for patient in run.patients
+            if patient.lesions and low <= max(lesion.diameter_mm for lesion in patient.lesions) < high
+        ]
         return replace(run, patients=tuple(own))
 
     def of_size(patient: PatientScore) -> PatientScore:
         lesions = tuple(lesion for lesion in patient.lesions if low <= lesion.diameter_mm < high)
-        return replace(patient, lesions=lesions, false_positives=tuple(d for d in patient.false_positives if low <= d < high))
+        return replace(
+            patient, lesions=lesions, false_positives=tuple(d for d in patient.false_positives if low <= d < high)
+        )
 
     def cut(run: Run) -> Run:
         return replace(run, patients=tuple(of_size(patient) for patient in run.patients))
 
     measures = {
-        each: _measure([part(run) for run in runs], [part(run) for run in real], MEASURES[each], f"{runs[0].arm} {runs[0].cases} {name} {each}")
+        each: _measure(
+            [part(run) for run in runs],
+            [part(run) for run in real],
+            MEASURES[each],
+            f"{runs[0].arm} {runs[0].cases} {name} {each}",
+        )
         for part, each in ((inside, "dice"), (inside, "surface_dice"), (cut, "sensitivity"), (cut, "false_positives"))
     }
     lesions = sum(len(patient.lesions) for patient in cut(runs[0]).patients)
@@ -227,9 +259,19 @@ def _measure(runs: Sequence[Run], real: Sequence[Run], pick: Callable[[PatientSc
     if runs[0].arm == REAL or not shared:
         return Measure(summary, spread, None, math.nan, 0, 0, 0)
     mine, theirs = (_by_patient([run for run in group if run.seed in shared], pick) for group in (runs, real))
-    gains = np.round(theirs - mine if pick is MEASURES["false_positives"] else mine - theirs, 6)  # or sums in another order would differ
+    gains = np.round(
+        theirs - mine if pick is MEASURES["false_positives"] else mine - theirs, 6
+    )  # or sums in another order would differ
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())  # nan is neither
-    return Measure(summary, spread, summarize(gains, f"{what} gain"), _signed_rank(gains[np.isfinite(gains)]), better, worse, len(shared))
+    return Measure(
+        summary,
+        spread,
+        summarize(gains, f"{what} gain"),
+        _signed_rank(gains[np.isfinite(gains)]),
+        better,
+        worse,
+        len(shared),
+    )
 
 
 def _signed_rank(gains: np.ndarray) -> float:
@@ -244,7 +286,9 @@ def _signed_rank(gains: np.ndarray) -> float:
 
 def _by_patient(runs: Sequence[Run], pick: Callable[[PatientScore], float]) -> np.ndarray:
     """(patients): the mean over runs, nan where no run has a value."""
-    values = np.array([[pick(patient) for patient in sorted(run.patients, key=lambda p: p.case)] for run in runs], float)
+    values = np.array(
+        [[pick(patient) for patient in sorted(run.patients, key=lambda p: p.case)] for run in runs], float
+    )
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(axis=0)
     return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), math.nan)

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from tumorgen_cli.character import KINDS, hard_limit, is_hard
-from tumorgen_cli.files import derive_seed
-from tumorgen_cli.metrics.agreement import Verdict
-from tumorgen_cli.metrics.frechet import (
+from tumorgen_cli.metrics.classifier import ReaderTest
+from tumorgen_cli.metrics.novelty import Novelty
+from tumorgen_cli.metrics.overlap import Verdict
+from tumorgen_cli.metrics.slice_distances import (
     PLANES,
     Distance,
     Interval,
@@ -24,9 +24,10 @@ from tumorgen_cli.metrics.frechet import (
     matched,
     over_planes,
 )
-from tumorgen_cli.metrics.novelty import Novelty
-from tumorgen_cli.metrics.reader_test import ReaderTest
-from tumorgen_cli.metrics.tumors import TumorStatistics, ks_distance
+from tumorgen_cli.metrics.statistics import TumorStatistics, ks_distance
+from tumorgen_cli.metrics.summary import Summary, summarize
+from tumorgen_cli.metrics.traits import KINDS, hard_limit, is_hard
+from tumorgen_cli.system.files import derive_seed
 
 #: field of `TumorStatistics` -> (title, unit; "" is a pure number, "scan" the channel's unit, `previews.unit_of`)
 STATISTICS = {
@@ -44,11 +45,9 @@ PLACES: tuple[Place, ...] = ("middle", "tumor")
 #: the name of the mean over planes
 ALL_PLANES = "all"
 _DISTANCES: dict[Literal["frechet", "kernel"], Distance] = {"frechet": frechet_distance, "kernel": kernel_distance}
-_RESAMPLES = 2000
 _DRAWS = 50
 #: the fields of a verdict
 VERDICT = tuple(field.name for field in fields(Verdict))
-
 Group = Literal["synthetic", "train", "test"]
 
 
@@ -61,25 +60,6 @@ class CaseScores:
     host: str
     statistics: TumorStatistics
     verdict: Verdict
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Of `count` defined values (and `undefined` ones): mean with its 95 % bootstrap interval, median, quartiles."""
-
-    count: int
-    undefined: int
-    mean: float
-    low: float
-    high: float
-    median: float
-    quartile_1: float
-    quartile_3: float
-
-    @property
-    def text(self) -> str:
-        """The mean and its interval."""
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)
@@ -201,30 +181,17 @@ def values_of(cases: Sequence[CaseScores], field: str) -> np.ndarray:
     return np.array([getattr(case.verdict if field in VERDICT else case.statistics, field) for case in cases], float)
 
 
-def summarize(values: np.ndarray, what: str, groups: Sequence[str] | None = None) -> Summary:
-    """The summary of values; nan are counted and left out. `what` seeds the bootstrap, and nothing else does; it draws groups, whose
-    values stand or fall together (None: every value is its own)."""
-    kept = np.isfinite(values)
-    defined = values[kept]
-    count, undefined = len(defined), len(values) - len(defined)
-    if not count:
-        return Summary(0, undefined, *[math.nan] * 6)
-    group = np.arange(count) if groups is None else np.unique(np.array(groups)[kept], return_inverse=True)[1]
-    sums, sizes = np.bincount(group, defined), np.bincount(group)
-    drawn = np.random.default_rng(derive_seed("bootstrap", what)).integers(len(sizes), size=(_RESAMPLES, len(sizes)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5)) if len(sizes) > 1 else (math.nan, math.nan)
-    first, median, third = np.percentile(defined, (25, 50, 75))
-    return Summary(count, undefined, *(float(v) for v in (defined.mean(), low, high, median, first, third)))
-
-
 def agree(synthetic: Sequence[CaseScores], real: Sequence[CaseScores], training: Sequence[CaseScores]) -> Agreement:
     """Verdicts in summary; `real` are the test cases, whose intervals are over scans, `training` set the bounds of the strata."""
-    bounds = (0.0, *np.quantile(values_of(training, "volume_ml"), (1 / 3, 2 / 3)), math.inf) if training else (0.0, math.inf)
+    bounds = (
+        (0.0, *np.quantile(values_of(training, "volume_ml"), (1 / 3, 2 / 3)), math.inf) if training else (0.0, math.inf)
+    )
     names = ("small", "medium", "large") if training else ("all",)
     strata = []
     for name, low, high in zip(names, bounds, bounds[1:], strict=False):
-        ours, theirs = ([case for case in cases if low <= case.statistics.volume_ml < high] for cases in (synthetic, real))
+        ours, theirs = (
+            [case for case in cases if low <= case.statistics.volume_ml < high] for cases in (synthetic, real)
+        )
         parts = (_measure(field, ours, theirs) for field in ("dice", "surface_dice"))
         strata.append(Stratum(name, float(low), float(high) if math.isfinite(high) else math.nan, *parts))
     measures = tuple(_measure(field, synthetic, real) for field in ("dice", "surface_dice", "proportion"))
@@ -233,12 +200,16 @@ def agree(synthetic: Sequence[CaseScores], real: Sequence[CaseScores], training:
 
 def _measure(field: str, synthetic: Sequence[CaseScores], real: Sequence[CaseScores]) -> Measure:
     scans = [case.host for case in real]
-    return Measure(field, summarize(values_of(synthetic, field), field), summarize(values_of(real, field), f"real {field}", scans))
+    return Measure(
+        field, summarize(values_of(synthetic, field), field), summarize(values_of(real, field), f"real {field}", scans)
+    )
 
 
 def _lesions(cases: Sequence[CaseScores]) -> LesionCount:
     verdicts = [case.verdict for case in cases]
-    return LesionCount(len(cases), sum(v.lesions for v in verdicts), sum(v.missed for v in verdicts), sum(v.spurious for v in verdicts))
+    return LesionCount(
+        len(cases), sum(v.lesions for v in verdicts), sum(v.missed for v in verdicts), sum(v.spurious for v in verdicts)
+    )
 
 
 def compare(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[Comparison, ...]:
@@ -271,7 +242,12 @@ def _share(kind: str, values: np.ndarray, limit: float) -> float:
 
 
 def plane_distances(
-    synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, hosts: Sequence[str], train_scans: Sequence[str], test_scans: Sequence[str]
+    synthetic: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    hosts: Sequence[str],
+    train_scans: Sequence[str],
+    test_scans: Sequence[str],
 ) -> tuple[PlaneDistance, ...]:
     """Distances to the training slices per place, plane and measure; features are (N, place, plane, D), or empty.
 
@@ -281,7 +257,10 @@ def plane_distances(
     rows = []
     for i, place in enumerate(PLACES):
         ours = synthetic[:, i] if len(synthetic) else synthetic
-        (known, names), (unseen, unseen_names) = _at_place(place, train, train_scans), _at_place(place, test, test_scans)
+        (known, names), (unseen, unseen_names) = (
+            _at_place(place, train, train_scans),
+            _at_place(place, test, test_scans),
+        )
         if min(len(ours), len(known)) < 2:
             continue
         groups = [each if len(set(each)) >= 3 else None for each in (hosts, names)]
@@ -298,7 +277,11 @@ def plane_distances(
                 at_count = matched(one, other, counts, used, hosts, names, _DRAWS, seed)
                 real_real = floor(everything, counts, used, [*names, *unseen_names], _DRAWS, seed)
                 unclear = cannot_tell(real_real, at_count.value, real_real.value)
-                rows.append(PlaneDistance(measure, plane, place, jackknife(one, other, used, *groups), at_count, real_real, unclear))
+                rows.append(
+                    PlaneDistance(
+                        measure, plane, place, jackknife(one, other, used, *groups), at_count, real_real, unclear
+                    )
+                )
     return tuple(rows)
 
 

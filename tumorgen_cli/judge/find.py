@@ -6,15 +6,17 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tumorgen_cli import console, rules
-from tumorgen_cli.devices import DeviceName, find_device
-from tumorgen_cli.errors import Fault, StateError, few
-from tumorgen_cli.files import read_record
-from tumorgen_cli.results import read_learnt
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.data import channels as channels_module
+from tumorgen_cli.nnunet.results import read_learnt
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName, find_device
+from tumorgen_cli.system.errors import Fault, StateError, few
+from tumorgen_cli.system.json_records import read_record
 
 if TYPE_CHECKING:
-    from tumorgen_cli.judge import Judge
+    from tumorgen_cli.judge.model import Judge
+
 
 BUNDLED = "bundled"
 USEFUL_DICE = 0.4  # a judge below it on real held-out cases says little of synthetic ones
@@ -29,7 +31,12 @@ def needed_judge(workspace: Workspace, folder: Path | None, device: DeviceName) 
     """
     found = find_judge(workspace, folder, device)
     if found is None:
-        fault = Fault("--judge", "none that fits", "an nnU-Net of this kind of scan", "give --judge DIR, or run `tumorgen train judge`")
+        fault = Fault(
+            "--judge",
+            "none that fits",
+            "an nnU-Net of this kind of scan",
+            "give --judge DIR, or run `tumorgen train judge`",
+        )
         raise StateError("A judge is needed", [fault])
     return found
 
@@ -37,7 +44,7 @@ def needed_judge(workspace: Workspace, folder: Path | None, device: DeviceName) 
 def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge | None:
     """The judge in `folder`, or `bundled` for the one that comes along. Without either the workspace's own; else the bundled
     one, where it can see such scans; else none."""
-    from tumorgen_cli.judge import Judge
+    from tumorgen_cli.judge.model import Judge
 
     plan = workspace.plan()
     own = workspace.judge
@@ -48,10 +55,16 @@ def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) ->
     name = plan.tumor_name
     if folder is None or (str(folder) == BUNDLED and not folder.exists()):
         channels = [channel.name for channel in plan.channels]
-        if folder is None and not (len(channels) == 1 and rules.is_pet(channels[0]) and "spect" not in channels[0].lower()):
-            console.warn("no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` (the bundled one sees FDG-PET alone)")
+        if folder is None and not (
+            len(channels) == 1 and channels_module.is_pet(channels[0]) and "spect" not in channels[0].lower()
+        ):
+            console.warn(
+                "no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` (the bundled one sees FDG-PET alone)"
+            )
             return None
-        console.note("judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)")
+        console.note(
+            "judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)"
+        )
         folder, name = bundled_judge(), "tumor"
     learnt = read_learnt(folder)
     if seen := sorted(set(learnt.cases) & set(workspace.splits().test)):
@@ -63,23 +76,40 @@ def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) ->
 
 
 def _check_own_judge(workspace: Workspace, folder: Path) -> None:
-    from tumorgen_cli.judge_training import JudgeRecord
+    from tumorgen_cli.judge.card import JudgeRecord
 
     remedy = "run `tumorgen train judge --restart`"
-    record, plan, train = read_record(JudgeRecord, folder / "judge.json", remedy), workspace.plan(), workspace.splits().train
+    record, plan, train = (
+        read_record(JudgeRecord, folder / "judge.json", remedy),
+        workspace.plan(),
+        workspace.splits().train,
+    )
     faults = []
     if set(record.cases) != set(train):
-        faults.append(Fault(str(folder), f"trained on {len(record.cases)} cases", f"the {len(train)} training cases of the present splits", remedy))
+        faults.append(
+            Fault(
+                str(folder),
+                f"trained on {len(record.cases)} cases",
+                f"the {len(train)} training cases of the present splits",
+                remedy,
+            )
+        )
     if record.fingerprint_hash != plan.fingerprint_hash:
-        faults.append(Fault(str(folder), f"trained on {record.dataset} as it was before", "the data set as it was planned", remedy))
+        faults.append(
+            Fault(
+                str(folder), f"trained on {record.dataset} as it was before", "the data set as it was planned", remedy
+            )
+        )
     if record.tumor_name != plan.tumor_name:
         faults.append(Fault(str(folder), f"a judge of {record.tumor_name!r}", f"one of {plan.tumor_name!r}", remedy))
     if faults:
         raise StateError("The workspace's judge is stale", faults)
     if record.held_out and not record.mean_dice >= USEFUL_DICE:
-        console.warn(f"this judge reaches a DSC of {record.mean_dice:.2f} on real held-out cases: its scores say little ({WEAK_JUDGE})")
+        console.warn(
+            f"this judge reaches a DSC of {record.mean_dice:.2f} on real held-out cases: its scores say little ({WEAK_JUDGE})"
+        )
 
 
 def bundled_judge() -> Path:
     """The results folder of the judge that comes with the package; its MODEL_CARD.md says what it is."""
-    return Path(str(resources.files("tumorgen_cli"))) / "bundled_judge"
+    return Path(str(resources.files("tumorgen_cli.judge"))) / "bundled"

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tumorgen_cli.devices import memory_told
-from tumorgen_cli.errors import DataError, Fault, StateError
-from tumorgen_cli.files import hash_file, hash_value, read_plain
-from tumorgen_cli.live import READERS
-from tumorgen_cli.records import Grid
-from tumorgen_cli.results import FINAL, results_root
+from tumorgen_cli.data.volumes import READERS
+from tumorgen_cli.geometry import Grid
+from tumorgen_cli.nnunet.results import FINAL, results_root
+from tumorgen_cli.system.devices import memory_told
+from tumorgen_cli.system.errors import DataError, Fault, StateError
+from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.json_records import hash_value, read_plain
 
 if TYPE_CHECKING:
     import torch
+
 
 _REMEDY = "give a results folder such as Dataset501_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
 _TRUSTED = ("dynamic_network_architectures.", "torch.nn.")
@@ -61,7 +63,8 @@ class Judge:
         configuration = _configuration(root, plans, checkpoints)
         self.folder = folder
         self.labels: dict[str, tuple[int, ...]] = {
-            name: tuple(value) if isinstance(value, (list, tuple)) else (int(value),) for name, value in dataset["labels"].items()
+            name: tuple(value) if isinstance(value, (list, tuple)) else (int(value),)
+            for name, value in dataset["labels"].items()
         }
         self.tumor_labels = self._find_tumor(tumor_name)
         self.channels = len(dataset["channel_names"])
@@ -88,9 +91,11 @@ class Judge:
 
         if image.ndim != 4 or len(image) != self.channels or image.shape[1:] != grid.shape:
             fault = Fault(
-                "scan", f"an array of shape {image.shape}", f"({self.channels}, {', '.join(map(str, grid.shape))})",
+                "scan",
+                f"an array of shape {image.shape}",
+                f"({self.channels}, {', '.join(map(str, grid.shape))})",
                 "take a judge that was trained on the same channels, in the same order",
-            )  # fmt: skip
+            )
             raise DataError("The scan does not fit the judge", [fault])
         data = np.ascontiguousarray(image.transpose(0, 3, 2, 1), np.float32)  # nnU-Net's order, for the spacing too
         spacing = [float(s) for s in reversed(grid.spacing_mm)]
@@ -106,18 +111,22 @@ class Judge:
     def _find_tumor(self, name: str) -> tuple[int, ...]:
         if name in self.labels and self.labels[name] != (0,):
             return self.labels[name]
-        known = ", ".join(f"{label} = {'+'.join(map(str, values))}" for label, values in self.labels.items() if values != (0,))
+        known = ", ".join(
+            f"{label} = {'+'.join(map(str, values))}" for label, values in self.labels.items() if values != (0,)
+        )
         remedy = "take a judge trained on this data set's labels, or name its tumor label"
         fault = Fault(str(results_root(self.folder) / "dataset.json"), f"labels {known}", f"a label {name!r}", remedy)
         raise DataError("The judge does not know the tumor", [fault])
 
 
-# -- reading -----------------------------------------------------------------------------------------------------
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     faults: list[Fault] = []
     found: list[dict[str, Any]] = []
     extent = ("transpose_backward", "original_median_shape_after_transp", "original_median_spacing_after_transp")
-    needed = {"plans.json": ("configurations", "transpose_forward", *extent), "dataset.json": ("labels", "channel_names")}
+    needed = {
+        "plans.json": ("configurations", "transpose_forward", *extent),
+        "dataset.json": ("labels", "channel_names"),
+    }
     for name, keys in needed.items():
         try:
             content = read_plain(folder / name, _REMEDY)
@@ -160,7 +169,11 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
     # nnU-Net logs its losses as numpy numbers: these, and no other type, are let in besides torch's own
     scalar = np.float64(0).__reduce__()[0]
-    harmless: list[Any] = [np.dtype, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+    harmless: list[Any] = [
+        np.dtype,
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+    ]
     harmless += [type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)]
     try:
         with torch.serialization.safe_globals(harmless):
@@ -168,7 +181,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         fault = Fault(
-            str(path), reason, "a whole checkpoint of tensors and plain values", "copy it again, or train the judge again"
+            str(path),
+            reason,
+            "a whole checkpoint of tensors and plain values",
+            "copy it again, or train the judge again",
         )
         raise StateError("A checkpoint cannot be read", [fault]) from error
     if not isinstance(content, Mapping) or not isinstance(content.get("network_weights"), Mapping):
@@ -179,15 +195,18 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _configuration(folder: Path, plans: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Any]]) -> str:
     """The configuration the checkpoints name, else the last part of the folder's name."""
-    named = {str((c.get("init_args") or {}).get("configuration", folder.resolve().name.split("__")[-1])) for c in checkpoints}
+    named = {
+        str((c.get("init_args") or {}).get("configuration", folder.resolve().name.split("__")[-1])) for c in checkpoints
+    }
     known = [name for name in plans["configurations"] if name != "3d_cascade_fullres"]
     if len(named) == 1 and named <= set(known):
         return named.pop()
-    fault = Fault(str(folder), f"configuration {', '.join(sorted(named))}", f"one of {', '.join(known)}, for all folds", _REMEDY)
+    fault = Fault(
+        str(folder), f"configuration {', '.join(sorted(named))}", f"one of {', '.join(known)}, for all folds", _REMEDY
+    )
     raise StateError("The judge's configuration cannot be used", [fault])
 
 
-# -- building ----------------------------------------------------------------------------------------------------
 def _fill(
     predictor: Any,
     folder: Path,
@@ -214,14 +233,20 @@ def _fill(
         where = f"{folder / 'plans.json'}: configurations.{configuration}.architecture"
         foreign = [str(name) for name in names if not _is_layer(str(name))]
         if foreign:
-            fault = Fault(where, ", ".join(foreign), "layers of dynamic_network_architectures and torch.nn", "use another judge")
+            fault = Fault(
+                where, ", ".join(foreign), "layers of dynamic_network_architectures and torch.nn", "use another judge"
+            )
             raise StateError("The judge's network is not nnU-Net's", [fault])
         inputs = determine_num_input_channels(manager, settings, dataset)
         heads = manager.get_label_manager(dataset).num_segmentation_heads
         try:
-            network = get_network_from_plans(names[0], kwargs, imports, inputs, heads, allow_init=False, deep_supervision=False)
+            network = get_network_from_plans(
+                names[0], kwargs, imports, inputs, heads, allow_init=False, deep_supervision=False
+            )
         except (AssertionError, KeyError, TypeError, ValueError, IndexError) as error:
-            fault = Fault(where, f"{type(error).__name__}: {error}"[:300], "an architecture that nnU-Net can build", _REMEDY)
+            fault = Fault(
+                where, f"{type(error).__name__}: {error}"[:300], "an architecture that nnU-Net can build", _REMEDY
+            )
             raise StateError("The judge's network cannot be built", [fault]) from error
     weights = [dict(checkpoint["network_weights"]) for checkpoint in checkpoints]
     for state in reversed(weights):  # the first fold's stays in
@@ -237,9 +262,14 @@ def _fill(
     axes = first.get("inference_allowed_mirroring_axes")
     with _quiet():
         predictor.manual_initialization(
-            network, manager, settings, weights, dataset, str(first.get("trainer_name", "nnUNetTrainer")),
+            network,
+            manager,
+            settings,
+            weights,
+            dataset,
+            str(first.get("trainer_name", "nnUNetTrainer")),
             tuple(axes) if axes is not None else None,
-        )  # fmt: skip
+        )
 
 
 def _is_layer(name: str) -> bool:

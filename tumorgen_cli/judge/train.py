@@ -13,21 +13,17 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from tumorgen_cli import console
-from tumorgen_cli.devices import DeviceName, find_device, usable_cores
-from tumorgen_cli.errors import Fault, StateError
-from tumorgen_cli.files import atomic, hash_file, hash_value, locked, read_plain, read_record, write_json, write_text
-from tumorgen_cli.metrics.agreement import dice, surface_dice
-from tumorgen_cli.nnunet import (
+from tumorgen_cli.data.volumes import read_image, read_volume
+from tumorgen_cli.geometry import Triple
+from tumorgen_cli.judge.card import LIMITS, HeldOutScore, JudgeRecord, model_card
+from tumorgen_cli.metrics.overlap import dice, surface_dice
+from tumorgen_cli.nnunet.job import (
     CONFIGURATION,
     CPU_SIZE,
-    LOG,
     CaseFiles,
     Job,
     Schedule,
@@ -36,65 +32,23 @@ from tumorgen_cli.nnunet import (
     check_data,
     hash_cases,
     make_job,
-    results_folder,
-    run_job,
 )
-from tumorgen_cli.records import Shape, Triple
-from tumorgen_cli.results import FINAL
-from tumorgen_cli.volumes import read_image, read_volume
+from tumorgen_cli.nnunet.results import FINAL
+from tumorgen_cli.nnunet.runner import LOG, results_folder, run_job
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName, find_device, usable_cores
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.files import atomic, hash_file, write_text
+from tumorgen_cli.system.json_records import hash_value, read_plain, read_record, write_json
+from tumorgen_cli.system.locks import locked
 
 if TYPE_CHECKING:
-    from tumorgen_cli.judge import Judge
+    from tumorgen_cli.judge.model import Judge
+
 
 _LARGE_BYTES = 256 << 20  # preprocessed data that are kept, for a restart, up to this size
 
 
-@dataclass(frozen=True)
-class HeldOutScore:
-    """How well the judge finds the tumors of a held-out case, in the whole scan; None where it has and finds none."""
-
-    case: str
-    dice: float | None
-    surface_dice: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class JudgeRecord:
-    """`judge.json`. `spacing_mm` and `patch` are in the order x, y, z; `seconds` are those of nnU-Net's epochs."""
-
-    inputs_hash: str
-    dataset: str
-    fingerprint_hash: str
-    tumor_name: str
-    cases: tuple[str, ...]
-    minutes: float
-    seed: int
-    device: str
-    precision: str
-    schedule: Schedule
-    seconds: float
-    spacing_mm: Triple
-    patch: Shape
-    batch: int
-    features: tuple[int, ...]
-    parameters: int
-    weights_hash: str
-    tolerance_mm: float
-    held_out: tuple[HeldOutScore, ...]
-    versions: dict[str, str]
-
-    @property
-    def mean_dice(self) -> float:
-        """Over the held-out cases where it is defined; nan where it is nowhere."""
-        return _mean([score.dice for score in self.held_out])
-
-    @property
-    def mean_surface_dice(self) -> float:
-        return _mean([score.surface_dice for score in self.held_out])
-
-
-# -- training ----------------------------------------------------------------------------------------------------
 def train_judge(
     data: TrainingData,
     folder: Path,
@@ -129,7 +83,12 @@ def train_judge(
     check_data(data)
     folder = folder.resolve()
     job = make_job(data, folder, kind, precision, minutes, seed, size, spacing_mm)
-    job = replace(job, inputs_hash=hash_value([job.inputs_hash, data.tumor_name, hash_cases(data.test), tolerance_mm, fingerprint_hash]))
+    job = replace(
+        job,
+        inputs_hash=hash_value(
+            [job.inputs_hash, data.tumor_name, hash_cases(data.test), tolerance_mm, fingerprint_hash]
+        ),
+    )
     with locked(folder, "judge"):
         record = _finished(folder, job, restart)
         if record is None:
@@ -140,7 +99,12 @@ def train_judge(
 
 
 def score_held_out(
-    judge: Judge, cases: Sequence[CaseFiles], tumor_label: int, tolerance_mm: float, ticker: console.Ticker | None = None, ignored: int = -1
+    judge: Judge,
+    cases: Sequence[CaseFiles],
+    tumor_label: int,
+    tolerance_mm: float,
+    ticker: console.Ticker | None = None,
+    ignored: int = -1,
 ) -> tuple[HeldOutScore, ...]:
     """Dice and surface Dice of the judge's tumor against the label, per case, over the whole scan but for what is `ignored`."""
     scores = []
@@ -160,46 +124,6 @@ def score_held_out(
     return tuple(scores)
 
 
-def copy_judge(folder: Path, out: Path) -> None:
-    """Copies what a judge is made of, and nothing of how it was made: the log and dataset_fingerprint.json stay."""
-    for name in ("plans.json", "dataset.json", f"fold_all/{FINAL}", "MODEL_CARD.md", "judge.json"):
-        with atomic(out / name) as temporary:
-            shutil.copyfile(folder / name, temporary)
-
-
-def model_card(record: JudgeRecord, title: str, data: str, command: str, limits: Sequence[str]) -> str:
-    """A judge's card as Markdown: what it is, what it was trained on, its scores, what it must not be used for."""
-    schedule = record.schedule
-    spacing, patch = (" × ".join(f"{v:.4g}" for v in triple) for triple in (record.spacing_mm, record.patch))
-    rows = [f"| {s.case} | {_cell(s.dice)} | {_cell(s.surface_dice)} |" for s in record.held_out]
-    lines = [
-        f"# {title}", "",
-        f"An nnU-Net v2 ({CONFIGURATION}, fold `all`, nnunetv2 {record.versions['nnunetv2']}) that marks `{record.tumor_name}`. TumorGen takes it "
-        "as the judge of synthetic pairs: do mask and picture agree? It is an nnU-Net results folder without optimiser state; its checkpoint loads "
-        "with `torch.load(..., weights_only=True)`.", "",
-        f"* Network: {record.parameters / 1e6:.2f} million parameters, features {'-'.join(map(str, record.features))}, patch {patch} voxels of "
-        f"{spacing} mm (x, y, z), batch {record.batch}.",
-        f"* Training: {schedule.epochs} epochs of {schedule.iterations} iterations, {console.clock(record.seconds)} on {record.device} "
-        f"({record.precision}), seed {record.seed}. Epochs were fitted to {record.minutes:g} minutes.", "",
-        "## Data", "", data, "", f"Trained on {len(record.cases)} cases: {', '.join(record.cases)}.", "",
-        "## Made by", "", "```bash", command, "```", "",
-        "## Scores on held-out cases", "",
-        f"Whole scans; NSD at {record.tolerance_mm:g} mm. None of these cases was trained on or chose anything.", "",
-        "| case | DSC | NSD |", "|---|---|---|", *rows, f"| mean | {_cell(record.mean_dice)} | {_cell(record.mean_surface_dice)} |", "",
-        "## What it must not be used for", "", *(f"* {limit}" for limit in limits), "",
-    ]  # fmt: skip
-    return "\n".join(lines)
-
-
-LIMITS = (
-    "Diagnosis, treatment, or any decision about a patient: it is a yardstick for synthetic data, small and briefly trained.",
-    "Scans unlike those it learned from, in channels, units, body region or extent: it gives no sign that it is lost.",
-    "A final model: train nnU-Net on your data, real and synthetic, for that.",
-    "Choosing a method or checkpoint alone: agreement above what real held-out tumors reach speaks of easy tumors, not of good ones.",
-)
-
-
-# -- the parent's side -------------------------------------------------------------------------------------------
 def _finished(folder: Path, job: Job, restart: bool) -> JudgeRecord | None:
     """The record of a finished judge made of the same; clears the folder for a restart.
 
@@ -214,7 +138,11 @@ def _finished(folder: Path, job: Job, restart: bool) -> JudgeRecord | None:
             shutil.rmtree(folder / name, ignore_errors=True)
         return None
     for path in (made, begun):
-        found = read_plain(path, "run `tumorgen train judge --restart`").get("inputs_hash") if path.is_file() else job.inputs_hash
+        found = (
+            read_plain(path, "run `tumorgen train judge --restart`").get("inputs_hash")
+            if path.is_file()
+            else job.inputs_hash
+        )
         if found != job.inputs_hash:
             remedy = "run `tumorgen train judge --restart` (what was trained is replaced)"
             fault = Fault(str(path), "made from other cases or settings", "the present ones", remedy)
@@ -226,19 +154,26 @@ def _train(data: TrainingData, folder: Path, job: Job) -> None:
     """Has nnU-Net trained to its end; its files are then in their places in `folder`."""
     run_job(data, folder, job, "training the judge")
     results = results_folder(folder)
-    for path in (results / "plans.json", results / "dataset.json", results / "dataset_fingerprint.json", results / "fold_all" / FINAL):
+    for path in (
+        results / "plans.json",
+        results / "dataset.json",
+        results / "dataset_fingerprint.json",
+        results / "fold_all" / FINAL,
+    ):
         with atomic(folder / path.relative_to(results)) as temporary:
             shutil.copyfile(path, temporary)
     for path in sorted((results / "fold_all").glob("training_log_*.txt")):
         shutil.copyfile(path, folder / "fold_all" / path.name)
 
 
-def _score_and_record(data: TrainingData, folder: Path, job: Job, tolerance_mm: float, fingerprint_hash: str) -> JudgeRecord:
+def _score_and_record(
+    data: TrainingData, folder: Path, job: Job, tolerance_mm: float, fingerprint_hash: str
+) -> JudgeRecord:
     from importlib.metadata import version
 
     import torch
 
-    from tumorgen_cli.judge import Judge
+    from tumorgen_cli.judge.model import Judge
 
     judge = Judge(folder, torch.device(job.device), data.tumor_name, job.precision)
     with console.progress("scoring held-out cases", len(data.test)) as tick:
@@ -247,7 +182,9 @@ def _score_and_record(data: TrainingData, folder: Path, job: Job, tolerance_mm: 
     planned = plans["configurations"][CONFIGURATION]
     kwargs = planned["architecture"]["arch_kwargs"]
     checkpoint = torch.load(folder / "fold_all" / FINAL, map_location="cpu", weights_only=True)
-    weights = {value.data_ptr(): value.numel() for value in checkpoint["network_weights"].values()}  # some have two names
+    weights = {
+        value.data_ptr(): value.numel() for value in checkpoint["network_weights"].values()
+    }  # some have two names
     trained = read_plain(results_folder(folder) / "fold_all" / "schedule.json", "run `tumorgen train judge --restart`")
     order = [int(i) for i in reversed(plans["transpose_backward"])]
     record = JudgeRecord(
@@ -273,7 +210,9 @@ def _score_and_record(data: TrainingData, folder: Path, job: Job, tolerance_mm: 
         versions={name: version(name) for name in ("nnunetv2", "torch", "tumorgen")},
     )
     text = f"Cases of {data.dataset}, channels {', '.join(data.channel_names)}; {len(data.test)} cases were held out."
-    card = model_card(record, f"Judge of {data.dataset}", text, f"tumorgen train judge --minutes {job.minutes:g}", LIMITS)
+    card = model_card(
+        record, f"Judge of {data.dataset}", text, f"tumorgen train judge --minutes {job.minutes:g}", LIMITS
+    )
     write_text(folder / "MODEL_CARD.md", card)
     write_json(folder / "judge.json", record)
     return record
@@ -288,12 +227,3 @@ def _clean(folder: Path) -> None:
     preprocessed = folder / "nnUNet_preprocessed"
     if sum(path.stat().st_size for path in preprocessed.rglob("*") if path.is_file()) > _LARGE_BYTES:
         shutil.rmtree(preprocessed)
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if defined else math.nan
-
-
-def _cell(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"

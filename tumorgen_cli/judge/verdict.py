@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.metrics.agreement import Verdict, verdict
-from tumorgen_cli.records import Box, Grid
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.metrics.overlap import Verdict, verdict
 
 if TYPE_CHECKING:
-    from tumorgen_cli.judge import Judge
+    from tumorgen_cli.judge.model import Judge
+
 
 MARGIN_MM = 10.0  # a prediction counts in the box that was asked for, with the mask, and this far around them
 
@@ -30,7 +31,9 @@ def predict_around(judge: Judge, image: np.ndarray, grid: Grid, box: Box) -> np.
     return predicted
 
 
-def judge_pair(tumor: np.ndarray, others: np.ndarray, predicted: np.ndarray, box: Box, grid: Grid, tolerance_mm: float) -> Verdict:
+def judge_pair(
+    tumor: np.ndarray, others: np.ndarray, predicted: np.ndarray, box: Box, grid: Grid, tolerance_mm: float
+) -> Verdict:
     """The verdict within the box grown by 10 mm; all arrays (X, Y, Z) bool.
 
     `others`: tumor voxels that were there before; they count neither for nor against, and neither does what the judge marks around

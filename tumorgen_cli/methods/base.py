@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tumorgen_cli.files import hash_value, read_plain
-from tumorgen_cli.plan import Decisions, Plan, WindowPlan
-from tumorgen_cli.records import Fingerprint, Request, Synthetic
-from tumorgen_cli.training import Stage, finished
-from tumorgen_cli.workspace import Workspace
+import numpy as np
+
+from tumorgen_cli.geometry import Box, Triple
+from tumorgen_cli.planning.fingerprint import Fingerprint
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system.json_records import hash_value, read_plain
+from tumorgen_cli.training.checkpoints import finished
+from tumorgen_cli.training.stage import Stage
 
 if TYPE_CHECKING:
-    from tumorgen_cli.devices import Budget
+    from tumorgen_cli.system.devices import Budget
+
 
 #: beside a run that began with given weights: their file, hash, and the cases of the data set that they have seen
 INITIAL = "initial.json"
@@ -92,12 +97,21 @@ class Method(ABC):
     def inputs_hash(self, name: str) -> str:
         """What stage `name` would be made from now: the data, its section of the plan, the weights of the stages before it."""
         before, made = self.stages[: self.stages.index(name)], [self.formats[name]] if name in self.formats else []
-        return hash_value([self.data(), learnt_by(self.settings(name)), *made, *(self.weights_hash(stage) for stage in before)])
+        return hash_value(
+            [self.data(), learnt_by(self.settings(name)), *made, *(self.weights_hash(stage) for stage in before)]
+        )
 
     def data(self) -> list[Any]:
         """What every stage depends on: the cases, their working grid, the split, the seed."""
         plan = self.plan
-        return [plan.fingerprint_hash, plan.window, plan.channels, plan.precision, plan.seed, self.workspace.splits().train]
+        return [
+            plan.fingerprint_hash,
+            plan.window,
+            plan.channels,
+            plan.precision,
+            plan.seed,
+            self.workspace.splits().train,
+        ]
 
     def weights_hash(self, stage: str) -> str:
         """The hash of a trained stage's weights.
@@ -133,3 +147,34 @@ class Method(ABC):
 def learnt_by(section: Any) -> dict[str, Any]:
     """A stage's section of the plan without its length and its warnings, which change nothing that was learnt."""
     return {k: v for k, v in vars(section).items() if k not in ("iterations", "least_psnr")}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A window of a host scan on the working grid, the box to paint in and, within it, the one for the tumor.
+
+    `image`: (C, X, Y, Z) float32, the scan's own units. `box`, `place`: voxels of the window; between the two the picture fades into
+    the host, and a mask is cut off; a drawn place is of whole cells (`Method.cell`) as far as the box goes. `limits`: (C, 2), the whole scan's clip
+    limits (`windows.scan_limits`). `case`: the case whose tumor is redrawn, if it is one of the data set's.
+    """
+
+    image: np.ndarray
+    box: Box
+    place: Box
+    limits: np.ndarray
+    spacing_mm: Triple
+    case: str | None = None
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """What a method made of a request: image (C, X, Y, Z) in the scan's units, mask (X, Y, Z) in [0, 1].
+
+    `drawn` holds whatever the method drew at random and wants to have on record. `kept` (X, Y, Z) in [0, 1]: how much of the
+    host is in the image; None: all or nothing of its detail stays, as the method says (`keeps_background`).
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    kept: np.ndarray | None = None

@@ -16,22 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tumorgen_cli import autoencoding as ae
-from tumorgen_cli import flow, rules
-from tumorgen_cli.boxes import box_mask, draw_box, latent_mask
-from tumorgen_cli.devices import Budget
-from tumorgen_cli.files import derive_seed, from_plain
-from tumorgen_cli.latents import held_out_windows, training_latents
-from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.nets.flow_unet import FlowUNet
-from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
-from tumorgen_cli.painting import check_halo, open_canvas, put_back, smooth_host, texture
-from tumorgen_cli.plan import REPLAN, Decisions, Plan, WindowPlan
-from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import Fingerprint, Request, Synthetic
-from tumorgen_cli.training import Objective, Stage, load_weights
-from tumorgen_cli.vector_field import to_flow
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.figures import grid_preview
+from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
+from tumorgen_cli.methods.latent import autoencoder as ae
+from tumorgen_cli.methods.latent.cache import held_out_windows, training_latents
+from tumorgen_cli.methods.latent.canvas import check_halo, open_canvas, put_back, smooth_host, texture
+from tumorgen_cli.methods.tumorgen.objectives import to_flow
+from tumorgen_cli.models import rectified_flow
+from tumorgen_cli.models.flow_unet import FlowUNet
+from tumorgen_cli.models.vae import DOWNSAMPLING, KlVae
+from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.fingerprint import Fingerprint
+from tumorgen_cli.planning.plan import REPLAN, Decisions, Plan, WindowPlan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.files import derive_seed
+from tumorgen_cli.system.json_records import from_plain
+from tumorgen_cli.training.checkpoints import load_weights
+from tumorgen_cli.training.stage import Objective, Stage
+from tumorgen_cli.tumors.boxes import box_mask, draw_box, latent_mask
 
 _OWNER = "tumorgen"  # whose VAE is used
 
@@ -54,7 +57,7 @@ class SamplingConfig:
     """As TumorGen's."""
 
     steps: int
-    solver: flow.Solver
+    solver: rectified_flow.Solver
     halo: int
     texture: bool
 
@@ -75,7 +78,7 @@ class Blended(Method):
 
     name = "blended"
     stages = ("vae", "unconditional")
-    solvers = flow.SOLVERS
+    solvers = rectified_flow.SOLVERS
     cell = DOWNSAMPLING
     SOURCE = (
         "Avrahami et al., Blended Latent Diffusion, SIGGRAPH 2023, as a rival in TumorGen's Table 1. Deviations: a rectified flow "
@@ -87,7 +90,9 @@ class Blended(Method):
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, Config)
-        self.vae_config = from_plain(ae.VaeConfig, plan.methods[_OWNER]["vae"], f"plan.json methods.{_OWNER}.vae", REPLAN)
+        self.vae_config = from_plain(
+            ae.VaeConfig, plan.methods[_OWNER]["vae"], f"plan.json methods.{_OWNER}.vae", REPLAN
+        )
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
@@ -128,27 +133,45 @@ class Blended(Method):
         return self.vae_config if name == "vae" else super().settings(name)
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
-        torch.manual_seed(derive_seed(self.plan.seed, _OWNER if name == "vae" else self.name, name))  # the networks' first weights
+        torch.manual_seed(
+            derive_seed(self.plan.seed, _OWNER if name == "vae" else self.name, name)
+        )  # the networks' first weights
         if name == "vae":
             made_from = self.inputs_hash(name)
-            return ae.vae_stage(self.vae, self.vae_config, self.plan, self.workspace, self.device, made_from, iterations, initial)
+            return ae.vae_stage(
+                self.vae, self.vae_config, self.plan, self.workspace, self.device, made_from, iterations, initial
+            )
         c, plan, seed = self.config.unconditional, self.plan, derive_seed(self.plan.seed, "unconditional")
         vae_hash = load_weights({"vae": self.vae}, self.folder("vae"))
         self.vae.to(self.device).eval().requires_grad_(False)
-        latents = training_latents(self.vae, vae_hash, plan, self.workspace, self.folder("latents"), c.copies, self.device)
+        latents = training_latents(
+            self.vae, vae_hash, plan, self.workspace, self.folder("latents"), c.copies, self.device
+        )
         self.net.to(self.device)
 
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
             drawn = latents.draw(rng)
             data = np.concatenate([drawn.latent, latent_mask(drawn.mask)[None]])
-            return {"data": data, "noise": rng.standard_normal(data.shape, np.float32), "uniform": np.float32(rng.random())}
+            return {
+                "data": data,
+                "noise": rng.standard_normal(data.shape, np.float32),
+                "uniform": np.float32(rng.random()),
+            }
 
         objective = Objective("unconditional", UnconditionalObjective(self.net), c.learning_rate)
         return Stage(
-            "unconditional", "unconditional flow", {"net": self.net}, (objective,), item, iterations or c.iterations, c.batch, c.ema,
-            self.inputs_hash("unconditional"), self._preview,
-        )  # fmt: skip
+            "unconditional",
+            "unconditional flow",
+            {"net": self.net},
+            (objective,),
+            item,
+            iterations or c.iterations,
+            c.batch,
+            c.ema,
+            self.inputs_hash("unconditional"),
+            self._preview,
+        )
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, its mask, a draw in its box and the mask that came with it."""
@@ -159,7 +182,14 @@ class Blended(Method):
             inside = torch.from_numpy(box_mask(box, soft.shape))[None, None].to(self.device)  # type: ignore[arg-type]
             picture, mask = self._decode(self._sample(window.latent, inside, 1, 20, "euler"))
             image = window.image[0, main].float().cpu().numpy()
-            rows.append([image[:, :, axial], window.mask[:, :, axial] * 2.0 - 1, picture[main, :, :, axial], mask[:, :, axial] * 2 - 1])
+            rows.append(
+                [
+                    image[:, :, axial],
+                    window.mask[:, :, axial] * 2.0 - 1,
+                    picture[main, :, :, axial],
+                    mask[:, :, axial] * 2 - 1,
+                ]
+            )
             names.append(window.name)
         grid_preview(path, rows, names, ["scan", "mask", "drawn", "its mask"], -1, 1)
 
@@ -173,18 +203,18 @@ class Blended(Method):
             model.to(self.device).eval().requires_grad_(False)
         return hashes
 
-    def _sample(self, latent: Tensor, box: Tensor, seed: int, steps: int, solver: flow.Solver) -> Tensor:
+    def _sample(self, latent: Tensor, box: Tensor, seed: int, steps: int, solver: rectified_flow.Solver) -> Tensor:
         """x1 inside the box, the scan's own latents and no tumor outside: (1, L + 1, x, y, z). At each t the known part is what
         its own path from noise to data has there."""
         known = torch.cat([latent, -torch.ones_like(latent[:, :1])], 1)
         noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(known.shape, np.float32)).to(self.device)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
-            blended = box * x + (1 - box) * flow.path(noise, known, t)
+            blended = box * x + (1 - box) * rectified_flow.path(noise, known, t)
             return box * self.net(blended, t).float() + (1 - box) * (known - noise)
 
         with ae.precise(self.plan.precision, self.device):
-            drawn = flow.sample(velocity, noise, steps, solver)
+            drawn = rectified_flow.sample(velocity, noise, steps, solver)
         return box * drawn + (1 - box) * known
 
     def _decode(self, joint: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -213,5 +243,5 @@ class UnconditionalObjective(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         data = torch.cat([batch["data"][:, :-1], to_flow(batch["data"][:, -1:])], 1)
-        velocity = self.net(flow.path(batch["noise"], data, batch["uniform"]), batch["uniform"])
-        return flow.velocity_loss(velocity, batch["noise"], data), {}
+        velocity = self.net(rectified_flow.path(batch["noise"], data, batch["uniform"]), batch["uniform"])
+        return rectified_flow.velocity_loss(velocity, batch["noise"], data), {}

@@ -8,15 +8,17 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.boxes import box_mask
-from tumorgen_cli.devices import Budget
-from tumorgen_cli.errors import DataError, Fault
-from tumorgen_cli.files import hash_value
-from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.plan import Decisions, Plan, WindowPlan
-from tumorgen_cli.records import Fingerprint, Request, Synthetic
-from tumorgen_cli.windows import Case, Component, load_case, tight_box, units
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.geometry import tight_box
+from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
+from tumorgen_cli.planning.fingerprint import Fingerprint
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import Case, Component, load_case
+from tumorgen_cli.preprocessing.intensity import units
+from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.json_records import hash_value
+from tumorgen_cli.tumors.boxes import box_mask
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class CopyPaste(Method):
         shell = tuple(int(np.ceil(self.config.shell_mm / s)) for s in request.spacing_mm)
         around = component.box.grown(shell, case.record.shape)  # type: ignore[arg-type]
         donor = np.flip(np.asarray(case.image[(slice(None), *around.slices)], np.float32), flips)
-        own, hosts = (units(self.plan.channels, limits)[..., None, None, None] for limits in (case.record.limits, request.limits))
+        own, hosts = (
+            units(self.plan.channels, limits)[..., None, None, None] for limits in (case.record.limits, request.limits)
+        )
         donor = (donor - own[:, 0]) / own[:, 1] * hosts[:, 1] + hosts[:, 0]
         mask = np.flip(np.asarray(case.tumors[around.slices] == component.number), tuple(a - 1 for a in flips))
         others = np.flip(np.asarray(case.tumors[around.slices] > 0), tuple(a - 1 for a in flips))
@@ -73,14 +77,19 @@ class CopyPaste(Method):
         if not donors:
             found = "no other training case with a tumor" if request.case else "no training case with a tumor"
             remedy = "redraw held-out cases (--cases test), paint into tumor-free scans, or take another --method"
-            raise DataError("There is no tumor to paste", [Fault(f"{self.name} on {request.case or 'a host'}", found, "one or more", remedy)])
+            raise DataError(
+                "There is no tumor to paste",
+                [Fault(f"{self.name} on {request.case or 'a host'}", found, "one or more", remedy)],
+            )
         if fitting:  # all alike, a box drawn for a large tumor would mostly be filled by a small one
             volume = np.array([float(np.prod(c.box.shape)) for _, c in fitting])
             return fitting[rng.choice(len(fitting), p=volume / volume.sum())]
         return min(donors, key=lambda d: float(np.prod(d[1].box.shape)))
 
     @staticmethod
-    def _fit(donor: np.ndarray, mask: np.ndarray, others: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _fit(
+        donor: np.ndarray, mask: np.ndarray, others: np.ndarray, request: Request
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Shrinks the donor (with its shell) where its mask is larger than the place: the tumor's own box comes to fill it."""
         tight = tight_box(mask)
         assert tight is not None  # a component has voxels
@@ -95,14 +104,22 @@ class CopyPaste(Method):
         places = np.stack(np.meshgrid(*axes, indexing="ij"))
 
         def shrunk(array: np.ndarray) -> np.ndarray:
-            blurred = ndimage.gaussian_filter(array.astype(np.float32), [(step - 1) / 4 for step in steps])  # or what is thin falls between
+            blurred = ndimage.gaussian_filter(
+                array.astype(np.float32), [(step - 1) / 4 for step in steps]
+            )  # or what is thin falls between
             return ndimage.map_coordinates(blurred, places, order=1, mode="nearest")
 
         share = shrunk(mask)
         return np.stack([shrunk(channel) for channel in donor]), share >= min(0.5, share.max()), shrunk(others) >= 0.5
 
     def _place(
-        self, request: Request, donor: np.ndarray, mask: np.ndarray, others: np.ndarray, rng: np.random.Generator, case: str
+        self,
+        request: Request,
+        donor: np.ndarray,
+        mask: np.ndarray,
+        others: np.ndarray,
+        rng: np.random.Generator,
+        case: str,
     ) -> Synthetic:
         inside = np.argwhere(mask)
         low, extent = inside.min(0), inside.max(0) - inside.min(0) + 1

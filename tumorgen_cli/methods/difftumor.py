@@ -17,24 +17,28 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from tumorgen_cli import autoencoding as ae
-from tumorgen_cli import diffusion, rules
-from tumorgen_cli.devices import Budget
-from tumorgen_cli.errors import Fault, PlanError
-from tumorgen_cli.files import derive_seed
-from tumorgen_cli.latents import held_out_windows, training_latents
-from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.nets.lite0 import Perceptual
-from tumorgen_cli.nets.plane_unet import PlaneUNet
-from tumorgen_cli.nets.vae import DOWNSAMPLING
-from tumorgen_cli.nets.vqgan import Critics, VqGan, cut_planes
-from tumorgen_cli.painting import check_halo, open_canvas, put_back
-from tumorgen_cli.plan import Decisions, Plan, WindowPlan, checked_sides
-from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic
-from tumorgen_cli.shapes import MaskConfig, load_donors, place_mask, plan_masks
-from tumorgen_cli.training import Objective, Stage, load_weights
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.figures import grid_preview
+from tumorgen_cli.geometry import Shape
+from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
+from tumorgen_cli.methods.latent import autoencoder as ae
+from tumorgen_cli.methods.latent.cache import held_out_windows, training_latents
+from tumorgen_cli.methods.latent.canvas import check_halo, open_canvas, put_back
+from tumorgen_cli.methods.mask_prior import load_donors, place_mask
+from tumorgen_cli.models import ddpm
+from tumorgen_cli.models.diffusion_unet import PlaneUNet
+from tumorgen_cli.models.efficientnet import Perceptual
+from tumorgen_cli.models.vae import DOWNSAMPLING
+from tumorgen_cli.models.vqgan import Critics, VqGan, cut_planes
+from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.fingerprint import Fingerprint
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, checked_sides
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.system.files import derive_seed
+from tumorgen_cli.training.checkpoints import load_weights
+from tumorgen_cli.training.stage import Objective, Stage
+from tumorgen_cli.tumors.masks import MaskConfig, plan_masks
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class SamplingConfig:
     edge in mm."""
 
     steps: int
-    solver: diffusion.Sampler
+    solver: ddpm.Sampler
     halo: int
     edge_mm: tuple[float, float]
 
@@ -103,7 +107,7 @@ class DiffTumor(Method):
 
     name = "difftumor"
     stages = ("vqgan", "ddpm")
-    solvers = diffusion.SAMPLERS
+    solvers = ddpm.SAMPLERS
     formats: ClassVar[Mapping[str, int]] = {"vqgan": 2}
     keeps_background = True
     SOURCE = (
@@ -134,10 +138,21 @@ class DiffTumor(Method):
         v.take("res_blocks", (2, 2, 2), "as the KL-VAE's beside it")
         v.take("latent_channels", 8, published)
         v.take("codes", 16384, published)
-        asked = v.take("patch", window.shape, "the largest; sides are drawn from 32 up, as the KL-VAE's beside it; published: 96 voxels alone")
+        asked = v.take(
+            "patch",
+            window.shape,
+            "the largest; sides are drawn from 32 up, as the KL-VAE's beside it; published: 96 voxels alone",
+        )
         patch = checked_sides(asked, "methods.difftumor.vqgan.patch")
-        v.take("batch", min(2, rules.patches_a_step(patch)) if large else 1, "2 published; together no larger than the paper's window", patch=patch)
-        v.take("iterations", 20000 if large else 2000, "as long as the KL-VAE's training on the same device, by the clock")
+        v.take(
+            "batch",
+            min(2, rules.patches_a_step(patch)) if large else 1,
+            "2 published; together no larger than the paper's window",
+            patch=patch,
+        )
+        v.take(
+            "iterations", 20000 if large else 2000, "as long as the KL-VAE's training on the same device, by the clock"
+        )
         v.take("learning_rate", 3e-4 if large else 1e-3, "3e-4 as published; higher for the few steps of a CPU")
         v.take("ema", 0.0, "none: an average of a codebook that restarts codes fits no encoder")
         v.take("l1_weight", 4.0, published)
@@ -148,7 +163,11 @@ class DiffTumor(Method):
         v.take("adversarial_from", 0.5, "published: step 10,000; here a share, for shorter trainings")
         v.take("least_psnr", 30.0, "below it synthetic tumors look blurred: a warning before the diffusion")
         f = d.within("ddpm")
-        f.take("widths", (48, 96, 192) if large else (24, 48, 96), "published: 24 to 192 over four levels; smaller on a CPU")
+        f.take(
+            "widths",
+            (48, 96, 192) if large else (24, 48, 96),
+            "published: 24 to 192 over four levels; smaller on a CPU",
+        )
         f.take("heads", (8, 32) if large else (4, 16), "8 of 32 as published; attention is most of the time on a CPU")
         f.take("batch", 8 if large else 4, "latents that fit beside their gradients")
         f.take("iterations", 60000 if large else 6000, "published: 60,000; on a CPU about 40 minutes of one core")
@@ -195,23 +214,37 @@ class DiffTumor(Method):
         self.vqgan.to(self.device)
         critics = Critics(len(plan.channels)).to(self.device)
         first = VqGanObjective(self.vqgan, critics, c)
-        objectives = (Objective("vqgan", first, c.learning_rate), Objective("critics", CriticsObjective(critics, first), c.learning_rate))
+        objectives = (
+            Objective("vqgan", first, c.learning_rate),
+            Objective("critics", CriticsObjective(critics, first), c.learning_rate),
+        )
 
         def finish() -> dict[str, float]:
             ae.measure_latents(self.vqgan, train, plan, self.device)
             return ae.quality(self.vqgan, test, plan, self.device) if test else {}
 
         return Stage(
-            "vqgan", "VQGAN", {"vqgan": self.vqgan}, objectives, item, steps, c.batch, c.ema, self.inputs_hash("vqgan"),
-            ae.reconstruction_preview(self.vqgan, (test or train)[:4], plan, self.device), finish,
-        )  # fmt: skip
+            "vqgan",
+            "VQGAN",
+            {"vqgan": self.vqgan},
+            objectives,
+            item,
+            steps,
+            c.batch,
+            c.ema,
+            self.inputs_hash("vqgan"),
+            ae.reconstruction_preview(self.vqgan, (test or train)[:4], plan, self.device),
+            finish,
+        )
 
     def _ddpm_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.ddpm, self.plan
         ae.tell_quality(self.folder("vqgan") / "run.json", self.config.vqgan.least_psnr)
         encoder_hash = load_weights({"vqgan": self.vqgan}, self.folder("vqgan"))
         self.vqgan.to(self.device).eval().requires_grad_(False)
-        latents = training_latents(self.vqgan, encoder_hash, plan, self.workspace, self.folder("latents"), c.copies, self.device)
+        latents = training_latents(
+            self.vqgan, encoder_hash, plan, self.workspace, self.folder("latents"), c.copies, self.device
+        )
         self.net.to(self.device)
         seed = derive_seed(plan.seed, "ddpm")
 
@@ -219,15 +252,25 @@ class DiffTumor(Method):
             rng = np.random.default_rng([seed, number])
             drawn = latents.draw(rng)
             return {
-                "latent": drawn.latent, "mask": nearest_mask(drawn.mask), "noise": rng.standard_normal(drawn.latent.shape, np.float32),
+                "latent": drawn.latent,
+                "mask": nearest_mask(drawn.mask),
+                "noise": rng.standard_normal(drawn.latent.shape, np.float32),
                 "step": rng.integers(1, c.timesteps + 1),
-            }  # fmt: skip
+            }
 
         objective = Objective("ddpm", DdpmObjective(self.net, c.timesteps), c.learning_rate)
         return Stage(
-            "ddpm", "latent diffusion", {"net": self.net}, (objective,), item, iterations or c.iterations, c.batch, c.ema,
-            self.inputs_hash("ddpm"), self._preview,
-        )  # fmt: skip
+            "ddpm",
+            "latent diffusion",
+            {"net": self.net},
+            (objective,),
+            item,
+            iterations or c.iterations,
+            c.batch,
+            c.ema,
+            self.inputs_hash("ddpm"),
+            self._preview,
+        )
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, the mask, two draws in it."""
@@ -255,7 +298,7 @@ class DiffTumor(Method):
         self.donors, masks = load_donors(self.config.mask, self.workspace)
         return hashes | masks
 
-    def _sample(self, latent: Tensor, mask: Tensor, seed: int, steps: int, solver: diffusion.Sampler) -> Tensor:
+    def _sample(self, latent: Tensor, mask: Tensor, seed: int, steps: int, solver: ddpm.Sampler) -> Tensor:
         """z_0 given (1 - m) z_0 and m: (1, L, x, y, z); outside the mask the scan's own latents."""
         rng = np.random.default_rng(seed)
         condition = torch.cat([(1 - mask) * latent, mask], 1)
@@ -267,7 +310,7 @@ class DiffTumor(Method):
             return self.net(torch.cat([x, condition], 1), step)
 
         with ae.precise(self.plan.precision, self.device):
-            drawn = diffusion.sample(denoise, draw, self.config.ddpm.timesteps, steps, solver)
+            drawn = ddpm.sample(denoise, draw, self.config.ddpm.timesteps, steps, solver)
         return mask * drawn + (1 - mask) * latent
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
@@ -291,7 +334,6 @@ class DiffTumor(Method):
         return Synthetic(image, share, {**drawn, "steps": steps, "solver": solver, "edge_mm": round(float(edge), 3)})
 
 
-# -- objectives ----------------------------------------------------------------------------------------------------
 class VqGanObjective(nn.Module):
     """L1 + commitment + perceptual + (from a step on) adversarial + feature matching, DiffTumor, section 3.1.
 
@@ -325,7 +367,11 @@ class VqGanObjective(nn.Module):
                 real = critics(image, planes)
             fake = critics(picture, planes)
             terms["fool"] = torch.stack([-features[-1].float().mean() for features in fake]).mean()
-            matched = [(a.float() - b.float()).abs().mean() for f, r in zip(fake, real, strict=True) for a, b in zip(f[:-1], r[:-1], strict=True)]
+            matched = [
+                (a.float() - b.float()).abs().mean()
+                for f, r in zip(fake, real, strict=True)
+                for a, b in zip(f[:-1], r[:-1], strict=True)
+            ]
             terms["matching"] = torch.stack(matched).mean()
             loss = loss + c.adversarial_weight * terms["fool"] + c.matching_weight * terms["matching"]
         return loss, {name: value.detach() for name, value in terms.items()}
@@ -344,7 +390,9 @@ class CriticsObjective(nn.Module):
         if not bool(batch["fools"].any()):
             return torch.stack([p.sum() for p in self.critics.parameters()]).sum() * 0, {}
         real, fake = (self.critics(image, batch["planes"]) for image in (batch["image"], self._first[0].picture))
-        losses = [F.relu(1 - r[-1].float()).mean() + F.relu(1 + f[-1].float()).mean() for r, f in zip(real, fake, strict=True)]
+        losses = [
+            F.relu(1 - r[-1].float()).mean() + F.relu(1 + f[-1].float()).mean() for r, f in zip(real, fake, strict=True)
+        ]
         return torch.stack(losses).mean() / 2, {}
 
 
@@ -359,11 +407,11 @@ class DdpmObjective(nn.Module):
     def __init__(self, net: PlaneUNet, timesteps: int) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("levels", diffusion.signal_levels(timesteps).float(), persistent=False)
+        self.register_buffer("levels", ddpm.signal_levels(timesteps).float(), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         latent, mask, noise, step = batch["latent"], batch["mask"], batch["noise"], batch["step"]
-        x_t = diffusion.add_noise(latent, noise, self.levels.to(latent.device)[step])
+        x_t = ddpm.add_noise(latent, noise, self.levels.to(latent.device)[step])
         found = self.net(torch.cat([x_t, (1 - mask) * latent, mask], 1), step)
         return (found - noise).abs().mean(), {}
 
@@ -379,5 +427,10 @@ def nearest_mask(mask: np.ndarray) -> np.ndarray:
 
 
 def _refuse_steps(where: str, steps: int, timesteps: int) -> None:
-    fault = Fault(where, str(steps), f"at most {timesteps}, the diffusion's T", "fewer steps, or plan with methods.difftumor.ddpm.timesteps higher")
+    fault = Fault(
+        where,
+        str(steps),
+        f"at most {timesteps}, the diffusion's T",
+        "fewer steps, or plan with methods.difftumor.ddpm.timesteps higher",
+    )
     raise PlanError("More steps than the diffusion has", [fault])

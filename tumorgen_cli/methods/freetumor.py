@@ -19,38 +19,30 @@ import torch.nn.functional as F
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
-from tumorgen_cli.autoencoding import busiest_slice, load_cases, precise
-from tumorgen_cli.boxes import body_mask, draw_size_mm, place_box
-from tumorgen_cli.devices import Budget
-from tumorgen_cli.errors import DataError, Fault, StateError, few
-from tumorgen_cli.files import derive_seed, hash_value
-from tumorgen_cli.healing import heal
-from tumorgen_cli.latents import find_candidates, held_out_candidates, held_out_cases, tumor_image
-from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.metrics import agreement
-from tumorgen_cli.nets.tumor_generator import TumorGenerator
-from tumorgen_cli.nets.unet import make_unet
-from tumorgen_cli.plan import Decisions, Plan, WindowPlan, checked_sides
-from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import Fingerprint, Request, Shape, Synthetic, TumorFacts
-from tumorgen_cli.shapes import MaskConfig, draw_mask, load_donors, place_mask, plan_masks
-from tumorgen_cli.training import Objective, Stage, load_weights
-from tumorgen_cli.windows import (
-    Case,
-    any_start,
-    augment,
-    cut,
-    cut_mask,
-    is_done,
-    load_case,
-    mix_up,
-    place_window,
-    scale,
-    tight_box,
-    tumor_window,
-    unscale,
-)
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.figures import grid_preview
+from tumorgen_cli.geometry import Shape, any_start, cut, cut_mask, place_window, tight_box
+from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
+from tumorgen_cli.methods.latent.autoencoder import busiest_slice, load_cases, precise
+from tumorgen_cli.methods.latent.cache import find_candidates, held_out_candidates, held_out_cases, tumor_image
+from tumorgen_cli.methods.mask_prior import load_donors, place_mask
+from tumorgen_cli.metrics import overlap
+from tumorgen_cli.models.tumor_generator import TumorGenerator
+from tumorgen_cli.models.unet import make_unet
+from tumorgen_cli.planning.fingerprint import Fingerprint, TumorFacts
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, checked_sides
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import Case, is_done, load_case
+from tumorgen_cli.preprocessing.intensity import scale, unscale
+from tumorgen_cli.preprocessing.windows import augment, mix_up, tumor_window
+from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.errors import DataError, Fault, StateError, few
+from tumorgen_cli.system.files import derive_seed
+from tumorgen_cli.system.json_records import hash_value
+from tumorgen_cli.training.checkpoints import load_weights
+from tumorgen_cli.training.stage import Objective, Stage
+from tumorgen_cli.tumors.boxes import body_mask, draw_size_mm, place_box
+from tumorgen_cli.tumors.masks import MaskConfig, draw_mask, plan_masks
+from tumorgen_cli.tumors.removal import heal
 
 
 @dataclass(frozen=True)
@@ -145,7 +137,11 @@ class FreeTumor(Method):
         s.take("mixup", 0.0, "the paper mixes up when it trains on synthetic tumors, not here; a share of the windows")
         s.take("ema", 0.998, free)
         g = d.within("gan")
-        g.take("widths", (64, 128, 256, 512) if large else (16, 32, 64, 128), "the paper's code: 64 to 512; a quarter on a CPU")
+        g.take(
+            "widths",
+            (64, 128, 256, 512) if large else (16, 32, 64, 128),
+            "the paper's code: 64 to 512; a quarter on a CPU",
+        )
         g.take("classifier_width", 32 if large else 16, free)
         patch = tuple(min(n, 96) for n in window.shape)
         asked = g.take("patch", patch, "the paper's 96 voxels: whole tumors, as in synthesis", window=window.shape)
@@ -176,11 +172,15 @@ class FreeTumor(Method):
     def probability(self, image: np.ndarray) -> np.ndarray:
         """S of an image (C, X, Y, Z) in [-1, 1]: (X, Y, Z) in [0, 1]."""
         with precise(self.plan.precision, self.device):
-            return torch.sigmoid(self.segmentor(torch.from_numpy(image)[None].to(self.device)).float())[0, 0].cpu().numpy()
+            return (
+                torch.sigmoid(self.segmentor(torch.from_numpy(image)[None].to(self.device)).float())[0, 0].cpu().numpy()
+            )
 
     def paint(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Eq. 1 for an image (C, X, Y, Z) in [-1, 1] and a soft mask (X, Y, Z); in [-1, 1] again."""
-        unit, share = (torch.from_numpy(a)[None].to(self.device) for a in ((image + 1) / 2, mask[None].astype(np.float32)))
+        unit, share = (
+            torch.from_numpy(a)[None].to(self.device) for a in ((image + 1) / 2, mask[None].astype(np.float32))
+        )
         with precise(self.plan.precision, self.device):
             change = (self.generator(unit, share) - unit)[0].float().cpu().numpy()
         return image + 2 * change  # where nothing changes, the very same numbers
@@ -192,7 +192,9 @@ class FreeTumor(Method):
         if name == "segmentor":
             return own
         heal = (self.plan.paste.heal_mm, self.plan.paste.seen_in)
-        return hash_value([own, self.config.mask, heal, [(c.record.case, c.record.inputs_hash) for c in self._unlabelled()]])
+        return hash_value(
+            [own, self.config.mask, heal, [(c.record.case, c.record.inputs_hash) for c in self._unlabelled()]]
+        )
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
         torch.manual_seed(derive_seed(self.plan.seed, self.name, name))  # the networks' first weights
@@ -204,9 +206,18 @@ class FreeTumor(Method):
         item = segmentor_item(cases, self.plan, c, derive_seed(self.plan.seed, "segmentor"))
         objective = Objective("segmentor", SegmentorObjective(self.segmentor.to(self.device)), c.learning_rate)
         return Stage(
-            "segmentor", "segmentor", {"segmentor": self.segmentor}, (objective,), item, iterations or c.iterations, c.batch, c.ema,
-            self.inputs_hash("segmentor"), self._segmentor_preview, self._segmentor_quality,
-        )  # fmt: skip
+            "segmentor",
+            "segmentor",
+            {"segmentor": self.segmentor},
+            (objective,),
+            item,
+            iterations or c.iterations,
+            c.batch,
+            c.ema,
+            self.inputs_hash("segmentor"),
+            self._segmentor_preview,
+            self._segmentor_quality,
+        )
 
     def _gan_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.gan, self.plan
@@ -219,7 +230,12 @@ class FreeTumor(Method):
         healthy = HealthyWindows([*cases, *unlabelled], plan, self.config, self._tumors(), self.donors)
         real, seed = find_candidates(cases), derive_seed(plan.seed, "gan")
         classifier = PatchDiscriminator(
-            spatial_dims=3, num_layers_d=3, channels=c.classifier_width, in_channels=len(plan.channels), out_channels=1, norm="INSTANCE"
+            spatial_dims=3,
+            num_layers_d=3,
+            channels=c.classifier_width,
+            in_channels=len(plan.channels),
+            out_channels=1,
+            norm="INSTANCE",
         )
 
         def item(number: int) -> dict[str, Any]:
@@ -227,7 +243,9 @@ class FreeTumor(Method):
             image, mask, _ = healthy.draw(rng)
             chosen = real[rng.integers(len(real))]
             # like the healthy windows not resampled: the classifier would tell what is real by its being smoother
-            tumor, body = tumor_window(chosen.case, chosen.component, plan.channels, c.patch, int(rng.integers(2**32)), spatial=False)
+            tumor, body = tumor_window(
+                chosen.case, chosen.component, plan.channels, c.patch, int(rng.integers(2**32)), spatial=False
+            )
             return {"image": image, "mask": mask[None], "tumor": tumor, "body": body[None].astype(np.float32)}
 
         paint = GeneratorObjective(self.generator.to(self.device), self.segmentor, classifier, c.classifier_weight)
@@ -236,9 +254,18 @@ class FreeTumor(Method):
             Objective("classifier", ClassifierObjective(classifier.to(self.device), paint), c.learning_rate),
         )
         return Stage(
-            "gan", "generator", {"generator": self.generator}, objectives, item, iterations or c.iterations, c.batch, c.ema,
-            self.inputs_hash("gan"), self._gan_preview, self._gan_quality,
-        )  # fmt: skip
+            "gan",
+            "generator",
+            {"generator": self.generator},
+            objectives,
+            item,
+            iterations or c.iterations,
+            c.batch,
+            c.ema,
+            self.inputs_hash("gan"),
+            self._gan_preview,
+            self._gan_quality,
+        )
 
     def _unlabelled(self) -> list[Case]:
         """The tumor-free scans of the workspace, by name."""
@@ -255,7 +282,10 @@ class FreeTumor(Method):
         if stale:
             found = f"{len(stale)} scans made by another plan ({few(stale)})"
             remedy = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
-            raise StateError("Unlabelled scans are stale", [Fault(str(self.workspace.unlabelled), found, "the present plan's", remedy)])
+            raise StateError(
+                "Unlabelled scans are stale",
+                [Fault(str(self.workspace.unlabelled), found, "the present plan's", remedy)],
+            )
 
     def _tumors(self) -> tuple[TumorFacts, ...]:
         return self.workspace.fingerprint().of(self.workspace.splits().train).tumors
@@ -269,12 +299,19 @@ class FreeTumor(Method):
         cases = held_out_cases(self.workspace)
         self.donors, _ = load_donors(self.config.mask, self.workspace)
         windows = HealthyWindows(cases, self.plan, self.config, self._tumors(), self.donors)
-        return [windows.draw(np.random.default_rng([self.plan.seed, 7, number]), number % len(cases)) for number in range(most)]
+        return [
+            windows.draw(np.random.default_rng([self.plan.seed, 7, number]), number % len(cases))
+            for number in range(most)
+        ]
 
     def _segmentor_quality(self) -> dict[str, float]:
         """Dice of S on held-out tumor windows: for the record, nothing is chosen by it."""
-        scores = [agreement.dice(self.probability(image) >= 0.5, mask) for _, image, mask in self._held_out_tumors(64)]
-        return {"dice": float(np.mean(scores)), "dice_worst": float(np.min(scores)), "windows": float(len(scores))} if scores else {}
+        scores = [overlap.dice(self.probability(image) >= 0.5, mask) for _, image, mask in self._held_out_tumors(64)]
+        return (
+            {"dice": float(np.mean(scores)), "dice_worst": float(np.min(scores)), "windows": float(len(scores))}
+            if scores
+            else {}
+        )
 
     def _gan_quality(self) -> dict[str, float]:
         """P on masks in healthy places of held-out cases: its mean, and the share that passes the filter; how many unlabelled scans it had."""
@@ -282,7 +319,11 @@ class FreeTumor(Method):
         before = [proportion(self.probability(image), mask) for image, mask, _ in places]
         found = np.array([proportion(self.probability(self.paint(image, mask)), mask) for image, mask, _ in places])
         passed = (found >= self.config.filter.threshold).mean()
-        proportions = {"proportion": float(found.mean()), "passed": float(passed), "proportion_before": float(np.mean(before))}
+        proportions = {
+            "proportion": float(found.mean()),
+            "passed": float(passed),
+            "proportion_before": float(np.mean(before)),
+        }
         return {**proportions, "unlabelled_scans": float(len(self._unlabelled()))}
 
     def _segmentor_preview(self, path: Path) -> None:
@@ -300,7 +341,13 @@ class FreeTumor(Method):
         rows = []
         for image, mask, _ in windows:
             painted, axial = self.paint(image, mask), busiest_slice(mask >= 0.5)
-            shown = (image[main], mask * 2 - 1, painted[main], (painted - image)[main], self.probability(painted) * 2 - 1)
+            shown = (
+                image[main],
+                mask * 2 - 1,
+                painted[main],
+                (painted - image)[main],
+                self.probability(painted) * 2 - 1,
+            )
             rows.append([a[:, :, axial] for a in shown])
         names = ["healthy", "mask", "painted", "difference", "segmentor"]
         grid_preview(path, rows, [name for _, _, name in windows], names, -1, 1)
@@ -326,13 +373,14 @@ class FreeTumor(Method):
             mask, drawn = place_mask(c.mask, plan, request, rng, self.donors)
             painted = self.paint(scaled, mask)
             found.append(round(proportion(self.probability(painted), mask), 4))
-            if found[-1] >= c.filter.threshold:  # what is painted is a change: intensities beyond the clip window keep their excess
+            if (
+                found[-1] >= c.filter.threshold
+            ):  # what is painted is a change: intensities beyond the clip window keep their excess
                 change = (unscale(painted, plan.channels, request.limits) - before) * (mask > 0)
                 return Synthetic(image + change, mask, {**drawn, "found": found[-1], "tries": attempt + 1})
         return Synthetic(image, np.zeros(image.shape[1:], np.float32), {"found": max(found), "tries": c.filter.tries})
 
 
-# -- what is learnt --------------------------------------------------------------------------------------------
 class SegmentorObjective(nn.Module):
     """Cross entropy + (1 - Dice); batch: image (B, C, ...) in [-1, 1], mask (B, 1, ...) in {0, 1}."""
 
@@ -345,7 +393,9 @@ class SegmentorObjective(nn.Module):
         logits = self.segmentor(batch["image"]).float()
         share = torch.sigmoid(logits)
         entropy = F.binary_cross_entropy_with_logits(logits, mask)
-        overlap = (2 * (share * mask).sum() + 1) / (share.sum() + mask.sum() + 1)  # of the batch: windows without a tumor have no Dice
+        overlap = (2 * (share * mask).sum() + 1) / (
+            share.sum() + mask.sum() + 1
+        )  # of the batch: windows without a tumor have no Dice
         return entropy + 1 - overlap, {"entropy": entropy.detach(), "overlap": overlap.detach()}
 
 
@@ -397,12 +447,13 @@ def classification_loss(logits: Tensor, mask: Tensor, truth: float) -> Tensor:
 
 def proportion(found: np.ndarray, mask: np.ndarray) -> float:
     """P (eq. 4) of soft masks (X, Y, Z), of which a voxel is inside from a half on; 0 for an empty mask."""
-    share = agreement.proportion(mask >= 0.5, found >= 0.5)
+    share = overlap.proportion(mask >= 0.5, found >= 0.5)
     return 0.0 if math.isnan(share) else share
 
 
-# -- items -----------------------------------------------------------------------------------------------------
-def segmentor_item(cases: Sequence[Case], plan: Plan, config: SegmentorConfig, seed: int) -> Callable[[int], dict[str, Any]]:
+def segmentor_item(
+    cases: Sequence[Case], plan: Plan, config: SegmentorConfig, seed: int
+) -> Callable[[int], dict[str, Any]]:
     """Items of the segmentor's training: augmented windows, most around a tumor, with every tumor voxel in them marked."""
     candidates = find_candidates(cases)
 
@@ -414,7 +465,9 @@ def segmentor_item(cases: Sequence[Case], plan: Plan, config: SegmentorConfig, s
             case = cases[rng.integers(len(cases))]
             start = any_start(case.record.shape, config.patch, rng)
         image = scale(cut(case.image, start, config.patch), plan.channels, np.array(case.record.limits, np.float32))
-        tissue = 1 + (cut_mask(case.tumors, start, config.patch) > 0).astype(np.float32)  # 2 for tumor: `augment` must not lose an empty mask
+        tissue = 1 + (cut_mask(case.tumors, start, config.patch) > 0).astype(
+            np.float32
+        )  # 2 for tumor: `augment` must not lose an empty mask
         image, tissue = augment(image, tissue, rng)
         return image, (tissue > 1.5).astype(np.float32)
 
@@ -431,7 +484,14 @@ def segmentor_item(cases: Sequence[Case], plan: Plan, config: SegmentorConfig, s
 class HealthyWindows:
     """Windows of healthy scans, and of the labelled cases without their tumors, with a mask of the prior."""
 
-    def __init__(self, cases: Sequence[Case], plan: Plan, config: Config, tumors: Sequence[TumorFacts], donors: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        plan: Plan,
+        config: Config,
+        tumors: Sequence[TumorFacts],
+        donors: Sequence[np.ndarray],
+    ) -> None:
         self.cases, self.plan, self.config, self.tumors, self.donors = cases, plan, config, tumors, donors
         self.healthy = lru_cache(maxsize=64)(self._healthy)
 
@@ -454,10 +514,16 @@ class HealthyWindows:
         chosen = int(rng.integers(len(self.cases))) if number is None else number
         record, (picture, body) = self.cases[chosen].record, self.healthy(chosen)
         size_mm, _ = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng)
-        size = tuple(max(1, min(round(e / s), n - 2, m)) for e, s, n, m in zip(size_mm, window.spacing_mm, patch, record.shape, strict=True))
+        size = tuple(
+            max(1, min(round(e / s), n - 2, m))
+            for e, s, n, m in zip(size_mm, window.spacing_mm, patch, record.shape, strict=True)
+        )
         box = place_box(size, body, rng)  # type: ignore[arg-type]
         if box is None:
-            raise DataError("No place for a tumor", [Fault(record.case, "no body", "a scan with a body", "take the scan out of the data set")])
+            raise DataError(
+                "No place for a tumor",
+                [Fault(record.case, "no body", "a scan with a body", "take the scan out of the data set")],
+            )
         start = place_window(box, record.shape, patch, rng)
         mask = np.zeros(patch, np.float32)
         inner = box.shifted(tuple(-a for a in start))  # type: ignore[arg-type]

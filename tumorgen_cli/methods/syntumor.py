@@ -8,14 +8,15 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.devices import Budget
-from tumorgen_cli.errors import Fault, PlanError
-from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.plan import Decisions, Plan, WindowPlan
-from tumorgen_cli.records import Fingerprint, Request, Synthetic
-from tumorgen_cli.shapes import MaskConfig, load_donors, place_mask, plan_masks, smooth_noise
-from tumorgen_cli.windows import units
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
+from tumorgen_cli.methods.mask_prior import load_donors, place_mask
+from tumorgen_cli.planning.fingerprint import Fingerprint
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.intensity import units
+from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.tumors.masks import MaskConfig, plan_masks, smooth_noise
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,12 @@ class Config:
 
     def __post_init__(self) -> None:
         if len(self.edge_mm) != len(self.mask.radii_mm):
-            fault = Fault("syntumor.edge_mm", f"{len(self.edge_mm)} ranges", f"{len(self.mask.radii_mm)}, one for each of mask.radii_mm", "give both")
+            fault = Fault(
+                "syntumor.edge_mm",
+                f"{len(self.edge_mm)} ranges",
+                f"{len(self.mask.radii_mm)}, one for each of mask.radii_mm",
+                "give both",
+            )
             raise PlanError("Size classes do not match", [fault])
 
 
@@ -59,13 +65,24 @@ class SynTumor(Method):
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
         contrast = np.array([tumor.contrast for tumor in fingerprint.tumors])
         usual = tuple((float(low), float(high)) for low, high in np.nanpercentile(contrast, (10, 90), axis=0).T)
-        d.take("contrast", usual, "10th and 90th percentile of the tumors' contrast to the 2 cm shell; of MR and others in each scan's own unit")
+        d.take(
+            "contrast",
+            usual,
+            "10th and 90th percentile of the tumors' contrast to the 2 cm shell; of MR and others in each scan's own unit",
+        )
         plan_masks(d, "ellipsoid")
         d.take("texture", 0.25, "SynTumor's blurred noise, as a share of the contrast")
         d.take("texture_mm", (3.0, 15.0), "SynTumor's sigma of 3 to 15 voxels of about 1 mm")
         least = 0.5 * max(window.spacing_mm)
-        edges = tuple((max(least, low), max(least, high)) for low, high in ((1.0, 1.0), (1.0, 1.5), (1.0, 2.0), (1.0, 2.0)))
-        d.take("edge_mm", edges, "SynTumor's edge sigma of 1 to 2 voxels of 1 mm, by size; at least half a working voxel", least=least)
+        edges = tuple(
+            (max(least, low), max(least, high)) for low, high in ((1.0, 1.0), (1.0, 1.5), (1.0, 2.0), (1.0, 2.0))
+        )
+        d.take(
+            "edge_mm",
+            edges,
+            "SynTumor's edge sigma of 1 to 2 voxels of 1 mm, by size; at least half a working voxel",
+            least=least,
+        )
 
     def load(self) -> dict[str, str]:
         self.donors, hashes = load_donors(self.config.mask, self.workspace)
@@ -82,7 +99,9 @@ class SynTumor(Method):
         texture = smooth_noise(shape, [max(0.6, grain / s) for s in request.spacing_mm], rng)
         image = request.image.astype(np.float32, copy=True)
         widths = units(self.plan.channels, request.limits)[:, 1]
-        contrasts = [float(rng.uniform(low, high)) * float(width) for (low, high), width in zip(c.contrast, widths, strict=True)]
+        contrasts = [
+            float(rng.uniform(low, high)) * float(width) for (low, high), width in zip(c.contrast, widths, strict=True)
+        ]
         for channel, contrast in enumerate(contrasts):
             image[(channel, *box.slices)] += soft * contrast * (1 + c.texture * texture)
         return Synthetic(image, share, {**drawn, "contrast": [round(each, 4) for each in contrasts]})

@@ -1,1 +1,1 @@
-"""Arrays in, numbers out."""
+"""Arrays in, numbers out: overlap, tumor statistics, distances of slices, radiomics, a classifier, novelty."""

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.errors import Fault, StateError
-from tumorgen_cli.files import hash_file, hash_value
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.json_records import hash_value
 
 if TYPE_CHECKING:
     import torch
 
+
 #: (N, H, W) slices in [0, 1] -> (N, D) features
 Features = Callable[[np.ndarray], np.ndarray]
-
 _INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 _RELEASE = "https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights"
 _BATCH = 16
-
 _SIGMAS = (0.7, 1.5, 3.0)  # pixels
 _ANGLES = np.arange(4) * math.pi / 4
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -56,7 +56,6 @@ def hand_made() -> Network:
     return Network("filters", False, 2, hash_value(["filters", _SIGMAS, _ANGLES, _PERCENTILES, _FLOOR]), filters)
 
 
-# -- networks trained on photographs -----------------------------------------------------------------------------
 def inception(device: torch.device, weights: Path | None) -> Network:
     """The FID network: 2,048 pooled features of TensorFlow's Inception of 2015-12-05.
 
@@ -81,14 +80,18 @@ def inception(device: torch.device, weights: Path | None) -> Network:
     _check_file(path)
     # torch-fidelity unpickles without care: what is not plain tensors stops here
     torch.load(path, map_location="cpu", weights_only=True)
-    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)).to(device)
+    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)).to(
+        device
+    )
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         grey = (images.clamp(0, 1) * 255).round().to(torch.uint8)
         return network(grey[:, None].expand(-1, 3, -1, -1))[0]
 
     preparation = "8 bits, grey as RGB, TensorFlow 1 bilinear to 299"
-    return Network("inception", True, 2, hash_value(["inception", _INCEPTION_SHA256, preparation]), _batched(forward, device, 3))
+    return Network(
+        "inception", True, 2, hash_value(["inception", _INCEPTION_SHA256, preparation]), _batched(forward, device, 3)
+    )
 
 
 def lite0(device: torch.device) -> Network:
@@ -99,7 +102,7 @@ def lite0(device: torch.device) -> Network:
     Raises:
         StateError: a package is missing, or its weights are others.
     """
-    from tumorgen_cli.nets.lite0 import SHA256, lite0_input, lite0_model
+    from tumorgen_cli.models.efficientnet import SHA256, lite0_input, lite0_model
 
     model = lite0_model().to(device)
 
@@ -110,9 +113,12 @@ def lite0(device: torch.device) -> Network:
     return Network("lite0", False, 2, hash_value(["lite0", SHA256, preparation]), _batched(forward, device, 3))
 
 
-# -- a network trained on the task -------------------------------------------------------------------------------
 def nnunet_encoder(
-    encoder: torch.nn.Module, weights_hash: str, prepare: Callable[[np.ndarray], np.ndarray], preparation: str, device: torch.device
+    encoder: torch.nn.Module,
+    weights_hash: str,
+    prepare: Callable[[np.ndarray], np.ndarray],
+    preparation: str,
+    device: torch.device,
 ) -> Network:
     """Global averages of every stage of a 3D nnU-Net's encoder: of whole windows, not of slices, so one vector a case.
 
@@ -132,7 +138,6 @@ def nnunet_encoder(
     return Network("nnunet", False, 3, hash_value(["nnunet", weights_hash, preparation]), _batched(forward, device, 5))
 
 
-# -- nothing learnt ----------------------------------------------------------------------------------------------
 def filters(images: np.ndarray) -> np.ndarray:
     """Texture statistics (N, 66) of slices (N, H, W) in [0, 1] under a bank of Gaussian derivatives at three scales.
 
@@ -170,7 +175,6 @@ def _mean_and_spread(images: np.ndarray) -> np.ndarray:
     return np.stack([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1)
 
 
-# -- running and loading -----------------------------------------------------------------------------------------
 def _batched(forward: Callable[[torch.Tensor], torch.Tensor], device: torch.device, axes: int) -> Features:
     """`forward` over an array of any length, in batches on `device`, without gradients; (N, D) float32."""
 
@@ -208,7 +212,10 @@ def _check_file(path: Path) -> None:
     found = hash_file(path) if path.is_file() else "no such file"
     if found != _INCEPTION_SHA256[:16]:
         remedy = f"fetch it again; the FID weights are at {_RELEASE}"
-        raise StateError("These are not the weights", [Fault(str(path), found, f"a file of SHA-256 {_INCEPTION_SHA256[:16]}…", remedy)])
+        raise StateError(
+            "These are not the weights",
+            [Fault(str(path), found, f"a file of SHA-256 {_INCEPTION_SHA256[:16]}…", remedy)],
+        )
 
 
 def _missing_package(name: str, install: str, error: ImportError) -> StateError:

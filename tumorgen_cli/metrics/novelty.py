@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, ndimage
 
-from tumorgen_cli.metrics.tumors import TumorStatistics
-from tumorgen_cli.records import Shape, Triple
+from tumorgen_cli.geometry import Shape, Triple
+from tumorgen_cli.metrics.statistics import TumorStatistics
 
 SIDE = 20  # points of a patch along each edge
 REACH = 4.6  # a patch's edge in radii of gyration: a ball fills 0.56 of it, a long rod 0.75
@@ -27,7 +27,6 @@ MASK_SHARE = 0.5
 _CANDIDATES = 24  # (lesion, mirroring) of best likeness unshifted, that are tried with shifts
 _CHUNK = 192  # pairs that are shifted at once: bounds memory
 _MIRRORINGS = tuple(axes for count in range(4) for axes in itertools.combinations((0, 1, 2), count))
-
 #: facts of `Lesion` -> title
 FACTS = {
     "volume_ml": "volume",
@@ -131,15 +130,18 @@ class Novelty:
     diversity: tuple[Diversity, ...]
 
 
-# -- patches -----------------------------------------------------------------------------------------------------
-def lesion(case: str, group: str, image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, statistics: TumorStatistics) -> Lesion | None:
+def lesion(
+    case: str, group: str, image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, statistics: TumorStatistics
+) -> Lesion | None:
     """A lesion with its patch and facts; None where the mask is empty. `image` (C, X, Y, Z), `mask` (X, Y, Z)."""
     patch = lesion_patch(image, mask, spacing_mm)
     if patch is None:
         return None
     own = statistics
     place = [float(axis.mean() + 0.5) / n for axis, n in zip(np.nonzero(mask), mask.shape, strict=True)]
-    return Lesion(case, group, patch, (own.volume_ml, own.sphericity, own.mean, own.contrast, own.heterogeneity, *place))
+    return Lesion(
+        case, group, patch, (own.volume_ml, own.sphericity, own.mean, own.contrast, own.heterogeneity, *place)
+    )
 
 
 def lesion_patch(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) -> np.ndarray | None:
@@ -163,7 +165,8 @@ def lesion_patch(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) -> np.
     axes = [c + (np.arange(SIDE) - (SIDE - 1) / 2) * pitch / s for c, s in zip(center, step, strict=True)]
     blur = [0.5 * math.sqrt(max(0.0, pitch**2 - s**2)) / s for s in step]
     region = tuple(
-        slice(max(0, math.floor(a[0] - 4 * b) - 1), max(1, math.ceil(a[-1] + 4 * b) + 2)) for a, b in zip(axes, blur, strict=True)
+        slice(max(0, math.floor(a[0] - 4 * b) - 1), max(1, math.ceil(a[-1] + 4 * b) + 2))
+        for a, b in zip(axes, blur, strict=True)
     )
     at = np.meshgrid(*[a - part.start for a, part in zip(axes, region, strict=True)], indexing="ij")
 
@@ -176,7 +179,9 @@ def lesion_patch(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) -> np.
     for channel in image:
         values = sample(channel, "nearest").astype(np.float64)
         values -= (values * share).sum() / share.sum()
-        pictures.append(share * values if values.std() > 1e-6 * max(1.0, float(np.abs(channel).max())) else np.zeros_like(values))
+        pictures.append(
+            share * values if values.std() > 1e-6 * max(1.0, float(np.abs(channel).max())) else np.zeros_like(values)
+        )
     shape = share - share.mean()
     scaled = [math.sqrt((1 - MASK_SHARE) / len(image)) * _unit(picture) for picture in pictures]
     return np.stack([*scaled, math.sqrt(MASK_SHARE) * _unit(shape)]).astype(np.float32)
@@ -187,7 +192,6 @@ def _unit(array: np.ndarray) -> np.ndarray:
     return array / norm if norm > 0 else array
 
 
-# -- distances ---------------------------------------------------------------------------------------------------
 def distances(patches: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Distances (N, M) between patches (N, C + 1, S, S, S) and (M, ...): 1 less the best correlation over eight mirrorings."""
     best = np.full((len(patches), len(others)), -np.inf, np.float32)
@@ -239,7 +243,9 @@ def _products(patches: np.ndarray, others: np.ndarray, axes: tuple[int, ...]) ->
 
 def _shifted(patches: np.ndarray, others: np.ndarray, mirroring: np.ndarray) -> np.ndarray:
     """The best correlation of each pair (K,) over all shifts, the other mirrored as `mirroring` (K,) numbers it."""
-    turned = np.stack([np.flip(other, tuple(axis - 3 for axis in _MIRRORINGS[m])) for other, m in zip(others, mirroring, strict=True)])
+    turned = np.stack(
+        [np.flip(other, tuple(axis - 3 for axis in _MIRRORINGS[m])) for other, m in zip(others, mirroring, strict=True)]
+    )
     axes, size = (-3, -2, -1), patches.shape[-3:]
     spectrum = (fft.rfftn(patches, axes=axes) * np.conj(fft.rfftn(turned, axes=axes))).sum(axis=1)
     correlation = fft.irfftn(spectrum, s=size, axes=axes)
@@ -248,7 +254,6 @@ def _shifted(patches: np.ndarray, others: np.ndarray, mirroring: np.ndarray) -> 
     return np.asarray(near.reshape(len(patches), -1).max(axis=1))
 
 
-# -- a set -------------------------------------------------------------------------------------------------------
 def novelty(synthetic: Sequence[Lesion], train: Sequence[Lesion], held_out: Sequence[Lesion]) -> Novelty:
     """How new the synthetic lesions are beside the training lesions, and how varied; see `Novelty`.
 
@@ -279,8 +284,12 @@ def novelty(synthetic: Sequence[Lesion], train: Sequence[Lesion], held_out: Sequ
         left_out=_spread(left_out_pairs),
         threshold=threshold,
         near_copies=float(len(copies)) if known else math.nan,
-        singled_out=float(sum(pair.ratio < least_ratio for pair in copies)) if known and math.isfinite(least_ratio) else math.nan,
-        close_share=float(np.mean([pair.distance < np.percentile(real, TYPICAL) for pair in pairs])) if known else math.nan,
+        singled_out=float(sum(pair.ratio < least_ratio for pair in copies))
+        if known and math.isfinite(least_ratio)
+        else math.nan,
+        close_share=float(np.mean([pair.distance < np.percentile(real, TYPICAL) for pair in pairs]))
+        if known
+        else math.nan,
         reason=reason,
         pairs=pairs,
         held_out_pairs=unseen_pairs,
@@ -316,9 +325,15 @@ def _duplicates(synthetic: Sequence[Lesion], patches: np.ndarray, threshold: flo
     return tuple(found.values())
 
 
-def _pairs(lesions: Sequence[Lesion], others: Sequence[Lesion], found: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[Near, ...]:
+def _pairs(
+    lesions: Sequence[Lesion], others: Sequence[Lesion], found: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> tuple[Near, ...]:
     """Every lesion with the one nearest to it, nearest first; those without one are left out."""
-    pairs = [Near(one.case, others[j].case, float(a), float(b)) for one, j, a, b in zip(lesions, *found, strict=True) if j >= 0]
+    pairs = [
+        Near(one.case, others[j].case, float(a), float(b))
+        for one, j, a, b in zip(lesions, *found, strict=True)
+        if j >= 0
+    ]
     return tuple(sorted(pairs, key=lambda pair: (pair.distance, pair.case)))
 
 
@@ -329,7 +344,9 @@ def _patches(lesions: Sequence[Lesion]) -> np.ndarray:
 
 def _same(lesions: Sequence[Lesion], others: Sequence[Lesion]) -> np.ndarray:
     """Where two lesions are of one patient (N, M)."""
-    return np.array([[one.group == other.group for other in others] for one in lesions], bool).reshape(len(lesions), len(others))
+    return np.array([[one.group == other.group for other in others] for one in lesions], bool).reshape(
+        len(lesions), len(others)
+    )
 
 
 def _mean_distance(patches: np.ndarray, excluded: np.ndarray) -> float:

@@ -12,8 +12,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from tumorgen_cli.records import Triple
-from tumorgen_cli.windows import tight_box
+from tumorgen_cli.geometry import Triple, tight_box
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,11 @@ def verdict(mask: np.ndarray, found: np.ndarray, spacing_mm: Triple, tolerance_m
     if box is not None:  # what lies around both changes nothing and costs time
         mask, found = mask[box.slices], found[box.slices]
     return Verdict(
-        dice(mask, found), surface_dice(mask, found, spacing_mm, tolerance_mm), proportion(mask, found),
+        dice(mask, found),
+        surface_dice(mask, found, spacing_mm, tolerance_mm),
+        proportion(mask, found),
         *lesion_counts(mask, found),
-    )  # fmt: skip
+    )
 
 
 def proportion(mask: np.ndarray, found: np.ndarray) -> float:
@@ -97,7 +98,9 @@ def surface_dice(a: np.ndarray, b: np.ndarray, spacing_mm: Triple, tolerance_mm:
         return 0.0
     # one voxel of background on every side, outside the volume too, or a surface at its edge would go missing
     one, other = (torch.from_numpy(np.pad(mask[box.slices], 1)) for mask in (a, b))
-    edges, other_edges, areas, other_areas = (part.numpy() for part in get_mask_edges(one, other, crop=False, spacing=spacing_mm))
+    edges, other_edges, areas, other_areas = (
+        part.numpy() for part in get_mask_edges(one, other, crop=False, spacing=spacing_mm)
+    )
     places, other_places = (np.argwhere(edge) * np.array(spacing_mm) for edge in (edges, other_edges))
     within, total = 0.0, 0.0
     for here, there, area in ((places, other_places, areas[edges]), (other_places, places, other_areas[other_edges])):

@@ -12,16 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tumorgen_cli.metrics.features import Features, filters
-
 __all__ = [
-    "PLANES", "Distance", "Features", "Interval", "Projection", "cannot_tell", "filters", "fit_projection", "floor",
-    "frechet_distance", "jackknife", "kernel_distance", "matched", "over_planes", "slices",
-]  # fmt: skip
-
+    "PLANES",
+    "Distance",
+    "Interval",
+    "Projection",
+    "cannot_tell",
+    "fit_projection",
+    "floor",
+    "frechet_distance",
+    "jackknife",
+    "kernel_distance",
+    "matched",
+    "over_planes",
+    "slices",
+]
 #: two sets of cases, their first axes, -> how far apart they are
 Distance = Callable[[np.ndarray, np.ndarray], float]
-
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
 _COVERAGE = 0.95
 
@@ -47,7 +54,6 @@ def slices(volume: np.ndarray, plane: str, center: Sequence[float] | None = None
     return np.asarray(np.take(volume, index, axis))
 
 
-# -- distances ---------------------------------------------------------------------------------------------------
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """|μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) of features (N, D) and (M, D); nan where a set has fewer than two rows.
 
@@ -98,7 +104,6 @@ def over_planes(distance: Distance) -> Distance:
     return mean
 
 
-# -- intervals ---------------------------------------------------------------------------------------------------
 def jackknife(
     a: np.ndarray,
     b: np.ndarray,
@@ -155,13 +160,21 @@ def matched(
     if min(counts) < 2 or len(a) < counts[0] or len(b) < counts[1]:
         return Interval(math.nan, math.nan, math.nan, counts)
     rng = np.random.default_rng(seed)
-    sets = [(part, _members(part, groups), count) for part, groups, count in zip((a, b), (groups_a, groups_b), counts, strict=True)]
+    sets = [
+        (part, _members(part, groups), count)
+        for part, groups, count in zip((a, b), (groups_a, groups_b), counts, strict=True)
+    ]
     found = [distance(*(part[_spread(members, rng)[:count]] for part, members, count in sets)) for _ in range(draws)]
     return _of_draws(found, counts)
 
 
 def floor(
-    real: np.ndarray, counts: tuple[int, int], distance: Distance, groups: Sequence[Hashable] | None, draws: int, seed: int
+    real: np.ndarray,
+    counts: tuple[int, int],
+    distance: Distance,
+    groups: Sequence[Hashable] | None,
+    draws: int,
+    seed: int,
 ) -> Interval:
     """The distance of real cases from other real cases: over random splits of `real` into two sets of `counts` rows.
 
@@ -200,7 +213,6 @@ def cannot_tell(floor: Interval, first: float, second: float) -> bool:
     return not abs(first - second) > floor.width
 
 
-# -- fewer dimensions --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Projection:
     """Principal axes of reference features: `mean` (D,), `axes` (D, K), columns of unit length."""
@@ -226,7 +238,6 @@ def fit_projection(reference: np.ndarray, components: int) -> Projection:
     return Projection(mean, axes[:components].T)
 
 
-# -- arithmetic --------------------------------------------------------------------------------------------------
 def _check(a: np.ndarray, b: np.ndarray) -> None:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"features of shapes {a.shape} and {b.shape} cannot be compared")

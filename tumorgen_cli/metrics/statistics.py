@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.character import contrasts, core_ratio, heterogeneity, ratio, tumor_and_shell
-from tumorgen_cli.records import Triple
+from tumorgen_cli.geometry import Triple
+from tumorgen_cli.metrics.traits import contrasts, core_ratio, heterogeneity, ratio, tumor_and_shell
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,18 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.records import SHELL_MM, Triple
-from tumorgen_cli.windows import box_around
+from tumorgen_cli.geometry import SHELL_MM, Triple, box_around
 
 #: what `describe_character` tells of each channel, in this order
 FIELDS = ("contrast", "heterogeneity", "core_ratio")
 #: kind of hard tumor -> its field, the percentile of the training tumors' that bounds it, the side of that bound on which it lies
-KINDS = {"low-contrast": ("contrast", 20, -1), "necrotic": ("core_ratio", 20, -1), "heterogeneous": ("heterogeneity", 80, 1)}
+KINDS = {
+    "low-contrast": ("contrast", 20, -1),
+    "necrotic": ("core_ratio", 20, -1),
+    "heterogeneous": ("heterogeneity", 80, 1),
+}
 
 
-# -- one tumor -------------------------------------------------------------------------------------------------
 def tumor_and_shell(
     image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, excluded: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -94,7 +96,6 @@ def describe_character(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, 
     return np.array(told, np.float32).ravel()
 
 
-# -- among others ----------------------------------------------------------------------------------------------
 def hard_limit(kind: str, values: np.ndarray) -> float:
     """The bound of a kind of hard tumor, from its field's values (N,) of the training tumors; nan where none is known."""
     known = _comparable(kind, values)
@@ -111,39 +112,3 @@ def is_hard(kind: str, values: np.ndarray, limit: float) -> np.ndarray:
 def _comparable(kind: str, values: np.ndarray) -> np.ndarray:
     """A contrast is low when it is weak, whether a tumor is brighter or darker than what lies around it."""
     return np.abs(values) if KINDS[kind][0] == "contrast" else np.asarray(values)
-
-
-def normal_scores(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """`values` (..., V) as standard normal numbers by their rank among `known` (N, V), column by column; 0 where nan.
-
-    So told, a field needs no unit, and a column of one value, or of none, tells nothing.
-    """
-    from scipy.special import ndtri
-
-    out = np.zeros(values.shape, np.float32)
-    for column in range(known.shape[1]):
-        ladder = np.sort(known[np.isfinite(known[:, column]), column].astype(np.float64))
-        steps, first, count = np.unique(ladder, return_index=True, return_counts=True)
-        if len(steps) > 1:
-            scores = ndtri((first + count / 2) / len(ladder))  # equal values share the middle of their ranks
-            given = values[..., column].astype(np.float64)
-            out[..., column] = np.where(np.isfinite(given), np.interp(np.nan_to_num(given), steps, scores), 0)
-    return out
-
-
-def draw_character(
-    known: np.ndarray, extents_mm: np.ndarray, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None, channel: int
-) -> np.ndarray:
-    """One of the characters `known` (N, 3 C), of tumors of `extents_mm` (N, 3): of one around which the box may have been put.
-
-    BA-PMG adds two offsets U(0, reach) to each side; tumors are weighed by the normal density of that sum's mean and
-    variance, so that a box like none of them gets the character of the nearest in size. With a `kind` only those are drawn from that are
-    of it in `channel`.
-    """
-    left = (np.array(box_mm) - extents_mm - np.array(reach_mm)) / (np.array(reach_mm) / math.sqrt(6))
-    weight = -0.5 * np.square(left).sum(1)
-    if kind is not None:
-        values = known[:, channel * len(FIELDS) + FIELDS.index(KINDS[kind][0])]
-        weight = np.where(is_hard(kind, values, hard_limit(kind, values)), weight, -np.inf)
-    likely = np.exp(weight - weight.max())
-    return np.asarray(known[int(rng.choice(len(known), p=likely / likely.sum()))])

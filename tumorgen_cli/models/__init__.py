@@ -1,1 +1,1 @@
-"""Networks: modules that take plain numbers, never a plan."""
+"""Networks and samplers, one a file: modules that take plain numbers, never a plan, and pure schedules of tensors."""

@@ -19,7 +19,6 @@ from torch import Tensor
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Sampler = Literal["ddpm", "ddim"]
 SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim")
-
 _OFFSET = 0.008
 _LARGEST_BETA = 0.999
 _REACH = 10.0  # standard deviations: data beyond are an estimate's error
@@ -61,6 +60,8 @@ def sample(denoiser: Denoiser, draw: Callable[[], Tensor], timesteps: int, steps
             x = math.sqrt(next_level) * data + math.sqrt(1 - next_level) * noise
             continue
         beta = 1 - level / next_level
-        mean = math.sqrt(next_level) * beta / (1 - level) * data + math.sqrt(1 - beta) * (1 - next_level) / (1 - level) * x
+        mean = (
+            math.sqrt(next_level) * beta / (1 - level) * data + math.sqrt(1 - beta) * (1 - next_level) / (1 - level) * x
+        )
         x = mean + math.sqrt(beta * (1 - next_level) / (1 - level)) * draw() if before else mean
     return x

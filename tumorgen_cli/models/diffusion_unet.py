@@ -49,7 +49,9 @@ class _Attention(nn.Module):
         self.norm = nn.GroupNorm(_GROUPS, width)
         self.qkv = nn.Linear(width, 3 * math.prod(heads), bias=False)
         self.out = nn.Linear(math.prod(heads), width)
-        self.near = nn.Parameter(torch.zeros(heads[0], 2 * _FAR + 1)) if along_depth else None  # bias by how far slices lie apart
+        self.near = (
+            nn.Parameter(torch.zeros(heads[0], 2 * _FAR + 1)) if along_depth else None
+        )  # bias by how far slices lie apart
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).movedim(1, -1)  # (B, X, Y, Z, C)
@@ -112,13 +114,17 @@ class PlaneUNet(nn.Module):
         self.narrow = nn.ModuleList([nn.Conv3d(b, b, (4, 4, 1), (2, 2, 1), (1, 1, 0)) for _, b in pairs[:-1]])
         self.middle = _Level(widths[-1], widths[-1], time, heads)
         self.up = nn.ModuleList([_Level(2 * b, a, time, heads) for a, b in reversed(pairs)])
-        self.widen = nn.ModuleList([nn.ConvTranspose3d(a, a, (4, 4, 1), (2, 2, 1), (1, 1, 0)) for a, _ in reversed(pairs[1:])])
+        self.widen = nn.ModuleList(
+            [nn.ConvTranspose3d(a, a, (4, 4, 1), (2, 2, 1), (1, 1, 0)) for a, _ in reversed(pairs[1:])]
+        )
         self.end = _Block(2 * self.base, self.base, time)
         self.out = nn.Conv3d(self.base, out_channels, 1)
 
     def forward(self, x: Tensor, step: Tensor) -> Tensor:
         half = self.base // 2
-        angles = step.float()[:, None] * torch.exp(-math.log(10000) * torch.arange(half, device=x.device) / max(1, half - 1))
+        angles = step.float()[:, None] * torch.exp(
+            -math.log(10000) * torch.arange(half, device=x.device) / max(1, half - 1)
+        )
         time = self.time(torch.cat([angles.sin(), angles.cos()], 1))
         x = self.start_depth(self.start(x))
         first, skips = x, []

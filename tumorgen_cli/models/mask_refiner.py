@@ -45,6 +45,10 @@ class MaskRefiner(nn.Module):
 def _block(inside: int, outside: int) -> nn.Sequential:
     groups = min(8, inside)
     return nn.Sequential(
-        nn.GroupNorm(groups, inside), nn.SiLU(), nn.Conv3d(inside, outside, 3, padding=1),
-        nn.GroupNorm(groups, outside), nn.SiLU(), nn.Conv3d(outside, outside, 3, padding=1),
-    )  # fmt: skip
+        nn.GroupNorm(groups, inside),
+        nn.SiLU(),
+        nn.Conv3d(inside, outside, 3, padding=1),
+        nn.GroupNorm(groups, outside),
+        nn.SiLU(),
+        nn.Conv3d(outside, outside, 3, padding=1),
+    )

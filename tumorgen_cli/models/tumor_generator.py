@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tumorgen_cli.nets.unet import make_unet
+from tumorgen_cli.models.unet import make_unet
 
 
 class TumorGenerator(nn.Module):

@@ -17,15 +17,26 @@ from torch import Tensor, nn
 DOWNSAMPLING = 4
 
 
-def make_kl_vae(channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int]) -> AutoencoderKlMaisi:
+def make_kl_vae(
+    channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int]
+) -> AutoencoderKlMaisi:
     """The bare network, `AutoencoderKlMaisi` with `num_splits=1` (more would cut sizes silently) and fast norms."""
     groups = min(32, min(widths))
     vae = AutoencoderKlMaisi(
-        spatial_dims=3, in_channels=channels, out_channels=channels, latent_channels=latent_channels,
-        num_channels=tuple(widths), num_res_blocks=tuple(res_blocks), norm_num_groups=groups,
-        attention_levels=(False,) * len(widths), with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
-        num_splits=1, norm_float16=False, save_mem=False,
-    )  # fmt: skip
+        spatial_dims=3,
+        in_channels=channels,
+        out_channels=channels,
+        latent_channels=latent_channels,
+        num_channels=tuple(widths),
+        num_res_blocks=tuple(res_blocks),
+        norm_num_groups=groups,
+        attention_levels=(False,) * len(widths),
+        with_encoder_nonlocal_attn=False,
+        with_decoder_nonlocal_attn=False,
+        num_splits=1,
+        norm_float16=False,
+        save_mem=False,
+    )
     _replace_norms(vae)
     return vae
 

@@ -15,7 +15,7 @@ import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
-from tumorgen_cli.nets.vae import Autoencoder
+from tumorgen_cli.models.vae import Autoencoder
 
 _DECAY = 0.99
 _DEAD = 0.05  # of an even share of the vectors: a code used less starts again
@@ -73,7 +73,9 @@ class Codebook(nn.Module):
 class VqGan(Autoencoder):
     """Encoder, codebook, decoder. Latents leave and enter before quantisation: `decode` quantises (as latent diffusion does)."""
 
-    def __init__(self, channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int], codes: int) -> None:
+    def __init__(
+        self, channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int], codes: int
+    ) -> None:
         super().__init__(channels, widths, latent_channels, res_blocks)
         del self.net.quant_conv_log_sigma
         self.codebook = Codebook(codes, latent_channels)
@@ -105,8 +107,12 @@ class Critics(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.volume = PatchDiscriminator(spatial_dims=3, num_layers_d=3, channels=32, in_channels=channels, norm="INSTANCE")
-        self.slices = PatchDiscriminator(spatial_dims=2, num_layers_d=3, channels=32, in_channels=channels, norm="INSTANCE")
+        self.volume = PatchDiscriminator(
+            spatial_dims=3, num_layers_d=3, channels=32, in_channels=channels, norm="INSTANCE"
+        )
+        self.slices = PatchDiscriminator(
+            spatial_dims=2, num_layers_d=3, channels=32, in_channels=channels, norm="INSTANCE"
+        )
 
     def forward(self, image: Tensor, planes: Tensor) -> list[list[Tensor]]:
         """Of (B, C, X, Y, Z) as a whole, and of its slices number `planes` (B, 3) along each axis."""
@@ -115,4 +121,7 @@ class Critics(nn.Module):
 
 def cut_planes(image: Tensor, planes: Tensor) -> list[Tensor]:
     """One slice (B, C, ., .) along each axis of (B, C, X, Y, Z); `planes` (B, 3) says which."""
-    return [torch.stack([each.select(axis + 1, int(n)) for each, n in zip(image, planes[:, axis], strict=True)]) for axis in range(3)]
+    return [
+        torch.stack([each.select(axis + 1, int(n)) for each, n in zip(image, planes[:, axis], strict=True)])
+        for axis in range(3)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorgen_cli.files import read_plain
+from tumorgen_cli.system.json_records import read_plain
 
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 
@@ -31,10 +31,15 @@ def read_learnt(folder: Path) -> Learnt:
     if not all((root / name).is_file() for name in ("plans.json", "dataset.json")):
         return Learnt("", ())
     ending = read_plain(root / "dataset.json", "copy it again").get("file_ending", ".nii.gz")
-    validated = {fold.name: {file.name.removesuffix(ending) for file in fold.glob(f"validation/*{ending}")} for fold in root.glob("fold_*")}
+    validated = {
+        fold.name: {file.name.removesuffix(ending) for file in fold.glob(f"validation/*{ending}")}
+        for fold in root.glob("fold_*")
+    }
     known = set().union(*validated.values())
     taken = [folder.name] if folder != root else [name for name in validated if (root / name / FINAL).is_file()]
-    learnt = set().union(*(known - (validated[name] if name != "fold_all" else set()) for name in taken if validated.get(name)))
+    learnt = set().union(
+        *(known - (validated[name] if name != "fold_all" else set()) for name in taken if validated.get(name))
+    )
     return Learnt(read_plain(root / "plans.json", "copy it again").get("dataset_name", ""), tuple(sorted(learnt)))
 
 

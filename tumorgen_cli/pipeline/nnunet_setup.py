@@ -14,20 +14,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from tumorgen_cli.dataset import case_words, cases_among
-from tumorgen_cli.devices import DeviceName
-from tumorgen_cli.errors import Fault, StateError, gather_faults
-from tumorgen_cli.files import hash_value, write_json
-from tumorgen_cli.folds import SPLITS, folds_with
-from tumorgen_cli.judges import needed_judge
-from tumorgen_cli.live import VARIABLE, Painting
-from tumorgen_cli.nnunet import users_folders
-from tumorgen_cli.painter import hash_sizes, names_of, sources_of
-from tumorgen_cli.pipeline import bare_hosts, dataset_of
-from tumorgen_cli.records import PAIR_FORMAT
-from tumorgen_cli.sets import bare_fault
-from tumorgen_cli.stages import open_method
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.data.hosts import case_words, cases_among
+from tumorgen_cli.data.splits import SPLITS, folds_with
+from tumorgen_cli.judge.find import needed_judge
+from tumorgen_cli.methods.open import open_method
+from tumorgen_cli.nnunet.on_the_fly.settings import VARIABLE, Painting
+from tumorgen_cli.nnunet.runner import users_folders
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.painter import hash_sizes, names_of, sources_of
+from tumorgen_cli.synthesis.places import bare_fault, bare_hosts, dataset_of
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
+from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.system.errors import Fault, StateError, gather_faults
+from tumorgen_cli.system.json_records import hash_value, write_json
 
 TRAINER = "nnUNetTrainerTumorGen"
 
@@ -71,21 +70,47 @@ def set_up(
     paths = [None if path is None else str(path.resolve()) for path in (healthy, roi)]
     where = judge if judge is None or not judge.exists() else judge.resolve()  # `bundled` is a name, not a path
     painting = Painting(
-        format=PAIR_FORMAT, work=str(workspace.root), method=method_name, healthy=paths[0], cases=cases, roi=paths[1],
-        judge=None if where is None else str(where), keep=keep, until_pass=until_pass, mixup=mixup, probability=probability, pool=pool,
-        share=share, device=device, seed=plan.seed if seed is None else seed, plan_hash=plan.hash, weights=weights or {},
-        learnt_from=method.learnt_from() if method else (), hosts=(), hosts_hash="", channels=tuple(channel.name for channel in plan.channels),
+        format=PAIR_FORMAT,
+        work=str(workspace.root),
+        method=method_name,
+        healthy=paths[0],
+        cases=cases,
+        roi=paths[1],
+        judge=None if where is None else str(where),
+        keep=keep,
+        until_pass=until_pass,
+        mixup=mixup,
+        probability=probability,
+        pool=pool,
+        share=share,
+        device=device,
+        seed=plan.seed if seed is None else seed,
+        plan_hash=plan.hash,
+        weights=weights or {},
+        learnt_from=method.learnt_from() if method else (),
+        hosts=(),
+        hosts_hash="",
+        channels=tuple(channel.name for channel in plan.channels),
         labels=plan.labels,
-    )  # fmt: skip
+    )
     sources = gather_faults(faults, lambda: sources_of(workspace, plan, painting))
     dataset = gather_faults(faults, lambda: dataset_of(plan))
     divided = gather_faults(faults, lambda: folds_with(dataset, splits)) if dataset is not None else None
     if healthy is not None and sources is not None and dataset is not None:
         scans = {source.name: source.files[0] for source in sources if not source.redraw}
         known = gather_faults(faults, lambda: cases_among(scans, dataset, splits.test)) or {}
-        renamed = {name: case for name, case in known.items() if name != case}  # by its own name the trainer knows a case
+        renamed = {
+            name: case for name, case in known.items() if name != case
+        }  # by its own name the trainer knows a case
         if renamed:
-            faults.append(Fault(str(healthy), f"held-out cases by other names ({case_words(renamed)})", "other scans", "take them out of the folder"))
+            faults.append(
+                Fault(
+                    str(healthy),
+                    f"held-out cases by other names ({case_words(renamed)})",
+                    "other scans",
+                    "take them out of the folder",
+                )
+            )
     if sources is not None and (bare := bare_hosts(plan, sources)):
         faults.append(bare_fault(str(healthy), bare))
     if until_pass is not None:
@@ -103,10 +128,12 @@ def set_up(
 
 def job_lines(path: Path) -> tuple[str, str]:
     """The two lines for a job script; trainers that nnUNet_extTrainer names already are found as before."""
-    folder = Path(str(resources.files("tumorgen_cli"))) / "nnunet_trainers"
+    folder = Path(str(resources.files("tumorgen_cli"))) / "nnunet" / "on_the_fly" / "nnunet_trainers"
     named = [part for part in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if part.strip()]
     others = any(Path(part) != folder for part in named)
-    first = f"export nnUNet_extTrainer={shlex.quote(str(folder))}" + (f"{os.pathsep}$nnUNet_extTrainer" if others else "")
+    first = f"export nnUNet_extTrainer={shlex.quote(str(folder))}" + (
+        f"{os.pathsep}$nnUNet_extTrainer" if others else ""
+    )
     return first, f"export {VARIABLE}={shlex.quote(str(path))}"
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorgen_cli import console
-from tumorgen_cli.files import read_plain
-from tumorgen_cli.methods import METHODS, find_method
-from tumorgen_cli.methods.method import Method
-from tumorgen_cli.shards import read_logs
-from tumorgen_cli.windows import is_done
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.methods.base import Method
+from tumorgen_cli.methods.registry import METHODS, find_method
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import is_done
+from tumorgen_cli.synthesis.shards import read_logs
+from tumorgen_cli.system import console
+from tumorgen_cli.system.json_records import read_plain
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,32 @@ def status(workspace: Workspace) -> list[Step]:
             told |= {method.folder(stage) for stage in fresh}
     if (workspace.judge / "judge.json").is_file():
         made = read_plain(workspace.judge / "judge.json", "run `tumorgen train judge --restart`")
-        steps.append(Step("train judge", "done", f"{len(made['cases'])} cases, {made['minutes']:g} minutes", f"tumorgen train judge {where}"))
+        steps.append(
+            Step(
+                "train judge",
+                "done",
+                f"{len(made['cases'])} cases, {made['minutes']:g} minutes",
+                f"tumorgen train judge {where}",
+            )
+        )
     for folder in sorted(workspace.root.glob("synthetic/*/set.json")):
         lines = sum(text.count("\n") for text in read_logs(folder.parent, "provenance").values())  # of shards, too
         done = (folder.parent / "dataset.json").is_file()
         stale = read_plain(folder, "delete the set")["plan"] != plan.hash
         state = "stale" if stale else "done" if done else "partly"
-        steps.append(Step(f"synthesize {folder.parent.name}", state, f"{lines} pairs", f"tumorgen synthesize --healthy DIR -n N {where}"))
+        steps.append(
+            Step(
+                f"synthesize {folder.parent.name}",
+                state,
+                f"{lines} pairs",
+                f"tumorgen synthesize --healthy DIR -n N {where}",
+            )
+        )
         scores = workspace.evaluation(folder.parent.name) / "scores.json"
         state = "done" if scores.is_file() else "missing"
-        steps.append(Step(f"evaluate {folder.parent.name}", state, "", f"tumorgen evaluate --synthetic {folder.parent} {where}"))
+        steps.append(
+            Step(f"evaluate {folder.parent.name}", state, "", f"tumorgen evaluate --synthetic {folder.parent} {where}")
+        )
     if not list(workspace.root.glob("synthetic/*/set.json")):
         steps.append(Step("synthesize", "missing", "", f"tumorgen synthesize --healthy DIR -n N {where}"))
     return steps
@@ -69,7 +85,12 @@ def _stage_step(method: Method, stage: str, where: str) -> Step:
             return Step(f"train {stage}", "done", "part of an earlier stage", command)
         run = read_plain(path, "train the stage again")
         numbers = ", ".join(f"{k} {v:.4g}" for k, v in run["numbers"].items())
-        return Step(f"train {stage}", "done", f"{run['iterations']} iterations, {console.clock(run['seconds'])} {numbers}", command)
+        return Step(
+            f"train {stage}",
+            "done",
+            f"{run['iterations']} iterations, {console.clock(run['seconds'])} {numbers}",
+            command,
+        )
     if (folder / "run.json").is_file():
         return Step(f"train {stage}", "stale", "made from other data, plan or stages", f"{command} --restart")
     return Step(f"train {stage}", "partly" if (folder / "last.pt").is_file() else "missing", "", command)

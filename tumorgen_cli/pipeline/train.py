@@ -1,40 +1,51 @@
-"""Training as a command: which stage, is what it needs there, is it done. Imports neither SimpleITK nor nnunetv2."""
+"""Stage `train`: checks what a training stage needs, trains it unless it is done. Imports neither SimpleITK nor nnunetv2."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tumorgen_cli import console
-from tumorgen_cli.devices import DeviceName, find_device
-from tumorgen_cli.errors import Fault, PlanError, StateError, few
-from tumorgen_cli.files import hash_file, locked, read_plain, unknown_name, write_json
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.methods.method import INITIAL, Method
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.training import Run, train
-from tumorgen_cli.windows import is_done
-from tumorgen_cli.workspace import Splits, Workspace
+from tumorgen_cli.methods.base import INITIAL
+from tumorgen_cli.methods.open import open_method
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.places import dataset_of
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.json_records import read_plain, unknown_name, write_json
+from tumorgen_cli.system.locks import locked
+from tumorgen_cli.training.loop import train
+from tumorgen_cli.training.stage import Run
 
-
-def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None:
-    """Sees that every case of the splits is preprocessed by this plan.
-
-    Raises:
-        StateError: cases are missing or stale.
-    """
-    missing = [case for case in (*splits.train, *splits.test) if not is_done(plan, case, workspace.cases / case)]
-    if missing:
-        found = f"{len(missing)} cases missing or made by another plan ({few(missing)})"
-        raise StateError("Cases are not preprocessed", [Fault(str(workspace.cases), found, "every case", "run `tumorgen preprocess`")])
+if TYPE_CHECKING:
+    from tumorgen_cli.judge.card import JudgeRecord
 
 
-def open_method(workspace: Workspace, name: str, device: DeviceName) -> Method:
-    """The method of a workspace on a device, its plan and cases checked."""
+def train_own_judge(
+    workspace: Workspace, minutes: float, device: DeviceName, seed: int | None, restart: bool
+) -> JudgeRecord:
+    """Trains an nnU-Net on the workspace's training cases, as its judge; scores it on the held-out ones."""
+    from tumorgen_cli.judge.train import train_judge
+    from tumorgen_cli.nnunet.job import training_data
+
     plan = workspace.plan()
-    check_preprocessed(workspace, plan, workspace.splits())
-    return find_method(name)(plan, workspace, find_device(device).type)
+    data = training_data(dataset_of(plan), workspace.splits())
+    seed = plan.seed if seed is None else seed
+    return train_judge(
+        data,
+        workspace.judge,
+        minutes,
+        device,
+        plan.precision,
+        plan.tolerance_mm,
+        seed,
+        plan.fingerprint_hash,
+        restart=restart,
+    )
 
 
 def train_stage(
@@ -57,7 +68,9 @@ def train_stage(
     for before in method.stages[: method.stages.index(stage)]:
         if not method.trained(before):
             remedy = f"run `tumorgen train {before}` (with --restart if the plan has changed)"
-            raise StateError("An earlier stage is not ready", [Fault(before, "not trained, or stale", "a finished run", remedy)])
+            raise StateError(
+                "An earlier stage is not ready", [Fault(before, "not trained, or stale", "a finished run", remedy)]
+            )
     folder = method.folder(stage)
     own = (folder / "run.json").is_file()  # or it is off, or part of an earlier stage
     if method.trained(stage, iterations or method.planned_iterations(stage)) and not (restart and own):
@@ -103,8 +116,16 @@ def train_stages(
     """
     planned = workspace.plan().seed
     if seed is not None and seed != planned:
-        fault = Fault(f"--seed {seed}", f"the plan's seed is {planned}", "the same", f"plan again with --seed {seed}, or leave it out")
+        fault = Fault(
+            f"--seed {seed}",
+            f"the plan's seed is {planned}",
+            "the same",
+            f"plan again with --seed {seed}, or leave it out",
+        )
         raise PlanError("Training draws by the plan's seed", [fault])
     stages = find_method(method_name).stages if stage == "all" else (stage,)
-    runs = [train_stage(workspace, method_name, each, iterations, device, restart, initial if each == stages[0] else None) for each in stages]
+    runs = [
+        train_stage(workspace, method_name, each, iterations, device, restart, initial if each == stages[0] else None)
+        for each in stages
+    ]
     return [run for run in runs if run is not None]

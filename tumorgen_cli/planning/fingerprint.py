@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli import files, rules
-from tumorgen_cli.console import Ticker
-from tumorgen_cli.dataset import CaseCheck, CaseVoxels, Dataset, check_case, each_case, settle
-from tumorgen_cli.errors import DataError, Fault
-from tumorgen_cli.records import SHELL_MM, Box, CaseFacts, ChannelFacts, Fingerprint, Triple, TumorFacts
+from tumorgen_cli.data import channels
+from tumorgen_cli.data import channels as channels_module
+from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.integrity import CaseCheck, CaseVoxels, check_case, settle
+from tumorgen_cli.data.workers import each_case
+from tumorgen_cli.geometry import SHELL_MM, Box, Grid, Triple
+from tumorgen_cli.system import files, json_records
+from tumorgen_cli.system.console import Ticker
+from tumorgen_cli.system.errors import DataError, Fault
 
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.0, 99.5, 99.9, 99.95)
 CRUMB_VOXELS = 8  # a 2x2x2 block; the box of anything smaller says more about the grid than about the tumor
@@ -118,11 +122,10 @@ def content_hash(dataset: Dataset) -> str:
 def _content_hash(dataset: Dataset, label_hashes: list[str]) -> str:
     images = [path for case in dataset.cases for path in dataset.image_files(case)]
     sizes = [(path.name, path.stat().st_size if path.exists() else None) for path in images]
-    units = [rules.SCAN_UNIT for name in dataset.channel_names if rules.has_own_unit(name)]
-    return files.hash_value([dataset.channel_names, dataset.labels, dataset.cases, sizes, label_hashes, *units])
+    units = [channels.SCAN_UNIT for name in dataset.channel_names if channels.has_own_unit(name)]
+    return json_records.hash_value([dataset.channel_names, dataset.labels, dataset.cases, sizes, label_hashes, *units])
 
 
-# -- one case ----------------------------------------------------------------------------------------------------
 def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
     """Checks and measures a case, reading each of its files once."""
     check, voxels = check_case(dataset, case)
@@ -146,8 +149,8 @@ def _in_units(voxels: CaseVoxels, names: Sequence[str]) -> CaseVoxels:
     """A case with the channels that have no unit in the scan's own, so that cases can be pooled."""
     channels = []
     for name, channel in zip(names, voxels.channels, strict=True):
-        if rules.has_own_unit(name):
-            low, high = rules.scan_unit(channel, voxels.tumor)
+        if channels_module.has_own_unit(name):
+            low, high = channels_module.scan_unit(channel, voxels.tumor)
             channel = (channel.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1)
         channels.append(channel)
     return replace(voxels, channels=tuple(channels))
@@ -208,7 +211,9 @@ def _shell_means(voxels: CaseVoxels, box: Box, component: np.ndarray) -> list[fl
     return [float(channel[crop.slices][thinned][shell].mean(dtype=np.float64)) for channel in voxels.channels]
 
 
-def _draw(channels: tuple[np.ndarray, ...], among: np.ndarray | None, samples: int, rng: np.random.Generator) -> np.ndarray:
+def _draw(
+    channels: tuple[np.ndarray, ...], among: np.ndarray | None, samples: int, rng: np.random.Generator
+) -> np.ndarray:
     """Voxels (C, N) at the same places in every channel: all of `among` (flat indices) or so many at random."""
     total = channels[0].size if among is None else among.size
     picked = np.arange(total) if total <= samples else rng.integers(total, size=samples)
@@ -216,7 +221,6 @@ def _draw(channels: tuple[np.ndarray, ...], among: np.ndarray | None, samples: i
     return np.stack([channel.ravel()[places] for channel in channels]).astype(np.float32)
 
 
-# -- all cases ---------------------------------------------------------------------------------------------------
 def _channel_facts(name: str, channel: int, reports: list[CaseReport]) -> ChannelFacts:
     foreground = np.concatenate([r.foreground[channel] for r in reports if r.foreground is not None])
     image = np.concatenate([r.image[channel] for r in reports if r.image is not None])
@@ -236,3 +240,64 @@ def _shortened(names: tuple[str, ...]) -> str:
 def _triple(values: list[float]) -> Triple:
     x, y, z = values
     return x, y, z
+
+
+@dataclass(frozen=True)
+class TumorFacts:
+    """One connected tumor component of a case, on the scan's own grid.
+
+    `mean` and `contrast` are per channel: mean intensity inside, and that minus the mean of the 2 cm shell around
+    (other tumor voxels left out), where a channel has no unit in the scan's own (`rules.scan_unit`). `extent_mm` are the edges of the
+    tight box. `center` is the box centre as a fraction of the scan's extent.
+    """
+
+    box: Box
+    volume_ml: float
+    extent_mm: Triple
+    mean: tuple[float, ...]
+    maximum: tuple[float, ...]
+    contrast: tuple[float, ...]
+    center: Triple
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What the fingerprint knows of one case."""
+
+    case: str
+    grid: Grid
+    tumors: tuple[TumorFacts, ...]
+
+
+@dataclass(frozen=True)
+class ChannelFacts:
+    """Pooled intensities of one channel, as in `TumorFacts`. `foreground` and `image` map percentiles ("0.5" ... "99.95") to values."""
+
+    name: str
+    foreground: dict[str, float]
+    image: dict[str, float]
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The facts planning needs, and nothing else of the data set. `labels` maps names to values."""
+
+    dataset: str
+    path: str
+    content_hash: str
+    file_ending: str
+    labels: dict[str, int]
+    tumor_name: str
+    tumor_label: int
+    channels: tuple[ChannelFacts, ...]
+    cases: tuple[CaseFacts, ...]
+
+    @property
+    def tumors(self) -> tuple[TumorFacts, ...]:
+        return tuple(tumor for case in self.cases for tumor in case.tumors)
+
+    def of(self, cases: Collection[str]) -> Fingerprint:
+        """The same of some cases alone; what was pooled over all stays pooled."""
+        return replace(self, cases=tuple(case for case in self.cases if case.case in cases))

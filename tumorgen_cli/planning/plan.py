@@ -6,18 +6,18 @@ rule; rules further on see its values.) Every field carries its decision: value,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from tumorgen_cli import rules
-from tumorgen_cli.devices import Budget
-from tumorgen_cli.errors import Fault, PlanError, StateError
-from tumorgen_cli.files import from_plain, hash_value, read_plain, read_record, to_plain, unknown_name
-from tumorgen_cli.records import Fingerprint, Shape, Triple
+from tumorgen_cli.data import channels
+from tumorgen_cli.geometry import Shape, Triple
+from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.fingerprint import Fingerprint
+from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.system.json_records import from_plain, hash_value, read_plain, read_record, to_plain, unknown_name
 
 SCHEMA = 1
 REPLAN = "run `tumorgen plan DATASET` (again), or name another workspace with -w"
@@ -181,7 +181,10 @@ def make_plan(
         scheme = part.take("scheme", scaling.scheme, scaling.rule)
         if scheme != scaling.scheme:  # the fingerprint has measured it so
             remedy = "name the channel in dataset.json for what it holds: noNorm, where its intensities compare between scans"
-            raise PlanError("A channel's unit follows from its name", [Fault(f"channels.{i}.scheme", str(scheme), scaling.scheme, remedy)])
+            raise PlanError(
+                "A channel's unit follows from its name",
+                [Fault(f"channels.{i}.scheme", str(scheme), scaling.scheme, remedy)],
+            )
         part.take("low", scaling.low, scaling.rule, minimum=facts.minimum)
         part.take("high", scaling.high, scaling.rule, foreground=facts.foreground.get("99.95"), maximum=facts.maximum)
         part.take("power", scaling.power, "square root for PET: the VAE sees low uptake too; linear otherwise")
@@ -190,23 +193,40 @@ def make_plan(
     main = d.take("main_channel", rules.main_channel(fingerprint.channels, tumors), reason)
     window = _plan_window(d, fingerprint, tumors, budget)
     part = d.within("paste")
-    part.take("feather_mm", 2.0 * max(window.spacing_mm), "two working voxels: no seam, little lost", spacing=window.spacing_mm)
+    part.take(
+        "feather_mm",
+        2.0 * max(window.spacing_mm),
+        "two working voxels: no seam, little lost",
+        spacing=window.spacing_mm,
+    )
     part.take("draws", 10, "an empty or too small tumor is drawn again, up to so often")
     part.take("smallest_ml", rules.smallest_volume_ml(tumors), "half of the smallest training tumor")
     blur = 1.5 * max(rules.median_spacing(fingerprint))
     part.take("heal_mm", blur, "an old tumor is taken away with one and a half voxels around it: its blur")
-    pet = tuple(i for i, facts in enumerate(fingerprint.channels) if rules.is_pet(facts.name))
+    pet = tuple(i for i, facts in enumerate(fingerprint.channels) if channels.is_pet(facts.name))
     reason = "PET: uptake reaches beyond outlines that were drawn on another scan; what is left of it is a tumor without a mask"
     seen_in = part.take("seen_in", pet, reason)
     asked = {"main_channel": (main,), "paste.seen_in": seen_in}
-    strange = [(field, given) for field, given in asked.items() if not (isinstance(given, tuple) and all(i in every for i in given))]
+    strange = [
+        (field, given)
+        for field, given in asked.items()
+        if not (isinstance(given, tuple) and all(i in every for i in given))
+    ]
     if strange:
-        faults = [Fault(field, str(given), f"of 0 to {len(every) - 1}", "correct --set or the preset") for field, given in strange]
+        faults = [
+            Fault(field, str(given), f"of 0 to {len(every) - 1}", "correct --set or the preset")
+            for field, given in strange
+        ]
         raise PlanError("A channel does not exist", faults)
     d.take("device", budget.device, "the device found")
     d.take("memory_gib", budget.memory_gib, "--memory, or what the device has")
     fast = budget.bf16_speedup >= 1.3
-    d.take("precision", "bf16" if fast else "fp32", "bf16 where its convolutions are 1.3 times faster or more", speedup=budget.bf16_speedup)
+    d.take(
+        "precision",
+        "bf16" if fast else "fp32",
+        "bf16 where its convolutions are 1.3 times faster or more",
+        speedup=budget.bf16_speedup,
+    )
     d.take("seed", 0, "--seed of `plan`: training's draws depend on it")
     tolerance = rules.surface_tolerance_mm(rules.median_spacing(fingerprint))
     d.take("tolerance_mm", tolerance, "NSD: the largest edge of the median voxel")
@@ -218,10 +238,15 @@ def make_plan(
     tree = d.nested()
     tree["channels"] = list(tree["channels"].values())
     facts_of_set = {
-        "schema": SCHEMA, "dataset": fingerprint.dataset, "dataset_path": fingerprint.path,
-        "fingerprint_hash": fingerprint.content_hash, "file_ending": fingerprint.file_ending, "labels": fingerprint.labels,
-        "tumor_name": fingerprint.tumor_name, "tumor_label": fingerprint.tumor_label,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "dataset": fingerprint.dataset,
+        "dataset_path": fingerprint.path,
+        "fingerprint_hash": fingerprint.content_hash,
+        "file_ending": fingerprint.file_ending,
+        "labels": fingerprint.labels,
+        "tumor_name": fingerprint.tumor_name,
+        "tumor_label": fingerprint.tumor_label,
+    }
     plain = to_plain({**facts_of_set, "methods": {}, **tree, "decisions": d.taken})
     return from_plain(Plan, plain, where="plan", remedy="correct the preset or --set")
 
@@ -249,12 +274,22 @@ def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], 
         fault = Fault("window.spacing_mm", str(working), "three numbers above 0, in mm", "correct the preset or --set")
         raise PlanError("The working grid has no size", [fault])
     asked = part.take(
-        "shape", rules.window_shape(wanted, working), f"{reason}; sides rounded up to 16",
-        wanted_mm=wanted, tumor_95_mm=tumor, median_case_mm=median_case, voxel_budget=voxels,
-    )  # fmt: skip
+        "shape",
+        rules.window_shape(wanted, working),
+        f"{reason}; sides rounded up to 16",
+        wanted_mm=wanted,
+        tumor_95_mm=tumor,
+        median_case_mm=median_case,
+        voxel_budget=voxels,
+    )
     shape = checked_sides(asked, "window.shape")
     seen = tuple(n * s for n, s in zip(shape, working, strict=True))
-    alpha = part.take("alpha", rules.box_alpha(seen, median_tumor), rules.box_alpha.__doc__.split(":")[0], median_tumor_mm=median_tumor)  # type: ignore[arg-type,union-attr]
+    alpha = part.take(
+        "alpha",
+        rules.box_alpha(seen, median_tumor),
+        rules.box_alpha.__doc__.split(":")[0],
+        median_tumor_mm=median_tumor,
+    )  # type: ignore[arg-type,union-attr]
     return WindowPlan(working, shape, alpha)
 
 
@@ -282,68 +317,7 @@ def read_plan(path: Path) -> Plan:
     plain = read_plain(path, REPLAN)
     found = plain.get("schema") if isinstance(plain, dict) else None
     if found != SCHEMA:
-        raise StateError("The plan is of another version", [Fault(str(path), f"schema {found}", f"schema {SCHEMA}", REPLAN)])
+        raise StateError(
+            "The plan is of another version", [Fault(str(path), f"schema {found}", f"schema {SCHEMA}", REPLAN)]
+        )
     return read_record(Plan, path, REPLAN)
-
-
-# -- overrides: presets and --set -------------------------------------------------------------------------------
-def preset_folder() -> Path:
-    """Where the presets lie: `plans/` of the repository, or the wheel's copy of it."""
-    beside = Path(__file__).resolve().parent.parent / "plans"
-    return beside if beside.is_dir() else Path(str(resources.files("tumorgen_cli"))) / "plans"
-
-
-def preset_names() -> tuple[str, ...]:
-    return tuple(sorted(path.stem for path in preset_folder().glob("*.yaml")))
-
-
-def preset_text(name: str) -> str:
-    """The YAML of a preset, comments and all.
-
-    Raises:
-        PlanError: no such preset (a path to a YAML file is taken, too).
-    """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else preset_folder() / f"{name}.yaml"
-    if not path.is_file():
-        raise PlanError("No such preset", [unknown_name("--preset", name, preset_names())])
-    return path.read_text(encoding="utf-8")
-
-
-def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tuple[Any, str]]:
-    """Field -> (value, source) from a preset and from `a.b=value` settings, which win.
-
-    Raises:
-        PlanError: no such preset, or a setting without `=`.
-    """
-    import yaml
-
-    found: dict[str, tuple[Any, str]] = {}
-    if preset:
-        try:
-            tree = yaml.safe_load(preset_text(preset)) or {}
-        except yaml.YAMLError as error:
-            raise PlanError("A preset cannot be read", [Fault(preset, str(error), "YAML", "mend it there")]) from error
-        if not isinstance(tree, Mapping):
-            raise PlanError("A preset cannot be read", [Fault(preset, f"a {type(tree).__name__}", "fields with values", "see `tumorgen presets`")])
-        found.update({field: (value, f"preset {preset}") for field, value in _flatten(tree)})
-    faults = []
-    for setting in settings:
-        field, sign, text = setting.partition("=")
-        if not sign or not field:
-            faults.append(Fault(f"--set {setting}", "no '='", "field=value", "for example --set window.alpha=0.1"))
-            continue
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = yaml.safe_load(text)
-        found[field.strip()] = (value, "--set")
-    if faults:
-        raise PlanError("A setting cannot be read", faults)
-    return found
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for name, value in tree.items():
-        leaves += _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
-    return leaves

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from tumorgen_cli.records import ChannelFacts, Fingerprint, Shape, Triple, TumorFacts
+from tumorgen_cli.data.channels import has_own_unit, is_ct, is_pet
+from tumorgen_cli.geometry import Shape, Triple
+from tumorgen_cli.planning.fingerprint import ChannelFacts, Fingerprint, TumorFacts
 
 PAPER_VOXELS = 128 * 128 * 64
 PAPER_MEMORY_GIB = 24.0
@@ -23,9 +24,6 @@ CONTEXT_MM = 25.0
 LARGEST_RESIZE = 2.0
 SIDE_MULTIPLE = 16  # 4x by the VAE, twice 2x by the flow's U-Net
 SMALLEST_SIDE = 32
-SCAN_UNIT = (0.0, 99.9)  # percentiles of a scan that are 0 and 1 in a unit of its own
-_BLUR_VOXELS = 2  # how far beside its outline a tumor, or the soft edge of a painted one, is seen
-_QUANTITIES = ("nonorm", "rescale_to_0_1", "rgb_to_0_1")  # names of channels that nnU-Net takes as they are
 
 
 @dataclass(frozen=True)
@@ -42,49 +40,23 @@ class Scaling:
     rule: str
 
 
-def is_pet(channel: str) -> bool:
-    """Whether a channel's name says that it holds uptake."""
-    return any(word in channel.lower() for word in ("pet", "suv", "fdg", "spect"))
-
-
-def is_ct(channel: str) -> bool:
-    """Whether a channel's name says that it holds HU."""
-    name = channel.lower()
-    return name in ("ct", "hu") or name.startswith("ct_")
-
-
-def has_own_unit(channel: str) -> bool:
-    """Whether a channel's name says that its intensities mean nothing beyond a scan, as in MR."""
-    return not (is_ct(channel) or is_pet(channel) or channel.lower() in _QUANTITIES)
-
-
-def scan_unit(channel: np.ndarray, tumors: np.ndarray | None) -> tuple[float, float]:
-    """The intensities of a scan's channel (X, Y, Z) that are 0 and 1 in its own unit: its lowest and its 99.9th percentile.
-
-    The tumors (X, Y, Z) bool and their blur are left out (None: none are known): a tumor that is measured, or painted, must not change
-    the unit it is measured in. So it may reach beyond 1. Where nothing is left, they count.
-    """
-    around = None if tumors is None else ndimage.find_objects(tumors.view(np.uint8))
-    if around:
-        region = tuple(slice(max(0, s.start - _BLUR_VOXELS), s.stop + _BLUR_VOXELS) for s in around[0])
-        rest = np.ones(channel.shape, bool)
-        rest[region] = ndimage.maximum_filter(tumors[region].view(np.uint8), 2 * _BLUR_VOXELS + 1, mode="constant") == 0
-        channel = channel[rest] if rest.any() else channel
-    low, high = np.percentile(channel, SCAN_UNIT)
-    return float(low), float(high)
-
-
 def channel_scaling(facts: ChannelFacts) -> Scaling:
     """Clip and scale by the channel's name, as nnU-Net chooses its normalisation by name."""
     name = facts.name
     if is_ct(name):
         low, high = min(facts.foreground["0.5"], facts.image["5"]), facts.foreground["99.5"]
-        return Scaling("dataset", low, max(high, low + 1), 1.0, "CT: foreground 0.5th (or image 5th) to 99.5th percentile, linear")
+        return Scaling(
+            "dataset", low, max(high, low + 1), 1.0, "CT: foreground 0.5th (or image 5th) to 99.5th percentile, linear"
+        )
     if is_pet(name):
         high = max(facts.foreground["99.95"], facts.image["99.9"])
-        return Scaling("dataset", min(0.0, facts.minimum), high, 0.5, "PET: 0 to the foreground's 99.95th percentile, square root")
+        return Scaling(
+            "dataset", min(0.0, facts.minimum), high, 0.5, "PET: 0 to the foreground's 99.95th percentile, square root"
+        )
     if not has_own_unit(name):
-        return Scaling("dataset", facts.minimum, facts.maximum, 1.0, "no normalisation in nnU-Net: the data's range, linear")
+        return Scaling(
+            "dataset", facts.minimum, facts.maximum, 1.0, "no normalisation in nnU-Net: the data's range, linear"
+        )
     rule = "MR and others: each scan's lowest (0) to its 99.9th percentile (1) outside tumors, or to the tumors' 99.5th, linear"
     return Scaling("own", 0.0, max(1.0, facts.foreground["99.5"]), 1.0, rule)
 
@@ -113,7 +85,9 @@ def voxel_budget(device: str, memory_gib: float) -> int:
     return int(largest * min(1.0, memory_gib / (PAPER_MEMORY_GIB if device == "cuda" else 8.0)))
 
 
-def window_mm(tumor_mm: Triple, case_mm: Triple, largest_case_mm: Triple, spacing: Triple, budget: int) -> tuple[Triple, str]:
+def window_mm(
+    tumor_mm: Triple, case_mm: Triple, largest_case_mm: Triple, spacing: Triple, budget: int
+) -> tuple[Triple, str]:
     """What a window must show: the whole median case where a resize by at most 2 makes it fit, since anatomy is the
     best context; else the largest usual tumor with 25 mm around it. Never more than the largest case."""
     room = [e + 2 * CONTEXT_MM for e in tumor_mm]
@@ -182,7 +156,9 @@ def small_tumor_grid(
     working = _triple([s * factor for s in finer])
     if any(w > s for w, s in zip(working, spacing, strict=True)):
         return None
-    shares = [_triple([r + k / 32 * max(0.0, w - r) for r, w in zip(room, window, strict=True)]) for k in range(32, -1, -1)]
+    shares = [
+        _triple([r + k / 32 * max(0.0, w - r) for r, w in zip(room, window, strict=True)]) for k in range(32, -1, -1)
+    ]
     fitting = (seen for seen in shares if math.prod(window_shape(seen, working)) <= budget)
     window_seen = next(fitting, None)
     return None if window_seen is None else (working, window_seen)
@@ -211,13 +187,6 @@ def encoded_copies(tumors: int) -> int:
 def flow_steps(tumors: int, most: int) -> int:
     """Training steps of a flow: 125 a tumor, 1000 to `most`."""
     return int(np.clip(125 * tumors, 1000, most))
-
-
-def split_cases(cases: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(train, test): every fifth case of the sorted names is held out, at least one where there are two."""
-    ordered = sorted(cases)
-    test = ordered[4::5] or ordered[1::2][:1]
-    return tuple(c for c in ordered if c not in test), tuple(test)
 
 
 def _triple(values: Sequence[float] | np.ndarray) -> Triple:

@@ -5,19 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorgen_cli.errors import Fault, StateError
-from tumorgen_cli.files import read_record
-from tumorgen_cli.plan import REPLAN, Plan, read_plan
-from tumorgen_cli.records import Fingerprint
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Case names to learn from, and held out; `fold`: the one that was asked for."""
-
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    fold: int | None = None
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.planning.fingerprint import Fingerprint
+from tumorgen_cli.planning.plan import REPLAN, Plan, read_plan
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.json_records import read_record
 
 
 @dataclass(frozen=True)

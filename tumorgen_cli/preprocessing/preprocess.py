@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.devices import available_memory_gib, usable_cores
-from tumorgen_cli.errors import Fault, StateError
-from tumorgen_cli.files import atomic, write_json
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Box, Grid, Shape
-from tumorgen_cli.volumes import read_image, read_volume, resample, working_grid
-from tumorgen_cli.windows import CaseRecord, Component, inputs_hash, is_done, scan_limits
+from tumorgen_cli.data.volumes import read_image, read_volume, resample, working_grid
+from tumorgen_cli.geometry import Box, Grid, Shape
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.preprocessing.cases import CaseRecord, Component, inputs_hash, is_done
+from tumorgen_cli.preprocessing.intensity import scan_limits
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.files import atomic
+from tumorgen_cli.system.json_records import write_json
 
 _CRUMB_VOXELS = 8
 
@@ -77,13 +78,6 @@ def find_components(mask: np.ndarray, window: Shape) -> tuple[np.ndarray, tuple[
     return labels.astype(np.uint8 if count < 256 else np.uint16), tuple(components)
 
 
-def worker_count(grids: Sequence[Grid], channels: int) -> int:
-    """Processes that fit the memory: the largest scan needs about 40 bytes a voxel and channel, and each process 0.4 GiB."""
-    largest = max((float(np.prod(grid.shape)) for grid in grids), default=1.0)
-    need = 0.4 + 40 * largest * channels / 2**30
-    return max(1, min(usable_cores(), int(0.6 * available_memory_gib() / need)))
-
-
 def preprocess(
     plan: Plan,
     jobs: Sequence[tuple[str, tuple[Path, ...], Path | None]],
@@ -122,6 +116,11 @@ def preprocess(
                     tick(done, case)
         except BrokenProcessPool as error:
             cases = ", ".join(sorted({*running.values(), case}))
-            fault = Fault(cases, "a worker was killed, most likely for memory", "room for it", "use --workers 1; what is done is kept")
+            fault = Fault(
+                cases,
+                "a worker was killed, most likely for memory",
+                "room for it",
+                "use --workers 1; what is done is kept",
+            )
             raise StateError("Preprocessing stopped", [fault]) from error
     return len(todo)

@@ -11,25 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tumorgen_cli import comparison_page, comparison_table, console
-from tumorgen_cli.budgets import Budget, train_within
-from tumorgen_cli.comparison_table import Comparison, Painted
-from tumorgen_cli.dataset import find_dataset, read_dataset
-from tumorgen_cli.devices import DeviceName
-from tumorgen_cli.errors import Fault, StateError, TumorgenError, one_line
-from tumorgen_cli.evaluation import read_scores
-from tumorgen_cli.files import locked
-from tumorgen_cli.judges import find_judge
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.organs import organ_cases, tumor_free_subset
-from tumorgen_cli.pipeline import FEATURES, evaluate_sets, healthy_sources, plan_dataset, preprocess_dataset, redraw_sources, synthesize
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.sets import read_provenance
-from tumorgen_cli.shards import read_log
-from tumorgen_cli.stages import check_preprocessed
-from tumorgen_cli.subsets import subset_workspace
-from tumorgen_cli.synthesis import Source
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.data.dataset import find_dataset, read_dataset
+from tumorgen_cli.data.subsets import organ_cases, tumor_free_subset
+from tumorgen_cli.evaluation.comparison import Comparison, Painted, make_table, stage_runs, write_comparison
+from tumorgen_cli.evaluation.evaluate import read_scores
+from tumorgen_cli.evaluation.reports import comparison as comparison_page
+from tumorgen_cli.judge.find import find_judge
+from tumorgen_cli.methods.open import check_preprocessed
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.pipeline.evaluate import FEATURES, evaluate_sets
+from tumorgen_cli.pipeline.plan import plan_dataset
+from tumorgen_cli.pipeline.preprocess import preprocess_dataset
+from tumorgen_cli.pipeline.synthesize import synthesize
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.studies.subsets import subset_workspace
+from tumorgen_cli.studies.training_length import Budget, train_within
+from tumorgen_cli.synthesis.places import Source, healthy_sources, redraw_sources
+from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.synthesis.shards import read_log
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, one_line
+from tumorgen_cli.system.locks import locked
 
 
 @dataclass(frozen=True)
@@ -108,28 +112,46 @@ def compare_methods(
     for place in places:
         made, failed = sets[place.name], failures[place.name]
         if made:
-            scored = evaluate_sets(workspace, list(made.values()), scoring.judge, device, scoring.features, scoring.inception, seed)
+            scored = evaluate_sets(
+                workspace, list(made.values()), scoring.judge, device, scoring.features, scoring.inception, seed
+            )
             reports |= {str(folder): Path(each.page) for folder, each in zip(made.values(), scored, strict=True)}
-            pictures[place.name] = comparison_page.draw_places(plan, made, {source.name: source.files for source in place.sources})
+            pictures[place.name] = comparison_page.draw_places(
+                plan, made, {source.name: source.files for source in place.sources}
+            )
         found = {}
         for method, folder in made.items():
             scores = read_scores(workspace.evaluation(folder.name) / "scores.json")
             found[method] = Painted(folder, scores, read_provenance(folder), read_log(folder, "given_up"))
-        tables.append(comparison_table.make_table(place.name, pairs, methods, found, {m: one_line(e) for m, e in failed.items()}))
+        tables.append(
+            make_table(place.name, pairs, methods, found, {m: one_line(e) for m, e in failed.items()})
+        )
     if scores is None:
-        raise StateError("No method came to a set", [f for error in failures[places[0].name].values() for f in error.faults])
+        raise StateError(
+            "No method came to a set", [f for error in failures[places[0].name].values() for f in error.faults]
+        )
     training = {}
     for name in methods:
         method = find_method(name)(plan, workspace)
         planned = {stage: method.planned_iterations(stage) for stage in method.stages if method.trained(stage)}
-        training[name] = comparison_table.stage_runs({stage: method.folder(stage) for stage in planned}, planned)
+        training[name] = stage_runs({stage: method.folder(stage) for stage in planned}, planned)
     result = Comparison(
-        "_".join(["+".join(methods), *(place.name for place in places), own]), plan.dataset, plan.hash, seed, budget.words, scores.channel,
-        scores.judge, scores.features, scores.is_fid, scores.tolerance_mm, training, tuple(tables),
-    )  # fmt: skip
+        "_".join(["+".join(methods), *(place.name for place in places), own]),
+        plan.dataset,
+        plan.hash,
+        seed,
+        budget.words,
+        scores.channel,
+        scores.judge,
+        scores.features,
+        scores.is_fid,
+        scores.tolerance_mm,
+        training,
+        tuple(tables),
+    )
     folder = workspace.root / "comparison" / result.name
     with locked(folder, "compare"):
-        comparison_table.write_comparison(folder, result)
+        write_comparison(folder, result)
         comparison_page.write_page(folder / "comparison.html", result, pictures, reports)
     return ComparisonReport(result, str(folder / "comparison.html"), str(folder / "comparison.csv"))
 
@@ -171,7 +193,9 @@ def _places(workspace: Workspace, plan: Plan, hosts: Hosts) -> list[_Place]:
         name = f"{name}_scans" if name == hosts.cases else name
         name = f"{name}_in_{hosts.paint_in}" if hosts.paint_in else name
         sources = tuple(healthy_sources(plan, hosts.healthy, hosts.host_labels, hosts.paint_in))
-        found.append(_Place(name, sources, {"healthy": hosts.healthy, "roi": hosts.host_labels, "paint_in": hosts.paint_in}))
+        found.append(
+            _Place(name, sources, {"healthy": hosts.healthy, "roi": hosts.host_labels, "paint_in": hosts.paint_in})
+        )
     return found
 
 

@@ -17,26 +17,39 @@ from typing import Any
 
 import numpy as np
 
-from tumorgen_cli import console, downstream_page
-from tumorgen_cli.budgets import Budget, train_within
-from tumorgen_cli.dataset import Dataset, case_words, cases_among
-from tumorgen_cli.devices import DeviceName, find_device
-from tumorgen_cli.downstream_runs import PREDICTIONS, attained_share, forget_stale_scores, measured_schedule, run_folder, train_and_score
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError, TumorgenError, few, one_line
-from tumorgen_cli.evaluation import synthetic_cases
-from tumorgen_cli.files import locked, none_for_nan, to_plain, write_json, write_text
-from tumorgen_cli.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, summarize_arms
-from tumorgen_cli.nnunet import CPU_SIZE, CaseFiles, Size, TrainingData, check_data, training_data
-from tumorgen_cli.nnunet_setup import set_up
-from tumorgen_cli.pipeline import bare_hosts, dataset_of, healthy_sources, synthesize
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import box_slices, display_of, display_range, spread_over
-from tumorgen_cli.sets import bare_fault
-from tumorgen_cli.stages import check_preprocessed, open_method
-from tumorgen_cli.subsets import subset_workspace
-from tumorgen_cli.volumes import read_image, read_volume
-from tumorgen_cli.windows import scan_limits, tight_box
-from tumorgen_cli.workspace import Splits, Workspace
+from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.hosts import case_words, cases_among
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.volumes import read_image, read_volume
+from tumorgen_cli.evaluation.cases import synthetic_cases
+from tumorgen_cli.evaluation.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, summarize_arms
+from tumorgen_cli.evaluation.reports import downstream
+from tumorgen_cli.figures import box_slices, display_of, display_range, spread_over
+from tumorgen_cli.geometry import tight_box
+from tumorgen_cli.methods.open import check_preprocessed, open_method
+from tumorgen_cli.nnunet.job import CPU_SIZE, CaseFiles, Size, TrainingData, check_data, training_data
+from tumorgen_cli.pipeline.nnunet_setup import set_up
+from tumorgen_cli.pipeline.synthesize import synthesize
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.intensity import scan_limits
+from tumorgen_cli.studies.downstream_runs import (
+    PREDICTIONS,
+    attained_share,
+    forget_stale_scores,
+    measured_schedule,
+    run_folder,
+    train_and_score,
+)
+from tumorgen_cli.studies.subsets import subset_workspace
+from tumorgen_cli.studies.training_length import Budget, train_within
+from tumorgen_cli.synthesis.places import bare_fault, bare_hosts, dataset_of, healthy_sources
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName, find_device
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, few, one_line
+from tumorgen_cli.system.files import write_text
+from tumorgen_cli.system.json_records import none_for_nan, to_plain, write_json
+from tumorgen_cli.system.locks import locked
 
 _PICTURED = 4  # held-out patients on the page
 _FAR_SHARE = 0.05  # of what is drawn: a real share further from what was asked for is told
@@ -77,7 +90,12 @@ def measure_gains(
     check_preprocessed(workspace, plan, splits)
     counts = case_counts(len(splits.train), design.fractions)
     if not splits.test:
-        fault = Fault("splits.json", "no case held out", "one or more: nothing else shows a gain", "plan with splits_final.json, or more cases")
+        fault = Fault(
+            "splits.json",
+            "no case held out",
+            "one or more: nothing else shows a gain",
+            "plan with splits_final.json, or more cases",
+        )
         raise PlanError("Gains cannot be measured", [fault])
     dataset = dataset_of(plan)
     check_data(training_data(dataset, splits))
@@ -85,7 +103,9 @@ def measure_gains(
         _check_hosts(plan, dataset, splits, healthy)
     if abs(attained_share(design) - design.real_share) > _FAR_SHARE:
         told = f"{attained_share(design):.0%}, the nearest that whole repeats of real cases come to"
-        console.warn(f"--real-share {design.real_share:g} beside {design.ratio} pairs to a real case is not to be had: {told}")
+        console.warn(
+            f"--real-share {design.real_share:g} beside {design.ratio} pairs to a real case is not to be had: {told}"
+        )
     root = workspace.root / "downstream"
     order = nested_order(splits.train, plan.seed)
     kind = find_device(device).type
@@ -110,7 +130,9 @@ def measure_gains(
                     try:
                         if arm.endswith(LIVE):
                             place = root / "live" / f"{arm}_{count}"
-                            paintings[arm] = _painting(inner, arm.removesuffix(LIVE), place, design, healthy, cases, device)
+                            paintings[arm] = _painting(
+                                inner, arm.removesuffix(LIVE), place, design, healthy, cases, device
+                            )
                         elif arm != REAL:
                             pairs[arm] = _pairs(inner, arm, design.ratio * count, healthy, cases, device)
                     except TumorgenError as error:  # the other arms are no worse for it
@@ -126,7 +148,12 @@ def measure_gains(
                 result = _result(plan, splits, design, healthy, cases, finished, failures, root, kind)
                 _write(root, plan, result, data)  # after every count: long work shows what it has
     if not finished:
-        faults = [Fault(f"{each.arm}, {each.cases} real cases", each.reason, "a training", "mend it and run the command again") for each in failures]
+        faults = [
+            Fault(
+                f"{each.arm}, {each.cases} real cases", each.reason, "a training", "mend it and run the command again"
+            )
+            for each in failures
+        ]
         raise StateError("No training was made", faults)
     return DownstreamReport(result, str(root / "downstream.html"), str(root / "downstream.csv"))
 
@@ -156,7 +183,9 @@ def case_counts(cases: int, fractions: Sequence[float]) -> list[int]:
     wrong = [f for f in fractions if not 0 < f <= 1 or round(f * cases) < 1]
     if wrong or not fractions:
         found = ", ".join(f"{f:g}" for f in wrong) or "none"
-        fault = Fault("--fractions", found, f"shares of the {cases} training cases, above 0, at most 1", "for example 0.25,0.5,1")
+        fault = Fault(
+            "--fractions", found, f"shares of the {cases} training cases, above 0, at most 1", "for example 0.25,0.5,1"
+        )
         raise PlanError("The fractions cannot be used", [fault])
     return sorted({round(f * cases) for f in fractions})
 
@@ -167,23 +196,35 @@ def nested_order(cases: Sequence[str], seed: int) -> list[str]:
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
-# -- pairs ---------------------------------------------------------------------------------------------------------
-def _pairs(workspace: Workspace, arm: str, count: int, healthy: Path | None, cases: str | None, device: DeviceName) -> list[CaseFiles]:
+def _pairs(
+    workspace: Workspace, arm: str, count: int, healthy: Path | None, cases: str | None, device: DeviceName
+) -> list[CaseFiles]:
     """The pairs of an arm, its method trained."""
     _learn(workspace, arm, device)
     found: list[CaseFiles] = []
-    hosts: list[dict[str, Any]] = [{"healthy": healthy}] * (healthy is not None) + [{"cases": cases}] * (cases is not None)
+    hosts: list[dict[str, Any]] = [{"healthy": healthy}] * (healthy is not None) + [{"cases": cases}] * (
+        cases is not None
+    )
     for number, host in enumerate(hosts):
         share = count // len(hosts) + (number < count % len(hosts))
         place = f"{cases}_cases" if "cases" in host else host["healthy"].resolve().name
         folder = workspace.synthetic(f"{arm}_{place}_n{share}")
         synthesize(workspace, arm, share, out=folder, device=device, **host)
-        found += [CaseFiles(f"{folder.name}_{pair.case}", pair.images, pair.label) for pair in synthetic_cases(workspace.plan(), folder)]
+        found += [
+            CaseFiles(f"{folder.name}_{pair.case}", pair.images, pair.label)
+            for pair in synthetic_cases(workspace.plan(), folder)
+        ]
     return found
 
 
 def _painting(
-    workspace: Workspace, method: str, folder: Path, design: Design, healthy: Path | None, cases: str | None, device: DeviceName
+    workspace: Workspace,
+    method: str,
+    folder: Path,
+    design: Design,
+    healthy: Path | None,
+    cases: str | None,
+    device: DeviceName,
 ) -> Path:
     """The file that says what a live arm paints, at the rate at which the other arms see pairs."""
     _learn(workspace, method, device)
@@ -201,21 +242,45 @@ def _learn(workspace: Workspace, method: str, device: DeviceName) -> None:
     train_within(workspace, method, Budget(), device)
     seen = sorted({*open_method(workspace, method, device).learnt_from()} & {*workspace.splits().test})
     if seen:
-        fault = Fault(method, f"given weights have learnt from {len(seen)} held-out cases ({few(seen)})", "none", "train without them (--restart)")
+        fault = Fault(
+            method,
+            f"given weights have learnt from {len(seen)} held-out cases ({few(seen)})",
+            "none",
+            "train without them (--restart)",
+        )
         raise StateError("Held-out cases have been learnt from", [fault])
 
 
-# -- what is written -----------------------------------------------------------------------------------------------
 def _result(
-    plan: Plan, splits: Splits, design: Design, healthy: Path | None, cases: str | None, runs: Sequence[Run],
-    failures: Sequence[Failure], root: Path, kind: str,
+    plan: Plan,
+    splits: Splits,
+    design: Design,
+    healthy: Path | None,
+    cases: str | None,
+    runs: Sequence[Run],
+    failures: Sequence[Failure],
+    root: Path,
+    kind: str,
 ) -> Downstream:
-    hosts = " and ".join([f"scans of {healthy.resolve().name}"] * (healthy is not None) + [f"{cases} cases"] * (cases is not None))
+    hosts = " and ".join(
+        [f"scans of {healthy.resolve().name}"] * (healthy is not None) + [f"{cases} cases"] * (cases is not None)
+    )
     schedule = measured_schedule(root, design.minutes, kind)
     if schedule is None:
-        raise StateError("No training was made", [Fault(str(root), "no schedule of one", "one", "run the command again")])
+        raise StateError(
+            "No training was made", [Fault(str(root), "no schedule of one", "one", "run the command again")]
+        )
     return Downstream(
-        plan.dataset, plan.hash, splits.test, hosts, design, schedule, kind, plan.tolerance_mm, tuple(summarize_arms(runs)), tuple(runs),
+        plan.dataset,
+        plan.hash,
+        splits.test,
+        hosts,
+        design,
+        schedule,
+        kind,
+        plan.tolerance_mm,
+        tuple(summarize_arms(runs)),
+        tuple(runs),
         tuple(failures),
     )
 
@@ -223,7 +288,7 @@ def _result(
 def _write(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> None:
     write_json(root / "downstream.json", none_for_nan(to_plain(result)))
     write_text(root / "downstream.csv", gains_csv(result.arms))
-    write_text(root / "downstream.html", downstream_page.draw(result, _pictures(root, plan, result, data)))
+    write_text(root / "downstream.html", downstream.draw(result, _pictures(root, plan, result, data)))
 
 
 def gains_csv(arms: Sequence[Arm]) -> str:
@@ -231,16 +296,47 @@ def gains_csv(arms: Sequence[Arm]) -> str:
     and false positives by their own."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    head = ["arm", "real cases", "pairs", "seeds", "measure", "lesion size", "count", "mean", "low", "high", "spread over patients"]
+    head = [
+        "arm",
+        "real cases",
+        "pairs",
+        "seeds",
+        "measure",
+        "lesion size",
+        "count",
+        "mean",
+        "low",
+        "high",
+        "spread over patients",
+    ]
     writer.writerow([*head, "gain", "gain low", "gain high", "p", "better", "worse"])
     for arm in arms:
         lines = [(name, "any", getattr(arm, name)) for name in MEASURES]
         lines += [(name, each.name, getattr(each, name)) for each in arm.by_size for name in MEASURES]
         for name, size, measure in lines:
             own, gain = measure.over_patients, measure.gain
-            values = [own.mean, own.low, own.high, measure.spread, *((gain.mean, gain.low, gain.high, measure.p) if gain else ())]
+            values = [
+                own.mean,
+                own.low,
+                own.high,
+                measure.spread,
+                *((gain.mean, gain.low, gain.high, measure.p) if gain else ()),
+            ]
             numbers = [f"{value:.4f}" for value in values] + [""] * (8 - len(values))
-            writer.writerow([arm.arm, arm.cases, arm.pairs, arm.seeds, name, size, own.count, *numbers, measure.better, measure.worse])
+            writer.writerow(
+                [
+                    arm.arm,
+                    arm.cases,
+                    arm.pairs,
+                    arm.seeds,
+                    name,
+                    size,
+                    own.count,
+                    *numbers,
+                    measure.better,
+                    measure.worse,
+                ]
+            )
     return stream.getvalue()
 
 
@@ -250,11 +346,20 @@ def gain_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
     for arm in arms:
         gain, tested = arm.dice.gain, f"{arm.dice.better} / {arm.dice.worse}, {arm.dice.p:.3f}"
         means = [f"{getattr(arm, name).over_patients.mean:.3f}" for name in MEASURES if name != "dice"]
-        rows.append((str(arm.cases), arm.arm, arm.dice.over_patients.text, gain.text if gain else "–", tested if gain else "–", *means))
+        rows.append(
+            (
+                str(arm.cases),
+                arm.arm,
+                arm.dice.over_patients.text,
+                gain.text if gain else "–",
+                tested if gain else "–",
+                *means,
+            )
+        )
     return rows
 
 
-def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> list[downstream_page.Patient]:
+def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> list[downstream.Patient]:
     """Held-out patients, from the worst to the best of the real arm (else the first) at the most real cases, by every arm's first seed."""
     count = max(run.cases for run in result.runs)
     runs: dict[str, Run] = {}
@@ -280,5 +385,5 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
         painted = [(channel, mask) for mask in masks.values()]
         shown = display_of(plan.channels[plan.main_channel].name)[0]
         _, *pictures = box_slices(channel, painted, box, grid.spacing_mm, display, grid.direction, colormap=shown)
-        patients.append(downstream_page.Patient(name, count, dict(zip(masks, pictures, strict=True))))
+        patients.append(downstream.Patient(name, count, dict(zip(masks, pictures, strict=True))))
     return patients

@@ -14,28 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorgen_cli import console
-from tumorgen_cli.devices import usable_cores
-from tumorgen_cli.errors import TumorgenError, one_line
-from tumorgen_cli.files import hash_value, read_plain, read_record, write_json, write_text
-from tumorgen_cli.gains import REAL, SCORES, Design, Failure, Run, score_patient
-from tumorgen_cli.live import FOLDER, Painting
-from tumorgen_cli.nnunet import (
-    CaseFiles,
-    Job,
-    Schedule,
-    Size,
-    TrainingData,
-    hash_cases,
-    is_trained,
-    loader_workers,
-    make_job,
-    results_folder,
-    run_job,
-)
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.results import FINAL
-from tumorgen_cli.volumes import read_image, read_volume, write_volume
+from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
+from tumorgen_cli.evaluation.gains import REAL, SCORES, Design, Failure, Run, score_patient
+from tumorgen_cli.nnunet.job import CaseFiles, Job, Schedule, Size, TrainingData, hash_cases, make_job
+from tumorgen_cli.nnunet.on_the_fly.settings import FOLDER, Painting
+from tumorgen_cli.nnunet.results import FINAL
+from tumorgen_cli.nnunet.runner import is_trained, loader_workers, results_folder, run_job
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import usable_cores
+from tumorgen_cli.system.errors import TumorgenError, one_line
+from tumorgen_cli.system.files import write_text
+from tumorgen_cli.system.json_records import hash_value, read_plain, read_record, write_json
 
 PREDICTIONS = "predictions"
 _SCHEDULE = "schedule.json"
@@ -102,7 +92,9 @@ def train_and_score(
             share = len(real) / len(names)
             if arm in paintings:
                 job, share = _live(job, paintings[arm]), attained_share(design)
-            tasks.append(Task(arm, count, seed, run_folder(root, count, arm, seed), data, job, len(extra), round(share, 4)))
+            tasks.append(
+                Task(arm, count, seed, run_folder(root, count, arm, seed), data, job, len(extra), round(share, 4))
+            )
     runs = {task.name: run for task in tasks if (run := _finished(task)) is not None}
     missing = [task for task in tasks if task.name not in runs]
     failures = []
@@ -234,7 +226,9 @@ def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
         import torch
 
         given = os.environ.get("CUDA_VISIBLE_DEVICES")  # a scheduler's, or the user's, share of the machine
-        gpus = (given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
+        gpus = (given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())])[
+            : torch.cuda.device_count()
+        ]
         jobs = jobs or len(gpus)
         workers = str(loader_workers(jobs))
         return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)].strip(), "nnUNet_n_proc_DA": workers} for i in range(jobs)]
@@ -257,7 +251,7 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
     """Predicts the held-out cases in their own grid, keeps the masks, and records the scores."""
     import torch
 
-    from tumorgen_cli.judge import Judge
+    from tumorgen_cli.judge.model import Judge
 
     results = results_folder(task.folder)
     model = Judge(results, torch.device(kind), task.data.tumor_name, plan.precision)
@@ -269,11 +263,22 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
         found = model.tumor(image, grid) & (labels != task.data.ignored)
         write_volume(task.folder / PREDICTIONS / f"{case.name}{task.data.file_ending}", found.astype(np.uint8), grid)
         patients.append(score_patient(case.name, found, truth, grid.spacing_mm, plan.tolerance_mm))
-    steps, seconds = schedule.epochs * schedule.iterations, torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)["seconds"]
+    steps, seconds = (
+        schedule.epochs * schedule.iterations,
+        torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)["seconds"],
+    )
     painted = results / "fold_all" / FOLDER / "provenance.jsonl"
     pairs = painted.read_text().count("\n") if painted.is_file() else task.pairs
     run = Run(
-        task.arm, task.cases, task.seed, pairs, task.real_share, steps, round(seconds / 60, 2), task.job.inputs_hash, tuple(patients)
+        task.arm,
+        task.cases,
+        task.seed,
+        pairs,
+        task.real_share,
+        steps,
+        round(seconds / 60, 2),
+        task.job.inputs_hash,
+        tuple(patients),
     )
     write_json(task.folder / "run.json", run)
     return run

@@ -22,18 +22,38 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tumorgen_cli.errors import DataError, Fault, PlanError, StateError
-from tumorgen_cli.evaluation import CaseFiles, read_case, read_tumor, synthetic_cases
-from tumorgen_cli.files import derive_seed, from_plain, hash_file, hash_value, read_plain, read_record, write_json, write_text
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import display_of, upright, upright_grid
-from tumorgen_cli.records import Box, Grid, Shape, Triple
-from tumorgen_cli.sets import read_provenance
-from tumorgen_cli.volumes import resample
-from tumorgen_cli.windows import scale, scan_limits, tight_box
+from tumorgen_cli.data.volumes import resample
+from tumorgen_cli.evaluation.cases import CaseFiles, read_case, read_tumor, synthetic_cases
+from tumorgen_cli.figures import display_of, upright, upright_grid
+from tumorgen_cli.geometry import Box, Grid, Shape, Triple, tight_box
+from tumorgen_cli.pipeline.evaluate import _finished_sets
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.intensity import scale, scan_limits
+from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.system.files import derive_seed, hash_file, write_text
+from tumorgen_cli.system.json_records import from_plain, hash_value, read_plain, read_record, write_json
+from tumorgen_cli.system.locks import locked
 
 if TYPE_CHECKING:
-    from tumorgen_cli.console import Ticker
+    from tumorgen_cli.system.console import Ticker
+
+
+def make_reader_study(
+    workspace: Workspace, synthetic: Sequence[Path], pairs: int, out: Path | None, seed: int | None, with_mask: bool
+) -> Study:
+    """A page on which readers tell real from synthetic lesions, and its key."""
+    from tumorgen_cli.evaluation.cases import real_tumors
+    from tumorgen_cli.studies.reader_study import make_study, study_steps
+
+    plan, folders = workspace.plan(), _finished_sets(workspace, synthetic)
+    real = real_tumors(plan, workspace.fingerprint(), workspace.splits())
+    folder = out or workspace.root / "reader_study"
+    with locked(folder, "reader-study"), console.progress("drawing", study_steps(real, folders, pairs)) as tick:
+        return make_study(plan, real, folders, folder, pairs, plan.seed if seed is None else seed, tick, with_mask)
+
 
 Truth = Literal["real", "synthetic"]
 PAGE, KEY = "reader_study.html", "key.json"
@@ -150,7 +170,6 @@ class StudyScores:
     pooled: ReaderScores
 
 
-# -- making a study ----------------------------------------------------------------------------------------------
 def make_study(
     plan: Plan,
     real: Sequence[CaseFiles],
@@ -190,9 +209,16 @@ def make_study(
         ticker(len(pool) + number, f"case {number}")
     study = hash_value([seed, shape, spacing, [place.lesion.truth for place in shown], cases])
     key = Key(
-        study, seed, plan.hash, tuple(str(folder) for folder in set_folders), shape, spacing, with_mask,
-        tuple(_notes(plan, pool, shown, shape, spacing)), tuple(_key_case(shown, i, shape, spacing) for i in range(len(shown))),
-    )  # fmt: skip
+        study,
+        seed,
+        plan.hash,
+        tuple(str(folder) for folder in set_folders),
+        shape,
+        spacing,
+        with_mask,
+        tuple(_notes(plan, pool, shown, shape, spacing)),
+        tuple(_key_case(shown, i, shape, spacing) for i in range(len(shown))),
+    )
     _claim(out / KEY, key)
     page = _page(plan, study, shape, spacing, cases)
     write_text(out / PAGE, page)
@@ -238,7 +264,9 @@ class _Placed:
         """The share of the window that the other shows too; 0 in different hosts."""
         if self.lesion.host != other.lesion.host:
             return 0.0
-        common = [max(0.0, e - abs(a - b)) / e for a, b, e in zip(self.start_mm, other.start_mm, self.extent_mm, strict=True)]
+        common = [
+            max(0.0, e - abs(a - b)) / e for a, b, e in zip(self.start_mm, other.start_mm, self.extent_mm, strict=True)
+        ]
         return math.prod(common)
 
     @property
@@ -291,7 +319,10 @@ def _largest(mask: np.ndarray) -> tuple[Box, int] | None:
 
 def _check_pool(pool: Sequence[_Lesion], pairs: int) -> None:
     counts = Counter(lesion.truth for lesion in pool)
-    remedies = {"synthetic": "run `tumorgen synthesize` for more pairs, or ask for fewer", "real": "ask for fewer pairs"}
+    remedies = {
+        "synthetic": "run `tumorgen synthesize` for more pairs, or ask for fewer",
+        "real": "ask for fewer pairs",
+    }
     faults = [
         Fault(f"{truth} lesions", str(counts[truth]), f"{pairs}, each a tumor of its own", remedy)  # type: ignore[index]
         for truth, remedy in remedies.items()
@@ -318,9 +349,13 @@ def _study_grid(plan: Plan, pool: Sequence[_Lesion], cases: int, megabytes: floa
 
 def _place(lesion: _Lesion, shape: Shape, spacing_mm: Triple) -> _Placed:
     start_mm, extent_mm, shifted = [], [], False
-    for middle, n, h, size, s in zip(lesion.box.center, lesion.grid.shape, lesion.grid.spacing_mm, shape, spacing_mm, strict=True):
+    for middle, n, h, size, s in zip(
+        lesion.box.center, lesion.grid.shape, lesion.grid.spacing_mm, shape, spacing_mm, strict=True
+    ):
         extent, edge = size * s, (h - s) / 2
-        wanted = round(middle - extent / 2 / h) * h  # whole voxels: where the scan has the study's spacing, none is interpolated
+        wanted = (
+            round(middle - extent / 2 / h) * h
+        )  # whole voxels: where the scan has the study's spacing, none is interpolated
         start = min(max(wanted, edge), n * h - edge - extent)
         shifted |= abs(start - wanted) > h / 2 + 1e-6
         start_mm.append(start)
@@ -356,7 +391,9 @@ def _drawn(plan: Plan, place: _Placed, shape: Shape, spacing_mm: Triple, with_ma
     scan = upright_grid(grid)
     onto = scan.subgrid(tuple(a / h for a, h in zip(place.start_mm, scan.spacing_mm, strict=True)), spacing_mm, shape)  # type: ignore[arg-type]
     limits = scan_limits(image, plan.channels, tumor | others)
-    channels = np.stack([resample(np.ascontiguousarray(upright(channel, grid.direction)), scan, onto, "linear") for channel in image])
+    channels = np.stack(
+        [resample(np.ascontiguousarray(upright(channel, grid.direction)), scan, onto, "linear") for channel in image]
+    )
     unit = (scale(channels, plan.channels, limits) + 1) / 2
     center = [
         round((middle * h - start) / s - 0.5, 2)
@@ -384,14 +421,26 @@ def _key_case(shown: Sequence[_Placed], index: int, shape: Shape, spacing_mm: Tr
     lesion = place.lesion
     beside = tuple(_id(i + 1) for i, other in enumerate(shown) if i != index and place.overlap(other) > 0)
     return KeyCase(
-        _id(index + 1), lesion.truth, lesion.origin, lesion.files.case, lesion.host, lesion.volume_ml, lesion.grid.spacing_mm,
-        place.shifted, place.cut, beside,
-    )  # fmt: skip
+        _id(index + 1),
+        lesion.truth,
+        lesion.origin,
+        lesion.files.case,
+        lesion.host,
+        lesion.volume_ml,
+        lesion.grid.spacing_mm,
+        place.shifted,
+        place.cut,
+        beside,
+    )
 
 
-def _notes(plan: Plan, pool: Sequence[_Lesion], shown: Sequence[_Placed], shape: Shape, spacing_mm: Triple) -> list[str]:
+def _notes(
+    plan: Plan, pool: Sequence[_Lesion], shown: Sequence[_Placed], shape: Shape, spacing_mm: Triple
+) -> list[str]:
     """What whoever runs the study should know."""
-    kinds: dict[Truth, list[_Placed]] = {truth: [p for p in shown if p.lesion.truth == truth] for truth in ("synthetic", "real")}
+    kinds: dict[Truth, list[_Placed]] = {
+        truth: [p for p in shown if p.lesion.truth == truth] for truth in ("synthetic", "real")
+    }
     extent = "×".join(f"{n * s:.0f}" for n, s in zip(shape, spacing_mm, strict=True))
     smallest = min(pool, key=lambda lesion: math.prod(lesion.grid.extent_mm))
     notes = [
@@ -402,14 +451,21 @@ def _notes(plan: Plan, pool: Sequence[_Lesion], shown: Sequence[_Placed], shape:
     ]
     finest = np.min([lesion.grid.spacing_mm for lesion in pool], axis=0)
     if spacing_mm[0] > finest[0] * 1.001:
-        notes.append(f"pictures are {spacing_mm[0] / finest[0]:.2g} times coarser than the finest scan, to keep the page small")
-    for name, text in (("cut", "larger than the window along an axis"), ("shifted", "out of the window's middle, near the scan's edge")):
+        notes.append(
+            f"pictures are {spacing_mm[0] / finest[0]:.2g} times coarser than the finest scan, to keep the page small"
+        )
+    for name, text in (
+        ("cut", "larger than the window along an axis"),
+        ("shifted", "out of the window's middle, near the scan's edge"),
+    ):
         counts = {truth: sum(getattr(p, name) for p in places) for truth, places in kinds.items()}
         if any(counts.values()):
             notes.append(f"lesions {text}: {counts['synthetic']} synthetic, {counts['real']} real")
     repeated = sum(any(place.overlap(other) > 0 for other in shown if other is not place) for place in shown)
     if repeated:
-        notes.append(f"{repeated} of {len(shown)} cases share background with another, which more hosts or fewer pairs would avoid; see the key")
+        notes.append(
+            f"{repeated} of {len(shown)} cases share background with another, which more hosts or fewer pairs would avoid; see the key"
+        )
     own = {lesion.host for lesion in pool if lesion.truth == "real"}
     strange = [p for p in kinds["synthetic"] if p.lesion.host not in own]
     if strange:
@@ -425,11 +481,15 @@ def _claim(path: Path, key: Key) -> None:
     if path.is_file():
         found = read_plain(path, "choose another folder").get("study")
         if found != key.study:
-            fault = Fault(str(path), f"the key of study {found}", f"none, or that of {key.study}", "choose another folder, or delete it")
+            fault = Fault(
+                str(path),
+                f"the key of study {found}",
+                f"none, or that of {key.study}",
+                "choose another folder, or delete it",
+            )
             raise StateError("The folder holds another study", [fault])
 
 
-# -- scoring -----------------------------------------------------------------------------------------------------
 def score_study(answer_files: Sequence[Path], key_file: Path) -> StudyScores:
     """The scores of every reader, and of all answers pooled. A case that a file lacks counts as skipped.
 
@@ -460,11 +520,17 @@ def score_rows(scores: StudyScores) -> list[tuple[str, ...]]:
     shown = (*scores.readers, scores.pooled) if len(scores.readers) > 1 else scores.readers
     return [
         (
-            s.reader, str(s.answered), str(s.skipped), _interval(s.sensitivity), _interval(s.specificity), _interval(s.accuracy),
-            _number(s.auc, 3), _number(s.seconds, 1),
+            s.reader,
+            str(s.answered),
+            str(s.skipped),
+            _interval(s.sensitivity),
+            _interval(s.specificity),
+            _interval(s.accuracy),
+            _number(s.auc, 3),
+            _number(s.seconds, 1),
         )
         for s in shown
-    ]  # fmt: skip
+    ]
 
 
 def wilson(count: int, total: int) -> Proportion:
@@ -499,19 +565,35 @@ def _read_answers(path: Path, faults: list[Fault]) -> Answers | None:
 
 def _answer_faults(path: Path, answers: Answers, study: str, truths: dict[str, Truth]) -> list[Fault]:
     if answers.study != study:  # whatever else is wrong with it follows from that
-        return [Fault(str(path), f"answers to study {answers.study}", f"study {study}", "give its own key, or leave the file out")]
+        return [
+            Fault(
+                str(path),
+                f"answers to study {answers.study}",
+                f"study {study}",
+                "give its own key, or leave the file out",
+            )
+        ]
     faults = []
     if not answers.reader.strip():
         faults.append(Fault(f"{path}: reader", "no name", "the reader's name", "write it into the file"))
     for case, count in Counter(answer.case for answer in answers.answers).items():
         if case not in truths:
-            faults.append(Fault(f"{path}: case {case}", "an unknown case", f"one of 001 to {_id(len(truths))}", "export it from the page again"))
+            faults.append(
+                Fault(
+                    f"{path}: case {case}",
+                    "an unknown case",
+                    f"one of 001 to {_id(len(truths))}",
+                    "export it from the page again",
+                )
+            )
         if count > 1:
             faults.append(Fault(f"{path}: case {case}", f"{count} answers", "one", "keep the one that holds"))
     for answer in answers.answers:
         where = f"{path}: case {answer.case}"
         if answer.answer is not None and answer.confidence not in CONFIDENCES:
-            faults.append(Fault(where, f"confidence {answer.confidence}", "1 to 5", "ask the reader, or set the answer to null"))
+            faults.append(
+                Fault(where, f"confidence {answer.confidence}", "1 to 5", "ask the reader, or set the answer to null")
+            )
         if not (math.isfinite(answer.seconds) and answer.seconds >= 0):
             faults.append(Fault(where, f"{answer.seconds} seconds", "a time", "export it from the page again"))
     return faults
@@ -522,7 +604,12 @@ def _repeated_readers(read: Sequence[tuple[Path, Answers]]) -> list[Fault]:
     for path, answers in read:
         paths.setdefault(answers.reader.strip().casefold(), []).append(path)
     return [
-        Fault(", ".join(map(str, found)), f"{len(found)} files of reader {name}", "one file per reader", "leave the older out, or rename a namesake")
+        Fault(
+            ", ".join(map(str, found)),
+            f"{len(found)} files of reader {name}",
+            "one file per reader",
+            "leave the older out, or rename a namesake",
+        )
         for name, found in paths.items()
         if name and len(found) > 1
     ]
@@ -556,15 +643,23 @@ def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "undefined"
 
 
-# -- the page ----------------------------------------------------------------------------------------------------
 def _page(plan: Plan, study: str, shape: Shape, spacing_mm: Triple, cases: Sequence[dict[str, Any]]) -> str:
     channels = []
     for channel in plan.channels:
         colormap, unit = display_of(channel.name)
         # limits in a scan's own unit differ from case to case and are no business of the reader's
         low, high, unit = (channel.low, channel.high, unit) if channel.scheme == "dataset" else (0.0, 100.0, "%")
-        channels.append({"name": channel.name, "low": low, "high": high, "power": channel.power, "unit": unit, "dark": colormap == "gray_r"})
+        channels.append(
+            {
+                "name": channel.name,
+                "low": low,
+                "high": high,
+                "power": channel.power,
+                "unit": unit,
+                "dark": colormap == "gray_r",
+            }
+        )
     content = {"study": study, "shape": shape, "spacing": spacing_mm, "channels": channels, "cases": cases}
     text = json.dumps(content).replace("<", "\\u003c")
-    page = (resources.files("tumorgen_cli") / "reader_study.html").read_text(encoding="utf-8")
+    page = (resources.files("tumorgen_cli.studies") / "reader_study.html").read_text(encoding="utf-8")
     return page.replace("{content}", text)

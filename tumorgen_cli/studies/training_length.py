@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tumorgen_cli import console
-from tumorgen_cli.devices import DeviceName
-from tumorgen_cli.files import read_record, write_json
-from tumorgen_cli.methods.method import Method
-from tumorgen_cli.stages import open_method, train_stage
-from tumorgen_cli.training import seconds_a_step, train
-from tumorgen_cli.windows import load_case
-from tumorgen_cli.workspace import Splits, Workspace
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.methods.base import Method
+from tumorgen_cli.methods.open import open_method
+from tumorgen_cli.pipeline.train import train_stage
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import load_case
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.system.json_records import read_record, write_json
+from tumorgen_cli.training.loop import seconds_a_step, train
 
 #: steps of a stage that are timed, which are its whole length, so that a loss that counts late is met in proportion
 MEASURED = 10
@@ -83,7 +85,10 @@ def lengths_of(method: Method, wanted: Sequence[str], minutes: float) -> dict[st
     seconds = measure_stages(method, wanted)
     planned = {stage: method.planned_iterations(stage) for stage in wanted if stage in seconds}
     iterations = dict.fromkeys(wanted, 0) | share_minutes(minutes, planned, seconds)
-    write_json(path, Lengths(minutes, method.plan.hash, method.device, {k: round(v, 6) for k, v in seconds.items()}, iterations))
+    write_json(
+        path,
+        Lengths(minutes, method.plan.hash, method.device, {k: round(v, 6) for k, v in seconds.items()}, iterations),
+    )
     told = ", ".join(f"{stage} {iterations[stage]} steps of {1000 * seconds[stage]:.3g} ms" for stage in seconds)
     console.note(f"{method.name}: {minutes:g} minutes are {told}")
     return iterations
@@ -102,7 +107,10 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
     measured one are trained for a step, since a stage may need them.
     """
     workspace, splits = method.workspace, method.workspace.splits()
-    fits = {case: any(c.fits for c in load_case(workspace.cases / case).record.components) for case in (*splits.train, *splits.test)}
+    fits = {
+        case: any(c.fits for c in load_case(workspace.cases / case).record.components)
+        for case in (*splits.train, *splits.test)
+    }
     bearing = [case for case, fit in fits.items() if fit]
     few = Splits(*(tuple([case for case in group if case in bearing][:2]) for group in (splits.train, splits.test)))
     found = {}
@@ -124,7 +132,12 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
                 found[stage] = seconds_a_step(own.stage(stage, MEASURED), method.device, method.plan.precision)
             if number < last:
                 fresh = type(method)(method.plan, passing, method.device)
-                run = train(replace(fresh.stage(stage, 1), preview=None), fresh.folder(stage), method.device, method.plan.precision)
+                run = train(
+                    replace(fresh.stage(stage, 1), preview=None),
+                    fresh.folder(stage),
+                    method.device,
+                    method.plan.precision,
+                )
                 if run is not None:  # nobody is to be warned of what a single step came to
                     write_json(fresh.folder(stage) / "run.json", replace(run, numbers={}))
     return found

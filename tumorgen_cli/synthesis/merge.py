@@ -19,17 +19,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tumorgen_cli import console
-from tumorgen_cli.dataset import Dataset, cases_by_voxels, file_faults, read_dataset
-from tumorgen_cli.errors import DataError, Fault, few, gather_faults
-from tumorgen_cli.files import hash_files, hash_value, link_or_copy, read_plain, to_plain, write_json, write_text
-from tumorgen_cli.fingerprint import content_hash
-from tumorgen_cli.folds import SPLITS, check_folds, nnunet_folds, written_folds
-from tumorgen_cli.records import Provenance
-from tumorgen_cli.sets import bare_fault, read_bare, read_held_out, read_judges, read_learnt_from, read_provenance
-from tumorgen_cli.shards import claim, division_faults
-from tumorgen_cli.volumes import read_grid
-from tumorgen_cli.workspace import Splits
+from tumorgen_cli.data.dataset import Dataset, read_dataset
+from tumorgen_cli.data.hosts import cases_by_voxels
+from tumorgen_cli.data.integrity import file_faults
+from tumorgen_cli.data.splits import SPLITS, Splits, check_folds, nnunet_folds, written_folds
+from tumorgen_cli.data.volumes import read_grid
+from tumorgen_cli.planning.fingerprint import content_hash
+from tumorgen_cli.synthesis.places import bare_fault
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.set_files import read_bare, read_held_out, read_judges, read_learnt_from, read_provenance
+from tumorgen_cli.synthesis.shards import claim, division_faults
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import DataError, Fault, few, gather_faults
+from tumorgen_cli.system.files import hash_files, link_or_copy, write_text
+from tumorgen_cli.system.json_records import hash_value, read_plain, to_plain, write_json
 
 RECORD = "merge.json"
 LEARNT, PAINTED = "learnt from its validation cases", "painted into one of them"
@@ -92,7 +95,12 @@ class _Set:
 
 
 def plan_merge(
-    real_folder: Path, set_folders: Sequence[Path], out: Path, folds: int = 1, oversample: int = 1, preprocessed: Path | None = None
+    real_folder: Path,
+    set_folders: Sequence[Path],
+    out: Path,
+    folds: int = 1,
+    oversample: int = 1,
+    preprocessed: Path | None = None,
 ) -> Merge:
     """What a merge would write. Labels are compared by what the data sets declare; images are opened only to know hosts by their voxels.
 
@@ -125,7 +133,12 @@ def plan_merge(
     pairs = _pairs(real, sets)
     named = Counter([*real.cases, *(pair.record.case for pair in pairs)])
     faults = [
-        Fault(str(pair.label), f"{pair.record.case}, the name of another pair or a real case", "a name of its own", "rename the set's folder")
+        Fault(
+            str(pair.label),
+            f"{pair.record.case}, the name of another pair or a real case",
+            "a name of its own",
+            "rename the set's folder",
+        )
         for pair in pairs
         if named[pair.record.case] > 1
     ]
@@ -136,9 +149,12 @@ def plan_merge(
     if faults:
         raise DataError("The sets cannot be merged", faults)
     identity = {
-        "real": str(real.path), "content": content_hash(real), "folds": folds, "oversample": oversample,
+        "real": str(real.path),
+        "content": content_hash(real),
+        "folds": folds,
+        "oversample": oversample,
         "sets": {str(each.folder): hash_value([each.records, each.learnt_from]) for each in sets},
-    }  # fmt: skip
+    }
     return Merge(real, pairs, made, oversample, out, places, identity)
 
 
@@ -149,7 +165,9 @@ def write_merge(merge: Merge, tick: Callable[[int, str], None]) -> None:
         StateError: `out` holds something else.
     """
     claim(merge.out, to_plain(merge.identity), name=RECORD)
-    write_text(merge.out / "provenance.jsonl", "".join(json.dumps(to_plain(pair.record)) + "\n" for pair in merge.pairs))
+    write_text(
+        merge.out / "provenance.jsonl", "".join(json.dumps(to_plain(pair.record)) + "\n" for pair in merge.pairs)
+    )
     work = [(case, merge.real.image_files(case), merge.real.label_file(case)) for case in merge.real.cases]
     work += [(pair.record.case, pair.images, pair.label) for pair in merge.pairs]
     ending = merge.real.file_ending
@@ -171,7 +189,6 @@ def splits_of(folds: Iterable[Fold], oversample: int) -> list[dict[str, list[str
     return [{"train": sorted([*fold.train * oversample, *fold.pairs]), "val": list(fold.validation)} for fold in folds]
 
 
-# -- folds -----------------------------------------------------------------------------------------------------
 def _divide(real: Dataset, sets: Sequence[_Set], folds: int, preprocessed: Path | None) -> Sequence[Splits]:
     """The real cases of each fold.
 
@@ -214,7 +231,9 @@ def _fold(train: tuple[str, ...], validation: tuple[str, ...], pairs: Sequence[P
 def _warn_of_judges(sets: Sequence[_Set], folds: Sequence[Fold]) -> None:
     """Warns of the judges that chose pairs of a fold and know its validation cases, by their names."""
     for each in sets:
-        validated = {case for fold in folds for case in fold.validation if not set(each.learnt_from) & set(fold.validation)}
+        validated = {
+            case for fold in folds for case in fold.validation if not set(each.learnt_from) & set(fold.validation)
+        }
         for judge, learnt in read_judges(each.folder).items():
             if seen := sorted(validated.intersection(learnt.cases)):
                 console.warn(
@@ -227,7 +246,9 @@ def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
     """The pairs of the sets, and the real cases that each was painted into: a host may be a case of another name, written anew."""
     painted = {record.host for each in sets for record in each.records}
     contents = {case: hash_files(real.image_files(case)) for case in real.cases if case in painted}
-    others = [(each, record) for each in sets for record in each.records if contents.get(record.host) != record.host_hash]
+    others = [
+        (each, record) for each in sets for record in each.records if contents.get(record.host) != record.host_hash
+    ]
     first = {record.host_voxels: each.dataset.image_files(record.case)[0] for each, record in others}
     known = cases_by_voxels(real, real.cases, {read_grid(path).shape for path in first.values()})
     case_of = {voxels: case for alike in known.values() for voxels, case in alike.items()}
@@ -241,7 +262,6 @@ def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
     return tuple(found)
 
 
-# -- what can be wrong -----------------------------------------------------------------------------------------
 def _read(folder: Path) -> Dataset:
     return read_dataset(folder, "1")  # which label is the tumor does not matter here; every data set has a label 1
 
@@ -249,15 +269,23 @@ def _read(folder: Path) -> Dataset:
 def _set_names(folders: Sequence[Path]) -> list[str]:
     """What pairs are named after: their set, after its workspace where another's set is called alike."""
     names = [folder.name for folder in folders]
-    return [name if names.count(name) == 1 else f"{folder.parent.parent.name}_{name}" for name, folder in zip(names, folders, strict=True)]
+    return [
+        name if names.count(name) == 1 else f"{folder.parent.parent.name}_{name}"
+        for name, folder in zip(names, folders, strict=True)
+    ]
 
 
 def _read_set(folder: Path, name: str) -> _Set:
     if not (folder / "provenance.jsonl").is_file() or (folder / RECORD).is_file():
-        fault = Fault(str(folder), "no synthetic set", "a folder that `tumorgen synthesize` or `filter` wrote", "correct the path")
+        fault = Fault(
+            str(folder), "no synthetic set", "a folder that `tumorgen synthesize` or `filter` wrote", "correct the path"
+        )
         raise DataError("No such set", [fault])
     if not (folder / "dataset.json").is_file():
-        raise DataError("A set is not whole", [Fault(str(folder), "no dataset.json", "a finished set", "run `tumorgen synthesize` again")])
+        raise DataError(
+            "A set is not whole",
+            [Fault(str(folder), "no dataset.json", "a finished set", "run `tumorgen synthesize` again")],
+        )
     if faults := division_faults(folder):
         raise DataError("A set is not whole", faults)
     records, learnt_from = read_provenance(folder), read_learnt_from(folder)
@@ -265,7 +293,10 @@ def _read_set(folder: Path, name: str) -> _Set:
         raise DataError("A set is empty", [Fault(str(folder), "no pair", "one pair at least", "leave the set out")])
     if learnt_from is None:
         expected = "the cases that its method has seen, without which no fold is known to be clean"
-        raise DataError("A set does not say what it learnt from", [Fault(f"{folder / 'set.json'}: learnt_from", "missing", expected, _AGAIN)])
+        raise DataError(
+            "A set does not say what it learnt from",
+            [Fault(f"{folder / 'set.json'}: learnt_from", "missing", expected, _AGAIN)],
+        )
     return _Set(folder, name, _read(folder), records, learnt_from, read_held_out(folder))
 
 
@@ -273,7 +304,14 @@ def _real_faults(real: Dataset) -> list[Fault]:
     faults = file_faults(real)
     for name in ("provenance.jsonl", RECORD):
         if (real.path / name).is_file():
-            faults.append(Fault(str(real.path / name), "synthetic pairs", "a data set of real cases alone", "give the real data set first"))
+            faults.append(
+                Fault(
+                    str(real.path / name),
+                    "synthetic pairs",
+                    "a data set of real cases alone",
+                    "give the real data set first",
+                )
+            )
             break
     return faults
 
@@ -292,8 +330,12 @@ def _match_faults(real: Dataset, each: _Set) -> list[Fault]:
             faults.append(Fault(f"{where}: {name}", str(found), f"{wanted}, as in {real.name}", remedy))
     known = {record.case for record in each.records}
     for case in sorted(known ^ set(each.dataset.cases)):
-        parts = ("a line of provenance.jsonl", "its files") if case in known else ("files", "a line of provenance.jsonl")
-        faults.append(Fault(f"{each.folder}: {case}", f"{parts[0]} alone", f"{parts[1]}, too", "run `tumorgen synthesize` again"))
+        parts = (
+            ("a line of provenance.jsonl", "its files") if case in known else ("files", "a line of provenance.jsonl")
+        )
+        faults.append(
+            Fault(f"{each.folder}: {case}", f"{parts[0]} alone", f"{parts[1]}, too", "run `tumorgen synthesize` again")
+        )
     if bare := sorted({*read_bare(each.folder)} & {record.host for record in each.records}):
         faults.append(bare_fault(str(each.folder / "labelsTr"), bare))
     strangers = sorted(set(each.learnt_from) - set(real.cases))
@@ -306,9 +348,21 @@ def _match_faults(real: Dataset, each: _Set) -> list[Fault]:
 
 def _name_faults(out: Path, preprocessed: Path | None) -> list[Fault]:
     if not _NAME.fullmatch(out.name):
-        return [Fault(f"--out {out}", out.name, "nnU-Net's DatasetNNN_Name", f"for example --out {out.parent / 'Dataset601_Merged'}")]
+        return [
+            Fault(
+                f"--out {out}",
+                out.name,
+                "nnU-Net's DatasetNNN_Name",
+                f"for example --out {out.parent / 'Dataset601_Merged'}",
+            )
+        ]
     number = out.name[: len("Dataset000_")]
-    folders = [folder for parent in (out.parent, preprocessed) if parent is not None and parent.is_dir() for folder in sorted(parent.iterdir())]
+    folders = [
+        folder
+        for parent in (out.parent, preprocessed)
+        if parent is not None and parent.is_dir()
+        for folder in sorted(parent.iterdir())
+    ]
     expected = "one data set per number, which is how nnU-Net finds it"
     return [
         Fault(str(folder), f"the number of --out {out.name}", expected, "choose another number")
@@ -319,7 +373,12 @@ def _name_faults(out: Path, preprocessed: Path | None) -> list[Fault]:
 
 def _twice(names: Sequence[str], folders: Sequence[Path]) -> list[Fault]:
     return [
-        Fault(str(folder), "another set of that name", "a name of its own: pairs are named after their set", "rename the folder of one of them")
+        Fault(
+            str(folder),
+            "another set of that name",
+            "a name of its own: pairs are named after their set",
+            "rename the folder of one of them",
+        )
         for name, folder in zip(names, folders, strict=True)
         if names.count(name) > 1
     ]

@@ -1,6 +1,6 @@
 """The painter: makes painted patches for as long as nnU-Net trains, on nnU-Net's own grid, and puts them into a bounded pool.
 
-`python -m tumorgen_cli.painter FOLDER` is started by the trainer (`live`) and ends with it. It reads FOLDER's painter.json, the
+`python -m tumorgen_cli.synthesis.painter FOLDER` is started by the trainer (`live`) and ends with it. It reads FOLDER's painter.json, the
 workspace and the hosts; writes FOLDER's pool, a line of provenance.jsonl or given_up.jsonl per pair, and progress.json. A
 pair depends on the seed and its number alone (with what it is mixed up, on the pool, too), and the numbers go on where an
 earlier run of the same training ended.
@@ -24,23 +24,27 @@ from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.devices import peak_memory_gib
-from tumorgen_cli.errors import DataError, Fault, StateError, reason_words
-from tumorgen_cli.files import append_line, derive_seed, hash_files, hash_value, locked, read_record, to_plain, write_json
-from tumorgen_cli.hosts import Scan, read_scan
-from tumorgen_cli.judges import needed_judge
-from tumorgen_cli.live import JOB, PROGRESS, SETUP, PainterJob, Painting, Progress, pool_of
-from tumorgen_cli.methods.method import Method, Sampling
-from tumorgen_cli.pipeline import healthy_sources, redraw_sources
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.pool import Entry, Pool
-from tumorgen_cli.processes import end_with
-from tumorgen_cli.records import Grid, Provenance, TumorFacts
-from tumorgen_cli.shards import open_log
-from tumorgen_cli.stages import open_method
-from tumorgen_cli.synthesis import Draw, Job, Placing, Quality, Source, check_places, draw_pair, pair_labels, provenance_of
-from tumorgen_cli.windows import mix_up, tight_box
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.geometry import Grid, tight_box
+from tumorgen_cli.judge.find import needed_judge
+from tumorgen_cli.methods.base import Method, Sampling
+from tumorgen_cli.methods.open import open_method
+from tumorgen_cli.nnunet.on_the_fly.pool import Entry, Pool
+from tumorgen_cli.nnunet.on_the_fly.settings import JOB, PROGRESS, SETUP, PainterJob, Painting, Progress, pool_of
+from tumorgen_cli.planning.fingerprint import TumorFacts
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.windows import mix_up
+from tumorgen_cli.synthesis.pair import Draw, Job, Quality, draw_pair, pair_labels, provenance_of
+from tumorgen_cli.synthesis.places import Placing, Source, check_places, healthy_sources, redraw_sources
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.scan import Scan, read_scan
+from tumorgen_cli.synthesis.shards import open_log
+from tumorgen_cli.system.devices import peak_memory_gib
+from tumorgen_cli.system.errors import DataError, Fault, StateError, reason_words
+from tumorgen_cli.system.files import append_line, derive_seed, hash_files
+from tumorgen_cli.system.json_records import hash_value, read_record, to_plain, write_json
+from tumorgen_cli.system.locks import locked
+from tumorgen_cli.system.processes import end_with
 
 _HOSTS = 2  # scans in memory
 _NICE = 5  # training comes first, but on cores that it fills 19 would mean that nothing is painted: `share` is what bounds the cost
@@ -68,7 +72,9 @@ def sources_of(workspace: Workspace, plan: Plan, painting: Painting) -> tuple[So
     """
     kinds: list[list[Source]] = []
     if painting.healthy is not None:
-        kinds.append(healthy_sources(plan, Path(painting.healthy), None if painting.roi is None else Path(painting.roi)))
+        kinds.append(
+            healthy_sources(plan, Path(painting.healthy), None if painting.roi is None else Path(painting.roi))
+        )
     if painting.cases is not None:
         kinds.append(redraw_sources(workspace, plan, painting.cases))
     for kind in kinds:
@@ -104,9 +110,18 @@ def open_studio(painting: Painting) -> Studio:
     method = open_method(workspace, painting.method, painting.device)
     plan, weights = method.plan, dict(method.load())
     sources = sources_of(workspace, plan, painting)
-    now = {"plan": plan.hash, "weights": weights, "hosts": names_of(sources), "sizes of the hosts' files": hash_sizes(sources)}
+    now = {
+        "plan": plan.hash,
+        "weights": weights,
+        "hosts": names_of(sources),
+        "sizes of the hosts' files": hash_sizes(sources),
+    }
     then = dict(zip(now, (painting.plan_hash, painting.weights, painting.hosts, painting.hosts_hash), strict=True))
-    faults = [Fault(name, f"{now[name]}", f"{then[name]}, as at nnunet-setup", SETUP) for name in now if now[name] != then[name]]
+    faults = [
+        Fault(name, f"{now[name]}", f"{then[name]}, as at nnunet-setup", SETUP)
+        for name in now
+        if now[name] != then[name]
+    ]
     if faults:
         raise StateError("The workspace has changed", faults)
     quality = None
@@ -125,7 +140,9 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
     """
     painting, pool = job.painting, pool_of(folder, job.painting)
     studio = open_studio(painting)
-    clock = time.process_time if studio.method.device == "cpu" else time.perf_counter  # a GPU's work is none of this process's
+    clock = (
+        time.process_time if studio.method.device == "cpu" else time.perf_counter
+    )  # a GPU's work is none of this process's
     pool.clean()
     lines = {name: open_log(folder, name, None) for name in ("provenance", "given_up")}
     first = sum(path.read_text(encoding="utf-8").count("\n") for path in lines.values())
@@ -153,7 +170,10 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
         tell()
         if given_up == _HOPELESS and not painted:
             remedy = "lower --keep, raise --until-pass, choose other hosts, or train the method longer"
-            raise StateError("No pair can be painted", [Fault(painting.method, f"{given_up} pairs given up; the last: {reason}", "some", remedy)])
+            raise StateError(
+                "No pair can be painted",
+                [Fault(painting.method, f"{given_up} pairs given up; the last: {reason}", "some", remedy)],
+            )
         if len(pool.entries()) >= job.least:
             time.sleep(spent * (1 - painting.share) / painting.share)
 
@@ -203,23 +223,39 @@ class _Easel:
     def _patch(self, grid: Grid, draw: Draw, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[Any]]:
         """The part around the tumor of what nnU-Net makes of the scan, and the labels it would look for (a tuple: all that is
         annotated, where there is an ignore label)."""
-        image, given = (np.ascontiguousarray(a.transpose(0, 3, 2, 1), np.float32) for a in (np.asarray(draw.image), labels[None]))
-        properties: dict[str, Any] = {"spacing": [float(s) for s in reversed(grid.spacing_mm)]}  # nnU-Net's order: z, y, x
+        image, given = (
+            np.ascontiguousarray(a.transpose(0, 3, 2, 1), np.float32) for a in (np.asarray(draw.image), labels[None])
+        )
+        properties: dict[str, Any] = {
+            "spacing": [float(s) for s in reversed(grid.spacing_mm)]
+        }  # nnU-Net's order: z, y, x
         preprocessor = self.configuration.preprocessor_class(verbose=False)
-        data, seg, properties = preprocessor.run_case_npy(image, given, properties, self.manager, self.configuration, self.job.dataset)
+        data, seg, properties = preprocessor.run_case_npy(
+            image, given, properties, self.manager, self.configuration, self.job.dataset
+        )
         box = tight_box(draw.mask)
         assert box is not None  # a draw has a tumor
         spans = [tuple(reversed(box.start)), tuple(reversed(box.stop))]
         order, cropped = self.manager.transpose_forward, properties["bbox_used_for_cropping"]
         before = properties["shape_after_cropping_and_before_resampling"]
         start, stop = (
-            [(span[axis] - low) * n / m for axis, (low, _), n, m in zip(order, cropped, data.shape[1:], before, strict=True)] for span in spans
+            [
+                (span[axis] - low) * n / m
+                for axis, (low, _), n, m in zip(order, cropped, data.shape[1:], before, strict=True)
+            ]
+            for span in spans
         )
         part = (slice(None), *around(start, stop, self.job.shape, data.shape[1:]))
-        return np.ascontiguousarray(data[part], np.float32), np.ascontiguousarray(seg[part]), tuple(properties["class_locations"])
+        return (
+            np.ascontiguousarray(data[part], np.float32),
+            np.ascontiguousarray(seg[part]),
+            tuple(properties["class_locations"]),
+        )
 
 
-def around(start: Sequence[float], stop: Sequence[float], shape: Sequence[int], volume: Sequence[int]) -> tuple[slice, ...]:
+def around(
+    start: Sequence[float], stop: Sequence[float], shape: Sequence[int], volume: Sequence[int]
+) -> tuple[slice, ...]:
     """The slices of a patch of `shape` (0: twice the tumor's extent) centred on a tumor's box, moved into the volume where it fits."""
     found = []
     for a, b, n, size in zip(start, stop, shape, volume, strict=True):

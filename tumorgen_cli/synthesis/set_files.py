@@ -14,17 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorgen_cli.errors import Fault, PlanError, StateError, few
-from tumorgen_cli.files import from_plain, read_plain, read_record, write_json
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Provenance
-from tumorgen_cli.results import Learnt, read_learnt
-from tumorgen_cli.shards import read_logs, whole_lines
+from tumorgen_cli.nnunet.results import Learnt, read_learnt
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.shards import read_logs, whole_lines
+from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.system.json_records import from_plain, read_plain, read_record, write_json
 
 if TYPE_CHECKING:
-    from tumorgen_cli.judge import Judge
+    from tumorgen_cli.judge.model import Judge
 
-NOT_FOUND = "P below the threshold"
+
 JUDGES = "judges.json"
 BARE = "hosts_without_labels"  # of set.json
 HELD_OUT = "held_out.json"
@@ -49,13 +49,6 @@ def read_held_out(folder: Path) -> tuple[str, ...]:
 def read_bare(folder: Path) -> tuple[str, ...]:
     """The hosts of a set without labels, whose pairs hold none but the tumor's, where the data set has others."""
     return tuple(read_origin(folder).get(BARE, ()))
-
-
-def bare_fault(where: str, hosts: Sequence[str]) -> Fault:
-    """What is wrong with pairs in hosts without labels, for nnU-Net."""
-    found = f"{len(hosts)} hosts without labels ({few(hosts)}), in whose pairs an nnU-Net would learn that organs are background"
-    remedy = "paint into hosts in nnU-Net's form: imagesTr and, beside it, labelsTr with the data set's own labels"
-    return Fault(where, found, "all labels of the data set in every pair", remedy)
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
@@ -93,7 +86,10 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
     """
     path, remedy = folder / "provenance.jsonl", f"delete {folder} and run `tumorgen synthesize` again"
     if not path.is_file():
-        raise StateError("A file is missing", [Fault(str(path), "no such file", "one line per pair", "run `tumorgen synthesize` again")])
+        raise StateError(
+            "A file is missing",
+            [Fault(str(path), "no such file", "one line per pair", "run `tumorgen synthesize` again")],
+        )
     found: dict[str, Provenance] = {}
     faults: list[Fault] = []
     for log, text in read_logs(folder, "provenance").items():

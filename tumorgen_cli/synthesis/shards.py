@@ -10,15 +10,35 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tumorgen_cli.errors import Fault, StateError
-from tumorgen_cli.files import in_turn, read_plain, write_json, write_text
-from tumorgen_cli.records import Shard
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.files import write_text
+from tumorgen_cli.system.json_records import read_plain, write_json
+from tumorgen_cli.system.locks import in_turn
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` (from 1) of `count` parts of a set's pairs; which pairs does not depend on how many there are in all."""
+
+    number: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}_of_{self.count}"
+
+    def owns(self, index: int) -> bool:
+        return index % self.count == self.number - 1
+
 
 _DIVISION = "shards.json"
-_REMEDY = "give every shard the same numbers; the command without --shard, once, takes any and puts together what is there"
+_REMEDY = (
+    "give every shard the same numbers; the command without --shard, once, takes any and puts together what is there"
+)
 
 
 def turn(folder: Path, shard: Shard | None) -> contextlib.AbstractContextManager[None]:
@@ -27,7 +47,11 @@ def turn(folder: Path, shard: Shard | None) -> contextlib.AbstractContextManager
 
 
 def claim(
-    folder: Path, identity: dict[str, Any], alone: bool = True, name: str = "set.json", logs: tuple[str, ...] = ("provenance", "given_up")
+    folder: Path,
+    identity: dict[str, Any],
+    alone: bool = True,
+    name: str = "set.json",
+    logs: tuple[str, ...] = ("provenance", "given_up"),
 ) -> None:
     """Makes `folder` this set's, or sees that it is. `alone`: no other process may be at work there, which else a division says. What a
     command that failed before the first line of its `logs` has left does not count.
@@ -44,15 +68,18 @@ def claim(
         elif found != identity:
             fields = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
             found, remedy = f"made with other {', '.join(fields)}", "choose another --out, or delete the folder"
-            raise StateError("The folder holds another set", [Fault(str(folder), found, "those of this command", remedy)])
+            raise StateError(
+                "The folder holds another set", [Fault(str(folder), found, "those of this command", remedy)]
+            )
         return
     if folder.is_dir() and any(not p.name.startswith(".lock") for p in folder.iterdir()):
         remedy = "choose another --out; nothing there was touched"
-        raise StateError("The folder is not empty", [Fault(str(folder), "files of something else", "an empty or new folder", remedy)])
+        raise StateError(
+            "The folder is not empty", [Fault(str(folder), "files of something else", "an empty or new folder", remedy)]
+        )
     write_json(path, identity)
 
 
-# -- the division ------------------------------------------------------------------------------------------------
 def divide(folder: Path, pairs: int, shard: Shard | None) -> None:
     """Begins a shard, of so many pairs in all, beside those that are under way.
 
@@ -64,7 +91,10 @@ def divide(folder: Path, pairs: int, shard: Shard | None) -> None:
     found = _division(folder)
     if found is not None:
         told = f"{found['pairs']} pairs in {found['shards']} shards are under way"
-        raise StateError("The shards do not belong together", [Fault(str(folder), told, f"{pairs} pairs in {shard.count} shards", _REMEDY)])
+        raise StateError(
+            "The shards do not belong together",
+            [Fault(str(folder), told, f"{pairs} pairs in {shard.count} shards", _REMEDY)],
+        )
     write_json(folder / _DIVISION, {"pairs": pairs, "shards": shard.count})
 
 
@@ -82,7 +112,11 @@ def shards_under_way(folder: Path) -> Path | None:
 def division_faults(folder: Path) -> list[Fault]:
     """The fault of a set that shards are still at work on."""
     path = shards_under_way(folder)
-    return [Fault(str(path), "shards under way", "a set that is put together", "let them finish, or run them again")] if path else []
+    return (
+        [Fault(str(path), "shards under way", "a set that is put together", "let them finish, or run them again")]
+        if path
+        else []
+    )
 
 
 def end_division(folder: Path) -> None:
@@ -95,7 +129,6 @@ def _division(folder: Path) -> dict[str, int] | None:
     return None if path is None else read_plain(path, "delete it and run every shard again")
 
 
-# -- the logs ----------------------------------------------------------------------------------------------------
 def open_log(folder: Path, name: str, shard: Shard | None) -> Path:
     """The log for this process's own lines, made if it is not there; the line that a kill cut off is dropped."""
     own = folder / (f"{name}.jsonl" if shard is None else f"{name}_{shard.name}.jsonl")
@@ -121,7 +154,9 @@ def read_logs(folder: Path, name: str) -> dict[Path, str]:
 def read_log(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """The lines of all logs of that name by case, but for one that is still being written."""
     found: dict[str, dict[str, Any]] = {}
-    for record in (json.loads(line) for text in read_logs(folder, name).values() for line in whole_lines(text).splitlines()):
+    for record in (
+        json.loads(line) for text in read_logs(folder, name).values() for line in whole_lines(text).splitlines()
+    ):
         found.setdefault(record["case"], record)
     return found
 

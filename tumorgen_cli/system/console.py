@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tumorgen_cli.errors import TumorgenError
-from tumorgen_cli.files import none_for_nan, to_plain
+from tumorgen_cli.system.errors import TumorgenError
+from tumorgen_cli.system.json_records import none_for_nan, to_plain
 
 T = TypeVar("T")
 _err = Console(stderr=True, highlight=False)
@@ -73,9 +73,14 @@ def progress(title: str, total: int, start: int = 0, quiet: bool = False) -> Ite
         yield _PlainTicker(title, total, start)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=_err) as bar:
         task = bar.add_task(title, total=total, completed=start, note="")
         yield lambda done, note="": bar.update(task, completed=done, note=note)
@@ -97,7 +102,10 @@ class _PlainTicker:
         self.said = now
         spent = now - self.begun
         left = spent / max(1, done - self.start) * (self.total - done)
-        _err.print(escape(f"{self.title} {done}/{self.total}  {clock(spent)} spent, {clock(left)} left  {note}"), soft_wrap=True)
+        _err.print(
+            escape(f"{self.title} {done}/{self.total}  {clock(spent)} spent, {clock(left)} left  {note}"),
+            soft_wrap=True,
+        )
 
 
 def clock(seconds: float) -> str:

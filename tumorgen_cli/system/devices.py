@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tumorgen_cli.errors import DeviceError, Fault
+from tumorgen_cli.system.errors import DeviceError, Fault
 
 if TYPE_CHECKING:
     import torch
+
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -43,7 +44,9 @@ def find_device(name: DeviceName) -> torch.device:
 
     if name == "cuda" and not torch.cuda.is_available():
         remedy = "use --device cpu, or install a driver and a CUDA build of torch"
-        raise DeviceError("No such device", [Fault("--device cuda", "torch sees no CUDA device", "a CUDA device", remedy)])
+        raise DeviceError(
+            "No such device", [Fault("--device cuda", "torch sees no CUDA device", "a CUDA device", remedy)]
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":  # each process of a torchrun has its own GPU; "cuda" then means that one
@@ -64,7 +67,13 @@ def find_budget(name: DeviceName, memory_gib: float | None) -> Budget:
 
 def available_memory_gib() -> float:
     """Physical memory, or the lowest limit of the control groups that this process is in: those of a SLURM job or a container."""
-    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_memory_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))) / 2**30
+    return (
+        min(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            *_memory_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")),
+        )
+        / 2**30
+    )
 
 
 def _memory_limits(told: Path, root: Path) -> list[int]:
@@ -100,7 +109,9 @@ def memory_told(who: str) -> Iterator[None]:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         remedy = "leave it the GPU to itself, take --device cpu, or plan for less (--memory)"
-        raise DeviceError("The GPU's memory does not suffice", [Fault(who, str(error).splitlines()[0], "room for it", remedy)]) from error
+        raise DeviceError(
+            "The GPU's memory does not suffice", [Fault(who, str(error).splitlines()[0], "room for it", remedy)]
+        ) from error
 
 
 def usable_cores() -> int:
@@ -134,7 +145,9 @@ def measure_bf16_speedup() -> float:
 
 def peak_memory_gib() -> float:
     """Peak resident memory of this process so far; on CUDA see `torch.cuda.max_memory_allocated`."""
-    with contextlib.suppress(OSError, StopIteration):  # Linux's own; what getrusage tells there begins with the peak of this process's parent
+    with contextlib.suppress(
+        OSError, StopIteration
+    ):  # Linux's own; what getrusage tells there begins with the peak of this process's parent
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
     import resource

@@ -71,4 +71,6 @@ def gather_faults(faults: list[Fault], read: Callable[[], T]) -> T | None:
 
 def one_line(error: TumorgenError) -> str:
     """An error in one line, its remedies with it."""
-    return ". ".join([error.message, *(f"{f.where}: {f.found}, expected {f.expected}; {f.remedy}" for f in error.faults)])
+    return ". ".join(
+        [error.message, *(f"{f.where}: {f.found}, expected {f.expected}; {f.remedy}" for f in error.faults)]
+    )

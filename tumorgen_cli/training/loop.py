@@ -10,114 +10,33 @@ compute what one computes, up to rounding.
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from tumorgen_cli import console
-from tumorgen_cli.devices import memory_told, peak_memory_gib, usable_cores
-from tumorgen_cli.errors import Fault, StateError
-from tumorgen_cli.files import atomic, hash_file, read_plain, write_json
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import memory_told, peak_memory_gib, usable_cores
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.files import atomic, hash_file
+from tumorgen_cli.system.json_records import write_json
+from tumorgen_cli.training.checkpoints import _resume, _save
+from tumorgen_cli.training.ema import _Ema, _put
+from tumorgen_cli.training.stage import Run, Stage
 
 CHECKPOINT_SECONDS = 60.0
 _WARMUP = 100
 _LOG_EVERY = 10
 _LAST_RATE = 0.02
-
-
-@dataclass(frozen=True)
-class Objective:
-    """One optimiser's task: `module(batch)` returns the loss and numbers to log; its trainable parameters are trained."""
-
-    name: str
-    module: nn.Module
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What the loop needs to know of a stage.
-
-    Attributes:
-        models: saved, EMA'd modules by name (parts of the objectives' modules).
-        item: number -> arrays of one batch item (a pure function).
-        preview: draws pictures into a folder with the EMA weights in place.
-        finish: measures the EMA weights at the end; its numbers go into `run.json`.
-        inputs_hash: what the stage was made from, data, plan section and earlier weights.
-    """
-
-    name: str
-    title: str
-    models: Mapping[str, nn.Module]
-    objectives: tuple[Objective, ...]
-    item: Callable[[int], dict[str, Any]]
-    iterations: int
-    batch: int
-    ema: float
-    inputs_hash: str
-    preview: Callable[[Path], None] | None = None
-    finish: Callable[[], dict[str, float]] | None = None
-    previews: int = 6
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """`run.json` of a finished stage."""
-
-    stage: str
-    inputs_hash: str
-    iterations: int
-    seconds: float
-    device: str
-    processes: int
-    peak_memory_gib: float
-    weights_hash: str
-    numbers: dict[str, float] = field(default_factory=dict)
-
-
-def finished(folder: Path, inputs_hash: str, iterations: int | None = None) -> bool:
-    """Whether the stage in `folder` is finished, made from these inputs, and long enough."""
-    path = folder / "run.json"
-    if not path.is_file():
-        return False
-    run = read_plain(path, "train the stage again")
-    return run["inputs_hash"] == inputs_hash and (iterations is None or run["iterations"] >= iterations)
-
-
-def load_weights(models: Mapping[str, nn.Module], folder: Path) -> str:
-    """Puts the EMA weights of a finished stage into `models`; returns the file's hash.
-
-    Raises:
-        StateError: not trained, or the weights do not fit the plan.
-    """
-    path, train = folder / "weights.safetensors", f"tumorgen train {folder.name}"
-    if not (folder / "run.json").is_file() or not path.is_file():
-        fault = Fault(str(folder), "no finished run", "weights.safetensors and run.json", f"run `{train}`")
-        raise StateError("A stage is not trained", [fault])
-    state = load_file(path)
-    for name, model in models.items():
-        part = {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
-        try:
-            model.load_state_dict(part)
-        except RuntimeError as error:
-            found = str(error).splitlines()[-1].strip()
-            fault = Fault(str(path), found, f"the plan's {name}", f"run `{train} --restart`")
-            raise StateError("Weights do not fit", [fault]) from error
-    return hash_file(path)
 
 
 class _Items(Dataset[dict[str, Any]]):
@@ -147,50 +66,6 @@ class _Share(Sampler[list[int]]):
             yield list(range(begin, begin + share))
 
 
-class _Ema:
-    """Exponential moving average of the models' parameters; buffers are copied."""
-
-    def __init__(self, models: Mapping[str, nn.Module], decay: float) -> None:
-        self.models, self.decay = models, decay
-        self.state = {k: v.detach().clone() for k, v in _state(models).items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for key, value in _state(self.models).items():
-            if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - decay)
-            else:
-                self.state[key].copy_(value)
-
-    @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The EMA weights in the models for the block."""
-        own = {k: v.detach().clone() for k, v in _state(self.models).items()}
-        _put(self.models, self.state)
-        modes = {name: model.training for name, model in self.models.items()}
-        for model in self.models.values():
-            model.eval()
-        try:
-            with torch.no_grad():
-                yield
-                self.state = {k: v.detach().clone() for k, v in _state(self.models).items()}  # `finish` may set buffers
-        finally:
-            _put(self.models, own)
-            for name, model in self.models.items():
-                model.train(modes[name])
-
-
-def _state(models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {f"{name}.{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
-
-
-def _put(models: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for key, value in _state(models).items():
-            value.copy_(state[key])
-
-
 def learning_rate_factor(step: int, iterations: int) -> float:
     """Linear warm-up over 100 steps (or a tenth), then cosine down to 2 %."""
     warmup = min(_WARMUP, max(1, iterations // 10))
@@ -207,7 +82,9 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     accelerator = _accelerator(device, precision)
     if stage.batch % accelerator.num_processes:
         remedy = f"plan with --set methods.METHOD.{stage.name}.batch=N, or take another number of processes"
-        fault = Fault(f"{stage.name}: batch", str(stage.batch), f"a multiple of {accelerator.num_processes} processes", remedy)
+        fault = Fault(
+            f"{stage.name}: batch", str(stage.batch), f"a multiple of {accelerator.num_processes} processes", remedy
+        )
         raise StateError("The batch cannot be shared out", [fault])
     modules, optimizers = _prepared(stage, accelerator)
     ema = _Ema(stage.models, stage.ema)
@@ -216,11 +93,19 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     main = accelerator.is_main_process
     loader = DataLoader(
         _Items(stage.item, stage.iterations * stage.batch),
-        batch_sampler=_Share(min(step, stage.iterations), stage.iterations, stage.batch, accelerator.process_index, accelerator.num_processes),
+        batch_sampler=_Share(
+            min(step, stage.iterations),
+            stage.iterations,
+            stage.batch,
+            accelerator.process_index,
+            accelerator.num_processes,
+        ),
         num_workers=min(8, usable_cores()) if accelerator.device.type == "cuda" else 0,
         pin_memory=accelerator.device.type == "cuda",
     )
-    preview_steps = {round(stage.iterations * (i + 1) / stage.previews) for i in range(stage.previews)} if stage.previews else set()
+    preview_steps = (
+        {round(stage.iterations * (i + 1) / stage.previews) for i in range(stage.previews)} if stage.previews else set()
+    )
     begun = saved = time.monotonic()
     rows: list[dict[str, float]] = []
     with _stop_flag() as stop, console.progress(stage.title, max(step, stage.iterations), step, quiet=not main) as tick:
@@ -234,11 +119,15 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
             if step % _LOG_EVERY == 0 or step == stage.iterations:
                 row = {k: float(v) for k, v in logs.items()}
                 _check_finite(row, step, folder)
-                rows.append({"step": step, "seconds": round(spent + time.monotonic() - begun, 1), "rate": factor, **row})
+                rows.append(
+                    {"step": step, "seconds": round(spent + time.monotonic() - begun, 1), "rate": factor, **row}
+                )
                 tick(step, " ".join(f"{o.name} {row[o.name]:.4f}" for o in stage.objectives))
             now, ends = time.monotonic(), _ends(accelerator, stop, step)
             if main and (now - saved > CHECKPOINT_SECONDS or ends or step == stage.iterations):
-                _check_finite({k: float(v) for k, v in logs.items()}, step, folder)  # a checkpoint is always worth going on from
+                _check_finite(
+                    {k: float(v) for k, v in logs.items()}, step, folder
+                )  # a checkpoint is always worth going on from
                 _save(stage, folder, ema, optimizers, step, spent + now - begun, rows)
                 saved = now
             if main and step in preview_steps and stage.preview:
@@ -262,9 +151,16 @@ def _finish(stage: Stage, folder: Path, ema: _Ema, accelerator: Accelerator, ste
     _put(stage.models, ema.state)
     peak = torch.cuda.max_memory_allocated() / 2**30 if accelerator.device.type == "cuda" else peak_memory_gib()
     run = Run(
-        stage.name, stage.inputs_hash, step, round(seconds + time.monotonic() - begun, 1), accelerator.device.type,
-        accelerator.num_processes, round(peak, 2), hash_file(folder / "weights.safetensors"), numbers,
-    )  # fmt: skip
+        stage.name,
+        stage.inputs_hash,
+        step,
+        round(seconds + time.monotonic() - begun, 1),
+        accelerator.device.type,
+        accelerator.num_processes,
+        round(peak, 2),
+        hash_file(folder / "weights.safetensors"),
+        numbers,
+    )
     write_json(folder / "run.json", run)
     return run
 
@@ -292,7 +188,9 @@ def seconds_a_step(stage: Stage, device: str, precision: str) -> float:
         batch = default_collate([stage.item(number) for number in range(step * stage.batch, (step + 1) * stage.batch)])
         if accelerator.device.type == "cuda":  # there other processes draw the items meanwhile
             begun = time.perf_counter()
-        logs = _step(stage, accelerator, modules, optimizers, {k: v.to(accelerator.device) for k, v in batch.items()}, 1.0)
+        logs = _step(
+            stage, accelerator, modules, optimizers, {k: v.to(accelerator.device) for k, v in batch.items()}, 1.0
+        )
         ema.update(step)
         _ = [float(value) for value in logs.values()]  # waits for the device
         took.append(time.perf_counter() - begun)
@@ -312,7 +210,10 @@ def _prepared(stage: Stage, accelerator: Accelerator) -> tuple[list[nn.Module], 
     modules = [accelerator.prepare_model(o.module) for o in stage.objectives]
     optimizers = [
         torch.optim.AdamW(
-            [p for p in m.parameters() if p.requires_grad], lr=o.learning_rate, weight_decay=stage.weight_decay, betas=(0.9, 0.99)
+            [p for p in m.parameters() if p.requires_grad],
+            lr=o.learning_rate,
+            weight_decay=stage.weight_decay,
+            betas=(0.9, 0.99),
         )
         for m, o in zip(modules, stage.objectives, strict=True)
     ]
@@ -341,7 +242,12 @@ def _mend_convolutions(module: nn.Module) -> None:
 
 
 def _step(
-    stage: Stage, accelerator: Accelerator, modules: list[nn.Module], optimizers: list[torch.optim.AdamW], batch: dict[str, Any], factor: float
+    stage: Stage,
+    accelerator: Accelerator,
+    modules: list[nn.Module],
+    optimizers: list[torch.optim.AdamW],
+    batch: dict[str, Any],
+    factor: float,
 ) -> dict[str, Tensor]:
     """One step of every objective at its learning rate times `factor`; returns what is logged."""
     logs: dict[str, Tensor] = {}
@@ -357,80 +263,14 @@ def _step(
     return logs
 
 
-def _resume(
-    stage: Stage, folder: Path, ema: _Ema, optimizers: list[torch.optim.AdamW], restart: bool
-) -> tuple[int, float]:
-    """Puts the saved state into place; returns the step to go on from and the seconds spent so far."""
-    path = folder / "last.pt"
-    if restart:  # or a kill before the first checkpoint would bring the old run back
-        for old in (path, folder / "run.json", folder / "log.csv"):
-            old.unlink(missing_ok=True)
-    if not path.is_file():
-        return 0, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["inputs_hash"] != stage.inputs_hash:
-        fault = Fault(
-            str(path), "made from other data, plan or earlier stages", "the present ones",
-            f"`tumorgen train {stage.name} --restart` (what was trained is replaced)",
-        )  # fmt: skip
-        raise StateError(f"The {stage.name} stage is stale", [fault])
-    _put(stage.models, state["models"])
-    for objective, extra in zip(stage.objectives, state["extras"], strict=True):
-        objective.module.load_state_dict(extra, strict=False)
-    with torch.no_grad():
-        for key, value in ema.state.items():
-            value.copy_(state["ema"][key])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"], state["seconds"]
-
-
-def _save(
-    stage: Stage, folder: Path, ema: _Ema, optimizers: list[torch.optim.AdamW], step: int, seconds: float, rows: list[dict[str, float]]
-) -> None:
-    (folder / "run.json").unlink(missing_ok=True)  # not finished while it goes on
-    models = _state(stage.models)
-    shared = {v.data_ptr() for v in models.values()}
-    extras = [  # what an objective trains beside the saved models, such as a discriminator
-        {k: v for k, v in o.module.state_dict().items() if v.data_ptr() not in shared and _trained(o.module, k)} for o in stage.objectives
-    ]
-    state = {
-        "inputs_hash": stage.inputs_hash, "step": step, "seconds": seconds, "models": models, "extras": extras, "ema": ema.state,
-        "optimizers": [o.state_dict() for o in optimizers],
-    }  # fmt: skip
-    with atomic(folder / "last.pt") as temporary:
-        torch.save(state, temporary)
-    _append_log(folder / "log.csv", rows, step)
-    rows.clear()
-
-
-def _trained(module: nn.Module, key: str) -> bool:
-    parameters = dict(module.named_parameters())
-    return key not in parameters or parameters[key].requires_grad
-
-
-def _append_log(path: Path, rows: list[dict[str, float]], step: int) -> None:
-    """Adds rows, and drops those of a run that was killed after its last checkpoint."""
-    kept: list[dict[str, Any]] = []
-    if path.is_file():
-        first = rows[0]["step"] if rows else step + 1
-        with path.open(newline="") as stream:
-            kept = [row for row in csv.DictReader(stream) if float(row["step"]) < first]
-    everything = kept + rows
-    if not everything:
-        return
-    with atomic(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(k for row in everything for k in row)))
-        writer.writeheader()
-        writer.writerows(everything)
-
-
 def _check_finite(row: Mapping[str, float], step: int, folder: Path) -> None:
     bad = {k: v for k, v in row.items() if not math.isfinite(v)}
     if bad:
         again = "run the command again: it goes on from the last checkpoint"
         remedy = f"{again}; if it stops once more, lower the learning rate, or set precision=fp32, plan again and restart the stage"
-        raise StateError("A loss is not finite", [Fault(f"{folder.name}, step {step}", str(bad), "finite numbers", remedy)])
+        raise StateError(
+            "A loss is not finite", [Fault(f"{folder.name}, step {step}", str(bad), "finite numbers", remedy)]
+        )
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.records import Box, Shape, Triple, TumorFacts
-from tumorgen_cli.windows import tight_box
+from tumorgen_cli.geometry import Box, Shape, Triple, tight_box
+from tumorgen_cli.planning.fingerprint import TumorFacts
 
 
 def latent_mask(mask: np.ndarray, factor: int = 4) -> np.ndarray:
@@ -54,7 +54,9 @@ def latent_box(box: Box, factor: int = 4) -> Box:
     return Box(tuple(a // factor for a in box.start), tuple(-(-b // factor) for b in box.stop))  # type: ignore[arg-type]
 
 
-def draw_size_mm(tumors: Sequence[TumorFacts], alpha: float, window_mm: Triple, rng: np.random.Generator) -> tuple[Triple, int]:
+def draw_size_mm(
+    tumors: Sequence[TumorFacts], alpha: float, window_mm: Triple, rng: np.random.Generator
+) -> tuple[Triple, int]:
     """A box size that follows the training tumors: one tumor's extent times U(0.9, 1.1), plus two BA-PMG offsets per
     axis. Returns the size in mm (never beyond 7/8 of the window, where a flow has no context left) and the tumor's number.
     """

@@ -12,12 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.errors import Fault, PlanError
-from tumorgen_cli.files import hash_value
-from tumorgen_cli.plan import Decisions, Plan
-from tumorgen_cli.records import Box, Request, Shape, Triple
-from tumorgen_cli.windows import Case, load_case, tight_box
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.geometry import Box, Shape, Triple, tight_box
+from tumorgen_cli.planning.plan import Decisions, Plan
+from tumorgen_cli.system.errors import Fault, PlanError
 
 Prior = Literal["ellipsoid", "training"]
 _LEAST_VOXELS = 8  # a thinner tumor is drawn on a finer grid, where it has a form
@@ -36,7 +33,12 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         if len(self.deformation) != len(self.radii_mm):
-            fault = Fault("mask.deformation", f"{len(self.deformation)} ranges", f"{len(self.radii_mm)}, one for each of mask.radii_mm", "give both")
+            fault = Fault(
+                "mask.deformation",
+                f"{len(self.deformation)} ranges",
+                f"{len(self.radii_mm)}, one for each of mask.radii_mm",
+                "give both",
+            )
             raise PlanError("Size classes do not match", [fault])
 
 
@@ -44,7 +46,9 @@ def plan_masks(d: Decisions, prior: Prior) -> None:
     """Takes every field of a `MaskConfig` into `d`."""
     part = d.within("mask")
     part.take("prior", prior, "the paper's; `training`: the training tumors' own masks, turned, scaled, deformed")
-    part.take("radii_mm", (4.0, 8.0, 16.0, 32.0), "SynTumor's 4, 8, 16, 32 voxels of about 1 mm: tiny, small, medium, large")
+    part.take(
+        "radii_mm", (4.0, 8.0, 16.0, 32.0), "SynTumor's 4, 8, 16, 32 voxels of about 1 mm: tiny, small, medium, large"
+    )
     spread = ((0.12, 0.25), (0.12, 0.25), (0.19, 0.38), (0.16, 0.31))
     part.take("deformation", spread, "SynTumor's elastic sigma of 0.5-1, 1-2, 3-6, 5-10 voxels, by the radius")
     part.take("turn_degrees", 20.0, "training's own masks: turned as far as training windows are, and a little more")
@@ -71,12 +75,19 @@ def tumor_in_box(box: Shape, reach: Sequence[float], rng: np.random.Generator) -
 
 
 def draw_mask(
-    config: MaskConfig, plan: Plan, box: Shape, spacing_mm: Triple, rng: np.random.Generator, donors: Sequence[np.ndarray]
+    config: MaskConfig,
+    plan: Plan,
+    box: Shape,
+    spacing_mm: Triple,
+    rng: np.random.Generator,
+    donors: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """A soft mask (X, Y, Z) in [0, 1] for a box of `box` voxels, and what was drawn. `donors`: see `training_masks`."""
     reach = [plan.window.alpha * e / s for e, s in zip(plan.window.extent_mm, spacing_mm, strict=True)]
     tumor = tumor_in_box(box, reach, rng)
-    kind = size_class(config.radii_mm, float(np.prod([n / 2 * s for n, s in zip(tumor.shape, spacing_mm, strict=True)])) ** (1 / 3))
+    kind = size_class(
+        config.radii_mm, float(np.prod([n / 2 * s for n, s in zip(tumor.shape, spacing_mm, strict=True)])) ** (1 / 3)
+    )
     fine: Shape = tuple(max(n, _LEAST_VOXELS) for n in tumor.shape)  # type: ignore[assignment]
     fine_mm = [n * s / m for n, s, m in zip(tumor.shape, spacing_mm, fine, strict=True)]
     spread = float(rng.uniform(*config.deformation[kind]))
@@ -87,33 +98,9 @@ def draw_mask(
     else:
         roomy: Shape = tuple(2 * n for n in fine)  # type: ignore[assignment]
         body = ellipsoid(roomy, tuple(map(float, fine)), tuple(n / 2 for n in fine), rng, spread)  # type: ignore[arg-type]
-    return _largest_part(_stretched(_largest_part(body), box, tumor)), drawn  # thin bridges may not outlive the stretching
-
-
-def place_mask(
-    config: MaskConfig, plan: Plan, request: Request, rng: np.random.Generator, donors: Sequence[np.ndarray]
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """As `draw_mask` for a request's place, in its window: (X, Y, Z)."""
-    share = np.zeros(request.image.shape[1:], np.float32)
-    share[request.place.slices], drawn = draw_mask(config, plan, request.place.shape, request.spacing_mm, rng, donors)
-    return share, drawn
-
-
-def load_donors(config: MaskConfig, workspace: Workspace) -> tuple[list[np.ndarray], dict[str, str]]:
-    """The masks a prior draws from, and their hash by name; none for ellipsoids.
-
-    Raises:
-        StateError: a training case is not preprocessed.
-    """
-    if config.prior != "training":
-        return [], {}
-    cases = [load_case(workspace.cases / name) for name in workspace.splits().train]
-    return training_masks(cases), {"masks": hash_value([case.record.inputs_hash for case in cases])}
-
-
-def training_masks(cases: Sequence[Case]) -> list[np.ndarray]:
-    """Every tumor component of the cases, cut tightly: (X, Y, Z) bool."""
-    return [np.asarray(case.tumors[c.box.slices] == c.number) for case in cases for c in case.record.components]
+    return _largest_part(
+        _stretched(_largest_part(body), box, tumor)
+    ), drawn  # thin bridges may not outlive the stretching
 
 
 def smooth_noise(shape: Shape, sigma: Sequence[float], rng: np.random.Generator) -> np.ndarray:
@@ -122,7 +109,9 @@ def smooth_noise(shape: Shape, sigma: Sequence[float], rng: np.random.Generator)
     return ((noise - noise.mean()) / max(float(noise.std()), 1e-9)).astype(np.float32)
 
 
-def ellipsoid(shape: Shape, center: Triple, radii: Triple, rng: np.random.Generator, deformation: float = 0.0) -> np.ndarray:
+def ellipsoid(
+    shape: Shape, center: Triple, radii: Triple, rng: np.random.Generator, deformation: float = 0.0
+) -> np.ndarray:
     """A soft ellipsoid (X, Y, Z) in [0, 1], about one voxel wide at its edge.
 
     `center` and `radii` in voxels. `deformation` is the spread of the radius along the surface as a share of it; the
@@ -137,13 +126,20 @@ def ellipsoid(shape: Shape, center: Triple, radii: Triple, rng: np.random.Genera
 
 
 def _deformed(
-    donor: np.ndarray, shape: Shape, spacing_mm: Sequence[float], turn_degrees: float, spread: float, rng: np.random.Generator
+    donor: np.ndarray,
+    shape: Shape,
+    spacing_mm: Sequence[float],
+    turn_degrees: float,
+    spread: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """A donor's mask stretched to `shape`, mirrored, turned about the third axis and deformed, in a grid of twice that shape."""
     angle = np.deg2rad(rng.uniform(-turn_degrees, turn_degrees))
     turn = np.array([[np.cos(angle), -np.sin(angle), 0.0], [np.sin(angle), np.cos(angle), 0.0], [0.0, 0.0, 1.0]])
     flips = np.where(rng.random(3) < 0.5, -1.0, 1.0)
-    grid = np.stack(np.meshgrid(*((np.arange(2 * n) + 0.5) / n - 1 for n in shape), indexing="ij"))  # the donor is [-1/2, 1/2]^3
+    grid = np.stack(
+        np.meshgrid(*((np.arange(2 * n) + 0.5) / n - 1 for n in shape), indexing="ij")
+    )  # the donor is [-1/2, 1/2]^3
     for axis in range(3):
         grid[axis] += spread / 2 * smooth_noise(grid.shape[1:], [max(1.0, n / 4) for n in shape], rng)  # type: ignore[arg-type]
     length_mm = (np.array(shape) * np.array(spacing_mm)).reshape(3, 1, 1, 1)  # a turn is one in mm

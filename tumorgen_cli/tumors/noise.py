@@ -7,12 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.records import Box
+from tumorgen_cli.geometry import Box
 
 _LEAST_VOXELS = 512
 _LEVELS = 5
-
-
 Spread = Callable[[np.ndarray], float]
 
 

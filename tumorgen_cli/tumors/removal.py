@@ -9,19 +9,26 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage, sparse
 
-from tumorgen_cli.plan import PastePlan
-from tumorgen_cli.records import SHELL_MM, Box, Triple
-from tumorgen_cli.texture import like_noise, robust_spread
-from tumorgen_cli.windows import box_around, in_type, tight_box
+from tumorgen_cli.geometry import SHELL_MM, Box, Triple, box_around, in_type, tight_box
+from tumorgen_cli.planning.plan import PastePlan
+from tumorgen_cli.tumors.noise import like_noise, robust_spread
 
 _CONTEXT_MM = 25.0  # around what is taken away, to measure noise in
 _STANDS_OUT = 2.0  # a tumor's contrast, in spreads of its surroundings, from which on its uptake outlines it
-_ORGAN = 1.5  # times a tumor's highest uptake above the background: hotter is an organ, not a rim that the outline missed
+_ORGAN = (
+    1.5  # times a tumor's highest uptake above the background: hotter is an organ, not a rim that the outline missed
+)
 _MOST = 3.0  # times its outline; what is seen to be larger is an organ that the tumor touches
 
 
 def heal(
-    image: np.ndarray, tumors: np.ndarray, box: Box, spacing_mm: Triple, paste: PastePlan, seed: int, labels: np.ndarray | None = None
+    image: np.ndarray,
+    tumors: np.ndarray,
+    box: Box,
+    spacing_mm: Triple,
+    paste: PastePlan,
+    seed: int,
+    labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Box | None]:
     """The image (C, X, Y, Z) in its own type with the tumors (X, Y, Z) in `box` gone, and the box of all voxels that changed.
 
@@ -47,7 +54,9 @@ def heal(
             near = box_around(own, spacing_mm, 2 * SHELL_MM)
             assert near is not None
             where, barred = near.slices, kept | (part & ~own)
-            seen[where] |= seen_tumor(uptake[(slice(None), *where)], own[where], barred[where], spacing_mm, paste.heal_mm)
+            seen[where] |= seen_tumor(
+                uptake[(slice(None), *where)], own[where], barred[where], spacing_mm, paste.heal_mm
+            )
     hole = (ndimage.distance_transform_edt(~seen, sampling=spacing_mm) <= paste.heal_mm) & ~others
     context, changed = box_around(hole, spacing_mm, _CONTEXT_MM), tight_box(hole)
     assert context is not None
@@ -65,7 +74,9 @@ def heal(
     return out, changed
 
 
-def seen_tumor(image: np.ndarray, tumor: np.ndarray, kept: np.ndarray, spacing_mm: Triple, margin_mm: float) -> np.ndarray:
+def seen_tumor(
+    image: np.ndarray, tumor: np.ndarray, kept: np.ndarray, spacing_mm: Triple, margin_mm: float
+) -> np.ndarray:
     """A tumor (X, Y, Z), not empty, with the uptake beside it that its outline leaves out, never what is `kept`: (X, Y, Z) bool.
 
     Outlines drawn on another scan, or tightly, leave uptake out, which would stay as a tumor without a mask. In the channel of the
@@ -127,7 +138,8 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray, spacing_mm: Triple) -> np
         return out
     numbers = np.arange(count)
     matrix = sparse.csr_matrix(
-        (np.concatenate([diagonal, *weights]), (np.concatenate([numbers, *rows]), np.concatenate([numbers, *columns]))), (count, count)
+        (np.concatenate([diagonal, *weights]), (np.concatenate([numbers, *rows]), np.concatenate([numbers, *columns]))),
+        (count, count),
     )
     scaling = sparse.diags(1 / diagonal)  # Jacobi: anisotropic voxels converge as fast as cubes
     solution, unsettled = sparse.linalg.cg(matrix, known, rtol=1e-5, maxiter=20 * sum(hole.shape), M=scaling)

@@ -8,23 +8,21 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from support.scores import make_scores, statistics
 
-from tumorgen_cli.metrics.agreement import UNJUDGED, Verdict
-from tumorgen_cli.metrics.novelty import Lesion, novelty
-from tumorgen_cli.metrics.reader_test import lesion_features, reader_test
-from tumorgen_cli.metrics.scores import (
+from tumorgen_cli.evaluation.reports.one_set import Losses, Pictures, Strip, write_report
+from tumorgen_cli.evaluation.scores import (
     UNDEFINED_STATISTICS,
     CaseScores,
     Scores,
-    agree,
     compare,
     hard_shares,
     plane_distances,
-    summarize,
 )
-from tumorgen_cli.metrics.tumors import TumorStatistics
-from tumorgen_cli.records import Box, Provenance
-from tumorgen_cli.report import Losses, Pictures, Strip, write_report
+from tumorgen_cli.geometry import Box
+from tumorgen_cli.metrics.overlap import UNJUDGED
+from tumorgen_cli.metrics.summary import summarize
+from tumorgen_cli.synthesis.provenance import Provenance
 
 VOID = {"meta", "img", "br", "source", "input"}
 
@@ -48,18 +46,6 @@ class Checker(HTMLParser):
         self.text.append(data)
 
 
-def statistics(i):
-    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, 0.5)
-
-
-def judged(dice, surface_dice):
-    return Verdict(dice, surface_dice, dice, 1, int(dice == 0), 0)
-
-
-def lesions(group, count, rng):
-    return [Lesion(f"{group}{i}", f"{group}{i}", rng.normal(size=(2, 20, 20, 20)), tuple(rng.normal(size=8))) for i in range(count)]
-
-
 def test_low_contrast_is_weak_contrast_of_dark_tumors_too():
     def cases(sign, *contrasts):
         return [CaseScores("train", str(c), "", replace(statistics(0), contrast=sign * c), UNJUDGED) for c in contrasts]
@@ -70,28 +56,28 @@ def test_low_contrast_is_weak_contrast_of_dark_tumors_too():
         assert low.training == pytest.approx(2 / 6)  # the bound itself included
 
 
-def make_scores(dices, judge="results/judge", name="a <set>"):
-    rng = np.random.default_rng(0)
-    pairs = tuple(CaseScores("synthetic", f"pair{i}", "<host>", statistics(i), judged(d, d)) for i, d in enumerate(dices))
-    train = tuple(CaseScores("train", f"t{i}", "", statistics(i + 2), UNJUDGED) for i in range(5))
-    test = (CaseScores("test", "h", "", statistics(0), judged(0.6, 0.7)),)
-    features = [rng.normal(size=(n, 2, 3, 4)) for n in (max(2, len(pairs)), 5, 2)]
-    told = lesion_features(["PET"])
-    few = reader_test(np.ones((1, len(told))), np.ones((5, len(told))), ["x"], list("abcde"), told, 0)
-    return Scores(
-        name, "s", "p", "PET", judge, "j", "filters", False, 5.5, agree(pairs, test, train), compare(pairs, train),
-        summarize(np.array([]), "redrawn volume"), hard_shares(pairs, train),
-        plane_distances(*features, list("xyxyxy")[: len(features[0])], list("abcde"), list("gh")), few,
-        novelty(lesions("pair", len(pairs), rng), lesions("t", 5, rng), []), (*pairs, *train, *test),
-    )  # fmt: skip
-
-
 def lines(count):
     return [
-        Provenance(f"pair{i}", "toy", "<host>", ("f",), "h", "v", i, 0, *[Box((0, 0, 0), (2, 2, 2))] * 2, "p", {"flow": "w"}, 1.0, i == 0,
-                   {"method": 0.1, "total": 0.4}, {"empty": 2}, {})
+        Provenance(
+            f"pair{i}",
+            "toy",
+            "<host>",
+            ("f",),
+            "h",
+            "v",
+            i,
+            0,
+            *[Box((0, 0, 0), (2, 2, 2))] * 2,
+            "p",
+            {"flow": "w"},
+            1.0,
+            i == 0,
+            {"method": 0.1, "total": 0.4},
+            {"empty": 2},
+            {},
+        )
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 NOTHING = Losses({}, {}, {}, ())
@@ -206,7 +192,10 @@ def test_summary():
 def test_an_interval_over_scans_does_not_shrink_with_tumors_of_one_scan():
     rng = np.random.default_rng(1)
     scans = rng.normal(5, 1, 8)
-    alone, many = summarize(scans, "x"), summarize(np.repeat(scans, 10), "x", [str(i) for i in range(8) for _ in range(10)])
+    alone, many = (
+        summarize(scans, "x"),
+        summarize(np.repeat(scans, 10), "x", [str(i) for i in range(8) for _ in range(10)]),
+    )
     assert (many.count, many.low, many.high) == (80, pytest.approx(alone.low), pytest.approx(alone.high))
     uneven = summarize(np.array([0.0] * 9 + [1.0, math.nan]), "x", ["a"] * 9 + ["b", "c"])
     assert (uneven.low, uneven.high, uneven.undefined) == (0, 1, 1)
@@ -219,7 +208,10 @@ def test_several_tumors_of_a_scan_do_not_set_perfect_pairs_apart():
     def drawn(scans, tumors, each):
         """Features (N, place, plane, D) of alike tumors in different scans, and the scans' names."""
         of_scan = np.repeat(rng.normal(size=(scans, 2, 3, 6)), tumors, axis=0)
-        of_tumor = rng.normal(size=(scans * tumors, 2, 3, 6)) * [[[0]], [[0.1]]]  # through its middle a scan is the same
+        of_tumor = rng.normal(size=(scans * tumors, 2, 3, 6)) * [
+            [[0]],
+            [[0.1]],
+        ]  # through its middle a scan is the same
         return of_scan + of_tumor, [f"{each}{i // tumors}" for i in range(scans * tumors)]
 
     (pairs, hosts), (train, learnt), (test, held_out) = drawn(6, 6, "p"), drawn(20, 4, "t"), drawn(6, 4, "h")

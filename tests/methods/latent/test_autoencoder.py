@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tumorgen_cli import autoencoding as ae
-from tumorgen_cli.errors import StateError
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.methods.tumorgen import TumorGen
-from tumorgen_cli.nets.vae import KlVae
-from tumorgen_cli.windows import unscale
+from tumorgen_cli.methods.latent import autoencoder as ae
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.tumorgen.method import TumorGen
+from tumorgen_cli.models.vae import KlVae
+from tumorgen_cli.preprocessing.intensity import unscale
+from tumorgen_cli.system.errors import StateError
 
 SMALL = (1, (8, 16, 32), 4, (1, 1, 1))
 
@@ -27,14 +27,15 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-# -- checkpoints -----------------------------------------------------------------------------------------------
 def test_initial_weights_from_every_kind_of_file(tmp_path):
     source = vae(1)
     state = source.net.state_dict()
     save_file(state, tmp_path / "maisi.safetensors")
     save_file({f"vae.{k}": v for k, v in source.state_dict().items()}, tmp_path / "ours.safetensors")
     torch.save(state, tmp_path / "bare.pt")
-    torch.save({"autoencoder_state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "nested.pth")
+    torch.save(
+        {"autoencoder_state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "nested.pth"
+    )
     torch.save({"state_dict": state}, tmp_path / "state.ckpt")
     for name in ("maisi.safetensors", "ours.safetensors", "bare.pt", "nested.pth", "state.ckpt"):
         target = vae(2)
@@ -78,7 +79,6 @@ def test_what_is_no_checkpoint(tmp_path):
             ae.load_initial(vae(2), tmp_path / name)
 
 
-# -- losses ----------------------------------------------------------------------------------------------------
 class Echo(nn.Module):
     """Returns the image plus a constant, with mean 1 and sigma 2."""
 
@@ -87,11 +87,15 @@ class Echo(nn.Module):
 
 
 def test_the_vaes_loss_by_hand(trained):
-    config = replace(TumorGen(trained.plan(), trained).config.vae, square_weight=2.0, gradient_weight=3.0, kl_weight=0.1)
+    config = replace(
+        TumorGen(trained.plan(), trained).config.vae, square_weight=2.0, gradient_weight=3.0, kl_weight=0.1
+    )
     batch = {"image": torch.randn(2, 1, 8, 8, 8), "noise": torch.randn(2, 4, 2, 2, 2)}
     loss, terms = ae.VaeObjective(Echo(), config, None)(batch)
     kl = 0.5 * (1 + 4 - 1 - 2 * np.log(2))
-    assert {k: float(v) for k, v in terms.items()} == pytest.approx({"l1": 0.5, "square": 0.25, "gradient": 0.0, "kl": kl}, abs=1e-6)
+    assert {k: float(v) for k, v in terms.items()} == pytest.approx(
+        {"l1": 0.5, "square": 0.25, "gradient": 0.0, "kl": kl}, abs=1e-6
+    )
     assert float(loss) == pytest.approx(0.5 + 2 * 0.25 + 0.1 * kl, rel=1e-6)
 
 
@@ -116,7 +120,6 @@ def test_the_critic_trains_itself_alone(trained):
     assert any(p.grad is not None and p.grad.any() for p in critic.parameters())
 
 
-# -- items -----------------------------------------------------------------------------------------------------
 def test_items_are_functions_of_their_number(trained):
     plan = trained.plan()
     config = TumorGen(plan, trained).config.vae
@@ -140,12 +143,13 @@ def test_patches_of_every_size_also_larger_than_the_scan_alike_within_a_step(tra
     for step in range(16):
         pair = [item(2 * step), item(2 * step + 1)]
         shape = pair[0]["image"].shape[1:]
-        assert all(each["image"].shape == (1, *shape) and each["noise"].shape == (4, *(n // 4 for n in shape)) for each in pair)
+        assert all(
+            each["image"].shape == (1, *shape) and each["noise"].shape == (4, *(n // 4 for n in shape)) for each in pair
+        )
         shapes.append(shape)
     assert [set(sides) for sides in zip(*shapes, strict=True)] == [{32, 48, 64}, {32, 48}, {16}]
 
 
-# -- quality ---------------------------------------------------------------------------------------------------
 class Shift:
     """A codec whose pictures are off by a constant in the scaled range."""
 
@@ -180,7 +184,9 @@ def test_latents_are_measured_to_mean_0_and_spread_1(trained):
     cases = ae.load_cases(trained, trained.splits().train)
     ae.measure_latents(method.vae, cases, plan, "cpu")
     with torch.inference_mode():
-        z = torch.cat([method.vae.encode(torch.from_numpy(ae.whole_image(c, plan))[None]).flatten(2) for c in cases], 2).double()
+        z = torch.cat(
+            [method.vae.encode(torch.from_numpy(ae.whole_image(c, plan))[None]).flatten(2) for c in cases], 2
+        ).double()
     torch.testing.assert_close(z.mean((0, 2)), torch.zeros(4).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(z.std((0, 2)), torch.ones(4).double(), atol=1e-2, rtol=0)
 

@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from tumorgen_cli.autoencoding import load_cases
-from tumorgen_cli.character import describe_character
-from tumorgen_cli.errors import DataError
-from tumorgen_cli.latents import LatentCache, find_candidates, tumor_image
-from tumorgen_cli.methods import find_method
-from tumorgen_cli.windows import unscale
+from tumorgen_cli.methods.latent.autoencoder import load_cases
+from tumorgen_cli.methods.latent.cache import LatentCache, find_candidates, tumor_image
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.metrics.traits import describe_character
+from tumorgen_cli.preprocessing.intensity import unscale
+from tumorgen_cli.system.errors import DataError
 
 
 def test_candidates(trained):
     cases = load_cases(trained, trained.splits().train)
     found = find_candidates(cases)
     assert len({c.name for c in found}) == len(found) == sum(len(case.record.components) for case in cases)
-    none = [replace(c, record=replace(c.record, components=tuple(replace(x, fits=False) for x in c.record.components))) for c in cases]
+    none = [
+        replace(c, record=replace(c.record, components=tuple(replace(x, fits=False) for x in c.record.components)))
+        for c in cases
+    ]
     with pytest.raises(DataError, match="Nothing to learn from"):
         find_candidates(none)
 
@@ -37,11 +40,15 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     image, mask = tumor_image(plan, candidates[1], 1)
     np.testing.assert_array_equal(masks[1, 1], mask)
     limits = np.array(candidates[1].case.record.limits, np.float32)
-    told = describe_character(unscale(image, plan.channels, limits), mask, plan.window.spacing_mm, np.zeros(1))  # in the scan's units
+    told = describe_character(
+        unscale(image, plan.channels, limits), mask, plan.window.spacing_mm, np.zeros(1)
+    )  # in the scan's units
     assert characters.shape == (3, 2, 3)
     np.testing.assert_array_equal(characters[1, 1], told)
     with torch.inference_mode():
-        np.testing.assert_allclose(latents[1, 1], method.vae.encode(torch.from_numpy(image)[None])[0].numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            latents[1, 1], method.vae.encode(torch.from_numpy(image)[None])[0].numpy(), atol=1e-5
+        )
 
     stamps = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
     (tmp_path / f"{candidates[0].name}.npz").unlink()

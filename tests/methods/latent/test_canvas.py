@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli.painting import near, roughen
-from tumorgen_cli.records import Box
+from tumorgen_cli.geometry import Box
+from tumorgen_cli.methods.latent.canvas import near, roughen
 
 
 def test_how_near_a_voxel_is_to_the_tumor():

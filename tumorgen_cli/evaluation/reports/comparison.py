@@ -15,16 +15,28 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorgen_cli.comparison_table import COLUMNS, PAPER, PAPER_NOTE, RULE, Comparison, Entry, Paper, Table, group_of, shared_places, shown
-from tumorgen_cli.evaluation import read_case, synthetic_cases
-from tumorgen_cli.files import write_text
-from tumorgen_cli.pages import number, page, picture_row, table
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import box_slices, display_of, display_range, spread_over
-from tumorgen_cli.records import Box
-from tumorgen_cli.sets import read_provenance
-from tumorgen_cli.volumes import read_image
-from tumorgen_cli.windows import scan_limits
+from tumorgen_cli.data.volumes import read_image
+from tumorgen_cli.evaluation.cases import read_case, synthetic_cases
+from tumorgen_cli.evaluation.comparison import (
+    COLUMNS,
+    PAPER,
+    PAPER_NOTE,
+    RULE,
+    Comparison,
+    Entry,
+    Paper,
+    Table,
+    group_of,
+    shared_places,
+    shown,
+)
+from tumorgen_cli.evaluation.reports.html import number, page, picture_row, table
+from tumorgen_cli.figures import box_slices, display_of, display_range, spread_over
+from tumorgen_cli.geometry import Box
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.preprocessing.intensity import scan_limits
+from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.system.files import write_text
 
 PLACES = 4
 _STYLE = """
@@ -46,7 +58,9 @@ class Place:
     painted: Mapping[str, np.ndarray]
 
 
-def draw_places(plan: Plan, sets: Mapping[str, Path], hosts: Mapping[str, Sequence[Path]], most: int = PLACES) -> list[Place]:
+def draw_places(
+    plan: Plan, sets: Mapping[str, Path], hosts: Mapping[str, Sequence[Path]], most: int = PLACES
+) -> list[Place]:
     """Pictures of places that all sets share, spread over the hosts. `sets` by method; `hosts` the image files by name."""
     cases = sorted(shared_places([read_provenance(folder) for folder in sets.values()]))
     chosen = spread_over(cases, most)
@@ -57,24 +71,40 @@ def draw_places(plan: Plan, sets: Mapping[str, Path], hosts: Mapping[str, Sequen
         box = functools.reduce(Box.hull, (each.box for each in pairs.values()))
         image, grid = read_image(hosts[next(iter(pairs.values())).host])
         before = image[plan.main_channel]
-        painted = [(after[plan.main_channel], tumor) for after, _, tumor, _ in (read_case(plan, each) for each in pairs.values())]
-        display = display_range(scan_limits(image, plan.channels)[plan.main_channel], (before, *(after for after, _ in painted)), box)
+        painted = [
+            (after[plan.main_channel], tumor)
+            for after, _, tumor, _ in (read_case(plan, each) for each in pairs.values())
+        ]
+        display = display_range(
+            scan_limits(image, plan.channels)[plan.main_channel], (before, *(after for after, _ in painted)), box
+        )
         colormap, _ = display_of(plan.channels[plan.main_channel].name)
         first, *others = box_slices(before, painted, box, grid.spacing_mm, display, grid.direction, colormap=colormap)
         places.append(Place(case, first, dict(zip(pairs, others, strict=True))))
     return places
 
 
-def write_page(path: Path, comparison: Comparison, places: Mapping[str, Sequence[Place]], reports: Mapping[str, Path]) -> None:
+def write_page(
+    path: Path, comparison: Comparison, places: Mapping[str, Sequence[Place]], reports: Mapping[str, Path]
+) -> None:
     """Writes the page. `places` by hosts, `reports` (report.html of a set) by the set's folder."""
     parts = [_head(comparison)]
     for each in comparison.tables:
-        parts += [f"<h2>{escape(each.hosts)}</h2>", _grid(each, comparison), _places(places.get(each.hosts, ())), _links(each, reports, path.parent)]
-    write_text(path, page(f"{comparison.name}: comparison", [*parts, _notes(comparison), _training(comparison)], _STYLE))
+        parts += [
+            f"<h2>{escape(each.hosts)}</h2>",
+            _grid(each, comparison),
+            _places(places.get(each.hosts, ())),
+            _links(each, reports, path.parent),
+        ]
+    write_text(
+        path, page(f"{comparison.name}: comparison", [*parts, _notes(comparison), _training(comparison)], _STYLE)
+    )
 
 
 def _head(c: Comparison) -> str:
-    pairs = ", ".join(f"{t.hosts}: {t.pairs} pairs a method asked for, {t.alike} in the same box in all" for t in c.tables)
+    pairs = ", ".join(
+        f"{t.hosts}: {t.pairs} pairs a method asked for, {t.alike} in the same box in all" for t in c.tables
+    )
     judge = escape(Path(c.judge).name) if c.judge else "none"
     return (
         f"<h1>{escape(c.name)}</h1><p class=soft>Learnt from {escape(c.dataset)} · {escape(pairs)} · seed {c.seed} · training: {escape(c.budget)} · "
@@ -84,10 +114,18 @@ def _head(c: Comparison) -> str:
 
 def _grid(t: Table, c: Comparison) -> str:
     """Rows: real cases, methods. Columns: the scores, training, the paper's own numbers."""
-    groups = [(name, len(list(members))) for name, members in groupby(COLUMNS, lambda column: group_of(column, c.is_fid))]
+    groups = [
+        (name, len(list(members))) for name, members in groupby(COLUMNS, lambda column: group_of(column, c.is_fid))
+    ]
     groups += [("training", 2), ("the paper, other data", 3)]
     above = "".join(f'<th class=g colspan="{count}">{escape(name)}</th>' for name, count in groups)
-    titles = [column.title for column in COLUMNS] + ["steps", "minutes", "FID Hecktor / AutoPET", "DSC / NSD", "s a sample"]
+    titles = [column.title for column in COLUMNS] + [
+        "steps",
+        "minutes",
+        "FID Hecktor / AutoPET",
+        "DSC / NSD",
+        "s a sample",
+    ]
     firsts = {sum(count for _, count in groups[:i]) for i in range(len(groups))}
     below = "".join(f"<th{' class=g' if i in firsts else ''}>{escape(title)}</th>" for i, title in enumerate(titles))
     rows = [_row(Entry("real against real", "", "", t.real), t, c, firsts, " class=real")] if t.real else []
@@ -104,8 +142,12 @@ def _row(entry: Entry, t: Table, c: Comparison, firsts: set[int], kind: str = ""
         cells = [f'<td class="g why" colspan="{len(COLUMNS)}"><div>failed: {escape(entry.failure)}</div></td>']
     else:
         values = [entry.values.get(column.key) for column in COLUMNS]
-        cells = [_cell(*shown(column, value), value.note if value else "", t.best.get(column.key) == entry.method, i in firsts)
-                 for i, (column, value) in enumerate(zip(COLUMNS, values, strict=True))]  # fmt: skip
+        cells = [
+            _cell(
+                *shown(column, value), value.note if value else "", t.best.get(column.key) == entry.method, i in firsts
+            )
+            for i, (column, value) in enumerate(zip(COLUMNS, values, strict=True))
+        ]
     steps = ", ".join(f"{run.stage} {run.steps}" for run in runs or ()) or ("–" if runs is None else "none needed")
     cells += [f"<td class=g>{steps}</td>", f"<td>{number(sum(run.seconds for run in runs) / 60) if runs else '–'}</td>"]
     theirs = [paper.fid, paper.alignment, paper.seconds]
@@ -128,7 +170,11 @@ def _places(places: Sequence[Place]) -> str:
 
 
 def _links(t: Table, reports: Mapping[str, Path], folder: Path) -> str:
-    links = [f'<a href="{escape(os.path.relpath(reports[e.folder], folder))}">{escape(e.method)}</a>' for e in t.entries if e.folder in reports]
+    links = [
+        f'<a href="{escape(os.path.relpath(reports[e.folder], folder))}">{escape(e.method)}</a>'
+        for e in t.entries
+        if e.folder in reports
+    ]
     return f"<p>The sets' own reports: {', '.join(links)}</p>\n" if links else ""
 
 
@@ -145,7 +191,11 @@ def _notes(c: Comparison) -> str:
     )
     kind = "FID and KID" if c.is_fid else "no FID, and not comparable to one"
     far = f"Features of the distances: {c.features} ({kind}); NSD at {c.tolerance_mm:g} mm."
-    return "<h2>How to read it</h2>" + "".join(f"<p>{escape(text)}</p>" for text in (real, same, RULE, far, PAPER_NOTE)) + "\n"
+    return (
+        "<h2>How to read it</h2>"
+        + "".join(f"<p>{escape(text)}</p>" for text in (real, same, RULE, far, PAPER_NOTE))
+        + "\n"
+    )
 
 
 def _measured(numbers: Mapping[str, float]) -> str:
@@ -154,7 +204,15 @@ def _measured(numbers: Mapping[str, float]) -> str:
 
 def _training(c: Comparison) -> str:
     rows = [
-        (escape(method), run.stage, str(run.steps), str(run.planned), number(run.seconds), run.device, _measured(run.numbers))
+        (
+            escape(method),
+            run.stage,
+            str(run.steps),
+            str(run.planned),
+            number(run.seconds),
+            run.device,
+            _measured(run.numbers),
+        )
         for method, runs in c.training.items()
         for run in runs
     ]

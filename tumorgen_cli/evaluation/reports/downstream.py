@@ -9,12 +9,17 @@ from html import escape
 
 import numpy as np
 
-from tumorgen_cli.gains import REAL, Arm, Downstream, Failure, Measure
-from tumorgen_cli.metrics.scores import Summary
-from tumorgen_cli.pages import INK, around, number, page, percent, picture_row, svg, table
+from tumorgen_cli.evaluation.gains import REAL, Arm, Downstream, Failure, Measure
+from tumorgen_cli.evaluation.reports.html import INK, around, number, page, percent, picture_row, svg, table
+from tumorgen_cli.metrics.summary import Summary
 
 _COLORS = ("#3b82d6", "#e0762b", "#3c9d54", "#a05bc4", "#c9a227", "#2aa3a8", "#d14d72", "#8a6d4f")
-_TITLES = {"dice": "DSC", "surface_dice": "NSD", "sensitivity": "lesions found", "false_positives": "false positives a scan"}
+_TITLES = {
+    "dice": "DSC",
+    "surface_dice": "NSD",
+    "sensitivity": "lesions found",
+    "false_positives": "false positives a scan",
+}
 _STYLE = """
 body{max-width:80rem}
 """
@@ -65,7 +70,17 @@ def _curves(result: Downstream) -> str:
             if found:
                 x, mean = [x for x, _ in found], np.array([s.mean for _, s in found])
                 low, high = (np.array([getattr(s, end) for _, s in found]) for end in ("low", "high"))
-                panel.errorbar(x, mean, [mean - low, high - mean], color=color, label=name, marker="o", markersize=4, linewidth=1.6, capsize=2)
+                panel.errorbar(
+                    x,
+                    mean,
+                    [mean - low, high - mean],
+                    color=color,
+                    label=name,
+                    marker="o",
+                    markersize=4,
+                    linewidth=1.6,
+                    capsize=2,
+                )
     left.set_title("DSC on real held-out patients", fontsize=9, color=text)
     right.set_title("gain in DSC over real cases alone, paired", fontsize=9, color=text)
     right.axhline(0, color=soft, linewidth=1)
@@ -80,7 +95,14 @@ def _curves(result: Downstream) -> str:
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color(line)
         panel.grid(color=line, linewidth=0.5)
-    figure.legend(*left.get_legend_handles_labels(), loc="lower center", ncols=len(names), fontsize=8, labelcolor=text, frameon=False)
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        loc="lower center",
+        ncols=len(names),
+        fontsize=8,
+        labelcolor=text,
+        frameon=False,
+    )
     return svg(figure)
 
 
@@ -101,14 +123,19 @@ def _table(arms: Sequence[Arm]) -> str:
         row = [escape(arm.arm), str(arm.pairs), percent(arm.real_share), str(arm.seeds)]
         for name in _TITLES:
             measure = getattr(arm, name)
-            row += [_own(measure, arm.spread_over_seeds if name == "dice" else math.nan), _told_gain(measure, arm.seeds)]
+            row += [
+                _own(measure, arm.spread_over_seeds if name == "dice" else math.nan),
+                _told_gain(measure, arm.seeds),
+            ]
         rows.append(row)
     return table(header, rows)
 
 
 def _own(measure: Measure, over_seeds: float) -> str:
     own = measure.over_patients
-    spread = f"<br><small>spread over patients {number(measure.spread)}" + (f", seeds {number(over_seeds)}" if math.isfinite(over_seeds) else "")
+    spread = f"<br><small>spread over patients {number(measure.spread)}" + (
+        f", seeds {number(over_seeds)}" if math.isfinite(over_seeds) else ""
+    )
     return around(own.mean, own.low, own.high) + spread + "</small>"
 
 
@@ -125,7 +152,12 @@ def _sizes(arms: Sequence[Arm]) -> str:
     """By size: the lesions found and the false positives, and the means of the patients whose largest lesion is of that size."""
     header = ["arm"]
     for each in arms[0].by_size:
-        header += [f"{escape(each.name)}: {each.lesions} lesions found", "false positives a scan", f"{each.patients} patients: DSC", "NSD"]
+        header += [
+            f"{escape(each.name)}: {each.lesions} lesions found",
+            "false positives a scan",
+            f"{each.patients} patients: DSC",
+            "NSD",
+        ]
     rows = []
     for arm in arms:
         measures = [(each.sensitivity, each.false_positives, each.dice, each.surface_dice) for each in arm.by_size]

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
+
 #: colours to draw figures in, which `svg` turns into the page's: text, soft text, lines, marks
 INK = {"#010203": "var(--text)", "#010204": "var(--soft)", "#010205": "var(--line)", "#010206": "var(--mark)"}
-
 STYLE = """
 :root{color-scheme:light dark;--text:#20242a;--soft:#5d6570;--back:#fff;--card:#f5f6f8;--line:#d9dde3;--mark:#1d6fd1}
 @media(prefers-color-scheme:dark){:root{--text:#e6e8eb;--soft:#a3abb6;--back:#15181c;--card:#1e2329;--line:#3a414b;--mark:#6db3ff}}

@@ -14,14 +14,72 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorgen_cli.errors import few, reason_words
-from tumorgen_cli.files import write_text
-from tumorgen_cli.metrics.frechet import Interval
+from tumorgen_cli.evaluation.cases import CaseFiles, read_case, synthetic_cases
+from tumorgen_cli.evaluation.measure import cache_of, measure_case
+from tumorgen_cli.evaluation.reports.html import INK, around, jpeg, number, page, percent, svg, table
+from tumorgen_cli.evaluation.scores import ALL_PLANES, PLACES, CaseScores, Comparison, Scores, values_of
+from tumorgen_cli.figures import axial_strip, display_of, display_range, unit_of
+from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.metrics.novelty import Near, Spread
-from tumorgen_cli.metrics.scores import ALL_PLANES, CaseScores, Comparison, Scores, Summary, values_of
-from tumorgen_cli.pages import INK, around, jpeg, number, page, percent, svg, table
-from tumorgen_cli.previews import display_of, unit_of
-from tumorgen_cli.records import Provenance
+from tumorgen_cli.metrics.slice_distances import Interval
+from tumorgen_cli.metrics.summary import Summary
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.preprocessing.intensity import scan_limits
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.set_files import count_rejected, read_judges, read_left_out, read_provenance
+from tumorgen_cli.synthesis.shards import read_log
+from tumorgen_cli.system.errors import few, reason_words
+from tumorgen_cli.system.files import write_text
+
+_AROUND = (
+    5,
+    5,
+    5,
+)  # voxels around a tumor that a picture should show without clipping: a tumor may be darker than they are
+
+
+def write_page(
+    plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]
+) -> Path:
+    """The set's report.html, with the pictures it shows; `others` are sets to compare with."""
+    from tumorgen_cli.evaluation.reports.one_set import (
+        Losses,
+        Pictures,
+        Strip,
+        nearest_pairs,
+        shown_pairs,
+        write_report,
+    )
+
+    files = {each.case: each for each in (*synthetic_cases(plan, set_folder), *real)}
+    slices = {}
+    for case in {case for near in nearest_pairs(scores) for case in (near.case, near.nearest)}:
+        found = measure_case(plan, files[case], cache_of(out))
+        slices[case] = found.slices["axial"][PLACES.index("tumor"), plan.main_channel]
+    strips = {}
+    colormap, _ = display_of(scores.channel)
+    for pair in shown_pairs(scores).values():
+        image, grid, tumor, beside = read_case(plan, files[pair.case])
+        if tumor.any():
+            box = tight_box(tumor)
+            assert box is not None
+            channel = image[plan.main_channel]
+            limits = scan_limits(image, plan.channels, tumor | beside)[plan.main_channel]
+            shown = display_range(limits, (channel,), box.grown(_AROUND, grid.shape))
+            strips[pair.case] = Strip(
+                *axial_strip(channel, tumor, grid.spacing_mm, shown, grid.direction, colormap=colormap)
+            )
+    path = out / "report.html"
+    provenance, given_up = read_provenance(set_folder), read_log(set_folder, "given_up")
+    losses = Losses(
+        {case: line.get("reason") or reason_words(line["rejected"]) for case, line in given_up.items()},
+        read_left_out(set_folder),
+        count_rejected(provenance, given_up),
+        tuple(read_judges(set_folder)),
+    )
+    write_report(path, scores, others, provenance, losses, Pictures(set_folder / "previews", strips, slices))
+    return path
+
 
 _PICTURE_WIDTH = 760
 _NAMED = 8  # of pairs or reasons, that are named
@@ -56,7 +114,12 @@ class Losses:
 
 
 def write_report(
-    path: Path, scores: Scores, others: Sequence[Scores], provenance: Sequence[Provenance], losses: Losses, pictures: Pictures
+    path: Path,
+    scores: Scores,
+    others: Sequence[Scores],
+    provenance: Sequence[Provenance],
+    losses: Losses,
+    pictures: Pictures,
 ) -> None:
     """Writes the page. `others` are sets to compare with; a preview that is missing is said to be."""
     unit = unit_of(scores.channel)
@@ -94,7 +157,6 @@ def nearest_pairs(scores: Scores) -> tuple[Near, ...]:
     return scores.novelty.pairs[: max(3, min(8, copies))]
 
 
-# -- sections ----------------------------------------------------------------------------------------------------
 def _head(scores: Scores) -> str:
     counts = {group: len(scores.of(group)) for group in ("synthetic", "train", "test")}
     return (
@@ -112,8 +174,14 @@ def _tiles(scores: Scores) -> str:
     if scores.judge:
         titles = (("dice", "Dice with the judge"), ("surface_dice", "Surface Dice"))
         measures = [(title, scores.agreement.of(field)) for field, title in titles]
-        tiles = [(title, number(m.synthetic.mean), f"held-out real tumors: {number(m.real.mean)}") for title, m in measures] + tiles
-    return "<div class=big>" + "".join(f"<div>{a}<b>{b}</b><span class=soft>{c}</span></div>" for a, b, c in tiles) + "</div>\n"
+        tiles = [
+            (title, number(m.synthetic.mean), f"held-out real tumors: {number(m.real.mean)}") for title, m in measures
+        ] + tiles
+    return (
+        "<div class=big>"
+        + "".join(f"<div>{a}<b>{b}</b><span class=soft>{c}</span></div>" for a, b, c in tiles)
+        + "</div>\n"
+    )
 
 
 def _summary(scores: Scores, others: Sequence[Scores]) -> str:
@@ -122,7 +190,15 @@ def _summary(scores: Scores, others: Sequence[Scores]) -> str:
     for title, sentence, value, real in _QUESTIONS:
         cells = [value(each) for each in (scores, *others)]
         if any(cells):
-            rows.append((title, *(cell or "–" for cell in cells[:1]), real(scores) or "–", *(cell or "–" for cell in cells[1:]), sentence))
+            rows.append(
+                (
+                    title,
+                    *(cell or "–" for cell in cells[:1]),
+                    real(scores) or "–",
+                    *(cell or "–" for cell in cells[1:]),
+                    sentence,
+                )
+            )
     header = ["", escape(scores.name), "real", *(f"compare with {escape(each.name)}" for each in others), ""]
     return "<h2>In short</h2>" + table(header, rows)
 
@@ -134,14 +210,28 @@ def _agreement(scores: Scores, losses: Losses) -> str:
     a = scores.agreement
     told = {
         "dice": ("Dice", "Overlap of the generated mask with what the judge finds in the image."),
-        "surface_dice": (f"Surface Dice, {scores.tolerance_mm:g} mm", "Share of both surfaces that lie within this distance of each other."),
-        "proportion": ("P, share of the mask found", "FreeTumor's test of a pair; a judge that finds too much does not lower it."),
+        "surface_dice": (
+            f"Surface Dice, {scores.tolerance_mm:g} mm",
+            "Share of both surfaces that lie within this distance of each other.",
+        ),
+        "proportion": (
+            "P, share of the mask found",
+            "FreeTumor's test of a pair; a judge that finds too much does not lower it.",
+        ),
     }
     counts = (a.synthetic_lesions, a.real_lesions)
     rows = [(told[m.field][0], _interval(m.synthetic), _interval(m.real), told[m.field][1]) for m in a.measures]
     rows += [
-        ("lesions missed", *(f"{n.missed} of {n.lesions}" for n in counts), "Lesions of the masks of which the judge finds no voxel."),
-        ("spurious lesions", *(f"{n.spurious} in {n.cases} cases" for n in counts), "Lesions the judge finds that touch no mask."),
+        (
+            "lesions missed",
+            *(f"{n.missed} of {n.lesions}" for n in counts),
+            "Lesions of the masks of which the judge finds no voxel.",
+        ),
+        (
+            "spurious lesions",
+            *(f"{n.spurious} in {n.cases} cases" for n in counts),
+            "Lesions the judge finds that touch no mask.",
+        ),
     ]
     for stratum in a.strata if len(a.strata) > 1 else ():
         low = f"from {number(stratum.least_ml)} " if stratum.least_ml > 0 else ""
@@ -160,7 +250,9 @@ def _agreement(scores: Scores, losses: Losses) -> str:
         chosen = ", ".join(map(escape, losses.judges))
         note = f"<b>The pairs were chosen by a judge ({chosen}): they agree with it, or with one like it, better than they came.</b> {note}"
     return (
-        "<h2>Do image and mask agree?</h2>" + table(["", "synthetic", "held-out real", ""], rows) + f"<p class=soft>{note}</p>\n"
+        "<h2>Do image and mask agree?</h2>"
+        + table(["", "synthetic", "held-out real", ""], rows)
+        + f"<p class=soft>{note}</p>\n"
     )
 
 
@@ -184,7 +276,9 @@ def _statistics(scores: Scores, unit: str) -> str:
 
 
 def _shares(scores: Scores) -> str:
-    rows = [(s.kind, percent(s.synthetic), percent(s.training), f"{s.rule} ({number(s.threshold)})") for s in scores.shares]
+    rows = [
+        (s.kind, percent(s.synthetic), percent(s.training), f"{s.rule} ({number(s.threshold)})") for s in scores.shares
+    ]
     note = "<p class=soft>A generator that paints typical tumors only has less of these than the data.</p>\n"
     return "<h2>Are the hard ones among them?</h2>" + table(["", "synthetic", "training", ""], rows) + note
 
@@ -197,9 +291,17 @@ def _distances(scores: Scores) -> str:
         for measure in ("frechet", "kernel"):
             for p in (p for p in scores.planes if (p.place, p.measure) == (place, measure)):
                 plane = "mean of planes" if p.plane == ALL_PLANES else p.plane
-                at_counts = f"{_distance(p.matched)} <small>({p.matched.counts[0]} against {p.matched.counts[1]})</small>"
+                at_counts = (
+                    f"{_distance(p.matched)} <small>({p.matched.counts[0]} against {p.matched.counts[1]})</small>"
+                )
                 cells = [_distance(p.whole), at_counts, _distance(p.floor)]
-                rows.append((f"{_measure_name(scores, measure)}, {plane}, {title}", *cells, "too few cases to tell" if p.unclear else ""))
+                rows.append(
+                    (
+                        f"{_measure_name(scores, measure)}, {plane}, {title}",
+                        *cells,
+                        "too few cases to tell" if p.unclear else "",
+                    )
+                )
     kind = "the standard FID features" if scores.is_fid else "no FID, and not comparable to one"
     note = (
         f"Distances to the training tumors' slices in the features <i>{escape(scores.features)}</i> ({kind}); the kernel distance "
@@ -209,7 +311,13 @@ def _distances(scores: Scores) -> str:
         "The first has a 95 % jackknife interval over hosts. A row is too small a "
         "sample where the two differ by less than the width of the real-real interval."
     )
-    header = ["", f"synthetic, all {len(scores.of('synthetic'))}", "synthetic, at equal counts", "real against real", ""]
+    header = [
+        "",
+        f"synthetic, all {len(scores.of('synthetic'))}",
+        "synthetic, at equal counts",
+        "real against real",
+        "",
+    ]
     return "<h2>How far are the images from real ones?</h2>" + table(header, rows) + f"<p class=soft>{note}</p>\n"
 
 
@@ -226,11 +334,14 @@ def _reader(scores: Scores) -> str:
     rows += [(f"{f.family} alone", around(f.auc, f.low, f.high)) for f in test.families]
     told = [
         (
-            escape(g.title), f"synthetic {g.direction}", f"{number(g.synthetic)} against {number(g.real)}",
-            around(g.auc, g.low, g.high), number(g.importance),
+            escape(g.title),
+            f"synthetic {g.direction}",
+            f"{number(g.synthetic)} against {number(g.real)}",
+            around(g.auc, g.low, g.high),
+            number(g.importance),
         )
         for g in test.give_aways
-    ]  # fmt: skip
+    ]
     note = (
         f"A logistic regression on {test.synthetic} synthetic and {test.real} real lesions, cross-validated over hosts and patients. "
         "AUC 0.5: it cannot tell them apart; 1: it always can. cases.csv holds its suspicion of every pair. "
@@ -254,7 +365,11 @@ def _novelty(scores: Scores, pictures: Pictures) -> str:
         ("nearest of another patient, training", _spread(n.left_out), ""),
         ("near-copies", number(n.near_copies), copies),
         ("of them, singled out", number(n.singled_out), alone),
-        ("close to a training lesion", percent(n.close_share), "Below the 5th percentile of the real distances: 5 % is usual."),
+        (
+            "close to a training lesion",
+            percent(n.close_share),
+            "Below the 5th percentile of the real distances: 5 % is usual.",
+        ),
         ("alike among themselves", f"{n.duplicated} lesions", "In pairs closer than that threshold."),
         ("mean distance between lesions", f"{number(n.synthetic_mean)}, real {number(n.real_mean)}", one),
     ]
@@ -288,7 +403,9 @@ def _slice(picture: np.ndarray, reverse: bool, name: str) -> str:
 
 def _spread(s: Spread) -> str:
     quartiles = f"{number(s.quartile_1)} to {number(s.quartile_3)}"
-    return f"{number(s.median)} <small>({quartiles}, least {number(s.minimum)}, n = {s.count})</small>" if s.count else "–"
+    return (
+        f"{number(s.median)} <small>({quartiles}, least {number(s.minimum)}, n = {s.count})</small>" if s.count else "–"
+    )
 
 
 def _distance(d: Interval) -> str:
@@ -309,7 +426,9 @@ def _pair(title: str, case: CaseScores, pictures: Pictures) -> str:
     if math.isfinite(case.verdict.dice):
         facts.insert(0, f"Dice {number(case.verdict.dice)}, surface Dice {number(case.verdict.surface_dice)}")
     text = f"<b>{title}</b>: {escape(case.case)} on {escape(case.host)} · {' · '.join(facts)}"
-    picture = f'<img src="{_photo(path)}" alt="{escape(case.case)}">' if path.is_file() else "<p class=soft>(no preview)</p>"
+    picture = (
+        f'<img src="{_photo(path)}" alt="{escape(case.case)}">' if path.is_file() else "<p class=soft>(no preview)</p>"
+    )
     strip = _slider(pictures.strips[case.case], case.case) if case.case in pictures.strips else ""
     return f"<figure><figcaption>{text}</figcaption>{picture}{strip}</figure>"
 
@@ -341,17 +460,26 @@ def _failures(scores: Scores, losses: Losses) -> str:
         ("pairs without a tumor", len(empty), escape(few(empty, _NAMED))),
         *([("tumors that the judge does not find", len(missed), escape(few(missed, _NAMED)))] if scores.judge else []),
     ]
-    return "<h2>What went wrong?</h2>" + table(["", "", ""], [(title, str(count), told) for title, count, told in rows]) + "\n"
+    return (
+        "<h2>What went wrong?</h2>"
+        + table(["", "", ""], [(title, str(count), told) for title, count, told in rows])
+        + "\n"
+    )
 
 
 def _reasons(lost: Mapping[str, str]) -> str:
     """The reasons, the most frequent first, with the pairs they are of."""
-    told = [f"{reason}: {few([case for case, why in lost.items() if why == reason])}" for reason, _ in Counter(lost.values()).most_common(_NAMED)]
+    told = [
+        f"{reason}: {few([case for case, why in lost.items() if why == reason])}"
+        for reason, _ in Counter(lost.values()).most_common(_NAMED)
+    ]
     return "; ".join(told)
 
 
 def _origin(scores: Scores, provenance: Sequence[Provenance]) -> str:
-    seconds = [sum(line.seconds.values()) if "total" not in line.seconds else line.seconds["total"] for line in provenance]
+    seconds = [
+        sum(line.seconds.values()) if "total" not in line.seconds else line.seconds["total"] for line in provenance
+    ]
     undefined = sum(c.synthetic.undefined for c in scores.comparisons)
     facts = {
         "methods": _counted(line.method for line in provenance),
@@ -369,7 +497,6 @@ def _origin(scores: Scores, provenance: Sequence[Provenance]) -> str:
     return f"<h2>Where the pairs come from</h2><dl>{rows}</dl>\n"
 
 
-# -- pieces ------------------------------------------------------------------------------------------------------
 def _interval(s: Summary) -> str:
     if not s.count:
         return "–"
@@ -431,17 +558,20 @@ def _photo(path: Path) -> str:
     with Image.open(path) as picture:
         shown = picture.convert("RGB")
         if shown.width > _PICTURE_WIDTH:
-            shown = shown.resize((_PICTURE_WIDTH, round(shown.height * _PICTURE_WIDTH / shown.width)), Image.Resampling.LANCZOS)
+            shown = shown.resize(
+                (_PICTURE_WIDTH, round(shown.height * _PICTURE_WIDTH / shown.width)), Image.Resampling.LANCZOS
+            )
         return jpeg(shown)
 
 
-# -- the questions of the summary ----------------------------------------------------------------------------------
 def _mean_of(field: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
     def told(summary: Summary) -> str:
         few = f", n = {summary.count}" if summary.count < 10 else ""
         return around(summary.mean, summary.low, summary.high) + few if summary.count else ""
 
-    return lambda scores: told(scores.agreement.of(field).synthetic), lambda scores: told(scores.agreement.of(field).real)
+    return lambda scores: told(scores.agreement.of(field).synthetic), lambda scores: told(
+        scores.agreement.of(field).real
+    )
 
 
 def _far(measure: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
@@ -468,15 +598,38 @@ def _auc(scores: Scores) -> str:
 
 #: title, sentence, what of a set, what of real cases
 _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], str]], ...] = (
-    ("Dice with the judge", "Do mask and picture agree? Real: what the judge reaches on held-out tumors.", *_mean_of("dice")),
+    (
+        "Dice with the judge",
+        "Do mask and picture agree? Real: what the judge reaches on held-out tumors.",
+        *_mean_of("dice"),
+    ),
     ("surface Dice with the judge", "The same for the boundary.", *_mean_of("surface_dice")),
     ("P, share of the mask found", "FreeTumor's test of a pair.", *_mean_of("proportion")),
-    ("Fréchet distance, tumor slices", "Do the slices look like real ones? Mean of three planes, at equal counts.", *_far("frechet")),
+    (
+        "Fréchet distance, tumor slices",
+        "Do the slices look like real ones? Mean of three planes, at equal counts.",
+        *_far("frechet"),
+    ),
     ("kernel distance, tumor slices", "The same, unbiased.", *_far("kernel")),
     ("AUC of the machine's reader test", "Can a classifier tell them from real ones? 0.5 is best.", _auc, lambda _: ""),
-    ("near-copies", "Lesions closer to a training lesion than any two patients' are; only the singled out are suspicious.", _copies, lambda _: ""),
-    ("KS of volume", "Against the training tumors: 0 alike, 1 apart; with few pairs far from 0 by chance.", _apart("volume_ml"), lambda _: ""),
+    (
+        "near-copies",
+        "Lesions closer to a training lesion than any two patients' are; only the singled out are suspicious.",
+        _copies,
+        lambda _: "",
+    ),
+    (
+        "KS of volume",
+        "Against the training tumors: 0 alike, 1 apart; with few pairs far from 0 by chance.",
+        _apart("volume_ml"),
+        lambda _: "",
+    ),
     ("KS of mean intensity", "", _apart("mean"), lambda _: ""),
     ("KS of contrast", "", _apart("contrast"), lambda _: ""),
-    ("low-contrast tumors", "Are the hard ones among them?", lambda s: percent(s.shares[0].synthetic), lambda s: percent(s.shares[0].training)),
+    (
+        "low-contrast tumors",
+        "Are the hard ones among them?",
+        lambda s: percent(s.shares[0].synthetic),
+        lambda s: percent(s.shares[0].training),
+    ),
 )

@@ -17,16 +17,20 @@ from monai.networks.nets import PatchDiscriminator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tumorgen_cli import console, rules
-from tumorgen_cli.errors import Fault, StateError
-from tumorgen_cli.files import derive_seed, read_plain
-from tumorgen_cli.nets.vae import DOWNSAMPLING, Autoencoder, KlVae
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import Shape
-from tumorgen_cli.training import Objective, Stage
-from tumorgen_cli.windows import Case, any_start, augment, cut, load_case, scale, tumor_window, unscale
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.figures import grid_preview
+from tumorgen_cli.geometry import Shape, any_start, cut
+from tumorgen_cli.models.vae import DOWNSAMPLING, Autoencoder, KlVae
+from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import Case, load_case
+from tumorgen_cli.preprocessing.intensity import scale, unscale
+from tumorgen_cli.preprocessing.windows import augment, tumor_window
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.files import derive_seed
+from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.training.stage import Objective, Stage
 
 _MOST_SHIFT = 0.02  # of the clip window, that tumors may come back brighter or darker without a warning
 _SHAPES = 9  # the stream of random numbers that patch shapes are drawn from, beside the items' own
@@ -78,7 +82,6 @@ def precise(precision: str, device: str) -> Iterator[None]:
         yield
 
 
-# -- training --------------------------------------------------------------------------------------------------
 class VaeObjective(nn.Module):
     """L1 + squared error + gradient difference + KL (+ adversarial); batch: image (B, C, ...), noise (B, L, ...)."""
 
@@ -97,7 +100,12 @@ class VaeObjective(nn.Module):
             "kl": 0.5 * (mean.square() + sigma.square() - 1 - 2 * sigma.clamp_min(1e-6).log()).mean(),
         }
         c = self.config
-        loss = terms["l1"] + c.square_weight * terms["square"] + c.gradient_weight * terms["gradient"] + c.kl_weight * terms["kl"]
+        loss = (
+            terms["l1"]
+            + c.square_weight * terms["square"]
+            + c.gradient_weight * terms["gradient"]
+            + c.kl_weight * terms["kl"]
+        )
         critic = self._critic[0]
         if critic is not None:
             for parameter in critic.parameters():
@@ -131,7 +139,9 @@ def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def make_critic(channels: int) -> nn.Module:
-    return PatchDiscriminator(spatial_dims=3, num_layers_d=3, channels=32, in_channels=channels, out_channels=1, norm="INSTANCE")
+    return PatchDiscriminator(
+        spatial_dims=3, num_layers_d=3, channels=32, in_channels=channels, out_channels=1, norm="INSTANCE"
+    )
 
 
 def patch_shape(largest: Shape, seed: int, step: int) -> Shape:
@@ -173,7 +183,14 @@ def vae_item(cases: Sequence[Case], plan: Plan, config: VaeConfig, seed: int) ->
 
 
 def vae_stage(
-    vae: KlVae, config: VaeConfig, plan: Plan, workspace: Workspace, device: str, made_from: str, iterations: int | None, initial: Path | None
+    vae: KlVae,
+    config: VaeConfig,
+    plan: Plan,
+    workspace: Workspace,
+    device: str,
+    made_from: str,
+    iterations: int | None,
+    initial: Path | None,
 ) -> Stage:
     """The training of a KL-VAE on the training cases, from `initial` where it is given; previews show held-out cases."""
     splits = workspace.splits()
@@ -191,10 +208,18 @@ def vae_stage(
         return quality(vae, test, plan, device) if test else {}
 
     return Stage(
-        "vae", "KL-VAE", {"vae": vae}, tuple(objectives), vae_item(train, plan, config, derive_seed(plan.seed, "vae")),
-        iterations or config.iterations, config.batch, config.ema, made_from,
-        reconstruction_preview(vae, (test or train)[:4], plan, device), finish,
-    )  # fmt: skip
+        "vae",
+        "KL-VAE",
+        {"vae": vae},
+        tuple(objectives),
+        vae_item(train, plan, config, derive_seed(plan.seed, "vae")),
+        iterations or config.iterations,
+        config.batch,
+        config.ema,
+        made_from,
+        reconstruction_preview(vae, (test or train)[:4], plan, device),
+        finish,
+    )
 
 
 def reconstruction_preview(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> Callable[[Path], None]:
@@ -206,8 +231,16 @@ def reconstruction_preview(vae: Codec, cases: Sequence[Case], plan: Plan, device
             image = whole_image(case, plan)
             picture = reconstruct(vae, image, plan, device)
             axial, main = busiest_slice(case.tumors), plan.main_channel
-            rows.append([image[main, :, :, axial], picture[main, :, :, axial], np.abs(picture - image)[main, :, :, axial] * 4 - 1])
-        grid_preview(path, rows, [case.record.case for case in cases], ["scan", "reconstruction", "4 × |difference|"], -1, 1)
+            rows.append(
+                [
+                    image[main, :, :, axial],
+                    picture[main, :, :, axial],
+                    np.abs(picture - image)[main, :, :, axial] * 4 - 1,
+                ]
+            )
+        grid_preview(
+            path, rows, [case.record.case for case in cases], ["scan", "reconstruction", "4 × |difference|"], -1, 1
+        )
 
     return preview
 
@@ -243,11 +276,20 @@ def load_initial(vae: KlVae, path: Path) -> None:
         StateError: unreadable, or keys or shapes do not fit; every one of them is listed (at most 12).
     """
     try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
         if not isinstance(state, dict):
             raise TypeError(f"a {type(state).__name__}, not tensors by name")
     except Exception as error:  # (torch and safetensors raise many kinds for a file that is not theirs)
-        fault = Fault(str(path), f"{type(error).__name__}: {str(error)[:120]}", "safetensors, or tensors saved by torch", "export the weights alone")
+        fault = Fault(
+            str(path),
+            f"{type(error).__name__}: {str(error)[:120]}",
+            "safetensors, or tensors saved by torch",
+            "export the weights alone",
+        )
         raise StateError("The checkpoint cannot be read", [fault]) from error
     for name in ("state_dict", "autoencoder_state_dict", "model"):
         if isinstance(state.get(name), dict):
@@ -255,7 +297,11 @@ def load_initial(vae: KlVae, path: Path) -> None:
     state = {key.removeprefix("module.").removeprefix("vae.net."): value for key, value in state.items()}
     own = vae.net.state_dict()
     remedy = "plan with the checkpoint's widths (--set methods.tumorgen.vae.widths=[64,128,256])"
-    faults = [Fault(f"{path.name}: {key}", "missing", f"a tensor of {tuple(value.shape)}", remedy) for key, value in own.items() if key not in state]
+    faults = [
+        Fault(f"{path.name}: {key}", "missing", f"a tensor of {tuple(value.shape)}", remedy)
+        for key, value in own.items()
+        if key not in state
+    ]
     faults += [
         Fault(f"{path.name}: {key}", f"{tuple(state[key].shape)}", f"{tuple(value.shape)}", remedy)
         for key, value in own.items()
@@ -266,7 +312,6 @@ def load_initial(vae: KlVae, path: Path) -> None:
     vae.net.load_state_dict({key: state[key] for key in own})
 
 
-# -- quality ---------------------------------------------------------------------------------------------------
 def whole_image(case: Case, plan: Plan) -> np.ndarray:
     """The whole case scaled, sides continued to multiples of the network's 4: (C, X, Y, Z)."""
     shape = tuple(-(-n // DOWNSAMPLING) * DOWNSAMPLING for n in case.record.shape)
@@ -286,7 +331,9 @@ def _seen(vae: Codec, image: np.ndarray, limits: np.ndarray, plan: Plan, device:
     return tuple(found)  # type: ignore[return-value]
 
 
-def tumor_errors(vae: Codec, cases: Sequence[Case], plan: Plan, shape: Shape, device: str) -> tuple[float, float] | None:
+def tumor_errors(
+    vae: Codec, cases: Sequence[Case], plan: Plan, shape: Shape, device: str
+) -> tuple[float, float] | None:
     """Of reconstructed patches of a shape, centred on the cases' tumors: the root mean square error, and how much brighter than it is
     a tumor comes back, on average, in the channel that shifts most; both as shares of the clip window. None without a tumor."""
     squares, shifts = [], []
@@ -317,7 +364,12 @@ def quality(vae: Codec, cases: Sequence[Case], plan: Plan, device: str) -> dict[
         psnr.append(-10 * np.log10(max(float(np.mean((picture - real) ** 2)), 1e-12)))
         metric = SSIMMetric(spatial_dims=3, data_range=1.0, win_size=min(7, min(case.record.shape)))
         ssim.append(float(metric(torch.from_numpy(picture)[None], torch.from_numpy(real)[None]).mean()))
-    found = {"psnr": float(np.mean(psnr)), "psnr_worst": float(np.min(psnr)), "ssim": float(np.mean(ssim)), "cases": float(len(cases))}
+    found = {
+        "psnr": float(np.mean(psnr)),
+        "psnr_worst": float(np.min(psnr)),
+        "ssim": float(np.mean(ssim)),
+        "cases": float(len(cases)),
+    }
     errors = tumor_errors(vae, cases, plan, plan.window.shape, device)
     return {**found, "tumor_shift": errors[1]} if errors else found
 
@@ -330,7 +382,11 @@ def measure_latents(vae: Autoencoder, cases: Sequence[Case], plan: Plan, device:
     for case in list(cases)[:64]:
         with precise(plan.precision, device):
             z = vae.encode(torch.from_numpy(whole_image(case, plan))[None].to(device)).double()
-        sums, squares, count = sums + z.sum((0, 2, 3, 4)), squares + z.square().sum((0, 2, 3, 4)), count + z[0, 0].numel()
+        sums, squares, count = (
+            sums + z.sum((0, 2, 3, 4)),
+            squares + z.square().sum((0, 2, 3, 4)),
+            count + z[0, 0].numel(),
+        )
     mean = sums / count
     vae.mean.copy_(mean), vae.std.copy_((squares / count - mean**2).clamp_min(1e-8).sqrt())
 

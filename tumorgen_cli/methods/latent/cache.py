@@ -14,14 +14,17 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from tumorgen_cli import console
-from tumorgen_cli.autoencoding import Codec, load_cases, precise
-from tumorgen_cli.character import describe_character
-from tumorgen_cli.errors import DataError, Fault
-from tumorgen_cli.files import atomic, derive_seed, hash_value, read_plain, write_json
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.windows import Case, Component, comparable, tumor_window, unscale
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.methods.latent.autoencoder import Codec, load_cases, precise
+from tumorgen_cli.metrics.traits import describe_character
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import Case, Component
+from tumorgen_cli.preprocessing.intensity import comparable, unscale
+from tumorgen_cli.preprocessing.windows import tumor_window
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.files import atomic, derive_seed
+from tumorgen_cli.system.json_records import hash_value, read_plain, write_json
 
 FORMAT = 3  # of the cache's files; raise it when `_character` changes, too
 
@@ -129,7 +132,9 @@ def tumor_image(plan: Plan, candidate: Candidate, copy: int) -> tuple[np.ndarray
     return tumor_window(candidate.case, candidate.component, plan.channels, plan.window.shape, seed)
 
 
-def training_latents(encoder: Codec, encoder_hash: str, plan: Plan, workspace: Workspace, folder: Path, copies: int, device: str) -> Latents:
+def training_latents(
+    encoder: Codec, encoder_hash: str, plan: Plan, workspace: Workspace, folder: Path, copies: int, device: str
+) -> Latents:
     """The encoded training tumors; the cache in `folder` is built as far as it is not."""
     names = workspace.splits().train
     cases = load_cases(workspace, names)
@@ -137,10 +142,25 @@ def training_latents(encoder: Codec, encoder_hash: str, plan: Plan, workspace: W
     if left_out:
         console.warn(f"{len(left_out)} tumors are larger than the window and are not learnt from")
     candidates = find_candidates(cases)
-    made_from = hash_value([FORMAT, encoder_hash, plan.fingerprint_hash, plan.precision, plan.window, plan.channels, plan.seed, copies, names])
+    made_from = hash_value(
+        [
+            FORMAT,
+            encoder_hash,
+            plan.fingerprint_hash,
+            plan.precision,
+            plan.window,
+            plan.channels,
+            plan.seed,
+            copies,
+            names,
+        ]
+    )
     cache = LatentCache(folder, candidates, copies, made_from)
     processes = PartialState(cpu=device == "cpu")
-    with processes.main_process_first(), console.progress("encoding tumors", len(candidates), quiet=not processes.is_main_process) as tick:
+    with (
+        processes.main_process_first(),
+        console.progress("encoding tumors", len(candidates), quiet=not processes.is_main_process) as tick,
+    ):
         cache.build(encoder, plan, device, tick)
     return cache.load()
 
@@ -174,5 +194,9 @@ def held_out_windows(encoder: Codec, plan: Plan, workspace: Workspace, device: s
         image, mask = tumor_image(plan, candidate, 0)
         picture = torch.from_numpy(image)[None].to(device)
         with precise(plan.precision, device):
-            found.append(HeldOut(candidate.name, picture, encoder.encode(picture), mask, _character(plan, candidate, image, mask)))
+            found.append(
+                HeldOut(
+                    candidate.name, picture, encoder.encode(picture), mask, _character(plan, candidate, image, mask)
+                )
+            )
     return found

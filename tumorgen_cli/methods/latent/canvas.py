@@ -11,15 +11,16 @@ from scipy import ndimage
 from scipy.special import expit, logit
 from torch import Tensor
 
-from tumorgen_cli.autoencoding import Codec, precise
-from tumorgen_cli.boxes import box_mask, latent_box
-from tumorgen_cli.errors import Fault, PlanError
-from tumorgen_cli.nets.vae import DOWNSAMPLING
-from tumorgen_cli.plan import Plan
-from tumorgen_cli.records import Box, Request, Triple
-from tumorgen_cli.shapes import smooth_noise
-from tumorgen_cli.texture import like_noise
-from tumorgen_cli.windows import scale, unscale
+from tumorgen_cli.geometry import Box, Triple
+from tumorgen_cli.methods.base import Request
+from tumorgen_cli.methods.latent.autoencoder import Codec, precise
+from tumorgen_cli.models.vae import DOWNSAMPLING
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.preprocessing.intensity import scale, unscale
+from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.tumors.boxes import box_mask, latent_box
+from tumorgen_cli.tumors.masks import smooth_noise
+from tumorgen_cli.tumors.noise import like_noise
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def check_halo(halo: int, field: str) -> None:
         PlanError: a halo below 1.
     """
     if halo < 1:
-        raise PlanError("A halo is too small", [Fault(field, str(halo), "1 latent voxel or more", "correct --set or the preset")])
+        raise PlanError(
+            "A halo is too small", [Fault(field, str(halo), "1 latent voxel or more", "correct --set or the preset")]
+        )
 
 
 def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: str) -> Canvas:
@@ -119,7 +122,9 @@ def put_back(canvas: Canvas, picture: np.ndarray, share: np.ndarray, plan: Plan)
     """The window with the box replaced by the decoded region's, in the scan's units, and the mask: (C, X, Y, Z), (X, Y, Z)."""
     request = canvas.request
     image = request.image.astype(np.float32, copy=True)
-    image[(slice(None), *request.box.slices)] = unscale(picture[(slice(None), *canvas.local(request.box).slices)], plan.channels, request.limits)
+    image[(slice(None), *request.box.slices)] = unscale(
+        picture[(slice(None), *canvas.local(request.box).slices)], plan.channels, request.limits
+    )
     mask = np.zeros(image.shape[1:], np.float32)
     mask[request.place.slices] = share[canvas.local(request.place).slices]
     return image, mask

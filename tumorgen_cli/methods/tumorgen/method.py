@@ -16,25 +16,45 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tumorgen_cli import autoencoding as ae
-from tumorgen_cli import flow, rules
-from tumorgen_cli.boxes import box_mask, draw_box, latent_mask
-from tumorgen_cli.character import FIELDS, KINDS, describe_character
-from tumorgen_cli.devices import Budget
-from tumorgen_cli.files import derive_seed, hash_value
-from tumorgen_cli.latents import FORMAT, HeldOut, Latents, held_out_windows, training_latents
-from tumorgen_cli.methods.method import Method, Sampling, learnt_by
-from tumorgen_cli.nets.flow_unet import FlowUNet
-from tumorgen_cli.nets.refiner import MaskRefiner
-from tumorgen_cli.nets.vae import DOWNSAMPLING, KlVae
-from tumorgen_cli.painting import Canvas, check_halo, near, open_canvas, put_back, roughen, smooth_host, texture
-from tumorgen_cli.plan import Decisions, Plan, WindowPlan, checked_sides
-from tumorgen_cli.previews import grid_preview
-from tumorgen_cli.records import SHELL_MM, Box, Fingerprint, Request, Synthetic
-from tumorgen_cli.training import Objective, Stage, load_weights
-from tumorgen_cli.vector_field import Condition, FlowConfig, FlowObjective, RefinerConfig, RefinerObjective, to_flow
-from tumorgen_cli.windows import comparable, scale, tight_box, unscale
-from tumorgen_cli.workspace import Workspace
+from tumorgen_cli.figures import grid_preview
+from tumorgen_cli.geometry import SHELL_MM, Box, tight_box
+from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic, learnt_by
+from tumorgen_cli.methods.latent import autoencoder as ae
+from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut, Latents, held_out_windows, training_latents
+from tumorgen_cli.methods.latent.canvas import (
+    Canvas,
+    check_halo,
+    near,
+    open_canvas,
+    put_back,
+    roughen,
+    smooth_host,
+    texture,
+)
+from tumorgen_cli.methods.tumorgen.objectives import (
+    Condition,
+    FlowConfig,
+    FlowObjective,
+    RefinerConfig,
+    RefinerObjective,
+    to_flow,
+)
+from tumorgen_cli.metrics.traits import FIELDS, KINDS, describe_character
+from tumorgen_cli.models import rectified_flow
+from tumorgen_cli.models.flow_unet import FlowUNet
+from tumorgen_cli.models.mask_refiner import MaskRefiner
+from tumorgen_cli.models.vae import DOWNSAMPLING, KlVae
+from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.fingerprint import Fingerprint
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, checked_sides
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.intensity import comparable, scale, unscale
+from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.files import derive_seed
+from tumorgen_cli.system.json_records import hash_value
+from tumorgen_cli.training.checkpoints import load_weights
+from tumorgen_cli.training.stage import Objective, Stage
+from tumorgen_cli.tumors.boxes import box_mask, draw_box, latent_mask
 
 _NEAR = 0.3  # a character this near to what was wanted will do; its spread over the training tumors is 1
 _FARTHEST = 4.0  # nothing is told that is farther from ordinary; training tumors go to 2 or 3
@@ -51,7 +71,7 @@ class SamplingConfig:
     more as the last one lacked, `gain` times."""
 
     steps: int
-    solver: flow.Solver
+    solver: rectified_flow.Solver
     halo: int
     texture: bool
     roughness: float
@@ -85,7 +105,7 @@ class TumorGen(Method):
 
     name = "tumorgen"
     stages = ("vae", "flow", "refiner")
-    solvers = flow.SOLVERS
+    solvers = rectified_flow.SOLVERS
     cell = DOWNSAMPLING
     SOURCE = (
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. 1-7. "
@@ -113,11 +133,29 @@ class TumorGen(Method):
         v.take("widths", (64, 128, 256) if large else (16, 32, 64), maisi, memory_gib=budget.memory_gib)
         v.take("res_blocks", (2, 2, 2), "MAISI's")
         cell, latents = rules.latent_channels(window.spacing_mm)
-        v.take("latent_channels", latents, "the paper's 4; doubled with a latent cell's volume over the paper's 3.0 ml", cell_ml=cell)
-        asked = v.take("patch", window.shape, "the largest; sides are drawn from 32 up: a VAE that learns from one size shifts intensities at others")
+        v.take(
+            "latent_channels",
+            latents,
+            "the paper's 4; doubled with a latent cell's volume over the paper's 3.0 ml",
+            cell_ml=cell,
+        )
+        asked = v.take(
+            "patch",
+            window.shape,
+            "the largest; sides are drawn from 32 up: a VAE that learns from one size shifts intensities at others",
+        )
         patch = checked_sides(asked, "methods.tumorgen.vae.patch")
-        v.take("batch", rules.patches_a_step(patch) if large else 1, "together no larger than the paper's window", patch=patch)
-        v.take("iterations", 20000 if large else 4000, "4000 on a CPU gave 36.7 dB from 32 PET cases; 20000 is not measured")
+        v.take(
+            "batch",
+            rules.patches_a_step(patch) if large else 1,
+            "together no larger than the paper's window",
+            patch=patch,
+        )
+        v.take(
+            "iterations",
+            20000 if large else 4000,
+            "4000 on a CPU gave 36.7 dB from 32 PET cases; 20000 is not measured",
+        )
         v.take("learning_rate", 2e-4 if large else 2e-3, free)
         v.take("kl_weight", 1e-6, "1e-3 drowns the latents in noise; MAISI has 1e-7")
         v.take("square_weight", 1.0, free)
@@ -130,21 +168,47 @@ class TumorGen(Method):
         f.take("res_blocks", 2, "MAISI's")
         f.take("batch", 8, free)
         most = 20000 if large else 5000
-        f.take("iterations", rules.flow_steps(tumors, most), f"125 steps a tumor, 1000 to {most}; on FDG-PET 75 agreed less", tumors=tumors)
-        f.take("learning_rate", 2e-4 if large else 2e-3, "on FDG-PET 2e-3 beat 1e-3 and 5e-4 at equal time; large networks are not measured")
+        f.take(
+            "iterations",
+            rules.flow_steps(tumors, most),
+            f"125 steps a tumor, 1000 to {most}; on FDG-PET 75 agreed less",
+            tumors=tumors,
+        )
+        f.take(
+            "learning_rate",
+            2e-4 if large else 2e-3,
+            "on FDG-PET 2e-3 beat 1e-3 and 5e-4 at equal time; large networks are not measured",
+        )
         f.take("ema", 0.995, free)
-        f.take("copies", rules.encoded_copies(tumors), "about 640 encoded windows: fewer are memorised, more cost disk", tumors=tumors)
+        f.take(
+            "copies",
+            rules.encoded_copies(tumors),
+            "about 640 encoded windows: fewer are memorised, more cost disk",
+            tumors=tumors,
+        )
         f.take("time_schedule", "uniform", "uniform in the paper's notation")
         f.take("bapmg", True, "TumorGen, section 2.1; false: the fixed tight box of Table 2")
         f.take("coarse_weight", 1.0, "λ1; the paper gives none")
-        f.take("fine_weight", 1.0, "λ2; the paper gives none; at 0.1 masks come out far too small, at 3 the field learns more slowly")
+        f.take(
+            "fine_weight",
+            1.0,
+            "λ2; the paper gives none; at 0.1 masks come out far too small, at 3 the field learns more slowly",
+        )
         f.take("ssim_window", 3, "λ2's SSIM: tumors are a few latent voxels wide")
         f.take("box_channel", False, "the paper's nine input channels")
-        f.take("character", True, "the field is told its tumor's contrast, unevenness, core; false: the paper's, whose hard tumors come too seldom")
+        f.take(
+            "character",
+            True,
+            "the field is told its tumor's contrast, unevenness, core; false: the paper's, whose hard tumors come too seldom",
+        )
         r = d.within("refiner")
         r.take("enabled", True, "VMR, section 2.3; false: Table 2's ablation")
         r.take("guided", True, "VAE features; without them a refiner adds nothing")
-        r.take("joint", False, "after the flow, on its estimates: the decoder is run for one window a step, not for a whole batch")
+        r.take(
+            "joint",
+            False,
+            "after the flow, on its estimates: the decoder is run for one window a step, not for a whole batch",
+        )
         r.take("width", 16 if large else 8, "small beside the VAE's decoder")
         r.take("batch", 4 if large else 1, "windows that fit beside their gradients")
         r.take("iterations", 4000 if large else 600, free)
@@ -156,14 +220,42 @@ class TumorGen(Method):
         s = d.within("sampling")
         s.take("steps", 10, "the paper's fast setting")
         s.take("solver", "euler", "the paper's")
-        s.take("texture", True, "a VAE smooths noise away: without it the box is a bare patch in a noisy scan; false: the paper's decode")
-        s.take("roughness", 2.0, "edges waver where the refined mask is unsure: without it masks are rounder than real ones; 0: the paper's")
+        s.take(
+            "texture",
+            True,
+            "a VAE smooths noise away: without it the box is a bare patch in a noisy scan; false: the paper's decode",
+        )
+        s.take(
+            "roughness",
+            2.0,
+            "edges waver where the refined mask is unsure: without it masks are rounder than real ones; 0: the paper's",
+        )
         s.take("roughness_mm", 12.0, "on FDG-PET 10 and 16 did about as well")
-        s.take("keep_mm", SHELL_MM, "beyond the tumor's surroundings the host stays: slices come nearer to real ones; 0: the paper's, the whole box")
-        s.take("emphasis", 1.5, "characters told so many times as far from ordinary: told as they are, tumors come out tamer than was asked")
-        s.take("corrections", 1, "draws of a tumor that misses its character, beside the first: twice the time, nearer to the data")
-        s.take("gain", 2.0, "told that much of what the first draw lacked: 1 left necrotic tumors too seldom, 2.5 agreed no better")
-        s.take("halo", 8, "latent voxels around the box: on FDG-PET its decode is the whole window's to 0.1 % of the clip window, with 4 to 1.3 %")
+        s.take(
+            "keep_mm",
+            SHELL_MM,
+            "beyond the tumor's surroundings the host stays: slices come nearer to real ones; 0: the paper's, the whole box",
+        )
+        s.take(
+            "emphasis",
+            1.5,
+            "characters told so many times as far from ordinary: told as they are, tumors come out tamer than was asked",
+        )
+        s.take(
+            "corrections",
+            1,
+            "draws of a tumor that misses its character, beside the first: twice the time, nearer to the data",
+        )
+        s.take(
+            "gain",
+            2.0,
+            "told that much of what the first draw lacked: 1 left necrotic tumors too seldom, 2.5 agreed no better",
+        )
+        s.take(
+            "halo",
+            8,
+            "latent voxels around the box: on FDG-PET its decode is the whole window's to 0.1 % of the clip window, with 4 to 1.3 %",
+        )
 
     # -- networks ----------------------------------------------------------------------------------------------
     @cached_property
@@ -188,7 +280,11 @@ class TumorGen(Method):
     def inputs_hash(self, name: str) -> str:
         """As for every method; flow and refiner read encoded tumors, and a joint refiner is part of the flow."""
         made_from, r = super().inputs_hash(name), self.config.refiner
-        return made_from if name == "vae" else hash_value([made_from, FORMAT, learnt_by(r) if name == "flow" and r.joint else None])
+        return (
+            made_from
+            if name == "vae"
+            else hash_value([made_from, FORMAT, learnt_by(r) if name == "flow" and r.joint else None])
+        )
 
     def trained(self, name: str, iterations: int | None = None) -> bool:
         """As for every method; a joint refiner comes with the flow, and one that is switched off is never missing."""
@@ -201,14 +297,18 @@ class TumorGen(Method):
         torch.manual_seed(derive_seed(self.plan.seed, self.name, name))  # the networks' first weights
         if name == "vae":
             made_from = self.inputs_hash(name)
-            return ae.vae_stage(self.vae, self.config.vae, self.plan, self.workspace, self.device, made_from, iterations, initial)
+            return ae.vae_stage(
+                self.vae, self.config.vae, self.plan, self.workspace, self.device, made_from, iterations, initial
+            )
         return self._flow_stage(iterations) if name == "flow" else self._refiner_stage(iterations)
 
     def _latents(self) -> Latents:
         vae_hash = load_weights({"vae": self.vae}, self.folder("vae"))
         self.vae.to(self.device).eval().requires_grad_(False)
         cache = self.folder("latents")
-        return training_latents(self.vae, vae_hash, self.plan, self.workspace, cache, self.config.flow.copies, self.device)
+        return training_latents(
+            self.vae, vae_hash, self.plan, self.workspace, cache, self.config.flow.copies, self.device
+        )
 
     def _told(self, latents: Latents) -> Latents:
         """The training tumors with their characters as the field is told them."""
@@ -221,9 +321,14 @@ class TumorGen(Method):
         box = draw_box(mask, self._alpha, rng)
         noise = rng.standard_normal((drawn.latent.shape[0] + 1, *mask.shape), np.float32)
         return {
-            "latent": drawn.latent, "mask": mask[None], "box": box_mask(box, mask.shape)[None], "noise": noise,
-            "uniform": np.float32(rng.random()), "character": drawn.character, "target": drawn.mask[None].astype(np.float32),
-        }  # fmt: skip
+            "latent": drawn.latent,
+            "mask": mask[None],
+            "box": box_mask(box, mask.shape)[None],
+            "noise": noise,
+            "uniform": np.float32(rng.random()),
+            "character": drawn.character,
+            "target": drawn.mask[None].astype(np.float32),
+        }
 
     def _flow_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.flow, self.plan
@@ -238,14 +343,25 @@ class TumorGen(Method):
 
         def item(number: int) -> dict[str, Any]:
             drawn = self._draw(latents, np.random.default_rng([seed, number]))
-            return drawn if joint else {k: v for k, v in drawn.items() if k != "target"}  # 64 times a latent's voxels to carry
+            return (
+                drawn if joint else {k: v for k, v in drawn.items() if k != "target"}
+            )  # 64 times a latent's voxels to carry
 
         models = {**self._field(), **({"refiner": self.refiner} if joint else {})}
         objective = Objective("flow", FlowObjective(self.net, self.condition, c, refine), c.learning_rate)
         return Stage(
-            "flow", "vector field", models, (objective,), item,
-            iterations or c.iterations, c.batch, c.ema, self.inputs_hash("flow"), self._preview, self._flow_quality,
-        )  # fmt: skip
+            "flow",
+            "vector field",
+            models,
+            (objective,),
+            item,
+            iterations or c.iterations,
+            c.batch,
+            c.ema,
+            self.inputs_hash("flow"),
+            self._preview,
+            self._flow_quality,
+        )
 
     def _refiner_stage(self, iterations: int | None) -> Stage:
         c, plan = self.config.refiner, self.plan
@@ -262,9 +378,17 @@ class TumorGen(Method):
 
         objective = RefinerObjective(self.refiner, self.vae, (self.net, self.condition), c)
         return Stage(
-            "refiner", "mask refiner", {"refiner": self.refiner}, (Objective("refiner", objective, c.learning_rate),), item,
-            iterations or c.iterations, c.batch, c.ema, self.inputs_hash("refiner"), self._preview,
-        )  # fmt: skip
+            "refiner",
+            "mask refiner",
+            {"refiner": self.refiner},
+            (Objective("refiner", objective, c.learning_rate),),
+            item,
+            iterations or c.iterations,
+            c.batch,
+            c.ema,
+            self.inputs_hash("refiner"),
+            self._preview,
+        )
 
     def _field(self) -> dict[str, nn.Module]:
         """The vector field and what it is told, as saved."""
@@ -289,15 +413,19 @@ class TumorGen(Method):
         """The velocity error on held-out tumors at fixed times and noise: for the record, nothing is chosen by it."""
         errors = []
         for index, (window, _, box) in enumerate(self._held_out(16)):
-            data = torch.cat([window.latent, to_flow(torch.from_numpy(latent_mask(window.mask))[None, None].to(self.device))], 1)
-            told = self.condition(window.latent, box, torch.from_numpy(self.condition.standard(window.character))[None].to(self.device))
+            data = torch.cat(
+                [window.latent, to_flow(torch.from_numpy(latent_mask(window.mask))[None, None].to(self.device))], 1
+            )
+            told = self.condition(
+                window.latent, box, torch.from_numpy(self.condition.standard(window.character))[None].to(self.device)
+            )
             for t in (0.1, 0.3, 0.5, 0.7, 0.9):
                 rng = np.random.default_rng([self.plan.seed, index, int(10 * t)])
                 noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
                 time = torch.full((1,), t, device=self.device)
                 with ae.precise(self.plan.precision, self.device):
-                    x = torch.cat([flow.path(noise, data, time), told], 1)
-                    errors.append(float(flow.velocity_loss(self.net(x, time), noise, data)))
+                    x = torch.cat([rectified_flow.path(noise, data, time), told], 1)
+                    errors.append(float(rectified_flow.velocity_loss(self.net(x, time), noise, data)))
         return {"held_out_rfm": float(np.mean(errors))} if errors else {}
 
     def _preview(self, path: Path) -> None:
@@ -308,11 +436,15 @@ class TumorGen(Method):
             row = [window.image[0, main].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
             for seed in (1, 2):
                 told = self._first_told(self._character(cells, seed))
-                image, refined = self._decode(self._sample(window.latent, box, told, seed, self.config.sampling.steps, "euler"))
+                image, refined = self._decode(
+                    self._sample(window.latent, box, told, seed, self.config.sampling.steps, "euler")
+                )
                 row += [image[main, :, :, axial], refined[:, :, axial] * 2 - 1]
             rows.append(row)
             names.append(window.name)
-        grid_preview(path, rows, names, ["scan", "mask", "drawn, seed 1", "its mask", "drawn, seed 2", "its mask"], -1, 1)
+        grid_preview(
+            path, rows, names, ["scan", "mask", "drawn, seed 1", "its mask", "drawn, seed 2", "its mask"], -1, 1
+        )
 
     # -- synthesis ---------------------------------------------------------------------------------------------
     def load(self) -> dict[str, str]:
@@ -335,7 +467,9 @@ class TumorGen(Method):
         """The character (3 C,) to ask for in a box of latent cells, drawn; None where the field is told none."""
         cell = DOWNSAMPLING * np.array(self.plan.window.spacing_mm)
         reach = np.maximum(self._alpha * np.array(self.plan.window.extent_mm), cell)
-        return self.condition.draw(tuple(box.shape * cell), tuple(reach), np.random.default_rng([seed, 2]), kind, self.plan.main_channel)
+        return self.condition.draw(
+            tuple(box.shape * cell), tuple(reach), np.random.default_rng([seed, 2]), kind, self.plan.main_channel
+        )
 
     def _first_told(self, character: np.ndarray | None) -> np.ndarray | None:
         """What the field is told (3 C,) to get a character (3 C,)."""
@@ -343,7 +477,9 @@ class TumorGen(Method):
             return None
         return np.clip(self.config.sampling.emphasis * self.condition.standard(character), -_FARTHEST, _FARTHEST)
 
-    def _sample(self, latent: Tensor, box: Tensor, told: np.ndarray | None, seed: int, steps: int, solver: flow.Solver) -> Tensor:
+    def _sample(
+        self, latent: Tensor, box: Tensor, told: np.ndarray | None, seed: int, steps: int, solver: rectified_flow.Solver
+    ) -> Tensor:
         """x1^ inside the box (1, 1, x, y, z), the scan's own latents and no tumor outside: (1, L + 1, x, y, z)."""
         rng = np.random.default_rng(seed)
         noise = rng.standard_normal((1, latent.shape[1] + 1, *latent.shape[2:]), np.float32)
@@ -353,7 +489,7 @@ class TumorGen(Method):
             return self.net(torch.cat([x, condition], 1), t).float()
 
         with ae.precise(self.plan.precision, self.device):
-            drawn = flow.sample(velocity, torch.from_numpy(noise).to(self.device), steps, solver)
+            drawn = rectified_flow.sample(velocity, torch.from_numpy(noise).to(self.device), steps, solver)
         return box * drawn + (1 - box) * torch.cat([latent, -torch.ones_like(latent[:, :1])], 1)
 
     def _decode(self, joint: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -383,14 +519,24 @@ class TumorGen(Method):
             if _off(lack) < least:
                 nearest, least = painted, _off(lack)
         off = {"off": round(least, 4)} if math.isfinite(least) else {}
-        return replace(nearest, drawn={"steps": steps, "solver": solver, "draws": draws, **off, **self._asked(character)})
+        return replace(
+            nearest, drawn={"steps": steps, "solver": solver, "draws": draws, **off, **self._asked(character)}
+        )
 
     def _paint(
-        self, canvas: Canvas, smooth: np.ndarray | None, told: np.ndarray | None, seed: int, steps: int, solver: flow.Solver
+        self,
+        canvas: Canvas,
+        smooth: np.ndarray | None,
+        told: np.ndarray | None,
+        seed: int,
+        steps: int,
+        solver: rectified_flow.Solver,
     ) -> Synthetic:
         """One draw: the box decoded with its halo, the mask refined; noise as beside the `smooth` host, if it is given."""
         c, request = self.config.sampling, canvas.request
-        picture, refined = self._decode(self._sample(canvas.latent, canvas.box, told, seed, steps, solver)[canvas.cells])
+        picture, refined = self._decode(
+            self._sample(canvas.latent, canvas.box, told, seed, steps, solver)[canvas.cells]
+        )
         if c.roughness and self.config.refiner.enabled:  # a coarse mask is no probability
             refined = roughen(canvas, refined, c.roughness, c.roughness_mm, seed)
         image, mask = put_back(canvas, picture, refined, self.plan)
@@ -400,7 +546,9 @@ class TumorGen(Method):
         if not c.keep_mm:
             return Synthetic(image + noise, mask)
         share = near(mask, request.spacing_mm, c.keep_mm)
-        loud = np.sqrt(share * (2 - share))  # where half of the host's noise is left, half of ours would make the sum too quiet
+        loud = np.sqrt(
+            share * (2 - share)
+        )  # where half of the host's noise is left, half of ours would make the sum too quiet
         return Synthetic(request.image + share * (image - request.image) + loud * noise, mask, kept=1 - share)
 
     def _lack(self, character: np.ndarray | None, painted: Synthetic, request: Request) -> np.ndarray | None:
@@ -410,7 +558,9 @@ class TumorGen(Method):
         if character is None or not volume or volume < self.plan.paste.smallest_ml:
             return None
         channels, limits = self.plan.channels, request.limits
-        clipped = unscale(scale(painted.image, channels, limits), channels, limits)  # as the training tumors were described
+        clipped = unscale(
+            scale(painted.image, channels, limits), channels, limits
+        )  # as the training tumors were described
         seen, zero = comparable(clipped, channels, limits)
         has = self.condition.standard(describe_character(seen, inside, request.spacing_mm, zero))
         return np.where(np.isfinite(character), self.condition.standard(character) - has, np.float32(0))
@@ -420,5 +570,8 @@ class TumorGen(Method):
         if character is None:
             return {}
         rows = zip(self.plan.channels, character.reshape(-1, len(FIELDS)).tolist(), strict=True)
-        told = {channel.name: {f: round(v, 4) if math.isfinite(v) else None for f, v in zip(FIELDS, row, strict=True)} for channel, row in rows}
+        told = {
+            channel.name: {f: round(v, 4) if math.isfinite(v) else None for f, v in zip(FIELDS, row, strict=True)}
+            for channel, row in rows
+        }
         return {"character": told}

@@ -5,6 +5,7 @@ Source: TumorGen, sections 2.2 and 2.3, eqs. 1-7. Shapes: latents (B, L, x, y, z
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -13,12 +14,54 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tumorgen_cli import flow
-from tumorgen_cli.character import FIELDS, draw_character, normal_scores
-from tumorgen_cli.nets.flow_unet import FlowUNet
-from tumorgen_cli.nets.refiner import MaskRefiner
-from tumorgen_cli.nets.vae import KlVae
-from tumorgen_cli.records import Triple
+from tumorgen_cli.geometry import Triple
+from tumorgen_cli.metrics.traits import FIELDS, KINDS, hard_limit, is_hard
+from tumorgen_cli.models import rectified_flow
+from tumorgen_cli.models.flow_unet import FlowUNet
+from tumorgen_cli.models.mask_refiner import MaskRefiner
+from tumorgen_cli.models.vae import KlVae
+
+
+def normal_scores(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """`values` (..., V) as standard normal numbers by their rank among `known` (N, V), column by column; 0 where nan.
+
+    So told, a field needs no unit, and a column of one value, or of none, tells nothing.
+    """
+    from scipy.special import ndtri
+
+    out = np.zeros(values.shape, np.float32)
+    for column in range(known.shape[1]):
+        ladder = np.sort(known[np.isfinite(known[:, column]), column].astype(np.float64))
+        steps, first, count = np.unique(ladder, return_index=True, return_counts=True)
+        if len(steps) > 1:
+            scores = ndtri((first + count / 2) / len(ladder))  # equal values share the middle of their ranks
+            given = values[..., column].astype(np.float64)
+            out[..., column] = np.where(np.isfinite(given), np.interp(np.nan_to_num(given), steps, scores), 0)
+    return out
+
+
+def draw_character(
+    known: np.ndarray,
+    extents_mm: np.ndarray,
+    box_mm: Triple,
+    reach_mm: Triple,
+    rng: np.random.Generator,
+    kind: str | None,
+    channel: int,
+) -> np.ndarray:
+    """One of the characters `known` (N, 3 C), of tumors of `extents_mm` (N, 3): of one around which the box may have been put.
+
+    BA-PMG adds two offsets U(0, reach) to each side; tumors are weighed by the normal density of that sum's mean and
+    variance, so that a box like none of them gets the character of the nearest in size. With a `kind` only those are drawn from that are
+    of it in `channel`.
+    """
+    left = (np.array(box_mm) - extents_mm - np.array(reach_mm)) / (np.array(reach_mm) / math.sqrt(6))
+    weight = -0.5 * np.square(left).sum(1)
+    if kind is not None:
+        values = known[:, channel * len(FIELDS) + FIELDS.index(KINDS[kind][0])]
+        weight = np.where(is_hard(kind, values, hard_limit(kind, values)), weight, -np.inf)
+    likely = np.exp(weight - weight.max())
+    return np.asarray(known[int(rng.choice(len(known), p=likely / likely.sum()))])
 
 
 @dataclass(frozen=True)
@@ -111,7 +154,9 @@ class Condition(nn.Module):
         """Characters (..., 3 C) as the field is told them; as they are, where it is told none."""
         return normal_scores(characters, self.known()[0]) if self.values else characters
 
-    def draw(self, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None, channel: int) -> np.ndarray | None:
+    def draw(
+        self, box_mm: Triple, reach_mm: Triple, rng: np.random.Generator, kind: str | None, channel: int
+    ) -> np.ndarray | None:
         """A training tumor's character (3 C,) for a box (`character.draw_character`); None where the field is told none."""
         return draw_character(*self.known(), box_mm, reach_mm, rng, kind, channel) if self.values else None
 
@@ -140,19 +185,21 @@ class FlowObjective(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         c, latent, mask, noise = self.config, batch["latent"], batch["mask"], batch["noise"]
-        t = flow.draw_time(batch["uniform"], c.time_schedule)
+        t = rectified_flow.draw_time(batch["uniform"], c.time_schedule)
         data = torch.cat([latent, to_flow(mask)], 1)
-        x_t = flow.path(noise, data, t)
+        x_t = rectified_flow.path(noise, data, t)
         velocity = self.net(torch.cat([x_t, self.condition(latent, batch["box"], batch["character"])], 1), t)
-        terms = {"rfm": flow.velocity_loss(velocity, noise, data)}
-        estimate = flow.estimate_data(x_t, velocity, t)
+        terms = {"rfm": rectified_flow.velocity_loss(velocity, noise, data)}
+        estimate = rectified_flow.estimate_data(x_t, velocity, t)
         latent_estimate, mask_estimate = estimate[:, :-1], estimate[:, -1:]
         loss = terms["rfm"]
         if c.coarse_weight:
-            terms["coarse"] = flow.coarse_loss(latent_estimate, latent, batch["box"])
+            terms["coarse"] = rectified_flow.coarse_loss(latent_estimate, latent, batch["box"])
             loss = loss + c.coarse_weight * terms["coarse"]
         if c.fine_weight:
-            terms["fine"] = flow.fine_loss(latent_estimate, _to_share(mask_estimate), latent, mask, c.ssim_window)
+            terms["fine"] = rectified_flow.fine_loss(
+                latent_estimate, _to_share(mask_estimate), latent, mask, c.ssim_window
+            )
             loss = loss + c.fine_weight * terms["fine"]
         if self.joint is not None:
             terms["rec"] = self.joint.loss(latent_estimate, mask_estimate, batch["target"])
@@ -169,7 +216,9 @@ class RefinerObjective(nn.Module):
     tumors vanish.
     """
 
-    def __init__(self, refiner: MaskRefiner, vae: KlVae, field: tuple[FlowUNet, Condition] | None, config: RefinerConfig) -> None:
+    def __init__(
+        self, refiner: MaskRefiner, vae: KlVae, field: tuple[FlowUNet, Condition] | None, config: RefinerConfig
+    ) -> None:
         super().__init__()
         self.refiner, self.config = refiner, config
         self._frozen = (vae, field)
@@ -191,10 +240,10 @@ class RefinerObjective(nn.Module):
         with torch.no_grad():
             t = self.config.least_time + (1 - self.config.least_time) * batch["uniform"]
             data = torch.cat([latent, to_flow(mask)], 1)
-            x_t = flow.path(batch["noise"], data, t)
+            x_t = rectified_flow.path(batch["noise"], data, t)
             net, condition = field
             velocity = net(torch.cat([x_t, condition(latent, batch["box"], batch["character"])], 1), t)
-            estimate = flow.estimate_data(x_t, velocity, t)
+            estimate = rectified_flow.estimate_data(x_t, velocity, t)
             known = 1 - batch["box"]  # as in synthesis: outside the box latents are the scan's and there is no tumor
             estimate = (1 - known) * estimate + known * torch.cat([latent, -torch.ones_like(mask)], 1)
             clean = batch["clean"].view(-1, 1, 1, 1, 1)

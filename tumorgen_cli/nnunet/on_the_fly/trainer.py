@@ -20,105 +20,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.errors import Fault, StateError, few
-from tumorgen_cli.files import hash_value, read_plain, read_record, to_plain, write_json
-from tumorgen_cli.pool import Pool
+from tumorgen_cli.data.volumes import READERS
+from tumorgen_cli.nnunet.on_the_fly.pool import Pool
+from tumorgen_cli.nnunet.on_the_fly.settings import (
+    _NOTHING_YET,
+    FOLDER,
+    JOB,
+    LOG,
+    PROGRESS,
+    SETUP,
+    VARIABLE,
+    PainterJob,
+    Painting,
+    Progress,
+    pool_of,
+)
+from tumorgen_cli.system.errors import Fault, StateError, few
+from tumorgen_cli.system.json_records import hash_value, read_plain, read_record, to_plain, write_json
 
-VARIABLE = "TUMORGEN_PAINTING"
-FOLDER, JOB, LOG, PROGRESS = "tumorgen", "painter.json", "painter.log", "progress.json"
-READERS = ("SimpleITKIO", "NibabelIO")  # both show nnU-Net the array as (Z, Y, X); others turn or rescale it
 _LEAST = 8  # entries that training waits for, unless the pool is smaller
 _POLL_SECONDS = 0.5
 _TOLD_SECONDS = 60.0  # between lines on a pool that fills
 _LOCATION_BYTES = 10_000 * 4 * 8  # of a label, as nnU-Net keeps them
-SETUP = "run `tumorgen nnunet-setup` and add its two lines to the job script"
-
-
-@dataclass(frozen=True)
-class Painting:
-    """What is painted while nnU-Net trains: into which hosts, by which method, how often, at what cost; a file of `nnunet_setup`.
-
-    Attributes:
-        format: `records.PAIR_FORMAT`.
-        probability: of a training patch to come from the pool.
-        pool: most entries at a time.
-        share: of its time that the painter is busy at most, once the pool has what training waits for.
-        mixup: share of the painted patches into which a box of another is pasted (FreeTumor's mix-up).
-        until_pass: draws of a pair until the judge finds the share `keep` of its mask; None for no such test.
-        learnt_from: cases that the method has seen. hosts: names of the scans that are painted into; `hosts_hash`: of their files' sizes.
-    """
-
-    format: int
-    work: str
-    method: str
-    healthy: str | None
-    cases: Literal["train"] | None
-    roi: str | None
-    judge: str | None
-    keep: float
-    until_pass: int | None
-    mixup: float
-    probability: float
-    pool: int
-    share: float
-    device: Literal["auto", "cpu", "cuda"]
-    seed: int
-    plan_hash: str
-    weights: dict[str, str]
-    learnt_from: tuple[str, ...]
-    hosts: tuple[str, ...]
-    hosts_hash: str
-    channels: tuple[str, ...]
-    labels: dict[str, int]
-
-    @property
-    def content_hash(self) -> str:
-        """Changes with whatever changes an entry."""
-        return hash_value(replace(self, probability=0.0, pool=0, share=0.0, device="auto"))
-
-
-@dataclass(frozen=True)
-class PainterJob:
-    """What the painter is told; `painter.json`.
-
-    `shape`: voxels of an entry at most, on nnU-Net's grid and in its order of axes; 0 for twice the tumor's extent.
-    `least`: entries that it makes without a rest. `parent`: the process that it ends with.
-    """
-
-    pool_hash: str
-    painting: Painting
-    plans: dict[str, Any]
-    dataset: dict[str, Any]
-    configuration: str
-    shape: tuple[int, ...]
-    least: int
-    parent: int
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the painter has done since it was started, the last reason to give a pair up, and the most memory it held; `progress.json`."""
-
-    painted: int
-    given_up: int
-    reason: str
-    busy_seconds: float
-    seconds: float
-    peak_memory_gib: float
-
-
-_NOTHING_YET = Progress(0, 0, "", 0.0, 0.0, 0.0)
-
-
-def pool_of(folder: Path, painting: Painting) -> Pool:
-    """The pool of a training's `tumorgen` folder."""
-    return Pool(folder / "pool", painting.pool)
 
 
 class PaintedDataset:
@@ -160,7 +88,10 @@ class PaintingMixin:
             StateError: it names none.
         """
         if VARIABLE not in os.environ:
-            raise StateError("Nothing says what to paint", [Fault(VARIABLE, "not set", "the path of a file that nnunet-setup wrote", SETUP)])
+            raise StateError(
+                "Nothing says what to paint",
+                [Fault(VARIABLE, "not set", "the path of a file that nnunet-setup wrote", SETUP)],
+            )
         return read_record(Painting, Path(os.environ[VARIABLE]), SETUP)
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
@@ -209,7 +140,9 @@ class PaintingMixin:
             self.live.stop()
         super().on_train_end()  # type: ignore[misc]
         if self.live is not None:
-            shutil.rmtree(self.live.pool.folder, ignore_errors=True)  # a resumed training would need it, a finished one does not
+            shutil.rmtree(
+                self.live.pool.folder, ignore_errors=True
+            )  # a resumed training would need it, a finished one does not
 
 
 class _Live:
@@ -222,12 +155,16 @@ class _Live:
         self.painting, self.pool, self.log = painting, pool_of(self.folder, painting), trainer.print_to_log_file
         patch = trainer.configuration_manager.patch_size
         start = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
-        shape = [int(a) + int(b) for a, b in zip(start, patch, strict=True)]  # half a patch beyond what the loader cuts, on each side
+        shape = [
+            int(a) + int(b) for a, b in zip(start, patch, strict=True)
+        ]  # half a patch beyond what the loader cuts, on each side
         plans, dataset = to_plain(trainer.plans_manager.plans), to_plain(trainer.dataset_json)
         configuration = trainer.configuration_name
         identity = hash_value([painting.content_hash, plans, dataset, configuration, shape])
         whole = tuple(shape) if len(shape) == 3 else (0, *shape)  # nnU-Net's 2D patches are slices of a volume
-        self.job = PainterJob(identity, painting, plans, dataset, configuration, whole, min(_LEAST, painting.pool), os.getpid())
+        self.job = PainterJob(
+            identity, painting, plans, dataset, configuration, whole, min(_LEAST, painting.pool), os.getpid()
+        )
         self.child: subprocess.Popen[bytes] | None = None
         self.before = _NOTHING_YET
         self.epoch_begins()
@@ -241,7 +178,9 @@ class _Live:
         weights = ", ".join(f"{name} {value}" for name, value in painting.weights.items()) or "none"
         voxels = "×".join(str(n) if n else "2 tumors" for n in self.job.shape)
         voxel, places = 4 * len(painting.channels) + 1, _LOCATION_BYTES * (len(painting.labels) - 1)
-        size = (math.prod(self.job.shape) * voxel + places) * (painting.pool + 1) / 2**20  # one is written while the pool is full
+        size = (
+            (math.prod(self.job.shape) * voxel + places) * (painting.pool + 1) / 2**20
+        )  # one is written while the pool is full
         room = f", at most {size:.0f} MiB on disk" if math.prod(self.job.shape) else ""
         self.log(
             f"TumorGen: {painting.method} (plan {painting.plan_hash}, weights {weights}) paints into {len(painting.hosts)} hosts "
@@ -259,7 +198,7 @@ class _Live:
         (self.folder / PROGRESS).unlink(missing_ok=True)
         self.before = _NOTHING_YET
         own = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        command = [sys.executable, "-m", "tumorgen_cli.painter", str(self.folder)]
+        command = [sys.executable, "-m", "tumorgen_cli.synthesis.painter", str(self.folder)]
         with (self.folder / LOG).open("ab") as log:
             self.child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own, start_new_session=True
@@ -276,11 +215,20 @@ class _Live:
             if time.monotonic() - told > _TOLD_SECONDS:
                 now = self._progress()
                 lost = f"; {now.given_up} pairs given up (the last: {now.reason})" if now.given_up else ""
-                awaited = f"the first {self.job.least} entries of the pool: {entries}" if entries < self.job.least else "the painter to be ready:"
+                awaited = (
+                    f"the first {self.job.least} entries of the pool: {entries}"
+                    if entries < self.job.least
+                    else "the painter to be ready:"
+                )
                 self.log(f"TumorGen: waiting for {awaited} after {now.seconds:.0f} s{lost}")
                 told = time.monotonic()
             if self.child is not None and self.child.poll() is not None:
-                fault = Fault(str(self.folder / LOG), self._last_line(), "painted patches", "see the log and mend it, then start nnU-Net again")
+                fault = Fault(
+                    str(self.folder / LOG),
+                    self._last_line(),
+                    "painted patches",
+                    "see the log and mend it, then start nnU-Net again",
+                )
                 raise StateError("The painter stopped", [fault])
             time.sleep(_POLL_SECONDS)
 
@@ -301,7 +249,9 @@ class _Live:
             self.data.counts[:] = [0, 0]
         spent = now.seconds - old.seconds
         busy = (now.busy_seconds - old.busy_seconds) / spent if spent > 0 else 0.0
-        lost = f", {now.given_up - old.given_up} given up (the last: {now.reason})" if now.given_up > old.given_up else ""
+        lost = (
+            f", {now.given_up - old.given_up} given up (the last: {now.reason})" if now.given_up > old.given_up else ""
+        )
         self.log(
             f"TumorGen: {len(self.pool.entries())} entries in the pool, {now.painted - old.painted} painted since the last epoch{lost}; "
             f"the painter was busy {busy:.0%} of the time and held at most {now.peak_memory_gib:.2f} GiB; "
@@ -310,7 +260,9 @@ class _Live:
         )
         self.before = now
         if self.child.poll() is not None:
-            self.log(f"TumorGen: the painter stopped ({self._last_line()}) and is started again; until then the pool stays as it is")
+            self.log(
+                f"TumorGen: the painter stopped ({self._last_line()}) and is started again; until then the pool stays as it is"
+            )
             self._spawn()
 
     def stop(self) -> None:
@@ -335,18 +287,38 @@ def _faults(painting: Painting, trainer: Any, validation: Sequence[str], known: 
     this is told; `known`: all cases of the fold."""
     faults, other = [], "use a workspace of this data set"
     if trainer.is_cascaded:
-        faults.append(Fault(trainer.configuration_name, "a cascade's second stage", "a configuration of its own", "train 3d_fullres or 3d_lowres"))
+        faults.append(
+            Fault(
+                trainer.configuration_name,
+                "a cascade's second stage",
+                "a configuration of its own",
+                "train 3d_fullres or 3d_lowres",
+            )
+        )
     reader = trainer.plans_manager.plans["image_reader_writer"]
     if reader not in READERS:
-        faults.append(Fault("image_reader_writer of nnU-Net's plans", reader, f"one of {', '.join(READERS)}", "plan with NIfTI files"))
+        faults.append(
+            Fault(
+                "image_reader_writer of nnU-Net's plans",
+                reader,
+                f"one of {', '.join(READERS)}",
+                "plan with NIfTI files",
+            )
+        )
     dataset = trainer.dataset_json
     channels = [str(name).lower() for name in (dataset.get("channel_names") or dataset["modality"]).values()]
     if channels != [name.lower() for name in painting.channels]:
-        faults.append(Fault("channel_names of nnU-Net's data set", ", ".join(channels), ", ".join(painting.channels), other))
+        faults.append(
+            Fault("channel_names of nnU-Net's data set", ", ".join(channels), ", ".join(painting.channels), other)
+        )
     if dataset["labels"] != painting.labels:
         faults.append(Fault("labels of nnU-Net's data set", str(dataset["labels"]), str(painting.labels), other))
     written = Path(trainer.preprocessed_dataset_folder_base) / "splits_final.json"
-    if trainer.fold != "all" and written.is_file() and trainer.fold >= (count := len(read_plain(written, "write it anew"))):
+    if (
+        trainer.fold != "all"
+        and written.is_file()
+        and trainer.fold >= (count := len(read_plain(written, "write it anew")))
+    ):
         found = f"only {count} in {written}: nnU-Net draws this one from all cases, synthetic ones too"
         faults.append(Fault(f"fold {trainer.fold}", found, "a fold of that file", f"train a fold below {count}"))
     split = Path(painting.work) / "nnunet" / "splits_final.json"
@@ -355,11 +327,24 @@ def _faults(painting: Painting, trainer: Any, validation: Sequence[str], known: 
         both = sorted({*names} & {*validation})
         if both:
             where = f"fold {trainer.fold}"
-            faults.append(Fault(where, f"{len(both)} validation cases that {painting.method} has {found} ({few(both)})", "none", remedy))
-    segmented = (Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations").glob("*")  # all cases, in whatever fold
-    strangers = sorted({*painting.learnt_from} - {*known, *(path.name.removesuffix(dataset["file_ending"]) for path in segmented)})
+            faults.append(
+                Fault(
+                    where,
+                    f"{len(both)} validation cases that {painting.method} has {found} ({few(both)})",
+                    "none",
+                    remedy,
+                )
+            )
+    segmented = (Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations").glob(
+        "*"
+    )  # all cases, in whatever fold
+    strangers = sorted(
+        {*painting.learnt_from} - {*known, *(path.name.removesuffix(dataset["file_ending"]) for path in segmented)}
+    )
     if strangers:
-        found = f"{len(strangers)} cases that {painting.method} has learnt from are not there by name ({few(strangers)})"
+        found = (
+            f"{len(strangers)} cases that {painting.method} has learnt from are not there by name ({few(strangers)})"
+        )
         expected = "the workspace's cases by their names, which tell what may validate"
         faults.append(Fault("cases of nnU-Net's data set", found, expected, other))
     return faults

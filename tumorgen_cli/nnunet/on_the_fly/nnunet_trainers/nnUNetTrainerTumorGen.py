@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from tumorgen_cli.live import PaintingMixin
+from tumorgen_cli.nnunet.on_the_fly.trainer import PaintingMixin
 
 
 class nnUNetTrainerTumorGen(PaintingMixin, nnUNetTrainer):  # type: ignore[misc]

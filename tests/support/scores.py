@@ -1,0 +1,59 @@
+"""Scores written by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tumorgen_cli.evaluation.scores import CaseScores, Scores, agree, compare, hard_shares, plane_distances
+from tumorgen_cli.metrics.classifier import reader_test
+from tumorgen_cli.metrics.novelty import Lesion, novelty
+from tumorgen_cli.metrics.overlap import UNJUDGED, Verdict
+from tumorgen_cli.metrics.radiomics import lesion_features
+from tumorgen_cli.metrics.statistics import TumorStatistics
+from tumorgen_cli.metrics.summary import summarize
+
+
+def statistics(i):
+    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, 0.5)
+
+
+def judged(dice, surface_dice):
+    return Verdict(dice, surface_dice, dice, 1, int(dice == 0), 0)
+
+
+def lesions(group, count, rng):
+    return [
+        Lesion(f"{group}{i}", f"{group}{i}", rng.normal(size=(2, 20, 20, 20)), tuple(rng.normal(size=8)))
+        for i in range(count)
+    ]
+
+
+def make_scores(dices, judge="results/judge", name="a <set>"):
+    rng = np.random.default_rng(0)
+    pairs = tuple(
+        CaseScores("synthetic", f"pair{i}", "<host>", statistics(i), judged(d, d)) for i, d in enumerate(dices)
+    )
+    train = tuple(CaseScores("train", f"t{i}", "", statistics(i + 2), UNJUDGED) for i in range(5))
+    test = (CaseScores("test", "h", "", statistics(0), judged(0.6, 0.7)),)
+    features = [rng.normal(size=(n, 2, 3, 4)) for n in (max(2, len(pairs)), 5, 2)]
+    told = lesion_features(["PET"])
+    few = reader_test(np.ones((1, len(told))), np.ones((5, len(told))), ["x"], list("abcde"), told, 0)
+    return Scores(
+        name,
+        "s",
+        "p",
+        "PET",
+        judge,
+        "j",
+        "filters",
+        False,
+        5.5,
+        agree(pairs, test, train),
+        compare(pairs, train),
+        summarize(np.array([]), "redrawn volume"),
+        hard_shares(pairs, train),
+        plane_distances(*features, list("xyxyxy")[: len(features[0])], list("abcde"), list("gh")),
+        few,
+        novelty(lesions("pair", len(pairs), rng), lesions("t", 5, rng), []),
+        (*pairs, *train, *test),
+    )

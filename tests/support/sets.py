@@ -1,0 +1,91 @@
+"""A small synthetic set written by hand, and a judge that is a threshold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.volumes import write_volume
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.system.json_records import to_plain
+
+SPACING = (4.0, 4.0, 5.0)
+
+
+SHAPE = (26, 22, 18)
+
+
+GRID = Grid(SHAPE, SPACING, (-40.0, 10.0, 5.0))
+
+
+SPLITS = Splits(("t1", "t2", "t3", "t4"), ("h1", "h2"))
+
+
+BOX = Box((8, 6, 4), (17, 15, 13))
+
+
+class Threshold:
+    """Stands in for a judge: above 3 is tumor."""
+
+    usual_extent_mm = (1000.0, 1000.0, 1000.0)
+
+    folder, hash, tumor_labels = Path("threshold"), "0123", (1,)
+
+    def __init__(self):
+        self.asked = 0
+
+    def tumor(self, image, grid):
+        assert image.shape == (1, *grid.shape)
+        self.asked += 1
+        return image[0] > 3
+
+
+def ball(center, radius_mm):
+    axes = [(np.arange(n) - c) * s for n, c, s in zip(SHAPE, center, SPACING, strict=True)]
+    return sum(a**2 for a in np.meshgrid(*axes, indexing="ij")) <= radius_mm**2
+
+
+def scan(tumor, uptake, seed):
+    image = 1 + 0.1 * np.random.default_rng(seed).normal(size=SHAPE)
+    return np.where(tumor, image * uptake, image).astype(np.float32)
+
+
+def write_case(folder, case, image, labels):
+    write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", image, GRID)
+    write_volume(folder / "labelsTr" / f"{case}.nii.gz", labels.astype(np.uint8), GRID)
+
+
+def provenance(case, host, box=BOX):
+    return Provenance(
+        case,
+        "toy",
+        host,
+        (f"{host}_0000.nii.gz",),
+        "hh",
+        "vv",
+        3,
+        0,
+        box,
+        box,
+        "pp",
+        {"flow": "ww"},
+        1.0,
+        False,
+        {"method": 0.2, "total": 0.5},
+        {"empty": 1},
+        {},
+    )
+
+
+def write_set(folder, pairs):
+    lines = []
+    for case, host, image, labels in pairs:
+        write_case(folder, case, image, labels)
+        lines.append(json.dumps(to_plain(provenance(case, host))) + "\n")
+    (folder / "provenance.jsonl").write_text("".join(lines))
+    (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
+    return folder

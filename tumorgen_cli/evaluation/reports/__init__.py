@@ -1,0 +1,1 @@
+"""Scores -> HTML pages that need no other file."""

@@ -1,0 +1,34 @@
+"""Opens a method of a workspace on a device, with its plan and its preprocessed cases checked."""
+
+from __future__ import annotations
+
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.methods.base import Method
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import is_done
+from tumorgen_cli.system.devices import DeviceName, find_device
+from tumorgen_cli.system.errors import Fault, StateError, few
+
+
+def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None:
+    """Sees that every case of the splits is preprocessed by this plan.
+
+    Raises:
+        StateError: cases are missing or stale.
+    """
+    missing = [case for case in (*splits.train, *splits.test) if not is_done(plan, case, workspace.cases / case)]
+    if missing:
+        found = f"{len(missing)} cases missing or made by another plan ({few(missing)})"
+        raise StateError(
+            "Cases are not preprocessed",
+            [Fault(str(workspace.cases), found, "every case", "run `tumorgen preprocess`")],
+        )
+
+
+def open_method(workspace: Workspace, name: str, device: DeviceName) -> Method:
+    """The method of a workspace on a device, its plan and cases checked."""
+    plan = workspace.plan()
+    check_preprocessed(workspace, plan, workspace.splits())
+    return find_method(name)(plan, workspace, find_device(device).type)

@@ -1,0 +1,52 @@
+"""The methods by name. A method's file, and torch with it, is imported when the method is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tumorgen_cli.system.errors import PlanError
+from tumorgen_cli.system.json_records import unknown_name
+
+if TYPE_CHECKING:
+    from tumorgen_cli.methods.base import Method
+
+METHODS = ("tumorgen", "difftumor", "freetumor", "blended", "syntumor", "copypaste")
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        PlanError: no such method.
+    """
+    match name:
+        case "tumorgen":
+            from tumorgen_cli.methods.tumorgen.method import TumorGen
+
+            return TumorGen
+        case "difftumor":
+            from tumorgen_cli.methods.difftumor import DiffTumor
+
+            return DiffTumor
+        case "freetumor":
+            from tumorgen_cli.methods.freetumor import FreeTumor
+
+            return FreeTumor
+        case "blended":
+            from tumorgen_cli.methods.blended import Blended
+
+            return Blended
+        case "syntumor":
+            from tumorgen_cli.methods.syntumor import SynTumor
+
+            return SynTumor
+        case "copypaste":
+            from tumorgen_cli.methods.copypaste import CopyPaste
+
+            return CopyPaste
+    raise PlanError("No such method", [unknown_name("--method", name, METHODS)])
+
+
+def method_of_stage(stage: str) -> str:
+    """The first method that has a stage of this name; tumorgen where none has."""
+    return next((name for name in METHODS if stage in find_method(name).stages), METHODS[0])

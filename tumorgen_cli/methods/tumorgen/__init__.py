@@ -1,0 +1,1 @@
+"""TumorGen: SC-VFE, BA-PMG and VMR behind the contract."""

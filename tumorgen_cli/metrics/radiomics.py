@@ -1,0 +1,313 @@
+"""Radiomics-like features of a lesion: shape, intensity, texture, boundary, noise. Arrays in, numbers out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from tumorgen_cli.geometry import SHELL_MM, Triple, box_around
+from tumorgen_cli.metrics.statistics import TumorStatistics, describe_tumor
+
+Family = Literal["intensity", "texture", "shape", "boundary", "surroundings"]
+FAR_MM = 2 * SHELL_MM  # from the shell's edge to here, a scan is looked at as "farther away"
+_BINS = 32
+_LEAST_VOXELS = 8  # of a region, for statistics of its voxels
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A number that tells of a lesion. `channel` is empty where there is but one, or for shape."""
+
+    name: str
+    family: Family
+    title: str
+    channel: str = ""
+
+    @property
+    def words(self) -> str:
+        return f"{self.title} ({self.channel})" if self.channel else self.title
+
+
+#: Of the mask alone. IBSI: volume (voxel counting), sphericity, surface to volume ratio, elongation, flatness; sphericity
+#: and surface are of a mesh smoothed by half a voxel, where IBSI's is not.
+SHAPES = (
+    Feature("volume_ml", "shape", "volume, ml"),
+    Feature("sphericity", "shape", "sphericity"),
+    Feature("surface_to_volume", "shape", "surface to volume, 1/mm"),
+    Feature("elongation", "shape", "elongation (second axis to first)"),
+    Feature("flatness", "shape", "flatness (third axis to first)"),
+)
+#: Of one channel. IBSI: mean, 10th percentile, median, 90th percentile, maximum, skewness, excess kurtosis, coefficient of
+#: variation, quartile coefficient of dispersion, histogram entropy (32 bins from minimum to maximum); and, as in IBSI 2,
+#: responses of Laplacian-of-Gaussian filters. The rest has no IBSI name.
+INTENSITIES = (
+    Feature("mean", "intensity", "mean"),
+    Feature("percentile_10", "intensity", "10th percentile"),
+    Feature("median", "intensity", "median"),
+    Feature("percentile_90", "intensity", "90th percentile"),
+    Feature("maximum", "intensity", "maximum"),
+    Feature("skewness", "intensity", "skewness"),
+    Feature("kurtosis", "intensity", "excess kurtosis"),
+    Feature("variation", "intensity", "coefficient of variation"),
+    Feature("dispersion", "intensity", "quartile coefficient of dispersion"),
+    Feature("entropy", "intensity", "histogram entropy, bits"),
+    Feature("core_ratio", "intensity", "core ratio (deep / shallow)"),
+    Feature("gradient", "texture", "gradient inside, 1/mm"),
+    Feature("local_spread", "texture", "local spread, fine"),
+    Feature("share_fine", "texture", "share of variance, fine"),
+    Feature("share_middle", "texture", "share of variance, middle"),
+    Feature("share_coarse", "texture", "share of variance, coarse"),
+    Feature("spots_fine", "texture", "Laplacian of Gaussian spread, fine"),
+    Feature("spots_coarse", "texture", "Laplacian of Gaussian spread, middle"),
+    Feature("high_frequency", "texture", "high-frequency share inside"),
+    Feature("noise", "texture", "noise inside"),
+    Feature("edge_gradient", "boundary", "boundary gradient, 1/mm"),
+    Feature("edge_spread", "boundary", "spread of the boundary gradient, 1/mm"),
+    Feature("edge_alignment", "boundary", "alignment of mask and edge"),
+    Feature("edge_contrast", "boundary", "contrast across the boundary"),
+    Feature("edge_effect", "boundary", "contrast across the boundary in its spread"),
+    Feature("edge_sharpness", "boundary", "boundary sharpness, 1/mm"),
+    Feature("contrast", "surroundings", "contrast to the 2 cm shell"),
+    Feature("near_mean", "surroundings", "mean of the 2 cm shell"),
+    Feature("near_spread", "surroundings", "spread of the 2 cm shell"),
+    Feature("near_noise", "surroundings", "noise of the 2 cm shell"),
+    Feature("near_high_frequency", "surroundings", "high-frequency share of the 2 cm shell"),
+    Feature("noise_to_near", "surroundings", "noise inside to the 2 cm shell's, log"),
+    Feature("near_to_far", "surroundings", "noise of the 2 cm shell to farther away, log"),
+    Feature("near_less_far", "surroundings", "mean of the 2 cm shell less farther away"),
+)
+
+
+def lesion_features(channels: Sequence[str]) -> tuple[Feature, ...]:
+    """What the numbers of `describe_lesion` are, for an image of these channels."""
+    if len(channels) == 1:
+        return (*SHAPES, *INTENSITIES)
+    return (*SHAPES, *(replace(f, name=f"{c}.{f.name}", channel=c) for c in channels for f in INTENSITIES))
+
+
+def feature_scales(spacing_mm: Triple) -> Triple:
+    """Fine, middle and coarse scale in mm for data of this (working) spacing: its geometric mean times 1, 2 and 4."""
+    size = math.prod(spacing_mm) ** (1 / 3)
+    return size, 2 * size, 4 * size
+
+
+def describe_lesion(
+    image: np.ndarray,
+    mask: np.ndarray,
+    spacing_mm: Triple,
+    zero: np.ndarray,
+    scales_mm: Triple,
+    excluded: np.ndarray | None = None,
+) -> np.ndarray | None:
+    """The features of a lesion (F,), in the order of `lesion_features`; None where the mask is empty.
+
+    `image` (C, X, Y, Z) and its `zero` (C,) as `windows.comparable` gives them; `mask` (X, Y, Z); `excluded` (X, Y, Z): voxels that count
+    neither as lesion nor as surroundings. Everything is measured in mm: filters are Gaussians of `scales_mm` (fine, middle,
+    coarse; one choice for all lesions that are to be compared) on the scan's own grid. Texture is that of what lies deeper
+    than the fine scale, so that the boundary has no part in it; means and variances there count inside voxels alone
+    (normalised convolution). What cannot be told is nan.
+    """
+    inside = mask.astype(bool, copy=False)
+    box = box_around(inside, spacing_mm, FAR_MM)
+    if box is None:
+        return None
+    region = box.slices
+    crop, inside = image[(slice(None), *region)].astype(np.float64), inside[region]
+    left_out = np.zeros_like(inside) if excluded is None else excluded[region].astype(bool) & ~inside
+    places = _Places(inside, left_out, spacing_mm, scales_mm)
+    known = [
+        told
+        for channel, none in zip(crop, zero.tolist(), strict=True)
+        if (told := describe_tumor(channel, inside, spacing_mm, none, left_out))
+    ]
+    found = [_shape(known[0], inside, spacing_mm)]
+    found += [
+        _intensity(channel, none, told, places) for channel, none, told in zip(crop, zero.tolist(), known, strict=True)
+    ]
+    names = [SHAPES, *[INTENSITIES] * len(crop)]
+    values = np.array([float(row[f.name]) for row, part in zip(found, names, strict=True) for f in part])
+    return np.where(np.isfinite(values), values, math.nan)
+
+
+class _Places:
+    """Where features of a lesion are measured: masks (X, Y, Z), and inward normals (3, X, Y, Z) of its boundary."""
+
+    def __init__(self, inside: np.ndarray, left_out: np.ndarray, spacing_mm: Triple, scales_mm: Triple) -> None:
+        self.spacing_mm, self.scales_mm = spacing_mm, scales_mm
+        fine, middle, _ = scales_mm
+        within = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+        without = ndimage.distance_transform_edt(~inside, sampling=spacing_mm)
+        around = ~inside & ~left_out
+        self.inside = inside
+        self.deep = inside & (within > fine)
+        self.near = around & (without <= SHELL_MM)
+        self.far = around & (without > SHELL_MM) & (without <= FAR_MM)
+        self.rim = inside & (within <= middle)
+        self.halo = around & (without <= middle)
+        self.band = (inside & (within <= fine)) | (around & (without <= fine))
+        normals = self.slope(within - without, fine)
+        self.normals = normals / np.maximum(np.linalg.norm(normals, axis=0), 1e-9)
+
+    def slope(self, array: np.ndarray, scale_mm: float) -> np.ndarray:
+        """The gradient (3, X, Y, Z) per mm, smoothed by a Gaussian of `scale_mm`."""
+        sigma = self.sigma(scale_mm)
+        radius = [max(1, round(4 * s)) for s in sigma]
+        found = []
+        for axis, step in enumerate(self.spacing_mm):
+            part = ndimage.gaussian_filter(
+                array, sigma, order=[int(a == axis) for a in range(3)], mode="nearest", radius=radius
+            )
+            found.append(part / _seen_slope(sigma[axis], radius[axis]) / step)
+        return np.stack(found)
+
+    def curvature(self, array: np.ndarray, scale_mm: float) -> np.ndarray:
+        """The Laplacian of the smoothed array times the scale squared, so that it compares between scales."""
+        smooth = ndimage.gaussian_filter(array, self.sigma(scale_mm), mode="nearest")
+        # differences of the smoothed array: a sampled second derivative of a narrow Gaussian does not sum to zero
+        parts = [
+            ndimage.correlate1d(smooth, (1, -2, 1), axis, mode="nearest") / step**2
+            for axis, step in enumerate(self.spacing_mm)
+        ]
+        return scale_mm**2 * np.sum(parts, axis=0)
+
+    def local(self, array: np.ndarray, where: np.ndarray, scale_mm: float) -> tuple[np.ndarray, np.ndarray]:
+        """Local mean and variance at the voxels of `where`, by Gaussian weights over the voxels of `where` alone."""
+        sigma, weight = self.sigma(scale_mm), where.astype(np.float64)
+        centred = np.where(where, array - (array[where].mean() if where.any() else 0.0), 0.0)
+        total, first, second = (
+            ndimage.gaussian_filter(part, sigma, mode="constant")[where] for part in (weight, centred, centred**2)
+        )
+        mean = first / np.maximum(total, 1e-12)
+        return mean + (array[where].mean() if where.any() else 0.0), np.maximum(
+            second / np.maximum(total, 1e-12) - mean**2, 0.0
+        )
+
+    def sigma(self, scale_mm: float) -> list[float]:
+        return [scale_mm / step for step in self.spacing_mm]
+
+
+def _seen_slope(sigma: float, radius: int) -> float:
+    """What the sampled derivative of a Gaussian makes of a slope of 1: less where it is narrower than a voxel, as across thick slices."""
+    return float(ndimage.gaussian_filter1d(np.arange(-radius, radius + 1.0), sigma, order=1, radius=radius)[radius])
+
+
+def _shape(known: TumorStatistics, inside: np.ndarray, spacing_mm: Triple) -> dict[str, float]:
+    points = np.argwhere(inside) * np.array(spacing_mm)
+    spread = np.linalg.eigvalsh(np.cov(points.T, bias=True)) if len(points) > 1 else np.zeros(3)
+    third, second, first = np.sqrt(np.maximum(spread, 0.0))
+    # the surface of a body follows from its volume and sphericity
+    surface = (36 * math.pi) ** (1 / 3) / (1000 * known.volume_ml) ** (1 / 3) / known.sphericity
+    return {
+        "volume_ml": known.volume_ml,
+        "sphericity": known.sphericity,
+        "surface_to_volume": surface,
+        "elongation": _over(second, first),
+        "flatness": _over(third, first),
+    }
+
+
+def _intensity(channel: np.ndarray, zero: float, known: TumorStatistics, places: _Places) -> dict[str, float]:
+    from scipy.stats import kurtosis, skew
+
+    values = channel[places.inside]
+    first, tenth, middle, ninetieth, third = np.percentile(values, (25, 10, 50, 90, 75))
+    varied = len(values) >= _LEAST_VOXELS and values.std() > 1e-9 * max(1.0, float(np.abs(values).max()))
+    near, far = channel[places.near], channel[places.far]
+    noise, high = _noise(channel, places.inside, places)
+    near_noise, near_high = _noise(channel, places.near, places)
+    far_noise, _ = _noise(channel, places.far, places)
+    return {
+        "mean": known.mean,
+        "percentile_10": tenth,
+        "median": middle,
+        "percentile_90": ninetieth,
+        "maximum": known.maximum,
+        "skewness": float(skew(values)) if varied else math.nan,
+        "kurtosis": float(kurtosis(values)) if varied else math.nan,
+        "variation": known.heterogeneity,
+        "dispersion": _over(third - first, third + first - 2 * zero),
+        "entropy": _entropy(values) if varied else math.nan,
+        "core_ratio": known.core_ratio,
+        **_texture(channel, places),
+        "high_frequency": high,
+        "noise": noise,
+        **_boundary(channel, known.contrast, places),
+        "contrast": known.contrast,
+        "near_mean": _mean(near),
+        "near_spread": float(near.std()) if len(near) >= _LEAST_VOXELS else math.nan,
+        "near_noise": near_noise,
+        "near_high_frequency": near_high,
+        "noise_to_near": _log_ratio(noise, near_noise),
+        "near_to_far": _log_ratio(near_noise, far_noise),
+        "near_less_far": _mean(near) - _mean(far),
+    }
+
+
+def _texture(channel: np.ndarray, places: _Places) -> dict[str, float]:
+    """Inner gradient, local variance at three scales as a share of the whole, and how spotted a lesion is at two."""
+    deep, (fine, middle, coarse) = places.deep, places.scales_mm
+    names = ("gradient", "local_spread", "share_fine", "share_middle", "share_coarse", "spots_fine", "spots_coarse")
+    if np.count_nonzero(deep) < _LEAST_VOXELS:
+        return dict.fromkeys(names, math.nan)
+    variances = [float(places.local(channel, deep, scale)[1].mean()) for scale in (fine, middle, coarse)]
+    whole = float(channel[deep].var())
+    numbers = [
+        float(np.linalg.norm(places.slope(channel, fine), axis=0)[deep].mean()),
+        math.sqrt(variances[0]),
+        *(_over(variance, whole) for variance in variances),
+        *(float(places.curvature(channel, scale)[deep].std()) for scale in (fine, middle)),
+    ]
+    return dict(zip(names, numbers, strict=True))
+
+
+def _boundary(channel: np.ndarray, height: float, places: _Places) -> dict[str, float]:
+    """How the picture changes across the mask's boundary: uphill inwards is positive. `height`: contrast to the 2 cm shell."""
+    slope = places.slope(channel, places.scales_mm[0])[:, places.band]
+    uphill = (slope * places.normals[:, places.band]).sum(axis=0)
+    steep = np.linalg.norm(slope, axis=0)
+    rim, halo = channel[places.rim], channel[places.halo]
+    contrast = _mean(rim) - _mean(halo)
+    enough = min(len(rim), len(halo)) >= _LEAST_VOXELS
+    return {
+        "edge_gradient": _mean(uphill),
+        "edge_spread": float(uphill.std()) if len(uphill) else math.nan,
+        "edge_alignment": _over(_mean(uphill), _mean(steep)),
+        "edge_contrast": contrast,
+        "edge_effect": _over(contrast, math.sqrt((rim.var() + halo.var()) / 2)) if enough else math.nan,
+        # how narrow the step is, whatever its height; a contrast of thin layers would itself fall where the step is wide
+        "edge_sharpness": _over(abs(_mean(uphill)), abs(height)),
+    }
+
+
+def _noise(channel: np.ndarray, where: np.ndarray, places: _Places) -> tuple[float, float]:
+    """Of what a Gaussian of the fine scale takes away: a robust standard deviation, and its share of the variance."""
+    if np.count_nonzero(where) < _LEAST_VOXELS:
+        return math.nan, math.nan
+    values = channel[where]
+    rest = values - places.local(channel, where, places.scales_mm[0])[0]
+    return 1.4826 * float(np.median(np.abs(rest - np.median(rest)))), _over(
+        float((rest**2).mean()), float(values.var())
+    )
+
+
+def _entropy(values: np.ndarray) -> float:
+    share = np.histogram(values, _BINS)[0] / len(values)
+    share = share[share > 0]
+    return float(-(share * np.log2(share)).sum())
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _over(top: float, bottom: float) -> float:
+    return float(top / bottom) if bottom > 1e-12 else math.nan
+
+
+def _log_ratio(top: float, bottom: float) -> float:
+    return math.log(top / bottom) if top > 0 and bottom > 0 else math.nan

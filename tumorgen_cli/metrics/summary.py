@@ -1,0 +1,49 @@
+"""Mean, quartiles and bootstrap interval of a list of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tumorgen_cli.system.files import derive_seed
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of `count` defined values (and `undefined` ones): mean with its 95 % bootstrap interval, median, quartiles."""
+
+    count: int
+    undefined: int
+    mean: float
+    low: float
+    high: float
+    median: float
+    quartile_1: float
+    quartile_3: float
+
+    @property
+    def text(self) -> str:
+        """The mean and its interval."""
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def summarize(values: np.ndarray, what: str, groups: Sequence[str] | None = None) -> Summary:
+    """The summary of values; nan are counted and left out. `what` seeds the bootstrap, and nothing else does; it draws groups, whose
+    values stand or fall together (None: every value is its own)."""
+    kept = np.isfinite(values)
+    defined = values[kept]
+    count, undefined = len(defined), len(values) - len(defined)
+    if not count:
+        return Summary(0, undefined, *[math.nan] * 6)
+    group = np.arange(count) if groups is None else np.unique(np.array(groups)[kept], return_inverse=True)[1]
+    sums, sizes = np.bincount(group, defined), np.bincount(group)
+    drawn = np.random.default_rng(derive_seed("bootstrap", what)).integers(len(sizes), size=(_RESAMPLES, len(sizes)))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5)) if len(sizes) > 1 else (math.nan, math.nan)
+    first, median, third = np.percentile(defined, (25, 50, 75))
+    return Summary(count, undefined, *(float(v) for v in (defined.mean(), low, high, median, first, third)))

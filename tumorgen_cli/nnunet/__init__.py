@@ -1,0 +1,1 @@
+"""nnU-Net v2 as a library and as a child process: jobs, schedules, trainers, results folders; painting while it trains."""

@@ -1,0 +1,124 @@
+"""Stage `plan`: data set -> fingerprint, splits and plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
+from tumorgen_cli.data.splits import make_splits
+from tumorgen_cli.methods.registry import METHODS, find_method
+from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.fingerprint import Fingerprint, content_hash, make_fingerprint
+from tumorgen_cli.planning.plan import Plan, make_plan
+from tumorgen_cli.planning.presets import read_overrides
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName, find_budget
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.json_records import read_plain, read_record, write_json
+from tumorgen_cli.system.locks import locked
+
+
+def plan_dataset(
+    workspace: Workspace,
+    name: str,
+    tumor_label: str | None = None,
+    device: DeviceName = "auto",
+    memory_gib: float | None = None,
+    preset: str | None = None,
+    settings: Sequence[str] = (),
+    seed: int | None = None,
+    workers: int | None = None,
+    fold: int | None = None,
+) -> Plan:
+    """Checks, fingerprints and plans a data set; writes fingerprint, splits and plan.
+
+    `fold`: see `make_splits`.
+
+    Raises:
+        DataError: the data set's faults. PlanError: a bad preset, setting or fold. StateError: another set's workspace.
+    """
+    overrides = read_overrides(preset, settings)
+    if seed is not None:
+        overrides["seed"] = (seed, "--seed")
+    dataset = read_dataset(find_dataset(name), tumor_label)
+    with locked(workspace.root, "plan"):
+        _check_owner(workspace, dataset)
+        fingerprint = _fingerprint(workspace, dataset, workers)
+        splits = make_splits(dataset, fold, workspace.splits() if workspace.splits_file.is_file() else None)
+        sections = {method: find_method(method).plan_section for method in METHODS}
+        plan = make_plan(fingerprint, splits.train, find_budget(device, memory_gib), sections, overrides)
+        for method in METHODS:  # each method reads its section strictly, so a wrong --set is told now
+            find_method(method)(plan, workspace)
+        write_json(workspace.splits_file, splits)
+        write_json(workspace.plan_file, plan)
+    _warn_of_small_tumors(fingerprint, plan)
+    _warn_of_foreign_windows(fingerprint, plan)
+    return plan
+
+
+def _warn_of_foreign_windows(fingerprint: Fingerprint, plan: Plan) -> None:
+    """A preset's clip window in other units than the scans'."""
+    for facts, channel in zip(fingerprint.channels, plan.channels, strict=True):
+        covered = min(facts.maximum, channel.high) - max(facts.minimum, channel.low)
+        if covered < 0.2 * (channel.high - channel.low):
+            console.warn(
+                f"channel {channel.name}: intensities from {facts.minimum:.4g} to {facts.maximum:.4g} fill little of the clip window "
+                f"{channel.low:.4g} to {channel.high:.4g}; is the preset one for such scans?"
+            )
+
+
+def _warn_of_small_tumors(fingerprint: Fingerprint, plan: Plan) -> None:
+    finer = rules.spacing_for_small_tumors(rules.usual_extent(fingerprint.tumors, 50), plan.window.spacing_mm)
+    if finer is not None:
+        wanted = ",".join(f"{s:.2g}" for s in finer)
+        console.warn(
+            "the median tumor is less than 1.5 latent cells wide, which masks hardly survive, and memory allows no finer grid; plan with one and "
+            f"a smaller window, such as --set window.spacing_mm=[{wanted}] --set window.shape=[48,48,48]"
+        )
+
+
+def _check_owner(workspace: Workspace, dataset: Dataset) -> None:
+    if workspace.fingerprint_file.is_file():
+        found = str(read_plain(workspace.fingerprint_file, "delete it and plan again").get("path"))
+        if found != str(dataset.path):
+            remedy = "choose another folder with --work (one workspace, one data set)"
+            fault = Fault(str(workspace.root), f"the workspace of {found}", str(dataset.path), remedy)
+            raise StateError("The workspace belongs to another data set", [fault])
+
+
+def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) -> Fingerprint:
+    """The fingerprint on file if the data are unchanged, else a new one (which checks every file)."""
+    if workspace.fingerprint_file.is_file():
+        old = read_record(Fingerprint, workspace.fingerprint_file, "delete it and plan again")
+        if old.tumor_name == dataset.tumor_name and old.content_hash == content_hash(dataset):
+            console.note("the data set is unchanged: its fingerprint is kept")
+            return old
+    with console.progress("checking and measuring", len(dataset.cases)) as tick:
+        findings = make_fingerprint(dataset, workers, tick)
+    for line in findings.notes:
+        console.warn(line)
+    write_json(workspace.fingerprint_file, findings.fingerprint)
+    return findings.fingerprint
+
+
+def plan_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
+    """The plan as a table a person can check: field, value, rule, inputs (and source, where it is not the rule)."""
+    rows = []
+    for d in plan.decisions:
+        rule = d.rule if d.source == "rule" else f"{d.source} (rule: {d.rule})"
+        rows.append((d.field, _short(d.value), rule, ", ".join(f"{k} {_short(v)}" for k, v in d.inputs.items())))
+    latent = "×".join(map(str, plan.window.latent_shape))
+    rows.insert(
+        0, ("window.latent_shape", latent, "a quarter of the window per axis", f"window {_short(plan.window.shape)}")
+    )
+    return rows
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ("×" if all(isinstance(v, (int, float)) for v in value) else " ").join(_short(v) for v in value)
+    return str(value)

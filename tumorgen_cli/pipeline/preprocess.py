@@ -1,0 +1,68 @@
+"""Stage `preprocess`: raw cases -> cases on the working grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tumorgen_cli.data.checks import read_header
+from tumorgen_cli.data.hosts import case_words, cases_among, host_scans
+from tumorgen_cli.data.workers import worker_count
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.preprocess import preprocess
+from tumorgen_cli.synthesis.places import dataset_of
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.json_records import read_record, write_json
+from tumorgen_cli.system.locks import locked
+
+
+def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
+    """Preprocesses every case of the plan that is not done; returns how many were written."""
+    plan, splits = workspace.plan(), workspace.splits()
+    dataset = dataset_of(plan)
+    facts = {case.case: case for case in workspace.fingerprint().cases}
+    cases = [*splits.train, *splits.test]
+    jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
+    count = worker_count([facts[case].grid for case in cases], len(plan.channels)) if workers is None else workers
+    with locked(workspace.root, "preprocess"), console.progress("preprocessing", len(jobs)) as tick:
+        return preprocess(plan, jobs, workspace.cases, count, tick)
+
+
+def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None = None) -> int:
+    """Preprocesses the tumor-free scans of a folder that are not done, for methods that learn from them; returns how many were written.
+
+    Scans are known by name: one that is there already is not preprocessed again.
+
+    Raises:
+        DataError: scans that cannot be read, or that are the data set's own cases, under whatever name.
+    """
+    plan, splits = workspace.plan(), workspace.splits()
+    hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
+    known = cases_among({host.case: host.files[0] for host in hosts}, dataset_of(plan), [*splits.train, *splits.test])
+    if known:
+        found = f"{len(known)} of the data set's own cases, or scans of their names ({case_words(known)})"
+        fault = Fault(
+            str(healthy),
+            found,
+            "other scans",
+            "remove them, or rename what is another scan: held-out cases teach nothing",
+        )
+        raise DataError("Labelled cases are among the healthy scans", [fault])
+    grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
+    count = worker_count(grids, len(plan.channels)) if workers is None else workers
+    with locked(workspace.root, "preprocess"), console.progress("preprocessing healthy scans", len(hosts)) as tick:
+        written = preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabelled, count, tick)
+    write_json(workspace.healthy_file, sorted({*map(str, healthy_folders(workspace)), str(healthy.resolve())}))
+    return written
+
+
+def healthy_folders(workspace: Workspace) -> list[Path]:
+    """The folders of tumor-free scans that methods of a workspace learn from."""
+    if not workspace.healthy_file.is_file():
+        return []
+    return [
+        Path(folder)
+        for folder in read_record(
+            tuple[str, ...], workspace.healthy_file, "run `tumorgen preprocess --healthy DIR` again"
+        )
+    ]

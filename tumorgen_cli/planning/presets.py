@@ -1,0 +1,77 @@
+"""Presets and `--set`: named plan fields that win over the rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.system.json_records import unknown_name
+
+
+def preset_folder() -> Path:
+    """Where the presets lie: `plans/` of the repository, or the wheel's copy of it."""
+    packaged = Path(str(resources.files("tumorgen_cli"))) / "plans"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "plans"
+
+
+def preset_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in preset_folder().glob("*.yaml")))
+
+
+def preset_text(name: str) -> str:
+    """The YAML of a preset, comments and all.
+
+    Raises:
+        PlanError: no such preset (a path to a YAML file is taken, too).
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else preset_folder() / f"{name}.yaml"
+    if not path.is_file():
+        raise PlanError("No such preset", [unknown_name("--preset", name, preset_names())])
+    return path.read_text(encoding="utf-8")
+
+
+def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """Field -> (value, source) from a preset and from `a.b=value` settings, which win.
+
+    Raises:
+        PlanError: no such preset, or a setting without `=`.
+    """
+    import yaml
+
+    found: dict[str, tuple[Any, str]] = {}
+    if preset:
+        try:
+            tree = yaml.safe_load(preset_text(preset)) or {}
+        except yaml.YAMLError as error:
+            raise PlanError("A preset cannot be read", [Fault(preset, str(error), "YAML", "mend it there")]) from error
+        if not isinstance(tree, Mapping):
+            raise PlanError(
+                "A preset cannot be read",
+                [Fault(preset, f"a {type(tree).__name__}", "fields with values", "see `tumorgen presets`")],
+            )
+        found.update({field: (value, f"preset {preset}") for field, value in _flatten(tree)})
+    faults = []
+    for setting in settings:
+        field, sign, text = setting.partition("=")
+        if not sign or not field:
+            faults.append(Fault(f"--set {setting}", "no '='", "field=value", "for example --set window.alpha=0.1"))
+            continue
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = yaml.safe_load(text)
+        found[field.strip()] = (value, "--set")
+    if faults:
+        raise PlanError("A setting cannot be read", faults)
+    return found
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        leaves += _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return leaves
