@@ -23,7 +23,7 @@ from tumorgen_cli.data.phantom import DATASET, write_phantoms
 from tumorgen_cli.geometry import Triple
 from tumorgen_cli.judge.card import LIMITS, JudgeRecord, copy_judge, model_card
 from tumorgen_cli.judge.train import train_judge
-from tumorgen_cli.nnunet.job import CaseFiles, TrainingData, training_data
+from tumorgen_cli.nnunet.job import TrainingCase, TrainingData, training_data
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
@@ -144,7 +144,7 @@ def with_phantoms(data: TrainingData, folder: Path) -> TrainingData:
     return dataclasses.replace(data, train=(*data.train, *learned), test=(*data.test, *held_out))
 
 
-def phantoms(folder: Path, name: str, kind: str, count: int, seed: int) -> list[CaseFiles]:
+def phantoms(folder: Path, name: str, kind: str, count: int, seed: int) -> list[TrainingCase]:
     """`count` phantoms, written if they are not there; `name` begins each one's name."""
     folder = folder / f"{name}_{kind}"
     done = folder / f"seed_{seed}_{count}"
@@ -154,7 +154,7 @@ def phantoms(folder: Path, name: str, kind: str, count: int, seed: int) -> list[
             done.touch()
     dataset = read_dataset(folder / DATASET)
     return [
-        CaseFiles(f"{name}_{kind}_{number:03d}", dataset.image_files(case), dataset.label_file(case))
+        TrainingCase(f"{name}_{kind}_{number:03d}", dataset.image_files(case), dataset.label_file(case))
         for number, case in enumerate(dataset.cases)
     ]
 

@@ -21,7 +21,7 @@ import torch
 import typer
 from scipy import ndimage, stats
 
-from tumorgen_cli.evaluation.cases import CaseFiles, read_case, real_tumors
+from tumorgen_cli.evaluation.cases import TumorCase, read_case, real_tumors
 from tumorgen_cli.evaluation.measure import window_around
 from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.metrics.feature_networks import Network, hand_made, inception, lite0, nnunet_encoder
@@ -64,15 +64,15 @@ class Window:
     edges: tuple[float, ...]
 
 
-def one_a_scan(tumors: Sequence[CaseFiles]) -> list[CaseFiles]:
+def one_a_scan(tumors: Sequence[TumorCase]) -> list[TumorCase]:
     """The largest tumor of each scan: the study's splits take every row for a patient of its own."""
-    first: dict[str, CaseFiles] = {}
+    first: dict[str, TumorCase] = {}
     for files in tumors:
         first.setdefault(files.host, files)
     return list(first.values())
 
 
-def read_windows(plan: Plan, tumors: Sequence[CaseFiles]) -> list[Window]:
+def read_windows(plan: Plan, tumors: Sequence[TumorCase]) -> list[Window]:
     """The windows of tumors, in their order."""
     found = []
     for files in tumors:

@@ -20,7 +20,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from tumorgen_cli.evaluation.cases import CaseFiles, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
 from tumorgen_cli.evaluation.measure import verdict_of
 from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.judge.model import Judge
@@ -99,7 +99,7 @@ def hours(seconds: float, scans: int, shards: int) -> tuple[str, str]:
 
 
 def measured_steps(
-    plan: Plan, set_folder: Path, files: tuple[CaseFiles, ...], judge: Judge
+    plan: Plan, set_folder: Path, files: tuple[TumorCase, ...], judge: Judge
 ) -> tuple[list[Step], float]:
     """The steps of both commands (medians over pairs), and the bytes of a scan in memory."""
     made = [record.seconds for record in read_provenance(set_folder)]

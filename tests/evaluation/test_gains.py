@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tumorgen_cli.evaluation.gains import Lesion, PatientScore, Run, score_patient, size_strata, summarize_arms
+from tumorgen_cli.evaluation.gains import (
+    LesionOutcome,
+    PatientScore,
+    TrainedNnunet,
+    score_patient,
+    size_strata,
+    summarize_arms,
+)
 from tumorgen_cli.evaluation.reports import downstream
 
 
@@ -51,10 +58,10 @@ def test_strata(diameters, names):
 
 def run(arm, seed, dices, cases=8, found=True, spurious=0):
     patients = tuple(
-        PatientScore(f"p{i}", value, value, (Lesion(10.0 + 20 * i, found),), (5.0,) * spurious)
+        PatientScore(f"p{i}", value, value, (LesionOutcome(10.0 + 20 * i, found),), (5.0,) * spurious)
         for i, value in enumerate(dices)
     )
-    return Run(arm, cases, seed, 0 if arm == "real" else 32, 0.5, 100, 1.0, "0", patients)
+    return TrainedNnunet(arm, cases, seed, 0 if arm == "real" else 32, 0.5, 100, 1.0, "0", patients)
 
 
 def test_gains_are_paired_by_patient_and_seed():
@@ -100,11 +107,11 @@ def test_a_gain_is_of_the_seeds_that_both_have():
 
 def test_equal_gains_are_ties():
     """1 - 2/3 is not 2/3 - 1/3 in floats, nor are means of the same numbers in another order equal: ranks must not tell them apart."""
-    third, two, whole = ((Lesion(30.0, True),) * n + (Lesion(30.0, False),) * (3 - n) for n in (1, 2, 3))
+    third, two, whole = ((LesionOutcome(30.0, True),) * n + (LesionOutcome(30.0, False),) * (3 - n) for n in (1, 2, 3))
 
     def of(arm, found):
         patients = tuple(PatientScore(f"p{i:02}", 0.5, 0.5, lesions, ()) for i, lesions in enumerate(found))
-        return Run(arm, 8, 0, 0, 1.0, 100, 1.0, "0", patients)
+        return TrainedNnunet(arm, 8, 0, 0, 1.0, 100, 1.0, "0", patients)
 
     before = [two, third, two, third, two, third, two, third, whole, two, whole, two]
     after = [whole, two, whole, two, whole, two, whole, two, two, third, two, third]

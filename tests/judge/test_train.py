@@ -26,7 +26,7 @@ from tumorgen_cli.judge.find import find_judge
 from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.judge.train import score_held_out, train_judge
 from tumorgen_cli.nnunet import runner, trainer
-from tumorgen_cli.nnunet.job import CPU_SIZE, CaseFiles, Schedule, Size, make_job, training_data
+from tumorgen_cli.nnunet.job import CPU_SIZE, Schedule, Size, TrainingCase, make_job, training_data
 from tumorgen_cli.nnunet.results import Learnt, read_learnt, results_root
 from tumorgen_cli.nnunet.runner import results_folder
 from tumorgen_cli.nnunet.schedule import choose_schedule, shrink_configuration, shrink_patch
@@ -138,7 +138,7 @@ def test_faulty_cases_are_told_all_at_once(data, tmp_path):
             first,
             first,
             dataclasses.replace(first, name="gone", label=tmp_path / "gone.nii.gz"),
-            CaseFiles("none", (), first.label),
+            TrainingCase("none", (), first.label),
         ),
         test=(first,),
     )
@@ -198,7 +198,7 @@ def test_held_out_scores_by_hand(tmp_path):
     write_volume(tmp_path / "a.nii.gz", label.astype(np.uint8), grid)
     write_volume(tmp_path / "b_0000.nii.gz", image * 0, grid)
     write_volume(tmp_path / "b.nii.gz", (label * 0).astype(np.uint8), grid)
-    cases = [CaseFiles(name, (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz") for name in "ab"]
+    cases = [TrainingCase(name, (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz") for name in "ab"]
     a, b = score_held_out(FakeJudge(), cases, 2, 2.0)
     assert a.dice == pytest.approx(2 / 3, abs=1e-4)
     assert score_held_out(FakeJudge(), cases[:1], 2, 100.0)[0].surface_dice == 1.0  # everything is near enough

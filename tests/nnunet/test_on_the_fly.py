@@ -22,7 +22,7 @@ from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.judge import model
 from tumorgen_cli.nnunet.on_the_fly import settings
 from tumorgen_cli.nnunet.on_the_fly import trainer as trainer_module
-from tumorgen_cli.nnunet.on_the_fly.pool import Entry, Pool
+from tumorgen_cli.nnunet.on_the_fly.pool import PaintedPatch, Pool
 from tumorgen_cli.nnunet.on_the_fly.settings import PainterJob, Painting, Progress
 from tumorgen_cli.nnunet.on_the_fly.trainer import PaintedDataset
 from tumorgen_cli.pipeline.nnunet_setup import job_folders, job_lines, set_up
@@ -38,7 +38,7 @@ def entry(number, value=0.0, shape=(6, 5, 4)):
     labels = np.zeros((1, *shape), np.int8)
     labels[0, 2, 2, 2] = 1
     found = {1: np.argwhere(labels == 1), (1,): np.zeros((0, 4), int), (-1, 0, 1): np.argwhere(labels >= 0)}
-    return Entry(number, np.full((2, *shape), value, np.float32), labels, found)
+    return PaintedPatch(number, np.full((2, *shape), value, np.float32), labels, found)
 
 
 def test_the_oldest_make_room(tmp_path):
@@ -699,7 +699,7 @@ def test_the_log_says_what_is_painted_and_what_it_costs(living, painting):
     assert "Healthy_000, Healthy_001" in log[0]
     most = int(re.search(r"at most (\d+) MiB", log[1])[1])
     shape = made.job.shape
-    full = Entry(
+    full = PaintedPatch(
         2, np.zeros((1, *shape), np.float32), np.zeros((1, *shape), np.int8), {1: np.zeros((10_000, 4), np.int64)}
     )
     for number in range(2):

@@ -12,11 +12,11 @@ from tumorgen_cli.planning import presets
 from tumorgen_cli.planning.plan import ChannelPlan, make_plan, read_plan
 from tumorgen_cli.planning.presets import read_overrides
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import PlanError, StateError
 from tumorgen_cli.system.json_records import to_plain, write_json
 
-CPU = Budget("cpu", 8.0, 0.0)
+CPU = DeviceBudget("cpu", 8.0, 0.0)
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_there_are_presets():
 
 
 @pytest.mark.parametrize("name", presets.preset_names())
-@pytest.mark.parametrize("budget", [CPU, Budget("cuda", 24.0, 2.0)], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("budget", [CPU, DeviceBudget("cuda", 24.0, 2.0)], ids=["cpu", "cuda"])
 def test_every_preset_plans(make, workspace, name, budget):
     plan = make(name, budget=budget)
     for method in METHODS:

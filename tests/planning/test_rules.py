@@ -12,7 +12,7 @@ from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import CaseFacts, ChannelFacts, Fingerprint, TumorFacts
 from tumorgen_cli.planning.plan import make_plan
-from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.devices import DeviceBudget
 
 PERCENTILES = ("0.5", "5", "50", "95", "99", "99.5", "99.9", "99.95")
 
@@ -44,7 +44,7 @@ def planned(found, budget):
 def test_the_papers_lung_crops():
     """200×200×100 is resized to 128×128×64: one factor, 1.5625 (TumorGen, section 3.1)."""
     found = fingerprint((200, 200, 100), (2.04, 2.04, 3.0), [(30, 35, 30)] * 60)
-    plan = planned(found, Budget("cuda", 24.0, 2.0))
+    plan = planned(found, DeviceBudget("cuda", 24.0, 2.0))
     assert plan.window.shape == (128, 128, 64)
     assert plan.window.latent_shape == (32, 32, 16)
     np.testing.assert_allclose(plan.window.spacing_mm, np.array((2.04, 2.04, 3.0)) * 1.5625)
@@ -71,7 +71,7 @@ def test_the_main_channel_is_the_one_tumors_stand_out_in():
 def test_whole_body_ct_gets_a_window_around_the_tumor():
     """A resize of 4.6 would be needed to see the whole scan; 60 mm tumors and 25 mm around them need 112×112×37."""
     found = fingerprint((512, 512, 400), (0.98, 0.98, 3.0), [(60, 60, 60)] * 60, name="CT")
-    plan = planned(found, Budget("cuda", 24.0, 2.0))
+    plan = planned(found, DeviceBudget("cuda", 24.0, 2.0))
     assert plan.window.shape == (112, 112, 48)
     assert plan.window.spacing_mm == (0.98, 0.98, 3.0)
     assert "whole case" not in next(d for d in plan.decisions if d.field == "window.shape").rule
@@ -81,13 +81,13 @@ def test_less_memory_is_a_coarser_window():
     found = fingerprint((200, 200, 100), (2.04, 2.04, 3.0), [(30, 35, 30)] * 60)
     windows = [
         planned(found, budget).window
-        for budget in (Budget("cuda", 24.0, 2.0), Budget("cuda", 12.0, 2.0), Budget("cpu", 8.0, 0.0))
+        for budget in (DeviceBudget("cuda", 24.0, 2.0), DeviceBudget("cuda", 12.0, 2.0), DeviceBudget("cpu", 8.0, 0.0))
     ]
     voxels = [math.prod(w.shape) for w in windows]
     assert voxels == sorted(voxels, reverse=True)
     assert voxels[1] <= rules.PAPER_VOXELS / 2
     assert voxels[2] <= rules.CPU_VOXELS
-    assert planned(found, Budget("cpu", 8.0, 0.0)).precision == "fp32"
+    assert planned(found, DeviceBudget("cpu", 8.0, 0.0)).precision == "fp32"
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -98,7 +98,7 @@ def test_any_data_set(seed):
     spacing = tuple(float(s) for s in rng.uniform(0.6, 5.0, 3))
     extent = np.array(shape) * spacing
     extents = [tuple(np.minimum(rng.uniform(4, 120, 3), 0.9 * extent)) for _ in range(20)]
-    budget = Budget("cuda" if rng.random() < 0.5 else "cpu", float(rng.uniform(4, 80)), 0.0)
+    budget = DeviceBudget("cuda" if rng.random() < 0.5 else "cpu", float(rng.uniform(4, 80)), 0.0)
     plan = planned(fingerprint(shape, spacing, extents, cases=20), budget)
     window = plan.window
     assert all(n % 16 == 0 and n >= 32 for n in window.shape)
@@ -212,7 +212,7 @@ def test_small_tumors_ask_for_a_finer_grid():
 def test_small_tumors_get_a_finer_grid_where_the_budget_allows_it():
     """A whole-body set with tumors of 2 cm on 4 mm voxels: two latent cells a tumor, less context; or a warning's case."""
     found = fingerprint((168, 168, 250), (4.07, 4.07, 3.0), [(20, 20, 20)] * 20)
-    window = planned(found, Budget("cpu", 8.0, 0.0)).window
+    window = planned(found, DeviceBudget("cpu", 8.0, 0.0)).window
     assert all(20 / (4 * s) >= 1.5 for s in window.spacing_mm)
     assert all(e >= 20 + 2 * 25 - 0.5 * s for e, s in zip(window.extent_mm, window.spacing_mm, strict=True))
     assert math.prod(window.shape) <= rules.CPU_VOXELS
@@ -222,7 +222,9 @@ def test_small_tumors_get_a_finer_grid_where_the_budget_allows_it():
         is None
     )
     assert (
-        planned(fingerprint((168, 168, 250), (4.07, 4.07, 3.0), mixed), Budget("cpu", 8.0, 0.0)).window.spacing_mm[0]
+        planned(
+            fingerprint((168, 168, 250), (4.07, 4.07, 3.0), mixed), DeviceBudget("cpu", 8.0, 0.0)
+        ).window.spacing_mm[0]
         > 4.07
     )
 

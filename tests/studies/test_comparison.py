@@ -18,9 +18,9 @@ from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.evaluation.comparison import (
     COLUMNS,
     Comparison,
-    Entry,
+    MethodEntry,
     Painted,
-    StageRun,
+    StageCost,
     Value,
     best_of,
     make_table,
@@ -37,7 +37,7 @@ BY_KEY = {column.key: column for column in COLUMNS}
 
 
 def entries(key, **values):
-    return [Entry(method, method, "", {key: Value(*value)}) for method, value in values.items()]
+    return [MethodEntry(method, method, "", {key: Value(*value)}) for method, value in values.items()]
 
 
 def test_the_best_is_marked_where_it_is_told_apart():
@@ -141,7 +141,7 @@ def test_what_training_cost_and_came_to_is_told(tmp_path):
         {"iterations": 3, "seconds": 1.5, "device": "cpu", "numbers": {"unlabelled_scans": 2.0}},
     )
     runs = stage_runs({"segmentor": tmp_path / "segmentor", "gan": tmp_path / "gan"}, {"segmentor": 9, "gan": 5})
-    assert runs == (StageRun("gan", 3, 5, 1.5, "cpu", {"unlabelled_scans": 2.0}),)
+    assert runs == (StageCost("gan", 3, 5, 1.5, "cpu", {"unlabelled_scans": 2.0}),)
     told = _training(Comparison("", "", "", 0, "", "", "", "", False, 1.0, {"freetumor": runs}, ()))
     assert "unlabelled scans 2" in told
 
@@ -171,11 +171,11 @@ def run_of(workspace, stage):
 
 def test_the_same_steps_for_every_stage_that_is_not_trained(fresh):
     from tumorgen_cli.pipeline.train import train_stage
-    from tumorgen_cli.studies.training_length import Budget, train_within
+    from tumorgen_cli.studies.training_length import TrainingLength, train_within
 
     train_stage(fresh, "tumorgen", "vae", 1, "cpu")
     before = run_of(fresh, "vae")
-    train_within(fresh, "tumorgen", Budget(iterations=2), "cpu")
+    train_within(fresh, "tumorgen", TrainingLength(iterations=2), "cpu")
     assert run_of(fresh, "vae") == before  # though it is shorter
     assert [run_of(fresh, stage)["iterations"] for stage in ("flow", "refiner")] == [2, 2]
     assert not (fresh.root / "comparison").exists()

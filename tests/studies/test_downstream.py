@@ -16,13 +16,13 @@ from support.workspaces import TOY
 from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume, write_volume
-from tumorgen_cli.evaluation.gains import Design, Downstream, Lesion, PatientScore, Run, summarize_arms
+from tumorgen_cli.evaluation.gains import Design, Downstream, LesionOutcome, PatientScore, TrainedNnunet, summarize_arms
 from tumorgen_cli.evaluation.reports.downstream import draw
 from tumorgen_cli.judge import model
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.nnunet import job as job_module
 from tumorgen_cli.nnunet import runner
-from tumorgen_cli.nnunet.job import CaseFiles, Schedule, Size
+from tumorgen_cli.nnunet.job import Schedule, Size, TrainingCase
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.pipeline.nnunet_setup import set_up
@@ -99,8 +99,12 @@ def nnunets(monkeypatch):
 
     def score(task, plan, schedule, kind):
         value = min(1.0, len(set(task.job.train)) / 20)
-        patients = tuple(PatientScore(case.name, value, value, (Lesion(30.0, True),), ()) for case in task.data.test)
-        run = Run(task.arm, task.cases, task.seed, task.pairs, task.real_share, 21, 0.1, task.job.inputs_hash, patients)
+        patients = tuple(
+            PatientScore(case.name, value, value, (LesionOutcome(30.0, True),), ()) for case in task.data.test
+        )
+        run = TrainedNnunet(
+            task.arm, task.cases, task.seed, task.pairs, task.real_share, 21, 0.1, task.job.inputs_hash, patients
+        )
         write_json(task.folder / "run.json", run)
         return run
 
@@ -241,7 +245,7 @@ def test_what_nnunet_ignores_is_not_scored(copy, tmp_path, monkeypatch):
     write_volume(tmp_path / "label.nii.gz", np.where(corner, 2, labels).astype(np.uint8), grid)
     found = SimpleNamespace(tumor=lambda image, grid: (labels == 1) | corner)
     monkeypatch.setattr(model, "Judge", lambda *_: found)
-    files = CaseFiles(case, dataset.image_files(case), tmp_path / "label.nii.gz")
+    files = TrainingCase(case, dataset.image_files(case), tmp_path / "label.nii.gz")
     for names, spurious in (
         ({"background": 0, "tumor": 1, "organ": 2}, 1),
         ({"background": 0, "tumor": 1, "ignore": 2}, 0),
@@ -405,9 +409,9 @@ def test_wrong_options_are_told_at_once(tmp_path):
 def test_page_and_tables():
     def run(arm, cases, value):
         patients = tuple(
-            PatientScore(f"p{i}", value + 0.1 * i, value, (Lesion(30.0 + i, True),), (30.0,)) for i in range(4)
+            PatientScore(f"p{i}", value + 0.1 * i, value, (LesionOutcome(30.0 + i, True),), (30.0,)) for i in range(4)
         )
-        return Run(arm, cases, 0, 0, 1.0, 21, 0.1, "0", patients)
+        return TrainedNnunet(arm, cases, 0, 0, 1.0, 21, 0.1, "0", patients)
 
     runs = tuple(run(arm, cases, 0.3 + 0.1 * (arm != "real")) for cases in (2, 4) for arm in DESIGN.arms)
     arms = tuple(summarize_arms(runs))

@@ -10,7 +10,7 @@ import pytest
 from tumorgen_cli.data.integrity import CaseVoxels
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume
-from tumorgen_cli.evaluation.cases import CaseFiles, real_tumors
+from tumorgen_cli.evaluation.cases import TumorCase, real_tumors
 from tumorgen_cli.planning.fingerprint import CaseFacts, Fingerprint, measure_tumors
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
@@ -66,7 +66,7 @@ TOY = (
 )
 
 
-def tumors_of(plan: Plan, splits: Splits) -> tuple[CaseFiles, ...]:
+def tumors_of(plan: Plan, splits: Splits) -> tuple[TumorCase, ...]:
     return real_tumors(plan, fingerprint_of(plan, splits), splits)
 
 

@@ -22,7 +22,7 @@ def test_cuda_where_there_is_none(monkeypatch):
 def test_the_budget_of_a_cpu(monkeypatch):
     monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 1.5)
     monkeypatch.setattr(devices, "available_memory_gib", lambda: 15.55)
-    assert find_budget("cpu", None) == devices.Budget("cpu", 15.6, 1.5)
+    assert find_budget("cpu", None) == devices.DeviceBudget("cpu", 15.6, 1.5)
     assert find_budget("cpu", 4.0).memory_gib == 4.0
 
 

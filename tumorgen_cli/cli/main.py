@@ -470,11 +470,11 @@ def compare(
     names = method_names("--methods", methods, faults)
     from tumorgen_cli.evaluation.comparison import RULE, table_rows
     from tumorgen_cli.studies.comparison import Hosts, Scoring, compare_methods
-    from tumorgen_cli.studies.training_length import Budget
+    from tumorgen_cli.studies.training_length import TrainingLength
 
     hosts, scoring = Hosts(healthy, cases, paint_in, host_labels), Scoring(judge, features, inception)
     made = compare_methods(
-        open_workspace(work), names, pairs, hosts, Budget(iterations, minutes), scoring, device, seed, train_on
+        open_workspace(work), names, pairs, hosts, TrainingLength(iterations, minutes), scoring, device, seed, train_on
     )
     if as_json:
         console.print_json(made)
@@ -641,4 +641,3 @@ def _show_run(result: Any, as_json: bool) -> None:
         return
     _show_set(result.pairs, False)
     _show_scores(result.scores, False)
-

@@ -25,7 +25,7 @@ _SYNTHESIZE = "run `tumorgen synthesize` again"
 
 
 @dataclass(frozen=True)
-class CaseFiles:
+class TumorCase:
     """One tumor, and where its scan lies. `host`: what it was painted into, of a real tumor the case it lies in. In voxels, `box`: where
     the scan may have changed, `asked`: the box as it was drawn or given (`Provenance`); of a real tumor both are its tight one."""
 
@@ -41,7 +41,7 @@ class CaseFiles:
 class Volumes:
     """The scan and the labels of a case, read and hashed once, when first asked for: a scan may hold many tumors."""
 
-    def __init__(self, files: CaseFiles) -> None:
+    def __init__(self, files: TumorCase) -> None:
         self.images, self.label = files.images, files.label
 
     @cached_property
@@ -61,7 +61,7 @@ class Volumes:
         return read_image(self.images)
 
 
-def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
+def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[TumorCase, ...]:
     """The pairs of a set by its provenance.
 
     Raises:
@@ -69,7 +69,7 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
     """
     ending = read_plain(set_folder / "dataset.json", _SYNTHESIZE).get("file_ending", ".nii.gz")
     found = tuple(
-        CaseFiles(
+        TumorCase(
             "synthetic",
             line.case,
             line.host,
@@ -96,7 +96,7 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[CaseFiles, ...]:
     return found
 
 
-def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[CaseFiles, ...]:
+def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[TumorCase, ...]:
     """The tumors of the training and the test cases of the plan's dataset, named by their case, with a number where it has several.
 
     Raises:
@@ -105,7 +105,7 @@ def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[C
     folder, tumors = Path(plan.dataset_path), {facts.case: facts.tumors for facts in fingerprint.cases}
     groups: dict[Group, tuple[str, ...]] = {"train": splits.train, "test": splits.test}
     found = tuple(
-        CaseFiles(
+        TumorCase(
             group,
             case if len(tumors[case]) == 1 else f"{case}_tumor{number}",
             case,
@@ -128,13 +128,13 @@ def _paths(folder: Path, case: str, channels: int, ending: str) -> tuple[tuple[P
     return images, folder / "labelsTr" / f"{case}{ending}"
 
 
-def _missing(cases: Sequence[CaseFiles], remedy: str) -> list[Fault]:
+def _missing(cases: Sequence[TumorCase], remedy: str) -> list[Fault]:
     paths = [path for files in cases for path in (*files.images, files.label)]
     return [Fault(str(path), "no such file", "a file of the case", remedy) for path in paths if not path.is_file()]
 
 
 def read_case(
-    plan: Plan, files: CaseFiles, volumes: Volumes | None = None
+    plan: Plan, files: TumorCase, volumes: Volumes | None = None
 ) -> tuple[np.ndarray, Grid, np.ndarray, np.ndarray]:
     """image (C, X, Y, Z), grid, the tumor that counts, other tumor voxels (both (X, Y, Z) bool).
 
@@ -146,7 +146,7 @@ def read_case(
     return *_image_of(files, volumes), tumor, others
 
 
-def _image_of(files: CaseFiles, volumes: Volumes) -> tuple[np.ndarray, Grid]:
+def _image_of(files: TumorCase, volumes: Volumes) -> tuple[np.ndarray, Grid]:
     (image, grid), (_, label_grid) = volumes.image, volumes.labels
     if not same_geometry(grid, label_grid):
         remedy = _SYNTHESIZE if files.group == "synthetic" else "correct the label, then plan again"
@@ -155,7 +155,7 @@ def _image_of(files: CaseFiles, volumes: Volumes) -> tuple[np.ndarray, Grid]:
     return image, grid
 
 
-def read_tumor(plan: Plan, files: CaseFiles, volumes: Volumes | None = None) -> tuple[np.ndarray, np.ndarray, Grid]:
+def read_tumor(plan: Plan, files: TumorCase, volumes: Volumes | None = None) -> tuple[np.ndarray, np.ndarray, Grid]:
     """The tumor that counts, of a pair what lies in the painted box, and all other tumor voxels (X, Y, Z) bool; their grid.
 
     Raises:

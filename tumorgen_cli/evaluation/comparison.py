@@ -116,7 +116,7 @@ PAPER_NOTE = (
 
 
 @dataclass(frozen=True)
-class StageRun:
+class StageCost:
     """What a trained stage cost, and measured of itself, from its run.json; `planned` are the plan's steps."""
 
     stage: str
@@ -128,7 +128,7 @@ class StageRun:
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodEntry:
     """A method on one set of hosts. `failure` says why there are no values; it is empty where there are."""
 
     method: str
@@ -155,7 +155,7 @@ class Table:
     pairs: int
     alike: int
     real: dict[str, Value]
-    entries: tuple[Entry, ...]
+    entries: tuple[MethodEntry, ...]
     best: dict[str, str]
 
 
@@ -173,7 +173,7 @@ class Comparison:
     features: str
     is_fid: bool
     tolerance_mm: float
-    training: dict[str, tuple[StageRun, ...]]
+    training: dict[str, tuple[StageCost, ...]]
     tables: tuple[Table, ...]
 
 
@@ -184,9 +184,9 @@ def make_table(
     entries = []
     for method in methods:
         if method in failures:
-            entries.append(Entry(method, "", failures[method]))
+            entries.append(MethodEntry(method, "", failures[method]))
         else:
-            entries.append(Entry(method, str(made[method].folder), "", set_values(made[method])))
+            entries.append(MethodEntry(method, str(made[method].folder), "", set_values(made[method])))
     real = real_values([each.scores for each in made.values()])
     entries = [
         replace(entry, values={key: _beside(value, real.get(key)) for key, value in entry.values.items()})
@@ -261,7 +261,7 @@ def _beside(value: Value, real: Value | None) -> Value:
     return replace(value, note=f"of {value.counts[0]} against {value.counts[1]} slices alone")
 
 
-def best_of(column: Column, real: Mapping[str, Value], entries: Iterable[Entry]) -> str:
+def best_of(column: Column, real: Mapping[str, Value], entries: Iterable[MethodEntry]) -> str:
     """The method with the best value of a column, if it is told apart from every other's (see `RULE`); else empty."""
     counts = real[column.key].counts if column.key in real else None
     known = {e.method: e.values[column.key] for e in entries if column.key in e.values}
@@ -286,12 +286,12 @@ def _from_half(value: Value) -> Value:
     return Value(abs(value.value - 0.5), 0.0 if low < 0 < high else min(abs(low), abs(high)), max(abs(low), abs(high)))
 
 
-def stage_runs(folders: Mapping[str, Path], planned: Mapping[str, int]) -> tuple[StageRun, ...]:
+def stage_runs(folders: Mapping[str, Path], planned: Mapping[str, int]) -> tuple[StageCost, ...]:
     """The finished stages of a method, by its runs' folders."""
     files = {stage: folder / "run.json" for stage, folder in folders.items()}
     runs = {stage: read_plain(path, "train the stage again") for stage, path in files.items() if path.is_file()}
     return tuple(
-        StageRun(stage, run["iterations"], planned[stage], run["seconds"], run["device"], run["numbers"])
+        StageCost(stage, run["iterations"], planned[stage], run["seconds"], run["device"], run["numbers"])
         for stage, run in runs.items()
     )
 
@@ -310,7 +310,7 @@ def comparison_csv(comparison: Comparison) -> str:
     paper_keys = ("paper_fid_hecktor_autopet", "paper_dsc_nsd", "paper_seconds")
     sheet.writerow(["hosts", "method", *keys, "best", "training_steps", "training_minutes", *paper_keys, "failure"])
     for table in comparison.tables:
-        for entry in (Entry("real", "", "", table.real), *table.entries):
+        for entry in (MethodEntry("real", "", "", table.real), *table.entries):
             values = [entry.values.get(column.key, Value(_NAN)) for column in COLUMNS]
             numbers = ["" if not math.isfinite(n) else f"{n:.6g}" for v in values for n in (v.value, v.low, v.high)]
             best = " ".join(key for key, method in table.best.items() if method == entry.method)
@@ -349,7 +349,7 @@ def shown(column: Column, value: Value | None) -> tuple[str, str]:
 
 def table_rows(table: Table, comparison: Comparison) -> list[tuple[str, ...]]:
     """One set of hosts for the terminal: a row a measure, a column for real cases and for each method that did not fail."""
-    entries = [Entry("real", "", "", table.real), *(entry for entry in table.entries if not entry.failure)]
+    entries = [MethodEntry("real", "", "", table.real), *(entry for entry in table.entries if not entry.failure)]
     rows = []
     for column in COLUMNS:
         cells = []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tumorgen_cli.evaluation.cases import CaseFiles, Volumes, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, Volumes, synthetic_cases
 from tumorgen_cli.evaluation.measure import Measured, _slice_features, cache_of, measure_case, verdict_of
 from tumorgen_cli.evaluation.scores import (
     UNDEFINED_STATISTICS,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 def evaluate_set(
     plan: Plan,
-    real: Sequence[CaseFiles],
+    real: Sequence[TumorCase],
     set_folder: Path,
     out: Path,
     judge: Judge | None,
@@ -112,7 +112,7 @@ def evaluate_set(
     return scores
 
 
-def _redrawn_volume(set_folder: Path, real: Sequence[CaseFiles], scores: Sequence[CaseScores]) -> Summary:
+def _redrawn_volume(set_folder: Path, real: Sequence[TumorCase], scores: Sequence[CaseScores]) -> Summary:
     """The volume of each pair's tumor over that of its host's own tumors in its box; pairs that replace none are left out."""
     volume, hash_host = {case.case: case.statistics.volume_ml for case in scores}, functools.cache(hash_files)
     ratios, hosts = [], []
@@ -124,7 +124,7 @@ def _redrawn_volume(set_folder: Path, real: Sequence[CaseFiles], scores: Sequenc
     return summarize(np.array(ratios), "redrawn volume", hosts)
 
 
-def evaluation_steps(set_folder: Path, real: Sequence[CaseFiles]) -> int:
+def evaluation_steps(set_folder: Path, real: Sequence[TumorCase]) -> int:
     """How many tumors `evaluate_set` goes through."""
     return len(read_provenance(set_folder)) + len(real)
 
@@ -162,7 +162,7 @@ def cases_table(scores: Scores) -> str:
 
 
 def _score_case(
-    plan: Plan, files: CaseFiles, found: Measured, cache: Path, judge: Judge | None, volumes: Volumes
+    plan: Plan, files: TumorCase, found: Measured, cache: Path, judge: Judge | None, volumes: Volumes
 ) -> CaseScores:
     verdict = (
         verdict_of(plan, files, cache, judge, volumes) if judge is not None and files.group != "train" else UNJUDGED

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tumorgen_cli.evaluation.cases import CaseFiles, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
 from tumorgen_cli.evaluation.measure import verdict_of
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.provenance import NOT_FOUND
@@ -159,7 +159,7 @@ def _reason(line: Judged, keep: float) -> str | None:
     return NOT_FOUND if math.isfinite(line.proportion) else "empty"
 
 
-def _take(set_folder: Path, out: Path, files: CaseFiles) -> None:
+def _take(set_folder: Path, out: Path, files: TumorCase) -> None:
     preview = set_folder / "previews" / f"{files.case}.png"
     for path in (*files.images, files.label, *([preview] if preview.is_file() else [])):
         link_or_copy(path, out / path.relative_to(set_folder))

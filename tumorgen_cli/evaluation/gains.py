@@ -24,7 +24,7 @@ _EXACT = 13  # patients up to which every assignment of signs is counted
 
 
 @dataclass(frozen=True)
-class Lesion:
+class LesionOutcome:
     """A real lesion: its diameter, and whether a voxel of it was found. Diameters are of the ball of a volume."""
 
     diameter_mm: float
@@ -39,12 +39,12 @@ class PatientScore:
     case: str
     dice: float | None
     surface_dice: float | None
-    lesions: tuple[Lesion, ...]
+    lesions: tuple[LesionOutcome, ...]
     false_positives: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedNnunet:
     """A training and its scores. `cases`: real training cases; `pairs`: synthetic ones (of a live arm: painted by its end);
     `real_share`: of what is drawn in training."""
 
@@ -60,7 +60,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Measure:
+class ArmMeasure:
     """A measure of an arm over patients, the spread between them, and the gain over real cases alone (of false positives: how many
     fewer): interval, p of Wilcoxon's signed-rank test, patients better and worse; nan and 0 for the real arm itself.
 
@@ -77,17 +77,17 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Stratum:
+class SizeGroup:
     """Lesions of a size: the share of a patient's that was found, false positives of that size, and the scores of patients whose
     largest lesion is of it."""
 
     name: str
     lesions: int
     patients: int
-    dice: Measure
-    surface_dice: Measure
-    sensitivity: Measure
-    false_positives: Measure
+    dice: ArmMeasure
+    surface_dice: ArmMeasure
+    sensitivity: ArmMeasure
+    false_positives: ArmMeasure
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Arm:
     seeds: int
     pairs: int
     real_share: float
-    dice: Measure
-    surface_dice: Measure
-    sensitivity: Measure
-    false_positives: Measure
-    by_size: tuple[Stratum, ...]
+    dice: ArmMeasure
+    surface_dice: ArmMeasure
+    sensitivity: ArmMeasure
+    false_positives: ArmMeasure
+    by_size: tuple[SizeGroup, ...]
     spread_over_seeds: float
 
 
@@ -145,7 +145,7 @@ class Downstream:
     device: str
     tolerance_mm: float
     arms: tuple[Arm, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[TrainedNnunet, ...]
     failures: tuple[Failure, ...] = ()
 
 
@@ -155,7 +155,7 @@ def score_patient(
     """Scores of a mask (X, Y, Z) against the truth. A lesion is found by one voxel in common; a false positive touches none."""
     judged = verdict(truth, found, spacing_mm, tolerance_mm)
     known = [round(value, 4) if judged.lesions else None for value in (judged.dice, judged.surface_dice)]
-    lesions = tuple(Lesion(diameter, touched) for diameter, touched in _components(truth, found, spacing_mm))
+    lesions = tuple(LesionOutcome(diameter, touched) for diameter, touched in _components(truth, found, spacing_mm))
     spurious = tuple(diameter for diameter, touched in _components(found, truth, spacing_mm) if not touched)
     return PatientScore(case, known[0], known[1], lesions, spurious)
 
@@ -185,18 +185,20 @@ def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:
     ]
 
 
-def summarize_arms(runs: Sequence[Run]) -> list[Arm]:
+def summarize_arms(runs: Sequence[TrainedNnunet]) -> list[Arm]:
     """Every arm at every number of cases, in the order of the runs. The gain compares patients over the seeds that both arms have."""
     strata = (
         size_strata([lesion.diameter_mm for patient in runs[0].patients for lesion in patient.lesions]) if runs else []
     )
-    groups: dict[tuple[str, int], list[Run]] = {}
+    groups: dict[tuple[str, int], list[TrainedNnunet]] = {}
     for run in runs:
         groups.setdefault((run.arm, run.cases), []).append(run)
     return [_arm(own, groups.get((REAL, cases), []), strata) for (_, cases), own in groups.items()]
 
 
-def _arm(runs: Sequence[Run], real: Sequence[Run], strata: Sequence[tuple[str, float, float]]) -> Arm:
+def _arm(
+    runs: Sequence[TrainedNnunet], real: Sequence[TrainedNnunet], strata: Sequence[tuple[str, float, float]]
+) -> Arm:
     first = runs[0]
     measures = {
         name: _measure(runs, real, pick, f"{first.arm} {first.cases} {name}") for name, pick in MEASURES.items()
@@ -217,8 +219,10 @@ def _arm(runs: Sequence[Run], real: Sequence[Run], strata: Sequence[tuple[str, f
     )
 
 
-def _stratum(runs: Sequence[Run], real: Sequence[Run], name: str, low: float, high: float) -> Stratum:
-    def inside(run: Run) -> Run:
+def _stratum(
+    runs: Sequence[TrainedNnunet], real: Sequence[TrainedNnunet], name: str, low: float, high: float
+) -> SizeGroup:
+    def inside(run: TrainedNnunet) -> TrainedNnunet:
         own = [
             patient
             for patient in run.patients
@@ -232,7 +236,7 @@ def _stratum(runs: Sequence[Run], real: Sequence[Run], name: str, low: float, hi
             patient, lesions=lesions, false_positives=tuple(d for d in patient.false_positives if low <= d < high)
         )
 
-    def cut(run: Run) -> Run:
+    def cut(run: TrainedNnunet) -> TrainedNnunet:
         return replace(run, patients=tuple(of_size(patient) for patient in run.patients))
 
     measures = {
@@ -245,25 +249,27 @@ def _stratum(runs: Sequence[Run], real: Sequence[Run], name: str, low: float, hi
         for part, each in ((inside, "dice"), (inside, "surface_dice"), (cut, "sensitivity"), (cut, "false_positives"))
     }
     lesions = sum(len(patient.lesions) for patient in cut(runs[0]).patients)
-    return Stratum(name, lesions, len(inside(runs[0]).patients), **measures)
+    return SizeGroup(name, lesions, len(inside(runs[0]).patients), **measures)
 
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def _measure(runs: Sequence[Run], real: Sequence[Run], pick: Callable[[PatientScore], float], what: str) -> Measure:
+def _measure(
+    runs: Sequence[TrainedNnunet], real: Sequence[TrainedNnunet], pick: Callable[[PatientScore], float], what: str
+) -> ArmMeasure:
     own = _by_patient(runs, pick)
     summary, spread = summarize(own, what), float(np.nanstd(own, ddof=1)) if np.isfinite(own).sum() > 1 else math.nan
     shared = {run.seed for run in runs} & {run.seed for run in real}
     if runs[0].arm == REAL or not shared:
-        return Measure(summary, spread, None, math.nan, 0, 0, 0)
+        return ArmMeasure(summary, spread, None, math.nan, 0, 0, 0)
     mine, theirs = (_by_patient([run for run in group if run.seed in shared], pick) for group in (runs, real))
     gains = np.round(
         theirs - mine if pick is MEASURES["false_positives"] else mine - theirs, 6
     )  # or sums in another order would differ
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())  # nan is neither
-    return Measure(
+    return ArmMeasure(
         summary,
         spread,
         summarize(gains, f"{what} gain"),
@@ -284,7 +290,7 @@ def _signed_rank(gains: np.ndarray) -> float:
     return float(stats.wilcoxon(other, method=stats.PermutationMethod() if len(other) <= _EXACT else "auto").pvalue)
 
 
-def _by_patient(runs: Sequence[Run], pick: Callable[[PatientScore], float]) -> np.ndarray:
+def _by_patient(runs: Sequence[TrainedNnunet], pick: Callable[[PatientScore], float]) -> np.ndarray:
     """(patients): the mean over runs, nan where no run has a value."""
     values = np.array(
         [[pick(patient) for patient in sorted(run.patients, key=lambda p: p.case)] for run in runs], float

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tumorgen_cli.data.volumes import read_volume, resample, write_volume
-from tumorgen_cli.evaluation.cases import CaseFiles, Volumes, _image_of, read_case, read_tumor
+from tumorgen_cli.evaluation.cases import TumorCase, Volumes, _image_of, read_case, read_tumor
 from tumorgen_cli.evaluation.scores import PLACES
 from tumorgen_cli.figures import upright, upright_grid
 from tumorgen_cli.geometry import Box, Grid, tight_box
@@ -52,7 +52,7 @@ def cache_of(out: Path) -> Path:
     return out.parent / ".cache"
 
 
-def measure_case(plan: Plan, files: CaseFiles, cache: Path, volumes: Volumes | None = None) -> Measured:
+def measure_case(plan: Plan, files: TumorCase, cache: Path, volumes: Volumes | None = None) -> Measured:
     """What is measured of a case, from `cache`/measured if nothing it was made from has changed."""
     volumes = volumes or Volumes(files)
     content = [*volumes.image_hashes, volumes.label_hash]
@@ -70,7 +70,7 @@ def measure_case(plan: Plan, files: CaseFiles, cache: Path, volumes: Volumes | N
         return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(nan_for_none(told["facts"])))
 
 
-def _measure(plan: Plan, files: CaseFiles, volumes: Volumes, path: Path) -> Measured:
+def _measure(plan: Plan, files: TumorCase, volumes: Volumes, path: Path) -> Measured:
     image, grid, tumor, others = read_case(plan, files, volumes)
     painted = np.zeros(grid.shape, bool)
     painted[files.box.slices] = True
@@ -146,7 +146,7 @@ def window_around(
     return (scale(channels, plan.channels, limits) + 1) / 2, tuple(center)
 
 
-def verdict_of(plan: Plan, files: CaseFiles, cache: Path, judge: Judge, volumes: Volumes | None = None) -> Verdict:
+def verdict_of(plan: Plan, files: TumorCase, cache: Path, judge: Judge, volumes: Volumes | None = None) -> Verdict:
     """The judge's verdict on a tumor, around its mask and the box that was asked for; see `evaluate_set`. Its prediction is kept under
     `cache`/predictions, by the hash of the images, the box and the labels that count."""
     volumes = volumes or Volumes(files)

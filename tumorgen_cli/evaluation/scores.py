@@ -63,7 +63,7 @@ class CaseScores:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TraitComparison:
     """One tumor statistic of the synthetic tumors beside that of the training tumors; `ks` is their KS distance."""
 
     field: str
@@ -122,7 +122,7 @@ class LesionCount:
 
 
 @dataclass(frozen=True)
-class Stratum:
+class VolumeGroup:
     """Dice and surface Dice of the tumors from `least_ml` to below `most_ml` (nan: no bound); the bounds are the training tumors' tertiles."""
 
     name: str
@@ -139,7 +139,7 @@ class Agreement:
     measures: tuple[Measure, ...]
     synthetic_lesions: LesionCount
     real_lesions: LesionCount
-    strata: tuple[Stratum, ...]
+    strata: tuple[VolumeGroup, ...]
 
     def of(self, field: str) -> Measure:
         """The measure of a verdict's field."""
@@ -164,7 +164,7 @@ class Scores:
     is_fid: bool
     tolerance_mm: float
     agreement: Agreement
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[TraitComparison, ...]
     redrawn_volume: Summary
     shares: tuple[Share, ...]
     planes: tuple[PlaneDistance, ...]
@@ -193,7 +193,7 @@ def agree(synthetic: Sequence[CaseScores], real: Sequence[CaseScores], training:
             [case for case in cases if low <= case.statistics.volume_ml < high] for cases in (synthetic, real)
         )
         parts = (_measure(field, ours, theirs) for field in ("dice", "surface_dice"))
-        strata.append(Stratum(name, float(low), float(high) if math.isfinite(high) else math.nan, *parts))
+        strata.append(VolumeGroup(name, float(low), float(high) if math.isfinite(high) else math.nan, *parts))
     measures = tuple(_measure(field, synthetic, real) for field in ("dice", "surface_dice", "proportion"))
     return Agreement(measures, _lesions(synthetic), _lesions(real), tuple(strata))
 
@@ -212,12 +212,12 @@ def _lesions(cases: Sequence[CaseScores]) -> LesionCount:
     )
 
 
-def compare(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[Comparison, ...]:
+def compare(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[TraitComparison, ...]:
     """Every statistic of `STATISTICS` side by side."""
     rows = []
     for field, (title, unit) in STATISTICS.items():
         a, b = values_of(synthetic, field), values_of(training, field)
-        rows.append(Comparison(field, title, unit, summarize(a, field), summarize(b, field), ks_distance(a, b)))
+        rows.append(TraitComparison(field, title, unit, summarize(a, field), summarize(b, field), ks_distance(a, b)))
     return tuple(rows)
 
 

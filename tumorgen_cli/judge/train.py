@@ -24,11 +24,11 @@ from tumorgen_cli.metrics.overlap import dice, surface_dice
 from tumorgen_cli.nnunet.job import (
     CONFIGURATION,
     CPU_SIZE,
-    CaseFiles,
-    Job,
     Schedule,
     Size,
+    TrainingCase,
     TrainingData,
+    TrainingJob,
     check_data,
     hash_cases,
     make_job,
@@ -100,7 +100,7 @@ def train_judge(
 
 def score_held_out(
     judge: Judge,
-    cases: Sequence[CaseFiles],
+    cases: Sequence[TrainingCase],
     tumor_label: int,
     tolerance_mm: float,
     ticker: console.Ticker | None = None,
@@ -124,7 +124,7 @@ def score_held_out(
     return tuple(scores)
 
 
-def _finished(folder: Path, job: Job, restart: bool) -> JudgeRecord | None:
+def _finished(folder: Path, job: TrainingJob, restart: bool) -> JudgeRecord | None:
     """The record of a finished judge made of the same; clears the folder for a restart.
 
     Raises:
@@ -150,7 +150,7 @@ def _finished(folder: Path, job: Job, restart: bool) -> JudgeRecord | None:
     return read_record(JudgeRecord, made, "run `tumorgen train judge --restart`") if made.is_file() else None
 
 
-def _train(data: TrainingData, folder: Path, job: Job) -> None:
+def _train(data: TrainingData, folder: Path, job: TrainingJob) -> None:
     """Has nnU-Net trained to its end; its files are then in their places in `folder`."""
     run_job(data, folder, job, "training the judge")
     results = results_folder(folder)
@@ -167,7 +167,7 @@ def _train(data: TrainingData, folder: Path, job: Job) -> None:
 
 
 def _score_and_record(
-    data: TrainingData, folder: Path, job: Job, tolerance_mm: float, fingerprint_hash: str
+    data: TrainingData, folder: Path, job: TrainingJob, tolerance_mm: float, fingerprint_hash: str
 ) -> JudgeRecord:
     from importlib.metadata import version
 

@@ -19,7 +19,7 @@ from tumorgen_cli.training.checkpoints import finished
 from tumorgen_cli.training.stage import Stage
 
 if TYPE_CHECKING:
-    from tumorgen_cli.system.devices import Budget
+    from tumorgen_cli.system.devices import DeviceBudget
 
 
 #: beside a run that began with given weights: their file, hash, and the cases of the data set that they have seen
@@ -70,7 +70,7 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
+    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         """Takes every field of the method's config into `d`."""
 
     @abstractmethod

@@ -29,7 +29,7 @@ from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import REPLAN, Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import from_plain
 from tumorgen_cli.training.checkpoints import load_weights
@@ -40,7 +40,7 @@ _OWNER = "tumorgen"  # whose VAE is used
 
 
 @dataclass(frozen=True)
-class FlowConfig:
+class UnconditionalConfig:
     """The unconditional flow and its training. `copies`: augmented windows encoded per tumor."""
 
     widths: tuple[int, ...]
@@ -53,7 +53,7 @@ class FlowConfig:
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class BlendedSampling:
     """As TumorGen's."""
 
     steps: int
@@ -66,11 +66,11 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class BlendedConfig:
     """The section of the plan."""
 
-    unconditional: FlowConfig
-    sampling: SamplingConfig
+    unconditional: UnconditionalConfig
+    sampling: BlendedSampling
 
 
 class Blended(Method):
@@ -89,13 +89,13 @@ class Blended(Method):
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
-        self.config = plan.section(self.name, Config)
+        self.config = plan.section(self.name, BlendedConfig)
         self.vae_config = from_plain(
             ae.VaeConfig, plan.methods[_OWNER]["vae"], f"plan.json methods.{_OWNER}.vae", REPLAN
         )
 
     @classmethod
-    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
+    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         large = budget.large
         tumors = max(1, len(fingerprint.tumors))
         same = "as TumorGen's flow"

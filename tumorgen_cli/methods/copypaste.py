@@ -15,14 +15,14 @@ from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, Component, load_case
 from tumorgen_cli.preprocessing.intensity import units
-from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.tumors.boxes import box_mask
 
 
 @dataclass(frozen=True)
-class Config:
+class CopyPasteConfig:
     """`edge_mm`: width (sigma) of the feathered tumor edge. `shell_mm`: the background around a tumor that is matched."""
 
     edge_mm: float
@@ -42,11 +42,11 @@ class CopyPaste(Method):
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
-        self.config = plan.section(self.name, Config)
+        self.config = plan.section(self.name, CopyPasteConfig)
         self.donors: list[tuple[Case, Component]] = []
 
     @classmethod
-    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
+    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         d.take("edge_mm", 0.5 * max(window.spacing_mm), "half of the largest working voxel edge: no step, little blur")
         d.take("shell_mm", 20.0, "the 2 cm shell that contrast is measured against")
 

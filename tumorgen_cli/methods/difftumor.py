@@ -33,7 +33,7 @@ from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, checked_sides
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.training.checkpoints import load_weights
@@ -79,7 +79,7 @@ class DdpmConfig:
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class DiffTumorSampling:
     """Synthesis: steps of the T, sampler, the halo in latent voxels decoded around a box, the sigma range of the blurred mask
     edge in mm."""
 
@@ -93,13 +93,13 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class DiffTumorConfig:
     """DiffTumor's section of the plan."""
 
     vqgan: VqGanConfig
     ddpm: DdpmConfig
     mask: MaskConfig
-    sampling: SamplingConfig
+    sampling: DiffTumorSampling
 
 
 class DiffTumor(Method):
@@ -123,13 +123,13 @@ class DiffTumor(Method):
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
-        self.config = plan.section(self.name, Config)
+        self.config = plan.section(self.name, DiffTumorConfig)
         self.donors: list[np.ndarray] = []
         if self.config.sampling.steps > self.config.ddpm.timesteps:
             _refuse_steps("methods.difftumor.sampling.steps", self.config.sampling.steps, self.config.ddpm.timesteps)
 
     @classmethod
-    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
+    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         large = budget.large
         tumors = max(1, len(fingerprint.tumors))
         published = "DiffTumor's published setting"

@@ -34,7 +34,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, is_done, load_case
 from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.preprocessing.windows import augment, mix_up, tumor_window
-from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import DataError, Fault, StateError, few
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
@@ -87,7 +87,7 @@ class FilterConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class FreeTumorConfig:
     """FreeTumor's section of the plan."""
 
     segmentor: SegmentorConfig
@@ -115,12 +115,12 @@ class FreeTumor(Method):
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
-        self.config = plan.section(self.name, Config)
+        self.config = plan.section(self.name, FreeTumorConfig)
         self.donors: list[np.ndarray] = []
 
     # -- planning ----------------------------------------------------------------------------------------------
     @classmethod
-    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
+    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         large = budget.large
         free = "the paper gives none; not swept"
         side = 96 if large else 48
@@ -488,7 +488,7 @@ class HealthyWindows:
         self,
         cases: Sequence[Case],
         plan: Plan,
-        config: Config,
+        config: FreeTumorConfig,
         tumors: Sequence[TumorFacts],
         donors: Sequence[np.ndarray],
     ) -> None:

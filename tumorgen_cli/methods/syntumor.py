@@ -14,13 +14,13 @@ from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import units
-from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.tumors.masks import MaskConfig, plan_masks, smooth_noise
 
 
 @dataclass(frozen=True)
-class Config:
+class SynTumorConfig:
     """Per channel the 10th and 90th percentile of the training tumors' contrast, in `windows.units`.
 
     `texture`: standard deviation of the texture as a share of the contrast; `texture_mm` the range of the sigma its noise is
@@ -58,11 +58,11 @@ class SynTumor(Method):
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
-        self.config = plan.section(self.name, Config)
+        self.config = plan.section(self.name, SynTumorConfig)
         self.donors: list[np.ndarray] = []
 
     @classmethod
-    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
+    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         contrast = np.array([tumor.contrast for tumor in fingerprint.tumors])
         usual = tuple((float(low), float(high)) for low, high in np.nanpercentile(contrast, (10, 90), axis=0).T)
         d.take(

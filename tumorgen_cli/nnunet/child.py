@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tumorgen_cli.nnunet.job import CONFIGURATION, NAME, PLANS, Extra, Job
+from tumorgen_cli.nnunet.job import CONFIGURATION, NAME, PLANS, Extra, TrainingJob
 from tumorgen_cli.nnunet.results import LATEST
 from tumorgen_cli.nnunet.runner import prepared_hash_of, results_folder
 from tumorgen_cli.nnunet.schedule import shrink_configuration
@@ -30,7 +30,7 @@ _FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by
 _PLANNED_GIB = 8.0  # what nnU-Net plans for unless told otherwise
 
 
-def _prepare(folder: Path, job: Job) -> None:
+def _prepare(folder: Path, job: TrainingJob) -> None:
     """Fingerprint, plan and preprocessing by nnU-Net; `prepared.json` is written last."""
     import torch
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
@@ -56,7 +56,11 @@ def _prepare(folder: Path, job: Job) -> None:
 
 
 def _prepare_extra(
-    preprocessed: Path, job: Job, plans: dict[str, Any], dataset: dict[str, Any], tell: Callable[[int, int, str], None]
+    preprocessed: Path,
+    job: TrainingJob,
+    plans: dict[str, Any],
+    dataset: dict[str, Any],
+    tell: Callable[[int, int, str], None],
 ) -> None:
     """Preprocesses, as planned from the other cases, what is not there yet, or was made of other files of that name (`extra.json`)."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -116,7 +120,7 @@ def _main(folder: Path) -> None:
     end_with_parent()
     import torch
 
-    job = read_record(Job, folder / "job.json", "start the training again")
+    job = read_record(TrainingJob, folder / "job.json", "start the training again")
     prepared = Path(job.prepared)
     if prepared_hash_of(prepared) != job.prepared_hash:
         _prepare(prepared, job)

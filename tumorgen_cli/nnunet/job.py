@@ -25,7 +25,7 @@ _MOST_WORKERS = 4  # nnU-Net's own number for preprocessing
 
 
 @dataclass(frozen=True)
-class CaseFiles:
+class TrainingCase:
     """A case by its files: one image per channel, and its label."""
 
     name: str
@@ -42,8 +42,8 @@ class TrainingData:
     labels: dict[str, int]
     tumor_name: str
     file_ending: str
-    train: tuple[CaseFiles, ...]
-    test: tuple[CaseFiles, ...]
+    train: tuple[TrainingCase, ...]
+    test: tuple[TrainingCase, ...]
 
     @property
     def ignored(self) -> int:
@@ -86,7 +86,7 @@ class Extra:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What the child is told.
 
     `prepared`: the folder of what is prepared. `train`: the cases to learn from, as often each as it is to be drawn; without
@@ -113,8 +113,8 @@ class Job:
 def training_data(dataset: Dataset, splits: Splits) -> TrainingData:
     """The cases of a split, by their files."""
 
-    def cases(names: Sequence[str]) -> tuple[CaseFiles, ...]:
-        return tuple(CaseFiles(name, dataset.image_files(name), dataset.label_file(name)) for name in names)
+    def cases(names: Sequence[str]) -> tuple[TrainingCase, ...]:
+        return tuple(TrainingCase(name, dataset.image_files(name), dataset.label_file(name)) for name in names)
 
     return TrainingData(
         dataset.name,
@@ -169,7 +169,7 @@ def check_data(data: TrainingData) -> None:
         raise DataError("nnU-Net cannot be trained on these cases", faults)
 
 
-def hash_cases(cases: Sequence[CaseFiles]) -> list[tuple[str, ...]]:
+def hash_cases(cases: Sequence[TrainingCase]) -> list[tuple[str, ...]]:
     """The name and the files' hashes of each case."""
     return [(case.name, *map(hash_file, (*case.images, case.label))) for case in cases]
 
@@ -184,9 +184,9 @@ def make_job(
     size: Size | None,
     spacing_mm: Triple | None,
     cases: Sequence[str] | None = None,
-    extra: Sequence[CaseFiles] = (),
-) -> Job:
-    """The job of a training on `cases` (every training case once, if None); see Job. `size` counts on CPU only.
+    extra: Sequence[TrainingCase] = (),
+) -> TrainingJob:
+    """The job of a training on `cases` (every training case once, if None); see TrainingJob. `size` counts on CPU only.
 
     All that it learns from is part of `inputs_hash`, where files lie is not.
     """
@@ -202,7 +202,7 @@ def make_job(
         Extra(case.name, tuple(str(path.resolve()) for path in case.images), str(case.label.resolve()))
         for case in extra
     )
-    return Job(
+    return TrainingJob(
         inputs,
         str(prepared.resolve()),
         hashed,

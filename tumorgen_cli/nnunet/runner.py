@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tumorgen_cli.nnunet.job import CONFIGURATION, NAME, PLANS, TRAINER, VARIABLES, Job, TrainingData
+from tumorgen_cli.nnunet.job import CONFIGURATION, NAME, PLANS, TRAINER, VARIABLES, TrainingData, TrainingJob
 from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import usable_cores
@@ -64,7 +64,7 @@ def export_line(folders: Mapping[str, Path]) -> str:
 
 
 def run_job(
-    data: TrainingData, folder: Path, job: Job, title: str | None, variables: Mapping[str, str] | None = None
+    data: TrainingData, folder: Path, job: TrainingJob, title: str | None, variables: Mapping[str, str] | None = None
 ) -> None:
     """Has nnU-Net trained to its end: its results are then in `results_folder(folder)`.
 
@@ -106,7 +106,7 @@ def _link_cases(data: TrainingData, raw: Path) -> None:
     )
 
 
-def _environment(folder: Path, job: Job) -> dict[str, str]:
+def _environment(folder: Path, job: TrainingJob) -> dict[str, str]:
     """The child's variables: the user's, with nnU-Net's replaced."""
     workers = (
         loader_workers(1) if job.device == "cuda" else 1
@@ -128,7 +128,7 @@ def _environment(folder: Path, job: Job) -> dict[str, str]:
     }
 
 
-def _run_child(folder: Path, job: Job, title: str | None, variables: Mapping[str, str]) -> None:
+def _run_child(folder: Path, job: TrainingJob, title: str | None, variables: Mapping[str, str]) -> None:
     """Runs nnU-Net in a process group of its own; none of the group outlives this call."""
     progress = folder / "progress.json"
     progress.unlink(missing_ok=True)

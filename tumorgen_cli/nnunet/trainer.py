@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tumorgen_cli.nnunet.job import CONFIGURATION, TRAINER, Job, Schedule
+from tumorgen_cli.nnunet.job import CONFIGURATION, TRAINER, Schedule, TrainingJob
 from tumorgen_cli.nnunet.results import BEST, FINAL
 from tumorgen_cli.nnunet.schedule import _LEAST_EPOCHS, _VALIDATION, choose_schedule
 from tumorgen_cli.system.files import atomic
@@ -20,7 +20,7 @@ _WARMUP, _TIMED = 12, 12  # nnU-Net's queues hold 12 batches at the start: those
 _CPU_ITERATIONS, _CUDA_ITERATIONS = 50, 250  # in an epoch; 250 are nnU-Net's own
 
 
-def _trainer_class(job: Job, tell: Callable[[int, int, str], None]) -> type[Any]:
+def _trainer_class(job: TrainingJob, tell: Callable[[int, int, str], None]) -> type[Any]:
     """nnU-Net's trainer with a schedule fitted to the minutes, whole and plain checkpoints, and bf16 on CPU."""
     import torch
     from nnunetv2.training.logging.nnunet_logger import MetaLogger

@@ -19,7 +19,7 @@ from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_plain, unknown_name, write_json
 from tumorgen_cli.system.locks import locked
 from tumorgen_cli.training.loop import train
-from tumorgen_cli.training.stage import Run
+from tumorgen_cli.training.stage import StageRun
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.card import JudgeRecord
@@ -56,7 +56,7 @@ def train_stage(
     device: DeviceName = "auto",
     restart: bool = False,
     initial: Path | None = None,
-) -> Run | None:
+) -> StageRun | None:
     """Trains one stage, or sees that it is finished.
 
     Raises:
@@ -108,7 +108,7 @@ def train_stages(
     restart: bool = False,
     initial: Path | None = None,
     seed: int | None = None,
-) -> list[Run]:
+) -> list[StageRun]:
     """Trains `stage`, or every stage of the method in order for `all`; returns the runs made now.
 
     Raises:

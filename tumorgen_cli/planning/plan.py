@@ -15,7 +15,7 @@ from tumorgen_cli.data import channels
 from tumorgen_cli.geometry import Shape, Triple
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
-from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.json_records import from_plain, hash_value, read_plain, read_record, to_plain, unknown_name
 
@@ -152,13 +152,13 @@ class Decisions:
 
 
 #: Adds a method's section: (decisions, fingerprint of the training cases, training window, budget) -> None
-SectionRule = Callable[[Decisions, Fingerprint, WindowPlan, Budget], None]
+SectionRule = Callable[[Decisions, Fingerprint, WindowPlan, DeviceBudget], None]
 
 
 def make_plan(
     fingerprint: Fingerprint,
     train: Sequence[str],
-    budget: Budget,
+    budget: DeviceBudget,
     sections: Mapping[str, SectionRule],
     overrides: Mapping[str, tuple[Any, str]] | None = None,
 ) -> Plan:
@@ -251,7 +251,7 @@ def make_plan(
     return from_plain(Plan, plain, where="plan", remedy="correct the preset or --set")
 
 
-def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], budget: Budget) -> WindowPlan:
+def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], budget: DeviceBudget) -> WindowPlan:
     import numpy as np
 
     spacing = rules.median_spacing(fingerprint)

@@ -26,7 +26,7 @@ from tumorgen_cli.pipeline.synthesize import synthesize
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.subsets import subset_workspace
-from tumorgen_cli.studies.training_length import Budget, train_within
+from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.places import Source, healthy_sources, redraw_sources
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.shards import read_log
@@ -79,7 +79,7 @@ def compare_methods(
     methods: Sequence[str],
     pairs: int,
     hosts: Hosts,
-    budget: Budget = Budget(),
+    budget: TrainingLength = TrainingLength(),
     scoring: Scoring = Scoring(),
     device: DeviceName = "auto",
     seed: int | None = None,
@@ -123,9 +123,7 @@ def compare_methods(
         for method, folder in made.items():
             scores = read_scores(workspace.evaluation(folder.name) / "scores.json")
             found[method] = Painted(folder, scores, read_provenance(folder), read_log(folder, "given_up"))
-        tables.append(
-            make_table(place.name, pairs, methods, found, {m: one_line(e) for m, e in failed.items()})
-        )
+        tables.append(make_table(place.name, pairs, methods, found, {m: one_line(e) for m, e in failed.items()}))
     if scores is None:
         raise StateError(
             "No method came to a set", [f for error in failures[places[0].name].values() for f in error.faults]
@@ -205,7 +203,7 @@ def _paint(
     pairs: int,
     places: Sequence[_Place],
     own: str,
-    budget: Budget,
+    budget: TrainingLength,
     device: DeviceName,
     seed: int,
 ) -> tuple[dict[str, dict[str, Path]], dict[str, dict[str, TumorgenError]]]:

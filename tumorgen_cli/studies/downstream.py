@@ -22,12 +22,22 @@ from tumorgen_cli.data.hosts import case_words, cases_among
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.evaluation.cases import synthetic_cases
-from tumorgen_cli.evaluation.gains import LIVE, MEASURES, REAL, Arm, Design, Downstream, Failure, Run, summarize_arms
+from tumorgen_cli.evaluation.gains import (
+    LIVE,
+    MEASURES,
+    REAL,
+    Arm,
+    Design,
+    Downstream,
+    Failure,
+    TrainedNnunet,
+    summarize_arms,
+)
 from tumorgen_cli.evaluation.reports import downstream
 from tumorgen_cli.figures import box_slices, display_of, display_range, spread_over
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.methods.open import check_preprocessed, open_method
-from tumorgen_cli.nnunet.job import CPU_SIZE, CaseFiles, Size, TrainingData, check_data, training_data
+from tumorgen_cli.nnunet.job import CPU_SIZE, Size, TrainingCase, TrainingData, check_data, training_data
 from tumorgen_cli.pipeline.nnunet_setup import set_up
 from tumorgen_cli.pipeline.synthesize import synthesize
 from tumorgen_cli.planning.plan import Plan
@@ -42,7 +52,7 @@ from tumorgen_cli.studies.downstream_runs import (
     train_and_score,
 )
 from tumorgen_cli.studies.subsets import subset_workspace
-from tumorgen_cli.studies.training_length import Budget, train_within
+from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.places import bare_fault, bare_hosts, dataset_of, healthy_sources
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
@@ -109,7 +119,7 @@ def measure_gains(
     root = workspace.root / "downstream"
     order = nested_order(splits.train, plan.seed)
     kind = find_device(device).type
-    finished: list[Run] = []
+    finished: list[TrainedNnunet] = []
     failures: list[Failure] = []
     with locked(root, "downstream"):
         forget_stale_scores(root, training_data(dataset, splits), plan.tolerance_mm)
@@ -198,10 +208,10 @@ def nested_order(cases: Sequence[str], seed: int) -> list[str]:
 
 def _pairs(
     workspace: Workspace, arm: str, count: int, healthy: Path | None, cases: str | None, device: DeviceName
-) -> list[CaseFiles]:
+) -> list[TrainingCase]:
     """The pairs of an arm, its method trained."""
     _learn(workspace, arm, device)
-    found: list[CaseFiles] = []
+    found: list[TrainingCase] = []
     hosts: list[dict[str, Any]] = [{"healthy": healthy}] * (healthy is not None) + [{"cases": cases}] * (
         cases is not None
     )
@@ -211,7 +221,7 @@ def _pairs(
         folder = workspace.synthetic(f"{arm}_{place}_n{share}")
         synthesize(workspace, arm, share, out=folder, device=device, **host)
         found += [
-            CaseFiles(f"{folder.name}_{pair.case}", pair.images, pair.label)
+            TrainingCase(f"{folder.name}_{pair.case}", pair.images, pair.label)
             for pair in synthetic_cases(workspace.plan(), folder)
         ]
     return found
@@ -239,7 +249,7 @@ def _learn(workspace: Workspace, method: str, device: DeviceName) -> None:
     Raises:
         StateError: weights that were given to it have seen held-out cases.
     """
-    train_within(workspace, method, Budget(), device)
+    train_within(workspace, method, TrainingLength(), device)
     seen = sorted({*open_method(workspace, method, device).learnt_from()} & {*workspace.splits().test})
     if seen:
         fault = Fault(
@@ -257,7 +267,7 @@ def _result(
     design: Design,
     healthy: Path | None,
     cases: str | None,
-    runs: Sequence[Run],
+    runs: Sequence[TrainedNnunet],
     failures: Sequence[Failure],
     root: Path,
     kind: str,
@@ -362,7 +372,7 @@ def gain_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
 def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> list[downstream.Patient]:
     """Held-out patients, from the worst to the best of the real arm (else the first) at the most real cases, by every arm's first seed."""
     count = max(run.cases for run in result.runs)
-    runs: dict[str, Run] = {}
+    runs: dict[str, TrainedNnunet] = {}
     for run in result.runs:
         if run.cases == count:
             runs.setdefault(run.arm, run)

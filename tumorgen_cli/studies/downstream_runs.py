@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
-from tumorgen_cli.evaluation.gains import REAL, SCORES, Design, Failure, Run, score_patient
-from tumorgen_cli.nnunet.job import CaseFiles, Job, Schedule, Size, TrainingData, hash_cases, make_job
+from tumorgen_cli.evaluation.gains import REAL, SCORES, Design, Failure, TrainedNnunet, score_patient
+from tumorgen_cli.nnunet.job import Schedule, Size, TrainingCase, TrainingData, TrainingJob, hash_cases, make_job
 from tumorgen_cli.nnunet.on_the_fly.settings import FOLDER, Painting
 from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.nnunet.runner import is_trained, loader_workers, results_folder, run_job
@@ -48,7 +48,7 @@ class Task:
     seed: int
     folder: Path
     data: TrainingData
-    job: Job
+    job: TrainingJob
     pairs: int
     real_share: float
 
@@ -73,12 +73,12 @@ def train_and_score(
     plan: Plan,
     design: Design,
     data: TrainingData,
-    pairs: Mapping[str, Sequence[CaseFiles]],
+    pairs: Mapping[str, Sequence[TrainingCase]],
     paintings: Mapping[str, Path],
     kind: str,
     jobs: int | None,
     size: Size | None,
-) -> tuple[list[Run], list[Failure]]:
+) -> tuple[list[TrainedNnunet], list[Failure]]:
     """The runs of one number of real cases, arm after arm within a seed, so that what there is early is comparable; and those that failed."""
     count = len(data.train)
     folder = prepared_folder(root, count)
@@ -125,14 +125,14 @@ def train_and_score(
     return [runs[task.name] for task in tasks if task.name in runs], failures
 
 
-def _live(job: Job, file: Path) -> Job:
+def _live(job: TrainingJob, file: Path) -> TrainingJob:
     """The job with painting; where workspace and hosts lie is no part of what it is made of."""
     painting = read_record(Painting, file, "run the command again")
     made_of = replace(painting, work="", healthy=None, roi=None, device="auto")
     return replace(job, painting=str(file), inputs_hash=hash_value([job.inputs_hash, made_of]))
 
 
-def _finished(task: Task) -> Run | None:
+def _finished(task: Task) -> TrainedNnunet | None:
     """The run's scores where it was made of the same; what was made of something else gives way, and comes back when it is asked for."""
     folder, own = task.folder, task.job.inputs_hash
     path, begun = folder / "run.json", folder / "inputs.txt"
@@ -149,8 +149,8 @@ def _finished(task: Task) -> Run | None:
     return None
 
 
-def _run_in(folder: Path) -> Run:
-    return read_record(Run, folder / "run.json", "delete the run's folder")
+def _run_in(folder: Path) -> TrainedNnunet:
+    return read_record(TrainedNnunet, folder / "run.json", "delete the run's folder")
 
 
 def _trained(
@@ -195,7 +195,7 @@ def _trained(
         yield found
 
 
-def _attempt(task: Task, job: Job, title: str | None, variables: Mapping[str, str]) -> TumorgenError | None:
+def _attempt(task: Task, job: TrainingJob, title: str | None, variables: Mapping[str, str]) -> TumorgenError | None:
     """Has the task's nnU-Net trained; why it is not, where that is a user's to mend."""
     try:
         run_job(task.data, task.folder, job, title, variables)
@@ -247,7 +247,7 @@ def forget_stale_scores(root: Path, data: TrainingData, tolerance_mm: float) -> 
         write_json(path, now)
 
 
-def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
+def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnunet:
     """Predicts the held-out cases in their own grid, keeps the masks, and records the scores."""
     import torch
 
@@ -269,7 +269,7 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> Run:
     )
     painted = results / "fold_all" / FOLDER / "provenance.jsonl"
     pairs = painted.read_text().count("\n") if painted.is_file() else task.pairs
-    run = Run(
+    run = TrainedNnunet(
         task.arm,
         task.cases,
         task.seed,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tumorgen_cli.data.volumes import resample
-from tumorgen_cli.evaluation.cases import CaseFiles, read_case, read_tumor, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, read_case, read_tumor, synthetic_cases
 from tumorgen_cli.figures import display_of, upright, upright_grid
 from tumorgen_cli.geometry import Box, Grid, Shape, Triple, tight_box
 from tumorgen_cli.pipeline.evaluate import _finished_sets
@@ -172,7 +172,7 @@ class StudyScores:
 
 def make_study(
     plan: Plan,
-    real: Sequence[CaseFiles],
+    real: Sequence[TumorCase],
     set_folders: Sequence[Path],
     out: Path,
     pairs: int,
@@ -226,7 +226,7 @@ def make_study(
     return Study(str(out / PAGE), str(out / KEY), study, len(cases), round(len(page.encode()) / 1e6, 2), key.notes)
 
 
-def study_steps(real: Sequence[CaseFiles], set_folders: Sequence[Path], pairs: int) -> int:
+def study_steps(real: Sequence[TumorCase], set_folders: Sequence[Path], pairs: int) -> int:
     """How many steps `make_study` takes: every lesion that could be shown, and every one that is."""
     return sum(len(read_provenance(folder)) for folder in set_folders) + len(real) + 2 * pairs
 
@@ -235,7 +235,7 @@ def study_steps(real: Sequence[CaseFiles], set_folders: Sequence[Path], pairs: i
 class _Lesion:
     """A lesion that may be shown: where it lies in its scan, both along the patient's axes."""
 
-    files: CaseFiles
+    files: TumorCase
     origin: str
     grid: Grid
     box: Box
@@ -275,7 +275,7 @@ class _Placed:
         return any(n * s > e for n, s, e in zip(box.shape, self.lesion.grid.spacing_mm, self.extent_mm, strict=True))
 
 
-def _read_pool(plan: Plan, real: Sequence[CaseFiles], set_folders: Sequence[Path], ticker: Ticker) -> list[_Lesion]:
+def _read_pool(plan: Plan, real: Sequence[TumorCase], set_folders: Sequence[Path], ticker: Ticker) -> list[_Lesion]:
     """Every lesion of the sets and every real one; pairs without a tumor are left out."""
     work = [(files, folder.name) for folder in set_folders for files in synthetic_cases(plan, folder)]
     work += [(files, {"test": "held-out", "train": "training"}[files.group]) for files in real]
@@ -291,7 +291,7 @@ def _read_pool(plan: Plan, real: Sequence[CaseFiles], set_folders: Sequence[Path
     return pool
 
 
-def _find_lesion(plan: Plan, files: CaseFiles, origin: str) -> _Lesion | None:
+def _find_lesion(plan: Plan, files: TumorCase, origin: str) -> _Lesion | None:
     """A real tumor, or of what was painted in a pair the largest component; None without a tumor."""
     mask, _, grid = read_tumor(plan, files)
     largest = _largest(upright(mask, grid.direction))

@@ -28,7 +28,7 @@ MEASURED = 10
 
 
 @dataclass(frozen=True)
-class Budget:
+class TrainingLength:
     """The same for every method: optimiser steps a stage, or minutes a method; neither: the plan's own lengths."""
 
     iterations: int | None = None
@@ -54,7 +54,7 @@ class Lengths:
     iterations: dict[str, int]
 
 
-def train_within(workspace: Workspace, method_name: str, budget: Budget, device: DeviceName) -> None:
+def train_within(workspace: Workspace, method_name: str, budget: TrainingLength, device: DeviceName) -> None:
     """Trains the stages of a method that are not trained, each to its length; what is trained stays as it is.
 
     Raises:

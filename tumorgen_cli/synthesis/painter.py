@@ -28,13 +28,13 @@ from tumorgen_cli.geometry import Grid, tight_box
 from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import open_method
-from tumorgen_cli.nnunet.on_the_fly.pool import Entry, Pool
+from tumorgen_cli.nnunet.on_the_fly.pool import PaintedPatch, Pool
 from tumorgen_cli.nnunet.on_the_fly.settings import JOB, PROGRESS, SETUP, PainterJob, Painting, Progress, pool_of
 from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.windows import mix_up
-from tumorgen_cli.synthesis.pair import Draw, Job, Quality, draw_pair, pair_labels, provenance_of
+from tumorgen_cli.synthesis.pair import Draw, PairJob, Quality, draw_pair, pair_labels, provenance_of
 from tumorgen_cli.synthesis.places import Placing, Source, check_places, healthy_sources, redraw_sources
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.scan import Scan, read_scan
@@ -93,7 +93,7 @@ def hash_sizes(sources: Sequence[Source]) -> str:
 
 
 def times_met(names: Sequence[str], number: int) -> tuple[int, int]:
-    """Which of the scans, in turn, a pair of that number is painted into, and how often that scan was before (`Job.turn`), where it stands
+    """Which of the scans, in turn, a pair of that number is painted into, and how often that scan was before (`PairJob.turn`), where it stands
     among `names` more than once, too."""
     turn, which = divmod(number, len(names))
     alike = [name == names[which] for name in names]
@@ -205,7 +205,7 @@ class _Easel:
         which, turn = times_met([source.name for source in sources], number)
         scan, host_hash, placing = self.host(which)
         seed = derive_seed(self.job.painting.seed, sources[which].name, number)
-        job = Job(number, sources[which], f"{number:08d}", seed, turn)
+        job = PairJob(number, sources[which], f"{number:08d}", seed, turn)
         draw = draw_pair(plan, studio.method, job, scan, placing, Sampling(), studio.quality)
         if draw.image is None:
             remedy = "lower --keep, raise --until-pass, or train longer"
@@ -216,7 +216,7 @@ class _Easel:
         if rng.random() < self.job.painting.mixup and (other := pool.draw(rng.random)) is not None:
             image, labels = mix(image, labels, other, rng)
             draw = replace(draw, drawn={**draw.drawn, "mixed_up_with": other.number})
-        pool.put(Entry(number, image, labels, {key: locations(labels, key, rng) for key in keys}))
+        pool.put(PaintedPatch(number, image, labels, {key: locations(labels, key, rng) for key in keys}))
         seconds["total"] = time.perf_counter() - begun
         return provenance_of(plan, studio.method.name, studio.weights, job, scan, host_hash, draw, seconds)
 
@@ -265,7 +265,9 @@ def around(
     return tuple(found)
 
 
-def mix(image: np.ndarray, labels: np.ndarray, other: Entry, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def mix(
+    image: np.ndarray, labels: np.ndarray, other: PaintedPatch, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A patch (C, X, Y, Z) and labels (1, X, Y, Z) into which a box of another is pasted, where both have voxels; see `windows.mix_up`."""
     common = tuple(slice(0, min(n, m)) for n, m in zip(labels.shape[1:], other.labels.shape[1:], strict=True))
     image, labels = image.copy(), labels.copy()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class PairJob:
     """Pair `index` of a set, and its name. `turn`: how often its scan is painted into before, so that its tumors are redrawn in turn."""
 
     index: int
@@ -68,7 +68,7 @@ class Draw:
 
 
 def draw_pair(
-    plan: Plan, method: Method, job: Job, scan: Scan, placing: Placing, sampling: Sampling, quality: Quality | None
+    plan: Plan, method: Method, job: PairJob, scan: Scan, placing: Placing, sampling: Sampling, quality: Quality | None
 ) -> Draw:
     """Draws until a tumor comes that passes `quality`, or the pair is given up: after the plan's number of draws without one, or after
     `quality.tries` that do not pass. The same job, the same pair.
@@ -112,7 +112,7 @@ def provenance_of(
     plan: Plan,
     method: str,
     weights: dict[str, str],
-    job: Job,
+    job: PairJob,
     scan: Scan,
     host_hash: str,
     draw: Draw,

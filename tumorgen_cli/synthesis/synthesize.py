@@ -23,7 +23,7 @@ from tumorgen_cli.figures import display_of, display_range, pair_preview
 from tumorgen_cli.geometry import Box, in_type
 from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.synthesis.pair import Draw, Job, Quality, draw_pair, pair_labels, provenance_of
+from tumorgen_cli.synthesis.pair import Draw, PairJob, Quality, draw_pair, pair_labels, provenance_of
 from tumorgen_cli.synthesis.places import Placing, Source, check_places
 from tumorgen_cli.synthesis.provenance import NOT_FOUND, PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.scan import Scan, read_scan
@@ -74,17 +74,17 @@ class Tally:
     seconds_per_pair: float
 
 
-def make_jobs(sources: Sequence[Source], pairs: int, seed: int) -> list[Job]:
+def make_jobs(sources: Sequence[Source], pairs: int, seed: int) -> list[PairJob]:
     """Pairs shared out over the sources in turn, then ordered by source, so that each scan is read once."""
     jobs = []
     for index in range(pairs):
         turn, which = divmod(index, len(sources))
         source = sources[which]
-        jobs.append(Job(index, source, f"{source.name}_s{index:04d}", derive_seed(seed, source.name, index), turn))
+        jobs.append(PairJob(index, source, f"{source.name}_s{index:04d}", derive_seed(seed, source.name, index), turn))
     return sorted(jobs, key=lambda job: (job.index % len(sources), job.index))
 
 
-def own_jobs(jobs: Sequence[Job], shard: Shard | None) -> list[Job]:
+def own_jobs(jobs: Sequence[PairJob], shard: Shard | None) -> list[PairJob]:
     """The jobs of a shard, or all."""
     return [job for job in jobs if shard is None or shard.owns(job.index)]
 
@@ -92,7 +92,7 @@ def own_jobs(jobs: Sequence[Job], shard: Shard | None) -> list[Job]:
 def synthesize_set(
     plan: Plan,
     method: Method,
-    jobs: Sequence[Job],
+    jobs: Sequence[PairJob],
     out: Path,
     training_tumors: Sequence[TumorFacts],
     box: Box | None,
@@ -202,7 +202,7 @@ def _tell_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[
     )
 
 
-def _write_pair(plan: Plan, job: Job, scan: Scan, draw: Draw, out: Path) -> None:
+def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> None:
     image, mask, box, labels = np.asarray(draw.image), draw.mask, draw.window.box, pair_labels(plan, scan, draw)
     for channel, array in enumerate(image):
         write_volume(
@@ -235,7 +235,7 @@ def _finished_pairs(out: Path) -> dict[str, Provenance]:
 
 
 def _check_hosts(
-    jobs: Sequence[Job],
+    jobs: Sequence[PairJob],
     done: Mapping[str, Provenance],
     hash_host: Callable[[tuple[Path, ...]], str],
     out: Path,

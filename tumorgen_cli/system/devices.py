@@ -21,7 +21,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class Budget:
+class DeviceBudget:
     """What planning may spend: device kind, memory in GiB, how many times faster bf16 convolutions are than fp32."""
 
     device: Literal["cpu", "cuda"]
@@ -54,15 +54,15 @@ def find_device(name: DeviceName) -> torch.device:
     return torch.device(name)
 
 
-def find_budget(name: DeviceName, memory_gib: float | None) -> Budget:
+def find_budget(name: DeviceName, memory_gib: float | None) -> DeviceBudget:
     """The budget of a device; `memory_gib` overrides what the device has."""
     import torch
 
     device = find_device(name)
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device).total_memory / 2**30
-        return Budget("cuda", round(memory_gib or found, 1), 2.0 if torch.cuda.is_bf16_supported() else 0.0)
-    return Budget("cpu", round(memory_gib or available_memory_gib(), 1), measure_bf16_speedup())
+        return DeviceBudget("cuda", round(memory_gib or found, 1), 2.0 if torch.cuda.is_bf16_supported() else 0.0)
+    return DeviceBudget("cpu", round(memory_gib or available_memory_gib(), 1), measure_bf16_speedup())
 
 
 def available_memory_gib() -> float:

@@ -31,7 +31,7 @@ from tumorgen_cli.system.files import atomic, hash_file
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.training.checkpoints import _resume, _save
 from tumorgen_cli.training.ema import _Ema, _put
-from tumorgen_cli.training.stage import Run, Stage
+from tumorgen_cli.training.stage import Stage, StageRun
 
 CHECKPOINT_SECONDS = 60.0
 _WARMUP = 100
@@ -73,7 +73,7 @@ def learning_rate_factor(step: int, iterations: int) -> float:
     return min(1.0, (step + 1) / warmup) * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
-def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool = False) -> Run | None:
+def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool = False) -> StageRun | None:
     """Trains a stage to its last iteration, from where it was; returns its record (None on other ranks).
 
     Raises:
@@ -140,7 +140,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     return run
 
 
-def _finish(stage: Stage, folder: Path, ema: _Ema, accelerator: Accelerator, step: int, seconds: float) -> Run:
+def _finish(stage: Stage, folder: Path, ema: _Ema, accelerator: Accelerator, step: int, seconds: float) -> StageRun:
     """Writes the weights and, last, the record of a stage that has come to its end after `seconds`."""
     begun, numbers = time.monotonic(), {}
     if stage.finish:
@@ -150,7 +150,7 @@ def _finish(stage: Stage, folder: Path, ema: _Ema, accelerator: Accelerator, ste
         save_file({k: v.contiguous().cpu() for k, v in ema.state.items()}, str(temporary))
     _put(stage.models, ema.state)
     peak = torch.cuda.max_memory_allocated() / 2**30 if accelerator.device.type == "cuda" else peak_memory_gib()
-    run = Run(
+    run = StageRun(
         stage.name,
         stage.inputs_hash,
         step,

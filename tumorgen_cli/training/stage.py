@@ -48,7 +48,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Run:
+class StageRun:
     """`run.json` of a finished stage."""
 
     stage: str

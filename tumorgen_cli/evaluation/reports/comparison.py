@@ -23,7 +23,7 @@ from tumorgen_cli.evaluation.comparison import (
     PAPER_NOTE,
     RULE,
     Comparison,
-    Entry,
+    MethodEntry,
     Paper,
     Table,
     group_of,
@@ -128,7 +128,7 @@ def _grid(t: Table, c: Comparison) -> str:
     ]
     firsts = {sum(count for _, count in groups[:i]) for i in range(len(groups))}
     below = "".join(f"<th{' class=g' if i in firsts else ''}>{escape(title)}</th>" for i, title in enumerate(titles))
-    rows = [_row(Entry("real against real", "", "", t.real), t, c, firsts, " class=real")] if t.real else []
+    rows = [_row(MethodEntry("real against real", "", "", t.real), t, c, firsts, " class=real")] if t.real else []
     rows += [_row(entry, t, c, firsts) for entry in t.entries]
     return (
         f"<div class='wide grid'><table><thead><tr><th></th>{above}</tr><tr><th></th>{below}</tr></thead>"
@@ -136,7 +136,7 @@ def _grid(t: Table, c: Comparison) -> str:
     )
 
 
-def _row(entry: Entry, t: Table, c: Comparison, firsts: set[int], kind: str = "") -> str:
+def _row(entry: MethodEntry, t: Table, c: Comparison, firsts: set[int], kind: str = "") -> str:
     runs, paper = c.training.get(entry.method), PAPER.get(entry.method, Paper("", ""))
     if entry.failure:
         cells = [f'<td class="g why" colspan="{len(COLUMNS)}"><div>failed: {escape(entry.failure)}</div></td>']

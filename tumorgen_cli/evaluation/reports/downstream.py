@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from tumorgen_cli.evaluation.gains import REAL, Arm, Downstream, Failure, Measure
+from tumorgen_cli.evaluation.gains import REAL, Arm, ArmMeasure, Downstream, Failure
 from tumorgen_cli.evaluation.reports.html import INK, around, number, page, percent, picture_row, svg, table
 from tumorgen_cli.metrics.summary import Summary
 
@@ -131,7 +131,7 @@ def _table(arms: Sequence[Arm]) -> str:
     return table(header, rows)
 
 
-def _own(measure: Measure, over_seeds: float) -> str:
+def _own(measure: ArmMeasure, over_seeds: float) -> str:
     own = measure.over_patients
     spread = f"<br><small>spread over patients {number(measure.spread)}" + (
         f", seeds {number(over_seeds)}" if math.isfinite(over_seeds) else ""
@@ -139,7 +139,7 @@ def _own(measure: Measure, over_seeds: float) -> str:
     return around(own.mean, own.low, own.high) + spread + "</small>"
 
 
-def _told_gain(measure: Measure, seeds: int) -> str:
+def _told_gain(measure: ArmMeasure, seeds: int) -> str:
     gain = measure.gain
     if gain is None:
         return "–"
@@ -166,7 +166,7 @@ def _sizes(arms: Sequence[Arm]) -> str:
     return f"<p class=soft>{told}</p>" + table(header, rows)
 
 
-def _by_size(measure: Measure) -> str:
+def _by_size(measure: ArmMeasure) -> str:
     own, gain = measure.over_patients, measure.gain
     p = f", p {measure.p:.3f}" if math.isfinite(measure.p) else ""
     told = f"<br><small>gain {around(gain.mean, gain.low, gain.high)}{p}</small>" if gain else ""

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorgen_cli.evaluation.cases import CaseFiles, read_case, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, read_case, synthetic_cases
 from tumorgen_cli.evaluation.measure import cache_of, measure_case
 from tumorgen_cli.evaluation.reports.html import INK, around, jpeg, number, page, percent, svg, table
-from tumorgen_cli.evaluation.scores import ALL_PLANES, PLACES, CaseScores, Comparison, Scores, values_of
+from tumorgen_cli.evaluation.scores import ALL_PLANES, PLACES, CaseScores, Scores, TraitComparison, values_of
 from tumorgen_cli.figures import axial_strip, display_of, display_range, unit_of
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.metrics.novelty import Near, Spread
@@ -39,7 +39,7 @@ _AROUND = (
 
 
 def write_page(
-    plan: Plan, real: Sequence[CaseFiles], set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]
+    plan: Plan, real: Sequence[TumorCase], set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]
 ) -> Path:
     """The set's report.html, with the pictures it shows; `others` are sets to compare with."""
     from tumorgen_cli.evaluation.reports.one_set import (
@@ -546,7 +546,7 @@ def _distributions(scores: Scores, unit: str) -> str:
     return svg(figure)
 
 
-def _titled(comparison: Comparison, unit: str) -> str:
+def _titled(comparison: TraitComparison, unit: str) -> str:
     shown = {"scan": unit, "scan/mm": f"{unit}/mm"}.get(comparison.unit, comparison.unit)
     return comparison.title + (f" [{shown}]" if shown else "")
 

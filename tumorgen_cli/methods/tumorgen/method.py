@@ -49,7 +49,7 @@ from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, checked_sides
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import comparable, scale, unscale
-from tumorgen_cli.system.devices import Budget
+from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.training.checkpoints import load_weights
@@ -61,7 +61,7 @@ _FARTHEST = 4.0  # nothing is told that is farther from ordinary; training tumor
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class TumorGenSampling:
     """Synthesis: solver steps, the halo in latent voxels that is decoded around a box, whether noise like the host's
     own, which a VAE smooths away, is put back into the box; how much, and on what scale, the refined mask's edge wavers
     (`painting.roughen`); how far around its tumor the box is painted (0: the whole box).
@@ -86,13 +86,13 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class TumorGenConfig:
     """TumorGen's section of the plan."""
 
     vae: ae.VaeConfig
     flow: FlowConfig
     refiner: RefinerConfig
-    sampling: SamplingConfig
+    sampling: TumorGenSampling
 
 
 def _off(lack: np.ndarray | None) -> float:
@@ -118,13 +118,13 @@ class TumorGen(Method):
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
-        self.config = plan.section(self.name, Config)
+        self.config = plan.section(self.name, TumorGenConfig)
         self.keeps_background = self.config.sampling.keep_mm > 0
         self.kinds = tuple(KINDS) if self.config.flow.character else ()
 
     # -- planning ----------------------------------------------------------------------------------------------
     @classmethod
-    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: Budget) -> None:
+    def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         large = budget.large
         tumors = max(1, len(fingerprint.tumors))
         maisi = "MAISI's widths from 16 GiB up" if large else "small enough to learn from tens of scans, and on a CPU"

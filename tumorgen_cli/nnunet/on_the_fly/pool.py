@@ -18,7 +18,7 @@ _TRIES = 100  # entries that vanish between being listed and being opened; more 
 
 
 @dataclass(frozen=True)
-class Entry:
+class PaintedPatch:
     """A painted patch, by its number, as nnU-Net's loader takes a case: image (C, X, Y, Z) and labels (1, X, Y, Z) on nnU-Net's grid, in its
     order of axes, and voxels (n, 4) of each label, by which it looks for foreground, and with an ignore label of all that is annotated, under
     the tuple of its labels."""
@@ -40,7 +40,7 @@ class Pool:
         """The entries, the oldest first; none where there is no folder yet."""
         return sorted(path for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: PaintedPatch) -> None:
         """Adds an entry; the oldest make room for it first."""
         made = self.folder / f"{entry.number:08d}"
         begun = self.folder / f".begun_{made.name}"
@@ -65,7 +65,7 @@ class Pool:
             shutil.rmtree(path, ignore_errors=True)
         self.shrink(self.size)
 
-    def draw(self, random: Callable[[], float]) -> Entry | None:
+    def draw(self, random: Callable[[], float]) -> PaintedPatch | None:
         """Any entry, chosen by a number in [0, 1), its arrays mapped, not read; None where there is none."""
         for _ in range(_TRIES):
             paths = self.entries()
@@ -86,11 +86,11 @@ class Pool:
             shutil.rmtree(each, ignore_errors=True)
 
 
-def _open(path: Path) -> Entry:
+def _open(path: Path) -> PaintedPatch:
     # copy on write: whoever changes an array in place changes no file
     image, labels = (np.load(path / f"{name}.npy", mmap_mode="c") for name in ("image", "labels"))
     with np.load(path / "locations.npz") as found:
-        return Entry(int(path.name), image, labels, {_key_of(name): found[name] for name in found.files})
+        return PaintedPatch(int(path.name), image, labels, {_key_of(name): found[name] for name in found.files})
 
 
 def _name_of(key: int | tuple[int, ...]) -> str:
