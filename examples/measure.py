@@ -48,13 +48,13 @@ from tumorgen_cli.pipeline.synthesize import synthesize
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import scale, unscale
-from tumorgen_cli.preprocessing.windows import tumor_window
+from tumorgen_cli.preprocessing.windows import cut_tumor_window
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.window import cut_window, lay_window
 from tumorgen_cli.system.devices import find_device, usable_cores
 from tumorgen_cli.training.loop import seconds_a_step
-from tumorgen_cli.tumors.removal import heal
+from tumorgen_cli.tumors.removal import remove_tumors
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Work = Annotated[Path, typer.Option("-w", "--work")]
@@ -120,7 +120,7 @@ def halo(work: Work, device: str = "auto") -> None:
     differences: dict[int, list[np.ndarray]] = {1: [], 2: [], 4: [], 8: []}
     for case in ae.load_cases(workspace, workspace.splits().test):
         for component in (c for c in case.record.components if c.fits):
-            image, mask = tumor_window(case, component, plan.channels, plan.window.shape, None)
+            image, mask = cut_tumor_window(case, component, plan.channels, plan.window.shape, None)
             tumor = tight_box(mask > 0)
             if tumor is None:
                 continue
@@ -155,7 +155,7 @@ def context(work: Work, device: str = "auto") -> None:
     for number, found in enumerate(find_candidates(ae.load_cases(workspace, workspace.splits().train))):
         case, limits, shape = found.case, np.array(found.case.record.limits, np.float32), plan.window.shape
         scan, tumors = np.asarray(case.image, np.float32), np.asarray(case.tumors) > 0
-        healed, _ = heal(scan, tumors, tight_box(tumors), plan.window.spacing_mm, plan.paste, number)  # type: ignore[arg-type]
+        healed, _ = remove_tumors(scan, tumors, tight_box(tumors), plan.window.spacing_mm, plan.paste, number)  # type: ignore[arg-type]
         start = place_window(found.component.box, case.record.shape, shape, None)
         inside = cut_mask(case.tumors, start, shape) > 0
         mask = torch.from_numpy(nearest_mask(inside.astype(np.float32)))[None].to(method.device)

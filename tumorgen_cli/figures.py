@@ -26,16 +26,16 @@ _PLANES = (("axial", 2, "R"), ("coronal", 1, "R"), ("sagittal", 0, "A"))  # name
 _MASK, _BOX = "#e0245e", "#1d9bf0"
 
 
-def display_of(channel: str) -> tuple[str, str]:
+def display_style(channel: str) -> tuple[str, str]:
     """(colour map, unit) for a channel's name: PET dark on white in SUV, CT in HU, others in intensity."""
     if is_pet(channel):
         return "gray_r", "SUV"
     return ("gray", "HU") if is_ct(channel) else ("gray", "intensity")
 
 
-def unit_of(channel: str) -> str:
+def tumor_unit(channel: str) -> str:
     """The unit in which a channel's tumors are measured (`windows.comparable`), for its name: that of its pictures, if it has one."""
-    return "scan ranges" if has_own_unit(channel) else display_of(channel)[1]
+    return "scan ranges" if has_own_unit(channel) else display_style(channel)[1]
 
 
 def plane_image(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def upright_grid(grid: Grid) -> Grid:
     return Grid(tuple(grid.shape[a] for a in order), tuple(grid.spacing_mm[a] for a in order))  # type: ignore[arg-type]
 
 
-def pair_preview(
+def save_pair_preview(
     path: Path,
     before: np.ndarray,
     after: np.ndarray,
@@ -92,7 +92,7 @@ def pair_preview(
     _draw_planes((before, after), mask, boxed, center, spacing, value_range, title, colormap, unit, path)
 
 
-def axial_strip(
+def draw_axial_strip(
     image: np.ndarray,
     mask: np.ndarray,
     spacing_mm: Triple,
@@ -130,12 +130,12 @@ def display_range(limits: Sequence[float], images: Sequence[np.ndarray], box: Bo
     return low, float(np.clip(seen, low + 0.1 * (high - low), high))
 
 
-def spread_over(names: Sequence[str], most: int) -> list[str]:
+def pick_evenly(names: Sequence[str], most: int) -> list[str]:
     """At most so many of the names, at even distances, the first and the last among them."""
     return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
 
 
-def box_slices(
+def draw_box_slices(
     before: np.ndarray,
     painted: Sequence[tuple[np.ndarray, np.ndarray]],
     box: Box,
@@ -199,7 +199,7 @@ def _inked(frame: np.ndarray, inside: np.ndarray, color: str) -> np.ndarray:
     return out
 
 
-def grid_preview(
+def save_grid_preview(
     path: Path,
     rows: Sequence[Sequence[np.ndarray]],
     row_titles: Sequence[str],

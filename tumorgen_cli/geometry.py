@@ -67,7 +67,7 @@ class Box:
         """Centre in voxels counted from the outer corner of voxel 0."""
         return tuple((a + b) / 2 for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
 
-    def common(self, other: Box) -> Box:
+    def intersection(self, other: Box) -> Box:
         """What lies in both boxes."""
         start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
         return Box(start, tuple(max(a, min(b, c)) for a, b, c in zip(start, self.stop, other.stop, strict=True)))  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ class Box:
         start = tuple(min(a, b) for a, b in zip(self.start, other.start, strict=True))
         return Box(start, tuple(max(a, b) for a, b in zip(self.stop, other.stop, strict=True)))  # type: ignore[arg-type]
 
-    def holds(self, other: Box) -> bool:
+    def contains(self, other: Box) -> bool:
         """Whether all of `other` lies in this box."""
         return all(a <= c and d <= b for a, b, c, d in zip(self.start, self.stop, other.start, other.stop, strict=True))
 
@@ -94,7 +94,7 @@ class Box:
         return Box(start, stop)  # type: ignore[arg-type]
 
 
-def in_type(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+def cast_to_dtype(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """`array` in a data type: rounded, and kept within its range, where that is of whole numbers."""
     if dtype.kind in "iu" and array.dtype != dtype:
         limits = np.iinfo(dtype)
@@ -145,12 +145,12 @@ def place_window(box: Box, volume: Shape, window: Shape, rng: np.random.Generato
     return tuple(start)  # type: ignore[return-value]
 
 
-def any_start(volume: Shape, window: Shape, rng: np.random.Generator) -> Shape:
+def draw_window_start(volume: Shape, window: Shape, rng: np.random.Generator) -> Shape:
     """A window's start anywhere in the volume, or, on an axis on which it is larger, anywhere around it."""
     return tuple(int(rng.integers(min(0, n - m), max(0, n - m) + 1)) for n, m in zip(volume, window, strict=True))  # type: ignore[return-value]
 
 
-def spanning_component(mask: np.ndarray) -> np.ndarray | None:
+def find_spanning_component(mask: np.ndarray) -> np.ndarray | None:
     """The part (X, Y, Z) bool of a mask that hangs together, by faces, edges or corners, and reaches all six faces; None without one."""
     numbered, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     whole = tuple(slice(0, n) for n in mask.shape)

@@ -17,10 +17,10 @@ import SimpleITK as sitk
 from tumorgen_cli.data import volumes
 from tumorgen_cli.data.checks import read_whole
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
-from tumorgen_cli.data.hosts import Host, cases_among, host_labels, host_scans
+from tumorgen_cli.data.hosts import Host, find_host_labels, find_hosts, match_cases
 from tumorgen_cli.data.integrity import check_dataset
 from tumorgen_cli.data.phantom import Phantoms
-from tumorgen_cli.data.workers import choose_workers, each_case
+from tumorgen_cli.data.workers import choose_workers, map_cases
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.system.errors import DataError, DeviceError, Fault, TumorgenError
 
@@ -386,7 +386,7 @@ def _die(dataset: Dataset, case: str) -> None:
 
 
 def test_worker_processes_keep_the_order(raw: Path) -> None:
-    results = [result.split() for result in each_case(_name, read_dataset(raw), workers=2)]
+    results = [result.split() for result in map_cases(_name, read_dataset(raw), workers=2)]
     assert tuple(case for case, _ in results) == CASES
     assert str(os.getpid()) not in {process for _, process in results}
 
@@ -394,13 +394,13 @@ def test_worker_processes_keep_the_order(raw: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_in_a_worker_is_shown_with_its_case(raw: Path, workers: int) -> None:
     with pytest.raises(RuntimeError, match=r"case b: ZeroDivisionError\('a bug in the child'\)") as caught:
-        list(each_case(_fail, read_dataset(raw), workers))
+        list(map_cases(_fail, read_dataset(raw), workers))
     assert workers == 0 or "in _fail" in str(caught.value.__cause__.__cause__)  # type: ignore[union-attr]
 
 
 def test_a_killed_worker_is_told(raw: Path) -> None:
     with pytest.raises(DeviceError) as caught:
-        list(each_case(_die, read_dataset(raw), workers=1))
+        list(map_cases(_die, read_dataset(raw), workers=1))
     has(caught.value, "1 worker processes", "killed", "all to finish", "--workers")
 
 
@@ -426,14 +426,14 @@ def hosts(tmp_path: Path, grid: Grid) -> Path:
 
 
 def test_host_scans_are_grouped_by_case(hosts: Path, raw: Path, phantoms: Phantoms) -> None:
-    found = host_scans(hosts, ("PET", "CT"), ".nrrd")
+    found = find_hosts(hosts, ("PET", "CT"), ".nrrd")
     assert found == tuple(
         Host(case, (hosts / f"{case}_0000.nii.gz", hosts / f"{case}_0001.nii.gz")) for case in ("x", "y")
     )
     hosts.rename(hosts.parent / "imagesTr")
-    assert [host.case for host in host_scans(hosts.parent, ("PET", "CT"))] == ["x", "y"]
-    assert [host.case for host in host_scans(raw, ("pet", "ct"))] == list(CASES)
-    assert len(host_scans(phantoms.healthy, ("PET",))) == 2
+    assert [host.case for host in find_hosts(hosts.parent, ("PET", "CT"))] == ["x", "y"]
+    assert [host.case for host in find_hosts(raw, ("pet", "ct"))] == list(CASES)
+    assert len(find_hosts(phantoms.healthy, ("PET",))) == 2
 
 
 def test_cases_among_scans_are_known_by_their_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,7 +453,7 @@ def test_cases_among_scans_are_known_by_their_voxels(tmp_path: Path, monkeypatch
     read, read_volume = [], volumes.read_volume
     monkeypatch.setattr(volumes, "read_volume", lambda path: read.append(path.name.split(".")[0]) or read_volume(path))
     scans = {name: paths[name] for name in ("a", "Somebody", "a_again", "d")}
-    assert cases_among(scans, cases, ["a", "b", "c"]) == {"a": "a", "Somebody": "b"}  # type: ignore[arg-type]
+    assert match_cases(scans, cases, ["a", "b", "c"]) == {"a": "a", "Somebody": "b"}  # type: ignore[arg-type]
     assert sorted(read) == ["Somebody", "a", "a_again", "b"]
 
 
@@ -462,17 +462,17 @@ def test_label_files_of_hosts(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     labels = {"background": 0, "liver": 1, "tumor": 2}
-    assert host_labels(tmp_path, labels, "tumor") == {"x": tmp_path / "labelsTr" / "x.nii.gz"}
+    assert find_host_labels(tmp_path, labels, "tumor") == {"x": tmp_path / "labelsTr" / "x.nii.gz"}
     for declared, known in (
         ({"background": 0, "liver": 1}, True),
         ({**labels, "spleen": 3}, False),
         ({"background": 0, "liver": 2}, False),
     ):
         (tmp_path / "dataset.json").write_text(json.dumps({"labels": declared}))
-        assert [*host_labels(tmp_path / "imagesTr", labels, "tumor")] == [
+        assert [*find_host_labels(tmp_path / "imagesTr", labels, "tumor")] == [
             "x"
         ] * known  # else its values mean something else
-    assert host_labels(tmp_path / "labelsTr", labels, "tumor") == {}
+    assert find_host_labels(tmp_path / "labelsTr", labels, "tumor") == {}
 
 
 def test_all_faults_of_host_scans_come_at_once(hosts: Path, grid: Grid) -> None:
@@ -487,7 +487,7 @@ def test_all_faults_of_host_scans_come_at_once(hosts: Path, grid: Grid) -> None:
     volumes.write_volume(hosts / "u_0000.nii.gz", scan(grid), grid)
     volumes.write_volume(hosts / "u_0001.nii.gz", scan(grid), shifted)
     with pytest.raises(DataError) as caught:
-        host_scans(hosts, ("PET", "CT"), ".nrrd")
+        find_hosts(hosts, ("PET", "CT"), ".nrrd")
     error = caught.value
     has(error, "x_0001.nrrd", "no such file", "channel 1 (CT) of x", "add the file")
     has(error, "y_0002.nii.gz", "channel 2", "0001 = CT", "remove the file")
@@ -502,11 +502,11 @@ def test_all_faults_of_host_scans_come_at_once(hosts: Path, grid: Grid) -> None:
 def test_no_host_scans(tmp_path: Path) -> None:
     for folder, found in ((tmp_path, "no scans"), (tmp_path / "nowhere", "no such folder")):
         with pytest.raises(DataError) as caught:
-            host_scans(folder, ("PET",))
+            find_hosts(folder, ("PET",))
         has(caught.value, str(folder), found, "<case>_0000.nii.gz", "name another folder")
 
 
 def test_hosts_of_other_channels_are_refused(raw: Path) -> None:
     with pytest.raises(DataError) as caught:
-        host_scans(raw, ("CT", "PET"))
+        find_hosts(raw, ("CT", "PET"))
     has(caught.value, "dataset.json: channel_names", "PET, CT", "CT, PET", "take hosts with the channels")

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from tumorgen_cli.data import volumes
 from tumorgen_cli.data.dataset import read_dataset
-from tumorgen_cli.data.hosts import host_scans
+from tumorgen_cli.data.hosts import find_hosts
 from tumorgen_cli.data.integrity import CaseVoxels
 from tumorgen_cli.data.phantom import SHAPE, SMALL_SHAPE, Phantom, Phantoms, draw_phantom, write_phantoms
 from tumorgen_cli.planning.fingerprint import make_fingerprint, measure_tumors
@@ -34,7 +34,7 @@ def test_they_are_a_sound_dataset_and_hosts(phantoms: Phantoms) -> None:
         6,
         (),
     )
-    assert [host.case for host in host_scans(phantoms.healthy, dataset.channel_names)] == ["Healthy_000", "Healthy_001"]
+    assert [host.case for host in find_hosts(phantoms.healthy, dataset.channel_names)] == ["Healthy_000", "Healthy_001"]
     image, _ = volumes.read_volume(dataset.image_files("Phantom_000")[0])
     label, _ = volumes.read_volume(dataset.label_file("Phantom_000"))
     assert (image.dtype, label.dtype, image.shape) == (np.float32, np.uint8, SMALL_SHAPE)

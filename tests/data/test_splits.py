@@ -8,7 +8,7 @@ import pytest
 from support.command_line import call, told
 from support.workspaces import plan_toy
 
-from tumorgen_cli.data.splits import Splits, check_folds, folds_with, make_splits, nnunet_folds, written_folds
+from tumorgen_cli.data.splits import Splits, check_folds, find_fold, make_nnunet_folds, make_splits, read_folds
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.errors import DataError, PlanError
 from tumorgen_cli.system.json_records import write_json
@@ -24,12 +24,12 @@ def dataset(tmp_path, monkeypatch):
 
 
 def test_the_file_beside_the_data_comes_before_the_preprocessed_one(dataset, tmp_path, monkeypatch):
-    assert written_folds(dataset) is None
+    assert read_folds(dataset) is None
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "ready"))
     write_json(tmp_path / "ready" / dataset.name / "splits_final.json", OWN[1:])
     assert make_splits(dataset, None) == Splits(("c0", "c3"), ("c2", "c4"))
     write_json(dataset.path / "splits_final.json", OWN)
-    assert written_folds(dataset) == (
+    assert read_folds(dataset) == (
         dataset.path / "splits_final.json",
         [Splits(("c2", "c3"), ("c0",)), Splits(("c0", "c3"), ("c2", "c4"))],
     )
@@ -41,14 +41,14 @@ def test_the_file_beside_the_data_comes_before_the_preprocessed_one(dataset, tmp
 
 def test_without_a_file_folds_are_nnunets_if_one_is_asked_for(dataset):
     assert make_splits(dataset, None).test == ("c4",)
-    folds = nnunet_folds(CASES, 5)
+    folds = make_nnunet_folds(CASES, 5)
     assert sorted(case for fold in folds for case in fold.test) == sorted(CASES)
     assert all({*fold.train} == {*CASES} - {*fold.test} for fold in folds)
     assert make_splits(dataset, 3) == Splits(folds[3].train, folds[3].test, 3)
     with pytest.raises(PlanError, match="5 in nnU-Net's own five"):
         make_splits(dataset, 5)
     with pytest.raises(DataError, match="3 cases"):
-        nnunet_folds(CASES[:3], 5)
+        make_nnunet_folds(CASES[:3], 5)
 
 
 def test_every_fault_of_the_file_is_told(dataset):
@@ -61,23 +61,23 @@ def test_every_fault_of_the_file_is_told(dataset):
         "in train and val of fold 1"
     ]
     with pytest.raises(DataError):
-        check_folds(dataset, path, dict(enumerate(written_folds(dataset)[1])))
+        check_folds(dataset, path, dict(enumerate(read_folds(dataset)[1])))
     for content in ([], [{"train": []}], {"a": 1}):
         write_json(dataset.path / "splits_final.json", content)
         with pytest.raises(DataError, match="no folds with train and val"):
-            written_folds(dataset)
+            read_folds(dataset)
 
 
 def test_the_folds_beside_a_workspaces_own(dataset):
     own = Splits(("c0", "c1"), ("c5",))
-    assert folds_with(dataset, own) == ([own], 0)
-    five = nnunet_folds(CASES, 5)
-    assert folds_with(dataset, replace(five[2], fold=2)) == (five, 2)
-    assert folds_with(dataset, five[2]) == ([five[2]], 0)  # drawn otherwise
+    assert find_fold(dataset, own) == ([own], 0)
+    five = make_nnunet_folds(CASES, 5)
+    assert find_fold(dataset, replace(five[2], fold=2)) == (five, 2)
+    assert find_fold(dataset, five[2]) == ([five[2]], 0)  # drawn otherwise
     write_json(dataset.path / "splits_final.json", OWN)
-    written = written_folds(dataset)[1]
-    assert folds_with(dataset, written[1]) == (written, 1)
-    assert folds_with(dataset, own) == ([own], 0)  # the file has changed since
+    written = read_folds(dataset)[1]
+    assert find_fold(dataset, written[1]) == (written, 1)
+    assert find_fold(dataset, own) == ([own], 0)  # the file has changed since
 
 
 @pytest.mark.parametrize("command", [("plan",), ("run", "--healthy", "hosts")])
@@ -97,7 +97,7 @@ def test_a_workspace_keeps_its_fold(phantoms, tmp_path, monkeypatch):
     workspace = Workspace(tmp_path / "work")
     plan_toy(workspace, str(phantoms.dataset), fold=2)
     first = workspace.splits()
-    assert (first.fold, first.test) == (2, nnunet_folds([*first.train, *first.test], 5)[2].test)
+    assert (first.fold, first.test) == (2, make_nnunet_folds([*first.train, *first.test], 5)[2].test)
     ready = tmp_path / "ready" / phantoms.dataset.name / "splits_final.json"
     write_json(ready, [{"train": first.train[:1], "val": first.train[1:]}])  # which would have other folds
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "ready"))

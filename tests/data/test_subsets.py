@@ -7,7 +7,7 @@ import pytest
 
 from tumorgen_cli.data.dataset import organ_labels, read_dataset
 from tumorgen_cli.data.splits import Splits
-from tumorgen_cli.data.subsets import organ_cases, organs_of, tumor_free_subset, write_subset
+from tumorgen_cli.data.subsets import find_tumor_organs, select_organ_cases, write_subset, write_tumor_free_subset
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.system.errors import DataError, PlanError
@@ -52,26 +52,26 @@ def dataset(tmp_path):
 
 def test_the_organ_around_a_tumor():
     array = labels((8, 5, 4))  # two voxels in the liver, one in the pancreas
-    assert organs_of(array, TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {LIVER}
-    assert organs_of(array, TUMOR, (PANCREAS,), GRID.spacing_mm) == {PANCREAS}
-    assert organs_of(labels((4, 5, 4), (13, 5, 4)), TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {LIVER, PANCREAS}
-    assert organs_of(array * (array == TUMOR), TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {0}
-    assert organs_of(array, TUMOR, (), GRID.spacing_mm) == {0}
-    assert organs_of(labels(), TUMOR, (LIVER,), GRID.spacing_mm) == set()
+    assert find_tumor_organs(array, TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {LIVER}
+    assert find_tumor_organs(array, TUMOR, (PANCREAS,), GRID.spacing_mm) == {PANCREAS}
+    assert find_tumor_organs(labels((4, 5, 4), (13, 5, 4)), TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {LIVER, PANCREAS}
+    assert find_tumor_organs(array * (array == TUMOR), TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {0}
+    assert find_tumor_organs(array, TUMOR, (), GRID.spacing_mm) == {0}
+    assert find_tumor_organs(labels(), TUMOR, (LIVER,), GRID.spacing_mm) == set()
 
 
 def test_cases_by_organ(dataset):
-    assert organ_cases(dataset, "liver", dataset.cases) == [
+    assert select_organ_cases(dataset, "liver", dataset.cases) == [
         "a_liver",
         "e_two",
     ]  # with tumors in both a case counts for neither
-    assert organ_cases(dataset, "pancreas", ["a_liver", "b_pancreas"]) == ["b_pancreas"]
+    assert select_organ_cases(dataset, "pancreas", ["a_liver", "b_pancreas"]) == ["b_pancreas"]
     with pytest.raises(PlanError, match="did you mean liver"):
-        organ_cases(dataset, "livr", dataset.cases)
+        select_organ_cases(dataset, "livr", dataset.cases)
     with pytest.raises(PlanError, match="No such organ"):
-        organ_cases(dataset, "tumor", dataset.cases)
+        select_organ_cases(dataset, "tumor", dataset.cases)
     with pytest.raises(DataError, match=r"no training case whose tumors all lie in pancreas \(held out: 1\)"):
-        organ_cases(dataset, "pancreas", ["a_liver", "c_both"])
+        select_organ_cases(dataset, "pancreas", ["a_liver", "c_both"])
 
 
 def test_a_data_set_of_some_cases(dataset, tmp_path):
@@ -87,17 +87,17 @@ def test_a_data_set_of_some_cases(dataset, tmp_path):
 
 
 def test_the_tumor_free_cases_of_a_data_set(dataset, tmp_path):
-    assert read_dataset(tumor_free_subset(dataset.path, tmp_path / "free", "tumor")).cases == ("d_none",)
+    assert read_dataset(write_tumor_free_subset(dataset.path, tmp_path / "free", "tumor")).cases == ("d_none",)
     one = write_subset(dataset, ["a_liver"], tmp_path / "Dataset007_One")
     with pytest.raises(DataError, match="no case without a voxel of tumor"):
-        tumor_free_subset(one, tmp_path / "none", "tumor")
+        write_tumor_free_subset(one, tmp_path / "none", "tumor")
 
 
 def test_no_case_is_free_of_tumors_that_may_have_one(dataset, tmp_path):
     def free(tumor_name, **values):
         plain = json.loads((dataset.path / "dataset.json").read_text())
         (dataset.path / "dataset.json").write_text(json.dumps({**plain, "labels": {"background": 0, **values}}))
-        found = tumor_free_subset(dataset.path, tmp_path / "free", tumor_name)
+        found = write_tumor_free_subset(dataset.path, tmp_path / "free", tumor_name)
         return sorted(path.name.split(".")[0] for path in (found / "labelsTr").iterdir())
 
     assert free("hcc", liver=1, pancreas=2, hcc=3) == ["d_none"]  # the plan's tumor

@@ -16,7 +16,7 @@ from tumorgen_cli.pipeline import preprocess
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing import windows
 from tumorgen_cli.preprocessing.cases import load_case
-from tumorgen_cli.preprocessing.windows import mix_up
+from tumorgen_cli.preprocessing.windows import cut_mix
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.system import devices
 from tumorgen_cli.system.errors import DataError, StateError
@@ -217,7 +217,7 @@ def test_a_box_of_another_window():
     a, b = np.zeros((2, *shape), np.float32), np.ones((2, *shape), np.float32)
     shares = []
     for seed in range(20):
-        image, mask = mix_up(a, a[0], b, b[0], np.random.default_rng(seed))
+        image, mask = cut_mix(a, a[0], b, b[0], np.random.default_rng(seed))
         np.testing.assert_array_equal(image, np.stack([mask, mask]))  # one box for image and mask
         places = np.argwhere(mask)
         assert mask.sum() == np.prod(places.max(0) - places.min(0) + 1)
@@ -226,7 +226,7 @@ def test_a_box_of_another_window():
     assert min(shares) < 0.2
     assert max(shares) > 0.7
     np.testing.assert_array_equal(
-        mix_up(a, a[0], b, b[0], np.random.default_rng(1))[1], mix_up(a, a[0], b, b[0], np.random.default_rng(1))[1]
+        cut_mix(a, a[0], b, b[0], np.random.default_rng(1))[1], cut_mix(a, a[0], b, b[0], np.random.default_rng(1))[1]
     )
 
 

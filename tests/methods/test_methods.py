@@ -31,7 +31,7 @@ from tumorgen_cli.pipeline.status import status
 from tumorgen_cli.pipeline.train import train_stage, train_stages
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import load_case
-from tumorgen_cli.preprocessing.intensity import scale, units
+from tumorgen_cli.preprocessing.intensity import channel_units, scale
 from tumorgen_cli.synthesis.window import lay_window
 from tumorgen_cli.system.errors import DataError, PlanError, StateError
 from tumorgen_cli.system.json_records import write_json
@@ -233,7 +233,7 @@ def test_a_tumor_comes_in_the_units_of_its_host(units_of_their_own, workspace, n
         made, alone = method.synthesize(request, seed, Sampling()), plain.synthesize(only, seed, Sampling())
         np.testing.assert_array_equal(made.image[0], alone.image[0])
         assert made.drawn.get("donor") == alone.drawn.get("donor")
-        change = (made.image - request.image)[:, made.mask > 0.5].mean(axis=1) / units(
+        change = (made.image - request.image)[:, made.mask > 0.5].mean(axis=1) / channel_units(
             method.plan.channels, request.limits
         )[:, 1]
         assert 0.05 < change[1] < 3, change  # whatever the donor's unit
@@ -264,7 +264,7 @@ def test_previews_show_the_main_channel(units_of_their_own, monkeypatch, tmp_pat
             draw = autoencoder.reconstruction_preview(method.vae, cases, plan, "cpu")
         for module in (sys.modules[type(method).__module__], autoencoder):
             monkeypatch.setattr(
-                module, "grid_preview", lambda path, rows, names, columns, low, high: shown.append((rows, columns))
+                module, "save_grid_preview", lambda path, rows, names, columns, low, high: shown.append((rows, columns))
             )
         with torch.no_grad():
             if name == "freetumor":
@@ -325,7 +325,7 @@ def test_bright_tumors_are_measured_in_units_of_what_lies_around_them(bright):
     for number, facts in enumerate(bright.fingerprint().cases):
         assert facts.tumors[0].mean[0] == pytest.approx(1.5 + 0.5 * number, rel=0.01)
         case = load_case(bright.cases / facts.case)
-        np.testing.assert_allclose(units(plan.channels, case.record.limits), [[0, 10.0**number]], rtol=0.01, atol=1e-6)
+        np.testing.assert_allclose(channel_units(plan.channels, case.record.limits), [[0, 10.0**number]], rtol=0.01, atol=1e-6)
         seen = scale(np.asarray(case.image), plan.channels, np.array(case.record.limits))
         assert seen[0, 16, 16, 16] == pytest.approx(-0.25 + 0.25 * number, abs=0.02)
     assert np.allclose(

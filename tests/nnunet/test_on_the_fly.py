@@ -392,8 +392,8 @@ def test_a_fold_that_nobody_wrote_is_refused(painting, tmp_path):
 
 WATCHED = """
 import os, sys, time
-from tumorgen_cli.processes import end_with
-end_with(int(sys.argv[1]))
+from tumorgen_cli.system.processes import exit_with_parent
+exit_with_parent(int(sys.argv[1]))
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
@@ -500,7 +500,7 @@ def test_the_folds_are_the_data_sets_and_the_workspaces_has_its_number(unpainted
     """One file for the workspaces of all folds, in which each trains its own."""
     train, test = unpainted.splits().train, unpainted.splits().test
     other, own = Splits(tuple({*train, *test} - {train[0]}), (train[0],)), Splits(train[::-1], test)
-    monkeypatch.setattr(splits_module, "written_folds", lambda _: (Path("splits_final.json"), [other, own]))
+    monkeypatch.setattr(splits_module, "read_folds", lambda _: (Path("splits_final.json"), [other, own]))
     made = call("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste")
     assert "nnUNetv2_train DATASET 3d_fullres 1" in told(made)
     written = json.loads((unpainted.root / "nnunet" / "splits_final.json").read_text())

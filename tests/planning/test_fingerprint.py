@@ -154,7 +154,7 @@ def test_cases_without_a_unit_are_pooled_in_their_own(make: Make, grid: Grid, mo
     assert made.channels[0].image["50"] == pytest.approx((np.median(tissue) - low) / (high - low), rel=0.03)
     assert made.channels[0].maximum == pytest.approx((90 - low) / (high - low), rel=1e-3)
     before = content_hash(pet)
-    monkeypatch.setattr(channels, "SCAN_UNIT", (1.0, 99.0))
+    monkeypatch.setattr(channels, "SCAN_UNIT_PERCENTILES", (1.0, 99.0))
     assert content_hash(pet) == before
     assert content_hash(read_dataset(folder)) != made.content_hash
 

@@ -231,4 +231,4 @@ def test_small_tumors_get_a_finer_grid_where_the_budget_allows_it():
 
 def test_an_autoencoders_patches_hold_no_more_than_the_papers_window():
     shapes = [(32, 32, 32), (64, 64, 64), (96, 96, 96), (128, 128, 64), (256, 128, 128)]
-    assert [rules.patches_a_step(shape) for shape in shapes] == [4, 4, 1, 1, 1]
+    assert [rules.patches_per_step(shape) for shape in shapes] == [4, 4, 1, 1, 1]

@@ -142,7 +142,7 @@ def test_more_components_than_a_byte_holds():
 def test_workers_fit_the_memory():
     small = CaseFacts("a", Grid((10, 10, 10), (1.0, 1.0, 1.0)), ())
     vast = CaseFacts("b", Grid((100_000, 1000, 1000), (1.0, 1.0, 1.0)), ())
-    assert 1 <= workers.worker_count([small.grid], 1) <= usable_cores()
-    assert workers.worker_count([small.grid, vast.grid], 1) == 1
-    assert workers.worker_count([], 1) >= 1
+    assert 1 <= workers.choose_preprocessing_workers([small.grid], 1) <= usable_cores()
+    assert workers.choose_preprocessing_workers([small.grid, vast.grid], 1) == 1
+    assert workers.choose_preprocessing_workers([], 1) >= 1
     assert available_memory_gib() > 0

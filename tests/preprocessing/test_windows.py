@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tumorgen_cli import geometry
-from tumorgen_cli.geometry import Box, in_type, spanning_component
+from tumorgen_cli.geometry import Box, cast_to_dtype, find_spanning_component
 from tumorgen_cli.planning.plan import ChannelPlan
 from tumorgen_cli.preprocessing import cases, intensity, windows
 from tumorgen_cli.preprocessing.cases import Case, CaseRecord, Component
-from tumorgen_cli.preprocessing.intensity import comparable
+from tumorgen_cli.preprocessing.intensity import to_comparable_units
 from tumorgen_cli.system.errors import StateError
 
 PET = ChannelPlan("PET", "dataset", 0.0, 20.0, 0.5)
@@ -45,10 +45,10 @@ def test_scale_by_hand():
 
 def test_units_are_a_scans_own_only_where_scans_differ_in_them():
     limits = [(0.0, 20.0), (-175.0, 250.0), (100.0, 500.0)]
-    np.testing.assert_array_equal(intensity.units((PET, CT, MR), limits), [[0, 1], [0, 1], [100, 320]])
+    np.testing.assert_array_equal(intensity.channel_units((PET, CT, MR), limits), [[0, 1], [0, 1], [100, 320]])
     raised = replace(MR, low=0.25)
-    np.testing.assert_array_equal(intensity.units((raised,), [(180.0, 500.0)]), [[100, 320]])  # whatever is clipped
-    np.testing.assert_array_equal(intensity.units((MR,), [(0.0, 0.0)]), [[0, 1]])  # nothing to divide by
+    np.testing.assert_array_equal(intensity.channel_units((raised,), [(180.0, 500.0)]), [[100, 320]])  # whatever is clipped
+    np.testing.assert_array_equal(intensity.channel_units((MR,), [(0.0, 0.0)]), [[0, 1]])  # nothing to divide by
 
 
 def test_limits_are_the_plans_or_the_scans():
@@ -126,7 +126,7 @@ def case():
 
 
 def test_without_a_seed_the_window_is_centred_and_untouched(case):
-    image, mask = windows.tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), None)
+    image, mask = windows.cut_tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), None)
     box = case.record.components[0].box
     start = tuple((a + b - 16) // 2 for a, b in zip(box.start, box.stop, strict=True))
     np.testing.assert_array_equal(mask, geometry.cut_mask(case.tumors, start, (16, 16, 16)) > 0)
@@ -141,14 +141,14 @@ def test_without_spatial_a_window_is_not_resampled(case):
     for seed in range(6):
         start = geometry.place_window(component.box, case.record.shape, sides, np.random.default_rng(seed))
         plain = intensity.scale(geometry.cut(case.image, start, sides), (PET,), np.array([[0, 20]], np.float32))
-        image, _ = windows.tumor_window(case, component, (PET,), sides, seed, spatial=False)
+        image, _ = windows.cut_tumor_window(case, component, (PET,), sides, seed, spatial=False)
         gains = np.sort(image + 1, None) / np.sort(plain + 1, None)
         assert np.ptp(gains) < 1e-4
 
 
 def test_same_seed_same_window(case):
     def draw(seed):
-        return windows.tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), seed)
+        return windows.cut_tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), seed)
 
     before = case.image.copy()
     state = np.random.get_state()[1].copy()
@@ -163,7 +163,7 @@ def test_same_seed_same_window(case):
 def test_augmented_windows_keep_the_tumor_under_its_mask(case):
     """Image and mask are moved alike: the tumor stays five times as bright as what is around it."""
     for seed in range(12):
-        image, mask = windows.tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), seed)
+        image, mask = windows.cut_tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), seed)
         assert image.shape == (1, 16, 16, 16)
         assert image.dtype == np.float32
         assert mask.dtype == np.uint8
@@ -211,12 +211,12 @@ def test_intensities_compare_between_scans():
     """PET and CT stay in their units, with nothing at 0 SUV and at the window's low end; MR comes in its scan's own."""
     image = np.stack([np.full((2, 2, 2), v, np.float32) for v in (7.0, 60.0, 300.0)])
     limits = np.array([[-0.5, 20.0], [-175.0, 250.0], [100.0, 500.0]], np.float32)
-    found, zero = comparable(image, (PET, CT, MR), limits)
+    found, zero = to_comparable_units(image, (PET, CT, MR), limits)
     assert found[:, 0, 0, 0].tolist() == pytest.approx([7, 60, 0.625])
     assert zero.tolist() == [0, -175, 0]
     assert image[2, 0, 0, 0] == 300
     known = image[:2]
-    assert comparable(known, (PET, CT), limits[:2])[0] is known  # nothing is copied
+    assert to_comparable_units(known, (PET, CT), limits[:2])[0] is known  # nothing is copied
 
 
 def test_the_part_that_spans_its_box():
@@ -224,13 +224,13 @@ def test_the_part_that_spans_its_box():
     mask[:, 0, 0] = mask[0, :, 0] = mask[0, 0, :] = True
     arms = mask.copy()
     mask[2:, 2:, 2:] = True
-    np.testing.assert_array_equal(spanning_component(mask), arms)
-    assert spanning_component(arms & False) is None
-    assert spanning_component(~arms) is not None
+    np.testing.assert_array_equal(find_spanning_component(mask), arms)
+    assert find_spanning_component(arms & False) is None
+    assert find_spanning_component(~arms) is not None
 
 
 def test_values_in_a_type():
     values = np.array([-3.6, 2.5, 300.0, 1e6], np.float32)
-    assert in_type(values, np.dtype(np.uint8)).tolist() == [0, 2, 255, 255]
-    assert in_type(values, np.dtype(np.int16)).tolist() == [-4, 2, 300, 32767]
-    assert in_type(values, np.dtype(np.float64)).tolist() == [pytest.approx(v) for v in values.tolist()]
+    assert cast_to_dtype(values, np.dtype(np.uint8)).tolist() == [0, 2, 255, 255]
+    assert cast_to_dtype(values, np.dtype(np.int16)).tolist() == [-4, 2, 300, 32767]
+    assert cast_to_dtype(values, np.dtype(np.float64)).tolist() == [pytest.approx(v) for v in values.tolist()]

@@ -179,7 +179,7 @@ def test_a_place_in_whole_cells_is_all_painted(plan, box):
     edges = np.array([(request.place.start, before.place.start), (before.place.stop, request.place.stop)])
     assert (np.array([request.place.start, request.place.stop]) % 4 == 0).all()
     assert ((np.diff(edges, axis=1) >= 0) & (np.diff(edges, axis=1) < 4)).all()
-    assert wide.box.holds(box)
+    assert wide.box.contains(box)
     assert (
         (np.array(wide.box.shape) - box.shape) * scan.grid.spacing_mm < 2 * (16 + np.array(scan.grid.spacing_mm))
     ).all()
@@ -197,8 +197,8 @@ def test_a_place_stays_in_its_box_where_a_window_is_larger_than_the_scan(plan):
         box = Box(tuple(start.tolist()), tuple((start + rng.integers(3, 8, 3)).tolist()))
         window = lay_window(scan, box, plan, 4)
         assert window.padded
-        assert window.window_box.holds(window.place)
-        assert Box((0, 0, 0), scan.grid.shape).holds(window.box)
+        assert window.window_box.contains(window.place)
+        assert Box((0, 0, 0), scan.grid.shape).contains(window.box)
 
 
 def test_the_feather_by_hand():

@@ -113,7 +113,7 @@ def test_no_flag_is_a_number():
 
 
 def test_a_name_that_is_like_none():
-    fault = json_records.unknown_name("plan", "zzzz", ["alpha", "beta"])
+    fault = json_records.unknown_name_fault("plan", "zzzz", ["alpha", "beta"])
     assert (fault.remedy, fault.expected) == ("remove it", "one of alpha, beta")
 
 
@@ -229,7 +229,7 @@ def test_a_folder_that_cannot_be_made_or_locked(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(StateError, match="cannot be locked"), locks.locked(tmp_path, "plan"):
         pass
-    with pytest.raises(StateError, match="cannot be locked"), locks.in_turn(tmp_path):
+    with pytest.raises(StateError, match="cannot be locked"), locks.wait_for_turn(tmp_path):
         pass
 
 

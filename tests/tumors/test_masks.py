@@ -11,11 +11,11 @@ from tumorgen_cli.methods.mask_prior import training_masks
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.system.errors import PlanError
-from tumorgen_cli.tumors.masks import draw_mask, ellipsoid, size_class, tumor_in_box
+from tumorgen_cli.tumors.masks import draw_mask, draw_tumor_box, ellipsoid, nearest_size_class
 
 
 def test_size_classes_are_the_nearest_by_ratio():
-    assert [size_class((4, 8, 16, 32), r) for r in (0.0, 1, 5, 6, 11, 12, 23, 100)] == [0, 0, 0, 1, 1, 2, 3, 3]
+    assert [nearest_size_class((4, 8, 16, 32), r) for r in (0.0, 1, 5, 6, 11, 12, 23, 100)] == [0, 0, 0, 1, 1, 2, 3, 3]
 
 
 def test_a_plain_ellipsoid_has_its_volume():
@@ -28,8 +28,8 @@ def test_a_plain_ellipsoid_has_its_volume():
 def test_a_tumors_place_in_its_box():
     """Offsets up to the reach on each side, at least half of the box left, the whole box where there is no reach."""
     rng = np.random.default_rng(0)
-    assert tumor_in_box((9, 10, 11), (0, 0, 0), rng).shape == (9, 10, 11)
-    draws = [tumor_in_box((40, 40, 4), (5, 30, 30), rng) for _ in range(300)]
+    assert draw_tumor_box((9, 10, 11), (0, 0, 0), rng).shape == (9, 10, 11)
+    draws = [draw_tumor_box((40, 40, 4), (5, 30, 30), rng) for _ in range(300)]
     starts, ends = np.array([d.start for d in draws]), np.array([(40, 40, 4)]) - np.array([d.stop for d in draws])
     assert starts.min() >= 0
     assert ends.min() >= 0

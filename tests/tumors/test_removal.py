@@ -5,7 +5,7 @@ import pytest
 
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.planning.plan import PastePlan
-from tumorgen_cli.tumors.removal import fill_smoothly, heal, seen_tumor
+from tumorgen_cli.tumors.removal import extend_to_uptake, fill_harmonic, remove_tumors
 
 SHAPE = (30, 28, 26)
 
@@ -23,9 +23,9 @@ def test_a_hole_in_a_ramp_is_filled_by_the_ramp():
     hole = np.zeros(ramp.shape, bool)
     hole[3:8, 2:9, 4:7] = True
     damaged = np.where(hole, 1e6, ramp).astype(np.float32)
-    np.testing.assert_allclose(fill_smoothly(damaged, hole, (1.0, 2.0, 5.0)), ramp, atol=0.01)
-    np.testing.assert_array_equal(fill_smoothly(damaged, np.zeros_like(hole), (1.0, 1.0, 1.0)), damaged)
-    assert not fill_smoothly(damaged, np.ones_like(hole), (1.0, 1.0, 1.0)).any()
+    np.testing.assert_allclose(fill_harmonic(damaged, hole, (1.0, 2.0, 5.0)), ramp, atol=0.01)
+    np.testing.assert_array_equal(fill_harmonic(damaged, np.zeros_like(hole), (1.0, 1.0, 1.0)), damaged)
+    assert not fill_harmonic(damaged, np.ones_like(hole), (1.0, 1.0, 1.0)).any()
 
 
 def paste_plan(margin_mm, seen_in=(0,)):
@@ -42,7 +42,7 @@ def test_only_the_boxs_tumor_goes(kind, seen_in):
     tumors[24:27, 24:27, 20:23] = True
     image[0][tumors] = 900
     before, box, spacing, paste = image.copy(), Box((8, 8, 8), (18, 18, 18)), (4.0, 4.0, 3.0), paste_plan(4.0, seen_in)
-    healed, changed = heal(image, tumors, box, spacing, paste, 1)
+    healed, changed = remove_tumors(image, tumors, box, spacing, paste, 1)
     assert healed.dtype == kind
     assert changed == Box((9, 9, 9), (17, 17, 17))  # 4 mm around it, in whole voxels
     np.testing.assert_array_equal(healed[:, ~inside(changed)], image[:, ~inside(changed)])
@@ -51,8 +51,8 @@ def test_only_the_boxs_tumor_goes(kind, seen_in):
     assert gone.mean() == pytest.approx(100, abs=6)
     assert 3 < gone.std() < 20  # the host's noise, not a bare patch
     np.testing.assert_array_equal(image, before)
-    np.testing.assert_array_equal(healed, heal(image, tumors, box, spacing, paste, 1)[0])
-    nothing, none = heal(image, tumors, Box((0, 0, 0), (5, 5, 5)), spacing, paste, 1)
+    np.testing.assert_array_equal(healed, remove_tumors(image, tumors, box, spacing, paste, 1)[0])
+    nothing, none = remove_tumors(image, tumors, Box((0, 0, 0), (5, 5, 5)), spacing, paste, 1)
     assert nothing is image
     assert none is None
 
@@ -66,7 +66,7 @@ def test_an_organ_beside_it_makes_no_noise():
     beside = image.copy()
     beside[0, 20:24, 8:20, 8:20] += 600
     quiet, loud = (
-        heal(each, tumors, Box((8, 8, 8), (18, 18, 18)), (4.0, 4.0, 3.0), paste_plan(4.0, ()), 1)[0]
+        remove_tumors(each, tumors, Box((8, 8, 8), (18, 18, 18)), (4.0, 4.0, 3.0), paste_plan(4.0, ()), 1)[0]
         for each in (image, beside)
     )
     assert loud[0][tumors].std() < 1.5 * quiet[0][tumors].std()
@@ -89,48 +89,48 @@ NONE = np.zeros((64, 48, 48), bool)
 
 def test_a_tumor_is_taken_away_as_far_as_it_is_seen_not_as_it_is_outlined():
     image, outlined, radius = hot_spot(outlined=9)
-    np.testing.assert_array_equal(seen_tumor(image, outlined, NONE, SPACING, 2.0), radius <= 12)
+    np.testing.assert_array_equal(extend_to_uptake(image, outlined, NONE, SPACING, 2.0), radius <= 12)
     box = Box((18, 18, 18), (27, 27, 27))  # no larger than the outline
-    healed, changed = heal(image, outlined, box, SPACING, paste_plan(2.0), 0)
+    healed, changed = remove_tumors(image, outlined, box, SPACING, paste_plan(2.0), 0)
     assert healed.max() < 2
     assert changed == Box((15, 15, 15), (30, 30, 30))
     np.testing.assert_array_equal(healed[0][radius > 15], image[0][radius > 15])
-    outline, _ = heal(image, outlined, box, SPACING, paste_plan(2.0, ()), 0)
+    outline, _ = remove_tumors(image, outlined, box, SPACING, paste_plan(2.0, ()), 0)
     assert outline[0][(radius > 11) & (radius <= 12)].min() == 8  # in other channels than PET's the outline is believed
 
 
 def test_organs_stay_hotter_or_labelled_and_what_is_too_large():
     image, outlined, _ = hot_spot(outlined=9, organ=20.0)
-    seen = seen_tumor(image, outlined, NONE, SPACING, 2.0)
+    seen = extend_to_uptake(image, outlined, NONE, SPACING, 2.0)
     assert not seen[29:].any()  # nor its blur
     assert seen.sum() > 1.5 * outlined.sum()
     labelled = NONE.copy()
     labelled[26:36, 18:27, 18:27] = True
     box = Box((18, 18, 18), (27, 27, 27))
-    healed, _ = heal(image, outlined, box, SPACING, paste_plan(2.0), 0, np.where(labelled, 2, outlined))
+    healed, _ = remove_tumors(image, outlined, box, SPACING, paste_plan(2.0), 0, np.where(labelled, 2, outlined))
     np.testing.assert_array_equal(healed[0, 30:36, 18:27, 18:27], image[0, 30:36, 18:27, 18:27])
     image, outlined, _ = hot_spot(outlined=6)
     np.testing.assert_array_equal(
-        seen_tumor(image, outlined, NONE, SPACING, 2.0), outlined
+        extend_to_uptake(image, outlined, NONE, SPACING, 2.0), outlined
     )  # eight times as much is no tumor's rim
 
 
 def test_the_channel_in_which_a_tumor_stands_out_and_one_that_does_not():
     image, outlined, radius = hot_spot(outlined=9)
     flat = np.random.default_rng(1).standard_normal(image.shape).astype(np.float32)
-    np.testing.assert_array_equal(seen_tumor(np.concatenate([flat, image]), outlined, NONE, SPACING, 2.0), radius <= 12)
-    np.testing.assert_array_equal(seen_tumor(flat, outlined, NONE, SPACING, 2.0), outlined)
-    np.testing.assert_array_equal(seen_tumor(-image, outlined, NONE, SPACING, 2.0), outlined)  # a cold one
+    np.testing.assert_array_equal(extend_to_uptake(np.concatenate([flat, image]), outlined, NONE, SPACING, 2.0), radius <= 12)
+    np.testing.assert_array_equal(extend_to_uptake(flat, outlined, NONE, SPACING, 2.0), outlined)
+    np.testing.assert_array_equal(extend_to_uptake(-image, outlined, NONE, SPACING, 2.0), outlined)  # a cold one
     everything = ~NONE
     np.testing.assert_array_equal(
-        seen_tumor(image, everything, NONE, SPACING, 2.0), everything
+        extend_to_uptake(image, everything, NONE, SPACING, 2.0), everything
     )  # no background to tell it from
 
 
 def test_air_around_a_limb_does_not_hide_a_tumor():
     image, outlined, radius = hot_spot(outlined=9, level=3.5)
     image[0][radius > 30] = 0.02
-    np.testing.assert_array_equal(seen_tumor(image, outlined, NONE, SPACING, 2.0), radius <= 12)
+    np.testing.assert_array_equal(extend_to_uptake(image, outlined, NONE, SPACING, 2.0), radius <= 12)
 
 
 def test_a_faint_tumor_does_not_hide_a_hot_one_in_the_same_box():
@@ -138,12 +138,12 @@ def test_a_faint_tumor_does_not_hide_a_hot_one_in_the_same_box():
     tumors = first.copy()
     image[0, 44:60, 10:34, 10:34] = 3.0
     tumors[44:60, 10:34, 10:34] = True
-    healed, _ = heal(image, tumors, Box((10, 10, 10), (60, 40, 40)), SPACING, paste_plan(2.0), 0)
+    healed, _ = remove_tumors(image, tumors, Box((10, 10, 10), (60, 40, 40)), SPACING, paste_plan(2.0), 0)
     assert healed[0][radius <= 12].max() < 3
 
 
 def test_noise_is_that_of_what_lies_around_not_of_what_lies_far():
     image, outlined, radius = hot_spot(outlined=9, noise=0.1)
     image[0][radius > 45] += 3 * np.random.default_rng(2).standard_normal(int((radius > 45).sum())).astype(np.float32)
-    healed, _ = heal(image, outlined, Box((18, 18, 18), (27, 27, 27)), SPACING, paste_plan(2.0), 0)
+    healed, _ = remove_tumors(image, outlined, Box((18, 18, 18), (27, 27, 27)), SPACING, paste_plan(2.0), 0)
     assert healed[0][radius <= 10].std() < 0.3

@@ -39,7 +39,7 @@ from tumorgen_cli.cli.options import (
     parse_shard,
 )
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault, PlanError, reason_words
+from tumorgen_cli.system.errors import Fault, PlanError, describe_counts
 
 if TYPE_CHECKING:
     from tumorgen_cli.geometry import Box
@@ -374,7 +374,7 @@ def filter_pairs(
     if as_json:
         console.print_json(found)
     else:
-        rejected = reason_words(found.reasons) or "none"
+        rejected = describe_counts(found.reasons) or "none"
         rows = [
             ("kept", found.kept),
             ("rejected (see rejected.csv)", rejected),
@@ -614,7 +614,7 @@ def _show_set(report: Any, as_json: bool) -> None:
         console.print_json(report)
         return
     tally = report.tally
-    rejected = reason_words(tally.rejected) or "none"
+    rejected = describe_counts(tally.rejected) or "none"
     rows = [
         ("pairs", tally.pairs),
         ("made now", tally.made),

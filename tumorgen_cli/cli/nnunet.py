@@ -26,7 +26,7 @@ from tumorgen_cli.cli.options import (
     open_workspace,
 )
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault, PlanError, reason_words
+from tumorgen_cli.system.errors import Fault, PlanError, describe_counts
 
 
 @command
@@ -60,7 +60,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Put real cases and synthetic pairs into one nnU-Net raw data set, with folds that validate on unseen real cases alone."""
-    from tumorgen_cli.nnunet.runner import export_line, users_folders
+    from tumorgen_cli.nnunet.runner import export_line, user_folders
     from tumorgen_cli.pipeline import merge as merge_module
 
     made = merge_module.merge(open_workspace(work), real, synthetic, out, folds, oversample, preprocessed)
@@ -69,7 +69,7 @@ def merge(
     else:
         rows = []
         for number, f in enumerate(made.folds):
-            left_out = reason_words(f.left_out) or "none"
+            left_out = describe_counts(f.left_out) or "none"
             rows.append((number, len(f.train), len(f.validation), len(f.pairs), left_out, f"{f.real_share:.0%}"))
         columns = (
             "fold",
@@ -89,7 +89,7 @@ def merge(
         console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
     number = int(made.out.name[len("Dataset") :][:3])
     folders = (
-        users_folders(work)
+        user_folders(work)
         | {"nnUNet_raw": made.out.parent}
         | ({"nnUNet_preprocessed": preprocessed} if preprocessed else {})
     )

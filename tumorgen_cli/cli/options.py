@@ -138,12 +138,12 @@ def judge_faults(judge: Path | None, until_pass: int | None) -> list[Fault]:
 def method_names(option: str, text: str, faults: list[Fault], live: bool = False) -> list[str]:
     """The methods (or arms of `downstream`) that an option names; tells what is wrong with them together with `faults`."""
     from tumorgen_cli.methods.registry import METHODS
-    from tumorgen_cli.system.json_records import unknown_name
+    from tumorgen_cli.system.json_records import unknown_name_fault
 
     names, known = [name.strip() for name in text.split(",")], METHODS
     if live:
         known = ("real", *METHODS, *(f"{name}-live" for name in METHODS))
-    faults += [unknown_name(option, name, known) for name in dict.fromkeys(names) if name not in known]
+    faults += [unknown_name_fault(option, name, known) for name in dict.fromkeys(names) if name not in known]
     faults += [
         Fault(f"{option}.{name}", "named twice", "once", "leave one out") for name in known if names.count(name) > 1
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-SCAN_UNIT = (0.0, 99.9)  # percentiles of a scan that are 0 and 1 in a unit of its own
+SCAN_UNIT_PERCENTILES = (0.0, 99.9)  # percentiles of a scan that are 0 and 1 in a unit of its own
 _BLUR_VOXELS = 2  # how far beside its outline a tumor, or the soft edge of a painted one, is seen
 _QUANTITIES = ("nonorm", "rescale_to_0_1", "rgb_to_0_1")  # names of channels that nnU-Net takes as they are
 
@@ -38,5 +38,5 @@ def scan_unit(channel: np.ndarray, tumors: np.ndarray | None) -> tuple[float, fl
         rest = np.ones(channel.shape, bool)
         rest[region] = ndimage.maximum_filter(tumors[region].view(np.uint8), 2 * _BLUR_VOXELS + 1, mode="constant") == 0
         channel = channel[rest] if rest.any() else channel
-    low, high = np.percentile(channel, SCAN_UNIT)
+    low, high = np.percentile(channel, SCAN_UNIT_PERCENTILES)
     return float(low), float(high)

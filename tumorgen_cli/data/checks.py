@@ -303,7 +303,7 @@ def geometry_faults(grids: Mapping[Path, Grid]) -> list[Fault]:
 def _describe(grid: Grid, a: Grid, b: Grid) -> str:
     turned = not np.allclose(a.direction, b.direction, atol=_DIRECTION_TOLERANCE)
     direction = f", direction {tuple(round(d, 3) + 0.0 for d in grid.direction)}" if turned else ""
-    return volumes.describe(grid) + direction
+    return volumes.describe_grid(grid) + direction
 
 
 def _values(array: np.ndarray) -> str:

@@ -94,7 +94,7 @@ def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
     return Dataset(path, path.name, channels, labels, ending, tuple(sorted(scans)), tumor)
 
 
-def tumors_by_name(names: Iterable[str]) -> list[str]:
+def find_tumor_names(names: Iterable[str]) -> list[str]:
     """The labels whose names speak of a tumor."""
     return [name for name in names if _TUMOR.search(name)]
 
@@ -108,7 +108,7 @@ def _find_tumor(where: Path, labels: dict[str, int], wanted: str | None) -> str:
         ]
         found = f"--tumor-label {wanted}, but the labels are: {listed}"
     else:
-        matches = tumors_by_name(names) if len(names) > 1 else names
+        matches = find_tumor_names(names) if len(names) > 1 else names
         found = f"{len(matches) or 'no'} labels that may be the tumor, of: {listed}"
     if len(matches) == 1:
         return matches[0]

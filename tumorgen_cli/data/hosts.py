@@ -12,7 +12,7 @@ from tumorgen_cli.data.checks import channel_faults, geometry_faults, list_scans
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.geometry import Shape
 from tumorgen_cli.system import console, json_records
-from tumorgen_cli.system.errors import DataError, Fault, few
+from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Host:
     files: tuple[Path, ...]
 
 
-def host_scans(folder: Path, channel_names: Sequence[str], file_ending: str = ".nii.gz") -> tuple[Host, ...]:
+def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".nii.gz") -> tuple[Host, ...]:
     """The scans of a folder (`<case>_0000.nii.gz` ...), sorted by case; its imagesTr/ is used where there is one.
 
     Headers are read, voxels are not.
@@ -48,7 +48,7 @@ def host_scans(folder: Path, channel_names: Sequence[str], file_ending: str = ".
     return hosts
 
 
-def host_labels(
+def find_host_labels(
     folder: Path, labels: Mapping[str, int], tumor_name: str, file_ending: str = ".nii.gz"
 ) -> dict[str, Path]:
     """The label files of a folder of scans, by case: those in the labelsTr/ that nnU-Net's form has beside imagesTr/.
@@ -63,7 +63,7 @@ def host_labels(
     return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
 
 
-def cases_by_voxels(dataset: Dataset, cases: Sequence[str], shapes: Collection[Shape]) -> dict[Shape, dict[str, str]]:
+def index_cases_by_voxels(dataset: Dataset, cases: Sequence[str], shapes: Collection[Shape]) -> dict[Shape, dict[str, str]]:
     """The cases of a data set by the shape of their first channel and by what `hash_voxels` says of it; of other shapes none is read."""
     images = {case: dataset.image_files(case)[0] for case in cases}
     read = {case: path for case, path in images.items() if volumes.read_grid(path).shape in shapes}
@@ -76,13 +76,13 @@ def cases_by_voxels(dataset: Dataset, cases: Sequence[str], shapes: Collection[S
     return found
 
 
-def cases_among(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
+def match_cases(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
     """Which scans (by name, their first channel's file) are among the cases of a data set, by name or by voxels, and which case each is.
 
     Files are read only where names do not tell and shapes agree.
     """
     shapes = {name: volumes.read_grid(path).shape for name, path in scans.items() if name not in cases}
-    known = cases_by_voxels(dataset, cases, {*shapes.values()})
+    known = index_cases_by_voxels(dataset, cases, {*shapes.values()})
     found = {}
     for name, path in scans.items():
         if name in cases:
@@ -94,9 +94,9 @@ def cases_among(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str
     return found
 
 
-def case_words(known: Mapping[str, str]) -> str:
-    """What `cases_among` found, in words: the first scans, with the case's name beside that of a scan which goes by another."""
-    return few([name if name == case else f"{name}, which is {case}" for name, case in known.items()])
+def describe_matches(known: Mapping[str, str]) -> str:
+    """What `match_cases` found, in words: the first scans, with the case's name beside that of a scan which goes by another."""
+    return abbreviate_list([name if name == case else f"{name}, which is {case}" for name, case in known.items()])
 
 
 def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:

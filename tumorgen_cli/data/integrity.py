@@ -17,7 +17,7 @@ from tumorgen_cli.data.checks import (
     read_whole,
 )
 from tumorgen_cli.data.dataset import Dataset
-from tumorgen_cli.data.workers import each_case
+from tumorgen_cli.data.workers import map_cases
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import DataError, Fault
@@ -63,12 +63,12 @@ def file_faults(dataset: Dataset) -> list[Fault]:
 
 
 def check_dataset(dataset: Dataset, workers: int | None = None, ticker: Ticker | None = None) -> tuple[str, ...]:
-    """The tumor-free cases of a sound dataset; every file is read. `workers` as for `each_case`.
+    """The tumor-free cases of a sound dataset; every file is read. `workers` as for `map_cases`.
 
     Raises:
         DataError: every fault of every file, or no tumor voxel in any case.
     """
-    return settle(dataset, list(each_case(_only_check, dataset, workers, ticker)))
+    return conclude_checks(dataset, list(map_cases(_only_check, dataset, workers, ticker)))
 
 
 def _only_check(dataset: Dataset, case: str) -> CaseCheck:
@@ -96,7 +96,7 @@ def check_case(dataset: Dataset, case: str) -> tuple[CaseCheck, CaseVoxels | Non
     return check, CaseVoxels(tuple(array for array, _ in volumes.values()), tumor, next(iter(grids.values())))
 
 
-def settle(dataset: Dataset, checks: Sequence[CaseCheck]) -> tuple[str, ...]:
+def conclude_checks(dataset: Dataset, checks: Sequence[CaseCheck]) -> tuple[str, ...]:
     """The tumor-free cases, once every case has been checked.
 
     Raises:

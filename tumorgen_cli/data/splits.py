@@ -33,10 +33,10 @@ def make_splits(dataset: Dataset, fold: int | None, planned: Splits | None = Non
     ):
         console.note(f"splits: fold {planned.fold}, as planned before")
         return planned
-    written, number = written_folds(dataset), fold or 0
+    written, number = read_folds(dataset), fold or 0
     if written is None and fold is None:
         return Splits(*splits.split_cases(dataset.cases))
-    where, folds = written or ("nnU-Net's own five", nnunet_folds(dataset.cases, 5))
+    where, folds = written or ("nnU-Net's own five", make_nnunet_folds(dataset.cases, 5))
     if number >= len(folds):
         remedy = "choose one of these" + f", or remove {where} for nnU-Net's five" * bool(written)
         raise PlanError(
@@ -48,7 +48,7 @@ def make_splits(dataset: Dataset, fold: int | None, planned: Splits | None = Non
     return replace(folds[number], fold=fold)
 
 
-def written_folds(dataset: Dataset, preprocessed: Path | None = None) -> tuple[Path, list[Splits]] | None:
+def read_folds(dataset: Dataset, preprocessed: Path | None = None) -> tuple[Path, list[Splits]] | None:
     """Where the data set's folds are written, and the folds: beside it, in `preprocessed`, or in $nnUNet_preprocessed; None where there are none.
 
     Raises:
@@ -91,17 +91,17 @@ def check_folds(dataset: Dataset, path: Path, folds: Mapping[int, Splits]) -> No
         raise DataError("The splits do not fit the data set", faults)
 
 
-def folds_with(dataset: Dataset, splits: Splits) -> tuple[list[Splits], int]:
+def find_fold(dataset: Dataset, splits: Splits) -> tuple[list[Splits], int]:
     """The data set's folds, or nnU-Net's own five if `splits` are of one asked for, and the number of that fold; else `splits` alone."""
-    written = written_folds(dataset)
-    for folds in (written[1] if written else [], nnunet_folds(dataset.cases, 5) if splits.fold is not None else []):
+    written = read_folds(dataset)
+    for folds in (written[1] if written else [], make_nnunet_folds(dataset.cases, 5) if splits.fold is not None else []):
         for number, fold in enumerate(folds):
             if ({*fold.train}, {*fold.test}) == ({*splits.train}, {*splits.test}):
                 return folds, number
     return [splits], 0
 
 
-def nnunet_folds(cases: Sequence[str], count: int) -> list[Splits]:
+def make_nnunet_folds(cases: Sequence[str], count: int) -> list[Splits]:
     """The folds that nnU-Net makes of so many: shuffled with its seed, from sorted names.
 
     Raises:

@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.data.dataset import Dataset, organ_labels, read_dataset, tumors_by_name
+from tumorgen_cli.data.dataset import Dataset, find_tumor_names, organ_labels, read_dataset
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Box, Triple
 from tumorgen_cli.system.errors import DataError, Fault, PlanError
 from tumorgen_cli.system.files import link_or_copy
-from tumorgen_cli.system.json_records import read_plain, unknown_name, write_json
+from tumorgen_cli.system.json_records import read_plain, unknown_name_fault, write_json
 
 _SHELL_MM = 6.0  # around a tumor, whose own voxels have lost the organ's label
 _TOUCHING = np.ones((3, 3, 3))
 
 
-def organs_of(labels: np.ndarray, tumor: int, organs: Sequence[int], spacing_mm: Triple) -> set[int]:
+def find_tumor_organs(labels: np.ndarray, tumor: int, organs: Sequence[int], spacing_mm: Triple) -> set[int]:
     """The organs that the tumors of a case lie in: for each component the value that most of the shell around it has, 0 for none.
 
     `labels`: (X, Y, Z). Components touch by faces, edges or corners, as everywhere here.
@@ -43,7 +43,7 @@ def organs_of(labels: np.ndarray, tumor: int, organs: Sequence[int], spacing_mm:
     return found
 
 
-def organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> list[str]:
+def select_organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> list[str]:
     """The cases with a tumor all of whose tumors lie in an organ.
 
     Raises:
@@ -51,11 +51,11 @@ def organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> list[st
     """
     organs = organ_labels(dataset.labels, dataset.tumor_label)
     if organ not in organs:
-        raise PlanError("No such organ", [unknown_name("--train-on", organ, organs)])
+        raise PlanError("No such organ", [unknown_name_fault("--train-on", organ, organs)])
     found = []
     for case in dataset.cases:
         labels, grid = read_volume(dataset.label_file(case))
-        if organs_of(labels, dataset.tumor_label, tuple(organs.values()), grid.spacing_mm) == {organs[organ]}:
+        if find_tumor_organs(labels, dataset.tumor_label, tuple(organs.values()), grid.spacing_mm) == {organs[organ]}:
             found.append(case)
     if not {*found} & {*train}:
         told = f"no training case whose tumors all lie in {organ} (held out: {len(found)})"
@@ -69,7 +69,7 @@ def organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> list[st
     return found
 
 
-def tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
+def write_tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
     """A raw data set, in `out`, of those cases of another that are free of tumors for certain.
 
     They have no voxel of any label that is called `tumor_name` or whose name speaks of a tumor; where there is no such label, of any.
@@ -78,7 +78,7 @@ def tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
         DataError: there is no such case.
     """
     labels = [*read_plain(path / "dataset.json", "every nnU-Net raw data set has one").get("labels", {})]
-    named = [name for name in labels if name.lower() == tumor_name.lower() or name in tumors_by_name(labels)]
+    named = [name for name in labels if name.lower() == tumor_name.lower() or name in find_tumor_names(labels)]
     suspects = [*named, "ignore"] if named else [name for name in labels if name != "background"]
     free = []
     if suspects:

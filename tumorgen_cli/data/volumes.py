@@ -73,7 +73,7 @@ def stack_channels(paths: Sequence[Path], volumes: Sequence[tuple[np.ndarray, Gr
     """
     grid = volumes[0][1]
     faults = [
-        Fault(str(path), describe(other), describe(grid), "resample all channels of a scan to one geometry")
+        Fault(str(path), describe_grid(other), describe_grid(grid), "resample all channels of a scan to one geometry")
         for path, (_, other) in zip(paths, volumes, strict=True)
         if not same_geometry(grid, other)
     ]
@@ -133,7 +133,7 @@ def same_geometry(a: Grid, b: Grid) -> bool:
     )
 
 
-def describe(grid: Grid) -> str:
+def describe_grid(grid: Grid) -> str:
     """One line of shape, spacing and origin."""
     spacing = "×".join(f"{s:.4g}" for s in grid.spacing_mm)
     return (

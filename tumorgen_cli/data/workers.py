@@ -24,7 +24,7 @@ _COPIES = 6  # arrays of a channel's size that checking and measuring hold at on
 _IN_PROCESS_BYTES = 64 << 20  # smaller data sets are read faster than workers start
 
 
-def each_case(
+def map_cases(
     task: Callable[[Dataset, str], T], dataset: Dataset, workers: int | None = None, ticker: Ticker | None = None
 ) -> Iterator[T]:
     """What `task` makes of each case, in order. `workers` processes, 0 for none, by cores and memory if not given.
@@ -77,7 +77,7 @@ def choose_workers(dataset: Dataset) -> int:
     return max(1, min(usable_cores(), len(dataset.cases), int(available_memory_gib() * 2**30) // 2 // need))
 
 
-def worker_count(grids: Sequence[Grid], channels: int) -> int:
+def choose_preprocessing_workers(grids: Sequence[Grid], channels: int) -> int:
     """Processes that fit the memory: the largest scan needs about 40 bytes a voxel and channel, and each process 0.4 GiB."""
     largest = max((float(np.prod(grid.shape)) for grid in grids), default=1.0)
     need = 0.4 + 40 * largest * channels / 2**30

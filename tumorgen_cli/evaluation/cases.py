@@ -12,7 +12,7 @@ import numpy as np
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_image, read_volume, same_geometry
 from tumorgen_cli.evaluation.scores import Group
-from tumorgen_cli.geometry import Box, Grid, spanning_component
+from tumorgen_cli.geometry import Box, Grid, find_spanning_component
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.set_files import read_provenance
@@ -165,7 +165,7 @@ def read_tumor(plan: Plan, files: TumorCase, volumes: Volumes | None = None) -> 
     tumor = labels == plan.tumor_label
     own = np.zeros_like(tumor)
     inside = tumor[files.box.slices]
-    part = inside if files.group == "synthetic" else spanning_component(inside)
+    part = inside if files.group == "synthetic" else find_spanning_component(inside)
     if part is None or part.shape != files.box.shape:
         where = f"one that fills the box {files.box.start} to {files.box.stop}"
         remedy = _SYNTHESIZE if files.group == "synthetic" else "run `tumorgen plan DATASET` again"

@@ -117,7 +117,7 @@ def _redrawn_volume(set_folder: Path, real: Sequence[TumorCase], scores: Sequenc
     volume, hash_host = {case.case: case.statistics.volume_ml for case in scores}, functools.cache(hash_files)
     ratios, hosts = [], []
     for pair in read_provenance(set_folder):
-        old = [files for files in real if files.host == pair.host and pair.asked.holds(files.box)]
+        old = [files for files in real if files.host == pair.host and pair.asked.contains(files.box)]
         if old and hash_host(old[0].images) == pair.host_hash:  # else it is another scan of a case's name
             ratios.append(volume[pair.case] / sum(volume[files.case] for files in old))
             hosts.append(pair.host)

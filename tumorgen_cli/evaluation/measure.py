@@ -22,7 +22,7 @@ from tumorgen_cli.metrics.radiomics import describe_lesion, feature_scales
 from tumorgen_cli.metrics.slice_distances import PLANES
 from tumorgen_cli.metrics.statistics import TumorStatistics, describe_tumor
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.preprocessing.intensity import comparable, scale, scan_limits
+from tumorgen_cli.preprocessing.intensity import scale, scan_limits, to_comparable_units
 from tumorgen_cli.system.files import atomic
 from tumorgen_cli.system.json_records import from_plain, hash_value, nan_for_none, none_for_nan, to_plain
 
@@ -81,7 +81,7 @@ def _measure(plan: Plan, files: TumorCase, volumes: Volumes, path: Path) -> Meas
     assert box is not None
     limits = scan_limits(image, plan.channels, tumor | others)
     slices = slices_of(plan, image, grid, box, limits)
-    image, zero = comparable(image, plan.channels, limits)
+    image, zero = to_comparable_units(image, plan.channels, limits)
     main = plan.main_channel
     statistics = describe_tumor(image[main], tumor, grid.spacing_mm, float(zero[main]), others)
     one = lesion(files.case, files.host, image, tumor, grid.spacing_mm, statistics) if statistics else None

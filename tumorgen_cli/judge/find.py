@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorgen_cli.data import channels as channels_module
-from tumorgen_cli.nnunet.results import read_learnt
+from tumorgen_cli.nnunet.results import read_learned_cases
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
-from tumorgen_cli.system.errors import Fault, StateError, few
+from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
 from tumorgen_cli.system.json_records import read_record
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) ->
             "judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own (`tumorgen train judge`)"
         )
         folder, name = bundled_judge(), "tumor"
-    learnt = read_learnt(folder)
+    learnt = read_learned_cases(folder)
     if seen := sorted(set(learnt.cases) & set(workspace.splits().test)):
         console.warn(
-            f"this judge has learnt from {len(seen)} cases of {learnt.dataset} that bear names of held-out ones ({few(seen)}): if they are the same, "
+            f"this judge has learnt from {len(seen)} cases of {learnt.dataset} that bear names of held-out ones ({abbreviate_list(seen)}): if they are the same, "
             "what it reaches there is no ceiling"
         )
     return Judge(folder, find_device(device), name, plan.precision)

@@ -20,7 +20,7 @@ import numpy as np
 from tumorgen_cli.data.volumes import READERS
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.nnunet.results import FINAL, results_root
-from tumorgen_cli.system.devices import memory_told
+from tumorgen_cli.system.devices import catch_out_of_memory
 from tumorgen_cli.system.errors import DataError, Fault, StateError
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import hash_value, read_plain
@@ -100,7 +100,7 @@ class Judge:
         data = np.ascontiguousarray(image.transpose(0, 3, 2, 1), np.float32)  # nnU-Net's order, for the spacing too
         spacing = [float(s) for s in reversed(grid.spacing_mm)]
         autocast = torch.autocast("cpu", torch.bfloat16) if self._bf16 else contextlib.nullcontext()
-        with _quiet(), _threads_kept(), autocast, memory_told("the judge"):
+        with _quiet(), _threads_kept(), autocast, catch_out_of_memory("the judge"):
             labels = self._predictor.predict_single_npy_array(data, {"spacing": spacing})
         return np.ascontiguousarray(np.asarray(labels).transpose(2, 1, 0)).astype(np.uint8)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tumorgen_cli.figures import grid_preview
+from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent import autoencoder as ae
 from tumorgen_cli.methods.latent.cache import held_out_windows, training_latents
@@ -191,7 +191,7 @@ class Blended(Method):
                 ]
             )
             names.append(window.name)
-        grid_preview(path, rows, names, ["scan", "mask", "drawn", "its mask"], -1, 1)
+        save_grid_preview(path, rows, names, ["scan", "mask", "drawn", "its mask"], -1, 1)
 
     # -- synthesis ---------------------------------------------------------------------------------------------
     def load(self) -> dict[str, str]:

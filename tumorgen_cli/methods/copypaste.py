@@ -14,7 +14,7 @@ from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, Component, load_case
-from tumorgen_cli.preprocessing.intensity import units
+from tumorgen_cli.preprocessing.intensity import channel_units
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.json_records import hash_value
@@ -63,7 +63,7 @@ class CopyPaste(Method):
         around = component.box.grown(shell, case.record.shape)  # type: ignore[arg-type]
         donor = np.flip(np.asarray(case.image[(slice(None), *around.slices)], np.float32), flips)
         own, hosts = (
-            units(self.plan.channels, limits)[..., None, None, None] for limits in (case.record.limits, request.limits)
+            channel_units(self.plan.channels, limits)[..., None, None, None] for limits in (case.record.limits, request.limits)
         )
         donor = (donor - own[:, 0]) / own[:, 1] * hosts[:, 1] + hosts[:, 0]
         mask = np.flip(np.asarray(case.tumors[around.slices] == component.number), tuple(a - 1 for a in flips))

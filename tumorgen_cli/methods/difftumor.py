@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from tumorgen_cli.figures import grid_preview
+from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.geometry import Shape
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent import autoencoder as ae
@@ -31,7 +31,7 @@ from tumorgen_cli.models.vae import DOWNSAMPLING
 from tumorgen_cli.models.vqgan import Critics, VqGan, cut_planes
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
-from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, checked_sides
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, validate_sides
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import Fault, PlanError
@@ -143,10 +143,10 @@ class DiffTumor(Method):
             window.shape,
             "the largest; sides are drawn from 32 up, as the KL-VAE's beside it; published: 96 voxels alone",
         )
-        patch = checked_sides(asked, "methods.difftumor.vqgan.patch")
+        patch = validate_sides(asked, "methods.difftumor.vqgan.patch")
         v.take(
             "batch",
-            min(2, rules.patches_a_step(patch)) if large else 1,
+            min(2, rules.patches_per_step(patch)) if large else 1,
             "2 published; together no larger than the paper's window",
             patch=patch,
         )
@@ -285,7 +285,7 @@ class DiffTumor(Method):
                     row.append(self.vqgan.decode(drawn)[0, main].float().cpu().numpy()[:, :, axial])
             rows.append(row)
             names.append(window.name)
-        grid_preview(path, rows, names, ["scan", "mask", "drawn, seed 1", "drawn, seed 2"], -1, 1)
+        save_grid_preview(path, rows, names, ["scan", "mask", "drawn, seed 1", "drawn, seed 2"], -1, 1)
 
     # -- synthesis ---------------------------------------------------------------------------------------------
     def load(self) -> dict[str, str]:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
-from tumorgen_cli.figures import grid_preview
-from tumorgen_cli.geometry import Shape, any_start, cut, cut_mask, place_window, tight_box
+from tumorgen_cli.figures import save_grid_preview
+from tumorgen_cli.geometry import Shape, cut, cut_mask, draw_window_start, place_window, tight_box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent.autoencoder import busiest_slice, load_cases, precise
 from tumorgen_cli.methods.latent.cache import find_candidates, held_out_candidates, held_out_cases, tumor_image
@@ -29,20 +29,20 @@ from tumorgen_cli.metrics import overlap
 from tumorgen_cli.models.tumor_generator import TumorGenerator
 from tumorgen_cli.models.unet import make_unet
 from tumorgen_cli.planning.fingerprint import Fingerprint, TumorFacts
-from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, checked_sides
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, validate_sides
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, is_done, load_case
 from tumorgen_cli.preprocessing.intensity import scale, unscale
-from tumorgen_cli.preprocessing.windows import augment, mix_up, tumor_window
+from tumorgen_cli.preprocessing.windows import augment, cut_mix, cut_tumor_window
 from tumorgen_cli.system.devices import DeviceBudget
-from tumorgen_cli.system.errors import DataError, Fault, StateError, few
+from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.training.checkpoints import load_weights
 from tumorgen_cli.training.stage import Objective, Stage
 from tumorgen_cli.tumors.boxes import body_mask, draw_size_mm, place_box
 from tumorgen_cli.tumors.masks import MaskConfig, draw_mask, plan_masks
-from tumorgen_cli.tumors.removal import heal
+from tumorgen_cli.tumors.removal import remove_tumors
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class FreeTumor(Method):
         s = d.within("segmentor")
         s.take("widths", widths, "nnU-Net's from 16 GiB up; fewer on a CPU", memory_gib=budget.memory_gib)
         asked = s.take("patch", patch, "the paper's 96 voxels from 16 GiB up, 48 on a CPU", window=window.shape)
-        checked_sides(asked, "methods.freetumor.segmentor.patch")
+        validate_sides(asked, "methods.freetumor.segmentor.patch")
         s.take("batch", 2, "nnU-Net's")
         s.take("iterations", 20000 if large else 2500, "about 20 minutes on one CPU core; more is not measured")
         s.take("learning_rate", 5e-4 if large else 1e-3, free)
@@ -145,7 +145,7 @@ class FreeTumor(Method):
         g.take("classifier_width", 32 if large else 16, free)
         patch = tuple(min(n, 96) for n in window.shape)
         asked = g.take("patch", patch, "the paper's 96 voxels: whole tumors, as in synthesis", window=window.shape)
-        checked_sides(asked, "methods.freetumor.gan.patch")
+        validate_sides(asked, "methods.freetumor.gan.patch")
         g.take("batch", 4 if large else 1, "the paper's 4 from 16 GiB up")
         g.take("iterations", 20000 if large else 1500, "about 20 minutes on one CPU core; more is not measured")
         g.take("learning_rate", 1e-4 if large else 5e-4, "the paper's 1e-4; more where steps are few")
@@ -243,7 +243,7 @@ class FreeTumor(Method):
             image, mask, _ = healthy.draw(rng)
             chosen = real[rng.integers(len(real))]
             # like the healthy windows not resampled: the classifier would tell what is real by its being smoother
-            tumor, body = tumor_window(
+            tumor, body = cut_tumor_window(
                 chosen.case, chosen.component, plan.channels, c.patch, int(rng.integers(2**32)), spatial=False
             )
             return {"image": image, "mask": mask[None], "tumor": tumor, "body": body[None].astype(np.float32)}
@@ -280,7 +280,7 @@ class FreeTumor(Method):
         names = [case.record.case for case in unlabelled]
         stale = [name for name in names if not is_done(self.plan, name, self.workspace.unlabelled / name)]
         if stale:
-            found = f"{len(stale)} scans made by another plan ({few(stale)})"
+            found = f"{len(stale)} scans made by another plan ({abbreviate_list(stale)})"
             remedy = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
             raise StateError(
                 "Unlabelled scans are stale",
@@ -333,7 +333,7 @@ class FreeTumor(Method):
         for _, image, mask in windows:
             axial = busiest_slice(mask)
             rows.append([a[:, :, axial] for a in (image[main], mask * 2.0 - 1, self.probability(image) * 2 - 1)])
-        grid_preview(path, rows, [name for name, _, _ in windows], ["scan", "mask", "segmentor"], -1, 1)
+        save_grid_preview(path, rows, [name for name, _, _ in windows], ["scan", "mask", "segmentor"], -1, 1)
 
     def _gan_preview(self, path: Path) -> None:
         """Healthy places of held-out cases: the window, a mask of the prior, the synthetic tumor, the difference, what S finds."""
@@ -350,7 +350,7 @@ class FreeTumor(Method):
             )
             rows.append([a[:, :, axial] for a in shown])
         names = ["healthy", "mask", "painted", "difference", "segmentor"]
-        grid_preview(path, rows, [name for _, _, name in windows], names, -1, 1)
+        save_grid_preview(path, rows, [name for _, _, name in windows], names, -1, 1)
 
     # -- synthesis ---------------------------------------------------------------------------------------------
     def load(self) -> dict[str, str]:
@@ -463,7 +463,7 @@ def segmentor_item(
             case, start = chosen.case, place_window(chosen.component.box, chosen.case.record.shape, config.patch, rng)
         else:
             case = cases[rng.integers(len(cases))]
-            start = any_start(case.record.shape, config.patch, rng)
+            start = draw_window_start(case.record.shape, config.patch, rng)
         image = scale(cut(case.image, start, config.patch), plan.channels, np.array(case.record.limits, np.float32))
         tissue = 1 + (cut_mask(case.tumors, start, config.patch) > 0).astype(
             np.float32
@@ -475,7 +475,7 @@ def segmentor_item(
         rng = np.random.default_rng([seed, number])
         image, mask = window(rng)
         if rng.random() < config.mixup:
-            image, mask = mix_up(image, mask, *window(rng), rng)
+            image, mask = cut_mix(image, mask, *window(rng), rng)
         return {"image": image, "mask": mask[None]}
 
     return item
@@ -501,7 +501,7 @@ class HealthyWindows:
         image, tumors = np.asarray(case.image, np.float32), np.asarray(case.tumors) > 0
         tight = tight_box(tumors)
         if tight is not None:
-            image, _ = heal(image, tumors, tight, spacing, paste, number)
+            image, _ = remove_tumors(image, tumors, tight, spacing, paste, number)
         return image, body_mask(image[0])
 
     def draw(self, rng: np.random.Generator, number: int | None = None) -> tuple[np.ndarray, np.ndarray, str]:

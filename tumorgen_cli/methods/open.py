@@ -9,7 +9,7 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.system.devices import DeviceName, find_device
-from tumorgen_cli.system.errors import Fault, StateError, few
+from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
 
 
 def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None:
@@ -20,7 +20,7 @@ def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None
     """
     missing = [case for case in (*splits.train, *splits.test) if not is_done(plan, case, workspace.cases / case)]
     if missing:
-        found = f"{len(missing)} cases missing or made by another plan ({few(missing)})"
+        found = f"{len(missing)} cases missing or made by another plan ({abbreviate_list(missing)})"
         raise StateError(
             "Cases are not preprocessed",
             [Fault(str(workspace.cases), found, "every case", "run `tumorgen preprocess`")],

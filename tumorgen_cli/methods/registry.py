@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tumorgen_cli.system.errors import PlanError
-from tumorgen_cli.system.json_records import unknown_name
+from tumorgen_cli.system.json_records import unknown_name_fault
 
 if TYPE_CHECKING:
     from tumorgen_cli.methods.base import Method
@@ -44,7 +44,7 @@ def find_method(name: str) -> type[Method]:
             from tumorgen_cli.methods.copypaste import CopyPaste
 
             return CopyPaste
-    raise PlanError("No such method", [unknown_name("--method", name, METHODS)])
+    raise PlanError("No such method", [unknown_name_fault("--method", name, METHODS)])
 
 
 def method_of_stage(stage: str) -> str:

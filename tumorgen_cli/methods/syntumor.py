@@ -13,7 +13,7 @@ from tumorgen_cli.methods.mask_prior import load_donors, place_mask
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.intensity import units
+from tumorgen_cli.preprocessing.intensity import channel_units
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.tumors.masks import MaskConfig, plan_masks, smooth_noise
@@ -21,7 +21,7 @@ from tumorgen_cli.tumors.masks import MaskConfig, plan_masks, smooth_noise
 
 @dataclass(frozen=True)
 class SynTumorConfig:
-    """Per channel the 10th and 90th percentile of the training tumors' contrast, in `windows.units`.
+    """Per channel the 10th and 90th percentile of the training tumors' contrast, in `preprocessing.intensity.channel_units`.
 
     `texture`: standard deviation of the texture as a share of the contrast; `texture_mm` the range of the sigma its noise is
     blurred with; `edge_mm`: range of the sigma of the soft edge, per size class of `mask`.
@@ -98,7 +98,7 @@ class SynTumor(Method):
         grain = rng.uniform(*c.texture_mm)
         texture = smooth_noise(shape, [max(0.6, grain / s) for s in request.spacing_mm], rng)
         image = request.image.astype(np.float32, copy=True)
-        widths = units(self.plan.channels, request.limits)[:, 1]
+        widths = channel_units(self.plan.channels, request.limits)[:, 1]
         contrasts = [
             float(rng.uniform(low, high)) * float(width) for (low, high), width in zip(c.contrast, widths, strict=True)
         ]

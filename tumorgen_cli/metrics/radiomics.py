@@ -106,7 +106,7 @@ def describe_lesion(
 ) -> np.ndarray | None:
     """The features of a lesion (F,), in the order of `lesion_features`; None where the mask is empty.
 
-    `image` (C, X, Y, Z) and its `zero` (C,) as `windows.comparable` gives them; `mask` (X, Y, Z); `excluded` (X, Y, Z): voxels that count
+    `image` (C, X, Y, Z) and its `zero` (C,) as `preprocessing.intensity.to_comparable_units` gives them; `mask` (X, Y, Z); `excluded` (X, Y, Z): voxels that count
     neither as lesion nor as surroundings. Everything is measured in mm: filters are Gaussians of `scales_mm` (fine, middle,
     coarse; one choice for all lesions that are to be compared) on the scan's own grid. Texture is that of what lies deeper
     than the fine scale, so that the boundary has no part in it; means and variances there count inside voxels alone

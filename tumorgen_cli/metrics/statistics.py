@@ -15,7 +15,7 @@ from tumorgen_cli.metrics.traits import contrasts, core_ratio, heterogeneity, ra
 
 @dataclass(frozen=True)
 class TumorStatistics:
-    """One tumor in one channel, in the units of `windows.comparable`; what cannot be told is nan.
+    """One tumor in one channel, in the units of `preprocessing.intensity.to_comparable_units`; what cannot be told is nan.
 
     `contrast` is the mean inside minus the mean of the shell of 2 cm around. Ratios are of what is above the channel's zero:
     `relative_contrast` is the contrast over the shell's mean (nan where that is not positive), `heterogeneity` the coefficient of
@@ -41,7 +41,7 @@ def describe_tumor(
 ) -> TumorStatistics | None:
     """The statistics of a tumor; None where the mask is empty.
 
-    `channel` (X, Y, Z) and its `zero` as `windows.comparable` gives them, `mask` (X, Y, Z). `excluded` (X, Y, Z): voxels that count
+    `channel` (X, Y, Z) and its `zero` as `preprocessing.intensity.to_comparable_units` gives them, `mask` (X, Y, Z). `excluded` (X, Y, Z): voxels that count
     neither as tumor nor as surroundings.
     """
     cut = tumor_and_shell(channel[None], mask, spacing_mm, excluded)

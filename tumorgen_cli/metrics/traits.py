@@ -79,7 +79,7 @@ def ratio(top: float, bottom: float) -> float:
 
 
 def describe_character(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, zero: np.ndarray) -> np.ndarray:
-    """(3 C,) float32: `FIELDS` of each channel of an image (C, X, Y, Z) with its `zero` (C,), both as `windows.comparable` gives them,
+    """(3 C,) float32: `FIELDS` of each channel of an image (C, X, Y, Z) with its `zero` (C,), both as `preprocessing.intensity.to_comparable_units` gives them,
     under a mask (X, Y, Z).
 
     Raises:

@@ -1,8 +1,9 @@
-"""nnU-Net's training as a process of its own: its fingerprint, plan, preprocessing and trainer, and nothing of ours in between
-but sizes, epochs and checkpoints.
+"""The child process that runs nnU-Net's fingerprint, plan, preprocessing and trainer.
 
-`python -m tumorgen_cli.nnunet.child FOLDER` is started by `nnunet`, with nnU-Net's variables set. It reads FOLDER's job.json
-and nnUNet_raw; writes nnUNet_preprocessed, FOLDER's nnUNet_results and progress.json. It ends with its parent.
+TumorGen only sets the network size, the number of epochs and the form of checkpoints.
+
+`python -m tumorgen_cli.nnunet.child FOLDER` is started by `nnunet.runner`, with nnU-Net's variables set. It reads FOLDER's
+job.json and nnUNet_raw; it writes nnUNet_preprocessed, FOLDER's nnUNet_results and progress.json. It ends with its parent.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tumorgen_cli.nnunet.job import CONFIGURATION, NAME, PLANS, Extra, TrainingJob
+from tumorgen_cli.nnunet.job import CONFIGURATION, NAME, PLANS, ExtraCase, TrainingJob
 from tumorgen_cli.nnunet.results import LATEST
-from tumorgen_cli.nnunet.runner import prepared_hash_of, results_folder
+from tumorgen_cli.nnunet.runner import read_prepared_hash, results_folder
 from tumorgen_cli.nnunet.schedule import shrink_configuration
-from tumorgen_cli.nnunet.trainer import _trainer_class
 from tumorgen_cli.system.json_records import read_plain, read_record, write_json
 from tumorgen_cli.system.processes import end_with_parent
 
 _FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by less than 1 %
-_PLANNED_GIB = 8.0  # what nnU-Net plans for unless told otherwise
+_PLANNED_GIB = 8.0  # the GPU memory that nnU-Net plans for by default
+_PROGRESS_SECONDS = 0.5  # between two writes of progress.json
 
 
 def _prepare(folder: Path, job: TrainingJob) -> None:
-    """Fingerprint, plan and preprocessing by nnU-Net; `prepared.json` is written last."""
+    """Run nnU-Net's fingerprint, plan and preprocessing; `prepared.json` is written last."""
     import torch
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
@@ -60,84 +61,90 @@ def _prepare_extra(
     job: TrainingJob,
     plans: dict[str, Any],
     dataset: dict[str, Any],
-    tell: Callable[[int, int, str], None],
+    report: Callable[[int, int, str], None],
 ) -> None:
-    """Preprocesses, as planned from the other cases, what is not there yet, or was made of other files of that name (`extra.json`)."""
+    """Preprocess the job's extra cases, by the plan that was made from the other cases.
+
+    A case is skipped if it is there already and `extra.json` says that it was made from the same files.
+    """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration(CONFIGURATION)
+    configuration = PlansManager(plans).get_configuration(CONFIGURATION)
     folder = preprocessed / configuration.data_identifier
     record = preprocessed.parent / "extra.json"
     made_of = read_plain(record, "delete it") if record.is_file() else {}
     missing = [
         case
         for case in job.extra
-        if made_of.get(case.name) != _stamp(case) or not (folder / f"{case.name}.pkl").is_file()
+        if made_of.get(case.name) != _file_stamps(case) or not (folder / f"{case.name}.pkl").is_file()
     ]
     if not missing:
         return
     with ProcessPoolExecutor(job.processes, multiprocessing.get_context("spawn")) as pool:
-        begun = {case: pool.submit(_preprocess_case, case, folder, plans, dataset) for case in missing}
-        for number, (case, each) in enumerate(begun.items(), 1):
-            each.result()
-            made_of[case.name] = _stamp(case)
+        running = {case: pool.submit(_preprocess_case, case, folder, plans, dataset) for case in missing}
+        for number, (case, future) in enumerate(running.items(), 1):
+            future.result()
+            made_of[case.name] = _file_stamps(case)
             write_json(record, made_of)
-            tell(number, len(missing), "")
+            report(number, len(missing), "")
 
 
-def _stamp(case: Extra) -> list[list[int]]:
-    """Tells files from others that take their place: pairs that are painted again bear the same names."""
+def _file_stamps(case: ExtraCase) -> list[list[int]]:
+    """Return size and modification time of a case's files: pairs that are painted again keep their names."""
     return [[found.st_size, found.st_mtime_ns] for found in (Path(path).stat() for path in (*case.images, case.label))]
 
 
-def _preprocess_case(case: Extra, folder: Path, plans: dict[str, Any], dataset: dict[str, Any]) -> None:
+def _preprocess_case(case: ExtraCase, folder: Path, plans: dict[str, Any], dataset: dict[str, Any]) -> None:
+    """Preprocess one case into a temporary folder, then move its files to `folder`."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(plans)
     configuration = manager.get_configuration(CONFIGURATION)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp_") as passing:
-        begun = Path(passing) / case.name
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp_") as temporary:
+        target = Path(temporary) / case.name
         preprocessor = configuration.preprocessor_class(verbose=False)
-        preprocessor.run_case_save(str(begun), list(case.images), case.label, manager, configuration, dataset)
-        for path in sorted(begun.parent.iterdir(), key=lambda path: path.suffix == ".pkl"):  # the properties last
+        preprocessor.run_case_save(str(target), list(case.images), case.label, manager, configuration, dataset)
+        for path in sorted(target.parent.iterdir(), key=lambda path: path.suffix == ".pkl"):  # the properties last
             path.replace(folder / path.name)
 
 
-def _progress_teller(path: Path) -> Callable[[int, int, str], None]:
-    """Writes progress to a file, at most twice a second."""
-    told = [-math.inf]
+def _progress_writer(path: Path) -> Callable[[int, int, str], None]:
+    """Return a function that writes progress to a file, at most twice a second."""
+    last = -math.inf
 
-    def tell(done: int, total: int, note: str) -> None:
-        if done == total or time.monotonic() - told[0] > 0.5:
-            told[0] = time.monotonic()
+    def write(done: int, total: int, note: str) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > _PROGRESS_SECONDS:
+            last = time.monotonic()
             write_json(path, {"done": done, "total": total, "note": note})
 
-    return tell
+    return write
 
 
 def _main(folder: Path) -> None:
     end_with_parent()
     import torch
 
+    from tumorgen_cli.nnunet.trainer import trainer_class
+
     job = read_record(TrainingJob, folder / "job.json", "start the training again")
     prepared = Path(job.prepared)
-    if prepared_hash_of(prepared) != job.prepared_hash:
+    if read_prepared_hash(prepared) != job.prepared_hash:
         _prepare(prepared, job)
     preprocessed = prepared / "nnUNet_preprocessed" / NAME
     plans, dataset = (
         json.loads((preprocessed / name).read_text(encoding="utf-8")) for name in (f"{PLANS}.json", "dataset.json")
     )
-    tell = _progress_teller(folder / "progress.json")
-    _prepare_extra(preprocessed, job, plans, dataset, (lambda *_: None) if job.train else tell)
+    report = _progress_writer(folder / "progress.json")
+    _prepare_extra(preprocessed, job, plans, dataset, (lambda *_: None) if job.train else report)
     if not job.train:
         return
     latest = results_folder(folder) / "fold_all" / LATEST
     plans["continue_training"] = latest.is_file()
     torch.manual_seed(job.seed)
     torch.backends.cudnn.benchmark = True  # as nnU-Net's own command does
-    trainer = _trainer_class(job, tell)(plans, CONFIGURATION, "all", dataset, torch.device(job.device))
-    for stale in latest.parent.glob(".*.tmp.pth"):  # of a kill while a checkpoint was written
+    trainer = trainer_class(job, report)(plans, CONFIGURATION, "all", dataset, torch.device(job.device))
+    for stale in latest.parent.glob(".*.tmp.pth"):  # left by a kill while a checkpoint was written
         stale.unlink()
     if latest.is_file():
         trainer.load_checkpoint(str(latest))

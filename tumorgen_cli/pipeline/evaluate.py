@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorgen_cli.figures import unit_of
+from tumorgen_cli.figures import tumor_unit
 from tumorgen_cli.judge.find import find_judge, needed_judge
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
-from tumorgen_cli.system.json_records import read_plain, unknown_name
+from tumorgen_cli.system.json_records import read_plain, unknown_name_fault
 from tumorgen_cli.system.locks import locked
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def find_features(name: str, device: DeviceName, inception: Path | None = None) 
     from tumorgen_cli.metrics import feature_networks
 
     if name not in FEATURES:
-        raise PlanError("No such features", [unknown_name("--features", name, FEATURES)])
+        raise PlanError("No such features", [unknown_name_fault("--features", name, FEATURES)])
     if name == "filters":
         return feature_networks.hand_made()
     return (
@@ -171,7 +171,7 @@ def _score_rows(scores: Any) -> list[tuple[str, str]]:
             for m in scores.agreement.measures
         ]
     for c in scores.comparisons:
-        unit = c.unit.replace("scan", unit_of(scores.channel))
+        unit = c.unit.replace("scan", tumor_unit(scores.channel))
         rows.append(
             (f"{c.title}, median", f"{c.synthetic.median:.3g} {unit}; training {c.training.median:.3g}; KS {c.ks:.3f}")
         )

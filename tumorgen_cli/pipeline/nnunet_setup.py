@@ -14,12 +14,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from tumorgen_cli.data.hosts import case_words, cases_among
-from tumorgen_cli.data.splits import SPLITS, folds_with
+from tumorgen_cli.data.hosts import describe_matches, match_cases
+from tumorgen_cli.data.splits import SPLITS, find_fold
 from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.nnunet.on_the_fly.settings import VARIABLE, Painting
-from tumorgen_cli.nnunet.runner import users_folders
+from tumorgen_cli.nnunet.runner import user_folders
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.painter import hash_sizes, names_of, sources_of
 from tumorgen_cli.synthesis.places import bare_fault, bare_hosts, dataset_of
@@ -95,10 +95,10 @@ def set_up(
     )
     sources = gather_faults(faults, lambda: sources_of(workspace, plan, painting))
     dataset = gather_faults(faults, lambda: dataset_of(plan))
-    divided = gather_faults(faults, lambda: folds_with(dataset, splits)) if dataset is not None else None
+    divided = gather_faults(faults, lambda: find_fold(dataset, splits)) if dataset is not None else None
     if healthy is not None and sources is not None and dataset is not None:
         scans = {source.name: source.files[0] for source in sources if not source.redraw}
-        known = gather_faults(faults, lambda: cases_among(scans, dataset, splits.test)) or {}
+        known = gather_faults(faults, lambda: match_cases(scans, dataset, splits.test)) or {}
         renamed = {
             name: case for name, case in known.items() if name != case
         }  # by its own name the trainer knows a case
@@ -106,7 +106,7 @@ def set_up(
             faults.append(
                 Fault(
                     str(healthy),
-                    f"held-out cases by other names ({case_words(renamed)})",
+                    f"held-out cases by other names ({describe_matches(renamed)})",
                     "other scans",
                     "take them out of the folder",
                 )
@@ -140,7 +140,7 @@ def job_lines(path: Path) -> tuple[str, str]:
 def job_folders(workspace: Workspace) -> dict[str, Path]:
     """nnU-Net's folders for the job by variable; where the user names none for raw data sets, that of what was merged into the workspace, else
     that of the planned data set."""
-    folders = users_folders(workspace.root)
+    folders = user_folders(workspace.root)
     if not os.environ.get("nnUNet_raw") and not any(folders["nnUNet_raw"].glob("Dataset*")):
         folders["nnUNet_raw"] = Path(workspace.plan().dataset_path).parent
     return folders

@@ -70,7 +70,7 @@ def _warn_of_foreign_windows(fingerprint: Fingerprint, plan: Plan) -> None:
 
 
 def _warn_of_small_tumors(fingerprint: Fingerprint, plan: Plan) -> None:
-    finer = rules.spacing_for_small_tumors(rules.usual_extent(fingerprint.tumors, 50), plan.window.spacing_mm)
+    finer = rules.spacing_for_small_tumors(rules.extent_percentile_mm(fingerprint.tumors, 50), plan.window.spacing_mm)
     if finer is not None:
         wanted = ",".join(f"{s:.2g}" for s in finer)
         console.warn(

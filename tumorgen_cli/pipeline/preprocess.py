@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tumorgen_cli.data.checks import read_header
-from tumorgen_cli.data.hosts import case_words, cases_among, host_scans
-from tumorgen_cli.data.workers import worker_count
+from tumorgen_cli.data.hosts import describe_matches, find_hosts, match_cases
+from tumorgen_cli.data.workers import choose_preprocessing_workers
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.preprocess import preprocess
 from tumorgen_cli.synthesis.places import dataset_of
@@ -23,7 +23,7 @@ def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
     facts = {case.case: case for case in workspace.fingerprint().cases}
     cases = [*splits.train, *splits.test]
     jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
-    count = worker_count([facts[case].grid for case in cases], len(plan.channels)) if workers is None else workers
+    count = choose_preprocessing_workers([facts[case].grid for case in cases], len(plan.channels)) if workers is None else workers
     with locked(workspace.root, "preprocess"), console.progress("preprocessing", len(jobs)) as tick:
         return preprocess(plan, jobs, workspace.cases, count, tick)
 
@@ -37,10 +37,10 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
         DataError: scans that cannot be read, or that are the data set's own cases, under whatever name.
     """
     plan, splits = workspace.plan(), workspace.splits()
-    hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
-    known = cases_among({host.case: host.files[0] for host in hosts}, dataset_of(plan), [*splits.train, *splits.test])
+    hosts = find_hosts(healthy, [channel.name for channel in plan.channels], plan.file_ending)
+    known = match_cases({host.case: host.files[0] for host in hosts}, dataset_of(plan), [*splits.train, *splits.test])
     if known:
-        found = f"{len(known)} of the data set's own cases, or scans of their names ({case_words(known)})"
+        found = f"{len(known)} of the data set's own cases, or scans of their names ({describe_matches(known)})"
         fault = Fault(
             str(healthy),
             found,
@@ -49,7 +49,7 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
         )
         raise DataError("Labelled cases are among the healthy scans", [fault])
     grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
-    count = worker_count(grids, len(plan.channels)) if workers is None else workers
+    count = choose_preprocessing_workers(grids, len(plan.channels)) if workers is None else workers
     with locked(workspace.root, "preprocess"), console.progress("preprocessing healthy scans", len(hosts)) as tick:
         written = preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabelled, count, tick)
     write_json(workspace.healthy_file, sorted({*map(str, healthy_folders(workspace)), str(healthy.resolve())}))

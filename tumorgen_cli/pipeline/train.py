@@ -16,7 +16,7 @@ from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.files import hash_file
-from tumorgen_cli.system.json_records import read_plain, unknown_name, write_json
+from tumorgen_cli.system.json_records import read_plain, unknown_name_fault, write_json
 from tumorgen_cli.system.locks import locked
 from tumorgen_cli.training.loop import train
 from tumorgen_cli.training.stage import StageRun
@@ -64,7 +64,7 @@ def train_stage(
     """
     method = open_method(workspace, method_name, device)
     if stage not in method.stages:
-        raise PlanError(f"{method_name} has no such stage", [unknown_name("", stage, (*method.stages, "all", "judge"))])
+        raise PlanError(f"{method_name} has no such stage", [unknown_name_fault("", stage, (*method.stages, "all", "judge"))])
     for before in method.stages[: method.stages.index(stage)]:
         if not method.trained(before):
             remedy = f"run `tumorgen train {before}` (with --restart if the plan has changed)"

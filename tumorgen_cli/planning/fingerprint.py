@@ -16,16 +16,16 @@ from scipy import ndimage
 from tumorgen_cli.data import channels
 from tumorgen_cli.data import channels as channels_module
 from tumorgen_cli.data.dataset import Dataset
-from tumorgen_cli.data.integrity import CaseCheck, CaseVoxels, check_case, settle
-from tumorgen_cli.data.workers import each_case
+from tumorgen_cli.data.integrity import CaseCheck, CaseVoxels, check_case, conclude_checks
+from tumorgen_cli.data.workers import map_cases
 from tumorgen_cli.geometry import SHELL_MM, Box, Grid, Triple
 from tumorgen_cli.system import files, json_records
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import DataError, Fault
 
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.0, 99.5, 99.9, 99.95)
-CRUMB_VOXELS = 8  # a 2x2x2 block; the box of anything smaller says more about the grid than about the tumor
-CRUMB_ML = 0.03  # a sphere of 4 mm: on fine grids, what a brush leaves behind
+MIN_TUMOR_VOXELS = 8  # a 2x2x2 block; the box of anything smaller says more about the grid than about the tumor
+MIN_TUMOR_ML = 0.03  # a sphere of 4 mm: on fine grids, what a brush leaves behind
 _SAMPLES_PER_CASE = 50_000
 _SAMPLES = 4_000_000  # per channel, over all cases
 _SHELL_VOXELS = 8_000_000  # a larger crop is thinned before distances are taken: its mean needs no more
@@ -56,7 +56,7 @@ class Findings:
         if self.tumor_free:
             notes.append(f"cases without a tumor: {_shortened(self.tumor_free)}")
         if self.crumbs:
-            what = f"components of less than {CRUMB_VOXELS} voxels or {CRUMB_ML} ml"
+            what = f"components of less than {MIN_TUMOR_VOXELS} voxels or {MIN_TUMOR_ML} ml"
             notes.append(f"{what}, left out: {sum(self.crumbs.values())}, in {_shortened(tuple(self.crumbs))}")
         if self.only_crumbs:
             notes.append(f"cases with no larger component: {_shortened(self.only_crumbs)}")
@@ -86,11 +86,11 @@ def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticke
         DataError: every fault of every file, or no tumor large enough in any case.
     """
     samples = max(1000, min(_SAMPLES_PER_CASE, _SAMPLES // max(1, len(dataset.cases))))
-    reports = list(each_case(functools.partial(measure_case, samples=samples), dataset, workers, ticker))
-    tumor_free = settle(dataset, [report.check for report in reports])
+    reports = list(map_cases(functools.partial(measure_case, samples=samples), dataset, workers, ticker))
+    tumor_free = conclude_checks(dataset, [report.check for report in reports])
     cases = tuple(report.facts for report in reports if report.facts is not None)
     if not any(facts.tumors for facts in cases):
-        found = f"no component of {dataset.tumor_name} has {CRUMB_VOXELS} voxels and {CRUMB_ML} ml"
+        found = f"no component of {dataset.tumor_name} has {MIN_TUMOR_VOXELS} voxels and {MIN_TUMOR_ML} ml"
         remedy = "choose the right label with --tumor-label, or use scans of finer spacing"
         fault = Fault(str(dataset.path / "labelsTr"), found, "a tumor in one case at least", remedy)
         raise DataError(f"{dataset.name} has no tumor to learn from", [fault])
@@ -122,7 +122,7 @@ def content_hash(dataset: Dataset) -> str:
 def _content_hash(dataset: Dataset, label_hashes: list[str]) -> str:
     images = [path for case in dataset.cases for path in dataset.image_files(case)]
     sizes = [(path.name, path.stat().st_size if path.exists() else None) for path in images]
-    units = [channels.SCAN_UNIT for name in dataset.channel_names if channels.has_own_unit(name)]
+    units = [channels.SCAN_UNIT_PERCENTILES for name in dataset.channel_names if channels.has_own_unit(name)]
     return json_records.hash_value([dataset.channel_names, dataset.labels, dataset.cases, sizes, label_hashes, *units])
 
 
@@ -164,7 +164,7 @@ def measure_tumors(voxels: CaseVoxels) -> tuple[tuple[TumorFacts, ...], int]:
     corner = tuple(s.start for s in whole[0])
     labelled, count = ndimage.label(voxels.tumor[whole[0]], _TOUCHING)
     sizes = np.bincount(labelled.ravel(), minlength=count + 1)
-    smallest = max(CRUMB_VOXELS, math.ceil(CRUMB_ML / voxels.grid.voxel_ml))
+    smallest = max(MIN_TUMOR_VOXELS, math.ceil(MIN_TUMOR_ML / voxels.grid.voxel_ml))
     found = []
     for index, slices in enumerate(ndimage.find_objects(labelled), 1):
         if sizes[index] >= smallest:

@@ -17,7 +17,14 @@ from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
-from tumorgen_cli.system.json_records import from_plain, hash_value, read_plain, read_record, to_plain, unknown_name
+from tumorgen_cli.system.json_records import (
+    from_plain,
+    hash_value,
+    read_plain,
+    read_record,
+    to_plain,
+    unknown_name_fault,
+)
 
 SCHEMA = 1
 REPLAN = "run `tumorgen plan DATASET` (again), or name another workspace with -w"
@@ -138,7 +145,7 @@ class Decisions:
 
     def unknown(self) -> list[Fault]:
         known = {d.field for d in self.taken}
-        return [unknown_name("", field, known) for field in self.overrides if field not in known]
+        return [unknown_name_fault("", field, known) for field in self.overrides if field not in known]
 
     def nested(self) -> dict[str, Any]:
         tree: dict[str, Any] = {}
@@ -257,7 +264,7 @@ def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], 
     spacing = rules.median_spacing(fingerprint)
     extents = np.array([case.grid.extent_mm for case in fingerprint.cases])
     median_case, largest_case = (tuple(float(v) for v in f(extents, axis=0)) for f in (np.median, np.max))
-    tumor, median_tumor = rules.usual_extent(tumors, 95), rules.usual_extent(tumors, 50)
+    tumor, median_tumor = rules.extent_percentile_mm(tumors, 95), rules.extent_percentile_mm(tumors, 50)
     voxels = rules.voxel_budget(budget.device, budget.memory_gib)
     wanted, reason = rules.window_mm(tumor, median_case, largest_case, spacing, voxels)  # type: ignore[arg-type]
     factor = rules.resize_factor(wanted, spacing, voxels)
@@ -282,7 +289,7 @@ def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], 
         median_case_mm=median_case,
         voxel_budget=voxels,
     )
-    shape = checked_sides(asked, "window.shape")
+    shape = validate_sides(asked, "window.shape")
     seen = tuple(n * s for n, s in zip(shape, working, strict=True))
     alpha = part.take(
         "alpha",
@@ -293,7 +300,7 @@ def _plan_window(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[Any], 
     return WindowPlan(working, shape, alpha)
 
 
-def checked_sides(asked: object, field: str) -> Shape:
+def validate_sides(asked: object, field: str) -> Shape:
     """The sides of a window or patch, in voxels: from 32 up, for of 16 voxels critics and deep networks keep one, which no norm takes.
 
     Raises:

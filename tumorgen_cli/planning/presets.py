@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorgen_cli.system.errors import Fault, PlanError
-from tumorgen_cli.system.json_records import unknown_name
+from tumorgen_cli.system.json_records import unknown_name_fault
 
 
 def preset_folder() -> Path:
@@ -30,7 +30,7 @@ def preset_text(name: str) -> str:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else preset_folder() / f"{name}.yaml"
     if not path.is_file():
-        raise PlanError("No such preset", [unknown_name("--preset", name, preset_names())])
+        raise PlanError("No such preset", [unknown_name_fault("--preset", name, preset_names())])
     return path.read_text(encoding="utf-8")
 
 

@@ -74,7 +74,7 @@ def median_spacing(fingerprint: Fingerprint) -> Triple:
     return _triple(np.median([case.grid.spacing_mm for case in fingerprint.cases], axis=0))
 
 
-def usual_extent(tumors: Sequence[TumorFacts], percentile: float) -> Triple:
+def extent_percentile_mm(tumors: Sequence[TumorFacts], percentile: float) -> Triple:
     """Tight extents of the tumors in mm, per axis, at a percentile (95: the largest usual tumor)."""
     return _triple(np.percentile([tumor.extent_mm for tumor in tumors], percentile, axis=0))
 
@@ -174,7 +174,7 @@ def smallest_volume_ml(tumors: Sequence[TumorFacts]) -> float:
     return round(min(tumor.volume_ml for tumor in tumors) / 2, 4)
 
 
-def patches_a_step(patch: Shape) -> int:
+def patches_per_step(patch: Shape) -> int:
     """Patches of an autoencoder's step on a GPU: as many as hold the voxels of the paper's window together, 4 at most."""
     return max(1, min(4, PAPER_VOXELS // math.prod(patch)))
 

@@ -42,7 +42,7 @@ def unscale(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarr
     return out
 
 
-def units(channels: Sequence[ChannelPlan], limits: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+def channel_units(channels: Sequence[ChannelPlan], limits: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """What a scan's intensities count from and in, per channel, (C, 2), by its clip `limits`: the scan's own unit where every scan has
     one (`own`), as in MR; 0 and 1 where a number means the same in all."""
     found = []
@@ -52,13 +52,13 @@ def units(channels: Sequence[ChannelPlan], limits: Sequence[Sequence[float]] | n
     return np.array(found, np.float32)
 
 
-def comparable(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A scan's intensities (C, X, Y, Z) in `units`, so that they compare between scans, and of each channel (C,) what counts as nothing.
+def to_comparable_units(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A scan's intensities (C, X, Y, Z) in `channel_units`, so that they compare between scans, and of each channel (C,) what counts as nothing.
 
     Nothing is 0 for uptake and in a scan's own unit; else it is the clip window's low end: a ratio of HU means nothing, one of HU
     above air or fat does.
     """
-    own = units(channels, limits)
+    own = channel_units(channels, limits)
     absolute = [channel.scheme == "own" or is_pet(channel.name) for channel in channels]
     if np.any(own != (0, 1)):
         start, width = own.T.reshape(2, -1, 1, 1, 1)

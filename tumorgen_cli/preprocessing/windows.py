@@ -13,7 +13,7 @@ from tumorgen_cli.preprocessing.cases import Case, Component
 from tumorgen_cli.preprocessing.intensity import scale
 
 
-def tumor_window(
+def cut_tumor_window(
     case: Case,
     component: Component,
     channels: Sequence[ChannelPlan],
@@ -78,7 +78,7 @@ def augment(
     return np.ascontiguousarray(data, np.float32), np.ascontiguousarray(label[0], np.float32)
 
 
-def mix_up(
+def cut_mix(
     image: np.ndarray, mask: np.ndarray, other: np.ndarray, other_mask: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A window (C, X, Y, Z) with its mask (X, Y, Z) into which a box of another's is pasted at the same place; a new pair.

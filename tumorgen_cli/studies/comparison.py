@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tumorgen_cli.data.dataset import find_dataset, read_dataset
-from tumorgen_cli.data.subsets import organ_cases, tumor_free_subset
+from tumorgen_cli.data.subsets import select_organ_cases, write_tumor_free_subset
 from tumorgen_cli.evaluation.comparison import Comparison, Painted, make_table, stage_runs, write_comparison
 from tumorgen_cli.evaluation.evaluate import read_scores
 from tumorgen_cli.evaluation.reports import comparison as comparison_page
@@ -163,7 +163,7 @@ def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Wo
     plan, folder = workspace.plan(), workspace.root / "train_on"
     if train_on in plan.labels:
         dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
-        cases = organ_cases(dataset, train_on, workspace.splits().train)
+        cases = select_organ_cases(dataset, train_on, workspace.splits().train)
         return subset_workspace(workspace, cases, folder / train_on.replace(" ", "_"), device)
     path = find_dataset(train_on)
     inner = Workspace(folder / path.name)
@@ -184,7 +184,7 @@ def _places(workspace: Workspace, plan: Plan, hosts: Hosts) -> list[_Place]:
         found.append(_Place(hosts.cases, tuple(redraw_sources(workspace, plan, hosts.cases)), {"cases": hosts.cases}))
     if hosts.paint_in is not None and hosts.host_labels is None:
         path = find_dataset(hosts.paint_in)
-        healthy = tumor_free_subset(path, workspace.root / "paint_in" / path.name, plan.tumor_name)
+        healthy = write_tumor_free_subset(path, workspace.root / "paint_in" / path.name, plan.tumor_name)
         found.append(_Place(path.name, tuple(healthy_sources(plan, healthy, None)), {"healthy": healthy}))
     elif hosts.healthy is not None or not hosts.cases:
         name = hosts.healthy.resolve().name if hosts.healthy else ""

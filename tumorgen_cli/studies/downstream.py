@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.data.dataset import Dataset
-from tumorgen_cli.data.hosts import case_words, cases_among
+from tumorgen_cli.data.hosts import describe_matches, match_cases
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.evaluation.cases import synthetic_cases
@@ -34,10 +34,10 @@ from tumorgen_cli.evaluation.gains import (
     summarize_arms,
 )
 from tumorgen_cli.evaluation.reports import downstream
-from tumorgen_cli.figures import box_slices, display_of, display_range, spread_over
+from tumorgen_cli.figures import display_range, display_style, draw_box_slices, pick_evenly
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.methods.open import check_preprocessed, open_method
-from tumorgen_cli.nnunet.job import CPU_SIZE, Size, TrainingCase, TrainingData, check_data, training_data
+from tumorgen_cli.nnunet.job import CPU_SIZE, NetworkSize, TrainingCase, TrainingData, check_data, training_data
 from tumorgen_cli.pipeline.nnunet_setup import set_up
 from tumorgen_cli.pipeline.synthesize import synthesize
 from tumorgen_cli.planning.plan import Plan
@@ -56,7 +56,7 @@ from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.places import bare_fault, bare_hosts, dataset_of, healthy_sources
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, few, one_line
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, abbreviate_list, one_line
 from tumorgen_cli.system.files import write_text
 from tumorgen_cli.system.json_records import none_for_nan, to_plain, write_json
 from tumorgen_cli.system.locks import locked
@@ -81,7 +81,7 @@ def measure_gains(
     cases: str | None = None,
     device: DeviceName = "auto",
     jobs: int | None = None,
-    size: Size | None = CPU_SIZE,
+    size: NetworkSize | None = CPU_SIZE,
 ) -> DownstreamReport:
     """Trains what is not trained, paints, trains the nnU-Nets, scores them and writes tables and the page.
 
@@ -174,9 +174,9 @@ def _check_hosts(plan: Plan, dataset: Dataset, splits: Splits, healthy: Path) ->
     data set's other labels.
     """
     sources, faults = healthy_sources(plan, healthy, None), []
-    known = cases_among({source.name: source.files[0] for source in sources}, dataset, splits.test)
+    known = match_cases({source.name: source.files[0] for source in sources}, dataset, splits.test)
     if known:
-        found = f"{len(known)} held-out cases ({case_words(known)}), from which nnU-Net would learn"
+        found = f"{len(known)} held-out cases ({describe_matches(known)}), from which nnU-Net would learn"
         faults.append(Fault(str(healthy), found, "other scans", "take them out of the folder"))
     if bare := bare_hosts(plan, sources):
         faults.append(bare_fault(str(healthy), bare))
@@ -254,7 +254,7 @@ def _learn(workspace: Workspace, method: str, device: DeviceName) -> None:
     if seen:
         fault = Fault(
             method,
-            f"given weights have learnt from {len(seen)} held-out cases ({few(seen)})",
+            f"given weights have learnt from {len(seen)} held-out cases ({abbreviate_list(seen)})",
             "none",
             "train without them (--restart)",
         )
@@ -379,7 +379,7 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
     first = runs.get(REAL, next(iter(runs.values())))
     ranked = [patient.case for patient in sorted(first.patients, key=lambda patient: patient.dice or 0.0)]
     files, patients = {case.name: case for case in data.test}, []
-    for name in spread_over(ranked, _PICTURED):
+    for name in pick_evenly(ranked, _PICTURED):
         case = files[name]
         image, grid = read_image(case.images)
         masks = {"truth": read_volume(case.label)[0] == data.labels[data.tumor_name]}
@@ -393,7 +393,7 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
         channel = image[plan.main_channel]
         display = display_range(scan_limits(image, plan.channels, masks["truth"])[plan.main_channel], (channel,), box)
         painted = [(channel, mask) for mask in masks.values()]
-        shown = display_of(plan.channels[plan.main_channel].name)[0]
-        _, *pictures = box_slices(channel, painted, box, grid.spacing_mm, display, grid.direction, colormap=shown)
+        shown = display_style(plan.channels[plan.main_channel].name)[0]
+        _, *pictures = draw_box_slices(channel, painted, box, grid.spacing_mm, display, grid.direction, colormap=shown)
         patients.append(downstream.Patient(name, count, dict(zip(masks, pictures, strict=True))))
     return patients

@@ -24,7 +24,7 @@ import numpy as np
 
 from tumorgen_cli.data.volumes import resample
 from tumorgen_cli.evaluation.cases import TumorCase, read_case, read_tumor, synthetic_cases
-from tumorgen_cli.figures import display_of, upright, upright_grid
+from tumorgen_cli.figures import display_style, upright, upright_grid
 from tumorgen_cli.geometry import Box, Grid, Shape, Triple, tight_box
 from tumorgen_cli.pipeline.evaluate import _finished_sets
 from tumorgen_cli.planning.plan import Plan
@@ -646,7 +646,7 @@ def _number(value: float, digits: int) -> str:
 def _page(plan: Plan, study: str, shape: Shape, spacing_mm: Triple, cases: Sequence[dict[str, Any]]) -> str:
     channels = []
     for channel in plan.channels:
-        colormap, unit = display_of(channel.name)
+        colormap, unit = display_style(channel.name)
         # limits in a scan's own unit differ from case to case and are no business of the reader's
         low, high, unit = (channel.low, channel.high, unit) if channel.scheme == "dataset" else (0.0, 100.0, "%")
         channels.append(

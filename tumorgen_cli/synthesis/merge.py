@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tumorgen_cli.data.dataset import Dataset, read_dataset
-from tumorgen_cli.data.hosts import cases_by_voxels
+from tumorgen_cli.data.hosts import index_cases_by_voxels
 from tumorgen_cli.data.integrity import file_faults
-from tumorgen_cli.data.splits import SPLITS, Splits, check_folds, nnunet_folds, written_folds
+from tumorgen_cli.data.splits import SPLITS, Splits, check_folds, make_nnunet_folds, read_folds
 from tumorgen_cli.data.volumes import read_grid
 from tumorgen_cli.planning.fingerprint import content_hash
 from tumorgen_cli.synthesis.places import bare_fault
@@ -30,7 +30,7 @@ from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import read_bare, read_held_out, read_judges, read_learnt_from, read_provenance
 from tumorgen_cli.synthesis.shards import claim, division_faults
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, few, gather_faults
+from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list, gather_faults
 from tumorgen_cli.system.files import hash_files, link_or_copy, write_text
 from tumorgen_cli.system.json_records import hash_value, read_plain, to_plain, write_json
 
@@ -196,13 +196,13 @@ def _divide(real: Dataset, sets: Sequence[_Set], folds: int, preprocessed: Path 
         DataError: no case is left to validate on, or fewer than folds.
     """
     if folds > 1:
-        path, written = written_folds(real, preprocessed) or (real.path / SPLITS, [])
+        path, written = read_folds(real, preprocessed) or (real.path / SPLITS, [])
         if len(written) == folds:
             console.note(f"folds: of {path}")
             check_folds(real, path, dict(enumerate(written)))
             return written
         console.note("folds: nnU-Net's own" + f"; {path} has {len(written)}" * bool(written))
-        return nnunet_folds(real.cases, folds)
+        return make_nnunet_folds(real.cases, folds)
     seen = {case for each in sets for case in each.learnt_from}
     held_out = {case for each in sets for case in each.held_out} - seen
     if sets and held_out.isdisjoint(real.cases):
@@ -210,7 +210,7 @@ def _divide(real: Dataset, sets: Sequence[_Set], folds: int, preprocessed: Path 
         remedy = "merge sets of one workspace, whose held-out cases are left, or give --folds 5 (a set then serves the folds it knows nothing of)"
         raise DataError("No case is left", [Fault("--folds 1", found, "real cases that no set knows", remedy)])
     if left := [case for case in real.cases if case not in seen | held_out]:
-        console.warn(f"{len(left)} real cases are in no part of the sets' splits and are left out ({few(left)})")
+        console.warn(f"{len(left)} real cases are in no part of the sets' splits and are left out ({abbreviate_list(left)})")
     return [Splits(tuple(c for c in real.cases if c in seen), tuple(c for c in real.cases if c in held_out))]
 
 
@@ -238,7 +238,7 @@ def _warn_of_judges(sets: Sequence[_Set], folds: Sequence[Fold]) -> None:
             if seen := sorted(validated.intersection(learnt.cases)):
                 console.warn(
                     f"the judge that chose the pairs of {each.folder.name} ({judge}) has learnt from {len(seen)} cases of {learnt.dataset} that bear "
-                    f"names of those its folds validate on ({few(seen)}): if they are the same, scores there may come out too high"
+                    f"names of those its folds validate on ({abbreviate_list(seen)}): if they are the same, scores there may come out too high"
                 )
 
 
@@ -250,7 +250,7 @@ def _pairs(real: Dataset, sets: Sequence[_Set]) -> tuple[Pair, ...]:
         (each, record) for each in sets for record in each.records if contents.get(record.host) != record.host_hash
     ]
     first = {record.host_voxels: each.dataset.image_files(record.case)[0] for each, record in others}
-    known = cases_by_voxels(real, real.cases, {read_grid(path).shape for path in first.values()})
+    known = index_cases_by_voxels(real, real.cases, {read_grid(path).shape for path in first.values()})
     case_of = {voxels: case for alike in known.values() for voxels, case in alike.items()}
     found = []
     for each in sets:
@@ -340,7 +340,7 @@ def _match_faults(real: Dataset, each: _Set) -> list[Fault]:
         faults.append(bare_fault(str(each.folder / "labelsTr"), bare))
     strangers = sorted(set(each.learnt_from) - set(real.cases))
     if strangers:
-        found = f"{len(strangers)} cases that {real.name} lacks ({few(strangers)})"
+        found = f"{len(strangers)} cases that {real.name} lacks ({abbreviate_list(strangers)})"
         expected = "cases of the real data set, by the names they had then: what a fold may have is decided by them"
         faults.append(Fault(f"{each.folder / 'set.json'}: learnt_from", found, expected, remedy))
     return faults

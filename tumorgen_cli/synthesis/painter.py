@@ -33,18 +33,18 @@ from tumorgen_cli.nnunet.on_the_fly.settings import JOB, PROGRESS, SETUP, Painte
 from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.windows import mix_up
+from tumorgen_cli.preprocessing.windows import cut_mix
 from tumorgen_cli.synthesis.pair import Draw, PairJob, Quality, draw_pair, pair_labels, provenance_of
 from tumorgen_cli.synthesis.places import Placing, Source, check_places, healthy_sources, redraw_sources
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.scan import Scan, read_scan
 from tumorgen_cli.synthesis.shards import open_log
 from tumorgen_cli.system.devices import peak_memory_gib
-from tumorgen_cli.system.errors import DataError, Fault, StateError, reason_words
+from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
 from tumorgen_cli.system.files import append_line, derive_seed, hash_files
 from tumorgen_cli.system.json_records import hash_value, read_record, to_plain, write_json
 from tumorgen_cli.system.locks import locked
-from tumorgen_cli.system.processes import end_with
+from tumorgen_cli.system.processes import exit_with_parent
 
 _HOSTS = 2  # scans in memory
 _NICE = 5  # training comes first, but on cores that it fills 19 would mean that nothing is painted: `share` is what bounds the cost
@@ -209,7 +209,7 @@ class _Easel:
         draw = draw_pair(plan, studio.method, job, scan, placing, Sampling(), studio.quality)
         if draw.image is None:
             remedy = "lower --keep, raise --until-pass, or train longer"
-            raise DataError("No tumor came", [Fault(scan.name, reason_words(draw.rejected), "one that passes", remedy)])
+            raise DataError("No tumor came", [Fault(scan.name, describe_counts(draw.rejected), "one that passes", remedy)])
         seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
         rng = np.random.default_rng(seed)
         image, labels, keys = self._patch(scan.grid, draw, pair_labels(plan, scan, draw))
@@ -268,11 +268,11 @@ def around(
 def mix(
     image: np.ndarray, labels: np.ndarray, other: PaintedPatch, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A patch (C, X, Y, Z) and labels (1, X, Y, Z) into which a box of another is pasted, where both have voxels; see `windows.mix_up`."""
+    """A patch (C, X, Y, Z) and labels (1, X, Y, Z) into which a box of another is pasted, where both have voxels; see `windows.cut_mix`."""
     common = tuple(slice(0, min(n, m)) for n, m in zip(labels.shape[1:], other.labels.shape[1:], strict=True))
     image, labels = image.copy(), labels.copy()
     part = (slice(None), *common)
-    mixed = mix_up(image[part], labels[(0, *common)], other.image[part], other.labels[(0, *common)], rng)
+    mixed = cut_mix(image[part], labels[(0, *common)], other.image[part], other.labels[(0, *common)], rng)
     image[part], labels[(0, *common)] = mixed
     return image, labels
 
@@ -285,7 +285,7 @@ def locations(labels: np.ndarray, key: int | Sequence[int], rng: np.random.Gener
 
 def _main(folder: Path) -> None:
     job = read_record(PainterJob, folder / JOB, "start nnU-Net again")
-    end_with(job.parent)
+    exit_with_parent(job.parent)
     os.nice(_NICE)
     import torch
 

@@ -20,7 +20,7 @@ from tumorgen_cli.synthesis.places import Placing, Source
 from tumorgen_cli.synthesis.provenance import NOT_FOUND, Provenance
 from tumorgen_cli.synthesis.scan import Scan, without_tumors
 from tumorgen_cli.synthesis.window import Window, cut_window
-from tumorgen_cli.system.devices import memory_told
+from tumorgen_cli.system.devices import catch_out_of_memory
 from tumorgen_cli.system.files import derive_seed
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def draw_pair(
             host, healed = without_tumors(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
         request = cut_window(host, window, job.source.name if job.source.redraw else None)
         begun = time.perf_counter()
-        with memory_told(method.name):
+        with catch_out_of_memory(method.name):
             synthetic = method.synthesize(request, derive_seed(job.seed, attempt), sampling)
         seconds += time.perf_counter() - begun
         image, mask = paste(host, window, request, synthetic, plan, method.keeps_background)

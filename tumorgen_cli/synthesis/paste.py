@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tumorgen_cli.data.volumes import resample
-from tumorgen_cli.geometry import in_type
+from tumorgen_cli.geometry import cast_to_dtype
 from tumorgen_cli.methods.base import Request, Synthetic
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.scan import Scan
@@ -36,7 +36,7 @@ def paste(
             before, request.limits[channel, 0]
         )  # noise and interpolation may end where no PET does, below 0
         after = np.maximum(before + weight * change, floor)
-        image[(channel, *box.slices)] = in_type(after, scan.dtypes[channel])
+        image[(channel, *box.slices)] = cast_to_dtype(after, scan.dtypes[channel])
     mask = np.zeros(scan.grid.shape, bool)
     mask[box.slices] = (resample(synthetic.mask, window.grid, onto, "linear") >= 0.5) & (weight >= 0.5)
     return image, mask

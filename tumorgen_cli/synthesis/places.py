@@ -10,7 +10,7 @@ import numpy as np
 
 from tumorgen_cli.data.checks import geometry_faults, read_header
 from tumorgen_cli.data.dataset import Dataset, find_dataset, organ_labels, read_dataset
-from tumorgen_cli.data.hosts import host_labels, host_scans
+from tumorgen_cli.data.hosts import find_host_labels, find_hosts
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning.fingerprint import TumorFacts, content_hash
@@ -19,8 +19,8 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.scan import Scan, allowed_region
 from tumorgen_cli.synthesis.window import Window, fade_mm, lay_window, too_large, window_shape
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, few
-from tumorgen_cli.system.json_records import unknown_name
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, abbreviate_list
+from tumorgen_cli.system.json_records import unknown_name_fault
 from tumorgen_cli.tumors.boxes import draw_size_mm, place_box
 
 
@@ -50,8 +50,8 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
         )
     organs = organ_labels(plan.labels, plan.tumor_label)
     if paint_in is not None and paint_in not in organs:
-        raise PlanError("Nowhere to paint", [unknown_name("--paint-in", paint_in, organs)])
-    hosts = host_scans(healthy, [channel.name for channel in plan.channels], plan.file_ending)
+        raise PlanError("Nowhere to paint", [unknown_name_fault("--paint-in", paint_in, organs)])
+    hosts = find_hosts(healthy, [channel.name for channel in plan.channels], plan.file_ending)
     rois = {host.case: roi / f"{host.case}{plan.file_ending}" if roi else None for host in hosts}
     faults = [
         Fault(
@@ -66,7 +66,7 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
     labels = (
         rois
         if region is not None
-        else host_labels(healthy, plan.labels, plan.tumor_name, plan.file_ending)
+        else find_host_labels(healthy, plan.labels, plan.tumor_name, plan.file_ending)
         if organs
         else {}
     )
@@ -88,7 +88,7 @@ def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]
     splits = workspace.splits()
     names = {"test": splits.test, "train": splits.train}.get(cases)
     if names is None:
-        raise PlanError("No such cases", [unknown_name("--cases", cases, ("test", "train"))])
+        raise PlanError("No such cases", [unknown_name_fault("--cases", cases, ("test", "train"))])
     dataset = dataset_of(plan)
     facts = {case.case: case for case in workspace.fingerprint().cases}
     sources, large, widest = (
@@ -103,7 +103,7 @@ def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]
             sources.append(Source(name, dataset.image_files(name), dataset.label_file(name), boxes))
         if len(boxes) < len(tumors):
             large[name] = len(tumors) - len(boxes)
-    told = f"tumors too large for twice the plan's window: {sum(large.values())}, in {few([*large])}"
+    told = f"tumors too large for twice the plan's window: {sum(large.values())}, in {abbreviate_list([*large])}"
     if not sources:
         remedy = (
             "plan with a larger window (--set window.shape=[...])"
@@ -121,7 +121,7 @@ def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]
 
 def bare_fault(where: str, hosts: Sequence[str]) -> Fault:
     """What is wrong with pairs in hosts without labels, for nnU-Net."""
-    found = f"{len(hosts)} hosts without labels ({few(hosts)}), in whose pairs an nnU-Net would learn that organs are background"
+    found = f"{len(hosts)} hosts without labels ({abbreviate_list(hosts)}), in whose pairs an nnU-Net would learn that organs are background"
     remedy = "paint into hosts in nnU-Net's form: imagesTr and, beside it, labelsTr with the data set's own labels"
     return Fault(where, found, "all labels of the data set in every pair", remedy)
 

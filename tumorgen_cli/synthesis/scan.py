@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.data.checks import intensity_faults, label_faults, read_whole
-from tumorgen_cli.data.volumes import describe, hash_voxels, read_volume, same_geometry, stack_channels
+from tumorgen_cli.data.volumes import describe_grid, hash_voxels, read_volume, same_geometry, stack_channels
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.tumors.boxes import body_mask
-from tumorgen_cli.tumors.removal import heal
+from tumorgen_cli.tumors.removal import remove_tumors
 
 _PLACING_VOXELS = 4_000_000
 
@@ -61,7 +61,7 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
     if label is not None:
         labels, label_grid = read_volume(label)
         if not same_geometry(grid, label_grid):
-            fault = Fault(str(label), describe(label_grid), describe(grid), "resample the mask to its scan")
+            fault = Fault(str(label), describe_grid(label_grid), describe_grid(grid), "resample the mask to its scan")
             raise DataError("Mask and scan differ in geometry", [fault])
         if faults := label_faults(label, labels, plan.labels):
             raise DataError("A host's labels cannot be used", faults)
@@ -70,11 +70,11 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
 
 
 def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[Scan, Box | None]:
-    """The scan with the tumors in a box taken away (`healing.heal`), and the box of what changed; one without tumors there as it is."""
+    """The scan with the tumors in a box taken away (`removal.remove_tumors`), and the box of what changed; one without tumors there as it is."""
     if scan.labels is None:
         return scan, None
     tumors = scan.labels == plan.tumor_label
-    image, healed = heal(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, scan.labels)
+    image, healed = remove_tumors(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, scan.labels)
     return replace(scan, image=image), healed
 
 

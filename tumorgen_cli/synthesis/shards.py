@@ -17,7 +17,7 @@ from typing import Any
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import write_text
 from tumorgen_cli.system.json_records import read_plain, write_json
-from tumorgen_cli.system.locks import in_turn
+from tumorgen_cli.system.locks import wait_for_turn
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ _REMEDY = (
 
 def turn(folder: Path, shard: Shard | None) -> contextlib.AbstractContextManager[None]:
     """For the moments in which one of several shards may look at the whole folder; without a shard it is ours alone."""
-    return contextlib.nullcontext() if shard is None else in_turn(folder)
+    return contextlib.nullcontext() if shard is None else wait_for_turn(folder)
 
 
 def claim(

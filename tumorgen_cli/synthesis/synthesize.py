@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.data.volumes import write_volume
-from tumorgen_cli.figures import display_of, display_range, pair_preview
-from tumorgen_cli.geometry import Box, in_type
+from tumorgen_cli.figures import display_range, display_style, save_pair_preview
+from tumorgen_cli.geometry import Box, cast_to_dtype
 from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.pair import Draw, PairJob, Quality, draw_pair, pair_labels, provenance_of
@@ -49,7 +49,7 @@ from tumorgen_cli.synthesis.shards import (
     turn,
 )
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, StateError, one_line, reason_words
+from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts, one_line
 from tumorgen_cli.system.files import append_line, derive_seed, hash_files
 from tumorgen_cli.system.json_records import to_plain, write_json
 
@@ -186,7 +186,7 @@ def _tell_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[
     """
     if not given_up:
         return
-    reasons = [record.get("reason") or reason_words(record["rejected"]) for record in given_up.values()]
+    reasons = [record.get("reason") or describe_counts(record["rejected"]) for record in given_up.values()]
     told = "; ".join(list(dict.fromkeys(reasons))[:3])
     if not done and not any(NOT_FOUND in record["rejected"] for record in given_up.values()):
         for log in logs_of(out, "given_up"):
@@ -207,14 +207,14 @@ def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> 
     for channel, array in enumerate(image):
         write_volume(
             out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}",
-            in_type(array, scan.dtypes[channel]),
+            cast_to_dtype(array, scan.dtypes[channel]),
             scan.grid,
         )
     write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
     main = plan.main_channel
-    colormap, unit = display_of(plan.channels[main].name)
+    colormap, unit = display_style(plan.channels[main].name)
     shown = display_range(scan.limits[main], (scan.image[main], image[main]), box)
-    pair_preview(
+    save_pair_preview(
         out / "previews" / f"{job.case}.png",
         scan.image[main],
         image[main],

@@ -84,7 +84,7 @@ def lay_window(scan: Scan, box: Box, plan: Plan, cell: int = 1) -> Window:
     place = _in_window(place, first, scan.grid, grid, cell)
     wide = _widened(box, place, first, scan.grid, grid, plan.paste.feather_mm) if cell > 1 else box
     inside = _in_window(wide, first, scan.grid, grid, 1)
-    return Window(box, wide, tuple(start), grid, padded, inside, place.common(inside))  # type: ignore[arg-type]
+    return Window(box, wide, tuple(start), grid, padded, inside, place.intersection(inside))  # type: ignore[arg-type]
 
 
 def _in_window(box: Box, start: np.ndarray, scan: Grid, window: Grid, cell: int) -> Box:

@@ -97,7 +97,7 @@ def _memory_limits(told: Path, root: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def memory_told(who: str) -> Iterator[None]:
+def catch_out_of_memory(who: str) -> Iterator[None]:
     """Turns a GPU's running out of memory in the block into an error that a user is told.
 
     Raises:

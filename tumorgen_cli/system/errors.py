@@ -22,12 +22,12 @@ class Fault:
         return f"{self.where}\n    found:    {self.found}\n    expected: {self.expected}\n    remedy:   {self.remedy}"
 
 
-def few(names: Sequence[str], most: int = 5) -> str:
+def abbreviate_list(names: Sequence[str], most: int = 5) -> str:
     """The first names of many, with commas between, and whether there are more."""
     return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
-def reason_words(counts: Mapping[str, int]) -> str:
+def describe_counts(counts: Mapping[str, int]) -> str:
     """How many for each reason, with commas between; empty without any."""
     return ", ".join(f"{count} {reason}" for reason, count in counts.items())
 

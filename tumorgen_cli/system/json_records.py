@@ -76,7 +76,7 @@ def from_plain(kind: type[T], value: Any, where: str = "", remedy: str = "correc
     return typing.cast(T, record)
 
 
-def unknown_name(where: str, name: str, known: Iterable[str]) -> Fault:
+def unknown_name_fault(where: str, name: str, known: Iterable[str]) -> Fault:
     """The fault for a name nobody knows, with the nearest one that is known."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, 1)
@@ -110,7 +110,7 @@ def _parse(kind: Any, value: Any, where: str, remedy: str, faults: list[Fault]) 
         fields = {f.name: f for f in dataclasses.fields(kind)}
         for name in value:
             if name not in fields:
-                faults.append(unknown_name(where, str(name), fields))
+                faults.append(unknown_name_fault(where, str(name), fields))
         found = {}
         for name in fields:
             if name not in value:

@@ -29,7 +29,7 @@ def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None
 
 
 @contextlib.contextmanager
-def in_turn(folder: Path) -> Iterator[None]:
+def wait_for_turn(folder: Path) -> Iterator[None]:
     """Lets one of the processes that share `folder` through at a time; the others wait. For what takes a moment."""
     import fcntl
 

@@ -10,7 +10,7 @@ import time
 _POLL_SECONDS = 0.2
 
 
-def end_with_parent() -> None:
+def exit_when_stdin_closes() -> None:
     """Ends this process group, workers and all, when the parent is gone: nothing is ever written to stdin, it only closes."""
 
     def watch() -> None:
@@ -20,7 +20,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def end_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Ends this process group when its parent, known by number, is gone. For a parent whose other children would keep a pipe open."""
 
     def watch() -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from tumorgen_cli.system import console
-from tumorgen_cli.system.devices import memory_told, peak_memory_gib, usable_cores
+from tumorgen_cli.system.devices import catch_out_of_memory, peak_memory_gib, usable_cores
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import atomic, hash_file
 from tumorgen_cli.system.json_records import write_json
@@ -112,7 +112,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
         for batch in loader:
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
             factor = learning_rate_factor(step, stage.iterations)
-            with memory_told(stage.title):
+            with catch_out_of_memory(stage.title):
                 logs = _step(stage, accelerator, modules, optimizers, batch, factor)
             step += 1
             ema.update(step)

@@ -54,12 +54,12 @@ def plan_masks(d: Decisions, prior: Prior) -> None:
     part.take("turn_degrees", 20.0, "training's own masks: turned as far as training windows are, and a little more")
 
 
-def size_class(radii_mm: Sequence[float], radius_mm: float) -> int:
+def nearest_size_class(radii_mm: Sequence[float], radius_mm: float) -> int:
     """The number of the class whose radius is nearest, on a logarithmic scale."""
     return int(np.abs(np.log(np.array(radii_mm)) - np.log(max(radius_mm, 1e-3))).argmin())
 
 
-def tumor_in_box(box: Shape, reach: Sequence[float], rng: np.random.Generator) -> Box:
+def draw_tumor_box(box: Shape, reach: Sequence[float], rng: np.random.Generator) -> Box:
     """Where in a box of `box` voxels its tumor lies: BA-PMG backwards, six offsets U(0, reach) inward from the box's planes.
 
     `reach` is α D_i in voxels. Offsets of an axis are shortened together where they would leave less than half of the edge.
@@ -84,8 +84,8 @@ def draw_mask(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """A soft mask (X, Y, Z) in [0, 1] for a box of `box` voxels, and what was drawn. `donors`: see `training_masks`."""
     reach = [plan.window.alpha * e / s for e, s in zip(plan.window.extent_mm, spacing_mm, strict=True)]
-    tumor = tumor_in_box(box, reach, rng)
-    kind = size_class(
+    tumor = draw_tumor_box(box, reach, rng)
+    kind = nearest_size_class(
         config.radii_mm, float(np.prod([n / 2 * s for n, s in zip(tumor.shape, spacing_mm, strict=True)])) ** (1 / 3)
     )
     fine: Shape = tuple(max(n, _LEAST_VOXELS) for n in tumor.shape)  # type: ignore[assignment]

@@ -14,12 +14,12 @@ _LEVELS = 5
 Spread = Callable[[np.ndarray], float]
 
 
-def robust_spread(values: np.ndarray) -> float:
+def robust_std(values: np.ndarray) -> float:
     """The standard deviation that the bulk of the values has, whatever a few are: from the median absolute deviation."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
-def like_noise(
+def draw_scan_noise(
     scan: np.ndarray, smooth: np.ndarray, picture: np.ndarray, box: Box, rng: np.random.Generator, spread: Spread
 ) -> np.ndarray:
     """Noise (C, X, Y, Z) for `picture`, as strong and as smooth as `scan` - `smooth` is outside the box.
@@ -40,11 +40,11 @@ def like_noise(
         sigma = [_blur(residual, outside, axis) for axis in range(3)]
         noise = ndimage.gaussian_filter(rng.standard_normal(residual.shape).astype(np.float32), sigma, mode="wrap")
         levels, strengths = _strengths(smooth[channel][outside], residual[outside], spread)
-        out[channel] = noise / max(float(noise.std()), 1e-9) * strength_at(picture[channel], levels, strengths)
+        out[channel] = noise / max(float(noise.std()), 1e-9) * noise_strength_at(picture[channel], levels, strengths)
     return out
 
 
-def strength_at(level: np.ndarray, levels: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+def noise_strength_at(level: np.ndarray, levels: np.ndarray, strengths: np.ndarray) -> np.ndarray:
     """Strengths at any level: between the measured ones, and above them on along their line where that rises."""
     slope = max(0.0, float(np.polyfit(levels, strengths, 1)[0])) if np.ptp(levels) > 1e-6 else 0.0
     return np.asarray(np.interp(level, levels, strengths) + slope * np.maximum(level - levels[-1], 0))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage, sparse
 
-from tumorgen_cli.geometry import SHELL_MM, Box, Triple, box_around, in_type, tight_box
+from tumorgen_cli.geometry import SHELL_MM, Box, Triple, box_around, cast_to_dtype, tight_box
 from tumorgen_cli.planning.plan import PastePlan
-from tumorgen_cli.tumors.noise import like_noise, robust_spread
+from tumorgen_cli.tumors.noise import draw_scan_noise, robust_std
 
 _CONTEXT_MM = 25.0  # around what is taken away, to measure noise in
 _STANDS_OUT = 2.0  # a tumor's contrast, in spreads of its surroundings, from which on its uptake outlines it
@@ -21,7 +21,7 @@ _ORGAN = (
 _MOST = 3.0  # times its outline; what is seen to be larger is an organ that the tumor touches
 
 
-def heal(
+def remove_tumors(
     image: np.ndarray,
     tumors: np.ndarray,
     box: Box,
@@ -32,7 +32,7 @@ def heal(
 ) -> tuple[np.ndarray, Box | None]:
     """The image (C, X, Y, Z) in its own type with the tumors (X, Y, Z) in `box` gone, and the box of all voxels that changed.
 
-    Each is taken away as far as it is seen in the channels `paste.seen_in` (`seen_tumor`), with `paste.heal_mm` around it for its blur.
+    Each is taken away as far as it is seen in the channels `paste.seen_in` (`extend_to_uptake`), with `paste.heal_mm` around it for its blur.
     Inside, each channel solves Laplace's equation between the voxels around (the smoothest continuation), and gets noise of the
     strength and smoothness that the scan has around. Tumors outside the box stay; what has another of the
     `labels` (X, Y, Z) is not taken for a tumor. Without one in the box the image itself comes back, and None.
@@ -54,7 +54,7 @@ def heal(
             near = box_around(own, spacing_mm, 2 * SHELL_MM)
             assert near is not None
             where, barred = near.slices, kept | (part & ~own)
-            seen[where] |= seen_tumor(
+            seen[where] |= extend_to_uptake(
                 uptake[(slice(None), *where)], own[where], barred[where], spacing_mm, paste.heal_mm
             )
     hole = (ndimage.distance_transform_edt(~seen, sampling=spacing_mm) <= paste.heal_mm) & ~others
@@ -64,17 +64,17 @@ def heal(
     hole, inner = hole[context.slices], changed.shifted(tuple(-a for a in context.start))  # type: ignore[arg-type]
     context, changed = context.shifted(around.start), changed.shifted(around.start)
     crop = image[(slice(None), *context.slices)].astype(np.float32)
-    filled = np.stack([fill_smoothly(channel, hole, spacing_mm) for channel in crop])
+    filled = np.stack([fill_harmonic(channel, hole, spacing_mm) for channel in crop])
     smooth = np.stack([ndimage.gaussian_filter(channel, 1.0) for channel in crop])
     # other tumors beside it and organs' edges count as host; of a robust spread little of them shows
-    noise = like_noise(crop, smooth, filled, inner, np.random.default_rng(seed), robust_spread)
+    noise = draw_scan_noise(crop, smooth, filled, inner, np.random.default_rng(seed), robust_std)
     filled[:, hole] += noise[:, hole]
     out = image.copy()
-    out[(slice(None), *context.slices)][:, hole] = in_type(filled[:, hole], image.dtype)
+    out[(slice(None), *context.slices)][:, hole] = cast_to_dtype(filled[:, hole], image.dtype)
     return out, changed
 
 
-def seen_tumor(
+def extend_to_uptake(
     image: np.ndarray, tumor: np.ndarray, kept: np.ndarray, spacing_mm: Triple, margin_mm: float
 ) -> np.ndarray:
     """A tumor (X, Y, Z), not empty, with the uptake beside it that its outline leaves out, never what is `kept`: (X, Y, Z) bool.
@@ -107,7 +107,7 @@ def seen_tumor(
     return seen if seen.sum() <= _MOST * tumor.sum() else tumor
 
 
-def fill_smoothly(image: np.ndarray, hole: np.ndarray, spacing_mm: Triple) -> np.ndarray:
+def fill_harmonic(image: np.ndarray, hole: np.ndarray, spacing_mm: Triple) -> np.ndarray:
     """The image (X, Y, Z) with the hole's voxels harmonic: each the mean of its neighbours, nearer ones weighing more.
 
     The rest is untouched. At the array's edge there is no neighbour; a hole without any voxel around gets zero.

@@ -31,7 +31,7 @@ from tumorgen_cli.evaluation.comparison import (
     shown,
 )
 from tumorgen_cli.evaluation.reports.html import number, page, picture_row, table
-from tumorgen_cli.figures import box_slices, display_of, display_range, spread_over
+from tumorgen_cli.figures import display_range, display_style, draw_box_slices, pick_evenly
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
@@ -63,7 +63,7 @@ def draw_places(
 ) -> list[Place]:
     """Pictures of places that all sets share, spread over the hosts. `sets` by method; `hosts` the image files by name."""
     cases = sorted(shared_places([read_provenance(folder) for folder in sets.values()]))
-    chosen = spread_over(cases, most)
+    chosen = pick_evenly(cases, most)
     files = {method: {each.case: each for each in synthetic_cases(plan, folder)} for method, folder in sets.items()}
     places = []
     for case in chosen:
@@ -78,8 +78,8 @@ def draw_places(
         display = display_range(
             scan_limits(image, plan.channels)[plan.main_channel], (before, *(after for after, _ in painted)), box
         )
-        colormap, _ = display_of(plan.channels[plan.main_channel].name)
-        first, *others = box_slices(before, painted, box, grid.spacing_mm, display, grid.direction, colormap=colormap)
+        colormap, _ = display_style(plan.channels[plan.main_channel].name)
+        first, *others = draw_box_slices(before, painted, box, grid.spacing_mm, display, grid.direction, colormap=colormap)
         places.append(Place(case, first, dict(zip(pairs, others, strict=True))))
     return places
 

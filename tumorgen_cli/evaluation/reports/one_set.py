@@ -18,7 +18,7 @@ from tumorgen_cli.evaluation.cases import TumorCase, read_case, synthetic_cases
 from tumorgen_cli.evaluation.measure import cache_of, measure_case
 from tumorgen_cli.evaluation.reports.html import INK, around, jpeg, number, page, percent, svg, table
 from tumorgen_cli.evaluation.scores import ALL_PLANES, PLACES, CaseScores, Scores, TraitComparison, values_of
-from tumorgen_cli.figures import axial_strip, display_of, display_range, unit_of
+from tumorgen_cli.figures import display_range, display_style, draw_axial_strip, tumor_unit
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.metrics.novelty import Near, Spread
 from tumorgen_cli.metrics.slice_distances import Interval
@@ -28,7 +28,7 @@ from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import count_rejected, read_judges, read_left_out, read_provenance
 from tumorgen_cli.synthesis.shards import read_log
-from tumorgen_cli.system.errors import few, reason_words
+from tumorgen_cli.system.errors import abbreviate_list, describe_counts
 from tumorgen_cli.system.files import write_text
 
 _AROUND = (
@@ -57,7 +57,7 @@ def write_page(
         found = measure_case(plan, files[case], cache_of(out))
         slices[case] = found.slices["axial"][PLACES.index("tumor"), plan.main_channel]
     strips = {}
-    colormap, _ = display_of(scores.channel)
+    colormap, _ = display_style(scores.channel)
     for pair in shown_pairs(scores).values():
         image, grid, tumor, beside = read_case(plan, files[pair.case])
         if tumor.any():
@@ -67,12 +67,12 @@ def write_page(
             limits = scan_limits(image, plan.channels, tumor | beside)[plan.main_channel]
             shown = display_range(limits, (channel,), box.grown(_AROUND, grid.shape))
             strips[pair.case] = Strip(
-                *axial_strip(channel, tumor, grid.spacing_mm, shown, grid.direction, colormap=colormap)
+                *draw_axial_strip(channel, tumor, grid.spacing_mm, shown, grid.direction, colormap=colormap)
             )
     path = out / "report.html"
     provenance, given_up = read_provenance(set_folder), read_log(set_folder, "given_up")
     losses = Losses(
-        {case: line.get("reason") or reason_words(line["rejected"]) for case, line in given_up.items()},
+        {case: line.get("reason") or describe_counts(line["rejected"]) for case, line in given_up.items()},
         read_left_out(set_folder),
         count_rejected(provenance, given_up),
         tuple(read_judges(set_folder)),
@@ -87,7 +87,7 @@ _NAMED = 8  # of pairs or reasons, that are named
 
 @dataclass(frozen=True)
 class Strip:
-    """Axial slices of a pair, `count` frames one below the other: (count * height, width, 3) uint8; see `axial_strip`."""
+    """Axial slices of a pair, `count` frames one below the other: (count * height, width, 3) uint8; see `draw_axial_strip`."""
 
     picture: np.ndarray
     count: int
@@ -122,7 +122,7 @@ def write_report(
     pictures: Pictures,
 ) -> None:
     """Writes the page. `others` are sets to compare with; a preview that is missing is said to be."""
-    unit = unit_of(scores.channel)
+    unit = tumor_unit(scores.channel)
     parts = [
         _head(scores),
         _tiles(scores),
@@ -385,7 +385,7 @@ def _novelty(scores: Scores, pictures: Pictures) -> str:
 def _side_by_side(near: Near, scores: Scores, pictures: Pictures) -> str:
     if near.case not in pictures.slices or near.nearest not in pictures.slices:
         return ""
-    reverse = display_of(scores.channel)[0].endswith("_r")
+    reverse = display_style(scores.channel)[0].endswith("_r")
     shown = "".join(_slice(pictures.slices[case], reverse, case) for case in (near.case, near.nearest))
     mark = " · near-copy" if near.distance < scores.novelty.threshold else ""
     text = f"{escape(near.case)} | {escape(near.nearest)}: {number(near.distance)}, {number(near.ratio)} of the second nearest{mark}"
@@ -452,13 +452,13 @@ def _failures(scores: Scores, losses: Losses) -> str:
     pairs = scores.of("synthetic")
     empty = [case.case for case in pairs if not case.statistics.volume_ml > 0]
     missed = [case.case for case in pairs if case.statistics.volume_ml > 0 and case.verdict.dice == 0]
-    rejected = reason_words(dict(sorted(losses.rejected.items())))
+    rejected = describe_counts(dict(sorted(losses.rejected.items())))
     rows = [
         ("draws rejected", sum(losses.rejected.values()), escape(rejected)),
         ("pairs given up", len(losses.given_up), escape(_reasons(losses.given_up))),
         ("pairs left out by a filter", len(losses.left_out), escape(_reasons(losses.left_out))),
-        ("pairs without a tumor", len(empty), escape(few(empty, _NAMED))),
-        *([("tumors that the judge does not find", len(missed), escape(few(missed, _NAMED)))] if scores.judge else []),
+        ("pairs without a tumor", len(empty), escape(abbreviate_list(empty, _NAMED))),
+        *([("tumors that the judge does not find", len(missed), escape(abbreviate_list(missed, _NAMED)))] if scores.judge else []),
     ]
     return (
         "<h2>What went wrong?</h2>"
@@ -470,7 +470,7 @@ def _failures(scores: Scores, losses: Losses) -> str:
 def _reasons(lost: Mapping[str, str]) -> str:
     """The reasons, the most frequent first, with the pairs they are of."""
     told = [
-        f"{reason}: {few([case for case, why in lost.items() if why == reason])}"
+        f"{reason}: {abbreviate_list([case for case, why in lost.items() if why == reason])}"
         for reason, _ in Counter(lost.values()).most_common(_NAMED)
     ]
     return "; ".join(told)

@@ -17,15 +17,15 @@ from monai.networks.nets import PatchDiscriminator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tumorgen_cli.figures import grid_preview
-from tumorgen_cli.geometry import Shape, any_start, cut
+from tumorgen_cli.figures import save_grid_preview
+from tumorgen_cli.geometry import Shape, cut, draw_window_start
 from tumorgen_cli.models.vae import DOWNSAMPLING, Autoencoder, KlVae
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, load_case
 from tumorgen_cli.preprocessing.intensity import scale, unscale
-from tumorgen_cli.preprocessing.windows import augment, tumor_window
+from tumorgen_cli.preprocessing.windows import augment, cut_tumor_window
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import derive_seed
@@ -158,7 +158,7 @@ def patch_shape(largest: Shape, seed: int, step: int) -> Shape:
 def draw_patch(cases: Sequence[Case], plan: Plan, shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """A scaled patch (C, *shape) of any place, two thirds of them around a tumor, mirrored and rescaled."""
     case = cases[rng.integers(len(cases))]
-    start = any_start(case.record.shape, shape, rng)
+    start = draw_window_start(case.record.shape, shape, rng)
     if case.record.components and rng.random() < 2 / 3:
         component = case.record.components[rng.integers(len(case.record.components))]
         start = tuple(  # type: ignore[assignment]
@@ -238,7 +238,7 @@ def reconstruction_preview(vae: Codec, cases: Sequence[Case], plan: Plan, device
                     np.abs(picture - image)[main, :, :, axial] * 4 - 1,
                 ]
             )
-        grid_preview(
+        save_grid_preview(
             path, rows, [case.record.case for case in cases], ["scan", "reconstruction", "4 × |difference|"], -1, 1
         )
 
@@ -339,7 +339,7 @@ def tumor_errors(
     squares, shifts = [], []
     for case in cases:
         for component in (c for c in case.record.components if c.fits):
-            image, mask = tumor_window(case, component, plan.channels, shape, None)
+            image, mask = cut_tumor_window(case, component, plan.channels, shape, None)
             real, picture = _seen(vae, image, np.array(case.record.limits, np.float32), plan, device)
             squares.append(float(np.mean((picture - real) ** 2)))
             if mask.any():

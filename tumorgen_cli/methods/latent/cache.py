@@ -19,8 +19,8 @@ from tumorgen_cli.metrics.traits import describe_character
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, Component
-from tumorgen_cli.preprocessing.intensity import comparable, unscale
-from tumorgen_cli.preprocessing.windows import tumor_window
+from tumorgen_cli.preprocessing.intensity import to_comparable_units, unscale
+from tumorgen_cli.preprocessing.windows import cut_tumor_window
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.files import atomic, derive_seed
@@ -122,14 +122,14 @@ class LatentCache:
 
 def _character(plan: Plan, candidate: Candidate, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     limits = np.array(candidate.case.record.limits, np.float32)
-    seen, zero = comparable(unscale(image, plan.channels, limits), plan.channels, limits)
+    seen, zero = to_comparable_units(unscale(image, plan.channels, limits), plan.channels, limits)
     return describe_character(seen, mask, plan.window.spacing_mm, zero)
 
 
 def tumor_image(plan: Plan, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
     """The scaled window (C, X, Y, Z) and mask (X, Y, Z) of a copy: 0 is centred and untouched, the others are augmented."""
     seed = derive_seed(plan.seed, candidate.name, copy) % 2**32 if copy else None
-    return tumor_window(candidate.case, candidate.component, plan.channels, plan.window.shape, seed)
+    return cut_tumor_window(candidate.case, candidate.component, plan.channels, plan.window.shape, seed)
 
 
 def training_latents(

@@ -20,7 +20,7 @@ from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.tumors.boxes import box_mask, latent_box
 from tumorgen_cli.tumors.masks import smooth_noise
-from tumorgen_cli.tumors.noise import like_noise
+from tumorgen_cli.tumors.noise import draw_scan_noise
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def texture(canvas: Canvas, picture: np.ndarray, smooth: np.ndarray, seed: int) 
     """Noise (C, X, Y, Z) for the decoded region as the host has it outside the box: of all that a VAE takes away from it (`smooth`:
     the `smooth_host`), rare large parts too. As strong as the bulk alone it is a sixth too weak on FDG-PET."""
     host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
-    return like_noise(host, smooth, picture, canvas.local(canvas.request.box), np.random.default_rng([seed, 1]), np.std)
+    return draw_scan_noise(host, smooth, picture, canvas.local(canvas.request.box), np.random.default_rng([seed, 1]), np.std)
 
 
 def roughen(canvas: Canvas, share: np.ndarray, strength: float, scale_mm: float, seed: int) -> np.ndarray:

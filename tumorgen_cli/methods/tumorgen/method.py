@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tumorgen_cli.figures import grid_preview
+from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.geometry import SHELL_MM, Box, tight_box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic, learnt_by
 from tumorgen_cli.methods.latent import autoencoder as ae
@@ -46,9 +46,9 @@ from tumorgen_cli.models.mask_refiner import MaskRefiner
 from tumorgen_cli.models.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
-from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, checked_sides
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan, validate_sides
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.intensity import comparable, scale, unscale
+from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
@@ -144,10 +144,10 @@ class TumorGen(Method):
             window.shape,
             "the largest; sides are drawn from 32 up: a VAE that learns from one size shifts intensities at others",
         )
-        patch = checked_sides(asked, "methods.tumorgen.vae.patch")
+        patch = validate_sides(asked, "methods.tumorgen.vae.patch")
         v.take(
             "batch",
-            rules.patches_a_step(patch) if large else 1,
+            rules.patches_per_step(patch) if large else 1,
             "together no larger than the paper's window",
             patch=patch,
         )
@@ -442,7 +442,7 @@ class TumorGen(Method):
                 row += [image[main, :, :, axial], refined[:, :, axial] * 2 - 1]
             rows.append(row)
             names.append(window.name)
-        grid_preview(
+        save_grid_preview(
             path, rows, names, ["scan", "mask", "drawn, seed 1", "its mask", "drawn, seed 2", "its mask"], -1, 1
         )
 
@@ -561,7 +561,7 @@ class TumorGen(Method):
         clipped = unscale(
             scale(painted.image, channels, limits), channels, limits
         )  # as the training tumors were described
-        seen, zero = comparable(clipped, channels, limits)
+        seen, zero = to_comparable_units(clipped, channels, limits)
         has = self.condition.standard(describe_character(seen, inside, request.spacing_mm, zero))
         return np.where(np.isfinite(character), self.condition.standard(character) - has, np.float32(0))
 

@@ -40,7 +40,7 @@ from tumorgen_cli.nnunet.on_the_fly.settings import (
     Progress,
     pool_of,
 )
-from tumorgen_cli.system.errors import Fault, StateError, few
+from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
 from tumorgen_cli.system.json_records import hash_value, read_plain, read_record, to_plain, write_json
 
 _LEAST = 8  # entries that training waits for, unless the pool is smaller
@@ -184,7 +184,7 @@ class _Live:
         room = f", at most {size:.0f} MiB on disk" if math.prod(self.job.shape) else ""
         self.log(
             f"TumorGen: {painting.method} (plan {painting.plan_hash}, weights {weights}) paints into {len(painting.hosts)} hosts "
-            f"({few(painting.hosts)})"
+            f"({abbreviate_list(painting.hosts)})"
         )
         self.log(
             f"TumorGen: a training patch is painted with probability {painting.probability:g}, mixed up with another with {painting.mixup:g}; "
@@ -330,7 +330,7 @@ def _faults(painting: Painting, trainer: Any, validation: Sequence[str], known: 
             faults.append(
                 Fault(
                     where,
-                    f"{len(both)} validation cases that {painting.method} has {found} ({few(both)})",
+                    f"{len(both)} validation cases that {painting.method} has {found} ({abbreviate_list(both)})",
                     "none",
                     remedy,
                 )
@@ -343,7 +343,7 @@ def _faults(painting: Painting, trainer: Any, validation: Sequence[str], known: 
     )
     if strangers:
         found = (
-            f"{len(strangers)} cases that {painting.method} has learnt from are not there by name ({few(strangers)})"
+            f"{len(strangers)} cases that {painting.method} has learnt from are not there by name ({abbreviate_list(strangers)})"
         )
         expected = "the workspace's cases by their names, which tell what may validate"
         faults.append(Fault("cases of nnU-Net's data set", found, expected, other))
