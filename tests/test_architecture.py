@@ -1,198 +1,111 @@
-"""The house's law: imports point down, SimpleITK has one door, and nothing heavy is imported before it is needed."""
+"""The house's laws: imports point down, every folder has a face, SimpleITK has one door, nothing heavy loads before it is needed."""
+
+from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from importlinter.cli import lint_imports
 
 import tumorgen_cli
 
 PACKAGE = Path(tumorgen_cli.__file__).parent
-LAYERS = [
-    {"errors", "records"},
-    {"files", "volumes", "console", "devices", "processes"},
-    {"faults", "dataset", "fingerprint", "phantom", "rules", "plan", "shards", "workspace"},
-    {"windows", "boxes", "character", "shapes", "texture", "healing", "preprocess", "pool", "folds", "results"},
-    {
-        "nets.vae",
-        "nets.flow_unet",
-        "nets.refiner",
-        "nets.lite0",
-        "nets.plane_unet",
-        "nets.vqgan",
-        "nets.unet",
-        "nets.tumor_generator",
-        "flow",
-        "diffusion",
-        "previews",
-        "pages",
-        "metrics.agreement",
-        "live",
-    },
-    {"training", "autoencoding", "latents", "painting", "vector_field", "nnunet_trainers.nnUNetTrainerTumorGen"},
-    {
-        "methods",
-        "methods.method",
-        "methods.tumorgen",
-        "methods.difftumor",
-        "methods.freetumor",
-        "methods.blended",
-        "methods.copypaste",
-        "methods.syntumor",
-    },
-    {
-        "hosts",
-        "synthesis",
-        "sets",
-        "judge",
-        "judging",
-        "nnunet",
-        "nnunet_child",
-        "judge_training",
-        "stages",
-        "budgets",
-        "metrics.features",
-        "metrics.frechet",
-        "metrics.novelty",
-        "metrics.reader_test",
-        "metrics.scores",
-        "metrics.tumors",
-    },
-    {
-        "evaluation",
-        "filtering",
-        "judges",
-        "merging",
-        "status",
-        "reader_study",
-        "report",
-        "comparison_table",
-        "comparison_page",
-        "gains",
-        "pipeline",
-    },
-    {"subsets", "organs", "downstream_page", "downstream_runs", "painter", "nnunet_setup"},
-    {"comparison", "downstream", "demo", "cli_options", "cli_nnunet", "cli"},
-]
-LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
-#: module -> modules of its own layer that it may import
-BESIDE = {
-    "nets.vqgan": {"nets.vae"},
-    "methods.difftumor": {"methods.method"},
-    "methods.blended": {"methods.method"},
-    "autoencoding": {"training"},
-    "latents": {"autoencoding"},
-    "painting": {"autoencoding"},
-    "volumes": {"files"},
-    "console": {"files"},
-    "dataset": {"faults"},
-    "fingerprint": {"dataset", "rules"},
-    "plan": {"rules"},
-    "workspace": {"plan"},
-    "boxes": {"windows"},
-    "character": {"windows"},
-    "shapes": {"windows"},
-    "preprocess": {"windows"},
-    "methods": {"methods.method"},
-    "methods.tumorgen": {"methods.method"},
-    "methods.copypaste": {"methods.method"},
-    "methods.syntumor": {"methods.method"},
-    "methods.freetumor": {"methods.method"},
-    "nets.tumor_generator": {"nets.unet"},
-    "judging": {"judge"},
-    "judge_training": {"judge", "nnunet"},
-    "nnunet_child": {"nnunet"},
-    "healing": {"texture", "windows"},
-    "budgets": {"stages"},
-    "sets": {"judge"},
-    "synthesis": {"hosts", "judge", "judging", "sets"},
-    "metrics.frechet": {"metrics.features"},
-    "metrics.novelty": {"metrics.tumors"},
-    "metrics.reader_test": {"metrics.tumors"},
-    "metrics.scores": {"metrics.frechet", "metrics.novelty", "metrics.reader_test", "metrics.tumors"},
-    "filtering": {"evaluation"},
-    "reader_study": {"evaluation"},
-    "evaluation": {"report"},
-    "comparison_page": {"comparison_table", "evaluation"},
-    "organs": {"subsets"},
-    "pipeline": {"evaluation", "filtering", "judges", "merging", "reader_study"},
-    "nnunet_setup": {"painter"},
-    "cli_nnunet": {"cli_options", "downstream"},
-    "cli": {"cli_options", "cli_nnunet", "comparison", "demo"},
-}
+ROOT = PACKAGE.parent
 HEAVY = ("torch", "nnunetv2", "SimpleITK")
+FACES = sorted(
+    path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE and path.parent.name != "nnunet_trainers"
+)
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
+#: a function of the package that is longer than this says why in a comment "Long: ..." in its body
+LONGEST = 60
 
 
-def modules():
-    """Name below the package -> file; empty `__init__` files are left out."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if name and any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body):
-            found[name] = path
-    return found
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def imports(path):
-    """Every imported module's full name, wherever in the file it stands."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
 
 
-def own_imports(path, known):
-    names = {name.removeprefix("tumorgen_cli.") for name in imports(path) if name.startswith("tumorgen_cli.")}
-    return {name for name in names if name in known}
+def test_imports_point_down():
+    """The contracts are in pyproject.toml; none has an exception."""
+    assert "ignore_imports" not in (ROOT / "pyproject.toml").read_text()
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
 
 
-def test_every_module_has_a_layer():
-    assert set(modules()) == set(LAYER)
+def test_the_top_level_holds_folders_geometry_and_figures():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == {
+        "__init__.py",
+        "geometry.py",
+        "figures.py",
+        "py.typed",
+    }
 
 
-@pytest.mark.parametrize("module", sorted(LAYER))
-def test_imports_point_down(module):
-    found = own_imports(modules()[module], LAYER)
-    wrong = {name for name in found if LAYER[name] >= LAYER[module] and name not in BESIDE.get(module, ())}
-    assert not wrong, f"{module} (layer {LAYER[module]}) imports {wrong}"
+@pytest.mark.parametrize("folder", FACES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_folder_has_a_face(folder):
+    """A paragraph, and a few names that resolve and are not shadowed by a module of the same name."""
+    face = importlib.import_module(dotted(folder))
+    assert face.__doc__
+    assert len(face.__doc__.split()) >= 8
+    assert len(face.__all__) <= (20 if folder.name == "api" else 12)
+    for name in face.__all__:
+        assert not (folder / f"{name}.py").exists(), f"{name} is a module and a name of the face"
+        assert getattr(face, name) is not None
 
 
-def test_no_exception_is_unused():
-    """An import that is gone loses its permission, so that the list says what is."""
-    files = modules()
-    unused = {m: beside - own_imports(files[m], LAYER) for m, beside in BESIDE.items()}
-    assert {m: names for m, names in unused.items() if names} == {}
+def test_faces_are_light():
+    code = "\n".join(f"import {dotted(folder)}" for folder in FACES)
+    assert loaded(code, *HEAVY) == []
 
 
-def test_methods_never_import_each_other():
-    files = modules()
-    names = {m for m in LAYER if m.startswith("methods.")} - {"methods.method"}
-    for name in names:
-        assert not own_imports(files[name], names), name
+def test_no_two_classes_of_one_name():
+    found = defaultdict(list)
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(dotted(path))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 
-def test_networks_and_flow_know_no_plan():
-    files = modules()
-    for name in ("flow", "nets.vae", "nets.flow_unet", "nets.refiner", "nets.unet", "nets.tumor_generator"):
-        assert not [i for i in own_imports(files[name], LAYER) if not i.startswith("nets.")], name
+def test_no_function_is_long_without_a_reason():
+    long = []
+    for path in MODULES:
+        lines = path.read_text().splitlines()
+        for node in functions(path):
+            body = lines[node.lineno - 1 : node.end_lineno]
+            if len(body) > LONGEST and not any("# Long:" in line for line in body):
+                long.append(f"{dotted(path)}.{node.name}: {len(body)} lines")
+    assert long == []
 
 
-def test_volumes_alone_imports_simpleitk():
-    assert [name for name, path in modules().items() if "SimpleITK" in {i.split(".")[0] for i in imports(path)}] == [
-        "volumes"
-    ]
+def test_modules_do_not_import_private_names():
+    private = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tumorgen_cli"):
+                private += [f"{dotted(path)}: {a.name}" for a in node.names if a.name.startswith("_") and a.name != "__version__"]
+    assert private == []
 
 
-def loaded(code, *names):
+def test_tests_do_not_import_tests():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [name for name in names if name.split(".")[-1].startswith("test_") or name == "conftest"], path
+
+
+def loaded(code: str, *names: str) -> list[str]:
     """Which of `names` a fresh Python has imported after `code`."""
-    told = f"import sys\n{code}\nprint('LOADED', *[n for n in {names!r} if n in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=300)
+    program = f"import sys\n{code}\nprint('LOADED', *[n for n in {names!r} if n in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()[-1].split()[1:]
 
@@ -202,7 +115,7 @@ def loaded(code, *names):
     [
         None,
         ["--help"],
-        ["synthesize", "--help"],
+        ["synthesize", "-h"],
         ["--version"],
         ["presets"],
         ["synthesize", "--box"],
@@ -210,17 +123,21 @@ def loaded(code, *names):
         ["train", "vae", "--wrong"],
         ["compare", "--methods", "copypast"],
         ["nnunet-setup"],
+        ["reader-study", "make", "-h"],
     ],
 )
 def test_the_command_line_starts_light(arguments):
-    call = (
-        ""
-        if arguments is None
-        else f"\ntry:\n    tumorgen_cli.cli.app({arguments!r})\nexcept SystemExit as end:\n    code = end.code"
-    )
-    assert loaded(f"import tumorgen_cli.cli{call}", *HEAVY) == []
+    call = "" if arguments is None else f"\ntry:\n    app({arguments!r})\nexcept SystemExit as end:\n    code = end.code"
+    assert loaded(f"from tumorgen_cli.cli.main import app{call}", *HEAVY) == []
+
+
+def test_the_api_starts_light():
+    assert loaded("from tumorgen_cli import api\ndir(api)", *HEAVY) == []
 
 
 def test_training_needs_neither_simpleitk_nor_nnunet():
-    code = "import tumorgen_cli.stages, tumorgen_cli.methods.tumorgen, tumorgen_cli.methods.freetumor"
-    assert loaded(code, "SimpleITK", "nnunetv2", "torch") == ["torch"]
+    code = (
+        "import tumorgen_cli.pipeline.train\nfrom tumorgen_cli.methods.registry import METHODS, find_method\n"
+        "for name in METHODS: find_method(name)"
+    )
+    assert loaded(code, *HEAVY) == ["torch"]
