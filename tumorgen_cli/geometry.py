@@ -1,25 +1,41 @@
-"""Geometry: grids, boxes, and the cutting of windows out of arrays. No torch, no I/O.
+"""Grids, boxes, and windows cut out of arrays. No torch, no file access.
 
-Axes: arrays are (C, X, Y, Z) or (X, Y, Z); x, y, z are SimpleITK's index axes.
+Arrays are (C, X, Y, Z) or (X, Y, Z); x, y and z are SimpleITK's index axes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import ndimage
 
+T = TypeVar("T")
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
-SHELL_MM = 20.0  # what counts as a tumor's surroundings
+SHELL_MM = 20.0  # voxels up to this distance are a tumor's surroundings
+
+
+def as_triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """Return exactly three values as a tuple whose length the type checker knows.
+
+    Raises:
+        ValueError: there are more or fewer than three values.
+    """
+    x, y, z = values
+    return x, y, z
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The geometry of a volume: voxel counts, spacing and origin in mm (x, y, z), direction cosines row by row."""
+    """The geometry of a volume.
+
+    `shape` counts voxels; `spacing_mm` and `origin_mm` are in mm, all in the order x, y, z. `direction` holds the nine
+    direction cosines row by row.
+    """
 
     shape: Shape
     spacing_mm: Triple
@@ -29,22 +45,25 @@ class Grid:
     @property
     def extent_mm(self) -> Triple:
         """Edge lengths of the whole volume in mm."""
-        return tuple(n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))  # type: ignore[return-value]
+        return as_triple(n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of one voxel in millilitres."""
+        """Volume of one voxel in milliliters."""
         return float(np.prod(self.spacing_mm)) / 1000.0
 
-    def subgrid(self, start: tuple[float, float, float], spacing_mm: Triple, shape: Shape) -> Grid:
-        """The grid of `shape` and `spacing_mm` whose first voxel's outer corner is at voxel corner `start`.
+    def subgrid(self, start: Triple, spacing_mm: Triple, shape: Shape) -> Grid:
+        """The grid of the given shape and spacing whose outer corner lies at `start`.
 
-        `start` is in this grid's voxels, counted from its outer corner, and may be fractional or outside.
+        Args:
+            start: Position in this grid's voxels, counted from its outer corner. It may be fractional or outside.
+            spacing_mm: Voxel edges of the new grid.
+            shape: Voxel counts of the new grid.
         """
         offset = [s * a - a / 2 + b / 2 for s, a, b in zip(start, self.spacing_mm, spacing_mm, strict=True)]
         direction = np.array(self.direction).reshape(3, 3)
         origin = np.array(self.origin_mm) + direction @ np.array(offset)
-        return Grid(shape, spacing_mm, tuple(float(o) for o in origin), self.direction)  # type: ignore[arg-type]
+        return Grid(shape, spacing_mm, as_triple(float(o) for o in origin), self.direction)
 
 
 @dataclass(frozen=True)
@@ -56,46 +75,53 @@ class Box:
 
     @property
     def shape(self) -> Shape:
-        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
+        """Edge lengths in voxels."""
+        return as_triple(b - a for a, b in zip(self.start, self.stop, strict=True))
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
+        """The box as an index of an array (X, Y, Z)."""
+        return as_triple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
 
     @property
     def center(self) -> Triple:
-        """Centre in voxels counted from the outer corner of voxel 0."""
-        return tuple((a + b) / 2 for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
+        """Center in voxels, counted from the outer corner of voxel 0."""
+        return as_triple((a + b) / 2 for a, b in zip(self.start, self.stop, strict=True))
 
     def intersection(self, other: Box) -> Box:
-        """What lies in both boxes."""
-        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
-        return Box(start, tuple(max(a, min(b, c)) for a, b, c in zip(start, self.stop, other.stop, strict=True)))  # type: ignore[arg-type]
+        """The box of the voxels in both boxes; a side without common voxels has length 0."""
+        start = as_triple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
+        return Box(start, as_triple(max(a, min(b, c)) for a, b, c in zip(start, self.stop, other.stop, strict=True)))
 
     def hull(self, other: Box) -> Box:
-        """The smallest box that holds both."""
-        start = tuple(min(a, b) for a, b in zip(self.start, other.start, strict=True))
-        return Box(start, tuple(max(a, b) for a, b in zip(self.stop, other.stop, strict=True)))  # type: ignore[arg-type]
+        """The smallest box that contains both."""
+        start = as_triple(min(a, b) for a, b in zip(self.start, other.start, strict=True))
+        return Box(start, as_triple(max(a, b) for a, b in zip(self.stop, other.stop, strict=True)))
 
     def contains(self, other: Box) -> bool:
         """Whether all of `other` lies in this box."""
         return all(a <= c and d <= b for a, b, c, d in zip(self.start, self.stop, other.start, other.stop, strict=True))
 
-    def grown(self, margin: int | Shape, shape: Shape) -> Box:
-        """This box with `margin` voxels more on every side, clipped to a volume of `shape`."""
+    def grown(self, margin: int | Shape, shape: Shape | tuple[int, ...]) -> Box:
+        """This box with `margin` more voxels on every side, clipped to a volume of `shape`."""
         m = (margin,) * 3 if isinstance(margin, int) else margin
-        start = tuple(max(0, a - k) for a, k in zip(self.start, m, strict=True))
-        stop = tuple(min(n, b + k) for b, k, n in zip(self.stop, m, shape, strict=True))
-        return Box(start, stop)  # type: ignore[arg-type]
+        start = as_triple(max(0, a - k) for a, k in zip(self.start, m, strict=True))
+        return Box(start, as_triple(min(n, b + k) for b, k, n in zip(self.stop, m, shape, strict=True)))
 
     def shifted(self, by: Shape) -> Box:
-        start = tuple(a + k for a, k in zip(self.start, by, strict=True))
-        stop = tuple(b + k for b, k in zip(self.stop, by, strict=True))
-        return Box(start, stop)  # type: ignore[arg-type]
+        """This box moved by `by` voxels per axis."""
+        start = as_triple(a + k for a, k in zip(self.start, by, strict=True))
+        return Box(start, as_triple(b + k for b, k in zip(self.stop, by, strict=True)))
+
+
+def box_of_slices(slices: Iterable[slice]) -> Box:
+    """The box of three slices with a start and a stop, as `scipy.ndimage.find_objects` returns them."""
+    spans = as_triple(slices)
+    return Box(as_triple(int(s.start) for s in spans), as_triple(int(s.stop) for s in spans))
 
 
 def cast_to_dtype(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """`array` in a data type: rounded, and kept within its range, where that is of whole numbers."""
+    """Convert an array to a data type; for integer types, values are rounded and clipped to the type's range."""
     if dtype.kind in "iu" and array.dtype != dtype:
         limits = np.iinfo(dtype)
         array = np.clip(np.rint(array), limits.min, limits.max)
@@ -103,31 +129,40 @@ def cast_to_dtype(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def cut(array: np.ndarray, start: Shape, shape: Shape) -> np.ndarray:
-    """The window (..., *shape) whose first voxel is `start`; outside the array its edge continues."""
-    index = [
+    """Cut the window (..., *shape) whose first voxel is `start`; outside the array, its edge voxels are repeated."""
+    places = [
         np.clip(np.arange(a, a + n), 0, size - 1) for a, n, size in zip(start, shape, array.shape[-3:], strict=True)
     ]
-    return np.asarray(array)[(..., *np.ix_(*index))]
+    index: tuple[Any, ...] = (..., *np.ix_(*places))
+    return np.asarray(array)[index]
 
 
 def cut_mask(array: np.ndarray, start: Shape, shape: Shape) -> np.ndarray:
-    """As `cut`, with zero outside: a tumor ends where the scan does."""
+    """Cut a window as `cut` does, with zero outside the array: a tumor ends where the scan ends."""
     out = np.zeros((*array.shape[:-3], *shape), array.dtype)
-    inner, outer = [], []
+    inner: list[Any] = [...]
+    outer: list[Any] = [...]
     for a, n, size in zip(start, shape, array.shape[-3:], strict=True):
         low, high = max(a, 0), min(a + n, size)
         if low >= high:
             return out
         outer.append(slice(low, high))
         inner.append(slice(low - a, high - a))
-    out[(..., *inner)] = array[(..., *outer)]
+    out[tuple(inner)] = array[tuple(outer)]
     return out
 
 
 def place_window(box: Box, volume: Shape, window: Shape, rng: np.random.Generator | None) -> Shape:
-    """A window's start that shows `box` whole: centred on it (rng None), or anywhere it fits.
+    """Choose the start of a window that contains `box`: centered on it without `rng`, else drawn at random.
 
-    A window is kept inside the volume where the volume is larger than it.
+    Where the volume is larger than the window, the window stays inside the volume. Where the box is larger than the
+    window, or allows no such start, the window is centered on the box.
+
+    Args:
+        box: The box to show, in voxels of the volume.
+        volume: Voxel counts of the volume.
+        window: Voxel counts of the window.
+        rng: Draws the start; None centers the window.
     """
     start = []
     for a, b, size, n in zip(box.start, box.stop, volume, window, strict=True):
@@ -142,16 +177,20 @@ def place_window(box: Box, volume: Shape, window: Shape, rng: np.random.Generato
             start.append(int(np.clip((a + b - n) // 2, low, high)))
         else:
             start.append(int(rng.integers(low, high + 1)))
-    return tuple(start)  # type: ignore[return-value]
+    return as_triple(start)
 
 
 def draw_window_start(volume: Shape, window: Shape, rng: np.random.Generator) -> Shape:
-    """A window's start anywhere in the volume, or, on an axis on which it is larger, anywhere around it."""
-    return tuple(int(rng.integers(min(0, n - m), max(0, n - m) + 1)) for n, m in zip(volume, window, strict=True))  # type: ignore[return-value]
+    """Draw the start of a window anywhere in the volume; on axes where the window is larger, anywhere around it."""
+    return as_triple(int(rng.integers(min(0, n - m), max(0, n - m) + 1)) for n, m in zip(volume, window, strict=True))
 
 
 def find_spanning_component(mask: np.ndarray) -> np.ndarray | None:
-    """The part (X, Y, Z) bool of a mask that hangs together, by faces, edges or corners, and reaches all six faces; None without one."""
+    """Find the 26-connected component of a mask (X, Y, Z) that reaches all six faces of the array.
+
+    Returns:
+        The component, (X, Y, Z) bool, or None if there is none.
+    """
     numbered, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     whole = tuple(slice(0, n) for n in mask.shape)
     return next(
@@ -160,7 +199,7 @@ def find_spanning_component(mask: np.ndarray) -> np.ndarray | None:
 
 
 def tight_box(mask: np.ndarray) -> Box | None:
-    """The tight box of a mask (X, Y, Z); None where it is empty."""
+    """The tight box of a mask (X, Y, Z), or None for an empty mask."""
     spans = []
     for axis in range(3):
         line = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -172,7 +211,7 @@ def tight_box(mask: np.ndarray) -> Box | None:
 
 
 def box_around(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> Box | None:
-    """The tight box of a mask (X, Y, Z) with what lies within `reach_mm` of it, and a voxel more; None where it is empty."""
+    """The tight box of a mask (X, Y, Z), `reach_mm` and one voxel larger on every side; None for an empty mask."""
     tight = tight_box(mask)
-    margin = tuple(math.ceil(reach_mm / s) + 1 for s in spacing_mm)
-    return None if tight is None else tight.grown(margin, mask.shape)  # type: ignore[arg-type]
+    margin = as_triple(math.ceil(reach_mm / s) + 1 for s in spacing_mm)
+    return None if tight is None else tight.grown(margin, mask.shape)
