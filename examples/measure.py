@@ -53,7 +53,7 @@ from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.window import cut_window, lay_window
 from tumorgen_cli.system.devices import find_device, usable_cores
-from tumorgen_cli.training.loop import seconds_a_step
+from tumorgen_cli.training.loop import seconds_per_step
 from tumorgen_cli.tumors.removal import remove_tumors
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -217,7 +217,7 @@ def joint(work: Work, steps: int = 4, device: str = "auto") -> None:
         method = find_method("tumorgen")(
             replace(plan, methods={**plan.methods, "tumorgen": switched}), workspace, where
         )
-        seconds = seconds_a_step(method.stage("flow", steps), where, plan.precision)
+        seconds = seconds_per_step(method.stage("flow", steps), where, plan.precision)
         print(
             f"{'with the refiner' if together else 'the flow alone'}: {seconds:.2f} s a step, {torch.get_num_threads()} threads"
         )

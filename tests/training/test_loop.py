@@ -18,7 +18,7 @@ from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_plain
 from tumorgen_cli.training import loop
-from tumorgen_cli.training.checkpoints import finished, load_weights
+from tumorgen_cli.training.checkpoints import is_finished, load_weights
 from tumorgen_cli.training.loop import learning_rate_factor, train
 from tumorgen_cli.training.stage import Objective, Stage
 
@@ -74,11 +74,11 @@ def test_what_a_finished_run_leaves(whole):
     assert [int(row["step"]) for row in log(whole)] == [10, STEPS]
     assert {"fit", "twice", "fit_gradient", "rate"} <= set(log(whole)[0])
     assert float(log(whole)[0]["twice"]) == pytest.approx(2 * float(log(whole)[0]["fit"]))
-    assert finished(whole, "inputs")
-    assert finished(whole, "inputs", STEPS)
-    assert not finished(whole, "inputs", STEPS + 1)
-    assert not finished(whole, "other")
-    assert not finished(whole.parent, "inputs")
+    assert is_finished(whole, "inputs")
+    assert is_finished(whole, "inputs", STEPS)
+    assert not is_finished(whole, "inputs", STEPS + 1)
+    assert not is_finished(whole, "other")
+    assert not is_finished(whole.parent, "inputs")
 
 
 @pytest.mark.parametrize("killed_at", [1, 6, 10, 11, 13])
@@ -105,7 +105,7 @@ def test_killed_between_the_last_step_and_the_manifest(tmp_path, whole):
 
     with pytest.raises(RuntimeError, match="killed"):
         train(make_stage(finish=broken), tmp_path, "cpu", "fp32")
-    assert not finished(tmp_path, "inputs")
+    assert not is_finished(tmp_path, "inputs")
     train(make_stage(lambda n: pytest.fail("nothing is left to compute")), tmp_path, "cpu", "fp32")
     assert equal(weights(tmp_path), weights(whole))
 
@@ -159,7 +159,7 @@ def test_a_restart_killed_at_once_does_not_bring_the_old_run_back(tmp_path, whol
 
     with pytest.raises(RuntimeError, match="killed"):
         train(make_stage(dying), tmp_path, "cpu", "fp32", restart=True)
-    assert not finished(tmp_path, "inputs")
+    assert not is_finished(tmp_path, "inputs")
     train(make_stage(), tmp_path, "cpu", "fp32")
     assert equal(weights(tmp_path), weights(whole))
 
@@ -328,8 +328,8 @@ from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from support.stages import make_stage
-from tumorgen_cli import training
-training._LOG_EVERY = 2
+from tumorgen_cli.training import loop
+loop.LOG_EVERY = 2
 folder, batch, stopping = Path(sys.argv[1]), int(sys.argv[3]), sys.argv[4:] == ["stop"]
 stage = replace(make_stage(batch=batch), finish=lambda: time.sleep(1) or {})
 
@@ -339,7 +339,7 @@ def item(number):
     return make_stage().item(number)
 
 try:
-    run = training.train(replace(stage, item=item), folder, "cpu", "fp32")
+    run = loop.train(replace(stage, item=item), folder, "cpu", "fp32")
     print(f"RUN {run is not None and run.processes}, record {(folder / 'run.json').is_file()}\\n", end="")
 except KeyboardInterrupt:
     print(f"STOPPED with a checkpoint: {(folder / 'last.pt').is_file() or os.environ['RANK'] == '1'}\\n", end="")

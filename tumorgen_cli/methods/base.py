@@ -15,7 +15,7 @@ from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.json_records import hash_value, read_plain
-from tumorgen_cli.training.checkpoints import finished
+from tumorgen_cli.training.checkpoints import is_finished
 from tumorgen_cli.training.stage import Stage
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Method(ABC):
         before = self.stages[: self.stages.index(name)]
         if not all((self.folder(stage) / "run.json").is_file() for stage in before):
             return False
-        return finished(self.folder(name), self.inputs_hash(name), iterations)
+        return is_finished(self.folder(name), self.inputs_hash(name), iterations)
 
 
 def learnt_by(section: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.json_records import read_record, write_json
-from tumorgen_cli.training.loop import seconds_a_step, train
+from tumorgen_cli.training.loop import seconds_per_step, train
 
 #: steps of a stage that are timed, which are its whole length, so that a loss that counts late is met in proportion
 MEASURED = 10
@@ -129,7 +129,7 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
             if own.trained(stage):  # it is off, or part of another
                 continue
             if stage in wanted:
-                found[stage] = seconds_a_step(own.stage(stage, MEASURED), method.device, method.plan.precision)
+                found[stage] = seconds_per_step(own.stage(stage, MEASURED), method.device, method.plan.precision)
             if number < last:
                 fresh = type(method)(method.plan, passing, method.device)
                 run = train(

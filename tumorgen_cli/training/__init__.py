@@ -1,3 +1,5 @@
-"""One training loop for every stage of every method: exact resume, EMA, mixed precision, several processes. In: a `Stage`
-(networks, batches, objective). Out: checkpoints and weights in the stage's folder.
+"""The training loop that every stage of every method uses.
+
+In: a `Stage` (networks, batches, objectives). Out: checkpoints, weights, a log and previews in the stage's folder. The
+loop resumes exactly, averages the weights, and supports mixed precision and several processes.
 """

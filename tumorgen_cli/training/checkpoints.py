@@ -1,9 +1,10 @@
-"""Checkpoints: saved atomically, resumed exactly, checked against the stage that wrote them."""
+"""Checkpoints of a stage: saved atomically, resumed exactly, checked against the inputs of the stage."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,31 @@ from torch import nn
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import atomic, hash_file
 from tumorgen_cli.system.json_records import read_plain
-from tumorgen_cli.training.ema import _Ema, _put, _state
+from tumorgen_cli.training.ema import ExponentialMovingAverage, named_tensors, set_tensors
 from tumorgen_cli.training.stage import Stage
 
 
-def finished(folder: Path, inputs_hash: str, iterations: int | None = None) -> bool:
-    """Whether the stage in `folder` is finished, made from these inputs, and long enough."""
+@dataclass
+class TrainingState:
+    """What changes while a stage is trained, beside the weights of its networks.
+
+    Attributes:
+        ema: moving average of the weights.
+        optimizers: one for each objective.
+        step: number of finished training steps.
+        seconds: wall-clock time spent so far, over all interruptions.
+        rows: rows of the log that are not yet on disk.
+    """
+
+    ema: ExponentialMovingAverage
+    optimizers: list[torch.optim.AdamW]
+    step: int = 0
+    seconds: float = 0.0
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+def is_finished(folder: Path, inputs_hash: str, iterations: int | None = None) -> bool:
+    """Whether the stage in `folder` is finished, made from these inputs, and at least `iterations` steps long."""
     path = folder / "run.json"
     if not path.is_file():
         return False
@@ -28,10 +48,13 @@ def finished(folder: Path, inputs_hash: str, iterations: int | None = None) -> b
 
 
 def load_weights(models: Mapping[str, nn.Module], folder: Path) -> str:
-    """Puts the EMA weights of a finished stage into `models`; returns the file's hash.
+    """Load the averaged weights of a finished stage into `models`.
+
+    Returns:
+        The hash of the weights file.
 
     Raises:
-        StateError: not trained, or the weights do not fit the plan.
+        StateError: The stage is not trained, or the weights do not fit the plan.
     """
     path, train = folder / "weights.safetensors", f"tumorgen train {folder.name}"
     if not (folder / "run.json").is_file() or not path.is_file():
@@ -49,18 +72,27 @@ def load_weights(models: Mapping[str, nn.Module], folder: Path) -> str:
     return hash_file(path)
 
 
-def _resume(
-    stage: Stage, folder: Path, ema: _Ema, optimizers: list[torch.optim.AdamW], restart: bool
-) -> tuple[int, float]:
-    """Puts the saved state into place; returns the step to go on from and the seconds spent so far."""
+def remove_run(folder: Path) -> None:
+    """Delete the checkpoint, the record and the log of an earlier run, so that a stage starts from the beginning.
+
+    They are deleted before the first step: if the new run is killed before its first checkpoint, the old run does not
+    come back.
+    """
+    for name in ("last.pt", "run.json", "log.csv"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def resume_checkpoint(stage: Stage, folder: Path, state: TrainingState) -> None:
+    """Load the last checkpoint of a stage, if there is one, into its networks and into `state`.
+
+    Raises:
+        StateError: The checkpoint was made from other inputs.
+    """
     path = folder / "last.pt"
-    if restart:  # or a kill before the first checkpoint would bring the old run back
-        for old in (path, folder / "run.json", folder / "log.csv"):
-            old.unlink(missing_ok=True)
     if not path.is_file():
-        return 0, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["inputs_hash"] != stage.inputs_hash:
+        return
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved["inputs_hash"] != stage.inputs_hash:
         fault = Fault(
             str(path),
             "made from other data, plan or earlier stages",
@@ -68,55 +100,53 @@ def _resume(
             f"`tumorgen train {stage.name} --restart` (what was trained is replaced)",
         )
         raise StateError(f"The {stage.name} stage is stale", [fault])
-    _put(stage.models, state["models"])
-    for objective, extra in zip(stage.objectives, state["extras"], strict=True):
+    set_tensors(stage.models, saved["models"])
+    for objective, extra in zip(stage.objectives, saved["extras"], strict=True):
         objective.module.load_state_dict(extra, strict=False)
     with torch.no_grad():
-        for key, value in ema.state.items():
-            value.copy_(state["ema"][key])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"], state["seconds"]
+        for key, value in state.ema.state.items():
+            value.copy_(saved["ema"][key])
+    for optimizer, saved_optimizer in zip(state.optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(saved_optimizer)
+    state.step, state.seconds = saved["step"], saved["seconds"]
 
 
-def _save(
-    stage: Stage,
-    folder: Path,
-    ema: _Ema,
-    optimizers: list[torch.optim.AdamW],
-    step: int,
-    seconds: float,
-    rows: list[dict[str, float]],
-) -> None:
-    (folder / "run.json").unlink(missing_ok=True)  # not finished while it goes on
-    models = _state(stage.models)
-    shared = {v.data_ptr() for v in models.values()}
-    extras = [  # what an objective trains beside the saved models, such as a discriminator
-        {k: v for k, v in o.module.state_dict().items() if v.data_ptr() not in shared and _trained(o.module, k)}
-        for o in stage.objectives
+def save_checkpoint(stage: Stage, folder: Path, state: TrainingState) -> None:
+    """Save networks, objectives, average and optimizers to `last.pt`, and append the rows of the log."""
+    (folder / "run.json").unlink(missing_ok=True)  # while the training continues, the stage is not finished
+    models = named_tensors(stage.models)
+    shared = {value.data_ptr() for value in models.values()}
+    extras = [  # what an objective trains beside the saved networks, such as a discriminator
+        {
+            key: value
+            for key, value in objective.module.state_dict().items()
+            if value.data_ptr() not in shared and _is_trained(objective.module, key)
+        }
+        for objective in stage.objectives
     ]
-    state = {
+    saved = {
         "inputs_hash": stage.inputs_hash,
-        "step": step,
-        "seconds": seconds,
+        "step": state.step,
+        "seconds": state.seconds,
         "models": models,
         "extras": extras,
-        "ema": ema.state,
-        "optimizers": [o.state_dict() for o in optimizers],
+        "ema": state.ema.state,
+        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
     }
     with atomic(folder / "last.pt") as temporary:
-        torch.save(state, temporary)
-    _append_log(folder / "log.csv", rows, step)
-    rows.clear()
+        torch.save(saved, temporary)
+    _append_log(folder / "log.csv", state.rows, state.step)
+    state.rows.clear()
 
 
-def _trained(module: nn.Module, key: str) -> bool:
+def _is_trained(module: nn.Module, key: str) -> bool:
+    """Whether a tensor of a module's state is a buffer or a parameter that requires gradients."""
     parameters = dict(module.named_parameters())
     return key not in parameters or parameters[key].requires_grad
 
 
 def _append_log(path: Path, rows: list[dict[str, float]], step: int) -> None:
-    """Adds rows, and drops those of a run that was killed after its last checkpoint."""
+    """Append rows to the log, and drop the rows of a run that was killed after its last checkpoint."""
     kept: list[dict[str, Any]] = []
     if path.is_file():
         first = rows[0]["step"] if rows else step + 1

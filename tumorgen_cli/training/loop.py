@@ -1,10 +1,12 @@
-"""One training loop for every stage of every method: checkpoints, resume, EMA, precision, several processes, previews.
+"""The one training loop for every stage of every method.
 
-Reads what the stage reads; writes into the stage's folder `last.pt` (the whole state), `weights.safetensors` (EMA
-weights), `log.csv`, `previews/`, and last of all `run.json`. Imports neither SimpleITK nor nnunetv2.
+It handles checkpoints, exact resume, the moving average of the weights, mixed precision, several processes and preview
+pictures. It reads what the stage reads. Into the stage's folder it writes `last.pt` (the whole state),
+`weights.safetensors` (averaged weights), `log.csv`, `previews/`, and at the very end `run.json`. It imports neither
+SimpleITK nor nnunetv2.
 
-Every item of every batch is a pure function of its number, so that a resumed run equals an unbroken one and N processes
-compute what one computes, up to rounding.
+Every item of every batch is a pure function of its number. Therefore a resumed run equals an uninterrupted one, and
+several processes compute what one process computes, up to rounding.
 """
 
 from __future__ import annotations
@@ -29,17 +31,20 @@ from tumorgen_cli.system.devices import catch_out_of_memory, peak_memory_gib, us
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import atomic, hash_file
 from tumorgen_cli.system.json_records import write_json
-from tumorgen_cli.training.checkpoints import _resume, _save
-from tumorgen_cli.training.ema import _Ema, _put
+from tumorgen_cli.training.checkpoints import TrainingState, remove_run, resume_checkpoint, save_checkpoint
+from tumorgen_cli.training.ema import ExponentialMovingAverage, set_tensors
 from tumorgen_cli.training.stage import Stage, StageRun
 
 CHECKPOINT_SECONDS = 60.0
-_WARMUP = 100
-_LOG_EVERY = 10
-_LAST_RATE = 0.02
+LOG_EVERY = 10  # steps
+_WARMUP = 100  # steps
+_LAST_RATE = 0.02  # of the learning rate, at the last step
+_MOST_WORKERS = 8
 
 
-class _Items(Dataset[dict[str, Any]]):
+class _NumberedItems(Dataset[dict[str, Any]]):
+    """The items of a stage as a data set of the given length."""
+
     def __init__(self, item: Callable[[int], dict[str, Any]], length: int) -> None:
         self.item, self.length = item, length
 
@@ -50,195 +55,166 @@ class _Items(Dataset[dict[str, Any]]):
         return self.item(number)
 
 
-class _Share(Sampler[list[int]]):
-    """The item numbers of this process, batch by batch, from a step on."""
+class _ProcessBatches(Sampler[list[int]]):
+    """The item numbers of one process, batch by batch, from step `first` to before step `last`."""
 
-    def __init__(self, first: int, last: int, batch: int, rank: int, world: int) -> None:
-        self.first, self.last, self.batch, self.rank, self.world = first, last, batch, rank, world
+    def __init__(self, first: int, last: int, batch: int, rank: int, processes: int) -> None:
+        self.first, self.last, self.batch, self.rank, self.processes = first, last, batch, rank, processes
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[int]]:
-        share = self.batch // self.world
+        share = self.batch // self.processes
         for step in range(self.first, self.last):
             begin = step * self.batch + self.rank * share
             yield list(range(begin, begin + share))
 
 
 def learning_rate_factor(step: int, iterations: int) -> float:
-    """Linear warm-up over 100 steps (or a tenth), then cosine down to 2 %."""
+    """Factor of the learning rate: linear warm-up over 100 steps (or a tenth of them all), then cosine down to 2 %."""
     warmup = min(_WARMUP, max(1, iterations // 10))
     fraction = min(1.0, step / max(1, iterations))
     return min(1.0, (step + 1) / warmup) * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
 def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool = False) -> StageRun | None:
-    """Trains a stage to its last iteration, from where it was; returns its record (None on other ranks).
+    """Train a stage up to its last iteration, from the last checkpoint in `folder` if there is one.
+
+    Args:
+        stage: What to train.
+        folder: Where checkpoints, weights, log and record are written.
+        device: `cpu` or `cuda`.
+        precision: `bf16` for mixed precision, otherwise single precision.
+        restart: Delete an earlier run and start from the beginning.
+
+    Returns:
+        The record of the run; None on every process but the first.
 
     Raises:
-        StateError: the state in `folder` was made from other inputs, or a loss is not finite.
+        StateError: The checkpoint was made from other inputs, the batch cannot be divided among the processes, or a
+            loss is not finite.
+        KeyboardInterrupt: The process was asked to end (SIGTERM); the state is saved.
     """
     accelerator = _accelerator(device, precision)
-    if stage.batch % accelerator.num_processes:
-        remedy = f"plan with --set methods.METHOD.{stage.name}.batch=N, or take another number of processes"
-        fault = Fault(
-            f"{stage.name}: batch", str(stage.batch), f"a multiple of {accelerator.num_processes} processes", remedy
-        )
-        raise StateError("The batch cannot be shared out", [fault])
-    modules, optimizers = _prepared(stage, accelerator)
-    ema = _Ema(stage.models, stage.ema)
-    step, spent = _resume(stage, folder, ema, optimizers, restart)
+    _check_batch(stage, accelerator.num_processes)
+    modules, optimizers = _prepare(stage, accelerator)
+    state = TrainingState(ExponentialMovingAverage(stage.models, stage.ema), optimizers)
+    if restart:
+        remove_run(folder)
+    resume_checkpoint(stage, folder, state)
     accelerator.wait_for_everyone()
-    main = accelerator.is_main_process
-    loader = DataLoader(
-        _Items(stage.item, stage.iterations * stage.batch),
-        batch_sampler=_Share(
-            min(step, stage.iterations),
-            stage.iterations,
-            stage.batch,
-            accelerator.process_index,
-            accelerator.num_processes,
-        ),
-        num_workers=min(8, usable_cores()) if accelerator.device.type == "cuda" else 0,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    preview_steps = (
-        {round(stage.iterations * (i + 1) / stage.previews) for i in range(stage.previews)} if stage.previews else set()
-    )
+    main, preview_steps = accelerator.is_main_process, _preview_steps(stage)
     begun = saved = time.monotonic()
-    rows: list[dict[str, float]] = []
-    with _stop_flag() as stop, console.progress(stage.title, max(step, stage.iterations), step, quiet=not main) as tick:
-        for batch in loader:
-            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
-            factor = learning_rate_factor(step, stage.iterations)
+    spent, planned = state.seconds, max(state.step, stage.iterations)
+    with _stop_flag() as stop, console.progress(stage.title, planned, state.step, quiet=not main) as tick:
+        for batch in _loader(stage, state.step, accelerator):
+            factor = learning_rate_factor(state.step, stage.iterations)
             with catch_out_of_memory(stage.title):
-                logs = _step(stage, accelerator, modules, optimizers, batch, factor)
-            step += 1
-            ema.update(step)
-            if step % _LOG_EVERY == 0 or step == stage.iterations:
-                row = {k: float(v) for k, v in logs.items()}
-                _check_finite(row, step, folder)
-                rows.append(
-                    {"step": step, "seconds": round(spent + time.monotonic() - begun, 1), "rate": factor, **row}
-                )
-                tick(step, " ".join(f"{o.name} {row[o.name]:.4f}" for o in stage.objectives))
-            now, ends = time.monotonic(), _ends(accelerator, stop, step)
-            if main and (now - saved > CHECKPOINT_SECONDS or ends or step == stage.iterations):
-                _check_finite(
-                    {k: float(v) for k, v in logs.items()}, step, folder
-                )  # a checkpoint is always worth going on from
-                _save(stage, folder, ema, optimizers, step, spent + now - begun, rows)
+                moved = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
+                logs = _step(stage, accelerator, modules, optimizers, moved, factor)
+            state.step += 1
+            state.ema.update(state.step)
+            state.seconds = spent + time.monotonic() - begun
+            last = state.step == stage.iterations
+            if state.step % LOG_EVERY == 0 or last:
+                row = _checked_numbers(logs, state.step, folder)
+                state.rows.append({"step": state.step, "seconds": round(state.seconds, 1), "rate": factor, **row})
+                tick(state.step, " ".join(f"{o.name} {row[o.name]:.4f}" for o in stage.objectives))
+            now, ends = time.monotonic(), _should_stop(accelerator, stop, state.step)
+            if main and (now - saved > CHECKPOINT_SECONDS or ends or last):
+                _checked_numbers(logs, state.step, folder)  # a state that is not finite never becomes a checkpoint
+                save_checkpoint(stage, folder, state)
                 saved = now
-            if main and step in preview_steps and stage.preview:
-                with ema.in_place():
-                    stage.preview(folder / "previews" / f"step_{step:06d}.png")
+            if main and state.step in preview_steps and stage.preview:
+                with state.ema.swapped_in():
+                    stage.preview(folder / "previews" / f"step_{state.step:06d}.png")
             if ends:
                 raise KeyboardInterrupt
-    run = _finish(stage, folder, ema, accelerator, step, spent + time.monotonic() - begun) if main else None
+    state.seconds = spent + time.monotonic() - begun
+    run = _finish(stage, folder, state, accelerator) if main else None
     accelerator.wait_for_everyone()  # the next stage looks for the record of this one
     return run
 
 
-def _finish(stage: Stage, folder: Path, ema: _Ema, accelerator: Accelerator, step: int, seconds: float) -> StageRun:
-    """Writes the weights and, last, the record of a stage that has come to its end after `seconds`."""
-    begun, numbers = time.monotonic(), {}
-    if stage.finish:
-        with ema.in_place():
-            numbers = stage.finish()
-    with atomic(folder / "weights.safetensors") as temporary:
-        save_file({k: v.contiguous().cpu() for k, v in ema.state.items()}, str(temporary))
-    _put(stage.models, ema.state)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if accelerator.device.type == "cuda" else peak_memory_gib()
-    run = StageRun(
-        stage.name,
-        stage.inputs_hash,
-        step,
-        round(seconds + time.monotonic() - begun, 1),
-        accelerator.device.type,
-        accelerator.num_processes,
-        round(peak, 2),
-        hash_file(folder / "weights.safetensors"),
-        numbers,
-    )
-    write_json(folder / "run.json", run)
-    return run
+def seconds_per_step(stage: Stage, device: str, precision: str) -> float:
+    """The mean seconds of a training step, over all steps of a (short) stage but the first. Nothing is written.
 
-
-def _ends(accelerator: Accelerator, stop: list[bool], step: int) -> bool:
-    """Whether to save and stop: several processes ask each other now and then, so that all do so after the same step."""
-    if accelerator.num_processes == 1:
-        return bool(stop)
-    if step % _LOG_EVERY:
-        return False
-    return bool(accelerator.reduce(torch.tensor(float(bool(stop)), device=accelerator.device)) > 0)
-
-
-def seconds_a_step(stage: Stage, device: str, precision: str) -> float:
-    """The mean seconds of a step of `train`, over all of a (short) stage's steps but the first; writes nothing.
-
-    The weights move in memory: a stage that is measured is not to be used again.
+    The networks change in memory: do not use a stage again after it was measured.
     """
     accelerator = _accelerator(device, precision)
-    modules, optimizers = _prepared(stage, accelerator)
-    ema = _Ema(stage.models, stage.ema)
-    took: list[float] = []
+    modules, optimizers = _prepare(stage, accelerator)
+    ema = ExponentialMovingAverage(stage.models, stage.ema)
+    durations: list[float] = []
     for step in range(stage.iterations):
         begun = time.perf_counter()
         batch = default_collate([stage.item(number) for number in range(step * stage.batch, (step + 1) * stage.batch)])
-        if accelerator.device.type == "cuda":  # there other processes draw the items meanwhile
+        if accelerator.device.type == "cuda":  # there, other processes draw the items during the step
             begun = time.perf_counter()
-        logs = _step(
-            stage, accelerator, modules, optimizers, {k: v.to(accelerator.device) for k, v in batch.items()}, 1.0
-        )
+        moved = {key: value.to(accelerator.device) for key, value in batch.items()}
+        logs = _step(stage, accelerator, modules, optimizers, moved, 1.0)
         ema.update(step)
         _ = [float(value) for value in logs.values()]  # waits for the device
-        took.append(time.perf_counter() - begun)
-    return sum(took[1:]) / (len(took) - 1)
+        durations.append(time.perf_counter() - begun)
+    return sum(durations[1:]) / (len(durations) - 1)
+
+
+def _check_batch(stage: Stage, processes: int) -> None:
+    """See that every process gets as many items of a batch as the others.
+
+    Raises:
+        StateError: The batch is not a multiple of the number of processes.
+    """
+    if stage.batch % processes:
+        remedy = f"plan with --set methods.METHOD.{stage.name}.batch=N, or take another number of processes"
+        fault = Fault(f"{stage.name}: batch", str(stage.batch), f"a multiple of {processes} processes", remedy)
+        raise StateError("The batch cannot be divided among the processes", [fault])
 
 
 def _accelerator(device: str, precision: str) -> Accelerator:
-    AcceleratorState._reset_state()  # a second stage of one process may use another precision
+    AcceleratorState._reset_state()  # noqa: SLF001  (no public way; a second stage may use another precision)
     return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
 
 
-def _prepared(stage: Stage, accelerator: Accelerator) -> tuple[list[nn.Module], list[torch.optim.AdamW]]:
-    """The objectives' modules on the device, ready to train, and an optimiser for each."""
+def _prepare(stage: Stage, accelerator: Accelerator) -> tuple[list[nn.Module], list[torch.optim.AdamW]]:
+    """The modules of the objectives on the device, in training mode, and an optimizer for each."""
     for objective in stage.objectives:
         objective.module.train()
-        _mend_convolutions(objective.module)
-    modules = [accelerator.prepare_model(o.module) for o in stage.objectives]
+        _replace_convolutions(objective.module)
+    modules = [accelerator.prepare_model(objective.module) for objective in stage.objectives]
     optimizers = [
         torch.optim.AdamW(
-            [p for p in m.parameters() if p.requires_grad],
-            lr=o.learning_rate,
+            [parameter for parameter in module.parameters() if parameter.requires_grad],
+            lr=objective.learning_rate,
             weight_decay=stage.weight_decay,
             betas=(0.9, 0.99),
         )
-        for m, o in zip(modules, stage.objectives, strict=True)
+        for module, objective in zip(modules, stage.objectives, strict=True)
     ]
     return modules, optimizers
 
 
-class _Convolution(nn.Conv3d):
-    """A 3D convolution in fp32 where its input is narrower than its kernel, as at the bottom of a U-Net.
+def _loader(stage: Stage, step: int, accelerator: Accelerator) -> DataLoader[dict[str, Any]]:
+    """The batches of this process from `step` up to the last iteration."""
+    on_gpu = accelerator.device.type == "cuda"
+    batches = _ProcessBatches(
+        min(step, stage.iterations),
+        stage.iterations,
+        stage.batch,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    return DataLoader(
+        _NumberedItems(stage.item, stage.iterations * stage.batch),
+        batch_sampler=batches,
+        num_workers=min(_MOST_WORKERS, usable_cores()) if on_gpu else 0,
+        pin_memory=on_gpu,
+    )
 
-    On a CPU, bf16 there gives the weights a gradient of whatever lay in memory, now and then not finite (torch 2.15, oneDNN,
-    AVX512-BF16; outputs and the input's gradient are right).
-    """
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if all(n >= k for n, k in zip(input.shape[2:], self.kernel_size, strict=True)):
-            return super()._conv_forward(input, weight, bias)
-        with torch.autocast(input.device.type, enabled=False):
-            return super()._conv_forward(input.float(), weight, bias)
-
-
-def _mend_convolutions(module: nn.Module) -> None:
-    """Makes every `nn.Conv3d` of a module a `_Convolution`, in place."""
-    for part in module.modules():
-        if type(part) is nn.Conv3d:
-            part.__class__ = _Convolution
+def _preview_steps(stage: Stage) -> set[int]:
+    """The steps after which a preview is drawn, evenly spaced; the last step is one of them."""
+    return {round(stage.iterations * (i + 1) / stage.previews) for i in range(stage.previews)}
 
 
 def _step(
@@ -249,7 +225,7 @@ def _step(
     batch: dict[str, Any],
     factor: float,
 ) -> dict[str, Tensor]:
-    """One step of every objective at its learning rate times `factor`; returns what is logged."""
+    """One step of every objective at its learning rate times `factor`; returns the numbers for the log."""
     logs: dict[str, Tensor] = {}
     for objective, module, optimizer in zip(stage.objectives, modules, optimizers, strict=True):
         for group in optimizer.param_groups:
@@ -263,26 +239,97 @@ def _step(
     return logs
 
 
-def _check_finite(row: Mapping[str, float], step: int, folder: Path) -> None:
-    bad = {k: v for k, v in row.items() if not math.isfinite(v)}
+def _checked_numbers(logs: Mapping[str, Tensor], step: int, folder: Path) -> dict[str, float]:
+    """The numbers of the log as floats.
+
+    Raises:
+        StateError: One of them is not finite.
+    """
+    row = {key: float(value) for key, value in logs.items()}
+    bad = {key: value for key, value in row.items() if not math.isfinite(value)}
     if bad:
-        again = "run the command again: it goes on from the last checkpoint"
-        remedy = f"{again}; if it stops once more, lower the learning rate, or set precision=fp32, plan again and restart the stage"
-        raise StateError(
-            "A loss is not finite", [Fault(f"{folder.name}, step {step}", str(bad), "finite numbers", remedy)]
+        remedy = (
+            "run the command again: it continues from the last checkpoint; if it stops once more, lower the learning "
+            "rate, or set precision=fp32, plan again and restart the stage"
         )
+        fault = Fault(f"{folder.name}, step {step}", str(bad), "finite numbers", remedy)
+        raise StateError("A loss is not finite", [fault])
+    return row
+
+
+def _should_stop(accelerator: Accelerator, stop: list[bool], step: int) -> bool:
+    """Whether to save the state and stop.
+
+    Several processes agree on it every few steps, so that all of them stop after the same step.
+    """
+    if accelerator.num_processes == 1:
+        return bool(stop)
+    if step % LOG_EVERY:
+        return False
+    return bool(accelerator.reduce(torch.tensor(float(bool(stop)), device=accelerator.device)) > 0)
 
 
 @contextlib.contextmanager
 def _stop_flag() -> Iterator[list[bool]]:
-    """A list that is filled when the process is asked to end (SLURM sends SIGTERM): the loop then saves and stops."""
+    """A list that is filled when the process is asked to end; the loop then saves its state and stops.
+
+    SLURM, for example, sends SIGTERM before the time limit.
+    """
     flag: list[bool] = []
     try:
         before = signal.signal(signal.SIGTERM, lambda *_: flag.append(True))
-    except ValueError:  # not the main thread
+    except ValueError:  # only the main thread may set a signal handler
         yield flag
         return
     try:
         yield flag
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _finish(stage: Stage, folder: Path, state: TrainingState, accelerator: Accelerator) -> StageRun:
+    """Measure the averaged weights, then write them and, last, the record of the run."""
+    begun, numbers = time.monotonic(), {}
+    if stage.finish:
+        with state.ema.swapped_in():
+            numbers = stage.finish()
+    weights = folder / "weights.safetensors"
+    with atomic(weights) as temporary:
+        save_file({key: value.contiguous().cpu() for key, value in state.ema.state.items()}, str(temporary))
+    set_tensors(stage.models, state.ema.state)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if accelerator.device.type == "cuda" else peak_memory_gib()
+    run = StageRun(
+        stage=stage.name,
+        inputs_hash=stage.inputs_hash,
+        iterations=state.step,
+        seconds=round(state.seconds + time.monotonic() - begun, 1),
+        device=accelerator.device.type,
+        processes=accelerator.num_processes,
+        peak_memory_gib=round(peak, 2),
+        weights_hash=hash_file(weights),
+        numbers=numbers,
+    )
+    write_json(folder / "run.json", run)
+    return run
+
+
+class _Convolution(nn.Conv3d):
+    """A 3D convolution that computes in single precision where its input is narrower than its kernel.
+
+    This occurs at the bottom of a U-Net. On a CPU, bf16 there gives the weights a gradient of uninitialized memory,
+    which is sometimes not finite (torch 2.15, oneDNN, AVX512-BF16). The outputs and the gradient of the input are
+    correct.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002  (torch's name)
+        if all(n >= k for n, k in zip(input.shape[2:], self.kernel_size, strict=True)):
+            return super()._conv_forward(input, weight, bias)
+        with torch.autocast(input.device.type, enabled=False):
+            return super()._conv_forward(input.float(), weight, bias)
+
+
+def _replace_convolutions(module: nn.Module) -> None:
+    """Turn every `nn.Conv3d` of a module into a `_Convolution`, in place."""
+    for part in module.modules():
+        if type(part) is nn.Conv3d:
+            part.__class__ = _Convolution

@@ -1,4 +1,4 @@
-"""A training stage as a record: what is trained, on which batches, by which objective; and a finished run."""
+"""A training stage as a record: the networks, the batches, the objectives; and the record of a finished run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Objective:
-    """One optimiser's task: `module(batch)` returns the loss and numbers to log; its trainable parameters are trained."""
+    """What one optimizer minimizes.
+
+    Attributes:
+        name: column of the loss in the log.
+        module: `module(batch)` returns the loss and a dictionary of numbers to log. Its parameters that require
+            gradients are trained.
+        learning_rate: learning rate after the warm-up.
+    """
 
     name: str
     module: nn.Module
@@ -21,14 +28,23 @@ class Objective:
 
 @dataclass(frozen=True)
 class Stage:
-    """What the loop needs to know of a stage.
+    """Everything the training loop needs to know about a stage.
 
     Attributes:
-        models: saved, EMA'd modules by name (parts of the objectives' modules).
-        item: number -> arrays of one batch item (a pure function).
-        preview: draws pictures into a folder with the EMA weights in place.
-        finish: measures the EMA weights at the end; its numbers go into `run.json`.
-        inputs_hash: what the stage was made from, data, plan section and earlier weights.
+        name: name of the stage and of its folder.
+        title: name in the progress bar and in messages.
+        models: the networks that are averaged and saved, by name; they are parts of the objectives' modules.
+        objectives: trained one after the other in every step.
+        item: returns the arrays of one batch item for its number. It must be a pure function.
+        iterations: training steps.
+        batch: items per step, of all processes together.
+        ema: largest decay of the moving average of the weights.
+        inputs_hash: hash of what the stage is made from: data, section of the plan, weights of earlier stages.
+        preview: writes a picture to a path, with the averaged weights in the networks.
+        finish: measures the averaged weights at the end; its numbers go into `run.json`.
+        previews: number of preview pictures during the training.
+        weight_decay: weight decay of AdamW.
+        clip_norm: largest norm of an objective's gradient.
     """
 
     name: str
@@ -49,7 +65,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageRun:
-    """`run.json` of a finished stage."""
+    """Record of a finished stage, the content of `run.json`.
+
+    Attributes:
+        stage: name of the stage.
+        inputs_hash: see `Stage`.
+        iterations: training steps.
+        seconds: wall-clock time of the training, over all interruptions.
+        device: `cpu` or `cuda`.
+        processes: number of processes.
+        peak_memory_gib: peak memory: of the GPU on `cuda`, of the process on `cpu`.
+        weights_hash: hash of `weights.safetensors`.
+        numbers: what `Stage.finish` measured.
+    """
 
     stage: str
     inputs_hash: str
