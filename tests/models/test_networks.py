@@ -63,7 +63,7 @@ def test_latents_are_a_quarter(kl_vae):
     assert kl_vae.decode(draw(1, 4, 4, 3, 5)).shape == (1, 1, 16, 12, 20)
 
 
-def test_standardised_latents_go_back_unchanged(kl_vae):
+def test_standardized_latents_go_back_unchanged(kl_vae):
     image = draw(1, 1, 12, 12, 12)
     plain = kl_vae.encode(image)
     picture = kl_vae.decode(plain)

@@ -1,4 +1,4 @@
-"""A training stage of a few numbers."""
+"""A training stage with a tiny linear model."""
 
 from __future__ import annotations
 

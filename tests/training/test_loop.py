@@ -1,4 +1,4 @@
-"""The loop on a linear model: killed and resumed equals unbroken, two processes equal one, and what stops it is told."""
+"""The training loop on a linear model: a resumed run equals an uninterrupted one, two processes equal one, errors."""
 
 import csv
 import os
@@ -44,14 +44,14 @@ def always(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An unbroken run."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     run = train(make_stage(), folder, "cpu", "fp32")
     assert run.iterations == STEPS
     return folder
 
 
-def test_it_learns(tmp_path):
+def test_training_fits_a_linear_model(tmp_path):
     stage = make_stage(iterations=300, batch=8)
     train(stage, tmp_path, "cpu", "fp32")
     model = stage.models["model"]
@@ -61,7 +61,7 @@ def test_it_learns(tmp_path):
     assert losses[-1] < 0.01 * losses[0]
 
 
-def test_what_a_finished_run_leaves(whole):
+def test_a_finished_run_leaves_record_weights_and_log(whole):
     run = read_plain(whole / "run.json", "")
     assert (run["stage"], run["inputs_hash"], run["iterations"], run["processes"], run["device"]) == (
         "vae",
@@ -110,7 +110,7 @@ def test_killed_between_the_last_step_and_the_manifest(tmp_path, whole):
     assert equal(weights(tmp_path), weights(whole))
 
 
-def test_what_an_objective_trains_beside_the_models_is_resumed_too(tmp_path, always):
+def test_resume_includes_what_an_objective_trains_beside_the_models(tmp_path, always):
     train(make_stage(extra=True), tmp_path / "whole", "cpu", "fp32")
 
     def dying(number):
@@ -125,7 +125,7 @@ def test_what_an_objective_trains_beside_the_models_is_resumed_too(tmp_path, alw
     assert set(weights(tmp_path / "whole")) == {"model.weight", "model.bias"}
 
 
-def test_a_longer_run_goes_on(tmp_path):
+def test_a_longer_run_continues_the_shorter_one(tmp_path):
     train(make_stage(iterations=5), tmp_path, "cpu", "fp32")
     seen = []
     run = train(make_stage(lambda n: (seen.append(n), item(n))[1], iterations=8), tmp_path, "cpu", "fp32")
@@ -133,7 +133,7 @@ def test_a_longer_run_goes_on(tmp_path):
     assert run.iterations == 8
 
 
-def test_a_run_that_was_stopped_beyond_a_shorter_length_says_how_long_it_is(tmp_path, always):
+def test_a_shorter_length_reports_the_steps_that_were_trained(tmp_path, always):
     def dying(number):
         if number == 16:
             raise RuntimeError("killed")
@@ -144,7 +144,7 @@ def test_a_run_that_was_stopped_beyond_a_shorter_length_says_how_long_it_is(tmp_
     assert train(make_stage(iterations=5), tmp_path, "cpu", "fp32").iterations == 8
 
 
-def test_restart_begins_anew(tmp_path, whole):
+def test_restart_starts_from_the_beginning(tmp_path, whole):
     train(make_stage(inputs="older", iterations=3), tmp_path, "cpu", "fp32")
     train(make_stage(), tmp_path, "cpu", "fp32", restart=True)
     assert equal(weights(tmp_path), weights(whole))
@@ -174,7 +174,7 @@ def test_sigterm_saves_and_stops(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         train(make_stage(asked), tmp_path, "cpu", "fp32")
     assert signal.getsignal(signal.SIGTERM) is before
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5  # the step it was in is whole
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5  # the step that was running is finished first
     train(make_stage(), tmp_path, "cpu", "fp32")
     assert equal(weights(tmp_path), weights(whole))
 
@@ -221,7 +221,7 @@ def test_previews_and_finish_see_the_ema_weights(tmp_path):
     assert not any(training_mode for _, training_mode, _ in seen)
     assert torch.equal(seen[-1][2], weights(tmp_path / "a")["model.weight"])
     train(make_stage(iterations=6), tmp_path / "b", "cpu", "fp32")
-    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))  # looking changes nothing
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))  # previews change nothing
 
 
 def test_the_ema_by_hand(tmp_path):
@@ -291,7 +291,7 @@ class Narrow(nn.Module):
     def forward(self, batch):
         loss = (self.conv(batch["x"]) * batch["y"]).sum()
         if self.gradient is None:
-            torch.full((300_000,), float("nan"))  # what lies in memory
+            torch.full((300_000,), float("nan"))  # leftovers in memory
             (self.gradient,) = torch.autograd.grad(loss, self.conv.weight, retain_graph=True)
         return loss, {}
 
@@ -362,6 +362,7 @@ def two_processes(folder, tmp_path, *arguments):
     return subprocess.run(
         [*command, str(folder), str(here), *arguments],
         capture_output=True,
+        check=False,
         text=True,
         cwd=here.parent,
         env=environment,
@@ -370,7 +371,7 @@ def two_processes(folder, tmp_path, *arguments):
 
 
 def test_two_processes_compute_what_one_computes(tmp_path, whole):
-    """And the second finds the record of the first, though that takes its time: the next stage looks for it."""
+    """The second process also finds the record, although the first one writes it late: the next stage looks for it."""
     done = two_processes(tmp_path / "two", tmp_path, "2")
     assert done.returncode == 0, done.stderr
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("RUN")) == [
@@ -384,14 +385,14 @@ def test_two_processes_compute_what_one_computes(tmp_path, whole):
 
 
 def test_all_processes_stop_where_one_is_asked_to(tmp_path):
-    """Else the others would wait for it, and the checkpoint be lost."""
+    """Otherwise the others would wait for it, and the checkpoint would be lost."""
     done = two_processes(tmp_path / "two", tmp_path, "2", "stop")
     assert done.stdout.splitlines() == ["STOPPED with a checkpoint: True"] * 2, done.stderr
     assert 0 < torch.load(tmp_path / "two" / "last.pt", weights_only=True)["step"] < STEPS
 
 
 @pytest.mark.slow
-def test_a_batch_that_cannot_be_shared_out(tmp_path):
+def test_a_batch_that_cannot_be_divided_among_the_processes(tmp_path):
     done = two_processes(tmp_path / "two", tmp_path, "3")
     assert done.returncode != 0
     assert "a multiple of 2 processes" in done.stderr

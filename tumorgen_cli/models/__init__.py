@@ -1,1 +1,4 @@
-"""Networks and samplers, one a file: modules that take plain numbers, never a plan, and pure schedules of tensors."""
+"""Networks, schedules and samplers, one topic per file.
+
+Networks take plain numbers, never a plan. Schedules and samplers are pure functions of tensors.
+"""

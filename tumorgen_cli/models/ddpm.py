@@ -1,15 +1,14 @@
-"""Denoising diffusion: noise schedule, loss, samplers. Pure functions of tensors.
+"""Denoising diffusion: noise schedule and samplers. Pure functions of tensors.
 
-Steps are counted 1 .. T as in the paper: step 0 is data, of mean 0 and variance 1, step T is noise. Shapes: x is (B, C, X, Y, Z), steps are (B,).
-
-Source: Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (cosine schedule, eq. 17; fewer steps, section 4), Song et al. 2021
-(DDIM, eq. 12), as DiffTumor uses them.
+Steps are counted 1 to T as in the papers: step 0 is data with mean 0 and variance 1, step T is noise. Shapes: x is
+(B, C, X, Y, Z), steps are (B,).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -21,33 +20,52 @@ Sampler = Literal["ddpm", "ddim"]
 SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim")
 _OFFSET = 0.008
 _LARGEST_BETA = 0.999
-_REACH = 10.0  # standard deviations: data beyond are an estimate's error
+_LARGEST_DATA = 10.0  # standard deviations; an estimate beyond it is an error
 
 
 def signal_levels(timesteps: int) -> Tensor:
-    """alpha-bar at the steps 0 .. T of the cosine schedule, (T + 1,) float64: 1 at data, near 0 at noise."""
+    """ᾱ at the steps 0 to T of the cosine schedule, (T + 1,) float64: 1 at data, near 0 at noise.
+
+    Source: Nichol and Dhariwal 2021, eq. 17.
+    """
     curve = [math.cos((t / timesteps + _OFFSET) / (1 + _OFFSET) * math.pi / 2) ** 2 for t in range(timesteps + 1)]
     levels = [1.0]
-    for before, after in zip(curve, curve[1:], strict=False):
+    for before, after in pairwise(curve):
         levels.append(levels[-1] * (1 - min(1 - after / before, _LARGEST_BETA)))
     return torch.tensor(levels, dtype=torch.float64)
 
 
 def add_noise(data: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """x_t of data at signal levels alpha-bar (B,)."""
+    """x_t of data and noise at signal levels ᾱ (B,).
+
+    Source: Ho et al. 2020, eq. 4.
+    """
     level = level.view(-1, *([1] * (data.dim() - 1))).to(data.dtype)
     return level.sqrt() * data + (1 - level).sqrt() * noise
 
 
 def estimate_data(x_t: Tensor, noise: Tensor, level: float) -> Tensor:
-    """x_0 from x_t and its noise, clipped to 10 standard deviations of the data."""
-    return ((x_t - math.sqrt(1 - level) * noise) / math.sqrt(level)).clamp(-_REACH, _REACH)
+    """x_0 from x_t and its noise at the signal level ᾱ.
+
+    Source: Ho et al. 2020, eq. 15.
+    Deviation: The estimate is clipped to 10 standard deviations of the data.
+    """
+    return ((x_t - math.sqrt(1 - level) * noise) / math.sqrt(level)).clamp(-_LARGEST_DATA, _LARGEST_DATA)
 
 
 def sample(denoiser: Denoiser, draw: Callable[[], Tensor], timesteps: int, steps: int, sampler: Sampler) -> Tensor:
-    """x_0 from noise in `steps` of the schedule's T steps, evenly spaced; `draw` gives standard normal noise.
+    """Draw x_0 from noise, in `steps` evenly spaced steps of the schedule's T.
 
-    `ddpm` draws fresh noise at every step but the last, `ddim` none at all (eta = 0).
+    Source: Ho et al. 2020, eq. 7, with fewer steps as in Nichol and Dhariwal 2021, section 4 (`ddpm`); Song et al.
+    2021, eq. 12, with η = 0 (`ddim`).
+
+    Args:
+        denoiser: Returns the noise in x_t.
+        draw: Returns standard normal noise of the shape of x. `ddpm` draws it for every step but the last, `ddim` only
+            at the start.
+        timesteps: T.
+        steps: Number of denoiser calls, at most T.
+        sampler: `ddpm` or `ddim`.
     """
     levels = signal_levels(timesteps).tolist()
     chosen = [round(i * timesteps / steps) for i in range(steps + 1)]

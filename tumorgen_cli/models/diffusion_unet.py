@@ -1,30 +1,26 @@
-"""The denoising network: a 3D U-Net with in-plane convolutions, in-plane attention and attention along the depth.
-
-Source: DiffTumor, section 3.2 and its published settings: (3, 3, 1) convolutions, attention first within each slice, then
-along the depth, 8 heads of 32 channels, halved in-plane between levels; slices know how far they lie apart by a learnt bias of the
-depth attention (the video U-Net it builds on has such positions). Deviation: three levels, not four (windows here are
-multiples of 16, latents of 4).
-"""
+"""DiffTumor's denoising network: a 3D U-Net with in-plane convolutions, and attention in the plane and in depth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _GROUPS = 8
-_FAR = 16  # slices: farther ones share a bias
+_FAR = 16  # slices; larger distances share a bias
 
 
 def _conv(a: int, b: int, size: int = 3) -> nn.Conv3d:
+    """An in-plane convolution from `a` to `b` channels."""
     return nn.Conv3d(a, b, (size, size, 1), padding=(size // 2, size // 2, 0))
 
 
 class _Block(nn.Module):
-    """Two in-plane convolutions with a residual; the time shifts and scales between them."""
+    """Two in-plane convolutions with a residual connection; the step embedding shifts and scales between them."""
 
     def __init__(self, a: int, b: int, time: int) -> None:
         super().__init__()
@@ -41,7 +37,7 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention with a residual: within each slice (X, Y), or along the depth Z."""
+    """Self-attention with a residual connection: within each slice (X, Y), or along the depth Z."""
 
     def __init__(self, width: int, heads: tuple[int, int], along_depth: bool) -> None:
         super().__init__()
@@ -49,9 +45,8 @@ class _Attention(nn.Module):
         self.norm = nn.GroupNorm(_GROUPS, width)
         self.qkv = nn.Linear(width, 3 * math.prod(heads), bias=False)
         self.out = nn.Linear(math.prod(heads), width)
-        self.near = (
-            nn.Parameter(torch.zeros(heads[0], 2 * _FAR + 1)) if along_depth else None
-        )  # bias by how far slices lie apart
+        # bias per head and distance of two slices
+        self.near = nn.Parameter(torch.zeros(heads[0], 2 * _FAR + 1)) if along_depth else None
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).movedim(1, -1)  # (B, X, Y, Z, C)
@@ -63,10 +58,11 @@ class _Attention(nn.Module):
         mixed = self.out(_attend(q, k, v, self._bias(math.prod(line))).transpose(1, 2).flatten(2)).view(tokens.shape)
         if not self.along_depth:
             mixed = mixed.movedim(1, 3)
-        return x + mixed.movedim(-1, 1)
+        out: Tensor = x + mixed.movedim(-1, 1)
+        return out
 
     def _bias(self, length: int) -> Tensor | None:
-        """What a head adds for a slice's place against another's, (heads, length, length); None within a slice."""
+        """The bias of each head for every pair of slices, (heads, length, length); None within a slice."""
         if self.near is None:
             return None
         place = torch.arange(length, device=self.near.device)
@@ -74,7 +70,10 @@ class _Attention(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Softmax attention with a bias (heads, L, L); on a CPU by plain products, for its fused kernel goes back slowly through many short sequences."""
+    """Softmax attention with a bias (heads, L, L).
+
+    On a CPU it uses plain products: the backward pass of the fused kernel is slow with many short sequences.
+    """
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype))
     weight = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
@@ -82,7 +81,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Level(nn.Module):
-    """Two blocks, then attention in the plane and along the depth."""
+    """Two blocks, then attention within the slices and along the depth."""
 
     def __init__(self, a: int, b: int, time: int, heads: tuple[int, int]) -> None:
         super().__init__()
@@ -97,9 +96,21 @@ class _Level(nn.Module):
 
 
 class PlaneUNet(nn.Module):
-    """eps(x, step): (B, in_channels, X, Y, Z), (B,) -> (B, out_channels, X, Y, Z); X and Y divisible by `multiple`.
+    """Noise ε(x, step): (B, in_channels, X, Y, Z), (B,) -> (B, out_channels, X, Y, Z).
 
-    `heads`: number and width of the attention's heads.
+    X and Y must be divisible by `multiple`, the downsampling in the plane; Z is free.
+
+    Source: DiffTumor, section 3.2, and the published settings: (3, 3, 1) convolutions, attention first within each
+        slice, then along the depth, 8 heads of 32 channels, slices halved between levels.
+    Deviation: Three levels instead of four, because windows are multiples of 16 voxels and latents of 4. Softmax
+        attention in the plane, where the published code has linear attention. A learned bias of the depth attention
+        gives the distance of slices; the video U-Net that the published code builds on has such positions.
+
+    Args:
+        in_channels: Channels of x.
+        out_channels: Channels of the noise.
+        widths: Channels of the levels.
+        heads: Number and width of the attention heads.
     """
 
     def __init__(self, in_channels: int, out_channels: int, widths: Sequence[int], heads: tuple[int, int]) -> None:
@@ -109,7 +120,7 @@ class PlaneUNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(self.base, time), nn.GELU(), nn.Linear(time, time))
         self.start = _conv(in_channels, self.base, 7)
         self.start_depth = _Attention(self.base, heads, True)
-        pairs = list(zip((self.base, *widths), widths, strict=False))
+        pairs = list(pairwise((self.base, *widths)))
         self.down = nn.ModuleList([_Level(a, b, time, heads) for a, b in pairs])
         self.narrow = nn.ModuleList([nn.Conv3d(b, b, (4, 4, 1), (2, 2, 1), (1, 1, 0)) for _, b in pairs[:-1]])
         self.middle = _Level(widths[-1], widths[-1], time, heads)
@@ -121,6 +132,7 @@ class PlaneUNet(nn.Module):
         self.out = nn.Conv3d(self.base, out_channels, 1)
 
     def forward(self, x: Tensor, step: Tensor) -> Tensor:
+        """The noise in `x` (B, in_channels, X, Y, Z) at the diffusion steps `step` (B,)."""
         half = self.base // 2
         angles = step.float()[:, None] * torch.exp(
             -math.log(10000) * torch.arange(half, device=x.device) / max(1, half - 1)

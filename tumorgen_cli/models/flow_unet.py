@@ -1,23 +1,23 @@
-"""The vector-field network: MONAI's DiffusionModelUNet, without attention, told the time in [0, 1].
-
-Source: TumorGen, section 2.2 ("a 3D U-Net"); widths and depth are the plan's.
-"""
+"""The vector-field network: MONAI's DiffusionModelUNet without attention, for times in [0, 1]."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from monai.networks.nets import DiffusionModelUNet
+from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import Tensor, nn
 
-_TIME_SCALE = 1000.0  # MONAI's sinusoidal embedding is made for step numbers; unscaled, t = 0.1 and 0.9 look alike
+_TIME_SCALE = 1000.0  # MONAI's sinusoidal embedding expects step numbers; unscaled, t = 0.1 and t = 0.9 look alike
 
 
 class FlowUNet(nn.Module):
-    """v(x, t): (B, in_channels, X, Y, Z), (B,) -> (B, out_channels, X, Y, Z).
+    """Velocity v(x, t): (B, in_channels, X, Y, Z), (B,) -> (B, out_channels, X, Y, Z).
 
-    Convolutional throughout, so that any window whose sides are divisible by `multiple` works.
+    The network is fully convolutional: X, Y and Z may be any multiples of `multiple`. The result is in single
+    precision.
+
+    Source: TumorGen, section 2.2, asks for a 3D U-Net without giving widths or depth.
     """
 
     def __init__(self, in_channels: int, out_channels: int, widths: Sequence[int], res_blocks: int = 2) -> None:
@@ -31,9 +31,10 @@ class FlowUNet(nn.Module):
             num_res_blocks=(res_blocks,) * len(widths),
             attention_levels=(False,) * len(widths),
             num_head_channels=min(widths),
-            norm_num_groups=min(32, min(widths)),
+            norm_num_groups=min(32, *widths),
         )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocities at the points `x` (B, in_channels, X, Y, Z) and the times `t` (B,) in [0, 1]."""
         out: Tensor = self.net(x, timesteps=t * _TIME_SCALE)
         return out.float() if out.dtype == torch.bfloat16 else out

@@ -1,19 +1,29 @@
-"""The VAE-guided mask refiner (VMR): from the coarse mask on the latent grid to the mask on the working grid.
-
-Source: TumorGen, section 2.3, eq. 6: decoder features f1, f2, f3 pass convolutions and are added to the refiner's own
-features at the same level. Widths and normalisation are not given in the paper; they are the plan's.
-"""
+"""The VAE-guided mask refiner (VMR): from the coarse mask on the latent grid to the mask on the working grid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class MaskRefiner(nn.Module):
-    """(mask (B, 1, x, y, z) in [-1, 1], features at 1x, 2x, 4x) -> mask logits (B, 1, 4x, 4y, 4z)."""
+    """Refines a coarse mask with the decoder features of the VAE.
+
+    The decoder's feature maps f1, f2, f3 pass convolutions and are added to the refiner's own features of the same
+    level.
+
+    Source: TumorGen, section 2.3.
+    Deviation: The paper gives neither widths nor normalization. The coarse mask stays in the sum, so that the refiner
+        learns its correction and an untrained one already upsamples.
+
+    Args:
+        feature_widths: Channels of the feature maps, from the latent grid upward.
+        width: Channels on the finest level; coarser levels have 2 and 4 times as many.
+        guided: Whether the decoder features are used.
+    """
 
     def __init__(self, feature_widths: Sequence[int], width: int, guided: bool = True) -> None:
         super().__init__()
@@ -26,10 +36,16 @@ class MaskRefiner(nn.Module):
             if guided
         )
         self.levels = nn.ModuleList(_block(w, w) for w in widths)
-        self.narrow = nn.ModuleList(nn.Conv3d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.narrow = nn.ModuleList(nn.Conv3d(a, b, 1) for a, b in pairwise(widths))
         self.exit = nn.Conv3d(widths[-1], 1, 3, padding=1)
 
     def forward(self, mask: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Logits of the refined mask (B, 1, 4x, 4y, 4z).
+
+        Args:
+            mask: Coarse mask (B, 1, x, y, z) in [-1, 1].
+            features: Decoder features at 1, 2 and 4 times the latent grid.
+        """
         hidden = self.entry(mask)
         for level, block in enumerate(self.levels):
             if level:
@@ -37,18 +53,18 @@ class MaskRefiner(nn.Module):
             if self.guided:
                 hidden = hidden + self.guides[level](features[level])
             hidden = hidden + block(hidden)
-        # The coarse mask stays in the sum: the refiner learns its correction, and an untrained one already upsamples.
         coarse = F.interpolate(mask.float(), size=hidden.shape[2:], mode="trilinear", align_corners=False)
-        return self.exit(hidden).float() + 4.0 * coarse
+        out: Tensor = self.exit(hidden).float() + 4.0 * coarse
+        return out
 
 
-def _block(inside: int, outside: int) -> nn.Sequential:
-    groups = min(8, inside)
+def _block(in_channels: int, out_channels: int) -> nn.Sequential:
+    groups = min(8, in_channels)
     return nn.Sequential(
-        nn.GroupNorm(groups, inside),
+        nn.GroupNorm(groups, in_channels),
         nn.SiLU(),
-        nn.Conv3d(inside, outside, 3, padding=1),
-        nn.GroupNorm(groups, outside),
+        nn.Conv3d(in_channels, out_channels, 3, padding=1),
+        nn.GroupNorm(groups, out_channels),
         nn.SiLU(),
-        nn.Conv3d(outside, outside, 3, padding=1),
+        nn.Conv3d(out_channels, out_channels, 3, padding=1),
     )

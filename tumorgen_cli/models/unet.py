@@ -1,4 +1,4 @@
-"""nnU-Net's plain 3D U-Net: two convolutions a level, instance norm, leaky ReLU. Any window whose sides 2^(levels - 1) divides."""
+"""nnU-Net's plain 3D U-Net: two convolutions per level, instance normalization, leaky ReLU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from torch import nn
 
 
 def make_unet(in_channels: int, out_channels: int, widths: Sequence[int]) -> PlainConvUNet:
-    """(B, in_channels, X, Y, Z) -> (B, out_channels, X, Y, Z); one level per width."""
+    """Build a U-Net (B, in_channels, X, Y, Z) -> (B, out_channels, X, Y, Z) with one level per width.
+
+    X, Y and Z must be divisible by 2^(levels - 1).
+
+    Source: nnU-Net's PlainConvUNet (Isensee et al. 2021).
+    """
     levels = len(widths)
     net = PlainConvUNet(
         in_channels,
@@ -27,8 +32,7 @@ def make_unet(in_channels: int, out_channels: int, widths: Sequence[int]) -> Pla
         nonlin=nn.LeakyReLU,
         nonlin_kwargs={"inplace": True},
     )
-    for head in net.decoder.seg_layers[
-        :-1
-    ]:  # deep supervision's, without which they get no gradient: several processes would wait for it
+    # The other heads are for deep supervision, which is off. Without a gradient they would block several processes.
+    for head in net.decoder.seg_layers[:-1]:
         head.requires_grad_(False)
     return net

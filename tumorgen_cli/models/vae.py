@@ -1,27 +1,39 @@
-"""The 3D KL-VAE: MONAI's MAISI class, with torch's GroupNorm in the place of MONAI's piecewise one.
+"""The 3D KL-VAE: MONAI's MAISI class with torch's GroupNorm in place of MONAI's piecewise one.
 
-The keys of its state are those of `AutoencoderKlMaisi`, so that a MAISI checkpoint loads key for key. Latents leave and
-enter standardised: per channel (z - mean) / std, with mean and std stored beside the weights as buffers; a VQGAN's too.
-
-Source: TumorGen, section 2 (overview): z1 = E(I), 4 channels, a quarter of the resolution; MAISI (arXiv 2409.11169).
+The keys of its state are those of `AutoencoderKlMaisi`, so that a MAISI checkpoint can be loaded. Latents are
+standardized: per channel (z - mean) / std, with mean and std stored as buffers beside the weights. The VQGAN does the
+    same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D, MaisiUpsample
 from torch import Tensor, nn
 
-DOWNSAMPLING = 4
+DOWNSAMPLING = 4  # working voxels per latent voxel, along each axis
 
 
 def make_kl_vae(
     channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int]
 ) -> AutoencoderKlMaisi:
-    """The bare network, `AutoencoderKlMaisi` with `num_splits=1` (more would cut sizes silently) and fast norms."""
-    groups = min(32, min(widths))
+    """Build an `AutoencoderKlMaisi` without attention and with fast norms.
+
+    `num_splits` is 1: larger values cut sizes without a message.
+
+    Source: MAISI (arXiv 2409.11169).
+
+    Args:
+        channels: Channels of the image.
+        widths: Widths of the levels, from the image downward.
+        latent_channels: Channels of the latents.
+        res_blocks: Residual blocks per level.
+    """
+    groups = min(32, *widths)
     vae = AutoencoderKlMaisi(
         spatial_dims=3,
         in_channels=channels,
@@ -52,11 +64,12 @@ def _replace_norms(module: nn.Module) -> None:
 
 
 class Autoencoder(nn.Module):
-    """What makes latents; they leave and enter standardised.
+    """A network that encodes images into standardized latents and decodes them.
 
     Attributes:
         net: an `AutoencoderKlMaisi`.
-        mean, std: (latent_channels,) statistics of the training latents (0 and 1 until they are measured).
+        mean: (latent_channels,) mean of the training latents; 0 until it is measured.
+        std: (latent_channels,) standard deviation of the training latents; 1 until it is measured.
     """
 
     mean: Tensor
@@ -68,47 +81,69 @@ class Autoencoder(nn.Module):
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("std", torch.ones(latent_channels))
 
-    def standardised(self, latent: Tensor) -> Tensor:
-        return (latent.float() - _spread(self.mean)) / _spread(self.std)
+    @abstractmethod
+    def encode(self, image: Tensor) -> Tensor:
+        """Standardized latents (B, L, X/4, Y/4, Z/4) of images (B, C, X, Y, Z) in [-1, 1]."""
 
-    def restored(self, latent: Tensor) -> Tensor:
-        return latent * _spread(self.std) + _spread(self.mean)
+    @abstractmethod
+    def decode(self, latent: Tensor) -> Tensor:
+        """Images (B, C, X, Y, Z) of standardized latents (B, L, X/4, Y/4, Z/4)."""
+
+    def standardize(self, latent: Tensor) -> Tensor:
+        """Latents (B, L, x, y, z) of the encoder with mean 0 and standard deviation 1 per channel."""
+        return (latent.float() - _per_channel(self.mean)) / _per_channel(self.std)
+
+    def restore(self, latent: Tensor) -> Tensor:
+        """The inverse of `standardize`."""
+        return latent * _per_channel(self.std) + _per_channel(self.mean)
 
 
 class KlVae(Autoencoder):
-    """The KL-VAE."""
+    """The KL-VAE.
+
+    Source: TumorGen, section 2, overview.
+
+    Attributes:
+        feature_widths: channels of the decoder's feature maps, from the latent grid upward.
+    """
 
     def __init__(self, channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int]) -> None:
         super().__init__(channels, widths, latent_channels, res_blocks)
-        #: widths of the three decoder feature maps, from the latent grid upwards
         self.feature_widths = tuple(reversed(widths))
 
     def encode(self, image: Tensor) -> Tensor:
-        """Standardised latent means (B, L, X/4, Y/4, Z/4) of images (B, C, X, Y, Z) in [-1, 1]; no encoder noise."""
-        return self.standardised(self.net.encode(image)[0])
+        """Standardized latent means (B, L, X/4, Y/4, Z/4) of images (B, C, X, Y, Z) in [-1, 1]; no noise is added."""
+        return self.standardize(self.net.encode(image)[0])
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Images (B, C, X, Y, Z) of standardised latents."""
+        """Images (B, C, X, Y, Z) of standardized latents (B, L, X/4, Y/4, Z/4)."""
         return self.decode_with_features(latent)[0]
 
     def decode_with_features(self, latent: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Images, and the decoder's feature maps before each upsampling and before its last norm.
+        """Images, and the decoder's feature maps before each upsampling and before the last norm.
 
-        For three widths these are at 1, 2 and 4 times the latent grid: f1, f2, f3 of TumorGen, section 2.3.
+        With three widths the maps have 1, 2 and 4 times the resolution of the latents.
+
+        Source: f1, f2 and f3 of TumorGen, section 2.3.
         """
-        hidden = self.net.post_quant_conv(self.restored(latent))
+        hidden = self.net.post_quant_conv(self.restore(latent))
         features: list[Tensor] = []
-        for block in self.net.decoder.blocks:
+        for block in cast("Iterable[nn.Module]", self.net.decoder.blocks):
             if isinstance(block, (MaisiUpsample, nn.GroupNorm)):
                 features.append(hidden)
             hidden = block(hidden)
         return hidden.float(), tuple(features)
 
     def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction, mean and sigma (unstandardised) for training; `noise` has the latent's shape."""
+        """Reconstruction, mean and sigma of the latents for training; not standardized.
+
+        Args:
+            image: (B, C, X, Y, Z) in [-1, 1].
+            noise: Standard normal noise (B, L, X/4, Y/4, Z/4) for the latents.
+        """
         mean, sigma = self.net.encode(image)
         return self.net.decode(mean + sigma * noise).float(), mean.float(), sigma.float()
 
 
-def _spread(vector: Tensor) -> Tensor:
+def _per_channel(vector: Tensor) -> Tensor:
     return vector.view(1, -1, 1, 1, 1)

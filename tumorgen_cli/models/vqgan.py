@@ -1,31 +1,29 @@
-"""The 3D VQGAN: the VAE's encoder and decoder around a codebook, and its discriminators.
-
-Source: DiffTumor, section 3.1 (after Esser et al. 2021, in 3D). Deviations: blocks are MAISI's, as in the KL-VAE beside it;
-the codebook follows its codes' means (an exponential moving average, as in VQ-VAE-2) and unused codes start again from the
-batch, where the paper's equation has a codebook loss; latents are standardised by channel, as the KL-VAE's, where the published code
-brings them to [-1, 1] by the smallest and largest number in the codebook: of PET, whose tails are long, that leaves a
-standard deviation of 0.02 to 0.1, which a network that looks for noise learns to overlook.
-"""
+"""The 3D VQGAN: the encoder and decoder of the VAE around a codebook, and its discriminators."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from monai.networks.nets import PatchDiscriminator
+from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
 from torch import Tensor, nn
 
 from tumorgen_cli.models.vae import Autoencoder
 
 _DECAY = 0.99
-_DEAD = 0.05  # of an even share of the vectors: a code used less starts again
+_UNUSED = 0.05  # of an even share of the vectors: a code that is used less is replaced
 _CHUNK = 4096  # vectors compared with the codebook at once
 
 
 class Codebook(nn.Module):
-    """K codes of C channels; replaces each vector by the nearest. Learns while in training mode.
+    """K codes of C channels; replaces each vector by the nearest code. It learns in training mode.
 
-    With several processes unused codes start again from the first one's vectors: the codebook is one, but not that of a single process.
+    The codes follow the mean of their vectors, and unused codes are replaced by vectors of the batch. With several
+    processes these come from the first process: all processes have one codebook, which differs from that of a single
+    process.
+
+    Source: VQ-VAE-2 (Razavi et al. 2019) for the moving average.
+    Deviation: DiffTumor, eq. 1, has a codebook loss instead of the moving average.
     """
 
     codes: Tensor
@@ -36,10 +34,10 @@ class Codebook(nn.Module):
         super().__init__()
         self.register_buffer("codes", torch.zeros(codes, channels))
         self.register_buffer("used", torch.zeros(codes))  # mean share of a step's vectors
-        self.register_buffer("total", torch.zeros(codes, channels))  # mean sum of them, over all of the step's
+        self.register_buffer("total", torch.zeros(codes, channels))  # mean sum of these vectors over the step's number
 
     def forward(self, latent: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) -> the nearest codes, same shape, without a gradient."""
+        """The nearest codes of latents (B, C, X, Y, Z), same shape, without a gradient."""
         with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
             vectors = latent.movedim(1, -1).float()
             flat = vectors.reshape(-1, vectors.shape[-1])
@@ -64,14 +62,22 @@ class Codebook(nn.Module):
         vectors, share = count.sum(), 1 / len(self.codes)
         self.used.lerp_(count / vectors, 1 - _DECAY)
         self.total.lerp_(sums / vectors, 1 - _DECAY)
-        dead = self.used < _DEAD * share
-        self.used[dead] = share
-        self.total[dead] = fresh[dead] * share
+        unused = self.used < _UNUSED * share
+        self.used[unused] = share
+        self.total[unused] = fresh[unused] * share
         self.codes.copy_(self.total / self.used.unsqueeze(1))
 
 
 class VqGan(Autoencoder):
-    """Encoder, codebook, decoder. Latents leave and enter before quantisation: `decode` quantises (as latent diffusion does)."""
+    """Encoder, codebook and decoder.
+
+    Latents are taken before the quantization; `decode` quantizes them, as in latent diffusion.
+
+    Source: DiffTumor, section 3.1 (Esser et al. 2021, in 3D).
+    Deviation: The blocks are MAISI's, as in the KL-VAE. Latents are standardized per channel. The published code maps
+        them to [-1, 1] by the smallest and largest number of the codebook; PET has long tails, and that leaves a
+        standard deviation of 0.02 to 0.1, which a denoising network learns to ignore.
+    """
 
     def __init__(
         self, channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int], codes: int
@@ -85,16 +91,19 @@ class VqGan(Autoencoder):
         return latent.float()
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) in [-1, 1] -> standardised latents (B, L, X/4, Y/4, Z/4)."""
-        return self.standardised(self._embed(image))
+        """Standardized latents (B, L, X/4, Y/4, Z/4) of images (B, C, X, Y, Z) in [-1, 1], before the quantization."""
+        return self.standardize(self._embed(image))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Images of standardised latents, through the codebook."""
-        picture: Tensor = self.net.decode(self.codebook(self.restored(latent)))
+        """Images (B, C, X, Y, Z) of standardized latents, through the codebook."""
+        picture: Tensor = self.net.decode(self.codebook(self.restore(latent)))
         return picture.float()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction, and the commitment: the mean squared distance of the latents to their codes."""
+        """Reconstruction, and the commitment loss: the mean squared distance of the latents to their codes.
+
+        Source: L_commit of DiffTumor, eq. 1.
+        """
         latent = self._embed(image)
         codes = self.codebook(latent)
         commitment = (latent - codes).square().mean()
@@ -103,7 +112,11 @@ class VqGan(Autoencoder):
 
 
 class Critics(nn.Module):
-    """A volume and a slice discriminator; both return their layers' features, the last of which is the verdict."""
+    """A discriminator of volumes and one of slices.
+
+    Source: D_v and D_s of DiffTumor, section 3.1.
+    Deviation: 32 channels instead of the published code's 64.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -115,12 +128,17 @@ class Critics(nn.Module):
         )
 
     def forward(self, image: Tensor, planes: Tensor) -> list[list[Tensor]]:
-        """Of (B, C, X, Y, Z) as a whole, and of its slices number `planes` (B, 3) along each axis."""
+        """Features of all layers, of the volume and of three slices; the last feature is the verdict.
+
+        Args:
+            image: (B, C, X, Y, Z).
+            planes: (B, 3), the number of the slice along each axis.
+        """
         return [self.volume(image), *(self.slices(part) for part in cut_planes(image, planes))]
 
 
 def cut_planes(image: Tensor, planes: Tensor) -> list[Tensor]:
-    """One slice (B, C, ., .) along each axis of (B, C, X, Y, Z); `planes` (B, 3) says which."""
+    """One slice (B, C, ., .) of images (B, C, X, Y, Z) along each axis; `planes` (B, 3) holds their numbers."""
     return [
         torch.stack([each.select(axis + 1, int(n)) for each, n in zip(image, planes[:, axis], strict=True)])
         for axis in range(3)
