@@ -407,12 +407,12 @@ def test_a_killed_worker_is_told(raw: Path) -> None:
 def test_the_number_of_workers(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = read_dataset(raw)
     assert choose_workers(dataset) == 0
-    monkeypatch.setattr("tumorgen_cli.dataset._IN_PROCESS_BYTES", 0)
-    monkeypatch.setattr("tumorgen_cli.dataset.usable_cores", lambda: 2)
+    monkeypatch.setattr("tumorgen_cli.data.workers._IN_PROCESS_BYTES", 0)
+    monkeypatch.setattr("tumorgen_cli.data.workers.usable_cores", lambda: 2)
     assert choose_workers(dataset) == 2
-    monkeypatch.setattr("tumorgen_cli.dataset.usable_cores", lambda: 64)
+    monkeypatch.setattr("tumorgen_cli.data.workers.usable_cores", lambda: 64)
     assert choose_workers(dataset) == 3, "no more than cases"
-    monkeypatch.setattr("tumorgen_cli.dataset._WORKER_BYTES", 2**50)
+    monkeypatch.setattr("tumorgen_cli.data.workers._WORKER_BYTES", 2**50)
     assert choose_workers(dataset) == 1
 
 

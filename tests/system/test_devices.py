@@ -75,7 +75,7 @@ def test_a_gpu_that_is_full_is_told():
 )
 def test_a_process_does_not_count_what_its_parent_held():
     held = np.ones(2**28, np.uint8)
-    told = "from tumorgen_cli.devices import peak_memory_gib; print(peak_memory_gib())"
+    told = "from tumorgen_cli.system.devices import peak_memory_gib; print(peak_memory_gib())"
     assert (
         float(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout)
         < 0.2

@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_made_or_locked(tmp_path, monkeypatch):
 
 def test_another_process_holds_the_lock(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tumorgen_cli.files import locked\n"
+        "import sys; from pathlib import Path; from tumorgen_cli.system.locks import locked\n"
         "with locked(Path(sys.argv[1]), 'train vae'):\n    print('held', flush=True); sys.stdin.read()"
     )
     root = Path(files.__file__).parents[2]

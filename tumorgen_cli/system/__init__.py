@@ -1,3 +1,4 @@
-"""What every stage needs of the machine: errors, files, JSON records, locks, the console, devices, child processes. Knows
-nothing of scans or tumors; anyone may import it, and it imports nothing of the package but itself.
+"""What every stage needs from the machine: errors, files, JSON records, locks, console, devices, child processes.
+
+It knows nothing about scans or tumors. Every folder may import it; it imports nothing else from the package.
 """

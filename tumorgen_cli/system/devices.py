@@ -1,4 +1,7 @@
-"""Which device, how much memory, whether bf16 pays: read or measured, never guessed. Imports torch when called."""
+"""Which device there is, how much memory it has, and whether bf16 is faster: read or measured, never guessed.
+
+Functions import torch when they are called.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class DeviceBudget:
-    """What planning may spend: device kind, memory in GiB, how many times faster bf16 convolutions are than fp32."""
+    """The resources that planning may use.
+
+    `memory_gib` is in GiB. `bf16_speedup` says how many times faster bf16 convolutions are than fp32 ones.
+    """
 
     device: Literal["cpu", "cuda"]
     memory_gib: float
@@ -35,10 +41,10 @@ class DeviceBudget:
 
 
 def find_device(name: DeviceName) -> torch.device:
-    """The torch device for `auto`, `cpu` or `cuda`.
+    """Find the torch device for `auto`, `cpu` or `cuda`.
 
     Raises:
-        DeviceError: CUDA asked for where there is none.
+        DeviceError: CUDA was requested, but there is none.
     """
     import torch
 
@@ -55,7 +61,7 @@ def find_device(name: DeviceName) -> torch.device:
 
 
 def find_budget(name: DeviceName, memory_gib: float | None) -> DeviceBudget:
-    """The budget of a device; `memory_gib` overrides what the device has."""
+    """Measure the budget of a device; `memory_gib`, if given, replaces the memory that the device has."""
     import torch
 
     device = find_device(name)
@@ -66,7 +72,11 @@ def find_budget(name: DeviceName, memory_gib: float | None) -> DeviceBudget:
 
 
 def available_memory_gib() -> float:
-    """Physical memory, or the lowest limit of the control groups that this process is in: those of a SLURM job or a container."""
+    """Memory that this process may use, in GiB.
+
+    That is the physical memory, or the lowest limit of the control groups of this process, for instance those of a
+    SLURM job or a container.
+    """
     return (
         min(
             os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -76,11 +86,16 @@ def available_memory_gib() -> float:
     )
 
 
-def _memory_limits(told: Path, root: Path) -> list[int]:
-    """The limits in bytes of the control groups in `told`, and of those that they are part of, up to `root`; of versions 1 and 2."""
+def _memory_limits(memberships: Path, root: Path) -> list[int]:
+    """Read the memory limits, in bytes, of control groups and of the groups that contain them; versions 1 and 2.
+
+    Args:
+        memberships: The file that lists the control groups of a process.
+        root: The folder where control groups are mounted.
+    """
     groups = [(root, ""), (root / "memory", "")]
-    with contextlib.suppress(OSError):  # elsewhere than on Linux there are none
-        for line in told.read_text().splitlines():
+    with contextlib.suppress(OSError):  # only Linux has control groups
+        for line in memberships.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             if "memory" in controllers.split(","):
                 groups.append((root / "memory", group))
@@ -91,39 +106,40 @@ def _memory_limits(told: Path, root: Path) -> list[int]:
         parts = [part for part in group.split("/") if part]
         for depth in range(len(parts) + 1):
             for name in ("memory.max", "memory.limit_in_bytes"):
-                with contextlib.suppress(OSError, ValueError):  # no such file; "max"
+                with contextlib.suppress(OSError, ValueError):  # no such file, or the word "max"
                     found.append(int(top.joinpath(*parts[:depth], name).read_text()))
     return found
 
 
 @contextlib.contextmanager
 def catch_out_of_memory(who: str) -> Iterator[None]:
-    """Turns a GPU's running out of memory in the block into an error that a user is told.
+    """Turn torch's out-of-memory error in the block into a `DeviceError`; `who` names what ran.
 
     Raises:
-        DeviceError: the memory does not suffice.
+        DeviceError: the memory of the GPU does not suffice.
     """
     try:
         yield
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        remedy = "leave it the GPU to itself, take --device cpu, or plan for less (--memory)"
+        remedy = "stop other programs that use the GPU, use --device cpu, or plan for less memory (--memory)"
         raise DeviceError(
-            "The GPU's memory does not suffice", [Fault(who, str(error).splitlines()[0], "room for it", remedy)]
+            "The GPU's memory does not suffice", [Fault(who, str(error).splitlines()[0], "enough memory", remedy)]
         ) from error
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure_bf16_speedup() -> float:
-    """How many times faster a bf16 3D convolution, forward and backward, is than fp32 on this CPU (below a second).
+    """Measure how many times faster bf16 is than fp32 for a 3D convolution, forward and backward, on this CPU.
 
-    AMX gives 3 to 8, AVX512-BF16 0.7 to 5 by make, plain AVX2 less than 0.01: only measuring tells. A CPU whose
-    instruction set has no bf16 is not measured, since one convolution can take a minute there.
+    The factor depends on the processor: 3 to 8 with AMX, 0.7 to 5 with AVX512-BF16, less than 0.01 with plain AVX2.
+    A CPU without bf16 instructions is not measured and gets 0, because one convolution can take a minute there. The
+    measurement takes less than a second.
     """
     import torch
 
@@ -144,10 +160,9 @@ def measure_bf16_speedup() -> float:
 
 
 def peak_memory_gib() -> float:
-    """Peak resident memory of this process so far; on CUDA see `torch.cuda.max_memory_allocated`."""
-    with contextlib.suppress(
-        OSError, StopIteration
-    ):  # Linux's own; what getrusage tells there begins with the peak of this process's parent
+    """Peak resident memory of this process so far, in GiB. For GPU memory see `torch.cuda.max_memory_allocated`."""
+    # on Linux, getrusage starts with the peak of the parent process, so the value of /proc is preferred
+    with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
     import resource

@@ -1,4 +1,4 @@
-"""The errors a user is told about: each lists every fault with place, found, expected, remedy."""
+"""Errors that the user can correct. Each lists all faults: where, what was found, what was expected, the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong: where (file, case or field), what was found, what was expected, what to do."""
+    """One fault: where (file, case or field), what was found, what was expected, and how to correct it."""
 
     where: str
     found: str
@@ -23,17 +23,17 @@ class Fault:
 
 
 def abbreviate_list(names: Sequence[str], most: int = 5) -> str:
-    """The first names of many, with commas between, and whether there are more."""
+    """Join at most `most` names with commas; an ellipsis stands for the others."""
     return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
-    """How many for each reason, with commas between; empty without any."""
+    """Describe counts by reason, for example "2 too small, 1 empty"; an empty string for no counts."""
     return ", ".join(f"{count} {reason}" for reason, count in counts.items())
 
 
 class TumorgenError(Exception):
-    """Base of all errors that are the user's to mend; commands print them without a traceback."""
+    """Base of all errors that the user can correct. Commands print them without a traceback."""
 
     def __init__(self, message: str, faults: Iterable[Fault] = ()) -> None:
         super().__init__(message)
@@ -53,15 +53,15 @@ class PlanError(TumorgenError):
 
 
 class StateError(TumorgenError):
-    """A file of the workspace is missing, stale, locked, or belongs to something else."""
+    """A file of the workspace is missing, outdated, locked, or belongs to something else."""
 
 
 class DeviceError(TumorgenError):
-    """The device asked for is missing or too small."""
+    """The requested device is missing, or its memory is too small."""
 
 
 def gather_faults(faults: list[Fault], read: Callable[[], T]) -> T | None:
-    """What `read` returns; where it fails, nothing, and the faults go to `faults`."""
+    """Return what `read` returns. If it raises a `TumorgenError`, add its faults to `faults` and return None."""
     try:
         return read()
     except TumorgenError as error:
@@ -70,7 +70,7 @@ def gather_faults(faults: list[Fault], read: Callable[[], T]) -> T | None:
 
 
 def one_line(error: TumorgenError) -> str:
-    """An error in one line, its remedies with it."""
+    """Describe an error with all its faults and remedies in one line."""
     return ". ".join(
         [error.message, *(f"{f.where}: {f.found}, expected {f.expected}; {f.remedy}" for f in error.faults)]
     )

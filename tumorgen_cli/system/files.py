@@ -1,4 +1,4 @@
-"""Files: atomic writes, hashes, links. Small files only; volumes are written by `data.volumes`."""
+"""Atomic writes, hashes and links of files, and seeds. `data.volumes` writes scans."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from tumorgen_cli.system.errors import Fault, StateError
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turns what a full disk or a closed folder raises into a user's error."""
+def _write_errors(path: Path) -> Iterator[None]:
+    """Turn errors of a full disk or a write-protected folder into a `StateError`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and run the same command again; what was finished is kept"
-            raise StateError("No space left", [Fault(str(path), str(error), "room for the file", remedy)]) from error
+            raise StateError(
+                "No space left", [Fault(str(path), str(error), "enough space for the file", remedy)]
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS):
             remedy = "choose another folder with --work or --out"
             raise StateError("Cannot write", [Fault(str(path), str(error), "a writable folder", remedy)]) from error
@@ -31,15 +33,18 @@ def _told(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary sibling of `path` that replaces it when the block ends well and vanishes when it does not.
+    """Give a temporary file beside `path`. It replaces `path` if the block succeeds and is removed otherwise.
+
+    Yields:
+        The path of the temporary file, with the same file ending.
 
     Raises:
         StateError: no space left, or the folder cannot be written.
     """
-    endings = "".join(path.suffixes[-2:])  # SimpleITK picks its writer by the ending
-    # a process's number is its own on one machine alone
+    endings = "".join(path.suffixes[-2:])  # SimpleITK chooses its writer by the ending
+    # process numbers are unique on one machine only, and folders may be shared between machines
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp{endings}")
-    with _told(path):
+    with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -49,18 +54,21 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Adds a line to a text file.
+    """Append a line to a text file.
 
     Raises:
         StateError: no space left, or the file cannot be written.
     """
-    with _told(path), path.open("a", encoding="utf-8") as stream:
+    with _write_errors(path), path.open("a", encoding="utf-8") as stream:
         stream.write(text + "\n")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes `target` a hard link to `source` where the disk allows, else a copy; one of the same content is left alone."""
-    source = source.resolve()  # a hard link to a symbolic one is a symbolic one, which points elsewhere from here
+    """Make `target` a hard link to `source`, or a copy where links are impossible.
+
+    A target with the same content is left as it is.
+    """
+    source = source.resolve()  # a hard link to a relative symbolic link would point to another place from here
     if target.is_file() and (target.samefile(source) or hash_file(target) == hash_file(source)):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,17 +81,18 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def hash_file(path: Path) -> str:
-    """Short SHA-256 of a file's content."""
+    """The first 16 hex digits of the SHA-256 of a file's content."""
     return hash_files((path,))
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """Short SHA-256 of the content of files, one after the other."""
+    """The first 16 hex digits of the SHA-256 of the content of files, one after the other."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:
@@ -93,6 +102,6 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part and on nothing else."""
+    """Derive a 63-bit seed that depends on all parts and on nothing else."""
     text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""Locks of a workspace: one process writes a stage at a time; processes on several nodes take turns."""
+"""Locks of folders: only one process writes a stage at a time, and processes on several nodes take turns."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from tumorgen_cli.system.errors import Fault, StateError
 
 @contextlib.contextmanager
 def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None]:
-    """Holds `folder` for one command, or, beside its other parts, for a `part` of one; the lock goes with the process,
-    however it ends.
+    """Lock a folder for one command, or for one part of a command that other processes run at the same time.
+
+    The lock is released when the block or the process ends, in whatever way.
+
+    Args:
+        folder: The folder, which is made if it is missing.
+        command: Name of the command, for the error message of others.
+        part: Name of the part. Different parts may hold the folder at the same time.
 
     Raises:
-        StateError: another command, or the same part, holds it (its name and process are told).
+        StateError: another command or the same part holds the lock; the message names it and its process.
     """
-    _make(folder)
+    _make_folder(folder)
     with _held(folder / ".lock", command, shared=part is not None):
         if part is None:
             yield
@@ -30,10 +36,14 @@ def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None
 
 @contextlib.contextmanager
 def wait_for_turn(folder: Path) -> Iterator[None]:
-    """Lets one of the processes that share `folder` through at a time; the others wait. For what takes a moment."""
+    """Let one of the processes that share a folder run the block at a time; the others wait. For short blocks only.
+
+    Raises:
+        StateError: the file system has no locks.
+    """
     import fcntl
 
-    _make(folder)
+    _make_folder(folder)
     with (folder / ".lock_turn").open("a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX)
@@ -42,7 +52,7 @@ def wait_for_turn(folder: Path) -> Iterator[None]:
         yield
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,7 +62,7 @@ def _make(folder: Path) -> None:
 
 
 def _no_locks(folder: Path, error: OSError) -> StateError:
-    """The error where a file system cannot lock, as Lustre mounted without `flock`."""
+    """The error for a file system without locks, for example Lustre mounted without `flock`."""
     remedy = "work on another file system, or have this one mounted with locks"
     return StateError(
         "A folder cannot be locked",

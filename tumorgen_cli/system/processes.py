@@ -1,4 +1,4 @@
-"""Child processes that do not outlive their parent."""
+"""Child processes end when their parent ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _POLL_SECONDS = 0.2
 
 
 def exit_when_stdin_closes() -> None:
-    """Ends this process group, workers and all, when the parent is gone: nothing is ever written to stdin, it only closes."""
+    """Watch stdin and kill this process group, including workers, when it closes.
+
+    The parent holds the other end of the pipe and writes nothing to it. The pipe closes when the parent ends.
+    """
 
     def watch() -> None:
         os.read(0, 1)
@@ -21,7 +24,13 @@ def exit_when_stdin_closes() -> None:
 
 
 def exit_with_parent(parent: int) -> None:
-    """Ends this process group when its parent, known by number, is gone. For a parent whose other children would keep a pipe open."""
+    """Kill this process group when its parent process is gone.
+
+    Use this instead of `exit_when_stdin_closes` where other children of the parent would keep the pipe open.
+
+    Args:
+        parent: Process number of the parent.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
