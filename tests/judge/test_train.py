@@ -26,15 +26,23 @@ from tumorgen_cli.judge.find import find_judge
 from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.judge.train import score_held_out, train_judge
 from tumorgen_cli.nnunet import runner, trainer
-from tumorgen_cli.nnunet.job import CPU_SIZE, Schedule, Size, TrainingCase, make_job, training_data
-from tumorgen_cli.nnunet.results import Learnt, read_learnt, results_root
+from tumorgen_cli.nnunet.job import (
+    CPU_SIZE,
+    NetworkSize,
+    Schedule,
+    TrainingCase,
+    TrainingOptions,
+    make_job,
+    training_data,
+)
+from tumorgen_cli.nnunet.results import LearnedCases, read_learned_cases, results_root
 from tumorgen_cli.nnunet.runner import results_folder
 from tumorgen_cli.nnunet.schedule import choose_schedule, shrink_configuration, shrink_patch
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.json_records import write_json
 
-TOY = Size(voxels=16**3, stages=3, first=4, most=8)
+TOY = NetworkSize(voxels=16**3, stages=3, first=4, most=8)
 
 
 def test_epochs_fill_the_minutes():
@@ -102,14 +110,14 @@ def test_the_plan_shrinks_and_keeps_its_topology():
 
 
 def test_a_plan_smaller_than_the_size_stays():
-    made = shrink_configuration(configuration(stages=3), Size(10**7, 4, 64, 320))
+    made = shrink_configuration(configuration(stages=3), NetworkSize(10**7, 4, 64, 320))
     assert made["patch_size"] == [48, 160, 160]
     assert made["architecture"]["arch_kwargs"]["features_per_stage"] == [32, 64, 128]
 
 
 def test_weights_with_two_names_stay_one():
     one = torch.ones(1000)
-    found = trainer._on_cpu({"encoder.a": one, "decoder.encoder.a": one, "b": torch.zeros(3)})
+    found = trainer._copy_to_cpu({"encoder.a": one, "decoder.encoder.a": one, "b": torch.zeros(3)})
     assert found["encoder.a"].data_ptr() == found["decoder.encoder.a"].data_ptr()
     assert len({v.data_ptr() for v in found.values()}) == 2
 
@@ -143,9 +151,9 @@ def test_faulty_cases_are_told_all_at_once(data, tmp_path):
         test=(first,),
     )
     with pytest.raises(DataError) as error:
-        train_judge(wrong, tmp_path / "judge", 1, "cpu", "fp32", 1.0, 0, "data")
+        train_judge(wrong, tmp_path / "judge", TrainingOptions(1, 0, "cpu", "fp32"), 1.0, "data")
     text = str(error.value)
-    for part in ("gone.nii.gz", "held out", "twice", "0 images"):
+    for part in ("gone.nii.gz", "held-out", "twice", "0 images"):
         assert part in text
     assert len(error.value.faults) == 4
 
@@ -154,7 +162,7 @@ def test_the_users_variables_stay_out(tmp_path, monkeypatch, data):
     monkeypatch.setenv("nnUNet_raw", "/elsewhere")
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
     before = dict(os.environ)
-    found = runner._environment(tmp_path, make_job(data, tmp_path, "cpu", "fp32", 1, 0, TOY, None))
+    found = runner._environment(tmp_path, make_job(data, tmp_path, TrainingOptions(1, 0, "cpu", "fp32", TOY)))
     assert int(found["nnUNet_n_proc_DA"]) >= 1  # nnU-Net takes it for a number of threads
     assert found["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
     assert "nnUNet_wandb_enabled" not in found
@@ -163,7 +171,7 @@ def test_the_users_variables_stay_out(tmp_path, monkeypatch, data):
 
 def test_every_input_makes_another_job(data):
     def job(cases=data, device="cpu", precision="fp32", minutes=1.0, seed=0, size=TOY, spacing=None):
-        return make_job(cases, Path("prepared"), device, precision, minutes, seed, size, spacing)
+        return make_job(cases, Path("prepared"), TrainingOptions(minutes, seed, device, precision, size, spacing))
 
     fewer = dataclasses.replace(data, train=data.train[1:])
     others = [
@@ -271,13 +279,13 @@ def nnunet_results(folder, **folds):
 def test_what_nnunets_own_folds_have_learnt_from(tmp_path):
     """What the others have validated on; a fold may be taken by itself."""
     two = nnunet_results(tmp_path / "two", fold_0=("a", "b"), fold_1=("c", "d"))
-    assert read_learnt(two) == Learnt("Dataset009_Theirs", ("a", "b", "c", "d"))
-    assert read_learnt(two / "fold_1") == Learnt("Dataset009_Theirs", ("a", "b"))
-    assert read_learnt(nnunet_results(tmp_path / "one", fold_0=("a",))) == Learnt("Dataset009_Theirs", ())
-    assert read_learnt(nnunet_results(tmp_path / "all", fold_all=("a", "b"))).cases == ("a", "b")
+    assert read_learned_cases(two) == LearnedCases("Dataset009_Theirs", ("a", "b", "c", "d"))
+    assert read_learned_cases(two / "fold_1") == LearnedCases("Dataset009_Theirs", ("a", "b"))
+    assert read_learned_cases(nnunet_results(tmp_path / "one", fold_0=("a",))) == LearnedCases("Dataset009_Theirs", ())
+    assert read_learned_cases(nnunet_results(tmp_path / "all", fold_all=("a", "b"))).cases == ("a", "b")
     assert model._checkpoint_files(two / "fold_1") == [two / "fold_1" / "checkpoint_final.pth"]
     assert results_root(two / "fold_1") == results_root(two) == two
-    assert read_learnt(tmp_path / "none") == Learnt("", ())
+    assert read_learned_cases(tmp_path / "none") == LearnedCases("", ())
 
 
 def test_means_leave_out_what_is_undefined():
@@ -306,8 +314,8 @@ def test_the_card_tells_all():
         assert part in card, part
 
 
-def train_toy(data, folder, minutes, **changes):
-    return train_judge(data, folder, minutes, "cpu", "fp32", 6.0, 0, "data", **{"size": TOY, **changes})
+def train_toy(data, folder, minutes, spacing_mm=None):
+    return train_judge(data, folder, TrainingOptions(minutes, 0, "cpu", "fp32", TOY, spacing_mm), 6.0, "data")
 
 
 @pytest.mark.slow
@@ -354,9 +362,9 @@ def test_a_judge_from_phantoms(data, tmp_path, monkeypatch):
 SCRIPT = """
 import pickle, sys
 from pathlib import Path
-from tumorgen_cli.judge_training import train_judge
-data, folder, size = pickle.loads(Path(sys.argv[1]).read_bytes())
-train_judge(data, folder, 0.25, "cpu", "fp32", 6.0, 0, "data", size=size)
+from tumorgen_cli.judge.train import train_judge
+data, folder, options = pickle.loads(Path(sys.argv[1]).read_bytes())
+train_judge(data, folder, options, 6.0, "data")
 """
 
 
@@ -386,7 +394,8 @@ def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
     import pickle
 
     folder = (tmp_path / "judge").resolve()
-    (tmp_path / "arguments").write_bytes(pickle.dumps((data, folder, TOY)))
+    options = TrainingOptions(0.25, 0, "cpu", "fp32", TOY)
+    (tmp_path / "arguments").write_bytes(pickle.dumps((data, folder, options)))
     latest = results_folder(folder) / "fold_all" / "checkpoint_latest.pth"
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "arguments")], stderr=subprocess.DEVNULL)
     try:
@@ -406,7 +415,7 @@ def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
         "progress",
         lambda title, total, start=0: contextlib.nullcontext(lambda n, note="": ticks.append((title, n))),
     )
-    record = train_judge(data, folder, 0.25, "cpu", "fp32", 6.0, 0, "data", size=TOY)
+    record = train_judge(data, folder, options, 6.0, "data")
     assert dataclasses.asdict(record.schedule) == schedule  # not measured again
     assert min(n for title, n in ticks if "training" in title) >= done * schedule["iterations"]
     assert not running(folder)

@@ -20,11 +20,13 @@ from tumorgen_cli.data import splits as splits_module
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.judge import model
-from tumorgen_cli.nnunet.on_the_fly import settings
+from tumorgen_cli.nnunet.on_the_fly import painter_process, settings
 from tumorgen_cli.nnunet.on_the_fly import trainer as trainer_module
+from tumorgen_cli.nnunet.on_the_fly.checks import painting_faults
+from tumorgen_cli.nnunet.on_the_fly.dataset import PaintedDataset
+from tumorgen_cli.nnunet.on_the_fly.painter_process import PainterProcess
 from tumorgen_cli.nnunet.on_the_fly.pool import PaintedPatch, Pool
 from tumorgen_cli.nnunet.on_the_fly.settings import PainterJob, Painting, Progress
-from tumorgen_cli.nnunet.on_the_fly.trainer import PaintedDataset
 from tumorgen_cli.pipeline.nnunet_setup import job_folders, job_lines, set_up
 from tumorgen_cli.synthesis import painter
 from tumorgen_cli.synthesis.painter import around, locations, mix, paint, times_met
@@ -104,7 +106,7 @@ def test_a_file_that_a_network_disk_keeps_stops_nobody(tmp_path, monkeypatch):
             return
         remove(path, ignore_errors)
 
-    monkeypatch.setattr("tumorgen_cli.pool.shutil.rmtree", keeps)
+    monkeypatch.setattr("tumorgen_cli.nnunet.on_the_fly.pool.shutil.rmtree", keeps)
     for number in range(3):
         kept[0] = number < 2
         pool.put(entry(number))
@@ -383,8 +385,7 @@ def test_a_fold_that_nobody_wrote_is_refused(painting, tmp_path):
     write_json(tmp_path / "splits_final.json", [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}])
     where = {"preprocessed_dataset_folder_base": str(tmp_path)}
     beyond, last, every = (
-        trainer_module._faults(painting, trainer(**where, fold=fold), (), painting.learnt_from)
-        for fold in (2, 1, "all")
+        painting_faults(painting, trainer(**where, fold=fold), (), painting.learnt_from) for fold in (2, 1, "all")
     )
     assert (last, every) == ([], [])
     assert "only 2 in" in beyond[0].found
@@ -587,9 +588,9 @@ def trainer(**changes):
 
 def test_a_fold_that_validates_on_what_was_learnt_is_refused(painting):
     known = [*painting.learnt_from, "x"]
-    assert trainer_module._faults(painting, trainer(), ["x"], known) == []
+    assert painting_faults(painting, trainer(), ["x"], known) == []
     learnt, host = painting.learnt_from[0], painting.hosts[1]
-    faults = trainer_module._faults(painting, trainer(), ["x", learnt, host], known)
+    faults = painting_faults(painting, trainer(), ["x", learnt, host], known)
     assert [(fault.where, part in fault.found) for fault, part in zip(faults, (learnt, host), strict=True)] == [
         ("fold 1", True)
     ] * 2
@@ -598,13 +599,13 @@ def test_a_fold_that_validates_on_what_was_learnt_is_refused(painting):
 def test_a_data_set_that_names_its_cases_otherwise_is_refused(painting, tmp_path):
     """No name would tell that its validation cases have been learnt from."""
     renamed = [f"case_{number}" for number in range(9)]
-    (fault,) = trainer_module._faults(painting, trainer(), renamed[:2], renamed)
+    (fault,) = painting_faults(painting, trainer(), renamed[:2], renamed)
     assert painting.learnt_from[0] in fault.found
     folder = tmp_path / "gt_segmentations"  # of all cases, in whatever fold they are
     folder.mkdir()
     for case in painting.learnt_from:
         (folder / f"{case}.nii.gz").touch()
-    assert trainer_module._faults(painting, trainer(preprocessed_dataset_folder_base=str(tmp_path)), ["x"], ["x"]) == []
+    assert painting_faults(painting, trainer(preprocessed_dataset_folder_base=str(tmp_path)), ["x"], ["x"]) == []
 
 
 def test_every_fault_of_the_data_is_told(painting):
@@ -612,7 +613,7 @@ def test_every_fault_of_the_data_is_told(painting):
     reader = SimpleNamespace(plans={"image_reader_writer": "Tiff3DIO"})
     assert (
         len(
-            trainer_module._faults(
+            painting_faults(
                 painting, trainer(is_cascaded=True, plans_manager=reader, dataset_json=other), [], painting.learnt_from
             )
         )
@@ -665,13 +666,13 @@ def impatient(_):
 
 
 @pytest.fixture
-def living(painting, tmp_path, monkeypatch):
+def painter_side(painting, tmp_path, monkeypatch):
     """A trainer's side of painting, its log and its painters."""
     log, children = [], []
     monkeypatch.setattr(
-        trainer_module.subprocess, "Popen", lambda *a, **k: children.append(FakeChild(*a, **k)) or children[-1]
+        painter_process.subprocess, "Popen", lambda *a, **k: children.append(FakeChild(*a, **k)) or children[-1]
     )
-    monkeypatch.setattr(trainer_module.time, "sleep", impatient)
+    monkeypatch.setattr(painter_process.time, "sleep", impatient)
     parts = {
         "output_folder": str(tmp_path),
         "print_to_log_file": log.append,
@@ -684,17 +685,15 @@ def living(painting, tmp_path, monkeypatch):
         ),
         "plans_manager": SimpleNamespace(plans=plans()),
     }
-    made = trainer_module._Live(trainer(**parts), painting)
-    made.data = PaintedDataset(Cases(), made.pool, 0.5)
-    return made, log, children
+    return PainterProcess(trainer(**parts), painting, Cases()), log, children
 
 
-def test_the_log_says_what_is_painted_and_what_it_costs(living, painting):
-    made, log, children = living
+def test_the_log_says_what_is_painted_and_what_it_costs(painter_side, painting):
+    made, log, children = painter_side
     made.start()
     assert made.job.shape == (40, 38, 36)  # half a patch beyond what the loader cuts, on each side
     assert children[0].command[1:] == ["-m", "tumorgen_cli.synthesis.painter", str(made.folder)]
-    assert trainer_module.read_record(PainterJob, made.folder / settings.JOB, "") == made.job
+    assert painter_process.read_record(PainterJob, made.folder / settings.JOB, "") == made.job
     assert painting.plan_hash in log[0]
     assert "Healthy_000, Healthy_001" in log[0]
     most = int(re.search(r"at most (\d+) MiB", log[1])[1])
@@ -709,39 +708,39 @@ def test_the_log_says_what_is_painted_and_what_it_costs(living, painting):
     )  # a third is written meanwhile
     assert taken / 2**20 <= most + 0.5 <= 1.2 * taken / 2**20 + 1
     with pytest.raises(TimeoutError):  # entries of an earlier painter are not enough
-        made.wait()
+        made.wait_until_ready()
     assert "waiting for the painter to be ready" in log.pop()
     write_json(made.folder / settings.PROGRESS, Progress(0, 0, "", 0.0, 0.0, 0.5))
-    made.wait()
+    made.wait_until_ready()
     assert len(log) == 2
     write_json(made.folder / settings.PROGRESS, Progress(7, 1, "No tumor came", 3.0, 20.0, 0.625))
     made.data.counts[:] = [40, 10]
-    made.report()
+    made.report_epoch()
     cost = "busy 15% of the time and held at most 0.62 GiB; 25% of 40 patches"
     for part in ("2 entries in the pool, 7 painted", "1 given up (the last: No tumor came)", cost):
         assert part in log[-1], part
     write_json(made.folder / settings.PROGRESS, Progress(9, 1, "No tumor came", 4.0, 30.0, 0.75))
-    made.report()
+    made.report_epoch()
     assert (
         "2 painted since the last epoch; the painter was busy 10% of the time and held at most 0.75 GiB; 0% of 0 patches"
         in log[-1]
     )
 
 
-def test_a_painter_that_stops_is_told_and_started_again(living):
-    made, log, children = living
+def test_a_painter_that_stops_is_told_and_started_again(painter_side):
+    made, log, children = painter_side
     made.start()
     (made.folder / settings.LOG).write_text("Traceback\nKeyError: 'x'\n\n")
     children[0].code = 1
     with pytest.raises(StateError, match="KeyError: 'x'"):
-        made.wait()
-    made.report()
+        made.wait_until_ready()
+    made.report_epoch()
     assert "stopped (KeyError: 'x') and is started again" in log[-1]
     assert len(children) == 2
 
 
-def test_a_pool_of_something_else_is_emptied_and_its_own_kept(living):
-    made, log, _ = living
+def test_a_pool_of_something_else_is_emptied_and_its_own_kept(painter_side):
+    made, log, _ = painter_side
     made.start()
     made.pool.put(entry(0))
     made.start()
@@ -774,7 +773,7 @@ def test_nnunet_finds_the_trainer(monkeypatch):
 TINY = """
 import os
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from tumorgen_cli.live import PaintingMixin
+from tumorgen_cli.nnunet.on_the_fly.trainer import PaintingMixin
 
 
 class TinyTumorGen(PaintingMixin, nnUNetTrainer):

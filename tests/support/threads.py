@@ -1,11 +1,11 @@
-"""Threads in the place of worker processes."""
+"""Threads that take the place of worker processes."""
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.pool
 
 
 class Threads:
-    """nnU-Net's check starts processes, which take seconds; threads see the same files."""
+    """Stands in for a multiprocessing context: nnU-Net's check starts processes, which takes seconds; threads do not."""
 
     Pool = staticmethod(multiprocessing.pool.ThreadPool)

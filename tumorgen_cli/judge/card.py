@@ -1,4 +1,4 @@
-"""A judge's record and model card: what it learned from, its scores on held-out cases, its limits."""
+"""A judge's record and model card: the cases it learned from, its scores on held-out cases, its limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from tumorgen_cli.system.files import atomic
 
 @dataclass(frozen=True)
 class HeldOutScore:
-    """How well the judge finds the tumors of a held-out case, in the whole scan; None where it has and finds none."""
+    """How well the judge finds the tumors of a held-out case in the whole scan.
+
+    The scores are None if the case has no tumor and the judge finds none.
+    """
 
     case: str
     dice: float | None
@@ -29,7 +32,10 @@ class HeldOutScore:
 
 @dataclass(frozen=True)
 class JudgeRecord:
-    """`judge.json`. `spacing_mm` and `patch` are in the order x, y, z; `seconds` are those of nnU-Net's epochs."""
+    """The record of a trained judge; `judge.json`.
+
+    `spacing_mm` and `patch` are in the order x, y, z. `seconds` is the time of all of nnU-Net's epochs.
+    """
 
     inputs_hash: str
     dataset: str
@@ -54,37 +60,55 @@ class JudgeRecord:
 
     @property
     def mean_dice(self) -> float:
-        """Over the held-out cases where it is defined; nan where it is nowhere."""
+        """Mean over the held-out cases in which Dice is defined; nan if there are none."""
         return _mean([score.dice for score in self.held_out])
 
     @property
     def mean_surface_dice(self) -> float:
+        """Mean over the held-out cases in which surface Dice is defined; nan if there are none."""
         return _mean([score.surface_dice for score in self.held_out])
 
 
 def copy_judge(folder: Path, out: Path) -> None:
-    """Copies what a judge is made of, and nothing of how it was made: the log and dataset_fingerprint.json stay."""
+    """Copy the files that make up a judge, without the training's log and dataset_fingerprint.json."""
     for name in ("plans.json", "dataset.json", f"fold_all/{FINAL}", "MODEL_CARD.md", "judge.json"):
         with atomic(out / name) as temporary:
             shutil.copyfile(folder / name, temporary)
 
 
 def model_card(record: JudgeRecord, title: str, data: str, command: str, limits: Sequence[str]) -> str:
-    """A judge's card as Markdown: what it is, what it was trained on, its scores, what it must not be used for."""
+    """Write a judge's model card in Markdown.
+
+    Args:
+        record: the record of the judge.
+        title: heading of the card.
+        data: description of the data set.
+        command: command that made the judge.
+        limits: what it must not be used for.
+    """
     schedule = record.schedule
     spacing, patch = (" × ".join(f"{v:.4g}" for v in triple) for triple in (record.spacing_mm, record.patch))
     rows = [f"| {s.case} | {_cell(s.dice)} | {_cell(s.surface_dice)} |" for s in record.held_out]
     lines = [
         f"# {title}",
         "",
-        f"An nnU-Net v2 ({CONFIGURATION}, fold `all`, nnunetv2 {record.versions['nnunetv2']}) that marks `{record.tumor_name}`. TumorGen takes it "
-        "as the judge of synthetic pairs: do mask and picture agree? It is an nnU-Net results folder without optimiser state; its checkpoint loads "
-        "with `torch.load(..., weights_only=True)`.",
+        (
+            f"An nnU-Net v2 ({CONFIGURATION}, fold `all`, nnunetv2 {record.versions['nnunetv2']}) that segments "
+            f"`{record.tumor_name}`. TumorGen uses it as the judge of synthetic pairs: do mask and image agree? It is "
+            "an nnU-Net results folder without optimizer state; its checkpoint loads with "
+            "`torch.load(..., weights_only=True)`."
+        ),
         "",
-        f"* Network: {record.parameters / 1e6:.2f} million parameters, features {'-'.join(map(str, record.features))}, patch {patch} voxels of "
-        f"{spacing} mm (x, y, z), batch {record.batch}.",
-        f"* Training: {schedule.epochs} epochs of {schedule.iterations} iterations, {console.clock(record.seconds)} on {record.device} "
-        f"({record.precision}), seed {record.seed}. Epochs were fitted to {record.minutes:g} minutes.",
+        (
+            f"* Network: {record.parameters / 1e6:.2f} million parameters, features "
+            f"{'-'.join(map(str, record.features))}, patch {patch} voxels of {spacing} mm (x, y, z), "
+            f"batch {record.batch}."
+        ),
+        (
+            f"* Training: {schedule.epochs} epochs of {schedule.iterations} iterations, "
+            f"{console.clock(record.seconds)} on {record.device} ({record.precision}), seed {record.seed}. Epochs were fitted to "
+            f"{record.minutes:g} minutes."
+        ),
         "",
         "## Data",
         "",
@@ -100,7 +124,10 @@ def model_card(record: JudgeRecord, title: str, data: str, command: str, limits:
         "",
         "## Scores on held-out cases",
         "",
-        f"Whole scans; NSD at {record.tolerance_mm:g} mm. None of these cases was trained on or chose anything.",
+        (
+            f"Whole scans; NSD at {record.tolerance_mm:g} mm. None of these cases was used to train the judge or to "
+            "choose anything."
+        ),
         "",
         "| case | DSC | NSD |",
         "|---|---|---|",
@@ -116,10 +143,13 @@ def model_card(record: JudgeRecord, title: str, data: str, command: str, limits:
 
 
 LIMITS = (
-    "Diagnosis, treatment, or any decision about a patient: it is a yardstick for synthetic data, small and briefly trained.",
-    "Scans unlike those it learned from, in channels, units, body region or extent: it gives no sign that it is lost.",
-    "A final model: train nnU-Net on your data, real and synthetic, for that.",
-    "Choosing a method or checkpoint alone: agreement above what real held-out tumors reach speaks of easy tumors, not of good ones.",
+    "Diagnosis, treatment, or any decision about a patient: it is a small, briefly trained network for synthetic data.",
+    "Scans unlike its training scans in channels, units, body region or extent: it gives no warning when it fails.",
+    "A final segmentation model: train nnU-Net on your real and synthetic data for that.",
+    (
+        "As the only criterion for a method or checkpoint: higher agreement than on real held-out tumors means easy "
+        "tumors, not good ones."
+    ),
 )
 
 

@@ -1,8 +1,8 @@
 """The judge: a trained nnU-Net v2 that segments scans, to score synthetic pairs and to filter them.
 
-Reads an nnU-Net results folder (plans.json, dataset.json, fold_*/checkpoint_final.pth). Writes nothing. Checkpoints are
-read without unpickling code, and a plan may name classes of nnU-Net's own architectures and of torch only: a results
-folder may come from anywhere. nnU-Net's environment variables are not needed.
+Reads an nnU-Net results folder (plans.json, dataset.json, fold_*/checkpoint_final.pth). Writes nothing. A results
+folder may come from anywhere, so checkpoints are read without running pickled code, and a plan may name only classes of
+nnU-Net's own architectures and of torch. nnU-Net's environment variables are not needed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ _TRUSTED = ("dynamic_network_architectures.", "torch.nn.")
 
 
 class Judge:
-    """All folds of one nnU-Net as one ensemble, or one of them, if its folder is given.
+    """An ensemble of all folds of one nnU-Net, or a single fold if its folder is given.
 
-    `hash` changes with the weights and with every setting that changes a prediction. `labels` maps names to values (a
-    region to several). `tumor_labels` are the values that count as tumor. `usual_extent_mm` are the edges (x, y, z) of the
-    median scan that it was trained on.
+    Attributes:
+        folder: the given folder.
+        hash: changes with the weights and with every setting that changes a prediction.
+        labels: values by name; a region has several.
+        tumor_labels: the values that count as tumor.
+        channels: number of channels of a scan.
+        usual_extent_mm: edge lengths (x, y, z) of the median training scan.
     """
 
     def __init__(
@@ -50,10 +54,18 @@ class Judge:
         mirroring: bool = False,
         step_size: float = 0.5,
     ) -> None:
-        """Loads the ensemble. `precision` bf16 holds on CPU only; CUDA has nnU-Net's own autocast.
+        """Load the ensemble.
+
+        Args:
+            folder: nnU-Net's results folder, or one of its folds.
+            device: device of the network.
+            tumor_name: name of the tumor label.
+            precision: used on CPU only; on CUDA nnU-Net uses its own autocast.
+            mirroring: average predictions over mirrored images.
+            step_size: step between two patches, as a share of the patch size.
 
         Raises:
-            StateError: everything that is missing from the folder or does not fit together.
+            StateError: files of the folder are missing or do not fit together; all faults are listed.
             DataError: the judge does not know `tumor_name`.
         """
         root = results_root(folder)
@@ -75,17 +87,25 @@ class Judge:
             from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
             self._predictor = nnUNetPredictor(step_size, use_mirroring=mirroring, device=device, allow_tqdm=False)
-        _fill(self._predictor, root, plans, dataset, configuration, checkpoints)
+        _initialize(self._predictor, root, plans, dataset, configuration, checkpoints)
         shape, spacing = plans["original_median_shape_after_transp"], plans["original_median_spacing_after_transp"]
-        turned = [float(n) * float(s) for n, s in zip(shape, spacing, strict=True)]
-        x, y, z = (turned[i] for i in reversed(plans["transpose_backward"]))
+        transposed = [float(n) * float(s) for n, s in zip(shape, spacing, strict=True)]
+        x, y, z = (transposed[i] for i in reversed(plans["transpose_backward"]))
         self.usual_extent_mm = (x, y, z)
 
     def predict(self, image: np.ndarray, grid: Grid) -> np.ndarray:
-        """Labels (X, Y, Z) uint8 of a scan (C, X, Y, Z) in its own units, on its own grid.
+        """Segment a scan.
+
+        Args:
+            image: scan (C, X, Y, Z) in its own units.
+            grid: the scan's grid.
+
+        Returns:
+            Labels (X, Y, Z) uint8 on the scan's grid.
 
         Raises:
-            DataError: the scan has other channels than the judge was trained on. DeviceError: the GPU's memory does not suffice.
+            DataError: the scan has other channels than the judge was trained on.
+            DeviceError: the GPU has too little memory.
         """
         import torch
 
@@ -94,32 +114,42 @@ class Judge:
                 "scan",
                 f"an array of shape {image.shape}",
                 f"({self.channels}, {', '.join(map(str, grid.shape))})",
-                "take a judge that was trained on the same channels, in the same order",
+                "use a judge that was trained on the same channels, in the same order",
             )
             raise DataError("The scan does not fit the judge", [fault])
         data = np.ascontiguousarray(image.transpose(0, 3, 2, 1), np.float32)  # nnU-Net's order, for the spacing too
         spacing = [float(s) for s in reversed(grid.spacing_mm)]
         autocast = torch.autocast("cpu", torch.bfloat16) if self._bf16 else contextlib.nullcontext()
-        with _quiet(), _threads_kept(), autocast, catch_out_of_memory("the judge"):
+        with _quiet(), _keep_thread_count(), autocast, catch_out_of_memory("the judge"):
             labels = self._predictor.predict_single_npy_array(data, {"spacing": spacing})
         return np.ascontiguousarray(np.asarray(labels).transpose(2, 1, 0)).astype(np.uint8)
 
     def tumor(self, image: np.ndarray, grid: Grid) -> np.ndarray:
-        """Tumor mask (X, Y, Z) bool of a scan; see `predict`."""
+        """Return the tumor mask (X, Y, Z) bool of a scan; see `predict`."""
         return np.isin(self.predict(image, grid), self.tumor_labels)
 
     def _find_tumor(self, name: str) -> tuple[int, ...]:
+        """Return the values of the tumor label.
+
+        Raises:
+            DataError: there is no such label.
+        """
         if name in self.labels and self.labels[name] != (0,):
             return self.labels[name]
         known = ", ".join(
             f"{label} = {'+'.join(map(str, values))}" for label, values in self.labels.items() if values != (0,)
         )
-        remedy = "take a judge trained on this data set's labels, or name its tumor label"
+        remedy = "use a judge that was trained on this data set's labels, or name its tumor label"
         fault = Fault(str(results_root(self.folder) / "dataset.json"), f"labels {known}", f"a label {name!r}", remedy)
         raise DataError("The judge does not know the tumor", [fault])
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read plans.json and dataset.json of a results folder.
+
+    Raises:
+        StateError: a file or a field is missing, or the data are not NIfTI files.
+    """
     faults: list[Fault] = []
     found: list[dict[str, Any]] = []
     extent = ("transpose_backward", "original_median_shape_after_transp", "original_median_spacing_after_transp")
@@ -148,13 +178,18 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{folder / 'plans.json'}: image_reader_writer",
             reader,
             expected,
-            "train a judge on NIfTI files, by the default reader",
+            "train a judge on NIfTI files, with the default reader",
         )
         raise StateError("The judge cannot be used", [fault])
     return found[0], found[1]
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:
+    """Return the final checkpoints of all folds, or of the given fold.
+
+    Raises:
+        StateError: there are none.
+    """
     paths = [folder / FINAL] if folder != results_root(folder) else sorted(folder.glob(f"fold_*/{FINAL}"))
     if paths:
         return paths
@@ -165,9 +200,15 @@ def _checkpoint_files(folder: Path) -> list[Path]:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running pickled code.
+
+    Raises:
+        StateError: the file is damaged, holds other objects than tensors and plain values, or is not a checkpoint of
+            nnU-Net v2.
+    """
     import torch
 
-    # nnU-Net logs its losses as numpy numbers: these, and no other type, are let in besides torch's own
+    # nnU-Net logs its losses as numpy numbers: only these types are allowed besides torch's own
     scalar = np.float64(0).__reduce__()[0]
     harmless: list[Any] = [
         np.dtype,
@@ -194,7 +235,11 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _configuration(folder: Path, plans: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Any]]) -> str:
-    """The configuration the checkpoints name, else the last part of the folder's name."""
+    """Return the configuration that the checkpoints name, or else the last part of the folder's name.
+
+    Raises:
+        StateError: the folds differ, or the plan has no such configuration.
+    """
     named = {
         str((c.get("init_args") or {}).get("configuration", folder.resolve().name.split("__")[-1])) for c in checkpoints
     }
@@ -207,7 +252,7 @@ def _configuration(folder: Path, plans: Mapping[str, Any], checkpoints: Sequence
     raise StateError("The judge's configuration cannot be used", [fault])
 
 
-def _fill(
+def _initialize(
     predictor: Any,
     folder: Path,
     plans: dict[str, Any],
@@ -215,56 +260,32 @@ def _fill(
     configuration: str,
     checkpoints: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Builds the network from nnU-Net's own plan and hands it, with all folds' weights, to the predictor.
+    """Build the network from nnU-Net's plan and give it, with the weights of all folds, to the predictor.
 
     Raises:
         StateError: the plan names foreign classes, or the weights do not fit the network.
     """
-    import torch
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    with _quiet(), torch.random.fork_rng(devices=[]):  # fresh weights are drawn before they are replaced
+    with _quiet():
         manager = PlansManager(plans)
-        settings = manager.get_configuration(configuration)
-        kwargs, imports = settings.network_arch_init_kwargs, settings.network_arch_init_kwargs_req_import
-        names = [settings.network_arch_class_name, *(kwargs[key] for key in imports if kwargs[key] is not None)]
-        where = f"{folder / 'plans.json'}: configurations.{configuration}.architecture"
-        foreign = [str(name) for name in names if not _is_layer(str(name))]
-        if foreign:
-            fault = Fault(
-                where, ", ".join(foreign), "layers of dynamic_network_architectures and torch.nn", "use another judge"
-            )
-            raise StateError("The judge's network is not nnU-Net's", [fault])
-        inputs = determine_num_input_channels(manager, settings, dataset)
-        heads = manager.get_label_manager(dataset).num_segmentation_heads
-        try:
-            network = get_network_from_plans(
-                names[0], kwargs, imports, inputs, heads, allow_init=False, deep_supervision=False
-            )
-        except (AssertionError, KeyError, TypeError, ValueError, IndexError) as error:
-            fault = Fault(
-                where, f"{type(error).__name__}: {error}"[:300], "an architecture that nnU-Net can build", _REMEDY
-            )
-            raise StateError("The judge's network cannot be built", [fault]) from error
+        network = _build_network(folder, manager, dataset, configuration)
     weights = [dict(checkpoint["network_weights"]) for checkpoint in checkpoints]
-    for state in reversed(weights):  # the first fold's stays in
+    for state in reversed(weights):  # all are checked; those of the first fold stay loaded
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             remedy = "use a judge of a trainer that keeps the planned architecture"
-            raise StateError(
-                "The judge's weights do not fit its plan", [Fault(str(folder), reason, "the planned network", remedy)]
-            ) from error
+            fault = Fault(str(folder), reason, "the planned network", remedy)
+            raise StateError("The judge's weights do not fit its plan", [fault]) from error
     first = checkpoints[0]
     axes = first.get("inference_allowed_mirroring_axes")
     with _quiet():
         predictor.manual_initialization(
             network,
             manager,
-            settings,
+            manager.get_configuration(configuration),
             weights,
             dataset,
             str(first.get("trainer_name", "nnUNetTrainer")),
@@ -272,8 +293,47 @@ def _fill(
         )
 
 
+def _build_network(folder: Path, manager: Any, dataset: dict[str, Any], configuration: str) -> torch.nn.Module:
+    """Build the network that nnU-Net's plan describes.
+
+    Args:
+        folder: the results folder, for error messages.
+        manager: nnU-Net's `PlansManager`.
+        dataset: content of dataset.json.
+        configuration: name of the configuration.
+
+    Raises:
+        StateError: the plan names foreign classes, or describes a network that cannot be built.
+    """
+    import torch
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+
+    settings = manager.get_configuration(configuration)
+    kwargs, imports = settings.network_arch_init_kwargs, settings.network_arch_init_kwargs_req_import
+    names = [settings.network_arch_class_name, *(kwargs[key] for key in imports if kwargs[key] is not None)]
+    where = f"{folder / 'plans.json'}: configurations.{configuration}.architecture"
+    foreign = [str(name) for name in names if not _is_layer(str(name))]
+    if foreign:
+        expected = "layers of dynamic_network_architectures and torch.nn"
+        fault = Fault(where, ", ".join(foreign), expected, "use another judge")
+        raise StateError("The judge's network is not nnU-Net's", [fault])
+    inputs = determine_num_input_channels(manager, settings, dataset)
+    heads = manager.get_label_manager(dataset).num_segmentation_heads
+    try:
+        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn before they are replaced
+            network: torch.nn.Module = get_network_from_plans(
+                names[0], kwargs, imports, inputs, heads, allow_init=False, deep_supervision=False
+            )
+    except (AssertionError, KeyError, TypeError, ValueError, IndexError) as error:
+        found = f"{type(error).__name__}: {error}"[:300]
+        fault = Fault(where, found, "an architecture that nnU-Net can build", _REMEDY)
+        raise StateError("The judge's network cannot be built", [fault]) from error
+    return network
+
+
 def _is_layer(name: str) -> bool:
-    """Whether `name` is a class of layers from a package that is trusted: a plan may not reach for anything else there."""
+    """Tell whether `name` is a layer class of a trusted package: a plan may name no other class."""
     import pydoc
 
     import torch
@@ -284,15 +344,15 @@ def _is_layer(name: str) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps nnU-Net's prints and warnings to itself."""
+    """Suppress nnU-Net's prints and warnings."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 @contextlib.contextmanager
-def _threads_kept() -> Iterator[None]:
-    """nnU-Net sets torch's thread count and, when it fails, leaves it so."""
+def _keep_thread_count() -> Iterator[None]:
+    """Restore torch's thread count: nnU-Net changes it and, if it fails, does not restore it."""
     import torch
 
     count = torch.get_num_threads()

@@ -1,6 +1,6 @@
-"""What a judge says of one pair: its tumor voxels around the box that was asked for, held against the generated mask.
+"""A judge's verdict on one pair: its tumor voxels around the requested box, compared with the generated mask.
 
-Evaluation, the filter and redrawing until a pair passes all ask here, so that one pair has one verdict.
+Evaluation, the filter, and synthesis with a judge all use these functions, so a pair has one verdict everywhere.
 """
 
 from __future__ import annotations
@@ -13,44 +13,67 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.geometry import Box, Grid
-from tumorgen_cli.metrics.overlap import Verdict, verdict
+from tumorgen_cli.metrics.overlap import Verdict, compare_masks
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
 
 
-MARGIN_MM = 10.0  # a prediction counts in the box that was asked for, with the mask, and this far around them
+MARGIN_MM = 10.0  # a prediction counts in the requested box, in the mask, and up to this distance around them
 
 
 def predict_around(judge: Judge, image: np.ndarray, grid: Grid, box: Box) -> np.ndarray:
-    """The judge's tumor voxels (X, Y, Z) bool of a scan (C, X, Y, Z), asked about the region around a box; False elsewhere."""
-    shown = judged_region(grid, box, judge.usual_extent_mm)
+    """Predict the tumor voxels in the region around a box.
+
+    Args:
+        judge: the judge.
+        image: scan (C, X, Y, Z) in its own units.
+        grid: the scan's grid.
+        box: box in the scan's voxels.
+
+    Returns:
+        Mask (X, Y, Z) bool of the whole scan; False outside the region that the judge sees.
+    """
+    region = judged_region(grid, box, judge.usual_extent_mm)
     predicted = np.zeros(grid.shape, bool)
-    part = grid.subgrid(shown.start, grid.spacing_mm, shown.shape)
-    predicted[shown.slices] = judge.tumor(np.ascontiguousarray(image[(slice(None), *shown.slices)]), part)
+    part = grid.subgrid(region.start, grid.spacing_mm, region.shape)
+    predicted[region.slices] = judge.tumor(np.ascontiguousarray(image[(slice(None), *region.slices)]), part)
     return predicted
 
 
 def judge_pair(
     tumor: np.ndarray, others: np.ndarray, predicted: np.ndarray, box: Box, grid: Grid, tolerance_mm: float
 ) -> Verdict:
-    """The verdict within the box grown by 10 mm; all arrays (X, Y, Z) bool.
+    """Compare a prediction with the generated mask, within the box grown by `MARGIN_MM`.
 
-    `others`: tumor voxels that were there before; they count neither for nor against, and neither does what the judge marks around
-    them, unless it hangs together with what it finds of the mask.
+    Args:
+        tumor: generated mask (X, Y, Z) bool.
+        others: older tumors (X, Y, Z) bool. They count neither as hits nor as errors. Neither does what the judge finds
+            around them, unless it is connected with what the judge finds of `tumor`.
+        predicted: the judge's tumor (X, Y, Z) bool.
+        box: box in the scan's voxels.
+        grid: the scan's grid.
+        tolerance_mm: tolerance of the surface Dice.
     """
-    margin = tuple(math.ceil(MARGIN_MM / s) for s in grid.spacing_mm)
-    near = box.grown(margin, grid.shape).slices  # type: ignore[arg-type]
+    x, y, z = (math.ceil(MARGIN_MM / s) for s in grid.spacing_mm)
+    near = box.grown((x, y, z), grid.shape).slices
     tumor, others, found = tumor[near], others[near], predicted[near]
     pieces, _ = ndimage.label(found, np.ones((3, 3, 3)))
     foreign = np.setdiff1d(pieces[others], pieces[tumor])
-    return verdict(tumor, found & ~others & ~np.isin(pieces, foreign), grid.spacing_mm, tolerance_mm)
+    return compare_masks(tumor, found & ~others & ~np.isin(pieces, foreign), grid.spacing_mm, tolerance_mm)
 
 
 def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:
-    """What a judge is shown: the whole scan, but along an axis that is 1.5 times as long as the scans it was trained on,
-    or more, that usual length around the box (never less than the box with its margin). nnU-Net scales intensities by
-    what it sees, so a judge of crops is lost in a whole body.
+    """Return the part of a scan that the judge sees.
+
+    Along each axis this is the whole scan, unless the scan is at least 1.5 times as long as the judge's training scans.
+    Then it is their usual length around the box, and at least the box with its margin. nnU-Net scales intensities by
+    what it sees, so a judge that was trained on crops fails on a whole body.
+
+    Args:
+        grid: the scan's grid.
+        box: box in the scan's voxels.
+        usual_mm: edge lengths (x, y, z) of the judge's training scans.
     """
     start, stop = [], []
     for a, b, n, spacing, usual in zip(box.start, box.stop, grid.shape, grid.spacing_mm, usual_mm, strict=True):
@@ -62,4 +85,4 @@ def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:
             high = low + length
         start.append(low)
         stop.append(high)
-    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))

@@ -2,8 +2,9 @@
 
 TumorGen only sets the network size, the number of epochs and the form of checkpoints.
 
-`python -m tumorgen_cli.nnunet.child FOLDER` is started by `nnunet.runner`, with nnU-Net's variables set. It reads FOLDER's
-job.json and nnUNet_raw; it writes nnUNet_preprocessed, FOLDER's nnUNet_results and progress.json. It ends with its parent.
+`python -m tumorgen_cli.nnunet.child FOLDER` is started by `nnunet.runner`, with nnU-Net's variables set. It reads
+FOLDER's job.json and nnUNet_raw; it writes nnUNet_preprocessed, FOLDER's nnUNet_results and progress.json. It ends with
+its parent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tumorgen_cli.nnunet.results import LATEST
 from tumorgen_cli.nnunet.runner import read_prepared_hash, results_folder
 from tumorgen_cli.nnunet.schedule import shrink_configuration
 from tumorgen_cli.system.json_records import read_plain, read_record, write_json
-from tumorgen_cli.system.processes import end_with_parent
+from tumorgen_cli.system.processes import exit_when_stdin_closes
 
 _FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by less than 1 %
 _PLANNED_GIB = 8.0  # the GPU memory that nnU-Net plans for by default
@@ -122,7 +123,7 @@ def _progress_writer(path: Path) -> Callable[[int, int, str], None]:
 
 
 def _main(folder: Path) -> None:
-    end_with_parent()
+    exit_when_stdin_closes()
     import torch
 
     from tumorgen_cli.nnunet.trainer import trainer_class

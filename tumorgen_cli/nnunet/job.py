@@ -1,4 +1,4 @@
-"""An nnU-Net training as a record: data, folds, size, schedule; what `child` is given as job.json."""
+"""One nnU-Net training as a record: data, options, and the job that `nnunet.child` reads from job.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.geometry import Triple
-from tumorgen_cli.system.devices import usable_cores
+from tumorgen_cli.system.devices import DeviceName, find_device, usable_cores
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import hash_value
@@ -20,13 +20,13 @@ CONFIGURATION = "3d_fullres"
 PLANS = "nnUNetPlans"
 TRAINER = "OwnTrainer"
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-_WORKER_BYTES = 64 << 20  # of images for each process that prepares them: starting one takes seconds
-_MOST_WORKERS = 4  # nnU-Net's own number for preprocessing
+_WORKER_BYTES = 64 << 20  # images per preprocessing process: starting a process takes seconds
+_MAX_WORKERS = 4  # nnU-Net's own number for preprocessing
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A case by its files: one image per channel, and its label."""
+    """The files of a case: one image per channel, and its label."""
 
     name: str
     images: tuple[Path, ...]
@@ -35,7 +35,10 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What an nnU-Net learns from (`train`) and is scored on (`test`). `labels` maps names to values, background to 0."""
+    """The cases that an nnU-Net learns from (`train`) and is scored on (`test`).
+
+    `labels` maps names to values; the background is 0.
+    """
 
     dataset: str
     channel_names: tuple[str, ...]
@@ -47,13 +50,20 @@ class TrainingData:
 
     @property
     def ignored(self) -> int:
-        """The value of voxels that are neither learnt from nor scored; -1 where there are none."""
+        """The value of voxels that are excluded from training and scoring; -1 if there is no such label."""
         return self.labels.get("ignore", -1)
 
 
 @dataclass(frozen=True)
-class Size:
-    """What a network may cost: voxels of a patch, resolution stages, features of the first stage and of any."""
+class NetworkSize:
+    """Upper limits of a network.
+
+    Attributes:
+        voxels: voxels of a patch.
+        stages: resolution stages.
+        first: features of the first stage.
+        most: features of any stage.
+    """
 
     voxels: int
     stages: int
@@ -61,15 +71,39 @@ class Size:
     most: int
 
 
-#: On two cores with AMX a step on two patches of 40×64×40 voxels takes 0.26 s in bf16; 2,250 such steps gave DSC 0.75 on 8
-#: held-out sarcoma PET cases. 2^17 voxels are a patch of 48×48×48 and a little; nnU-Net's own 32 to 320 features take ten
-#: times as long.
-CPU_SIZE = Size(voxels=2**17, stages=4, first=16, most=128)
+#: On two cores with AMX a step on two patches of 40×64×40 voxels takes 0.26 s in bf16; 2,250 such steps gave DSC 0.75
+#: on 8 held-out sarcoma PET cases. 2^17 voxels are a patch of 48×48×48 and a little; nnU-Net's own 32 to 320 features
+#: take ten times as long.
+CPU_SIZE = NetworkSize(voxels=2**17, stages=4, first=16, most=128)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How an nnU-Net is trained.
+
+    Attributes:
+        minutes: how long all epochs take together; preprocessing and scoring are not counted.
+        seed: seed of torch. Two trainings with the same seed still differ: nnU-Net's workers draw on their own.
+        device: kind of device.
+        precision: used on CPU only; on CUDA nnU-Net uses its own autocast.
+        size: used on CPU only, where nnU-Net's plan is shrunk to it; None leaves the plan as it is.
+        spacing_mm: spacing (x, y, z) to train at; None for nnU-Net's own choice, the median.
+    """
+
+    minutes: float
+    seed: int
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+    size: NetworkSize | None = CPU_SIZE
+    spacing_mm: Triple | None = None
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long is trained: chosen once, from the time the first iterations took; resumed runs keep to it."""
+    """The length of a training.
+
+    It is chosen once, from the measured time of the first iterations. Resumed runs keep it.
+    """
 
     epochs: int
     iterations: int
@@ -77,8 +111,8 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Extra:
-    """A case to learn from that nnU-Net does not plan from, by its files."""
+class ExtraCase:
+    """The files of a training case that nnU-Net's plan does not depend on."""
 
     name: str
     images: tuple[str, ...]
@@ -87,11 +121,24 @@ class Extra:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What the child is told.
+    """Everything that the child process needs to know; `job.json`.
 
-    `prepared`: the folder of what is prepared. `train`: the cases to learn from, as often each as it is to be drawn; without
-    any, all is only prepared. `extra`: those of them that nnU-Net does not plan from. `schedule`: None to fit one to the minutes.
-    `painting`: the file that says what is painted meanwhile, if anything is (see `live`).
+    Attributes:
+        inputs_hash: changes with everything that the network learns from.
+        prepared: folder with nnU-Net's raw and preprocessed data.
+        prepared_hash: changes with everything that the preprocessed data depend on.
+        device: kind of device.
+        precision: see `TrainingOptions`.
+        minutes: see `TrainingOptions`.
+        seed: see `TrainingOptions`.
+        size: see `TrainingOptions`; None on CUDA.
+        spacing_mm: see `TrainingOptions`.
+        processes: number of preprocessing processes.
+        train: names of the training cases; a case that is drawn more often is repeated. Empty: the job only
+            preprocesses.
+        extra: the training cases that nnU-Net's plan does not depend on.
+        schedule: None to fit a schedule to `minutes`.
+        painting: path of the `Painting` file if tumors are painted while nnU-Net trains.
     """
 
     inputs_hash: str
@@ -101,17 +148,17 @@ class TrainingJob:
     precision: Literal["fp32", "bf16"]
     minutes: float
     seed: int
-    size: Size | None
+    size: NetworkSize | None
     spacing_mm: Triple | None
     processes: int
     train: tuple[str, ...]
-    extra: tuple[Extra, ...] = ()
+    extra: tuple[ExtraCase, ...] = ()
     schedule: Schedule | None = None
     painting: str | None = None
 
 
 def training_data(dataset: Dataset, splits: Splits) -> TrainingData:
-    """The cases of a split, by their files."""
+    """Return the cases of a split with their files."""
 
     def cases(names: Sequence[str]) -> tuple[TrainingCase, ...]:
         return tuple(TrainingCase(name, dataset.image_files(name), dataset.label_file(name)) for name in names)
@@ -128,8 +175,11 @@ def training_data(dataset: Dataset, splits: Splits) -> TrainingData:
 
 
 def check_data(data: TrainingData) -> None:
-    """Raises:
-    DataError: files are missing, or a case is to be learned from and held out.
+    """Check that nnU-Net can be trained on these cases.
+
+    Raises:
+        DataError: files are missing, cases are listed twice, both for training and held out, or do not fit the data
+            set.
     """
     names = [case.name for case in data.train]
     both = sorted({*names} & {case.name for case in data.test})
@@ -137,9 +187,11 @@ def check_data(data: TrainingData) -> None:
     faults = [
         Fault(str(path), "no such file", "a file of the case", "put it back") for path in paths if not path.is_file()
     ]
-    faults += [Fault(name, "to be learned from and held out", "one of both", "correct the splits") for name in both]
     faults += [
-        Fault(name, "twice among the training cases", "once", "rename one of them")
+        Fault(name, "a training case and a held-out case", "one of the two", "correct the splits") for name in both
+    ]
+    faults += [
+        Fault(name, "listed twice among the training cases", "once", "rename one of them")
         for name in {n for n in names if names.count(n) > 1}
     ]
     faults += [
@@ -169,50 +221,58 @@ def check_data(data: TrainingData) -> None:
         raise DataError("nnU-Net cannot be trained on these cases", faults)
 
 
+def device_kind(device: DeviceName) -> Literal["cpu", "cuda"]:
+    """Return the kind of the device that `device` names.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    return "cuda" if find_device(device).type == "cuda" else "cpu"
+
+
 def hash_cases(cases: Sequence[TrainingCase]) -> list[tuple[str, ...]]:
-    """The name and the files' hashes of each case."""
+    """Return the name of each case and the hashes of its files."""
     return [(case.name, *map(hash_file, (*case.images, case.label))) for case in cases]
 
 
 def make_job(
     data: TrainingData,
     prepared: Path,
-    device: Literal["cpu", "cuda"],
-    precision: Literal["fp32", "bf16"],
-    minutes: float,
-    seed: int,
-    size: Size | None,
-    spacing_mm: Triple | None,
+    options: TrainingOptions,
     cases: Sequence[str] | None = None,
     extra: Sequence[TrainingCase] = (),
 ) -> TrainingJob:
-    """The job of a training on `cases` (every training case once, if None); see TrainingJob. `size` counts on CPU only.
+    """Make the job of one training.
 
-    All that it learns from is part of `inputs_hash`, where files lie is not.
+    `inputs_hash` covers everything that the network learns from, but not the folders of the files.
+
+    Args:
+        data: the cases that nnU-Net's plan depends on.
+        prepared: folder for nnU-Net's raw and preprocessed data; several trainings may share it.
+        options: how to train.
+        cases: names of the training cases, with repeats; None for every case of `data.train` once.
+        extra: training cases that nnU-Net's plan does not depend on.
     """
     cases = tuple(case.name for case in data.train) if cases is None else tuple(cases)
-    size = size if device == "cpu" else None
-    hashed = hash_value(
-        [data.channel_names, data.labels, data.file_ending, hash_cases(data.train), device, size, spacing_mm]
-    )
-    inputs = hash_value([hashed, precision, minutes, seed, cases, hash_cases(extra)])
+    size = options.size if options.device == "cpu" else None
+    plan_inputs = [data.channel_names, data.labels, data.file_ending, hash_cases(data.train)]
+    prepared_hash = hash_value([*plan_inputs, options.device, size, options.spacing_mm])
+    inputs = [prepared_hash, options.precision, options.minutes, options.seed, cases, hash_cases(extra)]
     processes = sum(path.stat().st_size for case in (*data.train, *extra) for path in case.images) // _WORKER_BYTES
-    processes = max(1, min(processes, usable_cores(), _MOST_WORKERS))
-    found = tuple(
-        Extra(case.name, tuple(str(path.resolve()) for path in case.images), str(case.label.resolve()))
-        for case in extra
-    )
     return TrainingJob(
-        inputs,
-        str(prepared.resolve()),
-        hashed,
-        device,
-        precision,
-        minutes,
-        seed,
-        size,
-        spacing_mm,
-        processes,
-        cases,
-        found,
+        inputs_hash=hash_value(inputs),
+        prepared=str(prepared.resolve()),
+        prepared_hash=prepared_hash,
+        device=options.device,
+        precision=options.precision,
+        minutes=options.minutes,
+        seed=options.seed,
+        size=size,
+        spacing_mm=options.spacing_mm,
+        processes=max(1, min(processes, usable_cores(), _MAX_WORKERS)),
+        train=cases,
+        extra=tuple(
+            ExtraCase(case.name, tuple(str(path.resolve()) for path in case.images), str(case.label.resolve()))
+            for case in extra
+        ),
     )

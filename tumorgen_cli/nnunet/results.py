@@ -1,4 +1,7 @@
-"""nnU-Net's results folder: what is in it, and what an nnU-Net there has learnt from. Imports neither torch nor nnunetv2."""
+"""nnU-Net's results folder: its files, and the cases that an nnU-Net there has learned from.
+
+Imports neither torch nor nnunetv2.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +14,42 @@ FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoi
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """The cases that a judge is known to have learnt from, by their names in a data set; none where nothing is known."""
+class LearnedCases:
+    """The cases that a judge is known to have learned from, by their names in a data set; empty if nothing is known."""
 
     dataset: str
     cases: tuple[str, ...]
 
 
-def read_learnt(folder: Path) -> Learnt:
-    """What the judge in a folder has learnt from: by its judge.json, if it is one of ours; else by what nnU-Net's folds have validated on.
+def read_learned_cases(folder: Path) -> LearnedCases:
+    """Read which cases the judge in a folder has learned from.
 
-    A fold has learnt from what the others validate on, and `fold_all` from all of it; of one fold by itself nothing is known.
+    The judge.json says it if TumorGen trained the judge. Otherwise it follows from the cases that nnU-Net's folds have
+    validated on: a fold has learned from the validation cases of the other folds, and `fold_all` from all of them. Of a
+    single fold without the others nothing is known.
     """
     path = folder / "judge.json"
     if path.is_file():
         found = read_plain(path, "train the judge again")
-        return Learnt(found.get("dataset", ""), tuple(found.get("cases", ())))
+        return LearnedCases(found.get("dataset", ""), tuple(found.get("cases", ())))
     root = results_root(folder)
     if not all((root / name).is_file() for name in ("plans.json", "dataset.json")):
-        return Learnt("", ())
+        return LearnedCases("", ())
     ending = read_plain(root / "dataset.json", "copy it again").get("file_ending", ".nii.gz")
     validated = {
         fold.name: {file.name.removesuffix(ending) for file in fold.glob(f"validation/*{ending}")}
         for fold in root.glob("fold_*")
     }
     known = set().union(*validated.values())
-    taken = [folder.name] if folder != root else [name for name in validated if (root / name / FINAL).is_file()]
-    learnt = set().union(
-        *(known - (validated[name] if name != "fold_all" else set()) for name in taken if validated.get(name))
+    used = [folder.name] if folder != root else [name for name in validated if (root / name / FINAL).is_file()]
+    learned = set().union(
+        *(known - (validated[name] if name != "fold_all" else set()) for name in used if validated.get(name))
     )
-    return Learnt(read_plain(root / "plans.json", "copy it again").get("dataset_name", ""), tuple(sorted(learnt)))
+    return LearnedCases(
+        read_plain(root / "plans.json", "copy it again").get("dataset_name", ""), tuple(sorted(learned))
+    )
 
 
 def results_root(folder: Path) -> Path:
-    """nnU-Net's results folder of a judge that may be given as one of its folds."""
+    """Return nnU-Net's results folder of a judge; `folder` may also be one of its folds."""
     return folder.parent if (folder / FINAL).is_file() else folder

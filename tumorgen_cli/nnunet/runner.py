@@ -1,10 +1,11 @@
-"""nnU-Net v2 in a process of its own: planned, preprocessed and trained by nnunetv2, with an environment of its own.
+"""nnU-Net v2 in a child process with its own environment: nnunetv2 plans, preprocesses and trains there.
 
-Two kinds of folders: what is prepared (nnUNet_raw, links to the cases that nnU-Net plans from; nnUNet_preprocessed), and a
-training (job.json, progress.json, nnunet.log, nnUNet_results); several trainings may share what is prepared, and both may be one.
+There are two kinds of folders. One holds the raw and preprocessed data (nnUNet_raw with links to the cases that nnU-Net
+plans from; nnUNet_preprocessed). The other holds a training (job.json, progress.json, nnunet.log, nnUNet_results).
+Several trainings may share the preprocessed data, and one folder may serve both purposes.
 
-The user's nnUNet_* variables are neither needed nor heeded. The child, `child`, and all its workers end when this
-process does, however it ends; the next call goes on from nnU-Net's last checkpoint. Imports neither torch nor nnunetv2.
+The user's nnUNet_* variables are ignored. The child process (`nnunet.child`) and its workers end when this process
+ends, however it ends. The next call continues from nnU-Net's last checkpoint. Imports neither torch nor nnunetv2.
 """
 
 from __future__ import annotations
@@ -29,34 +30,37 @@ from tumorgen_cli.system.json_records import read_plain, write_json
 
 LOG = "nnunet.log"
 _POLL_SECONDS = 0.25
-_AGAIN = "call it again: it goes on from the last checkpoint"
+_CALL_AGAIN = "call it again: it continues from the last checkpoint"
 
 
 def results_folder(folder: Path) -> Path:
+    """Return nnU-Net's results folder of the training in `folder`."""
     return folder / "nnUNet_results" / NAME / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
 
 
 def is_trained(folder: Path) -> bool:
+    """Tell whether the training in `folder` is finished."""
     return (results_folder(folder) / "fold_all" / FINAL).is_file()
 
 
-def prepared_hash_of(folder: Path) -> str | None:
+def read_prepared_hash(folder: Path) -> str | None:
+    """Return the hash that the preprocessed data in `folder` were made with; None if there are none."""
     path = folder / "nnUNet_preprocessed" / "prepared.json"
     return str(read_plain(path, "delete it")["prepared_hash"]) if path.is_file() else None
 
 
 def loader_workers(jobs: int) -> int:
-    """Processes that load batches for each of the trainings at a time on this machine: nnU-Net's own number at most."""
+    """Return the number of loader processes for each of `jobs` simultaneous trainings; at most nnU-Net's own number."""
     return max(1, min(12, usable_cores() // jobs - 1))
 
 
-def users_folders(root: Path) -> dict[str, Path]:
-    """The user's own nnU-Net folders by variable; where one is not set, a default in `root`/nnunet."""
+def user_folders(root: Path) -> dict[str, Path]:
+    """Return the user's own nnU-Net folders by variable; the default is a folder in `root`/nnunet."""
     return {name: Path(os.environ.get(name) or root.absolute() / "nnunet" / name) for name in VARIABLES}
 
 
 def export_line(folders: Mapping[str, Path]) -> str:
-    """The shell's `export` of those of nnU-Net's folders that its variables do not name yet; empty where they do."""
+    """Return the shell's `export` line for folders that nnU-Net's variables do not name yet; empty if none."""
     given = " ".join(
         f"{name}={shlex.quote(str(folder))}" for name, folder in folders.items() if os.environ.get(name) != str(folder)
     )
@@ -66,17 +70,23 @@ def export_line(folders: Mapping[str, Path]) -> str:
 def run_job(
     data: TrainingData, folder: Path, job: TrainingJob, title: str | None, variables: Mapping[str, str] | None = None
 ) -> None:
-    """Has nnU-Net trained to its end: its results are then in `results_folder(folder)`.
+    """Run a training until it is finished; its results are then in `results_folder(folder)`.
 
-    `title` names the progress that is shown, None for none; `variables` are given to the child on top.
+    Args:
+        data: the cases that nnU-Net's plan depends on.
+        folder: folder of the training.
+        job: what to train.
+        title: title of the progress bar; None shows no progress.
+        variables: additional environment variables of the child process.
 
     Raises:
-        StateError: nnU-Net failed (its log is quoted). DeviceError: it was killed.
+        StateError: nnU-Net failed (the last line of its log is quoted).
+        DeviceError: nnU-Net's process was killed.
     """
     if job.train and is_trained(folder):
         return
     prepared = Path(job.prepared)
-    if prepared_hash_of(prepared) != job.prepared_hash:
+    if read_prepared_hash(prepared) != job.prepared_hash:
         shutil.rmtree(prepared / "nnUNet_preprocessed", ignore_errors=True)
         _link_cases(data, prepared / "nnUNet_raw" / NAME)
         console.note("nnU-Net measures, plans and preprocesses the training cases")
@@ -85,7 +95,7 @@ def run_job(
 
 
 def _link_cases(data: TrainingData, raw: Path) -> None:
-    """An nnU-Net raw dataset of links to the cases to learn from, and to no other."""
+    """Make an nnU-Net raw data set of links to the training cases, and to no other case."""
     shutil.rmtree(raw, ignore_errors=True)
     for name in ("imagesTr", "labelsTr"):
         (raw / name).mkdir(parents=True)
@@ -107,45 +117,41 @@ def _link_cases(data: TrainingData, raw: Path) -> None:
 
 
 def _environment(folder: Path, job: TrainingJob) -> dict[str, str]:
-    """The child's variables: the user's, with nnU-Net's replaced."""
-    workers = (
-        loader_workers(1) if job.device == "cuda" else 1
-    )  # on CPU, training needs the cores itself; nnU-Net cannot plan with 0
-    own = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
+    """Return the child's environment: the user's, with nnU-Net's variables replaced."""
+    # on CPU, training itself needs the cores, but nnU-Net cannot plan with 0 workers
+    workers = loader_workers(1) if job.device == "cuda" else 1
+    others = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
     raw, preprocessed, results = VARIABLES
-    folders = {
+    return {
+        **others,
         raw: str(Path(job.prepared) / raw),
         preprocessed: str(Path(job.prepared) / preprocessed),
         results: str(folder / results),
-    }
-    # torch.compile: a minute at the start and a C compiler, for a training that may be short
-    return {
-        **own,
-        **folders,
         "nnUNet_n_proc_DA": str(workers),
         "nnUNet_def_n_proc": str(job.processes),
+        # torch.compile takes a minute at the start and needs a C compiler; a training may be short
         "nnUNet_compile": "f",
     }
 
 
 def _run_child(folder: Path, job: TrainingJob, title: str | None, variables: Mapping[str, str]) -> None:
-    """Runs nnU-Net in a process group of its own; none of the group outlives this call."""
+    """Run nnU-Net in a process group of its own; no process of the group is left after this call."""
     progress = folder / "progress.json"
     progress.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tumorgen_cli.nnunet.child", str(folder)]
     with (folder / LOG).open("ab") as log:
         child = subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,
+            stdin=subprocess.PIPE,  # the child watches it only to see it close, which means that this process has ended
             stdout=log,
             stderr=log,
             env={**_environment(folder, job), **variables},
             start_new_session=True,
-        )  # the child reads from its stdin only to see it close: that is when this process is gone
+        )
         try:
             code = _follow(child, progress, title)
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # no one is left
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # all have ended by themselves
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             if child.stdin is not None:
@@ -153,31 +159,28 @@ def _run_child(folder: Path, job: TrainingJob, title: str | None, variables: Map
     if code < 0:
         fault = Fault(
             "nnU-Net's process",
-            f"killed by signal {-code}, most often for want of memory",
+            f"killed by signal {-code}, most often because memory ran out",
             "to finish",
-            f"free some memory and {_AGAIN}",
+            f"free some memory and {_CALL_AGAIN}",
         )
         raise DeviceError("nnU-Net was killed", [fault])
     if code:
-        lines = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()] or [
-            "no word in its log"
-        ]
-        raise StateError(
-            "nnU-Net failed",
-            [Fault(str(folder / LOG), lines[-1][:300], "a finished training", f"see the log; then {_AGAIN}")],
-        )
+        lines = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+        last = lines[-1][:300] if lines else "its log is empty"
+        fault = Fault(str(folder / LOG), last, "a finished training", f"see the log; then {_CALL_AGAIN}")
+        raise StateError("nnU-Net failed", [fault])
 
 
 def _follow(child: subprocess.Popen[bytes], path: Path, title: str | None) -> int:
-    """Waits for the child's end, showing its progress under a title if there is one; returns its exit code."""
+    """Wait until the child ends and show its progress if there is a title; return its exit code."""
     with contextlib.ExitStack() as stack:
         tick: console.Ticker | None = None
-        told = None
+        shown = None
         while True:
             code = child.poll()
-            state = read_plain(path, _AGAIN) if path.is_file() else None
-            if title is not None and state is not None and state != told:
-                told = state
+            state = read_plain(path, _CALL_AGAIN) if path.is_file() else None
+            if title is not None and state is not None and state != shown:
+                shown = state
                 if tick is None:
                     tick = stack.enter_context(console.progress(title, state["total"], state["done"]))
                 tick(state["done"], state["note"])

@@ -1,4 +1,4 @@
-"""How long an nnU-Net trains and how its plan shrinks for a CPU."""
+"""The length of a training, and a smaller version of nnU-Net's plan for a CPU."""
 
 from __future__ import annotations
 
@@ -9,44 +9,51 @@ from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.nnunet.job import Schedule, Size
+from tumorgen_cli.nnunet.job import NetworkSize, Schedule
 
-_VALIDATION = 2  # nnU-Net's 50 would say nothing: with fold "all" it validates on training cases
-_LEAST_EPOCHS = 20  # the learning rate falls by epochs: fewer would make it fall in leaps
-_MOST_ITERATIONS = 1000 * 250  # nnU-Net's own length
+VALIDATION_ITERATIONS = 2  # nnU-Net's 50 would tell nothing: with fold "all" it validates on training cases
+MIN_EPOCHS = 20  # the learning rate falls after each epoch: with fewer epochs it would fall in large steps
+_MAX_ITERATIONS = 1000 * 250  # nnU-Net's own length
 
 
 def choose_schedule(minutes: float, seconds_per_iteration: float, standard: int) -> Schedule:
-    """Epochs of `standard` iterations that fit the minutes; of fewer where not even 20 would fit, since the learning rate
-    falls from epoch to epoch. Never longer than nnU-Net's own training, never shorter than an iteration."""
+    """Choose the epochs that fit the minutes.
+
+    An epoch has `standard` iterations, or fewer if not even `MIN_EPOCHS` such epochs fit. The training is never longer
+    than nnU-Net's own and never shorter than one iteration.
+    """
     seconds = 60 * minutes
-    total = min(_MOST_ITERATIONS, max(1, int(seconds / seconds_per_iteration)))
-    iterations = min(standard, max(1, total // _LEAST_EPOCHS))
-    fitting = int(seconds / (seconds_per_iteration * (iterations + _VALIDATION)))
-    return Schedule(max(1, min(fitting, _MOST_ITERATIONS // iterations)), iterations, seconds_per_iteration)
+    total = min(_MAX_ITERATIONS, max(1, int(seconds / seconds_per_iteration)))
+    iterations = min(standard, max(1, total // MIN_EPOCHS))
+    fitting = int(seconds / (seconds_per_iteration * (iterations + VALIDATION_ITERATIONS)))
+    return Schedule(max(1, min(fitting, _MAX_ITERATIONS // iterations)), iterations, seconds_per_iteration)
 
 
 def shrink_patch(patch: Sequence[int], multiple: Sequence[int], voxels: int) -> list[int]:
-    """A patch of at most `voxels`, as near to nnU-Net's proportions as sides divisible by `multiple` allow.
+    """Shrink a patch to at most `voxels` voxels.
 
-    The side that is longest against the planned one gives way first, as in nnU-Net's own planner. No side falls below
-    four cells of the lowest resolution (nnU-Net's floor), even if the patch stays larger than asked for.
+    The result stays as close to nnU-Net's proportions as sides divisible by `multiple` allow. As in nnU-Net's own
+    planner, the side that is longest relative to the planned one is shortened first. No side becomes shorter than four
+    cells of the lowest resolution (nnU-Net's lower limit), even if the patch then stays larger than `voxels`.
     """
-    made = list(patch)
-    while math.prod(made) > voxels:
-        room = [n / p if n - m >= 4 * m else 0.0 for n, p, m in zip(made, patch, multiple, strict=True)]
-        axis = int(np.argmax(room))
-        if room[axis] == 0:
+    shrunk = list(patch)
+    while math.prod(shrunk) > voxels:
+        ratios = [n / p if n - m >= 4 * m else 0.0 for n, p, m in zip(shrunk, patch, multiple, strict=True)]
+        axis = int(np.argmax(ratios))
+        if ratios[axis] == 0:
             break
-        made[axis] -= multiple[axis]
-    return made
+        shrunk[axis] -= multiple[axis]
+    return shrunk
 
 
-def shrink_configuration(configuration: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """nnU-Net's plan of a configuration for a network of `size`: its own strides and kernels, the first stages of them,
-    fewer features, a smaller patch, nnU-Net's least batch of 2. Spacing and normalisation stay."""
-    made = copy.deepcopy(dict(configuration))
-    kwargs = made["architecture"]["arch_kwargs"]
+def shrink_configuration(configuration: Mapping[str, Any], size: NetworkSize) -> dict[str, Any]:
+    """Shrink a configuration of nnU-Net's plan to `size`.
+
+    The network keeps nnU-Net's strides and kernels but only the first stages, has fewer features, a smaller patch and
+    nnU-Net's smallest batch size, 2. Spacing and normalization stay the same.
+    """
+    shrunk = copy.deepcopy(dict(configuration))
+    kwargs = shrunk["architecture"]["arch_kwargs"]
     stages = min(size.stages, int(kwargs["n_stages"]))
     for key, count in (
         ("strides", stages),
@@ -59,6 +66,6 @@ def shrink_configuration(configuration: Mapping[str, Any], size: Size) -> dict[s
     kwargs["features_per_stage"] = [min(size.most, size.first * 2**i, int(planned[i])) for i in range(stages)]
     kwargs["n_stages"] = stages
     multiple = [int(n) for n in np.prod(kwargs["strides"], axis=0)]
-    made["patch_size"] = shrink_patch([int(n) for n in made["patch_size"]], multiple, size.voxels)
-    made["batch_size"] = 2
-    return made
+    shrunk["patch_size"] = shrink_patch([int(n) for n in shrunk["patch_size"]], multiple, size.voxels)
+    shrunk["batch_size"] = 2
+    return shrunk

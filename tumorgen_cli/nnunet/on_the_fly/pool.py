@@ -1,7 +1,7 @@
-"""A bounded folder of painted patches: one process puts entries in, the oldest giving way; any number draw from it meanwhile.
+"""A bounded folder of painted patches: one process adds entries and removes the oldest; any number of processes read.
 
-An entry is a folder named by its number: image.npy, labels.npy, locations.npz. It comes and goes by renaming, so that it is
-seen whole or not at all.
+An entry is a folder named by its number: image.npy, labels.npy, locations.npz. It appears and disappears by renaming,
+so readers see a whole entry or none.
 """
 
 from __future__ import annotations
@@ -10,18 +10,25 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 Locations = Mapping[int | tuple[int, ...], np.ndarray]
-_TRIES = 100  # entries that vanish between being listed and being opened; more say that something else is wrong
+_MAX_TRIES = 100  # entries may vanish between listing and opening; if so many do, something else is wrong
 
 
 @dataclass(frozen=True)
 class PaintedPatch:
-    """A painted patch, by its number, as nnU-Net's loader takes a case: image (C, X, Y, Z) and labels (1, X, Y, Z) on nnU-Net's grid, in its
-    order of axes, and voxels (n, 4) of each label, by which it looks for foreground, and with an ignore label of all that is annotated, under
-    the tuple of its labels."""
+    """A painted patch in the form in which nnU-Net's loader takes a case, on nnU-Net's grid and in its order of axes.
+
+    Attributes:
+        number: number of the pair.
+        image: (C, X, Y, Z) float32.
+        labels: (1, X, Y, Z).
+        locations: voxels (n, 4) of each label, by which the loader looks for foreground. If there is an ignore label,
+            also the voxels of all annotated labels, with the tuple of these labels as key.
+    """
 
     number: int
     image: np.ndarray
@@ -37,66 +44,77 @@ class Pool:
     size: int
 
     def entries(self) -> list[Path]:
-        """The entries, the oldest first; none where there is no folder yet."""
+        """Return the entries, oldest first; an empty list if there is no folder yet."""
         return sorted(path for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
 
     def put(self, entry: PaintedPatch) -> None:
-        """Adds an entry; the oldest make room for it first."""
-        made = self.folder / f"{entry.number:08d}"
-        begun = self.folder / f".begun_{made.name}"
-        shutil.rmtree(begun, ignore_errors=True)
-        begun.mkdir(parents=True)
-        np.save(begun / "image.npy", entry.image)
-        np.save(begun / "labels.npy", entry.labels)
-        np.savez(begun / "locations.npz", **{_name_of(key): voxels for key, voxels in entry.locations.items()})
-        if made.is_dir():  # of a process that was killed before it could say so
-            self._remove(made)
+        """Add an entry; the oldest entries are removed first if the pool is full."""
+        target = self.folder / f"{entry.number:08d}"
+        temporary = self.folder / f".begun_{target.name}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        np.save(temporary / "image.npy", entry.image)
+        np.save(temporary / "labels.npy", entry.labels)
+        locations: dict[str, Any] = {_key_to_name(key): voxels for key, voxels in entry.locations.items()}
+        np.savez(temporary / "locations.npz", **locations)
+        if target.is_dir():  # left by a process that was killed before it recorded the pair
+            self._remove(target)
         self.shrink(self.size - 1)
-        begun.rename(made)
+        temporary.rename(target)
 
     def shrink(self, size: int) -> None:
-        """Removes the oldest entries beyond `size`."""
+        """Remove the oldest entries until `size` are left."""
         for path in self.entries()[: -size or None]:
             self._remove(path)
 
     def clean(self) -> None:
-        """Removes what a kill left half done; for the process that puts entries in, before it begins."""
+        """Remove what a kill left unfinished. Only the process that adds entries may call this, before it starts."""
         for path in (*self.folder.glob(".gone_*"), *self.folder.glob(".begun_*")):
             shutil.rmtree(path, ignore_errors=True)
         self.shrink(self.size)
 
     def draw(self, random: Callable[[], float]) -> PaintedPatch | None:
-        """Any entry, chosen by a number in [0, 1), its arrays mapped, not read; None where there is none."""
-        for _ in range(_TRIES):
+        """Draw an entry; its arrays are memory-mapped, not read.
+
+        Args:
+            random: returns a number in [0, 1).
+
+        Returns:
+            The entry; None if the pool is empty.
+
+        Raises:
+            FileNotFoundError: no entry can be opened.
+        """
+        for _ in range(_MAX_TRIES):
             paths = self.entries()
             if not paths:
                 return None
             try:
                 return _open(paths[int(random() * len(paths))])
-            except FileNotFoundError:  # it has just made room for another
+            except FileNotFoundError:  # it has just been removed
                 continue
         raise FileNotFoundError(f"{self.folder}: no entry can be opened")
 
     def _remove(self, path: Path) -> None:
-        gone = path.with_name(f".gone_{path.name}")
-        shutil.rmtree(gone, ignore_errors=True)
-        path.rename(gone)
-        # a network disk keeps a file that a loader has mapped, and so its folder: it goes with a later entry
+        removed = path.with_name(f".gone_{path.name}")
+        shutil.rmtree(removed, ignore_errors=True)
+        path.rename(removed)
+        # a network disk keeps a file that a loader has mapped, and with it the folder: it is removed with a later entry
         for each in self.folder.glob(".gone_*"):
             shutil.rmtree(each, ignore_errors=True)
 
 
 def _open(path: Path) -> PaintedPatch:
-    # copy on write: whoever changes an array in place changes no file
+    # copy on write: a change of an array in place does not change the file
     image, labels = (np.load(path / f"{name}.npy", mmap_mode="c") for name in ("image", "labels"))
     with np.load(path / "locations.npz") as found:
-        return PaintedPatch(int(path.name), image, labels, {_key_of(name): found[name] for name in found.files})
+        return PaintedPatch(int(path.name), image, labels, {_name_to_key(name): found[name] for name in found.files})
 
 
-def _name_of(key: int | tuple[int, ...]) -> str:
-    """A label as `3`, the tuple of what is annotated (nnU-Net's key where there is an ignore label) as `-1_0_1_`."""
+def _key_to_name(key: int | tuple[int, ...]) -> str:
+    """Return the array name of a key: `3` for a label, `-1_0_1_` for a tuple of labels."""
     return "".join(f"{value}_" for value in key) if isinstance(key, tuple) else str(key)
 
 
-def _key_of(name: str) -> int | tuple[int, ...]:
+def _name_to_key(name: str) -> int | tuple[int, ...]:
     return tuple(int(value) for value in name.split("_")[:-1]) if "_" in name else int(name)

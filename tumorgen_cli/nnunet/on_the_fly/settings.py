@@ -1,4 +1,4 @@
-"""The files that nnU-Net's trainer and the painter share: settings, job, progress, log."""
+"""The files that nnU-Net's trainer and the painter share: settings, job, progress and log."""
 
 from __future__ import annotations
 
@@ -16,16 +16,32 @@ SETUP = "run `tumorgen nnunet-setup` and add its two lines to the job script"
 
 @dataclass(frozen=True)
 class Painting:
-    """What is painted while nnU-Net trains: into which hosts, by which method, how often, at what cost; a file of `nnunet_setup`.
+    """Settings of painting while nnU-Net trains; `tumorgen nnunet-setup` writes them to a file.
 
     Attributes:
-        format: `records.PAIR_FORMAT`.
-        probability: of a training patch to come from the pool.
-        pool: most entries at a time.
-        share: of its time that the painter is busy at most, once the pool has what training waits for.
-        mixup: share of the painted patches into which a box of another is pasted (FreeTumor's mix-up).
-        until_pass: draws of a pair until the judge finds the share `keep` of its mask; None for no such test.
-        learnt_from: cases that the method has seen. hosts: names of the scans that are painted into; `hosts_hash`: of their files' sizes.
+        format: `provenance.PAIR_FORMAT`.
+        work: folder of the workspace.
+        method: name of the method.
+        healthy: folder of healthy host scans, if tumors are painted into such.
+        cases: "train" if the tumors of training cases are redrawn.
+        roi: folder of masks of the regions to paint in.
+        judge: folder of the judge; None for the one that `judge.find` chooses.
+        keep: share of a mask that the judge must find.
+        until_pass: number of draws of a pair until the judge finds that share; None for no such test.
+        mixup: share of the painted patches into which a box of another one is pasted (FreeTumor's mix-up).
+        probability: probability that a training patch comes from the pool.
+        pool: largest number of entries in the pool.
+        share: largest share of its time that the painter is busy, once the pool has the entries that training waits
+            for.
+        device: device of the method.
+        seed: seed of the painter.
+        plan_hash: hash of the workspace's plan.
+        weights: hashes of the method's weights, by name.
+        learnt_from: the cases that the method has learned from.
+        hosts: names of the host scans.
+        hosts_hash: hash of the names and sizes of the hosts' files.
+        channels: names of the channels.
+        labels: values of the labels, by name.
     """
 
     format: int
@@ -53,16 +69,24 @@ class Painting:
 
     @property
     def content_hash(self) -> str:
-        """Changes with whatever changes an entry."""
+        """A hash that changes with every setting that changes an entry."""
         return hash_value(replace(self, probability=0.0, pool=0, share=0.0, device="auto"))
 
 
 @dataclass(frozen=True)
 class PainterJob:
-    """What the painter is told; `painter.json`.
+    """Everything that the painter needs to know; `painter.json`.
 
-    `shape`: voxels of an entry at most, on nnU-Net's grid and in its order of axes; 0 for twice the tumor's extent.
-    `least`: entries that it makes without a rest. `parent`: the process that it ends with.
+    Attributes:
+        pool_hash: changes with every setting that changes an entry.
+        painting: what to paint.
+        plans: nnU-Net's plans.
+        dataset: content of nnU-Net's dataset.json.
+        configuration: name of nnU-Net's configuration.
+        shape: largest number of voxels of an entry, on nnU-Net's grid and in its order of axes; 0 for twice the tumor's
+            extent.
+        least: number of entries that the painter makes without a pause.
+        parent: number of the process with which the painter ends.
     """
 
     pool_hash: str
@@ -77,7 +101,10 @@ class PainterJob:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the painter has done since it was started, the last reason to give a pair up, and the most memory it held; `progress.json`."""
+    """What the painter has done since it was started; `progress.json`.
+
+    `reason` is why the last pair was given up; `peak_memory_gib` is the largest amount of memory that the painter used.
+    """
 
     painted: int
     given_up: int
@@ -87,9 +114,9 @@ class Progress:
     peak_memory_gib: float
 
 
-_NOTHING_YET = Progress(0, 0, "", 0.0, 0.0, 0.0)
+NO_PROGRESS = Progress(0, 0, "", 0.0, 0.0, 0.0)
 
 
 def pool_of(folder: Path, painting: Painting) -> Pool:
-    """The pool of a training's `tumorgen` folder."""
+    """Return the pool in a training's `tumorgen` folder."""
     return Pool(folder / "pool", painting.pool)

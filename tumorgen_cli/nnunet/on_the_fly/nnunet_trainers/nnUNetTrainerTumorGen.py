@@ -1,4 +1,4 @@
-"""The trainer that nnU-Net finds by `-tr nnUNetTrainerTumorGen` in the folder that nnUNet_extTrainer names: this one."""
+"""The trainer that nnU-Net finds by `-tr nnUNetTrainerTumorGen`, in this folder, which nnUNet_extTrainer names."""  # noqa: N999 - nnU-Net looks for a file of the class's name
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tumorgen_cli.nnunet.on_the_fly.trainer import PaintingMixin
 
 
-class nnUNetTrainerTumorGen(PaintingMixin, nnUNetTrainer):  # type: ignore[misc]
-    """nnU-Net's own trainer, with new tumors painted into a share of its training patches."""
+class nnUNetTrainerTumorGen(PaintingMixin, nnUNetTrainer):  # noqa: N801 - nnU-Net's own form of trainer names
+    """nnU-Net's own trainer, with new tumors painted into some of its training patches."""

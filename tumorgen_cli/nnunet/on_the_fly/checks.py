@@ -1,0 +1,87 @@
+"""Checks before nnU-Net trains on painted patches: do they fit its data, its configuration and its fold?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tumorgen_cli.data.volumes import READERS
+from tumorgen_cli.nnunet.on_the_fly.settings import Painting
+from tumorgen_cli.system.errors import Fault, abbreviate_list
+from tumorgen_cli.system.json_records import read_plain
+
+
+def painting_faults(painting: Painting, trainer: Any, validation: Sequence[str], known: Sequence[str]) -> list[Fault]:
+    """Return the reasons why a trainer cannot learn from what is painted.
+
+    Args:
+        painting: what is painted.
+        trainer: nnU-Net's trainer.
+        validation: names of the validation cases. The method must not know them; only their names can tell.
+        known: names of all cases of the fold.
+    """
+    return [
+        *_data_faults(painting, trainer),
+        *_fold_faults(painting, trainer, validation),
+        *_missing_case_faults(painting, trainer, known),
+    ]
+
+
+def _data_faults(painting: Painting, trainer: Any) -> list[Fault]:
+    """Return the faults of nnU-Net's configuration, file format, channels and labels."""
+    faults, remedy = [], "use a workspace of this data set"
+    if trainer.is_cascaded:
+        expected = "a configuration of its own"
+        found = "a cascade's second stage"
+        faults.append(Fault(trainer.configuration_name, found, expected, "train 3d_fullres or 3d_lowres"))
+    reader = trainer.plans_manager.plans["image_reader_writer"]
+    if reader not in READERS:
+        where = "image_reader_writer of nnU-Net's plans"
+        faults.append(Fault(where, reader, f"one of {', '.join(READERS)}", "plan with NIfTI files"))
+    dataset = trainer.dataset_json
+    channels = [str(name).lower() for name in (dataset.get("channel_names") or dataset["modality"]).values()]
+    if channels != [name.lower() for name in painting.channels]:
+        where = "channel_names of nnU-Net's data set"
+        faults.append(Fault(where, ", ".join(channels), ", ".join(painting.channels), remedy))
+    if dataset["labels"] != painting.labels:
+        where = "labels of nnU-Net's data set"
+        faults.append(Fault(where, str(dataset["labels"]), str(painting.labels), remedy))
+    return faults
+
+
+def _fold_faults(painting: Painting, trainer: Any, validation: Sequence[str]) -> list[Fault]:
+    """Return the faults of a fold that does not exist, or whose validation cases the method knows."""
+    faults = []
+    where = f"fold {trainer.fold}"
+    written = Path(trainer.preprocessed_dataset_folder_base) / "splits_final.json"
+    if trainer.fold != "all" and written.is_file():
+        count = len(read_plain(written, "write it again"))
+        if trainer.fold >= count:
+            found = f"only {count} in {written}: nnU-Net draws this one from all cases, synthetic ones too"
+            faults.append(Fault(where, found, "a fold of that file", f"train a fold below {count}"))
+    split = Path(painting.work) / "nnunet" / "splits_final.json"
+    remedy = (
+        f"put {split} into nnU-Net's preprocessed data set and train the fold that nnunet-setup named, "
+        "or plan a workspace on this one (--fold)"
+    )
+    for names, relation in ((painting.learnt_from, "has learned from"), (painting.hosts, "has painted into")):
+        both = sorted({*names} & {*validation})
+        if both:
+            found = f"{len(both)} validation cases that {painting.method} {relation} ({abbreviate_list(both)})"
+            faults.append(Fault(where, found, "none", remedy))
+    return faults
+
+
+def _missing_case_faults(painting: Painting, trainer: Any, known: Sequence[str]) -> list[Fault]:
+    """Return the fault of a data set in which cases have other names than in the workspace."""
+    ending = trainer.dataset_json["file_ending"]
+    # nnU-Net keeps the labels of all cases there, whatever their fold
+    segmented = (Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations").glob("*")
+    names = {*known, *(path.name.removesuffix(ending) for path in segmented)}
+    missing = sorted({*painting.learnt_from} - names)
+    if not missing:
+        return []
+    found = f"no cases of these names, which {painting.method} has learned from: {abbreviate_list(missing)}"
+    expected = "the workspace's cases by their names, which show what may validate"
+    return [Fault("cases of nnU-Net's data set", found, expected, "use a workspace of this data set")]
