@@ -23,7 +23,7 @@ from tumorgen_cli.data.phantom import DATASET, write_phantoms
 from tumorgen_cli.geometry import Triple
 from tumorgen_cli.judge.card import LIMITS, JudgeRecord, copy_judge, model_card
 from tumorgen_cli.judge.train import train_judge
-from tumorgen_cli.nnunet.job import TrainingCase, TrainingData, training_data
+from tumorgen_cli.nnunet.job import TrainingCase, TrainingData, TrainingOptions, device_kind, training_data
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
@@ -104,18 +104,8 @@ def make(
         training_data(read_dataset(find_dataset(dataset), plan.tumor_name), splits), workspace.root / "phantoms"
     )
     spacing = real_spacing(workspace)
-    record = train_judge(
-        data,
-        workspace.judge,
-        minutes,
-        device,
-        plan.precision,
-        plan.tolerance_mm,
-        seed,
-        plan.fingerprint_hash,
-        spacing_mm=spacing,
-        restart=restart,
-    )
+    options = TrainingOptions(minutes, seed, device_kind(device), plan.precision, spacing_mm=spacing)
+    record = train_judge(data, workspace.judge, options, plan.tolerance_mm, plan.fingerprint_hash, restart)
     if not np.allclose(record.spacing_mm, spacing, rtol=1e-3):
         raise RuntimeError(f"nnU-Net trained at {record.spacing_mm} mm, not at the {spacing} mm of the real data")
     command = f"python examples/bundled_judge.py {data.dataset} --minutes {minutes:g} --seed {seed}"

@@ -30,22 +30,13 @@ def train_own_judge(
 ) -> JudgeRecord:
     """Trains an nnU-Net on the workspace's training cases, as its judge; scores it on the held-out ones."""
     from tumorgen_cli.judge.train import train_judge
-    from tumorgen_cli.nnunet.job import training_data
+    from tumorgen_cli.nnunet.job import TrainingOptions, device_kind, training_data
 
     plan = workspace.plan()
     data = training_data(dataset_of(plan), workspace.splits())
     seed = plan.seed if seed is None else seed
-    return train_judge(
-        data,
-        workspace.judge,
-        minutes,
-        device,
-        plan.precision,
-        plan.tolerance_mm,
-        seed,
-        plan.fingerprint_hash,
-        restart=restart,
-    )
+    options = TrainingOptions(minutes, seed, device_kind(device), plan.precision)
+    return train_judge(data, workspace.judge, options, plan.tolerance_mm, plan.fingerprint_hash, restart)
 
 
 def train_stage(

@@ -16,7 +16,16 @@ import numpy as np
 
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation.gains import REAL, SCORES, Design, Failure, TrainedNnunet, score_patient
-from tumorgen_cli.nnunet.job import Schedule, Size, TrainingCase, TrainingData, TrainingJob, hash_cases, make_job
+from tumorgen_cli.nnunet.job import (
+    NetworkSize,
+    Schedule,
+    TrainingCase,
+    TrainingData,
+    TrainingJob,
+    TrainingOptions,
+    hash_cases,
+    make_job,
+)
 from tumorgen_cli.nnunet.on_the_fly.settings import FOLDER, Painting
 from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.nnunet.runner import is_trained, loader_workers, results_folder, run_job
@@ -77,7 +86,7 @@ def train_and_score(
     paintings: Mapping[str, Path],
     kind: str,
     jobs: int | None,
-    size: Size | None,
+    size: NetworkSize | None,
 ) -> tuple[list[TrainedNnunet], list[Failure]]:
     """The runs of one number of real cases, arm after arm within a seed, so that what there is early is comparable; and those that failed."""
     count = len(data.train)
@@ -88,7 +97,8 @@ def train_and_score(
         for arm, extra in named.items():
             real = [case.name for case in data.train] * repeats(count, len(extra), design.real_share)
             names = [*real, *(case.name for case in extra)]
-            job = make_job(data, folder, kind, plan.precision, design.minutes, seed, size, None, names, extra)  # type: ignore[arg-type]
+            options = TrainingOptions(design.minutes, seed, kind, plan.precision, size)  # type: ignore[arg-type]
+            job = make_job(data, folder, options, names, extra)
             share = len(real) / len(names)
             if arm in paintings:
                 job, share = _live(job, paintings[arm]), attained_share(design)
@@ -101,7 +111,8 @@ def train_and_score(
     untrained = [task for task in missing if not is_trained(task.folder)]  # of the others scores are to be made alone
     if untrained:
         everything = [case for extra in named.values() for case in extra]
-        prepare = make_job(data, folder, kind, plan.precision, design.minutes, 0, size, None, (), everything)  # type: ignore[arg-type]
+        options = TrainingOptions(design.minutes, 0, kind, plan.precision, size)  # type: ignore[arg-type]
+        prepare = make_job(data, folder, options, (), everything)
         try:
             run_job(data, folder, prepare, "preprocessing pairs")
         except TumorgenError as failed:  # what was trained before is no worse for it
