@@ -34,7 +34,7 @@ from tumorgen_cli.metrics.slice_distances import (
     frechet_distance,
     kernel_distance,
     over_planes,
-    slices,
+    take_slice,
 )
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
@@ -144,7 +144,7 @@ def describe(network: Network, windows: list[Window], images: list[np.ndarray]) 
     planes = []
     for plane in PLANES:
         shown = [
-            [slices(channel, plane, w.center) for channel in image] for image, w in zip(images, windows, strict=True)
+            [take_slice(channel, plane, w.center) for channel in image] for image, w in zip(images, windows, strict=True)
         ]
         planes.append(
             np.concatenate([network.features(np.stack(channel)) for channel in zip(*shown, strict=True)], axis=1)

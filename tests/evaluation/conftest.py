@@ -38,7 +38,8 @@ def plan(tmp_path_factory):
 
 @pytest.fixture
 def synthetic(tmp_path):
-    """Three pairs: one the judge agrees with, one shifted by two voxels, one it cannot see; organs around are labelled 1."""
+    """Three pairs: one the judge agrees with, one shifted by two voxels, one it cannot see; organs around are labelled
+    1."""
     organ = np.zeros(SHAPE, np.uint8)
     organ[2:5] = 1
     seen, half, faint = ball((12, 10, 8), 14), ball((13, 10, 8), 10), ball((12, 10, 9), 14)

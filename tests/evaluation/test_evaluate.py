@@ -20,6 +20,7 @@ from tumorgen_cli.evaluation.evaluate import evaluate_set, evaluation_steps, rea
 from tumorgen_cli.evaluation.measure import window_around
 from tumorgen_cli.evaluation.reports import one_set
 from tumorgen_cli.evaluation.reports.one_set import write_page
+from tumorgen_cli.evaluation.scores import PLACES
 from tumorgen_cli.geometry import Box, Grid, tight_box
 from tumorgen_cli.metrics.feature_networks import hand_made
 from tumorgen_cli.pipeline import evaluate as pipeline_evaluate
@@ -80,7 +81,8 @@ def test_scores_of_a_set(plan, synthetic, tmp_path):
 
 
 def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
-    """Of the case's own tumors those that lie in the painted box: none where the box is beside them, or the host another scan of that name."""
+    """Of the case's own tumors those that lie in the painted box: none where the box is beside them, or the host
+    another scan of that name."""
     old, new = ball((12, 10, 9), 12), ball((12, 10, 9), 8)
     folder = write_set(tmp_path / "set", [(name, "t1", scan(new, 6, 1), 2 * new) for name in "abcd"])
     own = hash_files([Path(plan.dataset_path) / "imagesTr" / "t1_0000.nii.gz"])
@@ -94,7 +96,8 @@ def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
     scores = evaluate(plan, folder, None, tmp_path)
     assert (scores.redrawn_volume.count, scores.redrawn_volume.median) == (2, pytest.approx(new.sum() / old.sum()))
     assert (
-        "volume over that of the tumor it replaces (2)" in (tmp_path / "evaluation" / "toy" / "report.html").read_text()
+        "volume over the volume of the replaced tumor (2)"
+        in (tmp_path / "evaluation" / "toy" / "report.html").read_text()
     )
     assert (
         "volume of a redrawn tumor over the old one's, median",
@@ -173,7 +176,7 @@ def test_missing_files_are_all_told(plan, synthetic, tmp_path):
     with pytest.raises(StateError) as error:
         evaluate(plan, synthetic, None, tmp_path)
     assert len(error.value.faults) == 3
-    with pytest.raises(StateError, match="real cases"):
+    with pytest.raises(StateError, match="Real cases"):
         cases.real_tumors(replace(plan, dataset_path="/nowhere"), fingerprint_of(plan, SPLITS), SPLITS)
     (synthetic / "provenance.jsonl").write_text('{"case": "a"}\nnonsense\n')
     with pytest.raises(StateError, match="line 2"):
@@ -245,12 +248,12 @@ def test_real_tumors_count_one_by_one(plan, tmp_path, monkeypatch):
     assert near.distance < 1e-3
     before = tumors_of(plan, SPLITS)[0]
     write_case(folder, "t1", image, 2 * small)
-    with pytest.raises(StateError, match="not where it was"):
+    with pytest.raises(StateError, match="not in its place"):
         cases.read_tumor(plan, before)
 
 
 def turned(array):
-    """The same anatomy stored with its axes in another order, two of them backwards; the grid that says so is `TURNED`."""
+    """The same anatomy with its axes stored in another order, two of them reversed; `TURNED` is its grid."""
     return np.ascontiguousarray(array.transpose(2, 0, 1)[::-1, :, ::-1])
 
 
@@ -319,11 +322,8 @@ def test_a_box_that_was_widened_is_judged_where_it_was_asked_for(plan, tmp_path)
     write_volume(tmp_path / "a.nii.gz", (plan.tumor_label * tumor).astype(np.uint8), grid)
     paths, found = ((tmp_path / "a_0000.nii.gz",), tmp_path / "a.nii.gz"), []
     for box in (Box((12, 12, 12), (34, 28, 28)), asked.hull(tight_box(tumor))):
-        found.append(
-            measure_module.verdict_of(
-                plan, cases.TumorCase("synthetic", "a", "x", *paths, box, asked), tmp_path, Finds()
-            )
-        )
+        case = cases.TumorCase("synthetic", "a", "x", *paths, box, asked)
+        found += [measure_module.verdict_of(plan, case, tmp_path, Finds())]
     assert found[0] == found[1]
     assert (found[0].dice, found[0].proportion) == (1.0, 1.0)
     wide = cases.TumorCase(
@@ -382,11 +382,12 @@ def test_the_main_channel_is_scored_and_shown(plan, synthetic, tmp_path, monkeyp
             each for each in (*cases.synthetic_cases(plan, synthetic), *tumors_of(plan, SPLITS)) if each.case == case
         )
         seen = measure_module.measure_case(plan, files, tmp_path / "seen").slices["axial"]
-        np.testing.assert_array_equal(picture, seen[evaluate_module.PLACES.index("tumor"), 0])
+        np.testing.assert_array_equal(picture, seen[PLACES.index("tumor"), 0])
 
 
 def test_a_tumor_is_not_measured_by_itself(plan, tmp_path):
-    """MR: two tumors of 1 % of a scan, twice and four times as bright as the rest, differ as much, and a third one changes nothing."""
+    """MR: two tumors of 1 % of a scan, twice and four times as bright as the rest, differ as much, and a third one
+    changes nothing."""
     plan = replace(plan, channels=(ChannelPlan("T1", "own", 0.0, 4.0, 1.0),))
     tumor, other, means = ball((12, 10, 8), 14), ball((20, 16, 13), 12), []
     bare = scan(tumor & False, 1, 1)

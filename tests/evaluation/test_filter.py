@@ -1,4 +1,5 @@
-"""The kept set: whole, nnU-Net's, its rejected pairs listed with reasons; the source untouched; shards of it equal to one run."""
+"""The kept set: whole, nnU-Net's, its rejected pairs listed with reasons; the source untouched; shards of it equal to
+one run."""
 
 import csv
 import json
@@ -9,7 +10,7 @@ import pytest
 from support.sets import SHAPE, Threshold, scan, write_case
 
 from tumorgen_cli.evaluation.filter import filter_set
-from tumorgen_cli.nnunet.results import Learnt
+from tumorgen_cli.nnunet.results import LearnedCases
 from tumorgen_cli.synthesis.set_files import read_judges, read_provenance
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.system.errors import StateError
@@ -81,8 +82,8 @@ def test_what_the_judges_have_learnt_from_is_known(plan, synthetic, tmp_path):
     write_json(judge.folder / "judge.json", {"dataset": "Dataset002_B", "cases": ["y", "z"]})
     _, out = run(plan, synthetic, tmp_path, judge=judge)
     assert read_judges(out) == {
-        "/first": Learnt("Dataset001_A", ("x",)),
-        str(judge.folder): Learnt("Dataset002_B", ("y", "z")),
+        "/first": LearnedCases("Dataset001_A", ("x",)),
+        str(judge.folder): LearnedCases("Dataset002_B", ("y", "z")),
     }
 
 

@@ -65,7 +65,7 @@ def run(arm, seed, dices, cases=8, found=True, spurious=0):
 
 
 def test_gains_are_paired_by_patient_and_seed():
-    """Patients gain 0.1, 0.2, 0.3, 0.4 with each of the shared seeds; a third seed of the arm alone has no part in it."""
+    """Patients gain 0.1, 0.2, 0.3, 0.4 with each shared seed; a third seed that only the arm has does not count."""
     base = np.array([0.2, 0.4, 0.5, 0.3])
     gain = np.array([0.1, 0.2, 0.3, 0.4])
     real = [run("real", seed, base + 0.01 * seed) for seed in range(2)]
@@ -106,7 +106,8 @@ def test_a_gain_is_of_the_seeds_that_both_have():
 
 
 def test_equal_gains_are_ties():
-    """1 - 2/3 is not 2/3 - 1/3 in floats, nor are means of the same numbers in another order equal: ranks must not tell them apart."""
+    """1 - 2/3 is not 2/3 - 1/3 in floats, nor are means of the same numbers in another order equal: ranks must not tell
+    them apart."""
     third, two, whole = ((LesionOutcome(30.0, True),) * n + (LesionOutcome(30.0, False),) * (3 - n) for n in (1, 2, 3))
 
     def of(arm, found):

@@ -25,7 +25,7 @@ from tumorgen_cli.methods.latent.canvas import open_canvas
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.methods.tumorgen import method as method_module
 from tumorgen_cli.methods.tumorgen.method import TumorGen
-from tumorgen_cli.metrics.traits import describe_character
+from tumorgen_cli.metrics.traits import describe_traits
 from tumorgen_cli.pipeline import preprocess, train
 from tumorgen_cli.pipeline.status import status
 from tumorgen_cli.pipeline.train import train_stage, train_stages
@@ -799,7 +799,7 @@ def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, correcti
     monkeypatch.setattr(method, "_character", lambda *arguments: wanted)
     monkeypatch.setattr(method.condition, "standard", np.nan_to_num)
     monkeypatch.setattr(
-        "tumorgen_cli.methods.tumorgen.describe_character", lambda *arguments: answers * told[-1] + [0, 7, 0]
+        "tumorgen_cli.methods.tumorgen.describe_traits", lambda *arguments: answers * told[-1] + [0, 7, 0]
     )
     made = method.synthesize(make_request(trained), 1, Sampling())
     assert made.image.flat[0] == kept
@@ -830,5 +830,5 @@ def test_a_tumor_is_held_against_its_character_as_training_tumors_were(trained):
     np.testing.assert_allclose(lacks[1], lacks[2], atol=1e-5)
     assert method._lack(character, Synthetic(tumor, 0 * mask), request) is None
     assert method._lack(None, Synthetic(tumor, mask), request) is None
-    told = method.condition.standard(describe_character(tumor, mask, request.spacing_mm, np.zeros(1)))
+    told = method.condition.standard(describe_traits(tumor, mask, request.spacing_mm, np.zeros(1)))
     np.testing.assert_allclose(lacks[0], method.condition.standard(character) - told, atol=1e-4)

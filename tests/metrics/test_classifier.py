@@ -1,4 +1,5 @@
-"""Features whose values are known, a classifier that finds what was planted and nothing else, and folds that do not leak."""
+"""Features whose values are known, a classifier that finds what was planted and nothing else, and folds that do not
+leak."""
 
 import math
 
@@ -12,7 +13,7 @@ from tumorgen_cli.metrics.radiomics import (
     INTENSITIES,
     SHAPES,
     Feature,
-    _Places,
+    _Regions,
     describe_lesion,
     feature_scales,
     lesion_features,
@@ -288,7 +289,7 @@ def test_same_seed_same_result():
 def test_too_few_lesions():
     found = reader_test(draw(9, 0), draw(40, 1), names(9, "s"), names(40, "r"), FEATURES, 0)
     assert math.isnan(found.auc)
-    assert found.reason == "9 synthetic and 40 real lesions: 10 of each are needed"
+    assert found.reason == "9 synthetic and 40 real lesions; at least 10 of each are needed"
     assert reader_test(np.zeros((0, 6)), draw(40, 1), [], names(40, "r"), FEATURES, 0).synthetic == 0
 
 
@@ -316,7 +317,7 @@ def test_a_slope_is_the_same_along_every_axis(spacing):
     """Across thick slices too, where a Gaussian is narrower than a voxel."""
     mask = np.zeros((16, 16, 16), bool)
     mask[6:10, 6:10, 6:10] = True
-    places = _Places(mask, ~mask & False, spacing, feature_scales(spacing))
+    places = _Regions(mask, ~mask & False, spacing, feature_scales(spacing))
     for axis in range(3):
         ramp = np.moveaxis(np.broadcast_to(spacing[axis] * np.arange(16.0), (16, 16, 16)), 2, axis)
         assert places.slope(ramp, places.scales_mm[0])[:, 8, 8, 8] == pytest.approx(np.eye(3)[axis], abs=1e-9)

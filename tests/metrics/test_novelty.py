@@ -7,7 +7,16 @@ import pytest
 from scipy import ndimage
 
 from tumorgen_cli.metrics import novelty as room
-from tumorgen_cli.metrics.novelty import FACTS, Novelty, distances, diversity, lesion, lesion_patch, nearest, novelty
+from tumorgen_cli.metrics.novelty import (
+    FACTS,
+    Novelty,
+    compare_diversity,
+    distances,
+    find_nearest,
+    lesion_patch,
+    make_lesion,
+    measure_novelty,
+)
 from tumorgen_cli.metrics.statistics import describe_tumor
 from tumorgen_cli.system.json_records import from_plain, to_plain
 
@@ -30,7 +39,7 @@ def blob(seed, scale=1.0):
 
 def made(case, image, mask, group=None, spacing=SPACING):
     statistics = describe_tumor(image[0], mask, spacing, 0.0)
-    return lesion(case, group or case, image, mask, spacing, statistics)
+    return make_lesion(case, group or case, image, mask, spacing, statistics)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +72,10 @@ def elsewhere(image, mask):
 def rescaled(image, mask):
     """10 % larger and noisy, with a mask of its own."""
     rng = np.random.default_rng(3)
-    zoom = lambda a: ndimage.affine_transform(
-        a, np.full(3, 1 / 1.1), [(n - 1) / 2 * (1 - 1 / 1.1) for n in SHAPE], order=1
-    )  # noqa: E731
+
+    def zoom(a):
+        return ndimage.affine_transform(a, np.full(3, 1 / 1.1), [(n - 1) / 2 * (1 - 1 / 1.1) for n in SHAPE], order=1)
+
     larger = zoom(image[0]) + 0.3 * rng.standard_normal(SHAPE)
     edge = zoom(mask.astype(float)) + 0.1 * ndimage.gaussian_filter(rng.standard_normal(SHAPE), 1)
     return larger[None], edge > 0.5
@@ -76,7 +86,7 @@ def rescaled(image, mask):
     [(lambda *a: a, 1e-5), (mirrored, 1e-4), (brighter, 1e-4), (shifted, 1e-4), (elsewhere, 0.14), (rescaled, 0.12)],
 )
 def test_copies_are_found(copy, most, train, held_out):
-    found = novelty([made("copy", *copy(*blob(6)))], train, held_out)
+    found = measure_novelty([made("copy", *copy(*blob(6)))], train, held_out)
     assert [pair.nearest for pair in found.pairs] == ["t6"]
     assert 0 <= found.pairs[0].distance <= most
     assert (found.near_copies, found.singled_out, found.close_share) == (1, 1, 1)
@@ -87,12 +97,12 @@ def test_another_spacing_is_no_disguise(train, held_out):
     image, mask = blob(6)
     finer = np.repeat(np.repeat(image, 2, 2), 2, 1)
     copy = made("copy", finer, np.repeat(np.repeat(mask, 2, 1), 2, 0), spacing=(1.0, 1.0, 3.0))
-    found = novelty([copy], train, held_out)
+    found = measure_novelty([copy], train, held_out)
     assert (found.pairs[0].nearest, found.near_copies) == ("t6", 1)
 
 
 def test_strangers_are_no_copies(train, held_out):
-    found = novelty([made(f"s{i}", *blob(200 + i)) for i in range(8)], train, held_out)
+    found = measure_novelty([made(f"s{i}", *blob(200 + i)) for i in range(8)], train, held_out)
     assert found.near_copies <= 1  # one in 27 is expected below the least of 18 alike
     assert found.synthetic.median == pytest.approx(found.held_out.median, abs=0.1)
     assert found.duplicated == 0
@@ -104,16 +114,16 @@ def test_strangers_are_no_copies(train, held_out):
 
 def test_duplicates_among_the_synthetic(train, held_out):
     a, b, c = (made(name, *blob(300 + i)) for i, name in enumerate("abc"))
-    found = novelty([a, b, made("a2", *mirrored(*blob(300))), c], train, held_out)
+    found = measure_novelty([a, b, made("a2", *mirrored(*blob(300))), c], train, held_out)
     assert [(pair.case, pair.nearest) for pair in found.duplicates] == [("a", "a2")]
     assert found.duplicated == 2
 
 
 def test_a_patients_other_lesions_do_not_set_the_threshold(train, held_out):
     twin = made("t6b", *rescaled(*blob(6)), group="t6")
-    assert novelty([], [*train, twin], held_out).threshold > 0.12
+    assert measure_novelty([], [*train, twin], held_out).threshold > 0.12
     stranger = made("t6b", *rescaled(*blob(6)), group="another")
-    assert novelty([], [*train, stranger], held_out).threshold < 0.12
+    assert measure_novelty([], [*train, stranger], held_out).threshold < 0.12
 
 
 def test_mask_and_picture_both_count():
@@ -133,7 +143,7 @@ def test_shifts_and_mirrorings_against_trying_them_all(monkeypatch):
     patches = patches.astype(np.float32)
     query = np.flip(np.roll(patches[3:4], (1, -2, 2), (2, 3, 4)), (2, 4))
     monkeypatch.setattr(room, "_CANDIDATES", 1000)
-    index, near, second = nearest(query, patches)
+    index, near, second = find_nearest(query, patches)
     assert second[0] > 0.3
     assert index[0] == 3
     assert near[0] == pytest.approx(0, abs=1e-5)
@@ -144,15 +154,15 @@ def test_shifts_and_mirrorings_against_trying_them_all(monkeypatch):
         for j in range(-2, 3)
         for k in range(-2, 3)
     )
-    assert nearest(patches[1:2], patches[:1])[1][0] == pytest.approx(1 - best, abs=1e-5)
+    assert find_nearest(patches[1:2], patches[:1])[1][0] == pytest.approx(1 - best, abs=1e-5)
 
 
 def test_diversity(train):
     half = [lesion_like(one, 0.5) for one in train]
-    for row in diversity(half, train):
+    for row in compare_diversity(half, train):
         assert (row.quartiles, row.deviations) == pytest.approx((0.5, 0.5))
-    assert [row.fact for row in diversity(half, train)] == list(FACTS)
-    assert all(math.isnan(row.quartiles) for row in diversity(half[:1], train))
+    assert [row.fact for row in compare_diversity(half, train)] == list(FACTS)
+    assert all(math.isnan(row.quartiles) for row in compare_diversity(half[:1], train))
 
 
 def lesion_like(one, factor):
@@ -167,18 +177,18 @@ def test_place_is_a_fraction_of_the_scan():
 
 
 def test_edge_cases(train, held_out):
-    nothing = novelty([], train, held_out)
+    nothing = measure_novelty([], train, held_out)
     assert (nothing.pairs, nothing.duplicates, nothing.reason) == ((), (), "no synthetic lesion")
     assert math.isnan(nothing.near_copies)
     assert math.isnan(nothing.synthetic.median)
-    alone = novelty(held_out[:1], train[:1], [])
+    alone = measure_novelty(held_out[:1], train[:1], [])
     assert alone.reason
     assert math.isnan(alone.threshold)
     assert math.isnan(alone.near_copies)
     assert alone.pairs[0].nearest == "t0"
-    assert novelty([], [], []).left_out.count == 0
-    assert novelty(held_out[:1], [], []).pairs == ()
-    back = from_plain(Novelty, to_plain(novelty(held_out, train, held_out)))
+    assert measure_novelty([], [], []).left_out.count == 0
+    assert measure_novelty(held_out[:1], [], []).pairs == ()
+    back = from_plain(Novelty, to_plain(measure_novelty(held_out, train, held_out)))
     assert back.near_copies == 0
 
 

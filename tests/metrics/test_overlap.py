@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tumorgen_cli.metrics.overlap import dice, lesion_counts, proportion, surface_dice, verdict
+from tumorgen_cli.metrics.overlap import compare_masks, dice, lesion_counts, proportion, surface_dice
 
 EMPTY = np.zeros((8, 9, 10), bool)
 
@@ -42,8 +42,11 @@ def test_surface_dice_of_equal_masks_is_one_even_at_the_edge():
 
 
 def test_surface_dice_of_a_shifted_block():
-    """n³ voxels moved by s > τ. Off are, of each block's 6 n², the face that sticks out, strips of s - τ on four sides, and
-    of the face inside the other block what is further than τ from its sides."""
+    """A block of n³ voxels moved by s > τ.
+
+    Of each block's surface of 6 n², these parts are beyond the tolerance: the face that sticks out, strips of s - τ on four
+    sides, and of the face inside the other block everything further than τ from its sides.
+    """
     n, shift, tolerance = 20, 3, 1.5
     a, b = block((8, 8, 8), (n, n, n)), block((8 + shift, 8, 8), (n, n, n))
     off = n**2 + 4 * n * (shift - tolerance) + (n - 2 * tolerance) ** 2
@@ -82,7 +85,7 @@ def test_lesions_are_hit_by_a_voxel_and_missed_without():
     found[2:6, 2, 2] = found[15, 5, 5] = found[17, 5, 5] = True
     assert lesion_counts(mask, found) == (2, 1, 2)
     assert lesion_counts(np.zeros_like(mask), found) == (0, 0, 3)
-    judged = verdict(mask, mask, (1, 1, 1), 1.0)
+    judged = compare_masks(mask, mask, (1, 1, 1), 1.0)
     assert (judged.dice, judged.surface_dice, judged.proportion, judged.missed, judged.spurious) == (1, 1, 1, 0, 0)
 
 

@@ -17,12 +17,13 @@ from tumorgen_cli.metrics.slice_distances import (
     kernel_distance,
     matched,
     over_planes,
-    slices,
+    take_slice,
 )
 
 
 def pytorch_fid(a, b, eps):
-    """pytorch-fid's calculate_frechet_distance, by the matrix square root; it takes eps = 1e-6 where the product is singular."""
+    """pytorch-fid's calculate_frechet_distance, by the matrix square root; it takes eps = 1e-6 where the product is
+    singular."""
     mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     more = eps * np.eye(len(cov_a))
@@ -101,7 +102,8 @@ def test_kernel_distance_has_no_bias_and_frechet_has():
 
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
 def test_jackknife_covers_where_a_bootstrap_does_not(distance):
-    """Sets drawn anew many times: 95 % intervals hold the expected distance at these counts; bootstrap draws overshoot it."""
+    """Sets drawn anew many times: 95 % intervals hold the expected distance at these counts; bootstrap draws overshoot
+    it."""
     rng = np.random.default_rng(5)
 
     def draw():
@@ -246,7 +248,7 @@ def test_projection_finds_the_axes_of_the_reference():
 
 def test_slices():
     volume = np.arange(4 * 5 * 6).reshape(4, 5, 6)
-    np.testing.assert_array_equal(slices(volume, "sagittal"), volume[2])
-    np.testing.assert_array_equal(slices(volume, "coronal", (0.2, 3.4, 1.0)), volume[:, 3])
-    np.testing.assert_array_equal(slices(volume, "axial", (0, 0, 99)), volume[..., 5])
+    np.testing.assert_array_equal(take_slice(volume, "sagittal"), volume[2])
+    np.testing.assert_array_equal(take_slice(volume, "coronal", (0.2, 3.4, 1.0)), volume[:, 3])
+    np.testing.assert_array_equal(take_slice(volume, "axial", (0, 0, 99)), volume[..., 5])
     assert set(PLANES.values()) == {0, 1, 2}

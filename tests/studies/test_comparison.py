@@ -19,7 +19,7 @@ from tumorgen_cli.evaluation.comparison import (
     COLUMNS,
     Comparison,
     MethodEntry,
-    Painted,
+    PaintedSet,
     StageCost,
     Value,
     best_of,
@@ -84,13 +84,13 @@ def test_distances_of_fewer_slices_are_told_and_not_held_against_others():
         "hosts",
         4,
         [*scores],
-        {name: Painted(Path(name), each, [line("one", name)], {}) for name, each in scores.items()},
+        {name: PaintedSet(Path(name), each, [line("one", name)], {}) for name, each in scores.items()},
         {},
     )
     assert table.real["kernel_all"].counts == (2, 5)  # whichever comes first
     assert [entry.values["kernel_all"].note for entry in table.entries] == [
-        "of 1 against 5 slices alone",
-        "too few to tell from real",
+        "of only 1 against 5 slices",
+        "too few slices to differ from real",
     ]
 
 
@@ -110,8 +110,8 @@ def test_a_table_has_a_row_for_every_method(tmp_path):
         "four": {"case": "four", "rejected": {}, "reason": "damaged"},
     }
     made = {
-        "b": Painted(tmp_path / "b", make_scores([0.5, 0.7], name="b"), b, lost),
-        "a": Painted(tmp_path / "a", make_scores([0.5, 0.9], name="a"), a, {}),
+        "b": PaintedSet(tmp_path / "b", make_scores([0.5, 0.7], name="b"), b, lost),
+        "a": PaintedSet(tmp_path / "a", make_scores([0.5, 0.9], name="a"), a, {}),
     }
     table = make_table("hosts", 4, ["a", "broken", "b"], made, {"broken": "it is ill"})
     assert [(entry.method, entry.failure) for entry in table.entries] == [("a", ""), ("broken", "it is ill"), ("b", "")]

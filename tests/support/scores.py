@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from tumorgen_cli.evaluation.scores import CaseScores, Scores, agree, compare, hard_shares, plane_distances
+from tumorgen_cli.evaluation.scores import (
+    CaseScores,
+    Scores,
+    compare_statistics,
+    hard_shares,
+    plane_distances,
+    summarize_agreement,
+)
 from tumorgen_cli.metrics.classifier import reader_test
-from tumorgen_cli.metrics.novelty import Lesion, novelty
+from tumorgen_cli.metrics.novelty import Lesion, measure_novelty
 from tumorgen_cli.metrics.overlap import UNJUDGED, Verdict
 from tumorgen_cli.metrics.radiomics import lesion_features
 from tumorgen_cli.metrics.statistics import TumorStatistics
@@ -48,12 +55,12 @@ def make_scores(dices, judge="results/judge", name="a <set>"):
         "filters",
         False,
         5.5,
-        agree(pairs, test, train),
-        compare(pairs, train),
+        summarize_agreement(pairs, test, train),
+        compare_statistics(pairs, train),
         summarize(np.array([]), "redrawn volume"),
         hard_shares(pairs, train),
         plane_distances(*features, list("xyxyxy")[: len(features[0])], list("abcde"), list("gh")),
         few,
-        novelty(lesions("pair", len(pairs), rng), lesions("t", 5, rng), []),
+        measure_novelty(lesions("pair", len(pairs), rng), lesions("t", 5, rng), []),
         (*pairs, *train, *test),
     )

@@ -26,8 +26,17 @@ _SYNTHESIZE = "run `tumorgen synthesize` again"
 
 @dataclass(frozen=True)
 class TumorCase:
-    """One tumor, and where its scan lies. `host`: what it was painted into, of a real tumor the case it lies in. In voxels, `box`: where
-    the scan may have changed, `asked`: the box as it was drawn or given (`Provenance`); of a real tumor both are its tight one."""
+    """One tumor and the files of its scan. Boxes are in voxels.
+
+    Attributes:
+        group: Synthetic, or a training or test case of the data set.
+        case: Name of the pair, or of the real tumor.
+        host: The scan that a pair was painted into; of a real tumor the case it lies in.
+        images: The image file of each channel.
+        label: The label file.
+        box: Where painting may have changed the scan; of a real tumor its tight box.
+        asked: The box as it was drawn or given (`Provenance`); of a real tumor its tight box.
+    """
 
     group: Group
     case: str
@@ -39,33 +48,41 @@ class TumorCase:
 
 
 class Volumes:
-    """The scan and the labels of a case, read and hashed once, when first asked for: a scan may hold many tumors."""
+    """The scan and the labels of a case, shared by all of its tumors.
+
+    Each file is read and hashed once, when it is first used.
+    """
 
     def __init__(self, files: TumorCase) -> None:
         self.images, self.label = files.images, files.label
 
     @cached_property
     def image_hashes(self) -> list[str]:
+        """The hash of each image file."""
         return [hash_file(path) for path in self.images]
 
     @cached_property
     def label_hash(self) -> str:
+        """The hash of the label file."""
         return hash_file(self.label)
 
     @cached_property
     def labels(self) -> tuple[np.ndarray, Grid]:
+        """The labels (X, Y, Z) and their grid."""
         return read_volume(self.label)
 
     @cached_property
     def image(self) -> tuple[np.ndarray, Grid]:
+        """The image (C, X, Y, Z) and its grid."""
         return read_image(self.images)
 
 
 def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[TumorCase, ...]:
-    """The pairs of a set by its provenance.
+    """List the pairs of a set, as its provenance names them.
 
     Raises:
-        StateError: no dataset.json, no pair, files missing, images without provenance, or shards still at work.
+        StateError: dataset.json is missing, the set has no pair, files are missing, an image has no provenance, or
+            shards have not finished.
     """
     ending = read_plain(set_folder / "dataset.json", _SYNTHESIZE).get("file_ending", ".nii.gz")
     found = tuple(
@@ -86,21 +103,26 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[TumorCase, ...]:
         if path.name[: -len(f"_0000{ending}")] not in known:
             faults.append(
                 Fault(
-                    str(path), "no line in provenance.jsonl", "a line for every pair", "remove it, or synthesize again"
+                    str(path),
+                    "no line in provenance.jsonl",
+                    "a line for every pair",
+                    "remove the file, or synthesize again",
                 )
             )
     if not found:
-        faults.append(Fault(str(set_folder), "no pair", "one pair at least", _SYNTHESIZE))
+        faults.append(Fault(str(set_folder), "no pair", "at least one pair", _SYNTHESIZE))
     if faults:
-        raise StateError("The synthetic set is not whole", faults)
+        raise StateError("The synthetic set is not complete", faults)
     return found
 
 
 def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[TumorCase, ...]:
-    """The tumors of the training and the test cases of the plan's dataset, named by their case, with a number where it has several.
+    """List the tumors of the training and test cases of the plan's data set.
+
+    A tumor is named as its case, with a number where the case has several tumors.
 
     Raises:
-        StateError: files missing.
+        StateError: Files are missing.
     """
     folder, tumors = Path(plan.dataset_path), {facts.case: facts.tumors for facts in fingerprint.cases}
     groups: dict[Group, tuple[str, ...]] = {"train": splits.train, "test": splits.test}
@@ -117,9 +139,9 @@ def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[T
         for case in cases
         for number, tumor in enumerate(tumors[case], 1)
     )
-    faults = _missing(found, "put the dataset back, or run `tumorgen plan DATASET` where it is now")
+    faults = _missing(found, "put the data set back, or run `tumorgen plan DATASET` with its new path")
     if faults:
-        raise StateError("The real cases are not there", faults)
+        raise StateError("Real cases are missing", faults)
     return found
 
 
@@ -136,17 +158,25 @@ def _missing(cases: Sequence[TumorCase], remedy: str) -> list[Fault]:
 def read_case(
     plan: Plan, files: TumorCase, volumes: Volumes | None = None
 ) -> tuple[np.ndarray, Grid, np.ndarray, np.ndarray]:
-    """image (C, X, Y, Z), grid, the tumor that counts, other tumor voxels (both (X, Y, Z) bool).
+    """Read a case.
+
+    Returns:
+        image (C, X, Y, Z), grid, the tumor of the case, and other tumor voxels (both (X, Y, Z) bool).
 
     Raises:
-        StateError: the label does not lie on the image.
+        StateError: The label does not lie on the image, or the tumor is not in its box.
     """
     volumes = volumes or Volumes(files)
     tumor, others, _ = read_tumor(plan, files, volumes)
-    return *_image_of(files, volumes), tumor, others
+    return *read_scan(files, volumes), tumor, others
 
 
-def _image_of(files: TumorCase, volumes: Volumes) -> tuple[np.ndarray, Grid]:
+def read_scan(files: TumorCase, volumes: Volumes) -> tuple[np.ndarray, Grid]:
+    """Read the image (C, X, Y, Z) of a case, and its grid.
+
+    Raises:
+        StateError: The label does not lie on the image.
+    """
     (image, grid), (_, label_grid) = volumes.image, volumes.labels
     if not same_geometry(grid, label_grid):
         remedy = _SYNTHESIZE if files.group == "synthetic" else "correct the label, then plan again"
@@ -156,10 +186,13 @@ def _image_of(files: TumorCase, volumes: Volumes) -> tuple[np.ndarray, Grid]:
 
 
 def read_tumor(plan: Plan, files: TumorCase, volumes: Volumes | None = None) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """The tumor that counts, of a pair what lies in the painted box, and all other tumor voxels (X, Y, Z) bool; their grid.
+    """Read the tumor of a case, all other tumor voxels (both (X, Y, Z) bool), and their grid.
+
+    Of a pair the tumor is all that lies in the painted box; of a real case it is the component that spans the tumor's
+    box.
 
     Raises:
-        StateError: a tumor is no longer where the set's provenance, or the plan's fingerprint, has it.
+        StateError: The tumor is not where the set's provenance, or the plan's fingerprint, has it.
     """
     labels, grid = (volumes or Volumes(files)).labels
     tumor = labels == plan.tumor_label
@@ -170,7 +203,7 @@ def read_tumor(plan: Plan, files: TumorCase, volumes: Volumes | None = None) -> 
         where = f"one that fills the box {files.box.start} to {files.box.stop}"
         remedy = _SYNTHESIZE if files.group == "synthetic" else "run `tumorgen plan DATASET` again"
         raise StateError(
-            "A tumor is not where it was",
+            "A tumor is not in its place",
             [Fault(str(files.label), "no such tumor: the label has changed", where, remedy)],
         )
     own[files.box.slices] = part

@@ -1,6 +1,6 @@
-"""Methods that painted into the same places -> one table: what each scored, beside real cases, and what it cost.
+"""One table of several methods that painted into the same places: their scores, beside real cases, and their cost.
 
-Reads the sets' scores and provenance and the stages' runs. Writes comparison.csv and comparison.json.
+Reads the sets' scores and provenance and the runs of the stages. Writes comparison.csv and comparison.json.
 """
 
 from __future__ import annotations
@@ -30,8 +30,15 @@ _NAN = math.nan
 
 @dataclass(frozen=True)
 class Value:
-    """A number and its 95 % interval (nan: none). `counts`: of a distance, how many synthetic and real slices it is of; `note`: what is to be
-    known of it, or why there is none."""
+    """A number and its 95 % interval (nan: none).
+
+    Attributes:
+        value: The number.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        counts: Of a distance: the numbers of synthetic and real slices it is computed from.
+        note: A remark, or why there is no number.
+    """
 
     value: float
     low: float = _NAN
@@ -41,13 +48,22 @@ class Value:
 
     @property
     def defined(self) -> bool:
+        """Whether there is a number."""
         return math.isfinite(self.value)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table. `best`: where the best value lies; empty: nothing is marked. `apart`: what tells two values apart, their
-    intervals or the width of the real row's interval."""
+    """A column of the table.
+
+    Attributes:
+        key: Key of its values.
+        group: The heading above its title.
+        title: Its title.
+        best: Which values are best; empty: no value is marked.
+        apart: What separates two values: their intervals, or the width of the real row's interval.
+        unit: How values are printed.
+    """
 
     key: str
     group: str
@@ -83,16 +99,18 @@ COLUMNS = (
     Column("seconds_method", "painting", "s a pair, the method", "low"),
 )
 RULE = (
-    "A value is marked as a column's best where it is told apart from every other method's on the same hosts: by intervals that do not overlap "
-    "(of the mean over pairs; for the AUC, of how far it is from 0.5), for the distances by more than the width of the real-against-real interval, "
-    "and only among sets that are scored by as many slices as the real row: few make a Fréchet distance larger. Columns without an interval are "
+    "A value is marked as the best of its column if it differs clearly from every other method's value on the "
+    "same hosts. Two values differ clearly if their 95 % intervals do not overlap (intervals of the mean over "
+    "pairs; for the AUC, of its distance from 0.5). Two distances differ clearly if their difference is larger "
+    "than the width of the real-against-real interval. Distances are compared only between sets that use as many "
+    "slices as the real row, because few slices make a Fréchet distance larger. Columns without an interval are "
     "never marked."
 )
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What TumorGen's paper reports of a method; empty where it reports nothing."""
+    """What TumorGen's paper reports of a method; a field is empty where the paper reports nothing."""
 
     name: str
     fid: str
@@ -101,7 +119,8 @@ class Paper:
 
 
 PAPER_SOURCE = "Liu, Chen et al., TumorGen (2025), Tables 1 to 3"
-#: FID, mean of three planes, on Hecktor and AutoPET; DSC and NSD with an nnU-Net on Hecktor; seconds a sample with the sampler
+#: FID, mean of three planes, on Hecktor / AutoPET; DSC / NSD with an nnU-Net on Hecktor; seconds a sample with its
+#: sampler
 PAPER = {
     "tumorgen": Paper("TumorGen", "52.0 / 72.4", "0.694 / 0.741", "0.218 (RFM-10), 1.061 (RFM-50)"),
     "difftumor": Paper("DiffTumor", "66.8 / 84.9", "", "1.226 (DDPM-50)"),
@@ -109,15 +128,19 @@ PAPER = {
     "syntumor": Paper("SynTumor", "89.7 / 109.0"),
 }
 PAPER_NOTE = (
-    f"Grey: {PAPER_SOURCE}; FID of middle slices on Hecktor / AutoPET, DSC / NSD on Hecktor. Other data, other features, other hardware: the order "
-    "of methods may be held against this table, the values may not. Its two generators of whole volumes, HA-GAN (118.6 / 137.0) and MedFusion "
-    "(119.3 / 134.8), are not built here: they paint no tumor into a given scan."
+    f"Gray: {PAPER_SOURCE}; FID of middle slices on Hecktor / AutoPET, DSC / NSD on Hecktor. The paper used other "
+    "data, features and hardware: compare the order of the methods with this table, not the values. The paper's "
+    "two generators of whole volumes, HA-GAN (118.6 / 137.0) and MedFusion (119.3 / 134.8), are not included: "
+    "they do not paint a tumor into a given scan."
 )
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a trained stage cost, and measured of itself, from its run.json; `planned` are the plan's steps."""
+    """The cost of a trained stage and the numbers it measured, from its run.json.
+
+    `planned` is the plan's number of steps.
+    """
 
     stage: str
     steps: int
@@ -138,8 +161,8 @@ class MethodEntry:
 
 
 @dataclass(frozen=True)
-class Painted:
-    """A set that a method came to: its scores, its pairs, and the lines of those given up by case."""
+class PaintedSet:
+    """A method's set: its scores, its pairs, and the log lines of the pairs that were given up, by case."""
 
     folder: Path
     scores: Scores
@@ -149,7 +172,16 @@ class Painted:
 
 @dataclass(frozen=True)
 class Table:
-    """Every method on one set of hosts. `pairs` were asked for; `alike` of them lie in the same box in every set that was made."""
+    """Every method on one set of hosts.
+
+    Attributes:
+        hosts: Name of the hosts.
+        pairs: Pairs that were requested of each method.
+        alike: Number of pairs that lie in the same box in every set.
+        real: Values of real cases.
+        entries: The methods.
+        best: By column, the method that is marked as best.
+    """
 
     hosts: str
     pairs: int
@@ -161,7 +193,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of it. `judge` is empty without one; `training` holds the stages of every method, empty for those that need none."""
+    """A whole comparison.
+
+    Attributes:
+        name: Name of its folder.
+        dataset: The data set that methods learn from.
+        plan_hash: Hash of the plan.
+        seed: Seed of the pairs.
+        budget: The training length in words.
+        channel: Name of the main channel.
+        judge: Folder of the judge; empty without one.
+        features: Network of the distances.
+        is_fid: Whether distances may be called FID.
+        tolerance_mm: Tolerance of the surface Dice.
+        training: The stages of every method; empty for a method that needs no training.
+        tables: A table for each set of hosts.
+    """
 
     name: str
     dataset: str
@@ -178,9 +225,17 @@ class Comparison:
 
 
 def make_table(
-    hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str, Painted], failures: Mapping[str, str]
+    hosts: str, pairs: int, methods: Sequence[str], made: Mapping[str, PaintedSet], failures: Mapping[str, str]
 ) -> Table:
-    """The table of one set of hosts, a row for each of `methods`: from its set in `made`, or from `failures` why it has none."""
+    """Make the table of one set of hosts, with a row for each method.
+
+    Args:
+        hosts: Name of the hosts.
+        pairs: Pairs that were requested of each method.
+        methods: The methods in the order of the rows.
+        made: The sets by method.
+        failures: By method, why it has no set.
+    """
     entries = []
     for method in methods:
         if method in failures:
@@ -198,21 +253,24 @@ def make_table(
 
 
 def shared_places(sets: Sequence[Sequence[Provenance]]) -> list[str]:
-    """The cases whose box in the same host was drawn the same in every set; a draw that is rejected moves the box of its own set."""
+    """List the cases whose box was drawn the same, in the same host, in every set.
+
+    A rejected draw moves the box in its own set only.
+    """
     places = [{line.case: (line.host_hash, line.asked) for line in lines} for lines in sets]
     return (
         [case for case, place in places[0].items() if all(each.get(case) == place for each in places)] if places else []
     )
 
 
-def set_values(made: Painted) -> dict[str, Value]:
-    """The values of a set, by column."""
+def set_values(made: PaintedSet) -> dict[str, Value]:
+    """Collect the values of a set, by column."""
     scores, lines = made.scores, made.lines
     rejected = count_rejected(lines, made.given_up).total()
     found = {m.field: _mean(m.synthetic) for m in scores.agreement.measures}
     for p in scores.planes:
         if p.place == "tumor":
-            unclear = "too few to tell from real" if p.unclear else ""
+            unclear = "too few slices to differ from real" if p.unclear else ""
             found[f"{p.measure}_{p.plane}"] = Value(
                 p.matched.value, p.matched.low, p.matched.high, p.matched.counts, unclear
             )
@@ -231,8 +289,11 @@ def set_values(made: Painted) -> dict[str, Value]:
 
 
 def real_values(sets: Sequence[Scores]) -> dict[str, Value]:
-    """What real cases come to: held-out cases' agreement and KS, real against real distances, shares of the training tumors. By the set
-    whose distances are of most slices: few make them larger."""
+    """Collect the values of real cases.
+
+    They are: agreement and KS of the held-out cases, distances of real from real cases, and shares of the training
+    tumors. They are taken from the set whose distances use the most slices, because few slices make a distance larger.
+    """
     if not sets:
         return {}
     scores = max(sets, key=lambda each: max((p.floor.counts for p in each.planes), default=(0, 0)))
@@ -255,14 +316,17 @@ def _mean(s: Summary) -> Value:
 
 
 def _beside(value: Value, real: Value | None) -> Value:
-    """A value that says so where it is a distance of fewer slices than the real row's, which is larger for that alone."""
+    """Add a note to a distance that uses fewer slices than the real row's and is larger for that reason alone."""
     if value.counts is None or real is None or value.counts == real.counts:
         return value
-    return replace(value, note=f"of {value.counts[0]} against {value.counts[1]} slices alone")
+    return replace(value, note=f"of only {value.counts[0]} against {value.counts[1]} slices")
 
 
 def best_of(column: Column, real: Mapping[str, Value], entries: Iterable[MethodEntry]) -> str:
-    """The method with the best value of a column, if it is told apart from every other's (see `RULE`); else empty."""
+    """Return the method with the best value of a column if it differs clearly from every other method (see `RULE`).
+
+    Without such a method the result is empty.
+    """
     counts = real[column.key].counts if column.key in real else None
     known = {e.method: e.values[column.key] for e in entries if column.key in e.values}
     found = {method: value for method, value in known.items() if value.defined and value.counts == counts}
@@ -281,13 +345,13 @@ def best_of(column: Column, real: Mapping[str, Value], entries: Iterable[MethodE
 
 
 def _from_half(value: Value) -> Value:
-    """A value's distance from one half, with its interval."""
+    """Return the distance of a value from one half, with its interval."""
     low, high = value.low - 0.5, value.high - 0.5
     return Value(abs(value.value - 0.5), 0.0 if low < 0 < high else min(abs(low), abs(high)), max(abs(low), abs(high)))
 
 
 def stage_runs(folders: Mapping[str, Path], planned: Mapping[str, int]) -> tuple[StageCost, ...]:
-    """The finished stages of a method, by its runs' folders."""
+    """Read the finished stages of a method from the folders of its runs."""
     files = {stage: folder / "run.json" for stage, folder in folders.items()}
     runs = {stage: read_plain(path, "train the stage again") for stage, path in files.items() if path.is_file()}
     return tuple(
@@ -297,13 +361,16 @@ def stage_runs(folders: Mapping[str, Path], planned: Mapping[str, int]) -> tuple
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
-    """comparison.csv and comparison.json."""
+    """Write comparison.csv and comparison.json."""
     write_text(folder / "comparison.csv", comparison_csv(comparison))
     write_json(folder / "comparison.json", none_for_nan(to_plain(comparison)))
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """A row for real cases and each method on each set of hosts; a value's interval in two columns beside it."""
+    """Write the comparison as CSV: a row for real cases and each method on each set of hosts.
+
+    The interval of a value is in two columns beside it.
+    """
     text = io.StringIO()
     sheet = csv.writer(text, lineterminator="\n")
     keys = [f"{column.key.replace(' ', '_')}{part}" for column in COLUMNS for part in ("", "_low", "_high")]
@@ -326,12 +393,12 @@ def comparison_csv(comparison: Comparison) -> str:
 
 
 def group_of(column: Column, is_fid: bool) -> str:
-    """A column's heading; distances are called FID and KID only in the features that make them such."""
+    """Return the heading of a column; distances are called FID and KID only in the features that define these."""
     return column.group.replace("Fréchet distance", "FID").replace("kernel distance", "KID") if is_fid else column.group
 
 
-def shown(column: Column, value: Value | None) -> tuple[str, str]:
-    """A value as text, and its interval (empty: none)."""
+def format_value(column: Column, value: Value | None) -> tuple[str, str]:
+    """Return a value as text, and its interval as text (empty: none)."""
     if value is None or not value.defined:
         return "–", ""
     if column.unit == "%":
@@ -348,14 +415,17 @@ def shown(column: Column, value: Value | None) -> tuple[str, str]:
 
 
 def table_rows(table: Table, comparison: Comparison) -> list[tuple[str, ...]]:
-    """One set of hosts for the terminal: a row a measure, a column for real cases and for each method that did not fail."""
+    """Return the table of one set of hosts for the terminal.
+
+    It has a row for each measure, and a column for real cases and for each method that did not fail.
+    """
     entries = [MethodEntry("real", "", "", table.real), *(entry for entry in table.entries if not entry.failure)]
     rows = []
     for column in COLUMNS:
         cells = []
         for entry in entries:
             value = entry.values.get(column.key)
-            text, around = shown(column, value)
+            text, around = format_value(column, value)
             mark = " *" if table.best.get(column.key) == entry.method else ""
             cells.append(
                 text + (f" [{around}]" if around else "") + (f" ({value.note})" if value and value.note else "") + mark

@@ -1,10 +1,10 @@
-"""A synthetic set -> its scores, beside the real data's: do mask and picture agree, do the tumors look like real ones, are
-they new.
+"""Scores a synthetic set beside the real data.
 
-Reads the set (an nnU-Net raw dataset with provenance.jsonl) and the real tumors of the plan's dataset. Writes, as it goes,
-predictions/ and measured/ into .cache/ beside the evaluations of all sets, then cases.csv and, last, scores.json into the
-set's own. What lies in the cache is named by the hash of all it was made from, so that a rerun goes on where the last one
-stopped and nothing stale is taken.
+Do mask and image agree, do the tumors look like real ones, are they new? Reads the set (an nnU-Net raw data set with
+provenance.jsonl) and the real tumors of the plan's data set. Writes predictions/ and measured/ into .cache/ beside the
+evaluations of all sets, then cases.csv and, last, scores.json into the set's own folder. A file in the cache is named
+by the hash of everything it was made from, so that an interrupted run continues where it stopped and nothing outdated
+is used.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tumorgen_cli.evaluation.cases import TumorCase, Volumes, synthetic_cases
-from tumorgen_cli.evaluation.measure import Measured, _slice_features, cache_of, measure_case, verdict_of
+from tumorgen_cli.evaluation.measure import Measured, cache_folder, measure_case, slice_features, verdict_of
 from tumorgen_cli.evaluation.scores import (
+    GROUPS,
     UNDEFINED_STATISTICS,
     VERDICT,
     CaseScores,
     Group,
+    PlaneDistance,
     Scores,
-    agree,
-    compare,
+    compare_statistics,
     hard_shares,
     plane_distances,
+    summarize_agreement,
 )
 from tumorgen_cli.metrics.classifier import ReaderTest, reader_test
-from tumorgen_cli.metrics.novelty import Lesion, novelty
+from tumorgen_cli.metrics.novelty import Lesion, measure_novelty
 from tumorgen_cli.metrics.overlap import UNJUDGED
 from tumorgen_cli.metrics.radiomics import lesion_features
 from tumorgen_cli.metrics.statistics import TumorStatistics
@@ -61,20 +63,30 @@ def evaluate_set(
     seed: int,
     ticker: Ticker,
 ) -> Scores:
-    """The scores of a set beside those of `real_tumors`, written to `out`. `seed` divides the reader test's folds; `ticker` counts up to
-    `evaluation_steps`.
+    """Score a set beside the real tumors, and write cases.csv and scores.json.
 
-    A pair holds one painted tumor, and is held against real tumors one by one, however many a case has. Agreement is counted within the
-    pair: the generated mask against the judge's tumor voxels inside mask and asked box grown by 10 mm, other tumors left out. For real
-    test cases, the ceiling, the box is the tumor's tight one. `network` gives the features of the slices.
+    A pair holds one painted tumor and is compared with real tumors one by one, however many a case has. Agreement is
+    counted within the pair: the generated mask against the judge's tumor voxels inside the mask and the requested box,
+    grown by 10 mm, without other tumors. For real test cases the box is the tumor's tight one; they show what the judge
+    can reach.
+
+    Args:
+        plan: The plan of the workspace.
+        real: The real tumors, from `real_tumors`.
+        set_folder: The set.
+        out: Where the scores are written.
+        judge: The judge; None: agreement is not measured.
+        network: The network whose features the slice distances use.
+        seed: Seed of the reader test's folds.
+        ticker: Counts up to `evaluation_steps`.
 
     Raises:
-        StateError: the set is unfinished, or files are missing; all of them are named.
+        StateError: The set is not finished, or files are missing; all of them are named.
     """
-    work, cache = [*synthetic_cases(plan, set_folder), *real], cache_of(out)
-    scored: dict[Group, list[CaseScores]] = {"synthetic": [], "train": [], "test": []}
-    measured: dict[Group, list[Measured]] = {"synthetic": [], "train": [], "test": []}
-    features: dict[Group, list[np.ndarray]] = {"synthetic": [], "train": [], "test": []}
+    work, cache = [*synthetic_cases(plan, set_folder), *real], cache_folder(out)
+    scored: dict[Group, list[CaseScores]] = {group: [] for group in GROUPS}
+    measured: dict[Group, list[Measured]] = {group: [] for group in GROUPS}
+    features: dict[Group, list[np.ndarray]] = {group: [] for group in GROUPS}
     volumes = Volumes(work[0])
     for number, files in enumerate(work, 1):
         if volumes.images != files.images:
@@ -82,7 +94,7 @@ def evaluate_set(
         found = measure_case(plan, files, cache, volumes)
         scored[files.group].append(_score_case(plan, files, found, cache, judge, volumes))
         measured[files.group].append(found)
-        features[files.group].append(_slice_features(found, network))
+        features[files.group].append(slice_features(found, network))
         ticker(number, files.case)
     pairs, train, test = (tuple(cases) for cases in scored.values())
     main = plan.main_channel
@@ -96,15 +108,13 @@ def evaluate_set(
         features=network.name,
         is_fid=network.is_fid,
         tolerance_mm=plan.tolerance_mm,
-        agreement=agree(pairs, test, train),
-        comparisons=compare(pairs, train),
+        agreement=summarize_agreement(pairs, test, train),
+        comparisons=compare_statistics(pairs, train),
         redrawn_volume=_redrawn_volume(set_folder, real, (*pairs, *train, *test)),
         shares=hard_shares(pairs, train),
-        planes=plane_distances(
-            *map(np.array, features.values()), *([case.host for case in cases] for cases in (pairs, train, test))
-        ),
+        planes=_plane_distances(features, scored),
         reader=_reader_test(plan, pairs, (*train, *test), measured, seed),
-        novelty=novelty(*(_lesions(scored[group], measured[group]) for group in ("synthetic", "train", "test"))),
+        novelty=measure_novelty(*(_lesions(scored[group], measured[group]) for group in GROUPS)),
         cases=(*pairs, *train, *test),
     )
     write_text(out / "cases.csv", cases_table(scores))
@@ -113,27 +123,27 @@ def evaluate_set(
 
 
 def _redrawn_volume(set_folder: Path, real: Sequence[TumorCase], scores: Sequence[CaseScores]) -> Summary:
-    """The volume of each pair's tumor over that of its host's own tumors in its box; pairs that replace none are left out."""
+    """Divide the volume of each pair's tumor by that of its host's own tumors in its box; other pairs are left out."""
     volume, hash_host = {case.case: case.statistics.volume_ml for case in scores}, functools.cache(hash_files)
     ratios, hosts = [], []
     for pair in read_provenance(set_folder):
         old = [files for files in real if files.host == pair.host and pair.asked.contains(files.box)]
-        if old and hash_host(old[0].images) == pair.host_hash:  # else it is another scan of a case's name
+        if old and hash_host(old[0].images) == pair.host_hash:  # else it is another scan with the name of a case
             ratios.append(volume[pair.case] / sum(volume[files.case] for files in old))
             hosts.append(pair.host)
     return summarize(np.array(ratios), "redrawn volume", hosts)
 
 
 def evaluation_steps(set_folder: Path, real: Sequence[TumorCase]) -> int:
-    """How many tumors `evaluate_set` goes through."""
+    """Count the tumors that `evaluate_set` goes through."""
     return len(read_provenance(set_folder)) + len(real)
 
 
 def read_scores(path: Path) -> Scores:
-    """The scores in a scores.json.
+    """Read the scores from a scores.json.
 
     Raises:
-        StateError: missing, or from another version.
+        StateError: The file is missing or of another version.
     """
     remedy = "run `tumorgen evaluate` again"
     try:
@@ -143,7 +153,11 @@ def read_scores(path: Path) -> Scores:
 
 
 def cases_table(scores: Scores) -> str:
-    """All cases as CSV: group, case, host, agreement, the reader test's suspicion of a pair, the main channel's statistics."""
+    """Write all cases as CSV.
+
+    The columns are: group, case, host, the verdict, the reader test's suspicion of a pair, statistics of the main
+    channel.
+    """
     names = [field.name for field in fields(TumorStatistics)]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -171,6 +185,14 @@ def _score_case(
     return CaseScores(files.group, files.case, files.host, statistics, verdict)
 
 
+def _plane_distances(
+    features: dict[Group, list[np.ndarray]], scored: dict[Group, list[CaseScores]]
+) -> tuple[PlaneDistance, ...]:
+    synthetic, train, test = (np.array(features[group]) for group in GROUPS)
+    hosts, train_scans, test_scans = ([case.host for case in scored[group]] for group in GROUPS)
+    return plane_distances(synthetic, train, test, hosts, train_scans, test_scans)
+
+
 def _reader_test(
     plan: Plan,
     pairs: Sequence[CaseScores],
@@ -178,7 +200,7 @@ def _reader_test(
     measured: dict[Group, list[Measured]],
     seed: int,
 ) -> ReaderTest:
-    """A tumor's group is its scan: redrawn in a real case, synthetic and real ones belong together."""
+    """Run the reader test. The group of a tumor is its scan: a tumor redrawn in a real case belongs to that case."""
     rows = [
         [m.lesion for m in found if m.statistics is not None]
         for found in (measured["synthetic"], [*measured["train"], *measured["test"]])
@@ -186,7 +208,7 @@ def _reader_test(
     groups = [[case.host for case in cases if case.statistics.volume_ml > 0] for cases in (pairs, real)]
     features = lesion_features([channel.name for channel in plan.channels])
     ours, theirs = (np.array(part).reshape(-1, len(features)) for part in rows)
-    return reader_test(ours, theirs, *groups, features, seed)
+    return reader_test(ours, theirs, groups[0], groups[1], features, seed)
 
 
 def _lesions(cases: Sequence[CaseScores], measured: Sequence[Measured]) -> list[Lesion]:

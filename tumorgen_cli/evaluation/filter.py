@@ -1,10 +1,10 @@
-"""A synthetic set -> the pairs a judge agrees with: FreeTumor's quality test, after the fact.
+"""Keeps the pairs of a synthetic set that a judge agrees with: FreeTumor's quality test, after synthesis.
 
-Reads a set and the predictions that evaluation may have left. Writes the kept pairs as a set of their own (hard links
-where the disk allows, else copies), `judges.json`, which says what the judges that chose them have learnt from, a line of
-`judged.jsonl` per pair (the pair is finished when its line is there), and, once all are judged, `rejected.csv`, which lists what
-was left out and why, the set's own `given_up.jsonl`, `provenance.jsonl` and, last, `dataset.json`. Several processes may each
-judge a shard of the set (`shards.py`).
+Reads a set and the predictions that an evaluation may have left. Writes the kept pairs as a set of their own (hard
+links where the disk allows it, else copies), `judges.json`, which says what the judges that selected them have learned
+from, and a line of `judged.jsonl` for each pair (a pair is finished when its line is there). Once all pairs are judged,
+it writes `rejected.csv`, which lists the rejected pairs with the reason, the set's own `given_up.jsonl`,
+`provenance.jsonl` and, last, `dataset.json`. Several processes may each judge a shard of the set (`shards.py`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,16 @@ _LOG = "judged"
 
 @dataclass(frozen=True)
 class Filtered:
-    """What a filter kept, and where. `judged` is of this run; `left`: pairs that other shards have yet to judge."""
+    """What a filter kept, and where.
+
+    Attributes:
+        folder: The kept set.
+        kept: Number of kept pairs.
+        rejected: Number of rejected pairs.
+        reasons: How many pairs were rejected for each reason.
+        judged: Number of pairs that this run judged.
+        left: Number of pairs that other shards still have to judge.
+    """
 
     folder: str
     kept: int
@@ -69,7 +78,7 @@ class Filtered:
 
 @dataclass(frozen=True)
 class Judged:
-    """A line of `judged.jsonl`: what the judge said of a pair (P, Dice, surface Dice; nan without a tumor)."""
+    """A line of `judged.jsonl`: the judge's numbers for a pair (P, Dice, surface Dice; nan without a tumor)."""
 
     case: str
     proportion: float
@@ -78,7 +87,7 @@ class Judged:
 
 
 def own_pairs(pairs: Sequence[T], shard: Shard | None) -> list[T]:
-    """The pairs of a shard, or all."""
+    """Return the pairs of a shard, or all without a shard."""
     return [pair for index, pair in enumerate(pairs) if shard is None or shard.owns(index)]
 
 
@@ -92,13 +101,23 @@ def filter_set(
     ticker: Ticker,
     shard: Shard | None = None,
 ) -> Filtered:
-    """Keeps the pairs of which the judge finds the share `keep` of the mask (P) or more; the set itself stays as it is.
+    """Keep the pairs for which the judge finds at least the share `keep` of the mask (P).
 
-    `cache` is the evaluation's, where the judge's answers lie or are put. Pairs that have their line are not judged again;
-    with `shard` only its own are, and the shard that finishes last finishes the kept set. `ticker` counts the shard's.
+    The set itself is not changed. Pairs that have their line are not judged again. With `shard` only its own pairs are
+    judged, and the shard that finishes last completes the kept set.
+
+    Args:
+        plan: The plan of the workspace.
+        set_folder: The set.
+        out: Where the kept set is written.
+        cache: The evaluation's cache, where the judge's predictions are read and kept.
+        judge: The judge.
+        keep: Smallest P of a kept pair.
+        ticker: Counts the pairs of this run.
+        shard: This process's share of the pairs; None: all.
 
     Raises:
-        StateError: the set is not whole, or `out` holds something else, or shards of another division.
+        StateError: The set is not complete, or `out` holds something else or shards of another division.
 
     Source: Wu et al., FreeTumor: keep a pair if P >= T, T = 0.7.
     """
@@ -144,7 +163,7 @@ def filter_set(
 
 
 def _judged(out: Path) -> dict[str, Judged]:
-    """The pairs that need not be judged again."""
+    """Read the pairs that have been judged."""
     lines = nan_for_none(read_log(out, _LOG))
     return {
         case: from_plain(Judged, line, f"{_LOG}.jsonl", "delete the folder and filter again")
@@ -153,7 +172,7 @@ def _judged(out: Path) -> dict[str, Judged]:
 
 
 def _reason(line: Judged, keep: float) -> str | None:
-    """Why a pair is left out; None for one that is kept."""
+    """Return why a pair is rejected; None for a kept one."""
     if line.proportion >= keep:
         return None
     return NOT_FOUND if math.isfinite(line.proportion) else "empty"
@@ -166,7 +185,7 @@ def _take(set_folder: Path, out: Path, files: TumorCase) -> None:
 
 
 def _finish(plan: Plan, set_folder: Path, out: Path, judged: Mapping[str, Judged], keep: float) -> None:
-    """Writes what tells of the whole set, in the order of the set that was filtered."""
+    """Write the files that describe the whole kept set, in the order of the set that was filtered."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["case", "host", "reason", "proportion", "dice", "surface_dice"])

@@ -1,6 +1,6 @@
-"""What nnU-Nets gain from synthetic pairs: their scores on real held-out patients, paired per patient against real cases alone.
+"""What nnU-Nets gain from synthetic pairs: scores on real held-out patients, paired by patient with real cases alone.
 
-A patient counts once: measures are first averaged over seeds, then intervals and tests run over patients.
+A patient counts once: measures are first averaged over seeds; intervals and tests are then over patients.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 from scipy import ndimage, stats
 
 from tumorgen_cli.geometry import Triple
-from tumorgen_cli.metrics.overlap import verdict
+from tumorgen_cli.metrics.overlap import compare_masks
 from tumorgen_cli.metrics.summary import Summary, summarize
 from tumorgen_cli.nnunet.job import Schedule
 
 EARLY_MM = 20.0  # FreeTumor's early tumors: a diameter under 2 cm
 REAL, LIVE = "real", "-live"
-SCORES = 2  # of the form of a run's scores; raise it when that changes
-_EXACT = 13  # patients up to which every assignment of signs is counted
+SCORES = 2  # version of a run's scores; raise it when they change
+_EXACT = 13  # up to so many patients, every assignment of signs is counted
 
 
 @dataclass(frozen=True)
 class LesionOutcome:
-    """A real lesion: its diameter, and whether a voxel of it was found. Diameters are of the ball of a volume."""
+    """A real lesion: the diameter of the ball of its volume, and whether at least one of its voxels was found."""
 
     diameter_mm: float
     found: bool
@@ -33,8 +33,15 @@ class LesionOutcome:
 
 @dataclass(frozen=True)
 class PatientScore:
-    """An nnU-Net on a held-out scan; Dice and surface Dice are None where there is nothing to find: false positives, here by
-    their diameters, tell of that."""
+    """An nnU-Net's scores on a held-out scan.
+
+    Attributes:
+        case: Name of the case.
+        dice: Dice; None where the scan has no lesion.
+        surface_dice: Surface Dice; None where the scan has no lesion.
+        lesions: Every real lesion.
+        false_positives: Diameters in mm of the false positives, each that of the ball of its volume.
+    """
 
     case: str
     dice: float | None
@@ -45,8 +52,19 @@ class PatientScore:
 
 @dataclass(frozen=True)
 class TrainedNnunet:
-    """A training and its scores. `cases`: real training cases; `pairs`: synthetic ones (of a live arm: painted by its end);
-    `real_share`: of what is drawn in training."""
+    """A training and its scores.
+
+    Attributes:
+        arm: Its arm.
+        cases: Number of real training cases.
+        seed: Its seed.
+        pairs: Number of synthetic pairs; of an arm that paints during training, pairs painted by its end.
+        real_share: Share of real cases among the cases drawn in training.
+        iterations: Iterations of the training.
+        minutes: Minutes of the training.
+        inputs_hash: Hash of what it was trained on.
+        patients: Scores of the held-out patients.
+    """
 
     arm: str
     cases: int
@@ -61,10 +79,19 @@ class TrainedNnunet:
 
 @dataclass(frozen=True)
 class ArmMeasure:
-    """A measure of an arm over patients, the spread between them, and the gain over real cases alone (of false positives: how many
-    fewer): interval, p of Wilcoxon's signed-rank test, patients better and worse; nan and 0 for the real arm itself.
+    """A measure of an arm over patients, and its gain over real cases alone.
 
-    `seeds` both arms have: the gain is of these, the measure of all of the arm's own.
+    Of false positives the gain is how many fewer there are. For the real arm itself the gain is None, p is nan, and the
+    counts are 0.
+
+    Attributes:
+        over_patients: Summary over patients, of all of the arm's seeds.
+        spread: Standard deviation over patients.
+        gain: Summary of the paired gains, of the seeds that both arms have.
+        p: p of Wilcoxon's signed-rank test of the gains.
+        better: Number of patients with a gain.
+        worse: Number of patients with a loss.
+        seeds: Number of seeds that both arms have.
     """
 
     over_patients: Summary
@@ -78,8 +105,17 @@ class ArmMeasure:
 
 @dataclass(frozen=True)
 class SizeGroup:
-    """Lesions of a size: the share of a patient's that was found, false positives of that size, and the scores of patients whose
-    largest lesion is of it."""
+    """Scores for lesions of a size.
+
+    Attributes:
+        name: Name of the size.
+        lesions: Number of lesions of that size.
+        patients: Number of patients whose largest lesion is of that size.
+        dice: Dice of these patients.
+        surface_dice: Surface Dice of these patients.
+        sensitivity: Share of a patient's lesions of that size that were found.
+        false_positives: False positives of that size in a scan.
+    """
 
     name: str
     lesions: int
@@ -111,8 +147,13 @@ class Arm:
 class Design:
     """What is compared. An arm is REAL, a method, or a method and LIVE: painted while nnU-Net trains.
 
-    `ratio`: pairs to a real case. `real_share`: of real cases among those that nnU-Net draws, reached by repeating them.
-    `minutes` of a training, of which the first measures how many steps they are: all then take these.
+    Attributes:
+        arms: The arms.
+        fractions: Shares of the training cases that arms learn from.
+        seeds: Number of seeds of nnU-Net.
+        minutes: Length of a training. The first training measures how many steps these are; all trainings take as many.
+        ratio: Number of pairs for each real case.
+        real_share: Share of real cases among the cases nnU-Net draws; they are repeated to reach it.
     """
 
     arms: tuple[str, ...]
@@ -125,7 +166,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Failure:
-    """An arm that came to no pairs, or one of its trainings that failed, and why."""
+    """An arm that has no pairs, or a training that failed, and why."""
 
     arm: str
     cases: int
@@ -134,7 +175,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Downstream:
-    """What `downstream.json` holds. `schedule`: epochs and their iterations, alike for all runs."""
+    """What `downstream.json` holds. `schedule`: epochs and their iterations, the same for all runs."""
 
     dataset: str
     plan: str
@@ -152,16 +193,22 @@ class Downstream:
 def score_patient(
     case: str, found: np.ndarray, truth: np.ndarray, spacing_mm: Triple, tolerance_mm: float
 ) -> PatientScore:
-    """Scores of a mask (X, Y, Z) against the truth. A lesion is found by one voxel in common; a false positive touches none."""
-    judged = verdict(truth, found, spacing_mm, tolerance_mm)
-    known = [round(value, 4) if judged.lesions else None for value in (judged.dice, judged.surface_dice)]
+    """Score a mask (X, Y, Z) against the truth (X, Y, Z).
+
+    A lesion is found if one voxel of it is found; a false positive touches no lesion.
+    """
+    judged = compare_masks(truth, found, spacing_mm, tolerance_mm)
+    rounded = [round(value, 4) if judged.lesions else None for value in (judged.dice, judged.surface_dice)]
     lesions = tuple(LesionOutcome(diameter, touched) for diameter, touched in _components(truth, found, spacing_mm))
     spurious = tuple(diameter for diameter, touched in _components(found, truth, spacing_mm) if not touched)
-    return PatientScore(case, known[0], known[1], lesions, spurious)
+    return PatientScore(case, rounded[0], rounded[1], lesions, spurious)
 
 
 def _components(mask: np.ndarray, other: np.ndarray, spacing_mm: Triple) -> list[tuple[float, bool]]:
-    """The diameter of each component of a mask (X, Y, Z), in mm, and whether it has a voxel in common with another mask."""
+    """List each component of a mask (X, Y, Z).
+
+    Returns the diameter in mm, and whether the component has a voxel in common with the other mask.
+    """
     parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
     volumes = np.bincount(parts.ravel(), minlength=count + 1)[1:] * math.prod(spacing_mm)
     touched = np.isin(np.arange(1, count + 1), parts[mask & other])
@@ -171,7 +218,11 @@ def _components(mask: np.ndarray, other: np.ndarray, spacing_mm: Triple) -> list
 
 
 def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:
-    """(name, from, below) in mm: under 2 cm and the rest where there are both, else the set's own tertiles; one for fewer than 3."""
+    """Divide lesions by diameter: (name, from, below) in mm.
+
+    The division is at 2 cm where there are lesions on both sides of it, else at the set's own tertiles. Fewer than
+    three lesions are one group.
+    """
     values = np.asarray(diameters, float)
     if values.size < 3:
         return [("any", 0.0, math.inf)]
@@ -186,7 +237,10 @@ def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:
 
 
 def summarize_arms(runs: Sequence[TrainedNnunet]) -> list[Arm]:
-    """Every arm at every number of cases, in the order of the runs. The gain compares patients over the seeds that both arms have."""
+    """Summarize every arm at every number of cases, in the order of the runs.
+
+    The gain compares patients over the seeds that both arms have.
+    """
     strata = (
         size_strata([lesion.diameter_mm for patient in runs[0].patients for lesion in patient.lesions]) if runs else []
     )
@@ -265,9 +319,8 @@ def _measure(
     if runs[0].arm == REAL or not shared:
         return ArmMeasure(summary, spread, None, math.nan, 0, 0, 0)
     mine, theirs = (_by_patient([run for run in group if run.seed in shared], pick) for group in (runs, real))
-    gains = np.round(
-        theirs - mine if pick is MEASURES["false_positives"] else mine - theirs, 6
-    )  # or sums in another order would differ
+    # rounded, because sums in another order would differ in the last digits
+    gains = np.round(theirs - mine if pick is MEASURES["false_positives"] else mine - theirs, 6)
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())  # nan is neither
     return ArmMeasure(
         summary,
@@ -281,17 +334,20 @@ def _measure(
 
 
 def _signed_rank(gains: np.ndarray) -> float:
-    """p of Wilcoxon's signed-rank test, two-sided, zeros left out; exact, ties or not, for up to 13 gains. nan without two patients or a gain."""
+    """Compute p of Wilcoxon's signed-rank test: two-sided, zeros left out, exact (also with ties) for up to 13 gains.
+
+    It is nan with fewer than two patients or without a gain or loss.
+    """
     other = gains[gains != 0]
     if len(gains) < 2 or not len(other):
         return math.nan
-    if len(other) == 1:  # of either sign with the same probability
+    if len(other) == 1:  # both signs have the same probability
         return 1.0
     return float(stats.wilcoxon(other, method=stats.PermutationMethod() if len(other) <= _EXACT else "auto").pvalue)
 
 
 def _by_patient(runs: Sequence[TrainedNnunet], pick: Callable[[PatientScore], float]) -> np.ndarray:
-    """(patients): the mean over runs, nan where no run has a value."""
+    """Average over runs: (patients,), nan where no run has a value."""
     values = np.array(
         [[pick(patient) for patient in sorted(run.patients, key=lambda p: p.case)] for run in runs], float
     )

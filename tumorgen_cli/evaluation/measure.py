@@ -1,22 +1,25 @@
-"""Measures one case of a set: agreement, tumor statistics, lesion features, slices. Results are cached per case."""
+"""Measures one case of a set: statistics, lesion features, slices, and the judge's verdict.
+
+Results are cached per case, in files named by a hash of everything they depend on.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tumorgen_cli.data.volumes import read_volume, resample, write_volume
-from tumorgen_cli.evaluation.cases import TumorCase, Volumes, _image_of, read_case, read_tumor
+from tumorgen_cli.evaluation.cases import TumorCase, Volumes, read_case, read_scan, read_tumor
 from tumorgen_cli.evaluation.scores import PLACES
 from tumorgen_cli.figures import upright, upright_grid
 from tumorgen_cli.geometry import Box, Grid, tight_box
 from tumorgen_cli.judge.verdict import MARGIN_MM, judge_pair, predict_around
 from tumorgen_cli.metrics import slice_distances
-from tumorgen_cli.metrics.novelty import lesion
+from tumorgen_cli.metrics.novelty import make_lesion
 from tumorgen_cli.metrics.overlap import Verdict
 from tumorgen_cli.metrics.radiomics import describe_lesion, feature_scales
 from tumorgen_cli.metrics.slice_distances import PLANES
@@ -31,13 +34,21 @@ if TYPE_CHECKING:
     from tumorgen_cli.metrics.feature_networks import Network
 
 
-_MEASURES = 4  # raise it when what `_measure` returns changes
+_MEASURES = 4  # raise it when the result of `_measure` changes
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is kept of a tumor in `path`: statistics (None where nothing was painted), slices in [0, 1] by plane (place, C, H, W), the
-    reader test's features (F,), the patch and facts of novelty (empty without a tumor)."""
+    """What is measured of a tumor, as it is kept in a file.
+
+    Attributes:
+        path: The file.
+        statistics: Statistics in the main channel; None where the pair has no tumor.
+        slices: By plane, slices in [0, 1] (place, C, H, W).
+        lesion: Features (F,) for the reader test; empty without a tumor.
+        patch: The patch for novelty; empty without a tumor.
+        facts: The facts for novelty; empty without a tumor.
+    """
 
     path: Path
     statistics: TumorStatistics | None
@@ -47,34 +58,35 @@ class Measured:
     facts: tuple[float, ...]
 
 
-def cache_of(out: Path) -> Path:
-    """Where what was measured and predicted lies, beside the evaluations of all sets of a workspace."""
+def cache_folder(out: Path) -> Path:
+    """Return where measurements and predictions are kept, beside the evaluations of all sets of a workspace."""
     return out.parent / ".cache"
 
 
 def measure_case(plan: Plan, files: TumorCase, cache: Path, volumes: Volumes | None = None) -> Measured:
-    """What is measured of a case, from `cache`/measured if nothing it was made from has changed."""
+    """Measure a case, or read the result from `cache`/measured if nothing it depends on has changed."""
     volumes = volumes or Volumes(files)
     content = [*volumes.image_hashes, volumes.label_hash]
     key = hash_value([_MEASURES, content, files.box, plan.channels, plan.main_channel, plan.window, plan.tumor_label])
     path = cache / "measured" / f"{files.case}.{key}.npz"
     if not path.is_file():
         found = _measure(plan, files, volumes, path)
-        told = json.dumps(none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
+        record = json.dumps(none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
         with atomic(path) as temporary:
-            np.savez_compressed(temporary, told=np.array(told), lesion=found.lesion, patch=found.patch, **found.slices)
+            arrays: dict[str, Any] = {"told": np.array(record), "lesion": found.lesion, "patch": found.patch}
+            np.savez_compressed(temporary, **(arrays | found.slices))
     with np.load(path) as kept:
-        told = json.loads(str(kept["told"]))
-        statistics = told["statistics"] and from_plain(TumorStatistics, nan_for_none(told["statistics"]), path.name)
+        record = json.loads(str(kept["told"]))
+        statistics = record["statistics"] and from_plain(TumorStatistics, nan_for_none(record["statistics"]), path.name)
         slices = {plane: kept[plane] for plane in PLANES if plane in kept}
-        return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(nan_for_none(told["facts"])))
+        return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(nan_for_none(record["facts"])))
 
 
 def _measure(plan: Plan, files: TumorCase, volumes: Volumes, path: Path) -> Measured:
     image, grid, tumor, others = read_case(plan, files, volumes)
     painted = np.zeros(grid.shape, bool)
     painted[files.box.slices] = True
-    # however a scan is stored, its planes are the patient's
+    # planes are the patient's, whatever the orientation in the file
     image, tumor, others, painted = (upright(part, grid.direction) for part in (image, tumor, others, painted))
     grid = upright_grid(grid)
     box = tight_box(tumor) or tight_box(painted)
@@ -84,7 +96,7 @@ def _measure(plan: Plan, files: TumorCase, volumes: Volumes, path: Path) -> Meas
     image, zero = to_comparable_units(image, plan.channels, limits)
     main = plan.main_channel
     statistics = describe_tumor(image[main], tumor, grid.spacing_mm, float(zero[main]), others)
-    one = lesion(files.case, files.host, image, tumor, grid.spacing_mm, statistics) if statistics else None
+    one = make_lesion(files.case, files.host, image, tumor, grid.spacing_mm, statistics) if statistics else None
     if one is None:
         return Measured(path, None, _rounded(slices), np.empty(0), np.empty(0), ())
     features = describe_lesion(image, tumor, grid.spacing_mm, zero, feature_scales(plan.window.spacing_mm), others)
@@ -92,14 +104,20 @@ def _measure(plan: Plan, files: TumorCase, volumes: Volumes, path: Path) -> Meas
 
 
 def slices_of(plan: Plan, image: np.ndarray, grid: Grid, box: Box, limits: np.ndarray) -> dict[str, np.ndarray]:
-    """By plane (place, C, H, W) in [0, 1]: through the middle of the scan, as the paper's protocol has it, and of a box."""
-    seen: dict[str, tuple[np.ndarray, tuple[float, ...]]] = {
+    """Take slices in [0, 1] of every plane, (place, C, H, W) by plane.
+
+    They go through the middle of the scan, as in the paper's protocol, and through the center of a box.
+    """
+    windows: dict[str, tuple[np.ndarray, tuple[float, ...]]] = {
         "middle": window_around(plan, image, grid, Box((0, 0, 0), grid.shape), limits),
         "tumor": window_around(plan, image, grid, box, limits),
     }
     return {
         plane: np.stack(
-            [[slice_distances.slices(channel, plane, seen[place][1]) for channel in seen[place][0]] for place in PLACES]
+            [
+                [slice_distances.take_slice(channel, plane, windows[place][1]) for channel in windows[place][0]]
+                for place in PLACES
+            ]
         )
         for plane in PLANES
     }
@@ -109,8 +127,11 @@ def _rounded(slices: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {plane: part.astype(np.float32) for plane, part in slices.items()}
 
 
-def _slice_features(found: Measured, network: Network) -> np.ndarray:
-    """Features (place, plane, D) of a case's slices, those of all channels side by side; kept beside what was measured."""
+def slice_features(found: Measured, network: Network) -> np.ndarray:
+    """Compute features (place, plane, D) of a case's slices, with all channels side by side.
+
+    They are kept in a file beside the measurements.
+    """
     path = found.path.with_suffix(f".{network.hash}.npy")
     if not path.is_file():
         rows = []
@@ -125,9 +146,19 @@ def _slice_features(found: Measured, network: Network) -> np.ndarray:
 def window_around(
     plan: Plan, image: np.ndarray, grid: Grid, box: Box, limits: np.ndarray
 ) -> tuple[np.ndarray, tuple[float, ...]]:
-    """The plan's window (C, *plan.window.shape), scaled to [0, 1] by the scan's clip limits, that shows `box`, and the box's centre in its voxels.
+    """Cut the plan's window that shows a box, scaled to [0, 1] by the scan's clip limits.
 
-    The window is centred on the box and kept inside the scan where the scan is larger than it, as in training.
+    The window is centered on the box and moved inside the scan where the scan is larger than it, as in training.
+
+    Args:
+        plan: The plan.
+        image: The scan (C, X, Y, Z).
+        grid: Its grid.
+        box: The box in voxels.
+        limits: The scan's clip limits by channel, from `preprocessing.intensity.scan_limits`.
+
+    Returns:
+        The window (C, *plan.window.shape), and the center of the box in its voxels.
     """
     start_mm, center = [], []
     for extent, window, middle, spacing, step in zip(
@@ -147,8 +178,11 @@ def window_around(
 
 
 def verdict_of(plan: Plan, files: TumorCase, cache: Path, judge: Judge, volumes: Volumes | None = None) -> Verdict:
-    """The judge's verdict on a tumor, around its mask and the box that was asked for; see `evaluate_set`. Its prediction is kept under
-    `cache`/predictions, by the hash of the images, the box and the labels that count."""
+    """Judge a tumor, inside its mask and its requested box grown by a margin; see `evaluate_set`.
+
+    The judge's prediction is kept under `cache`/predictions, named by the hash of the images, the box and the labels
+    that count as tumor.
+    """
     volumes = volumes or Volumes(files)
     tumor, others, grid = read_tumor(plan, files, volumes)
     key = hash_value([volumes.image_hashes, files.box, judge.tumor_labels, MARGIN_MM])
@@ -156,7 +190,7 @@ def verdict_of(plan: Plan, files: TumorCase, cache: Path, judge: Judge, volumes:
     if path.is_file():
         predicted = read_volume(path)[0].astype(bool)
     else:
-        image, grid = _image_of(files, volumes)
+        image, grid = read_scan(files, volumes)
         predicted = predict_around(judge, image, grid, files.box)
         write_volume(path, predicted.astype(np.uint8), grid)
     around = files.asked.hull(tight_box(tumor) or files.asked)

@@ -1,4 +1,4 @@
-"""The scores of a synthetic set: records, and the arithmetic from cases to summaries. No I/O."""
+"""The scores of a synthetic set: records, and the arithmetic from cases to summaries. No files are read or written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tumorgen_cli.metrics.summary import Summary, summarize
 from tumorgen_cli.metrics.traits import KINDS, hard_limit, is_hard
 from tumorgen_cli.system.files import derive_seed
 
-#: field of `TumorStatistics` -> (title, unit; "" is a pure number, "scan" the channel's unit, `previews.unit_of`)
+#: field of `TumorStatistics` -> (title, unit): "" is a pure number, "scan" the channel's unit (`figures.tumor_unit`)
 STATISTICS = {
     "volume_ml": ("volume", "ml"),
     "mean": ("mean intensity", "scan"),
@@ -49,11 +49,12 @@ _DRAWS = 50
 #: the fields of a verdict
 VERDICT = tuple(field.name for field in fields(Verdict))
 Group = Literal["synthetic", "train", "test"]
+GROUPS: tuple[Group, ...] = ("synthetic", "train", "test")
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One tumor. `host` is the scan it lies in; the verdict is undefined without a judge (and for training cases)."""
+    """One tumor. `host` is the scan it lies in; the verdict is undefined without a judge and for training cases."""
 
     group: Group
     case: str
@@ -76,7 +77,7 @@ class TraitComparison:
 
 @dataclass(frozen=True)
 class Share:
-    """The fraction of tumors that are of a hard kind; `threshold` is a percentile of the training tumors."""
+    """The share of tumors that are of a hard kind; `threshold` is a percentile of the training tumors."""
 
     kind: str
     rule: str
@@ -87,10 +88,17 @@ class Share:
 
 @dataclass(frozen=True)
 class PlaneDistance:
-    """A distance to the training tumors' slices of one plane (`all`: the mean of the planes) at one place.
+    """A distance to the training tumors' slices of one plane at one place.
 
-    `whole` is that of the whole set. `matched` is the set at the test scans' number, to be held against `floor`, what as many
-    real ones score; few slices make a Fréchet distance larger. `unclear`: the sample is too small to tell the two apart.
+    Attributes:
+        measure: Fréchet or kernel distance.
+        plane: The plane; `all` is the mean of the planes.
+        place: Through the middle of the scan or through the tumor.
+        whole: The distance of the whole set.
+        matched: The distance of parts of the set with as many slices as the test scans, to compare with `floor`: few
+            slices make a Fréchet distance larger.
+        floor: The distance of as many real slices.
+        unclear: The sample is too small to distinguish `matched` from `floor`.
     """
 
     measure: Literal["frechet", "kernel"]
@@ -104,7 +112,10 @@ class PlaneDistance:
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of the judge's verdicts: on the pairs, and on the real test cases (the ceiling a real tumor reaches)."""
+    """One measure of the judge's verdicts, on the pairs and on the real test cases.
+
+    The real test cases show what the judge reaches on real tumors.
+    """
 
     field: str
     synthetic: Summary
@@ -113,7 +124,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class LesionCount:
-    """Lesions of all cases together: in the masks, of them missed by the judge, and the judge's own that touch no mask."""
+    """Lesions of all cases together.
+
+    Attributes:
+        cases: Number of cases.
+        lesions: Lesions in the masks.
+        missed: Lesions of the masks that the judge does not find.
+        spurious: Lesions the judge finds that touch no mask.
+    """
 
     cases: int
     lesions: int
@@ -123,7 +141,10 @@ class LesionCount:
 
 @dataclass(frozen=True)
 class VolumeGroup:
-    """Dice and surface Dice of the tumors from `least_ml` to below `most_ml` (nan: no bound); the bounds are the training tumors' tertiles."""
+    """Dice and surface Dice of the tumors from `least_ml` to below `most_ml` (nan: no bound).
+
+    The bounds are the training tumors' tertiles.
+    """
 
     name: str
     least_ml: float
@@ -134,7 +155,7 @@ class VolumeGroup:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The judge against the masks."""
+    """How well the judge agrees with the masks."""
 
     measures: tuple[Measure, ...]
     synthetic_lesions: LesionCount
@@ -142,16 +163,32 @@ class Agreement:
     strata: tuple[VolumeGroup, ...]
 
     def of(self, field: str) -> Measure:
-        """The measure of a verdict's field."""
+        """Return the measure of a verdict's field."""
         return next(measure for measure in self.measures if measure.field == field)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of a set. `judge` and `judge_hash` are empty without a judge; `set_hash` is provenance.jsonl's.
+    """All scores of a set.
 
-    `redrawn_volume`: of tumors painted over a case's own, over that of those. `features` names the network of the plane distances;
-    `is_fid`: they may be called FID.
+    Attributes:
+        name: Name of the set's folder.
+        set_hash: Hash of its provenance.jsonl.
+        plan_hash: Hash of the plan of this evaluation.
+        channel: Name of the main channel.
+        judge: The judge's folder; empty without a judge.
+        judge_hash: The judge's hash; empty without a judge.
+        features: Name of the network of the plane distances.
+        is_fid: Whether these distances may be called FID.
+        tolerance_mm: Tolerance of the surface Dice.
+        agreement: The judge against the masks.
+        comparisons: Every tumor statistic beside the training tumors'.
+        redrawn_volume: Volume of tumors painted over a case's own tumors, over that of these tumors.
+        shares: Shares of hard tumors.
+        planes: Distances of slices.
+        reader: The reader test by machine.
+        novelty: How new the lesions are.
+        cases: Every tumor: pairs, training cases, test cases.
     """
 
     name: str
@@ -173,16 +210,25 @@ class Scores:
     cases: tuple[CaseScores, ...]
 
     def of(self, group: Group) -> tuple[CaseScores, ...]:
+        """Return the cases of a group."""
         return tuple(case for case in self.cases if case.group == group)
 
 
 def values_of(cases: Sequence[CaseScores], field: str) -> np.ndarray:
-    """A statistic of the tumor, or a measure of the verdict, of every case."""
+    """Return a statistic of the tumor, or a measure of the verdict, of every case (N,)."""
     return np.array([getattr(case.verdict if field in VERDICT else case.statistics, field) for case in cases], float)
 
 
-def agree(synthetic: Sequence[CaseScores], real: Sequence[CaseScores], training: Sequence[CaseScores]) -> Agreement:
-    """Verdicts in summary; `real` are the test cases, whose intervals are over scans, `training` set the bounds of the strata."""
+def summarize_agreement(
+    synthetic: Sequence[CaseScores], real: Sequence[CaseScores], training: Sequence[CaseScores]
+) -> Agreement:
+    """Summarize the verdicts.
+
+    Args:
+        synthetic: The pairs.
+        real: The test cases; their intervals are over scans.
+        training: The training cases; they set the bounds of the volume groups.
+    """
     bounds = (
         (0.0, *np.quantile(values_of(training, "volume_ml"), (1 / 3, 2 / 3)), math.inf) if training else (0.0, math.inf)
     )
@@ -212,8 +258,8 @@ def _lesions(cases: Sequence[CaseScores]) -> LesionCount:
     )
 
 
-def compare(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[TraitComparison, ...]:
-    """Every statistic of `STATISTICS` side by side."""
+def compare_statistics(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[TraitComparison, ...]:
+    """Compare every statistic of `STATISTICS` with the training tumors'."""
     rows = []
     for field, (title, unit) in STATISTICS.items():
         a, b = values_of(synthetic, field), values_of(training, field)
@@ -225,7 +271,10 @@ _HARD = {"contrast": "contrast, of either sign,", "core_ratio": "core ratio", "h
 
 
 def hard_shares(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[Share, ...]:
-    """Shares of low-contrast, necrotic and heterogeneous tumors; a generator of easy tumors has less than the data."""
+    """Compute the shares of low-contrast, necrotic and heterogeneous tumors.
+
+    A generator that paints easy tumors has smaller shares than the data.
+    """
     rows = []
     for kind, (field, percentile, side) in KINDS.items():
         limit = hard_limit(kind, values_of(training, field))
@@ -236,7 +285,7 @@ def hard_shares(synthetic: Sequence[CaseScores], training: Sequence[CaseScores])
 
 
 def _share(kind: str, values: np.ndarray, limit: float) -> float:
-    """Fraction of the defined values that are of a kind."""
+    """Compute the share of the defined values that are of a kind."""
     defined = values[np.isfinite(values)]
     return float(is_hard(kind, defined, limit).mean()) if len(defined) and math.isfinite(limit) else math.nan
 
@@ -249,10 +298,19 @@ def plane_distances(
     train_scans: Sequence[str],
     test_scans: Sequence[str],
 ) -> tuple[PlaneDistance, ...]:
-    """Distances to the training slices per place, plane and measure; features are (N, place, plane, D), or empty.
+    """Compute distances to the training slices for each place, plane and measure.
 
-    The names say which scan each row is of: rows of one stand or fall together, unless there are fewer than three scans, and `matched`
-    and `floor` are at numbers of scans. Through its middle a real scan counts once, however many tumors it holds, and in `matched` a host.
+    Features are (N, place, plane, D), or empty. Rows of one scan are drawn and left out together, unless there are
+    fewer than three scans; `matched` and `floor` count scans. Through its middle a real scan counts once, however many
+    tumors it has; in `matched` this also holds for a host.
+
+    Args:
+        synthetic: Features of the pairs.
+        train: Features of the training tumors.
+        test: Features of the test tumors.
+        hosts: The host of each pair.
+        train_scans: The scan of each training tumor.
+        test_scans: The scan of each test tumor.
     """
     rows = []
     for i, place in enumerate(PLACES):
@@ -265,9 +323,9 @@ def plane_distances(
             continue
         groups = [each if len(set(each)) >= 3 else None for each in (hosts, names)]
         real = np.concatenate([known, unseen]) if len(unseen) else known
-        # as many as there are held-out scans (without two, half of the training ones), or as the set has
-        learnt, held_out = len(set(names)), len(set(unseen_names))
-        counts = (held_out, learnt) if held_out >= 2 else (learnt // 2, learnt // 2)
+        # as many as held-out scans (with fewer than two: half of the training scans), or as the set has
+        trained, held_out = len(set(names)), len(set(unseen_names))
+        counts = (held_out, trained) if held_out >= 2 else (trained // 2, trained // 2)
         counts = (min(counts[0], len(set(hosts)) if place == "middle" else len(ours)), counts[1])
         for measure, distance in _DISTANCES.items():
             for j, plane in enumerate((*PLANES, ALL_PLANES)):
@@ -286,10 +344,10 @@ def plane_distances(
 
 
 def _at_place(place: Place, features: np.ndarray, scans: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Real features (N, plane, D) at a place, and the scan of each; through its middle a scan counts once."""
+    """Select real features (N, plane, D) at a place and the scan of each; through its middle a scan counts once."""
     rows = [k for k, scan in enumerate(scans) if place != "middle" or scan not in scans[:k]]
     return features[rows, PLACES.index(place)] if len(features) else features, [scans[k] for k in rows]
 
 
-#: the statistics of a tumor that is not there: 0 ml, the rest nan
+#: the statistics of a pair without a tumor: 0 ml, the rest nan
 UNDEFINED_STATISTICS = TumorStatistics(0.0, *[math.nan] * 8)

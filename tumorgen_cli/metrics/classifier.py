@@ -1,7 +1,7 @@
-"""The machine's reader test: can a classifier tell synthetic lesions from real ones, and what gives them away?
+"""A reader test by machine: can a classifier tell synthetic lesions from real ones, and by which features?
 
-A lesion becomes a vector of named features (intensity, texture, shape, boundary, surroundings), a classifier is
-cross-validated on them, and each feature is looked at alone. Arrays in, frozen records out; no I/O.
+A lesion is a vector of named features (intensity, texture, shape, boundary, surroundings). A classifier is
+cross-validated on them, and each feature is tested alone. Arrays in, frozen records out; no files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -21,24 +21,34 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 
-LEAST_LESIONS = 10  # per side; with fewer, folds are too small for an AUC
-SHOWN = 10  # features that are named at most
+LEAST_LESIONS = 10  # on each side; with fewer, folds are too small for an AUC
+SHOWN = 10  # most features that are listed
 _FOLDS = 5
 _REPEATS = 10
 _SHUFFLES = 2
 _RESAMPLES = 1000
-#: A bootstrap of held-out scores knows the luck of who is judged, not of who was trained on. On drawn lesions (30 and 40 a
-#: side, 6 and 39 features) the AUC's real deviation was 1.3 to 1.4 times the bootstrap's, and equal to it at an AUC of 0.95.
-_TRAINED = math.sqrt(2)
+#: A bootstrap of held-out scores varies the lesions that are scored, not those that were trained on. On simulated
+#: lesions (30 and 40 a side, 6 and 39 features) the true standard deviation of the AUC was 1.3 to 1.4 times the
+#: bootstrap's, and equal to it at an AUC of 0.95.
+_WIDENED = math.sqrt(2)
 _STRENGTH = 0.1  # C of the logistic regression
 
 
 @dataclass(frozen=True)
 class GiveAway:
-    """A feature that tells synthetic from real beyond chance.
+    """A feature that separates synthetic from real lesions beyond chance.
 
-    `auc` is that of the feature alone in the direction stated, with its 95 % interval; `importance` is what the
-    classifier's AUC loses on held-out lesions when the feature is shuffled. `synthetic` and `real` are medians.
+    Attributes:
+        feature: Name of the feature.
+        family: Its family.
+        title: Its title in a table.
+        direction: Whether synthetic lesions have lower or higher values.
+        auc: AUC of the feature alone in that direction.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        importance: How much AUC the classifier loses on held-out lesions when the feature is shuffled.
+        synthetic: Median of the synthetic lesions.
+        real: Median of the real lesions.
     """
 
     feature: str
@@ -54,12 +64,13 @@ class GiveAway:
 
     @property
     def words(self) -> str:
+        """The feature, its direction and its AUC as one phrase."""
         return f"{self.title}: synthetic {self.direction}, AUC {self.auc:.2f}"
 
 
 @dataclass(frozen=True)
 class FamilyAuc:
-    """The AUC of the same classifier that sees one family of features only."""
+    """The AUC of the same classifier on one family of features only."""
 
     family: Family
     auc: float
@@ -69,7 +80,7 @@ class FamilyAuc:
 
 @dataclass(frozen=True)
 class Undefined:
-    """A feature that is nan for some lesions: how many on each side."""
+    """A feature that is nan for some lesions, and for how many on each side."""
 
     feature: str
     synthetic: int
@@ -78,10 +89,24 @@ class Undefined:
 
 @dataclass(frozen=True)
 class ReaderTest:
-    """How well synthetic lesions are told from real ones; an AUC of 0.5 is best, 1 worst, and below 0.5 stays below.
+    """How well a classifier tells synthetic lesions from real ones. An AUC of 0.5 is best and 1 is worst.
 
-    `low` and `high` are its 95 % interval, by a bootstrap over hosts and patients (a point where the AUC is 1). `reason` says
-    why the AUC is nan (empty otherwise); `notes` what weakens it. `suspicion` is each synthetic lesion's mean held-out probability of being one.
+    Attributes:
+        synthetic: Number of synthetic lesions.
+        real: Number of real lesions.
+        synthetic_groups: Number of hosts of the synthetic lesions.
+        real_groups: Number of patients of the real lesions.
+        folds: Folds of each division; 0 where nothing was measured.
+        repeats: Number of divisions.
+        auc: The AUC; values below 0.5 are kept as they are.
+        low: Lower end of its 95 % interval, by a bootstrap over hosts and patients (a point where the AUC is 1).
+        high: Upper end of that interval.
+        reason: Why the AUC is nan; empty otherwise.
+        notes: What makes the result weaker.
+        families: AUC of each family of features.
+        give_aways: Features that separate the two beyond chance, strongest first.
+        undefined: Features that are nan for some lesions.
+        suspicion: Mean held-out probability of each synthetic lesion to be synthetic.
     """
 
     synthetic: int
@@ -109,66 +134,92 @@ def reader_test(
     features: Sequence[Feature],
     seed: int,
 ) -> ReaderTest:
-    """How well a classifier tells synthetic lesions (N, F) from real ones (M, F), and what gives them away.
+    """Measure how well a classifier tells synthetic lesions from real ones, and which features separate them.
 
-    A standardised logistic regression with an L2 penalty, classes weighted alike, nan imputed by the training folds' median,
-    is cross-validated over 10 divisions into at most 5 folds. Lesions of one group (host or patient; the same name on both
-    sides is the same one) are never on both sides of a division. Only lesions of the same fold are compared, since the
-    scores of two classifiers do not compare, and pooling them would press an AUC of chance below 0.5.
+    The classifier is a standardized logistic regression with an L2 penalty and balanced classes; nan is imputed by the
+    median of the training folds. It is cross-validated over 10 divisions into at most 5 folds. Lesions of one group are
+    always in the same fold. Only lesions of the same fold are compared: scores of two classifiers are not comparable,
+    and pooling them would push an AUC of chance below 0.5.
 
-    A side whose lesions all lie in one host cannot be held out: there every lesion is its own group, and a note says so.
-    With fewer than 10 lesions on a side the AUC is nan, with the reason.
+    Where all lesions of a side are of one group, that group cannot be held out: each lesion then is a group of its own,
+    and a note says so. With fewer than 10 lesions on a side the AUC is nan, with the reason.
+
+    Args:
+        synthetic: Features of the synthetic lesions (N, F).
+        real: Features of the real lesions (M, F).
+        synthetic_groups: Host of each synthetic lesion (N,).
+        real_groups: Patient of each real lesion (M,); the same name on both sides is the same group.
+        features: What the F features are.
+        seed: Seed of the divisions, the shuffles and the bootstrap.
 
     Raises:
-        ValueError: the arrays do not fit the features or groups.
+        ValueError: The arrays do not fit the features or groups.
     """
-    values = np.concatenate([np.reshape(synthetic, (-1, len(features))), np.reshape(real, (-1, len(features)))]).astype(
-        np.float64
-    )
+    parts = [np.reshape(part, (-1, len(features))) for part in (synthetic, real)]
+    values = np.concatenate(parts).astype(np.float64)
     n, m = len(synthetic_groups), len(real_groups)
     if len(values) != n + m:
         raise ValueError(f"{len(values)} lesions, but groups of {n + m}")
-    missing = [
-        Undefined(f.name, *(int(np.isnan(part[:, i]).sum()) for part in (values[:n], values[n:])))
-        for i, f in enumerate(features)
-    ]
-    undefined = tuple(row for row in missing if row.synthetic or row.real)
     groups, notes = _groups(synthetic_groups, real_groups)
-    counts = len(set(synthetic_groups)), len(set(real_groups))
+    counts, undefined = (len(set(synthetic_groups)), len(set(real_groups))), _undefined(values, n, features)
     if min(n, m) < LEAST_LESIONS:
-        reason = f"{n} synthetic and {m} real lesions: {LEAST_LESIONS} of each are needed"
+        reason = f"{n} synthetic and {m} real lesions; at least {LEAST_LESIONS} of each are needed"
         nan = math.nan
         return ReaderTest(n, m, *counts, 0, 0, nan, nan, nan, reason, (), (), (), undefined, (nan,) * n)
     labels = np.arange(n + m) < n
     divisions, folds = _divisions(labels, groups, seed)
     whole = _cross_validate(values, labels, divisions, np.random.default_rng(derive_seed("reader test shuffles", seed)))
     weights = _draws(groups, seed)
-    families = []
+    auc, low, high = _interval(whole.wins, whole.pairs, weights, _WIDENED)
+    return ReaderTest(
+        synthetic=n,
+        real=m,
+        synthetic_groups=counts[0],
+        real_groups=counts[1],
+        folds=folds,
+        repeats=_REPEATS,
+        auc=auc,
+        low=low,
+        high=high,
+        reason="",
+        notes=notes,
+        families=_families(values, labels, divisions, features, weights),
+        give_aways=_give_aways(values, n, features, whole.importances, weights),
+        undefined=undefined,
+        suspicion=tuple(float(p) for p in whole.probabilities[:n]),
+    )
+
+
+def _undefined(values: np.ndarray, n: int, features: Sequence[Feature]) -> tuple[Undefined, ...]:
+    """Count the nan of each feature on both sides; the first `n` rows are synthetic."""
+    rows = [
+        Undefined(f.name, *(int(np.isnan(part[:, i]).sum()) for part in (values[:n], values[n:])))
+        for i, f in enumerate(features)
+    ]
+    return tuple(row for row in rows if row.synthetic or row.real)
+
+
+def _families(
+    values: np.ndarray, labels: np.ndarray, divisions: np.ndarray, features: Sequence[Feature], weights: np.ndarray
+) -> tuple[FamilyAuc, ...]:
+    """Compute the AUC of the classifier on each family of features alone."""
+    found = []
     for family in dict.fromkeys(f.family for f in features):
         own = [f.family == family for f in features]
         part = _cross_validate(values[:, own], labels, divisions, None)
-        families.append(FamilyAuc(family, *_interval(part.wins, part.pairs, weights, _TRAINED)))
-    alone = [_alone(values[:n, i], values[n:, i]) for i in range(len(features))]
-    return ReaderTest(
-        n,
-        m,
-        *counts,
-        folds,
-        _REPEATS,
-        *_interval(whole.wins, whole.pairs, weights, _TRAINED),
-        "",
-        notes,
-        tuple(families),
-        _give_aways(values, n, features, alone, whole.importances, weights),
-        undefined,
-        tuple(float(p) for p in whole.probabilities[:n]),
-    )
+        found.append(FamilyAuc(family, *_interval(part.wins, part.pairs, weights, _WIDENED)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
 class _Validated:
-    """Over all divisions: wins (N, M) of the synthetic lesion over the real one (a tie is half), how often a pair was in one
-    fold (N, M), each feature's importance (F,), each lesion's mean held-out probability (N + M,).
+    """Results over all divisions.
+
+    Attributes:
+        wins: (N, M), how often the synthetic lesion scored above the real one (a tie is half).
+        pairs: (N, M), how often both were in the same held-out fold.
+        importances: (F,), importance of each feature.
+        probabilities: (N + M,), mean held-out probability of each lesion.
     """
 
     wins: np.ndarray
@@ -178,12 +229,13 @@ class _Validated:
 
 
 def _groups(synthetic: Sequence[str], real: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A group number per lesion, and notes; a side of one group is taken apart."""
+    """Number the group of each lesion, and note sides of a single group, whose lesions become groups of their own."""
     names, notes = [], []
     for side, own in (("synthetic", synthetic), ("real", real)):
         if len(set(own)) == 1 and len(own) > 1:
             notes.append(
-                f"all {side} lesions are of {own[0]}: folds are by lesion there, so that the AUC may be of the host, not of the lesions"
+                f"all {side} lesions are of {own[0]}: folds are by lesion there, so the AUC may measure the host and "
+                "not the lesions"
             )
             names += [f"{name} {side} {i}" for i, name in enumerate(own)]
         else:
@@ -192,7 +244,10 @@ def _groups(synthetic: Sequence[str], real: Sequence[str]) -> tuple[np.ndarray, 
 
 
 def _divisions(labels: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
-    """Each lesion's fold in every division (`_REPEATS`, N + M), groups whole and sides spread evenly; and how many folds."""
+    """Assign each lesion a fold in every division (`_REPEATS`, N + M), and return the number of folds.
+
+    Groups stay whole and both sides are spread evenly.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     folds = min(_FOLDS, *(len(np.unique(groups[labels == side])) for side in (True, False)))
@@ -209,10 +264,10 @@ def _divisions(labels: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.nd
 def _cross_validate(
     values: np.ndarray, labels: np.ndarray, divisions: np.ndarray, rng: np.random.Generator | None
 ) -> _Validated:
-    """Every lesion judged by classifiers that have not seen its fold. Importances are zero without `rng`."""
+    """Score every lesion by classifiers that were not trained on its fold. Importances are zero without `rng`."""
     n, total, width = int(labels.sum()), len(labels), values.shape[1]
     wins, pairs = np.zeros((n, total - n)), np.zeros((n, total - n))
-    lost, compared, chances, seen = np.zeros(width), 0, np.zeros(total), np.zeros(total)
+    lost, compared, probabilities, seen = np.zeros(width), 0, np.zeros(total), np.zeros(total)
     for own in divisions:
         for number in np.unique(own):
             train = own != number
@@ -221,7 +276,7 @@ def _cross_validate(
             held_out = np.flatnonzero(~train)
             model = _classifier().fit(values[train], labels[train])
             scores = model.decision_function(values[held_out])
-            chances[held_out] += 1 / (1 + np.exp(-scores))
+            probabilities[held_out] += 1 / (1 + np.exp(-scores))
             seen[held_out] += 1
             first = labels[held_out]
             won = _wins(scores[first], scores[~first])
@@ -233,14 +288,14 @@ def _cross_validate(
                 again = model.decision_function(shuffled.reshape(-1, width)).reshape(_SHUFFLES, width, -1)
                 lost += won.sum() - _wins(again[..., first], again[..., ~first]).sum(axis=(2, 3)).mean(axis=0)
                 compared += won.size
-    return _Validated(wins, pairs, lost / max(compared, 1), chances / np.maximum(seen, 1))
+    return _Validated(wins, pairs, lost / max(compared, 1), probabilities / np.maximum(seen, 1))
 
 
 def _classifier() -> Pipeline:
-    """An untrained classifier of lesions. A column that is nan throughout counts as constant.
+    """Return an untrained classifier of lesions. A column that is nan everywhere counts as constant.
 
-    A logistic regression, since it told real from synthetic PET lesions at least as well as a random forest and gradient
-    boosting did, and some tens of lesions leave no room for a larger model.
+    It is a logistic regression, which told real from synthetic PET lesions at least as well as a random forest and
+    gradient boosting. Some tens of lesions are too few for a larger model.
     """
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
@@ -252,7 +307,7 @@ def _classifier() -> Pipeline:
 
 
 def _shuffled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Copies (`_SHUFFLES`, F, N, F) of values (N, F), each with one column shuffled."""
+    """Return copies (`_SHUFFLES`, F, N, F) of values (N, F), each with one column shuffled."""
     copies = np.tile(values, (_SHUFFLES, values.shape[1], 1, 1))
     for row in copies:
         for column, copy in enumerate(row):
@@ -261,26 +316,26 @@ def _shuffled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Where ours (..., N) lie above theirs (..., M): 1, equal 0.5, below 0, (..., N, M)."""
+    """Compare values (..., N) with others (..., M): 1 where they are larger, 0.5 where equal, else 0, (..., N, M)."""
     a, b = ours[..., :, None], theirs[..., None, :]
     return (a > b) + 0.5 * (a == b)
 
 
 def _alone(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wins and pairs (N, M) of one feature's own values; a nan is in no pair."""
+    """Return wins and pairs (N, M) of the values of one feature; a nan is in no pair."""
     pairs = np.isfinite(ours)[:, None] & np.isfinite(theirs)[None]
     return _wins(ours, theirs) * pairs, pairs.astype(np.float64)
 
 
 def _draws(groups: np.ndarray, seed: int) -> np.ndarray:
-    """How often each lesion is in each of the bootstrap's draws of groups: (draws, N + M)."""
+    """Count how often each lesion is in each bootstrap draw of groups: (draws, N + M)."""
     count = int(groups.max()) + 1
     rng = np.random.default_rng(derive_seed("reader test bootstrap", seed))
     return rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)[:, groups].astype(np.float64)
 
 
 def _resampled(wins: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The AUC of every draw that has lesions of both sides."""
+    """Compute the AUC of every draw that has lesions of both sides."""
     n = len(wins)
     top, bottom = (((weights[:, :n] @ part) * weights[:, n:]).sum(axis=1) for part in (wins, pairs))
     return np.asarray(top[bottom > 0] / bottom[bottom > 0])
@@ -289,7 +344,7 @@ def _resampled(wins: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.n
 def _interval(
     wins: np.ndarray, pairs: np.ndarray, weights: np.ndarray, widened: float = 1.0
 ) -> tuple[float, float, float]:
-    """AUC and its 95 % bootstrap interval, `widened` by a factor about the AUC, within 0 and 1."""
+    """Compute the AUC and its 95 % bootstrap interval, widened by a factor around the AUC and clipped to 0 and 1."""
     if not pairs.any():
         return (math.nan,) * 3
     auc = float(wins.sum() / pairs.sum())
@@ -302,25 +357,25 @@ def _give_aways(
     values: np.ndarray,
     n: int,
     features: Sequence[Feature],
-    alone: Sequence[tuple[np.ndarray, np.ndarray]],
     importances: np.ndarray,
     weights: np.ndarray,
 ) -> tuple[GiveAway, ...]:
-    """The features whose own AUC is beyond chance, strongest first.
+    """Find the features whose own AUC is beyond chance, strongest first.
 
-    Beyond chance: further from 0.5 than the bootstrap's standard deviation times the normal quantile at which one feature in
-    20 tests of all features would be (Bonferroni).
+    Beyond chance: further from 0.5 than the bootstrap's standard deviation times a normal quantile. The quantile is the
+    one that one feature exceeds by chance in 20 tests of all features (Bonferroni).
     """
     far = NormalDist().inv_cdf(1 - 0.05 / (2 * len(features)))
     found = []
-    for i, (feature, (wins, pairs)) in enumerate(zip(features, alone, strict=True)):
+    for i, feature in enumerate(features):
+        wins, pairs = _alone(values[:n, i], values[n:, i])
         auc, low, high = _interval(wins, pairs, weights)
         if not pairs.any() or abs(auc - 0.5) <= far * _resampled(wins, pairs, weights).std():
             continue
         lower = auc < 0.5
         numbers = (1 - auc, 1 - high, 1 - low) if lower else (auc, low, high)
         medians = (float(np.nanmedian(part[:, i])) for part in (values[:n], values[n:]))
-        direction: Any = "lower" if lower else "higher"
+        direction: Literal["lower", "higher"] = "lower" if lower else "higher"
         found.append(
             GiveAway(feature.name, feature.family, feature.words, direction, *numbers, float(importances[i]), *medians)
         )

@@ -1,8 +1,8 @@
-"""Feature networks: pictures in, one vector each out, for the distances in `frechet`.
+"""Feature networks: images in, one vector each out, for the distances in `slice_distances`.
 
-Four, and what each needs: `hand_made` nothing; `lite0` two small packages that bring their weights; `inception` the standard
-FID weights, downloaded once or given as a file; `nnunet_encoder` a trained nnU-Net, and whole windows instead of slices.
-Only distances in `inception`'s features may be called FID. Reads weights; writes torch's download cache, nothing else.
+`hand_made` needs nothing. `lite0` needs two small packages that bring their weights. `inception` needs the standard FID
+weights, downloaded once or given as a file. `nnunet_encoder` needs a trained nnU-Net, and whole windows instead of
+slices. Only distances in `inception`'s features may be called FID. Reads weights; writes torch's download cache only.
 """
 
 from __future__ import annotations
@@ -33,15 +33,19 @@ _BATCH = 16
 _SIGMAS = (0.7, 1.5, 3.0)  # pixels
 _ANGLES = np.arange(4) * math.pi / 4
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
-_FLOOR = 1e-3  # of the [0, 1] range: what is fainter counts as flat
+_FLOOR = 1e-3  # in the [0, 1] range: fainter structure counts as constant
 
 
 @dataclass(frozen=True)
 class Network:
-    """A feature network. `hash` changes with its weights and with its preprocessing.
+    """A feature network.
 
-    `features` maps (N, H, W) in [0, 1] to (N, D) where `dimensions` is 2; windows (N, C, X, Y, Z) where it is 3. `is_fid`:
-    whether a Fréchet distance in these features may be called FID.
+    Attributes:
+        name: Its name in tables and files.
+        is_fid: Whether a Fréchet distance in its features may be called FID.
+        dimensions: 2: `features` maps slices (N, H, W) in [0, 1] to (N, D). 3: it maps windows (N, C, X, Y, Z).
+        hash: Changes with the weights and with the preprocessing.
+        features: The function itself.
     """
 
     name: str
@@ -52,19 +56,24 @@ class Network:
 
 
 def hand_made() -> Network:
-    """`filters` as a network: 66 texture statistics, nothing learnt, nothing to load."""
+    """Return `filters` as a network: 66 texture statistics; nothing is learned and nothing is loaded."""
     return Network("filters", False, 2, hash_value(["filters", _SIGMAS, _ANGLES, _PERCENTILES, _FLOOR]), filters)
 
 
 def inception(device: torch.device, weights: Path | None) -> Network:
-    """The FID network: 2,048 pooled features of TensorFlow's Inception of 2015-12-05.
+    """Return the FID network: 2,048 pooled features of TensorFlow's Inception of 2015-12-05.
 
-    `weights`: the standard file, under either name it has (pt_inception- or weights-inception-2015-12-05-6726825d.pth); None
-    takes torch's download cache, and downloads into it where the file is not there. Its checksum is checked, downloaded or given.
-    Slices are rounded to 8 bits, repeated to three channels and resized to 299 × 299 as TensorFlow 1 did, by torch-fidelity.
+    Slices are rounded to 8 bits, repeated to three channels and resized to 299 × 299 as TensorFlow 1 did, by
+    torch-fidelity. The checksum of the weights is checked in every case.
+
+    Args:
+        device: Where the network runs.
+        weights: The standard file, under either of its names (pt_inception- or
+            weights-inception-2015-12-05-6726825d.pth). None: the file in torch's download cache; it is downloaded first
+            where it is missing.
 
     Raises:
-        StateError: torch-fidelity is missing; no file and no network; another file.
+        StateError: torch-fidelity is missing, the file cannot be downloaded, or it is another file.
 
     Source: Heusel et al. 2017; torch-fidelity, feature-extractor "inception-v3-compat", layer "2048".
     """
@@ -78,15 +87,15 @@ def inception(device: torch.device, weights: Path | None) -> Network:
     if weights is None and not path.is_file():
         _download(URL_INCEPTION_V3, path)
     _check_file(path)
-    # torch-fidelity unpickles without care: what is not plain tensors stops here
+    # torch-fidelity unpickles any object: a file that holds more than tensors is refused here
     torch.load(path, map_location="cpu", weights_only=True)
     network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)).to(
         device
     )
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        grey = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-        return network(grey[:, None].expand(-1, 3, -1, -1))[0]
+        gray = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+        return network(gray[:, None].expand(-1, 3, -1, -1))[0]
 
     preparation = "8 bits, grey as RGB, TensorFlow 1 bilinear to 299"
     return Network(
@@ -95,12 +104,12 @@ def inception(device: torch.device, weights: Path | None) -> Network:
 
 
 def lite0(device: torch.device) -> Network:
-    """EfficientNet-Lite0 trained on ImageNet: pooled features of its last layer (1,280). No download, and not FID.
+    """Return EfficientNet-Lite0, trained on ImageNet: pooled features of its last layer (1,280). No download; not FID.
 
     Slices are repeated to three channels, resized to 224 × 224 (bicubic) and scaled as in its training.
 
     Raises:
-        StateError: a package is missing, or its weights are others.
+        StateError: A package is missing, or its weights are not the expected ones.
     """
     from tumorgen_cli.models.efficientnet import SHA256, lite0_input, lite0_model
 
@@ -120,12 +129,18 @@ def nnunet_encoder(
     preparation: str,
     device: torch.device,
 ) -> Network:
-    """Global averages of every stage of a 3D nnU-Net's encoder: of whole windows, not of slices, so one vector a case.
+    """Return a 3D nnU-Net's encoder as a network: global averages of every stage, of whole windows, one vector a case.
 
-    `encoder`: the part of nnU-Net's network that returns its stages' feature maps. `prepare`: windows (N, C, X, Y, Z) in
-    [0, 1] -> what it was trained on, (N, C, *its own axes), normalised; `preparation` names that in the hash. A 3D encoder
-    has no use for a single slice. Its distances are no independent witness where the same nnU-Net also scores or filters the
-    set, and it has seen the training cases, not the held-out ones.
+    A 3D encoder cannot be applied to a single slice. Where the same nnU-Net also scores or filters the set, distances
+    in its features are not an independent measure. It was trained on the training cases and not on the held-out cases.
+
+    Args:
+        encoder: The part of nnU-Net's network that returns its stages' feature maps.
+        weights_hash: Hash of its weights.
+        prepare: Maps windows (N, C, X, Y, Z) in [0, 1] to what the encoder was trained on, (N, C, *its own axes),
+            normalized.
+        preparation: Name of that preparation, for the hash.
+        device: Where the network runs.
     """
     encoder = encoder.to(device).eval()
 
@@ -139,13 +154,13 @@ def nnunet_encoder(
 
 
 def filters(images: np.ndarray) -> np.ndarray:
-    """Texture statistics (N, 66) of slices (N, H, W) in [0, 1] under a bank of Gaussian derivatives at three scales.
+    """Compute texture statistics (N, 66) of slices (N, H, W) in [0, 1] with Gaussian derivatives at three scales.
 
-    Per scale: mean and spread of the first and second derivatives along four directions, of the Laplacian (all as
-    logarithms, so that a factor counts alike at every strength), and of the blurred image; then percentiles of the image.
-    Steered from separable filters, so a direction costs nothing.
+    Per scale: mean and spread of the first and second derivatives along four directions and of the Laplacian (all as
+    logarithms, so that a factor counts the same at every strength), and of the blurred image. Then percentiles of the
+    image. Directions are combinations of separable filters, so that further directions cost little.
 
-    Source: Freeman and Adelson 1991, steerable filters. Deviation: these are hand-made, not learnt, features.
+    Source: Freeman and Adelson 1991, steerable filters. Deviation: these features are hand-made, not learned.
     """
     images = images.astype(np.float64, copy=False)
     parts = [np.percentile(images, _PERCENTILES, axis=(1, 2)).T]
@@ -176,13 +191,13 @@ def _mean_and_spread(images: np.ndarray) -> np.ndarray:
 
 
 def _batched(forward: Callable[[torch.Tensor], torch.Tensor], device: torch.device, axes: int) -> Features:
-    """`forward` over an array of any length, in batches on `device`, without gradients; (N, D) float32."""
+    """Return `forward` for arrays of any length: in batches on `device`, without gradients, with (N, D) float32 out."""
 
     def features(images: np.ndarray) -> np.ndarray:
         import torch
 
         if images.ndim != axes or not len(images):
-            raise ValueError(f"pictures of shape {images.shape}, where {axes} axes and one picture at least are needed")
+            raise ValueError(f"images of shape {images.shape}, expected {axes} axes and at least one image")
         found = []
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
@@ -200,20 +215,24 @@ def _download(url: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=_INCEPTION_SHA256, progress=False)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
-        remedy = f"fetch the file from {_RELEASE} where there is a network and give its path, or take lite0 (which is not FID)"
+        remedy = (
+            f"download the file from {_RELEASE} on a machine with a network and give its path, "
+            "or use lite0 (which is not FID)"
+        )
         raise StateError("The FID weights cannot be downloaded", [Fault(url, str(error), str(path), remedy)]) from error
 
 
 def _check_file(path: Path) -> None:
-    """
+    """Check that a file holds the FID weights.
+
     Raises:
-        StateError: no such file, or another content than the FID weights'.
+        StateError: The file is missing or has another content.
     """
     found = hash_file(path) if path.is_file() else "no such file"
     if found != _INCEPTION_SHA256[:16]:
-        remedy = f"fetch it again; the FID weights are at {_RELEASE}"
+        remedy = f"download it again; the FID weights are at {_RELEASE}"
         raise StateError(
-            "These are not the weights",
+            "The FID weights cannot be used",
             [Fault(str(path), found, f"a file of SHA-256 {_INCEPTION_SHA256[:16]}…", remedy)],
         )
 

@@ -1,7 +1,7 @@
-"""Are synthetic lesions new? Their distance to the nearest training lesion, near-copies, duplicates, and diversity.
+"""Are synthetic lesions new? Distance to the nearest training lesion, near-copies, duplicates, and diversity.
 
-A lesion becomes a patch at its own scale, two patches a distance that knows no mirroring and no small shift. Arrays in,
-frozen records out; no I/O.
+A lesion becomes a patch at its own scale. The distance of two patches ignores mirroring and small shifts. Arrays in,
+frozen records out; no files.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ SIDE = 20  # points of a patch along each edge
 REACH = 4.6  # a patch's edge in radii of gyration: a ball fills 0.56 of it, a long rod 0.75
 SHIFT = 2  # points by which patches are shifted against each other at most
 TYPICAL = 5.0  # percentile of the real distances below which a lesion counts as close
-#: of the mask in the likeness of two patches; the rest is the picture's inside. On 32 PET lesions this half and half flagged
-#: every noisy, rescaled, rotated copy in another host; with the surroundings in it 59 % of the latter, with the mask alone 94 %
+#: weight of the mask in the correlation of two patches; the rest is the image inside. On 32 PET lesions this value
+#: flagged every noisy, rescaled, rotated copy in another host; with the surroundings included 59 % of them were
+#: flagged, with the mask alone 94 %
 MASK_SHARE = 0.5
-_CANDIDATES = 24  # (lesion, mirroring) of best likeness unshifted, that are tried with shifts
-_CHUNK = 192  # pairs that are shifted at once: bounds memory
+_CANDIDATES = 24  # pairs of (lesion, mirroring) with the best correlation, which are then shifted
+_CHUNK = 192  # pairs that are shifted at once; limits memory
 _MIRRORINGS = tuple(axes for count in range(4) for axes in itertools.combinations((0, 1, 2), count))
 #: facts of `Lesion` -> title
 FACTS = {
@@ -42,7 +43,14 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Lesion:
-    """A lesion to be compared. `group` is its patient or host; `patch` (C + 1, SIDE, SIDE, SIDE); `facts` as in `FACTS`."""
+    """A lesion to compare.
+
+    Attributes:
+        case: Name of its case.
+        group: Its patient or host.
+        patch: (C + 1, SIDE, SIDE, SIDE), see `lesion_patch`.
+        facts: Numbers in the order of `FACTS`.
+    """
 
     case: str
     group: str
@@ -52,9 +60,15 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Near:
-    """A lesion, the one nearest to it among others, their distance (0 the same, 1 nothing in common), and the second nearest's.
+    """A lesion and the lesion nearest to it among others.
 
     A copy is far closer to one lesion than to any other; a smooth, typical lesion is about as close to several.
+
+    Attributes:
+        case: The lesion.
+        nearest: The lesion nearest to it.
+        distance: Their distance: 0 the same, 1 nothing in common.
+        second: The distance to the second nearest.
     """
 
     case: str
@@ -64,13 +78,13 @@ class Near:
 
     @property
     def ratio(self) -> float:
-        """Distance to the nearest over that to the second nearest: towards 0 for a copy, about 1 for a typical lesion."""
+        """Distance to the nearest over that to the second nearest: near 0 for a copy, about 1 for a typical lesion."""
         return _ratio(self.distance, self.second)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Of `count` distances: minimum, quartiles (nan where there is none)."""
+    """Minimum and quartiles of `count` distances; nan where there is none."""
 
     count: int
     minimum: float
@@ -83,8 +97,12 @@ class Spread:
 class Diversity:
     """The spread of one fact among the synthetic lesions over that among the real: 1 alike, below 1 less varied.
 
-    `quartiles` is the ratio of interquartile ranges, `deviations` that of standard deviations; nan where the real lesions do
-    not vary or there are fewer than two of either.
+    Attributes:
+        fact: Name of the fact.
+        title: Its title in a table.
+        quartiles: Ratio of interquartile ranges.
+        deviations: Ratio of standard deviations. Both are nan where the real lesions do not vary or a side has fewer
+            than two lesions.
     """
 
     fact: str
@@ -95,21 +113,28 @@ class Diversity:
 
 @dataclass(frozen=True)
 class Novelty:
-    """How new a set's lesions are, and how unlike each other.
+    """How new a set's lesions are, and how different from each other.
 
-    `synthetic`, `held_out` and `left_out` are distances to the nearest training lesion: of the synthetic lesions, of the
-    held-out real ones, and of each training lesion to those of other patients. `threshold` is the least of the latter two;
-    below it a synthetic lesion is a near-copy: closer to a training lesion than any two real patients' lesions are.
-    `near_copies` counts them (nan without real distances: `reason` says why); `singled_out` counts those of them that are
-    also closer to that one lesion, against the second nearest, than any real lesion is (`Near.ratio`): smooth lesions lie closer
-    to all others than real ones do, and only this tells a copy from a typical lesion. `close_share` is the share of synthetic lesions
-    below the 5th percentile of the real distances: 0.05 where they are as far from the training lesions as real ones.
-    `pairs` holds every synthetic lesion with its nearest training lesion, nearest first; `held_out_pairs` and `left_out_pairs`
-    likewise, to show what the distance of two patients looks like.
-
-    `duplicates` are pairs of synthetic lesions closer than `threshold`, nearest first, and `duplicated` the number of lesions
-    in such pairs. `synthetic_mean` and `real_mean` are mean distances between two lesions of the set, and between two
-    training lesions of different patients, both unshifted.
+    Attributes:
+        synthetic: Distances of the synthetic lesions to the nearest training lesion.
+        held_out: The same of the held-out real lesions.
+        left_out: Distances of each training lesion to the nearest training lesion of another patient.
+        threshold: The smallest of the latter two kinds of distances. A synthetic lesion below it is a near-copy: it is
+            closer to a training lesion than any two real patients' lesions are to each other.
+        near_copies: Number of near-copies; nan without real distances.
+        singled_out: Number of near-copies that have a smaller `Near.ratio` than any real lesion. Smooth lesions are
+            closer to all other lesions than real ones are; only this number separates a copy from a typical lesion.
+        close_share: Share of synthetic lesions below the 5th percentile of the real distances: 0.05 where they are as
+            far from the training lesions as real ones are.
+        reason: Why a number is nan; empty otherwise.
+        pairs: Every synthetic lesion with its nearest training lesion, nearest first.
+        held_out_pairs: The same of the held-out lesions, to show what the distance of two patients looks like.
+        left_out_pairs: The same of the training lesions.
+        duplicates: Pairs of synthetic lesions closer than `threshold`, nearest first.
+        duplicated: Number of lesions in such pairs.
+        synthetic_mean: Mean distance between two synthetic lesions, without shifts.
+        real_mean: Mean distance between two training lesions of different patients, without shifts.
+        diversity: The spread of each fact, synthetic over real.
     """
 
     synthetic: Spread
@@ -130,10 +155,19 @@ class Novelty:
     diversity: tuple[Diversity, ...]
 
 
-def lesion(
+def make_lesion(
     case: str, group: str, image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, statistics: TumorStatistics
 ) -> Lesion | None:
-    """A lesion with its patch and facts; None where the mask is empty. `image` (C, X, Y, Z), `mask` (X, Y, Z)."""
+    """Make a lesion with its patch and facts; None where the mask is empty.
+
+    Args:
+        case: Name of its case.
+        group: Its patient or host.
+        image: The scan (C, X, Y, Z).
+        mask: The lesion (X, Y, Z).
+        spacing_mm: Voxel size along each axis.
+        statistics: The lesion's statistics in the main channel.
+    """
     patch = lesion_patch(image, mask, spacing_mm)
     if patch is None:
         return None
@@ -145,13 +179,19 @@ def lesion(
 
 
 def lesion_patch(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) -> np.ndarray | None:
-    """A lesion at its own scale, (C + 1, SIDE, SIDE, SIDE) float32 of norm 1: the picture inside, and the mask; None if empty.
+    """Resample a lesion to its own scale: (C + 1, SIDE, SIDE, SIDE) float32 of norm 1; None where the mask is empty.
 
-    `image` (C, X, Y, Z), `mask` (X, Y, Z). The cube is centred on the mask's centre of mass and its edge is `REACH` radii of
-    gyration, so that a few voxels more or less hardly move it, as they would a tight box. The picture is each channel less its
-    mean inside, zero outside: a copy in another host has other surroundings, and uptake's level and unit should not count.
-    Picture and mask are scaled so that the product of two patches is the mean of their two correlations. A channel
-    that is flat inside is zero: nothing can be like it.
+    The first C channels are the image inside the lesion, the last is the mask. The cube is centered on the mask's
+    center of mass and its edge is `REACH` radii of gyration: a few voxels more or less hardly change it, while they
+    would change a tight box. The image is each channel minus its mean inside, and zero outside: a copy in another host
+    has other surroundings, and the level and unit of the uptake must not count. Image and mask are scaled so that the
+    product of two patches is the mean of their two correlations. A channel that is constant inside is zero: it
+    correlates with nothing.
+
+    Args:
+        image: The scan (C, X, Y, Z).
+        mask: The lesion (X, Y, Z).
+        spacing_mm: Voxel size along each axis.
     """
     inside = mask.astype(bool, copy=False)
     points = np.argwhere(inside)
@@ -175,15 +215,15 @@ def lesion_patch(image: np.ndarray, mask: np.ndarray, spacing_mm: Triple) -> np.
         return np.asarray(ndimage.map_coordinates(part, at, order=1, mode=mode))
 
     share = sample(inside, "constant")
-    pictures = []
+    images = []
     for channel in image:
         values = sample(channel, "nearest").astype(np.float64)
         values -= (values * share).sum() / share.sum()
-        pictures.append(
+        images.append(
             share * values if values.std() > 1e-6 * max(1.0, float(np.abs(channel).max())) else np.zeros_like(values)
         )
     shape = share - share.mean()
-    scaled = [math.sqrt((1 - MASK_SHARE) / len(image)) * _unit(picture) for picture in pictures]
+    scaled = [math.sqrt((1 - MASK_SHARE) / len(image)) * _unit(part) for part in images]
     return np.stack([*scaled, math.sqrt(MASK_SHARE) * _unit(shape)]).astype(np.float32)
 
 
@@ -193,34 +233,45 @@ def _unit(array: np.ndarray) -> np.ndarray:
 
 
 def distances(patches: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Distances (N, M) between patches (N, C + 1, S, S, S) and (M, ...): 1 less the best correlation over eight mirrorings."""
+    """Compute distances (N, M) between patches (N, C + 1, S, S, S) and (M, ...).
+
+    A distance is 1 minus the best correlation over eight mirrorings.
+    """
     best = np.full((len(patches), len(others)), -np.inf, np.float32)
     for axes in _MIRRORINGS:
         np.maximum(best, _products(patches, others, axes), out=best)
     return 1 - best
 
 
-def nearest(
+def find_nearest(
     patches: np.ndarray, others: np.ndarray, excluded: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each patch (N, C + 1, S, S, S) the nearest of the others (M, ...): indices, distances, the second nearest's (N,).
+    """Find the nearest of the others for each patch.
 
-    Distance is 1 less the best correlation over eight mirrorings and shifts of up to `SHIFT` points along each axis.
-    Patches are centred, so the 24 likeliest (other, mirroring) without a shift are the ones that are shifted. Shifts are
-    circular; what is wrapped around is the empty rim of a patch. `excluded` (N, M): pairs that are not looked at. Where
-    nothing is left to compare with, the index is -1 and the distance nan.
+    Distance is 1 minus the best correlation over eight mirrorings and shifts of up to `SHIFT` points along each axis.
+    Patches are centered, so only the 24 best pairs of (other, mirroring) without a shift are shifted. Shifts are
+    circular; what wraps around is the empty rim of a patch.
+
+    Args:
+        patches: (N, C + 1, S, S, S).
+        others: (M, C + 1, S, S, S).
+        excluded: (N, M), pairs that are not compared.
+
+    Returns:
+        Indices of the nearest (N,), distances (N,), and the distances of the second nearest (N,). Where nothing is left
+        to compare with, the index is -1 and the distance nan.
     """
     found, closest, second = np.full(len(patches), -1), np.full(len(patches), math.nan), np.full(len(patches), math.nan)
     if not len(patches) or not len(others):
         return found, closest, second
     # (N, 8 M): mirroring after mirroring
-    likeness = np.concatenate([_products(patches, others, axes) for axes in _MIRRORINGS], axis=1)
+    correlations = np.concatenate([_products(patches, others, axes) for axes in _MIRRORINGS], axis=1)
     if excluded is not None:
-        likeness[np.tile(excluded, len(_MIRRORINGS))] = -np.inf
-    count = min(_CANDIDATES, likeness.shape[1])
-    candidates = np.argpartition(-likeness, count - 1, axis=1)[:, :count]
+        correlations[np.tile(excluded, len(_MIRRORINGS))] = -np.inf
+    count = min(_CANDIDATES, correlations.shape[1])
+    candidates = np.argpartition(-correlations, count - 1, axis=1)[:, :count]
     rows, places = np.repeat(np.arange(len(patches)), count), candidates.ravel()
-    allowed = np.isfinite(likeness[rows, places])
+    allowed = np.isfinite(correlations[rows, places])
     rows, places = rows[allowed], places[allowed]
     best = np.full((len(patches), len(others)), -np.inf)
     for start in range(0, len(rows), _CHUNK):
@@ -228,11 +279,11 @@ def nearest(
         np.maximum.at(best, (row, other), _shifted(patches[row], others[other], mirroring))
     for row, values in enumerate(best):
         order = np.argsort(-values, kind="stable")[:2]
-        told = [max(1 - float(v), 0.0) for v in values[order] if np.isfinite(v)]
-        if told:
-            found[row], closest[row] = order[0], told[0]
-        if len(told) > 1:
-            second[row] = told[1]
+        known = [max(1 - float(v), 0.0) for v in values[order] if np.isfinite(v)]
+        if known:
+            found[row], closest[row] = order[0], known[0]
+        if len(known) > 1:
+            second[row] = known[1]
     return found, closest, second
 
 
@@ -242,7 +293,10 @@ def _products(patches: np.ndarray, others: np.ndarray, axes: tuple[int, ...]) ->
 
 
 def _shifted(patches: np.ndarray, others: np.ndarray, mirroring: np.ndarray) -> np.ndarray:
-    """The best correlation of each pair (K,) over all shifts, the other mirrored as `mirroring` (K,) numbers it."""
+    """Compute the best correlation of each pair (K,) over all shifts.
+
+    `mirroring` (K,) numbers the mirroring of the other patch.
+    """
     turned = np.stack(
         [np.flip(other, tuple(axis - 3 for axis in _MIRRORINGS[m])) for other, m in zip(others, mirroring, strict=True)]
     )
@@ -254,14 +308,14 @@ def _shifted(patches: np.ndarray, others: np.ndarray, mirroring: np.ndarray) -> 
     return np.asarray(near.reshape(len(patches), -1).max(axis=1))
 
 
-def novelty(synthetic: Sequence[Lesion], train: Sequence[Lesion], held_out: Sequence[Lesion]) -> Novelty:
-    """How new the synthetic lesions are beside the training lesions, and how varied; see `Novelty`.
+def measure_novelty(synthetic: Sequence[Lesion], train: Sequence[Lesion], held_out: Sequence[Lesion]) -> Novelty:
+    """Measure how new the synthetic lesions are beside the training lesions, and how varied; see `Novelty`.
 
     A held-out lesion of a training patient is compared with the other patients' training lesions only.
     """
     ours, theirs, unseen = (_patches(lesions) for lesions in (synthetic, train, held_out))
     pairs, unseen_pairs, left_out_pairs = (
-        _pairs(lesions, train, nearest(patches, theirs, excluded))
+        _pairs(lesions, train, find_nearest(patches, theirs, excluded))
         for lesions, patches, excluded in (
             (synthetic, ours, None),
             (held_out, unseen, _same(held_out, train)),
@@ -269,11 +323,11 @@ def novelty(synthetic: Sequence[Lesion], train: Sequence[Lesion], held_out: Sequ
         )
     )
     real = np.array([pair.distance for pair in (*unseen_pairs, *left_out_pairs)])
-    usual = np.array([pair.ratio for pair in (*unseen_pairs, *left_out_pairs)])
+    real_ratios = np.array([pair.ratio for pair in (*unseen_pairs, *left_out_pairs)])
     threshold = float(real.min()) if len(real) else math.nan
-    least_ratio = float(np.nanmin(usual)) if np.isfinite(usual).any() else math.nan
+    least_ratio = float(np.nanmin(real_ratios)) if np.isfinite(real_ratios).any() else math.nan
     known = bool(len(real)) and bool(pairs)
-    reason = "" if len(real) else "no two real patients' lesions to measure what is usual"
+    reason = "" if len(real) else "fewer than two real patients' lesions to compare with"
     if not len(synthetic):
         reason = "no synthetic lesion"
     copies = [pair for pair in pairs if pair.distance < threshold]
@@ -298,12 +352,15 @@ def novelty(synthetic: Sequence[Lesion], train: Sequence[Lesion], held_out: Sequ
         duplicated=len({case for pair in duplicates for case in (pair.case, pair.nearest)}),
         synthetic_mean=_mean_distance(ours, np.eye(len(ours), dtype=bool)),
         real_mean=_mean_distance(theirs, _same(train, train)),
-        diversity=diversity(synthetic, [*train, *held_out]),
+        diversity=compare_diversity(synthetic, [*train, *held_out]),
     )
 
 
-def diversity(synthetic: Sequence[Lesion], real: Sequence[Lesion]) -> tuple[Diversity, ...]:
-    """The spread of every fact of `FACTS`, synthetic over real. Places compare only between scans that show the same."""
+def compare_diversity(synthetic: Sequence[Lesion], real: Sequence[Lesion]) -> tuple[Diversity, ...]:
+    """Compare the spread of every fact of `FACTS`, synthetic over real.
+
+    Places are comparable only between scans that show the same part of the body.
+    """
     rows = []
     for i, (fact, title) in enumerate(FACTS.items()):
         ours, theirs = (np.array([one.facts[i] for one in lesions], float) for lesions in (synthetic, real))
@@ -317,9 +374,9 @@ def diversity(synthetic: Sequence[Lesion], real: Sequence[Lesion]) -> tuple[Dive
 
 
 def _duplicates(synthetic: Sequence[Lesion], patches: np.ndarray, threshold: float) -> tuple[Near, ...]:
-    """Pairs of synthetic lesions below the threshold, nearest first, each told once: a lesion with the one nearest to it."""
+    """List pairs of synthetic lesions below the threshold, nearest first, each pair once."""
     found: dict[frozenset[str], Near] = {}
-    for pair in _pairs(synthetic, synthetic, nearest(patches, patches, np.eye(len(patches), dtype=bool))):
+    for pair in _pairs(synthetic, synthetic, find_nearest(patches, patches, np.eye(len(patches), dtype=bool))):
         if pair.distance < threshold:
             found.setdefault(frozenset((pair.case, pair.nearest)), pair)
     return tuple(found.values())
@@ -328,7 +385,7 @@ def _duplicates(synthetic: Sequence[Lesion], patches: np.ndarray, threshold: flo
 def _pairs(
     lesions: Sequence[Lesion], others: Sequence[Lesion], found: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> tuple[Near, ...]:
-    """Every lesion with the one nearest to it, nearest first; those without one are left out."""
+    """Pair every lesion with the nearest one, nearest first; lesions without a nearest one are left out."""
     pairs = [
         Near(one.case, others[j].case, float(a), float(b))
         for one, j, a, b in zip(lesions, *found, strict=True)
@@ -343,7 +400,7 @@ def _patches(lesions: Sequence[Lesion]) -> np.ndarray:
 
 
 def _same(lesions: Sequence[Lesion], others: Sequence[Lesion]) -> np.ndarray:
-    """Where two lesions are of one patient (N, M)."""
+    """Tell where two lesions are of one patient (N, M)."""
     return np.array([[one.group == other.group for other in others] for one in lesions], bool).reshape(
         len(lesions), len(others)
     )

@@ -14,14 +14,14 @@ from tumorgen_cli.geometry import SHELL_MM, Triple, box_around
 from tumorgen_cli.metrics.statistics import TumorStatistics, describe_tumor
 
 Family = Literal["intensity", "texture", "shape", "boundary", "surroundings"]
-FAR_MM = 2 * SHELL_MM  # from the shell's edge to here, a scan is looked at as "farther away"
+FAR_MM = 2 * SHELL_MM  # "farther away" is from the shell's edge to this distance
 _BINS = 32
-_LEAST_VOXELS = 8  # of a region, for statistics of its voxels
+_LEAST_VOXELS = 8  # in a region, for statistics of its voxels
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A number that tells of a lesion. `channel` is empty where there is but one, or for shape."""
+    """A number that describes a lesion. `channel` is empty where there is only one, and for shape."""
 
     name: str
     family: Family
@@ -30,11 +30,12 @@ class Feature:
 
     @property
     def words(self) -> str:
+        """The title, with the channel where there are several."""
         return f"{self.title} ({self.channel})" if self.channel else self.title
 
 
-#: Of the mask alone. IBSI: volume (voxel counting), sphericity, surface to volume ratio, elongation, flatness; sphericity
-#: and surface are of a mesh smoothed by half a voxel, where IBSI's is not.
+#: Of the mask alone. IBSI: volume (voxel counting), sphericity, surface to volume ratio, elongation, flatness;
+#: sphericity and surface are of a mesh smoothed by half a voxel, where IBSI's is not.
 SHAPES = (
     Feature("volume_ml", "shape", "volume, ml"),
     Feature("sphericity", "shape", "sphericity"),
@@ -42,9 +43,9 @@ SHAPES = (
     Feature("elongation", "shape", "elongation (second axis to first)"),
     Feature("flatness", "shape", "flatness (third axis to first)"),
 )
-#: Of one channel. IBSI: mean, 10th percentile, median, 90th percentile, maximum, skewness, excess kurtosis, coefficient of
-#: variation, quartile coefficient of dispersion, histogram entropy (32 bins from minimum to maximum); and, as in IBSI 2,
-#: responses of Laplacian-of-Gaussian filters. The rest has no IBSI name.
+#: Of one channel. IBSI: mean, 10th percentile, median, 90th percentile, maximum, skewness, excess kurtosis, coefficient
+#: of variation, quartile coefficient of dispersion, histogram entropy (32 bins from minimum to maximum); as in IBSI 2,
+#: responses also of Laplacian-of-Gaussian filters. The rest has no IBSI name.
 INTENSITIES = (
     Feature("mean", "intensity", "mean"),
     Feature("percentile_10", "intensity", "10th percentile"),
@@ -84,14 +85,17 @@ INTENSITIES = (
 
 
 def lesion_features(channels: Sequence[str]) -> tuple[Feature, ...]:
-    """What the numbers of `describe_lesion` are, for an image of these channels."""
+    """List the features that `describe_lesion` computes for an image of these channels, in its order."""
     if len(channels) == 1:
         return (*SHAPES, *INTENSITIES)
     return (*SHAPES, *(replace(f, name=f"{c}.{f.name}", channel=c) for c in channels for f in INTENSITIES))
 
 
 def feature_scales(spacing_mm: Triple) -> Triple:
-    """Fine, middle and coarse scale in mm for data of this (working) spacing: its geometric mean times 1, 2 and 4."""
+    """Return the fine, middle and coarse scale in mm for data of this working spacing.
+
+    They are 1, 2 and 4 times the geometric mean of the spacing.
+    """
     size = math.prod(spacing_mm) ** (1 / 3)
     return size, 2 * size, 4 * size
 
@@ -104,13 +108,22 @@ def describe_lesion(
     scales_mm: Triple,
     excluded: np.ndarray | None = None,
 ) -> np.ndarray | None:
-    """The features of a lesion (F,), in the order of `lesion_features`; None where the mask is empty.
+    """Compute the features of a lesion.
 
-    `image` (C, X, Y, Z) and its `zero` (C,) as `preprocessing.intensity.to_comparable_units` gives them; `mask` (X, Y, Z); `excluded` (X, Y, Z): voxels that count
-    neither as lesion nor as surroundings. Everything is measured in mm: filters are Gaussians of `scales_mm` (fine, middle,
-    coarse; one choice for all lesions that are to be compared) on the scan's own grid. Texture is that of what lies deeper
-    than the fine scale, so that the boundary has no part in it; means and variances there count inside voxels alone
-    (normalised convolution). What cannot be told is nan.
+    Everything is measured in mm: filters are Gaussians of `scales_mm` on the scan's own grid. Texture is that of voxels
+    deeper than the fine scale, so that the boundary does not count; its means and variances use voxels inside only
+    (normalized convolution). An undefined feature is nan.
+
+    Args:
+        image: The scan (C, X, Y, Z) as `preprocessing.intensity.to_comparable_units` returns it.
+        mask: The lesion (X, Y, Z).
+        spacing_mm: Voxel size along each axis.
+        zero: The zero of each channel (C,), from the same function.
+        scales_mm: Fine, middle and coarse scale; the same for all lesions that are compared.
+        excluded: Voxels (X, Y, Z) that count neither as lesion nor as surroundings.
+
+    Returns:
+        The features (F,) in the order of `lesion_features`; None where the mask is empty.
     """
     inside = mask.astype(bool, copy=False)
     box = box_around(inside, spacing_mm, FAR_MM)
@@ -119,23 +132,27 @@ def describe_lesion(
     region = box.slices
     crop, inside = image[(slice(None), *region)].astype(np.float64), inside[region]
     left_out = np.zeros_like(inside) if excluded is None else excluded[region].astype(bool) & ~inside
-    places = _Places(inside, left_out, spacing_mm, scales_mm)
+    regions = _Regions(inside, left_out, spacing_mm, scales_mm)
     known = [
-        told
+        statistics
         for channel, none in zip(crop, zero.tolist(), strict=True)
-        if (told := describe_tumor(channel, inside, spacing_mm, none, left_out))
+        if (statistics := describe_tumor(channel, inside, spacing_mm, none, left_out))
     ]
     found = [_shape(known[0], inside, spacing_mm)]
     found += [
-        _intensity(channel, none, told, places) for channel, none, told in zip(crop, zero.tolist(), known, strict=True)
+        _intensity(channel, none, statistics, regions)
+        for channel, none, statistics in zip(crop, zero.tolist(), known, strict=True)
     ]
     names = [SHAPES, *[INTENSITIES] * len(crop)]
     values = np.array([float(row[f.name]) for row, part in zip(found, names, strict=True) for f in part])
     return np.where(np.isfinite(values), values, math.nan)
 
 
-class _Places:
-    """Where features of a lesion are measured: masks (X, Y, Z), and inward normals (3, X, Y, Z) of its boundary."""
+class _Regions:
+    """Regions in which features of a lesion are measured.
+
+    They are masks (X, Y, Z), and inward normals (3, X, Y, Z) of the lesion's boundary.
+    """
 
     def __init__(self, inside: np.ndarray, left_out: np.ndarray, spacing_mm: Triple, scales_mm: Triple) -> None:
         self.spacing_mm, self.scales_mm = spacing_mm, scales_mm
@@ -154,7 +171,7 @@ class _Places:
         self.normals = normals / np.maximum(np.linalg.norm(normals, axis=0), 1e-9)
 
     def slope(self, array: np.ndarray, scale_mm: float) -> np.ndarray:
-        """The gradient (3, X, Y, Z) per mm, smoothed by a Gaussian of `scale_mm`."""
+        """Compute the gradient (3, X, Y, Z) per mm, smoothed by a Gaussian of `scale_mm`."""
         sigma = self.sigma(scale_mm)
         radius = [max(1, round(4 * s)) for s in sigma]
         found = []
@@ -162,11 +179,11 @@ class _Places:
             part = ndimage.gaussian_filter(
                 array, sigma, order=[int(a == axis) for a in range(3)], mode="nearest", radius=radius
             )
-            found.append(part / _seen_slope(sigma[axis], radius[axis]) / step)
+            found.append(part / _measured_slope(sigma[axis], radius[axis]) / step)
         return np.stack(found)
 
     def curvature(self, array: np.ndarray, scale_mm: float) -> np.ndarray:
-        """The Laplacian of the smoothed array times the scale squared, so that it compares between scales."""
+        """Compute the Laplacian of the smoothed array times the squared scale, so that scales are comparable."""
         smooth = ndimage.gaussian_filter(array, self.sigma(scale_mm), mode="nearest")
         # differences of the smoothed array: a sampled second derivative of a narrow Gaussian does not sum to zero
         parts = [
@@ -176,11 +193,11 @@ class _Places:
         return scale_mm**2 * np.sum(parts, axis=0)
 
     def local(self, array: np.ndarray, where: np.ndarray, scale_mm: float) -> tuple[np.ndarray, np.ndarray]:
-        """Local mean and variance at the voxels of `where`, by Gaussian weights over the voxels of `where` alone."""
+        """Compute local mean and variance at the voxels of `where`, by Gaussian weights over these voxels only."""
         sigma, weight = self.sigma(scale_mm), where.astype(np.float64)
-        centred = np.where(where, array - (array[where].mean() if where.any() else 0.0), 0.0)
+        centered = np.where(where, array - (array[where].mean() if where.any() else 0.0), 0.0)
         total, first, second = (
-            ndimage.gaussian_filter(part, sigma, mode="constant")[where] for part in (weight, centred, centred**2)
+            ndimage.gaussian_filter(part, sigma, mode="constant")[where] for part in (weight, centered, centered**2)
         )
         mean = first / np.maximum(total, 1e-12)
         return mean + (array[where].mean() if where.any() else 0.0), np.maximum(
@@ -188,11 +205,15 @@ class _Places:
         )
 
     def sigma(self, scale_mm: float) -> list[float]:
+        """Return a scale in voxels along each axis."""
         return [scale_mm / step for step in self.spacing_mm]
 
 
-def _seen_slope(sigma: float, radius: int) -> float:
-    """What the sampled derivative of a Gaussian makes of a slope of 1: less where it is narrower than a voxel, as across thick slices."""
+def _measured_slope(sigma: float, radius: int) -> float:
+    """Return what the sampled derivative of a Gaussian measures of a slope of 1.
+
+    It is less than 1 where the Gaussian is narrower than a voxel, as across thick slices.
+    """
     return float(ndimage.gaussian_filter1d(np.arange(-radius, radius + 1.0), sigma, order=1, radius=radius)[radius])
 
 
@@ -211,16 +232,16 @@ def _shape(known: TumorStatistics, inside: np.ndarray, spacing_mm: Triple) -> di
     }
 
 
-def _intensity(channel: np.ndarray, zero: float, known: TumorStatistics, places: _Places) -> dict[str, float]:
+def _intensity(channel: np.ndarray, zero: float, known: TumorStatistics, regions: _Regions) -> dict[str, float]:
     from scipy.stats import kurtosis, skew
 
-    values = channel[places.inside]
+    values = channel[regions.inside]
     first, tenth, middle, ninetieth, third = np.percentile(values, (25, 10, 50, 90, 75))
     varied = len(values) >= _LEAST_VOXELS and values.std() > 1e-9 * max(1.0, float(np.abs(values).max()))
-    near, far = channel[places.near], channel[places.far]
-    noise, high = _noise(channel, places.inside, places)
-    near_noise, near_high = _noise(channel, places.near, places)
-    far_noise, _ = _noise(channel, places.far, places)
+    near, far = channel[regions.near], channel[regions.far]
+    noise, high = _noise(channel, regions.inside, regions)
+    near_noise, near_high = _noise(channel, regions.near, regions)
+    far_noise, _ = _noise(channel, regions.far, regions)
     return {
         "mean": known.mean,
         "percentile_10": tenth,
@@ -233,10 +254,10 @@ def _intensity(channel: np.ndarray, zero: float, known: TumorStatistics, places:
         "dispersion": _over(third - first, third + first - 2 * zero),
         "entropy": _entropy(values) if varied else math.nan,
         "core_ratio": known.core_ratio,
-        **_texture(channel, places),
+        **_texture(channel, regions),
         "high_frequency": high,
         "noise": noise,
-        **_boundary(channel, known.contrast, places),
+        **_boundary(channel, known.contrast, regions),
         "contrast": known.contrast,
         "near_mean": _mean(near),
         "near_spread": float(near.std()) if len(near) >= _LEAST_VOXELS else math.nan,
@@ -248,29 +269,32 @@ def _intensity(channel: np.ndarray, zero: float, known: TumorStatistics, places:
     }
 
 
-def _texture(channel: np.ndarray, places: _Places) -> dict[str, float]:
-    """Inner gradient, local variance at three scales as a share of the whole, and how spotted a lesion is at two."""
-    deep, (fine, middle, coarse) = places.deep, places.scales_mm
+def _texture(channel: np.ndarray, regions: _Regions) -> dict[str, float]:
+    """Measure the gradient inside, the share of variance at three scales, and the spread of spots at two scales."""
+    deep, (fine, middle, coarse) = regions.deep, regions.scales_mm
     names = ("gradient", "local_spread", "share_fine", "share_middle", "share_coarse", "spots_fine", "spots_coarse")
     if np.count_nonzero(deep) < _LEAST_VOXELS:
         return dict.fromkeys(names, math.nan)
-    variances = [float(places.local(channel, deep, scale)[1].mean()) for scale in (fine, middle, coarse)]
+    variances = [float(regions.local(channel, deep, scale)[1].mean()) for scale in (fine, middle, coarse)]
     whole = float(channel[deep].var())
     numbers = [
-        float(np.linalg.norm(places.slope(channel, fine), axis=0)[deep].mean()),
+        float(np.linalg.norm(regions.slope(channel, fine), axis=0)[deep].mean()),
         math.sqrt(variances[0]),
         *(_over(variance, whole) for variance in variances),
-        *(float(places.curvature(channel, scale)[deep].std()) for scale in (fine, middle)),
+        *(float(regions.curvature(channel, scale)[deep].std()) for scale in (fine, middle)),
     ]
     return dict(zip(names, numbers, strict=True))
 
 
-def _boundary(channel: np.ndarray, height: float, places: _Places) -> dict[str, float]:
-    """How the picture changes across the mask's boundary: uphill inwards is positive. `height`: contrast to the 2 cm shell."""
-    slope = places.slope(channel, places.scales_mm[0])[:, places.band]
-    uphill = (slope * places.normals[:, places.band]).sum(axis=0)
+def _boundary(channel: np.ndarray, height: float, regions: _Regions) -> dict[str, float]:
+    """Measure how the image changes across the mask's boundary; rising inward is positive.
+
+    `height` is the contrast to the 2 cm shell.
+    """
+    slope = regions.slope(channel, regions.scales_mm[0])[:, regions.band]
+    uphill = (slope * regions.normals[:, regions.band]).sum(axis=0)
     steep = np.linalg.norm(slope, axis=0)
-    rim, halo = channel[places.rim], channel[places.halo]
+    rim, halo = channel[regions.rim], channel[regions.halo]
     contrast = _mean(rim) - _mean(halo)
     enough = min(len(rim), len(halo)) >= _LEAST_VOXELS
     return {
@@ -279,17 +303,21 @@ def _boundary(channel: np.ndarray, height: float, places: _Places) -> dict[str, 
         "edge_alignment": _over(_mean(uphill), _mean(steep)),
         "edge_contrast": contrast,
         "edge_effect": _over(contrast, math.sqrt((rim.var() + halo.var()) / 2)) if enough else math.nan,
-        # how narrow the step is, whatever its height; a contrast of thin layers would itself fall where the step is wide
+        # how narrow the step is, independent of its height; the contrast of thin layers would shrink where the step is
+        # wide
         "edge_sharpness": _over(abs(_mean(uphill)), abs(height)),
     }
 
 
-def _noise(channel: np.ndarray, where: np.ndarray, places: _Places) -> tuple[float, float]:
-    """Of what a Gaussian of the fine scale takes away: a robust standard deviation, and its share of the variance."""
+def _noise(channel: np.ndarray, where: np.ndarray, regions: _Regions) -> tuple[float, float]:
+    """Measure what a Gaussian of the fine scale removes.
+
+    Returns its robust standard deviation, and its share of the variance.
+    """
     if np.count_nonzero(where) < _LEAST_VOXELS:
         return math.nan, math.nan
     values = channel[where]
-    rest = values - places.local(channel, where, places.scales_mm[0])[0]
+    rest = values - regions.local(channel, where, regions.scales_mm[0])[0]
     return 1.4826 * float(np.median(np.abs(rest - np.median(rest)))), _over(
         float((rest**2).mean()), float(values.var())
     )

@@ -1,7 +1,8 @@
-"""How far one set of cases is from another in a network's features: distances, their intervals, the floor of real cases.
+"""How far one set of cases is from another in a network's features: distances, their intervals, and the real floor.
 
-Arrays in, numbers out. Fréchet distances grow as sets get smaller, so only distances at equal counts may be compared; `floor`
-and `matched` give such. The networks are in `features`; a distance is an FID in the features of one of them only.
+Arrays in, numbers out. Fréchet distances grow as sets get smaller, so only distances at equal counts may be compared:
+`floor` and `matched` give these. The networks are in `feature_networks`; a distance may be called FID in the features
+of one of them only.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ __all__ = [
     "kernel_distance",
     "matched",
     "over_planes",
-    "slices",
+    "take_slice",
 ]
-#: two sets of cases, their first axes, -> how far apart they are
+#: features of two sets (the first axis is the case) -> their distance
 Distance = Callable[[np.ndarray, np.ndarray], float]
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
 _COVERAGE = 0.95
@@ -35,7 +36,7 @@ _COVERAGE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A distance and its 95 % interval; `counts` are the cases in each of the two sets that were compared."""
+    """A distance and its 95 % interval; `counts` are the numbers of cases in the two sets that were compared."""
 
     value: float
     low: float
@@ -44,21 +45,31 @@ class Interval:
 
     @property
     def width(self) -> float:
+        """Width of the interval, in the distance's units."""
         return self.high - self.low
 
 
-def slices(volume: np.ndarray, plane: str, center: Sequence[float] | None = None) -> np.ndarray:
-    """The 2D slice of (X, Y, Z) in a plane (see `PLANES`): through `center` (voxels), without it through the middle."""
+def take_slice(volume: np.ndarray, plane: str, center: Sequence[float] | None = None) -> np.ndarray:
+    """Return the 2D slice of a volume (X, Y, Z) in a plane.
+
+    Args:
+        volume: The volume (X, Y, Z).
+        plane: A key of `PLANES`.
+        center: Voxel through which the slice goes; None: the middle of the volume.
+    """
     axis = PLANES[plane]
     index = volume.shape[axis] // 2 if center is None else int(np.clip(round(center[axis]), 0, volume.shape[axis] - 1))
     return np.asarray(np.take(volume, index, axis))
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """|μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) of features (N, D) and (M, D); nan where a set has fewer than two rows.
+    """Compute |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) of features (N, D) and (M, D).
 
-    With centred features A and B over √(N - 1), tr (Σa Σb)^½ is the sum of the singular values of A Bᵀ: exact, never
-    complex, and sound for singular covariances (N < D), where a matrix square root is not.
+    With centered features A and B over √(N - 1), tr (Σa Σb)^½ is the sum of the singular values of A Bᵀ. That is exact,
+    never complex, and also correct for singular covariances (N < D), where a matrix square root is not.
+
+    Returns:
+        The squared distance; nan where a set has fewer than two rows.
 
     Raises:
         ValueError: D differs.
@@ -75,15 +86,18 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased MMD² of features (N, D) and (M, D) under the kernel (x·y / D + 1)³; nan where a set has fewer than two rows.
+    """Compute the unbiased MMD² of features (N, D) and (M, D) under the kernel (x·y / D + 1)³.
 
-    Its expectation does not depend on N and M and is 0 for equal distributions, so it may come out below 0.
+    Its expectation does not depend on N and M and is 0 for equal distributions, so a value may be below 0.
+
+    Returns:
+        The estimate; nan where a set has fewer than two rows.
 
     Raises:
         ValueError: D differs.
 
-    Source: Bińkowski et al. 2018 (arXiv 1801.01401), KID; Gretton et al. 2012, equation 3. Deviation: one estimate from all
-    rows, not the mean over blocks, whose use is to save memory on sets of tens of thousands.
+    Source: Bińkowski et al. 2018 (arXiv 1801.01401), KID; Gretton et al. 2012, equation 3. Deviation: one estimate from
+    all rows, not the mean over blocks, which only saves memory on sets of tens of thousands.
     """
     _check(a, b)
     n, m = len(a), len(b)
@@ -96,7 +110,10 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def over_planes(distance: Distance) -> Distance:
-    """`distance` as a mean over planes: of features (N, plane, D) and (M, plane, D). A case's slices stay together."""
+    """Return `distance` as a mean over planes, of features (N, plane, D) and (M, plane, D).
+
+    The slices of a case stay together.
+    """
 
     def mean(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.mean([distance(a[:, i], b[:, i]) for i in range(a.shape[1])]))
@@ -111,20 +128,30 @@ def jackknife(
     groups_a: Sequence[Hashable] | None,
     groups_b: Sequence[Hashable] | None,
 ) -> Interval:
-    """The distance of two sets with the 95 % interval that drawing other cases would give it.
+    """Compute the distance of two sets, with the 95 % interval that other cases would give.
 
-    Groups say which rows stand or fall together, such as the pairs painted into one host; None: every row is its own. Each
-    group of either set is left out in turn; the spread of the results gives the standard error (Student's t, the smaller
-    set's degrees of freedom). The interval is of the distance at these counts: the estimate's bias is in its middle, so
-    compare it at equal counts only. nan bounds where a set has fewer than three groups.
+    Each group of either set is left out in turn; the spread of the results gives the standard error (Student's t with
+    the smaller set's degrees of freedom). The interval is that of the distance at these counts: it is centered on the
+    biased estimate, so compare it at equal counts only.
 
-    A bootstrap would be wrong here. Drawn with replacement, a set holds only 63 % of its cases, some of them twice, so each
-    draw is in effect a smaller set: a Fréchet distance, biased upwards the more the smaller the set, comes out larger in
-    nearly every draw than the estimate itself, and the kernel distance meets equal rows. Leaving out one case changes the
-    count by one.
+    A bootstrap would be wrong here. A set drawn with replacement holds only 63 % of its cases, some of them twice, so
+    each draw is in effect a smaller set. A Fréchet distance, whose upward bias grows as the set shrinks, comes out
+    larger in nearly every draw than the estimate itself, and the kernel distance compares equal rows. Leaving out one
+    case changes the count by one.
 
-    Source: Efron and Stein 1981 (the jackknife's variance, at worst too large); Chong and Forsyth 2020 (arXiv 1911.07023),
-    the bias of FID.
+    Args:
+        a: Features of one set; the first axis is the case.
+        b: Features of the other set.
+        distance: The distance to compute.
+        groups_a: The group of each row of `a`: rows of one group, such as the pairs painted into one host, are left out
+            together. None: every row is a group.
+        groups_b: The same for `b`.
+
+    Returns:
+        The distance with its interval; the bounds are nan where a set has fewer than three groups.
+
+    Source: Efron and Stein 1981 (the jackknife's variance, which is at worst too large); Chong and Forsyth 2020
+    (arXiv 1911.07023), the bias of FID.
     """
     value, counts = distance(a, b), (len(a), len(b))
     members = [_members(part, groups) for part, groups in ((a, groups_a), (b, groups_b))]
@@ -150,12 +177,25 @@ def matched(
     draws: int,
     seed: int,
 ) -> Interval:
-    """Mean distance of `draws` random parts of both sets, of `counts` rows; the interval holds 95 % of the draws.
+    """Compute the mean distance of random parts of both sets, at given counts.
 
-    Without replacement, so that every draw is a set such as another lab could have had; of groups (see `jackknife`) as many as
-    there are, so that rows which are alike do not stand for several. The interval says how far single
-    sets of that size lie apart; it closes where `counts` nears the sets' own (for those, `jackknife`). nan where a set has
-    fewer rows than asked for, or than two are.
+    Parts are drawn without replacement, so that every draw is a set such as another study could have. A draw holds as
+    many groups as possible, so that rows that are alike do not count several times. The interval holds 95 % of the
+    draws and says how far single sets of that size differ. It closes where `counts` approaches the sets' own counts;
+    for those, use `jackknife`.
+
+    Args:
+        a: Features of one set; the first axis is the case.
+        b: Features of the other set.
+        counts: Rows of `a` and of `b` in a draw.
+        distance: The distance to compute.
+        groups_a: The group of each row of `a`, see `jackknife`.
+        groups_b: The same for `b`.
+        draws: Number of draws.
+        seed: Seed of the draws.
+
+    Returns:
+        The mean and its interval; nan where a set has fewer rows than requested, or a count is below two.
     """
     if min(counts) < 2 or len(a) < counts[0] or len(b) < counts[1]:
         return Interval(math.nan, math.nan, math.nan, counts)
@@ -176,14 +216,24 @@ def floor(
     draws: int,
     seed: int,
 ) -> Interval:
-    """The distance of real cases from other real cases: over random splits of `real` into two sets of `counts` rows.
+    """Compute the distance of real cases from other real cases: over random splits of `real` into two sets.
 
-    Each row is of another group (see `jackknife`): of the tumors of one scan a draw holds one, else they would lie on both
-    sides and bring them together. Halves of N groups: counts (N // 2, N // 2). Held-out against training: `real` is both
-    together, counts are theirs. What a synthetic set of `counts[0]` scores against `counts[1]` real cases is to be held against
-    this: the interval holds 95 % of what perfect cases would score, the exact permutation distribution under "no difference"
-    (unlike the one distance of the held-out cases, which is a single draw of it). nan where there are fewer than sum(counts)
-    groups.
+    A synthetic set of `counts[0]` cases against `counts[1]` real cases is compared with this floor. The interval holds
+    95 % of what perfect cases would score: it is the exact permutation distribution under "no difference", of which the
+    distance of the held-out cases is a single draw. Each row of a draw is of another group: of the tumors of one scan a
+    draw holds one, because tumors of the same scan on both sides would make the distance too small.
+
+    Args:
+        real: Features of all real cases; the first axis is the case.
+        counts: Rows in each part. Halves of N groups: (N // 2, N // 2). Held-out against training: their two counts,
+            with both in `real`.
+        distance: The distance to compute.
+        groups: The group of each row, see `jackknife`.
+        draws: Number of splits.
+        seed: Seed of the splits.
+
+    Returns:
+        The mean and its interval; nan where there are fewer than sum(counts) groups.
     """
     members = _members(real, groups)
     if min(counts) < 2 or len(members) < sum(counts):
@@ -197,39 +247,46 @@ def floor(
 
 
 def _spread(members: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """All rows of all groups at random: first one of each group, then a second of each that has one, and so on."""
+    """Return all rows of all groups in random order.
+
+    First comes one row of each group, then a second of each group that has one, and so on.
+    """
     mixed = [rng.permutation(rows) for rows in members]
     turns = [[rows[turn] for rows in mixed if turn < len(rows)] for turn in range(max(map(len, mixed)))]
     return np.concatenate([rng.permutation(turn) for turn in turns])
 
 
 def cannot_tell(floor: Interval, first: float, second: float) -> bool:
-    """Whether the sample is too small to tell two sets apart by their distances, both at the floor's counts.
+    """Tell whether the sample is too small to distinguish two sets by their distances, both at the floor's counts.
 
-    The rule: the distances differ by no more than the width of the floor's 95 % interval, that is by what the choice of real
-    cases alone may do. Strict on purpose: with the same cases compared the difference varies less than that. True where
-    anything is nan.
+    The rule: the distances differ by no more than the width of the floor's 95 % interval, that is by no more than the
+    choice of real cases changes them. The rule is strict on purpose: with the same real cases the difference varies
+    less. True where any number is nan.
     """
     return not abs(first - second) > floor.width
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Principal axes of reference features: `mean` (D,), `axes` (D, K), columns of unit length."""
+    """Principal axes of reference features: `mean` (D,), and `axes` (D, K) with columns of unit length."""
 
     mean: np.ndarray
     axes: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Coordinates (..., K) of features (..., D)."""
+        """Project features (..., D) to coordinates (..., K)."""
         return np.asarray((features - self.mean) @ self.axes)
 
 
 def fit_projection(reference: np.ndarray, components: int) -> Projection:
-    """The first principal axes of reference features (N, D), at most min(N - 1, D); fitted to nothing else.
+    """Fit the first principal axes of reference features (N, D).
+
+    Args:
+        reference: The features (N, D); the axes are fitted to nothing else.
+        components: Number of axes, from 1 to min(N - 1, D).
 
     Raises:
-        ValueError: more components than the reference has.
+        ValueError: The reference does not have that many components.
     """
     if not 1 <= components <= min(len(reference) - 1, reference.shape[1]):
         raise ValueError(f"{components} components of features of shape {reference.shape}")
@@ -248,10 +305,10 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _members(part: np.ndarray, groups: Sequence[Hashable] | None) -> list[np.ndarray]:
-    """The rows of each group.
+    """List the rows of each group.
 
     Raises:
-        ValueError: not one group a row.
+        ValueError: The number of groups is not the number of rows.
     """
     if groups is None:
         return [np.array([row]) for row in range(len(part))]

@@ -1,4 +1,4 @@
-"""What a tumor looks like in numbers, and how far two sets of such numbers are apart. Arrays in, numbers out."""
+"""Statistics of a single tumor, and the distance between two sets of such numbers. Arrays in, numbers out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ from tumorgen_cli.metrics.traits import contrasts, core_ratio, heterogeneity, ra
 
 @dataclass(frozen=True)
 class TumorStatistics:
-    """One tumor in one channel, in the units of `preprocessing.intensity.to_comparable_units`; what cannot be told is nan.
+    """One tumor in one channel, in the units of `preprocessing.intensity.to_comparable_units`; nan where undefined.
 
-    `contrast` is the mean inside minus the mean of the shell of 2 cm around. Ratios are of what is above the channel's zero:
-    `relative_contrast` is the contrast over the shell's mean (nan where that is not positive), `heterogeneity` the coefficient of
-    variation inside (nan where the mean is not positive), `core_ratio` the mean of the third of the voxels lying deepest over
-    the mean of the third lying shallowest: below 1 where the core is dark, as in necrosis. `sphericity` is the area of the ball of
-    the same volume over the tumor's surface area (1 for a ball, else less). `boundary_gradient` is the mean slope, per mm, of the
-    voxels on both sides of the mask's boundary.
+    "Above the zero" means the intensity minus the channel's zero.
+
+    Attributes:
+        volume_ml: Volume of the mask.
+        mean: Mean intensity inside.
+        maximum: Largest intensity inside.
+        contrast: Mean inside minus the mean of the shell of 2 cm around.
+        relative_contrast: Contrast over the shell's mean above the zero; nan where that is not positive.
+        heterogeneity: Coefficient of variation inside, above the zero; nan where the mean is not positive.
+        core_ratio: Mean of the deepest third of the voxels over that of the shallowest third, both above the zero:
+            below 1 where the core is dark, as in necrosis.
+        sphericity: Area of the ball of the same volume over the tumor's surface area: 1 for a ball, else less.
+        boundary_gradient: Mean slope, per mm, of the voxels on both sides of the mask's boundary.
     """
 
     volume_ml: float
@@ -39,10 +46,17 @@ class TumorStatistics:
 def describe_tumor(
     channel: np.ndarray, mask: np.ndarray, spacing_mm: Triple, zero: float, excluded: np.ndarray | None = None
 ) -> TumorStatistics | None:
-    """The statistics of a tumor; None where the mask is empty.
+    """Compute the statistics of a tumor.
 
-    `channel` (X, Y, Z) and its `zero` as `preprocessing.intensity.to_comparable_units` gives them, `mask` (X, Y, Z). `excluded` (X, Y, Z): voxels that count
-    neither as tumor nor as surroundings.
+    Args:
+        channel: The scan (X, Y, Z), as `preprocessing.intensity.to_comparable_units` returns it.
+        mask: The tumor (X, Y, Z).
+        spacing_mm: Voxel size along each axis.
+        zero: The channel's zero, from the same function.
+        excluded: Voxels (X, Y, Z) that count neither as tumor nor as surroundings.
+
+    Returns:
+        The statistics; None where the mask is empty.
     """
     cut = tumor_and_shell(channel[None], mask, spacing_mm, excluded)
     if cut is None:
@@ -64,9 +78,9 @@ def describe_tumor(
 
 
 def ks_distance(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
-    """Two-sample Kolmogorov–Smirnov statistic: the largest gap between the distribution functions, 0 to 1.
+    """Compute the two-sample Kolmogorov–Smirnov statistic: the largest gap between the distribution functions, 0 to 1.
 
-    nan values are left out; nan where nothing is left on one side.
+    nan values are left out; the result is nan where a side has no values left.
     """
     from scipy.stats import ks_2samp
 
@@ -77,11 +91,11 @@ def ks_distance(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
 def _sphericity(inside: np.ndarray, spacing_mm: Triple) -> float:
     from skimage.measure import marching_cubes, mesh_surface_area
 
-    # smoothed by half a voxel: on a bare mask the steps of the voxels would count as surface
+    # smoothed by half a voxel: on the mask itself the steps of the voxels would count as surface
     soft = ndimage.gaussian_filter(np.pad(inside, 3).astype(np.float32), 0.5)
     vertices, faces, _, _ = marching_cubes(soft, min(0.5, float(soft.max()) / 2), spacing=spacing_mm)
     corners = vertices[faces].astype(np.float64)
-    volume = abs(np.linalg.det(corners).sum()) / 6  # of the tetrahedra that the triangles span with the origin
+    volume = abs(np.linalg.det(corners).sum()) / 6  # sum over the tetrahedra of the triangles and the origin
     return float(math.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / mesh_surface_area(vertices, faces))
 
 

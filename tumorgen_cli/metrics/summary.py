@@ -15,7 +15,18 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Summary:
-    """Of `count` defined values (and `undefined` ones): mean with its 95 % bootstrap interval, median, quartiles."""
+    """Mean, interval and quartiles of a list of numbers; all are nan without a defined value.
+
+    Attributes:
+        count: Number of defined values.
+        undefined: Number of nan values.
+        mean: Mean of the defined values.
+        low: Lower end of the mean's 95 % bootstrap interval; nan with fewer than two groups.
+        high: Upper end of that interval.
+        median: Median of the defined values.
+        quartile_1: First quartile.
+        quartile_3: Third quartile.
+    """
 
     count: int
     undefined: int
@@ -33,8 +44,17 @@ class Summary:
 
 
 def summarize(values: np.ndarray, what: str, groups: Sequence[str] | None = None) -> Summary:
-    """The summary of values; nan are counted and left out. `what` seeds the bootstrap, and nothing else does; it draws groups, whose
-    values stand or fall together (None: every value is its own)."""
+    """Summarize values; nan are counted and left out.
+
+    The bootstrap is a percentile bootstrap over groups with its own random stream, so that an interval depends on the
+    values and on `what` only.
+
+    Args:
+        values: The numbers (N,).
+        what: Name of the quantity; it seeds the bootstrap.
+        groups: The group of each value (N,), for instance its scan. Values of one group are drawn together. None: every
+            value is a group of its own.
+    """
     kept = np.isfinite(values)
     defined = values[kept]
     count, undefined = len(defined), len(values) - len(defined)

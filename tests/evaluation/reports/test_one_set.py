@@ -15,7 +15,7 @@ from tumorgen_cli.evaluation.scores import (
     UNDEFINED_STATISTICS,
     CaseScores,
     Scores,
-    compare,
+    compare_statistics,
     hard_shares,
     plane_distances,
 )
@@ -119,7 +119,7 @@ def test_page_is_whole_and_shows_best_median_worst(tmp_path):
 def test_what_went_wrong_is_told(tmp_path):
     scores = make_scores([0.5, 0.9, 0.0, 0.7])
     html, _ = page(tmp_path, scores, 4)
-    assert "chosen by a judge" not in html
+    assert "selected by a judge" not in html
     given_up = {"x": "no place <here>", "y": "3 empty", "z": "3 empty"}
     losses = Losses(given_up, {"w": "P 0.41, below 0.7"}, {"empty": 6, "too small": 1}, ("results/judge",))
     html, text = page(tmp_path, scores, 4, losses=losses)
@@ -132,7 +132,7 @@ def test_what_went_wrong_is_told(tmp_path):
         "tumors that the judge does not find": "1</td><td>pair2",
     }.items():
         assert told in re.sub(r"<td[^>]*>", "<td>", rows[title])
-    assert "chosen by a judge (results/judge)" in text
+    assert "selected by a judge (results/judge)" in text
 
 
 def test_other_sets_stand_beside(tmp_path):
@@ -150,7 +150,7 @@ def test_slices_of_a_pair_can_be_moved_through(tmp_path):
 
 def test_without_judge_says_so(tmp_path):
     _, text = page(tmp_path, make_scores([math.nan] * 3, judge=""), 3)
-    assert "No judge was given" in text
+    assert "There was no judge" in text
     assert "Pairs by contrast" in text
     assert "Surface Dice" not in text
 
@@ -164,7 +164,7 @@ def test_missing_previews_and_undefined_tumors(tmp_path):
         **{
             **vars(scores),
             "cases": (empty, *train),
-            "comparisons": compare([empty], train),
+            "comparisons": compare_statistics([empty], train),
             "shares": hard_shares([empty], train),
         }
     )

@@ -9,7 +9,7 @@ import torch
 from tumorgen_cli.methods.latent.autoencoder import load_cases
 from tumorgen_cli.methods.latent.cache import LatentCache, find_candidates, tumor_image
 from tumorgen_cli.methods.registry import find_method
-from tumorgen_cli.metrics.traits import describe_character
+from tumorgen_cli.metrics.traits import describe_traits
 from tumorgen_cli.preprocessing.intensity import unscale
 from tumorgen_cli.system.errors import DataError
 
@@ -40,7 +40,7 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     image, mask = tumor_image(plan, candidates[1], 1)
     np.testing.assert_array_equal(masks[1, 1], mask)
     limits = np.array(candidates[1].case.record.limits, np.float32)
-    told = describe_character(
+    told = describe_traits(
         unscale(image, plan.channels, limits), mask, plan.window.spacing_mm, np.zeros(1)
     )  # in the scan's units
     assert characters.shape == (3, 2, 3)

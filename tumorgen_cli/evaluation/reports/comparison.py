@@ -1,6 +1,6 @@
-"""A comparison -> one HTML page: the table, what training came to, the same places painted by every method, how to read it.
+"""The HTML page of a comparison: the table, training, the same places painted by every method, and how to read it.
 
-Reads the sets' pairs for the pictures; hosts are given. Writes comparison.html.
+Reads the pairs of the sets for the pictures; the hosts are given. Writes comparison.html.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tumorgen_cli.evaluation.comparison import (
     MethodEntry,
     Paper,
     Table,
+    format_value,
     group_of,
     shared_places,
-    shown,
 )
 from tumorgen_cli.evaluation.reports.html import number, page, picture_row, table
 from tumorgen_cli.figures import display_range, display_style, draw_box_slices, pick_evenly
@@ -51,7 +51,13 @@ a,.best{color:var(--mark)}.paper{color:var(--soft)}
 
 @dataclass(frozen=True)
 class Place:
-    """A box that every method painted in: axial pictures (H, W, 3) uint8 of the host and of each method's pair, by method."""
+    """A box that every method painted in, as axial pictures (H, W, 3) uint8.
+
+    Attributes:
+        case: Name of the case.
+        host: The host with the box.
+        painted: Each method's pair, by method.
+    """
 
     case: str
     host: np.ndarray
@@ -61,7 +67,14 @@ class Place:
 def draw_places(
     plan: Plan, sets: Mapping[str, Path], hosts: Mapping[str, Sequence[Path]], most: int = PLACES
 ) -> list[Place]:
-    """Pictures of places that all sets share, spread over the hosts. `sets` by method; `hosts` the image files by name."""
+    """Draw places that all sets share, spread over the hosts.
+
+    Args:
+        plan: The plan of the workspace.
+        sets: The set of each method.
+        hosts: The image files of each host.
+        most: Largest number of places.
+    """
     cases = sorted(shared_places([read_provenance(folder) for folder in sets.values()]))
     chosen = pick_evenly(cases, most)
     files = {method: {each.case: each for each in synthetic_cases(plan, folder)} for method, folder in sets.items()}
@@ -79,7 +92,9 @@ def draw_places(
             scan_limits(image, plan.channels)[plan.main_channel], (before, *(after for after, _ in painted)), box
         )
         colormap, _ = display_style(plan.channels[plan.main_channel].name)
-        first, *others = draw_box_slices(before, painted, box, grid.spacing_mm, display, grid.direction, colormap=colormap)
+        first, *others = draw_box_slices(
+            before, painted, box, grid.spacing_mm, display, grid.direction, colormap=colormap
+        )
         places.append(Place(case, first, dict(zip(pairs, others, strict=True))))
     return places
 
@@ -87,7 +102,14 @@ def draw_places(
 def write_page(
     path: Path, comparison: Comparison, places: Mapping[str, Sequence[Place]], reports: Mapping[str, Path]
 ) -> None:
-    """Writes the page. `places` by hosts, `reports` (report.html of a set) by the set's folder."""
+    """Write the page.
+
+    Args:
+        path: The file.
+        comparison: What is shown.
+        places: The pictures, by hosts.
+        reports: The report.html of a set, by the set's folder.
+    """
     parts = [_head(comparison)]
     for each in comparison.tables:
         parts += [
@@ -103,11 +125,12 @@ def write_page(
 
 def _head(c: Comparison) -> str:
     pairs = ", ".join(
-        f"{t.hosts}: {t.pairs} pairs a method asked for, {t.alike} in the same box in all" for t in c.tables
+        f"{t.hosts}: {t.pairs} pairs requested per method, {t.alike} of them in the same box for all methods"
+        for t in c.tables
     )
     judge = escape(Path(c.judge).name) if c.judge else "none"
     return (
-        f"<h1>{escape(c.name)}</h1><p class=soft>Learnt from {escape(c.dataset)} · {escape(pairs)} · seed {c.seed} · training: {escape(c.budget)} · "
+        f"<h1>{escape(c.name)}</h1><p class=soft>Learned from {escape(c.dataset)} · {escape(pairs)} · seed {c.seed} · training: {escape(c.budget)} · "
         f"channel {escape(c.channel)} · judge: {judge} · features: {escape(c.features)}</p>\n"
     )
 
@@ -144,7 +167,10 @@ def _row(entry: MethodEntry, t: Table, c: Comparison, firsts: set[int], kind: st
         values = [entry.values.get(column.key) for column in COLUMNS]
         cells = [
             _cell(
-                *shown(column, value), value.note if value else "", t.best.get(column.key) == entry.method, i in firsts
+                *format_value(column, value),
+                value.note if value else "",
+                t.best.get(column.key) == entry.method,
+                i in firsts,
             )
             for i, (column, value) in enumerate(zip(COLUMNS, values, strict=True))
         ]
@@ -163,9 +189,9 @@ def _cell(text: str, around: str, note: str, best: bool, first: bool) -> str:
 
 def _places(places: Sequence[Place]) -> str:
     if not places:
-        return "<p class=soft>No place that all methods share: no pictures.</p>"
+        return "<p class=soft>No box is the same for all methods, so there are no pictures.</p>"
     shown_places = "".join(picture_row(place.case, {"before": place.host, **place.painted}) for place in places)
-    note = "One host, box, slice and grey scale in all pictures of a row: the host with the box, then each method's pair with its mask."
+    note = "All pictures of a row show the same host, box, slice and gray scale: first the host with the box, then each method's pair with its mask."
     return f"<p class=soft>{note}</p>{shown_places}\n"
 
 
@@ -175,22 +201,22 @@ def _links(t: Table, reports: Mapping[str, Path], folder: Path) -> str:
         for e in t.entries
         if e.folder in reports
     ]
-    return f"<p>The sets' own reports: {', '.join(links)}</p>\n" if links else ""
+    return f"<p>Reports of the sets: {', '.join(links)}</p>\n" if links else ""
 
 
 def _notes(c: Comparison) -> str:
     real = (
-        "First row: what real cases come to. DSC, NSD and P: the judge on the held-out tumors; distances: real cases against real cases at the same "
-        "counts; KS: the held-out tumors against the training tumors; shares: the training tumors'; AUC: 0.5 is chance. Agreement above it is a "
-        "sign of easy tumors, not only of good masks."
+        "The first row shows real cases. DSC, NSD and P: the judge on the held-out tumors. Distances: real cases against real "
+        "cases at the same counts. KS: the held-out tumors against the training tumors. Shares: those of the training tumors. "
+        "AUC: 0.5 is chance. Agreement above the first row is a sign of easy tumors, not only of good masks."
     )
     same = (
-        "Every method got the same hosts, windows, seeds, number of pairs to make and score, and boxes drawn from the same seeds; a draw that is "
-        "rejected is followed by one in another box. A KS distance of few pairs is far from 0 by chance. Seconds are of this device "
-        "and of the pairs that were made; a host's reading is its first pair's."
+        "Every method had the same hosts, windows and seeds, made and scored the same number of pairs, and drew its boxes from "
+        "the same seeds. A rejected draw is repeated in another box. With few pairs a KS distance is far from 0 by chance. "
+        "Seconds were measured on this device over the finished pairs; the time to read a host counts for its first pair."
     )
-    kind = "FID and KID" if c.is_fid else "no FID, and not comparable to one"
-    far = f"Features of the distances: {c.features} ({kind}); NSD at {c.tolerance_mm:g} mm."
+    kind = "FID and KID" if c.is_fid else "not the FID, and not comparable to it"
+    far = f"Features of the distances: {c.features} ({kind}). Tolerance of the NSD: {c.tolerance_mm:g} mm."
     return (
         "<h2>How to read it</h2>"
         + "".join(f"<p>{escape(text)}</p>" for text in (real, same, RULE, far, PAPER_NOTE))
@@ -217,8 +243,8 @@ def _training(c: Comparison) -> str:
         for run in runs
     ]
     text = (
-        f"Asked for: {escape(c.budget)}. Stages that were trained before stay as they are; one that methods share is trained once and counted for "
-        "each; encoding comes on top."
+        f"Requested: {escape(c.budget)}. Stages that were already trained were not trained again. A stage that several methods "
+        "share was trained once and is counted for each of them. The time to encode the windows is not included."
     )
-    header = ["method", "stage", "steps", "the plan's", "seconds", "device", "its numbers"]
+    header = ["method", "stage", "steps", "planned", "seconds", "device", "measured"]
     return f"<h2>Training</h2><p>{text}</p>" + (table(header, rows) if rows else "")

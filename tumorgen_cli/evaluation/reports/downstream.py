@@ -1,4 +1,7 @@
-"""What pairs do to nnU-Nets -> one HTML page: curves over the number of real cases, tables, held-out patients as every arm sees them."""
+"""The HTML page on gains of nnU-Nets.
+
+It shows curves over the number of real cases, tables, and held-out patients for every arm.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +30,23 @@ body{max-width:80rem}
 
 @dataclass(frozen=True)
 class Patient:
-    """A held-out patient: a slice (H, W, 3) uint8 with the truth outlined, and with what each arm found, under its title."""
+    """A held-out patient.
+
+    Attributes:
+        case: Name of the case.
+        cases: Number of real training cases.
+        pictures: By title, a slice (H, W, 3) uint8 with an outline: the truth, then what each arm found.
+    """
 
     case: str
     cases: int
     pictures: Mapping[str, np.ndarray]
 
 
-def draw(result: Downstream, patients: Sequence[Patient]) -> str:
-    """The page."""
+def draw_page(result: Downstream, patients: Sequence[Patient]) -> str:
+    """Return the page as HTML."""
     design = result.design
-    share = f"{design.ratio} pairs to a real case, real cases repeated to about {percent(design.real_share)} of what is drawn"
+    share = f"{design.ratio} pairs per real case, real cases repeated to about {percent(design.real_share)} of the drawn cases"
     steps = result.schedule.epochs * result.schedule.iterations
     head = (
         f"<h1>What pairs do to nnU-Net</h1><p class=soft>{escape(result.dataset)} · {len(result.held_out)} real held-out patients · painted into "
@@ -82,7 +91,7 @@ def _curves(result: Downstream) -> str:
                     capsize=2,
                 )
     left.set_title("DSC on real held-out patients", fontsize=9, color=text)
-    right.set_title("gain in DSC over real cases alone, paired", fontsize=9, color=text)
+    right.set_title("gain in DSC over real cases only, paired by patient", fontsize=9, color=text)
     right.axhline(0, color=soft, linewidth=1)
     for panel in (left, right):
         panel.set_xscale("log")
@@ -162,7 +171,7 @@ def _sizes(arms: Sequence[Arm]) -> str:
     for arm in arms:
         measures = [(each.sensitivity, each.false_positives, each.dice, each.surface_dice) for each in arm.by_size]
         rows.append([escape(arm.arm), *(_by_size(measure) for each in measures for measure in each)])
-    told = "By the diameter of lesions and of false positives (of the ball of their volume), means over patients; patients by their largest lesion"
+    told = "Lesions and false positives by their diameter (that of the ball of the same volume), means over patients; patients by their largest lesion."
     return f"<p class=soft>{told}</p>" + table(header, rows)
 
 
@@ -180,21 +189,23 @@ def _failures(failures: Sequence[Failure]) -> str:
 
 def _patients(patients: Sequence[Patient]) -> str:
     rows = [picture_row(f"{patient.case}, {patient.cases} real cases", patient.pictures) for patient in patients]
-    note = "From the worst patient of the real arm to its best; one slice and grey scale a row: the truth, then what each arm's first seed found."
+    note = "From the worst patient of the real arm to the best. All pictures of a row show the same slice and gray scale: the truth, then the result of each arm's first seed."
     return f"<h2>Held-out patients</h2><p class=soft>{note}</p>{''.join(rows)}\n" if rows else ""
 
 
 def _notes(result: Downstream) -> str:
     texts = (
-        "Every nnU-Net takes the same number of iterations, and at one number of real cases all have the same plan (made by nnU-Net from these "
-        "cases), patch and batch; arms differ in what is drawn alone. With fewer real cases the methods learned from these alone, as long as the "
-        "plan for them says; with all they are as they were trained in the workspace. The held-out "
-        "patients taught nothing and chose no pair; only the methods' grid and clip window (spacing, extents, intensities), as nnU-Net's own "
-        "fingerprint, are of all cases, theirs included.",
-        "A patient counts once: the mean over seeds. Intervals are 95 % bootstrap over patients; p is Wilcoxon's signed-rank test of the paired "
-        "gains (of false positives: how many fewer), not corrected for the number of comparisons, and above 0.05 with fewer than 6 patients that "
-        "gain or lose. Spread is the standard deviation.",
-        "Seeds are of nnU-Net's training alone: real cases, methods and pairs are the same with each, and nnU-Net's loaders draw as they will.",
-        f"DSC and NSD (at {result.tolerance_mm:g} mm) over whole scans; a lesion is found by one voxel in common, a false positive touches none.",
+        "Every nnU-Net trains for the same number of iterations. At one number of real cases all have the same plan (made by "
+        "nnU-Net from these cases), patch size and batch size; arms differ only in the cases they draw_page. With fewer real cases the "
+        "methods learned from these cases only, for as long as their plan says; with all real cases they are the methods of the "
+        "workspace. The held-out patients were used neither to train nor to select pairs. Only the methods' grid and clip window "
+        "(spacing, extents, intensities), like nnU-Net's own fingerprint, are computed from all cases, with the held-out ones.",
+        "A patient counts once, with the mean over seeds. Intervals are 95 % bootstrap intervals over patients. p is that of "
+        "Wilcoxon's signed-rank test of the paired gains (of false positives: how many fewer); it is not corrected for the number "
+        "of comparisons, and it cannot be below 0.05 with fewer than 6 patients that gain or lose. Spread is the standard deviation.",
+        "Seeds are those of nnU-Net's training only: real cases, methods and pairs are the same for each seed. nnU-Net's data "
+        "loaders are not seeded.",
+        f"DSC and NSD (at {result.tolerance_mm:g} mm) are computed over whole scans. A lesion is found if one voxel of it is found; "
+        "a false positive touches no lesion.",
     )
     return "<h2>How to read it</h2>" + "".join(f"<p>{escape(text)}</p>" for text in texts) + "\n"

@@ -1,4 +1,7 @@
-"""What the pages share: their look, tables, numbers, pictures. A page needs nothing beside it; light and dark follow the reader's system."""
+"""What the pages share: their style, tables, numbers and pictures.
+
+A page needs no other file. Light and dark colors follow the system of the reader.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1.2rem}dt{color
 
 
 def page(title: str, parts: Iterable[str], style: str = "") -> str:
-    """A whole page of HTML; `style` adds to the common one."""
+    """Return a whole page of HTML; `style` is added to the common one."""
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}<title>{escape(title)}</title><style>{STYLE}{style}</style></head>\n'
@@ -49,7 +52,10 @@ def page(title: str, parts: Iterable[str], style: str = "") -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that scrolls where it is too wide; cells are HTML. The last column without a title holds sentences."""
+    """Return a table that scrolls where it is too wide; cells are HTML.
+
+    The last column holds sentences if it has no title.
+    """
     head = "".join(f"<th>{cell}</th>" for cell in header)
     last = 0 if header[-1] else len(header) - 1  # a column without a title holds sentences, which may fold
     body = ""
@@ -61,7 +67,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, or `undefined`."""
+    """Format a number with three digits, or `undefined`."""
     if not math.isfinite(value):
         return "undefined"
     if 0 < abs(value) < 0.01:
@@ -70,17 +76,17 @@ def number(value: float) -> str:
 
 
 def around(value: float, low: float, high: float) -> str:
-    """A value and its interval, if it has one."""
+    """Format a value with its interval, if it has one."""
     return number(value) + (f" <small>({number(low)} to {number(high)})</small>" if math.isfinite(low) else "")
 
 
 def percent(value: float) -> str:
-    """A share in percent, or `undefined`."""
+    """Format a share in percent, or `undefined`."""
     return f"{100 * value:.0f} %" if math.isfinite(value) else "undefined"
 
 
 def picture_row(caption: str, pictures: Mapping[str, np.ndarray]) -> str:
-    """Pictures (H, W, 3) uint8 side by side, each under its title, with a caption above."""
+    """Return pictures (H, W, 3) uint8 side by side, each with its title, below a caption."""
     from PIL import Image
 
     cells = "".join(
@@ -91,14 +97,17 @@ def picture_row(caption: str, pictures: Mapping[str, np.ndarray]) -> str:
 
 
 def jpeg(picture: Image.Image) -> str:
-    """A picture as a data URL."""
+    """Return a picture as a data URL."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=82, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def svg(figure: Figure) -> str:
-    """A figure as inline SVG; what is drawn in the colours of `INK` follows the page, light or dark."""
+    """Return a figure as inline SVG.
+
+    What is drawn in the colors of `INK` takes the colors of the page, light or dark.
+    """
     import matplotlib
 
     stream = io.StringIO()

@@ -1,6 +1,6 @@
-"""Scores -> one HTML page that needs nothing beside it: tables with a sentence each, distributions, pairs, provenance.
+"""The HTML page of a set: tables with explanations, distributions, pairs and provenance.
 
-Reads the previews of the pairs it shows; other pictures are given. Writes the page. Light and dark follow the reader's system.
+Reads the previews of the pairs it shows; other pictures are given. Writes the page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tumorgen_cli.evaluation.cases import TumorCase, read_case, synthetic_cases
-from tumorgen_cli.evaluation.measure import cache_of, measure_case
+from tumorgen_cli.evaluation.measure import cache_folder, measure_case
 from tumorgen_cli.evaluation.reports.html import INK, around, jpeg, number, page, percent, svg, table
 from tumorgen_cli.evaluation.scores import ALL_PLANES, PLACES, CaseScores, Scores, TraitComparison, values_of
 from tumorgen_cli.figures import display_range, display_style, draw_axial_strip, tumor_unit
@@ -35,13 +35,13 @@ _AROUND = (
     5,
     5,
     5,
-)  # voxels around a tumor that a picture should show without clipping: a tumor may be darker than they are
+)  # voxels around a tumor that a picture shows without clipping: a tumor may be darker than they are
 
 
 def write_page(
     plan: Plan, real: Sequence[TumorCase], set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]
 ) -> Path:
-    """The set's report.html, with the pictures it shows; `others` are sets to compare with."""
+    """Write the set's report.html with its pictures; `others` are sets to compare with."""
     from tumorgen_cli.evaluation.reports.one_set import (
         Losses,
         Pictures,
@@ -54,7 +54,7 @@ def write_page(
     files = {each.case: each for each in (*synthetic_cases(plan, set_folder), *real)}
     slices = {}
     for case in {case for near in nearest_pairs(scores) for case in (near.case, near.nearest)}:
-        found = measure_case(plan, files[case], cache_of(out))
+        found = measure_case(plan, files[case], cache_folder(out))
         slices[case] = found.slices["axial"][PLACES.index("tumor"), plan.main_channel]
     strips = {}
     colormap, _ = display_style(scores.channel)
@@ -87,7 +87,10 @@ _NAMED = 8  # of pairs or reasons, that are named
 
 @dataclass(frozen=True)
 class Strip:
-    """Axial slices of a pair, `count` frames one below the other: (count * height, width, 3) uint8; see `draw_axial_strip`."""
+    """Axial slices of a pair, from `draw_axial_strip`.
+
+    `picture` is (count * height, width, 3) uint8: `count` frames, one below the other.
+    """
 
     picture: np.ndarray
     count: int
@@ -95,7 +98,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the page shows beside the previews: strips of pairs, axial slices (H, W) in [0, 1] through lesions, by case."""
+    """What the page shows beside the previews.
+
+    Attributes:
+        previews: Folder of the previews.
+        strips: Strips of pairs, by case.
+        slices: Axial slices (H, W) in [0, 1] through lesions, by case.
+    """
 
     previews: Path
     strips: Mapping[str, Strip]
@@ -104,8 +113,14 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Losses:
-    """What was lost on the way to a set: pairs given up and pairs that a filter left out, by case with the reason, and draws rejected
-    by reason; `judges`: those that chose its pairs."""
+    """What was lost on the way to a set.
+
+    Attributes:
+        given_up: Pairs that were given up, with the reason.
+        left_out: Pairs that a filter rejected, with the reason.
+        rejected: Number of rejected draws, by reason.
+        judges: The judges that selected the pairs.
+    """
 
     given_up: Mapping[str, str]
     left_out: Mapping[str, str]
@@ -121,7 +136,7 @@ def write_report(
     losses: Losses,
     pictures: Pictures,
 ) -> None:
-    """Writes the page. `others` are sets to compare with; a preview that is missing is said to be."""
+    """Write the page; `others` are sets to compare with. A missing preview is named as missing."""
     unit = tumor_unit(scores.channel)
     parts = [
         _head(scores),
@@ -141,7 +156,10 @@ def write_report(
 
 
 def shown_pairs(scores: Scores) -> dict[str, CaseScores]:
-    """The pairs the page shows: best, median and worst by Dice with the judge, without one by contrast."""
+    """Select the pairs that the page shows, by title.
+
+    They are the best, median and worst by Dice with the judge, or by contrast without a judge.
+    """
     by, names = ("dice", ("best", "median", "worst")) if scores.judge else ("contrast", ("highest", "median", "lowest"))
     cases = scores.of("synthetic")
     values = values_of(cases, by)
@@ -152,7 +170,7 @@ def shown_pairs(scores: Scores) -> dict[str, CaseScores]:
 
 
 def nearest_pairs(scores: Scores) -> tuple[Near, ...]:
-    """The synthetic lesions nearest to training lesions that the page shows: all near-copies up to eight, three at least."""
+    """Select the synthetic lesions nearest to training lesions: all near-copies up to eight, at least three."""
     copies = sum(pair.distance < scores.novelty.threshold for pair in scores.novelty.pairs)
     return scores.novelty.pairs[: max(3, min(8, copies))]
 
@@ -160,15 +178,15 @@ def nearest_pairs(scores: Scores) -> tuple[Near, ...]:
 def _head(scores: Scores) -> str:
     counts = {group: len(scores.of(group)) for group in ("synthetic", "train", "test")}
     return (
-        f"<h1>{escape(scores.name)}</h1><p class=soft>{counts['synthetic']} synthetic pairs, beside {counts['train']} training "
-        f"and {counts['test']} held-out tumors · channel {escape(scores.channel)}</p>\n"
+        f"<h1>{escape(scores.name)}</h1><p class=soft>{counts['synthetic']} synthetic pairs, {counts['train']} training tumors, "
+        f"{counts['test']} held-out tumors · channel {escape(scores.channel)}</p>\n"
     )
 
 
 def _tiles(scores: Scores) -> str:
     contrast, low = next(c for c in scores.comparisons if c.field == "contrast"), scores.shares[0]
     tiles = [
-        ("KS distance of contrast", number(contrast.ks), "0 alike, 1 apart"),
+        ("KS distance of contrast", number(contrast.ks), "0 the same, 1 fully apart"),
         ("Low-contrast tumors", percent(low.synthetic), f"training tumors: {percent(low.training)}"),
     ]
     if scores.judge:
@@ -205,22 +223,22 @@ def _summary(scores: Scores, others: Sequence[Scores]) -> str:
 
 def _agreement(scores: Scores, losses: Losses) -> str:
     if not scores.judge:
-        text = "No judge was given, so agreement between images and masks was not measured: use --judge FOLDER with an nnU-Net."
+        text = "There was no judge, so the agreement between images and masks was not measured. Use --judge FOLDER with an nnU-Net."
         return f"<h2>Do image and mask agree?</h2><p>{text}</p>\n"
     a = scores.agreement
-    told = {
-        "dice": ("Dice", "Overlap of the generated mask with what the judge finds in the image."),
+    texts = {
+        "dice": ("Dice", "Overlap of the generated mask with the tumor that the judge finds in the image."),
         "surface_dice": (
             f"Surface Dice, {scores.tolerance_mm:g} mm",
-            "Share of both surfaces that lie within this distance of each other.",
+            "Share of both surfaces that lies within this distance of the other surface.",
         ),
         "proportion": (
             "P, share of the mask found",
-            "FreeTumor's test of a pair; a judge that finds too much does not lower it.",
+            "FreeTumor's test of a pair; it is not lowered where the judge finds too much.",
         ),
     }
     counts = (a.synthetic_lesions, a.real_lesions)
-    rows = [(told[m.field][0], _interval(m.synthetic), _interval(m.real), told[m.field][1]) for m in a.measures]
+    rows = [(texts[m.field][0], _interval(m.synthetic), _interval(m.real), texts[m.field][1]) for m in a.measures]
     rows += [
         (
             "lesions missed",
@@ -230,7 +248,7 @@ def _agreement(scores: Scores, losses: Losses) -> str:
         (
             "spurious lesions",
             *(f"{n.spurious} in {n.cases} cases" for n in counts),
-            "Lesions the judge finds that touch no mask.",
+            "Lesions that the judge finds and that touch no mask.",
         ),
     ]
     for stratum in a.strata if len(a.strata) > 1 else ():
@@ -239,16 +257,17 @@ def _agreement(scores: Scores, losses: Losses) -> str:
         title = f"Dice, {stratum.name} tumors<br><small>{low}{high}ml</small>"
         cells = (_interval(stratum.dice.synthetic), _interval(stratum.dice.real))
         surface = f"Surface Dice {number(stratum.surface_dice.synthetic.mean)}, real {number(stratum.surface_dice.real.mean)}."
-        rows.append((title, *cells, f"{surface} Bounds: the training tumors' tertiles of volume."))
+        rows.append((title, *cells, f"{surface} The bounds are the tertiles of the training tumors' volumes."))
     note = (
-        "A prediction counts inside the box that was asked for, with the mask, and 10 mm around them (real tumors: around their tight box). Empty "
-        "against empty is undefined, empty against anything else 0. "
-        "The held-out tumors say what this judge reaches on real ones. Agreement above that is a sign of easy, typical "
-        "tumors, not only of good masks. Intervals are 95 % bootstraps: over pairs, which are alike where they share a host, and over real scans."
+        "A prediction counts inside the requested box and the mask, and up to 10 mm around them (real tumors: around their tight "
+        "box). Where both masks are empty the score is undefined; where one is empty it is 0. "
+        "The held-out tumors show what this judge reaches on real tumors. Agreement above that is a sign of easy, typical "
+        "tumors, not only of good masks. Intervals are 95 % bootstrap intervals: over pairs, which are similar where they share a "
+        "host, and over real scans."
     )
     if losses.judges:
         chosen = ", ".join(map(escape, losses.judges))
-        note = f"<b>The pairs were chosen by a judge ({chosen}): they agree with it, or with one like it, better than they came.</b> {note}"
+        note = f"<b>The pairs were selected by a judge ({chosen}): with this judge or a similar one they agree better than the unselected pairs did.</b> {note}"
     return (
         "<h2>Do image and mask agree?</h2>"
         + table(["", "synthetic", "held-out real", ""], rows)
@@ -261,12 +280,12 @@ def _statistics(scores: Scores, unit: str) -> str:
     for c in scores.comparisons:
         rows.append((_titled(c, unit), _quartiles(c.synthetic), _quartiles(c.training), number(c.ks)))
     if scores.redrawn_volume.count:
-        title = f"volume over that of the tumor it replaces ({scores.redrawn_volume.count})"
+        title = f"volume over the volume of the replaced tumor ({scores.redrawn_volume.count})"
         rows.append((title, _quartiles(scores.redrawn_volume), "", ""))
     note = (
-        "Median and quartiles; the curves show the share of tumors at or below a value, and KS is the largest gap between two "
-        "curves: 0 alike, 1 apart. Contrast is the mean "
-        "inside minus that of the 2 cm around; the core ratio is below 1 where a tumor's core is darker than its rim."
+        "Median and quartiles. The curves show the share of tumors at or below a value; KS is the largest gap between two "
+        "curves: 0 the same, 1 fully apart. Contrast is the mean inside minus the mean of the 2 cm around the tumor. The core "
+        "ratio is below 1 where a tumor's core is darker than its rim."
     )
     return (
         "<h2>Do the tumors look like the training tumors?</h2>"
@@ -279,7 +298,7 @@ def _shares(scores: Scores) -> str:
     rows = [
         (s.kind, percent(s.synthetic), percent(s.training), f"{s.rule} ({number(s.threshold)})") for s in scores.shares
     ]
-    note = "<p class=soft>A generator that paints typical tumors only has less of these than the data.</p>\n"
+    note = "<p class=soft>A generator that paints only typical tumors has smaller shares than the data.</p>\n"
     return "<h2>Are the hard ones among them?</h2>" + table(["", "synthetic", "training", ""], rows) + note
 
 
@@ -302,14 +321,14 @@ def _distances(scores: Scores) -> str:
                         "too few cases to tell" if p.unclear else "",
                     )
                 )
-    kind = "the standard FID features" if scores.is_fid else "no FID, and not comparable to one"
+    kind = "the standard FID features" if scores.is_fid else "not the FID, and not comparable to it"
     note = (
         f"Distances to the training tumors' slices in the features <i>{escape(scores.features)}</i> ({kind}); the kernel distance "
-        "is unbiased and may fall below 0. A Fréchet distance grows as slices get fewer, so hold the second column "
-        "(synthetic against training ones, mean and 95 % of draws, which are spread over scans) against the third, which is what real ones "
-        "score against real ones at the same counts, each of another scan. Through its middle, as the paper has it, a scan counts once. "
-        "The first has a 95 % jackknife interval over hosts. A row is too small a "
-        "sample where the two differ by less than the width of the real-real interval."
+        "is unbiased and may be below 0. A Fréchet distance grows as slices get fewer, so compare the second column with the "
+        "third. The second column: synthetic against training tumors, mean and 95 % of draws that are spread over scans. The "
+        "third column: real against real tumors at the same counts, each of another scan. In slices through its middle, as in "
+        "the paper, a scan counts once. The first column has a 95 % jackknife interval over hosts. A sample is too small where "
+        "the second and third column differ by less than the width of the third column's interval."
     )
     header = [
         "",
@@ -332,7 +351,7 @@ def _reader(scores: Scores) -> str:
         return f"{title}<p>Not measured: {escape(test.reason)}.</p>\n"
     rows = [("all features", around(test.auc, test.low, test.high))]
     rows += [(f"{f.family} alone", around(f.auc, f.low, f.high)) for f in test.families]
-    told = [
+    away_rows = [
         (
             escape(g.title),
             f"synthetic {g.direction}",
@@ -344,41 +363,51 @@ def _reader(scores: Scores) -> str:
     ]
     note = (
         f"A logistic regression on {test.synthetic} synthetic and {test.real} real lesions, cross-validated over hosts and patients. "
-        "AUC 0.5: it cannot tell them apart; 1: it always can. cases.csv holds its suspicion of every pair. "
+        "AUC 0.5: it cannot tell them apart; 1: it always can. cases.csv holds the suspicion of every pair: its probability to be synthetic. "
         + (f"{len(test.undefined)} features are undefined for some lesions. " if test.undefined else "")
         + " ".join(escape(text) for text in test.notes)
     )
-    header = ["what gives them away", "", "medians, synthetic and real", "AUC of it alone", "AUC lost without it"]
-    away = table(header, told) if told else "<p>No single feature gives them away.</p>"
+    header = [
+        "what gives them away",
+        "",
+        "medians, synthetic and real",
+        "AUC of the feature alone",
+        "AUC lost without it",
+    ]
+    away = table(header, away_rows) if away_rows else "<p>No single feature gives them away.</p>"
     return f"{title}{table(['', 'AUC'], rows)}<p class=soft>{note}</p>{away}\n"
 
 
 def _novelty(scores: Scores, pictures: Pictures) -> str:
     n = scores.novelty
-    same = "Distance 0 is the same lesion, 1 nothing in common; mirrored and shifted copies count as copies."
-    copies = f"Closer to a training lesion than any two real patients' lesions are ({number(n.threshold)}). {escape(n.reason)}"
-    alone = "Also closer to that lesion, against the second nearest, than any real one is: only this tells a copy from a typical lesion."
-    one = "A generator that paints one tumor again and again falls below the real value."
+    same = "Distance 0: the same lesion; 1: nothing in common. Mirrored and shifted copies count as copies."
+    copies = f"Closer to a training lesion than the lesions of any two real patients are to each other ({number(n.threshold)}). {escape(n.reason)}"
+    alone = "Their distance to the nearest lesion, over that to the second nearest, is smaller than any real lesion's. Only this separates a copy from a typical lesion."
+    one = "Below the real value where a generator repeats the same tumor."
     rows = [
         ("nearest training lesion, synthetic", _spread(n.synthetic), same),
-        ("nearest training lesion, held-out real", _spread(n.held_out), "What new patients' lesions come to."),
+        ("nearest training lesion, held-out real", _spread(n.held_out), "The distance of new patients' lesions."),
         ("nearest of another patient, training", _spread(n.left_out), ""),
         ("near-copies", number(n.near_copies), copies),
         ("of them, singled out", number(n.singled_out), alone),
         (
             "close to a training lesion",
             percent(n.close_share),
-            "Below the 5th percentile of the real distances: 5 % is usual.",
+            "Below the 5th percentile of the real distances; 5 % is expected.",
         ),
-        ("alike among themselves", f"{n.duplicated} lesions", "In pairs closer than that threshold."),
+        (
+            "similar to each other",
+            f"{n.duplicated} lesions",
+            "In pairs that are closer than the threshold of near-copies.",
+        ),
         ("mean distance between lesions", f"{number(n.synthetic_mean)}, real {number(n.real_mean)}", one),
     ]
     varied = [(escape(d.title), number(d.quartiles), number(d.deviations)) for d in n.diversity]
     pairs = "".join(_side_by_side(near, scores, pictures) for near in nearest_pairs(scores))
     return (
         "<h2>Are they new?</h2>" + table(["", "", ""], rows) + f"<div class=near>{pairs}</div>"
-        "<p class=soft>The synthetic lesions nearest to a training lesion, each beside it; axial slices through their centres.</p>"
-        + table(["spread, synthetic over real (1 alike, below 1 less varied)", "quartiles", "deviations"], varied)
+        "<p class=soft>The synthetic lesions nearest to a training lesion, each beside that lesion; axial slices through their centers.</p>"
+        + table(["spread, synthetic over real (1 the same, below 1 less varied)", "quartiles", "deviations"], varied)
     )
 
 
@@ -395,8 +424,8 @@ def _side_by_side(near: Near, scores: Scores, pictures: Pictures) -> str:
 def _slice(picture: np.ndarray, reverse: bool, name: str) -> str:
     from PIL import Image
 
-    grey = np.clip(picture.T, 0, 1)
-    small = Image.fromarray(((1 - grey if reverse else grey) * 255).round().astype(np.uint8))
+    gray = np.clip(picture.T, 0, 1)
+    small = Image.fromarray(((1 - gray if reverse else gray) * 255).round().astype(np.uint8))
     shown = small.resize((160, max(1, round(160 * small.height / small.width))), Image.Resampling.NEAREST)
     return f'<img src="{jpeg(shown)}" alt="{escape(name)}">'
 
@@ -448,7 +477,7 @@ def _slider(strip: Strip, name: str) -> str:
 
 
 def _failures(scores: Scores, losses: Losses) -> str:
-    """What did not come, what came empty, and what the judge does not see."""
+    """Count pairs that were lost, pairs without a tumor, and tumors that the judge does not find."""
     pairs = scores.of("synthetic")
     empty = [case.case for case in pairs if not case.statistics.volume_ml > 0]
     missed = [case.case for case in pairs if case.statistics.volume_ml > 0 and case.verdict.dice == 0]
@@ -458,22 +487,26 @@ def _failures(scores: Scores, losses: Losses) -> str:
         ("pairs given up", len(losses.given_up), escape(_reasons(losses.given_up))),
         ("pairs left out by a filter", len(losses.left_out), escape(_reasons(losses.left_out))),
         ("pairs without a tumor", len(empty), escape(abbreviate_list(empty, _NAMED))),
-        *([("tumors that the judge does not find", len(missed), escape(abbreviate_list(missed, _NAMED)))] if scores.judge else []),
+        *(
+            [("tumors that the judge does not find", len(missed), escape(abbreviate_list(missed, _NAMED)))]
+            if scores.judge
+            else []
+        ),
     ]
     return (
         "<h2>What went wrong?</h2>"
-        + table(["", "", ""], [(title, str(count), told) for title, count, told in rows])
+        + table(["", "", ""], [(title, str(count), names) for title, count, names in rows])
         + "\n"
     )
 
 
 def _reasons(lost: Mapping[str, str]) -> str:
     """The reasons, the most frequent first, with the pairs they are of."""
-    told = [
+    rows = [
         f"{reason}: {abbreviate_list([case for case, why in lost.items() if why == reason])}"
         for reason, _ in Counter(lost.values()).most_common(_NAMED)
     ]
-    return "; ".join(told)
+    return "; ".join(rows)
 
 
 def _origin(scores: Scores, provenance: Sequence[Provenance]) -> str:
@@ -565,11 +598,11 @@ def _photo(path: Path) -> str:
 
 
 def _mean_of(field: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
-    def told(summary: Summary) -> str:
+    def text(summary: Summary) -> str:
         few = f", n = {summary.count}" if summary.count < 10 else ""
         return around(summary.mean, summary.low, summary.high) + few if summary.count else ""
 
-    return lambda scores: told(scores.agreement.of(field).synthetic), lambda scores: told(
+    return lambda scores: text(scores.agreement.of(field).synthetic), lambda scores: text(
         scores.agreement.of(field).real
     )
 
@@ -600,7 +633,7 @@ def _auc(scores: Scores) -> str:
 _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], str]], ...] = (
     (
         "Dice with the judge",
-        "Do mask and picture agree? Real: what the judge reaches on held-out tumors.",
+        "Do mask and image agree? Real: the judge on the held-out tumors.",
         *_mean_of("dice"),
     ),
     ("surface Dice with the judge", "The same for the boundary.", *_mean_of("surface_dice")),
@@ -611,16 +644,21 @@ _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], st
         *_far("frechet"),
     ),
     ("kernel distance, tumor slices", "The same, unbiased.", *_far("kernel")),
-    ("AUC of the machine's reader test", "Can a classifier tell them from real ones? 0.5 is best.", _auc, lambda _: ""),
+    (
+        "AUC of the reader test by machine",
+        "Can a classifier tell them from real ones? 0.5 is best.",
+        _auc,
+        lambda _: "",
+    ),
     (
         "near-copies",
-        "Lesions closer to a training lesion than any two patients' are; only the singled out are suspicious.",
+        "Closer to a training lesion than the lesions of any two patients are; only those singled out are suspicious.",
         _copies,
         lambda _: "",
     ),
     (
         "KS of volume",
-        "Against the training tumors: 0 alike, 1 apart; with few pairs far from 0 by chance.",
+        "Against the training tumors: 0 the same, 1 fully apart. With few pairs it is far from 0 by chance.",
         _apart("volume_ml"),
         lambda _: "",
     ),

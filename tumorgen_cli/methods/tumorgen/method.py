@@ -39,7 +39,7 @@ from tumorgen_cli.methods.tumorgen.objectives import (
     RefinerObjective,
     to_flow,
 )
-from tumorgen_cli.metrics.traits import FIELDS, KINDS, describe_character
+from tumorgen_cli.metrics.traits import FIELDS, KINDS, describe_traits
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
 from tumorgen_cli.models.mask_refiner import MaskRefiner
@@ -562,7 +562,7 @@ class TumorGen(Method):
             scale(painted.image, channels, limits), channels, limits
         )  # as the training tumors were described
         seen, zero = to_comparable_units(clipped, channels, limits)
-        has = self.condition.standard(describe_character(seen, inside, request.spacing_mm, zero))
+        has = self.condition.standard(describe_traits(seen, inside, request.spacing_mm, zero))
         return np.where(np.isfinite(character), self.condition.standard(character) - has, np.float32(0))
 
     def _asked(self, character: np.ndarray | None) -> dict[str, Any]:

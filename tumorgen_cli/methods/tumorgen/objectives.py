@@ -122,7 +122,7 @@ def _to_share(mask: Tensor) -> Tensor:
 class Condition(nn.Module):
     """What the vector field is told beside x_t: z^m = (1 - B) z1, and where the plan says so the box and, in it, a character.
 
-    Characters are `character.describe_character`'s, told as `character.normal_scores` among the training tumors. These are
+    Characters are `metrics.traits.describe_traits`'s, told as `character.normal_scores` among the training tumors. These are
     buffers, saved with the field, so that one can be drawn at synthesis. `channels`: how many input channels all this takes.
     """
 
