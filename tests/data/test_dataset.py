@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import pickle
-import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from support.case_tasks import fail_at_b, kill_worker, name_case
 
 from tumorgen_cli.data import volumes
 from tumorgen_cli.data.checks import read_whole
@@ -266,7 +266,7 @@ def test_faults_of_voxels_come_at_once(raw: Path, grid: Grid) -> None:
     has(error, "imagesTr/a_0000.nii.gz", "4 of 960 voxels are NaN or infinite", "finite", "replace them")
     has(error, "imagesTr/a_0001.nii.gz", "every voxel is 7", "contrast", "export the scan again")
     has(error, "labelsTr/a.nii.gz", "4 voxels of value 5, 9", "background = 0, tumor = 1", 'add the values to "labels"')
-    has(error, "labelsTr/b.nii.gz", "36 voxels that are no whole numbers (0.5)", "tumor = 1", "nearest neighbour")
+    has(error, "labelsTr/b.nii.gz", "36 voxels that are no whole numbers (0.5)", "tumor = 1", "nearest neighbor")
     has(error, "labelsTr/c_0001.nii.gz", "1 of 960 voxels are NaN", "finite", "replace them")
     assert len(error.faults) == 5
 
@@ -283,7 +283,7 @@ def test_voxels_that_are_not_finite_in_another_format(raw: Path, grid: Grid) -> 
     volumes.write_volume(raw / "labelsTr/b.nrrd", blank, grid)
     error = faults_of(raw)
     has(error, "a_0000.nrrd", "1 of 960 voxels are NaN or infinite", "finite", "replace them")
-    has(error, "b.nrrd", "1 voxels that are no whole numbers (nan)", "tumor = 1", "nearest neighbour")
+    has(error, "b.nrrd", "1 voxels that are no whole numbers (nan)", "tumor = 1", "nearest neighbor")
 
 
 def test_whole_labels_in_a_float_file_are_fine(raw: Path, grid: Grid) -> None:
@@ -371,22 +371,8 @@ def test_names_and_voxels_are_told_in_one_error(raw: Path, grid: Grid) -> None:
     assert pickle.loads(pickle.dumps(error)).faults == error.faults
 
 
-def _name(dataset: Dataset, case: str) -> str:
-    return f"{case} {os.getpid()}"
-
-
-def _fail(dataset: Dataset, case: str) -> str:
-    if case == "b":
-        raise ZeroDivisionError("a bug in the child")
-    return case
-
-
-def _die(dataset: Dataset, case: str) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_worker_processes_keep_the_order(raw: Path) -> None:
-    results = [result.split() for result in map_cases(_name, read_dataset(raw), workers=2)]
+    results = [result.split() for result in map_cases(name_case, read_dataset(raw), workers=2)]
     assert tuple(case for case, _ in results) == CASES
     assert str(os.getpid()) not in {process for _, process in results}
 
@@ -394,13 +380,13 @@ def test_worker_processes_keep_the_order(raw: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_in_a_worker_is_shown_with_its_case(raw: Path, workers: int) -> None:
     with pytest.raises(RuntimeError, match=r"case b: ZeroDivisionError\('a bug in the child'\)") as caught:
-        list(map_cases(_fail, read_dataset(raw), workers))
-    assert workers == 0 or "in _fail" in str(caught.value.__cause__.__cause__)  # type: ignore[union-attr]
+        list(map_cases(fail_at_b, read_dataset(raw), workers))
+    assert workers == 0 or "in fail_at_b" in str(caught.value.__cause__.__cause__)  # type: ignore[union-attr]
 
 
 def test_a_killed_worker_is_told(raw: Path) -> None:
     with pytest.raises(DeviceError) as caught:
-        list(map_cases(_die, read_dataset(raw), workers=1))
+        list(map_cases(kill_worker, read_dataset(raw), workers=1))
     has(caught.value, "1 worker processes", "killed", "all to finish", "--workers")
 
 

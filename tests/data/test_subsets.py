@@ -54,7 +54,10 @@ def test_the_organ_around_a_tumor():
     array = labels((8, 5, 4))  # two voxels in the liver, one in the pancreas
     assert find_tumor_organs(array, TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {LIVER}
     assert find_tumor_organs(array, TUMOR, (PANCREAS,), GRID.spacing_mm) == {PANCREAS}
-    assert find_tumor_organs(labels((4, 5, 4), (13, 5, 4)), TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {LIVER, PANCREAS}
+    assert find_tumor_organs(labels((4, 5, 4), (13, 5, 4)), TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {
+        LIVER,
+        PANCREAS,
+    }
     assert find_tumor_organs(array * (array == TUMOR), TUMOR, (LIVER, PANCREAS), GRID.spacing_mm) == {0}
     assert find_tumor_organs(array, TUMOR, (), GRID.spacing_mm) == {0}
     assert find_tumor_organs(labels(), TUMOR, (LIVER,), GRID.spacing_mm) == set()
@@ -107,9 +110,9 @@ def test_no_case_is_free_of_tumors_that_may_have_one(dataset, tmp_path):
         {"ET": 1, "WT": 2, "TC": 3},
         {"liver tumor": 1, "pancreas": 2, "metastasis": 3},
     ):
-        with pytest.raises(DataError, match="with --healthy instead of --paint-in"):
+        with pytest.raises(DataError, match="--healthy instead of --paint-in"):
             free("tumor", **names)
-    with pytest.raises(DataError, match="with --healthy instead of --paint-in"):
+    with pytest.raises(DataError, match="--healthy instead of --paint-in"):
         free("tumor")
     empty, grid = read_volume(dataset.label_file("d_none"))
     write_volume(dataset.label_file("d_none"), empty * 0, grid)

@@ -1,3 +1,5 @@
-"""Scans and data sets. In: nnU-Net raw data sets and folders of host scans. Out: arrays with a `Grid`, and frozen records
-that say what is on disk and what is wrong with it. Imports `system` and `geometry` alone.
+"""Scans and data sets: nnU-Net raw data sets and folders of host scans.
+
+It returns arrays with a `Grid`, and frozen records of what is on disk and what is wrong with it. It imports only
+`system` and `geometry`.
 """

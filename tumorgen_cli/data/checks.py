@@ -1,4 +1,4 @@
-"""Checks of dataset.json, file names, files and voxels. Each returns faults; `dataset` and `integrity` collect them."""
+"""Checks of dataset.json, file names, files and voxels. They return faults; `dataset` and `integrity` collect them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ _DIRECTION_TOLERANCE = 1e-3
 
 
 def json_faults(where: Path, content: Any) -> list[Fault]:
-    """Everything in a parsed dataset.json that nnU-Net v2 or tumorgen cannot take."""
+    """Find everything in a parsed dataset.json that nnU-Net v2 or tumorgen cannot use."""
     if not isinstance(content, dict):
-        return [Fault(str(where), f"a {type(content).__name__}", "a JSON object", "write it as nnU-Net v2 asks")]
+        return [
+            Fault(str(where), f"a {type(content).__name__}", "a JSON object", "write it in the format of nnU-Net v2")
+        ]
     faults = []
     if "dataset" in content:
         remedy = 'put the files into imagesTr/ and labelsTr/ (links will do) and remove "dataset"'
@@ -39,7 +41,7 @@ def json_faults(where: Path, content: Any) -> list[Fault]:
         if key not in content:
             old = key == "channel_names" and "modality" in content
             found = "missing (nnU-Net v1 called it modality)" if old else "missing"
-            remedy = 'rename "modality" to "channel_names"' if old else f'add "{key}" as nnU-Net v2 asks'
+            remedy = 'rename "modality" to "channel_names"' if old else f'add "{key}" in the format of nnU-Net v2'
             faults.append(Fault(f"{where}: {key}", found, "a value", remedy))
     if "channel_names" in content:
         faults += _channel_names_faults(f"{where}: channel_names", content["channel_names"])
@@ -95,7 +97,7 @@ def _labels_faults(where: str, labels: Any) -> list[Fault]:
 
 
 def list_scans(folder: Path, endings: Sequence[str]) -> tuple[Scans, list[Fault]]:
-    """The files of `folder` by case and channel, and the images there that fit no case."""
+    """List the scans of a folder by case and channel, with a fault for each image that fits no case."""
     scans: Scans = {}
     paths, faults = list_images(folder, endings)
     for path, stem in paths:
@@ -115,13 +117,13 @@ def list_scans(folder: Path, endings: Sequence[str]) -> tuple[Scans, list[Fault]
 
 
 def list_images(folder: Path, endings: Sequence[str]) -> tuple[list[tuple[Path, str]], list[Fault]]:
-    """The files of `folder` with their names less the ending, and a fault for each other ending of an image."""
+    """List the images of a folder with their names without the ending, and a fault for each other image format."""
     images: list[tuple[Path, str]] = []
     others: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         ending = next((e for e in (*ENDINGS, *_OTHER_ENDINGS) if path.name.lower().endswith(e)), None)
         if ending is None or path.name.startswith("."):
-            continue  # notes, tables, what a desktop leaves behind
+            continue  # notes, tables, hidden files
         if ending in endings and path.name.endswith(ending):
             images.append((path, path.name[: -len(ending)]))
         else:
@@ -133,7 +135,7 @@ def list_images(folder: Path, endings: Sequence[str]) -> tuple[list[tuple[Path, 
 
 
 def channel_faults(scans: Scans, folder: Path, channel_names: Sequence[str], ending: str) -> list[Fault]:
-    """A fault for each channel that a case lacks or has too many."""
+    """Find the channels that cases lack or have too many."""
     faults = []
     known = ", ".join(f"{channel:04d} = {name}" for channel, name in enumerate(channel_names))
     for case, channels in sorted(scans.items()):
@@ -150,7 +152,7 @@ def channel_faults(scans: Scans, folder: Path, channel_names: Sequence[str], end
 
 @dataclass(frozen=True)
 class _Nifti:
-    """Of a NIfTI header: where the voxels begin, how many bytes they take, and their type if it is a float's."""
+    """What a NIfTI header says: the byte offset of the voxels, their size in bytes, and their type if it is float."""
 
     offset: int
     size: int
@@ -158,8 +160,8 @@ class _Nifti:
 
 
 def read_whole(path: Path, faults: list[Fault]) -> tuple[np.ndarray, Grid] | None:
-    """Voxels and geometry of a file; what is wrong with it goes to `faults`, and then there may be none."""
-    header = _whole(path, faults)
+    """Read voxels and geometry of a file and add its faults to `faults`; None if it cannot be read."""
+    header = _read_complete_header(path, faults)
     if header is False:
         return None
     try:
@@ -168,13 +170,13 @@ def read_whole(path: Path, faults: list[Fault]) -> tuple[np.ndarray, Grid] | Non
         faults += error.faults
         return None
     if header and header.float_type:
-        faults += _finite_faults(path, _not_finite(path, header), volume[0].size)
+        faults += _finite_faults(path, _count_not_finite(path, header), volume[0].size)
     return volume
 
 
 def read_header(path: Path, faults: list[Fault]) -> Grid | None:
-    """Geometry of a file; what is wrong with it goes to `faults`, and then there is none."""
-    if _whole(path, faults) is False:
+    """Read the geometry of a file and add its faults to `faults`; None if there are faults."""
+    if _read_complete_header(path, faults) is False:
         return None
     try:
         return volumes.read_grid(path)
@@ -183,10 +185,13 @@ def read_header(path: Path, faults: list[Fault]) -> Grid | None:
         return None
 
 
-def _whole(path: Path, faults: list[Fault]) -> _Nifti | Literal[False] | None:
-    """The header of a NIfTI file that has all its bytes, none for what is no NIfTI, False for a truncated one.
+def _read_complete_header(path: Path, faults: list[Fault]) -> _Nifti | Literal[False] | None:
+    """Read the header of a NIfTI file and check that the file has all its bytes.
 
-    SimpleITK fills what is missing with zeros and says nothing.
+    SimpleITK would replace missing bytes with zeros without an error.
+
+    Returns:
+        The header; None for other formats; False for a truncated file, whose fault is added to `faults`.
     """
     packed = path.name.endswith(".gz")
     if not packed and path.suffix != ".nii":
@@ -195,11 +200,11 @@ def _whole(path: Path, faults: list[Fault]) -> _Nifti | Literal[False] | None:
         with _opened(path) as stream:
             header = _nifti(stream.read(540))
         if header is None:
-            return None  # SimpleITK has a better word for what this is
+            return None  # SimpleITK describes better what this is
         expected = header.offset + header.size
         if packed and _trailer(path) == expected % 2**32:
             return header
-        # not so: truncated, or several gzip members, or padding behind the volume
+        # the size differs: truncated, several gzip members, or padding behind the volume
         size = sum(map(len, _chunks(path))) if packed else path.stat().st_size
         if size >= expected:
             return header
@@ -210,8 +215,8 @@ def _whole(path: Path, faults: list[Fault]) -> _Nifti | Literal[False] | None:
     return False
 
 
-def _not_finite(path: Path, header: _Nifti) -> int:
-    """NaN and infinite voxels of a NIfTI file, counted from its bytes: SimpleITK reads them as zeros and says nothing."""
+def _count_not_finite(path: Path, header: _Nifti) -> int:
+    """Count the NaN and infinite voxels in the bytes of a NIfTI file; SimpleITK would read them as zeros."""
     count, left = 0, header.size
     for chunk in _chunks(path, header.offset):
         values = np.frombuffer(chunk[:left], header.float_type)
@@ -221,7 +226,7 @@ def _not_finite(path: Path, header: _Nifti) -> int:
 
 
 def _nifti(header: bytes) -> _Nifti | None:
-    """The header of NIfTI-1 or -2 in these bytes, if it is one."""
+    """Parse a NIfTI-1 or NIfTI-2 header; None if the bytes are none."""
     for order in "<>":
         kind = struct.unpack_from(order + "i", header)[0] if len(header) >= 348 else 0
         if kind == 348:
@@ -241,21 +246,21 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _chunks(path: Path, start: int = 0) -> Iterator[bytes]:
-    """The unpacked bytes of a file from `start` on, 4 MiB at a time."""
+    """Read the unpacked bytes of a file from `start`, 4 MiB at a time."""
     with _opened(path) as stream:
         stream.read(start)
         yield from iter(lambda: stream.read(1 << 22), b"")
 
 
 def _trailer(path: Path) -> int:
-    """Unpacked size, modulo 4 GiB, that the last four bytes of a gzip file claim."""
+    """The unpacked size, modulo 4 GiB, that the last four bytes of a gzip file give."""
     with path.open("rb") as stream:
         stream.seek(-4, 2)
         return int(struct.unpack("<I", stream.read(4))[0])
 
 
 def intensity_faults(path: Path, array: np.ndarray) -> list[Fault]:
-    """NaN or infinite voxels, or the same value everywhere."""
+    """Find NaN or infinite voxels, or an image with the same value everywhere."""
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     lowest, highest = array.min(), array.max()
     if bad or lowest != highest:
@@ -265,12 +270,12 @@ def intensity_faults(path: Path, array: np.ndarray) -> list[Fault]:
 
 
 def _finite_faults(path: Path, bad: int, size: int) -> list[Fault]:
-    remedy = "replace them by what makes sense there (air, no uptake, background)"
+    remedy = "replace them with a value that makes sense there (air, no uptake, background)"
     return [Fault(str(path), f"{bad} of {size} voxels are NaN or infinite", "finite voxels", remedy)] if bad else []
 
 
 def label_faults(path: Path, array: np.ndarray, labels: Mapping[str, int]) -> list[Fault]:
-    """Voxel values that dataset.json does not know, or that are no whole numbers."""
+    """Find voxel values that are not in dataset.json or are no whole numbers."""
     known = ", ".join(f"{name} = {value}" for name, value in labels.items())
     strange = array[~np.isin(array, list(labels.values()))]
     if not strange.size:
@@ -278,21 +283,21 @@ def label_faults(path: Path, array: np.ndarray, labels: Mapping[str, int]) -> li
     broken = strange[strange != np.rint(strange)] if strange.dtype.kind == "f" else strange[:0]
     if broken.size:
         found = f"{broken.size} voxels that are no whole numbers ({_values(broken)})"
-        remedy = "resample labels by nearest neighbour and save them as integers"
+        remedy = "resample labels by nearest neighbor and save them as integers"
         return [Fault(str(path), found, known, remedy)]
     found = f"{strange.size} voxels of value {_values(strange)}"
     return [Fault(str(path), found, known, 'add the values to "labels" in dataset.json, or correct the label file')]
 
 
 def geometry_faults(grids: Mapping[Path, Grid]) -> list[Fault]:
-    """Files of one case whose geometry is not that of the first file."""
+    """Find the files of a case whose geometry differs from that of the first file."""
     if not grids:
         return []
     first, reference = next(iter(grids.items()))
     faults = []
     for path, grid in grids.items():
         if not volumes.same_geometry(reference, grid):
-            remedy = "resample it onto the image (labels by nearest neighbour)"
+            remedy = "resample it onto the image (labels by nearest neighbor)"
             if grid.shape == reference.shape:
                 remedy += "; where voxels do correspond and only the header is wrong, copy the image's header"
             found, expected = (_describe(g, reference, grid) for g in (grid, reference))

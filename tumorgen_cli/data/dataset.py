@@ -1,4 +1,4 @@
-"""nnU-Net v2 raw data sets: found by path, id or name, read, and described by a frozen record."""
+"""Find nnU-Net v2 raw data sets by path, id or name, and read what their dataset.json and file names say."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tumorgen_cli.system import json_records
 from tumorgen_cli.system.errors import DataError, Fault, StateError
 
 _TUMOR = re.compile(
-    r"(?<!peri)(?<!non)(?<!non.)(tumou?r|lesion|cancer|metasta|gtv|neoplas|carcinom|sarcom|malignan)", re.I
+    r"(?<!peri)(?<!non)(?<!non.)(tumou?r|lesion|cancer|metasta|gtv|neoplas|carcinom|sarcom|malignan)", re.IGNORECASE
 )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What dataset.json says, the cases that have an image, and which label is the tumor."""
+    """A raw data set: what dataset.json says, the cases that have an image, and which label is the tumor."""
 
     path: Path
     name: str
@@ -31,22 +31,24 @@ class Dataset:
 
     @property
     def tumor_label(self) -> int:
+        """The voxel value of the tumor."""
         return self.labels[self.tumor_name]
 
     def image_files(self, case: str) -> tuple[Path, ...]:
-        """One file per channel, whether it exists or not."""
+        """The image files of a case, one per channel; they may not exist."""
         names = (f"{case}_{channel:04d}{self.file_ending}" for channel in range(len(self.channel_names)))
         return tuple(self.path / "imagesTr" / name for name in names)
 
     def label_file(self, case: str) -> Path:
+        """The label file of a case; it may not exist."""
         return self.path / "labelsTr" / f"{case}{self.file_ending}"
 
 
 def find_dataset(name: str) -> Path:
-    """The folder of a dataset given as a path, or as an id ("501") or name ("Dataset501_X") under $nnUNet_raw.
+    """Find the folder of a data set by its path, or by its id ("501") or name ("Dataset501_X") under $nnUNet_raw.
 
     Raises:
-        DataError: no such dataset, or an id that several folders bear; the candidates are listed.
+        DataError: there is no such data set, or several folders have this id; the message lists the candidates.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -72,16 +74,21 @@ def _absolute(path: Path) -> Path:
 
 
 def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
-    """The dataset in folder `path`; its files are listed, not opened (see `check_dataset`).
+    """Read the data set in a folder. Its files are listed but not opened; `check_dataset` opens them.
 
-    `tumor_label` is a name or value; without it the label whose name speaks of a tumor, or the only one, is taken.
+    Args:
+        path: The folder of the data set.
+        tumor_label: Name or value of the tumor label. By default it is the only label, or the only one whose name means
+            a tumor.
 
     Raises:
-        DataError: everything that is wrong with dataset.json, or a tumor label that cannot be told.
+        DataError: dataset.json has faults (all are listed), or it is unclear which label is the tumor.
     """
     where = path / "dataset.json"
     try:
-        content = json_records.read_plain(where, "write it as nnU-Net v2 asks (its documentation/dataset_format.md)")
+        content = json_records.read_plain(
+            where, "write it in the format of nnU-Net v2 (its documentation/dataset_format.md)"
+        )
     except StateError as error:
         raise DataError(f"{path.name} is not an nnU-Net raw dataset", error.faults) from error
     faults = json_faults(where, content)
@@ -95,11 +102,12 @@ def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
 
 
 def find_tumor_names(names: Iterable[str]) -> list[str]:
-    """The labels whose names speak of a tumor."""
+    """Return the label names that mean a tumor, such as "lesion" or "GTV"."""
     return [name for name in names if _TUMOR.search(name)]
 
 
 def _find_tumor(where: Path, labels: dict[str, int], wanted: str | None) -> str:
+    """Find the name of the tumor label, which may be given by name or value (`wanted`)."""
     names = [name for name in labels if name not in ("background", "ignore")]
     listed = ", ".join(f"{name} = {labels[name]}" for name in names) or "none but background"
     if wanted is not None:
@@ -119,5 +127,5 @@ def _find_tumor(where: Path, labels: dict[str, int], wanted: str | None) -> str:
 
 
 def organ_labels(labels: Mapping[str, int], tumor_label: int) -> dict[str, int]:
-    """The labels of a data set beside background, the tumor and what nnU-Net is told to ignore."""
+    """The labels of a data set without background, the tumor and the ignore label."""
     return {name: value for name, value in labels.items() if value not in (0, tumor_label) and name != "ignore"}

@@ -1,4 +1,4 @@
-"""Host scans: the healthy scans in a folder, their labels, and whether they are cases of the data set."""
+"""Host scans: the healthy scans of a folder, their labels, and whether they are cases of a data set."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
 
 @dataclass(frozen=True)
 class Host:
-    """A scan to paint in: one file per channel."""
+    """A scan that tumors are painted into, with one file per channel."""
 
     case: str
     files: tuple[Path, ...]
 
 
 def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".nii.gz") -> tuple[Host, ...]:
-    """The scans of a folder (`<case>_0000.nii.gz` ...), sorted by case; its imagesTr/ is used where there is one.
+    """Find the scans of a folder (`<case>_0000.nii.gz`, ...), or of its imagesTr/ if there is one, sorted by case.
 
     Headers are read, voxels are not.
 
     Raises:
-        DataError: no scans, channels missing or too many, files that cannot be read or differ in geometry.
+        DataError: there are no scans, channels are missing or too many, or files are unreadable or differ in geometry.
     """
     inner = folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder
     scans, faults = list_scans(inner, tuple(dict.fromkeys((file_ending, ".nii.gz"))))
@@ -51,10 +51,16 @@ def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".
 def find_host_labels(
     folder: Path, labels: Mapping[str, int], tumor_name: str, file_ending: str = ".nii.gz"
 ) -> dict[str, Path]:
-    """The label files of a folder of scans, by case: those in the labelsTr/ that nnU-Net's form has beside imagesTr/.
+    """Find the label files of a folder of scans, in the labelsTr/ beside imagesTr/.
 
-    None where the folder's dataset.json gives a name of `labels` another value, or knows other names; the tumor's, which no host has,
-    does not count.
+    Args:
+        folder: The folder of a raw data set, or its imagesTr/.
+        labels: Names and values of the labels that are wanted.
+        tumor_name: Name of the tumor label. It is not compared, because hosts have no tumor.
+        file_ending: Ending of the label files.
+
+    Returns:
+        The files by case. It is empty if the folder's dataset.json has other names or values than `labels`.
     """
     root = folder.resolve().parent if folder.resolve().name == "imagesTr" else folder
     declared = _declared(root / "dataset.json", "labels") or {}
@@ -63,8 +69,19 @@ def find_host_labels(
     return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
 
 
-def index_cases_by_voxels(dataset: Dataset, cases: Sequence[str], shapes: Collection[Shape]) -> dict[Shape, dict[str, str]]:
-    """The cases of a data set by the shape of their first channel and by what `hash_voxels` says of it; of other shapes none is read."""
+def index_cases_by_voxels(
+    dataset: Dataset, cases: Sequence[str], shapes: Collection[Shape]
+) -> dict[Shape, dict[str, str]]:
+    """Index cases of a data set by the shape and the hash (`hash_voxels`) of their first channel.
+
+    Args:
+        dataset: The data set.
+        cases: The cases to index.
+        shapes: Only scans of these shapes are read and indexed.
+
+    Returns:
+        For each shape, the cases by hash.
+    """
     images = {case: dataset.image_files(case)[0] for case in cases}
     read = {case: path for case, path in images.items() if volumes.read_grid(path).shape in shapes}
     found: dict[Shape, dict[str, str]] = {}
@@ -77,9 +94,17 @@ def index_cases_by_voxels(dataset: Dataset, cases: Sequence[str], shapes: Collec
 
 
 def match_cases(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
-    """Which scans (by name, their first channel's file) are among the cases of a data set, by name or by voxels, and which case each is.
+    """Find the scans that are cases of a data set, by their names or by their voxels.
 
-    Files are read only where names do not tell and shapes agree.
+    Files are read only for scans with another name and the shape of a case.
+
+    Args:
+        scans: The file of the first channel of each scan, by the name of the scan.
+        dataset: The data set.
+        cases: The cases to compare with.
+
+    Returns:
+        The case that each matching scan is.
     """
     shapes = {name: volumes.read_grid(path).shape for name, path in scans.items() if name not in cases}
     known = index_cases_by_voxels(dataset, cases, {*shapes.values()})
@@ -95,12 +120,12 @@ def match_cases(scans: Mapping[str, Path], dataset: Dataset, cases: Sequence[str
 
 
 def describe_matches(known: Mapping[str, str]) -> str:
-    """What `match_cases` found, in words: the first scans, with the case's name beside that of a scan which goes by another."""
+    """Describe the result of `match_cases`: the first scans, and the name of the case where it differs."""
     return abbreviate_list([name if name == case else f"{name}, which is {case}" for name, case in known.items()])
 
 
 def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:
-    """The fault of hosts that are a dataset of other channels: a CT taken for a PET would be painted on silently."""
+    """Find a dataset.json of the hosts that names other channels; a CT must not be painted on as if it were a PET."""
     names = _declared(path, "channel_names")
     if names is None or [str(n).lower() for n in names.values()] == [n.lower() for n in channel_names]:
         return []
@@ -109,7 +134,7 @@ def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:
 
 
 def _declared(path: Path, key: str) -> dict[str, Any] | None:
-    """What the dataset.json of a folder of hosts says, if there is one and it says that by name."""
+    """Read a mapping from the dataset.json of a folder of hosts; None if there is no such file or mapping."""
     content = json_records.read_plain(path, "correct or remove it") if path.is_file() else None
     found = content.get(key) if isinstance(content, dict) else None
     return found if isinstance(found, dict) else None

@@ -1,4 +1,4 @@
-"""Checks every file of a data set in one pass: it can be read whole, and its geometry, labels and values fit."""
+"""Check every file of a data set in one pass: it is complete, and its geometry, labels and values are valid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tumorgen_cli.system.errors import DataError, Fault
 
 @dataclass(frozen=True)
 class CaseCheck:
-    """What is wrong with one case, and its tumor voxels (none where the label cannot be read)."""
+    """The faults of one case and its number of tumor voxels (None if the label cannot be read)."""
 
     case: str
     faults: tuple[Fault, ...]
@@ -34,7 +34,7 @@ class CaseCheck:
 
 @dataclass(frozen=True)
 class CaseVoxels:
-    """A sound case: one (X, Y, Z) array per channel in the file's data type, the tumor mask, the geometry."""
+    """A case without faults: an array (X, Y, Z) per channel in the file's data type, tumor mask and geometry."""
 
     channels: tuple[np.ndarray, ...]
     tumor: np.ndarray
@@ -42,7 +42,7 @@ class CaseVoxels:
 
 
 def file_faults(dataset: Dataset) -> list[Fault]:
-    """What is wrong with imagesTr and labelsTr by the names of their files alone."""
+    """Find the faults of imagesTr and labelsTr that file names show; no file is opened."""
     images, labels, ending = dataset.path / "imagesTr", dataset.path / "labelsTr", dataset.file_ending
     scans, faults = list_scans(images, (ending,))
     if not scans:
@@ -63,20 +63,28 @@ def file_faults(dataset: Dataset) -> list[Fault]:
 
 
 def check_dataset(dataset: Dataset, workers: int | None = None, ticker: Ticker | None = None) -> tuple[str, ...]:
-    """The tumor-free cases of a sound dataset; every file is read. `workers` as for `map_cases`.
+    """Read and check every file of a data set.
+
+    Args:
+        dataset: The data set.
+        workers: Number of processes, as for `map_cases`.
+        ticker: Reports progress.
+
+    Returns:
+        The cases without a tumor.
 
     Raises:
-        DataError: every fault of every file, or no tumor voxel in any case.
+        DataError: files have faults (all are listed), or no case has a tumor voxel.
     """
-    return conclude_checks(dataset, list(map_cases(_only_check, dataset, workers, ticker)))
+    return conclude_checks(dataset, list(map_cases(_check_case_only, dataset, workers, ticker)))
 
 
-def _only_check(dataset: Dataset, case: str) -> CaseCheck:
+def _check_case_only(dataset: Dataset, case: str) -> CaseCheck:
     return check_case(dataset, case)[0]
 
 
 def check_case(dataset: Dataset, case: str) -> tuple[CaseCheck, CaseVoxels | None]:
-    """Reads those files of a case that exist, once; voxels come back only where all is well."""
+    """Read and check the files of a case that exist. Voxels are returned only if there is no fault."""
     faults: list[Fault] = []
     paths = [path for path in (*dataset.image_files(case), dataset.label_file(case)) if path.exists()]
     volumes = {path: volume for path in paths if (volume := read_whole(path, faults)) is not None}
@@ -97,10 +105,10 @@ def check_case(dataset: Dataset, case: str) -> tuple[CaseCheck, CaseVoxels | Non
 
 
 def conclude_checks(dataset: Dataset, checks: Sequence[CaseCheck]) -> tuple[str, ...]:
-    """The tumor-free cases, once every case has been checked.
+    """Raise the faults of all cases, or return the cases without a tumor.
 
     Raises:
-        DataError: every fault of every file, or no tumor voxel in any case.
+        DataError: there are faults (all are listed), or no case has a tumor voxel.
     """
     faults = file_faults(dataset) + [fault for check in checks for fault in check.faults]
     counts = [check.tumor_voxels for check in checks if check.tumor_voxels is not None]

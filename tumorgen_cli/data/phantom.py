@@ -1,8 +1,8 @@
-"""Phantom FDG-PET scans with and without tumors: for a first try, for tests, never for a claim.
+"""Phantom FDG-PET scans with and without tumors, for a first try and for tests; not for scientific results.
 
-Writes an nnU-Net raw dataset, `<folder>/Dataset999_PhantomPET/`, and tumor-free scans, `<folder>/healthy/`. Uptake is
-drawn as smooth shapes (SUV), blurred by a scanner's point spread, counted (Poisson) and smoothed as reconstructions
-are. What it leaves out: attenuation, scatter, motion, and the variety of people.
+This module writes an nnU-Net raw data set, `<folder>/Dataset999_PhantomPET/`, and tumor-free scans,
+`<folder>/healthy/`. Uptake (SUV) is drawn as smooth shapes, blurred by a scanner's point spread function, made noisy
+(Poisson) and smoothed as in reconstruction. Attenuation, scatter, motion and the variety of people are not simulated.
 
 Body coordinates run from -1 to 1 over the field of view: x to the patient's left, y to the back, z to the head.
 """
@@ -10,6 +10,7 @@ Body coordinates run from -1 to 1 over the field of view: x to the patient's lef
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data import volumes
-from tumorgen_cli.geometry import Grid, Shape, Triple
+from tumorgen_cli.geometry import Grid, Shape, Triple, as_triple
 from tumorgen_cli.system import files, json_records
 from tumorgen_cli.system.console import Ticker
 
@@ -26,17 +27,17 @@ SHAPE: Shape = (72, 56, 48)
 SMALL_SHAPE: Shape = (40, 36, 32)
 _FIELD_MM = (310.0, 240.0, 250.0)
 _SMALL_FIELD_MM = (220.0, 190.0, 200.0)
-_PSF_MM = 6.0  # full width at half maximum, a clinical scanner's
-_FILTER_MM = 5.0  # the smoothing after reconstruction
-_COUNTS = 120.0  # per ml and SUV: about a tenth of noise in the liver after smoothing, as in clinical scans
+_PSF_MM = 6.0  # full width at half maximum of a clinical scanner
+_FILTER_MM = 5.0  # full width at half maximum of the smoothing after reconstruction
+_COUNTS = 120.0  # per ml and SUV: about 10 percent noise in the liver after smoothing, as in clinical scans
 _FWHM = 2 * math.sqrt(2 * math.log(2))
-_HOT = 2.7  # SUV of organs that tumors keep away from
-_KINDS = ("plain", "necrotic", "mixed", "low", "plain")  # the first tumor of each case, in turn
+_HOT = 2.7  # tumors are not drawn in organs above this SUV
+_KINDS = ("plain", "necrotic", "mixed", "low", "plain")  # kind of the first tumor of each case, in this order
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A drawn scan: image (X, Y, Z) float32 in SUV, mask (X, Y, Z) uint8, and what kind each tumor is."""
+    """A drawn scan: image (X, Y, Z) float32 in SUV, mask (X, Y, Z) uint8, and the kind of each tumor."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -46,7 +47,7 @@ class Phantom:
 
 @dataclass(frozen=True)
 class Phantoms:
-    """Where `write_phantoms` put things."""
+    """The folders that `write_phantoms` wrote."""
 
     dataset: Path
     healthy: Path
@@ -54,7 +55,10 @@ class Phantoms:
 
 @dataclass(frozen=True)
 class _Organ:
-    """An ellipsoid by center and half axes in body coordinates, and its uptake (SUV); `hollow` leaves a core as it was."""
+    """An ellipsoid: center and half axes in body coordinates, uptake in SUV, and the hollow share of the radius.
+
+    The hollow core keeps most of the uptake around the organ.
+    """
 
     center: Triple
     half: Triple
@@ -65,10 +69,10 @@ class _Organ:
 def write_phantoms(
     folder: Path, cases: int = 20, healthy: int = 4, seed: int = 0, small: bool = False, ticker: Ticker | None = None
 ) -> Phantoms:
-    """Writes `cases` scans with tumors as a dataset and `healthy` scans without; the same seed, the same files."""
+    """Write `cases` scans with tumors as a data set and `healthy` scans without. A seed always gives the same files."""
     places = Phantoms(folder / DATASET, folder / "healthy")
-    for stale in (*places.dataset.glob("*Tr/Phantom_*.nii.gz"), *places.healthy.glob("Healthy_*.nii.gz")):
-        stale.unlink()  # of an earlier, longer run
+    for old in (*places.dataset.glob("*Tr/Phantom_*.nii.gz"), *places.healthy.glob("Healthy_*.nii.gz")):
+        old.unlink()  # an earlier run may have written more cases
     for index in range(cases):
         phantom = draw_phantom(seed, index, small=small)
         volumes.write_volume(
@@ -95,17 +99,17 @@ def write_phantoms(
 
 
 def draw_phantom(seed: int, index: int, small: bool = False, tumors: bool = True) -> Phantom:
-    """The scan of one case, which depends on these arguments and on nothing else."""
+    """Draw the scan of one case; it depends on these arguments and on nothing else."""
     rng = np.random.default_rng(files.derive_seed("phantom", seed, "case" if tumors else "healthy", index))
     grid = _draw_grid(rng, index if tumors else None, small)
-    uptake, room = _draw_body(rng, grid)
+    uptake, allowed = _draw_body(rng, grid)
     mask = np.zeros(grid.shape, bool)
     kinds: list[str] = []
     count = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])) if tumors else 0
     for number in range(count):
         kind = _KINDS[index % len(_KINDS)] if number == 0 else str(rng.choice(_KINDS))
         radius_mm = float(rng.uniform(10, 16 if small else 24)) * (1.0 if number == 0 else 0.75)
-        center = _draw_place(rng, grid, room & ~mask, uptake, radius_mm, kind)
+        center = _draw_place(rng, grid, allowed & ~mask, uptake, radius_mm, kind)
         uptake, soft = _add_tumor(rng, grid, uptake, center, radius_mm, kind)
         mask |= soft >= 0.5
         kinds.append(kind)
@@ -114,19 +118,19 @@ def draw_phantom(seed: int, index: int, small: bool = False, tumors: bool = True
 
 
 def _draw_grid(rng: np.random.Generator, index: int | None, small: bool) -> Grid:
-    """Spacing varies a little from case to case; case 1 lies turned in its scanner."""
+    """Draw the grid of a case; spacing varies a little, and case 1 is rotated in its scanner."""
     shape = SMALL_SHAPE if small else SHAPE
     field_mm = _SMALL_FIELD_MM if small else _FIELD_MM
     spacing = [f / n * s for f, n, s in zip(field_mm, shape, rng.uniform(0.95, 1.05, 3), strict=True)]
     if index == 1:
         a = math.radians(12.0)
         turned = (math.cos(a), -math.sin(a), 0.0, math.sin(a), math.cos(a), 0.0, 0.0, 0.0, 1.0)
-        return Grid(shape, _triple(spacing), (-121.5, -87.25, 340.0), turned)
-    return Grid(shape, _triple(spacing), _triple([-s * (n - 1) / 2 for s, n in zip(spacing, shape, strict=True)]))
+        return Grid(shape, _floats(spacing), (-121.5, -87.25, 340.0), turned)
+    return Grid(shape, _floats(spacing), _floats(-s * (n - 1) / 2 for s, n in zip(spacing, shape, strict=True)))
 
 
 def _draw_body(rng: np.random.Generator, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Uptake (X, Y, Z) in SUV, and the voxels a tumor may take: in the body, outside hot organs."""
+    """Draw the uptake (X, Y, Z) in SUV, and where tumors are allowed: in the body, outside hot organs."""
     x, y, z = _coordinates(grid)
     bulk = float(rng.uniform(0.93, 1.05))
     width = bulk * 0.86 * (1 + 0.06 * np.cos(3.0 * z) - 0.10 * np.clip(z - 0.6, 0, 1))
@@ -137,12 +141,12 @@ def _draw_body(rng: np.random.Generator, grid: Grid) -> tuple[np.ndarray, np.nda
     for organ in _draw_lungs(rng):
         uptake = _add_organ(uptake, organ, (x, y, z), rng)
     uptake *= np.exp(0.16 * _noise(rng, grid, 14.0) + 0.10 * _noise(rng, grid, 6.0))
-    room = (rim > 0.03) & (np.abs(z) < 0.95)
+    allowed = (rim > 0.03) & (np.abs(z) < 0.95)
     for organ in _draw_organs(rng):
         uptake = _add_organ(uptake, organ, (x, y, z), rng)
         if organ.uptake > _HOT:
-            room &= _depth(organ, (x, y, z)) < -0.1
-    return uptake, room
+            allowed &= _depth(organ, (x, y, z)) < -0.1
+    return uptake, allowed
 
 
 def _draw_lungs(rng: np.random.Generator) -> list[_Organ]:
@@ -151,7 +155,7 @@ def _draw_lungs(rng: np.random.Generator) -> list[_Organ]:
 
 
 def _draw_organs(rng: np.random.Generator) -> list[_Organ]:
-    """Organs by their usual place and FDG uptake, each shifted, sized and heated at random; later ones lie on top."""
+    """Draw organs at their usual places with their usual FDG uptake, varied at random; later ones cover others."""
     u = rng.uniform
     usual = [
         _Organ((0.0, 0.52, 0.0), (0.10, 0.12, 1.6), u(1.1, 1.9)),  # spine
@@ -166,8 +170,8 @@ def _draw_organs(rng: np.random.Generator) -> list[_Organ]:
     ]
     return [
         _Organ(
-            _triple([c + float(d) for c, d in zip(organ.center, rng.normal(0, 0.02, 3), strict=True)]),
-            _triple([h * float(s) for h, s in zip(organ.half, u(0.88, 1.12, 3), strict=True)]),
+            _floats(c + float(d) for c, d in zip(organ.center, rng.normal(0, 0.02, 3), strict=True)),
+            _floats(h * float(s) for h, s in zip(organ.half, u(0.88, 1.12, 3), strict=True)),
             float(organ.uptake),
             organ.hollow,
         )
@@ -177,7 +181,7 @@ def _draw_organs(rng: np.random.Generator) -> list[_Organ]:
 
 def _add_organ(uptake: np.ndarray, organ: _Organ, at: tuple[np.ndarray, ...], rng: np.random.Generator) -> np.ndarray:
     depth = _depth(organ, at)
-    # organs are no ellipsoids: a few long waves in their surface
+    # a few long waves make the surface less regular than an ellipsoid
     wave = sum(
         0.06 * np.sin(k * axis + phase)
         for k, axis, phase in zip((7.0, 8.0, 6.0), at, rng.uniform(0, 6.3, 3), strict=True)
@@ -189,30 +193,32 @@ def _add_organ(uptake: np.ndarray, organ: _Organ, at: tuple[np.ndarray, ...], rn
 
 
 def _depth(organ: _Organ, at: tuple[np.ndarray, ...]) -> np.ndarray:
-    """1 at the organ's center, 0 on its surface, negative outside."""
+    """Relative depth in an organ: 1 at its center, 0 on its surface, negative outside."""
     parts = [((a - c) / h) ** 2 for a, c, h in zip(at, organ.center, organ.half, strict=True)]
     return np.asarray(1 - np.sqrt(np.sum(parts, axis=0)))
 
 
 def _draw_place(
-    rng: np.random.Generator, grid: Grid, room: np.ndarray, uptake: np.ndarray, radius_mm: float, kind: str
+    rng: np.random.Generator, grid: Grid, allowed: np.ndarray, uptake: np.ndarray, radius_mm: float, kind: str
 ) -> Triple:
-    """Where a tumor has room for most of its radius, in voxels; for one of low uptake, where tissue is even as well:
-    across an organ's edge it could not be told from the organ."""
-    clear_mm = ndimage.distance_transform_edt(room, sampling=grid.spacing_mm)
+    """Draw the center of a tumor, in voxels, where most of its radius lies in the allowed region.
+
+    A tumor of low uptake is placed where the uptake is even, because it would not be visible across an organ's edge.
+    """
+    clear_mm = ndimage.distance_transform_edt(allowed, sampling=grid.spacing_mm)
     places = np.argwhere(clear_mm >= min(0.9 * radius_mm, clear_mm.max()))
     best = places[rng.integers(len(places))]
     if kind == "low":
         wide = 2 * radius_mm
         unevenness = _blur(uptake**2, grid, wide) / (_blur(uptake, grid, wide) ** 2 + 1e-6)
         best = min(places[rng.integers(len(places), size=12)], key=lambda place: unevenness[tuple(place)])
-    return _triple(list(best + rng.uniform(-0.5, 0.5, 3)))
+    return _floats(best + rng.uniform(-0.5, 0.5, 3))
 
 
 def _add_tumor(
     rng: np.random.Generator, grid: Grid, uptake: np.ndarray, center: Triple, radius_mm: float, kind: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`uptake` with a tumor in it, and the tumor's share of each voxel in [0, 1]."""
+    """Add a tumor to the uptake; returns the new uptake and the tumor's share of each voxel, in [0, 1]."""
     axes = radius_mm * rng.uniform(0.75, 1.25, 3)
     turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     offsets = [(np.arange(n) - c) * s for n, c, s in zip(grid.shape, center, grid.spacing_mm, strict=True)]
@@ -232,18 +238,20 @@ def _add_tumor(
 
 
 def _scan(rng: np.random.Generator, grid: Grid, uptake: np.ndarray) -> np.ndarray:
+    """Simulate the scanner: point spread, Poisson noise, smoothing."""
     seen = _blur(uptake, grid, _PSF_MM)
     counts = _COUNTS * grid.voxel_ml
-    noisy = rng.poisson((seen + 0.01) * counts) / counts  # a little is counted in the air, too
+    noisy = rng.poisson((seen + 0.01) * counts) / counts  # a few counts in the air as well
     return _blur(noisy, grid, _FILTER_MM).astype(np.float32)
 
 
 def _blur(array: np.ndarray, grid: Grid, width_mm: float) -> np.ndarray:
+    """Gaussian blur with the given full width at half maximum."""
     return np.asarray(ndimage.gaussian_filter(array, [width_mm / _FWHM / s for s in grid.spacing_mm], mode="nearest"))
 
 
 def _noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> np.ndarray:
-    """Smooth noise of mean 0 and deviation 1, correlated over about `scale_mm`."""
+    """Draw smooth noise of mean 0 and standard deviation 1, with a correlation length of about `scale_mm`."""
     field = ndimage.gaussian_filter(
         rng.standard_normal(grid.shape), [scale_mm / s for s in grid.spacing_mm], mode="wrap"
     )
@@ -251,7 +259,7 @@ def _noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> np.ndarray:
 
 
 def _edge(depth: np.ndarray, width: float) -> np.ndarray:
-    """A soft step from 0 to 1 about depth 0, over `width`."""
+    """A linear step from 0 to 1 around depth 0, over `width`."""
     return np.clip(0.5 + depth / width, 0.0, 1.0)
 
 
@@ -261,6 +269,5 @@ def _coordinates(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, z
 
 
-def _triple(values: list[float]) -> Triple:
-    x, y, z = (float(v) for v in values)
-    return x, y, z
+def _floats(values: Iterable[float]) -> Triple:
+    return as_triple(float(v) for v in values)

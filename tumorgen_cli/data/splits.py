@@ -1,4 +1,7 @@
-"""Which cases are held out: a fold of nnU-Net's `splits_final.json`, one that nnU-Net would make, or every fifth case."""
+"""Which cases are held out.
+
+They are a fold of nnU-Net's `splits_final.json`, a fold as nnU-Net would make it, or every fifth case.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tumorgen_cli.data import splits
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, PlanError
@@ -18,12 +20,20 @@ _REMEDY = "correct or remove it"
 
 
 def make_splits(dataset: Dataset, fold: int | None, planned: Splits | None = None) -> Splits:
-    """A fold of nnU-Net's `splits_final.json`, 0 unless given; where there is none, every fifth case held out, or, if given, of nnU-Net's five.
+    """Choose the training cases and the held-out cases of a data set.
 
-    `planned`: of a plan before; if they are of a fold that was asked for then, and none is now, they stay.
+    They are a fold of the data set's `splits_final.json`. Without such a file, every fifth case is held out, or, if a
+    fold is requested, that one of the five folds that nnU-Net would make.
+
+    Args:
+        dataset: The data set.
+        fold: Number of the fold; None means 0 if there are written folds.
+        planned: The splits of an earlier plan. They are kept if a fold was requested for
+            them and none is requested now.
 
     Raises:
-        DataError: a fold that does not fit the data set. PlanError: no such fold.
+        DataError: the fold does not fit the data set.
+        PlanError: there is no such fold.
     """
     if (
         fold is None
@@ -35,7 +45,7 @@ def make_splits(dataset: Dataset, fold: int | None, planned: Splits | None = Non
         return planned
     written, number = read_folds(dataset), fold or 0
     if written is None and fold is None:
-        return Splits(*splits.split_cases(dataset.cases))
+        return Splits(*split_cases(dataset.cases))
     where, folds = written or ("nnU-Net's own five", make_nnunet_folds(dataset.cases, 5))
     if number >= len(folds):
         remedy = "choose one of these" + f", or remove {where} for nnU-Net's five" * bool(written)
@@ -49,10 +59,13 @@ def make_splits(dataset: Dataset, fold: int | None, planned: Splits | None = Non
 
 
 def read_folds(dataset: Dataset, preprocessed: Path | None = None) -> tuple[Path, list[Splits]] | None:
-    """Where the data set's folds are written, and the folds: beside it, in `preprocessed`, or in $nnUNet_preprocessed; None where there are none.
+    """Read the `splits_final.json` of a data set: in its folder, in `preprocessed`, or in $nnUNet_preprocessed.
+
+    Returns:
+        The file and its folds, or None if there is no file.
 
     Raises:
-        DataError: not nnU-Net's format.
+        DataError: the file does not have nnU-Net's format.
     """
     folders = [
         *([preprocessed] if preprocessed else []),
@@ -72,10 +85,15 @@ def read_folds(dataset: Dataset, preprocessed: Path | None = None) -> tuple[Path
 
 
 def check_folds(dataset: Dataset, path: Path, folds: Mapping[int, Splits]) -> None:
-    """Sees that folds by number, as they stand in `path`, are of a data set.
+    """Check that folds fit a data set.
+
+    Args:
+        dataset: The data set.
+        path: The file of the folds, for error messages.
+        folds: The folds by number.
 
     Raises:
-        DataError: cases that the data set lacks, or that are in both parts of a fold.
+        DataError: the data set lacks cases, or cases are in both parts of a fold.
     """
     strangers = {case for fold in folds.values() for case in (*fold.train, *fold.test)} - {*dataset.cases}
     faults = [
@@ -92,9 +110,19 @@ def check_folds(dataset: Dataset, path: Path, folds: Mapping[int, Splits]) -> No
 
 
 def find_fold(dataset: Dataset, splits: Splits) -> tuple[list[Splits], int]:
-    """The data set's folds, or nnU-Net's own five if `splits` are of one asked for, and the number of that fold; else `splits` alone."""
+    """Find the fold that has the given splits.
+
+    It is looked for in the written folds of the data set and, if a fold was requested for the splits, in the five folds
+    that nnU-Net would make.
+
+    Returns:
+        All folds and the number of the found one; or the given splits as the only fold, number 0.
+    """
     written = read_folds(dataset)
-    for folds in (written[1] if written else [], make_nnunet_folds(dataset.cases, 5) if splits.fold is not None else []):
+    for folds in (
+        written[1] if written else [],
+        make_nnunet_folds(dataset.cases, 5) if splits.fold is not None else [],
+    ):
         for number, fold in enumerate(folds):
             if ({*fold.train}, {*fold.test}) == ({*splits.train}, {*splits.test}):
                 return folds, number
@@ -102,10 +130,10 @@ def find_fold(dataset: Dataset, splits: Splits) -> tuple[list[Splits], int]:
 
 
 def make_nnunet_folds(cases: Sequence[str], count: int) -> list[Splits]:
-    """The folds that nnU-Net makes of so many: shuffled with its seed, from sorted names.
+    """Make the folds that nnU-Net would make: the sorted names, shuffled with nnU-Net's seed.
 
     Raises:
-        DataError: fewer cases than folds.
+        DataError: there are fewer cases than folds.
     """
     if len(cases) < count:
         remedy = "take fewer folds, or those of a splits_final.json of your own"
@@ -119,7 +147,7 @@ def make_nnunet_folds(cases: Sequence[str], count: int) -> list[Splits]:
 
 
 def split_cases(cases: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(train, test): every fifth case of the sorted names is held out, at least one where there are two."""
+    """Return (train, test): every fifth of the sorted names is held out, at least one if there are two."""
     ordered = sorted(cases)
     test = ordered[4::5] or ordered[1::2][:1]
     return tuple(c for c in ordered if c not in test), tuple(test)
@@ -127,7 +155,7 @@ def split_cases(cases: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Splits:
-    """Case names to learn from, and held out; `fold`: the one that was asked for."""
+    """Names of the training cases and of the held-out cases; `fold` is the requested fold, if any."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]

@@ -1,8 +1,9 @@
-"""Which cases' tumors lie in which organ, and which cases have none: to learn in one organ and to paint in another.
+"""Data sets of some cases of another: those with tumors in one organ, or those without tumors.
 
-Reads label files.
+They are for learning in one organ and painting in another. Label files are read.
 
-Source: DiffTumor, section 4 (generalisation: trained on one organ, painted in others).
+Source:
+    DiffTumor, section 4: generalization, trained on one organ and painted in others.
 """
 
 from __future__ import annotations
@@ -16,25 +17,34 @@ from scipy import ndimage
 from tumorgen_cli.data.dataset import Dataset, find_tumor_names, organ_labels, read_dataset
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume
-from tumorgen_cli.geometry import Box, Triple
+from tumorgen_cli.geometry import Triple, as_triple, box_of_slices
 from tumorgen_cli.system.errors import DataError, Fault, PlanError
 from tumorgen_cli.system.files import link_or_copy
 from tumorgen_cli.system.json_records import read_plain, unknown_name_fault, write_json
 
-_SHELL_MM = 6.0  # around a tumor, whose own voxels have lost the organ's label
+_SHELL_MM = 6.0  # the organ is looked up around a tumor, because its own voxels have the tumor's label
 _TOUCHING = np.ones((3, 3, 3))
 
 
 def find_tumor_organs(labels: np.ndarray, tumor: int, organs: Sequence[int], spacing_mm: Triple) -> set[int]:
-    """The organs that the tumors of a case lie in: for each component the value that most of the shell around it has, 0 for none.
+    """Find the organs in which the tumors of a case lie.
 
-    `labels`: (X, Y, Z). Components touch by faces, edges or corners, as everywhere here.
+    For each 26-connected tumor component, it is the most frequent organ in the shell of 6 mm around it.
+
+    Args:
+        labels: Label map, (X, Y, Z).
+        tumor: Value of the tumor.
+        organs: Values of the organs.
+        spacing_mm: Voxel edges.
+
+    Returns:
+        The values of the organs; 0 for a tumor without any organ around it.
     """
     parts, _ = ndimage.label(labels == tumor, _TOUCHING)
-    reach = tuple(int(np.ceil(_SHELL_MM / s)) for s in spacing_mm)
+    reach = as_triple(int(np.ceil(_SHELL_MM / s)) for s in spacing_mm)
     found = set()
     for number, slices in enumerate(ndimage.find_objects(parts), 1):
-        around = Box(tuple(s.start for s in slices), tuple(s.stop for s in slices)).grown(reach, labels.shape).slices  # type: ignore[arg-type]
+        around = box_of_slices(slices).grown(reach, labels.shape).slices
         own = parts[around] == number
         shell = ndimage.distance_transform_edt(~own, spacing_mm) <= _SHELL_MM
         counts = {organ: int((labels[around][shell] == organ).sum()) for organ in organs}
@@ -44,10 +54,16 @@ def find_tumor_organs(labels: np.ndarray, tumor: int, organs: Sequence[int], spa
 
 
 def select_organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> list[str]:
-    """The cases with a tumor all of whose tumors lie in an organ.
+    """Select the cases that have tumors, all of them in the given organ.
+
+    Args:
+        dataset: The data set.
+        organ: Label name of the organ.
+        train: The training cases.
 
     Raises:
-        PlanError: no such label, or it is the tumor's. DataError: none of them is among the training cases, `train`.
+        PlanError: there is no such organ label.
+        DataError: no training case is selected.
     """
     organs = organ_labels(dataset.labels, dataset.tumor_label)
     if organ not in organs:
@@ -58,10 +74,10 @@ def select_organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> 
         if find_tumor_organs(labels, dataset.tumor_label, tuple(organs.values()), grid.spacing_mm) == {organs[organ]}:
             found.append(case)
     if not {*found} & {*train}:
-        told = f"no training case whose tumors all lie in {organ} (held out: {len(found)})"
+        missing = f"no training case whose tumors all lie in {organ} (held out: {len(found)})"
         fault = Fault(
             str(dataset.path),
-            told,
+            missing,
             "one or more",
             "name another organ or data set, or hold out other cases (splits_final.json)",
         )
@@ -70,9 +86,15 @@ def select_organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> 
 
 
 def write_tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
-    """A raw data set, in `out`, of those cases of another that are free of tumors for certain.
+    """Write a raw data set of the cases of another one that certainly have no tumor.
 
-    They have no voxel of any label that is called `tumor_name` or whose name speaks of a tumor; where there is no such label, of any.
+    These cases have no voxel of a label that is called `tumor_name` or whose name means a tumor. If there is no such
+    label, they have no voxel of any label.
+
+    Args:
+        path: The folder of the data set.
+        out: The folder to write.
+        tumor_name: Name of the tumor label.
 
     Raises:
         DataError: there is no such case.
@@ -87,24 +109,32 @@ def write_tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
         free = [case for case in dataset.cases if not np.isin(read_volume(dataset.label_file(case))[0], values).any()]
     if not free:
         found = f"no case without a voxel of {', '.join(named or suspects) or 'any label, for there is none'}"
-        told = "no label's name speaks of a tumor, so any may be one" if not named else "such labels may be tumors"
-        remedy = f"give scans that you know to be free of tumors, with --healthy instead of --paint-in (--healthy {path} if all of these are)"
-        raise DataError(
-            "Cases without a tumor cannot be told", [Fault(str(path), found, "one or more: " + told, remedy)]
-        )
+        reason = "such labels may be tumors" if named else "no label is named as a tumor, so any may be one"
+        remedy = f"give scans without tumors: --healthy instead of --paint-in (--healthy {path} if no case has one)"
+        fault = Fault(str(path), found, "one or more: " + reason, remedy)
+        raise DataError("Cases without a tumor cannot be found", [fault])
     return write_subset(dataset, free, out)
 
 
 def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Splits | None = None) -> Path:
-    """A raw data set of some cases of another, for commands that take a data set or a folder of scans; returns `out`.
+    """Write a raw data set of some cases of another one, with links or copies of its files.
 
-    With `splits` it has a `splits_final.json` that holds out the same of its cases. Files of other cases are removed from `out`.
+    Files of other cases are removed from `out`.
+
+    Args:
+        dataset: The data set.
+        cases: The cases to include.
+        out: The folder to write.
+        splits: If given, a `splits_final.json` with these splits, restricted to the cases, is written.
+
+    Returns:
+        `out`.
     """
     (out / "dataset.json").unlink(missing_ok=True)
     wanted = {out / "labelsTr" / dataset.label_file(case).name: dataset.label_file(case) for case in cases}
     wanted |= {out / "imagesTr" / path.name: path for case in cases for path in dataset.image_files(case)}
-    for stray in {*out.glob("imagesTr/*"), *out.glob("labelsTr/*")} - {*wanted}:
-        stray.unlink()
+    for other in {*out.glob("imagesTr/*"), *out.glob("labelsTr/*")} - {*wanted}:
+        other.unlink()
     for target, source in wanted.items():
         link_or_copy(source, target)
     if splits is not None:
@@ -113,6 +143,6 @@ def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Spli
             for key, group in (("train", splits.train), ("val", splits.test))
         }
         write_json(out / "splits_final.json", [kept])
-    plain = read_plain(dataset.path / "dataset.json", "it was there a moment ago")
+    plain = read_plain(dataset.path / "dataset.json", "it was deleted while the command ran")
     write_json(out / "dataset.json", {**plain, "numTraining": len(cases)})
     return out

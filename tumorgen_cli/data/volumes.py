@@ -1,4 +1,4 @@
-"""Scans in and out: the only importer of SimpleITK. Arrays are (X, Y, Z); geometry is a `Grid`."""
+"""Read, write and resample scans; only this module imports SimpleITK. Arrays are (X, Y, Z), geometry is a `Grid`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813  (the name that its documentation uses)
 
-from tumorgen_cli.geometry import Grid, Shape, Triple
+from tumorgen_cli.geometry import Grid, Triple, as_triple
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.files import atomic
 
-READERS = ("SimpleITKIO", "NibabelIO")  # both show nnU-Net the array as (Z, Y, X); others turn or rescale it
+READERS = (
+    "SimpleITKIO",
+    "NibabelIO",
+)  # nnU-Net's readers that give the array as (Z, Y, X); others reorder or rescale it
 _ORDERS = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline}
 
 
 def read_grid(path: Path) -> Grid:
-    """Geometry from the header alone.
+    """Read the geometry of a scan from its header; voxels are not read.
 
     Raises:
-        DataError: unreadable, or not 3D.
+        DataError: the file is unreadable or not a 3D scalar volume.
     """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -43,33 +46,39 @@ def read_grid(path: Path) -> Grid:
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
-    """Voxels (X, Y, Z) in the file's data type, and geometry.
+    """Read the voxels (X, Y, Z) of a scan in the file's data type, and its geometry.
 
     Raises:
-        DataError: unreadable, truncated, or not 3D.
+        DataError: the file is unreadable, truncated, or not a 3D scalar volume.
     """
     grid = read_grid(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise DataError("A file cannot be read", [_unreadable(path)]) from error
-    return _turned(sitk.GetArrayViewFromImage(image)), grid
+    return _reverse_axes(sitk.GetArrayViewFromImage(image)), grid
 
 
 def read_image(paths: tuple[Path, ...]) -> tuple[np.ndarray, Grid]:
-    """Channels stacked to (C, X, Y, Z) in a data type that holds all of theirs, and the first channel's geometry.
+    """Read the channels of a scan as (C, X, Y, Z), and the geometry of the first channel.
+
+    The data type is one that can hold the types of all channels.
 
     Raises:
-        DataError: unreadable, not 3D, or channels of different geometry.
+        DataError: a file is unreadable or not 3D, or channels differ in geometry.
     """
     return stack_channels(paths, [read_volume(path) for path in paths])
 
 
 def stack_channels(paths: Sequence[Path], volumes: Sequence[tuple[np.ndarray, Grid]]) -> tuple[np.ndarray, Grid]:
-    """What `read_image` gives, of volumes that are read already; `paths` name them in errors.
+    """Stack volumes that were read before, as `read_image` does.
+
+    Args:
+        paths: The files of the volumes, for error messages.
+        volumes: Voxels and geometry of each channel.
 
     Raises:
-        DataError: channels of different geometry.
+        DataError: channels differ in geometry.
     """
     grid = volumes[0][1]
     faults = [
@@ -83,12 +92,15 @@ def stack_channels(paths: Sequence[Path], volumes: Sequence[tuple[np.ndarray, Gr
 
 
 def hash_voxels(array: np.ndarray) -> str:
-    """Short SHA-256 of voxels as float32: the same for a scan that was written again, packed otherwise or of another data type."""
-    return hashlib.sha256(np.ascontiguousarray(array, np.float32)).hexdigest()[:16]
+    """The first 16 hex digits of the SHA-256 of voxels as float32.
+
+    The hash stays the same when a scan is written again with another compression or in another data type.
+    """
+    return hashlib.sha256(np.ascontiguousarray(array, np.float32).data).hexdigest()[:16]
 
 
 def write_volume(path: Path, array: np.ndarray, grid: Grid) -> None:
-    """Writes (X, Y, Z) voxels with their geometry, atomically, in the array's data type."""
+    """Write voxels (X, Y, Z) with their geometry, atomically, in the array's data type."""
     with atomic(path) as temporary:
         try:
             sitk.WriteImage(_to_sitk(array, grid), str(temporary), useCompression=True)
@@ -97,9 +109,14 @@ def write_volume(path: Path, array: np.ndarray, grid: Grid) -> None:
 
 
 def resample(array: np.ndarray, grid: Grid, onto: Grid, order: str) -> np.ndarray:
-    """`array` (X, Y, Z) resampled onto another grid; outside the source its nearest voxel continues.
+    """Resample an array (X, Y, Z) to another grid; outside the source, the nearest voxel of the source is used.
 
-    `order`: nearest, linear or cubic (B-spline; clamped to the source's range, so that it never overshoots).
+    Args:
+        array: Voxels on `grid`.
+        grid: The grid of the array.
+        onto: The grid of the result.
+        order: `nearest`, `linear` or `cubic`. Cubic is a B-spline, clipped to the range of the source so that it never
+            overshoots.
     """
     if grid == onto:
         return array.copy()
@@ -118,13 +135,13 @@ def resample(array: np.ndarray, grid: Grid, onto: Grid, order: str) -> np.ndarra
 
 
 def working_grid(grid: Grid, spacing_mm: Triple) -> Grid:
-    """The grid that covers the same extent at another spacing (voxel counts rounded, at least 1)."""
-    shape: Shape = tuple(max(1, round(e / s)) for e, s in zip(grid.extent_mm, spacing_mm, strict=True))  # type: ignore[assignment]
+    """The grid that covers the same extent at another spacing; voxel counts are rounded and at least 1."""
+    shape = as_triple(max(1, round(e / s)) for e, s in zip(grid.extent_mm, spacing_mm, strict=True))
     return grid.subgrid((0.0, 0.0, 0.0), spacing_mm, shape)
 
 
 def same_geometry(a: Grid, b: Grid) -> bool:
-    """Equal shape, and spacing, origin and direction equal up to what headers round away."""
+    """Whether two grids have the same shape, and the same spacing, origin and direction up to rounding in headers."""
     return (
         a.shape == b.shape
         and np.allclose(a.spacing_mm, b.spacing_mm, rtol=1e-3)
@@ -134,7 +151,7 @@ def same_geometry(a: Grid, b: Grid) -> bool:
 
 
 def describe_grid(grid: Grid) -> str:
-    """One line of shape, spacing and origin."""
+    """Describe shape, spacing and origin of a grid in one line."""
     spacing = "×".join(f"{s:.4g}" for s in grid.spacing_mm)
     return (
         f"{'×'.join(map(str, grid.shape))} voxels of {spacing} mm, origin {tuple(round(o, 2) for o in grid.origin_mm)}"
@@ -143,19 +160,22 @@ def describe_grid(grid: Grid) -> str:
 
 def _to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
     data = array.astype(np.uint8) if array.dtype == bool else array
-    image = sitk.GetImageFromArray(_turned(data))
+    image = sitk.GetImageFromArray(_reverse_axes(data))
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin_mm)
     image.SetDirection(grid.direction)
     return image
 
 
-def _turned(array: np.ndarray) -> np.ndarray:
-    """A copy with its three axes in reverse order, plane by plane: two to four times faster, for a scan of 100 million voxels, than at once."""
-    turned = np.empty(array.shape[::-1], array.dtype)
+def _reverse_axes(array: np.ndarray) -> np.ndarray:
+    """Copy an array with its three axes in reverse order.
+
+    For a scan of 100 million voxels, copying plane by plane is two to four times faster than copying all at once.
+    """
+    reversed_array = np.empty(array.shape[::-1], array.dtype)
     for number in range(array.shape[1]):
-        turned[:, number] = array[:, number].T
-    return turned
+        reversed_array[:, number] = array[:, number].T
+    return reversed_array
 
 
 def _unreadable(path: Path) -> Fault:

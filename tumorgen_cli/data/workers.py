@@ -1,4 +1,4 @@
-"""Worker processes for passes over many cases: how many fit into memory, and one result per case in order."""
+"""Worker processes that read many cases: how many fit into memory, and one result per case, in order."""
 
 from __future__ import annotations
 
@@ -19,46 +19,58 @@ from tumorgen_cli.system.devices import available_memory_gib, usable_cores
 from tumorgen_cli.system.errors import DeviceError, Fault, TumorgenError
 
 T = TypeVar("T")
-_WORKER_BYTES = 400 << 20  # a Python process with numpy, scipy and SimpleITK
-_COPIES = 6  # arrays of a channel's size that checking and measuring hold at once, at worst
+_WORKER_BYTES = 400 << 20  # memory of a Python process with numpy, scipy and SimpleITK
+_COPIES = 6  # most arrays of a channel's size that checking and measuring hold at the same time
 _IN_PROCESS_BYTES = 64 << 20  # smaller data sets are read faster than workers start
 
 
 def map_cases(
     task: Callable[[Dataset, str], T], dataset: Dataset, workers: int | None = None, ticker: Ticker | None = None
 ) -> Iterator[T]:
-    """What `task` makes of each case, in order. `workers` processes, 0 for none, by cores and memory if not given.
+    """Call `task` for each case, in worker processes, and yield the results in the order of the cases.
 
-    `task` is a module's function and its results are small: they are all that crosses between processes.
+    Args:
+        task: A function defined in a module. Its results should be small, because they are sent between processes.
+        dataset: The data set.
+        workers: Number of processes; 0 runs in this process, None chooses by cores and memory.
+        ticker: Reports progress.
+
+    Yields:
+        The result for each case.
 
     Raises:
         DeviceError: a worker was killed.
+        RuntimeError: the task failed with an unexpected error; the message names the case.
     """
     count = choose_workers(dataset) if workers is None else min(workers, len(dataset.cases))
     if count == 0:
-        yield from _told((task(dataset, case) for case in dataset.cases), dataset, ticker)
+        yield from _report_progress((task(dataset, case) for case in dataset.cases), dataset, ticker)
         return
-    alone = replace(dataset, cases=())  # the list of cases need not travel with every case
+    alone = replace(dataset, cases=())  # the list of all cases is not sent with every case
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
         try:
-            yield from _told(pool.map(task, [alone] * len(dataset.cases), dataset.cases), dataset, ticker)
+            yield from _report_progress(pool.map(task, [alone] * len(dataset.cases), dataset.cases), dataset, ticker)
         except BrokenProcessPool as error:
             remedy = "give fewer: --workers 1, or 0 to read in this process"
             fault = Fault(
-                f"{count} worker processes", "one was killed, most often for want of memory", "all to finish", remedy
+                f"{count} worker processes",
+                "one was killed, most often because memory ran out",
+                "all to finish",
+                remedy,
             )
             raise DeviceError("A worker process was killed", [fault]) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _told(results: Iterator[T], dataset: Dataset, ticker: Ticker | None) -> Iterator[T]:
+def _report_progress(results: Iterator[T], dataset: Dataset, ticker: Ticker | None) -> Iterator[T]:
+    """Yield the results of all cases, report each, and name the case in unexpected errors."""
     for done, case in enumerate(dataset.cases, 1):
         try:
             result = next(results)
         except (TumorgenError, BrokenProcessPool):
             raise
-        except Exception as error:  # a bug: a worker's traceback does not say which case it was at
+        except Exception as error:  # a bug: the traceback of a worker does not name the case
             raise RuntimeError(f"case {case}: {error!r}") from error
         if ticker is not None:
             ticker(done, case)
@@ -66,7 +78,7 @@ def _told(results: Iterator[T], dataset: Dataset, ticker: Ticker | None) -> Iter
 
 
 def choose_workers(dataset: Dataset) -> int:
-    """Processes worth having: one per core this process may use, as many as memory holds, 0 for small datasets."""
+    """Choose the number of processes: one for each usable core, as many as fit into memory, 0 for small data sets."""
     sizes = {case: sum(p.stat().st_size for p in dataset.image_files(case) if p.exists()) for case in dataset.cases}
     if sum(sizes.values()) < _IN_PROCESS_BYTES:
         return 0
@@ -78,7 +90,11 @@ def choose_workers(dataset: Dataset) -> int:
 
 
 def choose_preprocessing_workers(grids: Sequence[Grid], channels: int) -> int:
-    """Processes that fit the memory: the largest scan needs about 40 bytes a voxel and channel, and each process 0.4 GiB."""
+    """Choose how many preprocessing workers fit into memory.
+
+    A worker needs 0.4 GiB and about 40 bytes for each voxel and channel of the largest scan. At most 60 percent of the
+    memory is used.
+    """
     largest = max((float(np.prod(grid.shape)) for grid in grids), default=1.0)
     need = 0.4 + 40 * largest * channels / 2**30
     return max(1, min(usable_cores(), int(0.6 * available_memory_gib() / need)))
