@@ -17,13 +17,16 @@ from typing import Annotated
 import typer
 
 from tumorgen_cli.evaluation.evaluate import read_scores
+from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.pipeline.evaluate import evaluate_sets
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.pipeline.preprocess import preprocess_dataset
-from tumorgen_cli.pipeline.synthesize import synthesize
+from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.pipeline.train import train_stage
+from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.system import console
 from tumorgen_cli.system.json_records import read_plain, write_json
 
@@ -42,16 +45,8 @@ def prepare(base: Workspace, folder: Path, settings: list[str], seed: int) -> Wo
     """A workspace with the base's data and VAE, and latents where it has them, planned with other settings."""
     workspace = Workspace(folder)
     plan = base.plan()
-    plan_dataset(
-        workspace,
-        plan.dataset_path,
-        plan.tumor_name,
-        plan.device,
-        plan.memory_gib,
-        settings=settings,
-        seed=seed,
-        fold=base.splits().fold,
-    )
+    options = PlanOptions(plan.tumor_name, plan.memory_gib, settings=settings, seed=seed, fold=base.splits().fold)
+    plan_dataset(workspace, plan.dataset_path, options, plan.device)
     for name in ("cases", "runs/tumorgen/vae", "runs/tumorgen/latents"):
         if (base.root / name).exists():
             copy(base.root / name, folder / name)
@@ -108,8 +103,8 @@ def main(
                 )  # the same flow, without the refiner
             train_stage(workspace, "tumorgen", "flow")
             train_stage(workspace, "tumorgen", "refiner")
-            made = synthesize(workspace, "tumorgen", pairs, cases="test", seed=seed)
-            evaluate_sets(workspace, [Path(made.folder)], judge)
+            made = synthesize_pairs(workspace, "tumorgen", SetOptions(pairs, seed=seed), HostOptions(cases="test"))
+            evaluate_sets(workspace, [Path(made.folder)], ScoreOptions(judge))
             scores = read_scores(workspace.evaluation(Path(made.folder).name) / "scores.json")
             kernel = next(
                 p.whole.value for p in scores.planes if (p.measure, p.place, p.plane) == ("kernel", "tumor", "all")

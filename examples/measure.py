@@ -44,11 +44,12 @@ from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.metrics.overlap import dice
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
 from tumorgen_cli.models.vae import DOWNSAMPLING
-from tumorgen_cli.pipeline.synthesize import synthesize
+from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
+from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.window import cut_window, lay_window
@@ -197,9 +198,8 @@ def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5
                 times.append(time.perf_counter() - begun)
             seconds[name] = float(np.median(times[1:]))
         with tempfile.TemporaryDirectory() as folder:
-            made = synthesize(
-                workspace, "tumorgen", repeats, healthy, out=Path(folder) / "set", sampling=Sampling(steps)
-            )
+            wanted = SetOptions(repeats, Path(folder) / "set")
+            made = synthesize_pairs(workspace, "tumorgen", wanted, HostOptions(healthy), Sampling(steps))
         print(
             f"{steps} steps: method {seconds['method']:.3f} s (decoding the whole window {seconds['plain']:.3f} s), "
             f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
@@ -252,7 +252,8 @@ def rivals(
     for name, steps, _, _ in rows:
         network, whole = (float(np.median(column)) for column in zip(*seconds[name, steps][1:], strict=True))
         with tempfile.TemporaryDirectory() as folder:
-            made = synthesize(workspace, name, repeats, healthy, out=Path(folder) / "set", sampling=Sampling(steps))
+            wanted = SetOptions(repeats, Path(folder) / "set")
+            made = synthesize_pairs(workspace, name, wanted, HostOptions(healthy), Sampling(steps))
         print(
             f"{name}, {steps} steps: network {network:.3f} s ({network / reference:.1f} × TumorGen's 10 steps), method {whole:.3f} s, "
             f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
@@ -425,7 +426,7 @@ def live(
             )
             trainers[name].on_train_start()
             trainers[name].network.train()
-        painter, progress = trainers["painted"].live.child, trainers["painted"].live.folder / PROGRESS
+        painter, progress = trainers["painted"].painter.child, trainers["painted"].painter.folder / PROGRESS
         seconds: dict[str, list[float]] = {name: [] for name in trainers}
         busy = spent = 0.0
         try:

@@ -9,6 +9,7 @@ from support.sets import Threshold
 
 from tumorgen_cli.evaluation.cases import synthetic_cases
 from tumorgen_cli.pipeline import synthesize
+from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.set_files import read_provenance
 
 
@@ -22,7 +23,7 @@ def scale():
 @pytest.fixture(scope="module")
 def pairs(workspace, phantoms, tmp_path_factory):
     out = tmp_path_factory.mktemp("scale") / "pairs"
-    synthesize.synthesize(workspace, "syntumor", 2, phantoms.healthy, out=out, device="cpu")
+    synthesize.synthesize_pairs(workspace, "syntumor", SetOptions(2, out), HostOptions(phantoms.healthy), device="cpu")
     return out
 
 

@@ -27,9 +27,10 @@ from tumorgen_cli.nnunet.on_the_fly.dataset import PaintedDataset
 from tumorgen_cli.nnunet.on_the_fly.painter_process import PainterProcess
 from tumorgen_cli.nnunet.on_the_fly.pool import PaintedPatch, Pool
 from tumorgen_cli.nnunet.on_the_fly.settings import PainterJob, Painting, Progress
-from tumorgen_cli.pipeline.nnunet_setup import job_folders, job_lines, set_up
+from tumorgen_cli.pipeline.nnunet_setup import job_folders, job_lines, set_up_nnunet
 from tumorgen_cli.synthesis import painter
-from tumorgen_cli.synthesis.painter import around, locations, mix, paint, times_met
+from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions
+from tumorgen_cli.synthesis.painter import patch_slices, sample_locations, mix_patches, paint, find_turn
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system.devices import peak_memory_gib
 from tumorgen_cli.system.errors import StateError
@@ -163,13 +164,13 @@ def test_nnunets_loader_cuts_from_entries(tmp_path):
 
 def test_patches_lie_around_the_tumor_and_inside_the_volume():
     """Axis by axis: in the middle, moved in from the edge, the whole of a shorter axis; 0 is twice the extent."""
-    assert around((10, 0, 3), (14, 2, 5), (8, 8, 8), (40, 40, 6)) == (slice(8, 16), slice(0, 8), slice(0, 6))
-    assert around((10, 36.6, 3), (14, 40, 5), (0, 0, 9), (40, 40, 40)) == (slice(8, 16), slice(33, 40), slice(0, 9))
+    assert patch_slices((10, 0, 3), (14, 2, 5), (8, 8, 8), (40, 40, 6)) == (slice(8, 16), slice(0, 8), slice(0, 6))
+    assert patch_slices((10, 36.6, 3), (14, 40, 5), (0, 0, 9), (40, 40, 40)) == (slice(8, 16), slice(33, 40), slice(0, 9))
 
 
 def test_scans_that_come_more_often_count_on():
     """Three healthy scans and one training case, every second: its tumors take turns."""
-    met = [times_met("axbxcx", number) for number in range(12)]
+    met = [find_turn("axbxcx", number) for number in range(12)]
     assert [which for which, _ in met] == [*range(6), *range(6)]
     assert [index for which, index in met if which % 2] == list(range(6))
     assert [index for which, index in met if which == 0] == [0, 1]
@@ -179,16 +180,16 @@ def test_locations_are_voxels_of_the_label_or_region():
     labels = np.zeros((1, 30, 30, 30), np.int8)
     labels[0, 3, 4, 5], labels[0, 6, 7, 8] = 1, 2
     rng = np.random.default_rng(0)
-    assert locations(labels, 2, rng).tolist() == [[0, 6, 7, 8]]
-    assert len(locations(labels, (1, 2), rng)) == 2
-    assert len(locations(labels, 3, rng)) == 0
-    assert len(np.unique(locations(labels, 0, rng), axis=0)) == 10_000
+    assert sample_locations(labels, 2, rng).tolist() == [[0, 6, 7, 8]]
+    assert len(sample_locations(labels, (1, 2), rng)) == 2
+    assert len(sample_locations(labels, 3, rng)) == 0
+    assert len(np.unique(sample_locations(labels, 0, rng), axis=0)) == 10_000
 
 
 def test_mixing_pastes_a_box_where_both_have_voxels():
     one, other = entry(0, 1.0, (6, 5, 4)), entry(1, 2.0, (3, 9, 4))
     for seed in range(20):
-        image, labels = mix(one.image, one.labels, other, np.random.default_rng(seed))
+        image, labels = mix_patches(one.image, one.labels, other, np.random.default_rng(seed))
         assert set(np.unique(image)) <= {1.0, 2.0}
         assert (image[:, 3:] == 1.0).all()
         pasted = image[0] == 2.0
@@ -286,19 +287,8 @@ def unpainted(workspace):
 
 @pytest.fixture
 def painting(unpainted, phantoms):
-    options = {
-        "method_name": "copypaste",
-        "roi": None,
-        "probability": 0.5,
-        "pool": 2,
-        "share": 1.0,
-        "mixup": 0.0,
-        "until_pass": None,
-    }
-    made = set_up(
-        unpainted, healthy=phantoms.healthy, cases=None, keep=0.7, judge=None, device="cpu", seed=None, **options
-    )
-    return made.painting
+    patches = OnTheFlyOptions(probability=0.5, pool=2, share=1.0)
+    return set_up_nnunet(unpainted, "copypaste", HostOptions(phantoms.healthy), patches, device="cpu").painting
 
 
 def job_of(painting, **changes):

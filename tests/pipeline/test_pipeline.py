@@ -8,8 +8,10 @@ from support.workspaces import TOY
 
 from tumorgen_cli.pipeline import evaluate, synthesize
 from tumorgen_cli.pipeline import run as run_module
-from tumorgen_cli.pipeline.status import status
+from tumorgen_cli.pipeline.status import workspace_status
+from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 
 
 def snapshot(root):
@@ -30,7 +32,12 @@ def test_run_all_and_again(phantoms, tmp_path):
 
     def run():
         return run_module.run_all(
-            workspace, str(phantoms.dataset), phantoms.healthy, 4, memory_gib=8.0, settings=TOY, device="cpu", seed=1
+            workspace,
+            str(phantoms.dataset),
+            phantoms.healthy,
+            4,
+            PlanOptions(memory_gib=8.0, settings=TOY, seed=1),
+            device="cpu",
         )
 
     first = run()
@@ -42,7 +49,7 @@ def test_run_all_and_again(phantoms, tmp_path):
     assert scores.page == str(workspace.evaluation("tumorgen_healthy") / "report.html")
     assert page.count("data:image") >= 3
     assert not re.search(r'(src|href)="http', page)
-    assert {(s.name, s.state) for s in status(workspace)} >= {
+    assert {(s.name, s.state) for s in workspace_status(workspace)} >= {
         ("plan", "done"),
         ("preprocess", "done"),
         ("train vae", "done"),
@@ -51,7 +58,7 @@ def test_run_all_and_again(phantoms, tmp_path):
         ("synthesize tumorgen_healthy", "done"),
         ("evaluate tumorgen_healthy", "done"),
     }
-    assert all(s.state == "done" for s in status(workspace))
+    assert all(s.state == "done" for s in workspace_status(workspace))
 
     before, plan = snapshot(workspace.root), workspace.plan().hash
     numbers = json.loads((workspace.evaluation("tumorgen_healthy") / "scores.json").read_text())
@@ -71,7 +78,8 @@ def test_run_all_and_again(phantoms, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["copypaste", "syntumor"])
 def test_other_methods_go_through_the_same_harness(workspace, phantoms, tmp_path, method):
-    report = synthesize.synthesize(workspace, method, 4, phantoms.healthy, out=tmp_path / method, device="cpu")
-    (scores,) = evaluate.evaluate_sets(workspace, [tmp_path / method], None, "cpu")
+    made = SetOptions(4, tmp_path / method)
+    report = synthesize.synthesize_pairs(workspace, method, made, HostOptions(phantoms.healthy), device="cpu")
+    (scores,) = evaluate.evaluate_sets(workspace, [tmp_path / method], device="cpu")
     assert report.tally.pairs == 4
     assert scores.name == method

@@ -26,9 +26,12 @@ from tumorgen_cli.evaluation.comparison import (
     make_table,
     stage_runs,
 )
+from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, one_line
 from tumorgen_cli.system.json_records import write_json
@@ -224,15 +227,14 @@ def compared(workspace, phantoms, tmp_path_factory):
 def compare(workspace, phantoms, methods=("copypaste", "tumorgen", "syntumor"), **options):
     from tumorgen_cli.pipeline import evaluate
     from tumorgen_cli.studies import comparison
-    from tumorgen_cli.studies.comparison import Hosts, Scoring
-
+    
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "train_within", _stale)
         patch.setattr(find_method("syntumor"), "cell", 4)  # its places are wider than the other's, and still the same
         patch.setattr(evaluate, "find_judge", lambda *_: None)  # it takes seconds
-        hosts = Hosts(phantoms.healthy, "test")
+        hosts = HostOptions(phantoms.healthy, "test")
         return comparison.compare_methods(
-            workspace, methods, 3, hosts, scoring=Scoring(features="filters"), device="cpu", **options
+            workspace, methods, 3, hosts, scoring=ScoreOptions(features="filters"), device="cpu", **options
         )
 
 
@@ -320,18 +322,18 @@ def test_faults_are_told_at_once(workspace, tmp_path):
 
 
 def test_hosts_and_labels_that_are_not_there(workspace, phantoms, tmp_path):
-    from tumorgen_cli.studies.comparison import Hosts, compare_methods
+    from tumorgen_cli.studies.comparison import compare_methods
 
     with pytest.raises(PlanError, match="Nowhere to paint"):
         compare_methods(
-            workspace, ["copypaste"], 1, Hosts(phantoms.healthy, paint_in="tumor", host_labels=tmp_path), device="cpu"
+            workspace, ["copypaste"], 1, HostOptions(phantoms.healthy, paint_in="tumor", host_labels=tmp_path), device="cpu"
         )
     with pytest.raises(DataError, match="cannot be used"):
-        compare_methods(workspace, ["copypaste"], 1, Hosts(tmp_path / "none"), device="cpu")
+        compare_methods(workspace, ["copypaste"], 1, HostOptions(tmp_path / "none"), device="cpu")
     with pytest.raises(PlanError, match="No such organ"):
-        compare_methods(workspace, ["copypaste"], 1, Hosts(phantoms.healthy), device="cpu", train_on="background")
+        compare_methods(workspace, ["copypaste"], 1, HostOptions(phantoms.healthy), device="cpu", train_on="background")
     with pytest.raises(DataError, match="no case without a voxel of tumor"):
-        compare_methods(workspace, ["copypaste"], 1, Hosts(paint_in=str(phantoms.dataset)), device="cpu")
+        compare_methods(workspace, ["copypaste"], 1, HostOptions(paint_in=str(phantoms.dataset)), device="cpu")
 
 
 def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
@@ -350,7 +352,7 @@ def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
         write_volume(name, np.where(labels == 1, 1, 2 + number % 2), grid)
     plain = json.loads((path / "dataset.json").read_text())
     write_json(path / "dataset.json", {**plain, "labels": {"background": 0, "tumor": 1, "muscle": 2, "fat": 3}})
-    plan.plan_dataset(workspace, str(path), "tumor", "cpu")
+    plan.plan_dataset(workspace, str(path), PlanOptions("tumor"), "cpu")
     preprocess.preprocess_dataset(workspace, 0)
     asked = []
 
@@ -360,9 +362,9 @@ def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
 
     monkeypatch.setattr(comparison, "find_judge", judge)
     monkeypatch.setattr(evaluate, "find_judge", lambda _, folder, __: asked.append(folder))
-    scoring = comparison.Scoring(features="filters")
+    scoring = ScoreOptions(features="filters")
     comparison.compare_methods(
-        workspace, ["syntumor"], 2, comparison.Hosts(phantoms.healthy), scoring=scoring, device="cpu", train_on="fat"
+        workspace, ["syntumor"], 2, HostOptions(phantoms.healthy), scoring=scoring, device="cpu", train_on="fat"
     )
     inner, outer = Workspace(workspace.root / "train_on" / "fat").splits(), workspace.splits()
     fat = {case.name.removesuffix(".nii.gz") for case in sorted((path / "labelsTr").iterdir())[1::2]}
@@ -398,8 +400,8 @@ def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp
         write_volume(other / "labelsTr" / name, labels * 0, grid)
     monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
     monkeypatch.setattr(evaluate, "find_judge", lambda *_: None)
-    hosts = comparison.Hosts(paint_in=str(other))
-    scoring = comparison.Scoring(features="filters")
+    hosts = HostOptions(paint_in=str(other))
+    scoring = ScoreOptions(features="filters")
     report = comparison.compare_methods(
         fresh, ["syntumor"], 2, hosts, scoring=scoring, device="cpu", train_on=str(phantoms.dataset)
     )

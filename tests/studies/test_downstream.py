@@ -17,19 +17,20 @@ from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.evaluation.gains import Design, Downstream, LesionOutcome, PatientScore, TrainedNnunet, summarize_arms
-from tumorgen_cli.evaluation.reports.downstream import draw
+from tumorgen_cli.evaluation.reports.downstream import draw_page
 from tumorgen_cli.judge import model
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.nnunet import job as job_module
 from tumorgen_cli.nnunet import runner
-from tumorgen_cli.nnunet.job import Schedule, Size, TrainingCase
+from tumorgen_cli.nnunet.job import Schedule, NetworkSize, TrainingCase
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.nnunet.results import FINAL
-from tumorgen_cli.pipeline.nnunet_setup import set_up
+from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies import downstream, downstream_runs
 from tumorgen_cli.studies.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order
 from tumorgen_cli.studies.downstream_runs import attained_share, repeats
+from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.system.json_records import read_record, write_json
 
@@ -115,7 +116,7 @@ def nnunets(monkeypatch):
 
 
 def test_arms_differ_in_their_pairs_alone(copy, nnunets, phantoms):
-    made = measure_gains(copy, DESIGN, phantoms.healthy, "train", "cpu")
+    made = measure_gains(copy, DESIGN, HostOptions(phantoms.healthy, "train"), "cpu")
     counts = case_counts(len(copy.splits().train), DESIGN.fractions)
     assert [(run.arm, run.cases, run.seed) for run in made.result.runs] == [
         (arm, count, seed) for count in counts for seed in range(2) for arm in DESIGN.arms
@@ -139,15 +140,15 @@ def test_hosts_without_the_data_sets_labels_are_refused(copy, nnunets, phantoms,
     monkeypatch.setattr(Workspace, "plan", lambda _: plan)
     monkeypatch.setattr(downstream, "check_preprocessed", lambda *_: None)
     with pytest.raises(DataError, match="organs are background"):
-        measure_gains(copy, DESIGN, phantoms.healthy, "train", "cpu")
+        measure_gains(copy, DESIGN, HostOptions(phantoms.healthy, "train"), "cpu")
     assert nnunets == []
     with pytest.raises(StateError) as error:
-        set_up(copy, "copypaste", phantoms.healthy, None, device="cpu")
+        set_up_nnunet(copy, "copypaste", HostOptions(phantoms.healthy), device="cpu")
     assert "organs are background" in str(error.value)
 
 
 def test_few_cases_teach_the_method_alone(copy, nnunets, phantoms):
-    measure_gains(copy, dataclasses.replace(DESIGN, fractions=(0.5,), seeds=1), phantoms.healthy, None, "cpu")
+    measure_gains(copy, dataclasses.replace(DESIGN, fractions=(0.5,), seeds=1), HostOptions(phantoms.healthy), "cpu")
     count = case_counts(len(copy.splits().train), (0.5,))[0]
     (settings,) = (copy.root / "downstream" / f"real_{count}").glob("synthetic/*/set.json")
     real = {case for _, job in nnunets for case in job.train if case in copy.splits().train}
@@ -161,22 +162,22 @@ def test_few_cases_teach_the_method_alone(copy, nnunets, phantoms):
 
 def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
     design = dataclasses.replace(DESIGN, fractions=(1.0,))
-    first = measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    first = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
     assert len(nnunets) == 4
-    again = measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    again = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
     assert len(nnunets) == 4
     assert again.result == first.result
     more = measure_gains(
-        copy, dataclasses.replace(design, arms=("real", "copypaste", "syntumor")), phantoms.healthy, None, "cpu"
+        copy, dataclasses.replace(design, arms=("real", "copypaste", "syntumor")), HostOptions(phantoms.healthy), "cpu"
     )
     assert [name for name, _ in nnunets[4:]] == ["syntumor_seed0", "syntumor_seed1"]
     assert len(more.result.arms) == 3
-    measure_gains(copy, dataclasses.replace(design, ratio=1), phantoms.healthy, None, "cpu")
+    measure_gains(copy, dataclasses.replace(design, ratio=1), HostOptions(phantoms.healthy), "cpu")
     assert [name for name, _ in nnunets[6:]] == [
         "copypaste_seed0",
         "copypaste_seed1",
     ]  # other pairs; the real arm stays
-    assert measure_gains(copy, design, phantoms.healthy, None, "cpu").result == first.result
+    assert measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result == first.result
     assert len(nnunets) == 8  # what gave way was kept
 
 
@@ -185,7 +186,7 @@ def test_weights_that_have_seen_held_out_cases_are_no_arm(copy, nnunets, phantom
     seen = copy.splits().test[0]
     monkeypatch.setattr(find_method("copypaste"), "learnt_from", lambda self: (*self.workspace.splits().train, seen))
     design = dataclasses.replace(DESIGN, arms=("real", "copypaste", "copypaste-live"), fractions=(1.0,), seeds=1)
-    made = measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    made = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
     assert [run.arm for run in made.result.runs] == ["real"]
     assert [(failure.arm, seen in failure.reason) for failure in made.result.failures] == [
         ("copypaste", True),
@@ -196,10 +197,10 @@ def test_weights_that_have_seen_held_out_cases_are_no_arm(copy, nnunets, phantom
 def test_checkpoints_may_be_deleted(copy, nnunets, phantoms):
     """Scores stay, and what is trained later is as long as what was."""
     design = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1)
-    measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
     for results in (copy.root / "downstream").rglob("nnUNet_results"):
         shutil.rmtree(results)
-    made = measure_gains(copy, dataclasses.replace(design, seeds=2), phantoms.healthy, None, "cpu")
+    made = measure_gains(copy, dataclasses.replace(design, seeds=2), HostOptions(phantoms.healthy), "cpu")
     assert len(made.result.runs) == 4
     assert [job.schedule for _, job in nnunets] == [None, *[Schedule(3, 7, 0.5)] * 3]
 
@@ -207,9 +208,9 @@ def test_checkpoints_may_be_deleted(copy, nnunets, phantoms):
 def test_all_trainings_of_so_many_minutes_are_equally_long(copy, nnunets, phantoms):
     """Whatever was trained for other minutes in between."""
     design = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1)
-    measure_gains(copy, design, phantoms.healthy, None, "cpu")
-    measure_gains(copy, dataclasses.replace(design, minutes=0.5, arms=("real",)), phantoms.healthy, None, "cpu")
-    measure_gains(copy, dataclasses.replace(design, seeds=2, arms=("real",)), phantoms.healthy, None, "cpu")
+    measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
+    measure_gains(copy, dataclasses.replace(design, minutes=0.5, arms=("real",)), HostOptions(phantoms.healthy), "cpu")
+    measure_gains(copy, dataclasses.replace(design, seeds=2, arms=("real",)), HostOptions(phantoms.healthy), "cpu")
     jobs = [(name, job.minutes, job.schedule and job.schedule.iterations) for name, job in nnunets]
     assert jobs == [
         ("real_seed0", 0.02, None),
@@ -223,13 +224,13 @@ def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms, monkeypat
     design, splits = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), copy.splits()
     write_json(copy.splits_file, Splits(splits.train[1:], (*splits.test, splits.train[0])))
     assert (
-        len(measure_gains(copy, design, phantoms.healthy, None, "cpu").result.runs[0].patients) == len(splits.test) + 1
+        len(measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result.runs[0].patients) == len(splits.test) + 1
     )
     write_json(copy.splits_file, Splits(splits.train[1:], splits.test))
     asked = []
     monkeypatch.setattr(downstream_runs, "is_trained", lambda folder: True)
     monkeypatch.setattr(downstream_runs, "run_job", lambda data, folder, job, *_: asked.append(job.train))
-    made = measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    made = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
     assert [len(run.patients) for run in made.result.runs] == [len(splits.test)] * 2
     assert len(asked) == 2  # each is asked for, and is there; nothing is prepared
     assert all(asked)
@@ -263,11 +264,11 @@ def test_what_nnunet_ignores_is_not_scored(copy, tmp_path, monkeypatch):
 def test_a_subset_of_other_splits_is_refused(copy, nnunets, phantoms):
     """The same cases, of which another is held out: the subset's methods have learnt from it."""
     design, splits = dataclasses.replace(DESIGN, fractions=(0.5,), seeds=1), copy.splits()
-    measure_gains(copy, design, phantoms.healthy, None, "cpu")
+    measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
     (inner,) = (copy.root / "downstream").glob("real_*/splits.json")
     path, found = inner, read_record(Splits, inner, "")
     write_json(path, Splits((*found.train[1:], *found.test), found.train[:1]))
-    result = measure_gains(copy, design, phantoms.healthy, None, "cpu").result
+    result = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result
     assert [run.arm for run in result.runs] == ["real"]
     assert [(each.arm, "delete the folder" in each.reason) for each in result.failures] == [("copypaste", True)]
     assert copy.splits() == splits
@@ -275,7 +276,7 @@ def test_a_subset_of_other_splits_is_refused(copy, nnunets, phantoms):
 
 def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):
     design = dataclasses.replace(DESIGN, arms=("real", "copypaste-live"), fractions=(1.0,), seeds=1, real_share=0.75)
-    made = measure_gains(copy, design, phantoms.healthy, "train", "cpu")
+    made = measure_gains(copy, design, HostOptions(phantoms.healthy, "train"), "cpu")
     job = nnunets[-1][1]
     painting = read_record(Painting, Path(job.painting), "")
     assert painting.probability == 0.25
@@ -286,9 +287,9 @@ def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):
     assert {*job.train} == {*copy.splits().train}
     assert not job.extra
     assert made.result.runs[1].real_share == 0.75
-    measure_gains(copy, design, phantoms.healthy, "train", "cpu")
+    measure_gains(copy, design, HostOptions(phantoms.healthy, "train"), "cpu")
     assert len(nnunets) == 2
-    measure_gains(copy, dataclasses.replace(design, real_share=0.5), phantoms.healthy, "train", "cpu")
+    measure_gains(copy, dataclasses.replace(design, real_share=0.5), HostOptions(phantoms.healthy, "train"), "cpu")
     assert [name for name, _ in nnunets[2:]] == ["copypaste-live_seed0"]  # the real arm draws nothing else
 
 
@@ -303,15 +304,15 @@ def test_what_fails_ends_the_command(copy, nnunets, phantoms, monkeypatch):
 
     monkeypatch.setattr(downstream_runs, "run_job", fails)
     with pytest.raises(OSError, match="no more processes"):
-        measure_gains(copy, dataclasses.replace(DESIGN, fractions=(1.0,)), phantoms.healthy, None, "cpu")
+        measure_gains(copy, dataclasses.replace(DESIGN, fractions=(1.0,)), HostOptions(phantoms.healthy), "cpu")
 
 
 def test_an_arm_that_fails_leaves_the_others(copy, nnunets, phantoms, monkeypatch):
     def synthesize(workspace, method, *_, **__):
         raise DataError("No tumor came", [Fault("a case", "10 draws", "a tumor", "train longer")])
 
-    monkeypatch.setattr(downstream, "synthesize", synthesize)
-    made = measure_gains(copy, dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), phantoms.healthy, None, "cpu")
+    monkeypatch.setattr(downstream, "synthesize_pairs", synthesize)
+    made = measure_gains(copy, dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), HostOptions(phantoms.healthy), "cpu")
     assert [run.arm for run in made.result.runs] == ["real"]
     (failure,) = made.result.failures
     assert (failure.arm, "10 draws" in failure.reason) == ("copypaste", True)
@@ -330,7 +331,7 @@ def test_a_training_that_fails_leaves_the_others_and_is_tried_again(copy, nnunet
 
     design = dataclasses.replace(DESIGN, arms=("copypaste-live", "real", "copypaste"), fractions=(1.0,))
     monkeypatch.setattr(downstream_runs, "run_job", fails)
-    result = measure_gains(copy, design, phantoms.healthy, None, "cpu", jobs).result
+    result = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu", jobs).result
     assert {(run.arm, run.seed) for run in result.runs} == {
         ("real", 0),
         ("copypaste", 0),
@@ -340,14 +341,14 @@ def test_a_training_that_fails_leaves_the_others_and_is_tried_again(copy, nnunet
     assert {each.arm for each in result.failures} == {"copypaste-live", "real"}
     assert result.failures[0].reason.startswith("seed 0: The painter stopped")
     monkeypatch.setattr(downstream_runs, "run_job", made)
-    again = measure_gains(copy, design, phantoms.healthy, None, "cpu", jobs).result
+    again = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu", jobs).result
     assert (len(again.runs), again.failures, len(nnunets)) == (6, (), 6)
 
 
 def test_a_preparation_that_fails_leaves_what_was_trained(copy, nnunets, phantoms, monkeypatch):
     """Its scores may be there or not."""
     design, made = dataclasses.replace(DESIGN, fractions=(1.0,)), downstream_runs.run_job
-    measure_gains(copy, dataclasses.replace(design, seeds=1), phantoms.healthy, None, "cpu")
+    measure_gains(copy, dataclasses.replace(design, seeds=1), HostOptions(phantoms.healthy), "cpu")
     (
         copy.root / "downstream" / "nnunet" / f"real_{len(copy.splits().train)}" / "runs" / "real_seed0" / "run.json"
     ).unlink()
@@ -359,7 +360,7 @@ def test_a_preparation_that_fails_leaves_what_was_trained(copy, nnunets, phantom
 
     monkeypatch.setattr(downstream_runs, "run_job", fails)
     monkeypatch.setattr(downstream_runs, "is_trained", lambda folder: folder.name.endswith("seed0"))
-    result = measure_gains(copy, design, phantoms.healthy, None, "cpu").result
+    result = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result
     assert [(run.arm, run.seed) for run in result.runs] == [(arm, 0) for arm in design.arms]
     assert [(each.arm, each.reason[:23]) for each in result.failures] == [
         (arm, "seed 1: nnU-Net failed.") for arm in design.arms
@@ -372,7 +373,7 @@ def test_cases_that_cannot_be_learnt_from_leave_the_other_numbers(copy, nnunets,
 
     monkeypatch.setattr(downstream, "subset_workspace", subset_workspace)
     result = measure_gains(
-        copy, dataclasses.replace(DESIGN, seeds=1), phantoms.healthy, None, "cpu"
+        copy, dataclasses.replace(DESIGN, seeds=1), HostOptions(phantoms.healthy), "cpu"
     ).result  # the real arm needs no method
     few, many = case_counts(len(copy.splits().train), DESIGN.fractions)
     assert [(run.arm, run.cases) for run in result.runs] == [("real", few), ("real", many), ("copypaste", many)]
@@ -383,7 +384,7 @@ def test_nobody_held_out_is_told(copy):
     splits = copy.splits()
     write_json(copy.splits_file, dataclasses.replace(splits, train=(*splits.train, *splits.test), test=()))
     with pytest.raises(PlanError, match="no case held out"):
-        measure_gains(copy, DESIGN, None, "train", "cpu")
+        measure_gains(copy, DESIGN, HostOptions(cases="train"), "cpu")
 
 
 def test_held_out_hosts_are_told_before_anything_is_trained(copy, nnunets, phantoms, tmp_path):
@@ -393,9 +394,9 @@ def test_held_out_hosts_are_told_before_anything_is_trained(copy, nnunets, phant
     for name in (held_out, "Somebody"):
         shutil.copy(phantoms.dataset / "imagesTr" / f"{held_out}_0000.nii.gz", hosts / f"{name}_0000.nii.gz")
     with pytest.raises(DataError, match=f"2 held-out cases .*Somebody, which is {held_out}"):
-        measure_gains(copy, DESIGN, hosts, None, "cpu")
+        measure_gains(copy, DESIGN, HostOptions(hosts), "cpu")
     with pytest.raises(DataError, match="no such folder"):
-        measure_gains(copy, DESIGN, tmp_path / "none", None, "cpu")
+        measure_gains(copy, DESIGN, HostOptions(tmp_path / "none"), "cpu")
     assert not nnunets
     assert not (copy.root / "downstream").exists()
 
@@ -416,7 +417,7 @@ def test_page_and_tables():
     runs = tuple(run(arm, cases, 0.3 + 0.1 * (arm != "real")) for cases in (2, 4) for arm in DESIGN.arms)
     arms = tuple(summarize_arms(runs))
     result = Downstream("Dataset1_<b>", "0", ("p0",), "scans of x", DESIGN, Schedule(3, 7, 0.5), "cpu", 5.0, arms, runs)
-    page = draw(result, [])
+    page = draw_page(result, [])
     assert "Dataset1_&lt;b&gt;" in page
     assert "var(--text)" in page  # the figure follows the page's colours
     assert not re.search(r'(src|href)="http', page)
@@ -440,7 +441,7 @@ def test_real_nnunets(copy, phantoms):
     from tumorgen_cli.data.volumes import read_volume
 
     design = dataclasses.replace(DESIGN, arms=("real", "copypaste", "copypaste-live"), fractions=(0.5,), seeds=1)
-    made = measure_gains(copy, design, phantoms.healthy, "train", "cpu", jobs=2, size=Size(16**3, 3, 4, 8))
+    made = measure_gains(copy, design, HostOptions(phantoms.healthy, "train"), "cpu", jobs=2, size=NetworkSize(16**3, 3, 4, 8))
     real, own, live = made.result.runs
     assert live.pairs >= 8  # the least that training waits for
     assert (real.pairs, real.iterations) == (0, own.iterations)

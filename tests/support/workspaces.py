@@ -12,6 +12,7 @@ from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.evaluation.cases import TumorCase, real_tumors
 from tumorgen_cli.planning.fingerprint import CaseFacts, Fingerprint, measure_tumors
+from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 
@@ -96,7 +97,8 @@ def plan_toy(workspace: Workspace, dataset: str, *settings: str, fold: int | Non
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
-        plan_module.plan_dataset(workspace, dataset, None, "cpu", 8.0, settings=(*TOY, *settings), workers=0, fold=fold)
+        options = PlanOptions(memory_gib=8.0, settings=(*TOY, *settings), fold=fold)
+        plan_module.plan_dataset(workspace, dataset, options, "cpu", workers=0)
 
 
 def sampling_with(workspace: Workspace, **changes):

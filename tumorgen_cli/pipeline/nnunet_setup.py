@@ -1,31 +1,35 @@
-"""What `tumorgen nnunet-setup` writes and says: everything that can be known before nnU-Net starts is checked here.
+"""Stage `nnunet-setup`: a workspace and hosts -> the settings with which nnU-Net paints while it trains.
 
-Reads the workspace and the hosts' headers. Writes `WORK/nnunet/tumorgen_METHOD_HASH.json`, which the trainer reads, one for each choice of options,
-weights and hosts, and beside it a `splits_final.json` with the folds of which the workspace's is one, or with that alone: no other may validate,
-for the method has seen cases of it.
+Everything that can be checked before nnU-Net starts is checked here. Reads the workspace and the headers of the hosts.
+Writes `WORK/nnunet/tumorgen_METHOD_HASH.json`, which the trainer reads: one file for each choice of options, weights
+and hosts. Writes beside it `splits_final.json`: the folds of which the workspace's fold is one, or that fold alone. No
+other fold may validate, because the method has learned from its cases.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal
 
+from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.hosts import describe_matches, match_cases
-from tumorgen_cli.data.splits import SPLITS, find_fold
+from tumorgen_cli.data.splits import SPLITS, Splits, find_fold
 from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.nnunet.on_the_fly.settings import VARIABLE, Painting
 from tumorgen_cli.nnunet.runner import user_folders
+from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis.painter import hash_sizes, names_of, sources_of
-from tumorgen_cli.synthesis.places import bare_fault, bare_hosts, dataset_of
+from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions
+from tumorgen_cli.synthesis.painter import find_sources, hash_file_sizes, source_names
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
+from tumorgen_cli.synthesis.sources import Source, read_planned_dataset, unlabeled_hosts, unlabeled_hosts_fault
 from tumorgen_cli.system.devices import DeviceName
-from tumorgen_cli.system.errors import Fault, StateError, gather_faults
+from tumorgen_cli.system.errors import Fault, PlanError, StateError, gather_faults
 from tumorgen_cli.system.json_records import hash_value, write_json
 
 TRAINER = "nnUNetTrainerTumorGen"
@@ -33,7 +37,7 @@ TRAINER = "nnUNetTrainerTumorGen"
 
 @dataclass(frozen=True)
 class Setup:
-    """What was written, the two lines for the job script, and the fold to train."""
+    """The settings and their file, the fold to train, and the two lines for the job script."""
 
     painting: Painting
     file: str
@@ -41,24 +45,19 @@ class Setup:
     lines: tuple[str, str]
 
 
-def set_up(
+def set_up_nnunet(
     workspace: Workspace,
     method_name: str,
-    healthy: Path | None,
-    cases: Literal["train"] | None,
-    roi: Path | None = None,
-    probability: float = 0.5,
-    pool: int = 32,
-    share: float = 0.15,
-    mixup: float = 0.0,
-    until_pass: int | None = None,
-    keep: float = 0.7,
-    judge: Path | None = None,
+    hosts: HostOptions,
+    patches: OnTheFlyOptions = OnTheFlyOptions(),
+    quality: QualityOptions = QualityOptions(),
     device: DeviceName = "auto",
     seed: int | None = None,
     folder: Path | None = None,
 ) -> Setup:
-    """Checks what painting while nnU-Net trains needs, and writes it down, in `folder` or the workspace's `nnunet`.
+    """Check what painting needs while nnU-Net trains, and write it to `folder` or the workspace's `nnunet`.
+
+    Of `hosts`, `healthy`, `cases` ("train" alone) and `roi` are used.
 
     Raises:
         StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
@@ -67,67 +66,91 @@ def set_up(
     faults: list[Fault] = []
     method = gather_faults(faults, lambda: open_method(workspace, method_name, device))
     weights = gather_faults(faults, lambda: dict(method.load())) if method is not None else None
-    paths = [None if path is None else str(path.resolve()) for path in (healthy, roi)]
-    where = judge if judge is None or not judge.exists() else judge.resolve()  # `bundled` is a name, not a path
-    painting = Painting(
-        format=PAIR_FORMAT,
-        work=str(workspace.root),
-        method=method_name,
-        healthy=paths[0],
-        cases=cases,
-        roi=paths[1],
-        judge=None if where is None else str(where),
-        keep=keep,
-        until_pass=until_pass,
-        mixup=mixup,
-        probability=probability,
-        pool=pool,
-        share=share,
-        device=device,
-        seed=plan.seed if seed is None else seed,
-        plan_hash=plan.hash,
-        weights=weights or {},
-        learnt_from=method.learnt_from() if method else (),
-        hosts=(),
-        hosts_hash="",
-        channels=tuple(channel.name for channel in plan.channels),
-        labels=plan.labels,
-    )
-    sources = gather_faults(faults, lambda: sources_of(workspace, plan, painting))
-    dataset = gather_faults(faults, lambda: dataset_of(plan))
+    quality = replace(quality, judge=_absolute_judge(quality.judge))
+    seed = plan.seed if seed is None else seed
+    painting = _painting(workspace.root, plan, method_name, hosts, patches, quality, device, seed)
+    painting = replace(painting, weights=weights or {}, learnt_from=method.learnt_from() if method else ())
+    sources = gather_faults(faults, lambda: find_sources(workspace, plan, painting))
+    dataset = gather_faults(faults, lambda: read_planned_dataset(plan))
     divided = gather_faults(faults, lambda: find_fold(dataset, splits)) if dataset is not None else None
-    if healthy is not None and sources is not None and dataset is not None:
-        scans = {source.name: source.files[0] for source in sources if not source.redraw}
-        known = gather_faults(faults, lambda: match_cases(scans, dataset, splits.test)) or {}
-        renamed = {
-            name: case for name, case in known.items() if name != case
-        }  # by its own name the trainer knows a case
-        if renamed:
-            faults.append(
-                Fault(
-                    str(healthy),
-                    f"held-out cases by other names ({describe_matches(renamed)})",
-                    "other scans",
-                    "take them out of the folder",
-                )
-            )
-    if sources is not None and (bare := bare_hosts(plan, sources)):
-        faults.append(bare_fault(str(healthy), bare))
-    if until_pass is not None:
-        gather_faults(faults, lambda: needed_judge(workspace, where, device))
+    if hosts.healthy is not None and sources is not None and dataset is not None:
+        faults += _held_out_faults(hosts.healthy, sources, dataset, splits)
+    if sources is not None and (bare := unlabeled_hosts(plan, sources)):
+        faults.append(unlabeled_hosts_fault(str(hosts.healthy), bare))
+    if quality.until_pass is not None:
+        gather_faults(faults, lambda: needed_judge(workspace, quality.judge, device))
     if faults or sources is None or divided is None:
         raise StateError("Painting cannot be set up", faults)
-    painting = replace(painting, hosts=names_of(sources), hosts_hash=hash_sizes(sources))
+    painting = replace(painting, hosts=source_names(sources), hosts_hash=hash_file_sizes(sources))
     folder = folder or workspace.root / "nnunet"
-    path = folder / f"tumorgen_{method_name}_{hash_value(painting)[:6]}.json"  # a job that waits keeps its own
+    # the name holds a hash, so that a job that waits keeps its own file
+    path = folder / f"tumorgen_{method_name}_{hash_value(painting)[:6]}.json"
     write_json(path, painting)
     folds, own = divided
     write_json(folder / SPLITS, [{"train": fold.train, "val": fold.test} for fold in folds])
     return Setup(painting, str(path), own, job_lines(path))
 
 
+def _absolute_judge(judge: Path | None) -> Path | None:
+    """The judge's folder as an absolute path; `bundled` is a name, not a path."""
+    return judge if judge is None or not judge.exists() else judge.resolve()
+
+
+def _painting(
+    root: Path,
+    plan: Plan,
+    method_name: str,
+    hosts: HostOptions,
+    patches: OnTheFlyOptions,
+    quality: QualityOptions,
+    device: DeviceName,
+    seed: int,
+) -> Painting:
+    """The settings as far as options and plan give them; weights and hosts are added later."""
+    healthy, roi = (None if path is None else str(path.resolve()) for path in (hosts.healthy, hosts.roi))
+    if hosts.cases == "test":
+        fault = Fault("--cases test", "held-out cases", "training cases", "give --cases train")
+        raise PlanError("nnU-Net must not see held-out cases", [fault])
+    return Painting(
+        format=PAIR_FORMAT,
+        work=str(root),
+        method=method_name,
+        healthy=healthy,
+        cases=hosts.cases,
+        roi=roi,
+        judge=None if quality.judge is None else str(quality.judge),
+        keep=quality.keep,
+        until_pass=quality.until_pass,
+        mixup=patches.mixup,
+        probability=patches.probability,
+        pool=patches.pool,
+        share=patches.share,
+        device=device,
+        seed=seed,
+        plan_hash=plan.hash,
+        weights={},
+        learnt_from=(),
+        hosts=(),
+        hosts_hash="",
+        channels=tuple(channel.name for channel in plan.channels),
+        labels=plan.labels,
+    )
+
+
+def _held_out_faults(healthy: Path, sources: Sequence[Source], dataset: Dataset, splits: Splits) -> list[Fault]:
+    """The fault of hosts that are held-out cases under other names; the trainer knows a case by its own name."""
+    faults: list[Fault] = []
+    scans = {source.name: source.files[0] for source in sources if not source.redraw}
+    known = gather_faults(faults, lambda: match_cases(scans, dataset, splits.test)) or {}
+    renamed = {name: case for name, case in known.items() if name != case}
+    if renamed:
+        found = f"held-out cases by other names ({describe_matches(renamed)})"
+        faults.append(Fault(str(healthy), found, "other scans", "take them out of the folder"))
+    return faults
+
+
 def job_lines(path: Path) -> tuple[str, str]:
-    """The two lines for a job script; trainers that nnUNet_extTrainer names already are found as before."""
+    """The two lines for a job script; trainers that `nnUNet_extTrainer` names already are still found."""
     folder = Path(str(resources.files("tumorgen_cli"))) / "nnunet" / "on_the_fly" / "nnunet_trainers"
     named = [part for part in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if part.strip()]
     others = any(Path(part) != folder for part in named)
@@ -138,8 +161,11 @@ def job_lines(path: Path) -> tuple[str, str]:
 
 
 def job_folders(workspace: Workspace) -> dict[str, Path]:
-    """nnU-Net's folders for the job by variable; where the user names none for raw data sets, that of what was merged into the workspace, else
-    that of the planned data set."""
+    """nnU-Net's folders for the job, by variable.
+
+    If the user names no folder of raw data sets, it is that of the sets that were merged into the workspace, else that
+    of the planned data set.
+    """
     folders = user_folders(workspace.root)
     if not os.environ.get("nnUNet_raw") and not any(folders["nnUNet_raw"].glob("Dataset*")):
         folders["nnUNet_raw"] = Path(workspace.plan().dataset_path).parent

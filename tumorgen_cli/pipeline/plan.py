@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
@@ -10,6 +9,7 @@ from tumorgen_cli.data.splits import make_splits
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint, content_hash, make_fingerprint
+from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.plan import Plan, make_plan
 from tumorgen_cli.planning.presets import read_overrides
 from tumorgen_cli.planning.workspace import Workspace
@@ -23,33 +23,37 @@ from tumorgen_cli.system.locks import locked
 def plan_dataset(
     workspace: Workspace,
     name: str,
-    tumor_label: str | None = None,
+    options: PlanOptions = PlanOptions(),
     device: DeviceName = "auto",
-    memory_gib: float | None = None,
-    preset: str | None = None,
-    settings: Sequence[str] = (),
-    seed: int | None = None,
     workers: int | None = None,
-    fold: int | None = None,
 ) -> Plan:
-    """Checks, fingerprints and plans a data set; writes fingerprint, splits and plan.
+    """Check, fingerprint and plan a data set; write the fingerprint, the splits and the plan.
 
-    `fold`: see `make_splits`.
+    Args:
+        workspace: Where the plan is written.
+        name: The nnU-Net raw data set: a path, or an id or name under `$nnUNet_raw`.
+        options: What the user decides; the rules decide the rest.
+        device: The device to plan for.
+        workers: Processes that read the files; None for a number by cores and memory, 0 for none but this one.
 
     Raises:
-        DataError: the data set's faults. PlanError: a bad preset, setting or fold. StateError: another set's workspace.
+        DataError: the data set has faults.
+        PlanError: a preset, setting or fold that cannot be used.
+        StateError: the workspace belongs to another data set.
     """
-    overrides = read_overrides(preset, settings)
-    if seed is not None:
-        overrides["seed"] = (seed, "--seed")
-    dataset = read_dataset(find_dataset(name), tumor_label)
+    overrides = read_overrides(options.preset, options.settings)
+    if options.seed is not None:
+        overrides["seed"] = (options.seed, "--seed")
+    dataset = read_dataset(find_dataset(name), options.tumor_label)
     with locked(workspace.root, "plan"):
         _check_owner(workspace, dataset)
         fingerprint = _fingerprint(workspace, dataset, workers)
-        splits = make_splits(dataset, fold, workspace.splits() if workspace.splits_file.is_file() else None)
+        before = workspace.splits() if workspace.splits_file.is_file() else None
+        splits = make_splits(dataset, options.fold, before)
         sections = {method: find_method(method).plan_section for method in METHODS}
-        plan = make_plan(fingerprint, splits.train, find_budget(device, memory_gib), sections, overrides)
-        for method in METHODS:  # each method reads its section strictly, so a wrong --set is told now
+        budget = find_budget(device, options.memory_gib)
+        plan = make_plan(fingerprint, splits.train, budget, sections, overrides)
+        for method in METHODS:  # each method reads its section strictly, so a wrong --set stops here
             find_method(method)(plan, workspace)
         write_json(workspace.splits_file, splits)
         write_json(workspace.plan_file, plan)
@@ -59,27 +63,30 @@ def plan_dataset(
 
 
 def _warn_of_foreign_windows(fingerprint: Fingerprint, plan: Plan) -> None:
-    """A preset's clip window in other units than the scans'."""
+    """Warn where the clip window of a preset is in other units than the scans."""
     for facts, channel in zip(fingerprint.channels, plan.channels, strict=True):
         covered = min(facts.maximum, channel.high) - max(facts.minimum, channel.low)
         if covered < 0.2 * (channel.high - channel.low):
             console.warn(
-                f"channel {channel.name}: intensities from {facts.minimum:.4g} to {facts.maximum:.4g} fill little of the clip window "
-                f"{channel.low:.4g} to {channel.high:.4g}; is the preset one for such scans?"
+                f"channel {channel.name}: intensities from {facts.minimum:.4g} to {facts.maximum:.4g} fill little of "
+                f"the clip window {channel.low:.4g} to {channel.high:.4g}; is the preset made for such scans?"
             )
 
 
 def _warn_of_small_tumors(fingerprint: Fingerprint, plan: Plan) -> None:
+    """Warn where the median tumor is too small for the working grid."""
     finer = rules.spacing_for_small_tumors(rules.extent_percentile_mm(fingerprint.tumors, 50), plan.window.spacing_mm)
     if finer is not None:
         wanted = ",".join(f"{s:.2g}" for s in finer)
         console.warn(
-            "the median tumor is less than 1.5 latent cells wide, which masks hardly survive, and memory allows no finer grid; plan with one and "
-            f"a smaller window, such as --set window.spacing_mm=[{wanted}] --set window.shape=[48,48,48]"
+            "the median tumor is less than 1.5 latent cells wide, too small for a good mask, and memory allows no "
+            "finer grid; plan with a finer grid and a smaller window, for example "
+            f"--set window.spacing_mm=[{wanted}] --set window.shape=[48,48,48]"
         )
 
 
 def _check_owner(workspace: Workspace, dataset: Dataset) -> None:
+    """Raise a `StateError` if the workspace belongs to another data set."""
     if workspace.fingerprint_file.is_file():
         found = str(read_plain(workspace.fingerprint_file, "delete it and plan again").get("path"))
         if found != str(dataset.path):
@@ -89,7 +96,7 @@ def _check_owner(workspace: Workspace, dataset: Dataset) -> None:
 
 
 def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) -> Fingerprint:
-    """The fingerprint on file if the data are unchanged, else a new one (which checks every file)."""
+    """Return the fingerprint on file if the data are unchanged, else make a new one, which checks every file."""
     if workspace.fingerprint_file.is_file():
         old = read_record(Fingerprint, workspace.fingerprint_file, "delete it and plan again")
         if old.tumor_name == dataset.tumor_name and old.content_hash == content_hash(dataset):
@@ -104,7 +111,7 @@ def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) ->
 
 
 def plan_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
-    """The plan as a table a person can check: field, value, rule, inputs (and source, where it is not the rule)."""
+    """Rows to print, one per plan field: field, value, rule (and source, where it is not the rule), inputs."""
     rows = []
     for d in plan.decisions:
         rule = d.rule if d.source == "rule" else f"{d.source} (rule: {d.rule})"
@@ -117,6 +124,7 @@ def plan_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
 
 
 def _short(value: Any) -> str:
+    """Format a value for a narrow column."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):

@@ -9,7 +9,7 @@ from tumorgen_cli.data.hosts import describe_matches, find_hosts, match_cases
 from tumorgen_cli.data.workers import choose_preprocessing_workers
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.preprocess import preprocess
-from tumorgen_cli.synthesis.places import dataset_of
+from tumorgen_cli.synthesis.sources import read_planned_dataset
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.json_records import read_record, write_json
@@ -17,37 +17,36 @@ from tumorgen_cli.system.locks import locked
 
 
 def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
-    """Preprocesses every case of the plan that is not done; returns how many were written."""
+    """Preprocess every case of the plan that is not done; return how many were written."""
     plan, splits = workspace.plan(), workspace.splits()
-    dataset = dataset_of(plan)
+    dataset = read_planned_dataset(plan)
     facts = {case.case: case for case in workspace.fingerprint().cases}
     cases = [*splits.train, *splits.test]
     jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
-    count = choose_preprocessing_workers([facts[case].grid for case in cases], len(plan.channels)) if workers is None else workers
+    if workers is None:
+        workers = choose_preprocessing_workers([facts[case].grid for case in cases], len(plan.channels))
     with locked(workspace.root, "preprocess"), console.progress("preprocessing", len(jobs)) as tick:
-        return preprocess(plan, jobs, workspace.cases, count, tick)
+        return preprocess(plan, jobs, workspace.cases, workers, tick)
 
 
 def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None = None) -> int:
-    """Preprocesses the tumor-free scans of a folder that are not done, for methods that learn from them; returns how many were written.
+    """Preprocess the healthy scans of a folder, for methods that learn from them; return how many were written.
 
-    Scans are known by name: one that is there already is not preprocessed again.
+    Scans are known by name: a scan that is there already is not preprocessed again.
 
     Raises:
-        DataError: scans that cannot be read, or that are the data set's own cases, under whatever name.
+        DataError: scans that cannot be read, or that are cases of the data set, under whatever name.
     """
     plan, splits = workspace.plan(), workspace.splits()
     hosts = find_hosts(healthy, [channel.name for channel in plan.channels], plan.file_ending)
-    known = match_cases({host.case: host.files[0] for host in hosts}, dataset_of(plan), [*splits.train, *splits.test])
+    known = match_cases(
+        {host.case: host.files[0] for host in hosts}, read_planned_dataset(plan), [*splits.train, *splits.test]
+    )
     if known:
         found = f"{len(known)} of the data set's own cases, or scans of their names ({describe_matches(known)})"
-        fault = Fault(
-            str(healthy),
-            found,
-            "other scans",
-            "remove them, or rename what is another scan: held-out cases teach nothing",
-        )
-        raise DataError("Labelled cases are among the healthy scans", [fault])
+        remedy = "remove them, or rename what is another scan: held-out cases teach nothing"
+        fault = Fault(str(healthy), found, "other scans", remedy)
+        raise DataError("Labeled cases are among the healthy scans", [fault])
     grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
     count = choose_preprocessing_workers(grids, len(plan.channels)) if workers is None else workers
     with locked(workspace.root, "preprocess"), console.progress("preprocessing healthy scans", len(hosts)) as tick:
@@ -57,12 +56,8 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
 
 
 def healthy_folders(workspace: Workspace) -> list[Path]:
-    """The folders of tumor-free scans that methods of a workspace learn from."""
+    """The folders of healthy scans that the methods of a workspace learn from."""
     if not workspace.healthy_file.is_file():
         return []
-    return [
-        Path(folder)
-        for folder in read_record(
-            tuple[str, ...], workspace.healthy_file, "run `tumorgen preprocess --healthy DIR` again"
-        )
-    ]
+    remedy = "run `tumorgen preprocess --healthy DIR` again"
+    return [Path(folder) for folder in read_record(tuple[str, ...], workspace.healthy_file, remedy)]

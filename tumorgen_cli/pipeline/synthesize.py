@@ -1,108 +1,146 @@
-"""Stage `synthesize`: trained method and host scans -> a synthetic set."""
+"""Stage `synthesize`: a trained method and host scans -> a synthetic set."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from tumorgen_cli.geometry import Box
 from tumorgen_cli.judge.find import needed_judge
-from tumorgen_cli.methods.base import Sampling
+from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis.pair import Quality
-from tumorgen_cli.synthesis.places import bare_fault, bare_hosts, healthy_sources, redraw_sources
-from tumorgen_cli.synthesis.set_files import BARE
-from tumorgen_cli.synthesis.shards import Shard
+from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions
+from tumorgen_cli.synthesis.pair import PairInputs, Quality
+from tumorgen_cli.synthesis.set_files import LEARNED_FROM, UNLABELED_HOSTS
+from tumorgen_cli.synthesis.sources import (
+    Source,
+    healthy_sources,
+    redraw_sources,
+    unlabeled_hosts,
+    unlabeled_hosts_fault,
+)
 from tumorgen_cli.synthesis.synthesize import Tally, make_jobs, own_jobs, synthesize_set
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError
-from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.system.locks import locked
 
 
 @dataclass(frozen=True)
 class SetReport:
-    """A synthetic set: where it lies and what it cost."""
+    """A synthetic set: its folder and what it cost."""
 
     folder: str
     tally: Tally
 
 
-def synthesize(
+def synthesize_pairs(
     workspace: Workspace,
     method_name: str,
-    pairs: int,
-    healthy: Path | None = None,
-    cases: str | None = None,
-    out: Path | None = None,
-    box: Box | None = None,
-    roi: Path | None = None,
+    made: SetOptions,
+    hosts: HostOptions,
     sampling: Sampling = Sampling(),
+    quality: QualityOptions = QualityOptions(),
     device: DeviceName = "auto",
-    seed: int | None = None,
-    until_pass: int | None = None,
-    keep: float = 0.7,
-    judge: Path | None = None,
-    paint_in: str | None = None,
-    shard: Shard | None = None,
 ) -> SetReport:
-    """Paints `pairs` tumors into the scans of `healthy`, or redraws those of the split's `cases` ("test", "train").
+    """Paint tumors into healthy scans, or redraw the tumors of the data set's own cases.
 
-    With `paint_in` the masks of `roi` are labels of the plan's names, and the region is that label's.
-    With `until_pass` a pair is drawn again, so often at most, until the judge finds the share `keep` of its mask. With
-    `shard` only that part of the pairs is made; the shard that finishes last finishes the set.
+    Pairs that are there already are kept. With `made.shard`, this process makes only its part of the pairs; the shard
+    that finishes last finishes the set.
+
+    Raises:
+        PlanError: the method does not know the solver or kind, or there is nothing to paint into.
+        DataError: hosts that cannot be used, or no pair that could be painted.
+        StateError: a stage is not trained, or the folder holds a set that was made with other settings.
     """
     method = open_method(workspace, method_name, device)
     plan = method.plan
-    asked = (
+    check_sampling(method, sampling)
+    regions = hosts.host_labels or hosts.roi
+    if hosts.cases:
+        sources = redraw_sources(workspace, plan, hosts.cases)
+    else:
+        sources = healthy_sources(plan, hosts.healthy, regions, hosts.paint_in)
+    seed = plan.seed if made.seed is None else made.seed
+    tumors = workspace.fingerprint().of(workspace.splits().train).tumors
+    settings = _set_settings(method, hosts, sources, sampling, seed)
+    folder = made.out or workspace.synthetic(set_name(method_name, hosts, sampling, quality))
+    jobs = make_jobs(sources, made.pairs, seed)
+    tries, shard = quality.until_pass, made.shard
+    test = Quality(needed_judge(workspace, quality.judge, device), quality.keep, tries) if tries else None
+    inputs = PairInputs(method, tumors, sampling, hosts.box, test)
+    inputs = PairInputs(method, tumors, sampling, hosts.box, test)
+    with (
+        locked(folder, "synthesize", shard.name if shard else None),
+        console.progress("painting", len(own_jobs(jobs, shard))) as tick,
+    ):
+        tally = synthesize_set(inputs, jobs, folder, settings, tick, shard)
+    return SetReport(str(folder), tally)
+
+
+def check_sampling(method: Method, sampling: Sampling) -> None:
+    """Check that a method knows the solver and the kind of tumor.
+
+    Raises:
+        PlanError: it does not.
+    """
+    no_kinds = "leave it out; tumorgen knows kinds where flow.character is on"
+    choices = (
         ("--solver", sampling.solver, method.solvers, "it does not sample", "leave it out"),
-        (
-            "--kind",
-            sampling.kind,
-            method.kinds,
-            "it is not told what to draw",
-            "leave it out; tumorgen knows them where flow.character is on",
-        ),
+        ("--kind", sampling.kind, method.kinds, "it knows no kinds of tumor", no_kinds),
     )
     faults = [
-        Fault(f"{option} {value}", f"not one of {method_name}'s", ", ".join(known) or f"none: {why}", remedy)
-        for option, value, known, why, remedy in asked
+        Fault(f"{option} {value}", f"not one of {method.name}'s", ", ".join(known) or f"none: {why}", remedy)
+        for option, value, known, why, remedy in choices
         if value is not None and value not in known
     ]
     if faults:
         raise PlanError("A method cannot do this", faults)
-    sources = redraw_sources(workspace, plan, cases) if cases else healthy_sources(plan, healthy, roi, paint_in)
-    seed = plan.seed if seed is None else seed
-    tumors = workspace.fingerprint().of(workspace.splits().train).tumors
-    settings = {
+
+
+def set_name(method: str, hosts: HostOptions, sampling: Sampling, quality: QualityOptions) -> str:
+    """The name of a set in the workspace: the method, the hosts, and every option that is not the default.
+
+    For example `tumorgen_torso`, `tumorgen_torso_roi-liver_steps-50`, `copypaste_test_until-pass-5_keep-0.9`.
+    """
+    parts = [method, hosts.cases or (hosts.healthy.resolve().name if hosts.healthy else "scans")]
+    if sampling.kind is not None:
+        parts.append(sampling.kind)
+    if hosts.paint_in is not None:
+        parts.append(f"in-{hosts.paint_in.replace(' ', '-')}")
+    if hosts.roi is not None:
+        parts.append(f"roi-{hosts.roi.resolve().name}")
+    if hosts.box is not None:
+        parts.append("-".join(map(str, ("box", *hosts.box.start, *hosts.box.stop))))
+    if sampling.steps is not None:
+        parts.append(f"steps-{sampling.steps}")
+    if sampling.solver is not None:
+        parts.append(f"solver-{sampling.solver}")
+    if quality.until_pass is not None:
+        parts.append(f"until-pass-{quality.until_pass}")
+        if quality.keep != QualityOptions().keep:
+            parts.append(f"keep-{quality.keep:g}")
+    return "_".join(parts)
+
+
+def _set_settings(
+    method: Method, hosts: HostOptions, sources: Sequence[Source], sampling: Sampling, seed: int
+) -> dict[str, Any]:
+    """What `set.json` records of a set; a folder that was made with other settings is refused."""
+    regions = hosts.host_labels or hosts.roi
+    settings: dict[str, Any] = {
         "seed": seed,
         "sources": [source.name for source in sources],
-        "box": box,
-        "roi": str(roi) if roi else None,
+        "box": hosts.box,
+        "roi": str(regions) if regions else None,
         "steps": sampling.steps,
         "solver": sampling.solver,
-        "learnt_from": method.learnt_from(),
+        LEARNED_FROM: method.learnt_from(),
     }
-    if bare := bare_hosts(plan, sources):
-        told = bare_fault(str(healthy), bare)
-        console.warn(f"{told.found}: {told.remedy} (merge, downstream and nnunet-setup refuse these)")
-    settings |= {
-        name: value
-        for name, value in (("paint_in", paint_in), ("kind", sampling.kind), (BARE, bare or None))
-        if value is not None
-    }
-    # a set of its own for settings of its own: what is usual keeps the plain name
-    usual = box is None and roi is None and sampling == Sampling() and until_pass is None
-    name = f"{method_name}_{cases or (healthy.resolve().name if healthy else 'scans')}"
-    own = hash_value([box, settings["roi"], sampling, until_pass, keep if until_pass else None])
-    folder = out or workspace.synthetic(name if usual else f"{name}_{own[:6]}")
-    jobs = make_jobs(sources, pairs, seed)
-    quality = Quality(needed_judge(workspace, judge, device), keep, until_pass) if until_pass else None
-    with (
-        locked(folder, "synthesize", shard and shard.name),
-        console.progress("painting", len(own_jobs(jobs, shard))) as tick,
-    ):
-        tally = synthesize_set(plan, method, jobs, folder, tumors, box, sampling, settings, quality, tick, shard)
-    return SetReport(str(folder), tally)
+    unlabeled = unlabeled_hosts(method.plan, sources)
+    if unlabeled:
+        fault = unlabeled_hosts_fault(str(hosts.healthy), unlabeled)
+        console.warn(f"{fault.found}: {fault.remedy} (merge, downstream and nnunet-setup refuse these)")
+    own = {"paint_in": hosts.paint_in, "kind": sampling.kind, UNLABELED_HOSTS: unlabeled or None}
+    return settings | {name: value for name, value in own.items() if value is not None}

@@ -1,4 +1,7 @@
-"""Stage `train`: checks what a training stage needs, trains it unless it is done. Imports neither SimpleITK nor nnunetv2."""
+"""Stage `train`: preprocessed cases -> trained networks, or a judge.
+
+What is finished is not trained again. Importing this module imports neither SimpleITK nor nnunetv2.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from tumorgen_cli.methods.base import INITIAL
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis.places import dataset_of
+from tumorgen_cli.synthesis.sources import read_planned_dataset
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
@@ -28,12 +31,12 @@ if TYPE_CHECKING:
 def train_own_judge(
     workspace: Workspace, minutes: float, device: DeviceName, seed: int | None, restart: bool
 ) -> JudgeRecord:
-    """Trains an nnU-Net on the workspace's training cases, as its judge; scores it on the held-out ones."""
+    """Train an nnU-Net on the training cases of the workspace, as its judge, and score it on the held-out cases."""
     from tumorgen_cli.judge.train import train_judge
     from tumorgen_cli.nnunet.job import TrainingOptions, device_kind, training_data
 
     plan = workspace.plan()
-    data = training_data(dataset_of(plan), workspace.splits())
+    data = training_data(read_planned_dataset(plan), workspace.splits())
     seed = plan.seed if seed is None else seed
     options = TrainingOptions(minutes, seed, device_kind(device), plan.precision)
     return train_judge(data, workspace.judge, options, plan.tolerance_mm, plan.fingerprint_hash, restart)
@@ -48,14 +51,28 @@ def train_stage(
     restart: bool = False,
     initial: Path | None = None,
 ) -> StageRun | None:
-    """Trains one stage, or sees that it is finished.
+    """Train one stage; a stage that is finished is not trained again.
+
+    Args:
+        workspace: The workspace, planned and preprocessed.
+        method_name: The method that the stage belongs to.
+        stage: Name of the stage.
+        iterations: Training steps in all. None: as many as the plan says.
+        device: Where to train.
+        restart: Train from the beginning, also if the stage is finished.
+        initial: Checkpoint whose weights the stage starts with, where it takes one.
+
+    Returns:
+        The run, or None if the stage was finished before.
 
     Raises:
-        StateError: an earlier stage is missing or stale, or this one is stale.
+        PlanError: the method has no such stage.
+        StateError: an earlier stage is missing or stale, or this stage is stale.
     """
     method = open_method(workspace, method_name, device)
     if stage not in method.stages:
-        raise PlanError(f"{method_name} has no such stage", [unknown_name_fault("", stage, (*method.stages, "all", "judge"))])
+        fault = unknown_name_fault("", stage, (*method.stages, "all", "judge"))
+        raise PlanError(f"{method_name} has no such stage", [fault])
     for before in method.stages[: method.stages.index(stage)]:
         if not method.trained(before):
             remedy = f"run `tumorgen train {before}` (with --restart if the plan has changed)"
@@ -63,21 +80,24 @@ def train_stage(
                 "An earlier stage is not ready", [Fault(before, "not trained, or stale", "a finished run", remedy)]
             )
     folder = method.folder(stage)
-    own = (folder / "run.json").is_file()  # or it is off, or part of an earlier stage
+    own = (folder / "run.json").is_file()  # a stage that is off, or part of an earlier one, has no such file
     if method.trained(stage, iterations or method.planned_iterations(stage)) and not (restart and own):
         console.note(f"{stage}: already trained")
         return None
-    first = os.environ.get("RANK", "0") == "0"  # the first process of a run, on whatever node, holds the lock for all
+    first = os.environ.get("RANK", "0") == "0"  # the first process of a run holds the lock for all
     with locked(workspace.root, f"train {stage}") if first else contextlib.nullcontext():
         made = method.stage(stage, iterations, initial)
         if first and (restart or not (folder / "last.pt").is_file()):
-            (folder / "run.json").unlink(missing_ok=True)  # what it began with is no longer told
+            (folder / "run.json").unlink(missing_ok=True)  # so that no old run is left beside the new start
             _note_initial(workspace, folder, initial)
         return train(made, folder, method.device, method.plan.precision, restart)
 
 
 def _note_initial(workspace: Workspace, folder: Path, initial: Path | None) -> None:
-    """Writes down what a stage begins with, and which of the workspace's cases that has seen, by their names, where it is a workspace's own."""
+    """Record the weights a stage starts with and the cases of this data set that those weights have learned from.
+
+    The cases are known by name, and only if the weights come from a workspace.
+    """
     path = folder / INITIAL
     path.unlink(missing_ok=True)
     if initial is None or not initial.is_file():
@@ -100,19 +120,17 @@ def train_stages(
     initial: Path | None = None,
     seed: int | None = None,
 ) -> list[StageRun]:
-    """Trains `stage`, or every stage of the method in order for `all`; returns the runs made now.
+    """Train `stage`, or every stage of the method in order for `all`; return the runs that were made now.
+
+    `initial` is for the first stage alone. For the other arguments see `train_stage`.
 
     Raises:
-        PlanError: `seed` is not the plan's, on which every trained stage depends.
+        PlanError: `seed` is not the seed of the plan, on which every trained stage depends.
     """
     planned = workspace.plan().seed
     if seed is not None and seed != planned:
-        fault = Fault(
-            f"--seed {seed}",
-            f"the plan's seed is {planned}",
-            "the same",
-            f"plan again with --seed {seed}, or leave it out",
-        )
+        remedy = f"plan again with --seed {seed}, or leave it out"
+        fault = Fault(f"--seed {seed}", f"the plan's seed is {planned}", "the same", remedy)
         raise PlanError("Training draws by the plan's seed", [fault])
     stages = find_method(method_name).stages if stage == "all" else (stage,)
     runs = [

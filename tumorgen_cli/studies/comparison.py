@@ -7,53 +7,46 @@ tumor-free cases of the data set that `--paint-in` names).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tumorgen_cli.data.dataset import find_dataset, read_dataset
 from tumorgen_cli.data.subsets import select_organ_cases, write_tumor_free_subset
-from tumorgen_cli.evaluation.comparison import Comparison, Painted, make_table, stage_runs, write_comparison
+from tumorgen_cli.evaluation.comparison import (
+    Comparison,
+    PaintedSet,
+    StageCost,
+    Table,
+    make_table,
+    stage_runs,
+    write_comparison,
+)
 from tumorgen_cli.evaluation.evaluate import read_scores
+from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.evaluation.reports import comparison as comparison_page
+from tumorgen_cli.evaluation.scores import Scores
 from tumorgen_cli.judge.find import find_judge
 from tumorgen_cli.methods.open import check_preprocessed
 from tumorgen_cli.methods.registry import find_method
-from tumorgen_cli.pipeline.evaluate import FEATURES, evaluate_sets
+from tumorgen_cli.pipeline.evaluate import evaluate_sets
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.pipeline.preprocess import preprocess_dataset
-from tumorgen_cli.pipeline.synthesize import synthesize
+from tumorgen_cli.pipeline.synthesize import synthesize_pairs
+from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
-from tumorgen_cli.synthesis.places import Source, healthy_sources, redraw_sources
+from tumorgen_cli.synthesis.logs import read_log
+from tumorgen_cli.synthesis.logs import read_log
+from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.set_files import read_provenance
-from tumorgen_cli.synthesis.shards import read_log
+from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, one_line
 from tumorgen_cli.system.locks import locked
-
-
-@dataclass(frozen=True)
-class Hosts:
-    """What is painted into: scans, or a split's own cases; a label of the scans alone, with their label files; or the
-    tumor-free cases of another data set."""
-
-    healthy: Path | None = None
-    cases: str | None = None
-    paint_in: str | None = None
-    host_labels: Path | None = None
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How sets are scored: see `pipeline.evaluate_sets`."""
-
-    judge: Path | None = None
-    features: str = FEATURES[0]
-    inception: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,87 +60,153 @@ class ComparisonReport:
 
 @dataclass(frozen=True)
 class _Place:
-    """One kind of hosts: its name, the scans, and how `pipeline.synthesize` is told of them."""
+    """One kind of hosts: its name, the scans, and the options with which pairs are painted into them."""
 
     name: str
     sources: tuple[Source, ...]
-    options: dict[str, object]
+    hosts: HostOptions
+
+
+@dataclass(frozen=True)
+class ComparisonDesign:
+    """What is compared.
+
+    Attributes:
+        methods: The methods, in the order of the table.
+        pairs: Number of pairs that each method paints into each kind of hosts.
+        length: How long a method is trained.
+        seed: Seed of the pairs; None: the plan's.
+        train_on: A label of the plan, or another data set. Methods then learn only from the cases whose tumors lie in
+            that organ, or from that data set, in a workspace of its own. None: they learn from the workspace's cases.
+    """
+
+    methods: Sequence[str]
+    pairs: int
+    length: TrainingLength = TrainingLength()
+    seed: int | None = None
+    train_on: str | None = None
+
+
+@dataclass(frozen=True)
+class _ScoredPlace:
+    """What the methods scored on one kind of hosts; `scores` is None where no method made a set."""
+
+    table: Table
+    pictures: tuple[comparison_page.Place, ...] = ()
+    reports: dict[str, Path] = field(default_factory=dict)
+    scores: Scores | None = None
 
 
 def compare_methods(
     workspace: Workspace,
-    methods: Sequence[str],
-    pairs: int,
-    hosts: Hosts,
-    budget: TrainingLength = TrainingLength(),
-    scoring: Scoring = Scoring(),
+    design: ComparisonDesign,
+    hosts: HostOptions,
+    scoring: ScoreOptions = ScoreOptions(),
     device: DeviceName = "auto",
-    seed: int | None = None,
-    train_on: str | None = None,
 ) -> ComparisonReport:
-    """Trains what is not trained, paints into the same places with every method, scores, and writes one table and one page.
+    """Compare methods: train those that are not trained, paint into the same places, score; write one table and one page.
 
-    With `train_on`, a label of the plan's names or another data set, methods learn from the cases whose tumors lie in that organ,
-    or from that data set, in a workspace of its own. A method that fails with an error a user is told is a row that
-    says so; the others go on.
+    A method that fails with an error that the user can correct has a row with that error; the other methods continue.
+
+    Args:
+        workspace: The workspace of the data set.
+        design: What is compared.
+        hosts: What is painted into; with `cases` and `healthy` a table for each.
+        scoring: How sets are scored.
+        device: Where networks run.
 
     Raises:
-        PlanError, DataError: there is nothing to learn from or to paint into. StateError: no method came to a set.
+        PlanError: There is nothing to learn from.
+        DataError: There is nothing to paint into.
+        StateError: No method made a set.
     """
-    if train_on is not None:
-        if scoring.judge is None and train_on in workspace.plan().labels:
-            own = find_judge(workspace, None, device)
-            if own is not None and own.folder == workspace.judge:  # it knows these tumors in every organ
-                scoring = replace(scoring, judge=own.folder)
-        workspace = _workspace_on(workspace, train_on, device)
+    if design.train_on is not None:
+        scoring = _with_own_judge(workspace, design.train_on, scoring, device)
+        workspace = _workspace_on(workspace, design.train_on, device)
     plan = workspace.plan()
     check_preprocessed(workspace, plan, workspace.splits())
     places = _places(workspace, plan, hosts)
     if scoring.judge is not None:
-        find_judge(workspace, scoring.judge, device)  # a wrong one is told before anything is trained
-    seed = plan.seed if seed is None else seed
-    own = f"n{pairs}" + (f"_seed{seed}" if seed != plan.seed else "")
-    sets, failures = _paint(workspace, methods, pairs, places, own, budget, device, seed)
-    tables, reports, pictures, scores = [], {}, {}, None
-    for place in places:
-        made, failed = sets[place.name], failures[place.name]
-        if made:
-            scored = evaluate_sets(
-                workspace, list(made.values()), scoring.judge, device, scoring.features, scoring.inception, seed
-            )
-            reports |= {str(folder): Path(each.page) for folder, each in zip(made.values(), scored, strict=True)}
-            pictures[place.name] = comparison_page.draw_places(
-                plan, made, {source.name: source.files for source in place.sources}
-            )
-        found = {}
-        for method, folder in made.items():
-            scores = read_scores(workspace.evaluation(folder.name) / "scores.json")
-            found[method] = Painted(folder, scores, read_provenance(folder), read_log(folder, "given_up"))
-        tables.append(make_table(place.name, pairs, methods, found, {m: one_line(e) for m, e in failed.items()}))
-    if scores is None:
-        raise StateError(
-            "No method came to a set", [f for error in failures[places[0].name].values() for f in error.faults]
-        )
-    training = {}
+        find_judge(workspace, scoring.judge, device)  # a judge with faults stops the command before any training
+    seed = plan.seed if design.seed is None else design.seed
+    suffix = f"n{design.pairs}" + (f"_seed{seed}" if seed != plan.seed else "")
+    sets, failures = _paint(workspace, design, places, suffix, device, seed)
+    scored = [
+        _score_place(workspace, design, place, sets[place.name], failures[place.name], scoring, device, seed)
+        for place in places
+    ]
+    known = [each.scores for each in scored if each.scores is not None]
+    if not known:
+        faults = [fault for error in failures[places[0].name].values() for fault in error.faults]
+        raise StateError("No method made a set", faults)
+    name = "_".join(["+".join(design.methods), *(place.name for place in places), suffix])
+    result = Comparison(
+        name=name,
+        dataset=plan.dataset,
+        plan_hash=plan.hash,
+        seed=seed,
+        budget=design.length.words,
+        channel=known[-1].channel,
+        judge=known[-1].judge,
+        features=known[-1].features,
+        is_fid=known[-1].is_fid,
+        tolerance_mm=known[-1].tolerance_mm,
+        training=_training_cost(workspace, plan, design.methods),
+        tables=tuple(each.table for each in scored),
+    )
+    return _write(workspace.root / "comparison" / name, result, scored)
+
+
+def _with_own_judge(workspace: Workspace, train_on: str, scoring: ScoreOptions, device: DeviceName) -> ScoreOptions:
+    """Keep the workspace's own judge for a workspace of one organ: it learned from tumors of every organ."""
+    if scoring.judge is not None or train_on not in workspace.plan().labels:
+        return scoring
+    own = find_judge(workspace, None, device)
+    return replace(scoring, judge=own.folder) if own is not None and own.folder == workspace.judge else scoring
+
+
+def _score_place(
+    workspace: Workspace,
+    design: ComparisonDesign,
+    place: _Place,
+    made: Mapping[str, Path],
+    failed: Mapping[str, TumorgenError],
+    scoring: ScoreOptions,
+    device: DeviceName,
+    seed: int,
+) -> _ScoredPlace:
+    """Score the sets of one kind of hosts, make their table and draw the places they share."""
+    reasons = {method: one_line(error) for method, error in failed.items()}
+    if not made:
+        return _ScoredPlace(make_table(place.name, design.pairs, design.methods, {}, reasons))
+    evaluated = evaluate_sets(workspace, list(made.values()), scoring, device, seed)
+    files = {source.name: source.files for source in place.sources}
+    painted = {}
+    for method, folder in made.items():
+        scores = read_scores(workspace.evaluation(folder.name) / "scores.json")
+        painted[method] = PaintedSet(folder, scores, read_provenance(folder), read_log(folder, "given_up"))
+    return _ScoredPlace(
+        table=make_table(place.name, design.pairs, design.methods, painted, reasons),
+        pictures=tuple(comparison_page.draw_places(workspace.plan(), made, files)),
+        reports={str(folder): Path(each.page) for folder, each in zip(made.values(), evaluated, strict=True)},
+        scores=scores,
+    )
+
+
+def _training_cost(workspace: Workspace, plan: Plan, methods: Sequence[str]) -> dict[str, tuple[StageCost, ...]]:
+    """Read what the trained stages of each method cost."""
+    costs = {}
     for name in methods:
         method = find_method(name)(plan, workspace)
         planned = {stage: method.planned_iterations(stage) for stage in method.stages if method.trained(stage)}
-        training[name] = stage_runs({stage: method.folder(stage) for stage in planned}, planned)
-    result = Comparison(
-        "_".join(["+".join(methods), *(place.name for place in places), own]),
-        plan.dataset,
-        plan.hash,
-        seed,
-        budget.words,
-        scores.channel,
-        scores.judge,
-        scores.features,
-        scores.is_fid,
-        scores.tolerance_mm,
-        training,
-        tuple(tables),
-    )
-    folder = workspace.root / "comparison" / result.name
+        costs[name] = stage_runs({stage: method.folder(stage) for stage in planned}, planned)
+    return costs
+
+
+def _write(folder: Path, result: Comparison, scored: Sequence[_ScoredPlace]) -> ComparisonReport:
+    """Write the tables and the page of a comparison."""
+    pictures = {each.table.hosts: each.pictures for each in scored}
+    reports = {folder: page for each in scored for folder, page in each.reports.items()}
     with locked(folder, "compare"):
         write_comparison(folder, result)
         comparison_page.write_page(folder / "comparison.html", result, pictures, reports)
@@ -167,62 +226,58 @@ def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Wo
         return subset_workspace(workspace, cases, folder / train_on.replace(" ", "_"), device)
     path = find_dataset(train_on)
     inner = Workspace(folder / path.name)
-    if not inner.plan_file.is_file():  # else it stays: a user may have planned it otherwise
-        plan_dataset(inner, str(path), None, device, plan.memory_gib, seed=plan.seed)
+    if not inner.plan_file.is_file():  # an existing plan stays: the user may have changed it
+        plan_dataset(inner, str(path), PlanOptions(memory_gib=plan.memory_gib, seed=plan.seed), device)
     elif Path(inner.plan().dataset_path).resolve() != path.resolve():
         remedy = f"rename one of the data sets, or delete {inner.root}"
         fault = Fault(str(inner.root), f"a workspace of {inner.plan().dataset_path}", f"one of {path}", remedy)
-        raise StateError("Another data set was learnt from there", [fault])
+        raise StateError("A workspace belongs to another data set", [fault])
     preprocess_dataset(inner)
     return inner
 
 
-def _places(workspace: Workspace, plan: Plan, hosts: Hosts) -> list[_Place]:
+def _places(workspace: Workspace, plan: Plan, hosts: HostOptions) -> list[_Place]:
     """Every kind of hosts that was asked for, in the order of the tables."""
     found = []
     if hosts.cases:
-        found.append(_Place(hosts.cases, tuple(redraw_sources(workspace, plan, hosts.cases)), {"cases": hosts.cases}))
+        found.append(_Place(hosts.cases, tuple(redraw_sources(workspace, plan, hosts.cases)), HostOptions(cases=hosts.cases)))
     if hosts.paint_in is not None and hosts.host_labels is None:
         path = find_dataset(hosts.paint_in)
         healthy = write_tumor_free_subset(path, workspace.root / "paint_in" / path.name, plan.tumor_name)
-        found.append(_Place(path.name, tuple(healthy_sources(plan, healthy, None)), {"healthy": healthy}))
+        found.append(_Place(path.name, tuple(healthy_sources(plan, healthy, None)), HostOptions(healthy)))
     elif hosts.healthy is not None or not hosts.cases:
         name = hosts.healthy.resolve().name if hosts.healthy else ""
         name = f"{name}_scans" if name == hosts.cases else name
         name = f"{name}_in_{hosts.paint_in}" if hosts.paint_in else name
         sources = tuple(healthy_sources(plan, hosts.healthy, hosts.host_labels, hosts.paint_in))
-        found.append(
-            _Place(name, sources, {"healthy": hosts.healthy, "roi": hosts.host_labels, "paint_in": hosts.paint_in})
-        )
+        found.append(_Place(name, sources, replace(hosts, cases=None)))
     return found
 
 
 def _paint(
     workspace: Workspace,
-    methods: Sequence[str],
-    pairs: int,
+    design: ComparisonDesign,
     places: Sequence[_Place],
-    own: str,
-    budget: TrainingLength,
+    suffix: str,
     device: DeviceName,
     seed: int,
 ) -> tuple[dict[str, dict[str, Path]], dict[str, dict[str, TumorgenError]]]:
     """The sets by place and method, and what went wrong."""
     sets: dict[str, dict[str, Path]] = {place.name: {} for place in places}
     failures: dict[str, dict[str, TumorgenError]] = {place.name: {} for place in places}
-    for number, method in enumerate(methods, 1):
-        console.headline(f"{number}/{len(methods)} {method}")
+    for number, method in enumerate(design.methods, 1):
+        console.headline(f"{number}/{len(design.methods)} {method}")
         try:
-            train_within(workspace, method, budget, device)
+            train_within(workspace, method, design.length, device)
         except TumorgenError as error:
             console.warn(f"{method}: {one_line(error)}")
             for each in failures.values():
                 each[method] = error
             continue
         for place in places:
-            folder = workspace.synthetic(f"{method}_{place.name}_{own}")
+            folder = workspace.synthetic(f"{method}_{place.name}_{suffix}")
             try:
-                synthesize(workspace, method, pairs, out=folder, device=device, seed=seed, **place.options)  # type: ignore[arg-type]
+                synthesize_pairs(workspace, method, SetOptions(design.pairs, folder, seed), place.hosts, device=device)
                 sets[place.name][method] = folder
             except TumorgenError as error:
                 console.warn(f"{method}: {one_line(error)}")

@@ -38,8 +38,8 @@ from tumorgen_cli.figures import display_range, display_style, draw_box_slices, 
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.methods.open import check_preprocessed, open_method
 from tumorgen_cli.nnunet.job import CPU_SIZE, NetworkSize, TrainingCase, TrainingData, check_data, training_data
-from tumorgen_cli.pipeline.nnunet_setup import set_up
-from tumorgen_cli.pipeline.synthesize import synthesize
+from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
+from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import scan_limits
@@ -53,7 +53,8 @@ from tumorgen_cli.studies.downstream_runs import (
 )
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
-from tumorgen_cli.synthesis.places import bare_fault, bare_hosts, dataset_of, healthy_sources
+from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions
+from tumorgen_cli.synthesis.sources import unlabeled_hosts_fault, unlabeled_hosts, read_planned_dataset, healthy_sources
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, abbreviate_list, one_line
@@ -77,8 +78,7 @@ class DownstreamReport:
 def measure_gains(
     workspace: Workspace,
     design: Design,
-    healthy: Path | None = None,
-    cases: str | None = None,
+    hosts: HostOptions,
     device: DeviceName = "auto",
     jobs: int | None = None,
     size: NetworkSize | None = CPU_SIZE,
@@ -89,7 +89,7 @@ def measure_gains(
     on, and the same command tries it again.
 
     Args:
-        healthy, cases: hosts, as for `synthesize`; with both, each gets half of the pairs.
+        hosts: scans (`healthy`), training cases (`cases`), or both: then each gets half of the pairs.
         jobs: nnU-Nets at a time; None for one per GPU, or one.
 
     Raises:
@@ -107,10 +107,10 @@ def measure_gains(
             "plan with splits_final.json, or more cases",
         )
         raise PlanError("Gains cannot be measured", [fault])
-    dataset = dataset_of(plan)
+    dataset = read_planned_dataset(plan)
     check_data(training_data(dataset, splits))
-    if healthy is not None:
-        _check_hosts(plan, dataset, splits, healthy)
+    if hosts.healthy is not None:
+        _check_hosts(plan, dataset, splits, hosts.healthy)
     if abs(attained_share(design) - design.real_share) > _FAR_SHARE:
         told = f"{attained_share(design):.0%}, the nearest that whole repeats of real cases come to"
         console.warn(
@@ -140,11 +140,9 @@ def measure_gains(
                     try:
                         if arm.endswith(LIVE):
                             place = root / "live" / f"{arm}_{count}"
-                            paintings[arm] = _painting(
-                                inner, arm.removesuffix(LIVE), place, design, healthy, cases, device
-                            )
+                            paintings[arm] = _painting(inner, arm.removesuffix(LIVE), place, design, hosts, device)
                         elif arm != REAL:
-                            pairs[arm] = _pairs(inner, arm, design.ratio * count, healthy, cases, device)
+                            pairs[arm] = _pairs(inner, arm, design.ratio * count, hosts, device)
                     except TumorgenError as error:  # the other arms are no worse for it
                         lost[arm] = one_line(error)
                         console.warn(f"{arm} with {count} real cases: {lost[arm]}")
@@ -155,7 +153,7 @@ def measure_gains(
             finished += runs
             failures += [*(Failure(arm, count, reason) for arm, reason in lost.items()), *failed]
             if finished:
-                result = _result(plan, splits, design, healthy, cases, finished, failures, root, kind)
+                result = _result(plan, splits, design, hosts, finished, failures, root, kind)
                 _write(root, plan, result, data)  # after every count: long work shows what it has
     if not finished:
         faults = [
@@ -178,8 +176,8 @@ def _check_hosts(plan: Plan, dataset: Dataset, splits: Splits, healthy: Path) ->
     if known:
         found = f"{len(known)} held-out cases ({describe_matches(known)}), from which nnU-Net would learn"
         faults.append(Fault(str(healthy), found, "other scans", "take them out of the folder"))
-    if bare := bare_hosts(plan, sources):
-        faults.append(bare_fault(str(healthy), bare))
+    if bare := unlabeled_hosts(plan, sources):
+        faults.append(unlabeled_hosts_fault(str(healthy), bare))
     if faults:
         raise DataError("Hosts cannot be painted into", faults)
 
@@ -206,20 +204,16 @@ def nested_order(cases: Sequence[str], seed: int) -> list[str]:
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
-def _pairs(
-    workspace: Workspace, arm: str, count: int, healthy: Path | None, cases: str | None, device: DeviceName
-) -> list[TrainingCase]:
+def _pairs(workspace: Workspace, arm: str, count: int, hosts: HostOptions, device: DeviceName) -> list[TrainingCase]:
     """The pairs of an arm, its method trained."""
     _learn(workspace, arm, device)
     found: list[TrainingCase] = []
-    hosts: list[dict[str, Any]] = [{"healthy": healthy}] * (healthy is not None) + [{"cases": cases}] * (
-        cases is not None
-    )
-    for number, host in enumerate(hosts):
-        share = count // len(hosts) + (number < count % len(hosts))
-        place = f"{cases}_cases" if "cases" in host else host["healthy"].resolve().name
+    kinds = [] if hosts.healthy is None else [(hosts.healthy.resolve().name, HostOptions(hosts.healthy))]
+    kinds += [] if hosts.cases is None else [(f"{hosts.cases}_cases", HostOptions(cases=hosts.cases))]
+    for number, (place, kind) in enumerate(kinds):
+        share = count // len(kinds) + (number < count % len(kinds))
         folder = workspace.synthetic(f"{arm}_{place}_n{share}")
-        synthesize(workspace, arm, share, out=folder, device=device, **host)
+        synthesize_pairs(workspace, arm, SetOptions(share, folder), kind, device=device)
         found += [
             TrainingCase(f"{folder.name}_{pair.case}", pair.images, pair.label)
             for pair in synthetic_cases(workspace.plan(), folder)
@@ -232,14 +226,13 @@ def _painting(
     method: str,
     folder: Path,
     design: Design,
-    healthy: Path | None,
-    cases: str | None,
+    hosts: HostOptions,
     device: DeviceName,
 ) -> Path:
     """The file that says what a live arm paints, at the rate at which the other arms see pairs."""
     _learn(workspace, method, device)
-    probability = round(1 - attained_share(design), 4)
-    made = set_up(workspace, method, healthy, cases, probability=probability, device=device, folder=folder)  # type: ignore[arg-type]
+    patches = OnTheFlyOptions(round(1 - attained_share(design), 4))
+    made = set_up_nnunet(workspace, method, hosts, patches, device=device, folder=folder)
     return Path(made.file)
 
 
@@ -265,16 +258,14 @@ def _result(
     plan: Plan,
     splits: Splits,
     design: Design,
-    healthy: Path | None,
-    cases: str | None,
+    hosts: HostOptions,
     runs: Sequence[TrainedNnunet],
     failures: Sequence[Failure],
     root: Path,
     kind: str,
 ) -> Downstream:
-    hosts = " and ".join(
-        [f"scans of {healthy.resolve().name}"] * (healthy is not None) + [f"{cases} cases"] * (cases is not None)
-    )
+    kinds = [] if hosts.healthy is None else [f"scans of {hosts.healthy.resolve().name}"]
+    kinds += [] if hosts.cases is None else [f"{hosts.cases} cases"]
     schedule = measured_schedule(root, design.minutes, kind)
     if schedule is None:
         raise StateError(
@@ -284,7 +275,7 @@ def _result(
         plan.dataset,
         plan.hash,
         splits.test,
-        hosts,
+        " and ".join(kinds),
         design,
         schedule,
         kind,
@@ -298,7 +289,7 @@ def _result(
 def _write(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> None:
     write_json(root / "downstream.json", none_for_nan(to_plain(result)))
     write_text(root / "downstream.csv", gains_csv(result.arms))
-    write_text(root / "downstream.html", downstream.draw(result, _pictures(root, plan, result, data)))
+    write_text(root / "downstream.html", downstream.draw_page(result, _pictures(root, plan, result, data)))
 
 
 def gains_csv(arms: Sequence[Arm]) -> str:

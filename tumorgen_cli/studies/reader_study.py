@@ -26,7 +26,7 @@ from tumorgen_cli.data.volumes import resample
 from tumorgen_cli.evaluation.cases import TumorCase, read_case, read_tumor, synthetic_cases
 from tumorgen_cli.figures import display_style, upright, upright_grid
 from tumorgen_cli.geometry import Box, Grid, Shape, Triple, tight_box
-from tumorgen_cli.pipeline.evaluate import _finished_sets
+from tumorgen_cli.pipeline.sets import finished_sets
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import scale, scan_limits
@@ -48,7 +48,7 @@ def make_reader_study(
     from tumorgen_cli.evaluation.cases import real_tumors
     from tumorgen_cli.studies.reader_study import make_study, study_steps
 
-    plan, folders = workspace.plan(), _finished_sets(workspace, synthetic)
+    plan, folders = workspace.plan(), finished_sets(workspace, synthetic)
     real = real_tumors(plan, workspace.fingerprint(), workspace.splits())
     folder = out or workspace.root / "reader_study"
     with locked(folder, "reader-study"), console.progress("drawing", study_steps(real, folders, pairs)) as tick:

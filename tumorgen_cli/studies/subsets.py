@@ -13,6 +13,7 @@ from tumorgen_cli.data.dataset import find_dataset, read_dataset
 from tumorgen_cli.data.subsets import write_subset
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.pipeline.preprocess import healthy_folders, preprocess_dataset, preprocess_healthy
+from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
@@ -35,7 +36,8 @@ def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, d
     path = write_subset(dataset, cases, inner.root / "cases_of" / dataset.name, workspace.splits())
     if not inner.plan_file.is_file():
         own = [f"{d.field}={json.dumps(d.value)}" for d in plan.decisions if d.source != "rule"]
-        plan_dataset(inner, str(path), plan.tumor_name, device, plan.memory_gib, settings=own, seed=plan.seed)
+        options = PlanOptions(plan.tumor_name, plan.memory_gib, settings=own, seed=plan.seed)
+        plan_dataset(inner, str(path), options, device)
     preprocess_dataset(inner)
     for healthy in healthy_folders(workspace):
         if healthy.is_dir():

@@ -23,7 +23,7 @@ from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.json_records import read_record, write_json
 from tumorgen_cli.training.loop import seconds_per_step, train
 
-#: steps of a stage that are timed, which are its whole length, so that a loss that counts late is met in proportion
+#: steps of a stage that are timed; they are its whole length, so that losses that start late have their share
 MEASURED = 10
 
 
@@ -37,10 +37,13 @@ class TrainingLength:
     @property
     def words(self) -> str:
         if self.iterations is not None:
-            return f"{self.iterations} steps for every stage that was not trained"
+            return f"{self.iterations} steps for every stage that was not yet trained"
         if self.minutes is None:
             return "the plan's own lengths"
-        return f"{self.minutes:g} minutes for every method, shared out over all its stages; what was trained before stays as it was"
+        return (
+            f"{self.minutes:g} minutes for every method, divided over all its stages; "
+            "stages that were already trained were not trained again"
+        )
 
 
 @dataclass(frozen=True)
@@ -54,27 +57,27 @@ class Lengths:
     iterations: dict[str, int]
 
 
-def train_within(workspace: Workspace, method_name: str, budget: TrainingLength, device: DeviceName) -> None:
+def train_within(workspace: Workspace, method_name: str, length: TrainingLength, device: DeviceName) -> None:
     """Trains the stages of a method that are not trained, each to its length; what is trained stays as it is.
 
     Raises:
         StateError: a stage is stale.
     """
     method = open_method(workspace, method_name, device)
-    # a stage that is off, or trained as part of another, is told by `trained` once those before it are there
+    # a stage that is off, or part of another, counts as trained once the stages before it are trained
     wanted = [stage for stage in method.stages if not method.trained(stage)]
     if not wanted:
         return
-    if budget.minutes is None:
-        lengths: Mapping[str, int | None] = dict.fromkeys(wanted, budget.iterations)
+    if length.minutes is None:
+        lengths: Mapping[str, int | None] = dict.fromkeys(wanted, length.iterations)
     else:
-        lengths = lengths_of(method, method.stages, budget.minutes)  # what is trained already has had its share
+        lengths = stage_lengths(method, method.stages, length.minutes)  # trained stages have used their share of the minutes
     for stage in wanted:
         if not open_method(workspace, method_name, device).trained(stage):
             train_stage(workspace, method_name, stage, lengths.get(stage), device)
 
 
-def lengths_of(method: Method, wanted: Sequence[str], minutes: float) -> dict[str, int]:
+def stage_lengths(method: Method, wanted: Sequence[str], minutes: float) -> dict[str, int]:
     """Steps for each of the stages, from the record of an earlier call where it holds, else measured and recorded."""
     path = method.workspace.root / "comparison" / "budgets" / f"{method.name}.json"
     if path.is_file():
@@ -89,8 +92,8 @@ def lengths_of(method: Method, wanted: Sequence[str], minutes: float) -> dict[st
         path,
         Lengths(minutes, method.plan.hash, method.device, {k: round(v, 6) for k, v in seconds.items()}, iterations),
     )
-    told = ", ".join(f"{stage} {iterations[stage]} steps of {1000 * seconds[stage]:.3g} ms" for stage in seconds)
-    console.note(f"{method.name}: {minutes:g} minutes are {told}")
+    steps = ", ".join(f"{stage} {iterations[stage]} steps of {1000 * seconds[stage]:.3g} ms" for stage in seconds)
+    console.note(f"{method.name}: {minutes:g} minutes are {steps}")
     return iterations
 
 
@@ -103,7 +106,7 @@ def share_minutes(minutes: float, planned: Mapping[str, int], seconds: Mapping[s
 def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
     """Seconds a step of each stage; a stage that is off or part of another has none.
 
-    Nothing of the workspace is changed: it happens in a passing one with two training cases, in which the stages before a
+    Nothing of the workspace is changed: it happens in a temporary one with two training cases, in which the stages before a
     measured one are trained for a step, since a stage may need them.
     """
     workspace, splits = method.workspace, method.workspace.splits()
@@ -111,33 +114,34 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
         case: any(c.fits for c in load_case(workspace.cases / case).record.components)
         for case in (*splits.train, *splits.test)
     }
-    bearing = [case for case, fit in fits.items() if fit]
-    few = Splits(*(tuple([case for case in group if case in bearing][:2]) for group in (splits.train, splits.test)))
+    with_tumor = [case for case, fit in fits.items() if fit]
+    train_cases, test_cases = ([case for case in group if case in with_tumor][:2] for group in (splits.train, splits.test))
+    few = Splits(tuple(train_cases), tuple(test_cases))
     found = {}
     with tempfile.TemporaryDirectory(prefix="tumorgen_") as folder:
-        passing = Workspace(Path(folder))
+        temporary = Workspace(Path(folder))
         for path in (workspace.plan_file, workspace.fingerprint_file):
-            shutil.copyfile(path, passing.root / path.name)
-        write_json(passing.splits_file, few)
-        passing.cases.symlink_to(workspace.cases.resolve())
+            shutil.copyfile(path, temporary.root / path.name)
+        write_json(temporary.splits_file, few)
+        temporary.cases.symlink_to(workspace.cases.resolve())
         if workspace.unlabelled.is_dir():
-            passing.unlabelled.symlink_to(workspace.unlabelled.resolve())
-        console.note(f"{method.name}: measuring what a step takes")
+            temporary.unlabelled.symlink_to(workspace.unlabelled.resolve())
+        console.note(f"{method.name}: measuring the time of a step")
         last = max(map(method.stages.index, wanted))
         for number, stage in enumerate(method.stages[: last + 1]):
-            own = type(method)(method.plan, passing, method.device)
-            if own.trained(stage):  # it is off, or part of another
+            own = type(method)(method.plan, temporary, method.device)
+            if own.trained(stage):  # it is off, or part of another stage
                 continue
             if stage in wanted:
                 found[stage] = seconds_per_step(own.stage(stage, MEASURED), method.device, method.plan.precision)
             if number < last:
-                fresh = type(method)(method.plan, passing, method.device)
+                fresh = type(method)(method.plan, temporary, method.device)
                 run = train(
                     replace(fresh.stage(stage, 1), preview=None),
                     fresh.folder(stage),
                     method.device,
                     method.plan.precision,
                 )
-                if run is not None:  # nobody is to be warned of what a single step came to
+                if run is not None:  # numbers of a single step must not lead to warnings
                     write_json(fresh.folder(stage) / "run.json", replace(run, numbers={}))
     return found

@@ -1,0 +1,26 @@
+"""Options of scoring that travel together. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+#: feature networks of the distances, the default first
+FeatureName = Literal["lite0", "filters", "inception"]
+FEATURES: tuple[str, ...] = get_args(FeatureName)
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What pairs are scored with.
+
+    Attributes:
+        judge: nnU-Net results folder, or `bundled`. None: the workspace's judge, else, for FDG-PET, the bundled one.
+        features: Feature network of the distances between slices; only `inception` gives the FID.
+        inception: File with the standard weights of the FID. None: they are downloaded.
+    """
+
+    judge: Path | None = None
+    features: FeatureName = "lite0"
+    inception: Path | None = None

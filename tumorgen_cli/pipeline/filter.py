@@ -1,0 +1,51 @@
+"""Stage `filter`: a synthetic set -> a set of the pairs that a judge agrees with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tumorgen_cli.judge.find import needed_judge
+from tumorgen_cli.pipeline.sets import find_set
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.options import QualityOptions
+from tumorgen_cli.synthesis.shards import Shard
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.system.locks import locked
+
+if TYPE_CHECKING:
+    from tumorgen_cli.evaluation.filter import Filtered
+
+
+def filter_pairs(
+    workspace: Workspace,
+    set_folder: Path,
+    quality: QualityOptions = QualityOptions(),
+    out: Path | None = None,
+    device: DeviceName = "auto",
+    shard: Shard | None = None,
+) -> Filtered:
+    """Copy the pairs of which the judge finds the share `quality.keep` of the mask into a set of their own.
+
+    With `shard`, this process judges only its part of the pairs; the shard that finishes last finishes the set.
+
+    Args:
+        workspace: Where the set is found by name, and its plan.
+        set_folder: The set to filter: a folder, or a name in the workspace. It is not changed.
+        quality: The judge and the least share; `until_pass` has no meaning here.
+        out: Folder of the new set. None: the set's folder with `_kept` added to its name.
+        device: Where the judge computes.
+        shard: The part of the pairs that this process judges. None: all of them.
+    """
+    from tumorgen_cli.evaluation.filter import filter_set, own_pairs
+    from tumorgen_cli.evaluation.measure import cache_folder
+    from tumorgen_cli.synthesis.set_files import read_provenance
+
+    set_folder = find_set(workspace, set_folder)
+    count = len(own_pairs(read_provenance(set_folder), shard))
+    judge = needed_judge(workspace, quality.judge, device)
+    folder = out or set_folder.parent / f"{set_folder.name}_kept"
+    cache = cache_folder(workspace.evaluation(set_folder.name))
+    with locked(folder, "filter", shard.name if shard else None), console.progress("asking the judge", count) as tick:
+        return filter_set(workspace.plan(), set_folder, folder, cache, judge, quality.keep, tick, shard)

@@ -1,0 +1,52 @@
+"""Finds synthetic sets: by folder, by name in the workspace, or all finished ones of the workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.json_records import read_plain
+
+
+def finished_sets(workspace: Workspace, given: Sequence[Path]) -> list[Path]:
+    """The folders of the given sets; without any, of every finished set of the workspace that holds a pair.
+
+    Raises:
+        StateError: there is no such set, or two sets have the same name, so that their scores would lie in one folder.
+    """
+    folders = [find_set(workspace, folder) for folder in given]
+    for folder in () if given else sorted(path.parent for path in workspace.root.glob("synthetic/*/dataset.json")):
+        if read_plain(folder / "dataset.json", "delete the set")["numTraining"]:
+            folders.append(folder)
+        else:
+            console.note(f"{folder.name} holds no pair and is left out")
+    names = [folder.name for folder in folders]
+    twice = [folder for folder in folders if names.count(folder.name) > 1]
+    faults = [
+        Fault(str(folder), "another set of that name", "a name of its own", "rename one of them") for folder in twice
+    ]
+    if faults:
+        raise StateError("Sets of one name", faults)
+    if not folders:
+        where = str(workspace.root / "synthetic")
+        fault = Fault(where, "no finished set", "one or more", "run `tumorgen synthesize --healthy DIR`")
+        raise StateError("There are no pairs", [fault])
+    return folders
+
+
+def find_set(workspace: Workspace, given: Path) -> Path:
+    """The folder of a set, given by its path or by its name in the workspace.
+
+    Raises:
+        StateError: there is no such set.
+    """
+    for folder in (given.resolve(), workspace.synthetic(given.name)):
+        if (folder / "provenance.jsonl").is_file():
+            return folder
+    names = sorted(path.parent.name for path in workspace.root.glob("synthetic/*/dataset.json"))
+    expected = f"a set's folder, or a name in the workspace ({', '.join(names) or 'none yet'})"
+    remedy = "correct the path or name, or run `tumorgen synthesize --healthy DIR`"
+    raise StateError("No such set", [Fault(str(given), "no synthetic set", expected, remedy)])

@@ -1,0 +1,84 @@
+"""Options of painting that travel together: hosts, quality, the set to make, painting on the fly. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tumorgen_cli.geometry import Box
+from tumorgen_cli.synthesis.shards import Shard
+
+#: whose own tumors are redrawn: those of the held-out or of the training cases
+CaseGroup = Literal["test", "train"]
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """What is painted into, and where.
+
+    Attributes:
+        healthy: Folder of scans without tumors (`NAME_0000.nii.gz`, ...).
+        cases: Redraw the tumors of the data set's own held-out or training cases.
+        roi: Folder of masks, one per scan (`NAME.nii.gz`); tumors are painted where a mask is not 0.
+        box: Paint in this box of every scan, in voxels.
+        paint_in: Name of a label of the plan: tumors are painted in this label of the `host_labels`. In a comparison,
+            without `host_labels`, another data set, whose cases without tumors are painted into.
+        host_labels: Folder with a label file per scan of `healthy`, named as the scan without `_0000`.
+    """
+
+    healthy: Path | None = None
+    cases: CaseGroup | None = None
+    roi: Path | None = None
+    box: Box | None = None
+    paint_in: str | None = None
+    host_labels: Path | None = None
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """Which pairs are kept: those of which a judge finds enough of the mask (the test of FreeTumor).
+
+    Attributes:
+        until_pass: How many draws of a pair the judge may reject before the pair is given up. None: no judge is asked.
+        keep: Least share of the mask, 0 to 1, that the judge must find.
+        judge: nnU-Net results folder, or `bundled`. None: the workspace's judge, else, for FDG-PET, the bundled one.
+    """
+
+    until_pass: int | None = None
+    keep: float = 0.7
+    judge: Path | None = None
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """Which set is made, and which part of it by this process.
+
+    Attributes:
+        pairs: How many pairs the whole set has.
+        out: Folder of the set. None: a folder of the workspace, named after the method, the hosts and the options.
+        seed: Seed of every random draw. None: the plan's.
+        shard: The part of the pairs that this process makes. None: all of them.
+    """
+
+    pairs: int = 20
+    out: Path | None = None
+    seed: int | None = None
+    shard: Shard | None = None
+
+
+@dataclass(frozen=True)
+class OnTheFlyOptions:
+    """How many painted patches nnU-Net sees while it trains, and what painting them may cost.
+
+    Attributes:
+        probability: Probability that a training patch is a painted one.
+        pool: How many painted patches are kept at a time.
+        share: Largest share of its time that the painter computes, above 0 and at most 1.
+        mixup: Share of the painted patches into which a box of another one is pasted.
+    """
+
+    probability: float = 0.5
+    pool: int = 32
+    share: float = 0.15
+    mixup: float = 0.0
