@@ -184,7 +184,7 @@ def test_what_is_no_fault_is_noted(make: Make, grid: Grid) -> None:
         "free": 0,
         "tumor": 1,
     }
-    assert (made.tumor_free, made.crumbs, made.only_crumbs) == (("free",), {"both": 1, "crumb": 1}, ("crumb",))
+    assert (made.tumor_free, made.small_components, made.only_small) == (("free",), {"both": 1, "crumb": 1}, ("crumb",))
     assert [note.split(": ")[1] for note in made.notes] == ["free", "2, in both, crumb", "crumb"]
 
 

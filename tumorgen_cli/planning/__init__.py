@@ -1,3 +1,4 @@
-"""In: a data set. Out: its fingerprint, and the plan, the one home of every number, each with the rule that gave it. The
-workspace says where each command's files lie.
+"""Plan the work for a data set: its fingerprint, and the plan, which holds every number with the rule that gave it.
+
+The workspace says where the files of each command are.
 """

@@ -1,6 +1,6 @@
-"""The facts planning needs, measured in one pass over a dataset that also checks it.
+"""The facts that planning needs, measured in one pass over a data set that also checks it.
 
-Reads every file of imagesTr and labelsTr once. Writes nothing: `plan` keeps the record.
+Every file of imagesTr and labelsTr is read once. This module writes nothing; `plan` writes the fingerprint.
 """
 
 from __future__ import annotations
@@ -14,76 +14,83 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data import channels
-from tumorgen_cli.data import channels as channels_module
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.integrity import CaseCheck, CaseVoxels, check_case, conclude_checks
 from tumorgen_cli.data.workers import map_cases
-from tumorgen_cli.geometry import SHELL_MM, Box, Grid, Triple
+from tumorgen_cli.geometry import SHELL_MM, Box, Grid, Triple, as_triple, box_of_slices
 from tumorgen_cli.system import files, json_records
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import DataError, Fault
 
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.0, 99.5, 99.9, 99.95)
-MIN_TUMOR_VOXELS = 8  # a 2x2x2 block; the box of anything smaller says more about the grid than about the tumor
-MIN_TUMOR_ML = 0.03  # a sphere of 4 mm: on fine grids, what a brush leaves behind
+MIN_TUMOR_VOXELS = 8  # a 2x2x2 block; the box of a smaller component shows the grid rather than the tumor
+MIN_TUMOR_ML = 0.03  # a sphere of 4 mm; on fine grids, smaller components are drawing errors
 _SAMPLES_PER_CASE = 50_000
 _SAMPLES = 4_000_000  # per channel, over all cases
-_SHELL_VOXELS = 8_000_000  # a larger crop is thinned before distances are taken: its mean needs no more
-_TOUCHING = np.ones((3, 3, 3), bool)  # 26-connectivity: voxels that share a corner belong together
+_SHELL_VOXELS = 8_000_000  # larger crops are subsampled before distances are computed; a mean does not need more
+_CONNECTIVITY_26 = np.ones((3, 3, 3), bool)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """A dataset's fingerprint, and what is no fault but should be told.
+    """The fingerprint of a data set, and what the user should know although it is no fault.
 
-    `tumor_free`: cases without a tumor voxel. `crumbs`: components too small to learn from, counted by case.
-    `only_crumbs`: cases that hold nothing else.
+    `tumor_free` lists the cases without a tumor voxel. `small_components` counts, by case, the tumor components that
+    are too small to learn from.
     """
 
     fingerprint: Fingerprint
     tumor_free: tuple[str, ...]
-    crumbs: dict[str, int]
+    small_components: dict[str, int]
 
     @property
-    def only_crumbs(self) -> tuple[str, ...]:
-        bare = {facts.case for facts in self.fingerprint.cases if not facts.tumors}
-        return tuple(case for case in self.crumbs if case in bare)
+    def only_small(self) -> tuple[str, ...]:
+        """The cases that have tumor components, but only small ones."""
+        empty = {facts.case for facts in self.fingerprint.cases if not facts.tumors}
+        return tuple(case for case in self.small_components if case in empty)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for each thing to tell."""
+        """One line for each thing that the user should know."""
         notes = []
         if self.tumor_free:
             notes.append(f"cases without a tumor: {_shortened(self.tumor_free)}")
-        if self.crumbs:
+        if self.small_components:
             what = f"components of less than {MIN_TUMOR_VOXELS} voxels or {MIN_TUMOR_ML} ml"
-            notes.append(f"{what}, left out: {sum(self.crumbs.values())}, in {_shortened(tuple(self.crumbs))}")
-        if self.only_crumbs:
-            notes.append(f"cases with no larger component: {_shortened(self.only_crumbs)}")
+            count, where = sum(self.small_components.values()), _shortened(tuple(self.small_components))
+            notes.append(f"{what}, left out: {count}, in {where}")
+        if self.only_small:
+            notes.append(f"cases with no larger component: {_shortened(self.only_small)}")
         return tuple(notes)
 
 
 @dataclass(frozen=True)
 class CaseReport:
-    """What one pass over a case's files gives: its check, and where it is sound, its facts and samples.
+    """The result of one pass over the files of a case: its check and, if it has no faults, its facts and samples.
 
-    `foreground` and `image` hold sampled voxels (C, N); `ranges` the minimum and maximum per channel.
+    `foreground` holds sampled voxels of tumors, and `image` sampled voxels of the whole scan, (C, N) each. `ranges`
+    holds the minimum and maximum per channel.
     """
 
     check: CaseCheck
     label_hash: str = ""
     facts: CaseFacts | None = None
-    crumbs: int = 0
+    small_components: int = 0
     foreground: np.ndarray | None = None
     image: np.ndarray | None = None
     ranges: tuple[tuple[float, float], ...] = ()
 
 
 def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticker | None = None) -> Findings:
-    """The fingerprint of a dataset, checked on the way. `workers` as for `dataset.each_case`.
+    """Check and measure a data set.
+
+    Args:
+        dataset: The data set.
+        workers: Number of processes, as for `map_cases`.
+        ticker: Reports progress.
 
     Raises:
-        DataError: every fault of every file, or no tumor large enough in any case.
+        DataError: files have faults (all are listed), or no case has a tumor that is large enough.
     """
     samples = max(1000, min(_SAMPLES_PER_CASE, _SAMPLES // max(1, len(dataset.cases))))
     reports = list(map_cases(functools.partial(measure_case, samples=samples), dataset, workers, ticker))
@@ -94,7 +101,7 @@ def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticke
         remedy = "choose the right label with --tumor-label, or use scans of finer spacing"
         fault = Fault(str(dataset.path / "labelsTr"), found, "a tumor in one case at least", remedy)
         raise DataError(f"{dataset.name} has no tumor to learn from", [fault])
-    crumbs = {report.check.case: report.crumbs for report in reports if report.crumbs}
+    small = {report.check.case: report.small_components for report in reports if report.small_components}
     fingerprint = Fingerprint(
         dataset=dataset.name,
         path=str(dataset.path),
@@ -106,14 +113,15 @@ def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticke
         channels=tuple(_channel_facts(name, i, reports) for i, name in enumerate(dataset.channel_names)),
         cases=cases,
     )
-    return Findings(fingerprint, tumor_free, crumbs)
+    return Findings(fingerprint, tumor_free, small)
 
 
 def content_hash(dataset: Dataset) -> str:
-    """The hash that `make_fingerprint` records: names and sizes of all files, what the label files hold, and scans' own units.
+    """Compute the hash that `make_fingerprint` records.
 
-    An image replaced by one of exactly the same size goes unnoticed; that keeps the hash quick to take again. Missing
-    files do not stop it: they make another hash.
+    It depends on the names and sizes of all files, the content of the label files, and the percentiles that define a
+    scan's own unit. The content of images is not hashed, which keeps this fast; an image that is replaced by one of
+    exactly the same size is not noticed. Missing files change the hash and raise no error.
     """
     labels = [dataset.label_file(case) for case in dataset.cases]
     return _content_hash(dataset, [files.hash_file(path) if path.exists() else "" for path in labels])
@@ -127,79 +135,79 @@ def _content_hash(dataset: Dataset, label_hashes: list[str]) -> str:
 
 
 def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
-    """Checks and measures a case, reading each of its files once."""
+    """Check and measure a case. Each of its files is read once; at most `samples` voxels are kept for percentiles."""
     check, voxels = check_case(dataset, case)
     if voxels is None:
         return CaseReport(check)
     voxels = _in_units(voxels, dataset.channel_names)
-    tumors, crumbs = measure_tumors(voxels)
+    tumors, small = measure_tumors(voxels)
     rng = np.random.default_rng(files.derive_seed("fingerprint", case))
     return CaseReport(
         check=check,
         label_hash=files.hash_file(dataset.label_file(case)),
         facts=CaseFacts(case, voxels.grid, tumors),
-        crumbs=crumbs,
-        foreground=_draw(voxels.channels, np.flatnonzero(voxels.tumor), samples, rng),
-        image=_draw(voxels.channels, None, samples, rng),
+        small_components=small,
+        foreground=_sample(voxels.channels, np.flatnonzero(voxels.tumor), samples, rng),
+        image=_sample(voxels.channels, None, samples, rng),
         ranges=tuple((float(channel.min()), float(channel.max())) for channel in voxels.channels),
     )
 
 
 def _in_units(voxels: CaseVoxels, names: Sequence[str]) -> CaseVoxels:
-    """A case with the channels that have no unit in the scan's own, so that cases can be pooled."""
-    channels = []
+    """Convert channels without a common scale to the scan's own unit, so that cases can be pooled."""
+    converted = []
     for name, channel in zip(names, voxels.channels, strict=True):
-        if channels_module.has_own_unit(name):
-            low, high = channels_module.scan_unit(channel, voxels.tumor)
-            channel = (channel.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1)
-        channels.append(channel)
-    return replace(voxels, channels=tuple(channels))
+        if channels.has_own_unit(name):
+            low, high = channels.scan_unit(channel, voxels.tumor)
+            converted.append((channel.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1))
+        else:
+            converted.append(channel)
+    return replace(voxels, channels=tuple(converted))
 
 
 def measure_tumors(voxels: CaseVoxels) -> tuple[tuple[TumorFacts, ...], int]:
-    """Facts of each tumor component (26-connected), largest first, and the number of crumbs left out."""
+    """Measure the 26-connected tumor components, largest first; returns also how many were too small and left out."""
     whole = ndimage.find_objects(voxels.tumor.view(np.uint8))
     if not whole:
         return (), 0
-    corner = tuple(s.start for s in whole[0])
-    labelled, count = ndimage.label(voxels.tumor[whole[0]], _TOUCHING)
-    sizes = np.bincount(labelled.ravel(), minlength=count + 1)
+    corner = box_of_slices(whole[0]).start
+    labeled, count = ndimage.label(voxels.tumor[whole[0]], _CONNECTIVITY_26)
+    sizes = np.bincount(labeled.ravel(), minlength=count + 1)
     smallest = max(MIN_TUMOR_VOXELS, math.ceil(MIN_TUMOR_ML / voxels.grid.voxel_ml))
     found = []
-    for index, slices in enumerate(ndimage.find_objects(labelled), 1):
+    for index, slices in enumerate(ndimage.find_objects(labeled), 1):
         if sizes[index] >= smallest:
-            tight = Box(tuple(s.start for s in slices), tuple(s.stop for s in slices)).shifted(corner)
-            found.append(_measure_tumor(voxels, tight, labelled[slices] == index))
+            tight = box_of_slices(slices).shifted(corner)
+            found.append(_measure_tumor(voxels, tight, labeled[slices] == index))
     tumors = sorted(found, key=lambda tumor: (-tumor.volume_ml, tumor.box.start))
     return tuple(tumors), count - len(tumors)
 
 
 def _measure_tumor(voxels: CaseVoxels, box: Box, component: np.ndarray) -> TumorFacts:
     grid = voxels.grid
-    means, peaks = [], []
+    means, maxima = [], []
     for channel in voxels.channels:
         inside = channel[box.slices][component]
         means.append(float(inside.mean(dtype=np.float64)))
-        peaks.append(float(inside.max()))
+        maxima.append(float(inside.max()))
     around = _shell_means(voxels, box, component)
     return TumorFacts(
         box=box,
         volume_ml=int(np.count_nonzero(component)) * grid.voxel_ml,
-        extent_mm=_triple([n * s for n, s in zip(box.shape, grid.spacing_mm, strict=True)]),
+        extent_mm=as_triple(n * s for n, s in zip(box.shape, grid.spacing_mm, strict=True)),
         mean=tuple(means),
-        maximum=tuple(peaks),
+        maximum=tuple(maxima),
         contrast=tuple(mean - shell for mean, shell in zip(means, around, strict=True)),
-        center=_triple([c / n for c, n in zip(box.center, grid.shape, strict=True)]),
+        center=as_triple(c / n for c, n in zip(box.center, grid.shape, strict=True)),
     )
 
 
 def _shell_means(voxels: CaseVoxels, box: Box, component: np.ndarray) -> list[float]:
-    """Mean per channel within 2 cm around a component, other tumor voxels left out; nan where nothing is left."""
+    """Mean per channel within 2 cm around a component, without other tumor voxels; NaN if no voxel is left."""
     spacing = voxels.grid.spacing_mm
-    margin = tuple(math.ceil(SHELL_MM / s) for s in spacing)
-    crop = box.grown(margin, voxels.grid.shape)  # type: ignore[arg-type]
+    crop = box.grown(as_triple(math.ceil(SHELL_MM / s) for s in spacing), voxels.grid.shape)
     inside = np.zeros(crop.shape, bool)
-    inside[box.shifted(tuple(-s for s in crop.start)).slices] = component  # type: ignore[arg-type]
+    inside[box.shifted(as_triple(-s for s in crop.start)).slices] = component
     step = math.ceil((inside.size / _SHELL_VOXELS) ** (1 / 3))
     thinned = (slice(None, None, step),) * 3
     if not inside[thinned].any():
@@ -211,14 +219,14 @@ def _shell_means(voxels: CaseVoxels, box: Box, component: np.ndarray) -> list[fl
     return [float(channel[crop.slices][thinned][shell].mean(dtype=np.float64)) for channel in voxels.channels]
 
 
-def _draw(
-    channels: tuple[np.ndarray, ...], among: np.ndarray | None, samples: int, rng: np.random.Generator
+def _sample(
+    channel_arrays: tuple[np.ndarray, ...], among: np.ndarray | None, samples: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Voxels (C, N) at the same places in every channel: all of `among` (flat indices) or so many at random."""
-    total = channels[0].size if among is None else among.size
+    """Take voxels (C, N) of every channel: those of `among` (flat indices; None: all), or `samples` of them."""
+    total = channel_arrays[0].size if among is None else among.size
     picked = np.arange(total) if total <= samples else rng.integers(total, size=samples)
     places = picked if among is None else among[picked]
-    return np.stack([channel.ravel()[places] for channel in channels]).astype(np.float32)
+    return np.stack([channel.ravel()[places] for channel in channel_arrays]).astype(np.float32)
 
 
 def _channel_facts(name: str, channel: int, reports: list[CaseReport]) -> ChannelFacts:
@@ -237,18 +245,19 @@ def _shortened(names: tuple[str, ...]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _triple(values: list[float]) -> Triple:
-    x, y, z = values
-    return x, y, z
-
-
 @dataclass(frozen=True)
 class TumorFacts:
-    """One connected tumor component of a case, on the scan's own grid.
+    """One connected tumor component of a case, on the grid of the scan.
 
-    `mean` and `contrast` are per channel: mean intensity inside, and that minus the mean of the 2 cm shell around
-    (other tumor voxels left out), where a channel has no unit in the scan's own (`rules.scan_unit`). `extent_mm` are the edges of the
-    tight box. `center` is the box centre as a fraction of the scan's extent.
+    Attributes:
+        box: Tight box, in voxels.
+        volume_ml: Volume in ml.
+        extent_mm: Edges of the tight box in mm.
+        mean: Mean intensity inside, per channel. Channels without a common scale are in the scan's own unit
+            (`data.channels.scan_unit`).
+        maximum: Highest intensity inside, per channel.
+        contrast: `mean` minus the mean of the 2 cm shell around the component, without other tumor voxels.
+        center: Center of the box as a fraction of the scan's extent.
     """
 
     box: Box
@@ -262,7 +271,7 @@ class TumorFacts:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What the fingerprint knows of one case."""
+    """The name, grid and tumors of one case."""
 
     case: str
     grid: Grid
@@ -271,7 +280,10 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class ChannelFacts:
-    """Pooled intensities of one channel, as in `TumorFacts`. `foreground` and `image` map percentiles ("0.5" ... "99.95") to values."""
+    """Intensities of one channel, pooled over all cases, in the units of `TumorFacts`.
+
+    `foreground` and `image` map percentiles ("0.5" to "99.95") to values, of tumors and of whole scans.
+    """
 
     name: str
     foreground: dict[str, float]
@@ -282,7 +294,7 @@ class ChannelFacts:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The facts planning needs, and nothing else of the data set. `labels` maps names to values."""
+    """The facts about a data set that planning needs. `labels` maps names to values."""
 
     dataset: str
     path: str
@@ -296,8 +308,9 @@ class Fingerprint:
 
     @property
     def tumors(self) -> tuple[TumorFacts, ...]:
+        """The tumors of all cases."""
         return tuple(tumor for case in self.cases for tumor in case.tumors)
 
     def of(self, cases: Collection[str]) -> Fingerprint:
-        """The same of some cases alone; what was pooled over all stays pooled."""
+        """The fingerprint with only some cases; pooled intensities stay those of all cases."""
         return replace(self, cases=tuple(case for case in self.cases if case.case in cases))

@@ -1,4 +1,4 @@
-"""Presets and `--set`: named plan fields that win over the rules."""
+"""Presets and `--set`: plan fields that override the rules."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from tumorgen_cli.system.json_records import unknown_name_fault
 
 
 def preset_folder() -> Path:
-    """Where the presets lie: `plans/` of the repository, or the wheel's copy of it."""
+    """The folder of the presets: `plans/` of the repository, or its copy in an installed wheel."""
     packaged = Path(str(resources.files("tumorgen_cli"))) / "plans"
     return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "plans"
 
 
 def preset_names() -> tuple[str, ...]:
+    """Return the names of all presets, sorted."""
     return tuple(sorted(path.stem for path in preset_folder().glob("*.yaml")))
 
 
 def preset_text(name: str) -> str:
-    """The YAML of a preset, comments and all.
+    """Read the YAML text of a preset, including comments.
+
+    Args:
+        name: Name of a preset, or path to a YAML file.
 
     Raises:
-        PlanError: no such preset (a path to a YAML file is taken, too).
+        PlanError: there is no such preset.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else preset_folder() / f"{name}.yaml"
     if not path.is_file():
@@ -35,10 +39,17 @@ def preset_text(name: str) -> str:
 
 
 def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tuple[Any, str]]:
-    """Field -> (value, source) from a preset and from `a.b=value` settings, which win.
+    """Read the overrides of a preset and of settings; settings override the preset.
+
+    Args:
+        preset: Name or path of a preset, or None.
+        settings: Texts of the form `a.b=value`.
+
+    Returns:
+        For each field, its value and the source that gave it.
 
     Raises:
-        PlanError: no such preset, or a setting without `=`.
+        PlanError: there is no such preset, it cannot be read, or a setting has no `=`.
     """
     import yaml
 
@@ -47,7 +58,9 @@ def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tup
         try:
             tree = yaml.safe_load(preset_text(preset)) or {}
         except yaml.YAMLError as error:
-            raise PlanError("A preset cannot be read", [Fault(preset, str(error), "YAML", "mend it there")]) from error
+            raise PlanError(
+                "A preset cannot be read", [Fault(preset, str(error), "YAML", "correct the file")]
+            ) from error
         if not isinstance(tree, Mapping):
             raise PlanError(
                 "A preset cannot be read",

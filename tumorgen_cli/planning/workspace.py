@@ -1,4 +1,4 @@
-"""The workspace: where each command's files lie, and whether they belong together."""
+"""The workspace: where the files of each command are, and whether they belong together."""
 
 from __future__ import annotations
 
@@ -14,39 +14,43 @@ from tumorgen_cli.system.json_records import read_record
 
 @dataclass(frozen=True)
 class Workspace:
-    """One workspace, one data set."""
+    """The folder of the work on one data set."""
 
     root: Path
 
     @property
     def plan_file(self) -> Path:
+        """The plan."""
         return self.root / "plan.json"
 
     @property
     def fingerprint_file(self) -> Path:
+        """The fingerprint of the data set."""
         return self.root / "fingerprint.json"
 
     @property
     def splits_file(self) -> Path:
+        """The training cases and the held-out cases."""
         return self.root / "splits.json"
 
     @property
     def cases(self) -> Path:
+        """The folder of the preprocessed cases."""
         return self.root / "cases"
 
     @property
     def unlabelled(self) -> Path:
-        """Tumor-free scans without labels, preprocessed as the cases are."""
+        """The folder of preprocessed tumor-free scans without labels."""
         return self.root / "unlabelled"
 
     @property
     def healthy_file(self) -> Path:
-        """Where the unlabelled scans were read."""
+        """The file that lists the folders from which the unlabeled scans were read."""
         return self.root / "healthy.json"
 
     @property
     def judge(self) -> Path:
-        """The workspace's own judge."""
+        """The folder of the judge that was trained in this workspace."""
         return self.root / "judge"
 
     def run(self, method: str, stage: str) -> Path:
@@ -54,16 +58,18 @@ class Workspace:
         return self.root / "runs" / method / stage
 
     def synthetic(self, name: str) -> Path:
+        """The folder of a synthetic set."""
         return self.root / "synthetic" / name
 
     def evaluation(self, name: str) -> Path:
+        """The folder of the evaluation of a synthetic set."""
         return self.root / "evaluation" / name
 
     def plan(self) -> Plan:
-        """The plan, checked against the fingerprint beside it.
+        """Read the plan and check that it was made from the fingerprint of this workspace.
 
         Raises:
-            StateError: no plan, another schema, or made from another fingerprint.
+            StateError: there is no plan, it has another schema, or it was made from another fingerprint.
         """
         plan = read_plan(self.plan_file)
         found = self.fingerprint().content_hash
@@ -73,7 +79,9 @@ class Workspace:
         return plan
 
     def fingerprint(self) -> Fingerprint:
+        """Read the fingerprint."""
         return read_record(Fingerprint, self.fingerprint_file, REPLAN)
 
     def splits(self) -> Splits:
+        """Read the splits."""
         return read_record(Splits, self.splits_file, REPLAN)
