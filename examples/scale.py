@@ -26,7 +26,8 @@ from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis.scan import allowed_region, read_scan
+from tumorgen_cli.synthesis.places import allowed_region
+from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system import console
 from tumorgen_cli.system.files import hash_file

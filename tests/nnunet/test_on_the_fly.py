@@ -30,7 +30,7 @@ from tumorgen_cli.nnunet.on_the_fly.settings import PainterJob, Painting, Progre
 from tumorgen_cli.pipeline.nnunet_setup import job_folders, job_lines, set_up_nnunet
 from tumorgen_cli.synthesis import painter
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions
-from tumorgen_cli.synthesis.painter import patch_slices, sample_locations, mix_patches, paint, find_turn
+from tumorgen_cli.synthesis.painter import find_turn, mix_patches, paint, patch_slices, sample_locations
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system.devices import peak_memory_gib
 from tumorgen_cli.system.errors import StateError

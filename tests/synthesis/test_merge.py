@@ -16,11 +16,11 @@ from support.threads import Threads
 from tumorgen_cli.data import volumes
 from tumorgen_cli.data.volumes import hash_voxels, read_grid, read_volume, write_volume
 from tumorgen_cli.geometry import Box, Grid
-from tumorgen_cli.nnunet.results import Learnt
-from tumorgen_cli.pipeline.merge import merge as merge_sets
+from tumorgen_cli.nnunet.results import LearnedCases
+from tumorgen_cli.pipeline.merge import merge_sets
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis import merge as merge_module
-from tumorgen_cli.synthesis.merge import LEARNT, PAINTED
+from tumorgen_cli.synthesis.merge import LEARNED, PAINTED
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.files import hash_file
@@ -241,7 +241,7 @@ def test_five_folds_are_nnunets_and_a_set_serves_those_it_knows_nothing_of(real,
             f"fold{i}_h1_s0000",
             *(("healthy_h1_s0000", "healthy_h2_s0001", "healthy_h1_s0002") * clean),
         )
-        assert fold.left_out == {LEARNT: 8 + 3 * (not clean), PAINTED: 1}
+        assert fold.left_out == {LEARNED: 8 + 3 * (not clean), PAINTED: 1}
 
 
 def test_as_many_folds_as_the_data_set_has_are_its_own(real, healthy):
@@ -272,7 +272,10 @@ def test_a_judge_that_knows_a_validation_case_is_told(real, healthy, tmp_path, m
     chosen = write_set(tmp_path / "chosen", ["h1", "h2"])
     write_json(
         chosen / "judges.json",
-        {"/elsewhere/judge": Learnt("Dataset777_Other", ("r04", *TRAIN, "x")), "/own": Learnt(real.name, TRAIN)},
+        {
+            "/elsewhere/judge": LearnedCases("Dataset777_Other", ("r04", *TRAIN, "x")),
+            "/own": LearnedCases(real.name, TRAIN),
+        },
     )
     merge(real, healthy, chosen)
     (warning,) = told
@@ -289,7 +292,7 @@ def test_a_judge_that_knows_only_cases_whose_folds_the_set_does_not_serve_is_not
     folds = merge(real, write_set(tmp_path / "any", ["h1"]), folds=5).folds
     chosen = write_set(tmp_path / "chosen", ["h1"], folds[0].train)  # it serves the first fold alone
     for name, cases in (("Dataset602_Other", folds[1].validation), ("Dataset603_Own", folds[0].validation)):
-        write_json(chosen / "judges.json", {"/judge": Learnt(real.name, cases)})
+        write_json(chosen / "judges.json", {"/judge": LearnedCases(real.name, cases)})
         merge(real, chosen, out=name, folds=5)
         assert len(told) == (name == "Dataset603_Own")
 

@@ -26,21 +26,22 @@ from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.methods.base import Method, Sampling, Synthetic
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.metrics.traits import hard_limit
-from tumorgen_cli.nnunet.results import Learnt
+from tumorgen_cli.nnunet.results import LearnedCases
 from tumorgen_cli.pipeline import synthesize as pipeline_synthesize
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis import pair as pair_module
-from tumorgen_cli.synthesis import places, shards
+from tumorgen_cli.synthesis import logs, places, shards
 from tumorgen_cli.synthesis import synthesize as synthesize_module
-from tumorgen_cli.synthesis.painter import times_met
-from tumorgen_cli.synthesis.pair import Quality
-from tumorgen_cli.synthesis.places import Source
+from tumorgen_cli.synthesis.options import HostOptions, SetOptions
+from tumorgen_cli.synthesis.painter import find_turn
+from tumorgen_cli.synthesis.pair import PairInputs, Quality
+from tumorgen_cli.synthesis.paste import tumor_place
 from tumorgen_cli.synthesis.provenance import NOT_FOUND
 from tumorgen_cli.synthesis.scan import read_scan
-from tumorgen_cli.synthesis.set_files import read_bare, read_judges, read_learnt_from, read_provenance
+from tumorgen_cli.synthesis.set_files import read_judges, read_learned_from, read_provenance, read_unlabeled_hosts
 from tumorgen_cli.synthesis.shards import Shard
+from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.synthesis.synthesize import make_jobs, synthesize_set
-from tumorgen_cli.synthesis.window import lay_window, tumor_place, window_shape
+from tumorgen_cli.synthesis.window import lay_window, redraw_box, window_shape
 from tumorgen_cli.system.errors import DataError, PlanError, StateError
 from tumorgen_cli.system.files import hash_file, hash_files
 from tumorgen_cli.system.json_records import to_plain, write_json
@@ -50,8 +51,11 @@ from tumorgen_cli.tumors.boxes import draw_box, latent_box, latent_mask
 PAIRS = 4
 
 
-def paint(workspace, phantoms, out, method="copypaste", pairs=PAIRS, **options):
-    return pipeline_synthesize.synthesize(workspace, method, pairs, phantoms.healthy, out=out, device="cpu", **options)
+def paint(
+    workspace, phantoms, out, method="copypaste", pairs=PAIRS, seed=None, shard=None, sampling=Sampling(), **where
+):
+    made, hosts = SetOptions(pairs, out, seed, shard), HostOptions(phantoms.healthy, **where)
+    return pipeline_synthesize.synthesize_pairs(workspace, method, made, hosts, sampling, device="cpu")
 
 
 @pytest.fixture(scope="module", params=["copypaste", "syntumor"])
@@ -198,15 +202,9 @@ def test_a_host_whose_other_channel_has_changed_is_told(workspace, phantoms, tmp
     source = Source("h", (first, second))
 
     def run(pairs):
-        common = (
-            workspace.fingerprint().tumors,
-            None,
-            Sampling(),
-            {"seed": 0},
-            None,
-            lambda done, note: ticks.append(done),
-        )
-        return synthesize_set(plan, Fake(plan, workspace), make_jobs([source], pairs, 0), tmp_path / "out", *common)
+        inputs = PairInputs(Fake(plan, workspace), workspace.fingerprint().tumors, Sampling())
+        jobs = make_jobs([source], pairs, 0)
+        return synthesize_set(inputs, jobs, tmp_path / "out", {"seed": 0}, lambda done, note: ticks.append(done))
 
     run(2)
     ticks.clear()
@@ -277,7 +275,7 @@ def test_every_tumor_of_a_scan_is_redrawn_in_turn(workspace):
     scan = SimpleNamespace(grid=grid)
     sources = [Source(name, (), redraw=boxes[:count]) for name, count in (("a", 3), ("b", 2), ("c", 1))]
     jobs = sorted(make_jobs(sources, 9, 0), key=lambda job: job.index)
-    assert [times_met("abc", job.index) for job in jobs] == [(sources.index(job.source), job.turn) for job in jobs]
+    assert [find_turn("abc", job.index) for job in jobs] == [(sources.index(job.source), job.turn) for job in jobs]
     placed = [
         places.Placing(scan, job.source, workspace.plan(), (), None).box(np.random.default_rng(0), job.turn)
         for job in jobs
@@ -299,7 +297,7 @@ def test_a_redrawn_tumor_has_as_many_latent_cells_as_in_training(workspace):
         labels = np.zeros(grid.shape, np.float32)
         labels[tumor.slices] = 1
         scan = SimpleNamespace(name="x", grid=grid, image=labels[None], limits=np.array([[0, 1]]))
-        box = places.redraw_box(tumor, grid, plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
+        box = redraw_box(tumor, grid, plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
         window = lay_window(scan, box, plan, 4)
         mask = resample(labels, grid, window.grid, "linear") >= 0.5
         seen.append(draw_box(latent_mask(mask), plan.window.alpha, rng).shape)
@@ -349,10 +347,10 @@ def test_a_box_larger_than_the_window_can_grow(workspace, phantoms, tmp_path):
     """Told of every scan by its header alone."""
     plan = workspace.plan()
     narrow = replace(plan, window=replace(plan.window, spacing_mm=(1.0,) * 3))
-    jobs = make_jobs(places.healthy_sources(plan, phantoms.healthy, None), 2, 0)
+    jobs = make_jobs(healthy_sources(plan, phantoms.healthy, None), 2, 0)
     method, box = Fake(narrow, workspace), Box((2, 2, 2), (30, 30, 30))
     with pytest.raises(DataError, match="larger window") as error:
-        synthesize_set(narrow, method, jobs, tmp_path / "out", (), box, Sampling(), {"seed": 0}, None, lambda *_: None)
+        synthesize_set(PairInputs(method, (), Sampling(), box), jobs, tmp_path / "out", {"seed": 0}, lambda *_: None)
     assert [(fault.where, fault.expected) for fault in error.value.faults] == [
         (f"--box 2,2,2,30,30,30 on Healthy_00{number}", "at most 64×64×64 mm") for number in range(2)
     ]
@@ -403,20 +401,23 @@ def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkey
         image, grid = read_volume(path)
         write_volume(hosts / "labelsTr" / path.name.replace("_0000", ""), 2 * (image > 0.2).astype(np.uint8), grid)
     assert (
-        pipeline_synthesize.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "whole", device="cpu").tally.made
+        pipeline_synthesize.synthesize_pairs(
+            workspace, "syntumor", SetOptions(2, tmp_path / "whole"), HostOptions(hosts), device="cpu"
+        ).tally.made
         == 2
     )
     assert "without labels" not in capsys.readouterr().err
-    assert read_bare(tmp_path / "whole") == ()
+    assert read_unlabeled_hosts(tmp_path / "whole") == ()
     for line in read_provenance(tmp_path / "whole"):
         labels, _ = read_volume(tmp_path / "whole" / "labelsTr" / f"{line.case}.nii.gz")
         before, _ = read_volume(hosts / "labelsTr" / f"{line.host}.nii.gz")
         assert (labels == 1).any()
         np.testing.assert_array_equal(labels[labels != 1], before[labels != 1])
     sorted(hosts.glob("labelsTr/*"))[0].unlink()
-    pipeline_synthesize.synthesize(workspace, "syntumor", 2, hosts, out=tmp_path / "bare", device="cpu")
+    bare = SetOptions(2, tmp_path / "bare")
+    pipeline_synthesize.synthesize_pairs(workspace, "syntumor", bare, HostOptions(hosts), device="cpu")
     assert "1 hosts without labels (Healthy_000)" in " ".join(capsys.readouterr().err.split())
-    assert read_bare(tmp_path / "bare") == ("Healthy_000",)
+    assert read_unlabeled_hosts(tmp_path / "bare") == ("Healthy_000",)
     path = next(hosts.glob("labelsTr/*"))
     labels, grid = read_volume(path)
     labels[0, 0, 0] = 7
@@ -446,7 +447,8 @@ def grid_of(phantoms, case):
 def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatch):
     """Every tumor of the case in turn; its place holds it, what lies outside the box and what was healed stays; the old tumor leaves the labels.
     With a method that keeps the host's own voxels it leaves the picture, too."""
-    report = pipeline_synthesize.synthesize(workspace, "syntumor", 3, cases="test", out=tmp_path / "out", device="cpu")
+    made = SetOptions(3, tmp_path / "out")
+    report = pipeline_synthesize.synthesize_pairs(workspace, "syntumor", made, HostOptions(cases="test"), device="cpu")
     facts = {case.case: case for case in workspace.fingerprint().cases}
     held_out = workspace.splits().test
     found = records(tmp_path / "out")
@@ -481,9 +483,9 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
         np.testing.assert_array_equal(painted[outside], host[outside])
         assert labels[box.slices].sum() * grid.voxel_ml == pytest.approx(record["volume_ml"], rel=1e-3)
     with pytest.raises(PlanError, match="did you mean train"):
-        pipeline_synthesize.synthesize(workspace, "syntumor", 1, cases="trian", out=tmp_path / "other", device="cpu")
+        pipeline_synthesize.synthesize_pairs(workspace, "syntumor", made, HostOptions(cases="trian"), device="cpu")
     with pytest.raises(PlanError, match="--healthy"):
-        pipeline_synthesize.synthesize(workspace, "syntumor", 1, out=tmp_path / "other", device="cpu")
+        pipeline_synthesize.synthesize_pairs(workspace, "syntumor", made, HostOptions(), device="cpu")
 
 
 def test_tumors_too_large_to_redraw_are_left_out_and_told(workspace, monkeypatch, capsys):
@@ -494,7 +496,7 @@ def test_tumors_too_large_to_redraw_are_left_out_and_told(workspace, monkeypatch
     narrow = replace(
         plan, window=replace(plan.window, spacing_mm=(most / 50,) * 3), paste=replace(plan.paste, feather_mm=most / 25)
     )
-    kept = [(source.name, box) for source in places.redraw_sources(workspace, narrow, "train") for box in source.redraw]
+    kept = [(source.name, box) for source in redraw_sources(workspace, narrow, "train") for box in source.redraw]
     assert 0 < len(kept) < len(tumors)
     assert f"tumors too large for twice the plan's window: {len(tumors) - len(kept)}" in " ".join(
         capsys.readouterr().err.split()
@@ -502,21 +504,19 @@ def test_tumors_too_large_to_redraw_are_left_out_and_told(workspace, monkeypatch
     rng = np.random.default_rng(0)
     for name, box in kept:
         grid = facts[name].grid
-        drawn = [places.redraw_box(box, grid, narrow, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)) for _ in range(50)]
+        drawn = [redraw_box(box, grid, narrow, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)) for _ in range(50)]
         assert all(window_shape(each, grid, narrow) for each in drawn)
     for name, box in {*tumors} - {*kept}:
         assert (
-            window_shape(
-                places.redraw_box(box, facts[name].grid, narrow, (1, 1, 1), (1, 1, 1)), facts[name].grid, narrow
-            )
+            window_shape(redraw_box(box, facts[name].grid, narrow, (1, 1, 1), (1, 1, 1)), facts[name].grid, narrow)
             is None
         )
     tiny = replace(plan, window=replace(plan.window, shape=(16, 16, 16), spacing_mm=(0.1,) * 3))
     with pytest.raises(DataError, match="plan with a larger window"):
-        places.redraw_sources(workspace, tiny, "test")
+        redraw_sources(workspace, tiny, "test")
     monkeypatch.setattr(Workspace, "splits", lambda self: Splits(tuple(facts), ()))
     with pytest.raises(DataError, match="no tumor in 0 cases"):
-        places.redraw_sources(workspace, plan, "test")
+        redraw_sources(workspace, plan, "test")
 
 
 class Fake(Method):
@@ -566,13 +566,14 @@ class Sees:
         return np.full(grid.shape, self.asked % self.each == 0)
 
 
-def run_fake(workspace, phantoms, out, method, pairs=2, plan=None, quality=None, box=None):
-    sources = places.healthy_sources(workspace.plan(), phantoms.healthy, None)
-    tumors = workspace.fingerprint().tumors
-    jobs = make_jobs(sources, pairs, 0)
-    return synthesize_set(
-        plan or method.plan, method, jobs, out, tumors, box, Sampling(), {"seed": 0}, quality, lambda *_: None
-    )
+def run_fake(workspace, phantoms, out, method, quality=None, box=None):
+    jobs = make_jobs(healthy_sources(workspace.plan(), phantoms.healthy, None), 2, 0)
+    return run_jobs(workspace, out, method, jobs, quality=quality, box=box)
+
+
+def run_jobs(workspace, out, method, jobs, part=None, seed=0, quality=None, box=None):
+    inputs = PairInputs(method, workspace.fingerprint().tumors, Sampling(), box, quality)
+    return synthesize_set(inputs, jobs, out, {"seed": seed}, lambda *_: None, part)
 
 
 @pytest.mark.parametrize("box", [None, Box((12, 10, 8), (26, 23, 21))])
@@ -632,23 +633,11 @@ def test_a_pair_that_does_not_come_is_given_up_and_the_set_finished(workspace, p
     shutil.copytree(phantoms.healthy, hosts)
     array, grid = read_volume(hosts / "Healthy_001_0000.nii.gz")
     write_volume(hosts / "Healthy_001_0000.nii.gz", np.full_like(array, 3), grid)  # its header is like any other's
-    jobs, told = make_jobs(places.healthy_sources(plan, hosts, None), 5, 0), []
+    jobs, told = make_jobs(healthy_sources(plan, hosts, None), 5, 0), []
     monkeypatch.setattr(synthesize_module.console, "warn", told.append)
 
     def run(method, part=None):
-        return synthesize_set(
-            plan,
-            method,
-            jobs,
-            out,
-            workspace.fingerprint().tumors,
-            None,
-            Sampling(),
-            {"seed": 0},
-            None,
-            lambda *_: None,
-            part,
-        )
+        return run_jobs(workspace, out, method, jobs, part)
 
     tallies = [
         run(Fake(plan, workspace, empty=3), Shard(number, 2)) for number in (2, 1)
@@ -667,7 +656,7 @@ def test_a_pair_that_does_not_come_is_given_up_and_the_set_finished(workspace, p
     assert [case.case for case in synthetic_cases(plan, out)] == ["Healthy_000_s0002"]
     assert json.loads((out / "dataset.json").read_text())["numTraining"] == 1
     (warning,) = told
-    assert warning.startswith("4 pairs were given up, beside 1 that came: 3 empty; A host scan cannot be used. ")
+    assert warning.startswith("4 pairs were given up, 1 were made: 3 empty; A host scan cannot be used. ")
     assert str(out / "given_up.jsonl") in warning
 
 
@@ -678,22 +667,10 @@ def test_what_an_error_kept_from_coming_is_tried_again_and_nothing_else(workspac
     shutil.copytree(phantoms.healthy, hosts)
     bad = hosts / "Healthy_001_0000.nii.gz"
     whole = bad.read_bytes()
-    jobs = make_jobs(places.healthy_sources(plan, hosts, None), 5, 0)
+    jobs = make_jobs(healthy_sources(plan, hosts, None), 5, 0)
 
     def run(method, part=None):
-        return synthesize_set(
-            plan,
-            method,
-            jobs,
-            out,
-            workspace.fingerprint().tumors,
-            None,
-            Sampling(),
-            {"seed": 0},
-            None,
-            lambda *_: None,
-            part,
-        )
+        return run_jobs(workspace, out, method, jobs, part)
 
     bad.write_bytes(whole[: len(whole) // 2])  # as a disk may read it that is about to fail
     assert [run(Fake(plan, workspace, empty=3)).given_up, *(run(Fake(plan, workspace)).given_up for _ in range(2))] == [
@@ -720,19 +697,8 @@ def test_what_a_method_is_told(workspace, phantoms, tmp_path):
         assert request.case is None
         np.testing.assert_allclose(request.limits, [(c.low, c.high) for c in plan.channels], rtol=1e-6)
     redrawn = Fake(plan, workspace)
-    sources = places.redraw_sources(workspace, plan, "test")
-    synthesize_set(
-        plan,
-        redrawn,
-        make_jobs(sources, 1, 0),
-        tmp_path / "redrawn",
-        (),
-        None,
-        Sampling(),
-        {"seed": 0},
-        None,
-        lambda *_: None,
-    )
+    sources = redraw_sources(workspace, plan, "test")
+    run_jobs(workspace, tmp_path / "redrawn", redrawn, make_jobs(sources, 1, 0))
     assert redrawn.requests[0].case == workspace.splits().test[0]  # so that no case donates to itself
 
 
@@ -744,7 +710,9 @@ def test_a_pair_is_drawn_again_until_the_judge_finds_it(workspace, phantoms, tmp
     assert (tally.pairs, tally.given_up, tally.draws, tally.rejected) == (2, 0, 6, {NOT_FOUND: 4})
     assert judge.asked == 6
     assert [r["drawn"]["proportion"] for r in records(tmp_path / "out")] == [1, 1]
-    assert read_judges(tmp_path / "out") == {str(Path("sees").resolve()): Learnt("", ())}  # of which nothing is known
+    assert read_judges(tmp_path / "out") == {
+        str(Path("sees").resolve()): LearnedCases("", ())
+    }  # of which nothing is known
     with pytest.raises(StateError, match="another set"):  # what passed another threshold is another set
         run_fake(
             workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.5, 5)
@@ -907,29 +875,29 @@ def test_shards_of_another_division_are_refused(at_once, workspace, phantoms, tm
     with pytest.raises(StateError, match="do not belong together") as error:
         shard(workspace, phantoms, out, **{"number": 2, "count": 3, **other})
     (fault,) = error.value.faults
-    assert fault.found == "7 pairs in 3 shards are under way"
+    assert fault.found == "7 pairs in 3 shards are unfinished"
     assert contents(out) == before
     paint(workspace, phantoms, out, "syntumor", pairs=1)  # as the error says: alone, with any number
-    assert shards.shards_under_way(out) is None
+    assert shards.find_unfinished_shards(out) is None
     assert [shard(workspace, phantoms, out, number, 2).left for number in (1, 2)] == [2, 0]
     assert contents(out) == contents(at_once)
 
 
 def test_a_shard_leaves_another_division_alone(at_once, workspace, phantoms, tmp_path, monkeypatch):
     """The set was put together while a shard was at its last moment, and a longer one begun: its lines stay where they are."""
-    out, cut = tmp_path / "out", shards.turn
+    out, cut = tmp_path / "out", shards.take_turn
     turns = []
 
     def begun_meanwhile(folder, part):
         turns.append(part)
         if len(turns) == 2:  # the first shard's end
-            shards.end_division(folder)
-            shards.divide(folder, 7, Shard(1, 3))
+            shards.remove_division(folder)
+            shards.begin_shard(folder, 7, Shard(1, 3))
             (folder / "provenance_1_of_3.jsonl").write_text("")
         return cut(folder, part)
 
     paint(workspace, phantoms, out, "syntumor", pairs=4)
-    monkeypatch.setattr(pair_module, "turn", begun_meanwhile)
+    monkeypatch.setattr(synthesize_module, "take_turn", begun_meanwhile)
     assert shard(workspace, phantoms, out, 1, 2, pairs=4).left == 0
     monkeypatch.undo()
     assert (out / "provenance_1_of_3.jsonl").exists()
@@ -939,32 +907,25 @@ def test_a_shard_leaves_another_division_alone(at_once, workspace, phantoms, tmp
 
 def test_a_set_is_read_while_its_shards_are_put_together(at_once, workspace, phantoms, tmp_path, monkeypatch):
     """A log that is listed may be gone when it is read: its lines are in the set's own then."""
-    out, logs_of = tmp_path / "out", shards.logs_of
+    out, list_logs = tmp_path / "out", logs.list_logs
     shard(workspace, phantoms, out, 1, pairs=2)
 
     def put_together_meanwhile(folder, name):
-        found = logs_of(folder, name)
+        found = list_logs(folder, name)
         monkeypatch.undo()
-        shards.gather(folder, name, {})
+        logs.merge_logs(folder, name, {})
         return found
 
-    monkeypatch.setattr(shards, "logs_of", put_together_meanwhile)
+    monkeypatch.setattr(logs, "list_logs", put_together_meanwhile)
     assert [line.case for line in read_provenance(out)] == ["Healthy_000_s0000"]
     assert not list(out.glob("provenance_*"))
 
 
 def test_given_up_pairs_of_shards(workspace, phantoms, tmp_path):
     method, out = Fake(workspace.plan(), workspace), tmp_path / "out"
-    jobs = make_jobs(places.healthy_sources(workspace.plan(), phantoms.healthy, None), 3, 0)
-    common = (
-        workspace.fingerprint().tumors,
-        None,
-        Sampling(),
-        {"seed": 0},
-        Quality(Sees(10**6), 0.7, 2),
-        lambda *_: None,
-    )
-    tallies = [synthesize_set(method.plan, method, jobs, out, *common, Shard(number, 2)) for number in (1, 2)]
+    jobs = make_jobs(healthy_sources(workspace.plan(), phantoms.healthy, None), 3, 0)
+    quality = Quality(Sees(10**6), 0.7, 2)
+    tallies = [run_jobs(workspace, out, method, jobs, Shard(number, 2), quality=quality) for number in (1, 2)]
     assert [(t.given_up, t.left) for t in tallies] == [(2, 1), (3, 0)]
     assert [json.loads(line)["case"] for line in (out / "given_up.jsonl").read_text().splitlines()] == [
         job.case for job in jobs
@@ -975,11 +936,10 @@ def test_given_up_pairs_of_shards(workspace, phantoms, tmp_path):
 def test_shards_that_came_to_nothing_may_try_again(workspace, phantoms, tmp_path):
     """With other settings, other numbers, or alone."""
     plan, out = workspace.plan(), tmp_path / "out"
-    jobs = make_jobs(places.healthy_sources(plan, phantoms.healthy, None), 3, 0)
+    jobs = make_jobs(healthy_sources(plan, phantoms.healthy, None), 3, 0)
 
     def run(method, part, seed=0, count=3):
-        common = (workspace.fingerprint().tumors, None, Sampling(), {"seed": seed}, None, lambda *_: None)
-        return synthesize_set(method.plan, method, jobs[:count], out, *common, part)
+        return run_jobs(workspace, out, method, jobs[:count], part, seed)
 
     for number in (1, 2):
         with pytest.raises(DataError, match="No tumor came") if number == 2 else contextlib.nullcontext():
@@ -998,66 +958,30 @@ def test_shards_share_out_every_pair_once():
 
 
 def test_a_set_says_what_its_method_has_seen(made, workspace):
-    assert read_learnt_from(made[1]) == workspace.splits().train
+    assert read_learned_from(made[1]) == workspace.splits().train
 
 
 def test_a_solver_that_a_method_does_not_know(workspace, phantoms, tmp_path):
     with pytest.raises(PlanError, match="none: it does not sample"):
-        pipeline_synthesize.synthesize(
-            workspace,
-            "syntumor",
-            1,
-            phantoms.healthy,
-            out=tmp_path / "out",
-            sampling=Sampling(solver="ddpm"),
-            device="cpu",
-        )
+        paint(workspace, phantoms, tmp_path / "out", "syntumor", 1, sampling=Sampling(solver="ddpm"))
     with pytest.raises(PlanError, match="euler, heun"):
-        pipeline_synthesize.synthesize(
-            workspace,
-            "tumorgen",
-            1,
-            phantoms.healthy,
-            out=tmp_path / "out",
-            sampling=Sampling(solver="ddim"),
-            device="cpu",
-        )
+        paint(workspace, phantoms, tmp_path / "out", "tumorgen", 1, sampling=Sampling(solver="ddim"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_kind_that_a_method_does_not_know(workspace, phantoms, tmp_path):
     with pytest.raises(PlanError, match="it is not told what to draw"):
-        pipeline_synthesize.synthesize(
-            workspace,
-            "copypaste",
-            1,
-            phantoms.healthy,
-            out=tmp_path / "out",
-            sampling=Sampling(kind="necrotic"),
-            device="cpu",
-        )
+        paint(workspace, phantoms, tmp_path / "out", "copypaste", 1, sampling=Sampling(kind="necrotic"))
     with pytest.raises(PlanError, match="low-contrast, necrotic, heterogeneous"):
-        pipeline_synthesize.synthesize(
-            workspace,
-            "tumorgen",
-            1,
-            phantoms.healthy,
-            out=tmp_path / "out",
-            sampling=Sampling(kind="round"),
-            device="cpu",
-        )
+        paint(workspace, phantoms, tmp_path / "out", "tumorgen", 1, sampling=Sampling(kind="round"))
 
 
 def test_pairs_of_a_kind_are_a_set_of_their_own(trained, phantoms):
     folders = [
-        Path(
-            pipeline_synthesize.synthesize(
-                trained, "tumorgen", 2, phantoms.healthy, sampling=Sampling(kind=kind), device="cpu"
-            ).folder
-        )
+        Path(paint(trained, phantoms, None, "tumorgen", 2, sampling=Sampling(kind=kind)).folder)
         for kind in (None, "necrotic")
     ]
-    assert folders[0] != folders[1]
+    assert [folder.name for folder in folders] == ["tumorgen_healthy", "tumorgen_healthy_necrotic"]
     method = find_method("tumorgen")(trained.plan(), trained)
     method.load()
     cores = method.condition.known()[0][:, 2]

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorgen_cli.data.volumes import write_volume
+from tumorgen_cli.data.volumes import resample, write_volume
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.methods.base import Synthetic
 from tumorgen_cli.planning.plan import ChannelPlan, PastePlan
-from tumorgen_cli.synthesis import scan as scan_module
+from tumorgen_cli.synthesis import places
 from tumorgen_cli.synthesis import window as window_module
-from tumorgen_cli.synthesis.paste import paste
-from tumorgen_cli.synthesis.scan import Scan, read_scan
-from tumorgen_cli.synthesis.window import cut_window, feather, lay_window
+from tumorgen_cli.synthesis.paste import fade_mm, feather, paste, tumor_place
+from tumorgen_cli.synthesis.scan import Scan, read_scan, remove_tumors_in_box
+from tumorgen_cli.synthesis.window import cut_window, lay_window
 from tumorgen_cli.system.errors import DataError
+from tumorgen_cli.tumors.boxes import body_mask
 
 BOX = Box((20, 18, 9), (34, 30, 21))
 
@@ -51,6 +52,10 @@ def cut(scan, box, plan, cell=1):
     return window, cut_window(scan, window, "case")
 
 
+def paste_window(scan, window, request, synthetic, plan, keeps):
+    return paste(scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, keeps)
+
+
 def painted(request, value=None, mask=1.0):
     """A synthetic that is `value` everywhere (or the host itself), its mask 1 everywhere in the box."""
     share = np.zeros(request.image.shape[1:], np.float32)
@@ -69,7 +74,7 @@ def test_old_tumors_do_not_set_the_limits(plan, tmp_path):
     for uptake in (0.0, 50.0):
         write_volume(tmp_path / "h_0000.nii.gz", bare.image[0] + np.float32(uptake) * tumors, bare.grid)
         scan = read_scan("h", (tmp_path / "h_0000.nii.gz",), tmp_path / "l.nii.gz", plan)
-        found.append(scan_module.without_tumors(scan, BOX, plan, 0)[0].limits)
+        found.append(remove_tumors_in_box(scan, BOX, plan, 0)[0].limits)
         np.testing.assert_array_equal(scan.limits, found[-1])
     np.testing.assert_array_equal(*found)
     assert (
@@ -126,10 +131,10 @@ def test_only_the_part_around_the_window_is_resampled(plan):
     """And the result is that of the whole scan."""
     scan = make_scan(Grid((120, 110, 60), (2.5, 3.0, 5.0)))
     window, request = cut(scan, BOX, plan)
-    part, grid = window_module._part(scan, window)
+    part, grid = window_module._cut_part(scan, window)
     assert part.size < 0.5 * scan.image.size
     assert grid.shape == part.shape[1:]
-    whole = scan_module.resample(scan.image[0], scan.grid, window.grid, "cubic")
+    whole = resample(scan.image[0], scan.grid, window.grid, "cubic")
     np.testing.assert_allclose(request.image[0], whole, atol=2e-3)
 
 
@@ -148,7 +153,7 @@ def test_a_small_host_is_padded_and_told(plan):
     assert window.padded
     assert request.image.shape == (1, 32, 32, 32)
     assert np.isfinite(request.image).all()
-    image, mask = paste(scan, window, request, painted(request, 9.0), plan, False)
+    image, mask = paste_window(scan, window, request, painted(request, 9.0), plan, False)
     assert image.shape == scan.image.shape
     assert mask.any()
     assert not lay_window(make_scan(), BOX, plan).padded
@@ -185,8 +190,8 @@ def test_a_place_in_whole_cells_is_all_painted(plan, box):
     ).all()
     share = np.zeros(request.image.shape[1:], np.float32)
     share[request.place.slices] = 1
-    _, mask = paste(scan, wide, request, replace(painted(request, 9.0), mask=share), plan, True)
-    onto = scan_module.resample(share, wide.grid, scan.grid, "linear") >= 0.5
+    _, mask = paste_window(scan, wide, request, replace(painted(request, 9.0), mask=share), plan, True)
+    onto = resample(share, wide.grid, scan.grid, "linear") >= 0.5
     assert not (onto & ~mask).any()
 
 
@@ -227,7 +232,7 @@ def test_no_step_at_the_seam(plan, dtype, keeps):
     scan = replace(make_scan(grid, dtype, fill=100), limits=np.array([[0.0, 1000.0]], np.float32))
     box = Box((15, 16, 17), (40, 41, 42))
     window, request = cut(scan, box, plan)
-    image, _ = paste(scan, window, request, painted(request, 500.0), plan, keeps)
+    image, _ = paste_window(scan, window, request, painted(request, 500.0), plan, keeps)
     steepest = 1.5 * 2.0 / plan.paste.feather_mm * 400
     for axis in range(3):
         assert np.abs(np.diff(image[0].astype(np.float64), axis=axis)).max() <= steepest + 1
@@ -241,15 +246,15 @@ def test_no_step_at_the_seam(plan, dtype, keeps):
 def test_a_tumors_place_is_where_the_picture_is_mostly_synthetic():
     grid = Grid((40, 40, 40), (2.0, 2.0, 2.0))
     box = Box((10, 10, 0), (30, 30, 20))
-    place = window_module.tumor_place(box, grid, 8.0)
+    place = tumor_place(box, grid, 8.0)
     assert place == Box((12, 12, 0), (28, 28, 18))  # half of 8 mm; the scan's own edge does not fade
-    assert window_module.tumor_place(Box((5, 5, 5), (6, 7, 8)), grid, 8.0) == Box(
+    assert tumor_place(Box((5, 5, 5), (6, 7, 8)), grid, 8.0) == Box(
         (5, 5, 5), (6, 7, 8)
     )  # nothing is too small for a tumor
     fine = Grid((200, 200, 200), (0.5, 0.5, 0.5))
     for wanted in (10.0, 15.0, 24.0, 60.0):  # a box that is so much longer has a place of the length that was wanted
-        voxels = round((wanted + window_module.fade_mm(wanted, 8.0)) / 0.5)
-        found = window_module.tumor_place(Box((20, 20, 20), (20 + voxels,) * 3), fine, 8.0)
+        voxels = round((wanted + fade_mm(wanted, 8.0)) / 0.5)
+        found = tumor_place(Box((20, 20, 20), (20 + voxels,) * 3), fine, 8.0)
         assert found.shape[0] * 0.5 == pytest.approx(wanted, abs=1.0)
 
 
@@ -264,7 +269,7 @@ def test_outside_the_box_the_scan_is_the_scan(plan, dtype, keeps, box):
     before = scan.image.copy()
     window, request = cut(scan, box, plan)
     noise = np.random.default_rng(1).normal(5, 50, request.image.shape).astype(np.float32)
-    image, mask = paste(scan, window, request, replace(painted(request), image=noise), plan, keeps)
+    image, mask = paste_window(scan, window, request, replace(painted(request), image=noise), plan, keeps)
     outside = np.ones(scan.grid.shape, bool)
     outside[box.slices] = False
     np.testing.assert_array_equal(image[:, outside], before[:, outside])
@@ -281,7 +286,7 @@ def test_whole_numbers_are_rounded_and_kept_in_range(plan):
     window, request = cut(scan, BOX, plan)
     middle = tuple((a + b) // 2 for a, b in zip(BOX.start, BOX.stop, strict=True))
     for value, expected in ((20.6, 21), (-20.6, -21), (1e6, 32767), (-1e6, -32768)):
-        image, _ = paste(scan, window, request, painted(request, value), plan, False)
+        image, _ = paste_window(scan, window, request, painted(request, value), plan, False)
         assert image[(0, *middle)] == expected
 
 
@@ -292,9 +297,9 @@ def test_nothing_comes_below_the_clip_window_but_where_the_host_is(plan, keeps):
     window, request = cut(scan, BOX, plan)
     noise = np.random.default_rng(1).normal(0, 5, request.image.shape).astype(np.float32)
     made = replace(painted(request), image=noise)
-    assert paste(scan, window, request, made, plan, keeps)[0].min() == 0
+    assert paste_window(scan, window, request, made, plan, keeps)[0].min() == 0
     deep = replace(scan, image=scan.image - 5)
-    after = paste(deep, *cut(deep, BOX, plan), made, plan, keeps)[0]
+    after = paste_window(deep, *cut(deep, BOX, plan), made, plan, keeps)[0]
     assert (after >= np.minimum(deep.image, 0)).all()
     assert after[(0, *BOX.slices)].min() < -1
 
@@ -303,9 +308,9 @@ def test_an_unchanged_window_changes_little_or_nothing(plan):
     """A method that keeps the background puts back the very same scan: no detail is lost to the working grid."""
     scan = make_scan()
     window, request = cut(scan, BOX, plan)
-    image, _ = paste(scan, window, request, painted(request), plan, True)
+    image, _ = paste_window(scan, window, request, painted(request), plan, True)
     np.testing.assert_allclose(image, scan.image, atol=1e-6)
-    redrawn, _ = paste(scan, window, request, painted(request), plan, False)
+    redrawn, _ = paste_window(scan, window, request, painted(request), plan, False)
     assert np.abs(redrawn - scan.image).max() > 0.1  # which is what the other way cannot do
 
 
@@ -315,8 +320,8 @@ def test_the_host_shows_where_it_is_kept_and_nowhere_else(plan):
     window, request = cut(scan, BOX, plan)
     share = np.zeros(request.image.shape[1:], np.float32)
     share[share.shape[0] // 2 :] = 1
-    image, _ = paste(scan, window, request, replace(painted(request), kept=share), plan, True)
-    whole, none = (paste(scan, window, request, painted(request), plan, keeps)[0] for keeps in (True, False))
+    image, _ = paste_window(scan, window, request, replace(painted(request), kept=share), plan, True)
+    whole, none = (paste_window(scan, window, request, painted(request), plan, keeps)[0] for keeps in (True, False))
     third = (BOX.stop[0] - BOX.start[0]) // 3
     first, last = slice(BOX.start[0], BOX.start[0] + third), slice(BOX.stop[0] - third, BOX.stop[0])
     np.testing.assert_allclose(image[:, last], whole[:, last], atol=1e-6)
@@ -327,11 +332,11 @@ def test_the_host_shows_where_it_is_kept_and_nowhere_else(plan):
 def test_masks_lie_where_the_picture_is_mostly_synthetic(plan):
     scan = make_scan()
     window, request = cut(scan, BOX, plan)
-    _, mask = paste(scan, window, request, painted(request, 9.0), plan, False)
+    _, mask = paste_window(scan, window, request, painted(request, 9.0), plan, False)
     weight = feather(BOX, scan.grid, plan.paste.feather_mm)
     assert (weight[mask[BOX.slices]] >= 0.5).all()
     assert mask[BOX.slices][weight > 0.99].all()
-    _, none = paste(scan, window, request, painted(request, 9.0, mask=0.3), plan, False)
+    _, none = paste_window(scan, window, request, painted(request, 9.0, mask=0.3), plan, False)
     assert not none.any()
 
 
@@ -343,7 +348,7 @@ def test_a_mask_comes_back_where_it_was(plan):
     center = np.array(request.box.center)
     index = np.stack(np.meshgrid(*map(np.arange, (32, 32, 32)), indexing="ij"), -1) + 0.5
     ball = np.clip(5.5 - np.linalg.norm(index - center, axis=-1), 0, 1).astype(np.float32)  # radius 5 voxels of 4 mm
-    _, mask = paste(scan, window, request, replace(painted(request, 9.0), mask=ball), plan, False)
+    _, mask = paste_window(scan, window, request, replace(painted(request, 9.0), mask=ball), plan, False)
     assert mask.sum() * scan.grid.voxel_ml == pytest.approx(4 / 3 * np.pi * 2.0**3, rel=0.08)
 
     def place(grid, at):
@@ -380,24 +385,24 @@ def test_the_body_is_found():
     image[14:20, 14:24, 4:16] = -800  # lungs: part of the body
     image[35:37, 35:37, 5:7] = 200  # a table's screw is not
     image += np.random.default_rng(0).normal(0, 10, image.shape).astype(np.float32)
-    body = scan_module.body_mask(image)
+    body = body_mask(image)
     inside = np.zeros(body.shape, bool)
     inside[8:32, 10:30, 2:18] = True
     assert (body & inside).sum() / inside.sum() > 0.97
     assert not (body & ~ndimage.binary_dilation(inside, iterations=2)).any()
     assert not body[35:37, 35:37, 5:7].any()
-    assert scan_module.body_mask(np.zeros((5, 5, 5), np.float32)).any()
+    assert body_mask(np.zeros((5, 5, 5), np.float32)).any()
 
 
 def test_regions(monkeypatch):
     scan = make_scan()
     roi = np.zeros(scan.grid.shape, np.uint8)
     roi[10:20, 10:20, 10:20] = 3
-    allowed, stride = scan_module.allowed_region(scan, roi)
+    allowed, stride = places.allowed_region(scan, roi)
     assert stride == 1
     np.testing.assert_array_equal(allowed, roi > 0)
-    monkeypatch.setattr(scan_module, "_PLACING_VOXELS", 12_000)
-    allowed, stride = scan_module.allowed_region(scan, roi)
+    monkeypatch.setattr(places, "_REGION_VOXELS", 12_000)
+    allowed, stride = places.allowed_region(scan, roi)
     assert stride == 2
     np.testing.assert_array_equal(allowed, roi[::2, ::2, ::2] > 0)
 
@@ -425,9 +430,9 @@ def test_a_whole_body_scan_stays_within_8_gib(plan):
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        scan_module.allowed_region(scan, None)
+        places.allowed_region(scan, None)
         window, request = cut(scan, box, plan)
-        painted_image, mask = paste(scan, window, request, painted(request, 200.0), plan, True)
+        painted_image, mask = paste_window(scan, window, request, painted(request, 200.0), plan, True)
     finally:
         done.set()
         watcher.join()
@@ -454,6 +459,6 @@ def test_every_channel_keeps_its_own_type(plan, tmp_path):
     np.testing.assert_array_equal(scan.image[1], pet)
     box = Box((8, 8, 8), (28, 28, 24))
     window, request = cut(scan, box, plan)
-    image, _ = paste(scan, window, request, painted(request, 7.3), plan, False)
+    image, _ = paste_window(scan, window, request, painted(request, 7.3), plan, False)
     assert np.array_equal(image[0], np.rint(image[0]))
     assert image[1][box.slices].max() == pytest.approx(7.3)

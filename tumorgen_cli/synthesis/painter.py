@@ -1,12 +1,13 @@
-"""The painter: makes painted patches for as long as nnU-Net trains, on nnU-Net's own grid, and puts them into a bounded pool.
+"""The painter: paints patches on nnU-Net's own grid while nnU-Net trains, and puts them into a bounded pool.
 
-`python -m tumorgen_cli.synthesis.painter FOLDER` is started by the trainer (`live`) and ends with it. It reads FOLDER's painter.json, the
-workspace and the hosts; writes FOLDER's pool, a line of provenance.jsonl or given_up.jsonl per pair, and progress.json. A
-pair depends on the seed and its number alone (with what it is mixed up, on the pool, too), and the numbers go on where an
-earlier run of the same training ended.
+`python -m tumorgen_cli.synthesis.painter FOLDER` is started by nnU-Net's trainer (`nnunet.on_the_fly`) and ends with
+it. It reads FOLDER's painter.json, the workspace and the hosts; it writes FOLDER's pool, progress.json, and a line of
+provenance.jsonl or given_up.jsonl per pair. A pair depends on the seed and its number alone (one that is mixed with
+another also on the pool). The numbers continue where an earlier run of the same training ended.
 
-A pair is drawn by the same code as a set's (`synthesis.draw_pair`). The whole scan goes through nnU-Net's own preprocessor, so
-that spacing and intensities are what nnU-Net would have made of it as a case; what is kept is a patch around the tumor.
+A pair is drawn by the same code as in a set (`pair.draw_pair`). The whole scan then goes through nnU-Net's own
+preprocessor, so that spacing and intensities are those that nnU-Net would give it as a case. A patch around the tumor
+is kept.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ import numpy as np
 
 from tumorgen_cli.geometry import Grid, tight_box
 from tumorgen_cli.judge.find import needed_judge
-from tumorgen_cli.methods.base import Method, Sampling
+from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.nnunet.on_the_fly.pool import PaintedPatch, Pool
 from tumorgen_cli.nnunet.on_the_fly.settings import JOB, PROGRESS, SETUP, PainterJob, Painting, Progress, pool_of
-from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.windows import cut_mix
-from tumorgen_cli.synthesis.pair import Draw, PairJob, Quality, draw_pair, pair_labels, provenance_of
-from tumorgen_cli.synthesis.places import Placing, Source, check_places, healthy_sources, redraw_sources
+from tumorgen_cli.synthesis.logs import open_log
+from tumorgen_cli.synthesis.pair import Draw, LoadedHost, PairInputs, PairJob, Quality, draw_pair, make_provenance
+from tumorgen_cli.synthesis.paste import paste_labels
+from tumorgen_cli.synthesis.places import Placing, check_places
 from tumorgen_cli.synthesis.provenance import Provenance
-from tumorgen_cli.synthesis.scan import Scan, read_scan
-from tumorgen_cli.synthesis.shards import open_log
+from tumorgen_cli.synthesis.scan import read_scan
+from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system.devices import peak_memory_gib
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
 from tumorgen_cli.system.files import append_line, derive_seed, hash_files
@@ -46,35 +48,31 @@ from tumorgen_cli.system.json_records import hash_value, read_record, to_plain, 
 from tumorgen_cli.system.locks import locked
 from tumorgen_cli.system.processes import exit_with_parent
 
-_HOSTS = 2  # scans in memory
-_NICE = 5  # training comes first, but on cores that it fills 19 would mean that nothing is painted: `share` is what bounds the cost
-_LOCATIONS = 10_000  # voxels of a label by which nnU-Net's loader looks for it: nnU-Net's own number
-_HOPELESS = 20  # pairs in a row that are given up, before any was painted
+_SCANS_IN_MEMORY = 2
+_NICE = 5  # training comes first; with 19 nothing would be painted on busy cores, and `share` limits the cost already
+_MAX_LOCATIONS = 10_000  # voxels of a label by which nnU-Net's loader looks for it: nnU-Net's own number
+_MAX_FAILURES = 20  # pairs in a row that may be given up before the first one is painted
 
 
 @dataclass(frozen=True)
-class Studio:
-    """A workspace opened to paint: its method, loaded, and everything a pair is drawn from."""
+class LoadedPainting:
+    """What pairs are painted with, loaded: inputs, hashes of the method's weights, and the host scans in turn."""
 
-    plan: Plan
-    method: Method
+    inputs: PairInputs
     weights: dict[str, str]
     sources: tuple[Source, ...]
-    tumors: tuple[TumorFacts, ...]
-    quality: Quality | None
 
 
-def sources_of(workspace: Workspace, plan: Plan, painting: Painting) -> tuple[Source, ...]:
-    """The scans to paint into, in turn; where healthy ones and training cases are, every second is one of these.
+def find_sources(workspace: Workspace, plan: Plan, painting: Painting) -> tuple[Source, ...]:
+    """Return the host scans in turn; with both healthy scans and training cases, every second one is a training case.
 
     Raises:
-        DataError: hosts or regions that cannot be used.
+        DataError: hosts or regions cannot be used.
     """
     kinds: list[list[Source]] = []
     if painting.healthy is not None:
-        kinds.append(
-            healthy_sources(plan, Path(painting.healthy), None if painting.roi is None else Path(painting.roi))
-        )
+        roi = None if painting.roi is None else Path(painting.roi)
+        kinds.append(healthy_sources(plan, Path(painting.healthy), roi))
     if painting.cases is not None:
         kinds.append(redraw_sources(workspace, plan, painting.cases))
     for kind in kinds:
@@ -82,45 +80,51 @@ def sources_of(workspace: Workspace, plan: Plan, painting: Painting) -> tuple[So
     return tuple(kind[turn % len(kind)] for turn in range(max(map(len, kinds))) for kind in kinds)
 
 
-def names_of(sources: Sequence[Source]) -> tuple[str, ...]:
-    """Each scan once."""
+def source_names(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Return the name of each scan once."""
     return tuple(dict.fromkeys(source.name for source in sources))
 
 
-def hash_sizes(sources: Sequence[Source]) -> str:
-    """Of the names and sizes of the scans' files: that of others, exported anew, say, differs, and no file is read for it."""
+def hash_file_sizes(sources: Sequence[Source]) -> str:
+    """Hash names and sizes of the scans' files, without reading them; it changes, for instance, with a new export."""
     return hash_value(sorted({(path.name, path.stat().st_size) for source in sources for path in source.files}))
 
 
-def times_met(names: Sequence[str], number: int) -> tuple[int, int]:
-    """Which of the scans, in turn, a pair of that number is painted into, and how often that scan was before (`PairJob.turn`), where it stands
-    among `names` more than once, too."""
+def find_turn(names: Sequence[str], number: int) -> tuple[int, int]:
+    """Find the scan into which a pair is painted, and the pair's `PairJob.turn`.
+
+    Args:
+        names: names of the scans in turn; a name may appear more than once.
+        number: number of the pair.
+
+    Returns:
+        The index in `names`, and how many pairs are painted into the scan of that name before.
+    """
     turn, which = divmod(number, len(names))
-    alike = [name == names[which] for name in names]
-    return which, turn * sum(alike) + sum(alike[:which])
+    same = [name == names[which] for name in names]
+    return which, turn * sum(same) + sum(same[:which])
 
 
-def open_studio(painting: Painting) -> Studio:
-    """Everything loaded.
+def load_painting(painting: Painting) -> LoadedPainting:
+    """Load the method, the judge and the host scans' files.
 
     Raises:
-        StateError: the workspace is no longer what `painting` was made from.
+        StateError: the workspace or the hosts have changed since `painting` was made.
     """
     workspace = Workspace(Path(painting.work))
     method = open_method(workspace, painting.method, painting.device)
     plan, weights = method.plan, dict(method.load())
-    sources = sources_of(workspace, plan, painting)
-    now = {
-        "plan": plan.hash,
-        "weights": weights,
-        "hosts": names_of(sources),
-        "sizes of the hosts' files": hash_sizes(sources),
+    sources = find_sources(workspace, plan, painting)
+    comparisons = {
+        "plan": (plan.hash, painting.plan_hash),
+        "weights": (weights, painting.weights),
+        "hosts": (source_names(sources), painting.hosts),
+        "sizes of the hosts' files": (hash_file_sizes(sources), painting.hosts_hash),
     }
-    then = dict(zip(now, (painting.plan_hash, painting.weights, painting.hosts, painting.hosts_hash), strict=True))
     faults = [
-        Fault(name, f"{now[name]}", f"{then[name]}, as at nnunet-setup", SETUP)
-        for name in now
-        if now[name] != then[name]
+        Fault(name, f"{now}", f"{then}, as at nnunet-setup", SETUP)
+        for name, (now, then) in comparisons.items()
+        if now != then
     ]
     if faults:
         raise StateError("The workspace has changed", faults)
@@ -129,134 +133,162 @@ def open_studio(painting: Painting) -> Studio:
         judge = needed_judge(workspace, None if painting.judge is None else Path(painting.judge), painting.device)
         quality = Quality(judge, painting.keep, painting.until_pass)
     tumors = workspace.fingerprint().of(workspace.splits().train).tumors
-    return Studio(plan, method, weights, sources, tumors, quality)
+    return LoadedPainting(PairInputs(method, tumors, Sampling(), quality=quality), weights, sources)
 
 
 def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
-    """Makes pairs for ever, or so many, resting between them once there are as many entries as training waits for.
+    """Paint pairs; pause between them once the pool has the entries that training waits for.
+
+    Args:
+        folder: folder of the painter.
+        job: what to paint.
+        pairs: number of pairs; None to paint until the process is ended.
 
     Raises:
-        StateError: the workspace has changed, or no pair passes.
+        StateError: the workspace has changed, or no pair can be painted.
     """
     painting, pool = job.painting, pool_of(folder, job.painting)
-    studio = open_studio(painting)
-    clock = (
-        time.process_time if studio.method.device == "cpu" else time.perf_counter
-    )  # a GPU's work is none of this process's
+    painter = PatchPainter(load_painting(painting), job)
+    # the work of a GPU is not counted in the time of this process
+    clock = time.process_time if painter.loaded.inputs.method.device == "cpu" else time.perf_counter
     pool.clean()
-    lines = {name: open_log(folder, name, None) for name in ("provenance", "given_up")}
+    lines = {name: open_log(folder, name) for name in ("provenance", "given_up")}
     first = sum(path.read_text(encoding="utf-8").count("\n") for path in lines.values())
-    easel = _Easel(studio, job)
     painted = given_up = 0
-    busy, reason, begun = 0.0, "", time.perf_counter()
+    busy, reason, start = 0.0, "", time.perf_counter()
 
-    def tell() -> None:
-        spans = round(busy, 3), round(time.perf_counter() - begun, 3)
-        write_json(folder / PROGRESS, Progress(painted, given_up, reason, *spans, round(peak_memory_gib(), 3)))
+    def report() -> None:
+        seconds = round(busy, 3), round(time.perf_counter() - start, 3)
+        write_json(folder / PROGRESS, Progress(painted, given_up, reason, *seconds, round(peak_memory_gib(), 3)))
 
-    tell()  # that all that is needed has been found
+    report()  # shows that everything has been loaded
     for number in itertools.count(first) if pairs is None else range(first, first + pairs):
-        clocked = clock()
+        pair_start = clock()
         try:
-            record = easel.paint(number, pool)
+            record = painter.paint(number, pool)
             append_line(lines["provenance"], json.dumps(to_plain(record)))
             painted += 1
-        except DataError as error:  # one pair of many; the next has another host, box and seed
+        except DataError as error:  # the next pair has another host, box and seed
             reason = "; ".join([error.message, *(fault.found for fault in error.faults)])
             append_line(lines["given_up"], json.dumps({"case": f"{number:08d}", "reason": reason}))
             given_up += 1
-        spent = clock() - clocked
+        spent = clock() - pair_start
         busy += spent
-        tell()
-        if given_up == _HOPELESS and not painted:
+        report()
+        if given_up == _MAX_FAILURES and not painted:
             remedy = "lower --keep, raise --until-pass, choose other hosts, or train the method longer"
-            raise StateError(
-                "No pair can be painted",
-                [Fault(painting.method, f"{given_up} pairs given up; the last: {reason}", "some", remedy)],
-            )
+            found = f"{given_up} pairs given up; the last: {reason}"
+            raise StateError("No pair can be painted", [Fault(painting.method, found, "at least one pair", remedy)])
         if len(pool.entries()) >= job.least:
             time.sleep(spent * (1 - painting.share) / painting.share)
 
 
-class _Easel:
-    """Paints the pair of a number and puts its patch into the pool."""
+class PatchPainter:
+    """Paints pairs by number and puts their patches into the pool."""
 
-    def __init__(self, studio: Studio, job: PainterJob) -> None:
+    def __init__(self, loaded: LoadedPainting, job: PainterJob) -> None:
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-        self.studio, self.job = studio, job
+        self.loaded, self.job = loaded, job
         self.manager = PlansManager(job.plans)
         self.configuration = self.manager.get_configuration(job.configuration)
-        self.host = lru_cache(maxsize=_HOSTS)(self._host)
+        self._host = lru_cache(maxsize=_SCANS_IN_MEMORY)(self._load_host)
 
-    def _host(self, number: int) -> tuple[Scan, str, Placing]:
-        source, plan = self.studio.sources[number], self.studio.plan
-        scan = read_scan(source.name, source.files, source.label, plan)
-        return scan, hash_files(source.files), Placing(scan, source, plan, self.studio.tumors, None)
+    def _load_host(self, which: int) -> LoadedHost:
+        inputs, source = self.loaded.inputs, self.loaded.sources[which]
+        scan = read_scan(source.name, source.files, source.label, inputs.plan)
+        return LoadedHost(scan, Placing(scan, source, inputs.plan, inputs.tumors, None), hash_files(source.files))
 
     def paint(self, number: int, pool: Pool) -> Provenance:
-        """The provenance of the pair; its patch is in the pool.
+        """Paint a pair and put its patch into the pool.
+
+        Args:
+            number: number of the pair.
+            pool: the pool.
+
+        Returns:
+            The provenance of the pair.
 
         Raises:
-            DataError: the host cannot be used, no tumor came, or none passed the judge.
+            DataError: the host cannot be used, or no tumor passes.
         """
-        studio, begun = self.studio, time.perf_counter()
-        sources, plan = studio.sources, studio.plan
-        which, turn = times_met([source.name for source in sources], number)
-        scan, host_hash, placing = self.host(which)
-        seed = derive_seed(self.job.painting.seed, sources[which].name, number)
+        start, inputs, sources, painting = (
+            time.perf_counter(),
+            self.loaded.inputs,
+            self.loaded.sources,
+            self.job.painting,
+        )
+        which, turn = find_turn([source.name for source in sources], number)
+        host = self._host(which)
+        seed = derive_seed(painting.seed, sources[which].name, number)
         job = PairJob(number, sources[which], f"{number:08d}", seed, turn)
-        draw = draw_pair(plan, studio.method, job, scan, placing, Sampling(), studio.quality)
+        draw = draw_pair(inputs, job, host)
+        scan = host.scan
         if draw.image is None:
             remedy = "lower --keep, raise --until-pass, or train longer"
-            raise DataError("No tumor came", [Fault(scan.name, describe_counts(draw.rejected), "one that passes", remedy)])
-        seconds = {"method": draw.seconds, "compute": time.perf_counter() - begun}
+            fault = Fault(scan.name, describe_counts(draw.rejected), "a tumor that passes", remedy)
+            raise DataError("No tumor came", [fault])
+        seconds = {"method": draw.seconds, "compute": time.perf_counter() - start}
         rng = np.random.default_rng(seed)
-        image, labels, keys = self._patch(scan.grid, draw, pair_labels(plan, scan, draw))
-        if rng.random() < self.job.painting.mixup and (other := pool.draw(rng.random)) is not None:
-            image, labels = mix(image, labels, other, rng)
+        pair_labels = paste_labels(scan, draw.window.box, draw.mask, inputs.plan.tumor_label)
+        image, labels, keys = self._cut_patch(scan.grid, draw, pair_labels)
+        if rng.random() < painting.mixup and (other := pool.draw(rng.random)) is not None:
+            image, labels = mix_patches(image, labels, other, rng)
             draw = replace(draw, drawn={**draw.drawn, "mixed_up_with": other.number})
-        pool.put(PaintedPatch(number, image, labels, {key: locations(labels, key, rng) for key in keys}))
-        seconds["total"] = time.perf_counter() - begun
-        return provenance_of(plan, studio.method.name, studio.weights, job, scan, host_hash, draw, seconds)
+        locations = {key: sample_locations(labels, key, rng) for key in keys}
+        pool.put(PaintedPatch(number, image, labels, locations))
+        seconds["total"] = time.perf_counter() - start
+        return make_provenance(inputs, self.loaded.weights, job, host, draw, seconds)
 
-    def _patch(self, grid: Grid, draw: Draw, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[Any]]:
-        """The part around the tumor of what nnU-Net makes of the scan, and the labels it would look for (a tuple: all that is
-        annotated, where there is an ignore label)."""
+    def _cut_patch(
+        self, grid: Grid, draw: Draw, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int | tuple[int, ...], ...]]:
+        """Preprocess a pair as nnU-Net does and cut a patch around the tumor.
+
+        Args:
+            grid: the scan's grid.
+            draw: the pair's image and mask.
+            labels: the pair's labels (X, Y, Z).
+
+        Returns:
+            Image (C, X, Y, Z) and labels (1, X, Y, Z) on nnU-Net's grid and in its order of axes, and the keys of the
+            label locations. A key is a label or, if there is an ignore label, also the tuple of all annotated labels.
+        """
         image, given = (
             np.ascontiguousarray(a.transpose(0, 3, 2, 1), np.float32) for a in (np.asarray(draw.image), labels[None])
         )
-        properties: dict[str, Any] = {
-            "spacing": [float(s) for s in reversed(grid.spacing_mm)]
-        }  # nnU-Net's order: z, y, x
+        properties: dict[str, Any] = {"spacing": [float(s) for s in reversed(grid.spacing_mm)]}  # in the order z, y, x
         preprocessor = self.configuration.preprocessor_class(verbose=False)
         data, seg, properties = preprocessor.run_case_npy(
             image, given, properties, self.manager, self.configuration, self.job.dataset
         )
         box = tight_box(draw.mask)
-        assert box is not None  # a draw has a tumor
-        spans = [tuple(reversed(box.start)), tuple(reversed(box.stop))]
+        assert box is not None  # a draw that passes has a tumor
         order, cropped = self.manager.transpose_forward, properties["bbox_used_for_cropping"]
         before = properties["shape_after_cropping_and_before_resampling"]
         start, stop = (
             [
-                (span[axis] - low) * n / m
+                (corner[axis] - low) * n / m
                 for axis, (low, _), n, m in zip(order, cropped, data.shape[1:], before, strict=True)
             ]
-            for span in spans
+            for corner in (box.start[::-1], box.stop[::-1])
         )
-        part = (slice(None), *around(start, stop, self.job.shape, data.shape[1:]))
-        return (
-            np.ascontiguousarray(data[part], np.float32),
-            np.ascontiguousarray(seg[part]),
-            tuple(properties["class_locations"]),
-        )
+        part = (slice(None), *patch_slices(start, stop, self.job.shape, data.shape[1:]))
+        patch = np.ascontiguousarray(data[part], np.float32)
+        return patch, np.ascontiguousarray(seg[part]), tuple(properties["class_locations"])
 
 
-def around(
+def patch_slices(
     start: Sequence[float], stop: Sequence[float], shape: Sequence[int], volume: Sequence[int]
 ) -> tuple[slice, ...]:
-    """The slices of a patch of `shape` (0: twice the tumor's extent) centred on a tumor's box, moved into the volume where it fits."""
+    """Return the slices of a patch that is centered on a tumor's box and moved into the volume where it fits.
+
+    Args:
+        start: first corner of the tumor's box.
+        stop: last corner of the tumor's box.
+        shape: shape of the patch; 0 stands for twice the tumor's extent.
+        volume: shape of the volume.
+    """
     found = []
     for a, b, n, size in zip(start, stop, shape, volume, strict=True):
         length = min(size, n or round(2 * (b - a)) or 1)
@@ -265,22 +297,31 @@ def around(
     return tuple(found)
 
 
-def mix(
+def mix_patches(
     image: np.ndarray, labels: np.ndarray, other: PaintedPatch, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A patch (C, X, Y, Z) and labels (1, X, Y, Z) into which a box of another is pasted, where both have voxels; see `windows.cut_mix`."""
-    common = tuple(slice(0, min(n, m)) for n, m in zip(labels.shape[1:], other.labels.shape[1:], strict=True))
+    """Paste a box of another patch into a patch, where both have voxels; see `windows.cut_mix`.
+
+    Args:
+        image: (C, X, Y, Z).
+        labels: (1, X, Y, Z).
+        other: the other patch.
+        rng: draws the box.
+
+    Returns:
+        New image and labels of the same shapes.
+    """
+    x, y, z = (slice(0, min(n, m)) for n, m in zip(labels.shape[1:], other.labels.shape[1:], strict=True))
     image, labels = image.copy(), labels.copy()
-    part = (slice(None), *common)
-    mixed = cut_mix(image[part], labels[(0, *common)], other.image[part], other.labels[(0, *common)], rng)
-    image[part], labels[(0, *common)] = mixed
+    mixed = cut_mix(image[:, x, y, z], labels[0, x, y, z], other.image[:, x, y, z], other.labels[0, x, y, z], rng)
+    image[:, x, y, z], labels[0, x, y, z] = mixed
     return image, labels
 
 
-def locations(labels: np.ndarray, key: int | Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """Voxels (n, 4) of a label, or of any of a tuple's, in labels (1, X, Y, Z): all, or 10,000 drawn of more."""
+def sample_locations(labels: np.ndarray, key: int | Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """Return at most 10,000 voxels (n, 4) of a label, or of a tuple of labels, in labels (1, X, Y, Z)."""
     found = np.argwhere(np.isin(labels, key))
-    return found if len(found) <= _LOCATIONS else found[rng.choice(len(found), _LOCATIONS, replace=False)]
+    return found if len(found) <= _MAX_LOCATIONS else found[rng.choice(len(found), _MAX_LOCATIONS, replace=False)]
 
 
 def _main(folder: Path) -> None:

@@ -1,42 +1,145 @@
-"""Pastes a painted window back into the scan on the scan's own grid; outside the box nothing changes."""
+"""How a tumor is pasted into a scan: the painted box fades into the scan, on the scan's own grid.
+
+A method paints a window on the working grid. `paste` resamples the painted box back to the scan's grid and blends it
+with the scan by the weights of `feather`: 0 at the box's faces, 1 inside. The tumor lies where the weight is at least
+one half (`tumor_place`). Outside the box nothing changes.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 from tumorgen_cli.data.volumes import resample
-from tumorgen_cli.geometry import cast_to_dtype
+from tumorgen_cli.geometry import Box, Grid, cast_to_dtype, tight_box
 from tumorgen_cli.methods.base import Request, Synthetic
-from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.scan import Scan
-from tumorgen_cli.synthesis.window import Window, feather
+
+
+def feather(box: Box, grid: Grid, width_mm: float) -> np.ndarray:
+    """Compute the weights with which a painted box is blended into a scan.
+
+    The weight rises smoothly, as 3 r² - 2 r³, from a face of the box to 1 at the depth `width_mm`. In a small box it
+    reaches 1 at a quarter of the edge. At a face that is the scan's own border there is no ramp.
+
+    Args:
+        box: box in the scan's voxels.
+        grid: the scan's grid.
+        width_mm: width of the ramp.
+
+    Returns:
+        Weights in (0, 1] of the box's voxels (X, Y, Z), float32.
+    """
+    weight = np.ones(box.shape, np.float32)
+    for axis, (a, b, size, spacing) in enumerate(zip(box.start, box.stop, grid.shape, grid.spacing_mm, strict=True)):
+        inside = (np.arange(b - a) + 0.5) * spacing
+        depth = np.minimum(inside if a > 0 else np.inf, inside[::-1] if b < size else np.inf)
+        ramp = np.clip(depth / max(min(width_mm, (b - a) * spacing / 4), 1e-6), 0, 1)
+        along = [1, 1, 1]
+        along[axis] = -1
+        weight *= (ramp * ramp * (3 - 2 * ramp)).reshape(along).astype(np.float32)
+    return weight
+
+
+def fade_mm(place_mm: float, width_mm: float) -> float:
+    """Return how much longer the edge of a box is than the edge of its `tumor_place`, on both sides together.
+
+    Args:
+        place_mm: edge length of the tumor's place.
+        width_mm: width of the feather.
+    """
+    return min(width_mm, place_mm / 3)  # `feather` takes at most a quarter of the box's edge
+
+
+def tumor_place(box: Box, grid: Grid, width_mm: float) -> Box:
+    """Return the box in which the tumor may lie: where the pasted image is mostly the painted one.
+
+    Args:
+        box: box in the scan's voxels.
+        grid: the scan's grid.
+        width_mm: width of the feather.
+    """
+    place = tight_box(feather(box, grid, width_mm) >= 0.5)
+    assert place is not None  # a ramp takes at most a quarter of an edge
+    return place.shifted(box.start)
 
 
 def paste(
-    scan: Scan, window: Window, request: Request, synthetic: Synthetic, plan: Plan, keeps_background: bool
+    scan: Scan,
+    box: Box,
+    window: Grid,
+    request: Request,
+    synthetic: Synthetic,
+    feather_mm: float,
+    keeps_background: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The scan with the window's box replaced, and the tumor mask: image (C, X, Y, Z) of what the channels' data types hold, mask bool.
+    """Paste a painted box into a scan.
 
-    Outside the box every voxel is the scan's own; inside it fades in over the plan's feather. The mask lies where the
-    picture is mostly the synthetic one. Where the host is kept, `keeps_background` or as `synthetic.kept` says, the change is
-    added, so that detail finer than the working grid stays; elsewhere the picture takes the host's place. Nothing comes below
-    the clip window but where the host is.
+    Where the host is kept, the difference between the painted window and the host's window is added to the scan, so
+    detail finer than the working grid stays. Elsewhere the painted image replaces the scan. The result is never below
+    the lower clip limit unless the scan itself is.
+
+    Args:
+        scan: the host scan.
+        box: the box that may change, in the scan's voxels.
+        window: grid of the window that was painted.
+        request: the window before painting.
+        synthetic: the painted window.
+        feather_mm: width of the feather.
+        keeps_background: whether the host is kept if `synthetic.kept` does not say it voxel by voxel.
+
+    Returns:
+        Image (C, X, Y, Z), with values that the data types of the scan's files can hold, and tumor mask (X, Y, Z) bool.
     """
-    box = window.box
-    onto = scan.grid.subgrid(box.start, scan.grid.spacing_mm, box.shape)
-    weight = feather(box, scan.grid, plan.paste.feather_mm)
-    kept = float(keeps_background) if synthetic.kept is None else resample(synthetic.kept, window.grid, onto, "linear")
+    target = scan.grid.subgrid(box.start, scan.grid.spacing_mm, box.shape)
+    weight = feather(box, scan.grid, feather_mm)
+    kept = float(keeps_background) if synthetic.kept is None else resample(synthetic.kept, window, target, "linear")
     image = scan.image.copy()
-    for channel, (drawn, host) in enumerate(zip(synthetic.image, request.image, strict=True)):
+    for channel, (painted, host) in enumerate(zip(synthetic.image, request.image, strict=True)):
         before = scan.image[(channel, *box.slices)].astype(np.float32)
-        change = kept * resample(drawn - host, window.grid, onto, "linear") if np.any(kept) else 0.0
+        change = kept * resample(painted - host, window, target, "linear") if np.any(kept) else 0.0
         if not np.all(kept == 1):
-            change = change + (1 - kept) * (resample(drawn, window.grid, onto, "cubic") - before)
-        floor = np.minimum(
-            before, request.limits[channel, 0]
-        )  # noise and interpolation may end where no PET does, below 0
+            change = change + (1 - kept) * (resample(painted, window, target, "cubic") - before)
+        # noise and interpolation may go below 0, where no PET value can be
+        floor = np.minimum(before, request.limits[channel, 0])
         after = np.maximum(before + weight * change, floor)
         image[(channel, *box.slices)] = cast_to_dtype(after, scan.dtypes[channel])
     mask = np.zeros(scan.grid.shape, bool)
-    mask[box.slices] = (resample(synthetic.mask, window.grid, onto, "linear") >= 0.5) & (weight >= 0.5)
+    mask[box.slices] = (resample(synthetic.mask, window, target, "linear") >= 0.5) & (weight >= 0.5)
     return image, mask
+
+
+def paste_labels(scan: Scan, box: Box, mask: np.ndarray, tumor_label: int) -> np.ndarray:
+    """Return the labels of a pair: the host's, with the new tumor.
+
+    An old tumor in the box is removed from the labels, as it is from the image: its voxels get the nearest other label.
+
+    Args:
+        scan: the host scan.
+        box: the box that has changed, in the scan's voxels.
+        mask: mask of the new tumor (X, Y, Z) bool.
+        tumor_label: value of the tumor in the labels.
+
+    Returns:
+        Labels (X, Y, Z) uint8.
+    """
+    labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
+    _remove_label(labels, box, tumor_label, scan.grid)
+    labels[mask] = tumor_label
+    return labels
+
+
+def _remove_label(labels: np.ndarray, box: Box, tumor_label: int, grid: Grid) -> None:
+    """Give the tumor voxels in a box of labels (X, Y, Z), in place, the nearest other label."""
+    tumors = labels == tumor_label
+    around = tight_box(tumors)
+    if around is None or not tumors[box.slices].any():
+        return
+    region = around.grown(1, grid.shape)  # all voxels between a tumor voxel and the nearest other one are tumor
+    part, removed = labels[region.slices], np.zeros(labels.shape, bool)
+    removed[box.slices] = tumors[box.slices]
+    nearest = ndimage.distance_transform_edt(
+        tumors[region.slices], grid.spacing_mm, return_distances=False, return_indices=True
+    )
+    inside = removed[region.slices]
+    part[inside] = part[tuple(nearest)][inside]

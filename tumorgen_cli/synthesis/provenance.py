@@ -1,4 +1,4 @@
-"""How a synthetic pair came to be: one record per pair, one line of `provenance.jsonl`."""
+"""The record of a synthetic pair: one line of `provenance.jsonl`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,35 @@ from typing import Any
 
 from tumorgen_cli.geometry import Box
 
-PAIR_FORMAT = 3  # raise it when the same seed, plan and weights come to another pair
+PAIR_FORMAT = 3  # to be raised when the same seed, plan and weights give another pair
+NOT_FOUND = "P below the threshold"  # the reason to reject a draw of which the judge finds too little
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """How one synthetic pair came to be; one line of `provenance.jsonl`.
+    """How one synthetic pair was made; one line of `provenance.jsonl`.
 
-    Outside `box`, and `healed` where an old tumor was taken away, the image is the host's voxel for voxel. `asked`: the box as it was drawn
-    or given, the same for every method; `box` is that or, around whole cells of the method's (`Method.cell`), wider. `host_hash` is of the
-    host's files, `host_voxels` of the voxels in the first (`volumes.hash_voxels`).
+    Outside `box`, and outside `healed` if an old tumor was removed, the image is the host's voxel for voxel.
+
+    Attributes:
+        case: name of the pair.
+        method: name of the method.
+        host: name of the host.
+        host_file: names of the host's files.
+        host_hash: hash of the host's files.
+        host_voxels: hash of the voxels of the first file (`volumes.hash_voxels`).
+        seed: seed of the pair.
+        attempt: number of the draw that passed.
+        asked: the box as it was drawn or given; the same for every method.
+        box: `asked`, or wider, if the method draws masks in cells (`Method.cell`).
+        plan_hash: hash of the plan.
+        weights: hashes of the method's weights, by name.
+        volume_ml: volume of the tumor.
+        padded: whether the window extends beyond the scan.
+        seconds: times, by name.
+        rejected: rejected draws, by reason.
+        drawn: what the method drew at random.
+        healed: box of the voxels that changed when an old tumor was removed; None if there was none.
     """
 
     case: str
@@ -37,6 +56,3 @@ class Provenance:
     rejected: dict[str, int]
     drawn: dict[str, Any]
     healed: Box | None = None
-
-
-NOT_FOUND = "P below the threshold"

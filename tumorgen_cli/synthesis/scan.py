@@ -1,4 +1,4 @@
-"""A host scan in memory: body, tumors, and where a box may lie."""
+"""A host scan in memory, and the removal of its old tumors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.system.errors import DataError, Fault
-from tumorgen_cli.tumors.boxes import body_mask
 from tumorgen_cli.tumors.removal import remove_tumors
-
-_PLACING_VOXELS = 4_000_000
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A host: its image (C, X, Y, Z), the data type of each channel's file, geometry, clip limits, and labels where it has any.
+    """A host scan.
 
-    The limits are those of the scan without its tumors, as in training, and stay when one is taken away."""
+    Attributes:
+        name: name of the host.
+        files: one file per channel.
+        image: (C, X, Y, Z) in the scan's own units.
+        dtypes: data type of each channel's file.
+        grid: the scan's grid.
+        limits: (C, 2), clip limits, computed without the scan's tumors, as in training. They stay when a tumor is
+            removed.
+        labels: (X, Y, Z); None if the scan has none.
+    """
 
     name: str
     files: tuple[Path, ...]
@@ -37,15 +43,22 @@ class Scan:
 
     @functools.cached_property
     def voxels(self) -> str:
-        """Which scan it is, whatever its name and packing: `hash_voxels` of the first channel."""
+        """The hash of the first channel's voxels: it identifies the scan, whatever its name and file format."""
         return hash_voxels(self.image[0])
 
 
 def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan) -> Scan:
-    """A host scan, whole.
+    """Read a whole host scan.
+
+    Args:
+        name: name of the host.
+        files: one file per channel.
+        label: file of the labels, if there is one.
+        plan: the plan.
 
     Raises:
-        DataError: unreadable, not finite, constant, label and image of different geometry, or a label that the plan does not know.
+        DataError: a file is unreadable, constant or not finite, label and image differ in geometry, or the plan does
+            not know a label.
     """
     faults: list[Fault] = []
     volumes = []
@@ -69,18 +82,15 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
     return Scan(name, files, image, tuple(volume.dtype for volume, _ in volumes), grid, limits, labels)
 
 
-def without_tumors(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[Scan, Box | None]:
-    """The scan with the tumors in a box taken away (`removal.remove_tumors`), and the box of what changed; one without tumors there as it is."""
+def remove_tumors_in_box(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[Scan, Box | None]:
+    """Remove the tumors in a box of the scan's voxels.
+
+    Returns:
+        The scan without these tumors, and the box of all voxels that changed. Without a tumor there: the scan itself
+        and None.
+    """
     if scan.labels is None:
         return scan, None
     tumors = scan.labels == plan.tumor_label
-    image, healed = remove_tumors(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, scan.labels)
-    return replace(scan, image=image), healed
-
-
-def allowed_region(scan: Scan, roi: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """Where box centres may lie: the region of interest, else the body. Returns a mask on every `stride`-th voxel."""
-    stride = max(1, int(np.ceil((np.prod(scan.grid.shape) / _PLACING_VOXELS) ** (1 / 3))))
-    if roi is not None:
-        return roi[::stride, ::stride, ::stride] > 0, stride
-    return body_mask(scan.image[0, ::stride, ::stride, ::stride].astype(np.float32)), stride
+    image, changed = remove_tumors(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, scan.labels)
+    return replace(scan, image=image), changed

@@ -1,8 +1,8 @@
-"""A synthetic set as it lies on disk: what its files are called, and how they are read.
+"""The files of a synthetic set, and how they are read and written.
 
-`set.json` says where its pairs come from, `held_out.json` what its workspace holds out, `provenance.jsonl` how each came to be,
-`judges.json` what the judges that chose them have learnt from, `rejected.csv` what a filter left out, `dataset.json` that the set is
-whole.
+`set.json` says how the set was made; `held_out.json` which cases its workspace holds out; `provenance.jsonl` how each
+pair was made; `judges.json` from which cases the judges that chose its pairs have learned; `rejected.csv` which pairs a
+filter left out. `dataset.json` is written when the set is complete.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorgen_cli.nnunet.results import Learnt, read_learnt
+from tumorgen_cli.nnunet.results import LearnedCases, read_learned_cases
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.synthesis.logs import complete_lines, read_logs
 from tumorgen_cli.synthesis.provenance import Provenance
-from tumorgen_cli.synthesis.shards import read_logs, whole_lines
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.json_records import from_plain, read_plain, read_record, write_json
 
@@ -26,51 +26,57 @@ if TYPE_CHECKING:
 
 
 JUDGES = "judges.json"
-BARE = "hosts_without_labels"  # of set.json
 HELD_OUT = "held_out.json"
 LEFT_OUT = "rejected.csv"
+#: fields of set.json: the cases that the method has learned from; the hosts without the data set's other labels
+LEARNED_FROM, UNLABELED_HOSTS = "learnt_from", "hosts_without_labels"
 
 
-def read_learnt_from(folder: Path) -> tuple[str, ...] | None:
-    """The cases that the method of a set has seen: those it was trained on, or took tumors or their sizes from.
-
-    None where the set does not say.
-    """
-    found = read_origin(folder).get("learnt_from")
+def read_learned_from(folder: Path) -> tuple[str, ...] | None:
+    """Return the cases that the method of a set was trained on, or took tumors or sizes from; None if it is unknown."""
+    found = read_origin(folder).get(LEARNED_FROM)
     return None if found is None else tuple(found)
 
 
 def read_held_out(folder: Path) -> tuple[str, ...]:
-    """The cases that the workspace of a set held out when it was last asked for; none where the set does not say."""
+    """Return the cases that the workspace of a set held out when the set was last made; empty if it is unknown."""
     path = folder / HELD_OUT
     return tuple(read_plain(path, "run `tumorgen synthesize` again")) if path.is_file() else ()
 
 
-def read_bare(folder: Path) -> tuple[str, ...]:
-    """The hosts of a set without labels, whose pairs hold none but the tumor's, where the data set has others."""
-    return tuple(read_origin(folder).get(BARE, ()))
+def read_unlabeled_hosts(folder: Path) -> tuple[str, ...]:
+    """Return the hosts of a set without labels: their pairs have the tumor's label only; the data set has others."""
+    return tuple(read_origin(folder).get(UNLABELED_HOSTS, ()))
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
-    """What the set.json of a set, or of a part of one, says of where its pairs come from."""
+    """Return those fields of a set's set.json that a subset of its pairs keeps."""
     path = folder / "set.json"
     found = read_plain(path, "run `tumorgen synthesize` again") if path.is_file() else {}
-    return {key: found[key] for key in ("learnt_from", BARE) if key in found}
+    return {key: found[key] for key in (LEARNED_FROM, UNLABELED_HOSTS) if key in found}
 
 
-def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, Learnt] | None = None) -> None:
-    """Records which judge chose a set's pairs, and `earlier` ones, with the cases that each is known to have learnt from."""
-    write_json(folder / JUDGES, {**(earlier or {}), str(judge.folder.resolve()): read_learnt(judge.folder)})
+def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, LearnedCases] | None = None) -> None:
+    """Record the judge that chose a set's pairs, with the cases that it has learned from.
+
+    Args:
+        folder: folder of the set.
+        judge: the judge.
+        earlier: judges that chose the pairs before.
+    """
+    write_json(folder / JUDGES, {**(earlier or {}), str(judge.folder.resolve()): read_learned_cases(judge.folder)})
 
 
-def read_judges(folder: Path) -> dict[str, Learnt]:
-    """What the judges that chose a set's pairs are known to have learnt from, by the judge's folder."""
+def read_judges(folder: Path) -> dict[str, LearnedCases]:
+    """Return the cases that the judges of a set have learned from, by the judge's folder."""
     path = folder / JUDGES
-    return read_record(dict[str, Learnt], path, "run `tumorgen synthesize` or `filter` again") if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return read_record(dict[str, LearnedCases], path, "run `tumorgen synthesize` or `filter` again")
 
 
 def read_left_out(folder: Path) -> dict[str, str]:
-    """The pairs that a filter left out of a set, with the reason; none of a set that is not filtered."""
+    """Return the pairs that a filter left out of a set, with the reason; empty if the set is not filtered."""
     path = folder / LEFT_OUT
     if not path.is_file():
         return {}
@@ -79,23 +85,20 @@ def read_left_out(folder: Path) -> dict[str, str]:
 
 
 def read_provenance(folder: Path) -> tuple[Provenance, ...]:
-    """The finished pairs of a set, those of shards that are still at work among them.
+    """Read the finished pairs of a set, including those of unfinished shards.
 
     Raises:
-        StateError: missing, or lines that are no provenance; all of them are named.
+        StateError: the file is missing, or has invalid lines, all of which are listed.
     """
     path, remedy = folder / "provenance.jsonl", f"delete {folder} and run `tumorgen synthesize` again"
     if not path.is_file():
-        raise StateError(
-            "A file is missing",
-            [Fault(str(path), "no such file", "one line per pair", "run `tumorgen synthesize` again")],
-        )
+        fault = Fault(str(path), "no such file", "one line per pair", "run `tumorgen synthesize` again")
+        raise StateError("A file is missing", [fault])
     found: dict[str, Provenance] = {}
     faults: list[Fault] = []
     for log, text in read_logs(folder, "provenance").items():
-        if log != path:  # a shard may be at its last line
-            text = whole_lines(text)
-        for number, line in enumerate(text.splitlines(), 1):
+        lines = text if log == path else complete_lines(text)  # a shard may be writing its last line
+        for number, line in enumerate(lines.splitlines(), 1):
             try:
                 record = from_plain(Provenance, json.loads(line), where=f"{log.name} line {number}", remedy=remedy)
                 found.setdefault(record.case, record)
@@ -109,6 +112,7 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
 
 
 def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
+    """Write nnU-Net's dataset.json of a complete set with `pairs` pairs."""
     write_json(
         out / "dataset.json",
         {
@@ -116,13 +120,13 @@ def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
             "labels": plan.labels,
             "numTraining": pairs,
             "file_ending": plan.file_ending,
-            "description": f"synthetic pairs, see provenance.jsonl; learnt from {plan.dataset}",
+            "description": f"synthetic pairs, see provenance.jsonl; learned from {plan.dataset}",
         },
     )
 
 
 def count_rejected(records: Sequence[Provenance], given_up: Mapping[str, Mapping[str, Any]]) -> Counter[str]:
-    """The draws of a set that were rejected, by reason, those of pairs given up among them."""
+    """Count the rejected draws of a set by reason, including the draws of pairs that were given up."""
     rejected: Counter[str] = Counter()
     for reasons in (*(record.rejected for record in records), *(record["rejected"] for record in given_up.values())):
         rejected.update(reasons)

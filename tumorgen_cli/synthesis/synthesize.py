@@ -1,9 +1,9 @@
-"""Healthy scans × boxes -> image-mask pairs, as an nnU-Net raw data set with provenance and previews.
+"""A set of pairs from host scans: an nnU-Net raw data set with provenance and previews.
 
-Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/`, `previews/`, a line of `provenance.jsonl` per pair
-(the pair is finished when its line is there), a line of `given_up.jsonl` per pair that did not come, with the reason,
-`judges.json`, which says what a judge that chose them has learnt from, and, last, `dataset.json`. Several processes may each
-make a shard of a set (`shards.py`); nothing then tells it from one made at once.
+Reads the workspace and host scans. Writes `imagesTr/`, `labelsTr/` and `previews/`; a line of `provenance.jsonl` per
+pair, with which the pair is finished; a line of `given_up.jsonl` per pair that was given up, with the reason;
+`judges.json`, which says from which cases a judge that chose the pairs has learned; and, last, `dataset.json`. Several
+processes may each make a shard of a set (`shards.py`); the result is the same.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.figures import display_range, display_style, save_pair_preview
-from tumorgen_cli.geometry import Box, cast_to_dtype
-from tumorgen_cli.planning.fingerprint import TumorFacts
+from tumorgen_cli.geometry import cast_to_dtype
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.synthesis.pair import Draw, PairJob, Quality, draw_pair, pair_labels, provenance_of
-from tumorgen_cli.synthesis.places import Placing, Source, check_places
+from tumorgen_cli.synthesis.logs import drop_lines, list_logs, merge_logs, open_log, read_log
+from tumorgen_cli.synthesis.pair import Draw, LoadedHost, PairInputs, PairJob, draw_pair, make_provenance
+from tumorgen_cli.synthesis.paste import paste_labels
+from tumorgen_cli.synthesis.places import Placing, check_places
 from tumorgen_cli.synthesis.provenance import NOT_FOUND, PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.scan import Scan, read_scan
 from tumorgen_cli.synthesis.set_files import (
@@ -35,33 +36,29 @@ from tumorgen_cli.synthesis.set_files import (
     write_dataset_json,
     write_judges,
 )
-from tumorgen_cli.synthesis.shards import (
-    Shard,
-    claim,
-    divide,
-    divided_so,
-    drop_lines,
-    end_division,
-    gather,
-    logs_of,
-    open_log,
-    read_log,
-    turn,
-)
+from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_folder, may_finish, remove_division, take_turn
+from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts, one_line
 from tumorgen_cli.system.files import append_line, derive_seed, hash_files
 from tumorgen_cli.system.json_records import to_plain, write_json
 
-if TYPE_CHECKING:
-    from tumorgen_cli.methods.base import Method, Sampling
+_LOGS = ("provenance", "given_up")
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What a set cost: pairs made now, pairs given up, draws rejected by reason, windows padded, over the whole set.
+    """What a set has cost.
 
-    `left`: pairs that other shards have yet to make.
+    Attributes:
+        pairs: finished pairs of the whole set.
+        made: pairs that this call made.
+        left: pairs that other shards have not made yet.
+        given_up: pairs of the whole set that were given up.
+        draws: draws of the whole set.
+        rejected: rejected draws of the whole set, by reason.
+        padded: finished pairs whose window extends beyond the scan.
+        seconds_per_pair: mean time of a finished pair.
     """
 
     pairs: int
@@ -75,7 +72,7 @@ class Tally:
 
 
 def make_jobs(sources: Sequence[Source], pairs: int, seed: int) -> list[PairJob]:
-    """Pairs shared out over the sources in turn, then ordered by source, so that each scan is read once."""
+    """Distribute pairs over the sources in turn, then sort them by source, so that each scan is read once."""
     jobs = []
     for index in range(pairs):
         turn, which = divmod(index, len(sources))
@@ -85,135 +82,169 @@ def make_jobs(sources: Sequence[Source], pairs: int, seed: int) -> list[PairJob]
 
 
 def own_jobs(jobs: Sequence[PairJob], shard: Shard | None) -> list[PairJob]:
-    """The jobs of a shard, or all."""
+    """Return the jobs of a shard, or all jobs without a shard."""
     return [job for job in jobs if shard is None or shard.owns(job.index)]
 
 
 def synthesize_set(
-    plan: Plan,
-    method: Method,
+    inputs: PairInputs,
     jobs: Sequence[PairJob],
     out: Path,
-    training_tumors: Sequence[TumorFacts],
-    box: Box | None,
-    sampling: Sampling,
     settings: dict[str, Any],
-    quality: Quality | None,
     tick: Callable[[int, str], None],
     shard: Shard | None = None,
 ) -> Tally:
-    """Makes the pairs that are not there yet; with `quality` only such as pass, with `shard` only its own.
+    """Make the pairs of a set that are not there yet.
 
-    `box` is the user's, in the host's voxels; without it boxes are drawn. `settings` identify the set: a folder made
-    with others is refused. `jobs` are those of the whole set; `tick` counts the shard's. A pair whose host cannot be used, or of which
-    no tumor comes, is given up: the set is finished without it, and with a warning. The next call tries the first kind again.
+    A pair is given up if its host cannot be used or no tumor passes. The set is then finished without it, with a
+    warning. The next call tries again the pairs whose host could not be used.
+
+    Args:
+        inputs: what the pairs are painted with.
+        jobs: the pairs of the whole set.
+        out: folder of the set.
+        settings: settings that identify the set, beside method, plan, weights and quality. A folder that was made with
+            others is refused.
+        tick: is called with the number of this process's pairs that are done, and a note.
+        shard: the part of the pairs that this process makes; None for all.
 
     Raises:
-        StateError: `out` holds another set, or shards of another division. DataError: see `check_places`; or no pair came at all.
+        StateError: `out` holds another set, or shards of another division, or hosts have changed.
+        DataError: see `check_places`; or all pairs were given up.
     """
-    check_places(tuple(dict.fromkeys(job.source for job in jobs)), box, plan)
-    weights = dict(method.load())
-    if quality is not None:
-        settings = {**settings, "judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
-    identity = to_plain(
-        {"format": PAIR_FORMAT, "method": method.name, "plan": plan.hash, "weights": weights, **settings}
-    )
+    check_places(tuple(dict.fromkeys(job.source for job in jobs)), inputs.box, inputs.plan)
+    weights = dict(inputs.method.load())
     mine = own_jobs(jobs, shard)
-    own = {job.case for job in mine}
-    with turn(out, shard):
-        claim(out, identity, alone=shard is None)
-        divide(out, len(jobs), shard)
-        write_json(
-            out / HELD_OUT, method.workspace.splits().test
-        )  # not part of what the set is: other cases may be held out later
-        if quality is None:
-            (out / JUDGES).unlink(missing_ok=True)  # of a set that came to nothing
-        else:
-            write_judges(out, quality.judge)
-        provenance, losses = (open_log(out, name, shard) for name in ("provenance", "given_up"))
-        drop_lines(out, "given_up", lambda line: "reason" in line and line["case"] in own)  # an error may have passed
-        done, given_up = _finished_pairs(out), read_log(out, "given_up")
-    made, scan = 0, None  # the scan is the last host that could be used
-    hash_host = functools.cache(hash_files)  # each host is read for it once
+    with take_turn(out, shard):
+        _begin_set(out, inputs, _identity(inputs, weights, settings), len(jobs), shard)
+        provenance, losses = (open_log(out, name, shard.name if shard else None) for name in _LOGS)
+        own = {job.case for job in mine}
+        # what could not be used before may be usable now
+        drop_lines(out, "given_up", lambda line: "reason" in line and line["case"] in own)
+        done, given_up = _read_finished(out), read_log(out, "given_up")
     missing = [job for job in mine if job.case not in done and job.case not in given_up]
+    hash_host = functools.cache(hash_files)  # reads each host once
     if missing:
         _check_hosts(mine, done, hash_host, out, tick)
-    tick(len(mine) - len(missing), "")
-    for number, job in enumerate(missing, len(mine) - len(missing) + 1):
-        started = time.perf_counter()
+    first = len(mine) - len(missing)
+    tick(first, "")
+    made, host = 0, None
+    for number, job in enumerate(missing, first + 1):
+        start = time.perf_counter()
         try:
-            if scan is None or scan.name != job.source.name:
-                found = read_scan(job.source.name, job.source.files, job.source.label, plan)
-                scan, placing, host_hash = (
-                    found,
-                    Placing(found, job.source, plan, training_tumors, box),
-                    hash_host(job.source.files),
-                )
-            begun = time.perf_counter()
-            draw = draw_pair(plan, method, job, scan, placing, sampling, quality)
-        except DataError as error:  # the other pairs are no worse for it
+            if host is None or host.scan.name != job.source.name:
+                host = _load_host(inputs, job.source, hash_host)
+            read_seconds, draw_start = time.perf_counter() - start, time.perf_counter()
+            draw = draw_pair(inputs, job, host)
+        except DataError as error:  # the other pairs do not depend on this one
             append_line(losses, json.dumps({"case": job.case, "rejected": {}, "reason": one_line(error)}))
             tick(number, f"{job.case} given up")
             continue
         if draw.image is None:
             append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
         else:
-            seconds = {"read": begun - started, "method": draw.seconds, "compute": time.perf_counter() - begun}
-            _write_pair(plan, job, scan, draw, out)
-            seconds["total"] = time.perf_counter() - started
-            record = provenance_of(plan, method.name, weights, job, scan, host_hash, draw, seconds)
+            compute_seconds = time.perf_counter() - draw_start
+            _write_pair(inputs.plan, job, host.scan, draw, out)
+            seconds = {"read": read_seconds, "method": draw.seconds, "compute": compute_seconds}
+            seconds["total"] = time.perf_counter() - start
+            record = make_provenance(inputs, weights, job, host, draw, seconds)
             append_line(provenance, json.dumps(to_plain(record)))
             made += 1
         tick(number, job.case)
-    with turn(out, shard):
-        done, given_up = _finished_pairs(out), read_log(out, "given_up")
-        left = sum(job.case not in done and job.case not in given_up for job in jobs)
-        if not left and divided_so(out, len(jobs), shard):
-            _tell_given_up(out, done, given_up)
-            order = {job.case: number for number, job in enumerate(jobs)}
-            for name in ("provenance", "given_up"):
-                gather(out, name, order)
-            write_dataset_json(out, plan, len(done))
-            end_division(out)
-    return _tally(list(done.values()), made, left, given_up)
+    return _finish_set(out, inputs.plan, jobs, made, shard)
 
 
-def _tell_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[str, Mapping[str, Any]]) -> None:
-    """Warns of what was given up.
+def _identity(inputs: PairInputs, weights: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what identifies a set; the content of set.json."""
+    identity = {
+        "format": PAIR_FORMAT,
+        "method": inputs.method.name,
+        "plan": inputs.plan.hash,
+        "weights": weights,
+        **settings,
+    }
+    quality = inputs.quality
+    if quality is not None:
+        identity |= {"judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
+    plain: dict[str, Any] = to_plain(identity)
+    return plain
+
+
+def _begin_set(out: Path, inputs: PairInputs, identity: dict[str, Any], pairs: int, shard: Shard | None) -> None:
+    """Write the files that a set begins with.
 
     Raises:
-        DataError: it is all there is, and not for a judge; nothing is kept, so that the same command tries again, as may one with other settings.
+        StateError: see `claim_folder` and `begin_shard`.
+    """
+    claim_folder(out, identity, alone=shard is None)
+    begin_shard(out, pairs, shard)
+    # no part of the identity: other cases may be held out later
+    write_json(out / HELD_OUT, inputs.method.workspace.splits().test)
+    if inputs.quality is None:
+        (out / JUDGES).unlink(missing_ok=True)  # left by a set of which nothing was kept
+    else:
+        write_judges(out, inputs.quality.judge)
+
+
+def _load_host(inputs: PairInputs, source: Source, hash_host: Callable[[tuple[Path, ...]], str]) -> LoadedHost:
+    scan = read_scan(source.name, source.files, source.label, inputs.plan)
+    placing = Placing(scan, source, inputs.plan, inputs.tumors, inputs.box)
+    return LoadedHost(scan, placing, hash_host(source.files))
+
+
+def _finish_set(out: Path, plan: Plan, jobs: Sequence[PairJob], made: int, shard: Shard | None) -> Tally:
+    """Finish the set if no pair is left, and count what it has cost.
+
+    Raises:
+        DataError: all pairs were given up.
+    """
+    with take_turn(out, shard):
+        done, given_up = _read_finished(out), read_log(out, "given_up")
+        left = sum(job.case not in done and job.case not in given_up for job in jobs)
+        if not left and may_finish(out, len(jobs), shard):
+            _warn_of_given_up(out, done, given_up)
+            order = {job.case: number for number, job in enumerate(jobs)}
+            for name in _LOGS:
+                merge_logs(out, name, order)
+            write_dataset_json(out, plan, len(done))
+            remove_division(out)
+    return _count(list(done.values()), made, left, given_up)
+
+
+def _warn_of_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[str, Mapping[str, Any]]) -> None:
+    """Warn of pairs that were given up.
+
+    Raises:
+        DataError: all pairs were given up, and not because of a judge. Nothing is kept, so that the same command, or
+            one with other settings, tries again.
     """
     if not given_up:
         return
     reasons = [record.get("reason") or describe_counts(record["rejected"]) for record in given_up.values()]
-    told = "; ".join(list(dict.fromkeys(reasons))[:3])
+    summary = "; ".join(list(dict.fromkeys(reasons))[:3])
     if not done and not any(NOT_FOUND in record["rejected"] for record in given_up.values()):
-        for log in logs_of(out, "given_up"):
+        for log in list_logs(out, "given_up"):
             log.unlink()
-        end_division(out)
+        remove_division(out)
         remedy = "train longer, choose other hosts or boxes, or allow more draws (--set paste.draws=N at planning)"
-        raise DataError(
-            "No tumor came", [Fault(str(out), f"{len(given_up)} pairs given up ({told})", "one pair at least", remedy)]
-        )
+        fault = Fault(str(out), f"{len(given_up)} pairs given up ({summary})", "at least one pair", remedy)
+        raise DataError("No tumor came", [fault])
     console.warn(
-        f"{len(given_up)} pairs were given up, beside {len(done)} that came: {told} (all: {out / 'given_up.jsonl'}; the same command tries those "
-        "with an error again, and a pair whose line there is deleted)"
+        f"{len(given_up)} pairs were given up, {len(done)} were made: {summary} (all: {out / 'given_up.jsonl'}; the "
+        "same command tries those with an error again, and a pair whose line there is deleted)"
     )
 
 
 def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> None:
-    image, mask, box, labels = np.asarray(draw.image), draw.mask, draw.window.box, pair_labels(plan, scan, draw)
+    """Write the images, the labels and the preview of a pair."""
+    image, mask, box = np.asarray(draw.image), draw.mask, draw.window.box
+    labels = paste_labels(scan, box, mask, plan.tumor_label)
     for channel, array in enumerate(image):
-        write_volume(
-            out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}",
-            cast_to_dtype(array, scan.dtypes[channel]),
-            scan.grid,
-        )
+        path = out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}"
+        write_volume(path, cast_to_dtype(array, scan.dtypes[channel]), scan.grid)
     write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
     main = plan.main_channel
     colormap, unit = display_style(plan.channels[main].name)
-    shown = display_range(scan.limits[main], (scan.image[main], image[main]), box)
     save_pair_preview(
         out / "previews" / f"{job.case}.png",
         scan.image[main],
@@ -221,7 +252,7 @@ def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> 
         mask,
         box,
         scan.grid.spacing_mm,
-        shown,
+        display_range(scan.limits[main], (scan.image[main], image[main]), box),
         job.case,
         direction=scan.grid.direction,
         colormap=colormap,
@@ -229,8 +260,8 @@ def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> 
     )
 
 
-def _finished_pairs(out: Path) -> dict[str, Provenance]:
-    """The pairs that need not be made again."""
+def _read_finished(out: Path) -> dict[str, Provenance]:
+    """Return the finished pairs by name."""
     return {record.case: record for record in read_provenance(out)}
 
 
@@ -241,7 +272,7 @@ def _check_hosts(
     out: Path,
     tick: Callable[[int, str], None],
 ) -> None:
-    """Sees that the finished pairs were painted into the hosts as they are now; `tick` counts them.
+    """Check that the hosts of the finished pairs have not changed; `tick` is called for each of these pairs.
 
     Raises:
         StateError: hosts have changed; all are listed, with their pairs.
@@ -253,14 +284,14 @@ def _check_hosts(
         tick(number, f"{job.case} is there")
     remedy = f"put back the old scans, choose another --out, or delete {out}"
     faults = [
-        Fault(files, f"another scan than {', '.join(pairs)} were painted into", "the same", remedy)
+        Fault(files, f"another scan than the host of {', '.join(pairs)}", "the same", remedy)
         for files, pairs in stale.items()
     ]
     if faults:
         raise StateError("Hosts have changed since pairs were painted into them", faults)
 
 
-def _tally(records: Sequence[Provenance], made: int, left: int, given_up: Mapping[str, Mapping[str, Any]]) -> Tally:
+def _count(records: Sequence[Provenance], made: int, left: int, given_up: Mapping[str, Mapping[str, Any]]) -> Tally:
     rejected = count_rejected(records, given_up)
     draws = len(records) + sum(rejected.values())
     seconds = float(np.mean([record.seconds["total"] for record in records])) if records else 0.0

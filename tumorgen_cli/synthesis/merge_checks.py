@@ -1,0 +1,175 @@
+"""Checks before a merge: do the synthetic sets fit the real data set, and do all names and files fit nnU-Net?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tumorgen_cli.data.dataset import Dataset, read_dataset
+from tumorgen_cli.data.integrity import file_faults
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.set_files import read_held_out, read_learned_from, read_provenance, read_unlabeled_hosts
+from tumorgen_cli.synthesis.shards import unfinished_shard_faults
+from tumorgen_cli.synthesis.sources import unlabeled_hosts_fault
+from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
+from tumorgen_cli.system.json_records import read_plain
+
+RECORD = "merge.json"
+_NAME = re.compile(r"Dataset\d{3}_\w[\w-]*")
+_AGAIN = (
+    "run the same `tumorgen synthesize` command again; it adds what is missing (then `tumorgen filter`, if the set is "
+    "filtered)"
+)
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """A finished synthetic set.
+
+    Attributes:
+        folder: folder of the set.
+        name: the set's name among the merged sets; names of its pairs begin with it.
+        dataset: the set as a raw data set.
+        records: provenance of its pairs.
+        learned_from: the cases that its method has learned from.
+        held_out: the cases that its workspace holds out.
+    """
+
+    folder: Path
+    name: str
+    dataset: Dataset
+    records: tuple[Provenance, ...]
+    learned_from: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def read_raw_dataset(folder: Path) -> Dataset:
+    """Read a raw data set, whichever of its labels is the tumor: every data set has a label 1."""
+    return read_dataset(folder, "1")
+
+
+def read_set(folder: Path, name: str) -> SyntheticSet:
+    """Read a finished set.
+
+    Args:
+        folder: folder of the set.
+        name: its name among the merged sets.
+
+    Raises:
+        DataError: there is no finished set, it has no pair, or it does not say which cases its method has learned from.
+    """
+    if not (folder / "provenance.jsonl").is_file() or (folder / RECORD).is_file():
+        expected = "a folder that `tumorgen synthesize` or `filter` wrote"
+        raise DataError("No such set", [Fault(str(folder), "no synthetic set", expected, "correct the path")])
+    if not (folder / "dataset.json").is_file():
+        fault = Fault(str(folder), "no dataset.json", "a finished set", "run `tumorgen synthesize` again")
+        raise DataError("A set is not finished", [fault])
+    if faults := unfinished_shard_faults(folder):
+        raise DataError("A set is not finished", faults)
+    records, learned_from = read_provenance(folder), read_learned_from(folder)
+    if not records:
+        raise DataError("A set is empty", [Fault(str(folder), "no pair", "at least one pair", "leave the set out")])
+    if learned_from is None:
+        expected = "the cases that its method has learned from; without them no fold is known to be clean"
+        fault = Fault(f"{folder / 'set.json'}: learnt_from", "missing", expected, _AGAIN)
+        raise DataError("A set does not say what it learned from", [fault])
+    return SyntheticSet(folder, name, read_raw_dataset(folder), records, learned_from, read_held_out(folder))
+
+
+def name_sets(folders: Sequence[Path]) -> list[str]:
+    """Return the names of sets: their folders' names, with the workspace's name if two sets have the same name."""
+    names = [folder.name for folder in folders]
+    return [
+        name if names.count(name) == 1 else f"{folder.parent.parent.name}_{name}"
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
+def real_faults(real: Dataset) -> list[Fault]:
+    """Return the faults of the real data set: faulty files, or synthetic pairs in it."""
+    faults = file_faults(real)
+    path = next((real.path / name for name in ("provenance.jsonl", RECORD) if (real.path / name).is_file()), None)
+    if path is not None:
+        expected = "a data set of real cases alone"
+        faults.append(Fault(str(path), "synthetic pairs", expected, "give the real data set first"))
+    return faults
+
+
+def set_faults(real: Dataset, each: SyntheticSet) -> list[Fault]:
+    """Return the reasons why a set cannot be merged with the real cases."""
+    where, remedy = each.folder / "dataset.json", "merge with the data set that the pairs were made from"
+    faults = file_faults(each.dataset)
+    channels, real_channels = ([name.lower() for name in d.channel_names] for d in (each.dataset, real))
+    comparisons: dict[str, tuple[object, object]] = {
+        "labels": (each.dataset.labels, real.labels),
+        "channel_names": (channels, real_channels),
+        "file_ending": (each.dataset.file_ending, real.file_ending),
+    }
+    for name, (found, wanted) in comparisons.items():
+        if found != wanted:
+            faults.append(Fault(f"{where}: {name}", str(found), f"{wanted}, as in {real.name}", remedy))
+    known = {record.case for record in each.records}
+    for case in sorted(known ^ set(each.dataset.cases)):
+        present, missing = "files", "a line of provenance.jsonl"
+        if case in known:
+            present, missing = missing, present
+        where_pair, again = f"{each.folder}: {case}", "run `tumorgen synthesize` again"
+        faults.append(Fault(where_pair, f"{present}, but not {missing}", "both", again))
+    if unlabeled := sorted({*read_unlabeled_hosts(each.folder)} & {record.host for record in each.records}):
+        faults.append(unlabeled_hosts_fault(str(each.folder / "labelsTr"), unlabeled))
+    foreign = sorted(set(each.learned_from) - set(real.cases))
+    if foreign:
+        shown = f"{len(foreign)} cases that {real.name} does not have ({abbreviate_list(foreign)})"
+        expected = "cases of the real data set, by the same names: the names decide which folds a pair may be in"
+        faults.append(Fault(f"{each.folder / 'set.json'}: learnt_from", shown, expected, remedy))
+    return faults
+
+
+def output_faults(out: Path, preprocessed: Path | None) -> list[Fault]:
+    """Return the faults of the merged data set's name.
+
+    Args:
+        out: folder of the merged data set.
+        preprocessed: nnU-Net's folder of preprocessed data sets, if it is known.
+    """
+    if not _NAME.fullmatch(out.name):
+        remedy = f"for example --out {out.parent / 'Dataset601_Merged'}"
+        return [Fault(f"--out {out}", out.name, "nnU-Net's DatasetNNN_Name", remedy)]
+    number = out.name[: len("Dataset000_")]
+    folders = [
+        folder
+        for parent in (out.parent, preprocessed)
+        if parent is not None and parent.is_dir()
+        for folder in sorted(parent.iterdir())
+    ]
+    expected = "one data set per number, by which nnU-Net finds it"
+    return [
+        Fault(str(folder), f"the number of --out {out.name}", expected, "choose another number")
+        for folder in folders
+        if folder.name.startswith(number) and folder.name != out.name
+    ]
+
+
+def same_name_faults(names: Sequence[str], folders: Sequence[Path]) -> list[Fault]:
+    """Return the faults of sets with the same name, whose pairs could have the same names."""
+    expected = "different names: names of pairs begin with the name of their set"
+    return [
+        Fault(str(folder), "another set of the same name", expected, "rename the folder of one of them")
+        for name, folder in zip(names, folders, strict=True)
+        if names.count(name) > 1
+    ]
+
+
+def splits_file_faults(paths: Iterable[Path], splits: Sequence[dict[str, list[str]]]) -> list[Fault]:
+    """Return the faults of existing splits_final.json files with other folds, which nnU-Net would go on using."""
+    remedy = (
+        "delete it and what nnU-Net made from it, or choose another number for --out; nnU-Net would go on using that "
+        "splits_final.json"
+    )
+    return [
+        Fault(str(path), "other folds", "no file, or the folds of this merge", remedy)
+        for path in paths
+        if path.is_file() and read_plain(path, remedy) != splits
+    ]
