@@ -93,6 +93,17 @@ class Judge:
         x, y, z = (transposed[i] for i in reversed(plans["transpose_backward"]))
         self.usual_extent_mm = (x, y, z)
 
+    @property
+    def encoder(self) -> torch.nn.Module:
+        """The encoder of the network, which returns the feature maps of its stages; weights of one fold."""
+        encoder: torch.nn.Module = self._predictor.network.encoder
+        return encoder
+
+    @property
+    def axis_order(self) -> tuple[int, ...]:
+        """The order in which the network gets the axes (z, y, x) of a scan: nnU-Net's `transpose_forward`."""
+        return tuple(self._predictor.plans_manager.transpose_forward)
+
     def predict(self, image: np.ndarray, grid: Grid) -> np.ndarray:
         """Segment a scan.
 
