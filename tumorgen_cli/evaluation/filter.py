@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
 from tumorgen_cli.evaluation.measure import verdict_of
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.synthesis.logs import merge_logs, open_log, read_log
 from tumorgen_cli.synthesis.provenance import NOT_FOUND
 from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
@@ -32,17 +33,7 @@ from tumorgen_cli.synthesis.set_files import (
     write_dataset_json,
     write_judges,
 )
-from tumorgen_cli.synthesis.shards import (
-    Shard,
-    claim,
-    divide,
-    divided_so,
-    end_division,
-    gather,
-    open_log,
-    read_log,
-    turn,
-)
+from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_folder, may_finish, remove_division, take_turn
 from tumorgen_cli.system.files import append_line, hash_file, link_or_copy, write_text
 from tumorgen_cli.system.json_records import from_plain, nan_for_none, none_for_nan, to_plain, write_json
 
@@ -131,12 +122,12 @@ def filter_set(
         "keep": keep,
     }
     identity |= read_origin(set_folder)
-    with turn(out, shard):
-        claim(out, identity, alone=shard is None, logs=(_LOG,))
-        divide(out, len(pairs), shard)
+    with take_turn(out, shard):
+        claim_folder(out, identity, alone=shard is None, logs=(_LOG,))
+        begin_shard(out, len(pairs), shard)
         write_judges(out, judge, read_judges(set_folder))
         write_json(out / HELD_OUT, read_held_out(set_folder))
-        log = open_log(out, _LOG, shard)
+        log = open_log(out, _LOG, shard.name if shard else None)
         judged = _judged(out)
     mine = own_pairs(pairs, shard)
     missing = [files for files in mine if files.case not in judged]
@@ -150,13 +141,13 @@ def filter_set(
             json.dumps(none_for_nan(to_plain(Judged(files.case, found.proportion, found.dice, found.surface_dice)))),
         )
         ticker(number, files.case)
-    with turn(out, shard):
+    with take_turn(out, shard):
         judged = _judged(out)
         left = sum(files.case not in judged for files in pairs)
-        if not left and divided_so(out, len(pairs), shard):
-            gather(out, _LOG, {files.case: number for number, files in enumerate(pairs)})
+        if not left and may_finish(out, len(pairs), shard):
+            merge_logs(out, _LOG, {files.case: number for number, files in enumerate(pairs)})
             _finish(plan, set_folder, out, judged, keep)
-            end_division(out)
+            remove_division(out)
     reasons = [reason for line in judged.values() if (reason := _reason(line, keep))]
     counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     return Filtered(str(out), len(judged) - len(reasons), len(reasons), counts, len(missing), left)
