@@ -1,19 +1,20 @@
-"""Pictures of pairs and of training: arrays in, one PNG out. Writes the path it is given, nothing else.
+"""Pictures of pairs and of training: arrays in, PNG files or pixel arrays out.
 
-Volumes are shown upright and radiologically: the patient's right and front on the left, head up. Figures are made as
-objects (no pyplot), so that previews may be drawn in any thread and leave no global state.
+Volumes are shown upright and in radiological view: the patient's right and front on the left, the head on top. Figures
+are made as objects, without pyplot, so previews can be drawn in any thread and leave no global state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tumorgen_cli.data.channels import has_own_unit, is_ct, is_pet
-from tumorgen_cli.geometry import Box, Grid, Triple
+from tumorgen_cli.geometry import Box, Grid, Triple, as_triple
 from tumorgen_cli.system.files import atomic
 
 if TYPE_CHECKING:
@@ -26,39 +27,75 @@ _PLANES = (("axial", 2, "R"), ("coronal", 1, "R"), ("sagittal", 0, "A"))  # name
 _MASK, _BOX = "#e0245e", "#1d9bf0"
 
 
+@dataclass(frozen=True)
+class View:
+    """How a scan is shown.
+
+    Attributes:
+        spacing_mm: Voxel edges.
+        value_range: The values shown at both ends of the colormap.
+        direction: Direction cosines of the scan's grid, row by row.
+        colormap: Name of a matplotlib colormap, `gray` or `gray_r`.
+        context_mm: Margin around what is shown.
+    """
+
+    spacing_mm: Triple
+    value_range: tuple[float, float]
+    direction: Sequence[float] = _IDENTITY
+    colormap: str = "gray_r"
+    context_mm: float = 40.0
+
+    @property
+    def upright_spacing(self) -> np.ndarray:
+        """Voxel edges in mm along the axes of `upright`."""
+        order, _ = _orientation(self.direction)
+        return np.array(self.spacing_mm)[list(order)]
+
+    @property
+    def margin(self) -> np.ndarray:
+        """`context_mm` in voxels along the axes of `upright`, rounded up."""
+        return np.ceil(self.context_mm / self.upright_spacing).astype(int)
+
+
 def display_style(channel: str) -> tuple[str, str]:
-    """(colour map, unit) for a channel's name: PET dark on white in SUV, CT in HU, others in intensity."""
+    """The colormap and the unit for a channel's name: PET dark on white in SUV, CT in HU, others without a unit."""
     if is_pet(channel):
         return "gray_r", "SUV"
     return ("gray", "HU") if is_ct(channel) else ("gray", "intensity")
 
 
 def tumor_unit(channel: str) -> str:
-    """The unit in which a channel's tumors are measured (`windows.comparable`), for its name: that of its pictures, if it has one."""
+    """Name of the unit in which tumors of a channel are measured (`preprocessing.intensity.to_comparable_units`)."""
     return "scan ranges" if has_own_unit(channel) else display_style(channel)[1]
 
 
 def plane_image(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
-    """The slice of (X, Y, Z) at `index` of `axis` as (rows, columns), row 0 on top.
+    """Cut a slice of an upright volume (X, Y, Z) as a picture (rows, columns) with row 0 on top.
 
-    Axes are taken to point left, back and up (see `upright`): axial has the front on top, the others the head.
+    Axial slices have the front on top, others the head.
+
+    Args:
+        volume: A volume whose axes point left, back and up, as `upright` returns it.
+        axis: The axis to cut through.
+        index: Number of the slice.
     """
     flat = np.asarray(np.take(volume, index, axis)).T
     return flat if axis == 2 else flat[::-1]
 
 
 def upright(volume: np.ndarray, direction: Sequence[float]) -> np.ndarray:
-    """A view of (..., X, Y, Z) whose axes point, as nearly as may be, to the patient's left, back and head."""
+    """View a volume (..., X, Y, Z) with its axes nearest to the patient's left, back and head, in this order."""
     order, flips = _orientation(direction)
     leading = volume.ndim - 3
     turned = np.transpose(volume, (*range(leading), *(leading + axis for axis in order)))
-    return turned[(..., *(slice(None, None, -1 if flip else 1) for flip in flips))]
+    x, y, z = (slice(None, None, -1 if flip else 1) for flip in flips)
+    return turned[..., x, y, z]
 
 
 def upright_grid(grid: Grid) -> Grid:
-    """The grid of what `upright` gives, with its origin at 0."""
+    """The grid of the result of `upright`, with its origin at 0."""
     order, _ = _orientation(grid.direction)
-    return Grid(tuple(grid.shape[a] for a in order), tuple(grid.spacing_mm[a] for a in order))  # type: ignore[arg-type]
+    return Grid(as_triple(grid.shape[a] for a in order), as_triple(grid.spacing_mm[a] for a in order))
 
 
 def save_pair_preview(
@@ -67,135 +104,147 @@ def save_pair_preview(
     after: np.ndarray,
     mask: np.ndarray,
     box: Box | None,
-    spacing_mm: Triple,
-    value_range: tuple[float, float],
+    view: View,
     title: str,
-    direction: Sequence[float] = _IDENTITY,
-    context_mm: float = 80.0,
-    colormap: str = "gray_r",
     unit: str = "SUV",
 ) -> None:
-    """Three planes (axial, coronal, sagittal through the mask's centre) × before, after, after with mask and box.
+    """Save a picture of a pair: axial, coronal and sagittal planes of the scan before, after, and after with outlines.
 
-    `before`, `after`: (X, Y, Z) in the scan's units. `mask`: (X, Y, Z) in [0, 1]; where it is empty the planes go through
-    the box's centre (without a box: the volume's). `context_mm` is shown around box and mask.
+    The planes go through the center of the mask, or of the box if the mask is empty, or of the volume without a box.
+
+    Args:
+        path: The PNG file to write.
+        before: The host scan, (X, Y, Z).
+        after: The scan with the drawn tumor, (X, Y, Z).
+        mask: The drawn mask, (X, Y, Z) in [0, 1], outlined in red.
+        box: The box, outlined in blue.
+        view: How the scans are shown.
+        title: Title of the picture.
+        unit: Unit of the intensities.
     """
-    order, _ = _orientation(direction)
-    spacing = np.array(spacing_mm)[list(order)]
-    boxed = np.zeros(before.shape, bool)
-    if box is not None:
-        boxed[box.slices] = True
-    views = [upright(array, direction) for array in (before, after, mask, boxed)]
-    region = _region((views[2] > 0.5) | views[3], np.ceil(context_mm / spacing).astype(int))
-    before, after, mask, boxed = (view[region] for view in views)
-    center = _center(mask > 0.5, boxed)
-    _draw_planes((before, after), mask, boxed, center, spacing, value_range, title, colormap, unit, path)
+    boxed = _box_mask(before.shape, box)
+    views = [upright(array, view.direction) for array in (before, after, mask, boxed)]
+    region = _region((views[2] > 0.5) | views[3], view.margin)
+    before, after, mask, boxed = (array[region] for array in views)
+    figure = _draw_planes((before, after), mask, boxed, view, unit)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
 
 
 def draw_axial_strip(
-    image: np.ndarray,
-    mask: np.ndarray,
-    spacing_mm: Triple,
-    value_range: tuple[float, float],
-    direction: Sequence[float] = _IDENTITY,
-    context_mm: float = 40.0,
-    colormap: str = "gray_r",
-    most: int = 24,
-    width: int = 280,
+    image: np.ndarray, mask: np.ndarray, view: View, most: int = 24, width: int = 280
 ) -> tuple[np.ndarray, int]:
-    """Axial slices through a mask, one below the other, and their number: (frames * height, 2 * width, 3) uint8.
+    """Draw axial slices through a mask, one below the other, from the feet up.
 
-    Every frame shows the slice bare on the left and with the mask's outline on the right. `image`, `mask` (X, Y, Z); where
-    the mask is longer than `most` slices, every n-th is shown. From the feet up.
+    Every frame shows the slice on the left, and the slice with the outline of the mask on the right.
+
+    Args:
+        image: The scan, (X, Y, Z).
+        mask: The mask, (X, Y, Z).
+        view: How the scan is shown.
+        most: Largest number of slices; of a longer mask, slices at even distances are shown.
+        width: Width of a slice in pixels.
+
+    Returns:
+        The picture, (frames * height, 2 * width, 3) uint8, and the number of frames.
     """
-    order, _ = _orientation(direction)
-    spacing = np.array(spacing_mm)[list(order)]
-    image, mask = upright(image, direction), upright(mask, direction) > 0.5
-    margin = np.array([np.ceil(context_mm / spacing[0]), np.ceil(context_mm / spacing[1]), 1]).astype(int)
-    region = _region(mask, margin)
+    image, mask = upright(image, view.direction), upright(mask, view.direction) > 0.5
+    region = _region(mask, np.array([*view.margin[:2], 1]))
     image, mask = image[region], mask[region]
     indices = np.unique(np.linspace(0, image.shape[2] - 1, min(most, image.shape[2])).round().astype(int))
-    onto = _enlarged(image.shape, spacing, width)
+    pixels = _pixels(image.shape, view, width)
     frames = []
     for index in indices:
-        bare = _frame(image, index, onto, value_range, colormap)
-        frames.append(np.concatenate([bare, _inked(bare, plane_image(mask, 2, index)[onto], _MASK)], axis=1))
+        frame = _frame(image, index, pixels, view)
+        frames.append(np.concatenate([frame, _outlined(frame, plane_image(mask, 2, index)[pixels], _MASK)], axis=1))
     return np.concatenate(frames), len(frames)
 
 
 def display_range(limits: Sequence[float], images: Sequence[np.ndarray], box: Box) -> tuple[float, float]:
-    """Shows the 99.5th percentile in a box of any of the images (X, Y, Z) at full scale, but never less than a tenth of the clip window."""
+    """Choose the values shown at both ends of the colormap.
+
+    The low end is that of the clip window. The high end is the highest 99.5th percentile of the images inside the box,
+    but at least a tenth of the clip window and at most its high end.
+
+    Args:
+        limits: The clip window.
+        images: The images that are shown with this range, (X, Y, Z) each.
+        box: The box to look at.
+    """
     low, high = (float(v) for v in limits)
-    seen = max(float(np.percentile(image[box.slices], 99.5)) for image in images)
-    return low, float(np.clip(seen, low + 0.1 * (high - low), high))
+    brightest = max(float(np.percentile(image[box.slices], 99.5)) for image in images)
+    return low, float(np.clip(brightest, low + 0.1 * (high - low), high))
 
 
 def pick_evenly(names: Sequence[str], most: int) -> list[str]:
-    """At most so many of the names, at even distances, the first and the last among them."""
+    """Pick at most `most` names at even distances, including the first and the last."""
     return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
 
 
 def draw_box_slices(
-    before: np.ndarray,
-    painted: Sequence[tuple[np.ndarray, np.ndarray]],
-    box: Box,
-    spacing_mm: Triple,
-    value_range: tuple[float, float],
-    direction: Sequence[float] = _IDENTITY,
-    context_mm: float = 40.0,
-    colormap: str = "gray_r",
-    width: int = 280,
+    before: np.ndarray, painted: Sequence[tuple[np.ndarray, np.ndarray]], box: Box, view: View, width: int = 280
 ) -> list[np.ndarray]:
-    """One axial slice of a host, with the box, and of every (image, mask) painted into that box, outlined: (H, W, 3) uint8 each.
+    """Draw one axial slice of a host with its box, and of every image painted into that box with its mask outlined.
 
-    The slice is one in which the mask that is cut worst, against its own largest cut, is cut best. All arrays (X, Y, Z).
+    The slice is the one in which all masks are cut best: for each mask, the cut area is compared with its largest cut,
+    and the smallest of these shares is maximized.
+
+    Args:
+        before: The host scan, (X, Y, Z).
+        painted: The images and masks, (X, Y, Z) each.
+        box: The box, outlined in blue.
+        view: How the scans are shown.
+        width: Width of a picture in pixels.
+
+    Returns:
+        The pictures, (H, W, 3) uint8 each, the host first.
     """
-    order, _ = _orientation(direction)
-    spacing = np.array(spacing_mm)[list(order)]
-    boxed = np.zeros(before.shape, bool)
-    boxed[box.slices] = True
-    boxed = upright(boxed, direction)
-    region = _region(boxed, np.ceil(context_mm / spacing).astype(int))
-    views = [(upright(image, direction)[region], upright(mask, direction)[region] > 0.5) for image, mask in painted]
+    boxed = upright(_box_mask(before.shape, box), view.direction)
+    region = _region(boxed, view.margin)
+    boxed, host = boxed[region], upright(before, view.direction)[region]
+    views = [
+        (upright(image, view.direction)[region], upright(mask, view.direction)[region] > 0.5) for image, mask in painted
+    ]
     areas = [mask.sum(axis=(0, 1)) / max(1, mask.sum(axis=(0, 1)).max()) for _, mask in views]
-    index = int(
-        np.argmax(np.min(areas, axis=0) + 1e-3 * boxed[region].any(axis=(0, 1)))
-    )  # masks that share no slice: one of the box
-    host = upright(before, direction)[region]
-    onto = _enlarged(host.shape, spacing, width)
-    frames = [
-        _inked(_frame(host, index, onto, value_range, colormap), plane_image(boxed[region], 2, index)[onto], _BOX)
-    ]
-    return frames + [
-        _inked(_frame(image, index, onto, value_range, colormap), plane_image(mask, 2, index)[onto], _MASK)
-        for image, mask in views
+    # for masks that share no slice, the small term chooses a slice of the box
+    index = int(np.argmax(np.min(areas, axis=0) + 1e-3 * boxed.any(axis=(0, 1))))
+    pixels = _pixels(host.shape, view, width)
+    shown = [(host, boxed, _BOX), *((image, mask, _MASK) for image, mask in views)]
+    return [
+        _outlined(_frame(image, index, pixels, view), plane_image(inside, 2, index)[pixels], color)
+        for image, inside, color in shown
     ]
 
 
-def _enlarged(shape: Sequence[int], spacing: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
-    """Which voxels an axial picture `width` pixels wide shows, as an index of `plane_image`."""
+def _box_mask(shape: tuple[int, ...], box: Box | None) -> np.ndarray:
+    inside = np.zeros(shape, bool)
+    if box is not None:
+        inside[box.slices] = True
+    return inside
+
+
+def _pixels(shape: Sequence[int], view: View, width: int) -> tuple[np.ndarray, ...]:
+    """The index of `plane_image` that enlarges an axial slice to `width` pixels with the right proportions."""
+    spacing = view.upright_spacing
     height = max(1, round(width * shape[1] * spacing[1] / (shape[0] * spacing[0])))
     rows, columns = ((np.arange(n) + 0.5) / n for n in (height, width))
     return np.ix_((rows * shape[1]).astype(int), (columns * shape[0]).astype(int))
 
 
-def _frame(
-    image: np.ndarray, index: int, onto: tuple[np.ndarray, ...], value_range: tuple[float, float], colormap: str
-) -> np.ndarray:
-    """An axial slice as a grey picture (H, W, 3) uint8."""
-    low, high = value_range
-    grey = np.clip((plane_image(image, 2, index)[onto] - low) / max(high - low, 1e-9), 0, 1)
-    return np.repeat(
-        ((1 - grey if colormap.endswith("_r") else grey) * 255).round().astype(np.uint8)[..., None], 3, axis=2
-    )
+def _frame(image: np.ndarray, index: int, pixels: tuple[np.ndarray, ...], view: View) -> np.ndarray:
+    """An axial slice as a gray picture (H, W, 3) uint8."""
+    low, high = view.value_range
+    gray = np.clip((plane_image(image, 2, index)[pixels] - low) / max(high - low, 1e-9), 0, 1)
+    if view.colormap.endswith("_r"):
+        gray = 1 - gray
+    return np.repeat((gray * 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _inked(frame: np.ndarray, inside: np.ndarray, color: str) -> np.ndarray:
-    """A copy of a picture (H, W, 3) with the edge of (H, W) bool in a colour."""
+def _outlined(frame: np.ndarray, inside: np.ndarray, color: str) -> np.ndarray:
+    """A copy of a picture (H, W, 3) with the edge pixels of a mask (H, W) bool in a color."""
     out, edge = frame.copy(), np.pad(inside, 1)
-    out[inside & ~(edge[2:, 1:-1] & edge[:-2, 1:-1] & edge[1:-1, 2:] & edge[1:-1, :-2])] = [
-        int(color[i : i + 2], 16) for i in (1, 3, 5)
-    ]
+    inner = edge[2:, 1:-1] & edge[:-2, 1:-1] & edge[1:-1, 2:] & edge[1:-1, :-2]
+    out[inside & ~inner] = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return out
 
 
@@ -204,29 +253,30 @@ def save_grid_preview(
     rows: Sequence[Sequence[np.ndarray]],
     row_titles: Sequence[str],
     column_titles: Sequence[str],
-    vmin: float,
-    vmax: float,
-    contours: Sequence[Sequence[np.ndarray | None]] | None = None,
-    aspect: float = 1.0,
-    colormap: str = "gray_r",
+    low: float,
+    high: float,
 ) -> None:
-    """Images (rows, columns; see `plane_image`) in a table.
+    """Save a table of images, dark for high values.
 
-    `contours`: masks outlined on the images. `aspect`: spacing of the rows over that of the columns.
+    Args:
+        path: The PNG file to write.
+        rows: The images of each row, (rows, columns) each; see `plane_image`.
+        row_titles: Title of each row.
+        column_titles: Title of each column.
+        low: Value shown white.
+        high: Value shown black.
     """
     columns = max(len(row) for row in rows)
     height, width = (max(image.shape[i] for row in rows for image in row) for i in (0, 1))
-    figure = _figure(1.9 * columns + 0.9, min(3.0, 1.9 * aspect * height / width) * len(rows) + 0.4)
+    figure = _figure(1.9 * columns + 0.9, min(3.0, 1.9 * height / width) * len(rows) + 0.4)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for r, row in enumerate(rows):
         for c, ax in enumerate(axes[r]):
-            _bare(ax)
+            _hide_axes(ax)
             if c >= len(row):
                 ax.set_axis_off()
                 continue
-            ax.imshow(row[c], cmap=colormap, vmin=vmin, vmax=vmax, aspect=aspect, interpolation="nearest")
-            if contours is not None and contours[r][c] is not None:
-                _outline(ax, contours[r][c], None, _MASK)
+            ax.imshow(row[c], cmap="gray_r", vmin=low, vmax=high, aspect=1.0, interpolation="nearest")
             if r == 0 and c < len(column_titles):
                 ax.set_title(column_titles[c], fontsize=8)
             if c == 0 and r < len(row_titles):
@@ -235,29 +285,22 @@ def save_grid_preview(
 
 
 def _draw_planes(
-    images: tuple[np.ndarray, np.ndarray],
-    mask: np.ndarray,
-    boxed: np.ndarray,
-    center: tuple[int, ...],
-    spacing: np.ndarray,
-    value_range: tuple[float, float],
-    title: str,
-    colormap: str,
-    unit: str,
-    path: Path,
-) -> None:
+    images: tuple[np.ndarray, np.ndarray], mask: np.ndarray, boxed: np.ndarray, view: View, unit: str
+) -> Figure:
+    """Draw three planes (rows) of the images and of the second one with outlines (columns)."""
+    center, spacing = _center(mask > 0.5, boxed), view.upright_spacing
     mm = np.array(mask.shape) * spacing
     sizes = [(mm[1] if axis == 0 else mm[0], mm[1] if axis == 2 else mm[2]) for _, axis, _ in _PLANES]  # width, height
     inch = 2.6 / max(width for width, _ in sizes)
     figure = _figure(3 * 2.6 + 1.1, inch * sum(height for _, height in sizes) + 0.8)
     axes = figure.subplots(3, 3, gridspec_kw={"height_ratios": [height for _, height in sizes]})
-    low, high = value_range
+    low, high = view.value_range
     for row, (name, axis, left), (width, height) in zip(axes, _PLANES, sizes, strict=True):
         extent = (0.0, width, height, 0.0)
         for ax, volume in zip(row, (*images, images[1]), strict=True):
-            _bare(ax)
+            _hide_axes(ax)
             picture = plane_image(volume, axis, center[axis]).astype(np.float32)
-            shown = ax.imshow(picture, cmap=colormap, vmin=low, vmax=high, extent=extent, interpolation="nearest")
+            shown = ax.imshow(picture, cmap=view.colormap, vmin=low, vmax=high, extent=extent, interpolation="nearest")
         _outline(row[2], plane_image(boxed, axis, center[axis]), extent, _BOX)
         _outline(row[2], plane_image(mask, axis, center[axis]), extent, _MASK)
         row[0].set_ylabel(name, fontsize=9)
@@ -265,12 +308,11 @@ def _draw_planes(
     for ax, text in zip(axes[0], ("before", "after", "after: mask red, box blue"), strict=True):
         ax.set_title(text, fontsize=9)
     figure.colorbar(shown, ax=axes, fraction=0.03, pad=0.02, label=unit, extend="max")
-    figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    return figure
 
 
 def _orientation(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Per patient axis (left, back, head) the index axis nearest to it, and whether that runs the other way."""
+    """For each patient axis (left, back, head), the nearest array axis and whether it points the other way."""
     import scipy.optimize
 
     cosines = np.array(direction, float).reshape(3, 3)  # column j: where index axis j points
@@ -279,6 +321,7 @@ def _orientation(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[boo
 
 
 def _region(shown: np.ndarray, margin: np.ndarray) -> tuple[slice, ...]:
+    """The slices of the tight box of a mask with a margin; everything for an empty mask."""
     places = np.argwhere(shown)
     if not len(places):
         return (slice(None),) * 3
@@ -287,18 +330,19 @@ def _region(shown: np.ndarray, margin: np.ndarray) -> tuple[slice, ...]:
 
 
 def _center(mask: np.ndarray, boxed: np.ndarray) -> tuple[int, ...]:
+    """The center voxel of the mask, or of the box if the mask is empty, or of the array."""
     for part in (mask, boxed):
         if part.any():
             return tuple(round(float(v)) for v in np.argwhere(part).mean(axis=0))
     return tuple(n // 2 for n in mask.shape)
 
 
-def _outline(ax: Axes, mask: np.ndarray | None, extent: tuple[float, ...] | None, color: str) -> None:
-    """Outlines a mask along voxel edges' middle; one voxel of background around it closes it at the picture's border."""
-    if mask is None or not (mask > 0.5).any():
+def _outline(ax: Axes, mask: np.ndarray, extent: tuple[float, float, float, float], color: str) -> None:
+    """Outline a mask. A margin of one voxel closes the outline at the border of the picture."""
+    if not (mask > 0.5).any():
         return
     rows, columns = mask.shape
-    left, right, bottom, top = extent or (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    left, right, bottom, top = extent
     dx, dy = (right - left) / columns, (bottom - top) / rows
     x = left + dx * (np.arange(-1, columns + 1) + 0.5)
     y = top + dy * (np.arange(-1, rows + 1) + 0.5)
@@ -306,7 +350,7 @@ def _outline(ax: Axes, mask: np.ndarray | None, extent: tuple[float, ...] | None
     ax.set(xlim=(left, right), ylim=(bottom, top))
 
 
-def _bare(ax: Axes) -> None:
+def _hide_axes(ax: Axes) -> None:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -317,6 +361,6 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -210,7 +210,7 @@ def test_small_tumors_ask_for_a_finer_grid():
 
 
 def test_small_tumors_get_a_finer_grid_where_the_budget_allows_it():
-    """A whole-body set with tumors of 2 cm on 4 mm voxels: two latent cells a tumor, less context; or a warning's case."""
+    """A whole-body set with tumors of 2 cm on 4 mm voxels: two latent cells a tumor, less context, or a warning."""
     found = fingerprint((168, 168, 250), (4.07, 4.07, 3.0), [(20, 20, 20)] * 20)
     window = planned(found, DeviceBudget("cpu", 8.0, 0.0)).window
     assert all(20 / (4 * s) >= 1.5 for s in window.spacing_mm)

@@ -47,7 +47,9 @@ def test_units_are_a_scans_own_only_where_scans_differ_in_them():
     limits = [(0.0, 20.0), (-175.0, 250.0), (100.0, 500.0)]
     np.testing.assert_array_equal(intensity.channel_units((PET, CT, MR), limits), [[0, 1], [0, 1], [100, 320]])
     raised = replace(MR, low=0.25)
-    np.testing.assert_array_equal(intensity.channel_units((raised,), [(180.0, 500.0)]), [[100, 320]])  # whatever is clipped
+    np.testing.assert_array_equal(
+        intensity.channel_units((raised,), [(180.0, 500.0)]), [[100, 320]]
+    )  # whatever is clipped
     np.testing.assert_array_equal(intensity.channel_units((MR,), [(0.0, 0.0)]), [[0, 1]])  # nothing to divide by
 
 
@@ -179,9 +181,16 @@ def test_numpys_own_generator_is_put_back():
     np.random.seed(5)
     with windows.seeded_numpy(1):
         first = np.random.random()
-    with pytest.raises(ValueError, match="inside"), windows.seeded_numpy(1):
-        assert np.random.random() == first
-        raise ValueError("inside")
+    drawn = []
+
+    def fail():
+        with windows.seeded_numpy(1):
+            drawn.append(np.random.random())
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+    assert drawn == [first]
     np.testing.assert_array_equal(np.random.random(3), expected)
 
 

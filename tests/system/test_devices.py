@@ -64,7 +64,10 @@ def test_the_memory_of_a_job_is_that_of_its_control_group(tmp_path, told, limits
 
 
 def test_a_gpu_that_is_full_is_told():
-    with pytest.raises(DeviceError, match="The GPU's memory does not suffice"), devices.catch_out_of_memory("the judge"):
+    with (
+        pytest.raises(DeviceError, match="The GPU's memory does not suffice"),
+        devices.catch_out_of_memory("the judge"),
+    ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     with pytest.raises(RuntimeError, match="shapes"), devices.catch_out_of_memory("the judge"):
         raise RuntimeError("shapes do not match")

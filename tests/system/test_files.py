@@ -142,9 +142,14 @@ def test_numpy_numbers_and_paths_are_plain():
 def test_a_broken_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.json"
     files.write_text(path, "old")
-    with pytest.raises(ValueError, match="half"), files.atomic(path) as temporary:
-        temporary.write_text("ne")
-        raise ValueError("half way")
+
+    def fail():
+        with files.atomic(path) as temporary:
+            temporary.write_text("ne")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half"):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

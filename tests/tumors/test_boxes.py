@@ -86,7 +86,7 @@ def test_latent_cells_that_a_box_touches():
 
 
 def test_a_place_of_a_tumors_size_has_the_cells_that_training_gives_the_tumor():
-    """Tight in voxels and brought to latent cells, or brought to latent cells and then tight: BA-PMG without offsets."""
+    """Tight in voxels and then brought to latent cells, or the other way round: BA-PMG without offsets."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         start, size = rng.integers(0, 20, 3), rng.integers(1, 13, 3)

@@ -73,7 +73,7 @@ def test_an_organ_beside_it_makes_no_noise():
 
 
 def hot_spot(outlined=6, level=8.0, organ=None, noise=0.1):
-    """Background 1, a tumor ball of 12 mm that is outlined to `outlined` mm, and, 4 mm off it, an organ; voxels of 2 mm."""
+    """Background 1, a tumor ball of 12 mm outlined to `outlined` mm, and an organ 4 mm from it; voxels of 2 mm."""
     shape = (64, 48, 48)
     radius = 2.0 * np.linalg.norm(np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")) - 22.0, axis=0)
     image = 1 + noise * np.random.default_rng(0).standard_normal(shape)
@@ -118,7 +118,9 @@ def test_organs_stay_hotter_or_labelled_and_what_is_too_large():
 def test_the_channel_in_which_a_tumor_stands_out_and_one_that_does_not():
     image, outlined, radius = hot_spot(outlined=9)
     flat = np.random.default_rng(1).standard_normal(image.shape).astype(np.float32)
-    np.testing.assert_array_equal(extend_to_uptake(np.concatenate([flat, image]), outlined, NONE, SPACING, 2.0), radius <= 12)
+    np.testing.assert_array_equal(
+        extend_to_uptake(np.concatenate([flat, image]), outlined, NONE, SPACING, 2.0), radius <= 12
+    )
     np.testing.assert_array_equal(extend_to_uptake(flat, outlined, NONE, SPACING, 2.0), outlined)
     np.testing.assert_array_equal(extend_to_uptake(-image, outlined, NONE, SPACING, 2.0), outlined)  # a cold one
     everything = ~NONE

@@ -1,1 +1,1 @@
-"""In: raw cases and the plan. Out: memory-mapped cases on the working grid, and augmented training windows cut from them."""
+"""Preprocess raw cases for a plan: memory-mapped cases on the working grid, and training windows cut from them."""

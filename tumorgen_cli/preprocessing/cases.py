@@ -1,4 +1,4 @@
-"""Preprocessed cases on disk: the record beside them, whether they are current, memory-mapped loading."""
+"""Preprocessed cases on disk: their records, whether they are current, and memory-mapped loading."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tumorgen_cli.system.json_records import hash_value, read_plain, read_record
 
 @dataclass(frozen=True)
 class Component:
-    """A tumor component on the working grid: its number in `tumors.npy`, tight box, whether a window can hold it."""
+    """A tumor component on the working grid: its number in `tumors.npy`, its tight box, whether it fits a window."""
 
     number: int
     box: Box
@@ -24,7 +24,10 @@ class Component:
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """`case.json`, written last: what lies beside it and what it was made from."""
+    """The content of `case.json`, which is written last: what is beside it, and a hash of what it was made from.
+
+    `limits` holds the clip limits per channel, in the scan's intensities.
+    """
 
     case: str
     inputs_hash: str
@@ -36,7 +39,11 @@ class CaseRecord:
 
 @dataclass(frozen=True)
 class Case:
-    """A preprocessed case. image: (C, X, Y, Z) float32 in the scan's units; tumors: (X, Y, Z) uint8 component numbers."""
+    """A preprocessed case.
+
+    `image` is (C, X, Y, Z) float32 in the scan's units; `tumors` is (X, Y, Z) with the numbers of components, 0
+    outside.
+    """
 
     record: CaseRecord
     image: np.ndarray
@@ -44,14 +51,14 @@ class Case:
 
 
 def inputs_hash(plan: Plan, case: str) -> str:
-    """What a preprocessed case depends on: the data, the working spacing, the clip limits, the window."""
+    """Hash everything that a preprocessed case depends on: data, working spacing, window and channel scaling."""
     return hash_value(
         [plan.fingerprint_hash, case, plan.window.spacing_mm, plan.window.shape, plan.channels, plan.tumor_label]
     )
 
 
 def is_done(plan: Plan, case: str, folder: Path) -> bool:
-    """Whether `folder` holds this case, made from what the plan says now."""
+    """Whether a folder holds this case, made from the current plan."""
     path = folder / "case.json"
     return path.is_file() and read_plain(path, "run `tumorgen preprocess`").get("inputs_hash") == inputs_hash(
         plan, case
@@ -60,10 +67,10 @@ def is_done(plan: Plan, case: str, folder: Path) -> bool:
 
 @lru_cache(maxsize=512)
 def load_case(folder: Path) -> Case:
-    """The memory-mapped case in `folder`.
+    """Load the memory-mapped case in a folder.
 
     Raises:
-        StateError: not preprocessed.
+        StateError: the case is not preprocessed.
     """
     record = read_record(CaseRecord, folder / "case.json", "run `tumorgen preprocess`")
     return Case(record, np.load(folder / "image.npy", mmap_mode="r"), np.load(folder / "tumors.npy", mmap_mode="r"))

@@ -1,4 +1,4 @@
-"""Intensity scaling: clip window <-> [-1, 1], and a scan's own unit."""
+"""Intensity scaling between the clip window and [-1, 1], and units in which scans can be compared."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from tumorgen_cli.planning.plan import ChannelPlan
 
 
 def scan_limits(image: np.ndarray, channels: Sequence[ChannelPlan], tumors: np.ndarray | None = None) -> np.ndarray:
-    """Clip limits (C, 2) of a scan (C, X, Y, Z) in its own intensities: the plan's, which for `own` channels count in the scan's unit.
+    """Compute the clip limits of a scan in its own intensities.
 
-    `tumors` (X, Y, Z) bool: all that are annotated in it, which do not count for the unit (`rules.scan_unit`); None: none are known. So a
-    scan has the same limits, and tissue the same place in the clip window, with a tumor and without; bright tumors are inside
-    because the plan's window reaches beyond 1 for them.
+    They are the plan's limits. For channels of the scheme `own`, the plan's limits are in the scan's own unit and are
+    converted to intensities. The unit is measured without tumors (see `data.channels.scan_unit`), so a scan has the
+    same limits with and without a tumor. Bright tumors lie inside the clip window because the plan's window reaches
+    beyond 1.
+
+    Args:
+        image: The scan, (C, X, Y, Z).
+        channels: The scaling of each channel.
+        tumors: All annotated tumors, (X, Y, Z) bool; None if none are known.
+
+    Returns:
+        Low and high limit per channel, (C, 2) float32.
     """
     limits = []
     for array, channel in zip(image, channels, strict=True):
@@ -25,7 +34,7 @@ def scan_limits(image: np.ndarray, channels: Sequence[ChannelPlan], tumors: np.n
 
 
 def scale(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> np.ndarray:
-    """(C, X, Y, Z) in the scan's units -> [-1, 1], float32."""
+    """Scale an image (C, X, Y, Z) from the scan's units to [-1, 1], float32; `limits` (C, 2) are its clip limits."""
     out = np.empty(image.shape, np.float32)
     for array, into, channel, (low, high) in zip(image, out, channels, limits, strict=True):
         unit = (np.clip(array.astype(np.float32), low, high) - low) / max(high - low, 1e-6)
@@ -34,7 +43,7 @@ def scale(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray
 
 
 def unscale(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> np.ndarray:
-    """The inverse of `scale` inside the clip window."""
+    """Scale an image from [-1, 1] back to the scan's units: the inverse of `scale` inside the clip window."""
     out = np.empty(image.shape, np.float32)
     for array, into, channel, (low, high) in zip(image, out, channels, limits, strict=True):
         unit = np.clip((array + 1) / 2, 0, 1) ** (1 / channel.power)
@@ -43,8 +52,11 @@ def unscale(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarr
 
 
 def channel_units(channels: Sequence[ChannelPlan], limits: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """What a scan's intensities count from and in, per channel, (C, 2), by its clip `limits`: the scan's own unit where every scan has
-    one (`own`), as in MR; 0 and 1 where a number means the same in all."""
+    """Zero point and width of the unit of each channel, (C, 2) float32.
+
+    For channels of the scheme `own`, as in MR, they are those of the scan's own unit, computed from its clip limits.
+    For other channels they are 0 and 1, because intensities mean the same in all scans.
+    """
     found = []
     for channel, (low, high) in zip(channels, limits, strict=True):
         width = (high - low) / (channel.high - channel.low) if channel.scheme == "own" and high > low else 1.0
@@ -52,15 +64,19 @@ def channel_units(channels: Sequence[ChannelPlan], limits: Sequence[Sequence[flo
     return np.array(found, np.float32)
 
 
-def to_comparable_units(image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A scan's intensities (C, X, Y, Z) in `channel_units`, so that they compare between scans, and of each channel (C,) what counts as nothing.
+def to_comparable_units(
+    image: np.ndarray, channels: Sequence[ChannelPlan], limits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Convert a scan (C, X, Y, Z) to units in which scans can be compared.
 
-    Nothing is 0 for uptake and in a scan's own unit; else it is the clip window's low end: a ratio of HU means nothing, one of HU
-    above air or fat does.
+    Returns:
+        The converted scan, and for each channel the intensity that counts as zero in ratios, (C,). It is 0 for uptake
+        and for a scan's own unit. For other channels it is the low end of the clip window: a ratio of HU has no
+        meaning, a ratio of HU above air or fat has one.
     """
     own = channel_units(channels, limits)
-    absolute = [channel.scheme == "own" or is_pet(channel.name) for channel in channels]
+    zero_based = [channel.scheme == "own" or is_pet(channel.name) for channel in channels]
     if np.any(own != (0, 1)):
         start, width = own.T.reshape(2, -1, 1, 1, 1)
         image = (image.astype(np.float32) - start) / width
-    return image, np.where(absolute, 0, limits[:, 0]).astype(np.float32)
+    return image, np.where(zero_based, 0, limits[:, 0]).astype(np.float32)

@@ -1,13 +1,14 @@
-"""Raw cases -> memory-mapped cases on the working spacing, in the scan's units. Parallel, resumable, bounded memory.
+"""Preprocess raw cases: resample them to the working spacing, in the scan's units, and save them for memory mapping.
 
-Reads the data set and the plan; writes `cases/<id>/image.npy`, `tumors.npy` and, last, `case.json`; scans without tumors go into
-`unlabelled/` in the same form.
+It runs in parallel, can be resumed, and has bounded memory. It reads the data set and the plan, and writes
+`cases/<id>/image.npy`, `tumors.npy` and, last, `case.json`. Scans without tumors are written to `unlabelled/` in the
+same form.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -17,22 +18,34 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data.volumes import read_image, read_volume, resample, working_grid
-from tumorgen_cli.geometry import Box, Grid, Shape
+from tumorgen_cli.geometry import Grid, Shape, box_of_slices
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.cases import CaseRecord, Component, inputs_hash, is_done
 from tumorgen_cli.preprocessing.intensity import scan_limits
+from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import atomic
 from tumorgen_cli.system.json_records import write_json
 
-_CRUMB_VOXELS = 8
+_MIN_VOXELS = 8  # smaller components are no tumors, unless they are the largest of a case
+Job = tuple[str, tuple[Path, ...], Path | None]  # case, image files, label file
 
 
 def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path | None, folder: Path) -> None:
-    """Writes one case; one without a label has no tumor. Cubic resampling for images; a tumor voxel is one whose linear share is a half or more.
+    """Preprocess and write one case; without a label file it has no tumor.
 
-    Deviation: nnU-Net resamples anisotropic data slice by slice; here all axes are treated alike, since a window must
-    go back to the scan's grid by the same operation.
+    Images are resampled cubically. The tumor mask is resampled linearly, and voxels of 0.5 or more are tumor.
+
+    Args:
+        plan: The plan.
+        case: Name of the case.
+        images: One file per channel.
+        label: The label file, or None.
+        folder: The folder to write.
+
+    Deviation:
+        nnU-Net resamples anisotropic data slice by slice. Here all axes are treated alike, because a window must be
+        resampled back to the scan's grid by the same operation.
     """
     array, grid = read_image(images)
     onto = working_grid(grid, plan.window.spacing_mm)
@@ -52,9 +65,9 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
 
 
 def _onto_working_grid(tumor: np.ndarray, grid: Grid, onto: Grid) -> np.ndarray:
-    """A tumor (X, Y, Z) bool on another grid."""
+    """Resample a tumor mask (X, Y, Z) bool to another grid; a tumor that exists keeps at least one voxel."""
     mask = resample(tumor.astype(np.float32), grid, onto, "linear") >= 0.5
-    if tumor.any() and not mask.any():  # smaller than half a working voxel: the voxel that holds most of it stays
+    if tumor.any() and not mask.any():  # smaller than half a working voxel: keep the voxel that contains most of it
         share = np.zeros(onto.shape, np.int32)
         places = (np.argwhere(tumor) + 0.5) * grid.spacing_mm / onto.spacing_mm
         np.add.at(share, tuple(np.minimum(places.astype(int), np.array(onto.shape) - 1).T), 1)
@@ -63,46 +76,69 @@ def _onto_working_grid(tumor: np.ndarray, grid: Grid, onto: Grid) -> np.ndarray:
 
 
 def find_components(mask: np.ndarray, window: Shape) -> tuple[np.ndarray, tuple[Component, ...]]:
-    """Component numbers (X, Y, Z), uint8 or uint16, and the components, largest first; crumbs below 8 voxels keep a number only
-    where they are the case's largest tumor."""
+    """Find the 26-connected components of a tumor mask (X, Y, Z).
+
+    Components below 8 voxels are not listed, unless they are the largest of the case.
+
+    Args:
+        mask: The mask, (X, Y, Z) bool.
+        window: Shape of the training window, in voxels.
+
+    Returns:
+        The numbers of components, (X, Y, Z) uint8 or uint16, and the components, largest first.
+    """
     labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     boxes = ndimage.find_objects(labels)
     components = []
     for rank, index in enumerate(np.argsort(-sizes, kind="stable")):
-        if rank and sizes[index] < _CRUMB_VOXELS:
+        if rank and sizes[index] < _MIN_VOXELS:
             continue
-        spans = boxes[index]
-        box = Box(tuple(int(s.start) for s in spans), tuple(int(s.stop) for s in spans))  # type: ignore[arg-type]
+        box = box_of_slices(boxes[index])
         components.append(Component(int(index) + 1, box, all(n <= w for n, w in zip(box.shape, window, strict=True))))
     return labels.astype(np.uint8 if count < 256 else np.uint16), tuple(components)
 
 
-def preprocess(
-    plan: Plan,
-    jobs: Sequence[tuple[str, tuple[Path, ...], Path | None]],
-    folder: Path,
-    workers: int,
-    tick: Callable[[int, str], None],
-) -> int:
-    """Preprocesses the cases that are not done; returns how many it wrote. `workers` 0 or 1 runs in this process.
+def preprocess(plan: Plan, jobs: Sequence[Job], folder: Path, workers: int, ticker: Ticker) -> int:
+    """Preprocess the cases that are not done.
 
-    At most `workers` cases are in memory at a time. Whatever a case raises is raised here, as it was.
+    At most `workers` cases are in memory at the same time. An error of a case is raised unchanged.
+
+    Args:
+        plan: The plan.
+        jobs: Name, image files and label file of each case.
+        folder: The folder with a subfolder for each case.
+        workers: Number of processes; 0 or 1 runs in this process.
+        ticker: Reports progress.
+
+    Returns:
+        The number of cases written.
+
+    Raises:
+        StateError: a worker was killed.
     """
     todo = [job for job in jobs if not is_done(plan, job[0], folder / job[0])]
     done = len(jobs) - len(todo)
-    tick(done, "")
-    for stale in todo:
-        shutil.rmtree(folder / stale[0], ignore_errors=True)
-    if workers <= 1 or len(todo) < 3:
-        for case, images, label in todo:
-            preprocess_case(plan, case, images, label, folder / case)
-            done += 1
-            tick(done, case)
+    ticker(done, "")
+    for case, _, _ in todo:
+        shutil.rmtree(folder / case, ignore_errors=True)
+    if workers > 1 and len(todo) >= 3:
+        _preprocess_in_parallel(plan, todo, folder, workers, lambda count, case="": ticker(done + count, case))
         return len(todo)
+    for count, (case, images, label) in enumerate(todo, 1):
+        preprocess_case(plan, case, images, label, folder / case)
+        ticker(done + count, case)
+    return len(todo)
+
+
+def _preprocess_in_parallel(plan: Plan, jobs: Sequence[Job], folder: Path, workers: int, ticker: Ticker) -> None:
+    """Preprocess cases in worker processes, which get a new case only when one is finished.
+
+    Raises:
+        StateError: a worker was killed.
+    """
+    waiting, running, done = list(jobs), dict[Future[None], str](), 0
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = list(todo)
-        running: dict[Future[None], str] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
@@ -113,14 +149,9 @@ def preprocess(
                     case = running.pop(future)
                     future.result()
                     done += 1
-                    tick(done, case)
+                    ticker(done, case)
         except BrokenProcessPool as error:
             cases = ", ".join(sorted({*running.values(), case}))
-            fault = Fault(
-                cases,
-                "a worker was killed, most likely for memory",
-                "room for it",
-                "use --workers 1; what is done is kept",
-            )
+            remedy = "use --workers 1; what is done is kept"
+            fault = Fault(cases, "a worker was killed, most likely because memory ran out", "enough memory", remedy)
             raise StateError("Preprocessing stopped", [fault]) from error
-    return len(todo)

@@ -1,4 +1,4 @@
-"""Training windows: cut around a tumor and augmented, every draw from one seed."""
+"""Training windows, cut around a tumor and augmented; all random draws of a window come from one seed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,19 @@ def cut_tumor_window(
     seed: int | None,
     spatial: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled image (C, *shape) in [-1, 1] and tumor mask (*shape) in {0, 1} around a component.
+    """Cut a window around a tumor component.
 
-    The mask holds every tumor voxel of the window (a box may hold several components). With a seed, place, flips,
-    rotation, scale, elastic deformation (unless not `spatial`) and intensity are drawn; without, the window is centred and untouched.
+    Args:
+        case: The preprocessed case.
+        component: The component to show.
+        channels: The scaling of each channel.
+        shape: Shape of the window, in voxels.
+        seed: Seed of the place and the augmentation. None centers the window and does not augment it.
+        spatial: Whether to rotate, scale and deform; see `augment`.
+
+    Returns:
+        The scaled image, (C, *shape) in [-1, 1], and the tumor mask, (*shape) in {0, 1}. The mask contains all tumor
+        voxels of the window, also those of other components.
     """
     rng = np.random.default_rng(seed) if seed is not None else None
     start = place_window(component.box, case.record.shape, shape, rng)
@@ -39,11 +48,19 @@ def cut_tumor_window(
 def augment(
     image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, spatial: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mirrors, rotates, scales, deforms (batchgenerators) and changes the uptake of a window in [-1, 1].
+    """Augment a window: rotate, scale and deform (batchgenerators), mirror, and scale intensities.
 
-    Without `spatial` it only mirrors and changes the uptake.
+    Intensities are multiplied by U(0.85, 1.15) in the compressed range [0, 1], so that statistics stay close to those
+    of the data. If the tumor is rotated out of the window, the window is returned unchanged.
 
-    Uptake is scaled by U(0.85, 1.15) in the compressed unit range, so that statistics stay close to the data's own.
+    Args:
+        image: The window, (C, X, Y, Z) in [-1, 1].
+        mask: Its tumor mask, (X, Y, Z) in {0, 1}.
+        rng: Makes all random draws.
+        spatial: Whether to rotate, scale and deform. Without it, the window is only mirrored and scaled in intensity.
+
+    Returns:
+        Image and mask, float32.
     """
     from batchgenerators.augmentations.spatial_transformations import augment_mirroring, augment_spatial
 
@@ -73,7 +90,7 @@ def augment(
         data, label = augment_mirroring(data[0], label[0])
     gain = rng.uniform(0.85, 1.15)
     data = np.clip((data + 1) * gain - 1, -1, 1)
-    if not label.any():  # turned out of the window: keep the window as it was
+    if not label.any():  # the tumor was rotated out of the window
         return image, mask
     return np.ascontiguousarray(data, np.float32), np.ascontiguousarray(label[0], np.float32)
 
@@ -81,9 +98,22 @@ def augment(
 def cut_mix(
     image: np.ndarray, mask: np.ndarray, other: np.ndarray, other_mask: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A window (C, X, Y, Z) with its mask (X, Y, Z) into which a box of another's is pasted at the same place; a new pair.
+    """CutMix in 3D: paste a random box of another window into a copy of a window, image and mask.
 
-    The box has the window's proportions and a share U(0, 1) of its volume. Source: FreeTumor, eq. 7 (CutMix, in 3D).
+    The box has the proportions of the window and a share U(0, 1) of its volume.
+
+    Args:
+        image: The window, (C, X, Y, Z).
+        mask: Its mask, (X, Y, Z).
+        other: The other window, (C, X, Y, Z).
+        other_mask: Its mask, (X, Y, Z).
+        rng: Draws the box.
+
+    Returns:
+        The mixed image and mask.
+
+    Source:
+        FreeTumor, eq. 7.
     """
     edge = rng.random() ** (1 / 3)
     size = [max(1, round(edge * n)) for n in mask.shape]
@@ -96,10 +126,10 @@ def cut_mix(
 
 @contextlib.contextmanager
 def seeded_numpy(seed: int) -> Iterator[None]:
-    """numpy's global generator seeded for the block (batchgenerators draws from it) and put back after."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
+    """Seed NumPy's global generator for the block, which batchgenerators uses, and restore its state."""
+    state = np.random.get_state()  # noqa: NPY002  (batchgenerators has no other generator)
+    np.random.seed(seed)  # noqa: NPY002  (as above)
     try:
         yield
     finally:
-        np.random.set_state(state)  # noqa: NPY002
+        np.random.set_state(state)  # noqa: NPY002  (as above)

@@ -34,7 +34,7 @@ from tumorgen_cli.evaluation.gains import (
     summarize_arms,
 )
 from tumorgen_cli.evaluation.reports import downstream
-from tumorgen_cli.figures import display_range, display_style, draw_box_slices, pick_evenly
+from tumorgen_cli.figures import View, display_range, display_style, draw_box_slices, pick_evenly
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.methods.open import check_preprocessed, open_method
 from tumorgen_cli.nnunet.job import CPU_SIZE, NetworkSize, TrainingCase, TrainingData, check_data, training_data
@@ -54,7 +54,7 @@ from tumorgen_cli.studies.downstream_runs import (
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions
-from tumorgen_cli.synthesis.sources import unlabeled_hosts_fault, unlabeled_hosts, read_planned_dataset, healthy_sources
+from tumorgen_cli.synthesis.sources import healthy_sources, read_planned_dataset, unlabeled_hosts, unlabeled_hosts_fault
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, abbreviate_list, one_line
@@ -385,6 +385,6 @@ def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) ->
         display = display_range(scan_limits(image, plan.channels, masks["truth"])[plan.main_channel], (channel,), box)
         painted = [(channel, mask) for mask in masks.values()]
         shown = display_style(plan.channels[plan.main_channel].name)[0]
-        _, *pictures = draw_box_slices(channel, painted, box, grid.spacing_mm, display, grid.direction, colormap=shown)
+        _, *pictures = draw_box_slices(channel, painted, box, View(grid.spacing_mm, display, grid.direction, shown))
         patients.append(downstream.Patient(name, count, dict(zip(masks, pictures, strict=True))))
     return patients

@@ -1,1 +1,1 @@
-"""Tumors as arrays: boxes around them and for them, mask priors, removal from a scan, noise like the scan's own."""
+"""Tumors as arrays: boxes around and for them, drawn masks, removal from a scan, noise like the scan's own."""

@@ -1,6 +1,7 @@
-"""Boxes: BA-PMG around a tumor on the latent grid, and where to put a box into a healthy scan.
+"""Boxes: random boxes around tumors on the latent grid (BA-PMG), and places for boxes in healthy scans.
 
-Source: TumorGen, section 2.1.
+Source:
+    TumorGen, section 2.1.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import Box, Shape, Triple, tight_box
+from tumorgen_cli.geometry import Box, Shape, Triple, as_triple, tight_box
 from tumorgen_cli.planning.fingerprint import TumorFacts
 
 
 def latent_mask(mask: np.ndarray, factor: int = 4) -> np.ndarray:
-    """The mask (X, Y, Z) on the latent grid by area averaging: soft in [0, 1] at the boundary, float32."""
+    """Average a mask (X, Y, Z) over latent cells of `factor` voxels per side; float32 in [0, 1], soft at the edge."""
     x, y, z = (n // factor for n in mask.shape)
     return mask.astype(np.float32).reshape(x, factor, y, factor, z, factor).mean(axis=(1, 3, 5))
 
 
 def draw_box(mask: np.ndarray, alpha: float, rng: np.random.Generator) -> Box:
-    """BA-PMG: the tight box of a latent mask, each of its six planes moved outward by U(0, alpha * D_i).
+    """Draw a box around a tumor (BA-PMG): each plane of its tight box is moved outward by U(0, alpha * D_i).
 
-    `mask` (X, Y, Z) on the latent grid; D_i is its length per axis; alpha = 0 gives the tight box (the ablation
-    without BA-PMG). Planes are rounded to the nearest latent plane and clipped to the grid.
+    D_i is the length of the grid on axis i. Planes are rounded to the nearest latent plane and clipped to the grid.
+
+    Args:
+        mask: Mask on the latent grid, (X, Y, Z).
+        alpha: Largest offset relative to the grid. 0 gives the tight box, the ablation without BA-PMG.
+        rng: Draws the offsets.
 
     Raises:
         ValueError: the mask is empty.
@@ -34,13 +39,12 @@ def draw_box(mask: np.ndarray, alpha: float, rng: np.random.Generator) -> Box:
         raise ValueError("a box needs a tumor; the mask is empty")
     low = rng.uniform(0, 1, 3) * alpha * np.array(mask.shape)
     high = rng.uniform(0, 1, 3) * alpha * np.array(mask.shape)
-    start = [max(0, round(a - d)) for a, d in zip(tight.start, low, strict=True)]
-    stop = [min(n, round(b + d)) for b, d, n in zip(tight.stop, high, mask.shape, strict=True)]
-    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
+    start = as_triple(max(0, round(a - d)) for a, d in zip(tight.start, low, strict=True))
+    return Box(start, as_triple(min(n, round(b + d)) for b, d, n in zip(tight.stop, high, mask.shape, strict=True)))
 
 
 def box_mask(box: Box, shape: Shape) -> np.ndarray:
-    """1 inside the box, 0 outside, float32."""
+    """A mask of `shape` that is 1 inside the box and 0 outside, float32."""
     out = np.zeros(shape, np.float32)
     out[box.slices] = 1
     return out
@@ -49,16 +53,27 @@ def box_mask(box: Box, shape: Shape) -> np.ndarray:
 def latent_box(box: Box, factor: int = 4) -> Box:
     """The latent cells that a box of voxels touches.
 
-    As `draw_box` finds the cells of a training tumor: a place of a tumor's size is drawn into with the room that the flow has learnt from.
+    `draw_box` finds the cells of a training tumor in the same way, so a place of a tumor's size is as large as in
+    training.
     """
-    return Box(tuple(a // factor for a in box.start), tuple(-(-b // factor) for b in box.stop))  # type: ignore[arg-type]
+    return Box(as_triple(a // factor for a in box.start), as_triple(-(-b // factor) for b in box.stop))
 
 
 def draw_size_mm(
     tumors: Sequence[TumorFacts], alpha: float, window_mm: Triple, rng: np.random.Generator
 ) -> tuple[Triple, int]:
-    """A box size that follows the training tumors: one tumor's extent times U(0.9, 1.1), plus two BA-PMG offsets per
-    axis. Returns the size in mm (never beyond 7/8 of the window, where a flow has no context left) and the tumor's number.
+    """Draw a box size from the training tumors: an extent times U(0.9, 1.1), plus two BA-PMG offsets per axis.
+
+    The size is at most 7/8 of the window, because a flow needs context.
+
+    Args:
+        tumors: The training tumors.
+        alpha: Largest offset relative to the window.
+        window_mm: Extent of the window.
+        rng: Makes all random draws.
+
+    Returns:
+        The size in mm and the number of the tumor.
     """
     number = int(rng.integers(len(tumors)))
     scale = rng.uniform(0.9, 1.1, 3)
@@ -68,10 +83,18 @@ def draw_size_mm(
 
 
 def place_box(size: Shape, allowed: np.ndarray, rng: np.random.Generator, least_share: float = 0.6) -> Box | None:
-    """A box of `size` voxels whose centre lies in `allowed` (X, Y, Z) and whose volume lies in it by `least_share`.
+    """Draw a place for a box: its center, and at least a share of its volume, lie in an allowed region.
 
-    The share is relaxed to the best of 200 draws where no draw reaches it; None where `allowed` is empty or the scan
-    is smaller than the box.
+    If none of 200 draws reaches the share, the best of them is returned.
+
+    Args:
+        size: Edges of the box in voxels.
+        allowed: The allowed region, (X, Y, Z) bool.
+        rng: Draws the places.
+        least_share: Share of the box that should lie in the region.
+
+    Returns:
+        The box; None if the region is empty or the scan is smaller than the box.
     """
     shape = allowed.shape
     if any(n > m for n, m in zip(size, shape, strict=True)):
@@ -83,8 +106,8 @@ def place_box(size: Shape, allowed: np.ndarray, rng: np.random.Generator, least_
     best: tuple[float, Box] | None = None
     for _ in range(200):
         center = np.unravel_index(centers[rng.integers(len(centers))], shape)
-        start = tuple(int(np.clip(c - n // 2, 0, m - n)) for c, n, m in zip(center, size, shape, strict=True))
-        box = Box(start, tuple(a + n for a, n in zip(start, size, strict=True)))  # type: ignore[arg-type]
+        start = as_triple(int(np.clip(c - n // 2, 0, m - n)) for c, n, m in zip(center, size, shape, strict=True))
+        box = Box(start, as_triple(a + n for a, n in zip(start, size, strict=True)))
         share = _inside(total, box) / float(np.prod(size))
         if share >= least_share:
             return box
@@ -94,10 +117,13 @@ def place_box(size: Shape, allowed: np.ndarray, rng: np.random.Generator, least_
 
 
 def body_mask(image: np.ndarray) -> np.ndarray:
-    """The body in a scan (X, Y, Z): above Otsu's threshold between air and tissue, largest part, holes filled.
+    """Find the body in a scan (X, Y, Z): the largest part above Otsu's threshold, with holes filled slice by slice.
 
-    Values above the 95th percentile are clipped and the root taken first, so that hot organs do not make a class of
-    their own.
+    Values above the 95th percentile are clipped and the square root is taken first, so that the threshold lies between
+    air and tissue and not below hot organs.
+
+    Returns:
+        The body, (X, Y, Z) bool; everything if no voxel is above the threshold.
     """
     low, high = np.percentile(image, (0.5, 95))
     if high <= low:
@@ -118,12 +144,14 @@ def body_mask(image: np.ndarray) -> np.ndarray:
 
 
 def _integral(mask: np.ndarray) -> np.ndarray:
+    """Sums of a mask over all boxes that start at the first voxel, with a leading plane of zeros on each axis."""
     total = np.zeros(tuple(n + 1 for n in mask.shape), np.int64)
     total[1:, 1:, 1:] = mask.astype(np.int64).cumsum(0).cumsum(1).cumsum(2)
     return total
 
 
 def _inside(total: np.ndarray, box: Box) -> float:
+    """Sum of a mask in a box, from the mask's integral."""
     (a, c, e), (b, d, f) = box.start, box.stop
     t = total
     return float(t[b, d, f] - t[a, d, f] - t[b, c, f] - t[b, d, e] + t[a, c, f] + t[a, d, e] + t[b, c, e] - t[a, c, e])

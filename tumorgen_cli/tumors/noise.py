@@ -1,4 +1,4 @@
-"""Noise like a scan's own, for pictures that a VAE has made smooth. Pure functions of arrays."""
+"""Noise like that of a scan, for images that a VAE has made smooth. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -15,29 +15,40 @@ Spread = Callable[[np.ndarray], float]
 
 
 def robust_std(values: np.ndarray) -> float:
-    """The standard deviation that the bulk of the values has, whatever a few are: from the median absolute deviation."""
+    """Estimate the standard deviation from the median absolute deviation, so that outliers do not change it."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def draw_scan_noise(
     scan: np.ndarray, smooth: np.ndarray, picture: np.ndarray, box: Box, rng: np.random.Generator, spread: Spread
 ) -> np.ndarray:
-    """Noise (C, X, Y, Z) for `picture`, as strong and as smooth as `scan` - `smooth` is outside the box.
+    """Draw noise that is as strong and as smooth as that of a scan.
 
-    All arrays are (C, X, Y, Z) in the scaled intensities. What lies inside `box` is not looked at, so that nothing of
-    a tumor that was there comes back. Strength is measured at five levels of `smooth` (by `spread`) and
-    taken at the picture's own level, beyond the highest along the line through all five: a tumor is often brighter than
-    anything around it, and its noise stronger. Smoothness is the correlation of neighbours along each axis. Zero where less
-    than 512 voxels lie outside the box.
+    The noise of the scan is `scan - smooth` outside the box. Inside the box nothing is measured, so that no part of a
+    removed tumor is drawn again. Strength is measured at five intensity levels and interpolated at the levels of
+    `picture`. Above the highest level it is extrapolated on the line through all five, because a tumor is often
+    brighter than its surroundings and its noise is stronger. Smoothness is measured as the correlation of neighboring
+    voxels along each axis.
+
+    Args:
+        scan: The scan, (C, X, Y, Z), in scaled intensities.
+        smooth: The scan without noise, (C, X, Y, Z).
+        picture: The image that the noise is for, (C, X, Y, Z).
+        box: The box that is not measured.
+        rng: Draws the noise.
+        spread: Measures the strength of noise, for example `numpy.std`.
+
+    Returns:
+        The noise, (C, X, Y, Z); zero if less than 512 voxels lie outside the box.
     """
     outside = np.ones(scan.shape[1:], bool)
     outside[box.slices] = False
     out = np.zeros_like(picture)
     if outside.sum() < _LEAST_VOXELS:
         return out
-    for channel, residual in enumerate(scan - smooth):
-        residual = residual - residual[outside].mean()
-        sigma = [_blur(residual, outside, axis) for axis in range(3)]
+    for channel, difference in enumerate(scan - smooth):
+        residual = difference - difference[outside].mean()
+        sigma = [_estimate_sigma(residual, outside, axis) for axis in range(3)]
         noise = ndimage.gaussian_filter(rng.standard_normal(residual.shape).astype(np.float32), sigma, mode="wrap")
         levels, strengths = _strengths(smooth[channel][outside], residual[outside], spread)
         out[channel] = noise / max(float(noise.std()), 1e-9) * noise_strength_at(picture[channel], levels, strengths)
@@ -45,13 +56,13 @@ def draw_scan_noise(
 
 
 def noise_strength_at(level: np.ndarray, levels: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-    """Strengths at any level: between the measured ones, and above them on along their line where that rises."""
+    """Interpolate the strength of noise at any level; above the highest, extrapolate on the fitted line if it rises."""
     slope = max(0.0, float(np.polyfit(levels, strengths, 1)[0])) if np.ptp(levels) > 1e-6 else 0.0
     return np.asarray(np.interp(level, levels, strengths) + slope * np.maximum(level - levels[-1], 0))
 
 
-def _blur(residual: np.ndarray, where: np.ndarray, axis: int) -> float:
-    """Sigma in voxels of the Gaussian whose blurred white noise has the residual's correlation of neighbours."""
+def _estimate_sigma(residual: np.ndarray, where: np.ndarray, axis: int) -> float:
+    """Sigma, in voxels, with which blurred white noise has the residual's correlation of neighboring voxels."""
     ahead = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
     back = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
     both = where[ahead] & where[back]
@@ -62,7 +73,7 @@ def _blur(residual: np.ndarray, where: np.ndarray, axis: int) -> float:
 
 
 def _strengths(level: np.ndarray, residual: np.ndarray, spread: Spread) -> tuple[np.ndarray, np.ndarray]:
-    """The residual's spread at the quantile levels of the smooth scan, rising levels."""
+    """Measure the spread of the residual in five groups of voxels by level; returns rising levels and spreads."""
     groups = np.array_split(np.argsort(level, kind="stable"), _LEVELS)
     levels = np.array([float(level[group].mean()) for group in groups])
     strengths = np.array([float(spread(residual[group])) for group in groups])

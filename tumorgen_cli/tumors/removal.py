@@ -1,7 +1,7 @@
-"""Scans without their tumors: smooth continuation of what lies around them, with noise like the scan's own. Pure functions of arrays.
+"""Remove tumors from scans: the surroundings are continued smoothly, with noise like that of the scan.
 
-Methods that keep the voxels around their tumor would leave the old one in the picture when a case's tumor is redrawn; methods
-that learn from healthy windows find more of them.
+Pure functions of arrays. When the tumor of a case is drawn again, methods that keep the voxels around it need a scan
+without the old tumor. Methods that learn from healthy windows get more of them.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage, sparse
 
-from tumorgen_cli.geometry import SHELL_MM, Box, Triple, box_around, cast_to_dtype, tight_box
+from tumorgen_cli.geometry import SHELL_MM, Box, Triple, as_triple, box_around, cast_to_dtype, tight_box
 from tumorgen_cli.planning.plan import PastePlan
 from tumorgen_cli.tumors.noise import draw_scan_noise, robust_std
 
-_CONTEXT_MM = 25.0  # around what is taken away, to measure noise in
-_STANDS_OUT = 2.0  # a tumor's contrast, in spreads of its surroundings, from which on its uptake outlines it
-_ORGAN = (
-    1.5  # times a tumor's highest uptake above the background: hotter is an organ, not a rim that the outline missed
-)
-_MOST = 3.0  # times its outline; what is seen to be larger is an organ that the tumor touches
+_CONTEXT_MM = 25.0  # noise is measured up to this distance around the removed tumor
+_MIN_CONTRAST = 2.0  # uptake extends a tumor only if its contrast is this many standard deviations of the surroundings
+_ORGAN = 1.5  # an organ, rather than an extension of the tumor, has more than this times the tumor's highest uptake
+_MAX_GROWTH = 3.0  # an extended tumor that is more than this times its outline is an organ that the tumor touches
 
 
 def remove_tumors(
@@ -30,12 +28,24 @@ def remove_tumors(
     seed: int,
     labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Box | None]:
-    """The image (C, X, Y, Z) in its own type with the tumors (X, Y, Z) in `box` gone, and the box of all voxels that changed.
+    """Remove the tumors in a box from a scan. Tumors outside the box stay.
 
-    Each is taken away as far as it is seen in the channels `paste.seen_in` (`extend_to_uptake`), with `paste.heal_mm` around it for its blur.
-    Inside, each channel solves Laplace's equation between the voxels around (the smoothest continuation), and gets noise of the
-    strength and smoothness that the scan has around. Tumors outside the box stay; what has another of the
-    `labels` (X, Y, Z) is not taken for a tumor. Without one in the box the image itself comes back, and None.
+    Each tumor is removed with the uptake that belongs to it in the channels `paste.seen_in` (see `extend_to_uptake`),
+    and with a margin of `paste.heal_mm` for its blur. Inside, each channel solves Laplace's equation between the
+    surrounding voxels, which is the smoothest continuation, and gets noise as strong and smooth as that around it.
+
+    Args:
+        image: The scan, (C, X, Y, Z).
+        tumors: All tumors, (X, Y, Z), nonzero inside.
+        box: The box whose tumors are removed.
+        spacing_mm: Voxel edges.
+        paste: The plan's settings.
+        seed: Seed of the noise.
+        labels: Label map, (X, Y, Z). Voxels with another label are not taken for a tumor.
+
+    Returns:
+        The scan in its data type, and the box of all changed voxels. Without a tumor in the box, the image itself and
+        None.
     """
     old = np.zeros(tumors.shape, bool)
     old[box.slices] = tumors[box.slices]
@@ -45,28 +55,18 @@ def remove_tumors(
     part = old[around.slices]
     others = tumors[around.slices].astype(bool) & ~part
     kept = others if labels is None else (labels[around.slices] > 0) & ~part
-    seen = part.copy()
-    if paste.seen_in:
-        uptake = image[(list(paste.seen_in), *around.slices)].astype(np.float32)
-        pieces, count = ndimage.label(part)
-        for number in range(1, count + 1):
-            own = pieces == number
-            near = box_around(own, spacing_mm, 2 * SHELL_MM)
-            assert near is not None
-            where, barred = near.slices, kept | (part & ~own)
-            seen[where] |= extend_to_uptake(
-                uptake[(slice(None), *where)], own[where], barred[where], spacing_mm, paste.heal_mm
-            )
+    channels = image[(list(paste.seen_in), *around.slices)].astype(np.float32) if paste.seen_in else None
+    seen = part if channels is None else _extend_parts(channels, part, kept, spacing_mm, paste.heal_mm)
     hole = (ndimage.distance_transform_edt(~seen, sampling=spacing_mm) <= paste.heal_mm) & ~others
     context, changed = box_around(hole, spacing_mm, _CONTEXT_MM), tight_box(hole)
     assert context is not None
     assert changed is not None
-    hole, inner = hole[context.slices], changed.shifted(tuple(-a for a in context.start))  # type: ignore[arg-type]
+    hole, inner = hole[context.slices], changed.shifted(as_triple(-a for a in context.start))
     context, changed = context.shifted(around.start), changed.shifted(around.start)
     crop = image[(slice(None), *context.slices)].astype(np.float32)
     filled = np.stack([fill_harmonic(channel, hole, spacing_mm) for channel in crop])
     smooth = np.stack([ndimage.gaussian_filter(channel, 1.0) for channel in crop])
-    # other tumors beside it and organs' edges count as host; of a robust spread little of them shows
+    # other tumors and edges of organs count as surroundings; they hardly change a robust standard deviation
     noise = draw_scan_noise(crop, smooth, filled, inner, np.random.default_rng(seed), robust_std)
     filled[:, hole] += noise[:, hole]
     out = image.copy()
@@ -74,16 +74,44 @@ def remove_tumors(
     return out, changed
 
 
+def _extend_parts(
+    image: np.ndarray, tumors: np.ndarray, kept: np.ndarray, spacing_mm: Triple, margin_mm: float
+) -> np.ndarray:
+    """Extend each connected part of a tumor mask (X, Y, Z) by its uptake, without the other parts and what is kept."""
+    seen = tumors.copy()
+    pieces, count = ndimage.label(tumors)
+    for number in range(1, count + 1):
+        own = pieces == number
+        near = box_around(own, spacing_mm, 2 * SHELL_MM)
+        assert near is not None
+        where, barred = near.slices, kept | (tumors & ~own)
+        seen[where] |= extend_to_uptake(image[(slice(None), *where)], own[where], barred[where], spacing_mm, margin_mm)
+    return seen
+
+
 def extend_to_uptake(
     image: np.ndarray, tumor: np.ndarray, kept: np.ndarray, spacing_mm: Triple, margin_mm: float
 ) -> np.ndarray:
-    """A tumor (X, Y, Z), not empty, with the uptake beside it that its outline leaves out, never what is `kept`: (X, Y, Z) bool.
+    """Extend a tumor by the uptake beside it that its outline does not include.
 
-    Outlines drawn on another scan, or tightly, leave uptake out, which would stay as a tumor without a mask. In the channel of the
-    image (C, X, Y, Z) in which the tumor stands out most, voxels within `SHELL_MM` that hang together with it are taken for it where they
-    are halfway from the background to the tumor's mean, or hotter, but not half again as hot as all of the tumor: an organ,
-    which is kept with its blur, 2 `margin_mm`. The background is the tissue in the next `SHELL_MM`: the upper half of the values, as
-    there may be air. The outline alone comes back where the tumor does not stand out or where three times as much would be taken.
+    Outlines that are drawn on another scan, or tightly, leave uptake outside. It would stay as a tumor without a mask.
+
+    In the channel with the highest contrast, voxels within `SHELL_MM` that are connected with the tumor are added if
+    their value is at least halfway from the background to the mean of the tumor. Voxels that are 1.5 times as hot as
+    the hottest voxel of the tumor are an organ; it is not added, nor is its blur, up to 2 `margin_mm` from it. The
+    background is the tissue in the next `SHELL_MM`: the upper half of the values there, because the lower half may be
+    air.
+
+    Args:
+        image: The channels to look at, (C, X, Y, Z).
+        tumor: The tumor, (X, Y, Z) bool, not empty.
+        kept: Voxels that are never added, (X, Y, Z) bool.
+        spacing_mm: Voxel edges.
+        margin_mm: Margin for blur.
+
+    Returns:
+        The extended tumor, (X, Y, Z) bool. It is the outline alone if the tumor has too little contrast, or if the
+        extended tumor would be more than three times as large.
     """
     distance = ndimage.distance_transform_edt(~tumor, sampling=spacing_mm)
     background = (distance > SHELL_MM) & (distance <= 2 * SHELL_MM) & ~kept
@@ -95,7 +123,7 @@ def extend_to_uptake(
     spread = 1.4826 * np.median(np.abs(tissue - level[:, None]), axis=1)
     contrast = image[:, tumor].mean(axis=1) - level
     channel = int(np.argmax(contrast / np.maximum(spread, 1e-9)))
-    if not contrast[channel] > _STANDS_OUT * spread[channel]:
+    if not contrast[channel] > _MIN_CONTRAST * spread[channel]:
         return tumor
     uptake = image[channel] - level[channel]
     barred, hotter = kept, (uptake > _ORGAN * uptake[tumor].max()) & (distance <= 2 * SHELL_MM)
@@ -104,13 +132,24 @@ def extend_to_uptake(
     like = (uptake >= contrast[channel] / 2) & (distance <= SHELL_MM) & ~barred
     pieces, _ = ndimage.label(like | tumor)
     seen = np.isin(pieces, np.unique(pieces[tumor]))
-    return seen if seen.sum() <= _MOST * tumor.sum() else tumor
+    return seen if seen.sum() <= _MAX_GROWTH * tumor.sum() else tumor
 
 
 def fill_harmonic(image: np.ndarray, hole: np.ndarray, spacing_mm: Triple) -> np.ndarray:
-    """The image (X, Y, Z) with the hole's voxels harmonic: each the mean of its neighbours, nearer ones weighing more.
+    """Fill a hole with a harmonic function: each voxel is the mean of its neighbors, weighted by 1 / distance squared.
 
-    The rest is untouched. At the array's edge there is no neighbour; a hole without any voxel around gets zero.
+    Other voxels are not changed. Neighbors outside the array do not count. A hole that fills the array gets zero.
+
+    Args:
+        image: One channel, (X, Y, Z).
+        hole: The voxels to fill, (X, Y, Z) bool.
+        spacing_mm: Voxel edges.
+
+    Returns:
+        The filled image, float32.
+
+    Raises:
+        RuntimeError: the solver did not converge.
     """
     out = image.astype(np.float32, copy=True)
     count = int(hole.sum())
@@ -141,9 +180,9 @@ def fill_harmonic(image: np.ndarray, hole: np.ndarray, spacing_mm: Triple) -> np
         (np.concatenate([diagonal, *weights]), (np.concatenate([numbers, *rows]), np.concatenate([numbers, *columns]))),
         (count, count),
     )
-    scaling = sparse.diags(1 / diagonal)  # Jacobi: anisotropic voxels converge as fast as cubes
-    solution, unsettled = sparse.linalg.cg(matrix, known, rtol=1e-5, maxiter=20 * sum(hole.shape), M=scaling)
-    if unsettled:
-        raise RuntimeError("the fill of a hole did not settle")
+    scaling = sparse.diags(1 / diagonal)  # Jacobi: anisotropic voxels converge as fast as cubic ones
+    solution, failed = sparse.linalg.cg(matrix, known, rtol=1e-5, maxiter=20 * sum(hole.shape), M=scaling)
+    if failed:
+        raise RuntimeError("the fill of a hole did not converge")
     out[hole] = solution
     return out

@@ -31,7 +31,7 @@ from tumorgen_cli.evaluation.comparison import (
     shared_places,
 )
 from tumorgen_cli.evaluation.reports.html import number, page, picture_row, table
-from tumorgen_cli.figures import display_range, display_style, draw_box_slices, pick_evenly
+from tumorgen_cli.figures import View, display_range, display_style, draw_box_slices, pick_evenly
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
@@ -93,7 +93,7 @@ def draw_places(
         )
         colormap, _ = display_style(plan.channels[plan.main_channel].name)
         first, *others = draw_box_slices(
-            before, painted, box, grid.spacing_mm, display, grid.direction, colormap=colormap
+            before, painted, box, View(grid.spacing_mm, display, grid.direction, colormap)
         )
         places.append(Place(case, first, dict(zip(pairs, others, strict=True))))
     return places
