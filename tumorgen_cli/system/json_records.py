@@ -1,4 +1,4 @@
-"""Strict JSON <-> frozen dataclasses: unknown or missing fields are faults that name the file and the field."""
+"""Strict conversion between JSON and frozen dataclasses; errors name the file and the field."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ T = TypeVar("T")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a record or plain value as indented JSON, atomically."""
+    """Write a record or plain value as indented JSON, atomically."""
     write_text(path, json.dumps(to_plain(value), indent=1) + "\n")
 
 
 def read_plain(path: Path, remedy: str) -> Any:
-    """The parsed JSON of `path`.
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        remedy: What the user should do if the file is missing or damaged.
 
     Raises:
-        StateError: missing or not JSON; `remedy` says what to do.
+        StateError: the file is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -39,17 +43,22 @@ def read_plain(path: Path, remedy: str) -> Any:
 
 
 def read_record(kind: type[T], path: Path, remedy: str) -> T:
-    """The record of type `kind` in `path`; every unknown, missing or wrong field is reported at once.
+    """Read a record of type `kind` from a JSON file.
+
+    Args:
+        kind: The type.
+        path: The file.
+        remedy: What the user should do about faults.
 
     Raises:
-        StateError: missing file or not JSON.
-        PlanError: the fields do not fit `kind`.
+        StateError: the file is missing or not JSON.
+        PlanError: the fields do not fit `kind`; all unknown, missing and wrong fields are listed.
     """
     return from_plain(kind, read_plain(path, remedy), where=path.name, remedy=remedy)
 
 
 def to_plain(value: Any) -> Any:
-    """JSON-ready copy of records, tuples, paths and numpy scalars."""
+    """Convert records, tuples, paths and NumPy values to plain JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -64,10 +73,17 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], value: Any, where: str = "", remedy: str = "correct the field") -> T:
-    """A record of type `kind` from plain JSON values.
+    """Convert plain JSON values to a record of type `kind`.
+
+    Args:
+        kind: The type.
+        value: The plain value.
+        where: Name of the value, for error messages.
+        remedy: What the user should do about wrong fields.
 
     Raises:
-        PlanError: lists every unknown field (with the nearest name), missing field and wrong type.
+        PlanError: the value does not fit. All unknown fields (with the nearest known name), missing fields and wrong
+            types are listed.
     """
     faults: list[Fault] = []
     record = _parse(kind, value, where, remedy, faults)
@@ -77,7 +93,7 @@ def from_plain(kind: type[T], value: Any, where: str = "", remedy: str = "correc
 
 
 def unknown_name_fault(where: str, name: str, known: Iterable[str]) -> Fault:
-    """The fault for a name nobody knows, with the nearest one that is known."""
+    """The fault for an unknown name; its remedy suggests the nearest known name."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, 1)
     return Fault(
@@ -141,22 +157,24 @@ def _parse(kind: Any, value: Any, where: str, remedy: str, faults: list[Fault]) 
 
 
 def hash_value(value: Any) -> str:
-    """Short SHA-256 of a record's canonical JSON."""
+    """The first 16 hex digits of the SHA-256 of a record's JSON with sorted keys."""
     return hashlib.sha256(json.dumps(to_plain(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def none_for_nan(value: Any) -> Any:
-    """JSON knows no nan: null stands for it in the files."""
-    return _mapped(value, lambda v: None if isinstance(v, float) and not math.isfinite(v) else v)
+    """Replace NaN and infinity, which JSON does not have, by None."""
+    return _map_leaves(value, lambda v: None if isinstance(v, float) and not math.isfinite(v) else v)
 
 
 def nan_for_none(value: Any) -> Any:
-    return _mapped(value, lambda v: math.nan if v is None else v)
+    """Replace None by NaN."""
+    return _map_leaves(value, lambda v: math.nan if v is None else v)
 
 
-def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
+def _map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Apply a function to every leaf of nested dictionaries and lists."""
     if isinstance(value, dict):
-        return {key: _mapped(part, leaf) for key, part in value.items()}
+        return {key: _map_leaves(part, leaf) for key, part in value.items()}
     if isinstance(value, list):
-        return [_mapped(part, leaf) for part in value]
+        return [_map_leaves(part, leaf) for part in value]
     return leaf(value)
