@@ -1,10 +1,11 @@
-"""TumorGen's ablations (its Table 2, and ours) on a data set whose VAE is trained: each row a switch of the plan, each seed a training.
+"""TumorGen's ablations (Table 2 of its paper, and ours) on a data set whose VAE is trained.
 
     python examples/ablations.py -w WORK -o OUT --judge DIR --steps 800 --seeds 0 --seeds 1
 
-All rows share the workspace's VAE, those of a seed their encoded windows. Each trains a flow (and a refiner) of its own in
-OUT/<row>_<seed>, redraws the held-out cases' tumors and scores them. Run it again after a kill and it goes on. Ends with
-the table: OUT/ablations.csv.
+Each row of the table switches one part of the method off in the plan. Each seed is a training of its own. All rows
+share the VAE of the workspace, and the rows of a seed share their encoded windows. Each row trains a flow and a refiner
+in OUT/<row>_<seed>, redraws the tumors of the held-out cases and scores them. If the script is stopped, run it again:
+it continues. It writes the table, OUT/ablations.csv, and the commit, command and machine, OUT/origin.txt.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from origin import origin_and_command, write_origin
 
 from tumorgen_cli.evaluation.evaluate import read_scores
 from tumorgen_cli.evaluation.options import ScoreOptions
@@ -42,7 +44,7 @@ ROWS = {
 
 
 def prepare(base: Workspace, folder: Path, settings: list[str], seed: int) -> Workspace:
-    """A workspace with the base's data and VAE, and latents where it has them, planned with other settings."""
+    """Return a workspace with the data, the VAE and the latents (if any) of `base`, planned with other settings."""
     workspace = Workspace(folder)
     plan = base.plan()
     options = PlanOptions(plan.tumor_name, plan.memory_gib, settings=settings, seed=seed, fold=base.splits().fold)
@@ -51,7 +53,7 @@ def prepare(base: Workspace, folder: Path, settings: list[str], seed: int) -> Wo
         if (base.root / name).exists():
             copy(base.root / name, folder / name)
     preprocess_dataset(workspace)
-    # the VAE does not depend on the rows' switches, and one VAE serves every seed: only what it was made from is renamed
+    # The VAE does not depend on the switches, and all seeds share it. So only the hash of its inputs is replaced.
     path = workspace.run("tumorgen", "vae") / "run.json"
     own = find_method("tumorgen")(workspace.plan(), workspace).inputs_hash("vae")
     write_json(path, {**read_plain(path, "train the VAE again"), "inputs_hash": own})
@@ -59,7 +61,7 @@ def prepare(base: Workspace, folder: Path, settings: list[str], seed: int) -> Wo
 
 
 def copy(source: Path, target: Path) -> None:
-    """A whole copy or none."""
+    """Copy a folder completely or not at all; an existing target stays as it is."""
     if not target.exists():
         half = target.with_name(f"{target.name}.half")
         shutil.rmtree(half, ignore_errors=True)
@@ -67,57 +69,56 @@ def copy(source: Path, target: Path) -> None:
         half.rename(target)
 
 
+def score_row(workspace: Workspace, judge: Path | None, pairs: int, seed: int) -> tuple[str | int, ...]:
+    """Redraw the held-out tumors, score them and return the row's cells from DSC to draws."""
+    made = synthesize_pairs(workspace, "tumorgen", SetOptions(pairs, seed=seed), HostOptions(cases="test"))
+    evaluate_sets(workspace, [Path(made.folder)], ScoreOptions(judge))
+    scores = read_scores(workspace.evaluation(Path(made.folder).name) / "scores.json")
+    kernel = next(p.whole.value for p in scores.planes if (p.measure, p.place, p.plane) == ("kernel", "tumor", "all"))
+    ks = max(c.ks for c in scores.comparisons if c.field in ("volume_ml", "mean", "contrast"))
+    agreement = [scores.agreement.of(field).synthetic.mean for field in ("dice", "surface_dice")]
+    return (*(f"{value:.4f}" for value in (*agreement, kernel, ks, scores.reader.auc)), made.tally.draws)
+
+
 def main(
     work: Annotated[Path, typer.Option("-w", "--work", help="A workspace whose VAE is trained.")],
-    out: Annotated[Path, typer.Option("-o", "--out")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the trainings and of the table.")],
     judge: Annotated[Path | None, typer.Option(help="An nnU-Net results folder (default: the bundled one).")] = None,
-    steps: Annotated[int, typer.Option(help="Of the flow; the refiner gets half as many.")] = 800,
-    seeds: Annotated[list[int], typer.Option()] = [0, 1],  # noqa: B006
-    pairs: int = 40,
+    steps: Annotated[int, typer.Option(help="Training steps of the flow; the refiner gets half as many.")] = 800,
+    seeds: Annotated[list[int], typer.Option(help="Seeds of the trainings.")] = [0, 1],  # noqa: B006 - typer copies it
+    pairs: Annotated[int, typer.Option(help="Pairs of each row and seed.")] = 40,
     settings: Annotated[
         list[str],
         typer.Option("--set", help="A field of TumorGen's flow, refiner or sampling for every row: a.b=value."),
-    ] = [],  # noqa: B006
+    ] = [],  # noqa: B006 - typer copies it
 ) -> None:
-    """Trains and scores every row for every seed, then prints the table."""
-    if shared := [
-        s for s in settings if not s.startswith((f"{FLOW}.", "methods.tumorgen.refiner.", "methods.tumorgen.sampling."))
-    ]:
+    """Train and score every row for every seed, then write and print the table."""
+    own = (f"{FLOW}.", "methods.tumorgen.refiner.", "methods.tumorgen.sampling.")
+    if shared := [setting for setting in settings if not setting.startswith(own)]:
         raise typer.BadParameter(
             f"{', '.join(shared)}: the rows share the workspace's data and VAE", param_hint="--set"
         )
-    base = Workspace(work.resolve())
+    base, out = Workspace(work.resolve()), out.resolve()
+    lengths = [f"{FLOW}.iterations={steps}", f"methods.tumorgen.refiner.iterations={steps // 2}"]
     table = []
     for seed in seeds:
-        whole = Workspace(out.resolve() / f"whole_{seed}")
+        whole = Workspace(out / f"whole_{seed}")
         for row, switches in ROWS.items():
             console.headline(f"{row}, seed {seed}")
-            lengths = [f"{FLOW}.iterations={steps}", f"methods.tumorgen.refiner.iterations={steps // 2}"]
             source = base if row == "whole" else whole
-            workspace = prepare(
-                source, out.resolve() / f"{row.replace(' ', '_')}_{seed}", [*settings, *switches, *lengths], seed
-            )
-            if row == "no VMR":
-                copy(
-                    whole.run("tumorgen", "flow"), workspace.run("tumorgen", "flow")
-                )  # the same flow, without the refiner
+            folder = out / f"{row.replace(' ', '_')}_{seed}"
+            workspace = prepare(source, folder, [*settings, *switches, *lengths], seed)
+            if row == "no VMR":  # the same flow, without the refiner
+                copy(whole.run("tumorgen", "flow"), workspace.run("tumorgen", "flow"))
             train_stage(workspace, "tumorgen", "flow")
             train_stage(workspace, "tumorgen", "refiner")
-            made = synthesize_pairs(workspace, "tumorgen", SetOptions(pairs, seed=seed), HostOptions(cases="test"))
-            evaluate_sets(workspace, [Path(made.folder)], ScoreOptions(judge))
-            scores = read_scores(workspace.evaluation(Path(made.folder).name) / "scores.json")
-            kernel = next(
-                p.whole.value for p in scores.planes if (p.measure, p.place, p.plane) == ("kernel", "tumor", "all")
-            )
-            ks = max(c.ks for c in scores.comparisons if c.field in ("volume_ml", "mean", "contrast"))
-            agreement = [scores.agreement.of(field).synthetic.mean for field in ("dice", "surface_dice")]
-            table.append(
-                (row, seed, *(f"{v:.4f}" for v in (*agreement, kernel, ks, scores.reader.auc)), made.tally.draws)
-            )
+            table.append((row, seed, *score_row(workspace, judge, pairs, seed)))
     header = ("row", "seed", "DSC", "NSD", "kernel distance", "largest KS of volume, uptake, contrast", "AUC", "draws")
-    with (out / "ablations.csv").open("w", newline="") as stream:
+    with (out / "ablations.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([header, *table])
+    write_origin(out)
     console.table("Ablations", header, table)
+    print(origin_and_command())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Makes the judge that comes with tumorgen: a small nnU-Net for FDG-PET, trained on sarcoma patients and on phantoms.
+"""Make the judge that comes with tumorgen: a small nnU-Net for FDG-PET, trained on sarcoma patients and on phantoms.
 
     python examples/bundled_judge.py Dataset501_STSPET --minutes 25
 
-Reads an nnU-Net raw dataset of FDG-PET of soft-tissue sarcoma (TCIA Soft-tissue-Sarcoma, prepared by the IBSI). Every fifth
-case in sorted order is held out. Phantoms are added so that the judge also scores `tumorgen demo`; the real cases alone
-decide the spacing. Writes an nnU-Net results folder with MODEL_CARD.md and judge.json into --out. Run it again after a
-kill and it goes on where it was.
+Reads an nnU-Net raw data set of FDG-PET of soft-tissue sarcoma (TCIA Soft-tissue-Sarcoma, prepared by the IBSI). Every
+fifth case in sorted order is held out. Phantoms are added so that the judge also works on `tumorgen demo`. Only the
+real cases decide the spacing. Writes an nnU-Net results folder with MODEL_CARD.md and judge.json into --out. If the
+script is stopped, run it again: it continues.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -27,34 +27,43 @@ from tumorgen_cli.nnunet.job import TrainingCase, TrainingData, TrainingOptions,
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError
 from tumorgen_cli.system.files import write_text
 from tumorgen_cli.system.locks import locked
 
-OUT = Path(__file__).resolve().parent.parent / "tumorgen_cli" / "bundled_judge"
+OUT = Path(__file__).resolve().parent.parent / "tumorgen_cli" / "judge" / "bundled"
 LARGEST_BYTES = 25 * 10**6
-#: of `tumorgen demo`'s and of `tumorgen demo --quick`'s size: each of the five kinds of tumor twice and once. A third of all
-#: cases: patients stay the most
+#: Phantoms to train on, of the size in `tumorgen demo` and in `tumorgen demo --quick`: each of the five kinds of tumor
+#: twice and once. They are a third of all training cases, so that most cases are patients.
 LEARNED = {"demo": 10, "quick": 5}
+#: Phantoms to score the judge on.
 HELD_OUT = {"demo": 5, "quick": 5}
-LEARNED_SEED, HELD_OUT_SEED = 913_000_001, 913_000_002  # the demo's is 0, or what a user types
+LEARNED_SEED, HELD_OUT_SEED = 913_000_001, 913_000_002  # not the demo's seed, which is 0 by default
 
 DATA = """\
-FDG-PET (SUV) of {patients} patients with soft-tissue sarcoma, cropped 5 cm around the tumor; the label is the gross tumor volume.
-{train} were trained on, every fifth in sorted order was held out.
+FDG-PET (SUV) of {patients} patients with soft-tissue sarcoma, cropped 5 cm around the tumor; the label is the gross
+tumor volume. {train} were trained on, every fifth in sorted order was held out.
 
-* Source: Vallières, M., Freeman, C. R., Skamene, S. R., & El Naqa, I. (2015). Soft-tissue-Sarcoma [Data set]. The Cancer Imaging Archive.
-  <https://doi.org/10.7937/K9/TCIA.2015.7GO2GSKS>. Published with: Vallières et al., Phys. Med. Biol. 60 (2015) 5471–5496.
-* Prepared by the Image Biomarker Standardisation Initiative (IBSI): converted, in SUV, cropped. Changed here: resampled and normalised by nnU-Net.
-* Licence of the data: CC BY 3.0, <https://creativecommons.org/licenses/by/3.0/>. The authors of the data endorse neither this model nor its use.
-* And {phantoms} computed phantoms of `tumorgen demo`, without any patient's data. On {held_out} other phantoms (not in the table below) the mean
-  DSC is {dice}, the mean NSD {surface_dice}."""
+* Source: Vallières, M., Freeman, C. R., Skamene, S. R., & El Naqa, I. (2015). Soft-tissue-Sarcoma [Data set]. The
+  Cancer Imaging Archive. <https://doi.org/10.7937/K9/TCIA.2015.7GO2GSKS>. Published with: Vallières et al., Phys. Med.
+  Biol. 60 (2015) 5471–5496.
+* Prepared by the Image Biomarker Standardization Initiative (IBSI): converted, in SUV, cropped. Changed here: resampled
+  and normalized by nnU-Net.
+* License of the data: CC BY 3.0, <https://creativecommons.org/licenses/by/3.0/>. The authors of the data endorse
+  neither this model nor its use.
+* Also {phantoms} computed phantoms of `tumorgen demo`, without any patient's data. On {held_out} other phantoms, which
+  are not in the table below, the mean DSC is {dice} and the mean NSD {surface_dice}."""
 
 BOUNDS = (
-    "Anything but FDG-PET in SUV, cropped around soft-tissue sarcomas, and the demo's phantoms: brain, heart, bladder and kidneys, bright in "
-    "whole-body PET, are taken for tumors or not, at random.",
-    "Comparing with published segmentation results: the training is minutes long, few patients are held out, and a longer "
-    "training was dropped because it did worse on them.",
+    (
+        "Anything but FDG-PET in SUV, cropped around soft-tissue sarcomas, and the demo's phantoms: brain, heart, "
+        "bladder and kidneys are bright in whole-body PET, and the judge marks them as tumors or not at random."
+    ),
+    (
+        "Comparing with published segmentation results: the training takes minutes, few patients are held out, and a "
+        "longer training was dropped because its scores on them were worse."
+    ),
     "Redistribution without naming the data's authors (above).",
 )
 
@@ -63,14 +72,16 @@ def main(
     dataset: Annotated[
         str, typer.Argument(help="Path of the nnU-Net raw data set, or its id or name under $nnUNet_raw.")
     ],
-    minutes: Annotated[float, typer.Option(help="Of training; preparing and scoring take two more.", min=0.001)] = 25.0,
-    out: Annotated[Path, typer.Option(help="Where the judge goes.")] = OUT,
-    work: Annotated[Path, typer.Option(help="Where it is made.")] = Path("tumorgen_bundled_judge"),
-    seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    restart: Annotated[bool, typer.Option("--restart", help="Train anew.")] = False,
+    minutes: Annotated[
+        float, typer.Option(help="Minutes of training; preparing and scoring take two more.", min=0.001)
+    ] = 25.0,
+    out: Annotated[Path, typer.Option(help="Folder of the finished judge.")] = OUT,
+    work: Annotated[Path, typer.Option(help="Workspace of the training.")] = Path("tumorgen_bundled_judge"),
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    device: DeviceName = "auto",
+    restart: Annotated[bool, typer.Option("--restart", help="Train again from the start.")] = False,
 ) -> None:
-    """Trains the judge that comes with tumorgen."""
+    """Train the judge that comes with tumorgen."""
     try:
         record = make(dataset, minutes, out, work, seed, device, restart)
     except TumorgenError as error:
@@ -89,13 +100,13 @@ def make(
     out: Path,
     work: Path,
     seed: int,
-    device: Literal["auto", "cpu", "cuda"],
+    device: DeviceName,
     restart: bool,
 ) -> JudgeRecord:
-    """The record of the judge in `out`.
+    """Train the judge, copy it to `out` and return its record.
 
     Raises:
-        StateError: the judge is too large to be shipped.
+        StateError: the judge is too large to be part of the package.
     """
     workspace = Workspace(work.resolve())
     plan = plan_dataset(workspace, dataset, device=device)
@@ -124,7 +135,7 @@ def make(
 
 
 def with_phantoms(data: TrainingData, folder: Path) -> TrainingData:
-    """The real cases, then the phantoms to learn from and those to be scored on."""
+    """Return the data with phantoms after the real cases, both in training and in scoring."""
     learned = [
         case for kind, count in LEARNED.items() for case in phantoms(folder, "Phantom", kind, count, LEARNED_SEED)
     ]
@@ -135,7 +146,7 @@ def with_phantoms(data: TrainingData, folder: Path) -> TrainingData:
 
 
 def phantoms(folder: Path, name: str, kind: str, count: int, seed: int) -> list[TrainingCase]:
-    """`count` phantoms, written if they are not there; `name` begins each one's name."""
+    """Return `count` phantoms whose names begin with `name`; write them if they do not exist."""
     folder = folder / f"{name}_{kind}"
     done = folder / f"seed_{seed}_{count}"
     with locked(folder, "phantoms"):
@@ -150,23 +161,24 @@ def phantoms(folder: Path, name: str, kind: str, count: int, seed: int) -> list[
 
 
 def real_spacing(workspace: Workspace) -> Triple:
-    """Median spacing (x, y, z) of the real training cases: what nnU-Net would choose, were there no phantoms."""
+    """Return the median spacing (x, y, z) of the real training cases: nnU-Net's choice for them without phantoms."""
     train = workspace.splits().train
     x, y, z = np.median([case.grid.spacing_mm for case in workspace.fingerprint().cases if case.case in train], axis=0)
     return float(x), float(y), float(z)
 
 
 def is_phantom(case: str) -> bool:
+    """Return whether a case's name is that of a phantom."""
     return case.startswith("Phantom")
 
 
 def patients_of(record: JudgeRecord) -> JudgeRecord:
-    """The record with the patients' scores alone."""
+    """Return the record with the scores of the patients only."""
     return dataclasses.replace(record, held_out=tuple(s for s in record.held_out if not is_phantom(s.case)))
 
 
 def card(record: JudgeRecord, command: str) -> str:
-    """The model card; its table is of patients alone."""
+    """Return the model card; its table has the patients only."""
     patients, computed = patients_of(record), [s for s in record.held_out if is_phantom(s.case)]
     alone = dataclasses.replace(record, held_out=tuple(computed))
     learned = sum(LEARNED.values())

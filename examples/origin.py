@@ -35,7 +35,7 @@ def origin() -> str:
 
 
 def command() -> str:
-    """Return the command that started this process, quoted for a shell; the script's path is relative to the project."""
+    """Return the command that started this process, quoted for a shell, with the script's path in the project."""
     script = Path(sys.argv[0]).resolve()
     root = Path(__file__).resolve().parents[1]
     name = script.relative_to(root) if script.is_relative_to(root) else Path(script.name)

@@ -1,6 +1,8 @@
-"""The front page's picture: hosts, painted scans and masks of a synthetic set, side by side.
+"""Draw the front page's picture: hosts, painted scans and masks of a synthetic set, side by side.
 
 python examples/picture.py tumorgen_demo/synthetic/tumorgen_healthy docs/images/pairs.png --pairs 3
+
+The outline of the mask is drawn on the painted scan.
 """
 
 from __future__ import annotations
@@ -16,16 +18,16 @@ from matplotlib.axes import Axes
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.synthesis.set_files import read_provenance
 
-TITLES = ("healthy scan", "painted scan", "and its mask")
+TITLES = ("healthy scan", "painted scan", "mask")
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="A synthetic set.")],
-    out: Annotated[Path, typer.Argument(help="The PNG to write.")],
-    hosts: Annotated[Path | None, typer.Option(help="Folder of the hosts (default: phantoms beside the set).")] = None,
-    pairs: Annotated[int, typer.Option(help="Rows, the largest tumors first.")] = 3,
+    folder: Annotated[Path, typer.Argument(help="Folder of a synthetic set.")],
+    out: Annotated[Path, typer.Argument(help="The PNG file to write.")],
+    hosts: Annotated[Path | None, typer.Option(help="Folder of the hosts (default: the demo's phantoms).")] = None,
+    pairs: Annotated[int, typer.Option(help="Number of rows; the largest tumors come first.")] = 3,
 ) -> None:
-    """Draws the coronal slice through the middle of each tumor, brightness from 0 to the painted slice's maximum."""
+    """Draw the coronal slice in which each tumor is largest, from 0 to the maximum of the painted slice."""
     found = sorted(read_provenance(folder), key=lambda pair: -pair.volume_ml)[:pairs]
     source = hosts or next((folder.parents[1] / "phantoms").glob("healthy*"))
     figure, axes = plt.subplots(len(found), 3, figsize=(7.2, 2.9 * len(found)), squeeze=False, facecolor="white")
@@ -48,7 +50,7 @@ def main(
 
 
 def show(axis: Axes, picture: np.ndarray, brightest: float, aspect: float) -> None:
-    """A gray slice without ticks, dark where uptake is high, as PET is read."""
+    """Draw a gray slice without ticks. High uptake is dark, as radiologists read PET."""
     axis.imshow(picture, cmap="gray_r", vmin=0, vmax=brightest, aspect=aspect, interpolation="nearest")
     axis.set_axis_off()
 

@@ -4,8 +4,8 @@
     python examples/results.py DATASET --healthy DIR -w WORK --out docs/results/NAME.md --parts quality,stages
 
 The parts are quality (scores of the sets), stages (time and memory), rivals (every method at the same places) and
-downstream (nnU-Nets trained with and without pairs; takes hours). Work that a workspace has finished is not repeated. To
-replace a table, run the same command with the new code in a new workspace.
+downstream (nnU-Nets trained with and without pairs; takes hours). Work that a workspace has finished is not repeated.
+To replace a table, run the same command with the new code in a new workspace.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def measure(part: str, session: Session, healthy: Path, pairs: int, minutes: flo
     count, hosts = ("-n", str(pairs)), ("--healthy", str(healthy))
     if part == "quality":
         made = [session.run("synthesize", *source, *count) for source in (("--cases", "test"), hosts)]
-        reports = session.run("evaluate", *(Path(each["folder"]).name for each in made))
+        sets = [option for each in made for option in ("--synthetic", Path(each["folder"]).name)]
+        reports = session.run("evaluate", *sets)
         columns = {report["name"]: dict(report["rows"]) for report in reports}
         return pd.DataFrame(columns).rename_axis("measure").reset_index()
     if part == "stages":
