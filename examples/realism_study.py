@@ -1,10 +1,12 @@
-"""Which feature network tells a painted region from a real one: distances under known harm, on a workspace's real cases.
+"""Compare feature networks: how well do their distances show that a region of a real scan was damaged?
 
-    python examples/realism_study.py -w WORK -o OUT [--judge DIR] [--inception FILE]    # table.csv and distances.png in OUT
+    python examples/realism_study.py -w WORK -o OUT [--judge DIR] [--inception FILE]
 
-Every real case is harmed around its tumor in five steps of blur, noise, lost contrast and a pasted seam. A good network's
-distance to undistorted cases rises with every step, soon leaves the floor (real cases against real cases, same counts), and
-ranks harm the same way whatever cases are drawn. Windows are what `tumorgen evaluate` looks at.
+The study damages every real case of the workspace around its tumor, in five steps of blur, noise, lost contrast and a
+pasted seam. With a good network, the distance to undamaged cases rises with every step, exceeds the floor (real cases
+against real cases, same counts) at an early step, and ranks the steps in the same order for every draw of cases. The
+windows are those that `tumorgen evaluate` compares. Writes table.csv, distances.png and origin.txt (commit, command,
+machine) into OUT.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from origin import origin_and_command, write_origin
 from scipy import ndimage, stats
 
 from tumorgen_cli.evaluation.cases import TumorCase, read_case, real_tumors
@@ -40,23 +43,30 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.system import console
-from tumorgen_cli.system.devices import find_device
+from tumorgen_cli.system.devices import DeviceName, find_device
 from tumorgen_cli.system.files import atomic, derive_seed
 
-#: what a step of harm is -> its strengths, weakest first
+#: Kind of damage -> its strengths, weakest first.
 STEPS = {
-    "blur": (0.4, 0.6, 0.9, 1.3, 2.0),  # sigma, voxels
-    "noise": (0.005, 0.01, 0.02, 0.04, 0.08),  # sigma, of the [0, 1] range
-    "contrast": (0.1, 0.2, 0.35, 0.5, 0.7),  # lost share of the contrast to the box's surface
-    "seam": (0.2, 0.3, 0.4, 0.55, 0.7),  # edge of the box pasted from another case, of the window's
+    "blur": (0.4, 0.6, 0.9, 1.3, 2.0),  # sigma in voxels
+    "noise": (0.005, 0.01, 0.02, 0.04, 0.08),  # sigma as a share of the range [0, 1]
+    "contrast": (0.1, 0.2, 0.35, 0.5, 0.7),  # lost share of the contrast to the surface of the box
+    "seam": (0.2, 0.3, 0.4, 0.55, 0.7),  # edge of the box pasted from another case, as a share of the window's
 }
 DRAWS = 200
-MARGIN = 3  # voxels that the harmed box is larger than the tumor's
+MARGIN = 3  # voxels by which the damaged box exceeds the tumor's box on each side
 
 
 @dataclass(frozen=True)
 class Window:
-    """A real tumor: window (C, X, Y, Z) in [0, 1], tumor centre, and edges of the tumor's box in its voxels."""
+    """The window around a real tumor.
+
+    Attributes:
+        case: name of the case.
+        image: window (C, X, Y, Z) in [0, 1].
+        center: center of the tumor in voxels of the window.
+        edges: edges of the tumor's box in voxels of the window.
+    """
 
     case: str
     image: np.ndarray
@@ -65,7 +75,7 @@ class Window:
 
 
 def one_a_scan(tumors: Sequence[TumorCase]) -> list[TumorCase]:
-    """The largest tumor of each scan: the study's splits take every row for a patient of its own."""
+    """Return the largest tumor of each scan, because the study's splits treat each row as a different patient."""
     first: dict[str, TumorCase] = {}
     for files in tumors:
         first.setdefault(files.host, files)
@@ -73,7 +83,7 @@ def one_a_scan(tumors: Sequence[TumorCase]) -> list[TumorCase]:
 
 
 def read_windows(plan: Plan, tumors: Sequence[TumorCase]) -> list[Window]:
-    """The windows of tumors, in their order."""
+    """Return the windows of tumors, in their order."""
     found = []
     for files in tumors:
         image, grid, tumor, others = read_case(plan, files)
@@ -83,8 +93,15 @@ def read_windows(plan: Plan, tumors: Sequence[TumorCase]) -> list[Window]:
     return found
 
 
-def harm(window: Window, other: Window, kind: str, strength: float) -> np.ndarray:
-    """The window (C, X, Y, Z) with the box around its tumor harmed; `other` gives what a seam encloses."""
+def damage(window: Window, other: Window, kind: str, strength: float) -> np.ndarray:
+    """Return the window (C, X, Y, Z) with the box around its tumor damaged.
+
+    Args:
+        window: The window.
+        other: A window of another case; a seam encloses a part of it.
+        kind: A key of `STEPS`.
+        strength: Strength of the damage; see `STEPS`.
+    """
     shape = window.image.shape[1:]
     edges = [strength * n for n in shape] if kind == "seam" else [e + 2 * MARGIN for e in window.edges]
     low = [max(0, round(c - e / 2)) for c, e in zip(window.center, edges, strict=True)]
@@ -92,7 +109,7 @@ def harm(window: Window, other: Window, kind: str, strength: float) -> np.ndarra
     inside = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
     out = window.image.copy()
     if kind == "seam":
-        donor = other.image[:, ::-1]  # mirrored: cases that the distance knows should not come back as they are
+        donor = other.image[:, ::-1]  # mirrored, so that the other case's own voxels do not lower the distance
         out[inside] = donor[inside]
     elif kind == "blur":
         out[inside] = ndimage.gaussian_filter(window.image, (0, *[strength] * 3))[inside]
@@ -110,20 +127,28 @@ def harm(window: Window, other: Window, kind: str, strength: float) -> np.ndarra
     return np.clip(out, 0, 1)
 
 
-def harmed(windows: list[Window]) -> Iterator[tuple[str, int, list[np.ndarray]]]:
-    """(kind, step, all windows at that step); step 0, of no kind, are the windows themselves."""
+def damaged(windows: list[Window]) -> Iterator[tuple[str, int, list[np.ndarray]]]:
+    """Yield (kind, step, all windows at that step); first step 0 without a kind, the windows themselves."""
     yield "", 0, [window.image for window in windows]
     for kind, strengths in STEPS.items():
         for step, strength in enumerate(strengths, 1):
-            yield kind, step, [harm(w, windows[i - 1], kind, strength) for i, w in enumerate(windows)]
+            yield kind, step, [damage(w, windows[i - 1], kind, strength) for i, w in enumerate(windows)]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network, distance and kind of harm. `means` and `detected` are per step, weakest first.
+    """Results of one network, distance and kind of damage.
 
-    `rank`: Spearman's correlation of step (0 the floor) and mean distance. `detected`: the share of draws of the held-out
-    count that lie above the floor's interval. `held_out`: the held-out cases' own distance to the training cases.
+    Attributes:
+        network: name of the network.
+        dimensions: number of features.
+        distance: a key of `DISTANCES`.
+        kind: a key of `STEPS`.
+        floor: the distance between real cases.
+        held_out: the distance between held-out cases and training cases.
+        means: mean distance of each step, weakest first.
+        rank: Spearman's correlation between step (0 is the floor) and mean distance.
+        detected: of each step, the share of draws whose distance is above the floor's interval.
     """
 
     network: str
@@ -138,22 +163,22 @@ class Row:
 
 
 def describe(network: Network, windows: list[Window], images: list[np.ndarray]) -> np.ndarray:
-    """Features (case, plane, D) of all windows, channels side by side; a network of windows has one plane."""
+    """Return features (case, plane, D) of all windows, channels concatenated; a 3D network has one plane."""
     if network.dimensions == 3:
         return network.features(np.stack(images))[:, None]
     planes = []
     for plane in PLANES:
         shown = [
-            [take_slice(channel, plane, w.center) for channel in image] for image, w in zip(images, windows, strict=True)
+            [take_slice(channel, plane, window.center) for channel in image]
+            for image, window in zip(images, windows, strict=True)
         ]
-        planes.append(
-            np.concatenate([network.features(np.stack(channel)) for channel in zip(*shown, strict=True)], axis=1)
-        )
+        channels = [network.features(np.stack(slices)) for slices in zip(*shown, strict=True)]
+        planes.append(np.concatenate(channels, axis=1))
     return np.stack(planes, axis=1)
 
 
 def projected(distance: Distance, share: float) -> Distance:
-    """`distance` on the first principal axes of the second set: `share` of its number of cases."""
+    """Return `distance` computed on the first principal axes of the second set, `share` times its number of cases."""
 
     def found(a: np.ndarray, b: np.ndarray) -> float:
         axes = fit_projection(b, min(int(share * len(b)), b.shape[1]))
@@ -170,12 +195,14 @@ DISTANCES: dict[str, Distance] = {
 
 
 def measure(network: str, features: dict[tuple[str, int], np.ndarray], tests: int) -> list[Row]:
-    """All distances and kinds of harm of a network; the last `tests` rows of `features` are the held-out cases."""
+    """Return the rows of a network; the last `tests` rows of `features` are the held-out cases."""
     rows, real = [], features["", 0]
     counts = (tests, len(real) - tests)
     seed = derive_seed("study")
     rng = np.random.default_rng(seed)
-    orders = [rng.permutation(len(real)) for _ in range(DRAWS)]  # the floor's own splits: harm is all that differs
+    orders = [
+        rng.permutation(len(real)) for _ in range(DRAWS)
+    ]  # the floor's own splits, so that only the damage differs
     for name, plain in DISTANCES.items():
         distance = over_planes(plain)
         bottom = floor(real, counts, distance, None, DRAWS, seed)
@@ -195,7 +222,7 @@ def measure(network: str, features: dict[tuple[str, int], np.ndarray], tests: in
 
 
 def in_widths(row: Row, value: float) -> float:
-    """How far above the floor's mean a distance lies, in half widths of its interval: 1 is where harm begins to show."""
+    """Return how far a distance is above the floor's mean, in half widths of its interval; damage shows above 1."""
     return (value - row.floor.value) / (row.floor.high - row.floor.value)
 
 
@@ -203,7 +230,7 @@ HEADER = (
     "network",
     "D",
     "distance",
-    "harm",
+    "damage",
     "rank",
     "smallest / floor",
     "largest / floor",
@@ -218,7 +245,7 @@ HEADER = (
 
 
 def cells(row: Row) -> list[str]:
-    """A row of the table. Ratios are to the floor's mean, and empty for the kernel distance, whose floor is 0."""
+    """Return a row of the table. Ratios are to the floor's mean; the kernel distance has none, as its floor is 0."""
     small, large = row.means[0], row.means[-1]
     ratios = ["", ""] if row.distance == "kernel" else [f"{v / row.floor.value:.2f}" for v in (small, large)]
     widths = [f"{in_widths(row, v):.2f}" for v in (small, large)]
@@ -228,7 +255,7 @@ def cells(row: Row) -> list[str]:
 
 
 def draw(rows: list[Row], counts: tuple[int, int], path: Path) -> None:
-    """Per kind of harm: mean distances by step above, the share of detected sets below."""
+    """Plot for each kind of damage the mean distances (top) and the shares of detected sets (bottom) over the step."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * len(STEPS), 6.6), dpi=100, layout="constrained", facecolor="white")
@@ -247,9 +274,9 @@ def draw(rows: list[Row], counts: tuple[int, int], path: Path) -> None:
             axes[1][column].plot(range(1, len(strengths) + 1), row.detected, **look)
         axes[0][column].axhspan(-1, 1, color="0.9", zorder=0)
         axes[0][column].set_title(kind)
-        axes[1][column].set(xlabel="step of harm", xlim=axes[0][column].get_xlim(), ylim=(-0.03, 1.03))
-    axes[0][0].set_ylabel("mean distance above the floor,\nin half widths of its interval (grey)")
-    axes[1][0].set_ylabel(f"share of {counts[0]} cases against {counts[1]}\nthat lie above the floor's interval")
+        axes[1][column].set(xlabel="step of damage", xlim=axes[0][column].get_xlim(), ylim=(-0.03, 1.03))
+    axes[0][0].set_ylabel("mean distance above the floor,\nin half widths of its interval (gray)")
+    axes[1][0].set_ylabel(f"share of draws ({counts[0]} cases against {counts[1]})\nabove the floor's interval")
     lines, labels = axes[1][0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=4, fontsize=8)
     with atomic(path) as temporary:
@@ -257,13 +284,13 @@ def draw(rows: list[Row], counts: tuple[int, int], path: Path) -> None:
 
 
 def encoder_of(folder: Path, plan: Plan, device: torch.device) -> Network:
-    """A judge's encoder as a network: windows back in the scan's unit scale, its axes, z-scored.
+    """Return a judge's encoder as a network.
 
-    The judge must have been trained on z-scored channels; a window stands in for its scan.
+    Windows are converted back to the scan's scale, turned to the order of the judge's axes, and z-scored. The judge must
+    have been trained on z-scored channels. The mean and deviation are those of the window instead of the scan.
     """
     judge = Judge(folder, device, plan.tumor_name)
-    predictor = judge._predictor
-    order = predictor.plans_manager.transpose_forward
+    order = judge.axis_order
     powers = np.array([channel.power for channel in plan.channels])[None, :, None, None, None]
 
     def prepare(windows: np.ndarray) -> np.ndarray:
@@ -272,23 +299,20 @@ def encoder_of(folder: Path, plan: Plan, device: torch.device) -> Network:
             turned.std(axis=(2, 3, 4), keepdims=True) + 1e-8
         )
 
-    return nnunet_encoder(
-        predictor.network.encoder, judge.hash, prepare, f"z-score, axes {order}, powers {powers.ravel()}", device
-    )
+    preparation = f"z-score, axes {list(order)}, powers {powers.ravel()}"
+    return nnunet_encoder(judge.encoder, judge.hash, prepare, preparation, device)
 
 
 def main(
     work: Annotated[Path, typer.Option("-w", "--work", help="Workspace whose real cases are used.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table.csv and distances.png.")],
-    judge: Annotated[Path | None, typer.Option(help="nnU-Net results folder: its encoder takes part.")] = None,
-    fid: Annotated[
-        Path | None, typer.Option("--inception", help="File of the FID weights: Inception takes part.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")],
+    judge: Annotated[Path | None, typer.Option(help="nnU-Net results folder; adds its encoder.")] = None,
+    fid: Annotated[Path | None, typer.Option("--inception", help="File of the FID weights; adds Inception.")] = None,
+    device: DeviceName = "auto",
 ) -> None:
-    """Measures every network and prints one table."""
+    """Measure every network, write and print one table."""
     begun = time.perf_counter()
-    workspace, place = Workspace(work), find_device(device)  # type: ignore[arg-type]
+    workspace, place = Workspace(work), find_device(device)
     plan = workspace.plan()
     tumors = one_a_scan(real_tumors(plan, workspace.fingerprint(), workspace.splits()))
     windows = read_windows(plan, tumors)
@@ -296,7 +320,7 @@ def main(
     networks += [encoder_of(judge, plan, place)] if judge else []
     networks += [inception(place, fid)] if fid else []
     features: dict[str, dict[tuple[str, int], np.ndarray]] = {network.name: {} for network in networks}
-    for kind, step, images in harmed(windows):
+    for kind, step, images in damaged(windows):
         for network in networks:
             features[network.name][kind, step] = describe(network, windows, images)
     tests = sum(files.group == "test" for files in tumors)
@@ -304,8 +328,11 @@ def main(
     draw(rows, (tests, len(windows) - tests), out / "distances.png")
     with atomic(out / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, lineterminator="\n").writerows([HEADER, *map(cells, rows)])
-    title = f"{tests} harmed cases against {len(windows) - tests} whole ones, mean of {DRAWS} draws; {time.perf_counter() - begun:.0f} s"
-    console.table(title, HEADER, map(cells, rows))
+    write_origin(out)
+    seconds = time.perf_counter() - begun
+    counts = f"{tests} damaged cases against {len(windows) - tests} undamaged cases"
+    console.table(f"{counts}, mean of {DRAWS} draws; {seconds:.0f} s", HEADER, map(cells, rows))
+    print(origin_and_command())
 
 
 if __name__ == "__main__":
