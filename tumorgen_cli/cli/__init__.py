@@ -1,4 +1,8 @@
-"""The command line: parses options, calls the API, prints, names the next command. Imports nothing heavy."""
+"""The command line: reads options, calls the API, prints results and names the next command.
+
+One file per family of commands; `main` registers them. Starting it, help and wrong options import neither torch nor
+nnunetv2 nor SimpleITK.
+"""
 
 from tumorgen_cli.cli.main import app
 

@@ -1,154 +1,192 @@
-"""The commands that put pairs into nnU-Net's training: merge, downstream, nnunet-setup."""
+"""The commands that put pairs into the training of nnU-Net: merge, downstream, nnunet-setup."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from tumorgen_cli import api
 from tumorgen_cli.cli.options import (
     DEFAULT_WORK,
     Device,
-    Hosts,
+    Healthy,
     Json,
     JudgeFolder,
     Keep,
-    MethodName,
-    OwnCases,
+    MethodOption,
     Regions,
     Seed,
+    TrainingCases,
     UntilPass,
     Work,
     command,
+    host_faults,
     judge_faults,
     method_names,
-    open_workspace,
+    refuse,
 )
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault, PlanError, describe_counts
+from tumorgen_cli.system.errors import Fault, describe_counts
+
+if TYPE_CHECKING:
+    from tumorgen_cli.pipeline.nnunet_setup import Setup
+    from tumorgen_cli.synthesis.merge import Merge
+
+_PATCHES = "Painting while nnU-Net trains"
 
 
 @command
 def merge(
     real: Annotated[
-        str, typer.Argument(help="The real nnU-Net raw data set: a path, or its id or name under $nnUNet_raw.")
+        str,
+        typer.Argument(
+            metavar="DATASET", help="The real nnU-Net raw data set: a path, or an id or name under $nnUNet_raw."
+        ),
     ],
-    synthetic: Annotated[list[Path], typer.Argument(help="Synthetic sets: their folders, or names in the workspace.")],
+    sets: Annotated[
+        list[Path], typer.Argument(metavar="SETS", help="Synthetic sets: folders, or names in the workspace.")
+    ],
     out: Annotated[
         Path,
         typer.Option(
-            "--out", help="DIR/DatasetNNN_Name; the name alone goes to $nnUNet_raw, or to WORK/nnunet/nnUNet_raw."
+            "--out", help="FOLDER/DatasetNNN_Name; the name alone goes to $nnUNet_raw, else to WORK/nnunet/nnUNet_raw."
         ),
     ],
-    work: Work = DEFAULT_WORK,
     folds: Annotated[
         int,
         typer.Option(
             "--folds",
-            help="1: validate on cases no set has learnt from; more: the data set's own if as many, or nnU-Net's.",
+            help="1: validate on cases that no set has learned from; more: the data set's own folds, or nnU-Net's.",
             min=1,
         ),
     ] = 1,
     oversample: Annotated[
-        int, typer.Option("--oversample", help="How often a real case stands in the training lists.", min=1)
+        int, typer.Option("--oversample", help="How many times a real case stands in the training lists.", min=1)
     ] = 1,
     preprocessed: Annotated[
         Optional[Path],
-        typer.Option("--preprocessed", help="nnU-Net's preprocessed folder (default: $nnUNet_preprocessed)."),
+        typer.Option("--preprocessed", help="nnU-Net's preprocessed folder. Default: $nnUNet_preprocessed."),
     ] = None,
+    work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> None:
-    """Put real cases and synthetic pairs into one nnU-Net raw data set, with folds that validate on unseen real cases alone."""
-    from tumorgen_cli.nnunet.runner import export_line, user_folders
-    from tumorgen_cli.pipeline import merge as merge_module
-
-    made = merge_module.merge(open_workspace(work), real, synthetic, out, folds, oversample, preprocessed)
+    """Put real cases and pairs into one nnU-Net raw data set, with folds that validate only on unseen real cases."""
+    options = {"folds": folds, "oversample": oversample}
+    made = api.merge(real, sets, out, **options, preprocessed=preprocessed, work=work)
     if as_json:
         console.print_json({"folder": made.out, "splits": made.splits, "folds": made.folds})
     else:
-        rows = []
-        for number, f in enumerate(made.folds):
-            left_out = describe_counts(f.left_out) or "none"
-            rows.append((number, len(f.train), len(f.validation), len(f.pairs), left_out, f"{f.real_share:.0%}"))
-        columns = (
-            "fold",
-            "real, training",
-            "real, validation",
-            "pairs, training",
-            "pairs left out",
-            "real share of what is drawn",
-        )
-        console.table(f"{len(made.real.cases)} real cases and {len(made.pairs)} pairs in {made.out}", columns, rows)
-        for path in made.splits:
-            console.note(f"folds: {path}")
+        _show_merge(made)
     empty = ", ".join(str(number) for number, fold in enumerate(made.folds) if not fold.pairs)
     if empty:
-        console.warn(f"no pair to learn from in fold {empty}: every pair comes from its validation cases")
+        console.warn(f"fold {empty} has no pair to learn from: every pair comes from its validation cases")
     if len(made.splits) == 1:
         console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
+    console.next_command(_training_commands(made, work, preprocessed))
+
+
+def _show_merge(made: Merge) -> None:
+    """Print what each fold holds."""
+    columns = ("fold", "real, training", "real, validation", "pairs, training", "pairs left out", "share of real draws")
+    rows = [
+        (
+            number,
+            len(fold.train),
+            len(fold.validation),
+            len(fold.pairs),
+            describe_counts(fold.left_out) or "none",
+            f"{fold.real_share:.0%}",
+        )
+        for number, fold in enumerate(made.folds)
+    ]
+    console.table(f"{len(made.real.cases)} real cases and {len(made.pairs)} pairs in {made.out}", columns, rows)
+    for path in made.splits:
+        console.note(f"folds: {path}")
+
+
+def _training_commands(made: Merge, work: Path, preprocessed: Path | None) -> str:
+    """The shell commands with which nnU-Net learns from a merged data set."""
+    from tumorgen_cli.nnunet.runner import export_line, user_folders
+
     number = int(made.out.name[len("Dataset") :][:3])
-    folders = (
-        user_folders(work)
-        | {"nnUNet_raw": made.out.parent}
-        | ({"nnUNet_preprocessed": preprocessed} if preprocessed else {})
-    )
+    folders = user_folders(work) | {"nnUNet_raw": made.out.parent}
+    folders |= {"nnUNet_preprocessed": preprocessed} if preprocessed else {}
     steps = [f"nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres", f"nnUNetv2_train {number} 3d_fullres 0"]
-    console.next_command(" && ".join(filter(None, [export_line(folders), *steps])))
+    return " && ".join(filter(None, [export_line(folders), *steps]))
 
 
 @command
 def downstream(
+    healthy: Healthy = None,
+    cases: TrainingCases = None,
     arms: Annotated[
-        str, typer.Option("--arms", help="real, and methods; with -live painted while nnU-Net trains.")
+        str,
+        typer.Option("--arms", metavar="A,B,...", help="real, and methods; METHOD-live paints while nnU-Net trains."),
     ] = "real,tumorgen",
-    work: Work = DEFAULT_WORK,
-    healthy: Hosts = None,
-    cases: OwnCases = None,
     fractions: Annotated[
-        str, typer.Option("--fractions", help="Shares of the real training cases, with commas between.")
+        str,
+        typer.Option("--fractions", metavar="F,F,...", help="Shares of the real training cases, with commas between."),
     ] = "0.25,0.5,1",
     seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each arm.", min=1)] = 3,
     minutes: Annotated[
-        float, typer.Option("--minutes", help="Of the first nnU-Net; all others take as many iterations.", min=0.01)
+        float,
+        typer.Option("--minutes", help="Length of the first training; all others take as many steps.", min=0.01),
     ] = 60.0,
-    ratio: Annotated[int, typer.Option("--ratio", help="Pairs to a real case.", min=1)] = 4,
+    ratio: Annotated[int, typer.Option("--ratio", help="Pairs per real case.", min=1)] = 4,
     real_share: Annotated[
-        float, typer.Option("--real-share", help="Of real cases in what is drawn in training.", min=0.01, max=0.99)
+        float, typer.Option("--real-share", help="Share of real cases among the cases drawn.", min=0.01, max=0.99)
     ] = 0.5,
     jobs: Annotated[
-        Optional[int], typer.Option("--jobs", help="nnU-Nets at a time (default: one per GPU, or one).", min=1)
+        Optional[int], typer.Option("--jobs", help="Trainings at a time. Default: one per GPU, or one.", min=1)
     ] = None,
+    work: Work = DEFAULT_WORK,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train nnU-Nets with and without pairs, alike otherwise, and score them on real held-out cases."""
+    """Train nnU-Nets with and without pairs, equal in everything else, and score them on real held-out cases."""
+    # Long: a command's parameters are its options
     faults = []
     named = {name.strip() for name in arms.split(",")}
     if "real" not in named:
         faults.append(Fault(f"--arms {arms}", "no real", "the arm that gains are measured against", "add real"))
-    if healthy is None and cases is None and named != {"real"}:
-        faults.append(
-            Fault(
-                "--healthy", "nothing to paint into", "a folder of scans", "give --healthy DIR, --cases train, or both"
-            )
-        )
+    if named != {"real"}:
+        faults += host_faults(healthy, cases, both=True)
     try:
         shares = tuple(float(part) for part in fractions.split(","))
     except ValueError:
         shares = ()
         faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
-    names = method_names("--arms", arms, faults, live=True)
-    from tumorgen_cli.evaluation.gains import Design
-    from tumorgen_cli.studies.downstream import gain_rows, measure_gains
-
-    design = Design(tuple(names), shares, seeds, minutes, ratio, real_share)
-    made = measure_gains(open_workspace(work), design, healthy, cases, device, jobs)
+    names = method_names("--arms", arms, faults, arms=True)
+    made = api.downstream(
+        api.HostOptions(healthy, cases),
+        arms=names,
+        fractions=shares,
+        seeds=seeds,
+        minutes=minutes,
+        ratio=ratio,
+        real_share=real_share,
+        jobs=jobs,
+        work=work,
+        device=device,
+    )
     if as_json:
         console.print_json(made)
     else:
+        from tumorgen_cli.studies.downstream import gain_rows
+
         title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
-        columns = ("real cases", "arm", "DSC [95 % interval]", "gain", "better / worse, p", "NSD", "found", "FP a scan")
+        columns = (
+            "real cases",
+            "arm",
+            "DSC [95 % interval]",
+            "gain",
+            "better / worse, p",
+            "NSD",
+            "found",
+            "FP per scan",
+        )
         console.table(title, columns, gain_rows(made.result.arms))
     for each in made.result.failures:
         console.warn(f"{each.arm} with {each.cases} real cases failed: {each.reason}")
@@ -157,73 +195,86 @@ def downstream(
 
 @command
 def nnunet_setup(
-    work: Work = DEFAULT_WORK,
-    healthy: Hosts = None,
-    cases: OwnCases = None,
+    healthy: Healthy = None,
+    cases: TrainingCases = None,
     roi: Regions = None,
     probability: Annotated[
-        float, typer.Option("--probability", help="Of a training patch to be a painted one.", min=0.0, max=1.0)
+        float,
+        typer.Option(
+            "--probability",
+            help="Probability that a training patch is a painted one.",
+            min=0.0,
+            max=1.0,
+            rich_help_panel=_PATCHES,
+        ),
     ] = 0.5,
-    pool: Annotated[int, typer.Option("--pool", help="Painted patches kept at a time.", min=1)] = 32,
+    pool: Annotated[
+        int, typer.Option("--pool", help="Painted patches that are kept at a time.", min=1, rich_help_panel=_PATCHES)
+    ] = 32,
     share: Annotated[
-        float, typer.Option("--share", help="Most of its time that the painter is busy.", min=0.01, max=1.0)
+        float,
+        typer.Option(
+            "--share",
+            help="Largest share of its time that the painter computes.",
+            min=0.01,
+            max=1.0,
+            rich_help_panel=_PATCHES,
+        ),
     ] = 0.15,
     mixup: Annotated[
-        float, typer.Option("--mixup", help="Share of painted patches mixed up with another.", min=0.0, max=1.0)
+        float,
+        typer.Option(
+            "--mixup",
+            help="Share of painted patches into which a box of another is pasted.",
+            min=0.0,
+            max=1.0,
+            rich_help_panel=_PATCHES,
+        ),
     ] = 0.0,
+    method: MethodOption = "tumorgen",
     until_pass: UntilPass = None,
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
-    method: MethodName = "tumorgen",
+    work: Work = DEFAULT_WORK,
     device: Device = "auto",
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Print two lines for a job script, with which nnU-Net paints new tumors while it trains."""
-    faults = []
-    if healthy is None and cases is None:
-        faults.append(
-            Fault(
-                "--healthy and --cases", "neither given", "one of them, or both", "give --healthy DIR or --cases train"
-            )
-        )
+    """Print two lines for a job script with which nnU-Net paints new tumors while it trains."""
+    # Long: a command's parameters are its options
+    faults = host_faults(healthy, cases, both=True) + judge_faults(judge, until_pass)
     if roi is not None and healthy is None:
-        faults.append(
-            Fault("--roi", str(roi), "--healthy beside it", "leave it out: --cases paints where the tumors are")
-        )
-    faults += judge_faults(judge, until_pass)
-    if faults:
-        raise PlanError("Options that do not fit together", faults)
-    from tumorgen_cli.nnunet.runner import export_line
-    from tumorgen_cli.pipeline.nnunet_setup import TRAINER, job_folders, set_up
-
-    made = set_up(
-        open_workspace(work),
-        method,
-        healthy,
-        cases,
-        roi,
-        probability,
-        pool,
-        share,
-        mixup,
-        until_pass,
-        keep,
-        judge,
-        device,
-        seed,
+        remedy = "leave it out: --cases paints where the tumors are"
+        faults.append(Fault("--roi", str(roi), "--healthy beside it", remedy))
+    refuse("Options that do not fit together", faults)
+    made = api.setup_nnunet(
+        api.HostOptions(healthy, cases, roi),
+        method=method,
+        patches=api.OnTheFlyOptions(probability, pool, share, mixup),
+        quality=api.QualityOptions(until_pass, keep, judge),
+        work=work,
+        device=device,
+        seed=seed,
     )
     if as_json:
         console.print_json(made)
-    for line in () if as_json else made.lines:
-        typer.echo(line)
-    split = f"copy {Path(made.file).parent / 'splits_final.json'} into $nnUNet_preprocessed/DATASET (not for a merged set, which has its own)"
-    exports = export_line(job_folders(open_workspace(work)))
-    script = "add the two lines to the job script" + f" and, as nnU-Net's folders are not all set, `{exports}`" * bool(
-        exports
-    )
-    prepare = "nnUNetv2_plan_and_preprocess, where DATASET is not preprocessed"
+    else:
+        for line in made.lines:
+            typer.echo(line)
+    console.next_command(_setup_steps(made, work))
+
+
+def _setup_steps(made: Setup, work: Path) -> str:
+    """What to do with the two lines."""
+    from tumorgen_cli.nnunet.runner import export_line
+    from tumorgen_cli.pipeline.nnunet_setup import TRAINER, job_folders
+    from tumorgen_cli.planning.workspace import Workspace
+
+    exports = export_line(job_folders(Workspace(work.resolve())))
+    script = "add the two lines to the job script"
+    script += f" and, because not all of nnU-Net's folders are set, `{exports}`" if exports else ""
+    splits = Path(made.file).parent / "splits_final.json"
+    copy = f"copy {splits} into $nnUNet_preprocessed/DATASET (not for a merged set, which has its own)"
     merged = " (of a set merged without --folds: fold 0)" if made.fold else ""
-    console.next_command(
-        f"{script}; {prepare}; {split}; then nnUNetv2_train DATASET 3d_fullres {made.fold} -tr {TRAINER}{merged}"
-    )
+    train = f"nnUNetv2_train DATASET 3d_fullres {made.fold} -tr {TRAINER}{merged}"
+    return f"{script}; nnUNetv2_plan_and_preprocess, if DATASET is not preprocessed; {copy}; then {train}"

@@ -1,4 +1,4 @@
-"""What commands have in common: their options, how a user's error is told, what a command cost. Nothing heavy is imported here."""
+"""The options that commands share, what they accept, and what every command does around its work. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,100 +16,173 @@ from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, PlanError, TumorgenError
 
 if TYPE_CHECKING:
-    from tumorgen_cli.planning.workspace import Workspace
-    from tumorgen_cli.synthesis.shards import Shard
-
+    from tumorgen_cli.geometry import Box
 
 F = TypeVar("F", bound=Callable[..., Any])
-Work = Annotated[Path, typer.Option("-w", "--work", help="Workspace: one folder, one data set.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
-Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random draw (default: the plan's).")]
-Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout.")]
-MethodName = Annotated[str, typer.Option("--method", help="How to paint; the README has the list.")]
-Settings = Annotated[Optional[list[str]], typer.Option("--set", help="Set a plan field: a.b=value. Repeatable.")]
+
+#: flags have `metavar=""`, or typer shows them as options with a value
+#: the choices are written out, so that they are shown and completed without importing torch; a test compares them
+Method = Literal["tumorgen", "difftumor", "freetumor", "blended", "syntumor", "copypaste"]
+Solver = Literal["euler", "heun", "ddpm", "ddim"]
+Kind = Literal["low-contrast", "necrotic", "heterogeneous"]
+Feature = Literal["lite0", "filters", "inception"]
+
+_RUNNING, _JUDGING, _PLANNING, _PAINTING = "Running", "Judge", "Plan", "Painting"
+_JUDGE_HELP = (
+    "nnU-Net v2 results folder, or 'bundled'. Default: the workspace's own judge, else, for FDG-PET, the bundled one."
+)
+
+Work = Annotated[
+    Path, typer.Option("-w", "--work", help="Workspace: the folder of one data set.", rich_help_panel=_RUNNING)
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.", rich_help_panel=_RUNNING)
+]
+Seed = Annotated[
+    Optional[int],
+    typer.Option("--seed", help="Seed of every random draw. Default: the plan's.", rich_help_panel=_RUNNING),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", metavar="", help="Print the result as JSON on standard output.", rich_help_panel=_RUNNING),
+]
+Workers = Annotated[
+    Optional[int],
+    typer.Option(
+        "--workers",
+        help="Number of processes; 0: no additional one. Default: by cores and memory.",
+        min=0,
+        rich_help_panel=_RUNNING,
+    ),
+]
+ShardOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Work on part I of N parts of the pairs. Default: RANK and WORLD_SIZE of torchrun.",
+        rich_help_panel=_RUNNING,
+    ),
+]
+MethodOption = Annotated[Method, typer.Option("--method", help="The method that paints.", rich_help_panel=_PAINTING)]
+Settings = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Set a field of the plan; repeatable.", rich_help_panel=_PLANNING
+    ),
+]
 Preset = Annotated[
-    Optional[str], typer.Option("--preset", help="A preset's name (see `tumorgen presets`) or YAML file.")
+    Optional[str],
+    typer.Option("--preset", help="Name of a preset (see 'tumorgen presets') or YAML file.", rich_help_panel=_PLANNING),
 ]
 Memory = Annotated[
-    Optional[float], typer.Option("--memory", help="GiB to plan for (default: what the device has).", min=0.5)
+    Optional[float],
+    typer.Option(
+        "--memory",
+        metavar="GIB",
+        help="Memory to plan for. Default: what the device has.",
+        min=0.5,
+        rich_help_panel=_PLANNING,
+    ),
 ]
-TumorLabel = Annotated[Optional[str], typer.Option("--tumor-label", help="Name or value of the tumor label.")]
-Workers = Annotated[
-    Optional[int], typer.Option("--workers", help="Processes (default: by cores and memory; 0: none).", min=0)
+TumorLabel = Annotated[
+    Optional[str], typer.Option("--tumor-label", help="Name or value of the tumor label.", rich_help_panel=_PLANNING)
 ]
 FoldNumber = Annotated[
     Optional[int],
     typer.Option(
         "--fold",
-        help="Held out: of splits_final.json (else 0), or, without it, of nnU-Net's five (else every fifth case).",
+        help="Fold that is held out: of splits_final.json (default: 0), else of nnU-Net's five folds (default: every "
+        "fifth case).",
         min=0,
+        rich_help_panel=_PLANNING,
     ),
 ]
-JudgeFolder = Annotated[
-    Optional[Path],
-    typer.Option(
-        "--judge",
-        help="An nnU-Net v2 results folder, or `bundled` (default: the workspace's own, else, for FDG-PET, the bundled one).",
-    ),
-]
+JudgeFolder = Annotated[Optional[Path], typer.Option("--judge", help=_JUDGE_HELP, rich_help_panel=_JUDGING)]
 Keep = Annotated[
     float,
-    typer.Option("--keep", help="Least share of the mask that the judge must find (FreeTumor's P).", min=0.0, max=1.0),
+    typer.Option(
+        "--keep",
+        metavar="SHARE",
+        help="Least share of the mask that the judge must find.",
+        min=0.0,
+        max=1.0,
+        rich_help_panel=_JUDGING,
+    ),
+]
+UntilPass = Annotated[
+    Optional[int],
+    typer.Option(
+        "--until-pass",
+        metavar="N",
+        help="Draw a pair up to N times until it passes the judge.",
+        min=1,
+        rich_help_panel=_JUDGING,
+    ),
 ]
 Features = Annotated[
-    Literal["lite0", "filters", "inception"],
-    typer.Option("--features", help="Feature network; only inception gives FID."),
+    Feature,
+    typer.Option("--features", help="Feature network of the distances; only inception gives the FID."),
 ]
 Inception = Annotated[
-    Optional[Path], typer.Option("--inception", help="The standard FID weights, if not to be downloaded.", exists=True)
+    Optional[Path],
+    typer.Option("--inception", help="File with the standard FID weights. Default: download.", exists=True),
 ]
-ShardOption = Annotated[
-    Optional[str],
-    typer.Option("--shard", help="i/n: part i of n of the pairs (default: torchrun's RANK and WORLD_SIZE)."),
+Healthy = Annotated[Optional[Path], typer.Option("--healthy", help="Folder of scans without tumors to paint into.")]
+Cases = Annotated[
+    Optional[Literal["test", "train"]],
+    typer.Option("--cases", help="Redraw the tumors of the held-out (test) or the training (train) cases."),
 ]
-Hosts = Annotated[Optional[Path], typer.Option("--healthy", help="Folder of tumor-free scans to paint into.")]
-OwnCases = Annotated[
-    Optional[Literal["train"]], typer.Option("--cases", help="Redraw the training cases' own tumors, instead or too.")
+TrainingCases = Annotated[
+    Optional[Literal["train"]], typer.Option("--cases", help="Redraw the tumors of the training cases.")
 ]
-Regions = Annotated[Optional[Path], typer.Option("--roi", help="Folder of masks to paint in, one per scan.")]
-UntilPass = Annotated[
-    Optional[int], typer.Option("--until-pass", help="Draw a pair again, so often, until it passes the judge.", min=1)
+Regions = Annotated[
+    Optional[Path], typer.Option("--roi", help="Folder of masks, one per scan; paint where a mask is not 0.")
 ]
 Sets = Annotated[
-    Optional[list[Path]], typer.Option("--synthetic", help="A set; repeatable (default: every set of the workspace).")
+    Optional[list[Path]],
+    typer.Argument(
+        metavar="SETS", help="Sets: folders, or names in the workspace. Default: every set of the workspace."
+    ),
+]
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Path of an nnU-Net raw data set, or its id or name under $nnUNet_raw.")
 ]
 DEFAULT_WORK = Path("tumorgen_work")
 
 
 def command(function: F) -> F:
-    """A command: a user's error is told without a traceback (exit 1), time and peak memory go to `commands.jsonl`."""
+    """Make a command: an error that the user can correct has no traceback and exit code 1, a stop has 130.
+
+    Time and peak memory of each command go to `commands.jsonl` of the workspace.
+    """
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
             function(*args, **kwargs)
-            _record(function.__name__, kwargs, time.monotonic() - begun)
+            _record_cost(function.__name__, kwargs, time.monotonic() - start)
         except TumorgenError as error:
             console.show_error(error)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            console.warn("stopped; what was finished is kept, the same command goes on from there")
+            console.warn("stopped; finished work is kept, and the same command goes on from there")
             raise typer.Exit(130) from None
 
-    return run  # type: ignore[return-value]
+    return run  # type: ignore[return-value]  # wraps keeps the signature, which the type checker cannot see
 
 
-def _record(command: str, options: dict[str, Any], seconds: float) -> None:
-    """A line of what a command cost, for benchmarks and `status`."""
+def _record_cost(name: str, options: dict[str, Any], seconds: float) -> None:
+    """Append a line with the time and peak memory of a command, for benchmarks."""
     from tumorgen_cli.system.devices import peak_memory_gib
     from tumorgen_cli.system.files import append_line
 
     root = options.get("work")
-    if not isinstance(root, Path) or not root.is_dir() or command in ("status", "presets"):
+    if not isinstance(root, Path) or not root.is_dir() or name in ("status", "presets"):
         return
     line = {
-        "command": command,
+        "command": name,
         "stage": options.get("stage"),
         "seconds": round(seconds, 1),
         "peak_memory_gib": round(peak_memory_gib(), 2),
@@ -117,45 +190,80 @@ def _record(command: str, options: dict[str, Any], seconds: float) -> None:
     append_line(root / "commands.jsonl", json.dumps(line))
 
 
-def open_workspace(work: Path) -> Workspace:
-    """The workspace of -w."""
-    from tumorgen_cli.planning.workspace import Workspace
-
-    return Workspace(work.resolve())
-
-
 def at_work(work: Path) -> str:
-    """The -w of the next command; nothing where it is the default."""
+    """The -w option of the next command; empty for the default workspace."""
     return "" if work == DEFAULT_WORK else f" -w {work}"
 
 
+def refuse(message: str, faults: list[Fault]) -> None:
+    """Raise a `PlanError` if there are faults."""
+    if faults:
+        raise PlanError(message, faults)
+
+
 def judge_faults(judge: Path | None, until_pass: int | None) -> list[Fault]:
-    """The fault of a judge that has nothing to do."""
+    """The fault of a judge that is not asked."""
     unused = judge is not None and until_pass is None
     return [Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out")] if unused else []
 
 
-def method_names(option: str, text: str, faults: list[Fault], live: bool = False) -> list[str]:
-    """The methods (or arms of `downstream`) that an option names; tells what is wrong with them together with `faults`."""
+def host_faults(healthy: Path | None, cases: str | None, both: bool = False) -> list[Fault]:
+    """The fault of hosts that are not given or, unless `both` is allowed, given twice."""
+    if healthy is None and cases is None:
+        remedy = "give --healthy DIR, --cases train, or both" if both else "give --healthy DIR or --cases test"
+        return [Fault("--healthy and --cases", "neither given", "scans to paint into", remedy)]
+    if healthy is not None and cases is not None and not both:
+        return [Fault("--healthy and --cases", "both given", "one of them", "leave one out")]
+    return []
+
+
+def method_names(option: str, text: str, faults: list[Fault], arms: bool = False) -> list[str]:
+    """The methods, or with `arms` the arms of `downstream`, that an option names with commas between.
+
+    Raises:
+        PlanError: `faults`, and those of the names.
+    """
     from tumorgen_cli.methods.registry import METHODS
     from tumorgen_cli.system.json_records import unknown_name_fault
 
-    names, known = [name.strip() for name in text.split(",")], METHODS
-    if live:
-        known = ("real", *METHODS, *(f"{name}-live" for name in METHODS))
+    names = [name.strip() for name in text.split(",")]
+    known: tuple[str, ...] = ("real", *METHODS, *(f"{name}-live" for name in METHODS)) if arms else METHODS
     faults += [unknown_name_fault(option, name, known) for name in dict.fromkeys(names) if name not in known]
     faults += [
         Fault(f"{option}.{name}", "named twice", "once", "leave one out") for name in known if names.count(name) > 1
     ]
-    if faults:
-        raise PlanError("Nothing can be compared so", faults)
+    refuse("The methods cannot be compared", faults)
     return names
 
 
-def parse_shard(text: str | None) -> Shard | None:
-    """What --shard says; without it this process's place among those of torchrun or accelerate, if there are several."""
-    from tumorgen_cli.synthesis.shards import Shard
+def parse_box(text: str | None) -> Box | None:
+    """The box of --box: `x0,y0,z0,x1,y1,z1` in voxels.
 
+    Raises:
+        PlanError: not six whole numbers, or a stop that is not beyond its start.
+    """
+    if text is None:
+        return None
+    from tumorgen_cli.geometry import Box
+
+    try:
+        x0, y0, z0, x1, y1, z1 = (int(part) for part in text.split(","))
+    except ValueError:
+        remedy = "for example --box 40,40,60,60,60,80"
+        fault = Fault(f"--box {text}", "not six whole numbers", "x0,y0,z0,x1,y1,z1", remedy)
+        raise PlanError("The box cannot be read", [fault]) from None
+    if x1 <= x0 or y1 <= y0 or z1 <= z0:
+        found, expected = "a stop that is not beyond its start", "x0 < x1, y0 < y1, z0 < z1"
+        raise PlanError("The box has no volume", [Fault(f"--box {text}", found, expected, "swap the corners")])
+    return Box((x0, y0, z0), (x1, y1, z1))
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """The part and the number of parts of --shard; without it those of torchrun or accelerate, if there are several.
+
+    Raises:
+        PlanError: not I/N with 1 <= I <= N.
+    """
     where = "--shard" if text is not None else "RANK and WORLD_SIZE"
     if text is None:
         if os.environ.get("WORLD_SIZE", "1") == "1":
@@ -164,11 +272,7 @@ def parse_shard(text: str | None) -> Shard | None:
         text = f"{int(rank) + 1 if rank.isdecimal() else '?'}/{os.environ['WORLD_SIZE']}"
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        fault = Fault(
-            f"{where} {text}",
-            "no part of a whole",
-            "i/n, 1 <= i <= n",
-            "for example --shard 1/8, and so on to --shard 8/8",
-        )
+        remedy = "for example --shard 1/8, and so on to --shard 8/8"
+        fault = Fault(f"{where} {text}", "no part of a whole", "i/n, 1 <= i <= n", remedy)
         raise PlanError("The shard cannot be read", [fault])
-    return Shard(int(number), int(count)) if int(count) > 1 else None
+    return (int(number), int(count)) if int(count) > 1 else None

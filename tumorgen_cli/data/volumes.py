@@ -158,6 +158,28 @@ def describe_grid(grid: Grid) -> str:
     )
 
 
+def from_sitk(image: sitk.Image) -> tuple[np.ndarray, Grid]:
+    """The voxels (C, X, Y, Z) of a SimpleITK image, one channel per component, and its geometry.
+
+    Raises:
+        DataError: the image is not 3D.
+    """
+    if image.GetDimension() != 3:
+        fault = Fault("image", f"{image.GetDimension()} dimensions", "a 3D image", "give one 3D image")
+        raise DataError("An image is not a 3D volume", [fault])
+    grid = Grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    array = sitk.GetArrayViewFromImage(image)  # (Z, Y, X), or (Z, Y, X, C)
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        return _reverse_axes(array.reshape(array.shape[:3]))[None], grid
+    return np.stack([_reverse_axes(array[..., channel]) for channel in range(array.shape[3])]), grid
+
+
+def to_sitk(channels: np.ndarray, grid: Grid) -> sitk.Image:
+    """A SimpleITK image of voxels (C, X, Y, Z); with several channels, one component per channel."""
+    images = [_to_sitk(channel, grid) for channel in channels]
+    return images[0] if len(images) == 1 else sitk.Compose(images)
+
+
 def _to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
     data = array.astype(np.uint8) if array.dtype == bool else array
     image = sitk.GetImageFromArray(_reverse_axes(data))

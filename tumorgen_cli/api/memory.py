@@ -1,0 +1,164 @@
+"""Paints into an image in memory, with the same code as into files; writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tumorgen_cli.api.images import MemoryImage, read_memory, read_region
+from tumorgen_cli.api.options import WORK, StrPath, open_workspace
+from tumorgen_cli.geometry import Box
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, describe_counts
+
+if TYPE_CHECKING:
+    from tumorgen_cli.methods.base import Sampling
+    from tumorgen_cli.planning.plan import Plan
+    from tumorgen_cli.synthesis.provenance import Provenance
+    from tumorgen_cli.synthesis.scan import Scan
+    from tumorgen_cli.system.devices import DeviceName
+
+_NAME = "image"  # the name of the host and of the pair in the provenance
+
+
+@dataclass(frozen=True)
+class PaintedScan:
+    """A pair in memory.
+
+    Attributes:
+        image: The image with the tumor, of the kind that was given and in its data type.
+        mask: The tumor: an array (X, Y, Z) bool, or a nibabel or SimpleITK image of uint8.
+        provenance: How it was made. Outside `provenance.box`, `image` equals the image that was given.
+    """
+
+    image: Any
+    mask: Any
+    provenance: Provenance
+
+
+def paint(
+    image: Any,
+    spacing_mm: Sequence[float] | None = None,
+    *,
+    box: Box | None = None,
+    region: Any = None,
+    method: str = "tumorgen",
+    sampling: Sampling | None = None,
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+    seed: int | None = None,
+) -> PaintedScan:
+    """Paint one tumor into an image in memory.
+
+    The same image, seed and options give the same pair. It is also the pair that `synthesize` writes for this host with
+    this seed in its provenance. The method is loaded at each call; for many pairs, `synthesize` is faster.
+
+    Args:
+        image: Array (X, Y, Z) or (C, X, Y, Z), nibabel image (channels last), or SimpleITK image (channels are
+            components), with the channels of the data set and in its units.
+        spacing_mm: Voxel edges x, y, z in mm; for arrays alone.
+        box: Paint in this box, in voxels of the image. None: a box is drawn.
+        region: Where a drawn box may have its center: mask (X, Y, Z), an array or an image. None: anywhere in the body.
+        method: The method that paints.
+        sampling: Steps, solver and kind of tumor. None: as the plan says.
+        work: The workspace, with the method trained.
+        device: Where to compute.
+        seed: Seed of the pair. None: the plan's.
+
+    Returns:
+        The painted image, its mask and its provenance.
+
+    Raises:
+        PlanError: box and region together, an unclear spacing, or an option that the method does not know.
+        DataError: an image, box or region that cannot be used, or no tumor that passed.
+        StateError: a stage is not trained.
+
+    Example:
+        >>> import nibabel
+        >>> from tumorgen_cli import api
+        >>> host = nibabel.load("tumorgen_demo/phantoms/healthy/Healthy_000_0000.nii.gz")
+        >>> box = api.Box((10, 10, 10), (24, 24, 22))
+        >>> pair = api.paint(host, box=box, method="copypaste", work="tumorgen_demo", device="cpu", seed=1)
+        >>> pair.image.shape == host.shape, bool(pair.mask.get_fdata().any())
+        (True, True)
+    """
+    # Long: most of it is the description of a public function
+    from tumorgen_cli.methods.base import Sampling
+    from tumorgen_cli.methods.open import open_method
+    from tumorgen_cli.pipeline.synthesize import check_sampling
+    from tumorgen_cli.synthesis.pair import LoadedHost, PairInputs, PairJob, draw_pair, make_provenance
+    from tumorgen_cli.synthesis.places import Placing
+    from tumorgen_cli.synthesis.sources import Source
+
+    given, workspace = read_memory(image, spacing_mm), open_workspace(work)
+    painter = open_method(workspace, method, device)
+    inputs = PairInputs(
+        painter, workspace.fingerprint().of(workspace.splits().train).tumors, sampling or Sampling(), box
+    )
+    check_sampling(painter, inputs.sampling)
+    scan = _make_scan(given, inputs.plan)
+    mask = _check_place(scan, box, region, inputs.plan)
+    weights, source = dict(painter.load()), Source(_NAME, ())
+    begun = time.perf_counter()
+    host = LoadedHost(scan, Placing(scan, source, inputs.plan, inputs.tumors, box, mask), scan.voxels)
+    job = PairJob(0, source, _NAME, inputs.plan.seed if seed is None else seed, 0)
+    draw = draw_pair(inputs, job, host)
+    if draw.image is None:
+        remedy = "try another seed, box or region, or train longer"
+        fault = Fault(_NAME, describe_counts(draw.rejected), "a tumor", remedy)
+        raise DataError("No tumor came", [fault])
+    seconds = {"method": draw.seconds, "total": time.perf_counter() - begun}
+    record = make_provenance(inputs, weights, job, host, draw, seconds)
+    return PaintedScan(given.as_image(draw.image), given.as_mask(draw.mask), record)
+
+
+def _make_scan(given: MemoryImage, plan: Plan) -> Scan:
+    """The image as a host scan, checked as a file is."""
+    from tumorgen_cli.data.checks import intensity_faults
+    from tumorgen_cli.preprocessing.intensity import scan_limits
+    from tumorgen_cli.synthesis.scan import Scan
+
+    channels, names = given.channels, [channel.name for channel in plan.channels]
+    if len(channels) != len(names):
+        expected = f"the {len(names)} of the data set: {', '.join(names)}"
+        fault = Fault(_NAME, f"{len(channels)} channels", expected, "give an image with these channels, in this order")
+        raise DataError("The image has other channels than the data set", [fault])
+    faults = [
+        fault
+        for number, channel in enumerate(channels)
+        for fault in intensity_faults(Path(f"{_NAME}, channel {number}"), channel)
+    ]
+    if faults:
+        raise DataError("A host scan cannot be used", faults)
+    limits = scan_limits(channels, plan.channels, None)
+    return Scan(_NAME, (), channels, (channels.dtype,) * len(channels), given.grid, limits, None)
+
+
+def _check_place(scan: Scan, box: Box | None, region: Any, plan: Plan) -> np.ndarray | None:
+    """The region as a mask (X, Y, Z) bool, or None; box and region are checked.
+
+    Raises:
+        PlanError: both are given.
+        DataError: the box or the region cannot be used.
+    """
+    from tumorgen_cli.synthesis.places import box_faults
+
+    if box is not None and region is not None:
+        raise PlanError("Two places", [Fault("box and region", "both given", "one of them", "leave one out")])
+    if box is not None:
+        corners = ",".join(map(str, (*box.start, *box.stop)))
+        if faults := box_faults(f"box {corners}", box, scan.grid, plan):
+            raise DataError("Nothing can be painted there", faults)
+    if region is None:
+        return None
+    mask = read_region(region)
+    if mask.shape != scan.grid.shape:
+        fault = Fault("region", f"shape {mask.shape}", f"{scan.grid.shape}, as the image", "resample the region")
+        raise DataError("Region and image differ in geometry", [fault])
+    if not mask.any():
+        raise DataError("A region is empty", [Fault("region", "no voxel set", "a region to paint in", "draw one")])
+    return mask

@@ -1,0 +1,448 @@
+"""The stages of the pipeline as functions. Each reads and writes a workspace and returns a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tumorgen_cli.api.options import WORK, StrPath, open_workspace, optional_path, with_paths
+from tumorgen_cli.evaluation.options import ScoreOptions
+from tumorgen_cli.planning.options import PlanOptions
+from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions, SetOptions
+from tumorgen_cli.synthesis.shards import Shard
+
+if TYPE_CHECKING:
+    from tumorgen_cli.evaluation.filter import Filtered
+    from tumorgen_cli.judge.card import JudgeRecord
+    from tumorgen_cli.methods.base import Sampling
+    from tumorgen_cli.pipeline.evaluate import ScoreReport
+    from tumorgen_cli.pipeline.nnunet_setup import Setup
+    from tumorgen_cli.pipeline.run import RunReport
+    from tumorgen_cli.pipeline.status import Step
+    from tumorgen_cli.pipeline.synthesize import SetReport
+    from tumorgen_cli.planning.plan import Plan
+    from tumorgen_cli.synthesis.merge import Merge
+    from tumorgen_cli.system.devices import DeviceName
+    from tumorgen_cli.training.stage import StageRun
+
+
+@dataclass(frozen=True)
+class PreprocessReport:
+    """How many cases, and how many scans without tumors, were written now; those that were there are not counted."""
+
+    cases: int
+    healthy: int
+
+
+def plan(
+    dataset: StrPath,
+    options: PlanOptions = PlanOptions(),
+    *,
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+    workers: int | None = None,
+) -> Plan:
+    """Check and measure a data set, and decide every number of the pipeline.
+
+    Args:
+        dataset: The nnU-Net raw data set: a path, or an id or name under `$nnUNet_raw`.
+        options: What you decide; the rules decide the rest.
+        work: The workspace.
+        device: The device to plan for.
+        workers: Processes that read the files. None: by cores and memory; 0: none but this one.
+
+    Returns:
+        The plan, which is also written to `plan.json`.
+
+    Raises:
+        DataError: the data set has faults.
+        PlanError: a preset, setting or fold that cannot be used.
+        StateError: the workspace belongs to another data set.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> dataset = "tumorgen_demo/phantoms/Dataset999_PhantomPET"
+        >>> options = api.PlanOptions(preset="demo-quick", memory_gib=8)
+        >>> plan = api.plan(dataset, options, work="my_work", device="cpu", workers=0)
+        >>> plan.tumor_name, plan.channels[0].name
+        ('tumor', 'PET')
+    """
+    from tumorgen_cli.pipeline.plan import plan_dataset
+
+    return plan_dataset(open_workspace(work), str(dataset), options, device, workers)
+
+
+def preprocess(*, work: StrPath = WORK, healthy: StrPath | None = None, workers: int | None = None) -> PreprocessReport:
+    """Bring every case to the working grid; cases that are done are kept.
+
+    Args:
+        work: The workspace, planned.
+        healthy: Folder of scans without tumors, for methods that learn from them.
+        workers: Processes. None: by cores and memory; 0: none but this one.
+
+    Raises:
+        StateError: there is no plan, or the data set has changed since planning.
+        DataError: scans that cannot be read, or cases of the data set among the healthy scans.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> api.preprocess(work="tumorgen_demo", workers=0)
+        PreprocessReport(cases=0, healthy=0)
+    """
+    from tumorgen_cli.pipeline.preprocess import preprocess_dataset, preprocess_healthy
+
+    workspace = open_workspace(work)
+    cases = preprocess_dataset(workspace, workers)
+    scans = 0 if healthy is None else preprocess_healthy(workspace, Path(healthy), workers)
+    return PreprocessReport(cases, scans)
+
+
+def train(
+    stage: str = "all",
+    *,
+    method: str | None = None,
+    iterations: int | None = None,
+    initial: StrPath | None = None,
+    restart: bool = False,
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+    seed: int | None = None,
+) -> list[StageRun]:
+    """Train a stage of a method, or all of them in order; a training that was stopped goes on.
+
+    Args:
+        stage: Name of the stage (of tumorgen: `vae`, `flow`, `refiner`), or `all`.
+        method: The method that the stage belongs to. None: the first method with such a stage; tumorgen for `all`.
+        iterations: Training steps in all. None: as many as the plan says.
+        initial: Checkpoint whose weights the first stage starts with, where it takes one.
+        restart: Train from the beginning; the old weights are replaced.
+        work: The workspace, planned and preprocessed.
+        device: Where to train.
+        seed: Only a check: an error if it is not the seed of the plan.
+
+    Returns:
+        The runs that were made now; a stage that was finished before has none.
+
+    Raises:
+        PlanError: no such method or stage, or another seed than the plan's.
+        StateError: a stage is stale, or an earlier one is missing.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> api.train("vae", work="tumorgen_demo", device="cpu")
+        []
+    """
+    from tumorgen_cli.methods.registry import method_of_stage
+    from tumorgen_cli.pipeline.train import train_stages
+
+    workspace, method = open_workspace(work), method or method_of_stage(stage)
+    return train_stages(workspace, method, stage, iterations, device, restart, optional_path(initial), seed)
+
+
+def train_judge(
+    minutes: float = 30.0,
+    *,
+    restart: bool = False,
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+    seed: int | None = None,
+) -> JudgeRecord:
+    """Train an nnU-Net on the training cases as the judge of this workspace, and score it on the held-out cases.
+
+    Args:
+        minutes: Length of the training.
+        restart: Train from the beginning; the old judge is replaced.
+        work: The workspace, planned.
+        device: Where to train.
+        seed: Seed of the training. None: the plan's.
+
+    Raises:
+        StateError: there is no plan, the data set has changed, or the judge is stale.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> judge = api.train_judge(minutes=5, work="tumorgen_demo")  # doctest: +SKIP
+        >>> judge.mean_dice  # doctest: +SKIP
+        0.83
+    """
+    from tumorgen_cli.pipeline.train import train_own_judge
+
+    return train_own_judge(open_workspace(work), minutes, device, seed, restart)
+
+
+def synthesize(
+    hosts: HostOptions,
+    pairs: int = 20,
+    *,
+    method: str = "tumorgen",
+    sampling: Sampling | None = None,
+    quality: QualityOptions = QualityOptions(),
+    out: StrPath | None = None,
+    shard: tuple[int, int] | None = None,
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+    seed: int | None = None,
+) -> SetReport:
+    """Paint tumors into scans and write the pairs of image and mask as an nnU-Net raw data set.
+
+    Pairs that are there already are kept, so that the same call with more `pairs` adds to the set.
+
+    Args:
+        hosts: What to paint into, and where.
+        pairs: How many pairs the set has in all.
+        method: The method that paints.
+        sampling: Steps, solver and kind of tumor. None: as the plan says.
+        quality: Which pairs are kept.
+        out: Folder of the set. None: a folder of the workspace, named after the method, the hosts and the options.
+        shard: `(i, n)`: this process makes part i of n parts. None: all pairs.
+        work: The workspace, with the method trained.
+        device: Where to compute.
+        seed: Seed of every random draw. None: the plan's.
+
+    Raises:
+        PlanError: an option that the method does not know, or nothing to paint into.
+        DataError: hosts that cannot be used, or no pair that could be painted.
+        StateError: a stage is not trained, or `out` holds another set.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> hosts = api.HostOptions(healthy="tumorgen_demo/phantoms/healthy")
+        >>> made = api.synthesize(hosts, 2, method="copypaste", work="tumorgen_demo", device="cpu")
+        >>> made.tally.pairs
+        2
+    """
+    from tumorgen_cli.methods.base import Sampling
+    from tumorgen_cli.pipeline.synthesize import synthesize_pairs
+
+    made = SetOptions(pairs, optional_path(out), seed, None if shard is None else Shard(*shard))
+    sampling, quality = sampling or Sampling(), with_paths(quality)
+    return synthesize_pairs(open_workspace(work), method, made, with_paths(hosts), sampling, quality, device)
+
+
+def filter_pairs(
+    set_folder: StrPath,
+    quality: QualityOptions = QualityOptions(),
+    *,
+    out: StrPath | None = None,
+    shard: tuple[int, int] | None = None,
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+) -> Filtered:
+    """Copy the pairs that the judge agrees with into a set of their own, and list the others with the reasons.
+
+    Args:
+        set_folder: The set: a folder, or a name in the workspace. It is not changed.
+        quality: The judge, and the least share of the mask that it must find; `until_pass` has no meaning here.
+        out: Folder of the new set. None: the set's folder with `_kept` added to its name.
+        shard: `(i, n)`: this process judges part i of n parts. None: all pairs.
+        work: The workspace.
+        device: Where the judge computes.
+
+    Raises:
+        StateError: no such set, no judge, or `out` holds another set.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> hosts = api.HostOptions(healthy="tumorgen_demo/phantoms/healthy")
+        >>> made = api.synthesize(hosts, 2, method="copypaste", work="tumorgen_demo", device="cpu")
+        >>> kept = api.filter_pairs(made.folder, api.QualityOptions(keep=0.0), work="tumorgen_demo", device="cpu")
+        >>> kept.kept, kept.rejected
+        (2, 0)
+    """
+    from tumorgen_cli.pipeline import filter as stage
+
+    part = None if shard is None else Shard(*shard)
+    folder, quality = Path(set_folder), with_paths(quality)
+    return stage.filter_pairs(open_workspace(work), folder, quality, optional_path(out), device, part)
+
+
+def evaluate(
+    sets: Sequence[StrPath] = (),
+    scoring: ScoreOptions = ScoreOptions(),
+    *,
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+    seed: int | None = None,
+) -> tuple[ScoreReport, ...]:
+    """Score synthetic sets, and write numbers and one HTML page for each.
+
+    Args:
+        sets: Folders, or names in the workspace. None given: every finished set of the workspace.
+        scoring: The judge and the feature network.
+        work: The workspace.
+        device: Where to compute.
+        seed: Seed of the scores. None: the plan's.
+
+    Raises:
+        StateError: no such set, or two sets of one name.
+        DataError: a set has faults.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> hosts = api.HostOptions(healthy="tumorgen_demo/phantoms/healthy")
+        >>> made = api.synthesize(hosts, 2, method="copypaste", work="tumorgen_demo", device="cpu")
+        >>> scoring = api.ScoreOptions(features="filters")
+        >>> (report,) = api.evaluate([made.folder], scoring, work="tumorgen_demo", device="cpu")
+        >>> report.name
+        'copypaste_healthy'
+    """
+    from tumorgen_cli.pipeline.evaluate import evaluate_sets
+
+    folders = [Path(folder) for folder in sets]
+    return evaluate_sets(open_workspace(work), folders, with_paths(scoring), device, seed)
+
+
+def merge(
+    real: StrPath,
+    sets: Sequence[StrPath],
+    out: StrPath,
+    *,
+    folds: int = 1,
+    oversample: int = 1,
+    preprocessed: StrPath | None = None,
+    work: StrPath = WORK,
+) -> Merge:
+    """Write one nnU-Net raw data set of real cases and synthetic sets, with folds that validate on unseen real cases.
+
+    Args:
+        real: The real data set: a path, or an id or name under `$nnUNet_raw`.
+        sets: Synthetic sets: folders, or names in the workspace.
+        out: `FOLDER/DatasetNNN_Name`. The name alone goes to `$nnUNet_raw`, else to the workspace.
+        folds: 1 for one fold whose validation cases no set has learned from; more for the data set's own folds, or
+            nnU-Net's.
+        oversample: How many times a real case stands in the training list of a fold.
+        preprocessed: nnU-Net's preprocessed folder. None: `$nnUNet_preprocessed`.
+        work: The workspace in which sets are found by name.
+
+    Raises:
+        DataError: everything that is wrong with the data sets, their names, the folds or `out`.
+        StateError: `out` holds something else.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> hosts = api.HostOptions(healthy="tumorgen_demo/phantoms/healthy")
+        >>> made = api.synthesize(hosts, 2, method="copypaste", work="tumorgen_demo", device="cpu")
+        >>> real = "tumorgen_demo/phantoms/Dataset999_PhantomPET"
+        >>> merged = api.merge(real, [made.folder], "raw/Dataset601_Merged", work="tumorgen_demo")
+        >>> len(merged.pairs)
+        2
+    """
+    from tumorgen_cli.pipeline.merge import merge_sets
+
+    folders = [Path(folder) for folder in sets]
+    workspace, target = open_workspace(work), Path(out)
+    return merge_sets(workspace, str(real), folders, target, folds, oversample, optional_path(preprocessed))
+
+
+def setup_nnunet(
+    hosts: HostOptions,
+    *,
+    method: str = "tumorgen",
+    patches: OnTheFlyOptions = OnTheFlyOptions(),
+    quality: QualityOptions = QualityOptions(),
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+    seed: int | None = None,
+) -> Setup:
+    """Check and write the settings with which nnU-Net paints new tumors while it trains.
+
+    Args:
+        hosts: What to paint into: `healthy` (with `roi`), `cases="train"`, or both.
+        method: The method that paints.
+        patches: How many painted patches nnU-Net sees, and what they may cost.
+        quality: Which pairs are kept.
+        work: The workspace, with the method trained.
+        device: Where the method paints.
+        seed: Seed of every random draw. None: the plan's.
+
+    Returns:
+        The settings, their file, the fold to train, and the two lines for the job script (`lines`).
+
+    Raises:
+        StateError: everything that is missing or does not fit.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> hosts = api.HostOptions(healthy="tumorgen_demo/phantoms/healthy")
+        >>> setup = api.setup_nnunet(hosts, method="copypaste", work="tumorgen_demo", device="cpu")
+        >>> setup.lines[1].startswith("export TUMORGEN_PAINTING=")
+        True
+    """
+    from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
+
+    workspace, quality = open_workspace(work), with_paths(quality)
+    return set_up_nnunet(workspace, method, with_paths(hosts), patches, quality, device, seed)
+
+
+def run(
+    dataset: StrPath,
+    healthy: StrPath,
+    pairs: int = 20,
+    *,
+    options: PlanOptions = PlanOptions(),
+    scoring: ScoreOptions = ScoreOptions(),
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+) -> RunReport:
+    """Plan, preprocess, train, synthesize and evaluate; what is finished is not done again.
+
+    Args:
+        dataset: The nnU-Net raw data set: a path, or an id or name under `$nnUNet_raw`.
+        healthy: Folder of scans without tumors to paint into.
+        pairs: How many pairs to make.
+        options: What you decide about the plan.
+        scoring: The judge and the feature network.
+        work: The workspace.
+        device: Where to compute.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> made = api.run("Dataset007_Pancreas", "healthy_scans", pairs=50)  # doctest: +SKIP
+        >>> made.scores[0].page  # doctest: +SKIP
+        'tumorgen_work/evaluation/tumorgen_healthy_scans/report.html'
+    """
+    from tumorgen_cli.pipeline.run import run_all
+
+    workspace, scoring = open_workspace(work), with_paths(scoring)
+    return run_all(workspace, str(dataset), Path(healthy), pairs, options, scoring, device)
+
+
+def demo(
+    *, quick: bool = False, work: StrPath = "tumorgen_demo", device: DeviceName = "auto", seed: int = 0
+) -> RunReport:
+    """Write phantoms that look like PET, and run all stages on them.
+
+    Args:
+        quick: Smaller phantoms and shorter training: about 3 minutes on 2 cores.
+        work: The workspace.
+        device: Where to compute.
+        seed: Seed of the phantoms and of every random draw.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> made = api.demo(quick=True)  # doctest: +SKIP
+        >>> made.pairs.tally.pairs  # doctest: +SKIP
+        8
+    """
+    from tumorgen_cli.pipeline.run import run_demo
+
+    return run_demo(open_workspace(work), quick, device, seed)
+
+
+def status(*, work: StrPath = WORK) -> list[Step]:
+    """Every step of a workspace, its state (done, partly, stale or missing), and the command for it.
+
+    Args:
+        work: The workspace. Nothing is written.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> steps = api.status(work="tumorgen_demo")
+        >>> steps[0].name, steps[0].state
+        ('plan', 'done')
+    """
+    from tumorgen_cli.pipeline.status import workspace_status
+
+    return workspace_status(open_workspace(work))

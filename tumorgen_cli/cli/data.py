@@ -1,0 +1,125 @@
+"""The commands about data and workspace: plan, presets, preprocess, status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from tumorgen_cli import api
+from tumorgen_cli.cli.options import (
+    DEFAULT_WORK,
+    DatasetArgument,
+    Device,
+    FoldNumber,
+    Json,
+    Memory,
+    Preset,
+    Seed,
+    Settings,
+    TumorLabel,
+    Work,
+    Workers,
+    at_work,
+    command,
+)
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import Fault, PlanError
+
+
+@command
+def plan(
+    dataset: DatasetArgument,
+    tumor_label: TumorLabel = None,
+    memory: Memory = None,
+    preset: Preset = None,
+    settings: Settings = None,
+    fold: FoldNumber = None,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Check and measure a data set, and decide every number of the pipeline."""
+    options = api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold)
+    made = api.plan(dataset, options, work=work, device=device, workers=workers)
+    if as_json:
+        console.print_json(made)
+    else:
+        from tumorgen_cli.pipeline.plan import plan_rows
+
+        title = f"Plan of {made.dataset} ({work / 'plan.json'})"
+        console.table(title, ("field", "value", "rule", "inputs"), plan_rows(made))
+    console.next_command(f"tumorgen preprocess{at_work(work)}")
+
+
+@command
+def presets(
+    name: Annotated[
+        Optional[str], typer.Argument(metavar="NAME", help="The preset to show. Default: list all.")
+    ] = None,
+    copy_to: Annotated[
+        Optional[Path], typer.Option("--copy", metavar="FILE", help="Copy the preset to this file, to edit it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List, show or copy the presets that come with tumorgen."""
+    from tumorgen_cli.planning.presets import preset_names, preset_text
+    from tumorgen_cli.system.files import write_text
+
+    if name is None and copy_to is not None:
+        fault = Fault("--copy", "no preset named", "a name before it", "tumorgen presets NAME --copy FILE")
+        raise PlanError("Nothing to copy", [fault])
+    if name is None:
+        firsts = {each: preset_text(each).splitlines()[0].lstrip("# ") for each in preset_names()}
+        if as_json:
+            console.print_json(firsts)
+        else:
+            console.table("Presets", ("name", "what"), firsts.items())
+        console.next_command("tumorgen plan DATASET --preset NAME")
+        return
+    text = preset_text(name)
+    if copy_to is not None:
+        if copy_to.exists():
+            remedy = "choose another name; nothing was written"
+            raise PlanError("The file exists", [Fault(str(copy_to), "a file", "a new name", remedy)])
+        write_text(copy_to, text)
+        console.next_command(f"tumorgen plan DATASET --preset {copy_to}")
+        return
+    typer.echo(text)
+    console.next_command(f"tumorgen plan DATASET --preset {name}")
+
+
+@command
+def preprocess(
+    healthy: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--healthy",
+            help="Also preprocess these scans without tumors, for methods that learn from them.",
+            exists=True,
+        ),
+    ] = None,
+    work: Work = DEFAULT_WORK,
+    workers: Workers = None,
+) -> None:
+    """Bring every case to the working spacing; run again, it goes on where it stopped."""
+    made = api.preprocess(work=work, healthy=healthy, workers=workers)
+    console.note(f"{made.cases} cases written")
+    if healthy is not None:
+        console.note(f"{made.healthy} healthy scans written")
+    console.next_command(f"tumorgen train all{at_work(work)}")
+
+
+@command
+def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
+    """Show what of a workspace is done, what is stale, and what is next."""
+    steps = api.status(work=work)
+    if as_json:
+        console.print_json(steps)
+    else:
+        console.table(f"Workspace {work}", ("step", "state", "detail"), [(s.name, s.state, s.detail) for s in steps])
+    more = f"tumorgen synthesize --healthy DIR -n N --out DIR{at_work(work)}"
+    console.next_command(next((step.command for step in steps if step.state != "done"), more))

@@ -1,0 +1,144 @@
+"""The commands that make pairs: synthesize, filter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from tumorgen_cli import api
+from tumorgen_cli.cli.options import (
+    DEFAULT_WORK,
+    Cases,
+    Device,
+    Healthy,
+    Json,
+    JudgeFolder,
+    Keep,
+    Kind,
+    MethodOption,
+    Regions,
+    Seed,
+    ShardOption,
+    Solver,
+    UntilPass,
+    Work,
+    at_work,
+    command,
+    host_faults,
+    judge_faults,
+    parse_box,
+    parse_shard,
+    refuse,
+)
+from tumorgen_cli.cli.printing import OTHER_SHARDS, show_set
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import describe_counts
+
+
+@command
+def synthesize(
+    healthy: Healthy = None,
+    cases: Cases = None,
+    pairs: Annotated[int, typer.Option("-n", "--pairs", help="Number of pairs in the whole set.", min=1)] = 20,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--out", help="Folder of the set. Default: in the workspace, named after method, hosts and options."
+        ),
+    ] = None,
+    roi: Regions = None,
+    box: Annotated[
+        Optional[str],
+        typer.Option("--box", metavar="X0,Y0,Z0,X1,Y1,Z1", help="Paint in this box of every scan, in voxels."),
+    ] = None,
+    method: MethodOption = "tumorgen",
+    kind: Annotated[
+        Optional[Kind],
+        typer.Option("--kind", help="Paint hard tumors of this kind (tumorgen only).", rich_help_panel="Painting"),
+    ] = None,
+    steps: Annotated[
+        Optional[int],
+        typer.Option(
+            "--steps", help="Number of sampling steps. Default: the plan's.", min=1, rich_help_panel="Painting"
+        ),
+    ] = None,
+    solver: Annotated[
+        Optional[Solver],
+        typer.Option(
+            "--solver",
+            help="Sampler: euler or heun; of difftumor, ddpm or ddim. Default: the plan's.",
+            rich_help_panel="Painting",
+        ),
+    ] = None,
+    until_pass: UntilPass = None,
+    keep: Keep = 0.7,
+    judge: JudgeFolder = None,
+    shard: ShardOption = None,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Paint tumors into scans; write image-mask pairs as an nnU-Net raw data set."""
+    # Long: a command's parameters are its options
+    refuse("Options that do not fit together", host_faults(healthy, cases) + judge_faults(judge, until_pass))
+    report = api.synthesize(
+        api.HostOptions(healthy, cases, roi, parse_box(box)),
+        pairs,
+        method=method,
+        sampling=api.Sampling(steps, solver, kind),
+        quality=api.QualityOptions(until_pass, keep, judge),
+        out=out,
+        shard=parse_shard(shard),
+        work=work,
+        device=device,
+        seed=seed,
+    )
+    if as_json:
+        console.print_json(report)
+    else:
+        show_set(report)
+    if report.tally.left:
+        console.next_command(OTHER_SHARDS)
+    elif report.tally.pairs:
+        console.next_command(f"tumorgen evaluate {report.folder}{at_work(work)}")
+    else:
+        console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
+        console.next_command(f"tumorgen train all{at_work(work)} --iterations N")
+
+
+@command
+def filter_pairs(
+    set_folder: Annotated[
+        Path, typer.Argument(metavar="SET", help="The set: a folder, or a name in the workspace. It is not changed.")
+    ],
+    out: Annotated[
+        Optional[Path], typer.Option("--out", help="Folder of the kept pairs. Default: SET_kept beside the set.")
+    ] = None,
+    keep: Keep = 0.7,
+    judge: JudgeFolder = None,
+    shard: ShardOption = None,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Copy the pairs that the judge agrees with into a set of their own; list the others with the reasons."""
+    quality = api.QualityOptions(keep=keep, judge=judge)
+    found = api.filter_pairs(set_folder, quality, out=out, shard=parse_shard(shard), work=work, device=device)
+    if as_json:
+        console.print_json(found)
+    else:
+        rows = [
+            ("kept", found.kept),
+            ("rejected (see rejected.csv)", describe_counts(found.reasons) or "none"),
+            *([("left to other shards", found.left)] if found.left else []),
+        ]
+        console.table(f"Pairs in {found.folder}", ("what", "number"), rows)
+    if found.left:
+        console.next_command(OTHER_SHARDS)
+    elif found.kept:
+        console.next_command(f"tumorgen evaluate {found.folder}{at_work(work)}")
+    else:
+        console.next_command(f"tumorgen filter {set_folder} --keep {keep / 2:g} --out DIR{at_work(work)}")

@@ -1,0 +1,80 @@
+"""The commands that run every stage: demo, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tumorgen_cli import api
+from tumorgen_cli.cli.options import (
+    DEFAULT_WORK,
+    DatasetArgument,
+    Device,
+    FoldNumber,
+    Json,
+    JudgeFolder,
+    Memory,
+    Preset,
+    Seed,
+    Settings,
+    TumorLabel,
+    Work,
+    at_work,
+    command,
+)
+from tumorgen_cli.cli.printing import show_scores, show_set
+from tumorgen_cli.system import console
+
+if TYPE_CHECKING:
+    from tumorgen_cli.pipeline.run import RunReport
+
+
+@command
+def demo(
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", metavar="", help="Smaller phantoms, shorter training: at most 3 minutes on 2 cores."),
+    ] = False,
+    work: Work = Path("tumorgen_demo"),
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write phantoms that look like PET, and run every stage on them."""
+    _show_run(api.demo(quick=quick, work=work, device=device, seed=seed or 0), as_json)
+    console.next_command("open the report above, then: tumorgen run DATASET --healthy DIR")
+
+
+@command
+def run(
+    dataset: DatasetArgument,
+    healthy: Annotated[Path, typer.Option("--healthy", help="Folder of scans without tumors to paint into.")],
+    pairs: Annotated[int, typer.Option("-n", "--pairs", help="Number of pairs.", min=1)] = 20,
+    judge: JudgeFolder = None,
+    tumor_label: TumorLabel = None,
+    memory: Memory = None,
+    preset: Preset = None,
+    settings: Settings = None,
+    fold: FoldNumber = None,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Plan, preprocess, train, synthesize and evaluate; run again, it goes on where it stopped."""
+    options = api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold)
+    scoring = api.ScoreOptions(judge)
+    made = api.run(dataset, healthy, pairs, options=options, scoring=scoring, work=work, device=device)
+    _show_run(made, as_json)
+    console.next_command(f"tumorgen synthesize --healthy {healthy} -n 100 --out DIR{at_work(work)}")
+
+
+def _show_run(made: RunReport, as_json: bool) -> None:
+    """Print the pairs and scores of a run."""
+    if as_json:
+        console.print_json(made)
+    else:
+        show_set(made.pairs)
+        show_scores(made.scores)

@@ -1,0 +1,107 @@
+"""The command that trains: stages of the methods, and the judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from tumorgen_cli import api
+from tumorgen_cli.cli.options import DEFAULT_WORK, Device, Json, Method, Seed, Work, at_work, command, refuse
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import Fault
+
+if TYPE_CHECKING:
+    from tumorgen_cli.judge.card import JudgeRecord
+
+
+@command
+def train(
+    stage: Annotated[
+        str,
+        typer.Argument(
+            metavar="STAGE",
+            help="vae, flow or refiner of tumorgen, a stage of another method, or all. judge: an nnU-Net that scores.",
+        ),
+    ],
+    method: Annotated[
+        Optional[Method],
+        typer.Option("--method", help="The method of the stage. Default: the first method that has such a stage."),
+    ] = None,
+    iterations: Annotated[
+        Optional[int], typer.Option("--iterations", help="Training steps in all. Default: the plan's.", min=1)
+    ] = None,
+    init: Annotated[
+        Optional[Path],
+        typer.Option("--init", help="Checkpoint (MAISI's or tumorgen's) from which the VAE starts.", exists=True),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", metavar="", help="Train from the beginning; the old weights are replaced.")
+    ] = False,
+    minutes: Annotated[
+        Optional[float], typer.Option("--minutes", help="Training time of a judge. Default: 30.", min=0.1)
+    ] = None,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Train a stage, or all; run again, it goes on where it stopped. `torchrun` starts it on several GPUs."""
+    given: dict[str, object] = {"--minutes": minutes}
+    if stage == "judge":
+        given = {"--iterations": iterations, "--init": init, "--method": method}
+    faults = [
+        Fault(option, str(value), f"no such option for {stage}", "leave it out")
+        for option, value in given.items()
+        if value is not None
+    ]
+    refuse("Options that do not apply", faults)
+    if stage == "judge":
+        judge = api.train_judge(
+            30.0 if minutes is None else minutes, restart=restart, work=work, device=device, seed=seed
+        )
+        _show_judge(judge, as_json)
+        console.next_command(f"tumorgen evaluate{at_work(work)}")
+        return
+    runs = api.train(
+        stage,
+        method=method,
+        iterations=iterations,
+        initial=init,
+        restart=restart,
+        work=work,
+        device=device,
+        seed=seed,
+    )
+    if as_json:
+        console.print_json(runs)
+    console.next_command(_following(stage, method) + at_work(work))
+
+
+def _following(stage: str, method: str | None) -> str:
+    """The command after a stage: the next stage, or painting."""
+    from tumorgen_cli.methods.registry import find_method, method_of_stage
+
+    method = method or method_of_stage(stage)
+    stages = find_method(method).stages
+    later = stages[stages.index(stage) + 1 :] if stage in stages else ()
+    named = "" if method == "tumorgen" else f" --method {method}"
+    return f"tumorgen train {later[0]}" if later else f"tumorgen synthesize --healthy DIR -n 20{named}"
+
+
+def _show_judge(record: JudgeRecord, as_json: bool) -> None:
+    """Print how a judge scores on the held-out cases, with a warning if it is too weak."""
+    from tumorgen_cli.judge import find
+
+    if as_json:
+        console.print_json(record)
+    else:
+        rows = [
+            (s.case, *("–" if v is None else f"{v:.3f}" for v in (s.dice, s.surface_dice))) for s in record.held_out
+        ]
+        title = f"The judge on held-out cases ({record.schedule.epochs} epochs, {console.clock(record.seconds)})"
+        rows.append(("mean", f"{record.mean_dice:.3f}", f"{record.mean_surface_dice:.3f}"))
+        console.table(title, ("case", "DSC", f"NSD at {record.tolerance_mm} mm"), rows)
+    if record.held_out and not record.mean_dice >= find.USEFUL_DICE:
+        console.warn(f"this judge is too weak to score pairs with: {find.WEAK_JUDGE}")
