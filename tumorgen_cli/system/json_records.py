@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -11,12 +12,16 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.files import write_text
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 T = TypeVar("T")
+_UNKNOWN = "unexpected_keyword_argument"  # pydantic's name for unknown fields of dataclasses
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -85,11 +90,18 @@ def from_plain(kind: type[T], value: Any, where: str = "", remedy: str = "correc
         PlanError: the value does not fit. All unknown fields (with the nearest known name), missing fields and wrong
             types are listed.
     """
-    faults: list[Fault] = []
-    record = _parse(kind, value, where, remedy, faults)
-    if faults:
-        raise PlanError(f"{where or kind.__name__} does not fit", faults)
-    return typing.cast(T, record)
+    from pydantic import ValidationError  # imported late, so that the command line starts quickly
+
+    try:
+        # JSON rather than Python values: only there does strict validation accept lists for tuples
+        text = json.dumps(value, default=str)
+        record: T = _adapter(typing.cast("Any", kind)).validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        problems.sort(key=lambda problem: problem["type"] != _UNKNOWN)  # unknown names first
+        faults = (_make_fault(kind, value, problem["type"], problem["loc"], where, remedy) for problem in problems)
+        raise PlanError(f"{where or kind.__name__} does not fit", dict.fromkeys(faults)) from None
+    return record
 
 
 def unknown_name_fault(where: str, name: str, known: Iterable[str]) -> Fault:
@@ -104,56 +116,68 @@ def unknown_name_fault(where: str, name: str, known: Iterable[str]) -> Fault:
     )
 
 
-def _parse(kind: Any, value: Any, where: str, remedy: str, faults: list[Fault]) -> Any:
-    def wrong(expected: str) -> None:
-        faults.append(Fault(where, f"{value!r}"[:200], expected, remedy))
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """The validator of a type; building it takes longer than using it."""
+    from pydantic import TypeAdapter
 
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _parse(next(a for a in args if a is not type(None)), value, where, remedy, faults)
-    if origin is typing.Literal:
-        if value not in args:
-            wrong(f"one of {', '.join(map(str, args))}")
-        return value
+    return TypeAdapter(kind)
+
+
+def _make_fault(kind: Any, value: Any, problem: str, location: tuple[int | str, ...], where: str, remedy: str) -> Fault:
+    """Describe a problem that pydantic found in a value of type `kind`.
+
+    Args:
+        kind: The type of the whole value.
+        value: The whole value.
+        problem: Pydantic's name of the problem.
+        location: The field names and indices that lead to the problem.
+        where: Name of the whole value.
+        remedy: What the user should do.
+    """
+    *parents, last = location or ("",)
+    for part in parents:
+        kind, value, where = _part_type(kind, part), value[part], _part_name(where, part)
+    kind = _without_none(kind)
+    if problem == _UNKNOWN:
+        return unknown_name_fault(where, str(last), typing.get_type_hints(kind))
+    if problem == "missing" and dataclasses.is_dataclass(kind):
+        return Fault(_part_name(where, last), "missing", f"a value ({_part_type(kind, last)})", remedy)
+    if location and problem != "missing":  # else a list is too short
+        kind, value, where = _without_none(_part_type(kind, last)), value[last], _part_name(where, last)
+    return Fault(where, f"{value!r}"[:200], _expected(kind, value), remedy)
+
+
+def _part_name(where: str, part: int | str) -> str:
+    return f"{where}[{part}]" if isinstance(part, int) else f"{where}.{part}"
+
+
+def _part_type(kind: Any, part: int | str) -> Any:
+    """The type of a field of a record, of an item of a tuple, or of a value of a dictionary."""
+    kind = _without_none(kind)
     if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            return wrong("a mapping of fields")
-        hints = typing.get_type_hints(kind)
-        fields = {f.name: f for f in dataclasses.fields(kind)}
-        for name in value:
-            if name not in fields:
-                faults.append(unknown_name_fault(where, str(name), fields))
-        found = {}
-        for name in fields:
-            if name not in value:
-                if fields[name].default is dataclasses.MISSING:
-                    faults.append(Fault(f"{where}.{name}", "missing", f"a value ({hints[name]})", remedy))
-            else:
-                found[name] = _parse(hints[name], value[name], f"{where}.{name}", remedy, faults)
-        return None if faults else kind(**found)  # type: ignore[operator]
+        return typing.get_type_hints(kind)[str(part)]
+    args = typing.get_args(kind)
+    return args[0 if args[-1:] == (...,) else part] if isinstance(part, int) else args[1]
+
+
+def _without_none(kind: Any) -> Any:
+    """The type without None: `int` for `int | None`."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(each for each in typing.get_args(kind) if each is not type(None))
+    return kind
+
+
+def _expected(kind: Any, value: Any) -> str:
+    """Describe the values that a type accepts."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, args))}"
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            return wrong(f"a list ({kind})")
-        if args[-1:] == (...,):
-            return tuple(_parse(args[0], v, f"{where}[{i}]", remedy, faults) for i, v in enumerate(value))
-        if len(value) != len(args):
-            return wrong(f"{len(args)} values")
-        return tuple(
-            _parse(a, v, f"{where}[{i}]", remedy, faults) for i, (a, v) in enumerate(zip(args, value, strict=True))
-        )
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            return wrong("a mapping")
-        return {str(k): _parse(args[1], v, f"{where}.{k}", remedy, faults) for k, v in value.items()}
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    return wrong(getattr(kind, "__name__", str(kind)))
+        return f"{len(args)} values" if isinstance(value, (list, tuple)) else f"a list ({kind})"
+    if dataclasses.is_dataclass(kind):
+        return "a mapping of fields"
+    return "a mapping" if origin is dict else getattr(kind, "__name__", str(kind))
 
 
 def hash_value(value: Any) -> str:
