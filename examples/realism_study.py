@@ -114,9 +114,8 @@ def damage(window: Window, other: Window, kind: str, strength: float) -> np.ndar
     elif kind == "blur":
         out[inside] = ndimage.gaussian_filter(window.image, (0, *[strength] * 3))[inside]
     elif kind == "noise":
-        rng = np.random.default_rng(
-            derive_seed("study", window.case)
-        )  # one draw, scaled: steps differ in strength alone
+        # One draw for each case, scaled, so that the steps differ only in strength.
+        rng = np.random.default_rng(derive_seed("study", window.case))
         out[inside] = (window.image + strength * rng.normal(size=window.image.shape).astype(np.float32))[inside]
     else:
         part = window.image[inside]
@@ -200,9 +199,8 @@ def measure(network: str, features: dict[tuple[str, int], np.ndarray], tests: in
     counts = (tests, len(real) - tests)
     seed = derive_seed("study")
     rng = np.random.default_rng(seed)
-    orders = [
-        rng.permutation(len(real)) for _ in range(DRAWS)
-    ]  # the floor's own splits, so that only the damage differs
+    # The same splits as the floor's, so that only the damage differs.
+    orders = [rng.permutation(len(real)) for _ in range(DRAWS)]
     for name, plain in DISTANCES.items():
         distance = over_planes(plain)
         bottom = floor(real, counts, distance, None, DRAWS, seed)
@@ -286,8 +284,8 @@ def draw(rows: list[Row], counts: tuple[int, int], path: Path) -> None:
 def encoder_of(folder: Path, plan: Plan, device: torch.device) -> Network:
     """Return a judge's encoder as a network.
 
-    Windows are converted back to the scan's scale, turned to the order of the judge's axes, and z-scored. The judge must
-    have been trained on z-scored channels. The mean and deviation are those of the window instead of the scan.
+    Windows are converted back to the scan's scale, turned to the order of the judge's axes, and z-scored. The judge
+    must have been trained on z-scored channels. The mean and deviation are those of the window instead of the scan.
     """
     judge = Judge(folder, device, plan.tumor_name)
     order = judge.axis_order
