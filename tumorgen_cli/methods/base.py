@@ -1,4 +1,4 @@
-"""The one contract: how the harness meets a method, with or without training."""
+"""The contract between the pipeline and a method, with or without training."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.json_records import hash_value, read_plain
-from tumorgen_cli.training.checkpoints import is_finished
+from tumorgen_cli.training.checkpoints import is_finished, load_weights
 from tumorgen_cli.training.stage import Stage
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tumorgen_cli.system.devices import DeviceBudget
 
 
-#: beside a run that began with given weights: their file, hash, and the cases of the data set that they have seen
+#: file beside a run that started from given weights: their path, their hash, and the cases they were trained on
 INITIAL = "initial.json"
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample, where a method samples: steps, one of its solvers (None: the plan's), one of its kinds of tumor (None: any)."""
+    """How to sample, for methods that sample.
+
+    Attributes:
+        steps: number of steps; None for the plan's.
+        solver: one of the method's solvers; None for the plan's.
+        kind: one of the method's kinds of tumor; None for any.
+    """
 
     steps: int | None = None
     solver: str | None = None
@@ -38,21 +46,23 @@ class Sampling:
 class Method(ABC):
     """A way to paint a tumor into a window of a scan.
 
-    A method gets a window on the working grid in the scan's own units and gives one back, with a soft mask. It
-    changes nothing outside the request's box (the harness pastes the box alone), keeps its tumor in the request's
-    place, and never changes the request itself. The same request and seed give the same bits.
+    A method gets a window on the working grid in the scan's own units and returns a window with a soft mask. It changes
+    nothing outside the request's box (the pipeline pastes only the box), keeps its tumor in the request's place, and
+    never changes the request itself. The same request and seed give the same bits.
 
     Attributes:
-        SOURCE: paper, equations, known deviations.
-        config: the method's section of the plan; the settings of a stage are its field of the stage's name.
-        stages: names of the training stages, in order; each may use those before it.
-        solvers: names of the samplers it knows.
-        kinds: names of the kinds of tumor that it can be asked for.
-        formats: numbers of what a stage's weights mean beyond its settings, by stage; raised when that changes.
-        keeps_background: whether voxels of the box outside the tumor are the host's own; if so, an old tumor in the box is
-            taken away first, and paste-back carries the host's detail finer than the working grid into the box.
-        cell: side, in working voxels, of the cells in which it draws masks: a place for a tumor is widened to whole ones, so that no
-            part of a cell is cut off, unless the user has given the box.
+        name: name of the method in commands and in the plan.
+        SOURCE: paper, equations and known deviations, in sentences.
+        config: the method's section of the plan; the settings of a stage are the field with the stage's name.
+        stages: names of the training stages in order; a stage may use the stages before it.
+        solvers: names of the samplers.
+        kinds: kinds of tumor that can be requested.
+        format_versions: by stage, a version of what its weights mean beyond its settings; raised when that changes.
+        keeps_background: whether voxels of the box outside the tumor stay the host's own. If so, an old tumor in the
+            box is removed first, and when the box is pasted back, the host's detail finer than the working grid is
+            kept.
+        cell: side in working voxels of the cells in which the method draws masks. The pipeline widens a tumor's place
+            to whole cells, so that no part of a cell is cut off, unless the user has given the box.
     """
 
     name: ClassVar[str]
@@ -60,7 +70,7 @@ class Method(ABC):
     stages: ClassVar[tuple[str, ...]] = ()
     solvers: ClassVar[tuple[str, ...]] = ()
     kinds: tuple[str, ...] = ()
-    formats: ClassVar[Mapping[str, int]] = {}
+    format_versions: ClassVar[Mapping[str, int]] = {}
     keeps_background: bool = False
     cell: ClassVar[int] = 1
     config: Any
@@ -71,38 +81,65 @@ class Method(ABC):
     @classmethod
     @abstractmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
-        """Takes every field of the method's config into `d`."""
+        """Take every field of the method's section of the plan into `d`.
+
+        Args:
+            d: Decisions of this section.
+            fingerprint: Facts of the training cases.
+            window: The training window.
+            budget: Device and memory that the plan is made for.
+        """
 
     @abstractmethod
     def load(self) -> Mapping[str, str]:
-        """Makes `synthesize` ready; returns the hashes of what was loaded, by name.
+        """Load what `synthesize` needs.
+
+        Returns:
+            The hashes of what was loaded, by name.
 
         Raises:
-            StateError: a stage is not trained, or training data is not preprocessed.
+            StateError: A stage is not trained, or training data is not preprocessed.
         """
 
     @abstractmethod
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
-        """Paints a tumor into the request's place."""
+        """Paint a tumor into the request's place."""
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
-        """The training stage `name`; `initial` is a checkpoint to start from, where a stage takes one."""
+        """The training stage `name`.
+
+        Args:
+            name: One of `stages`.
+            iterations: Number of steps; None for the plan's.
+            initial: A checkpoint to start from, for stages that accept one.
+        """
         raise NotImplementedError(f"{self.name} has no stage {name}")
+
+    def load_frozen(self, models: Mapping[str, nn.Module], stage: str) -> str:
+        """Load a trained stage's weights into `models` on the device, for inference; returns the weights' hash.
+
+        Raises:
+            StateError: The stage is not trained, or its weights do not fit the plan.
+        """
+        weights_hash = load_weights(models, self.folder(stage))
+        for model in models.values():
+            model.to(self.device).eval().requires_grad_(False)
+        return weights_hash
 
     # -- what stages are made from ---------------------------------------------------------------------------------
     def folder(self, stage: str) -> Path:
-        """Where a stage's run lies."""
+        """The folder of a stage's run."""
         return self.workspace.run(self.name, stage)
 
     def inputs_hash(self, name: str) -> str:
-        """What stage `name` would be made from now: the data, its section of the plan, the weights of the stages before it."""
-        before, made = self.stages[: self.stages.index(name)], [self.formats[name]] if name in self.formats else []
-        return hash_value(
-            [self.data(), learnt_by(self.settings(name)), *made, *(self.weights_hash(stage) for stage in before)]
-        )
+        """Hash of what stage `name` depends on: data, settings, and the weights of the stages before it."""
+        before = self.stages[: self.stages.index(name)]
+        version = [self.format_versions[name]] if name in self.format_versions else []
+        weights = (self.weights_hash(stage) for stage in before)
+        return hash_value([self.data_inputs(), learning_settings(self.settings(name)), *version, *weights])
 
-    def data(self) -> list[Any]:
-        """What every stage depends on: the cases, their working grid, the split, the seed."""
+    def data_inputs(self) -> list[Any]:
+        """What every stage depends on: cases, working grid, channels, precision, seed and training split."""
         plan = self.plan
         return [
             plan.fingerprint_hash,
@@ -117,19 +154,22 @@ class Method(ABC):
         """The hash of a trained stage's weights.
 
         Raises:
-            StateError: it is not trained.
+            StateError: The stage is not trained.
         """
         return str(read_plain(self.folder(stage) / "run.json", f"run `tumorgen train {stage}`")["weights_hash"])
 
     def learnt_from(self) -> tuple[str, ...]:
-        """The cases that the method has seen: the training cases, and those that given weights have seen."""
+        """The cases that the method has seen: the training cases, and those that given initial weights were trained on.
+
+        The name is that of the field in `set.json`.
+        """
         own = self.workspace.splits().train
         files = [path for stage in self.stages if (path := self.folder(stage) / INITIAL).is_file()]
         other = {case for path in files for case in read_plain(path, "train the stage again")["cases"]}
         return (*own, *sorted(other - {*own}))
 
     def planned_iterations(self, name: str) -> int:
-        """How long the plan wants stage `name` to be."""
+        """The number of steps that the plan gives stage `name`."""
         return int(self.settings(name).iterations)
 
     def settings(self, name: str) -> Any:
@@ -137,25 +177,32 @@ class Method(ABC):
         return getattr(self.config, name)
 
     def trained(self, name: str, iterations: int | None = None) -> bool:
-        """Whether stage `name` is finished, made from what is there now, and `iterations` long (None: of any length)."""
+        """Whether stage `name` is finished, up to date, and at least `iterations` steps long (None: of any length)."""
         before = self.stages[: self.stages.index(name)]
         if not all((self.folder(stage) / "run.json").is_file() for stage in before):
             return False
         return is_finished(self.folder(name), self.inputs_hash(name), iterations)
 
 
-def learnt_by(section: Any) -> dict[str, Any]:
-    """A stage's section of the plan without its length and its warnings, which change nothing that was learnt."""
+def learning_settings(section: Any) -> dict[str, Any]:
+    """A stage's section of the plan without its length and its warning limits, which do not change what is learned."""
     return {k: v for k, v in vars(section).items() if k not in ("iterations", "least_psnr")}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A window of a host scan on the working grid, the box to paint in and, within it, the one for the tumor.
+    """A window of a host scan on the working grid, the box to paint in, and the place of the tumor within the box.
 
-    `image`: (C, X, Y, Z) float32, the scan's own units. `box`, `place`: voxels of the window; between the two the picture fades into
-    the host, and a mask is cut off; a drawn place is of whole cells (`Method.cell`) as far as the box goes. `limits`: (C, 2), the whole scan's clip
-    limits (`windows.scan_limits`). `case`: the case whose tumor is redrawn, if it is one of the data set's.
+    Between the place and the box's faces the picture fades into the host, and a mask is cut off. A place that the
+    pipeline has drawn consists of whole cells (`Method.cell`), as far as the box allows.
+
+    Attributes:
+        image: (C, X, Y, Z) float32 in the scan's own units.
+        box: the box, in voxels of the window.
+        place: the tumor's place, in voxels of the window.
+        limits: (C, 2) clip limits of the whole scan (`preprocessing.intensity.scan_limits`).
+        spacing_mm: voxel edges of the window.
+        case: the case whose tumor is redrawn, if it is one of the data set's.
     """
 
     image: np.ndarray
@@ -168,10 +215,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """What a method made of a request: image (C, X, Y, Z) in the scan's units, mask (X, Y, Z) in [0, 1].
+    """What a method made of a request.
 
-    `drawn` holds whatever the method drew at random and wants to have on record. `kept` (X, Y, Z) in [0, 1]: how much of the
-    host is in the image; None: all or nothing of its detail stays, as the method says (`keeps_background`).
+    Attributes:
+        image: (C, X, Y, Z) float32 in the scan's units.
+        mask: (X, Y, Z) in [0, 1].
+        drawn: random choices of the method, for the record.
+        kept: (X, Y, Z) in [0, 1], the share of the host in the image. None: all or nothing of the host's detail is
+            kept, as `Method.keeps_background` says.
     """
 
     image: np.ndarray

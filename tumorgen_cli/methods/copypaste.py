@@ -1,14 +1,15 @@
-"""Copy-paste: a training tumor with its mask, mirrored and fitted into the box, edge feathered, contrast kept."""
+"""Copy-paste: a training tumor with its mask, mirrored and fitted into the place, with a soft edge and its contrast."""
+
+# ruff: noqa: ARG002, ARG003  (the contract gives every method the same arguments; some are not needed here)
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import tight_box
+from tumorgen_cli.geometry import as_triple, tight_box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
@@ -23,22 +24,28 @@ from tumorgen_cli.tumors.boxes import box_mask
 
 @dataclass(frozen=True)
 class CopyPasteConfig:
-    """`edge_mm`: width (sigma) of the feathered tumor edge. `shell_mm`: the background around a tumor that is matched."""
+    """The method's section of the plan.
+
+    Attributes:
+        edge_mm: standard deviation of the blur that softens the tumor's edge.
+        shell_mm: thickness of the background around a tumor whose brightness is matched to the host.
+    """
 
     edge_mm: float
     shell_mm: float
 
 
 class CopyPaste(Method):
-    """The donor is drawn among the tumors that fit the box; where none fits, the smallest is shrunk to it."""
+    """Copy-paste behind the contract; see the module and `SOURCE`."""
 
     name = "copypaste"
     SOURCE = (
-        "Ghiasi et al., Simple Copy-Paste, CVPR 2021, in 3D: a tumor and its mask at another place. Deviations: donors "
-        "are drawn among the tumors that fit the given box, in proportion to the volume of their own boxes (where none fits, the smallest is "
-        "shrunk to it), mirrored, and shifted so that their contrast to the shell around them is kept."
+        "Ghiasi et al., Simple Copy-Paste, CVPR 2021, in 3D: a tumor and its mask are pasted at another place. "
+        "Deviations: Donors are drawn among the tumors that fit the given place, in proportion to the volume of their "
+        "own boxes; if none fits, the smallest is shrunk. They are mirrored, and their brightness is shifted so that "
+        "they keep their contrast to the shell around them."
     )
-    keeps_background: ClassVar[bool] = True
+    keeps_background = True
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
@@ -47,23 +54,31 @@ class CopyPaste(Method):
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
-        d.take("edge_mm", 0.5 * max(window.spacing_mm), "half of the largest working voxel edge: no step, little blur")
-        d.take("shell_mm", 20.0, "the 2 cm shell that contrast is measured against")
+        """Take every field of `CopyPasteConfig` into `d`."""
+        d.take(
+            "edge_mm",
+            0.5 * max(window.spacing_mm),
+            "half of the largest working voxel edge: no visible step, little blur",
+        )
+        d.take("shell_mm", 20.0, "the 2 cm shell around a tumor to which its contrast is measured")
 
     def load(self) -> dict[str, str]:
+        """Load the training cases with their tumors."""
         cases = [load_case(self.workspace.cases / name) for name in self.workspace.splits().train]
         self.donors = [(case, component) for case in cases for component in case.record.components]
         return {"donors": hash_value([case.record.inputs_hash for case in cases])}
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
+        """Draw a training tumor, mirror it, fit it into the place and blend it in."""
         rng = np.random.default_rng(seed)
         case, component = self._choose(request, rng)
         flips = tuple(a + 1 for a in range(3) if rng.random() < 0.5)
-        shell = tuple(int(np.ceil(self.config.shell_mm / s)) for s in request.spacing_mm)
-        around = component.box.grown(shell, case.record.shape)  # type: ignore[arg-type]
+        shell = as_triple(int(np.ceil(self.config.shell_mm / s)) for s in request.spacing_mm)
+        around = component.box.grown(shell, case.record.shape)
         donor = np.flip(np.asarray(case.image[(slice(None), *around.slices)], np.float32), flips)
         own, hosts = (
-            channel_units(self.plan.channels, limits)[..., None, None, None] for limits in (case.record.limits, request.limits)
+            channel_units(self.plan.channels, limits)[..., None, None, None]
+            for limits in (case.record.limits, request.limits)
         )
         donor = (donor - own[:, 0]) / own[:, 1] * hosts[:, 1] + hosts[:, 0]
         mask = np.flip(np.asarray(case.tumors[around.slices] == component.number), tuple(a - 1 for a in flips))
@@ -72,6 +87,11 @@ class CopyPaste(Method):
         return self._place(request, donor, mask, others, rng, case.record.case)
 
     def _choose(self, request: Request, rng: np.random.Generator) -> tuple[Case, Component]:
+        """A random tumor that fits the place, or the smallest if none fits; never one of the redrawn case.
+
+        Raises:
+            DataError: No other training case has a tumor.
+        """
         donors = [d for d in self.donors if d[0].record.case != request.case]
         fitting = [d for d in donors if all(n <= m for n, m in zip(d[1].box.shape, request.place.shape, strict=True))]
         if not donors:
@@ -81,7 +101,7 @@ class CopyPaste(Method):
                 "There is no tumor to paste",
                 [Fault(f"{self.name} on {request.case or 'a host'}", found, "one or more", remedy)],
             )
-        if fitting:  # all alike, a box drawn for a large tumor would mostly be filled by a small one
+        if fitting:  # with equal weights, small tumors would mostly fill the boxes that were drawn for large ones
             volume = np.array([float(np.prod(c.box.shape)) for _, c in fitting])
             return fitting[rng.choice(len(fitting), p=volume / volume.sum())]
         return min(donors, key=lambda d: float(np.prod(d[1].box.shape)))
@@ -90,7 +110,7 @@ class CopyPaste(Method):
     def _fit(
         donor: np.ndarray, mask: np.ndarray, others: np.ndarray, request: Request
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shrinks the donor (with its shell) where its mask is larger than the place: the tumor's own box comes to fill it."""
+        """Shrink the donor with its shell, along the axes on which its tumor is larger than the place."""
         tight = tight_box(mask)
         assert tight is not None  # a component has voxels
         sizes = [min(n, e) for n, e in zip(request.place.shape, tight.shape, strict=True)]
@@ -104,9 +124,8 @@ class CopyPaste(Method):
         places = np.stack(np.meshgrid(*axes, indexing="ij"))
 
         def shrunk(array: np.ndarray) -> np.ndarray:
-            blurred = ndimage.gaussian_filter(
-                array.astype(np.float32), [(step - 1) / 4 for step in steps]
-            )  # or what is thin falls between
+            # without the blur, thin parts can lie between the sampled points
+            blurred = ndimage.gaussian_filter(array.astype(np.float32), [(step - 1) / 4 for step in steps])
             return ndimage.map_coordinates(blurred, places, order=1, mode="nearest")
 
         share = shrunk(mask)
@@ -121,22 +140,24 @@ class CopyPaste(Method):
         rng: np.random.Generator,
         case: str,
     ) -> Synthetic:
+        """Blend the donor in at a random position of the place, brightened so that its shell matches the host."""
         inside = np.argwhere(mask)
         low, extent = inside.min(0), inside.max(0) - inside.min(0) + 1
-        room = [max(0, n - int(e)) for n, e in zip(request.place.shape, extent, strict=True)]
-        start = [a + int(rng.integers(r + 1)) for a, r in zip(request.place.start, room, strict=True)]
+        free = [max(0, n - int(e)) for n, e in zip(request.place.shape, extent, strict=True)]
+        start = [a + int(rng.integers(f + 1)) for a, f in zip(request.place.start, free, strict=True)]
         shift = np.array(start) - low  # donor voxel -> window voxel
-        share = np.zeros(request.image.shape[1:], np.float32)
+        window = as_triple(request.image.shape[1:])
+        share = np.zeros(window, np.float32)
         image = request.image.astype(np.float32, copy=True)
         to, source = [], []
-        for s, n, size in zip(shift, mask.shape, share.shape, strict=True):
+        for s, n, size in zip(shift, mask.shape, window, strict=True):
             a, b = max(0, int(s)), min(size, int(s) + n)
             to.append(slice(a, b))
             source.append(slice(a - int(s), b - int(s)))
         share[tuple(to)] = mask[tuple(source)]
-        share *= box_mask(request.place, share.shape)
+        share *= box_mask(request.place, window)
         sigma = [self.config.edge_mm / s for s in request.spacing_mm]
-        soft = ndimage.gaussian_filter(share, sigma) * box_mask(request.box, share.shape)
+        soft = ndimage.gaussian_filter(share, sigma) * box_mask(request.box, window)
         shell = ~others[tuple(source)]
         ring = shell & (share[tuple(to)] == 0)
         for channel in range(len(image)):

@@ -1,4 +1,4 @@
-"""Masks for methods that must be given one: from deformed ellipsoids or from the training tumors."""
+"""Masks for methods that need a given mask: deformed ellipsoids, or masks of training tumors."""
 
 from __future__ import annotations
 
@@ -18,17 +18,28 @@ from tumorgen_cli.tumors.masks import MaskConfig, draw_mask
 def place_mask(
     config: MaskConfig, plan: Plan, request: Request, rng: np.random.Generator, donors: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """As `draw_mask` for a request's place, in its window: (X, Y, Z)."""
+    """Draw a mask in the place of a request.
+
+    Args:
+        config: The mask prior.
+        plan: The plan, for the offsets of boxes.
+        request: The request; its place bounds the mask.
+        rng: Random numbers.
+        donors: Masks of training tumors (`load_donors`).
+
+    Returns:
+        The soft mask (X, Y, Z) in [0, 1] of the window, and the random choices for the record.
+    """
     share = np.zeros(request.image.shape[1:], np.float32)
     share[request.place.slices], drawn = draw_mask(config, plan, request.place.shape, request.spacing_mm, rng, donors)
     return share, drawn
 
 
 def load_donors(config: MaskConfig, workspace: Workspace) -> tuple[list[np.ndarray], dict[str, str]]:
-    """The masks a prior draws from, and their hash by name; none for ellipsoids.
+    """The training masks that the prior draws from, and their hash by name; both empty for ellipsoids.
 
     Raises:
-        StateError: a training case is not preprocessed.
+        StateError: A training case is not preprocessed.
     """
     if config.prior != "training":
         return [], {}
@@ -37,5 +48,5 @@ def load_donors(config: MaskConfig, workspace: Workspace) -> tuple[list[np.ndarr
 
 
 def training_masks(cases: Sequence[Case]) -> list[np.ndarray]:
-    """Every tumor component of the cases, cut tightly: (X, Y, Z) bool."""
+    """The mask (X, Y, Z) bool of every tumor component of the cases, cut to its tight box."""
     return [np.asarray(case.tumors[c.box.slices] == c.number) for case in cases for c in case.record.components]

@@ -1,4 +1,4 @@
-"""Opens a method of a workspace on a device, with its plan and its preprocessed cases checked."""
+"""Opens a method of a workspace on a device, after checking the plan and the preprocessed cases."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
 
 
 def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None:
-    """Sees that every case of the splits is preprocessed by this plan.
+    """Check that every case of the splits is preprocessed by this plan.
 
     Raises:
-        StateError: cases are missing or stale.
+        StateError: Cases are missing or stale.
     """
     missing = [case for case in (*splits.train, *splits.test) if not is_done(plan, case, workspace.cases / case)]
     if missing:
@@ -28,7 +28,12 @@ def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None
 
 
 def open_method(workspace: Workspace, name: str, device: DeviceName) -> Method:
-    """The method of a workspace on a device, its plan and cases checked."""
+    """Open a method of a workspace on a device.
+
+    Raises:
+        StateError: The workspace is not planned, or cases are missing or stale.
+        PlanError: There is no such method, or the plan does not fit it.
+    """
     plan = workspace.plan()
     check_preprocessed(workspace, plan, workspace.splits())
     return find_method(name)(plan, workspace, find_device(device).type)

@@ -1,4 +1,4 @@
-"""The methods by name. A method's file, and torch with it, is imported when the method is asked for."""
+"""All methods by name. A method's module, and torch with it, is imported only when the method is requested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def find_method(name: str) -> type[Method]:
     """The class of a method.
 
     Raises:
-        PlanError: no such method.
+        PlanError: There is no such method.
     """
     match name:
         case "tumorgen":
@@ -25,11 +25,11 @@ def find_method(name: str) -> type[Method]:
 
             return TumorGen
         case "difftumor":
-            from tumorgen_cli.methods.difftumor import DiffTumor
+            from tumorgen_cli.methods.difftumor.method import DiffTumor
 
             return DiffTumor
         case "freetumor":
-            from tumorgen_cli.methods.freetumor import FreeTumor
+            from tumorgen_cli.methods.freetumor.method import FreeTumor
 
             return FreeTumor
         case "blended":
@@ -48,5 +48,5 @@ def find_method(name: str) -> type[Method]:
 
 
 def method_of_stage(stage: str) -> str:
-    """The first method that has a stage of this name; tumorgen where none has."""
+    """The first method that has a stage of this name; `tumorgen` if none has."""
     return next((name for name in METHODS if stage in find_method(name).stages), METHODS[0])

@@ -1,9 +1,10 @@
-"""SynTumor: a deformed ellipsoid filled with blurred-noise texture, contrast and edge from the data set's own tumors."""
+"""SynTumor: a deformed ellipsoid with a texture of blurred noise, and the contrast of the data set's own tumors."""
+
+# ruff: noqa: ARG002, ARG003  (the contract gives every method the same arguments; some are not needed here)
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy import ndimage
@@ -21,10 +22,15 @@ from tumorgen_cli.tumors.masks import MaskConfig, plan_masks, smooth_noise
 
 @dataclass(frozen=True)
 class SynTumorConfig:
-    """Per channel the 10th and 90th percentile of the training tumors' contrast, in `preprocessing.intensity.channel_units`.
+    """The method's section of the plan.
 
-    `texture`: standard deviation of the texture as a share of the contrast; `texture_mm` the range of the sigma its noise is
-    blurred with; `edge_mm`: range of the sigma of the soft edge, per size class of `mask`.
+    Attributes:
+        mask: the mask prior.
+        contrast: by channel, the 10th and 90th percentile of the training tumors' contrast, in
+            `preprocessing.intensity.channel_units`.
+        texture: standard deviation of the texture, as a share of the contrast.
+        texture_mm: range of the standard deviation of the blur that makes the texture's noise smooth.
+        edge_mm: by size class of `mask`, range of the standard deviation of the blur that softens the edge.
     """
 
     mask: MaskConfig
@@ -45,16 +51,17 @@ class SynTumorConfig:
 
 
 class SynTumor(Method):
-    """See the module."""
+    """SynTumor behind the contract; see the module and `SOURCE`."""
 
     name = "syntumor"
     SOURCE = (
-        "Hu et al., Label-Free Liver Tumor Segmentation, CVPR 2023: ellipsoid of four size classes, elastic deformation, blurred "
-        "noise, soft edge. Deviations: sizes follow the given box, and the radii of the four classes only choose deformation and edge; "
-        "elastic deformation is smooth noise of the radius; the texture's strength, a share of the contrast, is ours; sign and size of the "
-        "contrast are the training tumors' instead of 65 to 145 HU darker, drawn for each channel by itself."
+        "Hu et al., Label-Free Liver Tumor Segmentation, CVPR 2023: ellipsoid of four size classes, elastic "
+        "deformation, blurred noise, soft edge. Deviations: Sizes follow the given place; the radii of the four "
+        "classes only choose deformation and edge. The elastic deformation is smooth noise of the radius. The "
+        "strength of the texture, a share of the contrast, is our choice. Sign and size of the contrast are those of "
+        "the training tumors instead of 65 to 145 HU darker, drawn for each channel separately."
     )
-    keeps_background: ClassVar[bool] = True
+    keeps_background = True
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
@@ -63,12 +70,13 @@ class SynTumor(Method):
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
+        """Take every field of `SynTumorConfig` into `d`."""
         contrast = np.array([tumor.contrast for tumor in fingerprint.tumors])
         usual = tuple((float(low), float(high)) for low, high in np.nanpercentile(contrast, (10, 90), axis=0).T)
         d.take(
             "contrast",
             usual,
-            "10th and 90th percentile of the tumors' contrast to the 2 cm shell; of MR and others in each scan's own unit",
+            "10th and 90th percentile of the tumors' contrast to the 2 cm shell; for MR in units of each scan",
         )
         plan_masks(d, "ellipsoid")
         d.take("texture", 0.25, "SynTumor's blurred noise, as a share of the contrast")
@@ -85,10 +93,12 @@ class SynTumor(Method):
         )
 
     def load(self) -> dict[str, str]:
+        """Load the training masks, if the prior uses them."""
         self.donors, hashes = load_donors(self.config.mask, self.workspace)
         return hashes
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
+        """Draw a mask in the place and add its soft, textured contrast to the window."""
         rng, c = np.random.default_rng(seed), self.config
         shape, box = request.box.shape, request.box
         share, drawn = place_mask(c.mask, self.plan, request, rng, self.donors)

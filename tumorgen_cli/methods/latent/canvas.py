@@ -1,4 +1,7 @@
-"""From a window and a draw in its latents to a painted window: encode, draw, decode the box with its halo. Any latent method's."""
+"""From a window to its latents and back: encode the window, decode the box with its halo, put the box back.
+
+Every method that draws in latents uses it.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from scipy import ndimage
 from scipy.special import expit, logit
 from torch import Tensor
 
-from tumorgen_cli.geometry import Box, Triple
+from tumorgen_cli.geometry import Box, Triple, as_triple
 from tumorgen_cli.methods.base import Request
-from tumorgen_cli.methods.latent.autoencoder import Codec, precise
+from tumorgen_cli.methods.latent.quality import Codec, inference_context
 from tumorgen_cli.models.vae import DOWNSAMPLING
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scale, unscale
@@ -25,8 +28,16 @@ from tumorgen_cli.tumors.noise import draw_scan_noise
 
 @dataclass(frozen=True)
 class Canvas:
-    """An encoded window: scaled image (C, X, Y, Z), its latent (1, L, x, y, z), the tumor's place in latent cells and as a mask
-    (1, 1, x, y, z), and the region to decode, in latent cells: the box with its halo."""
+    """An encoded window.
+
+    Attributes:
+        request: the request that it belongs to.
+        scaled: (C, X, Y, Z), the window in [-1, 1].
+        latent: (1, L, x, y, z).
+        latent_box: the tumor's place in latent cells.
+        box: the tumor's place as a mask (1, 1, x, y, z).
+        region: the region to decode, in latent cells: the box with its halo.
+    """
 
     request: Request
     scaled: np.ndarray
@@ -42,20 +53,24 @@ class Canvas:
 
     @property
     def voxels(self) -> Box:
-        """The region in the window's voxels."""
-        start, stop = (tuple(DOWNSAMPLING * a for a in ends) for ends in (self.region.start, self.region.stop))
-        return Box(start, stop)  # type: ignore[arg-type]
+        """The region in voxels of the window."""
+        start, stop = (as_triple(DOWNSAMPLING * a for a in ends) for ends in (self.region.start, self.region.stop))
+        return Box(start, stop)
 
-    def local(self, box: Box) -> Box:
-        """A box of the window in the region's voxels."""
-        return box.shifted(tuple(-a for a in self.voxels.start))  # type: ignore[arg-type]
+    def in_region(self, box: Box) -> Box:
+        """A box of the window in voxels of the region."""
+        return box.shifted(as_triple(-a for a in self.voxels.start))
 
 
 def check_halo(halo: int, field: str) -> None:
-    """Sees that a box is decoded with some of what lies around it.
+    """Check that a box is decoded with some of its surroundings.
+
+    Args:
+        halo: Latent voxels around the box.
+        field: Field of the plan, for the message.
 
     Raises:
-        PlanError: a halo below 1.
+        PlanError: The halo is below 1.
     """
     if halo < 1:
         raise PlanError(
@@ -64,43 +79,63 @@ def check_halo(halo: int, field: str) -> None:
 
 
 def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: str) -> Canvas:
-    """Encodes a request's window, whose sides must be multiples of 16; the tumor's place is widened to whole latent cells."""
+    """Encode a request's window, whose sides must be multiples of 16.
+
+    The tumor's place is widened to whole latent cells. `halo`: latent voxels to decode around the box.
+    """
     scaled = scale(request.image, plan.channels, request.limits)
-    with precise(plan.precision, device):
+    with inference_context(plan.precision, device):
         latent = codec.encode(torch.from_numpy(scaled)[None].to(device))
-    shape = tuple(latent.shape[2:])
+    shape = as_triple(latent.shape[2:])
     place, box = latent_box(request.place), latent_box(request.box)
-    mask = torch.from_numpy(box_mask(place, shape))[None, None].to(device)  # type: ignore[arg-type]
-    return Canvas(request, scaled, latent, place, mask, box.grown(halo, shape))  # type: ignore[arg-type]
+    mask = torch.from_numpy(box_mask(place, shape))[None, None].to(device)
+    return Canvas(request, scaled, latent, place, mask, box.grown(halo, shape))
 
 
 def smooth_host(canvas: Canvas, decode: Callable[[Tensor], Tensor], plan: Plan, device: str) -> np.ndarray:
     """The host's own latents decoded in the region (C, X, Y, Z): the host without the noise that a VAE smooths away."""
-    with precise(plan.precision, device):
+    with inference_context(plan.precision, device):
         return np.asarray(decode(canvas.latent[canvas.cells])[0].float().cpu().numpy())
 
 
-def texture(canvas: Canvas, picture: np.ndarray, smooth: np.ndarray, seed: int) -> np.ndarray:
-    """Noise (C, X, Y, Z) for the decoded region as the host has it outside the box: of all that a VAE takes away from it (`smooth`:
-    the `smooth_host`), rare large parts too. As strong as the bulk alone it is a sixth too weak on FDG-PET."""
+def noise_like_host(canvas: Canvas, picture: np.ndarray, smooth: np.ndarray, seed: int) -> np.ndarray:
+    """Noise (C, X, Y, Z) for the decoded region, like the noise that the host has outside the box.
+
+    Its strength is the standard deviation of everything that the VAE removes from the host, rare large values included.
+    A robust estimate gives noise that is a sixth too weak on FDG-PET.
+
+    Args:
+        canvas: The encoded window.
+        picture: The decoded region (C, X, Y, Z) in [-1, 1].
+        smooth: The `smooth_host`.
+        seed: Seed of the request.
+    """
     host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
-    return draw_scan_noise(host, smooth, picture, canvas.local(canvas.request.box), np.random.default_rng([seed, 1]), np.std)
+    box, rng = canvas.in_region(canvas.request.box), np.random.default_rng([seed, 1])
+    return draw_scan_noise(host, smooth, picture, box, rng, np.std)
 
 
-def roughen(canvas: Canvas, share: np.ndarray, strength: float, scale_mm: float, seed: int) -> np.ndarray:
-    """A mask's probability (X, Y, Z) in the decoded region, its edge wavering where it is unsure: a smooth Gaussian field is added
-    to its logit, and so much everywhere that the mask stays as large as it is. Parts that touch none of the old mask are left out;
-    if all do, it stays as it is.
+def roughen_mask(canvas: Canvas, share: np.ndarray, strength: float, scale_mm: float, seed: int) -> np.ndarray:
+    """Make the edge of a mask irregular where its probability is near one half.
 
-    Cut at one half as it is, a probability gives the mean of all likely edges, rounder than any of them. `strength`: the field's
-    standard deviation; `scale_mm`: twice that of the kernel that makes it smooth.
+    A smooth Gaussian field is added to the logit, and a constant, so that the mask keeps its size. Parts that do not
+    touch the old mask are left out. If nothing remains, the mask stays as it is. Without the field, a mask cut at one
+    half is the mean of all likely masks, which is rounder than each of them.
+
+    Args:
+        canvas: The encoded window.
+        share: Probability (X, Y, Z) of the mask in the decoded region.
+        strength: Standard deviation of the field.
+        scale_mm: Twice the standard deviation of the kernel that makes the field smooth.
+        seed: Seed of the request.
     """
     inside = share >= 0.5
     count = int(inside.sum())
     if not count:
         return share
     sigma = [scale_mm / 2 / s for s in canvas.request.spacing_mm]
-    field = smooth_noise(canvas.scaled.shape[1:], sigma, np.random.default_rng([seed, 3]))[canvas.voxels.slices]
+    whole = as_triple(canvas.scaled.shape[1:])
+    field = smooth_noise(whole, sigma, np.random.default_rng([seed, 3]))[canvas.voxels.slices]
     moved = logit(np.clip(share, 1e-4, 1 - 1e-4).astype(np.float64)) + strength * field
     rough = np.asarray(expit(moved - np.partition(moved, -count, None)[-count]), np.float32)
     parts, _ = ndimage.label(rough >= 0.5)
@@ -109,22 +144,33 @@ def roughen(canvas: Canvas, share: np.ndarray, strength: float, scale_mm: float,
     return rough if (rough >= 0.5).any() else share
 
 
-def near(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarray:
-    """1 in a soft mask (X, Y, Z), smoothly down to 0 at `reach_mm` from it; 0 everywhere where the mask is empty."""
+def closeness(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarray:
+    """A weight that is 1 inside a soft mask (X, Y, Z) and falls smoothly to 0 at `reach_mm`; 0 if the mask is empty."""
     inside = mask >= 0.5
     if not inside.any():
         return np.zeros(mask.shape, np.float32)
     share = np.clip(1 - ndimage.distance_transform_edt(~inside, spacing_mm) / reach_mm, 0, 1)
-    return (share * share * (3 - 2 * share)).astype(np.float32)
+    return np.asarray(share * share * (3 - 2 * share), np.float32)
 
 
 def put_back(canvas: Canvas, picture: np.ndarray, share: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    """The window with the box replaced by the decoded region's, in the scan's units, and the mask: (C, X, Y, Z), (X, Y, Z)."""
+    """Put a decoded region back into the window.
+
+    Args:
+        canvas: The encoded window.
+        picture: The decoded region (C, X, Y, Z) in [-1, 1].
+        share: Its mask (X, Y, Z) in [0, 1].
+        plan: The plan.
+
+    Returns:
+        The window (C, X, Y, Z) in the scan's units with the box replaced, and the mask (X, Y, Z), which is zero outside
+        the place.
+    """
     request = canvas.request
     image = request.image.astype(np.float32, copy=True)
     image[(slice(None), *request.box.slices)] = unscale(
-        picture[(slice(None), *canvas.local(request.box).slices)], plan.channels, request.limits
+        picture[(slice(None), *canvas.in_region(request.box).slices)], plan.channels, request.limits
     )
     mask = np.zeros(image.shape[1:], np.float32)
-    mask[request.place.slices] = share[canvas.local(request.place).slices]
+    mask[request.place.slices] = share[canvas.in_region(request.place).slices]
     return image, mask

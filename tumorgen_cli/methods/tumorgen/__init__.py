@@ -1,1 +1,5 @@
-"""TumorGen: SC-VFE, BA-PMG and VMR behind the contract."""
+"""TumorGen behind the contract: box offsets (BA-PMG), vector field (SC-VFE) and mask refiner (VMR).
+
+`config` holds settings and plan rules, `condition` what the field gets beside the noisy latents, `objectives` the
+losses, `sampling` the synthesis, `method` the contract.
+"""

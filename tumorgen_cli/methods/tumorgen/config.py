@@ -1,0 +1,231 @@
+"""TumorGen's section of the plan: settings of the stages and of the sampling, and the rules that choose them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tumorgen_cli.geometry import SHELL_MM
+from tumorgen_cli.methods.latent.autoencoder import VaeConfig
+from tumorgen_cli.methods.latent.canvas import check_halo
+from tumorgen_cli.models.rectified_flow import Solver
+from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.plan import Decisions, WindowPlan, validate_sides
+from tumorgen_cli.system.devices import DeviceBudget
+
+_FREE = "the paper gives none; not tuned"
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """The vector field (SC-VFE) and its training.
+
+    Attributes:
+        widths: channels of the levels.
+        res_blocks: residual blocks per level.
+        batch: windows per step.
+        iterations: training steps.
+        learning_rate: learning rate after the warm-up.
+        ema: decay of the moving average of the weights.
+        copies: augmented windows that are encoded per tumor.
+        time_schedule: distribution of the training times.
+        bapmg: whether boxes have random offsets (BA-PMG); otherwise they are tight.
+        coarse_weight: λ1; 0 removes the coarse constraint.
+        fine_weight: λ2; 0 removes the fine constraint.
+        ssim_window: side in latent voxels of the SSIM window of the fine constraint.
+        box_channel: whether the box is an additional input channel.
+        character: whether the tumor's character is given to the field, as additional input channels that are constant
+            inside the box. The character is the vector of the tumor's traits (`metrics.traits.describe_traits`):
+            contrast, heterogeneity and core ratio in each channel.
+    """
+
+    widths: tuple[int, ...]
+    res_blocks: int
+    batch: int
+    iterations: int
+    learning_rate: float
+    ema: float
+    copies: int
+    time_schedule: Literal["uniform", "logit-normal"]
+    bapmg: bool
+    coarse_weight: float
+    fine_weight: float
+    ssim_window: int
+    box_channel: bool
+    character: bool
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """The mask refiner (VMR) and its training.
+
+    Attributes:
+        enabled: whether masks are refined; otherwise the coarse mask is upsampled.
+        guided: whether the refiner uses the VAE's features.
+        joint: whether it trains together with the flow, as in the paper, or after it.
+        width: channels on the finest level.
+        batch: windows per step.
+        iterations: training steps.
+        learning_rate: learning rate after the warm-up.
+        ema: decay of the moving average of the weights.
+        weight: λ3, the weight in the joint objective.
+        least_time: one-step estimates are made from times t ~ U(least_time, 1).
+        clean: share of the items that show the encoder's own latents and mask.
+    """
+
+    enabled: bool
+    guided: bool
+    joint: bool
+    width: int
+    batch: int
+    iterations: int
+    learning_rate: float
+    ema: float
+    weight: float
+    least_time: float
+    clean: float
+
+
+@dataclass(frozen=True)
+class TumorGenSampling:
+    """The synthesis.
+
+    The field produces tumors whose character is closer to the mean than the character it gets as input. `emphasis`,
+    `corrections` and `gain` compensate for this.
+
+    Attributes:
+        steps: steps of the solver.
+        solver: `euler` or `heun`.
+        halo: latent voxels that are decoded around the box.
+        texture: whether noise like the host's own is added to the box, because a VAE smooths noise away.
+        roughness: how irregular the edge of the refined mask becomes (`roughen_mask`); 0: not at all.
+        roughness_mm: the scale of that irregularity.
+        keep_mm: the box is painted up to this distance from its tumor; 0: the whole box.
+        emphasis: factor of the first character input, relative to the wanted character.
+        corrections: how many more times a tumor is drawn from the same noise if it misses its character.
+        gain: factor with which the missing part of the character is added to the input of the next draw.
+    """
+
+    steps: int
+    solver: Solver
+    halo: int
+    texture: bool
+    roughness: float
+    roughness_mm: float
+    keep_mm: float
+    emphasis: float
+    corrections: int
+    gain: float
+
+    def __post_init__(self) -> None:
+        check_halo(self.halo, "methods.tumorgen.sampling.halo")
+
+
+@dataclass(frozen=True)
+class TumorGenConfig:
+    """TumorGen's section of the plan."""
+
+    vae: VaeConfig
+    flow: FlowConfig
+    refiner: RefinerConfig
+    sampling: TumorGenSampling
+
+
+def plan_tumorgen(d: Decisions, tumors: int, window: WindowPlan, budget: DeviceBudget) -> None:
+    """Take every field of a `TumorGenConfig` into `d`; `tumors` is the number of training tumors."""
+    _plan_vae(d.within("vae"), window, budget)
+    _plan_flow(d.within("flow"), tumors, budget)
+    _plan_refiner(d.within("refiner"), budget)
+    _plan_sampling(d.within("sampling"))
+
+
+def _plan_vae(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
+    large = budget.large
+    widths = "MAISI's widths from 16 GiB up" if large else "small enough to learn from tens of scans, and on a CPU"
+    d.take("widths", (64, 128, 256) if large else (16, 32, 64), widths, memory_gib=budget.memory_gib)
+    d.take("res_blocks", (2, 2, 2), "MAISI's")
+    cell, latents = rules.latent_channels(window.spacing_mm)
+    reason = "the paper's 4; doubled when a latent cell's volume exceeds the paper's 3.0 ml"
+    d.take("latent_channels", latents, reason, cell_ml=cell)
+    reason = "the largest; sides are drawn from 32 up: trained with one size only, a VAE shifts intensities at others"
+    patch = validate_sides(d.take("patch", window.shape, reason), "methods.tumorgen.vae.patch")
+    reason = "together no larger than the paper's window"
+    d.take("batch", rules.patches_per_step(patch) if large else 1, reason, patch=patch)
+    reason = "4000 on a CPU gave 36.7 dB from 32 PET cases; 20000 is not measured"
+    d.take("iterations", 20000 if large else 4000, reason)
+    d.take("learning_rate", 2e-4 if large else 2e-3, _FREE)
+    d.take("kl_weight", 1e-6, "with 1e-3, noise hides the latents; MAISI has 1e-7")
+    d.take("square_weight", 1.0, _FREE)
+    d.take("gradient_weight", 0.5, _FREE)
+    d.take("adversarial_weight", 0.0, "0: a critic makes training about 50 % longer; MAISI has 0.1")
+    d.take("ema", 0.998, _FREE)
+    d.take("least_psnr", 30.0, "below it synthetic tumors look blurred; the flow then starts with a warning")
+
+
+def _plan_flow(d: Decisions, tumors: int, budget: DeviceBudget) -> None:
+    large = budget.large
+    widths = "the paper gives none; 64-128-256 from 16 GiB up"
+    d.take("widths", (64, 128, 256) if large else (32, 64, 128), widths)
+    d.take("res_blocks", 2, "MAISI's")
+    d.take("batch", 8, _FREE)
+    most = 20000 if large else 5000
+    reason = f"125 steps per tumor, 1000 to {most}; on FDG-PET, 75 gave masks that agree less with the image"
+    d.take("iterations", rules.flow_steps(tumors, most), reason, tumors=tumors)
+    reason = "on FDG-PET 2e-3 was better than 1e-3 and 5e-4 at equal time; large networks are not measured"
+    d.take("learning_rate", 2e-4 if large else 2e-3, reason)
+    d.take("ema", 0.995, _FREE)
+    reason = "about 640 encoded windows: fewer are memorized, more cost disk space"
+    d.take("copies", rules.encoded_copies(tumors), reason, tumors=tumors)
+    d.take("time_schedule", "uniform", "uniform in the paper's notation")
+    d.take("bapmg", True, "TumorGen, section 2.1; false: the fixed tight box of Table 2")
+    d.take("coarse_weight", 1.0, "λ1; the paper gives none")
+    reason = "λ2; the paper gives none; with 0.1 masks are far too small, with 3 the field learns more slowly"
+    d.take("fine_weight", 1.0, reason)
+    d.take("ssim_window", 3, "λ2's SSIM: tumors are a few latent voxels wide")
+    d.take("box_channel", False, "the paper's nine input channels")
+    reason = "input: the tumor's contrast, heterogeneity and core ratio; false: the paper's, with too few hard tumors"
+    d.take("character", True, reason)
+
+
+def _plan_refiner(d: Decisions, budget: DeviceBudget) -> None:
+    large = budget.large
+    d.take("enabled", True, "VMR, section 2.3; false: Table 2's ablation")
+    d.take("guided", True, "with VAE features; without them a refiner brings nothing")
+    reason = "after the flow, on its estimates: the decoder runs for one window per step, not for a whole batch"
+    d.take("joint", False, reason)
+    d.take("width", 16 if large else 8, "small beside the VAE's decoder")
+    d.take("batch", 4 if large else 1, "windows that fit into memory with their gradients")
+    d.take("iterations", 4000 if large else 600, _FREE)
+    d.take("learning_rate", 1e-3, _FREE)
+    d.take("ema", 0.99, _FREE)
+    d.take("weight", 1.0, "λ3 (joint only); the paper gives none")
+    d.take("least_time", 0.4, "earlier estimates show no boundary that a mask could agree with")
+    d.take("clean", 0.25, "clean masks are mixed in: without them the refiner damages good masks")
+
+
+def _plan_sampling(d: Decisions) -> None:
+    d.take("steps", 10, "the paper's fast setting")
+    d.take("solver", "euler", "the paper's")
+    reason = "a VAE smooths noise away: without it the box is visible in a noisy scan; false: the paper's decoding"
+    d.take("texture", True, reason)
+    reason = "irregular edges where the mask is uncertain: otherwise masks are rounder than real ones; 0: the paper's"
+    d.take("roughness", 2.0, reason)
+    d.take("roughness_mm", 12.0, "on FDG-PET 10 and 16 gave about the same")
+    reason = "beyond the tumor's surroundings the host stays: slices look more real; 0: the paper's, the whole box"
+    d.take("keep_mm", SHELL_MM, reason)
+    reason = "the first input is this factor times the wanted character: otherwise tumors are too ordinary"
+    d.take("emphasis", 1.5, reason)
+    reason = "extra draws of a tumor that misses its character: twice the time, closer to the data"
+    d.take("corrections", 1, reason)
+    reason = "factor of what the first draw lacked: with 1 there were too few necrotic tumors, 2.5 was no better"
+    d.take("gain", 2.0, reason)
+    reason = (
+        "latent voxels around the box: on FDG-PET the decoded box then differs from the whole window's by 0.1 % of the "
+        "clip window, with 4 by 1.3 %"
+    )
+    d.take("halo", 8, reason)
+
+
+def box_alpha(config: TumorGenConfig, window: WindowPlan) -> float:
+    """α of the box offsets (BA-PMG); 0 if boxes are tight."""
+    return window.alpha if config.flow.bapmg else 0.0
