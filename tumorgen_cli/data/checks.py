@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import math
 import re
-import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
 
 from tumorgen_cli.data import volumes
 from tumorgen_cli.geometry import Grid
@@ -24,6 +25,8 @@ _OTHER_ENDINGS = (".mhd", ".tif", ".tiff", ".png", ".dcm", ".npy", ".npz", ".hdr
 _SCAN = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _JSON_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 _DIRECTION_TOLERANCE = 1e-3
+_HEADERS = {348: Nifti1Header, 540: Nifti2Header}  # by size in bytes, which a header begins with
+_FLOAT_CODES = (16, 64)  # NIfTI's codes of float32 and float64
 
 
 def json_faults(where: Path, content: Any) -> list[Fault]:
@@ -227,17 +230,14 @@ def _count_not_finite(path: Path, header: _Nifti) -> int:
 
 def _nifti(header: bytes) -> _Nifti | None:
     """Parse a NIfTI-1 or NIfTI-2 header; None if the bytes are none."""
-    for order in "<>":
-        kind = struct.unpack_from(order + "i", header)[0] if len(header) >= 348 else 0
-        if kind == 348:
-            places = (("8h", 40), ("h", 70), ("h", 72), ("f", 108))
-        elif kind == 540 and len(header) >= 540:
-            places = (("8q", 16), ("h", 12), ("h", 14), ("q", 168))
-        else:
+    for order in ("little", "big"):
+        kind = _HEADERS.get(int.from_bytes(header[:4], order))
+        if kind is None or len(header) < kind.sizeof_hdr:
             continue
-        dimensions, (code,), (bits,), (offset,) = (struct.unpack_from(order + form, header, at) for form, at in places)
-        voxels = math.prod(max(1, n) for n in dimensions[1 : 1 + dimensions[0]])
-        return _Nifti(int(offset), voxels * bits // 8, {16: f"{order}f4", 64: f"{order}f8"}.get(code))
+        found = kind(header[: kind.sizeof_hdr], order, check=False)
+        voxels = math.prod(max(1, int(n)) for n in found["dim"][1 : 1 + int(found["dim"][0])])
+        float_type = found.get_data_dtype().str if int(found["datatype"]) in _FLOAT_CODES else None
+        return _Nifti(int(found["vox_offset"]), voxels * int(found["bitpix"]) // 8, float_type)
     return None
 
 
@@ -256,7 +256,7 @@ def _trailer(path: Path) -> int:
     """The unpacked size, modulo 4 GiB, that the last four bytes of a gzip file give."""
     with path.open("rb") as stream:
         stream.seek(-4, 2)
-        return int(struct.unpack("<I", stream.read(4))[0])
+        return int.from_bytes(stream.read(4), "little")
 
 
 def intensity_faults(path: Path, array: np.ndarray) -> list[Fault]:
