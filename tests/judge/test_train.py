@@ -1,4 +1,4 @@
-"""Training a judge: the rules by closed forms; nnU-Net itself on four small phantoms, killed on its way and gone on with."""
+"""Training a judge: the rules by closed forms; nnU-Net itself on four small phantoms, killed and resumed."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Painting while nnU-Net trains: the pool, what a loader gets from it, the painter's patches, the set-up, and nnU-Net itself."""
+"""Painting while nnU-Net trains: the pool, nnU-Net's loader, the painter's patches, the set-up, and nnU-Net itself."""
 
 import json
 import os
@@ -165,7 +165,8 @@ def test_nnunets_loader_cuts_from_entries(tmp_path):
 def test_patches_lie_around_the_tumor_and_inside_the_volume():
     """Axis by axis: in the middle, moved in from the edge, the whole of a shorter axis; 0 is twice the extent."""
     assert patch_slices((10, 0, 3), (14, 2, 5), (8, 8, 8), (40, 40, 6)) == (slice(8, 16), slice(0, 8), slice(0, 6))
-    assert patch_slices((10, 36.6, 3), (14, 40, 5), (0, 0, 9), (40, 40, 40)) == (slice(8, 16), slice(33, 40), slice(0, 9))
+    slices = patch_slices((10, 36.6, 3), (14, 40, 5), (0, 0, 9), (40, 40, 40))
+    assert slices == (slice(8, 16), slice(33, 40), slice(0, 9))
 
 
 def test_scans_that_come_more_often_count_on():
@@ -711,10 +712,8 @@ def test_the_log_says_what_is_painted_and_what_it_costs(painter_side, painting):
         assert part in log[-1], part
     write_json(made.folder / settings.PROGRESS, Progress(9, 1, "No tumor came", 4.0, 30.0, 0.75))
     made.report_epoch()
-    assert (
-        "2 painted since the last epoch; the painter was busy 10% of the time and held at most 0.75 GiB; 0% of 0 patches"
-        in log[-1]
-    )
+    assert "2 painted since the last epoch; the painter was busy 10% of the time and held at most 0.75 GiB; " in log[-1]
+    assert "; 0% of 0 patches" in log[-1]
 
 
 def test_a_painter_that_stops_is_told_and_started_again(painter_side):
@@ -769,7 +768,8 @@ from tumorgen_cli.nnunet.on_the_fly.trainer import PaintingMixin
 class TinyTumorGen(PaintingMixin, nnUNetTrainer):
     def __init__(self, plans, configuration, fold, dataset_json, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = int(os.environ["EPOCHS"]), 4, 1
+        self.num_epochs = int(os.environ["EPOCHS"])
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 4, 1
 """
 TRAIN = "import torch; from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
 
@@ -812,7 +812,7 @@ def train(folder, epochs, *options, name="3d_fullres"):
     }
     own |= {settings.VARIABLE: str(folder / "tumorgen.json")}
     command = [sys.executable, "-c", TRAIN, "999", name, "0", "-tr", "TinyTumorGen", "-device", "cpu", *options]
-    run = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
+    run = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return run.stdout
 

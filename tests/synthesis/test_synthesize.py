@@ -1,4 +1,4 @@
-"""Sets of pairs: resumable, the same from the same seed, valid for nnU-Net, and honest about draws that gave nothing."""
+"""Sets of pairs: resumable, reproducible, valid for nnU-Net, with every rejected draw counted."""
 
 import contextlib
 import io
@@ -287,7 +287,7 @@ def test_every_tumor_of_a_scan_is_redrawn_in_turn(workspace):
 
 
 def test_a_redrawn_tumor_has_as_many_latent_cells_as_in_training(workspace):
-    """From the scan to the cells that are drawn, against BA-PMG on the window's own mask: in the mean, for offsets and windows are drawn."""
+    """Compared with BA-PMG on the window's own mask; in the mean, because offsets and windows are drawn."""
     plan, rng = workspace.plan(), np.random.default_rng(0)
     grid = Grid((80, 80, 80), plan.window.spacing_mm)
     seen, drawn = [], []
@@ -368,7 +368,7 @@ def test_a_region_of_interest(workspace, phantoms, tmp_path):
     for record in records(tmp_path / "out"):
         center = (np.array(record["box"]["start"]) + record["box"]["stop"]) / 2
         assert (np.abs(center - (26, 24, 20)) <= 5).all()
-    last = sorted(rois.iterdir())[-1]
+    last = max(rois.iterdir())
     write_volume(last, roi, replace(grid, spacing_mm=(9.0, 9.0, 9.0)))
     with pytest.raises(DataError, match="resample it onto the image"):  # before the first scan is painted into
         paint(workspace, phantoms, tmp_path / "other", roi=rois)
@@ -379,7 +379,7 @@ def test_a_region_of_interest(workspace, phantoms, tmp_path):
 
 
 def test_a_region_that_is_empty(workspace, phantoms, tmp_path):
-    scan = sorted(phantoms.healthy.iterdir())[0]
+    scan = min(phantoms.healthy.iterdir())
     array, grid = read_volume(scan)
     plan = workspace.plan()
     host = read_scan("h", (scan,), None, plan)
@@ -413,7 +413,7 @@ def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkey
         before, _ = read_volume(hosts / "labelsTr" / f"{line.host}.nii.gz")
         assert (labels == 1).any()
         np.testing.assert_array_equal(labels[labels != 1], before[labels != 1])
-    sorted(hosts.glob("labelsTr/*"))[0].unlink()
+    min(hosts.glob("labelsTr/*")).unlink()
     bare = SetOptions(2, tmp_path / "bare")
     pipeline_synthesize.synthesize_pairs(workspace, "syntumor", bare, HostOptions(hosts), device="cpu")
     assert "1 hosts without labels (Healthy_000)" in " ".join(capsys.readouterr().err.split())
@@ -427,7 +427,7 @@ def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkey
 
 
 def test_a_region_may_be_one_label_of_a_mask(workspace, phantoms, tmp_path):
-    scan = sorted(phantoms.healthy.iterdir())[0]
+    scan = min(phantoms.healthy.iterdir())
     array, grid = read_volume(scan)
     plan, tumors = workspace.plan(), workspace.fingerprint().tumors
     host, path = read_scan("h", (scan,), None, plan), tmp_path / "labels.nii.gz"
@@ -445,8 +445,10 @@ def grid_of(phantoms, case):
 
 
 def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatch):
-    """Every tumor of the case in turn; its place holds it, what lies outside the box and what was healed stays; the old tumor leaves the labels.
-    With a method that keeps the host's own voxels it leaves the picture, too."""
+    """Every tumor of the case in turn. Its place contains it, and the rest of the scan stays; the old tumor is removed.
+
+    From the labels always, from the image with a method that keeps the host's own voxels.
+    """
     made = SetOptions(3, tmp_path / "out")
     report = pipeline_synthesize.synthesize_pairs(workspace, "syntumor", made, HostOptions(cases="test"), device="cpu")
     facts = {case.case: case for case in workspace.fingerprint().cases}
@@ -884,7 +886,7 @@ def test_shards_of_another_division_are_refused(at_once, workspace, phantoms, tm
 
 
 def test_a_shard_leaves_another_division_alone(at_once, workspace, phantoms, tmp_path, monkeypatch):
-    """The set was put together while a shard was at its last moment, and a longer one begun: its lines stay where they are."""
+    """The set was finished while a shard was finishing, and a longer one begun: the new shard's lines stay."""
     out, cut = tmp_path / "out", shards.take_turn
     turns = []
 

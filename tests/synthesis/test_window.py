@@ -65,7 +65,7 @@ def painted(request, value=None, mask=1.0):
 
 
 def test_old_tumors_do_not_set_the_limits(plan, tmp_path):
-    """A host has the same with them, however bright, and without: as in training, where its tumors are annotated, too."""
+    """A host has the same limits with and without its tumors, as in training, where tumors are annotated."""
     plan = replace(plan, channels=(ChannelPlan("T1", "own", 0.0, 2.0, 1.0),))
     bare, tumors = make_scan(), np.zeros((60, 52, 30), np.uint8)
     tumors[30:36, 20:26, 10:16] = plan.tumor_label
@@ -175,7 +175,7 @@ def test_the_window_grows_for_a_large_box(plan):
     "box", [BOX, Box((0, 0, 0), (14, 12, 8)), Box((46, 40, 22), (60, 52, 30)), Box((3, 7, 9), (22, 20, 17))]
 )
 def test_a_place_in_whole_cells_is_all_painted(plan, box):
-    """It is wider by less than a cell on each side, the box around it by as much, and nothing that lies in it is cut off."""
+    """It is less than a cell wider on each side, the box as well, and no part of a mask in it is cut off."""
     scan = make_scan()
     (plain, before), (wide, request) = cut(scan, box, plan), cut(scan, box, plan, 4)
     assert plain.box == box
@@ -315,7 +315,7 @@ def test_an_unchanged_window_changes_little_or_nothing(plan):
 
 
 def test_the_host_shows_where_it_is_kept_and_nowhere_else(plan):
-    """Near a tumor that was painted anew nothing of the host's own detail is left; where the host is kept all of it is."""
+    """Near a newly painted tumor no detail of the host is left; where the host is kept, all of it is."""
     scan = make_scan()
     window, request = cut(scan, BOX, plan)
     share = np.zeros(request.image.shape[1:], np.float32)

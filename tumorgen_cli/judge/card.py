@@ -88,7 +88,6 @@ def model_card(record: JudgeRecord, title: str, data: str, command: str, limits:
     """
     schedule = record.schedule
     spacing, patch = (" × ".join(f"{v:.4g}" for v in triple) for triple in (record.spacing_mm, record.patch))
-    rows = [f"| {s.case} | {_cell(s.dice)} | {_cell(s.surface_dice)} |" for s in record.held_out]
     lines = [
         f"# {title}",
         "",
@@ -106,8 +105,8 @@ def model_card(record: JudgeRecord, title: str, data: str, command: str, limits:
         ),
         (
             f"* Training: {schedule.epochs} epochs of {schedule.iterations} iterations, "
-            f"{console.clock(record.seconds)} on {record.device} ({record.precision}), seed {record.seed}. Epochs were fitted to "
-            f"{record.minutes:g} minutes."
+            f"{console.clock(record.seconds)} on {record.device} ({record.precision}), seed {record.seed}. "
+            f"Epochs were fitted to {record.minutes:g} minutes."
         ),
         "",
         "## Data",
@@ -129,10 +128,7 @@ def model_card(record: JudgeRecord, title: str, data: str, command: str, limits:
             "choose anything."
         ),
         "",
-        "| case | DSC | NSD |",
-        "|---|---|---|",
-        *rows,
-        f"| mean | {_cell(record.mean_dice)} | {_cell(record.mean_surface_dice)} |",
+        *_score_table(record),
         "",
         "## What it must not be used for",
         "",
@@ -151,6 +147,16 @@ LIMITS = (
         "tumors, not good ones."
     ),
 )
+
+
+def _score_table(record: JudgeRecord) -> list[str]:
+    """Return the lines of the table of held-out scores."""
+    return [
+        "| case | DSC | NSD |",
+        "|---|---|---|",
+        *(f"| {s.case} | {_cell(s.dice)} | {_cell(s.surface_dice)} |" for s in record.held_out),
+        f"| mean | {_cell(record.mean_dice)} | {_cell(record.mean_surface_dice)} |",
+    ]
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -169,13 +169,9 @@ def plan_merge(
     faults += splits_file_faults(files[1:], format_splits(made, oversample))
     if faults:
         raise DataError("The sets cannot be merged", faults)
-    identity = {
-        "real": str(real.path),
-        "content": content_hash(real),
-        "folds": folds,
-        "oversample": oversample,
-        "sets": {str(each.folder): hash_value([each.records, each.learned_from]) for each in sets},
-    }
+    hashes = {str(each.folder): hash_value([each.records, each.learned_from]) for each in sets}
+    described = {"real": str(real.path), "content": content_hash(real)}
+    identity = {**described, "folds": folds, "oversample": oversample, "sets": hashes}
     return Merge(real, pairs, made, oversample, out, files, identity)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.data.volumes import write_volume
-from tumorgen_cli.figures import display_range, display_style, save_pair_preview
+from tumorgen_cli.figures import View, display_range, display_style, save_pair_preview
 from tumorgen_cli.geometry import cast_to_dtype
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.logs import drop_lines, list_logs, merge_logs, open_log, read_log
@@ -128,29 +128,9 @@ def synthesize_set(
         _check_hosts(mine, done, hash_host, out, tick)
     first = len(mine) - len(missing)
     tick(first, "")
-    made, host = 0, None
-    for number, job in enumerate(missing, first + 1):
-        start = time.perf_counter()
-        try:
-            if host is None or host.scan.name != job.source.name:
-                host = _load_host(inputs, job.source, hash_host)
-            read_seconds, draw_start = time.perf_counter() - start, time.perf_counter()
-            draw = draw_pair(inputs, job, host)
-        except DataError as error:  # the other pairs do not depend on this one
-            append_line(losses, json.dumps({"case": job.case, "rejected": {}, "reason": one_line(error)}))
-            tick(number, f"{job.case} given up")
-            continue
-        if draw.image is None:
-            append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
-        else:
-            compute_seconds = time.perf_counter() - draw_start
-            _write_pair(inputs.plan, job, host.scan, draw, out)
-            seconds = {"read": read_seconds, "method": draw.seconds, "compute": compute_seconds}
-            seconds["total"] = time.perf_counter() - start
-            record = make_provenance(inputs, weights, job, host, draw, seconds)
-            append_line(provenance, json.dumps(to_plain(record)))
-            made += 1
-        tick(number, job.case)
+    made = _make_pairs(
+        inputs, weights, missing, out, (provenance, losses), hash_host, lambda done, note: tick(first + done, note)
+    )
     return _finish_set(out, inputs.plan, jobs, made, shard)
 
 
@@ -190,6 +170,56 @@ def _load_host(inputs: PairInputs, source: Source, hash_host: Callable[[tuple[Pa
     scan = read_scan(source.name, source.files, source.label, inputs.plan)
     placing = Placing(scan, source, inputs.plan, inputs.tumors, inputs.box)
     return LoadedHost(scan, placing, hash_host(source.files))
+
+
+def _make_pairs(
+    inputs: PairInputs,
+    weights: dict[str, str],
+    jobs: Sequence[PairJob],
+    out: Path,
+    logs: tuple[Path, Path],
+    hash_host: Callable[[tuple[Path, ...]], str],
+    tick: Callable[[int, str], None],
+) -> int:
+    """Make pairs that are sorted by source, and write them or the reason why they were given up.
+
+    Args:
+        inputs: what the pairs are painted with.
+        weights: hashes of the method's weights, by name.
+        jobs: the pairs.
+        out: folder of the set.
+        logs: log of the finished pairs, and log of the pairs that are given up.
+        hash_host: hashes the files of a host.
+        tick: is called after each pair with its position and a note.
+
+    Returns:
+        The number of finished pairs.
+    """
+    provenance, losses = logs
+    made, host = 0, None
+    for number, job in enumerate(jobs, 1):
+        start = time.perf_counter()
+        try:
+            if host is None or host.scan.name != job.source.name:
+                host = _load_host(inputs, job.source, hash_host)
+            read_seconds, draw_start = time.perf_counter() - start, time.perf_counter()
+            draw = draw_pair(inputs, job, host)
+        except DataError as error:  # the other pairs do not depend on this one
+            append_line(losses, json.dumps({"case": job.case, "rejected": {}, "reason": one_line(error)}))
+            tick(number, f"{job.case} given up")
+            continue
+        if draw.image is None:
+            append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
+        else:
+            compute_seconds = time.perf_counter() - draw_start
+            _write_pair(inputs.plan, job, host.scan, draw, out)
+            seconds = {"read": read_seconds, "method": draw.seconds, "compute": compute_seconds}
+            seconds["total"] = time.perf_counter() - start
+            record = make_provenance(inputs, weights, job, host, draw, seconds)
+            append_line(provenance, json.dumps(to_plain(record)))
+            made += 1
+        tick(number, job.case)
+    return made
 
 
 def _finish_set(out: Path, plan: Plan, jobs: Sequence[PairJob], made: int, shard: Shard | None) -> Tally:
@@ -245,18 +275,16 @@ def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> 
     write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
     main = plan.main_channel
     colormap, unit = display_style(plan.channels[main].name)
+    shown = display_range(scan.limits[main], (scan.image[main], image[main]), box)
     save_pair_preview(
         out / "previews" / f"{job.case}.png",
         scan.image[main],
         image[main],
         mask,
         box,
-        scan.grid.spacing_mm,
-        display_range(scan.limits[main], (scan.image[main], image[main]), box),
+        View(scan.grid.spacing_mm, shown, scan.grid.direction, colormap, context_mm=80.0),
         job.case,
-        direction=scan.grid.direction,
-        colormap=colormap,
-        unit=unit,
+        unit,
     )
 
 
