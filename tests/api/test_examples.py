@@ -1,0 +1,41 @@
+"""Every public function has an example that runs, in the workspace of a demo."""
+
+import doctest
+import shutil
+
+import pytest
+
+from tumorgen_cli import api
+
+FUNCTIONS = [name for name in api.__all__ if not isinstance(getattr(api, name), type)]
+
+
+@pytest.fixture(scope="module")
+def demo_folder(trained, phantoms, tmp_path_factory):
+    """A folder with `tumorgen_demo`, a trained workspace with its phantoms."""
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(trained.root, folder / "tumorgen_demo")
+    (folder / "tumorgen_demo" / "phantoms").symlink_to(phantoms.dataset.parent)
+    return folder
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_example_of(name, demo_folder, monkeypatch):
+    monkeypatch.chdir(demo_folder)
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    function = getattr(api, name)
+    (found,) = doctest.DocTestFinder(recurse=False).find(function, name, globs={})
+    assert found.examples
+    said = []
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(found, out=said.append)
+    assert not failed, "".join(said)
+
+
+def test_text_is_read_as_a_path():
+    from pathlib import Path
+
+    from tumorgen_cli.api.options import with_paths
+
+    hosts = with_paths(api.HostOptions(healthy="scans", cases="train", roi=Path("rois")))
+    assert (hosts.healthy, hosts.cases, hosts.roi, hosts.box) == (Path("scans"), "train", Path("rois"), None)
+    assert with_paths(api.QualityOptions(judge="bundled")).judge == Path("bundled")

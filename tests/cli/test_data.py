@@ -1,0 +1,109 @@
+"""plan, presets, preprocess and status: from a data set to a preprocessed workspace."""
+
+import json
+
+from support.command_line import call, told
+from support.workspaces import TOY
+
+from tumorgen_cli.planning.presets import preset_names, preset_text
+from tumorgen_cli.planning.workspace import Workspace
+
+SETTINGS = [part for setting in TOY for part in ("--set", setting)]
+
+
+def test_from_nothing_to_preprocessed(phantoms, tmp_path):
+    work = tmp_path / "work"
+    before = call("status", "-w", work, "--json")
+    assert [(s["name"], s["state"]) for s in json.loads(before.stdout)] == [("plan", "missing")]
+    assert "next: tumorgen plan DATASET" in told(before)
+    assert not work.exists()  # looking writes nothing
+
+    planned = call(
+        "plan",
+        phantoms.dataset,
+        "-w",
+        work,
+        "--device",
+        "cpu",
+        "--memory",
+        8,
+        "--workers",
+        0,
+        "--seed",
+        4,
+        "--json",
+        *SETTINGS,
+    )
+    plan = json.loads(planned.stdout)
+    assert plan["seed"] == 4
+    assert plan["window"]["shape"] == [32, 32, 32]
+    assert plan == json.loads((work / "plan.json").read_text())
+    assert f"next: tumorgen preprocess -w {work}" in told(planned)
+
+    steps = {s["name"]: s for s in json.loads(call("status", "-w", work, "--json").stdout)}
+    assert {name: s["state"] for name, s in steps.items()} == {
+        "plan": "done",
+        "preprocess": "missing",
+        "train vae": "missing",
+        "train flow": "missing",
+        "train refiner": "missing",
+        "synthesize": "missing",
+    }
+
+    done = call("preprocess", "-w", work, "--workers", 0)
+    assert "6 cases written" in told(done)
+    assert f"next: tumorgen train all -w {work}" in told(done)
+    assert "0 cases written" in told(call("preprocess", "-w", work, "--workers", 0))
+    after = call("status", "-w", work)
+    assert "6 of 6 cases" in after.stdout
+    assert "next: tumorgen train vae" in told(after)
+    costs = [json.loads(line) for line in (work / "commands.jsonl").read_text().splitlines()]
+    assert [c["command"] for c in costs] == ["plan", "preprocess", "preprocess"]
+    assert all(c["seconds"] >= 0 and c["peak_memory_gib"] > 0 for c in costs)
+
+    again = call(
+        "plan", phantoms.dataset, "-w", work, "--device", "cpu", "--memory", 8, "--workers", 0, "--seed", 4, *SETTINGS
+    )
+    assert "window.alpha" in again.stdout
+    assert "its fingerprint is kept" in told(again)
+    assert (
+        json.loads(call("status", "-w", work, "--json").stdout)[1]["state"] == "done"
+    )  # the same plan: nothing is stale
+
+
+def test_status_of_a_trained_workspace(trained):
+    steps = json.loads(call("status", "-w", trained.root, "--json").stdout)
+    states = {s["name"]: s["state"] for s in steps if s["name"].startswith("train")}
+    assert {f"train {stage}" for stage in ("vae", "flow", "refiner")} <= set(states)
+    assert set(states.values()) == {"done"}
+    assert "4 iterations" in next(s["detail"] for s in steps if s["name"] == "train vae")
+    assert steps[-1]["name"] == "synthesize"
+
+
+def test_another_data_sets_workspace(phantoms, workspace, tmp_path):
+    copy = tmp_path / "work"
+    copy.mkdir()
+    (copy / "fingerprint.json").write_text(
+        json.dumps({**json.loads(workspace.fingerprint_file.read_text()), "path": "/elsewhere"})
+    )
+    assert "one workspace, one data set" in told(call("plan", phantoms.dataset, "-w", copy, "--workers", 0, code=1))
+
+
+def test_presets_are_listed_shown_and_copied(tmp_path):
+    assert set(json.loads(call("presets", "--json").stdout)) == set(preset_names())
+    assert "demo-quick" in call("presets").stdout
+    shown = call("presets", "demo-quick")
+    assert shown.stdout.strip() == preset_text("demo-quick").strip()
+    assert "tumorgen plan DATASET --preset demo-quick" in told(shown)
+    call("presets", "demo-quick", "--copy", tmp_path / "mine.yaml")
+    assert (tmp_path / "mine.yaml").read_text() == preset_text("demo-quick")
+    (tmp_path / "mine.yaml").write_text("mine")
+    assert "nothing was written" in told(call("presets", "demo-quick", "--copy", tmp_path / "mine.yaml", code=1))
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
+    assert "did you mean demo-quick?" in told(call("presets", "demo-quik", code=1))
+
+
+def test_the_workspace_option_may_be_relative(trained, monkeypatch):
+    monkeypatch.chdir(trained.root.parent)
+    assert json.loads(call("status", "-w", trained.root.name, "--json").stdout)[0]["state"] == "done"
+    assert Workspace(trained.root).plan()

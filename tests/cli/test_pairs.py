@@ -1,0 +1,178 @@
+"""synthesize and filter, alone and in shards."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from support.command_line import call, told
+
+from tumorgen_cli.system.locks import locked
+
+
+def test_painting(workspace, phantoms, tmp_path):
+    out = tmp_path / "out"
+    arguments = (
+        "synthesize",
+        "-w",
+        workspace.root,
+        "--healthy",
+        phantoms.healthy,
+        "-n",
+        1,
+        "--method",
+        "syntumor",
+        "--out",
+        out,
+        "--device",
+        "cpu",
+    )
+    report = json.loads(call(*arguments, "--box", "10,10,10,24,24,22", "--json").stdout)
+    assert report["folder"] == str(out)
+    assert report["tally"]["pairs"] == 1
+    record = json.loads((out / "provenance.jsonl").read_text())
+    assert record["box"] == {"start": [10, 10, 10], "stop": [24, 24, 22]}
+    other = call(*arguments, "--box", "10,10,10,24,24,20", code=1)
+    assert "another set" in told(other)
+    assert "other box" in told(other)
+    wrong = (*arguments[:-4], "--out", tmp_path / "wrong", "--device", "cpu")
+    assert "outside the scan" in told(call(*wrong, "--box", "900,900,900,910,910,910", code=1))
+    call(*wrong, "--box", "10,10,10,24,24,22")  # a command that made nothing leaves nothing in the way
+    assert "no volume" in told(call(*wrong, "--box", "20,20,20,10,30,30", code=1))
+
+
+def test_drawing_until_a_pair_passes(workspace, phantoms, tmp_path):
+    arguments = (
+        "synthesize",
+        "-w",
+        workspace.root,
+        "--healthy",
+        phantoms.healthy,
+        "-n",
+        2,
+        "--method",
+        "syntumor",
+        "--device",
+        "cpu",
+        "--json",
+    )
+    tally = json.loads(call(*arguments, "--out", tmp_path / "all", "--until-pass", 2, "--keep", 0).stdout)["tally"]
+    assert (tally["pairs"], tally["given_up"]) == (2, 0)
+    record = json.loads((tmp_path / "all" / "provenance.jsonl").read_text().splitlines()[0])
+    assert 0 <= record["drawn"]["proportion"] <= 1
+    other = call(*arguments, "--out", tmp_path / "all", "--until-pass", 3, "--keep", 0, code=1)
+    assert "other tries" in told(other)
+
+
+def test_a_shard_by_option_and_by_environment(workspace, phantoms, tmp_path, monkeypatch):
+    arguments = (
+        "synthesize",
+        "-w",
+        workspace.root,
+        "--healthy",
+        phantoms.healthy,
+        "-n",
+        2,
+        "--method",
+        "syntumor",
+        "--device",
+        "cpu",
+    )
+    arguments = (*arguments, "--out", tmp_path / "out")
+    first = call(*arguments, "--shard", "2/2")
+    assert "left to other shards" in first.stdout
+    assert "the same command for the other shards" in told(first)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    tally = json.loads(call(*arguments, "--json").stdout)["tally"]
+    assert (tally["made"], tally["pairs"], tally["left"]) == (1, 2, 0)
+    monkeypatch.delenv("RANK")
+    assert "RANK and WORLD_SIZE ?/2" in told(call(*arguments, code=1))
+    for wrong in ("0/2", "3/2", "1", "1/", "a/b", "-1/2", "1/2/3", ""):
+        assert "1 <= i <= n" in told(call(*arguments, f"--shard={wrong}", code=1)), wrong
+
+
+def test_a_shard_of_a_filter(workspace, phantoms, tmp_path, monkeypatch):
+    pairs, kept = tmp_path / "pairs", tmp_path / "kept"
+    call(
+        "synthesize",
+        "-w",
+        workspace.root,
+        "--healthy",
+        phantoms.healthy,
+        "-n",
+        2,
+        "--method",
+        "copypaste",
+        "--out",
+        pairs,
+        "--device",
+        "cpu",
+    )
+    arguments = ("filter", pairs, "-w", workspace.root, "--keep", 0, "--out", kept, "--device", "cpu")
+    with locked(kept, "filter", "2_of_2"):
+        assert "filter 2_of_2" in told(call(*arguments, "--shard", "2/2", code=1))
+    first = call(*arguments, "--shard", "2/2")
+    assert "left to other shards" in first.stdout
+    assert "the same command for the other shards" in told(first)
+    assert "shards are under way" in told(call(*arguments, "--shard", "1/3", code=1))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = json.loads(call(*arguments, "--json").stdout)
+    assert (found["kept"], found["judged"], found["left"]) == (2, 1, 0)
+
+
+def test_the_job_array_of_the_examples(workspace, phantoms, tmp_path):
+    """What the script passes on is what the command takes."""
+    (tmp_path / "tumorgen").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "tumorgen").chmod(0o755)
+    script = Path(__file__).parents[2] / "examples" / "slurm_array.sh"
+    common = ["-w", workspace.root, "--device", "cpu"]
+    synthesize = [
+        "synthesize",
+        "--healthy",
+        phantoms.healthy,
+        "-n",
+        2,
+        "--out",
+        tmp_path / "out",
+        "--method",
+        "syntumor",
+        *common,
+    ]
+    filter_pairs = ["filter", tmp_path / "out", "--keep", 0, "--out", tmp_path / "kept", *common]
+    for words in (synthesize, filter_pairs):
+        for task, variables in (
+            (1, {"SLURM_ARRAY_TASK_COUNT": "2"}),
+            (2, {"SLURM_ARRAY_TASK_COUNT": "1", "SHARDS": "2"}),
+        ):
+            path = f"{tmp_path}:{os.environ['PATH']}"
+            environment = {"PATH": path, "SLURM_ARRAY_TASK_ID": str(task), **variables}
+            run = subprocess.run(
+                [str(part) for part in (script, *words)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
+            found = json.loads(call(*run.stdout.splitlines(), "--json").stdout)
+            left = found["tally"]["left"] if words is synthesize else found["left"]
+            assert left == 2 - task
+
+
+def test_a_region_of_the_same_name_is_another_set(workspace, phantoms, tmp_path):
+    """A set in the workspace is named after the folder of its regions; the set of another folder is refused."""
+    folders = [tmp_path / place / "liver" for place in ("a", "b")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for scan in sorted(phantoms.healthy.iterdir()):
+            shutil.copy(scan, folder / scan.name.replace("_0000", ""))
+    arguments = ("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 1, "--method", "syntumor")
+    first = json.loads(call(*arguments, "--roi", folders[0], "--device", "cpu", "--json").stdout)
+    assert Path(first["folder"]).name == "syntumor_healthy_roi-liver"
+    refused = told(call(*arguments, "--roi", folders[1], "--device", "cpu", code=1))
+    assert "made with other roi" in refused
+    assert "choose another --out" in refused
+    shutil.rmtree(first["folder"])
