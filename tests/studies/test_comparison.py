@@ -1,4 +1,5 @@
-"""Methods side by side: the same places for all, told failures as rows, budgets that a stopped comparison keeps, a page on its own."""
+"""Methods side by side: the same places for all, told failures as rows, budgets that a stopped comparison keeps, a page
+on its own."""
 
 import csv
 import json
@@ -191,7 +192,7 @@ def test_minutes_are_measured_once_and_change_nothing(fresh, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in fresh.root.rglob("*") if path.is_file()}
     method = find_method("tumorgen")(fresh.plan(), fresh)
     monkeypatch.setattr(training_length, "MEASURED", 3)
-    found = training_length.lengths_of(method, method.stages, 0.01)
+    found = training_length.stage_lengths(method, method.stages, 0.01)
     assert list(found) == ["vae", "flow", "refiner"]
     assert all(steps >= 1 for steps in found.values())
     record = fresh.root / "comparison" / "budgets" / "tumorgen.json"
@@ -199,9 +200,9 @@ def test_minutes_are_measured_once_and_change_nothing(fresh, monkeypatch):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     assert all(seconds > 0 for seconds in json.loads(record.read_text())["seconds_a_step"].values())
     monkeypatch.setattr(training_length, "measure_stages", None)  # would fail if called
-    assert training_length.lengths_of(method, ("flow", "refiner"), 0.01) == found
+    assert training_length.stage_lengths(method, ("flow", "refiner"), 0.01) == found
     with pytest.raises(TypeError):
-        training_length.lengths_of(method, method.stages, 0.02)
+        training_length.stage_lengths(method, method.stages, 0.02)
 
 
 class Links(HTMLParser):
@@ -218,7 +219,7 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def compared(workspace, phantoms, tmp_path_factory):
-    """(workspace, report): two methods without training, one that fails, into phantoms and held-out cases; read-only."""
+    """(workspace, report): two methods without training and one that fails, in phantoms and held-out cases."""
     found = Workspace(tmp_path_factory.mktemp("compared") / "work")
     shutil.copytree(workspace.root, found.root, ignore=shutil.ignore_patterns("synthetic", "evaluation"))
     return found, compare(found, phantoms)
@@ -227,15 +228,14 @@ def compared(workspace, phantoms, tmp_path_factory):
 def compare(workspace, phantoms, methods=("copypaste", "tumorgen", "syntumor"), **options):
     from tumorgen_cli.pipeline import evaluate
     from tumorgen_cli.studies import comparison
-    
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "train_within", _stale)
         patch.setattr(find_method("syntumor"), "cell", 4)  # its places are wider than the other's, and still the same
         patch.setattr(evaluate, "find_judge", lambda *_: None)  # it takes seconds
         hosts = HostOptions(phantoms.healthy, "test")
-        return comparison.compare_methods(
-            workspace, methods, 3, hosts, scoring=ScoreOptions(features="filters"), device="cpu", **options
-        )
+        design = comparison.ComparisonDesign(methods, 3, **options)
+        return comparison.compare_methods(workspace, design, hosts, ScoreOptions(features="filters"), device="cpu")
 
 
 def _stale(workspace, method, budget, device):
@@ -294,7 +294,7 @@ def test_a_second_call_does_nothing_again(compared, phantoms, monkeypatch):
 
 
 def test_nothing_that_could_be_compared(compared, phantoms):
-    with pytest.raises(StateError, match="No method came to a set"):
+    with pytest.raises(StateError, match="No method made a set"):
         compare(compared[0], phantoms, ("tumorgen",))
 
 
@@ -322,18 +322,28 @@ def test_faults_are_told_at_once(workspace, tmp_path):
 
 
 def test_hosts_and_labels_that_are_not_there(workspace, phantoms, tmp_path):
-    from tumorgen_cli.studies.comparison import compare_methods
+    from tumorgen_cli.studies.comparison import ComparisonDesign, compare_methods
 
     with pytest.raises(PlanError, match="Nowhere to paint"):
         compare_methods(
-            workspace, ["copypaste"], 1, HostOptions(phantoms.healthy, paint_in="tumor", host_labels=tmp_path), device="cpu"
+            workspace,
+            ComparisonDesign(["copypaste"], 1),
+            HostOptions(phantoms.healthy, paint_in="tumor", host_labels=tmp_path),
+            device="cpu",
         )
     with pytest.raises(DataError, match="cannot be used"):
-        compare_methods(workspace, ["copypaste"], 1, HostOptions(tmp_path / "none"), device="cpu")
+        compare_methods(workspace, ComparisonDesign(["copypaste"], 1), HostOptions(tmp_path / "none"), device="cpu")
     with pytest.raises(PlanError, match="No such organ"):
-        compare_methods(workspace, ["copypaste"], 1, HostOptions(phantoms.healthy), device="cpu", train_on="background")
+        compare_methods(
+            workspace,
+            ComparisonDesign(["copypaste"], 1, train_on="background"),
+            HostOptions(phantoms.healthy),
+            device="cpu",
+        )
     with pytest.raises(DataError, match="no case without a voxel of tumor"):
-        compare_methods(workspace, ["copypaste"], 1, HostOptions(paint_in=str(phantoms.dataset)), device="cpu")
+        compare_methods(
+            workspace, ComparisonDesign(["copypaste"], 1), HostOptions(paint_in=str(phantoms.dataset)), device="cpu"
+        )
 
 
 def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
@@ -363,9 +373,8 @@ def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
     monkeypatch.setattr(comparison, "find_judge", judge)
     monkeypatch.setattr(evaluate, "find_judge", lambda _, folder, __: asked.append(folder))
     scoring = ScoreOptions(features="filters")
-    comparison.compare_methods(
-        workspace, ["syntumor"], 2, HostOptions(phantoms.healthy), scoring=scoring, device="cpu", train_on="fat"
-    )
+    design = comparison.ComparisonDesign(["syntumor"], 2, train_on="fat")
+    comparison.compare_methods(workspace, design, HostOptions(phantoms.healthy), scoring, device="cpu")
     inner, outer = Workspace(workspace.root / "train_on" / "fat").splits(), workspace.splits()
     fat = {case.name.removesuffix(".nii.gz") for case in sorted((path / "labelsTr").iterdir())[1::2]}
     assert ({*inner.train}, {*inner.test}) == ({*outer.train} & fat, {*outer.test} & fat)
@@ -382,7 +391,7 @@ def test_data_sets_of_the_same_name_are_told_apart(fresh, phantoms, tmp_path, mo
     inner = comparison._workspace_on(fresh, str(phantoms.dataset), "cpu")
     assert inner.plan().memory_gib == fresh.plan().memory_gib
     assert comparison._workspace_on(fresh, str(phantoms.dataset), "cpu") == inner
-    with pytest.raises(StateError, match="Another data set was learnt from there"):
+    with pytest.raises(StateError, match="belongs to another data set"):
         comparison._workspace_on(fresh, str(twin), "cpu")
 
 
@@ -402,9 +411,8 @@ def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp
     monkeypatch.setattr(evaluate, "find_judge", lambda *_: None)
     hosts = HostOptions(paint_in=str(other))
     scoring = ScoreOptions(features="filters")
-    report = comparison.compare_methods(
-        fresh, ["syntumor"], 2, hosts, scoring=scoring, device="cpu", train_on=str(phantoms.dataset)
-    )
+    design = comparison.ComparisonDesign(["syntumor"], 2, train_on=str(phantoms.dataset))
+    report = comparison.compare_methods(fresh, design, hosts, scoring, device="cpu")
     inner = fresh.root / "train_on" / phantoms.dataset.name
     lines = (inner / "synthetic" / f"syntumor_{other.name}_n2" / "provenance.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["host"] for line in lines) == [name.removesuffix(".nii.gz") for name in names[:2]]

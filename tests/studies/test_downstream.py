@@ -1,4 +1,5 @@
-"""nnU-Nets with and without pairs: rules in closed form, the order of work with a made-up nnU-Net, and, slowly, with the real one."""
+"""nnU-Nets with and without pairs: rules in closed form, the order of work with a made-up nnU-Net, and, slowly, with
+the real one."""
 
 import dataclasses
 import json
@@ -22,7 +23,7 @@ from tumorgen_cli.judge import model
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.nnunet import job as job_module
 from tumorgen_cli.nnunet import runner
-from tumorgen_cli.nnunet.job import Schedule, NetworkSize, TrainingCase
+from tumorgen_cli.nnunet.job import NetworkSize, Schedule, TrainingCase
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
@@ -224,7 +225,8 @@ def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms, monkeypat
     design, splits = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), copy.splits()
     write_json(copy.splits_file, Splits(splits.train[1:], (*splits.test, splits.train[0])))
     assert (
-        len(measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result.runs[0].patients) == len(splits.test) + 1
+        len(measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result.runs[0].patients)
+        == len(splits.test) + 1
     )
     write_json(copy.splits_file, Splits(splits.train[1:], splits.test))
     asked = []
@@ -312,7 +314,9 @@ def test_an_arm_that_fails_leaves_the_others(copy, nnunets, phantoms, monkeypatc
         raise DataError("No tumor came", [Fault("a case", "10 draws", "a tumor", "train longer")])
 
     monkeypatch.setattr(downstream, "synthesize_pairs", synthesize)
-    made = measure_gains(copy, dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), HostOptions(phantoms.healthy), "cpu")
+    made = measure_gains(
+        copy, dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), HostOptions(phantoms.healthy), "cpu"
+    )
     assert [run.arm for run in made.result.runs] == ["real"]
     (failure,) = made.result.failures
     assert (failure.arm, "10 draws" in failure.reason) == ("copypaste", True)
@@ -441,7 +445,9 @@ def test_real_nnunets(copy, phantoms):
     from tumorgen_cli.data.volumes import read_volume
 
     design = dataclasses.replace(DESIGN, arms=("real", "copypaste", "copypaste-live"), fractions=(0.5,), seeds=1)
-    made = measure_gains(copy, design, HostOptions(phantoms.healthy, "train"), "cpu", jobs=2, size=NetworkSize(16**3, 3, 4, 8))
+    made = measure_gains(
+        copy, design, HostOptions(phantoms.healthy, "train"), "cpu", jobs=2, size=NetworkSize(16**3, 3, 4, 8)
+    )
     real, own, live = made.result.runs
     assert live.pairs >= 8  # the least that training waits for
     assert (real.pairs, real.iterations) == (0, own.iterations)

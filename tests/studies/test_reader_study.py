@@ -1,4 +1,5 @@
-"""The study: blind, alike for both kinds, without padding; the scores against hand-made answers and published intervals."""
+"""The study: blind, alike for both kinds, without padding; the scores against hand-made answers and published
+intervals."""
 
 import base64
 import json
@@ -17,16 +18,8 @@ from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning.plan import ChannelPlan, PastePlan, Plan, WindowPlan
-from tumorgen_cli.studies.reader_study import (
-    SCORE_COLUMNS,
-    Key,
-    make_study,
-    rating_auc,
-    score_rows,
-    score_study,
-    study_steps,
-    wilson,
-)
+from tumorgen_cli.studies.reader_scores import SCORE_COLUMNS, rating_auc, score_rows, score_study, wilson
+from tumorgen_cli.studies.reader_study import Key, StudyOptions, make_study, study_steps
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.json_records import read_record, to_plain
@@ -104,14 +97,19 @@ def healthy(tmp_path):
 def make(plan, sets, out, pairs, seed=0, splits=SPLITS, **more):
     seen = []
     study = make_study(
-        plan, tumors_of(plan, splits), sets, out, pairs, seed, lambda done, note="": seen.append(done), **more
+        plan,
+        tumors_of(plan, splits),
+        sets,
+        out,
+        StudyOptions(pairs, seed, **more),
+        lambda done, note="": seen.append(done),
     )
     assert seen == list(range(1, study_steps(tumors_of(plan, splits), sets, pairs) + 1))
     return study, read_record(Key, out / "key.json", "")
 
 
 def content(out):
-    return json.loads(re.search(r'id="study">(.*?)</script>', (out / "reader_study.html").read_text(), re.S)[1])
+    return json.loads(re.search(r'id="study">(.*?)</script>', (out / "reader_study.html").read_text(), re.DOTALL)[1])
 
 
 def unpack(text, shape):
@@ -136,7 +134,8 @@ def test_page_is_blind_and_key_tells_all(plan, healthy, tmp_path):
         assert name not in held, name
     for name in ("pair", "host0", "host1", "secret", str(tmp_path), plan.hash, "held-out", "origin", "truth"):
         assert name not in shown, name
-    assert "://" not in shown and not re.findall(r"<(?:link|img|iframe)|src=|@import|url\(", shown)
+    assert "://" not in shown
+    assert not re.findall(r"<(?:link|img|iframe)|src=|@import|url\(", shown)
     assert {tuple(sorted(case)) for case in content(tmp_path / "out")["cases"]} == {("center", "id", "image")}
     assert (
         [case.id for case in key.cases]
@@ -168,7 +167,8 @@ def ramps(axis):
 
 @pytest.mark.parametrize("axis", range(3))
 def test_windows_lie_within_the_scan(plan, tmp_path, axis):
-    """On a ramp in mm a voxel's grey level is its place: at a corner as in the middle nothing is padded, stretched or turned."""
+    """On a ramp in mm a voxel's grey level is its place: at a corner as in the middle nothing is padded, stretched or
+    turned."""
     wide = replace(plan, channels=(ChannelPlan("PET", "dataset", 0.0, 255.0, 1.0),))
     middle, corner = ball((13, 11, 9)), ball((2, 2, 1), 7)
     write_case(tmp_path / "real", "h1", ramps(axis), middle)
@@ -226,7 +226,7 @@ def test_backgrounds_are_not_shown_twice_where_avoidable(plan, healthy, tmp_path
     origins = [case.origin for case in key.cases]
     assert origins.count("painted_secret") == origins.count("redrawn") == 2  # sets in turn
     assert not any(case.shares_background for case in key.cases)
-    assert any("2 of 4 synthetic lesions lie in scans that are none of the data set's" in note for note in key.notes)
+    assert any("2 of 4 synthetic lesions lie in scans that are not of the data set" in note for note in key.notes)
     _, key = make(plan, [redrawn], tmp_path / "four", 4)
     for case in key.cases:
         same = {other.id for other in key.cases if other.host == case.host and other.id != case.id}
@@ -246,7 +246,9 @@ def test_only_what_was_painted_is_the_lesion(plan, tmp_path):
 def test_cases_without_a_tumor_are_left_out_and_too_few_are_told(plan, healthy, tmp_path):
     write_case(tmp_path / "real", "h1", scan(1), np.zeros(SHAPE))
     with pytest.raises(DataError) as error:
-        make_study(plan, tumors_of(plan, SPLITS), [healthy], tmp_path / "out", 6, 0, lambda done, note="": None)
+        make_study(
+            plan, tumors_of(plan, SPLITS), [healthy], tmp_path / "out", StudyOptions(6, 0), lambda done, note="": None
+        )
     assert [(fault.where, fault.found) for fault in error.value.faults] == [
         ("synthetic lesions", "4"),
         ("real lesions", "5"),
@@ -381,7 +383,8 @@ def test_scores_by_hand(key_file, tmp_path):
     assert ada.seconds == 3
     assert (bo.sensitivity.value, bo.specificity.value, bo.auc) == (1, 1, 1)
     assert (cy.answered, cy.skipped) == (0, 6)
-    assert math.isnan(cy.auc) and math.isnan(cy.accuracy.value)
+    assert math.isnan(cy.auc)
+    assert math.isnan(cy.accuracy.value)
     assert (scores.pooled.answered, scores.pooled.skipped) == (11, 7)
     assert (scores.pooled.accuracy.count, scores.pooled.accuracy.total) == (9, 11)
     rows = score_rows(scores)
@@ -434,6 +437,9 @@ def test_every_fault_is_told(key_file, tmp_path):
 _DRIVER = """
 <script>
 (async () => {
+  const report = found => {
+    document.body.innerHTML = `<pre id="result">${btoa(JSON.stringify(found))}</pre>`;
+  };
   const key = k => document.body.dispatchEvent(new KeyboardEvent("keydown", {key: k, bubbles: true}));
   try {
     $("reader").value = "Robot"; $("reader").dispatchEvent(new Event("input"));
@@ -450,8 +456,8 @@ _DRIVER = """
       $("next").click();
     }
     const sums = seen.map(v => v.reduce((a, b) => a + b, 0));
-    document.body.innerHTML = `<pre id="result">${btoa(JSON.stringify({sums, text: exported(), kept: localStorage.getItem(STORE)}))}</pre>`;
-  } catch (error) { document.body.innerHTML = `<pre id="result">${btoa(JSON.stringify({error: String(error)}))}</pre>`; }
+    report({sums, text: exported(), kept: localStorage.getItem(STORE)});
+  } catch (error) { report({error: String(error)}); }
 })();
 </script></body>"""
 
@@ -472,7 +478,9 @@ def test_a_reader_in_a_browser(plan, healthy, tmp_path):
         f"--user-data-dir={tmp_path / 'profile'}",
         "--virtual-time-budget=60000",
     ]
-    shown = subprocess.run([*call, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=300).stdout
+    shown = subprocess.run(
+        [*call, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=300, check=True
+    ).stdout
     result = json.loads(base64.b64decode(re.search(r'<pre id="result">([^<]+)', shown)[1]))
     assert "error" not in result, result
     assert result["sums"] == [

@@ -13,7 +13,8 @@ from tumorgen_cli.synthesis.options import HostOptions
 if TYPE_CHECKING:
     from tumorgen_cli.studies.comparison import ComparisonReport
     from tumorgen_cli.studies.downstream import DownstreamReport
-    from tumorgen_cli.studies.reader_study import Study, StudyScores
+    from tumorgen_cli.studies.reader_scores import StudyScores
+    from tumorgen_cli.studies.reader_study import Study
     from tumorgen_cli.system.devices import DeviceName
 
 
@@ -126,7 +127,7 @@ def make_reader_study(
         sets: Folders, or names in the workspace. None given: every finished set of the workspace.
         pairs: How many lesions of each kind the page shows.
         out: Where to write. None: `reader_study` of the workspace.
-        with_mask: Readers may outline the lesion.
+        with_mask: Readers can show the outline of the lesion.
         work: The workspace.
         seed: Seed of the choice and the order. None: the plan's.
 
@@ -165,6 +166,6 @@ def score_reader_study(answers: Sequence[StrPath], key: StrPath) -> StudyScores:
         >>> scores.pooled.accuracy.value  # doctest: +SKIP
         0.55
     """
-    from tumorgen_cli.studies.reader_study import score_study
+    from tumorgen_cli.studies.reader_scores import score_study
 
     return score_study([Path(path) for path in answers], Path(key))

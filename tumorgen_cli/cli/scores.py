@@ -137,7 +137,7 @@ def make_study(
     sets: Sets = None,
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Number of lesions of each kind.", min=1)] = 20,
     out: Annotated[Optional[Path], typer.Option("--out", help="Where to write. Default: in the workspace.")] = None,
-    with_mask: Annotated[bool, typer.Option("--with-mask", metavar="", help="Let readers outline the lesion.")] = False,
+    with_mask: Annotated[bool, typer.Option("--with-mask", metavar="", help="Let readers show the outline of the lesion.")] = False,
     work: Work = DEFAULT_WORK,
     seed: Seed = None,
     as_json: Json = False,
@@ -166,7 +166,7 @@ def score_study(
     if as_json:
         console.print_json(scores)
         return
-    from tumorgen_cli.studies.reader_study import SCORE_COLUMNS, SCORE_NOTE, score_rows
+    from tumorgen_cli.studies.reader_scores import SCORE_COLUMNS, SCORE_NOTE, score_rows
 
     console.table(f"Reader study {scores.study}, {scores.cases} cases", SCORE_COLUMNS, score_rows(scores))
     console.note(SCORE_NOTE)

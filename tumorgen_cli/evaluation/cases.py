@@ -16,7 +16,7 @@ from tumorgen_cli.geometry import Box, Grid, find_spanning_component
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.set_files import read_provenance
-from tumorgen_cli.synthesis.shards import division_faults
+from tumorgen_cli.synthesis.shards import unfinished_shard_faults
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_plain
@@ -97,7 +97,7 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[TumorCase, ...]:
         for line in read_provenance(set_folder)
     )
     faults = _missing(found, _SYNTHESIZE)
-    faults += division_faults(set_folder)
+    faults += unfinished_shard_faults(set_folder)
     known = {files.case for files in found}
     for path in sorted((set_folder / "imagesTr").glob(f"*_0000{ending}")):
         if path.name[: -len(f"_0000{ending}")] not in known:

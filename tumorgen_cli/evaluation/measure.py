@@ -16,7 +16,7 @@ from tumorgen_cli.data.volumes import read_volume, resample, write_volume
 from tumorgen_cli.evaluation.cases import TumorCase, Volumes, read_case, read_scan, read_tumor
 from tumorgen_cli.evaluation.scores import PLACES
 from tumorgen_cli.figures import upright, upright_grid
-from tumorgen_cli.geometry import Box, Grid, tight_box
+from tumorgen_cli.geometry import Box, Grid, as_triple, tight_box
 from tumorgen_cli.judge.verdict import MARGIN_MM, judge_pair, predict_around
 from tumorgen_cli.metrics import slice_distances
 from tumorgen_cli.metrics.novelty import make_lesion
@@ -171,8 +171,8 @@ def window_around(
         )
         start_mm.append(start)
         center.append((middle * spacing - start) / step - 0.5)
-    start_voxels = tuple(a / s for a, s in zip(start_mm, grid.spacing_mm, strict=True))
-    onto = grid.subgrid(start_voxels, plan.window.spacing_mm, plan.window.shape)  # type: ignore[arg-type]
+    start_voxels = as_triple(a / s for a, s in zip(start_mm, grid.spacing_mm, strict=True))
+    onto = grid.subgrid(start_voxels, plan.window.spacing_mm, plan.window.shape)
     channels = np.stack([resample(channel, grid, onto, "linear") for channel in image])
     return (scale(channels, plan.channels, limits) + 1) / 2, tuple(center)
 

@@ -1,8 +1,8 @@
-"""Methods side by side: the same training budget, hosts, places, seeds and scores for each; one table and one page.
+"""Compares methods: the same training length, hosts, places, seeds and scores for each; one table and one page.
 
-Reads a workspace, hosts and, where another data set is learnt from or painted in, that. Writes `synthetic/`, `evaluation/` and
-`comparison/` of the workspace (`train_on/<name>/` is a workspace below it, for what `--train-on` names; `paint_in/<name>/` holds the
-tumor-free cases of the data set that `--paint-in` names).
+Reads a workspace, hosts and, where methods learn from or paint into another data set, that data set. Writes
+`synthetic/`, `evaluation/` and `comparison/` of the workspace. `train_on/<name>/` is a workspace below it, for what
+`--train-on` names; `paint_in/<name>/` holds the tumor-free cases of the data set that `--paint-in` names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.logs import read_log
-from tumorgen_cli.synthesis.logs import read_log
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
@@ -51,7 +50,7 @@ from tumorgen_cli.system.locks import locked
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """A comparison, and the page and tables it was written to."""
+    """A comparison, and the page and table it was written to."""
 
     comparison: Comparison
     page: str
@@ -104,7 +103,7 @@ def compare_methods(
     scoring: ScoreOptions = ScoreOptions(),
     device: DeviceName = "auto",
 ) -> ComparisonReport:
-    """Compare methods: train those that are not trained, paint into the same places, score; write one table and one page.
+    """Compare methods: train those that are not trained, paint into the same places, score; write a table and a page.
 
     A method that fails with an error that the user can correct has a row with that error; the other methods continue.
 
@@ -214,10 +213,10 @@ def _write(folder: Path, result: Comparison, scored: Sequence[_ScoredPlace]) -> 
 
 
 def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Workspace:
-    """The workspace for what `train_on` names, planned and preprocessed.
+    """Return the workspace for what `train_on` names, planned and preprocessed.
 
     Raises:
-        StateError: it is planned for another data set whose folder has the same name.
+        StateError: The folder is a workspace of another data set with the same folder name.
     """
     plan, folder = workspace.plan(), workspace.root / "train_on"
     if train_on in plan.labels:
@@ -237,10 +236,12 @@ def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Wo
 
 
 def _places(workspace: Workspace, plan: Plan, hosts: HostOptions) -> list[_Place]:
-    """Every kind of hosts that was asked for, in the order of the tables."""
+    """List every requested kind of hosts, in the order of the tables."""
     found = []
     if hosts.cases:
-        found.append(_Place(hosts.cases, tuple(redraw_sources(workspace, plan, hosts.cases)), HostOptions(cases=hosts.cases)))
+        found.append(
+            _Place(hosts.cases, tuple(redraw_sources(workspace, plan, hosts.cases)), HostOptions(cases=hosts.cases))
+        )
     if hosts.paint_in is not None and hosts.host_labels is None:
         path = find_dataset(hosts.paint_in)
         healthy = write_tumor_free_subset(path, workspace.root / "paint_in" / path.name, plan.tumor_name)
@@ -262,7 +263,7 @@ def _paint(
     device: DeviceName,
     seed: int,
 ) -> tuple[dict[str, dict[str, Path]], dict[str, dict[str, TumorgenError]]]:
-    """The sets by place and method, and what went wrong."""
+    """Train every method and paint its sets; return the sets and the errors, both by place and method."""
     sets: dict[str, dict[str, Path]] = {place.name: {} for place in places}
     failures: dict[str, dict[str, TumorgenError]] = {place.name: {} for place in places}
     for number, method in enumerate(design.methods, 1):

@@ -1,9 +1,10 @@
-"""Do pairs help? nnU-Nets trained with and without them, alike in everything else, and scored on real held-out cases.
+"""Do pairs help? nnU-Nets trained with and without them, equal in everything else, and scored on real held-out cases.
 
-For every number of real cases: the methods learn from these cases alone (a workspace of its own below `downstream/` where they
-are not all), paint, and one nnU-Net per arm and seed learns from the real cases and the arm's pairs, by the plan that nnU-Net
-makes of the real cases. Writes `downstream/` of the workspace: `nnunet/real_N/` (what nnU-Net prepared, and `runs/ARM_seedK/` with
-scores and predictions), downstream.json, .csv and .html. A run that is finished is never made again.
+For every number of real cases, the methods learn from these cases only (in a workspace of its own below `downstream/`
+where they are not all cases) and paint. One nnU-Net per arm and seed then learns from the real cases and the arm's
+pairs, with the plan that nnU-Net makes of the real cases. Writes `downstream/` of the workspace: `nnunet/real_N/` (what
+nnU-Net prepared, and `runs/ARM_seedK/` with scores and predictions), downstream.json, .csv and .html. A finished run is
+not made again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
@@ -45,6 +46,8 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.studies.downstream_runs import (
     PREDICTIONS,
+    ArmSources,
+    Machine,
     attained_share,
     forget_stale_scores,
     measured_schedule,
@@ -63,16 +66,34 @@ from tumorgen_cli.system.json_records import none_for_nan, to_plain, write_json
 from tumorgen_cli.system.locks import locked
 
 _PICTURED = 4  # held-out patients on the page
-_FAR_SHARE = 0.05  # of what is drawn: a real share further from what was asked for is told
+_FAR_SHARE = 0.05  # a larger difference from the requested share of real cases gives a warning
 
 
 @dataclass(frozen=True)
 class DownstreamReport:
-    """The comparison, and where it was written."""
+    """The result, and the page and table it was written to."""
 
     result: Downstream
     page: str
     table: str
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """What stays the same for every number of real cases."""
+
+    workspace: Workspace
+    plan: Plan
+    splits: Splits
+    design: Design
+    hosts: HostOptions
+    device: DeviceName
+    machine: Machine
+
+    @property
+    def root(self) -> Path:
+        """The folder of the experiment."""
+        return self.workspace.root / "downstream"
 
 
 def measure_gains(
@@ -83,27 +104,72 @@ def measure_gains(
     jobs: int | None = None,
     size: NetworkSize | None = CPU_SIZE,
 ) -> DownstreamReport:
-    """Trains what is not trained, paints, trains the nnU-Nets, scores them and writes tables and the page.
+    """Measure what nnU-Nets gain from pairs.
 
-    What fails with an error a user is told, be it an arm, a training or all of a number of cases, is a row that says so; the others go
-    on, and the same command tries it again.
+    Methods that are not trained are trained, they paint, the nnU-Nets are trained and scored; tables and the page are
+    written. Where an arm, a training or a whole number of cases fails with an error that the user can correct, it has a
+    row with that error and the others continue; the same command tries it again.
 
     Args:
-        hosts: scans (`healthy`), training cases (`cases`), or both: then each gets half of the pairs.
-        jobs: nnU-Nets at a time; None for one per GPU, or one.
+        workspace: The workspace, planned and preprocessed.
+        design: What is compared.
+        hosts: Scans (`healthy`), training cases (`cases`), or both: then each gets half of the pairs.
+        device: Where networks run.
+        jobs: Number of nnU-Nets that train at the same time; None: one per GPU, or one.
+        size: Size of nnU-Net on a CPU; None: nnU-Net's own.
 
     Raises:
-        PlanError: no case is held out, or the fractions leave none to learn from. DataError: hosts or cases that cannot be used, held-out
-        cases among the hosts. StateError: no training was made.
+        PlanError: No case is held out, or the fractions leave no case to learn from.
+        DataError: Hosts or cases cannot be used, or held-out cases are among the hosts.
+        StateError: No training was made.
     """
     plan, splits = workspace.plan(), workspace.splits()
     check_preprocessed(workspace, plan, splits)
     counts = case_counts(len(splits.train), design.fractions)
+    dataset = _checked_dataset(plan, splits, design, hosts)
+    kind: Literal["cpu", "cuda"] = "cuda" if find_device(device).type == "cuda" else "cpu"
+    experiment = _Experiment(workspace, plan, splits, design, hosts, device, Machine(kind, jobs, size))
+    root, order = experiment.root, nested_order(splits.train, plan.seed)
+    finished: list[TrainedNnunet] = []
+    failures: list[Failure] = []
+    result = None
+    with locked(root, "downstream"):
+        forget_stale_scores(root, training_data(dataset, splits), plan.tolerance_mm)
+        for count in counts:
+            console.headline(f"{count} real cases")
+            data = training_data(dataset, Splits(tuple(sorted(order[:count])), splits.test))
+            runs, failed = _measure_count(experiment, data)
+            finished += runs
+            failures += failed
+            if finished:
+                result = _result(experiment, finished, failures)
+                _write(root, plan, result, data)  # after every count, so that results so far can be read
+    if result is None:
+        faults = [
+            Fault(
+                f"{each.arm}, {each.cases} real cases",
+                each.reason,
+                "a training",
+                "correct it and run the command again",
+            )
+            for each in failures
+        ]
+        raise StateError("No training was made", faults)
+    return DownstreamReport(result, str(root / "downstream.html"), str(root / "downstream.csv"))
+
+
+def _checked_dataset(plan: Plan, splits: Splits, design: Design, hosts: HostOptions) -> Dataset:
+    """Read the data set, and check everything that can be checked before any training.
+
+    Raises:
+        PlanError: No case is held out.
+        DataError: Hosts or cases cannot be used.
+    """
     if not splits.test:
         fault = Fault(
             "splits.json",
             "no case held out",
-            "one or more: nothing else shows a gain",
+            "one or more: a gain is measured on held-out cases",
             "plan with splits_final.json, or more cases",
         )
         raise PlanError("Gains cannot be measured", [fault])
@@ -112,64 +178,58 @@ def measure_gains(
     if hosts.healthy is not None:
         _check_hosts(plan, dataset, splits, hosts.healthy)
     if abs(attained_share(design) - design.real_share) > _FAR_SHARE:
-        told = f"{attained_share(design):.0%}, the nearest that whole repeats of real cases come to"
         console.warn(
-            f"--real-share {design.real_share:g} beside {design.ratio} pairs to a real case is not to be had: {told}"
+            f"--real-share {design.real_share:g} is not possible with {design.ratio} pairs per real case: "
+            f"whole repeats of the real cases give {attained_share(design):.0%}"
         )
-    root = workspace.root / "downstream"
-    order = nested_order(splits.train, plan.seed)
-    kind = find_device(device).type
-    finished: list[TrainedNnunet] = []
-    failures: list[Failure] = []
-    with locked(root, "downstream"):
-        forget_stale_scores(root, training_data(dataset, splits), plan.tolerance_mm)
-        for count in counts:
-            chosen = sorted(order[:count])
-            console.headline(f"{count} real cases")
-            data = training_data(dataset, Splits(tuple(chosen), splits.test))
-            lost: dict[str, str] = {}  # arms without anything to learn from, and why
-            try:
-                inner, pairs, paintings = workspace, {}, {}
-                try:
-                    if count < len(splits.train):
-                        inner = subset_workspace(workspace, [*chosen, *splits.test], root / f"real_{count}", device)
-                except TumorgenError as error:  # real cases alone need no method
-                    lost = dict.fromkeys((arm for arm in design.arms if arm != REAL), one_line(error))
-                    console.warn(f"{count} real cases: {one_line(error)}")
-                for arm in [arm for arm in design.arms if arm not in lost]:
-                    try:
-                        if arm.endswith(LIVE):
-                            place = root / "live" / f"{arm}_{count}"
-                            paintings[arm] = _painting(inner, arm.removesuffix(LIVE), place, design, hosts, device)
-                        elif arm != REAL:
-                            pairs[arm] = _pairs(inner, arm, design.ratio * count, hosts, device)
-                    except TumorgenError as error:  # the other arms are no worse for it
-                        lost[arm] = one_line(error)
-                        console.warn(f"{arm} with {count} real cases: {lost[arm]}")
-                runs, failed = train_and_score(root, plan, design, data, pairs, paintings, kind, jobs, size)
-            except TumorgenError as error:  # nor are other numbers of cases
-                runs, failed, lost = [], [], dict.fromkeys(design.arms, one_line(error)) | lost
-                console.warn(f"{count} real cases: {one_line(error)}")
-            finished += runs
-            failures += [*(Failure(arm, count, reason) for arm, reason in lost.items()), *failed]
-            if finished:
-                result = _result(plan, splits, design, hosts, finished, failures, root, kind)
-                _write(root, plan, result, data)  # after every count: long work shows what it has
-    if not finished:
-        faults = [
-            Fault(
-                f"{each.arm}, {each.cases} real cases", each.reason, "a training", "mend it and run the command again"
-            )
-            for each in failures
-        ]
-        raise StateError("No training was made", faults)
-    return DownstreamReport(result, str(root / "downstream.html"), str(root / "downstream.csv"))
+    return dataset
+
+
+def _measure_count(experiment: _Experiment, data: TrainingData) -> tuple[list[TrainedNnunet], list[Failure]]:
+    """Train and score every arm at one number of real cases; return the trainings and what failed."""
+    count, design = len(data.train), experiment.design
+    lost: dict[str, str] = {}
+    try:
+        sources = _arm_sources(experiment, data, lost)
+        runs, failed = train_and_score(experiment.root, experiment.plan, design, data, sources, experiment.machine)
+    except TumorgenError as error:  # other numbers of cases continue
+        runs, failed, lost = [], [], dict.fromkeys(design.arms, one_line(error)) | lost
+        console.warn(f"{count} real cases: {one_line(error)}")
+    return runs, [*(Failure(arm, count, reason) for arm, reason in lost.items()), *failed]
+
+
+def _arm_sources(experiment: _Experiment, data: TrainingData, lost: dict[str, str]) -> ArmSources:
+    """Prepare what each arm learns from; arms for which this fails are added to `lost`, with the reason."""
+    workspace, design, hosts, device = experiment.workspace, experiment.design, experiment.hosts, experiment.device
+    count, inner = len(data.train), experiment.workspace
+    pairs: dict[str, list[TrainingCase]] = {}
+    paintings: dict[str, Path] = {}
+    try:
+        if count < len(experiment.splits.train):
+            cases = [*(case.name for case in data.train), *experiment.splits.test]
+            inner = subset_workspace(workspace, cases, experiment.root / f"real_{count}", device)
+    except TumorgenError as error:  # the real arm needs no method and continues
+        lost |= dict.fromkeys((arm for arm in design.arms if arm != REAL), one_line(error))
+        console.warn(f"{count} real cases: {one_line(error)}")
+    for arm in [arm for arm in design.arms if arm not in lost]:
+        try:
+            if arm.endswith(LIVE):
+                place = experiment.root / "live" / f"{arm}_{count}"
+                paintings[arm] = _painting(inner, arm.removesuffix(LIVE), place, design, hosts, device)
+            elif arm != REAL:
+                pairs[arm] = _pairs(inner, arm, design.ratio * count, hosts, device)
+        except TumorgenError as error:  # the other arms continue
+            lost[arm] = one_line(error)
+            console.warn(f"{arm} with {count} real cases: {lost[arm]}")
+    return ArmSources(pairs, paintings)
 
 
 def _check_hosts(plan: Plan, dataset: Dataset, splits: Splits, healthy: Path) -> None:
-    """Raises:
-    DataError: hosts that cannot be used, or are held out, under whatever name, for nnU-Net would learn from its test cases; or lack the
-    data set's other labels.
+    """Check the hosts.
+
+    Raises:
+        DataError: Hosts cannot be used, lack the data set's other labels, or are held-out cases (also under another
+            name): nnU-Net would learn from its test cases.
     """
     sources, faults = healthy_sources(plan, healthy, None), []
     known = match_cases({source.name: source.files[0] for source in sources}, dataset, splits.test)
@@ -179,14 +239,14 @@ def _check_hosts(plan: Plan, dataset: Dataset, splits: Splits, healthy: Path) ->
     if bare := unlabeled_hosts(plan, sources):
         faults.append(unlabeled_hosts_fault(str(healthy), bare))
     if faults:
-        raise DataError("Hosts cannot be painted into", faults)
+        raise DataError("The hosts cannot be used", faults)
 
 
 def case_counts(cases: int, fractions: Sequence[float]) -> list[int]:
-    """How many real cases each fraction is, ascending.
+    """Return the number of real cases of each fraction, ascending.
 
     Raises:
-        PlanError: a fraction is none, or more than all.
+        PlanError: A fraction is no case, or more than all.
     """
     wrong = [f for f in fractions if not 0 < f <= 1 or round(f * cases) < 1]
     if wrong or not fractions:
@@ -199,13 +259,16 @@ def case_counts(cases: int, fractions: Sequence[float]) -> list[int]:
 
 
 def nested_order(cases: Sequence[str], seed: int) -> list[str]:
-    """The cases in a drawn order: the first n are the n real cases, so that fewer are always part of more."""
+    """Return the cases in a random order.
+
+    The first n are the n real cases, so that fewer cases are always part of more.
+    """
     names = sorted(cases)
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
 def _pairs(workspace: Workspace, arm: str, count: int, hosts: HostOptions, device: DeviceName) -> list[TrainingCase]:
-    """The pairs of an arm, its method trained."""
+    """Train the method of an arm, paint its pairs and return them."""
     _learn(workspace, arm, device)
     found: list[TrainingCase] = []
     kinds = [] if hosts.healthy is None else [(hosts.healthy.resolve().name, HostOptions(hosts.healthy))]
@@ -229,7 +292,10 @@ def _painting(
     hosts: HostOptions,
     device: DeviceName,
 ) -> Path:
-    """The file that says what a live arm paints, at the rate at which the other arms see pairs."""
+    """Write the file with the settings with which an arm paints during training.
+
+    It paints at the rate at which the other arms see pairs.
+    """
     _learn(workspace, method, device)
     patches = OnTheFlyOptions(round(1 - attained_share(design), 4))
     made = set_up_nnunet(workspace, method, hosts, patches, device=device, folder=folder)
@@ -237,64 +303,64 @@ def _painting(
 
 
 def _learn(workspace: Workspace, method: str, device: DeviceName) -> None:
-    """Trains what is not trained of a method.
+    """Train the stages of a method that are not trained.
 
     Raises:
-        StateError: weights that were given to it have seen held-out cases.
+        StateError: Weights that were given to the method have learned from held-out cases.
     """
     train_within(workspace, method, TrainingLength(), device)
     seen = sorted({*open_method(workspace, method, device).learnt_from()} & {*workspace.splits().test})
     if seen:
         fault = Fault(
             method,
-            f"given weights have learnt from {len(seen)} held-out cases ({abbreviate_list(seen)})",
+            f"given weights have learned from {len(seen)} held-out cases ({abbreviate_list(seen)})",
             "none",
             "train without them (--restart)",
         )
-        raise StateError("Held-out cases have been learnt from", [fault])
+        raise StateError("A method has learned from held-out cases", [fault])
 
 
-def _result(
-    plan: Plan,
-    splits: Splits,
-    design: Design,
-    hosts: HostOptions,
-    runs: Sequence[TrainedNnunet],
-    failures: Sequence[Failure],
-    root: Path,
-    kind: str,
-) -> Downstream:
+def _result(experiment: _Experiment, runs: Sequence[TrainedNnunet], failures: Sequence[Failure]) -> Downstream:
+    """Summarize the trainings so far.
+
+    Raises:
+        StateError: No training has measured the schedule.
+    """
+    plan, design, hosts = experiment.plan, experiment.design, experiment.hosts
     kinds = [] if hosts.healthy is None else [f"scans of {hosts.healthy.resolve().name}"]
     kinds += [] if hosts.cases is None else [f"{hosts.cases} cases"]
-    schedule = measured_schedule(root, design.minutes, kind)
+    schedule = measured_schedule(experiment.root, design.minutes, experiment.machine.kind)
     if schedule is None:
-        raise StateError(
-            "No training was made", [Fault(str(root), "no schedule of one", "one", "run the command again")]
-        )
+        fault = Fault(str(experiment.root), "no schedule of a training", "one", "run the command again")
+        raise StateError("No training was made", [fault])
     return Downstream(
-        plan.dataset,
-        plan.hash,
-        splits.test,
-        " and ".join(kinds),
-        design,
-        schedule,
-        kind,
-        plan.tolerance_mm,
-        tuple(summarize_arms(runs)),
-        tuple(runs),
-        tuple(failures),
+        dataset=plan.dataset,
+        plan=plan.hash,
+        held_out=experiment.splits.test,
+        hosts=" and ".join(kinds),
+        design=design,
+        schedule=schedule,
+        device=experiment.machine.kind,
+        tolerance_mm=plan.tolerance_mm,
+        arms=tuple(summarize_arms(runs)),
+        runs=tuple(runs),
+        failures=tuple(failures),
     )
 
 
 def _write(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> None:
+    """Write the tables and the page."""
     write_json(root / "downstream.json", none_for_nan(to_plain(result)))
     write_text(root / "downstream.csv", gains_csv(result.arms))
     write_text(root / "downstream.html", downstream.draw_page(result, _pictures(root, plan, result, data)))
 
 
 def gains_csv(arms: Sequence[Arm]) -> str:
-    """A line per arm, number of cases and measure; by size, too: Dice and surface Dice by that of the patients' largest lesion, lesions found
-    and false positives by their own."""
+    """Write a line per arm, number of cases and measure as CSV, also by lesion size.
+
+    By size, Dice and surface Dice are of the patients whose largest lesion is of that size; found lesions and false
+    positives are counted by their own size.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     head = [
@@ -342,7 +408,7 @@ def gains_csv(arms: Sequence[Arm]) -> str:
 
 
 def gain_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
-    """Rows to print: the DSC and its gain, and the means of the other measures."""
+    """Return rows for the terminal: the DSC and its gain, and the means of the other measures."""
     rows = []
     for arm in arms:
         gain, tested = arm.dice.gain, f"{arm.dice.better} / {arm.dice.worse}, {arm.dice.p:.3f}"
@@ -361,7 +427,10 @@ def gain_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
 
 
 def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> list[downstream.Patient]:
-    """Held-out patients, from the worst to the best of the real arm (else the first) at the most real cases, by every arm's first seed."""
+    """Draw held-out patients at the largest number of real cases, with the result of every arm's first seed.
+
+    They are ordered from the worst to the best of the real arm (else of the first arm).
+    """
     count = max(run.cases for run in result.runs)
     runs: dict[str, TrainedNnunet] = {}
     for run in result.runs:

@@ -1,6 +1,7 @@
-"""The nnU-Nets of `downstream`: one per arm and seed, several at a time, each resumed where it was, scored on the held-out cases.
+"""The nnU-Nets of `downstream`: one per arm and seed, several at a time, resumed where they stopped, and scored.
 
-Writes `nnunet/real_N/` of the folder it is given: what nnU-Net prepared, and `runs/ARM_seedK/` with run.json and predictions.
+Writes `nnunet/real_N/` of the folder it is given: what nnU-Net prepared, and `runs/ARM_seedK/` with run.json and
+predictions of the held-out cases.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -41,16 +43,18 @@ _SCHEDULE = "schedule.json"
 
 
 def prepared_folder(root: Path, cases: int) -> Path:
+    """Return the folder in which nnU-Net prepares a number of real cases."""
     return root / "nnunet" / f"real_{cases}"
 
 
 def run_folder(root: Path, cases: int, arm: str, seed: int) -> Path:
+    """Return the folder of one training."""
     return prepared_folder(root, cases) / "runs" / f"{arm}_seed{seed}"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be made: its folder, its job and what is told of it."""
+    """A training to make: its folder, its job, and what its scores are recorded with."""
 
     arm: str
     cases: int
@@ -63,88 +67,133 @@ class Task:
 
     @property
     def name(self) -> str:
+        """The training in words."""
         return f"{self.arm}, {self.cases} real cases, seed {self.seed}"
 
 
 def repeats(real: int, pairs: int, real_share: float) -> int:
-    """How often a real case stands among the training cases so that `real_share` of what is drawn is real; at least once."""
+    """Return how often each real case is listed so that `real_share` of the drawn cases is real; at least once."""
     return max(1, round(real_share / (1 - real_share) * pairs / real)) if pairs else 1
 
 
 def attained_share(design: Design) -> float:
-    """Of real cases in what is drawn, as near to the design's as repeating them comes."""
+    """Return the share of real cases among the drawn cases that repeating them can reach."""
     repeated = repeats(1, design.ratio, design.real_share)
     return repeated / (repeated + design.ratio)
 
 
+@dataclass(frozen=True)
+class ArmSources:
+    """What arms learn from beside the real cases, by arm.
+
+    Attributes:
+        pairs: Their pairs.
+        paintings: Of arms that paint during training, the file with the settings of the painting.
+    """
+
+    pairs: Mapping[str, Sequence[TrainingCase]]
+    paintings: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where nnU-Nets train.
+
+    Attributes:
+        kind: Kind of the device.
+        jobs: Number of trainings at the same time; None: one per GPU, or one.
+        size: Size of nnU-Net on a CPU; None: nnU-Net's own.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    jobs: int | None
+    size: NetworkSize | None
+
+
 def train_and_score(
-    root: Path,
-    plan: Plan,
-    design: Design,
-    data: TrainingData,
-    pairs: Mapping[str, Sequence[TrainingCase]],
-    paintings: Mapping[str, Path],
-    kind: str,
-    jobs: int | None,
-    size: NetworkSize | None,
+    root: Path, plan: Plan, design: Design, data: TrainingData, sources: ArmSources, machine: Machine
 ) -> tuple[list[TrainedNnunet], list[Failure]]:
-    """The runs of one number of real cases, arm after arm within a seed, so that what there is early is comparable; and those that failed."""
-    count = len(data.train)
-    folder = prepared_folder(root, count)
-    named = {arm: pairs.get(arm, ()) for arm in design.arms if arm == REAL or arm in pairs or arm in paintings}
-    tasks = []
-    for seed in range(design.seeds):
-        for arm, extra in named.items():
-            real = [case.name for case in data.train] * repeats(count, len(extra), design.real_share)
-            names = [*real, *(case.name for case in extra)]
-            options = TrainingOptions(design.minutes, seed, kind, plan.precision, size)  # type: ignore[arg-type]
-            job = make_job(data, folder, options, names, extra)
-            share = len(real) / len(names)
-            if arm in paintings:
-                job, share = _live(job, paintings[arm]), attained_share(design)
-            tasks.append(
-                Task(arm, count, seed, run_folder(root, count, arm, seed), data, job, len(extra), round(share, 4))
-            )
+    """Train and score the nnU-Nets of one number of real cases.
+
+    All arms of a seed come before the next seed, so that arms can be compared early.
+
+    Args:
+        root: The `downstream` folder of the workspace.
+        plan: The plan of the workspace.
+        design: What is compared.
+        data: The real training cases and the held-out cases.
+        sources: What the arms learn from beside the real cases; an arm that is missing there is left out.
+        machine: Where they train.
+
+    Returns:
+        The finished trainings in the order of the design, and those that failed.
+    """
+    count, tasks = len(data.train), _tasks(root, plan, design, data, sources, machine)
     runs = {task.name: run for task in tasks if (run := _finished(task)) is not None}
     missing = [task for task in tasks if task.name not in runs]
     failures = []
-    untrained = [task for task in missing if not is_trained(task.folder)]  # of the others scores are to be made alone
+    untrained = [task for task in missing if not is_trained(task.folder)]  # the other ones only lack their scores
     if untrained:
-        everything = [case for extra in named.values() for case in extra]
-        options = TrainingOptions(design.minutes, 0, kind, plan.precision, size)  # type: ignore[arg-type]
-        prepare = make_job(data, folder, options, (), everything)
+        options = TrainingOptions(design.minutes, 0, machine.kind, plan.precision, machine.size)
+        folder, everything = prepared_folder(root, count), [case for extra in sources.pairs.values() for case in extra]
         try:
-            run_job(data, folder, prepare, "preprocessing pairs")
-        except TumorgenError as failed:  # what was trained before is no worse for it
+            run_job(data, folder, make_job(data, folder, options, (), everything), "preprocessing pairs")
+        except TumorgenError as failed:  # trained nnU-Nets are still scored
             failures = [Failure(task.arm, count, f"seed {task.seed}: {one_line(failed)}") for task in untrained]
             missing = [task for task in missing if task not in untrained]
             console.warn(f"{count} real cases: {one_line(failed)}")
-    if kind == "cuda":
+    if machine.kind == "cuda":
         import torch
 
-        torch.cuda.empty_cache()  # what methods held is nnU-Net's now
-    for task, error in _trained(missing, root, design.minutes, kind, jobs):
+        torch.cuda.empty_cache()  # nnU-Net needs the memory that methods held
+    for task, error in _trained(missing, root, design.minutes, machine):
         try:
             if error is not None:
                 raise error
             schedule = read_record(Schedule, _schedule_file(task.folder), "delete the run's folder")
             write_json(task.folder / _SCHEDULE, schedule)
-            runs[task.name] = _score(task, plan, schedule, kind)
-        except TumorgenError as failed:  # the other runs are no worse for it
+            runs[task.name] = _score(task, plan, schedule, machine.kind)
+        except TumorgenError as failed:  # the other trainings continue
             failures.append(Failure(task.arm, count, f"seed {task.seed}: {one_line(failed)}"))
             console.warn(f"{task.name}: {one_line(failed)}")
     return [runs[task.name] for task in tasks if task.name in runs], failures
 
 
+def _tasks(
+    root: Path, plan: Plan, design: Design, data: TrainingData, sources: ArmSources, machine: Machine
+) -> list[Task]:
+    """List the trainings of one number of real cases."""
+    count, tasks = len(data.train), []
+    arms = [arm for arm in design.arms if arm == REAL or arm in sources.pairs or arm in sources.paintings]
+    for seed in range(design.seeds):
+        for arm in arms:
+            extra = sources.pairs.get(arm, ())
+            real = [case.name for case in data.train] * repeats(count, len(extra), design.real_share)
+            names = [*real, *(case.name for case in extra)]
+            options = TrainingOptions(design.minutes, seed, machine.kind, plan.precision, machine.size)
+            job, share = make_job(data, prepared_folder(root, count), options, names, extra), len(real) / len(names)
+            if arm in sources.paintings:
+                job, share = _live(job, sources.paintings[arm]), attained_share(design)
+            folder = run_folder(root, count, arm, seed)
+            tasks.append(Task(arm, count, seed, folder, data, job, len(extra), round(share, 4)))
+    return tasks
+
+
 def _live(job: TrainingJob, file: Path) -> TrainingJob:
-    """The job with painting; where workspace and hosts lie is no part of what it is made of."""
+    """Return the job with painting during training.
+
+    The hash of its inputs does not cover where the workspace and the hosts are.
+    """
     painting = read_record(Painting, file, "run the command again")
     made_of = replace(painting, work="", healthy=None, roi=None, device="auto")
     return replace(job, painting=str(file), inputs_hash=hash_value([job.inputs_hash, made_of]))
 
 
 def _finished(task: Task) -> TrainedNnunet | None:
-    """The run's scores where it was made of the same; what was made of something else gives way, and comes back when it is asked for."""
+    """Read the scores of a training that was made from the same inputs; None if there are none.
+
+    A folder made from other inputs is moved aside, and moved back when these inputs are requested again.
+    """
     folder, own = task.folder, task.job.inputs_hash
     path, begun = folder / "run.json", folder / "inputs.txt"
     found = _run_in(folder).inputs_hash if path.is_file() else begun.read_text() if begun.is_file() else own
@@ -161,22 +210,24 @@ def _finished(task: Task) -> TrainedNnunet | None:
 
 
 def _run_in(folder: Path) -> TrainedNnunet:
+    """Read the training recorded in a folder."""
     return read_record(TrainedNnunet, folder / "run.json", "delete the run's folder")
 
 
 def _trained(
-    tasks: Sequence[Task], root: Path, minutes: float, kind: str, jobs: int | None
+    tasks: Sequence[Task], root: Path, minutes: float, machine: Machine
 ) -> Iterator[tuple[Task, TumorgenError | None]]:
-    """Yields each task when its nnU-Net is trained, or with why it is not; `jobs` at a time, each on a GPU of its own where there are some.
+    """Yield each task when its nnU-Net is trained, or with its error.
 
-    The first training of so many minutes on such a device measures how many steps they are; the others take as many.
+    As many train at the same time as the machine allows, each on its own GPU where there are GPUs. The first training
+    with this number of minutes on this kind of device measures the number of steps; all others take as many.
     """
-    devices = _devices(kind, jobs)
+    devices = _devices(machine.kind, machine.jobs)
     left = list(tasks)
-    while left and measured_schedule(root, minutes, kind) is None:
+    while left and measured_schedule(root, minutes, machine.kind) is None:
         task = left.pop(0)
         yield task, _attempt(task, task.job, task.name, devices[0])
-    schedule = measured_schedule(root, minutes, kind)
+    schedule = measured_schedule(root, minutes, machine.kind)
     waiting: queue.Queue[Task] = queue.Queue()
     done: queue.Queue[tuple[Task, TumorgenError | None] | Exception] = queue.Queue()
     for task in left:
@@ -191,11 +242,11 @@ def _trained(
             try:
                 title = task.name if len(devices) == 1 else None
                 done.put((task, _attempt(task, replace(task.job, schedule=schedule), title, variables)))
-            except Exception as error:  # noqa: BLE001 - whatever it is: who waits for this thread would wait for ever
+            except Exception as error:  # noqa: BLE001 - any error ends the wait for this thread, which would otherwise never end
                 done.put(error)
                 return
 
-    for variables in devices:  # daemons: when this process ends so do they, and with them the children
+    for variables in devices:  # daemons: they and their children end with this process
         threading.Thread(target=work, args=(variables,), daemon=True).start()
     for _ in left:
         found = done.get()
@@ -207,7 +258,7 @@ def _trained(
 
 
 def _attempt(task: Task, job: TrainingJob, title: str | None, variables: Mapping[str, str]) -> TumorgenError | None:
-    """Has the task's nnU-Net trained; why it is not, where that is a user's to mend."""
+    """Train the nnU-Net of a task; return an error that the user can correct, else None."""
     try:
         run_job(task.data, task.folder, job, title, variables)
     except TumorgenError as error:
@@ -216,7 +267,10 @@ def _attempt(task: Task, job: TrainingJob, title: str | None, variables: Mapping
 
 
 def measured_schedule(root: Path, minutes: float, kind: str) -> Schedule | None:
-    """What the minutes came to on such a device, by any training that has begun; None before the first."""
+    """Return the schedule that any training with these minutes on this kind of device has measured.
+
+    It is None before the first training.
+    """
     for path in sorted(root.glob("nnunet/*/runs/*/job.json")):
         job = read_plain(path, "delete the run's folder")
         measured = _schedule_file(path.parent)
@@ -226,17 +280,20 @@ def measured_schedule(root: Path, minutes: float, kind: str) -> Schedule | None:
 
 
 def _schedule_file(folder: Path) -> Path:
-    """What the minutes of a run came to: nnU-Net's, and from the end of training on the run's own, so that checkpoints may be deleted."""
+    """Return the file with the schedule of a training.
+
+    It is nnU-Net's file during training, and the run's own copy after it, so that checkpoints may be deleted.
+    """
     kept = folder / _SCHEDULE
     return kept if kept.is_file() else results_folder(folder) / "fold_all" / _SCHEDULE
 
 
 def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
-    """Variables of each of the trainings that run at a time: a GPU, or a share of the cores."""
+    """Return the environment variables of each training that runs at the same time: a GPU, or a share of the cores."""
     if kind == "cuda":
         import torch
 
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # a scheduler's, or the user's, share of the machine
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # the GPUs that a scheduler or the user allows
         gpus = (given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())])[
             : torch.cuda.device_count()
         ]
@@ -248,7 +305,10 @@ def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
 
 
 def forget_stale_scores(root: Path, data: TrainingData, tolerance_mm: float) -> None:
-    """Removes the scores that are of other held-out files, another tolerance or another form; the nnU-Nets stay, to be scored again."""
+    """Remove scores of other held-out files, of another tolerance or of another version.
+
+    The trained nnU-Nets stay and are scored again.
+    """
     path = root / "held_out.json"
     ignored = [data.ignored] if "ignore" in data.labels else []
     now = hash_value([SCORES, hash_cases(data.test), data.tumor_name, tolerance_mm, *ignored])
@@ -259,7 +319,7 @@ def forget_stale_scores(root: Path, data: TrainingData, tolerance_mm: float) -> 
 
 
 def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnunet:
-    """Predicts the held-out cases in their own grid, keeps the masks, and records the scores."""
+    """Predict the held-out cases in their own grid, keep the masks, and record the scores."""
     import torch
 
     from tumorgen_cli.judge.model import Judge
@@ -274,22 +334,19 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
         found = model.tumor(image, grid) & (labels != task.data.ignored)
         write_volume(task.folder / PREDICTIONS / f"{case.name}{task.data.file_ending}", found.astype(np.uint8), grid)
         patients.append(score_patient(case.name, found, truth, grid.spacing_mm, plan.tolerance_mm))
-    steps, seconds = (
-        schedule.epochs * schedule.iterations,
-        torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)["seconds"],
-    )
+    checkpoint = torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)
     painted = results / "fold_all" / FOLDER / "provenance.jsonl"
     pairs = painted.read_text().count("\n") if painted.is_file() else task.pairs
     run = TrainedNnunet(
-        task.arm,
-        task.cases,
-        task.seed,
-        pairs,
-        task.real_share,
-        steps,
-        round(seconds / 60, 2),
-        task.job.inputs_hash,
-        tuple(patients),
+        arm=task.arm,
+        cases=task.cases,
+        seed=task.seed,
+        pairs=pairs,
+        real_share=task.real_share,
+        iterations=schedule.epochs * schedule.iterations,
+        minutes=round(checkpoint["seconds"] / 60, 2),
+        inputs_hash=task.job.inputs_hash,
+        patients=tuple(patients),
     )
     write_json(task.folder / "run.json", run)
     return run

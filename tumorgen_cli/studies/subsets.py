@@ -1,6 +1,6 @@
-"""Data sets of some cases alone, and workspaces to learn from them.
+"""Data sets of some cases only, and workspaces to learn from them.
 
-Writes raw data sets of hard links where the disk allows, else copies.
+Writes raw data sets as hard links where the disk allows it, else as copies.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tumorgen_cli.system.errors import Fault, StateError
 
 
 def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, device: DeviceName) -> Workspace:
-    """The workspace in `folder` for some cases of another's data set, preprocessed as are its tumor-free scans. What was held out still is.
+    """Return the workspace in `folder` for some cases of another workspace's data set, preprocessed like it.
 
-    It is planned anew from these cases, with the settings that were not left to the rules; where it is planned already the
-    plan stays: a user may have changed it.
+    Held-out cases stay held out, and its tumor-free scans are preprocessed too. It is planned from these cases, with
+    the settings that were not left to the rules. An existing plan stays, because the user may have changed it.
 
     Raises:
-        StateError: it was planned when other cases were held out.
+        StateError: It was planned with other cases or held-out cases.
     """
     plan, inner = workspace.plan(), Workspace(folder)
     if inner.plan_file.is_file():
@@ -43,12 +43,12 @@ def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, d
         if healthy.is_dir():
             preprocess_healthy(inner, healthy)
         else:
-            console.warn(f"{healthy} is gone: its scans are not learnt from in {inner.root}")
+            console.warn(f"{healthy} is missing: its scans are not used in {inner.root}")
     return inner
 
 
 def _check_kept(workspace: Workspace, inner: Workspace, cases: Sequence[str]) -> None:
-    """Sees that a subset's workspace still is of these cases, and warns where its plan is of other settings."""
+    """Check that a subset's workspace still has these cases, and warn where its plan has other settings."""
     outer, found = workspace.splits(), inner.splits()
     if ({*found.train}, {*found.test}) != ({*outer.train} & {*cases}, {*outer.test} & {*cases}):
         fault = Fault(
@@ -57,7 +57,7 @@ def _check_kept(workspace: Workspace, inner: Workspace, cases: Sequence[str]) ->
             "those of the present splits",
             "delete the folder and run again",
         )
-        raise StateError("A workspace of some cases is stale", [fault])
+        raise StateError("A workspace of some cases does not match the splits", [fault])
     wanted, kept = (
         {d.field: d.value for d in each.plan().decisions if d.source != "rule" and d.field != "seed"}
         for each in (workspace, inner)
@@ -65,5 +65,6 @@ def _check_kept(workspace: Workspace, inner: Workspace, cases: Sequence[str]) ->
     other = sorted(field for field in {*wanted, *kept} if wanted.get(field) != kept.get(field))
     if other:
         console.warn(
-            f"{inner.root} keeps its own plan, with other {', '.join(other)}; delete the folder to plan as in {workspace.root}"
+            f"{inner.root} keeps its own plan, with other {', '.join(other)}; "
+            f"delete the folder to plan as in {workspace.root}"
         )

@@ -1,7 +1,7 @@
-"""How long to train each stage of a method, so that methods get the same steps, or the same minutes.
+"""How long to train each stage of a method, so that methods get the same steps or the same minutes.
 
-Writes `comparison/budgets/<method>.json` into the workspace: what a step takes and what length followed, so that a comparison
-that was stopped trains on to the same length. Imports neither SimpleITK nor nnunetv2.
+Writes `comparison/budgets/<method>.json` into the workspace: the seconds of a step and the resulting lengths, so that
+an interrupted comparison continues with the same lengths. Imports neither SimpleITK nor nnunetv2.
 """
 
 from __future__ import annotations
@@ -29,13 +29,17 @@ MEASURED = 10
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """The same for every method: optimiser steps a stage, or minutes a method; neither: the plan's own lengths."""
+    """The same for every method: optimizer steps per stage, or minutes per method.
+
+    Without both, the plan's own lengths are used.
+    """
 
     iterations: int | None = None
     minutes: float | None = None
 
     @property
     def words(self) -> str:
+        """The length in words."""
         if self.iterations is not None:
             return f"{self.iterations} steps for every stage that was not yet trained"
         if self.minutes is None:
@@ -48,7 +52,15 @@ class TrainingLength:
 
 @dataclass(frozen=True)
 class Lengths:
-    """What `minutes` came to, by stage: seconds a step as measured on `device`, and steps (0: off, or part of another stage)."""
+    """The lengths that follow from `minutes`, by stage.
+
+    Attributes:
+        minutes: Minutes of the whole method.
+        plan: Hash of the plan.
+        device: The device of the measurement.
+        seconds_a_step: Measured seconds of a step.
+        iterations: Steps; 0: the stage is off, or part of another stage.
+    """
 
     minutes: float
     plan: str
@@ -58,10 +70,10 @@ class Lengths:
 
 
 def train_within(workspace: Workspace, method_name: str, length: TrainingLength, device: DeviceName) -> None:
-    """Trains the stages of a method that are not trained, each to its length; what is trained stays as it is.
+    """Train the stages of a method that are not trained, each to its length; trained stages are not changed.
 
     Raises:
-        StateError: a stage is stale.
+        StateError: A stage was trained from inputs that have changed.
     """
     method = open_method(workspace, method_name, device)
     # a stage that is off, or part of another, counts as trained once the stages before it are trained
@@ -71,14 +83,19 @@ def train_within(workspace: Workspace, method_name: str, length: TrainingLength,
     if length.minutes is None:
         lengths: Mapping[str, int | None] = dict.fromkeys(wanted, length.iterations)
     else:
-        lengths = stage_lengths(method, method.stages, length.minutes)  # trained stages have used their share of the minutes
+        lengths = stage_lengths(
+            method, method.stages, length.minutes
+        )  # trained stages have used their share of the minutes
     for stage in wanted:
         if not open_method(workspace, method_name, device).trained(stage):
             train_stage(workspace, method_name, stage, lengths.get(stage), device)
 
 
 def stage_lengths(method: Method, wanted: Sequence[str], minutes: float) -> dict[str, int]:
-    """Steps for each of the stages, from the record of an earlier call where it holds, else measured and recorded."""
+    """Return the steps of each stage.
+
+    They come from the record of an earlier call where it still holds, else they are measured and recorded.
+    """
     path = method.workspace.root / "comparison" / "budgets" / f"{method.name}.json"
     if path.is_file():
         found = read_record(Lengths, path, "delete it")
@@ -98,16 +115,16 @@ def stage_lengths(method: Method, wanted: Sequence[str], minutes: float) -> dict
 
 
 def share_minutes(minutes: float, planned: Mapping[str, int], seconds: Mapping[str, float]) -> dict[str, int]:
-    """Steps by stage that take `minutes` in all: every stage the same multiple of its planned steps, one step at least."""
+    """Divide minutes into steps by stage: every stage the same multiple of its planned steps, at least one step."""
     whole = sum(planned[stage] * seconds[stage] for stage in planned)
     return {stage: max(1, round(planned[stage] * 60 * minutes / whole)) for stage in planned}
 
 
 def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
-    """Seconds a step of each stage; a stage that is off or part of another has none.
+    """Measure the seconds of a step of each stage; a stage that is off or part of another stage has none.
 
-    Nothing of the workspace is changed: it happens in a temporary one with two training cases, in which the stages before a
-    measured one are trained for a step, since a stage may need them.
+    The workspace is not changed. The steps are measured in a temporary workspace with two training cases, in which
+    earlier stages are trained for one step, because later stages may need them.
     """
     workspace, splits = method.workspace, method.workspace.splits()
     fits = {
@@ -115,7 +132,9 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
         for case in (*splits.train, *splits.test)
     }
     with_tumor = [case for case, fit in fits.items() if fit]
-    train_cases, test_cases = ([case for case in group if case in with_tumor][:2] for group in (splits.train, splits.test))
+    train_cases, test_cases = (
+        [case for case in group if case in with_tumor][:2] for group in (splits.train, splits.test)
+    )
     few = Splits(tuple(train_cases), tuple(test_cases))
     found = {}
     with tempfile.TemporaryDirectory(prefix="tumorgen_") as folder:

@@ -1,1 +1,5 @@
 """Scores -> HTML pages that need no other file."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

@@ -92,9 +92,7 @@ def draw_places(
             scan_limits(image, plan.channels)[plan.main_channel], (before, *(after for after, _ in painted)), box
         )
         colormap, _ = display_style(plan.channels[plan.main_channel].name)
-        first, *others = draw_box_slices(
-            before, painted, box, View(grid.spacing_mm, display, grid.direction, colormap)
-        )
+        first, *others = draw_box_slices(before, painted, box, View(grid.spacing_mm, display, grid.direction, colormap))
         places.append(Place(case, first, dict(zip(pairs, others, strict=True))))
     return places
 

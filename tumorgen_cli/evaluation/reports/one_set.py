@@ -18,16 +18,16 @@ from tumorgen_cli.evaluation.cases import TumorCase, read_case, synthetic_cases
 from tumorgen_cli.evaluation.measure import cache_folder, measure_case
 from tumorgen_cli.evaluation.reports.html import INK, around, jpeg, number, page, percent, svg, table
 from tumorgen_cli.evaluation.scores import ALL_PLANES, PLACES, CaseScores, Scores, TraitComparison, values_of
-from tumorgen_cli.figures import display_range, display_style, draw_axial_strip, tumor_unit
+from tumorgen_cli.figures import View, display_range, display_style, draw_axial_strip, tumor_unit
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.metrics.novelty import Near, Spread
 from tumorgen_cli.metrics.slice_distances import Interval
 from tumorgen_cli.metrics.summary import Summary
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
+from tumorgen_cli.synthesis.logs import read_log
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import count_rejected, read_judges, read_left_out, read_provenance
-from tumorgen_cli.synthesis.shards import read_log
 from tumorgen_cli.system.errors import abbreviate_list, describe_counts
 from tumorgen_cli.system.files import write_text
 
@@ -67,7 +67,7 @@ def write_page(
             limits = scan_limits(image, plan.channels, tumor | beside)[plan.main_channel]
             shown = display_range(limits, (channel,), box.grown(_AROUND, grid.shape))
             strips[pair.case] = Strip(
-                *draw_axial_strip(channel, tumor, grid.spacing_mm, shown, grid.direction, colormap=colormap)
+                *draw_axial_strip(channel, tumor, View(grid.spacing_mm, shown, grid.direction, colormap))
             )
     path = out / "report.html"
     provenance, given_up = read_provenance(set_folder), read_log(set_folder, "given_up")

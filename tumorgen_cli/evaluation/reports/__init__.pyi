@@ -1,0 +1,1 @@
+from .one_set import write_page as write_page

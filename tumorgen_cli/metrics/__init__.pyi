@@ -1,0 +1,11 @@
+from .classifier import reader_test as reader_test
+from .novelty import measure_novelty as measure_novelty
+from .overlap import Verdict as Verdict
+from .overlap import compare_masks as compare_masks
+from .radiomics import lesion_features as lesion_features
+from .slice_distances import frechet_distance as frechet_distance
+from .slice_distances import kernel_distance as kernel_distance
+from .statistics import TumorStatistics as TumorStatistics
+from .summary import Summary as Summary
+from .summary import summarize as summarize
+from .traits import describe_traits as describe_traits
