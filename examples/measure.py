@@ -1,18 +1,20 @@
-"""Figures that no command prints, for a trained workspace.
+"""Measure what no command prints, on a trained workspace. Each command first prints the date, commit and machine.
 
-python examples/measure.py identity SET [SET ...]       # voxels changed outside the boxes; masks inside them
-python examples/measure.py reconstructions -w WORK --judge DIR   # the judge on held-out cases and on their VAE reconstructions
-python examples/measure.py sizes -w WORK                # how brightness in the VAE's reconstructions depends on a patch's size
-python examples/measure.py halo -w WORK                 # how far a box decoded with its halo is from the decode of the whole window
-python examples/measure.py context -w WORK              # what DiffTumor draws beside what a mask leaves of the tumor, and without it
-python examples/measure.py speed -w WORK --healthy DIR  # seconds a pair at 4, 10 and 50 steps: network alone, file to file
-python examples/measure.py rivals -w WORK --healthy DIR # the same for sampling methods in turn
-python examples/measure.py networks -w WORK             # their networks alone, untrained, and DiffTumor's in its published sizes
-python examples/measure.py scoring -w WORK SET          # seconds to score a set, and for the same measures from MONAI on whole volumes
-python examples/measure.py stages -w WORK               # wall time and peak memory of every command and stage
-python examples/measure.py joint -w WORK                # seconds of a step of the flow alone, and with the refiner in it
-python examples/measure.py live DatasetNNN_Name         # seconds of nnU-Net's iteration with and without painting (two lines of
-                                                        # `tumorgen nnunet-setup` and nnUNet_preprocessed in the environment)
+    python examples/measure.py COMMAND --help
+
+- identity SET [SET ...] --hosts DIR: voxels that changed outside the boxes, and masks that leave them
+- reconstructions -w WORK --judge DIR: the judge on held-out cases and on their reconstructions by the VAE
+- sizes -w WORK: how the brightness of the VAE's reconstructions depends on the size of a patch
+- halo -w WORK: the difference between a box decoded with a halo and the decoded whole window
+- context -w WORK: what DiffTumor draws beside the visible rest of a tumor, and in the scan without the tumor
+- speed -w WORK --healthy DIR: seconds a pair at 4, 10 and 50 steps
+- rivals -w WORK --healthy DIR: the same for several sampling methods
+- networks -w WORK: seconds of the methods' networks, and of DiffTumor's network in its published sizes
+- scoring SET -w WORK --judge DIR: seconds to score a set, and for the same measures from MONAI on whole volumes
+- stages -w WORK: wall time and peak memory of every command and stage
+- joint -w WORK: seconds of a training step of the flow, and of the flow together with the refiner
+- live DatasetNNN_Name: seconds of nnU-Net's iteration with and without painting. It needs the two variables that
+  `tumorgen nnunet-setup` prints, and nnUNet_preprocessed.
 """
 
 from __future__ import annotations
@@ -20,27 +22,31 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 import typer
+from origin import origin_and_command
 
 from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.evaluation.cases import read_case, synthetic_cases
-from tumorgen_cli.geometry import Box, Grid, cut, cut_mask, place_window, tight_box
+from tumorgen_cli.geometry import Box, Grid, as_triple, cut, cut_mask, place_window, tight_box
 from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.judge.verdict import judge_pair, predict_around
 from tumorgen_cli.methods.base import Method, Request, Sampling
-from tumorgen_cli.methods.difftumor import nearest_mask
-from tumorgen_cli.methods.latent import autoencoder as ae
+from tumorgen_cli.methods.difftumor.method import DiffTumor, nearest_mask
+from tumorgen_cli.methods.latent.autoencoder import load_cases
 from tumorgen_cli.methods.latent.cache import find_candidates
 from tumorgen_cli.methods.latent.canvas import open_canvas
+from tumorgen_cli.methods.latent.quality import inference_context, reconstruct, tumor_errors, whole_image
 from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.metrics.overlap import dice
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
 from tumorgen_cli.models.vae import DOWNSAMPLING
@@ -53,17 +59,30 @@ from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.window import cut_window, lay_window
-from tumorgen_cli.system.devices import find_device, usable_cores
+from tumorgen_cli.system.devices import DeviceName, find_device, usable_cores
 from tumorgen_cli.training.loop import seconds_per_step
 from tumorgen_cli.tumors.removal import remove_tumors
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-Work = Annotated[Path, typer.Option("-w", "--work")]
+Work = Annotated[Path, typer.Option("-w", "--work", help="A trained workspace.")]
+Healthy = Annotated[Path, typer.Option(help="Folder of tumor-free scans.")]
+JudgeFolder = Annotated[Path, typer.Option(help="An nnU-Net results folder.")]
+M = TypeVar("M", bound=Method)
+
+
+@app.callback()
+def print_origin() -> None:
+    """Measure what no command prints; see the docstring of this file."""
+    if "--help" not in sys.argv:
+        print(origin_and_command(), flush=True)
 
 
 @app.command()
 def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder of the hosts' images.")]) -> None:
-    """Counts pairs whose image differs from the host outside the box (and what was healed), or whose mask leaves it or is empty."""
+    """Count pairs whose image differs from the host outside the box, and pairs with a wrong mask.
+
+    The region in which older tumors were removed may differ, too. A mask is wrong if it leaves the box or is empty.
+    """
     for folder in sets:
         pairs = changed = outside = empty = 0
         for record in read_provenance(folder):
@@ -83,14 +102,14 @@ def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder 
 
 
 @app.command()
-def reconstructions(work: Work, judge: Annotated[Path, typer.Option()], device: str = "auto") -> None:
-    """The judge's DSC on each held-out case (working grid) and on its reconstruction by the VAE."""
-    workspace, plan, method = _trained(work, "tumorgen", device)
-    model = Judge(judge, find_device(device), plan.tumor_name, plan.precision)  # type: ignore[arg-type]
+def reconstructions(work: Work, judge: JudgeFolder, device: DeviceName = "auto") -> None:
+    """Print the judge's DSC on each held-out case (working grid) and on its reconstruction by the VAE."""
+    workspace, plan, method = trained(work, TumorGen, device)
+    model = Judge(judge, find_device(device), plan.tumor_name, plan.precision)
     scores = []
-    for case in ae.load_cases(workspace, workspace.splits().test):
+    for case in load_cases(workspace, workspace.splits().test):
         limits, keep = np.array(case.record.limits, np.float32), tuple(slice(0, n) for n in case.record.shape)
-        picture = ae.reconstruct(method.vae, ae.whole_image(case, plan), plan, method.device)  # type: ignore[attr-defined]
+        picture = reconstruct(method.vae, whole_image(case, plan), plan, method.device)
         picture = unscale(picture, plan.channels, limits)[(slice(None), *keep)]
         grid, truth = Grid(case.record.shape, case.record.spacing_mm), np.asarray(case.tumors) > 0
         pair = [dice(model.tumor(np.asarray(image), grid), truth) for image in (case.image, picture)]
@@ -101,25 +120,27 @@ def reconstructions(work: Work, judge: Annotated[Path, typer.Option()], device: 
 
 
 @app.command()
-def sizes(work: Work, device: str = "auto") -> None:
-    """Reconstructions of patches around held-out tumors, of several sizes up to the window's: `autoencoding.tumor_errors` of each."""
-    workspace, plan, method = _trained(work, "tumorgen", device)
-    cases = ae.load_cases(workspace, workspace.splits().test)
-    for shape in dict.fromkeys(
-        tuple(min(n, side) for n in plan.window.shape) for side in (32, 48, 64, 80, 96, max(plan.window.shape))
-    ):
-        errors = ae.tumor_errors(method.vae, cases, plan, shape, method.device)  # type: ignore[attr-defined,arg-type]
+def sizes(work: Work, device: DeviceName = "auto") -> None:
+    """Print the VAE's errors on patches around held-out tumors, for several sizes up to the window's."""
+    workspace, plan, method = trained(work, TumorGen, device)
+    cases = load_cases(workspace, workspace.splits().test)
+    sides = (32, 48, 64, 80, 96, max(plan.window.shape))
+    for shape in dict.fromkeys(as_triple(min(n, side) for n in plan.window.shape) for side in sides):
+        errors = tumor_errors(method.vae, cases, plan, shape, method.device)
         if errors:
             print(f"{shape}: root mean square error {errors[0]:.2%}, tumors {errors[1]:+.2%} of the clip window")
 
 
 @app.command()
-def halo(work: Work, device: str = "auto") -> None:
-    """Held-out tumors' boxes decoded with halos of latent voxels, against the decode of the whole window: difference inside the box."""
-    workspace, plan, method = _trained(work, "tumorgen", device)
-    vae: ae.Codec = method.vae  # type: ignore[attr-defined]
+def halo(work: Work, device: DeviceName = "auto") -> None:
+    """Print how much the decoded box of a held-out tumor differs from the decode of the whole window.
+
+    The box is decoded with halos of 1 to 8 latent voxels; the difference is measured inside the box.
+    """
+    workspace, plan, method = trained(work, TumorGen, device)
+    vae = method.vae
     differences: dict[int, list[np.ndarray]] = {1: [], 2: [], 4: [], 8: []}
-    for case in ae.load_cases(workspace, workspace.splits().test):
+    for case in load_cases(workspace, workspace.splits().test):
         for component in (c for c in case.record.components if c.fits):
             image, mask = cut_tumor_window(case, component, plan.channels, plan.window.shape, None)
             tumor = tight_box(mask > 0)
@@ -130,64 +151,76 @@ def halo(work: Work, device: str = "auto") -> None:
             window = open_canvas(vae, request, plan, 1, method.device)
 
             def decoded(latent: torch.Tensor) -> np.ndarray:
-                with ae.precise(plan.precision, method.device):
+                with inference_context(plan.precision, method.device):
                     return vae.decode(latent)[0].float().cpu().numpy()
 
             whole = decoded(window.latent)[(slice(None), *tumor.slices)]
             for cells, found in differences.items():
                 canvas = replace(window, region=window.latent_box.grown(cells, window.latent.shape[2:]))
                 found.append(
-                    (decoded(canvas.latent[canvas.cells])[(slice(None), *canvas.local(tumor).slices)] - whole) / 2
+                    (decoded(canvas.latent[canvas.cells])[(slice(None), *canvas.in_region(tumor).slices)] - whole) / 2
                 )
     for cells, found in differences.items():
         squares = np.mean([np.mean(part**2) for part in found])
         print(
-            f"halo {cells}: rms {np.sqrt(squares):.2%}, shift {np.mean([part.mean() for part in found]):+.2%} of the clip window"
+            f"halo {cells}: rms {np.sqrt(squares):.2%}, "
+            f"shift {np.mean([part.mean() for part in found]):+.2%} of the clip window"
         )
 
 
 @app.command()
-def context(work: Work, device: str = "auto") -> None:
-    """Mean intensity of training tumors, of what DiffTumor draws under their masks beside the rest of the scan, and of what it draws there
-    in the scan healed of its tumors: latents next to a mask have seen the tumor, too."""
-    workspace, plan, method = _trained(work, "difftumor", device)
-    codec: ae.Codec = method.vqgan  # type: ignore[attr-defined]
+def context(work: Work, device: DeviceName = "auto") -> None:
+    """Print the mean intensity of training tumors, and of what DiffTumor draws under their masks.
+
+    It draws twice: in the scan itself, where the latents beside the mask have seen the tumor, and in the scan without
+    its tumors.
+    """
+    workspace, plan, method = trained(work, DiffTumor, device)
+    codec = method.vqgan
     sampling, means = method.config.sampling, []
-    for number, found in enumerate(find_candidates(ae.load_cases(workspace, workspace.splits().train))):
+    for number, found in enumerate(find_candidates(load_cases(workspace, workspace.splits().train))):
         case, limits, shape = found.case, np.array(found.case.record.limits, np.float32), plan.window.shape
         scan, tumors = np.asarray(case.image, np.float32), np.asarray(case.tumors) > 0
-        healed, _ = remove_tumors(scan, tumors, tight_box(tumors), plan.window.spacing_mm, plan.paste, number)  # type: ignore[arg-type]
+        box = tight_box(tumors)
+        assert box is not None, "a candidate has a tumor"
+        removed, _ = remove_tumors(scan, tumors, box, plan.window.spacing_mm, plan.paste, number)
         start = place_window(found.component.box, case.record.shape, shape, None)
         inside = cut_mask(case.tumors, start, shape) > 0
         mask = torch.from_numpy(nearest_mask(inside.astype(np.float32)))[None].to(method.device)
         row = [float(cut(scan, start, shape)[plan.main_channel][inside].mean())]
-        for known in (scan, healed):
+        for known in (scan, removed):
             window = torch.from_numpy(scale(cut(known, start, shape), plan.channels, limits))[None].to(method.device)
-            with ae.precise(plan.precision, method.device):
+            with inference_context(plan.precision, method.device):
                 latent = codec.encode(window)
-            drawn = method._sample(latent, mask, number, sampling.steps, sampling.solver)  # type: ignore[attr-defined]
-            with ae.precise(plan.precision, method.device):
+            drawn = method.draw_latent(latent, mask, number, sampling.steps, sampling.solver)
+            with inference_context(plan.precision, method.device):
                 picture = codec.decode(drawn)[0].float().cpu().numpy()
             row.append(float(unscale(picture, plan.channels, limits)[plan.main_channel][inside].mean()))
         means.append(row)
         print(
-            f"{found.name}: real {row[0]:.3g}, drawn beside its rest {row[1]:.3g}, drawn in the healed scan {row[2]:.3g}",
+            f"{found.name}: real {row[0]:.3g}, drawn beside its rest {row[1]:.3g}, "
+            f"drawn in the scan without tumors {row[2]:.3g}",
             flush=True,
         )
     real, beside, alone = np.median(means, axis=0)
     print(
-        f"median of {len(means)}: real {real:.3g}, drawn beside its rest {beside:.3g}, drawn in the healed scan {alone:.3g}"
+        f"median of {len(means)}: real {real:.3g}, drawn beside its rest {beside:.3g}, "
+        f"drawn in the scan without tumors {alone:.3g}"
     )
 
 
 @app.command()
-def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5, device: str = "auto") -> None:
-    """Seconds a pair: the method on a window in memory (median), the same decoding the whole window, file to file (mean)."""
-    workspace, plan, method = _trained(work, "tumorgen", device)
-    request = _middle(plan, healthy)
-    _, _, whole = _trained(work, "tumorgen", device)
-    sampling = replace(whole.config.sampling, halo=max(request.image.shape))  # type: ignore[attr-defined]
-    whole.config = replace(whole.config, sampling=sampling)  # type: ignore[attr-defined]
+def speed(work: Work, healthy: Healthy, repeats: int = 5, device: DeviceName = "auto") -> None:
+    """Print the seconds a pair for 4, 10 and 50 steps.
+
+    They are the median of the method on a window in memory, the same with the whole window decoded, and the mean from
+    file to file.
+    """
+    workspace, plan, method = trained(work, TumorGen, device)
+    request = middle_request(plan, healthy)
+    _, _, whole = trained(work, TumorGen, device)
+    sampling = replace(whole.config.sampling, halo=max(request.image.shape))
+    whole.config = replace(whole.config, sampling=sampling)
     for steps in (4, 10, 50):
         seconds = {}
         for name, each in (("method", method), ("plain", whole)):
@@ -207,36 +240,41 @@ def speed(work: Work, healthy: Annotated[Path, typer.Option()], repeats: int = 5
 
 
 @app.command()
-def joint(work: Work, steps: int = 4, device: str = "auto") -> None:
-    """Seconds of a step of TumorGen's flow alone, and with the refiner trained in the same step as in the paper; nothing is written."""
+def joint(work: Work, steps: int = 4, device: DeviceName = "auto") -> None:
+    """Print the seconds of a training step of TumorGen's flow, without and with the refiner in the same step.
+
+    The paper trains them together. Nothing is written.
+    """
     workspace = Workspace(work)
-    plan, where = workspace.plan(), find_device(device).type  # type: ignore[arg-type]
+    plan, where = workspace.plan(), find_device(device).type
     section = plan.methods["tumorgen"]
     for together in (False, True):
         switched = {**section, "refiner": {**section["refiner"], "joint": together}}
-        method = find_method("tumorgen")(
-            replace(plan, methods={**plan.methods, "tumorgen": switched}), workspace, where
-        )
+        method = TumorGen(replace(plan, methods={**plan.methods, "tumorgen": switched}), workspace, where)
         seconds = seconds_per_step(method.stage("flow", steps), where, plan.precision)
         print(
-            f"{'with the refiner' if together else 'the flow alone'}: {seconds:.2f} s a step, {torch.get_num_threads()} threads"
+            f"{'with the refiner' if together else 'the flow alone'}: {seconds:.2f} s a step, "
+            f"{torch.get_num_threads()} threads"
         )
 
 
 @app.command()
 def rivals(
     work: Work,
-    healthy: Annotated[Path, typer.Option()],
+    healthy: Healthy,
     methods: str = "tumorgen,difftumor,blended",
     repeats: int = 5,
-    device: str = "auto",
+    device: DeviceName = "auto",
 ) -> None:
-    """Seconds a pair of sampling methods in turn, second draws included: network alone, method on a window (medians), file to file (mean)."""
-    request = _middle(Workspace(work).plan(), healthy)
+    """Print the seconds a pair of several sampling methods, measured in turn, repeated draws included.
+
+    They are medians of the network and of the method on a window, and the mean from file to file.
+    """
+    request = middle_request(Workspace(work).plan(), healthy)
     rows = []
     for name in methods.split(","):
-        workspace, _, method = _trained(work, name, device)
-        clock = _Clock(method.net)  # type: ignore[attr-defined]
+        workspace, _, method = trained(work, find_method(name), device)
+        clock = Clock(network_of(method))
         rows += [(name, steps, method, clock) for steps in (4, 10, 50)]
     seconds: dict[tuple[str, int], list[tuple[float, float]]] = {(name, steps): [] for name, steps, _, _ in rows}
     for seed in range(repeats + 1):
@@ -255,29 +293,33 @@ def rivals(
             wanted = SetOptions(repeats, Path(folder) / "set")
             made = synthesize_pairs(workspace, name, wanted, HostOptions(healthy), Sampling(steps))
         print(
-            f"{name}, {steps} steps: network {network:.3f} s ({network / reference:.1f} × TumorGen's 10 steps), method {whole:.3f} s, "
+            f"{name}, {steps} steps: network {network:.3f} s ({network / reference:.1f} × TumorGen's 10 steps), "
+            f"method {whole:.3f} s, "
             f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
         )
 
 
 @app.command()
-def networks(work: Work, repeats: int = 7, device: str = "auto") -> None:
-    """Seconds of the samplers' networks alone, untrained and in turn: TumorGen's, and DiffTumor's as planned and with its published sizes."""
-    plan, where = Workspace(work).plan(), find_device(device)  # type: ignore[arg-type]
-    flow_net, ddpm = find_method("tumorgen")(plan, Workspace(work)), find_method("difftumor")(plan, Workspace(work))
-    latent, config = ddpm.config.vqgan.latent_channels, ddpm.config.ddpm  # type: ignore[attr-defined]
+def networks(work: Work, repeats: int = 7, device: DeviceName = "auto") -> None:
+    """Print the seconds of the samplers' untrained networks, measured in turn.
+
+    They are TumorGen's network, and DiffTumor's as planned and in its published sizes.
+    """
+    plan, where = Workspace(work).plan(), find_device(device)
+    tumorgen, ddpm = TumorGen(plan, Workspace(work)), DiffTumor(plan, Workspace(work))
+    latent, config = ddpm.config.vqgan.latent_channels, ddpm.config.ddpm
     planned, wide, published = config.widths, (48, 96, 192), (8, 32)
     sizes = {
         "as planned": (planned, config.heads),
         "with 8 heads of 32": (planned, published),
         "and widths to 192": (wide, published),
     }
-    rows = [("tumorgen, 10 steps", 10, flow_net.net)]  # type: ignore[attr-defined]
+    rows: list[tuple[str, int, torch.nn.Module]] = [("tumorgen, 10 steps", 10, tumorgen.net)]
     rows += [
         (f"difftumor {name}, 50 steps", 50, PlaneUNet(2 * latent + 1, latent, *size)) for name, size in sizes.items()
     ]
     seconds: dict[str, list[float]] = {name: [] for name, _, _ in rows}
-    clocks = {name: _Clock(net.to(where).eval()) for name, _, net in rows}
+    clocks = {name: Clock(net.to(where).eval()) for name, _, net in rows}
     for _ in range(repeats + 1):
         for name, steps, net in rows:
             clock = clocks[name]
@@ -285,7 +327,7 @@ def networks(work: Work, repeats: int = 7, device: str = "auto") -> None:
             x = torch.randn(1, channels, *(n // DOWNSAMPLING for n in plan.window.shape), device=where)
             time_in = torch.ones(1, device=where)
             clock.seconds = 0.0
-            with ae.precise(plan.precision, where.type):
+            with inference_context(plan.precision, where.type):
                 for _ in range(steps):
                     net(x, time_in)
             seconds[name].append(clock.seconds)
@@ -295,16 +337,28 @@ def networks(work: Work, repeats: int = 7, device: str = "auto") -> None:
         print(f"{name}: {median:.3f} s, {median / reference:.1f} times TumorGen's, {torch.get_num_threads()} threads")
 
 
-def _trained(work: Path, name: str, device: str) -> tuple[Workspace, Plan, Method]:
-    """A workspace, its plan, and one of its trained methods, loaded."""
+def trained(work: Path, kind: type[M], device: DeviceName) -> tuple[Workspace, Plan, M]:
+    """Return a workspace, its plan, and a trained method, loaded."""
     workspace = Workspace(work)
     plan = workspace.plan()
-    method = find_method(name)(plan, workspace, find_device(device).type)  # type: ignore[arg-type]
+    method = kind(plan, workspace, find_device(device).type)
     method.load()
     return workspace, plan, method
 
 
-class _Clock:
+def network_of(method: Method) -> torch.nn.Module:
+    """Return the network that a sampling method calls at every step.
+
+    Raises:
+        BadParameter: The method has none.
+    """
+    net = getattr(method, "net", None)
+    if not isinstance(net, torch.nn.Module):
+        raise typer.BadParameter(f"{method.name} has no network that it calls at every step", param_hint="--methods")
+    return net
+
+
+class Clock:
     """Adds up the seconds spent in a network."""
 
     def __init__(self, net: torch.nn.Module) -> None:
@@ -326,31 +380,32 @@ class _Clock:
             torch.cuda.synchronize()
 
 
-def _middle(plan: Plan, healthy: Path) -> Request:
-    """A request in the middle of the first host, with a box of 0.4 windows, as if a user had given it."""
-    path = sorted(healthy.glob(f"*_0000{plan.file_ending}"))[0]
+def middle_request(plan: Plan, healthy: Path) -> Request:
+    """Return a request in the middle of the first host; the box has 0.4 times the window's edges."""
+    path = min(healthy.glob(f"*_0000{plan.file_ending}"))
     scan = read_scan(path.name, (path,), None, plan)
     size = [int(0.4 * e / s) for e, s in zip(plan.window.extent_mm, scan.grid.spacing_mm, strict=True)]
     start = [(n - m) // 2 for n, m in zip(scan.grid.shape, size, strict=True)]
-    box = Box(tuple(start), tuple(a + m for a, m in zip(start, size, strict=True)))  # type: ignore[arg-type]
+    box = Box(as_triple(start), as_triple(a + m for a, m in zip(start, size, strict=True)))
     return cut_window(scan, lay_window(scan, box, plan), None)
 
 
 @app.command()
-def scoring(
-    set_folder: Path, work: Work, judge: Annotated[Path, typer.Option()], repeats: int = 3, device: str = "auto"
-) -> None:
-    """Dice and surface Dice of a set whose predictions are there: ours (the box and its margin) and MONAI on whole volumes, in turn."""
-    from monai.metrics import DiceMetric
+def scoring(set_folder: Path, work: Work, judge: JudgeFolder, repeats: int = 3, device: DeviceName = "auto") -> None:
+    """Print the seconds of Dice and surface Dice of a set, predictions given: ours and MONAI's, in turn.
+
+    Ours looks at the box and its margin, MONAI at whole volumes.
+    """
+    from monai.metrics.meandice import DiceMetric
     from monai.metrics.surface_dice import compute_surface_dice
 
     workspace = Workspace(work)
     plan = workspace.plan()
-    model = Judge(judge, find_device(device), plan.tumor_name, plan.precision)  # type: ignore[arg-type]
+    model = Judge(judge, find_device(device), plan.tumor_name, plan.precision)
     pairs = []
     for files in synthetic_cases(plan, set_folder):
         image, grid, tumor, others = read_case(plan, files)
-        pairs.append((tumor, others, predict_around(model, image, grid, files.box), files.box, grid))  # type: ignore[arg-type]
+        pairs.append((tumor, others, predict_around(model, image, grid, files.box), files.box, grid))
 
     def ours() -> list[tuple[float, float]]:
         return [(v.dice, v.surface_dice) for v in (judge_pair(*pair, plan.tolerance_mm) for pair in pairs)]
@@ -362,7 +417,7 @@ def scoring(
             nsd = compute_surface_dice(
                 a, b, [plan.tolerance_mm], include_background=True, spacing=grid.spacing_mm, use_subvoxels=True
             )
-            scores.append((float(DiceMetric()(a, b)), float(nsd)))
+            scores.append((float(torch.as_tensor(DiceMetric()(a, b))), float(nsd)))
         return scores
 
     ours(), plain()
@@ -382,13 +437,14 @@ def scoring(
 
 @app.command()
 def stages(work: Work) -> None:
-    """What `commands.jsonl` and the runs recorded."""
+    """Print what `commands.jsonl` and the runs recorded."""
     for line in (work / "commands.jsonl").read_text().splitlines():
         print(line)
     for path in sorted(work.glob("runs/*/*/run.json")):
         run = json.loads(path.read_text())
         print(
-            f"{path.parent.name}: {run['iterations']} iterations, {run['seconds']:.0f} s, {run['peak_memory_gib']} GiB, {run['numbers']}"
+            f"{path.parent.name}: {run['iterations']} iterations, {run['seconds']:.0f} s, "
+            f"{run['peak_memory_gib']} GiB, {run['numbers']}"
         )
 
 
@@ -401,10 +457,13 @@ def live(
     rounds: int = 3,
     iterations: int = 40,
     warmup: int = 20,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> None:
-    """Seconds of an iteration of nnU-Net's own trainer and of one that paints, in turn on the same data; the painter stands still
-    while the former trains. The first iterations of a block, whose batches were made before it began, are not counted."""
+    """Print the seconds of an iteration of nnU-Net's own trainer and of one that paints, in turn on the same data.
+
+    The painter is stopped while nnU-Net's own trainer trains. The first iterations of a block are not counted, because
+    their batches were made before the block began.
+    """
     torch.set_num_threads(usable_cores() if device == "cpu" else 1)  # as nnU-Net's own command does
     base = Path(os.environ["nnUNet_preprocessed"]) / dataset
     with tempfile.TemporaryDirectory() as folder:
@@ -414,10 +473,10 @@ def live(
         from tumorgen_cli.nnunet.on_the_fly.settings import PROGRESS
         from tumorgen_cli.nnunet.on_the_fly.trainer import PaintingMixin
 
-        class Painted(PaintingMixin, nnUNetTrainer):  # type: ignore[misc]
+        class Painted(PaintingMixin, nnUNetTrainer):
             pass
 
-        trainers = {}
+        trainers: dict[str, Any] = {}
         for name, kind in (("plain", nnUNetTrainer), ("painted", Painted)):
             planned = {**json.loads((base / f"{plans}.json").read_text()), "continue_training": False}
             described = json.loads((base / "dataset.json").read_text())
@@ -442,13 +501,14 @@ def live(
                     busy += json.loads(progress.read_text())["busy_seconds"] - before
                     spent += time.perf_counter() - block
         finally:
-            os.killpg(painter.pid, signal.SIGCONT)  # else it would never see this process end
+            os.killpg(painter.pid, signal.SIGCONT)  # a stopped painter would not notice that this process ends
         for trainer in trainers.values():
             trainer.disable_checkpointing = True
             trainer.on_train_end()
         plain, painted = (float(np.median(times)) for times in seconds.values())
         print(
-            f"{iterations} iterations, {rounds} times in turn: plain {plain:.4f} s, painted {painted:.4f} s an iteration (medians), "
+            f"{iterations} iterations, {rounds} times in turn: plain {plain:.4f} s, "
+            f"painted {painted:.4f} s an iteration (medians), "
             f"{painted / plain - 1:+.1%}; the painter was busy {busy / spent:.0%} of the time"
         )
 

@@ -86,8 +86,7 @@ def measure(part: str, session: Session, healthy: Path, pairs: int, minutes: flo
     count, hosts = ("-n", str(pairs)), ("--healthy", str(healthy))
     if part == "quality":
         made = [session.run("synthesize", *source, *count) for source in (("--cases", "test"), hosts)]
-        sets = [option for each in made for option in ("--synthetic", Path(each["folder"]).name)]
-        reports = session.run("evaluate", *sets)
+        reports = session.run("evaluate", *(Path(each["folder"]).name for each in made))
         columns = {report["name"]: dict(report["rows"]) for report in reports}
         return pd.DataFrame(columns).rename_axis("measure").reset_index()
     if part == "stages":

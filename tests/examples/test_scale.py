@@ -1,7 +1,4 @@
-"""The simulation on paper: what it adds up is what was measured, and grows with scans, their size and fewer shards."""
-
-import importlib
-from pathlib import Path
+"""The estimate: its steps add up to what was measured, and grow with the scans, their size and fewer shards."""
 
 import numpy as np
 import pytest
@@ -14,10 +11,8 @@ from tumorgen_cli.synthesis.set_files import read_provenance
 
 
 @pytest.fixture(scope="module")
-def scale():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "examples")
-        return importlib.import_module("scale")
+def scale(example):
+    return example("scale")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +22,7 @@ def pairs(workspace, phantoms, tmp_path_factory):
     return out
 
 
-def test_steps_are_what_was_measured(scale, workspace, pairs):
+def test_steps_add_up_to_what_was_measured(scale, workspace, pairs):
     plan, judge = workspace.plan(), Threshold()
     before = sorted(path for path in pairs.rglob("*"))
     steps, size = scale.measured_steps(plan, pairs, synthetic_cases(plan, pairs), judge)
@@ -49,7 +44,7 @@ def test_hours(scale):
     assert scale.hours(3.6, 11_000, 8) == ("11.0", "1.4")
 
 
-def test_the_table_says_what_limits(scale, workspace, pairs, monkeypatch, capsys):
+def test_table_names_the_slowest_step(scale, workspace, pairs, monkeypatch, capsys):
     monkeypatch.setattr(scale, "needed_judge", lambda *_: Threshold())
     monkeypatch.setattr(
         scale,
