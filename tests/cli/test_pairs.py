@@ -116,7 +116,7 @@ def test_a_shard_of_a_filter(workspace, phantoms, tmp_path, monkeypatch):
     first = call(*arguments, "--shard", "2/2")
     assert "left to other shards" in first.stdout
     assert "the same command for the other shards" in told(first)
-    assert "shards are under way" in told(call(*arguments, "--shard", "1/3", code=1))
+    assert "shards are unfinished" in told(call(*arguments, "--shard", "1/3", code=1))
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     found = json.loads(call(*arguments, "--json").stdout)

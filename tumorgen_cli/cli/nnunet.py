@@ -81,7 +81,7 @@ def merge(
         _show_merge(made)
     empty = ", ".join(str(number) for number, fold in enumerate(made.folds) if not fold.pairs)
     if empty:
-        console.warn(f"fold {empty} has no pair to learn from: every pair comes from its validation cases")
+        console.warn(f"no pair to learn from in fold {empty}: every pair comes from its validation cases")
     if len(made.splits) == 1:
         console.note("nnU-Net copies the folds into nnUNet_preprocessed when it plans")
     console.next_command(_training_commands(made, work, preprocessed))

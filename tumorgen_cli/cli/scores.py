@@ -137,7 +137,9 @@ def make_study(
     sets: Sets = None,
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Number of lesions of each kind.", min=1)] = 20,
     out: Annotated[Optional[Path], typer.Option("--out", help="Where to write. Default: in the workspace.")] = None,
-    with_mask: Annotated[bool, typer.Option("--with-mask", metavar="", help="Let readers show the outline of the lesion.")] = False,
+    with_mask: Annotated[
+        bool, typer.Option("--with-mask", metavar="", help="Let readers show the outline of the lesion.")
+    ] = False,
     work: Work = DEFAULT_WORK,
     seed: Seed = None,
     as_json: Json = False,
