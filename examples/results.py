@@ -14,6 +14,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,10 +42,7 @@ def main(
     if unknown := set(wanted) - set(PARTS):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not among {', '.join(PARTS)}")
     session = Session(work)
-    if not (work / "plan.json").is_file():
-        session.run("plan", dataset)
-    session.run("preprocess")
-    session.run("train", "all")
+    prepare(session, dataset)
     sections = [
         f"## {part.capitalize()}\n\n{markdown(measure(part, session, healthy, pairs, minutes))}\n"
         for part in PARTS
@@ -53,6 +51,14 @@ def main(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page(title, session.commands, sections), encoding="utf-8")
     print(f"wrote {out}")
+
+
+def prepare(session: Session, dataset: str) -> None:
+    """Plan, preprocess and train what the workspace lacks."""
+    if not (session.work / "plan.json").is_file():
+        session.run("plan", dataset)
+    session.run("preprocess")
+    session.run("train", "all")
 
 
 def page(title: str, commands: list[str], sections: list[str]) -> str:
@@ -73,28 +79,35 @@ class Session:
         self.work = work
         self.commands: list[str] = []
 
-    def run(self, *arguments: str) -> Any:
-        """Run a command and return what it prints with --json; None if it prints nothing."""
+    def run(self, *arguments: str) -> None:
+        """Run a command."""
+        subprocess.run(self._call(arguments), check=True)
+
+    def read(self, *arguments: str) -> Any:
+        """Run a command and return what it prints with --json."""
+        done = subprocess.run([*self._call(arguments), "--json"], stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout)
+
+    def _call(self, arguments: Sequence[str]) -> list[str]:
+        """Record a command and return how this Python runs it."""
         self.commands.append(f"$ tumorgen {shlex.join(arguments)} -w {self.work.name}")
-        call = [sys.executable, "-m", "tumorgen_cli.cli", *arguments, "-w", str(self.work), "--json"]
-        done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True)
-        return json.loads(done.stdout) if done.stdout.strip() else None
+        return [sys.executable, "-m", "tumorgen_cli.cli", *arguments, "-w", str(self.work)]
 
 
 def measure(part: str, session: Session, healthy: Path, pairs: int, minutes: float) -> pd.DataFrame:
     """Run the commands of a part and return its table."""
     count, hosts = ("-n", str(pairs)), ("--healthy", str(healthy))
     if part == "quality":
-        made = [session.run("synthesize", *source, *count) for source in (("--cases", "test"), hosts)]
-        reports = session.run("evaluate", *(Path(each["folder"]).name for each in made))
+        made = [session.read("synthesize", *source, *count) for source in (("--cases", "test"), hosts)]
+        reports = session.read("evaluate", *(Path(each["folder"]).name for each in made))
         columns = {report["name"]: dict(report["rows"]) for report in reports}
         return pd.DataFrame(columns).rename_axis("measure").reset_index()
     if part == "stages":
         return costs(session.work)
     if part == "rivals":
-        made = session.run("compare", "--methods", METHODS, "--cases", "test", *hosts, *count)
+        made = session.read("compare", "--methods", METHODS, "--cases", "test", *hosts, *count)
         return pd.read_csv(made["table"])
-    made = session.run("downstream", "--arms", ARMS, "--cases", "train", *hosts, "--minutes", f"{minutes:g}")
+    made = session.read("downstream", "--arms", ARMS, "--cases", "train", *hosts, "--minutes", f"{minutes:g}")
     return pd.read_csv(made["table"])
 
 

@@ -54,22 +54,34 @@ def test_page_names_the_commands(example):
     assert "```console\n$ tumorgen plan X -w w\n```\n\n## Quality" in page
 
 
+def parse(arguments):
+    """Raise if the command line does not know a command or its options; do not run it."""
+    name, *others = arguments
+    typer.main.get_command(main.app).commands[name].make_context(name, others)
+
+
 @pytest.mark.parametrize("part", ["quality", "rivals", "downstream"])
 def test_command_line_knows_what_each_part_runs(example, part, tmp_path):
-    """The arguments are parsed, the commands do not run."""
     (tmp_path / "table.csv").write_text("method,DSC\ntumorgen,0.5\n")
     answer = {"folder": "work/synthetic/a", "table": str(tmp_path / "table.csv")}
+
+    def read(*arguments):
+        parse([*arguments, "-w", str(tmp_path), "--json"])
+        return [{"name": "a", "rows": [["DSC", "0.5"]]}] if arguments[0] == "evaluate" else answer
+
+    table = example("results").measure(part, SimpleNamespace(read=read, work=tmp_path), tmp_path, 2, 1.0)
+    assert len(table) == 1
+
+
+def test_command_line_knows_what_prepares_a_workspace(example, tmp_path):
     ran = []
 
     def run(*arguments):
-        ran.append(arguments)
-        return [{"name": "a", "rows": [["DSC", "0.5"]]}] if arguments[0] == "evaluate" else answer
+        parse([*arguments, "-w", str(tmp_path)])
+        ran.append(arguments[0])
 
-    table = example("results").measure(part, SimpleNamespace(run=run, work=tmp_path), tmp_path, 2, 1.0)
-    assert len(table) == 1
-    commands = typer.main.get_command(main.app).commands
-    for name, *arguments in ran:
-        commands[name].make_context(name, [*arguments, "-w", str(tmp_path), "--json"])
+    example("results").prepare(SimpleNamespace(run=run, work=tmp_path), "Dataset001_Toy")
+    assert ran == ["plan", "preprocess", "train"]
 
 
 def test_costs_come_from_commands_and_runs(example, tmp_path):

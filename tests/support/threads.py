@@ -6,6 +6,6 @@ import multiprocessing.pool
 
 
 class Threads:
-    """Stands in for a multiprocessing context: nnU-Net's check starts processes, which takes seconds; threads do not."""
+    """Stand in for a multiprocessing context: threads start at once, the processes of nnU-Net's check take seconds."""
 
     Pool = staticmethod(multiprocessing.pool.ThreadPool)
