@@ -356,7 +356,7 @@ def test_hopeless_painting_ends(painting, tmp_path, monkeypatch):
     def fails(*_):
         raise painter.DataError("No tumor came")
 
-    monkeypatch.setattr(painter._Easel, "paint", fails)
+    monkeypatch.setattr(painter.PatchPainter, "paint", fails)
     with pytest.raises(StateError, match="20 pairs given up; the last: No tumor came"):
         paint(tmp_path, job_of(painting))
     assert len((tmp_path / "given_up.jsonl").read_text().splitlines()) == 20
@@ -442,9 +442,8 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     folder = Path(trainer_module.__file__).parent / "nnunet_trainers"
     (file,) = (unpainted.root / "nnunet").glob("tumorgen_copypaste_*.json")
     assert lines == [f"export nnUNet_extTrainer={folder}", f"export TUMORGEN_PAINTING={file}"]
-    assert [path.name for path in folder.glob("*.py")] == [
-        "nnUNetTrainerTumorGen.py"
-    ]  # nnU-Net imports every module there
+    # nnU-Net imports every module there
+    assert [path.name for path in folder.glob("[!_]*.py")] == ["nnUNetTrainerTumorGen.py"]
     assert "-tr nnUNetTrainerTumorGen" in told(made)
     assert "nnUNetv2_plan_and_preprocess" in told(made)
     assert f"`export nnUNet_preprocessed={unpainted.root / 'nnunet' / 'nnUNet_preprocessed'}`" in told(
@@ -502,11 +501,11 @@ def test_the_folds_are_the_data_sets_and_the_workspaces_has_its_number(unpainted
 def test_hosts_that_were_exchanged_are_told(painting, phantoms, tmp_path):
     shutil.copytree(phantoms.healthy, tmp_path / "healthy")
     own = replace(painting, healthy=str(tmp_path / "healthy"))
-    painter.open_studio(own)
+    painter.load_painting(own)
     image, grid = read_volume(tmp_path / "healthy" / "Healthy_000_0000.nii.gz")
     write_volume(tmp_path / "healthy" / "Healthy_000_0000.nii.gz", image[::-1], grid)
     with pytest.raises(StateError, match="sizes of the hosts' files"):
-        painter.open_studio(own)
+        painter.load_painting(own)
 
 
 def test_everything_that_is_missing_is_told_at_once(workspace, tmp_path):
@@ -553,8 +552,9 @@ def test_a_judge_that_knows_held_out_cases_is_told(unpainted, phantoms, tmp_path
         "cpu",
     )
     made = call("nnunet-setup", "-w", unpainted.root, *arguments)
-    assert f"cases of Dataset777_Other that bear names of held-out ones ({unpainted.splits().test[0]}" in " ".join(
-        told(made).split()
+    assert (
+        f"cases of Dataset777_Other that have the same names as held-out cases ({unpainted.splits().test[0]}"
+        in " ".join(told(made).split())
     )
 
 

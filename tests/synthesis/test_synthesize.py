@@ -972,7 +972,7 @@ def test_a_solver_that_a_method_does_not_know(workspace, phantoms, tmp_path):
 
 
 def test_a_kind_that_a_method_does_not_know(workspace, phantoms, tmp_path):
-    with pytest.raises(PlanError, match="it is not told what to draw"):
+    with pytest.raises(PlanError, match="it knows no kinds of tumor"):
         paint(workspace, phantoms, tmp_path / "out", "copypaste", 1, sampling=Sampling(kind="necrotic"))
     with pytest.raises(PlanError, match="low-contrast, necrotic, heterogeneous"):
         paint(workspace, phantoms, tmp_path / "out", "tumorgen", 1, sampling=Sampling(kind="round"))

@@ -75,10 +75,9 @@ def _fold_faults(painting: Painting, trainer: Any, validation: Sequence[str]) ->
 
 def _missing_case_faults(painting: Painting, trainer: Any, known: Sequence[str]) -> list[Fault]:
     """Return the fault of a data set in which cases have other names than in the workspace."""
-    ending = trainer.dataset_json["file_ending"]
-    # nnU-Net keeps the labels of all cases there, whatever their fold
+    # nnU-Net keeps the labels of the cases of all folds there
     segmented = (Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations").glob("*")
-    names = {*known, *(path.name.removesuffix(ending) for path in segmented)}
+    names = {*known, *(path.name.removesuffix(trainer.dataset_json["file_ending"]) for path in segmented)}
     missing = sorted({*painting.learnt_from} - names)
     if not missing:
         return []
