@@ -47,7 +47,7 @@ def evaluate(
         console.print_json(reports)
     else:
         show_scores(reports)
-    merge = f"tumorgen merge DATASET {reports[-1].name} --out Dataset601_Merged{at_work(work)}"
+    merge = f"tumorgen merge DATASET SET --out Dataset601_Merged{at_work(work)}"
     console.next_command(f"open {reports[-1].page}, then: {merge}")
 
 
