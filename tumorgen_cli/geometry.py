@@ -198,6 +198,16 @@ def find_spanning_component(mask: np.ndarray) -> np.ndarray | None:
     )
 
 
+def find_largest_component(mask: np.ndarray) -> np.ndarray | None:
+    """Find the largest 6-connected component of a mask (X, Y, Z); the first of equal ones.
+
+    Returns:
+        The component, (X, Y, Z) bool, or None for an empty mask.
+    """
+    numbered, count = ndimage.label(mask)
+    return numbered == np.bincount(numbered.ravel())[1:].argmax() + 1 if count else None
+
+
 def tight_box(mask: np.ndarray) -> Box | None:
     """The tight box of a mask (X, Y, Z), or None for an empty mask."""
     spans = []

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import Box, Shape, Triple, as_triple, tight_box
+from tumorgen_cli.geometry import Box, Shape, Triple, as_triple, find_largest_component, tight_box
 from tumorgen_cli.planning.plan import Decisions, Plan
 from tumorgen_cli.system.errors import Fault, PlanError
 
@@ -176,11 +176,11 @@ def _deformed(
 
 def _largest_part(body: np.ndarray) -> np.ndarray:
     """Remove all parts of a soft mask except the largest; strong deformations may cut parts off."""
-    parts, count = ndimage.label(body >= 0.5)
-    if count < 2:
+    solid = body >= 0.5
+    largest = find_largest_component(solid)
+    if largest is None or (largest == solid).all():
         return body
-    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    others = ndimage.binary_dilation((parts > 0) & ~largest) & ~largest  # with their soft edges
+    others = ndimage.binary_dilation(solid & ~largest) & ~largest  # with their soft edges
     return np.where(others, 0, body).astype(np.float32)
 
 
