@@ -138,7 +138,7 @@ def test_an_error_is_told_in_a_line():
 
 
 def test_what_training_cost_and_came_to_is_told(tmp_path):
-    from tumorgen_cli.evaluation.reports.comparison import _training
+    from tumorgen_cli.evaluation.reports.comparison import training_rows
 
     write_json(
         tmp_path / "gan" / "run.json",
@@ -146,7 +146,7 @@ def test_what_training_cost_and_came_to_is_told(tmp_path):
     )
     runs = stage_runs({"segmentor": tmp_path / "segmentor", "gan": tmp_path / "gan"}, {"segmentor": 9, "gan": 5})
     assert runs == (StageCost("gan", 3, 5, 1.5, "cpu", {"unlabelled_scans": 2.0}),)
-    told = _training(Comparison("", "", "", 0, "", "", "", "", False, 1.0, {"freetumor": runs}, ()))
+    ((*_, told),) = training_rows(Comparison("", "", "", 0, "", "", "", "", False, 1.0, {"freetumor": runs}, ()))
     assert "unlabelled scans 2" in told
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
+from markupsafe import Markup
 
-from tumorgen_cli.evaluation.gains import REAL, Arm, ArmMeasure, Downstream, Failure
-from tumorgen_cli.evaluation.reports.html import INK, around, number, page, percent, picture_row, svg, table
+from tumorgen_cli.evaluation.gains import REAL, Arm, ArmMeasure, Downstream
+from tumorgen_cli.evaluation.reports.pages import INK, around, number, percent, render, svg
 from tumorgen_cli.metrics.summary import Summary
 
 _COLORS = ("#3b82d6", "#e0762b", "#3c9d54", "#a05bc4", "#c9a227", "#2aa3a8", "#d14d72", "#8a6d4f")
@@ -23,9 +23,6 @@ _TITLES = {
     "sensitivity": "lesions found",
     "false_positives": "false positives a scan",
 }
-_STYLE = """
-body{max-width:80rem}
-"""
 
 
 @dataclass(frozen=True)
@@ -45,23 +42,26 @@ class Patient:
 
 def draw_page(result: Downstream, patients: Sequence[Patient]) -> str:
     """Return the page as HTML."""
-    design = result.design
-    share = f"{design.ratio} pairs per real case, real cases repeated to about {percent(design.real_share)} of the drawn cases"
-    steps = result.schedule.epochs * result.schedule.iterations
-    head = (
-        f"<h1>What pairs do to nnU-Net</h1><p class=soft>{escape(result.dataset)} · {len(result.held_out)} real held-out patients · painted into "
-        f"{escape(result.hosts)} · {share} · {steps} iterations each ({design.minutes:g} minutes on {escape(result.device)}) · "
-        f"{design.seeds} {'seed' if design.seeds == 1 else 'seeds'}</p>\n"
-    )
-    parts = [head, _curves(result)]
+    counts = []
     for count in sorted({arm.cases for arm in result.arms}):
         arms = [arm for arm in result.arms if arm.cases == count]
-        parts += [f"<h2>{count} real cases</h2>", _table(arms), _sizes(arms)]
-    return page("Gains of nnU-Net", [*parts, _failures(result.failures), _patients(patients), _notes(result)], _STYLE)
+        header, rows = _measures(arms)
+        size_header, size_rows = _sizes(arms)
+        counts.append(
+            {"cases": count, "header": header, "rows": rows, "size_header": size_header, "size_rows": size_rows}
+        )
+    return render(
+        "downstream.html.j2",
+        title="Gains of nnU-Net",
+        result=result,
+        counts=counts,
+        curves=_curves(result),
+        patients=patients,
+    )
 
 
-def _curves(result: Downstream) -> str:
-    """DSC and its gain over the number of real cases, a line per arm, with intervals over patients."""
+def _curves(result: Downstream) -> Markup:
+    """Draw DSC and its gain over the number of real cases: a line per arm, with intervals over patients."""
     from matplotlib.figure import Figure
 
     text, soft, line, _ = INK
@@ -123,89 +123,56 @@ def _gain(arm: Arm) -> Summary | None:
     return arm.dice.gain
 
 
-def _table(arms: Sequence[Arm]) -> str:
+def _measures(arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the measures of all arms."""
     header = ["arm", "pairs", "real cases drawn", "seeds"]
     for title in _TITLES.values():
         header += [title, "gain"]
     rows = []
     for arm in arms:
-        row = [escape(arm.arm), str(arm.pairs), percent(arm.real_share), str(arm.seeds)]
+        row = [arm.arm, str(arm.pairs), percent(arm.real_share), str(arm.seeds)]
         for name in _TITLES:
             measure = getattr(arm, name)
-            row += [
-                _own(measure, arm.spread_over_seeds if name == "dice" else math.nan),
-                _told_gain(measure, arm.seeds),
-            ]
+            row += [_mean_cell(measure, arm.spread_over_seeds if name == "dice" else math.nan)]
+            row += [_gain_cell(measure, arm.seeds)]
         rows.append(row)
-    return table(header, rows)
+    return header, rows
 
 
-def _own(measure: ArmMeasure, over_seeds: float) -> str:
+def _mean_cell(measure: ArmMeasure, over_seeds: float) -> Markup:
     own = measure.over_patients
-    spread = f"<br><small>spread over patients {number(measure.spread)}" + (
-        f", seeds {number(over_seeds)}" if math.isfinite(over_seeds) else ""
-    )
-    return around(own.mean, own.low, own.high) + spread + "</small>"
+    seeds = f", seeds {number(over_seeds)}" if math.isfinite(over_seeds) else ""
+    spread = f"spread over patients {number(measure.spread)}{seeds}"
+    return Markup("{}<br><small>{}</small>").format(around(own.mean, own.low, own.high), spread)
 
 
-def _told_gain(measure: ArmMeasure, seeds: int) -> str:
+def _gain_cell(measure: ArmMeasure, seeds: int) -> str:
     gain = measure.gain
     if gain is None:
         return "–"
     p = f"p {measure.p:.3f}" if math.isfinite(measure.p) else "no test"
     shared = f", of {measure.seeds} shared seeds" if measure.seeds < seeds else ""
-    return f"{around(gain.mean, gain.low, gain.high)}<br><small>{measure.better} better, {measure.worse} worse, {p}{shared}</small>"
+    counts = f"{measure.better} better, {measure.worse} worse, {p}{shared}"
+    return Markup("{}<br><small>{}</small>").format(around(gain.mean, gain.low, gain.high), counts)
 
 
-def _sizes(arms: Sequence[Arm]) -> str:
-    """By size: the lesions found and the false positives, and the means of the patients whose largest lesion is of that size."""
+def _sizes(arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows by size: found lesions, false positives, and scores of the patients of that size."""
     header = ["arm"]
     for each in arms[0].by_size:
-        header += [
-            f"{escape(each.name)}: {each.lesions} lesions found",
-            "false positives a scan",
-            f"{each.patients} patients: DSC",
-            "NSD",
-        ]
+        header += [f"{each.name}: {each.lesions} lesions found", "false positives a scan"]
+        header += [f"{each.patients} patients: DSC", "NSD"]
     rows = []
     for arm in arms:
         measures = [(each.sensitivity, each.false_positives, each.dice, each.surface_dice) for each in arm.by_size]
-        rows.append([escape(arm.arm), *(_by_size(measure) for each in measures for measure in each)])
-    told = "Lesions and false positives by their diameter (that of the ball of the same volume), means over patients; patients by their largest lesion."
-    return f"<p class=soft>{told}</p>" + table(header, rows)
+        rows.append([arm.arm, *(_size_cell(measure) for each in measures for measure in each)])
+    return header, rows
 
 
-def _by_size(measure: ArmMeasure) -> str:
+def _size_cell(measure: ArmMeasure) -> Markup:
     own, gain = measure.over_patients, measure.gain
+    mean = around(own.mean, own.low, own.high)
+    if gain is None:
+        return mean
     p = f", p {measure.p:.3f}" if math.isfinite(measure.p) else ""
-    told = f"<br><small>gain {around(gain.mean, gain.low, gain.high)}{p}</small>" if gain else ""
-    return around(own.mean, own.low, own.high) + told
-
-
-def _failures(failures: Sequence[Failure]) -> str:
-    rows = [f"<p>{escape(each.arm)}, {each.cases} real cases: failed: {escape(each.reason)}</p>" for each in failures]
-    return f"<h2>Failed</h2>{''.join(rows)}\n" if rows else ""
-
-
-def _patients(patients: Sequence[Patient]) -> str:
-    rows = [picture_row(f"{patient.case}, {patient.cases} real cases", patient.pictures) for patient in patients]
-    note = "From the worst patient of the real arm to the best. All pictures of a row show the same slice and gray scale: the truth, then the result of each arm's first seed."
-    return f"<h2>Held-out patients</h2><p class=soft>{note}</p>{''.join(rows)}\n" if rows else ""
-
-
-def _notes(result: Downstream) -> str:
-    texts = (
-        "Every nnU-Net trains for the same number of iterations. At one number of real cases all have the same plan (made by "
-        "nnU-Net from these cases), patch size and batch size; arms differ only in the cases they draw_page. With fewer real cases the "
-        "methods learned from these cases only, for as long as their plan says; with all real cases they are the methods of the "
-        "workspace. The held-out patients were used neither to train nor to select pairs. Only the methods' grid and clip window "
-        "(spacing, extents, intensities), like nnU-Net's own fingerprint, are computed from all cases, with the held-out ones.",
-        "A patient counts once, with the mean over seeds. Intervals are 95 % bootstrap intervals over patients. p is that of "
-        "Wilcoxon's signed-rank test of the paired gains (of false positives: how many fewer); it is not corrected for the number "
-        "of comparisons, and it cannot be below 0.05 with fewer than 6 patients that gain or lose. Spread is the standard deviation.",
-        "Seeds are those of nnU-Net's training only: real cases, methods and pairs are the same for each seed. nnU-Net's data "
-        "loaders are not seeded.",
-        f"DSC and NSD (at {result.tolerance_mm:g} mm) are computed over whole scans. A lesion is found if one voxel of it is found; "
-        "a false positive touches no lesion.",
-    )
-    return "<h2>How to read it</h2>" + "".join(f"<p>{escape(text)}</p>" for text in texts) + "\n"
+    return Markup("{}<br><small>gain {}{}</small>").format(mean, around(gain.mean, gain.low, gain.high), p)
