@@ -1,1 +1,5 @@
 """The judge: an nnU-Net that segments pairs, to score and to filter them. Which one, its training, its verdict, its card."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

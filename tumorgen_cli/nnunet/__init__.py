@@ -1,1 +1,5 @@
 """nnU-Net v2 as a library and as a child process: jobs, schedules, trainers, results folders; painting while it trains."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

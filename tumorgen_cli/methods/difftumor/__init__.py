@@ -2,3 +2,7 @@
 
 `config` holds settings and plan rules, `objectives` the losses, `method` the contract.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

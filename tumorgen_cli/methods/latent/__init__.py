@@ -3,3 +3,7 @@
 `autoencoder` trains the KL-VAE, `quality` measures autoencoders, `cache` stores encoded training windows, `joint` holds
 the joint variable of latents and mask, and `canvas` leads from a window to its latents and back.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

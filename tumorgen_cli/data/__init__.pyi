@@ -1,0 +1,11 @@
+from .dataset import Dataset as Dataset
+from .dataset import find_dataset as find_dataset
+from .dataset import read_dataset as read_dataset
+from .hosts import find_hosts as find_hosts
+from .integrity import check_dataset as check_dataset
+from .phantom import write_phantoms as write_phantoms
+from .splits import Splits as Splits
+from .splits import make_splits as make_splits
+from .volumes import read_image as read_image
+from .volumes import read_volume as read_volume
+from .volumes import write_volume as write_volume

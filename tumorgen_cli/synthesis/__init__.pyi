@@ -1,0 +1,10 @@
+from .merge import plan_merge as plan_merge
+from .merge import write_merge as write_merge
+from .options import HostOptions as HostOptions
+from .options import QualityOptions as QualityOptions
+from .options import SetOptions as SetOptions
+from .provenance import Provenance as Provenance
+from .scan import read_scan as read_scan
+from .set_files import read_provenance as read_provenance
+from .sources import Source as Source
+from .synthesize import synthesize_set as synthesize_set

@@ -1,0 +1,12 @@
+from .devices import find_device as find_device
+from .errors import DataError as DataError
+from .errors import Fault as Fault
+from .errors import PlanError as PlanError
+from .errors import StateError as StateError
+from .errors import TumorgenError as TumorgenError
+from .files import atomic as atomic
+from .files import derive_seed as derive_seed
+from .files import hash_file as hash_file
+from .json_records import read_record as read_record
+from .json_records import write_json as write_json
+from .locks import locked as locked
