@@ -1,4 +1,4 @@
-"""FreeTumor: eq. 1 outside and inside the mask, the filter, what the generator learns from; unlabelled scans."""
+"""FreeTumor: eq. 1 outside and inside the mask, the filter, training windows, unlabeled scans."""
 
 import json
 import shutil
@@ -9,8 +9,11 @@ import pytest
 import torch
 from support.requests import make_request, opened
 
-from tumorgen_cli.methods import freetumor as ft
 from tumorgen_cli.methods.base import Sampling
+from tumorgen_cli.methods.freetumor import method as ft
+from tumorgen_cli.methods.freetumor import windows as ft_windows
+from tumorgen_cli.methods.freetumor.config import FilterConfig
+from tumorgen_cli.methods.freetumor.objectives import classification_loss, proportion
 from tumorgen_cli.models.tumor_generator import TumorGenerator
 from tumorgen_cli.pipeline import preprocess
 from tumorgen_cli.planning.workspace import Workspace
@@ -85,23 +88,23 @@ def test_outside_the_mask_nothing_changes(method, trained):
 
 def test_proportion():
     mask, found = np.zeros((4, 4, 4), np.float32), np.zeros((4, 4, 4), np.float32)
-    assert ft.proportion(found, mask) == 0
+    assert proportion(found, mask) == 0
     mask[:2] = 0.5
     mask[2] = 0.4  # not yet mask
     found[1:] = 0.5
-    assert ft.proportion(found, mask) == 0.5
+    assert proportion(found, mask) == 0.5
     found[0, 0] = 1
-    assert ft.proportion(found, mask) == pytest.approx(20 / 32)
+    assert proportion(found, mask) == pytest.approx(20 / 32)
 
 
 def answering(method, monkeypatch, answers):
     """S that finds a share of any mask, one answer per call; the threshold is the paper's."""
     calls = iter(answers)
     monkeypatch.setattr(ft, "proportion", lambda found, mask: next(calls))
-    method.config = replace(method.config, filter=ft.FilterConfig(0.7, 3))
+    method.config = replace(method.config, filter=FilterConfig(0.7, 3))
 
 
-def test_a_mask_that_fails_is_drawn_anew(method, trained, monkeypatch):
+def test_a_mask_that_fails_is_drawn_again(method, trained, monkeypatch):
     request = make_request(trained)
     answering(method, monkeypatch, [0.2, 0.69, 0.7])
     made = method.synthesize(request, 5, Sampling())
@@ -125,18 +128,18 @@ def test_a_scan_stays_healthy_when_no_mask_passes(method, trained, monkeypatch):
 
 
 def test_the_classifier_sees_real_and_painted_windows_alike(trained, monkeypatch):
-    """Had the real ones alone been turned, they would be the smoother ones, by interpolation."""
+    """Rotated windows are smoother: if only the real ones were rotated, the classifier would recognize them by that."""
     turned = []
     monkeypatch.setattr(
         windows, "augment", lambda image, mask, rng, spatial=True: (turned.append(spatial), (image, mask))[1]
     )
-    monkeypatch.setattr(ft, "augment", windows.augment)
+    monkeypatch.setattr(ft_windows, "augment", windows.augment)
     ft.FreeTumor(trained.plan(), trained).stage("gan").item(0)
     assert turned == [False, False]
 
 
 def test_the_segmentor_is_frozen_while_the_generator_learns(trained):
-    """Neither its weights change nor does anything but the generator get a gradient from the first objective."""
+    """Its weights do not change, and only the generator gets a gradient from the first objective."""
     stage = ft.FreeTumor(trained.plan(), trained).stage("gan")
     generator, classifier = (objective.module for objective in stage.objectives)
     segmentor, critic = generator._judges
@@ -161,13 +164,13 @@ def test_the_segmentor_is_frozen_while_the_generator_learns(trained):
 
 
 def test_healthy_windows_hold_no_tumor(method, trained):
-    """Labelled cases lose theirs before a mask is put anywhere, there too."""
+    """The tumors of labeled cases are removed first."""
     cases = [load_case(trained.cases / name) for name in trained.splits().train]
     marked = [
         replace(c, image=np.where(np.asarray(c.tumors)[None] > 0, 1e6, np.asarray(c.image)).astype(np.float32))
         for c in cases
     ]
-    windows = ft.HealthyWindows(marked, trained.plan(), method.config, method._tumors(), [])
+    windows = ft_windows.HealthyWindows(marked, trained.plan(), method.config, method._tumors(), [])
     for number, case in enumerate(cases):
         healthy, body = windows.healthy(number)
         assert healthy.max() <= 2 * np.asarray(case.image).max()
@@ -182,16 +185,7 @@ def test_healthy_windows_hold_no_tumor(method, trained):
     np.testing.assert_array_equal(again[1], windows.draw(np.random.default_rng(3), 3 % len(cases))[1])
 
 
-@pytest.mark.parametrize("stage", ["segmentor", "gan"])
-def test_an_item_is_a_function_of_its_number(trained, stage):
-    first, second = (ft.FreeTumor(trained.plan(), trained).stage(stage) for _ in range(2))
-    second.item(2)
-    for key, value in first.item(5).items():
-        np.testing.assert_array_equal(value, second.item(5)[key])
-    assert not np.array_equal(first.item(5)["image"], first.item(6)["image"])
-
-
-def test_what_the_runs_tell(trained):
+def test_the_runs_record_their_quality(trained):
     numbers = [
         json.loads((trained.run("freetumor", stage) / "run.json").read_text())["numbers"]
         for stage in ("segmentor", "gan")
@@ -206,10 +200,10 @@ def test_classification_counts_the_patches_that_hold_a_tumor():
     logits, mask = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 8, 8, 8)
     mask[0, 0, 0, 0, 0] = 1
     logits[0, 0, 1] = 9  # elsewhere
-    assert float(ft.classification_loss(logits, mask, 1.0)) == pytest.approx(np.log(2))
+    assert float(classification_loss(logits, mask, 1.0)) == pytest.approx(np.log(2))
     logits[0, 0, 0, 0, 0] = 9
-    assert float(ft.classification_loss(logits, mask, 1.0)) < 0.001
-    assert float(ft.classification_loss(logits, mask, 0.0)) == pytest.approx(9, abs=0.01)
+    assert float(classification_loss(logits, mask, 1.0)) < 0.001
+    assert float(classification_loss(logits, mask, 0.0)) == pytest.approx(9, abs=0.01)
 
 
 def test_a_box_of_another_window():
@@ -262,12 +256,12 @@ def test_a_workspace_of_some_cases_has_them_too(unlabelled, phantoms, tmp_path, 
     assert (
         subset_workspace(unlabelled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu") == inner
     )  # only a warning
-    assert ft.FreeTumor(inner.plan(), inner)._unlabelled()[0].record.spacing_mm == inner.plan().window.spacing_mm
+    assert ft.FreeTumor(inner.plan(), inner)._unlabeled()[0].record.spacing_mm == inner.plan().window.spacing_mm
 
 
 def test_the_generator_learns_from_them(unlabelled, trained):
     method = ft.FreeTumor(unlabelled.plan(), unlabelled)
-    names = [case.record.case for case in method._unlabelled()]
+    names = [case.record.case for case in method._unlabeled()]
     assert len(names) == 2
     assert method.trained("segmentor")  # which learns from labels alone
     assert not method.trained("gan")
@@ -278,8 +272,8 @@ def test_the_generator_learns_from_them(unlabelled, trained):
         method.stage("gan")
 
 
-def test_a_labelled_case_is_no_healthy_scan(unlabelled, phantoms, tmp_path):
-    """By its name, or by its content under another."""
+def test_a_labeled_case_is_not_a_healthy_scan(unlabelled, phantoms, tmp_path):
+    """Neither under its own name nor under another."""
     held_out = unlabelled.splits().test[0]
     with pytest.raises(DataError, match="6 of the data set's own cases"):
         preprocess.preprocess_healthy(unlabelled, phantoms.dataset, 0)

@@ -1,4 +1,4 @@
-"""Checkpoints from elsewhere, what the losses measure, and quality in closed form."""
+"""Initial weights from checkpoints, losses in closed form, training patches, latent statistics."""
 
 from dataclasses import replace
 
@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tumorgen_cli.methods.latent import autoencoder as ae
+from tumorgen_cli.methods.latent import quality
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.models.vae import KlVae
-from tumorgen_cli.preprocessing.intensity import unscale
 from tumorgen_cli.system.errors import StateError
 
 SMALL = (1, (8, 16, 32), 4, (1, 1, 1))
@@ -51,7 +51,7 @@ def test_other_widths_are_refused_tensor_by_tensor(tmp_path):
     before = {k: v.clone() for k, v in target.state_dict().items()}
     with pytest.raises(StateError, match=r"does not fit the plan \(\d+ tensors\)") as error:
         ae.load_initial(target, tmp_path / "other.safetensors")
-    assert len(error.value.faults) == 12  # many more differ; twelve are told
+    assert len(error.value.faults) == 12  # many more differ; twelve are listed
     for fault in error.value.faults:
         key = fault.where.removeprefix("other.safetensors: ")
         assert fault.expected.removeprefix("a tensor of ") == str(tuple(before[f"net.{key}"].shape))
@@ -150,52 +150,14 @@ def test_patches_of_every_size_also_larger_than_the_scan_alike_within_a_step(tra
     assert [set(sides) for sides in zip(*shapes, strict=True)] == [{32, 48, 64}, {32, 48}, {16}]
 
 
-class Shift:
-    """A codec whose pictures are off by a constant in the scaled range."""
-
-    def __init__(self, by):
-        self.by = by
-
-    def encode(self, image):
-        return image
-
-    def decode(self, latent):
-        return latent + self.by
-
-
-def test_quality_in_closed_form(trained):
-    plan = trained.plan()
-    plan = replace(plan, channels=tuple(replace(c, power=1.0) for c in plan.channels))
-    cases = ae.load_cases(trained, trained.splits().test)
-    perfect = ae.quality(Shift(0.0), cases, plan, "cpu")
-    assert perfect["psnr"] == pytest.approx(120)
-    assert perfect["ssim"] == pytest.approx(1, abs=1e-4)
-    assert perfect["cases"] == len(cases)
-    assert perfect["tumor_shift"] == pytest.approx(0, abs=1e-6)
-    off = ae.quality(Shift(0.02), cases, plan, "cpu")  # a hundredth of the clip window, where nothing is clipped
-    assert off["psnr"] == pytest.approx(40, abs=0.3)
-    assert off["psnr_worst"] <= off["psnr"]
-    assert off["tumor_shift"] == pytest.approx(0.01, rel=0.1)
-
-
 def test_latents_are_measured_to_mean_0_and_spread_1(trained):
     plan = trained.plan()
     method = find_method("tumorgen")(plan, trained)
     cases = ae.load_cases(trained, trained.splits().train)
-    ae.measure_latents(method.vae, cases, plan, "cpu")
+    ae.measure_latent_statistics(method.vae, cases, plan, "cpu")
     with torch.inference_mode():
         z = torch.cat(
-            [method.vae.encode(torch.from_numpy(ae.whole_image(c, plan))[None]).flatten(2) for c in cases], 2
+            [method.vae.encode(torch.from_numpy(quality.whole_image(c, plan))[None]).flatten(2) for c in cases], 2
         ).double()
     torch.testing.assert_close(z.mean((0, 2)), torch.zeros(4).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(z.std((0, 2)), torch.ones(4).double(), atol=1e-2, rtol=0)
-
-
-def test_whole_images_have_sides_divisible_by_four(trained):
-    plan = trained.plan()
-    case = ae.load_cases(trained, trained.splits().test)[0]
-    image = ae.whole_image(case, plan)
-    assert all(n % 4 == 0 and 0 <= n - m < 4 for n, m in zip(image.shape[1:], case.record.shape, strict=True))
-    keep = tuple(slice(0, n) for n in case.record.shape)
-    back = unscale(image, plan.channels, np.array(case.record.limits))[(slice(None), *keep)]
-    np.testing.assert_allclose(back, np.clip(case.image, *case.record.limits[0]), atol=1e-3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tumorgen_cli.methods.latent.autoencoder import load_cases
-from tumorgen_cli.methods.latent.cache import LatentCache, find_candidates, tumor_image
+from tumorgen_cli.methods.latent.cache import LatentCache, candidate_window, find_candidates
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.metrics.traits import describe_traits
 from tumorgen_cli.preprocessing.intensity import unscale
@@ -37,14 +37,14 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     masks, characters = np.unpackbits(packed, axis=-1), cache.load().characters
     assert masks.shape == (3, 2, 32, 32, 32)
     assert masks[:, 0].any((1, 2, 3)).all()
-    image, mask = tumor_image(plan, candidates[1], 1)
+    image, mask = candidate_window(plan, candidates[1], 1)
     np.testing.assert_array_equal(masks[1, 1], mask)
     limits = np.array(candidates[1].case.record.limits, np.float32)
-    told = describe_traits(
+    described = describe_traits(
         unscale(image, plan.channels, limits), mask, plan.window.spacing_mm, np.zeros(1)
     )  # in the scan's units
     assert characters.shape == (3, 2, 3)
-    np.testing.assert_array_equal(characters[1, 1], told)
+    np.testing.assert_array_equal(characters[1, 1], described)
     with torch.inference_mode():
         np.testing.assert_allclose(
             latents[1, 1], method.vae.encode(torch.from_numpy(image)[None])[0].numpy(), atol=1e-5

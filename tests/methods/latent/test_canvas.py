@@ -7,18 +7,18 @@ import pytest
 from scipy import ndimage
 
 from tumorgen_cli.geometry import Box
-from tumorgen_cli.methods.latent.canvas import near, roughen
+from tumorgen_cli.methods.latent.canvas import closeness, roughen_mask
 
 
 def test_how_near_a_voxel_is_to_the_tumor():
     mask = np.zeros((20, 8, 8), np.float32)
     mask[4:6, 3:5, 3:5] = 1
-    weight = near(mask, (2.0, 3.0, 4.0), 8.0)
+    weight = closeness(mask, (2.0, 3.0, 4.0), 8.0)
     assert weight[mask == 1].min() == 1
     assert weight[7, 3, 3] == pytest.approx(0.5)  # 4 mm away, half of the reach
     assert not weight[9:, 3, 3].any()  # 8 mm and more
     assert weight[4, 5, 3] > weight[4, 3, 5]  # 3 mm, 4 mm
-    assert not near(mask * 0.4, (2.0, 3.0, 4.0), 8.0).any()
+    assert not closeness(mask * 0.4, (2.0, 3.0, 4.0), 8.0).any()
 
 
 SIDE = 32
@@ -34,7 +34,7 @@ def soft_ball(radius, background=0.0):
 def rough(share, strength, box=WHOLE, seed=1):
     window = SimpleNamespace(spacing_mm=(3.0, 3.0, 3.0))
     canvas = SimpleNamespace(scaled=np.zeros((1, SIDE, SIDE, SIDE)), request=window, voxels=box)
-    return roughen(canvas, share[box.slices], strength, 12.0, seed)
+    return roughen_mask(canvas, share[box.slices], strength, 12.0, seed)
 
 
 @pytest.mark.parametrize("radius", [3, 5, 10])

@@ -1,0 +1,349 @@
+"""TumorGen: every switch of the paper's Table 2, stages, samplers, characters and their correction."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from support.requests import check_synthetic, make_request, opened
+from support.workspaces import plan_toy, sampling_with
+
+from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.geometry import Box, tight_box
+from tumorgen_cli.methods.base import INITIAL, Sampling, Synthetic
+from tumorgen_cli.methods.latent.canvas import open_canvas
+from tumorgen_cli.methods.latent.joint import upsample_mask
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.tumorgen import method as method_module
+from tumorgen_cli.methods.tumorgen.method import TumorGen
+from tumorgen_cli.methods.tumorgen.sampling import FlowSettings
+from tumorgen_cli.metrics.traits import describe_traits
+from tumorgen_cli.pipeline import train
+from tumorgen_cli.pipeline.train import train_stage, train_stages
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.intensity import scale
+from tumorgen_cli.system.errors import PlanError, StateError
+from tumorgen_cli.system.json_records import write_json
+from tumorgen_cli.training.checkpoints import load_weights
+
+
+def test_a_kind_is_one_of_the_main_channel(units_of_their_own):
+    """Characters drawn for --kind; the brighter a tumor is in one channel, the fainter it is in the other."""
+    known = np.random.default_rng(0).random((5, 6), np.float32)
+    known[:, 0], known[:, 3] = np.arange(1, 6), np.arange(5, 0, -1)
+    for main, (brightest, faintest) in enumerate(((5, 1), (1, 5))):
+        method = TumorGen(replace(units_of_their_own.plan(), main_channel=main), units_of_their_own)
+        method.condition.learn(known, np.full((5, 3), 30.0))
+        drawn = [
+            method.sampler.draw_character(Box((2, 2, 2), (4, 4, 4)), seed, "low-contrast")[0] for seed in range(20)
+        ]
+        assert set(drawn) == {faintest}
+        assert brightest in [method.sampler.draw_character(Box((2, 2, 2), (4, 4, 4)), seed)[0] for seed in range(40)]
+
+
+def columns(workspace, stage):
+    with (workspace.run("tumorgen", stage) / "log.csv").open() as stream:
+        return set(next(csv.reader(stream)))
+
+
+@pytest.fixture
+def replanned(trained, tmp_path, monkeypatch):
+    """(settings) -> a copy of the trained workspace, planned again with other settings; its VAE is kept."""
+    monkeypatch.setattr(TumorGen, "_preview", lambda self, path: None)  # tested with `trained`
+
+    def make(*settings):
+        found = Workspace(tmp_path / "work")
+        shutil.copytree(trained.root, found.root)
+        plan_toy(found, trained.plan().dataset_path, *settings)
+        assert found.plan().hash != trained.plan().hash
+        return found
+
+    return make
+
+
+ABLATIONS = [
+    ["flow.bapmg=false"],
+    ["flow.coarse_weight=0"],
+    ["flow.fine_weight=0"],
+    ["refiner.enabled=false"],
+    ["refiner.joint=true"],
+    ["refiner.guided=false"],
+    ["flow.character=false"],
+    ["flow.box_channel=true", "flow.time_schedule=logit-normal", "sampling.solver=heun"],
+]
+
+
+@pytest.mark.parametrize("changes", ABLATIONS, ids=lambda c: c[0])
+def test_every_switch_trains_and_synthesizes(replanned, trained, changes):
+    workspace = replanned(*(f"methods.tumorgen.{change}" for change in changes))
+    (method, plan) = (find_method("tumorgen")(workspace.plan(), workspace), workspace.plan())
+    assert method.trained("vae")
+    folder = workspace.run("tumorgen", "refiner")
+    shutil.rmtree(folder)
+    if not any(c.startswith("refiner") for c in changes) or "refiner.joint=true" in changes:
+        assert not method.trained("flow")
+        with pytest.raises(StateError, match="--restart"):
+            train_stage(workspace, "tumorgen", "flow", 2, "cpu")
+        train_stage(workspace, "tumorgen", "flow", 2, "cpu", restart=True)
+    train_stages(workspace, "tumorgen", "all", 2, "cpu")
+    assert all(method.trained(stage) for stage in method.stages)
+
+    separate = method.config.refiner.enabled and not method.config.refiner.joint
+    assert (folder / "run.json").is_file() == separate
+    terms = columns(workspace, "flow")
+    assert ("coarse" in terms) == bool(method.config.flow.coarse_weight)
+    assert ("fine" in terms) == bool(method.config.flow.fine_weight)
+    assert ("rec" in terms) == method.config.refiner.joint
+    loaded, hashes = opened("tumorgen", workspace)
+    assert set(hashes) == {"vae", "flow", *(["refiner"] if separate else [])}
+    request = make_request(workspace)
+    made = loaded.synthesize(request, 1, Sampling())
+    check_synthetic(request, made)
+    items = [loaded.stage("flow").item(i) for i in range(6)]
+    tight = [tight_box(i["mask"][0]).shape == tight_box(i["box"][0]).shape for i in items]
+    assert all(tight) if not method.config.flow.bapmg else not all(tight)
+    assert plan.hash == workspace.plan().hash
+
+
+def test_a_change_of_what_is_encoded_makes_flow_and_refiner_stale(trained, monkeypatch):
+    """The definition of a character is not in the plan; the VAE gets no characters."""
+    method = TumorGen(trained.plan(), trained)
+    assert all(method.trained(stage) for stage in method.stages)
+    monkeypatch.setattr(method_module, "FORMAT", "another")
+    assert [method.trained(stage) for stage in method.stages] == [True, False, False]
+
+
+def test_the_default_logs_every_term(trained):
+    assert {"flow", "rfm", "coarse", "fine"} <= columns(trained, "flow")
+    assert {"vae", "l1", "square", "gradient", "kl"} <= columns(trained, "vae")
+    assert {"psnr", "ssim"} <= set(json.loads((trained.run("tumorgen", "vae") / "run.json").read_text())["numbers"])
+    for stage in ("vae", "flow", "refiner"):
+        assert list((trained.run("tumorgen", stage) / "previews").glob("step_*.png"))
+
+
+def test_a_refiner_that_is_switched_off_is_not_trained(replanned):
+    workspace = replanned("methods.tumorgen.refiner.enabled=false")
+    shutil.rmtree(workspace.run("tumorgen", "refiner"))
+    for restart in (False, True):
+        assert train_stage(workspace, "tumorgen", "refiner", 2, "cpu", restart) is None
+    assert not workspace.run("tumorgen", "refiner").exists()
+
+    method, _ = opened("tumorgen", workspace)  # the mask is then the coarse one, upsampled
+    joint = torch.randn(1, 5, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(method.sampler.decode(joint)[1], upsample_mask(joint[:, -1:])[0, 0].numpy())
+
+
+def test_the_flow_sees_nothing_of_the_box(trained):
+    """z^m = (1 - B) z1: what lies in the box cannot change the draw; what lies outside does."""
+    method, _ = opened("tumorgen", trained)
+    latent = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    box = torch.zeros(1, 1, 8, 8, 8)
+    box[..., 2:6, 3:6, 2:5] = 1
+    hidden = latent + box * 9
+    outside = latent.clone()
+    outside[..., 7, 7, 7] += 9
+
+    character_input = method.sampler.first_input(method.sampler.draw_character(Box((2, 3, 2), (6, 6, 5)), 4))
+
+    def sample(z):
+        return method.sampler.sample(z, box, character_input, FlowSettings(4, 2, "euler"))
+
+    drawn = sample(latent)
+    assert torch.equal(drawn, sample(hidden))
+    assert not torch.equal(drawn * box, sample(outside) * box)
+    torch.testing.assert_close(drawn[:, :4] * (1 - box), latent * (1 - box))
+    assert ((drawn[:, 4:] * (1 - box)) == -(1 - box)).all()  # no tumor outside
+
+
+def test_steps_and_solver_are_the_plans_or_the_callers(trained):
+    method = sampling_with(trained, corrections=0)
+    request, calls = make_request(trained), []
+    hook = method.net.register_forward_hook(lambda *_: calls.append(1))
+    for sampling, expected in ((Sampling(), 2), (Sampling(steps=3), 3), (Sampling(steps=3, solver="heun"), 5)):
+        calls.clear()
+        method.synthesize(request, 0, sampling)
+        assert len(calls) == expected
+    hook.remove()
+
+
+def test_noise_is_as_strong_where_picture_and_host_are_blended(trained, monkeypatch):
+    """Half of the host's noise and half of the new noise together would be weaker than either."""
+    method = sampling_with(trained, keep_mm=20.0, roughness=0.0)
+    request = make_request(trained, Box((2, 2, 2), (30, 30, 30)))
+    high = float(request.limits[0, 1])
+    flat = np.full_like(request.image, 0.3 * high)
+    noise = 0.02 * high * np.random.default_rng(0).standard_normal(flat.shape).astype(np.float32)
+    canvas = open_canvas(method.vae, replace(request, image=flat + noise), method.plan, 100, "cpu")
+    smooth, ball = scale(flat, method.plan.channels, request.limits), np.zeros(flat.shape[1:], np.float32)
+    ball[14:18, 14:18, 14:18] = 1
+    monkeypatch.setattr(method.sampler, "sample", lambda *arguments: torch.zeros(1, 5, 8, 8, 8))
+    monkeypatch.setattr(method.sampler, "decode", lambda joint: (smooth.copy(), ball))
+    made = method.sampler.paint(canvas, smooth, None, FlowSettings(0, 1, "euler"))
+    between = (made.kept > 0.3) & (made.kept < 0.7)
+    assert made.image[0][between].std() == pytest.approx(0.02 * high, rel=0.1)
+    assert made.image[0][made.kept == 0].std() == pytest.approx(0.02 * high, rel=0.25)
+
+
+def test_a_larger_halo_brings_a_box_closer_to_the_decoded_window(trained):
+    method, _ = opened("tumorgen", trained)
+    box = Box((12, 12, 12), (20, 20, 20))
+    errors = []
+    for halo in (1, 2, 8):
+        canvas = open_canvas(method.vae, make_request(trained, box), trained.plan(), halo, "cpu")
+        with torch.no_grad():
+            whole, part = (method.vae.decode(latent)[0] for latent in (canvas.latent, canvas.latent[canvas.cells]))
+        errors.append(float((part[(0, *canvas.in_region(box).slices)] - whole[(0, *box.slices)]).abs().mean()))
+    assert errors[0] > errors[1] > errors[2] == 0
+
+
+def test_the_vae_starts_from_a_checkpoint(trained, tmp_path):
+    method = find_method("tumorgen")(trained.plan(), trained)
+    load_weights({"vae": method.vae}, trained.run("tumorgen", "vae"))
+    torch.save({k: v + 0.125 for k, v in method.vae.net.state_dict().items()}, tmp_path / "a.pt")
+    fresh = find_method("tumorgen")(trained.plan(), trained)
+    fresh.stage("vae", 1, tmp_path / "a.pt")
+    for key, value in fresh.vae.net.state_dict().items():
+        torch.testing.assert_close(value, method.vae.net.state_dict()[key] + 0.125)
+
+
+def test_stages_need_the_one_before(workspace, tmp_path):
+    copy = Workspace(tmp_path / "work")
+    shutil.copytree(workspace.root, copy.root)
+    with pytest.raises(StateError, match="tumorgen train vae"):
+        train_stage(copy, "tumorgen", "flow", 1, "cpu")
+    with pytest.raises(PlanError, match="did you mean refiner"):
+        train_stage(copy, "tumorgen", "refinr", 1, "cpu")
+    shutil.rmtree(copy.cases / copy.splits().train[0])
+    with pytest.raises(StateError, match="tumorgen preprocess"):
+        train_stage(copy, "tumorgen", "vae", 1, "cpu")
+
+
+def test_cases_that_initial_weights_were_trained_on_count_as_seen(trained, tmp_path, monkeypatch):
+    """A VAE of another fold has seen this fold's held-out cases; one of another data set has seen none of them."""
+    other, splits = Workspace(tmp_path / "other"), trained.splits()
+    shutil.copytree(trained.root, other.root)
+    write_json(other.splits_file, Splits((splits.train[1], *splits.test), splits.train[:1]))
+    monkeypatch.setattr(train, "open_method", lambda workspace, name, _: find_method(name)(workspace.plan(), workspace))
+    monkeypatch.setattr(train, "train", lambda *_: None)
+    method = find_method("tumorgen")(other.plan(), other)
+    assert method.learnt_from() == other.splits().train
+    initial = trained.run("tumorgen", "vae") / "weights.safetensors"
+    train.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=initial)
+    assert method.learnt_from() == (splits.train[1], *splits.test, *sorted({*splits.train} - {splits.train[1]}))
+    copy = tmp_path / "alone.safetensors"  # its cases are not known
+    shutil.copy(initial, copy)
+    train.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=copy)
+    assert method.learnt_from() == other.splits().train
+    train.train_stage(other, "tumorgen", "vae", device="cpu", restart=True)
+    assert not (method.folder("vae") / INITIAL).exists()
+
+
+def test_the_flow_warns_about_a_poor_vae(trained, capsys):
+    find_method("tumorgen")(trained.plan(), trained).stage("flow")
+    assert "tumors will look blurred" in " ".join(capsys.readouterr().err.split())
+
+
+def test_far_from_its_tumor_tumorgen_keeps_the_host(trained):
+    """Unless it paints the whole box, as in the paper."""
+    assert trained.plan().methods["tumorgen"]["sampling"]["keep_mm"] == 20
+    keeping, whole = (sampling_with(trained, keep_mm=keep, corrections=0) for keep in (6.0, 0.0))
+    assert keeping.keeps_background
+    assert not whole.keeps_background
+    request = make_request(trained, Box((4, 4, 4), (28, 28, 28)))
+    kept, painted = (method.synthesize(request, 3, Sampling()) for method in (keeping, whole))
+    np.testing.assert_array_equal(kept.mask, painted.mask)
+    away = ndimage.distance_transform_edt(kept.mask < 0.5, request.spacing_mm)
+    np.testing.assert_array_equal(kept.image[:, away > 6], request.image[:, away > 6])
+    np.testing.assert_allclose(kept.image[:, kept.mask >= 0.5], painted.image[:, kept.mask >= 0.5], atol=1e-2)
+
+
+def test_the_edge_of_a_refined_mask_becomes_irregular_and_of_a_coarse_one_not(trained, monkeypatch):
+    unsure = np.full((1, 64, 64, 64), 0.5, np.float32)
+    unsure[0, :16] = 0.3
+
+    def mask(refined, roughness):
+        method = sampling_with(trained, roughness=roughness, corrections=0)
+        method.config = replace(method.config, refiner=replace(method.config.refiner, enabled=refined))
+        decode = method.sampler.decode
+        monkeypatch.setattr(
+            method.sampler,
+            "decode",
+            lambda joint: (shown := decode(joint)[0], unsure[0][tuple(slice(n) for n in shown.shape[1:])]),
+        )
+        return method.synthesize(make_request(trained), 3, Sampling()).mask
+
+    assert not np.array_equal(mask(True, 2.0), mask(True, 0.0))
+    np.testing.assert_array_equal(mask(False, 2.0), mask(False, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("corrections", "answers", "kept", "draws"),
+    [
+        (0, 0.3, 0, 1),  # as drawn
+        (1, 0.3, 1, 2),  # closer
+        (3, 0.2, 2, 3),  # close enough before the last correction
+        (3, 1 / 1.5, 0, 1),  # close enough at once
+        (1, 2.0, 0, 2),  # the second one is farther away: the first is returned
+        (2, 0.05, 1, 3),  # the input is bounded
+        (3, 0.0, 0, 1),  # no tumor to correct
+    ],
+)
+def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, corrections, answers, kept, draws):
+    """The field answers with `answers` times its input; traits that are NaN are not requested."""
+    method = sampling_with(trained, corrections=corrections)
+    wanted = np.array([1.0, np.nan, -2.0 if answers == 0.05 else 0.25], np.float32)
+    inputs, decoded = [], []
+    monkeypatch.setattr(
+        "tumorgen_cli.methods.tumorgen.sampling.smooth_host", lambda *arguments: decoded.append(arguments)
+    )
+
+    def paint(canvas, smooth, character_input, settings):
+        inputs.append(character_input)
+        return Synthetic(
+            np.full((1, 4, 4, 4), len(inputs) - 1, np.float32), np.full((4, 4, 4), float(answers > 0), np.float32)
+        )
+
+    monkeypatch.setattr(method.sampler, "paint", paint)
+    monkeypatch.setattr(method.sampler, "draw_character", lambda *arguments: wanted)
+    monkeypatch.setattr(method.condition, "standardize", np.nan_to_num)
+    monkeypatch.setattr(
+        "tumorgen_cli.methods.tumorgen.sampling.describe_traits", lambda *arguments: answers * inputs[-1] + [0, 7, 0]
+    )
+    made = method.synthesize(make_request(trained), 1, Sampling())
+    assert made.image.flat[0] == kept
+    assert made.drawn["draws"] == len(inputs) == draws
+    assert len(decoded) == 1
+    known = np.nan_to_num(wanted)
+    np.testing.assert_allclose(inputs[0], 1.5 * known)
+    if draws > 1:
+        np.testing.assert_allclose(inputs[1], np.clip(inputs[0] + 2 * (known - answers * inputs[0]), -4, 4), rtol=1e-6)
+    if answers:
+        assert made.drawn["off"] == pytest.approx(np.abs(known - answers * inputs[kept])[[0, 2]].max(), abs=1e-4)
+    else:
+        assert "off" not in made.drawn
+
+
+def test_a_tumor_is_compared_with_its_character_as_training_tumors_were_described(trained):
+    """Intensities beyond the clip limits have no influence: a host's air, or a bladder beside the tumor."""
+    method = sampling_with(trained)
+    request = make_request(trained)
+    high = request.limits[0, 1]
+    mask = np.zeros(request.image.shape[1:], np.float32)
+    mask[14:18, 14:18, 14:18] = 1
+    tumor = np.where(mask, 0.5 * high, 0.1 * high)[None].astype(np.float32)
+    beside, far_beside = tumor.copy(), tumor.copy()
+    beside[:, 19:21], far_beside[:, 19:21] = high, 9 * high
+    character = method.condition.known()[0][0]
+    missing = [
+        method.sampler.missing_character(character, Synthetic(image, mask), request)
+        for image in (tumor, beside, far_beside)
+    ]
+    np.testing.assert_allclose(missing[1], missing[2], atol=1e-5)
+    assert method.sampler.missing_character(character, Synthetic(tumor, 0 * mask), request) is None
+    assert method.sampler.missing_character(None, Synthetic(tumor, mask), request) is None
+    found = method.condition.standardize(describe_traits(tumor, mask, request.spacing_mm, np.zeros(1)))
+    np.testing.assert_allclose(missing[0], method.condition.standardize(character) - found, atol=1e-4)

@@ -1,0 +1,109 @@
+"""TumorGen's condition: normal scores, characters for a box, the input channels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.workspaces import sampling_with
+
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.tumorgen.condition import Condition, draw_character, normal_scores
+from tumorgen_cli.methods.tumorgen.sampling import FlowSettings
+
+
+@pytest.fixture(scope="module")
+def make_condition(trained):
+    flow = find_method("tumorgen")(trained.plan(), trained).config.flow
+    return lambda channels=1, **changes: Condition(4, channels, replace(flow, **changes))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_normal_scores_have_no_unit():
+    known = rng().lognormal(0, 2, (200, 2))
+    scores = normal_scores(known, known)
+    assert np.abs(scores.mean(0)).max() < 0.01
+    np.testing.assert_allclose(scores.std(0), 1, atol=0.05)
+    np.testing.assert_allclose(normal_scores(1000 * known + 7, 1000 * known + 7), scores, atol=1e-5)
+    assert np.array_equal(np.argsort(scores[:, 0]), np.argsort(known[:, 0]))
+    odd = np.array([[np.nan, known[:, 1].max() * 9]])
+    assert normal_scores(odd, known)[0].tolist() == [0, scores[:, 1].max()]
+    dull = np.stack([np.full(5, 3.0), np.full(5, np.nan)], 1)  # equal or unknown values carry no information
+    assert not normal_scores(np.array([[4.0, 4.0]]), dull).any()
+    assert not normal_scores(known[:1], known[:1]).any()  # a single tumor
+
+
+def test_a_character_comes_from_a_tumor_that_fits_the_box():
+    known = np.arange(3.0)[:, None].repeat(3, 1)
+    extents = np.array([[20.0] * 3, [60.0] * 3, [110.0] * 3])
+
+    def drawn(side, kind=None):
+        generator = rng()
+        return {draw_character(known, extents, (side,) * 3, (15.0,) * 3, generator, kind, 0)[0] for _ in range(50)}
+
+    assert [drawn(side) for side in (35, 75, 125)] == [{0}, {1}, {2}]
+    assert [drawn(side) for side in (2, 500)] == [{0}, {2}]  # fits none of them: the nearest in size
+    assert drawn(55) == {0, 1}  # fits two of them
+    assert drawn(125, "low-contrast") == {0}  # whatever the box
+
+
+def test_a_condition_shows_the_character_in_the_box_alone(make_condition):
+    condition = make_condition(channels=2, character=True, box_channel=False)
+    latent, box = torch.randn(2, 4, 8, 8, 8), torch.zeros(2, 1, 8, 8, 8)
+    box[..., 2:5, 1:4, 3:6] = 1
+    character = torch.randn(2, 6)
+    out = condition(latent, box, character)
+    assert out.shape[1] == condition.channels == 10
+    torch.testing.assert_close(out[:, :4], latent * (1 - box))
+    torch.testing.assert_close(out[:, 4:], box * character[..., None, None, None])
+    with pytest.raises(ValueError, match="needs one"):
+        condition(latent, box, None)
+
+
+def test_without_characters_the_condition_is_the_papers(make_condition):
+    latent, box = torch.randn(1, 4, 8, 8, 8), torch.ones(1, 1, 8, 8, 8)
+    plain, boxed = (make_condition(character=False, box_channel=channel) for channel in (False, True))
+    assert (plain.channels, boxed.channels) == (4, 5)
+    assert plain.state_dict() == {}
+    assert torch.equal(boxed(latent, box, None), torch.cat([0 * latent, box], 1))
+    assert plain.draw((1, 1, 1), (1, 1, 1), rng(), None, 0) is None
+
+
+@pytest.mark.parametrize("count", [1, 40, 1000])
+def test_known_characters_are_saved_with_the_field(make_condition, count):
+    """Every tumor once; of more tumors than rows, evenly spaced ones."""
+    condition = make_condition(character=True)
+    characters = np.arange(count, dtype=np.float32)[:, None].repeat(3, 1)
+    condition.learn(characters, np.full((count, 3), 20.0))
+    again = make_condition(character=True)
+    again.load_state_dict(condition.state_dict())
+    known, extents = again.known()
+    assert len(known) == len(extents) == min(count, Condition.ROWS) == len(np.unique(known[:, 0]))
+    assert known.mean() == pytest.approx((count - 1) / 2, abs=3)
+    np.testing.assert_array_equal(condition.standardize(characters), again.standardize(characters))
+    assert np.array_equal(
+        condition.draw((30,) * 3, (5,) * 3, rng(4), None, 0), again.draw((30,) * 3, (5,) * 3, rng(4), None, 0)
+    )
+
+
+@pytest.mark.parametrize("emphasis", [0.0, 1.0, 1.5])
+def test_a_character_changes_the_tumor_and_nothing_else(trained, emphasis):
+    method = sampling_with(trained, emphasis=emphasis)
+    sampler = method.sampler
+    seen = []
+    method.condition.register_forward_pre_hook(lambda module, args: seen.append(args[2].numpy()[0]))
+    latent, box = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 8, 8, 8)
+    box[..., 2:6, 3:6, 2:5] = 1
+    known = method.condition.known()[0]
+    strong, weak = (
+        sampler.sample(latent, box, sampler.first_input(np.quantile(known, q, axis=0)), FlowSettings(4, 2, "euler"))
+        for q in (1, 0)
+    )
+    np.testing.assert_allclose(
+        seen[0], emphasis * method.condition.standardize(np.quantile(known, 1, axis=0)), rtol=1e-6
+    )
+    assert ((strong - weak).abs()[(box > 0).expand_as(strong)].max() > 1e-3) == (emphasis > 0)
+    torch.testing.assert_close(strong * (1 - box), weak * (1 - box), rtol=0, atol=0)
