@@ -44,8 +44,8 @@ def test_surface_dice_of_equal_masks_is_one_even_at_the_edge():
 def test_surface_dice_of_a_shifted_block():
     """A block of n³ voxels moved by s > τ.
 
-    Of each block's surface of 6 n², these parts are beyond the tolerance: the face that sticks out, strips of s - τ on four
-    sides, and of the face inside the other block everything further than τ from its sides.
+    Of each block's surface of 6 n², these parts are beyond the tolerance: the face that sticks out, strips of s - τ on
+    four sides, and of the face inside the other block everything further than τ from its sides.
     """
     n, shift, tolerance = 20, 3, 1.5
     a, b = block((8, 8, 8), (n, n, n)), block((8 + shift, 8, 8), (n, n, n))
