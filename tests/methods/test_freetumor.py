@@ -225,60 +225,60 @@ def test_a_box_of_another_window():
 
 
 @pytest.fixture
-def unlabelled(trained, phantoms, tmp_path):
+def unlabeled(trained, phantoms, tmp_path):
     found = Workspace(tmp_path / "work")
     shutil.copytree(trained.root, found.root)
     assert preprocess.preprocess_healthy(found, phantoms.healthy, 0) == 2
     return found
 
 
-def test_tumor_free_scans_have_the_cases_form_and_are_resumed(unlabelled, phantoms):
-    folders = sorted(unlabelled.unlabelled.iterdir())
+def test_tumor_free_scans_have_the_cases_form_and_are_resumed(unlabeled, phantoms):
+    folders = sorted(unlabeled.unlabelled.iterdir())
     for folder in folders:
         case = load_case(folder)
-        assert case.record.spacing_mm == unlabelled.plan().window.spacing_mm
+        assert case.record.spacing_mm == unlabeled.plan().window.spacing_mm
         assert case.record.components == ()
         assert case.tumors.shape == case.image.shape[1:]
         assert not case.tumors.any()
     (folders[0] / "case.json").unlink()
-    assert preprocess.preprocess_healthy(unlabelled, phantoms.healthy, 0) == 1
+    assert preprocess.preprocess_healthy(unlabeled, phantoms.healthy, 0) == 1
 
 
-def test_a_workspace_of_some_cases_has_them_too(unlabelled, phantoms, tmp_path, monkeypatch):
+def test_a_workspace_of_some_cases_has_them_too(unlabeled, phantoms, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
-    splits = unlabelled.splits()
-    inner = subset_workspace(unlabelled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu")
-    names = {path.name for path in unlabelled.unlabelled.iterdir()}
+    splits = unlabeled.splits()
+    inner = subset_workspace(unlabeled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu")
+    names = {path.name for path in unlabeled.unlabelled.iterdir()}
     assert {path.name for path in inner.unlabelled.iterdir()} == names
     assert len(names) == 2
     assert preprocess.healthy_folders(inner) == [phantoms.healthy.resolve()]
-    write_json(unlabelled.healthy_file, [str(tmp_path / "gone")])
+    write_json(unlabeled.healthy_file, [str(tmp_path / "gone")])
     assert (
-        subset_workspace(unlabelled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu") == inner
+        subset_workspace(unlabeled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu") == inner
     )  # only a warning
     assert ft.FreeTumor(inner.plan(), inner)._unlabeled()[0].record.spacing_mm == inner.plan().window.spacing_mm
 
 
-def test_the_generator_learns_from_them(unlabelled, trained):
-    method = ft.FreeTumor(unlabelled.plan(), unlabelled)
+def test_the_generator_learns_from_them(unlabeled, trained):
+    method = ft.FreeTumor(unlabeled.plan(), unlabeled)
     names = [case.record.case for case in method._unlabeled()]
     assert len(names) == 2
     assert method.trained("segmentor")  # which learns from labels alone
     assert not method.trained("gan")
     assert ft.FreeTumor(trained.plan(), trained).trained("gan")
-    path = unlabelled.unlabelled / names[0] / "case.json"
+    path = unlabeled.unlabelled / names[0] / "case.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "inputs_hash": "old"}))
     with pytest.raises(StateError, match="preprocess --healthy"):
         method.stage("gan")
 
 
-def test_a_labeled_case_is_not_a_healthy_scan(unlabelled, phantoms, tmp_path):
+def test_a_labeled_case_is_not_a_healthy_scan(unlabeled, phantoms, tmp_path):
     """Neither under its own name nor under another."""
-    held_out = unlabelled.splits().test[0]
+    held_out = unlabeled.splits().test[0]
     with pytest.raises(DataError, match="6 of the data set's own cases"):
-        preprocess.preprocess_healthy(unlabelled, phantoms.dataset, 0)
+        preprocess.preprocess_healthy(unlabeled, phantoms.dataset, 0)
     shutil.copytree(phantoms.healthy, tmp_path / "scans")
     shutil.copy(phantoms.dataset / "imagesTr" / f"{held_out}_0000.nii.gz", tmp_path / "scans" / "Somebody_0000.nii.gz")
     with pytest.raises(DataError, match=f"Somebody, which is {held_out}"):
-        preprocess.preprocess_healthy(unlabelled, tmp_path / "scans", 0)
-    assert len(list(unlabelled.unlabelled.iterdir())) == 2
+        preprocess.preprocess_healthy(unlabeled, tmp_path / "scans", 0)
+    assert len(list(unlabeled.unlabelled.iterdir())) == 2

@@ -62,6 +62,6 @@ def test_a_contrast_is_painted_as_it_was_measured(bright, name):
     for seed in range(4):
         made = method.synthesize(request, seed, Sampling())
         found = (made.image[0] - 70)[ndimage.binary_erosion(made.mask > 0.9, iterations=2)].mean() / 70
-        asked = made.drawn["contrast"][0] / 70 if name == "syntumor" else 0.5 + 0.5 * int(made.drawn["donor"][1:])
-        assert 0.5 <= asked <= 3
-        assert found == pytest.approx(asked, rel=0.3 if name == "syntumor" else 0.05)
+        expected = made.drawn["contrast"][0] / 70 if name == "syntumor" else 0.5 + 0.5 * int(made.drawn["donor"][1:])
+        assert 0.5 <= expected <= 3
+        assert found == pytest.approx(expected, rel=0.3 if name == "syntumor" else 0.05)

@@ -21,7 +21,7 @@ def draw(*shape, seed=0):
 
 
 def roughen(module):
-    """Every weight drawn: fresh networks hold zeros that would hide a mistake."""
+    """Add noise to every weight: new networks contain zeros that would hide a mistake."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -115,7 +115,7 @@ def test_the_refiner_gives_logits_on_the_working_grid(kl_vae, guided):
     found = refiner(mask, features)
     assert found.shape == (2, 1, 16, 12, 20)
     other = refiner(mask, kl_vae.decode_with_features(latent + 1)[1])
-    assert torch.equal(found, other) != guided  # the ablation without VAE features sees none
+    assert torch.equal(found, other) != guided  # the ablation without VAE features does not use them
     assert not torch.equal(found, refiner(-mask, features))
 
 
@@ -155,11 +155,11 @@ def test_three_levels_halve_twice():
     assert net(draw(1, 9, 4, 8, 12), torch.tensor([0.5])).shape == (1, 5, 4, 8, 12)
 
 
-def test_time_is_told_item_by_item(unet):
+def test_every_item_has_its_own_time(unet):
     x = draw(1, 9, 4, 4, 4)
     both = unet(x.expand(2, -1, -1, -1, -1), torch.tensor([0.1, 0.12]))
     torch.testing.assert_close(both[:1], unet(x, torch.tensor([0.1])), atol=1e-5, rtol=1e-5)
-    assert (both[0] - both[1]).abs().max() > 1e-4  # near times can be told apart
+    assert (both[0] - both[1]).abs().max() > 1e-4  # the network distinguishes close times
 
 
 def test_velocities_are_single_precision(unet):
@@ -199,8 +199,8 @@ def test_a_codebook_learns_clusters():
     assert torch.equal(before, book.codes)
 
 
-def test_a_code_lives_as_long_whatever_a_step_holds():
-    """A code that starts again on a small patch is no dead one on the next, larger patch."""
+def test_the_use_of_a_code_does_not_depend_on_the_size_of_a_step():
+    """A code that was replaced on a small patch is not unused on the next, larger patch."""
     book = Codebook(3, 1).train()
     few, many = (torch.tensor([9.0]).repeat(n).view(1, 1, n, 1, 1) for n in (8, 8 * 27))
     book(few)
@@ -253,7 +253,7 @@ def test_plane_unet_mixes_planes_only_by_attention():
         if getattr(module, "along_depth", False):
             torch.nn.init.zeros_(module.out.weight), torch.nn.init.zeros_(module.out.bias)
     norms = [m for m in net.modules() if isinstance(m, torch.nn.GroupNorm)]
-    for norm in norms:  # statistics are of whole volumes: take them away, too
+    for norm in norms:  # norms mix whole volumes, so they are removed too
         norm.forward = lambda x: x
     torch.testing.assert_close(net(x, step)[..., 4], net(changed, step)[..., 4])
 
@@ -264,7 +264,7 @@ def test_the_depth_attention_knows_the_slices_order():
     x, step, turned = draw(1, 3, 8, 8, 6), torch.tensor([3.0]), torch.tensor([2, 0, 5, 1, 4, 3])
     torch.testing.assert_close(
         net(x[..., turned], step), net(x, step)[..., turned]
-    )  # untrained, all places count alike
+    )  # untrained, the order of the slices has no influence
     for module in net.modules():
         if getattr(module, "near", None) is not None:
             torch.nn.init.normal_(module.near)

@@ -165,16 +165,16 @@ def test_a_restart_killed_at_once_does_not_bring_the_old_run_back(tmp_path, whol
 
 
 def test_sigterm_saves_and_stops(tmp_path, whole):
-    def asked(number):
+    def interrupted(number):
         if number == 8:
             os.kill(os.getpid(), signal.SIGTERM)
         return item(number)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        train(make_stage(asked), tmp_path, "cpu", "fp32")
+        train(make_stage(interrupted), tmp_path, "cpu", "fp32")
     assert signal.getsignal(signal.SIGTERM) is before
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5  # the step that was running is finished first
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5  # the running step is finished first
     train(make_stage(), tmp_path, "cpu", "fp32")
     assert equal(weights(tmp_path), weights(whole))
 
