@@ -1,4 +1,7 @@
-"""Worker processes that read many cases: how many fit into memory, and one result per case, in order."""
+"""Worker processes that read many cases: how many fit into memory, and one result per case, in order.
+
+Joblib is not used: its workers stay in memory after the pass.
+"""
 
 from __future__ import annotations
 

@@ -134,6 +134,8 @@ def preprocess(plan: Plan, jobs: Sequence[Job], folder: Path, workers: int, tick
 def _preprocess_in_parallel(plan: Plan, jobs: Sequence[Job], folder: Path, workers: int, ticker: Ticker) -> None:
     """Preprocess cases in worker processes, which get a new case only when one is finished.
 
+    Joblib is not used, because it does not tell which cases were running when a worker was killed.
+
     Raises:
         StateError: a worker was killed.
     """
