@@ -314,13 +314,14 @@ def _noise(channel: np.ndarray, where: np.ndarray, regions: _Regions) -> tuple[f
 
     Returns its robust standard deviation, and its share of the variance.
     """
+    from scipy.stats import median_abs_deviation
+
     if np.count_nonzero(where) < _LEAST_VOXELS:
         return math.nan, math.nan
     values = channel[where]
     rest = values - regions.local(channel, where, regions.scales_mm[0])[0]
-    return 1.4826 * float(np.median(np.abs(rest - np.median(rest)))), _over(
-        float((rest**2).mean()), float(values.var())
-    )
+    spread = float(median_abs_deviation(rest, scale=1 / 1.4826))  # the standard deviation of normal noise
+    return spread, _over(float((rest**2).mean()), float(values.var()))
 
 
 def _entropy(values: np.ndarray) -> float:

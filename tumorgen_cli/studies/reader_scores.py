@@ -138,18 +138,20 @@ def wilson(count: int, total: int) -> Proportion:
     """
     if not total:
         return Proportion(0, 0, math.nan, math.nan, math.nan)
-    z, p = 1.959963984540054, count / total
-    middle = (p + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    return Proportion(count, total, p, max(0.0, middle - half), min(1.0, middle + half))
+    from scipy.stats import binomtest
+
+    interval = binomtest(count, total).proportion_ci(0.95, "wilson")
+    return Proportion(count, total, count / total, float(interval.low), float(interval.high))
 
 
 def rating_auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     """Return the share of pairs in which the positive is rated higher, ties half; nan where a side is empty."""
     if not positives or not negatives:
         return math.nan
-    gaps = np.sign(np.subtract.outer(np.asarray(positives, float), np.asarray(negatives, float)))
-    return float((gaps.mean() + 1) / 2)
+    from sklearn.metrics import roc_auc_score
+
+    truths = [True] * len(positives) + [False] * len(negatives)
+    return float(roc_auc_score(truths, [*positives, *negatives]))
 
 
 def _read_answers(path: Path, faults: list[Fault]) -> Answers | None:
