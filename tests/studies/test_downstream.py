@@ -29,8 +29,9 @@ from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies import downstream, downstream_runs
-from tumorgen_cli.studies.downstream import case_counts, gain_rows, gains_csv, measure_gains, nested_order
+from tumorgen_cli.studies.downstream import case_counts, measure_gains, nested_order
 from tumorgen_cli.studies.downstream_runs import attained_share, repeats
+from tumorgen_cli.studies.downstream_tables import gain_rows, gains_csv
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.system.json_records import read_record, write_json

@@ -174,7 +174,7 @@ def downstream(
     if as_json:
         console.print_json(made)
     else:
-        from tumorgen_cli.studies.downstream import gain_rows
+        from tumorgen_cli.studies.downstream_tables import gain_rows
 
         title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
         columns = (

@@ -9,8 +9,6 @@ not made again.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +23,7 @@ from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.evaluation.cases import synthetic_cases
 from tumorgen_cli.evaluation.gains import (
     LIVE,
-    MEASURES,
     REAL,
-    Arm,
     Design,
     Downstream,
     Failure,
@@ -54,6 +50,7 @@ from tumorgen_cli.studies.downstream_runs import (
     run_folder,
     train_and_score,
 )
+from tumorgen_cli.studies.downstream_tables import gains_csv
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions
@@ -236,8 +233,8 @@ def _check_hosts(plan: Plan, dataset: Dataset, splits: Splits, healthy: Path) ->
     if known:
         found = f"{len(known)} held-out cases ({describe_matches(known)}), from which nnU-Net would learn"
         faults.append(Fault(str(healthy), found, "other scans", "take them out of the folder"))
-    if bare := unlabeled_hosts(plan, sources):
-        faults.append(unlabeled_hosts_fault(str(healthy), bare))
+    if unlabeled := unlabeled_hosts(plan, sources):
+        faults.append(unlabeled_hosts_fault(str(healthy), unlabeled))
     if faults:
         raise DataError("The hosts cannot be used", faults)
 
@@ -353,77 +350,6 @@ def _write(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> No
     write_json(root / "downstream.json", none_for_nan(to_plain(result)))
     write_text(root / "downstream.csv", gains_csv(result.arms))
     write_text(root / "downstream.html", downstream.draw_page(result, _pictures(root, plan, result, data)))
-
-
-def gains_csv(arms: Sequence[Arm]) -> str:
-    """Write a line per arm, number of cases and measure as CSV, also by lesion size.
-
-    By size, Dice and surface Dice are of the patients whose largest lesion is of that size; found lesions and false
-    positives are counted by their own size.
-    """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    head = [
-        "arm",
-        "real cases",
-        "pairs",
-        "seeds",
-        "measure",
-        "lesion size",
-        "count",
-        "mean",
-        "low",
-        "high",
-        "spread over patients",
-    ]
-    writer.writerow([*head, "gain", "gain low", "gain high", "p", "better", "worse"])
-    for arm in arms:
-        lines = [(name, "any", getattr(arm, name)) for name in MEASURES]
-        lines += [(name, each.name, getattr(each, name)) for each in arm.by_size for name in MEASURES]
-        for name, size, measure in lines:
-            own, gain = measure.over_patients, measure.gain
-            values = [
-                own.mean,
-                own.low,
-                own.high,
-                measure.spread,
-                *((gain.mean, gain.low, gain.high, measure.p) if gain else ()),
-            ]
-            numbers = [f"{value:.4f}" for value in values] + [""] * (8 - len(values))
-            writer.writerow(
-                [
-                    arm.arm,
-                    arm.cases,
-                    arm.pairs,
-                    arm.seeds,
-                    name,
-                    size,
-                    own.count,
-                    *numbers,
-                    measure.better,
-                    measure.worse,
-                ]
-            )
-    return stream.getvalue()
-
-
-def gain_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
-    """Return rows for the terminal: the DSC and its gain, and the means of the other measures."""
-    rows = []
-    for arm in arms:
-        gain, tested = arm.dice.gain, f"{arm.dice.better} / {arm.dice.worse}, {arm.dice.p:.3f}"
-        means = [f"{getattr(arm, name).over_patients.mean:.3f}" for name in MEASURES if name != "dice"]
-        rows.append(
-            (
-                str(arm.cases),
-                arm.arm,
-                arm.dice.over_patients.text,
-                gain.text if gain else "–",
-                tested if gain else "–",
-                *means,
-            )
-        )
-    return rows
 
 
 def _pictures(root: Path, plan: Plan, result: Downstream, data: TrainingData) -> list[downstream.Patient]:
