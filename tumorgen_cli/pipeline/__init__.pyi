@@ -5,6 +5,8 @@ from .nnunet_setup import set_up_nnunet as set_up_nnunet
 from .plan import plan_dataset as plan_dataset
 from .preprocess import preprocess_dataset as preprocess_dataset
 from .run import run_all as run_all
+from .run import run_demo as run_demo
 from .status import workspace_status as workspace_status
 from .synthesize import synthesize_pairs as synthesize_pairs
+from .train import train_own_judge as train_own_judge
 from .train import train_stages as train_stages
