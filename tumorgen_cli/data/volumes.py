@@ -5,19 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  (the name that its documentation uses)
 
 from tumorgen_cli.geometry import Grid, Triple, as_triple
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.files import atomic
 
+if TYPE_CHECKING:
+    from SimpleITK import Image
+
 READERS = (
     "SimpleITKIO",
     "NibabelIO",
 )  # nnU-Net's readers that give the array as (Z, Y, X); others reorder or rescale it
-_ORDERS = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline}
+_ORDERS = {"nearest": "sitkNearestNeighbor", "linear": "sitkLinear", "cubic": "sitkBSpline"}
+
+
+def _sitk() -> Any:
+    """SimpleITK, imported at its first use: training reads preprocessed cases and needs none of it."""
+    import SimpleITK
+
+    return SimpleITK
 
 
 def read_grid(path: Path) -> Grid:
@@ -26,7 +36,7 @@ def read_grid(path: Path) -> Grid:
     Raises:
         DataError: the file is unreadable or not a 3D scalar volume.
     """
-    reader = sitk.ImageFileReader()
+    reader = _sitk().ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
@@ -53,10 +63,10 @@ def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
     """
     grid = read_grid(path)
     try:
-        image = sitk.ReadImage(str(path))
+        image = _sitk().ReadImage(str(path))
     except RuntimeError as error:
         raise DataError("A file cannot be read", [_unreadable(path)]) from error
-    return _reverse_axes(sitk.GetArrayViewFromImage(image)), grid
+    return _reverse_axes(_sitk().GetArrayViewFromImage(image)), grid
 
 
 def read_image(paths: tuple[Path, ...]) -> tuple[np.ndarray, Grid]:
@@ -103,7 +113,7 @@ def write_volume(path: Path, array: np.ndarray, grid: Grid) -> None:
     """Write voxels (X, Y, Z) with their geometry, atomically, in the array's data type."""
     with atomic(path) as temporary:
         try:
-            sitk.WriteImage(_to_sitk(array, grid), str(temporary), useCompression=True)
+            _sitk().WriteImage(_to_sitk(array, grid), str(temporary), useCompression=True)
         except RuntimeError as error:
             raise OSError(28 if "space" in str(error).lower() else 5, str(error)) from error
 
@@ -121,14 +131,14 @@ def resample(array: np.ndarray, grid: Grid, onto: Grid, order: str) -> np.ndarra
     if grid == onto:
         return array.copy()
     source = _to_sitk(array if order == "nearest" else array.astype(np.float32, copy=False), grid)
-    target = sitk.ResampleImageFilter()
+    target = _sitk().ResampleImageFilter()
     target.SetSize(onto.shape)
     target.SetOutputSpacing(onto.spacing_mm)
     target.SetOutputOrigin(onto.origin_mm)
     target.SetOutputDirection(onto.direction)
-    target.SetInterpolator(_ORDERS[order])
+    target.SetInterpolator(getattr(_sitk(), _ORDERS[order]))
     target.UseNearestNeighborExtrapolatorOn()
-    result = sitk.GetArrayFromImage(target.Execute(source)).transpose(2, 1, 0)
+    result = _sitk().GetArrayFromImage(target.Execute(source)).transpose(2, 1, 0)
     if order == "cubic":
         result = np.clip(result, array.min(), array.max())
     return np.ascontiguousarray(result)
@@ -158,7 +168,7 @@ def describe_grid(grid: Grid) -> str:
     )
 
 
-def from_sitk(image: sitk.Image) -> tuple[np.ndarray, Grid]:
+def from_sitk(image: Image) -> tuple[np.ndarray, Grid]:
     """The voxels (C, X, Y, Z) of a SimpleITK image, one channel per component, and its geometry.
 
     Raises:
@@ -168,21 +178,21 @@ def from_sitk(image: sitk.Image) -> tuple[np.ndarray, Grid]:
         fault = Fault("image", f"{image.GetDimension()} dimensions", "a 3D image", "give one 3D image")
         raise DataError("An image is not a 3D volume", [fault])
     grid = Grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    array = sitk.GetArrayViewFromImage(image)  # (Z, Y, X), or (Z, Y, X, C)
+    array = _sitk().GetArrayViewFromImage(image)  # (Z, Y, X), or (Z, Y, X, C)
     if image.GetNumberOfComponentsPerPixel() == 1:
         return _reverse_axes(array.reshape(array.shape[:3]))[None], grid
     return np.stack([_reverse_axes(array[..., channel]) for channel in range(array.shape[3])]), grid
 
 
-def to_sitk(channels: np.ndarray, grid: Grid) -> sitk.Image:
+def to_sitk(channels: np.ndarray, grid: Grid) -> Image:
     """A SimpleITK image of voxels (C, X, Y, Z); with several channels, one component per channel."""
     images = [_to_sitk(channel, grid) for channel in channels]
-    return images[0] if len(images) == 1 else sitk.Compose(images)
+    return images[0] if len(images) == 1 else _sitk().Compose(images)
 
 
-def _to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
+def _to_sitk(array: np.ndarray, grid: Grid) -> Image:
     data = array.astype(np.uint8) if array.dtype == bool else array
-    image = sitk.GetImageFromArray(_reverse_axes(data))
+    image = _sitk().GetImageFromArray(_reverse_axes(data))
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin_mm)
     image.SetDirection(grid.direction)
