@@ -1,4 +1,4 @@
-"""What README and docs tell a reader to type exists: every command parses, every link leads somewhere, every Python block compiles."""
+"""What README and docs tell a reader to type works: commands parse or run, links lead somewhere, Python blocks run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 from click.exceptions import ClickException, Exit
+from support.command_line import call
+from support.workspaces import TOY
 
 from tumorgen_cli.cli.main import app
 
@@ -40,7 +42,9 @@ def test_pages_show_commands():
     assert sum(len(commands(page)) for page in PAGES) > 30
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name not in DATED], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.parent.name not in DATED], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_every_command_parses(page):
     command = typer.main.get_command(app)
     for words in commands(page):
@@ -63,10 +67,49 @@ def test_every_link_leads_somewhere(page):
         assert path.exists() or path in generated, f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_python_blocks_compile(page):
+@pytest.fixture
+def reader(demo_folder, monkeypatch):
+    """A reader in the demo's folder, without nnU-Net's variables."""
+    monkeypatch.chdir(demo_folder)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash") and p.parent != ROOT], ids=lambda p: p.stem)
+def test_the_commands_of_a_page_run(page, reader):
+    """Blocks of `bash` run in order in the demo's workspace; the demo itself has tests of its own."""
+    for body in blocks(page, "bash"):
+        for line in body.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["tumorgen"] and words[1] != "demo":
+                call(*words[1:])
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p.parent != ROOT], ids=lambda p: p.stem)
+def test_the_python_of_a_page_runs(page, reader):
     for body in blocks(page, "python"):
-        compile(body, str(page), "exec")
+        exec(compile(body, str(page), "exec"), {"__name__": "page"})
+
+
+def test_the_front_pages_commands_run(reader, phantoms):
+    """The five commands on your own data, with a plan that trains for seconds."""
+    front = ROOT / "README.md"
+    names = {"DATASET": phantoms.dataset, "DIR": phantoms.healthy, "SET": "tumorgen_healthy", "40": 2}
+    settings = [part for setting in TOY for part in ("--set", setting)]
+    body = next(body for body in blocks(front, "console") if "tumorgen plan" in body)
+    done = []
+    for line in body.splitlines():
+        for part in line.removeprefix("$ ").split("#")[0].split("&&"):
+            words = [str(names.get(word, word)) for word in shlex.split(part)][1:]
+            call(*words, *(settings if words[0] == "plan" else []))
+            done.append(words[0])
+    assert done == ["plan", "preprocess", "train", "synthesize", "evaluate", "merge"]
+
+
+def test_the_front_pages_python_runs(reader):
+    """One scan in memory, as the front page shows it."""
+    (body,) = blocks(ROOT / "README.md", "python")
+    exec(compile(body, "README.md", "exec"), {"__name__": "page"})
 
 
 def test_the_front_page_stays_one():
