@@ -1,4 +1,4 @@
-"""The house's laws: imports point down, every folder has a face, SimpleITK has one door, nothing heavy loads before it is needed."""
+"""The laws of the package: imports point down, every folder has a face, SimpleITK has one door, heavy imports wait."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ PACKAGE = Path(tumorgen_cli.__file__).parent
 ROOT = PACKAGE.parent
 HEAVY = ("torch", "nnunetv2", "SimpleITK")
 FACES = sorted(
-    path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE and path.parent.name != "nnunet_trainers"
+    path.parent
+    for path in PACKAGE.rglob("__init__.py")
+    if path.parent != PACKAGE and path.parent.name != "nnunet_trainers"
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
-#: a function of the package that is longer than this says why in a comment "Long: ..." in its body
+#: a function whose body, without its docstring, is longer than this says why in a comment "Long: ..." in its body
 LONGEST = 60
 
 
@@ -79,7 +81,8 @@ def test_no_function_is_long_without_a_reason():
     for path in MODULES:
         lines = path.read_text().splitlines()
         for node in functions(path):
-            body = lines[node.lineno - 1 : node.end_lineno]
+            first = node.body[min(len(node.body) - 1, ast.get_docstring(node) is not None)]
+            body = lines[first.lineno - 1 : node.end_lineno]
             if len(body) > LONGEST and not any("# Long:" in line for line in body):
                 long.append(f"{dotted(path)}.{node.name}: {len(body)} lines")
     assert long == []
@@ -90,7 +93,11 @@ def test_modules_do_not_import_private_names():
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tumorgen_cli"):
-                private += [f"{dotted(path)}: {a.name}" for a in node.names if a.name.startswith("_") and a.name != "__version__"]
+                private += [
+                    f"{dotted(path)}: {a.name}"
+                    for a in node.names
+                    if a.name.startswith("_") and a.name != "__version__"
+                ]
     assert private == []
 
 
@@ -105,7 +112,9 @@ def test_tests_do_not_import_tests():
 def loaded(code: str, *names: str) -> list[str]:
     """Which of `names` a fresh Python has imported after `code`."""
     program = f"import sys\n{code}\nprint('LOADED', *[n for n in {names!r} if n in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()[-1].split()[1:]
 
@@ -127,7 +136,9 @@ def loaded(code: str, *names: str) -> list[str]:
     ],
 )
 def test_the_command_line_starts_light(arguments):
-    call = "" if arguments is None else f"\ntry:\n    app({arguments!r})\nexcept SystemExit as end:\n    code = end.code"
+    call = (
+        "" if arguments is None else f"\ntry:\n    app({arguments!r})\nexcept SystemExit as end:\n    code = end.code"
+    )
     assert loaded(f"from tumorgen_cli.cli.main import app{call}", *HEAVY) == []
 
 

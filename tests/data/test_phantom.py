@@ -55,6 +55,7 @@ def test_a_shorter_run_leaves_nothing_behind(tmp_path: Path) -> None:
     places = write_phantoms(tmp_path, cases=2, healthy=1, small=True)
     assert told == [1, 2, 3, 4, 5]
     assert len(hashes(places)) == 5
+    assert [path.name for path in places.regions.iterdir()] == ["Healthy_000.nii.gz"]
     assert len(read_dataset(places.dataset).cases) == 2
 
 
@@ -123,4 +124,6 @@ def test_healthy_scans_have_no_tumor() -> None:
     phantom = draw_phantom(0, 1, small=True, tumors=False)
     assert phantom.kinds == ()
     assert not phantom.mask.any()
+    assert 0 < phantom.region.mean() < 0.5
+    assert phantom.image[phantom.region > 0].max() < phantom.image.max() / 2, "away from hot organs"
     assert phantom.grid.spacing_mm != draw_phantom(0, 1, small=True).grid.spacing_mm, "not a body of the dataset"

@@ -34,8 +34,8 @@ def test_run_all_and_again(phantoms, tmp_path):
         return run_module.run_all(
             workspace,
             str(phantoms.dataset),
-            phantoms.healthy,
-            4,
+            HostOptions(phantoms.healthy),
+            SetOptions(4, seed=1),
             PlanOptions(memory_gib=8.0, settings=TOY, seed=1),
             device="cpu",
         )

@@ -116,7 +116,7 @@ def train(
         stage: Name of the stage (of tumorgen: `vae`, `flow`, `refiner`), or `all`.
         method: The method that the stage belongs to. None: the first method with such a stage; tumorgen for `all`.
         iterations: Training steps in all. None: as many as the plan says.
-        initial: Checkpoint whose weights the first stage starts with, where it takes one.
+        initial: Checkpoint that the stage (of `all`, the first one) starts from.
         restart: Train from the beginning; the old weights are replaced.
         work: The workspace, planned and preprocessed.
         device: Where to train.
@@ -134,11 +134,13 @@ def train(
         >>> api.train("vae", work="tumorgen_demo", device="cpu")
         []
     """
-    from tumorgen_cli.methods.registry import method_of_stage
+    from tumorgen_cli.methods.registry import find_method, method_of_stage
     from tumorgen_cli.pipeline.train import train_stages
 
     workspace, method = open_workspace(work), method or method_of_stage(stage)
-    return train_stages(workspace, method, stage, iterations, device, restart, optional_path(initial), seed)
+    first = next(iter(find_method(method).stages), stage) if stage == "all" else stage
+    begin = {} if initial is None else {first: Path(initial)}
+    return train_stages(workspace, method, stage, iterations, device, restart, begin, seed)
 
 
 def train_judge(
@@ -404,9 +406,11 @@ def run(
         'tumorgen_work/evaluation/tumorgen_healthy_scans/report.html'
     """
     from tumorgen_cli.pipeline.run import run_all
+    from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 
     workspace, scoring = open_workspace(work), with_paths(scoring)
-    return run_all(workspace, str(dataset), Path(healthy), pairs, options, scoring, device)
+    wanted = SetOptions(pairs, seed=options.seed)
+    return run_all(workspace, str(dataset), HostOptions(Path(healthy)), wanted, options, scoring, device)
 
 
 def demo(
@@ -415,7 +419,7 @@ def demo(
     """Write phantoms that look like PET, and run all stages on them.
 
     Args:
-        quick: Smaller phantoms and shorter training: about 3 minutes on 2 cores.
+        quick: Fewer phantoms, and training that starts from weights in the package: at most 3 minutes on 2 cores.
         work: The workspace.
         device: Where to compute.
         seed: Seed of the phantoms and of every random draw.
@@ -426,7 +430,7 @@ def demo(
         >>> made.pairs.tally.pairs  # doctest: +SKIP
         8
     """
-    from tumorgen_cli.pipeline.run import run_demo
+    from tumorgen_cli.pipeline.demo import run_demo
 
     return run_demo(open_workspace(work), quick, device, seed)
 

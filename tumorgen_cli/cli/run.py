@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 def demo(
     quick: Annotated[
         bool,
-        typer.Option("--quick", metavar="", help="Smaller phantoms, shorter training: at most 3 minutes on 2 cores."),
+        typer.Option(
+            "--quick",
+            metavar="",
+            help="Fewer phantoms; training starts from weights in the package: 3 minutes at most on 2 cores.",
+        ),
     ] = False,
     work: Work = Path("tumorgen_demo"),
     device: Device = "auto",

@@ -34,7 +34,9 @@ def train(
     ] = None,
     init: Annotated[
         Optional[Path],
-        typer.Option("--init", help="Checkpoint (MAISI's or tumorgen's) from which the VAE starts.", exists=True),
+        typer.Option(
+            "--init", help="Checkpoint from which the (first) stage starts; for the VAE also MAISI's.", exists=True
+        ),
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", metavar="", help="Train from the beginning; the old weights are replaced.")

@@ -1,8 +1,9 @@
 """Phantom FDG-PET scans with and without tumors, for a first try and for tests; not for scientific results.
 
-This module writes an nnU-Net raw data set, `<folder>/Dataset999_PhantomPET/`, and tumor-free scans,
-`<folder>/healthy/`. Uptake (SUV) is drawn as smooth shapes, blurred by a scanner's point spread function, made noisy
-(Poisson) and smoothed as in reconstruction. Attenuation, scatter, motion and the variety of people are not simulated.
+This module writes an nnU-Net raw data set, `<folder>/Dataset999_PhantomPET/`, tumor-free scans, `<folder>/healthy/`,
+and masks of where these have room for a tumor, `<folder>/regions/`. Uptake (SUV) is drawn as smooth shapes, blurred
+by a scanner's point spread function, made noisy (Poisson) and smoothed as in reconstruction. Attenuation, scatter,
+motion and the variety of people are not simulated.
 
 Body coordinates run from -1 to 1 over the field of view: x to the patient's left, y to the back, z to the head.
 """
@@ -32,15 +33,20 @@ _FILTER_MM = 5.0  # full width at half maximum of the smoothing after reconstruc
 _COUNTS = 120.0  # per ml and SUV: about 10 percent noise in the liver after smoothing, as in clinical scans
 _FWHM = 2 * math.sqrt(2 * math.log(2))
 _HOT = 2.7  # tumors are not drawn in organs above this SUV
+_CLEAR_MM = 15.0  # from a region's voxels to skin and hot organs: the radius of an ordinary tumor
 _KINDS = ("plain", "necrotic", "mixed", "low", "plain")  # kind of the first tumor of each case, in this order
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A drawn scan: image (X, Y, Z) float32 in SUV, mask (X, Y, Z) uint8, and the kind of each tumor."""
+    """A drawn scan: image (X, Y, Z) float32 in SUV, mask and region (X, Y, Z) uint8, and the kind of each tumor.
+
+    The region is where the center of a tumor has room: away from skin and hot organs.
+    """
 
     image: np.ndarray
     mask: np.ndarray
+    region: np.ndarray
     grid: Grid
     kinds: tuple[str, ...]
 
@@ -51,6 +57,7 @@ class Phantoms:
 
     dataset: Path
     healthy: Path
+    regions: Path
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,9 @@ def write_phantoms(
     folder: Path, cases: int = 20, healthy: int = 4, seed: int = 0, small: bool = False, ticker: Ticker | None = None
 ) -> Phantoms:
     """Write `cases` scans with tumors as a data set and `healthy` scans without. A seed always gives the same files."""
-    places = Phantoms(folder / DATASET, folder / "healthy")
-    for old in (*places.dataset.glob("*Tr/Phantom_*.nii.gz"), *places.healthy.glob("Healthy_*.nii.gz")):
+    places = Phantoms(folder / DATASET, folder / "healthy", folder / "regions")
+    hosts = [path for place in (places.healthy, places.regions) for path in place.glob("Healthy_*.nii.gz")]
+    for old in (*places.dataset.glob("*Tr/Phantom_*.nii.gz"), *hosts):
         old.unlink()  # an earlier run may have written more cases
     for index in range(cases):
         phantom = draw_phantom(seed, index, small=small)
@@ -84,6 +92,7 @@ def write_phantoms(
     for index in range(healthy):
         phantom = draw_phantom(seed, index, small=small, tumors=False)
         volumes.write_volume(places.healthy / f"Healthy_{index:03d}_0000.nii.gz", phantom.image, phantom.grid)
+        volumes.write_volume(places.regions / f"Healthy_{index:03d}.nii.gz", phantom.region, phantom.grid)
         if ticker is not None:
             ticker(cases + index + 1)
     description = {
@@ -114,7 +123,9 @@ def draw_phantom(seed: int, index: int, small: bool = False, tumors: bool = True
         mask |= soft >= 0.5
         kinds.append(kind)
     image = _scan(rng, grid, uptake)
-    return Phantom(image, mask.astype(np.uint8), grid, tuple(kinds))
+    clear_mm = ndimage.distance_transform_edt(allowed, sampling=grid.spacing_mm)
+    region = clear_mm >= min(_CLEAR_MM, 0.9 * clear_mm.max())
+    return Phantom(image, mask.astype(np.uint8), region.astype(np.uint8), grid, tuple(kinds))
 
 
 def _draw_grid(rng: np.random.Generator, index: int | None, small: bool) -> Grid:

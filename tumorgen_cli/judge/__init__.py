@@ -1,4 +1,7 @@
-"""The judge: an nnU-Net that segments pairs, to score and to filter them. Which one, its training, its verdict, its card."""
+"""The judge: an nnU-Net that segments pairs, to score and to filter them.
+
+In this folder: which judge is used, how one is trained, its verdict on a pair, and its model card.
+"""
 
 import lazy_loader
 

@@ -1,4 +1,7 @@
-"""nnU-Net v2 as a library and as a child process: jobs, schedules, trainers, results folders; painting while it trains."""
+"""nnU-Net v2 as a library and as a child process.
+
+Jobs, schedules, trainers and results folders; `on_the_fly` paints while nnU-Net trains.
+"""
 
 import lazy_loader
 

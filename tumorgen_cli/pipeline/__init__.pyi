@@ -1,3 +1,4 @@
+from .demo import run_demo as run_demo
 from .evaluate import evaluate_sets as evaluate_sets
 from .filter import filter_pairs as filter_pairs
 from .merge import merge_sets as merge_sets
@@ -5,7 +6,6 @@ from .nnunet_setup import set_up_nnunet as set_up_nnunet
 from .plan import plan_dataset as plan_dataset
 from .preprocess import preprocess_dataset as preprocess_dataset
 from .run import run_all as run_all
-from .run import run_demo as run_demo
 from .status import workspace_status as workspace_status
 from .synthesize import synthesize_pairs as synthesize_pairs
 from .train import train_own_judge as train_own_judge

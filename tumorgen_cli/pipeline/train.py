@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,12 +118,12 @@ def train_stages(
     iterations: int | None = None,
     device: DeviceName = "auto",
     restart: bool = False,
-    initial: Path | None = None,
+    initial: Mapping[str, Path] | None = None,
     seed: int | None = None,
 ) -> list[StageRun]:
     """Train `stage`, or every stage of the method in order for `all`; return the runs that were made now.
 
-    `initial` is for the first stage alone. For the other arguments see `train_stage`.
+    `initial` maps stages to the checkpoints that they start from. For the other arguments see `train_stage`.
 
     Raises:
         PlanError: `seed` is not the seed of the plan, on which every trained stage depends.
@@ -133,8 +134,6 @@ def train_stages(
         fault = Fault(f"--seed {seed}", f"the plan's seed is {planned}", "the same", remedy)
         raise PlanError("Training draws by the plan's seed", [fault])
     stages = find_method(method_name).stages if stage == "all" else (stage,)
-    runs = [
-        train_stage(workspace, method_name, each, iterations, device, restart, initial if each == stages[0] else None)
-        for each in stages
-    ]
+    begin = initial or {}
+    runs = [train_stage(workspace, method_name, each, iterations, device, restart, begin.get(each)) for each in stages]
     return [run for run in runs if run is not None]

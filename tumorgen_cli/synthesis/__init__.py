@@ -1,5 +1,6 @@
-"""In: a method and host scans. Out: pairs, each with provenance, as an nnU-Net raw data set; also merged with real cases,
-or painted for nnU-Net while it trains.
+"""From a method and host scans to pairs, each with its provenance, as an nnU-Net raw data set.
+
+Sets are also merged with real cases here, and painted for nnU-Net while it trains.
 """
 
 import lazy_loader

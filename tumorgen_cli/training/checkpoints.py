@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -60,16 +61,33 @@ def load_weights(models: Mapping[str, nn.Module], folder: Path) -> str:
     if not (folder / "run.json").is_file() or not path.is_file():
         fault = Fault(str(folder), "no finished run", "weights.safetensors and run.json", f"run `{train}`")
         raise StateError("A stage is not trained", [fault])
-    state = load_file(path)
+    _load(models, path, f"run `{train} --restart`")
+    return hash_file(path)
+
+
+def load_initial_weights(models: Mapping[str, nn.Module], path: Path) -> None:
+    """Load the weights that a stage starts from: safetensors of the same stage. Other tensors of the file are ignored.
+
+    Raises:
+        StateError: The file cannot be read, or the weights do not fit the plan.
+    """
+    _load(models, path, "give weights of a plan with the same networks, or plan with their widths")
+
+
+def _load(models: Mapping[str, nn.Module], path: Path, remedy: str) -> None:
+    """Load each model's tensors, whose keys start with the model's name, from a safetensors file."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        fault = Fault(str(path), str(error)[:120], "a safetensors file", remedy)
+        raise StateError("Weights cannot be read", [fault]) from error
     for name, model in models.items():
         part = {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
         try:
             model.load_state_dict(part)
         except RuntimeError as error:
             found = str(error).splitlines()[-1].strip()
-            fault = Fault(str(path), found, f"the plan's {name}", f"run `{train} --restart`")
-            raise StateError("Weights do not fit", [fault]) from error
-    return hash_file(path)
+            raise StateError("Weights do not fit", [Fault(str(path), found, f"the plan's {name}", remedy)]) from error
 
 
 def remove_run(folder: Path) -> None:

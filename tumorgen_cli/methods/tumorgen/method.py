@@ -38,6 +38,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
+from tumorgen_cli.training.checkpoints import load_initial_weights
 from tumorgen_cli.training.stage import Objective, Stage
 from tumorgen_cli.tumors.boxes import box_mask, draw_box, latent_mask
 
@@ -124,17 +125,19 @@ class TumorGen(Method):
         return super().trained(name, iterations)
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
-        """The training stage `name`; `initial` is a checkpoint for the VAE to start from."""
+        """The training stage `name`; `initial` is a checkpoint of the same stage, for the VAE also one of MAISI."""
         torch.manual_seed(derive_seed(self.plan.seed, self.name, name))  # determines the networks' first weights
         if name == "vae":
             return vae_stage(self, self.vae, self.config.vae, iterations, initial)
-        return self._flow_stage(iterations) if name == "flow" else self._refiner_stage(iterations)
+        return self._flow_stage(iterations, initial) if name == "flow" else self._refiner_stage(iterations, initial)
 
-    def _flow_stage(self, iterations: int | None) -> Stage:
+    def _flow_stage(self, iterations: int | None, initial: Path | None) -> Stage:
         c = self.config.flow
         report_quality(self.folder("vae") / "run.json", self.config.vae.least_psnr)
         latents, seed = self._latents(), derive_seed(self.plan.seed, "flow")
         joint = self.config.refiner.enabled and self.config.refiner.joint
+        if initial is not None:  # the network alone: the condition is measured on this workspace's tumors
+            load_initial_weights({"net": self.net, **({"refiner": self.refiner} if joint else {})}, initial)
         self.condition.learn(latents.characters[:, 0], self._extents_mm(latents))
         latents = self._with_standard_characters(latents)
         self.net.to(self.device)
@@ -163,10 +166,12 @@ class TumorGen(Method):
             finish=self._flow_quality,
         )
 
-    def _refiner_stage(self, iterations: int | None) -> Stage:
+    def _refiner_stage(self, iterations: int | None, initial: Path | None) -> Stage:
         c = self.config.refiner
         latents, seed = self._latents(), derive_seed(self.plan.seed, "refiner")
         self.load_frozen(self._field(), "flow")
+        if initial is not None:
+            load_initial_weights({"refiner": self.refiner}, initial)
         latents = self._with_standard_characters(latents)
         self.refiner.to(self.device)
 

@@ -1,0 +1,95 @@
+"""The weights that the quick demo's stages begin from: they fit its networks, and are what their card says."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tumorgen_cli.methods.base import INITIAL
+from tumorgen_cli.methods.latent import autoencoder
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.pipeline import demo
+from tumorgen_cli.pipeline import train as stages
+from tumorgen_cli.pipeline.plan import plan_dataset
+from tumorgen_cli.planning.options import PlanOptions
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.training.checkpoints import load_initial_weights
+
+REMEDY = "the networks of demo-quick have changed: run `python examples/demo_weights.py`"
+
+
+@pytest.fixture(scope="module")
+def planned(phantoms, tmp_path_factory):
+    """Phantoms planned as the quick demo plans them."""
+    found = Workspace(tmp_path_factory.mktemp("quick"))
+    plan_dataset(found, str(phantoms.dataset), PlanOptions(preset=demo.QUICK), "cpu", workers=0)
+    return found
+
+
+@pytest.fixture
+def method(planned):
+    return find_method(demo.METHOD)(planned.plan(), planned)
+
+
+@pytest.fixture(scope="module")
+def card():
+    return json.loads((demo.weights_folder() / "card.json").read_text(encoding="utf-8"))
+
+
+def test_the_weights_fit_the_networks_of_the_quick_plan(method):
+    networks = {"vae": {"vae.net": method.vae.net}, "flow": {"net": method.net}, "refiner": {"refiner": method.refiner}}
+    assert {*networks} == {*demo.quick_weights()} == {*method.stages}
+    for stage, path in demo.quick_weights().items():
+        own = {f"{name}.{key}": t.shape for name, net in networks[stage].items() for key, t in net.state_dict().items()}
+        shipped = {key: value.shape for key, value in load_file(path).items()}
+        assert shipped == own, f"{stage}: {REMEDY}"
+
+
+def test_the_weights_are_what_their_card_says(card):
+    files = {path.name: path for path in demo.weights_folder().glob("*.safetensors")}
+    assert {*card["files"]} == {*files}
+    for name, path in files.items():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert card["files"][name] == {"sha256": digest, "bytes": path.stat().st_size}
+    assert sum(path.stat().st_size for path in files.values()) < 6e6
+    assert "no patient data" in card["data"]
+    assert card["seed"] > 10**6, "no seed that a user is likely to give the demo"
+
+
+def test_every_stage_begins_from_its_own_file(workspace, tmp_path, monkeypatch):
+    own, begun = Workspace(tmp_path / "work"), {}
+    shutil.copytree(workspace.root, own.root)
+    method = find_method(demo.METHOD)(own.plan(), own)
+    models = {"vae": {"vae": method.vae}, "flow": {"net": method.net}, "refiner": {"refiner": method.refiner}}
+    files = {stage: tmp_path / f"{stage}.safetensors" for stage in models}
+    for stage, parts in models.items():
+        state = {f"{name}.{key}": t for name, network in parts.items() for key, t in network.state_dict().items()}
+        save_file({key: torch.full_like(t, 0.5) for key, t in state.items()}, files[stage])
+    real = stages.train
+
+    def train(stage, *rest):
+        first = next(iter(stage.models.values()))
+        begun[stage.name] = {float(p.detach().mean()) for p in first.parameters()}
+        return real(stage, *rest)
+
+    monkeypatch.setattr(stages, "train", train)
+    stages.train_stages(own, demo.METHOD, "all", 1, "cpu", initial=files)
+    assert begun == {stage: {0.5} for stage in models}
+    for stage, path in files.items():
+        assert read_plain(method.folder(stage) / INITIAL, "")["file"] == str(path)
+
+
+def test_weights_of_other_networks_are_refused(method, tmp_path):
+    files = demo.quick_weights()
+    autoencoder.load_initial(method.vae, files["vae"])
+    load_initial_weights({"net": method.net}, files["flow"])
+    with pytest.raises(StateError, match="the plan's refiner"):
+        load_initial_weights({"refiner": method.refiner}, files["flow"])
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    with pytest.raises(StateError, match="cannot be read"):
+        load_initial_weights({"net": method.net}, tmp_path / "bad.safetensors")

@@ -1,0 +1,59 @@
+"""The demo: generated phantoms, and all stages on them.
+
+The quick demo trains each stage for seconds only, so each starts from weights in `demo_weights/`, which
+`examples/demo_weights.py` made from other phantoms.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from tumorgen_cli.data.phantom import DATASET, write_phantoms
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.pipeline.run import RunReport, run_all
+from tumorgen_cli.planning.options import PlanOptions
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.options import HostOptions, SetOptions
+from tumorgen_cli.system import console
+from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.system.locks import locked
+
+METHOD = "tumorgen"
+QUICK = "demo-quick"  # the preset whose networks the weights fit
+
+
+def run_demo(workspace: Workspace, quick: bool, device: DeviceName, seed: int) -> RunReport:
+    """Write phantoms into the workspace and run all stages on them. The same seed gives the same phantoms.
+
+    Tumors are painted where the phantoms have room for them.
+    """
+    console.headline("phantoms")
+    cases, healthy = (10, 2) if quick else (20, 4)
+    root = workspace.root / "phantoms"
+    done = root / f"seed_{seed}_{cases}_{healthy}"
+    with locked(workspace.root, "demo"), console.progress("writing phantoms", cases + healthy) as tick:
+        if not done.is_file():
+            write_phantoms(root, cases, healthy, seed, ticker=tick)
+            done.touch()
+    if quick:
+        console.note("each stage starts from weights in the package, learned from other phantoms")
+    return run_all(
+        workspace,
+        str(root / DATASET),
+        HostOptions(root / "healthy", roi=root / "regions"),
+        SetOptions(8 if quick else 16, workspace.synthetic(f"{METHOD}_healthy"), seed),
+        PlanOptions(preset=QUICK if quick else "demo", seed=seed),
+        device=device,
+        initial=quick_weights() if quick else None,
+    )
+
+
+def weights_folder() -> Path:
+    """Where the first weights of the quick demo are; card.json there says what made them."""
+    return Path(str(resources.files("tumorgen_cli.pipeline"))) / "demo_weights"
+
+
+def quick_weights() -> dict[str, Path]:
+    """The file that each stage of the quick demo starts from, by stage."""
+    return {stage: weights_folder() / f"{stage}.safetensors" for stage in find_method(METHOD).stages}
