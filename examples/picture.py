@@ -1,6 +1,6 @@
 """Draw the front page's picture: hosts, painted scans and masks of a synthetic set, side by side.
 
-python examples/picture.py tumorgen_demo/synthetic/tumorgen_healthy docs/images/pairs.png --pairs 3
+python examples/picture.py tumorgen_demo/synthetic/tumorgen_healthy docs/images/pairs.png
 
 The outline of the mask is drawn on the painted scan.
 """
@@ -25,28 +25,27 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Folder of a synthetic set.")],
     out: Annotated[Path, typer.Argument(help="The PNG file to write.")],
     hosts: Annotated[Path | None, typer.Option(help="Folder of the hosts (default: the demo's phantoms).")] = None,
-    pairs: Annotated[int, typer.Option(help="Number of rows; the largest tumors come first.")] = 3,
+    pairs: Annotated[int, typer.Option(help="Number of columns; the largest tumors come first.")] = 8,
+    brightest: Annotated[float, typer.Option(help="The intensity that is drawn black.")] = 6.0,
 ) -> None:
-    """Draw the coronal slice in which each tumor is largest, from 0 to the maximum of the painted slice."""
+    """Draw the coronal slice in which each tumor is largest: one column a pair."""
     found = sorted(read_provenance(folder), key=lambda pair: -pair.volume_ml)[:pairs]
-    source = hosts or next((folder.parents[1] / "phantoms").glob("healthy*"))
-    figure, axes = plt.subplots(len(found), 3, figsize=(7.2, 2.9 * len(found)), squeeze=False, facecolor="white")
-    for row, pair in zip(axes, found, strict=True):
+    source = hosts or folder.parents[1] / "phantoms" / "healthy"
+    size = (1.35 * len(found) + 0.3, 4.2)
+    figure, axes = plt.subplots(3, len(found), figsize=size, squeeze=False, facecolor="white")
+    for column, pair in zip(axes.T, found, strict=True):
         host, grid = read_volume(source / pair.host_file[0])
         painted, _ = read_volume(next((folder / "imagesTr").glob(f"{pair.case}_0000.*")))
         mask, _ = read_volume(next((folder / "labelsTr").glob(f"{pair.case}.*")))
         middle = int(np.argmax((mask > 0).sum((0, 2))))
-        slices = [volume[:, middle].T[::-1] for volume in (host, painted, painted)]
-        aspect = grid.spacing_mm[2] / grid.spacing_mm[0]
-        for axis, picture, title in zip(row, slices, TITLES, strict=True):
-            show(axis, picture, float(slices[1].max()), aspect)
-            if row is axes[0]:
-                axis.set_title(title, fontsize=11)
-        outline = (mask[:, middle].T[::-1] > 0).astype(float)
-        row[2].contour(outline, levels=[0.5], colors="#e4572e", linewidths=1.4)
-    figure.tight_layout(pad=0.4)
+        for axis, volume in zip(column, (host, painted, painted), strict=True):
+            show(axis, volume[:, middle].T[::-1], brightest, grid.spacing_mm[2] / grid.spacing_mm[0])
+        column[2].contour(mask[:, middle].T[::-1] > 0, levels=[0.5], colors="#e4572e", linewidths=1.2)
+    for axis, title in zip(axes[:, 0], TITLES, strict=True):
+        axis.text(-0.08, 0.5, title, rotation=90, va="center", ha="right", transform=axis.transAxes, fontsize=9)
+    figure.subplots_adjust(left=0.04, right=0.995, bottom=0.01, top=0.99, wspace=0.04, hspace=0.04)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    figure.savefig(out, dpi=120)
 
 
 def show(axis: Axes, picture: np.ndarray, brightest: float, aspect: float) -> None:

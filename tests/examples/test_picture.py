@@ -24,5 +24,5 @@ def test_picture_has_a_row_a_pair_and_outlines_the_mask(example, tmp_path):
     orange = np.abs(picture - ORANGE).sum(axis=2) < 60
     rows, columns = np.nonzero(orange)
     height, width = orange.shape
-    assert columns.min() > 2 / 3 * width
-    assert rows.min() < height / 2 < rows.max()
+    assert rows.min() > 0.64 * height
+    assert columns.min() < width / 2 < columns.max()
