@@ -101,8 +101,8 @@ def test_a_gain_is_of_the_seeds_that_both_have():
     assert (own.dice.seeds, own.seeds) == (2, 3)
     assert own.dice.over_patients.mean == pytest.approx(0.6)
     assert own.dice.gain.mean == pytest.approx(0.025)
-    assert "of 2 shared seeds" in downstream._table([real, own])
-    assert "shared" not in downstream._table([real, summarize_arms(runs[:4])[1]])
+    assert "of 2 shared seeds" in str(downstream._measures([real, own]))
+    assert "shared" not in str(downstream._measures([real, summarize_arms(runs[:4])[1]]))
 
 
 def test_equal_gains_are_ties():

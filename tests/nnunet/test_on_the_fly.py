@@ -398,11 +398,10 @@ time.sleep(60)
 
 @pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
 def test_a_child_ends_with_its_parent():
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, WATCHED], stdout=subprocess.PIPE, text=True)
-    child = int(parent.stdout.readline())
-    os.kill(child, 0)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", PARENT, WATCHED], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.send_signal(signal.SIGKILL)
     assert until(lambda: not alive(child), 20)
 
 

@@ -16,7 +16,7 @@ from tumorgen_cli.pipeline import train as stages
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.errors import PlanError, StateError
 from tumorgen_cli.system.json_records import read_plain
 from tumorgen_cli.training.checkpoints import load_initial_weights
 
@@ -93,3 +93,8 @@ def test_weights_of_other_networks_are_refused(method, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     with pytest.raises(StateError, match="cannot be read"):
         load_initial_weights({"net": method.net}, tmp_path / "bad.safetensors")
+
+
+def test_a_stage_that_takes_no_first_weights_refuses_them(workspace):
+    with pytest.raises(PlanError, match="vqgan always starts from random weights"):
+        stages.train_stage(workspace, "difftumor", "vqgan", 1, "cpu", initial=demo.quick_weights()["vae"])

@@ -265,7 +265,7 @@ def test_files_of_a_comparison(compared, phantoms):
     workspace, report = compared
     (folder,) = workspace.root.glob(f"comparison/*_test_{phantoms.healthy.name}_n3")
     assert report.page == str(folder / "comparison.html")
-    rows = list(csv.DictReader((folder / "comparison.csv").open()))
+    rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["real", "copypaste", "tumorgen", "syntumor"] * 2
     assert 0 <= float(rows[1]["ks_volume_ml"]) <= 1
     assert [(row["pairs"], row["given_up"]) for row in rows[:4]] == [("", ""), ("3", "0"), ("", ""), ("3", "0")]

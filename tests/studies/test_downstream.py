@@ -408,7 +408,7 @@ def test_held_out_hosts_are_told_before_anything_is_trained(copy, nnunets, phant
 
 def test_wrong_options_are_told_at_once(tmp_path):
     text = told(call("downstream", "-w", tmp_path, "--arms", "copypaste,nonsense", "--fractions", "a", code=1))
-    for part in ("no real", "nothing to paint into", "numbers with commas", "--arms.nonsense"):
+    for part in ("no real", "neither given", "numbers with commas", "--arms.nonsense"):
         assert part in text
 
 

@@ -57,6 +57,7 @@ class Method(ABC):
         stages: names of the training stages in order; a stage may use the stages before it.
         solvers: names of the samplers.
         kinds: kinds of tumor that can be requested.
+        initial_stages: the stages that can start from given weights (`train --init`).
         format_versions: by stage, a version of what its weights mean beyond its settings; raised when that changes.
         keeps_background: whether voxels of the box outside the tumor stay the host's own. If so, an old tumor in the
             box is removed first, and when the box is pasted back, the host's detail finer than the working grid is
@@ -68,6 +69,7 @@ class Method(ABC):
     name: ClassVar[str]
     SOURCE: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ()
+    initial_stages: ClassVar[tuple[str, ...]] = ()
     solvers: ClassVar[tuple[str, ...]] = ()
     kinds: tuple[str, ...] = ()
     format_versions: ClassVar[Mapping[str, int]] = {}

@@ -98,6 +98,7 @@ class Blended(Method):
 
     name = "blended"
     stages = ("vae", "unconditional")
+    initial_stages = ("vae",)
     solvers = rectified_flow.SOLVERS
     cell = DOWNSAMPLING
     SOURCE = (

@@ -70,7 +70,6 @@ def synthesize_pairs(
     tries, shard = quality.until_pass, made.shard
     test = Quality(needed_judge(workspace, quality.judge, device), quality.keep, tries) if tries else None
     inputs = PairInputs(method, tumors, sampling, hosts.box, test)
-    inputs = PairInputs(method, tumors, sampling, hosts.box, test)
     with (
         locked(folder, "synthesize", shard.name if shard else None),
         console.progress("painting", len(own_jobs(jobs, shard))) as tick,
@@ -133,7 +132,7 @@ def _set_settings(
         "seed": seed,
         "sources": [source.name for source in sources],
         "box": hosts.box,
-        "roi": str(regions) if regions else None,
+        "roi": str(regions.resolve()) if regions else None,
         "steps": sampling.steps,
         "solver": sampling.solver,
         LEARNED_FROM: method.learnt_from(),

@@ -61,19 +61,23 @@ def train_stage(
         iterations: Training steps in all. None: as many as the plan says.
         device: Where to train.
         restart: Train from the beginning, also if the stage is finished.
-        initial: Checkpoint whose weights the stage starts with, where it takes one.
+        initial: Checkpoint whose weights the stage starts with.
 
     Returns:
         The run, or None if the stage was finished before.
 
     Raises:
-        PlanError: the method has no such stage.
+        PlanError: the method has no such stage, or `initial` is given for one that always starts from random weights.
         StateError: an earlier stage is missing or stale, or this stage is stale.
     """
     method = open_method(workspace, method_name, device)
     if stage not in method.stages:
         fault = unknown_name_fault("", stage, (*method.stages, "all", "judge"))
         raise PlanError(f"{method_name} has no such stage", [fault])
+    if initial is not None and stage not in method.initial_stages:
+        known = ", ".join(method.initial_stages) or f"no stage of {method_name}"
+        fault = Fault(f"--init {initial}", f"{stage} always starts from random weights", known, "leave --init out")
+        raise PlanError("A stage that takes no first weights", [fault])
     for before in method.stages[: method.stages.index(stage)]:
         if not method.trained(before):
             remedy = f"run `tumorgen train {before}` (with --restart if the plan has changed)"

@@ -50,6 +50,7 @@ class TumorGen(Method):
 
     name = "tumorgen"
     stages = ("vae", "flow", "refiner")
+    initial_stages = stages
     solvers = rectified_flow.SOLVERS
     cell = DOWNSAMPLING
     SOURCE = (
