@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,3 +99,27 @@ def test_weights_of_other_networks_are_refused(method, tmp_path):
 def test_a_stage_that_takes_no_first_weights_refuses_them(workspace):
     with pytest.raises(PlanError, match="vqgan always starts from random weights"):
         stages.train_stage(workspace, "difftumor", "vqgan", 1, "cpu", initial=demo.quick_weights()["vae"])
+
+
+def test_the_demo_runs_on_the_phantoms_of_its_seed(tmp_path, monkeypatch):
+    """Another seed or size replaces the phantoms; the first comes back when it is asked for again."""
+    runs, seeds = [], []
+
+    def write(root, cases, healthy, seed, ticker):
+        root.mkdir(exist_ok=True)
+        seeds.append(seed)
+
+    monkeypatch.setattr(demo, "run_all", lambda *arguments, **options: runs.append((arguments, options)))
+    monkeypatch.setattr(
+        demo,
+        "write_phantoms",
+        lambda root, cases, healthy, seed, ticker: root.mkdir(exist_ok=True) or seeds.append(seed),
+    )
+    seeds, workspace = [], Workspace(tmp_path)
+    for quick, seed in ((True, 0), (True, 0), (True, 1), (True, 0), (False, 0)):
+        demo.run_demo(workspace, quick, "cpu", seed)
+    assert seeds == [0, 1, 0, 0]
+    (_, dataset, hosts, wanted, options), given = runs[0]
+    assert (Path(dataset).parent, hosts.roi.name, wanted.pairs) == (tmp_path / "phantoms", "regions", 8)
+    assert (options.preset, given["initial"]) == ("demo-quick", demo.quick_weights())
+    assert (runs[-1][0][4].preset, runs[-1][1]["initial"]) == ("demo", None)

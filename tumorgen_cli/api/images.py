@@ -5,6 +5,7 @@ The kind of an image is known by the name of its module, so that neither nibabel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,16 +59,21 @@ def read_memory(image: Any, spacing_mm: Sequence[float] | None) -> MemoryImage:
     array = np.asarray(image)
     _check_axes(array, "(X, Y, Z) or (C, X, Y, Z)")
     channels = array if array.ndim == 4 else array[None]
-    grid = Grid(as_triple(channels.shape[1:]), as_triple(float(s) for s in spacing_mm or ()))
+    edges = [float(edge) for edge in spacing_mm or ()]
+    if len(edges) != 3 or not all(0 < edge < math.inf for edge in edges):
+        fault = Fault("spacing_mm", str(spacing_mm), "three positive numbers", "give the voxel's edges x, y, z in mm")
+        raise PlanError("The spacing is not clear", [fault])
+    grid = Grid(as_triple(channels.shape[1:]), as_triple(edges))
     return MemoryImage(channels, grid, lambda voxels: voxels if array.ndim == 4 else voxels[0], lambda mask: mask)
 
 
-def read_region(region: Any) -> np.ndarray:
-    """A region as a mask (X, Y, Z) bool: an array, or an image of one channel; where it is not 0."""
+def read_region(region: Any) -> tuple[np.ndarray, Grid | None]:
+    """A region as a mask (X, Y, Z) bool, where it is not 0, and the geometry of an image; an array has none."""
     kind = library_of(region)
-    if kind == "nibabel":
-        return np.asanyarray(region.dataobj) != 0
-    return (_read_sitk(region).channels[0] if kind == "SimpleITK" else np.asarray(region)) != 0
+    if kind == "array":
+        return np.asarray(region) != 0, None
+    image = _read_nibabel(region) if kind == "nibabel" else _read_sitk(region)
+    return image.channels[0] != 0, image.grid
 
 
 def library_of(image: Any) -> str:

@@ -155,9 +155,12 @@ def _check_place(scan: Scan, box: Box | None, region: Any, plan: Plan) -> np.nda
             raise DataError("Nothing can be painted there", faults)
     if region is None:
         return None
-    mask = read_region(region)
-    if mask.shape != scan.grid.shape:
-        fault = Fault("region", f"shape {mask.shape}", f"{scan.grid.shape}, as the image", "resample the region")
+    from tumorgen_cli.data.volumes import describe_grid, same_geometry
+
+    mask, grid = read_region(region)
+    if mask.shape != scan.grid.shape or (grid is not None and not same_geometry(grid, scan.grid)):
+        found = f"shape {mask.shape}" if grid is None else describe_grid(grid)
+        fault = Fault("region", found, f"{describe_grid(scan.grid)}, as the image", "resample the region")
         raise DataError("Region and image differ in geometry", [fault])
     if not mask.any():
         raise DataError("A region is empty", [Fault("region", "no voxel set", "a region to paint in", "draw one")])

@@ -34,6 +34,8 @@ def run_demo(workspace: Workspace, quick: bool, device: DeviceName, seed: int) -
     done = root / f"seed_{seed}_{cases}_{healthy}"
     with locked(workspace.root, "demo"), console.progress("writing phantoms", cases + healthy) as tick:
         if not done.is_file():
+            for other in root.glob("seed_*"):  # phantoms of another seed or number, which are replaced
+                other.unlink()
             write_phantoms(root, cases, healthy, seed, ticker=tick)
             done.touch()
     if quick:

@@ -24,7 +24,7 @@ from tumorgen_cli.nnunet.on_the_fly.settings import VARIABLE, Painting
 from tumorgen_cli.nnunet.runner import user_folders
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions
+from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions, refuse_host_options
 from tumorgen_cli.synthesis.painter import find_sources, hash_file_sizes, source_names
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.synthesis.sources import Source, read_planned_dataset, unlabeled_hosts, unlabeled_hosts_fault
@@ -62,6 +62,7 @@ def set_up_nnunet(
     Raises:
         StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
     """
+    refuse_host_options(hosts, "healthy", "cases", "roi")
     plan, splits = workspace.plan(), workspace.splits()
     faults: list[Fault] = []
     method = gather_faults(faults, lambda: open_method(workspace, method_name, device))
@@ -75,8 +76,8 @@ def set_up_nnunet(
     divided = gather_faults(faults, lambda: find_fold(dataset, splits)) if dataset is not None else None
     if hosts.healthy is not None and sources is not None and dataset is not None:
         faults += _held_out_faults(hosts.healthy, sources, dataset, splits)
-    if sources is not None and (bare := unlabeled_hosts(plan, sources)):
-        faults.append(unlabeled_hosts_fault(str(hosts.healthy), bare))
+    if sources is not None and (without := unlabeled_hosts(plan, sources)):
+        faults.append(unlabeled_hosts_fault(str(hosts.healthy), without))
     if quality.until_pass is not None:
         gather_faults(faults, lambda: needed_judge(workspace, quality.judge, device))
     if faults or sources is None or divided is None:

@@ -10,7 +10,7 @@ from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions
+from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, check_hosts
 from tumorgen_cli.synthesis.pair import PairInputs, Quality
 from tumorgen_cli.synthesis.set_files import LEARNED_FROM, UNLABELED_HOSTS
 from tumorgen_cli.synthesis.sources import (
@@ -24,6 +24,7 @@ from tumorgen_cli.synthesis.synthesize import Tally, make_jobs, own_jobs, synthe
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.system.files import file_name
 from tumorgen_cli.system.locks import locked
 
 
@@ -54,6 +55,10 @@ def synthesize_pairs(
         DataError: hosts that cannot be used, or no pair that could be painted.
         StateError: a stage is not trained, or the folder holds a set that was made with other settings.
     """
+    check_hosts(hosts)
+    if quality.judge is not None and quality.until_pass is None:
+        fault = Fault("--judge", str(quality.judge), "--until-pass beside it", "add it, or leave both out")
+        raise PlanError("A judge that is not asked", [fault])
     method = open_method(workspace, method_name, device)
     plan = method.plan
     check_sampling(method, sampling)
@@ -99,7 +104,10 @@ def check_sampling(method: Method, sampling: Sampling) -> None:
 
 
 def set_name(method: str, hosts: HostOptions, sampling: Sampling, quality: QualityOptions) -> str:
-    """The name of a set in the workspace: the method, the hosts, and every option that is not the default.
+    """The name of a set in the workspace: the method, the hosts, and the options of painting that are not the default.
+
+    Seed and judge are not part of it, and of a folder of regions only its own name is: a set with other settings under
+    the same name is refused, and needs `--out`.
 
     For example `tumorgen_torso`, `tumorgen_torso_roi-liver_steps-50`, `copypaste_test_until-pass-5_keep-0.9`.
     """
@@ -107,7 +115,7 @@ def set_name(method: str, hosts: HostOptions, sampling: Sampling, quality: Quali
     if sampling.kind is not None:
         parts.append(sampling.kind)
     if hosts.paint_in is not None:
-        parts.append(f"in-{hosts.paint_in.replace(' ', '-')}")
+        parts.append(f"in-{hosts.paint_in}")
     if hosts.roi is not None:
         parts.append(f"roi-{hosts.roi.resolve().name}")
     if hosts.box is not None:
@@ -120,7 +128,7 @@ def set_name(method: str, hosts: HostOptions, sampling: Sampling, quality: Quali
         parts.append(f"until-pass-{quality.until_pass}")
         if quality.keep != QualityOptions().keep:
             parts.append(f"keep-{quality.keep:g}")
-    return "_".join(parts)
+    return file_name("_".join(parts))
 
 
 def _set_settings(

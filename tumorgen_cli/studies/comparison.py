@@ -39,12 +39,13 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.logs import read_log
-from tumorgen_cli.synthesis.options import HostOptions, SetOptions
+from tumorgen_cli.synthesis.options import HostOptions, SetOptions, refuse_host_options
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, one_line
+from tumorgen_cli.system.files import file_name
 from tumorgen_cli.system.locks import locked
 
 
@@ -119,6 +120,7 @@ def compare_methods(
         DataError: There is nothing to paint into.
         StateError: No method made a set.
     """
+    refuse_host_options(hosts, "healthy", "cases", "paint_in", "host_labels")
     if design.train_on is not None:
         scoring = _with_own_judge(workspace, design.train_on, scoring, device)
         workspace = _workspace_on(workspace, design.train_on, device)
@@ -249,7 +251,7 @@ def _places(workspace: Workspace, plan: Plan, hosts: HostOptions) -> list[_Place
     elif hosts.healthy is not None or not hosts.cases:
         name = hosts.healthy.resolve().name if hosts.healthy else ""
         name = f"{name}_scans" if name == hosts.cases else name
-        name = f"{name}_in_{hosts.paint_in}" if hosts.paint_in else name
+        name = file_name(f"{name}_in_{hosts.paint_in}") if hosts.paint_in else name
         sources = tuple(healthy_sources(plan, hosts.healthy, hosts.host_labels, hosts.paint_in))
         found.append(_Place(name, sources, replace(hosts, cases=None)))
     return found

@@ -53,7 +53,7 @@ from tumorgen_cli.studies.downstream_runs import (
 from tumorgen_cli.studies.downstream_tables import gains_csv
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
-from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions
+from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions, refuse_host_options
 from tumorgen_cli.synthesis.sources import healthy_sources, read_planned_dataset, unlabeled_hosts, unlabeled_hosts_fault
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
@@ -122,6 +122,7 @@ def measure_gains(
     """
     plan, splits = workspace.plan(), workspace.splits()
     check_preprocessed(workspace, plan, splits)
+    refuse_host_options(hosts, "healthy", "cases")
     counts = case_counts(len(splits.train), design.fractions)
     dataset = _checked_dataset(plan, splits, design, hosts)
     kind: Literal["cpu", "cuda"] = "cuda" if find_device(device).type == "cuda" else "cpu"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.synthesis.shards import Shard
+from tumorgen_cli.system.errors import Fault, PlanError
 
 #: whose own tumors are redrawn: those of the held-out or of the training cases
 CaseGroup = Literal["test", "train"]
@@ -33,6 +34,44 @@ class HostOptions:
     box: Box | None = None
     paint_in: str | None = None
     host_labels: Path | None = None
+
+
+def refuse_host_options(hosts: HostOptions, *known: str) -> None:
+    """Refuse the options of hosts that a stage has no use for, so that none is ignored.
+
+    Args:
+        hosts: What the user asks for.
+        known: The fields that the stage uses.
+
+    Raises:
+        PlanError: another field is given.
+    """
+    given = [(f.name, getattr(hosts, f.name)) for f in fields(hosts) if f.name not in known]
+    faults = [
+        Fault(f"--{name.replace('_', '-')}", str(value), f"only {', '.join(known)} here", "leave it out")
+        for name, value in given
+        if value is not None
+    ]
+    if faults:
+        raise PlanError("Options that do not apply", faults)
+
+
+def check_hosts(hosts: HostOptions) -> None:
+    """Check that the options of hosts fit together, for a set that is painted into one kind of hosts.
+
+    Raises:
+        PlanError: two sources, regions of which one would be ignored, or a label without label files.
+    """
+    if hosts.cases is not None:
+        refuse_host_options(hosts, "cases", "box")
+    faults = []
+    if hosts.roi is not None and hosts.host_labels is not None:
+        faults.append(Fault("--roi and --host-labels", "both given", "one of them", "leave one out"))
+    if (hosts.paint_in is None) != (hosts.host_labels is None):
+        expected, remedy = "a label and the label files", "give --paint-in and --host-labels, or neither"
+        faults.append(Fault("--paint-in and --host-labels", "one of them", expected, remedy))
+    if faults:
+        raise PlanError("Options that do not fit together", faults)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,11 @@ def _write_errors(path: Path) -> Iterator[None]:
             remedy = "choose another folder with --work or --out"
             raise StateError("Cannot write", [Fault(str(path), str(error), "a writable folder", remedy)]) from error
         raise
+
+
+def file_name(text: str) -> str:
+    """A text as one file name: what is neither letter, digit, `_`, `.`, `+` nor `-` becomes `-`."""
+    return re.sub(r"[^\w.+-]", "-", text)
 
 
 @contextlib.contextmanager
