@@ -48,7 +48,7 @@ tumor volume. {train} were trained on, every fifth in sorted order was held out.
 * Source: Vallières, M., Freeman, C. R., Skamene, S. R., & El Naqa, I. (2015). Soft-tissue-Sarcoma [Data set]. The
   Cancer Imaging Archive. <https://doi.org/10.7937/K9/TCIA.2015.7GO2GSKS>. Published with: Vallières et al., Phys. Med.
   Biol. 60 (2015) 5471–5496.
-* Prepared by the Image Biomarker Standardization Initiative (IBSI): converted, in SUV, cropped. Changed here: resampled
+* Prepared by the Image Biomarker Standardisation Initiative (IBSI): converted, in SUV, cropped. Changed here: resampled
   and normalized by nnU-Net.
 * License of the data: CC BY 3.0, <https://creativecommons.org/licenses/by/3.0/>. The authors of the data endorse
   neither this model nor its use.

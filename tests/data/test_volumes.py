@@ -14,7 +14,7 @@ from tumorgen_cli.system.errors import DataError, StateError
 
 
 def place(grid, index):
-    """Where an index (voxel centres are whole numbers) lies in mm."""
+    """Where an index (voxel centers are whole numbers) lies in mm."""
     return np.array(grid.origin_mm) + np.array(grid.direction).reshape(3, 3) @ (
         np.array(index, float) * np.array(grid.spacing_mm)
     )

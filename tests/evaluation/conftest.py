@@ -38,7 +38,7 @@ def plan(tmp_path_factory):
 
 @pytest.fixture
 def synthetic(tmp_path):
-    """Three pairs: one the judge agrees with, one shifted by two voxels, one it cannot see; organs around are labelled
+    """Three pairs: one the judge agrees with, one shifted by two voxels, one it cannot see; organs around are labeled
     1."""
     organ = np.zeros(SHAPE, np.uint8)
     organ[2:5] = 1

@@ -187,7 +187,7 @@ def test_missing_files_are_all_told(plan, synthetic, tmp_path):
 
 
 def test_window_is_centred_and_kept_inside(plan):
-    """A ramp in millimetres shows where each of the window's voxels comes from."""
+    """A ramp in millimeters shows where each of the window's voxels comes from."""
     place = [(np.arange(n) + 0.5) * s for n, s in zip(SHAPE, SPACING, strict=True)]
     wide, limits = replace(plan, channels=(ChannelPlan("x", "dataset", 0.0, 1000.0, 1.0),)), np.array([[0.0, 1000.0]])
     box = Box((1, 9, 8), (5, 13, 10))
@@ -199,7 +199,7 @@ def test_window_is_centred_and_kept_inside(plan):
         assert window.shape == (1, 16, 16, 16)
         line = 1000 * np.moveaxis(window[0], axis, 0)[:, 8, 8]
         start = max(0, min(box.center[axis] * SPACING[axis] - 40, GRID.extent_mm[axis] - 80))
-        inner = slice(1, -1)  # beyond the outer voxels' centres the scan's edge continues
+        inner = slice(1, -1)  # beyond the outer voxels' centers the scan's edge continues
         np.testing.assert_allclose(line[inner], (start + (np.arange(16) + 0.5) * 5)[inner], atol=0.01)
         assert start + (center[axis] + 0.5) * 5 == pytest.approx(box.center[axis] * SPACING[axis])
 

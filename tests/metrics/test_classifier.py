@@ -245,14 +245,14 @@ def test_hosts_are_never_on_both_sides():
     grouped = reader_test(*sides, *hosts, FEATURES, 0)
     assert grouped.low <= 0.5 <= grouped.high
     assert grouped.high - grouped.low > 0.2
-    # a nearest neighbour that may look at the same host knows them all: the same lesions leak where they are let to
+    # a nearest neighbor that may look at the same host knows them all: the same lesions leak where they are let to
     labels, groups = np.arange(120) < 60, np.unique(np.concatenate(hosts), return_inverse=True)[1]
-    leaking, tight = (nearest_neighbour_auc(np.concatenate(sides), labels, g) for g in (np.arange(120), groups))
+    leaking, tight = (nearest_neighbor_auc(np.concatenate(sides), labels, g) for g in (np.arange(120), groups))
     assert leaking > 0.99
     assert tight < 0.8
 
 
-def nearest_neighbour_auc(values, labels, groups):
+def nearest_neighbor_auc(values, labels, groups):
     """AUC of `room`'s own cross-validation, with a classifier that remembers."""
     from sklearn.neighbors import KNeighborsClassifier
 

@@ -160,10 +160,10 @@ def test_inception_is_torch_fidelitys(no_network, monkeypatch):
     network = inception(CPU, path)
     assert network.is_fid
     images = np.stack([np.linspace(-0.1, 1.1, 20 * 24).reshape(20, 24), np.full((20, 24), 0.5)])
-    grey = torch.tensor(
+    gray = torch.tensor(
         [[[int(min(max(round(v * 255), 0), 255)) for v in row] for row in image] for image in images], dtype=torch.uint8
     )
-    expected = reference(grey[:, None].repeat(1, 3, 1, 1))[0]
+    expected = reference(gray[:, None].repeat(1, 3, 1, 1))[0]
     np.testing.assert_allclose(network.features(images), expected, rtol=1e-4, atol=1e-6)
     assert expected.shape == (2, 2048)
 

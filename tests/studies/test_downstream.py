@@ -424,7 +424,7 @@ def test_page_and_tables():
     result = Downstream("Dataset1_<b>", "0", ("p0",), "scans of x", DESIGN, Schedule(3, 7, 0.5), "cpu", 5.0, arms, runs)
     page = draw_page(result, [])
     assert "Dataset1_&lt;b&gt;" in page
-    assert "var(--text)" in page  # the figure follows the page's colours
+    assert "var(--text)" in page  # the figure follows the page's colors
     assert not re.search(r'(src|href)="http', page)
     lines = gains_csv(arms).splitlines()
     assert len(lines) == 1 + 4 * (4 + 3 * 4)  # measures, and each in three sizes

@@ -167,7 +167,7 @@ def ramps(axis):
 
 @pytest.mark.parametrize("axis", range(3))
 def test_windows_lie_within_the_scan(plan, tmp_path, axis):
-    """On a ramp in mm a voxel's grey level is its place: at a corner as in the middle nothing is padded, stretched or
+    """On a ramp in mm a voxel's gray level is its place: at a corner as in the middle nothing is padded, stretched or
     turned."""
     wide = replace(plan, channels=(ChannelPlan("PET", "dataset", 0.0, 255.0, 1.0),))
     middle, corner = ball((13, 11, 9)), ball((2, 2, 1), 7)

@@ -227,7 +227,7 @@ def test_the_feather_by_hand():
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 @pytest.mark.parametrize("keeps", [False, True])
 def test_no_step_at_the_seam(plan, dtype, keeps):
-    """A host of 100 and a synthetic of 500: no neighbours differ by more than smoothstep's steepest slope allows."""
+    """A host of 100 and a synthetic of 500: no neighbors differ by more than smoothstep's steepest slope allows."""
     grid = Grid((60, 60, 60), (2.0, 2.0, 2.0))
     scan = replace(make_scan(grid, dtype, fill=100), limits=np.array([[0.0, 1000.0]], np.float32))
     box = Box((15, 16, 17), (40, 41, 42))

@@ -99,15 +99,15 @@ def test_a_tumor_is_taken_away_as_far_as_it_is_seen_not_as_it_is_outlined():
     assert outline[0][(radius > 11) & (radius <= 12)].min() == 8  # in other channels than PET's the outline is believed
 
 
-def test_organs_stay_hotter_or_labelled_and_what_is_too_large():
+def test_organs_stay_hotter_or_labeled_and_what_is_too_large():
     image, outlined, _ = hot_spot(outlined=9, organ=20.0)
     seen = extend_to_uptake(image, outlined, NONE, SPACING, 2.0)
     assert not seen[29:].any()  # nor its blur
     assert seen.sum() > 1.5 * outlined.sum()
-    labelled = NONE.copy()
-    labelled[26:36, 18:27, 18:27] = True
+    labeled = NONE.copy()
+    labeled[26:36, 18:27, 18:27] = True
     box = Box((18, 18, 18), (27, 27, 27))
-    healed, _ = remove_tumors(image, outlined, box, SPACING, paste_plan(2.0), 0, np.where(labelled, 2, outlined))
+    healed, _ = remove_tumors(image, outlined, box, SPACING, paste_plan(2.0), 0, np.where(labeled, 2, outlined))
     np.testing.assert_array_equal(healed[0, 30:36, 18:27, 18:27], image[0, 30:36, 18:27, 18:27])
     image, outlined, _ = hot_spot(outlined=6)
     np.testing.assert_array_equal(

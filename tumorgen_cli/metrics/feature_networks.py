@@ -97,8 +97,7 @@ def inception(device: torch.device, weights: Path | None) -> Network:
         gray = (images.clamp(0, 1) * 255).round().to(torch.uint8)
         return network(gray[:, None].expand(-1, 3, -1, -1))[0]
 
-    # part of the hash under which features are cached: keep the text
-    preparation = "8 bits, grey as RGB, TensorFlow 1 bilinear to 299"
+    preparation = "8 bits, gray as RGB, TensorFlow 1 bilinear to 299"
     return Network(
         "inception", True, 2, hash_value(["inception", _INCEPTION_SHA256, preparation]), _batched(forward, device, 3)
     )
@@ -119,8 +118,7 @@ def lite0(device: torch.device) -> Network:
     def forward(images: torch.Tensor) -> torch.Tensor:
         return model.extract_features(lite0_input(images)).mean(dim=(2, 3))
 
-    # part of the hash under which features are cached: keep the text
-    preparation = "grey as RGB, bicubic to 224, (255 x - 127) / 128, last layer"
+    preparation = "gray as RGB, bicubic to 224, (255 x - 127) / 128, last layer"
     return Network("lite0", False, 2, hash_value(["lite0", SHA256, preparation]), _batched(forward, device, 3))
 
 

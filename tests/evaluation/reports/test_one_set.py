@@ -109,7 +109,7 @@ def test_page_is_whole_and_shows_best_median_worst(tmp_path):
     ]
     assert html.count('<img src="data:image/jpeg') == 3
     assert "prefers-color-scheme:dark" in html
-    assert "#01020" not in html  # every placeholder ink became a colour of the page
+    assert "#01020" not in html  # every placeholder ink became a color of the page
     assert "<host>" in text
     assert "a <set>" in text
     assert "1 undefined" in text
