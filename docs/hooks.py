@@ -47,7 +47,7 @@ def commands_page() -> str:
         f"`{PROGRAM} --version` prints the version. `{PROGRAM} --install-completion` adds completion to your shell.",
         "",
         "Commands print progress and notes on stderr and results on stdout. A command ends by naming the next one.",
-        "An error that you can correct ends with exit code 1 and no traceback.",
+        "An error that you can correct ends with exit code 1 and no traceback. Unknown options and choices end with 2.",
         "A command that you stop with Ctrl-C ends with 130. The same command continues from there.",
         "",
     ]
