@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -86,9 +88,12 @@ def test_the_commands_of_a_page_run(page, reader):
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p.parent != ROOT], ids=lambda p: p.stem)
-def test_the_python_of_a_page_runs(page, reader):
+def test_the_python_of_a_page_runs(page, reader, monkeypatch):
+    """All blocks of a page in one module, as a reader would paste them."""
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look their module up
     for body in blocks(page, "python"):
-        exec(compile(body, str(page), "exec"), {"__name__": "page"})
+        exec(compile(body, str(page), "exec"), module.__dict__)
 
 
 def test_the_front_pages_commands_run(reader, phantoms):
