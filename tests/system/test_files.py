@@ -114,7 +114,7 @@ def test_no_flag_is_a_number():
 
 def test_a_name_that_is_like_none():
     fault = json_records.unknown_name_fault("plan", "zzzz", ["alpha", "beta"])
-    assert (fault.remedy, fault.expected) == ("remove it", "one of alpha, beta")
+    assert (fault.remedy, fault.expected) == ("choose one of these, or leave it out", "one of alpha, beta")
 
 
 def test_missing_and_damaged_files(tmp_path):

@@ -112,7 +112,7 @@ def unknown_name_fault(where: str, name: str, known: Iterable[str]) -> Fault:
         f"{where}.{name}" if where else name,
         "an unknown name",
         f"one of {', '.join(names)}" if names else "no such field",
-        f"did you mean {near[0]}?" if near else "remove it",
+        f"did you mean {near[0]}?" if near else "choose one of these, or leave it out",
     )
 
 
