@@ -23,10 +23,10 @@ from tumorgen_cli.cli.options import (
     Work,
     command,
     host_faults,
-    judge_faults,
     method_names,
     refuse,
 )
+from tumorgen_cli.synthesis.options import judge_faults
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, describe_counts
 
@@ -242,7 +242,7 @@ def nnunet_setup(
 ) -> None:
     """Print two lines for a job script with which nnU-Net paints new tumors while it trains."""
     # Long: a command's parameters are its options
-    faults = host_faults(healthy, cases, both=True) + judge_faults(judge, until_pass)
+    faults = host_faults(healthy, cases, both=True) + judge_faults(api.QualityOptions(until_pass, judge=judge))
     if roi is not None and healthy is None:
         remedy = "leave it out: --cases paints where the tumors are"
         faults.append(Fault("--roi", str(roi), "--healthy beside it", remedy))

@@ -201,12 +201,6 @@ def refuse(message: str, faults: list[Fault]) -> None:
         raise PlanError(message, faults)
 
 
-def judge_faults(judge: Path | None, until_pass: int | None) -> list[Fault]:
-    """The fault of a judge that is not asked."""
-    unused = judge is not None and until_pass is None
-    return [Fault("--judge", str(judge), "--until-pass beside it", "add it, or leave both out")] if unused else []
-
-
 def host_faults(healthy: Path | None, cases: str | None, both: bool = False) -> list[Fault]:
     """The fault of hosts that are not given or, unless `both` is allowed, given twice."""
     if healthy is None and cases is None:

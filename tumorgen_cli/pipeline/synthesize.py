@@ -10,7 +10,7 @@ from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, check_hosts
+from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, check_hosts, judge_faults
 from tumorgen_cli.synthesis.pair import PairInputs, Quality
 from tumorgen_cli.synthesis.set_files import LEARNED_FROM, UNLABELED_HOSTS
 from tumorgen_cli.synthesis.sources import (
@@ -56,9 +56,8 @@ def synthesize_pairs(
         StateError: a stage is not trained, or the folder holds a set that was made with other settings.
     """
     check_hosts(hosts)
-    if quality.judge is not None and quality.until_pass is None:
-        fault = Fault("--judge", str(quality.judge), "--until-pass beside it", "add it, or leave both out")
-        raise PlanError("A judge that is not asked", [fault])
+    if faults := judge_faults(quality):
+        raise PlanError("A judge that is not asked", faults)
     method = open_method(workspace, method_name, device)
     plan = method.plan
     check_sampling(method, sampling)

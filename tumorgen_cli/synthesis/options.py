@@ -89,6 +89,13 @@ class QualityOptions:
     judge: Path | None = None
 
 
+def judge_faults(quality: QualityOptions) -> list[Fault]:
+    """The fault of a judge that is not asked."""
+    unused = quality.judge is not None and quality.until_pass is None
+    fault = Fault("--judge", str(quality.judge), "--until-pass beside it", "add it, or leave both out")
+    return [fault] if unused else []
+
+
 @dataclass(frozen=True)
 class SetOptions:
     """Which set is made, and which part of it by this process.
