@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+_ALIKE = 0.6  # difflib's ratio from which on a known name is suggested
+_AS_ALIKE = 0.05  # names that are nearly as like as the nearest one are suggested with it
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,33 @@ class Fault:
 def abbreviate_list(names: Sequence[str], most: int = 5) -> str:
     """Join at most `most` names with commas; an ellipsis stands for the others."""
     return ", ".join(names[:most]) + (" …" if len(names) > most else "")
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:
+    """Ask for the known names that are nearest to an unknown one: "did you mean window.alpha?", the nearest first.
+
+    Case is ignored. A name without dots also matches the last part of dotted names: `steps` finds
+    `methods.tumorgen.sampling.steps`.
+
+    Args:
+        name: The unknown name.
+        known: The known names.
+        most: How many names to suggest at most.
+
+    Returns:
+        The question, or an empty string if no known name is like it.
+    """
+    wanted = name.strip().lower()
+    likeness = {}
+    for each in known:
+        spellings = (each, each.rpartition(".")[2]) if "." not in wanted else (each,)
+        likeness[each] = max(difflib.SequenceMatcher(None, wanted, text.lower()).ratio() for text in spellings)
+    best = max(likeness.values(), default=0.0)
+    if best < _ALIKE:
+        return ""
+    near = sorted((each for each in likeness if likeness[each] > best - _AS_ALIKE), key=lambda each: -likeness[each])
+    *others, last = near[:most]
+    return f"did you mean {', '.join(others)} or {last}?" if others else f"did you mean {last}?"
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:

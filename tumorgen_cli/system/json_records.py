@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.system.errors import Fault, PlanError, StateError, did_you_mean
 from tumorgen_cli.system.files import write_text
 
 if TYPE_CHECKING:
@@ -107,12 +106,11 @@ def from_plain(kind: type[T], value: Any, where: str = "", remedy: str = "correc
 def unknown_name_fault(where: str, name: str, known: Iterable[str]) -> Fault:
     """The fault for an unknown name; its remedy suggests the nearest known name."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, 1)
     return Fault(
         f"{where}.{name}" if where else name,
         "an unknown name",
         f"one of {', '.join(names)}" if names else "no such field",
-        f"did you mean {near[0]}?" if near else "choose one of these, or leave it out",
+        did_you_mean(name, names) or "choose one of these, or leave it out",
     )
 
 
