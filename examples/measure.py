@@ -92,8 +92,8 @@ def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder 
             beyond = np.ones(label.shape, bool)
             beyond[record.box.slices] = False
             outside, empty = outside + bool(label[beyond].any()), empty + (not label.any())
-            if record.healed is not None:
-                beyond[record.healed.slices] = False
+            if record.removal_box is not None:
+                beyond[record.removal_box.slices] = False
             same = image.dtype == host.dtype and np.array_equal(image[:, beyond], host[:, beyond])
             pairs, changed = pairs + 1, changed + (not same)
         print(

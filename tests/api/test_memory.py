@@ -90,7 +90,7 @@ def test_a_region_holds_the_center_of_the_box(workspace, phantoms):
     pair = api.paint(host[None], grid.spacing_mm, region=region, **options)
     assert pair.image.shape == (1, *host.shape)
     assert pair.mask.shape == host.shape
-    center = [int(c) for c in pair.provenance.asked.center]
+    center = [int(c) for c in pair.provenance.requested_box.center]
     assert all(13 <= c <= 20 for c in center)
 
 

@@ -210,4 +210,4 @@ def test_the_settings_of_every_stage_are_in_the_plan(trained, name):
     assert all(method.planned_iterations(stage) > 0 for stage in method.stages)
     assert all(method.trained(stage) for stage in method.stages)
     assert not any(method.trained(stage, 10**9) for stage in method.stages)
-    assert method.learnt_from() == trained.splits().train
+    assert method.learned_from() == trained.splits().train

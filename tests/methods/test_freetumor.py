@@ -191,7 +191,7 @@ def test_the_runs_record_their_quality(trained):
         for stage in ("segmentor", "gan")
     ]
     assert 0 <= numbers[0]["dice_worst"] <= numbers[0]["dice"] <= 1
-    assert {"proportion", "proportion_before", "passed", "unlabelled_scans"} <= set(numbers[1])
+    assert {"proportion", "proportion_before", "passed", "unlabeled_scans"} <= set(numbers[1])
     for stage in ("segmentor", "gan"):
         assert list((trained.run("freetumor", stage) / "previews").glob("step_*.png"))
 
@@ -233,7 +233,7 @@ def unlabeled(trained, phantoms, tmp_path):
 
 
 def test_tumor_free_scans_have_the_cases_form_and_are_resumed(unlabeled, phantoms):
-    folders = sorted(unlabeled.unlabelled.iterdir())
+    folders = sorted(unlabeled.unlabeled.iterdir())
     for folder in folders:
         case = load_case(folder)
         assert case.record.spacing_mm == unlabeled.plan().window.spacing_mm
@@ -248,8 +248,8 @@ def test_a_workspace_of_some_cases_has_them_too(unlabeled, phantoms, tmp_path, m
     monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
     splits = unlabeled.splits()
     inner = subset_workspace(unlabeled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu")
-    names = {path.name for path in unlabeled.unlabelled.iterdir()}
-    assert {path.name for path in inner.unlabelled.iterdir()} == names
+    names = {path.name for path in unlabeled.unlabeled.iterdir()}
+    assert {path.name for path in inner.unlabeled.iterdir()} == names
     assert len(names) == 2
     assert preprocess.healthy_folders(inner) == [phantoms.healthy.resolve()]
     write_json(unlabeled.healthy_file, [str(tmp_path / "gone")])
@@ -266,7 +266,7 @@ def test_the_generator_learns_from_them(unlabeled, trained):
     assert method.trained("segmentor")  # which learns from labels alone
     assert not method.trained("gan")
     assert ft.FreeTumor(trained.plan(), trained).trained("gan")
-    path = unlabeled.unlabelled / names[0] / "case.json"
+    path = unlabeled.unlabeled / names[0] / "case.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "inputs_hash": "old"}))
     with pytest.raises(StateError, match="preprocess --healthy"):
         method.stage("gan")
@@ -281,4 +281,4 @@ def test_a_labeled_case_is_not_a_healthy_scan(unlabeled, phantoms, tmp_path):
     shutil.copy(phantoms.dataset / "imagesTr" / f"{held_out}_0000.nii.gz", tmp_path / "scans" / "Somebody_0000.nii.gz")
     with pytest.raises(DataError, match=f"Somebody, which is {held_out}"):
         preprocess.preprocess_healthy(unlabeled, tmp_path / "scans", 0)
-    assert len(list(unlabeled.unlabelled.iterdir())) == 2
+    assert len(list(unlabeled.unlabeled.iterdir())) == 2

@@ -230,14 +230,14 @@ def test_cases_that_initial_weights_were_trained_on_count_as_seen(trained, tmp_p
     monkeypatch.setattr(train, "open_method", lambda workspace, name, _: find_method(name)(workspace.plan(), workspace))
     monkeypatch.setattr(train, "train", lambda *_: None)
     method = find_method("tumorgen")(other.plan(), other)
-    assert method.learnt_from() == other.splits().train
+    assert method.learned_from() == other.splits().train
     initial = trained.run("tumorgen", "vae") / "weights.safetensors"
     train.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=initial)
-    assert method.learnt_from() == (splits.train[1], *splits.test, *sorted({*splits.train} - {splits.train[1]}))
+    assert method.learned_from() == (splits.train[1], *splits.test, *sorted({*splits.train} - {splits.train[1]}))
     copy = tmp_path / "alone.safetensors"  # its cases are not known
     shutil.copy(initial, copy)
     train.train_stage(other, "tumorgen", "vae", device="cpu", restart=True, initial=copy)
-    assert method.learnt_from() == other.splits().train
+    assert method.learned_from() == other.splits().train
     train.train_stage(other, "tumorgen", "vae", device="cpu", restart=True)
     assert not (method.folder("vae") / INITIAL).exists()
 

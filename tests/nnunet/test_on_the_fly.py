@@ -376,7 +376,7 @@ def test_a_fold_that_nobody_wrote_is_refused(painting, tmp_path):
     write_json(tmp_path / "splits_final.json", [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}])
     where = {"preprocessed_dataset_folder_base": str(tmp_path)}
     beyond, last, every = (
-        painting_faults(painting, trainer(**where, fold=fold), (), painting.learnt_from) for fold in (2, 1, "all")
+        painting_faults(painting, trainer(**where, fold=fold), (), painting.learned_from) for fold in (2, 1, "all")
     )
     assert (last, every) == ([], [])
     assert "only 2 in" in beyond[0].found
@@ -451,7 +451,7 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     found = trainer_module.read_record(Painting, file, "")
     assert (found.probability, found.pool, found.method) == (0.25, 32, "copypaste")
     assert found.hosts == ("Healthy_000", "Healthy_001")
-    assert found.learnt_from == unpainted.splits().train
+    assert found.learned_from == unpainted.splits().train
     assert set(found.weights) == {"donors"}
     splits = json.loads((file.parent / "splits_final.json").read_text())
     assert splits == [{"train": list(unpainted.splits().train), "val": list(unpainted.splits().test)}]
@@ -577,9 +577,9 @@ def trainer(**changes):
 
 
 def test_a_fold_that_validates_on_what_was_learnt_is_refused(painting):
-    known = [*painting.learnt_from, "x"]
+    known = [*painting.learned_from, "x"]
     assert painting_faults(painting, trainer(), ["x"], known) == []
-    learnt, host = painting.learnt_from[0], painting.hosts[1]
+    learnt, host = painting.learned_from[0], painting.hosts[1]
     faults = painting_faults(painting, trainer(), ["x", learnt, host], known)
     assert [(fault.where, part in fault.found) for fault, part in zip(faults, (learnt, host), strict=True)] == [
         ("fold 1", True)
@@ -590,10 +590,10 @@ def test_a_data_set_that_names_its_cases_otherwise_is_refused(painting, tmp_path
     """No name would tell that its validation cases have been learnt from."""
     renamed = [f"case_{number}" for number in range(9)]
     (fault,) = painting_faults(painting, trainer(), renamed[:2], renamed)
-    assert painting.learnt_from[0] in fault.found
+    assert painting.learned_from[0] in fault.found
     folder = tmp_path / "gt_segmentations"  # of all cases, in whatever fold they are
     folder.mkdir()
-    for case in painting.learnt_from:
+    for case in painting.learned_from:
         (folder / f"{case}.nii.gz").touch()
     assert painting_faults(painting, trainer(preprocessed_dataset_folder_base=str(tmp_path)), ["x"], ["x"]) == []
 
@@ -604,7 +604,7 @@ def test_every_fault_of_the_data_is_told(painting):
     assert (
         len(
             painting_faults(
-                painting, trainer(is_cascaded=True, plans_manager=reader, dataset_json=other), [], painting.learnt_from
+                painting, trainer(is_cascaded=True, plans_manager=reader, dataset_json=other), [], painting.learned_from
             )
         )
         == 4

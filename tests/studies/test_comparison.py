@@ -142,12 +142,12 @@ def test_what_training_cost_and_came_to_is_told(tmp_path):
 
     write_json(
         tmp_path / "gan" / "run.json",
-        {"iterations": 3, "seconds": 1.5, "device": "cpu", "numbers": {"unlabelled_scans": 2.0}},
+        {"iterations": 3, "seconds": 1.5, "device": "cpu", "numbers": {"unlabeled_scans": 2.0}},
     )
     runs = stage_runs({"segmentor": tmp_path / "segmentor", "gan": tmp_path / "gan"}, {"segmentor": 9, "gan": 5})
-    assert runs == (StageCost("gan", 3, 5, 1.5, "cpu", {"unlabelled_scans": 2.0}),)
+    assert runs == (StageCost("gan", 3, 5, 1.5, "cpu", {"unlabeled_scans": 2.0}),)
     ((*_, told),) = training_rows(Comparison("", "", "", 0, "", "", "", "", False, 1.0, {"freetumor": runs}, ()))
-    assert "unlabelled scans 2" in told
+    assert "unlabeled scans 2" in told
 
 
 def test_minutes_are_shared_out_by_planned_work():
@@ -254,7 +254,9 @@ def test_every_method_meets_the_same_places(compared, phantoms):
         places = []
         for method in ("copypaste", "syntumor"):
             lines = (workspace.synthetic(f"{method}_{table.hosts}_n3") / "provenance.jsonl").read_text().splitlines()
-            places.append([(each["case"], each["seed"], each["asked"], each["box"]) for each in map(json.loads, lines)])
+            places.append(
+                [(each["case"], each["seed"], each["requested_box"], each["box"]) for each in map(json.loads, lines)]
+            )
         assert [place[:3] for place in places[0]] == [place[:3] for place in places[1]]
         assert all(one[3] != other[3] for one, other in zip(*places, strict=True))
         assert (table.pairs, table.alike) == (3, 3)

@@ -154,7 +154,7 @@ def test_few_cases_teach_the_method_alone(copy, nnunets, phantoms):
     count = case_counts(len(copy.splits().train), (0.5,))[0]
     (settings,) = (copy.root / "downstream" / f"real_{count}").glob("synthetic/*/set.json")
     real = {case for _, job in nnunets for case in job.train if case in copy.splits().train}
-    assert set(json.loads(settings.read_text())["learnt_from"]) == real
+    assert set(json.loads(settings.read_text())["learned_from"]) == real
     inner = Workspace(copy.root / "downstream" / f"real_{count}")
     assert {case.case for case in inner.fingerprint().cases} == real | {*copy.splits().test}
     assert {d.field: d.value for d in inner.plan().decisions if d.source != "rule"}.keys() >= {
@@ -186,7 +186,7 @@ def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
 def test_weights_that_have_seen_held_out_cases_are_no_arm(copy, nnunets, phantoms, monkeypatch):
     """Given by --init from a workspace of another fold, say."""
     seen = copy.splits().test[0]
-    monkeypatch.setattr(find_method("copypaste"), "learnt_from", lambda self: (*self.workspace.splits().train, seen))
+    monkeypatch.setattr(find_method("copypaste"), "learned_from", lambda self: (*self.workspace.splits().train, seen))
     design = dataclasses.replace(DESIGN, arms=("real", "copypaste", "copypaste-live"), fractions=(1.0,), seeds=1)
     made = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
     assert [run.arm for run in made.result.runs] == ["real"]
@@ -283,7 +283,7 @@ def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):
     job = nnunets[-1][1]
     painting = read_record(Painting, Path(job.painting), "")
     assert painting.probability == 0.25
-    assert painting.learnt_from == copy.splits().train
+    assert painting.learned_from == copy.splits().train
     assert {*painting.hosts} == {*copy.splits().train} | {
         path.name.split("_0000")[0] for path in phantoms.healthy.iterdir()
     }

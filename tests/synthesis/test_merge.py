@@ -21,7 +21,7 @@ from tumorgen_cli.pipeline.merge import merge_sets
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis import merge as merge_module
 from tumorgen_cli.synthesis.merge import LEARNED, PAINTED
-from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import to_plain, write_json
@@ -54,7 +54,7 @@ def write_cases(folder, cases, labels=LABELS, channel="PET"):
     return folder
 
 
-def write_set(folder, hosts, learnt_from=TRAIN, **options):
+def write_set(folder, hosts, learned_from=TRAIN, **options):
     """A set of a pair per host; a host is a name, or a name with the hash of its voxels."""
     hosts = [host if isinstance(host, tuple) else (host, "voxels") for host in hosts]
     cases = [f"{host}_s{number:04d}" for number, (host, _) in enumerate(hosts)]
@@ -83,8 +83,11 @@ def write_set(folder, hosts, learnt_from=TRAIN, **options):
         for case, (host, voxels) in zip(cases, hosts, strict=True)
     ]
     (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
-    write_json(folder / "set.json", {"method": "toy", **({} if learnt_from is None else {"learnt_from": learnt_from})})
-    write_json(folder / "held_out.json", [case for case in REAL if case not in (learnt_from or ())])
+    write_json(
+        folder / "set.json",
+        {"format": PAIR_FORMAT, "method": "toy", **({} if learned_from is None else {"learned_from": learned_from})},
+    )
+    write_json(folder / "held_out.json", [case for case in REAL if case not in (learned_from or ())])
     return folder
 
 
@@ -216,7 +219,7 @@ def test_what_is_in_no_part_of_the_workspaces_split_is_in_none_of_the_merged_one
     """As with nnU-Net's own splits_final.json: such a case neither teaches nor steers."""
     told = []
     monkeypatch.setattr(merge_module.console, "warn", told.append)
-    write_json(healthy / "set.json", {"method": "toy", "learnt_from": TRAIN[1:]})
+    write_json(healthy / "set.json", {"format": PAIR_FORMAT, "method": "toy", "learned_from": TRAIN[1:]})
     write_json(healthy / "held_out.json", ["r09"])
     (fold,) = merge(real, healthy).folds
     assert (fold.train, fold.validation) == (tuple(TRAIN[1:]), ("r09",))
@@ -362,7 +365,7 @@ def test_every_fault_at_once(real, healthy, tmp_path):
     for part in (
         "labels/dataset.json: labels",
         "channels/dataset.json: channel_names",
-        "silent/set.json: learnt_from",
+        "silent/set.json: learned_from",
         "run the same `tumorgen synthesize`",
         "1 cases that Dataset501_Real does not have (somebody)",
         "half/labelsTr/h_s0001.nii.gz",
@@ -379,7 +382,10 @@ def test_every_fault_at_once(real, healthy, tmp_path):
 
 def test_pairs_without_the_hosts_labels_and_sets_at_work_are_refused(real, healthy, tmp_path):
     bare = write_set(tmp_path / "bare", ["h"])
-    write_json(bare / "set.json", {"method": "toy", "learnt_from": TRAIN, "hosts_without_labels": ["h"]})
+    write_json(
+        bare / "set.json",
+        {"format": PAIR_FORMAT, "method": "toy", "learned_from": TRAIN, "hosts_without_labels": ["h"]},
+    )
     busy = write_set(tmp_path / "busy", ["h"])
     (busy / "provenance_1of2.jsonl").touch()
     write_json(busy / "shards.json", {"parts": 2, "jobs": 1})

@@ -455,7 +455,7 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
             for folder, name in ((phantoms.dataset, record["host"]), (tmp_path / "out", record["case"]))
         )
         assert painted[was].mean() < 0.8 * host[was].mean()
-        healed = Box(tuple(record["healed"]["start"]), tuple(record["healed"]["stop"]))
+        healed = Box(tuple(record["removal_box"]["start"]), tuple(record["removal_box"]["stop"]))
         outside[healed.slices] = False
         host, painted = (
             read_volume(folder / "imagesTr" / f"{name}_0000.nii.gz")[0]

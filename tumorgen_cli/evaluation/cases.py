@@ -35,7 +35,7 @@ class TumorCase:
         images: The image file of each channel.
         label: The label file.
         box: Where painting may have changed the scan; of a real tumor its tight box.
-        asked: The box as it was drawn or given (`Provenance`); of a real tumor its tight box.
+        requested_box: The box as it was drawn or given (`Provenance`); of a real tumor its tight box.
     """
 
     group: Group
@@ -44,7 +44,7 @@ class TumorCase:
     images: tuple[Path, ...]
     label: Path
     box: Box
-    asked: Box
+    requested_box: Box
 
 
 class Volumes:
@@ -92,7 +92,7 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[TumorCase, ...]:
             line.host,
             *_paths(set_folder, line.case, len(plan.channels), ending),
             line.box,
-            line.asked,
+            line.requested_box,
         )
         for line in read_provenance(set_folder)
     )

@@ -257,7 +257,7 @@ def shared_places(sets: Sequence[Sequence[Provenance]]) -> list[str]:
 
     A rejected draw moves the box in its own set only.
     """
-    places = [{line.case: (line.host_hash, line.asked) for line in lines} for lines in sets]
+    places = [{line.case: (line.host_hash, line.requested_box) for line in lines} for lines in sets]
     return (
         [case for case, place in places[0].items() if all(each.get(case) == place for each in places)] if places else []
     )

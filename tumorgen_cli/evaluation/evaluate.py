@@ -127,7 +127,7 @@ def _redrawn_volume(set_folder: Path, real: Sequence[TumorCase], scores: Sequenc
     volume, hash_host = {case.case: case.statistics.volume_ml for case in scores}, functools.cache(hash_files)
     ratios, hosts = [], []
     for pair in read_provenance(set_folder):
-        old = [files for files in real if files.host == pair.host and pair.asked.contains(files.box)]
+        old = [files for files in real if files.host == pair.host and pair.requested_box.contains(files.box)]
         if old and hash_host(old[0].images) == pair.host_hash:  # else it is another scan with the name of a case
             ratios.append(volume[pair.case] / sum(volume[files.case] for files in old))
             hosts.append(pair.host)

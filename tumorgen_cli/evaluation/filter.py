@@ -22,7 +22,7 @@ from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
 from tumorgen_cli.evaluation.measure import verdict_of
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.logs import merge_logs, open_log, read_log
-from tumorgen_cli.synthesis.provenance import NOT_FOUND
+from tumorgen_cli.synthesis.provenance import NOT_FOUND, PAIR_FORMAT
 from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     LEFT_OUT,
@@ -115,6 +115,7 @@ def filter_set(
     pairs = synthetic_cases(plan, set_folder)
     source = hash_file(set_folder / "provenance.jsonl")
     identity = {
+        "format": PAIR_FORMAT,
         "plan": plan.hash,
         "filtered_from": str(set_folder.resolve()),
         "provenance": source,

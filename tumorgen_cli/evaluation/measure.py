@@ -193,5 +193,5 @@ def verdict_of(plan: Plan, files: TumorCase, cache: Path, judge: Judge, volumes:
         image, grid = read_scan(files, volumes)
         predicted = predict_around(judge, image, grid, files.box)
         write_volume(path, predicted.astype(np.uint8), grid)
-    around = files.asked.hull(tight_box(tumor) or files.asked)
+    around = files.requested_box.hull(tight_box(tumor) or files.requested_box)
     return judge_pair(tumor, others, predicted, around, grid, plan.tolerance_mm)

@@ -160,7 +160,7 @@ class Method(ABC):
         """
         return str(read_plain(self.folder(stage) / "run.json", f"run `tumorgen train {stage}`")["weights_hash"])
 
-    def learnt_from(self) -> tuple[str, ...]:
+    def learned_from(self) -> tuple[str, ...]:
         """The cases that the method has seen: the training cases, and those that given initial weights were trained on.
 
         The name is that of the field in `set.json`.

@@ -70,7 +70,7 @@ def set_up_nnunet(
     quality = replace(quality, judge=_absolute_judge(quality.judge))
     seed = plan.seed if seed is None else seed
     painting = _painting(workspace.root, plan, method_name, hosts, patches, quality, device, seed)
-    painting = replace(painting, weights=weights or {}, learnt_from=method.learnt_from() if method else ())
+    painting = replace(painting, weights=weights or {}, learned_from=method.learned_from() if method else ())
     sources = gather_faults(faults, lambda: find_sources(workspace, plan, painting))
     dataset = gather_faults(faults, lambda: read_planned_dataset(plan))
     divided = gather_faults(faults, lambda: find_fold(dataset, splits)) if dataset is not None else None
@@ -130,7 +130,7 @@ def _painting(
         seed=seed,
         plan_hash=plan.hash,
         weights={},
-        learnt_from=(),
+        learned_from=(),
         hosts=(),
         hosts_hash="",
         channels=tuple(channel.name for channel in plan.channels),

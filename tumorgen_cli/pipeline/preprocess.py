@@ -50,7 +50,7 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
     grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
     count = choose_preprocessing_workers(grids, len(plan.channels)) if workers is None else workers
     with locked(workspace.root, "preprocess"), console.progress("preprocessing healthy scans", len(hosts)) as tick:
-        written = preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabelled, count, tick)
+        written = preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabeled, count, tick)
     write_json(workspace.healthy_file, sorted({*map(str, healthy_folders(workspace)), str(healthy.resolve())}))
     return written
 

@@ -142,7 +142,7 @@ def _set_settings(
         "roi": str(regions.resolve()) if regions else None,
         "steps": sampling.steps,
         "solver": sampling.solver,
-        LEARNED_FROM: method.learnt_from(),
+        LEARNED_FROM: method.learned_from(),
     }
     unlabeled = unlabeled_hosts(method.plan, sources)
     if unlabeled:

@@ -28,7 +28,7 @@ from tumorgen_cli.system.json_records import (
     unknown_name_fault,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 REPLAN = "run `tumorgen plan DATASET` (again), or name another workspace with -w"
 T = TypeVar("T")
 

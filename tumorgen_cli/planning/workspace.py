@@ -39,9 +39,9 @@ class Workspace:
         return self.root / "cases"
 
     @property
-    def unlabelled(self) -> Path:
+    def unlabeled(self) -> Path:
         """The folder of preprocessed tumor-free scans without labels."""
-        return self.root / "unlabelled"
+        return self.root / "unlabeled"
 
     @property
     def healthy_file(self) -> Path:

@@ -1,7 +1,7 @@
 """Preprocess raw cases: resample them to the working spacing, in the scan's units, and save them for memory mapping.
 
 It runs in parallel, can be resumed, and has bounded memory. It reads the data set and the plan, and writes
-`cases/<id>/image.npy`, `tumors.npy` and, last, `case.json`. Scans without tumors are written to `unlabelled/` in the
+`cases/<id>/image.npy`, `tumors.npy` and, last, `case.json`. Scans without tumors are written to `unlabeled/` in the
 same form.
 """
 

@@ -307,7 +307,7 @@ def _learn(workspace: Workspace, method: str, device: DeviceName) -> None:
         StateError: Weights that were given to the method have learned from held-out cases.
     """
     train_within(workspace, method, TrainingLength(), device)
-    seen = sorted({*open_method(workspace, method, device).learnt_from()} & {*workspace.splits().test})
+    seen = sorted({*open_method(workspace, method, device).learned_from()} & {*workspace.splits().test})
     if seen:
         fault = Fault(
             method,

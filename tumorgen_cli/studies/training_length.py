@@ -143,8 +143,8 @@ def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
             shutil.copyfile(path, temporary.root / path.name)
         write_json(temporary.splits_file, few)
         temporary.cases.symlink_to(workspace.cases.resolve())
-        if workspace.unlabelled.is_dir():
-            temporary.unlabelled.symlink_to(workspace.unlabelled.resolve())
+        if workspace.unlabeled.is_dir():
+            temporary.unlabeled.symlink_to(workspace.unlabeled.resolve())
         console.note(f"{method.name}: measuring the time of a step")
         last = max(map(method.stages.index, wanted))
         for number, stage in enumerate(method.stages[: last + 1]):

@@ -73,7 +73,7 @@ def read_set(folder: Path, name: str) -> SyntheticSet:
         raise DataError("A set is empty", [Fault(str(folder), "no pair", "at least one pair", "leave the set out")])
     if learned_from is None:
         expected = "the cases that its method has learned from; without them no fold is known to be clean"
-        fault = Fault(f"{folder / 'set.json'}: learnt_from", "missing", expected, _AGAIN)
+        fault = Fault(f"{folder / 'set.json'}: learned_from", "missing", expected, _AGAIN)
         raise DataError("A set does not say what it learned from", [fault])
     return SyntheticSet(folder, name, read_raw_dataset(folder), records, learned_from, read_held_out(folder))
 
@@ -123,7 +123,7 @@ def set_faults(real: Dataset, each: SyntheticSet) -> list[Fault]:
     if foreign:
         shown = f"{len(foreign)} cases that {real.name} does not have ({abbreviate_list(foreign)})"
         expected = "cases of the real data set, by the same names: the names decide which folds a pair may be in"
-        faults.append(Fault(f"{each.folder / 'set.json'}: learnt_from", shown, expected, remedy))
+        faults.append(Fault(f"{each.folder / 'set.json'}: learned_from", shown, expected, remedy))
     return faults
 
 

@@ -38,7 +38,7 @@ from tumorgen_cli.synthesis.logs import open_log
 from tumorgen_cli.synthesis.pair import Draw, LoadedHost, PairInputs, PairJob, Quality, draw_pair, make_provenance
 from tumorgen_cli.synthesis.paste import paste_labels
 from tumorgen_cli.synthesis.places import Placing, check_places
-from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system.devices import peak_memory_gib
@@ -115,7 +115,8 @@ def load_painting(painting: Painting) -> LoadedPainting:
     method = open_method(workspace, painting.method, painting.device)
     plan, weights = method.plan, dict(method.load())
     sources = find_sources(workspace, plan, painting)
-    comparisons = {
+    comparisons: dict[str, tuple[object, object]] = {
+        "format": (PAIR_FORMAT, painting.format),
         "plan": (plan.hash, painting.plan_hash),
         "weights": (weights, painting.weights),
         "hosts": (source_names(sources), painting.hosts),

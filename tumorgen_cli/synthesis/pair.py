@@ -105,7 +105,7 @@ class Draw:
         image: (C, X, Y, Z); None if the pair is given up.
         mask: (X, Y, Z) bool.
         window: where it was painted.
-        healed: box of the voxels that changed when an old tumor was removed before, if one was.
+        removal_box: box of the voxels that changed when an old tumor was removed before, if one was.
         attempt: number of the draw.
         volume_ml: volume of the tumor.
         drawn: what the method drew at random.
@@ -116,7 +116,7 @@ class Draw:
     image: np.ndarray | None
     mask: np.ndarray
     window: Window
-    healed: Box | None
+    removal_box: Box | None
     attempt: int
     volume_ml: float
     drawn: dict[str, Any]
@@ -139,7 +139,7 @@ def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> Draw:
     seconds, empty_in_a_row = 0.0, 0
     for attempt in itertools.count():
         window = host.placing.window(np.random.default_rng([job.seed, attempt, 1]), job.turn, method.cell)
-        image, mask, healed, synthetic, method_seconds = _paint_once(inputs, job, scan, window, attempt)
+        image, mask, removed, synthetic, method_seconds = _paint_once(inputs, job, scan, window, attempt)
         seconds += method_seconds
         volume, drawn = float(mask.sum()) * scan.grid.voxel_ml, dict(synthetic.drawn)
         if volume > 0 and volume >= plan.paste.smallest_ml:
@@ -156,7 +156,7 @@ def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> Draw:
             rejected["too small" if volume > 0 else "empty"] += 1
         if empty_in_a_row == plan.paste.draws or (quality is not None and rejected[NOT_FOUND] == quality.tries):
             return Draw(None, mask, window, None, attempt, volume, drawn, dict(+rejected), seconds)
-    return Draw(image, mask, window, healed, attempt, volume, drawn, dict(+rejected), seconds)
+    return Draw(image, mask, window, removed, attempt, volume, drawn, dict(+rejected), seconds)
 
 
 def _paint_once(
@@ -167,9 +167,9 @@ def _paint_once(
     Returns:
         Image, mask, the box of what changed when an old tumor was removed, the painted window, the method's seconds.
     """
-    method, plan, healed = inputs.method, inputs.plan, None
+    method, plan, removed = inputs.method, inputs.plan, None
     if method.keeps_background:  # such a method would leave an old tumor in the box
-        scan, healed = remove_tumors_in_box(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
+        scan, removed = remove_tumors_in_box(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
     request = cut_window(scan, window, job.source.name if job.source.redraw else None)
     start = time.perf_counter()
     with catch_out_of_memory(method.name):
@@ -178,7 +178,7 @@ def _paint_once(
     image, mask = paste(
         scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, method.keeps_background
     )
-    return image, mask, healed, synthetic, seconds
+    return image, mask, removed, synthetic, seconds
 
 
 def make_provenance(
@@ -203,7 +203,7 @@ def make_provenance(
         host_voxels=host.scan.voxels,
         seed=job.seed,
         attempt=draw.attempt,
-        asked=draw.window.requested_box,
+        requested_box=draw.window.requested_box,
         box=draw.window.box,
         plan_hash=inputs.plan.hash,
         weights=weights,
@@ -212,5 +212,5 @@ def make_provenance(
         seconds={name: round(value, 4) for name, value in seconds.items()},
         rejected=draw.rejected,
         drawn=draw.drawn,
-        healed=draw.healed,
+        removal_box=draw.removal_box,
     )

@@ -7,7 +7,9 @@ from typing import Any
 
 from tumorgen_cli.geometry import Box
 
-PAIR_FORMAT = 3  # to be raised when the same seed, plan and weights give another pair
+PAIR_FORMAT = (
+    4  # to be raised when the same seed, plan and weights give another pair, or a field of a set's files changes
+)
 NOT_FOUND = "P below the threshold"  # the reason to reject a draw of which the judge finds too little
 
 
@@ -15,7 +17,7 @@ NOT_FOUND = "P below the threshold"  # the reason to reject a draw of which the 
 class Provenance:
     """How one synthetic pair was made; one line of `provenance.jsonl`.
 
-    Outside `box`, and outside `healed` if an old tumor was removed, the image is the host's voxel for voxel.
+    Outside `box`, and outside `removal_box` if an old tumor was removed, the image is the host's voxel for voxel.
 
     Attributes:
         case: name of the pair.
@@ -26,8 +28,8 @@ class Provenance:
         host_voxels: hash of the voxels of the first file (`volumes.hash_voxels`).
         seed: seed of the pair.
         attempt: number of the draw that passed.
-        asked: the box as it was drawn or given; the same for every method.
-        box: `asked`, or wider, if the method draws masks in cells (`Method.cell`).
+        requested_box: the box as it was drawn or given; the same for every method.
+        box: `requested_box`, or wider, if the method draws masks in cells (`Method.cell`).
         plan_hash: hash of the plan.
         weights: hashes of the method's weights, by name.
         volume_ml: volume of the tumor.
@@ -35,7 +37,7 @@ class Provenance:
         seconds: times, by name.
         rejected: rejected draws, by reason.
         drawn: what the method drew at random.
-        healed: box of the voxels that changed when an old tumor was removed; None if there was none.
+        removal_box: box of the voxels that changed when an old tumor was removed; None if there was none.
     """
 
     case: str
@@ -46,7 +48,7 @@ class Provenance:
     host_voxels: str
     seed: int
     attempt: int
-    asked: Box
+    requested_box: Box
     box: Box
     plan_hash: str
     weights: dict[str, str]
@@ -55,4 +57,4 @@ class Provenance:
     seconds: dict[str, float]
     rejected: dict[str, int]
     drawn: dict[str, Any]
-    healed: Box | None = None
+    removal_box: Box | None = None

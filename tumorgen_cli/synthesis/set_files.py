@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tumorgen_cli.nnunet.results import LearnedCases, read_learned_cases
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.logs import complete_lines, read_logs
-from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.json_records import from_plain, read_plain, read_record, write_json
 
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
 
 
+SETTINGS = "set.json"
 JUDGES = "judges.json"
 HELD_OUT = "held_out.json"
 LEFT_OUT = "rejected.csv"
 #: fields of set.json: the cases that the method has learned from; the hosts without the data set's other labels
-LEARNED_FROM, UNLABELED_HOSTS = "learnt_from", "hosts_without_labels"
+LEARNED_FROM, UNLABELED_HOSTS = "learned_from", "hosts_without_labels"
 
 
 def read_learned_from(folder: Path) -> tuple[str, ...] | None:
@@ -51,9 +52,26 @@ def read_unlabeled_hosts(folder: Path) -> tuple[str, ...]:
 
 def read_origin(folder: Path) -> dict[str, Any]:
     """Return those fields of a set's set.json that a subset of its pairs keeps."""
-    path = folder / "set.json"
-    found = read_plain(path, "run `tumorgen synthesize` again") if path.is_file() else {}
+    found = read_settings(folder)
     return {key: found[key] for key in (LEARNED_FROM, UNLABELED_HOSTS) if key in found}
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the content of a set's set.json; empty if there is no such file.
+
+    Raises:
+        StateError: the file cannot be read, or another version of TumorGen wrote the set.
+    """
+    path, remedy = folder / SETTINGS, f"delete {folder} and make the set again"
+    if not path.is_file():
+        return {}
+    found = read_plain(path, remedy)
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != PAIR_FORMAT:
+        fault = Fault(str(path), f"format {version}", f"format {PAIR_FORMAT}, of this version of TumorGen", remedy)
+        raise StateError("The set is of another version", [fault])
+    settings: dict[str, Any] = found
+    return settings
 
 
 def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, LearnedCases] | None = None) -> None:
@@ -88,8 +106,9 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
     """Read the finished pairs of a set, including those of unfinished shards.
 
     Raises:
-        StateError: the file is missing, or has invalid lines, all of which are listed.
+        StateError: the set is of another version, or the file is missing or has invalid lines, all of which are listed.
     """
+    read_settings(folder)
     path, remedy = folder / "provenance.jsonl", f"delete {folder} and run `tumorgen synthesize` again"
     if not path.is_file():
         fault = Fault(str(path), "no such file", "one line per pair", "run `tumorgen synthesize` again")

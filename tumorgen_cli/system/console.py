@@ -1,15 +1,20 @@
 """What the user sees: tables, notes, progress with the time left, the next command.
 
-Results go to stdout, everything else to stderr.
+Results go to stdout, everything else to stderr. Names come from files of others: control characters in them are shown
+as escapes and never reach the terminal (`_plain`), and text that the terminal cannot show is shown as escapes, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
+import tempfile
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
@@ -21,8 +26,10 @@ from tumorgen_cli.system.errors import TumorgenError
 from tumorgen_cli.system.json_records import none_for_nan, to_plain
 
 T = TypeVar("T")
-_err = Console(stderr=True, highlight=False)
-_out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+_MOST_FAULTS = 10  # of an error that are printed; all of them are written to a file
+_PIPE_WIDTH = 160  # of tables, in characters, where there is no terminal and COLUMNS is not set
+_err = Console(stderr=True, highlight=False, emoji=False)
+_out = Console(highlight=False, emoji=False)
 
 
 class Ticker(Protocol):
@@ -32,39 +39,72 @@ class Ticker(Protocol):
         """Report that `done` items are finished; `note` names the latest one."""
 
 
+def accept_any_text() -> None:
+    """Let stdout and stderr show characters that they cannot encode as escapes, instead of failing.
+
+    Without UTF-8, Python's stdout raises an error for such characters, and for names of files in another encoding.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not every replacement of a stream has it
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _plain(text: str) -> str:
+    """The text as rich markup that prints it literally; control characters other than line breaks become escapes."""
+    shown = (c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") else ascii(c)[1:-1] for c in text)
+    return escape("".join(shown))
+
+
 def note(text: str) -> None:
     """Print a line."""
-    _err.print(escape(text))
+    _err.print(_plain(text))
 
 
 def warn(text: str) -> None:
     """Print a warning."""
-    _err.print(f"[yellow]warning:[/] {escape(text)}")
+    _err.print(f"[yellow]warning:[/] {_plain(text)}")
 
 
 def headline(text: str) -> None:
     """Print a heading with an empty line above it."""
-    _err.print(f"\n[bold]{escape(text)}[/]")
+    _err.print(f"\n[bold]{_plain(text)}[/]")
 
 
 def next_command(command: str) -> None:
     """Print the command to run next; every command ends with this line."""
-    _err.print(f"[green]next:[/] {escape(command)}", soft_wrap=True)
+    _err.print(f"[green]next:[/] {_plain(command)}", soft_wrap=True)
 
 
 def show_error(error: TumorgenError) -> None:
-    """Print an error with all its faults."""
-    _err.print(f"[red bold]error:[/] {escape(str(error))}", soft_wrap=True)
+    """Print an error: its first ten faults, and the file with all of them where there are more."""
+    rest = len(error.faults) - _MOST_FAULTS
+    file = _write_faults(error) if rest > 0 else None
+    text = error.describe(None if file is None else _MOST_FAULTS)
+    _err.print(f"[red bold]error:[/] {_plain(text)}", soft_wrap=True)
+    if file is not None:
+        _err.print(_plain(f"  and {rest} more; all {len(error.faults)} are in {file}"), soft_wrap=True)
+
+
+def _write_faults(error: TumorgenError) -> Path | None:
+    """Write an error in full to a new file in the folder for temporary files; None if that is impossible."""
+    try:
+        number, name = tempfile.mkstemp(prefix="tumorgen_error_", suffix=".txt")
+        with os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(f"{error}\n")
+    except OSError:
+        return None
+    return Path(name)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table on stdout; the text of wide cells wraps."""
-    sheet = Table(title=title, title_justify="left", show_lines=False)
+    """Print a table on stdout, as wide as the terminal or as COLUMNS says; the text of wide cells wraps."""
+    sheet = Table(title=_plain(title), title_justify="left", show_lines=False)
     for column in columns:
         sheet.add_column(column, overflow="fold")
     for row in rows:
-        sheet.add_row(*(escape(str(cell)) for cell in row))
-    _out.print(sheet)
+        sheet.add_row(*(_plain(str(cell)) for cell in row))
+    fixed = _out.is_terminal or os.environ.get("COLUMNS", "").isdecimal()
+    _out.print(sheet, width=None if fixed else _PIPE_WIDTH)
 
 
 def print_json(value: Any) -> None:
@@ -103,8 +143,8 @@ def progress(title: str, total: int, start: int = 0, quiet: bool = False) -> Ite
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=_err) as bar:
-        task = bar.add_task(title, total=total, completed=start, note="")
-        yield lambda done, note="": bar.update(task, completed=done, note=note)
+        task = bar.add_task(_plain(title), total=total, completed=start, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=_plain(note))
 
 
 def _report_nothing(done: int, note: str = "") -> None:
@@ -125,10 +165,8 @@ class _PlainTicker:
         self.printed = now
         spent = now - self.begun
         left = spent / max(1, done - self.start) * (self.total - done)
-        _err.print(
-            escape(f"{self.title} {done}/{self.total}  {clock(spent)} spent, {clock(left)} left  {note}"),
-            soft_wrap=True,
-        )
+        line = f"{self.title} {done}/{self.total}  {clock(spent)} spent, {clock(left)} left  {note}"
+        _err.print(_plain(line), soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

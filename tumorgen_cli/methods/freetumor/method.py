@@ -191,7 +191,7 @@ class FreeTumor(Method):
 
     def _unlabeled(self) -> list[Case]:
         """The tumor-free scans of the workspace, ordered by name."""
-        return [load_case(path.parent) for path in sorted(self.workspace.unlabelled.glob("*/case.json"))]
+        return [load_case(path.parent) for path in sorted(self.workspace.unlabeled.glob("*/case.json"))]
 
     def _check_unlabeled(self, unlabeled: Sequence[Case]) -> None:
         """Check that the tumor-free scans are preprocessed by this plan.
@@ -200,13 +200,13 @@ class FreeTumor(Method):
             StateError: Another plan was used for some of them.
         """
         names = [case.record.case for case in unlabeled]
-        stale = [name for name in names if not is_done(self.plan, name, self.workspace.unlabelled / name)]
+        stale = [name for name in names if not is_done(self.plan, name, self.workspace.unlabeled / name)]
         if stale:
             found = f"{len(stale)} scans made by another plan ({abbreviate_list(stale)})"
             remedy = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
             raise StateError(
                 "Unlabeled scans are stale",
-                [Fault(str(self.workspace.unlabelled), found, "the present plan's", remedy)],
+                [Fault(str(self.workspace.unlabeled), found, "the present plan's", remedy)],
             )
 
     def _tumors(self) -> tuple[TumorFacts, ...]:
@@ -245,7 +245,7 @@ class FreeTumor(Method):
             "proportion": float(found.mean()),
             "passed": float((found >= self.config.filter.threshold).mean()),
             "proportion_before": float(np.mean(before)),
-            "unlabelled_scans": float(len(self._unlabeled())),
+            "unlabeled_scans": float(len(self._unlabeled())),
         }
 
     def _segmentor_preview(self, path: Path) -> None:

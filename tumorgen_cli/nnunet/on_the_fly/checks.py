@@ -65,7 +65,7 @@ def _fold_faults(painting: Painting, trainer: Any, validation: Sequence[str]) ->
         f"put {split} into nnU-Net's preprocessed data set and train the fold that nnunet-setup named, "
         "or plan a workspace on this one (--fold)"
     )
-    for names, relation in ((painting.learnt_from, "has learned from"), (painting.hosts, "has painted into")):
+    for names, relation in ((painting.learned_from, "has learned from"), (painting.hosts, "has painted into")):
         both = sorted({*names} & {*validation})
         if both:
             found = f"{len(both)} validation cases that {painting.method} {relation} ({abbreviate_list(both)})"
@@ -78,7 +78,7 @@ def _missing_case_faults(painting: Painting, trainer: Any, known: Sequence[str])
     # nnU-Net keeps the labels of the cases of all folds there
     segmented = (Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations").glob("*")
     names = {*known, *(path.name.removesuffix(trainer.dataset_json["file_ending"]) for path in segmented)}
-    missing = sorted({*painting.learnt_from} - names)
+    missing = sorted({*painting.learned_from} - names)
     if not missing:
         return []
     found = f"no cases of these names, which {painting.method} has learned from: {abbreviate_list(missing)}"

@@ -37,7 +37,7 @@ class Painting:
         seed: seed of the painter.
         plan_hash: hash of the workspace's plan.
         weights: hashes of the method's weights, by name.
-        learnt_from: the cases that the method has learned from.
+        learned_from: the cases that the method has learned from.
         hosts: names of the host scans.
         hosts_hash: hash of the names and sizes of the hosts' files.
         channels: names of the channels.
@@ -61,7 +61,7 @@ class Painting:
     seed: int
     plan_hash: str
     weights: dict[str, str]
-    learnt_from: tuple[str, ...]
+    learned_from: tuple[str, ...]
     hosts: tuple[str, ...]
     hosts_hash: str
     channels: tuple[str, ...]
