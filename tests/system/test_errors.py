@@ -1,8 +1,11 @@
-"""Errors that the user can correct: the nearest names."""
+"""Errors that the user can correct: the nearest names, and what the operating system says."""
+
+import errno
+import os
 
 import pytest
 
-from tumorgen_cli.system.errors import did_you_mean
+from tumorgen_cli.system.errors import did_you_mean, from_system_error
 
 FIELDS = (
     "window.alpha",
@@ -35,3 +38,39 @@ def test_case_is_ignored_and_at_most_so_many_names_are_suggested() -> None:
     assert did_you_mean("COPYPASTE", ("syntumor", "copypaste")) == "did you mean copypaste?"
     assert did_you_mean("case", ("case_1", "case_2", "case_3"), most=2) == "did you mean case_1 or case_2?"
     assert did_you_mean("case", ()) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EACCES, "change its permissions"),
+        (errno.EPERM, "change its permissions"),
+        (errno.EROFS, "choose another folder"),
+        (errno.ENOENT, "put it back"),
+        (errno.ENOTDIR, "move the file away"),
+        (errno.EISDIR, "move the folder away"),
+        (errno.ENAMETOOLONG, "rename the file"),
+        (errno.ELOOP, "correct the link"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EIO, "check the disk"),
+        (errno.EXDEV, "correct the path or the machine"),  # one without an entry of its own
+    ],
+)
+def test_an_error_of_the_system_gets_the_remedy_of_its_number(number: int, remedy: str) -> None:
+    error = from_system_error(OSError(number, os.strerror(number), "/data/x"))
+    assert error is not None
+    (fault,) = error.faults
+    assert (fault.where, fault.found) == ("/data/x", os.strerror(number))
+    assert remedy in fault.remedy
+
+
+def test_a_full_disk_that_names_no_file_is_told_and_a_bug_is_not() -> None:
+    error = from_system_error(OSError(errno.ENOSPC, "No space left on device"))
+    assert error is not None
+    assert error.faults[0].where == "a file"
+    assert from_system_error(OSError("no number, no path")) is None
+    named = from_system_error(OSError(errno.EIO, "broken", "/data/.a.tmp"), "/data/a")
+    assert named is not None
+    assert named.faults[0].where == "/data/a"

@@ -179,13 +179,15 @@ def test_no_space_left_is_told(tmp_path, monkeypatch, code):
     assert (tmp_path / "a.json").read_text() == "old"
 
 
-def test_other_errors_keep_their_kind(tmp_path, monkeypatch):
+def test_a_broken_disk_is_told_and_other_errors_keep_their_kind(tmp_path, monkeypatch):
     def broken(*_):
         raise OSError(errno.EIO, "input/output error")
 
     monkeypatch.setattr(os, "replace", broken)
-    with pytest.raises(OSError, match="input/output"):
+    with pytest.raises(StateError, match="check the disk"):
         files.write_text(tmp_path / "a", "x")
+    with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "a") as temporary:  # read, not written
+        temporary.write_text((tmp_path / "elsewhere" / "b").read_text())
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """What the user sees: tables, notes, progress with the time left, the next command.
 
 Results go to stdout, everything else to stderr. Names come from files of others: control characters in them are shown
-as escapes and never reach the terminal (`_plain`), and text that the terminal cannot show is shown as escapes, too.
+as escapes and never reach the terminal (`_visible`), and text that the terminal cannot show is shown as escapes, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ T = TypeVar("T")
 _MOST_FAULTS = 10  # of an error that are printed; all of them are written to a file
 _PIPE_WIDTH = 160  # of tables, in characters, where there is no terminal and COLUMNS is not set
 _err = Console(stderr=True, highlight=False, emoji=False)
-_out = Console(highlight=False, emoji=False)
 
 
 class Ticker(Protocol):
@@ -49,10 +48,14 @@ def accept_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _visible(text: str) -> str:
+    """The text with escapes for control characters other than line breaks and tabs."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") else ascii(c)[1:-1] for c in text)
+
+
 def _plain(text: str) -> str:
-    """The text as rich markup that prints it literally; control characters other than line breaks become escapes."""
-    shown = (c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") else ascii(c)[1:-1] for c in text)
-    return escape("".join(shown))
+    """The text as rich markup that prints it as it is, with escapes for control characters."""
+    return escape(_visible(text))
 
 
 def note(text: str) -> None:
@@ -100,11 +103,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     """Print a table on stdout, as wide as the terminal or as COLUMNS says; the text of wide cells wraps."""
     sheet = Table(title=_plain(title), title_justify="left", show_lines=False)
     for column in columns:
-        sheet.add_column(column, overflow="fold")
+        sheet.add_column(_plain(column), overflow="fold")
     for row in rows:
         sheet.add_row(*(_plain(str(cell)) for cell in row))
-    fixed = _out.is_terminal or os.environ.get("COLUMNS", "").isdecimal()
-    _out.print(sheet, width=None if fixed else _PIPE_WIDTH)
+    fixed = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    Console(highlight=False, emoji=False, width=None if fixed else _PIPE_WIDTH).print(sheet)
 
 
 def print_json(value: Any) -> None:
@@ -134,17 +137,17 @@ def progress(title: str, total: int, start: int = 0, quiet: bool = False) -> Ite
         yield _PlainTicker(title, total, start)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=_err) as bar:
-        task = bar.add_task(_plain(title), total=total, completed=start, note="")
-        yield lambda done, note="": bar.update(task, completed=done, note=_plain(note))
+        task = bar.add_task(_visible(title), total=total, completed=start, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=_visible(note))
 
 
 def _report_nothing(done: int, note: str = "") -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -71,7 +73,11 @@ class TumorgenError(Exception):
         self.faults = tuple(faults)
 
     def __str__(self) -> str:
-        return "\n".join([self.message, *(f"  {i}. {fault}" for i, fault in enumerate(self.faults, 1))])
+        return self.describe()
+
+    def describe(self, most: int | None = None) -> str:
+        """The message and the faults, numbered; only the first `most` faults, or all of them."""
+        return "\n".join([self.message, *(f"  {i}. {fault}" for i, fault in enumerate(self.faults[:most], 1))])
 
 
 class DataError(TumorgenError):
@@ -104,3 +110,51 @@ def one_line(error: TumorgenError) -> str:
     return ". ".join(
         [error.message, *(f"{f.where}: {f.found}, expected {f.expected}; {f.remedy}" for f in error.faults)]
     )
+
+
+_AGAIN = "run the same command again; what was finished is kept"
+_ELSEWHERE = "choose another folder with --work or --out"
+_SPACE = ("No space left", "enough space for the file", f"free some space and {_AGAIN}")
+_DENIED = ("Permission denied", "a file or folder that you may use", f"change its permissions, or {_ELSEWHERE}")
+_IN_THE_WAY = ("A file is in the way", "a folder", f"move the file away, or {_ELSEWHERE}")
+_TOO_MANY = ("Too many open files", "fewer files at a time", "raise the limit (`ulimit -n`), or use fewer --workers")
+_DISK = ("The disk cannot be used", "a disk that answers", f"check the disk or the network share, then {_AGAIN}")
+_PLACE = ("A file or folder cannot be used", "one that can be used", f"correct the path or the machine, then {_AGAIN}")
+#: by error number of the system: message, what was expected, remedy
+_SYSTEM_ERRORS = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: ("A file is too large", "files of this size", "raise the limit (`ulimit -f`), or use another disk"),
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EROFS: ("The file system is read-only", "a folder that can be written", _ELSEWHERE),
+    errno.ENOENT: ("A file is missing", "a file or folder", "put it back, or correct the path"),
+    errno.EEXIST: _IN_THE_WAY,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EISDIR: ("A folder is in the way", "a file", f"move the folder away, or {_ELSEWHERE}"),
+    errno.ENAMETOOLONG: ("A name is too long", "at most 255 bytes", f"rename the file, or {_ELSEWHERE}"),
+    errno.ELOOP: ("A link leads to itself", "a file or folder", "correct the link"),
+    errno.EMFILE: _TOO_MANY,
+    errno.ENFILE: _TOO_MANY,
+    errno.EIO: _DISK,
+    errno.ESTALE: _DISK,
+}
+
+
+def from_system_error(error: OSError, path: str | os.PathLike[str] | None = None) -> StateError | None:
+    """Turn an error of the operating system into a `StateError` with a remedy that fits its number.
+
+    Args:
+        error: The error.
+        path: The file or folder that was used. None: the one that the error names.
+
+    Returns:
+        The error to raise, or None for an error that names no path and is not about files: that is a bug.
+    """
+    place = error.filename if path is None else path
+    known = _SYSTEM_ERRORS.get(error.errno or 0)
+    if known is None and not isinstance(place, (str, bytes, os.PathLike)):
+        return None
+    where = os.fsdecode(place) if isinstance(place, (str, bytes, os.PathLike)) else "a file"
+    message, expected, remedy = known or _PLACE
+    return StateError(message, [Fault(where, error.strerror or str(error), expected, remedy)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -12,24 +11,20 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.errors import from_system_error
 
 
 @contextlib.contextmanager
 def _write_errors(path: Path) -> Iterator[None]:
-    """Turn errors of a full disk or a write-protected folder into a `StateError`."""
+    """Turn errors of the system while `path` is written into a `StateError`: a full disk, a protected folder.
+
+    Errors that name a file of another folder, which the block reads, are left as they are.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space and run the same command again; what was finished is kept"
-            raise StateError(
-                "No space left", [Fault(str(path), str(error), "enough space for the file", remedy)]
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            remedy = "choose another folder with --work or --out"
-            raise StateError("Cannot write", [Fault(str(path), str(error), "a writable folder", remedy)]) from error
-        raise
+        other = isinstance(error.filename, str) and Path(error.filename).parent != path.parent
+        raise (None if other else from_system_error(error, path)) or error from error
 
 
 def file_name(text: str) -> str:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
-from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.errors import Fault, StateError, from_system_error
+
+_IN_USE = (errno.EWOULDBLOCK, errno.EACCES)  # what flock says of a lock that another process holds
+_TRIES, _PAUSE_SECONDS = 5, 0.02  # `lock_holder` of another process takes a lock for a moment
 
 
 @contextlib.contextmanager
@@ -23,7 +28,8 @@ def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None
         part: Name of the part. Different parts may hold the folder at the same time.
 
     Raises:
-        StateError: another command or the same part holds the lock; the message names it and its process.
+        StateError: another command or the same part holds the lock; the message names it and its process. Or the
+            folder cannot be made or written, or its lock is a link.
     """
     _make_folder(folder)
     with _held(folder / ".lock", command, shared=part is not None):
@@ -44,7 +50,7 @@ def wait_for_turn(folder: Path) -> Iterator[None]:
     import fcntl
 
     _make_folder(folder)
-    with (folder / ".lock_turn").open("a+", encoding="utf-8") as stream:
+    with _open_lock(folder / ".lock_turn") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX)
         except OSError as error:
@@ -52,13 +58,27 @@ def wait_for_turn(folder: Path) -> Iterator[None]:
         yield
 
 
+def lock_holder(folder: Path) -> str | None:
+    """Who holds the lock of a folder, for example "tumorgen train vae, process 4711"; None if it is free."""
+    import fcntl
+
+    try:
+        with (folder / ".lock").open(encoding="utf-8", errors="replace") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file is closed
+            except OSError as error:
+                return _read_holder(stream) if error.errno in _IN_USE else None
+    except OSError:  # no lock, or one that this user may not read
+        pass
+    return None
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        found = "a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-        fault = Fault(str(folder), str(found), "a folder that can be written", "choose another place")
-        raise StateError("A folder cannot be made", [fault]) from error
+        cause = from_system_error(error, folder)
+        raise StateError("A folder cannot be made", cause.faults if cause else ()) from error
 
 
 def _no_locks(folder: Path, error: OSError) -> StateError:
@@ -70,21 +90,47 @@ def _no_locks(folder: Path, error: OSError) -> StateError:
     )
 
 
+def _open_lock(path: Path) -> TextIO:
+    """Open the file of a lock for reading and writing; it is made if it is missing.
+
+    Raises:
+        StateError: the file is a link, which may lead to any file of the user, or it cannot be written.
+    """
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            fault = Fault(str(path), f"a link to {path.readlink()}", "a file of its own", "delete the link")
+            raise StateError("A folder cannot be locked", [fault]) from error
+        raise from_system_error(error, path) or error from error
+    return os.fdopen(number, "r+", encoding="utf-8", errors="replace")
+
+
+def _read_holder(stream: TextIO) -> str:
+    """Who holds a lock, by the text in its file."""
+    stream.seek(0)
+    return stream.read().strip() or "another command"
+
+
 @contextlib.contextmanager
 def _held(path: Path, command: str, shared: bool = False) -> Iterator[None]:
     import fcntl
 
-    with path.open("a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise _no_locks(path.parent, error) from error
-            stream.seek(0)
-            holder = stream.read().strip() or "another command"
-            remedy = "wait for it, stop it, or work in another folder with --work"
-            fault = Fault(str(path.parent), f"in use by {holder}", "one command at a time", remedy)
-            raise StateError("The folder is in use", [fault]) from error
+    with _open_lock(path) as stream:
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in _IN_USE:
+                    raise _no_locks(path.parent, error) from error
+                if not tries_left:
+                    remedy = "wait for it, stop it, or work in another folder with --work"
+                    fault = Fault(
+                        str(path.parent), f"in use by {_read_holder(stream)}", "one command at a time", remedy
+                    )
+                    raise StateError("The folder is in use", [fault]) from error
+                time.sleep(_PAUSE_SECONDS)
         stream.truncate(0)
         stream.write(f"tumorgen {command}, process {os.getpid()}")
         stream.flush()
