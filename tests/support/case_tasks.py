@@ -2,8 +2,11 @@
 
 import os
 import signal
+import time
+from pathlib import Path
 
 from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.system.files import atomic
 
 
 def name_case(dataset: Dataset, case: str) -> str:
@@ -18,3 +21,10 @@ def fail_at_b(dataset: Dataset, case: str) -> str:
 
 def kill_worker(dataset: Dataset, case: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hold_file(path: str) -> None:
+    """Hold the temporary file of an atomic write for a minute."""
+    with atomic(Path(path)) as temporary:
+        temporary.write_text("begun")
+        time.sleep(60)

@@ -17,6 +17,7 @@ from torch import nn
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.system.processes import Terminated
 from tumorgen_cli.training import loop
 from tumorgen_cli.training.checkpoints import is_finished, load_weights
 from tumorgen_cli.training.loop import learning_rate_factor, train
@@ -164,17 +165,20 @@ def test_a_restart_killed_at_once_does_not_bring_the_old_run_back(tmp_path, whol
     assert equal(weights(tmp_path), weights(whole))
 
 
-def test_sigterm_saves_and_stops(tmp_path, whole):
-    def interrupted(number):
-        if number == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return item(number)
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_stop_is_saved_after_the_running_step(tmp_path, whole, capsys, number, kind):
+    def interrupted(index):
+        if index == 8:
+            signal.raise_signal(number)
+        return item(index)
 
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as caught:
         train(make_stage(interrupted), tmp_path, "cpu", "fp32")
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5  # the running step is finished first
+    assert type(caught.value) is kind
+    assert signal.getsignal(number) is before
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5
+    assert f"toy: the state after 5 of {STEPS} steps is saved" in capsys.readouterr().err
     train(make_stage(), tmp_path, "cpu", "fp32")
     assert equal(weights(tmp_path), weights(whole))
 

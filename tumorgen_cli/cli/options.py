@@ -14,6 +14,7 @@ import typer
 
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, PlanError, TumorgenError
+from tumorgen_cli.system.processes import exit_code, stop_cleanly
 
 if TYPE_CHECKING:
     from tumorgen_cli.geometry import Box
@@ -152,7 +153,7 @@ DEFAULT_WORK = Path("tumorgen_work")
 
 
 def command(function: F) -> F:
-    """Make a command: an error that the user can correct has no traceback and exit code 1, a stop has 130.
+    """Make a command: an error that the user can correct has no traceback and exit code 1, a stop has 130 or 143.
 
     Time and peak memory of each command go to `commands.jsonl` of the workspace.
     """
@@ -161,14 +162,15 @@ def command(function: F) -> F:
     def run(*args: Any, **kwargs: Any) -> None:
         start = time.monotonic()
         try:
-            function(*args, **kwargs)
+            with stop_cleanly():
+                function(*args, **kwargs)
             _record_cost(function.__name__, kwargs, time.monotonic() - start)
         except TumorgenError as error:
             console.show_error(error)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             console.warn("stopped; finished work is kept, and the same command goes on from there")
-            raise typer.Exit(130) from None
+            raise typer.Exit(exit_code(stop)) from None
 
     return run  # type: ignore[return-value]  # wraps keeps the signature, which the type checker cannot see
 

@@ -5,9 +5,7 @@ Joblib is not used: its workers stay in memory after the pass.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import TypeVar
@@ -20,6 +18,7 @@ from tumorgen_cli.geometry import Grid
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.devices import available_memory_gib, usable_cores
 from tumorgen_cli.system.errors import DeviceError, Fault, TumorgenError
+from tumorgen_cli.system.processes import worker_pool
 
 T = TypeVar("T")
 _WORKER_BYTES = 400 << 20  # memory of a Python process with numpy, scipy and SimpleITK
@@ -50,7 +49,7 @@ def map_cases(
         yield from _report_progress((task(dataset, case) for case in dataset.cases), dataset, ticker)
         return
     alone = replace(dataset, cases=())  # the list of all cases is not sent with every case
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(count) as pool:
         try:
             yield from _report_progress(pool.map(task, [alone] * len(dataset.cases), dataset.cases), dataset, ticker)
         except BrokenProcessPool as error:
@@ -62,8 +61,6 @@ def map_cases(
                 remedy,
             )
             raise DeviceError("A worker process was killed", [fault]) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _report_progress(results: Iterator[T], dataset: Dataset, ticker: Ticker | None) -> Iterator[T]:

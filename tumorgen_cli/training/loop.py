@@ -11,11 +11,9 @@ several processes compute what one process computes, up to rounding.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from tumorgen_cli.system.devices import catch_out_of_memory, peak_memory_gib, us
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import atomic, hash_file
 from tumorgen_cli.system.json_records import write_json
+from tumorgen_cli.system.processes import ignore_stops, stop_later
 from tumorgen_cli.training.checkpoints import TrainingState, remove_run, resume_checkpoint, save_checkpoint
 from tumorgen_cli.training.ema import ExponentialMovingAverage, set_tensors
 from tumorgen_cli.training.stage import Stage, StageRun
@@ -94,7 +93,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     Raises:
         StateError: The checkpoint was made from other inputs, the batch cannot be divided among the processes, or a
             loss is not finite.
-        KeyboardInterrupt: The process was asked to end (SIGTERM); the state is saved.
+        KeyboardInterrupt: The process was asked to end, by SIGTERM or Ctrl-C; the state is saved.
     """
     accelerator = _accelerator(device, precision)
     _check_batch(stage, accelerator.num_processes)
@@ -107,7 +106,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
     main, preview_steps = accelerator.is_main_process, _preview_steps(stage)
     begun = saved = time.monotonic()
     spent, planned = state.seconds, max(state.step, stage.iterations)
-    with _stop_flag() as stop, console.progress(stage.title, planned, state.step, quiet=not main) as tick:
+    with stop_later() as stop, console.progress(stage.title, planned, state.step, quiet=not main) as tick:
         for batch in _loader(stage, state.step, accelerator):
             factor = learning_rate_factor(state.step, stage.iterations)
             with catch_out_of_memory(stage.title):
@@ -130,7 +129,9 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
                 with state.ema.swapped_in():
                     stage.preview(folder / "previews" / f"step_{state.step:06d}.png")
             if ends:
-                raise KeyboardInterrupt
+                if main:
+                    console.note(f"{stage.title}: the state after {state.step} of {planned} steps is saved")
+                raise stop[0] if stop else KeyboardInterrupt  # another process was asked to end
     state.seconds = spent + time.monotonic() - begun
     run = _finish(stage, folder, state, accelerator) if main else None
     accelerator.wait_for_everyone()  # the next stage looks for the record of this one
@@ -209,6 +210,7 @@ def _loader(stage: Stage, step: int, accelerator: Accelerator) -> DataLoader[dic
         batch_sampler=batches,
         num_workers=min(_MOST_WORKERS, usable_cores()) if on_gpu else 0,
         pin_memory=on_gpu,
+        worker_init_fn=ignore_stops,
     )
 
 
@@ -257,7 +259,7 @@ def _checked_numbers(logs: Mapping[str, Tensor], step: int, folder: Path) -> dic
     return row
 
 
-def _should_stop(accelerator: Accelerator, stop: list[bool], step: int) -> bool:
+def _should_stop(accelerator: Accelerator, stop: Sequence[KeyboardInterrupt], step: int) -> bool:
     """Whether to save the state and stop.
 
     Several processes agree on it every few steps, so that all of them stop after the same step.
@@ -267,24 +269,6 @@ def _should_stop(accelerator: Accelerator, stop: list[bool], step: int) -> bool:
     if step % LOG_EVERY:
         return False
     return bool(accelerator.reduce(torch.tensor(float(bool(stop)), device=accelerator.device)) > 0)
-
-
-@contextlib.contextmanager
-def _stop_flag() -> Iterator[list[bool]]:
-    """A list that is filled when the process is asked to end; the loop then saves its state and stops.
-
-    SLURM, for example, sends SIGTERM before the time limit.
-    """
-    flag: list[bool] = []
-    try:
-        before = signal.signal(signal.SIGTERM, lambda *_: flag.append(True))
-    except ValueError:  # only the main thread may set a signal handler
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _finish(stage: Stage, folder: Path, state: TrainingState, accelerator: Accelerator) -> StageRun:
