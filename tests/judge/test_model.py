@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -242,7 +243,7 @@ def test_a_folder_that_is_none(tmp_path):
             lambda f: edit(f, "plans.json", lambda p: p.update(image_reader_writer="NibabelIOWithReorient")),
             "SimpleITKIO, NibabelIO",
         ),
-        (lambda f: edit(f, "plans.json", lambda p: architecture(p)["arch_kwargs"].pop("strides")), "cannot be built"),
+        (lambda f: edit(f, "plans.json", lambda p: architecture(p)["arch_kwargs"].pop("strides")), "nnU-Net can build"),
         (
             lambda f: edit(f, "plans.json", lambda p: architecture(p).update(network_class_name="os.system")),
             "os.system",
@@ -278,3 +279,144 @@ def test_a_checkpoint_runs_no_code(copy, tmp_path):
     with pytest.raises(StateError, match="cannot be read"):
         Judge(copy, CPU, "tumor")
     assert not (tmp_path / "sprung").exists()
+
+
+def configuration(content):
+    return content["configurations"]["3d_fullres"]
+
+
+def change_plan(change):
+    return lambda folder: edit(folder, "plans.json", change)
+
+
+def change_dataset(change):
+    return lambda folder: edit(folder, "dataset.json", change)
+
+
+def cut(name, share):
+    def harm(folder):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(share * len(content))])
+
+    return harm
+
+
+def other_weights(change):
+    def harm(folder):
+        weights = threshold_weights(2.0)
+        change(weights)
+        write_fold(folder, "all", 2.0, network_weights=weights)
+
+    return harm
+
+
+WEIGHT = "decoder.seg_layers.0.weight"
+MALFORMED = {
+    "cut plan": (cut("plans.json", 0.5), "plans.json"),
+    "empty plan": (cut("plans.json", 0.0), "plans.json"),
+    "plan that is a list": (lambda f: (f / "plans.json").write_text("[1, 2]"), "a list"),
+    "dataset.json that is a number": (lambda f: (f / "dataset.json").write_text("3"), "a int"),
+    "dataset.json in another encoding": (lambda f: (f / "dataset.json").write_bytes(b"\xff\xfe{"), "dataset.json"),
+    "plan that is a folder": (lambda f: [(f / "plans.json").unlink(), (f / "plans.json").mkdir()], "plans.json"),
+    "configurations that are a list": (change_plan(lambda p: p.update(configurations=[1])), "configurations"),
+    "configuration that is a text": (change_plan(lambda p: p["configurations"].update({"3d_fullres": "x"})), "object"),
+    "no patch_size": (change_plan(lambda p: configuration(p).pop("patch_size")), "patch_size"),
+    "patch_size of text": (change_plan(lambda p: configuration(p).update(patch_size=["a"] * 3)), "patch"),
+    "patch that the strides do not divide": (
+        change_plan(lambda p: configuration(p).update(patch_size=[7, 12, 16])),
+        "7",
+    ),
+    "no spacing": (change_plan(lambda p: configuration(p).pop("spacing")), "spacing"),
+    "spacing of 0": (change_plan(lambda p: configuration(p).update(spacing=[0, 3, 2])), "0, 3, 2"),
+    "no normalization": (change_plan(lambda p: configuration(p).pop("normalization_schemes")), "normalization_schemes"),
+    "unknown normalization": (change_plan(lambda p: configuration(p).update(normalization_schemes=["Nope"])), "Nope"),
+    "normalization of two channels": (
+        change_plan(lambda p: configuration(p).update(normalization_schemes=["NoNormalization"] * 2)),
+        "2 normalization_schemes, but 1 channels",
+    ),
+    "CT normalization without its numbers": (
+        change_plan(lambda p: configuration(p).update(normalization_schemes=["CTNormalization"])),
+        "3d_fullres",
+    ),
+    "unknown resampling": (change_plan(lambda p: configuration(p).update(resampling_fn_data="os.system")), "os.system"),
+    "unknown preprocessor": (change_plan(lambda p: configuration(p).update(preprocessor_name="Nope")), "3d_fullres"),
+    "axes of no order": (change_plan(lambda p: p.update(transpose_forward=[0, 0, 2])), "transpose_forward"),
+    "median shape of two numbers": (
+        change_plan(lambda p: p.update(original_median_shape_after_transp=[1, 2])),
+        "median",
+    ),
+    "no architecture": (change_plan(lambda p: configuration(p).pop("architecture")), "architecture"),
+    "features of text": (change_plan(lambda p: architecture(p)["arch_kwargs"].update(features_per_stage="x")), "build"),
+    "labels that are a list": (change_dataset(lambda d: d.update(labels=["tumor"])), "labels"),
+    "label of text": (change_dataset(lambda d: d["labels"].update(tumor="two")), "labels"),
+    "channels that are a list": (change_dataset(lambda d: d.update(channel_names=["PET"])), "channel_names"),
+    "two channels": (change_dataset(lambda d: d.update(channel_names={"0": "PET", "1": "CT"})), "do not fit"),
+    "four labels": (change_dataset(lambda d: d["labels"].update(edema=3)), "do not fit"),
+    "cut weights": (cut("fold_all/checkpoint_final.pth", 0.6), "cannot be read"),
+    "weights of another shape": (other_weights(lambda w: w.update({WEIGHT: torch.zeros(5, 5)})), "do not fit"),
+    "weights that are missing": (other_weights(lambda w: w.pop(WEIGHT)), "do not fit"),
+    "weights that are text": (other_weights(lambda w: w.update({WEIGHT: "none"})), "no finite numbers"),
+    "weights that are nan": (other_weights(lambda w: w[WEIGHT].fill_(float("nan"))), "no finite numbers"),
+    "arguments that are a list": (lambda f: write_fold(f, "all", 2.0, network_weights=[1]), "no network_weights"),
+    "mirroring of text": (
+        lambda f: write_fold(f, "all", 2.0, inference_allowed_mirroring_axes=("x",)),
+        "inference_allowed_mirroring_axes",
+    ),
+    "weights that judge.json does not name": (
+        lambda f: (f / "judge.json").write_text('{"weights_hash": "0123456789abcdef"}'),
+        "judge.json says",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_judge_is_one_clear_error(copy, name):
+    harm, message = MALFORMED[name]
+    harm(copy)
+    with pytest.raises(StateError, match=message) as error:
+        Judge(copy, CPU, "tumor")
+    assert len(error.value.faults) == 1
+    fault = error.value.faults[0]
+    assert str(copy) in fault.where
+    assert fault.found
+    assert fault.expected
+    assert fault.remedy
+
+
+def test_a_plain_pickle_runs_no_code(copy, tmp_path):
+    """Not torch's own format: the oldest trick."""
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    (copy / "fold_all" / "checkpoint_final.pth").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(StateError, match="cannot be read"):
+        Judge(copy, CPU, "tumor")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_the_probability_is_that_of_the_tumor(whole, scan):
+    """Logit of the tumor x - 2, of background and organ 0: exp(x - 2) / (exp(x - 2) + 2)."""
+    image, grid = scan
+    judge = Judge(whole, CPU, "tumor")
+    mask, probability = judge.tumor_with_probability(image, grid)
+    np.testing.assert_array_equal(mask, judge.tumor(image, grid))
+    odds = np.exp(image[0] - 2)
+    np.testing.assert_allclose(probability, odds / (odds + 2), atol=1e-3)
+
+
+def test_the_probability_of_a_region_is_its_own(copy, scan):
+    edit(
+        copy,
+        "dataset.json",
+        lambda d: d.update(labels={"background": 0, "both": [1, 2], "core": [2, 3]}, regions_class_order=[1, 2]),
+    )
+    weights = threshold_weights(2.0)
+    for name in [n for n in weights if "seg_layers" in n]:
+        weights[name] = weights[name][1:]
+    write_fold(copy, "all", 2.0, network_weights=weights)
+    image, grid = scan
+    assert np.allclose(Judge(copy, CPU, "both").tumor_with_probability(image, grid)[1], 0.5)  # its logit is 0
+    found = Judge(copy, CPU, "core").tumor_with_probability(image, grid)[1]
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(2 - image[0])), atol=1e-3)

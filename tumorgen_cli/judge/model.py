@@ -1,15 +1,15 @@
 """The judge: a trained nnU-Net v2 that segments scans, to score synthetic pairs and to filter them.
 
-Reads an nnU-Net results folder (plans.json, dataset.json, fold_*/checkpoint_final.pth). Writes nothing. A results
-folder may come from anywhere, so checkpoints are read without running pickled code, and a plan may name only classes of
-nnU-Net's own architectures and of torch. nnU-Net's environment variables are not needed.
+Reads an nnU-Net results folder (`results_files.py`). Writes nothing. A results folder may come from anywhere, so a plan
+may name only classes of nnU-Net's own architectures and of torch, and the judge is tried on a few voxels when it is
+loaded. nnU-Net's environment variables are not needed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import pickle
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,19 +17,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tumorgen_cli.data.volumes import READERS
 from tumorgen_cli.geometry import Grid
-from tumorgen_cli.nnunet.results import FINAL, results_root
+from tumorgen_cli.judge.results_files import (
+    REMEDY,
+    find_checkpoints,
+    find_configuration,
+    positive_numbers,
+    read_checkpoint,
+    read_folder,
+)
+from tumorgen_cli.nnunet.results import results_root
 from tumorgen_cli.system.devices import catch_out_of_memory
-from tumorgen_cli.system.errors import DataError, Fault, StateError
+from tumorgen_cli.system.errors import DataError, Fault, StateError, TumorgenError
 from tumorgen_cli.system.files import hash_file
-from tumorgen_cli.system.json_records import hash_value, read_plain
+from tumorgen_cli.system.json_records import hash_value
 
 if TYPE_CHECKING:
     import torch
 
 
-_REMEDY = "give a results folder such as Dataset501_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
 _TRUSTED = ("dynamic_network_architectures.", "torch.nn.")
 
 
@@ -69,14 +75,13 @@ class Judge:
             DataError: the judge does not know `tumor_name`.
         """
         root = results_root(folder)
-        plans, dataset = _read_folder(root)
-        paths = _checkpoint_files(folder)
-        checkpoints = [_read_checkpoint(path) for path in paths]
-        configuration = _configuration(root, plans, checkpoints)
+        plans, dataset = read_folder(root)
+        paths = find_checkpoints(folder)
+        checkpoints = [read_checkpoint(path) for path in paths]
+        configuration = find_configuration(root, plans, checkpoints)
         self.folder = folder
         self.labels: dict[str, tuple[int, ...]] = {
-            name: tuple(value) if isinstance(value, (list, tuple)) else (int(value),)
-            for name, value in dataset["labels"].items()
+            name: tuple(value) if isinstance(value, list) else (value,) for name, value in dataset["labels"].items()
         }
         self.tumor_labels = self._find_tumor(tumor_name)
         self.channels = len(dataset["channel_names"])
@@ -88,21 +93,12 @@ class Judge:
 
             self._predictor = nnUNetPredictor(step_size, use_mirroring=mirroring, device=device, allow_tqdm=False)
         _initialize(self._predictor, root, plans, dataset, configuration, checkpoints)
+        with _explain(f"{root / 'plans.json'}: configurations.{configuration}", "settings that nnU-Net can use"):
+            self._try_out()
         shape, spacing = plans["original_median_shape_after_transp"], plans["original_median_spacing_after_transp"]
         transposed = [float(n) * float(s) for n, s in zip(shape, spacing, strict=True)]
         x, y, z = (transposed[i] for i in reversed(plans["transpose_backward"]))
         self.usual_extent_mm = (x, y, z)
-
-    @property
-    def encoder(self) -> torch.nn.Module:
-        """The encoder of the network, which returns the feature maps of its stages; weights of one fold."""
-        encoder: torch.nn.Module = self._predictor.network.encoder
-        return encoder
-
-    @property
-    def axis_order(self) -> tuple[int, ...]:
-        """The order in which the network gets the axes (z, y, x) of a scan: nnU-Net's `transpose_forward`."""
-        return tuple(self._predictor.plans_manager.transpose_forward)
 
     def predict(self, image: np.ndarray, grid: Grid) -> np.ndarray:
         """Segment a scan.
@@ -112,12 +108,39 @@ class Judge:
             grid: the scan's grid.
 
         Returns:
-            Labels (X, Y, Z) uint8 on the scan's grid.
+            Labels (X, Y, Z) on the scan's grid, in the smallest of nnU-Net's types that holds them.
 
         Raises:
             DataError: the scan has other channels than the judge was trained on.
+            StateError: nnU-Net cannot segment with this judge.
             DeviceError: the GPU has too little memory.
         """
+        return self._run(image, grid)[0]
+
+    def tumor(self, image: np.ndarray, grid: Grid) -> np.ndarray:
+        """Return the tumor mask (X, Y, Z) bool of a scan; see `predict`."""
+        return np.isin(self.predict(image, grid), self.tumor_labels)
+
+    def tumor_with_probability(self, image: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tumor mask (X, Y, Z) bool and the tumor's probability (X, Y, Z) float32; see `predict`.
+
+        The probability is the sum over the labels that count as tumor, or, of regions, that of the tumor's region.
+        """
+        labels, probabilities = self._run(image, grid, probabilities=True)
+        assert probabilities is not None
+        return np.isin(labels, self.tumor_labels), probabilities[list(self._tumor_heads)].sum(axis=0)
+
+    @property
+    def _tumor_heads(self) -> tuple[int, ...]:
+        """The network's outputs that belong to the tumor."""
+        manager = self._predictor.label_manager
+        if not manager.has_regions:
+            return self.tumor_labels
+        regions = [tuple(r) if isinstance(r, (list, tuple)) else (r,) for r in manager.foreground_regions]
+        return (regions.index(self.tumor_labels),)
+
+    def _run(self, image: np.ndarray, grid: Grid, probabilities: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """Segment a scan as `predict` does; with `probabilities` (heads, X, Y, Z) float32."""
         import torch
 
         if image.ndim != 4 or len(image) != self.channels or image.shape[1:] != grid.shape:
@@ -131,13 +154,50 @@ class Judge:
         data = np.ascontiguousarray(image.transpose(0, 3, 2, 1), np.float32)  # nnU-Net's order, for the spacing too
         spacing = [float(s) for s in reversed(grid.spacing_mm)]
         autocast = torch.autocast("cpu", torch.bfloat16) if self._bf16 else contextlib.nullcontext()
-        with _quiet(), _keep_thread_count(), autocast, catch_out_of_memory("the judge"):
-            labels = self._predictor.predict_single_npy_array(data, {"spacing": spacing})
-        return np.ascontiguousarray(np.asarray(labels).transpose(2, 1, 0)).astype(np.uint8)
+        with (
+            _explain(str(self.folder), "an nnU-Net that segments"),
+            _quiet(),
+            _keep_thread_count(),
+            autocast,
+            catch_out_of_memory("the judge"),
+        ):
+            found = self._predictor.predict_single_npy_array(
+                data, {"spacing": spacing}, save_or_return_probabilities=probabilities
+            )
+        labels, shares = found if probabilities else (found, None)
+        labels = np.ascontiguousarray(np.asarray(labels).transpose(2, 1, 0))
+        return labels, None if shares is None else np.asarray(shares, np.float32).transpose(0, 3, 2, 1)
 
-    def tumor(self, image: np.ndarray, grid: Grid) -> np.ndarray:
-        """Return the tumor mask (X, Y, Z) bool of a scan; see `predict`."""
-        return np.isin(self.predict(image, grid), self.tumor_labels)
+    def _try_out(self) -> None:
+        """Let nnU-Net prepare a few voxels with the judge's plan, so that a malformed plan is found before any work.
+
+        Raises:
+            ValueError: patches, spacing or channels do not fit the network.
+        """
+        settings, manager = self._predictor.configuration_manager, self._predictor.plans_manager
+        patch, spacing, schemes = settings.patch_size, settings.spacing, settings.normalization_schemes
+        axes = len(patch)
+        if not positive_numbers(list(patch), 2, 3) or not positive_numbers(list(spacing), axes):
+            raise ValueError(f"a patch of {patch} voxels of {spacing} mm")
+        if len(schemes) != self.channels or len(settings.use_mask_for_norm) != self.channels:
+            raise ValueError(f"{len(schemes)} normalization_schemes, but {self.channels} channels in dataset.json")
+        strides = settings.network_arch_init_kwargs.get("strides", [])
+        coarsest = [math.prod(np.atleast_1d(s)[i % np.size(s)] for s in strides) for i in range(axes)]
+        if any(n % step for n, step in zip(patch, coarsest, strict=True)):
+            raise ValueError(f"a patch of {patch} voxels, but strides of {coarsest} in all")
+        _ = settings.resampling_fn_probabilities
+        with _quiet(), _keep_thread_count():
+            steps = [float(s) for s in ([1.0] * (3 - axes) + list(spacing))]
+            data, _, _ = settings.preprocessor_class(verbose=False).run_case_npy(
+                np.ones((self.channels, 6, 6, 6), np.float32) * np.arange(6, dtype=np.float32),
+                None,
+                {"spacing": [2 * steps[i] for i in manager.transpose_backward]},
+                manager,
+                settings,
+                self._predictor.dataset_json,
+            )
+        if not np.isfinite(np.asarray(data)).all():
+            raise ValueError("normalization gives numbers that are not finite")
 
     def _find_tumor(self, name: str) -> tuple[int, ...]:
         """Return the values of the tumor label.
@@ -155,114 +215,6 @@ class Judge:
         raise DataError("The judge does not know the tumor", [fault])
 
 
-def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read plans.json and dataset.json of a results folder.
-
-    Raises:
-        StateError: a file or a field is missing, or the data are not NIfTI files.
-    """
-    faults: list[Fault] = []
-    found: list[dict[str, Any]] = []
-    extent = ("transpose_backward", "original_median_shape_after_transp", "original_median_spacing_after_transp")
-    needed = {
-        "plans.json": ("configurations", "transpose_forward", *extent),
-        "dataset.json": ("labels", "channel_names"),
-    }
-    for name, keys in needed.items():
-        try:
-            content = read_plain(folder / name, _REMEDY)
-        except StateError as error:
-            faults += error.faults
-            continue
-        if name == "dataset.json" and isinstance(content, dict) and "modality" in content:
-            content = {"channel_names": content["modality"], **content}
-        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-        if missing:
-            faults.append(Fault(str(folder / name), f"no {' and no '.join(missing)}", f"nnU-Net's {name}", _REMEDY))
-        found.append(content)
-    if faults:
-        raise StateError("The judge cannot be read", faults)
-    reader = found[0].get("image_reader_writer", READERS[0])
-    if reader not in READERS:
-        expected = f"one of {', '.join(READERS)}"
-        fault = Fault(
-            f"{folder / 'plans.json'}: image_reader_writer",
-            reader,
-            expected,
-            "train a judge on NIfTI files, with the default reader",
-        )
-        raise StateError("The judge cannot be used", [fault])
-    return found[0], found[1]
-
-
-def _checkpoint_files(folder: Path) -> list[Path]:
-    """Return the final checkpoints of all folds, or of the given fold.
-
-    Raises:
-        StateError: there are none.
-    """
-    paths = [folder / FINAL] if folder != results_root(folder) else sorted(folder.glob(f"fold_*/{FINAL}"))
-    if paths:
-        return paths
-    others = sorted(str(path.relative_to(folder)) for path in folder.glob("fold_*/*.pth"))
-    found = f"only {', '.join(others)}" if others else "no checkpoint"
-    remedy = "let the training end (its checkpoint_latest.pth is not the final one)" if others else _REMEDY
-    raise StateError("The judge has no weights", [Fault(str(folder), found, "fold_*/checkpoint_final.pth", remedy)])
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running pickled code.
-
-    Raises:
-        StateError: the file is damaged, holds other objects than tensors and plain values, or is not a checkpoint of
-            nnU-Net v2.
-    """
-    import torch
-
-    # nnU-Net logs its losses as numpy numbers: only these types are allowed besides torch's own
-    scalar = np.float64(0).__reduce__()[0]
-    harmless: list[Any] = [
-        np.dtype,
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-    ]
-    harmless += [type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)]
-    try:
-        with torch.serialization.safe_globals(harmless):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        fault = Fault(
-            str(path),
-            reason,
-            "a whole checkpoint of tensors and plain values",
-            "copy it again, or train the judge again",
-        )
-        raise StateError("A checkpoint cannot be read", [fault]) from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("network_weights"), Mapping):
-        fault = Fault(str(path), "no network_weights", "a checkpoint of nnU-Net v2", _REMEDY)
-        raise StateError("A checkpoint is of another kind", [fault])
-    return dict(content)
-
-
-def _configuration(folder: Path, plans: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Any]]) -> str:
-    """Return the configuration that the checkpoints name, or else the last part of the folder's name.
-
-    Raises:
-        StateError: the folds differ, or the plan has no such configuration.
-    """
-    named = {
-        str((c.get("init_args") or {}).get("configuration", folder.resolve().name.split("__")[-1])) for c in checkpoints
-    }
-    known = [name for name in plans["configurations"] if name != "3d_cascade_fullres"]
-    if len(named) == 1 and named <= set(known):
-        return named.pop()
-    fault = Fault(
-        str(folder), f"configuration {', '.join(sorted(named))}", f"one of {', '.join(known)}, for all folds", _REMEDY
-    )
-    raise StateError("The judge's configuration cannot be used", [fault])
-
-
 def _initialize(
     predictor: Any,
     folder: Path,
@@ -278,9 +230,10 @@ def _initialize(
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    with _quiet():
+    where = f"{folder / 'plans.json'}: configurations.{configuration}.architecture"
+    with _quiet(), _explain(where, "an architecture that nnU-Net can build"):
         manager = PlansManager(plans)
-        network = _build_network(folder, manager, dataset, configuration)
+        network = _build_network(where, manager, dataset, configuration)
     weights = [dict(checkpoint["network_weights"]) for checkpoint in checkpoints]
     for state in reversed(weights):  # all are checked; those of the first fold stay loaded
         try:
@@ -292,6 +245,9 @@ def _initialize(
             raise StateError("The judge's weights do not fit its plan", [fault]) from error
     first = checkpoints[0]
     axes = first.get("inference_allowed_mirroring_axes")
+    if axes is not None and not (isinstance(axes, (list, tuple)) and set(axes) <= {0, 1, 2}):
+        fault = Fault(f"{folder}: inference_allowed_mirroring_axes", f"{axes!r}"[:100], "axes of 0, 1 and 2", REMEDY)
+        raise StateError("The judge's checkpoint cannot be used", [fault])
     with _quiet():
         predictor.manual_initialization(
             network,
@@ -304,17 +260,17 @@ def _initialize(
         )
 
 
-def _build_network(folder: Path, manager: Any, dataset: dict[str, Any], configuration: str) -> torch.nn.Module:
+def _build_network(where: str, manager: Any, dataset: dict[str, Any], configuration: str) -> torch.nn.Module:
     """Build the network that nnU-Net's plan describes.
 
     Args:
-        folder: the results folder, for error messages.
+        where: the field of the plan, for error messages.
         manager: nnU-Net's `PlansManager`.
         dataset: content of dataset.json.
         configuration: name of the configuration.
 
     Raises:
-        StateError: the plan names foreign classes, or describes a network that cannot be built.
+        StateError: the plan names foreign classes.
     """
     import torch
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -323,7 +279,6 @@ def _build_network(folder: Path, manager: Any, dataset: dict[str, Any], configur
     settings = manager.get_configuration(configuration)
     kwargs, imports = settings.network_arch_init_kwargs, settings.network_arch_init_kwargs_req_import
     names = [settings.network_arch_class_name, *(kwargs[key] for key in imports if kwargs[key] is not None)]
-    where = f"{folder / 'plans.json'}: configurations.{configuration}.architecture"
     foreign = [str(name) for name in names if not _is_layer(str(name))]
     if foreign:
         expected = "layers of dynamic_network_architectures and torch.nn"
@@ -331,15 +286,10 @@ def _build_network(folder: Path, manager: Any, dataset: dict[str, Any], configur
         raise StateError("The judge's network is not nnU-Net's", [fault])
     inputs = determine_num_input_channels(manager, settings, dataset)
     heads = manager.get_label_manager(dataset).num_segmentation_heads
-    try:
-        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn before they are replaced
-            network: torch.nn.Module = get_network_from_plans(
-                names[0], kwargs, imports, inputs, heads, allow_init=False, deep_supervision=False
-            )
-    except (AssertionError, KeyError, TypeError, ValueError, IndexError) as error:
-        found = f"{type(error).__name__}: {error}"[:300]
-        fault = Fault(where, found, "an architecture that nnU-Net can build", _REMEDY)
-        raise StateError("The judge's network cannot be built", [fault]) from error
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn before they are replaced
+        network: torch.nn.Module = get_network_from_plans(
+            names[0], kwargs, imports, inputs, heads, allow_init=False, deep_supervision=False
+        )
     return network
 
 
@@ -351,6 +301,21 @@ def _is_layer(name: str) -> bool:
 
     found = pydoc.locate(name) if name.startswith(_TRUSTED) else None
     return isinstance(found, type) and issubclass(found, torch.nn.Module)
+
+
+@contextlib.contextmanager
+def _explain(where: str, expected: str) -> Iterator[None]:
+    """Turn what nnU-Net raises on a judge that it cannot use into one error that says where.
+
+    nnU-Net does not check its plans, so a malformed one can raise anything.
+    """
+    try:
+        yield
+    except TumorgenError:
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise StateError("The judge cannot be used", [Fault(where, found, expected, REMEDY)]) from error
 
 
 @contextlib.contextmanager

@@ -1,25 +1,101 @@
-"""A judge's verdict on one pair: its tumor voxels around the requested box, compared with the generated mask.
+"""A judge's verdict on one pair: its tumor voxels around the box, compared with the generated mask.
 
-Evaluation, the filter, and synthesis with a judge all use these functions, so a pair has one verdict everywhere.
+Evaluation, the filter, and painting with a judge all use these functions, so a pair has one verdict everywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.geometry import Box, Grid
-from tumorgen_cli.metrics.overlap import Verdict, compare_masks
+from tumorgen_cli.metrics.overlap import Verdict, compare_masks, proportion
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
 
 
-MARGIN_MM = 10.0  # a prediction counts in the requested box, in the mask, and up to this distance around them
+MARGIN_MM = 10.0  # a prediction counts in the box, in the mask, and up to this distance around them
+MOST_BESIDE = 0.5  # of the mask's volume: a pair of which the judge newly marks more beside the mask does not pass
+NO_MASK, NOT_FOUND, BESIDE = "empty", "P below the threshold", "marked beside the mask"  # why a pair does not pass
+
+
+@dataclass(frozen=True)
+class PassRule:
+    """When a pair passes.
+
+    Attributes:
+        keep: least share of the mask that the judge must find (P).
+        beside: largest volume that the judge may newly mark beside the mask, over the mask's volume. None: any, which
+            is the test of FreeTumor. It passes a picture that the judge marks all over.
+    """
+
+    keep: float = 0.7
+    beside: float | None = MOST_BESIDE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the judge finds of a painted tumor.
+
+    Attributes:
+        proportion: P, the share of the mask that is found; nan without a mask.
+        beside: volume that is newly marked beside the mask, over the mask's volume; nan without a mask. It is an upper
+            limit where the host was not looked at, because the pair passes without that.
+        reason: why the pair does not pass; None if it passes.
+    """
+
+    proportion: float
+    beside: float
+    reason: str | None
+
+
+def check_pair(
+    tumor: np.ndarray,
+    others: np.ndarray,
+    predicted: np.ndarray,
+    marked_before: Callable[[], np.ndarray],
+    place: tuple[Box, Grid],
+    rule: PassRule,
+) -> Outcome:
+    """Decide whether a pair passes.
+
+    It passes if the judge finds enough of the mask, and newly marks little outside the mask within `MARGIN_MM` of the
+    box. What the judge marks in the unpainted host is not new, and neither are older tumors and what it marks around
+    either, unless that is connected with what it marks of the mask.
+
+    Args:
+        tumor: generated mask (X, Y, Z) bool.
+        others: older tumors (X, Y, Z) bool.
+        predicted: the judge's tumor in the pair (X, Y, Z) bool.
+        marked_before: returns the judge's tumor in the unpainted host (X, Y, Z) bool. It is called only if the pair
+            would not pass otherwise.
+        place: the box that painting may have changed, and the scan's grid.
+        rule: when a pair passes.
+
+    Source: Wu et al., FreeTumor: keep a pair if P >= T, T = 0.7.
+    Deviation: a limit on what is marked beside the mask. P alone rises when the judge marks everything.
+    """
+    near = _grown(*place)
+    mask, known, found = tumor[near], others[near], predicted[near]
+    size = np.count_nonzero(tumor)
+    if not size:
+        return Outcome(math.nan, math.nan, NO_MASK)
+    share = proportion(tumor, predicted)
+    beside = np.count_nonzero(_new_marks(mask, known, found) & ~mask) / size
+    if share < rule.keep:
+        return Outcome(share, beside, NOT_FOUND)
+    if rule.beside is not None and beside > rule.beside:
+        known = known | (marked_before()[near] & ~mask)
+        beside = np.count_nonzero(_new_marks(mask, known, found) & ~mask) / size
+        if beside > rule.beside:
+            return Outcome(share, beside, BESIDE)
+    return Outcome(share, beside, None)
 
 
 def predict_around(judge: Judge, image: np.ndarray, grid: Grid, box: Box) -> np.ndarray:
@@ -55,12 +131,22 @@ def judge_pair(
         grid: the scan's grid.
         tolerance_mm: tolerance of the surface Dice.
     """
-    x, y, z = (math.ceil(MARGIN_MM / s) for s in grid.spacing_mm)
-    near = box.grown((x, y, z), grid.shape).slices
+    near = _grown(box, grid)
     tumor, others, found = tumor[near], others[near], predicted[near]
+    return compare_masks(tumor, _new_marks(tumor, others, found), grid.spacing_mm, tolerance_mm)
+
+
+def _grown(box: Box, grid: Grid) -> tuple[slice, slice, slice]:
+    """Return the slices of a box that is grown by `MARGIN_MM`."""
+    x, y, z = (math.ceil(MARGIN_MM / s) for s in grid.spacing_mm)
+    return box.grown((x, y, z), grid.shape).slices
+
+
+def _new_marks(tumor: np.ndarray, known: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return what is found, without known places and without pieces that touch these but not the tumor."""
     pieces, _ = ndimage.label(found, np.ones((3, 3, 3)))
-    foreign = np.setdiff1d(pieces[others], pieces[tumor])
-    return compare_masks(tumor, found & ~others & ~np.isin(pieces, foreign), grid.spacing_mm, tolerance_mm)
+    foreign = np.setdiff1d(pieces[known], pieces[tumor])
+    return found & ~known & ~np.isin(pieces, foreign)
 
 
 def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:

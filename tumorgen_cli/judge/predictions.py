@@ -1,0 +1,79 @@
+"""A judge's predictions, kept in a folder: painting, scoring and filtering ask for a scan's prediction once.
+
+A file is named by what the prediction depends on. One that was cut or changed is made again (`system.arrays`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.judge.verdict import judged_region, predict_around
+from tumorgen_cli.system.arrays import read_arrays, write_arrays
+from tumorgen_cli.system.json_records import hash_value
+
+if TYPE_CHECKING:
+    from tumorgen_cli.judge.model import Judge
+
+_LONGEST_NAME = 100  # of a scan, in a file's name, of which file systems allow 255 bytes
+_IN_MEMORY = 4  # predictions; the pairs of a host follow each other
+
+
+class Predictions:
+    """Predictions of one judge.
+
+    Attributes:
+        judge: the judge.
+    """
+
+    def __init__(self, judge: Judge, cache: Path | None = None) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            judge: the judge.
+            cache: folder in which predictions are kept; None to keep the last few in memory only.
+        """
+        self.judge = judge
+        self._folder = None if cache is None else cache / "predictions" / judge.hash
+        self._last: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def around(self, name: str, content: str, grid: Grid, box: Box, read_image: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the judge's tumor in the part of a scan that it sees around a box (`verdict.judged_region`).
+
+        Args:
+            name: name of the scan.
+            content: hash of the scan's files.
+            grid: the scan's grid.
+            box: box in the scan's voxels.
+            read_image: returns the scan (C, X, Y, Z); it is called if there is no prediction yet.
+
+        Returns:
+            Mask (X, Y, Z) bool of the whole scan; False outside the region.
+        """
+        region = judged_region(grid, box, self.judge.usual_extent_mm)
+        key = hash_value([content, grid, region, self.judge.tumor_labels])
+        if key not in self._last:
+            path = None if self._folder is None else self._folder / f"{name[:_LONGEST_NAME]}.{key}.npz"
+            found = None if path is None else _read(path, grid)
+            if found is None:
+                found = predict_around(self.judge, read_image(), grid, box)
+                if path is not None:
+                    write_arrays(path, {"tumor": np.packbits(found)})
+            self._last[key] = found
+            while len(self._last) > _IN_MEMORY:
+                self._last.popitem(last=False)
+        return self._last[key]
+
+
+def _read(path: Path, grid: Grid) -> np.ndarray | None:
+    """Read a prediction; None if it is missing, damaged or of another size."""
+    found = (read_arrays(path) or {}).get("tumor")
+    count = int(np.prod(grid.shape))
+    if found is None or found.dtype != np.uint8 or found.shape != ((count + 7) // 8,):
+        return None
+    return np.unpackbits(found, count=count).reshape(grid.shape).astype(bool)
