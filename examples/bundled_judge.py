@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -21,18 +22,21 @@ import typer
 from tumorgen_cli.data.dataset import find_dataset, read_dataset
 from tumorgen_cli.data.phantom import DATASET, write_phantoms
 from tumorgen_cli.geometry import Triple
-from tumorgen_cli.judge.card import LIMITS, JudgeRecord, copy_judge, model_card
+from tumorgen_cli.judge.card import LIMITS, JudgeRecord, model_card
 from tumorgen_cli.judge.train import train_judge
 from tumorgen_cli.nnunet.job import TrainingCase, TrainingData, TrainingOptions, device_kind, training_data
+from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError
-from tumorgen_cli.system.files import write_text
+from tumorgen_cli.system.files import atomic, write_text
 from tumorgen_cli.system.locks import locked
 
 OUT = Path(__file__).resolve().parent.parent / "tumorgen_cli" / "judge" / "bundled"
+#: what makes up a judge, without the training's log and dataset_fingerprint.json
+FILES = ("plans.json", "dataset.json", f"fold_all/{FINAL}", "MODEL_CARD.md", "judge.json")
 LARGEST_BYTES = 25 * 10**6
 #: Phantoms to train on, of the size in `tumorgen demo` and in `tumorgen demo --quick`: each of the five kinds of tumor
 #: twice and once. They are a third of all training cases, so that most cases are patients.
@@ -121,7 +125,9 @@ def make(
         raise RuntimeError(f"nnU-Net trained at {record.spacing_mm} mm, not at the {spacing} mm of the real data")
     command = f"python examples/bundled_judge.py {data.dataset} --minutes {minutes:g} --seed {seed}"
     write_text(workspace.judge / "MODEL_CARD.md", card(record, command))
-    copy_judge(workspace.judge, out)
+    for name in FILES:
+        with atomic(out / name) as temporary:
+            shutil.copyfile(workspace.judge / name, temporary)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if size > LARGEST_BYTES:
         fault = Fault(

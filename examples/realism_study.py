@@ -1,6 +1,6 @@
 """Compare feature networks: how well do their distances show that a region of a real scan was damaged?
 
-    python examples/realism_study.py -w WORK -o OUT [--judge DIR] [--inception FILE]
+    python examples/realism_study.py -w WORK -o OUT [--inception FILE]
 
 The study damages every real case of the workspace around its tumor, in five steps of blur, noise, lost contrast and a
 pasted seam. With a good network, the distance to undamaged cases rises with every step, exceeds the floor (real cases
@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from origin import origin_and_command, write_origin
 from scipy import ndimage, stats
 
 from tumorgen_cli.evaluation.cases import TumorCase, read_case, real_tumors
 from tumorgen_cli.evaluation.measure import window_around
-from tumorgen_cli.judge.model import Judge
-from tumorgen_cli.metrics.feature_networks import Network, hand_made, inception, lite0, nnunet_encoder
+from tumorgen_cli.metrics.feature_networks import Network, hand_made, inception, lite0
 from tumorgen_cli.metrics.slice_distances import (
     PLANES,
     Distance,
@@ -162,9 +160,7 @@ class Row:
 
 
 def describe(network: Network, windows: list[Window], images: list[np.ndarray]) -> np.ndarray:
-    """Return features (case, plane, D) of all windows, channels concatenated; a 3D network has one plane."""
-    if network.dimensions == 3:
-        return network.features(np.stack(images))[:, None]
+    """Return features (case, plane, D) of all windows, channels concatenated."""
     planes = []
     for plane in PLANES:
         shown = [
@@ -281,30 +277,9 @@ def draw(rows: list[Row], counts: tuple[int, int], path: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
-def encoder_of(folder: Path, plan: Plan, device: torch.device) -> Network:
-    """Return a judge's encoder as a network.
-
-    Windows are converted back to the scan's scale, turned to the order of the judge's axes, and z-scored. The judge
-    must have been trained on z-scored channels. The mean and deviation are those of the window instead of the scan.
-    """
-    judge = Judge(folder, device, plan.tumor_name)
-    order = judge.axis_order
-    powers = np.array([channel.power for channel in plan.channels])[None, :, None, None, None]
-
-    def prepare(windows: np.ndarray) -> np.ndarray:
-        turned = (windows ** (1 / powers)).transpose(0, 1, *(4 - axis for axis in order))
-        return (turned - turned.mean(axis=(2, 3, 4), keepdims=True)) / (
-            turned.std(axis=(2, 3, 4), keepdims=True) + 1e-8
-        )
-
-    preparation = f"z-score, axes {list(order)}, powers {powers.ravel()}"
-    return nnunet_encoder(judge.encoder, judge.hash, prepare, preparation, device)
-
-
 def main(
     work: Annotated[Path, typer.Option("-w", "--work", help="Workspace whose real cases are used.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results.")],
-    judge: Annotated[Path | None, typer.Option(help="nnU-Net results folder; adds its encoder.")] = None,
     fid: Annotated[Path | None, typer.Option("--inception", help="File of the FID weights; adds Inception.")] = None,
     device: DeviceName = "auto",
 ) -> None:
@@ -315,7 +290,6 @@ def main(
     tumors = one_a_scan(real_tumors(plan, workspace.fingerprint(), workspace.splits()))
     windows = read_windows(plan, tumors)
     networks = [hand_made(), lite0(place)]
-    networks += [encoder_of(judge, plan, place)] if judge else []
     networks += [inception(place, fid)] if fid else []
     features: dict[str, dict[tuple[str, int], np.ndarray]] = {network.name: {} for network in networks}
     for kind, step, images in damaged(windows):

@@ -21,7 +21,7 @@ from tumorgen_cli.data.volumes import read_image, write_volume
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.judge import model
 from tumorgen_cli.judge import train as jt
-from tumorgen_cli.judge.card import HeldOutScore, JudgeRecord, copy_judge, model_card
+from tumorgen_cli.judge.card import HeldOutScore, JudgeRecord, model_card
 from tumorgen_cli.judge.find import find_judge
 from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.judge.train import score_held_out, train_judge
@@ -347,9 +347,8 @@ def test_a_judge_from_phantoms(data, tmp_path, monkeypatch):
     assert str(tmp_path) not in (folder / "plans.json").read_text() + (folder / "dataset.json").read_text() + str(
         content["init_args"]
     )
-    copy_judge(folder, tmp_path / "copy")
     image, grid = read_image(data.test[0].images)
-    labels = Judge(tmp_path / "copy", torch.device("cpu"), "tumor").predict(image, grid)
+    labels = Judge(folder, torch.device("cpu"), "tumor").predict(image, grid)
     assert labels.shape == grid.shape
     # finished is finished; other settings are told, and replaced when asked for
     before = (folder / "judge.json").stat().st_mtime_ns

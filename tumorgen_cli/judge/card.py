@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from tumorgen_cli.geometry import Shape, Triple
 from tumorgen_cli.nnunet.job import CONFIGURATION, Schedule
-from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.system import console
-from tumorgen_cli.system.files import atomic
 
 
 @dataclass(frozen=True)
@@ -67,13 +63,6 @@ class JudgeRecord:
     def mean_surface_dice(self) -> float:
         """Mean over the held-out cases in which surface Dice is defined; nan if there are none."""
         return _mean([score.surface_dice for score in self.held_out])
-
-
-def copy_judge(folder: Path, out: Path) -> None:
-    """Copy the files that make up a judge, without the training's log and dataset_fingerprint.json."""
-    for name in ("plans.json", "dataset.json", f"fold_all/{FINAL}", "MODEL_CARD.md", "judge.json"):
-        with atomic(out / name) as temporary:
-            shutil.copyfile(folder / name, temporary)
 
 
 def model_card(record: JudgeRecord, title: str, data: str, command: str, limits: Sequence[str]) -> str:

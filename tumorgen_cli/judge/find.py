@@ -93,15 +93,11 @@ def _warn_of_seen_cases(workspace: Workspace, folder: Path) -> None:
         )
 
 
-def _check_own_judge(workspace: Workspace, folder: Path) -> None:
-    """Check that the workspace's own judge is up to date; warn if its scores are low.
-
-    Raises:
-        StateError: it was trained on other cases, another data set or another tumor.
-    """
+def stale_judge_faults(workspace: Workspace) -> list[Fault]:
+    """Return why the workspace's own judge is stale: trained on other cases, another data set or another tumor."""
     from tumorgen_cli.judge.card import JudgeRecord
 
-    remedy = "run `tumorgen train judge --restart`"
+    folder, remedy = workspace.judge, "run `tumorgen train judge --restart`"
     record = read_record(JudgeRecord, folder / "judge.json", remedy)
     plan, train = workspace.plan(), workspace.splits().train
     where, faults = str(folder), []
@@ -113,8 +109,21 @@ def _check_own_judge(workspace: Workspace, folder: Path) -> None:
         faults.append(Fault(where, found, "the data set as it was planned", remedy))
     if record.tumor_name != plan.tumor_name:
         faults.append(Fault(where, f"a judge of {record.tumor_name!r}", f"one of {plan.tumor_name!r}", remedy))
+    return faults
+
+
+def _check_own_judge(workspace: Workspace, folder: Path) -> None:
+    """Check that the workspace's own judge is up to date; warn if its scores are low.
+
+    Raises:
+        StateError: it was trained on other cases, another data set or another tumor.
+    """
+    from tumorgen_cli.judge.card import JudgeRecord
+
+    faults = stale_judge_faults(workspace)
     if faults:
         raise StateError("The workspace's judge is stale", faults)
+    record = read_record(JudgeRecord, folder / "judge.json", "run `tumorgen train judge --restart`")
     if record.held_out and not record.mean_dice >= USEFUL_DICE:
         console.warn(
             f"this judge reaches a DSC of {record.mean_dice:.2f} on real held-out cases: its scores mean little "

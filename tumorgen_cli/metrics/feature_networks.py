@@ -1,8 +1,8 @@
 """Feature networks: images in, one vector each out, for the distances in `slice_distances`.
 
 `hand_made` needs nothing. `lite0` needs two small packages that bring their weights. `inception` needs the standard FID
-weights, downloaded once or given as a file. `nnunet_encoder` needs a trained nnU-Net, and whole windows instead of
-slices. Only distances in `inception`'s features may be called FID. Reads weights; writes torch's download cache only.
+weights, downloaded once or given as a file. Only distances in `inception`'s features may be called FID. Reads weights;
+writes torch's download cache only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
@@ -43,21 +43,19 @@ class Network:
     Attributes:
         name: Its name in tables and files.
         is_fid: Whether a Fréchet distance in its features may be called FID.
-        dimensions: 2: `features` maps slices (N, H, W) in [0, 1] to (N, D). 3: it maps windows (N, C, X, Y, Z).
         hash: Changes with the weights and with the preprocessing.
-        features: The function itself.
+        features: Maps slices (N, H, W) in [0, 1] to features (N, D).
     """
 
     name: str
     is_fid: bool
-    dimensions: Literal[2, 3]
     hash: str
     features: Features
 
 
 def hand_made() -> Network:
     """Return `filters` as a network: 66 texture statistics; nothing is learned and nothing is loaded."""
-    return Network("filters", False, 2, hash_value(["filters", _SIGMAS, _ANGLES, _PERCENTILES, _FLOOR]), filters)
+    return Network("filters", False, hash_value(["filters", _SIGMAS, _ANGLES, _PERCENTILES, _FLOOR]), filters)
 
 
 def inception(device: torch.device, weights: Path | None) -> Network:
@@ -99,7 +97,7 @@ def inception(device: torch.device, weights: Path | None) -> Network:
 
     preparation = "8 bits, gray as RGB, TensorFlow 1 bilinear to 299"
     return Network(
-        "inception", True, 2, hash_value(["inception", _INCEPTION_SHA256, preparation]), _batched(forward, device, 3)
+        "inception", True, hash_value(["inception", _INCEPTION_SHA256, preparation]), _batched(forward, device)
     )
 
 
@@ -119,38 +117,7 @@ def lite0(device: torch.device) -> Network:
         return model.extract_features(lite0_input(images)).mean(dim=(2, 3))
 
     preparation = "gray as RGB, bicubic to 224, (255 x - 127) / 128, last layer"
-    return Network("lite0", False, 2, hash_value(["lite0", SHA256, preparation]), _batched(forward, device, 3))
-
-
-def nnunet_encoder(
-    encoder: torch.nn.Module,
-    weights_hash: str,
-    prepare: Callable[[np.ndarray], np.ndarray],
-    preparation: str,
-    device: torch.device,
-) -> Network:
-    """Return a 3D nnU-Net's encoder as a network: global averages of every stage, of whole windows, one vector a case.
-
-    A 3D encoder cannot be applied to a single slice. Where the same nnU-Net also scores or filters the set, distances
-    in its features are not an independent measure. It was trained on the training cases and not on the held-out cases.
-
-    Args:
-        encoder: The part of nnU-Net's network that returns its stages' feature maps.
-        weights_hash: Hash of its weights.
-        prepare: Maps windows (N, C, X, Y, Z) in [0, 1] to what the encoder was trained on, (N, C, *its own axes),
-            normalized.
-        preparation: Name of that preparation, for the hash.
-        device: Where the network runs.
-    """
-    encoder = encoder.to(device).eval()
-
-    def forward(windows: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        stages = encoder(torch.from_numpy(np.ascontiguousarray(prepare(windows.cpu().numpy()), np.float32)).to(device))
-        return torch.cat([stage.mean(dim=(2, 3, 4)) for stage in stages], dim=1)
-
-    return Network("nnunet", False, 3, hash_value(["nnunet", weights_hash, preparation]), _batched(forward, device, 5))
+    return Network("lite0", False, hash_value(["lite0", SHA256, preparation]), _batched(forward, device))
 
 
 def filters(images: np.ndarray) -> np.ndarray:
@@ -190,14 +157,14 @@ def _mean_and_spread(images: np.ndarray) -> np.ndarray:
     return np.stack([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1)
 
 
-def _batched(forward: Callable[[torch.Tensor], torch.Tensor], device: torch.device, axes: int) -> Features:
+def _batched(forward: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Features:
     """Return `forward` for arrays of any length: in batches on `device`, without gradients, with (N, D) float32 out."""
 
     def features(images: np.ndarray) -> np.ndarray:
         import torch
 
-        if images.ndim != axes or not len(images):
-            raise ValueError(f"images of shape {images.shape}, expected {axes} axes and at least one image")
+        if images.ndim != 3 or not len(images):
+            raise ValueError(f"images of shape {images.shape}, expected (N, H, W) and at least one image")
         found = []
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
