@@ -4,6 +4,7 @@ one run."""
 import csv
 import json
 import multiprocessing.pool
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from support.sets import SHAPE, Threshold, scan, write_case
 
 from tumorgen_cli.evaluation.filter import filter_set
 from tumorgen_cli.nnunet.results import LearnedCases
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.synthesis.set_files import read_judges, read_provenance
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.system.errors import StateError
@@ -177,3 +179,35 @@ def test_a_set_whose_shards_are_at_work_is_not_filtered(plan, synthetic, tmp_pat
     with pytest.raises(StateError, match="unfinished shards"):
         run(plan, synthetic, tmp_path)
     assert not (tmp_path / "synthetic" / "toy_kept").exists()
+
+
+def test_another_set_is_not_overwritten(plan, synthetic, tmp_path):
+    """Neither a painted set, which may be the one that is filtered, nor one that was filtered from another set."""
+    _, kept = run(plan, synthetic, tmp_path)
+    painted = shutil.copytree(synthetic, tmp_path / "painted")
+    write_json(painted / "set.json", {"format": PAIR_FORMAT, "command": "synthesize", "plan": plan.hash})
+    for out, found in ((painted, "`tumorgen synthesize`"), (kept, "filtered_from")):
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        with pytest.raises(StateError, match="another set") as caught:
+            filter_set(plan, painted, out, tmp_path / "cache", Threshold(), 0.7, lambda *_: None)
+        (fault,) = caught.value.faults
+        assert found in fault.found
+        assert "--out" in fault.remedy
+        assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_an_edited_label_of_a_kept_pair_leaves_the_set_alone(plan, synthetic, tmp_path):
+    _, out = run(plan, synthetic, tmp_path)
+    label = out / "labelsTr" / "a.nii.gz"
+    before = (synthetic / "labelsTr" / "a.nii.gz").read_bytes()
+    with label.open("r+b") as stream:
+        stream.write(b"edited")
+    assert (synthetic / "labelsTr" / "a.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"])
+def test_a_lost_file_of_a_kept_pair_is_put_back(plan, synthetic, tmp_path, name):
+    _, out = run(plan, synthetic, tmp_path)
+    (out / name).unlink()
+    run(plan, synthetic, tmp_path)
+    assert (out / name).read_bytes() == (synthetic / name).read_bytes()

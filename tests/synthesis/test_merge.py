@@ -4,9 +4,9 @@ import contextlib
 import io
 import json
 import multiprocessing
-import os
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +22,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis import merge as merge_module
 from tumorgen_cli.synthesis.merge import LEARNED, PAINTED
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
+from tumorgen_cli.system import links
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import to_plain, write_json
@@ -116,8 +117,17 @@ def test_the_merged_set(real, healthy):
     pairs = ["healthy_h1_s0000", "healthy_h1_s0002", "healthy_h2_s0001"]
     assert sorted(p.name for p in made.out.glob("labelsTr/*")) == [f"{case}.nii.gz" for case in (*pairs, *REAL)]
     assert sorted(p.name for p in made.out.glob("imagesTr/*")) == [f"{case}_0000.nii.gz" for case in (*pairs, *REAL)]
-    assert (made.out / "labelsTr" / "r03.nii.gz").samefile(real / "labelsTr" / "r03.nii.gz")
-    assert (made.out / "imagesTr" / f"{pairs[2]}_0000.nii.gz").samefile(healthy / "imagesTr" / "h2_s0001_0000.nii.gz")
+    for merged, original in (
+        ("r03", real / "labelsTr" / "r03.nii.gz"),
+        (pairs[2], healthy / "labelsTr" / "h2_s0001.nii.gz"),
+    ):
+        label = made.out / "labelsTr" / f"{merged}.nii.gz"
+        assert hash_file(label) == hash_file(original)
+        with label.open("r+b") as stream:  # edited in place: the original stays, see the last line
+            stream.write(b"edited")
+    image = made.out / "imagesTr" / f"{pairs[2]}_0000.nii.gz"
+    assert hash_file(image) == hash_file(healthy / "imagesTr" / "h2_s0001_0000.nii.gz")
+    assert image.stat(follow_symlinks=False).st_nlink == 1
     content = json.loads((made.out / "dataset.json").read_text())
     assert (content["numTraining"], content["labels"], content["licence"]) == (13, LABELS, "CC0")
     assert splits(made) == [{"train": sorted([*TRAIN, *pairs]), "val": ["r04", "r09"]}]
@@ -143,22 +153,36 @@ def test_nnunets_own_check_passes(real, healthy, monkeypatch):
     assert "Warning" not in said.getvalue()
 
 
-def test_a_disk_without_hard_links_and_symbolic_links(real, healthy, tmp_path, monkeypatch):
+def test_images_are_links_or_copies_and_labels_are_copies(real, healthy, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError("no reflinks here")
+
+    monkeypatch.setattr(links, "_reflink", refuse)
     linked = real / "imagesTr" / "r00_0000.nii.gz"
     linked.rename(tmp_path / "elsewhere.nii.gz")
     linked.symlink_to("../../../elsewhere.nii.gz")
     made = merge(real, healthy)
-    assert (made.out / "imagesTr" / linked.name).samefile(tmp_path / "elsewhere.nii.gz")
+    assert (made.out / "imagesTr" / linked.name).readlink() == tmp_path / "elsewhere.nii.gz"
+    assert "images are links to the originals" in capsys.readouterr().err
+    merge(real, healthy, copy=True)  # turns the links into copies
+    assert "images are copies, too" in capsys.readouterr().err
+    for path in made.out.glob("*Tr/*"):
+        assert not path.is_symlink()
+        assert path.stat().st_nlink == 1
+    assert hash_file(made.out / "imagesTr" / linked.name) == hash_file(linked)
 
-    def refuse(*_):
-        raise OSError("no links here")
 
-    monkeypatch.setattr(os, "link", refuse)
-    copied = merge(real, healthy, out="Dataset602_Copied")
-    target = copied.out / "imagesTr" / linked.name
-    assert hash_file(target) == hash_file(linked)
-    assert not target.is_symlink()
-    assert not target.samefile(linked)
+def test_an_edited_label_is_not_overwritten(real, healthy):
+    made = merge(real, healthy)
+    edited = made.out / "labelsTr" / "r03.nii.gz"
+    edited.write_bytes(b"hours of work")
+    with pytest.raises(StateError, match="edited") as caught:
+        merge(real, healthy)
+    assert [fault.where for fault in caught.value.faults] == [str(edited)]
+    assert edited.read_bytes() == b"hours of work"
+    edited.unlink()  # the remedy
+    merge(real, healthy)
+    assert hash_file(edited) == hash_file(real / "labelsTr" / "r03.nii.gz")
 
 
 def test_again_is_the_same_and_other_options_are_another_set(real, healthy):
@@ -359,25 +383,47 @@ def test_every_fault_at_once(real, healthy, tmp_path):
     (unfinished / "dataset.json").unlink()
     twin = write_set(tmp_path / "twins" / "healthy", ["h"])
     (real.parent / "Dataset601_Older").mkdir()
-    told, count = faults(
-        real, healthy, labels, channels, silent, foreign, half, unfinished, twin, tmp_path / "none", folds=11
-    )
+    told, count = faults(real, healthy, labels, channels, silent, foreign, half, unfinished, twin, folds=11)
     for part in (
         "labels/dataset.json: labels",
         "channels/dataset.json: channel_names",
         "silent/set.json: learned_from",
+        f"delete {silent} and make the set again",
         "run the same `tumorgen synthesize`",
         "1 cases that Dataset501_Real does not have (somebody)",
         "half/labelsTr/h_s0001.nii.gz",
         "no dataset.json",
         "another set of the same name",
         "Dataset601_Older",
-        "no synthetic set",
         "11 folds",
     ):
         assert part in told, part
-    assert count == 11  # of the twins each is told
+    assert count == 10  # of the twins each is told
     assert not (real.parent / "Dataset601_Merged").exists()
+
+
+def test_an_unknown_set_is_answered_with_the_known_ones(real, healthy, capsys):
+    work = real.parent / "work" / "synthetic"
+    for name in ("tumorgen_torso", "copypaste_test"):
+        write_set(work / name, ["h1"])
+    with pytest.raises(StateError) as caught:
+        merge(real, Path("tumorgen_tors"), healthy)
+    (fault,) = caught.value.faults
+    assert "copypaste_test, tumorgen_torso" in fault.expected
+    assert fault.remedy == "did you mean tumorgen_torso?"
+    assert capsys.readouterr().err == ""  # nothing is said of cases that the unknown set may hold out
+    assert merge(real, Path("tumorgen_torso"), healthy).pairs  # by the name that was suggested
+
+
+@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
+def test_a_number_that_nnunet_knows_already_is_refused(real, healthy, tmp_path, monkeypatch, variable):
+    """Also where another data set of that number is in another of nnU-Net's folders."""
+    monkeypatch.setenv(variable, str(tmp_path / "nnunet"))
+    (tmp_path / "nnunet" / "Dataset601_Older").mkdir(parents=True)
+    told, count = faults(real, healthy)
+    assert str(tmp_path / "nnunet" / "Dataset601_Older") in told
+    assert count == 1
+    merge(real, healthy, out="Dataset602_Merged")
 
 
 def test_pairs_without_the_hosts_labels_and_sets_at_work_are_refused(real, healthy, tmp_path):
@@ -419,6 +465,7 @@ def test_a_folder_of_something_else_is_left_alone(real, healthy):
     out = real.parent / "Dataset601_Merged"
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(StateError, match="not empty"):
+    with pytest.raises(StateError, match="not empty") as caught:
         merge(real, healthy)
+    assert "--out" in caught.value.faults[0].remedy
     assert {p.name for p in out.iterdir()} == {"thesis.tex", ".lock"}

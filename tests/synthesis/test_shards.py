@@ -141,7 +141,7 @@ def test_who_may_work_beside_whom(workspace, phantoms, tmp_path):
 def test_a_claim_that_no_pair_followed(workspace, phantoms, tmp_path):
     """Alone one may put it right; a shard may not while others are at work, for one may be about to paint by it."""
     out = tmp_path / "out"
-    write_json(out / "set.json", {"seed": 99})
+    write_json(out / "set.json", {"command": "synthesize", "seed": 99})
     write_json(out / "shards.json", {"pairs": 2, "shards": 2})
     with pytest.raises(StateError, match="another set"):
         shard(workspace, phantoms, out, 1, 2, pairs=2)

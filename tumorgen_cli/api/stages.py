@@ -304,6 +304,7 @@ def merge(
     folds: int = 1,
     oversample: int = 1,
     preprocessed: StrPath | None = None,
+    copy: bool = False,
     work: StrPath = WORK,
 ) -> Merge:
     """Write one nnU-Net raw data set of real cases and synthetic sets, with folds that validate on unseen real cases.
@@ -316,11 +317,12 @@ def merge(
             nnU-Net's.
         oversample: How many times a real case stands in the training list of a fold.
         preprocessed: nnU-Net's preprocessed folder. None: `$nnUNet_preprocessed`.
+        copy: Copy images, too. Labels are copies, images are otherwise links where the disk cannot share their blocks.
         work: The workspace in which sets are found by name.
 
     Raises:
         DataError: everything that is wrong with the data sets, their names, the folds or `out`.
-        StateError: `out` holds something else.
+        StateError: there is no such data set or set, or `out` holds something else.
 
     Example:
         >>> from tumorgen_cli import api
@@ -335,7 +337,7 @@ def merge(
 
     folders = [Path(folder) for folder in sets]
     workspace, target = open_workspace(work), Path(out)
-    return merge_sets(workspace, str(real), folders, target, folds, oversample, optional_path(preprocessed))
+    return merge_sets(workspace, str(real), folders, target, folds, oversample, optional_path(preprocessed), copy)
 
 
 def setup_nnunet(
@@ -436,7 +438,7 @@ def demo(
 
 
 def status(*, work: StrPath = WORK) -> list[Step]:
-    """Every step of a workspace, its state (done, partly, stale or missing), and the command for it.
+    """Every step of a workspace, its state (to do, running, partly, done or outdated), and the command for it.
 
     Args:
         work: The workspace. Nothing is written.
@@ -449,4 +451,4 @@ def status(*, work: StrPath = WORK) -> list[Step]:
     """
     from tumorgen_cli.pipeline.status import workspace_status
 
-    return workspace_status(open_workspace(work))
+    return workspace_status(open_workspace(work), work)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import (
-    DEFAULT_WORK,
     Device,
     Healthy,
     Json,
@@ -21,11 +21,11 @@ from tumorgen_cli.cli.options import (
     TrainingCases,
     UntilPass,
     Work,
-    command,
     host_faults,
     method_names,
     refuse,
 )
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK
 from tumorgen_cli.synthesis.options import judge_faults
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, describe_counts
@@ -69,12 +69,16 @@ def merge(
         Optional[Path],
         typer.Option("--preprocessed", help="nnU-Net's preprocessed folder. Default: $nnUNet_preprocessed."),
     ] = None,
+    copy: Annotated[
+        bool,
+        typer.Option("--copy", metavar="", help="Copy images instead of linking to them. Labels are always copied."),
+    ] = False,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> None:
     """Put real cases and pairs into one nnU-Net raw data set, with folds that validate only on unseen real cases."""
     options = {"folds": folds, "oversample": oversample}
-    made = api.merge(real, sets, out, **options, preprocessed=preprocessed, work=work)
+    made = api.merge(real, sets, out, **options, preprocessed=preprocessed, copy=copy, work=work)
     if as_json:
         console.print_json({"folder": made.out, "splits": made.splits, "folds": made.folds})
     else:
@@ -117,7 +121,7 @@ def _training_commands(made: Merge, work: Path, preprocessed: Path | None) -> st
     return " && ".join(filter(None, [export_line(folders), *steps]))
 
 
-@command
+@planned_command
 def downstream(
     healthy: Healthy = None,
     cases: TrainingCases = None,
@@ -193,7 +197,7 @@ def downstream(
     console.next_command(f"open {made.page}")
 
 
-@command
+@planned_command
 def nnunet_setup(
     healthy: Healthy = None,
     cases: TrainingCases = None,

@@ -15,11 +15,11 @@ from tumorgen_cli.evaluation.scores import Group
 from tumorgen_cli.geometry import Box, Grid, find_spanning_component
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.synthesis.set_files import case_files, pair_file_faults, read_ending, read_provenance
 from tumorgen_cli.synthesis.shards import unfinished_shard_faults
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import hash_file
-from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.system.links import describe_missing
 
 _SYNTHESIZE = "run `tumorgen synthesize` again"
 
@@ -84,33 +84,22 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[TumorCase, ...]:
         StateError: dataset.json is missing, the set has no pair, files are missing, an image has no provenance, or
             shards have not finished.
     """
-    ending = read_plain(set_folder / "dataset.json", _SYNTHESIZE).get("file_ending", ".nii.gz")
+    ending, records = read_ending(set_folder), read_provenance(set_folder)
     found = tuple(
         TumorCase(
             "synthetic",
             line.case,
             line.host,
-            *_paths(set_folder, line.case, len(plan.channels), ending),
+            *case_files(set_folder, line.case, len(plan.channels), ending),
             line.box,
             line.requested_box,
         )
-        for line in read_provenance(set_folder)
+        for line in records
     )
-    faults = _missing(found, _SYNTHESIZE)
+    faults = pair_file_faults(set_folder, [line.case for line in records], len(plan.channels), ending)
     faults += unfinished_shard_faults(set_folder)
-    known = {files.case for files in found}
-    for path in sorted((set_folder / "imagesTr").glob(f"*_0000{ending}")):
-        if path.name[: -len(f"_0000{ending}")] not in known:
-            faults.append(
-                Fault(
-                    str(path),
-                    "no line in provenance.jsonl",
-                    "a line for every pair",
-                    "remove the file, or synthesize again",
-                )
-            )
     if not found:
-        faults.append(Fault(str(set_folder), "no pair", "at least one pair", _SYNTHESIZE))
+        faults.append(Fault(str(set_folder), "no pair", "at least one pair", "leave the set out"))
     if faults:
         raise StateError("The synthetic set is not complete", faults)
     return found
@@ -131,7 +120,7 @@ def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[T
             group,
             case if len(tumors[case]) == 1 else f"{case}_tumor{number}",
             case,
-            *_paths(folder, case, len(plan.channels), plan.file_ending),
+            *case_files(folder, case, len(plan.channels), plan.file_ending),
             tumor.box,
             tumor.box,
         )
@@ -145,14 +134,10 @@ def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[T
     return found
 
 
-def _paths(folder: Path, case: str, channels: int, ending: str) -> tuple[tuple[Path, ...], Path]:
-    images = tuple(folder / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in range(channels))
-    return images, folder / "labelsTr" / f"{case}{ending}"
-
-
 def _missing(cases: Sequence[TumorCase], remedy: str) -> list[Fault]:
     paths = [path for files in cases for path in (*files.images, files.label)]
-    return [Fault(str(path), "no such file", "a file of the case", remedy) for path in paths if not path.is_file()]
+    lost = [path for path in paths if not path.is_file()]
+    return [Fault(str(path), describe_missing(path), "a file of the case", remedy) for path in lost]
 
 
 def read_case(

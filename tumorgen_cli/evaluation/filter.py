@@ -1,10 +1,11 @@
 """Keeps the pairs of a synthetic set that a judge agrees with: FreeTumor's quality test, after synthesis.
 
-Reads a set and the predictions that an evaluation may have left. Writes the kept pairs as a set of their own (hard
-links where the disk allows it, else copies), `judges.json`, which says what the judges that selected them have learned
-from, and a line of `judged.jsonl` for each pair (a pair is finished when its line is there). Once all pairs are judged,
-it writes `rejected.csv`, which lists the rejected pairs with the reason, the set's own `given_up.jsonl`,
-`provenance.jsonl` and, last, `dataset.json`. Several processes may each judge a shard of the set (`shards.py`).
+Reads a set and the predictions that an evaluation may have left. Writes the kept pairs as a set of their own (labels as
+copies, images as hard links where the disk allows it), `judges.json`, which says what the judges that selected them
+have learned from, and a line of `judged.jsonl` for each pair (a pair is finished when its line is there). Once all
+pairs are judged, it writes `rejected.csv`, which lists the rejected pairs with the reason, the set's own
+`given_up.jsonl`, `provenance.jsonl` and, last, `dataset.json`. Several processes may each judge a shard of the set
+(`shards.py`).
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from tumorgen_cli.synthesis.set_files import (
     write_dataset_json,
     write_judges,
 )
-from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_folder, may_finish, remove_division, take_turn
-from tumorgen_cli.system.files import append_line, hash_file, link_or_copy, write_text
+from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_set, may_finish, remove_division, take_turn
+from tumorgen_cli.system.files import append_line, hash_file, write_text
 from tumorgen_cli.system.json_records import from_plain, nan_for_none, none_for_nan, to_plain, write_json
+from tumorgen_cli.system.links import copy_file, share_file
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
@@ -116,6 +118,7 @@ def filter_set(
     source = hash_file(set_folder / "provenance.jsonl")
     identity = {
         "format": PAIR_FORMAT,
+        "command": "filter",
         "plan": plan.hash,
         "filtered_from": str(set_folder.resolve()),
         "provenance": source,
@@ -124,13 +127,16 @@ def filter_set(
     }
     identity |= read_origin(set_folder)
     with take_turn(out, shard):
-        claim_folder(out, identity, alone=shard is None, logs=(_LOG,))
+        claim_set(out, identity, alone=shard is None)
         begin_shard(out, len(pairs), shard)
         write_judges(out, judge, read_judges(set_folder))
         write_json(out / HELD_OUT, read_held_out(set_folder))
         log = open_log(out, _LOG, shard.name if shard else None)
         judged = _judged(out)
     mine = own_pairs(pairs, shard)
+    for files in mine:
+        if files.case in judged and judged[files.case].proportion >= keep and _is_lost(set_folder, out, files):
+            _take(set_folder, out, files)
     missing = [files for files in mine if files.case not in judged]
     ticker(len(mine) - len(missing))
     for number, files in enumerate(missing, len(mine) - len(missing) + 1):
@@ -170,10 +176,18 @@ def _reason(line: Judged, keep: float) -> str | None:
     return NOT_FOUND if math.isfinite(line.proportion) else "empty"
 
 
+def _is_lost(set_folder: Path, out: Path, files: TumorCase) -> bool:
+    """Tell whether an image or the label of a kept pair is not there any more."""
+    return not all((out / path.relative_to(set_folder)).is_file() for path in (*files.images, files.label))
+
+
 def _take(set_folder: Path, out: Path, files: TumorCase) -> None:
+    """Put the files of a pair into the kept set; what people may edit is a copy."""
+    for path in files.images:
+        share_file(path, out / path.relative_to(set_folder))
     preview = set_folder / "previews" / f"{files.case}.png"
-    for path in (*files.images, files.label, *([preview] if preview.is_file() else [])):
-        link_or_copy(path, out / path.relative_to(set_folder))
+    for path in (files.label, *([preview] if preview.is_file() else [])):
+        copy_file(path, out / path.relative_to(set_folder))
 
 
 def _finish(plan: Plan, set_folder: Path, out: Path, judged: Mapping[str, Judged], keep: float) -> None:

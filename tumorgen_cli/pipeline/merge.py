@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorgen_cli.data.dataset import find_dataset
+from tumorgen_cli.pipeline.sets import find_set
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import Fault, StateError, gather_faults
 from tumorgen_cli.system.locks import locked
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ def merge_sets(
     folds: int = 1,
     oversample: int = 1,
     preprocessed: Path | None = None,
+    copy: bool = False,
 ) -> Merge:
     """Write one nnU-Net raw data set of real cases and synthetic sets, with folds that no pair leaks into.
 
@@ -38,20 +42,30 @@ def merge_sets(
             nnU-Net's.
         oversample: How many times a real case stands in the training list of a fold.
         preprocessed: nnU-Net's preprocessed folder. None: `$nnUNet_preprocessed`.
+        copy: Whether images are copied. Labels always are.
+
+    Raises:
+        StateError: there is no such data set or set, or `out` holds something else.
+        DataError: everything that is wrong with the data sets, their names, the folds or `out`.
     """
     from tumorgen_cli.nnunet.runner import user_folders
     from tumorgen_cli.synthesis.merge import plan_merge, write_merge
 
-    named = [
-        folder if folder.is_dir() or not workspace.synthetic(folder.name).is_dir() else workspace.synthetic(folder.name)
-        for folder in sets
-    ]
+    faults: list[Fault] = []
+    dataset = gather_faults(faults, lambda: find_dataset(real))
+    named = [gather_faults(faults, partial(find_set, workspace, folder)) for folder in sets]
+    if faults or dataset is None:
+        raise StateError("There is nothing to merge", faults)
+    folders = user_folders(workspace.root)
     if out.name == str(out):
-        out = user_folders(workspace.root)["nnUNet_raw"] / out
-    known = os.environ.get("nnUNet_preprocessed")
-    made = plan_merge(
-        find_dataset(real), named, out.absolute(), folds, oversample, preprocessed or (Path(known) if known else None)
-    )
+        out = folders["nnUNet_raw"] / out
+    given = os.environ.get("nnUNet_preprocessed")
+    preprocessed = preprocessed or (Path(given) if given else None)
+    known = [folder for folder in named if folder is not None]
+    made = plan_merge(dataset, known, out.absolute(), folds, oversample, preprocessed, list(folders.values()))
     with locked(made.out, "merge"), console.progress("merging", made.steps) as tick:
-        write_merge(made, tick)
+        write_merge(made, tick, copy)
+    linked = any(path.is_symlink() for path in (made.out / "imagesTr").iterdir())
+    how = "images are links to the originals, which must stay where they are (--copy copies them)"
+    console.note(f"labels are copies and may be edited; {how if linked else 'images are copies, too'}")
     return made

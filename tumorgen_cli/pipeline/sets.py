@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list, did_you_mean
 from tumorgen_cli.system.json_records import read_plain
 
 
@@ -46,7 +46,10 @@ def find_set(workspace: Workspace, given: Path) -> Path:
     for folder in (given.resolve(), workspace.synthetic(given.name)):
         if (folder / "provenance.jsonl").is_file():
             return folder
-    names = sorted(path.parent.name for path in workspace.root.glob("synthetic/*/dataset.json"))
-    expected = f"a set's folder, or a name in the workspace ({', '.join(names) or 'none yet'})"
-    remedy = "correct the path or name, or run `tumorgen synthesize --healthy DIR`"
+    names = sorted(path.parent.name for path in workspace.root.glob("synthetic/*/provenance.jsonl"))
+    expected = (
+        f"a set's folder, or a name in {workspace.root / 'synthetic'}: {abbreviate_list(names, 20) or 'none yet'}"
+    )
+    near = did_you_mean(given.name, names)
+    remedy = near or "correct the path or name, or run `tumorgen synthesize --healthy DIR`"
     raise StateError("No such set", [Fault(str(given), "no synthetic set", expected, remedy)])

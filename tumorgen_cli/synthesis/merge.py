@@ -2,9 +2,9 @@
 
 Each fold validates on real cases that none of its pairs depends on.
 
-Reads a raw data set and synthetic sets. Writes `imagesTr/` and `labelsTr/` (hard links if the disk allows, else copies;
-a pair is named `SET_PAIR`), `provenance.jsonl` of the pairs, `folds.json` with the content of each fold,
-`splits_final.json`, and, last, `dataset.json`.
+Reads a raw data set and synthetic sets. Writes `imagesTr/` (links to the originals) and `labelsTr/` (copies, which may
+be edited); a pair is named `SET_PAIR`. Writes `provenance.jsonl` of the pairs, `folds.json` with the content of each
+fold, `splits_final.json`, and, last, `dataset.json`.
 
 nnU-Net 2.8 takes its folds from `nnUNet_preprocessed/DatasetNNN_Name/splits_final.json`. Planning copies the raw data
 set's file there (and stops if there is another one); training makes its own folds only if there is none. A fold beyond
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,13 +38,14 @@ from tumorgen_cli.synthesis.merge_checks import (
     set_faults,
     splits_file_faults,
 )
-from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.set_files import read_judges
-from tumorgen_cli.synthesis.shards import claim_folder
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list, gather_faults
-from tumorgen_cli.system.files import hash_files, link_or_copy, write_text
+from tumorgen_cli.system.claims import claim_folder
+from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, gather_faults
+from tumorgen_cli.system.files import hash_files, write_text
 from tumorgen_cli.system.json_records import hash_value, read_plain, to_plain, write_json
+from tumorgen_cli.system.links import copy_file, link_file, same_content
 
 #: reasons why a pair is left out of a fold
 LEARNED, PAINTED = "learned from its validation cases", "painted into one of them"
@@ -123,6 +124,7 @@ def plan_merge(
     folds: int = 1,
     oversample: int = 1,
     preprocessed: Path | None = None,
+    known: Sequence[Path] = (),
 ) -> Merge:
     """Check a merge and decide what it writes.
 
@@ -141,6 +143,7 @@ def plan_merge(
             folds whose validation cases its workspace held out.
         oversample: how often each real case stands in a fold's training list, from which nnU-Net draws uniformly.
         preprocessed: nnU-Net's folder of preprocessed data sets, if it is known.
+        known: other folders in which nnU-Net looks for the number of a data set.
 
     Raises:
         DataError: the data sets, their names, the folds or `out` have faults; all are listed.
@@ -151,14 +154,17 @@ def plan_merge(
     real = gather_faults(faults, lambda: read_raw_dataset(real_folder))
     found = [gather_faults(faults, partial(read_set, *each)) for each in zip(set_folders, names, strict=True)]
     sets = [each for each in found if each is not None]
-    faults += output_faults(out, preprocessed) + same_name_faults(names, set_folders)
+    faults += output_faults(out, [*([preprocessed] if preprocessed else []), *known]) + same_name_faults(
+        names, set_folders
+    )
     divided = None
     if real is not None:
         faults += real_faults(real)
         for each in sets:
             faults += set_faults(real, each)
         checked = real
-        divided = gather_faults(faults, lambda: _divide(checked, sets, folds, preprocessed))
+        if folds > 1 or len(sets) == len(set_folders):  # without all sets it is unknown which cases may validate
+            divided = gather_faults(faults, lambda: _divide(checked, sets, folds, preprocessed))
     if faults or real is None or divided is None:
         raise DataError(f"The sets cannot be merged: {len(faults)} fault{'s' * (len(faults) > 1)}", faults)
     pairs = _find_pairs(real, sets)
@@ -171,30 +177,43 @@ def plan_merge(
         raise DataError("The sets cannot be merged", faults)
     hashes = {str(each.folder): hash_value([each.records, each.learned_from]) for each in sets}
     described = {"real": str(real.path), "content": content_hash(real)}
-    identity = {**described, "folds": folds, "oversample": oversample, "sets": hashes}
+    identity = {
+        "format": PAIR_FORMAT,
+        "command": "merge",
+        **described,
+        "folds": folds,
+        "oversample": oversample,
+        "sets": hashes,
+    }
     return Merge(real, pairs, made, oversample, out, files, identity)
 
 
-def write_merge(merge: Merge, tick: Callable[[int, str], None]) -> None:
+def write_merge(merge: Merge, tick: Callable[[int, str], None], copy: bool = False) -> None:
     """Write the merged data set; after a kill, the next call continues.
+
+    Labels are copies, because people edit them. Images are reflinks or symbolic links.
 
     Args:
         merge: a merge that has been checked.
         tick: is called after each case with its number and name.
+        copy: whether images are copies, too.
 
     Raises:
-        StateError: `out` holds something else.
+        StateError: `out` holds something else, or labels there were edited.
     """
-    claim_folder(merge.out, to_plain(merge.identity), name=RECORD)
-    lines = (json.dumps(to_plain(pair.record)) + "\n" for pair in merge.pairs)
-    write_text(merge.out / "provenance.jsonl", "".join(lines))
+    provenance = merge.out / "provenance.jsonl"
+    claim_folder(merge.out, RECORD, merge.identity, provenance.is_file)
     cases = [(case, merge.real.image_files(case), merge.real.label_file(case)) for case in merge.real.cases]
     cases += [(pair.record.case, pair.images, pair.label) for pair in merge.pairs]
     ending = merge.real.file_ending
-    for number, (case, images, label) in enumerate(cases, 1):
+    labels = {merge.out / "labelsTr" / f"{case}{ending}": label for case, _, label in cases}
+    if faults := _edited_label_faults(labels):
+        raise StateError("Labels were edited after they were merged", faults)
+    write_text(provenance, "".join(json.dumps(to_plain(pair.record)) + "\n" for pair in merge.pairs))
+    for number, ((case, images, label), target) in enumerate(zip(cases, labels, strict=True), 1):
         for channel, path in enumerate(images):
-            link_or_copy(path, merge.out / "imagesTr" / f"{case}_{channel:04d}{ending}")
-        link_or_copy(label, merge.out / "labelsTr" / f"{case}{ending}")
+            (copy_file if copy else link_file)(path, merge.out / "imagesTr" / f"{case}_{channel:04d}{ending}")
+        copy_file(label, target)
         tick(number, case)
     write_json(merge.out / "folds.json", merge.folds)
     for path in merge.splits:
@@ -206,6 +225,24 @@ def write_merge(merge: Merge, tick: Callable[[int, str], None]) -> None:
         "see provenance.jsonl and folds.json"
     )
     write_json(merge.out / "dataset.json", content)
+
+
+def _edited_label_faults(labels: Mapping[Path, Path]) -> list[Fault]:
+    """Return the faults of labels of an earlier run that differ from their originals; they may hold people's work.
+
+    Args:
+        labels: the original of each merged label.
+    """
+    return [
+        Fault(
+            str(target),
+            f"another content than {source}",
+            "the label that was merged",
+            "choose another --out to keep the edit, or delete this file to take the original again",
+        )
+        for target, source in labels.items()
+        if target.is_file() and not same_content(target, source)
+    ]
 
 
 def format_splits(folds: Iterable[Fold], oversample: int) -> list[dict[str, list[str]]]:

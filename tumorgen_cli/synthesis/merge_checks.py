@@ -10,7 +10,14 @@ from pathlib import Path
 from tumorgen_cli.data.dataset import Dataset, read_dataset
 from tumorgen_cli.data.integrity import file_faults
 from tumorgen_cli.synthesis.provenance import Provenance
-from tumorgen_cli.synthesis.set_files import read_held_out, read_learned_from, read_provenance, read_unlabeled_hosts
+from tumorgen_cli.synthesis.set_files import (
+    again,
+    pair_file_faults,
+    read_held_out,
+    read_learned_from,
+    read_provenance,
+    read_unlabeled_hosts,
+)
 from tumorgen_cli.synthesis.shards import unfinished_shard_faults
 from tumorgen_cli.synthesis.sources import unlabeled_hosts_fault
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
@@ -18,10 +25,6 @@ from tumorgen_cli.system.json_records import read_plain
 
 RECORD = "merge.json"
 _NAME = re.compile(r"Dataset\d{3}_\w[\w-]*")
-_AGAIN = (
-    "run the same `tumorgen synthesize` command again; it adds what is missing (then `tumorgen filter`, if the set is "
-    "filtered)"
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def read_set(folder: Path, name: str) -> SyntheticSet:
         expected = "a folder that `tumorgen synthesize` or `filter` wrote"
         raise DataError("No such set", [Fault(str(folder), "no synthetic set", expected, "correct the path")])
     if not (folder / "dataset.json").is_file():
-        fault = Fault(str(folder), "no dataset.json", "a finished set", "run `tumorgen synthesize` again")
+        fault = Fault(str(folder), "no dataset.json", "a finished set", again(folder))
         raise DataError("A set is not finished", [fault])
     if faults := unfinished_shard_faults(folder):
         raise DataError("A set is not finished", faults)
@@ -73,7 +76,8 @@ def read_set(folder: Path, name: str) -> SyntheticSet:
         raise DataError("A set is empty", [Fault(str(folder), "no pair", "at least one pair", "leave the set out")])
     if learned_from is None:
         expected = "the cases that its method has learned from; without them no fold is known to be clean"
-        fault = Fault(f"{folder / 'set.json'}: learned_from", "missing", expected, _AGAIN)
+        remedy = f"delete {folder} and make the set again"
+        fault = Fault(f"{folder / 'set.json'}: learned_from", "missing", expected, remedy)
         raise DataError("A set does not say what it learned from", [fault])
     return SyntheticSet(folder, name, read_raw_dataset(folder), records, learned_from, read_held_out(folder))
 
@@ -100,23 +104,18 @@ def real_faults(real: Dataset) -> list[Fault]:
 def set_faults(real: Dataset, each: SyntheticSet) -> list[Fault]:
     """Return the reasons why a set cannot be merged with the real cases."""
     where, remedy = each.folder / "dataset.json", "merge with the data set that the pairs were made from"
-    faults = file_faults(each.dataset)
+    cases = [record.case for record in each.records]
+    ending = each.dataset.file_ending
+    faults = pair_file_faults(each.folder, cases, len(each.dataset.channel_names), ending)
     channels, real_channels = ([name.lower() for name in d.channel_names] for d in (each.dataset, real))
     comparisons: dict[str, tuple[object, object]] = {
         "labels": (each.dataset.labels, real.labels),
         "channel_names": (channels, real_channels),
-        "file_ending": (each.dataset.file_ending, real.file_ending),
+        "file_ending": (ending, real.file_ending),
     }
     for name, (found, wanted) in comparisons.items():
         if found != wanted:
             faults.append(Fault(f"{where}: {name}", str(found), f"{wanted}, as in {real.name}", remedy))
-    known = {record.case for record in each.records}
-    for case in sorted(known ^ set(each.dataset.cases)):
-        present, missing = "files", "a line of provenance.jsonl"
-        if case in known:
-            present, missing = missing, present
-        where_pair, again = f"{each.folder}: {case}", "run `tumorgen synthesize` again"
-        faults.append(Fault(where_pair, f"{present}, but not {missing}", "both", again))
     if unlabeled := sorted({*read_unlabeled_hosts(each.folder)} & {record.host for record in each.records}):
         faults.append(unlabeled_hosts_fault(str(each.folder / "labelsTr"), unlabeled))
     foreign = sorted(set(each.learned_from) - set(real.cases))
@@ -127,28 +126,24 @@ def set_faults(real: Dataset, each: SyntheticSet) -> list[Fault]:
     return faults
 
 
-def output_faults(out: Path, preprocessed: Path | None) -> list[Fault]:
+def output_faults(out: Path, known: Sequence[Path]) -> list[Fault]:
     """Return the faults of the merged data set's name.
 
     Args:
         out: folder of the merged data set.
-        preprocessed: nnU-Net's folder of preprocessed data sets, if it is known.
+        known: folders beside its own in which nnU-Net looks for the number of a data set.
     """
     if not _NAME.fullmatch(out.name):
         remedy = f"for example --out {out.parent / 'Dataset601_Merged'}"
         return [Fault(f"--out {out}", out.name, "nnU-Net's DatasetNNN_Name", remedy)]
     number = out.name[: len("Dataset000_")]
-    folders = [
-        folder
-        for parent in (out.parent, preprocessed)
-        if parent is not None and parent.is_dir()
-        for folder in sorted(parent.iterdir())
-    ]
+    parents = dict.fromkeys(parent.resolve() for parent in (out.parent, *known) if parent.is_dir())
     expected = "one data set per number, by which nnU-Net finds it"
     return [
         Fault(str(folder), f"the number of --out {out.name}", expected, "choose another number")
-        for folder in folders
-        if folder.name.startswith(number) and folder.name != out.name
+        for parent in parents
+        for folder in sorted(parent.glob(f"{number}*"))
+        if folder.name != out.name
     ]
 
 

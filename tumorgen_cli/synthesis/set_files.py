@@ -14,18 +14,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tumorgen_cli.data.checks import ENDINGS
 from tumorgen_cli.nnunet.results import LearnedCases, read_learned_cases
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.logs import complete_lines, read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
+from tumorgen_cli.synthesis.shards import SETTINGS
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.json_records import from_plain, read_plain, read_record, write_json
+from tumorgen_cli.system.links import describe_missing
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
 
 
-SETTINGS = "set.json"
 JUDGES = "judges.json"
 HELD_OUT = "held_out.json"
 LEFT_OUT = "rejected.csv"
@@ -72,6 +74,50 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise StateError("The set is of another version", [fault])
     settings: dict[str, Any] = found
     return settings
+
+
+def again(folder: Path) -> str:
+    """Return the remedy for a set that is not whole: the command that made it makes what is missing."""
+    command = read_settings(folder).get("command", "synthesize")
+    return f"run the same `tumorgen {command}` command again; it makes what is missing"
+
+
+def read_ending(folder: Path) -> str:
+    """Return the file ending of a finished set.
+
+    Raises:
+        StateError: the set is not finished, or its dataset.json cannot be used.
+    """
+    path = folder / "dataset.json"
+    found = read_plain(path, again(folder))
+    ending = found.get("file_ending") if isinstance(found, dict) else None
+    if ending not in ENDINGS:
+        fault = Fault(
+            f"{path}: file_ending", repr(ending), f"one of {', '.join(ENDINGS)}", f"delete {path}, then {again(folder)}"
+        )
+        raise StateError("A set cannot be read", [fault])
+    return str(ending)
+
+
+def case_files(folder: Path, case: str, channels: int, ending: str) -> tuple[tuple[Path, ...], Path]:
+    """Return the image files of a case, one per channel, and its label file."""
+    images = tuple(folder / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in range(channels))
+    return images, folder / "labelsTr" / f"{case}{ending}"
+
+
+def pair_file_faults(folder: Path, cases: Sequence[str], channels: int, ending: str) -> list[Fault]:
+    """Return the faults of a set's files: those of a pair that are lost, and those of no pair."""
+    remedy, faults, known = again(folder), list[Fault](), set[Path]()
+    for case in cases:
+        images, label = case_files(folder, case, channels, ending)
+        known |= {*images, label}
+        lost = [path for path in (*images, label) if not path.is_file()]
+        faults += [Fault(str(path), describe_missing(path), "a file of the pair", remedy) for path in lost]
+    for path in sorted(folder.glob(f"*Tr/[!.]*{ending}")):
+        if path not in known:
+            found, expected = "no line in provenance.jsonl", "a line for every pair"
+            faults.append(Fault(str(path), found, expected, f"delete the file, then {remedy}"))
+    return faults
 
 
 def write_judges(folder: Path, judge: Judge, earlier: Mapping[str, LearnedCases] | None = None) -> None:

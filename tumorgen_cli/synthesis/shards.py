@@ -8,19 +8,31 @@ process made.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tumorgen_cli.synthesis.logs import list_logs
+from tumorgen_cli.system.claims import claim_folder
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.json_records import read_plain, write_json
+from tumorgen_cli.system.json_records import read_record, write_json
 from tumorgen_cli.system.locks import wait_for_turn
 
+SETTINGS = "set.json"  # which command made a set, with which settings
+LOGS = ("provenance", "given_up", "judged")  # of any command that makes a set
 _DIVISION = "shards.json"
 _REMEDY = (
     "give every shard the same numbers; or run the command once without --shard, which finishes the set from any shards"
 )
+
+
+@dataclass(frozen=True)
+class _Division:
+    """What `shards.json` says: how many pairs are divided into how many shards."""
+
+    pairs: int
+    shards: int
 
 
 @dataclass(frozen=True)
@@ -45,44 +57,24 @@ def take_turn(folder: Path, shard: Shard | None) -> contextlib.AbstractContextMa
     return contextlib.nullcontext() if shard is None else wait_for_turn(folder)
 
 
-def claim_folder(
-    folder: Path,
-    identity: dict[str, Any],
-    alone: bool = True,
-    name: str = "set.json",
-    logs: tuple[str, ...] = ("provenance", "given_up"),
-) -> None:
-    """Make `folder` the folder of this set, or check that it is.
-
-    The identity of a command that failed before the first line of its logs is replaced.
+def claim_set(folder: Path, identity: Mapping[str, Any], alone: bool = True) -> None:
+    """Make `folder` the folder of this set, or check that it is; see `system.claims`.
 
     Args:
         folder: folder of the set.
         identity: settings that identify the set.
         alone: whether no other process works there; otherwise `shards.json` tells.
-        name: file of the identity.
-        logs: names of the logs.
 
     Raises:
         StateError: the folder holds another set, or other files.
     """
-    path = folder / name
-    if path.is_file():
-        found = read_plain(path, "choose another --out")
-        has_lines = any(log.stat().st_size for kind in logs for log in list_logs(folder, kind))
-        if found != identity and not has_lines and (alone or find_unfinished_shards(folder) is None):
-            write_json(path, identity)
-        elif found != identity:
-            fields = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
-            remedy = "choose another --out, or delete the folder"
-            fault = Fault(str(folder), f"made with other {', '.join(fields)}", "those of this command", remedy)
-            raise StateError("The folder holds another set", [fault])
-        return
-    if folder.is_dir() and any(not p.name.startswith(".lock") for p in folder.iterdir()):
-        remedy = "choose another --out; no file there was changed"
-        fault = Fault(str(folder), "other files", "an empty or new folder", remedy)
-        raise StateError("The folder is not empty", [fault])
-    write_json(path, identity)
+
+    def is_begun() -> bool:
+        has_lines = any(log.stat().st_size for name in LOGS for log in list_logs(folder, name))
+        shared = not alone and find_unfinished_shards(folder) is not None
+        return has_lines or shared or (folder / "dataset.json").is_file()
+
+    claim_folder(folder, SETTINGS, identity, is_begun)
 
 
 def begin_shard(folder: Path, pairs: int, shard: Shard | None) -> None:
@@ -95,15 +87,15 @@ def begin_shard(folder: Path, pairs: int, shard: Shard | None) -> None:
         return
     division = _read_division(folder)
     if division is not None:
-        found = f"{division['pairs']} pairs in {division['shards']} shards are unfinished"
+        found = f"{division.pairs} pairs in {division.shards} shards are unfinished"
         fault = Fault(str(folder), found, f"{pairs} pairs in {shard.count} shards", _REMEDY)
         raise StateError("The shards do not belong together", [fault])
-    write_json(folder / _DIVISION, {"pairs": pairs, "shards": shard.count})
+    write_json(folder / _DIVISION, _Division(pairs, shard.count))
 
 
 def may_finish(folder: Path, pairs: int, shard: Shard | None) -> bool:
     """Tell whether this process may merge the folder: it is alone, or the recorded division is its own."""
-    return shard is None or _read_division(folder) == {"pairs": pairs, "shards": shard.count}
+    return shard is None or _read_division(folder) == _Division(pairs, shard.count)
 
 
 def find_unfinished_shards(folder: Path) -> Path | None:
@@ -125,6 +117,6 @@ def remove_division(folder: Path) -> None:
     (folder / _DIVISION).unlink(missing_ok=True)
 
 
-def _read_division(folder: Path) -> dict[str, int] | None:
+def _read_division(folder: Path) -> _Division | None:
     path = find_unfinished_shards(folder)
-    return None if path is None else read_plain(path, "delete it and run every shard again")
+    return None if path is None else read_record(_Division, path, f"delete {path} and run every shard again")

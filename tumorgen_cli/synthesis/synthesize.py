@@ -36,7 +36,7 @@ from tumorgen_cli.synthesis.set_files import (
     write_dataset_json,
     write_judges,
 )
-from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_folder, may_finish, remove_division, take_turn
+from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_set, may_finish, remove_division, take_turn
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts, one_line
@@ -138,6 +138,7 @@ def _identity(inputs: PairInputs, weights: Mapping[str, str], settings: Mapping[
     """Return what identifies a set; the content of set.json."""
     identity = {
         "format": PAIR_FORMAT,
+        "command": "synthesize",
         "method": inputs.method.name,
         "plan": inputs.plan.hash,
         "weights": weights,
@@ -154,9 +155,9 @@ def _begin_set(out: Path, inputs: PairInputs, identity: dict[str, Any], pairs: i
     """Write the files that a set begins with.
 
     Raises:
-        StateError: see `claim_folder` and `begin_shard`.
+        StateError: see `claim_set` and `begin_shard`.
     """
-    claim_folder(out, identity, alone=shard is None)
+    claim_set(out, identity, alone=shard is None)
     begin_shard(out, pairs, shard)
     # no part of the identity: other cases may be held out later
     write_json(out / HELD_OUT, inputs.method.workspace.splits().test)

@@ -75,9 +75,10 @@ def _place(source: Path, target: Path, ways: Sequence[Callable[[Path, Path], obj
         for way in tries:
             try:
                 way(source, temporary)
-                return
             except OSError:  # the file system has no such links
                 temporary.unlink(missing_ok=True)
+            else:
+                return
         last(source, temporary)
 
 

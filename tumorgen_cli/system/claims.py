@@ -1,0 +1,57 @@
+"""A folder belongs to the command that began it: its record says which command, with which settings.
+
+Every command that fills a folder of the user's choice claims it here first, so that none writes among other files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.files import UNFINISHED
+from tumorgen_cli.system.json_records import read_plain, to_plain, write_json
+
+_ELSEWHERE = "choose another folder with --out, or move this one away; nothing in it was changed"
+
+
+def claim_folder(folder: Path, record: str, identity: Mapping[str, Any], is_begun: Callable[[], bool]) -> None:
+    """Make a folder the folder of a command, or check that it is already.
+
+    The record of the same command with other settings is replaced if that command has made nothing yet.
+
+    Args:
+        folder: The folder; it may be missing or empty.
+        record: Name of the file that identifies the content.
+        identity: Content of that file; its `command` names the command.
+        is_begun: Tells whether something was made by the record that is there.
+
+    Raises:
+        StateError: The folder holds what another command or other settings made, or other files.
+    """
+    path, wanted = folder / record, to_plain(identity)
+    if not path.is_file():
+        ours = (".lock", UNFINISHED)
+        if folder.is_dir() and (others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(ours))):
+            found = f"{len(others)} other files or folders, the first {others[0]}"
+            raise StateError(
+                "The folder is not empty", [Fault(str(folder), found, "an empty or new folder", _ELSEWHERE)]
+            )
+        write_json(path, wanted)
+        return
+    found = read_plain(path, _ELSEWHERE)
+    if found == wanted:
+        return
+    known = found if isinstance(found, dict) else {}
+    if known.get("command") != wanted["command"]:
+        was = f"a folder that `tumorgen {known['command']}` made" if "command" in known else f"another {record}"
+        raise StateError(
+            "The folder holds another set",
+            [Fault(str(folder), was, f"a folder of `tumorgen {wanted['command']}`", _ELSEWHERE)],
+        )
+    if is_begun():
+        fields = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+        fault = Fault(str(folder), f"made with other {', '.join(fields)}", "those of this command", _ELSEWHERE)
+        raise StateError("The folder holds another set", [fault])
+    write_json(path, wanted)
