@@ -1,8 +1,10 @@
 """Geometry by round trips on a turned, anisotropic grid: what a voxel's place in mm is must never change."""
 
-import errno
 import itertools
+import subprocess
+import sys
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -11,6 +13,7 @@ from tumorgen_cli.data import volumes
 from tumorgen_cli.data.volumes import resample, same_geometry, working_grid
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.system.errors import DataError, StateError
+from tumorgen_cli.system.files import hash_file
 
 
 def place(grid, index):
@@ -86,22 +89,79 @@ def test_files_that_are_no_volumes(tmp_path):
         volumes.read_volume(tmp_path / "four.nii.gz")
 
 
-def test_no_space_left(tmp_path, grid, monkeypatch):
-    def full(*_, **__):
-        raise RuntimeError("itk::ERROR: No space left on device")
+def write_under_a_limit(path, limit):
+    """Write noise of 96 kB to a path in a process that may write files of `limit` bytes."""
+    code = (
+        "import resource, sys; from pathlib import Path; import numpy as np; from tumorgen_cli.data import volumes\n"
+        "from tumorgen_cli.geometry import Grid; noise = np.random.default_rng(0).integers(0, 2**15, (40, 40, 30))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+        "volumes.write_volume(Path(sys.argv[1]), noise.astype(np.int16), Grid(noise.shape, (1.0, 1.0, 1.0)))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(path), str(limit)], check=False, capture_output=True, text=True
+    )
 
-    monkeypatch.setattr(sitk, "WriteImage", full)
-    with pytest.raises(StateError, match="free some space"):
-        volumes.write_volume(tmp_path / "a.nii.gz", np.zeros(grid.shape, np.float32), grid)
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
+def test_a_volume_that_a_limit_cuts_does_not_get_its_name(tmp_path, ending):
+    run = write_under_a_limit(tmp_path / f"a{ending}", 60_000)
+    assert "ulimit -f" in run.stderr
+    assert [*tmp_path.iterdir()] == []
+    assert write_under_a_limit(tmp_path / f"a{ending}", 200_000).returncode == 0
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_a_volume_that_simpleitk_writes_wrong_does_not_get_its_name(tmp_path, grid, monkeypatch, ending):
+    write = sitk.WriteImage
+    monkeypatch.setattr(sitk, "WriteImage", lambda image, *args, **options: write(image * 2, *args, **options))
+    with pytest.raises(StateError, match="not what was written"):
+        volumes.write_volume(tmp_path / f"a{ending}", np.ones(grid.shape, np.float32), grid)
 
     def broken(*_, **__):
         raise RuntimeError("itk::ERROR: something")
 
     monkeypatch.setattr(sitk, "WriteImage", broken)
-    with pytest.raises(OSError) as error:
-        volumes.write_volume(tmp_path / "a.nii.gz", np.zeros(grid.shape, np.float32), grid)
-    assert error.value.errno == errno.EIO
+    with pytest.raises(StateError, match="something"):
+        volumes.write_volume(tmp_path / f"a{ending}", np.ones(grid.shape, np.float32), grid)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", ">i2", ">f4"])
+def test_voxels_and_geometry_are_those_that_simpleitk_reads(tmp_path, grid, ending, dtype):
+    array = np.random.default_rng(0).integers(0, 100, grid.shape).astype(dtype)
+    path = tmp_path / f"a{ending}"
+    assert volumes.write_volume(path, array, grid) == hash_file(path)
+    image = sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image).transpose(), array)
+    voxels, found = volumes.read_volume(path)
+    np.testing.assert_array_equal(voxels, array)
+    assert voxels.dtype == sitk.GetArrayFromImage(image).dtype == array.dtype.newbyteorder("=")
+    assert (found.spacing_mm, found.origin_mm) == (image.GetSpacing(), image.GetOrigin())
+    np.testing.assert_allclose(found.spacing_mm, grid.spacing_mm, rtol=1e-6)
+    np.testing.assert_allclose(found.origin_mm, grid.origin_mm, rtol=1e-6)
+    np.testing.assert_allclose(found.direction, grid.direction, atol=1e-6)
+
+
+def test_a_nifti_file_has_the_geometry_that_simpleitk_would_write(tmp_path):
+    """To the last digit in the header, for turned, mirrored and anisotropic grids."""
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        spacing, origin = rng.uniform(0.3, 6, 3), rng.uniform(-900, 900, 3)
+        grid = Grid((5, 6, 7), tuple(spacing.tolist()), tuple(origin.tolist()), tuple(turn.ravel().tolist()))
+        array = rng.normal(size=grid.shape).astype(np.float32)
+        ours, theirs = tmp_path / f"{number}.nii.gz", tmp_path / f"{number}_itk.nii.gz"
+        volumes.write_volume(ours, array, grid)
+        sitk.WriteImage(volumes.to_sitk(array[None], grid), str(theirs))
+        found, expected = (sitk.ReadImage(str(path)) for path in (ours, theirs))
+        np.testing.assert_allclose(found.GetSpacing(), expected.GetSpacing(), rtol=1e-6)
+        np.testing.assert_allclose(found.GetOrigin(), expected.GetOrigin(), rtol=1e-6)
+        np.testing.assert_allclose(found.GetDirection(), expected.GetDirection(), atol=1e-6)
+        ours_header, theirs_header = (nibabel.load(path).header for path in (ours, theirs))
+        assert (ours_header["qform_code"], ours_header["sform_code"]) == (1, 1)
+        np.testing.assert_allclose(ours_header.get_best_affine(), theirs_header.get_best_affine(), rtol=1e-5, atol=1e-5)
+        assert ours_header["xyzt_units"] == theirs_header["xyzt_units"]
 
 
 def test_a_subgrid_of_whole_voxels_is_the_slice(grid):

@@ -157,9 +157,86 @@ def test_a_broken_write_leaves_the_old_file_and_no_other(tmp_path):
 def test_the_temporary_file_keeps_the_ending(tmp_path):
     with files.atomic(tmp_path / "a.nii.gz") as temporary:
         assert temporary.name.endswith(".nii.gz")
-        assert temporary.parent == tmp_path
+        assert temporary.parent.parent == tmp_path
         temporary.write_text("x")
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_nnunet_does_not_see_unfinished_files(tmp_path):
+    """nnU-Net lists the files of imagesTr by their ending; it does not look into folders there."""
+    with files.atomic(tmp_path / "a_0000.nii.gz") as temporary:
+        temporary.write_text("x")
+        assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".nii.gz")] == []
+        assert [p.is_dir() for p in tmp_path.iterdir()] == [True]
+
+
+def test_a_name_of_255_bytes_is_written(tmp_path):
+    name = "1.2.840." + "1" * (255 - 15) + ".nii.gz"
+    files.write_text(tmp_path / name, "x")
+    assert (tmp_path / name).read_text() == "x"
+    with pytest.raises(StateError, match="255 bytes"):
+        files.write_text(tmp_path / ("1" + name), "x")
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from tumorgen_cli.system.files import atomic\n"
+        "with atomic(Path(sys.argv[1])) as temporary:\n    temporary.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    root = Path(files.__file__).parents[2]
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.json")], cwd=root, check=False)
+        assert len([*tmp_path.glob(f"{files.UNFINISHED}*/file.json")]) == 1
+    own = tmp_path / f"{files.UNFINISHED}{files._machine()}-{os.getpid()}-0"
+    foreign, old = (tmp_path / f"{files.UNFINISHED}other-1-{name}" for name in ("new", "old"))
+    for folder in (own, foreign, old):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    files.write_text(tmp_path / "a.json", "whole")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json", own.name, foreign.name}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_get_the_mode_of_the_umask(tmp_path, mask):
+    old = os.umask(mask)
+    try:
+        with files.atomic(tmp_path / "a") as temporary:
+            temporary.touch(0o600)  # as safetensors does
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_the_mode_of_a_file_that_is_linked_stays(tmp_path):
+    (tmp_path / "source").touch(0o600)
+    for make in (os.link, os.symlink):
+        with files.atomic(tmp_path / "a") as temporary:
+            make(tmp_path / "source", temporary)
+        assert (tmp_path / "source").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_the_disk_has_cut_does_not_get_its_name(tmp_path, monkeypatch):
+    files.write_text(tmp_path / "a", "old")
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: write(path, content[:-1]))
+    with pytest.raises(StateError, match="not what was written"):
+        files.write_bytes(tmp_path / "a", b"new content")
+    assert (tmp_path / "a").read_text() == "old"
+    monkeypatch.undo()
+    assert files.write_bytes(tmp_path / "a", b"abc") == files.hash_file(tmp_path / "a") == "ba7816bf8f01cfea"
+
+
+def test_a_limit_on_file_sizes_is_told(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from tumorgen_cli.system.files import write_bytes\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); write_bytes(Path(sys.argv[1]), b'x' * 1001)"
+    )
+    root = Path(files.__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a")], cwd=root, check=False, capture_output=True, text=True
+    )
+    assert "ulimit -f" in run.stderr
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -261,3 +338,28 @@ def test_another_process_holds_the_lock(tmp_path):
         other.communicate()
     with locks.locked(tmp_path, "preprocess"):
         assert (tmp_path / ".lock").read_text().startswith("tumorgen preprocess, process")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[1, 2]", "a JSON object"),
+        ("3", "a JSON object"),
+        ("{}", "made.json: seconds"),
+        ('{"seconds": "long", "cases": ["a"]}', "made.json: seconds"),
+        ('{"seconds": 3, "cases": [1]}', "made.json: cases"),
+        ("[" * 100_000, "valid JSON"),
+        ('{"seconds": 3', "valid JSON"),
+    ],
+)
+def test_a_file_without_the_fields_that_are_used_is_told(tmp_path, text, told):
+    (tmp_path / "made.json").write_text(text)
+    with pytest.raises((StateError, PlanError), match="make it again") as error:
+        json_records.read_fields(tmp_path / "made.json", "make it again", seconds=float, cases=list[str])
+    assert told in str(error.value)
+
+
+def test_other_fields_of_a_file_are_left_as_they_are(tmp_path):
+    (tmp_path / "made.json").write_text('{"seconds": 3, "cases": ["a"], "other": [1]}')
+    found = json_records.read_fields(tmp_path / "made.json", "make it again", seconds=float, cases=list[str])
+    assert found == {"seconds": 3.0, "cases": ["a"], "other": [1]}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import math
+import os
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
 
 from tumorgen_cli.data import volumes
 from tumorgen_cli.geometry import Grid
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import Fault, gather_faults
 
 Scans = dict[str, dict[int, Path]]  # case -> channel -> file
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # what SimpleITK reads as 3D, with geometry, from one file
@@ -25,8 +20,6 @@ _OTHER_ENDINGS = (".mhd", ".tif", ".tiff", ".png", ".dcm", ".npy", ".npz", ".hdr
 _SCAN = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _JSON_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 _DIRECTION_TOLERANCE = 1e-3
-_HEADERS = {348: Nifti1Header, 540: Nifti2Header}  # by size in bytes, which a header begins with
-_FLOAT_CODES = (16, 64)  # NIfTI's codes of float32 and float64
 
 
 def json_faults(where: Path, content: Any) -> list[Fault]:
@@ -120,21 +113,43 @@ def list_scans(folder: Path, endings: Sequence[str]) -> tuple[Scans, list[Fault]
 
 
 def list_images(folder: Path, endings: Sequence[str]) -> tuple[list[tuple[Path, str]], list[Fault]]:
-    """List the images of a folder with their names without the ending, and a fault for each other image format."""
+    """List the images of a folder with their names without the ending.
+
+    Returns:
+        The images; and a fault for each other image format, each image that is no file (a link to nothing, a folder, a
+        pipe), and each name that is not UTF-8. An image that is no file is in both lists.
+    """
     images: list[tuple[Path, str]] = []
     others: dict[str, list[str]] = {}
+    faults: list[Fault] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         ending = next((e for e in (*ENDINGS, *_OTHER_ENDINGS) if path.name.lower().endswith(e)), None)
         if ending is None or path.name.startswith("."):
             continue  # notes, tables, hidden files
-        if ending in endings and path.name.endswith(ending):
+        if (name_fault := _name_fault(path)) is not None:
+            faults.append(name_fault)
+        elif ending in endings and path.name.endswith(ending):
             images.append((path, path.name[: -len(ending)]))
+            fault = volumes.file_fault(path)
+            faults += [] if fault is None else [fault]
         else:
             others.setdefault(path.name[-len(ending) :], []).append(path.name)
     expected = " or ".join(endings)
     remedy = "convert them, move them away, or name their ending as file_ending in dataset.json"
     found = {ending: f"{len(names)} files, the first {names[0]}" for ending, names in others.items()}
-    return images, [Fault(str(folder / f"*{ending}"), text, expected, remedy) for ending, text in found.items()]
+    faults += [Fault(str(folder / f"*{ending}"), text, expected, remedy) for ending, text in found.items()]
+    return images, faults
+
+
+def _name_fault(path: Path) -> Fault | None:
+    """Find a name that is not UTF-8, which neither JSON nor tables can hold."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        where = str(path).encode("utf-8", "backslashreplace").decode()
+        remedy = f"rename it (for example `convmv -f latin1 -t utf8 --notest {path.parent}/*`)"
+        return Fault(where, f"the name {os.fsencode(path.name)!r}, which is not UTF-8", "a name in UTF-8", remedy)
+    return None
 
 
 def channel_faults(scans: Scans, folder: Path, channel_names: Sequence[str], ending: str) -> list[Fault]:
@@ -153,129 +168,36 @@ def channel_faults(scans: Scans, folder: Path, channel_names: Sequence[str], end
     return faults
 
 
-@dataclass(frozen=True)
-class _Nifti:
-    """What a NIfTI header says: the byte offset of the voxels, their size in bytes, and their type if it is float."""
-
-    offset: int
-    size: int
-    float_type: str | None
-
-
 def read_whole(path: Path, faults: list[Fault]) -> tuple[np.ndarray, Grid] | None:
     """Read voxels and geometry of a file and add its faults to `faults`; None if it cannot be read."""
-    header = _read_complete_header(path, faults)
-    if header is False:
-        return None
-    try:
-        volume = volumes.read_volume(path)
-    except DataError as error:
-        faults += error.faults
-        return None
-    if header and header.float_type:
-        faults += _finite_faults(path, _count_not_finite(path, header), volume[0].size)
-    return volume
+    return gather_faults(faults, lambda: volumes.read_volume(path))
 
 
 def read_header(path: Path, faults: list[Fault]) -> Grid | None:
     """Read the geometry of a file and add its faults to `faults`; None if there are faults."""
-    if _read_complete_header(path, faults) is False:
-        return None
-    try:
-        return volumes.read_grid(path)
-    except DataError as error:
-        faults += error.faults
-        return None
-
-
-def _read_complete_header(path: Path, faults: list[Fault]) -> _Nifti | Literal[False] | None:
-    """Read the header of a NIfTI file and check that the file has all its bytes.
-
-    SimpleITK would replace missing bytes with zeros without an error.
-
-    Returns:
-        The header; None for other formats; False for a truncated file, whose fault is added to `faults`.
-    """
-    packed = path.name.endswith(".gz")
-    if not packed and path.suffix != ".nii":
-        return None
-    try:
-        with _opened(path) as stream:
-            header = _nifti(stream.read(540))
-        if header is None:
-            return None  # SimpleITK describes better what this is
-        expected = header.offset + header.size
-        if packed and _trailer(path) == expected % 2**32:
-            return header
-        # the size differs: truncated, several gzip members, or padding behind the volume
-        size = sum(map(len, _chunks(path))) if packed else path.stat().st_size
-        if size >= expected:
-            return header
-        found = f"truncated: {size} of {expected} bytes"
-    except (EOFError, OSError, zlib.error) as error:
-        found = f"{path.stat().st_size} bytes, truncated or damaged ({error})" if path.exists() else "no such file"
-    faults.append(Fault(str(path), found, "a whole NIfTI volume", "copy or export the file again"))
-    return False
-
-
-def _count_not_finite(path: Path, header: _Nifti) -> int:
-    """Count the NaN and infinite voxels in the bytes of a NIfTI file; SimpleITK would read them as zeros."""
-    count, left = 0, header.size
-    for chunk in _chunks(path, header.offset):
-        values = np.frombuffer(chunk[:left], header.float_type)
-        count += values.size - int(np.count_nonzero(np.isfinite(values)))
-        left -= values.nbytes
-    return count
-
-
-def _nifti(header: bytes) -> _Nifti | None:
-    """Parse a NIfTI-1 or NIfTI-2 header; None if the bytes are none."""
-    for order in ("little", "big"):
-        kind = _HEADERS.get(int.from_bytes(header[:4], order))
-        if kind is None or len(header) < kind.sizeof_hdr:
-            continue
-        found = kind(header[: kind.sizeof_hdr], order, check=False)
-        voxels = math.prod(max(1, int(n)) for n in found["dim"][1 : 1 + int(found["dim"][0])])
-        float_type = found.get_data_dtype().str if int(found["datatype"]) in _FLOAT_CODES else None
-        return _Nifti(int(found["vox_offset"]), voxels * int(found["bitpix"]) // 8, float_type)
-    return None
-
-
-def _opened(path: Path) -> BinaryIO:
-    return cast("BinaryIO", gzip.open(path) if path.name.endswith(".gz") else path.open("rb"))
-
-
-def _chunks(path: Path, start: int = 0) -> Iterator[bytes]:
-    """Read the unpacked bytes of a file from `start`, 4 MiB at a time."""
-    with _opened(path) as stream:
-        stream.read(start)
-        yield from iter(lambda: stream.read(1 << 22), b"")
-
-
-def _trailer(path: Path) -> int:
-    """The unpacked size, modulo 4 GiB, that the last four bytes of a gzip file give."""
-    with path.open("rb") as stream:
-        stream.seek(-4, 2)
-        return int.from_bytes(stream.read(4), "little")
+    return gather_faults(faults, lambda: volumes.read_grid(path))
 
 
 def intensity_faults(path: Path, array: np.ndarray) -> list[Fault]:
     """Find NaN or infinite voxels, or an image with the same value everywhere."""
-    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
-    lowest, highest = array.min(), array.max()
-    if bad or lowest != highest:
-        return _finite_faults(path, bad, array.size)
+    faults, lowest, highest = _finite_faults(path, array), array.min(), array.max()
+    if faults or lowest != highest:
+        return faults
     remedy = "export the scan again, or remove the case"
     return [Fault(str(path), f"every voxel is {lowest:g}", "an image with contrast", remedy)]
 
 
-def _finite_faults(path: Path, bad: int, size: int) -> list[Fault]:
+def _finite_faults(path: Path, array: np.ndarray) -> list[Fault]:
+    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     remedy = "replace them with a value that makes sense there (air, no uptake, background)"
-    return [Fault(str(path), f"{bad} of {size} voxels are NaN or infinite", "finite voxels", remedy)] if bad else []
+    found = f"{bad} of {array.size} voxels are NaN or infinite"
+    return [Fault(str(path), found, "finite voxels", remedy)] if bad else []
 
 
 def label_faults(path: Path, array: np.ndarray, labels: Mapping[str, int]) -> list[Fault]:
-    """Find voxel values that are not in dataset.json or are no whole numbers."""
+    """Find voxel values that are not in dataset.json, are not finite or are no whole numbers."""
+    if faults := _finite_faults(path, array):
+        return faults
     known = ", ".join(f"{name} = {value}" for name, value in labels.items())
     strange = array[~np.isin(array, list(labels.values()))]
     if not strange.size:

@@ -19,7 +19,7 @@ from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Triple, as_triple, box_of_slices
 from tumorgen_cli.system.errors import DataError, Fault, PlanError
-from tumorgen_cli.system.files import link_or_copy
+from tumorgen_cli.system.files import UNFINISHED, link_or_copy
 from tumorgen_cli.system.json_records import read_plain, unknown_name_fault, write_json
 
 _SHELL_MM = 6.0  # the organ is looked up around a tumor, because its own voxels have the tumor's label
@@ -134,7 +134,8 @@ def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Spli
     wanted = {out / "labelsTr" / dataset.label_file(case).name: dataset.label_file(case) for case in cases}
     wanted |= {out / "imagesTr" / path.name: path for case in cases for path in dataset.image_files(case)}
     for other in {*out.glob("imagesTr/*"), *out.glob("labelsTr/*")} - {*wanted}:
-        other.unlink()
+        if not other.name.startswith(UNFINISHED):
+            other.unlink()
     for target, source in wanted.items():
         link_or_copy(source, target)
     if splits is not None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tumorgen_cli.data import headers, nifti
 from tumorgen_cli.geometry import Grid, Triple, as_triple
 from tumorgen_cli.system.errors import DataError, Fault
-from tumorgen_cli.system.files import atomic
+from tumorgen_cli.system.files import atomic, hash_file, write_bytes
 
 if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
     from SimpleITK import Image
 
 READERS = (
@@ -25,23 +30,68 @@ _ORDERS = {"nearest": "sitkNearestNeighbor", "linear": "sitkLinear", "cubic": "s
 
 def _sitk() -> Any:
     """SimpleITK, imported at its first use: training reads preprocessed cases and needs none of it."""
+    # axes that are not quite perpendicular are read as the nearest perpendicular ones, as nnU-Net does through nibabel
+    os.environ.setdefault("ITK_NIFTI_SFORM_PERMISSIVE", "1")
     import SimpleITK
 
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
+
+
+def file_fault(path: Path) -> Fault | None:
+    """Find why a path is no file that can be opened: nothing there, a link to nothing, a folder, a pipe."""
+    if path.is_symlink() and not path.exists():
+        remedy = "fetch its content (for example `datalad get`), correct the link, or remove the image and the label"
+        return Fault(str(path), f"a link to nothing ({path.readlink()})", "a file", remedy)
+    if path.is_file():
+        return None
+    if not path.exists():
+        return Fault(str(path), "no such file", "a whole NIfTI (or other SimpleITK) volume", nifti.COPY_AGAIN)
+    found = "a folder" if path.is_dir() else "a pipe or device"
+    return Fault(str(path), found, "a file", "put the scan there as a file, or remove it")
 
 
 def read_grid(path: Path) -> Grid:
     """Read the geometry of a scan from its header; voxels are not read.
 
     Raises:
-        DataError: the file is unreadable or not a 3D scalar volume.
+        DataError: the file is missing, unreadable, shorter than its header says, or not a 3D scalar volume.
     """
-    reader = _sitk().ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
+    return _read_geometry(path)[1]
+
+
+def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
+    """Read the voxels (X, Y, Z) of a scan in the file's data type, and its geometry; every byte is checked.
+
+    Raises:
+        DataError: the file is missing, unreadable, truncated or damaged, or not a 3D scalar volume.
+    """
+    header, grid = _read_geometry(path)
+    if header is not None:
+        stored = nifti.read_voxels(path, header)
+        if nifti.has_plain_voxels(header):
+            stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+            return _reverse_axes(stored.reshape(grid.shape[::-1])), grid
+    with _readable(path):
+        image = _sitk().ReadImage(str(path))
+    return _reverse_axes(_sitk().GetArrayViewFromImage(image)), grid
+
+
+def _read_geometry(path: Path) -> tuple[Nifti1Header | None, Grid]:
+    """Read and check the header of a file: that of a NIfTI file, None for other formats; and the geometry."""
+    fault = file_fault(path)
+    if fault is not None:
+        raise DataError("A file cannot be read", [fault])
+    header = None
+    with _readable(path):
+        if nifti.is_nifti(path):
+            header = nifti.read_header(path)
+            nifti.check_length(path, header)
+        else:
+            headers.check_single_file(path)
+        reader = _sitk().ImageFileReader()
+        reader.SetFileName(str(path))
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise DataError("A file cannot be read", [_unreadable(path)]) from error
     size = reader.GetSize()
     if len(size) != 3 or min(size) < 2 or reader.GetNumberOfComponents() != 1:
         parts = reader.GetNumberOfComponents()
@@ -52,21 +102,20 @@ def read_grid(path: Path) -> Grid:
             "write one 3D file per channel and time point",
         )
         raise DataError("A file is not a 3D volume", [fault])
-    return Grid(size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    return header, Grid(size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 
-def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
-    """Read the voxels (X, Y, Z) of a scan in the file's data type, and its geometry.
-
-    Raises:
-        DataError: the file is unreadable, truncated, or not a 3D scalar volume.
-    """
-    grid = read_grid(path)
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what SimpleITK and the system say of a file that they cannot read into a `DataError`."""
     try:
-        image = _sitk().ReadImage(str(path))
-    except RuntimeError as error:
-        raise DataError("A file cannot be read", [_unreadable(path)]) from error
-    return _reverse_axes(_sitk().GetArrayViewFromImage(image)), grid
+        yield
+    except (OSError, RuntimeError) as error:
+        said = [line.split("ERROR:")[-1].strip() for line in str(error).splitlines() if line.strip()]
+        reason = said[-1] if isinstance(error, RuntimeError) else error.strerror
+        found = f"{path.stat().st_size} bytes that cannot be read ({reason})"
+        expected = "a whole NIfTI (or other SimpleITK) volume"
+        raise DataError("A file cannot be read", [Fault(str(path), found, expected, nifti.COPY_AGAIN)]) from error
 
 
 def read_image(paths: tuple[Path, ...]) -> tuple[np.ndarray, Grid]:
@@ -109,13 +158,37 @@ def hash_voxels(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array, np.float32).data).hexdigest()[:16]
 
 
-def write_volume(path: Path, array: np.ndarray, grid: Grid) -> None:
-    """Write voxels (X, Y, Z) with their geometry, atomically, in the array's data type."""
+def write_volume(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> str:
+    """Write voxels (X, Y, Z) with their geometry in the array's data type; the file is verified before it has its name.
+
+    Args:
+        path: The file.
+        array: The voxels; bool is written as uint8.
+        grid: The geometry.
+        like: A scan on this grid. If both files are NIfTI, its matrices and codes are written: SimpleITK reads one of
+            qform and sform, and other programs may read the other.
+
+    Returns:
+        The hash of the file (`hash_file`).
+
+    Raises:
+        StateError: the file cannot be written whole.
+    """
+    dtype = np.dtype(np.uint8) if array.dtype == bool else array.dtype.newbyteorder("=")
+    data = array.astype(dtype, copy=False)
+    if nifti.is_nifti(path):
+        header = nifti.read_header(like) if like is not None and nifti.is_nifti(like) else None
+        return write_bytes(path, nifti.encode(data, grid, header, packed=path.name.endswith(".gz")))
     with atomic(path) as temporary:
         try:
-            _sitk().WriteImage(_to_sitk(array, grid), str(temporary), useCompression=True)
-        except RuntimeError as error:
-            raise OSError(28 if "space" in str(error).lower() else 5, str(error)) from error
+            _sitk().WriteImage(_to_sitk(data, grid), str(temporary), useCompression=True)
+            written, found = read_volume(temporary)
+        except (RuntimeError, DataError) as error:
+            temporary.write_bytes(bytes(data.nbytes))  # says why, if the disk or a limit is too small
+            raise OSError(errno.EIO, f"the volume could not be written whole: {error}") from error
+        if not (np.array_equal(written, data, equal_nan=data.dtype.kind == "f") and same_geometry(found, grid)):
+            raise OSError(errno.EIO, "what is on disk is not what was written")
+        return hash_file(temporary)
 
 
 def resample(array: np.ndarray, grid: Grid, onto: Grid, order: str) -> np.ndarray:
@@ -208,8 +281,3 @@ def _reverse_axes(array: np.ndarray) -> np.ndarray:
     for number in range(array.shape[1]):
         reversed_array[:, number] = array[:, number].T
     return reversed_array
-
-
-def _unreadable(path: Path) -> Fault:
-    found = "no such file" if not path.exists() else f"{path.stat().st_size} bytes that SimpleITK cannot read"
-    return Fault(str(path), found, "a whole NIfTI (or other SimpleITK) volume", "copy or export the file again")

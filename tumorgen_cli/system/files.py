@@ -1,29 +1,39 @@
-"""Atomic writes, hashes and links of files, and seeds. `data.volumes` writes scans."""
+"""Atomic and verified writes, hashes and links of files, and seeds. `data.volumes` writes scans."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tumorgen_cli.system.errors import from_system_error
+from tumorgen_cli.system.errors import Fault, StateError, from_system_error
+
+#: what the folders of unfinished files begin with; nnU-Net lists the files of a folder, not of folders in it
+UNFINISHED = ".unfinished-"
+_LONGEST_ENDING = 16  # characters; what follows the last dot of a longer name is no ending
+_ABANDONED_SECONDS = 24 * 3600.0
 
 
 @contextlib.contextmanager
 def _write_errors(path: Path) -> Iterator[None]:
     """Turn errors of the system while `path` is written into a `StateError`: a full disk, a protected folder.
 
-    Errors that name a file of another folder, which the block reads, are left as they are.
+    Errors that name a file of another place, which the block reads, are left as they are.
     """
     try:
         yield
     except OSError as error:
-        other = isinstance(error.filename, str) and Path(error.filename).parent != path.parent
+        place = Path(error.filename).parent if isinstance(error.filename, str) else path.parent
+        other = place != path.parent and not place.name.startswith(UNFINISHED)
         raise (None if other else from_system_error(error, path)) or error from error
 
 
@@ -34,7 +44,9 @@ def file_name(text: str) -> str:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`. It replaces `path` if the block succeeds and is removed otherwise.
+    """Give a temporary file. It replaces `path` if the block succeeds, and is removed otherwise.
+
+    It lies in a hidden folder of its own beside `path`. Such folders that killed processes have left are removed.
 
     Yields:
         The path of the temporary file, with the same file ending.
@@ -42,16 +54,72 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         StateError: no space left, or the folder cannot be written.
     """
-    endings = "".join(path.suffixes[-2:])  # SimpleITK chooses its writer by the ending
-    # process numbers are unique on one machine only, and folders may be shared between machines
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp{endings}")
+    ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix  # writers are chosen by the ending
+    folder = path.with_name(f"{UNFINISHED}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+    temporary = folder / f"file{ending if len(ending) <= _LONGEST_ENDING else ''}"
     with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(path.parent)
+        folder.mkdir()
         try:
             yield temporary
+            if temporary.lstat().st_nlink == 1 and not temporary.is_symlink():  # a file of our own, not the user's
+                temporary.chmod(folder.stat().st_mode & 0o666)  # the umask's; some writers keep files to their user
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())  # a full network disk may say so only now
             temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache  # once per folder and process
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the unfinished files of processes that have ended.
+
+    A process of this machine has ended if there is none of its number; one of another machine (folders may be shared),
+    if its file is a day old.
+    """
+    for left in folder.glob(f"{UNFINISHED}*-*-*"):
+        machine, process, _ = left.name.removeprefix(UNFINISHED).split("-", 2)
+        with contextlib.suppress(OSError, ValueError):
+            ended = machine == _machine() and not _is_running(int(process))
+            if ended or time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """A name for all processes that see each other's numbers: a machine, or a container on it."""
+    numbers = Path("/proc/self/ns/pid")
+    name = f"{platform.node()}:{numbers.stat().st_ino if numbers.exists() else 0}"
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def write_bytes(path: Path, content: bytes) -> str:
+    """Write a file atomically; it is read again before it takes its name.
+
+    Returns:
+        The hash of the file (`hash_file`).
+
+    Raises:
+        StateError: what is on disk is not `content`: no space left, a limit on file sizes, a broken disk.
+    """
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+        expected = hashlib.sha256(content).hexdigest()[:16]
+        if hash_file(temporary) != expected:
+            raise OSError(errno.EIO, "what is on disk is not what was written", str(path))
+    return expected
 
 
 def append_line(path: Path, text: str) -> None:
@@ -82,9 +150,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write a text file atomically and verified, in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def hash_file(path: Path) -> str:
@@ -100,6 +167,24 @@ def hash_files(paths: Iterable[Path]) -> str:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()[:16]
+
+
+def check_hash(path: Path, expected: str, remedy: str) -> None:
+    """Check that a file is still the one whose hash was recorded.
+
+    Args:
+        path: The file.
+        expected: Its SHA-256, or the first 16 hex digits, as `hash_file` returns them.
+        remedy: What the user should do if it is not.
+
+    Raises:
+        StateError: the file is missing, or its content has changed.
+    """
+    if not path.is_file():
+        raise StateError("A file is missing", [Fault(str(path), "no such file", f"the one of hash {expected}", remedy)])
+    if (found := hash_file(path)) != expected[:16]:
+        fault = Fault(str(path), f"other content than was recorded (hash {found})", f"hash {expected[:16]}", remedy)
+        raise StateError("A file is damaged or was replaced", [fault])
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -1,0 +1,70 @@
+"""Headers of MetaImage and NRRD files: they hold their voxels themselves, whole, and name no other file.
+
+A header may name any file of the machine as its voxels, which SimpleITK then reads; and SimpleITK does not compare the
+checksum of a packed MetaImage.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from tumorgen_cli.system.errors import DataError, Fault
+
+_MOST_HEADER = 1 << 20  # bytes in which a header must end
+_COPY_AGAIN = "copy or export the file again"
+
+
+def check_single_file(path: Path) -> None:
+    """Check that a MetaImage or NRRD file holds its own voxels, and a packed MetaImage all of them.
+
+    Raises:
+        DataError: it is no such file, names other files, or is truncated or damaged.
+        OSError: the file cannot be opened.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(_MOST_HEADER)
+    size = path.stat().st_size
+    kind, read = ("MetaImage", _read_metaimage) if path.suffix == ".mha" else ("NRRD", _read_nrrd)
+    fields, length = read(start)
+    if not length:
+        raise _unreadable(path, f"{size} bytes that are no {kind} volume", f"a whole {kind} volume", _COPY_AGAIN)
+    named = fields.get("elementdatafile") or fields.get("data file") or fields.get("datafile") or "local"
+    if named.lower() != "local":
+        raise _unreadable(path, f"voxels in {named!r}", "one file", "save it as one file, with its voxels inside")
+    if fields.get("compresseddata", "").lower() == "true":
+        try:
+            zlib.decompress(path.read_bytes()[length:])
+        except zlib.error as error:
+            found = f"{size} bytes, truncated or damaged ({error})"
+            raise _unreadable(path, found, f"a whole {kind} volume", _COPY_AGAIN) from error
+
+
+def _unreadable(path: Path, found: str, expected: str, remedy: str) -> DataError:
+    return DataError("A file cannot be read", [Fault(str(path), found, expected, remedy)])
+
+
+def _read_metaimage(start: bytes) -> tuple[dict[str, str], int]:
+    """Read the fields of a MetaImage header, names in lower case, and its length in bytes; 0 if it has no end."""
+    fields: dict[str, str] = {}
+    length = 0
+    for line in start.splitlines(keepends=True):
+        length += len(line)
+        name, _, value = line.decode("latin-1").partition("=")
+        fields[name.strip().lower()] = value.strip()
+        if name.strip().lower() == "elementdatafile":
+            return fields, length
+    return {}, 0
+
+
+def _read_nrrd(start: bytes) -> tuple[dict[str, str], int]:
+    """Read the fields of a NRRD header, names in lower case, and its length in bytes; 0 if it has no end."""
+    fields: dict[str, str] = {}
+    length = 0
+    for line in start.splitlines(keepends=True) if start.startswith(b"NRRD") else ():
+        length += len(line)
+        name, _, value = line.decode("latin-1").partition(":")
+        if not line.strip():
+            return fields, length
+        fields[name.strip().lower()] = value.strip()
+    return {}, 0
