@@ -23,6 +23,7 @@ from tumorgen_cli.synthesis.shards import SETTINGS
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.json_records import from_plain, read_plain, read_record, write_json
 from tumorgen_cli.system.links import describe_missing
+from tumorgen_cli.system.names import name_faults
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
@@ -166,6 +167,7 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
         for number, line in enumerate(lines.splitlines(), 1):
             try:
                 record = from_plain(Provenance, json.loads(line), where=f"{log.name} line {number}", remedy=remedy)
+                faults += name_faults(f"{log} line {number}", [record.case, record.host, *record.host_file], remedy)
                 found.setdefault(record.case, record)
             except PlanError as error:
                 faults += error.faults
