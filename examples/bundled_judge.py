@@ -21,8 +21,10 @@ import typer
 
 from tumorgen_cli.data.dataset import find_dataset, read_dataset
 from tumorgen_cli.data.phantom import DATASET, write_phantoms
+from tumorgen_cli.data.volumes import read_grid
 from tumorgen_cli.geometry import Triple
 from tumorgen_cli.judge.card import LIMITS, JudgeRecord, model_card
+from tumorgen_cli.judge.domain import make_domain
 from tumorgen_cli.judge.train import train_judge
 from tumorgen_cli.nnunet.job import TrainingCase, TrainingData, TrainingOptions, device_kind, training_data
 from tumorgen_cli.nnunet.results import FINAL
@@ -32,6 +34,7 @@ from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError
 from tumorgen_cli.system.files import atomic, write_text
+from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.system.locks import locked
 
 OUT = Path(__file__).resolve().parent.parent / "tumorgen_cli" / "judge" / "bundled"
@@ -120,7 +123,8 @@ def make(
     )
     spacing = real_spacing(workspace)
     options = TrainingOptions(minutes, seed, device_kind(device), plan.precision, spacing_mm=spacing)
-    record = train_judge(data, workspace.judge, options, plan.tolerance_mm, plan.fingerprint_hash, restart)
+    domain = make_domain(workspace.fingerprint().of(splits.train), [read_grid(case.images[0]) for case in data.train])
+    record = train_judge(data, workspace.judge, options, plan.tolerance_mm, plan.fingerprint_hash, domain, restart)
     if not np.allclose(record.spacing_mm, spacing, rtol=1e-3):
         raise RuntimeError(f"nnU-Net trained at {record.spacing_mm} mm, not at the {spacing} mm of the real data")
     command = f"python examples/bundled_judge.py {data.dataset} --minutes {minutes:g} --seed {seed}"
@@ -128,6 +132,7 @@ def make(
     for name in FILES:
         with atomic(out / name) as temporary:
             shutil.copyfile(workspace.judge / name, temporary)
+    write_json(out / "judge.json", patients_of(record))  # its scores are those on real cases
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if size > LARGEST_BYTES:
         fault = Fault(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tumorgen_cli.geometry import Grid
+from tumorgen_cli.judge.find import bundled_judge
 from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.metrics.overlap import dice
 from tumorgen_cli.system.errors import DataError, StateError
@@ -362,8 +363,9 @@ MALFORMED = {
         lambda f: write_fold(f, "all", 2.0, inference_allowed_mirroring_axes=("x",)),
         "inference_allowed_mirroring_axes",
     ),
+    "record that is a list": (lambda f: (f / "judge.json").write_text("[]"), "judge.json"),
     "weights that judge.json does not name": (
-        lambda f: (f / "judge.json").write_text('{"weights_hash": "0123456789abcdef"}'),
+        lambda f: shutil.copyfile(bundled_judge() / "judge.json", f / "judge.json"),
         "judge.json says",
     ),
 }

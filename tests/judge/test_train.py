@@ -19,11 +19,11 @@ from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_image, write_volume
 from tumorgen_cli.geometry import Grid
-from tumorgen_cli.judge import model
 from tumorgen_cli.judge import train as jt
 from tumorgen_cli.judge.card import HeldOutScore, JudgeRecord, model_card
-from tumorgen_cli.judge.find import find_judge
+from tumorgen_cli.judge.domain import Domain
 from tumorgen_cli.judge.model import Judge
+from tumorgen_cli.judge.results_files import find_checkpoints
 from tumorgen_cli.judge.train import score_held_out, train_judge
 from tumorgen_cli.nnunet import runner, trainer
 from tumorgen_cli.nnunet.job import (
@@ -40,8 +40,9 @@ from tumorgen_cli.nnunet.runner import results_folder
 from tumorgen_cli.nnunet.schedule import choose_schedule, shrink_configuration, shrink_patch
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, StateError
-from tumorgen_cli.system.json_records import write_json
+from tumorgen_cli.system.json_records import read_record, write_json
 
+DOMAIN = Domain(("PET",), ((5.0, 5.0, 6.0), (5.5, 5.5, 6.5)), ((180.0, 180.0, 190.0), (230.0, 200.0, 210.0)), (1.8,))
 TOY = NetworkSize(voxels=16**3, stages=3, first=4, most=8)
 
 
@@ -151,7 +152,7 @@ def test_faulty_cases_are_told_all_at_once(data, tmp_path):
         test=(first,),
     )
     with pytest.raises(DataError) as error:
-        train_judge(wrong, tmp_path / "judge", TrainingOptions(1, 0, "cpu", "fp32"), 1.0, "data")
+        train_judge(wrong, tmp_path / "judge", TrainingOptions(1, 0, "cpu", "fp32"), 1.0, "data", DOMAIN)
     text = str(error.value)
     for part in ("gone.nii.gz", "held-out", "twice", "0 images"):
         assert part in text
@@ -242,25 +243,8 @@ RECORD = JudgeRecord(
         HeldOutScore("p5", 0.7, 0.75, 1.0),
     ),
     versions={"nnunetv2": "2.8.1", "torch": "2", "tumorgen": "0"},
+    domain=DOMAIN,
 )
-
-
-def test_a_judge_of_a_data_set_as_it_was_before_is_stale(workspace, monkeypatch):
-    """As every other stage is: its labels may have been corrected since."""
-    splits, plan = workspace.splits(), workspace.plan()
-    own = dataclasses.replace(
-        RECORD, cases=splits.train, tumor_name=plan.tumor_name, fingerprint_hash=plan.fingerprint_hash
-    )
-    folder = workspace.judge
-    try:
-        write_json(folder / "judge.json", own)
-        monkeypatch.setattr(model, "Judge", lambda folder, *_: folder)
-        assert find_judge(workspace, None, "cpu") == folder
-        write_json(folder / "judge.json", dataclasses.replace(own, fingerprint_hash="before"))
-        with pytest.raises(StateError, match=r"judge is stale(.|\n)*as it was before"):
-            find_judge(workspace, None, "cpu")
-    finally:
-        (folder / "judge.json").unlink()
 
 
 def nnunet_results(folder, **folds):
@@ -283,7 +267,7 @@ def test_what_nnunets_own_folds_have_learnt_from(tmp_path):
     assert read_learned_cases(two / "fold_1") == LearnedCases("Dataset009_Theirs", ("a", "b"))
     assert read_learned_cases(nnunet_results(tmp_path / "one", fold_0=("a",))) == LearnedCases("Dataset009_Theirs", ())
     assert read_learned_cases(nnunet_results(tmp_path / "all", fold_all=("a", "b"))).cases == ("a", "b")
-    assert model._checkpoint_files(two / "fold_1") == [two / "fold_1" / "checkpoint_final.pth"]
+    assert find_checkpoints(two / "fold_1") == [two / "fold_1" / "checkpoint_final.pth"]
     assert results_root(two / "fold_1") == results_root(two) == two
     assert read_learned_cases(tmp_path / "none") == LearnedCases("", ())
 
@@ -315,7 +299,7 @@ def test_the_card_tells_all():
 
 
 def train_toy(data, folder, minutes, spacing_mm=None):
-    return train_judge(data, folder, TrainingOptions(minutes, 0, "cpu", "fp32", TOY, spacing_mm), 6.0, "data")
+    return train_judge(data, folder, TrainingOptions(minutes, 0, "cpu", "fp32", TOY, spacing_mm), 6.0, "data", DOMAIN)
 
 
 @pytest.mark.slow
@@ -324,7 +308,7 @@ def test_a_judge_from_phantoms(data, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "judge"
     record = train_toy(data, folder, 0.01, spacing_mm=(5.0, 6.0, 7.0))
-    assert record == jt.read_record(JudgeRecord, folder / "judge.json", "")
+    assert record == read_record(JudgeRecord, folder / "judge.json", "")
     assert record.cases == tuple(case.name for case in data.train)
     assert [score.case for score in record.held_out] == [case.name for case in data.test]
     assert record.spacing_mm == pytest.approx((5.0, 6.0, 7.0))
@@ -362,8 +346,8 @@ SCRIPT = """
 import pickle, sys
 from pathlib import Path
 from tumorgen_cli.judge.train import train_judge
-data, folder, options = pickle.loads(Path(sys.argv[1]).read_bytes())
-train_judge(data, folder, options, 6.0, "data")
+data, folder, options, domain = pickle.loads(Path(sys.argv[1]).read_bytes())
+train_judge(data, folder, options, 6.0, "data", domain)
 """
 
 
@@ -394,7 +378,7 @@ def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
 
     folder = (tmp_path / "judge").resolve()
     options = TrainingOptions(0.25, 0, "cpu", "fp32", TOY)
-    (tmp_path / "arguments").write_bytes(pickle.dumps((data, folder, options)))
+    (tmp_path / "arguments").write_bytes(pickle.dumps((data, folder, options, DOMAIN)))
     latest = results_folder(folder) / "fold_all" / "checkpoint_latest.pth"
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "arguments")], stderr=subprocess.DEVNULL)
     try:
@@ -414,7 +398,7 @@ def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
         "progress",
         lambda title, total, start=0: contextlib.nullcontext(lambda n, note="": ticks.append((title, n))),
     )
-    record = train_judge(data, folder, options, 6.0, "data")
+    record = train_judge(data, folder, options, 6.0, "data", DOMAIN)
     assert dataclasses.asdict(record.schedule) == schedule  # not measured again
     assert min(n for title, n in ticks if "training" in title) >= done * schedule["iterations"]
     assert not running(folder)

@@ -1,4 +1,4 @@
-"""A judge's record and model card: the cases it learned from, its scores on held-out cases, its limits."""
+"""A judge's record and model card: its training cases, its training, its scores on held-out cases, its limits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tumorgen_cli.geometry import Shape, Triple
+from tumorgen_cli.judge.domain import Domain
 from tumorgen_cli.nnunet.job import CONFIGURATION, Schedule
 from tumorgen_cli.system import console
+
+PLANNED_MINUTES = 30.0  # of a judge's training, unless the user asks for others
+USEFUL_DICE = 0.4  # the scores of a judge below it on real held-out cases mean little
+TRAINED_ITERATIONS = 1000  # fewer are no training: nnU-Net's own has 250,000, the bundled judge 6,000
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class HeldOutScore:
 class JudgeRecord:
     """The record of a trained judge; `judge.json`.
 
-    `spacing_mm` and `patch` are in the order x, y, z. `seconds` is the time of all of nnU-Net's epochs.
+    `spacing_mm` and `patch` are in the order x, y, z. `seconds` is the time of all of nnU-Net's epochs. `domain` is
+    what its training scans are like.
     """
 
     inputs_hash: str
@@ -53,6 +59,7 @@ class JudgeRecord:
     tolerance_mm: float
     held_out: tuple[HeldOutScore, ...]
     versions: dict[str, str]
+    domain: Domain
 
     @property
     def mean_dice(self) -> float:
@@ -63,6 +70,63 @@ class JudgeRecord:
     def mean_surface_dice(self) -> float:
         """Mean over the held-out cases in which surface Dice is defined; nan if there are none."""
         return _mean([score.surface_dice for score in self.held_out])
+
+
+@dataclass(frozen=True)
+class JudgeFacts:
+    """What a reader of a judge's scores needs to know of the judge.
+
+    Attributes:
+        title: which judge it is.
+        iterations: training iterations; 0 if unknown.
+        minutes: minutes that its training was given; 0 if unknown.
+        held_out: number of real held-out cases that it was scored on after its training.
+        dice: its mean Dice on them; nan if there are none.
+        surface_dice: its mean surface Dice on them.
+    """
+
+    title: str
+    iterations: int = 0
+    minutes: float = 0.0
+    held_out: int = 0
+    dice: float = math.nan
+    surface_dice: float = math.nan
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether conclusions can be drawn from its scores; also if its training is unknown."""
+        return not 0 < self.iterations < TRAINED_ITERATIONS
+
+    @property
+    def words(self) -> str:
+        """Which judge it is, how long it was trained, and its scores on real held-out cases."""
+        trained = f"{self.iterations:,} training iterations" if self.iterations else "training unknown"
+        if 0 < self.minutes < PLANNED_MINUTES / 2:
+            trained += f" in {self.minutes:g} of {PLANNED_MINUTES:g} planned minutes"
+        scores = f"DSC {self.dice:.2f}, NSD {self.surface_dice:.2f} on {self.held_out} real held-out cases"
+        return f"{self.title}: {trained}; {scores if self.held_out else 'not scored on held-out cases after training'}"
+
+    @property
+    def caution(self) -> str:
+        """Why its scores tell nothing or little; empty if they do."""
+        if not self.is_trained:
+            least = f"fewer than {TRAINED_ITERATIONS:,} iterations"
+            return f"no conclusion: this judge is hardly trained ({self.iterations:,} iterations; {least} are too few)"
+        if self.held_out and not self.dice >= USEFUL_DICE:
+            return f"its scores mean little: it reaches a DSC of {self.dice:.2f} on real held-out cases"
+        return ""
+
+
+def record_facts(record: JudgeRecord, title: str) -> JudgeFacts:
+    """Return the facts of a judge that TumorGen has trained."""
+    return JudgeFacts(
+        title,
+        record.schedule.epochs * record.schedule.iterations,
+        record.minutes,
+        len(record.held_out),
+        record.mean_dice,
+        record.mean_surface_dice,
+    )
 
 
 def model_card(record: JudgeRecord, title: str, data: str, command: str, limits: Sequence[str]) -> str:

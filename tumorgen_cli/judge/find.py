@@ -3,83 +3,174 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tumorgen_cli.data import channels as channels_module
-from tumorgen_cli.nnunet.results import read_learned_cases
+from tumorgen_cli.data.volumes import read_grid, read_image
+from tumorgen_cli.judge.card import JudgeFacts, JudgeRecord, record_facts
+from tumorgen_cli.judge.domain import (
+    Domain,
+    channel_differences,
+    fingerprint_levels,
+    grid_differences,
+    scan_levels,
+)
+from tumorgen_cli.judge.results_files import read_judge_record
+from tumorgen_cli.nnunet.results import read_learned_cases, results_root
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
 from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
-from tumorgen_cli.system.json_records import read_record
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
 
 
 BUNDLED = "bundled"
-USEFUL_DICE = 0.4  # the scores of a judge below it on real held-out cases mean little
-WEAK_JUDGE = "train it longer with --restart --minutes N, or use the bundled one with --judge bundled"
+OWN_JUDGE = "train one of your own with `tumorgen train judge`, or give an nnU-Net with --judge DIR"
+WEAK_JUDGE = "train it longer with --restart --minutes N"
+_FORCE = "--judge bundled takes the bundled one all the same"
+_LEVELS_OF = 3  # scans whose intensities are compared; their headers are compared for all
+
+#: the image files of one scan, one per channel
+ScanFiles = tuple[Path, ...]
 
 
-def needed_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge:
-    """Return the judge of `find_judge`.
+@dataclass(frozen=True)
+class Choice:
+    """The judge for some scans.
+
+    Attributes:
+        folder: its results folder; None if there is none for them.
+        tumor_name: name of the tumor label that it knows.
+        title: which judge it is.
+        reason: why there is none; empty if there is one.
+        differences: how the scans differ from the judge's training scans, as far as these are known.
+    """
+
+    folder: Path | None
+    tumor_name: str
+    title: str = ""
+    reason: str = ""
+    differences: tuple[str, ...] = ()
+
+
+def choose_judge(workspace: Workspace, folder: Path | None, scans: Sequence[ScanFiles] = ()) -> Choice:
+    """Choose the judge for the scans of a workspace; nothing is loaded.
+
+    Args:
+        workspace: the workspace.
+        folder: the judge that the user asks for; `bundled` stands for the one that comes with the package. None: the
+            workspace's own judge; else the bundled one if the data set and `scans` are like its training scans.
+        scans: scans that are to be judged, such as hosts, beside those of the data set.
 
     Raises:
-        StateError: there is none.
+        StateError: the workspace's own judge is stale, or a judge's record cannot be read.
+        DataError: a scan cannot be read.
     """
-    found = find_judge(workspace, folder, device)
-    if found is None:
-        remedy = "give --judge DIR, or run `tumorgen train judge`"
-        fault = Fault("--judge", "none that fits", "an nnU-Net of this kind of scan", remedy)
-        raise StateError("A judge is needed", [fault])
-    return found
+    plan, own = workspace.plan(), workspace.judge
+    if folder is None and (own / "judge.json").is_file():
+        record = _read_own_judge(workspace, own)
+        names = [channel.name for channel in plan.channels]
+        found = scan_differences(record.domain, names, scans)
+        return Choice(own, plan.tumor_name, f"the workspace's own judge ({own})", differences=found)
+    if folder is not None and (str(folder) != BUNDLED or folder.exists()):
+        return Choice(folder, plan.tumor_name, f"the judge {folder}")
+    bundled = read_judge_record(bundled_judge())
+    assert bundled is not None
+    found = _data_set_differences(workspace, bundled.domain, scans)
+    if folder is None and found:
+        reason = f"the bundled judge does not know such scans ({'; '.join(found)})"
+        return Choice(None, plan.tumor_name, reason=reason, differences=found)
+    return Choice(bundled_judge(), "tumor", "the bundled judge (FDG-PET of sarcomas, phantoms)", differences=found)
 
 
-def find_judge(workspace: Workspace, folder: Path | None, device: DeviceName) -> Judge | None:
-    """Load the judge in `folder`; `bundled` stands for the one that comes with the package.
-
-    Without a folder it is the workspace's own judge; else the bundled one if it knows such scans; else None.
+def find_judge(
+    workspace: Workspace, folder: Path | None, device: DeviceName, scans: Sequence[ScanFiles] = ()
+) -> Judge | None:
+    """Load the judge of `choose_judge`, and say which one it is; None, with a warning, if there is none.
 
     Raises:
         StateError: the workspace's own judge is stale, or the judge cannot be read.
         DataError: the judge does not know the tumor.
     """
+    choice = choose_judge(workspace, folder, scans)
+    if choice.folder is None:
+        console.warn(f"no judge: {choice.reason}; agreement is not scored; {OWN_JUDGE}; {_FORCE}")
+        return None
+    return load_judge(workspace, choice, device)
+
+
+def load_judge(workspace: Workspace, choice: Choice, device: DeviceName) -> Judge:
+    """Load a judge that was chosen, and say which one it is and what its scores are worth."""
     from tumorgen_cli.judge.model import Judge
 
-    plan = workspace.plan()
-    own = workspace.judge
-    if folder is None and (own / "judge.json").is_file():
-        _check_own_judge(workspace, own)
-        console.note(f"judge: the workspace's own ({own})")
-        folder = own
-    tumor_name = plan.tumor_name
-    if folder is None or (str(folder) == BUNDLED and not folder.exists()):
-        if folder is None and not _suits_bundled_judge([channel.name for channel in plan.channels]):
-            console.warn(
-                "no judge: agreement is not scored; give --judge DIR or run `tumorgen train judge` "
-                "(the bundled judge knows FDG-PET only)"
-            )
-            return None
-        console.note(
-            "judge: the bundled one, trained on FDG-PET of sarcomas; for other tumors or scanners train your own "
-            "(`tumorgen train judge`)"
+    assert choice.folder is not None
+    judge = Judge(choice.folder, find_device(device), choice.tumor_name, workspace.plan().precision)
+    facts = judge_facts(judge, choice.title)
+    console.note(f"judge: {facts.words}")
+    if facts.caution:
+        console.warn(f"{facts.caution}: {WEAK_JUDGE}")
+    if choice.differences:
+        console.warn(
+            f"the scans are unlike those that this judge learned from ({'; '.join(choice.differences)}): its scores "
+            "on them may mean nothing"
         )
-        folder, tumor_name = bundled_judge(), "tumor"
-    _warn_of_seen_cases(workspace, folder)
-    return Judge(folder, find_device(device), tumor_name, plan.precision)
+    _warn_of_seen_cases(workspace, choice.folder)
+    return judge
+
+
+def needed_judge(
+    workspace: Workspace, folder: Path | None, device: DeviceName, scans: Sequence[ScanFiles] = ()
+) -> Judge:
+    """Load the judge of `choose_judge`.
+
+    Raises:
+        StateError: there is none, and see `find_judge`.
+    """
+    choice = choose_judge(workspace, folder, scans)
+    if choice.folder is None:
+        expected = "an nnU-Net that has learned from such scans"
+        fault = Fault("--judge", choice.reason, expected, f"{OWN_JUDGE}; {_FORCE}")
+        raise StateError("A judge is needed", [fault])
+    return load_judge(workspace, choice, device)
+
+
+def judge_facts(judge: Judge, title: str) -> JudgeFacts:
+    """Return how long a judge was trained and what it reaches on held-out cases, as far as its files say."""
+    record = read_judge_record(results_root(judge.folder))
+    return JudgeFacts(title, judge.iterations) if record is None else record_facts(record, title)
 
 
 def bundled_judge() -> Path:
     """Return the results folder of the judge that comes with the package; its MODEL_CARD.md describes it."""
-    return Path(str(resources.files("tumorgen_cli.judge"))) / "bundled"
+    return Path(str(resources.files("tumorgen_cli.judge"))) / BUNDLED
 
 
-def _suits_bundled_judge(channels: Sequence[str]) -> bool:
-    """Tell whether scans with these channels are of the kind that the bundled judge was trained on."""
-    return len(channels) == 1 and channels_module.is_pet(channels[0]) and "spect" not in channels[0].lower()
+def scan_differences(domain: Domain, names: Sequence[str], scans: Sequence[ScanFiles]) -> tuple[str, ...]:
+    """Say how scans differ from a judge's training scans; empty if they do not.
+
+    Args:
+        domain: the judge's training scans.
+        names: names of the channels.
+        scans: the files of the scans. Headers are read of all, voxels of the first few.
+    """
+    found = grid_differences(domain, [read_grid(files[0]) for files in scans])
+    for files in scans[:_LEVELS_OF]:
+        if not found:
+            found = channel_differences(domain, names, scan_levels(read_image(files)[0], names))
+    return tuple(found)
+
+
+def _data_set_differences(workspace: Workspace, domain: Domain, scans: Sequence[ScanFiles]) -> tuple[str, ...]:
+    """Say how the data set, or else other scans, differ from a judge's training scans."""
+    fingerprint = workspace.fingerprint()
+    names = [channel.name for channel in fingerprint.channels]
+    found = channel_differences(domain, names, fingerprint_levels(fingerprint))
+    found += grid_differences(domain, [case.grid for case in fingerprint.cases])
+    return tuple(found) or scan_differences(domain, names, scans)
 
 
 def _warn_of_seen_cases(workspace: Workspace, folder: Path) -> None:
@@ -93,12 +184,15 @@ def _warn_of_seen_cases(workspace: Workspace, folder: Path) -> None:
         )
 
 
-def stale_judge_faults(workspace: Workspace) -> list[Fault]:
-    """Return why the workspace's own judge is stale: trained on other cases, another data set or another tumor."""
-    from tumorgen_cli.judge.card import JudgeRecord
+def _read_own_judge(workspace: Workspace, folder: Path) -> JudgeRecord:
+    """Read the record of the workspace's own judge and check that it is up to date.
 
-    folder, remedy = workspace.judge, "run `tumorgen train judge --restart`"
-    record = read_record(JudgeRecord, folder / "judge.json", remedy)
+    Raises:
+        StateError: it was trained on other cases, another data set or another tumor.
+    """
+    remedy = "run `tumorgen train judge --restart`"
+    record = read_judge_record(folder)
+    assert record is not None
     plan, train = workspace.plan(), workspace.splits().train
     where, faults = str(folder), []
     if set(record.cases) != set(train):
@@ -109,23 +203,6 @@ def stale_judge_faults(workspace: Workspace) -> list[Fault]:
         faults.append(Fault(where, found, "the data set as it was planned", remedy))
     if record.tumor_name != plan.tumor_name:
         faults.append(Fault(where, f"a judge of {record.tumor_name!r}", f"one of {plan.tumor_name!r}", remedy))
-    return faults
-
-
-def _check_own_judge(workspace: Workspace, folder: Path) -> None:
-    """Check that the workspace's own judge is up to date; warn if its scores are low.
-
-    Raises:
-        StateError: it was trained on other cases, another data set or another tumor.
-    """
-    from tumorgen_cli.judge.card import JudgeRecord
-
-    faults = stale_judge_faults(workspace)
     if faults:
         raise StateError("The workspace's judge is stale", faults)
-    record = read_record(JudgeRecord, folder / "judge.json", "run `tumorgen train judge --restart`")
-    if record.held_out and not record.mean_dice >= USEFUL_DICE:
-        console.warn(
-            f"this judge reaches a DSC of {record.mean_dice:.2f} on real held-out cases: its scores mean little "
-            f"({WEAK_JUDGE})"
-        )
+    return record

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import torch
 
 
+_ITERATIONS_PER_EPOCH = 250  # of nnU-Net's trainers
 _TRUSTED = ("dynamic_network_architectures.", "torch.nn.")
 
 
@@ -48,6 +49,7 @@ class Judge:
         labels: values by name; a region has several.
         tumor_labels: the values that count as tumor.
         channels: number of channels of a scan.
+        iterations: training iterations of the fold that was trained least; 0 if unknown.
         usual_extent_mm: edge lengths (x, y, z) of the median training scan.
     """
 
@@ -85,6 +87,7 @@ class Judge:
         }
         self.tumor_labels = self._find_tumor(tumor_name)
         self.channels = len(dataset["channel_names"])
+        self.iterations = min(_iterations(checkpoint) for checkpoint in checkpoints)
         content = [hash_value(plans), hash_value(dataset), *map(hash_file, paths)]
         self.hash = hash_value([*content, device.type, precision, mirroring, step_size])
         self._bf16 = precision == "bf16" and device.type == "cpu"
@@ -213,6 +216,12 @@ class Judge:
         remedy = "use a judge that was trained on this data set's labels, or name its tumor label"
         fault = Fault(str(results_root(self.folder) / "dataset.json"), f"labels {known}", f"a label {name!r}", remedy)
         raise DataError("The judge does not know the tumor", [fault])
+
+
+def _iterations(checkpoint: Mapping[str, Any]) -> int:
+    """Return the training iterations of one of nnU-Net's checkpoints; 0 if it does not tell."""
+    epochs = checkpoint.get("current_epoch")
+    return epochs * _ITERATIONS_PER_EPOCH if isinstance(epochs, int) and epochs > 0 else 0
 
 
 def _initialize(

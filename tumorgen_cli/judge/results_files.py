@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.data.volumes import READERS
+from tumorgen_cli.judge.card import JudgeRecord
 from tumorgen_cli.nnunet.results import FINAL, results_root
-from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.files import hash_file
-from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.system.json_records import from_plain, read_plain
 
 REMEDY = "give a results folder such as Dataset501_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
-_COPY_AGAIN = "copy the folder again, or train the judge again"
+_COPY_AGAIN = "copy the folder again"
 
 
 def _is_order(value: Any) -> bool:
@@ -120,13 +121,29 @@ def find_checkpoints(folder: Path) -> list[Path]:
         found = f"only {', '.join(others)}" if others else "no checkpoint"
         remedy = "let the training end (its checkpoint_latest.pth is not the final one)" if others else REMEDY
         raise StateError("The judge has no weights", [Fault(str(folder), found, "fold_*/checkpoint_final.pth", remedy)])
-    record = root / "judge.json"
-    known = read_plain(record, _COPY_AGAIN).get("weights_hash") if record.is_file() else None
+    record = read_judge_record(root)
+    known = None if record is None else record.weights_hash
     if known is not None and len(paths) == 1 and paths[0].is_file() and (found := hash_file(paths[0])) != known:
         expected = f"hash {known}, as judge.json says"
         fault = Fault(str(paths[0]), f"other weights (hash {found})", expected, _COPY_AGAIN)
         raise StateError("The judge's weights have changed", [fault])
     return paths
+
+
+def read_judge_record(folder: Path) -> JudgeRecord | None:
+    """Read judge.json of a judge that TumorGen has trained; None if there is none.
+
+    Raises:
+        StateError: it cannot be read, or has other fields.
+    """
+    path = folder / "judge.json"
+    if not path.is_file():
+        return None
+    remedy = f"run `tumorgen train judge --restart`, or {_COPY_AGAIN}"
+    try:
+        return from_plain(JudgeRecord, read_plain(path, remedy), str(path), remedy)
+    except PlanError as error:
+        raise StateError("The judge's record cannot be used", error.faults) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

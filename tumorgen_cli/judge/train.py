@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.geometry import Shape, Triple
 from tumorgen_cli.judge.card import LIMITS, HeldOutScore, JudgeRecord, model_card
+from tumorgen_cli.judge.domain import Domain
+from tumorgen_cli.judge.results_files import read_judge_record
 from tumorgen_cli.metrics.overlap import dice, surface_dice
 from tumorgen_cli.nnunet.job import (
     CONFIGURATION,
@@ -33,12 +35,12 @@ from tumorgen_cli.nnunet.job import (
     make_job,
 )
 from tumorgen_cli.nnunet.results import FINAL
-from tumorgen_cli.nnunet.runner import LOG, results_folder, run_job
+from tumorgen_cli.nnunet.runner import results_folder, run_job
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import usable_cores
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import atomic, hash_file, write_text
-from tumorgen_cli.system.json_records import hash_value, read_plain, read_record, write_json
+from tumorgen_cli.system.json_records import hash_value, read_plain, write_json
 from tumorgen_cli.system.locks import locked
 
 if TYPE_CHECKING:
@@ -55,9 +57,12 @@ def train_judge(
     options: TrainingOptions,
     tolerance_mm: float,
     fingerprint_hash: str,
+    domain: Domain,
     restart: bool = False,
 ) -> JudgeRecord:
     """Train the judge in `folder` to its end, or find it finished.
+
+    An earlier judge stays until the new one is trained.
 
     Args:
         data: training cases and held-out cases.
@@ -65,6 +70,7 @@ def train_judge(
         options: how to train.
         tolerance_mm: tolerance of the surface Dice.
         fingerprint_hash: hash of the planned data set; a judge of another one is stale.
+        domain: what the training cases are like.
         restart: replace what was trained before.
 
     Returns:
@@ -81,12 +87,12 @@ def train_judge(
     inputs = [job.inputs_hash, data.tumor_name, hash_cases(data.test), tolerance_mm, fingerprint_hash]
     job = replace(job, inputs_hash=hash_value(inputs))
     with locked(folder, "judge"):
-        if restart:
-            _remove_earlier_training(folder)
-        record = _read_finished(folder, job)
+        if restart and not _is_restarted(folder, job):
+            _remove_training_files(folder, keep_prepared=True)
+        record = None if restart else _read_finished(folder, job)
         if record is None:
             _train(data, folder, job)
-            record = _score_and_record(data, folder, job, tolerance_mm, fingerprint_hash)
+            record = _score_and_record(data, folder, job, tolerance_mm, fingerprint_hash, domain)
         _remove_training_files(folder)
     return record
 
@@ -126,12 +132,15 @@ def score_held_out(
     return tuple(scores)
 
 
-def _remove_earlier_training(folder: Path) -> None:
-    """Remove an earlier judge and its training; preprocessed data stay."""
-    for name in ("judge.json", "job.json", "MODEL_CARD.md", LOG):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("nnUNet_results", "fold_all"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+def _is_begun(folder: Path, job: TrainingJob) -> bool:
+    """Tell whether a training of this job has begun."""
+    path = folder / "job.json"
+    return path.is_file() and read_plain(path, _RESTART).get("inputs_hash") == job.inputs_hash
+
+
+def _is_restarted(folder: Path, job: TrainingJob) -> bool:
+    """Tell whether this job has begun beside a finished judge: a restart that was stopped, which goes on."""
+    return (folder / "judge.json").is_file() and _is_begun(folder, job)
 
 
 def _read_finished(folder: Path, job: TrainingJob) -> JudgeRecord | None:
@@ -140,19 +149,22 @@ def _read_finished(folder: Path, job: TrainingJob) -> JudgeRecord | None:
     Raises:
         StateError: the judge, or a training that has begun, is of other data or settings.
     """
-    finished, begun = folder / "judge.json", folder / "job.json"
-    for path in (finished, begun):
-        if path.is_file() and read_plain(path, _RESTART).get("inputs_hash") != job.inputs_hash:
-            remedy = f"{_RESTART} (what was trained is replaced)"
-            fault = Fault(str(path), "made from other cases or settings", "the present ones", remedy)
-            raise StateError("The judge is stale", [fault])
-    return read_record(JudgeRecord, finished, _RESTART) if finished.is_file() else None
+    record = read_judge_record(folder)
+    if record is not None and record.inputs_hash == job.inputs_hash:
+        return record
+    if _is_begun(folder, job) or (record is None and not (folder / "job.json").is_file()):
+        return None
+    path = folder / ("judge.json" if record is not None else "job.json")
+    remedy = f"{_RESTART} (what was trained is replaced)"
+    fault = Fault(str(path), "made from other cases or settings", "the present ones", remedy)
+    raise StateError("The judge is stale", [fault])
 
 
 def _train(data: TrainingData, folder: Path, job: TrainingJob) -> None:
     """Train nnU-Net to its end and copy the files of the judge to their places in `folder`."""
     run_job(data, folder, job, "training the judge")
     results = results_folder(folder)
+    (folder / "judge.json").unlink(missing_ok=True)  # it names the weights that are replaced now
     for name in ("plans.json", "dataset.json", "dataset_fingerprint.json", f"fold_all/{FINAL}"):
         with atomic(folder / name) as temporary:
             shutil.copyfile(results / name, temporary)
@@ -161,7 +173,7 @@ def _train(data: TrainingData, folder: Path, job: TrainingJob) -> None:
 
 
 def _score_and_record(
-    data: TrainingData, folder: Path, job: TrainingJob, tolerance_mm: float, fingerprint_hash: str
+    data: TrainingData, folder: Path, job: TrainingJob, tolerance_mm: float, fingerprint_hash: str, domain: Domain
 ) -> JudgeRecord:
     """Score the held-out cases; write MODEL_CARD.md and, last, judge.json."""
     import torch
@@ -171,7 +183,7 @@ def _score_and_record(
     judge = Judge(folder, torch.device(job.device), data.tumor_name, job.precision)
     with console.progress("scoring held-out cases", len(data.test)) as tick:
         scores = score_held_out(judge, data.test, data.labels[data.tumor_name], tolerance_mm, tick, data.ignored)
-    record = _make_record(data, folder, job, scores, tolerance_mm, fingerprint_hash)
+    record = _make_record(data, folder, job, scores, tolerance_mm, fingerprint_hash, domain)
     text = f"Cases of {data.dataset}, channels {', '.join(data.channel_names)}; {len(data.test)} cases were held out."
     command = f"tumorgen train judge --minutes {job.minutes:g}"
     write_text(folder / "MODEL_CARD.md", model_card(record, f"Judge of {data.dataset}", text, command, LIMITS))
@@ -186,6 +198,7 @@ def _make_record(
     scores: tuple[HeldOutScore, ...],
     tolerance_mm: float,
     fingerprint_hash: str,
+    domain: Domain,
 ) -> JudgeRecord:
     """Make the record of a trained and scored judge."""
     from importlib.metadata import version
@@ -221,6 +234,7 @@ def _make_record(
         tolerance_mm=tolerance_mm,
         held_out=scores,
         versions={name: version(name) for name in ("nnunetv2", "torch", "tumorgen")},
+        domain=domain,
     )
 
 
@@ -231,12 +245,14 @@ def _in_scan_order(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[Trip
     return (spacing[x], spacing[y], spacing[z]), (patch[x], patch[y], patch[z])
 
 
-def _remove_training_files(folder: Path) -> None:
-    """Remove what only training needed; small preprocessed data stay for a restart."""
+def _remove_training_files(folder: Path, keep_prepared: bool = False) -> None:
+    """Remove what only training needed; small preprocessed data stay for a restart, with `keep_prepared` all do."""
     for name in ("nnUNet_raw", "nnUNet_results"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("job.json", "progress.json"):
         (folder / name).unlink(missing_ok=True)
+    if keep_prepared:
+        return
     preprocessed = folder / "nnUNet_preprocessed"
     if sum(path.stat().st_size for path in preprocessed.rglob("*") if path.is_file()) > _KEPT_BYTES:
         shutil.rmtree(preprocessed)
