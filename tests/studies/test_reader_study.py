@@ -268,6 +268,15 @@ def test_same_seed_same_bytes_and_no_key_is_lost(plan, healthy, tmp_path):
     assert (tmp_path / "a" / "reader_study.html").read_bytes() == before
 
 
+def test_a_study_is_not_written_among_other_files(plan, healthy):
+    """Nothing is drawn before."""
+    before = {path: path.read_bytes() for path in healthy.rglob("*") if path.is_file()}
+    with pytest.raises(StateError, match="not empty") as caught:
+        make_study(plan, [], [healthy], healthy, StudyOptions(2, 0), lambda done, note="": pytest.fail("drawn"))
+    assert "--out" in caught.value.faults[0].remedy
+    assert before == {path: path.read_bytes() for path in healthy.rglob("*") if path.is_file()}
+
+
 def test_page_keeps_to_its_size(plan, healthy, tmp_path):
     _, whole = make(plan, [healthy], tmp_path / "a", 2)
     study, key = make(plan, [healthy], tmp_path / "b", 2, megabytes=0.004)
@@ -430,8 +439,12 @@ def test_every_fault_is_told(key_file, tmp_path):
     assert len(error.value.faults) == 12
     with pytest.raises(DataError, match="no file"):
         score_study([], key_file)
-    with pytest.raises(StateError, match=r"key\.json"):
-        score_study([good], tmp_path / "nowhere" / "key.json")
+    with pytest.raises(DataError) as error:  # both at once
+        score_study([tmp_path / "missing.json"], tmp_path / "nowhere" / "key.json")
+    assert [fault.where for fault in error.value.faults] == [
+        str(tmp_path / "nowhere" / "key.json"),
+        str(tmp_path / "missing.json"),
+    ]
 
 
 _DRIVER = """

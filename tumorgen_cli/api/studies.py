@@ -157,7 +157,6 @@ def score_reader_study(answers: Sequence[StrPath], key: StrPath) -> StudyScores:
         key: The `key.json` of the study.
 
     Raises:
-        StateError: there is no key.
         DataError: everything that is wrong with the files.
 
     Example:

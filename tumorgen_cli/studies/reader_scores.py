@@ -12,7 +12,7 @@ import numpy as np
 
 from tumorgen_cli.studies.reader_lesions import Truth
 from tumorgen_cli.studies.reader_study import Key, case_id
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.system.errors import DataError, Fault, gather_faults
 from tumorgen_cli.system.json_records import from_plain, read_plain, read_record
 
 CONFIDENCES = (1, 2, 3, 4, 5)  # guessed ... certain
@@ -94,15 +94,17 @@ def score_study(answer_files: Sequence[Path], key_file: Path) -> StudyScores:
     certain" over "synthetic, guessed" and "real, guessed" to "real, certain".
 
     Raises:
-        StateError: There is no key.
-        DataError: Every fault of every file: no JSON, wrong fields, another study, unknown or repeated cases, an answer
-            without confidence, a reader twice.
+        DataError: Every fault of every file: no key, no JSON, wrong fields, another study, unknown or repeated cases,
+            an answer without confidence, a reader twice.
     """
-    key = read_record(Key, key_file, "give the key.json that was written with the page")
     faults: list[Fault] = []
     if not answer_files:
         faults.append(Fault("answers", "no file", "one per reader", "give the files that the readers exported"))
+    key_remedy = "give the key.json that was written with the page"
+    key = gather_faults(faults, lambda: read_record(Key, key_file, key_remedy))
     read = [(path, found) for path in answer_files if (found := _read_answers(path, faults)) is not None]
+    if key is None:
+        raise DataError("The answers cannot be scored", faults)
     truths = {case.id: case.truth for case in key.cases}
     for path, answers in read:
         faults += _answer_faults(path, answers, key.study, truths)
@@ -156,11 +158,7 @@ def rating_auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
 
 def _read_answers(path: Path, faults: list[Fault]) -> Answers | None:
     remedy = "export it from the page again"
-    try:
-        return from_plain(Answers, read_plain(path, remedy), str(path), remedy)
-    except (StateError, PlanError) as error:
-        faults += error.faults
-        return None
+    return gather_faults(faults, lambda: from_plain(Answers, read_plain(path, remedy), str(path), remedy))
 
 
 def _answer_faults(path: Path, answers: Answers, study: str, truths: dict[str, Truth]) -> list[Fault]:

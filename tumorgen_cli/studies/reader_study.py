@@ -40,9 +40,10 @@ from tumorgen_cli.studies.reader_lesions import (
 )
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system import console
+from tumorgen_cli.system.claims import refuse_other_files
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import derive_seed, write_text
-from tumorgen_cli.system.json_records import hash_value, read_plain, write_json
+from tumorgen_cli.system.json_records import hash_value, read_record, write_json
 from tumorgen_cli.system.locks import locked
 
 if TYPE_CHECKING:
@@ -189,8 +190,9 @@ def make_study(
 
     Raises:
         DataError: There are too few lesions of a kind.
-        StateError: Files are missing, or `out` holds another study's key.
+        StateError: Files are missing, or `out` holds another study's key or other files.
     """
+    refuse_other_files(out, KEY)
     pool = read_pool(plan, real, set_folders, ticker)
     check_pool(pool, options.pairs)
     spacing, shape = study_grid(plan, pool, 2 * options.pairs, options.megabytes)
@@ -217,8 +219,8 @@ def make_study(
     )
     _claim(out / KEY, key)
     page = _page(plan, study, shape, spacing, cases)
+    write_json(out / KEY, key)  # first: the folder is then known as that of a study
     write_text(out / PAGE, page)
-    write_json(out / KEY, key)
     return Study(str(out / PAGE), str(out / KEY), study, len(cases), round(len(page.encode()) / 1e6, 2), key.notes)
 
 
@@ -335,13 +337,13 @@ def _notes(pool: Sequence[StudyLesion], shown: Sequence[PlacedLesion], shape: Sh
 def _claim(path: Path, key: Key) -> None:
     """Check that the key of another study is not overwritten: its readers' answers could not be scored any more."""
     if path.is_file():
-        found = read_plain(path, "choose another folder").get("study")
+        found = read_record(Key, path, "choose another folder with --out").study
         if found != key.study:
             fault = Fault(
                 str(path),
                 f"the key of study {found}",
                 f"none, or that of {key.study}",
-                "choose another folder, or delete it",
+                "choose another folder with --out, or move this one away",
             )
             raise StateError("The folder holds another study", [fault])
 

@@ -16,6 +16,22 @@ from tumorgen_cli.system.json_records import read_plain, to_plain, write_json
 _ELSEWHERE = "choose another folder with --out, or move this one away; nothing in it was changed"
 
 
+_OWN = (".lock", UNFINISHED)  # what the names of locks and of unfinished files begin with
+
+
+def refuse_other_files(folder: Path, record: str) -> None:
+    """Refuse a folder that holds files, but not the record of what a command makes there.
+
+    Raises:
+        StateError: it does.
+    """
+    if not folder.is_dir() or (folder / record).is_file():
+        return
+    if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(_OWN)):
+        found = f"{len(others)} other files or folders, the first {others[0]}"
+        raise StateError("The folder is not empty", [Fault(str(folder), found, "an empty or new folder", _ELSEWHERE)])
+
+
 def claim_folder(folder: Path, record: str, identity: Mapping[str, Any], is_begun: Callable[[], bool]) -> None:
     """Make a folder the folder of a command, or check that it is already.
 
@@ -31,13 +47,8 @@ def claim_folder(folder: Path, record: str, identity: Mapping[str, Any], is_begu
         StateError: The folder holds what another command or other settings made, or other files.
     """
     path, wanted = folder / record, to_plain(identity)
+    refuse_other_files(folder, record)
     if not path.is_file():
-        ours = (".lock", UNFINISHED)
-        if folder.is_dir() and (others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(ours))):
-            found = f"{len(others)} other files or folders, the first {others[0]}"
-            raise StateError(
-                "The folder is not empty", [Fault(str(folder), found, "an empty or new folder", _ELSEWHERE)]
-            )
         write_json(path, wanted)
         return
     found = read_plain(path, _ELSEWHERE)
