@@ -1,6 +1,7 @@
 """Tumors by organ, and data sets of some cases alone."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.subsets import find_tumor_organs, select_organ_cases, write_subset, write_tumor_free_subset
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.geometry import Grid
-from tumorgen_cli.system.errors import DataError, PlanError
+from tumorgen_cli.system.errors import DataError, PlanError, StateError
+from tumorgen_cli.system.files import hash_file
 
 GRID = Grid((20, 16, 12), (2.0, 2.0, 3.0))
 LIVER, PANCREAS, TUMOR = 1, 2, 3
@@ -85,8 +87,26 @@ def test_a_data_set_of_some_cases(dataset, tmp_path):
     assert found.cases == ("b_pancreas", "d_none")  # what was there before is gone
     assert {path.name for path in (out / "labelsTr").iterdir()} == {"b_pancreas.nii.gz", "d_none.nii.gz"}
     assert found.labels == dataset.labels
-    assert found.image_files("d_none")[0].samefile(dataset.image_files("d_none")[0])
+    assert hash_file(found.image_files("d_none")[0]) == hash_file(dataset.image_files("d_none")[0])
+    label, original = found.label_file("d_none"), dataset.label_file("d_none")
+    assert hash_file(label) == hash_file(original)
+    assert not label.samefile(original)  # an edited label leaves the data set as it is
     assert json.loads((out / "splits_final.json").read_text()) == [{"train": ["d_none"], "val": ["b_pancreas"]}]
+
+
+def test_a_folder_of_other_files_is_left_alone(dataset, tmp_path):
+    """Nothing is deleted that this function has not written: the user's scans, a subset of another data set."""
+    own = tmp_path / "own" / "imagesTr" / "mine_0000.nii.gz"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"scan")
+    with pytest.raises(StateError, match="not empty"):
+        write_subset(dataset, ["a_liver"], tmp_path / "own")
+    assert own.read_bytes() == b"scan"
+    copy = read_dataset(shutil.copytree(dataset.path, tmp_path / "copy"), "tumor")
+    write_subset(dataset, ["a_liver"], tmp_path / "out")
+    with pytest.raises(StateError, match="another set"):
+        write_subset(copy, ["d_none"], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "labelsTr").iterdir()] == ["a_liver.nii.gz"]
 
 
 def test_the_tumor_free_cases_of_a_data_set(dataset, tmp_path):

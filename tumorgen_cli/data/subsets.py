@@ -18,10 +18,13 @@ from tumorgen_cli.data.dataset import Dataset, find_tumor_names, organ_labels, r
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Triple, as_triple, box_of_slices
+from tumorgen_cli.system.claims import claim_folder
 from tumorgen_cli.system.errors import DataError, Fault, PlanError
-from tumorgen_cli.system.files import UNFINISHED, link_or_copy
+from tumorgen_cli.system.files import UNFINISHED
 from tumorgen_cli.system.json_records import read_plain, unknown_name_fault, write_json
+from tumorgen_cli.system.links import copy_file, link_file
 
+_RECORD = "subset.json"
 _SHELL_MM = 6.0  # the organ is looked up around a tumor, because its own voxels have the tumor's label
 _TOUCHING = np.ones((3, 3, 3))
 
@@ -117,7 +120,7 @@ def write_tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
 
 
 def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Splits | None = None) -> Path:
-    """Write a raw data set of some cases of another one, with links or copies of its files.
+    """Write a raw data set of some cases of another one: links to its images, copies of its labels.
 
     Files of other cases are removed from `out`.
 
@@ -129,7 +132,11 @@ def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Spli
 
     Returns:
         `out`.
+
+    Raises:
+        StateError: `out` holds other files, or a subset of another data set.
     """
+    claim_folder(out, _RECORD, {"command": "compare or downstream", "subset_of": str(dataset.path)}, lambda: True)
     (out / "dataset.json").unlink(missing_ok=True)
     wanted = {out / "labelsTr" / dataset.label_file(case).name: dataset.label_file(case) for case in cases}
     wanted |= {out / "imagesTr" / path.name: path for case in cases for path in dataset.image_files(case)}
@@ -137,7 +144,7 @@ def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Spli
         if not other.name.startswith(UNFINISHED):
             other.unlink()
     for target, source in wanted.items():
-        link_or_copy(source, target)
+        (copy_file if target.parent.name == "labelsTr" else link_file)(source, target)
     if splits is not None:
         kept = {
             key: [case for case in group if case in set(cases)]

@@ -1,6 +1,6 @@
 """Data sets of some cases only, and workspaces to learn from them.
 
-Writes raw data sets as hard links where the disk allows it, else as copies.
+Writes raw data sets with links to the images and copies of the labels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Atomic and verified writes, hashes and links of files, and seeds. `data.volumes` writes scans."""
+"""Atomic and verified writes, hashes of files, and seeds. `data.volumes` writes scans."""
 
 from __future__ import annotations
 
@@ -132,23 +132,6 @@ def append_line(path: Path, text: str) -> None:
         stream.write(text + "\n")
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, or a copy where links are impossible.
-
-    A target with the same content is left as it is.
-    """
-    source = source.resolve()  # a hard link to a relative symbolic link would point to another place from here
-    if target.is_file() and (target.samefile(source) or hash_file(target) == hash_file(source)):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without hard links
-        with atomic(target) as temporary:
-            shutil.copyfile(source, temporary)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically and verified, in UTF-8."""
     write_bytes(path, text.encode("utf-8"))
@@ -157,6 +140,17 @@ def write_text(path: Path, text: str) -> None:
 def hash_file(path: Path) -> str:
     """The first 16 hex digits of the SHA-256 of a file's content."""
     return hash_files((path,))
+
+
+def hash_once(path: Path) -> str:
+    """`hash_file`, computed once in a process as long as the file has the same size and time."""
+    stat = path.stat()
+    return _hash_version(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _hash_version(path: Path, _size: int, _mtime_ns: int) -> str:
+    return hash_file(path)
 
 
 def hash_files(paths: Iterable[Path]) -> str:
