@@ -60,7 +60,6 @@ def test_facts_of_a_block_by_hand() -> None:
     assert tumor.volume_ml == pytest.approx(24 * 30 / 1000)
     assert tumor.extent_mm == (8.0, 9.0, 10.0)
     assert tumor.mean == pytest.approx((11.0, -5.0))
-    assert tumor.maximum == (34.0, -5.0)
     assert tumor.contrast == pytest.approx((9.0, 0.0))
     assert tumor.center == pytest.approx((12 / 30, 9.5 / 24, 7 / 20))
 
@@ -130,12 +129,13 @@ def test_intensities_are_pooled_over_cases(make: Make, grid: Grid) -> None:
     images = {case: rng.gamma(2.0, scale, grid.shape).astype(np.float32) for case, scale in (("a", 1.0), ("b", 3.0))}
     made = make_fingerprint(read_dataset(make({case: (image, mask) for case, image in images.items()})), workers=0)
     (channel,) = made.fingerprint.channels
-    keys = ["0.5", "5", "50", "95", "99", "99.5", "99.9", "99.95"]
+    keys = ["0.05", "0.5", "5", "50", "95", "99", "99.5", "99.9", "99.95"]
     everything = np.stack(list(images.values()))
     for found, pool in ((channel.image, everything), (channel.foreground, everything[:, mask])):
         assert list(found) == keys
         assert list(found.values()) == pytest.approx(np.percentile(pool, [float(k) for k in keys]), rel=1e-5)
-    assert (channel.name, channel.minimum, channel.maximum) == ("PET", everything.min(), everything.max())
+    assert (channel.name, channel.low) == ("PET", channel.image["0.05"])
+    assert channel.high == max(channel.image["99.95"], channel.foreground["99.95"])
 
 
 def test_cases_without_a_unit_are_pooled_in_their_own(make: Make, grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,6 @@ def test_cases_without_a_unit_are_pooled_in_their_own(make: Make, grid: Grid, mo
     rng, mask = np.random.default_rng(1), block(grid.shape, (4, 4, 3), (6, 7, 5))
     tissue = rng.gamma(4.0, 1.0, grid.shape)
     folder = make({f"g{gain}": (100 + gain * np.where(mask, 30.0 * gain, tissue), mask) for gain in (1.0, 3.0)})
-    pet = read_dataset(folder)
     about = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**about, "channel_names": {"0": "T1"}}))
     made = make_fingerprint(read_dataset(folder), 0).fingerprint
@@ -152,10 +151,8 @@ def test_cases_without_a_unit_are_pooled_in_their_own(make: Make, grid: Grid, mo
         [(v - low) / (high - low) for v in (30, 90)], rel=1e-3
     )
     assert made.channels[0].image["50"] == pytest.approx((np.median(tissue) - low) / (high - low), rel=0.03)
-    assert made.channels[0].maximum == pytest.approx((90 - low) / (high - low), rel=1e-3)
-    before = content_hash(pet)
-    monkeypatch.setattr(channels, "SCAN_UNIT_PERCENTILES", (1.0, 99.0))
-    assert content_hash(pet) == before
+    assert made.channels[0].high == pytest.approx((90 - low) / (high - low), rel=1e-3)
+    monkeypatch.setattr(fingerprint, "FORMAT", fingerprint.FORMAT + 1)  # measured in another way
     assert content_hash(read_dataset(folder)) != made.content_hash
 
 
@@ -170,7 +167,6 @@ def test_large_cases_are_sampled_alike_every_time(make: Make, grid: Grid) -> Non
     assert sampled.foreground.shape == (1, 300)
     assert np.array_equal(sampled.foreground, again.foreground)
     assert np.median(sampled.foreground) == pytest.approx(whole.foreground["50"], abs=0.25)
-    assert sampled.ranges == ((whole.minimum, whole.maximum),)
 
 
 def test_what_is_no_fault_is_noted(make: Make, grid: Grid) -> None:

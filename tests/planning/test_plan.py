@@ -9,6 +9,7 @@ from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.pipeline import plan as plan_module
 from tumorgen_cli.planning import plan as plans
 from tumorgen_cli.planning import presets
+from tumorgen_cli.planning.fingerprint import ChannelFacts
 from tumorgen_cli.planning.plan import ChannelPlan, make_plan, read_plan
 from tumorgen_cli.planning.presets import read_overrides
 from tumorgen_cli.planning.workspace import Workspace
@@ -184,7 +185,7 @@ def test_a_unit_goes_by_the_channels_name(make):
 def test_a_clip_window_far_beyond_the_scans_is_told(workspace, make, capsys):
     """Also where it counts in the scans' own unit: 99.9 is no percentile."""
     fingerprint, plan = workspace.fingerprint(), make()
-    facts = replace(fingerprint.channels[0], name="T1", minimum=0.0, maximum=3.0)
+    facts = ChannelFacts("T1", {"0.05": 0.5, "99.95": 3.0}, {"0.05": 0.0, "99.95": 1.0})
     for high, told in ((1.2, False), (99.9, True)):
         channel = ChannelPlan("T1", "own", 0.0, high, 1.0)
         plan_module._warn_of_foreign_windows(

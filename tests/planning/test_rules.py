@@ -14,18 +14,16 @@ from tumorgen_cli.planning.fingerprint import CaseFacts, ChannelFacts, Fingerpri
 from tumorgen_cli.planning.plan import make_plan
 from tumorgen_cli.system.devices import DeviceBudget
 
-PERCENTILES = ("0.5", "5", "50", "95", "99", "99.5", "99.9", "99.95")
+PERCENTILES = ("0.05", "0.5", "5", "50", "95", "99", "99.5", "99.9", "99.95")
 
 
-def channel(name="PET", minimum=0.0, maximum=20.0, foreground=None, image=None):
-    values = dict(zip(PERCENTILES, np.linspace(1, 15, 8).tolist(), strict=True))
-    return ChannelFacts(name, {**values, **(foreground or {})}, {**values, **(image or {})}, minimum, maximum)
+def channel(name="PET", foreground=None, image=None):
+    values = dict(zip(PERCENTILES, np.linspace(0, 16, 9).tolist(), strict=True))
+    return ChannelFacts(name, {**values, **(foreground or {})}, {**values, **(image or {})})
 
 
 def tumor(extent, volume=10.0):
-    return TumorFacts(
-        Box((0, 0, 0), (2, 2, 2)), volume, tuple(map(float, extent)), (5.0,), (9.0,), (3.0,), (0.5, 0.5, 0.5)
-    )
+    return TumorFacts(Box((0, 0, 0), (2, 2, 2)), volume, tuple(map(float, extent)), (5.0,), (3.0,), (0.5, 0.5, 0.5))
 
 
 def fingerprint(shape, spacing, extents, cases=40, name="PET"):
@@ -58,7 +56,7 @@ def test_the_papers_lung_crops():
 def test_the_main_channel_is_the_one_tumors_stand_out_in():
     """PET behind CT: 3 SUV above their surroundings in scans of 0 to 2, and 20 HU in scans of -1000 to 100."""
     ct, pet = (
-        ChannelFacts(name, {}, {"5": low, "95": high}, low, high)
+        ChannelFacts(name, {}, {"5": low, "95": high})
         for name, low, high in (("CT", -1000.0, 100.0), ("PET", 0.0, 2.0))
     )
     seen = replace(tumor((30, 30, 30)), contrast=(20.0, 3.0))
@@ -150,13 +148,11 @@ def test_alpha_leaves_room():
 
 
 def test_scaling_by_name():
-    pet = rules.channel_scaling(channel("FDG-PET", minimum=0.1, foreground={"99.95": 30.0}, image={"99.9": 40.0}))
+    pet = rules.channel_scaling(channel("FDG-PET", foreground={"99.95": 30.0}, image={"99.9": 40.0}))
     assert (pet.scheme, pet.low, pet.high, pet.power) == ("dataset", 0.0, 40.0, 0.5)
-    below = rules.channel_scaling(channel("SUV", minimum=-0.5))
+    below = rules.channel_scaling(channel("SUV", image={"0.5": -0.5}))
     assert below.low == -0.5
-    ct = rules.channel_scaling(
-        channel("CT", minimum=-1024, foreground={"0.5": -60.0, "99.5": 240.0}, image={"5": -1000.0})
-    )
+    ct = rules.channel_scaling(channel("CT", foreground={"0.5": -60.0, "99.5": 240.0}, image={"5": -1000.0}))
     assert (ct.scheme, ct.low, ct.high, ct.power) == ("dataset", -1000.0, 240.0, 1.0)
     mr = rules.channel_scaling(channel("T1"))
     assert (mr.scheme, mr.low, mr.high) == (
@@ -166,8 +162,8 @@ def test_scaling_by_name():
     )  # bright tumors are inside the window
     dark = rules.channel_scaling(channel("T1", foreground={"99.5": 0.7}))
     assert (dark.low, dark.high) == (0.0, 1.0)
-    raw = rules.channel_scaling(channel("noNorm", minimum=-3, maximum=9))
-    assert (raw.scheme, raw.low, raw.high, raw.power) == ("dataset", -3, 9, 1.0)
+    raw = rules.channel_scaling(channel("noNorm", foreground={"0.05": -3.0}, image={"99.95": 19.0}))
+    assert (raw.scheme, raw.low, raw.high, raw.power) == ("dataset", -3, 19, 1.0)
 
 
 def test_a_tumor_does_not_change_the_unit_it_is_measured_in():

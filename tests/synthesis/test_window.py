@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tumorgen_cli.data import body as data_body
+from tumorgen_cli.data.body import body_mask
 from tumorgen_cli.data.volumes import resample, write_volume
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.methods.base import Synthetic
@@ -17,9 +19,9 @@ from tumorgen_cli.synthesis import places
 from tumorgen_cli.synthesis import window as window_module
 from tumorgen_cli.synthesis.paste import fade_mm, feather, paste, tumor_place
 from tumorgen_cli.synthesis.scan import Scan, read_scan, remove_tumors_in_box
+from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.synthesis.window import cut_window, lay_window
 from tumorgen_cli.system.errors import DataError
-from tumorgen_cli.tumors.boxes import body_mask
 
 BOX = Box((20, 18, 9), (34, 30, 21))
 
@@ -43,7 +45,8 @@ def make_scan(grid=None, dtype=np.float32, fill=None, channels=1):
     else:
         image = np.full((channels, *grid.shape), fill, dtype)
     limits = np.array([[0.0, 20.0]] * channels, np.float32)
-    return Scan("host", (Path("host_0000.nii.gz"),), image, (image.dtype,) * channels, grid, limits, None)
+    files, dtypes, names = (Path("host_0000.nii.gz"),), (image.dtype,) * channels, ("PET",) * channels
+    return Scan("host", files, image, dtypes, grid, limits, None, names)
 
 
 def cut(scan, box, plan, cell=1):
@@ -53,7 +56,8 @@ def cut(scan, box, plan, cell=1):
 
 
 def paste_window(scan, window, request, synthetic, plan, keeps):
-    return paste(scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, keeps)
+    pasted = paste(scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, keeps)
+    return pasted.image, pasted.mask
 
 
 def painted(request, value=None, mask=1.0):
@@ -394,17 +398,15 @@ def test_the_body_is_found():
     assert body_mask(np.zeros((5, 5, 5), np.float32)).any()
 
 
-def test_regions(monkeypatch):
+def test_regions(plan, monkeypatch):
     scan = make_scan()
-    roi = np.zeros(scan.grid.shape, np.uint8)
-    roi[10:20, 10:20, 10:20] = 3
-    allowed, stride = places.allowed_region(scan, roi)
-    assert stride == 1
-    np.testing.assert_array_equal(allowed, roi > 0)
-    monkeypatch.setattr(places, "_REGION_VOXELS", 12_000)
-    allowed, stride = places.allowed_region(scan, roi)
-    assert stride == 2
-    np.testing.assert_array_equal(allowed, roi[::2, ::2, ::2] > 0)
+    roi = np.zeros(scan.grid.shape, bool)
+    roi[10:20, 10:20, 10:20] = True
+    for voxels, stride in ((4_000_000, 1), (12_000, 2)):
+        monkeypatch.setattr(data_body, "_VOXELS", voxels)
+        placing = places.Placing(scan, Source("h", ()), plan, (), None, roi)
+        assert placing.stride == stride
+        np.testing.assert_array_equal(placing.allowed, roi[::stride, ::stride, ::stride])
 
 
 @pytest.mark.slow
@@ -430,7 +432,7 @@ def test_a_whole_body_scan_stays_within_8_gib(plan):
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        places.allowed_region(scan, None)
+        assert places.Placing(scan, Source("h", ()), plan, (), None).body.any()
         window, request = cut(scan, box, plan)
         painted_image, mask = paste_window(scan, window, request, painted(request, 200.0), plan, True)
     finally:

@@ -125,7 +125,7 @@ def test_no_place():
 
 def test_sizes_follow_the_training_tumors():
     tumors = [
-        TumorFacts(Box((0, 0, 0), (1, 1, 1)), 1.0, extent, (1.0,), (1.0,), (1.0,), (0.5, 0.5, 0.5))
+        TumorFacts(Box((0, 0, 0), (1, 1, 1)), 1.0, extent, (1.0,), (1.0,), (0.5, 0.5, 0.5))
         for extent in ((20.0, 30.0, 40.0), (5.0, 5.0, 5.0), (500.0, 10.0, 10.0))
     ]
     rng, window, alpha = np.random.default_rng(0), (100.0, 200.0, 100.0), 0.1

@@ -13,11 +13,13 @@ import numpy as np
 from tumorgen_cli.api.images import MemoryImage, read_memory, read_region
 from tumorgen_cli.api.options import WORK, StrPath, open_workspace
 from tumorgen_cli.geometry import Box
+from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, describe_counts
 
 if TYPE_CHECKING:
     from tumorgen_cli.methods.base import Sampling
     from tumorgen_cli.planning.plan import Plan
+    from tumorgen_cli.synthesis.pair import PairInputs
     from tumorgen_cli.synthesis.provenance import Provenance
     from tumorgen_cli.synthesis.scan import Scan
     from tumorgen_cli.system.devices import DeviceName
@@ -90,21 +92,23 @@ def paint(
     from tumorgen_cli.methods.base import Sampling
     from tumorgen_cli.methods.open import open_method
     from tumorgen_cli.pipeline.synthesize import check_sampling
-    from tumorgen_cli.synthesis.pair import LoadedHost, PairInputs, PairJob, draw_pair, make_provenance
-    from tumorgen_cli.synthesis.places import Placing
+    from tumorgen_cli.synthesis.host_checks import grid_doubts
+    from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair, make_provenance, open_host
     from tumorgen_cli.synthesis.sources import Source
 
     given, workspace = read_memory(image, spacing_mm), open_workspace(work)
     painter = open_method(workspace, method, device)
     inputs = PairInputs(
-        painter, workspace.fingerprint().of(workspace.splits().train).tumors, sampling or Sampling(), box
+        painter, workspace.fingerprint().of(workspace.splits().train).cases, sampling or Sampling(), box
     )
     check_sampling(painter, inputs.sampling)
     scan = _make_scan(given, inputs.plan)
-    mask = _check_place(scan, box, region, inputs.plan)
+    mask = _check_place(scan, box, region, inputs)
     weights, source = dict(painter.load()), Source(_NAME, ())
     begun = time.perf_counter()
-    host = LoadedHost(scan, Placing(scan, source, inputs.plan, inputs.tumors, box, mask), scan.voxels)
+    host = open_host(inputs, source, scan, scan.voxels, mask)
+    for doubt in (*grid_doubts({_NAME: scan.grid}, inputs.cases), *host.doubts):
+        console.warn(doubt)
     job = PairJob(0, source, _NAME, inputs.plan.seed if seed is None else seed, 0)
     draw = draw_pair(inputs, job, host)
     if draw.image is None:
@@ -135,23 +139,27 @@ def _make_scan(given: MemoryImage, plan: Plan) -> Scan:
     if faults:
         raise DataError("A host scan cannot be used", faults)
     limits = scan_limits(channels, plan.channels, None)
-    return Scan(_NAME, (), channels, (channels.dtype,) * len(channels), given.grid, limits, None)
+    return Scan(_NAME, (), channels, (channels.dtype,) * len(channels), given.grid, limits, None, tuple(names))
 
 
-def _check_place(scan: Scan, box: Box | None, region: Any, plan: Plan) -> np.ndarray | None:
-    """The region as a mask (X, Y, Z) bool, or None; box and region are checked.
+def _check_place(scan: Scan, box: Box | None, region: Any, inputs: PairInputs) -> np.ndarray | None:
+    """The region as a mask (X, Y, Z) bool, or None; box, region and the scan's grid are checked.
 
     Raises:
         PlanError: both are given.
-        DataError: the box or the region cannot be used.
+        DataError: the box, the region or the scan cannot be used.
     """
-    from tumorgen_cli.synthesis.places import box_faults
+    from tumorgen_cli.synthesis.host_checks import box_faults, coarse_faults
+    from tumorgen_cli.synthesis.places import region_faults
+
+    if faults := coarse_faults({_NAME: scan.grid}, inputs.cases):
+        raise DataError("Nothing can be painted there", faults)
 
     if box is not None and region is not None:
         raise PlanError("Two places", [Fault("box and region", "both given", "one of them", "leave one out")])
     if box is not None:
         corners = ",".join(map(str, (*box.start, *box.stop)))
-        if faults := box_faults(f"box {corners}", box, scan.grid, plan):
+        if faults := box_faults(f"box {corners}", box, scan.grid, inputs.plan):
             raise DataError("Nothing can be painted there", faults)
     if region is None:
         return None
@@ -162,6 +170,9 @@ def _check_place(scan: Scan, box: Box | None, region: Any, plan: Plan) -> np.nda
         found = f"shape {mask.shape}" if grid is None else describe_grid(grid)
         fault = Fault("region", found, f"{describe_grid(scan.grid)}, as the image", "resample the region")
         raise DataError("Region and image differ in geometry", [fault])
+    if faults := region_faults("region", mask):
+        raise DataError("A region is no mask", faults)
+    mask = mask != 0
     if not mask.any():
         raise DataError("A region is empty", [Fault("region", "no voxel set", "a region to paint in", "draw one")])
     return mask

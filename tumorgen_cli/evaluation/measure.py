@@ -1,6 +1,7 @@
 """Measures one case of a set: statistics, lesion features, slices, and the judge's verdict.
 
-Results are cached per case, in files named by a hash of everything they depend on.
+Results are cached per case, in files named by a hash of everything they depend on. A file that was cut or changed is
+made again.
 """
 
 from __future__ import annotations
@@ -8,16 +9,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tumorgen_cli.data.volumes import read_volume, resample, write_volume
+from tumorgen_cli.data.channels import fill_paddings
+from tumorgen_cli.data.volumes import resample
 from tumorgen_cli.evaluation.cases import TumorCase, Volumes, read_case, read_scan, read_tumor
 from tumorgen_cli.evaluation.scores import PLACES
 from tumorgen_cli.figures import upright, upright_grid
 from tumorgen_cli.geometry import Box, Grid, as_triple, tight_box
-from tumorgen_cli.judge.verdict import MARGIN_MM, judge_pair, predict_around
+from tumorgen_cli.judge.verdict import judge_pair
 from tumorgen_cli.metrics import slice_distances
 from tumorgen_cli.metrics.novelty import make_lesion
 from tumorgen_cli.metrics.overlap import Verdict
@@ -26,15 +28,16 @@ from tumorgen_cli.metrics.slice_distances import PLANES
 from tumorgen_cli.metrics.statistics import TumorStatistics, describe_tumor
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scale, scan_limits, to_comparable_units
-from tumorgen_cli.system.files import atomic
+from tumorgen_cli.system.arrays import read_arrays, write_arrays
 from tumorgen_cli.system.json_records import from_plain, hash_value, nan_for_none, none_for_nan, to_plain
 
 if TYPE_CHECKING:
-    from tumorgen_cli.judge.model import Judge
+    from tumorgen_cli.judge.predictions import Predictions
     from tumorgen_cli.metrics.feature_networks import Network
 
 
-_MEASURES = 4  # raise it when the result of `_measure` changes
+_LONGEST_NAME = 100  # of a case, in a file's name, of which file systems allow 255 bytes
+_MEASURES = 5  # raise it when the result of `_measure` changes
 
 
 @dataclass(frozen=True)
@@ -66,24 +69,33 @@ def cache_folder(out: Path) -> Path:
 def measure_case(plan: Plan, files: TumorCase, cache: Path, volumes: Volumes | None = None) -> Measured:
     """Measure a case, or read the result from `cache`/measured if nothing it depends on has changed."""
     volumes = volumes or Volumes(files)
-    content = [*volumes.image_hashes, volumes.label_hash]
+    content = [volumes.image_hash, volumes.label_hash]
     key = hash_value([_MEASURES, content, files.box, plan.channels, plan.main_channel, plan.window, plan.tumor_label])
-    path = cache / "measured" / f"{files.case}.{key}.npz"
-    if not path.is_file():
-        found = _measure(plan, files, volumes, path)
-        record = json.dumps(none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
-        with atomic(path) as temporary:
-            arrays: dict[str, Any] = {"told": np.array(record), "lesion": found.lesion, "patch": found.patch}
-            np.savez_compressed(temporary, **(arrays | found.slices))
-    with np.load(path) as kept:
-        record = json.loads(str(kept["told"]))
-        statistics = record["statistics"] and from_plain(TumorStatistics, nan_for_none(record["statistics"]), path.name)
-        slices = {plane: kept[plane] for plane in PLANES if plane in kept}
-        return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(nan_for_none(record["facts"])))
+    path = cache / "measured" / f"{files.case[:_LONGEST_NAME]}.{key}.npz"
+    return _read_measured(path) or _write_measured(_measure(plan, files, volumes, path))
+
+
+def _read_measured(path: Path) -> Measured | None:
+    """Read measurements; None if the file is missing or damaged."""
+    kept = read_arrays(path)
+    if kept is None:
+        return None
+    record = json.loads(str(kept["record"]))
+    statistics = record["statistics"] and from_plain(TumorStatistics, nan_for_none(record["statistics"]), path.name)
+    slices = {plane: kept[plane] for plane in PLANES if plane in kept}
+    return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(nan_for_none(record["facts"])))
+
+
+def _write_measured(found: Measured) -> Measured:
+    record = json.dumps(none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
+    arrays = {"record": np.array(record), "lesion": found.lesion, "patch": found.patch}
+    write_arrays(found.path, arrays | found.slices)
+    return found
 
 
 def _measure(plan: Plan, files: TumorCase, volumes: Volumes, path: Path) -> Measured:
     image, grid, tumor, others = read_case(plan, files, volumes)
+    image = fill_paddings(image, [channel.name for channel in plan.channels])
     painted = np.zeros(grid.shape, bool)
     painted[files.box.slices] = True
     # planes are the patient's, whatever the orientation in the file
@@ -132,15 +144,16 @@ def slice_features(found: Measured, network: Network) -> np.ndarray:
 
     They are kept in a file beside the measurements.
     """
-    path = found.path.with_suffix(f".{network.hash}.npy")
-    if not path.is_file():
+    path = found.path.with_suffix(f".{network.hash}.npz")
+    kept = read_arrays(path)
+    if kept is None:
         rows = []
         for plane in PLANES:
             part = found.slices[plane]  # (place, C, H, W)
             rows.append(network.features(part.reshape(-1, *part.shape[2:])).reshape(len(part), -1))
-        with atomic(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.stack(rows, axis=1).astype(np.float32))
-    return np.asarray(np.load(path))
+        kept = {"features": np.stack(rows, axis=1).astype(np.float32)}
+        write_arrays(path, kept)
+    return kept["features"]
 
 
 def window_around(
@@ -177,21 +190,34 @@ def window_around(
     return (scale(channels, plan.channels, limits) + 1) / 2, tuple(center)
 
 
-def verdict_of(plan: Plan, files: TumorCase, cache: Path, judge: Judge, volumes: Volumes | None = None) -> Verdict:
-    """Judge a tumor, inside its mask and its requested box grown by a margin; see `evaluate_set`.
+@dataclass(frozen=True)
+class Judged:
+    """A pair or a real tumor as a judge sees it.
 
-    The judge's prediction is kept under `cache`/predictions, named by the hash of the images, the box and the labels
-    that count as tumor.
+    Attributes:
+        tumor: The tumor of the case (X, Y, Z) bool.
+        others: Other tumor voxels (X, Y, Z) bool.
+        predicted: What the judge marks (X, Y, Z) bool.
+        grid: The grid of the scan.
     """
+
+    tumor: np.ndarray
+    others: np.ndarray
+    predicted: np.ndarray
+    grid: Grid
+
+
+def judge_case(plan: Plan, files: TumorCase, predictions: Predictions, volumes: Volumes | None = None) -> Judged:
+    """Read a case and the judge's prediction of it."""
     volumes = volumes or Volumes(files)
     tumor, others, grid = read_tumor(plan, files, volumes)
-    key = hash_value([volumes.image_hashes, files.box, judge.tumor_labels, MARGIN_MM])
-    path = cache / "predictions" / judge.hash / f"{files.case}.{key}.nii.gz"
-    if path.is_file():
-        predicted = read_volume(path)[0].astype(bool)
-    else:
-        image, grid = read_scan(files, volumes)
-        predicted = predict_around(judge, image, grid, files.box)
-        write_volume(path, predicted.astype(np.uint8), grid)
-    around = files.requested_box.hull(tight_box(tumor) or files.requested_box)
-    return judge_pair(tumor, others, predicted, around, grid, plan.tolerance_mm)
+    predicted = predictions.around(
+        files.case, volumes.image_hash, grid, files.box, lambda: read_scan(files, volumes)[0]
+    )
+    return Judged(tumor, others, predicted, grid)
+
+
+def verdict_of(plan: Plan, files: TumorCase, judged: Judged) -> Verdict:
+    """Compare what a judge marks with a tumor, inside its mask and its requested box grown by a margin."""
+    around = files.requested_box.hull(tight_box(judged.tumor) or files.requested_box)
+    return judge_pair(judged.tumor, judged.others, judged.predicted, around, judged.grid, plan.tolerance_mm)

@@ -46,7 +46,7 @@ def plan_dataset(
         overrides["seed"] = (options.seed, "--seed")
     dataset = read_dataset(find_dataset(name), options.tumor_label)
     with locked(workspace.root, "plan"):
-        _check_owner(workspace, dataset)
+        check_owner(workspace, dataset.path)
         fingerprint = _fingerprint(workspace, dataset, workers)
         before = workspace.splits() if workspace.splits_file.is_file() else None
         splits = make_splits(dataset, options.fold, before)
@@ -65,10 +65,10 @@ def plan_dataset(
 def _warn_of_foreign_windows(fingerprint: Fingerprint, plan: Plan) -> None:
     """Warn where the clip window of a preset is in other units than the scans."""
     for facts, channel in zip(fingerprint.channels, plan.channels, strict=True):
-        covered = min(facts.maximum, channel.high) - max(facts.minimum, channel.low)
+        covered = min(facts.high, channel.high) - max(facts.low, channel.low)
         if covered < 0.2 * (channel.high - channel.low):
             console.warn(
-                f"channel {channel.name}: intensities from {facts.minimum:.4g} to {facts.maximum:.4g} fill little of "
+                f"channel {channel.name}: intensities from {facts.low:.4g} to {facts.high:.4g} fill little of "
                 f"the clip window {channel.low:.4g} to {channel.high:.4g}; is the preset made for such scans?"
             )
 
@@ -85,13 +85,13 @@ def _warn_of_small_tumors(fingerprint: Fingerprint, plan: Plan) -> None:
         )
 
 
-def _check_owner(workspace: Workspace, dataset: Dataset) -> None:
-    """Raise a `StateError` if the workspace belongs to another data set."""
+def check_owner(workspace: Workspace, dataset: Path) -> None:
+    """Raise a `StateError` if the workspace belongs to another data set than the one in the folder `dataset`."""
     if workspace.fingerprint_file.is_file():
         found = str(read_plain(workspace.fingerprint_file, "delete it and plan again").get("path"))
-        if found != str(dataset.path):
+        if found != str(dataset):
             remedy = "choose another folder with --work (one workspace, one data set)"
-            fault = Fault(str(workspace.root), f"the workspace of {found}", str(dataset.path), remedy)
+            fault = Fault(str(workspace.root), f"the workspace of {found}", str(dataset), remedy)
             raise StateError("The workspace belongs to another data set", [fault])
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data import channels
+from tumorgen_cli.data.body import body_levels, body_mask, body_stride
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.integrity import CaseCheck, CaseVoxels, check_case, conclude_checks
 from tumorgen_cli.data.workers import map_cases
@@ -22,7 +23,8 @@ from tumorgen_cli.system import files, json_records
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import DataError, Fault
 
-PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.0, 99.5, 99.9, 99.95)
+FORMAT = 2  # of fingerprint.json; raise it where the facts are measured in another way
+PERCENTILES = (0.05, 0.5, 5.0, 50.0, 95.0, 99.0, 99.5, 99.9, 99.95)
 MIN_TUMOR_VOXELS = 8  # a 2x2x2 block; the box of a smaller component shows the grid rather than the tumor
 MIN_TUMOR_ML = 0.03  # a sphere of 4 mm; on fine grids, smaller components are drawing errors
 _SAMPLES_PER_CASE = 50_000
@@ -36,12 +38,13 @@ class Findings:
     """The fingerprint of a data set, and what the user should know although it is no fault.
 
     `tumor_free` lists the cases without a tumor voxel. `small_components` counts, by case, the tumor components that
-    are too small to learn from.
+    are too small to learn from. `padded` lists the cases with voxels that were not measured.
     """
 
     fingerprint: Fingerprint
     tumor_free: tuple[str, ...]
     small_components: dict[str, int]
+    padded: tuple[str, ...] = ()
 
     @property
     def only_small(self) -> tuple[str, ...]:
@@ -53,6 +56,8 @@ class Findings:
     def notes(self) -> tuple[str, ...]:
         """One line for each thing that the user should know."""
         notes = []
+        if self.padded:
+            notes.append(f"padding far below the measured intensities counts as air, in {_shortened(self.padded)}")
         if self.tumor_free:
             notes.append(f"cases without a tumor: {_shortened(self.tumor_free)}")
         if self.small_components:
@@ -68,8 +73,8 @@ class Findings:
 class CaseReport:
     """The result of one pass over the files of a case: its check and, if it has no faults, its facts and samples.
 
-    `foreground` holds sampled voxels of tumors, and `image` sampled voxels of the whole scan, (C, N) each. `ranges`
-    holds the minimum and maximum per channel.
+    `foreground` holds sampled voxels of tumors, and `image` sampled voxels of the whole scan, (C, N) each. `padded`
+    tells whether a channel has padding, which is filled before anything is measured.
     """
 
     check: CaseCheck
@@ -78,7 +83,7 @@ class CaseReport:
     small_components: int = 0
     foreground: np.ndarray | None = None
     image: np.ndarray | None = None
-    ranges: tuple[tuple[float, float], ...] = ()
+    padded: bool = False
 
 
 def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticker | None = None) -> Findings:
@@ -113,15 +118,15 @@ def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticke
         channels=tuple(_channel_facts(name, i, reports) for i, name in enumerate(dataset.channel_names)),
         cases=cases,
     )
-    return Findings(fingerprint, tumor_free, small)
+    return Findings(fingerprint, tumor_free, small, tuple(report.check.case for report in reports if report.padded))
 
 
 def content_hash(dataset: Dataset) -> str:
     """Compute the hash that `make_fingerprint` records.
 
-    It depends on the names and sizes of all files, the content of the label files, and the percentiles that define a
-    scan's own unit. The content of images is not hashed, which keeps this fast; an image that is replaced by one of
-    exactly the same size is not noticed. Missing files change the hash and raise no error.
+    It depends on the names and sizes of all files, the content of the label files, and the format of the fingerprint.
+    The content of images is not hashed, which keeps this fast; an image that is replaced by one of exactly the same
+    size is not noticed. Missing files change the hash and raise no error.
     """
     labels = [dataset.label_file(case) for case in dataset.cases]
     return _content_hash(dataset, [files.hash_file(path) if path.exists() else "" for path in labels])
@@ -130,8 +135,7 @@ def content_hash(dataset: Dataset) -> str:
 def _content_hash(dataset: Dataset, label_hashes: list[str]) -> str:
     images = [path for case in dataset.cases for path in dataset.image_files(case)]
     sizes = [(path.name, path.stat().st_size if path.exists() else None) for path in images]
-    units = [channels.SCAN_UNIT_PERCENTILES for name in dataset.channel_names if channels.has_own_unit(name)]
-    return json_records.hash_value([dataset.channel_names, dataset.labels, dataset.cases, sizes, label_hashes, *units])
+    return json_records.hash_value([FORMAT, dataset.channel_names, dataset.labels, dataset.cases, sizes, label_hashes])
 
 
 def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
@@ -139,17 +143,19 @@ def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
     check, voxels = check_case(dataset, case)
     if voxels is None:
         return CaseReport(check)
-    voxels = _in_units(voxels, dataset.channel_names)
+    filled = tuple(map(channels.fill_padding, voxels.channels, dataset.channel_names))
+    padded = any(new is not old for new, old in zip(filled, voxels.channels, strict=True))
+    voxels = _in_units(replace(voxels, channels=filled), dataset.channel_names)
     tumors, small = measure_tumors(voxels)
     rng = np.random.default_rng(files.derive_seed("fingerprint", case))
     return CaseReport(
         check=check,
         label_hash=files.hash_file(dataset.label_file(case)),
-        facts=CaseFacts(case, voxels.grid, tumors),
+        facts=CaseFacts(case, voxels.grid, tumors, _measure_body(voxels)),
         small_components=small,
         foreground=_sample(voxels.channels, np.flatnonzero(voxels.tumor), samples, rng),
         image=_sample(voxels.channels, None, samples, rng),
-        ranges=tuple((float(channel.min()), float(channel.max())) for channel in voxels.channels),
+        padded=padded,
     )
 
 
@@ -163,6 +169,14 @@ def _in_units(voxels: CaseVoxels, names: Sequence[str]) -> CaseVoxels:
         else:
             converted.append(channel)
     return replace(voxels, channels=tuple(converted))
+
+
+def _measure_body(voxels: CaseVoxels) -> tuple[tuple[float, ...], ...]:
+    """Measure `CaseFacts.body`."""
+    thin = (slice(None, None, body_stride(voxels.grid.shape)),) * 3
+    tumor = voxels.tumor[thin]
+    body = body_mask(voxels.channels[0][thin].astype(np.float32), tumor) & ~tumor
+    return tuple(body_levels(channel[thin], body) for channel in voxels.channels) if body.any() else ()
 
 
 def measure_tumors(voxels: CaseVoxels) -> tuple[tuple[TumorFacts, ...], int]:
@@ -185,18 +199,13 @@ def measure_tumors(voxels: CaseVoxels) -> tuple[tuple[TumorFacts, ...], int]:
 
 def _measure_tumor(voxels: CaseVoxels, box: Box, component: np.ndarray) -> TumorFacts:
     grid = voxels.grid
-    means, maxima = [], []
-    for channel in voxels.channels:
-        inside = channel[box.slices][component]
-        means.append(float(inside.mean(dtype=np.float64)))
-        maxima.append(float(inside.max()))
+    means = [float(channel[box.slices][component].mean(dtype=np.float64)) for channel in voxels.channels]
     around = _shell_means(voxels, box, component)
     return TumorFacts(
         box=box,
         volume_ml=int(np.count_nonzero(component)) * grid.voxel_ml,
         extent_mm=as_triple(n * s for n, s in zip(box.shape, grid.spacing_mm, strict=True)),
         mean=tuple(means),
-        maximum=tuple(maxima),
         contrast=tuple(mean - shell for mean, shell in zip(means, around, strict=True)),
         center=as_triple(c / n for c, n in zip(box.center, grid.shape, strict=True)),
     )
@@ -232,9 +241,7 @@ def _sample(
 def _channel_facts(name: str, channel: int, reports: list[CaseReport]) -> ChannelFacts:
     foreground = np.concatenate([r.foreground[channel] for r in reports if r.foreground is not None])
     image = np.concatenate([r.image[channel] for r in reports if r.image is not None])
-    lowest = min(r.ranges[channel][0] for r in reports if r.ranges)
-    highest = max(r.ranges[channel][1] for r in reports if r.ranges)
-    return ChannelFacts(name, _percentiles(foreground), _percentiles(image), lowest, highest)
+    return ChannelFacts(name, _percentiles(foreground), _percentiles(image))
 
 
 def _percentiles(values: np.ndarray) -> dict[str, float]:
@@ -255,7 +262,6 @@ class TumorFacts:
         extent_mm: Edges of the tight box in mm.
         mean: Mean intensity inside, per channel. Channels without a common scale are in the scan's own unit
             (`data.channels.scan_unit`).
-        maximum: Highest intensity inside, per channel.
         contrast: `mean` minus the mean of the 2 cm shell around the component, without other tumor voxels.
         center: Center of the box as a fraction of the scan's extent.
     """
@@ -264,32 +270,45 @@ class TumorFacts:
     volume_ml: float
     extent_mm: Triple
     mean: tuple[float, ...]
-    maximum: tuple[float, ...]
     contrast: tuple[float, ...]
     center: Triple
 
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """The name, grid and tumors of one case."""
+    """The name, grid and tumors of one case.
+
+    `body` holds, for each channel, the 5th, 50th and 95th percentile of the body without tumors, in the units of
+    `TumorFacts`; it is empty if there is nothing but tumors.
+    """
 
     case: str
     grid: Grid
     tumors: tuple[TumorFacts, ...]
+    body: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class ChannelFacts:
     """Intensities of one channel, pooled over all cases, in the units of `TumorFacts`.
 
-    `foreground` and `image` map percentiles ("0.5" to "99.95") to values, of tumors and of whole scans.
+    `foreground` and `image` map percentiles ("0.05" to "99.95") to values, of tumors and of whole scans without
+    padding. A minimum or maximum would follow a single dead or hot voxel.
     """
 
     name: str
     foreground: dict[str, float]
     image: dict[str, float]
-    minimum: float
-    maximum: float
+
+    @property
+    def low(self) -> float:
+        """The lowest intensity, but for 0.05 % of the voxels."""
+        return min(self.foreground["0.05"], self.image["0.05"])
+
+    @property
+    def high(self) -> float:
+        """The highest intensity, but for 0.05 % of the voxels of tumors and of scans."""
+        return max(self.foreground["99.95"], self.image["99.95"])
 
 
 @dataclass(frozen=True)

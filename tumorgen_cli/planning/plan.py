@@ -6,8 +6,8 @@ Every field has a decision: value, rule, inputs and source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ from tumorgen_cli.system.json_records import (
     to_plain,
     unknown_name_fault,
 )
+from tumorgen_cli.system.names import check_names
 
 SCHEMA = 2
 REPLAN = "run `tumorgen plan DATASET` (again), or name another workspace with -w"
@@ -125,6 +126,11 @@ class Plan:
     def hash(self) -> str:
         """A hash that changes with every number, but not with the decisions or the path of the data set."""
         return hash_value({k: v for k, v in to_plain(self).items() if k not in ("decisions", "dataset_path")})
+
+    def hash_for(self, methods: Collection[str]) -> str:
+        """The same hash without the sections of other methods: what `methods` paint by."""
+        own = {name: section for name, section in self.methods.items() if name in methods}
+        return replace(self, methods=own).hash
 
     def section(self, method: str, kind: type[T]) -> T:
         """Read the section of a method as a record of type `kind`.
@@ -247,8 +253,8 @@ def _plan_channel(d: Decisions, number: int, facts: ChannelFacts) -> None:
         )
         fault = Fault(f"channels.{number}.scheme", str(scheme), scaling.scheme, remedy)
         raise PlanError("A channel's unit follows from its name", [fault])
-    d.take("low", scaling.low, scaling.rule, minimum=facts.minimum)
-    d.take("high", scaling.high, scaling.rule, foreground=facts.foreground.get("99.95"), maximum=facts.maximum)
+    d.take("low", scaling.low, scaling.rule, lowest=facts.low)
+    d.take("high", scaling.high, scaling.rule, foreground=facts.foreground["99.95"], highest=facts.high)
     d.take("power", scaling.power, "square root for PET: the VAE sees low uptake too; linear otherwise")
 
 
@@ -384,7 +390,7 @@ def read_plan(path: Path) -> Plan:
     """Read a plan.
 
     Raises:
-        StateError: the file is missing, or the plan has another schema.
+        StateError: the file is missing, the plan has another schema, or a name in it leads out of its folder.
         PlanError: the fields do not fit.
     """
     plain = read_plain(path, REPLAN)
@@ -393,4 +399,6 @@ def read_plan(path: Path) -> Plan:
         raise StateError(
             "The plan is of another version", [Fault(str(path), f"schema {found}", f"schema {SCHEMA}", REPLAN)]
         )
-    return read_record(Plan, path, REPLAN)
+    plan = read_record(Plan, path, REPLAN)
+    check_names(f"{path}: dataset and file_ending", [plan.dataset, f"case{plan.file_ending}"], REPLAN)
+    return plan

@@ -55,13 +55,17 @@ def channel_scaling(facts: ChannelFacts) -> Scaling:
     if is_pet(name):
         high = max(facts.foreground["99.95"], facts.image["99.9"])
         return Scaling(
-            "dataset", min(0.0, facts.minimum), high, 0.5, "PET: 0 to the foreground's 99.95th percentile, square root"
+            "dataset",
+            min(0.0, facts.image["0.5"]),
+            high,
+            0.5,
+            "PET: 0 (or image 0.5th percentile) to foreground 99.95th (or image 99.9th), square root",
         )
     if not has_own_unit(name):
         return Scaling(
-            "dataset", facts.minimum, facts.maximum, 1.0, "no normalization in nnU-Net: the data's range, linear"
+            "dataset", facts.low, facts.high, 1.0, "no normalization in nnU-Net: 0.05th to 99.95th percentile, linear"
         )
-    rule = "MR and others: each scan's minimum (0) to its 99.9th percentile (1) or the tumors' 99.5th, linear"
+    rule = "MR and others: each scan's 0.1st percentile (0) to its 99.9th (1) or the tumors' 99.5th, linear"
     return Scaling("own", 0.0, max(1.0, facts.foreground["99.5"]), 1.0, rule)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tumorgen_cli.data.channels import is_pet, scan_unit
+from tumorgen_cli.data.channels import fill_padding, is_pet, scan_unit
 from tumorgen_cli.planning.plan import ChannelPlan
 
 
@@ -14,9 +14,9 @@ def scan_limits(image: np.ndarray, channels: Sequence[ChannelPlan], tumors: np.n
     """Compute the clip limits of a scan in its own intensities.
 
     They are the plan's limits. For channels of the scheme `own`, the plan's limits are in the scan's own unit and are
-    converted to intensities. The unit is measured without tumors (see `data.channels.scan_unit`), so a scan has the
-    same limits with and without a tumor. Bright tumors lie inside the clip window because the plan's window reaches
-    beyond 1.
+    converted to intensities. The unit is measured without tumors and padding (see `data.channels.scan_unit` and
+    `fill_padding`), so a scan has the same limits with and without them. Bright tumors lie inside the clip window
+    because the plan's window reaches beyond 1.
 
     Args:
         image: The scan, (C, X, Y, Z).
@@ -28,7 +28,8 @@ def scan_limits(image: np.ndarray, channels: Sequence[ChannelPlan], tumors: np.n
     """
     limits = []
     for array, channel in zip(image, channels, strict=True):
-        start, stop = scan_unit(array, tumors) if channel.scheme == "own" else (0.0, 1.0)
+        own = channel.scheme == "own"
+        start, stop = scan_unit(fill_padding(array, channel.name), tumors) if own else (0.0, 1.0)
         limits.append([start + share * (stop - start) for share in (channel.low, channel.high)])
     return np.array(limits, np.float32)
 

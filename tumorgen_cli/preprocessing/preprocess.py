@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from tumorgen_cli.data.channels import fill_paddings
 from tumorgen_cli.data.volumes import read_image, read_volume, resample, working_grid
 from tumorgen_cli.geometry import Grid, Shape, box_of_slices
 from tumorgen_cli.planning.plan import Plan
@@ -26,6 +26,7 @@ from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import atomic
 from tumorgen_cli.system.json_records import write_json
+from tumorgen_cli.system.processes import worker_pool
 
 _MIN_VOXELS = 8  # smaller components are no tumors, unless they are the largest of a case
 Job = tuple[str, tuple[Path, ...], Path | None]  # case, image files, label file
@@ -34,7 +35,8 @@ Job = tuple[str, tuple[Path, ...], Path | None]  # case, image files, label file
 def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path | None, folder: Path) -> None:
     """Preprocess and write one case; without a label file it has no tumor.
 
-    Images are resampled cubically. The tumor mask is resampled linearly, and voxels of 0.5 or more are tumor.
+    Padding of the scan is filled, and images are resampled cubically. The tumor mask is resampled linearly, and voxels
+    of 0.5 or more are tumor.
 
     Args:
         plan: The plan.
@@ -49,6 +51,7 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
     """
     array, grid = read_image(images)
     onto = working_grid(grid, plan.window.spacing_mm)
+    array = fill_paddings(array, [channel.name for channel in plan.channels])
     image = np.stack([resample(channel, grid, onto, "cubic") for channel in array]).astype(np.float32)
     tumor, mask = None, np.zeros(onto.shape, bool)
     if label is not None:
@@ -140,7 +143,7 @@ def _preprocess_in_parallel(plan: Plan, jobs: Sequence[Job], folder: Path, worke
         StateError: a worker was killed.
     """
     waiting, running, done = list(jobs), dict[Future[None], str](), 0
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:

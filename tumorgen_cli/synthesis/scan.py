@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tumorgen_cli.data.channels import fill_paddings
 from tumorgen_cli.data.checks import intensity_faults, label_faults, read_whole
 from tumorgen_cli.data.volumes import describe_grid, hash_voxels, read_volume, same_geometry, stack_channels
 from tumorgen_cli.geometry import Box, Grid
@@ -31,6 +32,7 @@ class Scan:
         limits: (C, 2), clip limits, computed without the scan's tumors, as in training. They stay when a tumor is
             removed.
         labels: (X, Y, Z); None if the scan has none.
+        channels: names of the channels.
     """
 
     name: str
@@ -40,6 +42,12 @@ class Scan:
     grid: Grid
     limits: np.ndarray
     labels: np.ndarray | None
+    channels: tuple[str, ...]
+
+    @functools.cached_property
+    def measured(self) -> np.ndarray:
+        """The image with its padding filled: what methods see, and where the body is looked for."""
+        return fill_paddings(self.image, self.channels)
 
     @functools.cached_property
     def voxels(self) -> str:
@@ -79,7 +87,8 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
         if faults := label_faults(label, labels, plan.labels):
             raise DataError("A host's labels cannot be used", faults)
     limits = scan_limits(image, plan.channels, None if labels is None else labels == plan.tumor_label)
-    return Scan(name, files, image, tuple(volume.dtype for volume, _ in volumes), grid, limits, labels)
+    dtypes, names = tuple(volume.dtype for volume, _ in volumes), tuple(channel.name for channel in plan.channels)
+    return Scan(name, files, image, dtypes, grid, limits, labels, names)
 
 
 def remove_tumors_in_box(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[Scan, Box | None]:

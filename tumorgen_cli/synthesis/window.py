@@ -188,4 +188,4 @@ def _cut_part(scan: Scan, window: Window) -> tuple[np.ndarray, Grid]:
         for a, length, e, m in zip(window.start, window.grid.extent_mm, grid.spacing_mm, grid.shape, strict=True)
     )
     box = Box(low, high)
-    return scan.image[(slice(None), *box.slices)], grid.subgrid(box.start, grid.spacing_mm, box.shape)
+    return scan.measured[(slice(None), *box.slices)], grid.subgrid(box.start, grid.spacing_mm, box.shape)
