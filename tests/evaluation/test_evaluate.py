@@ -1,7 +1,6 @@
 """Scores of a small set written by hand, with a judge that is a threshold and remembers what it was asked."""
 
 import csv
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -9,34 +8,52 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.sets import BOX, GRID, SHAPE, SPACING, SPLITS, Threshold, ball, provenance, scan, write_case, write_set
+from support.sets import (
+    BOX,
+    GRID,
+    SHAPE,
+    SPACING,
+    SPLITS,
+    Threshold,
+    ball,
+    provenance,
+    scan,
+    write_case,
+    write_provenance,
+    write_set,
+)
 from support.workspaces import fingerprint_of, tumors_of
 
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation import cases
 from tumorgen_cli.evaluation import evaluate as evaluate_module
 from tumorgen_cli.evaluation import measure as measure_module
-from tumorgen_cli.evaluation.evaluate import evaluate_set, evaluation_steps, read_scores
+from tumorgen_cli.evaluation.evaluate import ScoringJudge, evaluate_set, evaluation_steps, read_scores
 from tumorgen_cli.evaluation.measure import window_around
 from tumorgen_cli.evaluation.reports import one_set
 from tumorgen_cli.evaluation.reports.one_set import write_page
 from tumorgen_cli.evaluation.scores import PLACES
 from tumorgen_cli.geometry import Box, Grid, tight_box
+from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.metrics.feature_networks import hand_made
 from tumorgen_cli.pipeline import evaluate as pipeline_evaluate
 from tumorgen_cli.planning.plan import ChannelPlan
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.files import hash_files
-from tumorgen_cli.system.json_records import to_plain
 
 
 def evaluate(plan, folder, judge, tmp_path):
     steps = []
     out, real = tmp_path / "evaluation" / "toy", tumors_of(plan, SPLITS)
-    scores = evaluate_set(plan, real, folder, out, judge, hand_made(), 0, lambda done, note="": steps.append(done))
+    scoring = ScoringJudge(judge and Predictions(judge, measure_module.cache_folder(out)), reason="" if judge else "none")
+    scores = evaluate_set(plan, real, folder, out, scoring, hand_made(), 0, lambda done, note="": steps.append(done))
     write_page(plan, real, folder, out, scores, ())
     assert steps == list(range(1, evaluation_steps(folder, real) + 1))
     return scores
+
+
+def verdict(plan, case, cache, judge):
+    return measure_module.verdict_of(plan, case, measure_module.judge_case(plan, case, Predictions(judge, cache)))
 
 
 def test_scores_of_a_set(plan, synthetic, tmp_path):
@@ -92,7 +109,7 @@ def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
         replace(provenance(case, "t1", box), host_hash=own) for case, box in (("a", BOX), ("b", tight), ("c", short))
     ]
     lines.append(provenance("d", "t1"))
-    (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
+    write_provenance(folder, lines)
     scores = evaluate(plan, folder, None, tmp_path)
     assert (scores.redrawn_volume.count, scores.redrawn_volume.median) == (2, pytest.approx(new.sum() / old.sum()))
     assert (
@@ -323,13 +340,13 @@ def test_a_box_that_was_widened_is_judged_where_it_was_asked_for(plan, tmp_path)
     paths, found = ((tmp_path / "a_0000.nii.gz",), tmp_path / "a.nii.gz"), []
     for box in (Box((12, 12, 12), (34, 28, 28)), asked.hull(tight_box(tumor))):
         case = cases.TumorCase("synthetic", "a", "x", *paths, box, asked)
-        found += [measure_module.verdict_of(plan, case, tmp_path, Finds())]
+        found += [verdict(plan, case, tmp_path, Finds())]
     assert found[0] == found[1]
     assert (found[0].dice, found[0].proportion) == (1.0, 1.0)
     wide = cases.TumorCase(
         "synthetic", "a", "x", *paths, Box((12, 12, 12), (34, 28, 28)), Box((12, 12, 12), (34, 28, 28))
     )
-    assert measure_module.verdict_of(plan, wide, tmp_path, Finds()).dice < 1
+    assert verdict(plan, wide, tmp_path, Finds()).dice < 1
 
 
 def test_units_of_scans_that_have_none_do_not_count(plan, tmp_path):

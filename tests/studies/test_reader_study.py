@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.sets import write_provenance
 from support.workspaces import tumors_of
 
 from tumorgen_cli.data.splits import Splits
@@ -22,7 +23,7 @@ from tumorgen_cli.studies.reader_scores import SCORE_COLUMNS, rating_auc, score_
 from tumorgen_cli.studies.reader_study import Key, StudyOptions, make_study, study_steps
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import DataError, StateError
-from tumorgen_cli.system.json_records import read_record, to_plain
+from tumorgen_cli.system.json_records import read_record
 
 SPACING = (4.0, 4.0, 5.0)
 SHAPE = (26, 22, 18)
@@ -47,14 +48,13 @@ def write_case(folder, case, image, tumor, grid=GRID):
 
 def write_set(folder, pairs):
     """`pairs`: case, host, image, tumor, box."""
-    lines = []
-    for case, host, image, tumor, box in pairs:
+    for case, _, image, tumor, _ in pairs:
         write_case(folder, case, image, tumor)
-        made = Provenance(
-            case, "toy", host, ("f",), "hh", "vv", 3, 0, box, box, "pp", {}, 1.0, False, {"total": 0.5}, {}, {}
-        )
-        lines.append(json.dumps(to_plain(made)) + "\n")
-    (folder / "provenance.jsonl").write_text("".join(lines))
+    records = [
+        Provenance(case, "toy", host, ("f",), "hh", "vv", 3, 0, box, box, "pp", {}, 1.0, False, {"total": 0.5}, {}, {})
+        for case, host, _, _, box in pairs
+    ]
+    write_provenance(folder, records)
     (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import to_plain
 
 SPACING = (4.0, 4.0, 5.0)
@@ -81,11 +83,18 @@ def provenance(case, host, box=BOX):
     )
 
 
+def write_provenance(folder, records):
+    """Write records with the hashes of the files that the set has now."""
+    sealed = []
+    for record in records:
+        paths = [*sorted(folder.glob(f"imagesTr/{record.case}_????.*")), *folder.glob(f"labelsTr/{record.case}.*")]
+        sealed.append(replace(record, files=tuple(map(hash_file, paths))))
+    (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(record)) + "\n" for record in sealed))
+
+
 def write_set(folder, pairs):
-    lines = []
-    for case, host, image, labels in pairs:
+    for case, _, image, labels in pairs:
         write_case(folder, case, image, labels)
-        lines.append(json.dumps(to_plain(provenance(case, host))) + "\n")
-    (folder / "provenance.jsonl").write_text("".join(lines))
+    write_provenance(folder, [provenance(case, host) for case, host, _, _ in pairs])
     (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
     return folder

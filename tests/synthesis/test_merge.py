@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.sets import write_provenance
 from support.threads import Threads
 
 from tumorgen_cli.data import volumes
@@ -25,7 +26,7 @@ from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.system import links
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.files import hash_file
-from tumorgen_cli.system.json_records import to_plain, write_json
+from tumorgen_cli.system.json_records import write_json
 
 GRID = Grid((6, 5, 4), (2.0, 2.0, 3.0))
 REAL = tuple(f"r{i:02d}" for i in range(10))
@@ -83,7 +84,7 @@ def write_set(folder, hosts, learned_from=TRAIN, **options):
         )
         for case, (host, voxels) in zip(cases, hosts, strict=True)
     ]
-    (folder / "provenance.jsonl").write_text("".join(json.dumps(to_plain(line)) + "\n" for line in lines))
+    write_provenance(folder, lines)
     write_json(
         folder / "set.json",
         {"format": PAIR_FORMAT, "method": "toy", **({} if learned_from is None else {"learned_from": learned_from})},

@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
+from support.sets import ball, scan, write_set
 
+from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
-from tumorgen_cli.synthesis.set_files import read_ending, read_origin, read_provenance
+from tumorgen_cli.synthesis.set_files import is_lost, pair_file_faults, read_ending, read_origin, read_provenance
+from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.json_records import to_plain
 
@@ -46,3 +50,73 @@ def test_the_ending_of_a_set_is_one_of_those_that_are_known(tmp_path, content):
     assert str(tmp_path / "dataset.json") in caught.value.faults[0].where
     (tmp_path / "dataset.json").write_text('{"file_ending": ".nrrd"}')
     assert read_ending(tmp_path) == ".nrrd"
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A set of two pairs."""
+    tumor = ball((12, 10, 9), 12)
+    return write_set(tmp_path / "set", [(case, "h", scan(tumor, 6, 1), 2 * tumor) for case in "ab"])
+
+
+def faults_of(folder, shard=None):
+    return pair_file_faults(folder, read_provenance(folder), 1, ".nii.gz", shard)
+
+
+@pytest.mark.parametrize("name", ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"])
+@pytest.mark.parametrize("kept", [0, 0.6, -1])
+def test_a_cut_file_of_a_pair_is_told_and_may_be_made_again(pairs, name, kept):
+    assert faults_of(pairs) == []
+    content = (pairs / name).read_bytes()
+    (pairs / name).write_bytes(content[: int(kept * len(content)) if kept != -1 else -1])
+    (fault,) = faults_of(pairs)
+    assert (fault.where, fault.found) == (str(pairs / name), "truncated or damaged")
+    assert fault.remedy.startswith("run the same `tumorgen synthesize` command again")
+    assert is_lost(pairs / name, "")
+
+
+@pytest.mark.parametrize("name", ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"])
+def test_an_edited_file_of_a_pair_is_told_and_is_not_replaced(pairs, name):
+    voxels, grid = read_volume(pairs / name)
+    write_volume(pairs / name, np.roll(voxels, 1), grid)
+    (fault,) = faults_of(pairs)
+    assert (fault.where, fault.found) == (str(pairs / name), "changed since it was written")
+    assert fault.remedy.startswith("put the file back, or delete it, then run")
+    assert not is_lost(pairs / name, "")
+    (pairs / name).unlink()  # the remedy
+    assert [fault.found for fault in faults_of(pairs)] == ["no such file"]
+    assert is_lost(pairs / name, "")
+
+
+def test_a_shard_reads_the_files_of_its_own_pairs(pairs):
+    (pairs / "labelsTr" / "a.nii.gz").write_bytes(b"")
+    assert (len(faults_of(pairs, Shard(1, 2))), len(faults_of(pairs, Shard(2, 2)))) == (1, 0)
+
+
+def test_a_pair_without_hashes_is_not_taken_for_whole(pairs):
+    lines = [json.loads(line) for line in (pairs / "provenance.jsonl").read_text().splitlines()]
+    (pairs / "provenance.jsonl").write_text("".join(json.dumps({**line, "files": []}) + "\n" for line in lines))
+    assert len(faults_of(pairs)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("set.json", f'{{"format": {PAIR_FORMAT}, "learned_from": "r00"}}', read_learned_from),
+        ("set.json", f'{{"format": {PAIR_FORMAT}, "learned_from": [1]}}', read_learned_from),
+        ("held_out.json", '{"a": 1}', read_held_out),
+        ("held_out.json", '"r00"', read_held_out),
+        ("rejected.csv", "case\nx,y\n\0\n", read_left_out),
+        ("rejected.csv", "host,reason\nx,y\n", read_left_out),
+        ("judges.json", "[1]", read_judges),
+        ("given_up.jsonl", '[1]\n{"case": "a"}\n', lambda folder: read_log(folder, "given_up")),
+        ("given_up.jsonl", '{"case": \n', lambda folder: read_log(folder, "given_up")),
+        ("given_up.jsonl", "{}\n", lambda folder: drop_lines(folder, "given_up", lambda _: False)),
+    ],
+)
+def test_a_malformed_file_of_a_set_is_one_clear_error(tmp_path, name, content, read):
+    (tmp_path / name).write_text(content)
+    with pytest.raises((StateError, PlanError)) as caught:
+        read(tmp_path)
+    assert caught.value.faults
+    assert all(name in fault.where for fault in caught.value.faults)

@@ -16,9 +16,9 @@ from tumorgen_cli.geometry import Box, Grid, find_spanning_component
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.set_files import case_files, pair_file_faults, read_ending, read_provenance
-from tumorgen_cli.synthesis.shards import unfinished_shard_faults
+from tumorgen_cli.synthesis.shards import Shard, unfinished_shard_faults
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.files import hash_once
 from tumorgen_cli.system.links import describe_missing
 
 _SYNTHESIZE = "run `tumorgen synthesize` again"
@@ -59,12 +59,12 @@ class Volumes:
     @cached_property
     def image_hashes(self) -> list[str]:
         """The hash of each image file."""
-        return [hash_file(path) for path in self.images]
+        return [hash_once(path) for path in self.images]
 
     @cached_property
     def label_hash(self) -> str:
         """The hash of the label file."""
-        return hash_file(self.label)
+        return hash_once(self.label)
 
     @cached_property
     def labels(self) -> tuple[np.ndarray, Grid]:
@@ -77,12 +77,17 @@ class Volumes:
         return read_image(self.images)
 
 
-def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[TumorCase, ...]:
+def synthetic_cases(plan: Plan, set_folder: Path, shard: Shard | None = None) -> tuple[TumorCase, ...]:
     """List the pairs of a set, as its provenance names them.
 
+    Args:
+        plan: The plan of the workspace.
+        set_folder: The set.
+        shard: If given, only the files of its own pairs are compared with their hashes.
+
     Raises:
-        StateError: dataset.json is missing, the set has no pair, files are missing, an image has no provenance, or
-            shards have not finished.
+        StateError: dataset.json is missing, the set has no pair, files are missing, damaged or changed, an image has no
+            provenance, or shards have not finished.
     """
     ending, records = read_ending(set_folder), read_provenance(set_folder)
     found = tuple(
@@ -96,7 +101,7 @@ def synthetic_cases(plan: Plan, set_folder: Path) -> tuple[TumorCase, ...]:
         )
         for line in records
     )
-    faults = pair_file_faults(set_folder, [line.case for line in records], len(plan.channels), ending)
+    faults = pair_file_faults(set_folder, records, len(plan.channels), ending, shard)
     faults += unfinished_shard_faults(set_folder)
     if not found:
         faults.append(Fault(str(set_folder), "no pair", "at least one pair", "leave the set out"))

@@ -19,14 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
+from tumorgen_cli.evaluation.cases import synthetic_cases
 from tumorgen_cli.evaluation.measure import verdict_of
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.logs import merge_logs, open_log, read_log
-from tumorgen_cli.synthesis.provenance import NOT_FOUND, PAIR_FORMAT
+from tumorgen_cli.synthesis.provenance import NOT_FOUND, PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     LEFT_OUT,
+    is_lost,
+    pair_files,
     read_held_out,
     read_judges,
     read_origin,
@@ -114,7 +116,7 @@ def filter_set(
 
     Source: Wu et al., FreeTumor: keep a pair if P >= T, T = 0.7.
     """
-    pairs = synthetic_cases(plan, set_folder)
+    pairs = synthetic_cases(plan, set_folder, shard)
     source = hash_file(set_folder / "provenance.jsonl")
     identity = {
         "format": PAIR_FORMAT,
@@ -134,15 +136,16 @@ def filter_set(
         log = open_log(out, _LOG, shard.name if shard else None)
         judged = _judged(out)
     mine = own_pairs(pairs, shard)
+    records = {record.case: record for record in read_provenance(set_folder)}
     for files in mine:
-        if files.case in judged and judged[files.case].proportion >= keep and _is_lost(set_folder, out, files):
-            _take(set_folder, out, files)
+        if files.case in judged and judged[files.case].proportion >= keep:
+            _take(plan, set_folder, out, records[files.case])
     missing = [files for files in mine if files.case not in judged]
     ticker(len(mine) - len(missing))
     for number, files in enumerate(missing, len(mine) - len(missing) + 1):
         found = verdict_of(plan, files, cache, judge)
         if found.proportion >= keep:
-            _take(set_folder, out, files)
+            _take(plan, set_folder, out, records[files.case])
         append_line(
             log,
             json.dumps(none_for_nan(to_plain(Judged(files.case, found.proportion, found.dice, found.surface_dice)))),
@@ -176,18 +179,15 @@ def _reason(line: Judged, keep: float) -> str | None:
     return NOT_FOUND if math.isfinite(line.proportion) else "empty"
 
 
-def _is_lost(set_folder: Path, out: Path, files: TumorCase) -> bool:
-    """Tell whether an image or the label of a kept pair is not there any more."""
-    return not all((out / path.relative_to(set_folder)).is_file() for path in (*files.images, files.label))
-
-
-def _take(set_folder: Path, out: Path, files: TumorCase) -> None:
-    """Put the files of a pair into the kept set; what people may edit is a copy."""
-    for path in files.images:
-        share_file(path, out / path.relative_to(set_folder))
-    preview = set_folder / "previews" / f"{files.case}.png"
-    for path in (files.label, *([preview] if preview.is_file() else [])):
-        copy_file(path, out / path.relative_to(set_folder))
+def _take(plan: Plan, set_folder: Path, out: Path, record: Provenance) -> None:
+    """Put those files of a pair into the kept set that are not there whole; what people may edit is a copy."""
+    for path, content in pair_files(set_folder, record, len(plan.channels), plan.file_ending):
+        target = out / path.relative_to(set_folder)
+        if is_lost(target, content):
+            (copy_file if path.parent.name == "labelsTr" else share_file)(path, target)
+    preview = set_folder / "previews" / f"{record.case}.png"
+    if preview.is_file():
+        copy_file(preview, out / preview.relative_to(set_folder))
 
 
 def _finish(plan: Plan, set_folder: Path, out: Path, judged: Mapping[str, Judged], keep: float) -> None:

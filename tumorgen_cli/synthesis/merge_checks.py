@@ -104,9 +104,8 @@ def real_faults(real: Dataset) -> list[Fault]:
 def set_faults(real: Dataset, each: SyntheticSet) -> list[Fault]:
     """Return the reasons why a set cannot be merged with the real cases."""
     where, remedy = each.folder / "dataset.json", "merge with the data set that the pairs were made from"
-    cases = [record.case for record in each.records]
     ending = each.dataset.file_ending
-    faults = pair_file_faults(each.folder, cases, len(each.dataset.channel_names), ending)
+    faults = pair_file_faults(each.folder, each.records, len(each.dataset.channel_names), ending)
     channels, real_channels = ([name.lower() for name in d.channel_names] for d in (each.dataset, real))
     comparisons: dict[str, tuple[object, object]] = {
         "labels": (each.dataset.labels, real.labels),

@@ -8,7 +8,7 @@ from typing import Any
 from tumorgen_cli.geometry import Box
 
 PAIR_FORMAT = (
-    4  # to be raised when the same seed, plan and weights give another pair, or a field of a set's files changes
+    5  # to be raised when the same seed, plan and weights give another pair, or a field of a set's files changes
 )
 NOT_FOUND = "P below the threshold"  # the reason to reject a draw of which the judge finds too little
 
@@ -38,6 +38,8 @@ class Provenance:
         rejected: rejected draws, by reason.
         drawn: what the method drew at random.
         removal_box: box of the voxels that changed when an old tumor was removed; None if there was none.
+        files: hashes of the pair's files: its images by channel, then its label; empty for a pair that is not written.
+        inside: share of the tumor in the region to paint in or, without one, in the body.
     """
 
     case: str
@@ -58,3 +60,5 @@ class Provenance:
     rejected: dict[str, int]
     drawn: dict[str, Any]
     removal_box: Box | None = None
+    inside: float = 1.0
+    files: tuple[str, ...] = ()

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli.data.checks import ENDINGS
+from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.nnunet.results import LearnedCases, read_learned_cases
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.logs import complete_lines, read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
-from tumorgen_cli.synthesis.shards import SETTINGS
-from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.synthesis.shards import SETTINGS, Shard
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.system.files import hash_once
 from tumorgen_cli.system.json_records import from_plain, read_plain, read_record, write_json
 from tumorgen_cli.system.links import describe_missing
 from tumorgen_cli.system.names import name_faults
@@ -39,18 +41,24 @@ LEARNED_FROM, UNLABELED_HOSTS = "learned_from", "hosts_without_labels"
 def read_learned_from(folder: Path) -> tuple[str, ...] | None:
     """Return the cases that the method of a set was trained on, or took tumors or sizes from; None if it is unknown."""
     found = read_origin(folder).get(LEARNED_FROM)
-    return None if found is None else tuple(found)
+    return None if found is None else _names(folder / SETTINGS, LEARNED_FROM, found)
 
 
 def read_held_out(folder: Path) -> tuple[str, ...]:
     """Return the cases that the workspace of a set held out when the set was last made; empty if it is unknown."""
     path = folder / HELD_OUT
-    return tuple(read_plain(path, "run `tumorgen synthesize` again")) if path.is_file() else ()
+    return _names(path, "", read_plain(path, again(folder))) if path.is_file() else ()
 
 
 def read_unlabeled_hosts(folder: Path) -> tuple[str, ...]:
     """Return the hosts of a set without labels: their pairs have the tumor's label only; the data set has others."""
-    return tuple(read_origin(folder).get(UNLABELED_HOSTS, ()))
+    return _names(folder / SETTINGS, UNLABELED_HOSTS, read_origin(folder).get(UNLABELED_HOSTS, []))
+
+
+def _names(path: Path, field: str, found: object) -> tuple[str, ...]:
+    """Read a list of names, which a set's file holds."""
+    where = f"{path}: {field}" if field else str(path)
+    return from_plain(tuple[str, ...], found, where, f"delete {path.parent} and make the set again")
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
@@ -106,14 +114,57 @@ def case_files(folder: Path, case: str, channels: int, ending: str) -> tuple[tup
     return images, folder / "labelsTr" / f"{case}{ending}"
 
 
-def pair_file_faults(folder: Path, cases: Sequence[str], channels: int, ending: str) -> list[Fault]:
-    """Return the faults of a set's files: those of a pair that are lost, and those of no pair."""
+def pair_files(folder: Path, record: Provenance, channels: int, ending: str) -> list[tuple[Path, str]]:
+    """Return the files of a pair, images and label, each with the hash that its provenance has ("" if it has none)."""
+    images, label = case_files(folder, record.case, channels, ending)
+    hashes = (*record.files, *[""] * (channels + 1))
+    return [*zip((*images, label), hashes, strict=False)]
+
+
+def is_whole(path: Path, content: str) -> bool:
+    """Tell whether a file of a pair is as it was written; `content` is its hash (`Provenance.files`)."""
+    return path.is_file() and hash_once(path) == content
+
+
+def is_lost(path: Path, content: str) -> bool:
+    """Tell whether a file of a pair is missing, truncated or damaged: it may be made again.
+
+    A volume that can be read but is another one was edited by somebody; nothing may replace it.
+    """
+    if is_whole(path, content):
+        return False
+    try:
+        read_volume(path)
+    except DataError:
+        return True
+    return False
+
+
+def pair_file_faults(
+    folder: Path, records: Sequence[Provenance], channels: int, ending: str, shard: Shard | None = None
+) -> list[Fault]:
+    """Return the faults of a set's files: those of a pair that are lost or changed, and those of no pair.
+
+    Args:
+        folder: folder of the set.
+        records: provenance of the pairs.
+        channels: number of image files of a pair.
+        ending: file ending.
+        shard: if given, only the files of its own pairs are read.
+    """
     remedy, faults, known = again(folder), list[Fault](), set[Path]()
-    for case in cases:
-        images, label = case_files(folder, case, channels, ending)
-        known |= {*images, label}
-        lost = [path for path in (*images, label) if not path.is_file()]
-        faults += [Fault(str(path), describe_missing(path), "a file of the pair", remedy) for path in lost]
+    for index, record in enumerate(records):
+        for path, content in pair_files(folder, record, channels, ending):
+            known.add(path)
+            if not path.is_file():
+                faults.append(Fault(str(path), describe_missing(path), "a file of the pair", remedy))
+            elif (shard is None or shard.owns(index)) and not is_whole(path, content):
+                found, expected = "truncated or damaged", "the file as it was written"
+                if is_lost(path, content):
+                    faults.append(Fault(str(path), found, expected, remedy))
+                else:
+                    restore = f"put the file back, or delete it, then {remedy}"
+                    faults.append(Fault(str(path), "changed since it was written", expected, restore))
     for path in sorted(folder.glob(f"*Tr/[!.]*{ending}")):
         if path not in known:
             found, expected = "no line in provenance.jsonl", "a line for every pair"
@@ -145,8 +196,14 @@ def read_left_out(folder: Path) -> dict[str, str]:
     path = folder / LEFT_OUT
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        return {row["case"]: row["reason"] for row in csv.DictReader(stream)}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return {row["case"]: row["reason"] for row in csv.DictReader(stream)}
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        fault = Fault(
+            str(path), f"no such table ({error!r})", "columns case and reason", f"delete it, then {again(folder)}"
+        )
+        raise StateError("A file cannot be read", [fault]) from error
 
 
 def read_provenance(folder: Path) -> tuple[Provenance, ...]:

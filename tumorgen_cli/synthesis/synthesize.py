@@ -12,7 +12,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,19 @@ from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.figures import View, display_range, display_style, save_pair_preview
 from tumorgen_cli.geometry import cast_to_dtype
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.logs import drop_lines, list_logs, merge_logs, open_log, read_log
-from tumorgen_cli.synthesis.pair import Draw, LoadedHost, PairInputs, PairJob, draw_pair, make_provenance
+from tumorgen_cli.synthesis.pair import Draw, LoadedHost, PairInputs, PairJob, draw_pair, make_provenance, open_host
 from tumorgen_cli.synthesis.paste import paste_labels
-from tumorgen_cli.synthesis.places import Placing, check_places
 from tumorgen_cli.synthesis.provenance import NOT_FOUND, PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.scan import Scan, read_scan
 from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     JUDGES,
+    case_files,
     count_rejected,
+    is_lost,
+    pair_files,
     read_provenance,
     write_dataset_json,
     write_judges,
@@ -110,17 +113,23 @@ def synthesize_set(
 
     Raises:
         StateError: `out` holds another set, or shards of another division, or hosts have changed.
-        DataError: see `check_places`; or all pairs were given up.
+        DataError: see `check_sources`; or all pairs were given up.
     """
-    check_places(tuple(dict.fromkeys(job.source for job in jobs)), inputs.box, inputs.plan)
+    check_sources(tuple(dict.fromkeys(job.source for job in jobs)), inputs.box, inputs.plan, inputs.cases)
     weights = dict(inputs.method.load())
     mine = own_jobs(jobs, shard)
+    own = {job.case for job in mine}
     with take_turn(out, shard):
         _begin_set(out, inputs, _identity(inputs, weights, settings), len(jobs), shard)
         provenance, losses = (open_log(out, name, shard.name if shard else None) for name in _LOGS)
-        own = {job.case for job in mine}
         # what could not be used before may be usable now
         drop_lines(out, "given_up", lambda line: "reason" in line and line["case"] in own)
+        lost = {
+            record.case
+            for record in _read_finished(out).values()
+            if record.case in own and _is_lost(out, inputs.plan, record)
+        }
+        drop_lines(out, "provenance", lambda line: line["case"] in lost)
         done, given_up = _read_finished(out), read_log(out, "given_up")
     missing = [job for job in mine if job.case not in done and job.case not in given_up]
     hash_host = functools.cache(hash_files)  # reads each host once
@@ -169,8 +178,7 @@ def _begin_set(out: Path, inputs: PairInputs, identity: dict[str, Any], pairs: i
 
 def _load_host(inputs: PairInputs, source: Source, hash_host: Callable[[tuple[Path, ...]], str]) -> LoadedHost:
     scan = read_scan(source.name, source.files, source.label, inputs.plan)
-    placing = Placing(scan, source, inputs.plan, inputs.tumors, inputs.box)
-    return LoadedHost(scan, placing, hash_host(source.files))
+    return open_host(inputs, source, scan, hash_host(source.files))
 
 
 def _make_pairs(
@@ -213,11 +221,11 @@ def _make_pairs(
             append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
         else:
             compute_seconds = time.perf_counter() - draw_start
-            _write_pair(inputs.plan, job, host.scan, draw, out)
+            files = _write_pair(inputs.plan, job, host.scan, draw, out)
             seconds = {"read": read_seconds, "method": draw.seconds, "compute": compute_seconds}
             seconds["total"] = time.perf_counter() - start
             record = make_provenance(inputs, weights, job, host, draw, seconds)
-            append_line(provenance, json.dumps(to_plain(record)))
+            append_line(provenance, json.dumps(to_plain(replace(record, files=files))))
             made += 1
         tick(number, job.case)
     return made
@@ -266,14 +274,16 @@ def _warn_of_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mappi
     )
 
 
-def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> None:
-    """Write the images, the labels and the preview of a pair."""
+def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> tuple[str, ...]:
+    """Write the images, the labels and the preview of a pair; return the hashes for `Provenance.files`."""
     image, mask, box = np.asarray(draw.image), draw.mask, draw.window.box
     labels = paste_labels(scan, box, mask, plan.tumor_label)
-    for channel, array in enumerate(image):
-        path = out / "imagesTr" / f"{job.case}_{channel:04d}{plan.file_ending}"
-        write_volume(path, cast_to_dtype(array, scan.dtypes[channel]), scan.grid)
-    write_volume(out / "labelsTr" / f"{job.case}{plan.file_ending}", labels, scan.grid)
+    paths, label = case_files(out, job.case, len(image), plan.file_ending)
+    hashes = [
+        write_volume(path, cast_to_dtype(array, dtype), scan.grid, like=host)
+        for path, array, dtype, host in zip(paths, image, scan.dtypes, scan.files, strict=True)
+    ]
+    hashes.append(write_volume(label, labels, scan.grid, like=scan.files[0]))
     main = plan.main_channel
     colormap, unit = display_style(plan.channels[main].name)
     shown = display_range(scan.limits[main], (scan.image[main], image[main]), box)
@@ -287,6 +297,13 @@ def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> 
         job.case,
         unit,
     )
+    return tuple(hashes)
+
+
+def _is_lost(out: Path, plan: Plan, record: Provenance) -> bool:
+    """Tell whether a file of a finished pair is missing, truncated or damaged."""
+    files = pair_files(out, record, len(plan.channels), plan.file_ending)
+    return any(is_lost(path, content) for path, content in files)
 
 
 def _read_finished(out: Path) -> dict[str, Provenance]:
