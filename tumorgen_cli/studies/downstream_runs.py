@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation.gains import REAL, SCORES, Design, Failure, TrainedNnunet, score_patient
 from tumorgen_cli.nnunet.job import (
@@ -332,7 +330,8 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
         labels, _ = read_volume(case.label)
         truth = labels == task.data.labels[task.data.tumor_name]
         found = model.tumor(image, grid) & (labels != task.data.ignored)
-        write_volume(task.folder / PREDICTIONS / f"{case.name}{task.data.file_ending}", found.astype(np.uint8), grid)
+        prediction = task.folder / PREDICTIONS / f"{case.name}{task.data.file_ending}"
+        write_volume(prediction, found, grid, like=case.images[0])
         patients.append(score_patient(case.name, found, truth, grid.spacing_mm, plan.tolerance_mm))
     checkpoint = torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)
     painted = results / "fold_all" / FOLDER / "provenance.jsonl"
