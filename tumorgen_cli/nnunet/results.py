@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.system.json_records import from_plain, read_record
 
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 
@@ -30,12 +31,15 @@ def read_learned_cases(folder: Path) -> LearnedCases:
     """
     path = folder / "judge.json"
     if path.is_file():
-        found = read_plain(path, "train the judge again")
-        return LearnedCases(found.get("dataset", ""), tuple(found.get("cases", ())))
+        remedy = "run `tumorgen train judge --restart`"
+        found = read_record(dict[str, Any], path, remedy)
+        learned = {"dataset": found.get("dataset", ""), "cases": found.get("cases", [])}
+        return from_plain(LearnedCases, learned, str(path), remedy)
     root = results_root(folder)
     if not all((root / name).is_file() for name in ("plans.json", "dataset.json")):
         return LearnedCases("", ())
-    ending = read_plain(root / "dataset.json", "copy it again").get("file_ending", ".nii.gz")
+    remedy = "copy nnU-Net's results folder again"
+    ending = str(read_record(dict[str, Any], root / "dataset.json", remedy).get("file_ending", ".nii.gz"))
     validated = {
         fold.name: {file.name.removesuffix(ending) for file in fold.glob(f"validation/*{ending}")}
         for fold in root.glob("fold_*")
@@ -45,9 +49,8 @@ def read_learned_cases(folder: Path) -> LearnedCases:
     learned = set().union(
         *(known - (validated[name] if name != "fold_all" else set()) for name in used if validated.get(name))
     )
-    return LearnedCases(
-        read_plain(root / "plans.json", "copy it again").get("dataset_name", ""), tuple(sorted(learned))
-    )
+    name = str(read_record(dict[str, Any], root / "plans.json", remedy).get("dataset_name", ""))
+    return LearnedCases(name, tuple(sorted(learned)))
 
 
 def results_root(folder: Path) -> Path:

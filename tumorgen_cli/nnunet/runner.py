@@ -26,7 +26,8 @@ from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import usable_cores
 from tumorgen_cli.system.errors import DeviceError, Fault, StateError
-from tumorgen_cli.system.json_records import read_plain, write_json
+from tumorgen_cli.system.json_records import read_plain, read_record, write_json
+from tumorgen_cli.system.links import copy_file, link_file
 
 LOG = "nnunet.log"
 _POLL_SECONDS = 0.25
@@ -46,7 +47,7 @@ def is_trained(folder: Path) -> bool:
 def read_prepared_hash(folder: Path) -> str | None:
     """Return the hash that the preprocessed data in `folder` were made with; None if there are none."""
     path = folder / "nnUNet_preprocessed" / "prepared.json"
-    return str(read_plain(path, "delete it")["prepared_hash"]) if path.is_file() else None
+    return read_record(dict[str, str], path, "delete it").get("prepared_hash") if path.is_file() else None
 
 
 def loader_workers(jobs: int) -> int:
@@ -95,14 +96,12 @@ def run_job(
 
 
 def _link_cases(data: TrainingData, raw: Path) -> None:
-    """Make an nnU-Net raw data set of links to the training cases, and to no other case."""
+    """Make an nnU-Net raw data set of the training cases and of no other: links to images, copies of labels."""
     shutil.rmtree(raw, ignore_errors=True)
-    for name in ("imagesTr", "labelsTr"):
-        (raw / name).mkdir(parents=True)
     for case in data.train:
         for channel, path in enumerate(case.images):
-            (raw / "imagesTr" / f"{case.name}_{channel:04d}{data.file_ending}").symlink_to(path.resolve())
-        (raw / "labelsTr" / f"{case.name}{data.file_ending}").symlink_to(case.label.resolve())
+            link_file(path, raw / "imagesTr" / f"{case.name}_{channel:04d}{data.file_ending}")
+        copy_file(case.label, raw / "labelsTr" / f"{case.name}{data.file_ending}")
     channels = {str(i): name for i, name in enumerate(data.channel_names)}
     write_json(
         raw / "dataset.json",

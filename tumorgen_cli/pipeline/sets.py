@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list, did_you_mean
-from tumorgen_cli.system.json_records import read_plain
 
 
 def finished_sets(workspace: Workspace, given: Sequence[Path]) -> list[Path]:
@@ -19,7 +19,7 @@ def finished_sets(workspace: Workspace, given: Sequence[Path]) -> list[Path]:
     """
     folders = [find_set(workspace, folder) for folder in given]
     for folder in () if given else sorted(path.parent for path in workspace.root.glob("synthetic/*/dataset.json")):
-        if read_plain(folder / "dataset.json", "delete the set")["numTraining"]:
+        if read_provenance(folder):
             folders.append(folder)
         else:
             console.note(f"{folder.name} holds no pair and is left out")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import write_text
 
 
@@ -49,21 +50,47 @@ def read_logs(folder: Path, name: str) -> dict[Path, str]:
 
 
 def read_log(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Return the complete lines of all logs of a name, by case."""
+    """Return the complete lines of all logs of a name, by case.
+
+    Raises:
+        StateError: lines are no records of cases.
+    """
     found: dict[str, dict[str, Any]] = {}
-    for text in read_logs(folder, name).values():
-        for line in complete_lines(text).splitlines():
-            record = json.loads(line)
+    for log, text in read_logs(folder, name).items():
+        for _, record in _parse_lines(log, text):
             found.setdefault(record["case"], record)
+    return found
+
+
+def _parse_lines(log: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the complete lines of a log, each with its record.
+
+    Raises:
+        StateError: lines are no records of cases; all are listed.
+    """
+    found, faults = [], []
+    remedy = f"delete these lines of {log.name} and run the same command again"
+    for number, line in enumerate(complete_lines(text).splitlines(keepends=True), 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            faults.append(Fault(f"{log} line {number}", str(error), "a JSON object", remedy))
+            continue
+        if isinstance(record, dict) and isinstance(record.get("case"), str):
+            found.append((line, record))
+        else:
+            faults.append(Fault(f"{log} line {number}", line.strip()[:200], "a JSON object with a case", remedy))
+    if faults:
+        raise StateError("A log cannot be read", faults)
     return found
 
 
 def drop_lines(folder: Path, name: str, drop: Callable[[Mapping[str, Any]], bool]) -> None:
     """Remove the lines for which `drop` returns true; no other process may write these at the same time."""
     for log in list_logs(folder, name):
-        lines = complete_lines(log.read_text(encoding="utf-8")).splitlines(keepends=True)
-        kept = [line for line in lines if not drop(json.loads(line))]
-        if kept != lines:
+        lines = _parse_lines(log, log.read_text(encoding="utf-8"))
+        kept = [line for line, record in lines if not drop(record)]
+        if len(kept) < len(lines):
             write_text(log, "".join(kept))
 
 

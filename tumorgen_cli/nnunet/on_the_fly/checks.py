@@ -9,7 +9,7 @@ from typing import Any
 from tumorgen_cli.data.volumes import READERS
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.system.errors import Fault, abbreviate_list
-from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.system.json_records import read_record
 
 
 def painting_faults(painting: Painting, trainer: Any, validation: Sequence[str], known: Sequence[str]) -> list[Fault]:
@@ -56,7 +56,7 @@ def _fold_faults(painting: Painting, trainer: Any, validation: Sequence[str]) ->
     where = f"fold {trainer.fold}"
     written = Path(trainer.preprocessed_dataset_folder_base) / "splits_final.json"
     if trainer.fold != "all" and written.is_file():
-        count = len(read_plain(written, "write it again"))
+        count = len(read_record(list[Any], written, "write it again"))
         if trainer.fold >= count:
             found = f"only {count} in {written}: nnU-Net draws this one from all cases, synthetic ones too"
             faults.append(Fault(where, found, "a fold of that file", f"train a fold below {count}"))
