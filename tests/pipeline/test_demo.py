@@ -123,3 +123,16 @@ def test_the_demo_runs_on_the_phantoms_of_its_seed(tmp_path, monkeypatch):
     assert (Path(dataset).parent, hosts.roi.name, wanted.pairs) == (tmp_path / "phantoms", "regions", 8)
     assert (options.preset, given["initial"]) == ("demo-quick", demo.quick_weights())
     assert (runs[-1][0][4].preset, runs[-1][1]["initial"]) == ("demo", None)
+
+
+@pytest.mark.parametrize("owner", ["phantoms", "workspace"])
+def test_the_demo_writes_no_phantoms_among_other_files(tmp_path, monkeypatch, owner):
+    """Neither into a folder of the user's, nor into the workspace of another data set."""
+    monkeypatch.setattr(demo, "run_all", lambda *_, **__: pytest.fail("ran"))
+    monkeypatch.setattr(demo, "write_phantoms", lambda *_, **__: pytest.fail("wrote"))
+    own = tmp_path / ("phantoms/mine.nii.gz" if owner == "phantoms" else "fingerprint.json")
+    own.parent.mkdir(exist_ok=True)
+    own.write_text('{"path": "/data/Dataset501_Own"}')
+    with pytest.raises(StateError, match="not empty" if owner == "phantoms" else "another data set"):
+        demo.run_demo(Workspace(tmp_path), True, "cpu", 0)
+    assert own.read_text() == '{"path": "/data/Dataset501_Own"}'

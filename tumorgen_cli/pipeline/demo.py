@@ -11,11 +11,13 @@ from pathlib import Path
 
 from tumorgen_cli.data.phantom import DATASET, write_phantoms
 from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.pipeline.plan import check_owner
 from tumorgen_cli.pipeline.run import RunReport, run_all
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.system import console
+from tumorgen_cli.system.claims import claim_folder
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.locks import locked
 
@@ -27,12 +29,17 @@ def run_demo(workspace: Workspace, quick: bool, device: DeviceName, seed: int) -
     """Write phantoms into the workspace and run all stages on them. The same seed gives the same phantoms.
 
     Tumors are painted where the phantoms have room for them.
+
+    Raises:
+        StateError: the workspace belongs to another data set, or its folder of phantoms holds other files.
     """
     console.headline("phantoms")
     cases, healthy = (10, 2) if quick else (20, 4)
     root = workspace.root / "phantoms"
+    check_owner(workspace, (root / DATASET).absolute())
     done = root / f"seed_{seed}_{cases}_{healthy}"
     with locked(workspace.root, "demo"), console.progress("writing phantoms", cases + healthy) as tick:
+        claim_folder(root, "phantoms.json", {"command": "demo"}, lambda: True)
         if not done.is_file():
             for other in root.glob("seed_*"):  # phantoms of another seed or number, which are replaced
                 other.unlink()

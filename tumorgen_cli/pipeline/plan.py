@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
 from tumorgen_cli.data.splits import make_splits
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.fields import check_overrides, plan_fields
 from tumorgen_cli.planning.fingerprint import Fingerprint, content_hash, make_fingerprint
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.plan import Plan, make_plan
@@ -45,6 +47,8 @@ def plan_dataset(
     if options.seed is not None:
         overrides["seed"] = (options.seed, "--seed")
     dataset = read_dataset(find_dataset(name), options.tumor_label)
+    known = plan_fields(len(dataset.channel_names), {method: find_method(method).section for method in METHODS})
+    check_overrides(overrides, known)
     with locked(workspace.root, "plan"):
         check_owner(workspace, dataset.path)
         fingerprint = _fingerprint(workspace, dataset, workers)
@@ -53,7 +57,7 @@ def plan_dataset(
         sections = {method: find_method(method).plan_section for method in METHODS}
         budget = find_budget(device, options.memory_gib)
         plan = make_plan(fingerprint, splits.train, budget, sections, overrides)
-        for method in METHODS:  # each method reads its section strictly, so a wrong --set stops here
+        for method in METHODS:  # values of a section may not fit together
             find_method(method)(plan, workspace)
         write_json(workspace.splits_file, splits)
         write_json(workspace.plan_file, plan)
