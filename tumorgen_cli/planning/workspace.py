@@ -10,6 +10,18 @@ from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import REPLAN, Plan, read_plan
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.json_records import read_record
+from tumorgen_cli.system.names import check_names
+
+
+def check_planned(root: Path) -> None:
+    """Check that a folder is a planned workspace.
+
+    Raises:
+        StateError: it is not.
+    """
+    if not (root / "plan.json").is_file():
+        found = "a file" if root.is_file() else "no plan.json" if root.is_dir() else "no such folder"
+        raise StateError("There is no plan", [Fault(str(root), found, "a planned workspace", REPLAN)])
 
 
 @dataclass(frozen=True)
@@ -80,8 +92,12 @@ class Workspace:
 
     def fingerprint(self) -> Fingerprint:
         """Read the fingerprint."""
-        return read_record(Fingerprint, self.fingerprint_file, REPLAN)
+        fingerprint = read_record(Fingerprint, self.fingerprint_file, REPLAN)
+        check_names(str(self.fingerprint_file), [case.case for case in fingerprint.cases], REPLAN)
+        return fingerprint
 
     def splits(self) -> Splits:
         """Read the splits."""
-        return read_record(Splits, self.splits_file, REPLAN)
+        splits = read_record(Splits, self.splits_file, REPLAN)
+        check_names(str(self.splits_file), [*splits.train, *splits.test], REPLAN)
+        return splits
