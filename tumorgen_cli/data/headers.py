@@ -1,22 +1,25 @@
 """Headers of MetaImage and NRRD files: they hold their voxels themselves, whole, and name no other file.
 
 A header may name any file of the machine as its voxels, which SimpleITK then reads; and SimpleITK does not compare the
-checksum of a packed MetaImage.
+checksums of packed voxels.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from tumorgen_cli.system.errors import DataError, Fault
 
 _MOST_HEADER = 1 << 20  # bytes in which a header must end
+_MOST_BYTES_A_VOXEL = 64  # more than any type that is read
 _COPY_AGAIN = "copy or export the file again"
 
 
 def check_single_file(path: Path) -> None:
-    """Check that a MetaImage or NRRD file holds its own voxels, and a packed MetaImage all of them.
+    """Check that a MetaImage or NRRD file holds its own voxels, and if they are packed, all of them.
 
     Raises:
         DataError: it is no such file, names other files, or is truncated or damaged.
@@ -32,12 +35,37 @@ def check_single_file(path: Path) -> None:
     named = fields.get("elementdatafile") or fields.get("data file") or fields.get("datafile") or "local"
     if named.lower() != "local":
         raise _unreadable(path, f"voxels in {named!r}", "one file", "save it as one file, with its voxels inside")
-    if fields.get("compresseddata", "").lower() == "true":
+    packing = _packing(fields)
+    if packing is not None:
+        counts = (fields.get("dimsize") or fields.get("sizes") or "").split()
+        most = math.prod(int(n) for n in counts if n.isdecimal()) * _MOST_BYTES_A_VOXEL
         try:
-            zlib.decompress(path.read_bytes()[length:])
+            whole = _unpacks(path, length, packing, most)
         except zlib.error as error:
             found = f"{size} bytes, truncated or damaged ({error})"
             raise _unreadable(path, found, f"a whole {kind} volume", _COPY_AGAIN) from error
+        if not whole:
+            found = f"{size} bytes, which do not unpack to what the header announces"
+            raise _unreadable(path, found, f"a whole {kind} volume", _COPY_AGAIN)
+
+
+def _packing(fields: Mapping[str, str]) -> int | None:
+    """The window bits with which zlib unpacks the voxels; None if they are not packed by zlib or gzip."""
+    if fields.get("compresseddata", "").lower() == "true":
+        return zlib.MAX_WBITS
+    return 16 + zlib.MAX_WBITS if fields.get("encoding", "").lower() in {"gz", "gzip"} else None
+
+
+def _unpacks(path: Path, start: int, packing: int, most: int) -> bool:
+    """Tell whether what follows `start` unpacks to its end, with its checksum, and to no more than `most` bytes."""
+    unpacker, size = zlib.decompressobj(packing), 0
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while not unpacker.eof and size <= most and (packed := stream.read(1 << 20)):
+            while packed and size <= most:
+                size += len(unpacker.decompress(packed, 1 << 24))
+                packed = unpacker.unconsumed_tail
+    return unpacker.eof and size <= most
 
 
 def _unreadable(path: Path, found: str, expected: str, remedy: str) -> DataError:

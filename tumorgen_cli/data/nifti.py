@@ -210,7 +210,7 @@ def _header_faults(path: Path, header: Nifti1Header) -> list[Fault]:
     axes, counts = int(header["dim"][0]), header["dim"]
     try:
         bits = header.get_data_dtype().itemsize * 8
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         bits = 0
     offset = float(header["vox_offset"])
     if not (1 <= axes <= 7 and counts[1 : 1 + axes].min() >= 1 and bits and 0 <= offset < 2**31):
