@@ -496,3 +496,58 @@ def test_hosts_of_other_channels_are_refused(raw: Path) -> None:
     with pytest.raises(DataError) as caught:
         find_hosts(raw, ("CT", "PET"))
     has(caught.value, "dataset.json: channel_names", "PET, CT", "CT, PET", "take hosts with the channels")
+
+
+def test_paths_that_are_no_files_are_faults_of_the_data_set(raw: Path) -> None:
+    """Links of DataLad whose content was not fetched, a pipe and a folder: each once, and nothing hangs."""
+    for name in ("imagesTr/a_0000.nii.gz", "labelsTr/b.nii.gz"):
+        (raw / name).unlink()
+        (raw / name).symlink_to("../.git/annex/objects/x.nii.gz")
+    (raw / "imagesTr/a_0001.nii.gz").unlink()
+    os.mkfifo(raw / "imagesTr/a_0001.nii.gz")
+    (raw / "labelsTr/c_0001.nii.gz").unlink()
+    (raw / "labelsTr/c_0001.nii.gz").mkdir()
+    error = faults_of(raw)
+    has(error, "imagesTr/a_0000.nii.gz", "a link to nothing (../.git/annex", "a file", "datalad get")
+    has(error, "labelsTr/b.nii.gz", "a link to nothing (../.git/annex", "a file", "remove the image and the label")
+    has(error, "imagesTr/a_0001.nii.gz", "a pipe or device", "a file", "put the scan there")
+    has(error, "labelsTr/c_0001.nii.gz", "a folder", "a file", "put the scan there")
+    assert len(error.faults) == 4
+    for case in ("a", "b"):  # the remedy
+        for path in (*raw.glob(f"imagesTr/{case}_*"), *raw.glob(f"labelsTr/{case}.*")):
+            path.unlink()
+    assert len(faults_of(raw).faults) == 1
+
+
+@pytest.mark.parametrize("place", ["imagesTr", "labelsTr"])
+def test_names_that_are_not_utf_8(raw: Path, place: str) -> None:
+    path = raw / place / os.fsdecode(b"M\xfcller_0000.nii.gz" if place == "imagesTr" else b"M\xfcller.nii.gz")
+    (raw / "imagesTr/a_0000.nii.gz" if place == "imagesTr" else raw / "labelsTr/a.nii.gz").rename(path)
+    error = faults_of(raw)
+    has(error, f"{place}/M\\udcfcller", "b'M\\xfcller", "a name in UTF-8", "convmv")
+    str(error).encode()
+
+
+def test_names_of_the_field(raw: Path) -> None:
+    """Three DICOM UIDs, a dollar, umlauts in UTF-8, a blank."""
+    uid = "-".join([f"1.3.6.1.4.1.14519.5.2.1.4219.6651.22835784537185983470148{k:07d}" for k in range(3)])
+    names = dict(zip(CASES, (uid, "$HOME_Müller", "case 1"), strict=True))
+    for path in [*raw.glob("imagesTr/*"), *raw.glob("labelsTr/*")]:
+        for old, new in names.items():
+            if path.name.startswith(f"{old}_0") or path.name == f"{old}.nii.gz":
+                path.rename(path.with_name(path.name.replace(old, new, 1)))
+                break
+    dataset = read_dataset(raw)
+    assert set(dataset.cases) == set(names.values())
+    assert check_dataset(dataset, 0) == ()
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_hosts_that_are_no_files(hosts: Path, link: bool) -> None:
+    path = hosts / "x_0000.nii.gz"
+    path.unlink()
+    path.symlink_to("nothing.nii.gz") if link else os.mkfifo(path)
+    with pytest.raises(DataError) as caught:
+        find_hosts(hosts, ("PET", "CT"))
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.expected) == (str(path), "a file")

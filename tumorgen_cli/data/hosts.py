@@ -41,7 +41,7 @@ def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".
     faults += channel_faults(scans, inner, channel_names, file_ending)
     hosts = tuple(Host(case, tuple(scans[case][channel] for channel in sorted(scans[case]))) for case in sorted(scans))
     for host in hosts:
-        grids = {path: read_header(path, faults) for path in host.files}
+        grids = {path: read_header(path, faults) for path in host.files if path.is_file()}
         faults += geometry_faults({path: grid for path, grid in grids.items() if grid is not None})
     if faults:
         raise DataError("The host scans cannot be used", faults)

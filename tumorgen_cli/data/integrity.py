@@ -84,9 +84,12 @@ def _check_case_only(dataset: Dataset, case: str) -> CaseCheck:
 
 
 def check_case(dataset: Dataset, case: str) -> tuple[CaseCheck, CaseVoxels | None]:
-    """Read and check the files of a case that exist. Voxels are returned only if there is no fault."""
+    """Read and check the files of a case that are there (`file_faults` finds the others).
+
+    Voxels are returned only if there is no fault.
+    """
     faults: list[Fault] = []
-    paths = [path for path in (*dataset.image_files(case), dataset.label_file(case)) if path.exists()]
+    paths = [path for path in (*dataset.image_files(case), dataset.label_file(case)) if path.is_file()]
     volumes = {path: volume for path in paths if (volume := read_whole(path, faults)) is not None}
     label = volumes.pop(dataset.label_file(case), None)
     for path, (array, _) in volumes.items():
