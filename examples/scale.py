@@ -23,6 +23,7 @@ import numpy as np
 import typer
 from origin import origin_and_command
 
+from tumorgen_cli.data.body import body_mask, body_stride
 from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
 from tumorgen_cli.evaluation.measure import verdict_of
 from tumorgen_cli.geometry import Grid
@@ -30,7 +31,6 @@ from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis.places import allowed_region
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system import console
@@ -129,7 +129,7 @@ def measured_steps(
         begun = time.perf_counter()
         scan = read_scan(each.case, each.images, None, plan)
         hash_file(each.images[0])
-        allowed_region(scan, None)
+        body_mask(scan.measured[(0, *(slice(None, None, body_stride(scan.grid.shape)),) * 3)].astype(np.float32))
         reading.append(time.perf_counter() - begun)
         size = scan.image.nbytes
         with tempfile.TemporaryDirectory() as cache:

@@ -87,5 +87,5 @@ def run_fake(workspace, phantoms, out, method, quality=None, box=None):
 
 
 def run_jobs(workspace, out, method, jobs, part=None, seed=0, quality=None, box=None):
-    inputs = PairInputs(method, workspace.fingerprint().tumors, Sampling(), box, quality)
+    inputs = PairInputs(method, workspace.fingerprint().cases, Sampling(), box, quality)
     return synthesize_set(inputs, jobs, out, {"seed": seed}, lambda *_: None, part)

@@ -181,7 +181,7 @@ def test_a_host_whose_other_channel_has_changed_is_told(workspace, phantoms, tmp
     source = Source("h", (first, second))
 
     def run(pairs):
-        inputs = PairInputs(Fake(plan, workspace), workspace.fingerprint().tumors, Sampling())
+        inputs = PairInputs(Fake(plan, workspace), workspace.fingerprint().cases, Sampling())
         jobs = make_jobs([source], pairs, 0)
         return synthesize_set(inputs, jobs, tmp_path / "out", {"seed": 0}, lambda done, note: ticks.append(done))
 

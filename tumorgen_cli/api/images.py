@@ -68,12 +68,12 @@ def read_memory(image: Any, spacing_mm: Sequence[float] | None) -> MemoryImage:
 
 
 def read_region(region: Any) -> tuple[np.ndarray, Grid | None]:
-    """A region as a mask (X, Y, Z) bool, where it is not 0, and the geometry of an image; an array has none."""
+    """The values of a region (X, Y, Z), 0 where no tumor may be, and the geometry of an image; an array has none."""
     kind = library_of(region)
     if kind == "array":
-        return np.asarray(region) != 0, None
+        return np.asarray(region), None
     image = _read_nibabel(region) if kind == "nibabel" else _read_sitk(region)
-    return image.channels[0] != 0, image.grid
+    return image.channels[0], image.grid
 
 
 def library_of(image: Any) -> str:

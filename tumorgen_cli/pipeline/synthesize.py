@@ -67,13 +67,13 @@ def synthesize_pairs(
     else:
         sources = healthy_sources(plan, hosts.healthy, regions, hosts.paint_in)
     seed = plan.seed if made.seed is None else made.seed
-    tumors = workspace.fingerprint().of(workspace.splits().train).tumors
+    cases = workspace.fingerprint().of(workspace.splits().train).cases
     settings = _set_settings(method, hosts, sources, sampling, seed)
     folder = made.out or workspace.synthetic(set_name(method_name, hosts, sampling, quality))
     jobs = make_jobs(sources, made.pairs, seed)
     tries, shard = quality.until_pass, made.shard
     test = Quality(needed_judge(workspace, quality.judge, device), quality.keep, tries) if tries else None
-    inputs = PairInputs(method, tumors, sampling, hosts.box, test)
+    inputs = PairInputs(method, cases, sampling, hosts.box, test)
     with (
         locked(folder, "synthesize", shard.name if shard else None),
         console.progress("painting", len(own_jobs(jobs, shard))) as tick,

@@ -34,10 +34,19 @@ from tumorgen_cli.nnunet.on_the_fly.settings import JOB, PROGRESS, SETUP, Painte
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.windows import cut_mix
+from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.logs import open_log
-from tumorgen_cli.synthesis.pair import Draw, LoadedHost, PairInputs, PairJob, Quality, draw_pair, make_provenance
+from tumorgen_cli.synthesis.pair import (
+    Draw,
+    LoadedHost,
+    PairInputs,
+    PairJob,
+    Quality,
+    draw_pair,
+    make_provenance,
+    open_host,
+)
 from tumorgen_cli.synthesis.paste import paste_labels
-from tumorgen_cli.synthesis.places import Placing, check_places
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
@@ -75,8 +84,9 @@ def find_sources(workspace: Workspace, plan: Plan, painting: Painting) -> tuple[
         kinds.append(healthy_sources(plan, Path(painting.healthy), roi))
     if painting.cases is not None:
         kinds.append(redraw_sources(workspace, plan, painting.cases))
+    cases = workspace.fingerprint().of(workspace.splits().train).cases
     for kind in kinds:
-        check_places(kind, None, plan)
+        check_sources(kind, None, plan, cases)
     return tuple(kind[turn % len(kind)] for turn in range(max(map(len, kinds))) for kind in kinds)
 
 
@@ -133,8 +143,8 @@ def load_painting(painting: Painting) -> LoadedPainting:
     if painting.until_pass is not None:
         judge = needed_judge(workspace, None if painting.judge is None else Path(painting.judge), painting.device)
         quality = Quality(judge, painting.keep, painting.until_pass)
-    tumors = workspace.fingerprint().of(workspace.splits().train).tumors
-    return LoadedPainting(PairInputs(method, tumors, Sampling(), quality=quality), weights, sources)
+    cases = workspace.fingerprint().of(workspace.splits().train).cases
+    return LoadedPainting(PairInputs(method, cases, Sampling(), quality=quality), weights, sources)
 
 
 def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
@@ -198,7 +208,7 @@ class PatchPainter:
     def _load_host(self, which: int) -> LoadedHost:
         inputs, source = self.loaded.inputs, self.loaded.sources[which]
         scan = read_scan(source.name, source.files, source.label, inputs.plan)
-        return LoadedHost(scan, Placing(scan, source, inputs.plan, inputs.tumors, None), hash_files(source.files))
+        return open_host(inputs, source, scan, hash_files(source.files))
 
     def paint(self, number: int, pool: Pool) -> Provenance:
         """Paint a pair and put its patch into the pool.

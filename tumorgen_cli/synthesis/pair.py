@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +14,9 @@ import numpy as np
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.judge.verdict import predict_around
 from tumorgen_cli.metrics.overlap import proportion
-from tumorgen_cli.planning.fingerprint import TumorFacts
+from tumorgen_cli.planning.fingerprint import CaseFacts, TumorFacts
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.synthesis.host_checks import check_intensities
 from tumorgen_cli.synthesis.paste import paste
 from tumorgen_cli.synthesis.places import Placing
 from tumorgen_cli.synthesis.provenance import NOT_FOUND, Provenance
@@ -27,7 +28,11 @@ from tumorgen_cli.system.files import derive_seed
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
-    from tumorgen_cli.methods.base import Method, Sampling, Synthetic
+    from tumorgen_cli.methods.base import Method, Sampling
+
+
+_MOST_CUT = 0.05  # share of a tumor that may be cut where the host's intensities end: interpolation and noise
+BEYOND_RANGE = "darker or brighter than the host can be"  # the reason to reject a draw of which more is cut
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,14 @@ class PairInputs:
 
     Attributes:
         method: the method; it must be loaded before a pair is painted.
-        tumors: the training tumors, whose sizes are drawn.
+        cases: the training cases. The sizes of their tumors are drawn, and hosts are compared with them.
         sampling: how the method samples.
         box: the user's box in the hosts' voxels; None to draw boxes.
         quality: the test of each draw; None for no such test.
     """
 
     method: Method
-    tumors: Sequence[TumorFacts]
+    cases: Sequence[CaseFacts]
     sampling: Sampling
     box: Box | None = None
     quality: Quality | None = None
@@ -67,6 +72,11 @@ class PairInputs:
     def plan(self) -> Plan:
         """The plan of the method."""
         return self.method.plan
+
+    @property
+    def tumors(self) -> tuple[TumorFacts, ...]:
+        """The training tumors."""
+        return tuple(tumor for case in self.cases for tumor in case.tumors)
 
 
 @dataclass(frozen=True)
@@ -90,11 +100,33 @@ class PairJob:
 
 @dataclass(frozen=True)
 class LoadedHost:
-    """A host scan in memory, the places for boxes in it, and the hash of its files."""
+    """A host scan in memory, the places for boxes in it, the hash of its files, and what is doubtful about it."""
 
     scan: Scan
     placing: Placing
     file_hash: str
+    doubts: tuple[str, ...] = ()
+
+
+def open_host(
+    inputs: PairInputs, source: Source, scan: Scan, file_hash: str, region: np.ndarray | None = None
+) -> LoadedHost:
+    """Check a host scan and find the places for boxes in it.
+
+    Args:
+        inputs: what is painted with.
+        source: the files of the scan.
+        scan: the scan.
+        file_hash: hash of its files.
+        region: mask (X, Y, Z) bool of the region to paint in, instead of the source's `roi`.
+
+    Raises:
+        DataError: the intensities are of another unit than the training cases', or the region cannot be used.
+    """
+    placing = Placing(scan, source, inputs.plan, inputs.tumors, inputs.box, region)
+    # the plan's own cases define what is usual
+    doubts = () if source.redraw else check_intensities(scan, placing.body, inputs.cases, inputs.plan.channels)
+    return LoadedHost(scan, placing, file_hash, doubts)
 
 
 @dataclass(frozen=True)
@@ -108,6 +140,8 @@ class Draw:
         removal_box: box of the voxels that changed when an old tumor was removed before, if one was.
         attempt: number of the draw.
         volume_ml: volume of the tumor.
+        inside: share of the tumor in the region or, without one, in the body.
+        cut: share of the tumor whose intensity was cut where the host's intensities end.
         drawn: what the method drew at random.
         rejected: earlier draws by the reason why they were rejected.
         seconds: time of the method, in all draws.
@@ -119,6 +153,8 @@ class Draw:
     removal_box: Box | None
     attempt: int
     volume_ml: float
+    inside: float
+    cut: float
     drawn: dict[str, Any]
     rejected: dict[str, int]
     seconds: float
@@ -127,47 +163,62 @@ class Draw:
 def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> Draw:
     """Draw until a tumor passes.
 
-    The pair is given up after the plan's number of draws in a row without a tumor, or after `quality.tries` draws that
-    the judge does not pass. The same job gives the same pair.
+    The pair is given up after the plan's number of draws in a row without a tumor that lies where it may, or after
+    `quality.tries` draws that the judge does not pass. The same job gives the same pair.
 
     Raises:
         DataError: there is no place for a box, or the box is too large.
         DeviceError: the GPU has too little memory.
     """
-    plan, method, quality, scan = inputs.plan, inputs.method, inputs.quality, host.scan
+    plan, quality, placing = inputs.plan, inputs.quality, host.placing
     rejected: Counter[str] = Counter()
-    seconds, empty_in_a_row = 0.0, 0
+    seconds, failed_in_a_row = 0.0, 0
     for attempt in itertools.count():
-        window = host.placing.window(np.random.default_rng([job.seed, attempt, 1]), job.turn, method.cell)
-        image, mask, removed, synthetic, method_seconds = _paint_once(inputs, job, scan, window, attempt)
-        seconds += method_seconds
-        volume, drawn = float(mask.sum()) * scan.grid.voxel_ml, dict(synthetic.drawn)
-        if volume > 0 and volume >= plan.paste.smallest_ml:
-            if quality is None:
-                break
-            found = predict_around(quality.judge, image, scan.grid, window.box)
-            drawn["proportion"] = round(proportion(mask, found), 4)
-            if drawn["proportion"] >= quality.keep:
-                break
-            empty_in_a_row = 0
-            rejected[NOT_FOUND] += 1
-        else:
-            empty_in_a_row += 1
-            rejected["too small" if volume > 0 else "empty"] += 1
-        if empty_in_a_row == plan.paste.draws or (quality is not None and rejected[NOT_FOUND] == quality.tries):
-            return Draw(None, mask, window, None, attempt, volume, drawn, dict(+rejected), seconds)
-    return Draw(image, mask, window, removed, attempt, volume, drawn, dict(+rejected), seconds)
+        rng = np.random.default_rng([job.seed, attempt, 1])
+        window = placing.window(rng, job.turn, inputs.method.cell, deep=rejected[placing.outside] > 0)
+        if placing.has_room(window.box, plan.paste.smallest_ml):
+            draw = _paint_once(inputs, job, host, window, attempt)
+            reason = _fault_of(draw, host, plan)
+        else:  # nothing needs to be painted to know this
+            draw = _unpainted(host.scan, window, attempt)
+            reason = placing.outside
+        seconds += draw.seconds
+        if reason is None and quality is not None:
+            reason = _judge(quality, draw, host.scan)
+        if reason is None:
+            return replace(draw, rejected=dict(+rejected), seconds=seconds)
+        rejected[reason] += 1
+        failed_in_a_row = 0 if reason == NOT_FOUND else failed_in_a_row + 1
+        if failed_in_a_row == plan.paste.draws or (quality is not None and rejected[NOT_FOUND] == quality.tries):
+            return replace(draw, image=None, rejected=dict(+rejected), seconds=seconds)
+    raise AssertionError  # `itertools.count` does not end
 
 
-def _paint_once(
-    inputs: PairInputs, job: PairJob, scan: Scan, window: Window, attempt: int
-) -> tuple[np.ndarray, np.ndarray, Box | None, Synthetic, float]:
-    """Paint one draw and paste it into the scan.
+def _fault_of(draw: Draw, host: LoadedHost, plan: Plan) -> str | None:
+    """The reason to reject a draw before a judge is asked, or None."""
+    if draw.volume_ml == 0:
+        return "empty"
+    if draw.volume_ml < plan.paste.smallest_ml:
+        return "too small"
+    if not host.placing.holds(draw.inside):
+        return host.placing.outside
+    return BEYOND_RANGE if draw.cut > _MOST_CUT else None
 
-    Returns:
-        Image, mask, the box of what changed when an old tumor was removed, the painted window, the method's seconds.
-    """
-    method, plan, removed = inputs.method, inputs.plan, None
+
+def _judge(quality: Quality, draw: Draw, scan: Scan) -> str | None:
+    """The judge's reason to reject a draw, or None; `draw.drawn` gets what the judge found."""
+    found = predict_around(quality.judge, np.asarray(draw.image), scan.grid, draw.window.box)
+    draw.drawn["proportion"] = round(proportion(draw.mask, found), 4)
+    return None if draw.drawn["proportion"] >= quality.keep else NOT_FOUND
+
+
+def _unpainted(scan: Scan, window: Window, attempt: int) -> Draw:
+    return Draw(None, np.zeros(scan.grid.shape, bool), window, None, attempt, 0.0, 0.0, 0.0, {}, {}, 0.0)
+
+
+def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, window: Window, attempt: int) -> Draw:
+    """Paint one draw and paste it into the scan."""
+    method, plan, scan, removed = inputs.method, inputs.plan, host.scan, None
     if method.keeps_background:  # such a method would leave an old tumor in the box
         scan, removed = remove_tumors_in_box(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
     request = cut_window(scan, window, job.source.name if job.source.redraw else None)
@@ -175,10 +226,11 @@ def _paint_once(
     with catch_out_of_memory(method.name):
         synthetic = method.synthesize(request, derive_seed(job.seed, attempt), inputs.sampling)
     seconds = time.perf_counter() - start
-    image, mask = paste(
-        scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, method.keeps_background
-    )
-    return image, mask, removed, synthetic, seconds
+    pasted = paste(scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, method.keeps_background)
+    volume_ml = float(pasted.mask.sum()) * scan.grid.voxel_ml
+    inside = host.placing.share_inside(pasted.mask, window.box)
+    drawn = dict(synthetic.drawn)
+    return Draw(pasted.image, pasted.mask, window, removed, attempt, volume_ml, inside, pasted.cut, drawn, {}, seconds)
 
 
 def make_provenance(
@@ -208,6 +260,7 @@ def make_provenance(
         plan_hash=inputs.plan.hash,
         weights=weights,
         volume_ml=round(draw.volume_ml, 4),
+        inside=round(draw.inside, 4),
         padded=draw.window.padded,
         seconds={name: round(value, 4) for name, value in seconds.items()},
         rejected=draw.rejected,

@@ -7,6 +7,8 @@ one half (`tumor_place`). Outside the box nothing changes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
@@ -14,6 +16,23 @@ from tumorgen_cli.data.volumes import resample
 from tumorgen_cli.geometry import Box, Grid, cast_to_dtype, tight_box
 from tumorgen_cli.methods.base import Request, Synthetic
 from tumorgen_cli.synthesis.scan import Scan
+
+_CUT = 0.02  # of the clip window: an intensity that is cut by more is lost
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """A painted scan.
+
+    Attributes:
+        image: (C, X, Y, Z), with values that the data types of the scan's files can hold.
+        mask: the tumor, (X, Y, Z) bool.
+        cut: share of the tumor's voxels whose intensity was beyond what the scan can hold and was cut.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    cut: float
 
 
 def feather(box: Box, grid: Grid, width_mm: float) -> np.ndarray:
@@ -72,12 +91,12 @@ def paste(
     synthetic: Synthetic,
     feather_mm: float,
     keeps_background: bool,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Pasted:
     """Paste a painted box into a scan.
 
     Where the host is kept, the difference between the painted window and the host's window is added to the scan, so
     detail finer than the working grid stays. Elsewhere the painted image replaces the scan. The result is never below
-    the lower clip limit unless the scan itself is.
+    the lower clip limit unless the scan itself is, and never beyond the values of the files' data types.
 
     Args:
         scan: the host scan.
@@ -89,12 +108,14 @@ def paste(
         keeps_background: whether the host is kept if `synthetic.kept` does not say it voxel by voxel.
 
     Returns:
-        Image (C, X, Y, Z), with values that the data types of the scan's files can hold, and tumor mask (X, Y, Z) bool.
+        The image, the mask, and how much of the tumor was cut.
     """
     target = scan.grid.subgrid(box.start, scan.grid.spacing_mm, box.shape)
     weight = feather(box, scan.grid, feather_mm)
     kept = float(keeps_background) if synthetic.kept is None else resample(synthetic.kept, window, target, "linear")
-    image = scan.image.copy()
+    mask = np.zeros(scan.grid.shape, bool)
+    mask[box.slices] = (resample(synthetic.mask, window, target, "linear") >= 0.5) & (weight >= 0.5)
+    image, cut = scan.image.copy(), np.zeros(box.shape, bool)
     for channel, (painted, host) in enumerate(zip(synthetic.image, request.image, strict=True)):
         before = scan.image[(channel, *box.slices)].astype(np.float32)
         change = kept * resample(painted - host, window, target, "linear") if np.any(kept) else 0.0
@@ -102,11 +123,13 @@ def paste(
             change = change + (1 - kept) * (resample(painted, window, target, "cubic") - before)
         # noise and interpolation may go below 0, where no PET value can be
         floor = np.minimum(before, request.limits[channel, 0])
-        after = np.maximum(before + weight * change, floor)
-        image[(channel, *box.slices)] = cast_to_dtype(after, scan.dtypes[channel])
-    mask = np.zeros(scan.grid.shape, bool)
-    mask[box.slices] = (resample(synthetic.mask, window, target, "linear") >= 0.5) & (weight >= 0.5)
-    return image, mask
+        asked = before + weight * change
+        after = cast_to_dtype(np.maximum(asked, floor), scan.dtypes[channel])
+        image[(channel, *box.slices)] = after
+        allowed = _CUT * (request.limits[channel, 1] - request.limits[channel, 0])
+        cut |= np.abs(after - asked) > allowed + (0.5 if after.dtype.kind in "iu" else 0.0)  # 0.5: rounding
+    tumor = mask[box.slices]
+    return Pasted(image, mask, float(cut[tumor].mean()) if tumor.any() else 0.0)
 
 
 def paste_labels(scan: Scan, box: Box, mask: np.ndarray, tumor_label: int) -> np.ndarray:
@@ -121,9 +144,12 @@ def paste_labels(scan: Scan, box: Box, mask: np.ndarray, tumor_label: int) -> np
         tumor_label: value of the tumor in the labels.
 
     Returns:
-        Labels (X, Y, Z) uint8.
+        Labels (X, Y, Z), of the smallest unsigned type that holds them.
     """
-    labels = np.zeros(scan.grid.shape, np.uint8) if scan.labels is None else scan.labels.astype(np.uint8)
+    highest = tumor_label if scan.labels is None else max(tumor_label, int(scan.labels.max()))
+    labels = np.zeros(scan.grid.shape, np.min_scalar_type(highest))
+    if scan.labels is not None:
+        labels[:] = scan.labels
     _remove_label(labels, box, tumor_label, scan.grid)
     labels[mask] = tumor_label
     return labels

@@ -2,83 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from tumorgen_cli.data.checks import geometry_faults, read_header
+from tumorgen_cli.data.body import body_mask, body_stride
 from tumorgen_cli.data.volumes import read_volume
-from tumorgen_cli.geometry import Box, Grid, as_triple
+from tumorgen_cli.geometry import Box, as_triple
 from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.synthesis.paste import fade_mm
+from tumorgen_cli.synthesis.paste import fade_mm, tumor_place
 from tumorgen_cli.synthesis.scan import Scan
 from tumorgen_cli.synthesis.sources import Source
-from tumorgen_cli.synthesis.window import Window, large_box_fault, lay_window, redraw_box, window_shape
+from tumorgen_cli.synthesis.window import Window, lay_window, redraw_box
 from tumorgen_cli.system.errors import DataError, Fault
-from tumorgen_cli.tumors.boxes import body_mask, draw_size_mm, place_box
+from tumorgen_cli.tumors.boxes import LEAST_SHARE, draw_size_mm, place_box
 
-_REGION_VOXELS = 4_000_000  # a larger scan is subsampled to find places
+INSIDE_REGION, INSIDE_BODY = 0.95, 0.98  # least share of a mask in its region; without a region, in the body
+OUTSIDE_REGION, OUTSIDE_BODY = "outside the region", "outside the body"  # the reasons to reject a draw
+_DEEP = 0.95  # share of the box that should lie inside once a mask has not: the next places are drawn deeper
 
 
-def check_places(sources: Sequence[Source], box: Box | None, plan: Plan) -> None:
-    """Check where the user wants tumors, by the headers of the files alone.
+def region_faults(where: str, region: np.ndarray) -> list[Fault]:
+    """Find values of a region that are no whole numbers: probabilities, or a mask that was interpolated.
 
-    Args:
-        sources: the host scans.
-        box: the user's box in the hosts' voxels, if there is one.
-        plan: the plan.
-
-    Raises:
-        DataError: a region differs in geometry from its scan, or the user's box is outside a scan or too large for it;
-            all faults are listed.
+    They are mostly above 0 in the whole scan, so "where it is not 0" says nothing.
     """
-    faults: list[Fault] = []
-    for source in sources:
-        if box is None and source.roi is None:
-            continue
-        files = [source.files[0], *([source.roi] if source.roi else [])]
-        grids = {path: grid for path in files if (grid := read_header(path, faults)) is not None}
-        faults += geometry_faults(grids)
-        grid = grids.get(files[0])
-        if box is None or grid is None:
-            continue
-        where = f"--box {','.join(map(str, (*box.start, *box.stop)))} on {source.name}"
-        faults += box_faults(where, box, grid, plan)
-    if faults:
-        raise DataError("Nothing can be painted there", faults)
-
-
-def box_faults(where: str, box: Box, grid: Grid, plan: Plan) -> list[Fault]:
-    """The fault of a user's box that is outside a scan's grid or too large; `where` names box and scan."""
-    if any(a < 0 or b > n or b - a < 2 for a, b, n in zip(box.start, box.stop, grid.shape, strict=True)):
-        expected = "0 <= start, start + 2 <= stop <= size per axis"
-        return [Fault(where, f"outside the scan of {grid.shape} voxels", expected, "correct the box")]
-    return [] if window_shape(box, grid, plan) else [large_box_fault(where, box, grid, plan)]
-
-
-def allowed_region(scan: Scan, roi: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """Return where the centers of boxes may lie: in the region of interest, or else in the body.
-
-    Args:
-        scan: the host scan.
-        roi: mask of the region of interest (X, Y, Z).
-
-    Returns:
-        A mask bool of every `stride`-th voxel, and the stride.
-    """
-    stride = max(1, int(np.ceil((np.prod(scan.grid.shape) / _REGION_VOXELS) ** (1 / 3))))
-    if roi is not None:
-        return roi[::stride, ::stride, ::stride] > 0, stride
-    return body_mask(scan.image[0, ::stride, ::stride, ::stride].astype(np.float32)), stride
+    if region.dtype.kind not in "fc":
+        return []
+    broken = region != np.rint(region)
+    if not broken.any():
+        return []
+    values = region[broken]
+    found = f"{values.size} voxels that are no whole numbers, {values.min():g} to {values.max():g}"
+    remedy = "cut probabilities at 0.5, resample masks by nearest neighbor, and save whole numbers"
+    return [Fault(where, found, "a mask: 0 where no tumor may be", remedy)]
 
 
 class Placing:
-    """Boxes for one scan.
+    """Boxes for one scan, and whether a tumor lies where it may.
 
     A box is the user's; or the box of a tumor that is redrawn, with BA-PMG's offsets; or a box of a training tumor's
     size in the body or region. Boxes that are drawn get an additional edge, so that the tumor's place in them
     (`paste.tumor_place`) is of that size.
+
+    Attributes:
+        region: mask of the region to paint in (X, Y, Z) bool; None for the body.
+        stride: step along each axis from one voxel of `allowed` to the next.
+        outside: the reason to reject a tumor that does not lie where it may.
+        least: the least share of a tumor that must lie there.
     """
 
     def __init__(
@@ -90,7 +63,7 @@ class Placing:
         box: Box | None,
         region: np.ndarray | None = None,
     ) -> None:
-        """Find the allowed region if boxes are to be placed in it.
+        """Find where tumors may lie.
 
         Args:
             scan: the host scan.
@@ -98,28 +71,45 @@ class Placing:
             plan: the plan.
             tumors: the training tumors, whose sizes are drawn.
             box: the user's box in the scan's voxels, if there is one.
-            region: mask (X, Y, Z) of the region to paint in, instead of the source's `roi`.
+            region: mask (X, Y, Z) bool of the region to paint in, instead of the source's `roi`.
 
         Raises:
-            DataError: the region of interest is empty.
+            DataError: the region of interest is empty, or no mask.
         """
         self.scan, self.source, self.plan, self.tumors, self.user_box = scan, source, plan, tumors, box
-        if box is None and not source.redraw:
-            self.allowed, self.stride = allowed_region(scan, self._read_roi() if region is None else region)
+        self.region = self._read_roi() if region is None else region
+        self.stride = body_stride(scan.grid.shape)
+        self.outside, self.least = (
+            (OUTSIDE_BODY, INSIDE_BODY) if self.region is None else (OUTSIDE_REGION, INSIDE_REGION)
+        )
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """Where the centers of boxes may lie: region or body, of every `stride`-th voxel, bool."""
+        return self.body if self.region is None else self.region[(slice(None, None, self.stride),) * 3]
+
+    @functools.cached_property
+    def body(self) -> np.ndarray:
+        """The body, of every `stride`-th voxel, bool; annotated tumors belong to it."""
+        thin = (slice(None, None, self.stride),) * 3
+        labels = self.scan.labels
+        tumors = None if labels is None else labels[thin] == self.plan.tumor_label
+        return body_mask(self.scan.measured[(0, *thin)].astype(np.float32), tumors)
 
     def _read_roi(self) -> np.ndarray | None:
         if self.source.roi is None:
             return None
         roi, _ = read_volume(self.source.roi)
-        if self.source.region is not None:
-            roi = roi == self.source.region
+        if faults := region_faults(str(self.source.roi), roi):
+            raise DataError("A region is no mask", faults)
+        roi = roi != 0 if self.source.region is None else roi == self.source.region
         if not roi.any():
             found = "no voxel set" if self.source.region is None else f"no voxel of label {self.source.region}"
             remedy = "draw one, or leave this host out"
             raise DataError("A region is empty", [Fault(str(self.source.roi), found, "a region to paint in", remedy)])
         return roi
 
-    def window(self, rng: np.random.Generator, turn: int, cell: int) -> Window:
+    def window(self, rng: np.random.Generator, turn: int, cell: int, deep: bool = False) -> Window:
         """Draw a box and lay a window around it.
 
         Args:
@@ -127,14 +117,16 @@ class Placing:
             turn: how often the scan has been painted into before; its tumors are redrawn in turn.
             cell: side of the method's mask cells in working voxels. The tumor's place has whole cells, unless the box
                 is the user's.
+            deep: draw a box that lies inside the region or body nearly as a whole, where there is room for it.
 
         Raises:
             DataError: there is no place for a box, or the box is too large.
         """
-        return lay_window(self.scan, self.box(rng, turn), self.plan, cell if self.user_box is None else 1)
+        box = self.box(rng, turn, _DEEP if deep else LEAST_SHARE)
+        return lay_window(self.scan, box, self.plan, cell if self.user_box is None else 1)
 
-    def box(self, rng: np.random.Generator, turn: int) -> Box:
-        """Draw a box in the scan's voxels; see `window`."""
+    def box(self, rng: np.random.Generator, turn: int, least_share: float = LEAST_SHARE) -> Box:
+        """Draw a box in the scan's voxels; see `window`. `least_share` of it should lie in the region or body."""
         if self.user_box is not None:
             return self.user_box
         if self.source.redraw:
@@ -148,7 +140,7 @@ class Placing:
             max(1, min(round(e / s), n) // self.stride)
             for e, s, n in zip(size_mm, grid.spacing_mm, grid.shape, strict=True)
         )
-        coarse = place_box(size, self.allowed, rng)
+        coarse = place_box(size, self.allowed, rng, least_share)
         if coarse is None:
             fault = Fault(self.scan.name, "no place for a box", "a body or region of interest", "give --roi or --box")
             raise DataError("A host has no place for a tumor", [fault])
@@ -156,3 +148,30 @@ class Placing:
             as_triple(a * self.stride for a in coarse.start),
             as_triple(min(b * self.stride, n) for b, n in zip(coarse.stop, grid.shape, strict=True)),
         )
+
+    def holds(self, share_inside: float) -> bool:
+        """Whether enough of a tumor lies where it may. In the user's own box, tumors are kept wherever they are."""
+        return self.user_box is not None or share_inside >= self.least
+
+    def has_room(self, box: Box, smallest_ml: float) -> bool:
+        """Whether the smallest tumor could pass `holds` in a box of the scan's voxels."""
+        place = tumor_place(box, self.scan.grid, self.plan.paste.feather_mm)
+        room_ml = float(self._inside(place).sum()) * self.scan.grid.voxel_ml
+        return self.user_box is not None or (room_ml > 0 and room_ml >= self.least * smallest_ml)
+
+    def share_inside(self, mask: np.ndarray, box: Box) -> float:
+        """The share of a mask (X, Y, Z) bool that lies in the region or, without one, in the body; 0 if it is empty.
+
+        Args:
+            mask: the mask, on the scan's grid.
+            box: a box of the scan's voxels that holds the mask.
+        """
+        part = mask[box.slices]
+        return float(self._inside(box)[part].mean()) if part.any() else 0.0
+
+    def _inside(self, box: Box) -> np.ndarray:
+        """Where tumors may lie in a box of the scan's voxels, (X, Y, Z) bool."""
+        if self.region is not None:
+            return self.region[box.slices]
+        coarse = (np.arange(a, b) // self.stride for a, b in zip(box.start, box.stop, strict=True))
+        return np.asarray(self.allowed[np.ix_(*coarse)])

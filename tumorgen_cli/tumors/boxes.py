@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
-from tumorgen_cli.geometry import Box, Shape, Triple, as_triple, find_largest_component, tight_box
+from tumorgen_cli.geometry import Box, Shape, Triple, as_triple, tight_box
 from tumorgen_cli.planning.fingerprint import TumorFacts
+
+LEAST_SHARE = 0.6  # of a box that should lie in the allowed region
 
 
 def latent_mask(mask: np.ndarray, factor: int = 4) -> np.ndarray:
@@ -82,7 +83,9 @@ def draw_size_mm(
     return (float(size[0]), float(size[1]), float(size[2])), number
 
 
-def place_box(size: Shape, allowed: np.ndarray, rng: np.random.Generator, least_share: float = 0.6) -> Box | None:
+def place_box(
+    size: Shape, allowed: np.ndarray, rng: np.random.Generator, least_share: float = LEAST_SHARE
+) -> Box | None:
     """Draw a place for a box: its center, and at least a share of its volume, lie in an allowed region.
 
     If none of 200 draws reaches the share, the best of them is returned.
@@ -114,39 +117,6 @@ def place_box(size: Shape, allowed: np.ndarray, rng: np.random.Generator, least_
         if best is None or share > best[0]:
             best = (share, box)
     return best[1] if best else None
-
-
-def body_mask(image: np.ndarray) -> np.ndarray:
-    """Find the body in a scan (X, Y, Z): the largest part above Otsu's threshold, with holes filled slice by slice.
-
-    Values above the 95th percentile are clipped and the square root is taken first, so that the threshold lies between
-    air and tissue and not below hot organs.
-
-    Returns:
-        The body, (X, Y, Z) bool; everything if no voxel is above the threshold.
-    """
-    low, high = np.percentile(image, (0.5, 95))
-    if high <= low:
-        low, high = float(image.min()), float(image.max())
-    unit = np.sqrt(np.clip((ndimage.gaussian_filter(image, 1.0) - low) / max(high - low, 1e-6), 0, 1))
-    body = find_largest_component(unit > _otsu_threshold(unit))
-    if body is None:
-        return np.ones(image.shape, bool)
-    return np.stack([ndimage.binary_fill_holes(body[:, :, z]) for z in range(image.shape[2])], axis=2)
-
-
-def _otsu_threshold(values: np.ndarray) -> float:
-    """Otsu's threshold between two classes of values in [0, 1], to 1/128.
-
-    Scikit-image's function sums in float32, which gives other thresholds for scans of many voxels.
-    """
-    counts, edges = np.histogram(values, 128, (0.0, 1.0))
-    centers = (edges[:-1] + edges[1:]) / 2
-    below = counts.cumsum()
-    above = below[-1] - below
-    mean_below = (counts * centers).cumsum() / np.maximum(below, 1)
-    mean_above = ((counts * centers).sum() - (counts * centers).cumsum()) / np.maximum(above, 1)
-    return float(centers[int((below * above * (mean_below - mean_above) ** 2).argmax())])
 
 
 def _integral(mask: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tumorgen_cli.data.body import body_mask
 from tumorgen_cli.geometry import as_triple, cut, cut_mask, draw_window_start, place_window, tight_box
 from tumorgen_cli.methods.freetumor.config import FreeTumorConfig, SegmentorConfig
 from tumorgen_cli.methods.latent.cache import find_candidates
@@ -17,7 +18,7 @@ from tumorgen_cli.preprocessing.cases import Case
 from tumorgen_cli.preprocessing.intensity import scale
 from tumorgen_cli.preprocessing.windows import augment, cut_mix
 from tumorgen_cli.system.errors import DataError, Fault
-from tumorgen_cli.tumors.boxes import body_mask, draw_size_mm, place_box
+from tumorgen_cli.tumors.boxes import draw_size_mm, place_box
 from tumorgen_cli.tumors.masks import draw_mask
 from tumorgen_cli.tumors.removal import remove_tumors
 
