@@ -65,7 +65,7 @@ def test_a_killed_shard_goes_on_and_leaves_the_others_alone(at_once, workspace, 
         seen.append(arguments)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        write(*arguments)
+        return write(*arguments)
 
     monkeypatch.setattr(synthesize_module, "_write_pair", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
