@@ -14,7 +14,7 @@ SETTINGS = [part for setting in TOY for part in ("--set", setting)]
 def test_from_nothing_to_preprocessed(phantoms, tmp_path):
     work = tmp_path / "work"
     before = call("status", "-w", work, "--json")
-    assert [(s["name"], s["state"]) for s in json.loads(before.stdout)] == [("plan", "missing")]
+    assert [(s["name"], s["state"]) for s in json.loads(before.stdout)] == [("plan", "to do")]
     assert "next: tumorgen plan DATASET" in told(before)
     assert not work.exists()  # looking writes nothing
 
@@ -43,11 +43,11 @@ def test_from_nothing_to_preprocessed(phantoms, tmp_path):
     steps = {s["name"]: s for s in json.loads(call("status", "-w", work, "--json").stdout)}
     assert {name: s["state"] for name, s in steps.items()} == {
         "plan": "done",
-        "preprocess": "missing",
-        "train vae": "missing",
-        "train flow": "missing",
-        "train refiner": "missing",
-        "synthesize": "missing",
+        "preprocess": "to do",
+        "train vae": "to do",
+        "train flow": "to do",
+        "train refiner": "to do",
+        "synthesize": "to do",
     }
 
     done = call("preprocess", "-w", work, "--workers", 0)

@@ -1,5 +1,6 @@
 """Locks of folders: links and files of others are refused, and a holder is named."""
 
+import contextlib
 import errno
 import os
 import threading
@@ -60,3 +61,41 @@ def test_a_look_at_a_lock_does_not_refuse_a_command(tmp_path: Path):
         threading.Thread(target=lambda: (time.sleep(0.03), fcntl.flock(stream, fcntl.LOCK_UN))).start()
         with locks.locked(tmp_path, "plan"):
             pass
+
+
+def test_a_refused_command_leaves_no_folder(tmp_path):
+    folder = tmp_path / "deep" / "work"
+    with pytest.raises(ValueError, match="refused"), locks.locked(folder, "plan"):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="refused"), locks.locked(folder, "synthesize", "1_of_2"):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
+
+
+def fail_in(folder, part=None, write=False):
+    """Take the lock of a folder and fail, after a file was written or before."""
+    with locks.locked(folder, "plan", part):
+        if write:
+            (folder / "half.json").write_text("x")
+        raise ValueError("refused")
+
+
+def test_a_folder_with_files_or_from_before_is_kept(tmp_path):
+    with pytest.raises(ValueError, match="refused"):
+        fail_in(tmp_path / "new", write=True)
+    assert (tmp_path / "new" / "half.json").is_file()
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ValueError, match="refused"):
+        fail_in(tmp_path / "old")
+    assert (tmp_path / "old").is_dir()
+
+
+def test_a_folder_in_which_another_part_works_is_kept(tmp_path):
+    folder = tmp_path / "set"
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        first.enter_context(locks.locked(folder, "synthesize", "1_of_2"))
+        second.enter_context(locks.locked(folder, "synthesize", "2_of_2"))
+        with pytest.raises(ValueError, match="refused"):
+            fail_in(folder, "3_of_3")
+        assert (folder / ".lock_1_of_2").is_file()

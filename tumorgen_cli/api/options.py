@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.geometry import Box
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions
@@ -19,7 +20,7 @@ Options = TypeVar("Options", HostOptions, QualityOptions, ScoreOptions)
 #: a path, also as text
 StrPath = str | Path
 #: the folder of a workspace, where none is given
-WORK = "tumorgen_work"
+WORK = str(DEFAULT_WORK)
 #: fields of the option records that hold a path
 _PATH_FIELDS = ("healthy", "roi", "host_labels", "judge", "inception")
 

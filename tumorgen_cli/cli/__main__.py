@@ -1,5 +1,5 @@
 """`python -m tumorgen_cli.cli`, for torchrun and accelerate."""
 
-from tumorgen_cli.cli.main import app
+from tumorgen_cli.cli.main import start
 
-app()
+start()

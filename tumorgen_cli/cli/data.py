@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import (
-    DEFAULT_WORK,
     DatasetArgument,
     Device,
     FoldNumber,
@@ -21,9 +21,8 @@ from tumorgen_cli.cli.options import (
     TumorLabel,
     Work,
     Workers,
-    at_work,
-    command,
 )
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, PlanError
 
@@ -52,7 +51,7 @@ def plan(
 
         title = f"Plan of {made.dataset} ({work / 'plan.json'})"
         console.table(title, ("field", "value", "rule", "inputs"), plan_rows(made))
-    console.next_command(f"tumorgen preprocess{at_work(work)}")
+    console.next_command(command_line("preprocess", work))
 
 
 @command
@@ -78,7 +77,7 @@ def presets(
             console.print_json(firsts)
         else:
             console.table("Presets", ("name", "what"), firsts.items())
-        console.next_command("tumorgen plan DATASET --preset NAME")
+        console.next_command(command_line("plan DATASET --preset NAME", DEFAULT_WORK))
         return
     text = preset_text(name)
     if copy_to is not None:
@@ -86,13 +85,13 @@ def presets(
             remedy = "choose another name; nothing was written"
             raise PlanError("The file exists", [Fault(str(copy_to), "a file", "a new name", remedy)])
         write_text(copy_to, text)
-        console.next_command(f"tumorgen plan DATASET --preset {copy_to}")
+        console.next_command(command_line(f"plan DATASET --preset {quote(copy_to)}", DEFAULT_WORK))
         return
     typer.echo(text)
-    console.next_command(f"tumorgen plan DATASET --preset {name}")
+    console.next_command(command_line(f"plan DATASET --preset {quote(name)}", DEFAULT_WORK))
 
 
-@command
+@planned_command
 def preprocess(
     healthy: Annotated[
         Optional[Path],
@@ -110,7 +109,7 @@ def preprocess(
     console.note(f"{made.cases} cases written")
     if healthy is not None:
         console.note(f"{made.healthy} healthy scans written")
-    console.next_command(f"tumorgen train all{at_work(work)}")
+    console.next_command(command_line("train all", work))
 
 
 @command
@@ -121,5 +120,12 @@ def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
         console.print_json(steps)
     else:
         console.table(f"Workspace {work}", ("step", "state", "detail"), [(s.name, s.state, s.detail) for s in steps])
-    more = f"tumorgen synthesize --healthy DIR -n N --out DIR{at_work(work)}"
-    console.next_command(next((step.command for step in steps if step.state != "done"), more))
+    from tumorgen_cli.pipeline.status import next_step
+
+    step = next_step(steps)
+    if step is None:
+        console.next_command(command_line("synthesize --healthy DIR -n N --out DIR", work))
+    elif step.state == "running":
+        console.next_command(f"when `{step.name}` has finished: {command_line('status', work)}")
+    else:
+        console.next_command(step.command)

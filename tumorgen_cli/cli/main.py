@@ -8,6 +8,7 @@ import typer
 
 from tumorgen_cli import __version__
 from tumorgen_cli.cli import data, nnunet, pairs, run, scores, training
+from tumorgen_cli.system import console
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 _PIPELINE, _USE, _STUDIES = "The pipeline", "Pairs and nnU-Net", "Studies"
@@ -19,6 +20,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Learn tumors from a small annotated 3D data set, and paint new ones, image and mask, into healthy scans.",
 )
+
+
+def start() -> None:
+    """Run the command of this process: the entry point of `tumorgen`."""
+    console.accept_any_text()
+    app()
 
 
 def _version(value: bool) -> None:

@@ -1,25 +1,17 @@
-"""The options that commands share, what they accept, and what every command does around its work. Imports no torch."""
+"""The options that commands share, and what they accept. Imports no torch."""
 
 from __future__ import annotations
 
-import functools
-import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault, PlanError, TumorgenError
-from tumorgen_cli.system.processes import exit_code, stop_cleanly
+from tumorgen_cli.system.errors import Fault, PlanError
 
 if TYPE_CHECKING:
     from tumorgen_cli.geometry import Box
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 #: flags have `metavar=""`, or typer shows them as options with a value
 #: the choices are written out, so that they are shown and completed without importing torch; a test compares them
@@ -149,52 +141,6 @@ Sets = Annotated[
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Path of an nnU-Net raw data set, or its id or name under $nnUNet_raw.")
 ]
-DEFAULT_WORK = Path("tumorgen_work")
-
-
-def command(function: F) -> F:
-    """Make a command: an error that the user can correct has no traceback and exit code 1, a stop has 130 or 143.
-
-    Time and peak memory of each command go to `commands.jsonl` of the workspace.
-    """
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
-        start = time.monotonic()
-        try:
-            with stop_cleanly():
-                function(*args, **kwargs)
-            _record_cost(function.__name__, kwargs, time.monotonic() - start)
-        except TumorgenError as error:
-            console.show_error(error)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt as stop:
-            console.warn("stopped; finished work is kept, and the same command goes on from there")
-            raise typer.Exit(exit_code(stop)) from None
-
-    return run  # type: ignore[return-value]  # wraps keeps the signature, which the type checker cannot see
-
-
-def _record_cost(name: str, options: dict[str, Any], seconds: float) -> None:
-    """Append a line with the time and peak memory of a command, for benchmarks."""
-    from tumorgen_cli.system.devices import peak_memory_gib
-    from tumorgen_cli.system.files import append_line
-
-    root = options.get("work")
-    if not isinstance(root, Path) or not root.is_dir() or name in ("status", "presets"):
-        return
-    line = {
-        "command": name,
-        "stage": options.get("stage"),
-        "seconds": round(seconds, 1),
-        "peak_memory_gib": round(peak_memory_gib(), 2),
-    }
-    append_line(root / "commands.jsonl", json.dumps(line))
-
-
-def at_work(work: Path) -> str:
-    """The -w option of the next command; empty for the default workspace."""
-    return "" if work == DEFAULT_WORK else f" -w {work}"
 
 
 def refuse(message: str, faults: list[Fault]) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.cli.commands import planned_command
 from tumorgen_cli.cli.options import (
-    DEFAULT_WORK,
     Cases,
     Device,
     Healthy,
@@ -24,20 +24,19 @@ from tumorgen_cli.cli.options import (
     Solver,
     UntilPass,
     Work,
-    at_work,
-    command,
     host_faults,
     parse_box,
     parse_shard,
     refuse,
 )
 from tumorgen_cli.cli.printing import OTHER_SHARDS, show_set
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.synthesis.options import judge_faults
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import describe_counts
 
 
-@command
+@planned_command
 def synthesize(
     healthy: Healthy = None,
     cases: Cases = None,
@@ -106,13 +105,15 @@ def synthesize(
     if report.tally.left:
         console.next_command(OTHER_SHARDS)
     elif report.tally.pairs:
-        console.next_command(f"tumorgen evaluate {report.folder}{at_work(work)}")
+        console.next_command(command_line(f"evaluate {quote(report.folder)}", work))
     else:
         console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
-        console.next_command(f"tumorgen train all{at_work(work)} --iterations N")
+        hosts = f"--healthy {quote(healthy)}" if healthy else f"--cases {cases}"
+        again = f"synthesize {hosts} -n {pairs} --until-pass {until_pass} --keep {keep / 2:g} --out DIR"
+        console.next_command(command_line(again, work, method))
 
 
-@command
+@planned_command
 def filter_pairs(
     set_folder: Annotated[
         Path, typer.Argument(metavar="SET", help="The set: a folder, or a name in the workspace. It is not changed.")
@@ -142,6 +143,8 @@ def filter_pairs(
     if found.left:
         console.next_command(OTHER_SHARDS)
     elif found.kept:
-        console.next_command(f"tumorgen evaluate {found.folder}{at_work(work)}")
+        console.next_command(command_line(f"evaluate {quote(found.folder)}", work))
     else:
-        console.next_command(f"tumorgen filter {set_folder} --keep {keep / 2:g} --out DIR{at_work(work)}")
+        chosen = f" --judge {quote(judge)}" if judge else ""
+        again = f"filter {quote(set_folder)} --keep {keep / 2:g}{chosen} --out DIR"
+        console.next_command(command_line(again, work))

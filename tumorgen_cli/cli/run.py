@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.cli.commands import command
 from tumorgen_cli.cli.options import (
-    DEFAULT_WORK,
     DatasetArgument,
     Device,
     FoldNumber,
@@ -21,10 +21,9 @@ from tumorgen_cli.cli.options import (
     Settings,
     TumorLabel,
     Work,
-    at_work,
-    command,
 )
 from tumorgen_cli.cli.printing import show_scores, show_set
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.system import console
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def demo(
 ) -> None:
     """Write phantoms that look like PET, and run every stage on them."""
     _show_run(api.demo(quick=quick, work=work, device=device, seed=seed or 0), as_json)
-    console.next_command("open the report above, then: tumorgen run DATASET --healthy DIR")
+    console.next_command(f"open the report above, then: {command_line('run DATASET --healthy DIR', DEFAULT_WORK)}")
 
 
 @command
@@ -72,7 +71,7 @@ def run(
     scoring = api.ScoreOptions(judge)
     made = api.run(dataset, healthy, pairs, options=options, scoring=scoring, work=work, device=device)
     _show_run(made, as_json)
-    console.next_command(f"tumorgen synthesize --healthy {healthy} -n 100 --out DIR{at_work(work)}")
+    console.next_command(command_line(f"synthesize --healthy {quote(healthy)} -n 100 --out DIR", work))
 
 
 def _show_run(made: RunReport, as_json: bool) -> None:

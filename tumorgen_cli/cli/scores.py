@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import (
-    DEFAULT_WORK,
     Cases,
     Device,
     Features,
@@ -20,16 +20,15 @@ from tumorgen_cli.cli.options import (
     Seed,
     Sets,
     Work,
-    at_work,
-    command,
     method_names,
 )
 from tumorgen_cli.cli.printing import show_scores
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault
 
 
-@command
+@planned_command
 def evaluate(
     sets: Sets = None,
     judge: JudgeFolder = None,
@@ -47,11 +46,12 @@ def evaluate(
         console.print_json(reports)
     else:
         show_scores(reports)
-    merge = f"tumorgen merge DATASET SET --out Dataset601_Merged{at_work(work)}"
+    scored = " ".join(quote(each) for each in sets or [Path(reports[-1].name)])
+    merge = command_line(f"merge DATASET {scored} --out Dataset601_Merged", work)
     console.next_command(f"open {reports[-1].page}, then: {merge}")
 
 
-@command
+@planned_command
 def compare(
     methods: Annotated[
         str, typer.Option("--methods", metavar="A,B,...", help="Names of methods, with commas between.")
@@ -132,7 +132,7 @@ def compare(
     console.next_command(f"open {made.page}")
 
 
-@command
+@planned_command
 def make_study(
     sets: Sets = None,
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Number of lesions of each kind.", min=1)] = 20,
@@ -151,7 +151,7 @@ def make_study(
     else:
         for line in made.notes:
             console.note(line)
-    score = f"tumorgen reader-study score ANSWERS... --key {made.key}"
+    score = f"tumorgen reader-study score ANSWERS... --key {quote(made.key)}"
     console.next_command(f"send {made.page} to readers (never key.json), then: {score}")
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from tumorgen_cli import api
-from tumorgen_cli.cli.options import DEFAULT_WORK, Device, Json, Method, Seed, Work, at_work, command, refuse
+from tumorgen_cli.cli.commands import planned_command
+from tumorgen_cli.cli.options import Device, Json, Method, Seed, Work, refuse
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from tumorgen_cli.judge.card import JudgeRecord
 
 
-@command
+@planned_command
 def train(
     stage: Annotated[
         str,
@@ -64,7 +66,7 @@ def train(
             30.0 if minutes is None else minutes, restart=restart, work=work, device=device, seed=seed
         )
         _show_judge(judge, as_json)
-        console.next_command(f"tumorgen evaluate{at_work(work)}")
+        console.next_command(command_line("evaluate", work))
         return
     runs = api.train(
         stage,
@@ -78,23 +80,23 @@ def train(
     )
     if as_json:
         console.print_json(runs)
-    console.next_command(_following(stage, method) + at_work(work))
+    console.next_command(_following(stage, method, work))
 
 
-def _following(stage: str, method: str | None) -> str:
+def _following(stage: str, method: str | None, work: Path) -> str:
     """The command after a stage: the next stage, or painting."""
     from tumorgen_cli.methods.registry import find_method, method_of_stage
 
     method = method or method_of_stage(stage)
     stages = find_method(method).stages
     later = stages[stages.index(stage) + 1 :] if stage in stages else ()
-    named = "" if method == "tumorgen" else f" --method {method}"
-    return f"tumorgen train {later[0]}" if later else f"tumorgen synthesize --healthy DIR -n 20{named}"
+    return command_line(f"train {later[0]}" if later else "synthesize --healthy DIR -n 20", work, method)
 
 
 def _show_judge(record: JudgeRecord, as_json: bool) -> None:
     """Print how a judge scores on the held-out cases, with a warning if it is too weak."""
-    from tumorgen_cli.judge import find
+    from tumorgen_cli.judge.card import record_facts
+    from tumorgen_cli.judge.find import WEAK_JUDGE
 
     if as_json:
         console.print_json(record)
@@ -105,5 +107,5 @@ def _show_judge(record: JudgeRecord, as_json: bool) -> None:
         title = f"The judge on held-out cases ({record.schedule.epochs} epochs, {console.clock(record.seconds)})"
         rows.append(("mean", f"{record.mean_dice:.3f}", f"{record.mean_surface_dice:.3f}"))
         console.table(title, ("case", "DSC", f"NSD at {record.tolerance_mm} mm"), rows)
-    if record.held_out and not record.mean_dice >= find.USEFUL_DICE:
-        console.warn(f"this judge is too weak to score pairs with: {find.WEAK_JUDGE}")
+    if caution := record_facts(record, "this judge").caution:
+        console.warn(f"{caution}: {WEAK_JUDGE}")

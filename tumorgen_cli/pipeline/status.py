@@ -1,89 +1,230 @@
-"""What of a workspace is done, what is stale, what is next. Reads files and writes none."""
+"""What of a workspace is done, what runs, what is outdated, what is next. Reads files and writes none."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+from tumorgen_cli.judge.find import read_own_judge
 from tumorgen_cli.methods.base import Method
 from tumorgen_cli.methods.registry import METHODS, find_method
+from tumorgen_cli.pipeline.hints import DEFAULT_METHOD, command_line, quote
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.synthesis.logs import read_logs
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.system import console
-from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.json_records import read_fields
+from tumorgen_cli.system.locks import lock_holder
+
+State = Literal["to do", "running", "partly", "done", "outdated"]
+_AGAIN = "train the stage again"
+_SHORT = 0.5  # weights of a shorter share of the planned training are told
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the pipeline: its state (done, partly, stale or missing) and the command for it."""
+    """One step of the pipeline, its state, and the command for it.
+
+    Attributes:
+        name: The step, for example `train flow` or `synthesize tumorgen_scans`.
+        state: `outdated`: made from other data, another plan, or weights that have been replaced.
+        detail: Numbers, and the reason of the state.
+        command: The command that does the step, with placeholders in capitals.
+    """
 
     name: str
-    state: str
+    state: State
     detail: str
     command: str
 
 
-def workspace_status(workspace: Workspace) -> list[Step]:
-    """Every step of a workspace and its state; stages of other methods than tumorgen once one of them has begun."""
-    where = f"-w {workspace.root}"
+def workspace_status(workspace: Workspace, work: Path | str | None = None) -> list[Step]:
+    """Every step of a workspace and its state; stages of other methods than tumorgen once one of them has begun.
+
+    Args:
+        workspace: The workspace.
+        work: The workspace as the user names it, for the commands. None: its folder.
+    """
+    work = workspace.root if work is None else work
+    running = lock_holder(workspace.root) or ""
     if not workspace.plan_file.is_file():
-        return [Step("plan", "missing", "", f"tumorgen plan DATASET {where}")]
+        state: State = "running" if running.startswith("tumorgen plan") else "to do"
+        return [Step("plan", state, "", command_line("plan DATASET", work))]
     plan, splits = workspace.plan(), workspace.splits()
-    detail = f"{plan.dataset}: {len(splits.train)} to learn from, {len(splits.test)} held out"
-    steps = [Step("plan", "done", detail, f"tumorgen plan {plan.dataset_path} {where}")]
+    detail = f"{plan.dataset}: {len(splits.train)} cases to learn from, {len(splits.test)} held out"
+    steps = [Step("plan", "done", detail, command_line(f"plan {quote(plan.dataset_path)}", work))]
     cases = [*splits.train, *splits.test]
     ready = sum(is_done(plan, case, workspace.cases / case) for case in cases)
-    state = "done" if ready == len(cases) else "missing" if not ready else "partly"
-    steps.append(Step("preprocess", state, f"{ready} of {len(cases)} cases", f"tumorgen preprocess {where}"))
-    return [*steps, *_training_steps(workspace, plan, where), *_set_steps(workspace, plan, where)]
+    state = "done" if ready == len(cases) else "partly" if ready else "to do"
+    if running.startswith("tumorgen preprocess"):
+        state = "running"
+    steps.append(Step("preprocess", state, f"{ready} of {len(cases)} cases", command_line("preprocess", work)))
+    return [*steps, *_training_steps(workspace, plan, work, running), *_set_steps(workspace, plan, work)]
 
 
-def _training_steps(workspace: Workspace, plan: Plan, where: str) -> list[Step]:
+def next_step(steps: Sequence[Step]) -> Step | None:
+    """The first step that is not done; None where all are. It may be one that is running.
+
+    Sets that are outdated count only if there is no other set.
+    """
+    sets = [step for step in steps if step.name.startswith(("synthesize", "evaluate"))]
+    fresh = [step for step in sets if step.state != "outdated"] or sets
+    return next((step for step in steps if step.state != "done" and (step not in sets or step in fresh)), None)
+
+
+def _training_steps(workspace: Workspace, plan: Plan, work: Path | str, running: str) -> list[Step]:
     """The stages, and the judge if there is one."""
     steps: list[Step] = []
     listed: set[Path] = set()  # a stage that methods share is listed once
     for name in METHODS:
+        if name != DEFAULT_METHOD and not (workspace.root / "runs" / name).is_dir():
+            continue
         method = find_method(name)(plan, workspace)
-        if name == METHODS[0] or (workspace.root / "runs" / name).is_dir():
-            fresh = [stage for stage in method.stages if method.folder(stage) not in listed]
-            steps += [_stage_step(method, stage, where) for stage in fresh]
-            listed |= {method.folder(stage) for stage in fresh}
-    if (workspace.judge / "judge.json").is_file():
-        made = read_plain(workspace.judge / "judge.json", "run `tumorgen train judge --restart`")
-        detail = f"{len(made['cases'])} cases, {made['minutes']:g} minutes"
-        steps.append(Step("train judge", "done", detail, f"tumorgen train judge {where}"))
+        fresh = [stage for stage in method.stages if method.folder(stage) not in listed]
+        for stage in fresh:
+            runs_now = running.startswith(f"tumorgen train {stage},") and _has_begun(method, stage)
+            steps.append(_stage_step(method, stage, work, runs_now))
+        listed |= {method.folder(stage) for stage in fresh}
+    if lock_holder(workspace.judge):
+        steps.append(Step("train judge", "running", "", command_line("train judge", work)))
+    elif (workspace.judge / "judge.json").is_file():
+        steps.append(_judge_step(workspace, work))
     return steps
 
 
-def _set_steps(workspace: Workspace, plan: Plan, where: str) -> list[Step]:
+def _has_begun(method: Method, stage: str) -> bool:
+    """Whether the running training of a stage of this name is this one: its earlier stages are trained."""
+    return all(method.trained(before) for before in method.stages[: method.stages.index(stage)])
+
+
+def _stage_step(method: Method, stage: str, work: Path | str, runs_now: bool) -> Step:
+    """A training stage."""
+    folder, name = method.folder(stage), f"train {stage}"
+    command = command_line(name, work, method.name)
+    progress = folder / "progress.json"
+    begun = read_fields(progress, _AGAIN, inputs_hash=str, step=int, iterations=int) if progress.is_file() else None
+    share = "" if begun is None else _share(begun["step"], begun["iterations"])
+    if runs_now:
+        return Step(name, "running", share, command)
+    if method.trained(stage):
+        return Step(name, *_trained_state(method, stage), command)
+    if (folder / "run.json").is_file() or (begun is not None and begun["inputs_hash"] != _inputs_hash(method, stage)):
+        reason = "made from other data, another plan or other earlier stages"
+        return Step(name, "outdated", reason, command_line(f"{name} --restart", work, method.name))
+    return Step(name, "partly" if (folder / "last.pt").is_file() else "to do", share, command)
+
+
+def _trained_state(method: Method, stage: str) -> tuple[State, str]:
+    """The state of a finished stage, and its numbers. A training that was much shorter than planned is not done."""
+    path, planned = method.folder(stage) / "run.json", method.planned_iterations(stage)
+    if not path.is_file():
+        return "done", "part of an earlier stage"
+    run = read_fields(path, _AGAIN, iterations=int, seconds=float, numbers=dict[str, float])
+    if run["iterations"] < _SHORT * planned:
+        return "partly", f"{_share(run['iterations'], planned)}: too short to paint well"
+    numbers = "".join(f"; {key} {value:.4g}" for key, value in run["numbers"].items())
+    return "done", f"{run['iterations']} steps in {console.clock(run['seconds'])}{numbers}"
+
+
+def _inputs_hash(method: Method, stage: str) -> str | None:
+    """What a stage would be made from now; None where an earlier stage is missing."""
+    try:
+        return method.inputs_hash(stage)
+    except StateError:
+        return None
+
+
+def _share(steps: int, planned: int) -> str:
+    """How much of a training is done."""
+    return f"{steps} of {planned} steps ({steps / max(planned, 1):.0%})"
+
+
+def _judge_step(workspace: Workspace, work: Path | str) -> Step:
+    """The workspace's own judge."""
+    try:
+        made = read_own_judge(workspace, workspace.judge)
+    except StateError as error:  # it is not used
+        return Step("train judge", "outdated", error.faults[0].found, command_line("train judge --restart", work))
+    detail = f"{made.minutes:g} minutes, DSC {made.mean_dice:.2f} on held-out cases"
+    return Step("train judge", "done", detail, command_line("train judge", work))
+
+
+def _set_steps(workspace: Workspace, plan: Plan, work: Path | str) -> list[Step]:
     """The synthetic sets of the workspace, and whether they are scored."""
     steps = []
-    again = f"tumorgen synthesize --healthy DIR -n N {where}"
-    for record in sorted(workspace.root.glob("synthetic/*/set.json")):
-        folder = record.parent
+    for path in sorted(workspace.root.glob("synthetic/*/set.json")):
+        folder = path.parent
+        made = read_fields(path, f"delete {folder}")
         pairs = sum(text.count("\n") for text in read_logs(folder, "provenance").values())  # those of shards, too
-        stale = read_plain(record, "delete the set")["plan"] != plan.hash
-        state = "stale" if stale else "done" if (folder / "dataset.json").is_file() else "partly"
-        steps.append(Step(f"synthesize {folder.name}", state, f"{pairs} pairs", again))
-        state = "done" if (workspace.evaluation(folder.name) / "scores.json").is_file() else "missing"
-        steps.append(Step(f"evaluate {folder.name}", state, "", f"tumorgen evaluate {folder} {where}"))
-    return steps or [Step("synthesize", "missing", "", again)]
+        reason = _outdated(workspace, plan, made)
+        if lock_holder(folder):
+            state: State = "running"
+        else:
+            state = "outdated" if reason else "done" if (folder / "dataset.json").is_file() else "partly"
+        detail = f"{pairs} pairs" + (f"; {reason}" if reason else "")
+        steps.append(Step(f"synthesize {folder.name}", state, detail, _set_command(folder, made, state, work)))
+        steps.append(_evaluation_step(workspace, folder, state, work))
+    return steps or [Step("synthesize", "to do", "", command_line("synthesize --healthy DIR -n 20", work))]
 
 
-def _stage_step(method: Method, stage: str, where: str) -> Step:
-    """A training stage: done, stale, partly or missing."""
-    folder = method.folder(stage)
-    command = f"tumorgen train {stage} {where}"
-    if method.trained(stage):
-        path = folder / "run.json"
-        if not path.is_file():
-            return Step(f"train {stage}", "done", "part of an earlier stage", command)
-        run = read_plain(path, "train the stage again")
-        numbers = ", ".join(f"{k} {v:.4g}" for k, v in run["numbers"].items())
-        detail = f"{run['iterations']} iterations, {console.clock(run['seconds'])} {numbers}"
-        return Step(f"train {stage}", "done", detail, command)
-    if (folder / "run.json").is_file():
-        return Step(f"train {stage}", "stale", "made from other data, plan or stages", f"{command} --restart")
-    return Step(f"train {stage}", "partly" if (folder / "last.pt").is_file() else "missing", "", command)
+def _set_command(folder: Path, made: dict[str, Any], state: State, work: Path | str) -> str:
+    """The command for a set: the same one again, or one that makes a new set beside an outdated one."""
+    out = folder.with_name(f"{folder.name}_2") if state == "outdated" else folder
+    if made.get("command") != "filter":
+        return command_line(f"synthesize --healthy DIR -n 20 --out {quote(out)}", work, made.get("method"))
+    source = Path(made["filtered_from"])
+    named = source.name if source.parent == folder.parent else source
+    return command_line(f"filter {quote(named)} --out {quote(out)}", work)
+
+
+def _outdated(workspace: Workspace, plan: Plan, made: dict[str, Any]) -> str:
+    """Why a set would come out differently today; empty if it would not. `made` is the content of its set.json."""
+    if made.get("command") == "filter":
+        return _outdated_filtered(workspace, plan, made)
+    if made.get("method") not in METHODS or made.get("format") != PAIR_FORMAT:
+        return "made by another version of tumorgen"
+    method = find_method(made["method"])(plan, workspace)
+    if made.get("plan") != method.plan_hash:
+        return "painted by another plan"
+    if made.get("learned_from") != [*method.learned_from()]:
+        return "learned from other cases"
+    weights = made.get("weights", {})
+    replaced = [
+        stage
+        for stage in method.stages
+        if stage in weights and (not method.trained(stage) or method.weights_hash(stage) != weights[stage])
+    ]
+    return f"painted with weights that were replaced ({', '.join(replaced)})" if replaced else ""
+
+
+def _outdated_filtered(workspace: Workspace, plan: Plan, made: dict[str, Any]) -> str:
+    """The same for a set of pairs that were taken from another set."""
+    source = Path(made["filtered_from"])
+    if not (source / "set.json").is_file() or not (source / "provenance.jsonl").is_file():
+        return "the set that it was taken from is gone"
+    if hash_file(source / "provenance.jsonl") != made["provenance"]:
+        return "the set that it was taken from has changed"
+    return _outdated(workspace, plan, read_fields(source / "set.json", f"delete {source}"))
+
+
+def _evaluation_step(workspace: Workspace, folder: Path, made: State, work: Path | str) -> Step:
+    """The scores of a set. Scores of a set that is outdated, or has other pairs by now, are outdated."""
+    name, out = f"evaluate {folder.name}", workspace.evaluation(folder.name)
+    command = command_line(f"evaluate {quote(folder.name)}", work)
+    if lock_holder(out):
+        return Step(name, "running", "", command)
+    if not (out / "scores.json").is_file():
+        return Step(name, "to do", "", command)
+    scored = read_fields(out / "scores.json", "run `tumorgen evaluate` again", set_hash=str)
+    log = folder / "provenance.jsonl"
+    if made == "outdated":
+        return Step(name, "outdated", "of an outdated set", command)
+    if not log.is_file() or scored["set_hash"] != hash_file(log):
+        return Step(name, "partly", "the set has other pairs by now", command)
+    return Step(name, "done", "", command)

@@ -20,7 +20,8 @@ _TRIES, _PAUSE_SECONDS = 5, 0.02  # `lock_holder` of another process takes a loc
 def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None]:
     """Lock a folder for one command, or for one part of a command that other processes run at the same time.
 
-    The lock is released when the block or the process ends, in whatever way.
+    The lock is released when the block or the process ends, in whatever way. A folder that was made for the lock is
+    removed if the block fails and has written nothing there.
 
     Args:
         folder: The folder, which is made if it is missing.
@@ -31,13 +32,14 @@ def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None
         StateError: another command or the same part holds the lock; the message names it and its process. Or the
             folder cannot be made or written, or its lock is a link.
     """
-    _make_folder(folder)
-    with _held(folder / ".lock", command, shared=part is not None):
-        if part is None:
-            yield
-            return
-        with _held(folder / f".lock_{part}", f"{command} {part}"):
-            yield
+    made = _make_folder(folder)
+    with _held(folder / ".lock", command, shared=part is not None) as stream:
+        try:
+            with contextlib.nullcontext() if part is None else _held(folder / f".lock_{part}", f"{command} {part}"):
+                yield
+        except BaseException:
+            _remove_unused(made, stream)
+            raise
 
 
 @contextlib.contextmanager
@@ -73,12 +75,36 @@ def lock_holder(folder: Path) -> str | None:
     return None
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it; returns the ones that were not there, the deepest first."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         cause = from_system_error(error, folder)
         raise StateError("A folder cannot be made", cause.faults if cause else ()) from error
+    return missing
+
+
+def _remove_unused(made: list[Path], stream: TextIO) -> None:
+    """Remove folders that were made for a lock, if there is nothing in them but locks and nobody else uses them.
+
+    Args:
+        made: The folders, the deepest first.
+        stream: The lock of the deepest one, which is held.
+    """
+    import fcntl
+
+    if not made:
+        return
+    with contextlib.suppress(OSError):
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where another part works
+        files = list(made[0].iterdir())
+        if all(file.name.startswith(".lock") for file in files):
+            for file in files:
+                file.unlink()
+            for folder in made:
+                folder.rmdir()
 
 
 def _no_locks(folder: Path, error: OSError) -> StateError:
@@ -113,25 +139,27 @@ def _read_holder(stream: TextIO) -> str:
 
 
 @contextlib.contextmanager
-def _held(path: Path, command: str, shared: bool = False) -> Iterator[None]:
+def _held(path: Path, command: str, shared: bool = False) -> Iterator[TextIO]:
     import fcntl
 
-    with _open_lock(path) as stream:
-        for tries_left in reversed(range(_TRIES)):
+    for tries_left in reversed(range(_TRIES)):
+        with _open_lock(path) as stream:
             try:
                 fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-                break
             except OSError as error:
                 if error.errno not in _IN_USE:
                     raise _no_locks(path.parent, error) from error
                 if not tries_left:
                     remedy = "wait for it, stop it, or work in another folder with --work"
-                    fault = Fault(
-                        str(path.parent), f"in use by {_read_holder(stream)}", "one command at a time", remedy
-                    )
+                    found = f"in use by {_read_holder(stream)}"
+                    fault = Fault(str(path.parent), found, "one command at a time", remedy)
                     raise StateError("The folder is in use", [fault]) from error
                 time.sleep(_PAUSE_SECONDS)
-        stream.truncate(0)
-        stream.write(f"tumorgen {command}, process {os.getpid()}")
-        stream.flush()
-        yield
+                continue
+            if not path.exists() or not os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                continue  # another command has removed the folder that it had made
+            stream.truncate(0)
+            stream.write(f"tumorgen {command}, process {os.getpid()}")
+            stream.flush()
+            yield stream
+            return

@@ -1,0 +1,97 @@
+"""What every command does around its work: errors without tracebacks, exit codes, and the record of its cost."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import typer
+
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK, complete_remedies
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import DeviceError, Fault, StateError, TumorgenError, from_system_error
+from tumorgen_cli.system.processes import exit_code, stop_cleanly
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def command(function: F) -> F:
+    """Make a command: an error that the user can correct has no traceback and exit code 1, a stop has 130 or 143.
+
+    Errors of the operating system, such as a full disk or a folder of another user, are such errors. Time and peak
+    memory of each command go to `commands.jsonl` of the workspace.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        start = time.monotonic()
+        try:
+            with stop_cleanly():
+                function(*args, **kwargs)
+            _record_cost(function.__name__, kwargs, time.monotonic() - start)
+        except TumorgenError as error:
+            _fail(error, kwargs)
+        except BrokenPipeError:
+            raise  # the reader of stdout has ended; click ends the command quietly
+        except OSError as error:
+            known = from_system_error(error)
+            if known is None:
+                raise
+            _fail(known, kwargs)
+        except MemoryError as error:
+            remedy = "stop other programs, use fewer --workers, or plan for less memory (`tumorgen plan --memory`)"
+            fault = Fault(function.__name__, str(error) or "no memory left", "enough memory", remedy)
+            _fail(DeviceError("The memory does not suffice", [fault]), kwargs)
+        except UnicodeEncodeError as error:
+            if error.reason != "surrogates not allowed":
+                raise
+            fault = Fault(error.object, "a name in another encoding", "a name in UTF-8", "rename the file")
+            _fail(StateError("A file name cannot be written", [fault]), kwargs)
+        except KeyboardInterrupt as stop:
+            console.warn("stopped; finished work is kept, and the same command goes on from there")
+            raise typer.Exit(exit_code(stop)) from None
+
+    return run  # type: ignore[return-value]  # wraps keeps the signature, which the type checker cannot see
+
+
+def planned_command(function: F) -> F:
+    """Make a command that needs a planned workspace; without one, it says so before anything else."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        from tumorgen_cli.planning.workspace import check_planned
+
+        check_planned(kwargs["work"])
+        function(*args, **kwargs)
+
+    return command(run)  # type: ignore[return-value]  # wraps keeps the signature, as above
+
+
+def _fail(error: TumorgenError, options: dict[str, Any]) -> NoReturn:
+    """Show an error, with the workspace in the commands of its remedies, and end the command."""
+    console.show_error(complete_remedies(error, options.get("work", DEFAULT_WORK)))
+    raise typer.Exit(1) from None
+
+
+def _record_cost(name: str, options: dict[str, Any], seconds: float) -> None:
+    """Append a line with the time and peak memory of a command, for benchmarks."""
+    from tumorgen_cli.system.devices import peak_memory_gib
+    from tumorgen_cli.system.files import append_line
+
+    root = options.get("work")
+    if not isinstance(root, Path) or not root.is_dir() or name in ("status", "presets"):
+        return
+    line = {
+        "command": name,
+        "stage": options.get("stage"),
+        "seconds": round(seconds, 1),
+        "peak_memory_gib": round(peak_memory_gib(), 2),
+    }
+    try:
+        append_line(root / "commands.jsonl", json.dumps(line))
+    except StateError as error:  # the command itself has succeeded
+        console.warn(f"the time of this command is not recorded: {error.faults[0].found}")
