@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tumorgen_cli.judge.find import read_own_judge
 from tumorgen_cli.methods.base import Method
 from tumorgen_cli.methods.registry import METHODS, find_method
+from tumorgen_cli.methods.shortfalls import LEAST_TRAINED
 from tumorgen_cli.pipeline.hints import DEFAULT_METHOD, command_line, quote
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
@@ -21,10 +22,10 @@ from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_fields
 from tumorgen_cli.system.locks import lock_holder
+from tumorgen_cli.training.checkpoints import read_run
 
 State = Literal["to do", "running", "partly", "done", "outdated"]
-_AGAIN = "train the stage again"
-_SHORT = 0.5  # weights of a shorter share of the planned training are told
+_AGAIN = "delete it"
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,14 @@ def _stage_step(method: Method, stage: str, work: Path | str, runs_now: bool) ->
     """A training stage."""
     folder, name = method.folder(stage), f"train {stage}"
     command = command_line(name, work, method.name)
-    progress = folder / "progress.json"
+    progress = method.training_folder(stage) / "progress.json"
     begun = read_fields(progress, _AGAIN, inputs_hash=str, step=int, iterations=int) if progress.is_file() else None
     share = "" if begun is None else _share(begun["step"], begun["iterations"])
     if runs_now:
         return Step(name, "running", share, command)
     if method.trained(stage):
-        return Step(name, *_trained_state(method, stage), command)
+        state, detail = _trained_state(method, stage)
+        return Step(name, state, detail + (f"; trained again: {share}" if share else ""), command)
     if (folder / "run.json").is_file() or (begun is not None and begun["inputs_hash"] != _inputs_hash(method, stage)):
         reason = "made from other data, another plan or other earlier stages"
         return Step(name, "outdated", reason, command_line(f"{name} --restart", work, method.name))
@@ -122,14 +124,13 @@ def _stage_step(method: Method, stage: str, work: Path | str, runs_now: bool) ->
 
 def _trained_state(method: Method, stage: str) -> tuple[State, str]:
     """The state of a finished stage, and its numbers. A training that was much shorter than planned is not done."""
-    path, planned = method.folder(stage) / "run.json", method.planned_iterations(stage)
-    if not path.is_file():
+    if not (method.folder(stage) / "run.json").is_file():
         return "done", "part of an earlier stage"
-    run = read_fields(path, _AGAIN, iterations=int, seconds=float, numbers=dict[str, float])
-    if run["iterations"] < _SHORT * planned:
-        return "partly", f"{_share(run['iterations'], planned)}: too short to paint well"
-    numbers = "".join(f"; {key} {value:.4g}" for key, value in run["numbers"].items())
-    return "done", f"{run['iterations']} steps in {console.clock(run['seconds'])}{numbers}"
+    run, planned = read_run(method.folder(stage)), method.planned_iterations(stage)
+    if run.iterations < LEAST_TRAINED * planned:
+        return "partly", f"{_share(run.iterations, planned)}: too short to paint well"
+    numbers = "".join(f"; {key} {value:.4g}" for key, value in run.numbers.items())
+    return "done", f"{run.iterations} steps in {console.clock(run.seconds)}{numbers}"
 
 
 def _inputs_hash(method: Method, stage: str) -> str | None:
