@@ -71,6 +71,8 @@ def test_a_finished_run_leaves_record_weights_and_log(whole):
         1,
         "cpu",
     )
+    assert run["planned_iterations"] == STEPS
+    assert not (whole / "progress.json").exists()
     assert run["weights_hash"] == hash_file(whole / "weights.safetensors")
     assert [int(row["step"]) for row in log(whole)] == [10, STEPS]
     assert {"fit", "twice", "fit_gradient", "rate"} <= set(log(whole)[0])
@@ -134,6 +136,26 @@ def test_a_longer_run_continues_the_shorter_one(tmp_path):
     assert run.iterations == 8
 
 
+def test_a_finished_stage_stays_usable_while_it_is_trained_longer(tmp_path, always):
+    train(make_stage(iterations=5), tmp_path, "cpu", "fp32")
+
+    def dying(number):
+        if number == 14:
+            raise RuntimeError("killed")
+        return item(number)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(make_stage(dying, iterations=8), tmp_path, "cpu", "fp32")
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 7
+    assert is_finished(tmp_path, "inputs", 5)
+    load_weights({"model": nn.Linear(3, 1)}, tmp_path)
+
+
+def test_the_record_has_the_planned_length(tmp_path):
+    run = train(make_stage(iterations=5), tmp_path, "cpu", "fp32", planned=400)
+    assert (run.iterations, run.planned_iterations) == (5, 400)
+
+
 def test_a_shorter_length_reports_the_steps_that_were_trained(tmp_path, always):
     def dying(number):
         if number == 16:
@@ -143,26 +165,6 @@ def test_a_shorter_length_reports_the_steps_that_were_trained(tmp_path, always):
     with pytest.raises(RuntimeError, match="killed"):
         train(make_stage(dying), tmp_path, "cpu", "fp32")
     assert train(make_stage(iterations=5), tmp_path, "cpu", "fp32").iterations == 8
-
-
-def test_restart_starts_from_the_beginning(tmp_path, whole):
-    train(make_stage(inputs="older", iterations=3), tmp_path, "cpu", "fp32")
-    train(make_stage(), tmp_path, "cpu", "fp32", restart=True)
-    assert equal(weights(tmp_path), weights(whole))
-    assert log(tmp_path) == log(whole)
-
-
-def test_a_restart_killed_at_once_does_not_bring_the_old_run_back(tmp_path, whole):
-    train(make_stage(iterations=STEPS, batch=4), tmp_path, "cpu", "fp32")
-
-    def dying(number):
-        raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError, match="killed"):
-        train(make_stage(dying), tmp_path, "cpu", "fp32", restart=True)
-    assert not is_finished(tmp_path, "inputs")
-    train(make_stage(), tmp_path, "cpu", "fp32")
-    assert equal(weights(tmp_path), weights(whole))
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
@@ -178,6 +180,8 @@ def test_a_stop_is_saved_after_the_running_step(tmp_path, whole, capsys, number,
     assert type(caught.value) is kind
     assert signal.getsignal(number) is before
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5
+    progress = read_plain(tmp_path / "progress.json", "")
+    assert (progress["step"], progress["iterations"], progress["inputs_hash"]) == (5, STEPS, "inputs")
     assert f"toy: the state after 5 of {STEPS} steps is saved" in capsys.readouterr().err
     train(make_stage(), tmp_path, "cpu", "fp32")
     assert equal(weights(tmp_path), weights(whole))
@@ -338,7 +342,7 @@ folder, batch, stopping = Path(sys.argv[1]), int(sys.argv[3]), sys.argv[4:] == [
 stage = replace(make_stage(batch=batch), finish=lambda: time.sleep(1) or {})
 
 def item(number):
-    if stopping and os.environ["RANK"] == "1" and number >= 4:
+    if stopping and os.environ["RANK"] == "1" and number >= 4:  # again and again, as torchrun does
         os.kill(os.getpid(), signal.SIGTERM)
     return make_stage().item(number)
 

@@ -15,7 +15,7 @@ from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.json_records import hash_value, read_plain
-from tumorgen_cli.training.checkpoints import is_finished, load_weights
+from tumorgen_cli.training.checkpoints import is_finished, load_weights, read_run, restart_folder
 from tumorgen_cli.training.stage import Stage
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class Method(ABC):
 
     Attributes:
         name: name of the method in commands and in the plan.
+        uses_sections_of: other methods whose sections of the plan this one reads.
         SOURCE: paper, equations and known deviations, in sentences.
+        section: type of the method's section of the plan.
         config: the method's section of the plan; the settings of a stage are the field with the stage's name.
         stages: names of the training stages in order; a stage may use the stages before it.
         solvers: names of the samplers.
@@ -67,6 +69,7 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    uses_sections_of: ClassVar[tuple[str, ...]] = ()
     SOURCE: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ()
     initial_stages: ClassVar[tuple[str, ...]] = ()
@@ -75,6 +78,7 @@ class Method(ABC):
     format_versions: ClassVar[Mapping[str, int]] = {}
     keeps_background: bool = False
     cell: ClassVar[int] = 1
+    section: ClassVar[type]
     config: Any
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
@@ -121,17 +125,30 @@ class Method(ABC):
         """Load a trained stage's weights into `models` on the device, for inference; returns the weights' hash.
 
         Raises:
-            StateError: The stage is not trained, or its weights do not fit the plan.
+            StateError: The stage is not trained, its weights are damaged, or they do not fit the plan.
         """
         weights_hash = load_weights(models, self.folder(stage))
         for model in models.values():
             model.to(self.device).eval().requires_grad_(False)
         return weights_hash
 
+    @property
+    def plan_hash(self) -> str:
+        """The hash of what the method paints by: the plan without the sections of methods that it does not use."""
+        return self.plan.hash_for((self.name, *self.uses_sections_of))
+
     # -- what stages are made from ---------------------------------------------------------------------------------
     def folder(self, stage: str) -> Path:
         """The folder of a stage's run."""
         return self.workspace.run(self.name, stage)
+
+    def training_folder(self, stage: str) -> Path:
+        """The folder in which the stage is trained: its own, or while it is trained again, the one beside it.
+
+        The training writes `progress.json` and `last.pt` there, see `training.loop`.
+        """
+        fresh = restart_folder(self.folder(stage))
+        return fresh if fresh.is_dir() else self.folder(stage)
 
     def inputs_hash(self, name: str) -> str:
         """Hash of what stage `name` depends on: data, settings, and the weights of the stages before it."""
@@ -158,7 +175,7 @@ class Method(ABC):
         Raises:
             StateError: The stage is not trained.
         """
-        return str(read_plain(self.folder(stage) / "run.json", f"run `tumorgen train {stage}`")["weights_hash"])
+        return read_run(self.folder(stage)).weights_hash
 
     def learned_from(self) -> tuple[str, ...]:
         """The cases that the method has seen: the training cases, and those that given initial weights were trained on.

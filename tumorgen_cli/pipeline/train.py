@@ -7,23 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tumorgen_cli.methods.base import INITIAL
+from accelerate import PartialState
+
+from tumorgen_cli.methods.base import INITIAL, Method
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.sources import read_planned_dataset
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.files import hash_file
-from tumorgen_cli.system.json_records import read_plain, unknown_name_fault, write_json
+from tumorgen_cli.system.json_records import read_fields, unknown_name_fault, write_json
 from tumorgen_cli.system.locks import locked
+from tumorgen_cli.training.checkpoints import (
+    forget_damaged_run,
+    read_checkpoint,
+    restart_folder,
+    settle_restart,
+)
 from tumorgen_cli.training.loop import train
-from tumorgen_cli.training.stage import StageRun
+from tumorgen_cli.training.stage import Stage, StageRun
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.card import JudgeRecord
@@ -33,6 +43,7 @@ def train_own_judge(
     workspace: Workspace, minutes: float, device: DeviceName, seed: int | None, restart: bool
 ) -> JudgeRecord:
     """Train an nnU-Net on the training cases of the workspace, as its judge, and score it on the held-out cases."""
+    from tumorgen_cli.judge.domain import make_domain
     from tumorgen_cli.judge.train import train_judge
     from tumorgen_cli.nnunet.job import TrainingOptions, device_kind, training_data
 
@@ -40,7 +51,8 @@ def train_own_judge(
     data = training_data(read_planned_dataset(plan), workspace.splits())
     seed = plan.seed if seed is None else seed
     options = TrainingOptions(minutes, seed, device_kind(device), plan.precision)
-    return train_judge(data, workspace.judge, options, plan.tolerance_mm, plan.fingerprint_hash, restart)
+    domain = make_domain(workspace.fingerprint().of(workspace.splits().train))
+    return train_judge(data, workspace.judge, options, plan.tolerance_mm, plan.fingerprint_hash, domain, restart)
 
 
 def train_stage(
@@ -54,13 +66,16 @@ def train_stage(
 ) -> StageRun | None:
     """Train one stage; a stage that is finished is not trained again.
 
+    A stage that is trained again from the beginning is trained in a folder beside its own (`Method.training_folder`),
+    which takes the place of the earlier run when it is finished.
+
     Args:
         workspace: The workspace, planned and preprocessed.
         method_name: The method that the stage belongs to.
         stage: Name of the stage.
         iterations: Training steps in all. None: as many as the plan says.
         device: Where to train.
-        restart: Train from the beginning, also if the stage is finished.
+        restart: Train from the beginning, also if the stage is finished. A restart that was stopped goes on.
         initial: Checkpoint whose weights the stage starts with.
 
     Returns:
@@ -71,11 +86,50 @@ def train_stage(
         StateError: an earlier stage is missing or stale, or this stage is stale.
     """
     method = open_method(workspace, method_name, device)
+    _check_stage(method, stage, initial)
+    folder, planned = method.folder(stage), method.planned_iterations(stage)
+    first = os.environ.get("RANK", "0") == "0"  # the first process of a run holds the lock for all
+    in_turn = PartialState(cpu=method.device == "cpu").main_process_first  # the others see what the first one changes
+    with locked(workspace.root, f"train {stage}") if first else contextlib.nullcontext():
+        with in_turn():
+            settle_restart(folder)
+            damage = None if restart else forget_damaged_run(folder)
+        if damage is not None and first:
+            faults = "; ".join(f"{fault.where}: {fault.found}" for fault in damage.faults)
+            console.warn(f"{stage} is trained from its last checkpoint on, or again: {faults}")
+        own, begun = (folder / "run.json").is_file(), restart_folder(folder).is_dir()
+        if not begun and not (restart and own) and method.trained(stage, iterations or planned):
+            console.note(f"{stage}: already trained")
+            return None
+        target = folder
+        if restart or begun or (own and not (folder / "last.pt").is_file()):
+            target = restart_folder(folder)
+            if first and not restart:
+                console.note(f"{stage}: trained again from the beginning; to keep the old weights, delete {target}")
+        made = method.stage(stage, iterations, initial)
+        with in_turn():
+            if restart and not _is_begun(target, made, initial):
+                shutil.rmtree(target, ignore_errors=True)
+            if first and not (target / "last.pt").is_file():
+                _note_initial(workspace, target, initial)
+        run = train(made, target, method.device, method.plan.precision, planned)
+        with in_turn():
+            settle_restart(folder)
+        return run
+
+
+def _check_stage(method: Method, stage: str, initial: Path | None) -> None:
+    """Check that a stage can be trained.
+
+    Raises:
+        PlanError: the method has no such stage, or `initial` is given for one that always starts from random weights.
+        StateError: an earlier stage is missing or stale.
+    """
     if stage not in method.stages:
         fault = unknown_name_fault("", stage, (*method.stages, "all", "judge"))
-        raise PlanError(f"{method_name} has no such stage", [fault])
+        raise PlanError(f"{method.name} has no such stage", [fault])
     if initial is not None and stage not in method.initial_stages:
-        known = ", ".join(method.initial_stages) or f"no stage of {method_name}"
+        known = ", ".join(method.initial_stages) or f"no stage of {method.name}"
         fault = Fault(f"--init {initial}", f"{stage} always starts from random weights", known, "leave --init out")
         raise PlanError("A stage that takes no first weights", [fault])
     for before in method.stages[: method.stages.index(stage)]:
@@ -84,18 +138,17 @@ def train_stage(
             raise StateError(
                 "An earlier stage is not ready", [Fault(before, "not trained, or stale", "a finished run", remedy)]
             )
-    folder = method.folder(stage)
-    own = (folder / "run.json").is_file()  # a stage that is off, or part of an earlier one, has no such file
-    if method.trained(stage, iterations or method.planned_iterations(stage)) and not (restart and own):
-        console.note(f"{stage}: already trained")
-        return None
-    first = os.environ.get("RANK", "0") == "0"  # the first process of a run holds the lock for all
-    with locked(workspace.root, f"train {stage}") if first else contextlib.nullcontext():
-        made = method.stage(stage, iterations, initial)
-        if first and (restart or not (folder / "last.pt").is_file()):
-            (folder / "run.json").unlink(missing_ok=True)  # so that no old run is left beside the new start
-            _note_initial(workspace, folder, initial)
-        return train(made, folder, method.device, method.plan.precision, restart)
+
+
+def _is_begun(folder: Path, stage: Stage, initial: Path | None) -> bool:
+    """Whether a folder holds an unfinished training of this stage, from the same inputs and the same first weights."""
+    try:
+        saved = read_checkpoint(folder / "last.pt", "")
+        known = read_fields(folder / INITIAL, "")["hash"] if (folder / INITIAL).is_file() else None
+    except StateError:  # damaged: it begins again
+        return False
+    given = None if initial is None else hash_file(initial)
+    return saved is not None and saved["inputs_hash"] == stage.inputs_hash and known == given
 
 
 def _note_initial(workspace: Workspace, folder: Path, initial: Path | None) -> None:
@@ -110,7 +163,7 @@ def _note_initial(workspace: Workspace, folder: Path, initial: Path | None) -> N
     found = [parent for parent in initial.resolve().parents if (parent / "splits.json").is_file()]
     seen, before = {*Workspace(found[0]).splits().train} if found else set(), initial.parent / INITIAL
     if before.is_file():
-        seen |= {*read_plain(before, "train the stage again")["cases"]}
+        seen |= {*read_fields(before, "give other weights", cases=tuple[str, ...])["cases"]}
     own = {facts.case for facts in workspace.fingerprint().cases}
     write_json(path, {"file": str(initial), "hash": hash_file(initial), "cases": sorted(seen & own)})
 
@@ -129,6 +182,8 @@ def train_stages(
 
     `initial` maps stages to the checkpoints that they start from. For the other arguments see `train_stage`.
 
+    What makes the trained weights too weak to rely on is told (`find_shortfalls`).
+
     Raises:
         PlanError: `seed` is not the seed of the plan, on which every trained stage depends.
     """
@@ -139,5 +194,16 @@ def train_stages(
         raise PlanError("Training draws by the plan's seed", [fault])
     stages = find_method(method_name).stages if stage == "all" else (stage,)
     begin = initial or {}
-    runs = [train_stage(workspace, method_name, each, iterations, device, restart, begin.get(each)) for each in stages]
-    return [run for run in runs if run is not None]
+    method = find_method(method_name)(workspace.plan(), workspace)
+    runs = []
+    for text in find_shortfalls(method, method.stages[: [*method.stages, stages[0]].index(stages[0])]):
+        console.warn(text)
+    for each in stages:
+        run = train_stage(workspace, method_name, each, iterations, device, restart, begin.get(each))
+        if run is not None:
+            numbers = "".join(f", {name} {value:.4g}" for name, value in run.numbers.items())
+            console.note(f"{each}: {run.iterations} steps in {console.clock(run.seconds)}{numbers}")
+            runs.append(run)
+        for text in find_shortfalls(method, (each,)):
+            console.warn(text)
+    return runs

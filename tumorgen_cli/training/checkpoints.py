@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import atomic, hash_file
-from tumorgen_cli.system.json_records import read_plain
+from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.system.files import atomic, check_hash
+from tumorgen_cli.system.json_records import read_fields, read_record
 from tumorgen_cli.training.ema import ExponentialMovingAverage, named_tensors, set_tensors
-from tumorgen_cli.training.stage import Stage
+from tumorgen_cli.training.stage import Stage, StageRun
 
 
 @dataclass
@@ -39,13 +41,49 @@ class TrainingState:
     rows: list[dict[str, float]] = field(default_factory=list)
 
 
+def read_run(folder: Path) -> StageRun:
+    """Read the record of the finished stage in `folder`.
+
+    Raises:
+        StateError: The stage is not trained, or its record is damaged. As the remedy says, `tumorgen train` then
+            finishes the stage again, from its last checkpoint if there is one.
+    """
+    path, remedy = folder / "run.json", f"run `tumorgen train {folder.name}`"
+    if not path.is_file():
+        fault = Fault(str(folder), "no finished run", "weights.safetensors and run.json", remedy)
+        raise StateError("A stage is not trained", [fault])
+    try:
+        return read_record(StageRun, path, remedy)
+    except PlanError as error:
+        found = "; ".join(f"{fault.where}: {fault.found}" for fault in error.faults)
+        fault = Fault(str(path), found, "the record of a finished stage", remedy)
+        raise StateError("The record of a stage is damaged", [fault]) from error
+
+
 def is_finished(folder: Path, inputs_hash: str, iterations: int | None = None) -> bool:
     """Whether the stage in `folder` is finished, made from these inputs, and at least `iterations` steps long."""
-    path = folder / "run.json"
-    if not path.is_file():
+    if not (folder / "run.json").is_file():
         return False
-    run = read_plain(path, "train the stage again")
-    return run["inputs_hash"] == inputs_hash and (iterations is None or run["iterations"] >= iterations)
+    run = read_run(folder)
+    return run.inputs_hash == inputs_hash and (iterations is None or run.iterations >= iterations)
+
+
+def forget_damaged_run(folder: Path) -> StateError | None:
+    """Delete the record of a finished stage if the record or the weights are damaged.
+
+    The stage then counts as not finished, and its training goes on from the last checkpoint.
+
+    Returns:
+        What is damaged; None if nothing is, or if the stage is not finished.
+    """
+    if not (folder / "run.json").is_file():
+        return None
+    try:
+        check_hash(folder / "weights.safetensors", read_run(folder).weights_hash, "")
+    except StateError as error:
+        (folder / "run.json").unlink()
+        return error
+    return None
 
 
 def load_weights(models: Mapping[str, nn.Module], folder: Path) -> str:
@@ -55,23 +93,41 @@ def load_weights(models: Mapping[str, nn.Module], folder: Path) -> str:
         The hash of the weights file.
 
     Raises:
-        StateError: The stage is not trained, or the weights do not fit the plan.
+        StateError: The stage is not trained, its weights have changed since, or they do not fit the plan.
     """
     path, train = folder / "weights.safetensors", f"tumorgen train {folder.name}"
-    if not (folder / "run.json").is_file() or not path.is_file():
-        fault = Fault(str(folder), "no finished run", "weights.safetensors and run.json", f"run `{train}`")
-        raise StateError("A stage is not trained", [fault])
+    run = read_run(folder)
+    check_hash(path, run.weights_hash, f"run `{train}`")
     _load(models, path, f"run `{train} --restart`")
-    return hash_file(path)
+    return run.weights_hash
 
 
 def load_initial_weights(models: Mapping[str, nn.Module], path: Path) -> None:
     """Load the weights that a stage starts from: safetensors of the same stage. Other tensors of the file are ignored.
 
     Raises:
-        StateError: The file cannot be read, or the weights do not fit the plan.
+        StateError: The file cannot be read or is damaged, or the weights do not fit the plan.
     """
+    check_initial(path)
     _load(models, path, "give weights of a plan with the same networks, or plan with their widths")
+
+
+def check_initial(path: Path) -> None:
+    """Check given first weights against the record beside them: a stage's run.json, or a card.json that lists files.
+
+    Raises:
+        StateError: The weights have changed since the record was written.
+    """
+    run, card = path.with_name("run.json"), path.with_name("card.json")
+    remedy = "copy the file again, or give other weights"
+    expected = None
+    if path.name == "weights.safetensors" and run.is_file():
+        expected = read_fields(run, remedy, weights_hash=str)["weights_hash"]
+    elif card.is_file():
+        files = read_fields(card, remedy).get("files", {})
+        expected = files.get(path.name, {}).get("sha256")
+    if expected is not None:
+        check_hash(path, expected, remedy)
 
 
 def _load(models: Mapping[str, nn.Module], path: Path, remedy: str) -> None:
@@ -90,32 +146,58 @@ def _load(models: Mapping[str, nn.Module], path: Path, remedy: str) -> None:
             raise StateError("Weights do not fit", [Fault(str(path), found, f"the plan's {name}", remedy)]) from error
 
 
-def remove_run(folder: Path) -> None:
-    """Delete the checkpoint, the record and the log of an earlier run, so that a stage starts from the beginning.
+def restart_folder(folder: Path) -> Path:
+    """Where a stage is trained again from the beginning, while its finished run in `folder` stays in use."""
+    return folder.with_name(f"{folder.name}.restart")
 
-    They are deleted before the first step: if the new run is killed before its first checkpoint, the old run does not
-    come back.
+
+def settle_restart(folder: Path) -> None:
+    """Put a finished restart in the place of the earlier run. After a kill in between, the next call completes it."""
+    fresh, replaced = restart_folder(folder), folder.with_name(f"{folder.name}.replaced")
+    if (fresh / "run.json").is_file():
+        if folder.is_dir():
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
+        fresh.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def read_checkpoint(path: Path, remedy: str) -> dict[str, Any] | None:
+    """Read a checkpoint of `save_checkpoint` without running pickled code; None if there is none.
+
+    Raises:
+        StateError: The checkpoint is damaged.
     """
-    for name in ("last.pt", "run.json", "log.csv"):
-        (folder / name).unlink(missing_ok=True)
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = saved.pop("digest") != _digest(saved)
+        found = "other content than was written"
+    except Exception as error:  # noqa: BLE001  (torch's unpickler raises whatever a damaged file makes it run into)
+        damaged, found = True, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+    if damaged:
+        raise StateError("A checkpoint is damaged", [Fault(str(path), found, "the checkpoint as written", remedy)])
+    checkpoint: dict[str, Any] = saved
+    return checkpoint
 
 
 def resume_checkpoint(stage: Stage, folder: Path, state: TrainingState) -> None:
     """Load the last checkpoint of a stage, if there is one, into its networks and into `state`.
 
     Raises:
-        StateError: The checkpoint was made from other inputs.
+        StateError: The checkpoint is damaged, or it was made from other inputs.
     """
-    path = folder / "last.pt"
-    if not path.is_file():
+    path, restart = folder / "last.pt", f"run `tumorgen train {stage.name} --restart`"
+    saved = read_checkpoint(path, restart)
+    if saved is None:
         return
-    saved = torch.load(path, map_location="cpu", weights_only=True)
     if saved["inputs_hash"] != stage.inputs_hash:
         fault = Fault(
             str(path),
             "made from other data, plan or earlier stages",
             "the present ones",
-            f"`tumorgen train {stage.name} --restart` (what was trained is replaced)",
+            f"{restart} (what was trained is replaced when the new training is finished)",
         )
         raise StateError(f"The {stage.name} stage is stale", [fault])
     set_tensors(stage.models, saved["models"])
@@ -131,7 +213,6 @@ def resume_checkpoint(stage: Stage, folder: Path, state: TrainingState) -> None:
 
 def save_checkpoint(stage: Stage, folder: Path, state: TrainingState) -> None:
     """Save networks, objectives, average and optimizers to `last.pt`, and append the rows of the log."""
-    (folder / "run.json").unlink(missing_ok=True)  # while the training continues, the stage is not finished
     models = named_tensors(stage.models)
     shared = {value.data_ptr() for value in models.values()}
     extras = [  # what an objective trains beside the saved networks, such as a discriminator
@@ -151,10 +232,32 @@ def save_checkpoint(stage: Stage, folder: Path, state: TrainingState) -> None:
         "ema": state.ema.state,
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
     }
-    with atomic(folder / "last.pt") as temporary:
-        torch.save(saved, temporary)
+    with atomic(folder / "last.pt") as temporary, temporary.open("wb") as stream:
+        torch.save({**saved, "digest": _digest(saved)}, stream)
     _append_log(folder / "log.csv", state.rows, state.step)
     state.rows.clear()
+
+
+def _digest(content: Any) -> str:
+    """A hash of nested dictionaries, lists, numbers and tensors."""
+    digest = hashlib.sha256()
+
+    def add(part: Any) -> None:
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(part, Mapping):
+            for key, value in part.items():
+                digest.update(repr(key).encode())
+                add(value)
+        elif isinstance(part, (list, tuple)):
+            for value in part:
+                add(value)
+        else:
+            digest.update(repr(part).encode())
+
+    add(content)
+    return digest.hexdigest()
 
 
 def _is_trained(module: nn.Module, key: str) -> bool:

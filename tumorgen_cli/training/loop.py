@@ -2,8 +2,9 @@
 
 It handles checkpoints, exact resume, the moving average of the weights, mixed precision, several processes and preview
 pictures. It reads what the stage reads. Into the stage's folder it writes `last.pt` (the whole state),
-`weights.safetensors` (averaged weights), `log.csv`, `previews/`, and at the very end `run.json`. It imports neither
-SimpleITK nor nnunetv2.
+`weights.safetensors` (averaged weights), `log.csv`, `previews/`, and at the very end `run.json`. While it trains,
+`progress.json` has the finished steps (`step`) of all steps (`iterations`), the `seconds` they took, and the stage's
+`inputs_hash`; a stop leaves the file. The loop imports neither SimpleITK nor nnunetv2.
 
 Every item of every batch is a pure function of its number. Therefore a resumed run equals an uninterrupted one, and
 several processes compute what one process computes, up to rounding.
@@ -20,22 +21,24 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import catch_out_of_memory, peak_memory_gib, usable_cores
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import atomic, hash_file
+from tumorgen_cli.system.files import write_bytes
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.system.processes import ignore_stops, stop_later
-from tumorgen_cli.training.checkpoints import TrainingState, remove_run, resume_checkpoint, save_checkpoint
+from tumorgen_cli.training.checkpoints import TrainingState, resume_checkpoint, save_checkpoint
 from tumorgen_cli.training.ema import ExponentialMovingAverage, set_tensors
 from tumorgen_cli.training.stage import Stage, StageRun
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10  # steps
+PROGRESS = "progress.json"
+_PROGRESS_SECONDS = 2.0  # between two writes of it
 _WARMUP = 100  # steps
 _LAST_RATE = 0.02  # of the learning rate, at the last step
 _MOST_WORKERS = 8
@@ -77,7 +80,7 @@ def learning_rate_factor(step: int, iterations: int) -> float:
     return min(1.0, (step + 1) / warmup) * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
-def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool = False) -> StageRun | None:
+def train(stage: Stage, folder: Path, device: str, precision: str, planned: int | None = None) -> StageRun | None:
     """Train a stage up to its last iteration, from the last checkpoint in `folder` if there is one.
 
     Args:
@@ -85,28 +88,26 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
         folder: Where checkpoints, weights, log and record are written.
         device: `cpu` or `cuda`.
         precision: `bf16` for mixed precision, otherwise single precision.
-        restart: Delete an earlier run and start from the beginning.
+        planned: Steps that the plan gives the stage, for the record. None: those of `stage`.
 
     Returns:
         The record of the run; None on every process but the first.
 
     Raises:
-        StateError: The checkpoint was made from other inputs, the batch cannot be divided among the processes, or a
-            loss is not finite.
+        StateError: The checkpoint is damaged or was made from other inputs, the batch cannot be divided among the
+            processes, or a loss is not finite.
         KeyboardInterrupt: The process was asked to end, by SIGTERM or Ctrl-C; the state is saved.
     """
     accelerator = _accelerator(device, precision)
     _check_batch(stage, accelerator.num_processes)
     modules, optimizers = _prepare(stage, accelerator)
     state = TrainingState(ExponentialMovingAverage(stage.models, stage.ema), optimizers)
-    if restart:
-        remove_run(folder)
     resume_checkpoint(stage, folder, state)
     accelerator.wait_for_everyone()
     main, preview_steps = accelerator.is_main_process, _preview_steps(stage)
     begun = saved = time.monotonic()
-    spent, planned = state.seconds, max(state.step, stage.iterations)
-    with stop_later() as stop, console.progress(stage.title, planned, state.step, quiet=not main) as tick:
+    spent, total, reported = state.seconds, max(state.step, stage.iterations), -math.inf
+    with stop_later() as stop, console.progress(stage.title, total, state.step, quiet=not main) as tick:
         for batch in _loader(stage, state.step, accelerator):
             factor = learning_rate_factor(state.step, stage.iterations)
             with catch_out_of_memory(stage.title):
@@ -121,6 +122,9 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
                 state.rows.append({"step": state.step, "seconds": round(state.seconds, 1), "rate": factor, **row})
                 tick(state.step, " ".join(f"{o.name} {row[o.name]:.4f}" for o in stage.objectives))
             now, ends = time.monotonic(), _should_stop(accelerator, stop, state.step)
+            if main and (now - reported > _PROGRESS_SECONDS or ends):
+                _report_progress(stage, folder, state)
+                reported = now
             if main and (now - saved > CHECKPOINT_SECONDS or ends or last):
                 _checked_numbers(logs, state.step, folder)  # a state that is not finite never becomes a checkpoint
                 save_checkpoint(stage, folder, state)
@@ -130,10 +134,10 @@ def train(stage: Stage, folder: Path, device: str, precision: str, restart: bool
                     stage.preview(folder / "previews" / f"step_{state.step:06d}.png")
             if ends:
                 if main:
-                    console.note(f"{stage.title}: the state after {state.step} of {planned} steps is saved")
+                    console.note(f"{stage.title}: the state after {state.step} of {total} steps is saved")
                 raise stop[0] if stop else KeyboardInterrupt  # another process was asked to end
     state.seconds = spent + time.monotonic() - begun
-    run = _finish(stage, folder, state, accelerator) if main else None
+    run = _finish(stage, folder, state, accelerator, planned or stage.iterations) if main else None
     accelerator.wait_for_everyone()  # the next stage looks for the record of this one
     return run
 
@@ -271,29 +275,37 @@ def _should_stop(accelerator: Accelerator, stop: Sequence[KeyboardInterrupt], st
     return bool(accelerator.reduce(torch.tensor(float(bool(stop)), device=accelerator.device)) > 0)
 
 
-def _finish(stage: Stage, folder: Path, state: TrainingState, accelerator: Accelerator) -> StageRun:
+def _report_progress(stage: Stage, folder: Path, state: TrainingState) -> None:
+    """Write `progress.json`, see the module."""
+    progress = {"inputs_hash": stage.inputs_hash, "step": state.step, "iterations": stage.iterations}
+    write_json(folder / PROGRESS, {**progress, "seconds": round(state.seconds, 1)})
+
+
+def _finish(stage: Stage, folder: Path, state: TrainingState, accelerator: Accelerator, planned: int) -> StageRun:
     """Measure the averaged weights, then write them and, last, the record of the run."""
     begun, numbers = time.monotonic(), {}
     if stage.finish:
         with state.ema.swapped_in():
             numbers = stage.finish()
-    weights = folder / "weights.safetensors"
-    with atomic(weights) as temporary:
-        save_file({key: value.contiguous().cpu() for key, value in state.ema.state.items()}, str(temporary))
+    (folder / "run.json").unlink(missing_ok=True)  # of a shorter training, whose weights are replaced
+    tensors = {key: value.contiguous().cpu() for key, value in state.ema.state.items()}
+    weights_hash = write_bytes(folder / "weights.safetensors", save(tensors))
     set_tensors(stage.models, state.ema.state)
     peak = torch.cuda.max_memory_allocated() / 2**30 if accelerator.device.type == "cuda" else peak_memory_gib()
     run = StageRun(
         stage=stage.name,
         inputs_hash=stage.inputs_hash,
         iterations=state.step,
+        planned_iterations=planned,
         seconds=round(state.seconds + time.monotonic() - begun, 1),
         device=accelerator.device.type,
         processes=accelerator.num_processes,
         peak_memory_gib=round(peak, 2),
-        weights_hash=hash_file(weights),
+        weights_hash=weights_hash,
         numbers=numbers,
     )
     write_json(folder / "run.json", run)
+    (folder / PROGRESS).unlink(missing_ok=True)
     return run
 
 

@@ -71,6 +71,7 @@ class StageRun:
         stage: name of the stage.
         inputs_hash: see `Stage`.
         iterations: training steps.
+        planned_iterations: training steps that the plan gives the stage.
         seconds: wall-clock time of the training, over all interruptions.
         device: `cpu` or `cuda`.
         processes: number of processes.
@@ -82,6 +83,7 @@ class StageRun:
     stage: str
     inputs_hash: str
     iterations: int
+    planned_iterations: int
     seconds: float
     device: str
     processes: int

@@ -29,7 +29,6 @@ from tumorgen_cli.methods.latent.quality import (
     largest_tumor_slice,
     reconstruction_preview,
     reconstruction_quality,
-    report_quality,
 )
 from tumorgen_cli.methods.mask_prior import load_donors, place_mask
 from tumorgen_cli.models import ddpm
@@ -48,6 +47,7 @@ class DiffTumor(Method):
     """DiffTumor behind the contract; see the module and `SOURCE`."""
 
     name = "difftumor"
+    section = DiffTumorConfig
     stages = ("vqgan", "ddpm")
     solvers = ddpm.SAMPLERS
     format_versions: ClassVar[Mapping[str, int]] = {"vqgan": 2}
@@ -138,7 +138,6 @@ class DiffTumor(Method):
 
     def _ddpm_stage(self, iterations: int | None) -> Stage:
         c = self.config.ddpm
-        report_quality(self.folder("vqgan") / "run.json", self.config.vqgan.least_psnr)
         encoder_hash = self.load_frozen({"vqgan": self.vqgan}, "vqgan")
         latents = training_latents(self, self.vqgan, encoder_hash, c.copies)
         self.net.to(self.device)

@@ -20,10 +20,7 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.cases import Case
 from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
-from tumorgen_cli.system import console
-from tumorgen_cli.system.json_records import read_plain
 
-_MOST_SHIFT = 0.02  # of the clip window; a larger shift of the tumors' brightness gives a warning
 _LEAST_ERROR = 1e-12  # bounds PSNR at 120 dB
 
 
@@ -119,25 +116,6 @@ def _real_and_reconstructed(
     width = (limits[:, 1] - limits[:, 0]).reshape(-1, 1, 1, 1)
     picture = reconstruct(codec, image, plan, device)
     return unscale(image, plan.channels, limits) / width, unscale(picture, plan.channels, limits) / width
-
-
-def report_quality(run_file: Path, least_psnr: float) -> None:
-    """Print a trained autoencoder's quality; warn if PSNR is below `least_psnr` dB or tumors change in brightness."""
-    numbers = read_plain(run_file, "train it again")["numbers"]
-    if not numbers:
-        return
-    text = (
-        f"the autoencoder on {numbers['cases']:.0f} held-out cases: PSNR {numbers['psnr']:.2f} dB, "
-        f"SSIM {numbers['ssim']:.3f}"
-    )
-    shift = numbers.get("tumor_shift", 0.0)
-    text += f", tumors shifted by {shift:+.1%} of the clip window"
-    if numbers["psnr"] < least_psnr:
-        console.warn(f"{text}; below {least_psnr} dB tumors will look blurred: train it longer or wider")
-    elif abs(shift) > _MOST_SHIFT:
-        console.warn(f"{text}; beyond {_MOST_SHIFT:.0%} they will look too bright or too dark: train it longer")
-    else:
-        console.note(text)
 
 
 def reconstruction_preview(codec: Codec, cases: Sequence[Case], plan: Plan, device: str) -> Callable[[Path], None]:

@@ -22,7 +22,7 @@ from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic, lear
 from tumorgen_cli.methods.latent.autoencoder import vae_stage
 from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut, Latents, held_out_windows, training_latents
 from tumorgen_cli.methods.latent.joint import to_flow
-from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice, report_quality
+from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
 from tumorgen_cli.methods.tumorgen.condition import Condition
 from tumorgen_cli.methods.tumorgen.config import TumorGenConfig, box_alpha, plan_tumorgen
 from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective
@@ -49,6 +49,7 @@ class TumorGen(Method):
     """TumorGen behind the contract; see the module and `SOURCE`."""
 
     name = "tumorgen"
+    section = TumorGenConfig
     stages = ("vae", "flow", "refiner")
     initial_stages = stages
     solvers = rectified_flow.SOLVERS
@@ -134,7 +135,6 @@ class TumorGen(Method):
 
     def _flow_stage(self, iterations: int | None, initial: Path | None) -> Stage:
         c = self.config.flow
-        report_quality(self.folder("vae") / "run.json", self.config.vae.least_psnr)
         latents, seed = self._latents(), derive_seed(self.plan.seed, "flow")
         joint = self.config.refiner.enabled and self.config.refiner.joint
         if initial is not None:  # the network alone: the condition is measured on this workspace's tumors

@@ -1,0 +1,173 @@
+"""The stage `train`: restarts, damaged files and their remedies, weights that are too weak."""
+
+import json
+import shutil
+
+import pytest
+from support.command_line import call, told
+
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.shortfalls import find_shortfalls
+from tumorgen_cli.pipeline import train as stages
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.json_records import read_plain, write_json
+from tumorgen_cli.training import loop
+from tumorgen_cli.training.checkpoints import read_run, restart_folder
+
+
+@pytest.fixture(scope="module")
+def made(workspace, tmp_path_factory):
+    """The phantoms with every stage of tumorgen trained for a few steps."""
+    found = Workspace(tmp_path_factory.mktemp("made") / "work")
+    shutil.copytree(workspace.root, found.root)
+    stages.train_stages(found, "tumorgen", "all", device="cpu")
+    return found
+
+
+@pytest.fixture
+def own(made, tmp_path):
+    """A copy of the trained workspace."""
+    shutil.copytree(made.root, tmp_path / "work")
+    return Workspace(tmp_path / "work")
+
+
+def method_of(workspace):
+    return find_method("tumorgen")(workspace.plan(), workspace)
+
+
+def train_vae(workspace, **options):
+    return stages.train_stages(workspace, "tumorgen", "vae", device="cpu", **options)
+
+
+@pytest.fixture
+def stopped_at_2(monkeypatch):
+    """The next training is killed at its third step, after a checkpoint of the second."""
+    real = loop.train
+
+    def train(stage, *rest, **options):
+        from dataclasses import replace
+
+        def item(number):
+            if number == 2 * stage.batch:
+                raise KeyboardInterrupt
+            return stage.item(number)
+
+        monkeypatch.setattr(stages, "train", real)
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+        return real(replace(stage, item=item), *rest, **options)
+
+    monkeypatch.setattr(stages, "train", train)
+
+
+def test_a_restart_leaves_the_old_weights_until_it_is_finished(own, stopped_at_2, capsys):
+    folder = own.run("tumorgen", "vae")
+    before = read_run(folder)
+    with pytest.raises(KeyboardInterrupt):
+        train_vae(own, restart=True)
+    assert method_of(own).trained("flow"), "what was made from the old weights is still up to date"
+    method_of(own).load()
+    assert read_run(folder) == before
+    assert method_of(own).training_folder("vae") == restart_folder(folder)
+    assert read_plain(restart_folder(folder) / "progress.json", "")["step"] == 2
+    (run,) = train_vae(own)
+    assert "to keep the old weights, delete" in " ".join(capsys.readouterr().err.split())
+    assert read_run(folder) == run != before
+    assert run.weights_hash == before.weights_hash, "the same seed"
+    assert method_of(own).training_folder("vae") == folder
+    assert not restart_folder(folder).exists()
+
+
+def test_a_restart_that_is_begun_goes_on_by_the_same_command(own, stopped_at_2, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        train_vae(own, restart=True)
+    seen = []
+    real = loop.train
+    monkeypatch.setattr(
+        stages,
+        "train",
+        lambda stage, folder, *rest: (seen.append((folder / "last.pt").exists()), real(stage, folder, *rest))[1],
+    )
+    train_vae(own, restart=True)
+    train_vae(own, restart=True)
+    assert seen == [True, False]
+
+
+def test_first_weights_of_a_restart_are_noted_when_it_is_finished(own):
+    initial = own.root.parent / "first" / "weights.safetensors"
+    initial.parent.mkdir()
+    shutil.copyfile(own.run("tumorgen", "vae") / "weights.safetensors", initial)
+    train_vae(own, restart=True, initial={"vae": initial})
+    assert read_plain(own.run("tumorgen", "vae") / "initial.json", "")["file"] == str(initial)
+
+
+def test_a_training_without_its_checkpoint_is_kept_until_a_longer_one_is_finished(own, stopped_at_2):
+    folder = own.run("tumorgen", "vae")
+    (folder / "last.pt").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        train_vae(own, iterations=6)
+    method_of(own).load()
+    train_vae(own, iterations=6)
+    assert read_run(folder).iterations == 6
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("name", ["weights.safetensors", "run.json"])
+def test_the_remedy_for_damaged_files_works(own, tmp_path, name, damage):
+    """As a user follows it: `synthesize` says what to run, it runs, and nothing else has to be made again."""
+    before = read_run(own.run("tumorgen", "vae"))
+    damage(own.run("tumorgen", "vae") / name)
+    with pytest.raises(StateError) as caught:
+        method_of(own).load()
+    (fault,) = caught.value.faults
+    assert fault.remedy == "run `tumorgen train vae`"
+    said = told(call("train", "vae", "-w", own.root, "--device", "cpu"))
+    assert "vae is trained from its last checkpoint on" in said
+    assert read_run(own.run("tumorgen", "vae")).weights_hash == before.weights_hash
+    assert "already trained" in told(call("train", "all", "-w", own.root, "--device", "cpu"))
+    method_of(own).load()
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_the_remedy_for_a_damaged_checkpoint_works(own, damage):
+    damage(own.run("tumorgen", "vae") / "last.pt")
+    arguments = ("train", "vae", "-w", own.root, "--device", "cpu", "--iterations", "6")
+    assert "`tumorgen train vae --restart -w" in told(call(*arguments, code=1))
+    method_of(own).load()
+    call(*arguments, "--restart")
+    assert read_run(own.run("tumorgen", "vae")).iterations == 6
+
+
+def test_short_trainings_and_blurred_pictures_are_told(own, capsys):
+    folder = own.run("tumorgen", "vae")
+    assert find_shortfalls(method_of(own)) == ()
+    run = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", {**run, "iterations": 1})
+    (short,) = find_shortfalls(method_of(own))
+    assert short.startswith("vae was trained for 1 of 4 planned steps (25%): its tumors say nothing yet")
+    write_json(folder / "run.json", {**run, "iterations": 2})
+    assert find_shortfalls(method_of(own)) == (), "half of the planned steps"
+    write_json(folder / "run.json", {**run, "numbers": {"psnr": 18.256, "cases": 2.0, "tumor_shift": -0.05}})
+    plan = read_plain(own.plan_file, "")
+    plan["methods"]["tumorgen"]["vae"]["least_psnr"] = 30.0
+    write_json(own.plan_file, plan)
+    blurred, shifted = find_shortfalls(method_of(own))
+    assert blurred.startswith("vae has PSNR 18.26 dB on 2 held-out cases, below 30 dB: tumors look blurred")
+    assert shifted.startswith("vae shifts tumors by -5.0% of the clip window on 2 held-out cases, beyond 2%")
+    stages.train_stages(own, "tumorgen", "flow", device="cpu")
+    assert "warning: vae has PSNR 18.26 dB" in " ".join(capsys.readouterr().err.split())
+
+
+def test_train_warns_of_a_short_training(own, capsys):
+    stages.train_stages(own, "tumorgen", "vae", 1, "cpu", restart=True)
+    assert "vae was trained for 1 of 4 planned steps" in " ".join(capsys.readouterr().err.split())
