@@ -1,5 +1,6 @@
 """Gains of nnU-Nets: scores of a patient by hand, strata, pairing per patient; nothing is trained here."""
 
+import csv
 import dataclasses
 import math
 
@@ -8,6 +9,8 @@ import pytest
 from scipy import stats
 
 from tumorgen_cli.evaluation.gains import (
+    Design,
+    Downstream,
     LesionOutcome,
     PatientScore,
     TrainedNnunet,
@@ -16,6 +19,8 @@ from tumorgen_cli.evaluation.gains import (
     summarize_arms,
 )
 from tumorgen_cli.evaluation.reports import downstream
+from tumorgen_cli.nnunet.job import Schedule
+from tumorgen_cli.studies.downstream_tables import gain_rows, gains_csv, undertrained_notes
 
 
 def test_a_patient_by_hand():
@@ -56,12 +61,12 @@ def test_strata(diameters, names):
         assert sum(low <= value < high for _, low, high in strata) == 1
 
 
-def run(arm, seed, dices, cases=8, found=True, spurious=0):
+def run(arm, seed, dices, cases=8, found=True, spurious=0, iterations=1000):
     patients = tuple(
         PatientScore(f"p{i}", value, value, (LesionOutcome(10.0 + 20 * i, found),), (5.0,) * spurious)
         for i, value in enumerate(dices)
     )
-    return TrainedNnunet(arm, cases, seed, 0 if arm == "real" else 32, 0.5, 100, 1.0, "0", patients)
+    return TrainedNnunet(arm, cases, seed, 0 if arm == "real" else 32, 0.5, iterations, 1.0, "0", patients)
 
 
 def test_gains_are_paired_by_patient_and_seed():
@@ -112,7 +117,7 @@ def test_equal_gains_are_ties():
 
     def of(arm, found):
         patients = tuple(PatientScore(f"p{i:02}", 0.5, 0.5, lesions, ()) for i, lesions in enumerate(found))
-        return TrainedNnunet(arm, 8, 0, 0, 1.0, 100, 1.0, "0", patients)
+        return TrainedNnunet(arm, 8, 0, 0, 1.0, 1000, 1.0, "0", patients)
 
     before = [two, third, two, third, two, third, two, third, whole, two, whole, two]
     after = [whole, two, whole, two, whole, two, whole, two, two, third, two, third]
@@ -175,3 +180,38 @@ def test_cases_count_apart():
     ]
     assert [(arm.arm, arm.cases) for arm in summarize_arms(runs)] == [("real", 8), ("copypaste", 8), ("real", 16)]
     assert summarize_arms([runs[1]])[0].dice.gain is None  # nothing to compare with
+
+
+def test_nothing_is_concluded_from_nnunets_that_have_not_learned():
+    """Of a few iterations, or if no arm finds more than a few voxels; an arm that pairs rescue is a finding."""
+    few = [run(arm, 0, [0.5, 0.6, 0.7], iterations=7) for arm in ("real", "copypaste")]
+    blind = [run(arm, 0, [0.01, 0.02, 0.03], cases=4, found=True) for arm in ("real", "copypaste")]
+    rescued = [run("real", 0, [0.01, 0.02, 0.03], cases=16), run("copypaste", 0, [0.5, 0.6, 0.7], cases=16)]
+    arms = {(arm.arm, arm.cases): arm for arm in summarize_arms([*few, *blind, *rescued])}
+    assert arms["copypaste", 8].undertrained == "trained for 7 iterations, fewer than 500"
+    assert arms["copypaste", 4].undertrained == "the best arm has a mean DSC of 0.02, less than 0.1"
+    for cases in (4, 8):
+        own = arms["copypaste", cases]
+        parts = [own, *own.by_size]
+        assert all(part.dice.gain is None and part.sensitivity.gain is None for part in parts)
+        assert math.isnan(own.sensitivity.p)
+    assert arms["copypaste", 16].undertrained == arms["real", 16].undertrained == ""
+    assert arms["copypaste", 16].dice.gain.mean == pytest.approx(0.58)
+
+
+def test_tables_and_page_say_that_nothing_is_concluded():
+    arms = summarize_arms([run(arm, 0, [0.5, 0.6, 0.7], iterations=7) for arm in ("real", "copypaste")])
+    (real, own) = gain_rows(arms)
+    assert real[3:] == own[3:] == ("undertrained", "–", "–", "–", "–")  # no "found 1.000"
+    (note,) = undertrained_notes(arms)
+    assert note.startswith("8 real cases: no conclusion")
+    lines = list(csv.DictReader(gains_csv(arms).splitlines()))
+    assert {line["undertrained"] for line in lines} == {"trained for 7 iterations, fewer than 500"}
+    assert {line["gain"] for line in lines} == {""}
+    design = Design(("real", "copypaste"), (1.0,), 1, 0.01, 4, 0.5)
+    result = Downstream("D", "0", ("p0",), "x", design, Schedule(1, 7, 1.0), "cpu", 2.0, tuple(arms), ())
+    page = downstream.draw_page(result, [])
+    assert page.count("No conclusion: these nnU-Nets are undertrained") == 1
+    trained = [run(arm, 0, [0.5, 0.6, 0.7]) for arm in ("real", "copypaste")]
+    assert undertrained_notes(summarize_arms(trained)) == []
+    assert gain_rows(summarize_arms(trained))[1][3] == "0.000 [0.000, 0.000]"

@@ -106,7 +106,7 @@ def nnunets(monkeypatch):
             PatientScore(case.name, value, value, (LesionOutcome(30.0, True),), ()) for case in task.data.test
         )
         run = TrainedNnunet(
-            task.arm, task.cases, task.seed, task.pairs, task.real_share, 21, 0.1, task.job.inputs_hash, patients
+            task.arm, task.cases, task.seed, task.pairs, task.real_share, 2100, 0.1, task.job.inputs_hash, patients
         )
         write_json(task.folder / "run.json", run)
         return run
@@ -417,7 +417,7 @@ def test_page_and_tables():
         patients = tuple(
             PatientScore(f"p{i}", value + 0.1 * i, value, (LesionOutcome(30.0 + i, True),), (30.0,)) for i in range(4)
         )
-        return TrainedNnunet(arm, cases, 0, 0, 1.0, 21, 0.1, "0", patients)
+        return TrainedNnunet(arm, cases, 0, 0, 1.0, 2100, 0.1, "0", patients)
 
     runs = tuple(run(arm, cases, 0.3 + 0.1 * (arm != "real")) for cases in (2, 4) for arm in DESIGN.arms)
     arms = tuple(summarize_arms(runs))

@@ -178,7 +178,7 @@ def downstream(
     if as_json:
         console.print_json(made)
     else:
-        from tumorgen_cli.studies.downstream_tables import gain_rows
+        from tumorgen_cli.studies.downstream_tables import gain_rows, undertrained_notes
 
         title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
         columns = (
@@ -192,6 +192,8 @@ def downstream(
             "FP per scan",
         )
         console.table(title, columns, gain_rows(made.result.arms))
+        for note in undertrained_notes(made.result.arms):
+            console.warn(note)
     for each in made.result.failures:
         console.warn(f"{each.arm} with {each.cases} real cases failed: {each.reason}")
     console.next_command(f"open {made.page}")

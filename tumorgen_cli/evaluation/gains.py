@@ -1,6 +1,8 @@
 """What nnU-Nets gain from synthetic pairs: scores on real held-out patients, paired by patient with real cases alone.
 
 A patient counts once: measures are first averaged over seeds; intervals and tests are then over patients.
+
+Nothing is concluded from nnU-Nets that have not learned to segment (`undertrained`): there are no gains then.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from tumorgen_cli.nnunet.job import Schedule
 
 EARLY_MM = 20.0  # FreeTumor's early tumors: a diameter under 2 cm
 REAL, LIVE = "real", "-live"
+LEAST_ITERATIONS = 500  # of a training from which anything is concluded; nnU-Net's own has 250,000
+LEAST_DICE = 0.1  # mean over patients that the best arm must reach: below, a few voxels touch every lesion by chance
 SCORES = 2  # version of a run's scores; raise it when they change
 _EXACT = 13  # up to so many patients, every assignment of signs is counted
 
@@ -128,7 +132,11 @@ class SizeGroup:
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm at a number of real cases, all seeds together."""
+    """An arm at a number of real cases, all seeds together.
+
+    `undertrained` says why nothing is concluded at this number of real cases; there are no gains then. It is empty
+    otherwise.
+    """
 
     arm: str
     cases: int
@@ -141,6 +149,7 @@ class Arm:
     false_positives: ArmMeasure
     by_size: tuple[SizeGroup, ...]
     spread_over_seeds: float
+    undertrained: str = ""
 
 
 @dataclass(frozen=True)
@@ -239,7 +248,7 @@ def size_strata(diameters: Sequence[float]) -> list[tuple[str, float, float]]:
 def summarize_arms(runs: Sequence[TrainedNnunet]) -> list[Arm]:
     """Summarize every arm at every number of cases, in the order of the runs.
 
-    The gain compares patients over the seeds that both arms have.
+    The gain compares patients over the seeds that both arms have. There is none where nnU-Nets are undertrained.
     """
     strata = (
         size_strata([lesion.diameter_mm for patient in runs[0].patients for lesion in patient.lesions]) if runs else []
@@ -247,11 +256,33 @@ def summarize_arms(runs: Sequence[TrainedNnunet]) -> list[Arm]:
     groups: dict[tuple[str, int], list[TrainedNnunet]] = {}
     for run in runs:
         groups.setdefault((run.arm, run.cases), []).append(run)
-    return [_arm(own, groups.get((REAL, cases), []), strata) for (_, cases), own in groups.items()]
+    reasons = {cases: undertrained([run for run in runs if run.cases == cases]) for _, cases in groups}
+    return [
+        _arm(own, [] if reasons[cases] else groups.get((REAL, cases), []), strata, reasons[cases])
+        for (_, cases), own in groups.items()
+    ]
+
+
+def undertrained(runs: Sequence[TrainedNnunet]) -> str:
+    """Say why nothing is concluded from the trainings of one number of real cases; empty if they have learned.
+
+    They have learned if each took at least `LEAST_ITERATIONS` iterations, and the best arm finds something: its Dice,
+    averaged over patients and seeds, is at least `LEAST_DICE`.
+    """
+    fewest = min(run.iterations for run in runs)
+    if fewest < LEAST_ITERATIONS:
+        return f"trained for {fewest} iterations, fewer than {LEAST_ITERATIONS}"
+    arms = [[run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)]
+    known = [values[np.isfinite(values)] for values in (_by_patient(own, MEASURES["dice"]) for own in arms)]
+    best = max((float(values.mean()) for values in known if values.size), default=math.nan)
+    return f"the best arm has a mean DSC of {best:.2f}, less than {LEAST_DICE:g}" if best < LEAST_DICE else ""
 
 
 def _arm(
-    runs: Sequence[TrainedNnunet], real: Sequence[TrainedNnunet], strata: Sequence[tuple[str, float, float]]
+    runs: Sequence[TrainedNnunet],
+    real: Sequence[TrainedNnunet],
+    strata: Sequence[tuple[str, float, float]],
+    reason: str,
 ) -> Arm:
     first = runs[0]
     measures = {
@@ -270,6 +301,7 @@ def _arm(
         **measures,
         by_size=by_size,
         spread_over_seeds=seeds_apart,
+        undertrained=reason,
     )
 
 

@@ -30,7 +30,7 @@ def gains_csv(arms: Sequence[Arm]) -> str:
         "high",
         "spread over patients",
     ]
-    writer.writerow([*head, "gain", "gain low", "gain high", "p", "better", "worse"])
+    writer.writerow([*head, "gain", "gain low", "gain high", "p", "better", "worse", "undertrained"])
     for arm in arms:
         lines = [(name, "any", getattr(arm, name)) for name in MEASURES]
         lines += [(name, each.name, getattr(each, name)) for each in arm.by_size for name in MEASURES]
@@ -56,23 +56,38 @@ def gains_csv(arms: Sequence[Arm]) -> str:
                     *numbers,
                     measure.better,
                     measure.worse,
+                    arm.undertrained,
                 ]
             )
     return stream.getvalue()
 
 
+def undertrained_notes(arms: Sequence[Arm]) -> list[str]:
+    """Return a sentence for each number of real cases at which nothing is concluded."""
+    reasons = {arm.cases: arm.undertrained for arm in arms if arm.undertrained}
+    return [
+        f"{cases} real cases: no conclusion, these nnU-Nets are undertrained ({reason}); raise --minutes"
+        for cases, reason in reasons.items()
+    ]
+
+
 def gain_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
-    """Return rows for the terminal: the DSC and its gain, and the means of the other measures."""
+    """Return rows for the terminal: the DSC and its gain, and the means of the other measures.
+
+    Of undertrained nnU-Nets only the DSC is shown: that a few voxels touch every lesion is no finding.
+    """
     rows = []
     for arm in arms:
         gain, tested = arm.dice.gain, f"{arm.dice.better} / {arm.dice.worse}, {arm.dice.p:.3f}"
         means = [f"{getattr(arm, name).over_patients.mean:.3f}" for name in MEASURES if name != "dice"]
+        if arm.undertrained:
+            means = ["–"] * len(means)
         rows.append(
             (
                 str(arm.cases),
                 arm.arm,
                 arm.dice.over_patients.text,
-                gain.text if gain else "–",
+                gain.text if gain else "undertrained" if arm.undertrained else "–",
                 tested if gain else "–",
                 *means,
             )

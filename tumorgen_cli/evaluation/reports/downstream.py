@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from tumorgen_cli.evaluation.gains import REAL, Arm, ArmMeasure, Downstream
+from tumorgen_cli.evaluation.gains import LEAST_DICE, LEAST_ITERATIONS, REAL, Arm, ArmMeasure, Downstream
 from tumorgen_cli.evaluation.reports.pages import INK, around, number, percent, render, svg
 from tumorgen_cli.metrics.summary import Summary
 
@@ -48,7 +48,14 @@ def draw_page(result: Downstream, patients: Sequence[Patient]) -> str:
         header, rows = _measures(arms)
         size_header, size_rows = _sizes(arms)
         counts.append(
-            {"cases": count, "header": header, "rows": rows, "size_header": size_header, "size_rows": size_rows}
+            {
+                "cases": count,
+                "undertrained": arms[0].undertrained,
+                "header": header,
+                "rows": rows,
+                "size_header": size_header,
+                "size_rows": size_rows,
+            }
         )
     return render(
         "downstream.html.j2",
@@ -57,6 +64,8 @@ def draw_page(result: Downstream, patients: Sequence[Patient]) -> str:
         counts=counts,
         curves=_curves(result),
         patients=patients,
+        least_iterations=LEAST_ITERATIONS,
+        least_dice=LEAST_DICE,
     )
 
 
