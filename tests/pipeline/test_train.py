@@ -3,13 +3,18 @@
 import json
 import shutil
 
+import nibabel
 import pytest
 from support.command_line import call, told
 
+from tumorgen_cli import api
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.pipeline import train as stages
+from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.options import HostOptions, SetOptions
+from tumorgen_cli.synthesis.set_files import read_shortfalls
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.json_records import read_plain, write_json
 from tumorgen_cli.training import loop
@@ -166,6 +171,20 @@ def test_short_trainings_and_blurred_pictures_are_told(own, capsys):
     assert shifted.startswith("vae shifts tumors by -5.0% of the clip window on 2 held-out cases, beyond 2%")
     stages.train_stages(own, "tumorgen", "flow", device="cpu")
     assert "warning: vae has PSNR 18.26 dB" in " ".join(capsys.readouterr().err.split())
+
+
+def test_pairs_of_weak_weights_are_remarked(own, phantoms, capsys):
+    """In the set, for its page; on stderr; and as a Python warning for one image."""
+    path = own.run("tumorgen", "vae") / "run.json"
+    write_json(path, {**read_plain(path, ""), "iterations": 1})
+    hosts, options = HostOptions(phantoms.healthy), SetOptions(1, own.root / "set")
+    synthesize_pairs(own, "tumorgen", options, hosts, device="cpu")
+    (short,) = read_shortfalls(own.root / "set")
+    assert short.startswith("vae was trained for 1 of 4 planned steps")
+    assert "warning: vae was trained for 1 of 4 planned steps" in " ".join(capsys.readouterr().err.split())
+    host = nibabel.load(min(phantoms.healthy.iterdir()))
+    with pytest.warns(UserWarning, match="vae was trained for 1 of 4 planned steps"):
+        api.paint(host, work=own.root, device="cpu")
 
 
 def test_train_warns_of_a_short_training(own, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,9 @@ def paint(
         DataError: an image, box or region that cannot be used, or no tumor that passed.
         StateError: a stage is not trained.
 
+    Warns:
+        UserWarning: the method's weights are too weak to rely on, for example trained for few of the planned steps.
+
     Example:
         >>> import nibabel
         >>> from tumorgen_cli import api
@@ -91,6 +95,7 @@ def paint(
     # Long: most of it is the description of a public function
     from tumorgen_cli.methods.base import Sampling
     from tumorgen_cli.methods.open import open_method
+    from tumorgen_cli.methods.shortfalls import find_shortfalls
     from tumorgen_cli.pipeline.synthesize import check_sampling
     from tumorgen_cli.synthesis.host_checks import grid_doubts
     from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair, make_provenance, open_host
@@ -105,6 +110,8 @@ def paint(
     scan = _make_scan(given, inputs.plan)
     mask = _check_place(scan, box, region, inputs)
     weights, source = dict(painter.load()), Source(_NAME, ())
+    for text in find_shortfalls(painter):
+        warnings.warn(text, stacklevel=2)
     begun = time.perf_counter()
     host = open_host(inputs, source, scan, scan.voxels, mask)
     for doubt in (*grid_doubts({_NAME: scan.grid}, inputs.cases), *host.doubts):

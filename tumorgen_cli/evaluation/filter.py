@@ -1,4 +1,4 @@
-"""Keeps the pairs of a synthetic set that a judge agrees with: FreeTumor's quality test, after synthesis.
+"""Keeps the pairs of a synthetic set that a judge agrees with: the test of `--until-pass`, after synthesis.
 
 Reads a set and the predictions that an evaluation may have left. Writes the kept pairs as a set of their own (labels as
 copies, images as hard links where the disk allows it), `judges.json`, which says what the judges that selected them
@@ -13,36 +13,44 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tumorgen_cli.evaluation.cases import synthetic_cases
-from tumorgen_cli.evaluation.measure import verdict_of
+import numpy as np
+
+from tumorgen_cli.data.volumes import read_image
+from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
+from tumorgen_cli.evaluation.measure import judge_case, verdict_of
+from tumorgen_cli.judge.verdict import PassRule, check_pair
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.logs import merge_logs, open_log, read_log
-from tumorgen_cli.synthesis.provenance import NOT_FOUND, PAIR_FORMAT, Provenance
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     LEFT_OUT,
+    SHORTFALLS,
     is_lost,
     pair_files,
     read_held_out,
+    read_hosts,
     read_judges,
     read_origin,
     read_provenance,
+    read_shortfalls,
     write_dataset_json,
+    write_hosts,
     write_judges,
 )
 from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_set, may_finish, remove_division, take_turn
-from tumorgen_cli.system.files import append_line, hash_file, write_text
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.files import append_line, hash_file, hash_files, write_text
 from tumorgen_cli.system.json_records import from_plain, nan_for_none, none_for_nan, to_plain, write_json
 from tumorgen_cli.system.links import copy_file, share_file
 
 if TYPE_CHECKING:
-    from tumorgen_cli.judge.model import Judge
+    from tumorgen_cli.judge.predictions import Predictions
     from tumorgen_cli.system.console import Ticker
 
 
@@ -72,11 +80,22 @@ class Filtered:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A line of `judged.jsonl`: the judge's numbers for a pair (P, Dice, surface Dice; nan without a tumor)."""
+class JudgedPair:
+    """A line of `judged.jsonl`: what the judge finds of a pair; numbers are nan without a tumor.
+
+    Attributes:
+        case: Name of the pair.
+        reason: Why it is rejected; empty for a kept pair.
+        proportion: P, the share of the mask that is found.
+        beside: Volume that is newly marked beside the mask, over the mask's volume.
+        dice: Dice of the mask and what is found.
+        surface_dice: Surface Dice of the two.
+    """
 
     case: str
+    reason: str
     proportion: float
+    beside: float
     dice: float
     surface_dice: float
 
@@ -90,13 +109,12 @@ def filter_set(
     plan: Plan,
     set_folder: Path,
     out: Path,
-    cache: Path,
-    judge: Judge,
-    keep: float,
+    predictions: Predictions,
+    rule: PassRule,
     ticker: Ticker,
     shard: Shard | None = None,
 ) -> Filtered:
-    """Keep the pairs for which the judge finds at least the share `keep` of the mask (P).
+    """Keep the pairs that pass the judge (`judge.verdict.check_pair`).
 
     The set itself is not changed. Pairs that have their line are not judged again. With `shard` only its own pairs are
     judged, and the shard that finishes last completes the kept set.
@@ -105,17 +123,16 @@ def filter_set(
         plan: The plan of the workspace.
         set_folder: The set.
         out: Where the kept set is written.
-        cache: The evaluation's cache, where the judge's predictions are read and kept.
-        judge: The judge.
-        keep: Smallest P of a kept pair.
+        predictions: The judge and its predictions.
+        rule: When a pair passes.
         ticker: Counts the pairs of this run.
         shard: This process's share of the pairs; None: all.
 
     Raises:
-        StateError: The set is not complete, or `out` holds something else or shards of another division.
-
-    Source: Wu et al., FreeTumor: keep a pair if P >= T, T = 0.7.
+        StateError: The set is not complete, `out` holds something else or shards of another division, or the host of a
+            pair is needed and is not there any more.
     """
+    judge = predictions.judge
     pairs = synthetic_cases(plan, set_folder, shard)
     source = hash_file(set_folder / "provenance.jsonl")
     identity = {
@@ -125,7 +142,8 @@ def filter_set(
         "filtered_from": str(set_folder.resolve()),
         "provenance": source,
         "judge": judge.hash,
-        "keep": keep,
+        "keep": rule.keep,
+        "beside": rule.beside,
     }
     identity |= read_origin(set_folder)
     with take_turn(out, shard):
@@ -133,50 +151,81 @@ def filter_set(
         begin_shard(out, len(pairs), shard)
         write_judges(out, judge, read_judges(set_folder))
         write_json(out / HELD_OUT, read_held_out(set_folder))
+        write_json(out / SHORTFALLS, read_shortfalls(set_folder))
+        write_hosts(out, read_hosts(set_folder))
         log = open_log(out, _LOG, shard.name if shard else None)
         judged = _judged(out)
     mine = own_pairs(pairs, shard)
-    records = {record.case: record for record in read_provenance(set_folder)}
+    records, hosts = {record.case: record for record in read_provenance(set_folder)}, read_hosts(set_folder)
     for files in mine:
-        if files.case in judged and judged[files.case].proportion >= keep:
+        if files.case in judged and not judged[files.case].reason:
             _take(plan, set_folder, out, records[files.case])
     missing = [files for files in mine if files.case not in judged]
     ticker(len(mine) - len(missing))
     for number, files in enumerate(missing, len(mine) - len(missing) + 1):
-        found = verdict_of(plan, files, cache, judge)
-        if found.proportion >= keep:
+        line = _judge_pair(plan, files, records[files.case], predictions, hosts, rule)
+        if not line.reason:
             _take(plan, set_folder, out, records[files.case])
-        append_line(
-            log,
-            json.dumps(none_for_nan(to_plain(Judged(files.case, found.proportion, found.dice, found.surface_dice)))),
-        )
+        append_line(log, json.dumps(none_for_nan(to_plain(line))))
         ticker(number, files.case)
     with take_turn(out, shard):
         judged = _judged(out)
         left = sum(files.case not in judged for files in pairs)
         if not left and may_finish(out, len(pairs), shard):
             merge_logs(out, _LOG, {files.case: number for number, files in enumerate(pairs)})
-            _finish(plan, set_folder, out, judged, keep)
+            _finish(plan, set_folder, out, judged)
             remove_division(out)
-    reasons = [reason for line in judged.values() if (reason := _reason(line, keep))]
+    reasons = [line.reason for line in judged.values() if line.reason]
     counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     return Filtered(str(out), len(judged) - len(reasons), len(reasons), counts, len(missing), left)
 
 
-def _judged(out: Path) -> dict[str, Judged]:
+def _judge_pair(
+    plan: Plan,
+    files: TumorCase,
+    record: Provenance,
+    predictions: Predictions,
+    hosts: Mapping[str, tuple[Path, ...]],
+    rule: PassRule,
+) -> JudgedPair:
+    """Judge a pair; its host is looked at only if the pair would not pass otherwise."""
+    seen = judge_case(plan, files, predictions)
+
+    def marked_before() -> np.ndarray:
+        return predictions.around(
+            record.host, record.host_hash, seen.grid, files.box, lambda: _read_host(record, hosts.get(record.host, ()))
+        )
+
+    outcome = check_pair(seen.tumor, seen.others, seen.predicted, marked_before, (files.box, seen.grid), rule)
+    found = verdict_of(plan, files, seen)
+    return JudgedPair(
+        files.case, outcome.reason or "", outcome.proportion, outcome.beside, found.dice, found.surface_dice
+    )
+
+
+def _read_host(record: Provenance, files: tuple[Path, ...]) -> np.ndarray:
+    """Read the unpainted host (C, X, Y, Z) of a pair.
+
+    Raises:
+        StateError: It is not where it was, or it has changed.
+    """
+    lost = [path for path in files if not path.is_file()]
+    if not files or lost or hash_files(files) != record.host_hash:
+        where = " and ".join(map(str, lost or files or record.host_file))
+        found = "no such file" if lost or not files else "another scan than the pair was painted into"
+        expected = "the unpainted host, because the judge marks much beside the mask, which may have been there before"
+        remedy = "put the scan back, or use --p-alone, which does not look at what is marked beside the mask"
+        raise StateError("A host is needed", [Fault(where, found, expected, remedy)])
+    return read_image(files)[0]
+
+
+def _judged(out: Path) -> dict[str, JudgedPair]:
     """Read the pairs that have been judged."""
     lines = nan_for_none(read_log(out, _LOG))
     return {
-        case: from_plain(Judged, line, f"{_LOG}.jsonl", "delete the folder and filter again")
+        case: from_plain(JudgedPair, line, f"{_LOG}.jsonl", "delete the folder and filter again")
         for case, line in lines.items()
     }
-
-
-def _reason(line: Judged, keep: float) -> str | None:
-    """Return why a pair is rejected; None for a kept one."""
-    if line.proportion >= keep:
-        return None
-    return NOT_FOUND if math.isfinite(line.proportion) else "empty"
 
 
 def _take(plan: Plan, set_folder: Path, out: Path, record: Provenance) -> None:
@@ -190,26 +239,19 @@ def _take(plan: Plan, set_folder: Path, out: Path, record: Provenance) -> None:
         copy_file(preview, out / preview.relative_to(set_folder))
 
 
-def _finish(plan: Plan, set_folder: Path, out: Path, judged: Mapping[str, Judged], keep: float) -> None:
+def _finish(plan: Plan, set_folder: Path, out: Path, judged: Mapping[str, JudgedPair]) -> None:
     """Write the files that describe the whole kept set, in the order of the set that was filtered."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["case", "host", "reason", "proportion", "dice", "surface_dice"])
+    table.writerow(["case", "host", "reason", "proportion", "beside", "dice", "surface_dice"])
     kept = []
     for line in read_provenance(set_folder):
         found = judged[line.case]
-        reason = _reason(found, keep)
-        if reason is None:
+        if not found.reason:
             kept.append(json.dumps(to_plain(line)) + "\n")
         else:
-            table.writerow(
-                [
-                    line.case,
-                    line.host,
-                    reason,
-                    *(f"{v:.4f}" for v in (found.proportion, found.dice, found.surface_dice)),
-                ]
-            )
+            numbers = (found.proportion, found.beside, found.dice, found.surface_dice)
+            table.writerow([line.case, line.host, found.reason, *(f"{v:.4f}" for v in numbers)])
     write_text(out / LEFT_OUT, text.getvalue())
     write_text(
         out / "given_up.jsonl", "".join(json.dumps(line) + "\n" for line in read_log(set_folder, "given_up").values())

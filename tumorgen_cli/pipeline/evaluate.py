@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from tumorgen_cli.evaluation.options import FEATURES, ScoreOptions
 from tumorgen_cli.figures import tumor_unit
-from tumorgen_cli.judge.find import find_judge
+from tumorgen_cli.judge.find import WEAK_JUDGE, Choice, choose_judge, judge_facts, load_judge, no_judge_words
 from tumorgen_cli.pipeline.sets import finished_sets
+from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.set_files import read_shortfalls
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
 from tumorgen_cli.system.errors import PlanError
@@ -19,6 +22,7 @@ from tumorgen_cli.system.json_records import unknown_name_fault
 from tumorgen_cli.system.locks import locked
 
 if TYPE_CHECKING:
+    from tumorgen_cli.evaluation.evaluate import ScoringJudge
     from tumorgen_cli.evaluation.scores import Scores
     from tumorgen_cli.metrics.feature_networks import Network
 
@@ -48,27 +52,50 @@ def evaluate_sets(
         device: Where to compute.
         seed: Seed of the scores. None: the plan's.
     """
-    from tumorgen_cli.evaluation.cases import real_tumors, synthetic_cases
+    from tumorgen_cli.evaluation.cases import one_scan_per_host, real_tumors, synthetic_cases
     from tumorgen_cli.evaluation.evaluate import evaluate_set, evaluation_steps
     from tumorgen_cli.evaluation.reports.one_set import write_page
 
     plan, folders = workspace.plan(), finished_sets(workspace, sets)
+    read_planned_dataset(workspace, plan)
     seed = plan.seed if seed is None else seed
     real = real_tumors(plan, workspace.fingerprint(), workspace.splits())
-    for folder in folders:
-        synthetic_cases(plan, folder)  # a set with faults stops the command before any set is scored
-    judge, network = find_judge(workspace, scoring.judge, device), find_features(scoring, device)
+    cases = [synthetic_cases(plan, folder) for folder in folders]  # a set with faults stops the command here
+    choices = [choose_judge(workspace, scoring.judge, one_scan_per_host(pairs)) for pairs in cases]
+    judges = {choice: _load_judge(workspace, choice, device) for choice in dict.fromkeys(choices)}
+    network = find_features(scoring, device)
     scored = []
-    for folder in folders:
+    for folder, choice in zip(folders, choices, strict=True):
         out, steps = workspace.evaluation(folder.name), evaluation_steps(folder, real)
+        if choice.folder is None:
+            console.warn(f"{folder.name}: {no_judge_words(choice)}")
         with locked(out, "evaluate"), console.progress(f"scoring {folder.name}", steps) as tick:
-            scored.append(evaluate_set(plan, real, folder, out, judge, network, seed, tick))
+            scored.append(evaluate_set(plan, real, folder, out, judges[choice], network, seed, tick))
     reports = []
     for folder, scores in zip(folders, scored, strict=True):
         others = [other for other in scored if other is not scores]
         page = write_page(plan, real, folder, workspace.evaluation(folder.name), scores, others)
-        reports.append(ScoreReport(folder.name, str(page), tuple(_score_rows(scores))))
+        weak = read_shortfalls(folder)
+        for text in weak:
+            console.warn(f"{folder.name}: {text}")
+        rows = (*(("weights", text) for text in weak), *_score_rows(scores))
+        reports.append(ScoreReport(folder.name, str(page), rows))
     return tuple(reports)
+
+
+def _load_judge(workspace: Workspace, choice: Choice, device: DeviceName) -> ScoringJudge:
+    """The judge of a choice, with its predictions of this workspace's scans."""
+    from tumorgen_cli.evaluation.evaluate import ScoringJudge
+    from tumorgen_cli.evaluation.measure import cache_folder
+    from tumorgen_cli.judge.predictions import Predictions
+
+    if choice.folder is None:
+        return ScoringJudge(None, reason=no_judge_words(choice))
+    judge = load_judge(workspace, choice, device)
+    facts = judge_facts(judge, choice.title)
+    if not facts.is_trained:
+        return ScoringJudge(None, reason=f"{facts.words}: {facts.caution}; {WEAK_JUDGE}")
+    return ScoringJudge(Predictions(judge, cache_folder(workspace.evaluation("any"))), facts)
 
 
 def find_features(scoring: ScoreOptions, device: DeviceName) -> Network:
@@ -94,15 +121,17 @@ def _score_rows(scores: Scores) -> list[tuple[str, str]]:
 
 
 def _agreement_rows(scores: Scores) -> list[tuple[str, str]]:
-    """Agreement with the judge; no row without a judge."""
+    """Agreement with the judge, and which judge it is."""
     if not scores.judge:
-        return []
+        return [("agreement", scores.no_judge)]
+    facts = scores.judge_facts
     titles = {
         "dice": "agreement DSC",
         "surface_dice": f"agreement NSD at {scores.tolerance_mm} mm",
         "proportion": "P, share of the mask found",
     }
-    return [
+    rows = [("judge", facts.words + (f" ({facts.caution})" if facts.caution else ""))]
+    return rows + [
         (f"{titles[m.field]} [95 % interval]", f"{m.synthetic.text}; real held-out cases {m.real.text}")
         for m in scores.agreement.measures
     ]
@@ -113,24 +142,31 @@ def _trait_rows(scores: Scores) -> list[tuple[str, str]]:
     rows = []
     for c in scores.comparisons:
         unit = c.unit.replace("scan", tumor_unit(scores.channel))
-        value = f"{c.synthetic.median:.3g} {unit}; training {c.training.median:.3g}; KS {c.ks:.3f}"
-        rows.append((f"{c.title}, median", value))
+        ours, theirs = _number(c.synthetic.median, f" {unit}".rstrip()), _number(c.training.median)
+        rows.append((f"{c.title}, median", f"{ours}; training {theirs}; KS {_number(c.ks)}"))
     if scores.redrawn_volume.count:
         value = f"{scores.redrawn_volume.median:.2f}; pairs: {scores.redrawn_volume.count}"
         rows.append(("volume of a redrawn tumor over the old one's, median", value))
     return rows + [
-        (f"share of {s.kind} tumors", f"{s.synthetic:.2f}; training {s.training:.2f}") for s in scores.shares
+        (f"share of {s.kind} tumors", f"{_number(s.synthetic)}; training {_number(s.training)}") for s in scores.shares
     ]
 
 
 def _distance_rows(scores: Scores) -> list[tuple[str, str]]:
     """Distances between synthetic and real slices, beside those between real slices."""
-    rows = []
+    if not scores.planes:
+        return [("distances to real slices", "not measured: they need two pairs and two training tumors")]
+    rows = [("features of the distances", scores.features_words)]
     for p in scores.planes:
         if p.place == "tumor" or p.plane == "all":
-            value = f"{p.matched.value:.3g}; real-real {p.floor.value:.3g} [{p.floor.low:.3g}, {p.floor.high:.3g}]"
-            name = f"{p.measure} distance ({scores.features}), {p.plane}, {p.place} slice"
-            rows.append((name, value + " (too few to tell)" * p.unclear))
+            few = f"undefined: {p.matched.counts[0]} and {p.matched.counts[1]} scans are too few"
+            real = f"undefined: {p.floor.counts[0]} and {p.floor.counts[1]} real scans are too few"
+            if math.isfinite(p.floor.value):
+                real = f"{p.floor.value:.3g} [{p.floor.low:.3g}, {p.floor.high:.3g}]"
+            value = f"{_number(p.matched.value, missing=few)}; real-real {real}"
+            unclear = p.unclear and math.isfinite(p.matched.value) and math.isfinite(p.floor.value)
+            name = f"{p.measure} distance, {p.plane}, {p.place} slice"
+            rows.append((name, value + " (too few to tell)" * unclear))
     return rows
 
 
@@ -140,8 +176,15 @@ def _reader_rows(scores: Scores) -> list[tuple[str, str]]:
     auc = reader.reason or f"{reader.auc:.3f} [{reader.low:.3f}, {reader.high:.3f}]"
     rows = [("AUC of the machine's reader test", auc)]
     rows += [("given away by", give_away.words) for give_away in reader.give_aways[:3]]
+    none = "none to measure"
     nearest = (
-        f"distance to the nearest training lesion {new.synthetic.median:.3f}, held-out cases {new.held_out.median:.3f}"
+        f"distance to the nearest training lesion {_number(new.synthetic.median, missing=none)}, "
+        f"held-out cases {_number(new.held_out.median, missing=none)}"
     )
-    copies = new.reason or f"{new.near_copies:.0f}, of them singled out {new.singled_out:.0f}; {nearest}"
-    return [*rows, ("near-copies", copies)]
+    copies = f"{_number(new.near_copies)}, of them singled out {_number(new.singled_out)}; {nearest}"
+    return [*rows, ("near-copies", new.reason or copies)]
+
+
+def _number(value: float, unit: str = "", missing: str = "undefined (no case has a value)") -> str:
+    """A number with three digits and its unit, or why it is missing."""
+    return f"{value:.3g}{unit}" if math.isfinite(value) else missing

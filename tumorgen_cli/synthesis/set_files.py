@@ -1,8 +1,9 @@
 """The files of a synthetic set, and how they are read and written.
 
-`set.json` says how the set was made; `held_out.json` which cases its workspace holds out; `provenance.jsonl` how each
-pair was made; `judges.json` from which cases the judges that chose its pairs have learned; `rejected.csv` which pairs a
-filter left out. `dataset.json` is written when the set is complete.
+`set.json` says how the set was made; `held_out.json` which cases its workspace holds out; `hosts.json` where its host
+scans lie; `shortfalls.json` what was too weak about the weights that painted it; `provenance.jsonl` how each pair was
+made; `judges.json` from which cases the judges that chose its pairs have learned; `rejected.csv` which pairs a filter
+left out. `dataset.json` is written when the set is complete.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 JUDGES = "judges.json"
 HELD_OUT = "held_out.json"
+HOSTS = "hosts.json"
+SHORTFALLS = "shortfalls.json"
 LEFT_OUT = "rejected.csv"
 #: fields of set.json: the cases that the method has learned from; the hosts without the data set's other labels
 LEARNED_FROM, UNLABELED_HOSTS = "learned_from", "hosts_without_labels"
@@ -48,6 +51,26 @@ def read_held_out(folder: Path) -> tuple[str, ...]:
     """Return the cases that the workspace of a set held out when the set was last made; empty if it is unknown."""
     path = folder / HELD_OUT
     return _names(path, "", read_plain(path, again(folder))) if path.is_file() else ()
+
+
+def read_shortfalls(folder: Path) -> tuple[str, ...]:
+    """Return what was too weak about the weights that painted a set (`methods.shortfalls`), as far as it is known."""
+    path = folder / SHORTFALLS
+    return _names(path, "", read_plain(path, again(folder))) if path.is_file() else ()
+
+
+def write_hosts(folder: Path, hosts: Mapping[str, Sequence[Path]]) -> None:
+    """Record where the host scans of a set lie, by name: a judge may have to look at an unpainted host."""
+    write_json(folder / HOSTS, {name: [str(path.resolve()) for path in files] for name, files in hosts.items()})
+
+
+def read_hosts(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the files of the host scans of a set, by name, as they lay when it was made; empty if it is unknown."""
+    path = folder / HOSTS
+    if not path.is_file():
+        return {}
+    found = read_record(dict[str, tuple[str, ...]], path, f"delete {path}")
+    return {name: tuple(map(Path, files)) for name, files in found.items()}
 
 
 def read_unlabeled_hosts(folder: Path) -> tuple[str, ...]:

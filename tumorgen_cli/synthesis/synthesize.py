@@ -21,28 +21,32 @@ import numpy as np
 from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.figures import View, display_range, display_style, save_pair_preview
 from tumorgen_cli.geometry import cast_to_dtype
+from tumorgen_cli.judge.verdict import JUDGE_REASONS
+from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.synthesis.host_checks import check_sources
+from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.logs import drop_lines, list_logs, merge_logs, open_log, read_log
 from tumorgen_cli.synthesis.pair import Draw, LoadedHost, PairInputs, PairJob, draw_pair, make_provenance, open_host
 from tumorgen_cli.synthesis.paste import paste_labels
-from tumorgen_cli.synthesis.provenance import NOT_FOUND, PAIR_FORMAT, Provenance
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.scan import Scan, read_scan
 from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     JUDGES,
+    SHORTFALLS,
     case_files,
     count_rejected,
     is_lost,
     pair_files,
     read_provenance,
     write_dataset_json,
+    write_hosts,
     write_judges,
 )
 from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_set, may_finish, remove_division, take_turn
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts, one_line
+from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, describe_counts, one_line
 from tumorgen_cli.system.files import append_line, derive_seed, hash_files
 from tumorgen_cli.system.json_records import to_plain, write_json
 
@@ -117,10 +121,13 @@ def synthesize_set(
     """
     check_sources(tuple(dict.fromkeys(job.source for job in jobs)), inputs.box, inputs.plan, inputs.cases)
     weights = dict(inputs.method.load())
+    for text in find_shortfalls(inputs.method):
+        console.warn(text)
     mine = own_jobs(jobs, shard)
     own = {job.case for job in mine}
     with take_turn(out, shard):
-        _begin_set(out, inputs, _identity(inputs, weights, settings), len(jobs), shard)
+        _begin_set(out, inputs, set_identity(inputs, weights, settings), len(jobs), shard)
+        write_hosts(out, {job.source.name: job.source.files for job in jobs})
         provenance, losses = (open_log(out, name, shard.name if shard else None) for name in _LOGS)
         # what could not be used before may be usable now
         drop_lines(out, "given_up", lambda line: "reason" in line and line["case"] in own)
@@ -143,19 +150,20 @@ def synthesize_set(
     return _finish_set(out, inputs.plan, jobs, made, shard)
 
 
-def _identity(inputs: PairInputs, weights: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+def set_identity(inputs: PairInputs, weights: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what identifies a set; the content of set.json."""
     identity = {
         "format": PAIR_FORMAT,
         "command": "synthesize",
         "method": inputs.method.name,
-        "plan": inputs.plan.hash,
+        "plan": inputs.method.plan_hash,
         "weights": weights,
         **settings,
     }
     quality = inputs.quality
     if quality is not None:
-        identity |= {"judge": quality.judge.hash, "keep": quality.keep, "tries": quality.tries}
+        rule = quality.rule
+        identity |= {"judge": quality.judge.hash, "keep": rule.keep, "beside": rule.beside, "tries": quality.tries}
     plain: dict[str, Any] = to_plain(identity)
     return plain
 
@@ -170,13 +178,24 @@ def _begin_set(out: Path, inputs: PairInputs, identity: dict[str, Any], pairs: i
     begin_shard(out, pairs, shard)
     # no part of the identity: other cases may be held out later
     write_json(out / HELD_OUT, inputs.method.workspace.splits().test)
+    write_json(out / SHORTFALLS, find_shortfalls(inputs.method))
     if inputs.quality is None:
         (out / JUDGES).unlink(missing_ok=True)  # left by a set of which nothing was kept
     else:
         write_judges(out, inputs.quality.judge)
 
 
-def _load_host(inputs: PairInputs, source: Source, hash_host: Callable[[tuple[Path, ...]], str]) -> LoadedHost:
+def load_host(inputs: PairInputs, source: Source, hash_host: Callable[[tuple[Path, ...]], str]) -> LoadedHost:
+    """Read and check a host scan.
+
+    Args:
+        inputs: what is painted with.
+        source: the files of the scan.
+        hash_host: hashes the files.
+
+    Raises:
+        DataError: the scan or its region cannot be used.
+    """
     scan = read_scan(source.name, source.files, source.label, inputs.plan)
     return open_host(inputs, source, scan, hash_host(source.files))
 
@@ -205,12 +224,13 @@ def _make_pairs(
         The number of finished pairs.
     """
     provenance, losses = logs
-    made, host = 0, None
+    made, host, doubts, beside = 0, None, Doubts(), {}
     for number, job in enumerate(jobs, 1):
         start = time.perf_counter()
         try:
             if host is None or host.scan.name != job.source.name:
-                host = _load_host(inputs, job.source, hash_host)
+                host = load_host(inputs, job.source, hash_host)
+                doubts.add(host.scan.name, host.doubts)
             read_seconds, draw_start = time.perf_counter() - start, time.perf_counter()
             draw = draw_pair(inputs, job, host)
         except DataError as error:  # the other pairs do not depend on this one
@@ -227,8 +247,22 @@ def _make_pairs(
             record = make_provenance(inputs, weights, job, host, draw, seconds)
             append_line(provenance, json.dumps(to_plain(replace(record, files=files))))
             made += 1
+            if draw.inside < host.placing.least:
+                beside[job.case] = draw.inside
         tick(number, job.case)
+    doubts.tell()
+    _warn_of_tumors_beside(beside, made)
     return made
+
+
+def _warn_of_tumors_beside(beside: Mapping[str, float], made: int) -> None:
+    """Warn of tumors in the user's own box that do not lie in the region or body."""
+    if beside:
+        shown = abbreviate_list([f"{case}: {100 * share:.0f} %" for case, share in beside.items()])
+        console.warn(
+            f"in {len(beside)} of {made} pairs, less of the tumor is in the region or body than without --box ({shown}); "
+            "provenance.jsonl has the shares as `inside`"
+        )
 
 
 def _finish_set(out: Path, plan: Plan, jobs: Sequence[PairJob], made: int, shard: Shard | None) -> Tally:
@@ -261,7 +295,7 @@ def _warn_of_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mappi
         return
     reasons = [record.get("reason") or describe_counts(record["rejected"]) for record in given_up.values()]
     summary = "; ".join(list(dict.fromkeys(reasons))[:3])
-    if not done and not any(NOT_FOUND in record["rejected"] for record in given_up.values()):
+    if not done and not any(reason in record["rejected"] for record in given_up.values() for reason in JUDGE_REASONS):
         for log in list_logs(out, "given_up"):
             log.unlink()
         remove_division(out)

@@ -133,6 +133,11 @@ def test_what_went_wrong_is_told(tmp_path):
     }.items():
         assert told in re.sub(r"<td[^>]*>", "<td>", rows[title])
     assert "selected by a judge (results/judge)" in text
+    assert "weights that painted this set were weak" not in text
+    losses = replace(losses, shortfalls=("vae has PSNR 18.26 dB <here>", "flow was trained for 1 of 9 planned steps"))
+    html, text = page(tmp_path, scores, 4, losses=losses)
+    assert "weights that painted this set were weak" in text
+    assert "vae has PSNR 18.26 dB &lt;here&gt;. flow was trained for 1 of 9 planned steps." in html
 
 
 def test_other_sets_stand_beside(tmp_path):
@@ -150,7 +155,7 @@ def test_slices_of_a_pair_can_be_moved_through(tmp_path):
 
 def test_without_judge_says_so(tmp_path):
     _, text = page(tmp_path, make_scores([math.nan] * 3, judge=""), 3)
-    assert "There was no judge" in text
+    assert "was not measured: no judge: it does not know such scans" in text
     assert "Pairs by contrast" in text
     assert "Surface Dice" not in text
 

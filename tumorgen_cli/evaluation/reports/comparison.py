@@ -116,7 +116,7 @@ def write_page(
     content = {
         "title": f"{comparison.name}: comparison",
         "c": comparison,
-        "judge": Path(comparison.judge).name if comparison.judge else "none",
+        "judge": comparison.judge or "none",
         "grids": grids,
         "columns": len(COLUMNS),
         "rule": RULE,

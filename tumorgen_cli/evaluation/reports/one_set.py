@@ -27,7 +27,13 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.synthesis.logs import read_log
 from tumorgen_cli.synthesis.provenance import Provenance
-from tumorgen_cli.synthesis.set_files import count_rejected, read_judges, read_left_out, read_provenance
+from tumorgen_cli.synthesis.set_files import (
+    count_rejected,
+    read_judges,
+    read_left_out,
+    read_provenance,
+    read_shortfalls,
+)
 from tumorgen_cli.system.errors import describe_counts
 from tumorgen_cli.system.files import write_text
 
@@ -67,6 +73,7 @@ def write_page(
         read_left_out(set_folder),
         count_rejected(provenance, given_up),
         tuple(read_judges(set_folder)),
+        read_shortfalls(set_folder),
     )
     write_report(path, scores, others, provenance, losses, Pictures(set_folder / "previews", strips, slices))
     return path

@@ -32,12 +32,14 @@ class Losses:
         left_out: Pairs that a filter rejected, with the reason.
         rejected: Number of rejected draws, by reason.
         judges: The judges that selected the pairs.
+        shortfalls: What was too weak about the weights that painted the set.
     """
 
     given_up: Mapping[str, str]
     left_out: Mapping[str, str]
     rejected: Mapping[str, int]
     judges: Sequence[str]
+    shortfalls: Sequence[str] = ()
 
 
 def tiles(scores: Scores) -> list[Row]:
@@ -240,7 +242,7 @@ def origin(scores: Scores, provenance: Sequence[Provenance]) -> dict[str, str]:
         "undefined statistics": str(undefined),
         "plan of the pairs": _counted(line.plan_hash for line in provenance),
         "plan of this evaluation": scores.plan_hash,
-        "judge": f"{scores.judge} ({scores.judge_hash})" if scores.judge else "none",
+        "judge": f"{scores.judge} ({scores.judge_hash})" if scores.judge else scores.no_judge,
         "weights": _counted(f"{name} {value}" for line in provenance for name, value in sorted(line.weights.items())),
     }
 
