@@ -55,11 +55,11 @@ def test_units_are_a_scans_own_only_where_scans_differ_in_them():
 
 def test_limits_are_the_plans_or_the_scans():
     image = np.stack([np.linspace(0, 1000, 1001).reshape(1001, 1, 1)] * 2)
-    np.testing.assert_allclose(intensity.scan_limits(image, (PET, MR)), [[0, 20], [0, 1.25 * 999]])
+    np.testing.assert_allclose(intensity.scan_limits(image, (PET, MR)), [[0, 20], [1, 1 + 1.25 * 998]])
     tumors = np.zeros(image.shape[1:], bool)
     tumors[900:] = True
     np.testing.assert_allclose(
-        intensity.scan_limits(image, (PET, MR), tumors), [[0, 20], [0, 1.25 * 897 * 0.999]]
+        intensity.scan_limits(image, (PET, MR), tumors), [[0, 20], [0.897, 0.897 * (1 + 1.25 * 998)]]
     )  # and two voxels beside it
 
 

@@ -84,8 +84,8 @@ def test_every_fault_at_once_with_the_nearest_name():
     assert found["plan.inner.rat"].remedy == "did you mean rate?"
     assert found["plan.name"].found == "missing"
     assert found["plan.count"].found == "2.5"
-    assert found["plan.count"].expected == "int"
-    assert found["plan.shape"].expected == "3 values"
+    assert found["plan.count"].expected == "a whole number"
+    assert found["plan.shape"].expected == "3 values, each a whole number"
     assert found["plan.solver"].expected == "one of euler, heun"
 
 

@@ -23,7 +23,7 @@ from tumorgen_cli.geometry import as_triple
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent.autoencoder import VaeConfig, vae_stage
 from tumorgen_cli.methods.latent.cache import held_out_windows, training_latents
-from tumorgen_cli.methods.latent.canvas import check_halo, noise_like_host, open_canvas, put_back, smooth_host
+from tumorgen_cli.methods.latent.canvas import noise_like_host, open_canvas, put_back, smooth_host
 from tumorgen_cli.methods.latent.joint import to_flow, upsample_mask, without_tumor
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
 from tumorgen_cli.models import rectified_flow
@@ -32,6 +32,17 @@ from tumorgen_cli.models.vae import DOWNSAMPLING, KlVae
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import REPLAN, Decisions, Plan, WindowPlan
+from tumorgen_cli.planning.ranges import (
+    Batch,
+    Blocks,
+    Copies,
+    Iterations,
+    LatentCells,
+    LatentWidths,
+    LearningRate,
+    ShareBelowOne,
+    Steps,
+)
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
@@ -56,13 +67,13 @@ class UnconditionalConfig:
         copies: augmented windows that are encoded per tumor.
     """
 
-    widths: tuple[int, ...]
-    res_blocks: int
-    batch: int
-    iterations: int
-    learning_rate: float
-    ema: float
-    copies: int
+    widths: LatentWidths
+    res_blocks: Blocks
+    batch: Batch
+    iterations: Iterations
+    learning_rate: LearningRate
+    ema: ShareBelowOne
+    copies: Copies
 
 
 @dataclass(frozen=True)
@@ -76,13 +87,10 @@ class BlendedSampling:
         texture: whether noise like the host's own is added to the box.
     """
 
-    steps: int
+    steps: Steps
     solver: rectified_flow.Solver
-    halo: int
+    halo: LatentCells
     texture: bool
-
-    def __post_init__(self) -> None:
-        check_halo(self.halo, "methods.blended.sampling.halo")
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,8 @@ class Blended(Method):
     """Blended latent diffusion behind the contract; see the module and `SOURCE`."""
 
     name = "blended"
+    section = BlendedConfig
+    uses_sections_of = (_OWNER,)
     stages = ("vae", "unconditional")
     initial_stages = ("vae",)
     solvers = rectified_flow.SOLVERS

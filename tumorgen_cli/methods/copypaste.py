@@ -13,6 +13,7 @@ from tumorgen_cli.geometry import as_triple, tight_box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.planning.ranges import Millimeters, MillimetersAboveZero
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, Component, load_case
 from tumorgen_cli.preprocessing.intensity import channel_units
@@ -31,14 +32,15 @@ class CopyPasteConfig:
         shell_mm: thickness of the background around a tumor whose brightness is matched to the host.
     """
 
-    edge_mm: float
-    shell_mm: float
+    edge_mm: Millimeters
+    shell_mm: MillimetersAboveZero
 
 
 class CopyPaste(Method):
     """Copy-paste behind the contract; see the module and `SOURCE`."""
 
     name = "copypaste"
+    section = CopyPasteConfig
     SOURCE = (
         "Ghiasi et al., Simple Copy-Paste, CVPR 2021, in 3D: a tumor and its mask are pasted at another place. "
         "Deviations: Donors are drawn among the tumors that fit the given place, in proportion to the volume of their "

@@ -13,6 +13,7 @@ from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.mask_prior import load_donors, place_mask
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.planning.ranges import Factor, IntensityRange, MillimeterRange
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import channel_units
 from tumorgen_cli.system.devices import DeviceBudget
@@ -34,10 +35,10 @@ class SynTumorConfig:
     """
 
     mask: MaskConfig
-    contrast: tuple[tuple[float, float], ...]
-    texture: float
-    texture_mm: tuple[float, float]
-    edge_mm: tuple[tuple[float, float], ...]
+    contrast: tuple[IntensityRange, ...]
+    texture: Factor
+    texture_mm: MillimeterRange
+    edge_mm: tuple[MillimeterRange, ...]
 
     def __post_init__(self) -> None:
         if len(self.edge_mm) != len(self.mask.radii_mm):
@@ -54,6 +55,7 @@ class SynTumor(Method):
     """SynTumor behind the contract; see the module and `SOURCE`."""
 
     name = "syntumor"
+    section = SynTumorConfig
     SOURCE = (
         "Hu et al., Label-Free Liver Tumor Segmentation, CVPR 2023: ellipsoid of four size classes, elastic "
         "deformation, blurred noise, soft edge. Deviations: Sizes follow the given place; the radii of the four "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tumorgen_cli.data.contents import hash_contents
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
 from tumorgen_cli.data.splits import make_splits
 from tumorgen_cli.methods.registry import METHODS, find_method
@@ -13,6 +14,7 @@ from tumorgen_cli.planning.fields import check_overrides, plan_fields
 from tumorgen_cli.planning.fingerprint import Fingerprint, content_hash, make_fingerprint
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.plan import Plan, make_plan
+from tumorgen_cli.planning.planned_data import read_contents
 from tumorgen_cli.planning.presets import read_overrides
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
@@ -103,13 +105,16 @@ def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) ->
     """Return the fingerprint on file if the data are unchanged, else make a new one, which checks every file."""
     if workspace.fingerprint_file.is_file():
         old = read_record(Fingerprint, workspace.fingerprint_file, "delete it and plan again")
-        if old.tumor_name == dataset.tumor_name and old.content_hash == content_hash(dataset):
+        contents = hash_contents(dataset, read_contents(workspace))
+        if old.tumor_name == dataset.tumor_name and old.content_hash == content_hash(dataset, contents):
             console.note("the data set is unchanged: its fingerprint is kept")
+            write_json(workspace.contents_file, contents)
             return old
     with console.progress("checking and measuring", len(dataset.cases)) as tick:
         findings = make_fingerprint(dataset, workers, tick)
     for line in findings.notes:
         console.warn(line)
+    write_json(workspace.contents_file, findings.contents)
     write_json(workspace.fingerprint_file, findings.fingerprint)
     return findings.fingerprint
 

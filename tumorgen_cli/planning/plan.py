@@ -17,6 +17,21 @@ from tumorgen_cli.data import channels
 from tumorgen_cli.geometry import Shape, Triple, as_triple
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import ChannelFacts, Fingerprint, TumorFacts
+from tumorgen_cli.planning.ranges import (
+    BoxMargin,
+    ChannelIndex,
+    Draws,
+    Gibibytes,
+    Intensity,
+    LabelValue,
+    Milliliters,
+    Millimeters,
+    MillimetersAboveZero,
+    Power,
+    Seed,
+    Sides,
+    Spacing,
+)
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.json_records import (
@@ -25,7 +40,6 @@ from tumorgen_cli.system.json_records import (
     read_plain,
     read_record,
     to_plain,
-    unknown_name_fault,
 )
 from tumorgen_cli.system.names import check_names
 
@@ -40,18 +54,24 @@ class ChannelPlan:
 
     name: str
     scheme: Literal["dataset", "own"]
-    low: float
-    high: float
-    power: float
+    low: Intensity
+    high: Intensity
+    power: Power
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            found, remedy = f"{self.low:g} to {self.high:g}", "set both channels.N.low and channels.N.high, low first"
+            fault = Fault(f"clip window of channel {self.name}", found, "a low end below the high end", remedy)
+            raise PlanError("A clip window is empty", [fault])
 
 
 @dataclass(frozen=True)
 class WindowPlan:
     """The working grid: spacing in mm, window shape in voxels (multiples of 16), factor α of the box offsets."""
 
-    spacing_mm: Triple
-    shape: Shape
-    alpha: float
+    spacing_mm: Spacing
+    shape: Sides
+    alpha: BoxMargin
 
     @property
     def extent_mm(self) -> Triple:
@@ -76,11 +96,11 @@ class PastePlan:
         seen_in: Channels in which an old tumor is looked for beyond its outline.
     """
 
-    feather_mm: float
-    draws: int
-    smallest_ml: float
-    heal_mm: float
-    seen_in: tuple[int, ...]
+    feather_mm: Millimeters
+    draws: Draws
+    smallest_ml: Milliliters
+    heal_mm: Millimeters
+    seen_in: tuple[ChannelIndex, ...]
 
 
 @dataclass(frozen=True)
@@ -107,20 +127,31 @@ class Plan:
     dataset_path: str
     fingerprint_hash: str
     file_ending: str
-    labels: dict[str, int]
+    labels: dict[str, LabelValue]
     tumor_name: str
-    tumor_label: int
+    tumor_label: LabelValue
     channels: tuple[ChannelPlan, ...]
-    main_channel: int
+    main_channel: ChannelIndex
     window: WindowPlan
     paste: PastePlan
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
-    memory_gib: float
-    seed: int
-    tolerance_mm: float
+    memory_gib: Gibibytes
+    seed: Seed
+    tolerance_mm: MillimetersAboveZero
     methods: dict[str, dict[str, Any]]
     decisions: tuple[Decision, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.channels)
+        remedy = "name channels of the data set, in --set, the preset or plan.json"
+        faults = [
+            Fault(field, str(value), f"channels of 0 to {count - 1}", remedy)
+            for field, value in (("main_channel", (self.main_channel,)), ("paste.seen_in", self.paste.seen_in))
+            if any(number >= count for number in value)
+        ]
+        if faults:
+            raise PlanError("A channel does not exist", faults)
 
     @property
     def hash(self) -> str:
@@ -173,11 +204,6 @@ class Decisions:
         part.overrides, part.taken = self.overrides, self.taken
         return part
 
-    def unknown(self) -> list[Fault]:
-        """A fault for each override whose field was not taken."""
-        known = {d.field for d in self.taken}
-        return [unknown_name_fault("", field, known) for field in self.overrides if field not in known]
-
     def nested(self) -> dict[str, Any]:
         """The values of all fields as nested dictionaries."""
         tree: dict[str, Any] = {}
@@ -208,11 +234,10 @@ def make_plan(
         train: Names of the training cases.
         budget: The device and its memory.
         sections: For each method, the function that adds its section.
-        overrides: Value and source of fields that a preset or `--set` gives.
+        overrides: Value and source of fields that a preset or `--set` gives; see `fields.check_overrides`.
 
     Raises:
-        PlanError: no training case has a tumor, overrides are unknown or have a wrong type (all are listed), or the
-            window does not suit the networks.
+        PlanError: no training case has a tumor, or values do not fit together.
     """
     d = Decisions(overrides)
     training_facts = fingerprint.of(train)
@@ -223,43 +248,29 @@ def make_plan(
         fault = Fault(fingerprint.dataset, found, "a tumor in one at least", "hold out other cases (splits_final.json)")
         raise PlanError("There is no tumor to learn from", [fault])
     for i, facts in enumerate(fingerprint.channels):
-        _plan_channel(d.within(f"channels.{i}"), i, facts)
+        _plan_channel(d.within(f"channels.{i}"), facts)
     reason = "tumors stand out most in it: scores, hard kinds and pictures are of it"
-    main = d.take("main_channel", rules.main_channel(fingerprint.channels, tumors), reason)
+    d.take("main_channel", rules.main_channel(fingerprint.channels, tumors), reason)
     window = _plan_window(d, fingerprint, tumors, budget)
-    searched = _plan_paste(d.within("paste"), fingerprint, tumors, window)
-    _check_channels({"main_channel": (main,), "paste.seen_in": searched}, len(fingerprint.channels))
+    _plan_paste(d.within("paste"), fingerprint, tumors, window)
     _plan_training(d, fingerprint, budget)
     for name, rule in sections.items():
         rule(d.within(f"methods.{name}"), training_facts, window, budget)
-    faults = d.unknown()
-    if faults:
-        raise PlanError("The plan has no such fields", faults)
     return _build_plan(d, fingerprint)
 
 
-def _plan_channel(d: Decisions, number: int, facts: ChannelFacts) -> None:
-    """Take the fields of a channel.
-
-    Raises:
-        PlanError: the scheme is overridden.
-    """
+def _plan_channel(d: Decisions, facts: ChannelFacts) -> None:
+    """Take the fields of a channel. Name and scheme are fixed: the fingerprint was measured by them."""
     scaling = rules.channel_scaling(facts)
     d.take("name", facts.name, "dataset.json")
-    scheme = d.take("scheme", scaling.scheme, scaling.rule)
-    if scheme != scaling.scheme:  # the fingerprint was measured with this scheme
-        remedy = (
-            "name the channel in dataset.json for what it holds: noNorm, where its intensities compare between scans"
-        )
-        fault = Fault(f"channels.{number}.scheme", str(scheme), scaling.scheme, remedy)
-        raise PlanError("A channel's unit follows from its name", [fault])
+    d.take("scheme", scaling.scheme, scaling.rule)
     d.take("low", scaling.low, scaling.rule, lowest=facts.low)
     d.take("high", scaling.high, scaling.rule, foreground=facts.foreground["99.95"], highest=facts.high)
     d.take("power", scaling.power, "square root for PET: the VAE sees low uptake too; linear otherwise")
 
 
-def _plan_paste(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[TumorFacts], window: WindowPlan) -> Any:
-    """Take the fields of `PastePlan`; returns the channels in which old tumors are looked for."""
+def _plan_paste(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[TumorFacts], window: WindowPlan) -> None:
+    """Take the fields of `PastePlan`."""
     feather = 2.0 * max(window.spacing_mm)
     d.take("feather_mm", feather, "two working voxels: no seam, little lost", spacing=window.spacing_mm)
     d.take("draws", 10, "an empty or too small tumor is drawn again; at most this many draws")
@@ -268,22 +279,7 @@ def _plan_paste(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[TumorFa
     d.take("heal_mm", blur, "an old tumor is removed with one and a half voxels around it, its blur")
     pet = tuple(i for i, facts in enumerate(fingerprint.channels) if channels.is_pet(facts.name))
     reason = "PET: uptake reaches beyond outlines drawn on another scan; what is left of it is a tumor without a mask"
-    return d.take("seen_in", pet, reason)
-
-
-def _check_channels(chosen: Mapping[str, Any], count: int) -> None:
-    """Check that fields name channels of the data set.
-
-    Raises:
-        PlanError: a field is no tuple of channel numbers below `count`.
-    """
-    faults = [
-        Fault(field, str(value), f"of 0 to {count - 1}", "correct --set or the preset")
-        for field, value in chosen.items()
-        if not (isinstance(value, tuple) and all(i in range(count) for i in value))
-    ]
-    if faults:
-        raise PlanError("A channel does not exist", faults)
+    d.take("seen_in", pet, reason)
 
 
 def _plan_training(d: Decisions, fingerprint: Fingerprint, budget: DeviceBudget) -> None:
@@ -302,7 +298,7 @@ def _build_plan(d: Decisions, fingerprint: Fingerprint) -> Plan:
     """Build the plan from its decisions and the description of the data set.
 
     Raises:
-        PlanError: overrides have a wrong type.
+        PlanError: values do not fit together.
     """
     fields = d.nested()
     fields["channels"] = list(fields["channels"].values())
@@ -323,11 +319,7 @@ def _build_plan(d: Decisions, fingerprint: Fingerprint) -> Plan:
 def _plan_window(
     d: Decisions, fingerprint: Fingerprint, tumors: Sequence[TumorFacts], budget: DeviceBudget
 ) -> WindowPlan:
-    """Choose the working grid and the window, and take their fields.
-
-    Raises:
-        PlanError: overrides give a spacing or sides that cannot be used.
-    """
+    """Choose the working grid and the window, and take their fields."""
     spacing = rules.median_spacing(fingerprint)
     extents = np.array([case.grid.extent_mm for case in fingerprint.cases])
     median_case, largest_case = (as_triple(float(v) for v in f(extents, axis=0)) for f in (np.median, np.max))
@@ -343,47 +335,13 @@ def _plan_window(
         rule = f"the median tumor at least 1.5 latent cells wide, as far as {voxels} voxels allow"
     part = d.within("window")
     inputs = {"median": spacing, "factor": factor, "median_tumor_mm": median_tumor}
-    working = _check_spacing(part.take("spacing_mm", working, rule, **inputs))
+    working = part.take("spacing_mm", working, rule, **inputs)
     inputs = {"wanted_mm": wanted, "tumor_95_mm": tumor, "median_case_mm": median_case, "voxel_budget": voxels}
     rule = f"{reason}; sides rounded up to 16"
-    shape = validate_sides(part.take("shape", rules.window_shape(wanted, working), rule, **inputs), "window.shape")
+    shape = part.take("shape", rules.window_shape(wanted, working), rule, **inputs)
     extent = as_triple(n * s for n, s in zip(shape, working, strict=True))
     alpha = rules.box_alpha(extent, median_tumor)
     return WindowPlan(working, shape, part.take("alpha", alpha, "α of the box offsets", median_tumor_mm=median_tumor))
-
-
-def _check_spacing(asked: object) -> Triple:
-    """Read a working spacing.
-
-    Raises:
-        PlanError: it is not three numbers above 0.
-    """
-    working = as_triple(from_plain(tuple[float, float, float], asked, "window.spacing_mm", "three numbers, in mm"))
-    if min(working) <= 0:
-        fault = Fault("window.spacing_mm", str(working), "three numbers above 0, in mm", "correct the preset or --set")
-        raise PlanError("The working grid has no size", [fault])
-    return working
-
-
-def validate_sides(asked: object, field: str) -> Shape:
-    """Read the sides of a window or patch, in voxels.
-
-    Sides of 16 voxels are refused, because critics and deep networks reduce them to one voxel, which cannot be
-    normalized.
-
-    Args:
-        asked: The value of the field.
-        field: Name of the field, for error messages.
-
-    Raises:
-        PlanError: the sides are not three multiples of 16 from 32 up.
-    """
-    shape = from_plain(tuple[int, int, int], asked, field, "three whole numbers, in voxels")
-    if any(n % rules.SIDE_MULTIPLE or n < rules.SMALLEST_SIDE for n in shape):
-        expected = f"multiples of {rules.SIDE_MULTIPLE}, {rules.SMALLEST_SIDE} or more"
-        fault = Fault(field, str(shape), expected, "round each side up to the next of them")
-        raise PlanError("These sides do not suit the networks", [fault])
-    return shape
 
 
 def read_plan(path: Path) -> Plan:

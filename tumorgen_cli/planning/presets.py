@@ -86,5 +86,14 @@ def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tup
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     leaves: list[tuple[str, Any]] = []
     for name, value in tree.items():
-        leaves += _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+        field = f"{prefix}{name}"
+        leaves += _flatten(value, f"{field}.") if isinstance(value, Mapping) else [(field, _read_number(value))]
     return leaves
+
+
+def _read_number(value: Any) -> Any:
+    """Read a number that YAML takes for a text, such as 1e-4."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

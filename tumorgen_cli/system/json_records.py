@@ -9,17 +9,20 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tumorgen_cli.system.errors import Fault, PlanError, StateError, did_you_mean
+from tumorgen_cli.system.errors import Fault, PlanError, StateError, did_you_mean, gather_faults
 from tumorgen_cli.system.files import write_text
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 T = TypeVar("T")
+_LENGTHS = ("min_length", "max_length")
+_TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "in steps of"}
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's name for unknown fields of dataclasses
 
 
@@ -42,8 +45,48 @@ def read_plain(path: Path, remedy: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StateError("A file is missing", [Fault(str(path), "no such file", "a JSON file", remedy)]) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError, IsADirectoryError) as error:
+    except (
+        ValueError,
+        RecursionError,
+        NotADirectoryError,
+        IsADirectoryError,
+    ) as error:
         raise StateError("A file cannot be read", [Fault(str(path), str(error), "valid JSON", remedy)]) from error
+
+
+def read_fields(path: Path, remedy: str, **kinds: Any) -> dict[str, Any]:
+    """Read a JSON object, of which only some fields are used.
+
+    Args:
+        path: The file.
+        remedy: What the user should do if the file is missing or damaged.
+        **kinds: The types of the fields that must be there.
+
+    Returns:
+        All fields of the object; those of `kinds` have their types.
+
+    Raises:
+        StateError: the file is missing, no JSON object, or lacks one of the fields.
+    """
+    plain = read_plain(path, remedy)
+    if not isinstance(plain, dict):
+        raise StateError("A file cannot be read", [Fault(str(path), f"{plain!r}"[:200], "a JSON object", remedy)])
+    faults = [
+        Fault(f"{path}: {name}", "missing", describe_type(kind), remedy)
+        for name, kind in kinds.items()
+        if name not in plain
+    ]
+    found = {}
+    for name, kind in kinds.items():
+        if name in plain:
+            found[name] = gather_faults(faults, functools.partial(_read_field, kind, plain[name], path, name, remedy))
+    if faults:
+        raise StateError("A file cannot be read", faults)
+    return plain | found
+
+
+def _read_field(kind: type[T], value: Any, path: Path, name: str, remedy: str) -> T:
+    return from_plain(kind, value, f"{path}: {name}", remedy)
 
 
 def read_record(kind: type[T], path: Path, remedy: str) -> T:
@@ -97,6 +140,8 @@ def from_plain(kind: type[T], value: Any, where: str = "", remedy: str = "correc
         record: T = _adapter(typing.cast("Any", kind)).validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
+        inner = {problem["loc"][:end] for problem in problems for end in range(len(problem["loc"]))}
+        problems = [problem for problem in problems if problem["loc"] not in inner]  # a bad item makes a list too short
         problems.sort(key=lambda problem: problem["type"] != _UNKNOWN)  # unknown names first
         faults = (_make_fault(kind, value, problem["type"], problem["loc"], where, remedy) for problem in problems)
         raise PlanError(f"{where or kind.__name__} does not fit", dict.fromkeys(faults)) from None
@@ -136,14 +181,14 @@ def _make_fault(kind: Any, value: Any, problem: str, location: tuple[int | str, 
     *parents, last = location or ("",)
     for part in parents:
         kind, value, where = _part_type(kind, part), value[part], _part_name(where, part)
-    kind = _without_none(kind)
+    whole, kind = kind, _without_none(kind)
     if problem == _UNKNOWN:
         return unknown_name_fault(where, str(last), typing.get_type_hints(kind))
     if problem == "missing" and dataclasses.is_dataclass(kind):
-        return Fault(_part_name(where, last), "missing", f"a value ({_part_type(kind, last)})", remedy)
+        return Fault(_part_name(where, last), "missing", describe_type(_part_type(kind, last)), remedy)
     if location and problem != "missing":  # else a list is too short
-        kind, value, where = _without_none(_part_type(kind, last)), value[last], _part_name(where, last)
-    return Fault(where, f"{value!r}"[:200], _expected(kind, value), remedy)
+        whole, value, where = _part_type(kind, last), value[last], _part_name(where, last)
+    return Fault(where, f"{value!r}"[:200], describe_type(whole), remedy)
 
 
 def _part_name(where: str, part: int | str) -> str:
@@ -154,28 +199,56 @@ def _part_type(kind: Any, part: int | str) -> Any:
     """The type of a field of a record, of an item of a tuple, or of a value of a dictionary."""
     kind = _without_none(kind)
     if dataclasses.is_dataclass(kind):
-        return typing.get_type_hints(kind)[str(part)]
+        return typing.get_type_hints(kind, include_extras=True)[str(part)]
     args = typing.get_args(kind)
     return args[0 if args[-1:] == (...,) else part] if isinstance(part, int) else args[1]
 
 
 def _without_none(kind: Any) -> Any:
-    """The type without None: `int` for `int | None`."""
+    """The type without its range and None: `int` for `Annotated[int | None, Ge(1)]`."""
+    if typing.get_origin(kind) is typing.Annotated:
+        return _without_none(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return next(each for each in typing.get_args(kind) if each is not type(None))
+        return next(_without_none(each) for each in typing.get_args(kind) if each is not type(None))
     return kind
 
 
-def _expected(kind: Any, value: Any) -> str:
-    """Describe the values that a type accepts."""
+def describe_type(kind: Any) -> str:
+    """Describe the values that a type accepts: "a whole number from 1 to 8", "3 values, each a number above 0"."""
+    marks = getattr(kind, "__metadata__", ())
+    kind = _without_none(kind)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, args))}"
     if origin is tuple:
-        return f"{len(args)} values" if isinstance(value, (list, tuple)) else f"a list ({kind})"
-    if dataclasses.is_dataclass(kind):
-        return "a mapping of fields"
-    return "a mapping" if origin is dict else getattr(kind, "__name__", str(kind))
+        count = _describe_length(marks) if args[-1] is ... else f"{len(args)} values"
+        items = list(dict.fromkeys(describe_type(each) for each in args if each is not ...))
+        each = f", each {items[0]}" if len(items) == 1 else f": {', '.join(items)}"
+        return "; ".join([count + each, *_remarks(marks)])
+    if origin is dict or dataclasses.is_dataclass(kind):
+        return "a mapping of fields" if dataclasses.is_dataclass(kind) else "a mapping"
+    name = _TYPE_WORDS.get(kind) or getattr(kind, "__name__", str(kind))
+    return ", ".join([f"{name} {_describe_bounds(marks)}".rstrip(), *_remarks(marks)])
+
+
+def _describe_bounds(marks: Sequence[Any]) -> str:
+    """Describe the range of a number: "from 0 to 1", "above 0, at most 1", "from 32 to 64 in steps of 16"."""
+    bounds = {sign: f"{getattr(mark, sign):,}" for sign in _BOUNDS for mark in marks if hasattr(mark, sign)}
+    words = []
+    if {"ge", "le"} <= bounds.keys():
+        words.append(f"from {bounds.pop('ge')} to {bounds.pop('le')}")
+    words += [f"{_BOUNDS[sign]} {bound}" for sign, bound in bounds.items()]
+    return ", ".join(words).replace(", in", " in")
+
+
+def _describe_length(marks: Sequence[Any]) -> str:
+    """Describe how many values a list may have."""
+    least, most = (next((getattr(m, name) for m in marks if hasattr(m, name)), None) for name in _LENGTHS)
+    return "a list" if least is None or most is None else f"{least} to {most} values"
+
+
+def _remarks(marks: Sequence[Any]) -> list[str]:
+    return [mark.documentation for mark in marks if hasattr(mark, "documentation")]
 
 
 def hash_value(value: Any) -> str:

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from tumorgen_cli.geometry import Box, Shape, Triple, as_triple, find_largest_component, tight_box
 from tumorgen_cli.planning.plan import Decisions, Plan
+from tumorgen_cli.planning.ranges import Degrees, Radii, ShareRange
 from tumorgen_cli.system.errors import Fault, PlanError
 
 Prior = Literal["ellipsoid", "training"]
@@ -34,9 +35,9 @@ class MaskConfig:
     """
 
     prior: Prior
-    radii_mm: tuple[float, ...]
-    deformation: tuple[tuple[float, float], ...]
-    turn_degrees: float
+    radii_mm: Radii
+    deformation: tuple[ShareRange, ...]
+    turn_degrees: Degrees
 
     def __post_init__(self) -> None:
         if len(self.deformation) != len(self.radii_mm):

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tumorgen_cli.geometry import Shape
-from tumorgen_cli.methods.latent.canvas import check_halo
 from tumorgen_cli.models.ddpm import Sampler
 from tumorgen_cli.planning import rules
-from tumorgen_cli.planning.plan import Decisions, WindowPlan, validate_sides
+from tumorgen_cli.planning.plan import Decisions, WindowPlan
+from tumorgen_cli.planning.ranges import (
+    Batch,
+    CodecBlocks,
+    CodecWidths,
+    Codes,
+    Copies,
+    Decibels,
+    Heads,
+    Iterations,
+    LatentCells,
+    LearningRate,
+    MillimeterRange,
+    PlaneWidths,
+    Share,
+    ShareBelowOne,
+    Sides,
+    Steps,
+    Weight,
+    Width,
+)
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.tumors.masks import MaskConfig, plan_masks
@@ -39,22 +57,22 @@ class VqGanConfig:
         least_psnr: below this PSNR in dB on held-out cases, the diffusion starts with a warning.
     """
 
-    widths: tuple[int, ...]
-    res_blocks: tuple[int, ...]
-    latent_channels: int
-    codes: int
-    patch: Shape
-    batch: int
-    iterations: int
-    learning_rate: float
-    ema: float
-    l1_weight: float
-    commitment_weight: float
-    perceptual_weight: float
-    matching_weight: float
-    adversarial_weight: float
-    adversarial_from: float
-    least_psnr: float
+    widths: CodecWidths
+    res_blocks: CodecBlocks
+    latent_channels: Width
+    codes: Codes
+    patch: Sides
+    batch: Batch
+    iterations: Iterations
+    learning_rate: LearningRate
+    ema: ShareBelowOne
+    l1_weight: Weight
+    commitment_weight: Weight
+    perceptual_weight: Weight
+    matching_weight: Weight
+    adversarial_weight: Weight
+    adversarial_from: Share
+    least_psnr: Decibels
 
 
 @dataclass(frozen=True)
@@ -72,14 +90,14 @@ class DdpmConfig:
         timesteps: T, the number of diffusion steps.
     """
 
-    widths: tuple[int, ...]
-    heads: tuple[int, int]
-    batch: int
-    iterations: int
-    learning_rate: float
-    ema: float
-    copies: int
-    timesteps: int
+    widths: PlaneWidths
+    heads: Heads
+    batch: Batch
+    iterations: Iterations
+    learning_rate: LearningRate
+    ema: ShareBelowOne
+    copies: Copies
+    timesteps: Steps
 
 
 @dataclass(frozen=True)
@@ -93,13 +111,10 @@ class DiffTumorSampling:
         edge_mm: range of the standard deviation of the blur along the mask's edge.
     """
 
-    steps: int
+    steps: Steps
     solver: Sampler
-    halo: int
-    edge_mm: tuple[float, float]
-
-    def __post_init__(self) -> None:
-        check_halo(self.halo, "methods.difftumor.sampling.halo")
+    halo: LatentCells
+    edge_mm: MillimeterRange
 
 
 @dataclass(frozen=True)
@@ -143,7 +158,7 @@ def _plan_vqgan(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
     d.take("latent_channels", 8, _PUBLISHED)
     d.take("codes", 16384, _PUBLISHED)
     reason = "the largest; sides are drawn from 32 up, as for the KL-VAE; published: 96 voxels only"
-    patch = validate_sides(d.take("patch", window.shape, reason), "methods.difftumor.vqgan.patch")
+    patch = d.take("patch", window.shape, reason)
     reason = "2 published; together no larger than the paper's window"
     d.take("batch", min(2, rules.patches_per_step(patch)) if large else 1, reason, patch=patch)
     reason = "as much time as the KL-VAE's training on the same device"

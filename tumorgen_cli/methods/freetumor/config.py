@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tumorgen_cli.geometry import Shape
-from tumorgen_cli.planning.plan import Decisions, WindowPlan, validate_sides
+from tumorgen_cli.planning.plan import Decisions, WindowPlan
+from tumorgen_cli.planning.ranges import (
+    Batch,
+    Draws,
+    Iterations,
+    LearningRate,
+    OddSide,
+    PatchWidths,
+    Share,
+    ShareBelowOne,
+    Sides,
+    Sigma,
+    Weight,
+    Width,
+)
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.tumors.masks import MaskConfig, plan_masks
 
@@ -27,14 +40,14 @@ class SegmentorConfig:
         ema: decay of the moving average of the weights.
     """
 
-    widths: tuple[int, ...]
-    patch: Shape
-    batch: int
-    iterations: int
-    learning_rate: float
-    tumor_share: float
-    mixup: float
-    ema: float
+    widths: PatchWidths
+    patch: Sides
+    batch: Batch
+    iterations: Iterations
+    learning_rate: LearningRate
+    tumor_share: Share
+    mixup: Share
+    ema: ShareBelowOne
 
 
 @dataclass(frozen=True)
@@ -55,17 +68,17 @@ class GanConfig:
         ema: decay of the moving average of the weights.
     """
 
-    widths: tuple[int, ...]
-    classifier_width: int
-    patch: Shape
-    batch: int
-    iterations: int
-    learning_rate: float
-    classifier_weight: float
+    widths: PatchWidths
+    classifier_width: Width
+    patch: Sides
+    batch: Batch
+    iterations: Iterations
+    learning_rate: LearningRate
+    classifier_weight: Weight
     mask_channel: bool
-    blur_taps: int
-    blur_sigma: float
-    ema: float
+    blur_taps: OddSide
+    blur_sigma: Sigma
+    ema: ShareBelowOne
 
 
 @dataclass(frozen=True)
@@ -78,8 +91,8 @@ class FilterConfig:
             the plan's number of draws it gives the pair up with a warning.
     """
 
-    threshold: float
-    tries: int
+    threshold: Share
+    tries: Draws
 
 
 @dataclass(frozen=True)
@@ -108,8 +121,7 @@ def _plan_segmentor(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> N
     widths = (32, 64, 128, 256, 320) if large else (16, 32, 64, 128)
     d.take("widths", widths, "nnU-Net's from 16 GiB up; fewer on a CPU", memory_gib=budget.memory_gib)
     reason = "the paper's 96 voxels from 16 GiB up, 48 on a CPU"
-    asked = d.take("patch", tuple(min(n, side) for n in window.shape), reason, window=window.shape)
-    validate_sides(asked, "methods.freetumor.segmentor.patch")
+    d.take("patch", tuple(min(n, side) for n in window.shape), reason, window=window.shape)
     d.take("batch", 2, "nnU-Net's")
     d.take("iterations", 20000 if large else 2500, "about 20 minutes on one CPU core; more is not measured")
     d.take("learning_rate", 5e-4 if large else 1e-3, _FREE)
@@ -124,8 +136,7 @@ def _plan_gan(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
     d.take("widths", widths, "the paper's code: 64 to 512; a quarter on a CPU")
     d.take("classifier_width", 32 if large else 16, _FREE)
     reason = "the paper's 96 voxels: whole tumors, as in synthesis"
-    asked = d.take("patch", tuple(min(n, 96) for n in window.shape), reason, window=window.shape)
-    validate_sides(asked, "methods.freetumor.gan.patch")
+    d.take("patch", tuple(min(n, 96) for n in window.shape), reason, window=window.shape)
     d.take("batch", 4 if large else 1, "the paper's 4 from 16 GiB up")
     d.take("iterations", 20000 if large else 1500, "about 20 minutes on one CPU core; more is not measured")
     d.take("learning_rate", 1e-4 if large else 5e-4, "the paper's 1e-4; more with few steps")

@@ -52,6 +52,7 @@ class FreeTumor(Method):
     """FreeTumor behind the contract; see the module and `SOURCE`."""
 
     name = "freetumor"
+    section = FreeTumorConfig
     stages = ("segmentor", "gan")
     format_versions: ClassVar[Mapping[str, int]] = {"gan": 2}
     keeps_background = True

@@ -24,12 +24,25 @@ from tumorgen_cli.methods.latent.quality import (
 from tumorgen_cli.models.vae import DOWNSAMPLING, Autoencoder, KlVae
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.ranges import (
+    Batch,
+    CodecBlocks,
+    CodecWidths,
+    Decibels,
+    Iterations,
+    LearningRate,
+    ShareBelowOne,
+    Sides,
+    Weight,
+    Width,
+)
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, load_case
 from tumorgen_cli.preprocessing.intensity import scale
 from tumorgen_cli.preprocessing.windows import augment
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import derive_seed
+from tumorgen_cli.training.checkpoints import check_initial
 from tumorgen_cli.training.stage import Objective, Stage
 
 _SHAPE_STREAM = 9  # stream of random numbers for the patches' shapes, separate from the items' own
@@ -57,19 +70,19 @@ class VaeConfig:
         least_psnr: below this PSNR in dB on held-out cases, later stages start with a warning.
     """
 
-    widths: tuple[int, ...]
-    res_blocks: tuple[int, ...]
-    latent_channels: int
-    patch: Shape
-    batch: int
-    iterations: int
-    learning_rate: float
-    kl_weight: float
-    square_weight: float
-    gradient_weight: float
-    adversarial_weight: float
-    ema: float
-    least_psnr: float
+    widths: CodecWidths
+    res_blocks: CodecBlocks
+    latent_channels: Width
+    patch: Sides
+    batch: Batch
+    iterations: Iterations
+    learning_rate: LearningRate
+    kl_weight: Weight
+    square_weight: Weight
+    gradient_weight: Weight
+    adversarial_weight: Weight
+    ema: ShareBelowOne
+    least_psnr: Decibels
 
 
 class VaeObjective(nn.Module):
@@ -272,8 +285,9 @@ def load_initial(vae: KlVae, path: Path) -> None:
             `model` is found.
 
     Raises:
-        StateError: The file is not readable, or keys or shapes do not fit; at most 12 of them are listed.
+        StateError: The file is not readable or damaged, or keys or shapes do not fit; at most 12 of them are listed.
     """
+    check_initial(path)
     state = _read_tensors(path)
     for name in ("state_dict", "autoencoder_state_dict", "model"):
         if isinstance(state.get(name), dict):

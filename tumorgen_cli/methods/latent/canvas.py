@@ -20,7 +20,6 @@ from tumorgen_cli.methods.latent.quality import Codec, inference_context
 from tumorgen_cli.models.vae import DOWNSAMPLING
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scale, unscale
-from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.tumors.boxes import box_mask, latent_box
 from tumorgen_cli.tumors.masks import smooth_noise
 from tumorgen_cli.tumors.noise import draw_scan_noise
@@ -60,22 +59,6 @@ class Canvas:
     def in_region(self, box: Box) -> Box:
         """A box of the window in voxels of the region."""
         return box.shifted(as_triple(-a for a in self.voxels.start))
-
-
-def check_halo(halo: int, field: str) -> None:
-    """Check that a box is decoded with some of its surroundings.
-
-    Args:
-        halo: Latent voxels around the box.
-        field: Field of the plan, for the message.
-
-    Raises:
-        PlanError: The halo is below 1.
-    """
-    if halo < 1:
-        raise PlanError(
-            "A halo is too small", [Fault(field, str(halo), "1 latent voxel or more", "correct --set or the preset")]
-        )
 
 
 def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: str) -> Canvas:

@@ -7,10 +7,28 @@ from typing import Literal
 
 from tumorgen_cli.geometry import SHELL_MM
 from tumorgen_cli.methods.latent.autoencoder import VaeConfig
-from tumorgen_cli.methods.latent.canvas import check_halo
 from tumorgen_cli.models.rectified_flow import Solver
 from tumorgen_cli.planning import rules
-from tumorgen_cli.planning.plan import Decisions, WindowPlan, validate_sides
+from tumorgen_cli.planning.plan import Decisions, WindowPlan
+from tumorgen_cli.planning.ranges import (
+    Batch,
+    Blocks,
+    Copies,
+    Factor,
+    Iterations,
+    LatentCells,
+    LatentWidths,
+    LearningRate,
+    Millimeters,
+    MillimetersAboveZero,
+    MoreDraws,
+    OddSide,
+    RefinerWidth,
+    Share,
+    ShareBelowOne,
+    Steps,
+    Weight,
+)
 from tumorgen_cli.system.devices import DeviceBudget
 
 _FREE = "the paper gives none; not tuned"
@@ -39,18 +57,18 @@ class FlowConfig:
             contrast, heterogeneity and core ratio in each channel.
     """
 
-    widths: tuple[int, ...]
-    res_blocks: int
-    batch: int
-    iterations: int
-    learning_rate: float
-    ema: float
-    copies: int
+    widths: LatentWidths
+    res_blocks: Blocks
+    batch: Batch
+    iterations: Iterations
+    learning_rate: LearningRate
+    ema: ShareBelowOne
+    copies: Copies
     time_schedule: Literal["uniform", "logit-normal"]
     bapmg: bool
-    coarse_weight: float
-    fine_weight: float
-    ssim_window: int
+    coarse_weight: Weight
+    fine_weight: Weight
+    ssim_window: OddSide
     box_channel: bool
     character: bool
 
@@ -76,14 +94,14 @@ class RefinerConfig:
     enabled: bool
     guided: bool
     joint: bool
-    width: int
-    batch: int
-    iterations: int
-    learning_rate: float
-    ema: float
-    weight: float
-    least_time: float
-    clean: float
+    width: RefinerWidth
+    batch: Batch
+    iterations: Iterations
+    learning_rate: LearningRate
+    ema: ShareBelowOne
+    weight: Weight
+    least_time: ShareBelowOne
+    clean: Share
 
 
 @dataclass(frozen=True)
@@ -106,19 +124,16 @@ class TumorGenSampling:
         gain: factor with which the missing part of the character is added to the input of the next draw.
     """
 
-    steps: int
+    steps: Steps
     solver: Solver
-    halo: int
+    halo: LatentCells
     texture: bool
-    roughness: float
-    roughness_mm: float
-    keep_mm: float
-    emphasis: float
-    corrections: int
-    gain: float
-
-    def __post_init__(self) -> None:
-        check_halo(self.halo, "methods.tumorgen.sampling.halo")
+    roughness: Factor
+    roughness_mm: MillimetersAboveZero
+    keep_mm: Millimeters
+    emphasis: Factor
+    corrections: MoreDraws
+    gain: Factor
 
 
 @dataclass(frozen=True)
@@ -148,7 +163,7 @@ def _plan_vae(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
     reason = "the paper's 4; doubled when a latent cell's volume exceeds the paper's 3.0 ml"
     d.take("latent_channels", latents, reason, cell_ml=cell)
     reason = "the largest; sides are drawn from 32 up: trained with one size only, a VAE shifts intensities at others"
-    patch = validate_sides(d.take("patch", window.shape, reason), "methods.tumorgen.vae.patch")
+    patch = d.take("patch", window.shape, reason)
     reason = "together no larger than the paper's window"
     d.take("batch", rules.patches_per_step(patch) if large else 1, reason, patch=patch)
     reason = "4000 on a CPU gave 36.7 dB from 32 PET cases; 20000 is not measured"
