@@ -3,6 +3,7 @@ the real one."""
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -33,7 +34,7 @@ from tumorgen_cli.studies.downstream import case_counts, measure_gains, nested_o
 from tumorgen_cli.studies.downstream_runs import attained_share, repeats
 from tumorgen_cli.studies.downstream_tables import gain_rows, gains_csv
 from tumorgen_cli.synthesis.options import HostOptions
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError
 from tumorgen_cli.system.json_records import read_record, write_json
 
 DESIGN = Design(("real", "copypaste"), (0.5, 1.0), 2, 0.02, 2, 0.5)
@@ -404,6 +405,51 @@ def test_held_out_hosts_are_told_before_anything_is_trained(copy, nnunets, phant
         measure_gains(copy, DESIGN, HostOptions(tmp_path / "none"), "cpu")
     assert not nnunets
     assert not (copy.root / "downstream").exists()
+
+
+def test_what_cannot_be_made_is_told_before_anything_is_trained(copy, nnunets):
+    """From Python, where no command line has checked it: every fault at once."""
+    design = Design(("copypaste", "copypaste", "nonsense-live"), (1.0,), 0, math.nan, 0, 1.0)
+    with pytest.raises(PlanError) as caught:
+        measure_gains(copy, design, HostOptions(cases="test"), "cpu")
+    told = str(caught.value)
+    for part in ("nonsense", "no real", "copypaste more than once", "--cases test", "--seeds", "--minutes", "--ratio"):
+        assert part in told, part
+    assert len(caught.value.faults) == 8
+    with pytest.raises(PlanError, match="neither given"):
+        measure_gains(copy, DESIGN, HostOptions(), "cpu")
+    assert not nnunets
+    assert not (copy.root / "downstream").exists()
+    real = dataclasses.replace(DESIGN, arms=("real",), fractions=(1.0,), seeds=1)
+    made = measure_gains(copy, real, HostOptions(), "cpu")  # which needs no hosts
+    assert "painted into" not in Path(made.page).read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("run.json", "[1]", "run.json"),
+        ("run.json", {"inputs_hash": "../../x"}, "'../../x'"),
+        ("run.json", {"seed": 5}, "seed 5"),
+        ("inputs.txt", "../../x", "'../../x'"),
+        ("job.json", "{", "job.json"),
+    ],
+)
+def test_a_malformed_run_is_one_clear_error(copy, nnunets, name, content, part):
+    design = dataclasses.replace(DESIGN, arms=("real",), fractions=(1.0,), seeds=1)
+    measure_gains(copy, design, HostOptions(), "cpu")
+    (folder,) = (copy.root / "downstream").glob("nnunet/*/runs/real_seed0")
+    path = folder / name
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads(path.read_text()), **content})
+    if name != "run.json":
+        (folder / "run.json").unlink()
+    path.write_text(content)
+    with pytest.raises(TumorgenError) as caught:
+        measure_gains(copy, design, HostOptions(), "cpu")
+    assert part in str(caught.value)
+    shutil.rmtree(folder)  # the remedy
+    assert len(measure_gains(copy, design, HostOptions(), "cpu").result.runs) == 1
 
 
 def test_wrong_options_are_told_at_once(tmp_path):

@@ -33,8 +33,8 @@ def read_learned_cases(folder: Path) -> LearnedCases:
     if path.is_file():
         remedy = "run `tumorgen train judge --restart`"
         found = read_record(dict[str, Any], path, remedy)
-        learned = {"dataset": found.get("dataset", ""), "cases": found.get("cases", [])}
-        return from_plain(LearnedCases, learned, str(path), remedy)
+        named = {"dataset": found.get("dataset", ""), "cases": found.get("cases", [])}
+        return from_plain(LearnedCases, named, str(path), remedy)
     root = results_root(folder)
     if not all((root / name).is_file() for name in ("plans.json", "dataset.json")):
         return LearnedCases("", ())

@@ -38,8 +38,10 @@ from tumorgen_cli.nnunet.job import CPU_SIZE, NetworkSize, TrainingCase, Trainin
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import scan_limits
+from tumorgen_cli.studies.downstream_checks import check_design
 from tumorgen_cli.studies.downstream_runs import (
     PREDICTIONS,
     ArmSources,
@@ -54,7 +56,7 @@ from tumorgen_cli.studies.downstream_tables import gains_csv
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions, refuse_host_options
-from tumorgen_cli.synthesis.sources import healthy_sources, read_planned_dataset, unlabeled_hosts, unlabeled_hosts_fault
+from tumorgen_cli.synthesis.sources import healthy_sources, unlabeled_hosts, unlabeled_hosts_fault
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, abbreviate_list, one_line
@@ -116,15 +118,16 @@ def measure_gains(
         size: Size of nnU-Net on a CPU; None: nnU-Net's own.
 
     Raises:
-        PlanError: No case is held out, or the fractions leave no case to learn from.
+        PlanError: See `check_design`; or no case is held out, or the fractions leave no case to learn from.
         DataError: Hosts or cases cannot be used, or held-out cases are among the hosts.
         StateError: No training was made.
     """
     plan, splits = workspace.plan(), workspace.splits()
     check_preprocessed(workspace, plan, splits)
     refuse_host_options(hosts, "healthy", "cases")
+    check_design(design, hosts)
     counts = case_counts(len(splits.train), design.fractions)
-    dataset = _checked_dataset(plan, splits, design, hosts)
+    dataset = _checked_dataset(workspace, plan, splits, design, hosts)
     kind: Literal["cpu", "cuda"] = "cuda" if find_device(device).type == "cuda" else "cpu"
     experiment = _Experiment(workspace, plan, splits, design, hosts, device, Machine(kind, jobs, size))
     root, order = experiment.root, nested_order(splits.train, plan.seed)
@@ -156,7 +159,7 @@ def measure_gains(
     return DownstreamReport(result, str(root / "downstream.html"), str(root / "downstream.csv"))
 
 
-def _checked_dataset(plan: Plan, splits: Splits, design: Design, hosts: HostOptions) -> Dataset:
+def _checked_dataset(workspace: Workspace, plan: Plan, splits: Splits, design: Design, hosts: HostOptions) -> Dataset:
     """Read the data set, and check everything that can be checked before any training.
 
     Raises:
@@ -171,7 +174,7 @@ def _checked_dataset(plan: Plan, splits: Splits, design: Design, hosts: HostOpti
             "plan with splits_final.json, or more cases",
         )
         raise PlanError("Gains cannot be measured", [fault])
-    dataset = read_planned_dataset(plan)
+    dataset = read_planned_dataset(workspace, plan)
     check_data(training_data(dataset, splits))
     if hosts.healthy is not None:
         _check_hosts(plan, dataset, splits, hosts.healthy)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation.gains import REAL, SCORES, Design, Failure, TrainedNnunet, score_patient
@@ -32,12 +32,14 @@ from tumorgen_cli.nnunet.runner import is_trained, loader_workers, results_folde
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import usable_cores
-from tumorgen_cli.system.errors import TumorgenError, one_line
+from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, one_line
 from tumorgen_cli.system.files import write_text
 from tumorgen_cli.system.json_records import hash_value, read_plain, read_record, write_json
+from tumorgen_cli.system.names import check_names
 
 PREDICTIONS = "predictions"
 _SCHEDULE = "schedule.json"
+_DELETE = "delete the run's folder: the same command makes the run again"
 
 
 def prepared_folder(root: Path, cases: int) -> Path:
@@ -148,7 +150,7 @@ def train_and_score(
         try:
             if error is not None:
                 raise error
-            schedule = read_record(Schedule, _schedule_file(task.folder), "delete the run's folder")
+            schedule = read_record(Schedule, _schedule_file(task.folder), _DELETE)
             write_json(task.folder / _SCHEDULE, schedule)
             runs[task.name] = _score(task, plan, schedule, machine.kind)
         except TumorgenError as failed:  # the other trainings continue
@@ -194,7 +196,12 @@ def _finished(task: Task) -> TrainedNnunet | None:
     """
     folder, own = task.folder, task.job.inputs_hash
     path, begun = folder / "run.json", folder / "inputs.txt"
-    found = _run_in(folder).inputs_hash if path.is_file() else begun.read_text() if begun.is_file() else own
+    found = own
+    if path.is_file():
+        found = _run_in(task).inputs_hash
+    elif begun.is_file():
+        found = begun.read_text(encoding="utf-8", errors="replace")
+        check_names(str(begun), [found], _DELETE)
     if found != own:
         console.note(f"{task.name}: what was made from other cases, pairs or settings is kept as {folder.name}_{found}")
         folder.rename(folder.with_name(f"{folder.name}_{found}"))
@@ -202,14 +209,24 @@ def _finished(task: Task) -> TrainedNnunet | None:
     if kept.is_dir() and not folder.is_dir():
         kept.rename(folder)
     if path.is_file():
-        return _run_in(folder)
+        return _run_in(task)
     write_text(begun, own)
     return None
 
 
-def _run_in(folder: Path) -> TrainedNnunet:
-    """Read the training recorded in a folder."""
-    return read_record(TrainedNnunet, folder / "run.json", "delete the run's folder")
+def _run_in(task: Task) -> TrainedNnunet:
+    """Read the training recorded in the folder of a task.
+
+    Raises:
+        StateError: it is the record of another training.
+    """
+    path = task.folder / "run.json"
+    run = read_record(TrainedNnunet, path, _DELETE)
+    check_names(str(path), [run.inputs_hash], _DELETE)
+    found, wanted = (f"{each.arm}, {each.cases} real cases, seed {each.seed}" for each in (run, task))
+    if found != wanted:
+        raise StateError("A run is another one", [Fault(str(path), found, wanted, _DELETE)])
+    return run
 
 
 def _trained(
@@ -270,10 +287,10 @@ def measured_schedule(root: Path, minutes: float, kind: str) -> Schedule | None:
     It is None before the first training.
     """
     for path in sorted(root.glob("nnunet/*/runs/*/job.json")):
-        job = read_plain(path, "delete the run's folder")
+        job = read_record(dict[str, Any], path, _DELETE)
         measured = _schedule_file(path.parent)
-        if (job["minutes"], job["device"]) == (minutes, kind) and measured.is_file():
-            return read_record(Schedule, measured, "delete the run's folder")
+        if (job.get("minutes"), job.get("device")) == (minutes, kind) and measured.is_file():
+            return read_record(Schedule, measured, _DELETE)
     return None
 
 
