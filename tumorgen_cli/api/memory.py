@@ -122,6 +122,8 @@ def paint(
         remedy = "try another seed, box or region, or train longer"
         fault = Fault(_NAME, describe_counts(draw.rejected), "a tumor", remedy)
         raise DataError("No tumor came", [fault])
+    if draw.inside < host.placing.least:
+        console.warn(f"{100 * draw.inside:.0f} % of the tumor is in the body; without a box, other places are drawn")
     seconds = {"method": draw.seconds, "total": time.perf_counter() - begun}
     record = make_provenance(inputs, weights, job, host, draw, seconds)
     return PaintedScan(given.as_image(draw.image), given.as_mask(draw.mask), record)

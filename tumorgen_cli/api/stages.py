@@ -183,6 +183,7 @@ def synthesize(
     quality: QualityOptions = QualityOptions(),
     out: StrPath | None = None,
     shard: tuple[int, int] | None = None,
+    dry_run: bool = False,
     work: StrPath = WORK,
     device: DeviceName = "auto",
     seed: int | None = None,
@@ -199,6 +200,7 @@ def synthesize(
         quality: Which pairs are kept.
         out: Folder of the set. None: a folder of the workspace, named after the method, the hosts and the options.
         shard: `(i, n)`: this process makes part i of n parts. None: all pairs.
+        dry_run: Check every host, paint one pair in memory and estimate time and disk; write nothing.
         work: The workspace, with the method trained.
         device: Where to compute.
         seed: Seed of every random draw. None: the plan's.
@@ -218,7 +220,7 @@ def synthesize(
     from tumorgen_cli.methods.base import Sampling
     from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 
-    made = SetOptions(pairs, optional_path(out), seed, None if shard is None else Shard(*shard))
+    made = SetOptions(pairs, optional_path(out), seed, None if shard is None else Shard(*shard), dry_run)
     sampling, quality = sampling or Sampling(), with_paths(quality)
     return synthesize_pairs(open_workspace(work), method, made, with_paths(hosts), sampling, quality, device)
 

@@ -29,7 +29,7 @@ from tumorgen_cli.cli.options import (
     parse_shard,
     refuse,
 )
-from tumorgen_cli.cli.printing import OTHER_SHARDS, show_set
+from tumorgen_cli.cli.printing import OTHER_SHARDS, show_forecast, show_set
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.synthesis.options import judge_faults
 from tumorgen_cli.system import console
@@ -75,6 +75,12 @@ def synthesize(
     keep: Keep = 0.7,
     judge: JudgeFolder = None,
     shard: ShardOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check every host, paint one pair in memory, estimate time and disk; write nothing."
+        ),
+    ] = False,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     seed: Seed = None,
@@ -94,15 +100,20 @@ def synthesize(
         quality=api.QualityOptions(until_pass, keep, judge),
         out=out,
         shard=parse_shard(shard),
+        dry_run=dry_run,
         work=work,
         device=device,
         seed=seed,
     )
     if as_json:
         console.print_json(report)
+    elif dry_run:
+        show_forecast(report)
     else:
         show_set(report)
-    if report.tally.left:
+    if dry_run:
+        console.next_command("the same command without --dry-run")
+    elif report.tally.left:
         console.next_command(OTHER_SHARDS)
     elif report.tally.pairs:
         console.next_command(command_line(f"evaluate {quote(report.folder)}", work))

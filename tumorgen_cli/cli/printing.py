@@ -31,6 +31,20 @@ def show_set(report: SetReport) -> None:
     console.table(f"Pairs in {report.folder}", ("what", "number"), rows)
 
 
+def show_forecast(report: SetReport) -> None:
+    """Print what a set will cost."""
+    found = report.forecast
+    rows = [
+        ("pairs that are there", found.there),
+        ("pairs to paint", found.missing),
+        ("into hosts", found.hosts),
+        ("MiB on disk, about", round(found.disk_bytes / 2**20, 1)),
+        ("MiB free", round(found.free_bytes / 2**20)),
+        ("time, about", "unknown" if found.seconds is None else console.clock(found.seconds)),
+    ]
+    console.table(f"Forecast of {report.folder}; nothing was written", ("what", "number"), rows)
+
+
 def show_scores(reports: Sequence[ScoreReport]) -> None:
     """Print the scores of sets, a table for each."""
     for report in reports:

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tumorgen_cli.evaluation.measure import cache_folder
 from tumorgen_cli.judge.find import needed_judge
+from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.forecast import Forecast, forecast_set, rehearse_set
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, check_hosts, judge_faults
 from tumorgen_cli.synthesis.pair import PairInputs, Quality
 from tumorgen_cli.synthesis.set_files import LEARNED_FROM, UNLABELED_HOSTS
@@ -20,7 +23,7 @@ from tumorgen_cli.synthesis.sources import (
     unlabeled_hosts,
     unlabeled_hosts_fault,
 )
-from tumorgen_cli.synthesis.synthesize import Tally, make_jobs, own_jobs, synthesize_set
+from tumorgen_cli.synthesis.synthesize import Tally, count_set, make_jobs, own_jobs, synthesize_set
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError
@@ -30,10 +33,11 @@ from tumorgen_cli.system.locks import locked
 
 @dataclass(frozen=True)
 class SetReport:
-    """A synthetic set: its folder and what it cost."""
+    """A synthetic set: its folder, what it has cost, and what this call was expected to cost."""
 
     folder: str
     tally: Tally
+    forecast: Forecast
 
 
 def synthesize_pairs(
@@ -48,7 +52,7 @@ def synthesize_pairs(
     """Paint tumors into healthy scans, or redraw the tumors of the data set's own cases.
 
     Pairs that are there already are kept. With `made.shard`, this process makes only its part of the pairs; the shard
-    that finishes last finishes the set.
+    that finishes last finishes the set. With `made.dry_run`, hosts are checked and nothing is written.
 
     Raises:
         PlanError: the method does not know the solver or kind, or there is nothing to paint into.
@@ -72,14 +76,28 @@ def synthesize_pairs(
     folder = made.out or workspace.synthetic(set_name(method_name, hosts, sampling, quality))
     jobs = make_jobs(sources, made.pairs, seed)
     tries, shard = quality.until_pass, made.shard
-    test = Quality(needed_judge(workspace, quality.judge, device), quality.keep, tries) if tries else None
+    test = None
+    if tries:
+        judge = needed_judge(workspace, quality.judge, device, [source.files for source in sources])
+        cache = cache_folder(workspace.evaluation(folder.name))
+        test = Quality(Predictions(judge, cache), quality.rule, tries)
     inputs = PairInputs(method, cases, sampling, hosts.box, test)
-    with (
-        locked(folder, "synthesize", shard.name if shard else None),
-        console.progress("painting", len(own_jobs(jobs, shard))) as tick,
-    ):
-        tally = synthesize_set(inputs, jobs, folder, settings, tick, shard)
-    return SetReport(str(folder), tally)
+    own = own_jobs(jobs, shard)
+    if made.dry_run:
+        with console.progress("checking hosts", len({job.source.name for job in own})) as tick:
+            forecast = rehearse_set(inputs, jobs, folder, settings, tick, shard)
+        return SetReport(str(folder), count_set(folder, forecast.missing), forecast)
+    with locked(folder, "synthesize", shard.name if shard else None):
+        forecast = forecast_set(inputs, jobs, folder, shard)
+        console.note(str(forecast))
+        with console.progress("painting", len(own)) as tick:
+            tally = synthesize_set(inputs, jobs, folder, settings, tick, shard)
+    if tally.pairs > made.pairs:
+        asked = f"{made.pairs} {'was' if made.pairs == 1 else 'were'} asked for"
+        console.note(
+            f"{folder} holds {tally.pairs} pairs and {asked}: none is removed; a smaller set needs another --out"
+        )
+    return SetReport(str(folder), tally, forecast)
 
 
 def check_sampling(method: Method, sampling: Sampling) -> None:
@@ -127,6 +145,8 @@ def set_name(method: str, hosts: HostOptions, sampling: Sampling, quality: Quali
         parts.append(f"until-pass-{quality.until_pass}")
         if quality.keep != QualityOptions().keep:
             parts.append(f"keep-{quality.keep:g}")
+        if quality.p_alone:
+            parts.append("p-alone")
     return file_name("_".join(parts))
 
 

@@ -41,10 +41,17 @@ def check_sources(sources: Sequence[Source], box: Box | None, plan: Plan, cases:
         cases: the training cases.
 
     Raises:
-        DataError: a region differs in geometry from its scan, the user's box is outside a scan or too large for it, or
-            a scan is far coarser than the training cases; all faults are listed.
+        DataError: a region is missing or differs in geometry from its scan, the user's box is outside a scan or too
+            large for it, or a scan is far coarser than the training cases; all faults are listed.
     """
-    faults: list[Fault] = []
+    remedy = "write one mask per scan, named as the scan without _0000"
+    faults = [
+        Fault(str(source.roi), "no such file", f"a mask for {source.name}", remedy)
+        for source in sources
+        if source.roi is not None and not source.roi.is_file()
+    ]
+    if faults:
+        raise DataError("Regions of interest are missing", faults)
     grids: dict[str, Grid] = {}
     for source in sources:
         if box is None and source.redraw:
@@ -157,6 +164,26 @@ def check_intensities(
     if faults:
         raise DataError("A host has another unit than the training cases", faults)
     return tuple(doubts)
+
+
+class Doubts:
+    """What is doubtful about the intensities of hosts: the first host is told at once, the number of all at the end."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, tuple[str, ...]] = {}
+
+    def add(self, host: str, doubts: tuple[str, ...]) -> None:
+        """Take what `check_intensities` found in a host."""
+        if doubts and not self._hosts:
+            console.warn(f"{host} is unlike the training cases ({'; '.join(doubts)}): look at its preview")
+        if doubts:
+            self._hosts[host] = doubts
+
+    def tell(self) -> None:
+        """Warn of all hosts with doubts, if there are several."""
+        if len(self._hosts) > 1:
+            names = abbreviate_list([*self._hosts])
+            console.warn(f"{len(self._hosts)} hosts have intensities unlike the training cases': {names}")
 
 
 def _beyond_hu(found: float, usual: np.ndarray) -> tuple[bool, bool]:

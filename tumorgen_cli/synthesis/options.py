@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.system.errors import Fault, PlanError
+
+if TYPE_CHECKING:
+    from tumorgen_cli.judge.verdict import PassRule
+
 
 #: whose own tumors are redrawn: those of the held-out or of the training cases
 CaseGroup = Literal["test", "train"]
@@ -76,17 +80,27 @@ def check_hosts(hosts: HostOptions) -> None:
 
 @dataclass(frozen=True)
 class QualityOptions:
-    """Which pairs are kept: those of which a judge finds enough of the mask (the test of FreeTumor).
+    """Which pairs are kept: those of which a judge finds enough of the mask, and newly marks little beside it.
 
     Attributes:
         until_pass: How many draws of a pair the judge may reject before the pair is given up. None: no judge is asked.
         keep: Least share of the mask, 0 to 1, that the judge must find.
-        judge: nnU-Net results folder, or `bundled`. None: the workspace's judge, else, for FDG-PET, the bundled one.
+        judge: nnU-Net results folder, or `bundled`. None: the workspace's judge, else the bundled one if it knows such
+            scans.
+        p_alone: What the judge marks beside the mask does not count, as in FreeTumor.
     """
 
     until_pass: int | None = None
     keep: float = 0.7
     judge: Path | None = None
+    p_alone: bool = False
+
+    @property
+    def rule(self) -> PassRule:
+        """When a pair passes."""
+        from tumorgen_cli.judge.verdict import MOST_BESIDE, PassRule
+
+        return PassRule(self.keep, None if self.p_alone else MOST_BESIDE)
 
 
 def judge_faults(quality: QualityOptions) -> list[Fault]:
@@ -105,12 +119,14 @@ class SetOptions:
         out: Folder of the set. None: a folder of the workspace, named after the method, the hosts and the options.
         seed: Seed of every random draw. None: the plan's.
         shard: The part of the pairs that this process makes. None: all of them.
+        dry_run: Check the hosts, paint one pair in memory, estimate time and disk, and write nothing.
     """
 
     pairs: int = 20
     out: Path | None = None
     seed: int | None = None
     shard: Shard | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,14 @@ def take_turn(folder: Path, shard: Shard | None) -> contextlib.AbstractContextMa
     return contextlib.nullcontext() if shard is None else wait_for_turn(folder)
 
 
-def claim_set(folder: Path, identity: Mapping[str, Any], alone: bool = True) -> None:
+def claim_set(folder: Path, identity: Mapping[str, Any], alone: bool = True, dry_run: bool = False) -> None:
     """Make `folder` the folder of this set, or check that it is; see `system.claims`.
 
     Args:
         folder: folder of the set.
         identity: settings that identify the set.
         alone: whether no other process works there; otherwise `shards.json` tells.
+        dry_run: only check; write nothing.
 
     Raises:
         StateError: the folder holds another set, or other files.
@@ -74,7 +75,7 @@ def claim_set(folder: Path, identity: Mapping[str, Any], alone: bool = True) -> 
         shared = not alone and find_unfinished_shards(folder) is not None
         return has_lines or shared or (folder / "dataset.json").is_file()
 
-    claim_folder(folder, SETTINGS, identity, is_begun)
+    claim_folder(folder, SETTINGS, identity, is_begun, dry_run)
 
 
 def begin_shard(folder: Path, pairs: int, shard: Shard | None) -> None:

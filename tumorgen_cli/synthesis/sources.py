@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorgen_cli.data.dataset import Dataset, find_dataset, organ_labels, read_dataset
+from tumorgen_cli.data.dataset import organ_labels
 from tumorgen_cli.data.hosts import find_host_labels, find_hosts
 from tumorgen_cli.geometry import Box
-from tumorgen_cli.planning.fingerprint import content_hash
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.window import redraw_box, window_shape
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, abbreviate_list
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, abbreviate_list
 from tumorgen_cli.system.json_records import unknown_name_fault
 
 
@@ -39,32 +39,18 @@ class Source:
     region: int | None = None
 
 
-def read_planned_dataset(plan: Plan) -> Dataset:
-    """Read the data set that was planned.
-
-    Raises:
-        StateError: its files have changed since planning.
-    """
-    dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
-    if content_hash(dataset) != plan.fingerprint_hash:
-        remedy = f"run `tumorgen plan {plan.dataset_path}`"
-        fault = Fault(plan.dataset_path, "files changed since planning", "the planned data", remedy)
-        raise StateError("The data set has changed", [fault])
-    return dataset
-
-
 def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in: str | None = None) -> list[Source]:
     """Return the scans of a folder of healthy scans.
 
     Args:
         plan: the plan.
         healthy: folder of the scans.
-        roi: folder of masks, one per scan.
+        roi: folder of masks, one per scan. Whether they exist is checked for the scans that are used (`host_checks`).
         paint_in: name of one of the plan's labels. The masks of `roi` are then label files, and only this label counts.
 
     Raises:
         PlanError: there is no folder, or the plan has no such label.
-        DataError: the scans cannot be used, or masks are missing.
+        DataError: the scans cannot be used.
     """
     if healthy is None:
         fault = Fault("--healthy", "not given", "a folder of scans", "give --healthy DIR or --cases test")
@@ -74,14 +60,6 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
         raise PlanError("Nowhere to paint", [unknown_name_fault("--paint-in", paint_in, organs)])
     hosts = find_hosts(healthy, [channel.name for channel in plan.channels], plan.file_ending)
     rois = {host.case: roi / f"{host.case}{plan.file_ending}" if roi else None for host in hosts}
-    remedy = "write one mask per scan, named as the scan without _0000"
-    faults = [
-        Fault(str(path), "no such file", f"a mask for {case}", remedy)
-        for case, path in rois.items()
-        if path is not None and not path.is_file()
-    ]
-    if faults:
-        raise DataError("Regions of interest are missing", faults)
     region = None if paint_in is None else organs[paint_in]
     labels: dict[str, Path | None] = {}
     if region is not None:
@@ -109,7 +87,7 @@ def redraw_sources(workspace: Workspace, plan: Plan, cases: str) -> list[Source]
     names = {"test": splits.test, "train": splits.train}.get(cases)
     if names is None:
         raise PlanError("No such cases", [unknown_name_fault("--cases", cases, ("test", "train"))])
-    dataset = read_planned_dataset(plan)
+    dataset = read_planned_dataset(workspace, plan)
     facts = {case.case: case for case in workspace.fingerprint().cases}
     widest = (1.0, 1.0, 1.0)
     sources, large = [], {}

@@ -260,8 +260,8 @@ def _warn_of_tumors_beside(beside: Mapping[str, float], made: int) -> None:
     if beside:
         shown = abbreviate_list([f"{case}: {100 * share:.0f} %" for case, share in beside.items()])
         console.warn(
-            f"in {len(beside)} of {made} pairs, less of the tumor is in the region or body than without --box ({shown}); "
-            "provenance.jsonl has the shares as `inside`"
+            f"--box: in {len(beside)} of {made} pairs the tumor is not whole in the region or body ({shown}); without "
+            "--box, other places are drawn"
         )
 
 
@@ -369,6 +369,12 @@ def _check_hosts(
     ]
     if faults:
         raise StateError("Hosts have changed since pairs were painted into them", faults)
+
+
+def count_set(out: Path, left: int) -> Tally:
+    """What a set has cost so far, with the number of pairs that are left to make."""
+    done = read_provenance(out) if any(list_logs(out, "provenance")) else ()
+    return _count(done, 0, left, read_log(out, "given_up"))
 
 
 def _count(records: Sequence[Provenance], made: int, left: int, given_up: Mapping[str, Mapping[str, Any]]) -> Tally:

@@ -32,7 +32,9 @@ def refuse_other_files(folder: Path, record: str) -> None:
         raise StateError("The folder is not empty", [Fault(str(folder), found, "an empty or new folder", _ELSEWHERE)])
 
 
-def claim_folder(folder: Path, record: str, identity: Mapping[str, Any], is_begun: Callable[[], bool]) -> None:
+def claim_folder(
+    folder: Path, record: str, identity: Mapping[str, Any], is_begun: Callable[[], bool], dry_run: bool = False
+) -> None:
     """Make a folder the folder of a command, or check that it is already.
 
     The record of the same command with other settings is replaced if that command has made nothing yet.
@@ -42,6 +44,7 @@ def claim_folder(folder: Path, record: str, identity: Mapping[str, Any], is_begu
         record: Name of the file that identifies the content.
         identity: Content of that file; its `command` names the command.
         is_begun: Tells whether something was made by the record that is there.
+        dry_run: Only check; write nothing.
 
     Raises:
         StateError: The folder holds what another command or other settings made, or other files.
@@ -49,7 +52,8 @@ def claim_folder(folder: Path, record: str, identity: Mapping[str, Any], is_begu
     path, wanted = folder / record, to_plain(identity)
     refuse_other_files(folder, record)
     if not path.is_file():
-        write_json(path, wanted)
+        if not dry_run:
+            write_json(path, wanted)
         return
     found = read_plain(path, _ELSEWHERE)
     if found == wanted:
@@ -65,4 +69,5 @@ def claim_folder(folder: Path, record: str, identity: Mapping[str, Any], is_begu
         fields = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
         fault = Fault(str(folder), f"made with other {', '.join(fields)}", "those of this command", _ELSEWHERE)
         raise StateError("The folder holds another set", [fault])
-    write_json(path, wanted)
+    if not dry_run:
+        write_json(path, wanted)

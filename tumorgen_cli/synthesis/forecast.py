@@ -1,0 +1,173 @@
+"""What a set will cost, before it is painted; and a rehearsal that checks every host and writes nothing."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
+from tumorgen_cli.synthesis.logs import read_log
+from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair
+from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.synthesis.shards import Shard, claim_set
+from tumorgen_cli.synthesis.synthesize import load_host, own_jobs, set_identity
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
+
+_OTHER_FILES = 1.1  # labels and preview of a pair, relative to its images
+_PREVIEW_BYTES = 100_000
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a set will cost this process.
+
+    Attributes:
+        there: finished pairs of the whole set.
+        missing: pairs that this process is to paint.
+        hosts: host scans into which they are painted.
+        disk_bytes: expected size of the missing pairs.
+        free_bytes: free space where the set is.
+        seconds: expected time for the missing pairs; None if no pair of this method has been painted in the workspace.
+    """
+
+    there: int
+    missing: int
+    hosts: int
+    disk_bytes: int
+    free_bytes: int
+    seconds: float | None
+
+    def __str__(self) -> str:
+        if not self.missing:
+            return f"no pair is left to paint; the set has {self.there}"
+        there = f" ({self.there} are there)" if self.there else ""
+        time_text = "" if self.seconds is None else f", {_duration(self.seconds)}"
+        return (
+            f"{self.missing} pairs to paint{there} into {self.hosts} hosts: about {_size(self.disk_bytes)} on disk"
+            f"{time_text}"
+        )
+
+
+def forecast_set(inputs: PairInputs, jobs: Sequence[PairJob], out: Path, shard: Shard | None = None) -> Forecast:
+    """Estimate what is left to paint of a set, from what was painted before and the files of the hosts.
+
+    Warns if the disk has too little space.
+
+    Args:
+        inputs: what the pairs are painted with.
+        jobs: the pairs of the whole set.
+        out: folder of the set.
+        shard: the part of the pairs that this process makes; None for all.
+    """
+    done = _read_finished(out)
+    given_up = read_log(out, "given_up")
+    # pairs that were given up because of their host are tried again
+    over = {record.case for record in done} | {case for case, line in given_up.items() if "reason" not in line}
+    missing = [job for job in own_jobs(jobs, shard) if job.case not in over]
+    bytes_each = [
+        _OTHER_FILES * sum(file.stat().st_size for file in job.source.files if file.is_file()) + _PREVIEW_BYTES
+        for job in missing
+    ]
+    known = done or _painted_before(inputs, out)
+    each = float(np.median([record.seconds["total"] for record in known])) if known else None
+    free = shutil.disk_usage(
+        next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    ).free
+    found = Forecast(
+        there=len(done),
+        missing=len(missing),
+        hosts=len({job.source.name for job in missing}),
+        disk_bytes=int(sum(bytes_each)),
+        free_bytes=free,
+        seconds=None if each is None else round(each * len(missing), 1),
+    )
+    if found.disk_bytes > free:
+        console.warn(f"the pairs need about {_size(found.disk_bytes)}; where {out} is, {_size(free)} are free")
+    return found
+
+
+def rehearse_set(
+    inputs: PairInputs,
+    jobs: Sequence[PairJob],
+    out: Path,
+    settings: dict[str, Any],
+    tick: Callable[[int, str], None],
+    shard: Shard | None = None,
+) -> Forecast:
+    """Check everything that `synthesize_set` needs, every host as a whole, and paint one pair; write nothing.
+
+    Args:
+        inputs: what the pairs are painted with.
+        jobs: the pairs of the whole set.
+        out: folder of the set.
+        settings: as for `synthesize_set`.
+        tick: is called with the number of hosts that are checked, and the name of the last one.
+        shard: the part of the pairs that this process makes; None for all.
+
+    Raises:
+        StateError: a stage is not trained, or `out` holds another set.
+        DataError: hosts that cannot be used; the faults of all of them are listed.
+    """
+    check_sources(tuple(dict.fromkeys(job.source for job in jobs)), inputs.box, inputs.plan, inputs.cases)
+    weights = dict(inputs.method.load())
+    claim_set(out, set_identity(inputs, weights, settings), alone=shard is None, dry_run=True)
+    found = forecast_set(inputs, jobs, out, shard)
+    faults: list[Fault] = []
+    doubts, seconds = Doubts(), None
+    for number, job in enumerate(_first_jobs(own_jobs(jobs, shard)), 1):
+        start = time.perf_counter()
+        try:
+            host = load_host(inputs, job.source, lambda _: "")
+            doubts.add(host.scan.name, host.doubts)
+            if seconds is None:
+                draw = draw_pair(inputs, job, host)
+                seconds = time.perf_counter() - start
+                if draw.image is None:
+                    console.warn(f"{job.case} would be given up: {describe_counts(draw.rejected)}")
+        except DataError as error:
+            faults += error.faults
+        tick(number, job.source.name)
+    doubts.tell()
+    if faults:
+        raise DataError("Hosts cannot be used", faults)
+    return found if seconds is None else replace(found, seconds=round(seconds * found.missing, 1))
+
+
+def _first_jobs(jobs: Iterable[PairJob]) -> list[PairJob]:
+    """The first pair of each host."""
+    first: dict[str, PairJob] = {}
+    for job in jobs:
+        first.setdefault(job.source.name, job)
+    return list(first.values())
+
+
+def _read_finished(folder: Path) -> tuple[Provenance, ...]:
+    """The finished pairs of a set; none if there is no set, or not a readable one."""
+    try:
+        return read_provenance(folder)
+    except StateError:
+        return ()
+
+
+def _painted_before(inputs: PairInputs, out: Path) -> list[Provenance]:
+    """The pairs of other sets beside a set that the same method has painted."""
+    sets = sorted(out.parent.glob("*/provenance.jsonl")) if out.parent.is_dir() else []
+    return [record for path in sets for record in _read_finished(path.parent) if record.method == inputs.method.name]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
