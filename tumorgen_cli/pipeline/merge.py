@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tumorgen_cli.data.dataset import find_dataset
 from tumorgen_cli.pipeline.sets import find_set
+from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, StateError, gather_faults
@@ -56,6 +57,8 @@ def merge_sets(
     named = [gather_faults(faults, partial(find_set, workspace, folder)) for folder in sets]
     if faults or dataset is None:
         raise StateError("There is nothing to merge", faults)
+    if workspace.plan_file.is_file() and Path((plan := workspace.plan()).dataset_path) == dataset:
+        read_planned_dataset(workspace, plan)  # its cases have not changed since the pairs were made
     folders = user_folders(workspace.root)
     if out.name == str(out):
         out = folders["nnUNet_raw"] / out

@@ -20,14 +20,16 @@ from tumorgen_cli.data.hosts import describe_matches, match_cases
 from tumorgen_cli.data.splits import SPLITS, Splits, find_fold
 from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.methods.open import open_method
+from tumorgen_cli.nnunet.on_the_fly.checks import planned_reader_faults
 from tumorgen_cli.nnunet.on_the_fly.settings import VARIABLE, Painting
 from tumorgen_cli.nnunet.runner import user_folders
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions, refuse_host_options
 from tumorgen_cli.synthesis.painter import find_sources, hash_file_sizes, source_names
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
-from tumorgen_cli.synthesis.sources import Source, read_planned_dataset, unlabeled_hosts, unlabeled_hosts_fault
+from tumorgen_cli.synthesis.sources import Source, unlabeled_hosts, unlabeled_hosts_fault
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError, StateError, gather_faults
 from tumorgen_cli.system.json_records import hash_value, write_json
@@ -72,14 +74,16 @@ def set_up_nnunet(
     painting = _painting(workspace.root, plan, method_name, hosts, patches, quality, device, seed)
     painting = replace(painting, weights=weights or {}, learned_from=method.learned_from() if method else ())
     sources = gather_faults(faults, lambda: find_sources(workspace, plan, painting))
-    dataset = gather_faults(faults, lambda: read_planned_dataset(plan))
+    dataset = gather_faults(faults, lambda: read_planned_dataset(workspace, plan))
     divided = gather_faults(faults, lambda: find_fold(dataset, splits)) if dataset is not None else None
+    faults += planned_reader_faults(dataset.path) if dataset is not None else []
     if hosts.healthy is not None and sources is not None and dataset is not None:
         faults += _held_out_faults(hosts.healthy, sources, dataset, splits)
     if sources is not None and (without := unlabeled_hosts(plan, sources)):
         faults.append(unlabeled_hosts_fault(str(hosts.healthy), without))
-    if quality.until_pass is not None:
-        gather_faults(faults, lambda: needed_judge(workspace, quality.judge, device))
+    if quality.until_pass is not None and sources is not None:
+        scans = [source.files for source in sources]
+        gather_faults(faults, lambda: needed_judge(workspace, quality.judge, device, scans))
     if faults or sources is None or divided is None:
         raise StateError("Painting cannot be set up", faults)
     painting = replace(painting, hosts=source_names(sources), hosts_hash=hash_file_sizes(sources))
@@ -121,6 +125,7 @@ def _painting(
         roi=roi,
         judge=None if quality.judge is None else str(quality.judge),
         keep=quality.keep,
+        p_alone=quality.p_alone,
         until_pass=quality.until_pass,
         mixup=patches.mixup,
         probability=patches.probability,

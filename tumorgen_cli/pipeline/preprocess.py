@@ -7,9 +7,9 @@ from pathlib import Path
 from tumorgen_cli.data.checks import read_header
 from tumorgen_cli.data.hosts import describe_matches, find_hosts, match_cases
 from tumorgen_cli.data.workers import choose_preprocessing_workers
+from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.preprocess import preprocess
-from tumorgen_cli.synthesis.sources import read_planned_dataset
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.json_records import read_record, write_json
@@ -19,7 +19,7 @@ from tumorgen_cli.system.locks import locked
 def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
     """Preprocess every case of the plan that is not done; return how many were written."""
     plan, splits = workspace.plan(), workspace.splits()
-    dataset = read_planned_dataset(plan)
+    dataset = read_planned_dataset(workspace, plan)
     facts = {case.case: case for case in workspace.fingerprint().cases}
     cases = [*splits.train, *splits.test]
     jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
@@ -39,9 +39,8 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
     """
     plan, splits = workspace.plan(), workspace.splits()
     hosts = find_hosts(healthy, [channel.name for channel in plan.channels], plan.file_ending)
-    known = match_cases(
-        {host.case: host.files[0] for host in hosts}, read_planned_dataset(plan), [*splits.train, *splits.test]
-    )
+    dataset = read_planned_dataset(workspace, plan)
+    known = match_cases({host.case: host.files[0] for host in hosts}, dataset, [*splits.train, *splits.test])
     if known:
         found = f"{len(known)} of the data set's own cases, or scans of their names ({describe_matches(known)})"
         remedy = "remove them, or rename what is another scan: held-out cases teach nothing"

@@ -13,12 +13,13 @@ from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.methods.shortfalls import LEAST_TRAINED
 from tumorgen_cli.pipeline.hints import DEFAULT_METHOD, command_line, quote
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.synthesis.logs import read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.errors import Fault, StateError, gather_faults
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_fields
 from tumorgen_cli.system.locks import lock_holder
@@ -59,7 +60,10 @@ def workspace_status(workspace: Workspace, work: Path | str | None = None) -> li
         return [Step("plan", state, "", command_line("plan DATASET", work))]
     plan, splits = workspace.plan(), workspace.splits()
     detail = f"{plan.dataset}: {len(splits.train)} cases to learn from, {len(splits.test)} held out"
-    steps = [Step("plan", "done", detail, command_line(f"plan {quote(plan.dataset_path)}", work))]
+    faults: list[Fault] = []
+    gather_faults(faults, lambda: read_planned_dataset(workspace, plan))
+    state, detail = ("outdated", f"{detail}; the data set: {faults[0].found}") if faults else ("done", detail)
+    steps = [Step("plan", state, detail, command_line(f"plan {quote(plan.dataset_path)}", work))]
     cases = [*splits.train, *splits.test]
     ready = sum(is_done(plan, case, workspace.cases / case) for case in cases)
     state = "done" if ready == len(cases) else "partly" if ready else "to do"

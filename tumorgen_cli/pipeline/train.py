@@ -18,8 +18,8 @@ from tumorgen_cli.methods.base import INITIAL, Method
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
+from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.synthesis.sources import read_planned_dataset
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
@@ -48,7 +48,7 @@ def train_own_judge(
     from tumorgen_cli.nnunet.job import TrainingOptions, device_kind, training_data
 
     plan = workspace.plan()
-    data = training_data(read_planned_dataset(plan), workspace.splits())
+    data = training_data(read_planned_dataset(workspace, plan), workspace.splits())
     seed = plan.seed if seed is None else seed
     options = TrainingOptions(minutes, seed, device_kind(device), plan.precision)
     domain = make_domain(workspace.fingerprint().of(workspace.splits().train))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data import channels
 from tumorgen_cli.data.body import body_levels, body_mask, body_stride
+from tumorgen_cli.data.contents import Contents, hash_case
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.integrity import CaseCheck, CaseVoxels, check_case, conclude_checks
 from tumorgen_cli.data.workers import map_cases
@@ -38,12 +39,14 @@ class Findings:
     """The fingerprint of a data set, and what the user should know although it is no fault.
 
     `tumor_free` lists the cases without a tumor voxel. `small_components` counts, by case, the tumor components that
-    are too small to learn from. `padded` lists the cases with voxels that were not measured.
+    are too small to learn from. `contents` is the content of the files that were read. `padded` lists the cases with
+    voxels that were not measured.
     """
 
     fingerprint: Fingerprint
     tumor_free: tuple[str, ...]
     small_components: dict[str, int]
+    contents: Contents
     padded: tuple[str, ...] = ()
 
     @property
@@ -78,7 +81,7 @@ class CaseReport:
     """
 
     check: CaseCheck
-    label_hash: str = ""
+    contents: Contents = field(default_factory=dict)
     facts: CaseFacts | None = None
     small_components: int = 0
     foreground: np.ndarray | None = None
@@ -106,11 +109,12 @@ def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticke
         remedy = "choose the right label with --tumor-label, or use scans of finer spacing"
         fault = Fault(str(dataset.path / "labelsTr"), found, "a tumor in one case at least", remedy)
         raise DataError(f"{dataset.name} has no tumor to learn from", [fault])
+    contents = {name: content for report in reports for name, content in report.contents.items()}
     small = {report.check.case: report.small_components for report in reports if report.small_components}
     fingerprint = Fingerprint(
         dataset=dataset.name,
         path=str(dataset.path),
-        content_hash=_content_hash(dataset, [report.label_hash for report in reports]),
+        content_hash=content_hash(dataset, contents),
         file_ending=dataset.file_ending,
         labels=dict(dataset.labels),
         tumor_name=dataset.tumor_name,
@@ -118,24 +122,18 @@ def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticke
         channels=tuple(_channel_facts(name, i, reports) for i, name in enumerate(dataset.channel_names)),
         cases=cases,
     )
-    return Findings(fingerprint, tumor_free, small, tuple(report.check.case for report in reports if report.padded))
+    padded = tuple(report.check.case for report in reports if report.padded)
+    return Findings(fingerprint, tumor_free, small, contents, padded)
 
 
-def content_hash(dataset: Dataset) -> str:
+def content_hash(dataset: Dataset, contents: Contents) -> str:
     """Compute the hash that `make_fingerprint` records.
 
-    It depends on the names and sizes of all files, the content of the label files, and the format of the fingerprint.
-    The content of images is not hashed, which keeps this fast; an image that is replaced by one of exactly the same
-    size is not noticed. Missing files change the hash and raise no error.
+    It depends on the names and the content of all files, on what dataset.json says of them, and on the format of the
+    fingerprint.
     """
-    labels = [dataset.label_file(case) for case in dataset.cases]
-    return _content_hash(dataset, [files.hash_file(path) if path.exists() else "" for path in labels])
-
-
-def _content_hash(dataset: Dataset, label_hashes: list[str]) -> str:
-    images = [path for case in dataset.cases for path in dataset.image_files(case)]
-    sizes = [(path.name, path.stat().st_size if path.exists() else None) for path in images]
-    return json_records.hash_value([FORMAT, dataset.channel_names, dataset.labels, dataset.cases, sizes, label_hashes])
+    hashes = {name: content.hash for name, content in contents.items()}
+    return json_records.hash_value([FORMAT, dataset.channel_names, dataset.labels, dataset.cases, hashes])
 
 
 def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
@@ -150,7 +148,7 @@ def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
     rng = np.random.default_rng(files.derive_seed("fingerprint", case))
     return CaseReport(
         check=check,
-        label_hash=files.hash_file(dataset.label_file(case)),
+        contents=hash_case(dataset, case),
         facts=CaseFacts(case, voxels.grid, tumors, _measure_body(voxels)),
         small_components=small,
         foreground=_sample(voxels.channels, np.flatnonzero(voxels.tumor), samples, rng),

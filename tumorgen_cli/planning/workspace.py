@@ -41,6 +41,11 @@ class Workspace:
         return self.root / "fingerprint.json"
 
     @property
+    def contents_file(self) -> Path:
+        """The content of the data set's files as they were planned with, by hashes."""
+        return self.root / "contents.json"
+
+    @property
     def splits_file(self) -> Path:
         """The training cases and the held-out cases."""
         return self.root / "splits.json"

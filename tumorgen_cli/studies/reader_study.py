@@ -26,6 +26,7 @@ from tumorgen_cli.figures import display_style, upright, upright_grid
 from tumorgen_cli.geometry import Shape, Triple, as_triple
 from tumorgen_cli.pipeline.sets import finished_sets
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import scale, scan_limits
 from tumorgen_cli.studies.reader_lesions import (
@@ -153,6 +154,7 @@ def make_reader_study(
         with_mask: Whether readers can show the outline of the lesion.
     """
     plan, folders = workspace.plan(), finished_sets(workspace, synthetic)
+    read_planned_dataset(workspace, plan)
     real = real_tumors(plan, workspace.fingerprint(), workspace.splits())
     folder = out or workspace.root / "reader_study"
     with locked(folder, "reader-study"), console.progress("drawing", study_steps(real, folders, pairs)) as tick:

@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tumorgen_cli.data.contents import describe_files
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.hosts import index_cases_by_voxels
 from tumorgen_cli.data.splits import SPLITS, Splits, check_folds, make_nnunet_folds, read_folds
 from tumorgen_cli.data.volumes import read_grid
-from tumorgen_cli.planning.fingerprint import content_hash
 from tumorgen_cli.synthesis.merge_checks import (
     RECORD,
     SyntheticSet,
@@ -176,7 +176,7 @@ def plan_merge(
     if faults:
         raise DataError("The sets cannot be merged", faults)
     hashes = {str(each.folder): hash_value([each.records, each.learned_from]) for each in sets}
-    described = {"real": str(real.path), "content": content_hash(real)}
+    described = {"real": str(real.path), "content": describe_files(real)}
     identity = {
         "format": PAIR_FORMAT,
         "command": "merge",
