@@ -12,6 +12,9 @@ from tumorgen_cli.system.errors import Fault, abbreviate_list
 from tumorgen_cli.system.json_records import read_record
 
 
+_READER = "overwrite_image_reader_writer"  # of dataset.json: the reader that nnU-Net is to use
+
+
 def painting_faults(painting: Painting, trainer: Any, validation: Sequence[str], known: Sequence[str]) -> list[Fault]:
     """Return the reasons why a trainer cannot learn from what is painted.
 
@@ -28,6 +31,26 @@ def painting_faults(painting: Painting, trainer: Any, validation: Sequence[str],
     ]
 
 
+def planned_reader_faults(dataset: Path) -> list[Fault]:
+    """Return the fault of the reader that a raw data set prescribes to nnU-Net, before nnU-Net plans with it.
+
+    Args:
+        dataset: the folder of the data set.
+    """
+    path = dataset / "dataset.json"
+    reader = read_record(dict[str, Any], path, "correct it").get(_READER) or "None"
+    # of the endings that are allowed, nnU-Net reads all with one of its own readers that fit
+    return [] if reader == "None" else reader_faults(f"{path}: {_READER}", str(reader))
+
+
+def reader_faults(where: str, reader: str) -> list[Fault]:
+    """Return the fault of a reader of nnU-Net whose arrays have other axes or values than those that are painted."""
+    if reader in READERS:
+        return []
+    remedy = f'use NIfTI files and no other "{_READER}" in dataset.json; then nnUNetv2_plan_and_preprocess'
+    return [Fault(where, reader, f"one of {', '.join(READERS)}", remedy)]
+
+
 def _data_faults(painting: Painting, trainer: Any) -> list[Fault]:
     """Return the faults of nnU-Net's configuration, file format, channels and labels."""
     faults, remedy = [], "use a workspace of this data set"
@@ -36,9 +59,7 @@ def _data_faults(painting: Painting, trainer: Any) -> list[Fault]:
         found = "a cascade's second stage"
         faults.append(Fault(trainer.configuration_name, found, expected, "train 3d_fullres or 3d_lowres"))
     reader = trainer.plans_manager.plans["image_reader_writer"]
-    if reader not in READERS:
-        where = "image_reader_writer of nnU-Net's plans"
-        faults.append(Fault(where, reader, f"one of {', '.join(READERS)}", "plan with NIfTI files"))
+    faults += reader_faults("image_reader_writer of nnU-Net's plans", reader)
     dataset = trainer.dataset_json
     channels = [str(name).lower() for name in (dataset.get("channel_names") or dataset["modality"]).values()]
     if channels != [name.lower() for name in painting.channels]:
