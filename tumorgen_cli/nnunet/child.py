@@ -145,8 +145,6 @@ def _main(folder: Path) -> None:
     torch.manual_seed(job.seed)
     torch.backends.cudnn.benchmark = True  # as nnU-Net's own command does
     trainer = trainer_class(job, report)(plans, CONFIGURATION, "all", dataset, torch.device(job.device))
-    for stale in latest.parent.glob(".*.tmp.pth"):  # left by a kill while a checkpoint was written
-        stale.unlink()
     if latest.is_file():
         trainer.load_checkpoint(str(latest))
     trainer.run_training()
