@@ -63,6 +63,25 @@ def test_what_is_done_is_not_redone(workspace, jobs, tmp_path):
     assert {p.parent.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp} == {victim, half}
 
 
+@pytest.mark.parametrize("name", ["image.npy", "tumors.npy", "case.json"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_damaged_case_is_refused_and_the_remedy_makes_it_again(workspace, jobs, tmp_path, name, damage):
+    folder = tmp_path / "cases"
+    shutil.copytree(workspace.cases, folder)
+    before, path = content(folder), folder / jobs[1][0] / name
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :]
+    path.write_bytes({"flipped": flipped, "cut": whole[:middle], "gone": b""}[damage])
+    if damage == "gone":
+        path.unlink()
+    with pytest.raises(StateError, match="tumorgen preprocess"):
+        load_case(path.parent)
+    assert pre.preprocess(workspace.plan(), jobs, folder, 0, lambda *_: None) == 1
+    assert content(folder) == before
+    assert load_case(path.parent).record.case == jobs[1][0]
+
+
 def test_a_case_of_another_plan_is_redone(workspace, jobs, tmp_path):
     folder = tmp_path / "cases"
     shutil.copytree(workspace.cases, folder)

@@ -124,7 +124,9 @@ def case():
         0, 0.1, (1, 40, 36, 30)
     ).astype(np.float32)
     first, second = (Component(i, geometry.tight_box(tumors == i), True) for i in (1, 2))
-    return Case(CaseRecord("c", "h", tumors.shape, (4.0, 4.0, 4.0), ((0.0, 20.0),), (first, second)), image, tumors)
+    return Case(
+        CaseRecord("c", "h", tumors.shape, (4.0, 4.0, 4.0), ((0.0, 20.0),), (first, second), ("", "")), image, tumors
+    )
 
 
 def test_without_a_seed_the_window_is_centred_and_untouched(case):

@@ -10,7 +10,12 @@ import numpy as np
 
 from tumorgen_cli.geometry import Box, Shape, Triple
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.system.json_records import hash_value, read_plain, read_record
+from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.system.files import check_hash
+from tumorgen_cli.system.json_records import hash_value, read_record
+
+ARRAYS = ("image.npy", "tumors.npy")
+_REMEDY = "run `tumorgen preprocess`, for scans without labels with --healthy DIR"
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Component:
 class CaseRecord:
     """The content of `case.json`, which is written last: what is beside it, and a hash of what it was made from.
 
-    `limits` holds the clip limits per channel, in the scan's intensities.
+    `limits` holds the clip limits per channel, in the scan's intensities. `hashes` are those of the files in `ARRAYS`.
     """
 
     case: str
@@ -35,6 +40,7 @@ class CaseRecord:
     spacing_mm: Triple
     limits: tuple[tuple[float, float], ...]
     components: tuple[Component, ...]
+    hashes: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,35 @@ def inputs_hash(plan: Plan, case: str) -> str:
 
 
 def is_done(plan: Plan, case: str, folder: Path) -> bool:
-    """Whether a folder holds this case, made from the current plan."""
+    """Whether a folder holds this case, made from the current plan. The arrays are not read, see `is_whole`."""
+    try:
+        return read_case_record(folder).inputs_hash == inputs_hash(plan, case)
+    except StateError:  # there is none, or it is damaged
+        return False
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the arrays of a case are what was written; reads them."""
+    try:
+        _check_arrays(folder, read_case_record(folder))
+    except StateError:
+        return False
+    return True
+
+
+def read_case_record(folder: Path) -> CaseRecord:
+    """Read the record of a preprocessed case.
+
+    Raises:
+        StateError: the case is not preprocessed, or its record is damaged.
+    """
     path = folder / "case.json"
-    return path.is_file() and read_plain(path, "run `tumorgen preprocess`").get("inputs_hash") == inputs_hash(
-        plan, case
-    )
+    try:
+        return read_record(CaseRecord, path, _REMEDY)
+    except PlanError as error:
+        found = "; ".join(f"{fault.where}: {fault.found}" for fault in error.faults)
+        fault = Fault(str(path), found, "the record of a preprocessed case", _REMEDY)
+        raise StateError("A case has to be preprocessed again", [fault]) from error
 
 
 @lru_cache(maxsize=512)
@@ -70,7 +100,14 @@ def load_case(folder: Path) -> Case:
     """Load the memory-mapped case in a folder.
 
     Raises:
-        StateError: the case is not preprocessed.
+        StateError: the case is not preprocessed, or its files are damaged.
     """
-    record = read_record(CaseRecord, folder / "case.json", "run `tumorgen preprocess`")
-    return Case(record, np.load(folder / "image.npy", mmap_mode="r"), np.load(folder / "tumors.npy", mmap_mode="r"))
+    record = read_case_record(folder)
+    _check_arrays(folder, record)
+    image, tumors = (np.load(folder / name, mmap_mode="r") for name in ARRAYS)
+    return Case(record, image, tumors)
+
+
+def _check_arrays(folder: Path, record: CaseRecord) -> None:
+    for name, expected in zip(ARRAYS, record.hashes, strict=True):
+        check_hash(folder / name, expected, _REMEDY)

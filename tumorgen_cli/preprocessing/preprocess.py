@@ -20,11 +20,11 @@ from tumorgen_cli.data.channels import fill_paddings
 from tumorgen_cli.data.volumes import read_image, read_volume, resample, working_grid
 from tumorgen_cli.geometry import Grid, Shape, box_of_slices
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.preprocessing.cases import CaseRecord, Component, inputs_hash, is_done
+from tumorgen_cli.preprocessing.cases import ARRAYS, CaseRecord, Component, inputs_hash, is_done, is_whole
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import atomic
+from tumorgen_cli.system.files import atomic, hash_file
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.system.processes import worker_pool
 
@@ -59,11 +59,12 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
         tumor = labels == plan.tumor_label
         mask = _onto_working_grid(tumor, label_grid, onto)
     numbers, components = find_components(mask, plan.window.shape)
-    for name, data in (("image", image), ("tumors", numbers)):
-        with atomic(folder / f"{name}.npy") as temporary:
+    for name, data in zip(ARRAYS, (image, numbers), strict=True):
+        with atomic(folder / name) as temporary:
             np.save(temporary, data)
+    made = hash_file(folder / ARRAYS[0]), hash_file(folder / ARRAYS[1])
     limits = tuple((float(low), float(high)) for low, high in scan_limits(array, plan.channels, tumor))
-    record = CaseRecord(case, inputs_hash(plan, case), onto.shape, onto.spacing_mm, limits, components)
+    record = CaseRecord(case, inputs_hash(plan, case), onto.shape, onto.spacing_mm, limits, components, made)
     write_json(folder / "case.json", record)
 
 
@@ -103,7 +104,7 @@ def find_components(mask: np.ndarray, window: Shape) -> tuple[np.ndarray, tuple[
 
 
 def preprocess(plan: Plan, jobs: Sequence[Job], folder: Path, workers: int, ticker: Ticker) -> int:
-    """Preprocess the cases that are not done.
+    """Preprocess the cases that are not done, and those whose files are damaged.
 
     At most `workers` cases are in memory at the same time. An error of a case is raised unchanged.
 
@@ -120,7 +121,7 @@ def preprocess(plan: Plan, jobs: Sequence[Job], folder: Path, workers: int, tick
     Raises:
         StateError: a worker was killed.
     """
-    todo = [job for job in jobs if not is_done(plan, job[0], folder / job[0])]
+    todo = [job for job in jobs if not (is_done(plan, job[0], folder / job[0]) and is_whole(folder / job[0]))]
     done = len(jobs) - len(todo)
     ticker(done, "")
     for case, _, _ in todo:

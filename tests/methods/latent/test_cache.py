@@ -31,10 +31,10 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     method = find_method("tumorgen")(plan, trained)
     candidates = find_candidates(load_cases(trained, trained.splits().train))[:3]
     cache = LatentCache(tmp_path, candidates, 2, "weights a")
-    cache.build(method.vae.eval(), plan, "cpu", lambda *_: None)
-    latents, packed = cache.load().latents, cache.load().packed
+    made = cache.build(method.vae.eval(), plan, "cpu", lambda *_: None)
+    latents, packed = made.latents, made.packed
     assert latents.shape == (3, 2, 4, 8, 8, 8)
-    masks, characters = np.unpackbits(packed, axis=-1), cache.load().characters
+    masks, characters = np.unpackbits(packed, axis=-1), made.characters
     assert masks.shape == (3, 2, 32, 32, 32)
     assert masks[:, 0].any((1, 2, 3)).all()
     image, mask = candidate_window(plan, candidates[1], 1)
@@ -51,9 +51,20 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
         )
 
     stamps = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
-    (tmp_path / f"{candidates[0].name}.npz").unlink()
+    missing, cut, flipped = (tmp_path / f"{candidate.name}.npz" for candidate in candidates)
+    missing.unlink()
+    cut.write_bytes(cut.read_bytes()[:-100])
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped.write_bytes(content)
+    again = LatentCache(tmp_path, candidates, 2, "weights a").build(method.vae, plan, "cpu", lambda *_: None)
+    np.testing.assert_array_equal(again.latents, latents)
+    assert all(p.stat().st_mtime_ns != stamps[p.name] for p in tmp_path.glob("*.npz"))
+    stamps = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
     LatentCache(tmp_path, candidates, 2, "weights a").build(method.vae, plan, "cpu", lambda *_: None)
-    np.testing.assert_array_equal(cache.load().latents, latents)
-    assert sum(p.stat().st_mtime_ns != stamps[p.name] for p in tmp_path.glob("*.npz")) == 1
+    assert all(p.stat().st_mtime_ns == stamps[p.name] for p in tmp_path.glob("*.npz"))
+    (tmp_path / "latents.json").write_text("{")  # damaged: all are made again
+    LatentCache(tmp_path, candidates, 2, "weights a").build(method.vae, plan, "cpu", lambda *_: None)
+    assert all(p.stat().st_mtime_ns != stamps[p.name] for p in tmp_path.glob("*.npz"))
     LatentCache(tmp_path, candidates[:2], 1, "weights b").build(method.vae, plan, "cpu", lambda *_: None)
     assert len(list(tmp_path.glob("*.npz"))) == 2  # made from other weights: all were replaced

@@ -38,7 +38,7 @@ from tumorgen_cli.models.unet import make_unet
 from tumorgen_cli.planning.fingerprint import Fingerprint, TumorFacts
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.cases import Case, is_done, load_case
+from tumorgen_cli.preprocessing.cases import Case, is_done, load_case, read_case_record
 from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
 from tumorgen_cli.system.devices import DeviceBudget
@@ -116,7 +116,8 @@ class FreeTumor(Method):
         if name == "segmentor":
             return own
         removal = (self.plan.paste.heal_mm, self.plan.paste.seen_in)
-        scans = [(c.record.case, c.record.inputs_hash) for c in self._unlabeled()]
+        records = (read_case_record(folder) for folder in self._unlabeled_folders())
+        scans = [(record.case, record.inputs_hash) for record in records]
         return hash_value([own, self.config.mask, removal, scans])
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
@@ -192,7 +193,11 @@ class FreeTumor(Method):
 
     def _unlabeled(self) -> list[Case]:
         """The tumor-free scans of the workspace, ordered by name."""
-        return [load_case(path.parent) for path in sorted(self.workspace.unlabeled.glob("*/case.json"))]
+        return [load_case(folder) for folder in self._unlabeled_folders()]
+
+    def _unlabeled_folders(self) -> list[Path]:
+        """The folders of these scans, ordered by name."""
+        return [path.parent for path in sorted(self.workspace.unlabeled.glob("*/case.json"))]
 
     def _check_unlabeled(self, unlabeled: Sequence[Case]) -> None:
         """Check that the tumor-free scans are preprocessed by this plan.

@@ -24,9 +24,10 @@ from tumorgen_cli.preprocessing.cases import Case, Component
 from tumorgen_cli.preprocessing.intensity import to_comparable_units, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault
-from tumorgen_cli.system.files import atomic, derive_seed
-from tumorgen_cli.system.json_records import hash_value, read_plain, write_json
+from tumorgen_cli.system.arrays import read_arrays, write_arrays
+from tumorgen_cli.system.errors import DataError, Fault, StateError
+from tumorgen_cli.system.files import derive_seed
+from tumorgen_cli.system.json_records import hash_value, read_fields, write_json
 
 FORMAT = 3  # version of the cache's files; raise it also when the computation of characters changes
 
@@ -108,26 +109,29 @@ class LatentCache:
     def __init__(self, folder: Path, candidates: Sequence[Candidate], copies: int, made_from: str) -> None:
         self.folder, self.candidates, self.copies, self.made_from = folder, candidates, copies, made_from
 
-    def build(self, encoder: Codec, plan: Plan, device: str, tick: Callable[[int, str], None]) -> None:
-        """Encode the candidates that are not in the cache yet; files of other weights or settings are replaced."""
+    def build(self, encoder: Codec, plan: Plan, device: str, tick: Callable[[int, str], None]) -> Latents:
+        """Load all windows; those that are missing or damaged, or of other weights or settings, are encoded."""
         manifest = self.folder / "latents.json"
-        if not manifest.is_file() or read_plain(manifest, "train the flow again").get("made_from") != self.made_from:
+        if not _is_made_from(manifest, self.made_from):
             for old in self.folder.glob("*.npz"):
                 old.unlink()
             write_json(manifest, {"made_from": self.made_from})
+        parts = []
         for done, candidate in enumerate(self.candidates):
             tick(done, candidate.name)
             path = self.folder / f"{candidate.name}.npz"
-            if not path.is_file():
+            part = read_arrays(path)
+            if part is None:
                 windows = [self.encode(encoder, plan, device, candidate, copy) for copy in range(self.copies)]
-                with atomic(path) as temporary:
-                    np.savez(
-                        temporary,
-                        latents=np.stack([window.latent for window in windows]),
-                        masks=np.packbits(np.stack([window.mask for window in windows]), axis=-1),
-                        characters=np.stack([window.character for window in windows]),
-                    )
+                part = {
+                    "latents": np.stack([window.latent for window in windows]),
+                    "masks": np.packbits(np.stack([window.mask for window in windows]), axis=-1),
+                    "characters": np.stack([window.character for window in windows]),
+                }
+                write_arrays(path, part)
+            parts.append(part)
         tick(len(self.candidates), "")
+        return Latents(*(np.stack([part[name] for part in parts]) for name in ("latents", "masks", "characters")))
 
     def encode(self, encoder: Codec, plan: Plan, device: str, candidate: Candidate, copy: int) -> EncodedWindow:
         """Encode one copy of a candidate's window."""
@@ -136,10 +140,13 @@ class LatentCache:
             latent = encoder.encode(torch.from_numpy(image)[None].to(device))[0].float().cpu().numpy()
         return EncodedWindow(latent, mask, _character(plan, candidate, image, mask))
 
-    def load(self) -> Latents:
-        """Load all windows into memory."""
-        parts = [np.load(self.folder / f"{candidate.name}.npz") for candidate in self.candidates]
-        return Latents(*(np.stack([part[name] for part in parts]) for name in ("latents", "masks", "characters")))
+
+def _is_made_from(manifest: Path, made_from: str) -> bool:
+    """Whether a cache was made from these weights and settings; not if its manifest is damaged."""
+    try:
+        return bool(read_fields(manifest, "").get("made_from") == made_from)
+    except StateError:  # there is none, or it is damaged
+        return False
 
 
 def _character(plan: Plan, candidate: Candidate, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -210,8 +217,7 @@ def training_latents(method: Method, encoder: Codec, encoder_hash: str, copies: 
         processes.main_process_first(),
         console.progress("encoding tumors", len(candidates), quiet=not processes.is_main_process) as tick,
     ):
-        cache.build(encoder, plan, device, tick)
-    return cache.load()
+        return cache.build(encoder, plan, device, tick)
 
 
 def held_out_cases(workspace: Workspace) -> list[Case]:
