@@ -173,6 +173,16 @@ def test_images_are_links_or_copies_and_labels_are_copies(real, healthy, tmp_pat
     assert hash_file(made.out / "imagesTr" / linked.name) == hash_file(linked)
 
 
+@pytest.mark.parametrize("name", ["imagesTr/r03_0000.nii.gz", "labelsTr/r03.nii.gz"])
+def test_a_cut_file_of_a_real_case_is_told(real, healthy, name):
+    content = (real / name).read_bytes()
+    (real / name).write_bytes(content[: int(0.6 * len(content))])
+    with pytest.raises(DataError) as caught:
+        merge(real, healthy)
+    assert [fault.where for fault in caught.value.faults] == [str(real / name)]
+    assert not (real.parent / "Dataset601_Merged").exists()
+
+
 def test_an_edited_label_is_not_overwritten(real, healthy):
     made = merge(real, healthy)
     edited = made.out / "labelsTr" / "r03.nii.gz"
@@ -209,6 +219,7 @@ def test_a_pair_painted_into_a_validation_case_is_left_out(real, tmp_path, monke
     )
     found = write_set(tmp_path / "test", ["r04", "h1", "r00", ("renamed", hash_voxels(image))])
     read = []
+    monkeypatch.setattr(merge_module, "damage_faults", lambda *_, **__: [])  # which reads every file
     monkeypatch.setattr(volumes, "read_volume", lambda path: read.append(path.name) or read_volume(path))
     (fold,) = merge(real, found).folds
     assert fold.pairs == ("test_h1_s0001", "test_r00_s0002")

@@ -79,6 +79,11 @@ def check_dataset(dataset: Dataset, workers: int | None = None, ticker: Ticker |
     return conclude_checks(dataset, list(map_cases(_check_case_only, dataset, workers, ticker)))
 
 
+def damage_faults(dataset: Dataset, workers: int | None = None, ticker: Ticker | None = None) -> list[Fault]:
+    """Read every file of a data set, and return the faults of those that are truncated, damaged or invalid."""
+    return [fault for check in map_cases(_check_case_only, dataset, workers, ticker) for fault in check.faults]
+
+
 def _check_case_only(dataset: Dataset, case: str) -> CaseCheck:
     return check_case(dataset, case)[0]
 

@@ -24,6 +24,7 @@ from typing import Any
 from tumorgen_cli.data.contents import describe_files
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.hosts import index_cases_by_voxels
+from tumorgen_cli.data.integrity import damage_faults
 from tumorgen_cli.data.splits import SPLITS, Splits, check_folds, make_nnunet_folds, read_folds
 from tumorgen_cli.data.volumes import read_grid
 from tumorgen_cli.synthesis.merge_checks import (
@@ -129,9 +130,8 @@ def plan_merge(
     """Check a merge and decide what it writes.
 
     A pair is left out of the training of each fold that validates on its host, known by name or by voxels, or on a case
-    that its method has learned from. Labels are compared as the data sets declare them; images are opened only to
-    identify hosts by their voxels. If a judge that chose a set's pairs is known to have learned from validation cases,
-    there is a warning.
+    that its method has learned from. Every file is read whole, so that none is truncated or damaged. If a judge that
+    chose a set's pairs is known to have learned from validation cases, there is a warning.
 
     Args:
         real_folder: the real data set.
@@ -167,6 +167,9 @@ def plan_merge(
             divided = gather_faults(faults, lambda: _divide(checked, sets, folds, preprocessed))
     if faults or real is None or divided is None:
         raise DataError(f"The sets cannot be merged: {len(faults)} fault{'s' * (len(faults) > 1)}", faults)
+    with console.progress("checking the real cases", len(real.cases)) as tick:
+        if faults := damage_faults(real, ticker=tick):
+            raise DataError("The real cases cannot be merged", faults)
     pairs = _find_pairs(real, sets)
     faults = _pair_name_faults(real, pairs)
     made = tuple(_make_fold(each.train, each.test, pairs, oversample) for each in divided)
