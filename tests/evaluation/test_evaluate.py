@@ -26,7 +26,6 @@ from support.workspaces import fingerprint_of, tumors_of
 
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation import cases
-from tumorgen_cli.evaluation import evaluate as evaluate_module
 from tumorgen_cli.evaluation import measure as measure_module
 from tumorgen_cli.evaluation.evaluate import ScoringJudge, evaluate_set, evaluation_steps, read_scores
 from tumorgen_cli.evaluation.measure import window_around
@@ -38,6 +37,7 @@ from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.metrics.feature_networks import hand_made
 from tumorgen_cli.pipeline import evaluate as pipeline_evaluate
 from tumorgen_cli.planning.plan import ChannelPlan
+from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.files import hash_files
 
@@ -45,7 +45,9 @@ from tumorgen_cli.system.files import hash_files
 def evaluate(plan, folder, judge, tmp_path):
     steps = []
     out, real = tmp_path / "evaluation" / "toy", tumors_of(plan, SPLITS)
-    scoring = ScoringJudge(judge and Predictions(judge, measure_module.cache_folder(out)), reason="" if judge else "none")
+    scoring = ScoringJudge(
+        judge and Predictions(judge, measure_module.cache_folder(out)), reason="" if judge else "none"
+    )
     scores = evaluate_set(plan, real, folder, out, scoring, hand_made(), 0, lambda done, note="": steps.append(done))
     write_page(plan, real, folder, out, scores, ())
     assert steps == list(range(1, evaluation_steps(folder, real) + 1))
@@ -148,6 +150,9 @@ def test_a_changed_pair_is_measured_again(plan, synthetic, tmp_path):
     evaluate(plan, synthetic, Threshold(), tmp_path)
     seen = ball((12, 10, 8), 14)
     write_case(synthetic, "c", scan(seen, 8, 14), seen * 2)
+    with pytest.raises(StateError, match=r"c_0000(.|\n)*changed since it was written"):
+        evaluate(plan, synthetic, Threshold(), tmp_path)
+    write_provenance(synthetic, read_provenance(synthetic))  # as if it had been made so
     judge = Threshold()
     assert evaluate(plan, synthetic, judge, tmp_path).of("synthetic")[2].verdict.dice == 1
     assert judge.asked == 1
@@ -180,6 +185,7 @@ def test_what_lies_outside_the_box_does_not_count(plan, tmp_path):
 
 def test_an_empty_pair_is_counted_not_hidden(plan, synthetic, tmp_path):
     write_case(synthetic, "c", scan(np.zeros(SHAPE, bool), 1, 2), np.zeros(SHAPE))
+    write_provenance(synthetic, read_provenance(synthetic))
     scores = evaluate(plan, synthetic, Threshold(), tmp_path)
     assert scores.of("synthetic")[2].statistics.volume_ml == 0
     assert scores.agreement.of("dice").synthetic.undefined == 1
@@ -192,12 +198,12 @@ def test_missing_files_are_all_told(plan, synthetic, tmp_path):
     write_case(synthetic, "z", np.zeros(SHAPE), np.zeros(SHAPE))
     with pytest.raises(StateError) as error:
         evaluate(plan, synthetic, None, tmp_path)
-    assert len(error.value.faults) == 3
+    assert len(error.value.faults) == 4  # both files that belong to no pair
     with pytest.raises(StateError, match="Real cases"):
         cases.real_tumors(replace(plan, dataset_path="/nowhere"), fingerprint_of(plan, SPLITS), SPLITS)
     (synthetic / "provenance.jsonl").write_text('{"case": "a"}\nnonsense\n')
     with pytest.raises(StateError, match="line 2"):
-        evaluate_module.read_provenance(synthetic)
+        read_provenance(synthetic)
     (synthetic / "dataset.json").unlink()
     with pytest.raises(StateError, match="tumorgen synthesize"):
         cases.synthetic_cases(plan, synthetic)
@@ -244,7 +250,7 @@ def test_real_tumors_count_one_by_one(plan, tmp_path, monkeypatch):
         tumors_of(plan, SPLITS),
         copy,
         tmp_path / "evaluation" / "toy",
-        Threshold(),
+        ScoringJudge(Predictions(Threshold())),
         hand_made(),
         0,
         lambda *_: None,
@@ -372,6 +378,7 @@ def test_the_main_channel_is_scored_and_shown(plan, synthetic, tmp_path, monkeyp
         for path in [*(new / "imagesTr").iterdir()]:
             path.rename(path.with_name(path.name.replace("_0000", "_0001")))
             write_volume(path, noise, GRID)
+    write_provenance(pairs, read_provenance(pairs))
     both = replace(
         plan,
         dataset_path=str(two),
@@ -416,5 +423,5 @@ def test_a_tumor_is_not_measured_by_itself(plan, tmp_path):
             )
             (files,) = cases.synthetic_cases(plan, folder)
             means.append(measure_module.measure_case(plan, files, folder.parent).statistics.mean)
-    unit = np.percentile(bare, (0, 99.9))
+    unit = np.percentile(bare, (0.1, 99.9))
     np.testing.assert_allclose(means, (np.repeat([2.0, 4.0], 2) - unit[0]) / np.ptp(unit), rtol=0.05)

@@ -5,31 +5,34 @@ import csv
 import json
 import multiprocessing.pool
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.sets import SHAPE, Threshold, scan, write_case
+from support.sets import GRID, SHAPE, Threshold, ball, scan, write_case, write_provenance, write_set
 
+from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.evaluation.filter import filter_set
+from tumorgen_cli.judge.predictions import Predictions
+from tumorgen_cli.judge.verdict import PassRule
 from tumorgen_cli.nnunet.results import LearnedCases
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
-from tumorgen_cli.synthesis.set_files import read_judges, read_provenance
+from tumorgen_cli.synthesis.set_files import read_judges, read_provenance, write_hosts
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.system.errors import StateError
-from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.files import hash_file, hash_files
 from tumorgen_cli.system.json_records import write_json
 
 
-def run(plan, synthetic, tmp_path, keep=0.7, judge=None, shard=None, out="toy_kept"):
+def run(plan, synthetic, tmp_path, keep=0.7, judge=None, shard=None, out="toy_kept", beside=None):
     steps = []
     folder, predictions = tmp_path / "synthetic" / out, tmp_path / "evaluation" / ".cache"
     found = filter_set(
         plan,
         synthetic,
         folder,
-        predictions,
-        judge or Threshold(),
-        keep,
+        Predictions(judge or Threshold(), predictions),
+        PassRule(keep, beside),
         lambda done, note="": steps.append(done),
         shard,
     )
@@ -68,9 +71,8 @@ def test_a_lower_bar_keeps_more_and_is_another_set(plan, synthetic, tmp_path):
         plan,
         synthetic,
         tmp_path / "synthetic" / "lower",
-        tmp_path / "evaluation" / ".cache",
-        judge,
-        0.05,
+        Predictions(judge, tmp_path / "evaluation" / ".cache"),
+        PassRule(0.05, None),
         lambda *_: None,
     )
     assert (other.kept, judge.asked) == (2, 0)  # the judge's answers were kept
@@ -99,12 +101,15 @@ def test_what_was_given_up_before_is_told_of_the_kept_set_too(plan, synthetic, t
 
 def test_an_empty_mask_is_its_own_reason(plan, synthetic, tmp_path):
     write_case(synthetic, "c", scan(np.zeros(SHAPE, bool), 1, 2), np.zeros(SHAPE))
+    write_provenance(synthetic, read_provenance(synthetic))
     found, out = run(plan, synthetic, tmp_path)
     assert found.reasons == {"empty": 1, "P below the threshold": 1}
     assert run(plan, synthetic, tmp_path)[0].reasons == found.reasons  # as read from its lines
     assert json.loads((out / "judged.jsonl").read_text().splitlines()[2]) == {
         "case": "c",
+        "reason": "empty",
         "proportion": None,
+        "beside": None,
         "dice": None,
         "surface_dice": None,
     }
@@ -189,7 +194,7 @@ def test_another_set_is_not_overwritten(plan, synthetic, tmp_path):
     for out, found in ((painted, "`tumorgen synthesize`"), (kept, "filtered_from")):
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         with pytest.raises(StateError, match="another set") as caught:
-            filter_set(plan, painted, out, tmp_path / "cache", Threshold(), 0.7, lambda *_: None)
+            filter_set(plan, painted, out, Predictions(Threshold()), PassRule(), lambda *_: None)
         (fault,) = caught.value.faults
         assert found in fault.found
         assert "--out" in fault.remedy
@@ -211,3 +216,61 @@ def test_a_lost_file_of_a_kept_pair_is_put_back(plan, synthetic, tmp_path, name)
     (out / name).unlink()
     run(plan, synthetic, tmp_path)
     assert (out / name).read_bytes() == (synthetic / name).read_bytes()
+
+
+def painted_into_old_lesions(tmp_path):
+    """A pair in a host with an unlabeled lesion, close to the new tumor and larger than it; and where the host lies."""
+    new, old = ball((12, 10, 8), 12), ball((18, 10, 8), 13)
+    folder = write_set(tmp_path / "set", [("a", "x", scan(new | old, 6, 11), 2 * new)])
+    host = tmp_path / "hosts" / "x_0000.nii.gz"
+    write_volume(host, scan(old, 6, 12), GRID)
+    (line,) = read_provenance(folder)
+    line = replace(line, host_hash=hash_files([host]))
+    write_provenance(folder, [line])
+    write_hosts(folder, {"x": (host,)})
+    return folder, host
+
+
+def test_what_is_marked_in_the_unpainted_host_is_not_new(plan, tmp_path):
+    folder, host = painted_into_old_lesions(tmp_path)
+    judge = Threshold()
+    found, out = run(plan, folder, tmp_path, judge=judge, beside=0.5)
+    assert (found.kept, judge.asked) == (1, 2)  # the pair, and its host
+    assert json.loads((out / "judged.jsonl").read_text())["beside"] == 0
+    host.unlink()
+    again = run(plan, folder, tmp_path, keep=0.6, judge=judge, beside=0.5, out="again")[0]
+    assert (again.kept, judge.asked) == (1, 2)  # what the judge marks in it is known
+
+
+def test_what_is_newly_marked_beside_the_mask_counts(plan, tmp_path):
+    folder, host = painted_into_old_lesions(tmp_path)
+    write_volume(host, scan(np.zeros(SHAPE, bool), 1, 12), GRID)  # no lesion was there before
+    line = replace(read_provenance(folder)[0], host_hash=hash_files([host]))
+    write_provenance(folder, [line])
+    found, out = run(plan, folder, tmp_path, beside=0.5)
+    assert (found.kept, found.reasons) == (0, {"marked beside the mask": 1})
+    (row,) = csv.DictReader((out / "rejected.csv").read_text().splitlines())
+    assert float(row["beside"]) > 0.5
+    assert run(plan, folder, tmp_path, out="p_alone")[0].kept == 1
+
+
+def test_a_host_that_is_gone_is_named_with_a_remedy_that_works(plan, tmp_path):
+    folder, host = painted_into_old_lesions(tmp_path)
+    host.unlink()
+    with pytest.raises(StateError, match=r"hosts/x_0000\.nii\.gz(.|\n)*--p-alone"):
+        run(plan, folder, tmp_path, beside=0.5)
+    assert run(plan, folder, tmp_path, out="p_alone")[0].kept == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_a_cut_prediction_is_made_again(plan, synthetic, tmp_path, share):
+    first, _ = run(plan, synthetic, tmp_path)
+    kept = sorted((tmp_path / "evaluation" / ".cache" / "predictions").rglob("*.npz"))
+    assert len(kept) == 3
+    for path in kept:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+    judge = Threshold()
+    again, out = run(plan, synthetic, tmp_path, judge=judge, out="again")
+    assert (again.kept, again.reasons, judge.asked) == (first.kept, first.reasons, 3)
+    assert contents(out)["judged.jsonl"] == contents(tmp_path / "synthetic" / "toy_kept")["judged.jsonl"]

@@ -11,7 +11,7 @@ from tumorgen_cli.geometry import Grid
 from tumorgen_cli.judge import find
 from tumorgen_cli.judge.card import JudgeFacts, record_facts
 from tumorgen_cli.judge.domain import channel_differences, grid_differences, make_domain
-from tumorgen_cli.judge.find import Choice, bundled_judge, choose_judge, needed_judge
+from tumorgen_cli.judge.find import bundled_judge, choose_judge, needed_judge, no_judge_words
 from tumorgen_cli.judge.results_files import read_judge_record
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.json_records import write_json
@@ -100,7 +100,7 @@ def test_a_few_odd_scans_do_not_decide():
 
 
 def test_a_forced_judge_warns(workspace, tmp_path, capsys):
-    find.find_judge(workspace, find.Path("bundled"), "cpu", [scan(tmp_path, TORSO)])
+    needed_judge(workspace, find.Path("bundled"), "cpu", [scan(tmp_path, TORSO)])
     text = " ".join(capsys.readouterr().err.split())
     assert "the scans are unlike those that this judge learned from (extent 600×600×696.5 mm" in text
     assert "6,000 training iterations" in text
@@ -129,9 +129,8 @@ def test_no_conclusion_from_a_judge_that_is_hardly_trained():
     assert "its scores mean little" in JudgeFacts("a judge", 6000, 30.0, 2, math.nan, math.nan).caution
 
 
-def test_a_choice_without_a_judge_says_why(workspace, tmp_path, capsys):
-    assert find.find_judge(workspace, None, "cpu", [scan(tmp_path, TORSO)]) is None
-    text = " ".join(capsys.readouterr().err.split())
-    assert "no judge: the bundled judge does not know such scans (extent 600×600×696.5 mm" in text
-    assert "`tumorgen train judge`" in text
-    assert isinstance(choose_judge(workspace, None), Choice)
+def test_a_choice_without_a_judge_says_why_and_how_to_get_one(workspace, tmp_path):
+    words = no_judge_words(choose_judge(workspace, None, [scan(tmp_path, TORSO)]))
+    assert words.startswith("no judge: the bundled judge does not know such scans (extent 600×600×696.5 mm")
+    assert "`tumorgen train judge`" in words
+    assert "--judge bundled" in words

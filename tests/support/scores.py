@@ -12,6 +12,7 @@ from tumorgen_cli.evaluation.scores import (
     plane_distances,
     summarize_agreement,
 )
+from tumorgen_cli.judge.card import JudgeFacts
 from tumorgen_cli.metrics.classifier import reader_test
 from tumorgen_cli.metrics.novelty import Lesion, measure_novelty
 from tumorgen_cli.metrics.overlap import UNJUDGED, Verdict
@@ -52,6 +53,8 @@ def make_scores(dices, judge="results/judge", name="a <set>"):
         "PET",
         judge,
         "j",
+        JudgeFacts("a judge", 6000, 30.0, 8, 0.8, 0.7) if judge else JudgeFacts(""),
+        "" if judge else "no judge: it does not know such scans",
         "filters",
         False,
         5.5,

@@ -21,19 +21,21 @@ from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import hash_voxels, read_volume, resample, same_geometry, write_volume
 from tumorgen_cli.evaluation.cases import synthetic_cases
 from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.judge.predictions import Predictions
+from tumorgen_cli.judge.verdict import BESIDE, NOT_FOUND, PassRule
 from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.metrics.traits import hard_limit
 from tumorgen_cli.nnunet.results import LearnedCases
 from tumorgen_cli.pipeline import synthesize as pipeline_synthesize
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis import pair as pair_module
 from tumorgen_cli.synthesis import places
 from tumorgen_cli.synthesis import synthesize as synthesize_module
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.painter import find_turn
 from tumorgen_cli.synthesis.pair import PairInputs, Quality
 from tumorgen_cli.synthesis.paste import tumor_place
-from tumorgen_cli.synthesis.provenance import NOT_FOUND
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_judges, read_learned_from, read_provenance, read_unlabeled_hosts
 from tumorgen_cli.synthesis.shards import Shard
@@ -626,10 +628,68 @@ def test_what_a_method_is_told(workspace, phantoms, tmp_path):
     assert redrawn.requests[0].case == workspace.splits().test[0]  # so that no case donates to itself
 
 
+def p_alone(judge, keep, tries):
+    """The test of FreeTumor: what is marked beside the mask does not count."""
+    return Quality(Predictions(judge), PassRule(keep, None), tries)
+
+
+class Marks:
+    """Stands in for a judge: marks what is above a threshold, or the whole scan where anything is."""
+
+    usual_extent_mm, hash, folder, tumor_labels, iterations = (1e6, 1e6, 1e6), "marks", Path("marks"), (1,), 0
+
+    def __init__(self, threshold, all_over=False):
+        self.threshold, self.all_over, self.asked = threshold, all_over, 0
+
+    def tumor(self, image, grid):
+        self.asked += 1
+        found = image[0] > self.threshold
+        return np.full(found.shape, found.any()) if self.all_over else found
+
+
+class Bright(Fake):
+    """Paints its cube 100 brighter than the host."""
+
+    def synthesize(self, request, seed, sampling):
+        made = super().synthesize(request, seed, sampling)
+        return replace(made, image=(request.image + 100 * made.mask).astype(np.float32))
+
+
+def old_lesion(phantoms, folder):
+    """The healthy phantoms with planes of old lesions, brighter than all else."""
+    for path in sorted(phantoms.healthy.glob("*.nii.gz")):
+        image, grid = read_volume(path)
+        image[:, :, ::4] = 100
+        write_volume(folder / path.name, image, grid)
+    return SimpleNamespace(healthy=folder)
+
+
+def test_a_picture_that_is_marked_all_over_does_not_pass(workspace, phantoms, tmp_path):
+    """P is 1, but nothing says that the tumor is where the mask is."""
+    quality = Quality(Predictions(Marks(50, all_over=True)), PassRule(), 2)
+    tally = run_fake(workspace, phantoms, tmp_path / "out", Bright(workspace.plan(), workspace), quality=quality)
+    assert (tally.pairs, tally.given_up, tally.rejected) == (0, 2, {BESIDE: 4})
+    quality = Quality(Predictions(Marks(50)), PassRule(), 2)
+    tally = run_fake(workspace, phantoms, tmp_path / "good", Bright(workspace.plan(), workspace), quality=quality)
+    assert (tally.pairs, tally.rejected) == (2, {})
+    assert [r["drawn"]["beside"] for r in records(tmp_path / "good")] == [0, 0]
+
+
+def test_a_good_pair_in_a_host_with_old_lesions_passes(workspace, phantoms, tmp_path, monkeypatch):
+    """What the judge marks in the unpainted host is not new; the host is predicted once."""
+    monkeypatch.setattr(pair_module, "check_intensities", lambda *_: ())  # so many lesions look like another unit
+    hosts = old_lesion(phantoms, tmp_path / "hosts")
+    judge = Marks(50)
+    quality = Quality(Predictions(judge, tmp_path / "cache"), PassRule(), 2)
+    tally = run_fake(workspace, hosts, tmp_path / "out", Bright(workspace.plan(), workspace), quality=quality)
+    assert (tally.pairs, tally.rejected) == (2, {})
+    assert judge.asked == 4  # two pairs and two hosts
+
+
 def test_a_pair_is_drawn_again_until_the_judge_finds_it(workspace, phantoms, tmp_path):
     judge = Sees(each=3)
     tally = run_fake(
-        workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.7, 5)
+        workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=p_alone(judge, 0.7, 5)
     )
     assert (tally.pairs, tally.given_up, tally.draws, tally.rejected) == (2, 0, 6, {NOT_FOUND: 4})
     assert judge.asked == 6
@@ -639,26 +699,26 @@ def test_a_pair_is_drawn_again_until_the_judge_finds_it(workspace, phantoms, tmp
     }  # of which nothing is known
     with pytest.raises(StateError, match="another set"):  # what passed another threshold is another set
         run_fake(
-            workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.5, 5)
+            workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=p_alone(judge, 0.5, 5)
         )
 
 
 def test_what_never_passes_is_given_up_and_not_tried_again(workspace, phantoms, tmp_path):
     tally = run_fake(
-        workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(Sees(10**6), 0.7, 4)
+        workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=p_alone(Sees(10**6), 0.7, 4)
     )
     assert (tally.pairs, tally.given_up, tally.draws) == (0, 2, 8)
     assert not list(tmp_path.glob("out/*Tr/*"))
     judge = Sees(1)
     again = run_fake(
-        workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=Quality(judge, 0.7, 4)
+        workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace), quality=p_alone(judge, 0.7, 4)
     )
     assert (again.given_up, judge.asked) == (2, 0)
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["numTraining"] == 0
 
 
 def test_a_judge_of_a_set_that_came_to_nothing_is_forgotten(workspace, phantoms, tmp_path):
-    plan, quality = workspace.plan(), Quality(Sees(1), 0.7, 4)
+    plan, quality = workspace.plan(), p_alone(Sees(1), 0.7, 4)
     with pytest.raises(DataError, match="No tumor came"):
         run_fake(workspace, phantoms, tmp_path / "out", Fake(plan, workspace, empty=10**6), quality=quality)
     assert read_judges(tmp_path / "out")

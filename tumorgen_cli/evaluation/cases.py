@@ -18,7 +18,7 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.set_files import case_files, pair_file_faults, read_ending, read_provenance
 from tumorgen_cli.synthesis.shards import Shard, unfinished_shard_faults
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import hash_once
+from tumorgen_cli.system.files import hash_files, hash_once
 from tumorgen_cli.system.links import describe_missing
 
 _SYNTHESIZE = "run `tumorgen synthesize` again"
@@ -57,9 +57,9 @@ class Volumes:
         self.images, self.label = files.images, files.label
 
     @cached_property
-    def image_hashes(self) -> list[str]:
-        """The hash of each image file."""
-        return [hash_once(path) for path in self.images]
+    def image_hash(self) -> str:
+        """The hash of the image files, one after the other, as in `Provenance.host_hash`."""
+        return hash_once(self.images[0]) if len(self.images) == 1 else hash_files(self.images)
 
     @cached_property
     def label_hash(self) -> str:
@@ -108,6 +108,14 @@ def synthetic_cases(plan: Plan, set_folder: Path, shard: Shard | None = None) ->
     if faults:
         raise StateError("The synthetic set is not complete", faults)
     return found
+
+
+def one_scan_per_host(pairs: Sequence[TumorCase]) -> list[tuple[Path, ...]]:
+    """Return the images of one pair of each host."""
+    first: dict[str, tuple[Path, ...]] = {}
+    for pair in pairs:
+        first.setdefault(pair.host, pair.images)
+    return list(first.values())
 
 
 def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[TumorCase, ...]:

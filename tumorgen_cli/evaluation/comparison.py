@@ -202,7 +202,7 @@ class Comparison:
         seed: Seed of the pairs.
         budget: The training length in words.
         channel: Name of the main channel.
-        judge: Folder of the judge; empty without one.
+        judge: Which judge scored, how long it was trained and its scores on real held-out cases; empty without one.
         features: Network of the distances.
         is_fid: Whether distances may be called FID.
         tolerance_mm: Tolerance of the surface Dice.

@@ -14,14 +14,14 @@ import functools
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tumorgen_cli.evaluation.cases import TumorCase, Volumes, synthetic_cases
-from tumorgen_cli.evaluation.measure import Measured, cache_folder, measure_case, slice_features, verdict_of
+from tumorgen_cli.evaluation.measure import Measured, cache_folder, judge_case, measure_case, slice_features, verdict_of
 from tumorgen_cli.evaluation.scores import (
     GROUPS,
     UNDEFINED_STATISTICS,
@@ -35,6 +35,7 @@ from tumorgen_cli.evaluation.scores import (
     plane_distances,
     summarize_agreement,
 )
+from tumorgen_cli.judge.card import JudgeFacts
 from tumorgen_cli.metrics.classifier import ReaderTest, reader_test
 from tumorgen_cli.metrics.novelty import Lesion, measure_novelty
 from tumorgen_cli.metrics.overlap import UNJUDGED
@@ -48,9 +49,24 @@ from tumorgen_cli.system.files import hash_file, hash_files, write_text
 from tumorgen_cli.system.json_records import from_plain, nan_for_none, none_for_nan, read_plain, to_plain, write_json
 
 if TYPE_CHECKING:
-    from tumorgen_cli.judge.model import Judge
+    from tumorgen_cli.judge.predictions import Predictions
     from tumorgen_cli.metrics.feature_networks import Network
     from tumorgen_cli.system.console import Ticker
+
+
+@dataclass(frozen=True)
+class ScoringJudge:
+    """The judge of an evaluation, or why there is none.
+
+    Attributes:
+        predictions: Its predictions; None: agreement is not measured.
+        facts: Which judge it is, how long it was trained, and its scores on real held-out cases.
+        reason: Why there is no judge; empty if there is one.
+    """
+
+    predictions: Predictions | None
+    facts: JudgeFacts = field(default_factory=lambda: JudgeFacts(""))
+    reason: str = ""
 
 
 def evaluate_set(
@@ -58,7 +74,7 @@ def evaluate_set(
     real: Sequence[TumorCase],
     set_folder: Path,
     out: Path,
-    judge: Judge | None,
+    judge: ScoringJudge,
     network: Network,
     seed: int,
     ticker: Ticker,
@@ -75,7 +91,7 @@ def evaluate_set(
         real: The real tumors, from `real_tumors`.
         set_folder: The set.
         out: Where the scores are written.
-        judge: The judge; None: agreement is not measured.
+        judge: The judge, or why there is none.
         network: The network whose features the slice distances use.
         seed: Seed of the reader test's folds.
         ticker: Counts up to `evaluation_steps`.
@@ -92,7 +108,7 @@ def evaluate_set(
         if volumes.images != files.images:
             volumes = Volumes(files)
         found = measure_case(plan, files, cache, volumes)
-        scored[files.group].append(_score_case(plan, files, found, cache, judge, volumes))
+        scored[files.group].append(_score_case(plan, files, found, judge.predictions, volumes))
         measured[files.group].append(found)
         features[files.group].append(slice_features(found, network))
         ticker(number, files.case)
@@ -103,8 +119,10 @@ def evaluate_set(
         set_hash=hash_file(set_folder / "provenance.jsonl"),
         plan_hash=plan.hash,
         channel=plan.channels[main].name,
-        judge=str(judge.folder) if judge else "",
-        judge_hash=judge.hash if judge else "",
+        judge=str(judge.predictions.judge.folder) if judge.predictions else "",
+        judge_hash=judge.predictions.judge.hash if judge.predictions else "",
+        judge_facts=judge.facts,
+        no_judge=judge.reason,
         features=network.name,
         is_fid=network.is_fid,
         tolerance_mm=plan.tolerance_mm,
@@ -176,11 +194,11 @@ def cases_table(scores: Scores) -> str:
 
 
 def _score_case(
-    plan: Plan, files: TumorCase, found: Measured, cache: Path, judge: Judge | None, volumes: Volumes
+    plan: Plan, files: TumorCase, found: Measured, predictions: Predictions | None, volumes: Volumes
 ) -> CaseScores:
-    verdict = (
-        verdict_of(plan, files, cache, judge, volumes) if judge is not None and files.group != "train" else UNJUDGED
-    )
+    verdict = UNJUDGED
+    if predictions is not None and files.group != "train":
+        verdict = verdict_of(plan, files, judge_case(plan, files, predictions, volumes))
     statistics = found.statistics or UNDEFINED_STATISTICS
     return CaseScores(files.group, files.case, files.host, statistics, verdict)
 

@@ -72,25 +72,16 @@ def measure_case(plan: Plan, files: TumorCase, cache: Path, volumes: Volumes | N
     content = [volumes.image_hash, volumes.label_hash]
     key = hash_value([_MEASURES, content, files.box, plan.channels, plan.main_channel, plan.window, plan.tumor_label])
     path = cache / "measured" / f"{files.case[:_LONGEST_NAME]}.{key}.npz"
-    return _read_measured(path) or _write_measured(_measure(plan, files, volumes, path))
-
-
-def _read_measured(path: Path) -> Measured | None:
-    """Read measurements; None if the file is missing or damaged."""
     kept = read_arrays(path)
     if kept is None:
-        return None
+        found = _measure(plan, files, volumes, path)
+        record = json.dumps(none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
+        kept = {"record": np.array(record), "lesion": found.lesion, "patch": found.patch} | found.slices
+        write_arrays(path, kept)
     record = json.loads(str(kept["record"]))
     statistics = record["statistics"] and from_plain(TumorStatistics, nan_for_none(record["statistics"]), path.name)
     slices = {plane: kept[plane] for plane in PLANES if plane in kept}
     return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(nan_for_none(record["facts"])))
-
-
-def _write_measured(found: Measured) -> Measured:
-    record = json.dumps(none_for_nan({"statistics": to_plain(found.statistics), "facts": list(found.facts)}))
-    arrays = {"record": np.array(record), "lesion": found.lesion, "patch": found.patch}
-    write_arrays(found.path, arrays | found.slices)
-    return found
 
 
 def _measure(plan: Plan, files: TumorCase, volumes: Volumes, path: Path) -> Measured:

@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from tumorgen_cli.evaluation.options import FEATURE_WORDS
+from tumorgen_cli.judge.card import JudgeFacts
 from tumorgen_cli.metrics.classifier import ReaderTest
 from tumorgen_cli.metrics.novelty import Novelty
 from tumorgen_cli.metrics.overlap import Verdict
@@ -178,6 +180,8 @@ class Scores:
         channel: Name of the main channel.
         judge: The judge's folder; empty without a judge.
         judge_hash: The judge's hash; empty without a judge.
+        judge_facts: How long the judge was trained, and its scores on real held-out cases.
+        no_judge: Why there is no judge; empty with a judge.
         features: Name of the network of the plane distances.
         is_fid: Whether these distances may be called FID.
         tolerance_mm: Tolerance of the surface Dice.
@@ -197,6 +201,8 @@ class Scores:
     channel: str
     judge: str
     judge_hash: str
+    judge_facts: JudgeFacts
+    no_judge: str
     features: str
     is_fid: bool
     tolerance_mm: float
@@ -208,6 +214,11 @@ class Scores:
     reader: ReaderTest
     novelty: Novelty
     cases: tuple[CaseScores, ...]
+
+    @property
+    def features_words(self) -> str:
+        """What the network of the plane distances is."""
+        return FEATURE_WORDS.get(self.features, self.features)
 
     def of(self, group: Group) -> tuple[CaseScores, ...]:
         """Return the cases of a group."""

@@ -72,7 +72,7 @@ def choose_judge(workspace: Workspace, folder: Path | None, scans: Sequence[Scan
     """
     plan, own = workspace.plan(), workspace.judge
     if folder is None and (own / "judge.json").is_file():
-        record = _read_own_judge(workspace, own)
+        record = read_own_judge(workspace, own)
         names = [channel.name for channel in plan.channels]
         found = scan_differences(record.domain, names, scans)
         return Choice(own, plan.tumor_name, f"the workspace's own judge ({own})", differences=found)
@@ -87,20 +87,9 @@ def choose_judge(workspace: Workspace, folder: Path | None, scans: Sequence[Scan
     return Choice(bundled_judge(), "tumor", "the bundled judge (FDG-PET of sarcomas, phantoms)", differences=found)
 
 
-def find_judge(
-    workspace: Workspace, folder: Path | None, device: DeviceName, scans: Sequence[ScanFiles] = ()
-) -> Judge | None:
-    """Load the judge of `choose_judge`, and say which one it is; None, with a warning, if there is none.
-
-    Raises:
-        StateError: the workspace's own judge is stale, or the judge cannot be read.
-        DataError: the judge does not know the tumor.
-    """
-    choice = choose_judge(workspace, folder, scans)
-    if choice.folder is None:
-        console.warn(f"no judge: {choice.reason}; agreement is not scored; {OWN_JUDGE}; {_FORCE}")
-        return None
-    return load_judge(workspace, choice, device)
+def no_judge_words(choice: Choice) -> str:
+    """Say why there is no judge, and how to get one."""
+    return f"no judge: {choice.reason}; agreement is not scored; {OWN_JUDGE}; {_FORCE}"
 
 
 def load_judge(workspace: Workspace, choice: Choice, device: DeviceName) -> Judge:
@@ -128,7 +117,8 @@ def needed_judge(
     """Load the judge of `choose_judge`.
 
     Raises:
-        StateError: there is none, and see `find_judge`.
+        StateError: there is none, the workspace's own judge is stale, or the judge cannot be read.
+        DataError: the judge does not know the tumor, or a scan cannot be read.
     """
     choice = choose_judge(workspace, folder, scans)
     if choice.folder is None:
@@ -184,7 +174,7 @@ def _warn_of_seen_cases(workspace: Workspace, folder: Path) -> None:
         )
 
 
-def _read_own_judge(workspace: Workspace, folder: Path) -> JudgeRecord:
+def read_own_judge(workspace: Workspace, folder: Path) -> JudgeRecord:
     """Read the record of the workspace's own judge and check that it is up to date.
 
     Raises:

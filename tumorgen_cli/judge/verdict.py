@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MARGIN_MM = 10.0  # a prediction counts in the box, in the mask, and up to this distance around them
 MOST_BESIDE = 0.5  # of the mask's volume: a pair of which the judge newly marks more beside the mask does not pass
 NO_MASK, NOT_FOUND, BESIDE = "empty", "P below the threshold", "marked beside the mask"  # why a pair does not pass
+JUDGE_REASONS = (NOT_FOUND, BESIDE)
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,11 @@ class Summary:
 
     @property
     def text(self) -> str:
-        """The mean and its interval."""
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        """The mean and its interval, or why they are undefined."""
+        if not self.count:
+            return f"undefined in all {self.undefined} cases" if self.undefined else "no case"
+        few = "no interval: too few cases or scans"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]" if math.isfinite(self.low) else f"{self.mean:.3f} ({few})"
 
 
 def summarize(values: np.ndarray, what: str, groups: Sequence[str] | None = None) -> Summary:

@@ -26,26 +26,29 @@ def filter_pairs(
     device: DeviceName = "auto",
     shard: Shard | None = None,
 ) -> Filtered:
-    """Copy the pairs of which the judge finds the share `quality.keep` of the mask into a set of their own.
+    """Copy the pairs that pass the judge into a set of their own.
 
     With `shard`, this process judges only its part of the pairs; the shard that finishes last finishes the set.
 
     Args:
         workspace: Where the set is found by name, and its plan.
         set_folder: The set to filter: a folder, or a name in the workspace. It is not changed.
-        quality: The judge and the least share; `until_pass` has no meaning here.
+        quality: The judge, and when a pair passes; `until_pass` has no meaning here.
         out: Folder of the new set. None: the set's folder with `_kept` added to its name.
         device: Where the judge computes.
         shard: The part of the pairs that this process judges. None: all of them.
     """
+    from tumorgen_cli.evaluation.cases import one_scan_per_host, synthetic_cases
     from tumorgen_cli.evaluation.filter import filter_set, own_pairs
     from tumorgen_cli.evaluation.measure import cache_folder
+    from tumorgen_cli.judge.predictions import Predictions
     from tumorgen_cli.synthesis.set_files import read_provenance
 
-    set_folder = find_set(workspace, set_folder)
+    plan, set_folder = workspace.plan(), find_set(workspace, set_folder)
     count = len(own_pairs(read_provenance(set_folder), shard))
-    judge = needed_judge(workspace, quality.judge, device)
+    scans = one_scan_per_host(synthetic_cases(plan, set_folder, shard))
+    judge = needed_judge(workspace, quality.judge, device, scans)
     folder = out or set_folder.parent / f"{set_folder.name}_kept"
     cache = cache_folder(workspace.evaluation(set_folder.name))
     with locked(folder, "filter", shard.name if shard else None), console.progress("asking the judge", count) as tick:
-        return filter_set(workspace.plan(), set_folder, folder, cache, judge, quality.keep, tick, shard)
+        return filter_set(plan, set_folder, folder, Predictions(judge, cache), quality.rule, tick, shard)

@@ -26,7 +26,7 @@ from tumorgen_cli.evaluation.evaluate import read_scores
 from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.evaluation.reports import comparison as comparison_page
 from tumorgen_cli.evaluation.scores import Scores
-from tumorgen_cli.judge.find import find_judge
+from tumorgen_cli.judge.find import choose_judge, needed_judge
 from tumorgen_cli.methods.open import check_preprocessed
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.pipeline.evaluate import evaluate_sets
@@ -122,13 +122,13 @@ def compare_methods(
     """
     refuse_host_options(hosts, "healthy", "cases", "paint_in", "host_labels")
     if design.train_on is not None:
-        scoring = _with_own_judge(workspace, design.train_on, scoring, device)
+        scoring = _with_own_judge(workspace, design.train_on, scoring)
         workspace = _workspace_on(workspace, design.train_on, device)
     plan = workspace.plan()
     check_preprocessed(workspace, plan, workspace.splits())
     places = _places(workspace, plan, hosts)
     if scoring.judge is not None:
-        find_judge(workspace, scoring.judge, device)  # a judge with faults stops the command before any training
+        needed_judge(workspace, scoring.judge, device)  # a judge with faults stops the command before any training
     seed = plan.seed if design.seed is None else design.seed
     suffix = f"n{design.pairs}" + (f"_seed{seed}" if seed != plan.seed else "")
     sets, failures = _paint(workspace, design, places, suffix, device, seed)
@@ -148,7 +148,7 @@ def compare_methods(
         seed=seed,
         budget=design.length.words,
         channel=known[-1].channel,
-        judge=known[-1].judge,
+        judge=known[-1].judge_facts.words if known[-1].judge else "",
         features=known[-1].features,
         is_fid=known[-1].is_fid,
         tolerance_mm=known[-1].tolerance_mm,
@@ -158,12 +158,12 @@ def compare_methods(
     return _write(workspace.root / "comparison" / name, result, scored)
 
 
-def _with_own_judge(workspace: Workspace, train_on: str, scoring: ScoreOptions, device: DeviceName) -> ScoreOptions:
+def _with_own_judge(workspace: Workspace, train_on: str, scoring: ScoreOptions) -> ScoreOptions:
     """Keep the workspace's own judge for a workspace of one organ: it learned from tumors of every organ."""
     if scoring.judge is not None or train_on not in workspace.plan().labels:
         return scoring
-    own = find_judge(workspace, None, device)
-    return replace(scoring, judge=own.folder) if own is not None and own.folder == workspace.judge else scoring
+    own = choose_judge(workspace, None).folder == workspace.judge
+    return replace(scoring, judge=workspace.judge) if own else scoring
 
 
 def _score_place(

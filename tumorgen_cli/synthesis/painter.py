@@ -27,6 +27,7 @@ import numpy as np
 
 from tumorgen_cli.geometry import Grid, tight_box
 from tumorgen_cli.judge.find import needed_judge
+from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.nnunet.on_the_fly.pool import PaintedPatch, Pool
@@ -36,6 +37,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.windows import cut_mix
 from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.logs import open_log
+from tumorgen_cli.synthesis.options import QualityOptions
 from tumorgen_cli.synthesis.pair import (
     Draw,
     LoadedHost,
@@ -141,8 +143,10 @@ def load_painting(painting: Painting) -> LoadedPainting:
         raise StateError("The workspace has changed", faults)
     quality = None
     if painting.until_pass is not None:
-        judge = needed_judge(workspace, None if painting.judge is None else Path(painting.judge), painting.device)
-        quality = Quality(judge, painting.keep, painting.until_pass)
+        folder = None if painting.judge is None else Path(painting.judge)
+        judge = needed_judge(workspace, folder, painting.device, [source.files for source in sources])
+        rule = QualityOptions(keep=painting.keep, p_alone=painting.p_alone).rule
+        quality = Quality(Predictions(judge), rule, painting.until_pass)
     cases = workspace.fingerprint().of(workspace.splits().train).cases
     return LoadedPainting(PairInputs(method, cases, Sampling(), quality=quality), weights, sources)
 

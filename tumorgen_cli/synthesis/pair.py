@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.geometry import Box
-from tumorgen_cli.judge.verdict import predict_around
-from tumorgen_cli.metrics.overlap import proportion
+from tumorgen_cli.judge.verdict import JUDGE_REASONS, PassRule, check_pair, predict_around
 from tumorgen_cli.planning.fingerprint import CaseFacts, TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.host_checks import check_intensities
 from tumorgen_cli.synthesis.paste import paste
 from tumorgen_cli.synthesis.places import Placing
-from tumorgen_cli.synthesis.provenance import NOT_FOUND, Provenance
+from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.scan import Scan, remove_tumors_in_box
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.synthesis.window import Window, cut_window
@@ -28,6 +27,7 @@ from tumorgen_cli.system.files import derive_seed
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
+    from tumorgen_cli.judge.predictions import Predictions
     from tumorgen_cli.methods.base import Method, Sampling
 
 
@@ -37,17 +37,22 @@ BEYOND_RANGE = "darker or brighter than the host can be"  # the reason to reject
 
 @dataclass(frozen=True)
 class Quality:
-    """FreeTumor's test, applied to each draw.
+    """The judge's test, applied to each draw.
 
     Attributes:
-        judge: the loaded judge.
-        keep: a draw passes if the judge finds this share of its mask.
+        predictions: the loaded judge, and what it marks in unpainted hosts.
+        rule: when a draw passes.
         tries: the pair is given up after this number of draws that do not pass.
     """
 
-    judge: Judge
-    keep: float
+    predictions: Predictions
+    rule: PassRule
     tries: int
+
+    @property
+    def judge(self) -> Judge:
+        """The loaded judge."""
+        return self.predictions.judge
 
 
 @dataclass(frozen=True)
@@ -184,12 +189,13 @@ def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> Draw:
             reason = placing.outside
         seconds += draw.seconds
         if reason is None and quality is not None:
-            reason = _judge(quality, draw, host.scan)
+            reason = _judge(quality, draw, host, plan.tumor_label)
         if reason is None:
             return replace(draw, rejected=dict(+rejected), seconds=seconds)
         rejected[reason] += 1
-        failed_in_a_row = 0 if reason == NOT_FOUND else failed_in_a_row + 1
-        if failed_in_a_row == plan.paste.draws or (quality is not None and rejected[NOT_FOUND] == quality.tries):
+        failed_in_a_row = 0 if reason in JUDGE_REASONS else failed_in_a_row + 1
+        judged = sum(rejected[each] for each in JUDGE_REASONS)
+        if failed_in_a_row == plan.paste.draws or (quality is not None and judged == quality.tries):
             return replace(draw, image=None, rejected=dict(+rejected), seconds=seconds)
     raise AssertionError  # `itertools.count` does not end
 
@@ -205,11 +211,19 @@ def _fault_of(draw: Draw, host: LoadedHost, plan: Plan) -> str | None:
     return BEYOND_RANGE if draw.cut > _MOST_CUT else None
 
 
-def _judge(quality: Quality, draw: Draw, scan: Scan) -> str | None:
+def _judge(quality: Quality, draw: Draw, host: LoadedHost, tumor_label: int) -> str | None:
     """The judge's reason to reject a draw, or None; `draw.drawn` gets what the judge found."""
-    found = predict_around(quality.judge, np.asarray(draw.image), scan.grid, draw.window.box)
-    draw.drawn["proportion"] = round(proportion(draw.mask, found), 4)
-    return None if draw.drawn["proportion"] >= quality.keep else NOT_FOUND
+    scan, box = host.scan, draw.window.box
+    others = np.zeros(scan.grid.shape, bool) if scan.labels is None else scan.labels == tumor_label
+    others[box.slices] = False
+    found = predict_around(quality.judge, np.asarray(draw.image), scan.grid, box)
+
+    def marked_before() -> np.ndarray:
+        return quality.predictions.around(scan.name, host.file_hash, scan.grid, box, lambda: scan.image)
+
+    outcome = check_pair(draw.mask, others, found, marked_before, (box, scan.grid), quality.rule)
+    draw.drawn["proportion"], draw.drawn["beside"] = round(outcome.proportion, 4), round(outcome.beside, 4)
+    return outcome.reason
 
 
 def _unpainted(scan: Scan, window: Window, attempt: int) -> Draw:

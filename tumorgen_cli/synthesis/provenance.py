@@ -10,7 +10,6 @@ from tumorgen_cli.geometry import Box
 PAIR_FORMAT = (
     5  # to be raised when the same seed, plan and weights give another pair, or a field of a set's files changes
 )
-NOT_FOUND = "P below the threshold"  # the reason to reject a draw of which the judge finds too little
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class Painting:
         roi: folder of masks of the regions to paint in.
         judge: folder of the judge; None for the one that `judge.find` chooses.
         keep: share of a mask that the judge must find.
-        until_pass: number of draws of a pair until the judge finds that share; None for no such test.
+        p_alone: whether what the judge marks beside the mask does not count.
+        until_pass: number of draws of a pair until it passes the judge; None for no such test.
         mixup: share of the painted patches into which a box of another one is pasted (FreeTumor's mix-up).
         probability: probability that a training patch comes from the pool.
         pool: largest number of entries in the pool.
@@ -52,6 +53,7 @@ class Painting:
     roi: str | None
     judge: str | None
     keep: float
+    p_alone: bool
     until_pass: int | None
     mixup: float
     probability: float
