@@ -12,6 +12,7 @@ import pytest
 from support.sets import GRID, SHAPE, Threshold, ball, scan, write_case, write_provenance, write_set
 
 from tumorgen_cli.data.volumes import write_volume
+from tumorgen_cli.evaluation.cases import synthetic_cases
 from tumorgen_cli.evaluation.filter import filter_set
 from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.judge.verdict import PassRule
@@ -211,10 +212,17 @@ def test_an_edited_label_of_a_kept_pair_leaves_the_set_alone(plan, synthetic, tm
 
 
 @pytest.mark.parametrize("name", ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"])
-def test_a_lost_file_of_a_kept_pair_is_put_back(plan, synthetic, tmp_path, name):
+@pytest.mark.parametrize("kept", [None, 0.6, 0])
+def test_a_lost_or_cut_file_of_a_kept_pair_is_put_back(plan, synthetic, tmp_path, name, kept):
     _, out = run(plan, synthetic, tmp_path)
-    (out / name).unlink()
+    content = (out / name).read_bytes()
+    (out / name).unlink()  # it may be another name of the set's own file
+    if kept is not None:
+        (out / name).write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(StateError, match="run the same `tumorgen filter` command again"):
+        synthetic_cases(plan, out)
     run(plan, synthetic, tmp_path)
+    assert len(synthetic_cases(plan, out)) == 1
     assert (out / name).read_bytes() == (synthetic / name).read_bytes()
 
 

@@ -481,3 +481,14 @@ def test_a_folder_of_something_else_is_left_alone(real, healthy):
         merge(real, healthy)
     assert "--out" in caught.value.faults[0].remedy
     assert {p.name for p in out.iterdir()} == {"thesis.tex", ".lock"}
+
+
+@pytest.mark.parametrize("name", ["imagesTr/h1_s0000_0000.nii.gz", "labelsTr/h1_s0000.nii.gz"])
+def test_a_set_with_a_cut_file_is_not_merged(real, healthy, name):
+    content = (healthy / name).read_bytes()
+    (healthy / name).write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(DataError) as caught:
+        merge(real, healthy)
+    assert [(fault.where, fault.found) for fault in caught.value.faults] == [
+        (str(healthy / name), "truncated or damaged")
+    ]
