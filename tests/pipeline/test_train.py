@@ -126,8 +126,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", [flip, cut])
-@pytest.mark.parametrize("name", ["weights.safetensors", "run.json"])
+@pytest.mark.parametrize(("name", "damage"), [("weights.safetensors", flip), ("run.json", cut)])
 def test_the_remedy_for_damaged_files_works(own, tmp_path, name, damage):
     """As a user follows it: `synthesize` says what to run, it runs, and nothing else has to be made again."""
     before = read_run(own.run("tumorgen", "vae"))
@@ -143,9 +142,8 @@ def test_the_remedy_for_damaged_files_works(own, tmp_path, name, damage):
     method_of(own).load()
 
 
-@pytest.mark.parametrize("damage", [flip, cut])
-def test_the_remedy_for_a_damaged_checkpoint_works(own, damage):
-    damage(own.run("tumorgen", "vae") / "last.pt")
+def test_the_remedy_for_a_damaged_checkpoint_works(own):
+    flip(own.run("tumorgen", "vae") / "last.pt")
     arguments = ("train", "vae", "-w", own.root, "--device", "cpu", "--iterations", "6")
     assert "`tumorgen train vae --restart -w" in told(call(*arguments, code=1))
     method_of(own).load()
@@ -155,8 +153,9 @@ def test_the_remedy_for_a_damaged_checkpoint_works(own, damage):
 
 def test_short_trainings_and_blurred_pictures_are_told(own, capsys):
     folder = own.run("tumorgen", "vae")
+    run = {**json.loads((folder / "run.json").read_text()), "numbers": {}}
+    write_json(folder / "run.json", run)
     assert find_shortfalls(method_of(own)) == ()
-    run = json.loads((folder / "run.json").read_text())
     write_json(folder / "run.json", {**run, "iterations": 1})
     (short,) = find_shortfalls(method_of(own))
     assert short.startswith("vae was trained for 1 of 4 planned steps (25%): its tumors say nothing yet")
@@ -176,7 +175,7 @@ def test_short_trainings_and_blurred_pictures_are_told(own, capsys):
 def test_pairs_of_weak_weights_are_remarked(own, phantoms, capsys):
     """In the set, for its page; on stderr; and as a Python warning for one image."""
     path = own.run("tumorgen", "vae") / "run.json"
-    write_json(path, {**read_plain(path, ""), "iterations": 1})
+    write_json(path, {**read_plain(path, ""), "iterations": 1, "numbers": {}})
     hosts, options = HostOptions(phantoms.healthy), SetOptions(1, own.root / "set")
     synthesize_pairs(own, "tumorgen", options, hosts, device="cpu")
     (short,) = read_shortfalls(own.root / "set")

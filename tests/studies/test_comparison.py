@@ -187,11 +187,12 @@ def test_the_same_steps_for_every_stage_that_is_not_trained(fresh):
 
 def test_minutes_are_measured_once_and_change_nothing(fresh, monkeypatch):
     from tumorgen_cli.methods.registry import find_method
+    from tumorgen_cli.pipeline import training_forecast
     from tumorgen_cli.studies import training_length
 
     before = {path: path.stat().st_mtime_ns for path in fresh.root.rglob("*") if path.is_file()}
     method = find_method("tumorgen")(fresh.plan(), fresh)
-    monkeypatch.setattr(training_length, "MEASURED", 3)
+    monkeypatch.setattr(training_forecast, "MEASURED", 3)
     found = training_length.stage_lengths(method, method.stages, 0.01)
     assert list(found) == ["vae", "flow", "refiner"]
     assert all(steps >= 1 for steps in found.values())

@@ -1,3 +1,4 @@
+from .forecast import forecast_training as forecast_training
 from .memory import PaintedScan as PaintedScan
 from .memory import paint as paint
 from .options import Box as Box

@@ -16,6 +16,7 @@ from tumorgen_cli.system.errors import Fault
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.card import JudgeRecord
+    from tumorgen_cli.pipeline.training_forecast import TrainingForecast
 
 
 @planned_command
@@ -41,7 +42,10 @@ def train(
         ),
     ] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", metavar="", help="Train from the beginning; the old weights are replaced.")
+        bool, typer.Option("--restart", metavar="", help="Train from the beginning; old weights stay until then.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Measure a few steps, estimate time and disk; write nothing.")
     ] = False,
     minutes: Annotated[
         Optional[float], typer.Option("--minutes", help="Training time of a judge. Default: 30.", min=0.1)
@@ -54,7 +58,7 @@ def train(
     """Train a stage, or all; run again, it goes on where it stopped. `torchrun` starts it on several GPUs."""
     given: dict[str, object] = {"--minutes": minutes}
     if stage == "judge":
-        given = {"--iterations": iterations, "--init": init, "--method": method}
+        given = {"--iterations": iterations, "--init": init, "--method": method, "--dry-run": dry_run or None}
     faults = [
         Fault(option, str(value), f"no such option for {stage}", "leave it out")
         for option, value in given.items()
@@ -67,6 +71,13 @@ def train(
         )
         _show_judge(judge, as_json)
         console.next_command(command_line("evaluate", work))
+        return
+    if dry_run:
+        found = api.forecast_training(
+            stage, method=method, iterations=iterations, restart=restart, work=work, device=device
+        )
+        _show_forecast(found, as_json)
+        console.next_command("the same command without --dry-run")
         return
     runs = api.train(
         stage,
@@ -81,6 +92,27 @@ def train(
     if as_json:
         console.print_json(runs)
     console.next_command(_following(stage, method, work))
+
+
+def _show_forecast(found: TrainingForecast, as_json: bool) -> None:
+    """Print what a training will cost, with a warning if it does not fit on the disk."""
+    needed, seconds = sum(s.disk_bytes for s in found.stages), sum(s.seconds for s in found.stages)
+    if as_json:
+        console.print_json(found)
+    else:
+        rows = [
+            (s.stage, s.steps, console.clock(s.seconds), _mib(s.disk_bytes)) if s.steps else (s.stage, 0, "trained", "")
+            for s in found.stages
+        ]
+        rows.append(("all", sum(s.steps for s in found.stages), console.clock(seconds), _mib(needed)))
+        title = f"Forecast; nothing was written; {_mib(found.free_bytes)} MiB are free"
+        console.table(title, ("stage", "steps to train", "time, about", "MiB on disk, about"), rows)
+    if needed > found.free_bytes:
+        console.warn("the disk is too full for this training: free some space first")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f}"
 
 
 def _following(stage: str, method: str | None, work: Path) -> str:

@@ -6,25 +6,17 @@ an interrupted comparison continues with the same lengths. Imports neither Simpl
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.methods.base import Method
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.pipeline.train import train_stage
+from tumorgen_cli.pipeline.training_forecast import measure_stages
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.json_records import read_record, write_json
-from tumorgen_cli.training.loop import seconds_per_step, train
-
-#: steps of a stage that are timed; they are its whole length, so that losses that start late have their share
-MEASURED = 10
 
 
 @dataclass(frozen=True)
@@ -102,7 +94,7 @@ def stage_lengths(method: Method, wanted: Sequence[str], minutes: float) -> dict
         known = (found.minutes, found.plan, found.device) == (minutes, method.plan.hash, method.device)
         if known and {*wanted} <= {*found.iterations}:
             return found.iterations
-    seconds = measure_stages(method, wanted)
+    seconds = {stage: found.seconds_per_step for stage, found in measure_stages(method, wanted).items()}
     planned = {stage: method.planned_iterations(stage) for stage in wanted if stage in seconds}
     iterations = dict.fromkeys(wanted, 0) | share_minutes(minutes, planned, seconds)
     write_json(
@@ -118,49 +110,3 @@ def share_minutes(minutes: float, planned: Mapping[str, int], seconds: Mapping[s
     """Divide minutes into steps by stage: every stage the same multiple of its planned steps, at least one step."""
     whole = sum(planned[stage] * seconds[stage] for stage in planned)
     return {stage: max(1, round(planned[stage] * 60 * minutes / whole)) for stage in planned}
-
-
-def measure_stages(method: Method, wanted: Sequence[str]) -> dict[str, float]:
-    """Measure the seconds of a step of each stage; a stage that is off or part of another stage has none.
-
-    The workspace is not changed. The steps are measured in a temporary workspace with two training cases, in which
-    earlier stages are trained for one step, because later stages may need them.
-    """
-    workspace, splits = method.workspace, method.workspace.splits()
-    fits = {
-        case: any(c.fits for c in load_case(workspace.cases / case).record.components)
-        for case in (*splits.train, *splits.test)
-    }
-    with_tumor = [case for case, fit in fits.items() if fit]
-    train_cases, test_cases = (
-        [case for case in group if case in with_tumor][:2] for group in (splits.train, splits.test)
-    )
-    few = Splits(tuple(train_cases), tuple(test_cases))
-    found = {}
-    with tempfile.TemporaryDirectory(prefix="tumorgen_") as folder:
-        temporary = Workspace(Path(folder))
-        for path in (workspace.plan_file, workspace.fingerprint_file):
-            shutil.copyfile(path, temporary.root / path.name)
-        write_json(temporary.splits_file, few)
-        temporary.cases.symlink_to(workspace.cases.resolve())
-        if workspace.unlabeled.is_dir():
-            temporary.unlabeled.symlink_to(workspace.unlabeled.resolve())
-        console.note(f"{method.name}: measuring the time of a step")
-        last = max(map(method.stages.index, wanted))
-        for number, stage in enumerate(method.stages[: last + 1]):
-            own = type(method)(method.plan, temporary, method.device)
-            if own.trained(stage):  # it is off, or part of another stage
-                continue
-            if stage in wanted:
-                found[stage] = seconds_per_step(own.stage(stage, MEASURED), method.device, method.plan.precision)
-            if number < last:
-                fresh = type(method)(method.plan, temporary, method.device)
-                run = train(
-                    replace(fresh.stage(stage, 1), preview=None),
-                    fresh.folder(stage),
-                    method.device,
-                    method.plan.precision,
-                )
-                if run is not None:  # numbers of a single step must not lead to warnings
-                    write_json(fresh.folder(stage) / "run.json", replace(run, numbers={}))
-    return found
