@@ -48,7 +48,8 @@ def commands_page() -> str:
         "",
         "Commands print progress and notes on stderr and results on stdout. A command ends by naming the next one.",
         "An error that you can correct ends with exit code 1 and no traceback. Unknown options and choices end with 2.",
-        "A command that you stop with Ctrl-C ends with 130. The same command continues from there.",
+        "A command that you stop with Ctrl-C ends with 130, one that SIGTERM stops (`kill`, SLURM) with 143. The same",
+        "command continues from there.",
         "",
     ]
     found = list(_leaves(typer.main.get_command(app), PROGRAM))
