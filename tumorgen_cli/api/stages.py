@@ -234,11 +234,11 @@ def filter_pairs(
     work: StrPath = WORK,
     device: DeviceName = "auto",
 ) -> Filtered:
-    """Copy the pairs that the judge agrees with into a set of their own, and list the others with the reasons.
+    """Copy the pairs that pass the judge into a set of their own, and list the others with the reasons.
 
     Args:
         set_folder: The set: a folder, or a name in the workspace. It is not changed.
-        quality: The judge, and the least share of the mask that it must find; `until_pass` has no meaning here.
+        quality: The judge, and when a pair passes; `until_pass` has no meaning here.
         out: Folder of the new set. None: the set's folder with `_kept` added to its name.
         shard: `(i, n)`: this process judges part i of n parts. None: all pairs.
         work: The workspace.
@@ -389,6 +389,7 @@ def run(
     *,
     options: PlanOptions = PlanOptions(),
     scoring: ScoreOptions = ScoreOptions(),
+    skip_suspects: bool = False,
     work: StrPath = WORK,
     device: DeviceName = "auto",
 ) -> RunReport:
@@ -400,6 +401,7 @@ def run(
         pairs: How many pairs to make.
         options: What you decide about the plan.
         scoring: The judge and the feature network.
+        skip_suspects: Leave out scans in which a judge marks suspected lesions.
         work: The workspace.
         device: Where to compute.
 
@@ -414,7 +416,8 @@ def run(
 
     workspace, scoring = open_workspace(work), with_paths(scoring)
     wanted = SetOptions(pairs, seed=options.seed)
-    return run_all(workspace, str(dataset), HostOptions(Path(healthy)), wanted, options, scoring, device)
+    hosts = HostOptions(Path(healthy), skip_suspects=skip_suspects)
+    return run_all(workspace, str(dataset), hosts, wanted, options, scoring, device)
 
 
 def demo(

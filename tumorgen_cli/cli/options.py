@@ -22,7 +22,8 @@ Feature = Literal["lite0", "filters", "inception"]
 
 _RUNNING, _JUDGING, _PLANNING, _PAINTING = "Running", "Judge", "Plan", "Painting"
 _JUDGE_HELP = (
-    "nnU-Net v2 results folder, or 'bundled'. Default: the workspace's own judge, else, for FDG-PET, the bundled one."
+    "nnU-Net v2 results folder, or 'bundled'. Default: the workspace's own judge, else the bundled one if it knows "
+    "such scans."
 )
 
 Work = Annotated[
@@ -100,6 +101,24 @@ Keep = Annotated[
         help="Least share of the mask that the judge must find.",
         min=0.0,
         max=1.0,
+        rich_help_panel=_JUDGING,
+    ),
+]
+PAlone = Annotated[
+    bool,
+    typer.Option(
+        "--p-alone",
+        metavar="",
+        help="Only --keep counts, as in FreeTumor: what the judge newly marks beside the mask does not.",
+        rich_help_panel=_JUDGING,
+    ),
+]
+SkipSuspects = Annotated[
+    bool,
+    typer.Option(
+        "--skip-suspects",
+        metavar="",
+        help="Leave out scans in which the judge marks suspected lesions.",
         rich_help_panel=_JUDGING,
     ),
 ]

@@ -18,9 +18,11 @@ from tumorgen_cli.cli.options import (
     Keep,
     Kind,
     MethodOption,
+    PAlone,
     Regions,
     Seed,
     ShardOption,
+    SkipSuspects,
     Solver,
     UntilPass,
     Work,
@@ -73,7 +75,9 @@ def synthesize(
     ] = None,
     until_pass: UntilPass = None,
     keep: Keep = 0.7,
+    p_alone: PAlone = False,
     judge: JudgeFolder = None,
+    skip_suspects: SkipSuspects = False,
     shard: ShardOption = None,
     dry_run: Annotated[
         bool,
@@ -93,11 +97,11 @@ def synthesize(
         host_faults(healthy, cases) + judge_faults(api.QualityOptions(until_pass, judge=judge)),
     )
     report = api.synthesize(
-        api.HostOptions(healthy, cases, roi, parse_box(box)),
+        api.HostOptions(healthy, cases, roi, parse_box(box), skip_suspects=skip_suspects),
         pairs,
         method=method,
         sampling=api.Sampling(steps, solver, kind),
-        quality=api.QualityOptions(until_pass, keep, judge),
+        quality=api.QualityOptions(until_pass, keep, judge, p_alone),
         out=out,
         shard=parse_shard(shard),
         dry_run=dry_run,
@@ -133,14 +137,15 @@ def filter_pairs(
         Optional[Path], typer.Option("--out", help="Folder of the kept pairs. Default: SET_kept beside the set.")
     ] = None,
     keep: Keep = 0.7,
+    p_alone: PAlone = False,
     judge: JudgeFolder = None,
     shard: ShardOption = None,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Copy the pairs that the judge agrees with into a set of their own; list the others with the reasons."""
-    quality = api.QualityOptions(keep=keep, judge=judge)
+    """Copy the pairs that pass the judge into a set of their own; list the others with the reasons."""
+    quality = api.QualityOptions(keep=keep, judge=judge, p_alone=p_alone)
     found = api.filter_pairs(set_folder, quality, out=out, shard=parse_shard(shard), work=work, device=device)
     if as_json:
         console.print_json(found)

@@ -19,6 +19,7 @@ from tumorgen_cli.cli.options import (
     Preset,
     Seed,
     Settings,
+    SkipSuspects,
     TumorLabel,
     Work,
 )
@@ -56,6 +57,7 @@ def run(
     healthy: Annotated[Path, typer.Option("--healthy", help="Folder of scans without tumors to paint into.")],
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Number of pairs.", min=1)] = 20,
     judge: JudgeFolder = None,
+    skip_suspects: SkipSuspects = False,
     tumor_label: TumorLabel = None,
     memory: Memory = None,
     preset: Preset = None,
@@ -69,7 +71,16 @@ def run(
     """Plan, preprocess, train, synthesize and evaluate; run again, it goes on where it stopped."""
     options = api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold)
     scoring = api.ScoreOptions(judge)
-    made = api.run(dataset, healthy, pairs, options=options, scoring=scoring, work=work, device=device)
+    made = api.run(
+        dataset,
+        healthy,
+        pairs,
+        options=options,
+        scoring=scoring,
+        skip_suspects=skip_suspects,
+        work=work,
+        device=device,
+    )
     _show_run(made, as_json)
     console.next_command(command_line(f"synthesize --healthy {quote(healthy)} -n 100 --out DIR", work))
 

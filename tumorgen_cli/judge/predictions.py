@@ -55,19 +55,31 @@ class Predictions:
         Returns:
             Mask (X, Y, Z) bool of the whole scan; False outside the region.
         """
-        region = judged_region(grid, box, self.judge.usual_extent_mm)
-        key = hash_value([content, grid, region, self.judge.tumor_labels])
+        key = self._key(content, grid, judged_region(grid, box, self.judge.usual_extent_mm))
         if key not in self._last:
-            path = None if self._folder is None else self._folder / f"{name[:_LONGEST_NAME]}.{key}.npz"
-            found = None if path is None else _read(path, grid)
+            found = None if self._folder is None else _read(self._path(name, key), grid)
             if found is None:
                 found = predict_around(self.judge, read_image(), grid, box)
-                if path is not None:
-                    write_arrays(path, {"tumor": np.packbits(found)})
+                self._write(name, key, found)
             self._last[key] = found
             while len(self._last) > _IN_MEMORY:
                 self._last.popitem(last=False)
         return self._last[key]
+
+    def keep(self, name: str, content: str, grid: Grid, tumor: np.ndarray) -> None:
+        """Keep the judge's tumor (X, Y, Z) bool in the whole of a scan; see `around`."""
+        self._write(name, self._key(content, grid, Box((0, 0, 0), grid.shape)), tumor)
+
+    def _key(self, content: str, grid: Grid, region: Box) -> str:
+        return hash_value([content, grid, region, self.judge.tumor_labels])
+
+    def _path(self, name: str, key: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{name[:_LONGEST_NAME]}.{key}.npz"
+
+    def _write(self, name: str, key: str, tumor: np.ndarray) -> None:
+        if self._folder is not None:
+            write_arrays(self._path(name, key), {"tumor": np.packbits(tumor)})
 
 
 def _read(path: Path, grid: Grid) -> np.ndarray | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 MARGIN_MM = 10.0  # a prediction counts in the box, in the mask, and up to this distance around them
+_LONG = 1.5  # an axis this many times as long as the judge's training scans is cut
 MOST_BESIDE = 0.5  # of the mask's volume: a pair of which the judge newly marks more beside the mask does not pass
 NO_MASK, NOT_FOUND, BESIDE = "empty", "P below the threshold", "marked beside the mask"  # why a pair does not pass
 JUDGE_REASONS = (NOT_FOUND, BESIDE)
@@ -150,6 +151,11 @@ def _new_marks(tumor: np.ndarray, known: np.ndarray, found: np.ndarray) -> np.nd
     return found & ~known & ~np.isin(pieces, foreign)
 
 
+def sees_whole_scan(grid: Grid, usual_mm: Sequence[float]) -> bool:
+    """Tell whether a judge sees the whole of a scan; see `judged_region`."""
+    return all(extent < _LONG * usual for extent, usual in zip(grid.extent_mm, usual_mm, strict=True))
+
+
 def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:
     """Return the part of a scan that the judge sees.
 
@@ -164,7 +170,7 @@ def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:
     """
     start, stop = [], []
     for a, b, n, spacing, usual in zip(box.start, box.stop, grid.shape, grid.spacing_mm, usual_mm, strict=True):
-        if n * spacing < 1.5 * usual:
+        if n * spacing < _LONG * usual:
             low, high = 0, n
         else:
             length = min(n, max(round(usual / spacing), b - a + 2 * math.ceil(MARGIN_MM / spacing)))

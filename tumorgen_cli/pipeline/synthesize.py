@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tumorgen_cli.evaluation.measure import cache_folder
-from tumorgen_cli.judge.find import needed_judge
+from tumorgen_cli.judge.find import OWN_JUDGE, choose_judge, load_judge, needed_judge
 from tumorgen_cli.judge.predictions import Predictions
+from tumorgen_cli.judge.suspects import FILE, LEAST_ML, Search, find_suspects
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.planning.workspace import Workspace
@@ -26,9 +27,11 @@ from tumorgen_cli.synthesis.sources import (
 from tumorgen_cli.synthesis.synthesize import Tally, count_set, make_jobs, own_jobs, synthesize_set
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
-from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, abbreviate_list
 from tumorgen_cli.system.files import file_name
 from tumorgen_cli.system.locks import locked
+
+_NAMED = 10  # most hosts that are named on the terminal
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ def synthesize_pairs(
         sources = redraw_sources(workspace, plan, hosts.cases)
     else:
         sources = healthy_sources(plan, hosts.healthy, regions, hosts.paint_in)
+    search = None if hosts.cases else _look_for_suspects(workspace, sources, made, hosts, quality, device)
+    if search is not None and hosts.skip_suspects:
+        sources = [source for source in sources if source.name not in search.suspicious]
     seed = plan.seed if made.seed is None else made.seed
     cases = workspace.fingerprint().of(workspace.splits().train).cases
     settings = _set_settings(method, hosts, sources, sampling, seed)
@@ -81,7 +87,7 @@ def synthesize_pairs(
         judge = needed_judge(workspace, quality.judge, device, [source.files for source in sources])
         cache = cache_folder(workspace.evaluation(folder.name))
         test = Quality(Predictions(judge, cache), quality.rule, tries)
-    inputs = PairInputs(method, cases, sampling, hosts.box, test)
+    inputs = PairInputs(method, cases, sampling, hosts.box, test, search.found if search else {})
     own = own_jobs(jobs, shard)
     if made.dry_run:
         with console.progress("checking hosts", len({job.source.name for job in own})) as tick:
@@ -90,6 +96,8 @@ def synthesize_pairs(
     with locked(folder, "synthesize", shard.name if shard else None):
         forecast = forecast_set(inputs, jobs, folder, shard)
         console.note(str(forecast))
+        if search is not None and search.suspicious and not hosts.skip_suspects:
+            console.note(f"suspected lesions are listed in {folder / FILE}, and in the provenance of their pairs")
         with console.progress("painting", len(own)) as tick:
             tally = synthesize_set(inputs, jobs, folder, settings, tick, shard)
     if tally.pairs > made.pairs:
@@ -98,6 +106,68 @@ def synthesize_pairs(
             f"{folder} holds {tally.pairs} pairs and {asked}: none is removed; a smaller set needs another --out"
         )
     return SetReport(str(folder), tally, forecast)
+
+
+def _look_for_suspects(
+    workspace: Workspace,
+    sources: Sequence[Source],
+    made: SetOptions,
+    hosts: HostOptions,
+    quality: QualityOptions,
+    device: DeviceName,
+) -> Search | None:
+    """Look for suspected lesions in hosts, where a judge fits them; None where they were not looked for.
+
+    Without `hosts.skip_suspects` only the hosts of this process's pairs are looked at.
+
+    Raises:
+        StateError: suspicious hosts are to be left out, and there is no judge that fits.
+        DataError: no host would be left.
+    """
+    wanted = (
+        sources
+        if hosts.skip_suspects
+        else [job.source for job in own_jobs(make_jobs(sources, made.pairs, 0), made.shard)]
+    )
+    files = {source.name: source.files for source in wanted}
+    choice = choose_judge(workspace, quality.judge, list(files.values()))
+    if choice.folder is None or choice.differences or (made.dry_run and not hosts.skip_suspects):
+        reason = choice.reason or "; ".join(choice.differences) or "this is a rehearsal"
+        if hosts.skip_suspects:
+            fault = Fault("--skip-suspects", reason, "a judge that knows such scans", f"{OWN_JUDGE}, or leave it out")
+            raise StateError("Suspected lesions cannot be looked for", [fault])
+        console.note(f"suspected lesions in the hosts were not looked for: {reason}")
+        return None
+    judge, cache = load_judge(workspace, choice, device), cache_folder(workspace.evaluation("hosts"))
+    with console.progress("looking for suspected lesions", len(files)) as tick:
+        search = find_suspects(Predictions(judge, cache), files, cache, tick)
+    _show_suspects(search)
+    left = len(files) - len(search.suspicious)
+    if hosts.skip_suspects and not left:
+        remedy = "leave --skip-suspects out, or give other hosts"
+        fault = Fault(str(hosts.healthy), f"suspected lesions in all {len(files)} hosts", "a host without", remedy)
+        raise DataError("No host is left", [fault])
+    if hosts.skip_suspects and search.suspicious:
+        console.note(f"left out with --skip-suspects: {abbreviate_list(search.suspicious, _NAMED)}; {left} hosts stay")
+    return search
+
+
+def _show_suspects(search: Search) -> None:
+    """Say in which hosts a judge marks suspected lesions, and what looking for them has cost."""
+    cost = f" ({search.seconds:.1f} s a host; kept for evaluate and filter)" if search.seconds else ""
+    looked = f"looked for lesions of {LEAST_ML} ml and more in {len(search.found)} hosts{cost}"
+    if not search.suspicious:
+        console.note(f"no suspected lesion: {looked}")
+    else:
+        console.warn(f"suspected lesions in {len(search.suspicious)} of {len(search.found)} hosts: {looked}")
+        for host in search.suspicious[:_NAMED]:
+            suspects = search.found[host]
+            volumes = ", ".join(f"{each.volume_ml:.1f}" for each in suspects[:5]) + (" …" if len(suspects) > 5 else "")
+            console.note(f"  {host}: {len(suspects)} ({volumes} ml)")
+        if len(search.suspicious) > _NAMED:
+            console.note(f"  and {len(search.suspicious) - _NAMED} more hosts")
+    for host, reason in list(search.unlike.items())[:_NAMED]:
+        console.note(f"  {host}: not looked at, {reason}")
 
 
 def check_sampling(method: Method, sampling: Sampling) -> None:
@@ -147,6 +217,8 @@ def set_name(method: str, hosts: HostOptions, sampling: Sampling, quality: Quali
             parts.append(f"keep-{quality.keep:g}")
         if quality.p_alone:
             parts.append("p-alone")
+    if hosts.skip_suspects:
+        parts.append("skip-suspects")
     return file_name("_".join(parts))
 
 

@@ -30,6 +30,7 @@ class HostOptions:
         paint_in: Name of a label of the plan: tumors are painted in this label of the `host_labels`. In a comparison,
             without `host_labels`, another data set, whose cases without tumors are painted into.
         host_labels: Folder with a label file per scan of `healthy`, named as the scan without `_0000`.
+        skip_suspects: Leave out scans of `healthy` in which a judge marks suspected lesions.
     """
 
     healthy: Path | None = None
@@ -38,6 +39,7 @@ class HostOptions:
     box: Box | None = None
     paint_in: str | None = None
     host_labels: Path | None = None
+    skip_suspects: bool = False
 
 
 def refuse_host_options(hosts: HostOptions, *known: str) -> None:
@@ -54,7 +56,7 @@ def refuse_host_options(hosts: HostOptions, *known: str) -> None:
     faults = [
         Fault(f"--{name.replace('_', '-')}", str(value), f"only {', '.join(known)} here", "leave it out")
         for name, value in given
-        if value is not None
+        if value is not None and value is not False
     ]
     if faults:
         raise PlanError("Options that do not apply", faults)

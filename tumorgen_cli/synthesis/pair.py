@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from tumorgen_cli.system.files import derive_seed
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
     from tumorgen_cli.judge.predictions import Predictions
+    from tumorgen_cli.judge.suspects import Suspect
     from tumorgen_cli.methods.base import Method, Sampling
 
 
@@ -65,6 +66,7 @@ class PairInputs:
         sampling: how the method samples.
         box: the user's box in the hosts' voxels; None to draw boxes.
         quality: the test of each draw; None for no such test.
+        suspects: suspected lesions of the hosts in which they were looked for, by host.
     """
 
     method: Method
@@ -72,6 +74,7 @@ class PairInputs:
     sampling: Sampling
     box: Box | None = None
     quality: Quality | None = None
+    suspects: Mapping[str, Sequence[Suspect]] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
@@ -260,6 +263,7 @@ def make_provenance(
         draw: the draw that passed.
         seconds: times, by name.
     """
+    suspects = inputs.suspects.get(host.scan.name)
     return Provenance(
         case=job.case,
         method=inputs.method.name,
@@ -280,4 +284,5 @@ def make_provenance(
         rejected=draw.rejected,
         drawn=draw.drawn,
         removal_box=draw.removal_box,
+        suspected_ml=None if suspects is None else round(sum(each.volume_ml for each in suspects), 3),
     )

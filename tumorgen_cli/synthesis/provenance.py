@@ -39,6 +39,7 @@ class Provenance:
         removal_box: box of the voxels that changed when an old tumor was removed; None if there was none.
         files: hashes of the pair's files: its images by channel, then its label; empty for a pair that is not written.
         inside: share of the tumor in the region to paint in or, without one, in the body.
+        suspected_ml: volume of suspected lesions that a judge marks in the unpainted host; None if it was not asked.
     """
 
     case: str
@@ -61,3 +62,4 @@ class Provenance:
     removal_box: Box | None = None
     inside: float = 1.0
     files: tuple[str, ...] = ()
+    suspected_ml: float | None = None
