@@ -47,6 +47,7 @@ from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, one_line
 from tumorgen_cli.system.files import file_name
 from tumorgen_cli.system.locks import locked
+from tumorgen_cli.system.names import inside
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,8 @@ def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Wo
     if train_on in plan.labels:
         dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
         cases = select_organ_cases(dataset, train_on, workspace.splits().train)
-        return subset_workspace(workspace, cases, folder / train_on.replace(" ", "_"), device)
+        inner_folder = inside(folder, train_on.replace(" ", "_"), f"{plan.dataset}: labels", "rename the label")
+        return subset_workspace(workspace, cases, inner_folder, device)
     path = find_dataset(train_on)
     inner = Workspace(folder / path.name)
     if not inner.plan_file.is_file():  # an existing plan stays: the user may have changed it

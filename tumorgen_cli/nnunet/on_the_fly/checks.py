@@ -11,7 +11,6 @@ from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.system.errors import Fault, abbreviate_list
 from tumorgen_cli.system.json_records import read_record
 
-
 _READER = "overwrite_image_reader_writer"  # of dataset.json: the reader that nnU-Net is to use
 
 
