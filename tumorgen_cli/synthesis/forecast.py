@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +14,11 @@ import numpy as np
 
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.logs import read_log
-from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair
+from tumorgen_cli.synthesis.pair import LoadedHost, PairInputs, PairJob, draw_pair
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.shards import Shard, claim_set
-from tumorgen_cli.synthesis.synthesize import load_host, own_jobs, set_identity
+from tumorgen_cli.synthesis.synthesize import load_host, own_jobs, set_identity, write_pair
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
 
@@ -102,7 +103,7 @@ def rehearse_set(
     tick: Callable[[int, str], None],
     shard: Shard | None = None,
 ) -> Forecast:
-    """Check everything that `synthesize_set` needs, every host as a whole, and paint one pair; write nothing.
+    """Check everything that `synthesize_set` needs, every host as a whole, and paint one pair; leave nothing behind.
 
     Args:
         inputs: what the pairs are painted with.
@@ -121,24 +122,33 @@ def rehearse_set(
     claim_set(out, set_identity(inputs, weights, settings), alone=shard is None, dry_run=True)
     found = forecast_set(inputs, jobs, out, shard)
     faults: list[Fault] = []
-    doubts, seconds = Doubts(), None
+    doubts, seconds = Doubts(), 0.0
     for number, job in enumerate(_first_jobs(own_jobs(jobs, shard)), 1):
         start = time.perf_counter()
         try:
             host = load_host(inputs, job.source, lambda _: "")
             doubts.add(host.scan.name, host.doubts)
-            if seconds is None:
-                draw = draw_pair(inputs, job, host)
+            if not seconds and found.missing:
+                found = replace(found, disk_bytes=found.missing * _paint_away(inputs, job, host))
                 seconds = time.perf_counter() - start
-                if draw.image is None:
-                    console.warn(f"{job.case} would be given up: {describe_counts(draw.rejected)}")
         except DataError as error:
             faults += error.faults
         tick(number, job.source.name)
     doubts.tell()
     if faults:
         raise DataError("Hosts cannot be used", faults)
-    return found if seconds is None else replace(found, seconds=round(seconds * found.missing, 1))
+    return replace(found, seconds=round(seconds * found.missing, 1))
+
+
+def _paint_away(inputs: PairInputs, job: PairJob, host: LoadedHost) -> int:
+    """Paint a pair and write it to a folder that is deleted again; return its size in bytes."""
+    draw = draw_pair(inputs, job, host)
+    if draw.image is None:
+        console.warn(f"{job.case} would be given up: {describe_counts(draw.rejected)}")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        write_pair(inputs.plan, job, host.scan, draw, Path(folder))
+        return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
 
 def _first_jobs(jobs: Iterable[PairJob]) -> list[PairJob]:

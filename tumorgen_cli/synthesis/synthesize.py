@@ -21,6 +21,7 @@ import numpy as np
 from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.figures import View, display_range, display_style, save_pair_preview
 from tumorgen_cli.geometry import cast_to_dtype
+from tumorgen_cli.judge.suspects import write_suspects
 from tumorgen_cli.judge.verdict import JUDGE_REASONS
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.plan import Plan
@@ -128,6 +129,8 @@ def synthesize_set(
     with take_turn(out, shard):
         _begin_set(out, inputs, set_identity(inputs, weights, settings), len(jobs), shard)
         write_hosts(out, {job.source.name: job.source.files for job in jobs})
+        if inputs.suspects:
+            write_suspects(out, inputs.suspects)
         provenance, losses = (open_log(out, name, shard.name if shard else None) for name in _LOGS)
         # what could not be used before may be usable now
         drop_lines(out, "given_up", lambda line: "reason" in line and line["case"] in own)
@@ -144,10 +147,10 @@ def synthesize_set(
         _check_hosts(mine, done, hash_host, out, tick)
     first = len(mine) - len(missing)
     tick(first, "")
-    made = _make_pairs(
+    made, faults = _make_pairs(
         inputs, weights, missing, out, (provenance, losses), hash_host, lambda done, note: tick(first + done, note)
     )
-    return _finish_set(out, inputs.plan, jobs, made, shard)
+    return _finish_set(out, inputs.plan, jobs, made, faults, shard)
 
 
 def set_identity(inputs: PairInputs, weights: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +211,7 @@ def _make_pairs(
     logs: tuple[Path, Path],
     hash_host: Callable[[tuple[Path, ...]], str],
     tick: Callable[[int, str], None],
-) -> int:
+) -> tuple[int, list[Fault]]:
     """Make pairs that are sorted by source, and write them or the reason why they were given up.
 
     Args:
@@ -221,9 +224,10 @@ def _make_pairs(
         tick: is called after each pair with its position and a note.
 
     Returns:
-        The number of finished pairs.
+        The number of finished pairs, and the faults of hosts because of which pairs were given up.
     """
     provenance, losses = logs
+    faults: dict[Fault, None] = {}  # in order, each once
     made, host, doubts, beside = 0, None, Doubts(), {}
     for number, job in enumerate(jobs, 1):
         start = time.perf_counter()
@@ -234,6 +238,7 @@ def _make_pairs(
             read_seconds, draw_start = time.perf_counter() - start, time.perf_counter()
             draw = draw_pair(inputs, job, host)
         except DataError as error:  # the other pairs do not depend on this one
+            faults.update(dict.fromkeys(error.faults))
             append_line(losses, json.dumps({"case": job.case, "rejected": {}, "reason": one_line(error)}))
             tick(number, f"{job.case} given up")
             continue
@@ -241,7 +246,7 @@ def _make_pairs(
             append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
         else:
             compute_seconds = time.perf_counter() - draw_start
-            files = _write_pair(inputs.plan, job, host.scan, draw, out)
+            files = write_pair(inputs.plan, job, host.scan, draw, out)
             seconds = {"read": read_seconds, "method": draw.seconds, "compute": compute_seconds}
             seconds["total"] = time.perf_counter() - start
             record = make_provenance(inputs, weights, job, host, draw, seconds)
@@ -252,7 +257,7 @@ def _make_pairs(
         tick(number, job.case)
     doubts.tell()
     _warn_of_tumors_beside(beside, made)
-    return made
+    return made, list(faults)
 
 
 def _warn_of_tumors_beside(beside: Mapping[str, float], made: int) -> None:
@@ -265,7 +270,9 @@ def _warn_of_tumors_beside(beside: Mapping[str, float], made: int) -> None:
         )
 
 
-def _finish_set(out: Path, plan: Plan, jobs: Sequence[PairJob], made: int, shard: Shard | None) -> Tally:
+def _finish_set(
+    out: Path, plan: Plan, jobs: Sequence[PairJob], made: int, faults: Sequence[Fault], shard: Shard | None
+) -> Tally:
     """Finish the set if no pair is left, and count what it has cost.
 
     Raises:
@@ -275,7 +282,7 @@ def _finish_set(out: Path, plan: Plan, jobs: Sequence[PairJob], made: int, shard
         done, given_up = _read_finished(out), read_log(out, "given_up")
         left = sum(job.case not in done and job.case not in given_up for job in jobs)
         if not left and may_finish(out, len(jobs), shard):
-            _warn_of_given_up(out, done, given_up)
+            _warn_of_given_up(out, done, given_up, faults)
             order = {job.case: number for number, job in enumerate(jobs)}
             for name in _LOGS:
                 merge_logs(out, name, order)
@@ -284,7 +291,12 @@ def _finish_set(out: Path, plan: Plan, jobs: Sequence[PairJob], made: int, shard
     return _count(list(done.values()), made, left, given_up)
 
 
-def _warn_of_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mapping[str, Mapping[str, Any]]) -> None:
+def _warn_of_given_up(
+    out: Path,
+    done: Mapping[str, Provenance],
+    given_up: Mapping[str, Mapping[str, Any]],
+    faults: Sequence[Fault],
+) -> None:
     """Warn of pairs that were given up.
 
     Raises:
@@ -299,6 +311,8 @@ def _warn_of_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mappi
         for log in list_logs(out, "given_up"):
             log.unlink()
         remove_division(out)
+        if faults and all("reason" in record for record in given_up.values()):
+            raise DataError("No host can be used", faults)
         remedy = "train longer, choose other hosts or boxes, or allow more draws (--set paste.draws=N at planning)"
         fault = Fault(str(out), f"{len(given_up)} pairs given up ({summary})", "at least one pair", remedy)
         raise DataError("No tumor came", [fault])
@@ -308,7 +322,7 @@ def _warn_of_given_up(out: Path, done: Mapping[str, Provenance], given_up: Mappi
     )
 
 
-def _write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> tuple[str, ...]:
+def write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> tuple[str, ...]:
     """Write the images, the labels and the preview of a pair; return the hashes for `Provenance.files`."""
     image, mask, box = np.asarray(draw.image), draw.mask, draw.window.box
     labels = paste_labels(scan, box, mask, plan.tumor_label)
