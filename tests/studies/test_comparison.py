@@ -22,6 +22,7 @@ from tumorgen_cli.evaluation.comparison import (
     MethodEntry,
     PaintedSet,
     StageCost,
+    Table,
     Value,
     best_of,
     make_table,
@@ -32,10 +33,12 @@ from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.studies import comparison as comparison_module
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, one_line
 from tumorgen_cli.system.json_records import write_json
+from tumorgen_cli.training.stage import StageRun
 
 BY_KEY = {column.key: column for column in COLUMNS}
 
@@ -140,14 +143,22 @@ def test_an_error_is_told_in_a_line():
 def test_what_training_cost_and_came_to_is_told(tmp_path):
     from tumorgen_cli.evaluation.reports.comparison import training_rows
 
-    write_json(
-        tmp_path / "gan" / "run.json",
-        {"iterations": 3, "seconds": 1.5, "device": "cpu", "numbers": {"unlabeled_scans": 2.0}},
-    )
+    run = StageRun("gan", "", 3, 5, 1.5, "cpu", 1, 0.5, "", {"unlabeled_scans": 2.0})
+    write_json(tmp_path / "gan" / "run.json", run)
     runs = stage_runs({"segmentor": tmp_path / "segmentor", "gan": tmp_path / "gan"}, {"segmentor": 9, "gan": 5})
     assert runs == (StageCost("gan", 3, 5, 1.5, "cpu", {"unlabeled_scans": 2.0}),)
     ((*_, told),) = training_rows(Comparison("", "", "", 0, "", "", "", "", False, 1.0, {"freetumor": runs}, ()))
     assert "unlabeled scans 2" in told
+
+
+def test_weak_weights_are_remarked_on_the_page(tmp_path):
+    from tumorgen_cli.evaluation.reports.comparison import write_page
+
+    write_json(tmp_path / "set" / "shortfalls.json", ["flow was trained for 1 of 9 planned steps"])
+    table = Table("scans", 1, 0, {}, (MethodEntry("tumorgen", str(tmp_path / "set"), "no values"),), {})
+    comparison = Comparison("", "", "", 0, "", "", "", "", False, 1.0, {}, (table,))
+    write_page(tmp_path / "page.html", comparison, {}, {})
+    assert "tumorgen: flow was trained for 1 of 9 planned steps." in (tmp_path / "page.html").read_text()
 
 
 def test_minutes_are_shared_out_by_planned_work():
@@ -421,3 +432,14 @@ def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp
     assert sorted(json.loads(line)["host"] for line in lines) == [name.removesuffix(".nii.gz") for name in names[:2]]
     assert report.page.startswith(str(inner))
     assert not list(fresh.root.glob("synthetic/*"))
+
+
+def test_the_name_of_a_label_leads_nowhere_else(workspace, monkeypatch):
+    """It names the folder of the workspace that learns in this label."""
+    plan = replace(workspace.plan(), labels={"background": 0, "tumor": 1, "../../liver": 2})
+    monkeypatch.setattr(Workspace, "plan", lambda _: plan)
+    monkeypatch.setattr(comparison_module, "select_organ_cases", lambda *_: [])
+    monkeypatch.setattr(comparison_module, "subset_workspace", lambda *_: pytest.fail("outside"))
+    with pytest.raises(StateError, match="out of their folder") as caught:
+        comparison_module._workspace_on(workspace, "../../liver", "cpu")
+    assert caught.value.faults[0].remedy == "rename the label"

@@ -21,7 +21,8 @@ from tumorgen_cli.metrics.summary import Summary, summarize
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import count_rejected
 from tumorgen_cli.system.files import write_text
-from tumorgen_cli.system.json_records import none_for_nan, read_plain, to_plain, write_json
+from tumorgen_cli.system.json_records import none_for_nan, to_plain, write_json
+from tumorgen_cli.training.checkpoints import read_run
 
 _PLANES = {"axial": "axial", "sagittal": "sagittal", "coronal": "coronal", ALL_PLANES: "mean"}
 _KS = {"volume_ml": "volume", "mean": "mean intensity", "contrast": "contrast"}
@@ -99,11 +100,11 @@ COLUMNS = (
     Column("seconds_method", "painting", "s a pair, the method", "low"),
 )
 RULE = (
-    "A value is marked as the best of its column if it differs clearly from every other method's value on the "
+    "A value is marked as the best of its measure if it differs clearly from every other method's value on the "
     "same hosts. Two values differ clearly if their 95 % intervals do not overlap (intervals of the mean over "
     "pairs; for the AUC, of its distance from 0.5). Two distances differ clearly if their difference is larger "
     "than the width of the real-against-real interval. Distances are compared only between sets that use as many "
-    "slices as the real row, because few slices make a Fréchet distance larger. Columns without an interval are "
+    "slices as the real cases, because few slices make a Fréchet distance larger. Measures without an interval are "
     "never marked."
 )
 
@@ -352,10 +353,9 @@ def _from_half(value: Value) -> Value:
 
 def stage_runs(folders: Mapping[str, Path], planned: Mapping[str, int]) -> tuple[StageCost, ...]:
     """Read the finished stages of a method from the folders of its runs."""
-    files = {stage: folder / "run.json" for stage, folder in folders.items()}
-    runs = {stage: read_plain(path, "train the stage again") for stage, path in files.items() if path.is_file()}
+    runs = {stage: read_run(folder) for stage, folder in folders.items() if (folder / "run.json").is_file()}
     return tuple(
-        StageCost(stage, run["iterations"], planned[stage], run["seconds"], run["device"], run["numbers"])
+        StageCost(stage, run.iterations, planned[stage], run.seconds, run.device, run.numbers)
         for stage, run in runs.items()
     )
 

@@ -14,7 +14,7 @@ from tumorgen_cli.geometry import Box, Triple
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.system.json_records import hash_value, read_plain
+from tumorgen_cli.system.json_records import hash_value, read_fields
 from tumorgen_cli.training.checkpoints import is_finished, load_weights, read_run, restart_folder
 from tumorgen_cli.training.stage import Stage
 
@@ -184,7 +184,8 @@ class Method(ABC):
         """
         own = self.workspace.splits().train
         files = [path for stage in self.stages if (path := self.folder(stage) / INITIAL).is_file()]
-        other = {case for path in files for case in read_plain(path, "train the stage again")["cases"]}
+        remedy = "train the stage anew, with `tumorgen train STAGE --restart` and the same --init"
+        other = {case for path in files for case in read_fields(path, remedy, cases=tuple[str, ...])["cases"]}
         return (*own, *sorted(other - {*own}))
 
     def planned_iterations(self, name: str) -> int:

@@ -35,7 +35,7 @@ from tumorgen_cli.figures import View, display_range, display_style, draw_box_sl
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
-from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.synthesis.set_files import read_provenance, read_shortfalls
 from tumorgen_cli.system.files import write_text
 
 PLACES = 4
@@ -113,8 +113,10 @@ def write_page(
             if entry.folder in reports
         ]
         grids.append(_grid(each, comparison) | {"places": places.get(each.hosts, ()), "links": links})
+    folders = {(entry.method, entry.folder) for each in comparison.tables for entry in each.entries if entry.folder}
     content = {
         "title": f"{comparison.name}: comparison",
+        "weak": sorted({f"{name}: {text}" for name, folder in folders for text in read_shortfalls(Path(folder))}),
         "c": comparison,
         "judge": comparison.judge or "none",
         "grids": grids,

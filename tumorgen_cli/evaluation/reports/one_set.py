@@ -228,14 +228,15 @@ def _distributions(scores: Scores, unit: str) -> Markup:
     from matplotlib.figure import Figure
 
     text, soft, line, mark = INK
+    training, synthetic = scores.of("train"), scores.of("synthetic")
     columns = 4
     rows = math.ceil(len(scores.comparisons) / columns)
     figure = Figure(figsize=(9.6, 2.3 * rows), facecolor="none")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     figure.subplots_adjust(left=0.04, right=0.99, bottom=0.07, top=0.94, wspace=0.22, hspace=0.38)
     for panel, comparison in zip(panels, scores.comparisons, strict=False):
-        for group, color, label in (("train", soft, "training"), ("synthetic", mark, "synthetic")):
-            values = values_of(scores.of(group), comparison.field)  # type: ignore[arg-type]
+        for cases, color, label in ((training, soft, "training"), (synthetic, mark, "synthetic")):
+            values = values_of(cases, comparison.field)
             values = values[np.isfinite(values)]
             if len(values):
                 panel.ecdf(values, color=color, label=label, linewidth=1.8)
