@@ -240,7 +240,7 @@ def _add_tumor(
     soft = near * _edge(depth, 2.0 * min(grid.spacing_mm) / radius_mm)
     inside = soft >= 0.5
     background = float(uptake[inside].mean()) if inside.any() else float(uptake.mean())
-    faint, strong = background * rng.uniform(1.2, 1.6), max(background * rng.uniform(2.2, 4.0), rng.uniform(3.0, 9.0))
+    faint, strong = background * rng.uniform(1.5, 1.9), max(background * rng.uniform(2.2, 4.0), rng.uniform(3.0, 9.0))
     level = float(faint if kind == "low" else strong)
     texture = np.exp({"mixed": 0.45, "low": 0.03}.get(kind, 0.10) * _noise(rng, grid, 0.35 * radius_mm))
     if kind == "necrotic":
