@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from tumorgen_cli.geometry import Box, Grid
-from tumorgen_cli.judge.verdict import judge_pair, judged_region, predict_around
+from tumorgen_cli.judge.verdict import (
+    BESIDE,
+    NO_MASK,
+    NOT_FOUND,
+    PassRule,
+    check_pair,
+    judge_pair,
+    judged_region,
+    predict_around,
+)
 
 GRID = Grid((40, 30, 200), (2.0, 2.0, 2.0))
 BOX = Box((10, 10, 90), (20, 20, 100))
@@ -52,3 +61,65 @@ def test_only_what_lies_by_the_box_counts_and_old_tumors_do_not():
     assert predicted[5, 5, 60]  # inputs are not touched
     with pytest.raises(AttributeError):
         found.dice = 0.5
+
+
+def never():
+    pytest.fail("the host was looked at")
+
+
+def block(*spans):
+    found = np.zeros(GRID.shape, bool)
+    found[tuple(slice(*span) for span in spans)] = True
+    return found
+
+
+MASK = block((12, 16), (12, 16), (92, 96))  # 64 voxels
+NOTHING = np.zeros(GRID.shape, bool)
+RULE = PassRule()
+
+
+def check(predicted, before=never, others=NOTHING, rule=RULE, mask=MASK):
+    return check_pair(mask, others, predicted, before, (BOX, GRID), rule)
+
+
+def test_what_is_found_passes_without_a_look_at_the_host():
+    exact = check(MASK)
+    assert (exact.proportion, exact.beside, exact.reason) == (1, 0, None)
+    half = check(MASK | block((16, 18), (12, 16), (92, 96)))  # half as much beside it is still enough
+    assert (half.beside, half.reason) == (0.5, None)
+    assert check(block((12, 14), (12, 16), (92, 96))).reason == NOT_FOUND
+    assert check(block((12, 14), (12, 16), (92, 96)), rule=PassRule(0.5)).reason is None
+    assert check(MASK, mask=NOTHING).reason == NO_MASK
+
+
+def test_a_picture_that_is_marked_all_over_does_not_pass():
+    all_over = check(np.ones(GRID.shape, bool), lambda: NOTHING)
+    assert all_over.proportion == 1
+    assert all_over.beside > 10
+    assert all_over.reason == BESIDE
+    alone = check(np.ones(GRID.shape, bool), rule=PassRule(0.7, None))  # FreeTumor's test does not see it
+    assert alone.reason is None
+
+
+def test_marks_count_within_10_mm_of_the_box_only():
+    far = MASK | block((0, 40), (0, 30), (0, 85))  # the box begins at 90, 10 mm are 5 voxels
+    assert check(far).reason is None
+    assert check(far | block((0, 40), (0, 30), (0, 86)), lambda: NOTHING).reason == BESIDE
+
+
+def test_what_was_marked_before_is_not_new():
+    old = block((17, 19), (10, 20), (90, 100))
+    seen = check(MASK | old, lambda: old)
+    assert (seen.beside, seen.reason) == (0, None)
+    larger = block((17, 20), (10, 20), (90, 100))  # the old lesion, drawn a voxel larger: an answer to it
+    assert check(MASK | larger, lambda: old).reason is None
+    assert check(MASK | larger, lambda: NOTHING).reason == BESIDE
+    bridge = MASK | block((16, 19), (10, 20), (90, 100))  # connected with the new one: what is new of it counts
+    assert check(bridge, lambda: old).beside == pytest.approx(100 / 64)
+    assert check(MASK | old, others=old).reason is None  # an annotated tumor needs no look at the host
+
+
+def test_a_host_that_is_marked_where_the_tumor_is_painted_hides_nothing():
+    """Marks of the host inside the mask are the mask's; those beside it do not make marks of the pair old."""
+    before = MASK | block((0, 2), (0, 2), (0, 2))
+    assert check(np.ones(GRID.shape, bool), lambda: before).reason == BESIDE

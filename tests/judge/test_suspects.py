@@ -1,0 +1,119 @@
+"""Suspected lesions in hosts: what is listed, what is kept, what is told."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tumorgen_cli.data.volumes import write_volume
+from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.judge.predictions import Predictions
+from tumorgen_cli.judge.suspects import FILE, Suspect, find_suspects, write_suspects
+
+# x runs to the right and z down, from an origin off zero
+GRID = Grid((30, 20, 10), (2.0, 2.0, 5.0), (100.0, -50.0, 20.0), (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
+
+
+class Marks:
+    """Stands in for a judge: marks what is above 3, as surely as it is bright."""
+
+    folder, hash, tumor_labels = Path("marks"), "m", (1,)
+
+    def __init__(self, usual_mm=1000.0):
+        self.asked, self.usual_extent_mm = 0, (usual_mm,) * 3
+
+    def tumor(self, image, grid):
+        return self.tumor_with_probability(image, grid)[0]
+
+    def tumor_with_probability(self, image, grid):
+        self.asked += 1
+        return image[0] > 3, (image[0] / 10).astype(np.float32)
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """`a` has two suspected lesions and a crumb, `b` has none."""
+    image = np.ones(GRID.shape, np.float32)
+    image[4:8, 4:8, 4:6] = 6  # 32 voxels of 0.02 ml
+    image[20:26, 10:16, 2:4] = 8  # 72 voxels
+    image[0, 0, 0] = 9
+    paths = {name: tmp_path / "hosts" / f"{name}_0000.nii.gz" for name in "ab"}
+    write_volume(paths["a"], image, GRID)
+    write_volume(paths["b"], np.ones(GRID.shape, np.float32), GRID)
+    return {name: (path,) for name, path in paths.items()}
+
+
+def look(judge, hosts, tmp_path):
+    steps = []
+    cache = tmp_path / "cache"
+    found = find_suspects(Predictions(judge, cache), hosts, cache, lambda number, name: steps.append(name))
+    assert steps == list(hosts)
+    return found
+
+
+def test_components_are_listed_with_volume_place_and_probability(hosts, tmp_path):
+    found = look(Marks(), hosts, tmp_path)
+    assert found.suspicious == ("a",)
+    assert found.found["b"] == ()
+    assert not found.unlike
+    first, second = found.found["a"]  # the crumb of 0.02 ml is not among them
+    assert first.volume_ml == pytest.approx(72 * 0.02)
+    assert first.center_mm == pytest.approx((100 - 22.5 * 2, -50 + 12.5 * 2, 20 - 2.5 * 5))
+    assert first.probability == pytest.approx(0.8)
+    assert (second.volume_ml, second.probability) == (pytest.approx(32 * 0.02), pytest.approx(0.6))
+
+
+def test_nothing_is_asked_again_and_damaged_caches_are_made_again(hosts, tmp_path):
+    first, judge = look(Marks(), hosts, tmp_path), Marks()
+    again = look(judge, hosts, tmp_path)
+    assert (again.found, again.seconds, judge.asked) == (first.found, 0.0, 0)
+    for path in (tmp_path / "cache" / "suspects").rglob("*.npz"):
+        path.write_bytes(path.read_bytes()[:40])
+    assert look(judge, hosts, tmp_path).found == first.found
+    assert judge.asked == 2
+
+
+def test_the_prediction_is_that_of_the_pairs_of_the_host(hosts, tmp_path):
+    """Filtering and painting with a judge do not ask for it again."""
+    from tumorgen_cli.system.files import hash_files
+
+    look(Marks(), hosts, tmp_path)
+    judge = Marks()
+    found = Predictions(judge, tmp_path / "cache").around(
+        "a", hash_files(hosts["a"]), GRID, Box((3, 3, 3), (9, 9, 7)), lambda: pytest.fail("the host was read")
+    )
+    assert (int(found.sum()), judge.asked) == (32 + 72 + 1, 0)
+
+
+def test_a_host_that_the_judge_sees_in_part_is_not_looked_at(hosts, tmp_path):
+    judge = Marks(usual_mm=30.0)  # the host is 60 mm long
+    found = look(judge, hosts, tmp_path)
+    assert (found.found, judge.asked) == ({}, 0)
+    assert set(found.unlike) == {"a", "b"}
+    assert "longer than the judge's training scans" in found.unlike["a"]
+
+
+def test_a_host_that_cannot_be_read_stops_nothing(hosts, tmp_path):
+    path = hosts["a"][0]
+    path.write_bytes(path.read_bytes()[:100])
+    found = look(Marks(), hosts, tmp_path)
+    assert set(found.unlike) == {"a"}
+    assert found.found == {"b": ()}
+
+
+def test_the_lists_of_shards_are_one(tmp_path):
+    lesion = Suspect(1.5, (1.0, -2.0, 3.25), 0.75)
+    write_suspects(tmp_path, {"b": (lesion,), "c": ()})
+    write_suspects(tmp_path, {"a": (lesion, lesion)})
+    write_suspects(tmp_path, {"b": (lesion,), "c": ()})
+    rows = list(csv.DictReader((tmp_path / FILE).read_text().splitlines()))
+    assert [row["host"] for row in rows] == ["a", "a", "b"]
+    assert rows[0] == {
+        "host": "a",
+        "volume_ml": "1.500",
+        "x_mm": "1.0",
+        "y_mm": "-2.0",
+        "z_mm": "3.2",
+        "probability": "0.750",
+    }
