@@ -20,6 +20,7 @@ from tumorgen_cli.data.hosts import describe_matches, match_cases
 from tumorgen_cli.data.splits import SPLITS, Splits, find_fold
 from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.methods.open import open_method
+from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.nnunet.on_the_fly.checks import planned_reader_faults
 from tumorgen_cli.nnunet.on_the_fly.settings import VARIABLE, Painting
 from tumorgen_cli.nnunet.runner import user_folders
@@ -30,6 +31,7 @@ from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, Quality
 from tumorgen_cli.synthesis.painter import find_sources, hash_file_sizes, source_names
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.synthesis.sources import Source, unlabeled_hosts, unlabeled_hosts_fault
+from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError, StateError, gather_faults
 from tumorgen_cli.system.json_records import hash_value, write_json
@@ -69,6 +71,9 @@ def set_up_nnunet(
     faults: list[Fault] = []
     method = gather_faults(faults, lambda: open_method(workspace, method_name, device))
     weights = gather_faults(faults, lambda: dict(method.load())) if method is not None else None
+    if method is not None and weights is not None:
+        for text in find_shortfalls(method):
+            console.warn(text)
     quality = replace(quality, judge=_absolute_judge(quality.judge))
     seed = plan.seed if seed is None else seed
     painting = _painting(workspace.root, plan, method_name, hosts, patches, quality, device, seed)
