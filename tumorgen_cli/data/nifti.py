@@ -224,7 +224,7 @@ def _header_faults(path: Path, header: Nifti1Header) -> list[Fault]:
         )
         return [Fault(str(path), f"lengths in {unit}", "lengths in mm", remedy)]
     edges = header["pixdim"][1:4].astype(float)
-    if axes >= 3 and not (np.isfinite(edges).all() and edges.all()):
+    if axes >= 3 and not (np.isfinite(edges).all() and (edges > 0).all()):
         found = f"voxels of {'×'.join(f'{e:g}' for e in edges)} mm"
         remedy = "write the true voxel edges into the header (nibabel: image.header.set_zooms((X, Y, Z)))"
         return [Fault(str(path), found, "edges above 0 mm", remedy)]
