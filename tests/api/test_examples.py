@@ -1,9 +1,9 @@
 """Every public function has an example that runs, in the workspace of a demo."""
 
 import doctest
-import shutil
 
 import pytest
+from support.workspaces import lay_out_demo
 
 from tumorgen_cli import api
 
@@ -14,8 +14,7 @@ FUNCTIONS = [name for name in api.__all__ if not isinstance(getattr(api, name), 
 def demo_folder(trained, phantoms, tmp_path_factory):
     """A folder with `tumorgen_demo`, a trained workspace with its phantoms."""
     folder = tmp_path_factory.mktemp("examples")
-    shutil.copytree(trained.root, folder / "tumorgen_demo")
-    (folder / "tumorgen_demo" / "phantoms").symlink_to(phantoms.dataset.parent)
+    lay_out_demo(trained, phantoms, folder)
     return folder
 
 

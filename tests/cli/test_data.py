@@ -76,7 +76,7 @@ def test_status_of_a_trained_workspace(trained):
     states = {s["name"]: s["state"] for s in steps if s["name"].startswith("train")}
     assert {f"train {stage}" for stage in ("vae", "flow", "refiner")} <= set(states)
     assert set(states.values()) == {"done"}
-    assert "4 iterations" in next(s["detail"] for s in steps if s["name"] == "train vae")
+    assert "4 steps" in next(s["detail"] for s in steps if s["name"] == "train vae")
     assert steps[-1]["name"] == "synthesize"
 
 

@@ -166,9 +166,7 @@ def test_a_region_of_the_same_name_is_another_set(workspace, phantoms, tmp_path)
     """A set in the workspace is named after the folder of its regions; the set of another folder is refused."""
     folders = [tmp_path / place / "liver" for place in ("a", "b")]
     for folder in folders:
-        folder.mkdir(parents=True)
-        for scan in sorted(phantoms.healthy.iterdir()):
-            shutil.copy(scan, folder / scan.name.replace("_0000", ""))
+        shutil.copytree(phantoms.regions, folder)
     arguments = ("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "-n", 1, "--method", "syntumor")
     first = json.loads(call(*arguments, "--roi", folders[0], "--device", "cpu", "--json").stdout)
     assert Path(first["folder"]).name == "syntumor_healthy_roi-liver"

@@ -51,6 +51,7 @@ def test_train_saves_and_goes_on(tmp_path, workspace, number):
     train = ("train", "vae", "-w", tmp_path / "work", "--device", "cpu", "--iterations", "100000")
     folder, seen = Workspace(tmp_path / "work").run("tumorgen", "vae"), []
     for _ in range(2):
+        (folder / "progress.json").unlink(missing_ok=True)
         process = tumorgen(*train)
         wait_until((folder / "progress.json").is_file)
         check_stopped(process, number)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tumorgen_cli.data.integrity import CaseVoxels
+from tumorgen_cli.data.phantom import Phantoms
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.evaluation.cases import TumorCase, real_tumors
@@ -112,3 +114,11 @@ def sampling_with(workspace: Workspace, **changes):
     method = find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), workspace)
     method.load()
     return method
+
+
+def lay_out_demo(trained: Workspace, phantoms: Phantoms, folder: Path) -> Path:
+    """Copy a trained workspace and link its phantoms into `folder` as `tumorgen_demo`, where `tumorgen demo` writes."""
+    work = folder / "tumorgen_demo"
+    shutil.copytree(trained.root, work)
+    (work / "phantoms").symlink_to(phantoms.dataset.parent)
+    return work

@@ -1,4 +1,9 @@
-from .forecast import forecast_training as forecast_training
+from .errors import DataError as DataError
+from .errors import DeviceError as DeviceError
+from .errors import Fault as Fault
+from .errors import PlanError as PlanError
+from .errors import StateError as StateError
+from .errors import TumorgenError as TumorgenError
 from .memory import PaintedScan as PaintedScan
 from .memory import paint as paint
 from .options import Box as Box
@@ -18,9 +23,10 @@ from .stages import run as run
 from .stages import setup_nnunet as setup_nnunet
 from .stages import status as status
 from .stages import synthesize as synthesize
-from .stages import train as train
-from .stages import train_judge as train_judge
 from .studies import compare as compare
 from .studies import downstream as downstream
 from .studies import make_reader_study as make_reader_study
 from .studies import score_reader_study as score_reader_study
+from .training import forecast_training as forecast_training
+from .training import train as train
+from .training import train_judge as train_judge

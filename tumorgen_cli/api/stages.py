@@ -15,7 +15,6 @@ from tumorgen_cli.synthesis.shards import Shard
 
 if TYPE_CHECKING:
     from tumorgen_cli.evaluation.filter import Filtered
-    from tumorgen_cli.judge.card import JudgeRecord
     from tumorgen_cli.methods.base import Sampling
     from tumorgen_cli.pipeline.evaluate import ScoreReport
     from tumorgen_cli.pipeline.nnunet_setup import Setup
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from tumorgen_cli.planning.plan import Plan
     from tumorgen_cli.synthesis.merge import Merge
     from tumorgen_cli.system.devices import DeviceName
-    from tumorgen_cli.training.stage import StageRun
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ def plan(
     work: StrPath = WORK,
     device: DeviceName = "auto",
     workers: int | None = None,
+    dry_run: bool = False,
 ) -> Plan:
     """Check and measure a data set, and decide every number of the pipeline.
 
@@ -52,6 +51,7 @@ def plan(
         work: The workspace.
         device: The device to plan for.
         workers: Processes that read the files. None: by cores and memory; 0: none but this one.
+        dry_run: Write nothing.
 
     Returns:
         The plan, which is also written to `plan.json`.
@@ -71,7 +71,7 @@ def plan(
     """
     from tumorgen_cli.pipeline.plan import plan_dataset
 
-    return plan_dataset(open_workspace(work), str(dataset), options, device, workers)
+    return plan_dataset(open_workspace(work), str(dataset), options, device, workers, dry_run).plan
 
 
 def preprocess(*, work: StrPath = WORK, healthy: StrPath | None = None, workers: int | None = None) -> PreprocessReport:
@@ -97,81 +97,6 @@ def preprocess(*, work: StrPath = WORK, healthy: StrPath | None = None, workers:
     cases = preprocess_dataset(workspace, workers)
     scans = 0 if healthy is None else preprocess_healthy(workspace, Path(healthy), workers)
     return PreprocessReport(cases, scans)
-
-
-def train(
-    stage: str = "all",
-    *,
-    method: str | None = None,
-    iterations: int | None = None,
-    initial: StrPath | None = None,
-    restart: bool = False,
-    work: StrPath = WORK,
-    device: DeviceName = "auto",
-    seed: int | None = None,
-) -> list[StageRun]:
-    """Train a stage of a method, or all of them in order; a training that was stopped goes on.
-
-    Args:
-        stage: Name of the stage (of tumorgen: `vae`, `flow`, `refiner`), or `all`.
-        method: The method that the stage belongs to. None: the first method with such a stage; tumorgen for `all`.
-        iterations: Training steps in all. None: as many as the plan says.
-        initial: Checkpoint that the stage (of `all`, the first one) starts from.
-        restart: Train from the beginning; the old weights are replaced.
-        work: The workspace, planned and preprocessed.
-        device: Where to train.
-        seed: Only a check: an error if it is not the seed of the plan.
-
-    Returns:
-        The runs that were made now; a stage that was finished before has none.
-
-    Raises:
-        PlanError: no such method or stage, or another seed than the plan's.
-        StateError: a stage is stale, or an earlier one is missing.
-
-    Example:
-        >>> from tumorgen_cli import api
-        >>> api.train("vae", work="tumorgen_demo", device="cpu")
-        []
-    """
-    from tumorgen_cli.methods.registry import find_method, method_of_stage
-    from tumorgen_cli.pipeline.train import train_stages
-
-    workspace, method = open_workspace(work), method or method_of_stage(stage)
-    first = next(iter(find_method(method).stages), stage) if stage == "all" else stage
-    begin = {} if initial is None else {first: Path(initial)}
-    return train_stages(workspace, method, stage, iterations, device, restart, begin, seed)
-
-
-def train_judge(
-    minutes: float = 30.0,
-    *,
-    restart: bool = False,
-    work: StrPath = WORK,
-    device: DeviceName = "auto",
-    seed: int | None = None,
-) -> JudgeRecord:
-    """Train an nnU-Net on the training cases as the judge of this workspace, and score it on the held-out cases.
-
-    Args:
-        minutes: Length of the training.
-        restart: Train from the beginning; the old judge is replaced.
-        work: The workspace, planned.
-        device: Where to train.
-        seed: Seed of the training. None: the plan's.
-
-    Raises:
-        StateError: there is no plan, the data set has changed, or the judge is stale.
-
-    Example:
-        >>> from tumorgen_cli import api
-        >>> judge = api.train_judge(minutes=5, work="tumorgen_demo")  # doctest: +SKIP
-        >>> judge.mean_dice  # doctest: +SKIP
-        0.83
-    """
-    from tumorgen_cli.pipeline.train import train_own_judge
-
-    return train_own_judge(open_workspace(work), minutes, device, seed, restart)
 
 
 def synthesize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, ParamSpec
 
 import typer
 
@@ -16,10 +16,10 @@ from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DeviceError, Fault, StateError, TumorgenError, from_system_error
 from tumorgen_cli.system.processes import exit_code, stop_cleanly
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
 
 
-def command(function: F) -> F:
+def command(function: Callable[P, None]) -> Callable[P, None]:
     """Make a command: an error that the user can correct has no traceback and exit code 1, a stop has 130 or 143.
 
     Errors of the operating system, such as a full disk or a folder of another user, are such errors. Time and peak
@@ -27,7 +27,7 @@ def command(function: F) -> F:
     """
 
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
         start = time.monotonic()
         try:
             with stop_cleanly():
@@ -55,35 +55,41 @@ def command(function: F) -> F:
             console.warn("stopped; finished work is kept, and the same command goes on from there")
             raise typer.Exit(exit_code(stop)) from None
 
-    return run  # type: ignore[return-value]  # wraps keeps the signature, which the type checker cannot see
+    return run
 
 
-def planned_command(function: F) -> F:
+def planned_command(function: Callable[P, None]) -> Callable[P, None]:
     """Make a command that needs a planned workspace; without one, it says so before anything else."""
 
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
         from tumorgen_cli.planning.workspace import check_planned
 
-        check_planned(kwargs["work"])
+        check_planned(_workspace(kwargs))
         function(*args, **kwargs)
 
-    return command(run)  # type: ignore[return-value]  # wraps keeps the signature, as above
+    return command(run)
 
 
-def _fail(error: TumorgenError, options: dict[str, Any]) -> NoReturn:
+def _workspace(options: Mapping[str, object]) -> Path:
+    """The workspace of a command; the default one where the command has none."""
+    work = options.get("work")
+    return work if isinstance(work, Path) else DEFAULT_WORK
+
+
+def _fail(error: TumorgenError, options: Mapping[str, object]) -> NoReturn:
     """Show an error, with the workspace in the commands of its remedies, and end the command."""
-    console.show_error(complete_remedies(error, options.get("work", DEFAULT_WORK)))
+    console.show_error(complete_remedies(error, _workspace(options)))
     raise typer.Exit(1) from None
 
 
-def _record_cost(name: str, options: dict[str, Any], seconds: float) -> None:
+def _record_cost(name: str, options: Mapping[str, object], seconds: float) -> None:
     """Append a line with the time and peak memory of a command, for benchmarks."""
     from tumorgen_cli.system.devices import peak_memory_gib
     from tumorgen_cli.system.files import append_line
 
-    root = options.get("work")
-    if not isinstance(root, Path) or not root.is_dir() or name in ("status", "presets"):
+    root = _workspace(options)
+    if "work" not in options or not root.is_dir() or name == "status":
         return
     line = {
         "command": name,

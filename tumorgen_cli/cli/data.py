@@ -8,9 +8,9 @@ from typing import Annotated, Optional
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.api.options import open_workspace
 from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import (
-    DatasetArgument,
     Device,
     FoldNumber,
     Json,
@@ -29,7 +29,14 @@ from tumorgen_cli.system.errors import Fault, PlanError
 
 @command
 def plan(
-    dataset: DatasetArgument,
+    dataset: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="DATASET",
+            help="Path of an nnU-Net raw data set, or its id or name under $nnUNet_raw. Without it, --show prints the "
+            "plan of the workspace.",
+        ),
+    ] = None,
     tumor_label: TumorLabel = None,
     memory: Memory = None,
     preset: Preset = None,
@@ -39,19 +46,40 @@ def plan(
     device: Device = "auto",
     workers: Workers = None,
     seed: Seed = None,
+    show: Annotated[
+        bool, typer.Option("--show", metavar="", help="Print every field with its rule, instead of a summary.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Check, measure and print; write nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check and measure a data set, and decide every number of the pipeline."""
-    options = api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold)
-    made = api.plan(dataset, options, work=work, device=device, workers=workers)
-    if as_json:
-        console.print_json(made)
-    else:
-        from tumorgen_cli.pipeline.plan import plan_rows
+    from tumorgen_cli.pipeline.plan import plan_dataset, read_planned
+    from tumorgen_cli.pipeline.plan_summary import plan_rows, summarize_plan
 
-        title = f"Plan of {made.dataset} ({work / 'plan.json'})"
-        console.table(title, ("field", "value", "rule", "inputs"), plan_rows(made))
-    console.next_command(command_line("preprocess", work))
+    workspace, options = open_workspace(work), api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold)
+    if dataset is not None:
+        planned = plan_dataset(workspace, dataset, options, device, workers, dry_run)
+    elif options == api.PlanOptions() and (show or as_json):
+        planned = read_planned(workspace)
+    else:
+        fault = Fault(
+            "DATASET", "not given", "a data set to plan", "name it; or `tumorgen plan --show` for the plan made"
+        )
+        raise PlanError("There is nothing to plan", [fault])
+    if as_json:
+        console.print_json(planned.plan)
+    elif show:
+        title = f"Plan of {planned.plan.dataset} ({work / 'plan.json'})"
+        console.table(title, ("field", "value", "rule", "inputs"), plan_rows(planned.plan))
+    else:
+        console.table(f"Plan of {planned.plan.dataset}", ("", "what", "decided by"), summarize_plan(planned))
+        console.note(f"every field with its rule: {command_line('plan --show', work)}")
+    if dry_run:
+        console.next_command("the same command without --dry-run")
+    else:
+        console.next_command(command_line("preprocess", work))
 
 
 @command
@@ -103,8 +131,17 @@ def preprocess(
     ] = None,
     work: Work = DEFAULT_WORK,
     workers: Workers = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Preprocess one case, estimate time and disk; write nothing.")
+    ] = False,
 ) -> None:
     """Bring every case to the working spacing; run again, it goes on where it stopped."""
+    if dry_run:
+        from tumorgen_cli.pipeline.preprocess import forecast_preprocessing
+
+        console.note(str(forecast_preprocessing(open_workspace(work), healthy)))
+        console.next_command("the same command without --dry-run")
+        return
     made = api.preprocess(work=work, healthy=healthy, workers=workers)
     console.note(f"{made.cases} cases written")
     if healthy is not None:

@@ -22,12 +22,11 @@ from tumorgen_cli.cli.options import (
     TrainingCases,
     UntilPass,
     Work,
-    host_faults,
     method_names,
     refuse,
 )
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK
-from tumorgen_cli.synthesis.options import judge_faults
+from tumorgen_cli.synthesis.options import host_faults, judge_faults
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, describe_counts
 
@@ -157,7 +156,7 @@ def downstream(
     if "real" not in named:
         faults.append(Fault(f"--arms {arms}", "no real", "the arm that gains are measured against", "add real"))
     if named != {"real"}:
-        faults += host_faults(healthy, cases, both=True)
+        faults += host_faults(api.HostOptions(healthy, cases), both=True)
     try:
         shares = tuple(float(part) for part in fractions.split(","))
     except ValueError:
@@ -250,7 +249,9 @@ def nnunet_setup(
 ) -> None:
     """Print two lines for a job script with which nnU-Net paints new tumors while it trains."""
     # Long: a command's parameters are its options
-    faults = host_faults(healthy, cases, both=True) + judge_faults(api.QualityOptions(until_pass, judge=judge))
+    faults = host_faults(api.HostOptions(healthy, cases), both=True) + judge_faults(
+        api.QualityOptions(until_pass, judge=judge)
+    )
     if roi is not None and healthy is None:
         remedy = "leave it out: --cases paints where the tumors are"
         faults.append(Fault("--roi", str(roi), "--healthy beside it", remedy))

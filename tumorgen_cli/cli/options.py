@@ -168,16 +168,6 @@ def refuse(message: str, faults: list[Fault]) -> None:
         raise PlanError(message, faults)
 
 
-def host_faults(healthy: Path | None, cases: str | None, both: bool = False) -> list[Fault]:
-    """The fault of hosts that are not given or, unless `both` is allowed, given twice."""
-    if healthy is None and cases is None:
-        remedy = "give --healthy DIR, --cases train, or both" if both else "give --healthy DIR or --cases test"
-        return [Fault("--healthy and --cases", "neither given", "scans to paint into", remedy)]
-    if healthy is not None and cases is not None and not both:
-        return [Fault("--healthy and --cases", "both given", "one of them", "leave one out")]
-    return []
-
-
 def method_names(option: str, text: str, faults: list[Fault], arms: bool = False) -> list[str]:
     """The methods, or with `arms` the arms of `downstream`, that an option names with commas between.
 

@@ -26,14 +26,11 @@ from tumorgen_cli.cli.options import (
     Solver,
     UntilPass,
     Work,
-    host_faults,
     parse_box,
     parse_shard,
-    refuse,
 )
 from tumorgen_cli.cli.printing import OTHER_SHARDS, show_forecast, show_set
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
-from tumorgen_cli.synthesis.options import judge_faults
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import describe_counts
 
@@ -92,10 +89,6 @@ def synthesize(
 ) -> None:
     """Paint tumors into scans; write image-mask pairs as an nnU-Net raw data set."""
     # Long: a command's parameters are its options
-    refuse(
-        "Options that do not fit together",
-        host_faults(healthy, cases) + judge_faults(api.QualityOptions(until_pass, judge=judge)),
-    )
     report = api.synthesize(
         api.HostOptions(healthy, cases, roi, parse_box(box), skip_suspects=skip_suspects),
         pairs,

@@ -76,6 +76,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         StateError: a file or a field is missing or malformed, or the data are not NIfTI files; all faults are listed.
     """
+    if not folder.is_dir():
+        fault = Fault(str(folder), "no such folder", "the results folder of an nnU-Net", REMEDY)
+        raise StateError("The judge cannot be read", [fault])
     faults: list[Fault] = []
     found: list[dict[str, Any]] = []
     for name, checks in _NEEDED.items():

@@ -45,7 +45,7 @@ def run_demo(workspace: Workspace, quick: bool, device: DeviceName, seed: int) -
                 other.unlink()
             write_phantoms(root, cases, healthy, seed, ticker=tick)
             done.touch()
-    if quick:
+    if quick and not all((workspace.run(METHOD, stage) / "run.json").is_file() for stage in find_method(METHOD).stages):
         console.note("each stage starts from weights in the package, learned from other phantoms")
     return run_all(
         workspace,

@@ -62,15 +62,25 @@ def refuse_host_options(hosts: HostOptions, *known: str) -> None:
         raise PlanError("Options that do not apply", faults)
 
 
+def host_faults(hosts: HostOptions, both: bool = False) -> list[Fault]:
+    """The fault of hosts that are not given or, unless `both` is allowed, given twice."""
+    if hosts.healthy is None and hosts.cases is None:
+        remedy = "give --healthy DIR, --cases train, or both" if both else "give --healthy DIR or --cases test"
+        return [Fault("--healthy and --cases", "neither given", "scans to paint into", remedy)]
+    if hosts.healthy is not None and hosts.cases is not None and not both:
+        return [Fault("--healthy and --cases", "both given", "one of them", "leave one out")]
+    return []
+
+
 def check_hosts(hosts: HostOptions) -> None:
     """Check that the options of hosts fit together, for a set that is painted into one kind of hosts.
 
     Raises:
-        PlanError: two sources, regions of which one would be ignored, or a label without label files.
+        PlanError: no source or two, regions of which one would be ignored, or a label without label files.
     """
-    if hosts.cases is not None:
+    faults = host_faults(hosts)
+    if hosts.cases is not None and not faults:
         refuse_host_options(hosts, "cases", "box")
-    faults = []
     if hosts.roi is not None and hosts.host_labels is not None:
         faults.append(Fault("--roi and --host-labels", "both given", "one of them", "leave one out"))
     if (hosts.paint_in is None) != (hosts.host_labels is None):
