@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from tumorgen_cli.data import volumes
+from tumorgen_cli.data.hosts import find_hosts
 from tumorgen_cli.data.volumes import read_grid, read_volume, write_volume
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.system.errors import DataError
@@ -255,3 +256,16 @@ def test_the_byte_order_of_a_file_does_not_matter(tmp_path):
     voxels, _ = read_volume(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(voxels, noise())
     assert voxels.dtype == np.int16
+
+
+@pytest.mark.parametrize(("shear", "degrees"), [(0.002, None), (0.3, "16.7")])
+def test_scans_of_a_tilted_gantry_are_told(tmp_path, shear, degrees, capsys):
+    affine = np.diag([-4.0, -4.0, 4.0, 1.0])
+    affine[1, 2] = shear * 4
+    image = nibabel.Nifti1Image(noise(), affine)
+    image.set_sform(affine, 1)
+    image.to_filename(tmp_path / "a_0000.nii.gz")
+    find_hosts(tmp_path, ["CT"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert (degrees is None) == (said == "")
+    assert degrees is None or f"1 scans have axes up to {degrees}° off perpendicular (a_0000.nii.gz)" in said

@@ -45,6 +45,7 @@ def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".
         faults += geometry_faults({path: grid for path, grid in grids.items() if grid is not None})
     if faults:
         raise DataError("The host scans cannot be used", faults)
+    volumes.warn_of_skewed(host.files[0] for host in hosts)
     return hosts
 
 

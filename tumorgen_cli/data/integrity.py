@@ -17,6 +17,7 @@ from tumorgen_cli.data.checks import (
     read_whole,
 )
 from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.volumes import warn_of_skewed
 from tumorgen_cli.data.workers import map_cases
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.system.console import Ticker
@@ -126,4 +127,5 @@ def conclude_checks(dataset: Dataset, checks: Sequence[CaseCheck]) -> tuple[str,
         faults.append(Fault(str(dataset.path / "labelsTr"), found, "a tumor in one case at least", remedy))
     if faults:
         raise DataError(f"{dataset.name} cannot be used: {len(faults)} fault{'s' * (len(faults) > 1)}", faults)
+    warn_of_skewed(dataset.image_files(check.case)[0] for check in checks)
     return tuple(check.case for check in checks if check.tumor_voxels == 0)

@@ -127,6 +127,16 @@ def check_length(path: Path, header: Nifti1Header) -> None:
         read_voxels(path, header)
 
 
+def skew_degrees(header: Nifti1Header) -> float:
+    """By how many degrees the axes of the sform are off perpendicular; 0 without an sform."""
+    axes = np.stack([header["srow_x"], header["srow_y"], header["srow_z"]])[:, :3].astype(float)
+    lengths = np.linalg.norm(axes, axis=0)
+    if not int(header["sform_code"]) or not (np.isfinite(lengths).all() and lengths.all()):
+        return 0.0
+    cosines = (axes / lengths).T @ (axes / lengths) - np.eye(3)
+    return float(np.degrees(np.arcsin(min(1.0, np.abs(cosines).max()))))
+
+
 def _extent(header: Nifti1Header) -> tuple[int, int]:
     """Where the voxels begin and end in the unpacked file, in bytes."""
     offset = max(int(header["vox_offset"]), _HEADER_BYTES)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from tumorgen_cli.data import headers, nifti
 from tumorgen_cli.geometry import Grid, Triple, as_triple
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
 from tumorgen_cli.system.files import atomic, hash_file, write_bytes
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ READERS = (
     "SimpleITKIO",
     "NibabelIO",
 )  # nnU-Net's readers that give the array as (Z, Y, X); others reorder or rescale it
+_SKEWED_DEGREES = 0.5  # less is rounding
 _ORDERS = {"nearest": "sitkNearestNeighbor", "linear": "sitkLinear", "cubic": "sitkBSpline"}
 
 
@@ -103,6 +105,22 @@ def _read_geometry(path: Path) -> tuple[Nifti1Header | None, Grid]:
         )
         raise DataError("A file is not a 3D volume", [fault])
     return header, Grid(size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+def warn_of_skewed(paths: Iterable[Path]) -> None:
+    """Warn of readable scans whose axes are clearly not perpendicular, as after a tilt of the gantry."""
+    skewed = {}
+    for path in paths:
+        with contextlib.suppress(DataError, OSError):
+            degrees = nifti.skew_degrees(nifti.read_header(path)) if nifti.is_nifti(path) and path.is_file() else 0.0
+            if degrees > _SKEWED_DEGREES:
+                skewed[path.name] = degrees
+    if skewed:
+        console.warn(
+            f"{len(skewed)} scans have axes up to {max(skewed.values()):.1f}° off perpendicular "
+            f"({abbreviate_list([*skewed])}); they are read as if they were perpendicular, as nnU-Net reads them: "
+            "resample such scans if shapes in mm matter"
+        )
 
 
 @contextlib.contextmanager
