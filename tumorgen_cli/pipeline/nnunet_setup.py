@@ -19,6 +19,7 @@ from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.hosts import describe_matches, match_cases
 from tumorgen_cli.data.splits import SPLITS, Splits, find_fold
 from tumorgen_cli.judge.find import needed_judge
+from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.nnunet.on_the_fly.checks import planned_reader_faults
@@ -27,8 +28,10 @@ from tumorgen_cli.nnunet.runner import user_folders
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.forecast import check_voxels
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions, refuse_host_options
 from tumorgen_cli.synthesis.painter import find_sources, hash_file_sizes, source_names
+from tumorgen_cli.synthesis.pair import PairInputs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.synthesis.sources import Source, unlabeled_hosts, unlabeled_hosts_fault
 from tumorgen_cli.system import console
@@ -86,6 +89,11 @@ def set_up_nnunet(
         faults += _held_out_faults(hosts.healthy, sources, dataset, splits)
     if sources is not None and (without := unlabeled_hosts(plan, sources)):
         faults.append(unlabeled_hosts_fault(str(hosts.healthy), without))
+    if method is not None and sources is not None and not faults:
+        inputs = PairInputs(method, workspace.fingerprint().of(splits.train).cases, Sampling())
+        hosts_once = list(dict.fromkeys(source for source in sources if not source.redraw))
+        with console.progress("checking hosts", len(hosts_once)) as tick:
+            gather_faults(faults, lambda: check_voxels(inputs, hosts_once, tick))
     if quality.until_pass is not None and sources is not None:
         scans = [source.files for source in sources]
         gather_faults(faults, lambda: needed_judge(workspace, quality.judge, device, scans))

@@ -38,6 +38,7 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
+from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.logs import read_log
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions, refuse_host_options
 from tumorgen_cli.synthesis.set_files import read_provenance
@@ -128,6 +129,9 @@ def compare_methods(
     plan = workspace.plan()
     check_preprocessed(workspace, plan, workspace.splits())
     places = _places(workspace, plan, hosts)
+    cases = workspace.fingerprint().of(workspace.splits().train).cases
+    for place in places:  # before any training
+        check_sources(place.sources[: design.pairs], None, plan, cases)
     if scoring.judge is not None:
         needed_judge(workspace, scoring.judge, device)  # a judge with faults stops the command before any training
     seed = plan.seed if design.seed is None else design.seed

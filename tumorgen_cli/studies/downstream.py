@@ -55,6 +55,7 @@ from tumorgen_cli.studies.downstream_runs import (
 from tumorgen_cli.studies.downstream_tables import gains_csv
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
+from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions, refuse_host_options
 from tumorgen_cli.synthesis.sources import healthy_sources, unlabeled_hosts, unlabeled_hosts_fault
 from tumorgen_cli.system import console
@@ -177,7 +178,7 @@ def _checked_dataset(workspace: Workspace, plan: Plan, splits: Splits, design: D
     dataset = read_planned_dataset(workspace, plan)
     check_data(training_data(dataset, splits))
     if hosts.healthy is not None:
-        _check_hosts(plan, dataset, splits, hosts.healthy)
+        _check_hosts(workspace, dataset, hosts.healthy)
     if abs(attained_share(design) - design.real_share) > _FAR_SHARE:
         console.warn(
             f"--real-share {design.real_share:g} is not possible with {design.ratio} pairs per real case: "
@@ -225,14 +226,16 @@ def _arm_sources(experiment: _Experiment, data: TrainingData, lost: dict[str, st
     return ArmSources(pairs, paintings)
 
 
-def _check_hosts(plan: Plan, dataset: Dataset, splits: Splits, healthy: Path) -> None:
+def _check_hosts(workspace: Workspace, dataset: Dataset, healthy: Path) -> None:
     """Check the hosts.
 
     Raises:
-        DataError: Hosts cannot be used, lack the data set's other labels, or are held-out cases (also under another
-            name): nnU-Net would learn from its test cases.
+        DataError: Hosts cannot be used, are far coarser than the training cases, lack the data set's other labels, or
+            are held-out cases (also under another name): nnU-Net would learn from its test cases.
     """
+    plan, splits = workspace.plan(), workspace.splits()
     sources, faults = healthy_sources(plan, healthy, None), []
+    check_sources(sources, None, plan, workspace.fingerprint().of(splits.train).cases)
     known = match_cases({source.name: source.files[0] for source in sources}, dataset, splits.test)
     if known:
         found = f"{len(known)} held-out cases ({describe_matches(known)}), from which nnU-Net would learn"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ import numpy as np
 
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.logs import read_log
-from tumorgen_cli.synthesis.pair import LoadedHost, PairInputs, PairJob, draw_pair
+from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.shards import Shard, claim_set
+from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.synthesis.synthesize import load_host, own_jobs, set_identity, write_pair
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
+from tumorgen_cli.system.files import hash_files
 
 _OTHER_FILES = 1.1  # labels and preview of a pair, relative to its images
 _PREVIEW_BYTES = 100_000
@@ -121,27 +123,43 @@ def rehearse_set(
     weights = dict(inputs.method.load())
     claim_set(out, set_identity(inputs, weights, settings), alone=shard is None, dry_run=True)
     found = forecast_set(inputs, jobs, out, shard)
+    own = own_jobs(jobs, shard)
+    check_voxels(inputs, list(dict.fromkeys(job.source for job in own)), tick)
+    if not found.missing:
+        return found
+    start = time.perf_counter()
+    size = _paint_away(inputs, own[0])
+    seconds = round((time.perf_counter() - start) * found.missing, 1)
+    return replace(found, disk_bytes=size * found.missing or found.disk_bytes, seconds=seconds)
+
+
+def check_voxels(inputs: PairInputs, sources: Sequence[Source], tick: Callable[[int, str], None]) -> None:
+    """Read and check hosts and their regions as a whole, and warn of intensities unlike the training cases'.
+
+    Args:
+        inputs: what is to be painted with; the method need not be loaded.
+        sources: the host scans.
+        tick: is called with the number of hosts that are checked, and the name of the last one.
+
+    Raises:
+        DataError: hosts that cannot be used; the faults of all of them are listed.
+    """
     faults: list[Fault] = []
-    doubts, seconds = Doubts(), 0.0
-    for number, job in enumerate(_first_jobs(own_jobs(jobs, shard)), 1):
-        start = time.perf_counter()
+    doubts = Doubts()
+    for number, source in enumerate(sources, 1):
         try:
-            host = load_host(inputs, job.source, lambda _: "")
-            doubts.add(host.scan.name, host.doubts)
-            if not seconds and found.missing:
-                found = replace(found, disk_bytes=found.missing * _paint_away(inputs, job, host))
-                seconds = time.perf_counter() - start
+            doubts.add(source.name, load_host(inputs, source, lambda _: "").doubts)
         except DataError as error:
             faults += error.faults
-        tick(number, job.source.name)
+        tick(number, source.name)
     doubts.tell()
     if faults:
         raise DataError("Hosts cannot be used", faults)
-    return replace(found, seconds=round(seconds * found.missing, 1))
 
 
-def _paint_away(inputs: PairInputs, job: PairJob, host: LoadedHost) -> int:
-    """Paint a pair and write it to a folder that is deleted again; return its size in bytes."""
+def _paint_away(inputs: PairInputs, job: PairJob) -> int:
+    """Paint a pair and write it to a folder that is deleted again; return its size in bytes, 0 if none came."""
+    host = load_host(inputs, job.source, hash_files)
     draw = draw_pair(inputs, job, host)
     if draw.image is None:
         console.warn(f"{job.case} would be given up: {describe_counts(draw.rejected)}")
@@ -149,14 +167,6 @@ def _paint_away(inputs: PairInputs, job: PairJob, host: LoadedHost) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_pair(inputs.plan, job, host.scan, draw, Path(folder))
         return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-
-
-def _first_jobs(jobs: Iterable[PairJob]) -> list[PairJob]:
-    """The first pair of each host."""
-    first: dict[str, PairJob] = {}
-    for job in jobs:
-        first.setdefault(job.source.name, job)
-    return list(first.values())
 
 
 def _read_finished(folder: Path) -> tuple[Provenance, ...]:

@@ -17,7 +17,7 @@ from tumorgen_cli.geometry import Box, Grid, cast_to_dtype, tight_box
 from tumorgen_cli.methods.base import Request, Synthetic
 from tumorgen_cli.synthesis.scan import Scan
 
-_CUT = 0.02  # of the clip window: an intensity that is cut by more is lost
+_CUT = 0.002  # of the clip window: an intensity that is cut by more is lost
 
 
 @dataclass(frozen=True)
