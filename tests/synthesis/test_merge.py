@@ -492,3 +492,17 @@ def test_a_set_with_a_cut_file_is_not_merged(real, healthy, name):
     assert [(fault.where, fault.found) for fault in caught.value.faults] == [
         (str(healthy / name), "truncated or damaged")
     ]
+
+
+def test_names_that_would_be_too_long_are_told_before_anything_is_written(real, tmp_path):
+    host = "1.2.840." + "1" * 190
+    for name, fits in (("s", True), ("s" * 60, False)):
+        folder = write_set(tmp_path / "sets" / name, [host])
+        if fits:
+            assert merge(real, folder, out="Dataset602_Fits").steps == len(REAL) + 1
+            continue
+        with pytest.raises(DataError) as caught:
+            merge(real, folder)
+        (fault,) = caught.value.faults
+        assert (fault.found, fault.expected) == ("a merged name of 277 bytes", "at most 255")
+        assert not (real.parent / "Dataset601_Merged").exists()

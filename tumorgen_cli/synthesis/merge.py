@@ -14,6 +14,7 @@ the folds of the file is drawn at random from all cases, synthetic ones too: tra
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ from tumorgen_cli.system.files import hash_files, write_text
 from tumorgen_cli.system.json_records import hash_value, read_plain, to_plain, write_json
 from tumorgen_cli.system.links import copy_file, link_file, same_content
 
+_LONGEST_NAME = 255  # bytes of a file's name that file systems allow
 #: reasons why a pair is left out of a fold
 LEARNED, PAINTED = "learned from its validation cases", "painted into one of them"
 
@@ -336,15 +338,13 @@ def _find_pairs(real: Dataset, sets: Sequence[SyntheticSet]) -> tuple[Pair, ...]
 
 
 def _pair_name_faults(real: Dataset, pairs: Sequence[Pair]) -> list[Fault]:
-    """Return the faults of pairs that have the name of another pair or of a real case."""
-    counts = Counter([*real.cases, *(pair.record.case for pair in pairs)])
-    return [
-        Fault(
-            str(pair.label),
-            f"{pair.record.case}, the name of another pair or a real case",
-            "a name of its own",
-            "rename the set's folder",
-        )
-        for pair in pairs
-        if counts[pair.record.case] > 1
-    ]
+    """Return the faults of pairs that have the name of another pair or of a real case, or a name that is too long."""
+    counts, faults = Counter([*real.cases, *(pair.record.case for pair in pairs)]), []
+    for pair in pairs:
+        if counts[pair.record.case] > 1:
+            found = f"{pair.record.case}, the name of another pair or a real case"
+            faults.append(Fault(str(pair.label), found, "a name of its own", "rename the set's folder"))
+        elif (size := len(os.fsencode(f"{pair.record.case}_0000{real.file_ending}"))) > _LONGEST_NAME:
+            found, expected = f"a merged name of {size} bytes", f"at most {_LONGEST_NAME}"
+            faults.append(Fault(str(pair.label), found, expected, "give the set's folder a shorter name"))
+    return faults
