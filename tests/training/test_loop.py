@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.stages import STEPS, Fit, item, make_stage
+from support.stops import start, stop, wait_until
 from torch import nn
 
 from tumorgen_cli.system.errors import StateError
@@ -185,6 +186,34 @@ def test_a_stop_is_saved_after_the_running_step(tmp_path, whole, capsys, number,
     assert f"toy: the state after 5 of {STEPS} steps is saved" in capsys.readouterr().err
     train(make_stage(), tmp_path, "cpu", "fp32")
     assert equal(weights(tmp_path), weights(whole))
+
+
+WITH_LOADERS = """
+import sys, time
+from pathlib import Path
+from torch.utils.data import DataLoader
+from support.stages import item, make_stage
+from tumorgen_cli.system.processes import exit_code, stop_cleanly
+from tumorgen_cli.training import loop
+loop.DataLoader = lambda *arguments, **given: DataLoader(*arguments, **{**given, "num_workers": 2})  # as on a GPU
+try:
+    with stop_cleanly():
+        loop.train(make_stage(lambda n: (time.sleep(0.05), item(n))[1], 10**6), Path(sys.argv[1]), "cpu", "fp32")
+except KeyboardInterrupt as stop:
+    sys.exit(exit_code(stop))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_of_the_whole_group_lets_the_loaders_finish(tmp_path, number, code):
+    """As the terminal and SLURM send it: the processes that draw items get it, too."""
+    process = start(["-c", WITH_LOADERS, str(tmp_path)])
+    wait_until((tmp_path / "progress.json").is_file)
+    os.killpg(process.pid, number)
+    returned, said = stop(process, number)
+    assert returned == code
+    assert "Traceback" not in said
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] > 0
 
 
 def test_stale_inputs_name_the_command(tmp_path, whole):
