@@ -189,3 +189,7 @@ def test_pairs_of_weak_weights_are_remarked(own, phantoms, capsys):
 def test_train_warns_of_a_short_training(own, capsys):
     stages.train_stages(own, "tumorgen", "vae", 1, "cpu", restart=True)
     assert "vae was trained for 1 of 4 planned steps" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_method_without_stages_has_nothing_to_train(workspace):
+    assert stages.train_stages(workspace, "copypaste", "all", device="cpu") == []

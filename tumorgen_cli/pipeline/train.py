@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,7 +197,7 @@ def train_stages(
     begin = initial or {}
     method = find_method(method_name)(workspace.plan(), workspace)
     runs = []
-    for text in find_shortfalls(method, method.stages[: [*method.stages, stages[0]].index(stages[0])]):
+    for text in find_shortfalls(method, [*takewhile(lambda each: each not in stages, method.stages)]):
         console.warn(text)
     for each in stages:
         run = train_stage(workspace, method_name, each, iterations, device, restart, begin.get(each))
