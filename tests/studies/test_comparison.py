@@ -30,7 +30,10 @@ from tumorgen_cli.evaluation.comparison import (
 )
 from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.geometry import Box
+from tumorgen_cli.judge.find import Choice
 from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.pipeline import evaluate as pipeline_evaluate
+from tumorgen_cli.pipeline import synthesize as pipeline_synthesize
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies import comparison as comparison_module
@@ -229,6 +232,15 @@ class Links(HTMLParser):
         self.links += [value for name, value in attrs if tag == "a" and name == "href"]
 
 
+NO_JUDGE = Choice(None, "tumor", reason="none in this test")
+
+
+def without_judge(patch):
+    """No judge scores pairs or looks at hosts."""
+    for module in (pipeline_evaluate, pipeline_synthesize):
+        patch.setattr(module, "choose_judge", lambda *_: NO_JUDGE)
+
+
 @pytest.fixture(scope="module")
 def compared(workspace, phantoms, tmp_path_factory):
     """(workspace, report): two methods without training and one that fails, in phantoms and held-out cases."""
@@ -238,13 +250,12 @@ def compared(workspace, phantoms, tmp_path_factory):
 
 
 def compare(workspace, phantoms, methods=("copypaste", "tumorgen", "syntumor"), **options):
-    from tumorgen_cli.pipeline import evaluate
     from tumorgen_cli.studies import comparison
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "train_within", _stale)
         patch.setattr(find_method("syntumor"), "cell", 4)  # its places are wider than the other's, and still the same
-        patch.setattr(evaluate, "find_judge", lambda *_: None)  # it takes seconds
+        without_judge(patch)  # it takes seconds
         hosts = HostOptions(phantoms.healthy, "test")
         design = comparison.ComparisonDesign(methods, 3, **options)
         return comparison.compare_methods(workspace, design, hosts, ScoreOptions(features="filters"), device="cpu")
@@ -362,8 +373,6 @@ def test_hosts_and_labels_that_are_not_there(workspace, phantoms, tmp_path):
 
 def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
     """In a workspace of its own, where the judge of the whole one still scores."""
-    from types import SimpleNamespace
-
     from tumorgen_cli.pipeline import evaluate, plan, preprocess
     from tumorgen_cli.studies import comparison
     from tumorgen_cli.system import devices
@@ -382,10 +391,12 @@ def test_learning_from_one_organ(tmp_path, phantoms, monkeypatch):
 
     def judge(_, folder, *__):
         asked.append(folder)
-        return SimpleNamespace(folder=workspace.judge)
+        return Choice(workspace.judge, "tumor")
 
-    monkeypatch.setattr(comparison, "find_judge", judge)
-    monkeypatch.setattr(evaluate, "find_judge", lambda _, folder, __: asked.append(folder))
+    monkeypatch.setattr(comparison, "choose_judge", judge)
+    monkeypatch.setattr(comparison, "needed_judge", judge)
+    without_judge(monkeypatch)
+    monkeypatch.setattr(evaluate, "choose_judge", lambda _, folder, __: (asked.append(folder), NO_JUDGE)[1])
     scoring = ScoreOptions(features="filters")
     design = comparison.ComparisonDesign(["syntumor"], 2, train_on="fat")
     comparison.compare_methods(workspace, design, HostOptions(phantoms.healthy), scoring, device="cpu")
@@ -411,7 +422,6 @@ def test_data_sets_of_the_same_name_are_told_apart(fresh, phantoms, tmp_path, mo
 
 def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp_path, monkeypatch):
     """What is learnt from gets a workspace of its own; of what is painted in only cases without a tumor are hosts."""
-    from tumorgen_cli.pipeline import evaluate
     from tumorgen_cli.studies import comparison
     from tumorgen_cli.system import devices
 
@@ -422,7 +432,7 @@ def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp
         labels, grid = read_volume(other / "labelsTr" / name)
         write_volume(other / "labelsTr" / name, labels * 0, grid)
     monkeypatch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
-    monkeypatch.setattr(evaluate, "find_judge", lambda *_: None)
+    without_judge(monkeypatch)
     hosts = HostOptions(paint_in=str(other))
     scoring = ScoreOptions(features="filters")
     design = comparison.ComparisonDesign(["syntumor"], 2, train_on=str(phantoms.dataset))
