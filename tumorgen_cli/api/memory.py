@@ -65,7 +65,7 @@ def paint(
             components), with the channels of the data set and in its units.
         spacing_mm: Voxel edges x, y, z in mm; for arrays alone.
         box: Paint in this box, in voxels of the image. None: a box is drawn.
-        region: Where a drawn box may have its center: mask (X, Y, Z), an array or an image. None: anywhere in the body.
+        region: Where the tumor may lie, at least 95 % of it: mask (X, Y, Z), an array or an image. None: in the body.
         method: The method that paints.
         sampling: Steps, solver and kind of tumor. None: as the plan says.
         work: The workspace, with the method trained.
