@@ -14,6 +14,7 @@ from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.forecast import Forecast, forecast_set, rehearse_set
+from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, check_hosts, judge_faults
 from tumorgen_cli.synthesis.pair import PairInputs, Quality
 from tumorgen_cli.synthesis.set_files import LEARNED_FROM, UNLABELED_HOSTS
@@ -73,11 +74,13 @@ def synthesize_pairs(
         sources = redraw_sources(workspace, plan, hosts.cases)
     else:
         sources = healthy_sources(plan, hosts.healthy, regions, hosts.paint_in)
+    cases = workspace.fingerprint().of(workspace.splits().train).cases
+    if not hosts.skip_suspects:  # before a judge looks at every host
+        check_sources(sources[: made.pairs], hosts.box, plan, cases, tell=False)
     search = None if hosts.cases else _look_for_suspects(workspace, sources, made, hosts, quality, device)
     if search is not None and hosts.skip_suspects:
         sources = [source for source in sources if source.name not in search.suspicious]
     seed = plan.seed if made.seed is None else made.seed
-    cases = workspace.fingerprint().of(workspace.splits().train).cases
     settings = _set_settings(method, hosts, sources, sampling, seed)
     folder = made.out or workspace.synthetic(set_name(method_name, hosts, sampling, quality))
     jobs = make_jobs(sources, made.pairs, seed)

@@ -29,7 +29,9 @@ _HU_DOUBTFUL, _HU_WRONG = 150.0, 500.0  # beyond the training cases' medians: ot
 _RATIO_DOUBTFUL, _RATIO_WRONG = 3.0, 10.0  # beyond the training cases: another scale; another unit, such as Bq/ml
 
 
-def check_sources(sources: Sequence[Source], box: Box | None, plan: Plan, cases: Sequence[CaseFacts]) -> None:
+def check_sources(
+    sources: Sequence[Source], box: Box | None, plan: Plan, cases: Sequence[CaseFacts], tell: bool = True
+) -> None:
     """Check hosts and the places where the user wants tumors, by the headers of the files alone.
 
     Warns of spacings and fields of view unlike the training cases'.
@@ -39,6 +41,7 @@ def check_sources(sources: Sequence[Source], box: Box | None, plan: Plan, cases:
         box: the user's box in the hosts' voxels, if there is one.
         plan: the plan.
         cases: the training cases.
+        tell: warn of what is doubtful.
 
     Raises:
         DataError: a region is missing or differs in geometry from its scan, the user's box is outside a scan or too
@@ -72,7 +75,7 @@ def check_sources(sources: Sequence[Source], box: Box | None, plan: Plan, cases:
     faults += coarse_faults(grids, cases)
     if faults:
         raise DataError("Nothing can be painted there", faults)
-    for doubt in grid_doubts(grids, cases):
+    for doubt in grid_doubts(grids, cases) if tell else ():
         console.warn(doubt)
 
 

@@ -25,7 +25,7 @@ class HostOptions:
     Attributes:
         healthy: Folder of scans without tumors (`NAME_0000.nii.gz`, ...).
         cases: Redraw the tumors of the data set's own held-out or training cases.
-        roi: Folder of masks, one per scan (`NAME.nii.gz`); tumors are painted where a mask is not 0.
+        roi: Folder of masks, one per scan (`NAME.nii.gz`); tumors lie where a mask is not 0.
         box: Paint in this box of every scan, in voxels.
         paint_in: Name of a label of the plan: tumors are painted in this label of the `host_labels`. In a comparison,
             without `host_labels`, another data set, whose cases without tumors are painted into.

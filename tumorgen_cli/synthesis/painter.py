@@ -35,7 +35,7 @@ from tumorgen_cli.nnunet.on_the_fly.settings import JOB, PROGRESS, SETUP, Painte
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.windows import cut_mix
-from tumorgen_cli.synthesis.host_checks import check_sources
+from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.logs import open_log
 from tumorgen_cli.synthesis.options import QualityOptions
 from tumorgen_cli.synthesis.pair import (
@@ -207,12 +207,15 @@ class PatchPainter:
         self.loaded, self.job = loaded, job
         self.manager = PlansManager(job.plans)
         self.configuration = self.manager.get_configuration(job.configuration)
+        self._doubts = Doubts()
         self._host = lru_cache(maxsize=_SCANS_IN_MEMORY)(self._load_host)
 
     def _load_host(self, which: int) -> LoadedHost:
         inputs, source = self.loaded.inputs, self.loaded.sources[which]
         scan = read_scan(source.name, source.files, source.label, inputs.plan)
-        return open_host(inputs, source, scan, hash_files(source.files))
+        host = open_host(inputs, source, scan, hash_files(source.files))
+        self._doubts.add(scan.name, host.doubts)
+        return host
 
     def paint(self, number: int, pool: Pool) -> Provenance:
         """Paint a pair and put its patch into the pool.
