@@ -28,7 +28,7 @@ def open_log(folder: Path, name: str, part: str | None = None) -> Path:
     whole = folder / f"{name}.jsonl"
     own = whole if part is None else folder / f"{name}_{part}.jsonl"
     for path in (whole, own):
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        text = read_text(path) if path.is_file() else ""
         if complete_lines(text) != text or not path.is_file():
             write_text(path, complete_lines(text))
     return own
@@ -43,10 +43,26 @@ def read_logs(folder: Path, name: str) -> dict[Path, str]:
     """Return the texts of all logs of a name.
 
     If a log disappears meanwhile, because another process merges them, they are listed again.
+
+    Raises:
+        StateError: a log is no text.
     """
     while True:
         with contextlib.suppress(FileNotFoundError):
-            return {log: log.read_text(encoding="utf-8") for log in list_logs(folder, name)}
+            return {log: read_text(log) for log in list_logs(folder, name)}
+
+
+def read_text(log: Path) -> str:
+    """Read the text of a log.
+
+    Raises:
+        StateError: it is no text in UTF-8.
+    """
+    try:
+        return log.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        remedy = "put back the file as it was written, or delete its folder and run the command again"
+        raise StateError("A log cannot be read", [Fault(str(log), str(error), "text in UTF-8", remedy)]) from error
 
 
 def read_log(folder: Path, name: str) -> dict[str, dict[str, Any]]:
@@ -73,7 +89,7 @@ def _parse_lines(log: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(complete_lines(text).splitlines(keepends=True), 1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             faults.append(Fault(f"{log} line {number}", str(error), "a JSON object", remedy))
             continue
         if isinstance(record, dict) and isinstance(record.get("case"), str):
@@ -88,7 +104,7 @@ def _parse_lines(log: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
 def drop_lines(folder: Path, name: str, drop: Callable[[Mapping[str, Any]], bool]) -> None:
     """Remove the lines for which `drop` returns true; no other process may write these at the same time."""
     for log in list_logs(folder, name):
-        lines = _parse_lines(log, log.read_text(encoding="utf-8"))
+        lines = _parse_lines(log, read_text(log))
         kept = [line for line, record in lines if not drop(record)]
         if len(kept) < len(lines):
             write_text(log, "".join(kept))

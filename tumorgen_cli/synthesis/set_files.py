@@ -251,7 +251,7 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
                 found.setdefault(record.case, record)
             except PlanError as error:
                 faults += error.faults
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 faults.append(Fault(f"{log} line {number}", str(error), "a JSON object", remedy))
     if faults:
         raise StateError("The set's provenance cannot be read", faults)
