@@ -99,3 +99,13 @@ def test_a_folder_in_which_another_part_works_is_kept(tmp_path):
         with pytest.raises(ValueError, match="refused"):
             fail_in(folder, "3_of_3")
         assert (folder / ".lock_1_of_2").is_file()
+
+
+def test_a_full_disk_names_the_lock(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StateError, match="free some space") as error, locks.locked(tmp_path / "work", "plan"):
+        pass
+    assert error.value.faults[0].where == str(tmp_path / "work" / ".lock")

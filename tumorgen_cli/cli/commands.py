@@ -43,7 +43,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 raise
             _fail(known, kwargs)
         except MemoryError as error:
-            remedy = "stop other programs, use fewer --workers, or plan for less memory (`tumorgen plan --memory`)"
+            remedy = "stop other programs, use fewer --workers, or plan for less memory (--memory)"
             fault = Fault(function.__name__, str(error) or "no memory left", "enough memory", remedy)
             _fail(DeviceError("The memory does not suffice", [fault]), kwargs)
         except UnicodeEncodeError as error:

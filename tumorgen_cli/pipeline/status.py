@@ -14,7 +14,7 @@ from tumorgen_cli.methods.shortfalls import LEAST_TRAINED
 from tumorgen_cli.pipeline.hints import DEFAULT_METHOD, command_line, quote
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
-from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.planning.workspace import Workspace, check_planned
 from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.synthesis.logs import read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
@@ -52,8 +52,13 @@ def workspace_status(workspace: Workspace, work: Path | str | None = None) -> li
     Args:
         workspace: The workspace.
         work: The workspace as the user names it, for the commands. None: its folder.
+
+    Raises:
+        StateError: the workspace is a file, or one of its files cannot be read.
     """
     work = workspace.root if work is None else work
+    if workspace.root.is_file():
+        check_planned(workspace.root)
     running = lock_holder(workspace.root) or ""
     if not workspace.plan_file.is_file():
         state: State = "running" if running.startswith("tumorgen plan") else "to do"

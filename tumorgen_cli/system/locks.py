@@ -138,6 +138,19 @@ def _read_holder(stream: TextIO) -> str:
     return stream.read().strip() or "another command"
 
 
+def _write_holder(path: Path, stream: TextIO, command: str) -> None:
+    """Write who holds a lock.
+
+    Raises:
+        StateError: the disk is full or broken.
+    """
+    try:
+        os.ftruncate(stream.fileno(), 0)
+        os.write(stream.fileno(), f"tumorgen {command}, process {os.getpid()}".encode())
+    except OSError as error:
+        raise from_system_error(error, path) or error from error
+
+
 @contextlib.contextmanager
 def _held(path: Path, command: str, shared: bool = False) -> Iterator[TextIO]:
     import fcntl
@@ -158,8 +171,6 @@ def _held(path: Path, command: str, shared: bool = False) -> Iterator[TextIO]:
                 continue
             if not path.exists() or not os.path.samestat(os.fstat(stream.fileno()), path.stat()):
                 continue  # another command has removed the folder that it had made
-            stream.truncate(0)
-            stream.write(f"tumorgen {command}, process {os.getpid()}")
-            stream.flush()
+            _write_holder(path, stream, command)
             yield stream
             return
