@@ -11,12 +11,15 @@ from tumorgen_cli import api
 from tumorgen_cli.data.body import body_levels, body_mask
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.geometry import Grid
+from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.planning.fingerprint import CaseFacts
 from tumorgen_cli.planning.plan import ChannelPlan
+from tumorgen_cli.studies import comparison
 from tumorgen_cli.synthesis.host_checks import check_intensities, check_sources, coarse_faults, grid_doubts
+from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.synthesis.scan import Scan, read_scan
 from tumorgen_cli.synthesis.sources import healthy_sources
-from tumorgen_cli.system.errors import DataError
+from tumorgen_cli.system.errors import DataError, StateError
 
 TRAINED_ON = (Grid((200, 200, 120), (0.8, 0.8, 2.5)), Grid((180, 190, 100), (0.7, 0.7, 2.5)))
 CASES = tuple(CaseFacts(str(i), grid, ()) for i, grid in enumerate(TRAINED_ON))
@@ -148,3 +151,23 @@ def test_regions_are_asked_for_only_of_hosts_that_are_used(workspace, phantoms, 
     with pytest.raises(DataError, match="Regions of interest are missing") as error:
         paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=2, roi=regions)
     assert [fault.expected for fault in error.value.faults] == ["a mask for Healthy_001"]
+
+
+def test_hosts_are_checked_before_hours_of_training(unpainted, phantoms, tmp_path, monkeypatch):
+    """By nnunet-setup as a whole, by compare with their headers; none of them writes or trains anything."""
+    wrong = rescaled(phantoms, tmp_path / "wrong", (1, 5000))
+    with pytest.raises(StateError, match="cannot be set up") as refused:
+        set_up_nnunet(unpainted, "copypaste", HostOptions(wrong), device="cpu", folder=tmp_path / "setup")
+    assert [fault.where for fault in refused.value.faults] == [str(max(wrong.iterdir()))]
+    assert not (tmp_path / "setup").exists()
+    coarse = tmp_path / "coarse"
+    for path in sorted(phantoms.healthy.iterdir()):
+        image, grid = read_volume(path)
+        spacing = tuple(5 * edge for edge in grid.spacing_mm)
+        write_volume(coarse / path.name, image, replace(grid, spacing_mm=spacing))
+    monkeypatch.setattr(comparison, "train_within", lambda *_: pytest.fail("trained"))
+    with pytest.raises(DataError, match="Nothing can be painted there") as error:
+        comparison.compare_methods(
+            unpainted, comparison.ComparisonDesign(["copypaste"], 2), HostOptions(coarse), device="cpu"
+        )
+    assert [fault.where for fault in error.value.faults] == ["Healthy_000", "Healthy_001"]
