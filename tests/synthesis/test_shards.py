@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.pairs import Fake, Sees, paint, records, run_jobs
 
+from tumorgen_cli.judge.predictions import Predictions
+from tumorgen_cli.judge.verdict import PassRule
 from tumorgen_cli.synthesis import logs, shards
 from tumorgen_cli.synthesis import synthesize as synthesize_module
 from tumorgen_cli.synthesis.pair import Quality
@@ -59,7 +61,7 @@ def test_shards_equal_one_run(at_once, workspace, phantoms, tmp_path):
 
 
 def test_a_killed_shard_goes_on_and_leaves_the_others_alone(at_once, workspace, phantoms, tmp_path, monkeypatch):
-    out, write, seen = tmp_path / "out", synthesize_module._write_pair, []
+    out, write, seen = tmp_path / "out", synthesize_module.write_pair, []
 
     def killed_at_the_second(*arguments):
         seen.append(arguments)
@@ -67,7 +69,7 @@ def test_a_killed_shard_goes_on_and_leaves_the_others_alone(at_once, workspace, 
             raise KeyboardInterrupt
         return write(*arguments)
 
-    monkeypatch.setattr(synthesize_module, "_write_pair", killed_at_the_second)
+    monkeypatch.setattr(synthesize_module, "write_pair", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         shard(workspace, phantoms, out, 1)
     monkeypatch.undo()
@@ -206,7 +208,7 @@ def test_a_set_is_read_while_its_shards_are_put_together(at_once, workspace, pha
 def test_given_up_pairs_of_shards(workspace, phantoms, tmp_path):
     method, out = Fake(workspace.plan(), workspace), tmp_path / "out"
     jobs = make_jobs(healthy_sources(workspace.plan(), phantoms.healthy, None), 3, 0)
-    quality = Quality(Sees(10**6), 0.7, 2)
+    quality = Quality(Predictions(Sees(10**6)), PassRule(0.7, None), 2)
     tallies = [run_jobs(workspace, out, method, jobs, Shard(number, 2), quality=quality) for number in (1, 2)]
     assert [(t.given_up, t.left) for t in tallies] == [(2, 1), (3, 0)]
     assert [json.loads(line)["case"] for line in (out / "given_up.jsonl").read_text().splitlines()] == [
