@@ -28,7 +28,12 @@ def test_painting(workspace, phantoms, tmp_path):
         "--device",
         "cpu",
     )
+    rehearsed = call(*arguments, "--box", "10,10,10,24,24,22", "--dry-run")
+    assert "pairs to paint" in rehearsed.stdout
+    assert "without --dry-run" in told(rehearsed)
+    assert not out.exists()
     report = json.loads(call(*arguments, "--box", "10,10,10,24,24,22", "--json").stdout)
+    assert report["forecast"]["missing"] == 1
     assert report["folder"] == str(out)
     assert report["tally"]["pairs"] == 1
     record = json.loads((out / "provenance.jsonl").read_text())
@@ -57,11 +62,13 @@ def test_drawing_until_a_pair_passes(workspace, phantoms, tmp_path):
         "cpu",
         "--json",
     )
-    tally = json.loads(call(*arguments, "--out", tmp_path / "all", "--until-pass", 2, "--keep", 0).stdout)["tally"]
+    tally = json.loads(call(*arguments, "--out", tmp_path / "all", "--until-pass", 2, "--keep", 0, "--p-alone").stdout)[
+        "tally"
+    ]
     assert (tally["pairs"], tally["given_up"]) == (2, 0)
     record = json.loads((tmp_path / "all" / "provenance.jsonl").read_text().splitlines()[0])
     assert 0 <= record["drawn"]["proportion"] <= 1
-    other = call(*arguments, "--out", tmp_path / "all", "--until-pass", 3, "--keep", 0, code=1)
+    other = call(*arguments, "--out", tmp_path / "all", "--until-pass", 3, "--keep", 0, "--p-alone", code=1)
     assert "other tries" in told(other)
 
 

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from tumorgen_cli.data import body as data_body
-from tumorgen_cli.data.body import body_mask
 from tumorgen_cli.data.volumes import resample, write_volume
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.methods.base import Synthetic
@@ -381,21 +379,6 @@ def test_reading_a_host(plan, tmp_path, grid):
         write_volume(tmp_path / "h_0000.nii.gz", bad.astype(np.float32), grid)
         with pytest.raises(DataError, match=r"h_0000\.nii\.gz"):
             read_scan("h", (tmp_path / "h_0000.nii.gz",), None, plan)
-
-
-def test_the_body_is_found():
-    image = np.full((40, 40, 20), -1000.0, np.float32)
-    image[8:32, 10:30, 2:18] = 40
-    image[14:20, 14:24, 4:16] = -800  # lungs: part of the body
-    image[35:37, 35:37, 5:7] = 200  # a table's screw is not
-    image += np.random.default_rng(0).normal(0, 10, image.shape).astype(np.float32)
-    body = body_mask(image)
-    inside = np.zeros(body.shape, bool)
-    inside[8:32, 10:30, 2:18] = True
-    assert (body & inside).sum() / inside.sum() > 0.97
-    assert not (body & ~ndimage.binary_dilation(inside, iterations=2)).any()
-    assert not body[35:37, 35:37, 5:7].any()
-    assert body_mask(np.zeros((5, 5, 5), np.float32)).any()
 
 
 def test_regions(plan, monkeypatch):
