@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from support.workspaces import plan_toy
@@ -11,6 +13,9 @@ from support.workspaces import plan_toy
 from tumorgen_cli.data.phantom import Phantoms, write_phantoms
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.planning.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +57,20 @@ def workspace(phantoms: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> W
     plan_toy(found, str(phantoms.dataset))
     preprocess.preprocess_dataset(found, workers=0)
     return found
+
+
+@pytest.fixture
+def unpainted(workspace: Workspace) -> Iterator[Workspace]:
+    """The shared workspace, in which no set-up is left."""
+    yield workspace
+    shutil.rmtree(workspace.root / "nnunet", ignore_errors=True)
+
+
+@pytest.fixture
+def painting(unpainted: Workspace, phantoms: Phantoms) -> Painting:
+    """What copypaste paints into the healthy phantoms: a pool of two patches, without rests."""
+    from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
+    from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions
+
+    patches = OnTheFlyOptions(probability=0.5, pool=2, share=1.0)
+    return set_up_nnunet(unpainted, "copypaste", HostOptions(phantoms.healthy), patches, device="cpu").painting
