@@ -125,6 +125,15 @@ def test_any_flipped_byte_of_a_checkpoint_is_noticed_or_changes_nothing(run, ste
     assert checkpoints._digest(found) == saved["digest"]  # padding, and dates that nothing reads
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\x00nonsense", b"step,fit\n10,1.5\nten,2\n12,1,1\n", b"fit\n3\n"])
+def test_a_damaged_log_stops_nothing(run, content):
+    (run / "log.csv").write_bytes(content)
+    train(make_stage(iterations=STEPS + 6), run, "cpu", "fp32")
+    rows = (run / "log.csv").read_text().splitlines()
+    kept = ["10"] if b"10,1.5" in content else []
+    assert [row.split(",")[0] for row in rows] == ["step", *kept, str(STEPS + 6)]
+
+
 def test_first_weights_are_compared_with_the_record_beside_them(run, tmp_path):
     path = run / "weights.safetensors"
     check_initial(path)

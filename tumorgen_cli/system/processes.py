@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
@@ -127,18 +128,7 @@ def exit_with_parent(parent: int) -> None:
 
 
 class _Worker(SpawnProcess):
-    """A worker process. Stops are blocked until their handlers are set up: before, they print tracebacks."""
-
-    def start(self) -> None:
-        """Start the process; a stop of this process waits until it has sent the new one all it needs."""
-        from multiprocessing import resource_tracker
-
-        resource_tracker.ensure_running()  # its first start would unblock the signals
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """A worker process. Stops are blocked until it has set up their handlers: before, they would print tracebacks."""
 
     def run(self) -> None:
         """Set up the process and work: SIGTERM ends a task, Ctrl-C is left to the parent."""
@@ -159,8 +149,16 @@ class _Pool(ProcessPoolExecutor):
     """A pool whose tasks can be ended without ending their workers, which would print tracebacks."""
 
     def submit(self, task: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Hand a task to the next free worker."""
-        return super().submit(_run_task, task, *args, **kwargs)
+        """Hand a task to the next free worker, which may have to be started.
+
+        A stop of this process waits until a new worker has all it needs and the pool knows it.
+        """
+        resource_tracker.ensure_running()  # its first start would unblock the signals
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            return super().submit(_run_task, task, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run_task(task: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import shutil
@@ -172,8 +173,9 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any] | None:
         return None
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        damaged = saved.pop("digest") != _digest(saved)
-        found = "other content than was written"
+        digest = saved.pop("digest", None)
+        damaged = digest != _digest(saved)
+        found = "other content than was written" if digest else "no checksum, as earlier versions wrote it"
     except Exception as error:  # noqa: BLE001  (torch's unpickler raises whatever a damaged file makes it run into)
         damaged, found = True, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
     if damaged:
@@ -268,15 +270,28 @@ def _is_trained(module: nn.Module, key: str) -> bool:
 
 def _append_log(path: Path, rows: list[dict[str, float]], step: int) -> None:
     """Append rows to the log, and drop the rows of a run that was killed after its last checkpoint."""
-    kept: list[dict[str, Any]] = []
-    if path.is_file():
-        first = rows[0]["step"] if rows else step + 1
-        with path.open(newline="") as stream:
-            kept = [row for row in csv.DictReader(stream) if float(row["step"]) < first]
-    everything = kept + rows
+    first = rows[0]["step"] if rows else step + 1
+    everything = [row for row in _read_log(path) if float(row["step"]) < first] + rows
     if not everything:
         return
     with atomic(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(k for row in everything for k in row)))
         writer.writeheader()
         writer.writerows(everything)
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of the log that can be read; the log is for people, so a damaged one stops nothing."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream, contextlib.suppress(csv.Error):
+        return [row for row in csv.DictReader(stream) if None not in row and _is_number(row.get("step"))]
+    return []
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        float(text or "")
+    except ValueError:
+        return False
+    return True
