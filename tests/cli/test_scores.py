@@ -35,11 +35,11 @@ def test_from_pairs_to_scores(workspace, phantoms, tmp_path):
         call("evaluate", pairs, *work, "--judge", Path(__file__), "--device", "cpu", code=1)
     )
     result = call("evaluate", pairs, kept, *work, "--judge", "bundled", "--device", "cpu", "--json")
-    assert "the bundled one" in told(result)
+    assert "the bundled judge" in told(result)
     first, second = json.loads(result.stdout)
     rows = dict(first["rows"])
     assert rows["agreement DSC [95 % interval]"] == dict(second["rows"])["agreement DSC [95 % interval]"]
-    assert any(name.startswith("kernel distance (lite0)") for name in rows)
+    assert rows["features of the distances"].startswith("lite0: EfficientNet-Lite0")
     assert "compare with kept" in Path(first["page"]).read_text()
 
     made = json.loads(call("reader-study", "make", pairs, *work, "-n", 2, "--out", tmp_path / "study", "--json").stdout)

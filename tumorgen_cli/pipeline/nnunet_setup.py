@@ -94,8 +94,8 @@ def set_up_nnunet(
         hosts_once = list(dict.fromkeys(source for source in sources if not source.redraw))
         with console.progress("checking hosts", len(hosts_once)) as tick:
             gather_faults(faults, lambda: check_voxels(inputs, hosts_once, tick))
-    if quality.until_pass is not None and sources is not None:
-        scans = [source.files for source in sources]
+    if quality.until_pass is not None:
+        scans = [source.files for source in sources or ()]
         gather_faults(faults, lambda: needed_judge(workspace, quality.judge, device, scans))
     if faults or sources is None or divided is None:
         raise StateError("Painting cannot be set up", faults)
