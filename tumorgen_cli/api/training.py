@@ -32,7 +32,7 @@ def train(
         method: The method that the stage belongs to. None: the first method with such a stage; tumorgen for `all`.
         iterations: Training steps in all. None: as many as the plan says.
         initial: Checkpoint that the stage (of `all`, the first one) starts from.
-        restart: Train from the beginning; the old weights are replaced.
+        restart: Train from the beginning; the old weights stay until the new ones are finished.
         work: The workspace, planned and preprocessed.
         device: Where to train.
         seed: Only a check: an error if it is not the seed of the plan.
@@ -70,7 +70,7 @@ def train_judge(
 
     Args:
         minutes: Length of the training.
-        restart: Train from the beginning; the old judge is replaced.
+        restart: Train from the beginning; the old judge stays until the new one is finished.
         work: The workspace, planned.
         device: Where to train.
         seed: Seed of the training. None: the plan's.
