@@ -131,7 +131,7 @@ def compare_methods(
     places = _places(workspace, plan, hosts)
     cases = workspace.fingerprint().of(workspace.splits().train).cases
     for place in places:  # before any training
-        check_sources(place.sources[: design.pairs], None, plan, cases)
+        check_sources(place.sources[: design.pairs], None, plan, cases, tell=False)
     if scoring.judge is not None:
         needed_judge(workspace, scoring.judge, device)  # a judge with faults stops the command before any training
     seed = plan.seed if design.seed is None else design.seed

@@ -235,7 +235,7 @@ def _check_hosts(workspace: Workspace, dataset: Dataset, healthy: Path) -> None:
     """
     plan, splits = workspace.plan(), workspace.splits()
     sources, faults = healthy_sources(plan, healthy, None), []
-    check_sources(sources, None, plan, workspace.fingerprint().of(splits.train).cases)
+    check_sources(sources, None, plan, workspace.fingerprint().of(splits.train).cases, tell=False)
     known = match_cases({source.name: source.files[0] for source in sources}, dataset, splits.test)
     if known:
         found = f"{len(known)} held-out cases ({describe_matches(known)}), from which nnU-Net would learn"
