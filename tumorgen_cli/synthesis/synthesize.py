@@ -313,7 +313,9 @@ def _warn_of_given_up(
         remove_division(out)
         if faults and all("reason" in record for record in given_up.values()):
             raise DataError("No host can be used", faults)
-        remedy = "train longer, choose other hosts, larger regions or another box, or allow more draws (--set paste.draws=N at planning)"
+        remedy = (
+            "train longer, choose other hosts, regions or boxes, or allow more draws (--set paste.draws=N at planning)"
+        )
         fault = Fault(str(out), f"{len(given_up)} pairs given up ({summary})", "at least one pair", remedy)
         raise DataError("No tumor came", [fault])
     console.warn(
