@@ -64,7 +64,9 @@ def test_from_nothing_to_preprocessed(phantoms, tmp_path):
     again = call(
         "plan", phantoms.dataset, "-w", work, "--device", "cpu", "--memory", 8, "--workers", 0, "--seed", 4, *SETTINGS
     )
-    assert "window.alpha" in again.stdout
+    assert "window.shape" in again.stdout
+    assert "window.alpha" in call("plan", "--show", "-w", work).stdout
+    assert "--show" in told(call("plan", "-w", work, code=1))
     assert "its fingerprint is kept" in told(again)
     assert (
         json.loads(call("status", "-w", work, "--json").stdout)[1]["state"] == "done"
@@ -84,7 +86,9 @@ def test_another_data_sets_workspace(phantoms, workspace, tmp_path):
     copy = tmp_path / "work"
     copy.mkdir()
     (copy / "fingerprint.json").write_text(
-        json.dumps({**json.loads(workspace.fingerprint_file.read_text()), "path": "/elsewhere"})
+        json.dumps(
+            {**json.loads(workspace.fingerprint_file.read_text()), "path": "/elsewhere", "content_hash": "another"}
+        )
     )
     assert "one workspace, one data set" in told(call("plan", phantoms.dataset, "-w", copy, "--workers", 0, code=1))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tumorgen_cli.methods.registry import METHODS, find_method
-from tumorgen_cli.pipeline import plan as plan_module
+from tumorgen_cli.pipeline import plan_summary
 from tumorgen_cli.planning import plan as plans
 from tumorgen_cli.planning import presets
 from tumorgen_cli.planning.fields import check_overrides, plan_fields
@@ -221,7 +221,7 @@ def test_a_clip_window_far_beyond_the_scans_is_told(workspace, make, capsys):
     facts = ChannelFacts("T1", {"0.05": 0.5, "99.95": 3.0}, {"0.05": 0.0, "99.95": 1.0})
     for high, told in ((1.2, False), (99.9, True)):
         channel = ChannelPlan("T1", "own", 0.0, high, 1.0)
-        plan_module._warn_of_foreign_windows(
+        plan_summary.warn_of_foreign_windows(
             replace(fingerprint, channels=(facts,)), replace(plan, channels=(channel,))
         )
         output = capsys.readouterr()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from tumorgen_cli.data.contents import hash_contents
+from tumorgen_cli.data.contents import Contents, hash_contents
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
 from tumorgen_cli.data.splits import make_splits
 from tumorgen_cli.methods.registry import METHODS, find_method
-from tumorgen_cli.planning import rules
+from tumorgen_cli.pipeline.plan_summary import Planned, tell_changes, warn_of_doubts
 from tumorgen_cli.planning.fields import check_overrides, plan_fields
 from tumorgen_cli.planning.fingerprint import Fingerprint, content_hash, make_fingerprint
 from tumorgen_cli.planning.options import PlanOptions
-from tumorgen_cli.planning.plan import Plan, make_plan
+from tumorgen_cli.planning.plan import make_plan
 from tumorgen_cli.planning.planned_data import read_contents
 from tumorgen_cli.planning.presets import read_overrides
-from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.planning.workspace import Workspace, check_planned
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_budget
-from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.json_records import read_plain, read_record, write_json
+from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.system.json_records import read_fields, write_json
 from tumorgen_cli.system.locks import locked
 
 
@@ -30,7 +31,8 @@ def plan_dataset(
     options: PlanOptions = PlanOptions(),
     device: DeviceName = "auto",
     workers: int | None = None,
-) -> Plan:
+    dry_run: bool = False,
+) -> Planned:
     """Check, fingerprint and plan a data set; write the fingerprint, the splits and the plan.
 
     Args:
@@ -39,6 +41,10 @@ def plan_dataset(
         options: What the user decides; the rules decide the rest.
         device: The device to plan for.
         workers: Processes that read the files; None for a number by cores and memory, 0 for none but this one.
+        dry_run: Write nothing. What would change in the plan on file is told.
+
+    Returns:
+        The plan, and what it was made from.
 
     Raises:
         DataError: the data set has faults.
@@ -51,9 +57,8 @@ def plan_dataset(
     dataset = read_dataset(find_dataset(name), options.tumor_label)
     known = plan_fields(len(dataset.channel_names), {method: find_method(method).section for method in METHODS})
     check_overrides(overrides, known)
-    with locked(workspace.root, "plan"):
-        check_owner(workspace, dataset.path)
-        fingerprint = _fingerprint(workspace, dataset, workers)
+    with contextlib.nullcontext() if dry_run else locked(workspace.root, "plan"):
+        fingerprint, contents = _fingerprint(workspace, dataset, workers)
         before = workspace.splits() if workspace.splits_file.is_file() else None
         splits = make_splits(dataset, options.fold, before)
         sections = {method: find_method(method).plan_section for method in METHODS}
@@ -61,81 +66,70 @@ def plan_dataset(
         plan = make_plan(fingerprint, splits.train, budget, sections, overrides)
         for method in METHODS:  # values of a section may not fit together
             find_method(method)(plan, workspace)
-        write_json(workspace.splits_file, splits)
-        write_json(workspace.plan_file, plan)
-    _warn_of_small_tumors(fingerprint, plan)
-    _warn_of_foreign_windows(fingerprint, plan)
-    return plan
-
-
-def _warn_of_foreign_windows(fingerprint: Fingerprint, plan: Plan) -> None:
-    """Warn where the clip window of a preset is in other units than the scans."""
-    for facts, channel in zip(fingerprint.channels, plan.channels, strict=True):
-        covered = min(facts.high, channel.high) - max(facts.low, channel.low)
-        if covered < 0.2 * (channel.high - channel.low):
-            console.warn(
-                f"channel {channel.name}: intensities from {facts.low:.4g} to {facts.high:.4g} fill little of "
-                f"the clip window {channel.low:.4g} to {channel.high:.4g}; is the preset made for such scans?"
-            )
-
-
-def _warn_of_small_tumors(fingerprint: Fingerprint, plan: Plan) -> None:
-    """Warn where the median tumor is too small for the working grid."""
-    finer = rules.spacing_for_small_tumors(rules.extent_percentile_mm(fingerprint.tumors, 50), plan.window.spacing_mm)
-    if finer is not None:
-        wanted = ",".join(f"{s:.2g}" for s in finer)
-        console.warn(
-            "the median tumor is less than 1.5 latent cells wide, too small for a good mask, and memory allows no "
-            "finer grid; plan with a finer grid and a smaller window, for example "
-            f"--set window.spacing_mm=[{wanted}] --set window.shape=[48,48,48]"
-        )
-
-
-def check_owner(workspace: Workspace, dataset: Path) -> None:
-    """Raise a `StateError` if the workspace belongs to another data set than the one in the folder `dataset`."""
-    if workspace.fingerprint_file.is_file():
-        found = str(read_plain(workspace.fingerprint_file, "delete it and plan again").get("path"))
-        if found != str(dataset):
-            remedy = "choose another folder with --work (one workspace, one data set)"
-            fault = Fault(str(workspace.root), f"the workspace of {found}", str(dataset), remedy)
-            raise StateError("The workspace belongs to another data set", [fault])
-
-
-def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) -> Fingerprint:
-    """Return the fingerprint on file if the data are unchanged, else make a new one, which checks every file."""
-    if workspace.fingerprint_file.is_file():
-        old = read_record(Fingerprint, workspace.fingerprint_file, "delete it and plan again")
-        contents = hash_contents(dataset, read_contents(workspace))
-        if old.tumor_name == dataset.tumor_name and old.content_hash == content_hash(dataset, contents):
-            console.note("the data set is unchanged: its fingerprint is kept")
+        tell_changes(workspace, plan)
+        if not dry_run:
             write_json(workspace.contents_file, contents)
-            return old
+            write_json(workspace.fingerprint_file, fingerprint)
+            write_json(workspace.splits_file, splits)
+            write_json(workspace.plan_file, plan)
+    planned = Planned(plan, fingerprint, splits)
+    warn_of_doubts(planned)
+    return planned
+
+
+def read_planned(workspace: Workspace) -> Planned:
+    """Read the plan of a workspace, and what it was made from."""
+    check_planned(workspace.root)
+    return Planned(workspace.plan(), workspace.fingerprint(), workspace.splits())
+
+
+def check_owner(workspace: Workspace, dataset: Path, same_content: bool = False) -> None:
+    """Check that a workspace belongs to the data set in a folder.
+
+    A data set that was moved or copied is still known: by its content, or by its name if the old folder is gone.
+
+    Args:
+        workspace: The workspace; it may be empty.
+        dataset: The folder of the data set.
+        same_content: Whether the content is that of the workspace's data set.
+
+    Raises:
+        StateError: the workspace belongs to another data set.
+    """
+    if not workspace.fingerprint_file.is_file():
+        return
+    found = Path(read_fields(workspace.fingerprint_file, "delete it and plan again", path=str)["path"])
+    if found == dataset:
+        return
+    if not same_content and (found.is_dir() or found.name != dataset.name):
+        remedy = "choose another folder with --work (one workspace, one data set)"
+        fault = Fault(str(workspace.root), f"the workspace of {found}", str(dataset), remedy)
+        raise StateError("The workspace belongs to another data set", [fault])
+    console.note(f"the data set was in {found}; the workspace follows it to {dataset}")
+
+
+def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) -> tuple[Fingerprint, Contents]:
+    """Return the fingerprint on file if the data are unchanged, else make a new one, which checks every file."""
+    old = _read_fingerprint(workspace)
+    contents = {} if old is None else hash_contents(dataset, read_contents(workspace))
+    same = old is not None and old.content_hash == content_hash(dataset, contents)
+    check_owner(workspace, dataset.path, same)
+    if old is not None and same and old.tumor_name == dataset.tumor_name:
+        console.note("the data set is unchanged: its fingerprint is kept")
+        return replace(old, dataset=dataset.name, path=str(dataset.path)), contents
     with console.progress("checking and measuring", len(dataset.cases)) as tick:
         findings = make_fingerprint(dataset, workers, tick)
     for line in findings.notes:
         console.warn(line)
-    write_json(workspace.contents_file, findings.contents)
-    write_json(workspace.fingerprint_file, findings.fingerprint)
-    return findings.fingerprint
+    return findings.fingerprint, findings.contents
 
 
-def plan_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
-    """Rows to print, one per plan field: field, value, rule (and source, where it is not the rule), inputs."""
-    rows = []
-    for d in plan.decisions:
-        rule = d.rule if d.source == "rule" else f"{d.source} (rule: {d.rule})"
-        rows.append((d.field, _short(d.value), rule, ", ".join(f"{k} {_short(v)}" for k, v in d.inputs.items())))
-    latent = "×".join(map(str, plan.window.latent_shape))
-    rows.insert(
-        0, ("window.latent_shape", latent, "a quarter of the window per axis", f"window {_short(plan.window.shape)}")
-    )
-    return rows
-
-
-def _short(value: Any) -> str:
-    """Format a value for a narrow column."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return ("×" if all(isinstance(v, (int, float)) for v in value) else " ").join(_short(v) for v in value)
-    return str(value)
+def _read_fingerprint(workspace: Workspace) -> Fingerprint | None:
+    """Read the fingerprint on file; None if there is none, or one of another version, which is replaced."""
+    if not workspace.fingerprint_file.is_file():
+        return None
+    try:
+        return workspace.fingerprint()
+    except PlanError:
+        console.note("the fingerprint is of another version: the data set is measured again")
+        return None

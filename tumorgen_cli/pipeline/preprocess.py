@@ -2,37 +2,137 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tumorgen_cli.data.checks import read_header
 from tumorgen_cli.data.hosts import describe_matches, find_hosts, match_cases
 from tumorgen_cli.data.workers import choose_preprocessing_workers
+from tumorgen_cli.geometry import Grid
+from tumorgen_cli.pipeline.plan_summary import describe_bytes, preprocessed_bytes
+from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.preprocess import preprocess
+from tumorgen_cli.preprocessing.cases import is_done
+from tumorgen_cli.preprocessing.preprocess import Job, preprocess, preprocess_case
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.json_records import read_record, write_json
 from tumorgen_cli.system.locks import locked
 
 
+@dataclass(frozen=True)
+class PreprocessForecast:
+    """What is left to preprocess.
+
+    Attributes:
+        scans: cases and healthy scans that are left.
+        disk_bytes: what they will take on disk.
+        free_bytes: free space where they will be.
+        seconds: expected time; 0 if nothing is left.
+    """
+
+    scans: int
+    disk_bytes: int
+    free_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        if not self.scans:
+            return "nothing is left to preprocess"
+        time_text = f"{max(1, self.seconds):.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
+        return (
+            f"{self.scans} scans to preprocess: about {time_text}, {describe_bytes(self.disk_bytes)} on disk; "
+            f"{describe_bytes(self.free_bytes)} are free"
+        )
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """Scans to preprocess, their grids by case, and the folder with a subfolder for each."""
+
+    plan: Plan
+    jobs: list[Job]
+    grids: dict[str, Grid]
+    folder: Path
+
+    def left(self) -> list[Job]:
+        """The scans that are not preprocessed."""
+        return [job for job in self.jobs if not is_done(self.plan, job[0], self.folder / job[0])]
+
+
 def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
     """Preprocess every case of the plan that is not done; return how many were written."""
-    plan, splits = workspace.plan(), workspace.splits()
-    dataset = read_planned_dataset(workspace, plan)
-    facts = {case.case: case for case in workspace.fingerprint().cases}
-    cases = [*splits.train, *splits.test]
-    jobs = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
-    if workers is None:
-        workers = choose_preprocessing_workers([facts[case].grid for case in cases], len(plan.channels))
-    with locked(workspace.root, "preprocess"), console.progress("preprocessing", len(jobs)) as tick:
-        return preprocess(plan, jobs, workspace.cases, workers, tick)
+    return _preprocess(workspace, _find_cases(workspace), "preprocessing", workers)
 
 
 def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None = None) -> int:
     """Preprocess the healthy scans of a folder, for methods that learn from them; return how many were written.
 
     Scans are known by name: a scan that is there already is not preprocessed again.
+
+    Raises:
+        DataError: scans that cannot be read, or that are cases of the data set, under whatever name.
+    """
+    written = _preprocess(workspace, _find_healthy(workspace, healthy), "preprocessing healthy scans", workers)
+    write_json(workspace.healthy_file, sorted({*map(str, healthy_folders(workspace)), str(healthy.resolve())}))
+    return written
+
+
+def _preprocess(workspace: Workspace, scans: _Scans, title: str, workers: int | None) -> int:
+    if workers is None:
+        workers = choose_preprocessing_workers(list(scans.grids.values()), len(scans.plan.channels))
+    needed = preprocessed_bytes(scans.plan, [scans.grids[job[0]] for job in scans.left() if job[0] in scans.grids])
+    free = shutil.disk_usage(workspace.root).free
+    if needed > free:
+        there = f"where {workspace.root} is, {describe_bytes(free)} are free"
+        console.warn(f"the preprocessed scans need about {describe_bytes(needed)}; {there}")
+    with locked(workspace.root, "preprocess"), console.progress(title, len(scans.jobs)) as tick:
+        return preprocess(scans.plan, scans.jobs, scans.folder, workers, tick)
+
+
+def forecast_preprocessing(
+    workspace: Workspace, healthy: Path | None = None, workers: int | None = None
+) -> PreprocessForecast:
+    """Estimate what is left to preprocess; one scan is preprocessed in a temporary folder for that.
+
+    Args:
+        workspace: The workspace, planned; it is not changed.
+        healthy: Folder of healthy scans, if they are to be preprocessed too.
+        workers: Number of processes, as for `preprocess_dataset`.
+    """
+    found = [_find_cases(workspace), *([] if healthy is None else [_find_healthy(workspace, healthy)])]
+    left = [(scans.grids[job[0]], job) for scans in found for job in scans.left() if job[0] in scans.grids]
+    free = shutil.disk_usage(workspace.root).free
+    if not left:
+        return PreprocessForecast(0, 0, free, 0.0)
+    plan, grids = found[0].plan, [grid for grid, _ in left]
+    count = choose_preprocessing_workers(grids, len(plan.channels)) if workers is None else workers
+    voxels = [math.prod(grid.shape) for grid in grids]
+    typical = sorted(range(len(left)), key=voxels.__getitem__)[len(left) // 2]
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tumorgen_") as folder:
+        case, images, label = left[typical][1]
+        preprocess_case(plan, case, images, label, Path(folder) / case)
+    seconds = (time.monotonic() - begun) * sum(voxels) / voxels[typical] / max(1, min(count, len(left)))
+    return PreprocessForecast(len(left), preprocessed_bytes(plan, grids), free, round(seconds, 1))
+
+
+def _find_cases(workspace: Workspace) -> _Scans:
+    """The cases of the plan."""
+    plan, splits = workspace.plan(), workspace.splits()
+    dataset, facts = read_planned_dataset(workspace, plan), {case.case: case for case in workspace.fingerprint().cases}
+    cases = [*splits.train, *splits.test]
+    jobs: list[Job] = [(case, dataset.image_files(case), dataset.label_file(case)) for case in cases]
+    return _Scans(plan, jobs, {case: facts[case].grid for case in cases}, workspace.cases)
+
+
+def _find_healthy(workspace: Workspace, healthy: Path) -> _Scans:
+    """The healthy scans of a folder.
 
     Raises:
         DataError: scans that cannot be read, or that are cases of the data set, under whatever name.
@@ -46,12 +146,8 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
         remedy = "remove them, or rename what is another scan: held-out cases teach nothing"
         fault = Fault(str(healthy), found, "other scans", remedy)
         raise DataError("Labeled cases are among the healthy scans", [fault])
-    grids = [grid for host in hosts if (grid := read_header(host.files[0], [])) is not None]
-    count = choose_preprocessing_workers(grids, len(plan.channels)) if workers is None else workers
-    with locked(workspace.root, "preprocess"), console.progress("preprocessing healthy scans", len(hosts)) as tick:
-        written = preprocess(plan, [(host.case, host.files, None) for host in hosts], workspace.unlabeled, count, tick)
-    write_json(workspace.healthy_file, sorted({*map(str, healthy_folders(workspace)), str(healthy.resolve())}))
-    return written
+    grids = {host.case: grid for host in hosts if (grid := read_header(host.files[0], [])) is not None}
+    return _Scans(plan, [(host.case, host.files, None) for host in hosts], grids, workspace.unlabeled)
 
 
 def healthy_folders(workspace: Workspace) -> list[Path]:

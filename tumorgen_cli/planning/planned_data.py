@@ -7,6 +7,7 @@ hashed again.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from tumorgen_cli.data.contents import Contents, changed_files, hash_contents
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
@@ -23,9 +24,16 @@ def read_planned_dataset(workspace: Workspace, plan: Plan) -> Dataset:
     Every command that reads the data set calls this. Files of the same size and time of modification are not read.
 
     Raises:
-        StateError: files, or what dataset.json says of them, have changed since planning.
-        DataError: the data set is not there, or its dataset.json is faulty.
+        StateError: the data set is not there, or files, or what dataset.json says of them, have changed since planning.
+        DataError: its dataset.json is faulty.
     """
+    if not Path(plan.dataset_path).is_dir():
+        remedy = (
+            f"put it back, or run `tumorgen plan DATASET -w {workspace.root}` with its path now: files that are the "
+        )
+        remedy += "same make nothing stale"
+        fault = Fault(plan.dataset_path, "no such folder", "the planned data set", remedy)
+        raise StateError("The data set is not where it was", [fault])
     dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
     known = read_contents(workspace)
     now = hash_contents(dataset, known)

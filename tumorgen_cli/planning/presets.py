@@ -57,7 +57,7 @@ def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tup
     if preset:
         try:
             tree = yaml.safe_load(preset_text(preset)) or {}
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise PlanError(
                 "A preset cannot be read", [Fault(preset, str(error), "YAML", "correct the file")]
             ) from error
@@ -76,7 +76,12 @@ def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tup
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
-            value = yaml.safe_load(text)
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError:
+                remedy = "quote it for the shell, for example --set 'window.shape=[64,64,64]'"
+                faults.append(Fault(f"--set {setting}", "neither JSON nor YAML", "field=value", remedy))
+                continue
         found[field.strip()] = (value, "--set")
     if faults:
         raise PlanError("A setting cannot be read", faults)
@@ -84,6 +89,7 @@ def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tup
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves of nested mappings, with dots between the names."""
     leaves: list[tuple[str, Any]] = []
     for name, value in tree.items():
         field = f"{prefix}{name}"

@@ -54,7 +54,7 @@ def read_plain(path: Path, remedy: str) -> Any:
         raise StateError("A file cannot be read", [Fault(str(path), str(error), "valid JSON", remedy)]) from error
 
 
-def read_fields(path: Path, remedy: str, **kinds: Any) -> dict[str, Any]:
+def read_fields(path: Path, remedy: str, /, **kinds: Any) -> dict[str, Any]:
     """Read a JSON object, of which only some fields are used.
 
     Args:
