@@ -468,7 +468,8 @@ def test_pairs_of_two_sets_that_would_bear_one_name(real, tmp_path):
 
 def test_what_is_merged_is_not_merged_again(real, healthy):
     made = merge(real, healthy)
-    assert "no synthetic set" in faults(real, made.out, out="Dataset602_X")[0]
+    with pytest.raises(StateError, match="a merged data set"):
+        merge(real, made.out, out="Dataset602_X")
     assert "real cases alone" in faults(made.out, healthy, out="Dataset602_X")[0]
     assert "real cases alone" in faults(healthy, healthy, out="Dataset602_X")[0]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.merge_checks import MERGED
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list, did_you_mean
@@ -43,8 +44,9 @@ def find_set(workspace: Workspace, given: Path) -> Path:
     Raises:
         StateError: there is no such set.
     """
-    for folder in (given.resolve(), workspace.synthetic(given.name)):
-        if (folder / "provenance.jsonl").is_file():
+    places = (given.resolve(), workspace.synthetic(given.name))
+    for folder in places:
+        if (folder / "provenance.jsonl").is_file() and not (folder / MERGED).is_file():
             return folder
     names = sorted(path.parent.name for path in workspace.root.glob("synthetic/*/provenance.jsonl"))
     expected = (
@@ -52,4 +54,7 @@ def find_set(workspace: Workspace, given: Path) -> Path:
     )
     near = did_you_mean(given.name, names)
     remedy = near or "correct the path or name, or run `tumorgen synthesize --healthy DIR`"
-    raise StateError("No such set", [Fault(str(given), "no synthetic set", expected, remedy)])
+    found = "no synthetic set"
+    if any((folder / MERGED).is_file() for folder in places):
+        found, remedy = "no synthetic set but a merged data set", "give the sets that were merged, see merge.json there"
+    raise StateError("No such set", [Fault(str(given), found, expected, remedy)])

@@ -29,7 +29,7 @@ from tumorgen_cli.data.integrity import damage_faults
 from tumorgen_cli.data.splits import SPLITS, Splits, check_folds, make_nnunet_folds, read_folds
 from tumorgen_cli.data.volumes import read_grid
 from tumorgen_cli.synthesis.merge_checks import (
-    RECORD,
+    MERGED,
     SyntheticSet,
     name_sets,
     output_faults,
@@ -207,7 +207,7 @@ def write_merge(merge: Merge, tick: Callable[[int, str], None], copy: bool = Fal
         StateError: `out` holds something else, or labels there were edited.
     """
     provenance = merge.out / "provenance.jsonl"
-    claim_folder(merge.out, RECORD, merge.identity, provenance.is_file)
+    claim_folder(merge.out, MERGED, merge.identity, provenance.is_file)
     cases = [(case, merge.real.image_files(case), merge.real.label_file(case)) for case in merge.real.cases]
     cases += [(pair.record.case, pair.images, pair.label) for pair in merge.pairs]
     ending = merge.real.file_ending

@@ -23,7 +23,7 @@ from tumorgen_cli.synthesis.sources import unlabeled_hosts_fault
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
 from tumorgen_cli.system.json_records import read_plain
 
-RECORD = "merge.json"
+MERGED = "merge.json"
 _NAME = re.compile(r"Dataset\d{3}_\w[\w-]*")
 
 
@@ -63,7 +63,7 @@ def read_set(folder: Path, name: str) -> SyntheticSet:
     Raises:
         DataError: there is no finished set, it has no pair, or it does not say which cases its method has learned from.
     """
-    if not (folder / "provenance.jsonl").is_file() or (folder / RECORD).is_file():
+    if not (folder / "provenance.jsonl").is_file() or (folder / MERGED).is_file():
         expected = "a folder that `tumorgen synthesize` or `filter` wrote"
         raise DataError("No such set", [Fault(str(folder), "no synthetic set", expected, "correct the path")])
     if not (folder / "dataset.json").is_file():
@@ -94,7 +94,7 @@ def name_sets(folders: Sequence[Path]) -> list[str]:
 def real_faults(real: Dataset) -> list[Fault]:
     """Return the faults of the real data set: faulty files, or synthetic pairs in it."""
     faults = file_faults(real)
-    path = next((real.path / name for name in ("provenance.jsonl", RECORD) if (real.path / name).is_file()), None)
+    path = next((real.path / name for name in ("provenance.jsonl", MERGED) if (real.path / name).is_file()), None)
     if path is not None:
         expected = "a data set of real cases alone"
         faults.append(Fault(str(path), "synthetic pairs", expected, "give the real data set first"))
