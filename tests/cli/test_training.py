@@ -1,8 +1,12 @@
 """train."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 from support.command_line import call, told
+
+from tumorgen_cli.pipeline import training_forecast
 
 
 def test_a_stage_that_is_done_is_said_to_be(trained):
@@ -16,3 +20,18 @@ def test_options_that_a_stage_does_not_have(workspace):
     assert "--method" in told(call(*judge, "--method", "tumorgen", code=1))
     assert "--iterations" in told(call(*judge, "--iterations", 3, code=1))
     assert "--minutes" in told(call("train", "vae", "-w", workspace.root, "--minutes", 3, code=1))
+
+
+def test_a_dry_run_tells_steps_time_and_disk(workspace, monkeypatch):
+    monkeypatch.setattr(training_forecast, "MEASURED", 3)
+    before = {*workspace.root.rglob("*")}
+    arguments = ("train", "vae", "-w", workspace.root, "--device", "cpu", "--dry-run")
+    (found,) = json.loads(call(*arguments, "--json").stdout)["stages"]
+    assert (found["stage"], found["steps"]) == ("vae", 4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    result = call(*arguments)
+    assert "the disk is too full" in told(result)
+    assert "next: the same command without --dry-run" in told(result)
+    assert "1 MiB are free" in result.stdout
+    assert {*workspace.root.rglob("*")} - before <= {workspace.root / "commands.jsonl"}
+    assert "--dry-run" in told(call("train", "judge", "-w", workspace.root, "--dry-run", code=1))
