@@ -269,3 +269,19 @@ def test_scans_of_a_tilted_gantry_are_told(tmp_path, shear, degrees, capsys):
     said = " ".join(capsys.readouterr().err.split())
     assert (degrees is None) == (said == "")
     assert degrees is None or f"1 scans have axes up to {degrees}° off perpendicular (a_0000.nii.gz)" in said
+
+
+def test_complex_voxels(path):
+    nibabel.Nifti1Image(noise().astype(np.complex64), np.eye(4)).to_filename(path)
+    assert fault_of(path).found == "complex numbers"
+
+
+@pytest.mark.parametrize("place", [np.nan, np.inf])
+def test_a_place_that_is_no_number(path, place):
+    def move(header):
+        header["srow_x"][3] = header["qoffset_x"] = place
+
+    change(path, move)
+    fault = fault_of(path, read_grid)
+    assert fault.expected == "a geometry of finite numbers"
+    assert f"origin ({-place:.0f}" in fault.found

@@ -129,7 +129,8 @@ def check_length(path: Path, header: Nifti1Header) -> None:
 
 def skew_degrees(header: Nifti1Header) -> float:
     """By how many degrees the axes of the sform are off perpendicular; 0 without an sform."""
-    axes = np.stack([header["srow_x"], header["srow_y"], header["srow_z"]])[:, :3].astype(float)
+    with np.errstate(invalid="ignore"):  # NaN of a damaged header
+        axes = np.stack([header["srow_x"], header["srow_y"], header["srow_z"]])[:, :3].astype(float)
     lengths = np.linalg.norm(axes, axis=0)
     if not int(header["sform_code"]) or not (np.isfinite(lengths).all() and lengths.all()):
         return 0.0
@@ -219,11 +220,14 @@ def _header_faults(path: Path, header: Nifti1Header) -> list[Fault]:
     """Find what a NIfTI-1 header says that cannot be: counts, data type, units, voxel edges."""
     axes, counts = int(header["dim"][0]), header["dim"]
     try:
-        bits = header.get_data_dtype().itemsize * 8
+        kind = header.get_data_dtype()
     except (HeaderDataError, KeyError):
-        bits = 0
+        kind = np.dtype("V0")
     offset = float(header["vox_offset"])
-    if not (1 <= axes <= 7 and counts[1 : 1 + axes].min() >= 1 and bits and 0 <= offset < 2**31):
+    if kind.kind == "c":
+        remedy = "save the magnitude, or one file each for real and imaginary part"
+        return [Fault(str(path), "complex numbers", "one real number a voxel", remedy)]
+    if not (1 <= axes <= 7 and counts[1 : 1 + axes].min() >= 1 and kind.itemsize and 0 <= offset < 2**31):
         found = f"a damaged header (dim {counts.tolist()}, data type {int(header['datatype'])}, offset {offset:g})"
         return [Fault(str(path), found, "a whole NIfTI volume", COPY_AGAIN)]
     unit = _UNITS.get(int(header["xyzt_units"]) & 7)
@@ -233,7 +237,7 @@ def _header_faults(path: Path, header: Nifti1Header) -> list[Fault]:
             "edges and matrices to mm"
         )
         return [Fault(str(path), f"lengths in {unit}", "lengths in mm", remedy)]
-    edges = header["pixdim"][1:4].astype(float)
+    edges = header["pixdim"][1:4]
     if axes >= 3 and not (np.isfinite(edges).all() and (edges > 0).all()):
         found = f"voxels of {'×'.join(f'{e:g}' for e in edges)} mm"
         remedy = "write the true voxel edges into the header (nibabel: image.header.set_zooms((X, Y, Z)))"

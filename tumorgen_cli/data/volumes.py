@@ -104,7 +104,11 @@ def _read_geometry(path: Path) -> tuple[Nifti1Header | None, Grid]:
             "write one 3D file per channel and time point",
         )
         raise DataError("A file is not a 3D volume", [fault])
-    return header, Grid(size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    grid = Grid(size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    if not np.isfinite([*grid.spacing_mm, *grid.origin_mm, *grid.direction]).all() or min(grid.spacing_mm) <= 0:
+        fault = Fault(str(path), describe_grid(grid), "a geometry of finite numbers", "write the header again")
+        raise DataError("A file has no geometry", [fault])
+    return header, grid
 
 
 def warn_of_skewed(paths: Iterable[Path]) -> None:
