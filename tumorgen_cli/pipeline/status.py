@@ -1,4 +1,4 @@
-"""What of a workspace is done, what runs, what is outdated, what is next. Reads files and writes none."""
+"""What of a workspace is done, what runs, what is outdated, what is next. Writes `contents.json` at most."""
 
 from __future__ import annotations
 
