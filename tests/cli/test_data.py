@@ -66,7 +66,7 @@ def test_from_nothing_to_preprocessed(phantoms, tmp_path):
     )
     assert "window.shape" in again.stdout
     assert "window.alpha" in call("plan", "--show", "-w", work).stdout
-    assert "--show" in told(call("plan", "-w", work, code=1))
+    assert "--show" in told(call("plan", "-w", work, code=2))
     assert "its fingerprint is kept" in told(again)
     assert (
         json.loads(call("status", "-w", work, "--json").stdout)[1]["state"] == "done"

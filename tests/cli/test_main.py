@@ -1,5 +1,6 @@
 """The command line as a whole: help, exit codes, streams."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from support.command_line import call, told
 from typer.testing import CliRunner
 
 from tumorgen_cli import __version__
-from tumorgen_cli.cli import main
+from tumorgen_cli.cli import commands, main
 from tumorgen_cli.pipeline import status
 from tumorgen_cli.system.errors import TumorgenError
 
@@ -39,6 +40,60 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(status, "workspace_status", bug)
     result = CliRunner().invoke(main.app, ["status"])
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "1. /data/x found: Permission denied"),
+        (OSError(errno.EIO, "Input/output error", "/data/x"), "check the disk"),
+        (MemoryError("Unable to allocate 9 GiB"), "fewer --workers"),
+        (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates not allowed"), "rename the file"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value,
+)
+def test_an_error_of_the_machine_has_no_traceback(error, said, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(status, "workspace_status", fail)
+    assert said in told(call("status", code=1))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no number"), UnicodeEncodeError("ascii", "ä", 0, 1, "ordinal not in range(128)")]
+)
+def test_other_errors_of_these_kinds_are_bugs(error, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(status, "workspace_status", fail)
+    assert CliRunner().invoke(main.app, ["status"]).exception is error
+
+
+def test_a_workspace_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "work").write_text("x")
+    for command in ("status", "preprocess", "evaluate"):
+        assert "found: a file" in told(call(command, "-w", tmp_path / "work", code=1))
+
+
+def test_a_cost_that_cannot_be_recorded_does_not_fail_the_command(tmp_path):
+    (tmp_path / "work" / "commands.jsonl").mkdir(parents=True)
+    (tmp_path / "work" / "plan.json").touch()
+    commands._record_cost("plan", {"work": tmp_path / "work"}, 1.0)
+
+
+def test_a_terminal_that_knows_ascii_only(tmp_path):
+    """What it cannot show becomes an escape, on stdout as on stderr."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    words = [sys.executable, "-m", "tumorgen_cli.cli", "status", "-w", "Größe"]
+    done = subprocess.run(
+        words, capture_output=True, env=environment, cwd=tmp_path, timeout=120, check=False, encoding="ascii"
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert r"Gr\xf6\xdfe" in done.stdout
+    assert r"tumorgen plan DATASET -w 'Gr\xf6\xdfe'" in done.stderr
 
 
 def test_markup_in_names_is_not_eaten(monkeypatch):

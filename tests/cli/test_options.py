@@ -70,7 +70,6 @@ def test_errors_are_told_in_full(phantoms, workspace, tmp_path):
     "arguments",
     [
         ("nothing",),
-        ("plan",),
         ("synthesize", "-n", "0"),
         ("train", "vae", "--iterations", "many"),
         ("plan", "x", "--device", "tpu"),

@@ -179,5 +179,5 @@ def test_a_region_of_the_same_name_is_another_set(workspace, phantoms, tmp_path)
     assert Path(first["folder"]).name == "syntumor_healthy_roi-liver"
     refused = told(call(*arguments, "--roi", folders[1], "--device", "cpu", code=1))
     assert "made with other roi" in refused
-    assert "choose another --out" in refused
+    assert "choose another folder with --out" in refused
     shutil.rmtree(first["folder"])

@@ -9,13 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import typer
-from support.command_line import call, told
+from support.command_line import call, check_words, told
 from support.workspaces import TOY
 
 import tumorgen_cli
 from tumorgen_cli.cli import options
-from tumorgen_cli.cli.main import app
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.errors import PlanError
 
@@ -52,15 +50,8 @@ def test_commands_are_printed():
 @pytest.mark.parametrize(("file", "words"), printed_commands(), ids=str)
 def test_a_printed_command_exists_and_knows_its_options(file, words):
     names = shlex.split(words)
-    command = typer.main.get_command(app)
-    while hasattr(command, "commands") and names:
-        if names[0] == "x":  # a field: the command that was given
-            return
-        assert names[0] in command.commands, f"{file}: tumorgen {words}"
-        command = command.commands[names.pop(0)]
-    known = {option for parameter in command.params for option in parameter.opts}
-    given = {name for name in names if name.startswith("-") and name != "-"}
-    assert given <= known, f"{file}: tumorgen {words}"
+    if names[0] != "x":  # a field: the command that was given
+        check_words(names)
 
 
 def remedies(result):
