@@ -64,10 +64,7 @@ def plan(
     elif options == api.PlanOptions() and (show or as_json):
         planned = read_planned(workspace)
     else:
-        fault = Fault(
-            "DATASET", "not given", "a data set to plan", "name it; or `tumorgen plan --show` for the plan made"
-        )
-        raise PlanError("There is nothing to plan", [fault])
+        raise typer.BadParameter("name a data set; or --show alone for the plan that was made", param_hint="DATASET")
     if as_json:
         console.print_json(planned.plan)
     elif show:
