@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +89,7 @@ def train_stage(
     method = open_method(workspace, method_name, device)
     _check_stage(method, stage, initial)
     folder, planned = method.folder(stage), method.planned_iterations(stage)
-    first = os.environ.get("RANK", "0") == "0"  # the first process of a run holds the lock for all
+    first = _is_first()  # it holds the lock for all
     in_turn = PartialState(cpu=method.device == "cpu").main_process_first  # the others see what the first one changes
     with locked(workspace.root, f"train {stage}") if first else contextlib.nullcontext():
         with in_turn():
@@ -109,7 +109,7 @@ def train_stage(
                 console.note(f"{stage}: trained again from the beginning; to keep the old weights, delete {target}")
         made = method.stage(stage, iterations, initial)
         with in_turn():
-            if restart and not _is_begun(target, made, initial):
+            if first and restart and not _is_begun(target, made, initial):
                 shutil.rmtree(target, ignore_errors=True)
             if first and not (target / "last.pt").is_file():
                 _note_initial(workspace, target, initial)
@@ -197,14 +197,23 @@ def train_stages(
     begin = initial or {}
     method = find_method(method_name)(workspace.plan(), workspace)
     runs = []
-    for text in find_shortfalls(method, [*takewhile(lambda each: each not in stages, method.stages)]):
-        console.warn(text)
+    _warn_of_shortfalls(method, [*takewhile(lambda each: each not in stages, method.stages)])
     for each in stages:
         run = train_stage(workspace, method_name, each, iterations, device, restart, begin.get(each))
         if run is not None:
             numbers = "".join(f", {name} {value:.4g}" for name, value in run.numbers.items())
             console.note(f"{each}: {run.iterations} steps in {console.clock(run.seconds)}{numbers}")
             runs.append(run)
-        for text in find_shortfalls(method, (each,)):
-            console.warn(text)
+        _warn_of_shortfalls(method, (each,))
     return runs
+
+
+def _is_first() -> bool:
+    """Whether this is the only process of a training, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _warn_of_shortfalls(method: Method, stages: Sequence[str]) -> None:
+    """Tell, in one process, what makes the weights of finished stages too weak to rely on."""
+    for text in find_shortfalls(method, stages) if _is_first() else ():
+        console.warn(text)
