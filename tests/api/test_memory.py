@@ -1,5 +1,7 @@
 """Painting in memory comes to the same voxels as painting into files, whatever kind of image is given."""
 
+import shutil
+
 import nibabel
 import numpy as np
 import pytest
@@ -142,3 +144,20 @@ def test_what_cannot_be_painted_is_said(workspace, phantoms):
     sheared[0, 1] = 0.5
     with pytest.raises(DataError, match="right angles"):
         api.paint(nibabel.Nifti1Image(host, sheared), **options)
+
+
+def test_a_method_stays_loaded_until_its_files_change(workspace, phantoms, tmp_path, monkeypatch):
+    from tumorgen_cli.methods.copypaste import CopyPaste
+
+    shutil.copytree(workspace.root, tmp_path / "work")
+    loads, load = [], CopyPaste.load
+    monkeypatch.setattr(CopyPaste, "load", lambda self: loads.append(1) or load(self))
+    host, grid = read_volume(host_file(phantoms))
+    options = {"box": BOX, "method": "copypaste", "work": tmp_path / "work", "device": "cpu", "seed": 3}
+    first, second = (api.paint(host, grid.spacing_mm, **options) for _ in range(2))
+    assert len(loads) == 1
+    np.testing.assert_array_equal(first.image, second.image)
+    record = min((tmp_path / "work" / "cases").glob("*/case.json"))
+    record.write_text(record.read_text() + " ")
+    api.paint(host, grid.spacing_mm, **options)
+    assert len(loads) == 2

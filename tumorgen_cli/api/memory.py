@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, describe_counts
 
 if TYPE_CHECKING:
-    from tumorgen_cli.methods.base import Sampling
+    from tumorgen_cli.methods.base import Method, Sampling
     from tumorgen_cli.planning.plan import Plan
+    from tumorgen_cli.planning.workspace import Workspace
     from tumorgen_cli.synthesis.pair import PairInputs
     from tumorgen_cli.synthesis.provenance import Provenance
     from tumorgen_cli.synthesis.scan import Scan
@@ -58,7 +60,8 @@ def paint(
     """Paint one tumor into an image in memory.
 
     The same image, seed and options give the same pair. It is also the pair that `synthesize` writes for this host with
-    this seed in its provenance. The method is loaded at each call; for many pairs, `synthesize` is faster.
+    this seed in its provenance. The method that was used last stays loaded, and with it its memory; it is loaded again
+    when the plan, the training cases or the weights have changed.
 
     Args:
         image: Array (X, Y, Z) or (C, X, Y, Z), nibabel image (channels last), or SimpleITK image (channels are
@@ -94,7 +97,6 @@ def paint(
     """
     # Long: most of it is the description of a public function
     from tumorgen_cli.methods.base import Sampling
-    from tumorgen_cli.methods.open import open_method
     from tumorgen_cli.methods.shortfalls import find_shortfalls
     from tumorgen_cli.pipeline.synthesize import check_sampling
     from tumorgen_cli.synthesis.host_checks import grid_doubts
@@ -102,14 +104,14 @@ def paint(
     from tumorgen_cli.synthesis.sources import Source
 
     given, workspace = read_memory(image, spacing_mm), open_workspace(work)
-    painter = open_method(workspace, method, device)
+    painter, weights = _open_painter(workspace, method, device)
     inputs = PairInputs(
         painter, workspace.fingerprint().of(workspace.splits().train).cases, sampling or Sampling(), box
     )
     check_sampling(painter, inputs.sampling)
     scan = _make_scan(given, inputs.plan)
     mask = _check_place(scan, box, region, inputs)
-    weights, source = dict(painter.load()), Source(_NAME, ())
+    source = Source(_NAME, ())
     for text in find_shortfalls(painter):
         warnings.warn(text, stacklevel=2)
     begun = time.perf_counter()
@@ -127,6 +129,37 @@ def paint(
     seconds = {"method": draw.seconds, "total": time.perf_counter() - begun}
     record = make_provenance(inputs, weights, job, host, draw, seconds)
     return PaintedScan(given.as_image(draw.image), given.as_mask(draw.mask), record)
+
+
+def _open_painter(workspace: Workspace, method: str, device: DeviceName) -> tuple[Method, dict[str, str]]:
+    """A loaded method, and the hashes of what was loaded."""
+    files = [workspace.plan_file, workspace.fingerprint_file, workspace.splits_file]
+    for pattern in ("runs/*/*/run.json", "runs/*/*/weights.safetensors", "cases/*/case.json"):
+        files += sorted(workspace.root.glob(pattern))
+    found = [(file, file.stat()) for file in files if file.is_file()]
+    state = tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in found)
+    return _load_painter(workspace, method, device, state)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_painter(
+    workspace: Workspace,
+    method: str,
+    device: DeviceName,
+    state: tuple[tuple[str, int, int], ...],  # noqa: ARG001  (part of the key: other files are loaded anew)
+) -> tuple[Method, dict[str, str]]:
+    """Open and load a method; the last one is kept.
+
+    Args:
+        workspace: The workspace.
+        method: Name of the method.
+        device: Where to compute.
+        state: Path, time and size of each file that the method is loaded from.
+    """
+    from tumorgen_cli.methods.open import open_method
+
+    painter = open_method(workspace, method, device)
+    return painter, dict(painter.load())
 
 
 def _make_scan(given: MemoryImage, plan: Plan) -> Scan:
