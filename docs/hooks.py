@@ -162,13 +162,14 @@ def _first_paragraph(text: str | None) -> str:
 def plan_page() -> str:
     """Markdown of every field of a plan, with value and rule, and of the presets."""
     cpu, gpu = _phantom_decisions()
+    ranges = _ranges()
     lines = [
         "# Plan fields and presets",
         "",
         "This page is generated from the code.",
         f"It shows two plans of the demo's phantoms ({PHANTOM_CASES} cases of one PET channel):",
         "one for a CPU with 8 GiB, one for a GPU with 24 GiB. The same rules give other numbers for your data.",
-        f"`{PROGRAM} plan DATASET` prints this table for your data, and `plan.json` holds it.",
+        f"`{PROGRAM} plan --show` prints this table for your data, and `plan.json` holds it.",
         "",
         "Change a field with `--set FIELD=VALUE`, for example `--set methods.tumorgen.sampling.steps=50`.",
         "[How the plan decides](../explanation/plan.md) explains the order of rules, presets and `--set`.",
@@ -180,8 +181,8 @@ def plan_page() -> str:
             raise ValueError(f"the plans differ in their fields: {one.field}, {other.field}")
         groups.setdefault(_group(one.field), []).append((one, other))
     for title, rows in groups.items():
-        lines += [f"## {title}", "", "| field | CPU, 8 GiB | GPU, 24 GiB | rule | inputs of the CPU plan |"]
-        lines += ["|---|---|---|---|---|", *(_field_row(one, other) for one, other in rows), ""]
+        lines += [f"## {title}", "", "| field | CPU, 8 GiB | GPU, 24 GiB | range | rule | inputs of the CPU plan |"]
+        lines += ["|---|---|---|---|---|---|", *(_field_row(one, other, ranges) for one, other in rows), ""]
     lines += [
         "## Presets",
         "",
@@ -213,6 +214,16 @@ def _phantom_decisions() -> tuple[Sequence[Any], Sequence[Any]]:
     return cpu, gpu
 
 
+def _ranges() -> dict[str, str]:
+    """What each field of a plan with one channel may be, in words."""
+    from tumorgen_cli.methods.registry import METHODS, find_method
+    from tumorgen_cli.planning.fields import plan_fields
+    from tumorgen_cli.system.json_records import describe_type
+
+    fields = plan_fields(1, {name: find_method(name).section for name in METHODS})
+    return {field: describe_type(kind) for field, kind in fields.items()}
+
+
 def _presets() -> list[tuple[str, str]]:
     """Name and YAML of every preset."""
     from tumorgen_cli.planning.presets import preset_names, preset_text
@@ -229,11 +240,15 @@ def _group(field: str) -> str:
     return f"{method}: {section}" if rest else f"{method}: general"
 
 
-def _field_row(one: Any, other: Any) -> str:
+def _field_row(one: Any, other: Any, ranges: dict[str, str]) -> str:
     """A field of two plans as a row of the table."""
     rule = one.rule if one.rule == other.rule else f"{one.rule}; on the GPU: {other.rule}"
     inputs = ", ".join(f"{key} {_value(value)}" for key, value in one.inputs.items())
-    cells = (f"`{one.field}`", *(_cell(text) for text in (_value(one.value), _value(other.value), rule, inputs or "–")))
+    allowed = ranges.get(one.field, "fixed")
+    cells = (
+        f"`{one.field}`",
+        *(_cell(text) for text in (_value(one.value), _value(other.value), allowed, rule, inputs or "–")),
+    )
     return f"| {' | '.join(cells)} |"
 
 
