@@ -6,8 +6,10 @@ Shapes: latents (B, L, x, y, z), masks and boxes (B, 1, x, y, z), masks on the w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
+from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 
 from tumorgen_cli.methods.latent.joint import from_flow, to_flow, without_tumor
@@ -19,6 +21,7 @@ from tumorgen_cli.models.mask_refiner import MaskRefiner
 from tumorgen_cli.models.vae import KlVae
 
 _MOST_WEIGHT = 50.0  # of a tumor voxel's squared error against the mean over all voxels
+_DICE = DiceLoss(smooth_nr=1.0, smooth_dr=1.0)  # of each mask of a batch, then their mean
 
 
 class FlowObjective(nn.Module):
@@ -87,11 +90,9 @@ class RefinerObjective(nn.Module):
         """
         _, features = self._frozen[0].decode_with_features(latent)
         refined = torch.sigmoid(self.refiner(mask.clamp(-1, 1), features))
-        overlap = (refined * target).flatten(1).sum(1)
-        total = (refined + target).flatten(1).sum(1)
         weight = target.numel() / target.sum().clamp_min(1.0)  # makes the mean a squared error per tumor voxel
         squared = (refined - target).square().mean() * weight.clamp_max(_MOST_WEIGHT)
-        return squared + (1 - (2 * overlap + 1) / (total + 1)).mean()
+        return squared + cast("Tensor", _DICE(refined, target))
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss for a batch of `FlowObjective` with `target` (B, 1, X, Y, Z) and `clean` (B,), 0 or 1."""
