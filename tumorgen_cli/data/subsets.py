@@ -21,7 +21,7 @@ from tumorgen_cli.geometry import Triple, as_triple, box_of_slices
 from tumorgen_cli.system.claims import claim_folder
 from tumorgen_cli.system.errors import DataError, Fault, PlanError
 from tumorgen_cli.system.files import UNFINISHED
-from tumorgen_cli.system.json_records import read_plain, unknown_name_fault, write_json
+from tumorgen_cli.system.json_records import read_fields, read_plain, unknown_name_fault, write_json
 from tumorgen_cli.system.links import copy_file, link_file
 
 _RECORD = "subset.json"
@@ -102,7 +102,8 @@ def write_tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
     Raises:
         DataError: there is no such case.
     """
-    labels = [*read_plain(path / "dataset.json", "every nnU-Net raw data set has one").get("labels", {})]
+    told = read_fields(path / "dataset.json", "every nnU-Net raw data set has one", labels=dict)
+    labels = [*told["labels"]]
     named = [name for name in labels if name.lower() == tumor_name.lower() or name in find_tumor_names(labels)]
     suspects = [*named, "ignore"] if named else [name for name in labels if name != "background"]
     free = []

@@ -40,7 +40,7 @@ from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import usable_cores
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import atomic, hash_file, write_text
-from tumorgen_cli.system.json_records import hash_value, read_plain, write_json
+from tumorgen_cli.system.json_records import hash_value, read_fields, read_plain, write_json
 from tumorgen_cli.system.locks import locked
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def score_held_out(
 def _is_begun(folder: Path, job: TrainingJob) -> bool:
     """Tell whether a training of this job has begun."""
     path = folder / "job.json"
-    return path.is_file() and read_plain(path, _RESTART).get("inputs_hash") == job.inputs_hash
+    return path.is_file() and read_fields(path, _RESTART).get("inputs_hash") == job.inputs_hash
 
 
 def _is_restarted(folder: Path, job: TrainingJob) -> bool:

@@ -26,7 +26,7 @@ from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import usable_cores
 from tumorgen_cli.system.errors import DeviceError, Fault, StateError
-from tumorgen_cli.system.json_records import read_plain, read_record, write_json
+from tumorgen_cli.system.json_records import read_fields, read_record, write_json
 from tumorgen_cli.system.links import copy_file, link_file
 
 LOG = "nnunet.log"
@@ -177,7 +177,7 @@ def _follow(child: subprocess.Popen[bytes], path: Path, title: str | None) -> in
         shown = None
         while True:
             code = child.poll()
-            state = read_plain(path, _CALL_AGAIN) if path.is_file() else None
+            state = read_fields(path, _CALL_AGAIN, total=int, done=int, note=str) if path.is_file() else None
             if title is not None and state is not None and state != shown:
                 shown = state
                 if tick is None:
