@@ -452,8 +452,8 @@ def test_a_malformed_run_is_one_clear_error(copy, nnunets, name, content, part):
     assert len(measure_gains(copy, design, HostOptions(), "cpu").result.runs) == 1
 
 
-def test_wrong_options_are_told_at_once(tmp_path):
-    text = told(call("downstream", "-w", tmp_path, "--arms", "copypaste,nonsense", "--fractions", "a", code=1))
+def test_wrong_options_are_told_at_once(workspace):
+    text = told(call("downstream", "-w", workspace.root, "--arms", "copypaste,nonsense", "--fractions", "a", code=1))
     for part in ("no real", "neither given", "numbers with commas", "--arms.nonsense"):
         assert part in text
 
