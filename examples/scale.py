@@ -25,10 +25,11 @@ from origin import origin_and_command
 
 from tumorgen_cli.data.body import body_mask, body_stride
 from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
-from tumorgen_cli.evaluation.measure import verdict_of
+from tumorgen_cli.evaluation.measure import judge_case, verdict_of
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.judge.model import Judge
+from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.scan import read_scan
@@ -134,7 +135,7 @@ def measured_steps(
         size = scan.image.nbytes
         with tempfile.TemporaryDirectory() as cache:
             begun = time.perf_counter()
-            verdict_of(plan, each, Path(cache), judge)
+            verdict_of(plan, each, judge_case(plan, each, Predictions(judge, Path(cache))))
             judging.append(time.perf_counter() - begun)
     steps = [
         Step("synthesize", "read the scan", float(np.median(reading)), True),

@@ -146,6 +146,17 @@ def test_a_rerun_asks_nothing_again(plan, synthetic, tmp_path, monkeypatch):
     assert other.asked == 5  # three pairs, two test cases
 
 
+def test_cut_caches_are_made_again(plan, synthetic, tmp_path):
+    """Predictions, measurements and features; a cut one must not change a score."""
+    first = evaluate(plan, synthetic, Threshold(), tmp_path)
+    cached = sorted((tmp_path / "evaluation" / ".cache").rglob("*.npz"))
+    assert {path.parent.name for path in cached} == {"measured", Threshold.hash}
+    for path in cached:
+        content = path.read_bytes()
+        path.write_bytes(content[: 6 * len(content) // 10])
+    assert str(evaluate(plan, synthetic, Threshold(), tmp_path)) == str(first)
+
+
 def test_a_changed_pair_is_measured_again(plan, synthetic, tmp_path):
     evaluate(plan, synthetic, Threshold(), tmp_path)
     seen = ball((12, 10, 8), 14)
