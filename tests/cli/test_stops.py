@@ -5,8 +5,10 @@ import signal
 
 import pytest
 import torch
+from support.command_line import call, told
 from support.stops import members, start, stop, wait_until
 
+from tumorgen_cli.pipeline import status
 from tumorgen_cli.planning.workspace import Workspace
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
@@ -22,6 +24,14 @@ def check_stopped(process, number):
     assert code == CODES[number]
     assert "Traceback" not in said
     assert number == signal.SIGKILL or "the same command goes on from there" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_every_command_is_stopped_cleanly(workspace, monkeypatch, number):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(status, "workspace_status", lambda *_, **__: signal.raise_signal(number))
+    assert "the same command goes on from there" in told(call("status", "-w", workspace.root, code=CODES[number]))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow
