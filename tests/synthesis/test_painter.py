@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.painting import DATASET, entry, job_of, plans
+from support.pairs import Sees
 
 from tumorgen_cli.data.volumes import read_volume, write_volume
+from tumorgen_cli.judge.predictions import Predictions
+from tumorgen_cli.judge.verdict import PassRule
 from tumorgen_cli.nnunet.on_the_fly import settings
 from tumorgen_cli.nnunet.on_the_fly.pool import Pool
 from tumorgen_cli.nnunet.on_the_fly.settings import Progress
@@ -129,6 +132,21 @@ def test_the_painter_rests(painting, tmp_path, monkeypatch):
     monkeypatch.setattr(painter.time, "process_time", lambda: float(next(clock)))
     paint(tmp_path, job_of(replace(painting, share=0.2)), 3)
     assert rests == pytest.approx([4.0, 4.0])
+
+
+def test_a_painter_draws_until_a_pair_passes_by_the_rule_of_sets(painting, tmp_path, monkeypatch):
+    """A judge that marks the whole scan passes by P alone, and by nothing else."""
+    asked = Sees(each=1)  # every scan is tumor all over, but for the unpainted hosts
+    monkeypatch.setattr(painter, "needed_judge", lambda *_: asked)
+    monkeypatch.setattr(Predictions, "around", lambda _self, _name, _content, grid, *_: np.zeros(grid.shape, bool))
+    alone = replace(painting, until_pass=2, p_alone=True)
+    assert painter.load_painting(alone).inputs.quality.rule == PassRule(painting.keep, None)
+    paint(tmp_path / "alone", job_of(alone), 1)
+    (line,) = read_provenance(tmp_path / "alone")
+    assert line.drawn["proportion"] == 1
+    paint(tmp_path / "both", job_of(replace(alone, p_alone=False)), 1)
+    lost = json.loads((tmp_path / "both" / "given_up.jsonl").read_text())
+    assert "2 marked beside the mask" in lost["reason"]
 
 
 def test_hosts_that_were_exchanged_are_told(painting, phantoms, tmp_path):
