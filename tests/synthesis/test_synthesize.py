@@ -733,6 +733,8 @@ def test_a_set_says_what_its_method_has_seen(made, workspace):
 def test_a_solver_that_a_method_does_not_know(workspace, phantoms, tmp_path):
     with pytest.raises(PlanError, match="none: it does not sample"):
         paint(workspace, phantoms, tmp_path / "out", "syntumor", 1, sampling=Sampling(solver="ddpm"))
+    with pytest.raises(PlanError, match="copypaste does not sample"):
+        paint(workspace, phantoms, tmp_path / "out", "copypaste", 1, sampling=Sampling(steps=5))
     with pytest.raises(PlanError, match="euler, heun"):
         paint(workspace, phantoms, tmp_path / "out", "tumorgen", 1, sampling=Sampling(solver="ddim"))
     assert not (tmp_path / "out").exists()

@@ -99,10 +99,10 @@ def synthesize_pairs(
     with locked(folder, "synthesize", shard.name if shard else None):
         forecast = forecast_set(inputs, jobs, folder, shard)
         console.note(str(forecast))
-        if search is not None and search.suspicious and not hosts.skip_suspects:
-            console.note(f"suspected lesions are listed in {folder / FILE}, and in the provenance of their pairs")
         with console.progress("painting", len(own)) as tick:
             tally = synthesize_set(inputs, jobs, folder, settings, tick, shard)
+        if search is not None and search.suspicious and not hosts.skip_suspects:
+            console.note(f"suspected lesions are listed in {folder / FILE}, and in the provenance of their pairs")
     if tally.pairs > made.pairs:
         asked = f"{made.pairs} {'was' if made.pairs == 1 else 'were'} asked for"
         console.note(
@@ -174,7 +174,7 @@ def _show_suspects(search: Search) -> None:
 
 
 def check_sampling(method: Method, sampling: Sampling) -> None:
-    """Check that a method knows the solver and the kind of tumor.
+    """Check that a method knows the solver and the kind of tumor, and that it has steps.
 
     Raises:
         PlanError: it does not.
@@ -189,6 +189,8 @@ def check_sampling(method: Method, sampling: Sampling) -> None:
         for option, value, known, why, remedy in choices
         if value is not None and value not in known
     ]
+    if sampling.steps is not None and not method.solvers:
+        faults.append(Fault(f"--steps {sampling.steps}", f"{method.name} does not sample", "no steps", "leave it out"))
     if faults:
         raise PlanError("A method cannot do this", faults)
 
