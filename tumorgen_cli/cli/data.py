@@ -148,7 +148,7 @@ def preprocess(
 
 @command
 def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
-    """Show what of a workspace is done, what is stale, and what is next."""
+    """Show what of a workspace is done, what runs, what is outdated, and what is next."""
     steps = api.status(work=work)
     if as_json:
         console.print_json(steps)
