@@ -223,7 +223,7 @@ def test_unknown_tumor_and_other_channels(whole, scan):
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(StateError) as error:
         Judge(tmp_path / "nowhere", CPU, "tumor")
-    assert len(error.value.faults) == 2  # plans.json and dataset.json
+    assert len(error.value.faults) == 1
     assert "results folder" in str(error.value)
 
 

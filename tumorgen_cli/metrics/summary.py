@@ -42,8 +42,9 @@ class Summary:
         """The mean and its interval, or why they are undefined."""
         if not self.count:
             return f"undefined in all {self.undefined} cases" if self.undefined else "no case"
-        few = "no interval: too few cases or scans"
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]" if math.isfinite(self.low) else f"{self.mean:.3f} ({few})"
+        has_interval = math.isfinite(self.low)
+        interval = f"[{self.low:.3f}, {self.high:.3f}]" if has_interval else "(no interval: too few cases or scans)"
+        return f"{self.mean:.3f} {interval}"
 
 
 def summarize(values: np.ndarray, what: str, groups: Sequence[str] | None = None) -> Summary:
