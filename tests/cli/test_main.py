@@ -49,7 +49,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "1. /data/x found: Permission denied"),
         (OSError(errno.EIO, "Input/output error", "/data/x"), "check the disk"),
         (MemoryError("Unable to allocate 9 GiB"), "fewer --workers"),
-        (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates not allowed"), "rename the file"),
+        (UnicodeEncodeError("utf-8", "scan\udce9", 4, 5, "surrogates not allowed"), "rename the file"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value,
 )

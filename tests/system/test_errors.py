@@ -24,7 +24,7 @@ FIELDS = (
         ("window.alhpa", "did you mean window.alpha?"),
         ("steps", "did you mean methods.tumorgen.sampling.steps?"),
         ("Draws", "did you mean paste.draws?"),
-        ("coppies", "did you mean methods.difftumor.ddpm.copies or methods.tumorgen.flow.copies?"),
+        ("copes", "did you mean methods.difftumor.ddpm.copies or methods.tumorgen.flow.copies?"),
         ("methods.tumorgan.flow.copies", "did you mean methods.tumorgen.flow.copies?"),
         ("zzz", ""),
         ("", ""),
