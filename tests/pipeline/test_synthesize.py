@@ -1,14 +1,21 @@
-"""The names of sets in the workspace."""
+"""The names of sets in the workspace, and suspected lesions in hosts."""
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Box
+from tumorgen_cli.judge.find import Choice
 from tumorgen_cli.methods.base import Sampling
+from tumorgen_cli.pipeline import synthesize as module
 from tumorgen_cli.pipeline.synthesize import set_name, synthesize_pairs
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, refuse_host_options
-from tumorgen_cli.system.errors import PlanError
+from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.system.errors import PlanError, StateError
 
 TORSO = Path("/data/torso")
 
@@ -65,3 +72,48 @@ def test_options_that_a_stage_does_not_know_are_refused():
     refuse_host_options(HostOptions(TORSO), "healthy", "cases")
     with pytest.raises(PlanError, match="--host-labels"):
         refuse_host_options(HostOptions(TORSO, host_labels=TORSO), "healthy", "cases")
+
+
+class Suspicious:
+    """Stands in for a judge: marks a block of the host whose name it knows by its brightest voxel."""
+
+    usual_extent_mm, hash, folder, tumor_labels = (1e6, 1e6, 1e6), "suspicious", Path("suspicious"), (1,)
+
+    def __init__(self, peak):
+        self.peak = peak
+
+    def tumor_with_probability(self, image, grid):
+        found = np.zeros(grid.shape, bool)
+        found[:4, :4, :4] = image.max() == self.peak
+        return found, np.full(grid.shape, 0.75, np.float32)
+
+
+def test_suspected_lesions_are_told_listed_and_left_out(workspace, phantoms, tmp_path, monkeypatch, capsys):
+    first, second = sorted(phantoms.healthy.glob("*_0000.nii.gz"))
+    judge = Suspicious(read_volume(second)[0].max())
+    monkeypatch.setattr(module, "load_judge", lambda *_: judge)
+    hosts, out = HostOptions(phantoms.healthy), tmp_path / "all"
+    synthesize_pairs(workspace, "syntumor", SetOptions(2, out), hosts, device="cpu")
+    text = " ".join(capsys.readouterr().err.split())
+    assert "suspected lesions in 1 of 2 hosts" in text
+    assert f"{second.name[:11]}: 1 (" in text
+    (row,) = csv.DictReader((out / "suspects.csv").read_text().splitlines())
+    assert (row["host"], row["probability"]) == (second.name[:11], "0.750")
+    suspected = {line.host: line.suspected_ml for line in read_provenance(out)}
+    assert suspected == {first.name[:11]: 0, second.name[:11]: float(row["volume_ml"])}
+    left = tmp_path / "left"
+    synthesize_pairs(workspace, "syntumor", SetOptions(2, left), replace(hosts, skip_suspects=True), device="cpu")
+    assert {line.host for line in read_provenance(left)} == {first.name[:11]}
+
+
+def test_without_a_judge_hosts_are_not_left_out_in_silence(workspace, phantoms, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "choose_judge", lambda *_: Choice(None, "tumor", reason="other scans"))
+    hosts = HostOptions(phantoms.healthy)
+    made = synthesize_pairs(workspace, "syntumor", SetOptions(1, tmp_path / "all"), hosts, device="cpu")
+    assert made.tally.pairs == 1
+    assert "hosts were not looked for: other scans" in " ".join(capsys.readouterr().err.split())
+    assert read_provenance(tmp_path / "all")[0].suspected_ml is None
+    skip = replace(hosts, skip_suspects=True)
+    with pytest.raises(StateError, match=r"--skip-suspects(.|\n)*tumorgen train judge"):
+        synthesize_pairs(workspace, "syntumor", SetOptions(1, tmp_path / "none"), skip, device="cpu")
+    assert not (tmp_path / "none").exists()
