@@ -50,7 +50,7 @@ def test_a_summary_has_ten_rows_with_fields_that_exist(workspace: Workspace) -> 
     assert rows["channels"][0].startswith("PET (PET, uptake) from 0 to ")
     assert rows["window"][0].startswith("32×32×32 voxels of ")
     assert "latent cells" in rows["median tumor"][0]
-    assert rows["training"][0] == "tumorgen: vae 4, flow 3, refiner 2 steps"
+    assert rows["training"][0] == "tumorgen: vae 4, flow 3, refiner 2 steps; `train all --dry-run` measures the hours"
     assert "MiB of preprocessed cases" in rows["disk"][0]
     assert rows["memory"][0] == "8 GiB, cpu, fp32"
     known = plan_fields(1, {"tumorgen": find_method("tumorgen").section})

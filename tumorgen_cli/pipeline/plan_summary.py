@@ -54,7 +54,11 @@ def summarize_plan(planned: Planned) -> list[tuple[str, str, str]]:
         ("main channel", plan.channels[plan.main_channel].name, "main_channel"),
         ("window", f"{shape}: {_sizes(window.extent_mm)} mm", "window.shape, window.spacing_mm"),
         ("median tumor", f"{_sizes(median)} mm, {cells} latent cells", "window.spacing_mm"),
-        ("training", f"tumorgen: {steps} steps", "methods.tumorgen.vae.iterations, ..."),
+        (
+            "training",
+            f"tumorgen: {steps} steps; `train all --dry-run` measures the hours",
+            "methods.tumorgen.vae.iterations, ...",
+        ),
         ("disk", _describe_disk(plan, fingerprint, training), "methods.tumorgen.flow.copies"),
         ("memory", f"{plan.memory_gib:g} GiB, {plan.device}, {plan.precision}", "--memory, --device, precision"),
         ("set by you", abbreviate_list(chosen, _MOST_CHANGES) or "nothing: rules decide", "--set, --preset"),
