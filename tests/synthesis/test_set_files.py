@@ -97,26 +97,3 @@ def test_a_pair_without_hashes_is_not_taken_for_whole(pairs):
     lines = [json.loads(line) for line in (pairs / "provenance.jsonl").read_text().splitlines()]
     (pairs / "provenance.jsonl").write_text("".join(json.dumps({**line, "files": []}) + "\n" for line in lines))
     assert len(faults_of(pairs)) == 4
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "read"),
-    [
-        ("set.json", f'{{"format": {PAIR_FORMAT}, "learned_from": "r00"}}', read_learned_from),
-        ("set.json", f'{{"format": {PAIR_FORMAT}, "learned_from": [1]}}', read_learned_from),
-        ("held_out.json", '{"a": 1}', read_held_out),
-        ("held_out.json", '"r00"', read_held_out),
-        ("rejected.csv", "case\nx,y\n\0\n", read_left_out),
-        ("rejected.csv", "host,reason\nx,y\n", read_left_out),
-        ("judges.json", "[1]", read_judges),
-        ("given_up.jsonl", '[1]\n{"case": "a"}\n', lambda folder: read_log(folder, "given_up")),
-        ("given_up.jsonl", '{"case": \n', lambda folder: read_log(folder, "given_up")),
-        ("given_up.jsonl", "{}\n", lambda folder: drop_lines(folder, "given_up", lambda _: False)),
-    ],
-)
-def test_a_malformed_file_of_a_set_is_one_clear_error(tmp_path, name, content, read):
-    (tmp_path / name).write_text(content)
-    with pytest.raises((StateError, PlanError)) as caught:
-        read(tmp_path)
-    assert caught.value.faults
-    assert all(name in fault.where for fault in caught.value.faults)
