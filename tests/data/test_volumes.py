@@ -78,6 +78,19 @@ def test_channels_of_other_geometry(tmp_path, grid):
         volumes.read_image(paths)
 
 
+def test_a_file_that_is_replaced_is_read_again(tmp_path, grid):
+    path = tmp_path / "a.nii.gz"
+    array = ramp(grid).astype(np.float32)
+    volumes.write_volume(path, array, grid)
+    assert same_geometry(volumes.read_grid(path), grid)
+    other = Grid(grid.shape, (2.0, 3.0, 5.5), grid.origin_mm, grid.direction)
+    volumes.write_volume(path, array, other)
+    assert same_geometry(volumes.read_grid(path), other)
+    path.unlink()
+    with pytest.raises(DataError, match="no such file"):
+        volumes.read_grid(path)
+
+
 def test_files_that_are_no_volumes(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         volumes.read_volume(tmp_path / "none.nii.gz")

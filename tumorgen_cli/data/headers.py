@@ -19,39 +19,58 @@ _COPY_AGAIN = "copy or export the file again"
 
 
 def check_single_file(path: Path) -> None:
-    """Check that a MetaImage or NRRD file holds its own voxels, and if they are packed, all of them.
+    """Check that a MetaImage or NRRD file holds its own voxels; only the header is read.
 
     Raises:
-        DataError: it is no such file, names other files, or is truncated or damaged.
+        DataError: it is no such file, or names other files.
         OSError: the file cannot be opened.
     """
-    with path.open("rb") as stream:
-        start = stream.read(_MOST_HEADER)
-    size = path.stat().st_size
-    kind, read = ("MetaImage", _read_metaimage) if path.suffix == ".mha" else ("NRRD", _read_nrrd)
-    fields, length = read(start)
-    if not length:
-        raise _unreadable(path, f"{size} bytes that are no {kind} volume", f"a whole {kind} volume", _COPY_AGAIN)
+    fields, _ = _read_header(path)
     named = fields.get("elementdatafile") or fields.get("data file") or fields.get("datafile") or "local"
     if named.lower() != "local":
         raise _unreadable(path, f"voxels in {named!r}", "one file", "save it as one file, with its voxels inside")
+
+
+def check_voxels(path: Path) -> None:
+    """Check that the voxels of a MetaImage or NRRD file, if they are packed, are whole; all of them are unpacked.
+
+    Raises:
+        DataError: the file is truncated or damaged.
+        OSError: the file cannot be opened.
+    """
+    fields, length = _read_header(path)
     packing = _packing(fields)
-    if packing is not None:
-        counts = (fields.get("dimsize") or fields.get("sizes") or "").split()
-        most = math.prod(int(n) for n in counts if n.isdecimal()) * _MOST_BYTES_A_VOXEL
-        try:
-            whole = _unpacks(path, length, packing, most)
-        except zlib.error as error:
-            found = f"{size} bytes, truncated or damaged ({error})"
-            raise _unreadable(path, found, f"a whole {kind} volume", _COPY_AGAIN) from error
-        if not whole:
-            found = f"{size} bytes, which do not unpack to what the header announces"
-            raise _unreadable(path, found, f"a whole {kind} volume", _COPY_AGAIN)
+    if packing is None:
+        return
+    counts = (fields.get("dimsize") or fields.get("sizes") or "").split()
+    most = math.prod(int(n) for n in counts if n.isdecimal()) * _MOST_BYTES_A_VOXEL
+    try:
+        fault = None if _unpacks(path, length, packing, most) else "which do not unpack to what the header announces"
+    except zlib.error as error:
+        fault = f"truncated or damaged ({error})"
+    if fault:
+        raise _unreadable(path, f"{path.stat().st_size} bytes, {fault}", "a whole volume", _COPY_AGAIN)
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], int]:
+    """Read the fields of a header, names in lower case, and its length in bytes.
+
+    Raises:
+        DataError: it has no end.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(_MOST_HEADER)
+    kind, read = ("MetaImage", _read_metaimage) if path.suffix == ".mha" else ("NRRD", _read_nrrd)
+    fields, length = read(start)
+    if not length:
+        found = f"{path.stat().st_size} bytes that are no {kind} volume"
+        raise _unreadable(path, found, f"a whole {kind} volume", _COPY_AGAIN)
+    return fields, length
 
 
 def _packing(fields: Mapping[str, str]) -> int | None:
     """The window bits with which zlib unpacks the voxels; None if they are not packed by zlib or gzip."""
-    if fields.get("compresseddata", "").lower() == "true":
+    if fields.get("compresseddata", "")[:1].lower() in ("t", "1"):  # as MetaImage's own reader decides
         return zlib.MAX_WBITS
     return 16 + zlib.MAX_WBITS if fields.get("encoding", "").lower() in {"gz", "gzip"} else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -75,15 +76,26 @@ def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
             stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
             return _reverse_axes(stored.reshape(grid.shape[::-1])), grid
     with _readable(path):
+        if header is None:
+            headers.check_voxels(path)
         image = _sitk().ReadImage(str(path))
     return _reverse_axes(_sitk().GetArrayViewFromImage(image)), grid
 
 
 def _read_geometry(path: Path) -> tuple[Nifti1Header | None, Grid]:
-    """Read and check the header of a file: that of a NIfTI file, None for other formats; and the geometry."""
+    """Read and check the header of a file: that of a NIfTI file, None for other formats; and the geometry.
+
+    Commands ask for the headers of the same hosts several times, so they are kept as long as the file is the same.
+    """
     fault = file_fault(path)
     if fault is not None:
         raise DataError("A file cannot be read", [fault])
+    stat = path.stat()
+    return _read_geometry_once(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _read_geometry_once(path: Path, _version: tuple[int, ...]) -> tuple[Nifti1Header | None, Grid]:
     header = None
     with _readable(path):
         if nifti.is_nifti(path):
