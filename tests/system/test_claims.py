@@ -18,7 +18,8 @@ def claim(folder, identity=OURS, begun=True):
 def test_a_new_or_empty_folder_is_claimed_and_known_again(tmp_path):
     assert claim(tmp_path / "new") == OURS
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / ".lock").touch()  # of the command that claims it
+    for name in (".lock", ".DS_Store"):  # of the command that claims it, and of a file manager
+        (tmp_path / "empty" / name).touch()
     assert claim(tmp_path / "empty") == OURS
     assert claim(tmp_path / "empty") == OURS
 

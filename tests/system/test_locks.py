@@ -88,7 +88,11 @@ def test_a_folder_with_files_or_from_before_is_kept(tmp_path):
     (tmp_path / "old").mkdir()
     with pytest.raises(ValueError, match="refused"):
         fail_in(tmp_path / "old")
-    assert (tmp_path / "old").is_dir()
+    assert list((tmp_path / "old").iterdir()) == []
+    (tmp_path / "old" / ".lock").touch()  # of an earlier command, or of another program
+    with pytest.raises(ValueError, match="refused"):
+        fail_in(tmp_path / "old", "1_of_2")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == [".lock"]
 
 
 def test_a_folder_in_which_another_part_works_is_kept(tmp_path):

@@ -10,24 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import UNFINISHED
 from tumorgen_cli.system.json_records import read_plain, to_plain, write_json
 
 _ELSEWHERE = "choose another folder with --out, or move this one away; nothing in it was changed"
 
 
-_OWN = (".lock", UNFINISHED)  # what the names of locks and of unfinished files begin with
-
-
 def refuse_other_files(folder: Path, record: str) -> None:
     """Refuse a folder that holds files, but not the record of what a command makes there.
+
+    Hidden files do not count: locks, unfinished files, what file managers leave.
 
     Raises:
         StateError: it does.
     """
     if not folder.is_dir() or (folder / record).is_file():
         return
-    if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(_OWN)):
+    if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
         found = f"{len(others)} other files or folders, the first {others[0]}"
         raise StateError("The folder is not empty", [Fault(str(folder), found, "an empty or new folder", _ELSEWHERE)])
 

@@ -20,8 +20,8 @@ _TRIES, _PAUSE_SECONDS = 5, 0.02  # `lock_holder` of another process takes a loc
 def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None]:
     """Lock a folder for one command, or for one part of a command that other processes run at the same time.
 
-    The lock is released when the block or the process ends, in whatever way. A folder that was made for the lock is
-    removed if the block fails and has written nothing there.
+    The lock is released when the block or the process ends, in whatever way. If the block fails, the lock's files and
+    folders that were made here are removed again, unless the block has written there.
 
     Args:
         folder: The folder, which is made if it is missing.
@@ -32,13 +32,13 @@ def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None
         StateError: another command or the same part holds the lock; the message names it and its process. Or the
             folder cannot be made or written, or its lock is a link.
     """
-    made = _make_folder(folder)
+    made, locks = _make_folder(folder), set(folder.glob(".lock*"))
     with _held(folder / ".lock", command, shared=part is not None) as stream:
         try:
             with contextlib.nullcontext() if part is None else _held(folder / f".lock_{part}", f"{command} {part}"):
                 yield
         except BaseException:
-            _remove_unused(made, stream)
+            _remove_unused(folder, made, locks, stream)
             raise
 
 
@@ -86,25 +86,23 @@ def _make_folder(folder: Path) -> list[Path]:
     return missing
 
 
-def _remove_unused(made: list[Path], stream: TextIO) -> None:
-    """Remove folders that were made for a lock, if there is nothing in them but locks and nobody else uses them.
+def _remove_unused(folder: Path, made: list[Path], kept: set[Path], stream: TextIO) -> None:
+    """Remove the locks of a folder, and the folders that were made for them, if nobody else uses them.
 
     Args:
-        made: The folders, the deepest first.
-        stream: The lock of the deepest one, which is held.
+        folder: The folder.
+        made: The folders that were made, the deepest first.
+        kept: The locks that were there before.
+        stream: The lock of the folder, which is held.
     """
     import fcntl
 
-    if not made:
-        return
     with contextlib.suppress(OSError):
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where another part works
-        files = list(made[0].iterdir())
-        if all(file.name.startswith(".lock") for file in files):
-            for file in files:
-                file.unlink()
-            for folder in made:
-                folder.rmdir()
+        for file in {*folder.glob(".lock*")} - kept:
+            file.unlink()
+        for each in made:
+            each.rmdir()  # fails where something was written
 
 
 def _no_locks(folder: Path, error: OSError) -> StateError:
@@ -155,22 +153,21 @@ def _write_holder(path: Path, stream: TextIO, command: str) -> None:
 def _held(path: Path, command: str, shared: bool = False) -> Iterator[TextIO]:
     import fcntl
 
-    for tries_left in reversed(range(_TRIES)):
+    for _ in range(_TRIES):
         with _open_lock(path) as stream:
             try:
                 fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in _IN_USE:
                     raise _no_locks(path.parent, error) from error
-                if not tries_left:
-                    remedy = "wait for it, stop it, or work in another folder with --work"
-                    found = f"in use by {_read_holder(stream)}"
-                    fault = Fault(str(path.parent), found, "one command at a time", remedy)
-                    raise StateError("The folder is in use", [fault]) from error
-                time.sleep(_PAUSE_SECONDS)
-                continue
-            if not path.exists() or not os.path.samestat(os.fstat(stream.fileno()), path.stat()):
-                continue  # another command has removed the folder that it had made
-            _write_holder(path, stream, command)
-            yield stream
-            return
+                holder = _read_holder(stream)
+            else:
+                if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                    _write_holder(path, stream, command)
+                    yield stream
+                    return
+                holder = "another command"  # which has failed and removed its lock
+        time.sleep(_PAUSE_SECONDS)
+    remedy = "wait for it, stop it, or work in another folder with --work"
+    fault = Fault(str(path.parent), f"in use by {holder}", "one command at a time", remedy)
+    raise StateError("The folder is in use", [fault])
