@@ -15,7 +15,7 @@ import numpy as np
 
 from tumorgen_cli.data.channels import has_own_unit, is_ct, is_pet
 from tumorgen_cli.geometry import Box, Grid, Triple, as_triple
-from tumorgen_cli.system.files import atomic
+from tumorgen_cli.system.files import write_stream
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -362,5 +362,4 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    write_stream(path, lambda stream: figure.savefig(stream, format="png", metadata={"Software": None}))

@@ -69,6 +69,7 @@ def test_a_damaged_case_is_refused_and_the_remedy_makes_it_again(workspace, jobs
     folder = tmp_path / "cases"
     shutil.copytree(workspace.cases, folder)
     before, path = content(folder), folder / jobs[1][0] / name
+    load_case(path.parent)  # what was loaded once is not used when the files have changed since
     whole = path.read_bytes()
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :]

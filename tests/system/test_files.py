@@ -226,17 +226,35 @@ def test_a_file_that_the_disk_has_cut_does_not_get_its_name(tmp_path, monkeypatc
     assert files.write_bytes(tmp_path / "a", b"abc") == files.hash_file(tmp_path / "a") == "ba7816bf8f01cfea"
 
 
-def test_a_limit_on_file_sizes_is_told(tmp_path):
+@pytest.mark.parametrize(
+    "write",
+    [
+        "from tumorgen_cli.system.files import write_bytes; write_bytes(target, b'x' * 1001)",
+        "from tumorgen_cli.system.arrays import write_arrays; write_arrays(target, {'a': np.random.rand(200)})",
+        "from tumorgen_cli.system.links import copy_file; copy_file(Path(np.__file__), target)",
+    ],
+)
+def test_a_limit_on_file_sizes_is_told(tmp_path, write):
+    target = tmp_path / "a.npz"
     code = (
-        "import resource, sys; from pathlib import Path; from tumorgen_cli.system.files import write_bytes\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); write_bytes(Path(sys.argv[1]), b'x' * 1001)"
+        "import resource, sys; import numpy as np; from pathlib import Path; target = Path(sys.argv[1])\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); {write}"
     )
     root = Path(files.__file__).parents[2]
     run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a")], cwd=root, check=False, capture_output=True, text=True
+        [sys.executable, "-c", code, str(target)], cwd=root, check=False, capture_output=True, text=True
     )
+    assert f"StateError: A file is too large\n  1. {target}\n" in run.stderr
     assert "ulimit -f" in run.stderr
     assert [*tmp_path.iterdir()] == []
+
+
+def test_what_a_library_writes_is_verified(tmp_path):
+    array = np.arange(5)
+    assert files.write_stream(tmp_path / "a.npy", lambda stream: np.save(stream, array)) == files.hash_file(
+        tmp_path / "a.npy"
+    )
+    assert np.load(tmp_path / "a.npy").tolist() == array.tolist()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -17,7 +17,7 @@ from tumorgen_cli.data import headers, nifti
 from tumorgen_cli.geometry import Grid, Triple, as_triple
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
-from tumorgen_cli.system.files import atomic, hash_file, write_bytes
+from tumorgen_cli.system.files import atomic, file_version, hash_file, write_bytes
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -90,12 +90,11 @@ def _read_geometry(path: Path) -> tuple[Nifti1Header | None, Grid]:
     fault = file_fault(path)
     if fault is not None:
         raise DataError("A file cannot be read", [fault])
-    stat = path.stat()
-    return _read_geometry_once(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return _read_geometry_once(path, file_version(path))
 
 
 @functools.lru_cache(maxsize=1 << 15)
-def _read_geometry_once(path: Path, _version: tuple[int, ...]) -> tuple[Nifti1Header | None, Grid]:
+def _read_geometry_once(path: Path, _version: tuple[int, int, int] | None) -> tuple[Nifti1Header | None, Grid]:
     header = None
     with _readable(path):
         if nifti.is_nifti(path):

@@ -39,8 +39,9 @@ from tumorgen_cli.nnunet.runner import results_folder, run_job
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import usable_cores
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import atomic, hash_file, write_text
+from tumorgen_cli.system.files import hash_file, write_text
 from tumorgen_cli.system.json_records import hash_value, read_fields, read_plain, write_json
+from tumorgen_cli.system.links import copy_file
 from tumorgen_cli.system.locks import locked
 
 if TYPE_CHECKING:
@@ -166,10 +167,9 @@ def _train(data: TrainingData, folder: Path, job: TrainingJob) -> None:
     results = results_folder(folder)
     (folder / "judge.json").unlink(missing_ok=True)  # it names the weights that are replaced now
     for name in ("plans.json", "dataset.json", "dataset_fingerprint.json", f"fold_all/{FINAL}"):
-        with atomic(folder / name) as temporary:
-            shutil.copyfile(results / name, temporary)
+        copy_file(results / name, folder / name)
     for path in sorted((results / "fold_all").glob("training_log_*.txt")):
-        shutil.copyfile(path, folder / "fold_all" / path.name)
+        copy_file(path, folder / "fold_all" / path.name)
 
 
 def _score_and_record(

@@ -21,7 +21,7 @@ from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.nnunet.on_the_fly.trainer import PaintingMixin
 from tumorgen_cli.nnunet.results import BEST, FINAL
 from tumorgen_cli.nnunet.schedule import MIN_EPOCHS, VALIDATION_ITERATIONS, choose_schedule
-from tumorgen_cli.system.files import atomic
+from tumorgen_cli.system.files import write_stream
 from tumorgen_cli.system.json_records import read_record, to_plain, write_json
 
 _SAVE_SECONDS = 60.0
@@ -171,8 +171,7 @@ class OwnTrainer(nnUNetTrainer):
                 "logging": log,
                 "_best_ema": None if self._best_ema is None else float(self._best_ema),
             }
-        with atomic(path) as temporary:
-            torch.save(content, temporary)
+        write_stream(path, lambda stream: torch.save(content, stream))
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Load a checkpoint after a check that it holds plain values only: nnU-Net would run code pickled in it."""

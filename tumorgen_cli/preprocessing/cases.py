@@ -11,7 +11,7 @@ import numpy as np
 from tumorgen_cli.geometry import Box, Shape, Triple
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
-from tumorgen_cli.system.files import check_hash
+from tumorgen_cli.system.files import check_hash, file_version
 from tumorgen_cli.system.json_records import hash_value, read_record
 
 ARRAYS = ("image.npy", "tumors.npy")
@@ -95,13 +95,17 @@ def read_case_record(folder: Path) -> CaseRecord:
         raise StateError("A case has to be preprocessed again", [fault]) from error
 
 
-@lru_cache(maxsize=512)
 def load_case(folder: Path) -> Case:
-    """Load the memory-mapped case in a folder.
+    """Load the memory-mapped case in a folder; once in a process, as long as its files are the same.
 
     Raises:
         StateError: the case is not preprocessed, or its files are damaged.
     """
+    return _load_version(folder, tuple(file_version(folder / name) for name in ("case.json", *ARRAYS)))
+
+
+@lru_cache(maxsize=512)
+def _load_version(folder: Path, _versions: tuple[object, ...]) -> Case:
     record = read_case_record(folder)
     _check_arrays(folder, record)
     image, tumors = (np.load(folder / name, mmap_mode="r") for name in ARRAYS)

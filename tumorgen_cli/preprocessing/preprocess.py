@@ -24,7 +24,7 @@ from tumorgen_cli.preprocessing.cases import ARRAYS, CaseRecord, Component, inpu
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import atomic, hash_file
+from tumorgen_cli.system.files import write_stream
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.system.processes import worker_pool
 
@@ -59,13 +59,14 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
         tumor = labels == plan.tumor_label
         mask = _onto_working_grid(tumor, label_grid, onto)
     numbers, components = find_components(mask, plan.window.shape)
-    for name, data in zip(ARRAYS, (image, numbers), strict=True):
-        with atomic(folder / name) as temporary:
-            np.save(temporary, data)
-    made = hash_file(folder / ARRAYS[0]), hash_file(folder / ARRAYS[1])
+    made = _write_array(folder / ARRAYS[0], image), _write_array(folder / ARRAYS[1], numbers)
     limits = tuple((float(low), float(high)) for low, high in scan_limits(array, plan.channels, tumor))
     record = CaseRecord(case, inputs_hash(plan, case), onto.shape, onto.spacing_mm, limits, components, made)
     write_json(folder / "case.json", record)
+
+
+def _write_array(path: Path, array: np.ndarray) -> str:
+    return write_stream(path, lambda stream: np.save(stream, array))
 
 
 def _onto_working_grid(tumor: np.ndarray, grid: Grid, onto: Grid) -> np.ndarray:

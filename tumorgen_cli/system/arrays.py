@@ -13,17 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.system.files import atomic
+from tumorgen_cli.system.files import write_stream
 
 # what NumPy and zipfile raise on files that are damaged; RuntimeError: a bit says that the file is encrypted
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays atomically; `path` ends with `.npz`."""
+    """Write arrays atomically and verified; `path` ends with `.npz`."""
     content: dict[str, Any] = dict(arrays)
-    with atomic(path) as temporary:
-        np.savez_compressed(temporary, **content)
+    write_stream(path, lambda stream: np.savez_compressed(stream, **content))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import functools
 import hashlib
+import io
 import os
 import platform
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tumorgen_cli.system.errors import Fault, StateError, from_system_error
@@ -27,12 +28,14 @@ _ABANDONED_SECONDS = 24 * 3600.0
 def _write_errors(path: Path) -> Iterator[None]:
     """Turn errors of the system while `path` is written into a `StateError`: a full disk, a protected folder.
 
-    Errors that name a file of another place, which the block reads, are left as they are.
+    Errors that name a file of another place, which the block reads, are left as they are. Of two names, as those of a
+    copy, the second is the one that is written.
     """
     try:
         yield
     except OSError as error:
-        place = Path(error.filename).parent if isinstance(error.filename, str) else path.parent
+        name = error.filename2 or error.filename
+        place = Path(name).parent if isinstance(name, (str, os.PathLike)) else path.parent
         other = place != path.parent and not place.name.startswith(UNFINISHED)
         raise (None if other else from_system_error(error, path)) or error from error
 
@@ -105,7 +108,7 @@ def _machine() -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
-def write_bytes(path: Path, content: bytes) -> str:
+def write_bytes(path: Path, content: bytes | memoryview) -> str:
     """Write a file atomically; it is read again before it takes its name.
 
     Returns:
@@ -120,6 +123,26 @@ def write_bytes(path: Path, content: bytes) -> str:
         if hash_file(temporary) != expected:
             raise OSError(errno.EIO, "what is on disk is not what was written", str(path))
     return expected
+
+
+def write_stream(path: Path, write: Callable[[io.BytesIO], object]) -> str:
+    """Write a file that a library makes, by `write_bytes`.
+
+    The library writes to memory. On a full disk, libraries raise errors of their own, or write less than they should.
+
+    Args:
+        path: The file.
+        write: Writes the content to a stream.
+
+    Returns:
+        The hash of the file (`hash_file`).
+
+    Raises:
+        StateError: as `write_bytes`.
+    """
+    stream = io.BytesIO()
+    write(stream)
+    return write_bytes(path, stream.getbuffer())
 
 
 def append_line(path: Path, text: str) -> None:
@@ -143,13 +166,21 @@ def hash_file(path: Path) -> str:
 
 
 def hash_once(path: Path) -> str:
-    """`hash_file`, computed once in a process as long as the file has the same size and time."""
-    stat = path.stat()
-    return _hash_version(path, stat.st_size, stat.st_mtime_ns)
+    """`hash_file`, computed once in a process as long as the file is the same (`file_version`)."""
+    return _hash_version(path, file_version(path))
+
+
+def file_version(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from one that has replaced it: inode, size and time in ns; None if there is no file."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _hash_version(path: Path, _size: int, _mtime_ns: int) -> str:
+def _hash_version(path: Path, _version: tuple[int, int, int] | None) -> str:
     return hash_file(path)
 
 

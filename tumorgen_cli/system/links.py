@@ -6,6 +6,7 @@ have it, ext4 and most network file systems have not.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ def copy_file(source: Path, target: Path) -> None:
     """
     is_own = target.is_file() and not target.is_symlink() and not target.samefile(source)
     if not (is_own and same_content(target, source)):
-        _place(source, target, (_reflink, shutil.copyfile))
+        _place(source, target, (_reflink, _copy))
 
 
 def link_file(source: Path, target: Path) -> None:
@@ -39,7 +40,7 @@ def link_file(source: Path, target: Path) -> None:
     """
     if target.is_file() and (target.is_symlink() or not target.samefile(source)) and same_content(target, source):
         return
-    _place(source, target, (_reflink, _symlink, shutil.copyfile))
+    _place(source, target, (_reflink, _symlink, _copy))
 
 
 def share_file(source: Path, target: Path) -> None:
@@ -52,7 +53,7 @@ def share_file(source: Path, target: Path) -> None:
         StateError: the target cannot be written.
     """
     if not (target.is_file() and same_content(target, source)):
-        _place(source, target, (_reflink, os.link, shutil.copyfile))
+        _place(source, target, (_reflink, os.link, _copy))
 
 
 def same_content(one: Path, other: Path) -> bool:
@@ -87,6 +88,12 @@ def _reflink(source: Path, target: Path) -> None:
 
     with source.open("rb") as read, target.open("wb") as write:
         fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    if not same_content(source, target):
+        raise OSError(errno.EIO, "what is on disk is not what was written", str(target))
 
 
 def _symlink(source: Path, target: Path) -> None:

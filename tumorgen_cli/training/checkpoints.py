@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
-from tumorgen_cli.system.files import atomic, check_hash
+from tumorgen_cli.system.files import check_hash, write_stream, write_text
 from tumorgen_cli.system.json_records import read_fields, read_record
 from tumorgen_cli.training.ema import ExponentialMovingAverage, named_tensors, set_tensors
 from tumorgen_cli.training.stage import Stage, StageRun
@@ -234,8 +235,8 @@ def save_checkpoint(stage: Stage, folder: Path, state: TrainingState) -> None:
         "ema": state.ema.state,
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
     }
-    with atomic(folder / "last.pt") as temporary, temporary.open("wb") as stream:
-        torch.save({**saved, "digest": _digest(saved)}, stream)
+    content = {**saved, "digest": _digest(saved)}
+    write_stream(folder / "last.pt", lambda stream: torch.save(content, stream))
     _append_log(folder / "log.csv", state.rows, state.step)
     state.rows.clear()
 
@@ -274,10 +275,11 @@ def _append_log(path: Path, rows: list[dict[str, float]], step: int) -> None:
     everything = [row for row in _read_log(path) if float(row["step"]) < first] + rows
     if not everything:
         return
-    with atomic(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(k for row in everything for k in row)))
-        writer.writeheader()
-        writer.writerows(everything)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(k for row in everything for k in row)))
+    writer.writeheader()
+    writer.writerows(everything)
+    write_text(path, text.getvalue())
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
