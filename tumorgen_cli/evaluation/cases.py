@@ -18,7 +18,7 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.set_files import case_files, pair_file_faults, read_ending, read_provenance
 from tumorgen_cli.synthesis.shards import Shard, unfinished_shard_faults
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import hash_files, hash_once
+from tumorgen_cli.system.files import hash_once
 from tumorgen_cli.system.links import describe_missing
 
 _SYNTHESIZE = "run `tumorgen synthesize` again"
@@ -59,7 +59,7 @@ class Volumes:
     @cached_property
     def image_hash(self) -> str:
         """The hash of the image files, one after the other, as in `Provenance.host_hash`."""
-        return hash_once(self.images[0]) if len(self.images) == 1 else hash_files(self.images)
+        return hash_once(*self.images)
 
     @cached_property
     def label_hash(self) -> str:

@@ -10,7 +10,6 @@ is used.
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import math
 from collections.abc import Sequence
@@ -45,7 +44,7 @@ from tumorgen_cli.metrics.summary import Summary, summarize
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system.errors import PlanError, StateError
-from tumorgen_cli.system.files import hash_file, hash_files, write_text
+from tumorgen_cli.system.files import hash_file, hash_once, write_text
 from tumorgen_cli.system.json_records import from_plain, nan_for_none, none_for_nan, read_plain, to_plain, write_json
 
 if TYPE_CHECKING:
@@ -142,11 +141,11 @@ def evaluate_set(
 
 def _redrawn_volume(set_folder: Path, real: Sequence[TumorCase], scores: Sequence[CaseScores]) -> Summary:
     """Divide the volume of each pair's tumor by that of its host's own tumors in its box; other pairs are left out."""
-    volume, hash_host = {case.case: case.statistics.volume_ml for case in scores}, functools.cache(hash_files)
+    volume = {case.case: case.statistics.volume_ml for case in scores}
     ratios, hosts = [], []
     for pair in read_provenance(set_folder):
         old = [files for files in real if files.host == pair.host and pair.requested_box.contains(files.box)]
-        if old and hash_host(old[0].images) == pair.host_hash:  # else it is another scan with the name of a case
+        if old and hash_once(*old[0].images) == pair.host_hash:  # else it is another scan with the name of a case
             ratios.append(volume[pair.case] / sum(volume[files.case] for files in old))
             hosts.append(pair.host)
     return summarize(np.array(ratios), "redrawn volume", hosts)

@@ -45,7 +45,7 @@ from tumorgen_cli.synthesis.set_files import (
 )
 from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_set, may_finish, remove_division, take_turn
 from tumorgen_cli.system.errors import Fault, StateError
-from tumorgen_cli.system.files import append_line, hash_file, hash_files, write_text
+from tumorgen_cli.system.files import append_line, hash_file, hash_once, write_text
 from tumorgen_cli.system.json_records import from_plain, nan_for_none, none_for_nan, to_plain, write_json
 from tumorgen_cli.system.links import copy_file, share_file
 
@@ -210,7 +210,7 @@ def _read_host(record: Provenance, files: tuple[Path, ...]) -> np.ndarray:
         StateError: It is not where it was, or it has changed.
     """
     lost = [path for path in files if not path.is_file()]
-    if not files or lost or hash_files(files) != record.host_hash:
+    if not files or lost or hash_once(*files) != record.host_hash:
         where = " and ".join(map(str, lost or files or record.host_file))
         found = "no such file" if lost or not files else "another scan than the pair was painted into"
         expected = "the unpainted host, because the judge marks much beside the mask, which may have been there before"

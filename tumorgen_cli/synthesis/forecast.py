@@ -14,15 +14,14 @@ import numpy as np
 
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.logs import read_log
-from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair
+from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair, load_host
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.shards import Shard, claim_set
 from tumorgen_cli.synthesis.sources import Source
-from tumorgen_cli.synthesis.synthesize import load_host, own_jobs, set_identity, write_pair
+from tumorgen_cli.synthesis.synthesize import own_jobs, set_identity, write_pair
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
-from tumorgen_cli.system.files import hash_files
 
 _OTHER_FILES = 1.1  # labels and preview of a pair, relative to its images
 _PREVIEW_BYTES = 100_000
@@ -148,7 +147,7 @@ def check_voxels(inputs: PairInputs, sources: Sequence[Source], tick: Callable[[
     doubts = Doubts()
     for number, source in enumerate(sources, 1):
         try:
-            doubts.add(source.name, load_host(inputs, source, lambda _: "").doubts)
+            doubts.add(source.name, load_host(inputs, source).doubts)
         except DataError as error:
             faults += error.faults
         tick(number, source.name)
@@ -159,7 +158,7 @@ def check_voxels(inputs: PairInputs, sources: Sequence[Source], tick: Callable[[
 
 def _paint_away(inputs: PairInputs, job: PairJob) -> int:
     """Paint a pair and write it to a folder that is deleted again; return its size in bytes, 0 if none came."""
-    host = load_host(inputs, job.source, hash_files)
+    host = load_host(inputs, job.source)
     draw = draw_pair(inputs, job, host)
     if draw.image is None:
         console.warn(f"{job.case} would be given up: {describe_counts(draw.rejected)}")

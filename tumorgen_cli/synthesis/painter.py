@@ -45,16 +45,15 @@ from tumorgen_cli.synthesis.pair import (
     PairJob,
     Quality,
     draw_pair,
+    load_host,
     make_provenance,
-    open_host,
 )
 from tumorgen_cli.synthesis.paste import paste_labels
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
-from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system.devices import peak_memory_gib
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
-from tumorgen_cli.system.files import append_line, derive_seed, hash_files
+from tumorgen_cli.system.files import append_line, derive_seed
 from tumorgen_cli.system.json_records import hash_value, read_record, to_plain, write_json
 from tumorgen_cli.system.locks import locked
 from tumorgen_cli.system.processes import exit_with_parent
@@ -211,10 +210,8 @@ class PatchPainter:
         self._host = lru_cache(maxsize=_SCANS_IN_MEMORY)(self._load_host)
 
     def _load_host(self, which: int) -> LoadedHost:
-        inputs, source = self.loaded.inputs, self.loaded.sources[which]
-        scan = read_scan(source.name, source.files, source.label, inputs.plan)
-        host = open_host(inputs, source, scan, hash_files(source.files))
-        self._doubts.add(scan.name, host.doubts)
+        host = load_host(self.loaded.inputs, self.loaded.sources[which])
+        self._doubts.add(host.scan.name, host.doubts)
         return host
 
     def paint(self, number: int, pool: Pool) -> Provenance:

@@ -19,11 +19,11 @@ from tumorgen_cli.synthesis.host_checks import check_intensities
 from tumorgen_cli.synthesis.paste import paste
 from tumorgen_cli.synthesis.places import Placing
 from tumorgen_cli.synthesis.provenance import Provenance
-from tumorgen_cli.synthesis.scan import Scan, remove_tumors_in_box
+from tumorgen_cli.synthesis.scan import Scan, read_scan, remove_tumors_in_box
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.synthesis.window import Window, cut_window
 from tumorgen_cli.system.devices import catch_out_of_memory
-from tumorgen_cli.system.files import derive_seed
+from tumorgen_cli.system.files import derive_seed, hash_once
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
@@ -135,6 +135,16 @@ def open_host(
     # the plan's own cases define what is usual
     doubts = () if source.redraw else check_intensities(scan, placing.body, inputs.cases, inputs.plan.channels)
     return LoadedHost(scan, placing, file_hash, doubts)
+
+
+def load_host(inputs: PairInputs, source: Source) -> LoadedHost:
+    """Read and check a host scan.
+
+    Raises:
+        DataError: the scan or its region cannot be used.
+    """
+    scan = read_scan(source.name, source.files, source.label, inputs.plan)
+    return open_host(inputs, source, scan, hash_once(*source.files))
 
 
 @dataclass(frozen=True)

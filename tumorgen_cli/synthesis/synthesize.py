@@ -8,7 +8,6 @@ processes may each make a shard of a set (`shards.py`); the result is the same.
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +26,10 @@ from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.logs import drop_lines, list_logs, merge_logs, open_log, read_log
-from tumorgen_cli.synthesis.pair import Draw, LoadedHost, PairInputs, PairJob, draw_pair, make_provenance, open_host
+from tumorgen_cli.synthesis.pair import Draw, PairInputs, PairJob, draw_pair, load_host, make_provenance
 from tumorgen_cli.synthesis.paste import paste_labels
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
-from tumorgen_cli.synthesis.scan import Scan, read_scan
+from tumorgen_cli.synthesis.scan import Scan
 from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     JUDGES,
@@ -48,7 +47,7 @@ from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_set, may_fin
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, describe_counts, one_line
-from tumorgen_cli.system.files import append_line, derive_seed, hash_files
+from tumorgen_cli.system.files import append_line, derive_seed, hash_once
 from tumorgen_cli.system.json_records import to_plain, write_json
 
 _LOGS = ("provenance", "given_up")
@@ -142,13 +141,12 @@ def synthesize_set(
         drop_lines(out, "provenance", lambda line: line["case"] in lost)
         done, given_up = _read_finished(out), read_log(out, "given_up")
     missing = [job for job in mine if job.case not in done and job.case not in given_up]
-    hash_host = functools.cache(hash_files)  # reads each host once
     if missing:
-        _check_hosts(mine, done, hash_host, out, tick)
+        _check_hosts(mine, done, out, tick)
     first = len(mine) - len(missing)
     tick(first, "")
     made, faults = _make_pairs(
-        inputs, weights, missing, out, (provenance, losses), hash_host, lambda done, note: tick(first + done, note)
+        inputs, weights, missing, out, (provenance, losses), lambda done, note: tick(first + done, note)
     )
     return _finish_set(out, inputs.plan, jobs, made, faults, shard)
 
@@ -188,28 +186,12 @@ def _begin_set(out: Path, inputs: PairInputs, identity: dict[str, Any], pairs: i
         write_judges(out, inputs.quality.judge)
 
 
-def load_host(inputs: PairInputs, source: Source, hash_host: Callable[[tuple[Path, ...]], str]) -> LoadedHost:
-    """Read and check a host scan.
-
-    Args:
-        inputs: what is painted with.
-        source: the files of the scan.
-        hash_host: hashes the files.
-
-    Raises:
-        DataError: the scan or its region cannot be used.
-    """
-    scan = read_scan(source.name, source.files, source.label, inputs.plan)
-    return open_host(inputs, source, scan, hash_host(source.files))
-
-
 def _make_pairs(
     inputs: PairInputs,
     weights: dict[str, str],
     jobs: Sequence[PairJob],
     out: Path,
     logs: tuple[Path, Path],
-    hash_host: Callable[[tuple[Path, ...]], str],
     tick: Callable[[int, str], None],
 ) -> tuple[int, list[Fault]]:
     """Make pairs that are sorted by source, and write them or the reason why they were given up.
@@ -220,7 +202,6 @@ def _make_pairs(
         jobs: the pairs.
         out: folder of the set.
         logs: log of the finished pairs, and log of the pairs that are given up.
-        hash_host: hashes the files of a host.
         tick: is called after each pair with its position and a note.
 
     Returns:
@@ -233,7 +214,7 @@ def _make_pairs(
         start = time.perf_counter()
         try:
             if host is None or host.scan.name != job.source.name:
-                host = load_host(inputs, job.source, hash_host)
+                host = load_host(inputs, job.source)
                 doubts.add(host.scan.name, host.doubts)
             read_seconds, draw_start = time.perf_counter() - start, time.perf_counter()
             draw = draw_pair(inputs, job, host)
@@ -364,7 +345,6 @@ def _read_finished(out: Path) -> dict[str, Provenance]:
 def _check_hosts(
     jobs: Sequence[PairJob],
     done: Mapping[str, Provenance],
-    hash_host: Callable[[tuple[Path, ...]], str],
     out: Path,
     tick: Callable[[int, str], None],
 ) -> None:
@@ -375,7 +355,7 @@ def _check_hosts(
     """
     stale: dict[str, list[str]] = {}
     for number, job in enumerate([job for job in jobs if job.case in done], 1):
-        if done[job.case].host_hash != hash_host(job.source.files):
+        if done[job.case].host_hash != hash_once(*job.source.files):
             stale.setdefault(" and ".join(map(str, job.source.files)), []).append(job.case)
         tick(number, f"{job.case} is there")
     remedy = f"put back the old scans, choose another --out, or delete {out}"

@@ -165,9 +165,9 @@ def hash_file(path: Path) -> str:
     return hash_files((path,))
 
 
-def hash_once(path: Path) -> str:
-    """`hash_file`, computed once in a process as long as the file is the same (`file_version`)."""
-    return _hash_version(path, file_version(path))
+def hash_once(*paths: Path) -> str:
+    """`hash_files`, computed once in a process as long as the files are the same (`file_version`)."""
+    return _hash_version(paths, tuple(map(file_version, paths)))
 
 
 def file_version(path: Path) -> tuple[int, int, int] | None:
@@ -180,8 +180,8 @@ def file_version(path: Path) -> tuple[int, int, int] | None:
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _hash_version(path: Path, _version: tuple[int, int, int] | None) -> str:
-    return hash_file(path)
+def _hash_version(paths: tuple[Path, ...], _versions: tuple[tuple[int, int, int] | None, ...]) -> str:
+    return hash_files(paths)
 
 
 def hash_files(paths: Iterable[Path]) -> str:
