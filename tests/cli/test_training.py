@@ -32,6 +32,6 @@ def test_a_dry_run_tells_steps_time_and_disk(workspace, monkeypatch):
     result = call(*arguments)
     assert "the disk is too full" in told(result)
     assert "next: the same command without --dry-run" in told(result)
-    assert "1 MiB are free" in result.stdout
+    assert "1.0 MiB are free" in result.stdout
     assert {*workspace.root.rglob("*")} - before <= {workspace.root / "commands.jsonl"}
     assert "--dry-run" in told(call("train", "judge", "-w", workspace.root, "--dry-run", code=1))

@@ -43,14 +43,16 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_a_summary_has_ten_rows_with_fields_that_exist(workspace: Workspace) -> None:
     planned = read_planned(workspace)
-    rows = {name: (what, fields) for name, what, fields in summarize_plan(planned)}
+    rows = {name: (what, fields) for name, what, fields in summarize_plan(planned, 7300.0)}
     assert len(rows) == 10
     assert rows["cases"][0] == "5 to train, 1 held out: every fifth case"
     assert rows["lesions"][0].startswith("9 of tumor, 8 to train; 3.96 to 14, median ")
     assert rows["channels"][0].startswith("PET (PET, uptake) from 0 to ")
     assert rows["window"][0].startswith("32×32×32 voxels of ")
     assert "latent cells" in rows["median tumor"][0]
-    assert rows["training"][0] == "tumorgen: vae 4, flow 3, refiner 2 steps; `train all --dry-run` measures the hours"
+    assert rows["training"][0] == (
+        "tumorgen: vae 4, flow 3, refiner 2 steps, about 2.0 h on this machine, give or take a factor of two"
+    )
     assert "MiB of preprocessed cases" in rows["disk"][0]
     assert rows["memory"][0] == "8 GiB, cpu, fp32"
     known = plan_fields(1, {"tumorgen": find_method("tumorgen").section})

@@ -77,3 +77,16 @@ def test_text_that_a_stream_cannot_encode_becomes_escapes(monkeypatch):
     shown = stream.buffer.getvalue().decode("ascii")
     assert r"\u03b1 \u2013 \u03b2" in shown
     assert r"scan\udce9" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "count", "text"),
+    [
+        (0.2, 2**18, "1 s, 0.2 MiB"),
+        (99.0, 10 * 2**20, "99 s, 10 MiB"),
+        (600.0, 1023 * 2**20, "10 min, 1023 MiB"),
+        (9000.0, 2**31, "2.5 h, 2.0 GiB"),
+    ],
+)
+def test_estimates_have_readable_units(seconds, count, text):
+    assert f"{console.rough_time(seconds)}, {console.size(count)}" == text

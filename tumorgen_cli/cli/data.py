@@ -55,6 +55,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Check and measure a data set, and decide every number of the pipeline."""
+    from tumorgen_cli.methods.tumorgen.timing import rough_training_seconds
     from tumorgen_cli.pipeline.plan import plan_dataset, read_planned
     from tumorgen_cli.pipeline.plan_summary import plan_rows, summarize_plan
 
@@ -71,7 +72,8 @@ def plan(
         title = f"Plan of {planned.plan.dataset} ({work / 'plan.json'})"
         console.table(title, ("field", "value", "rule", "inputs"), plan_rows(planned.plan))
     else:
-        console.table(f"Plan of {planned.plan.dataset}", ("", "what", "decided by"), summarize_plan(planned))
+        rows = summarize_plan(planned, rough_training_seconds(planned.plan))
+        console.table(f"Plan of {planned.plan.dataset}", ("", "what", "decided by"), rows)
         console.note(f"every field with its rule: {command_line('plan --show', work)}")
     if dry_run:
         console.next_command("the same command without --dry-run")

@@ -38,9 +38,9 @@ def show_forecast(report: SetReport) -> None:
         ("pairs that are there", found.there),
         ("pairs to paint", found.missing),
         ("into hosts", found.hosts),
-        ("MiB on disk, about", round(found.disk_bytes / 2**20, 1)),
-        ("MiB free", round(found.free_bytes / 2**20)),
-        ("time, about", "unknown" if found.seconds is None else console.clock(found.seconds)),
+        ("on disk, about", console.size(found.disk_bytes)),
+        ("free", console.size(found.free_bytes)),
+        ("time, about", "unknown" if found.seconds is None else console.rough_time(found.seconds)),
     ]
     console.table(f"Forecast of {report.folder}; nothing was written", ("what", "number"), rows)
 

@@ -101,18 +101,16 @@ def _show_forecast(found: TrainingForecast, as_json: bool) -> None:
         console.print_json(found)
     else:
         rows = [
-            (s.stage, s.steps, console.clock(s.seconds), _mib(s.disk_bytes)) if s.steps else (s.stage, 0, "trained", "")
+            (s.stage, s.steps, console.rough_time(s.seconds), console.size(s.disk_bytes))
+            if s.steps
+            else (s.stage, 0, "trained", "")
             for s in found.stages
         ]
-        rows.append(("all", sum(s.steps for s in found.stages), console.clock(seconds), _mib(needed)))
-        title = f"Forecast; nothing was written; {_mib(found.free_bytes)} MiB are free"
-        console.table(title, ("stage", "steps to train", "time, about", "MiB on disk, about"), rows)
+        rows.append(("all", sum(s.steps for s in found.stages), console.rough_time(seconds), console.size(needed)))
+        title = f"Forecast; nothing was written; {console.size(found.free_bytes)} are free"
+        console.table(title, ("stage", "steps to train", "time, about", "on disk, about"), rows)
     if needed > found.free_bytes:
         console.warn("the disk is too full for this training: free some space first")
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.0f}"
 
 
 def _following(stage: str, method: str | None, work: Path) -> str:

@@ -33,8 +33,13 @@ class Planned:
     splits: Splits
 
 
-def summarize_plan(planned: Planned) -> list[tuple[str, str, str]]:
-    """Describe a plan in about ten rows: what it is about, the facts in words, and the fields that decide it."""
+def summarize_plan(planned: Planned, training_seconds: float) -> list[tuple[str, str, str]]:
+    """Describe a plan in about ten rows: what it is about, the facts in words, and the fields that decide it.
+
+    Args:
+        planned: The plan, and what it was made from.
+        training_seconds: A rough time of the training.
+    """
     plan, fingerprint, splits = planned.plan, planned.fingerprint, planned.splits
     window, training = plan.window, fingerprint.of(splits.train).tumors
     channels = [f"{describe_modality(c.name)} from {c.low:.4g} to {c.high:.4g}" for c in plan.channels]
@@ -56,13 +61,18 @@ def summarize_plan(planned: Planned) -> list[tuple[str, str, str]]:
         ("median tumor", f"{_sizes(median)} mm, {cells} latent cells", "window.spacing_mm"),
         (
             "training",
-            f"tumorgen: {steps} steps; `train all --dry-run` measures the hours",
+            f"tumorgen: {steps} steps, {describe_rough_time(training_seconds)}",
             "methods.tumorgen.vae.iterations, ...",
         ),
         ("disk", _describe_disk(plan, fingerprint, training), "methods.tumorgen.flow.copies"),
         ("memory", f"{plan.memory_gib:g} GiB, {plan.device}, {plan.precision}", "--memory, --device, precision"),
         ("set by you", abbreviate_list(chosen, _MOST_CHANGES) or "nothing: rules decide", "--set, --preset"),
     ]
+
+
+def describe_rough_time(seconds: float) -> str:
+    """Say how long a training takes, and how wrong that may be."""
+    return f"about {console.rough_time(seconds)} on this machine, give or take a factor of two"
 
 
 def _stages(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
@@ -86,17 +96,12 @@ def preprocessed_bytes(plan: Plan, grids: Iterable[Grid]) -> int:
     return voxels * (_FLOAT_BYTES * len(plan.channels) + 1)
 
 
-def describe_bytes(size: float) -> str:
-    """A size in MiB or GiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
 def _describe_disk(plan: Plan, fingerprint: Fingerprint, training: Sequence[TumorFacts]) -> str:
     cases = preprocessed_bytes(plan, [facts.grid for facts in fingerprint.cases])
     section = plan.methods["tumorgen"]
     latent = math.prod(plan.window.latent_shape) * section["vae"]["latent_channels"] * _FLOAT_BYTES
     windows = latent * section["flow"]["copies"] * len(training)
-    return f"{describe_bytes(cases)} of preprocessed cases, {describe_bytes(windows)} of encoded windows"
+    return f"{console.size(cases)} of preprocessed cases, {console.size(windows)} of encoded windows"
 
 
 def tell_changes(workspace: Workspace, plan: Plan) -> None:

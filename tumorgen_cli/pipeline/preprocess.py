@@ -13,7 +13,7 @@ from tumorgen_cli.data.checks import read_header
 from tumorgen_cli.data.hosts import describe_matches, find_hosts, match_cases
 from tumorgen_cli.data.workers import choose_preprocessing_workers
 from tumorgen_cli.geometry import Grid
-from tumorgen_cli.pipeline.plan_summary import describe_bytes, preprocessed_bytes
+from tumorgen_cli.pipeline.plan_summary import preprocessed_bytes
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
@@ -44,10 +44,9 @@ class PreprocessForecast:
     def __str__(self) -> str:
         if not self.scans:
             return "nothing is left to preprocess"
-        time_text = f"{max(1, self.seconds):.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
         return (
-            f"{self.scans} scans to preprocess: about {time_text}, {describe_bytes(self.disk_bytes)} on disk; "
-            f"{describe_bytes(self.free_bytes)} are free"
+            f"{self.scans} scans to preprocess: about {console.rough_time(self.seconds)}, "
+            f"{console.size(self.disk_bytes)} on disk; {console.size(self.free_bytes)} are free"
         )
 
 
@@ -89,8 +88,8 @@ def _preprocess(workspace: Workspace, scans: _Scans, title: str, workers: int | 
     needed = preprocessed_bytes(scans.plan, [scans.grids[job[0]] for job in scans.left() if job[0] in scans.grids])
     free = shutil.disk_usage(workspace.root).free
     if needed > free:
-        there = f"where {workspace.root} is, {describe_bytes(free)} are free"
-        console.warn(f"the preprocessed scans need about {describe_bytes(needed)}; {there}")
+        there = f"where {workspace.root} is, {console.size(free)} are free"
+        console.warn(f"the preprocessed scans need about {console.size(needed)}; {there}")
     with locked(workspace.root, "preprocess"), console.progress(title, len(scans.jobs)) as tick:
         return preprocess(scans.plan, scans.jobs, scans.folder, workers, tick)
 
