@@ -43,6 +43,8 @@ CHAIN: Mapping[str, Sequence[str]] = {
 #: what differs between two runs that did the same: times, dates, machines and places of temporary files
 UNSTEADY = ("seconds", "speedup", "date", "created", "machine", "peak_memory_gib", "command", "host_name", "mtime")
 VOLUMES = (".nii.gz", ".nii")
+#: files that tell what was done, and checkpoints, which hold times
+LOGS = ("log.jsonl", "commands.jsonl", "progress.json", "log.csv", "last.pt")
 
 
 @dataclass
@@ -184,7 +186,7 @@ def _is_temporary(path: Path, folder: Path) -> bool:
 
 
 def _is_log(path: Path) -> bool:
-    return path.suffix in (".log", ".html", ".png") or path.name in ("log.jsonl", "progress.json", "log.csv", "last.pt")
+    return path.suffix in (".log", ".html", ".png") or path.name in LOGS
 
 
 def _fingerprint(path: Path, folder: Path) -> str:
