@@ -82,6 +82,14 @@ def test_hosts_unlike_its_card_do_not(workspace, tmp_path, grid, level, differen
     assert any(difference in each for each in forced.differences)
 
 
+def test_a_voxel_that_is_no_number_is_no_other_unit(workspace, tmp_path):
+    """What reads the host for painting names it."""
+    image = np.ones(SARCOMA.shape, np.float32)
+    image[0, 0, 0] = np.nan
+    write_volume(tmp_path / "h_0000.nii.gz", image, SARCOMA)
+    assert choose_judge(workspace, None, [(tmp_path / "h_0000.nii.gz",)]).differences == ()
+
+
 def test_sarcoma_crops_fit():
     assert grid_differences(BUNDLED.domain, [SARCOMA]) == []
     assert channel_differences(BUNDLED.domain, ["SUV"], [6.0]) == []

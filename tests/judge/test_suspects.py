@@ -102,6 +102,38 @@ def test_a_host_that_cannot_be_read_stops_nothing(hosts, tmp_path):
     assert found.found == {"b": ()}
 
 
+def test_a_labeled_lesion_is_not_suspected(hosts, tmp_path):
+    label, mask = tmp_path / "a.nii.gz", np.zeros(GRID.shape, np.uint8)
+    mask[22:24, 12:14, 2:4] = 2  # in the larger lesion
+    mask[5, 5, 5] = 1  # another label in the smaller one
+    write_volume(label, mask, GRID)
+    cache = tmp_path / "cache"
+
+    def find(labels):
+        return find_suspects(Predictions(Marks(), cache), hosts, cache, lambda *_: None, labels).found["a"]
+
+    assert [round(each.volume_ml, 2) for each in find({"a": (label, 2)})] == [0.64]
+    assert len(find({})) == 2  # what was found with labels is not taken for what is found without
+    write_volume(label, mask * 0, GRID)
+    assert len(find({"a": (label, 2)})) == 2
+
+
+def test_labels_that_do_not_lie_on_the_host_stop_nothing(hosts, tmp_path):
+    label, cache = tmp_path / "a.nii.gz", tmp_path / "cache"
+    write_volume(label, np.zeros((3, 3, 3), np.uint8), Grid((3, 3, 3), (1.0, 1.0, 1.0)))
+    found = find_suspects(Predictions(Marks(), cache), hosts, cache, lambda *_: None, {"a": (label, 1)})
+    assert set(found.found) == {"b"}
+    assert "differ in geometry" in found.unlike["a"]
+
+
+def test_a_host_with_voxels_that_are_no_numbers_is_not_looked_at(hosts, tmp_path):
+    image = np.ones(GRID.shape, np.float32)
+    image[0, 0, 0] = np.nan
+    write_volume(hosts["a"][0], image, GRID)
+    found = look(Marks(), hosts, tmp_path)
+    assert (found.unlike, set(found.found)) == ({"a": "it has voxels that are NaN or infinite"}, {"b"})
+
+
 def test_the_lists_of_shards_are_one(tmp_path):
     lesion = Suspect(1.5, (1.0, -2.0, 3.25), 0.75)
     write_suspects(tmp_path, {"b": (lesion,), "c": ()})

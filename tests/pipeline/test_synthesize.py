@@ -60,7 +60,7 @@ def test_a_set_is_named_after_its_options(hosts, sampling, quality, name):
             QualityOptions(),
             "--roi and --host-labels",
         ),
-        (HostOptions(TORSO), QualityOptions(judge=Path("bundled")), "--until-pass"),
+        (HostOptions(cases="test"), QualityOptions(judge=Path("bundled")), "--until-pass"),
     ],
 )
 def test_no_option_is_ignored(workspace, hosts, quality, message):
@@ -104,6 +104,43 @@ def test_suspected_lesions_are_told_listed_and_left_out(workspace, phantoms, tmp
     left = tmp_path / "left"
     synthesize_pairs(workspace, "syntumor", SetOptions(2, left), replace(hosts, skip_suspects=True), device="cpu")
     assert {line.host for line in read_provenance(left)} == {first.name[:11]}
+
+
+@pytest.mark.parametrize("file", ["thesis.tex", "set.json"])
+def test_a_folder_of_others_is_refused_before_a_judge_looks(workspace, phantoms, tmp_path, monkeypatch, file):
+    monkeypatch.setattr(module, "load_judge", lambda *_: pytest.fail("the judge was loaded"))
+    (tmp_path / file).write_text('{"command": "filter"}')
+    with pytest.raises(StateError, match="choose another folder with --out"):
+        synthesize_pairs(workspace, "syntumor", SetOptions(2, tmp_path), HostOptions(phantoms.healthy), device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+def test_one_judge_looks_at_the_hosts_and_tests_the_draws(workspace, phantoms, tmp_path, monkeypatch):
+    loaded = []
+
+    class Blind(Suspicious):
+        def predict(self, image, grid):
+            return np.zeros(grid.shape, np.uint8)
+
+        def tumor(self, image, grid):
+            return np.zeros(grid.shape, bool)
+
+    monkeypatch.setattr(module, "load_judge", lambda *_: loaded.append(Blind(0)) or loaded[-1])
+    monkeypatch.setattr("tumorgen_cli.synthesis.synthesize.write_judges", lambda *_: None)
+    hosts, quality = HostOptions(phantoms.healthy), QualityOptions(1, judge=Path("bundled"))
+    made = synthesize_pairs(workspace, "syntumor", SetOptions(1, tmp_path / "out"), hosts, quality=quality)
+    assert (len(loaded), made.tally.given_up, made.tally.rejected) == (1, 1, {"P below the threshold": 1})
+
+
+def test_a_given_judge_looks_at_hosts(workspace, phantoms, tmp_path, monkeypatch):
+    """As the remedy of --skip-suspects without a judge says."""
+    asked = []
+    monkeypatch.setattr(module, "choose_judge", lambda *a: asked.append(a[1]) or Choice(Path("mine"), "tumor"))
+    monkeypatch.setattr(module, "load_judge", lambda *_: Suspicious(0))
+    hosts = HostOptions(phantoms.healthy, skip_suspects=True)
+    quality, made = QualityOptions(judge=Path("mine")), SetOptions(1, tmp_path / "out")
+    assert synthesize_pairs(workspace, "syntumor", made, hosts, quality=quality, device="cpu").tally.pairs == 1
+    assert asked == [Path("mine")]
 
 
 def test_without_a_judge_hosts_are_not_left_out_in_silence(workspace, phantoms, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tumorgen_cli.system.claims import claim_folder, refuse_other_files
+from tumorgen_cli.system.claims import check_claim, claim_folder, refuse_other_files
 from tumorgen_cli.system.errors import StateError
 
 OURS = {"command": "filter", "keep": 0.7}
@@ -56,6 +56,16 @@ def test_a_claim_that_nothing_followed_may_be_put_right(tmp_path):
     assert claim(tmp_path, begun=False) == OURS
     with pytest.raises(StateError):
         claim(tmp_path, {"command": "merge"}, begun=False)
+
+
+def test_what_is_known_so_far_is_compared_before_the_rest_is_known(tmp_path):
+    claim(tmp_path, {**OURS, "judge": "a"})
+    for known in ({"command": "filter"}, OURS):
+        check_claim(tmp_path, "set.json", known, lambda: True, whole=False)
+    for known, whole in ((OURS, True), ({**OURS, "keep": 0.5}, False), ({"command": "merge"}, False)):
+        with pytest.raises(StateError, match="another set"):
+            check_claim(tmp_path, "set.json", known, lambda: True, whole)
+    assert json.loads((tmp_path / "set.json").read_text()) == {**OURS, "judge": "a"}
 
 
 def test_other_files_are_refused_where_the_record_comes_later(tmp_path):

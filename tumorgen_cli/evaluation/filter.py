@@ -147,7 +147,7 @@ def filter_set(
     }
     identity |= read_origin(set_folder)
     with take_turn(out, shard):
-        claim_set(out, identity, alone=shard is None)
+        claim_set(out, identity, shard)
         begin_shard(out, len(pairs), shard)
         write_judges(out, judge, read_judges(set_folder))
         write_json(out / HELD_OUT, read_held_out(set_folder))

@@ -94,11 +94,14 @@ def channel_differences(domain: Domain, names: Sequence[str], levels: Sequence[f
 
 
 def scan_levels(image: np.ndarray, names: Sequence[str]) -> list[float | None]:
-    """Return the 95th percentile of each channel of a scan (C, X, Y, Z); None where scans have no common unit."""
-    return [
-        float(np.percentile(channel, 95)) if _has_level(name) else None
-        for channel, name in zip(image, names, strict=True)
+    """Return the 95th percentile of each channel of a scan (C, X, Y, Z).
+
+    It is None where scans have no common unit, and where a voxel is NaN: what reads the scan for painting tells that.
+    """
+    levels = [
+        np.percentile(channel, 95) if _has_level(name) else np.nan for channel, name in zip(image, names, strict=True)
     ]
+    return [float(level) if np.isfinite(level) else None for level in levels]
 
 
 def _kind(name: str) -> str:

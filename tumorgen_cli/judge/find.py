@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 OWN_JUDGE = "train one of your own with `tumorgen train judge`, or give an nnU-Net with --judge DIR"
-WEAK_JUDGE = "train it longer with --restart --minutes N"
+WEAK_JUDGE = "train it longer (`tumorgen train judge --restart --minutes N` trains the workspace's own)"
 _FORCE = "--judge bundled takes the bundled one all the same"
 _LEVELS_OF = 3  # scans whose intensities are compared; their headers are compared for all
 
@@ -93,10 +93,18 @@ def no_judge_words(choice: Choice) -> str:
 
 
 def load_judge(workspace: Workspace, choice: Choice, device: DeviceName) -> Judge:
-    """Load a judge that was chosen, and say which one it is and what its scores are worth."""
+    """Load a judge that was chosen, and say which one it is and what its scores are worth.
+
+    Raises:
+        StateError: there is none, or it cannot be read.
+        DataError: it does not know the tumor.
+    """
     from tumorgen_cli.judge.model import Judge
 
-    assert choice.folder is not None
+    if choice.folder is None:
+        expected = "an nnU-Net that has learned from such scans"
+        fault = Fault("--judge", choice.reason, expected, f"{OWN_JUDGE}; {_FORCE}")
+        raise StateError("A judge is needed", [fault])
     judge = Judge(choice.folder, find_device(device), choice.tumor_name, workspace.plan().precision)
     facts = judge_facts(judge, choice.title)
     console.note(f"judge: {facts.words}")
@@ -114,18 +122,8 @@ def load_judge(workspace: Workspace, choice: Choice, device: DeviceName) -> Judg
 def needed_judge(
     workspace: Workspace, folder: Path | None, device: DeviceName, scans: Sequence[ScanFiles] = ()
 ) -> Judge:
-    """Load the judge of `choose_judge`.
-
-    Raises:
-        StateError: there is none, the workspace's own judge is stale, or the judge cannot be read.
-        DataError: the judge does not know the tumor, or a scan cannot be read.
-    """
-    choice = choose_judge(workspace, folder, scans)
-    if choice.folder is None:
-        expected = "an nnU-Net that has learned from such scans"
-        fault = Fault("--judge", choice.reason, expected, f"{OWN_JUDGE}; {_FORCE}")
-        raise StateError("A judge is needed", [fault])
-    return load_judge(workspace, choice, device)
+    """Choose a judge (`choose_judge`) and load it (`load_judge`)."""
+    return load_judge(workspace, choose_judge(workspace, folder, scans), device)
 
 
 def judge_facts(judge: Judge, title: str) -> JudgeFacts:
@@ -148,7 +146,8 @@ def scan_differences(domain: Domain, names: Sequence[str], scans: Sequence[ScanF
         scans: the files of the scans. Headers are read of all, voxels of the first few.
     """
     found = grid_differences(domain, [read_grid(files[0]) for files in scans])
-    for files in scans[:_LEVELS_OF]:
+    compared = any(level is not None for level in domain.levels)
+    for files in scans[:_LEVELS_OF] if compared else ():
         if not found:
             found = channel_differences(domain, names, scan_levels(read_image(files)[0], names))
     return tuple(found)

@@ -12,24 +12,26 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.data.volumes import read_image
+from tumorgen_cli.data.checks import geometry_faults
+from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.geometry import Grid, Triple, as_triple
 from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.judge.verdict import sees_whole_scan
 from tumorgen_cli.system.arrays import read_arrays, write_arrays
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import DataError, one_line
-from tumorgen_cli.system.files import file_name, hash_files, write_text
+from tumorgen_cli.system.files import file_name, hash_once, write_text
 from tumorgen_cli.system.json_records import hash_value
 
 LEAST_ML = 0.5  # smaller components are not listed: a judge marks single voxels in noise
 FILE = "suspects.csv"
 _COLUMNS = ("host", "volume_ml", "x_mm", "y_mm", "z_mm", "probability")
-_FORMAT = 1  # of what is kept; raise it when the result of `_find` changes
+_FORMAT = 2  # of what is kept; raise it when the result of `_describe` changes
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,29 @@ class Search:
 
 
 def find_suspects(
-    predictions: Predictions, hosts: Mapping[str, tuple[Path, ...]], cache: Path, ticker: Ticker
+    predictions: Predictions,
+    hosts: Mapping[str, tuple[Path, ...]],
+    cache: Path,
+    ticker: Ticker,
+    labels: Mapping[str, tuple[Path, int]] = MappingProxyType({}),
 ) -> Search:
-    """Look for suspected lesions of at least `LEAST_ML` in hosts.
+    """Look for suspected lesions of at least `LEAST_ML` in hosts; a lesion that is labeled is not suspected.
 
     Args:
         predictions: the judge and its predictions.
         hosts: files of the hosts, one per channel, by name.
         cache: folder in which the result is kept.
         ticker: is called after each host with its number and name.
+        labels: label file of each host that has one, and the tumor's label in it.
     """
     found: dict[str, tuple[Suspect, ...]] = {}
     unlike: dict[str, str] = {}
     seconds: list[float] = []
     for number, (host, files) in enumerate(hosts.items(), 1):
         try:
-            content = hash_files(files)
-            key = hash_value([_FORMAT, content, LEAST_ML, predictions.judge.tumor_labels])
+            content, label = hash_once(*files), labels.get(host)
+            known = [hash_once(label[0]), label[1]] if label else None
+            key = hash_value([_FORMAT, content, known, LEAST_ML, predictions.judge.tumor_labels])
             path = cache / "suspects" / predictions.judge.hash / f"{file_name(host)[:100]}.{key}.npz"
             kept = read_arrays(path)
             if kept is None:
@@ -93,7 +101,14 @@ def find_suspects(
                 if not sees_whole_scan(grid, predictions.judge.usual_extent_mm):
                     unlike[host] = "it is much longer than the judge's training scans"
                     continue
-                kept = _find(predictions, host, content, image, grid)
+                if not np.isfinite(image).all():
+                    unlike[host] = "it has voxels that are NaN or infinite"
+                    continue
+                mask, probability = predictions.judge.tumor_with_probability(image, grid)
+                predictions.keep(host, content, grid, mask)
+                kept = _describe(
+                    mask, probability, grid, None if label is None else _read_tumors(*label, files[0], grid)
+                )
                 write_arrays(path, kept)
                 seconds.append(time.perf_counter() - start)
             rows = zip(kept["volume_ml"], kept["center_mm"], kept["probability"], strict=True)
@@ -105,14 +120,34 @@ def find_suspects(
     return Search(found, unlike, float(np.mean(seconds)) if seconds else 0.0)
 
 
-def _find(predictions: Predictions, host: str, content: str, image: np.ndarray, grid: Grid) -> dict[str, np.ndarray]:
-    """Find the suspected lesions of a host: `volume_ml` (N,), `center_mm` (N, 3) and `probability` (N,)."""
-    mask, probability = predictions.judge.tumor_with_probability(image, grid)
-    predictions.keep(host, content, grid, mask)
+def _read_tumors(path: Path, tumor_label: int, image: Path, grid: Grid) -> np.ndarray:
+    """Read the labeled tumors of a host, (X, Y, Z) bool.
+
+    Raises:
+        DataError: the label file cannot be read, or does not lie on the host.
+    """
+    labels, label_grid = read_volume(path)
+    if faults := geometry_faults({image: grid, path: label_grid}):
+        raise DataError("Labels and scan differ in geometry", faults)
+    return np.asarray(labels == tumor_label)
+
+
+def _describe(
+    mask: np.ndarray, probability: np.ndarray, grid: Grid, tumors: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Describe what a judge marks in a host: `volume_ml` (N,), `center_mm` (N, 3) and `probability` (N,).
+
+    Args:
+        mask: what it marks, (X, Y, Z) bool.
+        probability: with which probability, (X, Y, Z).
+        grid: the host's grid.
+        tumors: the labeled tumors, (X, Y, Z) bool; what touches one is left out.
+    """
     pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    numbers = np.arange(1, count + 1)
     volumes = np.bincount(pieces.ravel(), minlength=count + 1)[1:] * grid.voxel_ml
-    large = numbers[volumes >= LEAST_ML]
+    if tumors is not None:
+        volumes[np.setdiff1d(pieces[tumors], 0) - 1] = 0
+    large = 1 + np.flatnonzero(volumes >= LEAST_ML)
     large = large[np.argsort(-volumes[large - 1], kind="stable")]
     voxels = np.array(ndimage.center_of_mass(mask, pieces, large)).reshape(-1, 3)
     turned = (voxels * grid.spacing_mm) @ np.reshape(grid.direction, (3, 3)).T

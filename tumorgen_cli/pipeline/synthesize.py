@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tumorgen_cli.evaluation.measure import cache_folder
-from tumorgen_cli.judge.find import OWN_JUDGE, choose_judge, load_judge, needed_judge
+from tumorgen_cli.judge.find import OWN_JUDGE, Choice, choose_judge, load_judge
 from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.judge.suspects import FILE, LEAST_ML, Search, find_suspects
 from tumorgen_cli.methods.base import Method, Sampling
@@ -18,6 +18,7 @@ from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, check_hosts, judge_faults
 from tumorgen_cli.synthesis.pair import PairInputs, Quality
 from tumorgen_cli.synthesis.set_files import LEARNED_FROM, UNLABELED_HOSTS
+from tumorgen_cli.synthesis.shards import check_set
 from tumorgen_cli.synthesis.sources import (
     Source,
     healthy_sources,
@@ -64,7 +65,7 @@ def synthesize_pairs(
         StateError: a stage is not trained, or the folder holds a set that was made with other settings.
     """
     check_hosts(hosts)
-    if faults := judge_faults(quality):
+    if hosts.cases and (faults := judge_faults(quality)):  # healthy hosts are looked at before painting
         raise PlanError("A judge that is not asked", faults)
     method = open_method(workspace, method_name, device)
     plan = method.plan
@@ -75,21 +76,22 @@ def synthesize_pairs(
     else:
         sources = healthy_sources(plan, hosts.healthy, regions, hosts.paint_in)
     cases = workspace.fingerprint().of(workspace.splits().train).cases
-    if not hosts.skip_suspects:  # before a judge looks at every host
+    seed = plan.seed if made.seed is None else made.seed
+    folder = made.out or workspace.synthetic(set_name(method_name, hosts, sampling, quality))
+    tries, shard = quality.until_pass, made.shard
+    # a judge needs minutes to look at many hosts: what can be refused before is refused before
+    known = {"command": "synthesize", "method": method.name, "plan": method.plan_hash, "seed": seed}
+    check_set(folder, known, shard, whole=False)
+    if not hosts.skip_suspects:
         check_sources(sources[: made.pairs], hosts.box, plan, cases, tell=False)
-    search = None if hosts.cases else _look_for_suspects(workspace, sources, made, hosts, quality, device)
+    predictions, search = None, None
+    if tries or not hosts.cases:
+        predictions, search = _ask_judge(workspace, sources, made, hosts, quality, device)
     if search is not None and hosts.skip_suspects:
         sources = [source for source in sources if source.name not in search.suspicious]
-    seed = plan.seed if made.seed is None else made.seed
     settings = _set_settings(method, hosts, sources, sampling, seed)
-    folder = made.out or workspace.synthetic(set_name(method_name, hosts, sampling, quality))
     jobs = make_jobs(sources, made.pairs, seed)
-    tries, shard = quality.until_pass, made.shard
-    test = None
-    if tries:
-        judge = needed_judge(workspace, quality.judge, device, [source.files for source in sources])
-        cache = cache_folder(workspace.evaluation(folder.name))
-        test = Quality(Predictions(judge, cache), quality.rule, tries)
+    test = Quality(predictions, quality.rule, tries) if predictions is not None and tries else None
     inputs = PairInputs(method, cases, sampling, hosts.box, test, search.found if search else {})
     own = own_jobs(jobs, shard)
     if made.dry_run:
@@ -111,48 +113,78 @@ def synthesize_pairs(
     return SetReport(str(folder), tally, forecast)
 
 
-def _look_for_suspects(
+def _ask_judge(
     workspace: Workspace,
     sources: Sequence[Source],
     made: SetOptions,
     hosts: HostOptions,
     quality: QualityOptions,
     device: DeviceName,
-) -> Search | None:
-    """Look for suspected lesions in hosts, where a judge fits them; None where they were not looked for.
+) -> tuple[Predictions | None, Search | None]:
+    """Load the judge if draws are to pass it, or if it fits the hosts; it then looks for suspected lesions in them.
 
     Without `hosts.skip_suspects` only the hosts of this process's pairs are looked at.
 
+    Returns:
+        The judge's predictions and what it found in hosts; None where it is not asked.
+
     Raises:
-        StateError: suspicious hosts are to be left out, and there is no judge that fits.
+        StateError: draws are to pass a judge, or suspicious hosts are to be left out, and there is no judge that fits.
         DataError: no host would be left.
     """
-    wanted = (
-        sources
-        if hosts.skip_suspects
-        else [job.source for job in own_jobs(make_jobs(sources, made.pairs, 0), made.shard)]
-    )
-    files = {source.name: source.files for source in wanted}
-    choice = choose_judge(workspace, quality.judge, list(files.values()))
-    if choice.folder is None or choice.differences or (made.dry_run and not hosts.skip_suspects):
-        reason = choice.reason or "; ".join(choice.differences) or "this is a rehearsal"
-        if hosts.skip_suspects:
-            fault = Fault("--skip-suspects", reason, "a judge that knows such scans", f"{OWN_JUDGE}, or leave it out")
-            raise StateError("Suspected lesions cannot be looked for", [fault])
-        console.note(f"suspected lesions in the hosts were not looked for: {reason}")
-        return None
-    judge, cache = load_judge(workspace, choice, device), cache_folder(workspace.evaluation("hosts"))
+    used = sources if hosts.skip_suspects else sources[: made.pairs]
+    choice = choose_judge(workspace, quality.judge, [source.files for source in used])  # the same for all shards
+    looks = not hosts.cases and _can_look(choice, hosts, made.dry_run)
+    if not looks and not quality.until_pass:
+        return None, None
+    cache = cache_folder(workspace.evaluation("hosts"))
+    predictions = Predictions(load_judge(workspace, choice, device), cache)
+    if not looks:
+        return predictions, None
+    if not hosts.skip_suspects:
+        used = [job.source for job in own_jobs(make_jobs(sources, made.pairs, 0), made.shard)]
+    files = {source.name: source.files for source in used}
+    tumor = workspace.plan().tumor_label
+    labels = {source.name: (source.label, tumor) for source in used if source.label}
     with console.progress("looking for suspected lesions", len(files)) as tick:
-        search = find_suspects(Predictions(judge, cache), files, cache, tick)
+        search = find_suspects(predictions, files, cache, tick, labels)
     _show_suspects(search)
-    left = len(files) - len(search.suspicious)
-    if hosts.skip_suspects and not left:
+    if hosts.skip_suspects:
+        _show_left_out(search, hosts)
+    return predictions, search
+
+
+def _can_look(choice: Choice, hosts: HostOptions, rehearsal: bool) -> bool:
+    """Tell whether a judge is to look for suspected lesions in the hosts; if not, a line says why.
+
+    Raises:
+        StateError: suspicious hosts are to be left out, and there is no judge that fits.
+    """
+    reason = choice.reason or "; ".join(choice.differences)
+    if hosts.skip_suspects and reason:
+        fault = Fault("--skip-suspects", reason, "a judge that knows such scans", f"{OWN_JUDGE}, or leave it out")
+        raise StateError("Suspected lesions cannot be looked for", [fault])
+    if rehearsal and not hosts.skip_suspects:
+        reason = reason or "this is a rehearsal"
+    if reason:
+        console.note(f"suspected lesions in the hosts were not looked for: {reason}")
+    return not reason
+
+
+def _show_left_out(search: Search, hosts: HostOptions) -> None:
+    """Say which hosts are left out because of suspected lesions.
+
+    Raises:
+        DataError: no host is left.
+    """
+    count = len(search.found) + len(search.unlike)
+    left = count - len(search.suspicious)
+    if not left:
         remedy = "leave --skip-suspects out, or give other hosts"
-        fault = Fault(str(hosts.healthy), f"suspected lesions in all {len(files)} hosts", "a host without", remedy)
+        fault = Fault(str(hosts.healthy), f"suspected lesions in all {count} hosts", "a host without", remedy)
         raise DataError("No host is left", [fault])
-    if hosts.skip_suspects and search.suspicious:
+    if search.suspicious:
         console.note(f"left out with --skip-suspects: {abbreviate_list(search.suspicious, _NAMED)}; {left} hosts stay")
-    return search
 
 
 def _show_suspects(search: Search) -> None:

@@ -17,7 +17,7 @@ from tumorgen_cli.synthesis.logs import read_log
 from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair, load_host
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import read_provenance
-from tumorgen_cli.synthesis.shards import Shard, claim_set
+from tumorgen_cli.synthesis.shards import Shard, check_set
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.synthesis.synthesize import own_jobs, set_identity, write_pair
 from tumorgen_cli.system import console
@@ -120,7 +120,7 @@ def rehearse_set(
     """
     check_sources(tuple(dict.fromkeys(job.source for job in jobs)), inputs.box, inputs.plan, inputs.cases)
     weights = dict(inputs.method.load())
-    claim_set(out, set_identity(inputs, weights, settings), alone=shard is None, dry_run=True)
+    check_set(out, set_identity(inputs, weights, settings), shard)
     found = forecast_set(inputs, jobs, out, shard)
     own = own_jobs(jobs, shard)
     check_voxels(inputs, list(dict.fromkeys(job.source for job in own)), tick)

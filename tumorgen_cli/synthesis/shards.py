@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorgen_cli.synthesis.logs import list_logs
-from tumorgen_cli.system.claims import claim_folder
+from tumorgen_cli.system.claims import check_claim, claim_folder
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.json_records import read_record, write_json
 from tumorgen_cli.system.locks import wait_for_turn
@@ -57,25 +57,33 @@ def take_turn(folder: Path, shard: Shard | None) -> contextlib.AbstractContextMa
     return contextlib.nullcontext() if shard is None else wait_for_turn(folder)
 
 
-def claim_set(folder: Path, identity: Mapping[str, Any], alone: bool = True, dry_run: bool = False) -> None:
+def claim_set(folder: Path, identity: Mapping[str, Any], shard: Shard | None) -> None:
     """Make `folder` the folder of this set, or check that it is; see `system.claims`.
 
     Args:
         folder: folder of the set.
         identity: settings that identify the set.
-        alone: whether no other process works there; otherwise `shards.json` tells.
-        dry_run: only check; write nothing.
+        shard: the part of this process; other processes may then work there.
 
     Raises:
         StateError: the folder holds another set, or other files.
     """
+    claim_folder(folder, SETTINGS, identity, lambda: _is_begun(folder, shard))
 
-    def is_begun() -> bool:
-        has_lines = any(log.stat().st_size for name in LOGS for log in list_logs(folder, name))
-        shared = not alone and find_unfinished_shards(folder) is not None
-        return has_lines or shared or (folder / "dataset.json").is_file()
 
-    claim_folder(folder, SETTINGS, identity, is_begun, dry_run)
+def check_set(folder: Path, identity: Mapping[str, Any], shard: Shard | None, whole: bool = True) -> None:
+    """Check that `claim_set` would not refuse the folder; without `whole`, by those settings that are known so far.
+
+    Raises:
+        StateError: the folder holds another set, or other files.
+    """
+    check_claim(folder, SETTINGS, identity, lambda: _is_begun(folder, shard), whole)
+
+
+def _is_begun(folder: Path, shard: Shard | None) -> bool:
+    has_lines = any(log.stat().st_size for name in LOGS for log in list_logs(folder, name))
+    shared = shard is not None and find_unfinished_shards(folder) is not None
+    return has_lines or shared or (folder / "dataset.json").is_file()
 
 
 def begin_shard(folder: Path, pairs: int, shard: Shard | None) -> None:

@@ -175,7 +175,7 @@ def _begin_set(out: Path, inputs: PairInputs, identity: dict[str, Any], pairs: i
     Raises:
         StateError: see `claim_set` and `begin_shard`.
     """
-    claim_set(out, identity, alone=shard is None)
+    claim_set(out, identity, shard)
     begin_shard(out, pairs, shard)
     # no part of the identity: other cases may be held out later
     write_json(out / HELD_OUT, inputs.method.workspace.splits().test)

@@ -30,9 +30,7 @@ def refuse_other_files(folder: Path, record: str) -> None:
         raise StateError("The folder is not empty", [Fault(str(folder), found, "an empty or new folder", _ELSEWHERE)])
 
 
-def claim_folder(
-    folder: Path, record: str, identity: Mapping[str, Any], is_begun: Callable[[], bool], dry_run: bool = False
-) -> None:
+def claim_folder(folder: Path, record: str, identity: Mapping[str, Any], is_begun: Callable[[], bool]) -> None:
     """Make a folder the folder of a command, or check that it is already.
 
     The record of the same command with other settings is replaced if that command has made nothing yet.
@@ -42,7 +40,27 @@ def claim_folder(
         record: Name of the file that identifies the content.
         identity: Content of that file; its `command` names the command.
         is_begun: Tells whether something was made by the record that is there.
-        dry_run: Only check; write nothing.
+
+    Raises:
+        StateError: The folder holds what another command or other settings made, or other files.
+    """
+    check_claim(folder, record, identity, is_begun)
+    path, wanted = folder / record, to_plain(identity)
+    if not path.is_file() or read_plain(path, _ELSEWHERE) != wanted:
+        write_json(path, wanted)
+
+
+def check_claim(
+    folder: Path, record: str, identity: Mapping[str, Any], is_begun: Callable[[], bool], whole: bool = True
+) -> None:
+    """Check that `claim_folder` would not refuse a folder; nothing is written.
+
+    Args:
+        folder: The folder.
+        record: Name of the file that identifies the content.
+        identity: Content of that file.
+        is_begun: Tells whether something was made by the record that is there.
+        whole: Whether `identity` has all fields. Otherwise only its fields are compared.
 
     Raises:
         StateError: The folder holds what another command or other settings made, or other files.
@@ -50,12 +68,8 @@ def claim_folder(
     path, wanted = folder / record, to_plain(identity)
     refuse_other_files(folder, record)
     if not path.is_file():
-        if not dry_run:
-            write_json(path, wanted)
         return
     found = read_plain(path, _ELSEWHERE)
-    if found == wanted:
-        return
     known = found if isinstance(found, dict) else {}
     if known.get("command") != wanted["command"]:
         was = f"a folder that `tumorgen {known['command']}` made" if "command" in known else f"another {record}"
@@ -63,9 +77,7 @@ def claim_folder(
             "The folder holds another set",
             [Fault(str(folder), was, f"a folder of `tumorgen {wanted['command']}`", _ELSEWHERE)],
         )
-    if is_begun():
-        fields = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+    fields = sorted(key for key in ({*known, *wanted} if whole else wanted) if known.get(key) != wanted.get(key))
+    if fields and is_begun():
         fault = Fault(str(folder), f"made with other {', '.join(fields)}", "those of this command", _ELSEWHERE)
         raise StateError("The folder holds another set", [fault])
-    if not dry_run:
-        write_json(path, wanted)
