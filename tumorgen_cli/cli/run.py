@@ -29,6 +29,7 @@ from tumorgen_cli.system import console
 
 if TYPE_CHECKING:
     from tumorgen_cli.pipeline.run import RunReport
+    from tumorgen_cli.pipeline.run_forecast import RunForecast
 
 
 @command
@@ -66,10 +67,20 @@ def run(
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     seed: Seed = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Say what is left to do, with time and disk; write nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Plan, preprocess, train, synthesize and evaluate; run again, it goes on where it stopped."""
     options = api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold)
+    if dry_run:
+        found = api.forecast_run(
+            dataset, healthy, pairs, options=options, skip_suspects=skip_suspects, work=work, device=device
+        )
+        _show_forecast(found, as_json)
+        console.next_command("the same command without --dry-run")
+        return
     scoring = api.ScoreOptions(judge)
     made = api.run(
         dataset,
@@ -83,6 +94,27 @@ def run(
     )
     _show_run(made, as_json)
     console.next_command(command_line(f"synthesize --healthy {quote(healthy)} -n 100 --out DIR", work))
+
+
+def _show_forecast(found: RunForecast, as_json: bool) -> None:
+    """Print what a run would do, with a warning if it does not fit on the disk."""
+    needed = sum(step.disk_bytes for step in found.steps)
+    if as_json:
+        console.print_json(found)
+    else:
+        rows = [
+            (
+                step.step,
+                step.what,
+                "unknown" if step.seconds is None else console.rough_time(step.seconds) if step.seconds else "",
+                console.size(step.disk_bytes) if step.disk_bytes else "",
+            )
+            for step in found.steps
+        ]
+        title = f"Forecast; nothing was written; {console.size(found.free_bytes)} are free"
+        console.table(title, ("step", "left", "time, about", "on disk, about"), rows)
+    if needed > found.free_bytes:
+        console.warn("the disk is too full for this: free some space first")
 
 
 def _show_run(made: RunReport, as_json: bool) -> None:

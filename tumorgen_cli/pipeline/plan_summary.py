@@ -64,7 +64,7 @@ def summarize_plan(planned: Planned, training_seconds: float) -> list[tuple[str,
             f"tumorgen: {steps} steps, {describe_rough_time(training_seconds)}",
             "methods.tumorgen.vae.iterations, ...",
         ),
-        ("disk", _describe_disk(plan, fingerprint, training), "methods.tumorgen.flow.copies"),
+        ("disk", _describe_disk(planned), "methods.tumorgen.flow.copies"),
         ("memory", f"{plan.memory_gib:g} GiB, {plan.device}, {plan.precision}", "--memory, --device, precision"),
         ("set by you", abbreviate_list(chosen, _MOST_CHANGES) or "nothing: rules decide", "--set, --preset"),
     ]
@@ -96,12 +96,16 @@ def preprocessed_bytes(plan: Plan, grids: Iterable[Grid]) -> int:
     return voxels * (_FLOAT_BYTES * len(plan.channels) + 1)
 
 
-def _describe_disk(plan: Plan, fingerprint: Fingerprint, training: Sequence[TumorFacts]) -> str:
-    cases = preprocessed_bytes(plan, [facts.grid for facts in fingerprint.cases])
-    section = plan.methods["tumorgen"]
-    latent = math.prod(plan.window.latent_shape) * section["vae"]["latent_channels"] * _FLOAT_BYTES
-    windows = latent * section["flow"]["copies"] * len(training)
-    return f"{console.size(cases)} of preprocessed cases, {console.size(windows)} of encoded windows"
+def encoded_bytes(planned: Planned) -> int:
+    """The size on disk of the encoded windows around the training tumors."""
+    section, tumors = planned.plan.methods["tumorgen"], planned.fingerprint.of(planned.splits.train).tumors
+    latent = math.prod(planned.plan.window.latent_shape) * int(section["vae"]["latent_channels"]) * _FLOAT_BYTES
+    return latent * int(section["flow"]["copies"]) * len(tumors)
+
+
+def _describe_disk(planned: Planned) -> str:
+    cases = console.size(preprocessed_bytes(planned.plan, [facts.grid for facts in planned.fingerprint.cases]))
+    return f"{cases} of preprocessed cases, {console.size(encoded_bytes(planned))} of encoded windows"
 
 
 def tell_changes(workspace: Workspace, plan: Plan) -> None:

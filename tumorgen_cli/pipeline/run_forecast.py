@@ -1,0 +1,118 @@
+"""What `run` would do and cost; nothing is written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tumorgen_cli.methods.base import Sampling
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.tumorgen.timing import rough_training_seconds
+from tumorgen_cli.pipeline.plan import plan_dataset
+from tumorgen_cli.pipeline.plan_summary import Planned, encoded_bytes
+from tumorgen_cli.pipeline.preprocess import forecast_preprocessing
+from tumorgen_cli.pipeline.synthesize import set_name
+from tumorgen_cli.pipeline.training_forecast import forecast_training
+from tumorgen_cli.planning.options import PlanOptions
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.forecast import forecast_set
+from tumorgen_cli.synthesis.host_checks import check_sources
+from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions
+from tumorgen_cli.synthesis.pair import PairInputs
+from tumorgen_cli.synthesis.sources import healthy_sources
+from tumorgen_cli.synthesis.synthesize import make_jobs
+from tumorgen_cli.system.devices import DeviceName
+
+
+@dataclass(frozen=True)
+class StepForecast:
+    """What a step of `run` would do.
+
+    Attributes:
+        step: name of the step.
+        what: what is left to do.
+        seconds: expected time; None if it is unknown.
+        disk_bytes: what it will take on disk.
+    """
+
+    step: str
+    what: str
+    seconds: float | None
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class RunForecast:
+    """What `run` would do, step by step, and the free space where it would write."""
+
+    steps: tuple[StepForecast, ...]
+    free_bytes: int
+
+
+def forecast_run(
+    workspace: Workspace,
+    dataset: str,
+    hosts: HostOptions,
+    wanted: SetOptions,
+    options: PlanOptions = PlanOptions(),
+    device: DeviceName = "auto",
+) -> RunForecast:
+    """Say what `run_all` with the same arguments would do and cost; hosts are checked by their headers.
+
+    It is planned in a temporary workspace that shares the preprocessed cases and trainings of this one. The time of the
+    training is measured on the cases if they are preprocessed, otherwise on random numbers.
+    """
+    with tempfile.TemporaryDirectory(prefix="tumorgen_") as folder:
+        temporary = _share(workspace, Path(folder))
+        planned = plan_dataset(temporary, dataset, options, device)
+        steps = [
+            StepForecast("plan", f"{len(planned.fingerprint.cases)} cases", 0.0, 0),
+            _forecast_preprocessing(temporary),
+        ]
+        steps.append(_forecast_training(temporary, planned, device, measured=not steps[-1].seconds))
+        steps.append(_forecast_pairs(workspace, temporary, hosts, wanted))
+    steps.append(StepForecast("evaluate", "the set", None, 0))
+    root = workspace.root.absolute()
+    free = shutil.disk_usage(next(each for each in (root, *root.parents) if each.is_dir())).free
+    return RunForecast(tuple(steps), free)
+
+
+def _share(workspace: Workspace, folder: Path) -> Workspace:
+    """A workspace in `folder` with copies of the plan's files, and with the cases and trainings of another one."""
+    shared = Workspace(folder)
+    files = (workspace.plan_file, workspace.fingerprint_file, workspace.contents_file, workspace.splits_file)
+    for path in filter(Path.is_file, files):
+        shutil.copyfile(path, folder / path.name)
+    for path in filter(Path.is_dir, (workspace.cases, workspace.unlabeled, workspace.root / "runs")):
+        (folder / path.name).symlink_to(path.resolve())
+    return shared
+
+
+def _forecast_preprocessing(workspace: Workspace) -> StepForecast:
+    found = forecast_preprocessing(workspace)
+    return StepForecast("preprocess", f"{found.scans} scans", found.seconds, found.disk_bytes)
+
+
+def _forecast_training(workspace: Workspace, planned: Planned, device: DeviceName, measured: bool) -> StepForecast:
+    if measured:
+        left = [each for each in forecast_training(workspace, "tumorgen", "all", device=device).stages if each.steps]
+        what = ", ".join(f"{each.stage} {each.steps}" for each in left)
+        seconds, size = sum(each.seconds for each in left), sum(each.disk_bytes for each in left)
+    else:
+        method = find_method("tumorgen")(planned.plan, workspace)
+        what = ", ".join(f"{stage} {method.planned_iterations(stage)}" for stage in method.stages)
+        seconds, size = rough_training_seconds(planned.plan), encoded_bytes(planned)
+    return StepForecast("train", f"{what} steps" if what else "nothing", seconds, size)
+
+
+def _forecast_pairs(workspace: Workspace, temporary: Workspace, hosts: HostOptions, wanted: SetOptions) -> StepForecast:
+    method = find_method("tumorgen")(temporary.plan(), temporary)
+    cases = temporary.fingerprint().of(temporary.splits().train).cases
+    sources = healthy_sources(method.plan, hosts.healthy, hosts.roi)
+    check_sources(sources[: wanted.pairs], None, method.plan, cases)
+    name = set_name("tumorgen", hosts, Sampling(), QualityOptions())
+    jobs = make_jobs(sources, wanted.pairs, method.plan.seed)
+    found = forecast_set(PairInputs(method, cases, Sampling()), jobs, workspace.synthetic(name))
+    return StepForecast("synthesize", f"{found.missing} pairs", found.seconds, found.disk_bytes)
