@@ -96,6 +96,17 @@ def test_measured_voxels_are_not_padding() -> None:
     assert fill_padding(air, "CT") is air
 
 
+def test_the_background_of_a_normalized_scan_is_no_padding() -> None:
+    """A scan without skull that was normalized to mean 0: its background is one negative value, and the brain is above."""
+    rng = np.random.default_rng(0)
+    scan = np.zeros((20, 20, 20), np.float32)
+    scan[5:15, 5:15, 5:15] = rng.uniform(0.3, 1.2, (10, 10, 10))
+    scan[5:15, 5:15, 5] = rng.uniform(0.02, 0.1, (10, 10))  # dark fluid
+    scan = (scan - scan.mean()) / scan.std()
+    assert scan.min() < 0 < np.percentile(scan[scan > scan.min()], 10)
+    assert fill_padding(scan, "T1") is scan
+
+
 def test_channels_are_filled_each_by_its_name() -> None:
     image = np.stack([scan(-3024, 300), scan(0, 5)])
     filled = fill_paddings(image, ("CT", "PET"))

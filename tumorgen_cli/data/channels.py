@@ -105,8 +105,8 @@ def has_own_unit(channel: str) -> bool:
 def fill_padding(array: np.ndarray, channel: str) -> np.ndarray:
     """Replace voxels that were not measured by what lies around a patient: air, no uptake, background.
 
-    In CT these are all voxels below -1200 HU. In other channels they are a block of one negative value, where all else
-    is not negative or far above, and single dead voxels that are very far below all else.
+    In CT these are all voxels below -1200 HU. In other channels they are a block of one negative whole number where
+    nearly all else is not negative, and voxels that are very far below all else.
 
     Args:
         array: One channel of a whole scan, (X, Y, Z).
@@ -140,7 +140,8 @@ def _padding_limit(array: np.ndarray) -> float:
         return -np.inf
     low, high = (float(v) for v in np.percentile(array[~constant], (10, 99.5)))
     gap, block = low - lowest, constant.mean() >= _BLOCK
-    if (block and low >= 0) or gap > (0.5 if block else 3) * (high - low):
+    # padding is written as a whole number; the constant background of a normalized scan is not one, and is no padding
+    if (block and low >= 0 and lowest.is_integer()) or gap > 3 * (high - low):
         return min(low - gap / 4, 0.0)  # resampling has left values between padding and measured voxels
     return -np.inf
 
