@@ -84,6 +84,8 @@ def test_a_finished_workspace(place):
     assert detail(place, "train vae") == "4 steps in 1:15; psnr 31.25"
     assert detail(place, "synthesize tumorgen_scans") == "2 pairs"
     assert next_step(workspace_status(place)) is None
+    (place.synthetic("tumorgen_scans") / "given_up.jsonl").write_text("{}\n")
+    assert detail(place, "synthesize tumorgen_scans") == "2 pairs, 1 given up"
 
 
 def test_a_set_painted_by_replaced_weights_is_outdated_with_its_scores(place):

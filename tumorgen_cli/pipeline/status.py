@@ -171,16 +171,21 @@ def _set_steps(workspace: Workspace, plan: Plan, work: Path | str) -> list[Step]
     for path in sorted(workspace.root.glob("synthetic/*/set.json")):
         folder = path.parent
         made = read_fields(path, f"delete {folder}")
-        pairs = sum(text.count("\n") for text in read_logs(folder, "provenance").values())  # those of shards, too
+        pairs, lost = (_count_lines(folder, log) for log in ("provenance", "given_up"))
         reason = _outdated(workspace, plan, made)
         if lock_holder(folder):
             state: State = "running"
         else:
             state = "outdated" if reason else "done" if (folder / "dataset.json").is_file() else "partly"
-        detail = f"{pairs} pairs" + (f"; {reason}" if reason else "")
+        detail = f"{pairs} pairs" + (f", {lost} given up" if lost else "") + (f"; {reason}" if reason else "")
         steps.append(Step(f"synthesize {folder.name}", state, detail, _set_command(folder, made, state, work)))
         steps.append(_evaluation_step(workspace, folder, state, work))
     return steps or [Step("synthesize", "to do", "", command_line("synthesize --healthy DIR -n 20", work))]
+
+
+def _count_lines(folder: Path, log: str) -> int:
+    """The number of finished lines of a set's log, those of shards included."""
+    return sum(text.count("\n") for text in read_logs(folder, log).values())
 
 
 def _set_command(folder: Path, made: dict[str, Any], state: State, work: Path | str) -> str:

@@ -287,7 +287,8 @@ def _warn_of_given_up(
     if not given_up:
         return
     reasons = [record.get("reason") or describe_counts(record["rejected"]) for record in given_up.values()]
-    summary = "; ".join(list(dict.fromkeys(reasons))[:3])
+    different = list(dict.fromkeys(reasons))
+    summary = "; ".join(different[:3]) + (f"; and {len(different) - 3} other reasons" if len(different) > 3 else "")
     if not done and not any(reason in record["rejected"] for record in given_up.values() for reason in JUDGE_REASONS):
         for log in list_logs(out, "given_up"):
             log.unlink()
@@ -300,8 +301,9 @@ def _warn_of_given_up(
         fault = Fault(str(out), f"{len(given_up)} pairs given up ({summary})", "at least one pair", remedy)
         raise DataError("No tumor came", [fault])
     console.warn(
-        f"{len(given_up)} pairs were given up, {len(done)} were made: {summary} (all: {out / 'given_up.jsonl'}; the "
-        "same command tries those with an error again, and a pair whose line there is deleted)"
+        f"{len(given_up)} pairs were given up, {len(done)} were made: {summary}. {out / 'given_up.jsonl'} has the "
+        "reason of each. The same command tries those again whose host could not be used; to have another one tried "
+        "again, delete its line there"
     )
 
 
