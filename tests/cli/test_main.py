@@ -25,6 +25,17 @@ def test_no_arguments_show_the_help():
     assert "synthesize" in result.output
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "hint"),
+    [("--method", "copypast", "copypaste"), ("--device", "CPU0", "cpu"), ("--kind", "zzz", "")],
+)
+def test_a_misspelled_choice_gets_the_nearest_one(option, given, hint):
+    said = " ".join(told(call("synthesize", option, given, code=2)).replace("│", "").split())
+    assert f"'{given}' is not one of '" in said
+    assert "Value error" not in said
+    assert (f"Did you mean {hint}?" in said) == bool(hint)
+
+
 def test_an_interrupt_is_130(monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -129,7 +140,7 @@ def test_completion_of_a_choice():
         "COMP_WORDS": "tumorgen synthesize --kind ",
         "COMP_CWORD": "3",
     }
-    program = "from tumorgen_cli.cli import app; app(prog_name='tumorgen')"
+    program = "from tumorgen_cli.cli.main import app; app(prog_name='tumorgen')"
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120, check=False
     )

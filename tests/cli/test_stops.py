@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -32,6 +34,22 @@ def test_every_command_is_stopped_cleanly(workspace, monkeypatch, number):
     monkeypatch.setattr(status, "workspace_status", lambda *_, **__: signal.raise_signal(number))
     assert "the same command goes on from there" in told(call("status", "-w", workspace.root, code=CODES[number]))
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stop_during_the_imports_is_quiet():
+    """A command is stopped at the moment when it imports typer."""
+    code = """
+import signal, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Stop())
+from tumorgen_cli.cli.__main__ import start
+start()
+"""
+    stopped = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (stopped.returncode, stopped.stderr) == (-signal.SIGINT, "")
 
 
 @pytest.mark.slow

@@ -3,7 +3,3 @@
 One file per family of commands; `main` registers them. Starting it, help and wrong options import neither torch nor
 nnunetv2 nor SimpleITK.
 """
-
-from tumorgen_cli.cli.main import app
-
-__all__ = ["app"]

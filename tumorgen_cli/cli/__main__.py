@@ -1,5 +1,19 @@
-"""`python -m tumorgen_cli.cli`, for torchrun and accelerate."""
+"""The entry point of `tumorgen`, and `python -m tumorgen_cli.cli` for torchrun and accelerate.
 
-from tumorgen_cli.cli.main import start
+Only the standard library is imported at first: Ctrl-C during the other imports, which take a second, ends quietly.
+"""
 
-start()
+import signal
+
+
+def start() -> None:
+    """Run the command of this process."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from tumorgen_cli.cli import main
+
+    signal.signal(signal.SIGINT, before)
+    main.start()
+
+
+if __name__ == "__main__":
+    start()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import re
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from tumorgen_cli import __version__
 from tumorgen_cli.cli import data, nnunet, pairs, run, scores, training
 from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import did_you_mean
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 _PIPELINE, _USE, _STUDIES = "The pipeline", "Pairs and nnU-Net", "Studies"
@@ -20,6 +24,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Learn tumors from a small annotated 3D data set, and paint new ones, image and mask, into healthy scans.",
 )
+
+
+class _Command(TyperCommand):
+    """A command that suggests the nearest choice for a misspelled one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            found = re.fullmatch(r"Value error, '(.*)' is not one of ('.*')\.", error.message)
+            if found:
+                hint = did_you_mean(found[1], re.findall("'([^']*)'", found[2]), most=1)
+                error.message = f"{error.message.removeprefix('Value error, ')} {hint[:1].upper()}{hint[1:]}".rstrip()
+            raise
 
 
 def start() -> None:
@@ -44,21 +62,22 @@ def main(
     """The options of `tumorgen` itself."""
 
 
-app.command(rich_help_panel=_PIPELINE)(run.demo)
-app.command(rich_help_panel=_PIPELINE)(run.run)
-app.command(rich_help_panel=_PIPELINE)(data.plan)
-app.command(rich_help_panel=_PIPELINE)(data.presets)
-app.command(rich_help_panel=_PIPELINE)(data.preprocess)
-app.command(rich_help_panel=_PIPELINE)(training.train)
-app.command(rich_help_panel=_PIPELINE)(pairs.synthesize)
-app.command(rich_help_panel=_PIPELINE)(scores.evaluate)
-app.command(rich_help_panel=_PIPELINE)(data.status)
-app.command("filter", rich_help_panel=_USE)(pairs.filter_pairs)
-app.command(rich_help_panel=_USE)(nnunet.merge)
-app.command("nnunet-setup", rich_help_panel=_USE)(nnunet.nnunet_setup)
-app.command(rich_help_panel=_STUDIES)(scores.compare)
-app.command(rich_help_panel=_STUDIES)(nnunet.downstream)
+_command = functools.partial(app.command, cls=_Command)
+_command(rich_help_panel=_PIPELINE)(run.demo)
+_command(rich_help_panel=_PIPELINE)(run.run)
+_command(rich_help_panel=_PIPELINE)(data.plan)
+_command(rich_help_panel=_PIPELINE)(data.presets)
+_command(rich_help_panel=_PIPELINE)(data.preprocess)
+_command(rich_help_panel=_PIPELINE)(training.train)
+_command(rich_help_panel=_PIPELINE)(pairs.synthesize)
+_command(rich_help_panel=_PIPELINE)(scores.evaluate)
+_command(rich_help_panel=_PIPELINE)(data.status)
+_command("filter", rich_help_panel=_USE)(pairs.filter_pairs)
+_command(rich_help_panel=_USE)(nnunet.merge)
+_command("nnunet-setup", rich_help_panel=_USE)(nnunet.nnunet_setup)
+_command(rich_help_panel=_STUDIES)(scores.compare)
+_command(rich_help_panel=_STUDIES)(nnunet.downstream)
 reader_study = typer.Typer(no_args_is_help=True, help="A blind study: do readers tell real from synthetic lesions?")
-reader_study.command("make")(scores.make_study)
-reader_study.command("score")(scores.score_study)
+reader_study.command("make", cls=_Command)(scores.make_study)
+reader_study.command("score", cls=_Command)(scores.score_study)
 app.add_typer(reader_study, name="reader-study", rich_help_panel=_STUDIES)
