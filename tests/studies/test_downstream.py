@@ -137,6 +137,15 @@ def test_arms_differ_in_their_pairs_alone(copy, nnunets, phantoms):
         assert len({other.prepared_hash for _, other in nnunets if other.prepared == job.prepared}) == 1
 
 
+def test_weak_weights_that_painted_pairs_are_on_the_page(copy, nnunets, phantoms, monkeypatch):
+    monkeypatch.setattr(downstream, "find_shortfalls", lambda method: (f"{method.name} saw 40 of 4000 steps",))
+    design = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1)
+    made = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
+    count = len(copy.splits().train)
+    assert made.result.weak == (f"copypaste with {count} real cases: copypaste saw 40 of 4000 steps",)
+    assert f"weak weights painted pairs.</b> {made.result.weak[0]}." in Path(made.page).read_text(encoding="utf-8")
+
+
 def test_hosts_without_the_data_sets_labels_are_refused(copy, nnunets, phantoms, monkeypatch):
     """Before anything is learnt: half of what nnU-Net draws would have no organ."""
     plan = dataclasses.replace(copy.plan(), labels={"background": 0, "tumor": 1, "body": 2})

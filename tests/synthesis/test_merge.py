@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.pairs import paint
 from support.sets import write_provenance
 from support.threads import Threads
 
@@ -507,3 +508,14 @@ def test_names_that_would_be_too_long_are_told_before_anything_is_written(real, 
         (fault,) = caught.value.faults
         assert (fault.found, fault.expected) == ("a merged name of 277 bytes", "at most 255")
         assert not (real.parent / "Dataset601_Merged").exists()
+
+
+def test_real_cases_that_the_plan_has_read_are_not_read_again(workspace, phantoms, tmp_path, monkeypatch):
+    """What was planned was read whole, and has not changed since; other data sets are read."""
+    paint(workspace, phantoms, tmp_path / "set", pairs=1)
+    read = []
+    monkeypatch.setattr(merge_module, "damage_faults", lambda real, **_: read.append(real.path) or [])
+    merge_sets(workspace, str(phantoms.dataset), [tmp_path / "set"], tmp_path / "Dataset601_Merged")
+    assert read == []
+    merge_sets(Workspace(tmp_path / "none"), str(phantoms.dataset), [tmp_path / "set"], tmp_path / "Dataset602_Merged")
+    assert read == [phantoms.dataset]

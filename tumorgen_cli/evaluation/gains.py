@@ -184,7 +184,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Downstream:
-    """What `downstream.json` holds. `schedule`: epochs and their iterations, the same for all runs."""
+    """What `downstream.json` holds.
+
+    `schedule`: epochs and their iterations, the same for all runs. `weak`: what was too weak about the weights that
+    painted the pairs.
+    """
 
     dataset: str
     plan: str
@@ -197,6 +201,7 @@ class Downstream:
     arms: tuple[Arm, ...]
     runs: tuple[TrainedNnunet, ...]
     failures: tuple[Failure, ...] = ()
+    weak: tuple[str, ...] = ()
 
 
 def score_patient(

@@ -57,15 +57,17 @@ def merge_sets(
     named = [gather_faults(faults, partial(find_set, workspace, folder)) for folder in sets]
     if faults or dataset is None:
         raise StateError("There is nothing to merge", faults)
-    if workspace.plan_file.is_file() and Path((plan := workspace.plan()).dataset_path) == dataset:
-        read_planned_dataset(workspace, plan)  # its cases have not changed since the pairs were made
+    planned = workspace.plan_file.is_file() and Path((plan := workspace.plan()).dataset_path) == dataset
+    if planned:
+        read_planned_dataset(workspace, plan)  # its cases are those that `plan` has read whole
     folders = user_folders(workspace.root)
     if out.name == str(out):
         out = folders["nnUNet_raw"] / out
     given = os.environ.get("nnUNet_preprocessed")
     preprocessed = preprocessed or (Path(given) if given else None)
     known = [folder for folder in named if folder is not None]
-    made = plan_merge(dataset, known, out.absolute(), folds, oversample, preprocessed, list(folders.values()))
+    others = list(folders.values())
+    made = plan_merge(dataset, known, out.absolute(), folds, oversample, preprocessed, others, planned)
     with locked(made.out, "merge"), console.progress("merging", made.steps) as tick:
         write_merge(made, tick, copy)
     linked = any(path.is_symlink() for path in (made.out / "imagesTr").iterdir())

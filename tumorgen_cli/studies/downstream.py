@@ -10,7 +10,7 @@ not made again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,7 @@ from tumorgen_cli.evaluation.reports import downstream
 from tumorgen_cli.figures import View, display_range, display_style, draw_box_slices, pick_evenly
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.methods.open import check_preprocessed, open_method
+from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.nnunet.job import CPU_SIZE, NetworkSize, TrainingCase, TrainingData, check_data, training_data
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.pipeline.synthesize import synthesize_pairs
@@ -80,7 +81,7 @@ class DownstreamReport:
 
 @dataclass(frozen=True)
 class _Experiment:
-    """What stays the same for every number of real cases."""
+    """What stays the same for every number of real cases; `weak` collects what is too weak about methods' weights."""
 
     workspace: Workspace
     plan: Plan
@@ -89,6 +90,7 @@ class _Experiment:
     hosts: HostOptions
     device: DeviceName
     machine: Machine
+    weak: list[str] = field(default_factory=list)
 
     @property
     def root(self) -> Path:
@@ -220,6 +222,9 @@ def _arm_sources(experiment: _Experiment, data: TrainingData, lost: dict[str, st
                 paintings[arm] = _painting(inner, arm.removesuffix(LIVE), place, design, hosts, device)
             elif arm != REAL:
                 pairs[arm] = _pairs(inner, arm, design.ratio * count, hosts, device)
+            if arm != REAL:
+                method = open_method(inner, arm.removesuffix(LIVE), device)
+                experiment.weak.extend(f"{arm} with {count} real cases: {text}" for text in find_shortfalls(method))
         except TumorgenError as error:  # the other arms continue
             lost[arm] = one_line(error)
             console.warn(f"{arm} with {count} real cases: {lost[arm]}")
@@ -349,6 +354,7 @@ def _result(experiment: _Experiment, runs: Sequence[TrainedNnunet], failures: Se
         arms=tuple(summarize_arms(runs)),
         runs=tuple(runs),
         failures=tuple(failures),
+        weak=tuple(experiment.weak),
     )
 
 

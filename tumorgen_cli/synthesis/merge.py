@@ -128,6 +128,7 @@ def plan_merge(
     oversample: int = 1,
     preprocessed: Path | None = None,
     known: Sequence[Path] = (),
+    read_before: bool = False,
 ) -> Merge:
     """Check a merge and decide what it writes.
 
@@ -146,6 +147,7 @@ def plan_merge(
         oversample: how often each real case stands in a fold's training list, from which nnU-Net draws uniformly.
         preprocessed: nnU-Net's folder of preprocessed data sets, if it is known.
         known: other folders in which nnU-Net looks for the number of a data set.
+        read_before: whether the real cases are known to be whole, so that they need not be read here.
 
     Raises:
         DataError: the data sets, their names, the folds or `out` have faults; all are listed.
@@ -169,9 +171,10 @@ def plan_merge(
             divided = gather_faults(faults, lambda: _divide(checked, sets, folds, preprocessed))
     if faults or real is None or divided is None:
         raise DataError(f"The sets cannot be merged: {len(faults)} fault{'s' * (len(faults) > 1)}", faults)
-    with console.progress("checking the real cases", len(real.cases)) as tick:
-        if faults := damage_faults(real, ticker=tick):
-            raise DataError("The real cases cannot be merged", faults)
+    if not read_before:
+        with console.progress("checking the real cases", len(real.cases)) as tick:
+            if faults := damage_faults(real, ticker=tick):
+                raise DataError("The real cases cannot be merged", faults)
     pairs = _find_pairs(real, sets)
     faults = _pair_name_faults(real, pairs)
     made = tuple(_make_fold(each.train, each.test, pairs, oversample) for each in divided)
