@@ -74,7 +74,7 @@ def test_a_restart_leaves_the_old_weights_until_it_is_finished(own, stopped_at_2
     method_of(own).load()
     assert read_run(folder) == before
     assert method_of(own).training_folder("vae") == restart_folder(folder)
-    assert read_plain(restart_folder(folder) / "progress.json", "")["step"] == 2
+    assert read_plain(restart_folder(folder) / "progress.json", "")["step"] in (1, 2)  # not written at every step
     (run,) = train_vae(own)
     assert "to keep the old weights, delete" in " ".join(capsys.readouterr().err.split())
     assert read_run(folder) == run != before

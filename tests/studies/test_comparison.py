@@ -342,7 +342,18 @@ def test_faults_are_told_at_once(workspace, tmp_path):
         call("compare", "-w", tmp_path, "--methods", "copypaste", "--cases", "test", code=1)
     )
     assert "add what is missing" in told(
-        call("compare", "--methods", "copypaste", "--healthy", tmp_path, "--paint-in", "liver", code=1)
+        call(
+            "compare",
+            "-w",
+            workspace.root,
+            "--methods",
+            "copypaste",
+            "--healthy",
+            tmp_path,
+            "--paint-in",
+            "liver",
+            code=1,
+        )
     )
 
 
