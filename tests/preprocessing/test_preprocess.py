@@ -13,6 +13,7 @@ from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.volumes import working_grid, write_volume
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.planning.fingerprint import CaseFacts
+from tumorgen_cli.preprocessing import cases
 from tumorgen_cli.preprocessing import preprocess as pre
 from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.system.devices import available_memory_gib, usable_cores
@@ -81,6 +82,25 @@ def test_a_damaged_case_is_refused_and_the_remedy_makes_it_again(workspace, jobs
     assert pre.preprocess(workspace.plan(), jobs, folder, 0, lambda *_: None) == 1
     assert content(folder) == before
     assert load_case(path.parent).record.case == jobs[1][0]
+
+
+def test_arrays_older_than_their_record_are_not_read_whole(
+    workspace, jobs, tmp_path, monkeypatch
+):
+    shutil.copytree(workspace.cases / jobs[0][0], tmp_path / "case")
+    hashed = []
+    monkeypatch.setattr(cases, "check_hash", lambda path, *_: hashed.append(path.name))
+    image = tmp_path / "case" / "image.npy"
+    load_case(tmp_path / "case")
+    assert hashed == []
+    stamp = image.stat()
+    image.touch()
+    load_case(tmp_path / "case")
+    assert hashed == ["image.npy"]
+    image.write_bytes(image.read_bytes()[:-5])
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    with pytest.raises(StateError, match="tumorgen preprocess"):
+        load_case(tmp_path / "case")
 
 
 def test_a_case_of_another_plan_is_redone(workspace, jobs, tmp_path):
