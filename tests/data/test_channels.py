@@ -97,7 +97,7 @@ def test_measured_voxels_are_not_padding() -> None:
 
 
 def test_the_background_of_a_normalized_scan_is_no_padding() -> None:
-    """A scan without skull that was normalized to mean 0: its background is one negative value, and the brain is above."""
+    """A scan without skull, normalized to mean 0: its background is one negative value, and the brain is above."""
     rng = np.random.default_rng(0)
     scan = np.zeros((20, 20, 20), np.float32)
     scan[5:15, 5:15, 5:15] = rng.uniform(0.3, 1.2, (10, 10, 10))
