@@ -366,7 +366,7 @@ MALFORMED = {
     "record that is a list": (lambda f: (f / "judge.json").write_text("[]"), "judge.json"),
     "weights that judge.json does not name": (
         lambda f: shutil.copyfile(bundled_judge() / "judge.json", f / "judge.json"),
-        "judge.json says",
+        "other content than was recorded",
     ),
 }
 

@@ -17,7 +17,7 @@ from tumorgen_cli.data.volumes import READERS
 from tumorgen_cli.judge.card import JudgeRecord
 from tumorgen_cli.nnunet.results import FINAL, results_root
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
-from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.files import check_hash
 from tumorgen_cli.system.json_records import from_plain, read_plain
 
 REMEDY = "give a results folder such as Dataset501_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -125,11 +125,8 @@ def find_checkpoints(folder: Path) -> list[Path]:
         remedy = "let the training end (its checkpoint_latest.pth is not the final one)" if others else REMEDY
         raise StateError("The judge has no weights", [Fault(str(folder), found, "fold_*/checkpoint_final.pth", remedy)])
     record = read_judge_record(root)
-    known = None if record is None else record.weights_hash
-    if known is not None and len(paths) == 1 and paths[0].is_file() and (found := hash_file(paths[0])) != known:
-        expected = f"hash {known}, as judge.json says"
-        fault = Fault(str(paths[0]), f"other weights (hash {found})", expected, _COPY_AGAIN)
-        raise StateError("The judge's weights have changed", [fault])
+    if record is not None and len(paths) == 1:
+        check_hash(paths[0], record.weights_hash, _COPY_AGAIN)
     return paths
 
 
