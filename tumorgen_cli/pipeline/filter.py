@@ -9,7 +9,7 @@ from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.pipeline.sets import find_set
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.options import QualityOptions
-from tumorgen_cli.synthesis.shards import Shard
+from tumorgen_cli.synthesis.shards import Shard, check_set
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.locks import locked
@@ -45,10 +45,11 @@ def filter_pairs(
     from tumorgen_cli.synthesis.set_files import read_provenance
 
     plan, set_folder = workspace.plan(), find_set(workspace, set_folder)
+    folder = out or set_folder.parent / f"{set_folder.name}_kept"
+    check_set(folder, {"command": "filter"}, shard, whole=False)  # before the set is read
     count = len(own_pairs(read_provenance(set_folder), shard))
     scans = one_scan_per_host(synthetic_cases(plan, set_folder, shard))
     judge = needed_judge(workspace, quality.judge, device, scans)
-    folder = out or set_folder.parent / f"{set_folder.name}_kept"
     cache = cache_folder(workspace.evaluation(set_folder.name))
     with locked(folder, "filter", shard.name if shard else None), console.progress("asking the judge", count) as tick:
         return filter_set(plan, set_folder, folder, Predictions(judge, cache), quality.rule, tick, shard)

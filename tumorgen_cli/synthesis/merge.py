@@ -43,7 +43,7 @@ from tumorgen_cli.synthesis.merge_checks import (
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.set_files import read_judges
 from tumorgen_cli.system import console
-from tumorgen_cli.system.claims import claim_folder
+from tumorgen_cli.system.claims import claim_folder, refuse_other_files
 from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, gather_faults
 from tumorgen_cli.system.files import hash_files, write_text
 from tumorgen_cli.system.json_records import hash_value, read_plain, to_plain, write_json
@@ -151,7 +151,9 @@ def plan_merge(
 
     Raises:
         DataError: the data sets, their names, the folds or `out` have faults; all are listed.
+        StateError: `out` holds other files.
     """
+    refuse_other_files(out, MERGED)  # before everything is read
     faults: list[Fault] = []
     set_folders = [folder.resolve() for folder in set_folders]
     names = name_sets(set_folders)
