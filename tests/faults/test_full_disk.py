@@ -72,7 +72,7 @@ exit $code
 def run_on_small_disk(site: Site, name: str, spare_kib: int, outside: Path) -> Outcome:
     """Run a command of the chain where only `spare_kib` are free; afterwards the site holds what the command left."""
     wrapper = ("unshare", "-rm", "bash", "-c", SMALL_DISK, "bash", str(site.place), str(outside), str(spare_kib))
-    ended = run(site.arguments(name), site.place, wrapper=wrapper)
+    ended = run([*wrapper, sys.executable, "-m", "tumorgen_cli.cli", *site.arguments(name)], site.place)
     shutil.rmtree(site.place)
     subprocess.run(["cp", "-a", str(outside / "after"), str(site.place)], check=True)
     return ended
@@ -83,5 +83,5 @@ def test_the_small_disk_is_small(site: Site, tmp_path: Path) -> None:
     site.back_to("plan")
     code = "open('large', 'wb').write(bytes(10**6))"
     wrapper = ("unshare", "-rm", "bash", "-c", SMALL_DISK, "bash", str(site.place), str(tmp_path), "100")
-    ended = run([sys.executable, "-c", code], site.place, wrapper=wrapper)
+    ended = run([*wrapper, sys.executable, "-c", code], site.place)
     assert "No space left" in ended.text

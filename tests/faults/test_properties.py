@@ -24,7 +24,7 @@ from tumorgen_cli.system.errors import DataError, TumorgenError
 HEADER = 348
 #: examples share one folder and overwrite its files, so a fixture of the function's scope is right for all of them
 many = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 10**6) | st.floats() | st.text(max_size=8),
@@ -85,7 +85,7 @@ def test_a_cut_file_is_refused(tmp_path: Path, scan: Path, share: float) -> None
         read_volume(cut)
 
 
-@settings(many, max_examples=300)
+@settings(many, max_examples=200)
 @given(at=st.integers(0, HEADER - 1), byte=st.integers(0, 255))
 def test_a_header_is_read_or_refused(tmp_path: Path, scan: Path, at: int, byte: int) -> None:
     raw = bytearray(gzip.decompress(scan.read_bytes()))
@@ -131,7 +131,7 @@ def leaves(value: Any, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return [place for key, part in value.items() for place in leaves(part, (*at, key))]
 
 
-@settings(many, max_examples=200)
+@settings(many, max_examples=120)
 @given(data=st.data())
 def test_a_plan_is_read_or_refused(workspace: Workspace, tmp_path: Path, data: st.DataObject) -> None:
     value = json.loads(workspace.plan_file.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class Site:
     """A folder with phantoms, a workspace, and a snapshot of the state before each command of the chain."""
 
     root: Path
+    server: subprocess.Popen[str] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     left: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -90,14 +92,50 @@ class Site:
         self._copy(self._snapshot(name), self.place)
 
     def arguments(self, name: str) -> list[str]:
-        """The whole command line of a command of the chain."""
+        """The words of a command of the chain."""
         folders = {"data": self.place / "Dataset999_PhantomPET", "healthy": self.place / "healthy", "out": self.place}
         words = [word.format(**folders) for word in CHAIN[name]]
-        return [sys.executable, "-m", "tumorgen_cli.cli", *words, "-w", str(self.place / "work")]
+        return [*words, "-w", str(self.place / "work")]
 
-    def run(self, name: str, **how: Any) -> Outcome:
-        """Run a command of the chain; `how` is passed to `run`."""
-        return run(self.arguments(name), self.place, **how)
+    def run(
+        self,
+        name: str,
+        kill_after: float | None = None,
+        kill_by: signal.Signals = signal.SIGKILL,
+        most_bytes: int | None = None,
+    ) -> Outcome:
+        """Run a command of the chain in a process of its own (`command_server`), the leader of a process group.
+
+        Args:
+            name: The command.
+            kill_after: Seconds after which the command gets the signal.
+            kill_by: The signal. SIGINT goes to the whole group, as Ctrl-C does; others go to the command alone.
+            most_bytes: Limit of the size of any file that the command writes (RLIMIT_FSIZE).
+        """
+        if self.server is None:
+            self.server = start_server()
+        output = self.root / "output"
+        output.unlink(missing_ok=True)
+        os.mkfifo(output)
+        request = {"words": self.arguments(name), "folder": str(self.place), "output": str(output)}
+        assert self.server.stdin
+        assert self.server.stdout
+        self.server.stdin.write(json.dumps({**request, "most_bytes": most_bytes}) + "\n")
+        self.server.stdin.flush()
+        process = int(self.server.stdout.readline())
+        with output.open(errors="replace") as stream:
+            begun = time.monotonic()
+            timer = threading.Timer(kill_after or 0, _send, (process, kill_by))
+            if kill_after is not None:
+                timer.start()
+            text = stream.read()  # ends when the command and all its workers have ended
+        timer.cancel()
+        return Outcome(int(self.server.stdout.readline()), text, time.monotonic() - begun)
+
+    def close(self) -> None:
+        """End the server."""
+        if self.server is not None:
+            self.server.communicate()
 
     def _snapshot(self, name: str) -> Path:
         return self.root / f"before_{name.replace(' ', '_')}"
@@ -108,45 +146,32 @@ class Site:
         subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(target)], check=True)
 
 
-def run(
-    words: Sequence[str],
-    folder: Path,
-    kill_after: float | None = None,
-    kill_by: signal.Signals = signal.SIGKILL,
-    most_bytes: int | None = None,
-    wrapper: Sequence[str] = (),
-) -> Outcome:
-    """Run a command in a process group of its own.
+def _send(process: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        (os.killpg if number == signal.SIGINT else os.kill)(process, number)
 
-    Args:
-        words: The command line.
-        folder: The working folder.
-        kill_after: Seconds after which the command gets the signal.
-        kill_by: The signal. SIGINT goes to the whole group, as Ctrl-C does; others go to the command alone.
-        most_bytes: Limit of the size of any file that the command writes (RLIMIT_FSIZE).
-        wrapper: Words in front of the command line.
-    """
 
-    limit = () if most_bytes is None else ("prlimit", f"--fsize={most_bytes}")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "nnUNet_raw": "", "nnUNet_preprocessed": ""}
+def environment() -> dict[str, str]:
+    """The environment of commands: wide lines, one thread, and no folders of nnU-Net."""
+    tests = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH"))))
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "nnUNet_raw": "", "nnUNet_preprocessed": ""}
+    return {**os.environ, **own}
+
+
+def start_server() -> subprocess.Popen[str]:
+    """Start the process whose forks run the commands."""
+    words = [sys.executable, "-m", "support.command_server"]
+    return subprocess.Popen(words, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def run(words: Sequence[str], folder: Path) -> Outcome:
+    """Run a program to its end."""
     begun = time.monotonic()
-    process = subprocess.Popen(
-        [*limit, *wrapper, *words],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
+    ended = subprocess.run(
+        words, cwd=folder, env=environment(), capture_output=True, text=True, errors="replace", check=False
     )
-    try:
-        text, _ = process.communicate(timeout=kill_after)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            (os.killpg if kill_by == signal.SIGINT else os.kill)(process.pid, kill_by)
-        text, _ = process.communicate(timeout=120)  # ends only when no worker holds the pipe any longer
-    return Outcome(process.returncode, text, time.monotonic() - begun)
+    return Outcome(ended.returncode, ended.stdout + ended.stderr, time.monotonic() - begun)
 
 
 def orphans(folder: Path) -> list[str]:
