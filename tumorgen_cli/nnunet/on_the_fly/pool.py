@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tumorgen_cli.system.files import write_stream
+
 Locations = Mapping[int | tuple[int, ...], np.ndarray]
 _MAX_TRIES = 100  # entries may vanish between listing and opening; if so many do, something else is wrong
 
@@ -53,10 +55,10 @@ class Pool:
         temporary = self.folder / f".begun_{target.name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        np.save(temporary / "image.npy", entry.image)
-        np.save(temporary / "labels.npy", entry.labels)
         locations: dict[str, Any] = {_key_to_name(key): voxels for key, voxels in entry.locations.items()}
-        np.savez(temporary / "locations.npz", **locations)
+        write_stream(temporary / "image.npy", lambda stream: np.save(stream, entry.image))
+        write_stream(temporary / "labels.npy", lambda stream: np.save(stream, entry.labels))
+        write_stream(temporary / "locations.npz", lambda stream: np.savez(stream, **locations))
         if target.is_dir():  # left by a process that was killed before it recorded the pair
             self._remove(target)
         self.shrink(self.size - 1)
