@@ -72,3 +72,18 @@ def test_an_edited_file_is_neither_scored_nor_replaced(workspace, phantoms, pair
     (pairs / name).unlink()  # the remedy: delete it, then run the same command
     assert made_again(lambda: paint(workspace, phantoms, pairs, pairs=2), pairs) == ["Healthy_000_s0000"]
     assert contents(pairs) == contents(whole)
+
+
+def test_a_damaged_line_of_provenance_costs_one_pair(pairs, workspace, phantoms):
+    log, before = pairs / "provenance.jsonl", contents(pairs)
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text(lines[0] + '{"case": \n')
+    with pytest.raises(StateError) as caught:
+        synthetic_cases(workspace.plan(), pairs)
+    (fault,) = caught.value.faults
+    assert fault.where == f"{log} line 2"
+    assert fault.remedy.startswith("delete these lines of provenance.jsonl, then run the same `tumorgen synthesize`")
+    log.write_text(lines[0])  # the remedy
+    assert paint(workspace, phantoms, pairs, pairs=2).tally.made == 1
+    assert contents(pairs) == before
+    assert len(synthetic_cases(workspace.plan(), pairs)) == 2

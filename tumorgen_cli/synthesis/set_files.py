@@ -44,19 +44,19 @@ LEARNED_FROM, UNLABELED_HOSTS = "learned_from", "hosts_without_labels"
 def read_learned_from(folder: Path) -> tuple[str, ...] | None:
     """Return the cases that the method of a set was trained on, or took tumors or sizes from; None if it is unknown."""
     found = read_origin(folder).get(LEARNED_FROM)
-    return None if found is None else _names(folder / SETTINGS, LEARNED_FROM, found)
+    return None if found is None else _names(folder / SETTINGS, LEARNED_FROM, found, _restore(folder))
 
 
 def read_held_out(folder: Path) -> tuple[str, ...]:
     """Return the cases that the workspace of a set held out when the set was last made; empty if it is unknown."""
     path = folder / HELD_OUT
-    return _names(path, "", read_plain(path, again(folder))) if path.is_file() else ()
+    return _names(path, "", read_plain(path, again(folder)), again(folder)) if path.is_file() else ()
 
 
 def read_shortfalls(folder: Path) -> tuple[str, ...]:
     """Return what was too weak about the weights that painted a set (`methods.shortfalls`), as far as it is known."""
     path = folder / SHORTFALLS
-    return _names(path, "", read_plain(path, again(folder))) if path.is_file() else ()
+    return _names(path, "", read_plain(path, again(folder)), again(folder)) if path.is_file() else ()
 
 
 def write_hosts(folder: Path, hosts: Mapping[str, Sequence[Path]]) -> None:
@@ -75,13 +75,19 @@ def read_hosts(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 def read_unlabeled_hosts(folder: Path) -> tuple[str, ...]:
     """Return the hosts of a set without labels: their pairs have the tumor's label only; the data set has others."""
-    return _names(folder / SETTINGS, UNLABELED_HOSTS, read_origin(folder).get(UNLABELED_HOSTS, []))
+    found = read_origin(folder).get(UNLABELED_HOSTS, [])
+    return _names(folder / SETTINGS, UNLABELED_HOSTS, found, _restore(folder))
 
 
-def _names(path: Path, field: str, found: object) -> tuple[str, ...]:
+def _restore(folder: Path) -> str:
+    """Return the remedy for a set.json that cannot be used: nothing else says how the set was made."""
+    return f"put {SETTINGS} back as it was, or delete {folder} and make the set again"
+
+
+def _names(path: Path, field: str, found: object, remedy: str) -> tuple[str, ...]:
     """Read a list of names, which a set's file holds."""
     where = f"{path}: {field}" if field else str(path)
-    return from_plain(tuple[str, ...], found, where, f"delete {path.parent} and make the set again")
+    return from_plain(tuple[str, ...], found, where, remedy)
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
@@ -96,12 +102,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         StateError: the file cannot be read, or another version of TumorGen wrote the set.
     """
-    path, remedy = folder / SETTINGS, f"delete {folder} and make the set again"
+    path = folder / SETTINGS
     if not path.is_file():
         return {}
-    found = read_plain(path, remedy)
+    found = read_plain(path, _restore(folder))
     version = found.get("format") if isinstance(found, dict) else None
     if version != PAIR_FORMAT:
+        remedy = f"use the version that made it, or delete {folder} and make the set again"
         fault = Fault(str(path), f"format {version}", f"format {PAIR_FORMAT}, of this version of TumorGen", remedy)
         raise StateError("The set is of another version", [fault])
     settings: dict[str, Any] = found
@@ -236,13 +243,14 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
         StateError: the set is of another version, or the file is missing or has invalid lines, all of which are listed.
     """
     read_settings(folder)
-    path, remedy = folder / "provenance.jsonl", f"delete {folder} and run `tumorgen synthesize` again"
+    path = folder / "provenance.jsonl"
     if not path.is_file():
         fault = Fault(str(path), "no such file", "one line per pair", "run `tumorgen synthesize` again")
         raise StateError("A file is missing", [fault])
     found: dict[str, Provenance] = {}
     faults: list[Fault] = []
     for log, text in read_logs(folder, "provenance").items():
+        remedy = f"delete these lines of {log.name}, then {again(folder)}"
         lines = text if log == path else complete_lines(text)  # a shard may be writing its last line
         for number, line in enumerate(lines.splitlines(), 1):
             try:
