@@ -204,6 +204,17 @@ except KeyboardInterrupt as stop:
 """
 
 
+def test_a_stop_while_the_last_step_is_saved_is_not_lost(tmp_path, whole):
+    def stop_here(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated):
+        train(make_stage(previews=1, preview=stop_here), tmp_path, "cpu", "fp32")
+    assert not (tmp_path / "run.json").exists()  # the next stage does not begin either
+    assert train(make_stage(), tmp_path, "cpu", "fp32").iterations == STEPS
+    assert equal(weights(tmp_path), weights(whole))
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stop_of_the_whole_group_lets_the_loaders_finish(tmp_path, number, code):
     """As the terminal and SLURM send it: the processes that draw items get it, too."""

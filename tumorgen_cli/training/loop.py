@@ -133,9 +133,11 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
                 with state.ema.swapped_in():
                     stage.preview(folder / "previews" / f"step_{state.step:06d}.png")
             if ends:
-                if main:
-                    console.note(f"{stage.title}: the state after {state.step} of {total} steps is saved")
-                raise stop[0] if stop else KeyboardInterrupt  # another process was asked to end
+                break
+        if _should_stop(accelerator, stop, 0):  # also if the request came while the last step was saved
+            if main:
+                console.note(f"{stage.title}: the state after {state.step} of {total} steps is saved")
+            raise stop[0] if stop else KeyboardInterrupt  # another process was asked to end
     state.seconds = spent + time.monotonic() - begun
     run = _finish(stage, folder, state, accelerator, planned or stage.iterations) if main else None
     accelerator.wait_for_everyone()  # the next stage looks for the record of this one
