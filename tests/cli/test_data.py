@@ -111,3 +111,17 @@ def test_the_workspace_option_may_be_relative(trained, monkeypatch):
     monkeypatch.chdir(trained.root.parent)
     assert json.loads(call("status", "-w", trained.root.name, "--json").stdout)[0]["state"] == "done"
     assert Workspace(trained.root).plan()
+
+
+def test_run_says_what_it_would_do(phantoms, tmp_path):
+    arguments = ("run", phantoms.dataset, "--healthy", phantoms.healthy, "-n", 3, "--device", "cpu", "--memory", 8)
+    said = call(*arguments, *SETTINGS, "-w", tmp_path / "work", "--dry-run")
+    assert [line.split("│")[1].strip() for line in said.stdout.splitlines() if line.startswith("│")] == [
+        "plan",
+        "preprocess",
+        "train",
+        "synthesize",
+        "evaluate",
+    ]
+    assert "next: the same command without --dry-run" in told(said)
+    assert list(tmp_path.iterdir()) == []

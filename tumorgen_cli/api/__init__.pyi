@@ -16,7 +16,6 @@ from .sampling import Sampling as Sampling
 from .stages import demo as demo
 from .stages import evaluate as evaluate
 from .stages import filter_pairs as filter_pairs
-from .stages import forecast_run as forecast_run
 from .stages import merge as merge
 from .stages import plan as plan
 from .stages import preprocess as preprocess

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tumorgen_cli.pipeline.evaluate import ScoreReport
     from tumorgen_cli.pipeline.nnunet_setup import Setup
     from tumorgen_cli.pipeline.run import RunReport
-    from tumorgen_cli.pipeline.run_forecast import RunForecast
     from tumorgen_cli.pipeline.status import Step
     from tumorgen_cli.pipeline.synthesize import SetReport
     from tumorgen_cli.planning.plan import Plan
@@ -344,41 +343,6 @@ def run(
     wanted = SetOptions(pairs, seed=options.seed)
     hosts = HostOptions(Path(healthy), skip_suspects=skip_suspects)
     return run_all(workspace, str(dataset), hosts, wanted, options, scoring, device)
-
-
-def forecast_run(
-    dataset: StrPath,
-    healthy: StrPath,
-    pairs: int = 20,
-    *,
-    options: PlanOptions = PlanOptions(),
-    skip_suspects: bool = False,
-    work: StrPath = WORK,
-    device: DeviceName = "auto",
-) -> RunForecast:
-    """Say what `run` with the same arguments would do, with time and disk; nothing is written.
-
-    Args:
-        dataset: The nnU-Net raw data set: a path, or an id or name under `$nnUNet_raw`.
-        healthy: Folder of scans without tumors to paint into.
-        pairs: How many pairs to make.
-        options: What you decide about the plan.
-        skip_suspects: As for `run`; scans are not searched for suspected lesions.
-        work: The workspace; it may be new.
-        device: Where to compute.
-
-    Example:
-        >>> from tumorgen_cli import api
-        >>> dataset, healthy = "tumorgen_demo/phantoms/Dataset999_PhantomPET", "tumorgen_demo/phantoms/healthy"
-        >>> options = api.PlanOptions(preset="demo-quick", memory_gib=8)
-        >>> found = api.forecast_run(dataset, healthy, 2, options=options, work="new_work", device="cpu")
-        >>> [step.step for step in found.steps]
-        ['plan', 'preprocess', 'train', 'synthesize', 'evaluate']
-    """
-    from tumorgen_cli.pipeline.run_forecast import forecast_run as forecast
-
-    hosts = HostOptions(Path(healthy), skip_suspects=skip_suspects)
-    return forecast(open_workspace(work), str(dataset), hosts, SetOptions(pairs), options, device)
 
 
 def demo(

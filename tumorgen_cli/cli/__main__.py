@@ -1,6 +1,6 @@
 """The entry point of `tumorgen`, and `python -m tumorgen_cli.cli` for torchrun and accelerate.
 
-Only the standard library is imported at first: Ctrl-C during the other imports, which take a second, ends quietly.
+Little is imported at first: Ctrl-C during the other imports, which take a second, ends quietly.
 """
 
 import signal

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.api.options import open_workspace
 from tumorgen_cli.cli.commands import command
 from tumorgen_cli.cli.options import (
     DatasetArgument,
@@ -25,6 +26,7 @@ from tumorgen_cli.cli.options import (
 )
 from tumorgen_cli.cli.printing import show_scores, show_set
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
+from tumorgen_cli.synthesis.options import SetOptions
 from tumorgen_cli.system import console
 
 if TYPE_CHECKING:
@@ -75,9 +77,10 @@ def run(
     """Plan, preprocess, train, synthesize and evaluate; run again, it goes on where it stopped."""
     options = api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold)
     if dry_run:
-        found = api.forecast_run(
-            dataset, healthy, pairs, options=options, skip_suspects=skip_suspects, work=work, device=device
-        )
+        from tumorgen_cli.pipeline.run_forecast import forecast_run
+
+        hosts, wanted = api.HostOptions(healthy, skip_suspects=skip_suspects), SetOptions(pairs)
+        found = forecast_run(open_workspace(work), dataset, hosts, wanted, options, device)
         _show_forecast(found, as_json)
         console.next_command("the same command without --dry-run")
         return

@@ -51,10 +51,10 @@ class Forecast:
         if not self.missing:
             return f"no pair is left to paint; the set has {self.there}"
         there = f" ({self.there} are there)" if self.there else ""
-        time_text = "" if self.seconds is None else f", {_duration(self.seconds)}"
+        time_text = "" if self.seconds is None else f", {console.rough_time(self.seconds)}"
         return (
-            f"{self.missing} pairs to paint{there} into {self.hosts} hosts: about {_size(self.disk_bytes)} on disk"
-            f"{time_text}"
+            f"{self.missing} pairs to paint{there} into {self.hosts} hosts: "
+            f"about {console.size(self.disk_bytes)} on disk{time_text}"
         )
 
 
@@ -92,7 +92,9 @@ def forecast_set(inputs: PairInputs, jobs: Sequence[PairJob], out: Path, shard: 
         seconds=None if each is None else round(each * len(missing), 1),
     )
     if found.disk_bytes > free:
-        console.warn(f"the pairs need about {_size(found.disk_bytes)}; where {out} is, {_size(free)} are free")
+        console.warn(
+            f"the pairs need about {console.size(found.disk_bytes)}; where {out} is, {console.size(free)} are free"
+        )
     return found
 
 
@@ -180,13 +182,3 @@ def _painted_before(inputs: PairInputs, out: Path) -> list[Provenance]:
     """The pairs of other sets beside a set that the same method has painted."""
     sets = sorted(out.parent.glob("*/provenance.jsonl")) if out.parent.is_dir() else []
     return [record for path in sets for record in _read_finished(path.parent) if record.method == inputs.method.name]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _size(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
