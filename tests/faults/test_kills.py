@@ -27,12 +27,13 @@ class Kill:
 
 
 def draw_kills(number: int) -> list[Kill]:
+    """Kill each command in turn, in each round by another signal."""
     rng = np.random.default_rng(20261130)
-    names = list(CHAIN)
-    return [
-        Kill(names[i % len(names)], SIGNALS[(i + i // len(names)) % len(SIGNALS)], float(rng.uniform(0.02, 0.98)))
-        for i in range(number)
-    ]
+    names, kills = list(CHAIN), []
+    for i in range(number):
+        turn, at = divmod(i, len(names))
+        kills.append(Kill(names[at], SIGNALS[(turn + at) % len(SIGNALS)], float(rng.uniform(0.02, 0.98))))
+    return kills
 
 
 @pytest.mark.parametrize("kill", draw_kills(KILLS), ids=str)
