@@ -198,7 +198,7 @@ def pair_file_faults(
     for path in sorted(folder.glob(f"*Tr/[!.]*{ending}")):
         if path not in known:
             found, expected = "no line in provenance.jsonl", "a line for every pair"
-            faults.append(Fault(str(path), found, expected, f"delete the file, then {remedy}"))
+            faults.append(Fault(str(path), found, expected, f"move the file away, then {remedy}"))
     return faults
 
 
