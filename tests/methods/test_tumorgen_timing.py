@@ -27,7 +27,7 @@ def test_measured_steps_are_scaled_to_the_plan(workspace, monkeypatch):
     """Where a latent cell takes a second, the time is the number of cells of all steps."""
     shapes = []
 
-    def one_second_per_cell(stage, device, precision):
+    def one_second_per_cell(stage, device, precision, clock):
         shapes.append((stage.batch, *stage.item(0)["mask"].shape[1:]))
         return float(math.prod(shapes[-1]))
 

@@ -51,7 +51,7 @@ def test_a_summary_has_ten_rows_with_fields_that_exist(workspace: Workspace) -> 
     assert rows["window"][0].startswith("32×32×32 voxels of ")
     assert "latent cells" in rows["median tumor"][0]
     assert rows["training"][0] == (
-        "tumorgen: vae 4, flow 3, refiner 2 steps, about 2.0 h on this machine, give or take a factor of two"
+        "tumorgen: vae 4, flow 3, refiner 2 steps, about 2.0 h on this machine when idle, give or take a factor of two"
     )
     assert "MiB of preprocessed cases" in rows["disk"][0]
     assert rows["memory"][0] == "8 GiB, cpu, fp32"

@@ -72,7 +72,7 @@ def summarize_plan(planned: Planned, training_seconds: float) -> list[tuple[str,
 
 def describe_rough_time(seconds: float) -> str:
     """Say how long a training takes, and how wrong that may be."""
-    return f"about {console.rough_time(seconds)} on this machine, give or take a factor of two"
+    return f"about {console.rough_time(seconds)} on this machine when idle, give or take a factor of two"
 
 
 def _stages(plan: Plan) -> list[tuple[str, dict[str, Any]]]:

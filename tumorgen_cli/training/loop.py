@@ -144,25 +144,27 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
     return run
 
 
-def seconds_per_step(stage: Stage, device: str, precision: str) -> float:
+def seconds_per_step(
+    stage: Stage, device: str, precision: str, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """The mean seconds of a training step, over all steps of a (short) stage but the first. Nothing is written.
 
-    The networks change in memory: do not use a stage again after it was measured.
+    The networks change in memory: do not use a stage again after it was measured. `clock` returns seconds.
     """
     accelerator = _accelerator(device, precision)
     modules, optimizers = _prepare(stage, accelerator)
     ema = ExponentialMovingAverage(stage.models, stage.ema)
     durations: list[float] = []
     for step in range(stage.iterations):
-        begun = time.perf_counter()
+        begun = clock()
         batch = default_collate([stage.item(number) for number in range(step * stage.batch, (step + 1) * stage.batch)])
         if accelerator.device.type == "cuda":  # there, other processes draw the items during the step
-            begun = time.perf_counter()
+            begun = clock()
         moved = {key: value.to(accelerator.device) for key, value in batch.items()}
         logs = _step(stage, accelerator, modules, optimizers, moved, 1.0)
         ema.update(step)
         _ = [float(value) for value in logs.values()]  # waits for the device
-        durations.append(time.perf_counter() - begun)
+        durations.append(clock() - begun)
     return sum(durations[1:]) / (len(durations) - 1)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from tumorgen_cli.methods.latent.autoencoder import CriticObjective, VaeObjective, make_critic
@@ -94,5 +96,11 @@ def _step_seconds(method: TumorGen, objectives: Sequence[nn.Module], shape: Sequ
         ema=0.9,
         inputs_hash="",
     )
-    seconds = seconds_per_step(stage, method.device, method.plan.precision)
+    clock = time.perf_counter if method.device == "cuda" else _idle_clock
+    seconds = seconds_per_step(stage, method.device, method.plan.precision, clock)
     return seconds * math.prod(shape) / (batch * math.prod(cells))
+
+
+def _idle_clock() -> float:
+    """The seconds that this process would have taken on an idle CPU: other programs may slow a short measurement."""
+    return time.process_time() / torch.get_num_threads()
