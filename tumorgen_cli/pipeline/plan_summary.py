@@ -83,7 +83,12 @@ def _stages(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
 
 def _spread(values: Sequence[float]) -> str:
     low, middle, high = np.percentile(values, (0, 50, 100))
-    return f"{low:.3g} to {high:.3g}, median {middle:.3g}"
+    return f"{_rounded(low)} to {_rounded(high)}, median {_rounded(middle)}"
+
+
+def _rounded(number: float) -> str:
+    """Three digits, or whole numbers from 100 up."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _sizes(lengths: Sequence[float]) -> str:
@@ -138,8 +143,9 @@ def warn_of_doubts(planned: Planned) -> None:
                 "if it is not, name it CT, PET or noNorm in dataset.json and plan again"
             )
     warn_of_foreign_windows(fingerprint, plan)
-    _warn_of_small_tumors(fingerprint.tumors, plan)
-    _warn_of_large_tumors(fingerprint.of(planned.splits.train).tumors, plan)
+    training = fingerprint.of(planned.splits.train).tumors
+    _warn_of_small_tumors(training, plan)
+    _warn_of_large_tumors(training, plan)
 
 
 def warn_of_foreign_windows(fingerprint: Fingerprint, plan: Plan) -> None:
@@ -159,8 +165,8 @@ def _warn_of_small_tumors(tumors: Sequence[TumorFacts], plan: Plan) -> None:
     if finer is not None:
         wanted = ",".join(f"{s:.2g}" for s in finer)
         console.warn(
-            "the median tumor is less than 1.5 latent cells wide, too small for a good mask, and memory allows no "
-            "finer grid; plan with a finer grid and a smaller window, for example "
+            "the median tumor is less than 1.5 latent cells wide, too small for a good mask, and in memory the "
+            "wanted window allows no finer grid; plan with a finer grid and a smaller window, for example "
             f"--set window.spacing_mm=[{wanted}] --set window.shape=[48,48,48]"
         )
 
