@@ -84,9 +84,7 @@ def test_a_damaged_case_is_refused_and_the_remedy_makes_it_again(workspace, jobs
     assert load_case(path.parent).record.case == jobs[1][0]
 
 
-def test_arrays_older_than_their_record_are_not_read_whole(
-    workspace, jobs, tmp_path, monkeypatch
-):
+def test_arrays_older_than_their_record_are_not_read_whole(workspace, jobs, tmp_path, monkeypatch):
     shutil.copytree(workspace.cases / jobs[0][0], tmp_path / "case")
     hashed = []
     monkeypatch.setattr(cases, "check_hash", lambda path, *_: hashed.append(path.name))
