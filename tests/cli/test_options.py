@@ -58,7 +58,7 @@ def test_errors_are_told_in_full(phantoms, workspace, tmp_path):
         ),
         (("train", "judge", "-w", workspace.root, "--iterations", 3), "--iterations"),
         (("train", "vae", "-w", workspace.root, "--minutes", 3), "--minutes"),
-        (("synthesize", "-w", workspace.root, "--healthy", phantoms.healthy, "--judge", tmp_path), "--until-pass"),
+        (("synthesize", "-w", workspace.root, "--cases", "test", "--judge", tmp_path), "--until-pass"),
         (("filter", tmp_path / "none", "-w", workspace.root, "--device", "cpu"), "tumorgen synthesize"),
         (("reader-study", "make", "-w", workspace.root), "tumorgen synthesize"),
         (("reader-study", "score", tmp_path / "answers.json", "--key", tmp_path / "key.json"), "key.json"),

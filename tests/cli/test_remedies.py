@@ -134,7 +134,7 @@ def test_an_earlier_stage_is_named(work):
 def test_options_are_left_out_or_added_as_told(work, phantoms, tmp_path):
     refused = call(*paint(work, phantoms, "--cases", "test"), code=1)
     assert remedies(refused) == ["leave one out"]
-    refused = call(*paint(work, phantoms, "--judge", "bundled"), code=1)
+    refused = call("synthesize", "--cases", "test", "--judge", "bundled", "-w", work, code=1)
     assert remedies(refused) == ["add it, or leave both out"]
     call(*paint(work, phantoms, "--judge", "bundled", "--until-pass", 1, "--keep", 0, "--out", tmp_path / "a"))
     call(*paint(work, phantoms, "--out", tmp_path / "b"))
