@@ -22,6 +22,7 @@ from tumorgen_cli.cli.options import (
     Work,
     Workers,
 )
+from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, PlanError
@@ -76,7 +77,7 @@ def plan(
         console.table(f"Plan of {planned.plan.dataset}", ("", "what", "decided by"), rows)
         console.note(f"every field with its rule: {command_line('plan --show', work)}")
     if dry_run:
-        console.next_command("the same command without --dry-run")
+        console.next_command(WITHOUT_DRY_RUN)
     else:
         console.next_command(command_line("preprocess", work))
 
@@ -139,7 +140,7 @@ def preprocess(
         from tumorgen_cli.pipeline.preprocess import forecast_preprocessing
 
         console.note(str(forecast_preprocessing(open_workspace(work), healthy)))
-        console.next_command("the same command without --dry-run")
+        console.next_command(WITHOUT_DRY_RUN)
         return
     made = api.preprocess(work=work, healthy=healthy, workers=workers)
     console.note(f"{made.cases} cases written")

@@ -29,7 +29,7 @@ from tumorgen_cli.cli.options import (
     parse_box,
     parse_shard,
 )
-from tumorgen_cli.cli.printing import OTHER_SHARDS, show_forecast, show_set
+from tumorgen_cli.cli.printing import OTHER_SHARDS, WITHOUT_DRY_RUN, show_forecast, show_set
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import describe_counts
@@ -79,7 +79,9 @@ def synthesize(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check every host, paint one pair in memory, estimate time and disk; write nothing."
+            "--dry-run",
+            metavar="",
+            help="Check every host, paint one pair in memory, estimate time and disk; write nothing.",
         ),
     ] = False,
     work: Work = DEFAULT_WORK,
@@ -109,7 +111,7 @@ def synthesize(
     else:
         show_set(report)
     if dry_run:
-        console.next_command("the same command without --dry-run")
+        console.next_command(WITHOUT_DRY_RUN)
     elif report.tally.left:
         console.next_command(OTHER_SHARDS)
     elif report.tally.pairs:

@@ -1,17 +1,20 @@
-"""What several commands print: a set, and scores."""
+"""What several commands print: a set, scores, forecasts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import describe_counts
 
 if TYPE_CHECKING:
     from tumorgen_cli.pipeline.evaluate import ScoreReport
+    from tumorgen_cli.pipeline.run_forecast import RunForecast
     from tumorgen_cli.pipeline.synthesize import SetReport
+    from tumorgen_cli.pipeline.training_forecast import TrainingForecast
 
+WITHOUT_DRY_RUN = "the same command without --dry-run"
 OTHER_SHARDS = "the same command for the other shards; the last of them finishes the set"
 
 
@@ -43,6 +46,32 @@ def show_forecast(report: SetReport) -> None:
         ("time, about", "unknown" if found.seconds is None else console.rough_time(found.seconds)),
     ]
     console.table(f"Forecast of {report.folder}; nothing was written", ("what", "number"), rows)
+
+
+def show_costs(
+    found: RunForecast | TrainingForecast,
+    needed: int,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    what: str,
+    as_json: bool,
+) -> None:
+    """Print what several steps will cost, with a warning if it does not fit on the disk.
+
+    Args:
+        found: The costs.
+        needed: The bytes that all steps need.
+        columns: Titles of the table.
+        rows: A row for each step.
+        what: What needs the space, for the warning.
+        as_json: Print JSON instead of the table.
+    """
+    if as_json:
+        console.print_json(found)
+    else:
+        console.table(f"Forecast; nothing was written; {console.size(found.free_bytes)} are free", columns, rows)
+    if needed > found.free_bytes:
+        console.warn(f"the disk is too full for {what}: free some space first")
 
 
 def show_scores(reports: Sequence[ScoreReport]) -> None:

@@ -24,7 +24,7 @@ from tumorgen_cli.cli.options import (
     TumorLabel,
     Work,
 )
-from tumorgen_cli.cli.printing import show_scores, show_set
+from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN, show_costs, show_scores, show_set
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.synthesis.options import SetOptions
 from tumorgen_cli.system import console
@@ -82,7 +82,7 @@ def run(
         hosts, wanted = api.HostOptions(healthy, skip_suspects=skip_suspects), SetOptions(pairs)
         found = forecast_run(open_workspace(work), dataset, hosts, wanted, options, device)
         _show_forecast(found, as_json)
-        console.next_command("the same command without --dry-run")
+        console.next_command(WITHOUT_DRY_RUN)
         return
     scoring = api.ScoreOptions(judge)
     made = api.run(
@@ -102,22 +102,16 @@ def run(
 def _show_forecast(found: RunForecast, as_json: bool) -> None:
     """Print what a run would do, with a warning if it does not fit on the disk."""
     needed = sum(step.disk_bytes for step in found.steps)
-    if as_json:
-        console.print_json(found)
-    else:
-        rows = [
-            (
-                step.step,
-                step.what,
-                "unknown" if step.seconds is None else console.rough_time(step.seconds) if step.seconds else "",
-                console.size(step.disk_bytes) if step.disk_bytes else "",
-            )
-            for step in found.steps
-        ]
-        title = f"Forecast; nothing was written; {console.size(found.free_bytes)} are free"
-        console.table(title, ("step", "left", "time, about", "on disk, about"), rows)
-    if needed > found.free_bytes:
-        console.warn("the disk is too full for this: free some space first")
+    rows = [
+        (
+            step.step,
+            step.what,
+            "unknown" if step.seconds is None else console.rough_time(step.seconds) if step.seconds else "",
+            console.size(step.disk_bytes) if step.disk_bytes else "",
+        )
+        for step in found.steps
+    ]
+    show_costs(found, needed, ("step", "left", "time, about", "on disk, about"), rows, "this", as_json)
 
 
 def _show_run(made: RunReport, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import typer
 from tumorgen_cli import api
 from tumorgen_cli.cli.commands import planned_command
 from tumorgen_cli.cli.options import Device, Json, Method, Seed, Work, refuse
+from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN, show_costs
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault
@@ -77,7 +78,7 @@ def train(
             stage, method=method, iterations=iterations, restart=restart, work=work, device=device
         )
         _show_forecast(found, as_json)
-        console.next_command("the same command without --dry-run")
+        console.next_command(WITHOUT_DRY_RUN)
         return
     runs = api.train(
         stage,
@@ -97,20 +98,15 @@ def train(
 def _show_forecast(found: TrainingForecast, as_json: bool) -> None:
     """Print what a training will cost, with a warning if it does not fit on the disk."""
     needed, seconds = sum(s.disk_bytes for s in found.stages), sum(s.seconds for s in found.stages)
-    if as_json:
-        console.print_json(found)
-    else:
-        rows = [
-            (s.stage, s.steps, console.rough_time(s.seconds), console.size(s.disk_bytes))
-            if s.steps
-            else (s.stage, 0, "trained", "")
-            for s in found.stages
-        ]
-        rows.append(("all", sum(s.steps for s in found.stages), console.rough_time(seconds), console.size(needed)))
-        title = f"Forecast; nothing was written; {console.size(found.free_bytes)} are free"
-        console.table(title, ("stage", "steps to train", "time, about", "on disk, about"), rows)
-    if needed > found.free_bytes:
-        console.warn("the disk is too full for this training: free some space first")
+    rows = [
+        (s.stage, s.steps, console.rough_time(s.seconds), console.size(s.disk_bytes))
+        if s.steps
+        else (s.stage, 0, "trained", "")
+        for s in found.stages
+    ]
+    rows.append(("all", sum(s.steps for s in found.stages), console.rough_time(seconds), console.size(needed)))
+    columns = ("stage", "steps to train", "time, about", "on disk, about")
+    show_costs(found, needed, columns, rows, "this training", as_json)
 
 
 def _following(stage: str, method: str | None, work: Path) -> str:
