@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.preprocessing.preprocess import Job, preprocess, preprocess_case
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.files import free_bytes
 from tumorgen_cli.system.json_records import read_record, write_json
 from tumorgen_cli.system.locks import locked
 
@@ -86,7 +86,7 @@ def _preprocess(workspace: Workspace, scans: _Scans, title: str, workers: int | 
     if workers is None:
         workers = choose_preprocessing_workers(list(scans.grids.values()), len(scans.plan.channels))
     needed = preprocessed_bytes(scans.plan, [scans.grids[job[0]] for job in scans.left() if job[0] in scans.grids])
-    free = shutil.disk_usage(workspace.root).free
+    free = free_bytes(workspace.root)
     if needed > free:
         there = f"where {workspace.root} is, {console.size(free)} are free"
         console.warn(f"the preprocessed scans need about {console.size(needed)}; {there}")
@@ -106,7 +106,7 @@ def forecast_preprocessing(
     """
     found = [_find_cases(workspace), *([] if healthy is None else [_find_healthy(workspace, healthy)])]
     left = [(scans.grids[job[0]], job) for scans in found for job in scans.left() if job[0] in scans.grids]
-    free = shutil.disk_usage(workspace.root).free
+    free = free_bytes(workspace.root)
     if not left:
         return PreprocessForecast(0, 0, free, 0.0)
     plan, grids = found[0].plan, [grid for grid, _ in left]

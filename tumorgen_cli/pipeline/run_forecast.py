@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from tumorgen_cli.synthesis.pair import PairInputs
 from tumorgen_cli.synthesis.sources import healthy_sources
 from tumorgen_cli.synthesis.synthesize import make_jobs
 from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.system.files import free_bytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def forecast_run(
     training is measured on the cases if they are preprocessed, otherwise on random numbers.
     """
     with tempfile.TemporaryDirectory(prefix="tumorgen_") as folder:
-        temporary = _share(workspace, Path(folder))
+        temporary = workspace.shared_in(Path(folder), with_runs=True)
         planned = plan_dataset(temporary, dataset, options, device)
         steps = [
             StepForecast("plan", f"{len(planned.fingerprint.cases)} cases", 0.0, 0),
@@ -74,20 +74,7 @@ def forecast_run(
         steps.append(_forecast_training(temporary, planned, device, measured=not steps[-1].seconds))
         steps.append(_forecast_pairs(workspace, temporary, hosts, wanted))
     steps.append(StepForecast("evaluate", "the set", None, 0))
-    root = workspace.root.absolute()
-    free = shutil.disk_usage(next(each for each in (root, *root.parents) if each.is_dir())).free
-    return RunForecast(tuple(steps), free)
-
-
-def _share(workspace: Workspace, folder: Path) -> Workspace:
-    """A workspace in `folder` with copies of the plan's files, and with the cases and trainings of another one."""
-    shared = Workspace(folder)
-    files = (workspace.plan_file, workspace.fingerprint_file, workspace.contents_file, workspace.splits_file)
-    for path in filter(Path.is_file, files):
-        shutil.copyfile(path, folder / path.name)
-    for path in filter(Path.is_dir, (workspace.cases, workspace.unlabeled, workspace.root / "runs")):
-        (folder / path.name).symlink_to(path.resolve())
-    return shared
+    return RunForecast(tuple(steps), free_bytes(workspace.root))
 
 
 def _forecast_preprocessing(workspace: Workspace) -> StepForecast:

@@ -5,7 +5,6 @@ Imports neither SimpleITK nor nnunetv2.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import read_case_record
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.system.files import free_bytes
 from tumorgen_cli.system.json_records import read_fields, write_json
 from tumorgen_cli.training.loop import PROGRESS, seconds_per_step, train
 
@@ -77,7 +77,7 @@ def forecast_training(
         for each, cost in measured.items()
     ]
     done = [StageForecast(each, 0, 0.0, 0) for each in stages if not left[each]]
-    return TrainingForecast((*done, *found), shutil.disk_usage(workspace.root).free)
+    return TrainingForecast((*done, *found), free_bytes(workspace.root))
 
 
 def _steps_left(method: Method, stage: str, iterations: int | None, restart: bool) -> int:
@@ -125,18 +125,13 @@ def _small_workspace(workspace: Workspace, folder: Path) -> tuple[Workspace, int
     Returns:
         The workspace, the number of training windows of the whole one, and their number in this one.
     """
-    splits, small = workspace.splits(), Workspace(folder)
+    splits, small = workspace.splits(), workspace.shared_in(folder)
     windows = {
         case: sum(c.fits for c in read_case_record(workspace.cases / case).components)
         for case in (*splits.train, *splits.test)
     }
     train_cases, test_cases = ([case for case in group if windows[case]][:2] for group in (splits.train, splits.test))
-    for path in (workspace.plan_file, workspace.fingerprint_file):
-        shutil.copyfile(path, small.root / path.name)
     write_json(small.splits_file, Splits(tuple(train_cases), tuple(test_cases)))
-    small.cases.symlink_to(workspace.cases.resolve())
-    if workspace.unlabeled.is_dir():
-        small.unlabeled.symlink_to(workspace.unlabeled.resolve())
     return small, sum(windows[case] for case in splits.train), sum(windows[case] for case in train_cases)
 
 

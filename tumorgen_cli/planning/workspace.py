@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,3 +107,19 @@ class Workspace:
         splits = read_record(Splits, self.splits_file, REPLAN)
         check_names(str(self.splits_file), [*splits.train, *splits.test], REPLAN)
         return splits
+
+    def shared_in(self, folder: Path, *, with_runs: bool = False) -> Workspace:
+        """Lay out a temporary workspace that shares the preprocessed scans of this one.
+
+        Args:
+            folder: An empty folder. It gets copies of the plan's files, as far as they are there, and links to the
+                folders of preprocessed scans.
+            with_runs: Whether it shares the training stages, too.
+        """
+        files = (self.plan_file, self.fingerprint_file, self.contents_file, self.splits_file)
+        for path in filter(Path.is_file, files):
+            shutil.copyfile(path, folder / path.name)
+        folders = (self.cases, self.unlabeled, *([self.root / "runs"] if with_runs else []))
+        for path in filter(Path.is_dir, folders):
+            (folder / path.name).symlink_to(path.resolve())
+        return Workspace(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.synthesis.synthesize import own_jobs, set_identity, write_pair
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
+from tumorgen_cli.system.files import free_bytes
 
 _OTHER_FILES = 1.1  # labels and preview of a pair, relative to its images
 _PREVIEW_BYTES = 100_000
@@ -80,9 +80,7 @@ def forecast_set(inputs: PairInputs, jobs: Sequence[PairJob], out: Path, shard: 
     ]
     known = done or _painted_before(inputs, out)
     each = float(np.median([record.seconds["total"] for record in known])) if known else None
-    free = shutil.disk_usage(
-        next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
-    ).free
+    free = free_bytes(out)
     found = Forecast(
         there=len(done),
         missing=len(missing),

@@ -145,6 +145,12 @@ def write_stream(path: Path, write: Callable[[io.BytesIO], object]) -> str:
     return write_bytes(path, stream.getbuffer())
 
 
+def free_bytes(path: Path) -> int:
+    """The free space where a file or folder is, or would be made."""
+    path = path.absolute()
+    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.is_dir())).free
+
+
 def append_line(path: Path, text: str) -> None:
     """Append a line to a text file.
 
