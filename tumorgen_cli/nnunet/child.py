@@ -24,7 +24,7 @@ from tumorgen_cli.nnunet.job import CONFIGURATION, NAME, PLANS, ExtraCase, Train
 from tumorgen_cli.nnunet.results import LATEST
 from tumorgen_cli.nnunet.runner import read_prepared_hash, results_folder
 from tumorgen_cli.nnunet.schedule import shrink_configuration
-from tumorgen_cli.system.json_records import read_record, write_json
+from tumorgen_cli.system.json_records import read_fields, read_record, write_json
 from tumorgen_cli.system.processes import exit_when_stdin_closes
 
 _FINGERPRINT_VOXELS = 1e7  # nnU-Net's 1e8 take 2.5 GB; its statistics differ by less than 1 %
@@ -73,7 +73,7 @@ def _prepare_extra(
     configuration = PlansManager(plans).get_configuration(CONFIGURATION)
     folder = preprocessed / configuration.data_identifier
     record = preprocessed.parent / "extra.json"
-    made_of = read_record(dict[str, Any], record, f"delete {record}") if record.is_file() else {}
+    made_of = read_fields(record, f"delete {record}") if record.is_file() else {}
     missing = [
         case
         for case in job.extra

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tumorgen_cli.system.json_records import from_plain, read_record
+from tumorgen_cli.system.json_records import from_plain, read_fields
 
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 
@@ -32,14 +31,14 @@ def read_learned_cases(folder: Path) -> LearnedCases:
     path = folder / "judge.json"
     if path.is_file():
         remedy = "run `tumorgen train judge --restart`"
-        found = read_record(dict[str, Any], path, remedy)
+        found = read_fields(path, remedy)
         named = {"dataset": found.get("dataset", ""), "cases": found.get("cases", [])}
         return from_plain(LearnedCases, named, str(path), remedy)
     root = results_root(folder)
     if not all((root / name).is_file() for name in ("plans.json", "dataset.json")):
         return LearnedCases("", ())
     remedy = "copy nnU-Net's results folder again"
-    ending = str(read_record(dict[str, Any], root / "dataset.json", remedy).get("file_ending", ".nii.gz"))
+    ending = str(read_fields(root / "dataset.json", remedy).get("file_ending", ".nii.gz"))
     validated = {
         fold.name: {file.name.removesuffix(ending) for file in fold.glob(f"validation/*{ending}")}
         for fold in root.glob("fold_*")
@@ -49,7 +48,7 @@ def read_learned_cases(folder: Path) -> LearnedCases:
     learned = set().union(
         *(known - (validated[name] if name != "fold_all" else set()) for name in used if validated.get(name))
     )
-    name = str(read_record(dict[str, Any], root / "plans.json", remedy).get("dataset_name", ""))
+    name = str(read_fields(root / "plans.json", remedy).get("dataset_name", ""))
     return LearnedCases(name, tuple(sorted(learned)))
 
 

@@ -23,7 +23,7 @@ from tumorgen_cli.system.errors import Fault, StateError, gather_faults
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_fields
 from tumorgen_cli.system.locks import lock_holder
-from tumorgen_cli.training.checkpoints import read_run
+from tumorgen_cli.training.checkpoints import PROGRESS, read_run
 
 State = Literal["to do", "running", "partly", "done", "outdated"]
 _AGAIN = "delete it"
@@ -117,7 +117,7 @@ def _stage_step(method: Method, stage: str, work: Path | str, runs_now: bool) ->
     """A training stage."""
     folder, name = method.folder(stage), f"train {stage}"
     command = command_line(name, work, method.name)
-    progress = method.training_folder(stage) / "progress.json"
+    progress = method.training_folder(stage) / PROGRESS
     begun = read_fields(progress, _AGAIN, inputs_hash=str, step=int, iterations=int) if progress.is_file() else None
     share = "" if begun is None else _share(begun["step"], begun["iterations"])
     if runs_now:

@@ -19,7 +19,8 @@ from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.files import free_bytes
 from tumorgen_cli.system.json_records import read_fields, write_json
-from tumorgen_cli.training.loop import PROGRESS, seconds_per_step, train
+from tumorgen_cli.training.checkpoints import PROGRESS
+from tumorgen_cli.training.loop import seconds_per_step, train
 
 #: steps of a stage that are timed; they are its whole length, so that losses that start late have their share
 MEASURED = 10

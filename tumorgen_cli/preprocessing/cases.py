@@ -10,9 +10,9 @@ import numpy as np
 
 from tumorgen_cli.geometry import Box, Shape, Triple
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import check_hash, file_version
-from tumorgen_cli.system.json_records import hash_value, read_record
+from tumorgen_cli.system.json_records import hash_value, read_written
 
 ARRAYS = ("image.npy", "tumors.npy")
 _REMEDY = "run `tumorgen preprocess`, for scans without labels with --healthy DIR"
@@ -88,13 +88,8 @@ def read_case_record(folder: Path) -> CaseRecord:
     Raises:
         StateError: the case is not preprocessed, or its record is damaged.
     """
-    path = folder / "case.json"
-    try:
-        return read_record(CaseRecord, path, _REMEDY)
-    except PlanError as error:
-        found = "; ".join(f"{fault.where}: {fault.found}" for fault in error.faults)
-        fault = Fault(str(path), found, "the record of a preprocessed case", _REMEDY)
-        raise StateError("A case has to be preprocessed again", [fault]) from error
+    message = "A case has to be preprocessed again"
+    return read_written(CaseRecord, folder / "case.json", _REMEDY, "the record of a preprocessed case", message)
 
 
 def load_case(folder: Path) -> Case:

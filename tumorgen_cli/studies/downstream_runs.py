@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation.gains import REAL, SCORES, Design, Failure, TrainedNnunet, score_patient
@@ -34,7 +34,7 @@ from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import usable_cores
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, one_line
 from tumorgen_cli.system.files import write_text
-from tumorgen_cli.system.json_records import hash_value, read_plain, read_record, write_json
+from tumorgen_cli.system.json_records import hash_value, read_fields, read_plain, read_record, write_json
 from tumorgen_cli.system.names import check_names
 
 PREDICTIONS = "predictions"
@@ -287,7 +287,7 @@ def measured_schedule(root: Path, minutes: float, kind: str) -> Schedule | None:
     It is None before the first training.
     """
     for path in sorted(root.glob("nnunet/*/runs/*/job.json")):
-        job = read_record(dict[str, Any], path, _DELETE)
+        job = read_fields(path, _DELETE)
         measured = _schedule_file(path.parent)
         if (job.get("minutes"), job.get("device")) == (minutes, kind) and measured.is_file():
             return read_record(Schedule, measured, _DELETE)

@@ -104,6 +104,26 @@ def read_record(kind: type[T], path: Path, remedy: str) -> T:
     return from_plain(kind, read_plain(path, remedy), where=path.name, remedy=remedy)
 
 
+def read_written(kind: type[T], path: Path, remedy: str, what: str, message: str) -> T:
+    """Read a record that tumorgen has written itself: other fields mean that the file is damaged.
+
+    Args:
+        kind: The type.
+        path: The file.
+        remedy: What the user should do about a file that is missing or damaged.
+        what: What the file should hold, for the error.
+        message: Heading of the error.
+
+    Raises:
+        StateError: the file is missing, not JSON, or its fields do not fit `kind`.
+    """
+    try:
+        return read_record(kind, path, remedy)
+    except PlanError as error:
+        found = "; ".join(f"{fault.where}: {fault.found}" for fault in error.faults)
+        raise StateError(message, [Fault(str(path), found, what, remedy)]) from error
+
+
 def to_plain(value: Any) -> Any:
     """Convert records, tuples, paths and NumPy values to plain JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -17,11 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tumorgen_cli.system.errors import Fault, PlanError, StateError
+from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import check_hash, write_stream, write_text
-from tumorgen_cli.system.json_records import read_fields, read_record
+from tumorgen_cli.system.json_records import read_fields, read_written
 from tumorgen_cli.training.ema import ExponentialMovingAverage, named_tensors, set_tensors
 from tumorgen_cli.training.stage import Stage, StageRun
+
+PROGRESS = "progress.json"  # of a stage that is being trained, see `training.loop`
 
 
 @dataclass
@@ -54,12 +56,7 @@ def read_run(folder: Path) -> StageRun:
     if not path.is_file():
         fault = Fault(str(folder), "no finished run", "weights.safetensors and run.json", remedy)
         raise StateError("A stage is not trained", [fault])
-    try:
-        return read_record(StageRun, path, remedy)
-    except PlanError as error:
-        found = "; ".join(f"{fault.where}: {fault.found}" for fault in error.faults)
-        fault = Fault(str(path), found, "the record of a finished stage", remedy)
-        raise StateError("The record of a stage is damaged", [fault]) from error
+    return read_written(StageRun, path, remedy, "the record of a finished stage", "The record of a stage is damaged")
 
 
 def is_finished(folder: Path, inputs_hash: str, iterations: int | None = None) -> bool:

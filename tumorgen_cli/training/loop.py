@@ -31,13 +31,12 @@ from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import write_bytes
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.system.processes import ignore_stops, stop_later
-from tumorgen_cli.training.checkpoints import TrainingState, resume_checkpoint, save_checkpoint
+from tumorgen_cli.training.checkpoints import PROGRESS, TrainingState, resume_checkpoint, save_checkpoint
 from tumorgen_cli.training.ema import ExponentialMovingAverage, set_tensors
 from tumorgen_cli.training.stage import Stage, StageRun
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10  # steps
-PROGRESS = "progress.json"
 _PROGRESS_SECONDS = 2.0  # between two writes of it
 _WARMUP = 100  # steps
 _LAST_RATE = 0.02  # of the learning rate, at the last step

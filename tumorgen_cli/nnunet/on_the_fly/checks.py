@@ -9,7 +9,7 @@ from typing import Any
 from tumorgen_cli.data.volumes import READERS
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.system.errors import Fault, abbreviate_list
-from tumorgen_cli.system.json_records import read_record
+from tumorgen_cli.system.json_records import read_fields, read_record
 
 _READER = "overwrite_image_reader_writer"  # of dataset.json: the reader that nnU-Net is to use
 
@@ -37,7 +37,7 @@ def planned_reader_faults(dataset: Path) -> list[Fault]:
         dataset: the folder of the data set.
     """
     path = dataset / "dataset.json"
-    reader = read_record(dict[str, Any], path, "correct it").get(_READER) or "None"
+    reader = read_fields(path, "correct it").get(_READER) or "None"
     # of the endings that are allowed, nnU-Net reads all with one of its own readers that fit
     return [] if reader == "None" else reader_faults(f"{path}: {_READER}", str(reader))
 

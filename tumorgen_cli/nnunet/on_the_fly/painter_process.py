@@ -26,7 +26,7 @@ from tumorgen_cli.nnunet.on_the_fly.settings import (
     pool_of,
 )
 from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
-from tumorgen_cli.system.json_records import hash_value, read_record, to_plain, write_json
+from tumorgen_cli.system.json_records import hash_value, read_fields, read_record, to_plain, write_json
 
 _LEAST_ENTRIES = 8  # entries that training waits for, unless the pool is smaller
 _POLL_SECONDS = 0.5
@@ -79,7 +79,7 @@ class PainterProcess:
     def start(self) -> None:
         """Start the painter. A pool of other settings is emptied first; the records of what was painted stay."""
         stale = self.folder / JOB
-        found = read_record(dict[str, Any], stale, f"delete {self.folder}") if stale.is_file() else None
+        found = read_fields(stale, f"delete {self.folder}") if stale.is_file() else None
         if found is not None and found.get("pool_hash") != self.job.pool_hash:
             self.log("TumorGen: the pool was painted with other settings: it is emptied")
             shutil.rmtree(self.pool.folder, ignore_errors=True)
