@@ -29,6 +29,11 @@ def as_triple(values: Iterable[T]) -> tuple[T, T, T]:
     return x, y, z
 
 
+def describe_edges(values: Iterable[float], form: str = ".0f") -> str:
+    """Describe edges along the axes, for example "12×12×30"; `form` formats each of them."""
+    return "×".join(f"{value:{form}}" for value in values)
+
+
 @dataclass(frozen=True)
 class Grid:
     """The geometry of a volume.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.data import headers, nifti
-from tumorgen_cli.geometry import Grid, Triple, as_triple
+from tumorgen_cli.geometry import Grid, Triple, as_triple, describe_edges
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
 from tumorgen_cli.system.files import atomic, file_version, hash_file, write_bytes
@@ -268,7 +268,7 @@ def same_geometry(a: Grid, b: Grid) -> bool:
 
 def describe_grid(grid: Grid) -> str:
     """Describe shape, spacing and origin of a grid in one line."""
-    spacing = "×".join(f"{s:.4g}" for s in grid.spacing_mm)
+    spacing = describe_edges(grid.spacing_mm, ".4g")
     return (
         f"{'×'.join(map(str, grid.shape))} voxels of {spacing} mm, origin {tuple(round(o, 2) for o in grid.origin_mm)}"
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tumorgen_cli.data.channels import modality
-from tumorgen_cli.geometry import Grid, Triple, as_triple
+from tumorgen_cli.geometry import Grid, Triple, as_triple, describe_edges
 from tumorgen_cli.planning.fingerprint import Fingerprint
 
 _SPACING_FACTOR = 1.5  # a scan's spacing may be this much finer or coarser than that of all training scans
@@ -116,4 +116,4 @@ def _has_level(name: str) -> bool:
 
 
 def _size(triple: Sequence[float]) -> str:
-    return "×".join(f"{v:.4g}" for v in triple)
+    return describe_edges(triple, ".4g")

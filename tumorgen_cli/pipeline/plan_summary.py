@@ -12,7 +12,7 @@ import numpy as np
 from tumorgen_cli.data.channels import describe_modality, modality
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import working_grid
-from tumorgen_cli.geometry import Grid, Shape, Triple, as_triple
+from tumorgen_cli.geometry import Grid, Shape, Triple, as_triple, describe_edges
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint, TumorFacts
 from tumorgen_cli.planning.plan import Plan
@@ -44,7 +44,7 @@ def summarize_plan(planned: Planned, training_seconds: float) -> list[tuple[str,
     window, training = plan.window, fingerprint.of(splits.train).tumors
     channels = [f"{describe_modality(c.name)} from {c.low:.4g} to {c.high:.4g}" for c in plan.channels]
     median = rules.extent_percentile_mm(training, 50)
-    cells = "×".join(f"{e / (4 * s):.1f}" for e, s in zip(median, window.spacing_mm, strict=True))
+    cells = describe_edges((e / (4 * s) for e, s in zip(median, window.spacing_mm, strict=True)), ".1f")
     lesions = f"{len(fingerprint.tumors)} of {plan.tumor_name}, {len(training)} to train"
     shape = (
         f"{_short(window.shape)} voxels of {_short(window.spacing_mm)} mm, {_short(window.latent_shape)} latent cells"
@@ -57,8 +57,8 @@ def summarize_plan(planned: Planned, training_seconds: float) -> list[tuple[str,
         ("lesions", f"{lesions}; {_spread([tumor.volume_ml for tumor in training])} ml", "--tumor-label"),
         ("channels", "; ".join(channels), "channels.0.low, channels.0.high, ..."),
         ("main channel", plan.channels[plan.main_channel].name, "main_channel"),
-        ("window", f"{shape}: {_sizes(window.extent_mm)} mm", "window.shape, window.spacing_mm"),
-        ("median tumor", f"{_sizes(median)} mm, {cells} latent cells", "window.spacing_mm"),
+        ("window", f"{shape}: {describe_edges(window.extent_mm)} mm", "window.shape, window.spacing_mm"),
+        ("median tumor", f"{describe_edges(median)} mm, {cells} latent cells", "window.spacing_mm"),
         (
             "training",
             f"tumorgen: {steps} steps, {describe_rough_time(training_seconds)}",
@@ -89,10 +89,6 @@ def _spread(values: Sequence[float]) -> str:
 def _rounded(number: float) -> str:
     """Three digits, or whole numbers from 100 up."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def _sizes(lengths: Sequence[float]) -> str:
-    return "×".join(f"{length:.0f}" for length in lengths)
 
 
 def preprocessed_bytes(plan: Plan, grids: Iterable[Grid]) -> int:
@@ -187,8 +183,9 @@ def _warn_of_large_tumors(tumors: Sequence[TumorFacts], plan: Plan) -> None:
     if spacing != window.spacing_mm:
         settings = f"--set window.spacing_mm={_listed(spacing)} {settings}"
     console.warn(
-        f"{large} of {len(tumors)} training tumors are larger than the window of {_sizes(window.extent_mm)} mm, and "
-        f"nothing is learned from them; for a window that holds them all, plan with {settings}"
+        f"{large} of {len(tumors)} training tumors are larger than the window of "
+        f"{describe_edges(window.extent_mm)} mm, and nothing is learned from them; "
+        f"for a window that holds them all, plan with {settings}"
     )
 
 

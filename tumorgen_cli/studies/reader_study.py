@@ -23,7 +23,7 @@ import numpy as np
 from tumorgen_cli.data.volumes import resample
 from tumorgen_cli.evaluation.cases import TumorCase, read_case, real_tumors
 from tumorgen_cli.figures import display_style, upright, upright_grid
-from tumorgen_cli.geometry import Shape, Triple, as_triple
+from tumorgen_cli.geometry import Shape, Triple, as_triple, describe_edges
 from tumorgen_cli.pipeline.sets import finished_sets
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
@@ -297,11 +297,11 @@ def _notes(pool: Sequence[StudyLesion], shown: Sequence[PlacedLesion], shape: Sh
     kinds: dict[Truth, list[PlacedLesion]] = {
         truth: [p for p in shown if p.lesion.truth == truth] for truth in ("synthetic", "real")
     }
-    extent = "×".join(f"{n * s:.0f}" for n, s in zip(shape, spacing_mm, strict=True))
-    spacing = "×".join(f"{s:.3g}" for s in spacing_mm)
+    extent = describe_edges(n * s for n, s in zip(shape, spacing_mm, strict=True))
+    spacing = describe_edges(spacing_mm, ".3g")
     origins = Counter(p.lesion.origin for p in kinds["real"])
     smallest = min(pool, key=lambda lesion: math.prod(lesion.grid.extent_mm))
-    least = "×".join(f"{e:.0f}" for e in smallest.grid.extent_mm)
+    least = describe_edges(smallest.grid.extent_mm)
     window = f"window {extent} mm at {spacing} mm, which fits into every scan"
     notes = [
         f"real lesions: {origins['held-out']} of held-out cases, {origins['training']} of training cases",

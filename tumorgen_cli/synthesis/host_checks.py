@@ -13,7 +13,7 @@ import numpy as np
 from tumorgen_cli.data.body import body_levels, body_stride
 from tumorgen_cli.data.channels import is_ct
 from tumorgen_cli.data.checks import geometry_faults, read_header
-from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.geometry import Box, Grid, describe_edges
 from tumorgen_cli.planning.fingerprint import CaseFacts
 from tumorgen_cli.planning.plan import ChannelPlan, Plan
 from tumorgen_cli.synthesis.scan import Scan
@@ -225,4 +225,4 @@ def _describe(measure: Callable[[Grid], np.ndarray], cases: Sequence[CaseFacts])
 
 
 def _triple(values: np.ndarray) -> str:
-    return "×".join(f"{value:.3g}" for value in values)
+    return describe_edges(values, ".3g")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tumorgen_cli.data.volumes import resample
-from tumorgen_cli.geometry import Box, Grid, Shape, Triple, as_triple
+from tumorgen_cli.geometry import Box, Grid, Shape, Triple, as_triple, describe_edges
 from tumorgen_cli.methods.base import Request
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.paste import fade_mm, tumor_place
@@ -91,8 +91,8 @@ def window_shape(box: Box, grid: Grid, plan: Plan) -> Shape | None:
 
 def large_box_fault(where: str, box: Box, grid: Grid, plan: Plan) -> Fault:
     """Return the fault of a box that is too large for a window."""
-    size = "×".join(f"{n * s:.0f}" for n, s in zip(box.shape, grid.spacing_mm, strict=True))
-    limit = "×".join(f"{_MAX_GROWTH * e:.0f}" for e in plan.window.extent_mm)
+    size = describe_edges(n * s for n, s in zip(box.shape, grid.spacing_mm, strict=True))
+    limit = describe_edges(_MAX_GROWTH * e for e in plan.window.extent_mm)
     return Fault(
         where,
         f"a box of {size} mm",
