@@ -202,13 +202,17 @@ def label_faults(path: Path, array: np.ndarray, labels: Mapping[str, int]) -> li
     strange = array[~np.isin(array, list(labels.values()))]
     if not strange.size:
         return []
-    broken = strange[strange != np.rint(strange)] if strange.dtype.kind == "f" else strange[:0]
-    if broken.size:
+    if (broken := fractions(strange)).size:
         found = f"{broken.size} voxels that are no whole numbers ({_values(broken)})"
         remedy = "resample labels by nearest neighbor and save them as integers"
         return [Fault(str(path), found, known, remedy)]
     found = f"{strange.size} voxels of value {_values(strange)}"
     return [Fault(str(path), found, known, 'add the values to "labels" in dataset.json, or correct the label file')]
+
+
+def fractions(values: np.ndarray) -> np.ndarray:
+    """The values that are no whole numbers (one-dimensional): a mask that was interpolated, or probabilities."""
+    return values[values != np.rint(values)] if values.dtype.kind in "fc" else values[:0].ravel()
 
 
 def geometry_faults(grids: Mapping[Path, Grid]) -> list[Fault]:

@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from tumorgen_cli.data.nifti import COPY_AGAIN
 from tumorgen_cli.system.errors import DataError, Fault
 
 _MOST_HEADER = 1 << 20  # bytes in which a header must end
 _MOST_BYTES_A_VOXEL = 64  # more than any type that is read
-_COPY_AGAIN = "copy or export the file again"
 
 
 def check_single_file(path: Path) -> None:
@@ -49,7 +49,7 @@ def check_voxels(path: Path) -> None:
     except zlib.error as error:
         fault = f"truncated or damaged ({error})"
     if fault:
-        raise _unreadable(path, f"{path.stat().st_size} bytes, {fault}", "a whole volume", _COPY_AGAIN)
+        raise _unreadable(path, f"{path.stat().st_size} bytes, {fault}", "a whole volume", COPY_AGAIN)
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], int]:
@@ -64,7 +64,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
     fields, length = read(start)
     if not length:
         found = f"{path.stat().st_size} bytes that are no {kind} volume"
-        raise _unreadable(path, found, f"a whole {kind} volume", _COPY_AGAIN)
+        raise _unreadable(path, found, f"a whole {kind} volume", COPY_AGAIN)
     return fields, length
 
 

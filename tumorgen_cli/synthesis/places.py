@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tumorgen_cli.data.body import body_mask, body_stride
+from tumorgen_cli.data.checks import fractions
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Box, as_triple
 from tumorgen_cli.planning.fingerprint import TumorFacts
@@ -29,12 +30,9 @@ def region_faults(where: str, region: np.ndarray) -> list[Fault]:
 
     They are mostly above 0 in the whole scan, so "where it is not 0" says nothing.
     """
-    if region.dtype.kind not in "fc":
+    values = fractions(region)
+    if not values.size:
         return []
-    broken = region != np.rint(region)
-    if not broken.any():
-        return []
-    values = region[broken]
     found = f"{values.size} voxels that are no whole numbers, {values.min():g} to {values.max():g}"
     remedy = "cut probabilities at 0.5, resample masks by nearest neighbor, and save whole numbers"
     return [Fault(where, found, "a mask: 0 where no tumor may be", remedy)]
