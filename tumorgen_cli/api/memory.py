@@ -17,6 +17,7 @@ from tumorgen_cli.api.options import WORK, StrPath, open_workspace
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, describe_counts
+from tumorgen_cli.system.files import file_version
 
 if TYPE_CHECKING:
     from tumorgen_cli.methods.base import Method, Sampling
@@ -136,9 +137,7 @@ def _open_painter(workspace: Workspace, method: str, device: DeviceName) -> tupl
     files = [workspace.plan_file, workspace.fingerprint_file, workspace.splits_file]
     for pattern in ("runs/*/*/run.json", "runs/*/*/weights.safetensors", "cases/*/case.json"):
         files += sorted(workspace.root.glob(pattern))
-    found = [(file, file.stat()) for file in files if file.is_file()]
-    state = tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in found)
-    return _load_painter(workspace, method, device, state)
+    return _load_painter(workspace, method, device, tuple((file, file_version(file)) for file in files))
 
 
 @functools.lru_cache(maxsize=1)
@@ -146,7 +145,7 @@ def _load_painter(
     workspace: Workspace,
     method: str,
     device: DeviceName,
-    state: tuple[tuple[str, int, int], ...],  # noqa: ARG001  (part of the key: other files are loaded anew)
+    state: tuple[tuple[Path, tuple[int, int, int] | None], ...],  # noqa: ARG001  (part of the key: other files are loaded anew)
 ) -> tuple[Method, dict[str, str]]:
     """Open and load a method; the last one is kept.
 
@@ -154,7 +153,7 @@ def _load_painter(
         workspace: The workspace.
         method: Name of the method.
         device: Where to compute.
-        state: Path, time and size of each file that the method is loaded from.
+        state: Path and version of each file that the method is loaded from.
     """
     from tumorgen_cli.methods.open import open_method
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -146,17 +146,17 @@ def filter_set(
         "beside": rule.beside,
     }
     identity |= read_origin(set_folder)
+    records, hosts = {record.case: record for record in read_provenance(set_folder)}, read_hosts(set_folder)
     with take_turn(out, shard):
         claim_set(out, identity, shard)
         begin_shard(out, len(pairs), shard)
         write_judges(out, judge, read_judges(set_folder))
         write_json(out / HELD_OUT, read_held_out(set_folder))
         write_json(out / SHORTFALLS, read_shortfalls(set_folder))
-        write_hosts(out, read_hosts(set_folder))
+        write_hosts(out, hosts)
         log = open_log(out, _LOG, shard.name if shard else None)
         judged = _judged(out)
     mine = own_pairs(pairs, shard)
-    records, hosts = {record.case: record for record in read_provenance(set_folder)}, read_hosts(set_folder)
     for files in mine:
         if files.case in judged and not judged[files.case].reason:
             _take(plan, set_folder, out, records[files.case])
@@ -173,7 +173,7 @@ def filter_set(
         left = sum(files.case not in judged for files in pairs)
         if not left and may_finish(out, len(pairs), shard):
             merge_logs(out, _LOG, {files.case: number for number, files in enumerate(pairs)})
-            _finish(plan, set_folder, out, judged)
+            _finish(plan, set_folder, out, records.values(), judged)
             remove_division(out)
     reasons = [line.reason for line in judged.values() if line.reason]
     counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
@@ -239,13 +239,15 @@ def _take(plan: Plan, set_folder: Path, out: Path, record: Provenance) -> None:
         copy_file(preview, out / preview.relative_to(set_folder))
 
 
-def _finish(plan: Plan, set_folder: Path, out: Path, judged: Mapping[str, JudgedPair]) -> None:
+def _finish(
+    plan: Plan, set_folder: Path, out: Path, records: Iterable[Provenance], judged: Mapping[str, JudgedPair]
+) -> None:
     """Write the files that describe the whole kept set, in the order of the set that was filtered."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["case", "host", "reason", "proportion", "beside", "dice", "surface_dice"])
     kept = []
-    for line in read_provenance(set_folder):
+    for line in records:
         found = judged[line.case]
         if not found.reason:
             kept.append(json.dumps(to_plain(line)) + "\n")

@@ -322,7 +322,7 @@ def _explain(where: str, expected: str) -> Iterator[None]:
         yield
     except TumorgenError:
         raise
-    except Exception as error:
+    except Exception as error:  # nnU-Net checks no plan: a malformed one makes its code raise anything
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         raise StateError("The judge cannot be used", [Fault(where, found, expected, REMEDY)]) from error
 

@@ -42,14 +42,13 @@ def filter_pairs(
     from tumorgen_cli.evaluation.filter import filter_set, own_pairs
     from tumorgen_cli.evaluation.measure import cache_folder
     from tumorgen_cli.judge.predictions import Predictions
-    from tumorgen_cli.synthesis.set_files import read_provenance
 
     plan, set_folder = workspace.plan(), find_set(workspace, set_folder)
     folder = out or set_folder.parent / f"{set_folder.name}_kept"
     check_set(folder, {"command": "filter"}, shard, whole=False)  # before the set is read
-    count = len(own_pairs(read_provenance(set_folder), shard))
-    scans = one_scan_per_host(synthetic_cases(plan, set_folder, shard))
-    judge = needed_judge(workspace, quality.judge, device, scans)
+    pairs = synthetic_cases(plan, set_folder, shard)
+    judge = needed_judge(workspace, quality.judge, device, one_scan_per_host(pairs))
+    count = len(own_pairs(pairs, shard))
     cache = cache_folder(workspace.evaluation(set_folder.name))
     with locked(folder, "filter", shard.name if shard else None), console.progress("asking the judge", count) as tick:
         return filter_set(plan, set_folder, folder, Predictions(judge, cache), quality.rule, tick, shard)

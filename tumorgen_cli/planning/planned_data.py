@@ -29,9 +29,9 @@ def read_planned_dataset(workspace: Workspace, plan: Plan) -> Dataset:
     """
     if not Path(plan.dataset_path).is_dir():
         remedy = (
-            f"put it back, or run `tumorgen plan DATASET -w {workspace.root}` with its path now: files that are the "
+            f"put it back, or run `tumorgen plan DATASET -w {workspace.root}` with its path now: "
+            "files that are the same make nothing stale"
         )
-        remedy += "same make nothing stale"
         fault = Fault(plan.dataset_path, "no such folder", "the planned data set", remedy)
         raise StateError("The data set is not where it was", [fault])
     dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)

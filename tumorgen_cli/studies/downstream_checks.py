@@ -7,7 +7,7 @@ from functools import partial
 
 from tumorgen_cli.evaluation.gains import LIVE, REAL, Design
 from tumorgen_cli.methods.registry import find_method
-from tumorgen_cli.synthesis.options import HostOptions
+from tumorgen_cli.synthesis.options import HostOptions, host_faults
 from tumorgen_cli.system.errors import Fault, PlanError, gather_faults
 
 
@@ -26,9 +26,8 @@ def check_design(design: Design, hosts: HostOptions) -> None:
         faults.append(Fault("--arms", "no real", "the arm that gains are measured against", "add real"))
     if repeated := sorted({arm for arm in design.arms if design.arms.count(arm) > 1}):
         faults.append(Fault("--arms", f"{', '.join(repeated)} more than once", "every arm once", "leave it out"))
-    if {*design.arms} - {REAL} and hosts.healthy is None and hosts.cases is None:
-        remedy = "give --healthy DIR, --cases train, or both"
-        faults.append(Fault("--healthy and --cases", "neither given", "what the methods paint into", remedy))
+    if {*design.arms} - {REAL}:
+        faults += host_faults(hosts, both=True)
     if hosts.cases not in (None, "train"):
         expected = "training cases: nnU-Net is scored on the held-out ones"
         faults.append(Fault(f"--cases {hosts.cases}", "held-out cases", expected, "give --cases train"))

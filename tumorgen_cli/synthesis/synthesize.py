@@ -121,25 +121,24 @@ def synthesize_set(
     """
     check_sources(tuple(dict.fromkeys(job.source for job in jobs)), inputs.box, inputs.plan, inputs.cases)
     weights = dict(inputs.method.load())
-    for text in find_shortfalls(inputs.method):
+    shortfalls = find_shortfalls(inputs.method)
+    for text in shortfalls:
         console.warn(text)
     mine = own_jobs(jobs, shard)
     own = {job.case for job in mine}
     with take_turn(out, shard):
         _begin_set(out, inputs, set_identity(inputs, weights, settings), len(jobs), shard)
+        write_json(out / SHORTFALLS, shortfalls)
         write_hosts(out, {job.source.name: job.source.files for job in jobs})
         if inputs.suspects:
             write_suspects(out, inputs.suspects)
         provenance, losses = (open_log(out, name, shard.name if shard else None) for name in _LOGS)
         # what could not be used before may be usable now
         drop_lines(out, "given_up", lambda line: "reason" in line and line["case"] in own)
-        lost = {
-            record.case
-            for record in _read_finished(out).values()
-            if record.case in own and _is_lost(out, inputs.plan, record)
-        }
-        drop_lines(out, "provenance", lambda line: line["case"] in lost)
         done, given_up = _read_finished(out), read_log(out, "given_up")
+        lost = {case for case, record in done.items() if case in own and _is_lost(out, inputs.plan, record)}
+        drop_lines(out, "provenance", lambda line: line["case"] in lost)
+    done = {case: record for case, record in done.items() if case not in lost}
     missing = [job for job in mine if job.case not in done and job.case not in given_up]
     if missing:
         _check_hosts(mine, done, out, tick)
@@ -179,7 +178,6 @@ def _begin_set(out: Path, inputs: PairInputs, identity: dict[str, Any], pairs: i
     begin_shard(out, pairs, shard)
     # no part of the identity: other cases may be held out later
     write_json(out / HELD_OUT, inputs.method.workspace.splits().test)
-    write_json(out / SHORTFALLS, find_shortfalls(inputs.method))
     if inputs.quality is None:
         (out / JUDGES).unlink(missing_ok=True)  # left by a set of which nothing was kept
     else:
