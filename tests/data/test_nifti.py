@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from support.spoil import edit_header
 
 from tumorgen_cli.data import volumes
 from tumorgen_cli.data.hosts import find_hosts
@@ -30,15 +31,6 @@ def path(tmp_path):
 
 def noise():
     return np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
-
-
-def change(path, fill):
-    """Change the header of a packed file."""
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    header = nibabel.Nifti1Header(bytes(content[:348]), check=False)
-    fill(header)
-    content[:348] = header.binaryblock
-    path.write_bytes(gzip.compress(bytes(content)))
 
 
 def fault_of(path, read=read_volume):
@@ -84,26 +76,26 @@ def test_nifti_2(path):
 
 @pytest.mark.parametrize(("unit", "name"), [("meter", "meters"), ("micron", "micrometers")])
 def test_lengths_that_are_not_in_mm(path, unit, name):
-    change(path, lambda header: header.set_xyzt_units(unit))
+    edit_header(path, lambda header: header.set_xyzt_units(unit))
     fault = fault_of(path, read_grid)
     assert (fault.found, fault.expected) == (f"lengths in {name}", "lengths in mm")
     assert 'set_xyzt_units("mm")' in fault.remedy
-    change(path, lambda header: header.set_xyzt_units("mm"))
+    edit_header(path, lambda header: header.set_xyzt_units("mm"))
     assert read_grid(path).spacing_mm == (1.0, 2.0, 3.0)
 
 
 def test_no_unit_is_mm(path):
-    change(path, lambda header: header.set_xyzt_units(0))
+    edit_header(path, lambda header: header.set_xyzt_units(0))
     assert read_grid(path).spacing_mm == (1.0, 2.0, 3.0)
 
 
 @pytest.mark.parametrize("edge", [0.0, np.nan, np.inf])
 def test_voxel_edges_that_cannot_be(path, edge):
-    change(path, lambda header: header["pixdim"].__setitem__(2, edge))
+    edit_header(path, lambda header: header["pixdim"].__setitem__(2, edge))
     fault = fault_of(path, read_grid)
     assert fault.found == f"voxels of 1×{edge:g}×3 mm"
     assert "set_zooms" in fault.remedy
-    change(path, lambda header: header.set_zooms((1, 2, 3)))
+    edit_header(path, lambda header: header.set_zooms((1, 2, 3)))
     assert read_grid(path).spacing_mm == (1.0, 2.0, 3.0)
 
 
@@ -112,18 +104,18 @@ def test_voxel_edges_that_cannot_be(path, edge):
     [("dim", [3, 0, 7, 8, 1, 1, 1, 1]), ("dim", [9, 6, 7, 8, 1, 1, 1, 1]), ("datatype", 999), ("vox_offset", np.nan)],
 )
 def test_a_damaged_header(path, field, value):
-    change(path, lambda header: header.__setitem__(field, value))
+    edit_header(path, lambda header: header.__setitem__(field, value))
     assert fault_of(path, read_grid).found.startswith("a damaged header")
 
 
 def test_the_header_of_a_pair_of_files(path):
-    change(path, lambda header: header.__setitem__("magic", b"ni1"))
+    edit_header(path, lambda header: header.__setitem__("magic", b"ni1"))
     assert ".hdr/.img" in fault_of(path, read_grid).found
 
 
 @pytest.mark.parametrize(("slope", "inter"), [(2.0, 5.0), (0.5, 0.0), (1.0, -1024.0)])
 def test_scaled_voxels_are_scaled_as_simpleitk_does(path, slope, inter):
-    change(path, lambda header: header.set_slope_inter(slope, inter))
+    edit_header(path, lambda header: header.set_slope_inter(slope, inter))
     voxels, _ = read_volume(path)
     np.testing.assert_array_equal(voxels, sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose())
     np.testing.assert_allclose(voxels, noise() * slope + inter)
@@ -131,7 +123,7 @@ def test_scaled_voxels_are_scaled_as_simpleitk_does(path, slope, inter):
 
 @pytest.mark.parametrize("axes", [4, 5])
 def test_axes_of_one_voxel_do_not_count(path, axes):
-    change(path, lambda header: header.__setitem__("dim", [axes, *SHAPE, 1, 1, 1, 1]))
+    edit_header(path, lambda header: header.__setitem__("dim", [axes, *SHAPE, 1, 1, 1, 1]))
     np.testing.assert_array_equal(read_volume(path)[0], noise())
 
 
@@ -175,7 +167,7 @@ def test_a_gzip_bomb_is_stopped_at_the_size_of_its_header(path):
 
 
 def test_a_header_that_announces_more_than_the_file_can_hold(path):
-    change(path, lambda header: header.__setitem__("dim", [3, 32767, 32767, 32767, 1, 1, 1, 1]))
+    edit_header(path, lambda header: header.__setitem__("dim", [3, 32767, 32767, 32767, 1, 1, 1, 1]))
     fault = fault_of(path)
     assert fault.found == f"truncated: {352 + 2 * noise().size} of {352 + 2 * 32767**3} bytes"
 
@@ -281,7 +273,7 @@ def test_a_place_that_is_no_number(path, place):
     def move(header):
         header["srow_x"][3] = header["qoffset_x"] = place
 
-    change(path, move)
+    edit_header(path, move)
     fault = fault_of(path, read_grid)
     assert fault.expected == "a geometry of finite numbers"
     assert f"origin ({-place:.0f}" in fault.found

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from support.spoil import cut
 
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.judge.find import bundled_judge
@@ -195,16 +196,21 @@ def test_bf16_and_mirroring_agree(whole, scan):
     assert len(hashes) == 4
 
 
-def test_regions_count_as_their_labels(copy, scan):
+def write_regions(folder):
+    """Make a judge of labels one of regions: two regions, two heads."""
     edit(
-        copy,
+        folder,
         "dataset.json",
         lambda d: d.update(labels={"background": 0, "both": [1, 2], "core": [2, 3]}, regions_class_order=[1, 2]),
     )
     weights = threshold_weights(2.0)
     for name in [n for n in weights if "seg_layers" in n]:
-        weights[name] = weights[name][1:]  # two regions, two heads
-    write_fold(copy, "all", 2.0, network_weights=weights)
+        weights[name] = weights[name][1:]
+    write_fold(folder, "all", 2.0, network_weights=weights)
+
+
+def test_regions_count_as_their_labels(copy, scan):
+    write_regions(copy)
     judge = Judge(copy, CPU, "both")
     assert judge.tumor_labels == (1, 2)
     np.testing.assert_array_equal(judge.tumor(*scan), scan[0][0] > 2)
@@ -294,12 +300,8 @@ def change_dataset(change):
     return lambda folder: edit(folder, "dataset.json", change)
 
 
-def cut(name, share):
-    def harm(folder):
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(share * len(content))])
-
-    return harm
+def cut_file(name, share):
+    return lambda folder: cut(folder / name, share)
 
 
 def other_weights(change):
@@ -313,8 +315,8 @@ def other_weights(change):
 
 WEIGHT = "decoder.seg_layers.0.weight"
 MALFORMED = {
-    "cut plan": (cut("plans.json", 0.5), "plans.json"),
-    "empty plan": (cut("plans.json", 0.0), "plans.json"),
+    "cut plan": (cut_file("plans.json", 0.5), "plans.json"),
+    "empty plan": (cut_file("plans.json", 0.0), "plans.json"),
     "plan that is a list": (lambda f: (f / "plans.json").write_text("[1, 2]"), "a list"),
     "dataset.json that is a number": (lambda f: (f / "dataset.json").write_text("3"), "a int"),
     "dataset.json in another encoding": (lambda f: (f / "dataset.json").write_bytes(b"\xff\xfe{"), "dataset.json"),
@@ -353,7 +355,7 @@ MALFORMED = {
     "channels that are a list": (change_dataset(lambda d: d.update(channel_names=["PET"])), "channel_names"),
     "two channels": (change_dataset(lambda d: d.update(channel_names={"0": "PET", "1": "CT"})), "do not fit"),
     "four labels": (change_dataset(lambda d: d["labels"].update(edema=3)), "do not fit"),
-    "cut weights": (cut("fold_all/checkpoint_final.pth", 0.6), "cannot be read"),
+    "cut weights": (cut_file("fold_all/checkpoint_final.pth", 0.6), "cannot be read"),
     "weights of another shape": (other_weights(lambda w: w.update({WEIGHT: torch.zeros(5, 5)})), "do not fit"),
     "weights that are missing": (other_weights(lambda w: w.pop(WEIGHT)), "do not fit"),
     "weights that are text": (other_weights(lambda w: w.update({WEIGHT: "none"})), "no finite numbers"),
@@ -409,15 +411,7 @@ def test_the_probability_is_that_of_the_tumor(whole, scan):
 
 
 def test_the_probability_of_a_region_is_its_own(copy, scan):
-    edit(
-        copy,
-        "dataset.json",
-        lambda d: d.update(labels={"background": 0, "both": [1, 2], "core": [2, 3]}, regions_class_order=[1, 2]),
-    )
-    weights = threshold_weights(2.0)
-    for name in [n for n in weights if "seg_layers" in n]:
-        weights[name] = weights[name][1:]
-    write_fold(copy, "all", 2.0, network_weights=weights)
+    write_regions(copy)
     image, grid = scan
     assert np.allclose(Judge(copy, CPU, "both").tumor_with_probability(image, grid)[1], 0.5)  # its logit is 0
     found = Judge(copy, CPU, "core").tumor_with_probability(image, grid)[1]

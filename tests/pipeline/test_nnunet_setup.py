@@ -25,17 +25,8 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     monkeypatch.setenv("nnUNet_raw", "/raw")
     monkeypatch.setenv("nnUNet_results", "/results")
-    made = call(
-        "nnunet-setup",
-        "-w",
-        unpainted.root,
-        "--healthy",
-        phantoms.healthy,
-        "--method",
-        "copypaste",
-        "--probability",
-        0.25,
-    )
+    words = ("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste")
+    made = call(*words, "--probability", 0.25)
     lines = made.stdout.splitlines()
     folder = Path(trainer_module.__file__).parent / "nnunet_trainers"
     (file,) = (unpainted.root / "nnunet").glob("tumorgen_copypaste_*.json")
@@ -55,17 +46,7 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     splits = json.loads((file.parent / "splits_final.json").read_text())
     assert splits == [{"train": list(unpainted.splits().train), "val": list(unpainted.splits().test)}]
     assert "nnUNetv2_train DATASET 3d_fullres 0" in told(made)
-    call(
-        "nnunet-setup",
-        "-w",
-        unpainted.root,
-        "--healthy",
-        phantoms.healthy,
-        "--method",
-        "copypaste",
-        "--probability",
-        0.5,
-    )
+    call(*words, "--probability", 0.5)
     assert trainer_module.read_record(Painting, file, "") == found  # a job that waits keeps its own
     monkeypatch.setenv("nnUNet_extTrainer", "/elsewhere")
     assert job_lines(file)[0] == f"export nnUNet_extTrainer={folder}{os.pathsep}$nnUNet_extTrainer"

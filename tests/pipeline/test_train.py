@@ -6,6 +6,7 @@ import shutil
 import nibabel
 import pytest
 from support.command_line import call, told
+from support.spoil import cut, flip
 
 from tumorgen_cli import api
 from tumorgen_cli.methods.registry import find_method
@@ -114,16 +115,6 @@ def test_a_training_without_its_checkpoint_is_kept_until_a_longer_one_is_finishe
     method_of(own).load()
     train_vae(own, iterations=6)
     assert read_run(folder).iterations == 6
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.parametrize(("name", "damage"), [("weights.safetensors", flip), ("run.json", cut)])

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from support.pairs import paint
+from support.spoil import cut
 
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.evaluation.cases import synthetic_cases
@@ -26,10 +27,6 @@ def whole(workspace, phantoms, tmp_path_factory):
 @pytest.fixture
 def pairs(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "set")
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
 
 
 def contents(folder):

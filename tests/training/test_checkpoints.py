@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.spoil import flip
 from support.stages import STEPS, make_stage
 from torch import nn
 
@@ -23,12 +24,6 @@ from tumorgen_cli.training.checkpoints import (
     settle_restart,
 )
 from tumorgen_cli.training.loop import train
-
-
-def flip(path, where=0.5):
-    content = bytearray(path.read_bytes())
-    content[int(where * len(content))] ^= 0xFF
-    path.write_bytes(content)
 
 
 @pytest.fixture
@@ -186,6 +181,7 @@ def test_a_kill_while_a_restart_replaces_the_run(run, monkeypatch):
 LIMITED = """
 import resource, sys
 from pathlib import Path
+from support.spoil import flip
 from support.stages import make_stage
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.training.loop import train
