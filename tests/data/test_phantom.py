@@ -10,7 +10,8 @@ from tumorgen_cli.data import volumes
 from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.hosts import find_hosts
 from tumorgen_cli.data.integrity import CaseVoxels
-from tumorgen_cli.data.phantom import SHAPE, SMALL_SHAPE, Phantom, Phantoms, draw_phantom, write_phantoms
+from tumorgen_cli.data.phantom import Phantom, Phantoms, write_phantoms
+from tumorgen_cli.data.phantom.pet import SHAPE, SMALL_SHAPE, draw_phantom
 from tumorgen_cli.planning.fingerprint import make_fingerprint, measure_tumors
 from tumorgen_cli.system.files import hash_file
 

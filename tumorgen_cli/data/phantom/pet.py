@@ -1,7 +1,6 @@
 """Phantom FDG-PET scans with and without tumors, for a first try and for tests; not for scientific results.
 
-This module writes an nnU-Net raw data set, `<folder>/Dataset999_PhantomPET/`, tumor-free scans, `<folder>/healthy/`,
-and masks of where these have room for a tumor, `<folder>/regions/`. Uptake (SUV) is drawn as smooth shapes, blurred
+Uptake (SUV) is drawn as smooth shapes, blurred
 by a scanner's point spread function, made noisy (Poisson) and smoothed as in reconstruction. Attenuation, scatter,
 motion and the variety of people are not simulated.
 
@@ -13,17 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.data import volumes
-from tumorgen_cli.geometry import Grid, Shape, Triple, as_triple
-from tumorgen_cli.system import files, json_records
-from tumorgen_cli.system.console import Ticker
+from tumorgen_cli.data.phantom.scan import Phantom, blur, edge, smooth_noise
+from tumorgen_cli.geometry import Box, Grid, Shape, Triple, as_triple, box_of_slices
+from tumorgen_cli.system import files
 
-DATASET = "Dataset999_PhantomPET"
 SHAPE: Shape = (72, 56, 48)
 SMALL_SHAPE: Shape = (40, 36, 32)
 _FIELD_MM = (310.0, 240.0, 250.0)
@@ -31,33 +27,9 @@ _SMALL_FIELD_MM = (220.0, 190.0, 200.0)
 _PSF_MM = 6.0  # full width at half maximum of a clinical scanner
 _FILTER_MM = 5.0  # full width at half maximum of the smoothing after reconstruction
 _COUNTS = 120.0  # per ml and SUV: about 10 percent noise in the liver after smoothing, as in clinical scans
-_FWHM = 2 * math.sqrt(2 * math.log(2))
 _HOT = 2.7  # tumors are not drawn in organs above this SUV
 _CLEAR_MM = 15.0  # from a region's voxels to skin and hot organs: the radius of an ordinary tumor
 _KINDS = ("plain", "necrotic", "mixed", "low", "plain")  # kind of the first tumor of each case, in this order
-
-
-@dataclass(frozen=True)
-class Phantom:
-    """A drawn scan: image (X, Y, Z) float32 in SUV, mask and region (X, Y, Z) uint8, and the kind of each tumor.
-
-    The region is where the center of a tumor has room: away from skin and hot organs.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    region: np.ndarray
-    grid: Grid
-    kinds: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Phantoms:
-    """The folders that `write_phantoms` wrote."""
-
-    dataset: Path
-    healthy: Path
-    regions: Path
 
 
 @dataclass(frozen=True)
@@ -73,42 +45,10 @@ class _Organ:
     hollow: float = 0.0
 
 
-def write_phantoms(
-    folder: Path, cases: int = 20, healthy: int = 4, seed: int = 0, small: bool = False, ticker: Ticker | None = None
-) -> Phantoms:
-    """Write `cases` scans with tumors as a data set and `healthy` scans without. A seed always gives the same files."""
-    places = Phantoms(folder / DATASET, folder / "healthy", folder / "regions")
-    hosts = [path for place in (places.healthy, places.regions) for path in place.glob("Healthy_*.nii.gz")]
-    for old in (*places.dataset.glob("*Tr/Phantom_*.nii.gz"), *hosts):
-        old.unlink()  # an earlier run may have written more cases
-    for index in range(cases):
-        phantom = draw_phantom(seed, index, small=small)
-        volumes.write_volume(
-            places.dataset / "imagesTr" / f"Phantom_{index:03d}_0000.nii.gz", phantom.image, phantom.grid
-        )
-        volumes.write_volume(places.dataset / "labelsTr" / f"Phantom_{index:03d}.nii.gz", phantom.mask, phantom.grid)
-        if ticker is not None:
-            ticker(index + 1)
-    for index in range(healthy):
-        phantom = draw_phantom(seed, index, small=small, tumors=False)
-        volumes.write_volume(places.healthy / f"Healthy_{index:03d}_0000.nii.gz", phantom.image, phantom.grid)
-        volumes.write_volume(places.regions / f"Healthy_{index:03d}.nii.gz", phantom.region, phantom.grid)
-        if ticker is not None:
-            ticker(cases + index + 1)
-    description = {
-        "channel_names": {"0": "PET"},
-        "labels": {"background": 0, "tumor": 1},
-        "numTraining": cases,
-        "file_ending": ".nii.gz",
-        "name": "PhantomPET",
-        "description": f"computed FDG-PET phantoms (SUV), seed {seed}; no patient data",
-    }
-    json_records.write_json(places.dataset / "dataset.json", description)
-    return places
-
-
-def draw_phantom(seed: int, index: int, small: bool = False, tumors: bool = True) -> Phantom:
-    """Draw the scan of one case; it depends on these arguments and on nothing else."""
+def draw_phantom(
+    seed: int, index: int, small: bool = False, tumors: bool = True, crop_mm: float | None = None
+) -> Phantom:
+    """Draw the scan of one case, or a crop of it; it depends on these arguments and on nothing else."""
     rng = np.random.default_rng(files.derive_seed("phantom", seed, "case" if tumors else "healthy", index))
     grid = _draw_grid(rng, index if tumors else None, small)
     uptake, allowed = _draw_body(rng, grid)
@@ -125,7 +65,30 @@ def draw_phantom(seed: int, index: int, small: bool = False, tumors: bool = True
     image = _scan(rng, grid, uptake)
     clear_mm = ndimage.distance_transform_edt(allowed, sampling=grid.spacing_mm)
     region = clear_mm >= min(_CLEAR_MM, 0.9 * clear_mm.max())
-    return Phantom(image, mask.astype(np.uint8), region.astype(np.uint8), grid, tuple(kinds))
+    drawn = Phantom(image, mask.astype(np.uint8), region.astype(np.uint8), grid, tuple(kinds))
+    return drawn if crop_mm is None else _crop(rng, drawn, crop_mm)
+
+
+def _crop(rng: np.random.Generator, drawn: Phantom, edge_mm: float) -> Phantom:
+    """Cut a cube at random around a tumor or, where there is none, around a place for one, inside the scan."""
+    grid = drawn.grid
+    parts, count = ndimage.label(drawn.mask)
+    if count:
+        box = box_of_slices(ndimage.find_objects(parts == rng.integers(1, count + 1))[0])
+    else:
+        center = np.argwhere(drawn.region)[rng.integers(drawn.region.sum())]
+        half = np.rint(rng.uniform(8, 20) / np.array(grid.spacing_mm)).astype(int)
+        box = Box(as_triple(int(c - h) for c, h in zip(center, half, strict=True)), as_triple(int(c + h + 1) for c, h in zip(center, half, strict=True)))
+    starts, stops = [], []
+    for low, high, n, spacing in zip(box.start, box.stop, grid.shape, grid.spacing_mm, strict=True):
+        length = min(n, round(edge_mm / spacing))
+        first, last = sorted((max(low, 0), min(high, n) - length))
+        start = min(max(int(rng.integers(first, last + 1)), 0), n - length)
+        starts.append(start)
+        stops.append(start + length)
+    window = Box(as_triple(starts), as_triple(stops))
+    part = grid.subgrid(_floats(window.start), grid.spacing_mm, window.shape)
+    return Phantom(drawn.image[window.slices], drawn.mask[window.slices], drawn.region[window.slices], part, drawn.kinds)
 
 
 def _draw_grid(rng: np.random.Generator, index: int | None, small: bool) -> Grid:
@@ -147,11 +110,11 @@ def _draw_body(rng: np.random.Generator, grid: Grid) -> tuple[np.ndarray, np.nda
     width = bulk * 0.86 * (1 + 0.06 * np.cos(3.0 * z) - 0.10 * np.clip(z - 0.6, 0, 1))
     depth = bulk * 0.80 * (1 + 0.05 * np.cos(2.2 * z + 0.5))
     rim = 1 - ((np.abs(x) / width) ** 2.4 + (np.abs(y + 0.03) / depth) ** 2.4) ** (1 / 2.4)
-    body, inner = _edge(rim, 0.04), _edge(rim - float(rng.uniform(0.08, 0.16)), 0.05)
+    body, inner = edge(rim, 0.04), edge(rim - float(rng.uniform(0.08, 0.16)), 0.05)
     uptake = body * (0.30 + inner * float(rng.uniform(0.45, 0.65)))  # fat, then muscle and vessels
     for organ in _draw_lungs(rng):
         uptake = _add_organ(uptake, organ, (x, y, z), rng)
-    uptake *= np.exp(0.16 * _noise(rng, grid, 14.0) + 0.10 * _noise(rng, grid, 6.0))
+    uptake *= np.exp(0.16 * smooth_noise(rng, grid, 14.0) + 0.10 * smooth_noise(rng, grid, 6.0))
     allowed = (rim > 0.03) & (np.abs(z) < 0.95)
     for organ in _draw_organs(rng):
         uptake = _add_organ(uptake, organ, (x, y, z), rng)
@@ -197,9 +160,9 @@ def _add_organ(uptake: np.ndarray, organ: _Organ, at: tuple[np.ndarray, ...], rn
         0.06 * np.sin(k * axis + phase)
         for k, axis, phase in zip((7.0, 8.0, 6.0), at, rng.uniform(0, 6.3, 3), strict=True)
     )
-    part = _edge(depth + wave, 0.10)
+    part = edge(depth + wave, 0.10)
     if organ.hollow:
-        part = part * (1 - 0.75 * _edge(depth - (1 - organ.hollow), 0.10))
+        part = part * (1 - 0.75 * edge(depth - (1 - organ.hollow), 0.10))
     return uptake * (1 - part) + organ.uptake * part
 
 
@@ -221,7 +184,7 @@ def _draw_place(
     best = places[rng.integers(len(places))]
     if kind == "low":
         wide = 2 * radius_mm
-        unevenness = _blur(uptake**2, grid, wide) / (_blur(uptake, grid, wide) ** 2 + 1e-6)
+        unevenness = blur(uptake**2, grid, wide) / (blur(uptake, grid, wide) ** 2 + 1e-6)
         best = min(places[rng.integers(len(places), size=12)], key=lambda place: unevenness[tuple(place)])
     return _floats(best + rng.uniform(-0.5, 0.5, 3))
 
@@ -235,43 +198,25 @@ def _add_tumor(
     offsets = [(np.arange(n) - c) * s for n, c, s in zip(grid.shape, center, grid.spacing_mm, strict=True)]
     offset_mm = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1) @ turn
     distance = np.sqrt(((offset_mm / axes) ** 2).sum(axis=-1))
-    depth = 1 - distance + 0.22 * _noise(rng, grid, 0.45 * radius_mm)
-    near = _edge(1.6 - distance, 0.1)  # no islands of noise far from the tumor
-    soft = near * _edge(depth, 2.0 * min(grid.spacing_mm) / radius_mm)
+    depth = 1 - distance + 0.22 * smooth_noise(rng, grid, 0.45 * radius_mm)
+    near = edge(1.6 - distance, 0.1)  # no islands of noise far from the tumor
+    soft = near * edge(depth, 2.0 * min(grid.spacing_mm) / radius_mm)
     inside = soft >= 0.5
     background = float(uptake[inside].mean()) if inside.any() else float(uptake.mean())
     faint, strong = background * rng.uniform(1.5, 1.9), max(background * rng.uniform(2.2, 4.0), rng.uniform(3.0, 9.0))
     level = float(faint if kind == "low" else strong)
-    texture = np.exp({"mixed": 0.45, "low": 0.03}.get(kind, 0.10) * _noise(rng, grid, 0.35 * radius_mm))
+    texture = np.exp({"mixed": 0.45, "low": 0.03}.get(kind, 0.10) * smooth_noise(rng, grid, 0.35 * radius_mm))
     if kind == "necrotic":
-        texture = texture * (1 - 0.85 * _edge(depth - float(rng.uniform(0.35, 0.5)), 0.25))
+        texture = texture * (1 - 0.85 * edge(depth - float(rng.uniform(0.35, 0.5)), 0.25))
     return uptake * (1 - soft) + level * texture * soft, soft
 
 
 def _scan(rng: np.random.Generator, grid: Grid, uptake: np.ndarray) -> np.ndarray:
     """Simulate the scanner: point spread, Poisson noise, smoothing."""
-    seen = _blur(uptake, grid, _PSF_MM)
+    seen = blur(uptake, grid, _PSF_MM)
     counts = _COUNTS * grid.voxel_ml
     noisy = rng.poisson((seen + 0.01) * counts) / counts  # a few counts in the air as well
-    return _blur(noisy, grid, _FILTER_MM).astype(np.float32)
-
-
-def _blur(array: np.ndarray, grid: Grid, width_mm: float) -> np.ndarray:
-    """Gaussian blur with the given full width at half maximum."""
-    return np.asarray(ndimage.gaussian_filter(array, [width_mm / _FWHM / s for s in grid.spacing_mm], mode="nearest"))
-
-
-def _noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> np.ndarray:
-    """Draw smooth noise of mean 0 and standard deviation 1, with a correlation length of about `scale_mm`."""
-    field = ndimage.gaussian_filter(
-        rng.standard_normal(grid.shape), [scale_mm / s for s in grid.spacing_mm], mode="wrap"
-    )
-    return np.asarray((field - field.mean()) / field.std())
-
-
-def _edge(depth: np.ndarray, width: float) -> np.ndarray:
-    """A linear step from 0 to 1 around depth 0, over `width`."""
-    return np.clip(0.5 + depth / width, 0.0, 1.0)
+    return blur(noisy, grid, _FILTER_MM).astype(np.float32)
 
 
 def _coordinates(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
