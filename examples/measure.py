@@ -40,7 +40,7 @@ from tumorgen_cli.geometry import Box, Grid, as_triple, cut, cut_mask, place_win
 from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.judge.verdict import judge_pair, predict_around
 from tumorgen_cli.methods.base import Method, Request, Sampling
-from tumorgen_cli.methods.difftumor.method import DiffTumor, nearest_mask
+from tumorgen_cli.methods.difftumor.method import DiffTumor
 from tumorgen_cli.methods.latent.autoencoder import load_cases
 from tumorgen_cli.methods.latent.cache import find_candidates
 from tumorgen_cli.methods.latent.canvas import open_canvas
@@ -49,7 +49,6 @@ from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.metrics.overlap import dice
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
-from tumorgen_cli.models.vae import DOWNSAMPLING
 from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
@@ -79,9 +78,9 @@ def print_origin() -> None:
 
 @app.command()
 def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder of the hosts' images.")]) -> None:
-    """Count pairs whose image differs from the host outside the box, and pairs with a wrong mask.
+    """Count pairs whose image differs from the host outside the boxes, and pairs with a wrong mask.
 
-    The region in which older tumors were removed may differ, too. A mask is wrong if it leaves the box or is empty.
+    The region in which older tumors were removed may differ, too. A mask is wrong if it leaves the boxes or is empty.
     """
     for folder in sets:
         pairs = changed = outside = empty = 0
@@ -90,14 +89,15 @@ def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder 
             host, _ = read_image(tuple(hosts / name for name in record.host_file))
             label, _ = read_volume(next((folder / "labelsTr").glob(f"{record.case}.*")))
             beyond = np.ones(label.shape, bool)
-            beyond[record.box.slices] = False
+            for box in record.boxes:
+                beyond[box.slices] = False
             outside, empty = outside + bool(label[beyond].any()), empty + (not label.any())
-            if record.removal_box is not None:
-                beyond[record.removal_box.slices] = False
+            for box in record.changed:
+                beyond[box.slices] = False
             same = image.dtype == host.dtype and np.array_equal(image[:, beyond], host[:, beyond])
             pairs, changed = pairs + 1, changed + (not same)
         print(
-            f"{folder.name}: {pairs} pairs; differ outside: {changed}; label outside the box: {outside}; empty: {empty}"
+            f"{folder.name}: {pairs} pairs; differ outside: {changed}; label outside the boxes: {outside}; empty: {empty}"
         )
 
 
@@ -109,7 +109,7 @@ def reconstructions(work: Work, judge: JudgeFolder, device: DeviceName = "auto")
     scores = []
     for case in load_cases(workspace, workspace.splits().test):
         limits, keep = np.array(case.record.limits, np.float32), tuple(slice(0, n) for n in case.record.shape)
-        picture = reconstruct(method.vae, whole_image(case, plan), plan, method.device)
+        picture = reconstruct(method.vae, whole_image(case, plan, method.vae.downsampling), plan, method.device)
         picture = unscale(picture, plan.channels, limits)[(slice(None), *keep)]
         grid, truth = Grid(case.record.shape, case.record.spacing_mm), np.asarray(case.tumors) > 0
         pair = [dice(model.tumor(np.asarray(image), grid), truth) for image in (case.image, picture)]
@@ -186,7 +186,7 @@ def context(work: Work, device: DeviceName = "auto") -> None:
         removed, _ = remove_tumors(scan, tumors, box, plan.window.spacing_mm, plan.paste, number)
         start = place_window(found.component.box, case.record.shape, shape, None)
         inside = cut_mask(case.tumors, start, shape) > 0
-        mask = torch.from_numpy(nearest_mask(inside.astype(np.float32)))[None].to(method.device)
+        mask = method.nearest_mask(inside.astype(np.float32))
         row = [float(cut(scan, start, shape)[plan.main_channel][inside].mean())]
         for known in (scan, removed):
             window = torch.from_numpy(scale(cut(known, start, shape), plan.channels, limits))[None].to(method.device)
@@ -324,7 +324,7 @@ def networks(work: Work, repeats: int = 7, device: DeviceName = "auto") -> None:
         for name, steps, net in rows:
             clock = clocks[name]
             channels = next(module.in_channels for module in net.modules() if isinstance(module, torch.nn.Conv3d))
-            x = torch.randn(1, channels, *(n // DOWNSAMPLING for n in plan.window.shape), device=where)
+            x = torch.randn(1, channels, *plan.window.latent_shape(tumorgen.cell), device=where)
             time_in = torch.ones(1, device=where)
             clock.seconds = 0.0
             with inference_context(plan.precision, where.type):
@@ -405,7 +405,7 @@ def scoring(set_folder: Path, work: Work, judge: JudgeFolder, repeats: int = 3, 
     pairs = []
     for files in synthetic_cases(plan, set_folder):
         image, grid, tumor, others = read_case(plan, files)
-        pairs.append((tumor, others, predict_around(model, image, grid, files.box), files.box, grid))
+        pairs.append((tumor, others, predict_around(model, image, grid, files.hull), files.boxes, grid))
 
     def ours() -> list[tuple[float, float]]:
         return [(v.dice, v.surface_dice) for v in (judge_pair(*pair, plan.tolerance_mm) for pair in pairs)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.requests import check_synthetic, make_request, opened, same_result
+from support.workspaces import plan_toy
 
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.methods.base import Method, Sampling
@@ -16,6 +17,7 @@ from tumorgen_cli.methods.latent import quality
 from tumorgen_cli.methods.latent.canvas import open_canvas
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.pipeline.status import workspace_status
+from tumorgen_cli.pipeline.train import train_stages
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.synthesis.window import lay_window
@@ -23,9 +25,28 @@ from tumorgen_cli.system.errors import PlanError, StateError
 from tumorgen_cli.training import loop
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module")
+def fine(trained, tmp_path_factory):
+    """As `trained`, with a KL-VAE whose cells are two voxels wide."""
+    found = Workspace(tmp_path_factory.mktemp("fine") / "work")
+    shutil.copytree(trained.root, found.root, ignore=shutil.ignore_patterns("runs"))
+    section = "methods.tumorgen.vae"
+    levels = (f"{section}.downsampling=2", f"{section}.widths=[8,16]", f"{section}.res_blocks=[1,1]")
+    plan_toy(found, trained.plan().dataset_path, *levels)
+    for name in FINE:
+        train_stages(found, name, "all", device="cpu")
+    return found
+
+
+FINE = [name for name in METHODS if "tumorgen" in (name, *find_method(name).uses_sections_of)]
+
+
+@pytest.fixture(scope="module", params=[*METHODS, *(f"{name}, cells of 2 voxels" for name in FINE)])
 def method(request, trained):
-    return opened(request.param, trained)[0]
+    name, _, cells = request.param.partition(",")
+    found, _ = opened(name, request.getfixturevalue("fine") if cells else trained)
+    assert not cells or found.vae.downsampling == found.cell == 2
+    return found
 
 
 STAGES = [(name, stage) for name in METHODS for stage in find_method(name).stages]
@@ -83,9 +104,9 @@ def test_same_seed_same_bits(method, trained):
 
 def test_a_new_instance_after_load_gives_the_same(method, trained):
     request = make_request(trained)
-    again, hashes = opened(method.name, trained)
+    again, hashes = opened(method.name, method.workspace)
     assert same_result(method.synthesize(request, 5, Sampling()), again.synthesize(request, 5, Sampling()))
-    assert hashes == opened(method.name, trained)[1]
+    assert hashes == opened(method.name, method.workspace)[1]
 
 
 PREVIEWS = [
@@ -126,10 +147,12 @@ def test_previews_show_the_main_channel(units_of_their_own, monkeypatch, tmp_pat
             assert np.array_equal(a, b) == ("mask" in title or title == "segmentor"), title
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if find_method(name).cell > 1])
-def test_the_cells_that_are_drawn_are_the_place(trained, name):
+def test_the_cells_that_are_drawn_are_the_place(trained, method):
     """So that no mask is cut off in the middle of a cell."""
-    plan, (method, _) = trained.plan(), opened(name, trained)
+    if method.name not in FINE:
+        assert method.cell == 1
+        return
+    plan, cell = trained.plan(), method.cell
     window = lay_window(
         SimpleNamespace(name="x", grid=Grid((60, 60, 60), (3.0, 4.0, 5.0))),
         Box((20, 22, 25), (31, 33, 34)),
@@ -138,7 +161,7 @@ def test_the_cells_that_are_drawn_are_the_place(trained, name):
     )
     request = replace(make_request(trained, window.window_box, window.grid.shape), place=window.place)
     drawn = open_canvas(method.vae, request, plan, 1, "cpu").latent_box
-    assert window.place == Box(tuple(4 * a for a in drawn.start), tuple(4 * b for b in drawn.stop))
+    assert window.place == Box(tuple(cell * a for a in drawn.start), tuple(cell * b for b in drawn.stop))
 
 
 def test_the_status_names_every_stage_once(trained, workspace):

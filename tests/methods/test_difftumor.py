@@ -47,7 +47,7 @@ def test_difftumors_latents_are_standardized(trained):
     with torch.no_grad():
         z = torch.cat(
             [
-                method.vqgan.encode(torch.from_numpy(quality.whole_image(case, method.plan))[None])[0].flatten(1)
+                method.vqgan.encode(torch.from_numpy(quality.whole_image(case, method.plan, 4))[None])[0].flatten(1)
                 for case in cases
             ],
             1,
@@ -79,11 +79,11 @@ def test_difftumors_steps_and_samplers(trained):
 def test_difftumors_mask_on_the_latent_grid():
     mask = np.zeros((16, 16, 8), np.float32)
     mask[4:9, :, :] = 1
-    assert nearest_mask(mask).shape == (1, 4, 4, 2)
-    np.testing.assert_array_equal(nearest_mask(mask)[0, :, 0, 0], [0, 1, 0, 0])
+    assert nearest_mask(mask, 4).shape == (1, 4, 4, 2)
+    np.testing.assert_array_equal(nearest_mask(mask, 4)[0, :, 0, 0], [0, 1, 0, 0])
     crumb = np.zeros_like(mask)
     crumb[9, 1, 1] = 1
-    assert np.argwhere(nearest_mask(crumb)).tolist() == [[0, 2, 0, 0]]  # a small mask is never lost
+    assert np.argwhere(nearest_mask(crumb, 4)).tolist() == [[0, 2, 0, 0]]  # a small mask is never lost
 
 
 def test_the_critics_wait_for_their_turn(trained):

@@ -135,7 +135,7 @@ def test_a_refiner_that_is_switched_off_is_not_trained(replanned):
 
     method, _ = opened("tumorgen", workspace)  # the mask is then the coarse one, upsampled
     joint = torch.randn(1, 5, 4, 3, 5, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_array_equal(method.sampler.decode(joint)[1], upsample_mask(joint[:, -1:])[0, 0].numpy())
+    np.testing.assert_array_equal(method.sampler.decode(joint)[1], upsample_mask(joint[:, -1:], 4)[0, 0].numpy())
 
 
 def test_the_flow_sees_nothing_of_the_box(trained):

@@ -38,9 +38,9 @@ def test_measured_steps_are_scaled_to_the_plan(workspace, monkeypatch):
         flow={"batch": 3, "iterations": 7},
         refiner={"batch": 1, "iterations": 11},
     )
-    window = math.prod(plan.window.latent_shape)
+    window = math.prod(plan.window.latent_shape(4))
     patch = (64 + 32) // 8 * (32 + 32) // 8 * (96 + 32) // 8  # the mean between 32 and the patch
     expected = 5 * 2 * patch + 7 * 3 * window + 11 * 1 * window
     assert timing.rough_training_seconds(plan) == pytest.approx(expected)
-    assert shapes[1] == (3, *plan.window.latent_shape)  # small enough to be measured as it is
+    assert shapes[1] == (3, *plan.window.latent_shape(4))  # small enough to be measured as it is
     assert all(math.prod(shape) <= 2**9 for shape in (shapes[0], shapes[2]))

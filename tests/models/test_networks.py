@@ -103,6 +103,19 @@ def test_decoder_features_are_at_one_two_and_four_times_the_latent_grid(kl_vae):
     assert kl_vae.feature_widths == (32, 16, 8)
 
 
+def test_two_levels_make_cells_of_two_voxels():
+    torch.manual_seed(0)
+    fine = roughen(KlVae(1, (8, 16), 4, (1, 2))).requires_grad_(False)
+    assert fine.downsampling == 2
+    latent = fine.encode(draw(2, 1, 16, 12, 20))
+    assert latent.shape == (2, 4, 8, 6, 10)
+    picture, features = fine.decode_with_features(latent)
+    assert picture.shape == (2, 1, 16, 12, 20)
+    assert [f.shape for f in features] == [(2, 16, 8, 6, 10), (2, 8, 16, 12, 20)]
+    refiner = roughen(MaskRefiner(fine.feature_widths, 4))
+    assert refiner(draw(2, 1, 8, 6, 10).clamp(-1, 1), features).shape == (2, 1, 16, 12, 20)
+
+
 def test_channels_are_free():
     assert KlVae(2, (8, 16, 16), 3, (1, 1, 1)).eval().encode(draw(1, 2, 8, 8, 8)).shape == (1, 3, 2, 2, 2)
 

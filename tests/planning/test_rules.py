@@ -44,7 +44,7 @@ def test_the_papers_lung_crops():
     found = fingerprint((200, 200, 100), (2.04, 2.04, 3.0), [(30, 35, 30)] * 60)
     plan = planned(found, DeviceBudget("cuda", 24.0, 2.0))
     assert plan.window.shape == (128, 128, 64)
-    assert plan.window.latent_shape == (32, 32, 16)
+    assert plan.window.latent_shape(4) == (32, 32, 16)
     np.testing.assert_allclose(plan.window.spacing_mm, np.array((2.04, 2.04, 3.0)) * 1.5625)
     decision = next(d for d in plan.decisions if d.field == "window.spacing_mm")
     assert decision.inputs["factor"] == pytest.approx(1.5625)

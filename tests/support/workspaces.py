@@ -24,6 +24,7 @@ TOY = (
     "window.shape=[32,32,32]",
     "paste.smallest_ml=0.05",
     "paste.draws=3",
+    "methods.tumorgen.vae.downsampling=4",
     "methods.tumorgen.vae.widths=[8,16,32]",
     "methods.tumorgen.vae.res_blocks=[1,1,1]",
     "methods.tumorgen.vae.latent_channels=4",

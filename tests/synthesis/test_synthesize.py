@@ -276,8 +276,8 @@ def test_a_redrawn_tumor_has_as_many_latent_cells_as_in_training(workspace):
         box = redraw_box(tumor, grid, plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
         window = lay_window(scan, box, plan, 4)
         mask = resample(labels, grid, window.grid, "linear") >= 0.5
-        seen.append(draw_box(latent_mask(mask), plan.window.alpha, rng).shape)
-        drawn.append(latent_box(window.place).shape)
+        seen.append(draw_box(latent_mask(mask, 4), plan.window.alpha, rng).shape)
+        drawn.append(latent_box(window.place, 4).shape)
     assert np.mean(drawn, axis=0) == pytest.approx(np.mean(seen, axis=0), abs=0.3)
 
 

@@ -71,18 +71,22 @@ def test_area_averaging():
     mask[0:4, 0:4, 0:4] = 1  # one whole latent voxel
     mask[4:6, 0:4, 0:4] = 1  # half of the next
     mask[7, 7, 11] = 1  # a single voxel of 64
-    found = boxes.latent_mask(mask)
+    found = boxes.latent_mask(mask, 4)
     assert found.shape == (2, 2, 3)
     assert found.dtype == np.float32
     expected = np.zeros((2, 2, 3))
     expected[0, 0, 0], expected[1, 0, 0], expected[1, 1, 2] = 1, 0.5, 1 / 64
     np.testing.assert_allclose(found, expected)
     assert found.sum() * 64 == mask.sum()
+    finer = boxes.latent_mask(mask, 2)
+    assert finer.shape == (4, 4, 6)
+    assert (finer[2, 0, 0], finer[3, 0, 0], finer[3, 3, 5]) == (1, 0, 1 / 8)
 
 
 def test_latent_cells_that_a_box_touches():
-    assert boxes.latent_box(Box((4, 8, 0), (12, 16, 12))) == Box((1, 2, 0), (3, 4, 3))
-    assert boxes.latent_box(Box((6, 9, 5), (14, 17, 6))) == Box((1, 2, 1), (4, 5, 2))
+    assert boxes.latent_box(Box((4, 8, 0), (12, 16, 12)), 4) == Box((1, 2, 0), (3, 4, 3))
+    assert boxes.latent_box(Box((6, 9, 5), (14, 17, 6)), 4) == Box((1, 2, 1), (4, 5, 2))
+    assert boxes.latent_box(Box((6, 9, 5), (14, 17, 6)), 2) == Box((3, 4, 2), (7, 9, 3))
 
 
 def test_a_place_of_a_tumors_size_has_the_cells_that_training_gives_the_tumor():
@@ -93,7 +97,7 @@ def test_a_place_of_a_tumors_size_has_the_cells_that_training_gives_the_tumor():
         box = Box(tuple(start.tolist()), tuple((start + size).tolist()))
         mask = np.zeros((32, 32, 32), np.uint8)
         mask[box.slices] = 1
-        assert boxes.latent_box(box) == boxes.draw_box(boxes.latent_mask(mask), 0.0, rng)
+        assert boxes.latent_box(box, 4) == boxes.draw_box(boxes.latent_mask(mask, 4), 0.0, rng)
 
 
 def test_a_box_lies_in_its_region():

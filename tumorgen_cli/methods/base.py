@@ -77,7 +77,7 @@ class Method(ABC):
     kinds: tuple[str, ...] = ()
     format_versions: ClassVar[Mapping[str, int]] = {}
     keeps_background: bool = False
-    cell: ClassVar[int] = 1
+    cell: int = 1
     section: ClassVar[type]
     config: Any
 

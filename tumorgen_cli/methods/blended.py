@@ -28,7 +28,7 @@ from tumorgen_cli.methods.latent.joint import to_flow, upsample_mask, without_tu
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
-from tumorgen_cli.models.vae import DOWNSAMPLING, KlVae
+from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import REPLAN, Decisions, Plan, WindowPlan
@@ -110,7 +110,6 @@ class Blended(Method):
     stages = ("vae", "unconditional")
     initial_stages = ("vae",)
     solvers = rectified_flow.SOLVERS
-    cell = DOWNSAMPLING
     SOURCE = (
         "Avrahami et al., Blended Latent Diffusion, SIGGRAPH 2023, one of the methods in TumorGen's Table 1. "
         "Deviations: A rectified flow replaces DDPM. The known region is put back from one fixed path of noise "
@@ -123,6 +122,7 @@ class Blended(Method):
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, BlendedConfig)
         self.vae_config = from_plain(VaeConfig, plan.methods[_OWNER]["vae"], f"plan.json methods.{_OWNER}.vae", REPLAN)
+        self.cell = self.vae_config.downsampling
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
@@ -148,8 +148,7 @@ class Blended(Method):
     @cached_property
     def vae(self) -> KlVae:
         """TumorGen's KL-VAE."""
-        c = self.vae_config
-        return KlVae(len(self.plan.channels), c.widths, c.latent_channels, c.res_blocks)
+        return self.vae_config.network(len(self.plan.channels))
 
     @cached_property
     def net(self) -> FlowUNet:
@@ -180,7 +179,7 @@ class Blended(Method):
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
             drawn = latents.draw(rng)
-            data = np.concatenate([drawn.latent, latent_mask(drawn.mask)[None]])
+            data = np.concatenate([drawn.latent, latent_mask(drawn.mask, self.cell)[None]])
             return {
                 "data": data,
                 "noise": rng.standard_normal(data.shape, np.float32),
@@ -205,7 +204,7 @@ class Blended(Method):
         """Held-out tumors: the scan, its mask, a draw in its box and the mask that belongs to the draw."""
         rows, names, main = [], [], self.plan.main_channel
         for window in held_out_windows(self, self.vae, 4):
-            soft, axial = latent_mask(window.mask), largest_tumor_slice(window.mask)
+            soft, axial = latent_mask(window.mask, self.cell), largest_tumor_slice(window.mask)
             box = draw_box(soft, self.plan.window.alpha, np.random.default_rng([self.plan.seed, 7]))
             inside = torch.from_numpy(box_mask(box, as_triple(soft.shape)))[None, None].to(self.device)
             picture, mask = self._decode(self._sample(window.latent, inside, 1, 20, "euler"))
@@ -243,7 +242,7 @@ class Blended(Method):
     def _decode(self, joint: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The scaled image (C, X, Y, Z) and the mask (X, Y, Z) in [0, 1] of a joint variable (1, L + 1, x, y, z)."""
         with inference_context(self.plan.precision, self.device):
-            image, mask = self.vae.decode(joint[:, :-1]), upsample_mask(joint[:, -1:])
+            image, mask = self.vae.decode(joint[:, :-1]), upsample_mask(joint[:, -1:], self.cell)
         return image[0].float().cpu().numpy(), mask[0, 0].float().cpu().numpy()
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:

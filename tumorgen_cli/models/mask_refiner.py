@@ -13,7 +13,7 @@ class MaskRefiner(nn.Module):
     """Refines a coarse mask with the decoder features of the VAE.
 
     The decoder's feature maps f1, f2, f3 pass convolutions and are added to the refiner's own features of the same
-    level.
+    level. The refiner has one level for each of them, so its output has the grid of the decoder's.
 
     Source: TumorGen, section 2.3.
     Deviation: The paper gives neither widths nor normalization. The coarse mask stays in the sum, so that the refiner
@@ -21,14 +21,14 @@ class MaskRefiner(nn.Module):
 
     Args:
         feature_widths: Channels of the feature maps, from the latent grid upward.
-        width: Channels on the finest level; coarser levels have 2 and 4 times as many.
+        width: Channels on the finest level; each coarser level has twice as many.
         guided: Whether the decoder features are used.
     """
 
     def __init__(self, feature_widths: Sequence[int], width: int, guided: bool = True) -> None:
         super().__init__()
         self.guided = guided
-        widths = [width * f for f in (4, 2, 1)[-len(feature_widths) :]]
+        widths = [width * 2**level for level in reversed(range(len(feature_widths)))]
         self.entry = nn.Conv3d(1, widths[0], 3, padding=1)
         self.guides = nn.ModuleList(
             nn.Sequential(nn.GroupNorm(1, f), nn.Conv3d(f, w, 3, padding=1))
@@ -40,11 +40,11 @@ class MaskRefiner(nn.Module):
         self.exit = nn.Conv3d(widths[-1], 1, 3, padding=1)
 
     def forward(self, mask: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Logits of the refined mask (B, 1, 4x, 4y, 4z).
+        """Logits of the refined mask (B, 1, X, Y, Z).
 
         Args:
             mask: Coarse mask (B, 1, x, y, z) in [-1, 1].
-            features: Decoder features at 1, 2 and 4 times the latent grid.
+            features: Decoder features, each of twice the resolution of the one before, from the latent grid upward.
         """
         hidden = self.entry(mask)
         for level, block in enumerate(self.levels):

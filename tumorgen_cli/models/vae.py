@@ -15,8 +15,6 @@ import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D, MaisiUpsample
 from torch import Tensor, nn
 
-DOWNSAMPLING = 4  # working voxels per latent voxel, along each axis
-
 
 def make_kl_vae(
     channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int]
@@ -29,7 +27,7 @@ def make_kl_vae(
 
     Args:
         channels: Channels of the image.
-        widths: Widths of the levels, from the image downward.
+        widths: Widths of the levels, from the image downward. The grid is halved between levels.
         latent_channels: Channels of the latents.
         res_blocks: Residual blocks per level.
     """
@@ -66,8 +64,12 @@ def _replace_norms(module: nn.Module) -> None:
 class Autoencoder(nn.Module):
     """A network that encodes images into standardized latents and decodes them.
 
+    A latent cell is F voxels wide along each axis, the network's `downsampling`. Shapes (X/F, Y/F, Z/F) are written
+    (x, y, z).
+
     Attributes:
         net: an `AutoencoderKlMaisi`.
+        downsampling: F; with three widths it is 4, with two it is 2.
         mean: (latent_channels,) mean of the training latents; 0 until it is measured.
         std: (latent_channels,) standard deviation of the training latents; 1 until it is measured.
     """
@@ -78,16 +80,17 @@ class Autoencoder(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int], latent_channels: int, res_blocks: Sequence[int]) -> None:
         super().__init__()
         self.net = make_kl_vae(channels, widths, latent_channels, res_blocks)
+        self.downsampling = 2 ** (len(widths) - 1)
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("std", torch.ones(latent_channels))
 
     @abstractmethod
     def encode(self, image: Tensor) -> Tensor:
-        """Standardized latents (B, L, X/4, Y/4, Z/4) of images (B, C, X, Y, Z) in [-1, 1]."""
+        """Standardized latents (B, L, x, y, z) of images (B, C, X, Y, Z) in [-1, 1]."""
 
     @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
-        """Images (B, C, X, Y, Z) of standardized latents (B, L, X/4, Y/4, Z/4)."""
+        """Images (B, C, X, Y, Z) of standardized latents (B, L, x, y, z)."""
 
     def standardize(self, latent: Tensor) -> Tensor:
         """Latents (B, L, x, y, z) of the encoder with mean 0 and standard deviation 1 per channel."""
@@ -112,11 +115,11 @@ class KlVae(Autoencoder):
         self.feature_widths = tuple(reversed(widths))
 
     def encode(self, image: Tensor) -> Tensor:
-        """Standardized latent means (B, L, X/4, Y/4, Z/4) of images (B, C, X, Y, Z) in [-1, 1]; no noise is added."""
+        """Standardized latent means (B, L, x, y, z) of images (B, C, X, Y, Z) in [-1, 1]; no noise is added."""
         return self.standardize(self.net.encode(image)[0])
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Images (B, C, X, Y, Z) of standardized latents (B, L, X/4, Y/4, Z/4)."""
+        """Images (B, C, X, Y, Z) of standardized latents (B, L, x, y, z)."""
         return self.decode_with_features(latent)[0]
 
     def decode_with_features(self, latent: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -139,7 +142,7 @@ class KlVae(Autoencoder):
 
         Args:
             image: (B, C, X, Y, Z) in [-1, 1].
-            noise: Standard normal noise (B, L, X/4, Y/4, Z/4) for the latents.
+            noise: Standard normal noise (B, L, x, y, z) for the latents.
         """
         mean, sigma = self.net.encode(image)
         return self.net.decode(mean + sigma * noise).float(), mean.float(), sigma.float()

@@ -91,7 +91,7 @@ class VqGan(Autoencoder):
         return latent.float()
 
     def encode(self, image: Tensor) -> Tensor:
-        """Standardized latents (B, L, X/4, Y/4, Z/4) of images (B, C, X, Y, Z) in [-1, 1], before the quantization."""
+        """Standardized latents (B, L, x, y, z) of images (B, C, X, Y, Z) in [-1, 1], before the quantization."""
         return self.standardize(self._embed(image))
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -44,11 +44,11 @@ def summarize_plan(planned: Planned, training_seconds: float) -> list[tuple[str,
     window, training = plan.window, fingerprint.of(splits.train).tumors
     channels = [f"{describe_modality(c.name)} from {c.low:.4g} to {c.high:.4g}" for c in plan.channels]
     median = rules.extent_percentile_mm(training, 50)
-    cells = describe_edges((e / (4 * s) for e, s in zip(median, window.spacing_mm, strict=True)), ".1f")
+    downsampling = int(plan.methods["tumorgen"]["vae"]["downsampling"])
+    cells = describe_edges((e / (downsampling * s) for e, s in zip(median, window.spacing_mm, strict=True)), ".1f")
     lesions = f"{len(fingerprint.tumors)} of {plan.tumor_name}, {len(training)} to train"
-    shape = (
-        f"{_short(window.shape)} voxels of {_short(window.spacing_mm)} mm, {_short(window.latent_shape)} latent cells"
-    )
+    latent_shape = _short(window.latent_shape(downsampling))
+    shape = f"{_short(window.shape)} voxels of {_short(window.spacing_mm)} mm, {latent_shape} latent cells"
     fold = "every fifth case" if splits.fold is None else f"fold {splits.fold}"
     chosen = [f"{d.field}={_short(d.value)}" for d in plan.decisions if d.source != "rule"]
     steps = ", ".join(f"{stage} {part['iterations']}" for stage, part in _stages(plan))
@@ -100,7 +100,8 @@ def preprocessed_bytes(plan: Plan, grids: Iterable[Grid]) -> int:
 def encoded_bytes(planned: Planned) -> int:
     """The size on disk of the encoded windows around the training tumors."""
     section, tumors = planned.plan.methods["tumorgen"], planned.fingerprint.of(planned.splits.train).tumors
-    latent = math.prod(planned.plan.window.latent_shape) * int(section["vae"]["latent_channels"]) * _FLOAT_BYTES
+    cells = math.prod(planned.plan.window.latent_shape(int(section["vae"]["downsampling"])))
+    latent = cells * int(section["vae"]["latent_channels"]) * _FLOAT_BYTES
     return latent * int(section["flow"]["copies"]) * len(tumors)
 
 

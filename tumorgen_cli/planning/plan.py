@@ -31,6 +31,7 @@ from tumorgen_cli.planning.ranges import (
     Seed,
     Sides,
     Spacing,
+    TumorCount,
 )
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
@@ -78,10 +79,9 @@ class WindowPlan:
         """Edges of the window in mm."""
         return as_triple(n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
 
-    @property
-    def latent_shape(self) -> Shape:
-        """Latent cells per side of the window."""
-        return as_triple(n // 4 for n in self.shape)
+    def latent_shape(self, downsampling: int) -> Shape:
+        """Latent cells per side of the window, for an autoencoder whose cells are `downsampling` voxels wide."""
+        return as_triple(n // downsampling for n in self.shape)
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,9 @@ class PastePlan:
         smallest_ml: Tumors with a smaller volume are drawn again.
         heal_mm: An old tumor is removed with this margin, by methods that keep the host's voxels.
         seen_in: Channels in which an old tumor is looked for beyond its outline.
+        places: Where boxes are drawn in healthy hosts: where the surroundings look like those of training tumors, or
+            anywhere in the body or region.
+        tumors: Tumors of a pair in a healthy host: "data" draws as many as the training cases have (`synthesis.counts`).
     """
 
     feather_mm: Millimeters
@@ -101,6 +104,8 @@ class PastePlan:
     smallest_ml: Milliliters
     heal_mm: Millimeters
     seen_in: tuple[ChannelIndex, ...]
+    tumors: TumorCount
+    places: Literal["surroundings", "anywhere"]
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,7 @@ def make_plan(
     reason = "tumors stand out most in it: scores, hard kinds and pictures are of it"
     d.take("main_channel", rules.main_channel(fingerprint.channels, tumors), reason)
     window = _plan_window(d, fingerprint, tumors, budget)
-    _plan_paste(d.within("paste"), fingerprint, tumors, window)
+    _plan_paste(d.within("paste"), fingerprint, training_facts, window)
     _plan_training(d, fingerprint, budget)
     for name, rule in sections.items():
         rule(d.within(f"methods.{name}"), training_facts, window, budget)
@@ -269,17 +274,22 @@ def _plan_channel(d: Decisions, facts: ChannelFacts) -> None:
     d.take("power", scaling.power, "square root for PET: the VAE sees low uptake too; linear otherwise")
 
 
-def _plan_paste(d: Decisions, fingerprint: Fingerprint, tumors: Sequence[TumorFacts], window: WindowPlan) -> None:
-    """Take the fields of `PastePlan`."""
+def _plan_paste(d: Decisions, fingerprint: Fingerprint, training: Fingerprint, window: WindowPlan) -> None:
+    """Take the fields of `PastePlan`; `training` holds the training cases alone."""
     feather = 2.0 * max(window.spacing_mm)
     d.take("feather_mm", feather, "two working voxels: no seam, little lost", spacing=window.spacing_mm)
     d.take("draws", 10, "an empty or too small tumor is drawn again; at most this many draws")
-    d.take("smallest_ml", rules.smallest_volume_ml(tumors), "half of the smallest training tumor")
+    d.take("smallest_ml", rules.smallest_volume_ml(training.tumors), "half of the smallest training tumor")
     blur = 1.5 * max(rules.median_spacing(fingerprint))
     d.take("heal_mm", blur, "an old tumor is removed with one and a half voxels around it, its blur")
     pet = tuple(i for i, facts in enumerate(fingerprint.channels) if channels.is_pet(facts.name))
     reason = "PET: uptake reaches beyond outlines drawn on another scan; what is left of it is a tumor without a mask"
     d.take("seen_in", pet, reason)
+    reason = "tumors lie where the shell around them looks like that of training tumors, in healthy hosts"
+    d.take("places", "surroundings", reason)
+    counts = sorted(len(case.tumors) for case in training.cases if case.tumors)
+    reason = "as many tumors in a pair as the training cases have; fewer where a host shows less of the body"
+    d.take("tumors", "data", reason, fewest=counts[0], median=counts[len(counts) // 2], most=counts[-1])
 
 
 def _plan_training(d: Decisions, fingerprint: Fingerprint, budget: DeviceBudget) -> None:

@@ -6,7 +6,7 @@ Every range has two ends, so that NaN, infinity and slips of the keyboard are re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf, Predicate, doc
 
@@ -40,6 +40,8 @@ Batch = Annotated[int, Ge(1), Le(4096)]
 Steps = Annotated[int, Ge(1), Le(100_000)]
 Copies = Annotated[int, Ge(1), Le(10_000)]
 Draws = Annotated[int, Ge(1), Le(1000)]
+#: of a pair; "data": as many as the training cases have
+TumorCount = Literal["data"] | Annotated[int, Ge(1), Le(1000)]
 MoreDraws = Annotated[int, Ge(0), Le(100)]
 Codes = Annotated[int, Ge(2), Le(10_000_000)]
 LatentCells = Annotated[int, Ge(1), Le(64)]
@@ -51,9 +53,12 @@ LabelValue = Annotated[int, Ge(0), Le(2**31 - 1)]
 # -- networks -------------------------------------------------------------------------------------------------------
 Width = Annotated[int, Ge(1), Le(8192)]
 Blocks = Annotated[int, Ge(1), Le(32)]
-#: an autoencoder halves its grid between levels; a latent cell is 4 voxels wide
-CodecWidths = Annotated[tuple[Width, Width, Width], Predicate(share_groups), _GROUPS]
-CodecBlocks = tuple[Blocks, Blocks, Blocks]
+#: an autoencoder halves its grid between levels; with three levels, a latent cell is 4 voxels wide
+VqGanWidths = Annotated[tuple[Width, Width, Width], Predicate(share_groups), _GROUPS]
+VqGanBlocks = tuple[Blocks, Blocks, Blocks]
+#: the KL-VAE's may be 2 voxels wide, with two levels
+VaeWidths = Annotated[tuple[Width, ...], MinLen(2), MaxLen(3), Predicate(share_groups), _GROUPS]
+VaeBlocks = Annotated[tuple[Blocks, ...], MinLen(2), MaxLen(3)]
 #: sides of latent windows are multiples of 4, which can be halved twice
 LatentWidths = Annotated[tuple[Width, ...], MinLen(1), MaxLen(3), Predicate(share_groups), _GROUPS]
 #: as `LatentWidths`, normalized in groups of 8

@@ -25,7 +25,7 @@ PAPER_CELL_ML = 3.0
 CPU_VOXELS = 2**18
 CONTEXT_MM = 25.0
 LARGEST_RESIZE = 2.0
-SIDE_MULTIPLE = 16  # the VAE downsamples by 4, the U-Net of the flow by 2 twice
+SIDE_MULTIPLE = 16  # autoencoders downsample by at most 4, and the networks on latents halve their grid twice
 SMALLEST_SIDE = 32
 
 
@@ -158,7 +158,7 @@ def box_alpha(window: Triple, median_tumor_mm: Triple) -> float:
     return round(min(0.2, max(0.05, margin / 2)), 3)
 
 
-def latent_channels(spacing: Triple) -> tuple[float, int]:
+def latent_channels(spacing: Triple, downsampling: int) -> tuple[float, int]:
     """The volume of a latent cell in ml, and the number of latent channels.
 
     There are 4 channels, and twice as many for each doubling of the cell's volume over the paper's, at most 16.
@@ -167,7 +167,7 @@ def latent_channels(spacing: Triple) -> tuple[float, int]:
         TumorGen, section 3.1: 4 channels. Its lung crops of 2.04 × 2.04 × 3 mm voxels, resized by 1.5625, have latent
         cells of 3 ml.
     """
-    cell = math.prod(4 * s for s in spacing) / 1000
+    cell = math.prod(downsampling * s for s in spacing) / 1000
     doublings = round(math.log2(max(cell / PAPER_CELL_ML, 1.0)))
     return round(cell, 2), 4 * 2 ** min(doublings, 2)
 

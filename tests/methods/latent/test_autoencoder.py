@@ -13,7 +13,8 @@ from tumorgen_cli.methods.latent import quality
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.models.vae import KlVae
-from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.errors import PlanError, StateError
+from tumorgen_cli.system.json_records import from_plain
 
 SMALL = (1, (8, 16, 32), 4, (1, 1, 1))
 
@@ -42,6 +43,17 @@ def test_initial_weights_from_every_kind_of_file(tmp_path):
         assert not same(target.net, source.net)
         ae.load_initial(target, tmp_path / name)
         assert same(target.net, source.net), name
+
+
+def test_the_levels_must_fit_the_downsampling(workspace):
+    section = workspace.plan().methods["tumorgen"]["vae"]
+    fine = {**section, "downsampling": 2, "widths": [8, 16], "res_blocks": [1, 1]}
+    assert from_plain(ae.VaeConfig, fine).network(1).downsampling == 2
+    assert from_plain(ae.VaeConfig, section).network(1).downsampling == section["downsampling"] == 4
+    for changes in ({"downsampling": 2}, {**fine, "downsampling": 4}, {**fine, "res_blocks": [1, 1, 1]}):
+        with pytest.raises(PlanError, match="levels of the VAE do not fit its downsampling") as error:
+            from_plain(ae.VaeConfig, {**section, **changes})
+        assert "set methods.tumorgen.vae.downsampling" in error.value.faults[0].remedy
 
 
 def test_other_widths_are_refused_tensor_by_tensor(tmp_path):
@@ -157,7 +169,7 @@ def test_latents_are_measured_to_mean_0_and_spread_1(trained):
     ae.measure_latent_statistics(method.vae, cases, plan, "cpu")
     with torch.inference_mode():
         z = torch.cat(
-            [method.vae.encode(torch.from_numpy(quality.whole_image(c, plan))[None]).flatten(2) for c in cases], 2
+            [method.vae.encode(torch.from_numpy(quality.whole_image(c, plan, 4))[None]).flatten(2) for c in cases], 2
         ).double()
     torch.testing.assert_close(z.mean((0, 2)), torch.zeros(4).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(z.std((0, 2)), torch.ones(4).double(), atol=1e-2, rtol=0)

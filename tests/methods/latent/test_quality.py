@@ -13,6 +13,8 @@ from tumorgen_cli.preprocessing.intensity import unscale
 class Shift:
     """A codec whose pictures are off by a constant in the scaled range."""
 
+    downsampling = 4
+
     def __init__(self, by):
         self.by = by
 
@@ -40,11 +42,15 @@ def test_quality_in_closed_form(trained):
     assert off["tumor_shift"] == pytest.approx(0.01, rel=0.1)
 
 
-def test_whole_images_have_sides_divisible_by_four(trained):
+@pytest.mark.parametrize("downsampling", [2, 4])
+def test_whole_images_have_sides_of_whole_cells(trained, downsampling):
     plan = trained.plan()
     case = load_cases(trained, trained.splits().test)[0]
-    image = quality.whole_image(case, plan)
-    assert all(n % 4 == 0 and 0 <= n - m < 4 for n, m in zip(image.shape[1:], case.record.shape, strict=True))
+    image = quality.whole_image(case, plan, downsampling)
+    assert all(
+        n % downsampling == 0 and 0 <= n - m < downsampling
+        for n, m in zip(image.shape[1:], case.record.shape, strict=True)
+    )
     keep = tuple(slice(0, n) for n in case.record.shape)
     back = unscale(image, plan.channels, np.array(case.record.limits))[(slice(None), *keep)]
     np.testing.assert_allclose(back, np.clip(case.image, *case.record.limits[0]), atol=1e-3)

@@ -9,8 +9,6 @@ from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.plan import Decisions, WindowPlan
 from tumorgen_cli.planning.ranges import (
     Batch,
-    CodecBlocks,
-    CodecWidths,
     Codes,
     Copies,
     Decibels,
@@ -24,6 +22,8 @@ from tumorgen_cli.planning.ranges import (
     ShareBelowOne,
     Sides,
     Steps,
+    VqGanBlocks,
+    VqGanWidths,
     Weight,
     Width,
 )
@@ -57,8 +57,8 @@ class VqGanConfig:
         least_psnr: below this PSNR in dB on held-out cases, the diffusion starts with a warning.
     """
 
-    widths: CodecWidths
-    res_blocks: CodecBlocks
+    widths: VqGanWidths
+    res_blocks: VqGanBlocks
     latent_channels: Width
     codes: Codes
     patch: Sides

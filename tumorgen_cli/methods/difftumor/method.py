@@ -33,7 +33,6 @@ from tumorgen_cli.methods.latent.quality import (
 from tumorgen_cli.methods.mask_prior import load_donors, place_mask
 from tumorgen_cli.models import ddpm
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
-from tumorgen_cli.models.vae import DOWNSAMPLING
 from tumorgen_cli.models.vqgan import Critics, VqGan
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
@@ -84,6 +83,10 @@ class DiffTumor(Method):
         """The VQGAN."""
         c = self.config.vqgan
         return VqGan(len(self.plan.channels), c.widths, c.latent_channels, c.res_blocks, c.codes)
+
+    def nearest_mask(self, mask: np.ndarray) -> Tensor:
+        """`nearest_mask` on the VQGAN's latent grid, (1, 1, x, y, z) on the device."""
+        return torch.from_numpy(nearest_mask(mask, self.vqgan.downsampling))[None].to(self.device)
 
     @cached_property
     def net(self) -> PlaneUNet:
@@ -148,7 +151,7 @@ class DiffTumor(Method):
             drawn = latents.draw(rng)
             return {
                 "latent": drawn.latent,
-                "mask": nearest_mask(drawn.mask),
+                "mask": nearest_mask(drawn.mask, self.vqgan.downsampling),
                 "noise": rng.standard_normal(drawn.latent.shape, np.float32),
                 "step": rng.integers(1, c.timesteps + 1),
             }
@@ -173,7 +176,7 @@ class DiffTumor(Method):
         for window in held_out_windows(self, self.vqgan, 4):
             axial = largest_tumor_slice(window.mask)
             row = [window.image[0, main].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
-            mask = torch.from_numpy(nearest_mask(window.mask))[None].to(self.device)
+            mask = self.nearest_mask(window.mask)
             for seed in (1, 2):
                 drawn = self.draw_latent(window.latent, mask, seed, s.steps, s.solver)
                 with inference_context(self.plan.precision, self.device):
@@ -219,7 +222,7 @@ class DiffTumor(Method):
         check_steps("--steps", steps, self.config.ddpm.timesteps)
         share, drawn = place_mask(self.config.mask, self.plan, request, rng, self.donors)
         canvas = open_canvas(self.vqgan, request, self.plan, c.halo, self.device)
-        mask = torch.from_numpy(nearest_mask(share))[None].to(self.device)
+        mask = self.nearest_mask(share)
         latent = self.draw_latent(canvas.latent, mask, seed, steps, solver)
         with inference_context(self.plan.precision, self.device):
             picture = self.vqgan.decode(latent[canvas.cells])[0].float().cpu().numpy()
@@ -232,14 +235,14 @@ class DiffTumor(Method):
         return Synthetic(image, share, {**drawn, "steps": steps, "solver": solver, "edge_mm": round(float(edge), 3)})
 
 
-def nearest_mask(mask: np.ndarray) -> np.ndarray:
-    """A mask (X, Y, Z) on the latent grid, (1, x, y, z), 0 or 1, by nearest neighbor.
+def nearest_mask(mask: np.ndarray, factor: int) -> np.ndarray:
+    """A mask (X, Y, Z) on the grid of cells of `factor` voxels per side, (1, x, y, z), 0 or 1, by nearest neighbor.
 
     If no cell would be 1, the cell of the mask's maximum is.
     """
-    half = DOWNSAMPLING // 2
-    small = (mask[half::DOWNSAMPLING, half::DOWNSAMPLING, half::DOWNSAMPLING] >= 0.5).astype(np.float32)
+    half = factor // 2
+    small = (mask[half::factor, half::factor, half::factor] >= 0.5).astype(np.float32)
     if not small.any() and mask.any():
         peak = np.unravel_index(int(mask.argmax()), mask.shape)
-        small[tuple(min(p // DOWNSAMPLING, n - 1) for p, n in zip(peak, small.shape, strict=True))] = 1
+        small[tuple(min(p // factor, n - 1) for p, n in zip(peak, small.shape, strict=True))] = 1
     return small[None]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,18 +22,18 @@ from tumorgen_cli.methods.latent.quality import (
     reconstruction_quality,
     whole_image,
 )
-from tumorgen_cli.models.vae import DOWNSAMPLING, Autoencoder, KlVae
+from tumorgen_cli.models.vae import Autoencoder, KlVae
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.ranges import (
     Batch,
-    CodecBlocks,
-    CodecWidths,
     Decibels,
     Iterations,
     LearningRate,
     ShareBelowOne,
     Sides,
+    VaeBlocks,
+    VaeWidths,
     Weight,
     Width,
 )
@@ -40,7 +41,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, load_case
 from tumorgen_cli.preprocessing.intensity import scale
 from tumorgen_cli.preprocessing.windows import augment
-from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.training.checkpoints import check_initial
 from tumorgen_cli.training.stage import Objective, Stage
@@ -55,6 +56,7 @@ class VaeConfig:
     """The KL-VAE and its training.
 
     Attributes:
+        downsampling: voxels per latent cell, along each axis: 2 with two levels, 4 with three.
         widths: channels of the levels, from the image downward.
         res_blocks: residual blocks per level.
         latent_channels: channels of the latents.
@@ -70,8 +72,9 @@ class VaeConfig:
         least_psnr: below this PSNR in dB on held-out cases, later stages start with a warning.
     """
 
-    widths: CodecWidths
-    res_blocks: CodecBlocks
+    downsampling: Literal[2, 4]
+    widths: VaeWidths
+    res_blocks: VaeBlocks
     latent_channels: Width
     patch: Sides
     batch: Batch
@@ -83,6 +86,25 @@ class VaeConfig:
     adversarial_weight: Weight
     ema: ShareBelowOne
     least_psnr: Decibels
+
+    def __post_init__(self) -> None:
+        levels = levels_for(self.downsampling)
+        if (len(self.widths), len(self.res_blocks)) != (levels, levels):
+            found = f"{len(self.widths)} widths and {len(self.res_blocks)} res_blocks"
+            expected = f"{levels} of each for a downsampling of {self.downsampling}"
+            remedy = "set methods.tumorgen.vae.downsampling, .widths and .res_blocks together"
+            raise PlanError(
+                "The levels of the VAE do not fit its downsampling", [Fault("vae", found, expected, remedy)]
+            )
+
+    def network(self, channels: int) -> KlVae:
+        """The network, for images of `channels` channels."""
+        return KlVae(channels, self.widths, self.latent_channels, self.res_blocks)
+
+
+def levels_for(downsampling: int) -> int:
+    """The number of levels of an autoencoder: it halves its grid between them."""
+    return 1 + int(math.log2(downsampling))
 
 
 class VaeObjective(nn.Module):
@@ -99,7 +121,7 @@ class VaeObjective(nn.Module):
         self._critic = (critic,)  # the tuple keeps the critic out of this module's parameters
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its terms for a batch of `image` (B, C, X, Y, Z) and `noise` (B, L, X/4, Y/4, Z/4)."""
+        """The loss and its terms for a batch of `image` (B, C, X, Y, Z) and `noise` (B, L, x, y, z)."""
         image = batch["image"]
         picture, mean, sigma = self.vae(image, batch["noise"])
         terms = {
@@ -208,7 +230,7 @@ def vae_item(cases: Sequence[Case], plan: Plan, config: VaeConfig, seed: int) ->
     def item(number: int) -> dict[str, Any]:
         rng = np.random.default_rng([seed, number])
         shape = patch_shape(config.patch, seed, number // config.batch)
-        latent = (config.latent_channels, *(n // DOWNSAMPLING for n in shape))
+        latent = (config.latent_channels, *(n // config.downsampling for n in shape))
         return {"image": draw_patch(cases, plan, shape, rng), "noise": rng.standard_normal(latent, np.float32)}
 
     return item
@@ -265,7 +287,7 @@ def measure_latent_statistics(codec: Autoencoder, cases: Sequence[Case], plan: P
     squares, count = torch.zeros_like(sums), 0
     for case in list(cases)[:_MOST_CASES]:
         with inference_context(plan.precision, device):
-            z = codec.encode(torch.from_numpy(whole_image(case, plan))[None].to(device)).double()
+            z = codec.encode(torch.from_numpy(whole_image(case, plan, codec.downsampling))[None].to(device)).double()
         sums, squares, count = (
             sums + z.sum((0, 2, 3, 4)),
             squares + z.square().sum((0, 2, 3, 4)),
@@ -294,7 +316,10 @@ def load_initial(vae: KlVae, path: Path) -> None:
             state = state[name]
     state = {key.removeprefix("module.").removeprefix("vae.net."): value for key, value in state.items()}
     own = vae.net.state_dict()
-    remedy = "plan with the checkpoint's widths (--set methods.tumorgen.vae.widths=[64,128,256])"
+    remedy = (
+        "plan with the checkpoint's levels (for MAISI's, --set methods.tumorgen.vae.downsampling=4 "
+        "--set methods.tumorgen.vae.widths=[64,128,256] --set methods.tumorgen.vae.res_blocks=[2,2,2])"
+    )
     faults = [
         Fault(f"{path.name}: {key}", "missing", f"a tensor of {tuple(value.shape)}", remedy)
         for key, value in own.items()

@@ -17,7 +17,6 @@ from torch import Tensor
 from tumorgen_cli.geometry import Box, Triple, as_triple
 from tumorgen_cli.methods.base import Request
 from tumorgen_cli.methods.latent.quality import Codec, inference_context
-from tumorgen_cli.models.vae import DOWNSAMPLING
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.tumors.boxes import box_mask, latent_box
@@ -33,6 +32,7 @@ class Canvas:
         request: the request that it belongs to.
         scaled: (C, X, Y, Z), the window in [-1, 1].
         latent: (1, L, x, y, z).
+        downsampling: voxels per latent cell, along each axis.
         latent_box: the tumor's place in latent cells.
         box: the tumor's place as a mask (1, 1, x, y, z).
         region: the region to decode, in latent cells: the box with its halo.
@@ -41,6 +41,7 @@ class Canvas:
     request: Request
     scaled: np.ndarray
     latent: Tensor
+    downsampling: int
     latent_box: Box
     box: Tensor
     region: Box
@@ -53,7 +54,7 @@ class Canvas:
     @property
     def voxels(self) -> Box:
         """The region in voxels of the window."""
-        start, stop = (as_triple(DOWNSAMPLING * a for a in ends) for ends in (self.region.start, self.region.stop))
+        start, stop = (as_triple(self.downsampling * a for a in ends) for ends in (self.region.start, self.region.stop))
         return Box(start, stop)
 
     def in_region(self, box: Box) -> Box:
@@ -70,9 +71,10 @@ def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: s
     with inference_context(plan.precision, device):
         latent = codec.encode(torch.from_numpy(scaled)[None].to(device))
     shape = as_triple(latent.shape[2:])
-    place, box = latent_box(request.place), latent_box(request.box)
+    factor = codec.downsampling
+    place, box = latent_box(request.place, factor), latent_box(request.box, factor)
     mask = torch.from_numpy(box_mask(place, shape))[None, None].to(device)
-    return Canvas(request, scaled, latent, place, mask, box.grown(halo, shape))
+    return Canvas(request, scaled, latent, factor, place, mask, box.grown(halo, shape))
 
 
 def smooth_host(canvas: Canvas, decode: Callable[[Tensor], Tensor], plan: Plan, device: str) -> np.ndarray:

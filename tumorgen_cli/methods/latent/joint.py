@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tumorgen_cli.models.vae import DOWNSAMPLING
-
 
 def to_flow(mask: Tensor) -> Tensor:
     """A mask in [0, 1] in the flow's range [-1, 1]."""
@@ -29,6 +27,6 @@ def without_tumor(latent: Tensor) -> Tensor:
     return torch.cat([latent, -torch.ones_like(latent[:, :1])], 1)
 
 
-def upsample_mask(mask: Tensor) -> Tensor:
+def upsample_mask(mask: Tensor, downsampling: int) -> Tensor:
     """A coarse mask (B, 1, x, y, z) in [-1, 1] on the working grid, in [0, 1]: the mask without a refiner."""
-    return from_flow(F.interpolate(mask, scale_factor=DOWNSAMPLING, mode="trilinear"))
+    return from_flow(F.interpolate(mask, scale_factor=downsampling, mode="trilinear"))

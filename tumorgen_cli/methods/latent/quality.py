@@ -15,7 +15,6 @@ from torch import Tensor
 
 from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.geometry import Shape, as_triple, cut
-from tumorgen_cli.models.vae import DOWNSAMPLING
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.cases import Case
 from tumorgen_cli.preprocessing.intensity import scale, unscale
@@ -25,7 +24,13 @@ _LEAST_ERROR = 1e-12  # bounds PSNR at 120 dB
 
 
 class Codec(Protocol):
-    """Encodes images (B, C, X, Y, Z) in [-1, 1] into latents (B, L, X/4, Y/4, Z/4), and decodes them."""
+    """Encodes images (B, C, X, Y, Z) in [-1, 1] into latents (B, L, x, y, z), and decodes them.
+
+    Attributes:
+        downsampling: voxels per latent cell, along each axis.
+    """
+
+    downsampling: int
 
     def encode(self, image: Tensor) -> Tensor:
         """Latents of images."""
@@ -41,14 +46,14 @@ def inference_context(precision: str, device: str) -> Iterator[None]:
         yield
 
 
-def whole_image(case: Case, plan: Plan) -> np.ndarray:
-    """The whole case (C, X, Y, Z) in [-1, 1]; the edge is repeated until the sides are multiples of 4."""
-    shape = as_triple(-(-n // DOWNSAMPLING) * DOWNSAMPLING for n in case.record.shape)
+def whole_image(case: Case, plan: Plan, downsampling: int) -> np.ndarray:
+    """The whole case (C, X, Y, Z) in [-1, 1]; the edge is repeated until the sides are multiples of `downsampling`."""
+    shape = as_triple(-(-n // downsampling) * downsampling for n in case.record.shape)
     return scale(cut(case.image, (0, 0, 0), shape), plan.channels, np.array(case.record.limits, np.float32))
 
 
 def reconstruct(codec: Codec, image: np.ndarray, plan: Plan, device: str) -> np.ndarray:
-    """The decoded latents of a scaled image (C, X, Y, Z), whose sides are divisible by 4."""
+    """The decoded latents of a scaled image (C, X, Y, Z), whose sides are multiples of the downsampling."""
     with inference_context(plan.precision, device):
         latent = codec.encode(torch.from_numpy(image)[None].to(device))
         return np.asarray(codec.decode(latent)[0].float().cpu().numpy())
@@ -68,7 +73,7 @@ def reconstruction_quality(codec: Codec, cases: Sequence[Case], plan: Plan, devi
     for case in cases:
         limits = np.array(case.record.limits, np.float32)
         keep = (slice(None), *(slice(0, n) for n in case.record.shape))
-        pair = _real_and_reconstructed(codec, whole_image(case, plan), limits, plan, device)
+        pair = _real_and_reconstructed(codec, whole_image(case, plan, codec.downsampling), limits, plan, device)
         real, picture = (whole[keep] for whole in pair)
         psnr.append(-10 * np.log10(max(float(np.mean((picture - real) ** 2)), _LEAST_ERROR)))
         metric = SSIMMetric(spatial_dims=3, data_range=1.0, win_size=min(7, *case.record.shape))
@@ -124,7 +129,7 @@ def reconstruction_preview(codec: Codec, cases: Sequence[Case], plan: Plan, devi
     def preview(path: Path) -> None:
         rows = []
         for case in cases:
-            image = whole_image(case, plan)
+            image = whole_image(case, plan, codec.downsampling)
             picture = reconstruct(codec, image, plan, device)
             axial, main = largest_tumor_slice(case.tumors), plan.main_channel
             difference = np.abs(picture - image)[main, :, :, axial] * 4 - 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tumorgen_cli.geometry import SHELL_MM
-from tumorgen_cli.methods.latent.autoencoder import VaeConfig
+from tumorgen_cli.methods.latent.autoencoder import VaeConfig, levels_for
 from tumorgen_cli.models.rectified_flow import Solver
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.plan import Decisions, WindowPlan
@@ -157,9 +157,11 @@ def plan_tumorgen(d: Decisions, tumors: int, window: WindowPlan, budget: DeviceB
 def _plan_vae(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
     large = budget.large
     widths = "MAISI's widths from 16 GiB up" if large else "small enough to learn from tens of scans, and on a CPU"
-    d.take("widths", (64, 128, 256) if large else (16, 32, 64), widths, memory_gib=budget.memory_gib)
-    d.take("res_blocks", (2, 2, 2), "MAISI's")
-    cell, latents = rules.latent_channels(window.spacing_mm)
+    downsampling = d.take("downsampling", 4, "MAISI's")
+    levels = levels_for(downsampling)
+    d.take("widths", ((64, 128, 256) if large else (16, 32, 64))[:levels], widths, memory_gib=budget.memory_gib)
+    d.take("res_blocks", (2, 2, 2)[:levels], "MAISI's")
+    cell, latents = rules.latent_channels(window.spacing_mm, downsampling)
     reason = "the paper's 4; doubled when a latent cell's volume exceeds the paper's 3.0 ml"
     d.take("latent_channels", latents, reason, cell_ml=cell)
     reason = "the largest; sides are drawn from 32 up: trained with one size only, a VAE shifts intensities at others"

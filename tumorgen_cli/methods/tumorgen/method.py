@@ -31,7 +31,7 @@ from tumorgen_cli.metrics.traits import KINDS
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
 from tumorgen_cli.models.mask_refiner import MaskRefiner
-from tumorgen_cli.models.vae import DOWNSAMPLING, KlVae
+from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
@@ -53,7 +53,6 @@ class TumorGen(Method):
     stages = ("vae", "flow", "refiner")
     initial_stages = stages
     solvers = rectified_flow.SOLVERS
-    cell = DOWNSAMPLING
     SOURCE = (
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. "
         "1-7. Deviations: The VAE is trained on the data set's own cases unless a checkpoint is given. The fine "
@@ -69,6 +68,7 @@ class TumorGen(Method):
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, TumorGenConfig)
+        self.cell = self.config.vae.downsampling
         self.keeps_background = self.config.sampling.keep_mm > 0
         self.kinds = tuple(KINDS) if self.config.flow.character else ()
 
@@ -81,8 +81,7 @@ class TumorGen(Method):
     @cached_property
     def vae(self) -> KlVae:
         """The KL-VAE."""
-        c = self.config.vae
-        return KlVae(len(self.plan.channels), c.widths, c.latent_channels, c.res_blocks)
+        return self.config.vae.network(len(self.plan.channels))
 
     @cached_property
     def net(self) -> FlowUNet:
@@ -148,7 +147,7 @@ class TumorGen(Method):
         def item(number: int) -> dict[str, Any]:
             drawn = self._draw_item(latents, np.random.default_rng([seed, number]))
             if not joint:
-                del drawn["target"]  # not needed; it has 64 times as many voxels as a latent
+                del drawn["target"]  # not needed; it has many more voxels than a latent
             return drawn
 
         models = {**self._field(), **({"refiner": self.refiner} if joint else {})}
@@ -207,15 +206,15 @@ class TumorGen(Method):
         """(N, 3): extents of the training tumors' tight boxes on the latent grid, which BA-PMG starts from."""
         sides = []
         for packed in latents.packed:
-            tight = tight_box(latent_mask(np.unpackbits(packed[0], axis=-1)) > 0)
+            tight = tight_box(latent_mask(np.unpackbits(packed[0], axis=-1), self.cell) > 0)
             assert tight is not None  # copy 0 shows its tumor whole
             sides.append(tight.shape)
-        return DOWNSAMPLING * np.array(sides) * np.array(self.plan.window.spacing_mm)
+        return self.cell * np.array(sides) * np.array(self.plan.window.spacing_mm)
 
     def _draw_item(self, latents: Latents, rng: np.random.Generator) -> dict[str, Any]:
         """A random copy of a random tumor with a new box, noise and time; `target` is its mask on the working grid."""
         drawn = latents.draw(rng)
-        mask = latent_mask(drawn.mask)
+        mask = latent_mask(drawn.mask, self.cell)
         box = draw_box(mask, box_alpha(self.config, self.plan.window), rng)
         noise = rng.standard_normal((drawn.latent.shape[0] + 1, *mask.shape), np.float32)
         return {
@@ -232,7 +231,7 @@ class TumorGen(Method):
         """Held-out tumors, each with a fixed box in latent cells, and the box as a mask (1, 1, x, y, z)."""
         found = []
         for window in held_out_windows(self, self.vae, most):
-            soft = latent_mask(window.mask)
+            soft = latent_mask(window.mask, self.cell)
             rng = np.random.default_rng([self.plan.seed, 7])
             box = draw_box(soft, box_alpha(self.config, self.plan.window), rng)
             inside = torch.from_numpy(box_mask(box, as_triple(soft.shape)))[None, None].to(self.device)
@@ -243,7 +242,7 @@ class TumorGen(Method):
         """The velocity error on held-out tumors at fixed times and noise, for the record; no decision uses it."""
         errors = []
         for index, (window, _, box) in enumerate(self._held_out(16)):
-            mask = torch.from_numpy(latent_mask(window.mask))[None, None].to(self.device)
+            mask = torch.from_numpy(latent_mask(window.mask, self.cell))[None, None].to(self.device)
             data = torch.cat([window.latent, to_flow(mask)], 1)
             character = torch.from_numpy(self.condition.standardize(window.character))[None].to(self.device)
             condition = self.condition(window.latent, box, character)

@@ -29,7 +29,7 @@ from tumorgen_cli.metrics.traits import FIELDS, describe_traits
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
 from tumorgen_cli.models.mask_refiner import MaskRefiner
-from tumorgen_cli.models.vae import DOWNSAMPLING, KlVae
+from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
 
@@ -94,7 +94,7 @@ class TumorSampler:
 
     def draw_character(self, box: Box, seed: int, kind: str | None = None) -> np.ndarray | None:
         """A random character (3 C,) for a box of latent cells; None if the field gets none."""
-        cell = DOWNSAMPLING * np.array(self.plan.window.spacing_mm)
+        cell = self.config.vae.downsampling * np.array(self.plan.window.spacing_mm)
         reach = np.maximum(box_alpha(self.config, self.plan.window) * np.array(self.plan.window.extent_mm), cell)
         rng = np.random.default_rng([seed, 2])
         return self.networks.condition.draw(
@@ -141,7 +141,7 @@ class TumorSampler:
             if self.config.refiner.enabled:
                 refined = torch.sigmoid(self.networks.refiner(mask.clamp(-1, 1), features))
             else:
-                refined = upsample_mask(mask)
+                refined = upsample_mask(mask, self.config.vae.downsampling)
         return image[0].float().cpu().numpy(), refined[0, 0].float().cpu().numpy()
 
     def paint(

@@ -14,7 +14,6 @@ from torch import nn
 from tumorgen_cli.methods.latent.autoencoder import CriticObjective, VaeObjective, make_critic
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective
-from tumorgen_cli.models.vae import DOWNSAMPLING
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
@@ -35,7 +34,7 @@ def rough_training_seconds(plan: Plan) -> float:
     """
     method = TumorGen(plan, Workspace(Path()), plan.device)  # nothing is read from the workspace
     vae, flow, refiner = method.config.vae, method.config.flow, method.config.refiner
-    window, joint = method.plan.window.latent_shape, refiner.enabled and refiner.joint
+    window, joint = method.plan.window.latent_shape(vae.downsampling), refiner.enabled and refiner.joint
     small, large = _IMAGE_CELLS[method.device], _LATENT_CELLS[method.device]
     for network in (method.vae, method.net, method.condition, method.refiner):
         network.to(method.device)
@@ -44,7 +43,7 @@ def rough_training_seconds(plan: Plan) -> float:
     if critic is not None:
         objectives.append(CriticObjective(critic, method.vae))
     # the sides of patches are drawn between the smallest side and the patch's
-    patch = [(min(rules.SMALLEST_SIDE, side) + side) // (2 * DOWNSAMPLING) for side in vae.patch]
+    patch = [(min(rules.SMALLEST_SIDE, side) + side) // (2 * vae.downsampling) for side in vae.patch]
     seconds = vae.iterations * _step_seconds(method, objectives, (vae.batch, *patch), small)
     method.vae.requires_grad_(False)
     field = FlowObjective(
@@ -70,7 +69,7 @@ def _step_seconds(method: TumorGen, objectives: Sequence[nn.Module], shape: Sequ
             longest = cells.index(max(cells))
             cells[longest] = _LEAST_SIDE * math.ceil(cells[longest] / (2 * _LEAST_SIDE))
     latents, channels = method.config.vae.latent_channels, len(method.plan.channels)
-    voxels = [DOWNSAMPLING * n for n in cells]
+    voxels = [method.config.vae.downsampling * n for n in cells]
     noise = latents if isinstance(objectives[0], VaeObjective) else latents + 1  # the mask is noisy, too
     shapes = {
         "image": (channels, *voxels),
