@@ -10,7 +10,7 @@ from tumorgen_cli import geometry
 from tumorgen_cli.geometry import Box, cast_to_dtype, find_spanning_component
 from tumorgen_cli.planning.plan import ChannelPlan
 from tumorgen_cli.preprocessing import cases, intensity, windows
-from tumorgen_cli.preprocessing.cases import Case, CaseRecord, Component
+from tumorgen_cli.preprocessing.cases import Case, CaseRecord, Component, ScanIdentity
 from tumorgen_cli.preprocessing.intensity import to_comparable_units
 from tumorgen_cli.system.errors import StateError
 
@@ -124,9 +124,10 @@ def case():
         0, 0.1, (1, 40, 36, 30)
     ).astype(np.float32)
     first, second = (Component(i, geometry.tight_box(tumors == i), True) for i in (1, 2))
-    return Case(
-        CaseRecord("c", "h", tumors.shape, (4.0, 4.0, 4.0), ((0.0, 20.0),), (first, second), ("", "")), image, tumors
-    )
+    scan = ScanIdentity(tumors.shape, "")
+    limits = ((0.0, 20.0),)
+    record = CaseRecord("c", "h", tumors.shape, (4.0, 4.0, 4.0), limits, (first, second), ("", ""), scan, {})
+    return Case(record, image, tumors)
 
 
 def test_without_a_seed_the_window_is_centred_and_untouched(case):

@@ -6,7 +6,7 @@ content that it had. Any other file is hashed again, so a data set that was copi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class FileContent:
     hash: str
 
 
-Contents = dict[str, FileContent]  # by path in the data set
+Contents = dict[str, FileContent]  # by path: in the data set, or absolute
 
 
 def hash_case(dataset: Dataset, case: str) -> Contents:
@@ -49,6 +49,15 @@ def hash_contents(dataset: Dataset, known: Mapping[str, FileContent]) -> Content
             found[name] = _hash(paths[name])
             tick(number, name)
     return {name: found[name] for name in paths}
+
+
+def hash_paths(paths: Iterable[Path], known: Mapping[str, FileContent]) -> Contents:
+    """Hash files, by their absolute paths; those of the size and time in `known` are not read."""
+    found = {}
+    for path in paths:
+        name = str(path.resolve())
+        found[name] = known[name] if name in known and _looks_alike(path, known[name]) else _hash(path)
+    return found
 
 
 def _case_files(dataset: Dataset, case: str) -> dict[str, Path]:
@@ -79,3 +88,8 @@ def changed_files(before: Mapping[str, FileContent], now: Mapping[str, FileConte
     """The names of the files that are new, lost or have another content."""
     names = sorted({*before, *now})
     return [name for name in names if name not in before or name not in now or before[name].hash != now[name].hash]
+
+
+def same_content(before: Contents, now: Contents) -> bool:
+    """Whether files have the content of others, in the same order, whatever their paths."""
+    return [each.hash for each in before.values()] == [each.hash for each in now.values()]

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tumorgen_cli.data.checks import read_header
-from tumorgen_cli.data.hosts import describe_matches, find_hosts, match_cases
+from tumorgen_cli.data.contents import Contents, hash_paths, same_content
+from tumorgen_cli.data.hosts import Host, find_hosts, match_cases
 from tumorgen_cli.data.workers import choose_preprocessing_workers
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.pipeline.plan_summary import preprocessed_bytes
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.cases import is_done
-from tumorgen_cli.preprocessing.preprocess import Job, preprocess, preprocess_case
+from tumorgen_cli.preprocessing.cases import read_case_record
+from tumorgen_cli.preprocessing.healthy import MOST_SCANS, choose_evenly, twins_fault
+from tumorgen_cli.preprocessing.preprocess import Job, is_current, preprocess, preprocess_case
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import DataError, Fault, StateError
 from tumorgen_cli.system.files import free_bytes
 from tumorgen_cli.system.json_records import read_record, write_json
 from tumorgen_cli.system.locks import locked
@@ -61,7 +65,7 @@ class _Scans:
 
     def left(self) -> list[Job]:
         """The scans that are not preprocessed."""
-        return [job for job in self.jobs if not is_done(self.plan, job[0], self.folder / job[0])]
+        return [job for job in self.jobs if not is_current(self.plan, job, self.folder / job[0])]
 
 
 def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
@@ -72,10 +76,12 @@ def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
 def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None = None) -> int:
     """Preprocess the healthy scans of a folder, for methods that learn from them; return how many were written.
 
-    Scans are known by name: a scan that is there already is not preprocessed again.
+    Of more than `MOST_SCANS` scans as many are taken, at even distances in the order of their names. A scan that is
+    there already is preprocessed again if its files have changed.
 
     Raises:
-        DataError: scans that cannot be read, or that are cases of the data set, under whatever name.
+        DataError: scans that cannot be read, that are cases of the data set, under whatever name, or that have the name
+            of another scan from an earlier folder.
     """
     written = _preprocess(workspace, _find_healthy(workspace, healthy), "preprocessing healthy scans", workers)
     write_json(workspace.healthy_file, sorted({*map(str, healthy_folders(workspace)), str(healthy.resolve())}))
@@ -131,22 +137,42 @@ def _find_cases(workspace: Workspace) -> _Scans:
 
 
 def _find_healthy(workspace: Workspace, healthy: Path) -> _Scans:
-    """The healthy scans of a folder.
+    """The healthy scans of a folder to learn from; at most `MOST_SCANS`.
 
     Raises:
-        DataError: scans that cannot be read, or that are cases of the data set, under whatever name.
+        DataError: scans that cannot be read, that are cases of the data set, under whatever name, or that have the name
+            of another scan from an earlier folder.
     """
     plan, splits = workspace.plan(), workspace.splits()
     hosts = find_hosts(healthy, [channel.name for channel in plan.channels], plan.file_ending)
-    dataset = read_planned_dataset(workspace, plan)
-    known = match_cases({host.case: host.files[0] for host in hosts}, dataset, [*splits.train, *splits.test])
-    if known:
-        found = f"{len(known)} of the data set's own cases, or scans of their names ({describe_matches(known)})"
-        remedy = "remove them, or rename what is another scan: held-out cases teach nothing"
-        fault = Fault(str(healthy), found, "other scans", remedy)
-        raise DataError("Labeled cases are among the healthy scans", [fault])
+    if len(hosts) > MOST_SCANS:
+        console.note(f"{healthy}: {MOST_SCANS} of {len(hosts)} scans are learned from, at even distances by name")
+    hosts = tuple(choose_evenly(hosts, MOST_SCANS))
     grids = {host.case: grid for host in hosts if (grid := read_header(host.files[0], [])) is not None}
-    return _Scans(plan, [(host.case, host.files, None) for host in hosts], grids, workspace.unlabeled)
+    found = _Scans(plan, [(host.case, host.files, None) for host in hosts], grids, workspace.unlabeled)
+    faults = _same_name_faults(workspace, healthy, hosts)
+    new = {case: images[0] for case, images, _ in found.left()}
+    dataset = read_planned_dataset(workspace, plan)
+    if known := match_cases(new, dataset, [*splits.train, *splits.test]):
+        faults.append(twins_fault(str(healthy), known))
+    if faults:
+        raise DataError("The healthy scans cannot be learned from", faults)
+    return found
+
+
+def _same_name_faults(workspace: Workspace, healthy: Path, hosts: Sequence[Host]) -> list[Fault]:
+    """The faults of scans that have the name of a preprocessed scan from another folder, and other files."""
+    faults = []
+    for host in hosts:
+        known: Contents = {}
+        with contextlib.suppress(StateError):  # there is none, or it is damaged and made again
+            known = read_case_record(workspace.unlabeled / host.case).files
+        elsewhere = [Path(name).parent for name in known if Path(name) not in {path.resolve() for path in host.files}]
+        if elsewhere and elsewhere[0].is_dir() and not same_content(known, hash_paths(host.files, known)):
+            found = f"{host.case}, the name of another scan in {elsewhere[0]}"
+            remedy = f"rename it, or delete {workspace.unlabeled / host.case} to learn from this one instead"
+            faults.append(Fault(str(healthy), found, "a name of its own", remedy))
+    return faults
 
 
 def healthy_folders(workspace: Workspace) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tumorgen_cli.data.contents import FileContent
 from tumorgen_cli.geometry import Box, Shape, Triple
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.system.errors import Fault, StateError
@@ -28,10 +29,23 @@ class Component:
 
 
 @dataclass(frozen=True)
+class ScanIdentity:
+    """What tells a scan, under whatever name: the shape of its own grid and the hash of its first channel's voxels.
+
+    The hash is that of `data.volumes.hash_voxels`.
+    """
+
+    shape: Shape
+    voxels: str
+
+
+@dataclass(frozen=True)
 class CaseRecord:
     """The content of `case.json`, which is written last: what is beside it, and a hash of what it was made from.
 
     `limits` holds the clip limits per channel, in the scan's intensities. `hashes` are those of the files in `ARRAYS`.
+    `files` is the content of the image files by their paths, for scans without labels alone: that of the data set's
+    cases is in `contents.json`.
     """
 
     case: str
@@ -41,6 +55,8 @@ class CaseRecord:
     limits: tuple[tuple[float, float], ...]
     components: tuple[Component, ...]
     hashes: tuple[str, str]
+    scan: ScanIdentity
+    files: dict[str, FileContent]
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,7 @@ def load_case(folder: Path) -> Case:
     return _load_version(folder, tuple(file_version(folder / name) for name in ("case.json", *ARRAYS)))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)  # each keeps two files open; systems allow a process about a thousand
 def _load_version(folder: Path, _versions: tuple[object, ...]) -> Case:
     record = read_case_record(folder)
     written = (folder / "case.json").stat().st_mtime_ns

@@ -17,10 +17,20 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data.channels import fill_paddings
-from tumorgen_cli.data.volumes import read_image, read_volume, resample, working_grid
+from tumorgen_cli.data.contents import hash_paths, same_content
+from tumorgen_cli.data.volumes import hash_voxels, read_image, read_volume, resample, working_grid
 from tumorgen_cli.geometry import Grid, Shape, box_of_slices
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.preprocessing.cases import ARRAYS, CaseRecord, Component, inputs_hash, is_done, is_whole
+from tumorgen_cli.preprocessing.cases import (
+    ARRAYS,
+    CaseRecord,
+    Component,
+    ScanIdentity,
+    inputs_hash,
+    is_done,
+    is_whole,
+    read_case_record,
+)
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import Fault, StateError
@@ -49,7 +59,9 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
         nnU-Net resamples anisotropic data slice by slice. Here all axes are treated alike, because a window must be
         resampled back to the scan's grid by the same operation.
     """
+    files = hash_paths(images, {}) if label is None else {}
     array, grid = read_image(images)
+    scan = ScanIdentity(grid.shape, hash_voxels(array[0]))
     onto = working_grid(grid, plan.window.spacing_mm)
     array = fill_paddings(array, [channel.name for channel in plan.channels])
     image = np.stack([resample(channel, grid, onto, "cubic") for channel in array]).astype(np.float32)
@@ -61,7 +73,9 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
     numbers, components = find_components(mask, plan.window.shape)
     made = _write_array(folder / ARRAYS[0], image), _write_array(folder / ARRAYS[1], numbers)
     limits = tuple((float(low), float(high)) for low, high in scan_limits(array, plan.channels, tumor))
-    record = CaseRecord(case, inputs_hash(plan, case), onto.shape, onto.spacing_mm, limits, components, made)
+    record = CaseRecord(
+        case, inputs_hash(plan, case), onto.shape, onto.spacing_mm, limits, components, made, scan, files
+    )
     write_json(folder / "case.json", record)
 
 
@@ -122,7 +136,7 @@ def preprocess(plan: Plan, jobs: Sequence[Job], folder: Path, workers: int, tick
     Raises:
         StateError: a worker was killed.
     """
-    todo = [job for job in jobs if not (is_done(plan, job[0], folder / job[0]) and is_whole(folder / job[0]))]
+    todo = [job for job in jobs if not (is_current(plan, job, folder / job[0]) and is_whole(folder / job[0]))]
     done = len(jobs) - len(todo)
     ticker(done, "")
     for case, _, _ in todo:
@@ -134,6 +148,20 @@ def preprocess(plan: Plan, jobs: Sequence[Job], folder: Path, workers: int, tick
         preprocess_case(plan, case, images, label, folder / case)
         ticker(done + count, case)
     return len(todo)
+
+
+def is_current(plan: Plan, job: Job, folder: Path) -> bool:
+    """Whether a folder holds this case, made from the current plan and, for a scan without labels, from these files.
+
+    Files of the size and time that they had are not read again.
+    """
+    case, images, label = job
+    if not is_done(plan, case, folder):
+        return False
+    if label is not None:  # the plan knows the content of the data set's files
+        return True
+    known = read_case_record(folder).files
+    return same_content(known, hash_paths(images, known))
 
 
 def _preprocess_in_parallel(plan: Plan, jobs: Sequence[Job], folder: Path, workers: int, ticker: Ticker) -> None:
