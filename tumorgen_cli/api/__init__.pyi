@@ -9,6 +9,7 @@ from .memory import paint as paint
 from .options import Box as Box
 from .options import HostOptions as HostOptions
 from .options import OnTheFlyOptions as OnTheFlyOptions
+from .options import PhantomOptions as PhantomOptions
 from .options import PlanOptions as PlanOptions
 from .options import QualityOptions as QualityOptions
 from .options import ScoreOptions as ScoreOptions
@@ -23,6 +24,7 @@ from .stages import run as run
 from .stages import setup_nnunet as setup_nnunet
 from .stages import status as status
 from .stages import synthesize as synthesize
+from .stages import write_phantoms as write_phantoms
 from .studies import compare as compare
 from .studies import downstream as downstream
 from .studies import make_reader_study as make_reader_study

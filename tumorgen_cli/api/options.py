@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tumorgen_cli.data.phantom.options import PhantomOptions
 from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK
@@ -13,7 +14,7 @@ from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions
 
-__all__ = ["Box", "HostOptions", "OnTheFlyOptions", "PlanOptions", "QualityOptions", "ScoreOptions"]
+__all__ = ["Box", "HostOptions", "OnTheFlyOptions", "PhantomOptions", "PlanOptions", "QualityOptions", "ScoreOptions"]
 
 Options = TypeVar("Options", HostOptions, QualityOptions, ScoreOptions)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorgen_cli.api.options import WORK, StrPath, open_workspace, optional_path, with_paths
+from tumorgen_cli.data.phantom.options import PhantomOptions
 from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions, SetOptions
 from tumorgen_cli.synthesis.shards import Shard
 
 if TYPE_CHECKING:
+    from tumorgen_cli.data.phantom import Phantoms
     from tumorgen_cli.evaluation.filter import Filtered
     from tumorgen_cli.methods.base import Sampling
     from tumorgen_cli.pipeline.evaluate import ScoreReport
@@ -315,6 +317,7 @@ def run(
     options: PlanOptions = PlanOptions(),
     scoring: ScoreOptions = ScoreOptions(),
     skip_suspects: bool = False,
+    tumors: int | None = None,
     work: StrPath = WORK,
     device: DeviceName = "auto",
 ) -> RunReport:
@@ -327,6 +330,7 @@ def run(
         options: What you decide about the plan.
         scoring: The judge and the feature network.
         skip_suspects: Leave out scans in which a judge marks suspected lesions.
+        tumors: Number of tumors in a pair. None: as the plan says, by default as many as patients have.
         work: The workspace.
         device: Where to compute.
 
@@ -341,20 +345,30 @@ def run(
 
     workspace, scoring = open_workspace(work), with_paths(scoring)
     wanted = SetOptions(pairs, seed=options.seed)
-    hosts = HostOptions(Path(healthy), skip_suspects=skip_suspects)
+    hosts = HostOptions(Path(healthy), skip_suspects=skip_suspects, tumors=tumors)
     return run_all(workspace, str(dataset), hosts, wanted, options, scoring, device)
 
 
 def demo(
-    *, quick: bool = False, work: StrPath = "tumorgen_demo", device: DeviceName = "auto", seed: int = 0
+    *,
+    quick: bool = False,
+    phantoms: PhantomOptions = PhantomOptions(),
+    work: StrPath = "tumorgen_demo",
+    device: DeviceName = "auto",
+    seed: int = 0,
 ) -> RunReport:
-    """Write phantoms that look like PET, and run all stages on them.
+    """Write phantoms that look like PET or CT, and run all stages on them.
 
     Args:
-        quick: Fewer phantoms, and training that starts from weights in the package: at most 3 minutes on 2 cores.
+        quick: Fewer phantoms, and training that starts from weights in the package: at most 3 minutes on 2 cores. PET
+            only.
+        phantoms: Modality, numbers and size of the phantoms; by default PET, as many as the demo needs.
         work: The workspace.
         device: Where to compute.
         seed: Seed of the phantoms and of every random draw.
+
+    Raises:
+        PlanError: phantoms that cannot be drawn.
 
     Example:
         >>> from tumorgen_cli import api
@@ -364,7 +378,32 @@ def demo(
     """
     from tumorgen_cli.pipeline.demo import run_demo
 
-    return run_demo(open_workspace(work), quick, device, seed)
+    return run_demo(open_workspace(work), phantoms, quick, device, seed)
+
+
+def write_phantoms(
+    phantoms: PhantomOptions = PhantomOptions(), *, quick: bool = False, work: StrPath = "tumorgen_demo", seed: int = 0
+) -> Phantoms:
+    """Write the phantoms of a demo, and run nothing.
+
+    Args:
+        phantoms: Modality, numbers and size of the phantoms; by default PET, as many as the demo needs.
+        quick: As few as the quick demo needs, where no number is given.
+        work: The workspace; the phantoms lie in its folder `phantoms`.
+        seed: The same seed gives the same phantoms.
+
+    Raises:
+        PlanError: phantoms that cannot be drawn.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> options = api.PhantomOptions("ct", cases=1, healthy=1, crop_mm=60)
+        >>> api.write_phantoms(options, work="my_phantoms").dataset.name
+        'Dataset998_PhantomCT'
+    """
+    from tumorgen_cli.pipeline.demo import write_demo_phantoms
+
+    return write_demo_phantoms(open_workspace(work), phantoms, quick, seed)
 
 
 def status(*, work: StrPath = WORK) -> list[Step]:

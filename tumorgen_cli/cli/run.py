@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -21,36 +21,65 @@ from tumorgen_cli.cli.options import (
     Seed,
     Settings,
     SkipSuspects,
+    TumorCount,
     TumorLabel,
     Work,
 )
 from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN, show_costs, show_scores, show_set
+from tumorgen_cli.data.phantom.options import Modality
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.synthesis.options import SetOptions
 from tumorgen_cli.system import console
 
 if TYPE_CHECKING:
+    from tumorgen_cli.data.phantom import Phantoms
     from tumorgen_cli.pipeline.run import RunReport
     from tumorgen_cli.pipeline.run_forecast import RunForecast
 
 
 @command
 def demo(
+    modality: Annotated[
+        Modality, typer.Option("--modality", help="PET of the trunk with tumors, or chest CT with nodules.")
+    ] = "pet",
     quick: Annotated[
         bool,
         typer.Option(
             "--quick",
             metavar="",
-            help="Fewer phantoms; training starts from weights in the package: 3 minutes at most on 2 cores.",
+            help="PET only: fewer phantoms; training starts from weights in the package: 3 minutes at most on 2 cores.",
         ),
+    ] = False,
+    cases: Annotated[
+        Optional[int], typer.Option("--cases", help="Phantoms with tumors. Default: 20; quick: 10.")
+    ] = None,
+    healthy: Annotated[
+        Optional[int],
+        typer.Option("--healthy", help="Phantoms of other patients, without tumors. Default: 4; quick: 2."),
+    ] = None,
+    crop: Annotated[
+        Optional[float],
+        typer.Option(
+            "--crop",
+            metavar="MM",
+            help="Draw cubes with this edge that lie at random around a tumor, or around a place for one.",
+        ),
+    ] = None,
+    data_only: Annotated[
+        bool, typer.Option("--data-only", metavar="", help="Write the phantoms into WORK/phantoms, and stop.")
     ] = False,
     work: Work = Path("tumorgen_demo"),
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Write phantoms that look like PET, and run every stage on them."""
-    _show_run(api.demo(quick=quick, work=work, device=device, seed=seed or 0), as_json)
+    """Write phantoms that look like PET or chest CT, and run every stage on them."""
+    phantoms = api.PhantomOptions(modality, cases, healthy, crop)
+    if data_only:
+        _show_phantoms(api.write_phantoms(phantoms, quick=quick, work=work, seed=seed or 0), as_json)
+        return
+    made = api.demo(quick=quick, phantoms=phantoms, work=work, device=device, seed=seed or 0)
+    _show_run(made, as_json)
     console.next_command(f"open the report above, then: {command_line('run DATASET --healthy DIR', DEFAULT_WORK)}")
 
 
@@ -61,6 +90,7 @@ def run(
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Number of pairs.", min=1)] = 20,
     judge: JudgeFolder = None,
     skip_suspects: SkipSuspects = False,
+    tumors: TumorCount = None,
     tumor_label: TumorLabel = None,
     memory: Memory = None,
     preset: Preset = None,
@@ -79,7 +109,7 @@ def run(
     if dry_run:
         from tumorgen_cli.pipeline.run_forecast import forecast_run
 
-        hosts, wanted = api.HostOptions(healthy, skip_suspects=skip_suspects), SetOptions(pairs)
+        hosts, wanted = api.HostOptions(healthy, skip_suspects=skip_suspects, tumors=tumors), SetOptions(pairs)
         found = forecast_run(open_workspace(work), dataset, hosts, wanted, options, device)
         _show_forecast(found, as_json)
         console.next_command(WITHOUT_DRY_RUN)
@@ -92,6 +122,7 @@ def run(
         options=options,
         scoring=scoring,
         skip_suspects=skip_suspects,
+        tumors=tumors,
         work=work,
         device=device,
     )
@@ -121,3 +152,16 @@ def _show_run(made: RunReport, as_json: bool) -> None:
     else:
         show_set(made.pairs)
         show_scores(made.scores)
+
+
+def _show_phantoms(written: Phantoms, as_json: bool) -> None:
+    """Print where phantoms are."""
+    if as_json:
+        console.print_json(written)
+    else:
+        rows = [
+            ("data set", written.dataset),
+            ("without tumors", written.healthy),
+            ("room for tumors", written.regions),
+        ]
+        console.table("Phantoms", ("what", "folder"), rows)

@@ -1,3 +1,4 @@
+from .options import PhantomOptions as PhantomOptions
 from .scan import Phantom as Phantom
 from .scan import Phantoms as Phantoms
 from .write import DATASET as DATASET

@@ -46,15 +46,18 @@ def draw_waves(rng: np.random.Generator, length_mm: float, count: int = 4) -> Wa
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """An ellipsoid: center and half axes in mm, turned about z by `turn` radians."""
+    """An ellipsoid: center and half axes in mm, turned about z by `turn`, then about y by `tilt` radians."""
 
     center: Triple
     half: Triple
     turn: float = 0.0
+    tilt: float = 0.0
 
     def depth(self, at: Positions) -> np.ndarray:
         """Depth in the ellipsoid, exact along its axes."""
         x, y, z = (a - c for a, c in zip(at, self.center, strict=True))
+        c, s = math.cos(self.tilt), math.sin(self.tilt)
+        x, z = c * x - s * z, c * z + s * x
         c, s = math.cos(self.turn), math.sin(self.turn)
         u, v = c * x + s * y, c * y - s * x
         q = np.sqrt((u / self.half[0]) ** 2 + (v / self.half[1]) ** 2 + (z / self.half[2]) ** 2)
@@ -129,8 +132,13 @@ class Chest:
     def mediastinum_depth(self, at: Positions) -> np.ndarray:
         """Depth in what lies between the lungs."""
         x, y, z = at
-        half = 7.0 + 24.0 * np.exp(-(((y - 12.0) / 40.0) ** 2)) + 12.0 * np.exp(-((z - 10.0) ** 2 + (y - 10) ** 2) / 900.0)
-        return np.asarray(half - np.abs(x - 3.0) + 2.0 * self.waves[1](at))
+        half = (
+            7.0 + 24.0 * np.exp(-(((y - 12.0) / 40.0) ** 2)) + 12.0 * np.exp(-((z - 10.0) ** 2 + (y - 10) ** 2) / 900.0)
+        )
+        plain = half - np.abs(x - 3.0) + 4.0 * self.waves[0](at) + 2.5 * self.waves[1](at)
+        knob = 17.0 - np.sqrt((x - 16.0) ** 2 + ((y - 22.0) / 1.6) ** 2 + (z - 52.0) ** 2)  # the arch of the aorta
+        aorta = 14.0 - np.sqrt((x - 20.0) ** 2 + (y - self.spine_y + 34.0) ** 2 + 0 * z) - np.maximum(z - 45.0, 0.0)
+        return np.asarray(np.maximum(np.maximum(plain, knob), aorta))
 
     def lung_depth(self, at: Positions) -> np.ndarray:
         """Depth below the surface of a lung."""
@@ -155,9 +163,10 @@ def draw_chest(rng: np.random.Generator) -> Chest:
     width, depth = size * float(u(128, 146)), size * float(u(82, 98))
     right = float(u(-85, -55))
     heart = Ellipsoid(
-        (float(u(18, 30)), float(u(-32, -18)), float(u(-52, -36))),
-        (size * float(u(54, 66)), size * float(u(40, 48)), size * float(u(42, 54))),
-        float(u(0.3, 0.7)),
+        (float(u(10, 24)), float(u(-30, -18)), float(u(-46, -32))),
+        (size * float(u(62, 76)), size * float(u(42, 50)), size * float(u(46, 58))),
+        -float(u(0.2, 0.6)),
+        float(u(0.35, 0.65)),
     )
     contrast = float(u(130, 260)) if u() < 0.5 else float(u(38, 52))
     return Chest(

@@ -78,7 +78,10 @@ def _crop(rng: np.random.Generator, drawn: Phantom, edge_mm: float) -> Phantom:
     else:
         center = np.argwhere(drawn.region)[rng.integers(drawn.region.sum())]
         half = np.rint(rng.uniform(8, 20) / np.array(grid.spacing_mm)).astype(int)
-        box = Box(as_triple(int(c - h) for c, h in zip(center, half, strict=True)), as_triple(int(c + h + 1) for c, h in zip(center, half, strict=True)))
+        box = Box(
+            as_triple(int(c - h) for c, h in zip(center, half, strict=True)),
+            as_triple(int(c + h + 1) for c, h in zip(center, half, strict=True)),
+        )
     starts, stops = [], []
     for low, high, n, spacing in zip(box.start, box.stop, grid.shape, grid.spacing_mm, strict=True):
         length = min(n, round(edge_mm / spacing))
@@ -88,7 +91,9 @@ def _crop(rng: np.random.Generator, drawn: Phantom, edge_mm: float) -> Phantom:
         stops.append(start + length)
     window = Box(as_triple(starts), as_triple(stops))
     part = grid.subgrid(_floats(window.start), grid.spacing_mm, window.shape)
-    return Phantom(drawn.image[window.slices], drawn.mask[window.slices], drawn.region[window.slices], part, drawn.kinds)
+    return Phantom(
+        drawn.image[window.slices], drawn.mask[window.slices], drawn.region[window.slices], part, drawn.kinds
+    )
 
 
 def _draw_grid(rng: np.random.Generator, index: int | None, small: bool) -> Grid:

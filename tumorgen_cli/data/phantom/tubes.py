@@ -14,8 +14,9 @@ import numpy as np
 from tumorgen_cli.data.phantom.chest import Chest
 
 _MURRAY = 2.7  # exponent of the law that joins the radii of a branch and its children
-_TIP_MM = 0.42  # radius of a branch that supplies one point
+_TIP_MM = 0.45  # radius of a branch that supplies one point
 _PER_LITER = 620  # points that a tree of vessels supplies, per liter of lung
+_REACH_MM = 12.0  # from a tube to its airway and its wall
 _AIRWAY_POINTS = 28  # thinner airways are not seen on CT
 
 
@@ -37,15 +38,20 @@ class Trees:
     airways: list[Tube]
 
 
-def grow_trees(rng: np.random.Generator, chest: Chest, low: np.ndarray, high: np.ndarray) -> Trees:
-    """Grow arteries beside airways, and veins, as far as they reach the box from `low` to `high` in mm."""
+def grow_trees(
+    rng: np.random.Generator, chest: Chest, low: np.ndarray, high: np.ndarray, thinnest_mm: float = 0.0
+) -> Trees:
+    """Grow arteries beside airways, and veins, as far as they reach the box from `low` to `high` in mm.
+
+    Branches of a smaller radius than `thinnest_mm` are left out.
+    """
     vessels: list[Tube] = []
     airways: list[Tube] = []
     for side in (-1.0, 1.0):
         for vein in (False, True):
             points = _draw_points(rng, chest, side)
             hilum = np.array([side * 36.0, 16.0, -6.0 if vein else 16.0]) + rng.normal(0, 2.5, 3)
-            for tube, supplied in _grow(points, hilum, low, high):
+            for tube, supplied in _grow(points, hilum, low, high, thinnest_mm):
                 vessels.append(tube)
                 if not vein and supplied >= _AIRWAY_POINTS:
                     airways.append(_beside(tube))
@@ -63,16 +69,20 @@ def _draw_points(rng: np.random.Generator, chest: Chest, side: float) -> np.ndar
     return np.asarray(points[depth > 2.0])
 
 
-def _grow(points: np.ndarray, root: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[tuple[Tube, int]]:
+def _grow(
+    points: np.ndarray, root: np.ndarray, low: np.ndarray, high: np.ndarray, thinnest_mm: float
+) -> list[tuple[Tube, int]]:
     """Grow one tree from its root; returns its tubes with the number of points that each supplies."""
     tubes: list[tuple[Tube, int]] = []
-    left = [(points, root, np.array([np.sign(root[0]), 0.0, 0.0]))]
+    left = [(points, root)]
     while left:
-        own, start, heading = left.pop()
-        corners = np.concatenate([own, start[None]])
-        if (corners.max(axis=0) < low - 8.0).any() or (corners.min(axis=0) > high + 8.0).any():
-            continue
+        own, start = left.pop()
         radius = _TIP_MM * len(own) ** (1 / _MURRAY)
+        reached = (np.maximum(own.max(axis=0), start) > low - _REACH_MM) & (
+            np.minimum(own.min(axis=0), start) < high + _REACH_MM
+        )
+        if radius < thinnest_mm or not reached.all():
+            continue
         if len(own) == 1:
             tubes.append((Tube(start, own[0], radius, 0.7 * radius), 1))
             continue
@@ -82,12 +92,9 @@ def _grow(points: np.ndarray, root: np.ndarray, low: np.ndarray, high: np.ndarra
         stop = start + (0.42 + 0.16 * chance[0]) * way + 0.10 * np.linalg.norm(way) * chance
         tubes.append((Tube(start, stop, radius, 0.9 * radius), len(own)))
         across = _widest(own, stop - start)
-        along = (own - own.mean(axis=0)) @ across
-        first = along > 0.35 * chance[1] * along.std()
-        if first.all() or not first.any():
-            first = along >= np.median(along)
-            first[0] = not first[1:].all() if len(own) > 1 else True
-        left += [(own[first], stop, stop - start), (own[~first], stop, stop - start)]
+        order = np.argsort(own @ across, kind="stable")
+        own, cut = own[order], min(max(round(len(own) * (0.5 + 0.45 * chance[1])), 1), len(own) - 1)
+        left += [(own[:cut], stop), (own[cut:], stop)]
     return tubes
 
 
@@ -121,7 +128,10 @@ def draw_tubes(tubes: list[Tube], axes: tuple[np.ndarray, ...], edge_mm: float, 
     """
     out = np.zeros([len(axis) for axis in axes], np.float32)
     for tube in tubes:
-        first, last = tube.radius + thicker_mm, tube.end_radius + thicker_mm
+        # a tube thinner than a voxel is drawn wider and fainter, so that its voxels do not flicker along its way
+        true = max(tube.radius, tube.end_radius) + thicker_mm
+        first, last = (max(r + thicker_mm, 0.75 * edge_mm) for r in (tube.radius, tube.end_radius))
+        most = min(1.0, (true / (0.75 * edge_mm)) ** 2)
         reach = max(first, last) + edge_mm
         spans = []
         for axis, a, b in zip(axes, tube.start, tube.stop, strict=True):
@@ -136,6 +146,5 @@ def draw_tubes(tubes: list[Tube], axes: tuple[np.ndarray, ...], edge_mm: float, 
         share = np.clip((x * way[0] + y * way[1] + z * way[2]) / squared, 0.0, 1.0)
         distance = np.sqrt((x - share * way[0]) ** 2 + (y - share * way[1]) ** 2 + (z - share * way[2]) ** 2)
         radius = first + share * (last - first)
-        thin = min(1.0, (2.2 * max(first, last) / edge_mm) ** 2)  # a tube thinner than a voxel fills a part of it
-        np.maximum(window, np.clip(0.5 + (radius - distance) / edge_mm, 0.0, thin), out=window)
+        np.maximum(window, most * np.clip(0.5 + (radius - distance) / edge_mm, 0.0, 1.0), out=window)
     return out

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from tumorgen_cli.data import volumes
+from tumorgen_cli.data.phantom.options import Modality
 from tumorgen_cli.data.phantom.scan import Phantom, Phantoms
 from tumorgen_cli.system import json_records
 from tumorgen_cli.system.console import Ticker
-
-Modality = Literal["pet", "ct"]
 
 DATASET = "Dataset999_PhantomPET"
 DATASETS: dict[Modality, str] = {"pet": DATASET, "ct": "Dataset998_PhantomCT"}
@@ -74,9 +72,7 @@ def write_phantoms(
     return places
 
 
-def _draw(
-    modality: Modality, seed: int, index: int, small: bool, tumors: bool, crop_mm: float | None
-) -> Phantom:
+def _draw(modality: Modality, seed: int, index: int, small: bool, tumors: bool, crop_mm: float | None) -> Phantom:
     """Draw one scan; the module that draws it is imported only here."""
     if modality == "ct":
         from tumorgen_cli.data.phantom import ct
