@@ -28,7 +28,7 @@ def main(
     pairs: Annotated[int, typer.Option(help="Number of columns; the largest tumors come first.")] = 8,
     brightest: Annotated[float, typer.Option(help="The intensity that is drawn black.")] = 6.0,
 ) -> None:
-    """Draw the coronal slice in which each tumor is largest: one column a pair."""
+    """Draw the coronal slice in which most of a pair's tumors is cut: one column a pair."""
     found = sorted(read_provenance(folder), key=lambda pair: -pair.volume_ml)[:pairs]
     source = hosts or folder.parents[1] / "phantoms" / "healthy"
     size = (1.35 * len(found) + 0.3, 4.2)

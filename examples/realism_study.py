@@ -85,8 +85,8 @@ def read_windows(plan: Plan, tumors: Sequence[TumorCase]) -> list[Window]:
     found = []
     for files in tumors:
         image, grid, tumor, others = read_case(plan, files)
-        window, center = window_around(plan, image, grid, files.box, scan_limits(image, plan.channels, tumor | others))
-        edges = (n * s / w for n, s, w in zip(files.box.shape, grid.spacing_mm, plan.window.spacing_mm, strict=True))
+        window, center = window_around(plan, image, grid, files.hull, scan_limits(image, plan.channels, tumor | others))
+        edges = (n * s / w for n, s, w in zip(files.hull.shape, grid.spacing_mm, plan.window.spacing_mm, strict=True))
         found.append(Window(files.case, window, center, tuple(edges)))
     return found
 

@@ -103,30 +103,32 @@ def save_pair_preview(
     before: np.ndarray,
     after: np.ndarray,
     mask: np.ndarray,
-    box: Box | None,
+    boxes: Sequence[Box],
     view: View,
     title: str,
     unit: str = "SUV",
 ) -> None:
     """Save a picture of a pair: axial, coronal and sagittal planes of the scan before, after, and after with outlines.
 
-    The planes go through the center of the mask, or of the box if the mask is empty, or of the volume without a box.
+    The planes go through the center of the mask, or of the boxes if the mask is empty, or of the volume without a box.
+    With several boxes, each plane is the one that cuts most of the mask.
 
     Args:
         path: The PNG file to write.
         before: The host scan, (X, Y, Z).
         after: The scan with the drawn tumor, (X, Y, Z).
         mask: The drawn mask, (X, Y, Z) in [0, 1], outlined in red.
-        box: The box, outlined in blue.
+        boxes: The boxes, outlined in blue.
         view: How the scans are shown.
         title: Title of the picture.
         unit: Unit of the intensities.
     """
-    boxed = _box_mask(before.shape, box)
+    boxed = _box_mask(before.shape, boxes)
     views = [upright(array, view.direction) for array in (before, after, mask, boxed)]
     region = _region((views[2] > 0.5) | views[3], view.margin)
     before, after, mask, boxed = (array[region] for array in views)
-    figure = _draw_planes((before, after), mask, boxed, view, unit)
+    center = _center(mask > 0.5, boxed) if len(boxes) < 2 else _most_cut(mask > 0.5)
+    figure = _draw_planes((before, after), mask, boxed, center, view, unit)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
@@ -199,7 +201,7 @@ def draw_box_slices(
     Returns:
         The pictures, (H, W, 3) uint8 each, the host first.
     """
-    boxed = upright(_box_mask(before.shape, box), view.direction)
+    boxed = upright(_box_mask(before.shape, [box]), view.direction)
     region = _region(boxed, view.margin)
     boxed, host = boxed[region], upright(before, view.direction)[region]
     views = [
@@ -216,9 +218,9 @@ def draw_box_slices(
     ]
 
 
-def _box_mask(shape: tuple[int, ...], box: Box | None) -> np.ndarray:
+def _box_mask(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
     inside = np.zeros(shape, bool)
-    if box is not None:
+    for box in boxes:
         inside[box.slices] = True
     return inside
 
@@ -285,10 +287,15 @@ def save_grid_preview(
 
 
 def _draw_planes(
-    images: tuple[np.ndarray, np.ndarray], mask: np.ndarray, boxed: np.ndarray, view: View, unit: str
+    images: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray,
+    boxed: np.ndarray,
+    center: Sequence[int],
+    view: View,
+    unit: str,
 ) -> Figure:
-    """Draw three planes (rows) of the images and of the second one with outlines (columns)."""
-    center, spacing = _center(mask > 0.5, boxed), view.upright_spacing
+    """Draw the three planes (rows) through a voxel, of the images and of the second one with outlines (columns)."""
+    spacing = view.upright_spacing
     mm = np.array(mask.shape) * spacing
     sizes = [(mm[1] if axis == 0 else mm[0], mm[1] if axis == 2 else mm[2]) for _, axis, _ in _PLANES]  # width, height
     inch = 2.6 / max(width for width, _ in sizes)
@@ -335,6 +342,12 @@ def _center(mask: np.ndarray, boxed: np.ndarray) -> tuple[int, ...]:
         if part.any():
             return tuple(round(float(v)) for v in np.argwhere(part).mean(axis=0))
     return tuple(n // 2 for n in mask.shape)
+
+
+def _most_cut(mask: np.ndarray) -> tuple[int, ...]:
+    """The voxel whose three planes each cut most of the mask."""
+    areas = (mask.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3))
+    return tuple(int(np.argmax(area)) for area in areas)
 
 
 def _outline(ax: Axes, mask: np.ndarray, extent: tuple[float, float, float, float], color: str) -> None:

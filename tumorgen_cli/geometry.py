@@ -16,7 +16,9 @@ from scipy import ndimage
 T = TypeVar("T")
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
-SHELL_MM = 20.0  # voxels up to this distance are a tumor's surroundings
+
+
+SHELL_MM = 20.0
 
 
 def as_triple(values: Iterable[T]) -> tuple[T, T, T]:
@@ -32,6 +34,21 @@ def as_triple(values: Iterable[T]) -> tuple[T, T, T]:
 def describe_edges(values: Iterable[float], form: str = ".0f") -> str:
     """Describe edges along the axes, for example "12×12×30"; `form` formats each of them."""
     return "×".join(f"{value:{form}}" for value in values)
+
+
+def ball_radius_mm(voxels: int, spacing_mm: Triple) -> float:
+    """The radius of the ball that has the volume of so many voxels."""
+    return (3 * voxels * math.prod(spacing_mm) / (4 * math.pi)) ** (1 / 3)
+
+
+def shell_mm(voxels: int, spacing_mm: Triple) -> float:
+    """How far the surroundings of a tumor of so many voxels reach: half the radius of the ball of its volume.
+
+    Surroundings in proportion to the tumor mean the same for a nodule and for a large mass: they hold 2.4 times its
+    volume. They reach two voxels at least (the geometric mean of the edges), so that there are some around the
+    smallest tumor and that its blurred boundary is not all of them.
+    """
+    return max(ball_radius_mm(voxels, spacing_mm) / 2, 2 * math.prod(spacing_mm) ** (1 / 3))
 
 
 @dataclass(frozen=True)
@@ -106,6 +123,10 @@ class Box:
     def contains(self, other: Box) -> bool:
         """Whether all of `other` lies in this box."""
         return all(a <= c and d <= b for a, b, c, d in zip(self.start, self.stop, other.start, other.stop, strict=True))
+
+    def overlaps(self, other: Box) -> bool:
+        """Whether the boxes have a voxel in common."""
+        return all(a < d and c < b for a, b, c, d in zip(self.start, self.stop, other.start, other.stop, strict=True))
 
     def grown(self, margin: int | Shape, shape: Shape | tuple[int, ...]) -> Box:
         """This box with `margin` more voxels on every side, clipped to a volume of `shape`."""

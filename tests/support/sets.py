@@ -11,7 +11,7 @@ import numpy as np
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.geometry import Box, Grid
-from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.provenance import PaintedTumor, Provenance
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import to_plain
 
@@ -61,25 +61,25 @@ def write_case(folder, case, image, labels):
     write_volume(folder / "labelsTr" / f"{case}.nii.gz", labels.astype(np.uint8), GRID)
 
 
-def provenance(case, host, box=BOX):
+def painted_tumor(box=BOX, volume_ml=1.0, rejected=None):
+    return PaintedTumor(box, box, box, False, volume_ml, 1.0, 0, rejected or {}, 0.2, {})
+
+
+def provenance(case, host, *boxes):
+    tumors = [painted_tumor(box) for box in boxes or [BOX]]
+    tumors[0] = replace(tumors[0], rejected={"empty": 1})
     return Provenance(
-        case,
-        "toy",
-        host,
-        (f"{host}_0000.nii.gz",),
-        "hh",
-        "vv",
-        3,
-        0,
-        box,
-        box,
-        "pp",
-        {"flow": "ww"},
-        1.0,
-        False,
-        {"method": 0.2, "total": 0.5},
-        {"empty": 1},
-        {},
+        case=case,
+        method="toy",
+        host=host,
+        host_file=(f"{host}_0000.nii.gz",),
+        host_hash="hh",
+        host_voxels="vv",
+        seed=3,
+        plan_hash="pp",
+        weights={"flow": "ww"},
+        seconds={"method": 0.2, "total": 0.5},
+        tumors=tuple(tumors),
     )
 
 

@@ -36,9 +36,9 @@ class PaintedScan:
     """A pair in memory.
 
     Attributes:
-        image: The image with the tumor, of the kind that was given and in its data type.
-        mask: The tumor: an array (X, Y, Z) bool, or a nibabel or SimpleITK image of uint8.
-        provenance: How it was made. Outside `provenance.box`, `image` equals the image that was given.
+        image: The image with the tumors, of the kind that was given and in its data type.
+        mask: The tumors: an array (X, Y, Z) bool, or a nibabel or SimpleITK image of uint8.
+        provenance: How it was made. Outside `provenance.boxes`, `image` equals the image that was given.
     """
 
     image: Any
@@ -52,13 +52,14 @@ def paint(
     *,
     box: Box | None = None,
     region: Any = None,
+    tumors: int | None = None,
     method: str = "tumorgen",
     sampling: Sampling | None = None,
     work: StrPath = WORK,
     device: DeviceName = "auto",
     seed: int | None = None,
 ) -> PaintedScan:
-    """Paint one tumor into an image in memory.
+    """Paint tumors into an image in memory.
 
     The same image, seed and options give the same pair. It is also the pair that `synthesize` writes for this host with
     this seed in its provenance. The method that was used last stays loaded, and with it its memory; it is loaded again
@@ -68,8 +69,9 @@ def paint(
         image: Array (X, Y, Z) or (C, X, Y, Z), nibabel image (channels last), or SimpleITK image (channels are
             components), with the channels of the data set and in its units.
         spacing_mm: Voxel edges x, y, z in mm; for arrays alone.
-        box: Paint in this box, in voxels of the image. None: a box is drawn.
-        region: Where the tumor may lie, at least 95 % of it: mask (X, Y, Z), an array or an image. None: in the body.
+        box: Paint one tumor in this box, in voxels of the image. None: a box is drawn for each tumor.
+        region: Where a tumor may lie, at least 95 % of it: mask (X, Y, Z), an array or an image. None: in the body.
+        tumors: Number of tumors. None: as the plan says, by default as many as patients have.
         method: The method that paints.
         sampling: Steps, solver and kind of tumor. None: as the plan says.
         work: The workspace, with the method trained.
@@ -80,7 +82,8 @@ def paint(
         The painted image, its mask and its provenance.
 
     Raises:
-        PlanError: box and region together, an unclear spacing, or an option that the method does not know.
+        PlanError: box and region together, several tumors in one box, an unclear spacing, or an option that the method
+            does not know.
         DataError: an image, box or region that cannot be used, or no tumor that passed.
         StateError: a stage is not trained.
 
@@ -100,15 +103,17 @@ def paint(
     from tumorgen_cli.methods.base import Sampling
     from tumorgen_cli.methods.shortfalls import find_shortfalls
     from tumorgen_cli.pipeline.synthesize import check_sampling
+    from tumorgen_cli.synthesis.counts import count_faults
     from tumorgen_cli.synthesis.host_checks import grid_doubts
     from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair, make_provenance, open_host
     from tumorgen_cli.synthesis.sources import Source
 
+    if faults := count_faults(tumors, box):
+        raise PlanError("Options that do not fit together", faults)
     given, workspace = read_memory(image, spacing_mm), open_workspace(work)
     painter, weights = _open_painter(workspace, method, device)
-    inputs = PairInputs(
-        painter, workspace.fingerprint().of(workspace.splits().train).cases, sampling or Sampling(), box
-    )
+    cases = workspace.fingerprint().of(workspace.splits().train).cases
+    inputs = PairInputs(painter, cases, sampling or Sampling(), box, count=tumors)
     check_sampling(painter, inputs.sampling)
     scan = _make_scan(given, inputs.plan)
     mask = _check_place(scan, box, region, inputs)
@@ -120,16 +125,19 @@ def paint(
     for doubt in (*grid_doubts({_NAME: scan.grid}, inputs.cases), *host.doubts):
         console.warn(doubt)
     job = PairJob(0, source, _NAME, inputs.plan.seed if seed is None else seed, 0)
-    draw = draw_pair(inputs, job, host)
-    if draw.image is None:
+    pair = draw_pair(inputs, job, host)
+    if not pair.tumors:
         remedy = "try another seed, box or region, or train longer"
-        fault = Fault(_NAME, describe_counts(draw.rejected), "a tumor", remedy)
+        fault = Fault(_NAME, describe_counts(pair.left_out[0]), "a tumor", remedy)
         raise DataError("No tumor came", [fault])
-    if draw.inside < host.placing.least:
-        console.warn(f"{100 * draw.inside:.0f} % of the tumor is in the body; without a box, other places are drawn")
-    seconds = {"method": draw.seconds, "total": time.perf_counter() - begun}
-    record = make_provenance(inputs, weights, job, host, draw, seconds)
-    return PaintedScan(given.as_image(draw.image), given.as_mask(draw.mask), record)
+    if pair.inside < host.placing.least:
+        console.warn(f"{100 * pair.inside:.0f} % of the tumor is in the body; without a box, other places are drawn")
+    seconds = {"method": pair.seconds, "total": time.perf_counter() - begun}
+    record = make_provenance(inputs, weights, job, host, pair, seconds)
+    if record.left_out:
+        asked = len(record.tumors) + len(record.left_out)
+        console.warn(f"{len(record.tumors)} of {asked} tumors were painted; draws: {describe_counts(record.rejected)}")
+    return PaintedScan(given.as_image(pair.scan.image), given.as_mask(pair.mask), record)
 
 
 def _open_painter(workspace: Workspace, method: str, device: DeviceName) -> tuple[Method, dict[str, str]]:

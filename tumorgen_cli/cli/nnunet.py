@@ -20,6 +20,7 @@ from tumorgen_cli.cli.options import (
     Regions,
     Seed,
     TrainingCases,
+    TumorCount,
     UntilPass,
     Work,
     method_names,
@@ -142,6 +143,7 @@ def downstream(
     real_share: Annotated[
         float, typer.Option("--real-share", help="Share of real cases among the cases drawn.", min=0.01, max=0.99)
     ] = 0.5,
+    tumors: TumorCount = None,
     jobs: Annotated[
         Optional[int], typer.Option("--jobs", help="Trainings at a time. Default: one per GPU, or one.", min=1)
     ] = None,
@@ -164,7 +166,7 @@ def downstream(
         faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
     names = method_names("--arms", arms, faults, arms=True)
     made = api.downstream(
-        api.HostOptions(healthy, cases),
+        api.HostOptions(healthy, cases, tumors=tumors),
         arms=names,
         fractions=shares,
         seeds=seeds,
@@ -204,6 +206,7 @@ def nnunet_setup(
     healthy: Healthy = None,
     cases: TrainingCases = None,
     roi: Regions = None,
+    tumors: TumorCount = None,
     probability: Annotated[
         float,
         typer.Option(
@@ -257,7 +260,7 @@ def nnunet_setup(
         faults.append(Fault("--roi", str(roi), "--healthy beside it", remedy))
     refuse("Options that do not fit together", faults)
     made = api.setup_nnunet(
-        api.HostOptions(healthy, cases, roi),
+        api.HostOptions(healthy, cases, roi, tumors=tumors),
         method=method,
         patches=api.OnTheFlyOptions(probability, pool, share, mixup),
         quality=api.QualityOptions(until_pass, keep, judge, p_alone),

@@ -148,6 +148,10 @@ Cases = Annotated[
 TrainingCases = Annotated[
     Optional[Literal["train"]], typer.Option("--cases", help="Redraw the tumors of the training cases.")
 ]
+TumorCount = Annotated[
+    Optional[int],
+    typer.Option("--tumors", help="Tumors in a pair. Default: as many as patients have; of a redrawn case one.", min=1),
+]
 Regions = Annotated[
     Optional[Path], typer.Option("--roi", help="Folder of masks, one per scan; paint where a mask is not 0.")
 ]

@@ -24,6 +24,7 @@ from tumorgen_cli.cli.options import (
     ShardOption,
     SkipSuspects,
     Solver,
+    TumorCount,
     UntilPass,
     Work,
     parse_box,
@@ -51,6 +52,7 @@ def synthesize(
         Optional[str],
         typer.Option("--box", metavar="X0,Y0,Z0,X1,Y1,Z1", help="Paint in this box of every scan, in voxels."),
     ] = None,
+    tumors: TumorCount = None,
     method: MethodOption = "tumorgen",
     kind: Annotated[
         Optional[Kind],
@@ -92,7 +94,7 @@ def synthesize(
     """Paint tumors into scans; write image-mask pairs as an nnU-Net raw data set."""
     # Long: a command's parameters are its options
     report = api.synthesize(
-        api.HostOptions(healthy, cases, roi, parse_box(box), skip_suspects=skip_suspects),
+        api.HostOptions(healthy, cases, roi, parse_box(box), skip_suspects=skip_suspects, tumors=tumors),
         pairs,
         method=method,
         sampling=api.Sampling(steps, solver, kind),

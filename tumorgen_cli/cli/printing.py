@@ -24,6 +24,7 @@ def show_set(report: SetReport) -> None:
     rejected = describe_counts(tally.rejected) or "none"
     rows = [
         ("pairs", tally.pairs),
+        ("tumors", f"{tally.tumors}" + (f"; {tally.left_out} more did not pass" if tally.left_out else "")),
         ("made now", tally.made),
         *([("left to other shards", tally.left)] if tally.left else []),
         ("given up", tally.given_up),

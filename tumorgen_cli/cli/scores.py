@@ -19,6 +19,7 @@ from tumorgen_cli.cli.options import (
     JudgeFolder,
     Seed,
     Sets,
+    TumorCount,
     Work,
     method_names,
 )
@@ -81,6 +82,7 @@ def compare(
         Optional[Path],
         typer.Option("--host-labels", help="Folder of the scans' label files, named as the scans without _0000."),
     ] = None,
+    tumors: TumorCount = None,
     judge: JudgeFolder = None,
     features: Features = "lite0",
     inception: Inception = None,
@@ -106,7 +108,7 @@ def compare(
     names = method_names("--methods", methods, faults)
     made = api.compare(
         names,
-        api.HostOptions(healthy, cases, paint_in=paint_in, host_labels=host_labels),
+        api.HostOptions(healthy, cases, paint_in=paint_in, host_labels=host_labels, tumors=tumors),
         pairs,
         iterations=iterations,
         minutes=minutes,

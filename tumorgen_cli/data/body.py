@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import find_largest_component
+from tumorgen_cli.geometry import Grid, find_largest_component
 
 _VOXELS = 4_000_000  # of larger scans, every n-th voxel along each axis is enough to find the body
 LEVELS = (5.0, 50.0, 95.0)  # percentiles of the body that are compared between scans
@@ -44,6 +44,11 @@ def body_mask(image: np.ndarray, tumors: np.ndarray | None = None) -> np.ndarray
     if body is None:
         return np.ones(image.shape, bool)
     return np.stack([ndimage.binary_fill_holes(body[:, :, z]) for z in range(image.shape[2])], axis=2)
+
+
+def body_volume_ml(body: np.ndarray, grid: Grid) -> float:
+    """The volume of a body, (X, Y, Z) bool of every `body_stride`-th voxel of a grid, in ml."""
+    return float(np.count_nonzero(body)) * body_stride(grid.shape) ** 3 * grid.voxel_ml
 
 
 def body_levels(channel: np.ndarray, body: np.ndarray) -> tuple[float, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,25 +27,32 @@ _SYNTHESIZE = "run `tumorgen synthesize` again"
 
 @dataclass(frozen=True)
 class TumorCase:
-    """One tumor and the files of its scan. Boxes are in voxels.
+    """One tumor, or all tumors of a pair, and the files of the scan. Boxes are in voxels.
 
     Attributes:
         group: Synthetic, or a training or test case of the data set.
-        case: Name of the pair, or of the real tumor.
+        case: Name of the tumor, or of the pair.
+        scan: Name of the pair or case that the tumor lies in.
         host: The scan that a pair was painted into; of a real tumor the case it lies in.
         images: The image file of each channel.
         label: The label file.
-        box: Where painting may have changed the scan; of a real tumor its tight box.
-        requested_box: The box as it was drawn or given (`Provenance`); of a real tumor its tight box.
+        boxes: The box of each tumor, in which painting may have changed the scan; of a real tumor its tight box.
+        requested_boxes: The boxes as they were drawn or given (`PaintedTumor`); of a real tumor its tight box.
     """
 
     group: Group
     case: str
+    scan: str
     host: str
     images: tuple[Path, ...]
     label: Path
-    box: Box
-    requested_box: Box
+    boxes: tuple[Box, ...]
+    requested_boxes: tuple[Box, ...]
+
+    @property
+    def hull(self) -> Box:
+        """The smallest box that holds all boxes."""
+        return functools.reduce(Box.hull, self.boxes)
 
 
 class Volumes:
@@ -78,7 +86,7 @@ class Volumes:
 
 
 def synthetic_cases(plan: Plan, set_folder: Path, shard: Shard | None = None) -> tuple[TumorCase, ...]:
-    """List the pairs of a set, as its provenance names them.
+    """List the pairs of a set, as its provenance names them, each with all of its tumors.
 
     Args:
         plan: The plan of the workspace.
@@ -94,10 +102,11 @@ def synthetic_cases(plan: Plan, set_folder: Path, shard: Shard | None = None) ->
         TumorCase(
             "synthetic",
             line.case,
+            line.case,
             line.host,
             *case_files(set_folder, line.case, len(plan.channels), ending),
-            line.box,
-            line.requested_box,
+            line.boxes,
+            tuple(tumor.requested_box for tumor in line.tumors),
         )
         for line in records
     )
@@ -108,6 +117,20 @@ def synthetic_cases(plan: Plan, set_folder: Path, shard: Shard | None = None) ->
     if faults:
         raise StateError("The synthetic set is not complete", faults)
     return found
+
+
+def split_tumors(pairs: Sequence[TumorCase]) -> tuple[TumorCase, ...]:
+    """List the tumors of pairs one by one, named as `real_tumors` names those of a case."""
+    return tuple(
+        replace(pair, case=tumor_name(pair.case, number, len(pair.boxes)), boxes=(box,), requested_boxes=(requested,))
+        for pair in pairs
+        for number, (box, requested) in enumerate(zip(pair.boxes, pair.requested_boxes, strict=True), 1)
+    )
+
+
+def tumor_name(scan: str, number: int, count: int) -> str:
+    """Name tumor `number` (from 1) of `count` in a scan: as the scan if it has no other."""
+    return scan if count == 1 else f"{scan}_tumor{number}"
 
 
 def one_scan_per_host(pairs: Sequence[TumorCase]) -> list[tuple[Path, ...]]:
@@ -131,11 +154,12 @@ def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[T
     found = tuple(
         TumorCase(
             group,
-            case if len(tumors[case]) == 1 else f"{case}_tumor{number}",
+            tumor_name(case, number, len(tumors[case])),
+            case,
             case,
             *case_files(folder, case, len(plan.channels), plan.file_ending),
-            tumor.box,
-            tumor.box,
+            (tumor.box,),
+            (tumor.box,),
         )
         for group, cases in groups.items()
         for case in cases
@@ -186,8 +210,8 @@ def read_scan(files: TumorCase, volumes: Volumes) -> tuple[np.ndarray, Grid]:
 def read_tumor(plan: Plan, files: TumorCase, volumes: Volumes | None = None) -> tuple[np.ndarray, np.ndarray, Grid]:
     """Read the tumor of a case, all other tumor voxels (both (X, Y, Z) bool), and their grid.
 
-    Of a pair the tumor is all that lies in the painted box; of a real case it is the component that spans the tumor's
-    box.
+    Of a pair the tumor is all that lies in the painted boxes of the case; of a real case it is the component that spans
+    the tumor's box.
 
     Raises:
         StateError: The tumor is not where the set's provenance, or the plan's fingerprint, has it.
@@ -195,14 +219,15 @@ def read_tumor(plan: Plan, files: TumorCase, volumes: Volumes | None = None) -> 
     labels, grid = (volumes or Volumes(files)).labels
     tumor = labels == plan.tumor_label
     own = np.zeros_like(tumor)
-    inside = tumor[files.box.slices]
-    part = inside if files.group == "synthetic" else find_spanning_component(inside)
-    if part is None or part.shape != files.box.shape:
-        where = f"one that fills the box {files.box.start} to {files.box.stop}"
-        remedy = _SYNTHESIZE if files.group == "synthetic" else "run `tumorgen plan DATASET` again"
-        raise StateError(
-            "A tumor is not in its place",
-            [Fault(str(files.label), "no such tumor: the label has changed", where, remedy)],
-        )
-    own[files.box.slices] = part
+    for box in files.boxes:
+        inside = tumor[box.slices]
+        part = inside if files.group == "synthetic" else find_spanning_component(inside)
+        if part is None or part.shape != box.shape:
+            where = f"one that fills the box {box.start} to {box.stop}"
+            remedy = _SYNTHESIZE if files.group == "synthetic" else "run `tumorgen plan DATASET` again"
+            raise StateError(
+                "A tumor is not in its place",
+                [Fault(str(files.label), "no such tumor: the label has changed", where, remedy)],
+            )
+        own[box.slices] = part
     return own, tumor & ~own, grid

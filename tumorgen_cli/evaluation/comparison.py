@@ -254,11 +254,14 @@ def make_table(
 
 
 def shared_places(sets: Sequence[Sequence[Provenance]]) -> list[str]:
-    """List the cases whose box was drawn the same, in the same host, in every set.
+    """List the cases whose boxes were drawn the same, in the same host, in every set.
 
     A rejected draw moves the box in its own set only.
     """
-    places = [{line.case: (line.host_hash, line.requested_box) for line in lines} for lines in sets]
+    places = [
+        {line.case: (line.host_hash, [tumor.requested_box for tumor in line.tumors]) for line in lines}
+        for lines in sets
+    ]
     return (
         [case for case, place in places[0].items() if all(each.get(case) == place for each in places)] if places else []
     )
@@ -281,7 +284,7 @@ def set_values(made: PaintedSet) -> dict[str, Value]:
     found |= {f"ks_{c.field}": Value(c.ks) for c in scores.comparisons if c.field in _KS}
     found |= {share.kind: Value(share.synthetic) for share in scores.shares}
     found |= {"pairs": Value(len(lines)), "given_up": Value(len(made.given_up))}
-    found["rejected"] = Value(rejected / (rejected + len(lines)))
+    found["rejected"] = Value(rejected / (rejected + sum(len(line.tumors) for line in lines)))
     for part in ("total", "method"):
         found[f"seconds_{part}"] = _mean(
             summarize(np.array([line.seconds.get(part, _NAN) for line in lines]), f"seconds {part}")

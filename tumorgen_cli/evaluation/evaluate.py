@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tumorgen_cli.evaluation.cases import TumorCase, Volumes, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, Volumes, split_tumors, synthetic_cases, tumor_name
 from tumorgen_cli.evaluation.measure import Measured, cache_folder, judge_case, measure_case, slice_features, verdict_of
 from tumorgen_cli.evaluation.scores import (
     GROUPS,
@@ -80,8 +80,8 @@ def evaluate_set(
 ) -> Scores:
     """Score a set beside the real tumors, and write cases.csv and scores.json.
 
-    A pair holds one painted tumor and is compared with real tumors one by one, however many a case has. Agreement is
-    counted within the pair: the generated mask against the judge's tumor voxels inside the mask and the requested box,
+    The painted tumors are compared with the real ones, one by one, however many a pair or a case has. Agreement is
+    counted around each: the generated mask against the judge's tumor voxels inside the mask and the requested box,
     grown by 10 mm, without other tumors. For real test cases the box is the tumor's tight one; they show what the judge
     can reach.
 
@@ -98,7 +98,7 @@ def evaluate_set(
     Raises:
         StateError: The set is not finished, or files are missing; all of them are named.
     """
-    work, cache = [*synthetic_cases(plan, set_folder), *real], cache_folder(out)
+    work, cache = [*split_tumors(synthetic_cases(plan, set_folder)), *real], cache_folder(out)
     scored: dict[Group, list[CaseScores]] = {group: [] for group in GROUPS}
     measured: dict[Group, list[Measured]] = {group: [] for group in GROUPS}
     features: dict[Group, list[np.ndarray]] = {group: [] for group in GROUPS}
@@ -140,20 +140,22 @@ def evaluate_set(
 
 
 def _redrawn_volume(set_folder: Path, real: Sequence[TumorCase], scores: Sequence[CaseScores]) -> Summary:
-    """Divide the volume of each pair's tumor by that of its host's own tumors in its box; other pairs are left out."""
+    """Divide the volume of each painted tumor by that of its host's own tumors in its box; others are left out."""
     volume = {case.case: case.statistics.volume_ml for case in scores}
     ratios, hosts = [], []
     for pair in read_provenance(set_folder):
-        old = [files for files in real if files.host == pair.host and pair.requested_box.contains(files.box)]
-        if old and hash_once(*old[0].images) == pair.host_hash:  # else it is another scan with the name of a case
-            ratios.append(volume[pair.case] / sum(volume[files.case] for files in old))
-            hosts.append(pair.host)
+        for number, tumor in enumerate(pair.tumors, 1):
+            old = [files for files in real if files.host == pair.host and tumor.requested_box.contains(files.hull)]
+            if old and hash_once(*old[0].images) == pair.host_hash:  # else it is another scan with the name of a case
+                name = tumor_name(pair.case, number, len(pair.tumors))
+                ratios.append(volume[name] / sum(volume[files.case] for files in old))
+                hosts.append(pair.host)
     return summarize(np.array(ratios), "redrawn volume", hosts)
 
 
 def evaluation_steps(set_folder: Path, real: Sequence[TumorCase]) -> int:
     """Count the tumors that `evaluate_set` goes through."""
-    return len(read_provenance(set_folder)) + len(real)
+    return sum(len(pair.tumors) for pair in read_provenance(set_folder)) + len(real)
 
 
 def read_scores(path: Path) -> Scores:

@@ -114,7 +114,7 @@ def filter_set(
     ticker: Ticker,
     shard: Shard | None = None,
 ) -> Filtered:
-    """Keep the pairs that pass the judge (`judge.verdict.check_pair`).
+    """Keep the pairs that pass the judge (`judge.verdict.check_pair`), each with all of its tumors.
 
     The set itself is not changed. Pairs that have their line are not judged again. With `shard` only its own pairs are
     judged, and the shard that finishes last completes the kept set.
@@ -193,10 +193,14 @@ def _judge_pair(
 
     def marked_before() -> np.ndarray:
         return predictions.around(
-            record.host, record.host_hash, seen.grid, files.box, lambda: _read_host(record, hosts.get(record.host, ()))
+            record.host,
+            record.host_hash,
+            seen.grid,
+            files.boxes,
+            lambda: _read_host(record, hosts.get(record.host, ())),
         )
 
-    outcome = check_pair(seen.tumor, seen.others, seen.predicted, marked_before, (files.box, seen.grid), rule)
+    outcome = check_pair(seen.tumor, seen.others, seen.predicted, marked_before, (files.boxes, seen.grid), rule)
     found = verdict_of(plan, files, seen)
     return JudgedPair(
         files.case, outcome.reason or "", outcome.proportion, outcome.beside, found.dice, found.surface_dice

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 _LONGEST_NAME = 100  # of a case, in a file's name, of which file systems allow 255 bytes
-_MEASURES = 5  # raise it when the result of `_measure` changes
+_MEASURES = 6  # raise it when the result of `_measure` changes
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def measure_case(plan: Plan, files: TumorCase, cache: Path, volumes: Volumes | N
     """Measure a case, or read the result from `cache`/measured if nothing it depends on has changed."""
     volumes = volumes or Volumes(files)
     content = [volumes.image_hash, volumes.label_hash]
-    key = hash_value([_MEASURES, content, files.box, plan.channels, plan.main_channel, plan.window, plan.tumor_label])
+    key = hash_value([_MEASURES, content, files.boxes, plan.channels, plan.main_channel, plan.window, plan.tumor_label])
     path = cache / "measured" / f"{files.case[:_LONGEST_NAME]}.{key}.npz"
     kept = read_arrays(path)
     if kept is None:
@@ -88,7 +88,8 @@ def _measure(plan: Plan, files: TumorCase, volumes: Volumes, path: Path) -> Meas
     image, grid, tumor, others = read_case(plan, files, volumes)
     image = fill_paddings(image, [channel.name for channel in plan.channels])
     painted = np.zeros(grid.shape, bool)
-    painted[files.box.slices] = True
+    for painted_box in files.boxes:
+        painted[painted_box.slices] = True
     # planes are the patient's, whatever the orientation in the file
     image, tumor, others, painted = (upright(part, grid.direction) for part in (image, tumor, others, painted))
     grid = upright_grid(grid)
@@ -203,12 +204,15 @@ def judge_case(plan: Plan, files: TumorCase, predictions: Predictions, volumes: 
     volumes = volumes or Volumes(files)
     tumor, others, grid = read_tumor(plan, files, volumes)
     predicted = predictions.around(
-        files.case, volumes.image_hash, grid, files.box, lambda: read_scan(files, volumes)[0]
+        files.scan, volumes.image_hash, grid, files.boxes, lambda: read_scan(files, volumes)[0]
     )
     return Judged(tumor, others, predicted, grid)
 
 
 def verdict_of(plan: Plan, files: TumorCase, judged: Judged) -> Verdict:
-    """Compare what a judge marks with a tumor, inside its mask and its requested box grown by a margin."""
-    around = files.requested_box.hull(tight_box(judged.tumor) or files.requested_box)
+    """Compare what a judge marks with a case's tumors, inside their masks and requested boxes grown by a margin."""
+    around = []
+    for box, requested in zip(files.boxes, files.requested_boxes, strict=True):
+        tight = tight_box(judged.tumor[box.slices])
+        around.append(requested if tight is None else requested.hull(tight.shifted(box.start)))
     return judge_pair(judged.tumor, judged.others, judged.predicted, around, judged.grid, plan.tolerance_mm)

@@ -5,15 +5,16 @@ A file is named by what the prediction depends on. One that was cut or changed i
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tumorgen_cli.geometry import Box, Grid
-from tumorgen_cli.judge.verdict import judged_region, predict_around
+from tumorgen_cli.judge.verdict import group_boxes, grown_box, judged_region, predict_around
 from tumorgen_cli.system.arrays import read_arrays, write_arrays
 from tumorgen_cli.system.json_records import hash_value
 
@@ -42,19 +43,38 @@ class Predictions:
         self._folder = None if cache is None else cache / "predictions" / judge.hash
         self._last: OrderedDict[str, np.ndarray] = OrderedDict()
 
-    def around(self, name: str, content: str, grid: Grid, box: Box, read_image: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the judge's tumor in the part of a scan that it sees around a box (`verdict.judged_region`).
+    def around(
+        self, name: str, content: str, grid: Grid, boxes: Sequence[Box], read_image: Callable[[], np.ndarray]
+    ) -> np.ndarray:
+        """Return the judge's tumor in the parts of a scan that it sees around boxes (`verdict.judged_region`).
+
+        Where it sees the boxes in several parts, a part counts around its own boxes alone.
 
         Args:
             name: name of the scan.
             content: hash of the scan's files.
             grid: the scan's grid.
-            box: box in the scan's voxels.
+            boxes: boxes in the scan's voxels.
             read_image: returns the scan (C, X, Y, Z); it is called if there is no prediction yet.
 
         Returns:
-            Mask (X, Y, Z) bool of the whole scan; False outside the region.
+            Mask (X, Y, Z) bool of the whole scan; False outside the parts.
         """
+        groups = group_boxes(grid, boxes, self.judge.usual_extent_mm)
+        hulls = [functools.reduce(Box.hull, group) for group in groups]
+        if len(groups) == 1:
+            return self._around_one(name, content, grid, hulls[0], read_image)
+        predicted = np.zeros(grid.shape, bool)
+        for hull, group in zip(hulls, groups, strict=True):
+            found = self._around_one(name, content, grid, hull, read_image)
+            for box in group:
+                near = grown_box(box, grid).slices
+                predicted[near] |= found[near]
+        return predicted
+
+    def _around_one(
+        self, name: str, content: str, grid: Grid, box: Box, read_image: Callable[[], np.ndarray]
+    ) -> np.ndarray:
         key = self._key(content, grid, judged_region(grid, box, self.judge.usual_extent_mm))
         if key not in self._last:
             found = None if self._folder is None else _read(self._path(name, key), grid)

@@ -1,10 +1,11 @@
-"""A judge's verdict on one pair: its tumor voxels around the box, compared with the generated mask.
+"""A judge's verdict on one pair: its tumor voxels around the boxes, compared with the generated mask.
 
 Evaluation, the filter, and painting with a judge all use these functions, so a pair has one verdict everywhere.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.geometry import Box, Grid, as_triple
 from tumorgen_cli.metrics.overlap import Verdict, compare_masks, proportion
 
 if TYPE_CHECKING:
@@ -62,14 +63,14 @@ def check_pair(
     others: np.ndarray,
     predicted: np.ndarray,
     marked_before: Callable[[], np.ndarray],
-    place: tuple[Box, Grid],
+    place: tuple[Sequence[Box], Grid],
     rule: PassRule,
 ) -> Outcome:
     """Decide whether a pair passes.
 
     It passes if the judge finds enough of the mask, and newly marks little outside the mask within `MARGIN_MM` of the
-    box. What the judge marks in the unpainted host is not new, and neither are older tumors and what it marks around
-    either, unless that is connected with what it marks of the mask.
+    boxes. The mask is that of all tumors of the pair. What the judge marks in the unpainted host is not new, and
+    neither are older tumors and what it marks around either, unless that is connected with what it marks of the mask.
 
     Args:
         tumor: generated mask (X, Y, Z) bool.
@@ -77,14 +78,14 @@ def check_pair(
         predicted: the judge's tumor in the pair (X, Y, Z) bool.
         marked_before: returns the judge's tumor in the unpainted host (X, Y, Z) bool. It is called only if the pair
             would not pass otherwise.
-        place: the box that painting may have changed, and the scan's grid.
+        place: the boxes that painting may have changed, and the scan's grid.
         rule: when a pair passes.
 
     Source: Wu et al., FreeTumor: keep a pair if P >= T, T = 0.7.
     Deviation: a limit on what is marked beside the mask. P alone rises when the judge marks everything.
     """
-    near = _grown(*place)
-    mask, known, found = tumor[near], others[near], predicted[near]
+    near, counted = _surroundings(*place)
+    mask, known, found = tumor[near], others[near], predicted[near] & counted
     size = np.count_nonzero(tumor)
     if not size:
         return Outcome(math.nan, math.nan, NO_MASK)
@@ -120,28 +121,43 @@ def predict_around(judge: Judge, image: np.ndarray, grid: Grid, box: Box) -> np.
 
 
 def judge_pair(
-    tumor: np.ndarray, others: np.ndarray, predicted: np.ndarray, box: Box, grid: Grid, tolerance_mm: float
+    tumor: np.ndarray,
+    others: np.ndarray,
+    predicted: np.ndarray,
+    boxes: Sequence[Box],
+    grid: Grid,
+    tolerance_mm: float,
 ) -> Verdict:
-    """Compare a prediction with the generated mask, within the box grown by `MARGIN_MM`.
+    """Compare a prediction with the generated mask, within the boxes grown by `MARGIN_MM`.
 
     Args:
         tumor: generated mask (X, Y, Z) bool.
         others: older tumors (X, Y, Z) bool. They count neither as hits nor as errors. Neither does what the judge finds
             around them, unless it is connected with what the judge finds of `tumor`.
         predicted: the judge's tumor (X, Y, Z) bool.
-        box: box in the scan's voxels.
+        boxes: boxes in the scan's voxels.
         grid: the scan's grid.
         tolerance_mm: tolerance of the surface Dice.
     """
-    near = _grown(box, grid)
-    tumor, others, found = tumor[near], others[near], predicted[near]
+    near, counted = _surroundings(boxes, grid)
+    tumor, others, found = tumor[near], others[near], predicted[near] & counted
     return compare_masks(tumor, _new_marks(tumor, others, found), grid.spacing_mm, tolerance_mm)
 
 
-def _grown(box: Box, grid: Grid) -> tuple[slice, slice, slice]:
-    """Return the slices of a box that is grown by `MARGIN_MM`."""
+def grown_box(box: Box, grid: Grid) -> Box:
+    """Return a box that is grown by `MARGIN_MM`."""
     x, y, z = (math.ceil(MARGIN_MM / s) for s in grid.spacing_mm)
-    return box.grown((x, y, z), grid.shape).slices
+    return box.grown((x, y, z), grid.shape)
+
+
+def _surroundings(boxes: Sequence[Box], grid: Grid) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    """Return the slices of the part of a scan that holds all grown boxes, and where in this part they are, bool."""
+    grown = [grown_box(box, grid) for box in boxes]
+    hull = functools.reduce(Box.hull, grown)
+    inside = np.zeros(hull.shape, bool)
+    for box in grown:
+        inside[box.shifted(as_triple(-a for a in hull.start)).slices] = True
+    return hull.slices, inside
 
 
 def _new_marks(tumor: np.ndarray, known: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -154,6 +170,32 @@ def _new_marks(tumor: np.ndarray, known: np.ndarray, found: np.ndarray) -> np.nd
 def sees_whole_scan(grid: Grid, usual_mm: Sequence[float]) -> bool:
     """Tell whether a judge sees the whole of a scan; see `judged_region`."""
     return all(extent < _LONG * usual for extent, usual in zip(grid.extent_mm, usual_mm, strict=True))
+
+
+def group_boxes(grid: Grid, boxes: Sequence[Box], usual_mm: Sequence[float]) -> list[list[Box]]:
+    """Group boxes so that a judge sees each group in one part of the scan (`judged_region` of the group's hull).
+
+    Each box joins the first group that stays within the usual length of the judge's training scans, with the margin.
+
+    Args:
+        grid: the scan's grid.
+        boxes: boxes in the scan's voxels.
+        usual_mm: edge lengths (x, y, z) of the judge's training scans.
+    """
+    # where the judge sees the whole length of the scan, every length of a group will do
+    most = [
+        math.inf if extent < _LONG * usual else usual for extent, usual in zip(grid.extent_mm, usual_mm, strict=True)
+    ]
+    groups: list[list[Box]] = []
+    for box in boxes:
+        for group in groups:
+            hull = grown_box(functools.reduce(Box.hull, [*group, box]), grid)
+            if all(n * s <= length for n, s, length in zip(hull.shape, grid.spacing_mm, most, strict=True)):
+                group.append(box)
+                break
+        else:
+            groups.append([box])
+    return groups
 
 
 def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:

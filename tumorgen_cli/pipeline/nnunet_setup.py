@@ -28,6 +28,7 @@ from tumorgen_cli.nnunet.runner import user_folders
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.counts import count_faults
 from tumorgen_cli.synthesis.forecast import check_voxels
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions, refuse_host_options
 from tumorgen_cli.synthesis.painter import find_sources, hash_file_sizes, source_names
@@ -64,12 +65,14 @@ def set_up_nnunet(
 ) -> Setup:
     """Check what painting needs while nnU-Net trains, and write it to `folder` or the workspace's `nnunet`.
 
-    Of `hosts`, `healthy`, `cases` ("train" alone) and `roi` are used.
+    Of `hosts`, `healthy`, `cases` ("train" alone), `roi` and `tumors` are used.
 
     Raises:
         StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
     """
-    refuse_host_options(hosts, "healthy", "cases", "roi")
+    refuse_host_options(hosts, "healthy", "cases", "roi", "tumors")
+    if wrong := count_faults(hosts.tumors, None):
+        raise PlanError("Options that do not apply", wrong)
     plan, splits = workspace.plan(), workspace.splits()
     faults: list[Fault] = []
     method = gather_faults(faults, lambda: open_method(workspace, method_name, device))
@@ -136,6 +139,7 @@ def _painting(
         healthy=healthy,
         cases=hosts.cases,
         roi=roi,
+        tumors=hosts.tumors,
         judge=None if quality.judge is None else str(quality.judge),
         keep=quality.keep,
         p_alone=quality.p_alone,

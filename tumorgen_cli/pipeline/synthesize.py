@@ -92,7 +92,7 @@ def synthesize_pairs(
     settings = _set_settings(method, hosts, sources, sampling, seed)
     jobs = make_jobs(sources, made.pairs, seed)
     test = Quality(predictions, quality.rule, tries) if predictions is not None and tries else None
-    inputs = PairInputs(method, cases, sampling, hosts.box, test, search.found if search else {})
+    inputs = PairInputs(method, cases, sampling, hosts.box, test, search.found if search else {}, hosts.tumors)
     own = own_jobs(jobs, shard)
     if made.dry_run:
         with console.progress("checking hosts", len({job.source.name for job in own})) as tick:
@@ -256,6 +256,8 @@ def set_name(method: str, hosts: HostOptions, sampling: Sampling, quality: Quali
             parts.append("p-alone")
     if hosts.skip_suspects:
         parts.append("skip-suspects")
+    if hosts.tumors is not None:
+        parts.append(f"tumors-{hosts.tumors}")
     return file_name("_".join(parts))
 
 
@@ -277,5 +279,10 @@ def _set_settings(
     if unlabeled:
         fault = unlabeled_hosts_fault(str(hosts.healthy), unlabeled)
         console.warn(f"{fault.found}: {fault.remedy} (merge, downstream and nnunet-setup refuse these)")
-    own = {"paint_in": hosts.paint_in, "kind": sampling.kind, UNLABELED_HOSTS: unlabeled or None}
+    own = {
+        "paint_in": hosts.paint_in,
+        "kind": sampling.kind,
+        "tumors": hosts.tumors,
+        UNLABELED_HOSTS: unlabeled or None,
+    }
     return settings | {name: value for name, value in own.items() if value is not None}

@@ -14,17 +14,18 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data import channels
-from tumorgen_cli.data.body import body_levels, body_mask, body_stride
+from tumorgen_cli.data.body import body_levels, body_mask, body_stride, body_volume_ml
 from tumorgen_cli.data.contents import Contents, hash_case
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.integrity import CaseCheck, CaseVoxels, check_case, conclude_checks
+from tumorgen_cli.data.surroundings import Surroundings, describe_shell
 from tumorgen_cli.data.workers import map_cases
-from tumorgen_cli.geometry import SHELL_MM, Box, Grid, Triple, as_triple, box_of_slices
+from tumorgen_cli.geometry import Box, Grid, Triple, as_triple, box_of_slices, shell_mm
 from tumorgen_cli.system import files, json_records
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import DataError, Fault
 
-FORMAT = 2  # of fingerprint.json; raise it where the facts are measured in another way
+FORMAT = 3  # of fingerprint.json; raise it where the facts are measured in another way
 PERCENTILES = (0.05, 0.5, 5.0, 50.0, 95.0, 99.0, 99.5, 99.9, 99.95)
 MIN_TUMOR_VOXELS = 8  # a 2x2x2 block; the box of a smaller component shows the grid rather than the tumor
 MIN_TUMOR_ML = 0.03  # a sphere of 4 mm; on fine grids, smaller components are drawing errors
@@ -144,12 +145,14 @@ def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
     filled = tuple(map(channels.fill_padding, voxels.channels, dataset.channel_names))
     padded = any(new is not old for new, old in zip(filled, voxels.channels, strict=True))
     voxels = _in_units(replace(voxels, channels=filled), dataset.channel_names)
-    tumors, small = measure_tumors(voxels)
+    body = _find_body(voxels)
+    tumors, small = measure_tumors(voxels, body)
+    levels, body_ml = _measure_body(voxels, body)
     rng = np.random.default_rng(files.derive_seed("fingerprint", case))
     return CaseReport(
         check=check,
         contents=hash_case(dataset, case),
-        facts=CaseFacts(case, voxels.grid, tumors, _measure_body(voxels)),
+        facts=CaseFacts(case, voxels.grid, tumors, levels, body_ml),
         small_components=small,
         foreground=_sample(voxels.channels, np.flatnonzero(voxels.tumor), samples, rng),
         image=_sample(voxels.channels, None, samples, rng),
@@ -169,16 +172,27 @@ def _in_units(voxels: CaseVoxels, names: Sequence[str]) -> CaseVoxels:
     return replace(voxels, channels=tuple(converted))
 
 
-def _measure_body(voxels: CaseVoxels) -> tuple[tuple[float, ...], ...]:
-    """Measure `CaseFacts.body`."""
+def _find_body(voxels: CaseVoxels) -> np.ndarray:
+    """Find the body with its tumors, of every `body_stride`-th voxel, bool."""
     thin = (slice(None, None, body_stride(voxels.grid.shape)),) * 3
-    tumor = voxels.tumor[thin]
-    body = body_mask(voxels.channels[0][thin].astype(np.float32), tumor) & ~tumor
-    return tuple(body_levels(channel[thin], body) for channel in voxels.channels) if body.any() else ()
+    return body_mask(voxels.channels[0][thin].astype(np.float32), voxels.tumor[thin])
 
 
-def measure_tumors(voxels: CaseVoxels) -> tuple[tuple[TumorFacts, ...], int]:
-    """Measure the 26-connected tumor components, largest first; returns also how many were too small and left out."""
+def _measure_body(voxels: CaseVoxels, whole: np.ndarray) -> tuple[tuple[tuple[float, ...], ...], float]:
+    """Measure `CaseFacts.body` and `CaseFacts.body_ml`."""
+    thin = (slice(None, None, body_stride(voxels.grid.shape)),) * 3
+    body = whole & ~voxels.tumor[thin]
+    levels = tuple(body_levels(channel[thin], body) for channel in voxels.channels) if body.any() else ()
+    return levels, body_volume_ml(whole, voxels.grid)
+
+
+def measure_tumors(voxels: CaseVoxels, body: np.ndarray | None = None) -> tuple[tuple[TumorFacts, ...], int]:
+    """Measure the 26-connected tumor components, largest first; returns also how many were too small and left out.
+
+    Args:
+        voxels: The case.
+        body: The body, of every `body_stride`-th voxel, bool. None: surroundings are not measured.
+    """
     whole = ndimage.find_objects(voxels.tumor.view(np.uint8))
     if not whole:
         return (), 0
@@ -190,29 +204,49 @@ def measure_tumors(voxels: CaseVoxels) -> tuple[tuple[TumorFacts, ...], int]:
     for index, slices in enumerate(ndimage.find_objects(labeled), 1):
         if sizes[index] >= smallest:
             tight = box_of_slices(slices).shifted(corner)
-            found.append(_measure_tumor(voxels, tight, labeled[slices] == index))
+            found.append(_measure_tumor(voxels, tight, labeled[slices] == index, body))
     tumors = sorted(found, key=lambda tumor: (-tumor.volume_ml, tumor.box.start))
     return tuple(tumors), count - len(tumors)
 
 
-def _measure_tumor(voxels: CaseVoxels, box: Box, component: np.ndarray) -> TumorFacts:
+def _measure_tumor(voxels: CaseVoxels, box: Box, component: np.ndarray, body: np.ndarray | None) -> TumorFacts:
     grid = voxels.grid
     means = [float(channel[box.slices][component].mean(dtype=np.float64)) for channel in voxels.channels]
-    around = _shell_means(voxels, box, component)
+    shell = _find_shell(voxels, box, component)
     return TumorFacts(
         box=box,
         volume_ml=int(np.count_nonzero(component)) * grid.voxel_ml,
         extent_mm=as_triple(n * s for n, s in zip(box.shape, grid.spacing_mm, strict=True)),
         mean=tuple(means),
-        contrast=tuple(mean - shell for mean, shell in zip(means, around, strict=True)),
+        contrast=tuple(mean - around for mean, around in zip(means, shell.means(voxels.channels), strict=True)),
         center=as_triple(c / n for c, n in zip(box.center, grid.shape, strict=True)),
+        surroundings=None if body is None else _measure_surroundings(voxels, box, component, shell, body),
     )
 
 
-def _shell_means(voxels: CaseVoxels, box: Box, component: np.ndarray) -> list[float]:
-    """Mean per channel within 2 cm around a component, without other tumor voxels; NaN if no voxel is left."""
+@dataclass(frozen=True)
+class _Shell:
+    """The voxels around a tumor that belong to no tumor.
+
+    `places` (N, 3) are voxels of the scan, or every n-th of them along each axis; `distance_mm` (N,) tells how far from
+    the tumor they are, at most `reach_mm`.
+    """
+
+    places: np.ndarray
+    distance_mm: np.ndarray
+    reach_mm: float
+
+    def means(self, channel_arrays: Sequence[np.ndarray]) -> list[float]:
+        """The mean of each channel (X, Y, Z); NaN without a voxel."""
+        if not len(self.places):
+            return [math.nan] * len(channel_arrays)
+        return [float(channel[tuple(self.places.T)].mean(dtype=np.float64)) for channel in channel_arrays]
+
+
+def _find_shell(voxels: CaseVoxels, box: Box, component: np.ndarray) -> _Shell:
     spacing = voxels.grid.spacing_mm
-    crop = box.grown(as_triple(math.ceil(SHELL_MM / s) for s in spacing), voxels.grid.shape)
+    reach = shell_mm(int(np.count_nonzero(component)), spacing)
+    crop = box.grown(as_triple(math.ceil(reach / s) for s in spacing), voxels.grid.shape)
     inside = np.zeros(crop.shape, bool)
     inside[box.shifted(as_triple(-s for s in crop.start)).slices] = component
     step = math.ceil((inside.size / _SHELL_VOXELS) ** (1 / 3))
@@ -220,10 +254,21 @@ def _shell_means(voxels: CaseVoxels, box: Box, component: np.ndarray) -> list[fl
     if not inside[thinned].any():
         thinned, step = (slice(None),) * 3, 1
     distance = ndimage.distance_transform_edt(~inside[thinned], sampling=[s * step for s in spacing])
-    shell = (distance <= SHELL_MM) & ~voxels.tumor[crop.slices][thinned]
-    if not shell.any():
-        return [math.nan] * len(voxels.channels)
-    return [float(channel[crop.slices][thinned][shell].mean(dtype=np.float64)) for channel in voxels.channels]
+    shell = (distance <= reach) & ~voxels.tumor[crop.slices][thinned]
+    return _Shell(np.argwhere(shell) * step + crop.start, distance[shell], reach)
+
+
+def _measure_surroundings(
+    voxels: CaseVoxels, box: Box, component: np.ndarray, shell: _Shell, body: np.ndarray
+) -> Surroundings | None:
+    outer = shell.places[shell.distance_mm > shell.reach_mm / 2]
+    if not len(outer):
+        return None
+    tumor = np.argwhere(component) + box.start
+    rng = np.random.default_rng(files.derive_seed("surroundings", *box.start))
+    stride = body_stride(voxels.grid.shape)
+    spacing = voxels.grid.spacing_mm
+    return describe_shell(voxels.channels, spacing, outer, tumor, shell.reach_mm, (body, stride), rng)
 
 
 def _sample(
@@ -260,8 +305,9 @@ class TumorFacts:
         extent_mm: Edges of the tight box in mm.
         mean: Mean intensity inside, per channel. Channels without a common scale are in the scan's own unit
             (`data.channels.scan_unit`).
-        contrast: `mean` minus the mean of the 2 cm shell around the component, without other tumor voxels.
+        contrast: `mean` minus the mean of the shell around the component (`geometry.shell_mm`), without other tumor voxels.
         center: Center of the box as a fraction of the scan's extent.
+        surroundings: What is around the component; None if it fills the scan.
     """
 
     box: Box
@@ -270,6 +316,7 @@ class TumorFacts:
     mean: tuple[float, ...]
     contrast: tuple[float, ...]
     center: Triple
+    surroundings: Surroundings | None = None
 
 
 @dataclass(frozen=True)
@@ -277,13 +324,14 @@ class CaseFacts:
     """The name, grid and tumors of one case.
 
     `body` holds, for each channel, the 5th, 50th and 95th percentile of the body without tumors, in the units of
-    `TumorFacts`; it is empty if there is nothing but tumors.
+    `TumorFacts`; it is empty if there is nothing but tumors. `body_ml` is the volume of the body with its tumors.
     """
 
     case: str
     grid: Grid
     tumors: tuple[TumorFacts, ...]
     body: tuple[tuple[float, ...], ...] = ()
+    body_ml: float = 0.0
 
 
 @dataclass(frozen=True)

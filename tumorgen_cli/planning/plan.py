@@ -96,7 +96,8 @@ class PastePlan:
         seen_in: Channels in which an old tumor is looked for beyond its outline.
         places: Where boxes are drawn in healthy hosts: where the surroundings look like those of training tumors, or
             anywhere in the body or region.
-        tumors: Tumors of a pair in a healthy host: "data" draws as many as the training cases have (`synthesis.counts`).
+        tumors: Tumors of a pair in a healthy host; "data" draws as many as the training cases have
+            (`synthesis.counts`).
     """
 
     feather_mm: Millimeters

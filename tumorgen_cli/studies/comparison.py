@@ -40,7 +40,7 @@ from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.logs import read_log
-from tumorgen_cli.synthesis.options import HostOptions, SetOptions, refuse_host_options
+from tumorgen_cli.synthesis.options import CaseGroup, HostOptions, SetOptions, refuse_host_options
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system import console
@@ -122,7 +122,7 @@ def compare_methods(
         DataError: There is nothing to paint into.
         StateError: No method made a set.
     """
-    refuse_host_options(hosts, "healthy", "cases", "paint_in", "host_labels")
+    refuse_host_options(hosts, "healthy", "cases", "paint_in", "host_labels", "tumors")
     if design.train_on is not None:
         scoring = _with_own_judge(workspace, design.train_on, scoring)
         workspace = _workspace_on(workspace, design.train_on, device)
@@ -136,6 +136,7 @@ def compare_methods(
         needed_judge(workspace, scoring.judge, device)  # a judge with faults stops the command before any training
     seed = plan.seed if design.seed is None else design.seed
     suffix = f"n{design.pairs}" + (f"_seed{seed}" if seed != plan.seed else "")
+    suffix += "" if hosts.tumors is None else f"_tumors{hosts.tumors}"
     sets, failures = _paint(workspace, design, places, suffix, device, seed)
     scored = [
         _score_place(workspace, design, place, sets[place.name], failures[place.name], scoring, device, seed)
@@ -243,17 +244,22 @@ def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Wo
     return inner
 
 
+def _only(hosts: HostOptions, healthy: Path | None = None, cases: CaseGroup | None = None) -> HostOptions:
+    """Return the options for one kind of hosts; the number of tumors stays."""
+    return HostOptions(healthy, cases, tumors=hosts.tumors)
+
+
 def _places(workspace: Workspace, plan: Plan, hosts: HostOptions) -> list[_Place]:
     """List every requested kind of hosts, in the order of the tables."""
     found = []
     if hosts.cases:
         found.append(
-            _Place(hosts.cases, tuple(redraw_sources(workspace, plan, hosts.cases)), HostOptions(cases=hosts.cases))
+            _Place(hosts.cases, tuple(redraw_sources(workspace, plan, hosts.cases)), _only(hosts, cases=hosts.cases))
         )
     if hosts.paint_in is not None and hosts.host_labels is None:
         path = find_dataset(hosts.paint_in)
         healthy = write_tumor_free_subset(path, workspace.root / "paint_in" / path.name, plan.tumor_name)
-        found.append(_Place(path.name, tuple(healthy_sources(plan, healthy, None)), HostOptions(healthy)))
+        found.append(_Place(path.name, tuple(healthy_sources(plan, healthy, None)), _only(hosts, healthy=healthy)))
     elif hosts.healthy is not None or not hosts.cases:
         name = hosts.healthy.resolve().name if hosts.healthy else ""
         name = f"{name}_scans" if name == hosts.cases else name

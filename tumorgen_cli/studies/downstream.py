@@ -10,7 +10,7 @@ not made again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -127,7 +127,7 @@ def measure_gains(
     """
     plan, splits = workspace.plan(), workspace.splits()
     check_preprocessed(workspace, plan, splits)
-    refuse_host_options(hosts, "healthy", "cases")
+    refuse_host_options(hosts, "healthy", "cases", "tumors")
     check_design(design, hosts)
     counts = case_counts(len(splits.train), design.fractions)
     dataset = _checked_dataset(workspace, plan, splits, design, hosts)
@@ -280,11 +280,12 @@ def _pairs(workspace: Workspace, arm: str, count: int, hosts: HostOptions, devic
     """Train the method of an arm, paint its pairs and return them."""
     _learn(workspace, arm, device)
     found: list[TrainingCase] = []
-    kinds = [] if hosts.healthy is None else [(hosts.healthy.resolve().name, HostOptions(hosts.healthy))]
-    kinds += [] if hosts.cases is None else [(f"{hosts.cases}_cases", HostOptions(cases=hosts.cases))]
+    kinds = [] if hosts.healthy is None else [(hosts.healthy.resolve().name, replace(hosts, cases=None))]
+    kinds += [] if hosts.cases is None else [(f"{hosts.cases}_cases", replace(hosts, healthy=None))]
+    suffix = "" if hosts.tumors is None else f"_tumors{hosts.tumors}"
     for number, (place, kind) in enumerate(kinds):
         share = count // len(kinds) + (number < count % len(kinds))
-        folder = workspace.synthetic(f"{arm}_{place}_n{share}")
+        folder = workspace.synthetic(f"{arm}_{place}_n{share}{suffix}")
         synthesize_pairs(workspace, arm, SetOptions(share, folder), kind, device=device)
         found += [
             TrainingCase(f"{folder.name}_{pair.case}", pair.images, pair.label)

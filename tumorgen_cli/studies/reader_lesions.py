@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tumorgen_cli.evaluation.cases import TumorCase, read_tumor, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, read_tumor, split_tumors, synthetic_cases
 from tumorgen_cli.figures import upright, upright_grid
 from tumorgen_cli.geometry import Box, Grid, Shape, Triple, as_triple, tight_box
 from tumorgen_cli.planning.plan import Plan
@@ -74,7 +74,7 @@ class PlacedLesion:
 
 def read_pool(plan: Plan, real: Sequence[TumorCase], set_folders: Sequence[Path], ticker: Ticker) -> list[StudyLesion]:
     """Read every lesion of the sets and every real one; pairs without a tumor are left out."""
-    work = [(files, folder.name) for folder in set_folders for files in synthetic_cases(plan, folder)]
+    work = [(files, folder.name) for folder in set_folders for files in split_tumors(synthetic_cases(plan, folder))]
     work += [(files, {"test": "held-out", "train": "training"}[files.group]) for files in real]
     pool: list[StudyLesion] = []
     seen = set()  # a filtered set holds pairs of the set it was made from
@@ -89,7 +89,7 @@ def read_pool(plan: Plan, real: Sequence[TumorCase], set_folders: Sequence[Path]
 
 
 def _find_lesion(plan: Plan, files: TumorCase, origin: str) -> StudyLesion | None:
-    """Find a real tumor, or the largest component of what was painted in a pair; None without a tumor."""
+    """Find a real tumor, or the largest component of what was painted in a box; None without a tumor."""
     mask, _, grid = read_tumor(plan, files)
     largest = _largest(upright(mask, grid.direction))
     if largest is None:

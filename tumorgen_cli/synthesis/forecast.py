@@ -159,12 +159,12 @@ def check_voxels(inputs: PairInputs, sources: Sequence[Source], tick: Callable[[
 def _paint_away(inputs: PairInputs, job: PairJob) -> int:
     """Paint a pair and write it to a folder that is deleted again; return its size in bytes, 0 if none came."""
     host = load_host(inputs, job.source)
-    draw = draw_pair(inputs, job, host)
-    if draw.image is None:
-        console.warn(f"{job.case} would be given up: {describe_counts(draw.rejected)}")
+    pair = draw_pair(inputs, job, host)
+    if not pair.tumors:
+        console.warn(f"{job.case} would be given up: {describe_counts(pair.left_out[0])}")
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        write_pair(inputs.plan, job, host.scan, draw, Path(folder))
+        write_pair(inputs.plan, job, host.scan, pair, Path(folder))
         return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tumorgen_cli.geometry import Box
+from tumorgen_cli.synthesis.counts import count_faults
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.system.errors import Fault, PlanError
 
@@ -31,6 +32,8 @@ class HostOptions:
             without `host_labels`, another data set, whose cases without tumors are painted into.
         host_labels: Folder with a label file per scan of `healthy`, named as the scan without `_0000`.
         skip_suspects: Leave out scans of `healthy` in which a judge marks suspected lesions.
+        tumors: Number of tumors in a pair. None: in healthy scans as the plan says (`paste.tumors`), by default as many
+            as patients have; of a redrawn case one.
     """
 
     healthy: Path | None = None
@@ -40,6 +43,7 @@ class HostOptions:
     paint_in: str | None = None
     host_labels: Path | None = None
     skip_suspects: bool = False
+    tumors: int | None = None
 
 
 def refuse_host_options(hosts: HostOptions, *known: str) -> None:
@@ -76,11 +80,13 @@ def check_hosts(hosts: HostOptions) -> None:
     """Check that the options of hosts fit together, for a set that is painted into one kind of hosts.
 
     Raises:
-        PlanError: no source or two, regions of which one would be ignored, or a label without label files.
+        PlanError: no source or two, several tumors in one box, regions of which one would be ignored, or a label
+            without label files.
     """
     faults = host_faults(hosts)
     if hosts.cases is not None and not faults:
-        refuse_host_options(hosts, "cases", "box")
+        refuse_host_options(hosts, "cases", "box", "tumors")
+    faults += count_faults(hosts.tumors, hosts.box)
     if hosts.roi is not None and hosts.host_labels is not None:
         faults.append(Fault("--roi and --host-labels", "both given", "one of them", "leave one out"))
     if (hosts.paint_in is None) != (hosts.host_labels is None):

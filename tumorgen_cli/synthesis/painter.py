@@ -6,8 +6,8 @@ provenance.jsonl or given_up.jsonl per pair. A pair depends on the seed and its 
 another also on the pool). The numbers continue where an earlier run of the same training ended.
 
 A pair is drawn by the same code as in a set (`pair.draw_pair`). The whole scan then goes through nnU-Net's own
-preprocessor, so that spacing and intensities are those that nnU-Net would give it as a case. A patch around the tumor
-is kept.
+preprocessor, so that spacing and intensities are those that nnU-Net would give it as a case. A patch around one of its
+tumors is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.geometry import Grid, tight_box
+from tumorgen_cli.geometry import Box, tight_box
 from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.methods.base import Sampling
@@ -39,7 +39,7 @@ from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.logs import open_log
 from tumorgen_cli.synthesis.options import QualityOptions
 from tumorgen_cli.synthesis.pair import (
-    Draw,
+    DrawnPair,
     LoadedHost,
     PairInputs,
     PairJob,
@@ -48,7 +48,6 @@ from tumorgen_cli.synthesis.pair import (
     load_host,
     make_provenance,
 )
-from tumorgen_cli.synthesis.paste import paste_labels
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system.devices import peak_memory_gib
@@ -147,7 +146,8 @@ def load_painting(painting: Painting) -> LoadedPainting:
         rule = QualityOptions(keep=painting.keep, p_alone=painting.p_alone).rule
         quality = Quality(Predictions(judge), rule, painting.until_pass)
     cases = workspace.fingerprint().of(workspace.splits().train).cases
-    return LoadedPainting(PairInputs(method, cases, Sampling(), quality=quality), weights, sources)
+    inputs = PairInputs(method, cases, Sampling(), quality=quality, count=painting.tumors)
+    return LoadedPainting(inputs, weights, sources)
 
 
 def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
@@ -237,48 +237,50 @@ class PatchPainter:
         host = self._host(which)
         seed = derive_seed(painting.seed, sources[which].name, number)
         job = PairJob(number, sources[which], f"{number:08d}", seed, turn)
-        draw = draw_pair(inputs, job, host)
-        scan = host.scan
-        if draw.image is None:
+        pair = draw_pair(inputs, job, host)
+        if not pair.tumors:
             remedy = "lower --keep, raise --until-pass, or train longer"
-            fault = Fault(scan.name, describe_counts(draw.rejected), "a tumor that passes", remedy)
+            fault = Fault(host.scan.name, describe_counts(pair.left_out[0]), "a tumor that passes", remedy)
             raise DataError("No tumor came", [fault])
-        seconds = {"method": draw.seconds, "compute": time.perf_counter() - start}
-        rng = np.random.default_rng(seed)
-        pair_labels = paste_labels(scan, draw.window.box, draw.mask, inputs.plan.tumor_label)
-        image, labels, keys = self._cut_patch(scan.grid, draw, pair_labels)
+        seconds = {"method": pair.seconds, "compute": time.perf_counter() - start}
+        rng, mixed_with = np.random.default_rng(seed), None
+        chosen = np.random.default_rng(derive_seed(seed, "patch")).integers(len(pair.boxes))
+        image, labels, keys = self._cut_patch(pair, pair.boxes[chosen])
         if rng.random() < painting.mixup and (other := pool.draw(rng.random)) is not None:
             image, labels = mix_patches(image, labels, other, rng)
-            draw = replace(draw, drawn={**draw.drawn, "mixed_up_with": other.number})
+            mixed_with = other.number
         locations = {key: sample_locations(labels, key, rng) for key in keys}
         pool.put(PaintedPatch(number, image, labels, locations))
         seconds["total"] = time.perf_counter() - start
-        return make_provenance(inputs, self.loaded.weights, job, host, draw, seconds)
+        record = make_provenance(inputs, self.loaded.weights, job, host, pair, seconds)
+        return record if mixed_with is None else replace(record, mixed_up_with=mixed_with)
 
     def _cut_patch(
-        self, grid: Grid, draw: Draw, labels: np.ndarray
+        self, pair: DrawnPair, around: Box
     ) -> tuple[np.ndarray, np.ndarray, tuple[int | tuple[int, ...], ...]]:
-        """Preprocess a pair as nnU-Net does and cut a patch around the tumor.
+        """Preprocess a pair as nnU-Net does and cut a patch around one of its tumors.
 
         Args:
-            grid: the scan's grid.
-            draw: the pair's image and mask.
-            labels: the pair's labels (X, Y, Z).
+            pair: the pair.
+            around: box of the tumor.
 
         Returns:
             Image (C, X, Y, Z) and labels (1, X, Y, Z) on nnU-Net's grid and in its order of axes, and the keys of the
             label locations. A key is a label or, if there is an ignore label, also the tuple of all annotated labels.
         """
+        scan, tight = pair.scan, tight_box(pair.mask[around.slices])
+        assert scan.labels is not None  # a pair has a tumor, and each of its boxes
+        assert tight is not None
         image, given = (
-            np.ascontiguousarray(a.transpose(0, 3, 2, 1), np.float32) for a in (np.asarray(draw.image), labels[None])
+            np.ascontiguousarray(a.transpose(0, 3, 2, 1), np.float32) for a in (scan.image, scan.labels[None])
         )
-        properties: dict[str, Any] = {"spacing": [float(s) for s in reversed(grid.spacing_mm)]}  # in the order z, y, x
+        spacing = [float(s) for s in reversed(scan.grid.spacing_mm)]  # in the order z, y, x
+        properties: dict[str, Any] = {"spacing": spacing}
         preprocessor = self.configuration.preprocessor_class(verbose=False)
         data, seg, properties = preprocessor.run_case_npy(
             image, given, properties, self.manager, self.configuration, self.job.dataset
         )
-        box = tight_box(draw.mask)
-        assert box is not None  # a draw that passes has a tumor
+        box = tight.shifted(around.start)
         order, cropped = self.manager.transpose_forward, properties["bbox_used_for_cropping"]
         before = properties["shape_after_cropping_and_before_resampling"]
         start, stop = (

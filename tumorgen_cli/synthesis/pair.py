@@ -1,4 +1,4 @@
-"""One pair: a tumor is painted into a scan until a draw passes; then its provenance is recorded."""
+"""One pair: tumors are painted into a scan one after the other, each until a draw passes; then all is recorded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tumorgen_cli.data.body import body_volume_ml
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.judge.verdict import JUDGE_REASONS, PassRule, check_pair, predict_around
 from tumorgen_cli.planning.fingerprint import CaseFacts, TumorFacts
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.synthesis.counts import draw_count, fixed_count, most_tumors
 from tumorgen_cli.synthesis.host_checks import check_intensities
-from tumorgen_cli.synthesis.paste import paste
+from tumorgen_cli.synthesis.paste import paste, paste_labels, tumor_place
 from tumorgen_cli.synthesis.places import Placing
-from tumorgen_cli.synthesis.provenance import Provenance
+from tumorgen_cli.synthesis.provenance import PaintedTumor, Provenance
 from tumorgen_cli.synthesis.scan import Scan, read_scan, remove_tumors_in_box
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.synthesis.window import Window, cut_window
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _MOST_CUT = 0.05  # share of a tumor that may be cut where the host's intensities end: interpolation and noise
 BEYOND_RANGE = "darker or brighter than the host can be"  # the reason to reject a draw of which more is cut
+NO_ROOM = "no room beside the pair's other tumors"  # the reason to reject a draw whose box overlaps another's
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class PairInputs:
         box: the user's box in the hosts' voxels; None to draw boxes.
         quality: the test of each draw; None for no such test.
         suspects: suspected lesions of the hosts in which they were looked for, by host.
+        count: tumors of a pair, as the user wants it; None for the plan's rule (`counts`).
     """
 
     method: Method
@@ -75,6 +79,7 @@ class PairInputs:
     box: Box | None = None
     quality: Quality | None = None
     suspects: Mapping[str, Sequence[Suspect]] = field(default_factory=dict)
+    count: int | None = None
 
     @property
     def plan(self) -> Plan:
@@ -149,10 +154,10 @@ def load_host(inputs: PairInputs, source: Source) -> LoadedHost:
 
 @dataclass(frozen=True)
 class Draw:
-    """The last draw of a pair, on its host's grid.
+    """The last draw of a tumor, on its host's grid.
 
     Attributes:
-        image: (C, X, Y, Z); None if the pair is given up.
+        image: (C, X, Y, Z); None if no draw passed.
         mask: (X, Y, Z) bool.
         window: where it was painted.
         removal_box: box of the voxels that changed when an old tumor was removed before, if one was.
@@ -178,31 +183,121 @@ class Draw:
     seconds: float
 
 
-def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> Draw:
-    """Draw until a tumor passes.
+@dataclass(frozen=True)
+class DrawnPair:
+    """A host with the tumors that are painted into it so far.
 
-    The pair is given up after the plan's number of draws in a row without a tumor that lies where it may, or after
-    `quality.tries` draws that the judge does not pass. The same job gives the same pair.
+    Attributes:
+        scan: the host with these tumors, in its image and in its labels.
+        mask: all new tumors, (X, Y, Z) bool.
+        tumors: the record of each tumor; empty if the pair is given up.
+        left_out: of each tumor that did not pass, the rejected draws by reason.
+        seconds: time of the method, in all draws.
+    """
+
+    scan: Scan
+    mask: np.ndarray
+    tumors: tuple[PaintedTumor, ...] = ()
+    left_out: tuple[dict[str, int], ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """The boxes of the tumors."""
+        return tuple(tumor.box for tumor in self.tumors)
+
+    @property
+    def inside(self) -> float:
+        """The least share of a tumor in the region or, without one, in the body."""
+        return min(tumor.inside for tumor in self.tumors)
+
+    def with_draw(self, draw: Draw, plan: Plan) -> DrawnPair:
+        """Return the pair with a draw's tumor or, if no draw passed, with what became of it."""
+        seconds = self.seconds + draw.seconds
+        if draw.image is None:
+            return replace(self, left_out=(*self.left_out, draw.rejected), seconds=seconds)
+        labels = paste_labels(self.scan, draw.window.box, draw.mask, plan.tumor_label)
+        scan = replace(self.scan, image=draw.image, labels=labels)
+        tumors = (*self.tumors, _describe_draw(draw, scan, plan))
+        return replace(self, scan=scan, mask=self.mask | draw.mask, tumors=tumors, seconds=seconds)
+
+
+def _describe_draw(draw: Draw, scan: Scan, plan: Plan) -> PaintedTumor:
+    window = draw.window
+    return PaintedTumor(
+        requested_box=window.requested_box,
+        box=window.box,
+        place=tumor_place(window.box, scan.grid, plan.paste.feather_mm),
+        padded=window.padded,
+        volume_ml=round(draw.volume_ml, 4),
+        inside=round(draw.inside, 4),
+        attempt=draw.attempt,
+        rejected=draw.rejected,
+        seconds=round(draw.seconds, 4),
+        drawn=draw.drawn,
+        removal_box=draw.removal_box,
+    )
+
+
+def count_tumors(inputs: PairInputs, job: PairJob, placing: Placing) -> int:
+    """Return how many tumors a pair is to have; see `counts`."""
+    count = fixed_count(inputs.count, inputs.plan.paste.tumors, inputs.box, job.source.redraw)
+    if count is not None:
+        return count
+    if most_tumors(inputs.cases) == 1:
+        return 1
+    body_ml = body_volume_ml(placing.body, placing.scan.grid)
+    return draw_count(inputs.cases, body_ml, np.random.default_rng(derive_seed(job.seed, "count")))
+
+
+def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> DrawnPair:
+    """Paint the tumors of a pair one after the other, each into the scan as it is after the ones before.
+
+    A tumor that does not pass is left out, and the pair keeps the others. It is given up if its first tumor does not
+    pass. The same job gives the same pair.
 
     Raises:
         DataError: there is no place for a box, or the box is too large.
         DeviceError: the GPU has too little memory.
     """
+    count = count_tumors(inputs, job, host.placing)
+    pair = DrawnPair(host.scan, np.zeros(host.scan.grid.shape, bool))
+    for number in range(count):
+        # the first tumor has the pair's own seed: a pair does not change when others are added to it
+        seed = job.seed if number == 0 else derive_seed(job.seed, "tumor", number)
+        one = replace(job, seed=seed, turn=job.turn * count + number)
+        pair = pair.with_draw(_draw_tumor(inputs, one, host, pair), inputs.plan)
+        if not pair.tumors:
+            break
+    return pair
+
+
+def _draw_tumor(inputs: PairInputs, job: PairJob, host: LoadedHost, pair: DrawnPair) -> Draw:
+    """Draw until a tumor passes.
+
+    It is left out after the plan's number of draws in a row without a tumor that lies where it may, or after
+    `quality.tries` draws that the judge does not pass.
+
+    Args:
+        inputs: what is painted with.
+        job: the pair, with the seed and the turn of this tumor.
+        host: the host.
+        pair: the host with the tumors before.
+    """
     plan, quality, placing = inputs.plan, inputs.quality, host.placing
     rejected: Counter[str] = Counter()
     seconds, failed_in_a_row = 0.0, 0
     for attempt in itertools.count():
-        rng = np.random.default_rng([job.seed, attempt, 1])
-        window = placing.window(rng, job.turn, inputs.method.cell, deep=rejected[placing.outside] > 0)
-        if placing.has_room(window.box, plan.paste.smallest_ml):
-            draw = _paint_once(inputs, job, host, window, attempt)
+        deep = rejected[placing.outside] > 0
+        window, reason = _draw_window(inputs, job, placing, pair.boxes, attempt, deep)
+        if reason is None:
+            draw = _paint_once(inputs, job, host, pair.scan, window, attempt)
             reason = _fault_of(draw, host, plan)
         else:  # nothing needs to be painted to know this
-            draw = _unpainted(host.scan, window, attempt)
-            reason = placing.outside
+            draw = _unpainted(pair.scan, window, attempt)
         seconds += draw.seconds
         if reason is None and quality is not None:
-            reason = _judge(quality, draw, host, plan.tumor_label)
+            reason = _judge(quality, draw, host, pair.scan, plan.tumor_label)
         if reason is None:
             return replace(draw, rejected=dict(+rejected), seconds=seconds)
         rejected[reason] += 1
@@ -211,6 +306,21 @@ def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> Draw:
         if failed_in_a_row == plan.paste.draws or (quality is not None and judged == quality.tries):
             return replace(draw, image=None, rejected=dict(+rejected), seconds=seconds)
     raise AssertionError  # `itertools.count` does not end
+
+
+def _draw_window(
+    inputs: PairInputs, job: PairJob, placing: Placing, taken: Sequence[Box], attempt: int, deep: bool
+) -> tuple[Window, str | None]:
+    """Draw where a tumor is painted, and tell why none can be painted there; None if one can.
+
+    A box that overlaps another tumor's is drawn again at once, because that costs little.
+    """
+    rng = np.random.default_rng([job.seed, attempt, 1])
+    for _ in range(inputs.plan.paste.draws):
+        window = placing.window(rng, job.turn, inputs.method.cell, deep=deep)
+        if not any(window.box.overlaps(box) for box in taken):
+            return window, None if placing.has_room(window.box, inputs.plan.paste.smallest_ml) else placing.outside
+    return window, NO_ROOM
 
 
 def _fault_of(draw: Draw, host: LoadedHost, plan: Plan) -> str | None:
@@ -224,17 +334,21 @@ def _fault_of(draw: Draw, host: LoadedHost, plan: Plan) -> str | None:
     return BEYOND_RANGE if draw.cut > _MOST_CUT else None
 
 
-def _judge(quality: Quality, draw: Draw, host: LoadedHost, tumor_label: int) -> str | None:
-    """The judge's reason to reject a draw, or None; `draw.drawn` gets what the judge found."""
-    scan, box = host.scan, draw.window.box
+def _judge(quality: Quality, draw: Draw, host: LoadedHost, scan: Scan, tumor_label: int) -> str | None:
+    """The judge's reason to reject a draw, or None; `draw.drawn` gets what the judge found.
+
+    `scan` is the host with the tumors before.
+    """
+    box = draw.window.box
     others = np.zeros(scan.grid.shape, bool) if scan.labels is None else scan.labels == tumor_label
     others[box.slices] = False
     found = predict_around(quality.judge, np.asarray(draw.image), scan.grid, box)
 
     def marked_before() -> np.ndarray:
-        return quality.predictions.around(scan.name, host.file_hash, scan.grid, box, lambda: scan.image)
+        unpainted = host.scan.image
+        return quality.predictions.around(scan.name, host.file_hash, scan.grid, [box], lambda: unpainted)
 
-    outcome = check_pair(draw.mask, others, found, marked_before, (box, scan.grid), quality.rule)
+    outcome = check_pair(draw.mask, others, found, marked_before, ([box], scan.grid), quality.rule)
     draw.drawn["proportion"], draw.drawn["beside"] = round(outcome.proportion, 4), round(outcome.beside, 4)
     return outcome.reason
 
@@ -243,9 +357,9 @@ def _unpainted(scan: Scan, window: Window, attempt: int) -> Draw:
     return Draw(None, np.zeros(scan.grid.shape, bool), window, None, attempt, 0.0, 0.0, 0.0, {}, {}, 0.0)
 
 
-def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, window: Window, attempt: int) -> Draw:
-    """Paint one draw and paste it into the scan."""
-    method, plan, scan, removed = inputs.method, inputs.plan, host.scan, None
+def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, window: Window, attempt: int) -> Draw:
+    """Paint one draw and paste it into `scan`, the host with the tumors before."""
+    method, plan, removed = inputs.method, inputs.plan, None
     if method.keeps_background:  # such a method would leave an old tumor in the box
         scan, removed = remove_tumors_in_box(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
     request = cut_window(scan, window, job.source.name if job.source.redraw else None)
@@ -261,7 +375,12 @@ def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, window: Wind
 
 
 def make_provenance(
-    inputs: PairInputs, weights: dict[str, str], job: PairJob, host: LoadedHost, draw: Draw, seconds: dict[str, float]
+    inputs: PairInputs,
+    weights: dict[str, str],
+    job: PairJob,
+    host: LoadedHost,
+    pair: DrawnPair,
+    seconds: dict[str, float],
 ) -> Provenance:
     """Make the record of a pair.
 
@@ -270,7 +389,7 @@ def make_provenance(
         weights: hashes of the method's weights, by name.
         job: what the pair is.
         host: the host scan.
-        draw: the draw that passed.
+        pair: the pair.
         seconds: times, by name.
     """
     suspects = inputs.suspects.get(host.scan.name)
@@ -282,17 +401,10 @@ def make_provenance(
         host_hash=host.file_hash,
         host_voxels=host.scan.voxels,
         seed=job.seed,
-        attempt=draw.attempt,
-        requested_box=draw.window.requested_box,
-        box=draw.window.box,
         plan_hash=inputs.plan.hash,
         weights=weights,
-        volume_ml=round(draw.volume_ml, 4),
-        inside=round(draw.inside, 4),
-        padded=draw.window.padded,
         seconds={name: round(value, 4) for name, value in seconds.items()},
-        rejected=draw.rejected,
-        drawn=draw.drawn,
-        removal_box=draw.removal_box,
+        tumors=pair.tumors,
+        left_out=pair.left_out,
         suspected_ml=None if suspects is None else round(sum(each.volume_ml for each in suspects), 3),
     )

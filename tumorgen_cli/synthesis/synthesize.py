@@ -8,8 +8,10 @@ processes may each make a shard of a set (`shards.py`); the result is the same.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +21,14 @@ import numpy as np
 
 from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.figures import View, display_range, display_style, save_pair_preview
-from tumorgen_cli.geometry import cast_to_dtype
+from tumorgen_cli.geometry import Box, cast_to_dtype
 from tumorgen_cli.judge.suspects import write_suspects
 from tumorgen_cli.judge.verdict import JUDGE_REASONS
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.logs import drop_lines, list_logs, merge_logs, open_log, read_log
-from tumorgen_cli.synthesis.pair import Draw, PairInputs, PairJob, draw_pair, load_host, make_provenance
-from tumorgen_cli.synthesis.paste import paste_labels
+from tumorgen_cli.synthesis.pair import DrawnPair, PairInputs, PairJob, draw_pair, load_host, make_provenance
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.scan import Scan
 from tumorgen_cli.synthesis.set_files import (
@@ -59,16 +60,20 @@ class Tally:
 
     Attributes:
         pairs: finished pairs of the whole set.
+        tumors: tumors of these pairs.
+        left_out: tumors that these pairs were to have, too, and that did not pass.
         made: pairs that this call made.
         left: pairs that other shards have not made yet.
         given_up: pairs of the whole set that were given up.
         draws: draws of the whole set.
         rejected: rejected draws of the whole set, by reason.
-        padded: finished pairs whose window extends beyond the scan.
+        padded: tumors of finished pairs whose window extends beyond the scan.
         seconds_per_pair: mean time of a finished pair.
     """
 
     pairs: int
+    tumors: int
+    left_out: int
     made: int
     left: int
     given_up: int
@@ -103,8 +108,8 @@ def synthesize_set(
 ) -> Tally:
     """Make the pairs of a set that are not there yet.
 
-    A pair is given up if its host cannot be used or no tumor passes. The set is then finished without it, with a
-    warning. The next call tries again the pairs whose host could not be used.
+    A pair is given up if its host cannot be used or its first tumor does not pass. The set is then finished without
+    it, with a warning. The next call tries again the pairs whose host could not be used.
 
     Args:
         inputs: what the pairs are painted with.
@@ -215,24 +220,24 @@ def _make_pairs(
                 host = load_host(inputs, job.source)
                 doubts.add(host.scan.name, host.doubts)
             read_seconds, draw_start = time.perf_counter() - start, time.perf_counter()
-            draw = draw_pair(inputs, job, host)
+            pair = draw_pair(inputs, job, host)
         except DataError as error:  # the other pairs do not depend on this one
             faults.update(dict.fromkeys(error.faults))
             append_line(losses, json.dumps({"case": job.case, "rejected": {}, "reason": one_line(error)}))
             tick(number, f"{job.case} given up")
             continue
-        if draw.image is None:
-            append_line(losses, json.dumps({"case": job.case, "rejected": draw.rejected}))
+        if not pair.tumors:
+            append_line(losses, json.dumps({"case": job.case, "rejected": pair.left_out[0]}))
         else:
             compute_seconds = time.perf_counter() - draw_start
-            files = write_pair(inputs.plan, job, host.scan, draw, out)
-            seconds = {"read": read_seconds, "method": draw.seconds, "compute": compute_seconds}
+            files = write_pair(inputs.plan, job, host.scan, pair, out)
+            seconds = {"read": read_seconds, "method": pair.seconds, "compute": compute_seconds}
             seconds["total"] = time.perf_counter() - start
-            record = make_provenance(inputs, weights, job, host, draw, seconds)
+            record = make_provenance(inputs, weights, job, host, pair, seconds)
             append_line(provenance, json.dumps(to_plain(replace(record, files=files))))
             made += 1
-            if draw.inside < host.placing.least:
-                beside[job.case] = draw.inside
+            if pair.inside < host.placing.least:
+                beside[job.case] = pair.inside
         tick(number, job.case)
     doubts.tell()
     _warn_of_tumors_beside(beside, made)
@@ -262,6 +267,7 @@ def _finish_set(
         left = sum(job.case not in done and job.case not in given_up for job in jobs)
         if not left and may_finish(out, len(jobs), shard):
             _warn_of_given_up(out, done, given_up, faults)
+            _warn_of_left_out(done)
             order = {job.case: number for number, job in enumerate(jobs)}
             for name in _LOGS:
                 merge_logs(out, name, order)
@@ -305,10 +311,36 @@ def _warn_of_given_up(
     )
 
 
-def write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> tuple[str, ...]:
-    """Write the images, the labels and the preview of a pair; return the hashes for `Provenance.files`."""
-    image, mask, box = np.asarray(draw.image), draw.mask, draw.window.box
-    labels = paste_labels(scan, box, mask, plan.tumor_label)
+def _warn_of_left_out(done: Mapping[str, Provenance]) -> None:
+    """Warn of pairs with fewer tumors than they were to have."""
+    fewer = {case: record for case, record in done.items() if record.left_out}
+    if not fewer:
+        return
+    reasons: Counter[str] = Counter()
+    for record in fewer.values():
+        for rejected in record.left_out:
+            reasons.update(rejected)
+    shown = abbreviate_list(
+        [f"{case}: {len(each.tumors)} of {len(each.tumors) + len(each.left_out)}" for case, each in fewer.items()]
+    )
+    console.warn(
+        f"{len(fewer)} of {len(done)} pairs have fewer tumors than they were to have ({shown}); draws rejected for the "
+        f"missing ones: {describe_counts(reasons)}"
+    )
+
+
+def write_pair(plan: Plan, job: PairJob, scan: Scan, pair: DrawnPair, out: Path) -> tuple[str, ...]:
+    """Write the images, the labels and the preview of a pair; return the hashes for `Provenance.files`.
+
+    Args:
+        plan: the plan.
+        job: what the pair is.
+        scan: the unpainted host.
+        pair: the pair.
+        out: folder of the set.
+    """
+    image, labels = pair.scan.image, pair.scan.labels
+    assert labels is not None  # a pair has a tumor
     paths, label = case_files(out, job.case, len(image), plan.file_ending)
     hashes = [
         write_volume(path, cast_to_dtype(array, dtype), scan.grid, like=host)
@@ -317,13 +349,14 @@ def write_pair(plan: Plan, job: PairJob, scan: Scan, draw: Draw, out: Path) -> t
     hashes.append(write_volume(label, labels, scan.grid, like=scan.files[0]))
     main = plan.main_channel
     colormap, unit = display_style(plan.channels[main].name)
-    shown = display_range(scan.limits[main], (scan.image[main], image[main]), box)
+    hull = functools.reduce(Box.hull, pair.boxes)
+    shown = display_range(scan.limits[main], (scan.image[main], image[main]), hull)
     save_pair_preview(
         out / "previews" / f"{job.case}.png",
         scan.image[main],
         image[main],
-        mask,
-        box,
+        pair.mask,
+        pair.boxes,
         View(scan.grid.spacing_mm, shown, scan.grid.direction, colormap, context_mm=80.0),
         job.case,
         unit,
@@ -375,7 +408,19 @@ def count_set(out: Path, left: int) -> Tally:
 
 def _count(records: Sequence[Provenance], made: int, left: int, given_up: Mapping[str, Mapping[str, Any]]) -> Tally:
     rejected = count_rejected(records, given_up)
-    draws = len(records) + sum(rejected.values())
+    tumors, left_out = sum(len(record.tumors) for record in records), sum(len(record.left_out) for record in records)
+    draws = tumors + sum(rejected.values())
     seconds = float(np.mean([record.seconds["total"] for record in records])) if records else 0.0
-    padded = sum(record.padded for record in records)
-    return Tally(len(records), made, left, len(given_up), draws, dict(rejected), padded, round(seconds, 3))
+    padded = sum(tumor.padded for record in records for tumor in record.tumors)
+    return Tally(
+        pairs=len(records),
+        tumors=tumors,
+        left_out=left_out,
+        made=made,
+        left=left,
+        given_up=len(given_up),
+        draws=draws,
+        rejected=dict(rejected),
+        padded=padded,
+        seconds_per_pair=round(seconds, 3),
+    )

@@ -78,7 +78,7 @@ def draw_places(
     places = []
     for case in chosen:
         pairs = {method: files[method][case] for method in sets}
-        box = functools.reduce(Box.hull, (each.box for each in pairs.values()))
+        box = functools.reduce(Box.hull, (each.boxes[0] for each in pairs.values()))  # of the first tumor
         image, grid = read_image(tuple(hosts[next(iter(pairs.values())).host]))
         before = image[plan.main_channel]
         painted = [

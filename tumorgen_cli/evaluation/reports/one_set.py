@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from tumorgen_cli.evaluation.cases import TumorCase, read_case, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, read_case, split_tumors, synthetic_cases
 from tumorgen_cli.evaluation.measure import cache_folder, measure_case
 from tumorgen_cli.evaluation.reports import one_set_tables
 from tumorgen_cli.evaluation.reports.one_set_tables import Losses
@@ -48,7 +48,9 @@ def write_page(
     plan: Plan, real: Sequence[TumorCase], set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]
 ) -> Path:
     """Write the set's report.html with its pictures; `others` are sets to compare with."""
-    files = {each.case: each for each in (*synthetic_cases(plan, set_folder), *real)}
+    painted = split_tumors(synthetic_cases(plan, set_folder))
+    previews = {each.case: set_folder / "previews" / f"{each.scan}.png" for each in painted}
+    files = {each.case: each for each in (*painted, *real)}
     slices = {}
     for case in {case for near in nearest_pairs(scores) for case in (near.case, near.nearest)}:
         found = measure_case(plan, files[case], cache_folder(out))
@@ -75,7 +77,7 @@ def write_page(
         tuple(read_judges(set_folder)),
         read_shortfalls(set_folder),
     )
-    write_report(path, scores, others, provenance, losses, Pictures(set_folder / "previews", strips, slices))
+    write_report(path, scores, others, provenance, losses, Pictures(previews, strips, slices))
     return path
 
 
@@ -98,12 +100,12 @@ class Pictures:
     """What the page shows beside the previews.
 
     Attributes:
-        previews: Folder of the previews.
+        previews: File of the preview of the pair, by tumor.
         strips: Strips of pairs, by case.
         slices: Axial slices (H, W) in [0, 1] through lesions, by case.
     """
 
-    previews: Path
+    previews: Mapping[str, Path]
     strips: Mapping[str, Strip]
     slices: Mapping[str, np.ndarray]
 
@@ -191,7 +193,7 @@ def _slice(picture: np.ndarray, reverse: bool) -> str:
 
 def _pair(title: str, case: CaseScores, pictures: Pictures) -> dict[str, Any]:
     """Return a pair with its facts, its preview and its strip."""
-    s, path = case.statistics, pictures.previews / f"{case.case}.png"
+    s, path = case.statistics, pictures.previews[case.case]
     facts = [f"{number(s.volume_ml)} ml", f"mean {number(s.mean)}", f"contrast {number(s.contrast)}"]
     if math.isfinite(case.verdict.dice):
         facts.insert(0, f"Dice {number(case.verdict.dice)}, surface Dice {number(case.verdict.surface_dice)}")

@@ -236,9 +236,11 @@ def origin(scores: Scores, provenance: Sequence[Provenance]) -> dict[str, str]:
     return {
         "methods": _counted(line.method for line in provenance),
         "hosts": f"{len({line.host for line in provenance})}: {_counted(line.host for line in provenance)}",
-        "steps": _counted(str(line.drawn.get("steps", "none")) for line in provenance),
+        "tumors a pair": _counted(str(len(line.tumors)) for line in provenance),
+        "tumors left out": str(sum(len(line.left_out) for line in provenance)),
+        "steps": _counted(str(tumor.drawn.get("steps", "none")) for line in provenance for tumor in line.tumors),
         "seconds a pair": f"median {number(float(np.median(seconds)))}" if seconds else "–",
-        "windows padded": str(sum(line.padded for line in provenance)),
+        "windows padded": str(sum(tumor.padded for line in provenance for tumor in line.tumors)),
         "undefined statistics": str(undefined),
         "plan of the pairs": _counted(line.plan_hash for line in provenance),
         "plan of this evaluation": scores.plan_hash,

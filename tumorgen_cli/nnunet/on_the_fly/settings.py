@@ -25,6 +25,7 @@ class Painting:
         healthy: folder of healthy host scans, if tumors are painted into such.
         cases: "train" if the tumors of training cases are redrawn.
         roi: folder of masks of the regions to paint in.
+        tumors: tumors of a pair; None for the plan's rule.
         judge: folder of the judge; None for the one that `judge.find` chooses.
         keep: share of a mask that the judge must find.
         p_alone: whether what the judge marks beside the mask does not count.
@@ -51,6 +52,7 @@ class Painting:
     healthy: str | None
     cases: Literal["train"] | None
     roi: str | None
+    tumors: int | None
     judge: str | None
     keep: float
     p_alone: bool
