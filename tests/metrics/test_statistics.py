@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tumorgen_cli.metrics.statistics import describe_tumor, ks_distance
-from tumorgen_cli.metrics.traits import shell
+from tumorgen_cli.metrics.traits import shell, tumor_and_shell
 
 SPACING = (2.0, 2.0, 4.0)
 
@@ -30,17 +30,19 @@ def test_a_flat_ball(ball):
     assert 0.9 < found.sphericity <= 1
 
 
-def test_shell_is_two_centimetres_in_millimetres(ball):
-    around = shell(ball, SPACING)
-    assert not (around & ball).any()
-    assert around[depth_mm() > 40].sum() == 0
-    beyond = (depth_mm() > 18) & (depth_mm() < 35)
-    assert around[beyond].all()
+def test_shell_is_half_a_radius_in_millimeters(ball):
+    image, inside, around = tumor_and_shell(np.where(ball, 6.0, 2.0)[None], ball, SPACING)
+    assert inside.sum() == ball.sum()
+    assert not (around & inside).any()
+    whole = shell(ball, SPACING, 9.0)
+    assert around.sum() == whole.sum()  # the radius is 18 mm
+    assert not whole[depth_mm() > 28].any()
+    assert whole[(depth_mm() > 18) & (depth_mm() < 26)].all()
 
 
 def test_contrast_does_not_look_beyond_the_shell_nor_at_other_tumors(ball):
     image = np.where(ball, 6.0, 2.0)
-    image[depth_mm() > 40] = 1000
+    image[depth_mm() > 29] = 1000
     other = (depth_mm(center=(39.0, 39.0, 74.0)) <= 8) & ~ball
     image[other] = 50
     assert describe_tumor(image, ball, SPACING, 0.0).contrast < 4

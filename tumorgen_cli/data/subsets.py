@@ -17,7 +17,7 @@ from scipy import ndimage
 from tumorgen_cli.data.dataset import Dataset, find_tumor_names, organ_labels, read_dataset
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume
-from tumorgen_cli.geometry import Triple, as_triple, box_of_slices
+from tumorgen_cli.geometry import Triple, as_triple, box_of_slices, shell_mm
 from tumorgen_cli.system.claims import claim_folder
 from tumorgen_cli.system.errors import DataError, Fault, PlanError
 from tumorgen_cli.system.files import UNFINISHED
@@ -25,14 +25,14 @@ from tumorgen_cli.system.json_records import read_fields, read_plain, unknown_na
 from tumorgen_cli.system.links import copy_file, link_file
 
 _RECORD = "subset.json"
-_SHELL_MM = 6.0  # the organ is looked up around a tumor, because its own voxels have the tumor's label
 _TOUCHING = np.ones((3, 3, 3))
 
 
 def find_tumor_organs(labels: np.ndarray, tumor: int, organs: Sequence[int], spacing_mm: Triple) -> set[int]:
     """Find the organs in which the tumors of a case lie.
 
-    For each 26-connected tumor component, it is the most frequent organ in the shell of 6 mm around it.
+    For each 26-connected tumor component, it is the most frequent organ in the shell around it
+    (`geometry.shell_mm`): its own voxels have the tumor's label.
 
     Args:
         labels: Label map, (X, Y, Z).
@@ -44,12 +44,13 @@ def find_tumor_organs(labels: np.ndarray, tumor: int, organs: Sequence[int], spa
         The values of the organs; 0 for a tumor without any organ around it.
     """
     parts, _ = ndimage.label(labels == tumor, _TOUCHING)
-    reach = as_triple(int(np.ceil(_SHELL_MM / s)) for s in spacing_mm)
     found = set()
     for number, slices in enumerate(ndimage.find_objects(parts), 1):
-        around = box_of_slices(slices).grown(reach, labels.shape).slices
+        tight = box_of_slices(slices)
+        reach = shell_mm(np.count_nonzero(parts[tight.slices] == number), spacing_mm)
+        around = tight.grown(as_triple(int(np.ceil(reach / s)) for s in spacing_mm), labels.shape).slices
         own = parts[around] == number
-        shell = ndimage.distance_transform_edt(~own, spacing_mm) <= _SHELL_MM
+        shell = ndimage.distance_transform_edt(~own, spacing_mm) <= reach
         counts = {organ: int((labels[around][shell] == organ).sum()) for organ in organs}
         best = max(counts, key=lambda organ: counts[organ], default=0)
         found.add(best if counts.get(best) else 0)

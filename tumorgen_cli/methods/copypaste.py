@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import as_triple, tight_box
+from tumorgen_cli.geometry import as_triple, shell_mm, tight_box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
-from tumorgen_cli.planning.ranges import Millimeters, MillimetersAboveZero
+from tumorgen_cli.planning.ranges import Millimeters
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, Component, load_case
 from tumorgen_cli.preprocessing.intensity import channel_units
@@ -29,11 +29,9 @@ class CopyPasteConfig:
 
     Attributes:
         edge_mm: standard deviation of the blur that softens the tumor's edge.
-        shell_mm: thickness of the background around a tumor whose brightness is matched to the host.
     """
 
     edge_mm: Millimeters
-    shell_mm: MillimetersAboveZero
 
 
 class CopyPaste(Method):
@@ -62,7 +60,6 @@ class CopyPaste(Method):
             0.5 * max(window.spacing_mm),
             "half of the largest working voxel edge: no visible step, little blur",
         )
-        d.take("shell_mm", 20.0, "the 2 cm shell around a tumor to which its contrast is measured")
 
     def load(self) -> dict[str, str]:
         """Load the training cases with their tumors."""
@@ -75,7 +72,10 @@ class CopyPaste(Method):
         rng = np.random.default_rng(seed)
         case, component = self._choose(request, rng)
         flips = tuple(a + 1 for a in range(3) if rng.random() < 0.5)
-        shell = as_triple(int(np.ceil(self.config.shell_mm / s)) for s in request.spacing_mm)
+        # the shell to which contrast is measured everywhere
+        voxels = np.count_nonzero(case.tumors[component.box.slices] == component.number)
+        reach = shell_mm(voxels, request.spacing_mm)
+        shell = as_triple(int(np.ceil(reach / s)) for s in request.spacing_mm)
         around = component.box.grown(shell, case.record.shape)
         donor = np.flip(np.asarray(case.image[(slice(None), *around.slices)], np.float32), flips)
         own, hosts = (

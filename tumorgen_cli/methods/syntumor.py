@@ -78,7 +78,7 @@ class SynTumor(Method):
         d.take(
             "contrast",
             usual,
-            "10th and 90th percentile of the tumors' contrast to the 2 cm shell; for MR in units of each scan",
+            "10th and 90th percentile of the tumors' contrast to the shell around them; for MR in units of each scan",
         )
         plan_masks(d, "ellipsoid")
         d.take("texture", 0.25, "SynTumor's blurred noise, as a share of the contrast")

@@ -10,11 +10,10 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import SHELL_MM, Triple, box_around
+from tumorgen_cli.geometry import Triple, box_around, shell_mm
 from tumorgen_cli.metrics.statistics import TumorStatistics, describe_tumor
 
 Family = Literal["intensity", "texture", "shape", "boundary", "surroundings"]
-FAR_MM = 2 * SHELL_MM  # "farther away" is from the shell's edge to this distance
 _BINS = 32
 _LEAST_VOXELS = 8  # in a region, for statistics of its voxels
 
@@ -73,14 +72,14 @@ INTENSITIES = (
     Feature("edge_contrast", "boundary", "contrast across the boundary"),
     Feature("edge_effect", "boundary", "contrast across the boundary in its spread"),
     Feature("edge_sharpness", "boundary", "boundary sharpness, 1/mm"),
-    Feature("contrast", "surroundings", "contrast to the 2 cm shell"),
-    Feature("near_mean", "surroundings", "mean of the 2 cm shell"),
-    Feature("near_spread", "surroundings", "spread of the 2 cm shell"),
-    Feature("near_noise", "surroundings", "noise of the 2 cm shell"),
-    Feature("near_high_frequency", "surroundings", "high-frequency share of the 2 cm shell"),
-    Feature("noise_to_near", "surroundings", "noise inside to the 2 cm shell's, log"),
-    Feature("near_to_far", "surroundings", "noise of the 2 cm shell to farther away, log"),
-    Feature("near_less_far", "surroundings", "mean of the 2 cm shell less farther away"),
+    Feature("contrast", "surroundings", "contrast to the shell"),
+    Feature("near_mean", "surroundings", "mean of the shell"),
+    Feature("near_spread", "surroundings", "spread of the shell"),
+    Feature("near_noise", "surroundings", "noise of the shell"),
+    Feature("near_high_frequency", "surroundings", "high-frequency share of the shell"),
+    Feature("noise_to_near", "surroundings", "noise inside to the shell's, log"),
+    Feature("near_to_far", "surroundings", "noise of the shell to farther away, log"),
+    Feature("near_less_far", "surroundings", "mean of the shell less farther away"),
 )
 
 
@@ -126,13 +125,14 @@ def describe_lesion(
         The features (F,) in the order of `lesion_features`; None where the mask is empty.
     """
     inside = mask.astype(bool, copy=False)
-    box = box_around(inside, spacing_mm, FAR_MM)
+    reach = shell_mm(np.count_nonzero(inside), spacing_mm)
+    box = box_around(inside, spacing_mm, 2 * reach)
     if box is None:
         return None
     region = box.slices
     crop, inside = image[(slice(None), *region)].astype(np.float64), inside[region]
     left_out = np.zeros_like(inside) if excluded is None else excluded[region].astype(bool) & ~inside
-    regions = _Regions(inside, left_out, spacing_mm, scales_mm)
+    regions = _Regions(inside, left_out, spacing_mm, scales_mm, reach)
     known = [
         statistics
         for channel, none in zip(crop, zero.tolist(), strict=True)
@@ -151,10 +151,13 @@ def describe_lesion(
 class _Regions:
     """Regions in which features of a lesion are measured.
 
-    They are masks (X, Y, Z), and inward normals (3, X, Y, Z) of the lesion's boundary.
+    They are masks (X, Y, Z), and inward normals (3, X, Y, Z) of the lesion's boundary. "Near" is the shell around the
+    lesion, up to `reach_mm`; "far" is from there to twice that distance.
     """
 
-    def __init__(self, inside: np.ndarray, left_out: np.ndarray, spacing_mm: Triple, scales_mm: Triple) -> None:
+    def __init__(
+        self, inside: np.ndarray, left_out: np.ndarray, spacing_mm: Triple, scales_mm: Triple, reach_mm: float
+    ) -> None:
         self.spacing_mm, self.scales_mm = spacing_mm, scales_mm
         fine, middle, _ = scales_mm
         within = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
@@ -162,8 +165,8 @@ class _Regions:
         around = ~inside & ~left_out
         self.inside = inside
         self.deep = inside & (within > fine)
-        self.near = around & (without <= SHELL_MM)
-        self.far = around & (without > SHELL_MM) & (without <= FAR_MM)
+        self.near = around & (without <= reach_mm)
+        self.far = around & (without > reach_mm) & (without <= 2 * reach_mm)
         self.rim = inside & (within <= middle)
         self.halo = around & (without <= middle)
         self.band = (inside & (within <= fine)) | (around & (without <= fine))
@@ -289,7 +292,7 @@ def _texture(channel: np.ndarray, regions: _Regions) -> dict[str, float]:
 def _boundary(channel: np.ndarray, height: float, regions: _Regions) -> dict[str, float]:
     """Measure how the image changes across the mask's boundary; rising inward is positive.
 
-    `height` is the contrast to the 2 cm shell.
+    `height` is the contrast to the shell.
     """
     slope = regions.slope(channel, regions.scales_mm[0])[:, regions.band]
     uphill = (slope * regions.normals[:, regions.band]).sum(axis=0)

@@ -23,7 +23,7 @@ class TumorStatistics:
         volume_ml: Volume of the mask.
         mean: Mean intensity inside.
         maximum: Largest intensity inside.
-        contrast: Mean inside minus the mean of the shell of 2 cm around.
+        contrast: Mean inside minus the mean of the shell around (`traits.tumor_and_shell`).
         relative_contrast: Contrast over the shell's mean above the zero; nan where that is not positive.
         heterogeneity: Coefficient of variation inside, above the zero; nan where the mean is not positive.
         core_ratio: Mean of the deepest third of the voxels over that of the shallowest third, both above the zero:

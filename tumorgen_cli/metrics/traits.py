@@ -10,7 +10,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import SHELL_MM, Triple, box_around
+from tumorgen_cli.geometry import Triple, box_around, shell_mm
 
 #: what `describe_traits` computes of each channel, in this order
 FIELDS = ("contrast", "heterogeneity", "core_ratio")
@@ -26,7 +26,7 @@ KINDS = {
 def tumor_and_shell(
     image: np.ndarray, mask: np.ndarray, spacing_mm: Triple, excluded: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Cut out a tumor and the shell of 2 cm around it.
+    """Cut out a tumor and its shell, the surroundings in proportion to its size (`geometry.shell_mm`).
 
     Args:
         image: The scan (C, X, Y, Z).
@@ -38,21 +38,22 @@ def tumor_and_shell(
         The cut image (C, x, y, z), the tumor and its shell (both (x, y, z) bool); None where the mask is empty.
     """
     inside = mask.astype(bool, copy=False)
-    box = box_around(inside, spacing_mm, SHELL_MM)
+    reach = shell_mm(np.count_nonzero(inside), spacing_mm)
+    box = box_around(inside, spacing_mm, reach)
     if box is None:
         return None
     region = box.slices
     inside = inside[region]
-    around = shell(inside, spacing_mm)
+    around = shell(inside, spacing_mm, reach)
     if excluded is not None:
         around &= ~excluded[region].astype(bool)
     return image[(slice(None), *region)].astype(np.float64), inside, around
 
 
-def shell(mask: np.ndarray, spacing_mm: Triple, radius_mm: float = SHELL_MM) -> np.ndarray:
-    """Find the voxels (X, Y, Z) outside `mask` whose center is within `radius_mm` of the center of a voxel inside."""
+def shell(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarray:
+    """Find the voxels (X, Y, Z) outside `mask` whose center is within `reach_mm` of the center of a voxel inside."""
     distance = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
-    return np.asarray((distance <= radius_mm) & ~mask)
+    return np.asarray((distance <= reach_mm) & ~mask)
 
 
 def contrasts(image: np.ndarray, inside: np.ndarray, around: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from tumorgen_cli.system.errors import DataError, Fault, StateError
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value, read_fields, write_json
 
-FORMAT = 3  # version of the cache's files; raise it also when the computation of characters changes
+FORMAT = 4  # version of the cache's files; raise it also when the computation of characters changes
 
 
 @dataclass(frozen=True)
