@@ -32,7 +32,7 @@ def pair():
     before = np.ones((30, 24, 20), np.float32)
     mask = np.zeros(before.shape, np.uint8)
     mask[12:18, 10:14, 8:12] = 1
-    return before, np.where(mask, 5, before), mask, Box((9, 8, 6), (21, 17, 15))
+    return before, np.where(mask, 5, before), mask, [Box((9, 8, 6), (21, 17, 15))]
 
 
 def test_planes_are_upright():
@@ -79,11 +79,11 @@ def test_pair_keeps_proportions(tmp_path, pair):
 
 
 def test_pair_without_mask_or_box(tmp_path, pair):
-    before, after, mask, box = pair
-    save_pair_preview(tmp_path / "no_mask.png", before, after, mask * 0, box, View((3, 3, 4), (0, 6)), "")
+    before, after, mask, boxes = pair
+    save_pair_preview(tmp_path / "no_mask.png", before, after, mask * 0, boxes, View((3, 3, 4), (0, 6)), "")
     assert share(tmp_path / "no_mask.png", RED) == 0
     view = View((3, 3, 4), (0, 6), direction=(0, 1, 0, 1, 0, 0, 0, 0, -1))
-    save_pair_preview(tmp_path / "no_box.png", before, after, mask * 0, None, view, "")
+    save_pair_preview(tmp_path / "no_box.png", before, after, mask * 0, [], view, "")
     assert share(tmp_path / "no_box.png", BLUE) == 0
 
 

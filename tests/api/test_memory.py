@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from support.pairs import beyond
 
 from tumorgen_cli import api
 from tumorgen_cli.api.images import read_memory
@@ -52,10 +53,9 @@ def test_the_same_pair_as_in_files(workspace, phantoms, method, made, place):
     np.testing.assert_array_equal(pair.image, image)
     np.testing.assert_array_equal(pair.mask, mask)
     assert (pair.image.dtype, pair.mask.dtype) == (host.dtype, bool)
-    assert (pair.provenance.box, pair.provenance.volume_ml) == (record.box, record.volume_ml)
+    assert (pair.provenance.boxes, pair.provenance.volume_ml) == (record.boxes, record.volume_ml)
     assert pair.provenance.host_voxels == record.host_voxels
-    outside = np.ones(host.shape, bool)
-    outside[pair.provenance.box.slices] = False
+    outside = beyond(host.shape, pair.provenance.boxes)
     np.testing.assert_array_equal(pair.image[outside], host[outside])
 
 
@@ -92,8 +92,8 @@ def test_a_region_holds_the_center_of_the_box(workspace, phantoms):
     pair = api.paint(host[None], grid.spacing_mm, region=region, **options)
     assert pair.image.shape == (1, *host.shape)
     assert pair.mask.shape == host.shape
-    center = [int(c) for c in pair.provenance.requested_box.center]
-    assert all(13 <= c <= 20 for c in center)
+    for tumor in pair.provenance.tumors:
+        assert all(13 <= int(c) <= 20 for c in tumor.requested_box.center)
 
 
 def test_channels_keep_their_order():

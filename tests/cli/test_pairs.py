@@ -37,7 +37,7 @@ def test_painting(workspace, phantoms, tmp_path):
     assert report["folder"] == str(out)
     assert report["tally"]["pairs"] == 1
     record = json.loads((out / "provenance.jsonl").read_text())
-    assert record["box"] == {"start": [10, 10, 10], "stop": [24, 24, 22]}
+    assert record["tumors"][0]["box"] == {"start": [10, 10, 10], "stop": [24, 24, 22]}
     other = call(*arguments, "--box", "10,10,10,24,24,20", code=1)
     assert "another set" in told(other)
     assert "other box" in told(other)
@@ -67,7 +67,7 @@ def test_drawing_until_a_pair_passes(workspace, phantoms, tmp_path):
     ]
     assert (tally["pairs"], tally["given_up"]) == (2, 0)
     record = json.loads((tmp_path / "all" / "provenance.jsonl").read_text().splitlines()[0])
-    assert 0 <= record["drawn"]["proportion"] <= 1
+    assert 0 <= record["tumors"][0]["drawn"]["proportion"] <= 1
     other = call(*arguments, "--out", tmp_path / "all", "--until-pass", 3, "--keep", 0, "--p-alone", code=1)
     assert "other tries" in told(other)
 

@@ -312,7 +312,14 @@ def test_a_scan_counts_the_same_however_it_is_stored(plan, tmp_path):
         write_volume(tmp_path / f"{name}.nii.gz", store(2 * tumor).astype(np.uint8), grid)
         where = tight_box(store(mark))
         files = cases.TumorCase(
-            "synthetic", name, "x", (tmp_path / f"{name}_0000.nii.gz",), tmp_path / f"{name}.nii.gz", where, where
+            "synthetic",
+            name,
+            name,
+            "x",
+            (tmp_path / f"{name}_0000.nii.gz",),
+            tmp_path / f"{name}.nii.gz",
+            (where,),
+            (where,),
         )
         found.append(measure_module.measure_case(plan, files, tmp_path / "cache"))
     one, other = found
@@ -356,13 +363,11 @@ def test_a_box_that_was_widened_is_judged_where_it_was_asked_for(plan, tmp_path)
     write_volume(tmp_path / "a.nii.gz", (plan.tumor_label * tumor).astype(np.uint8), grid)
     paths, found = ((tmp_path / "a_0000.nii.gz",), tmp_path / "a.nii.gz"), []
     for box in (Box((12, 12, 12), (34, 28, 28)), asked.hull(tight_box(tumor))):
-        case = cases.TumorCase("synthetic", "a", "x", *paths, box, asked)
+        case = cases.TumorCase("synthetic", "a", "a", "x", *paths, (box,), (asked,))
         found += [verdict(plan, case, tmp_path, Finds())]
     assert found[0] == found[1]
     assert (found[0].dice, found[0].proportion) == (1.0, 1.0)
-    wide = cases.TumorCase(
-        "synthetic", "a", "x", *paths, Box((12, 12, 12), (34, 28, 28)), Box((12, 12, 12), (34, 28, 28))
-    )
+    wide = cases.TumorCase("synthetic", "a", "a", "x", *paths, *[(Box((12, 12, 12), (34, 28, 28)),)] * 2)
     assert verdict(plan, wide, tmp_path, Finds()).dice < 1
 
 

@@ -81,7 +81,7 @@ def test_the_prediction_is_that_of_the_pairs_of_the_host(hosts, tmp_path):
     look(Marks(), hosts, tmp_path)
     judge = Marks()
     found = Predictions(judge, tmp_path / "cache").around(
-        "a", hash_files(hosts["a"]), GRID, Box((3, 3, 3), (9, 9, 7)), lambda: pytest.fail("the host was read")
+        "a", hash_files(hosts["a"]), GRID, [Box((3, 3, 3), (9, 9, 7))], lambda: pytest.fail("the host was read")
     )
     assert (int(found.sum()), judge.asked) == (32 + 72 + 1, 0)
 

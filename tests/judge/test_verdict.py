@@ -47,17 +47,17 @@ def test_only_what_lies_by_the_box_counts_and_old_tumors_do_not():
     tumor[12:16, 12:16, 92:96] = True
     predicted[12:16, 12:16, 92:96] = predicted[:, :, :80] = True  # the rest of it beyond 10 mm
     others[17:19, 12:16, 92:96] = predicted[17:19, 12:16, 92:96] = True
-    found = judge_pair(tumor, others, predicted, BOX, GRID, 2.0)
+    found = judge_pair(tumor, others, predicted, [BOX], GRID, 2.0)
     assert (found.dice, found.surface_dice, found.proportion, found.spurious) == (1, 1, 1, 0)
-    nothing = judge_pair(tumor, others, np.zeros_like(tumor), BOX, GRID, 2.0)
+    nothing = judge_pair(tumor, others, np.zeros_like(tumor), [BOX], GRID, 2.0)
     assert (nothing.dice, nothing.proportion, nothing.missed) == (0, 0, 1)
-    empty = judge_pair(np.zeros_like(tumor), others, np.zeros_like(tumor), BOX, GRID, 2.0)
+    empty = judge_pair(np.zeros_like(tumor), others, np.zeros_like(tumor), [BOX], GRID, 2.0)
     assert math.isnan(empty.dice)
     generous = predicted.copy()
     generous[17:20, 11:17, 91:97] = True  # the old tumor, drawn a voxel larger: an answer to it, not to the new one
-    assert judge_pair(tumor, others, generous, BOX, GRID, 2.0) == found
+    assert judge_pair(tumor, others, generous, [BOX], GRID, 2.0) == found
     generous[16, 12:16, 92:96] = True  # and one that reaches from the one to the other is too large
-    assert judge_pair(tumor, others, generous, BOX, GRID, 2.0).dice < 1
+    assert judge_pair(tumor, others, generous, [BOX], GRID, 2.0).dice < 1
     assert predicted[5, 5, 60]  # inputs are not touched
     with pytest.raises(AttributeError):
         found.dice = 0.5
@@ -79,7 +79,7 @@ RULE = PassRule()
 
 
 def check(predicted, before=never, others=NOTHING, rule=RULE, mask=MASK):
-    return check_pair(mask, others, predicted, before, (BOX, GRID), rule)
+    return check_pair(mask, others, predicted, before, ([BOX], GRID), rule)
 
 
 def test_what_is_found_passes_without_a_look_at_the_host():

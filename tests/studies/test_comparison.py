@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support.command_line import call, told
 from support.scores import make_scores
+from support.sets import painted_tumor, provenance
 
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.evaluation.comparison import (
@@ -38,7 +39,6 @@ from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies import comparison as comparison_module
 from tumorgen_cli.synthesis.options import HostOptions
-from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, one_line
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.training.stage import StageRun
@@ -105,11 +105,9 @@ def test_distances_of_fewer_slices_are_told_and_not_held_against_others():
 
 
 def line(case, method, start=0, rejected=0):
-    box = Box((start, 0, 0), (start + 2, 2, 2))
-    seconds = {"method": 0.1, "total": 0.4}
-    return Provenance(
-        case, method, "host", ("f",), "h", "v", 1, 0, box, box, "p", {}, 1.0, False, seconds, {"empty": rejected}, {}
-    )
+    tumor = painted_tumor(Box((start, 0, 0), (start + 2, 2, 2)), rejected={"empty": rejected})
+    made = replace(provenance(case, "host"), method=method, tumors=(tumor,))
+    return replace(made, seconds={"method": 0.1, "total": 0.4})
 
 
 def test_a_table_has_a_row_for_every_method(tmp_path):
@@ -256,7 +254,7 @@ def compare(workspace, phantoms, methods=("copypaste", "tumorgen", "syntumor"), 
         patch.setattr(comparison, "train_within", _stale)
         patch.setattr(find_method("syntumor"), "cell", 4)  # its places are wider than the other's, and still the same
         without_judge(patch)  # it takes seconds
-        hosts = HostOptions(phantoms.healthy, "test")
+        hosts = HostOptions(phantoms.healthy, "test", tumors=1)
         design = comparison.ComparisonDesign(methods, 3, **options)
         return comparison.compare_methods(workspace, design, hosts, ScoreOptions(features="filters"), device="cpu")
 
@@ -276,9 +274,13 @@ def test_every_method_meets_the_same_places(compared, phantoms):
         assert "made from <other> data" in table.entries[1].failure
         places = []
         for method in ("copypaste", "syntumor"):
-            lines = (workspace.synthetic(f"{method}_{table.hosts}_n3") / "provenance.jsonl").read_text().splitlines()
+            lines = (workspace.synthetic(f"{method}_{table.hosts}_n3_tumors1") / "provenance.jsonl").read_text().splitlines()
             places.append(
-                [(each["case"], each["seed"], each["requested_box"], each["box"]) for each in map(json.loads, lines)]
+                [
+                    (each["case"], each["seed"], tumor["requested_box"], tumor["box"])
+                    for each in map(json.loads, lines)
+                    for tumor in each["tumors"]
+                ]
             )
         assert [place[:3] for place in places[0]] == [place[:3] for place in places[1]]
         assert all(one[3] != other[3] for one, other in zip(*places, strict=True))
@@ -288,7 +290,7 @@ def test_every_method_meets_the_same_places(compared, phantoms):
 
 def test_files_of_a_comparison(compared, phantoms):
     workspace, report = compared
-    (folder,) = workspace.root.glob(f"comparison/*_test_{phantoms.healthy.name}_n3")
+    (folder,) = workspace.root.glob(f"comparison/*_test_{phantoms.healthy.name}_n3_tumors1")
     assert report.page == str(folder / "comparison.html")
     rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["real", "copypaste", "tumorgen", "syntumor"] * 2

@@ -21,7 +21,8 @@ PAIRS = 4
 def paint(
     workspace, phantoms, out, method="copypaste", pairs=PAIRS, seed=None, shard=None, sampling=Sampling(), **where
 ):
-    made, hosts = SetOptions(pairs, out, seed, shard), HostOptions(phantoms.healthy, **where)
+    """Paint a set, with one tumor in a pair unless `tumors` is given."""
+    made, hosts = SetOptions(pairs, out, seed, shard), HostOptions(phantoms.healthy, **({"tumors": 1} | where))
     return pipeline_synthesize.synthesize_pairs(workspace, method, made, hosts, sampling, device="cpu")
 
 
@@ -31,7 +32,31 @@ def provenance(folder):
 
 def records(folder):
     """Provenance without what time it took."""
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in provenance(folder)]
+
+    def timeless(record):
+        return {key: value for key, value in record.items() if key != "seconds"}
+
+    return [
+        timeless(record) | {"tumors": [timeless(tumor) for tumor in record["tumors"]]} for record in provenance(folder)
+    ]
+
+
+def first_tumors(folder):
+    """The records of the pairs' first tumors."""
+    return [record["tumors"][0] for record in records(folder)]
+
+
+def box_of(plain):
+    """A box from provenance.jsonl."""
+    return Box(tuple(plain["start"]), tuple(plain["stop"]))
+
+
+def beyond(shape, boxes):
+    """The voxels of a scan outside boxes."""
+    outside = np.ones(shape, bool)
+    for box in boxes:
+        outside[box.slices] = False
+    return outside
 
 
 class Fake(Method):
@@ -81,11 +106,11 @@ class Sees:
         return np.full(grid.shape, self.asked % self.each == 0)
 
 
-def run_fake(workspace, phantoms, out, method, quality=None, box=None):
+def run_fake(workspace, phantoms, out, method, quality=None, box=None, count=1):
     jobs = make_jobs(healthy_sources(workspace.plan(), phantoms.healthy, None), 2, 0)
-    return run_jobs(workspace, out, method, jobs, quality=quality, box=box)
+    return run_jobs(workspace, out, method, jobs, quality=quality, box=box, count=count)
 
 
-def run_jobs(workspace, out, method, jobs, part=None, seed=0, quality=None, box=None):
-    inputs = PairInputs(method, workspace.fingerprint().cases, Sampling(), box, quality)
+def run_jobs(workspace, out, method, jobs, part=None, seed=0, quality=None, box=None, count=1):
+    inputs = PairInputs(method, workspace.fingerprint().cases, Sampling(), box, quality, count=count)
     return synthesize_set(inputs, jobs, out, {"seed": seed}, lambda *_: None, part)

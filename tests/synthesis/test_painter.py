@@ -97,7 +97,7 @@ def test_the_painter_fills_a_bounded_pool_and_goes_on_with_its_numbers(painting,
     paint(tmp_path, replace(job, painting=replace(painting, mixup=1.0)), 1)
     last = read_provenance(tmp_path)[-1]
     assert (last.case, len(read_provenance(tmp_path))) == ("00000003", 4)
-    assert last.drawn["mixed_up_with"] in (1, 2)
+    assert last.mixed_up_with in (1, 2)
 
 
 def test_pairs_of_a_number_are_the_same(painting, tmp_path):
@@ -143,7 +143,7 @@ def test_a_painter_draws_until_a_pair_passes_by_the_rule_of_sets(painting, tmp_p
     assert painter.load_painting(alone).inputs.quality.rule == PassRule(painting.keep, None)
     paint(tmp_path / "alone", job_of(alone), 1)
     (line,) = read_provenance(tmp_path / "alone")
-    assert line.drawn["proportion"] == 1
+    assert line.tumors[0].drawn["proportion"] == 1
     paint(tmp_path / "both", job_of(replace(alone, p_alone=False)), 1)
     lost = json.loads((tmp_path / "both" / "given_up.jsonl").read_text())
     assert "2 marked beside the mask" in lost["reason"]

@@ -14,7 +14,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from support.pairs import PAIRS, Fake, Sees, paint, provenance, records, run_fake, run_jobs
+from support.pairs import (
+    PAIRS,
+    Fake,
+    Sees,
+    beyond,
+    box_of,
+    first_tumors,
+    paint,
+    provenance,
+    records,
+    run_fake,
+    run_jobs,
+)
 from support.threads import Threads
 
 from tumorgen_cli.data.splits import Splits
@@ -52,7 +64,7 @@ from tumorgen_cli.tumors.boxes import draw_box, latent_box, latent_mask
 def made(request, workspace, phantoms, tmp_path_factory):
     """(method, folder, report) of a finished set; read-only."""
     folder = tmp_path_factory.mktemp(request.param) / "Dataset321_Synthetic"
-    return request.param, folder, paint(workspace, phantoms, folder, request.param)
+    return request.param, folder, paint(workspace, phantoms, folder, request.param, tumors=2)
 
 
 def voxels(folder):
@@ -80,9 +92,7 @@ def test_pairs_are_whole(made, workspace, phantoms):
         image, grid = read_volume(folder / "imagesTr" / f"{record['case']}_0000.nii.gz")
         mask, mask_grid = read_volume(folder / "labelsTr" / f"{record['case']}.nii.gz")
         host, host_grid = read_volume(phantoms.healthy / record["host_file"][0])
-        box = Box(tuple(record["box"]["start"]), tuple(record["box"]["stop"]))
-        outside = np.ones(mask.shape, bool)
-        outside[box.slices] = False
+        outside = beyond(mask.shape, [box_of(tumor["box"]) for tumor in record["tumors"]])
         assert same_geometry(grid, host_grid)
         assert same_geometry(mask_grid, host_grid)
         assert image.dtype == host.dtype
@@ -90,12 +100,16 @@ def test_pairs_are_whole(made, workspace, phantoms):
         assert not np.array_equal(image, host)
         assert set(np.unique(mask)) == {0, plan.tumor_label}
         assert not mask[outside].any()
-        assert record["volume_ml"] == pytest.approx(mask.sum() * grid.voxel_ml, rel=1e-3)
-        assert record["volume_ml"] >= plan.paste.smallest_ml
+        for tumor in record["tumors"]:
+            painted = mask[box_of(tumor["box"]).slices]
+            assert tumor["volume_ml"] == pytest.approx(painted.sum() * grid.voxel_ml, rel=1e-3)
+            assert tumor["volume_ml"] >= plan.paste.smallest_ml
         assert (record["method"], record["plan_hash"]) == (method, plan.hash)
         assert record["host_hash"] == hash_file(phantoms.healthy / record["host_file"][0])
         assert record["host_voxels"] == hash_voxels(host)
         assert record["seconds"]["total"] >= record["seconds"]["compute"] >= record["seconds"]["method"] >= 0
+        spent = sum(tumor["seconds"] for tumor in record["tumors"])
+        assert record["left_out"] or record["seconds"]["method"] == pytest.approx(spent, abs=1e-3)
         with Image.open(folder / "previews" / f"{record['case']}.png") as preview:
             assert min(preview.size) > 100
 
@@ -286,7 +300,7 @@ def test_all_methods_meet_the_same_scans_and_places(workspace, phantoms, tmp_pat
     for method in ("copypaste", "syntumor"):
         paint(workspace, phantoms, tmp_path / method, method)
     first, second = (
-        {r["case"]: (r["box"], r["seed"]) for r in records(tmp_path / m) if not r["rejected"]}
+        {r["case"]: (t["box"], r["seed"]) for r in records(tmp_path / m) for t in r["tumors"] if not t["rejected"]}
         for m in ("copypaste", "syntumor")
     )
     both = first.keys() & second.keys()
@@ -297,7 +311,7 @@ def test_all_methods_meet_the_same_scans_and_places(workspace, phantoms, tmp_pat
 def test_the_users_box(workspace, phantoms, tmp_path):
     box = Box((12, 10, 8), (26, 24, 20))
     paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=2, box=box)
-    assert [r["box"] for r in records(tmp_path / "out")] == [{"start": list(box.start), "stop": list(box.stop)}] * 2
+    assert [t["box"] for t in first_tumors(tmp_path / "out")] == [{"start": list(box.start), "stop": list(box.stop)}] * 2
 
 
 @pytest.mark.parametrize(
@@ -341,8 +355,8 @@ def test_a_region_of_interest(workspace, phantoms, tmp_path):
         roi[22:30, 20:28, 16:24] = 1
         write_volume(rois / scan.name.replace("_0000", ""), roi, grid)
     paint(workspace, phantoms, tmp_path / "out", "syntumor", roi=rois)
-    for record in records(tmp_path / "out"):
-        center = (np.array(record["box"]["start"]) + record["box"]["stop"]) / 2
+    for tumor in first_tumors(tmp_path / "out"):
+        center = (np.array(tumor["box"]["start"]) + tumor["box"]["stop"]) / 2
         assert (np.abs(center - (26, 24, 20)) <= 5).all()
     last = max(rois.iterdir())
     write_volume(last, roi, replace(grid, spacing_mm=(9.0, 9.0, 9.0)))
@@ -435,7 +449,8 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
     for record in found:
         tumors = facts[record["host"]].tumors
         tumor = tumors[int(record["case"][-4:]) // len(held_out) % len(tumors)].box
-        box = Box(tuple(record["box"]["start"]), tuple(record["box"]["stop"]))
+        (new,) = record["tumors"]
+        box = box_of(new["box"])
         place = tumor_place(box, grid_of(phantoms, record["host"]), workspace.plan().paste.feather_mm)
         assert all(
             a <= c + 1 and d - 1 <= b
@@ -452,14 +467,14 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
             for folder, name in ((phantoms.dataset, record["host"]), (tmp_path / "out", record["case"]))
         )
         assert painted[was].mean() < 0.8 * host[was].mean()
-        healed = Box(tuple(record["removal_box"]["start"]), tuple(record["removal_box"]["stop"]))
+        healed = box_of(new["removal_box"])
         outside[healed.slices] = False
         host, painted = (
             read_volume(folder / "imagesTr" / f"{name}_0000.nii.gz")[0]
             for folder, name in ((phantoms.dataset, record["host"]), (tmp_path / "out", record["case"]))
         )
         np.testing.assert_array_equal(painted[outside], host[outside])
-        assert labels[box.slices].sum() * grid.voxel_ml == pytest.approx(record["volume_ml"], rel=1e-3)
+        assert labels[box.slices].sum() * grid.voxel_ml == pytest.approx(new["volume_ml"], rel=1e-3)
     with pytest.raises(PlanError, match="did you mean train"):
         pipeline_synthesize.synthesize_pairs(workspace, "syntumor", made, HostOptions(cases="trian"), device="cpu")
     with pytest.raises(PlanError, match="--healthy"):
@@ -505,16 +520,16 @@ def test_a_place_that_is_drawn_has_whole_cells_a_users_box_stays(workspace, phan
     ends = np.array([(request.place.start, request.place.stop) for request in method.requests])
     assert (ends % 4 == 0).all() == (box is None)
     if box is not None:
-        assert [record.box for record in read_provenance(tmp_path / "out")] == [box] * 2
+        assert [record.boxes for record in read_provenance(tmp_path / "out")] == [(box,)] * 2
 
 
 def test_empty_draws_are_counted_and_drawn_again(workspace, phantoms, tmp_path):
     method = Fake(workspace.plan(), workspace, empty=2)
     tally = run_fake(workspace, phantoms, tmp_path / "out", method)
     assert (tally.pairs, tally.draws, tally.rejected) == (2, 6, {"empty": 4})
-    assert [r["rejected"] for r in records(tmp_path / "out")] == [{"empty": 2}] * 2
-    assert [r["attempt"] for r in records(tmp_path / "out")] == [2, 2]
-    assert [r["drawn"] for r in records(tmp_path / "out")] == [{"number": 3}, {"number": 6}]
+    assert [t["rejected"] for t in first_tumors(tmp_path / "out")] == [{"empty": 2}] * 2
+    assert [t["attempt"] for t in first_tumors(tmp_path / "out")] == [2, 2]
+    assert [t["drawn"] for t in first_tumors(tmp_path / "out")] == [{"number": 3}, {"number": 6}]
     assert len(set(method.seeds)) == 6
     assert len({str(r.box) for r in method.requests[:3]}) > 1  # another draw has another place
     again = run_fake(workspace, phantoms, tmp_path / "out", Fake(workspace.plan(), workspace, empty=2))
@@ -667,7 +682,7 @@ def test_a_picture_that_is_marked_all_over_does_not_pass(workspace, phantoms, tm
     quality = Quality(Predictions(Marks(50)), PassRule(), 2)
     tally = run_fake(workspace, phantoms, tmp_path / "good", Bright(workspace.plan(), workspace), quality=quality)
     assert (tally.pairs, tally.rejected) == (2, {})
-    assert [r["drawn"]["beside"] for r in records(tmp_path / "good")] == [0, 0]
+    assert [t["drawn"]["beside"] for t in first_tumors(tmp_path / "good")] == [0, 0]
 
 
 def test_a_good_pair_in_a_host_with_old_lesions_passes(workspace, phantoms, tmp_path, monkeypatch):
@@ -688,7 +703,7 @@ def test_a_pair_is_drawn_again_until_the_judge_finds_it(workspace, phantoms, tmp
     )
     assert (tally.pairs, tally.given_up, tally.draws, tally.rejected) == (2, 0, 6, {NOT_FOUND: 4})
     assert judge.asked == 6
-    assert [r["drawn"]["proportion"] for r in records(tmp_path / "out")] == [1, 1]
+    assert [t["drawn"]["proportion"] for t in first_tumors(tmp_path / "out")] == [1, 1]
     assert read_judges(tmp_path / "out") == {
         str(Path("sees").resolve()): LearnedCases("", ())
     }  # of which nothing is known
@@ -753,4 +768,4 @@ def test_pairs_of_a_kind_are_a_set_of_their_own(trained, phantoms):
     cores = method.condition.known()[0][:, 2]
     limit = hard_limit("necrotic", cores)
     for pair in read_provenance(folders[1]):
-        assert pair.drawn["character"]["PET"]["core_ratio"] <= limit + 1e-3
+        assert pair.tumors[0].drawn["character"]["PET"]["core_ratio"] <= limit + 1e-3

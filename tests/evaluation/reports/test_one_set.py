@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.scores import make_scores, statistics
+from support.sets import painted_tumor, provenance
 
 from tumorgen_cli.evaluation.reports.one_set import Losses, Pictures, Strip, write_report
 from tumorgen_cli.evaluation.scores import (
@@ -19,10 +20,8 @@ from tumorgen_cli.evaluation.scores import (
     hard_shares,
     plane_distances,
 )
-from tumorgen_cli.geometry import Box
 from tumorgen_cli.metrics.overlap import UNJUDGED
 from tumorgen_cli.metrics.summary import summarize
-from tumorgen_cli.synthesis.provenance import Provenance
 
 VOID = {"meta", "img", "br", "source", "input"}
 
@@ -58,23 +57,9 @@ def test_low_contrast_is_weak_contrast_of_dark_tumors_too():
 
 def lines(count):
     return [
-        Provenance(
-            f"pair{i}",
-            "toy",
-            "<host>",
-            ("f",),
-            "h",
-            "v",
-            i,
-            0,
-            *[Box((0, 0, 0), (2, 2, 2))] * 2,
-            "p",
-            {"flow": "w"},
-            1.0,
-            i == 0,
-            {"method": 0.1, "total": 0.4},
-            {"empty": 2},
-            {},
+        replace(
+            provenance(f"pair{i}", "<host>"),
+            tumors=(replace(painted_tumor(rejected={"empty": 2}), padded=i == 0),),
         )
         for i in range(count)
     ]
@@ -90,7 +75,7 @@ def page(tmp_path, scores, count, others=(), losses=NOTHING):
         noise = np.random.default_rng(i).integers(0, 255, (1100, 900), dtype=np.uint8)
         Image.fromarray(noise).save(previews / f"pair{i}.png")
     strip = Strip(np.zeros((30, 20, 3), np.uint8), 3)
-    pictures = Pictures(previews, {"pair1": strip}, {"pair0": np.zeros((8, 9)), "t0": np.ones((8, 9))})
+    pictures = Pictures({f"pair{i}": previews / f"pair{i}.png" for i in range(100)}, {"pair1": strip}, {"pair0": np.zeros((8, 9)), "t0": np.ones((8, 9))})
     write_report(tmp_path / "report.html", scores, others, lines(count), losses, pictures)
     checker = Checker()
     html = (tmp_path / "report.html").read_text()
