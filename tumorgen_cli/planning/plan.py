@@ -44,8 +44,10 @@ from tumorgen_cli.system.json_records import (
 )
 from tumorgen_cli.system.names import check_names
 
-SCHEMA = 2
+SCHEMA = 3
 REPLAN = "run `tumorgen plan DATASET` (again), or name another workspace with -w"
+#: the cells of this autoencoder, which several methods share, decide the working grid
+VAE_DOWNSAMPLING = "methods.tumorgen.vae.downsampling"
 T = TypeVar("T")
 
 
@@ -331,28 +333,27 @@ def _plan_window(
     d: Decisions, fingerprint: Fingerprint, tumors: Sequence[TumorFacts], budget: DeviceBudget
 ) -> WindowPlan:
     """Choose the working grid and the window, and take their fields."""
-    spacing = rules.median_spacing(fingerprint)
     extents = np.array([case.grid.extent_mm for case in fingerprint.cases])
     median_case, largest_case = (as_triple(float(v) for v in f(extents, axis=0)) for f in (np.median, np.max))
-    tumor, median_tumor = rules.extent_percentile_mm(tumors, 95), rules.extent_percentile_mm(tumors, 50)
-    voxels = rules.voxel_budget(budget.device, budget.memory_gib)
-    wanted, reason = rules.window_mm(tumor, median_case, largest_case, spacing, voxels)
-    factor = rules.resize_factor(wanted, spacing, voxels)
-    working = as_triple(s * factor for s in spacing)
-    rule = f"median spacing × {factor:.4g}, the least factor at which the window fits {voxels} voxels"
-    fine = rules.small_tumor_grid(median_tumor, tumor, wanted, largest_case, working, voxels)
-    if fine is not None:
-        (working, wanted), reason = fine, "tumors are small: the largest usual one with 25 mm or more"
-        rule = f"the median tumor at least 1.5 latent cells wide, as far as {voxels} voxels allow"
+    cases = rules.CaseSizes(rules.median_spacing(fingerprint), median_case, largest_case)
+    sizes = rules.tumor_sizes(tumors)
+    voxels, cells = rules.voxel_budget(budget.device, budget.memory_gib), rules.cell_budget(budget.device)
+    given = d.overrides.get(VAE_DOWNSAMPLING)
+    grid = rules.choose_grid(sizes, cases, voxels, cells, *([(int(given[0]),)] if given else []))
     part = d.within("window")
-    inputs = {"median": spacing, "factor": factor, "median_tumor_mm": median_tumor}
-    working = part.take("spacing_mm", working, rule, **inputs)
-    inputs = {"wanted_mm": wanted, "tumor_95_mm": tumor, "median_case_mm": median_case, "voxel_budget": voxels}
-    rule = f"{reason}; sides rounded up to 16"
-    shape = part.take("shape", rules.window_shape(wanted, working), rule, **inputs)
+    budgets = f"{voxels} voxels and {cells} latent cells of {grid.downsampling} voxels"
+    rule = (
+        f"the finest, from the median voxel on, at which the largest usual tumor with 2 cells around it fits {budgets}"
+    )
+    working = part.take("spacing_mm", grid.spacing, rule, median=cases.voxel, median_tumor_mm=sizes.median)
+    inputs = {"wanted_mm": grid.window, "tumor_95_mm": sizes.large, "median_case_mm": median_case}
+    rule = "the largest usual tumor with 2 cells around it; up to 4, or half of its width, as far as they fit; × 16"
+    shape = part.take("shape", rules.window_shape(grid.window, working), rule, **inputs)
     extent = as_triple(n * s for n, s in zip(shape, working, strict=True))
-    alpha = rules.box_alpha(extent, median_tumor)
-    return WindowPlan(working, shape, part.take("alpha", alpha, "α of the box offsets", median_tumor_mm=median_tumor))
+    alpha = part.take(
+        "alpha", rules.box_alpha(extent, sizes.median), "α of the box offsets", median_tumor_mm=sizes.median
+    )
+    return WindowPlan(working, shape, alpha)
 
 
 def read_plan(path: Path) -> Plan:

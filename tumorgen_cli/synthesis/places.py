@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,12 +17,16 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.paste import fade_mm, tumor_place
 from tumorgen_cli.synthesis.scan import Scan
 from tumorgen_cli.synthesis.sources import Source
+from tumorgen_cli.synthesis.surroundings import PLACES, HostPlaces, KnownSurroundings
 from tumorgen_cli.synthesis.window import Window, lay_window, redraw_box
 from tumorgen_cli.system.errors import DataError, Fault
-from tumorgen_cli.tumors.boxes import LEAST_SHARE, draw_size_mm, place_box
+from tumorgen_cli.tumors.boxes import LEAST_SHARE, Places, box_at, draw_size_mm
 
 INSIDE_REGION, INSIDE_BODY = 0.95, 0.98  # least share of a mask in its region; without a region, in the body
 OUTSIDE_REGION, OUTSIDE_BODY = "outside the region", "outside the body"  # the reasons to reject a draw
+_TUMORS = (
+    8  # training tumors that are drawn for a box, until a host has a place that looks like the surroundings of one
+)
 _DEEP = 0.95  # share of the box that should lie inside once a mask has not: the next places are drawn deeper
 
 
@@ -42,12 +47,16 @@ class Placing:
     """Boxes for one scan, and whether a tumor lies where it may.
 
     A box is the user's; or the box of a tumor that is redrawn, with BA-PMG's offsets; or a box of a training tumor's
-    size in the body or region. Boxes that are drawn get an additional edge, so that the tumor's place in them
-    (`paste.tumor_place`) is of that size.
+    size in the body or region, where the surroundings look like that tumor's (`surroundings`). Boxes that are drawn get
+    an additional edge, so that the tumor's place in them (`paste.tumor_place`) is of that size.
+
+    Without a region, tumors lie in the body as far as training tumors do: in crops of a chest, the body that is found
+    by its intensities may have no lungs.
 
     Attributes:
         region: mask of the region to paint in (X, Y, Z) bool; None for the body.
         stride: step along each axis from one voxel of `allowed` to the next.
+        known: the surroundings of training tumors; None to draw places anywhere in the region or body.
         outside: the reason to reject a tumor that does not lie where it may.
         least: the least share of a tumor that must lie there.
     """
@@ -60,6 +69,7 @@ class Placing:
         tumors: Sequence[TumorFacts],
         box: Box | None,
         region: np.ndarray | None = None,
+        anywhere: bool = False,
     ) -> None:
         """Find where tumors may lie.
 
@@ -70,21 +80,37 @@ class Placing:
             tumors: the training tumors, whose sizes are drawn.
             box: the user's box in the scan's voxels, if there is one.
             region: mask (X, Y, Z) bool of the region to paint in, instead of the source's `roi`.
+            anywhere: draw places anywhere in the region or body, whatever the plan says.
 
         Raises:
             DataError: the region of interest is empty, or no mask.
         """
-        self.scan, self.source, self.plan, self.tumors, self.user_box = scan, source, plan, tumors, box
+        self.scan, self.source, self.plan, self.user_box = scan, source, plan, box
+        surrounded = [] if anywhere or plan.paste.places == "anywhere" else [t for t in tumors if t.surroundings]
+        self.tumors = surrounded or tumors
+        self.known = KnownSurroundings.of(tuple(t.surroundings for t in surrounded)) if surrounded else None
         self.region = self._read_roi() if region is None else region
         self.stride = body_stride(scan.grid.shape)
-        self.outside, self.least = (
-            (OUTSIDE_BODY, INSIDE_BODY) if self.region is None else (OUTSIDE_REGION, INSIDE_REGION)
-        )
+        in_body = INSIDE_BODY if self.known is None else min(INSIDE_BODY, self.known.in_body)
+        self.outside, self.least = (OUTSIDE_BODY, in_body) if self.region is None else (OUTSIDE_REGION, INSIDE_REGION)
 
-    @property
+    @functools.cached_property
     def allowed(self) -> np.ndarray:
-        """Where the centers of boxes may lie: region or body, of every `stride`-th voxel, bool."""
-        return self.body if self.region is None else self.region[(slice(None, None, self.stride),) * 3]
+        """Where the centers of boxes may lie, of every `stride`-th voxel, bool: in the region, or in the body.
+
+        They may lie everywhere if training tumors lie outside the body.
+        """
+        if self.region is not None:
+            return self.region[(slice(None, None, self.stride),) * 3]
+        return self.body if self.least >= LEAST_SHARE else np.ones_like(self.body)
+
+    @functools.cached_property
+    def _places(self) -> Places:
+        return Places(self.allowed)
+
+    @functools.cached_property
+    def _host(self) -> HostPlaces:
+        return HostPlaces(self.scan, self.plan.channels, self.body, self.stride)
 
     @functools.cached_property
     def body(self) -> np.ndarray:
@@ -120,32 +146,58 @@ class Placing:
         Raises:
             DataError: there is no place for a box, or the box is too large.
         """
-        box = self.box(rng, turn, _DEEP if deep else LEAST_SHARE)
-        return lay_window(self.scan, box, self.plan, cell if self.user_box is None else 1)
+        box, unlike = self.draw(rng, turn, _DEEP if deep else LEAST_SHARE)
+        return replace(lay_window(self.scan, box, self.plan, cell if self.user_box is None else 1), unlike=unlike)
 
-    def box(self, rng: np.random.Generator, turn: int, least_share: float = LEAST_SHARE) -> Box:
-        """Draw a box in the scan's voxels; see `window`. `least_share` of it should lie in the region or body."""
+    def draw(self, rng: np.random.Generator, turn: int, least_share: float = LEAST_SHARE) -> tuple[Box, float | None]:
+        """Draw a box in the scan's voxels; see `window`. `least_share` of it should lie in the region or body.
+
+        Returns:
+            The box, and how much its surroundings differ from those of training tumors: above 1, more than training
+            tumors' from each other. None if they were not compared.
+        """
         if self.user_box is not None:
-            return self.user_box
+            return self.user_box, None
         if self.source.redraw:
             tumor = self.source.redraw[turn % len(self.source.redraw)]
-            return redraw_box(tumor, self.scan.grid, self.plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
-        grid = self.scan.grid
-        place_mm, _ = draw_size_mm(self.tumors, self.plan.window.alpha, self.plan.window.extent_mm, rng)
+            return redraw_box(tumor, self.scan.grid, self.plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)), None
+        best: tuple[Box, float | None] | None = None
+        for _ in range(1 if self.known is None else _TUMORS):
+            found = self._draw_once(rng, least_share)
+            if best is None or (found[1] or 0) < (best[1] or 0):
+                best = found
+            if (best[1] or 0) <= 1:
+                break
+        assert best is not None
+        return best
+
+    def _draw_once(self, rng: np.random.Generator, least_share: float) -> tuple[Box, float | None]:
+        """Draw a training tumor and a place for a box of its size."""
+        grid, window = self.scan.grid, self.plan.window
+        place_mm, number = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng)
         size_mm = [e + fade_mm(e, self.plan.paste.feather_mm) for e in place_mm]
         # In a host smaller than the box, the box is as large as the host; the window is then padded, and counted.
         size = as_triple(
             max(1, min(round(e / s), n) // self.stride)
             for e, s, n in zip(size_mm, grid.spacing_mm, grid.shape, strict=True)
         )
-        coarse = place_box(size, self.allowed, rng, least_share)
-        if coarse is None:
+        starts, shares = self._places.draw(size, rng, PLACES)
+        if not len(starts):
             fault = Fault(self.scan.name, "no place for a box", "a body or region of interest", "give --roi or --box")
             raise DataError("A host has no place for a tumor", [fault])
-        return Box(
+        starts = starts[shares >= min(least_share, shares.max())]
+        chosen, unlike = 0, None
+        if self.known is not None:
+            tumor = self.tumors[number]
+            centers = (starts + np.array(size) / 2) * self.stride
+            features = self._host.describe(centers, tumor, place_mm, rng)
+            chosen, unlike = self.known.choose(features, number)
+        coarse = box_at(starts[chosen], size)
+        box = Box(
             as_triple(a * self.stride for a in coarse.start),
             as_triple(min(b * self.stride, n) for b, n in zip(coarse.stop, grid.shape, strict=True)),
         )
+        return box, unlike
 
     def holds(self, share_inside: float) -> bool:
         """Whether enough of a tumor lies where it may. In the user's own box, tumors are kept wherever they are."""

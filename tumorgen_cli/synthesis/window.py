@@ -31,6 +31,7 @@ class Window:
         padded: whether the window extends beyond the scan.
         window_box: `box`, in the window's voxels.
         place: the tumor's place within `window_box`, in the window's voxels.
+        unlike: how much the surroundings of `requested_box` differ from those of training tumors (`Placing.draw`).
     """
 
     requested_box: Box
@@ -40,6 +41,7 @@ class Window:
     padded: bool
     window_box: Box
     place: Box
+    unlike: float | None = None
 
 
 def redraw_box(

@@ -16,7 +16,7 @@ from tumorgen_cli.planning.fingerprint import TumorFacts
 LEAST_SHARE = 0.6  # of a box that should lie in the allowed region
 
 
-def latent_mask(mask: np.ndarray, factor: int = 4) -> np.ndarray:
+def latent_mask(mask: np.ndarray, factor: int) -> np.ndarray:
     """Average a mask (X, Y, Z) over latent cells of `factor` voxels per side; float32 in [0, 1], soft at the edge."""
     x, y, z = (n // factor for n in mask.shape)
     return mask.astype(np.float32).reshape(x, factor, y, factor, z, factor).mean(axis=(1, 3, 5))
@@ -51,8 +51,8 @@ def box_mask(box: Box, shape: Shape) -> np.ndarray:
     return out
 
 
-def latent_box(box: Box, factor: int = 4) -> Box:
-    """The latent cells that a box of voxels touches.
+def latent_box(box: Box, factor: int) -> Box:
+    """The latent cells, `factor` voxels wide, that a box of voxels touches.
 
     `draw_box` finds the cells of a training tumor in the same way, so a place of a tumor's size is as large as in
     training.
@@ -99,24 +99,45 @@ def place_box(
     Returns:
         The box; None if the region is empty or the scan is smaller than the box.
     """
-    shape = allowed.shape
-    if any(n > m for n, m in zip(size, shape, strict=True)):
+    starts, shares = Places(allowed).draw(size, rng, 200)
+    if not len(starts):
         return None
-    centers = np.flatnonzero(allowed)
-    if not len(centers):
-        return None
-    total = _integral(allowed)
-    best: tuple[float, Box] | None = None
-    for _ in range(200):
-        center = np.unravel_index(centers[rng.integers(len(centers))], shape)
-        start = as_triple(int(np.clip(c - n // 2, 0, m - n)) for c, n, m in zip(center, size, shape, strict=True))
-        box = Box(start, as_triple(a + n for a, n in zip(start, size, strict=True)))
-        share = _inside(total, box) / float(np.prod(size))
-        if share >= least_share:
-            return box
-        if best is None or share > best[0]:
-            best = (share, box)
-    return best[1] if best else None
+    reached = np.flatnonzero(shares >= least_share)
+    return box_at(starts[reached[0] if len(reached) else shares.argmax()], size)
+
+
+def box_at(start: np.ndarray, size: Shape) -> Box:
+    """The box of some size whose first voxel (3,) is given."""
+    corner = as_triple(map(int, start))
+    return Box(corner, as_triple(a + n for a, n in zip(corner, size, strict=True)))
+
+
+class Places:
+    """Draws places for boxes whose centers lie in an allowed region, (X, Y, Z) bool."""
+
+    def __init__(self, allowed: np.ndarray) -> None:
+        self.shape = allowed.shape
+        self._centers, self._total = np.flatnonzero(allowed), _integral(allowed)
+
+    def draw(self, size: Shape, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw places for a box.
+
+        Args:
+            size: Edges of the box in voxels.
+            rng: Draws the places.
+            count: Number of places.
+
+        Returns:
+            The first voxel of each box (N, 3), and the share of each box that lies in the region (N,). N is 0 if the
+            region is empty or the scan is smaller than the box.
+        """
+        if not len(self._centers) or any(n > m for n, m in zip(size, self.shape, strict=True)):
+            return np.empty((0, 3), int), np.empty(0)
+        drawn = self._centers[rng.integers(len(self._centers), size=count)]
+        edges = np.array(size)
+        centers = np.stack(np.unravel_index(drawn, self.shape), axis=1)
+        starts = np.clip(centers - edges // 2, 0, np.array(self.shape) - edges)
+        return starts, _inside(self._total, starts, starts + edges) / edges.prod()
 
 
 def _integral(mask: np.ndarray) -> np.ndarray:
@@ -129,8 +150,9 @@ def _integral(mask: np.ndarray) -> np.ndarray:
     return total
 
 
-def _inside(total: np.ndarray, box: Box) -> float:
-    """Sum of a mask in a box, from the mask's integral."""
-    (a, c, e), (b, d, f) = box.start, box.stop
+def _inside(total: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Sums (N,) of a mask in boxes with corners (N, 3), from the mask's integral."""
+    (a, c, e), (b, d, f) = start.T, stop.T
     t = total
-    return float(t[b, d, f] - t[a, d, f] - t[b, c, f] - t[b, d, e] + t[a, c, f] + t[a, d, e] + t[b, c, e] - t[a, c, e])
+    found = t[b, d, f] - t[a, d, f] - t[b, c, f] - t[b, d, e] + t[a, c, f] + t[a, d, e] + t[b, c, e] - t[a, c, e]
+    return np.asarray(found)
