@@ -17,13 +17,13 @@ from support.threads import Threads
 
 from tumorgen_cli.data import volumes
 from tumorgen_cli.data.volumes import hash_voxels, read_grid, read_volume, write_volume
-from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.geometry import Grid
 from tumorgen_cli.nnunet.results import LearnedCases
 from tumorgen_cli.pipeline.merge import merge_sets
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis import merge as merge_module
 from tumorgen_cli.synthesis.merge import LEARNED, PAINTED
-from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.system import links
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.files import hash_file
@@ -62,27 +62,8 @@ def write_set(folder, hosts, learned_from=TRAIN, **options):
     hosts = [host if isinstance(host, tuple) else (host, "voxels") for host in hosts]
     cases = [f"{host}_s{number:04d}" for number, (host, _) in enumerate(hosts)]
     write_cases(folder, cases, **options)
-    box = Box((0, 0, 0), (2, 2, 2))
     lines = [
-        Provenance(
-            case,
-            "toy",
-            host,
-            (f"{host}_0000.nii.gz",),
-            "hash",
-            voxels,
-            1,
-            0,
-            box,
-            box,
-            "p",
-            {},
-            1.0,
-            False,
-            {"total": 1.0},
-            {},
-            {},
-        )
+        replace(provenance(case, host), host_hash="hash", host_voxels=voxels)
         for case, (host, voxels) in zip(cases, hosts, strict=True)
     ]
     write_provenance(folder, lines)

@@ -30,12 +30,14 @@ from tumorgen_cli.system.locks import locked
 def at_once(workspace, phantoms, tmp_path_factory):
     """A set of seven made by one process; read-only."""
     folder = tmp_path_factory.mktemp("at_once") / "out"
-    paint(workspace, phantoms, folder, "syntumor", pairs=7)
+    paint(workspace, phantoms, folder, "syntumor", pairs=7, tumors=2)
     return folder
 
 
 def shard(workspace, phantoms, out, number, count=3, **options):
-    return paint(workspace, phantoms, out, "syntumor", **{"pairs": 7, **options}, shard=Shard(number, count)).tally
+    return paint(
+        workspace, phantoms, out, "syntumor", **{"pairs": 7, "tumors": 2, **options}, shard=Shard(number, count)
+    ).tally
 
 
 def contents(folder):

@@ -34,6 +34,8 @@ class HostOptions:
         skip_suspects: Leave out scans of `healthy` in which a judge marks suspected lesions.
         tumors: Number of tumors in a pair. None: in healthy scans as the plan says (`paste.tumors`), by default as many
             as patients have; of a redrawn case one.
+        anywhere: Draw boxes anywhere in the regions or the body, whatever the plan says (`paste.places`); else, where
+            the surroundings look like those of training tumors.
     """
 
     healthy: Path | None = None
@@ -44,6 +46,7 @@ class HostOptions:
     host_labels: Path | None = None
     skip_suspects: bool = False
     tumors: int | None = None
+    anywhere: bool = False
 
 
 def refuse_host_options(hosts: HostOptions, *known: str) -> None:
@@ -87,6 +90,8 @@ def check_hosts(hosts: HostOptions) -> None:
     if hosts.cases is not None and not faults:
         refuse_host_options(hosts, "cases", "box", "tumors")
     faults += count_faults(hosts.tumors, hosts.box)
+    if hosts.anywhere and hosts.box is not None:
+        faults.append(Fault("--anywhere and --box", "both given", "one of them", "leave one out"))
     if hosts.roi is not None and hosts.host_labels is not None:
         faults.append(Fault("--roi and --host-labels", "both given", "one of them", "leave one out"))
     if (hosts.paint_in is None) != (hosts.host_labels is None):

@@ -71,6 +71,7 @@ class PairInputs:
         quality: the test of each draw; None for no such test.
         suspects: suspected lesions of the hosts in which they were looked for, by host.
         count: tumors of a pair, as the user wants it; None for the plan's rule (`counts`).
+        anywhere: whether boxes are drawn anywhere in the regions or the body, whatever the plan says.
     """
 
     method: Method
@@ -80,6 +81,7 @@ class PairInputs:
     quality: Quality | None = None
     suspects: Mapping[str, Sequence[Suspect]] = field(default_factory=dict)
     count: int | None = None
+    anywhere: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -136,7 +138,7 @@ def open_host(
     Raises:
         DataError: the intensities are of another unit than the training cases', or the region cannot be used.
     """
-    placing = Placing(scan, source, inputs.plan, inputs.tumors, inputs.box, region)
+    placing = Placing(scan, source, inputs.plan, inputs.tumors, inputs.box, region, inputs.anywhere)
     # the plan's own cases define what is usual
     doubts = () if source.redraw else check_intensities(scan, placing.body, inputs.cases, inputs.plan.channels)
     return LoadedHost(scan, placing, file_hash, doubts)
@@ -228,6 +230,7 @@ def _describe_draw(draw: Draw, scan: Scan, plan: Plan) -> PaintedTumor:
         requested_box=window.requested_box,
         box=window.box,
         place=tumor_place(window.box, scan.grid, plan.paste.feather_mm),
+        unlike=None if window.unlike is None else round(window.unlike, 4),
         padded=window.padded,
         volume_ml=round(draw.volume_ml, 4),
         inside=round(draw.inside, 4),
@@ -236,6 +239,7 @@ def _describe_draw(draw: Draw, scan: Scan, plan: Plan) -> PaintedTumor:
         seconds=round(draw.seconds, 4),
         drawn=draw.drawn,
         removal_box=draw.removal_box,
+        unlike=None if window.unlike is None else round(window.unlike, 4),
     )
 
 
@@ -317,7 +321,7 @@ def _draw_window(
     """
     rng = np.random.default_rng([job.seed, attempt, 1])
     for _ in range(inputs.plan.paste.draws):
-        window = placing.window(rng, job.turn, inputs.method.cell, deep=deep)
+        window = placing.window(rng, job.turn, inputs.method.cell, deep, taken)
         if not any(window.box.overlaps(box) for box in taken):
             return window, None if placing.has_room(window.box, inputs.plan.paste.smallest_ml) else placing.outside
     return window, NO_ROOM

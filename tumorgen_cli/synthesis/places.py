@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import numpy as np
 from tumorgen_cli.data.body import body_mask, body_stride
 from tumorgen_cli.data.checks import fractions
 from tumorgen_cli.data.volumes import read_volume
-from tumorgen_cli.geometry import Box, as_triple
+from tumorgen_cli.geometry import Box, Shape, as_triple
 from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.paste import fade_mm, tumor_place
@@ -133,7 +134,9 @@ class Placing:
             raise DataError("A region is empty", [Fault(str(self.source.roi), found, "a region to paint in", remedy)])
         return roi
 
-    def window(self, rng: np.random.Generator, turn: int, cell: int, deep: bool = False) -> Window:
+    def window(
+        self, rng: np.random.Generator, turn: int, cell: int, deep: bool = False, taken: Sequence[Box] = ()
+    ) -> Window:
         """Draw a box and lay a window around it.
 
         Args:
@@ -142,14 +145,18 @@ class Placing:
             cell: side of the method's mask cells in working voxels. The tumor's place has whole cells, unless the box
                 is the user's.
             deep: draw a box that lies inside the region or body nearly as a whole, where there is room for it.
+            taken: boxes of other tumors. Where there is room, the box is drawn beside them; cells, or the offsets of a
+                redrawn tumor, may still widen it into them.
 
         Raises:
             DataError: there is no place for a box, or the box is too large.
         """
-        box, unlike = self.draw(rng, turn, _DEEP if deep else LEAST_SHARE)
+        box, unlike = self.draw(rng, turn, _DEEP if deep else LEAST_SHARE, taken)
         return replace(lay_window(self.scan, box, self.plan, cell if self.user_box is None else 1), unlike=unlike)
 
-    def draw(self, rng: np.random.Generator, turn: int, least_share: float = LEAST_SHARE) -> tuple[Box, float | None]:
+    def draw(
+        self, rng: np.random.Generator, turn: int, least_share: float = LEAST_SHARE, taken: Sequence[Box] = ()
+    ) -> tuple[Box, float | None]:
         """Draw a box in the scan's voxels; see `window`. `least_share` of it should lie in the region or body.
 
         Returns:
@@ -163,7 +170,7 @@ class Placing:
             return redraw_box(tumor, self.scan.grid, self.plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)), None
         best: tuple[Box, float | None] | None = None
         for _ in range(1 if self.known is None else _TUMORS):
-            found = self._draw_once(rng, least_share)
+            found = self._draw_once(rng, least_share, taken)
             if best is None or (found[1] or 0) < (best[1] or 0):
                 best = found
             if (best[1] or 0) <= 1:
@@ -171,8 +178,10 @@ class Placing:
         assert best is not None
         return best
 
-    def _draw_once(self, rng: np.random.Generator, least_share: float) -> tuple[Box, float | None]:
-        """Draw a training tumor and a place for a box of its size."""
+    def _draw_once(
+        self, rng: np.random.Generator, least_share: float, taken: Sequence[Box]
+    ) -> tuple[Box, float | None]:
+        """Draw a training tumor and a place for a box of its size; infinitely unlike if none is free."""
         grid, window = self.scan.grid, self.plan.window
         place_mm, number = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng)
         size_mm = [e + fade_mm(e, self.plan.paste.feather_mm) for e in place_mm]
@@ -186,8 +195,10 @@ class Placing:
             fault = Fault(self.scan.name, "no place for a box", "a body or region of interest", "give --roi or --box")
             raise DataError("A host has no place for a tumor", [fault])
         starts = starts[shares >= min(least_share, shares.max())]
-        chosen, unlike = 0, None
-        if self.known is not None:
+        free = self._are_free(starts, size, taken)
+        starts = starts[free] if free.any() else starts[:1]
+        chosen, unlike = 0, None if free.any() else math.inf
+        if self.known is not None and free.any():
             tumor = self.tumors[number]
             centers = (starts + np.array(size) / 2) * self.stride
             features = self._host.describe(centers, tumor, place_mm, rng)
@@ -198,6 +209,15 @@ class Placing:
             as_triple(min(b * self.stride, n) for b, n in zip(coarse.stop, grid.shape, strict=True)),
         )
         return box, unlike
+
+    def _are_free(self, starts: np.ndarray, size: Shape, taken: Sequence[Box]) -> np.ndarray:
+        """Whether boxes of `size` at `starts` (N, 3), in strides, overlap none of the taken boxes; (N,) bool."""
+        if not taken:
+            return np.ones(len(starts), bool)
+        low, high = (np.array([getattr(box, end) for box in taken]) for end in ("start", "stop"))
+        begins = starts[:, None] * self.stride
+        ends = begins + np.array(size) * self.stride
+        return np.asarray(~((begins < high) & (low < ends)).all(axis=2).any(axis=1))
 
     def holds(self, share_inside: float) -> bool:
         """Whether enough of a tumor lies where it may. In the user's own box, tumors are kept wherever they are."""

@@ -21,6 +21,8 @@ class PaintedTumor:
         requested_box: the box as it was drawn or given; the same for every method.
         box: `requested_box`, or wider, if the method draws masks in cells (`Method.cell`).
         place: the part of `box` in which the mask may lie.
+        unlike: how much the surroundings of `requested_box` differ from those of training tumors: above 1, more than
+            training tumors' from each other. None if they were not compared.
         padded: whether the window extends beyond the scan.
         volume_ml: volume of the tumor.
         inside: share of the tumor in the region to paint in or, without one, in the body.
@@ -29,11 +31,14 @@ class PaintedTumor:
         seconds: time of the method, in all draws.
         drawn: what the method drew at random.
         removal_box: box of the voxels that changed when an old tumor was removed; None if there was none.
+        unlike: distance of the place's surroundings in the host to those of the most similar training tumor, over that
+            between training tumors: above 1 the place is unlike theirs. None if places were not compared.
     """
 
     requested_box: Box
     box: Box
     place: Box
+    unlike: float | None
     padded: bool
     volume_ml: float
     inside: float
@@ -42,6 +47,7 @@ class PaintedTumor:
     seconds: float
     drawn: dict[str, Any]
     removal_box: Box | None = None
+    unlike: float | None = None
 
 
 @dataclass(frozen=True)
