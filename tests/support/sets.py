@@ -62,7 +62,7 @@ def write_case(folder, case, image, labels):
 
 
 def painted_tumor(box=BOX, volume_ml=1.0, rejected=None):
-    return PaintedTumor(box, box, box, None, False, volume_ml, 1.0, 0, rejected or {}, 0.2, {})
+    return PaintedTumor(box, box, box, False, volume_ml, 1.0, 0, rejected or {}, 0.2, {})
 
 
 def provenance(case, host, *boxes):

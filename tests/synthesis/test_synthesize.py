@@ -311,9 +311,7 @@ def test_all_methods_meet_the_same_scans_and_places(workspace, phantoms, tmp_pat
 def test_the_users_box(workspace, phantoms, tmp_path):
     box = Box((12, 10, 8), (26, 24, 20))
     paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=2, box=box)
-    assert [t["box"] for t in first_tumors(tmp_path / "out")] == [
-        {"start": list(box.start), "stop": list(box.stop)}
-    ] * 2
+    assert [box_of(tumor["box"]) for tumor in first_tumors(tmp_path / "out")] == [box] * 2
 
 
 @pytest.mark.parametrize(

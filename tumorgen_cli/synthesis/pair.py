@@ -230,7 +230,6 @@ def _describe_draw(draw: Draw, scan: Scan, plan: Plan) -> PaintedTumor:
         requested_box=window.requested_box,
         box=window.box,
         place=tumor_place(window.box, scan.grid, plan.paste.feather_mm),
-        unlike=None if window.unlike is None else round(window.unlike, 4),
         padded=window.padded,
         volume_ml=round(draw.volume_ml, 4),
         inside=round(draw.inside, 4),

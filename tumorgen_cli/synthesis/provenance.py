@@ -21,8 +21,6 @@ class PaintedTumor:
         requested_box: the box as it was drawn or given; the same for every method.
         box: `requested_box`, or wider, if the method draws masks in cells (`Method.cell`).
         place: the part of `box` in which the mask may lie.
-        unlike: how much the surroundings of `requested_box` differ from those of training tumors: above 1, more than
-            training tumors' from each other. None if they were not compared.
         padded: whether the window extends beyond the scan.
         volume_ml: volume of the tumor.
         inside: share of the tumor in the region to paint in or, without one, in the body.
@@ -38,7 +36,6 @@ class PaintedTumor:
     requested_box: Box
     box: Box
     place: Box
-    unlike: float | None
     padded: bool
     volume_ml: float
     inside: float
