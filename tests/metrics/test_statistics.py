@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from tumorgen_cli.geometry import shell_mm
 from tumorgen_cli.metrics.statistics import describe_tumor, ks_distance
 from tumorgen_cli.metrics.traits import shell, tumor_and_shell
 
@@ -34,10 +35,10 @@ def test_shell_is_half_a_radius_in_millimeters(ball):
     image, inside, around = tumor_and_shell(np.where(ball, 6.0, 2.0)[None], ball, SPACING)
     assert inside.sum() == ball.sum()
     assert not (around & inside).any()
-    whole = shell(ball, SPACING, 9.0)
-    assert around.sum() == whole.sum()  # the radius is 18 mm
-    assert not whole[depth_mm() > 28].any()
-    assert whole[(depth_mm() > 18) & (depth_mm() < 26)].all()
+    whole = shell(ball, SPACING, shell_mm(np.count_nonzero(ball), SPACING))
+    assert around.sum() == whole.sum()
+    assert not whole[depth_mm() > 28].any()  # the radius is 18 mm
+    assert whole[(depth_mm() > 18) & (depth_mm() < 24)].all()
 
 
 def test_contrast_does_not_look_beyond_the_shell_nor_at_other_tumors(ball):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.planning.plan import PastePlan
@@ -149,3 +150,39 @@ def test_noise_is_that_of_what_lies_around_not_of_what_lies_far():
     image[0][radius > 45] += 3 * np.random.default_rng(2).standard_normal(int((radius > 45).sum())).astype(np.float32)
     healed, _ = remove_tumors(image, outlined, Box((18, 18, 18), (27, 27, 27)), SPACING, paste_plan(2.0), 0)
     assert healed[0][radius <= 10].std() < 0.3
+
+
+@pytest.mark.parametrize("blur", [0.0, 0.7])
+def test_what_is_filled_is_as_noisy_as_what_lies_around(blur):
+    """White noise and noise of neighbors that go together: the variance in the hole is that of the scan."""
+    noise = np.random.default_rng(0).standard_normal((48, 48, 48))
+    noise = ndimage.gaussian_filter(noise, blur) if blur else noise
+    image = (100 + 10 * noise / noise.std())[None].astype(np.float32)
+    radius = np.linalg.norm(np.stack(np.meshgrid(*[np.arange(48)] * 3, indexing="ij")) - 23.5, axis=0)
+    healed, _ = remove_tumors(image, radius <= 8, Box((15, 15, 15), (33, 33, 33)), (1.0, 1.0, 1.0), paste_plan(1.5), 0)
+    inside, ring = healed[0][radius <= 7], healed[0][(radius > 8) & (radius <= 9.5)]
+    for filled in (inside, ring):  # a ring at the edge would be seen too
+        assert filled.mean() == pytest.approx(100, abs=2)
+        assert 7.5 < filled.std() < 13
+
+
+@pytest.mark.parametrize(
+    ("spacing", "diameter"), [((1.0, 1.0, 1.25), 6.0), ((1.0, 1.0, 1.0), 3.0), ((0.7, 0.7, 5.0), 10.0)]
+)
+def test_removal_of_a_small_tumor_changes_little_around_it(spacing, diameter):
+    """A nodule of 6 mm in lung, a lesion of 3 mm, thick slices: one or two voxels beyond its rim, nothing farther."""
+    shape = (40, 40, 24)
+    axes = [(np.arange(n) - n // 2) * s for n, s in zip(shape, spacing, strict=True)]
+    radius = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
+    image = (-800 + 30 * np.random.default_rng(0).standard_normal(shape))[None].astype(np.float32)
+    tumor = radius <= diameter / 2
+    image[0][tumor] = 0
+    margin = 1.5 * np.prod(spacing) ** (1 / 3)
+    healed, changed = remove_tumors(image, tumor, Box((0, 0, 0), shape), spacing, paste_plan(margin, ()), 0)
+    assert healed[0][tumor].max() < -600
+    edges = [b - a for a, b in zip(changed.start, changed.stop, strict=True)]
+    own = [np.ptp(where) + 1 for where in np.nonzero(tumor)]
+    margins = [2 * max(1, int(margin / s)) for s in spacing]
+    assert edges == [n + m for n, m in zip(own, margins, strict=True)]
+    far = radius > diameter / 2 + np.sqrt(3) * max(margin, max(spacing))
+    np.testing.assert_array_equal(healed[0][far], image[0][far])

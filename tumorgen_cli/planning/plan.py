@@ -6,6 +6,7 @@ Every field has a decision: value, rule, inputs and source.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -283,8 +284,11 @@ def _plan_paste(d: Decisions, fingerprint: Fingerprint, training: Fingerprint, w
     d.take("feather_mm", feather, "two working voxels: no seam, little lost", spacing=window.spacing_mm)
     d.take("draws", 10, "an empty or too small tumor is drawn again; at most this many draws")
     d.take("smallest_ml", rules.smallest_volume_ml(training.tumors), "half of the smallest training tumor")
-    blur = 1.5 * max(rules.median_spacing(fingerprint))
-    d.take("heal_mm", blur, "an old tumor is removed with one and a half voxels around it, its blur")
+    blur = 1.5 * math.prod(rules.median_spacing(fingerprint)) ** (1 / 3)
+    reason = (
+        "an old tumor is removed with its blur: one and a half voxels (geometric mean), one along each axis at least"
+    )
+    d.take("heal_mm", blur, reason)
     pet = tuple(i for i, facts in enumerate(fingerprint.channels) if channels.is_pet(facts.name))
     reason = "PET: uptake reaches beyond outlines drawn on another scan; what is left of it is a tumor without a mask"
     d.take("seen_in", pet, reason)

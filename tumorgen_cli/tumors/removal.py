@@ -6,14 +6,17 @@ without the old tumor. Methods that learn from healthy windows get more of them.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import ndimage, sparse
 
-from tumorgen_cli.geometry import SHELL_MM, Box, Triple, as_triple, box_around, cast_to_dtype, tight_box
+from tumorgen_cli.geometry import Box, Shape, Triple, as_triple, box_around, cast_to_dtype, shell_mm, tight_box
 from tumorgen_cli.planning.plan import PastePlan
 from tumorgen_cli.tumors.noise import draw_scan_noise, robust_std
 
-_CONTEXT_MM = 25.0  # noise is measured up to this distance around the removed tumor
+_NOISE_WIDTH = 2.0  # in voxels: what a Gaussian of this width removes is noise
+_CONTEXT_VOXELS = 5  # noise is measured at least this far around what is filled: around few voxels it would be chance
 _MIN_CONTRAST = 2.0  # uptake extends a tumor only if its contrast is this many standard deviations of the surroundings
 _ORGAN = 1.5  # an organ, rather than an extension of the tumor, has more than this times the tumor's highest uptake
 _MAX_GROWTH = 3.0  # an extended tumor that is more than this times its outline is an organ that the tumor touches
@@ -31,8 +34,9 @@ def remove_tumors(
     """Remove the tumors in a box from a scan. Tumors outside the box stay.
 
     Each tumor is removed with the uptake that belongs to it in the channels `paste.seen_in` (see `extend_to_uptake`),
-    and with a margin of `paste.heal_mm` for its blur. Inside, each channel solves Laplace's equation between the
-    surrounding voxels, which is the smoothest continuation, and gets noise as strong and smooth as that around it.
+    and with a margin of `paste.heal_mm`, one voxel at least along each axis, for its blur. Inside, each channel solves
+    Laplace's equation between the surrounding voxels without their noise, which is the smoothest continuation, and
+    gets noise as strong and smooth as that around it, up to the distance of `shell_mm`.
 
     Args:
         image: The scan, (C, X, Y, Z).
@@ -49,7 +53,7 @@ def remove_tumors(
     """
     old = np.zeros(tumors.shape, bool)
     old[box.slices] = tumors[box.slices]
-    around = box_around(old, spacing_mm, 2 * SHELL_MM + paste.heal_mm + _CONTEXT_MM)
+    around = box_around(old, spacing_mm, 2 * shell_mm(np.count_nonzero(old), spacing_mm) + paste.heal_mm)
     if around is None:
         return image, None
     part = old[around.slices]
@@ -57,21 +61,46 @@ def remove_tumors(
     kept = others if labels is None else (labels[around.slices] > 0) & ~part
     channels = image[(list(paste.seen_in), *around.slices)].astype(np.float32) if paste.seen_in else None
     seen = part if channels is None else _extend_parts(channels, part, kept, spacing_mm, paste.heal_mm)
-    hole = (ndimage.distance_transform_edt(~seen, sampling=spacing_mm) <= paste.heal_mm) & ~others
-    context, changed = box_around(hole, spacing_mm, _CONTEXT_MM), tight_box(hole)
-    assert context is not None
-    assert changed is not None
-    hole, inner = hole[context.slices], changed.shifted(as_triple(-a for a in context.start))
-    context, changed = context.shifted(around.start), changed.shifted(around.start)
+    blurred = ndimage.distance_transform_edt(~seen, sampling=spacing_mm) <= paste.heal_mm
+    hole = (blurred | ndimage.binary_dilation(seen)) & ~others
+    tight = tight_box(hole)
+    assert tight is not None
+    hole, changed = hole[tight.slices], tight.shifted(around.start)
+    context = changed.grown(_context_voxels(hole, spacing_mm), tumors.shape)
+    inner = changed.shifted(as_triple(-a for a in context.start))
+    whole = np.zeros(context.shape, bool)
+    whole[inner.slices] = hole
     crop = image[(slice(None), *context.slices)].astype(np.float32)
-    filled = np.stack([fill_harmonic(channel, hole, spacing_mm) for channel in crop])
-    smooth = np.stack([ndimage.gaussian_filter(channel, 1.0) for channel in crop])
-    # other tumors and edges of organs count as surroundings; they hardly change a robust standard deviation
-    noise = draw_scan_noise(crop, smooth, filled, inner, np.random.default_rng(seed), robust_std)
-    filled[:, hole] += noise[:, hole]
+    filled = _fill(crop, whole, inner, spacing_mm, np.random.default_rng(seed))
     out = image.copy()
-    out[(slice(None), *context.slices)][:, hole] = cast_to_dtype(filled[:, hole], image.dtype)
+    out[(slice(None), *context.slices)][:, whole] = cast_to_dtype(filled[:, whole], image.dtype)
     return out, changed
+
+
+def _context_voxels(hole: np.ndarray, spacing_mm: Triple) -> Shape:
+    """How far around a hole (X, Y, Z) noise is measured, in voxels along each axis."""
+    reach = shell_mm(np.count_nonzero(hole), spacing_mm)
+    return as_triple(max(_CONTEXT_VOXELS, math.ceil(reach / s)) for s in spacing_mm)
+
+
+def _fill(image: np.ndarray, hole: np.ndarray, inner: Box, spacing_mm: Triple, rng: np.random.Generator) -> np.ndarray:
+    """Fill a hole (X, Y, Z) of a crop (C, X, Y, Z), whose tight box is `inner`, with tissue like that around it.
+
+    The first fill only takes the tumor out of what is then smoothed: its blur would count as noise of the scan. The
+    second starts from voxels without noise: noise that is continued inward would be streaks below the noise that is
+    added.
+    """
+    plain = np.stack([fill_harmonic(channel, hole, spacing_mm) for channel in image])
+    smooth = np.stack([ndimage.gaussian_filter(channel, 1.0) for channel in plain])
+    filled = np.stack([fill_harmonic(channel, hole, spacing_mm) for channel in smooth])
+    # other tumors and edges of organs count as surroundings; they hardly change a robust standard deviation
+    wide = np.stack([ndimage.gaussian_filter(channel, _NOISE_WIDTH) for channel in plain])
+    noise = draw_scan_noise(plain, wide, filled, inner, rng, robust_std)
+    # what was measured is noise without its smooth part; drawn noise has both and must be as strong without it
+    for channel in noise:
+        rest = channel - ndimage.gaussian_filter(channel, _NOISE_WIDTH)
+        channel *= channel.std() / max(float(rest.std()), 1e-9)
+    return filled + noise
 
 
 def _extend_parts(
@@ -82,7 +111,7 @@ def _extend_parts(
     pieces, count = ndimage.label(tumors)
     for number in range(1, count + 1):
         own = pieces == number
-        near = box_around(own, spacing_mm, 2 * SHELL_MM)
+        near = box_around(own, spacing_mm, 2 * shell_mm(np.count_nonzero(own), spacing_mm))
         assert near is not None
         where, barred = near.slices, kept | (tumors & ~own)
         seen[where] |= extend_to_uptake(image[(slice(None), *where)], own[where], barred[where], spacing_mm, margin_mm)
@@ -96,11 +125,11 @@ def extend_to_uptake(
 
     Outlines that are drawn on another scan, or tightly, leave uptake outside. It would stay as a tumor without a mask.
 
-    In the channel with the highest contrast, voxels within `SHELL_MM` that are connected with the tumor are added if
+    In the channel with the highest contrast, voxels of its shell (`shell_mm`) that are connected with it are added if
     their value is at least halfway from the background to the mean of the tumor. Voxels that are 1.5 times as hot as
     the hottest voxel of the tumor are an organ; it is not added, nor is its blur, up to 2 `margin_mm` from it. The
-    background is the tissue in the next `SHELL_MM`: the upper half of the values there, because the lower half may be
-    air.
+    background is the tissue beyond the shell, as far again: the upper half of the values there, because the lower half
+    may be air.
 
     Args:
         image: The channels to look at, (C, X, Y, Z).
@@ -114,7 +143,8 @@ def extend_to_uptake(
         extended tumor would be more than three times as large.
     """
     distance = ndimage.distance_transform_edt(~tumor, sampling=spacing_mm)
-    background = (distance > SHELL_MM) & (distance <= 2 * SHELL_MM) & ~kept
+    reach = shell_mm(np.count_nonzero(tumor), spacing_mm)
+    background = (distance > reach) & (distance <= 2 * reach) & ~kept
     if not background.any():
         return tumor
     values = np.sort(image[:, background], axis=1)
@@ -126,10 +156,10 @@ def extend_to_uptake(
     if not contrast[channel] > _MIN_CONTRAST * spread[channel]:
         return tumor
     uptake = image[channel] - level[channel]
-    barred, hotter = kept, (uptake > _ORGAN * uptake[tumor].max()) & (distance <= 2 * SHELL_MM)
+    barred, hotter = kept, (uptake > _ORGAN * uptake[tumor].max()) & (distance <= 2 * reach)
     if hotter.any():
         barred = kept | (ndimage.distance_transform_edt(~hotter, sampling=spacing_mm) <= 2 * margin_mm)
-    like = (uptake >= contrast[channel] / 2) & (distance <= SHELL_MM) & ~barred
+    like = (uptake >= contrast[channel] / 2) & (distance <= reach) & ~barred
     pieces, _ = ndimage.label(like | tumor)
     seen = np.isin(pieces, np.unique(pieces[tumor]))
     return seen if seen.sum() <= _MAX_GROWTH * tumor.sum() else tumor
