@@ -53,6 +53,7 @@ def paint(
     box: Box | None = None,
     region: Any = None,
     tumors: int | None = None,
+    anywhere: bool = False,
     method: str = "tumorgen",
     sampling: Sampling | None = None,
     work: StrPath = WORK,
@@ -72,6 +73,8 @@ def paint(
         box: Paint one tumor in this box, in voxels of the image. None: a box is drawn for each tumor.
         region: Where a tumor may lie, at least 95 % of it: mask (X, Y, Z), an array or an image. None: in the body.
         tumors: Number of tumors. None: as the plan says, by default as many as patients have.
+        anywhere: Paint anywhere in the body or region, not only where the surroundings look like those of training
+            tumors.
         method: The method that paints.
         sampling: Steps, solver and kind of tumor. None: as the plan says.
         work: The workspace, with the method trained.
@@ -113,7 +116,7 @@ def paint(
     given, workspace = read_memory(image, spacing_mm), open_workspace(work)
     painter, weights = _open_painter(workspace, method, device)
     cases = workspace.fingerprint().of(workspace.splits().train).cases
-    inputs = PairInputs(painter, cases, sampling or Sampling(), box, count=tumors)
+    inputs = PairInputs(painter, cases, sampling or Sampling(), box, count=tumors, anywhere=anywhere)
     check_sampling(painter, inputs.sampling)
     scan = _make_scan(given, inputs.plan)
     mask = _check_place(scan, box, region, inputs)

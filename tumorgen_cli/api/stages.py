@@ -318,6 +318,7 @@ def run(
     scoring: ScoreOptions = ScoreOptions(),
     skip_suspects: bool = False,
     tumors: int | None = None,
+    anywhere: bool = False,
     work: StrPath = WORK,
     device: DeviceName = "auto",
 ) -> RunReport:
@@ -331,6 +332,7 @@ def run(
         scoring: The judge and the feature network.
         skip_suspects: Leave out scans in which a judge marks suspected lesions.
         tumors: Number of tumors in a pair. None: as the plan says, by default as many as patients have.
+        anywhere: Paint anywhere in the body, not only where the surroundings look like those of training tumors.
         work: The workspace.
         device: Where to compute.
 
@@ -345,7 +347,7 @@ def run(
 
     workspace, scoring = open_workspace(work), with_paths(scoring)
     wanted = SetOptions(pairs, seed=options.seed)
-    hosts = HostOptions(Path(healthy), skip_suspects=skip_suspects, tumors=tumors)
+    hosts = HostOptions(Path(healthy), skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere)
     return run_all(workspace, str(dataset), hosts, wanted, options, scoring, device)
 
 

@@ -10,6 +10,7 @@ import typer
 from tumorgen_cli import api
 from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import (
+    Anywhere,
     Device,
     Healthy,
     Json,
@@ -144,6 +145,7 @@ def downstream(
         float, typer.Option("--real-share", help="Share of real cases among the cases drawn.", min=0.01, max=0.99)
     ] = 0.5,
     tumors: TumorCount = None,
+    anywhere: Anywhere = False,
     jobs: Annotated[
         Optional[int], typer.Option("--jobs", help="Trainings at a time. Default: one per GPU, or one.", min=1)
     ] = None,
@@ -166,7 +168,7 @@ def downstream(
         faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
     names = method_names("--arms", arms, faults, arms=True)
     made = api.downstream(
-        api.HostOptions(healthy, cases, tumors=tumors),
+        api.HostOptions(healthy, cases, tumors=tumors, anywhere=anywhere),
         arms=names,
         fractions=shares,
         seeds=seeds,
@@ -207,6 +209,7 @@ def nnunet_setup(
     cases: TrainingCases = None,
     roi: Regions = None,
     tumors: TumorCount = None,
+    anywhere: Anywhere = False,
     probability: Annotated[
         float,
         typer.Option(
@@ -260,7 +263,7 @@ def nnunet_setup(
         faults.append(Fault("--roi", str(roi), "--healthy beside it", remedy))
     refuse("Options that do not fit together", faults)
     made = api.setup_nnunet(
-        api.HostOptions(healthy, cases, roi, tumors=tumors),
+        api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere),
         method=method,
         patches=api.OnTheFlyOptions(probability, pool, share, mixup),
         quality=api.QualityOptions(until_pass, keep, judge, p_alone),

@@ -152,6 +152,15 @@ TumorCount = Annotated[
     Optional[int],
     typer.Option("--tumors", help="Tumors in a pair. Default: as many as patients have; of a redrawn case one.", min=1),
 ]
+Anywhere = Annotated[
+    bool,
+    typer.Option(
+        "--anywhere",
+        metavar="",
+        help="Paint anywhere in the body or the regions, not only where the surroundings look like those of training "
+        "tumors.",
+    ),
+]
 Regions = Annotated[
     Optional[Path], typer.Option("--roi", help="Folder of masks, one per scan; paint where a mask is not 0.")
 ]

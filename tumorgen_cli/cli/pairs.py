@@ -10,6 +10,7 @@ import typer
 from tumorgen_cli import api
 from tumorgen_cli.cli.commands import planned_command
 from tumorgen_cli.cli.options import (
+    Anywhere,
     Cases,
     Device,
     Healthy,
@@ -53,6 +54,7 @@ def synthesize(
         typer.Option("--box", metavar="X0,Y0,Z0,X1,Y1,Z1", help="Paint in this box of every scan, in voxels."),
     ] = None,
     tumors: TumorCount = None,
+    anywhere: Anywhere = False,
     method: MethodOption = "tumorgen",
     kind: Annotated[
         Optional[Kind],
@@ -93,8 +95,9 @@ def synthesize(
 ) -> None:
     """Paint tumors into scans; write image-mask pairs as an nnU-Net raw data set."""
     # Long: a command's parameters are its options
+    place = parse_box(box)
     report = api.synthesize(
-        api.HostOptions(healthy, cases, roi, parse_box(box), skip_suspects=skip_suspects, tumors=tumors),
+        api.HostOptions(healthy, cases, roi, place, skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere),
         pairs,
         method=method,
         sampling=api.Sampling(steps, solver, kind),

@@ -11,6 +11,7 @@ from tumorgen_cli import api
 from tumorgen_cli.api.options import open_workspace
 from tumorgen_cli.cli.commands import command
 from tumorgen_cli.cli.options import (
+    Anywhere,
     DatasetArgument,
     Device,
     FoldNumber,
@@ -91,6 +92,7 @@ def run(
     judge: JudgeFolder = None,
     skip_suspects: SkipSuspects = False,
     tumors: TumorCount = None,
+    anywhere: Anywhere = False,
     tumor_label: TumorLabel = None,
     memory: Memory = None,
     preset: Preset = None,
@@ -109,8 +111,8 @@ def run(
     if dry_run:
         from tumorgen_cli.pipeline.run_forecast import forecast_run
 
-        hosts, wanted = api.HostOptions(healthy, skip_suspects=skip_suspects, tumors=tumors), SetOptions(pairs)
-        found = forecast_run(open_workspace(work), dataset, hosts, wanted, options, device)
+        hosts = api.HostOptions(healthy, skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere)
+        found = forecast_run(open_workspace(work), dataset, hosts, SetOptions(pairs), options, device)
         _show_forecast(found, as_json)
         console.next_command(WITHOUT_DRY_RUN)
         return
@@ -123,6 +125,7 @@ def run(
         scoring=scoring,
         skip_suspects=skip_suspects,
         tumors=tumors,
+        anywhere=anywhere,
         work=work,
         device=device,
     )

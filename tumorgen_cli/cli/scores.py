@@ -10,6 +10,7 @@ import typer
 from tumorgen_cli import api
 from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import (
+    Anywhere,
     Cases,
     Device,
     Features,
@@ -83,6 +84,7 @@ def compare(
         typer.Option("--host-labels", help="Folder of the scans' label files, named as the scans without _0000."),
     ] = None,
     tumors: TumorCount = None,
+    anywhere: Anywhere = False,
     judge: JudgeFolder = None,
     features: Features = "lite0",
     inception: Inception = None,
@@ -108,7 +110,7 @@ def compare(
     names = method_names("--methods", methods, faults)
     made = api.compare(
         names,
-        api.HostOptions(healthy, cases, paint_in=paint_in, host_labels=host_labels, tumors=tumors),
+        api.HostOptions(healthy, cases, paint_in=paint_in, host_labels=host_labels, tumors=tumors, anywhere=anywhere),
         pairs,
         iterations=iterations,
         minutes=minutes,

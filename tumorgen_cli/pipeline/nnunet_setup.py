@@ -65,12 +65,12 @@ def set_up_nnunet(
 ) -> Setup:
     """Check what painting needs while nnU-Net trains, and write it to `folder` or the workspace's `nnunet`.
 
-    Of `hosts`, `healthy`, `cases` ("train" alone), `roi` and `tumors` are used.
+    Of `hosts`, `healthy`, `cases` ("train" alone), `roi`, `tumors` and `anywhere` are used.
 
     Raises:
         StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
     """
-    refuse_host_options(hosts, "healthy", "cases", "roi", "tumors")
+    refuse_host_options(hosts, "healthy", "cases", "roi", "tumors", "anywhere")
     if wrong := count_faults(hosts.tumors, None):
         raise PlanError("Options that do not apply", wrong)
     plan, splits = workspace.plan(), workspace.splits()
@@ -140,6 +140,7 @@ def _painting(
         cases=hosts.cases,
         roi=roi,
         tumors=hosts.tumors,
+        anywhere=hosts.anywhere,
         judge=None if quality.judge is None else str(quality.judge),
         keep=quality.keep,
         p_alone=quality.p_alone,

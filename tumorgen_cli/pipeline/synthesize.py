@@ -92,7 +92,8 @@ def synthesize_pairs(
     settings = _set_settings(method, hosts, sources, sampling, seed)
     jobs = make_jobs(sources, made.pairs, seed)
     test = Quality(predictions, quality.rule, tries) if predictions is not None and tries else None
-    inputs = PairInputs(method, cases, sampling, hosts.box, test, search.found if search else {}, hosts.tumors)
+    found = search.found if search else {}
+    inputs = PairInputs(method, cases, sampling, hosts.box, test, found, hosts.tumors, hosts.anywhere)
     own = own_jobs(jobs, shard)
     if made.dry_run:
         with console.progress("checking hosts", len({job.source.name for job in own})) as tick:
@@ -258,6 +259,8 @@ def set_name(method: str, hosts: HostOptions, sampling: Sampling, quality: Quali
         parts.append("skip-suspects")
     if hosts.tumors is not None:
         parts.append(f"tumors-{hosts.tumors}")
+    if hosts.anywhere:
+        parts.append("anywhere")
     return file_name("_".join(parts))
 
 
@@ -283,6 +286,7 @@ def _set_settings(
         "paint_in": hosts.paint_in,
         "kind": sampling.kind,
         "tumors": hosts.tumors,
+        "anywhere": hosts.anywhere or None,
         UNLABELED_HOSTS: unlabeled or None,
     }
     return settings | {name: value for name, value in own.items() if value is not None}

@@ -122,7 +122,7 @@ def compare_methods(
         DataError: There is nothing to paint into.
         StateError: No method made a set.
     """
-    refuse_host_options(hosts, "healthy", "cases", "paint_in", "host_labels", "tumors")
+    refuse_host_options(hosts, "healthy", "cases", "paint_in", "host_labels", "tumors", "anywhere")
     if design.train_on is not None:
         scoring = _with_own_judge(workspace, design.train_on, scoring)
         workspace = _workspace_on(workspace, design.train_on, device)
@@ -137,6 +137,7 @@ def compare_methods(
     seed = plan.seed if design.seed is None else design.seed
     suffix = f"n{design.pairs}" + (f"_seed{seed}" if seed != plan.seed else "")
     suffix += "" if hosts.tumors is None else f"_tumors{hosts.tumors}"
+    suffix += "_anywhere" if hosts.anywhere else ""
     sets, failures = _paint(workspace, design, places, suffix, device, seed)
     scored = [
         _score_place(workspace, design, place, sets[place.name], failures[place.name], scoring, device, seed)
@@ -245,8 +246,8 @@ def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Wo
 
 
 def _only(hosts: HostOptions, healthy: Path | None = None, cases: CaseGroup | None = None) -> HostOptions:
-    """Return the options for one kind of hosts; the number of tumors stays."""
-    return HostOptions(healthy, cases, tumors=hosts.tumors)
+    """Return the options for one kind of hosts; the number of tumors stays, and where they lie in healthy hosts."""
+    return HostOptions(healthy, cases, tumors=hosts.tumors, anywhere=hosts.anywhere and cases is None)
 
 
 def _places(workspace: Workspace, plan: Plan, hosts: HostOptions) -> list[_Place]:

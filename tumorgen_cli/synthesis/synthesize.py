@@ -212,7 +212,8 @@ def _make_pairs(
     """
     provenance, losses = logs
     faults: dict[Fault, None] = {}  # in order, each once
-    made, host, doubts, beside = 0, None, Doubts(), {}
+    made, host, doubts = 0, None, Doubts()
+    beside, unlike = dict[str, float](), dict[str, float]()
     for number, job in enumerate(jobs, 1):
         start = time.perf_counter()
         try:
@@ -238,9 +239,12 @@ def _make_pairs(
             made += 1
             if pair.inside < host.placing.least:
                 beside[job.case] = pair.inside
+            if (most := max(tumor.unlike or 0.0 for tumor in pair.tumors)) > 1:
+                unlike[job.case] = most
         tick(number, job.case)
     doubts.tell()
     _warn_of_tumors_beside(beside, made)
+    _warn_of_unlike_places(unlike, made)
     return made, list(faults)
 
 
@@ -251,6 +255,17 @@ def _warn_of_tumors_beside(beside: Mapping[str, float], made: int) -> None:
         console.warn(
             f"--box: in {len(beside)} of {made} pairs the tumor is not whole in the region or body ({shown}); without "
             "--box, other places are drawn"
+        )
+
+
+def _warn_of_unlike_places(unlike: Mapping[str, float], made: int) -> None:
+    """Warn of tumors in hosts that have no place like those of training tumors."""
+    if unlike:
+        shown = abbreviate_list([f"{case}: {distance:.1f} times" for case, distance in unlike.items()])
+        console.warn(
+            f"in {len(unlike)} of {made} pairs the host has no place whose surroundings look like those of training "
+            f"tumors; the most similar one was taken, farther from theirs than these are from each other ({shown}): "
+            "look at the previews, give regions (--roi), or leave these hosts out"
         )
 
 

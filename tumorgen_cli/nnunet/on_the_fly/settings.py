@@ -26,6 +26,7 @@ class Painting:
         cases: "train" if the tumors of training cases are redrawn.
         roi: folder of masks of the regions to paint in.
         tumors: tumors of a pair; None for the plan's rule.
+        anywhere: whether boxes are drawn anywhere in the regions or the body, whatever the plan says.
         judge: folder of the judge; None for the one that `judge.find` chooses.
         keep: share of a mask that the judge must find.
         p_alone: whether what the judge marks beside the mask does not count.
@@ -53,6 +54,7 @@ class Painting:
     cases: Literal["train"] | None
     roi: str | None
     tumors: int | None
+    anywhere: bool
     judge: str | None
     keep: float
     p_alone: bool
