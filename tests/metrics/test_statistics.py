@@ -32,7 +32,7 @@ def test_a_flat_ball(ball):
 
 
 def test_shell_is_half_a_radius_in_millimeters(ball):
-    image, inside, around = tumor_and_shell(np.where(ball, 6.0, 2.0)[None], ball, SPACING)
+    _, inside, around = tumor_and_shell(np.where(ball, 6.0, 2.0)[None], ball, SPACING)
     assert inside.sum() == ball.sum()
     assert not (around & inside).any()
     whole = shell(ball, SPACING, shell_mm(np.count_nonzero(ball), SPACING))

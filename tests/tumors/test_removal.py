@@ -184,5 +184,5 @@ def test_removal_of_a_small_tumor_changes_little_around_it(spacing, diameter):
     own = [np.ptp(where) + 1 for where in np.nonzero(tumor)]
     margins = [2 * max(1, int(margin / s)) for s in spacing]
     assert edges == [n + m for n, m in zip(own, margins, strict=True)]
-    far = radius > diameter / 2 + np.sqrt(3) * max(margin, max(spacing))
+    far = radius > diameter / 2 + np.sqrt(3) * max(margin, *spacing)
     np.testing.assert_array_equal(healed[0][far], image[0][far])

@@ -97,10 +97,9 @@ def _fill(image: np.ndarray, hole: np.ndarray, inner: Box, spacing_mm: Triple, r
     wide = np.stack([ndimage.gaussian_filter(channel, _NOISE_WIDTH) for channel in plain])
     noise = draw_scan_noise(plain, wide, filled, inner, rng, robust_std)
     # what was measured is noise without its smooth part; drawn noise has both and must be as strong without it
-    for channel in noise:
-        rest = channel - ndimage.gaussian_filter(channel, _NOISE_WIDTH)
-        channel *= channel.std() / max(float(rest.std()), 1e-9)
-    return filled + noise
+    rest = noise - np.stack([ndimage.gaussian_filter(channel, _NOISE_WIDTH) for channel in noise])
+    strength = [whole.std() / max(float(part.std()), 1e-9) for whole, part in zip(noise, rest, strict=True)]
+    return filled + noise * np.array(strength, np.float32).reshape(-1, 1, 1, 1)
 
 
 def _extend_parts(
