@@ -231,7 +231,7 @@ def _draw_center(chest: Chest, axes: tuple[np.ndarray, ...], width: float, textu
 def _great_tubes(chest: Chest) -> tuple[list[Tube], list[Tube], list[Tube]]:
     """The great vessels, the gullet, and the windpipe with the main bronchi."""
     back = chest.spine_y - 24.0
-    arch = [
+    arch: list[Triple] = [
         (-12, -12, -25),
         (-16, -14, 25),
         (-10, -8, 50),
@@ -240,8 +240,8 @@ def _great_tubes(chest: Chest) -> tuple[list[Tube], list[Tube], list[Tube]]:
         (22, back, 20),
         (14, back, -160),
     ]
-    lung_artery = [(10, -22, -8), (6, -10, 20), (-36, 10, 14)]
-    paths = [
+    lung_artery: list[Triple] = [(10, -22, -8), (6, -10, 20), (-36, 10, 14)]
+    paths: list[tuple[list[Triple], float]] = [
         (arch, 13.0),
         ([(-26, -10, 75), (-28, -8, -15)], 9.0),  # superior vena cava
         (lung_artery, 11.0),
@@ -256,7 +256,7 @@ def _great_tubes(chest: Chest) -> tuple[list[Tube], list[Tube], list[Tube]]:
     return great, gullet, [*airway, *_path([(0, 14, 36), (38, 18, 12)], 6.0)]
 
 
-def _path(corners: list[tuple[float, float, float]], radius: float) -> list[Tube]:
+def _path(corners: list[Triple], radius: float) -> list[Tube]:
     points = [np.array(corner, float) for corner in corners]
     return [Tube(a, b, radius, radius) for a, b in itertools.pairwise(points)]
 

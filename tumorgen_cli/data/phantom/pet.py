@@ -1,8 +1,7 @@
 """Phantom FDG-PET scans with and without tumors, for a first try and for tests; not for scientific results.
 
-Uptake (SUV) is drawn as smooth shapes, blurred
-by a scanner's point spread function, made noisy (Poisson) and smoothed as in reconstruction. Attenuation, scatter,
-motion and the variety of people are not simulated.
+Uptake (SUV) is drawn as smooth shapes, blurred by a scanner's point spread function, made noisy (Poisson) and smoothed
+as in reconstruction. Attenuation, scatter, motion and the variety of people are not simulated.
 
 Body coordinates run from -1 to 1 over the field of view: x to the patient's left, y to the back, z to the head.
 """
@@ -17,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data.phantom.scan import Phantom, blur, edge, smooth_noise
-from tumorgen_cli.geometry import Box, Grid, Shape, Triple, as_triple, box_of_slices
+from tumorgen_cli.geometry import Grid, Shape, Triple, as_triple, box_of_slices
 from tumorgen_cli.system import files
 
 SHAPE: Shape = (72, 56, 48)
@@ -70,30 +69,26 @@ def draw_phantom(
 
 
 def _crop(rng: np.random.Generator, drawn: Phantom, edge_mm: float) -> Phantom:
-    """Cut a cube at random around a tumor or, where there is none, around a place for one, inside the scan."""
+    """Cut a cube inside the scan, at random around a tumor or, where there is none, around a place for one."""
     grid = drawn.grid
     parts, count = ndimage.label(drawn.mask)
     if count:
-        box = box_of_slices(ndimage.find_objects(parts == rng.integers(1, count + 1))[0])
+        box = box_of_slices(ndimage.find_objects(parts)[rng.integers(count)])
+        starts, stops = box.start, box.stop
     else:
-        center = np.argwhere(drawn.region)[rng.integers(drawn.region.sum())]
-        half = np.rint(rng.uniform(8, 20) / np.array(grid.spacing_mm)).astype(int)
-        box = Box(
-            as_triple(int(c - h) for c, h in zip(center, half, strict=True)),
-            as_triple(int(c + h + 1) for c, h in zip(center, half, strict=True)),
-        )
-    starts, stops = [], []
-    for low, high, n, spacing in zip(box.start, box.stop, grid.shape, grid.spacing_mm, strict=True):
+        center = np.argwhere(drawn.region)[rng.integers(np.count_nonzero(drawn.region))]
+        half = np.rint(rng.uniform(10, 24) / np.array(grid.spacing_mm))
+        starts, stops = as_triple(int(n) for n in center - half), as_triple(int(n) + 1 for n in center + half)
+    spans = []
+    for start, stop, n, spacing in zip(starts, stops, grid.shape, grid.spacing_mm, strict=True):
         length = min(n, round(edge_mm / spacing))
-        first, last = sorted((max(low, 0), min(high, n) - length))
-        start = min(max(int(rng.integers(first, last + 1)), 0), n - length)
-        starts.append(start)
-        stops.append(start + length)
-    window = Box(as_triple(starts), as_triple(stops))
+        low, high = sorted((stop - length, start))  # the cube holds the tumor, or lies inside it
+        first = min(max(int(rng.integers(low, high + 1)), 0), n - length)
+        spans.append(slice(first, first + length))
+    window = box_of_slices(spans)
     part = grid.subgrid(_floats(window.start), grid.spacing_mm, window.shape)
-    return Phantom(
-        drawn.image[window.slices], drawn.mask[window.slices], drawn.region[window.slices], part, drawn.kinds
-    )
+    image, mask, region = (np.ascontiguousarray(a[window.slices]) for a in (drawn.image, drawn.mask, drawn.region))
+    return Phantom(image, mask, region, part, drawn.kinds)
 
 
 def _draw_grid(rng: np.random.Generator, index: int | None, small: bool) -> Grid:

@@ -23,7 +23,7 @@ class Phantom:
         mask: (X, Y, Z) uint8, 1 in tumors.
         region: (X, Y, Z) uint8, 1 where the center of a tumor has room.
         grid: The geometry.
-        kinds: The kind of each tumor.
+        kinds: The kind of each tumor of the patient.
     """
 
     image: np.ndarray

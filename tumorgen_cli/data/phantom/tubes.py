@@ -104,7 +104,8 @@ def _widest(points: np.ndarray, heading: np.ndarray) -> np.ndarray:
     centered = points - points.mean(axis=0)
     flat = centered - np.outer(centered @ unit, unit)
     _, vectors = np.linalg.eigh(flat.T @ flat)
-    return np.asarray(vectors[:, -1])
+    widest = vectors[:, -1]
+    return np.asarray(widest * np.sign(widest[np.abs(widest).argmax()]))  # libraries differ in the sign
 
 
 def _beside(artery: Tube) -> Tube:
