@@ -18,7 +18,7 @@ from tumorgen_cli.data import volumes
 from tumorgen_cli.data.checks import read_whole
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
 from tumorgen_cli.data.hosts import Host, find_host_labels, find_hosts, match_cases
-from tumorgen_cli.data.integrity import check_dataset
+from tumorgen_cli.data.integrity import check_case, conclude_checks
 from tumorgen_cli.data.phantom import Phantoms
 from tumorgen_cli.data.workers import choose_workers, map_cases
 from tumorgen_cli.geometry import Grid
@@ -64,8 +64,13 @@ def raw(tmp_path: Path, grid: Grid) -> Path:
 
 def faults_of(folder: Path, tumor_label: str | None = None) -> TumorgenError:
     with pytest.raises(DataError) as caught:
-        check_dataset(read_dataset(folder, tumor_label), workers=0)
+        check_dataset(read_dataset(folder, tumor_label))
     return caught.value
+
+
+def check_dataset(dataset: Dataset) -> tuple[str, ...]:
+    """Read and check every file, as `plan` does; the cases without a tumor."""
+    return conclude_checks(dataset, [check_case(dataset, case)[0] for case in dataset.cases])
 
 
 def has(error: TumorgenError, where: str, found: str, expected: str, remedy: str) -> None:
@@ -116,18 +121,16 @@ def test_a_sound_dataset_is_read(raw: Path) -> None:
     assert dataset.tumor_label == 1
     assert dataset.image_files("a") == (raw / "imagesTr/a_0000.nii.gz", raw / "imagesTr/a_0001.nii.gz")
     assert dataset.label_file("c_0001") == raw / "labelsTr/c_0001.nii.gz"
-    told: list[tuple[int, str]] = []
-    assert check_dataset(dataset, 0, lambda done, note="": told.append((done, note))) == ()
-    assert told == [(1, "a"), (2, "b"), (3, "c_0001")]
+    assert check_dataset(dataset) == ()
 
 
 def test_an_empty_mask_is_no_fault(raw: Path, grid: Grid) -> None:
     volumes.write_volume(raw / "labelsTr/b.nii.gz", np.zeros(grid.shape, np.uint8), grid)
-    assert check_dataset(read_dataset(raw), 0) == ("b",)
+    assert check_dataset(read_dataset(raw)) == ("b",)
 
 
 def test_phantoms_are_sound(phantoms: Phantoms) -> None:
-    assert check_dataset(read_dataset(phantoms.dataset), 0) == ()
+    assert check_dataset(read_dataset(phantoms.dataset)) == ()
 
 
 def test_a_missing_or_broken_dataset_json(raw: Path) -> None:
@@ -276,7 +279,7 @@ def test_voxels_that_are_not_finite_in_another_format(raw: Path, grid: Grid) -> 
     for path in raw.glob("*Tr/*.nii.gz"):
         volumes.write_volume(path.with_name(path.name.replace(".nii.gz", ".nrrd")), *volumes.read_volume(path))
         path.unlink()
-    assert check_dataset(read_dataset(raw), 0) == ()
+    assert check_dataset(read_dataset(raw)) == ()
     holes, blank = scan(grid), mark(grid).astype(np.float32)
     holes[0, 0, 0], blank[0, 0, 0] = np.nan, np.nan
     volumes.write_volume(raw / "imagesTr/a_0000.nrrd", holes, grid)
@@ -288,7 +291,7 @@ def test_voxels_that_are_not_finite_in_another_format(raw: Path, grid: Grid) -> 
 
 def test_whole_labels_in_a_float_file_are_fine(raw: Path, grid: Grid) -> None:
     volumes.write_volume(raw / "labelsTr/a.nii.gz", mark(grid).astype(np.float64), grid)
-    assert check_dataset(read_dataset(raw), 0) == ()
+    assert check_dataset(read_dataset(raw)) == ()
 
 
 def test_geometry_must_agree(raw: Path, grid: Grid) -> None:
@@ -342,7 +345,7 @@ def test_a_truncated_file_that_is_not_compressed(raw: Path) -> None:
     for path in raw.glob("*Tr/*.nii.gz"):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
-    assert check_dataset(read_dataset(raw), 0) == ()
+    assert check_dataset(read_dataset(raw)) == ()
     path = raw / "labelsTr/a.nii"
     path.write_bytes(path.read_bytes()[:-100])
     has(faults_of(raw), "labelsTr/a.nii", "truncated: 1212 of 1312 bytes", "whole NIfTI", "copy or export")
@@ -352,7 +355,7 @@ def test_a_file_of_several_gzip_members_is_whole(raw: Path) -> None:
     path = raw / "imagesTr/a_0000.nii.gz"
     content = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]))
-    assert check_dataset(read_dataset(raw), 0) == ()
+    assert check_dataset(read_dataset(raw)) == ()
 
 
 def test_no_tumor_in_any_case(raw: Path, grid: Grid) -> None:
@@ -539,7 +542,7 @@ def test_names_of_the_field(raw: Path) -> None:
                 break
     dataset = read_dataset(raw)
     assert set(dataset.cases) == set(names.values())
-    assert check_dataset(dataset, 0) == ()
+    assert check_dataset(dataset) == ()
 
 
 @pytest.mark.parametrize("link", [True, False])

@@ -302,6 +302,45 @@ def train_toy(data, folder, minutes, spacing_mm=None):
     return train_judge(data, folder, TrainingOptions(minutes, 0, "cpu", "fp32", TOY, spacing_mm), 6.0, "data", DOMAIN)
 
 
+def test_a_restart_of_the_judge_that_was_stopped_is_said(data, tmp_path, monkeypatch, capsys):
+    """By the same settings it goes on; by other settings the finished judge is kept; both are said."""
+    folder = tmp_path / "judge"
+    trained = []
+
+    def train(data, place, job):
+        write_json(place / "job.json", job)
+        trained.append(job.minutes)
+        if len(trained) in (2, 4):  # the restarts are stopped
+            raise KeyboardInterrupt
+
+    def score(data, place, job, *_):
+        found = dataclasses.replace(RECORD, inputs_hash=job.inputs_hash, minutes=job.minutes)
+        write_json(place / "judge.json", found)
+        return found
+
+    monkeypatch.setattr(jt, "_train", train)
+    monkeypatch.setattr(jt, "_score_and_record", score)
+
+    def run(minutes, restart=False):
+        options = TrainingOptions(minutes, 0, "cpu", "fp32", TOY)
+        try:
+            return train_judge(data, folder, options, 6.0, "data", DOMAIN, restart).minutes
+        except KeyboardInterrupt:
+            return None
+        finally:
+            said.append(" ".join(capsys.readouterr().err.split()))
+
+    said = []
+    assert [run(1.0), run(1.0, restart=True), run(1.0), run(1.0)] == [1.0, None, 1.0, 1.0]
+    assert trained == [1.0, 1.0, 1.0]
+    assert f"the judge is trained again, as was begun; to keep the old one, delete {folder / 'job.json'}" in said[2]
+    assert said[3] == ""
+    assert [run(2.0, restart=True), run(1.0), run(1.0)] == [None, 1.0, 1.0]
+    assert trained == [1.0, 1.0, 1.0, 2.0]
+    assert "the finished judge is kept; an unfinished training with other settings is removed" in said[5]
+    assert said[6] == ""
+
+
 @pytest.mark.slow
 def test_a_judge_from_phantoms(data, tmp_path, monkeypatch):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):

@@ -55,3 +55,8 @@ def test_no_row_says_nan_without_a_reason():
     assert rows_of(scores)["agreement DSC [95 % interval]"].startswith("undefined in all 1 cases; real")
     assert rows_of(few)["distances to real slices"].startswith("not measured: ")
     assert "too few" in rows_of(scores)["frechet distance, all, tumor slice"]
+
+
+def test_a_warning_of_weak_weights_names_all_its_sets_once(capsys):
+    evaluate._warn_of_weights({"a": ["vae is short", "flow is short"], "b": ["vae is short"], "c": []})
+    assert capsys.readouterr().err.splitlines() == ["warning: a, b: vae is short", "warning: a: flow is short"]

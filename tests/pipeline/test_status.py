@@ -9,7 +9,7 @@ import pytest
 from support.workspaces import plan_toy
 
 from tumorgen_cli.methods.registry import find_method
-from tumorgen_cli.pipeline.status import next_step, workspace_status
+from tumorgen_cli.pipeline.status import next_step, next_training, workspace_status
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.system.files import hash_file
@@ -173,6 +173,19 @@ def test_a_short_training_is_not_done(place):
     assert detail(place, "train vae") == "1 of 4 steps (25%): too short to paint well"
     pretend_trained(place, "vae", iterations=2)
     assert states(place)["train vae"] == "done"
+
+
+def test_a_longer_training_that_was_stopped_is_next_at_its_own_length(place):
+    pretend_all_trained(place)
+    method = find_method("tumorgen")(place.plan(), place)
+    assert next_training(place, "tumorgen", place.root) is None
+    progress = {"inputs_hash": method.inputs_hash("vae"), "step": 6, "iterations": 8, "seconds": 3.0}
+    write_json(method.folder("vae") / "progress.json", progress)
+    assert states(place)["train vae"] == "partly"
+    assert detail(place, "train vae").endswith("then trained further or again: 6 of 8 steps (75%)")
+    wanted = f"tumorgen train vae --iterations 8 -w {place.root}"
+    assert next_step(workspace_status(place)).command == wanted
+    assert next_training(place, "tumorgen", place.root) == wanted
 
 
 def test_after_another_plan_the_steps_come_in_order(place, phantoms):

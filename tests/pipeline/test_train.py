@@ -182,5 +182,43 @@ def test_train_warns_of_a_short_training(own, capsys):
     assert "vae was trained for 1 of 4 planned steps" in " ".join(capsys.readouterr().err.split())
 
 
+def test_what_will_be_outdated_is_told_before_training(own, monkeypatch, capsys):
+    write_json(own.run("blended", "unconditional") / "run.json", {})
+
+    def train(*_):
+        said.append(" ".join(capsys.readouterr().err.split()))
+        raise KeyboardInterrupt
+
+    said = []
+    monkeypatch.setattr(stages, "train", train)
+    for stage, options in (("vae", {"iterations": 8}), ("flow", {"restart": True}), ("refiner", {"restart": True})):
+        with pytest.raises(KeyboardInterrupt):
+            stages.train_stages(own, "tumorgen", stage, device="cpu", **options)
+    rest = "trained from the present ones, and sets painted with them will then be outdated"
+    assert f"warning: vae gets new weights: flow and refiner, {rest}" in said[0]
+    assert f"warning: flow gets new weights: refiner, {rest}" in said[1]
+    assert "new weights" not in said[2]
+
+
+def test_a_short_training_is_gone_on_with_as_told(workspace, tmp_path):
+    """After a short training of all stages, the next command trains all of them as planned, then pairs are painted."""
+    shutil.copytree(workspace.root, tmp_path / "work")
+    place = ("--device", "cpu", "-w", tmp_path / "work")
+    short = call("train", "all", "--iterations", 1, *place)
+    assert short.stderr.splitlines()[-1] == f"next: tumorgen train all -w {tmp_path / 'work'}"
+    forecast = told(call("train", "all", "--dry-run", "--json", *place))
+    assert "measuring" in forecast
+    done = call("train", "all", *place)
+    assert "flow: trained again from the beginning, from the new weights" in told(done)
+    assert "next: tumorgen synthesize" in done.stderr.splitlines()[-1]
+    method = method_of(Workspace(tmp_path / "work"))
+    assert [method.trained(stage, method.planned_iterations(stage)) for stage in method.stages] == [True] * 3
+    longer = call("train", "vae", "--iterations", 5, *place)
+    assert longer.stderr.splitlines()[-1] == f"next: tumorgen train flow --restart -w {tmp_path / 'work'}"
+    following = call("train", "flow", "--restart", *place)
+    assert following.stderr.splitlines()[-1] == f"next: tumorgen train refiner --restart -w {tmp_path / 'work'}"
+    assert "next: tumorgen synthesize" in told(call("train", "refiner", "--restart", *place))
+
+
 def test_a_method_without_stages_has_nothing_to_train(workspace):
     assert stages.train_stages(workspace, "copypaste", "all", device="cpu") == []

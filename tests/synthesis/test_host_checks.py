@@ -58,10 +58,19 @@ def test_bq_per_ml_is_not_suv(workspace, phantoms, tmp_path):
     assert median > 1000 * max(usual)
     with pytest.raises(DataError, match="another unit"):
         api.paint(image, grid.spacing_mm, method="syntumor", work=workspace.root, device="cpu")
+    assert not (tmp_path / "out").exists(), "nothing is left of a set that is refused"
     one = rescaled(phantoms, tmp_path / "one", (1, 5000))
     report = paint(workspace, replace(phantoms, healthy=one), tmp_path / "other", "syntumor", pairs=4)
     assert (report.tally.pairs, report.tally.given_up) == (2, 2)
     assert {line["host"] for line in provenance(tmp_path / "other")} == {"Healthy_000"}
+    report = paint(
+        workspace, replace(phantoms, healthy=one), tmp_path / "other", "syntumor", pairs=4, trust_units=True
+    )  # the user vouches for the unit: the pairs that were given up are made
+    assert (report.tally.pairs, report.tally.made, report.tally.given_up) == (4, 2, 0)
+    unlike = {line["host"]: line["unlike"] for line in provenance(tmp_path / "other")}
+    assert unlike["Healthy_000"] == []
+    assert unlike["Healthy_001"][0].startswith("PET in the body, median:")
+    assert unlike["Healthy_001"][0].endswith("(trusted to be the same unit)")
 
 
 def test_doubtful_intensities_are_told(workspace, phantoms, tmp_path, capsys):
@@ -98,8 +107,10 @@ def test_hounsfield_units(change, outcome):
     scan, channels = ct_scan(change), [ChannelPlan("CT", "dataset", -160.0, 240.0, 1.0)]
     body = body_mask(scan.image[0])
     if outcome == "refused":
-        with pytest.raises(DataError, match="another unit"):
+        with pytest.raises(DataError, match="another unit") as error:
             check_intensities(scan, body, cases, channels)
+        assert "add --trust-units" in error.value.faults[0].remedy
+        assert "(trusted to be the same unit)" in check_intensities(scan, body, cases, channels, trusted=True)[0]
     else:
         assert bool(check_intensities(scan, body, cases, channels)) == (outcome == "doubt")
     own = [replace(channels[0], name="T1", scheme="own")]

@@ -59,6 +59,7 @@ def paint(
     work: StrPath = WORK,
     device: DeviceName = "auto",
     seed: int | None = None,
+    trust_units: bool = False,
 ) -> PaintedScan:
     """Paint tumors into an image in memory.
 
@@ -80,6 +81,7 @@ def paint(
         work: The workspace, with the method trained.
         device: Where to compute.
         seed: Seed of the pair. None: the plan's.
+        trust_units: Paint also into an image that looks like another unit than the training cases'.
 
     Returns:
         The painted image, its mask and its provenance.
@@ -116,7 +118,9 @@ def paint(
     given, workspace = read_memory(image, spacing_mm), open_workspace(work)
     painter, weights = _open_painter(workspace, method, device)
     cases = workspace.fingerprint().of(workspace.splits().train).cases
-    inputs = PairInputs(painter, cases, sampling or Sampling(), box, count=tumors, anywhere=anywhere)
+    inputs = PairInputs(
+        painter, cases, sampling or Sampling(), box, count=tumors, anywhere=anywhere, trust_units=trust_units
+    )
     check_sampling(painter, inputs.sampling)
     scan = _make_scan(given, inputs.plan)
     mask = _check_place(scan, box, region, inputs)

@@ -319,6 +319,7 @@ def run(
     skip_suspects: bool = False,
     tumors: int | None = None,
     anywhere: bool = False,
+    trust_units: bool = False,
     work: StrPath = WORK,
     device: DeviceName = "auto",
 ) -> RunReport:
@@ -333,6 +334,7 @@ def run(
         skip_suspects: Leave out scans in which a judge marks suspected lesions.
         tumors: Number of tumors in a pair. None: as the plan says, by default as many as patients have.
         anywhere: Paint anywhere in the body, not only where the surroundings look like those of training tumors.
+        trust_units: Paint also into scans that look like another unit than the training cases'.
         work: The workspace.
         device: Where to compute.
 
@@ -347,7 +349,9 @@ def run(
 
     workspace, scoring = open_workspace(work), with_paths(scoring)
     wanted = SetOptions(pairs, seed=options.seed)
-    hosts = HostOptions(Path(healthy), skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere)
+    hosts = HostOptions(
+        Path(healthy), skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere, trust_units=trust_units
+    )
     return run_all(workspace, str(dataset), hosts, wanted, options, scoring, device)
 
 

@@ -13,7 +13,8 @@ import typer
 
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, complete_remedies
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DeviceError, Fault, StateError, TumorgenError, from_system_error
+from tumorgen_cli.system.devices import from_memory_error
+from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, from_system_error
 from tumorgen_cli.system.processes import exit_code, stop_cleanly
 
 P = ParamSpec("P")
@@ -42,10 +43,11 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             if known is None:
                 raise
             _fail(known, kwargs)
-        except MemoryError as error:
-            remedy = "stop other programs, use fewer --workers, or plan for less memory (--memory)"
-            fault = Fault(function.__name__, str(error) or "no memory left", "enough memory", remedy)
-            _fail(DeviceError("The memory does not suffice", [fault]), kwargs)
+        except (MemoryError, RuntimeError) as error:
+            no_memory = from_memory_error(error, function.__name__)
+            if no_memory is None:
+                raise
+            _fail(no_memory, kwargs)
         except UnicodeEncodeError as error:
             if error.reason != "surrogates not allowed":
                 raise

@@ -21,6 +21,7 @@ from tumorgen_cli.cli.options import (
     Regions,
     Seed,
     TrainingCases,
+    TrustUnits,
     TumorCount,
     UntilPass,
     Work,
@@ -149,6 +150,7 @@ def downstream(
     jobs: Annotated[
         Optional[int], typer.Option("--jobs", help="Trainings at a time. Default: one per GPU, or one.", min=1)
     ] = None,
+    trust_units: TrustUnits = False,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     as_json: Json = False,
@@ -168,7 +170,7 @@ def downstream(
         faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
     names = method_names("--arms", arms, faults, arms=True)
     made = api.downstream(
-        api.HostOptions(healthy, cases, tumors=tumors, anywhere=anywhere),
+        api.HostOptions(healthy, cases, tumors=tumors, anywhere=anywhere, trust_units=trust_units),
         arms=names,
         fractions=shares,
         seeds=seeds,
@@ -248,6 +250,7 @@ def nnunet_setup(
     keep: Keep = 0.7,
     p_alone: PAlone = False,
     judge: JudgeFolder = None,
+    trust_units: TrustUnits = False,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     seed: Seed = None,
@@ -263,7 +266,7 @@ def nnunet_setup(
         faults.append(Fault("--roi", str(roi), "--healthy beside it", remedy))
     refuse("Options that do not fit together", faults)
     made = api.setup_nnunet(
-        api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere),
+        api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere, trust_units=trust_units),
         method=method,
         patches=api.OnTheFlyOptions(probability, pool, share, mixup),
         quality=api.QualityOptions(until_pass, keep, judge, p_alone),

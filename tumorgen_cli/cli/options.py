@@ -122,6 +122,12 @@ SkipSuspects = Annotated[
         rich_help_panel=_JUDGING,
     ),
 ]
+TrustUnits = Annotated[
+    bool,
+    typer.Option(
+        "--trust-units", metavar="", help="Paint also into scans that look like another unit than the training cases'."
+    ),
+]
 UntilPass = Annotated[
     Optional[int],
     typer.Option(

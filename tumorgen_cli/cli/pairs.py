@@ -25,6 +25,7 @@ from tumorgen_cli.cli.options import (
     ShardOption,
     SkipSuspects,
     Solver,
+    TrustUnits,
     TumorCount,
     UntilPass,
     Work,
@@ -79,6 +80,7 @@ def synthesize(
     p_alone: PAlone = False,
     judge: JudgeFolder = None,
     skip_suspects: SkipSuspects = False,
+    trust_units: TrustUnits = False,
     shard: ShardOption = None,
     dry_run: Annotated[
         bool,
@@ -97,7 +99,16 @@ def synthesize(
     # Long: a command's parameters are its options
     place = parse_box(box)
     report = api.synthesize(
-        api.HostOptions(healthy, cases, roi, place, skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere),
+        api.HostOptions(
+            healthy,
+            cases,
+            roi,
+            place,
+            skip_suspects=skip_suspects,
+            tumors=tumors,
+            anywhere=anywhere,
+            trust_units=trust_units,
+        ),
         pairs,
         method=method,
         sampling=api.Sampling(steps, solver, kind),

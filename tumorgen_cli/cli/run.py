@@ -22,6 +22,7 @@ from tumorgen_cli.cli.options import (
     Seed,
     Settings,
     SkipSuspects,
+    TrustUnits,
     TumorCount,
     TumorLabel,
     Work,
@@ -93,6 +94,7 @@ def run(
     skip_suspects: SkipSuspects = False,
     tumors: TumorCount = None,
     anywhere: Anywhere = False,
+    trust_units: TrustUnits = False,
     tumor_label: TumorLabel = None,
     memory: Memory = None,
     preset: Preset = None,
@@ -111,7 +113,9 @@ def run(
     if dry_run:
         from tumorgen_cli.pipeline.run_forecast import forecast_run
 
-        hosts = api.HostOptions(healthy, skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere)
+        hosts = api.HostOptions(
+            healthy, skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere, trust_units=trust_units
+        )
         found = forecast_run(open_workspace(work), dataset, hosts, SetOptions(pairs), options, device)
         _show_forecast(found, as_json)
         console.next_command(WITHOUT_DRY_RUN)
@@ -126,6 +130,7 @@ def run(
         skip_suspects=skip_suspects,
         tumors=tumors,
         anywhere=anywhere,
+        trust_units=trust_units,
         work=work,
         device=device,
     )

@@ -20,6 +20,7 @@ from tumorgen_cli.cli.options import (
     JudgeFolder,
     Seed,
     Sets,
+    TrustUnits,
     TumorCount,
     Work,
     method_names,
@@ -85,6 +86,7 @@ def compare(
     ] = None,
     tumors: TumorCount = None,
     anywhere: Anywhere = False,
+    trust_units: TrustUnits = False,
     judge: JudgeFolder = None,
     features: Features = "lite0",
     inception: Inception = None,
@@ -110,7 +112,15 @@ def compare(
     names = method_names("--methods", methods, faults)
     made = api.compare(
         names,
-        api.HostOptions(healthy, cases, paint_in=paint_in, host_labels=host_labels, tumors=tumors, anywhere=anywhere),
+        api.HostOptions(
+            healthy,
+            cases,
+            paint_in=paint_in,
+            host_labels=host_labels,
+            tumors=tumors,
+            anywhere=anywhere,
+            trust_units=trust_units,
+        ),
         pairs,
         iterations=iterations,
         minutes=minutes,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.api.options import open_workspace
 from tumorgen_cli.cli.commands import planned_command
 from tumorgen_cli.cli.options import Device, Json, Method, Seed, Work, refuse
 from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN, show_costs
@@ -110,13 +111,15 @@ def _show_forecast(found: TrainingForecast, as_json: bool) -> None:
 
 
 def _following(stage: str, method: str | None, work: Path) -> str:
-    """The command after a stage: the next stage, or painting."""
-    from tumorgen_cli.methods.registry import find_method, method_of_stage
+    """The command after a stage: for the first stage that is not done or, if all are, for painting."""
+    from tumorgen_cli.methods.registry import method_of_stage
+    from tumorgen_cli.pipeline.status import next_training
 
     method = method or method_of_stage(stage)
-    stages = find_method(method).stages
-    later = stages[stages.index(stage) + 1 :] if stage in stages else ()
-    return command_line(f"train {later[0]}" if later else "synthesize --healthy DIR -n 20", work, method)
+    left = next_training(open_workspace(work), method, work)
+    if left is None:
+        return command_line("synthesize --healthy DIR -n 20", work, method)
+    return command_line("train all", work, method) if stage == "all" else left
 
 
 def _show_judge(record: JudgeRecord, as_json: bool) -> None:

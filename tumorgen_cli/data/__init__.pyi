@@ -2,7 +2,7 @@ from .dataset import Dataset as Dataset
 from .dataset import find_dataset as find_dataset
 from .dataset import read_dataset as read_dataset
 from .hosts import find_hosts as find_hosts
-from .integrity import check_dataset as check_dataset
+from .integrity import check_case as check_case
 from .phantom import write_phantoms as write_phantoms
 from .splits import Splits as Splits
 from .splits import make_splits as make_splits

@@ -74,7 +74,7 @@ def _absolute(path: Path) -> Path:
 
 
 def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
-    """Read the data set in a folder. Its files are listed but not opened; `check_dataset` opens them.
+    """Read the data set in a folder. Its files are listed but not opened; `integrity.check_case` opens them.
 
     Args:
         path: The folder of the data set.

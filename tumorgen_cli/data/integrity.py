@@ -63,23 +63,6 @@ def file_faults(dataset: Dataset) -> list[Fault]:
     return faults
 
 
-def check_dataset(dataset: Dataset, workers: int | None = None, ticker: Ticker | None = None) -> tuple[str, ...]:
-    """Read and check every file of a data set.
-
-    Args:
-        dataset: The data set.
-        workers: Number of processes, as for `map_cases`.
-        ticker: Reports progress.
-
-    Returns:
-        The cases without a tumor.
-
-    Raises:
-        DataError: files have faults (all are listed), or no case has a tumor voxel.
-    """
-    return conclude_checks(dataset, list(map_cases(_check_case_only, dataset, workers, ticker)))
-
-
 def damage_faults(dataset: Dataset, workers: int | None = None, ticker: Ticker | None = None) -> list[Fault]:
     """Read every file of a data set, and return the faults of those that are truncated, damaged or invalid."""
     return [fault for check in map_cases(_check_case_only, dataset, workers, ticker) for fault in check.faults]

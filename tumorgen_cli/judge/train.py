@@ -88,9 +88,14 @@ def train_judge(
     inputs = [job.inputs_hash, data.tumor_name, hash_cases(data.test), tolerance_mm, fingerprint_hash]
     job = replace(job, inputs_hash=hash_value(inputs))
     with locked(folder, "judge"):
-        if restart and not _is_restarted(folder, job):
+        goes_on = _is_restarted(folder, job)
+        if restart and not goes_on:
             _remove_training_files(folder, keep_prepared=True)
-        record = None if restart else _read_finished(folder, job)
+        if goes_on and not restart:
+            console.note(f"the judge is trained again, as was begun; to keep the old one, delete {folder / 'job.json'}")
+        record = None if restart or goes_on else _read_finished(folder, job)
+        if record is not None and (folder / "job.json").is_file():
+            console.note("the finished judge is kept; an unfinished training with other settings is removed")
         if record is None:
             _train(data, folder, job)
             record = _score_and_record(data, folder, job, tolerance_mm, fingerprint_hash, domain)
@@ -247,10 +252,10 @@ def _in_scan_order(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[Trip
 
 def _remove_training_files(folder: Path, keep_prepared: bool = False) -> None:
     """Remove what only training needed; small preprocessed data stay for a restart, with `keep_prepared` all do."""
+    for name in ("job.json", "progress.json"):  # first: without it, what is left is no training that was begun
+        (folder / name).unlink(missing_ok=True)
     for name in ("nnUNet_raw", "nnUNet_results"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("job.json", "progress.json"):
-        (folder / name).unlink(missing_ok=True)
     if keep_prepared:
         return
     preprocessed = folder / "nnUNet_preprocessed"

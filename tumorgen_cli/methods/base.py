@@ -15,7 +15,7 @@ from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.json_records import hash_value, read_fields
-from tumorgen_cli.training.checkpoints import is_finished, load_weights, read_run, restart_folder
+from tumorgen_cli.training.checkpoints import PROGRESS, is_finished, load_weights, read_run, restart_folder
 from tumorgen_cli.training.stage import Stage
 
 if TYPE_CHECKING:
@@ -202,6 +202,18 @@ class Method(ABC):
         if not all((self.folder(stage) / "run.json").is_file() for stage in before):
             return False
         return is_finished(self.folder(name), self.inputs_hash(name), iterations)
+
+    def outdated(self, name: str) -> bool:
+        """Whether what was trained of stage `name`, finished or not, was made from other inputs than it has now."""
+        if (self.folder(name) / "run.json").is_file():
+            return not self.trained(name)
+        begun = self.training_folder(name) / PROGRESS
+        if not begun.is_file():
+            return False
+        before = self.stages[: self.stages.index(name)]
+        ready = all((self.folder(stage) / "run.json").is_file() for stage in before)
+        known = read_fields(begun, "delete it", inputs_hash=str)["inputs_hash"]
+        return not ready or bool(known != self.inputs_hash(name))
 
 
 def learning_settings(section: Any) -> dict[str, Any]:

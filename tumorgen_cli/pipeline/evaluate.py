@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.set_files import read_shortfalls
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
-from tumorgen_cli.system.errors import PlanError
+from tumorgen_cli.system.errors import PlanError, abbreviate_list
 from tumorgen_cli.system.json_records import unknown_name_fault
 from tumorgen_cli.system.locks import locked
 
@@ -71,16 +71,22 @@ def evaluate_sets(
             console.warn(f"{folder.name}: {no_judge_words(choice)}")
         with locked(out, "evaluate"), console.progress(f"scoring {folder.name}", steps) as tick:
             scored.append(evaluate_set(plan, real, folder, out, judges[choice], network, seed, tick))
-    reports = []
+    reports, weak_sets = [], {}
     for folder, scores in zip(folders, scored, strict=True):
         others = [other for other in scored if other is not scores]
         page = write_page(plan, real, folder, workspace.evaluation(folder.name), scores, others)
         weak = read_shortfalls(folder)
-        for text in weak:
-            console.warn(f"{folder.name}: {text}")
+        weak_sets[folder.name] = weak
         rows = (*(("weights", text) for text in weak), *_score_rows(scores))
         reports.append(ScoreReport(folder.name, str(page), rows))
+    _warn_of_weights(weak_sets)
     return tuple(reports)
+
+
+def _warn_of_weights(weak: Mapping[str, Sequence[str]]) -> None:
+    """Warn of what was too weak about the weights that painted sets, each text once; `weak` has the texts by set."""
+    for text in dict.fromkeys(text for texts in weak.values() for text in texts):
+        console.warn(f"{abbreviate_list([name for name, texts in weak.items() if text in texts])}: {text}")
 
 
 def _load_judge(workspace: Workspace, choice: Choice, device: DeviceName) -> ScoringJudge:

@@ -65,12 +65,12 @@ def set_up_nnunet(
 ) -> Setup:
     """Check what painting needs while nnU-Net trains, and write it to `folder` or the workspace's `nnunet`.
 
-    Of `hosts`, `healthy`, `cases` ("train" alone), `roi`, `tumors` and `anywhere` are used.
+    Of `hosts`, `healthy`, `cases` ("train" alone), `roi`, `tumors`, `anywhere` and `trust_units` are used.
 
     Raises:
         StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
     """
-    refuse_host_options(hosts, "healthy", "cases", "roi", "tumors", "anywhere")
+    refuse_host_options(hosts, "healthy", "cases", "roi", "tumors", "anywhere", "trust_units")
     if wrong := count_faults(hosts.tumors, None):
         raise PlanError("Options that do not apply", wrong)
     plan, splits = workspace.plan(), workspace.splits()
@@ -93,7 +93,9 @@ def set_up_nnunet(
     if sources is not None and (without := unlabeled_hosts(plan, sources)):
         faults.append(unlabeled_hosts_fault(str(hosts.healthy), without))
     if method is not None and sources is not None and not faults:
-        inputs = PairInputs(method, workspace.fingerprint().of(splits.train).cases, Sampling())
+        inputs = PairInputs(
+            method, workspace.fingerprint().of(splits.train).cases, Sampling(), trust_units=hosts.trust_units
+        )
         hosts_once = list(dict.fromkeys(source for source in sources if not source.redraw))
         with console.progress("checking hosts", len(hosts_once)) as tick:
             gather_faults(faults, lambda: check_voxels(inputs, hosts_once, tick))
@@ -141,6 +143,7 @@ def _painting(
         roi=roi,
         tumors=hosts.tumors,
         anywhere=hosts.anywhere,
+        trust_units=hosts.trust_units,
         judge=None if quality.judge is None else str(quality.judge),
         keep=quality.keep,
         p_alone=quality.p_alone,

@@ -88,6 +88,13 @@ def next_step(steps: Sequence[Step]) -> Step | None:
     return next((step for step in steps if step.state != "done" and (step not in sets or step in fresh)), None)
 
 
+def next_training(workspace: Workspace, method_name: str, work: Path | str) -> str | None:
+    """The command for the first stage of a method that is not done; None where all are."""
+    method = find_method(method_name)(workspace.plan(), workspace)
+    steps = (_stage_step(method, stage, work, False) for stage in method.stages)
+    return next((step.command for step in steps if step.state != "done"), None)
+
+
 def _training_steps(workspace: Workspace, plan: Plan, work: Path | str, running: str) -> list[Step]:
     """The stages, and the judge if there is one."""
     steps: list[Step] = []
@@ -124,8 +131,14 @@ def _stage_step(method: Method, stage: str, work: Path | str, runs_now: bool) ->
         return Step(name, "running", share, command)
     if method.trained(stage):
         state, detail = _trained_state(method, stage)
-        return Step(name, state, detail + (f"; trained again: {share}" if share else ""), command)
-    if (folder / "run.json").is_file() or (begun is not None and begun["inputs_hash"] != _inputs_hash(method, stage)):
+        if begun is None:
+            return Step(name, state, detail, command)
+        length = (
+            "" if begun["iterations"] == method.planned_iterations(stage) else f" --iterations {begun['iterations']}"
+        )
+        command = command_line(name + length, work, method.name)
+        return Step(name, "partly", f"{detail}; then trained further or again: {share}", command)
+    if method.outdated(stage):
         reason = "made from other data, another plan or other earlier stages"
         return Step(name, "outdated", reason, command_line(f"{name} --restart", work, method.name))
     return Step(name, "partly" if (folder / "last.pt").is_file() else "to do", share, command)
@@ -140,14 +153,6 @@ def _trained_state(method: Method, stage: str) -> tuple[State, str]:
         return "partly", f"{_share(run.iterations, planned)}: too short to paint well"
     numbers = "".join(f"; {key} {value:.4g}" for key, value in run.numbers.items())
     return "done", f"{run.iterations} steps in {console.clock(run.seconds)}{numbers}"
-
-
-def _inputs_hash(method: Method, stage: str) -> str | None:
-    """What a stage would be made from now; None where an earlier stage is missing."""
-    try:
-        return method.inputs_hash(stage)
-    except StateError:
-        return None
 
 
 def _share(steps: int, planned: int) -> str:

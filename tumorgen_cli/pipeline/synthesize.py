@@ -93,7 +93,9 @@ def synthesize_pairs(
     jobs = make_jobs(sources, made.pairs, seed)
     test = Quality(predictions, quality.rule, tries) if predictions is not None and tries else None
     found = search.found if search else {}
-    inputs = PairInputs(method, cases, sampling, hosts.box, test, found, hosts.tumors, hosts.anywhere)
+    inputs = PairInputs(
+        method, cases, sampling, hosts.box, test, found, hosts.tumors, hosts.anywhere, hosts.trust_units
+    )
     own = own_jobs(jobs, shard)
     if made.dry_run:
         with console.progress("checking hosts", len({job.source.name for job in own})) as tick:

@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from tumorgen_cli.methods.base import INITIAL, Method
 from tumorgen_cli.methods.open import open_method
-from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
@@ -107,6 +107,12 @@ def train_stage(
             target = restart_folder(folder)
             if first and not restart:
                 console.note(f"{stage}: trained again from the beginning; to keep the old weights, delete {target}")
+        if first and (later := _stages_made_from(method, stage)):
+            names = " and ".join(filter(None, [", ".join(later[:-1]), later[-1]]))
+            console.warn(
+                f"{stage} gets new weights: {names}, trained from the present ones, and sets painted with them will "
+                "then be outdated"
+            )
         made = method.stage(stage, iterations, initial)
         with in_turn():
             if first and restart and not _is_begun(target, made, initial):
@@ -139,6 +145,20 @@ def _check_stage(method: Method, stage: str, initial: Path | None) -> None:
             raise StateError(
                 "An earlier stage is not ready", [Fault(before, "not trained, or stale", "a finished run", remedy)]
             )
+
+
+def _stages_made_from(method: Method, stage: str) -> list[str]:
+    """The trained stages, of any method, that are outdated once a stage has new weights."""
+    found: dict[Path, str] = {}
+    for name in METHODS:
+        if name != method.name and not (method.workspace.root / "runs" / name).is_dir():
+            continue
+        other = find_method(name)(method.plan, method.workspace)
+        folders = [other.folder(each) for each in other.stages]
+        later = other.stages[folders.index(method.folder(stage)) + 1 :] if method.folder(stage) in folders else ()
+        trained = (each for each in later if (other.folder(each) / "run.json").is_file() and other.trained(each))
+        found |= {other.folder(each): each for each in trained}
+    return list(found.values())
 
 
 def _is_begun(folder: Path, stage: Stage, initial: Path | None) -> bool:
@@ -181,7 +201,8 @@ def train_stages(
 ) -> list[StageRun]:
     """Train `stage`, or every stage of the method in order for `all`; return the runs that were made now.
 
-    `initial` maps stages to the checkpoints that they start from. For the other arguments see `train_stage`.
+    `initial` maps stages to the checkpoints that they start from. For the other arguments see `train_stage`. With
+    `all`, a stage that is outdated because an earlier stage was trained now is trained again from the beginning.
 
     What makes the trained weights too weak to rely on is told (`find_shortfalls`).
 
@@ -196,10 +217,14 @@ def train_stages(
     stages = find_method(method_name).stages if stage == "all" else (stage,)
     begin = initial or {}
     method = find_method(method_name)(workspace.plan(), workspace)
-    runs = []
+    runs: list[StageRun] = []
     _warn_of_shortfalls(method, [*takewhile(lambda each: each not in stages, method.stages)])
     for each in stages:
-        run = train_stage(workspace, method_name, each, iterations, device, restart, begin.get(each))
+        again = not restart and bool(runs) and method.outdated(each)  # an earlier stage has new weights
+        if again and _is_first():
+            console.note(f"{each}: trained again from the beginning, from the new weights of the stages before it")
+            restart_folder(method.folder(each)).mkdir(parents=True, exist_ok=True)  # after a stop, it goes on
+        run = train_stage(workspace, method_name, each, iterations, device, restart or again, begin.get(each))
         if run is not None:
             numbers = "".join(f", {name} {value:.4g}" for name, value in run.numbers.items())
             console.note(f"{each}: {run.iterations} steps in {console.clock(run.seconds)}{numbers}")

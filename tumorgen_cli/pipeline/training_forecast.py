@@ -70,7 +70,9 @@ def forecast_training(
     """Measure what `train_stages` with the same arguments would cost. The workspace is not changed."""
     method = open_method(workspace, method_name, device)
     stages = method.stages if stage == "all" else (stage,)
-    left = {each: _steps_left(method, each, iterations, restart) for each in stages}
+    left: dict[str, int] = {}
+    for each in stages:  # what comes after a stage with new weights is trained from the beginning
+        left[each] = _steps_left(method, each, iterations, restart or any(left.values()))
     wanted = [each for each, steps in left.items() if steps]
     measured = measure_stages(method, wanted) if wanted else {}
     found = [

@@ -122,7 +122,7 @@ def compare_methods(
         DataError: There is nothing to paint into.
         StateError: No method made a set.
     """
-    refuse_host_options(hosts, "healthy", "cases", "paint_in", "host_labels", "tumors", "anywhere")
+    refuse_host_options(hosts, "healthy", "cases", "paint_in", "host_labels", "tumors", "anywhere", "trust_units")
     if design.train_on is not None:
         scoring = _with_own_judge(workspace, design.train_on, scoring)
         workspace = _workspace_on(workspace, design.train_on, device)
@@ -246,8 +246,10 @@ def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Wo
 
 
 def _only(hosts: HostOptions, healthy: Path | None = None, cases: CaseGroup | None = None) -> HostOptions:
-    """Return the options for one kind of hosts; the number of tumors stays, and where they lie in healthy hosts."""
-    return HostOptions(healthy, cases, tumors=hosts.tumors, anywhere=hosts.anywhere and cases is None)
+    """Return the options for one kind of hosts; the number of tumors stays; of healthy hosts, where they lie and the trust."""
+    scans = cases is None
+    anywhere, trust_units = hosts.anywhere and scans, hosts.trust_units and scans
+    return HostOptions(healthy, cases, tumors=hosts.tumors, anywhere=anywhere, trust_units=trust_units)
 
 
 def _places(workspace: Workspace, plan: Plan, hosts: HostOptions) -> list[_Place]:

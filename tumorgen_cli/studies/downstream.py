@@ -127,7 +127,7 @@ def measure_gains(
     """
     plan, splits = workspace.plan(), workspace.splits()
     check_preprocessed(workspace, plan, splits)
-    refuse_host_options(hosts, "healthy", "cases", "tumors", "anywhere")
+    refuse_host_options(hosts, "healthy", "cases", "tumors", "anywhere", "trust_units")
     check_design(design, hosts)
     counts = case_counts(len(splits.train), design.fractions)
     dataset = _checked_dataset(workspace, plan, splits, design, hosts)
@@ -281,7 +281,11 @@ def _pairs(workspace: Workspace, arm: str, count: int, hosts: HostOptions, devic
     _learn(workspace, arm, device)
     found: list[TrainingCase] = []
     kinds = [] if hosts.healthy is None else [(hosts.healthy.resolve().name, replace(hosts, cases=None))]
-    kinds += [] if hosts.cases is None else [(f"{hosts.cases}_cases", replace(hosts, healthy=None, anywhere=False))]
+    kinds += (
+        []
+        if hosts.cases is None
+        else [(f"{hosts.cases}_cases", replace(hosts, healthy=None, anywhere=False, trust_units=False))]
+    )
     suffix = "" if hosts.tumors is None else f"_tumors{hosts.tumors}"
     suffix += "_anywhere" if hosts.anywhere else ""
     for number, (place, kind) in enumerate(kinds):

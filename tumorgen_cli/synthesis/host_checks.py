@@ -123,7 +123,7 @@ def grid_doubts(grids: dict[str, Grid], cases: Sequence[CaseFacts]) -> list[str]
 
 
 def check_intensities(
-    scan: Scan, body: np.ndarray, cases: Sequence[CaseFacts], channels: Sequence[ChannelPlan]
+    scan: Scan, body: np.ndarray, cases: Sequence[CaseFacts], channels: Sequence[ChannelPlan], trusted: bool = False
 ) -> tuple[str, ...]:
     """Compare the intensities in a host's body with those of the training cases.
 
@@ -135,12 +135,14 @@ def check_intensities(
         body: the body, (X, Y, Z) bool of every `body_stride`-th voxel.
         cases: the training cases.
         channels: the plan's channels.
+        trusted: whether the user vouches for the unit; what would be refused is then doubtful. A scan that is cut out
+            around a hot organ can look like another unit.
 
     Returns:
         What is doubtful.
 
     Raises:
-        DataError: a channel is certainly of another unit; all such channels are listed.
+        DataError: a channel looks like another unit, and is not trusted; all such channels are listed.
     """
     thin = (slice(None, None, body_stride(scan.grid.shape)),) * 3
     faults, doubts = [], []
@@ -156,14 +158,18 @@ def check_intensities(
             hounsfield = name == "median" and is_ct(channel.name)
             wrong, doubtful = _beyond_hu(found, usual) if hounsfield else _beyond_ratio(found, usual)
             expected = f"{usual.min():.3g} to {usual.max():.3g}"
-            if wrong:
+            if wrong and not trusted:
                 where = str(scan.files[number]) if scan.files else f"{scan.name}, channel {number}"
-                remedy = "convert it to the unit of the training cases (HU, SUV), or leave this host out"
+                remedy = (
+                    "convert it to the unit of the training cases (HU, SUV), or leave this host out; if the unit is "
+                    "right, as in a scan cut out around a hot organ, add --trust-units (in Python: trust_units=True)"
+                )
                 found_text = f"in the body, {channel.name} {name} {found:.3g}: another unit"
                 faults.append(Fault(where, found_text, f"{expected}, as in the training cases", remedy))
                 break
-            if doubtful:
-                doubts.append(f"{channel.name} in the body, {name}: {found:.3g}, training cases {expected}")
+            if wrong or doubtful:
+                note = " (trusted to be the same unit)" if wrong else ""
+                doubts.append(f"{channel.name} in the body, {name}: {found:.3g}, training cases {expected}{note}")
     if faults:
         raise DataError("A host has another unit than the training cases", faults)
     return tuple(doubts)

@@ -36,6 +36,7 @@ class HostOptions:
             as patients have; of a redrawn case one.
         anywhere: Draw boxes anywhere in the regions or the body, whatever the plan says (`paste.places`); else, where
             the surroundings look like those of training tumors.
+        trust_units: Paint also into scans whose intensities look like another unit than the training cases'.
     """
 
     healthy: Path | None = None
@@ -47,6 +48,7 @@ class HostOptions:
     skip_suspects: bool = False
     tumors: int | None = None
     anywhere: bool = False
+    trust_units: bool = False
 
 
 def refuse_host_options(hosts: HostOptions, *known: str) -> None:

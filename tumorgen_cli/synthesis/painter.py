@@ -146,7 +146,15 @@ def load_painting(painting: Painting) -> LoadedPainting:
         rule = QualityOptions(keep=painting.keep, p_alone=painting.p_alone).rule
         quality = Quality(Predictions(judge), rule, painting.until_pass)
     cases = workspace.fingerprint().of(workspace.splits().train).cases
-    inputs = PairInputs(method, cases, Sampling(), quality=quality, count=painting.tumors, anywhere=painting.anywhere)
+    inputs = PairInputs(
+        method,
+        cases,
+        Sampling(),
+        quality=quality,
+        count=painting.tumors,
+        anywhere=painting.anywhere,
+        trust_units=painting.trust_units,
+    )
     return LoadedPainting(inputs, weights, sources)
 
 

@@ -72,6 +72,7 @@ class PairInputs:
         suspects: suspected lesions of the hosts in which they were looked for, by host.
         count: tumors of a pair, as the user wants it; None for the plan's rule (`counts`).
         anywhere: whether boxes are drawn anywhere in the regions or the body, whatever the plan says.
+        trust_units: paint also into hosts that look like another unit than the training cases'.
     """
 
     method: Method
@@ -82,6 +83,7 @@ class PairInputs:
     suspects: Mapping[str, Sequence[Suspect]] = field(default_factory=dict)
     count: int | None = None
     anywhere: bool = False
+    trust_units: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -139,8 +141,9 @@ def open_host(
         DataError: the intensities are of another unit than the training cases', or the region cannot be used.
     """
     placing = Placing(scan, source, inputs.plan, inputs.tumors, inputs.box, region, inputs.anywhere)
-    # the plan's own cases define what is usual
-    doubts = () if source.redraw else check_intensities(scan, placing.body, inputs.cases, inputs.plan.channels)
+    doubts: tuple[str, ...] = ()
+    if not source.redraw:  # the plan's own cases define what is usual
+        doubts = check_intensities(scan, placing.body, inputs.cases, inputs.plan.channels, inputs.trust_units)
     return LoadedHost(scan, placing, file_hash, doubts)
 
 
@@ -410,4 +413,5 @@ def make_provenance(
         tumors=pair.tumors,
         left_out=pair.left_out,
         suspected_ml=None if suspects is None else round(sum(each.volume_ml for each in suspects), 3),
+        unlike=host.doubts,
     )

@@ -70,6 +70,7 @@ class Provenance:
         files: hashes of the pair's files: its images by channel, then its label; empty for a pair that is not written.
         suspected_ml: volume of suspected lesions that a judge marks in the unpainted host; None if it was not asked.
         mixed_up_with: of a patch that nnU-Net trains on, number of the pair of which it holds a box.
+        unlike: how the host's intensities differ from the training cases', if they do (`host_checks`).
     """
 
     case: str
@@ -87,6 +88,7 @@ class Provenance:
     files: tuple[str, ...] = ()
     suspected_ml: float | None = None
     mixed_up_with: int | None = None
+    unlike: tuple[str, ...] = ()
 
     @property
     def boxes(self) -> tuple[Box, ...]:

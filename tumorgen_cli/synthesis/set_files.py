@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli.data.checks import ENDINGS
 from tumorgen_cli.data.volumes import read_volume
+from tumorgen_cli.judge.suspects import FILE as SUSPECTS
 from tumorgen_cli.nnunet.results import LearnedCases, read_learned_cases
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.synthesis.logs import complete_lines, read_logs
+from tumorgen_cli.synthesis.logs import complete_lines, list_logs, read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
-from tumorgen_cli.synthesis.shards import SETTINGS, Shard
+from tumorgen_cli.synthesis.shards import LOGS, SETTINGS, Shard
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError
 from tumorgen_cli.system.files import hash_once
 from tumorgen_cli.system.json_records import from_plain, read_plain, read_record, write_json
@@ -51,6 +52,14 @@ def read_held_out(folder: Path) -> tuple[str, ...]:
     """Return the cases that the workspace of a set held out when the set was last made; empty if it is unknown."""
     path = folder / HELD_OUT
     return _names(path, "", read_plain(path, again(folder)), again(folder)) if path.is_file() else ()
+
+
+def forget_set(folder: Path) -> None:
+    """Remove the files of a set that has no pair. A folder that was made for the set then goes with its lock."""
+    for name in (SETTINGS, HELD_OUT, HOSTS, SHORTFALLS, JUDGES, SUSPECTS):
+        (folder / name).unlink(missing_ok=True)
+    for log in (log for name in LOGS for log in list_logs(folder, name)):
+        log.unlink()
 
 
 def read_shortfalls(folder: Path) -> tuple[str, ...]:

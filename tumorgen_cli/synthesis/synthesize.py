@@ -37,6 +37,7 @@ from tumorgen_cli.synthesis.set_files import (
     SHORTFALLS,
     case_files,
     count_rejected,
+    forget_set,
     is_lost,
     pair_files,
     read_provenance,
@@ -309,8 +310,7 @@ def _warn_of_given_up(
     different = list(dict.fromkeys(reasons))
     summary = "; ".join(different[:3]) + (f"; and {len(different) - 3} other reasons" if len(different) > 3 else "")
     if not done and not any(reason in record["rejected"] for record in given_up.values() for reason in JUDGE_REASONS):
-        for log in list_logs(out, "given_up"):
-            log.unlink()
+        forget_set(out)
         remove_division(out)
         if faults and all("reason" in record for record in given_up.values()):
             raise DataError("No host can be used", faults)

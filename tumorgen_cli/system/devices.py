@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
+_NO_CPU_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in the RuntimeError of torch
+_LESS_MEMORY = "plan for less memory (`tumorgen plan DATASET --memory GIB`) and run the following commands again"
+
 
 @dataclass(frozen=True)
 class DeviceBudget:
@@ -113,20 +116,34 @@ def _memory_limits(memberships: Path, root: Path) -> list[int]:
 
 @contextlib.contextmanager
 def catch_out_of_memory(who: str) -> Iterator[None]:
-    """Turn torch's out-of-memory error in the block into a `DeviceError`; `who` names what ran.
+    """Turn an error for want of memory in the block into a `DeviceError`; `who` names what ran.
 
     Raises:
-        DeviceError: the memory of the GPU does not suffice.
+        DeviceError: the memory of the GPU or of the machine does not suffice.
     """
     try:
         yield
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+    except (MemoryError, RuntimeError) as error:
+        known = from_memory_error(error, who)
+        if known is None:
             raise
-        remedy = "stop other programs that use the GPU, use --device cpu, or plan for less memory (--memory)"
-        raise DeviceError(
-            "The GPU's memory does not suffice", [Fault(who, str(error).splitlines()[0], "enough memory", remedy)]
-        ) from error
+        raise known from error
+
+
+def from_memory_error(error: BaseException, who: str) -> DeviceError | None:
+    """Turn an error for want of memory, of Python, NumPy or torch, into a `DeviceError`; `who` names what ran.
+
+    Returns:
+        The error to raise; None for an error of another cause.
+    """
+    found = (str(error).splitlines() or [""])[0] or "no memory left"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        remedy = f"stop other programs that use the GPU, or use --device cpu, or {_LESS_MEMORY}"
+        return DeviceError("The GPU's memory does not suffice", [Fault(who, found, "enough memory", remedy)])
+    if isinstance(error, MemoryError) or _NO_CPU_MEMORY in str(error):
+        remedy = f"stop other programs, or {_LESS_MEMORY}; plan and preprocess also need less with --workers 0"
+        return DeviceError("The memory does not suffice", [Fault(who, found, "enough memory", remedy)])
+    return None
 
 
 def usable_cores() -> int:

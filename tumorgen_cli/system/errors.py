@@ -117,14 +117,22 @@ _ELSEWHERE = "choose another folder with --work or --out"
 _SPACE = ("No space left", "enough space for the file", f"free some space and {_AGAIN}")
 _DENIED = ("Permission denied", "a file or folder that you may use", f"change its permissions, or {_ELSEWHERE}")
 _IN_THE_WAY = ("A file is in the way", "a folder", f"move the file away, or {_ELSEWHERE}")
-_TOO_MANY = ("Too many open files", "fewer files at a time", "raise the limit (`ulimit -n`), or use fewer --workers")
+_TOO_MANY = (
+    "Too many open files",
+    "fewer files at a time",
+    "raise the limit (`ulimit -n 4096`); plan and preprocess need fewer files with --workers 0",
+)
 _DISK = ("The disk cannot be used", "a disk that answers", f"check the disk or the network share, then {_AGAIN}")
 _PLACE = ("A file or folder cannot be used", "one that can be used", f"correct the path or the machine, then {_AGAIN}")
 #: by error number of the system: message, what was expected, remedy
 _SYSTEM_ERRORS = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
-    errno.EFBIG: ("A file is too large", "files of this size", "raise the limit (`ulimit -f`), or use another disk"),
+    errno.EFBIG: (
+        "A file is too large",
+        "files of this size",
+        "raise the limit (`ulimit -f unlimited`), or use another disk",
+    ),
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
     errno.EROFS: ("The file system is read-only", "a folder that can be written", _ELSEWHERE),

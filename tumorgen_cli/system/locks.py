@@ -107,7 +107,7 @@ def _remove_unused(folder: Path, made: list[Path], kept: set[Path], stream: Text
 
 def _no_locks(folder: Path, error: OSError) -> StateError:
     """The error for a file system without locks, for example Lustre mounted without `flock`."""
-    remedy = "work on another file system, or have this one mounted with locks"
+    remedy = "work on another file system (--work, --out), or have this one mounted with locks"
     return StateError(
         "A folder cannot be locked",
         [Fault(str(folder), f"no locks: {error.strerror}", "a file system with flock", remedy)],

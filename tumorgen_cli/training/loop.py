@@ -117,7 +117,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
             state.seconds = spent + time.monotonic() - begun
             last = state.step == stage.iterations
             if state.step % LOG_EVERY == 0 or last:
-                row = _checked_numbers(logs, state.step, folder)
+                row = _checked_numbers(logs, stage.name, state.step, folder)
                 state.rows.append({"step": state.step, "seconds": round(state.seconds, 1), "rate": factor, **row})
                 tick(state.step, " ".join(f"{o.name} {row[o.name]:.4f}" for o in stage.objectives))
             now, ends = time.monotonic(), _should_stop(accelerator, stop, state.step)
@@ -125,7 +125,9 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
                 _report_progress(stage, folder, state)
                 reported = now
             if main and (now - saved > CHECKPOINT_SECONDS or ends or last):
-                _checked_numbers(logs, state.step, folder)  # a state that is not finite never becomes a checkpoint
+                _checked_numbers(
+                    logs, stage.name, state.step, folder
+                )  # a state that is not finite never becomes a checkpoint
                 save_checkpoint(stage, folder, state)
                 saved = now
             if main and state.step in preview_steps and stage.preview:
@@ -248,7 +250,7 @@ def _step(
     return logs
 
 
-def _checked_numbers(logs: Mapping[str, Tensor], step: int, folder: Path) -> dict[str, float]:
+def _checked_numbers(logs: Mapping[str, Tensor], stage: str, step: int, folder: Path) -> dict[str, float]:
     """The numbers of the log as floats.
 
     Raises:
@@ -258,8 +260,9 @@ def _checked_numbers(logs: Mapping[str, Tensor], step: int, folder: Path) -> dic
     bad = {key: value for key, value in row.items() if not math.isfinite(value)}
     if bad:
         remedy = (
-            "run the command again: it continues from the last checkpoint; if it stops once more, lower the learning "
-            "rate, or set precision=fp32, plan again and restart the stage"
+            "run the command again: it continues from the last checkpoint; if it stops once more, plan again with "
+            f"--set precision=fp32 or a lower --set methods.{folder.parent.name}.{stage}.learning_rate=RATE, then "
+            f"run `tumorgen train {stage} --restart`"
         )
         fault = Fault(f"{folder.name}, step {step}", str(bad), "finite numbers", remedy)
         raise StateError("A loss is not finite", [fault])

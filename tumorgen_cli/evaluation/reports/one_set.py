@@ -125,6 +125,10 @@ def write_report(
         "title": f"{scores.name}: evaluation",
         "scores": scores,
         "losses": losses,
+        "hosts": len({record.host for record in provenance}),
+        "unlike": [
+            f"{host}: {', '.join(why)}" for host, why in sorted({(r.host, r.unlike) for r in provenance}) if why
+        ],
         "counts": {group: len(scores.of(group)) for group in GROUPS},
         "tiles": one_set_tables.tiles(scores),
         "summary": {"header": header, "rows": rows},

@@ -27,6 +27,7 @@ class Painting:
         roi: folder of masks of the regions to paint in.
         tumors: tumors of a pair; None for the plan's rule.
         anywhere: whether boxes are drawn anywhere in the regions or the body, whatever the plan says.
+        trust_units: whether hosts that look like another unit are painted into.
         judge: folder of the judge; None for the one that `judge.find` chooses.
         keep: share of a mask that the judge must find.
         p_alone: whether what the judge marks beside the mask does not count.
@@ -55,6 +56,7 @@ class Painting:
     roi: str | None
     tumors: int | None
     anywhere: bool
+    trust_units: bool
     judge: str | None
     keep: float
     p_alone: bool
