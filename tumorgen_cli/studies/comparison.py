@@ -246,7 +246,7 @@ def _workspace_on(workspace: Workspace, train_on: str, device: DeviceName) -> Wo
 
 
 def _only(hosts: HostOptions, healthy: Path | None = None, cases: CaseGroup | None = None) -> HostOptions:
-    """Return the options for one kind of hosts; the number of tumors stays; of healthy hosts, where they lie and the trust."""
+    """Return the options for one kind of hosts; for healthy scans, also where tumors lie and the trust."""
     scans = cases is None
     anywhere, trust_units = hosts.anywhere and scans, hosts.trust_units and scans
     return HostOptions(healthy, cases, tumors=hosts.tumors, anywhere=anywhere, trust_units=trust_units)
