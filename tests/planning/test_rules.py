@@ -9,9 +9,11 @@ from scipy import ndimage
 
 from tumorgen_cli.data import channels, splits
 from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import CaseFacts, ChannelFacts, Fingerprint, TumorFacts
 from tumorgen_cli.planning.plan import make_plan
+from tumorgen_cli.planning.presets import read_overrides
 from tumorgen_cli.system.devices import DeviceBudget
 
 PERCENTILES = ("0.05", "0.5", "5", "50", "95", "99", "99.5", "99.9", "99.95")
@@ -35,20 +37,24 @@ def fingerprint(shape, spacing, extents, cases=40, name="PET"):
     )
 
 
-def planned(found, budget):
-    return make_plan(found, [case.case for case in found.cases], budget, {}, {})
+def planned(found, budget, overrides=None):
+    return make_plan(found, [case.case for case in found.cases], budget, {}, overrides)
+
+
+def cell_width(found, budget):
+    """Voxels per latent cell in the plan of tumorgen."""
+    sections = {"tumorgen": TumorGen.plan_section}
+    plan = make_plan(found, [case.case for case in found.cases], budget, sections)
+    return plan.methods["tumorgen"]["vae"]["downsampling"]
 
 
 def test_the_papers_lung_crops():
     """200×200×100 is resized to 128×128×64: one factor, 1.5625 (TumorGen, section 3.1)."""
     found = fingerprint((200, 200, 100), (2.04, 2.04, 3.0), [(30, 35, 30)] * 60)
-    plan = planned(found, DeviceBudget("cuda", 24.0, 2.0))
+    plan = planned(found, DeviceBudget("cuda", 24.0, 2.0), read_overrides("autopet-lung", []))
     assert plan.window.shape == (128, 128, 64)
     assert plan.window.latent_shape(4) == (32, 32, 16)
-    np.testing.assert_allclose(plan.window.spacing_mm, np.array((2.04, 2.04, 3.0)) * 1.5625)
-    decision = next(d for d in plan.decisions if d.field == "window.spacing_mm")
-    assert decision.inputs["factor"] == pytest.approx(1.5625)
-    assert "whole case" in next(d for d in plan.decisions if d.field == "window.shape").rule
+    np.testing.assert_allclose(plan.window.extent_mm, np.array((200, 200, 100)) * (2.04, 2.04, 3.0))
     assert plan.precision == "bf16"
     assert plan.tolerance_mm == 3.0
 
@@ -66,13 +72,16 @@ def test_the_main_channel_is_the_one_tumors_stand_out_in():
     assert rules.main_channel((pet,), [replace(seen, contrast=(math.nan,))]) == 0
 
 
-def test_whole_body_ct_gets_a_window_around_the_tumor():
-    """A resize of 4.6 would be needed to see the whole scan; 60 mm tumors and 25 mm around them need 112×112×37."""
+def test_large_tumors_get_cells_of_four_voxels():
+    """60 mm are 5 cells of 12 mm. The window shows at least 76×76×108 mm, and 123×123×156 mm where they fit."""
     found = fingerprint((512, 512, 400), (0.98, 0.98, 3.0), [(60, 60, 60)] * 60, name="CT")
-    plan = planned(found, DeviceBudget("cuda", 24.0, 2.0))
-    assert plan.window.shape == (112, 112, 48)
-    assert plan.window.spacing_mm == (0.98, 0.98, 3.0)
-    assert "whole case" not in next(d for d in plan.decisions if d.field == "window.shape").rule
+    cpu, cuda = DeviceBudget("cpu", 8.0, 0.0), DeviceBudget("cuda", 24.0, 2.0)
+    assert (cell_width(found, cpu), cell_width(found, cuda)) == (4, 4)
+    assert planned(found, cuda).window.shape == (128, 128, 64)
+    assert planned(found, cuda).window.spacing_mm == (0.98, 0.98, 3.0)
+    least = planned(found, cpu).window
+    assert least.spacing_mm[2] == 3.0  # only the shorter edges are made longer
+    assert all(e >= m for e, m in zip(least.extent_mm, (76, 76, 108), strict=True))
 
 
 def test_less_memory_is_a_coarser_window():
@@ -90,43 +99,94 @@ def test_less_memory_is_a_coarser_window():
 
 @pytest.mark.parametrize("seed", range(60))
 def test_any_data_set(seed):
-    """Sides are multiples of 16, the voxel budget holds, and the largest usual tumor is seen whole."""
+    """Sides are multiples of 16, both budgets hold, no voxel is finer than a scan's, the usual tumor is seen whole."""
     rng = np.random.default_rng(seed)
     shape = tuple(int(n) for n in rng.integers(40, 500, 3))
     spacing = tuple(float(s) for s in rng.uniform(0.6, 5.0, 3))
     extent = np.array(shape) * spacing
     extents = [tuple(np.minimum(rng.uniform(4, 120, 3), 0.9 * extent)) for _ in range(20)]
     budget = DeviceBudget("cuda" if rng.random() < 0.5 else "cpu", float(rng.uniform(4, 80)), 0.0)
-    plan = planned(fingerprint(shape, spacing, extents, cases=20), budget)
-    window = plan.window
+    found = fingerprint(shape, spacing, extents, cases=20)
+    window, cell = planned(found, budget).window, cell_width(found, budget)
     assert all(n % 16 == 0 and n >= 32 for n in window.shape)
     assert math.prod(window.shape) <= rules.voxel_budget(budget.device, budget.memory_gib)
-    factors = np.array(window.spacing_mm) / spacing
-    finer = plan.decisions[[d.field for d in plan.decisions].index("window.spacing_mm")].rule.startswith(
-        "the median tumor"
-    )
-    if not finer:
-        assert factors == pytest.approx(np.full(3, factors[0]))
-        assert factors[0] >= 1
+    assert math.prod(window.latent_shape(cell)) <= rules.cell_budget(budget.device)
+    coarser = np.array(window.spacing_mm) > spacing
+    assert np.array_equal(np.array(window.spacing_mm)[~coarser], np.array(spacing)[~coarser])
+    assert len({window.spacing_mm[axis] for axis in np.flatnonzero(coarser)}) <= 1  # all short edges get one length
     usual = np.percentile(extents, 95, axis=0)
-    assert (np.array(window.extent_mm) + 0.5 * np.array(window.spacing_mm) >= np.minimum(usual, extent)).all()
+    needed = np.minimum(usual + 4 * cell * np.array(window.spacing_mm), extent)
+    assert (np.array(window.extent_mm) + 0.51 * np.array(window.spacing_mm) >= needed).all()
     assert 0.05 <= window.alpha <= 0.2
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_the_factor_is_the_least_that_fits(seed):
+def sizes_and_cases(seed):
     rng = np.random.default_rng(seed)
-    window = tuple(float(v) for v in rng.uniform(60, 600, 3))
-    spacing = tuple(float(v) for v in rng.uniform(0.7, 4, 3))
-    budget = int(rng.integers(40_000, 1_100_000))
-    factor = rules.resize_factor(window, spacing, budget)
+    large = np.sort(rng.uniform(4, 200, (3, 3)), axis=0)
+    sizes = rules.TumorSizes(*(tuple(map(float, each)) for each in large))
+    voxel, case = rng.uniform(0.5, 5, 3), rng.uniform(60, 600, 3)
+    return sizes, rules.CaseSizes(*(tuple(map(float, each)) for each in (voxel, case, 1.2 * case)))
 
-    def voxels(f):
-        return math.prod(rules.window_shape(window, tuple(s * f for s in spacing)))
 
-    assert voxels(factor) <= budget
-    # a tenth of a side is the slack of "sides end at multiples of 16" (the half voxel that does not count)
-    assert factor == 1.0 or voxels(max(1.0, factor * 0.9)) > budget
+@pytest.mark.parametrize("seed", range(40))
+def test_the_spacing_is_the_finest_at_which_the_window_fits(seed):
+    sizes, cases = sizes_and_cases(seed)
+    grid = rules.choose_grid(sizes, cases, 2**18, 2**12)
+    budget = min(2**18, 2**12 * grid.downsampling**3)
+
+    def voxels(edge):
+        spacing = tuple(max(s, edge) for s in cases.voxel)
+        ends = zip(sizes.large, spacing, cases.largest, strict=True)
+        return math.prod(rules.window_shape(tuple(min(e + 4 * grid.downsampling * s, m) for e, s, m in ends), spacing))
+
+    edge = max((s for s, v in zip(grid.spacing, cases.voxel, strict=True) if s > v), default=0.0)
+    assert voxels(edge) <= budget
+    assert not edge or voxels(edge / 1.0101) > budget
+    again = rules.vae_downsampling(sizes, grid.spacing, rules.window_shape(grid.window, grid.spacing), 2**12)
+    assert again == grid.downsampling
+
+
+def test_narrow_tumors_get_cells_of_two_voxels_within_the_budget_of_a_cpu():
+    """Nodules of 5 to 27 mm at 1 mm, lesions of 3 to 27 mm, and sarcomas at 5 mm, which stay as they are."""
+    cpu, cuda = DeviceBudget("cpu", 8.0, 0.0), DeviceBudget("cuda", 24.0, 2.0)
+
+    def of(*percentiles):
+        return [(e,) * 3 for e in np.interp(np.linspace(0, 100, 41), (0, 5, 50, 95, 100), percentiles)]
+
+    nodules = fingerprint((64, 64, 51), (1.0, 1.0, 1.25), of(5, 5.5, 11, 22, 27))
+    lesions = fingerprint((128, 160, 121), (1.0, 1.0, 1.0), of(3, 3.5, 8, 24, 27))
+    for found, median in ((nodules, 4.3), (lesions, 3.6)):
+        for budget in (cpu, cuda):
+            window = planned(found, budget).window
+            assert cell_width(found, budget) == 2
+            assert min(np.array(rules.tumor_sizes(found.tumors).median) / 2 / window.spacing_mm) >= median
+    assert planned(nodules, cpu).window.spacing_mm == planned(nodules, cuda).window.spacing_mm == (1.0, 1.0, 1.25)
+    ends = zip(of(30, 31, 82, 143, 145), of(29, 30, 78, 128, 197), of(48, 49, 114, 237, 268), strict=True)
+    sarcomas = fingerprint((46, 46, 114), (5.47, 5.47, 3.27), [(x[0], y[0], z[0]) for x, y, z in ends])
+    assert planned(sarcomas, cpu).window.spacing_mm == (5.47, 5.47, 3.27)
+    assert (cell_width(sarcomas, cpu), cell_width(sarcomas, cuda)) == (4, 2)  # 2 would make voxels twice as coarse
+
+
+def test_a_given_downsampling_decides_the_window():
+    """With 4, 2 cells around a nodule are 16 mm more; with 2 they are 8."""
+    nodules = fingerprint((64, 64, 51), (1.0, 1.0, 1.25), [(20, 20, 20)] * 40)
+    windows = [
+        planned(
+            nodules, DeviceBudget("cuda", 24.0, 2.0), {"methods.tumorgen.vae.downsampling": (value, "--set")}
+        ).window
+        for value in (2, 4)
+    ]
+    assert [window.spacing_mm for window in windows] == [(1.0, 1.0, 1.25)] * 2
+    assert [window.shape for window in windows] == [(48, 48, 32), (64, 64, 48)]
+
+
+def test_surroundings_are_as_large_as_the_tumor_where_they_fit():
+    sizes = rules.TumorSizes((40.0,) * 3, (60.0,) * 3, (90.0,) * 3)
+    cases = rules.CaseSizes((1.0,) * 3, (300.0,) * 3, (400.0,) * 3)
+    assert rules.choose_grid(sizes, cases, 10**7, 10**6).window == (180.0,) * 3  # 45 mm on each side
+    assert rules.choose_grid(sizes, replace(cases, median=(150.0,) * 3), 10**7, 10**6).window == (150.0,) * 3
+    assert rules.choose_grid(sizes, cases, 112**3, 10**6).window == (pytest.approx(112.0, abs=3),) * 3
+    assert rules.choose_grid(sizes, replace(cases, median=(70.0,) * 3), 10**7, 10**6).window == (106.0,) * 3  # 2 cells
 
 
 def test_window_shape():
@@ -200,29 +260,8 @@ def test_smallest_volume():
     assert rules.smallest_volume_ml([tumor((9, 9, 9), v) for v in (4.0, 1.5, 30.0)]) == 0.75
 
 
-def test_small_tumors_ask_for_a_finer_grid():
-    assert rules.spacing_for_small_tumors((24.0, 30.0, 40.0), (4.0, 4.0, 5.0)) is None
-    assert rules.spacing_for_small_tumors((20.0, 30.0, 40.0), (4.0, 4.0, 5.0)) == (2.5, 3.75, 5.0)
-
-
-def test_small_tumors_get_a_finer_grid_where_the_budget_allows_it():
-    """A whole-body set with tumors of 2 cm on 4 mm voxels: two latent cells a tumor, less context, or a warning."""
-    found = fingerprint((168, 168, 250), (4.07, 4.07, 3.0), [(20, 20, 20)] * 20)
-    window = planned(found, DeviceBudget("cpu", 8.0, 0.0)).window
-    assert all(20 / (4 * s) >= 1.5 for s in window.spacing_mm)
-    assert all(e >= 20 + 2 * 25 - 0.5 * s for e, s in zip(window.extent_mm, window.spacing_mm, strict=True))
-    assert math.prod(window.shape) <= rules.CPU_VOXELS
-    mixed = [(20, 20, 20)] * 18 + [(400, 400, 400)] * 2
-    assert (
-        rules.small_tumor_grid((20, 20, 20), (400, 400, 400), (600, 600, 600), (700, 700, 700), (4.0, 4.0, 4.0), 2**18)
-        is None
-    )
-    assert (
-        planned(
-            fingerprint((168, 168, 250), (4.07, 4.07, 3.0), mixed), DeviceBudget("cpu", 8.0, 0.0)
-        ).window.spacing_mm[0]
-        > 4.07
-    )
+def test_an_autoencoder_sees_patches_of_several_sizes():
+    assert rules.largest_patch((32, 48, 96)) == (48, 48, 96)
 
 
 def test_an_autoencoders_patches_hold_no_more_than_the_papers_window():

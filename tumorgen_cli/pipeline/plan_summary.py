@@ -15,13 +15,14 @@ from tumorgen_cli.data.volumes import working_grid
 from tumorgen_cli.geometry import Grid, Shape, Triple, as_triple, describe_edges
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint, TumorFacts
-from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.planning.plan import VAE_DOWNSAMPLING, Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import TumorgenError, abbreviate_list
 
 _FLOAT_BYTES = 4
 _MOST_CHANGES = 5
+_FEW_CELLS = 1.5  # latent cells; the mask of a narrower tumor may vanish
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def summarize_plan(planned: Planned, training_seconds: float) -> list[tuple[str,
     window, training = plan.window, fingerprint.of(splits.train).tumors
     channels = [f"{describe_modality(c.name)} from {c.low:.4g} to {c.high:.4g}" for c in plan.channels]
     median = rules.extent_percentile_mm(training, 50)
-    downsampling = int(plan.methods["tumorgen"]["vae"]["downsampling"])
+    downsampling = _downsampling(plan)
     cells = describe_edges((e / (downsampling * s) for e, s in zip(median, window.spacing_mm, strict=True)), ".1f")
     lesions = f"{len(fingerprint.tumors)} of {plan.tumor_name}, {len(training)} to train"
     latent_shape = _short(window.latent_shape(downsampling))
@@ -75,6 +76,11 @@ def describe_rough_time(seconds: float) -> str:
     return f"about {console.rough_time(seconds)} on this machine when idle, give or take a factor of two"
 
 
+def _downsampling(plan: Plan) -> int:
+    """Voxels per latent cell of tumorgen's autoencoder."""
+    return int(plan.methods["tumorgen"]["vae"]["downsampling"])
+
+
 def _stages(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
     """The stages of tumorgen and their settings."""
     section = plan.methods["tumorgen"]
@@ -100,7 +106,7 @@ def preprocessed_bytes(plan: Plan, grids: Iterable[Grid]) -> int:
 def encoded_bytes(planned: Planned) -> int:
     """The size on disk of the encoded windows around the training tumors."""
     section, tumors = planned.plan.methods["tumorgen"], planned.fingerprint.of(planned.splits.train).tumors
-    cells = math.prod(planned.plan.window.latent_shape(int(section["vae"]["downsampling"])))
+    cells = math.prod(planned.plan.window.latent_shape(_downsampling(planned.plan)))
     latent = cells * int(section["vae"]["latent_channels"]) * _FLOAT_BYTES
     return latent * int(section["flow"]["copies"]) * len(tumors)
 
@@ -141,7 +147,7 @@ def warn_of_doubts(planned: Planned) -> None:
             )
     warn_of_foreign_windows(fingerprint, plan)
     training = fingerprint.of(planned.splits.train).tumors
-    _warn_of_small_tumors(training, plan)
+    _warn_of_small_tumors(training, plan, rules.median_spacing(fingerprint))
     _warn_of_large_tumors(training, plan)
 
 
@@ -156,16 +162,26 @@ def warn_of_foreign_windows(fingerprint: Fingerprint, plan: Plan) -> None:
             )
 
 
-def _warn_of_small_tumors(tumors: Sequence[TumorFacts], plan: Plan) -> None:
-    """Warn where the median tumor is too small for the working grid."""
-    finer = rules.spacing_for_small_tumors(rules.extent_percentile_mm(tumors, 50), plan.window.spacing_mm)
-    if finer is not None:
-        wanted = ",".join(f"{s:.2g}" for s in finer)
-        console.warn(
-            "the median tumor is less than 1.5 latent cells wide, too small for a good mask, and in memory the "
-            "wanted window allows no finer grid; plan with a finer grid and a smaller window, for example "
-            f"--set window.spacing_mm=[{wanted}] --set window.shape=[48,48,48]"
-        )
+def _warn_of_small_tumors(tumors: Sequence[TumorFacts], plan: Plan, voxel: Triple) -> None:
+    """Warn where the median tumor is narrower than 1.5 latent cells although a smaller window allows finer ones."""
+    downsampling, spacing = _downsampling(plan), plan.window.spacing_mm
+    median, _ = rules.tumor_sizes(tumors).widths(as_triple(downsampling * s for s in spacing))
+    finest = downsampling == 2 and all(s <= 1.01 * v for s, v in zip(spacing, voxel, strict=True))
+    if median >= _FEW_CELLS or finest:
+        return
+    small = as_triple(rules.SMALLEST_SIDE for _ in range(3))
+    settings = {"window.spacing_mm": _listed(voxel), "window.shape": _listed(small)}
+    given = {d.field: d.value for d in plan.decisions if d.source != "rule"}
+    if VAE_DOWNSAMPLING in given:
+        settings[VAE_DOWNSAMPLING] = "2"
+        for name in ("widths", "res_blocks"):  # two levels make cells of two voxels
+            field = VAE_DOWNSAMPLING.replace("downsampling", name)
+            settings.update({field: _listed(given[field][:2])} if field in given else {})
+    console.warn(
+        f"the median tumor is only {median:.1f} latent cells wide, so that its picture and mask are coarse; the scans "
+        f"allow finer cells in a smaller window: plan with "
+        + " ".join(f"--set {field}={value}" for field, value in settings.items())
+    )
 
 
 def _warn_of_large_tumors(tumors: Sequence[TumorFacts], plan: Plan) -> None:
@@ -175,7 +191,8 @@ def _warn_of_large_tumors(tumors: Sequence[TumorFacts], plan: Plan) -> None:
     if not large:
         return
     edges = np.max([tumor.extent_mm for tumor in tumors], axis=0)
-    budget = max(rules.voxel_budget(plan.device, plan.memory_gib), math.prod(window.shape))
+    cells = rules.cell_budget(plan.device) * _downsampling(plan) ** 3
+    budget = max(min(rules.voxel_budget(plan.device, plan.memory_gib), cells), math.prod(window.shape))
     spacing, shape = window.spacing_mm, as_triple(map(max, window.shape, _shape_around(edges, window.spacing_mm)))
     while math.prod(shape) > budget:
         spacing = as_triple(math.ceil(105 * s) / 100 for s in spacing)

@@ -22,9 +22,12 @@ from tumorgen_cli.planning.fingerprint import ChannelFacts, Fingerprint, TumorFa
 PAPER_VOXELS = 128 * 128 * 64
 PAPER_MEMORY_GIB = 24.0
 PAPER_CELL_ML = 3.0
+PAPER_CELLS = 32 * 32 * 16
 CPU_VOXELS = 2**18
-CONTEXT_MM = 25.0
-LARGEST_RESIZE = 2.0
+CPU_CELLS = 2**12
+MEDIAN_CELLS = 5  # latent cells that a median tumor should be wide: its inside, its edge and its shape are then seen
+SMALL_CELLS = 2  # those of the 5th percentile: with less, a tumor is a blurred part of one cell
+CONTEXT_CELLS = 2  # that a window shows on each side of the largest usual tumor: the least that a flow needs
 SIDE_MULTIPLE = 16  # autoencoders downsample by at most 4, and the networks on latents halve their grid twice
 SMALLEST_SIDE = 32
 
@@ -99,40 +102,132 @@ def voxel_budget(device: str, memory_gib: float) -> int:
     return int(largest * min(1.0, memory_gib / (PAPER_MEMORY_GIB if device == "cuda" else 8.0)))
 
 
-def window_mm(
-    tumor_mm: Triple, case_mm: Triple, largest_case_mm: Triple, spacing: Triple, budget: int
-) -> tuple[Triple, str]:
-    """Choose the extent of a window in mm, and the reason as a text.
+def cell_budget(device: str) -> int:
+    """The number of latent cells that a training window may have; the flow's time grows with it.
 
-    A window shows the whole median case if a resize by at most 2 makes it fit, because anatomy is the best context.
-    Otherwise it shows the largest usual tumor with 25 mm around it. It is never larger than the largest case.
+    It is the paper's 32×32×16 on a GPU, and 2^12 on a CPU: as many as the largest windows of `voxel_budget` have with
+    cells of 4 voxels. A flow on finer cells then takes no longer.
+    """
+    return PAPER_CELLS if device == "cuda" else CPU_CELLS
+
+
+@dataclass(frozen=True)
+class TumorSizes:
+    """The 5th, 50th and 95th percentile of the extents of tumors, per axis, in mm."""
+
+    small: Triple
+    median: Triple
+    large: Triple
+
+    def widths(self, cell: Triple) -> tuple[float, float]:
+        """How many cells with these edges in mm a median and a small tumor are wide, on their tightest axis."""
+        median, small = (min(e / c for e, c in zip(each, cell, strict=True)) for each in (self.median, self.small))
+        return median, small
+
+    def fineness(self, cell: Triple) -> float:
+        """How fine cells are for these tumors: 1 where a median tumor is 5 cells wide and a small one 2, or more."""
+        median, small = self.widths(cell)
+        return min(1.0, median / MEDIAN_CELLS, small / SMALL_CELLS)
+
+
+def tumor_sizes(tumors: Sequence[TumorFacts]) -> TumorSizes:
+    """The sizes of tumors."""
+    return TumorSizes(*(extent_percentile_mm(tumors, percentile) for percentile in (5, 50, 95)))
+
+
+@dataclass(frozen=True)
+class WorkingGrid:
+    """A working spacing, the extent of a window in mm, and the voxels per latent cell of the KL-VAE."""
+
+    spacing: Triple
+    window: Triple
+    downsampling: int
+
+
+@dataclass(frozen=True)
+class CaseSizes:
+    """The median voxel of the cases, and their median and largest extent per axis, all in mm."""
+
+    voxel: Triple
+    median: Triple
+    largest: Triple
+
+
+def choose_grid(
+    sizes: TumorSizes, cases: CaseSizes, voxels: int, cells: int, downsamplings: Sequence[int] = (4, 2)
+) -> WorkingGrid:
+    """Choose the working grid whose latent cells fit the tumors.
+
+    For each downsampling, the spacing is the finest one, from the median voxel on, at which the largest usual tumor
+    with 2 cells on each side fits both budgets. The first downsampling is taken, MAISI's 4, unless a later one brings
+    tumors closer to the widths that are wanted: 5 cells for the median, 2 for the 5th percentile. It must gain more in
+    cells than it loses in voxels, because details of the picture are as fine as the voxels.
 
     Args:
-        tumor_mm: Extent of the largest usual tumor.
-        case_mm: Median extent of the cases.
-        largest_case_mm: Largest extent of the cases, per axis.
-        spacing: Median spacing in mm.
-        budget: Number of voxels that a window may have.
+        sizes: The sizes of the tumors.
+        cases: The sizes of the cases.
+        voxels: Number of voxels that a window may have.
+        cells: Number of latent cells that a window may have.
+        downsamplings: Voxels per latent cell that can be chosen, in order of preference.
     """
-    needed = [e + 2 * CONTEXT_MM for e in tumor_mm]
-    voxels = math.prod(c / s for c, s in zip(case_mm, spacing, strict=True))
-    whole = (voxels / budget) ** (1 / 3) <= LARGEST_RESIZE
-    want = [max(r, c) if whole else r for r, c in zip(needed, case_mm, strict=True)]
-    reason = "the whole case, and the largest usual tumor with 25 mm" if whole else "the largest usual tumor with 25 mm"
-    return as_triple(min(w, m) for w, m in zip(want, largest_case_mm, strict=True)), reason
+    best: WorkingGrid | None = None
+    for downsampling in downsamplings:
+        budget = min(voxels, cells * downsampling**3)
+        spacing = _finest_spacing(sizes, cases, downsampling, budget)
+        found = WorkingGrid(spacing, _window_mm(sizes, cases, spacing, downsampling, budget), downsampling)
+        if best is None or _gain(sizes, best, found) > 1:
+            best = found
+    assert best is not None
+    return best
 
 
-def resize_factor(window: Triple, spacing: Triple, budget: int) -> float:
-    """The smallest factor on the spacing, 1 or more, with which the window fits the voxel budget.
+def vae_downsampling(sizes: TumorSizes, spacing: Triple, window: Shape, cells: int) -> int:
+    """Voxels per latent cell for a window: 2 where tumors are narrow with 4 and the window's cells fit their budget.
 
-    The sides of the window are rounded up to multiples of 16 voxels.
+    For a window of `choose_grid` it is that function's choice.
     """
-    sides = [w / s for w, s in zip(window, spacing, strict=True)]
-    edges = {1.0, *(n / (SIDE_MULTIPLE * k) for n in sides for k in range(1, math.ceil(n / SIDE_MULTIPLE) + 1))}
-    for factor in sorted(edge for edge in edges if edge >= 1.0):
-        if math.prod(window_shape(window, as_triple(s * factor for s in spacing))) <= budget:
-            return factor
-    return max(edges)
+    narrow = sizes.fineness(as_triple(4 * s for s in spacing)) < 1
+    return 2 if narrow and math.prod(window) <= cells * 2**3 else 4
+
+
+def _gain(sizes: TumorSizes, before: WorkingGrid, after: WorkingGrid) -> float:
+    """How many times wider tumors become in cells, as far as it is wanted, over how much coarser voxels become."""
+    fineness = [sizes.fineness(as_triple(grid.downsampling * s for s in grid.spacing)) for grid in (before, after)]
+    coarser = math.prod(after.spacing) / math.prod(before.spacing)
+    return fineness[1] / fineness[0] / coarser ** (1 / 3)
+
+
+def _finest_spacing(sizes: TumorSizes, cases: CaseSizes, downsampling: int, budget: int) -> Triple:
+    """The median voxel if the window that is needed fits the budget; else it is made coarser, to a hundredth.
+
+    Edges below some length get this length, so that an axis that is coarse already stays as it is.
+    """
+    edge, smallest = min(cases.voxel), SMALLEST_SIDE**3
+    while True:
+        spacing = as_triple(max(s, edge) for s in cases.voxel)
+        needed = _with_context(sizes, cases, as_triple(CONTEXT_CELLS * downsampling * s for s in spacing))
+        if math.prod(window_shape(needed, spacing)) <= max(budget, smallest):
+            return spacing
+        edge *= 1.01
+
+
+def _with_context(sizes: TumorSizes, cases: CaseSizes, context: Triple) -> Triple:
+    """The extent of the largest usual tumor with a context on each side, at most that of the largest case."""
+    return as_triple(min(e + 2 * c, m) for e, c, m in zip(sizes.large, context, cases.largest, strict=True))
+
+
+def _window_mm(sizes: TumorSizes, cases: CaseSizes, spacing: Triple, downsampling: int, budget: int) -> Triple:
+    """The extent of a window: what is needed, and as much more of what is wanted as fits the budget.
+
+    Wanted are 4 cells on each side of the largest usual tumor, or half of its width if that is more, within the median
+    case: the surroundings in which a tumor is drawn are then about as large as the tumor, whatever its size.
+    """
+    least = as_triple(CONTEXT_CELLS * downsampling * s for s in spacing)
+    needed = _with_context(sizes, cases, least)
+    wanted = _with_context(sizes, cases, as_triple(max(2 * c, e / 2) for c, e in zip(least, sizes.large, strict=True)))
+    wanted = as_triple(max(n, min(w, m)) for n, w, m in zip(needed, wanted, cases.median, strict=True))
+    shares = (as_triple(n + k / 32 * (w - n) for n, w in zip(needed, wanted, strict=True)) for k in range(32, -1, -1))
+    return next((seen for seen in shares if math.prod(window_shape(seen, spacing)) <= budget), needed)
 
 
 def window_shape(window: Triple, spacing: Triple) -> Shape:
@@ -172,52 +267,6 @@ def latent_channels(spacing: Triple, downsampling: int) -> tuple[float, int]:
     return round(cell, 2), 4 * 2 ** min(doublings, 2)
 
 
-def spacing_for_small_tumors(median_tumor_mm: Triple, spacing: Triple) -> Triple | None:
-    """A finer working spacing if the median tumor is narrower than 1.5 latent cells on some axis, else None.
-
-    On the latent grid, the mask of such a tumor is an average that never reaches 0.5, so the drawn mask would be empty.
-    With the finer spacing, the tumor is two cells wide.
-    """
-    if all(e >= 1.5 * 4 * s for e, s in zip(median_tumor_mm, spacing, strict=True)):
-        return None
-    return as_triple(min(s, e / 8) for e, s in zip(median_tumor_mm, spacing, strict=True))
-
-
-def small_tumor_grid(
-    median_tumor_mm: Triple, tumor_mm: Triple, window: Triple, largest_case_mm: Triple, spacing: Triple, budget: int
-) -> tuple[Triple, Triple] | None:
-    """Choose a finer working spacing and a window for tumors that are small compared to latent cells.
-
-    The window is as much of the wanted window as fits with the finer spacing, and at least the largest usual tumor with
-    25 mm around it.
-
-    Args:
-        median_tumor_mm: Extent of the median tumor.
-        tumor_mm: Extent of the largest usual tumor.
-        window: The wanted extent of the window in mm.
-        largest_case_mm: Largest extent of the cases, per axis.
-        spacing: Working spacing without this rule, in mm.
-        budget: Number of voxels that a window may have.
-
-    Returns:
-        Spacing and window in mm; None if tumors are not small, or if no finer spacing fits the budget.
-    """
-    finer = spacing_for_small_tumors(median_tumor_mm, spacing)
-    if finer is None:
-        return None
-    needed = [min(e + 2 * CONTEXT_MM, m) for e, m in zip(tumor_mm, largest_case_mm, strict=True)]
-    factor = resize_factor(as_triple(needed), finer, budget)
-    working = as_triple(s * factor for s in finer)
-    if any(w > s for w, s in zip(working, spacing, strict=True)):
-        return None
-    shares = (
-        as_triple(r + k / 32 * max(0.0, w - r) for r, w in zip(needed, window, strict=True)) for k in range(32, -1, -1)
-    )
-    fitting = (seen for seen in shares if math.prod(window_shape(seen, working)) <= budget)
-    window_seen = next(fitting, None)
-    return None if window_seen is None else (working, window_seen)
-
-
 def surface_tolerance_mm(spacing: Triple) -> float:
     """Tolerance of the normalized surface Dice: the largest edge of the median voxel, rounded to 0.1 mm.
 
@@ -229,6 +278,11 @@ def surface_tolerance_mm(spacing: Triple) -> float:
 def smallest_volume_ml(tumors: Sequence[TumorFacts]) -> float:
     """Half of the smallest training tumor, in ml; a smaller drawn tumor counts as an empty draw."""
     return round(min(tumor.volume_ml for tumor in tumors) / 2, 4)
+
+
+def largest_patch(window: Shape) -> Shape:
+    """The largest patch of an autoencoder: the window, with sides of at least 48, so that it learns several sizes."""
+    return as_triple(max(n, SMALLEST_SIDE + SIDE_MULTIPLE) for n in window)
 
 
 def patches_per_step(patch: Shape) -> int:
