@@ -158,7 +158,7 @@ def _plan_vqgan(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
     d.take("latent_channels", 8, _PUBLISHED)
     d.take("codes", 16384, _PUBLISHED)
     reason = "the largest; sides are drawn from 32 up, as for the KL-VAE; published: 96 voxels only"
-    patch = d.take("patch", window.shape, reason)
+    patch = d.take("patch", rules.largest_patch(window.shape), reason)
     reason = "2 published; together no larger than the paper's window"
     d.take("batch", min(2, rules.patches_per_step(patch)) if large else 1, reason, patch=patch)
     reason = "as much time as the KL-VAE's training on the same device"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ from tumorgen_cli.geometry import SHELL_MM
 from tumorgen_cli.methods.latent.autoencoder import VaeConfig, levels_for
 from tumorgen_cli.models.rectified_flow import Solver
 from tumorgen_cli.planning import rules
+from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Decisions, WindowPlan
 from tumorgen_cli.planning.ranges import (
     Batch,
@@ -146,18 +148,21 @@ class TumorGenConfig:
     sampling: TumorGenSampling
 
 
-def plan_tumorgen(d: Decisions, tumors: int, window: WindowPlan, budget: DeviceBudget) -> None:
-    """Take every field of a `TumorGenConfig` into `d`; `tumors` is the number of training tumors."""
-    _plan_vae(d.within("vae"), window, budget)
-    _plan_flow(d.within("flow"), tumors, budget)
+def plan_tumorgen(d: Decisions, tumors: Sequence[TumorFacts], window: WindowPlan, budget: DeviceBudget) -> None:
+    """Take every field of a `TumorGenConfig` into `d`; `tumors` are the training tumors."""
+    _plan_vae(d.within("vae"), rules.tumor_sizes(tumors), window, budget)
+    _plan_flow(d.within("flow"), len(tumors), budget)
     _plan_refiner(d.within("refiner"), budget)
     _plan_sampling(d.within("sampling"))
 
 
-def _plan_vae(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
+def _plan_vae(d: Decisions, sizes: rules.TumorSizes, window: WindowPlan, budget: DeviceBudget) -> None:
     large = budget.large
     widths = "MAISI's widths from 16 GiB up" if large else "small enough to learn from tens of scans, and on a CPU"
-    downsampling = d.take("downsampling", 4, "MAISI's")
+    reason = "MAISI's 4; 2 where tumors are narrow: the median below 5 cells, or the 5th percentile below 2"
+    cells = rules.cell_budget(budget.device)
+    downsampling = rules.vae_downsampling(sizes, window.spacing_mm, window.shape, cells)
+    downsampling = d.take("downsampling", downsampling, reason, tumor_50_mm=sizes.median, tumor_5_mm=sizes.small)
     levels = levels_for(downsampling)
     d.take("widths", ((64, 128, 256) if large else (16, 32, 64))[:levels], widths, memory_gib=budget.memory_gib)
     d.take("res_blocks", (2, 2, 2)[:levels], "MAISI's")
@@ -165,7 +170,7 @@ def _plan_vae(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
     reason = "the paper's 4; doubled when a latent cell's volume exceeds the paper's 3.0 ml"
     d.take("latent_channels", latents, reason, cell_ml=cell)
     reason = "the largest; sides are drawn from 32 up: trained with one size only, a VAE shifts intensities at others"
-    patch = d.take("patch", window.shape, reason)
+    patch = d.take("patch", rules.largest_patch(window.shape), reason)
     reason = "together no larger than the paper's window"
     d.take("batch", rules.patches_per_step(patch) if large else 1, reason, patch=patch)
     reason = "4000 on a CPU gave 36.7 dB from 32 PET cases; 20000 is not measured"

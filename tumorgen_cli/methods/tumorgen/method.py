@@ -75,7 +75,7 @@ class TumorGen(Method):
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         """Take every field of `TumorGenConfig` into `d`."""
-        plan_tumorgen(d, max(1, len(fingerprint.tumors)), window, budget)
+        plan_tumorgen(d, fingerprint.tumors, window, budget)
 
     # -- networks ----------------------------------------------------------------------------------------------
     @cached_property
