@@ -19,6 +19,7 @@ from tumorgen_cli.pipeline import preprocess
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing import windows
 from tumorgen_cli.preprocessing.cases import load_case
+from tumorgen_cli.preprocessing.healthy import open_healthy
 from tumorgen_cli.preprocessing.windows import cut_mix
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.system import devices
@@ -256,12 +257,12 @@ def test_a_workspace_of_some_cases_has_them_too(unlabeled, phantoms, tmp_path, m
     assert (
         subset_workspace(unlabeled, [*splits.train[:2], *splits.test], tmp_path / "inner", "cpu") == inner
     )  # only a warning
-    assert ft.FreeTumor(inner.plan(), inner)._unlabeled()[0].record.spacing_mm == inner.plan().window.spacing_mm
+    assert open_healthy(inner, inner.plan())[0].record.spacing_mm == inner.plan().window.spacing_mm
 
 
 def test_the_generator_learns_from_them(unlabeled, trained):
     method = ft.FreeTumor(unlabeled.plan(), unlabeled)
-    names = [case.record.case for case in method._unlabeled()]
+    names = [record.case for record in method.healthy_records("gan")]
     assert len(names) == 2
     assert method.trained("segmentor")  # which learns from labels alone
     assert not method.trained("gan")

@@ -14,7 +14,9 @@ from tumorgen_cli.geometry import Box, Triple
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.system.json_records import hash_value, read_fields
+from tumorgen_cli.preprocessing.cases import CaseRecord, ScanIdentity
+from tumorgen_cli.preprocessing.healthy import case_records, unlabeled_records
+from tumorgen_cli.system.json_records import hash_value, read_fields, read_written
 from tumorgen_cli.training.checkpoints import PROGRESS, is_finished, load_weights, read_run, restart_folder
 from tumorgen_cli.training.stage import Stage
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 #: file beside a run that started from given weights: their path, their hash, and the cases they were trained on
 INITIAL = "initial.json"
+#: file beside a run that has learned from scans without labels: what tells each of them
+HEALTHY = "healthy.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,14 @@ class Sampling:
     steps: int | None = None
     solver: str | None = None
     kind: str | None = None
+
+
+@dataclass(frozen=True)
+class HealthyScan:
+    """A scan without labels that a method has learned from: its name, and what tells it under whatever name."""
+
+    name: str
+    scan: ScanIdentity
 
 
 class Method(ABC):
@@ -151,11 +163,20 @@ class Method(ABC):
         return fresh if fresh.is_dir() else self.folder(stage)
 
     def inputs_hash(self, name: str) -> str:
-        """Hash of what stage `name` depends on: data, settings, and the weights of the stages before it."""
+        """Hash of what stage `name` depends on: data, settings, healthy scans, and the weights of earlier stages."""
         before = self.stages[: self.stages.index(name)]
         version = [self.format_versions[name]] if name in self.format_versions else []
+        scans = [(record.case, record.hashes[0]) for record in self.healthy_records(name)]
+        healthy = [getattr(self.settings(name), "healthy_share", None), scans] if scans else []
         weights = (self.weights_hash(stage) for stage in before)
-        return hash_value([self.data_inputs(), learning_settings(self.settings(name)), *version, *weights])
+        return hash_value([self.data_inputs(), learning_settings(self.settings(name)), *version, *healthy, *weights])
+
+    def healthy_records(self, name: str) -> tuple[CaseRecord, ...]:
+        """The scans without labels that stage `name` learns from: those of the workspace, if it has a share for them.
+
+        The share is the field `healthy_share` of the stage's settings.
+        """
+        return unlabeled_records(self.workspace) if getattr(self.settings(name), "healthy_share", 0) else ()
 
     def data_inputs(self) -> list[Any]:
         """What every stage depends on: cases, working grid, channels, precision, seed and training split."""
@@ -177,15 +198,25 @@ class Method(ABC):
         """
         return read_run(self.folder(stage)).weights_hash
 
-    def learned_from(self) -> tuple[str, ...]:
-        """The cases that the method has seen: the training cases, and those that given initial weights were trained on.
+    def learned_from_healthy(self) -> tuple[HealthyScan, ...]:
+        """The scans without labels that the method has seen, also by given initial weights.
 
         The name is that of the field in `set.json`.
+        """
+        return tuple(dict.fromkeys(scan for stage in self.stages for scan in read_healthy(self.folder(stage))))
+
+    def learned_from(self) -> tuple[str, ...]:
+        """The cases that the method has seen, by name.
+
+        They are the training cases, those that given initial weights were trained on, and those whose voxels a scan
+        without labels has that it has seen. The name is that of the field in `set.json`.
         """
         own = self.workspace.splits().train
         files = [path for stage in self.stages if (path := self.folder(stage) / INITIAL).is_file()]
         remedy = "train the stage anew, with `tumorgen train STAGE --restart` and the same --init"
         other = {case for path in files for case in read_fields(path, remedy, cases=tuple[str, ...])["cases"]}
+        if healthy := {each.scan for each in self.learned_from_healthy()}:
+            other |= {record.case for record in case_records(self.workspace) if record.scan in healthy}
         return (*own, *sorted(other - {*own}))
 
     def planned_iterations(self, name: str) -> int:
@@ -216,9 +247,23 @@ class Method(ABC):
         return not ready or bool(known != self.inputs_hash(name))
 
 
+def read_healthy(folder: Path) -> tuple[HealthyScan, ...]:
+    """Read which scans without labels the run in a folder has learned from.
+
+    Raises:
+        StateError: The file is damaged.
+    """
+    path, remedy = folder / HEALTHY, "train the stage anew, with `tumorgen train STAGE --restart`"
+    what = "the scans without labels that the stage has learned from"
+    return read_written(tuple[HealthyScan, ...], path, remedy, what, "A file is damaged") if path.is_file() else ()
+
+
 def learning_settings(section: Any) -> dict[str, Any]:
-    """A stage's section of the plan without its length and its warning limits, which do not change what is learned."""
-    return {k: v for k, v in vars(section).items() if k not in ("iterations", "least_psnr")}
+    """A stage's section of the plan without what does not change what is learned.
+
+    That is its length, its warning limits, and the share of healthy scans, which counts only if there are any.
+    """
+    return {k: v for k, v in vars(section).items() if k not in ("iterations", "least_psnr", "healthy_share")}
 
 
 @dataclass(frozen=True)

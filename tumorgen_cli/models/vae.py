@@ -8,7 +8,7 @@ standardized: per channel (z - mean) / std, with mean and std stored as buffers 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
@@ -137,15 +137,20 @@ class KlVae(Autoencoder):
             hidden = block(hidden)
         return hidden.float(), tuple(features)
 
-    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, noise: Tensor, change: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, mean and sigma of the latents for training; not standardized.
 
         Args:
             image: (B, C, X, Y, Z) in [-1, 1].
             noise: Standard normal noise (B, L, x, y, z) for the latents.
+            change: Changes the drawn latents before they are decoded.
         """
         mean, sigma = self.net.encode(image)
-        return self.net.decode(mean + sigma * noise).float(), mean.float(), sigma.float()
+        drawn = mean + sigma * noise
+        picture = self.net.decode(drawn if change is None else change(drawn))
+        return picture.float(), mean.float(), sigma.float()
 
 
 def _per_channel(vector: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
-from tumorgen_cli.methods.base import INITIAL, Method
+from tumorgen_cli.methods.base import HEALTHY, INITIAL, HealthyScan, Method, read_healthy
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
@@ -119,6 +119,7 @@ def train_stage(
                 shutil.rmtree(target, ignore_errors=True)
             if first and not (target / "last.pt").is_file():
                 _note_initial(workspace, target, initial)
+                _note_healthy(method, stage, target, initial)
         run = train(made, target, method.device, method.plan.precision, planned)
         with in_turn():
             settle_restart(folder)
@@ -187,6 +188,15 @@ def _note_initial(workspace: Workspace, folder: Path, initial: Path | None) -> N
         seen |= {*read_fields(before, "give other weights", cases=tuple[str, ...])["cases"]}
     own = {facts.case for facts in workspace.fingerprint().cases}
     write_json(path, {"file": str(initial), "hash": hash_file(initial), "cases": sorted(seen & own)})
+
+
+def _note_healthy(method: Method, stage: str, folder: Path, initial: Path | None) -> None:
+    """Record the scans without labels that a stage learns from, and those of the weights that it starts with."""
+    before = () if initial is None else read_healthy(initial.parent)
+    own = (HealthyScan(record.case, record.scan) for record in method.healthy_records(stage))
+    (folder / HEALTHY).unlink(missing_ok=True)
+    if seen := tuple(dict.fromkeys((*before, *own))):
+        write_json(folder / HEALTHY, seen)
 
 
 def train_stages(

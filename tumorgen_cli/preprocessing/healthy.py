@@ -77,15 +77,21 @@ def _read_version(folder: Path, _version: tuple[int, int, int] | None) -> CaseRe
     return read_case_record(folder)
 
 
+def case_records(workspace: Workspace) -> tuple[CaseRecord, ...]:
+    """The records of the preprocessed cases of the data set.
+
+    Raises:
+        StateError: a record is damaged.
+    """
+    splits = workspace.splits()
+    folders = [workspace.cases / case for case in (*splits.train, *splits.test)]
+    versions = {folder: file_version(folder / "case.json") for folder in folders}
+    return tuple(_read_version(folder, version) for folder, version in versions.items() if version is not None)
+
+
 def labeled_twins(workspace: Workspace) -> dict[str, str]:
     """The scans without labels that have the voxels of a preprocessed case of the data set; the case, by the scan."""
-    splits = workspace.splits()
-    records = [
-        _read_version(folder, version)
-        for case in (*splits.train, *splits.test)
-        if (version := file_version((folder := workspace.cases / case) / "case.json")) is not None
-    ]
-    cases = {record.scan: record.case for record in records}
+    cases = {record.scan: record.case for record in case_records(workspace)}
     return {each.case: cases[each.scan] for each in unlabeled_records(workspace) if each.scan in cases}
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tumorgen_cli.methods.latent import autoencoder as ae
-from tumorgen_cli.methods.latent import quality
+from tumorgen_cli.methods.latent.scans import TrainingScans, statistic_windows
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.models.vae import KlVae
@@ -135,22 +135,22 @@ def test_the_critic_trains_itself_alone(trained):
 def test_items_are_functions_of_their_number(trained):
     plan = trained.plan()
     config = TumorGen(plan, trained).config.vae
-    cases = ae.load_cases(trained, trained.splits().train)
-    item = ae.vae_item(cases, plan, config, 5)
-    first, again, other = item(7), ae.vae_item(cases, plan, config, 5)(7), item(8)
+    scans = TrainingScans(ae.load_cases(trained, trained.splits().train))
+    item = ae.vae_item(scans, plan, config, 5)
+    first, again, other = item(7), ae.vae_item(scans, plan, config, 5)(7), item(8)
     assert first["noise"].shape == (4, *(n // 4 for n in first["image"].shape[1:]))
     assert all(array.dtype == np.float32 for array in first.values())
     assert np.abs(first["image"]).max() <= 1
     for key in first:
         np.testing.assert_array_equal(first[key], again[key])
         assert not np.array_equal(first[key], other[key])
-    assert not np.array_equal(ae.vae_item(cases, plan, config, 6)(7)["image"], first["image"])
+    assert not np.array_equal(ae.vae_item(scans, plan, config, 6)(7)["image"], first["image"])
 
 
 def test_patches_of_every_size_also_larger_than_the_scan_alike_within_a_step(trained):
     plan = trained.plan()
     config = replace(TumorGen(plan, trained).config.vae, patch=(64, 48, 16), batch=2)
-    item = ae.vae_item(ae.load_cases(trained, trained.splits().train), plan, config, 0)
+    item = ae.vae_item(TrainingScans(ae.load_cases(trained, trained.splits().train)), plan, config, 0)
     shapes = []
     for step in range(16):
         pair = [item(2 * step), item(2 * step + 1)]
@@ -165,11 +165,10 @@ def test_patches_of_every_size_also_larger_than_the_scan_alike_within_a_step(tra
 def test_latents_are_measured_to_mean_0_and_spread_1(trained):
     plan = trained.plan()
     method = find_method("tumorgen")(plan, trained)
-    cases = ae.load_cases(trained, trained.splits().train)
-    ae.measure_latent_statistics(method.vae, cases, plan, "cpu")
+    scans = TrainingScans(ae.load_cases(trained, trained.splits().train))
+    windows = [*statistic_windows(method, scans)]
+    ae.measure_latent_statistics(method.vae, windows, plan, "cpu")
     with torch.inference_mode():
-        z = torch.cat(
-            [method.vae.encode(torch.from_numpy(quality.whole_image(c, plan, 4))[None]).flatten(2) for c in cases], 2
-        ).double()
+        z = torch.cat([method.vae.encode(torch.from_numpy(each)[None]).flatten(2) for each in windows], 2).double()
     torch.testing.assert_close(z.mean((0, 2)), torch.zeros(4).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(z.std((0, 2)), torch.ones(4).double(), atol=1e-2, rtol=0)

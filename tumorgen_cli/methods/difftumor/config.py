@@ -54,6 +54,7 @@ class VqGanConfig:
         matching_weight: weight of the feature-matching term.
         adversarial_weight: weight of the adversarial term.
         adversarial_from: share of the iterations after which the critics count.
+        healthy_share: share of the patches that are of scans without labels, if the workspace has any.
         least_psnr: below this PSNR in dB on held-out cases, the diffusion starts with a warning.
     """
 
@@ -72,6 +73,7 @@ class VqGanConfig:
     matching_weight: Weight
     adversarial_weight: Weight
     adversarial_from: Share
+    healthy_share: Share
     least_psnr: Decibels
 
 
@@ -171,6 +173,7 @@ def _plan_vqgan(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
     d.take("matching_weight", 4.0, _PUBLISHED)
     d.take("adversarial_weight", 1.0, _PUBLISHED)
     d.take("adversarial_from", 0.5, "published: step 10,000; here a share, for shorter trainings")
+    d.take("healthy_share", 0.5, "as the KL-VAE's; published: the autoencoder learns from many scans without labels")
     d.take("least_psnr", 30.0, "below it synthetic tumors look blurred; the diffusion then starts with a warning")
 
 

@@ -30,6 +30,7 @@ from tumorgen_cli.methods.latent.quality import (
     reconstruction_preview,
     reconstruction_quality,
 )
+from tumorgen_cli.methods.latent.scans import statistic_windows, training_scans
 from tumorgen_cli.methods.mask_prior import load_donors, place_mask
 from tumorgen_cli.models import ddpm
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
@@ -49,12 +50,12 @@ class DiffTumor(Method):
     section = DiffTumorConfig
     stages = ("vqgan", "ddpm")
     solvers = ddpm.SAMPLERS
-    format_versions: ClassVar[Mapping[str, int]] = {"vqgan": 2}
+    format_versions: ClassVar[Mapping[str, int]] = {"vqgan": 3}
     keeps_background = True
     SOURCE = (
         "Chen et al., Towards Generalizable Tumor Synthesis, CVPR 2024; settings of its published code. Deviations: "
-        "The VQGAN is trained on the data set's own cases, on patches of several sizes, with MAISI's blocks. Its "
-        "codebook follows the mean of its vectors and replaces unused codes; its perceptual loss uses "
+        "The VQGAN is trained on the data set's own cases, and on healthy scans if the workspace has any. Patches have "
+        "several sizes, and the blocks are MAISI's. Its codebook follows the mean of its vectors and replaces unused codes; its perceptual loss uses "
         "EfficientNet-Lite0. Latents are standardized per channel, not mapped to [-1, 1] by the codebook's extremes, "
         "and clipped at ten standard deviations. The critics have 32 channels instead of 64 and that code's hinge "
         "loss instead of eq. 3's logarithms; their verdicts are averaged over the volume and three slices, so that "
@@ -104,6 +105,7 @@ class DiffTumor(Method):
         c, plan = self.config.vqgan, self.plan
         splits = self.workspace.splits()
         train, test = load_cases(self.workspace, splits.train), load_cases(self.workspace, splits.test)
+        scans = training_scans(self, "vqgan", train)
         steps = iterations or c.iterations
         seed = derive_seed(plan.seed, "vqgan")
 
@@ -111,7 +113,7 @@ class DiffTumor(Method):
             rng = np.random.default_rng([seed, number])
             fools = np.float32(number // c.batch >= c.adversarial_from * steps)
             shape = patch_shape(c.patch, seed, number // c.batch)
-            return {"image": draw_patch(train, plan, shape, rng), "planes": rng.integers(0, shape), "fools": fools}
+            return {"image": draw_patch(scans, plan, shape, rng), "planes": rng.integers(0, shape), "fools": fools}
 
         self.vqgan.to(self.device)
         critics = Critics(len(plan.channels)).to(self.device)
@@ -122,7 +124,7 @@ class DiffTumor(Method):
         )
 
         def finish() -> dict[str, float]:
-            measure_latent_statistics(self.vqgan, train, plan, self.device)
+            measure_latent_statistics(self.vqgan, statistic_windows(self, scans), plan, self.device)
             return reconstruction_quality(self.vqgan, test, plan, self.device) if test else {}
 
         return Stage(

@@ -38,7 +38,8 @@ from tumorgen_cli.models.unet import make_unet
 from tumorgen_cli.planning.fingerprint import Fingerprint, TumorFacts
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.cases import Case, is_done, load_case, read_case_record
+from tumorgen_cli.preprocessing.cases import CaseRecord
+from tumorgen_cli.preprocessing.healthy import Scans, open_healthy, unlabeled_records
 from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
 from tumorgen_cli.system.devices import DeviceBudget
@@ -111,14 +112,16 @@ class FreeTumor(Method):
 
     # -- training ----------------------------------------------------------------------------------------------
     def inputs_hash(self, name: str) -> str:
-        """As for every method; the generator also depends on masks, tumor removal and unlabeled scans."""
+        """As for every method; the generator also depends on masks and tumor removal."""
         own = super().inputs_hash(name)
         if name == "segmentor":
             return own
         removal = (self.plan.paste.heal_mm, self.plan.paste.seen_in)
-        records = (read_case_record(folder) for folder in self._unlabeled_folders())
-        scans = [(record.case, record.inputs_hash) for record in records]
-        return hash_value([own, self.config.mask, removal, scans])
+        return hash_value([own, self.config.mask, removal])
+
+    def healthy_records(self, name: str) -> tuple[CaseRecord, ...]:
+        """The generator learns from all scans without labels: it draws from them and from the cases alike."""
+        return unlabeled_records(self.workspace) if name == "gan" else ()
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
         """The training stage `name`."""
@@ -149,9 +152,9 @@ class FreeTumor(Method):
         cases = load_cases(self.workspace, self.workspace.splits().train)
         self.load_frozen({"segmentor": self.segmentor}, "segmentor")
         self.donors, _ = load_donors(self.config.mask, self.workspace)
-        unlabeled = self._unlabeled()
-        self._check_unlabeled(unlabeled)
-        healthy = HealthyWindows([*cases, *unlabeled], plan, self.config, self._tumors(), self.donors)
+        unlabeled = open_healthy(self.workspace, plan).folders
+        scans = Scans([*(self.workspace.cases / case.record.case for case in cases), *unlabeled])
+        healthy = HealthyWindows(scans, plan, self.config, self._tumors(), self.donors)
         real, seed = find_candidates(cases), derive_seed(plan.seed, "gan")
         classifier = PatchDiscriminator(
             spatial_dims=3,
@@ -191,30 +194,6 @@ class FreeTumor(Method):
             finish=self._gan_quality,
         )
 
-    def _unlabeled(self) -> list[Case]:
-        """The tumor-free scans of the workspace, ordered by name."""
-        return [load_case(folder) for folder in self._unlabeled_folders()]
-
-    def _unlabeled_folders(self) -> list[Path]:
-        """The folders of these scans, ordered by name."""
-        return [path.parent for path in sorted(self.workspace.unlabeled.glob("*/case.json"))]
-
-    def _check_unlabeled(self, unlabeled: Sequence[Case]) -> None:
-        """Check that the tumor-free scans are preprocessed by this plan.
-
-        Raises:
-            StateError: Another plan was used for some of them.
-        """
-        names = [case.record.case for case in unlabeled]
-        stale = [name for name in names if not is_done(self.plan, name, self.workspace.unlabeled / name)]
-        if stale:
-            found = f"{len(stale)} scans made by another plan ({abbreviate_list(stale)})"
-            remedy = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
-            raise StateError(
-                "Unlabeled scans are stale",
-                [Fault(str(self.workspace.unlabeled), found, "the present plan's", remedy)],
-            )
-
     def _tumors(self) -> tuple[TumorFacts, ...]:
         """Facts of the training tumors."""
         return self.workspace.fingerprint().of(self.workspace.splits().train).tumors
@@ -251,7 +230,7 @@ class FreeTumor(Method):
             "proportion": float(found.mean()),
             "passed": float((found >= self.config.filter.threshold).mean()),
             "proportion_before": float(np.mean(before)),
-            "unlabeled_scans": float(len(self._unlabeled())),
+            "unlabeled_scans": float(len(self.healthy_records("gan"))),
         }
 
     def _segmentor_preview(self, path: Path) -> None:

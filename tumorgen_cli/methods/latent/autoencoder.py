@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +16,16 @@ from torch import Tensor, nn
 
 from tumorgen_cli.geometry import Shape, as_triple, cut, draw_window_start
 from tumorgen_cli.methods.base import Method
+from tumorgen_cli.methods.latent.equivariance import draw_change, unpack_change
 from tumorgen_cli.methods.latent.quality import (
     inference_context,
     reconstruction_preview,
     reconstruction_quality,
-    whole_image,
 )
+from tumorgen_cli.methods.latent.scans import TrainingScans, statistic_windows, training_scans
+from tumorgen_cli.models.efficientnet import Perceptual
 from tumorgen_cli.models.vae import Autoencoder, KlVae
+from tumorgen_cli.models.vqgan import cut_planes
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.ranges import (
@@ -30,6 +33,7 @@ from tumorgen_cli.planning.ranges import (
     Decibels,
     Iterations,
     LearningRate,
+    Share,
     ShareBelowOne,
     Sides,
     VaeBlocks,
@@ -47,7 +51,6 @@ from tumorgen_cli.training.checkpoints import check_initial
 from tumorgen_cli.training.stage import Objective, Stage
 
 _SHAPE_STREAM = 9  # stream of random numbers for the patches' shapes, separate from the items' own
-_MOST_CASES = 64  # whose latents are measured
 _MOST_FAULTS = 12
 
 
@@ -68,6 +71,9 @@ class VaeConfig:
         square_weight: weight of the squared error, relative to the L1 term.
         gradient_weight: weight of the gradient difference, relative to the L1 term.
         adversarial_weight: weight of the adversarial term, relative to the L1 term; 0 trains no critic.
+        perceptual_weight: weight of the perceptual term, relative to the L1 term; 0 loads no feature network.
+        equivariance: share of the steps in which changed latents are decoded (`equivariance.Change`).
+        healthy_share: share of the patches that are of scans without labels, if the workspace has any.
         ema: decay of the moving average of the weights.
         least_psnr: below this PSNR in dB on held-out cases, later stages start with a warning.
     """
@@ -84,6 +90,9 @@ class VaeConfig:
     square_weight: Weight
     gradient_weight: Weight
     adversarial_weight: Weight
+    perceptual_weight: Weight
+    equivariance: Share
+    healthy_share: Share
     ema: ShareBelowOne
     least_psnr: Decibels
 
@@ -108,22 +117,37 @@ def levels_for(downsampling: int) -> int:
 
 
 class VaeObjective(nn.Module):
-    """L1 + squared error + gradient difference + KL, and an adversarial term if there is a critic.
+    """L1 + squared error + gradient difference + KL; an adversarial and a perceptual term where they have a weight.
 
-    Source: MAISI (arXiv 2409.11169) for L1, KL and the adversarial term.
-    Deviation: Squared error and gradient difference are added, the KL term is a mean over elements, and there is no
-        perceptual term.
+    In a share of the steps the latents are mirrored, turned and made smaller before they are decoded, and the image is
+    changed in the same way.
+
+    Source: MAISI (arXiv 2409.11169) for L1, KL, the adversarial and the perceptual term; EQ-VAE (arXiv 2502.09509) for
+        the changed latents.
+    Deviation: Squared error and gradient difference are added, and the KL term is a mean over elements, where MAISI has
+        a sum over those of a patch. The perceptual term compares a slice along each axis by EfficientNet-Lite0.
     """
 
     def __init__(self, vae: KlVae, config: VaeConfig, critic: nn.Module | None) -> None:
         super().__init__()
         self.vae, self.config = vae, config
         self._critic = (critic,)  # the tuple keeps the critic out of this module's parameters
+        self._perceptual = (Perceptual() if config.perceptual_weight else None,)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its terms for a batch of `image` (B, C, X, Y, Z) and `noise` (B, L, x, y, z)."""
+        """The loss and its terms for a batch.
+
+        Args:
+            batch: `image` (B, C, X, Y, Z), `noise` (B, L, x, y, z); with `equivariance` `change` (B, 8), see
+                `Change.packed`; with a perceptual term `planes` (B, 3), the places of its slices as shares of a side.
+        """
         image = batch["image"]
-        picture, mean, sigma = self.vae(image, batch["noise"])
+        change = unpack_change(batch["change"]) if "change" in batch else None
+        if change is None:
+            picture, mean, sigma = self.vae(image, batch["noise"])
+        else:
+            picture, mean, sigma = self.vae(image, batch["noise"], change.of_latents)
+            image = change.of_image(image, self.config.downsampling)
         terms = {
             "l1": (picture - image).abs().mean(),
             "square": (picture - image).square().mean(),
@@ -137,6 +161,12 @@ class VaeObjective(nn.Module):
             + c.gradient_weight * terms["gradient"]
             + c.kl_weight * terms["kl"]
         )
+        perceptual = self._perceptual[0]
+        if perceptual is not None:
+            planes = (batch["planes"] * torch.tensor(image.shape[2:], device=image.device)).long()
+            pairs = zip(cut_planes(picture, planes), cut_planes(image, planes), strict=True)
+            terms["perceptual"] = torch.stack([perceptual(a.flatten(0, 1), b.flatten(0, 1)) for a, b in pairs]).mean()
+            loss = loss + c.perceptual_weight * terms["perceptual"]
         critic = self._critic[0]
         if critic is not None:
             for parameter in critic.parameters():
@@ -206,12 +236,12 @@ def patch_shape(largest: Shape, seed: int, step: int) -> Shape:
     return as_triple(int(rules.SIDE_MULTIPLE * n) for n in drawn)
 
 
-def draw_patch(cases: Sequence[Case], plan: Plan, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+def draw_patch(scans: TrainingScans, plan: Plan, shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """A random patch (C, *shape) in [-1, 1], mirrored, with changed brightness.
 
-    If the drawn case has tumors, two thirds of its patches lie around one of them; all others lie anywhere.
+    If the drawn scan has tumors, two thirds of its patches lie around one of them; all others lie anywhere.
     """
-    case = cases[int(rng.integers(len(cases)))]
+    case = scans.draw(rng)
     start = draw_window_start(case.record.shape, shape, rng)
     if case.record.components and rng.random() < 2 / 3:
         component = case.record.components[int(rng.integers(len(case.record.components)))]
@@ -224,14 +254,20 @@ def draw_patch(cases: Sequence[Case], plan: Plan, shape: Shape, rng: np.random.G
     return augment(image, np.ones(shape, np.float32), rng, spatial=False)[0]
 
 
-def vae_item(cases: Sequence[Case], plan: Plan, config: VaeConfig, seed: int) -> Callable[[int], dict[str, Any]]:
-    """A function that returns the training item of a number: a patch, and noise for its latents."""
+def vae_item(scans: TrainingScans, plan: Plan, config: VaeConfig, seed: int) -> Callable[[int], dict[str, Any]]:
+    """A function that returns the training item of a number: a patch, noise for its latents, and what terms need."""
 
     def item(number: int) -> dict[str, Any]:
         rng = np.random.default_rng([seed, number])
         shape = patch_shape(config.patch, seed, number // config.batch)
         latent = (config.latent_channels, *(n // config.downsampling for n in shape))
-        return {"image": draw_patch(cases, plan, shape, rng), "noise": rng.standard_normal(latent, np.float32)}
+        drawn = {"image": draw_patch(scans, plan, shape, rng), "noise": rng.standard_normal(latent, np.float32)}
+        if config.equivariance:
+            step, spacing = number // config.batch, plan.window.spacing_mm
+            drawn["change"] = draw_change(config.equivariance, spacing, latent[1:], seed, step)
+        if config.perceptual_weight:
+            drawn["planes"] = rng.random(3, np.float32)
+        return drawn
 
     return item
 
@@ -239,7 +275,7 @@ def vae_item(cases: Sequence[Case], plan: Plan, config: VaeConfig, seed: int) ->
 def vae_stage(
     method: Method, vae: KlVae, config: VaeConfig, iterations: int | None = None, initial: Path | None = None
 ) -> Stage:
-    """The training stage of a KL-VAE on the training cases; previews show held-out cases.
+    """The training stage of a KL-VAE on the training cases and scans without labels; previews show held-out cases.
 
     Args:
         method: The method whose stage `vae` it is.
@@ -250,6 +286,7 @@ def vae_stage(
     """
     plan, device, splits = method.plan, method.device, method.workspace.splits()
     train, test = load_cases(method.workspace, splits.train), load_cases(method.workspace, splits.test)
+    scans = training_scans(method, "vae", train)
     if initial is not None:
         load_initial(vae, initial)
     vae.to(device)
@@ -259,7 +296,7 @@ def vae_stage(
         objectives.append(Objective("critic", CriticObjective(critic, vae), config.learning_rate))
 
     def finish() -> dict[str, float]:
-        measure_latent_statistics(vae, train, plan, device)
+        measure_latent_statistics(vae, statistic_windows(method, scans), plan, device)
         return reconstruction_quality(vae, test, plan, device) if test else {}
 
     return Stage(
@@ -267,7 +304,7 @@ def vae_stage(
         title="KL-VAE",
         models={"vae": vae},
         objectives=tuple(objectives),
-        item=vae_item(train, plan, config, derive_seed(plan.seed, "vae")),
+        item=vae_item(scans, plan, config, derive_seed(plan.seed, "vae")),
         iterations=iterations or config.iterations,
         batch=config.batch,
         ema=config.ema,
@@ -278,21 +315,17 @@ def vae_stage(
 
 
 @torch.no_grad()
-def measure_latent_statistics(codec: Autoencoder, cases: Sequence[Case], plan: Plan, device: str) -> None:
-    """Set an autoencoder's mean and std per latent channel from the latents of at most 64 cases."""
+def measure_latent_statistics(codec: Autoencoder, windows: Iterable[np.ndarray], plan: Plan, device: str) -> None:
+    """Set an autoencoder's mean and std per latent channel from the latents of windows (C, X, Y, Z) in [-1, 1]."""
     codec.mean.zero_()
     codec.std.fill_(1.0)
-    latent_channels = len(codec.mean)
-    sums = torch.zeros(latent_channels, dtype=torch.float64, device=codec.mean.device)
+    sums = torch.zeros(len(codec.mean), dtype=torch.float64, device=codec.mean.device)
     squares, count = torch.zeros_like(sums), 0
-    for case in list(cases)[:_MOST_CASES]:
+    for window in windows:
         with inference_context(plan.precision, device):
-            z = codec.encode(torch.from_numpy(whole_image(case, plan, codec.downsampling))[None].to(device)).double()
-        sums, squares, count = (
-            sums + z.sum((0, 2, 3, 4)),
-            squares + z.square().sum((0, 2, 3, 4)),
-            count + z[0, 0].numel(),
-        )
+            z = codec.encode(torch.from_numpy(window)[None].to(device)).double()
+        sums, squares = sums + z.sum((0, 2, 3, 4)), squares + z.square().sum((0, 2, 3, 4))
+        count += z[0, 0].numel()
     mean = sums / count
     codec.mean.copy_(mean)
     codec.std.copy_((squares / count - mean**2).clamp_min(1e-8).sqrt())

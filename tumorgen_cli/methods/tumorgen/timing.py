@@ -79,6 +79,7 @@ def _step_seconds(method: TumorGen, objectives: Sequence[nn.Module], shape: Sequ
         "box": (1, *cells),
         "target": (1, *voxels),
         "character": (method.condition.values,),
+        "planes": (3,),
         "uniform": (),
         "clean": (),
     }
