@@ -6,8 +6,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 from support.command_line import call, told
 
+from tumorgen_cli.cli.pairs import _ask_less
+from tumorgen_cli.judge.verdict import BESIDE, NOT_FOUND
 from tumorgen_cli.system.locks import locked
 
 
@@ -181,3 +184,16 @@ def test_a_region_of_the_same_name_is_another_set(workspace, phantoms, tmp_path)
     assert "made with other roi" in refused
     assert "choose another folder with --out" in refused
     shutil.rmtree(first["folder"])
+
+
+@pytest.mark.parametrize(
+    ("rejected", "options"),
+    [
+        ({NOT_FOUND: 3}, "--keep 0.35"),
+        ({BESIDE: 3, "outside the body": 9}, "--p-alone"),  # a lower --keep would not help
+        ({BESIDE: 1, NOT_FOUND: 3}, "--keep 0.35 --p-alone"),
+        ({"outside the body": 9}, "a higher --until-pass"),
+    ],
+)
+def test_when_no_pair_passes_the_options_that_would_help_are_named(rejected, options):
+    assert _ask_less(rejected, 0.7) == f"the same command with {options}, and another --out"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.api.options import open_workspace
 from tumorgen_cli.cli.commands import planned_command
 from tumorgen_cli.cli.options import (
     Anywhere,
@@ -97,6 +99,8 @@ def synthesize(
 ) -> None:
     """Paint tumors into scans; write image-mask pairs as an nnU-Net raw data set."""
     # Long: a command's parameters are its options
+    from tumorgen_cli.pipeline.status import next_training
+
     place = parse_box(box)
     report = api.synthesize(
         api.HostOptions(
@@ -133,10 +137,23 @@ def synthesize(
     elif report.tally.pairs:
         console.next_command(command_line(f"evaluate {quote(report.folder)}", work))
     else:
-        console.warn("no pair passed: lower --keep, raise --until-pass, or train longer")
-        hosts = f"--healthy {quote(healthy)}" if healthy else f"--cases {cases}"
-        again = f"synthesize {hosts} -n {pairs} --until-pass {until_pass} --keep {keep / 2:g} --out DIR"
-        console.next_command(command_line(again, work, method))
+        console.warn("no pair passed: train longer, raise --until-pass, or ask less of a pair (--keep, --p-alone)")
+        longer = next_training(open_workspace(work), method, work)
+        console.next_command(longer or _ask_less(report.tally.rejected, keep))
+
+
+def _ask_less(rejected: Mapping[str, int], keep: float) -> str:
+    """What to do where a trained method made no pair that passed: options that let more pass.
+
+    Args:
+        rejected: rejected draws by reason.
+        keep: the least share of the mask that the judge had to find.
+    """
+    from tumorgen_cli.judge.verdict import BESIDE, NOT_FOUND
+
+    less = {NOT_FOUND: f"--keep {keep / 2:g}", BESIDE: "--p-alone"}
+    options = [option for reason, option in less.items() if reason in rejected]
+    return f"the same command with {' '.join(options) or 'a higher --until-pass'}, and another --out"
 
 
 @planned_command

@@ -68,7 +68,7 @@ def _report_progress(results: Iterator[T], dataset: Dataset, ticker: Ticker | No
     for done, case in enumerate(dataset.cases, 1):
         try:
             result = next(results)
-        except (TumorgenError, BrokenProcessPool):
+        except (TumorgenError, BrokenProcessPool, OSError, MemoryError):  # each is told with its own remedy
             raise
         except Exception as error:  # a bug: the traceback of a worker does not name the case
             raise RuntimeError(f"case {case}: {error!r}") from error

@@ -198,7 +198,7 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
         busy += spent
         report()
         if given_up == _MAX_FAILURES and not painted:
-            remedy = "lower --keep, raise --until-pass, choose other hosts, or train the method longer"
+            remedy = "train the method longer, choose other hosts, raise --until-pass, or ask less (--keep, --p-alone)"
             found = f"{given_up} pairs given up; the last: {reason}"
             raise StateError("No pair can be painted", [Fault(painting.method, found, "at least one pair", remedy)])
         if len(pool.entries()) >= job.least:
@@ -247,7 +247,7 @@ class PatchPainter:
         job = PairJob(number, sources[which], f"{number:08d}", seed, turn)
         pair = draw_pair(inputs, job, host)
         if not pair.tumors:
-            remedy = "lower --keep, raise --until-pass, or train longer"
+            remedy = "train the method longer, raise --until-pass, or ask less (--keep, --p-alone)"
             fault = Fault(host.scan.name, describe_counts(pair.left_out[0]), "a tumor that passes", remedy)
             raise DataError("No tumor came", [fault])
         seconds = {"method": pair.seconds, "compute": time.perf_counter() - start}
