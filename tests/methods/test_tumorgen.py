@@ -15,14 +15,14 @@ from support.workspaces import plan_toy, sampling_with
 
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.geometry import Box, tight_box
-from tumorgen_cli.methods.base import INITIAL, Sampling, Synthetic
+from tumorgen_cli.methods.base import INITIAL, Sampling
 from tumorgen_cli.methods.latent.canvas import open_canvas
 from tumorgen_cli.methods.latent.joint import upsample_mask
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen import method as method_module
+from tumorgen_cli.methods.tumorgen.condition import Known
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.methods.tumorgen.sampling import FlowSettings
-from tumorgen_cli.metrics.traits import describe_traits
 from tumorgen_cli.pipeline import train
 from tumorgen_cli.pipeline.train import train_stage, train_stages
 from tumorgen_cli.planning.workspace import Workspace
@@ -30,6 +30,7 @@ from tumorgen_cli.preprocessing.intensity import scale
 from tumorgen_cli.system.errors import PlanError, StateError
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.training.checkpoints import load_weights
+from tumorgen_cli.tumors.boxes import latent_mask
 
 
 def test_a_kind_is_one_of_the_main_channel(units_of_their_own):
@@ -38,12 +39,13 @@ def test_a_kind_is_one_of_the_main_channel(units_of_their_own):
     known[:, 0], known[:, 3] = np.arange(1, 6), np.arange(5, 0, -1)
     for main, (brightest, faintest) in enumerate(((5, 1), (1, 5))):
         method = TumorGen(replace(units_of_their_own.plan(), main_channel=main), units_of_their_own)
-        method.condition.learn(known, np.full((5, 3), 30.0))
-        drawn = [
-            method.sampler.draw_character(Box((2, 2, 2), (4, 4, 4)), seed, "low-contrast")[0] for seed in range(20)
-        ]
-        assert set(drawn) == {faintest}
-        assert brightest in [method.sampler.draw_character(Box((2, 2, 2), (4, 4, 4)), seed)[0] for seed in range(40)]
+        method.condition.learn(Known(known, np.full((5, 3), 30.0), np.full(5, 9e3)))
+
+        def brightness(seed, kind=None, sampler=method.sampler):
+            return sampler.draw_tumor(Box((2, 2, 2), (4, 4, 4)), seed, kind).character[0]
+
+        assert {brightness(seed, "low-contrast") for seed in range(20)} == {faintest}
+        assert brightest in [brightness(seed) for seed in range(40)]
 
 
 def columns(workspace, stage):
@@ -73,7 +75,11 @@ ABLATIONS = [
     ["refiner.enabled=false"],
     ["refiner.joint=true"],
     ["refiner.guided=false"],
-    ["flow.character=false"],
+    ["flow.character=false", "flow.volume=false"],
+    ["flow.mask_coding=mean", "flow.context=scan", "flow.dropout=0", "flow.tumor_free=0", "sampling.texture=none"],
+    ["flow.mask_coding=packed", "flow.context=healthy", "flow.dropout=0.5", "sampling.guidance=2"],
+    ["flow.start=healthy", "flow.predicts=data", "refiner.steps=2"],
+    ["flow.box_weight=4", "flow.mask_weight=3", "flow.fine_over=window", "refiner.balanced=false"],
     ["flow.box_channel=true", "flow.time_schedule=logit-normal", "sampling.solver=heun"],
 ]
 
@@ -104,8 +110,9 @@ def test_every_switch_trains_and_synthesizes(replanned, trained, changes):
     request = make_request(workspace)
     made = loaded.synthesize(request, 1, Sampling())
     check_synthetic(request, made)
-    items = [loaded.stage("flow").item(i) for i in range(6)]
-    tight = [tight_box(i["mask"][0]).shape == tight_box(i["box"][0]).shape for i in items]
+    items = [loaded._draw_item(loaded._latents(), np.random.default_rng(i)) for i in range(8)]
+    items = [i for i in items if i["mask"].any()]  # not the tumor-free ones
+    tight = [tight_box(latent_mask(i["target"][0]) > 0).shape == tight_box(i["box"][0]).shape for i in items]
     assert all(tight) if not method.config.flow.bapmg else not all(tight)
     assert plan.hash == workspace.plan().hash
 
@@ -134,8 +141,8 @@ def test_a_refiner_that_is_switched_off_is_not_trained(replanned):
     assert not workspace.run("tumorgen", "refiner").exists()
 
     method, _ = opened("tumorgen", workspace)  # the mask is then the coarse one, upsampled
-    joint = torch.randn(1, 5, 4, 3, 5, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_array_equal(method.sampler.decode(joint)[1], upsample_mask(joint[:, -1:], 4)[0, 0].numpy())
+    joint = torch.randn(1, method.net.out_channels, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(method.sampler.decode(joint)[1], upsample_mask(joint[:, 4:], 4)[0, 0].numpy())
 
 
 def test_the_flow_sees_nothing_of_the_box(trained):
@@ -148,10 +155,10 @@ def test_the_flow_sees_nothing_of_the_box(trained):
     outside = latent.clone()
     outside[..., 7, 7, 7] += 9
 
-    character_input = method.sampler.first_input(method.sampler.draw_character(Box((2, 3, 2), (6, 6, 5)), 4))
+    wanted = method.sampler.draw_tumor(Box((2, 3, 2), (6, 6, 5)), 4)
 
     def sample(z):
-        return method.sampler.sample(z, box, character_input, FlowSettings(4, 2, "euler"))
+        return method.sampler.sample(z, box, wanted, FlowSettings(4, 2, "euler"))
 
     drawn = sample(latent)
     assert torch.equal(drawn, sample(hidden))
@@ -161,7 +168,7 @@ def test_the_flow_sees_nothing_of_the_box(trained):
 
 
 def test_steps_and_solver_are_the_plans_or_the_callers(trained):
-    method = sampling_with(trained, corrections=0)
+    method = sampling_with(trained, guidance=1.0)
     request, calls = make_request(trained), []
     hook = method.net.register_forward_hook(lambda *_: calls.append(1))
     for sampling, expected in ((Sampling(), 2), (Sampling(steps=3), 3), (Sampling(steps=3, solver="heun"), 5)):
@@ -171,22 +178,28 @@ def test_steps_and_solver_are_the_plans_or_the_callers(trained):
     hook.remove()
 
 
-def test_noise_is_as_strong_where_picture_and_host_are_blended(trained, monkeypatch):
-    """Half of the host's noise and half of the new noise together would be weaker than either."""
-    method = sampling_with(trained, keep_mm=20.0, roughness=0.0)
+def test_what_the_decoder_loses_of_the_host_stays(trained, monkeypatch):
+    """The host's noise is in the tumor as it was; where the drawn picture is the decoded host, nothing changes."""
+    method = sampling_with(trained, keep_cells=0.0, texture="host")
     request = make_request(trained, Box((2, 2, 2), (30, 30, 30)))
     high = float(request.limits[0, 1])
     flat = np.full_like(request.image, 0.3 * high)
     noise = 0.02 * high * np.random.default_rng(0).standard_normal(flat.shape).astype(np.float32)
-    canvas = open_canvas(method.vae, replace(request, image=flat + noise), method.plan, 100, "cpu")
+    noise[0, 4, 4, 4] = 5 * high  # beyond the clip limits
+    request = replace(request, image=flat + noise)
+    canvas = open_canvas(method.vae, request, method.plan, 100, "cpu")
     smooth, ball = scale(flat, method.plan.channels, request.limits), np.zeros(flat.shape[1:], np.float32)
     ball[14:18, 14:18, 14:18] = 1
-    monkeypatch.setattr(method.sampler, "sample", lambda *arguments: torch.zeros(1, 5, 8, 8, 8))
-    monkeypatch.setattr(method.sampler, "decode", lambda joint: (smooth.copy(), ball))
-    made = method.sampler.paint(canvas, smooth, None, FlowSettings(0, 1, "euler"))
-    between = (made.kept > 0.3) & (made.kept < 0.7)
-    assert made.image[0][between].std() == pytest.approx(0.02 * high, rel=0.1)
-    assert made.image[0][made.kept == 0].std() == pytest.approx(0.02 * high, rel=0.25)
+    monkeypatch.setattr("tumorgen_cli.methods.tumorgen.sampling.smooth_host", lambda *arguments: smooth)
+    same, _ = method.sampler.paint(canvas, smooth, ball, 0)
+    np.testing.assert_allclose(same, request.image, atol=1e-4 * high)
+    picture = smooth + 0.2 * ball
+    image, mask = method.sampler.paint(canvas, picture, ball, 0)
+    np.testing.assert_array_equal(mask, ball)
+    np.testing.assert_allclose(image[0, ball == 0], request.image[0, ball == 0], atol=1e-4 * high)
+    tumor = scale(image, method.plan.channels, request.limits)[0, ball == 1]
+    before = scale(request.image, method.plan.channels, request.limits)[0, ball == 1]
+    np.testing.assert_allclose(tumor - before, 0.2, atol=1e-3)
 
 
 def test_a_larger_halo_brings_a_box_closer_to_the_decoded_window(trained):
@@ -245,15 +258,15 @@ def test_cases_that_initial_weights_were_trained_on_count_as_seen(trained, tmp_p
 
 def test_far_from_its_tumor_tumorgen_keeps_the_host(trained):
     """Unless it paints the whole box, as in the paper."""
-    assert trained.plan().methods["tumorgen"]["sampling"]["keep_mm"] == 20
-    keeping, whole = (sampling_with(trained, keep_mm=keep, corrections=0) for keep in (6.0, 0.0))
+    keeping, whole = (sampling_with(trained, keep_cells=keep) for keep in (0.5, 0.0))
+    reach = 0.5 * keeping.sampler.cell_mm
     assert keeping.keeps_background
     assert not whole.keeps_background
     request = make_request(trained, Box((4, 4, 4), (28, 28, 28)))
     kept, painted = (method.synthesize(request, 3, Sampling()) for method in (keeping, whole))
     np.testing.assert_array_equal(kept.mask, painted.mask)
     away = ndimage.distance_transform_edt(kept.mask < 0.5, request.spacing_mm)
-    np.testing.assert_array_equal(kept.image[:, away > 6], request.image[:, away > 6])
+    np.testing.assert_array_equal(kept.image[:, away > reach], request.image[:, away > reach])
     np.testing.assert_allclose(kept.image[:, kept.mask >= 0.5], painted.image[:, kept.mask >= 0.5], atol=1e-2)
 
 
@@ -262,7 +275,7 @@ def test_the_edge_of_a_refined_mask_becomes_irregular_and_of_a_coarse_one_not(tr
     unsure[0, :16] = 0.3
 
     def mask(refined, roughness):
-        method = sampling_with(trained, roughness=roughness, corrections=0)
+        method = sampling_with(trained, roughness=roughness)
         method.config = replace(method.config, refiner=replace(method.config.refiner, enabled=refined))
         decode = method.sampler.decode
         monkeypatch.setattr(
@@ -276,70 +289,14 @@ def test_the_edge_of_a_refined_mask_becomes_irregular_and_of_a_coarse_one_not(tr
     np.testing.assert_array_equal(mask(False, 2.0), mask(False, 0.0))
 
 
-@pytest.mark.parametrize(
-    ("corrections", "answers", "kept", "draws"),
-    [
-        (0, 0.3, 0, 1),  # as drawn
-        (1, 0.3, 1, 2),  # closer
-        (3, 0.2, 2, 3),  # close enough before the last correction
-        (3, 1 / 1.5, 0, 1),  # close enough at once
-        (1, 2.0, 0, 2),  # the second one is farther away: the first is returned
-        (2, 0.05, 1, 3),  # the input is bounded
-        (3, 0.0, 0, 1),  # no tumor to correct
-    ],
-)
-def test_a_tumor_off_its_character_is_drawn_again(trained, monkeypatch, corrections, answers, kept, draws):
-    """The field answers with `answers` times its input; traits that are NaN are not requested."""
-    method = sampling_with(trained, corrections=corrections)
-    wanted = np.array([1.0, np.nan, -2.0 if answers == 0.05 else 0.25], np.float32)
-    inputs, decoded = [], []
-    monkeypatch.setattr(
-        "tumorgen_cli.methods.tumorgen.sampling.smooth_host", lambda *arguments: decoded.append(arguments)
-    )
-
-    def paint(canvas, smooth, character_input, settings):
-        inputs.append(character_input)
-        return Synthetic(
-            np.full((1, 4, 4, 4), len(inputs) - 1, np.float32), np.full((4, 4, 4), float(answers > 0), np.float32)
-        )
-
-    monkeypatch.setattr(method.sampler, "paint", paint)
-    monkeypatch.setattr(method.sampler, "draw_character", lambda *arguments: wanted)
-    monkeypatch.setattr(method.condition, "standardize", np.nan_to_num)
-    monkeypatch.setattr(
-        "tumorgen_cli.methods.tumorgen.sampling.describe_traits", lambda *arguments: answers * inputs[-1] + [0, 7, 0]
-    )
-    made = method.synthesize(make_request(trained), 1, Sampling())
-    assert made.image.flat[0] == kept
-    assert made.drawn["draws"] == len(inputs) == draws
-    assert len(decoded) == 1
-    known = np.nan_to_num(wanted)
-    np.testing.assert_allclose(inputs[0], 1.5 * known)
-    if draws > 1:
-        np.testing.assert_allclose(inputs[1], np.clip(inputs[0] + 2 * (known - answers * inputs[0]), -4, 4), rtol=1e-6)
-    if answers:
-        assert made.drawn["off"] == pytest.approx(np.abs(known - answers * inputs[kept])[[0, 2]].max(), abs=1e-4)
-    else:
-        assert "off" not in made.drawn
-
-
-def test_a_tumor_is_compared_with_its_character_as_training_tumors_were_described(trained):
-    """Intensities beyond the clip limits have no influence: a host's air, or a bladder beside the tumor."""
-    method = sampling_with(trained)
-    request = make_request(trained)
-    high = request.limits[0, 1]
-    mask = np.zeros(request.image.shape[1:], np.float32)
-    mask[14:18, 14:18, 14:18] = 1
-    tumor = np.where(mask, 0.5 * high, 0.1 * high)[None].astype(np.float32)
-    beside, far_beside = tumor.copy(), tumor.copy()
-    beside[:, 19:21], far_beside[:, 19:21] = high, 9 * high
-    character = method.condition.known()[0][0]
-    missing = [
-        method.sampler.missing_character(character, Synthetic(image, mask), request)
-        for image in (tumor, beside, far_beside)
-    ]
-    np.testing.assert_allclose(missing[1], missing[2], atol=1e-5)
-    assert method.sampler.missing_character(character, Synthetic(tumor, 0 * mask), request) is None
-    assert method.sampler.missing_character(None, Synthetic(tumor, mask), request) is None
-    found = method.condition.standardize(describe_traits(tumor, mask, request.spacing_mm, np.zeros(1)))
-    np.testing.assert_allclose(missing[0], method.condition.standardize(character) - found, atol=1e-4)
+def test_guidance_moves_the_draw_away_from_what_is_drawn_untold(trained):
+    """v0 + g (v1 - v0): the draw of one step is linear in g; without guidance the network is called once a step."""
+    latent, box = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 8, 8, 8)
+    box[..., 2:6, 3:6, 2:5] = 1
+    drawn = {}
+    for guidance in (0.0, 1.0, 3.0):
+        sampler = sampling_with(trained, guidance=guidance).sampler
+        wanted = sampler.draw_tumor(Box((2, 3, 2), (6, 6, 5)), 4)
+        drawn[guidance] = sampler.sample(latent, box, wanted, FlowSettings(4, 1, "euler"))
+    torch.testing.assert_close(drawn[3.0], drawn[0.0] + 3 * (drawn[1.0] - drawn[0.0]), rtol=1e-3, atol=1e-4)
+    assert not torch.equal(drawn[0.0], drawn[1.0])

@@ -23,13 +23,14 @@ class MaskRefiner(nn.Module):
         feature_widths: Channels of the feature maps, from the latent grid upward.
         width: Channels on the finest level; each coarser level has twice as many.
         guided: Whether the decoder features are used.
+        mask_channels: Channels of the coarse mask.
     """
 
-    def __init__(self, feature_widths: Sequence[int], width: int, guided: bool = True) -> None:
+    def __init__(self, feature_widths: Sequence[int], width: int, guided: bool = True, mask_channels: int = 1) -> None:
         super().__init__()
         self.guided = guided
         widths = [width * 2**level for level in reversed(range(len(feature_widths)))]
-        self.entry = nn.Conv3d(1, widths[0], 3, padding=1)
+        self.entry = nn.Conv3d(mask_channels, widths[0], 3, padding=1)
         self.guides = nn.ModuleList(
             nn.Sequential(nn.GroupNorm(1, f), nn.Conv3d(f, w, 3, padding=1))
             for f, w in zip(feature_widths, widths, strict=True)
@@ -43,7 +44,7 @@ class MaskRefiner(nn.Module):
         """Logits of the refined mask (B, 1, X, Y, Z).
 
         Args:
-            mask: Coarse mask (B, 1, x, y, z) in [-1, 1].
+            mask: Channels of the coarse mask (B, K, x, y, z) in [-1, 1], see `unpack_mask`.
             features: Decoder features, each of twice the resolution of the one before, from the latent grid upward.
         """
         hidden = self.entry(mask)
@@ -53,9 +54,20 @@ class MaskRefiner(nn.Module):
             if self.guided:
                 hidden = hidden + self.guides[level](features[level])
             hidden = hidden + block(hidden)
-        coarse = F.interpolate(mask.float(), size=hidden.shape[2:], mode="trilinear", align_corners=False)
+        coarse = F.interpolate(unpack_mask(mask).float(), size=hidden.shape[2:], mode="trilinear", align_corners=False)
         out: Tensor = self.exit(hidden).float() + 4.0 * coarse
         return out
+
+
+def unpack_mask(mask: Tensor) -> Tensor:
+    """The channels of a mask (B, K, x, y, z) as one (B, 1, ...).
+
+    One channel stays as it is. Eight are those of the eight parts of each cell, and give twice the latent grid.
+    """
+    if mask.shape[1] == 1:
+        return mask
+    b, _, x, y, z = mask.shape
+    return mask.view(b, 2, 2, 2, x, y, z).permute(0, 4, 1, 5, 2, 6, 3).reshape(b, 1, 2 * x, 2 * y, 2 * z)
 
 
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:

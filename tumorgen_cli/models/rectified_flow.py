@@ -52,12 +52,17 @@ def draw_time(uniform: Tensor, schedule: Literal["uniform", "logit-normal"]) -> 
     return torch.sigmoid(torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6))).to(uniform.dtype)
 
 
-def velocity_loss(velocity: Tensor, noise: Tensor, data: Tensor) -> Tensor:
+def velocity_loss(velocity: Tensor, noise: Tensor, data: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared error of the velocity, over all elements.
 
     Source: TumorGen, eq. 3.
+    Deviation: With `weight`, which has the shape of the data or can be expanded to it, a weighted mean.
     """
-    return (velocity - (data - noise)).square().mean()
+    squared = (velocity - (data - noise)).square()
+    if weight is None:
+        return squared.mean()
+    weight = weight.expand_as(squared)
+    return (weight * squared).sum() / weight.sum()
 
 
 def coarse_loss(estimate: Tensor, data: Tensor, box: Tensor) -> Tensor:
@@ -71,14 +76,16 @@ def coarse_loss(estimate: Tensor, data: Tensor, box: Tensor) -> Tensor:
     return (error / inside.flatten(1).sum(1).clamp_min(1)).mean()
 
 
-def fine_loss(latent_estimate: Tensor, mask_estimate: Tensor, latent: Tensor, mask: Tensor, window: int) -> Tensor:
+def fine_loss(
+    latent_estimate: Tensor, mask_estimate: Tensor, latent: Tensor, mask: Tensor, window: int, whole: bool = False
+) -> Tensor:
     """1 - SSIM(m̂_1 ẑ_1, m_1 z_1) with masks in [0, 1].
 
     The data range of SSIM is 6: latents are standardized, and 6 is three standard deviations to each side.
 
     Source: TumorGen, eq. 5.
-    Deviation: SSIM is averaged only where one of the masks is. Over the whole volume almost all of it compares zero
-        with zero, and the loss of a small tumor vanishes.
+    Deviation: Unless `whole`, SSIM is averaged only where one of the masks is. Over the whole volume almost all of it
+        compares zero with zero, and the loss of a small tumor vanishes.
 
     Args:
         latent_estimate: Estimated latents (B, L, x, y, z).
@@ -86,9 +93,12 @@ def fine_loss(latent_estimate: Tensor, mask_estimate: Tensor, latent: Tensor, ma
         latent: True latents (B, L, x, y, z).
         mask: True mask (B, 1, x, y, z) in [0, 1].
         window: Side of the SSIM window in latent voxels, odd.
+        whole: Whether SSIM is averaged over the whole volume.
     """
     mask_estimate = mask_estimate.clamp(0, 1)
     similarity = ssim_map(mask_estimate * latent_estimate, mask * latent, window, data_range=6.0)
+    if whole:
+        return 1 - similarity.mean()
     where = F.max_pool3d(torch.maximum(mask, mask_estimate.detach()), window, 1, window // 2).clamp(0, 1)
     weight = where.expand_as(similarity)
     per_item = (similarity * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)

@@ -53,20 +53,7 @@ def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tup
     """
     import yaml
 
-    found: dict[str, tuple[Any, str]] = {}
-    if preset:
-        try:
-            tree = yaml.safe_load(preset_text(preset)) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise PlanError(
-                "A preset cannot be read", [Fault(preset, str(error), "YAML", "correct the file")]
-            ) from error
-        if not isinstance(tree, Mapping):
-            raise PlanError(
-                "A preset cannot be read",
-                [Fault(preset, f"a {type(tree).__name__}", "fields with values", "see `tumorgen presets`")],
-            )
-        found.update({field: (value, f"preset {preset}") for field, value in _flatten(tree)})
+    found = _read_preset(preset) if preset else {}
     faults = []
     for setting in settings:
         field, sign, text = setting.partition("=")
@@ -86,6 +73,26 @@ def read_overrides(preset: str | None, settings: Sequence[str]) -> dict[str, tup
     if faults:
         raise PlanError("A setting cannot be read", faults)
     return found
+
+
+def _read_preset(name: str, before: Sequence[str] = ()) -> dict[str, tuple[Any, str]]:
+    """The overrides of a preset, on top of those of the preset that its field `preset` names, if it has one."""
+    import yaml
+
+    message = "A preset cannot be read"
+    if name in before:
+        raise PlanError(message, [Fault(name, "a preset that is based on itself", "another one", "correct the file")])
+    try:
+        tree = yaml.safe_load(preset_text(name)) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PlanError(message, [Fault(name, str(error), "YAML", "correct the file")]) from error
+    if not isinstance(tree, Mapping):
+        fault = Fault(name, f"a {type(tree).__name__}", "fields with values", "see `tumorgen presets`")
+        raise PlanError(message, [fault])
+    fields, base = dict(tree), tree.get("preset")
+    fields.pop("preset", None)
+    found = _read_preset(str(base), (*before, name)) if base else {}
+    return found | {field: (value, f"preset {name}") for field, value in _flatten(fields)}
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

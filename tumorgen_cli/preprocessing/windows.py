@@ -12,6 +12,9 @@ from tumorgen_cli.planning.plan import ChannelPlan
 from tumorgen_cli.preprocessing.cases import Case, Component
 from tumorgen_cli.preprocessing.intensity import scale
 
+#: values of a window's tumors: the component that it is cut around, and others
+OWN, OTHER = 1, 2
+
 
 def cut_tumor_window(
     case: Case,
@@ -32,17 +35,18 @@ def cut_tumor_window(
         spatial: Whether to rotate, scale and deform; see `augment`.
 
     Returns:
-        The scaled image, (C, *shape) in [-1, 1], and the tumor mask, (*shape) in {0, 1}. The mask contains all tumor
-        voxels of the window, also those of other components.
+        The scaled image, (C, *shape) in [-1, 1], and the tumors, (*shape) uint8: `OWN` in the component, `OTHER` in
+        others, 0 elsewhere.
     """
     rng = np.random.default_rng(seed) if seed is not None else None
     start = place_window(component.box, case.record.shape, shape, rng)
     limits = np.array(case.record.limits, np.float32)
     image = scale(cut(case.image, start, shape), channels, limits)
-    mask = (cut_mask(case.tumors, start, shape) > 0).astype(np.float32)
+    numbers = cut_mask(case.tumors, start, shape)
+    tumors = np.where(numbers == component.number, OWN, OTHER * (numbers > 0)).astype(np.float32)
     if rng is not None:
-        image, mask = augment(image, mask, rng, spatial)
-    return image, (mask > 0.5).astype(np.uint8)
+        image, tumors = augment(image, tumors, rng, spatial)
+    return image, tumors.astype(np.uint8)
 
 
 def augment(
@@ -55,7 +59,7 @@ def augment(
 
     Args:
         image: The window, (C, X, Y, Z) in [-1, 1].
-        mask: Its tumor mask, (X, Y, Z) in {0, 1}.
+        mask: Its tumors, (X, Y, Z); whole numbers, `OWN` for the tumor that must stay in the window.
         rng: Makes all random draws.
         spatial: Whether to rotate, scale and deform. Without it, the window is only mirrored and scaled in intensity.
 
@@ -90,7 +94,7 @@ def augment(
         data, label = augment_mirroring(data[0], label[0])
     gain = rng.uniform(0.85, 1.15)
     data = np.clip((data + 1) * gain - 1, -1, 1)
-    if not label.any():  # the tumor was rotated out of the window
+    if not (label == OWN).any():  # the tumor was rotated out of the window
         return image, mask
     return np.ascontiguousarray(data, np.float32), np.ascontiguousarray(label[0], np.float32)
 

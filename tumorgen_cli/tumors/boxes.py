@@ -13,6 +13,7 @@ import numpy as np
 from tumorgen_cli.geometry import Box, Shape, Triple, as_triple, tight_box
 from tumorgen_cli.planning.fingerprint import TumorFacts
 
+_MOST_BOXES = 10
 LEAST_SHARE = 0.6  # of a box that should lie in the allowed region
 
 
@@ -22,7 +23,7 @@ def latent_mask(mask: np.ndarray, factor: int) -> np.ndarray:
     return mask.astype(np.float32).reshape(x, factor, y, factor, z, factor).mean(axis=(1, 3, 5))
 
 
-def draw_box(mask: np.ndarray, alpha: float, rng: np.random.Generator) -> Box:
+def draw_box(mask: np.ndarray, alpha: float, rng: np.random.Generator, others: np.ndarray | None = None) -> Box:
     """Draw a box around a tumor (BA-PMG): each plane of its tight box is moved outward by U(0, alpha * D_i).
 
     D_i is the length of the grid on axis i. Planes are rounded to the nearest latent plane and clipped to the grid.
@@ -31,6 +32,8 @@ def draw_box(mask: np.ndarray, alpha: float, rng: np.random.Generator) -> Box:
         mask: Mask on the latent grid, (X, Y, Z).
         alpha: Largest offset relative to the grid. 0 gives the tight box, the ablation without BA-PMG.
         rng: Draws the offsets.
+        others: Tumors (X, Y, Z) that stay outside: a box that reaches one is drawn again, at most 10 times; then it
+            is the tight box.
 
     Raises:
         ValueError: the mask is empty.
@@ -38,10 +41,15 @@ def draw_box(mask: np.ndarray, alpha: float, rng: np.random.Generator) -> Box:
     tight = tight_box(mask > 0)
     if tight is None:
         raise ValueError("a box needs a tumor; the mask is empty")
-    low = rng.uniform(0, 1, 3) * alpha * np.array(mask.shape)
-    high = rng.uniform(0, 1, 3) * alpha * np.array(mask.shape)
-    start = as_triple(max(0, round(a - d)) for a, d in zip(tight.start, low, strict=True))
-    return Box(start, as_triple(min(n, round(b + d)) for b, d, n in zip(tight.stop, high, mask.shape, strict=True)))
+    for _ in range(_MOST_BOXES):
+        low = rng.uniform(0, 1, 3) * alpha * np.array(mask.shape)
+        high = rng.uniform(0, 1, 3) * alpha * np.array(mask.shape)
+        start = as_triple(max(0, round(a - d)) for a, d in zip(tight.start, low, strict=True))
+        stop = as_triple(min(n, round(b + d)) for b, d, n in zip(tight.stop, high, mask.shape, strict=True))
+        box = Box(start, stop)
+        if others is None or not others[box.slices].any():
+            return box
+    return tight
 
 
 def box_mask(box: Box, shape: Shape) -> np.ndarray:
@@ -58,6 +66,11 @@ def latent_box(box: Box, factor: int) -> Box:
     training.
     """
     return Box(as_triple(a // factor for a in box.start), as_triple(-(-b // factor) for b in box.stop))
+
+
+def voxel_box(box: Box, factor: int = 4) -> Box:
+    """The voxels of a box of latent cells."""
+    return Box(as_triple(factor * a for a in box.start), as_triple(factor * b for b in box.stop))
 
 
 def draw_size_mm(

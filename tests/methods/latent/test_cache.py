@@ -32,12 +32,15 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     candidates = find_candidates(load_cases(trained, trained.splits().train))[:3]
     cache = LatentCache(tmp_path, candidates, 2, "weights a")
     made = cache.build(method.vae.eval(), plan, "cpu", lambda *_: None)
-    latents, packed = made.latents, made.packed
+    latents, packed = made.latents, made.masks
     assert latents.shape == (3, 2, 4, 8, 8, 8)
     masks, characters = np.unpackbits(packed, axis=-1), made.characters
     assert masks.shape == (3, 2, 32, 32, 32)
     assert masks[:, 0].any((1, 2, 3)).all()
-    image, mask = candidate_window(plan, candidates[1], 1)
+    window = candidate_window(plan, candidates[1], 1)
+    image, mask = window.image, window.mask
+    assert made.contexts is None
+    np.testing.assert_array_equal(made.window(1, 1).context, latents[1, 1])
     np.testing.assert_array_equal(masks[1, 1], mask)
     limits = np.array(candidates[1].case.record.limits, np.float32)
     described = describe_traits(

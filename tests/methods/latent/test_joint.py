@@ -1,8 +1,12 @@
 """The joint variable of latents and mask."""
 
+import numpy as np
+import pytest
 import torch
 
-from tumorgen_cli.methods.latent.joint import upsample_mask
+from tumorgen_cli.methods.latent.joint import cell_share, code_mask, mask_channels, to_flow, upsample_mask
+from tumorgen_cli.models.mask_refiner import unpack_mask
+from tumorgen_cli.tumors.boxes import latent_mask
 
 
 def test_an_upsampled_mask():
@@ -15,3 +19,34 @@ def test_an_upsampled_mask():
     finer = upsample_mask(mask, 2)[0, 0]
     assert finer.shape == (8, 8, 8)
     torch.testing.assert_close(finer[:, 3, 3], torch.tensor([0.0] * 3 + [0.25, 0.75] + [1.0] * 3))
+
+
+def ball(shape=(24, 16, 20)):
+    places = np.indices(shape) - np.array([11, 8, 9]).reshape(3, 1, 1, 1)
+    return (np.square(places / np.array([7, 5, 6]).reshape(3, 1, 1, 1)).sum(0) < 1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("coding", ["mean", "packed"])
+@pytest.mark.parametrize("cell", [2, 4])
+def test_a_coded_mask_comes_back(coding, cell):
+    """Finer codings come back closer; an empty mask stays empty."""
+    mask = ball()
+    coded = torch.from_numpy(code_mask(mask, coding, cell))[None]
+    assert coded.shape == (1, mask_channels(coding), *(n // cell for n in mask.shape))
+    back = upsample_mask(to_flow(coded), cell)[0, 0].numpy() >= 0.5
+    dice = 2 * (back & (mask > 0)).sum() / (back.sum() + mask.sum())
+    assert dice > (0.75 if (coding, cell) == ("mean", 4) else 0.93)
+    assert not code_mask(np.zeros_like(mask), coding, cell).any()
+    if coding == "packed":
+        np.testing.assert_allclose(cell_share(coded)[0, 0], latent_mask(mask, cell), atol=1e-6)
+
+
+def test_a_packed_mask_keeps_the_place_of_each_part():
+    """Each of the eight parts of a cell has its own channel, and goes back to its own place."""
+    mask = np.zeros((4, 8, 4), np.uint8)
+    mask[2:, 4:6, :2] = 1  # one part of the second cell
+    coded = code_mask(mask, "packed", 4)
+    assert coded.sum() == 1
+    assert coded[0b100, 0, 1, 0] == 1
+    unpacked = unpack_mask(torch.from_numpy(coded)[None])[0, 0].numpy()
+    np.testing.assert_array_equal(unpacked, mask[::2, ::2, ::2])

@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.methods.base import Method
 from tumorgen_cli.methods.latent.autoencoder import load_cases
 from tumorgen_cli.methods.latent.quality import Codec, inference_context
@@ -21,13 +22,15 @@ from tumorgen_cli.metrics.traits import describe_traits
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, Component
-from tumorgen_cli.preprocessing.intensity import to_comparable_units, unscale
-from tumorgen_cli.preprocessing.windows import cut_tumor_window
+from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
+from tumorgen_cli.preprocessing.windows import OWN, cut_tumor_window
 from tumorgen_cli.system import console
 from tumorgen_cli.system.arrays import read_arrays, write_arrays
 from tumorgen_cli.system.errors import DataError, Fault, StateError
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value, read_fields, write_json
+from tumorgen_cli.tumors.boxes import latent_box, voxel_box
+from tumorgen_cli.tumors.removal import remove_tumors
 
 FORMAT = 4  # version of the cache's files; raise it also when the computation of characters changes
 
@@ -46,39 +49,72 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class TumorWindow:
+    """A training window on the working grid.
+
+    Attributes:
+        image: (C, X, Y, Z) in [-1, 1].
+        mask: (X, Y, Z) uint8, the tumors to learn.
+        others: (X, Y, Z) uint8, tumors that belong to the surroundings.
+        context: (C, X, Y, Z) in [-1, 1], the window without the tumors to learn; None if they are not removed.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    others: np.ndarray
+    context: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class EncodedWindow:
     """A training window after encoding.
 
     Attributes:
         latent: (L, x, y, z) float32.
-        mask: (X, Y, Z) uint8 on the working grid.
-        character: (3 C,) float32, the traits (`metrics.traits.describe_traits`) of all tumor in the window: contrast,
+        context: (L, x, y, z) float32, the latents that the method may see: of the window without its tumors, or
+            `latent` itself.
+        mask: (X, Y, Z) uint8 on the working grid, the tumors to learn.
+        others: (X, Y, Z) uint8, see `TumorWindow`.
+        character: (3 C,) float32, the traits (`metrics.traits.describe_traits`) of the tumors to learn: contrast,
             heterogeneity and core ratio in each channel.
     """
 
     latent: np.ndarray
+    context: np.ndarray
     mask: np.ndarray
+    others: np.ndarray
     character: np.ndarray
 
 
 @dataclass(frozen=True)
 class Latents:
-    """The encoded windows of all training tumors.
+    """The encoded windows of all training tumors; see `EncodedWindow`.
 
     Attributes:
         latents: (N, copies, L, x, y, z) float32.
-        packed: masks on the working grid, (N, copies, X, Y, Z / 8), bits packed along z.
-        characters: (N, copies, 3 C) float32, see `EncodedWindow`.
+        contexts: the same of the windows without their tumors; None if they are not removed.
+        masks: masks on the working grid, (N, copies, X, Y, Z / 8), bits packed along z.
+        others: the same of the tumors that belong to the surroundings.
+        characters: (N, copies, 3 C) float32.
     """
 
     latents: np.ndarray
-    packed: np.ndarray
+    contexts: np.ndarray | None
+    masks: np.ndarray
+    others: np.ndarray
     characters: np.ndarray
 
     def draw(self, rng: np.random.Generator) -> EncodedWindow:
         """A random copy of a random tumor."""
-        at = int(rng.integers(self.latents.shape[0])), int(rng.integers(self.latents.shape[1]))
-        return EncodedWindow(self.latents[at], np.unpackbits(self.packed[at], axis=-1), self.characters[at])
+        return self.window(int(rng.integers(self.latents.shape[0])), int(rng.integers(self.latents.shape[1])))
+
+    def window(self, tumor: int, copy: int) -> EncodedWindow:
+        """A copy of a tumor's window."""
+        at = tumor, copy
+        latent = self.latents[at]
+        mask, others = (np.unpackbits(packed[at], axis=-1) for packed in (self.masks, self.others))
+        context = latent if self.contexts is None else self.contexts[at]
+        return EncodedWindow(latent, context, mask, others, self.characters[at])
 
 
 @dataclass(frozen=True)
@@ -89,13 +125,15 @@ class HeldOut:
         name: name of the candidate.
         image: (1, C, X, Y, Z) in [-1, 1].
         latent: (1, L, x, y, z).
-        mask: (X, Y, Z) uint8.
+        context: (1, L, x, y, z), see `EncodedWindow`.
+        mask: (X, Y, Z) uint8, the tumors of the window that are to be drawn anew.
         character: (3 C,), see `EncodedWindow`.
     """
 
     name: str
     image: Tensor
     latent: Tensor
+    context: Tensor
     mask: np.ndarray
     character: np.ndarray
 
@@ -106,8 +144,11 @@ class LatentCache:
     Copy 0 is the candidate itself, centered. The other copies are augmented, each with its own seed.
     """
 
-    def __init__(self, folder: Path, candidates: Sequence[Candidate], copies: int, made_from: str) -> None:
+    def __init__(
+        self, folder: Path, candidates: Sequence[Candidate], copies: int, made_from: str, cell: int | None = None
+    ) -> None:
         self.folder, self.candidates, self.copies, self.made_from = folder, candidates, copies, made_from
+        self.cell = cell  # if given, tumors are removed from the context, see `candidate_window`
 
     def build(self, encoder: Codec, plan: Plan, device: str, tick: Callable[[int, str], None]) -> Latents:
         """Load all windows; those that are missing or damaged, or of other weights or settings, are encoded."""
@@ -126,19 +167,30 @@ class LatentCache:
                 part = {
                     "latents": np.stack([window.latent for window in windows]),
                     "masks": np.packbits(np.stack([window.mask for window in windows]), axis=-1),
+                    "others": np.packbits(np.stack([window.others for window in windows]), axis=-1),
                     "characters": np.stack([window.character for window in windows]),
                 }
+                if self.cell:
+                    part["contexts"] = np.stack([window.context for window in windows])
                 write_arrays(path, part)
             parts.append(part)
         tick(len(self.candidates), "")
-        return Latents(*(np.stack([part[name] for part in parts]) for name in ("latents", "masks", "characters")))
+
+        def stacked(name: str) -> np.ndarray:
+            return np.stack([part[name] for part in parts])
+
+        contexts = stacked("contexts") if self.cell else None
+        return Latents(stacked("latents"), contexts, stacked("masks"), stacked("others"), stacked("characters"))
 
     def encode(self, encoder: Codec, plan: Plan, device: str, candidate: Candidate, copy: int) -> EncodedWindow:
         """Encode one copy of a candidate's window."""
-        image, mask = candidate_window(plan, candidate, copy)
-        with inference_context(plan.precision, device):
-            latent = encoder.encode(torch.from_numpy(image)[None].to(device))[0].float().cpu().numpy()
-        return EncodedWindow(latent, mask, _character(plan, candidate, image, mask))
+        window = candidate_window(plan, candidate, copy, self.cell)
+        pictures = [window.image] if window.context is None else [window.image, window.context]
+        with inference_context(plan.precision, device):  # one by one: a batch needs twice the memory
+            encoded = [encoder.encode(torch.from_numpy(p)[None].to(device))[0].float().cpu().numpy() for p in pictures]
+        return EncodedWindow(
+            encoded[0], encoded[-1], window.mask, window.others, _character(plan, candidate, window.image, window.mask)
+        )
 
 
 def _is_made_from(manifest: Path, made_from: str) -> bool:
@@ -150,7 +202,7 @@ def _is_made_from(manifest: Path, made_from: str) -> bool:
 
 
 def _character(plan: Plan, candidate: Candidate, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The character (3 C,) of all tumor in a scaled window (C, X, Y, Z)."""
+    """The character (3 C,) of the tumors of a mask in a scaled window (C, X, Y, Z)."""
     limits = np.array(candidate.case.record.limits, np.float32)
     intensities, zero = to_comparable_units(unscale(image, plan.channels, limits), plan.channels, limits)
     return describe_traits(intensities, mask, plan.window.spacing_mm, zero)
@@ -170,16 +222,41 @@ def find_candidates(cases: Sequence[Case]) -> list[Candidate]:
     return found
 
 
-def candidate_window(plan: Plan, candidate: Candidate, copy: int) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of a candidate's window: the scaled image (C, X, Y, Z) and the mask (X, Y, Z).
+def candidate_window(plan: Plan, candidate: Candidate, copy: int, cell: int | None = None) -> TumorWindow:
+    """A copy of a candidate's window. Copy 0 is centered and not augmented.
 
-    Copy 0 is centered and not augmented.
+    Args:
+        plan: The plan.
+        candidate: The tumor.
+        copy: Number of the copy.
+        cell: None: all tumors of the window are to be learned, and nothing is removed. Otherwise the side of a latent
+            cell in voxels: what lies in the tight box of the candidate, in whole cells, is to be learned, and is
+            removed from the context. Other tumors stay there, as neighbors.
     """
     seed = derive_seed(plan.seed, candidate.name, copy) % 2**32 if copy else None
-    return cut_tumor_window(candidate.case, candidate.component, plan.channels, plan.window.shape, seed)
+    case = candidate.case
+    image, tumors = cut_tumor_window(case, candidate.component, plan.channels, plan.window.shape, seed)
+    if cell is None:
+        return TumorWindow(image, (tumors > 0).astype(np.uint8), np.zeros_like(tumors), None)
+    tight = tight_box(tumors == OWN)
+    assert tight is not None  # every copy shows its tumor
+    box = voxel_box(latent_box(tight, cell), cell)
+    mask = np.zeros_like(tumors)
+    mask[box.slices] = tumors[box.slices] > 0
+    limits = np.array(case.record.limits, np.float32)
+    without, _ = remove_tumors(
+        unscale(image, plan.channels, limits),
+        tumors,
+        box,
+        plan.window.spacing_mm,
+        plan.paste,
+        derive_seed(plan.seed, candidate.name, copy, "removal"),
+    )
+    others = ((tumors > 0) & (mask == 0)).astype(np.uint8)
+    return TumorWindow(image, mask, others, scale(without, plan.channels, limits))
 
 
-def training_latents(method: Method, encoder: Codec, encoder_hash: str, copies: int) -> Latents:
+def training_latents(method: Method, encoder: Codec, encoder_hash: str, copies: int, removed: bool = False) -> Latents:
     """The encoded training tumors of a method.
 
     The cache lies in the method's folder `latents`; missing parts of it are built. With several processes the first one
@@ -190,6 +267,7 @@ def training_latents(method: Method, encoder: Codec, encoder_hash: str, copies: 
         encoder: The trained autoencoder.
         encoder_hash: Hash of its weights.
         copies: Windows per tumor.
+        removed: Whether tumors are removed from the context, see `candidate_window`.
     """
     plan, device = method.plan, method.device
     names = method.workspace.splits().train
@@ -209,9 +287,10 @@ def training_latents(method: Method, encoder: Codec, encoder_hash: str, copies: 
             plan.seed,
             copies,
             names,
+            plan.paste if removed else None,
         ]
     )
-    cache = LatentCache(method.folder("latents"), candidates, copies, made_from)
+    cache = LatentCache(method.folder("latents"), candidates, copies, made_from, method.cell if removed else None)
     processes = PartialState(cpu=device == "cpu")
     with (
         processes.main_process_first(),
@@ -231,13 +310,16 @@ def held_out_candidates(cases: Sequence[Case], most: int) -> list[Candidate]:
     return [Candidate(case, c) for case in cases for c in case.record.components if c.fits][:most]
 
 
-def held_out_windows(method: Method, encoder: Codec, most: int) -> list[HeldOut]:
-    """The windows of the first `most` held-out tumors, encoded."""
+def held_out_windows(method: Method, encoder: Codec, most: int, removed: bool = False) -> list[HeldOut]:
+    """The windows of the first `most` held-out tumors, encoded; `removed`: see `training_latents`."""
     plan, found = method.plan, []
     for candidate in held_out_candidates(held_out_cases(method.workspace), most):
-        image, mask = candidate_window(plan, candidate, 0)
-        picture = torch.from_numpy(image)[None].to(method.device)
+        window = candidate_window(plan, candidate, 0, method.cell if removed else None)
+        pictures = [
+            torch.from_numpy(p)[None].to(method.device) for p in (window.image, window.context) if p is not None
+        ]
         with inference_context(plan.precision, method.device):
-            latent = encoder.encode(picture)
-        found.append(HeldOut(candidate.name, picture, latent, mask, _character(plan, candidate, image, mask)))
+            latents = [encoder.encode(picture) for picture in pictures]
+        character = _character(plan, candidate, window.image, window.mask)
+        found.append(HeldOut(candidate.name, pictures[0], latents[0], latents[-1], window.mask, character))
     return found

@@ -138,6 +138,34 @@ def closeness(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarr
     return np.asarray(share * share * (3 - 2 * share), np.float32)
 
 
+def add_change(
+    canvas: Canvas, picture: np.ndarray, smooth: np.ndarray, share: np.ndarray, plan: Plan
+) -> tuple[np.ndarray, np.ndarray]:
+    """Change the host in the box as much as the decoded picture differs from the decoded host.
+
+    What the decoder loses, noise and fine detail, stays as it is in the host. The change is added in scaled
+    intensities, so that noise grows with uptake where they are compressed (PET). Where the picture is the decoded host,
+    nothing changes, also beyond the clip limits.
+
+    Args:
+        canvas: The encoded window.
+        picture: The decoded region (C, X, Y, Z) in [-1, 1].
+        smooth: The `smooth_host`.
+        share: The mask of the region (X, Y, Z) in [0, 1].
+        plan: The plan.
+
+    Returns:
+        As `put_back`.
+    """
+    request, limits = canvas.request, canvas.request.limits
+    host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
+    before, after = (unscale(each, plan.channels, limits) for each in (host, host + picture - smooth))
+    inside = (slice(None), *canvas.in_region(request.box).slices)
+    image = request.image.astype(np.float32, copy=True)
+    image[(slice(None), *request.box.slices)] += (after - before)[inside]
+    return image, _place_mask(canvas, share)
+
+
 def put_back(canvas: Canvas, picture: np.ndarray, share: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Put a decoded region back into the window.
 
@@ -156,6 +184,11 @@ def put_back(canvas: Canvas, picture: np.ndarray, share: np.ndarray, plan: Plan)
     image[(slice(None), *request.box.slices)] = unscale(
         picture[(slice(None), *canvas.in_region(request.box).slices)], plan.channels, request.limits
     )
-    mask = np.zeros(image.shape[1:], np.float32)
-    mask[request.place.slices] = share[canvas.in_region(request.place).slices]
-    return image, mask
+    return image, _place_mask(canvas, share)
+
+
+def _place_mask(canvas: Canvas, share: np.ndarray) -> np.ndarray:
+    """The region's mask in the window (X, Y, Z), zero outside the tumor's place."""
+    mask = np.zeros(canvas.request.image.shape[1:], np.float32)
+    mask[canvas.request.place.slices] = share[canvas.in_region(canvas.request.place).slices]
+    return mask

@@ -2,14 +2,38 @@
 
 Source: x = [z, m] of TumorGen, section 2.2.
 Deviation: The mask lies in [-1, 1], where it has the spread of noise and latents. With values in [0, 1] masks leak from
-    the box.
+    the box. It may have several channels (`MaskCoding`).
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tumorgen_cli.models.mask_refiner import unpack_mask
+from tumorgen_cli.tumors.boxes import latent_mask
+
+#: how a mask becomes channels on the latent grid. `mean`: one, the share of each cell (the paper's); `packed`: eight,
+#: the shares of the eight parts of a cell that is halved along each axis
+MaskCoding = Literal["mean", "packed"]
+
+
+def mask_channels(coding: MaskCoding) -> int:
+    """The number of channels of a mask."""
+    return 8 if coding == "packed" else 1
+
+
+def code_mask(mask: np.ndarray, coding: MaskCoding, cell: int) -> np.ndarray:
+    """A mask (X, Y, Z) in {0, 1} as channels (K, x, y, z) in [0, 1], float32; `cell`: voxels of a cell's side."""
+    if coding == "packed":
+        x, y, z = (n // cell for n in mask.shape)
+        halves = latent_mask(mask, cell // 2).reshape(x, 2, y, 2, z, 2)
+        return np.ascontiguousarray(halves.transpose(1, 3, 5, 0, 2, 4).reshape(8, x, y, z))
+    return latent_mask(mask, cell)[None]
 
 
 def to_flow(mask: Tensor) -> Tensor:
@@ -22,11 +46,18 @@ def from_flow(mask: Tensor) -> Tensor:
     return ((mask + 1) / 2).clamp(0, 1)
 
 
-def without_tumor(latent: Tensor) -> Tensor:
-    """The joint variable (B, L + 1, x, y, z) of latents (B, L, x, y, z) with an empty mask."""
-    return torch.cat([latent, -torch.ones_like(latent[:, :1])], 1)
+def cell_share(mask: Tensor) -> Tensor:
+    """The share (B, 1, x, y, z) of each cell, of a mask's channels (B, K, x, y, z) in [0, 1]."""
+    return mask.mean(1, keepdim=True)
 
 
-def upsample_mask(mask: Tensor, downsampling: int) -> Tensor:
-    """A coarse mask (B, 1, x, y, z) in [-1, 1] on the working grid, in [0, 1]: the mask without a refiner."""
-    return from_flow(F.interpolate(mask, scale_factor=downsampling, mode="trilinear"))
+def without_tumor(latent: Tensor, channels: int = 1) -> Tensor:
+    """The joint variable (B, L + channels, x, y, z) of latents (B, L, x, y, z) with an empty mask."""
+    empty = -torch.ones_like(latent[:, :1]).expand(-1, channels, -1, -1, -1)
+    return torch.cat([latent, empty], 1)
+
+
+def upsample_mask(mask: Tensor, cell: int) -> Tensor:
+    """A coarse mask (B, K, x, y, z) in [-1, 1] on the working grid, in [0, 1]: the mask without a refiner."""
+    size = [cell * n for n in mask.shape[2:]]
+    return from_flow(F.interpolate(unpack_mask(mask), size=size, mode="trilinear"))

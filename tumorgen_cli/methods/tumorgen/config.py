@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tumorgen_cli.geometry import SHELL_MM
 from tumorgen_cli.methods.latent.autoencoder import VaeConfig, levels_for
+from tumorgen_cli.methods.latent.joint import MaskCoding
+from tumorgen_cli.models.flow_unet import Prediction
 from tumorgen_cli.models.rectified_flow import Solver
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import TumorFacts
@@ -15,15 +16,13 @@ from tumorgen_cli.planning.plan import Decisions, WindowPlan
 from tumorgen_cli.planning.ranges import (
     Batch,
     Blocks,
+    Cells,
     Copies,
     Factor,
     Iterations,
     LatentCells,
     LatentWidths,
     LearningRate,
-    Millimeters,
-    MillimetersAboveZero,
-    MoreDraws,
     OddSide,
     RefinerWidth,
     Share,
@@ -33,6 +32,7 @@ from tumorgen_cli.planning.ranges import (
 )
 from tumorgen_cli.system.devices import DeviceBudget
 
+Texture = Literal["host", "drawn", "none"]
 _FREE = "the paper gives none; not tuned"
 
 
@@ -52,11 +52,23 @@ class FlowConfig:
         bapmg: whether boxes have random offsets (BA-PMG); otherwise they are tight.
         coarse_weight: λ1; 0 removes the coarse constraint.
         fine_weight: λ2; 0 removes the fine constraint.
+        fine_over: where the fine constraint is averaged: over the `mask` alone, or over the whole `window`.
         ssim_window: side in latent voxels of the SSIM window of the fine constraint.
+        box_weight: weight in L_rfm of a cell inside the box, relative to one outside.
+        mask_weight: weight in L_rfm of a mask's channels, all together, relative to one latent channel.
+        mask_coding: how a mask becomes channels on the latent grid (`latent.joint.MaskCoding`).
+        context: what the field sees around the box. `scan`: the latents of the training scan, and the box holds all
+            tumors of the window. `healthy`: the latents of the scan without the tumor in the box, as in a synthesis;
+            the box holds one tumor, and others stay around it.
+        start: where the flow starts: from `noise`, or from the `healthy` latents with noise added.
+        predicts: what the network predicts: the `velocity`, or the `data`, from which the velocity follows.
         box_channel: whether the box is an additional input channel.
         character: whether the tumor's character is given to the field, as additional input channels that are constant
             inside the box. The character is the vector of the tumor's traits (`metrics.traits.describe_traits`):
             contrast, heterogeneity and core ratio in each channel.
+        volume: whether the tumor's share of the box is given to the field, in the same way.
+        dropout: share of the training items in which the field is not told character and volume.
+        tumor_free: share of the training items without a tumor: the field is told a volume of 0.
     """
 
     widths: LatentWidths
@@ -70,9 +82,19 @@ class FlowConfig:
     bapmg: bool
     coarse_weight: Weight
     fine_weight: Weight
+    fine_over: Literal["mask", "window"]
     ssim_window: OddSide
+    box_weight: Weight
+    mask_weight: Weight
+    mask_coding: MaskCoding
+    context: Literal["scan", "healthy"]
+    start: Literal["noise", "healthy"]
+    predicts: Prediction
     box_channel: bool
     character: bool
+    volume: bool
+    dropout: ShareBelowOne
+    tumor_free: ShareBelowOne
 
 
 @dataclass(frozen=True)
@@ -90,7 +112,10 @@ class RefinerConfig:
         ema: decay of the moving average of the weights.
         weight: λ3, the weight in the joint objective.
         least_time: one-step estimates are made from times t ~ U(least_time, 1).
+        steps: steps of the flow from there to the estimate; 1: the paper's one-step estimate, which is blurred.
         clean: share of the items that show the encoder's own latents and mask.
+        balanced: whether the squared error is relative to the tumor's share of the voxels, with a soft Dice term;
+            otherwise it is the mean over all voxels.
     """
 
     enabled: bool
@@ -103,39 +128,37 @@ class RefinerConfig:
     ema: ShareBelowOne
     weight: Weight
     least_time: ShareBelowOne
+    steps: Steps
     clean: Share
+    balanced: bool
 
 
 @dataclass(frozen=True)
 class TumorGenSampling:
     """The synthesis.
 
-    The field produces tumors whose character is closer to the mean than the character it gets as input. `emphasis`,
-    `corrections` and `gain` compensate for this.
-
     Attributes:
         steps: steps of the solver.
         solver: `euler` or `heun`.
         halo: latent voxels that are decoded around the box.
-        texture: whether noise like the host's own is added to the box, because a VAE smooths noise away.
+        guidance: factor of what character and volume change in the velocity; 1: no guidance, one network call a step.
+        emphasis: factor of the character input, relative to the wanted character.
+        texture: what the box gets of the noise that a VAE smooths away. `host`: all that the decoder loses of the
+            host stays, stronger where the painted tissue is noisier; `drawn`: noise like the host's is drawn; `none`.
         roughness: how irregular the edge of the refined mask becomes (`roughen_mask`); 0: not at all.
-        roughness_mm: the scale of that irregularity.
-        keep_mm: the box is painted up to this distance from its tumor; 0: the whole box.
-        emphasis: factor of the first character input, relative to the wanted character.
-        corrections: how many more times a tumor is drawn from the same noise if it misses its character.
-        gain: factor with which the missing part of the character is added to the input of the next draw.
+        roughness_cells: the scale of that irregularity, in latent cells.
+        keep_cells: the box is painted up to this distance from its tumor, in latent cells; 0: the whole box.
     """
 
     steps: Steps
     solver: Solver
     halo: LatentCells
-    texture: bool
-    roughness: Factor
-    roughness_mm: MillimetersAboveZero
-    keep_mm: Millimeters
+    guidance: Factor
     emphasis: Factor
-    corrections: MoreDraws
-    gain: Factor
+    texture: Texture
+    roughness: Factor
+    roughness_cells: Cells
+    keep_cells: Factor
 
 
 @dataclass(frozen=True)
@@ -208,10 +231,20 @@ def _plan_flow(d: Decisions, tumors: int, budget: DeviceBudget) -> None:
     d.take("coarse_weight", 1.0, "λ1; the paper gives none")
     reason = "λ2; the paper gives none; with 0.1 masks are far too small, with 3 the field learns more slowly"
     d.take("fine_weight", 1.0, reason)
+    d.take("fine_over", "mask", "over the window almost all of it compares zero with zero; `window`: the paper's mean")
     d.take("ssim_window", 3, "λ2's SSIM: tumors are a few latent voxels wide")
+    d.take("box_weight", 1.0, "1: the paper's")
+    d.take("mask_weight", 1.0, "1: the paper's")
+    d.take("mask_coding", "mean", "the paper's")
+    d.take("context", "scan", "the paper's")
+    d.take("start", "noise", "the paper's")
+    d.take("predicts", "velocity", "the paper's")
     d.take("box_channel", False, "the paper's nine input channels")
     reason = "input: the tumor's contrast, heterogeneity and core ratio; false: the paper's, with too few hard tumors"
     d.take("character", True, reason)
+    d.take("volume", False, "the paper's")
+    d.take("dropout", 0.0, "the paper's")
+    d.take("tumor_free", 0.0, "the paper's")
 
 
 def _plan_refiner(d: Decisions, budget: DeviceBudget) -> None:
@@ -227,30 +260,29 @@ def _plan_refiner(d: Decisions, budget: DeviceBudget) -> None:
     d.take("ema", 0.99, _FREE)
     d.take("weight", 1.0, "λ3 (joint only); the paper gives none")
     d.take("least_time", 0.4, "earlier estimates show no boundary that a mask could agree with")
+    d.take("steps", 1, "the paper's")
     d.take("clean", 0.25, "clean masks are mixed in: without them the refiner damages good masks")
+    d.take("balanced", True, "without it small tumors vanish; false: the paper's plain mean")
 
 
 def _plan_sampling(d: Decisions) -> None:
-    d.take("steps", 10, "the paper's fast setting")
+    d.take("steps", 4, "on FDG-PET 4 steps were as good as 10; the paper's: 50, and 10 as the fast setting")
     d.take("solver", "euler", "the paper's")
-    reason = "a VAE smooths noise away: without it the box is visible in a noisy scan; false: the paper's decoding"
-    d.take("texture", True, reason)
-    reason = "irregular edges where the mask is uncertain: otherwise masks are rounder than real ones; 0: the paper's"
-    d.take("roughness", 2.0, reason)
-    d.take("roughness_mm", 12.0, "on FDG-PET 10 and 16 gave about the same")
-    reason = "beyond the tumor's surroundings the host stays: slices look more real; 0: the paper's, the whole box"
-    d.take("keep_mm", SHELL_MM, reason)
-    reason = "the first input is this factor times the wanted character: otherwise tumors are too ordinary"
-    d.take("emphasis", 1.5, reason)
-    reason = "extra draws of a tumor that misses its character: twice the time, closer to the data"
-    d.take("corrections", 1, reason)
-    reason = "factor of what the first draw lacked: with 1 there were too few necrotic tumors, 2.5 was no better"
-    d.take("gain", 2.0, reason)
     reason = (
         "latent voxels around the box: on FDG-PET the decoded box then differs from the whole window's by 0.1 % of the "
         "clip window, with 4 by 1.3 %"
     )
     d.take("halo", 8, reason)
+    d.take("guidance", 1.0, "the paper's")
+    d.take("emphasis", 1.0, "the paper's")
+    reason = "noise of the scan itself, on its own grid: the box is not to be seen in a noisy scan; none: the paper's"
+    d.take("texture", "host", reason)
+    d.take("roughness", 0.0, "irregular edges where the mask is uncertain; the picture would not follow them")
+    d.take("roughness_cells", 0.5, "finer edges are lost in a latent cell")
+    reason = (
+        "beyond the tumor's surroundings the host stays; as far as one latent cell blurs; 0: the paper's, the whole box"
+    )
+    d.take("keep_cells", 1.0, reason)
 
 
 def box_alpha(config: TumorGenConfig, window: WindowPlan) -> float:

@@ -7,7 +7,7 @@ mask with features of the VAE's decoder; it learns from one-step estimates of th
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from tumorgen_cli.geometry import Box, as_triple, tight_box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic, learning_settings
 from tumorgen_cli.methods.latent.autoencoder import vae_stage
 from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut, Latents, held_out_windows, training_latents
-from tumorgen_cli.methods.latent.joint import to_flow
+from tumorgen_cli.methods.latent.joint import code_mask, mask_channels, to_flow
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
-from tumorgen_cli.methods.tumorgen.condition import Condition
+from tumorgen_cli.methods.tumorgen.condition import Condition, Known, Wanted
 from tumorgen_cli.methods.tumorgen.config import TumorGenConfig, box_alpha, plan_tumorgen
-from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective
+from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective, flow_start
 from tumorgen_cli.methods.tumorgen.sampling import FlowSettings, Networks, TumorSampler
 from tumorgen_cli.metrics.traits import KINDS
 from tumorgen_cli.models import rectified_flow
@@ -56,20 +56,19 @@ class TumorGen(Method):
     SOURCE = (
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. "
         "1-7. Deviations: The VAE is trained on the data set's own cases unless a checkpoint is given. The fine "
-        "constraint is averaged only where a mask is. The field gets the character (contrast, heterogeneity, core "
-        "ratio) of the tumor as input unless `flow.character` is off. The refiner trains after the flow unless "
-        "`refiner.joint` is on, and its loss has a Dice term and weighs tumor voxels more. Noise like the host's is "
-        "added to the decoded box unless `sampling.texture` is off. Only the surroundings of the tumor are painted, "
-        "not the whole box, unless `sampling.keep_mm` is 0. The mask's edge is made irregular unless "
-        "`sampling.roughness` is 0. A tumor that misses its character is drawn again unless `sampling.corrections` is "
-        "0."
+        "constraint is averaged only where a mask is unless `flow.fine_over` is `window`. The field gets the character "
+        "(contrast, heterogeneity, core ratio) and the volume of the tumor as input unless `flow.character` and "
+        "`flow.volume` are off. The refiner trains after the flow unless `refiner.joint` is on, and its loss has a "
+        "Dice term and weighs tumor voxels more unless `refiner.balanced` is off. The host's own noise stays in the "
+        "box unless `sampling.texture` is `none`. Only the surroundings of the tumor are painted, not the whole box, "
+        "unless `sampling.keep_cells` is 0. The preset `paper` sets all of these as published."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, TumorGenConfig)
         self.cell = self.config.vae.downsampling
-        self.keeps_background = self.config.sampling.keep_mm > 0
+        self.keeps_background = self.config.sampling.keep_cells > 0
         self.kinds = tuple(KINDS) if self.config.flow.character else ()
 
     @classmethod
@@ -87,7 +86,8 @@ class TumorGen(Method):
     def net(self) -> FlowUNet:
         """The vector field."""
         c, latent = self.config.flow, self.config.vae.latent_channels
-        return FlowUNet(latent + 1 + self.condition.channels, latent + 1, c.widths, c.res_blocks)
+        joint = latent + mask_channels(c.mask_coding)
+        return FlowUNet(joint + self.condition.channels, joint, c.widths, c.res_blocks, c.predicts)
 
     @cached_property
     def condition(self) -> Condition:
@@ -97,7 +97,8 @@ class TumorGen(Method):
     @cached_property
     def refiner(self) -> MaskRefiner:
         """The mask refiner."""
-        return MaskRefiner(self.vae.feature_widths, self.config.refiner.width, self.config.refiner.guided)
+        c, masks = self.config.refiner, mask_channels(self.config.flow.mask_coding)
+        return MaskRefiner(self.vae.feature_widths, c.width, c.guided, masks)
 
     @cached_property
     def sampler(self) -> TumorSampler:
@@ -138,11 +139,10 @@ class TumorGen(Method):
         joint = self.config.refiner.enabled and self.config.refiner.joint
         if initial is not None:  # the network alone: the condition is measured on this workspace's tumors
             load_initial_weights({"net": self.net, **({"refiner": self.refiner} if joint else {})}, initial)
-        self.condition.learn(latents.characters[:, 0], self._extents_mm(latents))
-        latents = self._with_standard_characters(latents)
+        self.condition.learn(self._known(latents))
         self.net.to(self.device)
         self.condition.to(self.device)
-        refine = RefinerObjective(self.refiner.to(self.device), self.vae, None, self.config.refiner) if joint else None
+        refine = RefinerObjective(self.refiner.to(self.device), self.vae, None, self.config) if joint else None
 
         def item(number: int) -> dict[str, Any]:
             drawn = self._draw_item(latents, np.random.default_rng([seed, number]))
@@ -172,14 +172,13 @@ class TumorGen(Method):
         self.load_frozen(self._field(), "flow")
         if initial is not None:
             load_initial_weights({"refiner": self.refiner}, initial)
-        latents = self._with_standard_characters(latents)
         self.refiner.to(self.device)
 
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
             return {**self._draw_item(latents, rng), "clean": np.float32(rng.random() < c.clean)}
 
-        objective = RefinerObjective(self.refiner, self.vae, (self.net, self.condition), c)
+        objective = RefinerObjective(self.refiner, self.vae, (self.net, self.condition), self.config)
         return Stage(
             name="refiner",
             title="mask refiner",
@@ -193,44 +192,50 @@ class TumorGen(Method):
             preview=self._preview,
         )
 
+    @property
+    def _removed(self) -> bool:
+        """Whether tumors are removed from what the field sees."""
+        return self.config.flow.context == "healthy"
+
     def _latents(self) -> Latents:
         """The encoded training tumors."""
         vae_hash = self.load_frozen({"vae": self.vae}, "vae")
-        return training_latents(self, self.vae, vae_hash, self.config.flow.copies)
+        return training_latents(self, self.vae, vae_hash, self.config.flow.copies, self._removed)
 
-    def _with_standard_characters(self, latents: Latents) -> Latents:
-        """The training tumors with their characters in the form in which the field gets them."""
-        return replace(latents, characters=self.condition.standardize(latents.characters))
-
-    def _extents_mm(self, latents: Latents) -> np.ndarray:
-        """(N, 3): extents of the training tumors' tight boxes on the latent grid, which BA-PMG starts from."""
-        sides = []
-        for packed in latents.packed:
-            tight = tight_box(latent_mask(np.unpackbits(packed[0], axis=-1), self.cell) > 0)
-            assert tight is not None  # copy 0 shows its tumor whole
-            sides.append(tight.shape)
-        return self.cell * np.array(sides) * np.array(self.plan.window.spacing_mm)
+    def _known(self, latents: Latents) -> Known:
+        """The training tumors, as copy 0 shows them."""
+        windows = [latents.window(number, 0) for number in range(len(latents.latents))]
+        sides = [tight_box(latent_mask(w.mask, self.cell) > 0) for w in windows]
+        spacing = np.array(self.plan.window.spacing_mm)
+        extents = np.array([box.shape for box in sides if box is not None]) * self.cell * spacing
+        volumes = np.array([float(w.mask.sum()) for w in windows]) * spacing.prod()
+        return Known(np.stack([w.character for w in windows]), extents, volumes)
 
     def _draw_item(self, latents: Latents, rng: np.random.Generator) -> dict[str, Any]:
         """A random copy of a random tumor with a new box, noise and time; `target` is its mask on the working grid."""
-        drawn = latents.draw(rng)
-        mask = latent_mask(drawn.mask, self.cell)
-        box = draw_box(mask, box_alpha(self.config, self.plan.window), rng)
-        noise = rng.standard_normal((drawn.latent.shape[0] + 1, *mask.shape), np.float32)
-        return {
+        c, drawn = self.config.flow, latents.draw(rng)
+        mask = code_mask(drawn.mask, c.mask_coding, self.cell)
+        soft, others = latent_mask(drawn.mask, self.cell), latent_mask(drawn.others, self.cell)
+        box = draw_box(soft, box_alpha(self.config, self.plan.window), rng, others)
+        item = {
             "latent": drawn.latent,
-            "mask": mask[None],
-            "box": box_mask(box, as_triple(mask.shape))[None],
-            "noise": noise,
+            "context": drawn.context,
+            "mask": mask,
+            "box": box_mask(box, as_triple(soft.shape))[None],
+            "noise": rng.standard_normal((drawn.latent.shape[0] + len(mask), *soft.shape), np.float32),
             "uniform": np.float32(rng.random()),
-            "character": drawn.character,
             "target": drawn.mask[None].astype(np.float32),
         }
+        wanted = Wanted(drawn.character, float(drawn.mask.sum()) / (math.prod(box.shape) * self.cell**3))
+        if rng.random() < c.tumor_free:
+            item |= {"latent": drawn.context, "mask": np.zeros_like(mask), "target": np.zeros_like(item["target"])}
+            wanted = Wanted(np.full_like(drawn.character, np.nan), 0.0)
+        return item | {"told": self.condition.tell(None if rng.random() < c.dropout else wanted)}
 
     def _held_out(self, most: int) -> list[tuple[HeldOut, Box, Tensor]]:
         """Held-out tumors, each with a fixed box in latent cells, and the box as a mask (1, 1, x, y, z)."""
         found = []
-        for window in held_out_windows(self, self.vae, most):
+        for window in held_out_windows(self, self.vae, most, self._removed):
             soft = latent_mask(window.mask, self.cell)
             rng = np.random.default_rng([self.plan.seed, 7])
             box = draw_box(soft, box_alpha(self.config, self.plan.window), rng)
@@ -239,21 +244,32 @@ class TumorGen(Method):
         return found
 
     def _flow_quality(self) -> dict[str, float]:
-        """The velocity error on held-out tumors at fixed times and noise, for the record; no decision uses it."""
+        """The velocity error on held-out tumors at fixed times and noise, for the record; no decision uses it.
+
+        `held_out_rfm` is that of all elements, `held_out_box` and `held_out_mask` those of latents and mask in the box.
+        """
         errors = []
-        for index, (window, _, box) in enumerate(self._held_out(16)):
-            mask = torch.from_numpy(latent_mask(window.mask, self.cell))[None, None].to(self.device)
+        c = self.config.flow
+        for index, (window, box, inside) in enumerate(self._held_out(16)):
+            mask = torch.from_numpy(code_mask(window.mask, c.mask_coding, self.cell))[None].to(self.device)
             data = torch.cat([window.latent, to_flow(mask)], 1)
-            character = torch.from_numpy(self.condition.standardize(window.character))[None].to(self.device)
-            condition = self.condition(window.latent, box, character)
+            fill = float(window.mask.sum()) / (math.prod(box.shape) * self.cell**3)
+            told = torch.from_numpy(self.condition.tell(Wanted(window.character, fill)))[None].to(self.device)
+            condition = self.condition(window.context, inside, told)
             for t in _QUALITY_TIMES:
                 rng = np.random.default_rng([self.plan.seed, index, int(10 * t)])
                 noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
+                start = flow_start(noise, window.context, c)
                 time = torch.full((1,), t, device=self.device)
                 with inference_context(self.plan.precision, self.device):
-                    x = torch.cat([rectified_flow.path(noise, data, time), condition], 1)
-                    errors.append(float(rectified_flow.velocity_loss(self.net(x, time), noise, data)))
-        return {"held_out_rfm": float(np.mean(errors))} if errors else {}
+                    velocity = self.net(torch.cat([rectified_flow.path(start, data, time), condition], 1), time)
+                    squared = (velocity - (data - start)).square()
+                    latents, masks = (
+                        part[(inside > 0).expand_as(part)] for part in squared.tensor_split([window.latent.shape[1]], 1)
+                    )
+                    errors.append([float(part.mean()) for part in (squared, latents, masks)])
+        names = ("held_out_rfm", "held_out_box", "held_out_mask")
+        return dict(zip(names, map(float, np.mean(errors, axis=0)), strict=True)) if errors else {}
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, its mask, and two draws in its box, each with its mask."""
@@ -262,9 +278,8 @@ class TumorGen(Method):
             axial = largest_tumor_slice(window.mask)
             row = [window.image[0, main].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
             for seed in (1, 2):
-                character_input = self.sampler.first_input(self.sampler.draw_character(cells, seed))
                 settings = FlowSettings(seed, self.config.sampling.steps, "euler")
-                joint = self.sampler.sample(window.latent, box, character_input, settings)
+                joint = self.sampler.sample(window.context, box, self.sampler.draw_tumor(cells, seed), settings)
                 image, refined = self.sampler.decode(joint)
                 row += [image[main, :, :, axial], refined[:, :, axial] * 2 - 1]
             rows.append(row)

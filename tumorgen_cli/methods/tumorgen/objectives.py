@@ -1,6 +1,7 @@
 """The losses of the vector field (SC-VFE) and of the mask refiner (VMR).
 
-Shapes: latents (B, L, x, y, z), masks and boxes (B, 1, x, y, z), masks on the working grid (B, 1, X, Y, Z).
+Shapes: latents (B, L, x, y, z), masks (B, K, x, y, z), boxes (B, 1, x, y, z), masks on the working grid
+(B, 1, X, Y, Z).
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import torch
 from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 
-from tumorgen_cli.methods.latent.joint import from_flow, to_flow, without_tumor
+from tumorgen_cli.methods.latent.joint import cell_share, from_flow, to_flow, without_tumor
 from tumorgen_cli.methods.tumorgen.condition import Condition
-from tumorgen_cli.methods.tumorgen.config import FlowConfig, RefinerConfig
+from tumorgen_cli.methods.tumorgen.config import FlowConfig, TumorGenConfig
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
 from tumorgen_cli.models.mask_refiner import MaskRefiner
@@ -28,6 +29,8 @@ class FlowObjective(nn.Module):
     """L_rfm + λ1 L_coarse + λ2 L_fine, and + λ3 L_rec if the refiner trains jointly.
 
     Source: TumorGen, eqs. 3 to 7.
+    Deviation: L_rfm weighs the box and the mask's channels by `box_weight` and `mask_weight`. L_rec is that of one
+        item of the batch, which has the same mean.
     """
 
     def __init__(self, net: FlowUNet, condition: Condition, config: FlowConfig, joint: RefinerObjective | None) -> None:
@@ -38,46 +41,72 @@ class FlowObjective(nn.Module):
         """The loss and its terms.
 
         Args:
-            batch: `latent` (B, L, x, y, z), `mask` (B, 1, x, y, z) in [0, 1], `box` (B, 1, x, y, z), `noise`
-                (B, L + 1, x, y, z), `uniform` (B,), `character` (B, 3 C), and with a joint refiner `target`
+            batch: `latent` and `context` (B, L, x, y, z), `mask` (B, K, x, y, z) in [0, 1], `box` (B, 1, x, y, z),
+                `noise` (B, L + K, x, y, z), `uniform` (B,), `told` (B, V), and with a joint refiner `target`
                 (B, 1, X, Y, Z).
         """
-        c, latent, mask, noise = self.config, batch["latent"], batch["mask"], batch["noise"]
+        c, latent, mask = self.config, batch["latent"], batch["mask"]
         t = rectified_flow.draw_time(batch["uniform"], c.time_schedule)
         data = torch.cat([latent, to_flow(mask)], 1)
-        x_t = rectified_flow.path(noise, data, t)
-        velocity = self.net(torch.cat([x_t, self.condition(latent, batch["box"], batch["character"])], 1), t)
-        terms = {"rfm": rectified_flow.velocity_loss(velocity, noise, data)}
+        start = flow_start(batch["noise"], batch["context"], c)
+        x_t = rectified_flow.path(start, data, t)
+        condition = self.condition(batch["context"], batch["box"], batch["told"])
+        velocity = self.net(torch.cat([x_t, condition], 1), t)
+        weight = velocity_weight(batch["box"], latent.shape[1], mask.shape[1], c)
+        terms = {"rfm": rectified_flow.velocity_loss(velocity, start, data, weight)}
         estimate = rectified_flow.estimate_data(x_t, velocity, t)
-        latent_estimate, mask_estimate = estimate[:, :-1], estimate[:, -1:]
+        latent_estimate, mask_estimate = estimate.tensor_split([latent.shape[1]], 1)
         loss = terms["rfm"]
         if c.coarse_weight:
             terms["coarse"] = rectified_flow.coarse_loss(latent_estimate, latent, batch["box"])
             loss = loss + c.coarse_weight * terms["coarse"]
         if c.fine_weight:
-            share = from_flow(mask_estimate)
-            terms["fine"] = rectified_flow.fine_loss(latent_estimate, share, latent, mask, c.ssim_window)
+            share, whole = cell_share(from_flow(mask_estimate)), c.fine_over == "window"
+            terms["fine"] = rectified_flow.fine_loss(
+                latent_estimate, share, latent, cell_share(mask), c.ssim_window, whole
+            )
             loss = loss + c.fine_weight * terms["fine"]
         if self.joint is not None:
-            terms["rec"] = self.joint.loss(latent_estimate, mask_estimate, batch["target"])
+            terms["rec"] = self.joint.loss(latent_estimate[:1], mask_estimate[:1], batch["target"][:1])
             loss = loss + self.joint.config.weight * terms["rec"]
         return loss, {name: value.detach() for name, value in terms.items()}
 
 
+def flow_start(noise: Tensor, context: Tensor, config: FlowConfig) -> Tensor:
+    """x_0 of the flow: noise (B, L + K, x, y, z), and with `start` = `healthy` the context's latents added to it."""
+    if config.start == "noise":
+        return noise
+    latents = context.shape[1]
+    return torch.cat([noise[:, :latents] + context, noise[:, latents:]], 1)
+
+
+def velocity_weight(box: Tensor, latents: int, masks: int, config: FlowConfig) -> Tensor | None:
+    """Weights (B, L + K, x, y, z) of L_rfm for a box (B, 1, x, y, z); None if all are equal, as in the paper.
+
+    The mask's K channels have together the weight of `mask_weight` latent channels.
+    """
+    if config.box_weight == 1 and config.mask_weight == masks == 1:
+        return None
+    cells = 1 + (config.box_weight - 1) * box
+    return torch.cat(
+        [cells.expand(-1, latents, -1, -1, -1), cells.expand(-1, masks, -1, -1, -1) * config.mask_weight / masks], 1
+    )
+
+
 class RefinerObjective(nn.Module):
-    """L_rec = ||M' - M||² on one-step estimates of the trained flow, with clean latents mixed in.
+    """L_rec = ||M' - M||² on estimates of the trained flow, with clean latents mixed in.
 
     Source: TumorGen, section 2.3, eq. 6.
-    Deviation: The paper does not say how it balances tumor and background. Here the squared error is relative to the
-        tumor's share of the voxels, at most 50 times the mean over all voxels, and a soft Dice term is added; without
-        it small tumors vanish.
+    Deviation: The paper does not say how it balances tumor and background. If `balanced`, the squared error is relative
+        to the tumor's share of the voxels, at most 50 times the mean over all voxels, and a soft Dice term is added;
+        without it small tumors vanish. Estimates may take more than one step of the flow.
     """
 
     def __init__(
-        self, refiner: MaskRefiner, vae: KlVae, field: tuple[FlowUNet, Condition] | None, config: RefinerConfig
+        self, refiner: MaskRefiner, vae: KlVae, field: tuple[FlowUNet, Condition] | None, config: TumorGenConfig
     ) -> None:
         super().__init__()
-        self.refiner, self.config = refiner, config
+        self.refiner, self.config, self.flow = refiner, config.refiner, config.flow
         self._frozen = (vae, field)  # the tuple keeps these networks out of this module's parameters
 
     def loss(self, latent: Tensor, mask: Tensor, target: Tensor) -> Tensor:
@@ -85,11 +114,13 @@ class RefinerObjective(nn.Module):
 
         Args:
             latent: (B, L, x, y, z).
-            mask: Coarse mask (B, 1, x, y, z) in the flow's range.
+            mask: Coarse mask (B, K, x, y, z) in the flow's range.
             target: True mask (B, 1, X, Y, Z) in [0, 1].
         """
         _, features = self._frozen[0].decode_with_features(latent)
         refined = torch.sigmoid(self.refiner(mask.clamp(-1, 1), features))
+        if not self.config.balanced:
+            return (refined - target).square().mean()
         weight = target.numel() / target.sum().clamp_min(1.0)  # makes the mean a squared error per tumor voxel
         squared = (refined - target).square().mean() * weight.clamp_max(_MOST_WEIGHT)
         return squared + cast("Tensor", _DICE(refined, target))
@@ -99,19 +130,19 @@ class RefinerObjective(nn.Module):
         field = self._frozen[1]
         if field is None:
             raise ValueError("the refiner's own stage needs the trained flow")
-        latent, mask = batch["latent"], batch["mask"]
+        net, conditions = field
+        context, mask, box, steps = batch["context"], batch["mask"], batch["box"], self.config.steps
         with torch.no_grad():
             t = self.config.least_time + (1 - self.config.least_time) * batch["uniform"]
-            data = torch.cat([latent, to_flow(mask)], 1)
-            x_t = rectified_flow.path(batch["noise"], data, t)
-            net, condition = field
-            velocity = net(torch.cat([x_t, condition(latent, batch["box"], batch["character"])], 1), t)
-            estimate = rectified_flow.estimate_data(x_t, velocity, t)
-            outside = (
-                1 - batch["box"]
-            )  # as in a synthesis, outside the box latents are the scan's and there is no tumor
-            estimate = (1 - outside) * estimate + outside * without_tumor(latent)
+            data = torch.cat([batch["latent"], to_flow(mask)], 1)
+            x = rectified_flow.path(flow_start(batch["noise"], context, self.flow), data, t)
+            condition = conditions(context, box, batch["told"])
+            for left in range(steps, 0, -1):
+                velocity = net(torch.cat([x, condition], 1), t)
+                stride = (1 - t) / left
+                x, t = x + stride.view(-1, 1, 1, 1, 1) * velocity, t + stride
+            # as in a synthesis, outside the box latents are the scan's and there is no tumor
+            x = box * x + (1 - box) * without_tumor(context, mask.shape[1])
             clean = batch["clean"].view(-1, 1, 1, 1, 1)
-            estimate = clean * data + (1 - clean) * estimate
-        loss = self.loss(estimate[:, :-1], estimate[:, -1:], batch["target"])
-        return loss, {}
+            latent, coarse = (clean * data + (1 - clean) * x).tensor_split([context.shape[1]], 1)
+        return self.loss(latent, coarse, batch["target"]), {}

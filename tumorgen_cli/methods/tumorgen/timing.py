@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tumorgen_cli.methods.latent.autoencoder import CriticObjective, VaeObjective, make_critic
+from tumorgen_cli.methods.latent.joint import mask_channels
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective
 from tumorgen_cli.planning import rules
@@ -50,11 +51,11 @@ def rough_training_seconds(plan: Plan) -> float:
         method.net,
         method.condition,
         flow,
-        RefinerObjective(method.refiner, method.vae, None, refiner) if joint else None,
+        RefinerObjective(method.refiner, method.vae, None, method.config) if joint else None,
     )
     seconds += flow.iterations * _step_seconds(method, [field], (flow.batch, *window), small if joint else large)
     if refiner.enabled and not joint:
-        own = RefinerObjective(method.refiner, method.vae, (method.net, method.condition), refiner)
+        own = RefinerObjective(method.refiner, method.vae, (method.net, method.condition), method.config)
         seconds += refiner.iterations * _step_seconds(method, [own], (refiner.batch, *window), small)
     return seconds
 
@@ -70,15 +71,17 @@ def _step_seconds(method: TumorGen, objectives: Sequence[nn.Module], shape: Sequ
             cells[longest] = _LEAST_SIDE * math.ceil(cells[longest] / (2 * _LEAST_SIDE))
     latents, channels = method.config.vae.latent_channels, len(method.plan.channels)
     voxels = [method.config.vae.downsampling * n for n in cells]
-    noise = latents if isinstance(objectives[0], VaeObjective) else latents + 1  # the mask is noisy, too
+    masks = mask_channels(method.config.flow.mask_coding)
+    noise = latents if isinstance(objectives[0], VaeObjective) else latents + masks  # the mask is noisy, too
     shapes = {
         "image": (channels, *voxels),
         "noise": (noise, *cells),
         "latent": (latents, *cells),
-        "mask": (1, *cells),
+        "context": (latents, *cells),
+        "mask": (masks, *cells),
         "box": (1, *cells),
         "target": (1, *voxels),
-        "character": (method.condition.values,),
+        "told": (method.condition.values,),
         "planes": (3,),
         "uniform": (),
         "clean": (),
