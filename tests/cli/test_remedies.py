@@ -54,6 +54,25 @@ def test_a_printed_command_exists_and_knows_its_options(file, words):
         check_words(names)
 
 
+def printed_settings():
+    """The fields in `--set FIELD=`; what stands for a name in them becomes x."""
+    found = {
+        re.sub(r"METHOD|STAGE|\bN\b", "x", field)
+        for path in PACKAGE.rglob("*.py")
+        for text in strings_of(path)
+        for field in re.findall(r"--set '?([\w.]+)=", text)
+    }
+    return sorted(found - {"x"})
+
+
+def test_printed_settings_are_fields_of_the_plan(workspace):
+    fields = {decision.field for decision in workspace.plan().decisions}
+    assert len(printed_settings()) > 5
+    for field in printed_settings():
+        pattern = re.compile(re.escape(field).replace("x", r"\w+") if "x" in field.split(".") else re.escape(field))
+        assert any(pattern.fullmatch(known) for known in fields), field
+
+
 def remedies(result):
     return re.findall(r"remedy:\s+(.*)", result.stderr)
 

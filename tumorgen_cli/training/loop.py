@@ -98,7 +98,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
         KeyboardInterrupt: The process was asked to end, by SIGTERM or Ctrl-C; the state is saved.
     """
     accelerator = _accelerator(device, precision)
-    _check_batch(stage, accelerator.num_processes)
+    _check_batch(stage, folder, accelerator.num_processes)
     modules, optimizers = _prepare(stage, accelerator)
     state = TrainingState(ExponentialMovingAverage(stage.models, stage.ema), optimizers)
     resume_checkpoint(stage, folder, state)
@@ -169,14 +169,16 @@ def seconds_per_step(
     return sum(durations[1:]) / (len(durations) - 1)
 
 
-def _check_batch(stage: Stage, processes: int) -> None:
+def _check_batch(stage: Stage, folder: Path, processes: int) -> None:
     """See that every process gets as many items of a batch as the others.
 
     Raises:
         StateError: The batch is not a multiple of the number of processes.
     """
     if stage.batch % processes:
-        remedy = f"plan with --set methods.METHOD.{stage.name}.batch=N, or take another number of processes"
+        batch = processes * max(1, stage.batch // processes)
+        setting = f"--set methods.{folder.parent.name}.{stage.name}.batch={batch}"
+        remedy = f"plan with {setting}, or take another number of processes"
         fault = Fault(f"{stage.name}: batch", str(stage.batch), f"a multiple of {processes} processes", remedy)
         raise StateError("The batch cannot be divided among the processes", [fault])
 

@@ -136,7 +136,7 @@ def check_steps(where: str, steps: int, timesteps: int) -> None:
         PlanError: It has more.
     """
     if steps > timesteps:
-        remedy = "fewer steps, or plan with methods.difftumor.ddpm.timesteps higher"
+        remedy = "take fewer steps, or plan with a higher --set methods.difftumor.ddpm.timesteps=N"
         fault = Fault(where, str(steps), f"at most {timesteps}, the diffusion's T", remedy)
         raise PlanError("More steps than the diffusion has", [fault])
 
