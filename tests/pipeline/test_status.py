@@ -175,6 +175,18 @@ def test_a_short_training_is_not_done(place):
     assert states(place)["train vae"] == "done"
 
 
+def test_a_training_of_the_judge_that_was_stopped_is_next(place):
+    pretend_all_trained(place)
+    write_json(place.judge / "job.json", {"minutes": 2.5})
+    step = next_step(workspace_status(place))
+    assert (step.name, step.state, step.detail) == ("train judge", "partly", "stopped")
+    assert step.command == f"tumorgen train judge --minutes 2.5 -w {place.root}"
+    write_json(place.judge / "judge.json", {})
+    step = next_step(workspace_status(place))
+    assert step.detail == "stopped while it was trained again; the earlier judge is in use"
+    assert step.command == f"tumorgen train judge --minutes 2.5 --restart -w {place.root}"
+
+
 def test_a_longer_training_that_was_stopped_is_next_at_its_own_length(place):
     pretend_all_trained(place)
     method = find_method("tumorgen")(place.plan(), place)

@@ -110,6 +110,8 @@ def _training_steps(workspace: Workspace, plan: Plan, work: Path | str, running:
         listed |= {method.folder(stage) for stage in fresh}
     if lock_holder(workspace.judge):
         steps.append(Step("train judge", "running", "", command_line("train judge", work)))
+    elif (workspace.judge / "job.json").is_file():
+        steps.append(_stopped_judge_step(workspace, work))
     elif (workspace.judge / "judge.json").is_file():
         steps.append(_judge_step(workspace, work))
     return steps
@@ -158,6 +160,15 @@ def _trained_state(method: Method, stage: str) -> tuple[State, str]:
 def _share(steps: int, planned: int) -> str:
     """How much of a training is done."""
     return f"{steps} of {planned} steps ({steps / max(planned, 1):.0%})"
+
+
+def _stopped_judge_step(workspace: Workspace, work: Path | str) -> Step:
+    """A training of the judge that was stopped; the command goes on with it."""
+    begun = read_fields(workspace.judge / "job.json", _AGAIN, minutes=float)
+    again = (workspace.judge / "judge.json").is_file()
+    detail = "stopped while it was trained again; the earlier judge is in use" if again else "stopped"
+    command = f"train judge --minutes {begun['minutes']:g}{' --restart' * again}"
+    return Step("train judge", "partly", detail, command_line(command, work))
 
 
 def _judge_step(workspace: Workspace, work: Path | str) -> Step:
