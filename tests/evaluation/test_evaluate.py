@@ -113,7 +113,7 @@ def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
     lines.append(provenance("d", "t1"))
     write_provenance(folder, lines)
     scores = evaluate(plan, folder, None, tmp_path)
-    assert (scores.redrawn_volume.count, scores.redrawn_volume.median) == (2, pytest.approx(new.sum() / old.sum()))
+    assert (scores.redrawn.volume.count, scores.redrawn.volume.median) == (2, pytest.approx(new.sum() / old.sum()))
     assert (
         "volume over the volume of the replaced tumor (2)"
         in (tmp_path / "evaluation" / "toy" / "report.html").read_text()
@@ -122,6 +122,37 @@ def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
         "volume of a redrawn tumor over the old one's, median",
         f"{new.sum() / old.sum():.2f}; pairs: 2",
     ) in pipeline_evaluate._score_rows(scores)
+
+
+def test_a_redrawn_tumor_is_judged_beside_the_one_it_replaces(plan, tmp_path):
+    """Real: the threshold finds all of it. Painted: half of its mask, hence 2/3, and only in the held-out case."""
+    case, known = SPLITS.test[0], SPLITS.train[0]
+    masks = {
+        each: read_volume(Path(plan.dataset_path) / "labelsTr" / f"{each}.nii.gz")[0] == 2 for each in (case, known)
+    }
+    pairs, lines = [], []
+    for name, host in (("a", case), ("b", known)):
+        box = tight_box(masks[host])
+        seen = masks[host].copy()
+        seen[: (box.start[0] + box.stop[0]) // 2] = False
+        pairs.append((name, host, scan(seen, 6, 1), 2 * masks[host]))
+        own = hash_files([Path(plan.dataset_path) / "imagesTr" / f"{host}_0000.nii.gz"])
+        lines.append(replace(provenance(name, host, box), host_hash=own))
+    folder = write_set(tmp_path / "set", pairs)
+    write_provenance(folder, lines)
+    scores = evaluate(plan, folder, Threshold(), tmp_path)
+    assert scores.redrawn.volume.count == 2
+    whole, stratum = scores.redrawn.strata
+    assert (whole.dice.count, whole.hosts, whole.few) == (1, 1, True)
+    painted = next(each for each in scores.of("synthetic") if each.case == "a").verdict
+    assert 0.5 < painted.dice < 0.8
+    assert whole.dice.mean == pytest.approx(painted.dice - 1)
+    assert whole.surface_dice.mean == pytest.approx(painted.surface_dice - 1)
+    assert stratum.size in {"small", "medium", "large"}
+    page = (tmp_path / "evaluation" / "toy" / "report.html").read_text()
+    assert "Are redrawn tumors as hard as those they replace?" in page
+    assert "too few to conclude from" in page
+    assert evaluate(plan, folder, None, tmp_path).redrawn.strata == ()
 
 
 def test_files(plan, synthetic, tmp_path):

@@ -14,6 +14,7 @@ from tumorgen_cli.judge.verdict import (
     check_pair,
     judge_pair,
     judged_region,
+    margin_mm,
     predict_around,
 )
 
@@ -39,13 +40,13 @@ def test_a_long_scan_is_cut_to_what_the_judge_knows():
     at_the_end = judged_region(GRID, Box((10, 10, 195), (20, 20, 200)), judge.usual_extent_mm)
     assert (at_the_end.start[2], at_the_end.stop[2]) == (150, 200)
     wide = judged_region(GRID, Box((0, 0, 20), (9, 9, 180)), judge.usual_extent_mm)
-    assert wide.stop[2] - wide.start[2] == 170  # the box with 10 mm on either side
+    assert wide.stop[2] - wide.start[2] == 168  # the box with a quarter of its ball's radius, 7.3 mm, on either side
 
 
 def test_only_what_lies_by_the_box_counts_and_old_tumors_do_not():
     tumor, others, predicted = (np.zeros(GRID.shape, bool) for _ in range(3))
     tumor[12:16, 12:16, 92:96] = True
-    predicted[12:16, 12:16, 92:96] = predicted[:, :, :80] = True  # the rest of it beyond 10 mm
+    predicted[12:16, 12:16, 92:96] = predicted[:, :, :80] = True  # the rest of it beyond the margin
     others[17:19, 12:16, 92:96] = predicted[17:19, 12:16, 92:96] = True
     found = judge_pair(tumor, others, predicted, [BOX], GRID, 2.0)
     assert (found.dice, found.surface_dice, found.proportion, found.spurious) == (1, 1, 1, 0)
@@ -101,10 +102,12 @@ def test_a_picture_that_is_marked_all_over_does_not_pass():
     assert alone.reason is None
 
 
-def test_marks_count_within_10_mm_of_the_box_only():
-    far = MASK | block((0, 40), (0, 30), (0, 85))  # the box begins at 90, 10 mm are 5 voxels
+def test_marks_count_within_the_margin_of_the_box_only():
+    """The box of 8 ml begins at 90; a quarter of the radius of its ball is 3.1 mm, which touches two voxels."""
+    assert margin_mm(BOX, GRID.spacing_mm) == pytest.approx(3.1, abs=0.01)
+    far = MASK | block((0, 40), (0, 30), (0, 88))
     assert check(far).reason is None
-    assert check(far | block((0, 40), (0, 30), (0, 86)), lambda: NOTHING).reason == BESIDE
+    assert check(far | block((0, 40), (0, 30), (0, 89)), lambda: NOTHING).reason == BESIDE
 
 
 def test_what_was_marked_before_is_not_new():

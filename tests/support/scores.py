@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tumorgen_cli.evaluation.redrawn import summarize_redrawn
 from tumorgen_cli.evaluation.scores import (
     CaseScores,
     Scores,
@@ -18,11 +19,10 @@ from tumorgen_cli.metrics.novelty import Lesion, measure_novelty
 from tumorgen_cli.metrics.overlap import UNJUDGED, Verdict
 from tumorgen_cli.metrics.radiomics import lesion_features
 from tumorgen_cli.metrics.statistics import TumorStatistics
-from tumorgen_cli.metrics.summary import summarize
 
 
 def statistics(i):
-    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, 0.5)
+    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, 0.5, 0.8)
 
 
 def judged(dice, surface_dice):
@@ -59,8 +59,8 @@ def make_scores(dices, judge="results/judge", name="a <set>"):
         False,
         5.5,
         summarize_agreement(pairs, test, train),
-        compare_statistics(pairs, train),
-        summarize(np.array([]), "redrawn volume"),
+        compare_statistics(pairs, train, test),
+        summarize_redrawn([], np.array([]), np.array([])),
         hard_shares(pairs, train),
         plane_distances(*features, list("xyxyxy")[: len(features[0])], list("abcde"), list("gh")),
         few,

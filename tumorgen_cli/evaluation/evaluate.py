@@ -13,7 +13,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from tumorgen_cli.evaluation.cases import TumorCase, Volumes, split_tumors, synthetic_cases, tumor_name
 from tumorgen_cli.evaluation.measure import Measured, cache_folder, judge_case, measure_case, slice_features, verdict_of
+from tumorgen_cli.evaluation.redrawn import Redraw, Redrawn, summarize_redrawn
 from tumorgen_cli.evaluation.scores import (
     GROUPS,
     UNDEFINED_STATISTICS,
@@ -33,14 +34,15 @@ from tumorgen_cli.evaluation.scores import (
     hard_shares,
     plane_distances,
     summarize_agreement,
+    values_of,
 )
+from tumorgen_cli.geometry import Box
 from tumorgen_cli.judge.card import JudgeFacts
 from tumorgen_cli.metrics.classifier import ReaderTest, reader_test
 from tumorgen_cli.metrics.novelty import Lesion, measure_novelty
-from tumorgen_cli.metrics.overlap import UNJUDGED
+from tumorgen_cli.metrics.overlap import UNJUDGED, Verdict
 from tumorgen_cli.metrics.radiomics import lesion_features
 from tumorgen_cli.metrics.statistics import TumorStatistics
-from tumorgen_cli.metrics.summary import Summary, summarize
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system.errors import PlanError, StateError
@@ -82,8 +84,8 @@ def evaluate_set(
 
     The painted tumors are compared with the real ones, one by one, however many a pair or a case has. Agreement is
     counted around each: the generated mask against the judge's tumor voxels inside the mask and the requested box,
-    grown by 10 mm, without other tumors. For real test cases the box is the tumor's tight one; they show what the judge
-    can reach.
+    grown by a margin, without other tumors. For real test cases the box is the tumor's tight one; they show what the
+    judge can reach.
 
     Args:
         plan: The plan of the workspace.
@@ -126,8 +128,8 @@ def evaluate_set(
         is_fid=network.is_fid,
         tolerance_mm=plan.tolerance_mm,
         agreement=summarize_agreement(pairs, test, train),
-        comparisons=compare_statistics(pairs, train),
-        redrawn_volume=_redrawn_volume(set_folder, real, (*pairs, *train, *test)),
+        comparisons=compare_statistics(pairs, train, test),
+        redrawn=_redrawn(plan, set_folder, real, (pairs, train, test), judge.predictions),
         shares=hard_shares(pairs, train),
         planes=_plane_distances(features, scored),
         reader=_reader_test(plan, pairs, (*train, *test), measured, seed),
@@ -139,18 +141,36 @@ def evaluate_set(
     return scores
 
 
-def _redrawn_volume(set_folder: Path, real: Sequence[TumorCase], scores: Sequence[CaseScores]) -> Summary:
-    """Divide the volume of each painted tumor by that of its host's own tumors in its box; others are left out."""
-    volume = {case.case: case.statistics.volume_ml for case in scores}
-    ratios, hosts = [], []
+def _redrawn(
+    plan: Plan,
+    set_folder: Path,
+    real: Sequence[TumorCase],
+    scored: tuple[Sequence[CaseScores], Sequence[CaseScores], Sequence[CaseScores]],
+    predictions: Predictions | None,
+) -> Redrawn:
+    """Compare each painted tumor with its host's own tumors in its box; others are left out."""
+    known = {case.case: case for cases in scored for case in cases}
+    redraws = []
     for pair in read_provenance(set_folder):
         for number, tumor in enumerate(pair.tumors, 1):
             old = [files for files in real if files.host == pair.host and tumor.requested_box.contains(files.hull)]
             if old and hash_once(*old[0].images) == pair.host_hash:  # else it is another scan with the name of a case
-                name = tumor_name(pair.case, number, len(pair.tumors))
-                ratios.append(volume[name] / sum(volume[files.case] for files in old))
-                hosts.append(pair.host)
-    return summarize(np.array(ratios), "redrawn volume", hosts)
+                painted = known[tumor_name(pair.case, number, len(pair.tumors))]
+                own = [known[files.case].statistics for files in old]
+                largest = max(own, key=lambda each: each.volume_ml)
+                verdict = _replaced_verdict(plan, old, tumor.requested_box, predictions)
+                volumes = painted.statistics.volume_ml, sum(each.volume_ml for each in own)
+                redraws.append(Redraw(pair.host, *volumes, largest.contrast, painted.verdict, verdict))
+    train = scored[1]
+    return summarize_redrawn(redraws, values_of(train, "volume_ml"), values_of(train, "contrast"))
+
+
+def _replaced_verdict(plan: Plan, old: Sequence[TumorCase], box: Box, predictions: Predictions | None) -> Verdict:
+    """Judge real tumors in the box in which others were painted; undefined where the judge may have learned them."""
+    if predictions is None or any(files.group == "train" for files in old):
+        return UNJUDGED
+    here = replace(old[0], boxes=tuple(files.hull for files in old), requested_boxes=(box,) * len(old))
+    return verdict_of(plan, here, judge_case(plan, here, predictions))
 
 
 def evaluation_steps(set_folder: Path, real: Sequence[TumorCase]) -> int:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from tumorgen_cli.evaluation.options import FEATURE_WORDS
+from tumorgen_cli.evaluation.redrawn import Redrawn
 from tumorgen_cli.judge.card import JudgeFacts
 from tumorgen_cli.metrics.classifier import ReaderTest
 from tumorgen_cli.metrics.novelty import Novelty
@@ -41,6 +42,7 @@ STATISTICS = {
     "core_ratio": ("core ratio (deep / shallow)", ""),
     "sphericity": ("sphericity", ""),
     "boundary_gradient": ("boundary gradient", "scan/mm"),
+    "contour_dice": ("Dice of mask and half-contrast contour", ""),
 }
 Place = Literal["middle", "tumor"]
 PLACES: tuple[Place, ...] = ("middle", "tumor")
@@ -67,13 +69,17 @@ class CaseScores:
 
 @dataclass(frozen=True)
 class TraitComparison:
-    """One tumor statistic of the synthetic tumors beside that of the training tumors; `ks` is their KS distance."""
+    """One tumor statistic of the synthetic tumors beside that of the training tumors and of held-out real ones.
+
+    `ks` is the KS distance between synthetic and training tumors.
+    """
 
     field: str
     title: str
     unit: str
     synthetic: Summary
     training: Summary
+    held_out: Summary
     ks: float
 
 
@@ -187,7 +193,7 @@ class Scores:
         tolerance_mm: Tolerance of the surface Dice.
         agreement: The judge against the masks.
         comparisons: Every tumor statistic beside the training tumors'.
-        redrawn_volume: Volume of tumors painted over a case's own tumors, over that of these tumors.
+        redrawn: Tumors painted over a case's own tumors, beside these.
         shares: Shares of hard tumors.
         planes: Distances of slices.
         reader: The reader test by machine.
@@ -208,7 +214,7 @@ class Scores:
     tolerance_mm: float
     agreement: Agreement
     comparisons: tuple[TraitComparison, ...]
-    redrawn_volume: Summary
+    redrawn: Redrawn
     shares: tuple[Share, ...]
     planes: tuple[PlaneDistance, ...]
     reader: ReaderTest
@@ -269,20 +275,24 @@ def _lesions(cases: Sequence[CaseScores]) -> LesionCount:
     )
 
 
-def compare_statistics(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[TraitComparison, ...]:
-    """Compare every statistic of `STATISTICS` with the training tumors'."""
+def compare_statistics(
+    synthetic: Sequence[CaseScores], training: Sequence[CaseScores], held_out: Sequence[CaseScores]
+) -> tuple[TraitComparison, ...]:
+    """Compare every statistic of `STATISTICS` with the training tumors'; beside them stand the held-out ones'."""
     rows = []
     for field, (title, unit) in STATISTICS.items():
-        a, b = values_of(synthetic, field), values_of(training, field)
-        rows.append(TraitComparison(field, title, unit, summarize(a, field), summarize(b, field), ks_distance(a, b)))
+        a, b, c = (values_of(cases, field) for cases in (synthetic, training, held_out))
+        known = (summarize(values, field) for values in (a, b, c))
+        rows.append(TraitComparison(field, title, unit, *known, ks_distance(a, b)))
     return tuple(rows)
 
 
+_SMALL = 10  # percentile of the training tumors' volume below which a tumor is small
 _HARD = {"contrast": "contrast, of either sign,", "core_ratio": "core ratio", "heterogeneity": "CV"}
 
 
 def hard_shares(synthetic: Sequence[CaseScores], training: Sequence[CaseScores]) -> tuple[Share, ...]:
-    """Compute the shares of low-contrast, necrotic and heterogeneous tumors.
+    """Compute the shares of low-contrast, necrotic, heterogeneous and small tumors.
 
     A generator that paints easy tumors has smaller shares than the data.
     """
@@ -292,7 +302,10 @@ def hard_shares(synthetic: Sequence[CaseScores], training: Sequence[CaseScores])
         rule = f"{_HARD[field]} {'above' if side > 0 else 'below'} the training tumors' {percentile}th percentile"
         shares = (_share(kind, values_of(cases, field), limit) for cases in (synthetic, training))
         rows.append(Share(kind, rule, limit, *shares))
-    return tuple(rows)
+    ours, theirs = values_of(synthetic, "volume_ml"), values_of(training, "volume_ml")
+    limit = float(np.quantile(theirs, _SMALL / 100)) if len(theirs) else math.nan
+    shares = (float((values < limit).mean()) if len(values) and len(theirs) else math.nan for values in (ours, theirs))
+    return (*rows, Share("small", f"volume below the training tumors' {_SMALL}th percentile", limit, *shares))
 
 
 def _share(kind: str, values: np.ndarray, limit: float) -> float:
@@ -361,4 +374,4 @@ def _at_place(place: Place, features: np.ndarray, scans: Sequence[str]) -> tuple
 
 
 #: the statistics of a pair without a tumor: 0 ml, the rest nan
-UNDEFINED_STATISTICS = TumorStatistics(0.0, *[math.nan] * 8)
+UNDEFINED_STATISTICS = TumorStatistics(0.0, *[math.nan] * 9)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import Box, Grid, as_triple
+from tumorgen_cli.geometry import Box, Grid, Triple, as_triple, shell_mm
 from tumorgen_cli.metrics.overlap import Verdict, compare_masks, proportion
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
 
 
-MARGIN_MM = 10.0  # a prediction counts in the box, in the mask, and up to this distance around them
 _LONG = 1.5  # an axis this many times as long as the judge's training scans is cut
 MOST_BESIDE = 0.5  # of the mask's volume: a pair of which the judge newly marks more beside the mask does not pass
 NO_MASK, NOT_FOUND, BESIDE = "empty", "P below the threshold", "marked beside the mask"  # why a pair does not pass
@@ -68,7 +67,7 @@ def check_pair(
 ) -> Outcome:
     """Decide whether a pair passes.
 
-    It passes if the judge finds enough of the mask, and newly marks little outside the mask within `MARGIN_MM` of the
+    It passes if the judge finds enough of the mask, and newly marks little outside the mask within `margin_mm` of the
     boxes. The mask is that of all tumors of the pair. What the judge marks in the unpainted host is not new, and
     neither are older tumors and what it marks around either, unless that is connected with what it marks of the mask.
 
@@ -128,7 +127,7 @@ def judge_pair(
     grid: Grid,
     tolerance_mm: float,
 ) -> Verdict:
-    """Compare a prediction with the generated mask, within the boxes grown by `MARGIN_MM`.
+    """Compare a prediction with the generated mask, within the boxes grown by `margin_mm`.
 
     Args:
         tumor: generated mask (X, Y, Z) bool.
@@ -144,9 +143,18 @@ def judge_pair(
     return compare_masks(tumor, _new_marks(tumor, others, found), grid.spacing_mm, tolerance_mm)
 
 
+def margin_mm(box: Box, spacing_mm: Triple) -> float:
+    """Return how far around a box a prediction counts: half of the surroundings of a tumor of the box's volume.
+
+    A judge that marks a tumor too large marks more around a large one.
+    """
+    return shell_mm(math.prod(box.shape), spacing_mm) / 2
+
+
 def grown_box(box: Box, grid: Grid) -> Box:
-    """Return a box that is grown by `MARGIN_MM`."""
-    x, y, z = (math.ceil(MARGIN_MM / s) for s in grid.spacing_mm)
+    """Return a box that is grown by `margin_mm`."""
+    margin = margin_mm(box, grid.spacing_mm)
+    x, y, z = (math.ceil(margin / s) for s in grid.spacing_mm)
     return box.grown((x, y, z), grid.shape)
 
 
@@ -210,12 +218,12 @@ def judged_region(grid: Grid, box: Box, usual_mm: Sequence[float]) -> Box:
         box: box in the scan's voxels.
         usual_mm: edge lengths (x, y, z) of the judge's training scans.
     """
-    start, stop = [], []
+    start, stop, margin = [], [], margin_mm(box, grid.spacing_mm)
     for a, b, n, spacing, usual in zip(box.start, box.stop, grid.shape, grid.spacing_mm, usual_mm, strict=True):
         if n * spacing < _LONG * usual:
             low, high = 0, n
         else:
-            length = min(n, max(round(usual / spacing), b - a + 2 * math.ceil(MARGIN_MM / spacing)))
+            length = min(n, max(round(usual / spacing), b - a + 2 * math.ceil(margin / spacing)))
             low = min(max(0, (a + b - length) // 2), n - length)
             high = low + length
         start.append(low)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.geometry import Triple
+from tumorgen_cli.metrics.contour import contour_dice
 from tumorgen_cli.metrics.traits import contrasts, core_ratio, heterogeneity, ratio, tumor_and_shell
 
 
@@ -30,6 +31,7 @@ class TumorStatistics:
             below 1 where the core is dark, as in necrosis.
         sphericity: Area of the ball of the same volume over the tumor's surface area: 1 for a ball, else less.
         boundary_gradient: Mean slope, per mm, of the voxels on both sides of the mask's boundary.
+        contour_dice: Dice of the mask and what the half-contrast contour encloses (`contour.contour_dice`).
     """
 
     volume_ml: float
@@ -41,6 +43,7 @@ class TumorStatistics:
     core_ratio: float
     sphericity: float
     boundary_gradient: float
+    contour_dice: float
 
 
 def describe_tumor(
@@ -74,6 +77,7 @@ def describe_tumor(
         core_ratio=core_ratio(above, inside, spacing_mm),
         sphericity=_sphericity(inside, spacing_mm),
         boundary_gradient=_boundary_gradient(crop[0], inside, spacing_mm),
+        contour_dice=contour_dice(crop[0], inside, spacing_mm, ~(inside | around)),
     )
 
 

@@ -149,10 +149,14 @@ def _trait_rows(scores: Scores) -> list[tuple[str, str]]:
     for c in scores.comparisons:
         unit = c.unit.replace("scan", tumor_unit(scores.channel))
         ours, theirs = _number(c.synthetic.median, f" {unit}".rstrip()), _number(c.training.median)
-        rows.append((f"{c.title}, median", f"{ours}; training {theirs}; KS {_number(c.ks)}"))
-    if scores.redrawn_volume.count:
-        value = f"{scores.redrawn_volume.median:.2f}; pairs: {scores.redrawn_volume.count}"
+        held_out = _number(c.held_out.median)
+        rows.append((f"{c.title}, median", f"{ours}; training {theirs}; held-out {held_out}; KS {_number(c.ks)}"))
+    if scores.redrawn.volume.count:
+        value = f"{scores.redrawn.volume.median:.2f}; pairs: {scores.redrawn.volume.count}"
         rows.append(("volume of a redrawn tumor over the old one's, median", value))
+    for s in scores.redrawn.strata[:1]:
+        rows.append(("DSC of a redrawn tumor less the old one's [95 % interval]", s.dice.text))
+        rows.append(("NSD of a redrawn tumor less the old one's [95 % interval]", s.surface_dice.text))
     return rows + [
         (f"share of {s.kind} tumors", f"{_number(s.synthetic)}; training {_number(s.training)}") for s in scores.shares
     ]

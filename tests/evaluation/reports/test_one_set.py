@@ -75,7 +75,11 @@ def page(tmp_path, scores, count, others=(), losses=NOTHING):
         noise = np.random.default_rng(i).integers(0, 255, (1100, 900), dtype=np.uint8)
         Image.fromarray(noise).save(previews / f"pair{i}.png")
     strip = Strip(np.zeros((30, 20, 3), np.uint8), 3)
-    pictures = Pictures({f"pair{i}": previews / f"pair{i}.png" for i in range(100)}, {"pair1": strip}, {"pair0": np.zeros((8, 9)), "t0": np.ones((8, 9))})
+    pictures = Pictures(
+        {f"pair{i}": previews / f"pair{i}.png" for i in range(100)},
+        {"pair1": strip},
+        {"pair0": np.zeros((8, 9)), "t0": np.ones((8, 9))},
+    )
     write_report(tmp_path / "report.html", scores, others, lines(count), losses, pictures)
     checker = Checker()
     html = (tmp_path / "report.html").read_text()
@@ -154,7 +158,7 @@ def test_missing_previews_and_undefined_tumors(tmp_path):
         **{
             **vars(scores),
             "cases": (empty, *train),
-            "comparisons": compare_statistics([empty], train),
+            "comparisons": compare_statistics([empty], train, []),
             "shares": hard_shares([empty], train),
         }
     )

@@ -133,6 +133,7 @@ def write_report(
         "tiles": one_set_tables.tiles(scores),
         "summary": {"header": header, "rows": rows},
         "agreement": one_set_tables.agreement(scores),
+        "redrawn": one_set_tables.redrawn(scores),
         "statistics": one_set_tables.statistics(scores, unit),
         "distributions": _distributions(scores, unit),
         "shares": one_set_tables.shares(scores),

@@ -15,6 +15,7 @@ from tumorgen_cli.evaluation.scores import ALL_PLANES, Scores, TraitComparison
 from tumorgen_cli.metrics.novelty import Spread
 from tumorgen_cli.metrics.slice_distances import Interval
 from tumorgen_cli.metrics.summary import Summary
+from tumorgen_cli.metrics.traits import ratio
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import abbreviate_list, describe_counts
 
@@ -113,19 +114,36 @@ def agreement(scores: Scores) -> list[Row]:
 def statistics(scores: Scores, unit: str) -> list[Row]:
     """Return the rows of the tumor statistics."""
     rows: list[Row] = [
-        (statistic_title(c, unit), _quartiles(c.synthetic), _quartiles(c.training), number(c.ks))
+        (statistic_title(c, unit), *(_quartiles(s) for s in (c.synthetic, c.training, c.held_out)), number(c.ks))
         for c in scores.comparisons
     ]
-    if scores.redrawn_volume.count:
-        title = f"volume over the volume of the replaced tumor ({scores.redrawn_volume.count})"
-        rows.append((title, _quartiles(scores.redrawn_volume), "", ""))
+    if scores.redrawn.volume.count:
+        title = f"volume over the volume of the replaced tumor ({scores.redrawn.volume.count})"
+        rows.append((title, _quartiles(scores.redrawn.volume), "", "", ""))
+    return rows
+
+
+def redrawn(scores: Scores) -> list[Row]:
+    """Return the rows of redrawn tumors beside the real ones that they replace, in all and by size and contrast."""
+    rows: list[Row] = []
+    for s in scores.redrawn.strata:
+        title = f"{s.size}, {s.contrast} contrast" if s.size else "all"
+        few = "too few to conclude from" if s.few else ""
+        rows.append((title, f"{s.dice.count} in {s.hosts} scans", _interval(s.dice), _interval(s.surface_dice), few))
     return rows
 
 
 def shares(scores: Scores) -> list[Row]:
     """Return the rows of the shares of hard tumors."""
     return [
-        (s.kind, percent(s.synthetic), percent(s.training), f"{s.rule} ({number(s.threshold)})") for s in scores.shares
+        (
+            s.kind,
+            percent(s.synthetic),
+            percent(s.training),
+            number(ratio(s.synthetic, s.training)),
+            f"{s.rule} ({number(s.threshold)})",
+        )
+        for s in scores.shares
     ]
 
 
@@ -312,6 +330,11 @@ def _apart(field: str) -> Callable[[Scores], str]:
     return lambda scores: number(next(c.ks for c in scores.comparisons if c.field == field))
 
 
+def _median(scores: Scores, part: str) -> str:
+    summary = getattr(next(c for c in scores.comparisons if c.field == "contour_dice"), part)
+    return number(summary.median) if summary.count else ""
+
+
 def _copies(scores: Scores) -> str:
     singled_out = number(scores.novelty.singled_out)
     return Markup("{} <small>(singled out: {})</small>").format(number(scores.novelty.near_copies), singled_out)
@@ -356,6 +379,12 @@ _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], st
         lambda _: "",
     ),
     ("KS of mean intensity", "", _apart("mean"), lambda _: ""),
+    (
+        "mask against half-contrast contour",
+        "Dice of the mask with what stands out in the picture, median; real: held-out tumors.",
+        lambda s: _median(s, "synthetic"),
+        lambda s: _median(s, "held_out"),
+    ),
     ("KS of contrast", "", _apart("contrast"), lambda _: ""),
     (
         "low-contrast tumors",
