@@ -14,7 +14,7 @@ from tumorgen_cli.geometry import Box, Triple
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.cases import CaseRecord, ScanIdentity
+from tumorgen_cli.preprocessing.cases import CaseRecord, HealthyScan
 from tumorgen_cli.preprocessing.healthy import case_records, unlabeled_records
 from tumorgen_cli.system.json_records import hash_value, read_fields, read_written
 from tumorgen_cli.training.checkpoints import PROGRESS, is_finished, load_weights, read_run, restart_folder
@@ -45,14 +45,6 @@ class Sampling:
     steps: int | None = None
     solver: str | None = None
     kind: str | None = None
-
-
-@dataclass(frozen=True)
-class HealthyScan:
-    """A scan without labels that a method has learned from: its name, and what tells it under whatever name."""
-
-    name: str
-    scan: ScanIdentity
 
 
 class Method(ABC):

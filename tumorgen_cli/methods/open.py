@@ -27,6 +27,23 @@ def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None
         )
 
 
+def check_held_out(method: Method) -> None:
+    """Check that a method has not learned from held-out cases, by given weights or as scans without labels.
+
+    Raises:
+        StateError: It has.
+    """
+    seen = sorted({*method.learned_from()} & {*method.workspace.splits().test})
+    if seen:
+        fault = Fault(
+            method.name,
+            f"its weights have learned from {len(seen)} held-out cases ({abbreviate_list(seen)})",
+            "none",
+            "take these scans out of `unlabeled`, then train anew without such weights (--restart)",
+        )
+        raise StateError("A method has learned from held-out cases", [fault])
+
+
 def open_method(workspace: Workspace, name: str, device: DeviceName) -> Method:
     """Open a method of a workspace on a device.
 

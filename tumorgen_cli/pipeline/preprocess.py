@@ -15,6 +15,7 @@ from tumorgen_cli.data.contents import Contents, hash_paths, same_content
 from tumorgen_cli.data.hosts import Host, find_hosts, match_cases
 from tumorgen_cli.data.workers import choose_preprocessing_workers
 from tumorgen_cli.geometry import Grid
+from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.pipeline.plan_summary import preprocessed_bytes
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
@@ -98,6 +99,18 @@ def _preprocess(workspace: Workspace, scans: _Scans, title: str, workers: int | 
         console.warn(f"the preprocessed scans need about {console.size(needed)}; {there}")
     with locked(workspace.root, "preprocess"), console.progress(title, len(scans.jobs)) as tick:
         return preprocess(scans.plan, scans.jobs, scans.folder, workers, tick)
+
+
+def learns_from_hosts(workspace: Workspace, method_name: str = "tumorgen") -> bool:
+    """Whether a run of all stages preprocesses its hosts, so that the method learns from them.
+
+    It does if the plan has a share for scans without labels in a stage that learns from them directly, unless the first
+    such training has begun or is finished.
+    """
+    method = find_method(method_name)(workspace.plan(), workspace)
+    learning = [each for each in method.stages if getattr(method.settings(each), "healthy_share", 0)]
+    begun = (method.training_folder(each) / name for each in learning for name in ("run.json", "last.pt"))
+    return bool(learning) and not any(path.is_file() for path in begun)
 
 
 def forecast_preprocessing(

@@ -9,7 +9,7 @@ from pathlib import Path
 from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.pipeline.evaluate import ScoreReport, evaluate_sets
 from tumorgen_cli.pipeline.plan import plan_dataset
-from tumorgen_cli.pipeline.preprocess import preprocess_dataset
+from tumorgen_cli.pipeline.preprocess import learns_from_hosts, preprocess_dataset, preprocess_healthy
 from tumorgen_cli.pipeline.synthesize import SetReport, synthesize_pairs
 from tumorgen_cli.pipeline.train import train_stages
 from tumorgen_cli.planning.options import PlanOptions
@@ -39,6 +39,9 @@ def run_all(
 ) -> RunReport:
     """Run every stage in order; each skips what is finished.
 
+    The hosts are preprocessed to learn from them, unless the training has begun: it would have to begin again. At most
+    `MOST_SCANS` are.
+
     Args:
         workspace: Where everything is written.
         dataset: The nnU-Net raw data set: a path, or an id or name under `$nnUNet_raw`.
@@ -53,6 +56,8 @@ def run_all(
     plan_dataset(workspace, dataset, options, device)
     console.headline("2/5 preprocess")
     preprocess_dataset(workspace)
+    if hosts.healthy is not None and learns_from_hosts(workspace):
+        preprocess_healthy(workspace, hosts.healthy)
     console.headline("3/5 train")
     train_stages(workspace, "tumorgen", "all", device=device, initial=initial)
     console.headline("4/5 synthesize")

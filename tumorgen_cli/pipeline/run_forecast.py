@@ -11,7 +11,7 @@ from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen.timing import rough_training_seconds
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.pipeline.plan_summary import Planned, encoded_bytes
-from tumorgen_cli.pipeline.preprocess import forecast_preprocessing
+from tumorgen_cli.pipeline.preprocess import forecast_preprocessing, learns_from_hosts
 from tumorgen_cli.pipeline.synthesize import set_name
 from tumorgen_cli.pipeline.training_forecast import forecast_training
 from tumorgen_cli.planning.options import PlanOptions
@@ -69,7 +69,7 @@ def forecast_run(
         planned = plan_dataset(temporary, dataset, options, device)
         steps = [
             StepForecast("plan", f"{len(planned.fingerprint.cases)} cases", 0.0, 0),
-            _forecast_preprocessing(temporary),
+            _forecast_preprocessing(temporary, hosts),
         ]
         steps.append(_forecast_training(temporary, planned, device, measured=not steps[-1].seconds))
         steps.append(_forecast_pairs(workspace, temporary, hosts, wanted))
@@ -77,8 +77,8 @@ def forecast_run(
     return RunForecast(tuple(steps), free_bytes(workspace.root))
 
 
-def _forecast_preprocessing(workspace: Workspace) -> StepForecast:
-    found = forecast_preprocessing(workspace)
+def _forecast_preprocessing(workspace: Workspace, hosts: HostOptions) -> StepForecast:
+    found = forecast_preprocessing(workspace, hosts.healthy if learns_from_hosts(workspace) else None)
     return StepForecast("preprocess", f"{found.scans} scans", found.seconds, found.disk_bytes)
 
 

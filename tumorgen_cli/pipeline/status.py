@@ -18,10 +18,11 @@ from tumorgen_cli.planning.workspace import Workspace, check_planned
 from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.synthesis.logs import read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
+from tumorgen_cli.synthesis.set_files import LEARNED_FROM_HEALTHY
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, StateError, gather_faults
 from tumorgen_cli.system.files import hash_file
-from tumorgen_cli.system.json_records import read_fields
+from tumorgen_cli.system.json_records import read_fields, to_plain
 from tumorgen_cli.system.locks import lock_holder
 from tumorgen_cli.training.checkpoints import PROGRESS, read_run
 
@@ -225,6 +226,8 @@ def _outdated(workspace: Workspace, plan: Plan, made: dict[str, Any]) -> str:
         return "painted by another plan"
     if made.get("learned_from") != [*method.learned_from()]:
         return "learned from other cases"
+    if made.get(LEARNED_FROM_HEALTHY, []) != to_plain(method.learned_from_healthy()):
+        return "learned from other healthy scans"
     weights = made.get("weights", {})
     replaced = [
         stage

@@ -11,13 +11,13 @@ from tumorgen_cli.judge.find import OWN_JUDGE, Choice, choose_judge, load_judge
 from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.judge.suspects import FILE, LEAST_ML, Search, find_suspects
 from tumorgen_cli.methods.base import Method, Sampling
-from tumorgen_cli.methods.open import open_method
+from tumorgen_cli.methods.open import check_held_out, open_method
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.forecast import Forecast, forecast_set, rehearse_set
 from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, check_hosts, judge_faults
 from tumorgen_cli.synthesis.pair import PairInputs, Quality
-from tumorgen_cli.synthesis.set_files import LEARNED_FROM, UNLABELED_HOSTS
+from tumorgen_cli.synthesis.set_files import LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS
 from tumorgen_cli.synthesis.shards import check_set
 from tumorgen_cli.synthesis.sources import (
     Source,
@@ -70,6 +70,8 @@ def synthesize_pairs(
     method = open_method(workspace, method_name, device)
     plan = method.plan
     check_sampling(method, sampling)
+    if hosts.cases == "test":
+        check_held_out(method)
     regions = hosts.host_labels or hosts.roi
     if hosts.cases:
         sources = redraw_sources(workspace, plan, hosts.cases)
@@ -290,5 +292,6 @@ def _set_settings(
         "tumors": hosts.tumors,
         "anywhere": hosts.anywhere or None,
         UNLABELED_HOSTS: unlabeled or None,
+        LEARNED_FROM_HEALTHY: method.learned_from_healthy() or None,
     }
     return settings | {name: value for name, value in own.items() if value is not None}

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
-from tumorgen_cli.methods.base import HEALTHY, INITIAL, HealthyScan, Method, read_healthy
+from tumorgen_cli.methods.base import HEALTHY, INITIAL, Method, read_healthy
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import HealthyScan
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError, StateError

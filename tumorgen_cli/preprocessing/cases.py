@@ -40,6 +40,14 @@ class ScanIdentity:
 
 
 @dataclass(frozen=True)
+class HealthyScan:
+    """A scan without labels that a method has learned from: its name, and what tells it under whatever name."""
+
+    name: str
+    scan: ScanIdentity
+
+
+@dataclass(frozen=True)
 class CaseRecord:
     """The content of `case.json`, which is written last: what is beside it, and a hash of what it was made from.
 

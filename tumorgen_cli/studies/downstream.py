@@ -33,7 +33,7 @@ from tumorgen_cli.evaluation.gains import (
 from tumorgen_cli.evaluation.reports import downstream
 from tumorgen_cli.figures import View, display_range, display_style, draw_box_slices, pick_evenly
 from tumorgen_cli.geometry import tight_box
-from tumorgen_cli.methods.open import check_preprocessed, open_method
+from tumorgen_cli.methods.open import check_held_out, check_preprocessed, open_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.nnunet.job import CPU_SIZE, NetworkSize, TrainingCase, TrainingData, check_data, training_data
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
@@ -61,7 +61,7 @@ from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOpti
 from tumorgen_cli.synthesis.sources import healthy_sources, unlabeled_hosts, unlabeled_hosts_fault
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, abbreviate_list, one_line
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, one_line
 from tumorgen_cli.system.files import write_text
 from tumorgen_cli.system.json_records import none_for_nan, to_plain, write_json
 from tumorgen_cli.system.locks import locked
@@ -321,18 +321,10 @@ def _learn(workspace: Workspace, method: str, device: DeviceName) -> None:
     """Train the stages of a method that are not trained.
 
     Raises:
-        StateError: Weights that were given to the method have learned from held-out cases.
+        StateError: The method has learned from held-out cases.
     """
     train_within(workspace, method, TrainingLength(), device)
-    seen = sorted({*open_method(workspace, method, device).learned_from()} & {*workspace.splits().test})
-    if seen:
-        fault = Fault(
-            method,
-            f"given weights have learned from {len(seen)} held-out cases ({abbreviate_list(seen)})",
-            "none",
-            "train without them (--restart)",
-        )
-        raise StateError("A method has learned from held-out cases", [fault])
+    check_held_out(open_method(workspace, method, device))
 
 
 def _result(experiment: _Experiment, runs: Sequence[TrainedNnunet], failures: Sequence[Failure]) -> Downstream:

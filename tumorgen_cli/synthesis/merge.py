@@ -39,6 +39,7 @@ from tumorgen_cli.synthesis.merge_checks import (
     same_name_faults,
     set_faults,
     splits_file_faults,
+    with_healthy_cases,
 )
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.set_files import read_judges
@@ -133,8 +134,8 @@ def plan_merge(
     """Check a merge and decide what it writes.
 
     A pair is left out of the training of each fold that validates on its host, known by name or by voxels, or on a case
-    that its method has learned from. Every file is read whole, so that none is truncated or damaged. If a judge that
-    chose a set's pairs is known to have learned from validation cases, there is a warning.
+    that its method has learned from, also as a scan without labels. Every file is read whole, so that none is truncated
+    or damaged. If a judge that chose a set's pairs is known to have learned from validation cases, there is a warning.
 
     Args:
         real_folder: the real data set.
@@ -166,6 +167,7 @@ def plan_merge(
     divided = None
     if real is not None:
         faults += real_faults(real)
+        sets = gather_faults(faults, partial(with_healthy_cases, real, sets)) or sets
         for each in sets:
             faults += set_faults(real, each)
         checked = real

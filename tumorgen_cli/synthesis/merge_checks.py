@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tumorgen_cli.data.dataset import Dataset, read_dataset
+from tumorgen_cli.data.hosts import index_cases_by_voxels
 from tumorgen_cli.data.integrity import file_faults
+from tumorgen_cli.preprocessing.cases import HealthyScan, ScanIdentity
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import (
     again,
     pair_file_faults,
     read_held_out,
     read_learned_from,
+    read_learned_from_healthy,
     read_provenance,
     read_unlabeled_hosts,
 )
@@ -37,6 +40,7 @@ class SyntheticSet:
         dataset: the set as a raw data set.
         records: provenance of its pairs.
         learned_from: the cases that its method has learned from.
+        healthy: the scans without labels that its method has learned from.
         held_out: the cases that its workspace holds out.
     """
 
@@ -45,6 +49,7 @@ class SyntheticSet:
     dataset: Dataset
     records: tuple[Provenance, ...]
     learned_from: tuple[str, ...]
+    healthy: tuple[HealthyScan, ...]
     held_out: tuple[str, ...]
 
 
@@ -79,7 +84,27 @@ def read_set(folder: Path, name: str) -> SyntheticSet:
         remedy = f"delete {folder} and make the set again"
         fault = Fault(f"{folder / 'set.json'}: learned_from", "missing", expected, remedy)
         raise DataError("A set does not say what it learned from", [fault])
-    return SyntheticSet(folder, name, read_raw_dataset(folder), records, learned_from, read_held_out(folder))
+    healthy, held_out = read_learned_from_healthy(folder), read_held_out(folder)
+    return SyntheticSet(folder, name, read_raw_dataset(folder), records, learned_from, healthy, held_out)
+
+
+def with_healthy_cases(real: Dataset, sets: Sequence[SyntheticSet]) -> list[SyntheticSet]:
+    """Add to what sets have learned from the real cases that are among their scans without labels, by their voxels.
+
+    Raises:
+        DataError: a real case that has the shape of such a scan cannot be read.
+    """
+    scans = {each.scan for found in sets for each in found.healthy}
+    known = index_cases_by_voxels(real, real.cases, {scan.shape for scan in scans})
+    cases = {scan: case for scan in scans if (case := known.get(scan.shape, {}).get(scan.voxels))}
+    return [
+        replace(each, learned_from=tuple(dict.fromkeys((*each.learned_from, *_cases_among(each.healthy, cases)))))
+        for each in sets
+    ]
+
+
+def _cases_among(healthy: Iterable[HealthyScan], cases: Mapping[ScanIdentity, str]) -> list[str]:
+    return [cases[each.scan] for each in healthy if each.scan in cases]
 
 
 def name_sets(folders: Sequence[Path]) -> list[str]:

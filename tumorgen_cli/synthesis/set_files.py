@@ -20,6 +20,7 @@ from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.judge.suspects import FILE as SUSPECTS
 from tumorgen_cli.nnunet.results import LearnedCases, read_learned_cases
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.preprocessing.cases import HealthyScan
 from tumorgen_cli.synthesis.logs import complete_lines, list_logs, read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.shards import LOGS, SETTINGS, Shard
@@ -38,14 +39,22 @@ HELD_OUT = "held_out.json"
 HOSTS = "hosts.json"
 SHORTFALLS = "shortfalls.json"
 LEFT_OUT = "rejected.csv"
-#: fields of set.json: the cases that the method has learned from; the hosts without the data set's other labels
-LEARNED_FROM, UNLABELED_HOSTS = "learned_from", "hosts_without_labels"
+#: fields of set.json: the cases that the method has learned from; the scans without labels that it has learned from, if
+#: there are any; the hosts without the data set's other labels
+LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS = "learned_from", "learned_from_healthy", "hosts_without_labels"
 
 
 def read_learned_from(folder: Path) -> tuple[str, ...] | None:
     """Return the cases that the method of a set was trained on, or took tumors or sizes from; None if it is unknown."""
     found = read_origin(folder).get(LEARNED_FROM)
     return None if found is None else _names(folder / SETTINGS, LEARNED_FROM, found, _restore(folder))
+
+
+def read_learned_from_healthy(folder: Path) -> tuple[HealthyScan, ...]:
+    """Return the scans without labels that the method of a set was trained on; empty if there are none."""
+    found = read_origin(folder).get(LEARNED_FROM_HEALTHY, [])
+    where = f"{folder / SETTINGS}: {LEARNED_FROM_HEALTHY}"
+    return from_plain(tuple[HealthyScan, ...], found, where, _restore(folder))
 
 
 def read_held_out(folder: Path) -> tuple[str, ...]:
@@ -102,7 +111,7 @@ def _names(path: Path, field: str, found: object, remedy: str) -> tuple[str, ...
 def read_origin(folder: Path) -> dict[str, Any]:
     """Return those fields of a set's set.json that a subset of its pairs keeps."""
     found = read_settings(folder)
-    return {key: found[key] for key in (LEARNED_FROM, UNLABELED_HOSTS) if key in found}
+    return {key: found[key] for key in (LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS) if key in found}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -54,17 +54,17 @@ class DiffTumor(Method):
     keeps_background = True
     SOURCE = (
         "Chen et al., Towards Generalizable Tumor Synthesis, CVPR 2024; settings of its published code. Deviations: "
-        "The VQGAN is trained on the data set's own cases, and on healthy scans if the workspace has any. Patches have "
-        "several sizes, and the blocks are MAISI's. Its codebook follows the mean of its vectors and replaces unused codes; its perceptual loss uses "
-        "EfficientNet-Lite0. Latents are standardized per channel, not mapped to [-1, 1] by the codebook's extremes, "
-        "and clipped at ten standard deviations. The critics have 32 channels instead of 64 and that code's hinge "
-        "loss instead of eq. 3's logarithms; their verdicts are averaged over the volume and three slices, so that "
-        "the volume counts a quarter. The noise loss is L1, as in that code, instead of eq. 6's square. AdamW with "
-        "this project's moments (0.9, 0.99), weight decay, clipping and schedule replaces Adam (0.5, 0.9). The U-Net "
-        "has three levels instead of four, and softmax attention in the plane. Host latents are put back outside the "
-        "mask before decoding. Masks follow the given place instead of size classes drawn with 0.8 / 0.1 / 0.1. The "
-        "working grid is the plan's, not 1 mm. One model serves all sizes (T = 4 for early tumors is "
-        "`ddpm.timesteps=4` with `sampling.steps=4`)."
+        "The VQGAN is trained on the data set's own cases, and on healthy scans if the workspace has any. Patches "
+        "have several sizes, and the blocks are MAISI's. Its codebook follows the mean of its vectors and replaces "
+        "unused codes; its perceptual loss uses EfficientNet-Lite0. Latents are standardized per channel, not mapped "
+        "to [-1, 1] by the codebook's extremes, and clipped at ten standard deviations. The critics have 32 channels "
+        "instead of 64 and that code's hinge loss instead of eq. 3's logarithms; their verdicts are averaged over the"
+        " volume and three slices, so that the volume counts a quarter. The noise loss is L1, as in that code, "
+        "instead of eq. 6's square. AdamW with this project's moments (0.9, 0.99), weight decay, clipping and "
+        "schedule replaces Adam (0.5, 0.9). The U-Net has three levels instead of four, and softmax attention in the "
+        "plane. Host latents are put back outside the mask before decoding. Masks follow the given place instead of "
+        "size classes drawn with 0.8 / 0.1 / 0.1. The working grid is the plan's, not 1 mm. One model serves all "
+        "sizes (T = 4 for early tumors is `ddpm.timesteps=4` with `sampling.steps=4`)."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
