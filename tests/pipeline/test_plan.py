@@ -18,8 +18,10 @@ from tumorgen_cli.pipeline import plan_summary
 from tumorgen_cli.pipeline.plan import plan_dataset, read_planned
 from tumorgen_cli.pipeline.plan_summary import Planned, plan_rows, summarize_plan
 from tumorgen_cli.pipeline.preprocess import forecast_preprocessing, preprocess_dataset
+from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fields import plan_fields
 from tumorgen_cli.planning.options import PlanOptions
+from tumorgen_cli.planning.plan import VAE_DOWNSAMPLING
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.errors import PlanError, StateError
@@ -78,6 +80,32 @@ def test_tumors_larger_than_the_window_get_a_remedy_that_works(phantoms: Phantom
     preprocess_dataset(found, 0)
     records = [json.loads(path.read_text()) for path in found.cases.glob("*/case.json")]
     assert all(component["fits"] for record in records for component in record["components"])
+
+
+@pytest.mark.parametrize("given", [(), (f"{VAE_DOWNSAMPLING}=4", "methods.tumorgen.vae.widths=[8,16,32]")])
+def test_narrow_tumors_get_a_remedy_that_works(
+    phantoms: Phantoms, tmp_path: Path, capsys, given: tuple[str, ...]
+) -> None:
+    """Tumors of 2 to 4 cm on a grid of 8 mm, whose cells are 3 cm wide."""
+    found, coarse = Workspace(tmp_path / "work"), ("window.spacing_mm=[8,8,8]", "window.shape=[48,48,48]", *given)
+    planned = plan_dataset(found, str(phantoms.dataset), PlanOptions(memory_gib=8.0, settings=coarse), "cpu", 0)
+    text, before = told(capsys), widths_in_cells(planned)
+    assert f"the median tumor is only {before:.1f} latent cells wide" in text
+    words = text.split("in a smaller window: plan with ")[1].split()
+    asked = [words[i + 1] for i, word in enumerate(words) if word == "--set" and i % 2 == 0]
+    settings = PlanOptions(memory_gib=8.0, settings=(*coarse, *asked))
+    planned = plan_dataset(found, str(phantoms.dataset), settings, "cpu", 0)
+    assert "latent cells wide" not in told(capsys)
+    assert planned.plan.methods["tumorgen"]["vae"]["downsampling"] == 2
+    voxel = max(rules.median_spacing(planned.fingerprint))
+    assert widths_in_cells(planned) >= before * 4 / 2 * 8 / voxel * 0.99
+
+
+def widths_in_cells(planned: Planned) -> float:
+    """The latent cells that a median tumor is wide, on its tightest axis."""
+    plan, tumors = planned.plan, planned.fingerprint.of(planned.splits.train).tumors
+    cells = [plan.methods["tumorgen"]["vae"]["downsampling"] * s for s in plan.window.spacing_mm]
+    return rules.tumor_sizes(tumors).widths(tuple(cells))[0]
 
 
 def test_a_much_larger_tumor_asks_for_a_coarser_grid(workspace: Workspace, capsys) -> None:
