@@ -8,7 +8,7 @@ A synthetic tumor that the segmentor does not find again is rejected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,7 +43,6 @@ from tumorgen_cli.preprocessing.healthy import Scans, open_healthy, unlabeled_re
 from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
 from tumorgen_cli.system.devices import DeviceBudget
-from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.training.stage import Objective, Stage
@@ -173,7 +172,7 @@ class FreeTumor(Method):
             tumor, body = cut_tumor_window(
                 chosen.case, chosen.component, plan.channels, c.patch, int(rng.integers(2**32)), spatial=False
             )
-            return {"image": image, "mask": mask[None], "tumor": tumor, "body": body[None].astype(np.float32)}
+            return {"image": image, "mask": mask[None], "tumor": tumor, "body": (body[None] > 0).astype(np.float32)}
 
         paint = GeneratorObjective(self.generator.to(self.device), self.segmentor, classifier, c.classifier_weight)
         objectives = (
@@ -202,7 +201,8 @@ class FreeTumor(Method):
     def _held_out_tumors(self, most: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """Name, scaled window (C, X, Y, Z) and mask (X, Y, Z) of held-out tumors."""
         found = held_out_candidates(held_out_cases(self.workspace), most)
-        return [(candidate.name, *candidate_window(self.plan, candidate, 0)) for candidate in found]
+        windows = [(candidate.name, candidate_window(self.plan, candidate, 0)) for candidate in found]
+        return [(name, window.image, window.mask) for name, window in windows]
 
     def _held_out_places(self, most: int) -> list[tuple[np.ndarray, np.ndarray, str]]:
         """Scaled window (C, X, Y, Z), drawn mask (X, Y, Z) and case of healthy places in held-out cases."""
