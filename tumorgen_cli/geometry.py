@@ -36,12 +36,12 @@ def describe_edges(values: Iterable[float], form: str = ".0f") -> str:
     return "×".join(f"{value:{form}}" for value in values)
 
 
-def ball_radius_mm(voxels: int, spacing_mm: Triple) -> float:
+def ball_radius_mm(voxels: int | np.integer[Any], spacing_mm: Triple) -> float:
     """The radius of the ball that has the volume of so many voxels."""
-    return (3 * voxels * math.prod(spacing_mm) / (4 * math.pi)) ** (1 / 3)
+    return float(3 * int(voxels) * math.prod(spacing_mm) / (4 * math.pi)) ** (1 / 3)
 
 
-def shell_mm(voxels: int, spacing_mm: Triple) -> float:
+def shell_mm(voxels: int | np.integer[Any], spacing_mm: Triple) -> float:
     """How far the surroundings of a tumor of so many voxels reach: half the radius of the ball of its volume.
 
     Surroundings in proportion to the tumor mean the same for a nodule and for a large mass: they hold 2.4 times its

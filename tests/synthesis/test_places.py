@@ -223,3 +223,17 @@ def test_fewer_pairs_than_there_are(workspace, phantoms, tmp_path, capsys):
     assert "holds 2 pairs and 1 was asked for: none is removed" in said
     assert (tmp_path / "out" / "provenance.jsonl").read_text() == lines
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["numTraining"] == 2
+
+
+def test_change_beyond_the_skin():
+    """The body is a half of the scan, of every second voxel. Of 8 + 2 units of change 2 lie outside it."""
+    placing, box = Placing.__new__(Placing), Box((2, 2, 2), (7, 7, 7))
+    placing.region, placing.stride = None, 2
+    placing.body = np.zeros((4, 4, 4), bool)
+    placing.body[:2] = True
+    before, after, mask = np.zeros((8, 8, 8)), np.zeros((8, 8, 8)), np.zeros((8, 8, 8), bool)
+    after[3, 3, 3:5], after[4, 3, 3:5] = -4, 1
+    mask[3, 3, 3:5] = True
+    assert placing.change_beyond_body(before, after, mask, box) == pytest.approx(0.2)
+    assert placing.change_beyond_body(before, before, mask, box) is None
+    assert placing.change_beyond_body(before, after, np.roll(mask, 1, 0), box) is None  # lungs without a body

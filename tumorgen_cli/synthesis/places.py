@@ -227,7 +227,7 @@ class Placing:
         """Whether the smallest tumor could pass `holds` in a box of the scan's voxels."""
         place = tumor_place(box, self.scan.grid, self.plan.paste.feather_mm)
         room_ml = float(self._inside(place).sum()) * self.scan.grid.voxel_ml
-        return self.user_box is not None or (room_ml > 0 and room_ml >= self.least * smallest_ml)
+        return self.holds(1.0 if room_ml > 0 and room_ml >= self.least * smallest_ml else 0.0)
 
     def share_inside(self, mask: np.ndarray, box: Box) -> float:
         """The share of a mask (X, Y, Z) bool that lies in the region or, without one, in the body; 0 if it is empty.
@@ -239,9 +239,29 @@ class Placing:
         part = mask[box.slices]
         return float(self._inside(box)[part].mean()) if part.any() else 0.0
 
+    def change_beyond_body(self, before: np.ndarray, after: np.ndarray, mask: np.ndarray, box: Box) -> float | None:
+        """The share of what painting changed that lies outside the body, beyond the skin.
+
+        None if nothing changed, or if less than half of the tumor lies in the body as it is found: in crops of a chest,
+        lungs may not belong to it.
+
+        Args:
+            before: a channel (X, Y, Z) of the scan before painting.
+            after: the same channel after painting.
+            mask: the mask of the tumor (X, Y, Z) bool.
+            box: the box that may have changed, in the scan's voxels.
+        """
+        body, part = self._in_body(box), mask[box.slices]
+        change = np.abs(np.subtract(after[box.slices], before[box.slices], dtype=np.float64))
+        total = float(change.sum())
+        known = total > 0 and part.any() and body[part].mean() >= 0.5
+        return float(change[~body].sum()) / total if known else None
+
     def _inside(self, box: Box) -> np.ndarray:
-        """Where tumors may lie in a box of the scan's voxels, (X, Y, Z) bool."""
-        if self.region is not None:
-            return self.region[box.slices]
+        """The region or, without one, the body in a box of the scan's voxels, (X, Y, Z) bool."""
+        return self._in_body(box) if self.region is None else self.region[box.slices]
+
+    def _in_body(self, box: Box) -> np.ndarray:
+        """The body in a box of the scan's voxels, (X, Y, Z) bool."""
         coarse = (np.arange(a, b) // self.stride for a, b in zip(box.start, box.stop, strict=True))
-        return np.asarray(self.allowed[np.ix_(*coarse)])
+        return np.asarray(self.body[np.ix_(*coarse)])

@@ -251,6 +251,10 @@ def origin(scores: Scores, provenance: Sequence[Provenance]) -> dict[str, str]:
         sum(line.seconds.values()) if "total" not in line.seconds else line.seconds["total"] for line in provenance
     ]
     undefined = sum(c.synthetic.undefined for c in scores.comparisons)
+    beyond = [
+        tumor.drawn["beyond_body"] for line in provenance for tumor in line.tumors if "beyond_body" in tumor.drawn
+    ]
+    spilled = f"median {percent(float(np.median(beyond)))}, most {percent(max(beyond))}" if beyond else "–"
     return {
         "methods": _counted(line.method for line in provenance),
         "hosts": f"{len({line.host for line in provenance})}: {_counted(line.host for line in provenance)}",
@@ -259,6 +263,7 @@ def origin(scores: Scores, provenance: Sequence[Provenance]) -> dict[str, str]:
         "steps": _counted(str(tumor.drawn.get("steps", "none")) for line in provenance for tumor in line.tumors),
         "seconds a pair": f"median {number(float(np.median(seconds)))}" if seconds else "–",
         "windows padded": str(sum(tumor.padded for line in provenance for tumor in line.tumors)),
+        "painted change outside the body": spilled,
         "undefined statistics": str(undefined),
         "plan of the pairs": _counted(line.plan_hash for line in provenance),
         "plan of this evaluation": scores.plan_hash,
