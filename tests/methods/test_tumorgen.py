@@ -76,7 +76,7 @@ ABLATIONS = [
     ["refiner.joint=true"],
     ["refiner.guided=false"],
     ["flow.character=false", "flow.volume=false"],
-    ["flow.mask_coding=mean", "flow.context=scan", "flow.dropout=0", "flow.tumor_free=0", "sampling.texture=none"],
+    ["flow.mask_coding=mean", "flow.context=scan", "flow.dropout=0", "flow.healthy_share=0", "sampling.texture=none"],
     ["flow.mask_coding=packed", "flow.context=healthy", "flow.dropout=0.5", "sampling.guidance=2"],
     ["flow.start=healthy", "flow.predicts=data", "refiner.steps=2"],
     ["flow.box_weight=4", "flow.mask_weight=3", "flow.fine_over=window", "refiner.balanced=false"],
@@ -110,7 +110,7 @@ def test_every_switch_trains_and_synthesizes(replanned, trained, changes):
     request = make_request(workspace)
     made = loaded.synthesize(request, 1, Sampling())
     check_synthetic(request, made)
-    items = [loaded._draw_item(loaded._latents(), np.random.default_rng(i)) for i in range(8)]
+    items = [loaded._items().draw(np.random.default_rng(i)) for i in range(8)]
     items = [i for i in items if i["mask"].any()]  # not the tumor-free ones
     tight = [tight_box(latent_mask(i["target"][0]) > 0).shape == tight_box(i["box"][0]).shape for i in items]
     assert all(tight) if not method.config.flow.bapmg else not all(tight)

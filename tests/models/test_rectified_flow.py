@@ -195,3 +195,23 @@ def test_ssim_of_constants():
         rectified_flow.ssim_map(a, b, 3, 6.0), torch.full_like(a, (4 + c1) / (5 + c1)), atol=1e-4, rtol=0
     )
     torch.testing.assert_close(rectified_flow.ssim_map(a, a, 3, 6.0), torch.ones_like(a))
+
+
+def test_a_weighted_velocity_loss_is_a_weighted_mean():
+    noise, data = torch.zeros(1, 2, 2, 1, 1), torch.zeros(1, 2, 2, 1, 1)
+    velocity = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 2, 2, 1, 1)
+    weight = torch.tensor([1.0, 1.0, 5.0, 3.0]).view(1, 2, 2, 1, 1)
+    assert float(rectified_flow.velocity_loss(velocity, noise, data, weight)) == pytest.approx(
+        (1 + 4 + 5 * 9 + 3 * 16) / 10
+    )
+    same = rectified_flow.velocity_loss(velocity, noise, data, torch.ones(1, 1, 1, 1, 1))
+    assert float(same) == float(rectified_flow.velocity_loss(velocity, noise, data)) == 7.5
+
+
+def test_the_papers_mean_of_the_fine_constraint_counts_empty_places():
+    """Where both masks are empty, SSIM is 1: a wrong tumor in an eighth of the volume costs little."""
+    latent, mask = normal(1, 2, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)
+    mask[..., :4, :4, :4] = 1
+    local, whole = (rectified_flow.fine_loss(-latent, mask, latent, mask, 3, over) for over in (False, True))
+    assert 0 < float(whole) < 0.5 * float(local)
+    assert float(rectified_flow.fine_loss(latent, mask, latent, mask, 3, True)) == pytest.approx(0, abs=1e-6)

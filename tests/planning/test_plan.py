@@ -312,3 +312,24 @@ def test_every_preset_plans(make, workspace, name, budget):
         found = decision(plan, field)
         assert (found.source, to_plain(found.value)) == (f"preset {name}", value)
     assert presets.preset_text(name).startswith("# ")
+
+
+def test_a_preset_may_be_based_on_another(make, tmp_path):
+    base, mine, loop = (tmp_path / f"{name}.yaml" for name in ("base", "mine", "loop"))
+    base.write_text("window: {alpha: 0.07}\nseed: 4\n")
+    mine.write_text(f"preset: {base}\nseed: 5\n")
+    found = make(str(mine))
+    assert (found.window.alpha, found.seed) == (0.07, 5)
+    assert decision(found, "window.alpha").source == f"preset {base}"
+    loop.write_text(f"preset: {loop}\n")
+    with pytest.raises(PlanError, match="based on itself"):
+        make(str(loop))
+
+
+def test_the_presets_of_the_papers_data_are_the_paper(make):
+    paper = read_overrides("paper", ())
+    for name in ("hecktor", "autopet-lung"):
+        found = read_overrides(name, ())
+        assert {field: value for field, (value, _) in found.items()}.items() >= {
+            f: v for f, (v, _) in paper.items()
+        }.items()

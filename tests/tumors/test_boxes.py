@@ -143,3 +143,21 @@ def test_sizes_follow_the_training_tumors():
         assert (sizes <= high + 1e-9).all()
     bare = [boxes.draw_size_mm(tumors[:1], 0.0, window, rng)[0] for _ in range(300)]
     np.testing.assert_allclose(np.mean(bare, axis=0), (20, 30, 40), rtol=0.02)
+
+
+def test_a_box_does_not_reach_other_tumors(mask):
+    """A box that reaches one is drawn again; where that does not help, it is the tight box."""
+    others = np.zeros(SHAPE, np.float32)
+    others[25:28, 14:17, 10:14] = 1
+    rng = np.random.default_rng(0)
+    drawn = [boxes.draw_box(mask, 0.2, rng, others) for _ in range(200)]
+    assert all(not others[box.slices].any() for box in drawn)
+    assert sum(box != TIGHT for box in drawn) > 150
+    others[:] = 1
+    others[TIGHT.slices] = 0
+    assert {boxes.draw_box(mask, 0.5, rng, others) for _ in range(20)} == {TIGHT}
+
+
+def test_voxels_of_latent_cells():
+    assert boxes.voxel_box(Box((1, 0, 2), (3, 1, 4)), 4) == Box((4, 0, 8), (12, 4, 16))
+    assert boxes.latent_box(boxes.voxel_box(TIGHT, 2), 2) == TIGHT

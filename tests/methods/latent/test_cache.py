@@ -71,3 +71,24 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     assert all(p.stat().st_mtime_ns != stamps[p.name] for p in tmp_path.glob("*.npz"))
     LatentCache(tmp_path, candidates[:2], 1, "weights b").build(method.vae, plan, "cpu", lambda *_: None)
     assert len(list(tmp_path.glob("*.npz"))) == 2  # made from other weights: all were replaced
+
+
+def test_a_box_holds_one_tumor_and_its_neighbors_stay(trained):
+    """The tumor is removed from the context; a neighbor is not, and is no part of the mask."""
+    plan = trained.plan()
+    found = find_candidates(load_cases(trained, trained.splits().train))[0]
+    other = np.asarray(found.case.tumors).copy()
+    place = found.component.box.stop[0] + 8  # two cells away, so that it is not in the tumor's cells
+    assert place + 3 < other.shape[0]
+    middle = tuple(int(c) for c in found.component.box.center[1:])
+    other[place : place + 3, middle[0] : middle[0] + 3, middle[1] : middle[1] + 3] = 99
+    image = np.asarray(found.case.image).copy()
+    image[0, other > 0] = 0.9 * found.case.record.limits[0][1]
+    candidate = replace(found, case=replace(found.case, tumors=other, image=image))
+    everything, one = candidate_window(plan, candidate, 0), candidate_window(plan, candidate, 0, 4)
+    assert everything.context is None
+    assert not everything.others.any()
+    np.testing.assert_array_equal(everything.mask, one.mask | one.others)
+    assert one.others.sum() == 27
+    np.testing.assert_array_equal(one.context[:, one.others > 0], one.image[:, one.others > 0])
+    assert one.context[0, one.mask > 0].mean() < one.image[0, one.mask > 0].mean() - 0.2

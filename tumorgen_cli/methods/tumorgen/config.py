@@ -68,7 +68,8 @@ class FlowConfig:
             contrast, heterogeneity and core ratio in each channel.
         volume: whether the tumor's share of the box is given to the field, in the same way.
         dropout: share of the training items in which the field is not told character and volume.
-        tumor_free: share of the training items without a tumor: the field is told a volume of 0.
+        healthy_share: share of the training items without a tumor, for which the field is told a volume of 0: windows
+            of healthy scans or, without such scans, those from which tumors are removed.
     """
 
     widths: LatentWidths
@@ -94,7 +95,7 @@ class FlowConfig:
     character: bool
     volume: bool
     dropout: ShareBelowOne
-    tumor_free: ShareBelowOne
+    healthy_share: ShareBelowOne
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def _plan_flow(d: Decisions, tumors: int, budget: DeviceBudget) -> None:
     d.take("character", True, reason)
     d.take("volume", False, "the paper's")
     d.take("dropout", 0.0, "the paper's")
-    d.take("tumor_free", 0.0, "the paper's")
+    d.take("healthy_share", 0.0, "the paper's")
 
 
 def _plan_refiner(d: Decisions, budget: DeviceBudget) -> None:

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from tumorgen_cli.figures import save_grid_preview
-from tumorgen_cli.geometry import Box, as_triple, tight_box
+from tumorgen_cli.geometry import Box, as_triple
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic, learning_settings
 from tumorgen_cli.methods.latent.autoencoder import vae_stage
-from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut, Latents, held_out_windows, training_latents
+from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut, held_out_windows, training_latents
+from tumorgen_cli.methods.latent.healthy import healthy_latents
 from tumorgen_cli.methods.latent.joint import code_mask, mask_channels, to_flow
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
-from tumorgen_cli.methods.tumorgen.condition import Condition, Known, Wanted
+from tumorgen_cli.methods.tumorgen.condition import Condition, Wanted
 from tumorgen_cli.methods.tumorgen.config import TumorGenConfig, box_alpha, plan_tumorgen
+from tumorgen_cli.methods.tumorgen.items import TrainingItems, fill_of, known_tumors
 from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective, flow_start
 from tumorgen_cli.methods.tumorgen.sampling import FlowSettings, Networks, TumorSampler
 from tumorgen_cli.metrics.traits import KINDS
@@ -135,17 +137,17 @@ class TumorGen(Method):
 
     def _flow_stage(self, iterations: int | None, initial: Path | None) -> Stage:
         c = self.config.flow
-        latents, seed = self._latents(), derive_seed(self.plan.seed, "flow")
+        items, seed = self._items(), derive_seed(self.plan.seed, "flow")
         joint = self.config.refiner.enabled and self.config.refiner.joint
         if initial is not None:  # the network alone: the condition is measured on this workspace's tumors
             load_initial_weights({"net": self.net, **({"refiner": self.refiner} if joint else {})}, initial)
-        self.condition.learn(self._known(latents))
+        self.condition.learn(known_tumors(items.latents, self.cell, np.array(self.plan.window.spacing_mm)))
         self.net.to(self.device)
         self.condition.to(self.device)
         refine = RefinerObjective(self.refiner.to(self.device), self.vae, None, self.config) if joint else None
 
         def item(number: int) -> dict[str, Any]:
-            drawn = self._draw_item(latents, np.random.default_rng([seed, number]))
+            drawn = items.draw(np.random.default_rng([seed, number]))
             if not joint:
                 del drawn["target"]  # not needed; it has many more voxels than a latent
             return drawn
@@ -168,7 +170,7 @@ class TumorGen(Method):
 
     def _refiner_stage(self, iterations: int | None, initial: Path | None) -> Stage:
         c = self.config.refiner
-        latents, seed = self._latents(), derive_seed(self.plan.seed, "refiner")
+        items, seed = self._items(), derive_seed(self.plan.seed, "refiner")
         self.load_frozen(self._field(), "flow")
         if initial is not None:
             load_initial_weights({"refiner": self.refiner}, initial)
@@ -176,7 +178,7 @@ class TumorGen(Method):
 
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
-            return {**self._draw_item(latents, rng), "clean": np.float32(rng.random() < c.clean)}
+            return {**items.draw(rng), "clean": np.float32(rng.random() < c.clean)}
 
         objective = RefinerObjective(self.refiner, self.vae, (self.net, self.condition), self.config)
         return Stage(
@@ -197,40 +199,14 @@ class TumorGen(Method):
         """Whether tumors are removed from what the field sees."""
         return self.config.flow.context == "healthy"
 
-    def _latents(self) -> Latents:
-        """The encoded training tumors."""
-        vae_hash = self.load_frozen({"vae": self.vae}, "vae")
-        return training_latents(self, self.vae, vae_hash, self.config.flow.copies, self._removed)
-
-    def _known(self, latents: Latents) -> Known:
-        """The training tumors, as copy 0 shows them."""
-        windows = [latents.window(number, 0) for number in range(len(latents.latents))]
-        sides = [tight_box(latent_mask(w.mask, self.cell) > 0) for w in windows]
-        spacing = np.array(self.plan.window.spacing_mm)
-        extents = np.array([box.shape for box in sides if box is not None]) * self.cell * spacing
-        volumes = np.array([float(w.mask.sum()) for w in windows]) * spacing.prod()
-        return Known(np.stack([w.character for w in windows]), extents, volumes)
-
-    def _draw_item(self, latents: Latents, rng: np.random.Generator) -> dict[str, Any]:
-        """A random copy of a random tumor with a new box, noise and time; `target` is its mask on the working grid."""
-        c, drawn = self.config.flow, latents.draw(rng)
-        mask = code_mask(drawn.mask, c.mask_coding, self.cell)
-        soft, others = latent_mask(drawn.mask, self.cell), latent_mask(drawn.others, self.cell)
-        box = draw_box(soft, box_alpha(self.config, self.plan.window), rng, others)
-        item = {
-            "latent": drawn.latent,
-            "context": drawn.context,
-            "mask": mask,
-            "box": box_mask(box, as_triple(soft.shape))[None],
-            "noise": rng.standard_normal((drawn.latent.shape[0] + len(mask), *soft.shape), np.float32),
-            "uniform": np.float32(rng.random()),
-            "target": drawn.mask[None].astype(np.float32),
-        }
-        wanted = Wanted(drawn.character, float(drawn.mask.sum()) / (math.prod(box.shape) * self.cell**3))
-        if rng.random() < c.tumor_free:
-            item |= {"latent": drawn.context, "mask": np.zeros_like(mask), "target": np.zeros_like(item["target"])}
-            wanted = Wanted(np.full_like(drawn.character, np.nan), 0.0)
-        return item | {"told": self.condition.tell(None if rng.random() < c.dropout else wanted)}
+    def _items(self) -> TrainingItems:
+        """The training items; without windows of healthy scans if no item is to be without a tumor."""
+        c, vae_hash = self.config.flow, self.load_frozen({"vae": self.vae}, "vae")
+        latents = training_latents(self, self.vae, vae_hash, c.copies, self._removed)
+        count = math.ceil(c.healthy_share * latents.latents.shape[0] * latents.latents.shape[1])
+        healthy = healthy_latents(self, self.vae, vae_hash, count) if count else None
+        alpha = box_alpha(self.config, self.plan.window)
+        return TrainingItems(c, alpha, self.cell, self.condition, latents, healthy)
 
     def _held_out(self, most: int) -> list[tuple[HeldOut, Box, Tensor]]:
         """Held-out tumors, each with a fixed box in latent cells, and the box as a mask (1, 1, x, y, z)."""
@@ -253,8 +229,8 @@ class TumorGen(Method):
         for index, (window, box, inside) in enumerate(self._held_out(16)):
             mask = torch.from_numpy(code_mask(window.mask, c.mask_coding, self.cell))[None].to(self.device)
             data = torch.cat([window.latent, to_flow(mask)], 1)
-            fill = float(window.mask.sum()) / (math.prod(box.shape) * self.cell**3)
-            told = torch.from_numpy(self.condition.tell(Wanted(window.character, fill)))[None].to(self.device)
+            wanted = Wanted(window.character, fill_of(window.mask, box, self.cell))
+            told = torch.from_numpy(self.condition.tell(wanted))[None].to(self.device)
             condition = self.condition(window.context, inside, told)
             for t in _QUALITY_TIMES:
                 rng = np.random.default_rng([self.plan.seed, index, int(10 * t)])

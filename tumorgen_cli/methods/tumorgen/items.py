@@ -1,0 +1,93 @@
+"""The training items of the vector field and of the refiner: a tumor's window, a box, noise, what the field is told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tumorgen_cli.geometry import Box, as_triple, tight_box
+from tumorgen_cli.methods.latent.cache import Latents
+from tumorgen_cli.methods.latent.healthy import HealthyLatents
+from tumorgen_cli.methods.latent.joint import code_mask
+from tumorgen_cli.methods.tumorgen.condition import Condition, Known, Wanted
+from tumorgen_cli.methods.tumorgen.config import FlowConfig
+from tumorgen_cli.tumors.boxes import box_mask, draw_box, latent_mask
+
+
+@dataclass(frozen=True)
+class TrainingItems:
+    """Draws training items.
+
+    Attributes:
+        config: settings of the flow.
+        alpha: α of the box offsets.
+        cell: side of a latent cell in voxels.
+        condition: tells the field what it draws.
+        latents: the encoded training tumors.
+        healthy: encoded windows of healthy scans; None if there are none.
+    """
+
+    config: FlowConfig
+    alpha: float
+    cell: int
+    condition: Condition
+    latents: Latents
+    healthy: HealthyLatents | None
+
+    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+        """An item, with a new box, noise and time; `target` is its mask on the working grid.
+
+        In a share `healthy_share` of the items there is no tumor: in windows of healthy scans or, without such scans,
+        in those from which tumors are removed, if they are.
+        """
+        c = self.config
+        free = rng.random() < c.healthy_share and (self.healthy is not None or self.latents.contexts is not None)
+        if free and self.healthy is not None:
+            latent, place = self.healthy.draw(rng)
+            context, box = latent, draw_box(latent_mask(place, self.cell), self.alpha, rng)
+            mask = np.zeros_like(place)
+        else:
+            drawn = self.latents.draw(rng)
+            latent, context, mask = drawn.latent, drawn.context, drawn.mask
+            soft, others = latent_mask(mask, self.cell), latent_mask(drawn.others, self.cell)
+            box = draw_box(soft, self.alpha, rng, others)
+            if free:
+                latent, mask = context, np.zeros_like(mask)
+        told = None
+        if rng.random() >= c.dropout:
+            character = np.full(self.latents.characters.shape[-1], np.nan) if free else drawn.character
+            told = Wanted(character, fill_of(mask, box, self.cell))
+        coded = code_mask(mask, c.mask_coding, self.cell)
+        return {
+            "latent": latent,
+            "context": context,
+            "mask": coded,
+            "box": box_mask(box, as_triple(latent.shape[1:]))[None],
+            "noise": rng.standard_normal((len(latent) + len(coded), *latent.shape[1:]), np.float32),
+            "uniform": np.float32(rng.random()),
+            "target": mask[None].astype(np.float32),
+            "told": self.condition.tell(told),
+        }
+
+
+def fill_of(mask: np.ndarray, box: Box, cell: int) -> float:
+    """The share of a box of latent cells that a mask (X, Y, Z) on the working grid fills."""
+    return float(mask.sum()) / (math.prod(box.shape) * cell**3)
+
+
+def known_tumors(latents: Latents, cell: int, spacing_mm: np.ndarray) -> Known:
+    """The training tumors, as copy 0 shows them.
+
+    Args:
+        latents: the encoded training tumors.
+        cell: side of a latent cell in voxels.
+        spacing_mm: voxel edges (3,) of the working grid.
+    """
+    windows = [latents.window(number, 0) for number in range(len(latents.latents))]
+    boxes = [tight_box(latent_mask(window.mask, cell) > 0) for window in windows]
+    extents = np.array([box.shape for box in boxes if box is not None]) * cell * spacing_mm
+    volumes = np.array([float(window.mask.sum()) for window in windows]) * spacing_mm.prod()
+    return Known(np.stack([window.character for window in windows]), extents, volumes)
