@@ -308,9 +308,9 @@ def test_every_preset_plans(make, workspace, name, budget):
         find_method(method)(plan, workspace)
     asked = read_overrides(name, ())
     assert asked
-    for field, (value, _) in asked.items():  # every line of it arrives, none is dropped
+    for field, (value, source) in asked.items():  # every line of it arrives, none is dropped
         found = decision(plan, field)
-        assert (found.source, to_plain(found.value)) == (f"preset {name}", value)
+        assert (found.source, to_plain(found.value)) == (source, value)
     assert presets.preset_text(name).startswith("# ")
 
 
