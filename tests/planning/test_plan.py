@@ -297,7 +297,7 @@ def test_a_plan_of_another_fingerprint_is_stale(workspace, tmp_path):
 
 
 def test_there_are_presets():
-    assert presets.preset_names() == ("autopet-lung", "ct-abdomen", "demo", "demo-quick", "hecktor")
+    assert presets.preset_names() == ("autopet-lung", "ct-abdomen", "demo", "demo-ct", "demo-quick", "hecktor", "paper")
 
 
 @pytest.mark.parametrize("name", presets.preset_names())
