@@ -62,9 +62,9 @@ def test_rule_then_preset_then_set(make, tmp_path):
 
 
 def test_rules_see_what_was_set(make):
-    plan = make(None, "window.spacing_mm=[20.0,20.0,20.0]", "window.shape=[32,32,32]")
+    plan = make(None, "window.spacing_mm=[20.0,20.0,20.0]", "window.shape=[64,48,48]")
     assert plan.paste.feather_mm == 40.0
-    assert plan.methods["tumorgen"]["vae"]["patch"] == [32, 32, 32]
+    assert plan.methods["tumorgen"]["vae"]["patch"] == [64, 48, 48]
 
 
 def test_old_tumors_are_looked_for_beyond_their_outline_in_pet_alone(make, workspace):
