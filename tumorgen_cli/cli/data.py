@@ -125,7 +125,7 @@ def preprocess(
         Optional[Path],
         typer.Option(
             "--healthy",
-            help="Also preprocess these scans without tumors, for methods that learn from them.",
+            help="Also preprocess scans without tumors, at most 1,000 of the folder; autoencoders learn from them.",
             exists=True,
         ),
     ] = None,

@@ -16,6 +16,7 @@ from tumorgen_cli.pipeline.synthesize import set_name
 from tumorgen_cli.pipeline.training_forecast import forecast_training
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.synthesis.forecast import forecast_set
 from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions
@@ -71,7 +72,10 @@ def forecast_run(
             StepForecast("plan", f"{len(planned.fingerprint.cases)} cases", 0.0, 0),
             _forecast_preprocessing(temporary, hosts),
         ]
-        steps.append(_forecast_training(temporary, planned, device, measured=not steps[-1].seconds))
+        ready = all(
+            is_done(planned.plan, facts.case, temporary.cases / facts.case) for facts in planned.fingerprint.cases
+        )
+        steps.append(_forecast_training(temporary, planned, device, measured=ready))
         steps.append(_forecast_pairs(workspace, temporary, hosts, wanted))
     steps.append(StepForecast("evaluate", "the set", None, 0))
     return RunForecast(tuple(steps), free_bytes(workspace.root))

@@ -142,7 +142,7 @@ def _stage_step(method: Method, stage: str, work: Path | str, runs_now: bool) ->
         command = command_line(name + length, work, method.name)
         return Step(name, "partly", f"{detail}; then trained further or again: {share}", command)
     if method.outdated(stage):
-        reason = "made from other data, another plan or other earlier stages"
+        reason = "made from other data or healthy scans, another plan or other earlier stages"
         return Step(name, "outdated", reason, command_line(f"{name} --restart", work, method.name))
     return Step(name, "partly" if (folder / "last.pt").is_file() else "to do", share, command)
 

@@ -195,7 +195,7 @@ def resume_checkpoint(stage: Stage, folder: Path, state: TrainingState) -> None:
     if saved["inputs_hash"] != stage.inputs_hash:
         fault = Fault(
             str(path),
-            "made from other data, plan or earlier stages",
+            "made from other data, healthy scans, plan or earlier stages",
             "the present ones",
             f"{restart} (what was trained is replaced when the new training is finished)",
         )
