@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tumorgen_cli.data.phantom import PhantomOptions
 from tumorgen_cli.methods.base import INITIAL
 from tumorgen_cli.methods.latent import autoencoder
 from tumorgen_cli.methods.registry import find_method
@@ -101,28 +102,73 @@ def test_a_stage_that_takes_no_first_weights_refuses_them(workspace):
         stages.train_stage(workspace, "difftumor", "vqgan", 1, "cpu", initial=demo.quick_weights()["vae"])
 
 
-def test_the_demo_runs_on_the_phantoms_of_its_seed(tmp_path, monkeypatch):
+PET, CT = PhantomOptions("pet"), PhantomOptions("ct")
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """What the demo would run."""
+    found = []
+    monkeypatch.setattr(demo, "run_all", lambda *arguments, **options: found.append((arguments, options)))
+    return found
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The phantoms that the demo would write: modality, cases, healthy, seed, crop."""
+    found = []
+
+    def write(root, cases, healthy, seed, ticker, modality, crop_mm):
+        found.append((modality, cases, healthy, seed, crop_mm))
+
+    monkeypatch.setattr(demo, "write_phantoms", write)
+    return found
+
+
+def test_the_demo_runs_on_the_phantoms_of_its_seed(tmp_path, runs, written):
     """Another seed or size replaces the phantoms; the first comes back when it is asked for again."""
-    runs, seeds = [], []
-
-    def write(root, cases, healthy, seed, ticker):
-        root.mkdir(exist_ok=True)
-        seeds.append(seed)
-
-    monkeypatch.setattr(demo, "run_all", lambda *arguments, **options: runs.append((arguments, options)))
-    monkeypatch.setattr(
-        demo,
-        "write_phantoms",
-        lambda root, cases, healthy, seed, ticker: root.mkdir(exist_ok=True) or seeds.append(seed),
-    )
-    seeds, workspace = [], Workspace(tmp_path)
+    workspace = Workspace(tmp_path)
     for quick, seed in ((True, 0), (True, 0), (True, 1), (True, 0), (False, 0)):
-        demo.run_demo(workspace, quick, "cpu", seed)
-    assert seeds == [0, 1, 0, 0]
+        demo.run_demo(workspace, PET, quick, "cpu", seed)
+    assert [seed for _, _, _, seed, _ in written] == [0, 1, 0, 0]
     (_, dataset, hosts, wanted, options), given = runs[0]
     assert (Path(dataset).parent, hosts.roi.name, wanted.pairs) == (tmp_path / "phantoms", "regions", 8)
     assert (options.preset, given["initial"]) == ("demo-quick", demo.quick_weights())
     assert (runs[-1][0][4].preset, runs[-1][1]["initial"]) == ("demo", None)
+
+
+def test_the_demo_of_ct_has_a_preset_and_no_weights(tmp_path, runs, written):
+    demo.run_demo(Workspace(tmp_path), CT, False, "cpu", 0)
+    ((_, dataset, _, _, options), given) = runs[0]
+    assert Path(dataset).name == "Dataset998_PhantomCT"
+    assert (options.preset, given["initial"]) == ("demo-ct", None)
+    assert written == [("ct", 20, 4, 0, None)]
+
+
+def test_numbers_and_size_of_the_phantoms_are_those_asked_for(tmp_path, written):
+    """And each of them is written anew when it changes."""
+    asked = [PhantomOptions("ct", 3, 0, 64.0), PhantomOptions("ct", 3, 0, 80.0), PhantomOptions("ct", 3, 1, 80.0)]
+    for options in (*asked, asked[-1]):
+        demo.write_demo_phantoms(Workspace(tmp_path), options, False, 5)
+    assert written == [("ct", 3, 0, 5, 64.0), ("ct", 3, 0, 5, 80.0), ("ct", 3, 1, 5, 80.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "quick", "found"),
+    [
+        (PhantomOptions(cases=0), False, "--cases"),
+        (PhantomOptions(healthy=-1), False, "--healthy"),
+        (PhantomOptions(crop_mm=59), False, "--crop"),
+        (PhantomOptions("ct", crop_mm=201), False, "--crop"),
+        (CT, True, "--quick"),
+    ],
+)
+def test_phantoms_that_cannot_be_drawn_are_refused(tmp_path, written, options, quick, found):
+    with pytest.raises(PlanError) as error:
+        demo.write_demo_phantoms(Workspace(tmp_path), options, quick, 0)
+    assert [fault.where for fault in error.value.faults] == [found]
+    assert not written
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("owner", ["phantoms", "workspace"])
@@ -134,5 +180,5 @@ def test_the_demo_writes_no_phantoms_among_other_files(tmp_path, monkeypatch, ow
     own.parent.mkdir(exist_ok=True)
     own.write_text('{"path": "/data/Dataset501_Own"}')
     with pytest.raises(StateError, match="not empty" if owner == "phantoms" else "another data set"):
-        demo.run_demo(Workspace(tmp_path), True, "cpu", 0)
+        demo.run_demo(Workspace(tmp_path), PET, True, "cpu", 0)
     assert own.read_text() == '{"path": "/data/Dataset501_Own"}'

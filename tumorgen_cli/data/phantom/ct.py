@@ -47,7 +47,7 @@ def draw_phantom(seed: int, index: int, tumors: bool = True, crop_mm: float | No
     chest = draw_chest(rng)
     trees_seed = int(rng.integers(2**62))
     spots = [draw_first_spot(rng, chest, trees_seed)]
-    grid = _draw_grid(rng, spots[0], crop_mm)
+    grid = draw_grid(rng, spots[0], crop_mm)
     for _ in range(int(rng.choice([0, 1, 2], p=[0.75, 0.17, 0.08]))):
         spots += _draw_other_spot(rng, chest, spots, grid, crop_mm is not None)
     kinds = [KINDS[index % len(KINDS)], *(str(rng.choice(KINDS)) for _ in spots[1:])]
@@ -103,7 +103,7 @@ def kernel_noise(rng: np.random.Generator, grid: Grid, cut_per_mm: float) -> np.
     return np.asarray(field / field.std(), np.float32)
 
 
-def _draw_grid(rng: np.random.Generator, spot: Spot, crop_mm: float | None) -> Grid:
+def draw_grid(rng: np.random.Generator, spot: Spot, crop_mm: float | None) -> Grid:
     """The grid of the whole chest, or of a cube at random around a place, with the nodule whole in it."""
     if crop_mm is None:
         return _grid_around(_CENTER_MM, _FIELD_MM, SPACING_MM)
