@@ -63,11 +63,16 @@ def test_bq_per_ml_is_not_suv(workspace, phantoms, tmp_path):
     report = paint(workspace, replace(phantoms, healthy=one), tmp_path / "other", "syntumor", pairs=4)
     assert (report.tally.pairs, report.tally.given_up) == (2, 2)
     assert {line["host"] for line in provenance(tmp_path / "other")} == {"Healthy_000"}
-    report = paint(
-        workspace, replace(phantoms, healthy=one), tmp_path / "other", "syntumor", pairs=4, trust_units=True
-    )  # the user vouches for the unit: the pairs that were given up are made
-    assert (report.tally.pairs, report.tally.made, report.tally.given_up) == (4, 2, 0)
-    unlike = {line["host"]: line["unlike"] for line in provenance(tmp_path / "other")}
+
+
+def test_a_hot_host_is_painted_into_if_the_user_vouches_for_its_unit(workspace, phantoms, tmp_path):
+    """As a scan cut out around a hot organ looks; the same command makes the pair that was given up."""
+    hot = replace(phantoms, healthy=rescaled(phantoms, tmp_path / "hot", (1, 20)))
+    report = paint(workspace, hot, tmp_path / "out", "syntumor", pairs=2)
+    assert (report.tally.pairs, report.tally.given_up) == (1, 1)
+    report = paint(workspace, hot, tmp_path / "out", "syntumor", pairs=2, trust_units=True)
+    assert (report.tally.pairs, report.tally.made, report.tally.given_up) == (2, 1, 0)
+    unlike = {line["host"]: line["unlike"] for line in provenance(tmp_path / "out")}
     assert unlike["Healthy_000"] == []
     assert unlike["Healthy_001"][0].startswith("PET in the body, median:")
     assert unlike["Healthy_001"][0].endswith("(trusted to be the same unit)")

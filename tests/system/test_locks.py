@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import threading
 import time
@@ -113,3 +114,17 @@ def test_a_full_disk_names_the_lock(tmp_path, monkeypatch):
     with pytest.raises(StateError, match="free some space") as error, locks.locked(tmp_path / "work", "plan"):
         pass
     assert error.value.faults[0].where == str(tmp_path / "work" / ".lock")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_told_and_nothing_is_left(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "there", tmp_path / "new" / "folder"):
+        with pytest.raises(StateError, match="A folder cannot be locked") as error, locks.locked(folder, "plan"):
+            pass
+        assert error.value.faults[0].found == f"no locks: {os.strerror(number)}"
+    assert [*tmp_path.rglob("*")] == [tmp_path / "there"]

@@ -33,13 +33,17 @@ def locked(folder: Path, command: str, part: str | None = None) -> Iterator[None
             folder cannot be made or written, or its lock is a link.
     """
     made, locks = _make_folder(folder), set(folder.glob(".lock*"))
-    with _held(folder / ".lock", command, shared=part is not None) as stream:
-        try:
-            with contextlib.nullcontext() if part is None else _held(folder / f".lock_{part}", f"{command} {part}"):
-                yield
-        except BaseException:
-            _remove_unused(folder, made, locks, stream)
-            raise
+    try:
+        with _held(folder / ".lock", command, shared=part is not None) as stream:
+            try:
+                with contextlib.nullcontext() if part is None else _held(folder / f".lock_{part}", f"{command} {part}"):
+                    yield
+            except BaseException:
+                _remove_unused(folder, made, locks, stream)
+                raise
+    except _NoLocksError:
+        _remove_unused(folder, made, locks, None)
+        raise
 
 
 @contextlib.contextmanager
@@ -86,19 +90,24 @@ def _make_folder(folder: Path) -> list[Path]:
     return missing
 
 
-def _remove_unused(folder: Path, made: list[Path], kept: set[Path], stream: TextIO) -> None:
+class _NoLocksError(StateError):
+    """The file system has no locks."""
+
+
+def _remove_unused(folder: Path, made: list[Path], kept: set[Path], stream: TextIO | None) -> None:
     """Remove the locks of a folder, and the folders that were made for them, if nobody else uses them.
 
     Args:
         folder: The folder.
         made: The folders that were made, the deepest first.
         kept: The locks that were there before.
-        stream: The lock of the folder, which is held.
+        stream: The lock of the folder, which is held; None where there are no locks.
     """
     import fcntl
 
     with contextlib.suppress(OSError):
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where another part works
+        if stream is not None:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where another part works
         for file in {*folder.glob(".lock*")} - kept:
             file.unlink()
         for each in made:
@@ -108,7 +117,7 @@ def _remove_unused(folder: Path, made: list[Path], kept: set[Path], stream: Text
 def _no_locks(folder: Path, error: OSError) -> StateError:
     """The error for a file system without locks, for example Lustre mounted without `flock`."""
     remedy = "work on another file system (--work, --out), or have this one mounted with locks"
-    return StateError(
+    return _NoLocksError(
         "A folder cannot be locked",
         [Fault(str(folder), f"no locks: {error.strerror}", "a file system with flock", remedy)],
     )
