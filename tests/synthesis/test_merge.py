@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.pairs import paint
-from support.sets import write_provenance
+from support.sets import provenance, write_provenance
 from support.threads import Threads
 
 from tumorgen_cli.data import volumes
@@ -24,6 +24,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis import merge as merge_module
 from tumorgen_cli.synthesis.merge import LEARNED, PAINTED
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
+from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.system import links
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.files import hash_file
@@ -86,12 +87,42 @@ def healthy(tmp_path):
     return write_set(tmp_path / "sets" / "healthy", ["h1", "h2", "h1"])
 
 
+def test_a_pair_is_left_out_where_its_method_has_learned_from_a_validation_case_as_a_healthy_scan(real, tmp_path):
+    """Under another name: the case is known by its voxels."""
+    pairs = write_set(tmp_path / "sets" / "seen", ["h1", "h2"])
+    image, grid = read_volume(real / "imagesTr" / "r04_0000.nii.gz")
+    settings = json.loads((pairs / "set.json").read_text())
+    scans = [
+        {"name": "Somebody", "scan": {"shape": grid.shape, "voxels": hash_voxels(image)}},
+        {"name": "r09", "scan": {"shape": grid.shape, "voxels": "of another scan"}},
+    ]
+    write_json(pairs / "set.json", {**settings, "learned_from_healthy": scans})
+    merge(real, pairs)
+    (fold,) = json.loads((real.parent / "Dataset601_Merged" / "folds.json").read_text())
+    assert fold["validation"] == ["r09"]
+    assert "r04" in fold["train"]
+    assert len(fold["pairs"]) == 2
+    merge(real, pairs, out="Dataset602_Merged", folds=5)
+    folds = json.loads((real.parent / "Dataset602_Merged" / "folds.json").read_text())
+    assert all(not each["pairs"] for each in folds if {*each["validation"]} & {*TRAIN, "r04"})
+
+
 def merge(real, *sets, out="Dataset601_Merged", **options):
     return merge_sets(Workspace(real.parent / "work"), str(real), sets, real.parent / out, **options)
 
 
 def splits(made):
     return json.loads((made.out / "splits_final.json").read_text())
+
+
+def test_pairs_with_several_tumors_are_merged_with_all_of_them(real, healthy):
+    lines = read_provenance(healthy)
+    several = replace(lines[0], tumors=lines[0].tumors * 3, left_out=({"empty": 2},))
+    write_provenance(healthy, [several, *lines[1:]])
+    made = merge(real, healthy)
+    found = {record.case: record for record in read_provenance(made.out)}
+    assert found[f"healthy_{several.case}"].tumors == several.tumors
+    assert found[f"healthy_{several.case}"].left_out == several.left_out
 
 
 def test_the_merged_set(real, healthy):
