@@ -17,8 +17,8 @@ from tumorgen_cli.geometry import Triple
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 Channels = Sequence[np.ndarray] | np.ndarray  # each (X, Y, Z)
-CELLS = 64  # of a place; an error of a sixteenth at most in any share of them
-CELLS_OF_TUMOR = 4 * CELLS
+CELLS = 32  # of a place, which is looked at in several positions; of a tumor, which is measured once, more
+CELLS_OF_TUMOR = 256
 _FLAT = 0.01  # of the body's texture: what is smoother is all the same
 _CORNERS = np.array(list(itertools.product((-0.25, 0.25), repeat=3)))  # points of a cell, in cells
 
@@ -91,8 +91,8 @@ def describe_cells(cells: np.ndarray, in_body: np.ndarray, usual: np.ndarray) ->
         The features (..., F): for each channel the quantiles, for each channel the texture, the share in the body.
     """
     levels = np.moveaxis(np.quantile(cells.mean(axis=-1), QUANTILES, axis=-1), 0, -1)  # (C, ..., Q)
-    floor = np.maximum(_FLAT * usual, np.finfo(np.float32).tiny).reshape(-1, *(1,) * (cells.ndim - 3))
-    varies = (local_variation(cells) + floor) / (usual.reshape(floor.shape) + floor)
+    usual = usual.reshape(-1, *(1,) * (cells.ndim - 3))
+    varies = np.where(usual > 0, local_variation(cells) / np.where(usual > 0, usual, 1) + _FLAT, 1 + _FLAT)
     return np.concatenate([*levels, np.moveaxis(np.log(varies), 0, -1), in_body.mean(axis=-1, keepdims=True)], axis=-1)
 
 
@@ -110,7 +110,7 @@ def usual_variation(
     """
     inside = np.flatnonzero(body)
     drawn = inside[rng.integers(len(inside), size=CELLS_OF_TUMOR)]
-    centers = stride * np.stack(np.unravel_index(drawn, body.shape), axis=-1) + 0.5
+    centers = stride * np.stack(np.unravel_index(drawn, body.shape), axis=-1) + rng.uniform(0, 1, (len(drawn), 3))
     return local_variation(read_cells(channels, centers, edges))
 
 
@@ -141,7 +141,8 @@ def describe_shell(
         body: The body of every `stride`-th voxel, and that stride.
         rng: Draws the voxels that are looked at.
     """
-    centers = shell[rng.permutation(len(shell))[:CELLS_OF_TUMOR]] + 0.5
+    centers = shell[rng.permutation(len(shell))[:CELLS_OF_TUMOR]]
+    centers = centers + rng.uniform(0, 1, centers.shape)  # anywhere in their voxels, as those of places are
     edges = cell_mm(reach_mm) / np.array(spacing_mm)
     usual = usual_variation(channels, *body, edges, rng)
     found = describe_cells(read_cells(channels, centers, edges), is_in(*body, centers), usual)

@@ -1,7 +1,8 @@
 """Which places of a host look like the surroundings of training tumors.
 
-A place is described as the shell of a training tumor is (`data.surroundings`): by cells on ellipsoids of the tumor's
-extent. A box has more room than its tumor needs, so the ellipsoids are shifted at random as far as the room allows.
+A place is described as the shell of a training tumor is (`data.surroundings`): by cells around an ellipsoid of the
+tumor's extent. A box has more room than its tumor needs, and the tumor may lie anywhere in it. So the ellipsoid is
+looked at in several random positions within the box, and the place is taken where all of them are as they should be.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from tumorgen_cli.planning.plan import ChannelPlan
 from tumorgen_cli.preprocessing.intensity import channel_units
 from tumorgen_cli.synthesis.scan import Scan
 
-PLACES = 400  # that are compared in a scan, for each tumor
+PLACES = 200  # that are compared in a scan, for each tumor
+_POSITIONS = 8  # of the tumor in each place
 _IQR = 1.349  # of a normal distribution, in standard deviations
 _ENOUGH = 3  # tumors that tell how far they are from each other
 _FAR = 95  # percentile of the distance of a tumor to the next: a place beyond is unlike
@@ -67,16 +69,20 @@ class KnownSurroundings:
         return cls(features, scale, limit, in_body)
 
     def choose(self, places: np.ndarray, number: int) -> tuple[int, float]:
-        """Choose the place (P, F) that is most like the surroundings of a tumor.
+        """Choose the place that is most like the surroundings of a tumor, in the mean of its positions.
+
+        Args:
+            places: features of the places in each position (P, S, F).
+            number: the tumor.
 
         Returns:
-            The place, and its distance to the next tumor over the limit: above 1 it is unlike.
+            The place, and its mean distance to the next tumor over the limit: above 1 it is unlike.
         """
         from scipy.spatial.distance import cdist
 
         places = places / self.scale
-        chosen = int(np.square(places - self.features[number]).sum(axis=1).argmin())
-        return chosen, float(cdist(places[chosen : chosen + 1], self.features).min() / self.limit)
+        chosen = int(np.square(places - self.features[number]).sum(axis=2).mean(axis=1).argmin())
+        return chosen, float(cdist(places[chosen], self.features).min(axis=1).mean() / self.limit)
 
 
 def _errors(found: Sequence[Surroundings]) -> np.ndarray:
@@ -114,17 +120,17 @@ class HostPlaces:
             rng: draws the cells.
 
         Returns:
-            The features (P, F).
+            The features of each place, in several positions of the tumor (P, S, F).
         """
         assert tumor.surroundings is not None
         reach_mm, extent_mm = tumor.surroundings.reach_mm, tumor.extent_mm
         spacing = np.array(self.scan.grid.spacing_mm)
-        directions = rng.standard_normal((CELLS, 3))
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        depth = rng.uniform(reach_mm / 2, reach_mm, (CELLS, 1))
-        free = np.maximum(np.array(room_mm) - extent_mm, 0)
-        offsets = directions * (np.array(extent_mm) / 2 + depth) + rng.uniform(-0.5, 0.5, (CELLS, 3)) * free
-        points = centers[:, None, :] + offsets / spacing
+        directions = rng.standard_normal((_POSITIONS, CELLS, 3))
+        directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+        depth = rng.uniform(reach_mm / 2, reach_mm, (_POSITIONS, CELLS, 1))
+        shift = rng.uniform(-0.5, 0.5, (_POSITIONS, 1, 3)) * np.maximum(np.array(room_mm) - extent_mm, 0)
+        offsets = directions * (np.array(extent_mm) / 2 + depth) + shift
+        points = centers[:, None, None, :] + offsets / spacing
         edges = cell_mm(reach_mm) / spacing
         return describe_cells(self._read(points, edges), is_in(self.body, self.stride, points), self._usual(reach_mm))
 
