@@ -18,9 +18,6 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
 
-SHELL_MM = 20.0
-
-
 def as_triple(values: Iterable[T]) -> tuple[T, T, T]:
     """Return exactly three values as a tuple whose length the type checker knows.
 

@@ -282,8 +282,8 @@ def compare_statistics(
     rows = []
     for field, (title, unit) in STATISTICS.items():
         a, b, c = (values_of(cases, field) for cases in (synthetic, training, held_out))
-        ours, training, beside = (summarize(values, field) for values in (a, b, c))
-        rows.append(TraitComparison(field, title, unit, ours, training, beside, ks_distance(a, b)))
+        ours, known, beside = (summarize(values, field) for values in (a, b, c))
+        rows.append(TraitComparison(field, title, unit, ours, known, beside, ks_distance(a, b)))
     return tuple(rows)
 
 
