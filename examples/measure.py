@@ -97,7 +97,8 @@ def identity(sets: list[Path], hosts: Annotated[Path, typer.Option(help="Folder 
             same = image.dtype == host.dtype and np.array_equal(image[:, beyond], host[:, beyond])
             pairs, changed = pairs + 1, changed + (not same)
         print(
-            f"{folder.name}: {pairs} pairs; differ outside: {changed}; label outside the boxes: {outside}; empty: {empty}"
+            f"{folder.name}: {pairs} pairs; differ outside: {changed}; "
+            f"label outside the boxes: {outside}; empty: {empty}"
         )
 
 
