@@ -267,7 +267,7 @@ def test_every_tumor_of_a_scan_is_redrawn_in_turn(workspace):
     jobs = sorted(make_jobs(sources, 9, 0), key=lambda job: job.index)
     assert [find_turn("abc", job.index) for job in jobs] == [(sources.index(job.source), job.turn) for job in jobs]
     placed = [
-        places.Placing(scan, job.source, workspace.plan(), (), None).box(np.random.default_rng(0), job.turn)
+        places.Placing(scan, job.source, workspace.plan(), (), None).draw(np.random.default_rng(0), job.turn)[0]
         for job in jobs
     ]
     redrawn = [
