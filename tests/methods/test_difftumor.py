@@ -9,8 +9,8 @@ from support.requests import make_request, opened
 
 from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.methods.difftumor.method import nearest_mask
-from tumorgen_cli.methods.latent import quality
 from tumorgen_cli.methods.latent.autoencoder import load_cases
+from tumorgen_cli.methods.latent.scans import TrainingScans, statistic_windows
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.system.errors import PlanError
 
@@ -43,15 +43,10 @@ def test_difftumor_keeps_the_healthy_latents(trained):
 def test_difftumors_latents_are_standardized(trained):
     """The noise of the diffusion has variance 1, and so must the latents."""
     method, _ = opened("difftumor", trained)
-    cases = load_cases(trained, trained.splits().train)
+    scans = TrainingScans(load_cases(trained, trained.splits().train))
     with torch.no_grad():
-        z = torch.cat(
-            [
-                method.vqgan.encode(torch.from_numpy(quality.whole_image(case, method.plan, 4))[None])[0].flatten(1)
-                for case in cases
-            ],
-            1,
-        )
+        windows = (torch.from_numpy(window)[None] for window in statistic_windows(method, scans))
+        z = torch.cat([method.vqgan.encode(window)[0].flatten(1) for window in windows], 1)
     torch.testing.assert_close(z.std(1), torch.ones(8), atol=0.01, rtol=0)
 
 
