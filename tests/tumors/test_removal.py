@@ -186,3 +186,11 @@ def test_removal_of_a_small_tumor_changes_little_around_it(spacing, diameter):
     assert edges == [n + m for n, m in zip(own, margins, strict=True)]
     far = radius > diameter / 2 + np.sqrt(3) * max(margin, *spacing)
     np.testing.assert_array_equal(healed[0][far], image[0][far])
+
+
+def test_a_fill_is_not_below_what_lies_around():
+    image = np.random.default_rng(0).gamma(0.5, 1.0, (1, *SHAPE)).astype(np.float32)
+    tumor = inside(Box((10, 10, 10), (18, 18, 18)))
+    image[0][tumor] = 20
+    healed, changed = remove_tumors(image, tumor, Box((8, 8, 8), (20, 20, 20)), (4.0, 4.0, 3.0), paste_plan(4.0, ()), 0)
+    assert healed[0][inside(changed)].min() >= 0

@@ -99,7 +99,8 @@ def _fill(image: np.ndarray, hole: np.ndarray, inner: Box, spacing_mm: Triple, r
     # what was measured is noise without its smooth part; drawn noise has both and must be as strong without it
     rest = noise - np.stack([ndimage.gaussian_filter(channel, _NOISE_WIDTH) for channel in noise])
     strength = [whole.std() / max(float(part.std()), 1e-9) for whole, part in zip(noise, rest, strict=True)]
-    return filled + noise * np.array(strength, np.float32).reshape(-1, 1, 1, 1)
+    found = filled + noise * np.array(strength, np.float32).reshape(-1, 1, 1, 1)
+    return np.maximum(found, plain.min(axis=(1, 2, 3), keepdims=True))  # no uptake below zero where the scan has none
 
 
 def _extend_parts(
