@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.judge.verdict import (
     BESIDE,
     NO_MASK,
     NOT_FOUND,
     PassRule,
     check_pair,
+    group_boxes,
     judge_pair,
     judged_region,
     margin_mm,
@@ -126,3 +128,48 @@ def test_a_host_that_is_marked_where_the_tumor_is_painted_hides_nothing():
     """Marks of the host inside the mask are the mask's; those beside it do not make marks of the pair old."""
     before = MASK | block((0, 2), (0, 2), (0, 2))
     assert check(np.ones(GRID.shape, bool), lambda: before).reason == BESIDE
+
+
+def test_boxes_far_apart_are_seen_in_parts_of_their_own():
+    """Each part counts around its own boxes: seen whole, a long scan is another scan to the judge."""
+    near, beside, far = BOX, Box((25, 5, 95), (30, 9, 104)), Box((10, 10, 180), (20, 20, 190))
+    assert group_boxes(GRID, [near, far, beside], (100.0,) * 3) == [[near, beside], [far]]
+    assert group_boxes(GRID, [near, far, beside], (1000.0,) * 3) == [[near, far, beside]]
+    shown = []
+
+    class Marks(Counts):
+        hash, tumor_labels = "marks", (1,)
+
+        def tumor(self, image, grid):
+            shown.append(grid.shape)
+            return super().tumor(image, grid)
+
+    predictions = Predictions(Marks())
+    image = np.zeros((1, *GRID.shape), np.float32)
+    found = predictions.around("a", "content", GRID, [near, far], lambda: image)
+    assert shown == [(40, 30, 50)] * 2
+    assert found[:, :, 85:105].any()
+    assert found[:, :, 175:195].any()
+    assert not found[:, :, 110:170].any()
+
+
+def test_a_pair_of_several_tumors_passes_as_a_whole():
+    """P is that of all masks together; what is marked beside them counts once, around every box."""
+    second = Box((10, 10, 140), (20, 20, 150))
+    tumor, others, predicted = (np.zeros(GRID.shape, bool) for _ in range(3))
+    tumor[12:18, 12:18, 92:98] = tumor[12:14, 12:18, 142:148] = True
+    predicted[12:18, 12:18, 92:98] = True  # the first is found, the second, a third as large, is not
+    seen = ([BOX, second], GRID)
+    found = check_pair(tumor, others, predicted, lambda: others, seen, PassRule(0.7))
+    assert (found.reason, found.proportion, found.beside) == (None, 0.75, 0)
+    assert check_pair(tumor, others, predicted, lambda: others, seen, PassRule(0.8)).reason == NOT_FOUND
+    between = predicted.copy()
+    between[:, :, 110:130] = True  # farther than 10 mm from both boxes
+    assert check_pair(tumor, others, between, lambda: others, seen, PassRule(0.7)) == found
+    beside = predicted.copy()
+    beside[15:20, 12:20, 140:146] = True
+    found = check_pair(tumor, others, beside, lambda: others, seen, PassRule(0.7))
+    assert (found.reason, found.beside) == (BESIDE, pytest.approx(5 * 8 * 6 / 288))
+    verdict = judge_pair(tumor, others, predicted, [BOX, second], GRID, 2.0)
+    assert verdict.proportion == 0.75
+    assert verdict.dice == pytest.approx(2 * 216 / (288 + 216))
