@@ -376,8 +376,8 @@ def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, 
     pasted = paste(scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, method.keeps_background)
     volume_ml = float(pasted.mask.sum()) * scan.grid.voxel_ml
     inside = host.placing.share_inside(pasted.mask, window.box)
-    changed = (image[plan.main_channel] for image in (scan.image, pasted.image))
-    beyond = host.placing.change_beyond_body(*changed, pasted.mask, window.box)
+    before, after = (image[plan.main_channel] for image in (scan.image, pasted.image))
+    beyond = host.placing.change_beyond_body(before, after, pasted.mask, window.box)
     drawn = dict(synthetic.drawn) | ({} if beyond is None else {"beyond_body": round(beyond, 4)})
     return Draw(pasted.image, pasted.mask, window, removed, attempt, volume_ml, inside, pasted.cut, drawn, {}, seconds)
 
