@@ -274,7 +274,11 @@ def test_every_method_meets_the_same_places(compared, phantoms):
         assert "made from <other> data" in table.entries[1].failure
         places = []
         for method in ("copypaste", "syntumor"):
-            lines = (workspace.synthetic(f"{method}_{table.hosts}_n3_tumors1") / "provenance.jsonl").read_text().splitlines()
+            lines = (
+                (workspace.synthetic(f"{method}_{table.hosts}_n3_tumors1") / "provenance.jsonl")
+                .read_text()
+                .splitlines()
+            )
             places.append(
                 [
                     (each["case"], each["seed"], tumor["requested_box"], tumor["box"])

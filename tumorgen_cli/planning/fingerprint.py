@@ -305,7 +305,7 @@ class TumorFacts:
         extent_mm: Edges of the tight box in mm.
         mean: Mean intensity inside, per channel. Channels without a common scale are in the scan's own unit
             (`data.channels.scan_unit`).
-        contrast: `mean` minus the mean of the shell around the component (`geometry.shell_mm`), without other tumor voxels.
+        contrast: `mean` minus the mean of the shell around the component (`geometry.shell_mm`), without other tumors.
         center: Center of the box as a fraction of the scan's extent.
         surroundings: What is around the component; None if it fills the scan.
     """
