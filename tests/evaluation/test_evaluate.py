@@ -99,6 +99,21 @@ def test_scores_of_a_set(plan, synthetic, tmp_path):
     assert {pair.case for pair in scores.novelty.pairs} == {"a", "b", "c"}
 
 
+def test_surroundings_of_painted_tumors_are_those_of_the_pairs_image(plan, tmp_path):
+    """One tumor lies in the tissue of the training tumors, one in tissue three times as bright."""
+    mask = ball((12, 10, 9), 14)
+    pairs = [("alike", "x", scan(mask, 6, 1), 2 * mask), ("bright", "y", 3 * scan(mask, 2, 2), 2 * mask)]
+    scores = evaluate(plan, write_set(tmp_path / "set", pairs), None, tmp_path)
+    table = csv.DictReader((tmp_path / "evaluation" / "toy" / "cases.csv").read_text().splitlines())
+    found = {row["case"]: float(row["surroundings"]) for row in table}
+    assert found.pop("bright") == pytest.approx(3, abs=0.1)
+    assert list(found.values()) == pytest.approx([1] * 7, abs=0.05)
+    summary = next(row for row in scores.comparisons if row.field == "surroundings")
+    assert (summary.synthetic.median, summary.held_out.count) == (pytest.approx(2, abs=0.1), 2)
+    assert 0.9 < scores.places.low < scores.places.high < 1.1
+    assert scores.places.synthetic in (0.5, 1)  # four training tumors bound the alike one: chance decides
+
+
 def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
     """Of the case's own tumors those that lie in the painted box: none where the box is beside them, or the host
     another scan of that name."""

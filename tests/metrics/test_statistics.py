@@ -5,9 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from tumorgen_cli.geometry import shell_mm
+from tumorgen_cli.data.body import body_stride
+from tumorgen_cli.data.integrity import CaseVoxels
+from tumorgen_cli.data.surroundings import QUANTILES
+from tumorgen_cli.geometry import Grid, shell_mm
 from tumorgen_cli.metrics.statistics import describe_tumor, ks_distance
 from tumorgen_cli.metrics.traits import shell, tumor_and_shell
+from tumorgen_cli.planning.fingerprint import measure_tumors
 
 SPACING = (2.0, 2.0, 4.0)
 
@@ -100,3 +104,25 @@ def test_ks_distance():
     assert ks_distance([1, 2, 3, 4], [3, 4, 5, 6]) == 0.5
     assert ks_distance([1, 2, math.nan], [3, 4]) == 1
     assert math.isnan(ks_distance([math.nan], [3, 4]))
+
+
+def test_surroundings_are_the_outer_half_of_the_shell(ball):
+    """The shell reaches 9 mm from the surface of a ball of 18 mm; its inner half holds the tumor's blur."""
+    depth = depth_mm()
+    image = np.select([depth <= 18, depth <= 22, depth <= 29], [9.0, 6.0, 2.0], 50.0)
+    assert describe_tumor(image, ball, SPACING, 0.0).surroundings == 2
+    lung = np.where(depth_mm(center=(39.0, 39.0, 20.0)) < 30, -800.0, image)  # less than half of the shell
+    assert describe_tumor(lung, ball, SPACING, 0.0).surroundings == pytest.approx(2, abs=0.5)
+
+
+def test_surroundings_are_those_that_plans_know_of_training_tumors(ball):
+    rng = np.random.default_rng(0)
+    image = np.where(ball, 9.0, 1 + np.arange(40)[:, None, None] / 10 + 0.1 * rng.normal(size=ball.shape))
+    other = depth_mm(center=(39.0, 39.0, 74.0)) <= 8
+    image[other] = 50
+    voxels = CaseVoxels((image,), ball | other, Grid(ball.shape, SPACING))
+    (planned, _), _ = measure_tumors(voxels, np.ones(tuple(-(-n // body_stride(ball.shape)) for n in ball.shape), bool))
+    found = describe_tumor(image, ball, SPACING, 0.0, other)
+    assert found.surroundings == pytest.approx(planned.surroundings.levels[0][QUANTILES.index(0.5)], abs=0.15)
+    everything = describe_tumor(image, np.ones(ball.shape, bool), SPACING, 0.0)
+    assert math.isnan(everything.surroundings)

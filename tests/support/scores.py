@@ -12,6 +12,7 @@ from tumorgen_cli.evaluation.scores import (
     hard_shares,
     plane_distances,
     summarize_agreement,
+    unusual_places,
 )
 from tumorgen_cli.judge.card import JudgeFacts
 from tumorgen_cli.metrics.classifier import reader_test
@@ -22,7 +23,7 @@ from tumorgen_cli.metrics.statistics import TumorStatistics
 
 
 def statistics(i):
-    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, 0.5, 0.8)
+    return TumorStatistics(10.0 + i, 4.0, 8.0, 3.0 + i, 2.0, 0.3, 0.9, 0.8, 0.5, 0.8, 2.0 + i)
 
 
 def judged(dice, surface_dice):
@@ -62,6 +63,7 @@ def make_scores(dices, judge="results/judge", name="a <set>"):
         compare_statistics(pairs, train, test),
         summarize_redrawn([], np.array([]), np.array([])),
         hard_shares(pairs, train),
+        unusual_places(pairs, train, test),
         plane_distances(*features, list("xyxyxy")[: len(features[0])], list("abcde"), list("gh")),
         few,
         measure_novelty(lesions("pair", len(pairs), rng), lesions("t", 5, rng), []),

@@ -8,6 +8,7 @@ and that of a place where a tumor could be.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -121,6 +122,44 @@ def is_in(body: np.ndarray, stride: int, centers: np.ndarray) -> np.ndarray:
     return np.asarray(body[points[..., 0], points[..., 1], points[..., 2]])
 
 
+def read_shell(
+    channels: Channels, spacing_mm: Triple, shell: np.ndarray, reach_mm: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read cells of a tumor's shell, at most `CELLS_OF_TUMOR`.
+
+    Args:
+        channels: The channels of the scan, each (X, Y, Z).
+        spacing_mm: Voxel size along each axis.
+        shell: The voxels of the shell (N, 3), one or more.
+        reach_mm: How far the shell reaches.
+        rng: Draws the cells.
+
+    Returns:
+        The centers (M, 3) and the points (C, M, 8) of the cells.
+    """
+    centers = shell[rng.permutation(len(shell))[:CELLS_OF_TUMOR]]
+    centers = centers + rng.uniform(0, 1, centers.shape)  # anywhere in their voxels, as those of places are
+    return centers, read_cells(channels, centers, cell_mm(reach_mm) / np.array(spacing_mm))
+
+
+def shell_median(channel: np.ndarray, spacing_mm: Triple, shell: np.ndarray, reach_mm: float) -> float:
+    """The median intensity of a shell: that of `QUANTILES` in `Surroundings.levels`.
+
+    Args:
+        channel: The scan (X, Y, Z).
+        spacing_mm: Voxel size along each axis.
+        shell: The voxels of the shell (N, 3).
+        reach_mm: How far the shell reaches.
+
+    Returns:
+        The median over the means of its cells; nan without a voxel.
+    """
+    if not len(shell):
+        return math.nan
+    _, cells = read_shell([channel], spacing_mm, shell, reach_mm, np.random.default_rng(0))
+    return float(np.median(cells.mean(axis=-1)))
+
+
 def describe_shell(
     channels: Channels,
     spacing_mm: Triple,
@@ -141,11 +180,9 @@ def describe_shell(
         body: The body of every `stride`-th voxel, and that stride.
         rng: Draws the voxels that are looked at.
     """
-    centers = shell[rng.permutation(len(shell))[:CELLS_OF_TUMOR]]
-    centers = centers + rng.uniform(0, 1, centers.shape)  # anywhere in their voxels, as those of places are
-    edges = cell_mm(reach_mm) / np.array(spacing_mm)
-    usual = usual_variation(channels, *body, edges, rng)
-    found = describe_cells(read_cells(channels, centers, edges), is_in(*body, centers), usual)
+    centers, cells = read_shell(channels, spacing_mm, shell, reach_mm, rng)
+    usual = usual_variation(channels, *body, cell_mm(reach_mm) / np.array(spacing_mm), rng)
+    found = describe_cells(cells, is_in(*body, centers), usual)
     count, width = len(channels), len(QUANTILES)
     levels = found[: count * width].reshape(count, width)
     return Surroundings(

@@ -34,6 +34,7 @@ from tumorgen_cli.evaluation.scores import (
     hard_shares,
     plane_distances,
     summarize_agreement,
+    unusual_places,
     values_of,
 )
 from tumorgen_cli.geometry import Box
@@ -131,6 +132,7 @@ def evaluate_set(
         comparisons=compare_statistics(pairs, train, test),
         redrawn=_redrawn(plan, set_folder, real, (pairs, train, test), judge.predictions),
         shares=hard_shares(pairs, train),
+        places=unusual_places(pairs, train, test),
         planes=_plane_distances(features, scored),
         reader=_reader_test(plan, pairs, (*train, *test), measured, seed),
         novelty=measure_novelty(*(_lesions(scored[group], measured[group]) for group in GROUPS)),

@@ -43,6 +43,7 @@ STATISTICS = {
     "sphericity": ("sphericity", ""),
     "boundary_gradient": ("boundary gradient", "scan/mm"),
     "contour_dice": ("Dice of mask and half-contrast contour", ""),
+    "surroundings": ("median of the surroundings", "scan"),
 }
 Place = Literal["middle", "tumor"]
 PLACES: tuple[Place, ...] = ("middle", "tumor")
@@ -92,6 +93,25 @@ class Share:
     threshold: float
     synthetic: float
     training: float
+
+
+@dataclass(frozen=True)
+class UnusualPlaces:
+    """The share of tumors that lie where training tumors do not, by `TumorStatistics.surroundings`.
+
+    Attributes:
+        low: The training tumors' 5th percentile.
+        high: Their 95th percentile.
+        synthetic: Share of the synthetic tumors below or above: 0.1 if their places are alike.
+        training: Share of the training tumors: 0.1, or less exact where they are few.
+        held_out: Share of the held-out tumors.
+    """
+
+    low: float
+    high: float
+    synthetic: float
+    training: float
+    held_out: float
 
 
 @dataclass(frozen=True)
@@ -195,6 +215,7 @@ class Scores:
         comparisons: Every tumor statistic beside the training tumors'.
         redrawn: Tumors painted over a case's own tumors, beside these.
         shares: Shares of hard tumors.
+        places: Shares of tumors in places where the data have none.
         planes: Distances of slices.
         reader: The reader test by machine.
         novelty: How new the lesions are.
@@ -216,6 +237,7 @@ class Scores:
     comparisons: tuple[TraitComparison, ...]
     redrawn: Redrawn
     shares: tuple[Share, ...]
+    places: UnusualPlaces
     planes: tuple[PlaneDistance, ...]
     reader: ReaderTest
     novelty: Novelty
@@ -314,6 +336,25 @@ def _share(kind: str, values: np.ndarray, limit: float) -> float:
     return float(is_hard(kind, defined, limit).mean()) if len(defined) and math.isfinite(limit) else math.nan
 
 
+_RANGE = (5, 95)  # percentiles of the training tumors between which surroundings are usual
+
+
+def unusual_places(
+    synthetic: Sequence[CaseScores], training: Sequence[CaseScores], held_out: Sequence[CaseScores]
+) -> UnusualPlaces:
+    """Compute the shares of tumors whose surroundings are outside the training tumors' usual range.
+
+    Undefined surroundings are left out; a share is nan where none is defined.
+    """
+    found = [values_of(cases, "surroundings") for cases in (synthetic, training, held_out)]
+    ours, known, beside = (values[np.isfinite(values)] for values in found)
+    if not len(known):
+        return UnusualPlaces(*[math.nan] * 5)
+    low, high = np.percentile(known, _RANGE)
+    outside = [float(((v < low) | (v > high)).mean()) if len(v) else math.nan for v in (ours, known, beside)]
+    return UnusualPlaces(float(low), float(high), *outside)
+
+
 def plane_distances(
     synthetic: np.ndarray,
     train: np.ndarray,
@@ -374,4 +415,4 @@ def _at_place(place: Place, features: np.ndarray, scans: Sequence[str]) -> tuple
 
 
 #: the statistics of a pair without a tumor: 0 ml, the rest nan
-UNDEFINED_STATISTICS = TumorStatistics(0.0, *[math.nan] * 9)
+UNDEFINED_STATISTICS = TumorStatistics(0.0, *[math.nan] * 10)

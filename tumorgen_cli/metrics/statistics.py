@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.geometry import Triple
+from tumorgen_cli.data.surroundings import shell_median
+from tumorgen_cli.geometry import Triple, shell_mm
 from tumorgen_cli.metrics.contour import contour_dice
-from tumorgen_cli.metrics.traits import contrasts, core_ratio, heterogeneity, ratio, tumor_and_shell
+from tumorgen_cli.metrics.traits import contrasts, core_ratio, heterogeneity, ratio, shell, tumor_and_shell
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class TumorStatistics:
         sphericity: Area of the ball of the same volume over the tumor's surface area: 1 for a ball, else less.
         boundary_gradient: Mean slope, per mm, of the voxels on both sides of the mask's boundary.
         contour_dice: Dice of the mask and what the half-contrast contour encloses (`contour.contour_dice`).
+        surroundings: Median intensity of the outer half of the shell (`data.surroundings.shell_median`). The inner half
+            is left out because a tumor blurs into it.
     """
 
     volume_ml: float
@@ -44,6 +47,7 @@ class TumorStatistics:
     sphericity: float
     boundary_gradient: float
     contour_dice: float
+    surroundings: float
 
 
 def describe_tumor(
@@ -78,6 +82,7 @@ def describe_tumor(
         sphericity=_sphericity(inside, spacing_mm),
         boundary_gradient=_boundary_gradient(crop[0], inside, spacing_mm),
         contour_dice=contour_dice(crop[0], inside, spacing_mm, ~(inside | around)),
+        surroundings=_surroundings(crop[0], inside, around, spacing_mm),
     )
 
 
@@ -90,6 +95,12 @@ def ks_distance(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
 
     x, y = (values[np.isfinite(values)] for values in (np.asarray(a, float), np.asarray(b, float)))
     return float(ks_2samp(x, y).statistic) if len(x) and len(y) else math.nan
+
+
+def _surroundings(channel: np.ndarray, inside: np.ndarray, around: np.ndarray, spacing_mm: Triple) -> float:
+    reach = shell_mm(np.count_nonzero(inside), spacing_mm)
+    outer = around & ~shell(inside, spacing_mm, reach / 2)
+    return shell_median(channel, spacing_mm, np.argwhere(outer), reach)
 
 
 def _sphericity(inside: np.ndarray, spacing_mm: Triple) -> float:

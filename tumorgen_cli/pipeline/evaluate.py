@@ -157,6 +157,9 @@ def _trait_rows(scores: Scores) -> list[tuple[str, str]]:
     for s in scores.redrawn.strata[:1]:
         rows.append(("DSC of a redrawn tumor less the old one's [95 % interval]", s.dice.text))
         rows.append(("NSD of a redrawn tumor less the old one's [95 % interval]", s.surface_dice.text))
+    p = scores.places
+    shares = f"{_number(p.synthetic)}; training {_number(p.training)}; held-out {_number(p.held_out)}"
+    rows.append(("share with surroundings outside the training tumors' 5th to 95th percentile", shares))
     return rows + [
         (f"share of {s.kind} tumors", f"{_number(s.synthetic)}; training {_number(s.training)}") for s in scores.shares
     ]

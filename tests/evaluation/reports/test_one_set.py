@@ -19,8 +19,10 @@ from tumorgen_cli.evaluation.scores import (
     compare_statistics,
     hard_shares,
     plane_distances,
+    unusual_places,
 )
 from tumorgen_cli.metrics.overlap import UNJUDGED
+from tumorgen_cli.metrics.statistics import describe_tumor
 from tumorgen_cli.metrics.summary import summarize
 
 VOID = {"meta", "img", "br", "source", "input"}
@@ -221,3 +223,39 @@ def test_hard_shares_are_a_fifth_of_the_training_tumors():
     easy = [CaseScores("synthetic", str(i), "", statistics(i + 50), UNJUDGED) for i in range(50)]
     low = hard_shares(easy, train)[0]
     assert (low.synthetic, low.training) == (0, 0.2)
+
+
+def test_tumors_in_another_tissue_are_in_unusual_places(tmp_path):
+    """Training tumors lie in tissue of 1.0 to 1.9; three of four painted ones lie in such tissue, one in air."""
+    index = np.indices((12, 12, 12)) - 5.5
+    tumor = np.sqrt((index**2).sum(axis=0)) <= 3
+
+    def lying_in(group, *tissues):
+        found = [describe_tumor(np.where(tumor, 5.0, tissue), tumor, (2.0,) * 3, 0.0) for tissue in tissues]
+        return tuple(CaseScores(group, f"{group}{i}", "", each, UNJUDGED) for i, each in enumerate(found))
+
+    train = lying_in("train", *(1 + np.arange(40) / 40).tolist())
+    test, pairs = lying_in("test", 1.5, 1.05, 2.5, 1.3), lying_in("synthetic", 1.2, 1.5, 1.7, -800.0)
+    found = unusual_places(pairs, train, test)
+    assert (found.low, found.high) == (pytest.approx(1.04875), pytest.approx(1.92625))
+    assert (found.synthetic, found.training, found.held_out) == (0.25, 0.1, 0.25)
+    alike = unusual_places(train, train, ())
+    assert alike.synthetic == 0.1
+    assert math.isnan(alike.held_out)
+    assert math.isnan(unusual_places(pairs, (), test).synthetic)
+
+    scores = replace(
+        make_scores([0.5] * 4),
+        cases=(*pairs, *train, *test),
+        places=found,
+        comparisons=compare_statistics(pairs, train, test),
+    )
+    html, text = page(tmp_path, scores, 4)
+    row = re.search(r"surroundings outside the training tumors&#39; 5th to 95th percentile.*?</tr>", html, re.DOTALL)[0]
+    assert [" ".join(cell.split()) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)][:3] == [
+        "25 %",
+        "10 %",
+        "25 %",
+    ]
+    assert "tumors in unusual places" in text
+    assert "median of the surroundings" in text

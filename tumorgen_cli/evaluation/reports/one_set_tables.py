@@ -117,6 +117,9 @@ def statistics(scores: Scores, unit: str) -> list[Row]:
         (statistic_title(c, unit), *(_quartiles(s) for s in (c.synthetic, c.training, c.held_out)), number(c.ks))
         for c in scores.comparisons
     ]
+    p = scores.places
+    title = f"surroundings outside the training tumors' 5th to 95th percentile ({number(p.low)} to {number(p.high)})"
+    rows.append((title, *map(percent, (p.synthetic, p.training, p.held_out)), ""))
     if scores.redrawn.volume.count:
         title = f"volume over the volume of the replaced tumor ({scores.redrawn.volume.count})"
         rows.append((title, _quartiles(scores.redrawn.volume), "", "", ""))
@@ -391,6 +394,12 @@ _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], st
         lambda s: _median(s, "held_out"),
     ),
     ("KS of contrast", "", _apart("contrast"), lambda _: ""),
+    (
+        "tumors in unusual places",
+        "Surroundings outside the training tumors' 5th to 95th percentile: 10 % if alike; real: held-out tumors.",
+        lambda s: percent(s.places.synthetic),
+        lambda s: percent(s.places.held_out),
+    ),
     (
         "low-contrast tumors",
         "Are the hard ones among them?",
