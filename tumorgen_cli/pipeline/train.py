@@ -158,8 +158,10 @@ def _stages_made_from(method: Method, stage: str) -> list[str]:
         other = find_method(name)(method.plan, method.workspace)
         folders = [other.folder(each) for each in other.stages]
         later = other.stages[folders.index(method.folder(stage)) + 1 :] if method.folder(stage) in folders else ()
-        trained = (each for each in later if (other.folder(each) / "run.json").is_file() and other.trained(each))
-        found |= {other.folder(each): each for each in trained}
+        for each in later:
+            with contextlib.suppress(StateError):  # a damaged record: that stage is trained again anyway
+                if (other.folder(each) / "run.json").is_file() and other.trained(each):
+                    found[other.folder(each)] = each
     return list(found.values())
 
 
