@@ -59,6 +59,16 @@ def test_errors_are_told_in_full(phantoms, workspace, tmp_path):
         (("train", "judge", "-w", workspace.root, "--iterations", 3), "--iterations"),
         (("train", "vae", "-w", workspace.root, "--minutes", 3), "--minutes"),
         (("synthesize", "-w", workspace.root, "--cases", "test", "--judge", tmp_path), "--until-pass"),
+        (("synthesize", "-w", workspace.root, "--cases", "test", "--anywhere"), "--anywhere"),
+        (
+            ("synthesize", "-w", workspace.root, "--healthy", tmp_path, "--box", "1,1,1,9,9,9", "--anywhere"),
+            "--anywhere and --box found: both given",
+        ),
+        *(
+            ((*command, "--cases", "train", option, "-w", workspace.root), f"{option} found: given with --cases alone")
+            for command in (("nnunet-setup",), ("downstream",), ("compare", "--methods", "copypaste"))
+            for option in ("--anywhere", "--trust-units")
+        ),
         (("filter", tmp_path / "none", "-w", workspace.root, "--device", "cpu"), "tumorgen synthesize"),
         (("reader-study", "make", "-w", workspace.root), "tumorgen synthesize"),
         (("reader-study", "score", tmp_path / "answers.json", "--key", tmp_path / "key.json"), "key.json"),

@@ -50,6 +50,22 @@ def test_painting(workspace, phantoms, tmp_path):
     assert "no volume" in told(call(*wrong, "--box", "20,20,20,10,30,30", code=1))
 
 
+def test_painting_anywhere(workspace, phantoms, tmp_path):
+    """The set has a name of its own beside the one whose places are chosen, and says how it was made."""
+    work = shutil.copytree(workspace.root, tmp_path / "work")
+    words = ("synthesize", "-w", work, "--healthy", phantoms.healthy, "--method", "copypaste", "-n", 1)
+    chosen, anywhere = (
+        Path(json.loads(call(*words, *options, "--json", "--device", "cpu").stdout)["folder"])
+        for options in ((), ("--anywhere",))
+    )
+    assert (chosen.parent, anywhere.name) == (anywhere.parent, f"{chosen.name}_anywhere")
+    made = [json.loads((folder / "set.json").read_text()).get("anywhere") for folder in (chosen, anywhere)]
+    assert made == [None, True]
+    other = told(call(*words, "--out", anywhere, "--device", "cpu", code=1))
+    assert "another set" in other
+    assert "anywhere" in other
+
+
 def test_drawing_until_a_pair_passes(workspace, phantoms, tmp_path):
     arguments = (
         "synthesize",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from support.command_line import call, told
 
 from tumorgen_cli.data import splits as splits_module
@@ -17,6 +18,7 @@ from tumorgen_cli.judge.results_files import read_judge_record
 from tumorgen_cli.nnunet.on_the_fly import trainer as trainer_module
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.pipeline.nnunet_setup import job_folders, job_lines
+from tumorgen_cli.synthesis.painter import load_painting
 from tumorgen_cli.system.json_records import write_json
 
 
@@ -52,6 +54,14 @@ def test_two_lines_for_the_job_script(unpainted, phantoms, monkeypatch):
     assert job_lines(file)[0] == f"export nnUNet_extTrainer={folder}{os.pathsep}$nnUNet_extTrainer"
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
     assert job_lines(file)[0] == lines[0]
+
+
+@pytest.mark.parametrize("options", [(), ("--anywhere",)])
+def test_where_tumors_lie_is_passed_on(unpainted, phantoms, options):
+    words = ("nnunet-setup", "-w", unpainted.root, "--healthy", phantoms.healthy, "--method", "copypaste", "--seed", 5)
+    file = Path(json.loads(call(*words, *options, "--json").stdout)["file"])
+    painting = trainer_module.read_record(Painting, file, "")
+    assert (painting.anywhere, load_painting(painting).inputs.anywhere) == (bool(options), bool(options))
 
 
 def test_the_folder_of_raw_data_sets_is_one_that_holds_some(unpainted, phantoms, monkeypatch):

@@ -40,6 +40,7 @@ TORSO = Path("/data/torso")
             "tumorgen_torso_in-lung-left-lobe",
         ),
         (HostOptions(TORSO), Sampling(50, "heun"), QualityOptions(), "tumorgen_torso_steps-50_solver-heun"),
+        (HostOptions(TORSO, tumors=3, anywhere=True), Sampling(), QualityOptions(), "tumorgen_torso_tumors-3_anywhere"),
         (HostOptions(TORSO), Sampling(), QualityOptions(5), "tumorgen_torso_until-pass-5"),
         (HostOptions(TORSO), Sampling(), QualityOptions(5, 0.9), "tumorgen_torso_until-pass-5_keep-0.9"),
     ],
@@ -53,6 +54,8 @@ def test_a_set_is_named_after_its_options(hosts, sampling, quality, name):
     [
         (HostOptions(TORSO, cases="test"), QualityOptions(), "--healthy"),
         (HostOptions(cases="test", roi=TORSO), QualityOptions(), "--roi"),
+        (HostOptions(cases="test", anywhere=True), QualityOptions(), "--anywhere"),
+        (HostOptions(TORSO, box=Box((0, 0, 0), (4, 4, 4)), anywhere=True), QualityOptions(), "--anywhere and --box"),
         (HostOptions(TORSO, paint_in="liver"), QualityOptions(), "--paint-in and --host-labels"),
         (HostOptions(TORSO, host_labels=TORSO), QualityOptions(), "--paint-in and --host-labels"),
         (

@@ -158,11 +158,12 @@ def downstream(
     """Train nnU-Nets with and without pairs, equal in everything else, and score them on real held-out cases."""
     # Long: a command's parameters are its options
     faults = []
+    hosts = api.HostOptions(healthy, cases, tumors=tumors, anywhere=anywhere, trust_units=trust_units)
     named = {name.strip() for name in arms.split(",")}
     if "real" not in named:
         faults.append(Fault(f"--arms {arms}", "no real", "the arm that gains are measured against", "add real"))
     if named != {"real"}:
-        faults += host_faults(api.HostOptions(healthy, cases), both=True)
+        faults += host_faults(hosts, both=True)
     try:
         shares = tuple(float(part) for part in fractions.split(","))
     except ValueError:
@@ -170,7 +171,7 @@ def downstream(
         faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
     names = method_names("--arms", arms, faults, arms=True)
     made = api.downstream(
-        api.HostOptions(healthy, cases, tumors=tumors, anywhere=anywhere, trust_units=trust_units),
+        hosts,
         arms=names,
         fractions=shares,
         seeds=seeds,
@@ -258,18 +259,14 @@ def nnunet_setup(
 ) -> None:
     """Print two lines for a job script with which nnU-Net paints new tumors while it trains."""
     # Long: a command's parameters are its options
-    faults = host_faults(api.HostOptions(healthy, cases), both=True) + judge_faults(
-        api.QualityOptions(until_pass, judge=judge)
-    )
-    if roi is not None and healthy is None:
-        remedy = "leave it out: --cases paints where the tumors are"
-        faults.append(Fault("--roi", str(roi), "--healthy beside it", remedy))
-    refuse("Options that do not fit together", faults)
+    hosts = api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere, trust_units=trust_units)
+    quality = api.QualityOptions(until_pass, keep, judge, p_alone)
+    refuse("Options that do not fit together", host_faults(hosts, both=True) + judge_faults(quality))
     made = api.setup_nnunet(
-        api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere, trust_units=trust_units),
+        hosts,
         method=method,
         patches=api.OnTheFlyOptions(probability, pool, share, mixup),
-        quality=api.QualityOptions(until_pass, keep, judge, p_alone),
+        quality=quality,
         work=work,
         device=device,
         seed=seed,

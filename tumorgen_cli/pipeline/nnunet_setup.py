@@ -30,7 +30,13 @@ from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.counts import count_faults
 from tumorgen_cli.synthesis.forecast import check_voxels
-from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions, refuse_host_options
+from tumorgen_cli.synthesis.options import (
+    HostOptions,
+    OnTheFlyOptions,
+    QualityOptions,
+    faults_of_cases_alone,
+    refuse_host_options,
+)
 from tumorgen_cli.synthesis.painter import find_sources, hash_file_sizes, source_names
 from tumorgen_cli.synthesis.pair import PairInputs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
@@ -71,7 +77,7 @@ def set_up_nnunet(
         StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
     """
     refuse_host_options(hosts, "healthy", "cases", "roi", "tumors", "anywhere", "trust_units")
-    if wrong := count_faults(hosts.tumors, None):
+    if wrong := faults_of_cases_alone(hosts) + count_faults(hosts.tumors, None):
         raise PlanError("Options that do not apply", wrong)
     plan, splits = workspace.plan(), workspace.splits()
     faults: list[Fault] = []

@@ -40,12 +40,18 @@ from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.logs import read_log
-from tumorgen_cli.synthesis.options import CaseGroup, HostOptions, SetOptions, refuse_host_options
+from tumorgen_cli.synthesis.options import (
+    CaseGroup,
+    HostOptions,
+    SetOptions,
+    faults_of_cases_alone,
+    refuse_host_options,
+)
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
-from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, one_line
+from tumorgen_cli.system.errors import Fault, PlanError, StateError, TumorgenError, one_line
 from tumorgen_cli.system.files import file_name
 from tumorgen_cli.system.locks import locked
 from tumorgen_cli.system.names import inside
@@ -123,6 +129,8 @@ def compare_methods(
         StateError: No method made a set.
     """
     refuse_host_options(hosts, "healthy", "cases", "paint_in", "host_labels", "tumors", "anywhere", "trust_units")
+    if hosts.paint_in is None and (faults := faults_of_cases_alone(hosts)):
+        raise PlanError("Options that do not apply", faults)
     if design.train_on is not None:
         scoring = _with_own_judge(workspace, design.train_on, scoring)
         workspace = _workspace_on(workspace, design.train_on, device)

@@ -72,13 +72,27 @@ def refuse_host_options(hosts: HostOptions, *known: str) -> None:
 
 
 def host_faults(hosts: HostOptions, both: bool = False) -> list[Fault]:
-    """The fault of hosts that are not given or, unless `both` is allowed, given twice."""
+    """The faults of hosts that are not given or, unless `both` is allowed, given twice.
+
+    Where both are allowed, also of options that have no effect on cases alone; `check_hosts` refuses them with others.
+    """
     if hosts.healthy is None and hosts.cases is None:
         remedy = "give --healthy DIR, --cases train, or both" if both else "give --healthy DIR or --cases test"
         return [Fault("--healthy and --cases", "neither given", "scans to paint into", remedy)]
     if hosts.healthy is not None and hosts.cases is not None and not both:
         return [Fault("--healthy and --cases", "both given", "one of them", "leave one out")]
-    return []
+    return faults_of_cases_alone(hosts) if both else []
+
+
+def faults_of_cases_alone(hosts: HostOptions) -> list[Fault]:
+    """The fault of each option that is for healthy scans and has no effect where only tumors of cases are redrawn."""
+    if hosts.healthy is not None or hosts.cases is None:
+        return []
+    given = {"--roi": hosts.roi, "--anywhere": hosts.anywhere, "--trust-units": hosts.trust_units}
+    remedy = "leave it out: --cases paints where the tumors are"
+    return [
+        Fault(name, "given with --cases alone", "--healthy beside it", remedy) for name, value in given.items() if value
+    ]
 
 
 def check_hosts(hosts: HostOptions) -> None:
