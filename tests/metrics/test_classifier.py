@@ -124,7 +124,7 @@ def test_boundary(ball):
 
 def test_noise_inside_near_and_far(ball, white):
     depth = depth_mm() * 18
-    strength = np.where(ball, 0.4, np.where(depth >= -20, 0.1, 0.2))
+    strength = np.where(ball, 0.4, np.where(depth >= -9, 0.1, 0.2))  # "near" ends at half the radius
     found = describe(3 + strength * white, ball)
     assert found["noise_to_near"] == pytest.approx(math.log(4), abs=0.15)
     assert found["near_to_far"] == pytest.approx(math.log(0.5), abs=0.15)
@@ -317,7 +317,7 @@ def test_a_slope_is_the_same_along_every_axis(spacing):
     """Across thick slices too, where a Gaussian is narrower than a voxel."""
     mask = np.zeros((16, 16, 16), bool)
     mask[6:10, 6:10, 6:10] = True
-    places = _Regions(mask, ~mask & False, spacing, feature_scales(spacing))
+    places = _Regions(mask, ~mask & False, spacing, feature_scales(spacing), 10.0)
     for axis in range(3):
         ramp = np.moveaxis(np.broadcast_to(spacing[axis] * np.arange(16.0), (16, 16, 16)), 2, axis)
         assert places.slope(ramp, places.scales_mm[0])[:, 8, 8, 8] == pytest.approx(np.eye(3)[axis], abs=1e-9)

@@ -106,5 +106,6 @@ def test_ranges_are_said_in_words() -> None:
     assert describe_type(FIELDS["window.shape"]) == "3 values, each a whole number from 32 to 4,096 in steps of 16"
     assert describe_type(FIELDS["methods.tumorgen.flow.ema"]) == "a number at least 0, below 1"
     assert describe_type(FIELDS["methods.tumorgen.sampling.solver"]) == "one of euler, heun"
+    assert describe_type(FIELDS["paste.tumors"]) == "data or a whole number from 1 to 1,000"
     assert describe_type(FIELDS["methods.tumorgen.flow.bapmg"]) == "true or false"
     assert describe_type(FIELDS["methods.syntumor.contrast"]).startswith("a list, each 2 values, each a number from")

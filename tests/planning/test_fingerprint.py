@@ -65,18 +65,26 @@ def test_facts_of_a_block_by_hand() -> None:
     assert tumor.center == pytest.approx((12 / 30, 9.5 / 24, 7 / 20))
 
 
-def test_the_shell_ends_at_two_centimeters_in_every_direction() -> None:
-    mask = block(FAR.shape, (14, 11, 9), (16, 13, 11))
-    x, y, z = np.meshgrid(*(np.arange(n) for n in FAR.shape), indexing="ij")
+@pytest.mark.parametrize(
+    ("start", "stop", "reach_mm"),
+    [
+        ((14, 11, 9), (16, 13, 11), 2 * 30 ** (1 / 3)),  # two voxels of 30 mm³: more than half the radius, 1.9 mm
+        ((9, 7, 6), (21, 17, 14), (3 * 28_800 / (4 * math.pi)) ** (1 / 3) / 2),  # half the radius of 28.8 ml: 9.5 mm
+    ],
+)
+def test_the_shell_follows_the_tumors_size_and_ends_alike_in_every_direction(
+    start: Shape, stop: Shape, reach_mm: float
+) -> None:
+    mask = block(FAR.shape, start, stop)
     gaps = [
-        np.maximum(np.maximum(low - a, a - high), 0) * s
-        for a, low, high, s in zip((x, y, z), (14, 11, 9), (15, 12, 10), FAR.spacing_mm, strict=True)
+        np.maximum(np.maximum(low - a, a - high + 1), 0) * s
+        for a, low, high, s in zip(np.indices(FAR.shape), start, stop, FAR.spacing_mm, strict=True)
     ]
-    near = np.sqrt(sum(g.astype(float) ** 2 for g in gaps)) <= 20.0
+    near = np.sqrt(sum(g.astype(float) ** 2 for g in gaps)) <= reach_mm
     image = np.where(mask, 7.0, np.where(near, 3.0, 1000.0))
     (tumor,), _ = measure_tumors(CaseVoxels((image,), mask, FAR))
     assert tumor.contrast == pytest.approx((4.0,))
-    image[14, 11, 13] = 3.0 + near.sum() - mask.sum()  # 15 mm away: one voxel of the shell lifts its mean by one
+    image[start[0], start[1], stop[2]] = 3.0 + near.sum() - mask.sum()  # 5 mm away: one voxel lifts the mean by one
     (tumor,), _ = measure_tumors(CaseVoxels((image,), mask, FAR))
     assert tumor.contrast == pytest.approx((3.0,))
 
@@ -118,7 +126,7 @@ def test_a_large_crop_is_thinned_without_harm(monkeypatch: pytest.MonkeyPatch) -
     fall = ndimage.distance_transform_edt(~mask, sampling=FAR.spacing_mm)  # so that the shell's reach shows in its mean
     image = np.where(mask, 90.0, fall + 0.1 * np.random.default_rng(0).standard_normal(mask.shape))
     (whole,), _ = measure_tumors(CaseVoxels((image,), mask, FAR))
-    monkeypatch.setattr(fingerprint, "_SHELL_VOXELS", 2000)
+    monkeypatch.setattr(fingerprint, "_SHELL_VOXELS", 500)
     (thinned,), _ = measure_tumors(CaseVoxels((image,), mask, FAR))
     assert whole.contrast != thinned.contrast
     assert whole.contrast == pytest.approx(thinned.contrast, abs=1.0)

@@ -198,6 +198,7 @@ def _make_fault(kind: Any, value: Any, problem: str, location: tuple[int | str, 
         where: Name of the whole value.
         remedy: What the user should do.
     """
+    location = _without_branch(kind, location)
     *parents, last = location or ("",)
     for part in parents:
         kind, value, where = _part_type(kind, part), value[part], _part_name(where, part)
@@ -209,6 +210,17 @@ def _make_fault(kind: Any, value: Any, problem: str, location: tuple[int | str, 
     if location and problem != "missing":  # else a list is too short
         whole, value, where = _part_type(kind, last), value[last], _part_name(where, last)
     return Fault(where, f"{value!r}"[:200], describe_type(whole), remedy)
+
+
+def _without_branch(kind: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The location up to a value of several types: pydantic adds the name of each type that the value does not have."""
+    for end, part in enumerate(location):
+        if len(_types(kind)) > 1:
+            return location[:end]
+        if dataclasses.is_dataclass(_without_none(kind)) and part not in typing.get_type_hints(_without_none(kind)):
+            break  # an unknown name
+        kind = _part_type(kind, part)
+    return location
 
 
 def _part_name(where: str, part: int | str) -> str:
@@ -228,18 +240,30 @@ def _without_none(kind: Any) -> Any:
     """The type without its range and None: `int` for `Annotated[int | None, Ge(1)]`."""
     if typing.get_origin(kind) is typing.Annotated:
         return _without_none(typing.get_args(kind)[0])
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return next(_without_none(each) for each in typing.get_args(kind) if each is not type(None))
-    return kind
+    return _without_none(_types(kind)[0]) if _is_union(kind) else kind
+
+
+def _types(kind: Any) -> list[Any]:
+    """The types that a value may have, with their ranges and without None."""
+    if typing.get_origin(kind) is typing.Annotated:
+        inner = typing.get_args(kind)[0]
+        return _types(inner) if _is_union(inner) else [kind]
+    return [each for each in typing.get_args(kind) if each is not type(None)] if _is_union(kind) else [kind]
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
 
 
 def describe_type(kind: Any) -> str:
     """Describe the values that a type accepts: "a whole number from 1 to 8", "3 values, each a number above 0"."""
+    if len(_types(kind)) > 1:
+        return " or ".join(describe_type(each) for each in _types(kind))
     marks = getattr(kind, "__metadata__", ())
     kind = _without_none(kind)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
-        return f"one of {', '.join(map(str, args))}"
+        return f"{'one of ' * (len(args) > 1)}{', '.join(map(str, args))}"
     if origin is tuple:
         count = _describe_length(marks) if args[-1] is ... else f"{len(args)} values"
         items = list(dict.fromkeys(describe_type(each) for each in args if each is not ...))
