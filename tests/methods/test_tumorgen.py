@@ -112,7 +112,9 @@ def test_every_switch_trains_and_synthesizes(replanned, trained, changes):
     check_synthetic(request, made)
     items = [loaded._items().draw(np.random.default_rng(i)) for i in range(8)]
     items = [i for i in items if i["mask"].any()]  # not the tumor-free ones
-    tight = [tight_box(latent_mask(i["target"][0]) > 0).shape == tight_box(i["box"][0]).shape for i in items]
+    tight = [
+        tight_box(latent_mask(i["target"][0], loaded.cell) > 0).shape == tight_box(i["box"][0]).shape for i in items
+    ]
     assert all(tight) if not method.config.flow.bapmg else not all(tight)
     assert plan.hash == workspace.plan().hash
 

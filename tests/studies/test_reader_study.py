@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.sets import write_provenance
+from support.sets import provenance, write_provenance
 from support.workspaces import tumors_of
 
 from tumorgen_cli.data.splits import Splits
@@ -21,7 +21,6 @@ from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning.plan import ChannelPlan, PastePlan, Plan, WindowPlan
 from tumorgen_cli.studies.reader_scores import SCORE_COLUMNS, rating_auc, score_rows, score_study, wilson
 from tumorgen_cli.studies.reader_study import Key, StudyOptions, make_study, study_steps
-from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.json_records import read_record
 
@@ -50,10 +49,7 @@ def write_set(folder, pairs):
     """`pairs`: case, host, image, tumor, box."""
     for case, _, image, tumor, _ in pairs:
         write_case(folder, case, image, tumor)
-    records = [
-        Provenance(case, "toy", host, ("f",), "hh", "vv", 3, 0, box, box, "pp", {}, 1.0, False, {"total": 0.5}, {}, {})
-        for case, host, _, _, box in pairs
-    ]
+    records = [provenance(case, host, box) for case, host, _, _, box in pairs]
     write_provenance(folder, records)
     (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
     return folder

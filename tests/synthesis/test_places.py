@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.pairs import Fake, paint, provenance, run_fake
+from support.pairs import Fake, beyond, paint, provenance, run_fake
 
 from tumorgen_cli import api
 from tumorgen_cli.data.body import body_mask
@@ -38,9 +38,10 @@ def test_tumors_lie_in_the_body(workspace, phantoms, tmp_path):
     assert report.tally.draws == report.tally.pairs + sum(report.tally.rejected.values())
     for record, mask in masks(tmp_path / "out"):
         body = body_mask(read_volume(phantoms.healthy / record.host_file[0])[0])
-        assert record.inside == pytest.approx(body[mask].mean(), abs=1e-4)
-        assert record.inside >= 0.98
-        assert record.attempt == sum(record.rejected.values())
+        (tumor,) = record.tumors
+        assert tumor.inside == pytest.approx(body[mask].mean(), abs=1e-4)
+        assert tumor.inside >= 0.98
+        assert tumor.attempt == sum(tumor.rejected.values())
 
 
 @pytest.mark.parametrize("method", ["copypaste", "syntumor"])
@@ -49,8 +50,9 @@ def test_tumors_lie_in_their_region(workspace, phantoms, tmp_path, method):
     assert report.tally.rejected.keys() <= {OUTSIDE_REGION, "too small", "empty"}
     for record, mask in masks(tmp_path / "out"):
         region, _ = read_volume(phantoms.regions / f"{record.host}.nii.gz")
-        assert record.inside == pytest.approx((region[mask] > 0).mean(), abs=1e-4)
-        assert record.inside >= 0.95
+        (tumor,) = record.tumors
+        assert tumor.inside == pytest.approx((region[mask] > 0).mean(), abs=1e-4)
+        assert tumor.inside >= 0.95
 
 
 def test_a_place_without_room_is_not_painted(workspace, phantoms, tmp_path):
@@ -67,8 +69,8 @@ def test_a_place_without_room_is_not_painted(workspace, phantoms, tmp_path):
     inputs = pair_module.PairInputs(method, workspace.fingerprint().cases, api.Sampling())
     loaded = pair_module.open_host(inputs, source, host, "")
     draw = pair_module.draw_pair(inputs, pair_module.PairJob(0, source, "h_s0000", 1, 0), loaded)
-    assert draw.image is None
-    assert draw.rejected == {OUTSIDE_REGION: method.plan.paste.draws}
+    assert draw.tumors == ()
+    assert draw.left_out == ({OUTSIDE_REGION: method.plan.paste.draws},)
     assert method.requests == []
 
 
@@ -88,15 +90,16 @@ def test_the_users_box_is_kept_and_what_lies_outside_is_told(workspace, phantoms
     report = paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=2, box=CORNER)
     assert (report.tally.pairs, report.tally.rejected) == (2, {})
     first = provenance(tmp_path / "out")[0]
-    assert first["inside"] < 0.98
+    inside = first["tumors"][0]["inside"]
+    assert inside < 0.98
     said = " ".join(capsys.readouterr().err.split())
     assert f"in 2 of 2 pairs the tumor is not whole in the region or body ({first['case']}: " in said
-    assert f"{100 * first['inside']:.0f} %" in said
+    assert f"{100 * inside:.0f} %" in said
     image, grid = read_volume(phantoms.healthy / first["host_file"][0])
     options = {"method": "syntumor", "work": workspace.root, "device": "cpu", "seed": first["seed"]}
     pair = api.paint(image, grid.spacing_mm, box=CORNER, **options)
-    assert pair.provenance.inside == first["inside"]
-    assert f"{100 * first['inside']:.0f} % of the tumor is in the body" in " ".join(capsys.readouterr().err.split())
+    assert pair.provenance.tumors[0].inside == inside
+    assert f"{100 * inside:.0f} % of the tumor is in the body" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_old_tumor_belongs_to_the_body(workspace, phantoms, tmp_path):
@@ -159,8 +162,7 @@ def test_hosts_of_two_channels_whole_numbers_and_a_turned_grid(workspace, phanto
         hosts = [read_volume(tmp_path / "hosts" / file) for file in record.host_file]
         names = [f"{record.case}_{channel:04d}.nii.gz" for channel in range(2)]
         images = [read_volume(tmp_path / "out" / "imagesTr" / name) for name in names]
-        outside = np.ones(mask.shape, bool)
-        outside[record.box.slices] = False
+        outside = beyond(mask.shape, record.changed)
         for (host, _), (image, found) in zip(hosts, images, strict=True):
             assert image.dtype == host.dtype
             np.testing.assert_array_equal(image[outside], host[outside])
@@ -173,7 +175,7 @@ def test_hosts_of_two_channels_whole_numbers_and_a_turned_grid(workspace, phanto
         pair = api.paint(
             both, turned.spacing_mm, method="copypaste", work=workspace.root, device="cpu", seed=record.seed
         )
-        assert pair.provenance.box == record.box
+        assert pair.provenance.boxes == record.boxes
         np.testing.assert_array_equal(pair.mask, mask)
         np.testing.assert_allclose(pair.image[0], images[0][0], atol=1e-5)
         np.testing.assert_allclose(pair.image[1], images[1][0], atol=0.5001)

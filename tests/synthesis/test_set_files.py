@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from support.sets import ball, scan, write_set
+from support.sets import ball, provenance, scan, write_set
 
 from tumorgen_cli.data.volumes import read_volume, write_volume
-from tumorgen_cli.geometry import Box
-from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
+from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.synthesis.set_files import is_lost, pair_file_faults, read_ending, read_origin, read_provenance
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.system.errors import StateError
@@ -30,9 +29,7 @@ def test_a_set_of_another_version_is_refused_as_such(tmp_path, settings, read):
 
 @pytest.mark.parametrize("field", ["case", "host", "host_file"])
 def test_no_name_in_provenance_leads_out_of_its_folder(tmp_path, field):
-    box = Box((0, 0, 0), (2, 2, 2))
-    line = Provenance("c", "toy", "h", ("h_0000.nii.gz",), "x", "x", 1, 0, box, box, "p", {}, 1.0, False, {}, {}, {})
-    plain = to_plain(line)
+    plain = to_plain(provenance("c", "h"))
     (tmp_path / "provenance.jsonl").write_text(json.dumps(plain) + "\n")
     assert [record.case for record in read_provenance(tmp_path)] == ["c"]
     plain[field] = ["../../h"] if field == "host_file" else "../../h"
