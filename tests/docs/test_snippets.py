@@ -111,6 +111,7 @@ def test_the_front_pages_commands_run(reader, phantoms):
     assert done == ["plan", "preprocess", "train", "synthesize", "evaluate", "merge"]
 
 
+@pytest.mark.filterwarnings("ignore:.*held-out cases:UserWarning")  # of networks trained for four steps
 def test_the_front_pages_python_runs(reader):
     """One scan in memory, as the front page shows it."""
     (body,) = blocks(ROOT / "README.md", "python")
