@@ -33,7 +33,7 @@ def masks(folder):
 
 
 def test_tumors_lie_in_the_body(workspace, phantoms, tmp_path):
-    report = paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=8, seed=3)
+    report = paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=8, seed=3, anywhere=True)
     assert report.tally.rejected[OUTSIDE_BODY] > 0
     assert report.tally.draws == report.tally.pairs + sum(report.tally.rejected.values())
     for record, mask in masks(tmp_path / "out"):
