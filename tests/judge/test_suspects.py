@@ -13,6 +13,7 @@ from tumorgen_cli.judge.suspects import FILE, Suspect, find_suspects, write_susp
 
 # x runs to the right and z down, from an origin off zero
 GRID = Grid((30, 20, 10), (2.0, 2.0, 5.0), (100.0, -50.0, 20.0), (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
+LEAST_ML = 0.5
 
 
 class Marks:
@@ -47,7 +48,7 @@ def hosts(tmp_path):
 def look(judge, hosts, tmp_path):
     steps = []
     cache = tmp_path / "cache"
-    found = find_suspects(Predictions(judge, cache), hosts, cache, lambda number, name: steps.append(name))
+    found = find_suspects(Predictions(judge, cache), hosts, cache, LEAST_ML, lambda number, name: steps.append(name))
     assert steps == list(hosts)
     return found
 
@@ -62,6 +63,15 @@ def test_components_are_listed_with_volume_place_and_probability(hosts, tmp_path
     assert first.center_mm == pytest.approx((100 - 22.5 * 2, -50 + 12.5 * 2, 20 - 2.5 * 5))
     assert first.probability == pytest.approx(0.8)
     assert (second.volume_ml, second.probability) == (pytest.approx(32 * 0.02), pytest.approx(0.6))
+
+
+def test_what_is_listed_has_the_least_volume_and_eight_voxels(hosts, tmp_path):
+    cache, judge = tmp_path / "cache", Marks()
+    counts = {
+        least_ml: len(find_suspects(Predictions(judge, cache), hosts, cache, least_ml, lambda *_: None).found["a"])
+        for least_ml in (0.001, 0.6, 0.7, 1.5)
+    }
+    assert counts == {0.001: 2, 0.6: 2, 0.7: 1, 1.5: 0}  # 0.64 and 1.44 ml, and a crumb of one voxel
 
 
 def test_nothing_is_asked_again_and_damaged_caches_are_made_again(hosts, tmp_path):
@@ -110,7 +120,7 @@ def test_a_labeled_lesion_is_not_suspected(hosts, tmp_path):
     cache = tmp_path / "cache"
 
     def find(labels):
-        return find_suspects(Predictions(Marks(), cache), hosts, cache, lambda *_: None, labels).found["a"]
+        return find_suspects(Predictions(Marks(), cache), hosts, cache, LEAST_ML, lambda *_: None, labels).found["a"]
 
     assert [round(each.volume_ml, 2) for each in find({"a": (label, 2)})] == [0.64]
     assert len(find({})) == 2  # what was found with labels is not taken for what is found without
@@ -121,7 +131,7 @@ def test_a_labeled_lesion_is_not_suspected(hosts, tmp_path):
 def test_labels_that_do_not_lie_on_the_host_stop_nothing(hosts, tmp_path):
     label, cache = tmp_path / "a.nii.gz", tmp_path / "cache"
     write_volume(label, np.zeros((3, 3, 3), np.uint8), Grid((3, 3, 3), (1.0, 1.0, 1.0)))
-    found = find_suspects(Predictions(Marks(), cache), hosts, cache, lambda *_: None, {"a": (label, 1)})
+    found = find_suspects(Predictions(Marks(), cache), hosts, cache, LEAST_ML, lambda *_: None, {"a": (label, 1)})
     assert set(found.found) == {"b"}
     assert "differ in geometry" in found.unlike["a"]
 

@@ -98,7 +98,8 @@ def test_suspected_lesions_are_told_listed_and_left_out(workspace, phantoms, tmp
     hosts, out = HostOptions(phantoms.healthy), tmp_path / "all"
     synthesize_pairs(workspace, "syntumor", SetOptions(2, out), hosts, device="cpu")
     text = " ".join(capsys.readouterr().err.split())
-    assert "suspected lesions in 1 of 2 hosts" in text
+    assert "suspected lesions in 1 of 2 hosts: looked for lesions of 0.05 ml and more" in text
+    assert workspace.plan().paste.smallest_ml == 0.05
     assert f"{second.name[:11]}: 1 (" in text
     (row,) = csv.DictReader((out / "suspects.csv").read_text().splitlines())
     assert (row["host"], row["probability"]) == (second.name[:11], "0.750")

@@ -25,8 +25,6 @@ FIELDS = {
 #: constants of the package in mm or ml, and why they are none of a data set
 CONSTANTS = {
     "evaluation/gains.py:EARLY_MM": "FreeTumor's early tumors; a table's rows, and tertiles where no tumor is so small",
-    "planning/fingerprint.py:MIN_TUMOR_ML": "drawing errors on fine grids; lesions under 4 mm are left out with them",
-    "judge/suspects.py:LEAST_ML": "what is listed for a person to look at: a nodule of 10 mm and more",
     "planning/rules.py:PAPER_CELL_ML": "the cell of the paper, from which the number of latent channels is scaled",
 }
 

@@ -258,6 +258,7 @@ def test_splits():
 
 def test_smallest_volume():
     assert rules.smallest_volume_ml([tumor((9, 9, 9), v) for v in (4.0, 1.5, 30.0)]) == 0.75
+    assert rules.smallest_volume_ml([tumor((0.4, 0.4, 0.4), 8 * 0.2**3 / 1000)]) == 3.2e-5  # never 0
 
 
 def test_an_autoencoder_sees_patches_of_several_sizes():

@@ -22,16 +22,16 @@ from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.geometry import Grid, Triple, as_triple
 from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.judge.verdict import sees_whole_scan
+from tumorgen_cli.planning.fingerprint import MIN_TUMOR_VOXELS
 from tumorgen_cli.system.arrays import read_arrays, write_arrays
 from tumorgen_cli.system.console import Ticker
 from tumorgen_cli.system.errors import DataError, one_line
 from tumorgen_cli.system.files import file_name, hash_once, write_text
 from tumorgen_cli.system.json_records import hash_value
 
-LEAST_ML = 0.5  # smaller components are not listed: a judge marks single voxels in noise
 FILE = "suspects.csv"
 _COLUMNS = ("host", "volume_ml", "x_mm", "y_mm", "z_mm", "probability")
-_FORMAT = 2  # of what is kept; raise it when the result of `_describe` changes
+_FORMAT = 3  # of what is kept; raise it when the result of `_describe` changes
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,18 @@ def find_suspects(
     predictions: Predictions,
     hosts: Mapping[str, tuple[Path, ...]],
     cache: Path,
+    least_ml: float,
     ticker: Ticker,
     labels: Mapping[str, tuple[Path, int]] = MappingProxyType({}),
 ) -> Search:
-    """Look for suspected lesions of at least `LEAST_ML` in hosts; a lesion that is labeled is not suspected.
+    """Look for suspected lesions in hosts; a lesion that is labeled is not suspected.
 
     Args:
         predictions: the judge and its predictions.
         hosts: files of the hosts, one per channel, by name.
         cache: folder in which the result is kept.
+        least_ml: volume of the smallest lesion that is listed. It has `MIN_TUMOR_VOXELS` at least: a judge marks single
+            voxels in noise.
         ticker: is called after each host with its number and name.
         labels: label file of each host that has one, and the tumor's label in it.
     """
@@ -92,7 +95,7 @@ def find_suspects(
         try:
             content, label = hash_once(*files), labels.get(host)
             known = [hash_once(label[0]), label[1]] if label else None
-            key = hash_value([_FORMAT, content, known, LEAST_ML, predictions.judge.tumor_labels])
+            key = hash_value([_FORMAT, content, known, least_ml, predictions.judge.tumor_labels])
             path = cache / "suspects" / predictions.judge.hash / f"{file_name(host)[:100]}.{key}.npz"
             kept = read_arrays(path)
             if kept is None:
@@ -106,9 +109,8 @@ def find_suspects(
                     continue
                 mask, probability = predictions.judge.tumor_with_probability(image, grid)
                 predictions.keep(host, content, grid, mask)
-                kept = _describe(
-                    mask, probability, grid, None if label is None else _read_tumors(*label, files[0], grid)
-                )
+                tumors = None if label is None else _read_tumors(*label, files[0], grid)
+                kept = _describe(mask, probability, grid, max(least_ml, MIN_TUMOR_VOXELS * grid.voxel_ml), tumors)
                 write_arrays(path, kept)
                 seconds.append(time.perf_counter() - start)
             rows = zip(kept["volume_ml"], kept["center_mm"], kept["probability"], strict=True)
@@ -133,7 +135,7 @@ def _read_tumors(path: Path, tumor_label: int, image: Path, grid: Grid) -> np.nd
 
 
 def _describe(
-    mask: np.ndarray, probability: np.ndarray, grid: Grid, tumors: np.ndarray | None
+    mask: np.ndarray, probability: np.ndarray, grid: Grid, least_ml: float, tumors: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     """Describe what a judge marks in a host: `volume_ml` (N,), `center_mm` (N, 3) and `probability` (N,).
 
@@ -141,13 +143,14 @@ def _describe(
         mask: what it marks, (X, Y, Z) bool.
         probability: with which probability, (X, Y, Z).
         grid: the host's grid.
+        least_ml: volume of the smallest lesion that is described.
         tumors: the labeled tumors, (X, Y, Z) bool; what touches one is left out.
     """
     pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
     volumes = np.bincount(pieces.ravel(), minlength=count + 1)[1:] * grid.voxel_ml
     if tumors is not None:
         volumes[np.setdiff1d(pieces[tumors], 0) - 1] = 0
-    large = 1 + np.flatnonzero(volumes >= LEAST_ML)
+    large = 1 + np.flatnonzero(volumes >= least_ml)
     large = large[np.argsort(-volumes[large - 1], kind="stable")]
     voxels = np.array(ndimage.center_of_mass(mask, pieces, large)).reshape(-1, 3)
     turned = (voxels * grid.spacing_mm) @ np.reshape(grid.direction, (3, 3)).T

@@ -9,7 +9,7 @@ from typing import Any
 from tumorgen_cli.evaluation.measure import cache_folder
 from tumorgen_cli.judge.find import OWN_JUDGE, Choice, choose_judge, load_judge
 from tumorgen_cli.judge.predictions import Predictions
-from tumorgen_cli.judge.suspects import FILE, LEAST_ML, Search, find_suspects
+from tumorgen_cli.judge.suspects import FILE, Search, find_suspects
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import check_held_out, open_method
 from tumorgen_cli.planning.workspace import Workspace
@@ -149,11 +149,11 @@ def _ask_judge(
     if not hosts.skip_suspects:
         used = [job.source for job in own_jobs(make_jobs(sources, made.pairs, 0), made.shard)]
     files = {source.name: source.files for source in used}
-    tumor = workspace.plan().tumor_label
-    labels = {source.name: (source.label, tumor) for source in used if source.label}
+    plan = workspace.plan()
+    labels = {source.name: (source.label, plan.tumor_label) for source in used if source.label}
     with console.progress("looking for suspected lesions", len(files)) as tick:
-        search = find_suspects(predictions, files, cache, tick, labels)
-    _show_suspects(search)
+        search = find_suspects(predictions, files, cache, plan.paste.smallest_ml, tick, labels)
+    _show_suspects(search, plan.paste.smallest_ml)
     if hosts.skip_suspects:
         _show_left_out(search, hosts)
     return predictions, search
@@ -192,17 +192,17 @@ def _show_left_out(search: Search, hosts: HostOptions) -> None:
         console.note(f"left out with --skip-suspects: {abbreviate_list(search.suspicious, _NAMED)}; {left} hosts stay")
 
 
-def _show_suspects(search: Search) -> None:
+def _show_suspects(search: Search, least_ml: float) -> None:
     """Say in which hosts a judge marks suspected lesions, and what looking for them has cost."""
     cost = f" ({search.seconds:.1f} s a host; kept for evaluate and filter)" if search.seconds else ""
-    looked = f"looked for lesions of {LEAST_ML} ml and more in {len(search.found)} hosts{cost}"
+    looked = f"looked for lesions of {least_ml:g} ml and more in {len(search.found)} hosts{cost}"
     if not search.suspicious:
         console.note(f"no suspected lesion: {looked}")
     else:
         console.warn(f"suspected lesions in {len(search.suspicious)} of {len(search.found)} hosts: {looked}")
         for host in search.suspicious[:_NAMED]:
             suspects = search.found[host]
-            volumes = ", ".join(f"{each.volume_ml:.1f}" for each in suspects[:5]) + (" …" if len(suspects) > 5 else "")
+            volumes = ", ".join(f"{each.volume_ml:.3g}" for each in suspects[:5]) + (" …" if len(suspects) > 5 else "")
             console.note(f"  {host}: {len(suspects)} ({volumes} ml)")
         if len(search.suspicious) > _NAMED:
             console.note(f"  and {len(search.suspicious) - _NAMED} more hosts")

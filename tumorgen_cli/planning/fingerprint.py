@@ -28,7 +28,6 @@ from tumorgen_cli.system.errors import DataError, Fault
 FORMAT = 3  # of fingerprint.json; raise it where the facts are measured in another way
 PERCENTILES = (0.05, 0.5, 5.0, 50.0, 95.0, 99.0, 99.5, 99.9, 99.95)
 MIN_TUMOR_VOXELS = 8  # a 2x2x2 block; the box of a smaller component shows the grid rather than the tumor
-MIN_TUMOR_ML = 0.03  # a sphere of 4 mm; on fine grids, smaller components are drawing errors
 _SAMPLES_PER_CASE = 50_000
 _SAMPLES = 4_000_000  # per channel, over all cases
 _SHELL_VOXELS = 8_000_000  # larger crops are subsampled before distances are computed; a mean does not need more
@@ -65,7 +64,7 @@ class Findings:
         if self.tumor_free:
             notes.append(f"cases without a tumor: {_shortened(self.tumor_free)}")
         if self.small_components:
-            what = f"components of less than {MIN_TUMOR_VOXELS} voxels or {MIN_TUMOR_ML} ml"
+            what = f"components of less than {MIN_TUMOR_VOXELS} voxels"
             count, where = sum(self.small_components.values()), _shortened(tuple(self.small_components))
             notes.append(f"{what}, left out: {count}, in {where}")
         if self.only_small:
@@ -106,7 +105,7 @@ def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticke
     tumor_free = conclude_checks(dataset, [report.check for report in reports])
     cases = tuple(report.facts for report in reports if report.facts is not None)
     if not any(facts.tumors for facts in cases):
-        found = f"no component of {dataset.tumor_name} has {MIN_TUMOR_VOXELS} voxels and {MIN_TUMOR_ML} ml"
+        found = f"no component of {dataset.tumor_name} has {MIN_TUMOR_VOXELS} voxels"
         remedy = "choose the right label with --tumor-label, or use scans of finer spacing"
         fault = Fault(str(dataset.path / "labelsTr"), found, "a tumor in one case at least", remedy)
         raise DataError(f"{dataset.name} has no tumor to learn from", [fault])
@@ -199,10 +198,9 @@ def measure_tumors(voxels: CaseVoxels, body: np.ndarray | None = None) -> tuple[
     corner = box_of_slices(whole[0]).start
     labeled, count = ndimage.label(voxels.tumor[whole[0]], _CONNECTIVITY_26)
     sizes = np.bincount(labeled.ravel(), minlength=count + 1)
-    smallest = max(MIN_TUMOR_VOXELS, math.ceil(MIN_TUMOR_ML / voxels.grid.voxel_ml))
     found = []
     for index, slices in enumerate(ndimage.find_objects(labeled), 1):
-        if sizes[index] >= smallest:
+        if sizes[index] >= MIN_TUMOR_VOXELS:
             tight = box_of_slices(slices).shifted(corner)
             found.append(_measure_tumor(voxels, tight, labeled[slices] == index, body))
     tumors = sorted(found, key=lambda tumor: (-tumor.volume_ml, tumor.box.start))

@@ -276,8 +276,8 @@ def surface_tolerance_mm(spacing: Triple) -> float:
 
 
 def smallest_volume_ml(tumors: Sequence[TumorFacts]) -> float:
-    """Half of the smallest training tumor, in ml; a smaller drawn tumor counts as an empty draw."""
-    return round(min(tumor.volume_ml for tumor in tumors) / 2, 4)
+    """Half of the smallest training tumor, in ml, to three digits; a smaller drawn tumor counts as an empty draw."""
+    return float(f"{min(tumor.volume_ml for tumor in tumors) / 2:.3g}")
 
 
 def largest_patch(window: Shape) -> Shape:

@@ -20,6 +20,7 @@ from tumorgen_cli.data.channels import fill_paddings
 from tumorgen_cli.data.contents import hash_paths, same_content
 from tumorgen_cli.data.volumes import hash_voxels, read_image, read_volume, resample, working_grid
 from tumorgen_cli.geometry import Grid, Shape, box_of_slices
+from tumorgen_cli.planning.fingerprint import MIN_TUMOR_VOXELS
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.cases import (
     ARRAYS,
@@ -38,7 +39,6 @@ from tumorgen_cli.system.files import write_stream
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.system.processes import worker_pool
 
-_MIN_VOXELS = 8  # smaller components are no tumors, unless they are the largest of a case
 Job = tuple[str, tuple[Path, ...], Path | None]  # case, image files, label file
 
 
@@ -97,7 +97,7 @@ def _onto_working_grid(tumor: np.ndarray, grid: Grid, onto: Grid) -> np.ndarray:
 def find_components(mask: np.ndarray, window: Shape) -> tuple[np.ndarray, tuple[Component, ...]]:
     """Find the 26-connected components of a tumor mask (X, Y, Z).
 
-    Components below 8 voxels are not listed, unless they are the largest of the case.
+    Components below `MIN_TUMOR_VOXELS` are not listed, unless they are the largest of the case.
 
     Args:
         mask: The mask, (X, Y, Z) bool.
@@ -111,7 +111,7 @@ def find_components(mask: np.ndarray, window: Shape) -> tuple[np.ndarray, tuple[
     boxes = ndimage.find_objects(labels)
     components = []
     for rank, index in enumerate(np.argsort(-sizes, kind="stable")):
-        if rank and sizes[index] < _MIN_VOXELS:
+        if rank and sizes[index] < MIN_TUMOR_VOXELS:
             continue
         box = box_of_slices(boxes[index])
         components.append(Component(int(index) + 1, box, all(n <= w for n, w in zip(box.shape, window, strict=True))))
