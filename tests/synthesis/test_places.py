@@ -77,7 +77,7 @@ def test_a_place_without_room_is_not_painted(workspace, phantoms, tmp_path):
 def test_places_that_are_drawn_again_lie_deeper(workspace, phantoms):
     plan = workspace.plan()
     scan = read_scan("h", (min(phantoms.healthy.iterdir()),), None, plan)
-    placing = Placing(scan, Source("h", scan.files), plan, workspace.fingerprint().tumors, None)
+    placing = Placing(scan, Source("h", scan.files), plan, workspace.fingerprint().tumors, None, anywhere=True)
     shares = {
         deep: np.mean([placing.body[placing.window(np.random.default_rng(i), 0, 1, deep).requested_box.slices].mean()
                        for i in range(20)])
@@ -143,7 +143,8 @@ def turned_hosts(workspace, phantoms, grid, folder):
         write_volume(folder / path.name.replace("_0000", "_0001"), np.rint(3 * image).astype(np.int16), turned)
     plan = workspace.plan()
     second = replace(plan.channels[0], name="SUV")
-    return turned, replace(plan, channels=(plan.channels[0], second))
+    anywhere = replace(plan.paste, places="anywhere")  # what is around the phantoms' tumors was seen in one channel
+    return turned, replace(plan, channels=(plan.channels[0], second), paste=anywhere)
 
 
 def test_hosts_of_two_channels_whole_numbers_and_a_turned_grid(workspace, phantoms, tmp_path, grid, monkeypatch):
