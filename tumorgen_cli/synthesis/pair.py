@@ -222,7 +222,7 @@ class DrawnPair:
         if draw.image is None:
             return replace(self, left_out=(*self.left_out, draw.rejected), seconds=seconds)
         labels = paste_labels(self.scan, draw.window.box, draw.mask, plan.tumor_label)
-        scan = replace(self.scan, image=draw.image, labels=labels)
+        scan = self.scan.painted(draw.image, labels)
         tumors = (*self.tumors, _describe_draw(draw, scan, plan))
         return replace(self, scan=scan, mask=self.mask | draw.mask, tumors=tumors, seconds=seconds)
 

@@ -157,10 +157,11 @@ def paste_labels(scan: Scan, box: Box, mask: np.ndarray, tumor_label: int) -> np
 
 def _remove_label(labels: np.ndarray, box: Box, tumor_label: int, grid: Grid) -> None:
     """Give the tumor voxels in a box of labels (X, Y, Z), in place, the nearest other label."""
+    if not (labels[box.slices] == tumor_label).any():
+        return
     tumors = labels == tumor_label
     around = tight_box(tumors)
-    if around is None or not tumors[box.slices].any():
-        return
+    assert around is not None  # there are some in the box
     region = around.grown(1, grid.shape)  # all voxels between a tumor voxel and the nearest other one are tumor
     part, removed = labels[region.slices], np.zeros(labels.shape, bool)
     removed[box.slices] = tumors[box.slices]

@@ -54,6 +54,17 @@ class Scan:
         """The hash of the first channel's voxels: it identifies the scan, whatever its name and file format."""
         return hash_voxels(self.image[0])
 
+    def painted(self, image: np.ndarray, labels: np.ndarray | None) -> Scan:
+        """Return the scan with another image (C, X, Y, Z) and other labels (X, Y, Z).
+
+        What was padding stays filled: to look for padding in the whole scan again after each tumor would take most of
+        the time of a pair with dozens of tumors.
+        """
+        scan = replace(self, image=image, labels=labels)
+        filled = image if self.measured is self.image else np.where(image == self.image, self.measured, image)
+        vars(scan)["measured"] = filled  # where `cached_property` keeps it
+        return scan
+
 
 def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan) -> Scan:
     """Read a whole host scan.
@@ -98,8 +109,8 @@ def remove_tumors_in_box(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[S
         The scan without these tumors, and the box of all voxels that changed. Without a tumor there: the scan itself
         and None.
     """
-    if scan.labels is None:
+    if scan.labels is None or not (scan.labels[box.slices] == plan.tumor_label).any():
         return scan, None
     tumors = scan.labels == plan.tumor_label
     image, changed = remove_tumors(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, scan.labels)
-    return replace(scan, image=image), changed
+    return scan.painted(image, scan.labels), changed
