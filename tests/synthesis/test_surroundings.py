@@ -9,6 +9,7 @@ import pytest
 
 from tumorgen_cli.data.body import body_mask
 from tumorgen_cli.data.integrity import CaseVoxels
+from tumorgen_cli.data.surroundings import QUANTILES, Surroundings
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.planning.fingerprint import measure_tumors
 from tumorgen_cli.synthesis.places import Placing
@@ -140,6 +141,18 @@ def test_tumors_outside_the_body_lie_outside_it_in_hosts_too(plan):
     assert placing.holds(0.0)
     assert all(placing.has_room(box, 1.0) for box, _ in found)
     assert not Placing(make_scan(plan, crop(9)), Source("h", ()), plan, tumors, None, anywhere=True).holds(0.9)
+
+
+def test_flat_shells_that_hardly_differ_are_alike():
+    """Without noise, a thousandth of the level is no difference; half of it is one."""
+
+    def shell(level):
+        return Surroundings(10.0, ((level,) * len(QUANTILES),), (0.0,), 1.0, 1.0)
+
+    known = KnownSurroundings.of(tuple(map(shell, (2.0, 2.0, 2.0, 2.002))))
+    same, half = (known.choose(shell(level).features[None, None], 0)[1] for level in (2.001, 1.0))
+    assert same < 0.1
+    assert 10 < half < 100
 
 
 def test_too_few_tumors_set_no_limit(plan):

@@ -20,7 +20,7 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 Channels = Sequence[np.ndarray] | np.ndarray  # each (X, Y, Z)
 CELLS = 32  # of a place, which is looked at in several positions; of a tumor, which is measured once, more
 CELLS_OF_TUMOR = 256
-_FLAT = 0.01  # of the body's texture: what is smoother is all the same
+FLAT = 0.01  # of the body's texture, or of the highest level: less is all the same
 _CORNERS = np.array(list(itertools.product((-0.25, 0.25), repeat=3)))  # points of a cell, in cells
 
 
@@ -93,7 +93,7 @@ def describe_cells(cells: np.ndarray, in_body: np.ndarray, usual: np.ndarray) ->
     """
     levels = np.moveaxis(np.quantile(cells.mean(axis=-1), QUANTILES, axis=-1), 0, -1)  # (C, ..., Q)
     usual = usual.reshape(-1, *(1,) * (cells.ndim - 3))
-    varies = np.where(usual > 0, local_variation(cells) / np.where(usual > 0, usual, 1) + _FLAT, 1 + _FLAT)
+    varies = np.where(usual > 0, local_variation(cells) / np.where(usual > 0, usual, 1) + FLAT, 1 + FLAT)
     return np.concatenate([*levels, np.moveaxis(np.log(varies), 0, -1), in_body.mean(axis=-1, keepdims=True)], axis=-1)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from tumorgen_cli.data.surroundings import (
     CELLS,
+    FLAT,
     QUANTILES,
     Surroundings,
     cell_mm,
@@ -94,7 +95,9 @@ def _errors(found: Sequence[Surroundings]) -> np.ndarray:
     within = np.median(levels[..., high] - levels[..., low], axis=0) / _IQR  # (C,)
     share = 0.5 / CELLS**0.5
     others = np.full(levels.shape[1] + 1, share)  # texture and body
-    return np.maximum(np.concatenate([np.repeat(within, len(QUANTILES)) / CELLS**0.5, others]), 1e-6)
+    # where shells are flat and alike, a difference that nobody sees would count as a large one
+    alike = np.maximum(FLAT * np.abs(levels).max(axis=(0, 2)), 1e-6)
+    return np.concatenate([np.repeat(np.maximum(within / CELLS**0.5, alike), len(QUANTILES)), others])
 
 
 class HostPlaces:
