@@ -15,7 +15,13 @@ from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.planning.fingerprint import CaseFacts
 from tumorgen_cli.planning.plan import ChannelPlan
 from tumorgen_cli.studies import comparison
-from tumorgen_cli.synthesis.host_checks import check_intensities, check_sources, coarse_faults, grid_doubts
+from tumorgen_cli.synthesis.host_checks import (
+    check_intensities,
+    check_sources,
+    coarse_faults,
+    grid_doubts,
+    place_doubts,
+)
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.synthesis.scan import Scan, read_scan
 from tumorgen_cli.synthesis.sources import healthy_sources
@@ -41,6 +47,17 @@ def test_scans_like_the_training_cases_pass(workspace, phantoms, capsys):
         scan = read_scan(source.name, source.files, None, plan)
         assert check_intensities(scan, body_mask(scan.image[0]), cases, plan.channels) == ()
     assert "warning" not in capsys.readouterr().err
+
+
+def test_without_surroundings_of_tumors_boxes_are_drawn_anywhere_and_that_is_told(workspace, phantoms, capsys):
+    plan, cases = workspace.plan(), workspace.fingerprint().of(workspace.splits().train).cases
+    bare = [replace(case, tumors=tuple(replace(tumor, surroundings=None) for tumor in case.tumors)) for case in cases]
+    sources = healthy_sources(plan, phantoms.healthy, None)
+    check_sources(sources, None, plan, bare)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert f"around none of the {sum(len(case.tumors) for case in cases)} training tumors" in shown
+    assert place_doubts(plan, [cases[0], *bare[1:]]) == []
+    assert place_doubts(replace(plan, paste=replace(plan.paste, places="anywhere")), bare) == []
 
 
 def test_bq_per_ml_is_not_suv(workspace, phantoms, tmp_path):

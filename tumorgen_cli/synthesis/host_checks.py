@@ -34,7 +34,7 @@ def check_sources(
 ) -> None:
     """Check hosts and the places where the user wants tumors, by the headers of the files alone.
 
-    Warns of spacings and fields of view unlike the training cases'.
+    Warns of spacings and fields of view unlike the training cases', and where places cannot be compared.
 
     Args:
         sources: the host scans.
@@ -75,8 +75,23 @@ def check_sources(
     faults += coarse_faults(grids, cases)
     if faults:
         raise DataError("Nothing can be painted there", faults)
-    for doubt in grid_doubts(grids, cases) if tell else ():
+    doubts = grid_doubts(grids, cases)
+    if box is None and any(not source.redraw for source in sources):
+        doubts += place_doubts(plan, cases)
+    for doubt in doubts if tell else ():
         console.warn(doubt)
+
+
+def place_doubts(plan: Plan, cases: Sequence[CaseFacts]) -> list[str]:
+    """Tell that boxes are drawn anywhere although the plan compares surroundings: no training tumor has any."""
+    tumors = [tumor for case in cases for tumor in case.tumors]
+    if plan.paste.places == "anywhere" or not tumors or any(tumor.surroundings for tumor in tumors):
+        return []
+    text = (
+        f"around none of the {len(tumors)} training tumors is anything but tumor, so places cannot be compared with "
+        "theirs: boxes are drawn anywhere in the regions or the body; give --roi if tumors may not lie everywhere"
+    )
+    return [text]
 
 
 def box_faults(where: str, box: Box, grid: Grid, plan: Plan) -> list[Fault]:
