@@ -135,7 +135,7 @@ def test_redrawn_tumors_are_held_against_those_they_replace(plan, tmp_path):
     )
     assert (
         "volume of a redrawn tumor over the old one's, median",
-        f"{new.sum() / old.sum():.2f}; pairs: 2",
+        f"{new.sum() / old.sum():.2f}; tumors: 2",
     ) in pipeline_evaluate._score_rows(scores)
 
 

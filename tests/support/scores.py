@@ -40,10 +40,11 @@ def lesions(group, count, rng):
 def make_scores(dices, judge="results/judge", name="a <set>"):
     rng = np.random.default_rng(0)
     pairs = tuple(
-        CaseScores("synthetic", f"pair{i}", "<host>", statistics(i), judged(d, d)) for i, d in enumerate(dices)
+        CaseScores("synthetic", f"pair{i}", "<host>", f"pair{i}", statistics(i), judged(d, d))
+        for i, d in enumerate(dices)
     )
-    train = tuple(CaseScores("train", f"t{i}", "", statistics(i + 2), UNJUDGED) for i in range(5))
-    test = (CaseScores("test", "h", "", statistics(0), judged(0.6, 0.7)),)
+    train = tuple(CaseScores("train", f"t{i}", "", f"t{i}", statistics(i + 2), UNJUDGED) for i in range(5))
+    test = (CaseScores("test", "h", "", "h", statistics(0), judged(0.6, 0.7)),)
     features = [rng.normal(size=(n, 2, 3, 4)) for n in (max(2, len(pairs)), 5, 2)]
     told = lesion_features(["PET"])
     few = reader_test(np.ones((1, len(told))), np.ones((5, len(told))), ["x"], list("abcde"), told, 0)

@@ -196,8 +196,8 @@ def read_scores(path: Path) -> Scores:
 def cases_table(scores: Scores) -> str:
     """Write all cases as CSV.
 
-    The columns are: group, case, host, the verdict, the reader test's suspicion of a pair, statistics of the main
-    channel.
+    The columns are: group, case, host, the verdict, the reader test's suspicion of a painted tumor, statistics of the
+    main channel.
     """
     names = [field.name for field in fields(TumorStatistics)]
     text = io.StringIO()
@@ -223,7 +223,7 @@ def _score_case(
     if predictions is not None and files.group != "train":
         verdict = verdict_of(plan, files, judge_case(plan, files, predictions, volumes))
     statistics = found.statistics or UNDEFINED_STATISTICS
-    return CaseScores(files.group, files.case, files.host, statistics, verdict)
+    return CaseScores(files.group, files.case, files.host, files.scan, statistics, verdict)
 
 
 def _plane_distances(

@@ -59,11 +59,15 @@ GROUPS: tuple[Group, ...] = ("synthetic", "train", "test")
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One tumor. `host` is the scan it lies in; the verdict is undefined without a judge and for training cases."""
+    """One tumor. The verdict is undefined without a judge and for training cases.
+
+    `host` is the scan that a pair was painted into, and `scan` the pair; for real tumors both are the case.
+    """
 
     group: Group
     case: str
     host: str
+    scan: str
     statistics: TumorStatistics
     verdict: Verdict
 
@@ -264,7 +268,7 @@ def summarize_agreement(
     """Summarize the verdicts.
 
     Args:
-        synthetic: The pairs.
+        synthetic: The painted tumors; their intervals are over pairs.
         real: The test cases; their intervals are over scans.
         training: The training cases; they set the bounds of the volume groups.
     """
@@ -284,10 +288,11 @@ def summarize_agreement(
 
 
 def _measure(field: str, synthetic: Sequence[CaseScores], real: Sequence[CaseScores]) -> Measure:
-    scans = [case.host for case in real]
-    return Measure(
-        field, summarize(values_of(synthetic, field), field), summarize(values_of(real, field), f"real {field}", scans)
+    ours, theirs = (
+        summarize(values_of(cases, field), what, [case.scan for case in cases])
+        for cases, what in ((synthetic, field), (real, f"real {field}"))
     )
+    return Measure(field, ours, theirs)
 
 
 def _lesions(cases: Sequence[CaseScores]) -> LesionCount:

@@ -152,7 +152,7 @@ def _trait_rows(scores: Scores) -> list[tuple[str, str]]:
         held_out = _number(c.held_out.median)
         rows.append((f"{c.title}, median", f"{ours}; training {theirs}; held-out {held_out}; KS {_number(c.ks)}"))
     if scores.redrawn.volume.count:
-        value = f"{scores.redrawn.volume.median:.2f}; pairs: {scores.redrawn.volume.count}"
+        value = f"{scores.redrawn.volume.median:.2f}; tumors: {scores.redrawn.volume.count}"
         rows.append(("volume of a redrawn tumor over the old one's, median", value))
     for s in scores.redrawn.strata[:1]:
         rows.append(("DSC of a redrawn tumor less the old one's [95 % interval]", s.dice.text))

@@ -19,9 +19,10 @@ from tumorgen_cli.evaluation.scores import (
     compare_statistics,
     hard_shares,
     plane_distances,
+    summarize_agreement,
     unusual_places,
 )
-from tumorgen_cli.metrics.overlap import UNJUDGED
+from tumorgen_cli.metrics.overlap import UNJUDGED, Verdict
 from tumorgen_cli.metrics.statistics import describe_tumor
 from tumorgen_cli.metrics.summary import summarize
 
@@ -49,7 +50,10 @@ class Checker(HTMLParser):
 
 def test_low_contrast_is_weak_contrast_of_dark_tumors_too():
     def cases(sign, *contrasts):
-        return [CaseScores("train", str(c), "", replace(statistics(0), contrast=sign * c), UNJUDGED) for c in contrasts]
+        return [
+            CaseScores("train", str(c), "", str(c), replace(statistics(0), contrast=sign * c), UNJUDGED)
+            for c in contrasts
+        ]
 
     for sign in (1, -1):
         low, *_ = hard_shares(cases(sign, 1, 5, 6, 7), cases(sign, 2, 4, 6, 8, 10, 12))
@@ -119,7 +123,7 @@ def test_what_went_wrong_is_told(tmp_path):
         "draws rejected": "7</td><td>6 empty, 1 too small",
         "pairs given up": "3</td><td>3 empty: y, z; no place &lt;here&gt;: x",
         "pairs left out by a filter": "1</td><td>P 0.41, below 0.7: w",
-        "pairs without a tumor": "0</td>",
+        "painted boxes without a tumor": "0</td>",
         "tumors that the judge does not find": "1</td><td>pair2",
     }.items():
         assert told in re.sub(r"<td[^>]*>", "<td>", rows[title])
@@ -147,14 +151,14 @@ def test_slices_of_a_pair_can_be_moved_through(tmp_path):
 def test_without_judge_says_so(tmp_path):
     _, text = page(tmp_path, make_scores([math.nan] * 3, judge=""), 3)
     assert "was not measured: no judge: it does not know such scans" in text
-    assert "Pairs by contrast" in text
+    assert "Tumors by contrast" in text
     assert "Surface Dice" not in text
 
 
 def test_missing_previews_and_undefined_tumors(tmp_path):
     scores = make_scores([0.5])
     page(tmp_path, scores, 0)
-    empty = CaseScores("synthetic", "pair0", "x", UNDEFINED_STATISTICS, UNJUDGED)
+    empty = CaseScores("synthetic", "pair0", "x", "pair0", UNDEFINED_STATISTICS, UNJUDGED)
     train = scores.of("train")
     nothing = Scores(
         **{
@@ -219,8 +223,8 @@ def test_several_tumors_of_a_scan_do_not_set_perfect_pairs_apart():
 
 
 def test_hard_shares_are_a_fifth_of_the_training_tumors():
-    train = [CaseScores("train", str(i), "", statistics(i), UNJUDGED) for i in range(100)]
-    easy = [CaseScores("synthetic", str(i), "", statistics(i + 50), UNJUDGED) for i in range(50)]
+    train = [CaseScores("train", str(i), "", str(i), statistics(i), UNJUDGED) for i in range(100)]
+    easy = [CaseScores("synthetic", str(i), "", str(i), statistics(i + 50), UNJUDGED) for i in range(50)]
     low = hard_shares(easy, train)[0]
     assert (low.synthetic, low.training) == (0, 0.2)
 
@@ -232,7 +236,9 @@ def test_tumors_in_another_tissue_are_in_unusual_places(tmp_path):
 
     def lying_in(group, *tissues):
         found = [describe_tumor(np.where(tumor, 5.0, tissue), tumor, (2.0,) * 3, 0.0) for tissue in tissues]
-        return tuple(CaseScores(group, f"{group}{i}", "", each, UNJUDGED) for i, each in enumerate(found))
+        return tuple(
+            CaseScores(group, f"{group}{i}", "", f"{group}{i}", each, UNJUDGED) for i, each in enumerate(found)
+        )
 
     train = lying_in("train", *(1 + np.arange(40) / 40).tolist())
     test, pairs = lying_in("test", 1.5, 1.05, 2.5, 1.3), lying_in("synthetic", 1.2, 1.5, 1.7, -800.0)
@@ -259,3 +265,19 @@ def test_tumors_in_another_tissue_are_in_unusual_places(tmp_path):
     ]
     assert "tumors in unusual places" in text
     assert "median of the surroundings" in text
+
+
+def test_intervals_of_agreement_are_over_pairs_and_not_over_their_tumors():
+    """All tumors of a pair share host and noise: four pairs of twenty equal tumors tell no more than four pairs."""
+    dices = (0.4, 0.6, 0.8, 0.9)
+    few, many = (
+        [
+            CaseScores("synthetic", f"pair{i}_tumor{k}", "x", f"pair{i}", statistics(i), Verdict(d, d, d, 1, 0, 0))
+            for i, d in enumerate(dices)
+            for k in range(count)
+        ]
+        for count in (1, 20)
+    )
+    one, several = (summarize_agreement(cases, [], []).of("dice").synthetic for cases in (few, many))
+    assert (several.count, several.low, several.high) == (80, pytest.approx(one.low), pytest.approx(one.high))
+    assert several.high - several.low > 0.3

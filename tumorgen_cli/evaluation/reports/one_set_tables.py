@@ -224,7 +224,7 @@ def diversity(scores: Scores) -> list[Row]:
 
 
 def failures(scores: Scores, losses: Losses) -> list[Row]:
-    """Count pairs that were lost, pairs without a tumor, and tumors that the judge does not find."""
+    """Count pairs that were lost, boxes without a tumor, and tumors that the judge does not find."""
     pairs = scores.of("synthetic")
     empty = [case.case for case in pairs if not case.statistics.volume_ml > 0]
     missed = [case.case for case in pairs if case.statistics.volume_ml > 0 and case.verdict.dice == 0]
@@ -232,7 +232,7 @@ def failures(scores: Scores, losses: Losses) -> list[Row]:
         ("draws rejected", sum(losses.rejected.values()), describe_counts(dict(sorted(losses.rejected.items())))),
         ("pairs given up", len(losses.given_up), _reasons(losses.given_up)),
         ("pairs left out by a filter", len(losses.left_out), _reasons(losses.left_out)),
-        ("pairs without a tumor", len(empty), abbreviate_list(empty, _NAMED)),
+        ("painted boxes without a tumor", len(empty), abbreviate_list(empty, _NAMED)),
     ]
     if scores.judge:
         rows.append(("tumors that the judge does not find", len(missed), abbreviate_list(missed, _NAMED)))
