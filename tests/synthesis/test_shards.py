@@ -88,7 +88,7 @@ def test_a_killed_shard_goes_on_and_leaves_the_others_alone(at_once, workspace, 
 
 def test_one_process_finishes_what_shards_left(at_once, workspace, phantoms, tmp_path):
     shard(workspace, phantoms, tmp_path / "out", 3)
-    assert paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=7).tally.made == 5
+    assert paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=7, tumors=2).tally.made == 5
     assert contents(tmp_path / "out") == contents(at_once)
 
 
@@ -116,7 +116,7 @@ def test_shards_as_torchrun_starts_them(at_once, workspace, phantoms, tmp_path):
         "-n",
         7,
     ]
-    command += ["--method", "syntumor", "--out", out, "--device", "cpu"]
+    command += ["--method", "syntumor", "--tumors", 2, "--out", out, "--device", "cpu"]
     environments = [{**os.environ, "PYTHONPATH": str(root), "RANK": str(rank), "WORLD_SIZE": "3"} for rank in range(3)]
     running = [
         subprocess.Popen([str(c) for c in command], env=e, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
