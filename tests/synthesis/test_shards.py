@@ -133,7 +133,7 @@ def test_who_may_work_beside_whom(workspace, phantoms, tmp_path):
         with pytest.raises(StateError, match="synthesize 1_of_2"):
             shard(workspace, phantoms, out, 1, 2, pairs=2)
         with pytest.raises(StateError, match="in use"):
-            paint(workspace, phantoms, out, "syntumor", pairs=2)
+            paint(workspace, phantoms, out, "syntumor", pairs=2, tumors=2)
         assert shard(workspace, phantoms, out, 2, 2, pairs=2).left == 1
         with pytest.raises(StateError, match="another set"):
             shard(workspace, phantoms, out, 2, 2, pairs=2, seed=5)
@@ -149,7 +149,7 @@ def test_a_claim_that_no_pair_followed(workspace, phantoms, tmp_path):
     write_json(out / "shards.json", {"pairs": 2, "shards": 2})
     with pytest.raises(StateError, match="another set"):
         shard(workspace, phantoms, out, 1, 2, pairs=2)
-    assert paint(workspace, phantoms, out, "syntumor", pairs=1).tally.made == 1
+    assert paint(workspace, phantoms, out, "syntumor", pairs=1, tumors=2).tally.made == 1
 
 
 @pytest.mark.parametrize("other", [{"pairs": 2}, {"count": 2}], ids=["pairs", "shards"])
@@ -163,7 +163,7 @@ def test_shards_of_another_division_are_refused(at_once, workspace, phantoms, tm
     (fault,) = error.value.faults
     assert fault.found == "7 pairs in 3 shards are unfinished"
     assert contents(out) == before
-    paint(workspace, phantoms, out, "syntumor", pairs=1)  # as the error says: alone, with any number
+    paint(workspace, phantoms, out, "syntumor", pairs=1, tumors=2)  # as the error says: alone, with any number
     assert shards.find_unfinished_shards(out) is None
     assert [shard(workspace, phantoms, out, number, 2).left for number in (1, 2)] == [2, 0]
     assert contents(out) == contents(at_once)
@@ -182,7 +182,7 @@ def test_a_shard_leaves_another_division_alone(at_once, workspace, phantoms, tmp
             (folder / "provenance_1_of_3.jsonl").write_text("")
         return cut(folder, part)
 
-    paint(workspace, phantoms, out, "syntumor", pairs=4)
+    paint(workspace, phantoms, out, "syntumor", pairs=4, tumors=2)
     monkeypatch.setattr(synthesize_module, "take_turn", begun_meanwhile)
     assert shard(workspace, phantoms, out, 1, 2, pairs=4).left == 0
     monkeypatch.undo()
