@@ -302,3 +302,23 @@ def test_guidance_moves_the_draw_away_from_what_is_drawn_untold(trained):
         drawn[guidance] = sampler.sample(latent, box, wanted, FlowSettings(4, 1, "euler"))
     torch.testing.assert_close(drawn[3.0], drawn[0.0] + 3 * (drawn[1.0] - drawn[0.0]), rtol=1e-3, atol=1e-4)
     assert not torch.equal(drawn[0.0], drawn[1.0])
+
+
+def test_a_box_holds_one_tumor(trained, monkeypatch):
+    """The largest part of the drawn mask is the tumor; around the others the host stays."""
+    method = sampling_with(trained, keep_cells=0.5)
+    method.config = replace(method.config, flow=replace(method.config.flow, context="healthy"))
+    method.sampler.config = method.config
+    decode = method.sampler.decode
+
+    def two_parts(joint):
+        picture, mask = decode(joint)
+        mask = np.zeros_like(mask)
+        mask[12:17, 12:17, 12:17], mask[20:22, 20:22, 20:22] = 1, 1
+        return picture, mask
+
+    monkeypatch.setattr(method.sampler, "decode", two_parts)
+    request = make_request(trained, Box((4, 4, 4), (28, 28, 28)))
+    made = method.synthesize(request, 3, Sampling())
+    assert made.mask.sum() == 125
+    np.testing.assert_array_equal(made.image[:, 20:22, 20:22, 20:22], request.image[:, 20:22, 20:22, 20:22])

@@ -122,8 +122,8 @@ def draw_mask(
     else:
         twice = as_triple(2 * n for n in fine)
         body = ellipsoid(twice, as_triple(map(float, fine)), as_triple(n / 2 for n in fine), rng, spread)
-    stretched = _stretched(_largest_part(body), box, tumor)
-    return _largest_part(stretched), drawn  # stretching may remove thin bridges
+    stretched = _stretched(largest_part(body), box, tumor)
+    return largest_part(stretched), drawn  # stretching may remove thin bridges
 
 
 def smooth_noise(shape: tuple[int, ...], sigma: Sequence[float], rng: np.random.Generator) -> np.ndarray:
@@ -175,8 +175,8 @@ def _deformed(
     return np.clip(ndimage.map_coordinates(donor.astype(np.float32), places, order=1, mode="grid-constant"), 0, 1)
 
 
-def _largest_part(body: np.ndarray) -> np.ndarray:
-    """Remove all parts of a soft mask except the largest; strong deformations may cut parts off."""
+def largest_part(body: np.ndarray) -> np.ndarray:
+    """Remove all parts of a soft mask (X, Y, Z) in [0, 1] except the largest, with their soft edges."""
     solid = body >= 0.5
     largest = find_largest_component(solid)
     if largest is None or (largest == solid).all():

@@ -33,6 +33,7 @@ from tumorgen_cli.models.flow_unet import FlowUNet
 from tumorgen_cli.models.mask_refiner import MaskRefiner
 from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.tumors.masks import largest_part
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class TumorSampler:
         wanted = self.draw_tumor(canvas.latent_box, seed, sampling.kind)
         joint = self.sample(canvas.latent, canvas.box, wanted, settings)
         picture, refined = self.decode(joint[canvas.cells])
+        if self.config.flow.context == "healthy":  # a box of such a field holds one tumor
+            refined = largest_part(refined)
         image, mask = self.paint(canvas, picture, refined, seed)
         drawn = {"steps": settings.steps, "solver": settings.solver, **self._record(wanted)}
         if not c.keep_cells:
