@@ -212,7 +212,7 @@ def test_more_pairs_go_on_from_there(made, workspace, phantoms, tmp_path):
     method, folder, _ = made
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    report = paint(workspace, phantoms, copy, method, pairs=PAIRS + 1)
+    report = paint(workspace, phantoms, copy, method, pairs=PAIRS + 1, tumors=2)
     assert (report.tally.made, report.tally.pairs) == (1, PAIRS + 1)
     assert json.loads((copy / "dataset.json").read_text())["numTraining"] == PAIRS + 1
     long, short = voxels(copy), voxels(folder)
@@ -221,10 +221,10 @@ def test_more_pairs_go_on_from_there(made, workspace, phantoms, tmp_path):
 
 def test_same_seed_same_bits_other_seed_other_bits(made, workspace, phantoms, tmp_path):
     method, folder, _ = made
-    paint(workspace, phantoms, tmp_path / "a", method)
+    paint(workspace, phantoms, tmp_path / "a", method, tumors=2)
     assert same_voxels(tmp_path / "a", folder)
     assert records(tmp_path / "a") == records(folder)
-    paint(workspace, phantoms, tmp_path / "b", method, seed=1)
+    paint(workspace, phantoms, tmp_path / "b", method, seed=1, tumors=2)
     assert not same_voxels(tmp_path / "b", folder)
 
 
