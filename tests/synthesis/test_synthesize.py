@@ -154,7 +154,7 @@ def test_a_pair_without_its_line_is_made_again_and_no_other(made, workspace, pha
     last = json.loads(lines[-1])["case"]
     (copy / "imagesTr" / f"{last}_0000.nii.gz").write_bytes(b"half")
     stamps = {p: p.stat().st_mtime_ns for p in copy.glob("*Tr/*")}
-    report = paint(workspace, phantoms, copy, method)
+    report = paint(workspace, phantoms, copy, method, tumors=2)
     assert report.tally.made == 1
     assert same_voxels(copy, folder)
     assert records(copy) == records(folder)
@@ -162,7 +162,7 @@ def test_a_pair_without_its_line_is_made_again_and_no_other(made, workspace, pha
         f"{last}_0000.nii.gz",
         f"{last}.nii.gz",
     }
-    again = paint(workspace, phantoms, copy, method)
+    again = paint(workspace, phantoms, copy, method, tumors=2)
     assert (again.tally.made, again.tally.pairs) == (0, PAIRS)
 
 
