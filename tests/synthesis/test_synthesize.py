@@ -187,7 +187,8 @@ def test_a_host_that_has_changed_is_told(workspace, phantoms, tmp_path):
 def test_a_host_whose_other_channel_has_changed_is_told(workspace, phantoms, tmp_path):
     """And finished pairs are counted while their hosts are read."""
     plan, (first, _) = workspace.plan(), sorted(phantoms.healthy.iterdir())
-    plan, second, ticks = replace(plan, channels=plan.channels * 2), tmp_path / "h_0001.nii.gz", []
+    anywhere = replace(plan.paste, places="anywhere")  # what is around the phantoms' tumors was seen in one channel
+    plan, second, ticks = replace(plan, channels=plan.channels * 2, paste=anywhere), tmp_path / "h_0001.nii.gz", []
     shutil.copy(first, second)
     source = Source("h", (first, second))
 
