@@ -10,6 +10,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -680,10 +681,11 @@ def test_a_picture_that_is_marked_all_over_does_not_pass(workspace, phantoms, tm
     quality = Quality(Predictions(Marks(50, all_over=True)), PassRule(), 2)
     tally = run_fake(workspace, phantoms, tmp_path / "out", Bright(workspace.plan(), workspace), quality=quality)
     assert (tally.pairs, tally.given_up, tally.rejected) == (0, 2, {BESIDE: 4})
-    quality = Quality(Predictions(Marks(50)), PassRule(), 2)
+    # more than half of 100, with what the host has: nearly all that is marked is in the mask
+    quality = Quality(Predictions(Marks(60)), PassRule(), 2)
     tally = run_fake(workspace, phantoms, tmp_path / "good", Bright(workspace.plan(), workspace), quality=quality)
     assert (tally.pairs, tally.rejected) == (2, {})
-    assert [t["drawn"]["beside"] for t in first_tumors(tmp_path / "good")] == [0, 0]
+    assert max(t["drawn"]["beside"] for t in first_tumors(tmp_path / "good")) < 0.05
 
 
 def test_a_good_pair_in_a_host_with_old_lesions_passes(workspace, phantoms, tmp_path, monkeypatch):
@@ -692,7 +694,8 @@ def test_a_good_pair_in_a_host_with_old_lesions_passes(workspace, phantoms, tmp_
     hosts = old_lesion(phantoms, tmp_path / "hosts")
     judge = Marks(50)
     quality = Quality(Predictions(judge, tmp_path / "cache"), PassRule(), 2)
-    tally = run_fake(workspace, hosts, tmp_path / "out", Bright(workspace.plan(), workspace), quality=quality)
+    method, box = Bright(workspace.plan(), workspace), Box((10, 10, 10), (24, 24, 22))
+    tally = run_fake(workspace, hosts, tmp_path / "out", method, quality=quality, box=box)
     assert (tally.pairs, tally.rejected) == (2, {})
     assert judge.asked == 4  # two pairs and two hosts
 
@@ -728,11 +731,16 @@ def test_what_never_passes_is_given_up_and_not_tried_again(workspace, phantoms, 
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["numTraining"] == 0
 
 
-def test_a_judge_of_a_set_that_came_to_nothing_is_forgotten(workspace, phantoms, tmp_path):
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_judge_of_a_set_that_came_to_nothing_is_forgotten(workspace, phantoms, tmp_path, monkeypatch, stopped):
+    """Nothing is left of a set without a tumor; what is left of one that was stopped is of no other set."""
     plan, quality = workspace.plan(), p_alone(Sees(1), 0.7, 4)
-    with pytest.raises(DataError, match="No tumor came"):
-        run_fake(workspace, phantoms, tmp_path / "out", Fake(plan, workspace, empty=10**6), quality=quality)
-    assert read_judges(tmp_path / "out")
+    method = Fake(plan, workspace, empty=10**6)
+    if stopped:
+        monkeypatch.setattr(method, "synthesize", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt if stopped else DataError):
+        run_fake(workspace, phantoms, tmp_path / "out", method, quality=quality)
+    assert bool(read_judges(tmp_path / "out")) == stopped
     run_fake(workspace, phantoms, tmp_path / "out", Fake(plan, workspace))
     assert read_judges(tmp_path / "out") == {}
 
