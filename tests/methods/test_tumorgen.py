@@ -77,9 +77,10 @@ ABLATIONS = [
     ["refiner.guided=false"],
     ["flow.character=false", "flow.volume=false"],
     ["flow.mask_coding=mean", "flow.context=scan", "flow.dropout=0", "flow.healthy_share=0", "sampling.texture=none"],
-    ["flow.mask_coding=packed", "flow.context=healthy", "flow.dropout=0.5", "sampling.guidance=2"],
-    ["flow.start=healthy", "flow.predicts=data", "refiner.steps=2"],
-    ["flow.box_weight=4", "flow.mask_weight=3", "flow.fine_over=window", "refiner.balanced=false"],
+    ["flow.dropout=0.5", "sampling.guidance=2"],
+    ["flow.start=healthy", "flow.predicts=data"],
+    ["flow.box_weight=2", "flow.mask_weight=3", "flow.fine_over=window"],
+    ["refiner.steps=1", "refiner.balanced=false"],
     ["flow.box_channel=true", "flow.time_schedule=logit-normal", "sampling.solver=heun"],
 ]
 

@@ -112,6 +112,7 @@ class Condition(nn.Module):
     Attributes:
         channels: number of input channels that the condition takes.
         values: number of values that are told (`tell`).
+        flag: whether one of them says that something is told; only such a field has learned what is untold.
         characters: (ROWS, 3 C) characters of training tumors.
         extents_mm: (ROWS, 3) their extents; 0 in unused rows.
         volumes_mm3: (ROWS,) their volumes.

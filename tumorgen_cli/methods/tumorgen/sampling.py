@@ -113,7 +113,7 @@ class TumorSampler:
         noise = torch.from_numpy(rng.standard_normal((1, net.out_channels, *latent.shape[2:]), np.float32))
         start = flow_start(noise.to(self.device), latent, self.config.flow)
         told = [condition.tell(wanted, c.emphasis)]
-        guided = c.guidance != 1 and condition.values > 0
+        guided = c.guidance != 1 and condition.flag
         if guided:
             told.append(condition.tell(None))
         inputs = torch.cat([condition(latent, box, torch.from_numpy(t)[None].to(self.device)) for t in told])
