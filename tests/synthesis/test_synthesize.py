@@ -768,7 +768,7 @@ def test_a_kind_that_a_method_does_not_know(workspace, phantoms, tmp_path):
 
 def test_pairs_of_a_kind_are_a_set_of_their_own(trained, phantoms):
     folders = [
-        Path(paint(trained, phantoms, None, "tumorgen", 2, sampling=Sampling(kind=kind)).folder)
+        Path(paint(trained, phantoms, None, "tumorgen", 2, sampling=Sampling(kind=kind), tumors=None).folder)
         for kind in (None, "necrotic")
     ]
     assert [folder.name for folder in folders] == ["tumorgen_healthy", "tumorgen_healthy_necrotic"]
