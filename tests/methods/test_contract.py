@@ -16,6 +16,7 @@ from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.latent import quality
 from tumorgen_cli.methods.latent.canvas import open_canvas
 from tumorgen_cli.methods.registry import METHODS, find_method
+from tumorgen_cli.methods.tumorgen.condition import Known
 from tumorgen_cli.pipeline.status import workspace_status
 from tumorgen_cli.pipeline.train import train_stages
 from tumorgen_cli.planning.workspace import Workspace
@@ -127,7 +128,8 @@ def test_previews_show_the_main_channel(units_of_their_own, monkeypatch, tmp_pat
         method = find_method(name)(plan, units_of_their_own)
         torch.manual_seed(0)
         if name == "tumorgen":
-            method.condition.learn(np.random.default_rng(0).random((5, 6), np.float32), np.full((5, 3), 30.0))
+            characters = np.random.default_rng(0).random((5, 6), np.float32)
+            method.condition.learn(Known(characters, np.full((5, 3), 30.0), np.full(5, 9e3)))
         draw = getattr(method, preview)
         if preview == "vae":
             cases = [load_case(units_of_their_own.cases / case) for case in units_of_their_own.splits().test]

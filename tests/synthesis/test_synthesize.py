@@ -774,7 +774,7 @@ def test_pairs_of_a_kind_are_a_set_of_their_own(trained, phantoms):
     assert [folder.name for folder in folders] == ["tumorgen_healthy", "tumorgen_healthy_necrotic"]
     method = find_method("tumorgen")(trained.plan(), trained)
     method.load()
-    cores = method.condition.known()[0][:, 2]
+    cores = method.condition.known().characters[:, 2]
     limit = hard_limit("necrotic", cores)
     for pair in read_provenance(folders[1]):
         assert pair.tumors[0].drawn["character"]["PET"]["core_ratio"] <= limit + 1e-3
