@@ -6,6 +6,7 @@
 - reconstructions -w WORK --judge DIR: the judge on held-out cases and on their reconstructions by the VAE
 - sizes -w WORK: how the brightness of the VAE's reconstructions depends on the size of a patch
 - halo -w WORK: the difference between a box decoded with a halo and the decoded whole window
+- traits -w WORK: traits and volume of held-out tumors drawn anew with their own character, by steps and guidance
 - context -w WORK: what DiffTumor draws beside the visible rest of a tumor, and in the scan without the tumor
 - speed -w WORK --healthy DIR: seconds a pair at 4, 10 and 50 steps
 - rivals -w WORK --healthy DIR: the same for several sampling methods
@@ -46,13 +47,17 @@ from tumorgen_cli.methods.latent.cache import find_candidates
 from tumorgen_cli.methods.latent.canvas import open_canvas
 from tumorgen_cli.methods.latent.quality import inference_context, reconstruct, tumor_errors, whole_image
 from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.methods.tumorgen.condition import Wanted
+from tumorgen_cli.methods.tumorgen.items import fill_of
 from tumorgen_cli.methods.tumorgen.method import TumorGen
+from tumorgen_cli.methods.tumorgen.sampling import FlowSettings
 from tumorgen_cli.metrics.overlap import dice
+from tumorgen_cli.metrics.traits import FIELDS, describe_traits
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
 from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.intensity import scale, unscale
+from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.scan import read_scan
@@ -74,6 +79,47 @@ def print_origin() -> None:
     """Measure what no command prints; see the docstring of this file."""
     if "--help" not in sys.argv:
         print(origin_and_command(), flush=True)
+
+
+@app.command()
+def traits(work: Work, device: DeviceName = "auto") -> None:
+    """Print the median traits of held-out tumors that TumorGen draws anew, by number of steps and guidance.
+
+    Each is drawn in its own box, and the field is told its own character and volume, so that a faithful field gives
+    the real ones' traits and a volume ratio of 1. Only the decoded box is looked at, without the paste.
+    """
+    _, plan, method = trained(work, TumorGen, device)
+    cases = load_cases(method.workspace, method.workspace.splits().test)
+    limits = {c.name: np.array(c.case.record.limits, np.float32) for c in find_candidates(cases)}
+    sampling = method.config.sampling
+
+    def describe(scaled: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
+        comparable, zero = to_comparable_units(
+            unscale(scaled, plan.channels, limits[name]), plan.channels, limits[name]
+        )
+        return describe_traits(comparable, mask, plan.window.spacing_mm, zero)
+
+    def medians_of(rows: list[np.ndarray]) -> dict[str, float]:
+        """The medians of the traits of the first channel."""
+        medians = np.nanmedian(rows, axis=0).astype(float)[: len(FIELDS)]
+        return dict(zip(FIELDS, medians.round(3).tolist(), strict=True))
+
+    windows = method._held_out(16)
+    real = [describe(window.image[0].float().cpu().numpy(), window.mask, window.name) for window, _, _ in windows]
+    print(f"real: {medians_of(real)}")
+    for steps, guidance in ((4, 1.0), (10, 1.0), (25, 1.0), (4, 1.5), (4, 2.0), (10, 2.0)):
+        method.sampler.config = replace(method.config, sampling=replace(sampling, guidance=guidance))
+        found, ratios = [], []
+        for window, box, inside in windows:
+            wanted = Wanted(window.character, fill_of(window.mask, box, method.cell))
+            joint = method.sampler.sample(window.context, inside, wanted, FlowSettings(1, steps, "euler"))
+            picture, share = method.sampler.decode(joint)
+            mask = share >= 0.5
+            ratios.append(float(mask.sum()) / float(window.mask.sum()))
+            if mask.any():
+                found.append(describe(picture, mask, window.name))
+        volume = f"volume ratio {np.median(ratios):.2f}, {len(found)} tumors"
+        print(f"{steps} steps, guidance {guidance}: {medians_of(found)}; {volume}")
 
 
 @app.command()
