@@ -104,7 +104,7 @@ def traits(work: Work, device: DeviceName = "auto") -> None:
         medians = np.nanmedian(rows, axis=0).astype(float)[: len(FIELDS)]
         return dict(zip(FIELDS, medians.round(3).tolist(), strict=True))
 
-    windows = method._held_out(16)
+    windows = method.held_out(16)
     real = [describe(window.image[0].float().cpu().numpy(), window.mask, window.name) for window, _, _ in windows]
     print(f"real: {medians_of(real)}")
     for steps, guidance in ((4, 1.0), (10, 1.0), (25, 1.0), (4, 1.5), (4, 2.0), (10, 2.0)):

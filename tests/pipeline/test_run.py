@@ -52,6 +52,7 @@ def test_a_training_that_has_begun_does_not_begin_again_for_other_hosts(own, pha
 
 def test_without_a_share_for_them_hosts_are_not_preprocessed(own, phantoms, monkeypatch):
     plan = json.loads(own.plan_file.read_text())
-    plan["methods"]["tumorgen"]["vae"]["healthy_share"] = 0
+    for stage in ("vae", "flow"):
+        plan["methods"]["tumorgen"][stage]["healthy_share"] = 0
     own.plan_file.write_text(json.dumps(plan))
     assert run_to_training(own, phantoms, monkeypatch) == []

@@ -119,6 +119,9 @@ def nnunets(monkeypatch):
 
 
 def test_arms_differ_in_their_pairs_alone(copy, nnunets, phantoms):
+    plan = json.loads(copy.plan_file.read_text())
+    plan["paste"]["draws"] = 30  # no pair is given up
+    copy.plan_file.write_text(json.dumps(plan))
     made = measure_gains(copy, DESIGN, HostOptions(phantoms.healthy, "train"), "cpu")
     counts = case_counts(len(copy.splits().train), DESIGN.fractions)
     assert [(run.arm, run.cases, run.seed) for run in made.result.runs] == [

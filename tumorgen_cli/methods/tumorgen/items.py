@@ -41,10 +41,12 @@ class TrainingItems:
         """An item, with a new box, noise and time; `target` is its mask on the working grid.
 
         In a share `healthy_share` of the items there is no tumor: in windows of healthy scans or, without such scans,
-        in those from which tumors are removed, if they are.
+        in those from which tumors are removed, if they are. A field that is told no volume could not tell such items
+        from others, and gets none.
         """
         c = self.config
-        free = rng.random() < c.healthy_share and (self.healthy is not None or self.latents.contexts is not None)
+        possible = c.volume and (self.healthy is not None or self.latents.contexts is not None)
+        free = rng.random() < c.healthy_share and possible
         if free and self.healthy is not None:
             latent, place = self.healthy.draw(rng)
             context, box = latent, draw_box(latent_mask(place, self.cell), self.alpha, rng)

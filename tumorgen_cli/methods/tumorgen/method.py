@@ -208,7 +208,7 @@ class TumorGen(Method):
         alpha = box_alpha(self.config, self.plan.window)
         return TrainingItems(c, alpha, self.cell, self.condition, latents, healthy)
 
-    def _held_out(self, most: int) -> list[tuple[HeldOut, Box, Tensor]]:
+    def held_out(self, most: int) -> list[tuple[HeldOut, Box, Tensor]]:
         """Held-out tumors, each with a fixed box in latent cells, and the box as a mask (1, 1, x, y, z)."""
         found = []
         for window in held_out_windows(self, self.vae, most, self._removed):
@@ -226,7 +226,7 @@ class TumorGen(Method):
         """
         errors = []
         c = self.config.flow
-        for index, (window, box, inside) in enumerate(self._held_out(16)):
+        for index, (window, box, inside) in enumerate(self.held_out(16)):
             mask = torch.from_numpy(code_mask(window.mask, c.mask_coding, self.cell))[None].to(self.device)
             data = torch.cat([window.latent, to_flow(mask)], 1)
             wanted = Wanted(window.character, fill_of(window.mask, box, self.cell))
@@ -250,7 +250,7 @@ class TumorGen(Method):
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, its mask, and two draws in its box, each with its mask."""
         rows, names, main = [], [], self.plan.main_channel
-        for window, cells, box in self._held_out(4):
+        for window, cells, box in self.held_out(4):
             axial = largest_tumor_slice(window.mask)
             row = [window.image[0, main].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
             for seed in (1, 2):
