@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support.command_line import call, told
-from support.workspaces import TOY
+from support.workspaces import TOY, plan_toy
 
 from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.splits import Splits
@@ -119,9 +119,7 @@ def nnunets(monkeypatch):
 
 
 def test_arms_differ_in_their_pairs_alone(copy, nnunets, phantoms):
-    plan = json.loads(copy.plan_file.read_text())
-    plan["paste"]["draws"] = 30  # no pair is given up
-    copy.plan_file.write_text(json.dumps(plan))
+    plan_toy(copy, copy.plan().dataset_path, "paste.draws=30")  # no pair is given up
     made = measure_gains(copy, DESIGN, HostOptions(phantoms.healthy, "train"), "cpu")
     counts = case_counts(len(copy.splits().train), DESIGN.fractions)
     assert [(run.arm, run.cases, run.seed) for run in made.result.runs] == [
