@@ -2,13 +2,13 @@
 
 import pytest
 
-from tumorgen_cli.evaluation import cases
+from tumorgen_cli.evaluation import filter as filtering
 from tumorgen_cli.pipeline.filter import filter_pairs
 from tumorgen_cli.system.errors import StateError
 
 
 def test_a_folder_of_others_is_refused_before_the_set_is_read(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(cases, "synthetic_cases", lambda *_: pytest.fail("the set was read"))
+    monkeypatch.setattr(filtering, "synthetic_cases", lambda *_: pytest.fail("the set was read"))
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "provenance.jsonl").touch()
     (tmp_path / "out").mkdir()
