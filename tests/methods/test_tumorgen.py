@@ -120,6 +120,15 @@ def test_every_switch_trains_and_synthesizes(replanned, trained, changes):
     assert plan.hash == workspace.plan().hash
 
 
+def test_another_share_without_a_tumor_makes_flow_and_refiner_stale(trained):
+    """Also without healthy scans: windows from which tumors are removed are shown instead."""
+    plan = trained.plan()
+    sections = {**plan.methods, "tumorgen": {**plan.methods["tumorgen"]}}
+    sections["tumorgen"]["flow"] = {**sections["tumorgen"]["flow"], "healthy_share": 0.5}
+    method = TumorGen(replace(plan, methods=sections), trained)
+    assert [method.trained(stage) for stage in method.stages] == [True, False, False]
+
+
 def test_a_change_of_what_is_encoded_makes_flow_and_refiner_stale(trained, monkeypatch):
     """The definition of a character is not in the plan; the VAE gets no characters."""
     method = TumorGen(trained.plan(), trained)

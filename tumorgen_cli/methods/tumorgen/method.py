@@ -114,12 +114,15 @@ class TumorGen(Method):
 
     # -- training ----------------------------------------------------------------------------------------------
     def inputs_hash(self, name: str) -> str:
-        """As for every method; flow and refiner depend on the cache's format too, the flow also on a joint refiner."""
+        """As for every method; flow and refiner also depend on the cache's format and on the share without a tumor.
+
+        That share counts without healthy scans, too (`items.TrainingItems`). The flow also depends on a joint refiner.
+        """
         made_from, refiner = super().inputs_hash(name), self.config.refiner
         if name == "vae":
             return made_from
         joint = learning_settings(refiner) if name == "flow" and refiner.joint else None
-        return hash_value([made_from, FORMAT, joint])
+        return hash_value([made_from, FORMAT, joint, self.config.flow.healthy_share])
 
     def trained(self, name: str, iterations: int | None = None) -> bool:
         """As for every method; a joint refiner is trained with the flow, and one that is switched off is not needed."""
