@@ -43,7 +43,7 @@ from tumorgen_cli.judge.verdict import judge_pair, predict_around
 from tumorgen_cli.methods.base import Method, Request, Sampling
 from tumorgen_cli.methods.difftumor.method import DiffTumor
 from tumorgen_cli.methods.latent.autoencoder import load_cases
-from tumorgen_cli.methods.latent.cache import find_candidates
+from tumorgen_cli.methods.latent.cache import describe_character, find_candidates
 from tumorgen_cli.methods.latent.canvas import open_canvas
 from tumorgen_cli.methods.latent.quality import inference_context, reconstruct, tumor_errors, whole_image
 from tumorgen_cli.methods.registry import find_method
@@ -52,12 +52,12 @@ from tumorgen_cli.methods.tumorgen.items import fill_of
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.methods.tumorgen.sampling import FlowSettings
 from tumorgen_cli.metrics.overlap import dice
-from tumorgen_cli.metrics.traits import FIELDS, describe_traits
+from tumorgen_cli.metrics.traits import FIELDS
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
 from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
+from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.scan import read_scan
@@ -90,14 +90,8 @@ def traits(work: Work, device: DeviceName = "auto") -> None:
     """
     _, plan, method = trained(work, TumorGen, device)
     cases = load_cases(method.workspace, method.workspace.splits().test)
-    limits = {c.name: np.array(c.case.record.limits, np.float32) for c in find_candidates(cases)}
+    candidates = {candidate.name: candidate for candidate in find_candidates(cases)}
     sampling = method.config.sampling
-
-    def describe(scaled: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
-        comparable, zero = to_comparable_units(
-            unscale(scaled, plan.channels, limits[name]), plan.channels, limits[name]
-        )
-        return describe_traits(comparable, mask, plan.window.spacing_mm, zero)
 
     def medians_of(rows: list[np.ndarray]) -> dict[str, float]:
         """The medians of the traits of the first channel."""
@@ -105,8 +99,7 @@ def traits(work: Work, device: DeviceName = "auto") -> None:
         return dict(zip(FIELDS, medians.round(3).tolist(), strict=True))
 
     windows = method.held_out(16)
-    real = [describe(window.image[0].float().cpu().numpy(), window.mask, window.name) for window, _, _ in windows]
-    print(f"real: {medians_of(real)}")
+    print(f"real: {medians_of([window.character for window, _, _ in windows])}")
     for steps, guidance in ((4, 1.0), (10, 1.0), (25, 1.0), (4, 1.5), (4, 2.0), (10, 2.0)):
         method.sampler.config = replace(method.config, sampling=replace(sampling, guidance=guidance))
         found, ratios = [], []
@@ -117,7 +110,7 @@ def traits(work: Work, device: DeviceName = "auto") -> None:
             mask = share >= 0.5
             ratios.append(float(mask.sum()) / float(window.mask.sum()))
             if mask.any():
-                found.append(describe(picture, mask, window.name))
+                found.append(describe_character(plan, candidates[window.name], picture, mask))
         volume = f"volume ratio {np.median(ratios):.2f}, {len(found)} tumors"
         print(f"{steps} steps, guidance {guidance}: {medians_of(found)}; {volume}")
 

@@ -159,16 +159,17 @@ class Method(ABC):
         before = self.stages[: self.stages.index(name)]
         version = [self.format_versions[name]] if name in self.format_versions else []
         scans = [(record.case, record.hashes[0]) for record in self.healthy_records(name)]
-        healthy = [getattr(self.settings(name), "healthy_share", None), scans] if scans else []
+        healthy = [self.healthy_share(name), scans] if scans else []
         weights = (self.weights_hash(stage) for stage in before)
         return hash_value([self.data_inputs(), learning_settings(self.settings(name)), *version, *healthy, *weights])
 
     def healthy_records(self, name: str) -> tuple[CaseRecord, ...]:
-        """The scans without labels that stage `name` learns from: those of the workspace, if it has a share for them.
+        """The scans without labels that stage `name` learns from: the workspace's, if the stage has a share for them."""
+        return unlabeled_records(self.workspace) if self.healthy_share(name) else ()
 
-        The share is the field `healthy_share` of the stage's settings.
-        """
-        return unlabeled_records(self.workspace) if getattr(self.settings(name), "healthy_share", 0) else ()
+    def healthy_share(self, name: str) -> float | None:
+        """The share that the plan gives scans without labels in stage `name`; None if the stage has no such field."""
+        return getattr(self.settings(name), "healthy_share", None)
 
     def data_inputs(self) -> list[Any]:
         """What every stage depends on: cases, working grid, channels, precision, seed and training split."""
@@ -221,10 +222,12 @@ class Method(ABC):
 
     def trained(self, name: str, iterations: int | None = None) -> bool:
         """Whether stage `name` is finished, up to date, and at least `iterations` steps long (None: of any length)."""
+        return self._is_ready(name) and is_finished(self.folder(name), self.inputs_hash(name), iterations)
+
+    def _is_ready(self, name: str) -> bool:
+        """Whether all stages before `name` were trained, so that its `inputs_hash` is known."""
         before = self.stages[: self.stages.index(name)]
-        if not all((self.folder(stage) / "run.json").is_file() for stage in before):
-            return False
-        return is_finished(self.folder(name), self.inputs_hash(name), iterations)
+        return all((self.folder(stage) / "run.json").is_file() for stage in before)
 
     def outdated(self, name: str) -> bool:
         """Whether what was trained of stage `name`, finished or not, was made from other inputs than it has now."""
@@ -233,10 +236,8 @@ class Method(ABC):
         begun = self.training_folder(name) / PROGRESS
         if not begun.is_file():
             return False
-        before = self.stages[: self.stages.index(name)]
-        ready = all((self.folder(stage) / "run.json").is_file() for stage in before)
         known = read_fields(begun, "delete it", inputs_hash=str)["inputs_hash"]
-        return not ready or bool(known != self.inputs_hash(name))
+        return not self._is_ready(name) or bool(known != self.inputs_hash(name))
 
 
 def read_healthy(folder: Path) -> tuple[HealthyScan, ...]:

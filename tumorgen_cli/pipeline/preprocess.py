@@ -108,7 +108,7 @@ def learns_from_hosts(workspace: Workspace, method_name: str = "tumorgen") -> bo
     such training has begun or is finished.
     """
     method = find_method(method_name)(workspace.plan(), workspace)
-    learning = [each for each in method.stages if getattr(method.settings(each), "healthy_share", 0)]
+    learning = [each for each in method.stages if method.healthy_share(each)]
     begun = (method.training_folder(each) / name for each in learning for name in ("run.json", "last.pt"))
     return bool(learning) and not any(path.is_file() for path in begun)
 

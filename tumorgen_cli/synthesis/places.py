@@ -25,9 +25,8 @@ from tumorgen_cli.tumors.boxes import LEAST_SHARE, Places, box_at, draw_size_mm
 
 INSIDE_REGION, INSIDE_BODY = 0.95, 0.98  # least share of a mask in its region; without a region, in the body
 OUTSIDE_REGION, OUTSIDE_BODY = "outside the region", "outside the body"  # the reasons to reject a draw
-_TUMORS = (
-    8  # training tumors that are drawn for a box, until a host has a place that looks like the surroundings of one
-)
+#: training tumors that are drawn for a box, until a host has a place that looks like the surroundings of one
+_TUMORS = 8
 _DEEP = 0.95  # share of the box that should lie inside once a mask has not: the next places are drawn deeper
 
 

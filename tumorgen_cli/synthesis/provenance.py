@@ -8,9 +8,8 @@ from typing import Any
 
 from tumorgen_cli.geometry import Box
 
-PAIR_FORMAT = (
-    6  # to be raised when the same seed, plan and weights give another pair, or a field of a set's files changes
-)
+#: to be raised when the same seed, plan and weights give another pair, or a field of a set's files changes
+PAIR_FORMAT = 6
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def test_more_scans_than_windows_are_taken_at_even_distances(method):
         record = (folder / "case.json").read_text().replace('"Healthy_000"', f'"Healthy_{number:03d}"')
         (folder / "case.json").write_text(record)
     scans = healthy.Scans(sorted(method.workspace.unlabeled.iterdir()))
-    names = [healthy.draw_numbered_window(scans, method, 3, number).name for number in range(3)]
+    shapes = healthy.tumor_shapes(method)
+    names = [healthy.draw_numbered_window(scans, shapes, method.plan, 3, number).name for number in range(3)]
     assert names == ["Healthy_000", "Healthy_004", "Healthy_008"]
 
 

@@ -25,10 +25,10 @@ from tumorgen_cli.preprocessing.cases import Case, Component
 from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
 from tumorgen_cli.preprocessing.windows import OWN, cut_tumor_window
 from tumorgen_cli.system import console
-from tumorgen_cli.system.arrays import read_arrays, write_arrays
-from tumorgen_cli.system.errors import DataError, Fault, StateError
+from tumorgen_cli.system.arrays import prepare_cache, read_arrays, write_arrays
+from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.files import derive_seed
-from tumorgen_cli.system.json_records import hash_value, read_fields, write_json
+from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.tumors.boxes import latent_box, voxel_box
 from tumorgen_cli.tumors.removal import remove_tumors
 
@@ -152,11 +152,7 @@ class LatentCache:
 
     def build(self, encoder: Codec, plan: Plan, device: str, tick: Callable[[int, str], None]) -> Latents:
         """Load all windows; those that are missing or damaged, or of other weights or settings, are encoded."""
-        manifest = self.folder / "latents.json"
-        if not _is_made_from(manifest, self.made_from):
-            for old in self.folder.glob("*.npz"):
-                old.unlink()
-            write_json(manifest, {"made_from": self.made_from})
+        prepare_cache(self.folder, self.made_from)
         parts = []
         for done, candidate in enumerate(self.candidates):
             tick(done, candidate.name)
@@ -189,19 +185,15 @@ class LatentCache:
         with inference_context(plan.precision, device):  # one by one: a batch needs twice the memory
             encoded = [encoder.encode(torch.from_numpy(p)[None].to(device))[0].float().cpu().numpy() for p in pictures]
         return EncodedWindow(
-            encoded[0], encoded[-1], window.mask, window.others, _character(plan, candidate, window.image, window.mask)
+            encoded[0],
+            encoded[-1],
+            window.mask,
+            window.others,
+            describe_character(plan, candidate, window.image, window.mask),
         )
 
 
-def _is_made_from(manifest: Path, made_from: str) -> bool:
-    """Whether a cache was made from these weights and settings; not if its manifest is damaged."""
-    try:
-        return bool(read_fields(manifest, "").get("made_from") == made_from)
-    except StateError:  # there is none, or it is damaged
-        return False
-
-
-def _character(plan: Plan, candidate: Candidate, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def describe_character(plan: Plan, candidate: Candidate, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The character (3 C,) of the tumors of a mask in a scaled window (C, X, Y, Z)."""
     limits = np.array(candidate.case.record.limits, np.float32)
     intensities, zero = to_comparable_units(unscale(image, plan.channels, limits), plan.channels, limits)
@@ -320,6 +312,6 @@ def held_out_windows(method: Method, encoder: Codec, most: int, removed: bool = 
         ]
         with inference_context(plan.precision, method.device):
             latents = [encoder.encode(picture) for picture in pictures]
-        character = _character(plan, candidate, window.image, window.mask)
+        character = describe_character(plan, candidate, window.image, window.mask)
         found.append(HeldOut(candidate.name, pictures[0], latents[0], latents[-1], window.mask, character))
     return found

@@ -125,16 +125,21 @@ def healthy_windows(method: Method, count: int) -> Iterator[HealthyWindow]:
         DataError: Scans are cases of the data set, or no training tumor fits into a window.
     """
     scans = open_healthy(method.workspace, method.plan)
-    windows = (draw_numbered_window(scans, method, count, number) for number in range(count if len(scans) else 0))
+    if not len(scans) or not count:
+        return iter(())
+    shapes = tumor_shapes(method)
+    windows = (draw_numbered_window(scans, shapes, method.plan, count, number) for number in range(count))
     return (window for window in windows if window is not None)
 
 
-def draw_numbered_window(scans: Scans, method: Method, count: int, number: int) -> HealthyWindow | None:
+def draw_numbered_window(
+    scans: Scans, shapes: Sequence[Shape], plan: Plan, count: int, number: int
+) -> HealthyWindow | None:
     """Window `number` of the `count` windows of scans; None if its scan has no place for a tumor."""
     chosen = number % len(scans) if count >= len(scans) else round(number * (len(scans) - 1) / max(1, count - 1))
     name = scans.folders[chosen].name
-    seed = derive_seed(method.plan.seed, "healthy window", name, number // len(scans))
-    return draw_healthy_window(scans[chosen], tumor_shapes(method), method.plan, np.random.default_rng(seed))
+    seed = derive_seed(plan.seed, "healthy window", name, number // len(scans))
+    return draw_healthy_window(scans[chosen], shapes, plan, np.random.default_rng(seed))
 
 
 def healthy_latents(method: Method, encoder: Codec, encoder_hash: str, count: int) -> HealthyLatents | None:
@@ -153,7 +158,8 @@ def healthy_latents(method: Method, encoder: Codec, encoder_hash: str, count: in
     if not len(scans):
         return None
     content = [(record.case, record.hashes[0]) for record in unlabeled_records(method.workspace)]
-    settings = [plan.window, plan.channels, plan.precision, plan.seed, tumor_shapes(method)]
+    shapes = tumor_shapes(method)
+    settings = [plan.window, plan.channels, plan.precision, plan.seed, shapes]
     made_from = hash_value([FORMAT, encoder_hash, settings, count, content])
     processes = PartialState(cpu=method.device == "cpu")
     quiet = not processes.is_main_process
@@ -164,7 +170,7 @@ def healthy_latents(method: Method, encoder: Codec, encoder_hash: str, count: in
             path = folder / f"{number:06d}.npz"
             part = read_arrays(path)
             if part is None:
-                window = draw_numbered_window(scans, method, count, number)
+                window = draw_numbered_window(scans, shapes, plan, count, number)
                 if window is None:
                     continue
                 with inference_context(plan.precision, method.device):

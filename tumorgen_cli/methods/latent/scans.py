@@ -48,7 +48,7 @@ def training_scans(method: Method, stage: str, cases: Sequence[Case]) -> Trainin
         StateError: The scans without labels were preprocessed by another plan.
         DataError: Some of them are cases of the data set.
     """
-    share = float(method.settings(stage).healthy_share)
+    share = method.healthy_share(stage) or 0.0
     healthy = open_healthy(method.workspace, method.plan) if share else ()
     return TrainingScans(cases, healthy, share if len(healthy) else 0.0)
 

@@ -153,18 +153,19 @@ class Condition(nn.Module):
         filled = extents.any(1)
         return Known(self.characters.cpu().numpy()[filled], extents[filled], self.volumes_mm3.cpu().numpy()[filled])
 
-    def tell(self, wanted: Wanted | None, emphasis: float = 1.0) -> np.ndarray:
+    def tell(self, wanted: Wanted | None, emphasis: float = 1.0, known: Known | None = None) -> np.ndarray:
         """What the field is told (values,), float32.
 
         Args:
             wanted: The tumor; None if nothing is told about it.
             emphasis: Factor of the scores of its character.
+            known: What `known` returns; given where many are told, because reading it from a GPU takes time.
         """
         told = np.zeros(self.values, np.float32)
         if wanted is None or not self.values:
             return told
         if self.traits:
-            scores = emphasis * normal_scores(wanted.character[: self.traits], self.known().characters)
+            scores = emphasis * normal_scores(wanted.character[: self.traits], (known or self.known()).characters)
             told[: self.traits] = np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE)
         if self.volume:
             told[self.traits] = 4 * wanted.fill ** (1 / 3) - 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -71,8 +72,13 @@ class TrainingItems:
             "noise": rng.standard_normal((len(latent) + len(coded), *latent.shape[1:]), np.float32),
             "uniform": np.float32(rng.random()),
             "target": mask[None].astype(np.float32),
-            "told": self.condition.tell(told),
+            "told": self.condition.tell(told, known=self._known),
         }
+
+    @functools.cached_property
+    def _known(self) -> Known | None:
+        """What the condition knows, if it tells anything: read once, with the first item, when it has learned it."""
+        return self.condition.known() if self.condition.values else None
 
 
 def fill_of(mask: np.ndarray, box: Box, cell: int) -> float:

@@ -77,9 +77,9 @@ class TumorSampler:
         if not c.keep_cells:
             return Synthetic(image, mask, drawn)
         share = closeness(mask, request.spacing_mm, c.keep_cells * self.cell_mm)
-        if c.texture == "host":  # the host's detail finer than the working grid stays, too
-            return Synthetic(request.image + share * (image - request.image), mask, drawn, kept=np.ones_like(mask))
-        return Synthetic(request.image + share * (image - request.image), mask, drawn, kept=1 - share)
+        # with the host's own texture, its detail finer than the working grid stays, too
+        kept = np.ones_like(mask) if c.texture == "host" else 1 - share
+        return Synthetic(request.image + share * (image - request.image), mask, drawn, kept)
 
     @property
     def cell_mm(self) -> float:
