@@ -164,7 +164,7 @@ class Method(ABC):
         return hash_value([self.data_inputs(), learning_settings(self.settings(name)), *version, *healthy, *weights])
 
     def healthy_records(self, name: str) -> tuple[CaseRecord, ...]:
-        """The scans without labels that stage `name` learns from: the workspace's, if the stage has a share for them."""
+        """The scans without labels that stage `name` learns from: the workspace's, if it has a share for them."""
         return unlabeled_records(self.workspace) if self.healthy_share(name) else ()
 
     def healthy_share(self, name: str) -> float | None:
