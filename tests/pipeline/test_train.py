@@ -70,7 +70,7 @@ def stopped_at_2(monkeypatch):
 
 def test_a_restart_leaves_the_old_weights_until_it_is_finished(own, stopped_at_2, capsys):
     folder = own.run("tumorgen", "vae")
-    before = read_run(folder)
+    before, old = read_run(folder), (folder / "weights.safetensors").stat().st_ino
     with pytest.raises(KeyboardInterrupt):
         train_vae(own, restart=True)
     assert method_of(own).trained("flow"), "what was made from the old weights is still up to date"
@@ -80,7 +80,8 @@ def test_a_restart_leaves_the_old_weights_until_it_is_finished(own, stopped_at_2
     assert read_plain(restart_folder(folder) / "progress.json", "")["step"] in (1, 2)  # not written at every step
     (run,) = train_vae(own)
     assert "to keep the old weights, delete" in " ".join(capsys.readouterr().err.split())
-    assert read_run(folder) == run != before
+    assert read_run(folder) == run
+    assert (folder / "weights.safetensors").stat().st_ino != old, "the file of the new training"
     assert run.weights_hash == before.weights_hash, "the same seed"
     assert method_of(own).training_folder("vae") == folder
     assert not restart_folder(folder).exists()
