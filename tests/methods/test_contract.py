@@ -112,7 +112,7 @@ def test_a_new_instance_after_load_gives_the_same(method, trained):
 
 PREVIEWS = [
     ("tumorgen", "_preview"),
-    ("blended", "_preview"),
+    ("unconditional", "_preview"),
     ("difftumor", "_preview"),
     ("freetumor", "_segmentor_preview"),
     ("freetumor", "_gan_preview"),

@@ -107,7 +107,7 @@ def test_a_set_is_outdated_by_the_plan_of_its_own_method_only(place, phantoms):
     pretend_all_trained(place)
     pretend_set(place, "copies", "copypaste")
     pretend_set(place, "drawn")
-    pretend_set(place, "blends", "blended", scored=False)
+    pretend_set(place, "blends", "unconditional", scored=False)
     for settings, outdated in [
         (("methods.difftumor.sampling.steps=7",), set()),
         (("methods.tumorgen.sampling.steps=9",), {"drawn", "blends"}),

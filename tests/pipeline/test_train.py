@@ -186,7 +186,7 @@ def test_train_warns_of_a_short_training(own, capsys):
 
 
 def test_what_will_be_outdated_is_told_before_training(own, monkeypatch, capsys):
-    write_json(own.run("blended", "unconditional") / "run.json", {})  # a damaged record of another method
+    write_json(own.run("unconditional", "unconditional") / "run.json", {})  # a damaged record of another method
 
     def train(*_):
         said.append(" ".join(capsys.readouterr().err.split()))

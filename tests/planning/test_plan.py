@@ -177,7 +177,7 @@ def test_unknown_fields_with_the_nearest_name(make):
         "methods.tumorgen.flow.learning_rate=0",
         "methods.tumorgen.sampling.halo=0",
         "methods.difftumor.sampling.halo=-1",
-        "methods.blended.sampling.halo=0",
+        "methods.unconditional.sampling.halo=0",
         "methods.freetumor.filter.threshold=1.5",
         "methods.syntumor.texture_mm=[5,1]",
         "methods.tumorgen.vae.patch=[40,32,32]",

@@ -10,7 +10,7 @@ from tumorgen_cli.system.json_records import unknown_name_fault
 if TYPE_CHECKING:
     from tumorgen_cli.methods.base import Method
 
-METHODS = ("tumorgen", "difftumor", "freetumor", "blended", "syntumor", "copypaste")
+METHODS = ("tumorgen", "difftumor", "freetumor", "syntumor", "copypaste", "unconditional")
 
 
 def find_method(name: str) -> type[Method]:
@@ -32,10 +32,6 @@ def find_method(name: str) -> type[Method]:
             from tumorgen_cli.methods.freetumor.method import FreeTumor
 
             return FreeTumor
-        case "blended":
-            from tumorgen_cli.methods.blended import Blended
-
-            return Blended
         case "syntumor":
             from tumorgen_cli.methods.syntumor import SynTumor
 
@@ -44,6 +40,10 @@ def find_method(name: str) -> type[Method]:
             from tumorgen_cli.methods.copypaste import CopyPaste
 
             return CopyPaste
+        case "unconditional":
+            from tumorgen_cli.methods.unconditional import Unconditional
+
+            return Unconditional
     raise PlanError("No such method", [unknown_name_fault("--method", name, METHODS)])
 
 

@@ -1,4 +1,4 @@
-"""Blended latent diffusion: the known region."""
+"""TumorGen without its condition: the known region."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from support.requests import opened
 
 def test_blending_puts_the_known_region_back(trained):
     """Outside the box the result is the scan's own, and at every step what its own path has there."""
-    method, hashes = opened("blended", trained)
+    method, hashes = opened("unconditional", trained)
     assert set(hashes) == {"vae", "unconditional"}
     assert hashes["vae"] == opened("tumorgen", trained)[1]["vae"]  # one VAE for both
     latent = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,8 @@
-"""Blended latent diffusion: an unconditional flow of latents and mask; the known region is put back at every step.
+"""TumorGen without its condition: an unconditional flow of latents and mask; the known is put back at every step.
 
 Stages: `vae` (TumorGen's own, shared), `unconditional`. The flow gets no condition; only the blending shows it what
-lies around the box. The comparison with TumorGen therefore measures what TumorGen's condition is worth.
+lies around the box. It is an ablation and no system of a paper: the comparison with TumorGen measures what TumorGen's
+condition is worth.
 """
 
 # ruff: noqa: ARG003  (the contract gives every method the same arguments; some are not needed here)
@@ -54,7 +55,7 @@ _OWNER = "tumorgen"  # the method whose VAE is used
 
 
 @dataclass(frozen=True)
-class UnconditionalConfig:
+class UnconditionalFlowConfig:
     """The unconditional flow and its training.
 
     Attributes:
@@ -77,7 +78,7 @@ class UnconditionalConfig:
 
 
 @dataclass(frozen=True)
-class BlendedSampling:
+class UnconditionalSampling:
     """The synthesis.
 
     Attributes:
@@ -94,39 +95,38 @@ class BlendedSampling:
 
 
 @dataclass(frozen=True)
-class BlendedConfig:
+class UnconditionalConfig:
     """The method's section of the plan."""
 
-    unconditional: UnconditionalConfig
-    sampling: BlendedSampling
+    unconditional: UnconditionalFlowConfig
+    sampling: UnconditionalSampling
 
 
-class Blended(Method):
-    """Blended latent diffusion behind the contract; see the module and `SOURCE`."""
+class Unconditional(Method):
+    """The ablation behind the contract; see the module and `SOURCE`."""
 
-    name = "blended"
-    section = BlendedConfig
+    name = "unconditional"
+    section = UnconditionalConfig
     uses_sections_of = (_OWNER,)
     stages = ("vae", "unconditional")
     initial_stages = ("vae",)
     solvers = rectified_flow.SOLVERS
     SOURCE = (
-        "Avrahami et al., Blended Latent Diffusion, SIGGRAPH 2023, one of the methods in TumorGen's Table 1. "
-        "Deviations: A rectified flow replaces DDPM. The known region is put back from one fixed path of noise "
-        "instead of new noise at each step. There is no text. Latents and mask are drawn together, so that each "
-        "picture has a mask; outside the box the mask is known to be empty. The decoder is not adapted to each "
-        "picture. Noise like the host's is added, as in TumorGen."
+        "An ablation of TumorGen (Liu, Chen et al. 2025, eq. 3): its flow without z^m, character and volume. "
+        "Deviations: In place of a condition, the known region is put back at every step, as in Avrahami et al., "
+        "Blended Latent Diffusion, SIGGRAPH 2023, but from one fixed path of noise. Outside the box the mask is known "
+        "to be empty. The mask has one channel and no refiner. Noise like the host's is drawn anew."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
-        self.config = plan.section(self.name, BlendedConfig)
+        self.config = plan.section(self.name, UnconditionalConfig)
         self.vae_config = from_plain(VaeConfig, plan.methods[_OWNER]["vae"], f"plan.json methods.{_OWNER}.vae", REPLAN)
         self.cell = self.vae_config.downsampling
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
-        """Take every field of `BlendedConfig` into `d`."""
+        """Take every field of `UnconditionalConfig` into `d`."""
         large = budget.large
         tumors = max(1, len(fingerprint.tumors))
         same = "as TumorGen's flow"
@@ -139,7 +139,7 @@ class Blended(Method):
         f.take("ema", 0.995, same)
         f.take("copies", rules.encoded_copies(tumors), same, tumors=tumors)
         s = d.within("sampling")
-        s.take("steps", 50, "blending needs more steps than a condition: 50, as the paper's diffusion")
+        s.take("steps", 50, "blending needs more steps than a condition: 50, as blended latent diffusion")
         s.take("solver", "euler", same)
         s.take("halo", 8, same)
         s.take("texture", True, same)
