@@ -45,12 +45,12 @@ from tumorgen_cli.methods.difftumor.method import DiffTumor
 from tumorgen_cli.methods.latent.autoencoder import load_cases
 from tumorgen_cli.methods.latent.cache import describe_character, find_candidates
 from tumorgen_cli.methods.latent.canvas import open_canvas
+from tumorgen_cli.methods.latent.condition import Wanted
+from tumorgen_cli.methods.latent.items import fill_of
 from tumorgen_cli.methods.latent.quality import inference_context, reconstruct, tumor_errors, whole_image
+from tumorgen_cli.methods.latent.sampler import FlowSettings
 from tumorgen_cli.methods.registry import find_method
-from tumorgen_cli.methods.tumorgen.condition import Wanted
-from tumorgen_cli.methods.tumorgen.items import fill_of
 from tumorgen_cli.methods.tumorgen.method import TumorGen
-from tumorgen_cli.methods.tumorgen.sampling import FlowSettings
 from tumorgen_cli.metrics.overlap import dice
 from tumorgen_cli.metrics.traits import FIELDS
 from tumorgen_cli.models.diffusion_unet import PlaneUNet

@@ -15,8 +15,8 @@ from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.latent import quality
 from tumorgen_cli.methods.latent.canvas import open_canvas
+from tumorgen_cli.methods.latent.condition import Known
 from tumorgen_cli.methods.registry import METHODS, find_method
-from tumorgen_cli.methods.tumorgen.condition import Known
 from tumorgen_cli.pipeline.status import workspace_status
 from tumorgen_cli.pipeline.train import train_stages
 from tumorgen_cli.planning.workspace import Workspace

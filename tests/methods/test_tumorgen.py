@@ -17,12 +17,12 @@ from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.geometry import Box, tight_box
 from tumorgen_cli.methods.base import INITIAL, Sampling
 from tumorgen_cli.methods.latent.canvas import open_canvas
+from tumorgen_cli.methods.latent.condition import Known
 from tumorgen_cli.methods.latent.joint import upsample_mask
+from tumorgen_cli.methods.latent.sampler import FlowSettings
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen import method as method_module
-from tumorgen_cli.methods.tumorgen.condition import Known
 from tumorgen_cli.methods.tumorgen.method import TumorGen
-from tumorgen_cli.methods.tumorgen.sampling import FlowSettings
 from tumorgen_cli.pipeline import train
 from tumorgen_cli.pipeline.train import train_stage, train_stages
 from tumorgen_cli.planning.workspace import Workspace
@@ -202,7 +202,7 @@ def test_what_the_decoder_loses_of_the_host_stays(trained, monkeypatch):
     canvas = open_canvas(method.vae, request, method.plan, 100, "cpu")
     smooth, ball = scale(flat, method.plan.channels, request.limits), np.zeros(flat.shape[1:], np.float32)
     ball[14:18, 14:18, 14:18] = 1
-    monkeypatch.setattr("tumorgen_cli.methods.tumorgen.sampling.smooth_host", lambda *arguments: smooth)
+    monkeypatch.setattr("tumorgen_cli.methods.latent.canvas.smooth_host", lambda *arguments: smooth)
     same, _ = method.sampler.paint(canvas, smooth, ball, 0)
     np.testing.assert_allclose(same, request.image, atol=1e-4 * high)
     picture = smooth + 0.2 * ball

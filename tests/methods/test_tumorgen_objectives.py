@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tumorgen_cli.methods.latent.items import known_tumors
+from tumorgen_cli.methods.latent.sampler import flow_start
 from tumorgen_cli.methods.registry import find_method
-from tumorgen_cli.methods.tumorgen.items import known_tumors
-from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective, flow_start, velocity_weight
+from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective, velocity_weight
 from tumorgen_cli.models.flow_unet import FlowUNet
 
 

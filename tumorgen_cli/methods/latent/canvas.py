@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.tumors.boxes import box_mask, latent_box
 from tumorgen_cli.tumors.masks import smooth_noise
 from tumorgen_cli.tumors.noise import draw_scan_noise
+
+#: what a box gets of the noise that an autoencoder smooths away: the `host`'s own, noise `drawn` like it, or `none`
+Texture = Literal["host", "drawn", "none"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,31 @@ def open_canvas(codec: Codec, request: Request, plan: Plan, halo: int, device: s
     place, box = latent_box(request.place, factor), latent_box(request.box, factor)
     mask = torch.from_numpy(box_mask(place, shape))[None, None].to(device)
     return Canvas(request, scaled, latent, factor, place, mask, box.grown(halo, shape))
+
+
+def paint(
+    canvas: Canvas, codec: Codec, plan: Plan, picture: np.ndarray, share: np.ndarray, texture: Texture, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put a decoded region into the window, with the noise that the decoder loses.
+
+    Args:
+        canvas: The encoded window.
+        codec: The autoencoder that decoded it.
+        plan: The plan.
+        picture: The decoded region (C, X, Y, Z) in [-1, 1].
+        share: Its mask (X, Y, Z) in [0, 1].
+        texture: What the box gets of that noise.
+        seed: Seed of the request.
+
+    Returns:
+        As `put_back`.
+    """
+    if texture == "none":
+        return put_back(canvas, picture, share, plan)
+    smooth = smooth_host(canvas, codec.decode, plan, canvas.latent.device.type)
+    if texture == "drawn":
+        return put_back(canvas, picture + noise_like_host(canvas, picture, smooth, seed), share, plan)
+    return add_change(canvas, picture, smooth, share, plan)
 
 
 def smooth_host(canvas: Canvas, decode: Callable[[Tensor], Tensor], plan: Plan, device: str) -> np.ndarray:

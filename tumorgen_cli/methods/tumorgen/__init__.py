@@ -1,7 +1,7 @@
 """TumorGen behind the contract: box offsets (BA-PMG), vector field (SC-VFE) and mask refiner (VMR).
 
-`config` holds settings and plan rules, `condition` what the field gets beside the noisy latents, `objectives` the
-losses, `sampling` the synthesis, `method` the contract.
+`config` holds the rules of the plan, `objectives` the losses, `method` the contract. Settings, condition, items and
+synthesis are in `methods.latent`, where other methods use them, too.
 """
 
 import lazy_loader

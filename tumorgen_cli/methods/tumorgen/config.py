@@ -1,180 +1,20 @@
-"""TumorGen's section of the plan: settings of the stages and of the sampling, and the rules that choose them."""
+"""The rules that choose TumorGen's section of the plan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from tumorgen_cli.methods.latent.autoencoder import VaeConfig, levels_for
-from tumorgen_cli.methods.latent.joint import MaskCoding
-from tumorgen_cli.models.flow_unet import Prediction
-from tumorgen_cli.models.rectified_flow import Solver
+from tumorgen_cli.methods.latent.autoencoder import levels_for
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Decisions, WindowPlan
-from tumorgen_cli.planning.ranges import (
-    Batch,
-    Blocks,
-    Cells,
-    Copies,
-    Factor,
-    Iterations,
-    LatentCells,
-    LatentWidths,
-    LearningRate,
-    OddSide,
-    RefinerWidth,
-    Share,
-    ShareBelowOne,
-    Steps,
-    Weight,
-)
 from tumorgen_cli.system.devices import DeviceBudget
 
-Texture = Literal["host", "drawn", "none"]
 _FREE = "the paper gives none; not tuned"
 
 
-@dataclass(frozen=True)
-class FlowConfig:
-    """The vector field (SC-VFE) and its training.
-
-    Attributes:
-        widths: channels of the levels.
-        res_blocks: residual blocks per level.
-        batch: windows per step.
-        iterations: training steps.
-        learning_rate: learning rate after the warm-up.
-        ema: decay of the moving average of the weights.
-        copies: augmented windows that are encoded per tumor.
-        time_schedule: distribution of the training times.
-        bapmg: whether boxes have random offsets (BA-PMG); otherwise they are tight.
-        coarse_weight: λ1; 0 removes the coarse constraint.
-        fine_weight: λ2; 0 removes the fine constraint.
-        fine_over: where the fine constraint is averaged: over the `mask` alone, or over the whole `window`.
-        ssim_window: side in latent voxels of the SSIM window of the fine constraint.
-        box_weight: weight in L_rfm of a cell inside the box, relative to one outside.
-        mask_weight: weight in L_rfm of a mask's channels, all together, relative to one latent channel.
-        mask_coding: how a mask becomes channels on the latent grid (`latent.joint.MaskCoding`).
-        context: what the field sees around the box. `scan`: the latents of the training scan, and the box holds all
-            tumors of the window. `healthy`: the latents of the scan without the tumor in the box, as in a synthesis;
-            the box holds one tumor, and others stay around it.
-        start: where the flow starts: from `noise`, or from the `healthy` latents with noise added.
-        predicts: what the network predicts: the `velocity`, or the `data`, from which the velocity follows.
-        box_channel: whether the box is an additional input channel.
-        character: whether the tumor's character is given to the field, as additional input channels that are constant
-            inside the box. The character is the vector of the tumor's traits (`metrics.traits.describe_traits`):
-            contrast, heterogeneity and core ratio in each channel.
-        volume: whether the tumor's share of the box is given to the field, in the same way.
-        dropout: share of the training items in which the field is not told character and volume.
-        healthy_share: share of the training items without a tumor, for which the field is told a volume of 0: windows
-            of healthy scans or, without such scans, those from which tumors are removed.
-    """
-
-    widths: LatentWidths
-    res_blocks: Blocks
-    batch: Batch
-    iterations: Iterations
-    learning_rate: LearningRate
-    ema: ShareBelowOne
-    copies: Copies
-    time_schedule: Literal["uniform", "logit-normal"]
-    bapmg: bool
-    coarse_weight: Weight
-    fine_weight: Weight
-    fine_over: Literal["mask", "window"]
-    ssim_window: OddSide
-    box_weight: Weight
-    mask_weight: Weight
-    mask_coding: MaskCoding
-    context: Literal["scan", "healthy"]
-    start: Literal["noise", "healthy"]
-    predicts: Prediction
-    box_channel: bool
-    character: bool
-    volume: bool
-    dropout: ShareBelowOne
-    healthy_share: ShareBelowOne
-
-
-@dataclass(frozen=True)
-class RefinerConfig:
-    """The mask refiner (VMR) and its training.
-
-    Attributes:
-        enabled: whether masks are refined; otherwise the coarse mask is upsampled.
-        guided: whether the refiner uses the VAE's features.
-        joint: whether it trains together with the flow, as in the paper, or after it.
-        width: channels on the finest level.
-        batch: windows per step.
-        iterations: training steps.
-        learning_rate: learning rate after the warm-up.
-        ema: decay of the moving average of the weights.
-        weight: λ3, the weight in the joint objective.
-        least_time: one-step estimates are made from times t ~ U(least_time, 1).
-        steps: steps of the flow from there to the estimate; 1: the paper's one-step estimate, which is blurred.
-        clean: share of the items that show the encoder's own latents and mask.
-        balanced: whether the squared error is relative to the tumor's share of the voxels, with a soft Dice term;
-            otherwise it is the mean over all voxels.
-    """
-
-    enabled: bool
-    guided: bool
-    joint: bool
-    width: RefinerWidth
-    batch: Batch
-    iterations: Iterations
-    learning_rate: LearningRate
-    ema: ShareBelowOne
-    weight: Weight
-    least_time: ShareBelowOne
-    steps: Steps
-    clean: Share
-    balanced: bool
-
-
-@dataclass(frozen=True)
-class TumorGenSampling:
-    """The synthesis.
-
-    Attributes:
-        steps: steps of the solver.
-        solver: `euler` or `heun`.
-        halo: latent voxels that are decoded around the box.
-        guidance: factor of what character and volume change in the velocity; 1: no guidance, one network call a step.
-            It needs a field that learned with `flow.dropout` above 0; for others it is ignored.
-        emphasis: factor of the character input, relative to the wanted character.
-        texture: what the box gets of the noise that a VAE smooths away. `host`: all that the decoder loses of the
-            host stays, stronger where the painted tissue is noisier; `drawn`: noise like the host's is drawn; `none`.
-        roughness: how irregular the edge of the refined mask becomes (`roughen_mask`); 0: not at all.
-        roughness_cells: the scale of that irregularity, in latent cells.
-        keep_cells: the box is painted up to this distance from its tumor, in latent cells; 0: the whole box.
-    """
-
-    steps: Steps
-    solver: Solver
-    halo: LatentCells
-    guidance: Factor
-    emphasis: Factor
-    texture: Texture
-    roughness: Factor
-    roughness_cells: Cells
-    keep_cells: Factor
-
-
-@dataclass(frozen=True)
-class TumorGenConfig:
-    """TumorGen's section of the plan."""
-
-    vae: VaeConfig
-    flow: FlowConfig
-    refiner: RefinerConfig
-    sampling: TumorGenSampling
-
-
 def plan_tumorgen(d: Decisions, tumors: Sequence[TumorFacts], window: WindowPlan, budget: DeviceBudget) -> None:
-    """Take every field of a `TumorGenConfig` into `d`; `tumors` are the training tumors."""
+    """Take every field of a `TumorFlowConfig` into `d`; `tumors` are the training tumors."""
     _plan_vae(d.within("vae"), rules.tumor_sizes(tumors), window, budget)
     _plan_flow(d.within("flow"), len(tumors), budget)
     _plan_refiner(d.within("refiner"), budget)
@@ -292,8 +132,3 @@ def _plan_sampling(d: Decisions) -> None:
         "beyond the tumor's surroundings the host stays; as far as one latent cell blurs; 0: the paper's, the whole box"
     )
     d.take("keep_cells", 1.0, reason)
-
-
-def box_alpha(config: TumorGenConfig, window: WindowPlan) -> float:
-    """α of the box offsets (BA-PMG); 0 if boxes are tight."""
-    return window.alpha if config.flow.bapmg else 0.0

@@ -21,14 +21,15 @@ from tumorgen_cli.geometry import Box, as_triple
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic, learning_settings
 from tumorgen_cli.methods.latent.autoencoder import vae_stage
 from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut, held_out_windows, training_latents
+from tumorgen_cli.methods.latent.condition import Condition, Wanted
 from tumorgen_cli.methods.latent.healthy import healthy_latents
+from tumorgen_cli.methods.latent.items import TrainingItems, fill_of, known_tumors
 from tumorgen_cli.methods.latent.joint import code_mask, mask_channels, to_flow
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
-from tumorgen_cli.methods.tumorgen.condition import Condition, Wanted
-from tumorgen_cli.methods.tumorgen.config import TumorGenConfig, box_alpha, plan_tumorgen
-from tumorgen_cli.methods.tumorgen.items import TrainingItems, fill_of, known_tumors
-from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective, flow_start
-from tumorgen_cli.methods.tumorgen.sampling import FlowSettings, Networks, TumorSampler
+from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, TumorSampler, flow_start, guided_velocity
+from tumorgen_cli.methods.latent.settings import TumorFlowConfig, box_alpha
+from tumorgen_cli.methods.tumorgen.config import plan_tumorgen
+from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective
 from tumorgen_cli.metrics.traits import KINDS
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
@@ -51,7 +52,7 @@ class TumorGen(Method):
     """TumorGen behind the contract; see the module and `SOURCE`."""
 
     name = "tumorgen"
-    section = TumorGenConfig
+    section = TumorFlowConfig
     stages = ("vae", "flow", "refiner")
     initial_stages = stages
     solvers = rectified_flow.SOLVERS
@@ -68,14 +69,14 @@ class TumorGen(Method):
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
-        self.config = plan.section(self.name, TumorGenConfig)
+        self.config = plan.section(self.name, TumorFlowConfig)
         self.cell = self.config.vae.downsampling
         self.keeps_background = self.config.sampling.keep_cells > 0
         self.kinds = tuple(KINDS) if self.config.flow.character else ()
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
-        """Take every field of `TumorGenConfig` into `d`."""
+        """Take every field of `TumorFlowConfig` into `d`."""
         plan_tumorgen(d, fingerprint.tumors, window, budget)
 
     # -- networks ----------------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ class TumorGen(Method):
     @cached_property
     def sampler(self) -> TumorSampler:
         """The synthesis with these networks."""
-        networks = Networks(self.vae, self.net, self.condition, self.refiner.to(self.device))
+        networks = Networks(self.vae, self._draw, self.condition, self.refiner.to(self.device))
         return TumorSampler(self.config, self.plan, self.device, networks)
 
     def _field(self) -> dict[str, nn.Module]:
@@ -276,6 +277,14 @@ class TumorGen(Method):
         if refiner.enabled and not refiner.joint:
             hashes["refiner"] = self.load_frozen({"refiner": self.refiner}, "refiner")
         return hashes
+
+    def _draw(self, latent: Tensor, inputs: Tensor, guidance: float, settings: FlowSettings) -> Tensor:
+        """Latents and mask together, see `latent.sampler.Draw`."""
+        shape = (1, self.net.out_channels, *latent.shape[2:])
+        noise = torch.from_numpy(np.random.default_rng(settings.seed).standard_normal(shape, np.float32))
+        start = flow_start(noise.to(self.device), latent, self.config.flow)
+        velocity = guided_velocity(self.net, inputs, guidance)
+        return rectified_flow.sample(velocity, start, settings.steps, settings.solver)
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         """Paint a tumor; see `TumorSampler.synthesize`."""

@@ -13,9 +13,10 @@ import torch
 from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 
+from tumorgen_cli.methods.latent.condition import Condition
 from tumorgen_cli.methods.latent.joint import cell_share, from_flow, to_flow, without_tumor
-from tumorgen_cli.methods.tumorgen.condition import Condition
-from tumorgen_cli.methods.tumorgen.config import FlowConfig, TumorGenConfig
+from tumorgen_cli.methods.latent.sampler import flow_start
+from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
 from tumorgen_cli.models.mask_refiner import MaskRefiner
@@ -72,14 +73,6 @@ class FlowObjective(nn.Module):
         return loss, {name: value.detach() for name, value in terms.items()}
 
 
-def flow_start(noise: Tensor, context: Tensor, config: FlowConfig) -> Tensor:
-    """x_0 of the flow: noise (B, L + K, x, y, z), and with `start` = `healthy` the context's latents added to it."""
-    if config.start == "noise":
-        return noise
-    latents = context.shape[1]
-    return torch.cat([noise[:, :latents] + context, noise[:, latents:]], 1)
-
-
 def velocity_weight(box: Tensor, latents: int, masks: int, config: FlowConfig) -> Tensor | None:
     """Weights (B, L + K, x, y, z) of L_rfm for a box (B, 1, x, y, z); None if all are equal, as in the paper.
 
@@ -103,7 +96,7 @@ class RefinerObjective(nn.Module):
     """
 
     def __init__(
-        self, refiner: MaskRefiner, vae: KlVae, field: tuple[FlowUNet, Condition] | None, config: TumorGenConfig
+        self, refiner: MaskRefiner, vae: KlVae, field: tuple[FlowUNet, Condition] | None, config: TumorFlowConfig
     ) -> None:
         super().__init__()
         self.refiner, self.config, self.flow = refiner, config.refiner, config.flow

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tumorgen_cli.geometry import Triple
-from tumorgen_cli.methods.tumorgen.config import FlowConfig
+from tumorgen_cli.methods.latent.settings import FlowConfig
 from tumorgen_cli.metrics.traits import FIELDS, KINDS, hard_limit, is_hard
 
 _LARGEST_SCORE = 4.0  # bounds what is told; training tumors reach 2 or 3

@@ -1,8 +1,12 @@
-"""TumorGen's synthesis: draws latents and mask in a box, decodes them, paints the tumor and its surroundings."""
+"""From a box to a painted tumor: latents and mask are drawn in the box, decoded, and painted with their surroundings.
+
+How they are drawn is the method's own (`Networks.draw`).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,21 +16,11 @@ from torch import Tensor
 
 from tumorgen_cli.geometry import Box, as_triple
 from tumorgen_cli.methods.base import Request, Sampling, Synthetic
-from tumorgen_cli.methods.latent.canvas import (
-    Canvas,
-    add_change,
-    closeness,
-    noise_like_host,
-    open_canvas,
-    put_back,
-    roughen_mask,
-    smooth_host,
-)
+from tumorgen_cli.methods.latent.canvas import Canvas, closeness, open_canvas, paint, roughen_mask
+from tumorgen_cli.methods.latent.condition import Condition, Wanted
 from tumorgen_cli.methods.latent.joint import upsample_mask, without_tumor
 from tumorgen_cli.methods.latent.quality import inference_context
-from tumorgen_cli.methods.tumorgen.condition import Condition, Wanted
-from tumorgen_cli.methods.tumorgen.config import TumorGenConfig, box_alpha
-from tumorgen_cli.methods.tumorgen.objectives import flow_start
+from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig, box_alpha
 from tumorgen_cli.metrics.traits import FIELDS
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
@@ -37,28 +31,58 @@ from tumorgen_cli.tumors.masks import largest_part
 
 
 @dataclass(frozen=True)
-class Networks:
-    """TumorGen's trained networks."""
-
-    vae: KlVae
-    net: FlowUNet
-    condition: Condition
-    refiner: MaskRefiner
-
-
-@dataclass(frozen=True)
 class FlowSettings:
-    """Settings of one draw of the flow: the seed of its noise, the number of steps, the solver."""
+    """Settings of one draw of a flow: the seed of its noise, the number of steps, the solver."""
 
     seed: int
     steps: int
     solver: rectified_flow.Solver
 
 
+#: (the host's latents (1, L, x, y, z), what a field sees beside x_t and the guidance as in `guided_velocity`, settings)
+#: -> the joint variable (1, L + K, x, y, z); what it has outside the box is not used
+Draw = Callable[[Tensor, Tensor, float, FlowSettings], Tensor]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The trained networks of a method; its flows are in `draw`."""
+
+    vae: KlVae
+    draw: Draw
+    condition: Condition
+    refiner: MaskRefiner
+
+
+def flow_start(noise: Tensor, context: Tensor, config: FlowConfig) -> Tensor:
+    """x_0 of the flow: noise (B, L + K, x, y, z), and with `start` = `healthy` the context's latents added to it."""
+    if config.start == "noise":
+        return noise
+    latents = context.shape[1]
+    return torch.cat([noise[:, :latents] + context, noise[:, latents:]], 1)
+
+
+def guided_velocity(net: FlowUNet, inputs: Tensor, guidance: float) -> rectified_flow.Velocity:
+    """The velocity of one x_t (1, ...), given what the field sees beside it.
+
+    Args:
+        net: The field.
+        inputs: (1, D, x, y, z), or (2, D, x, y, z): the second without what is told; then the velocity is guided.
+        guidance: Factor of what is told; 1: as without guidance.
+    """
+    rows = len(inputs)
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        found = net(torch.cat([x.expand(rows, -1, -1, -1, -1), inputs], 1), t.expand(rows)).float()
+        return found if rows == 1 else torch.lerp(found[1:], found[:1], guidance)
+
+    return velocity
+
+
 class TumorSampler:
     """Draws tumors with the trained networks."""
 
-    def __init__(self, config: TumorGenConfig, plan: Plan, device: str, networks: Networks) -> None:
+    def __init__(self, config: TumorFlowConfig, plan: Plan, device: str, networks: Networks) -> None:
         self.config, self.plan, self.device, self.networks = config, plan, device, networks
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
@@ -107,24 +131,14 @@ class TumorSampler:
         Returns:
             (1, L + K, x, y, z), the mask's channels last, in the flow's range.
         """
-        condition, net, c = self.networks.condition, self.networks.net, self.config.sampling
-        masks = net.out_channels - latent.shape[1]
-        rng = np.random.default_rng(settings.seed)
-        noise = torch.from_numpy(rng.standard_normal((1, net.out_channels, *latent.shape[2:]), np.float32))
-        start = flow_start(noise.to(self.device), latent, self.config.flow)
+        condition, c = self.networks.condition, self.config.sampling
         told = [condition.tell(wanted, c.emphasis)]
-        guided = c.guidance != 1 and condition.flag
-        if guided:
+        if c.guidance != 1 and condition.flag:
             told.append(condition.tell(None))
         inputs = torch.cat([condition(latent, box, torch.from_numpy(t)[None].to(self.device)) for t in told])
-
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
-            found = net(torch.cat([x.expand(len(told), -1, -1, -1, -1), inputs], 1), t.expand(len(told))).float()
-            return torch.lerp(found[1:], found[:1], c.guidance) if guided else found
-
         with inference_context(self.plan.precision, self.device):
-            drawn = rectified_flow.sample(velocity, start, settings.steps, settings.solver)
-        return box * drawn + (1 - box) * without_tumor(latent, masks)
+            drawn = self.networks.draw(latent, inputs, c.guidance, settings)
+        return box * drawn + (1 - box) * without_tumor(latent, drawn.shape[1] - latent.shape[1])
 
     def decode(self, joint: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The scaled image (C, X, Y, Z) and the mask (X, Y, Z) in [0, 1] of a joint variable (1, L + K, x, y, z)."""
@@ -154,13 +168,7 @@ class TumorSampler:
         c = self.config.sampling
         if c.roughness and self.config.refiner.enabled:  # a coarse mask is not a probability
             refined = roughen_mask(canvas, refined, c.roughness, c.roughness_cells * self.cell_mm, seed)
-        if c.texture == "none":
-            return put_back(canvas, picture, refined, self.plan)
-        smooth = smooth_host(canvas, self.networks.vae.decode, self.plan, self.device)
-        if c.texture == "drawn":
-            picture = picture + noise_like_host(canvas, picture, smooth, seed)
-            return put_back(canvas, picture, refined, self.plan)
-        return add_change(canvas, picture, smooth, refined, self.plan)
+        return paint(canvas, self.networks.vae, self.plan, picture, refined, c.texture, seed)
 
     def _record(self, wanted: Wanted | None) -> dict[str, Any]:
         """What the field was told, for the provenance record: traits by channel, None for NaN; the share of the box."""

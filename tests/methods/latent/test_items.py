@@ -7,10 +7,10 @@ import pytest
 
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.latent.cache import Latents
+from tumorgen_cli.methods.latent.condition import Condition, Wanted
 from tumorgen_cli.methods.latent.healthy import HealthyLatents
+from tumorgen_cli.methods.latent.items import TrainingItems, fill_of, known_tumors
 from tumorgen_cli.methods.registry import find_method
-from tumorgen_cli.methods.tumorgen.condition import Condition, Wanted
-from tumorgen_cli.methods.tumorgen.items import TrainingItems, fill_of, known_tumors
 
 TUMOR = Box((8, 8, 8), (16, 12, 16))
 

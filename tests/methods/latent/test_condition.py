@@ -7,9 +7,9 @@ import pytest
 import torch
 from support.workspaces import sampling_with
 
+from tumorgen_cli.methods.latent.condition import Condition, Known, Wanted, draw_tumor, normal_scores
+from tumorgen_cli.methods.latent.sampler import FlowSettings
 from tumorgen_cli.methods.registry import find_method
-from tumorgen_cli.methods.tumorgen.condition import Condition, Known, Wanted, draw_tumor, normal_scores
-from tumorgen_cli.methods.tumorgen.sampling import FlowSettings
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import numpy as np
 
 from tumorgen_cli.geometry import Box, as_triple, tight_box
 from tumorgen_cli.methods.latent.cache import Latents
+from tumorgen_cli.methods.latent.condition import Condition, Known, Wanted
 from tumorgen_cli.methods.latent.healthy import HealthyLatents
 from tumorgen_cli.methods.latent.joint import code_mask
-from tumorgen_cli.methods.tumorgen.condition import Condition, Known, Wanted
-from tumorgen_cli.methods.tumorgen.config import FlowConfig
+from tumorgen_cli.methods.latent.settings import FlowConfig
 from tumorgen_cli.tumors.boxes import box_mask, draw_box, latent_mask
 
 
