@@ -133,11 +133,23 @@ def test_only_the_part_around_the_window_is_resampled(plan):
     """And the result is that of the whole scan."""
     scan = make_scan(Grid((120, 110, 60), (2.5, 3.0, 5.0)))
     window, request = cut(scan, BOX, plan)
-    part, grid = window_module._cut_part(scan, window)
-    assert part.size < 0.5 * scan.image.size
-    assert grid.shape == part.shape[1:]
+    box, grid = window_module._box_of_window(scan, window)
+    assert np.prod(box.shape) < 0.5 * scan.image[0].size
+    assert grid.shape == box.shape
     whole = resample(scan.image[0], scan.grid, window.grid, "cubic")
     np.testing.assert_allclose(request.image[0], whole, atol=2e-3)
+
+
+def test_a_request_shows_the_region(plan):
+    """Where the scan's voxels at the window's voxels are in it; without a region there is none."""
+    scan = make_scan()
+    region = scan.image[0] > np.median(scan.image[0])
+    window = lay_window(scan, BOX, plan)
+    found = cut_window(scan, window, None, region).region
+    np.testing.assert_array_equal(found, resample(region.astype(np.uint8), scan.grid, window.grid, "nearest") == 1)
+    assert found.shape == window.grid.shape
+    assert found.dtype == bool
+    assert cut_window(scan, window, None).region is None
 
 
 def test_a_window_at_the_scans_edge_stays_inside(plan):

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import ndimage
+from support.requests import make_request
 
 from tumorgen_cli.geometry import tight_box
-from tumorgen_cli.methods.mask_prior import training_masks
+from tumorgen_cli.methods.mask_prior import place_mask, training_masks
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.system.errors import PlanError
@@ -97,3 +98,16 @@ def test_size_classes_must_match(trained):
         replace(config.mask, radii_mm=(4.0, 8.0))
     with pytest.raises(PlanError, match=r"syntumor\.edge_mm"):
         replace(config, edge_mm=((1.0, 1.0),))
+
+
+def test_a_mask_ends_where_the_region_does(trained):
+    plan = trained.plan()
+    config = find_method("syntumor")(plan, trained).config.mask
+    request = make_request(trained)
+    whole, drawn = place_mask(config, plan, request, np.random.default_rng(1), [])
+    region = np.zeros(whole.shape, bool)
+    region[:14] = True
+    cut, same = place_mask(config, plan, replace(request, region=region), np.random.default_rng(1), [])
+    assert same == drawn
+    assert whole[14:].any()
+    np.testing.assert_array_equal(cut, np.where(region, whole, 0))

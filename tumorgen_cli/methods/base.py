@@ -60,7 +60,8 @@ class Method(ABC):
         SOURCE: paper, equations and known deviations, in sentences.
         section: type of the method's section of the plan.
         config: the method's section of the plan; the settings of a stage are the field with the stage's name.
-        stages: names of the training stages in order; a stage may use the stages before it.
+        stages: names of the training stages in order; a stage may use the stages before it (`needed`). A plan may
+            choose other ones than those of the class.
         solvers: names of the samplers.
         kinds: kinds of tumor that can be requested.
         initial_stages: the stages that can start from given weights (`train --init`).
@@ -73,9 +74,9 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
-    uses_sections_of: ClassVar[tuple[str, ...]] = ()
+    uses_sections_of: tuple[str, ...] = ()
     SOURCE: ClassVar[str]
-    stages: ClassVar[tuple[str, ...]] = ()
+    stages: tuple[str, ...] = ()
     initial_stages: ClassVar[tuple[str, ...]] = ()
     solvers: ClassVar[tuple[str, ...]] = ()
     kinds: tuple[str, ...] = ()
@@ -156,11 +157,10 @@ class Method(ABC):
 
     def inputs_hash(self, name: str) -> str:
         """Hash of what stage `name` depends on: data, settings, healthy scans, and the weights of earlier stages."""
-        before = self.stages[: self.stages.index(name)]
         version = [self.format_versions[name]] if name in self.format_versions else []
         scans = [(record.case, record.hashes[0]) for record in self.healthy_records(name)]
         healthy = [self.healthy_share(name), scans] if scans else []
-        weights = (self.weights_hash(stage) for stage in before)
+        weights = (self.weights_hash(stage) for stage in self.needed(name))
         return hash_value([self.data_inputs(), learning_settings(self.settings(name)), *version, *healthy, *weights])
 
     def healthy_records(self, name: str) -> tuple[CaseRecord, ...]:
@@ -224,10 +224,13 @@ class Method(ABC):
         """Whether stage `name` is finished, up to date, and at least `iterations` steps long (None: of any length)."""
         return self._is_ready(name) and is_finished(self.folder(name), self.inputs_hash(name), iterations)
 
+    def needed(self, name: str) -> tuple[str, ...]:
+        """The stages whose weights stage `name` is trained with: all before it."""
+        return self.stages[: self.stages.index(name)]
+
     def _is_ready(self, name: str) -> bool:
-        """Whether all stages before `name` were trained, so that its `inputs_hash` is known."""
-        before = self.stages[: self.stages.index(name)]
-        return all((self.folder(stage) / "run.json").is_file() for stage in before)
+        """Whether all stages that `name` needs were trained, so that its `inputs_hash` is known."""
+        return all((self.folder(stage) / "run.json").is_file() for stage in self.needed(name))
 
     def outdated(self, name: str) -> bool:
         """Whether what was trained of stage `name`, finished or not, was made from other inputs than it has now."""
@@ -273,6 +276,7 @@ class Request:
         limits: (C, 2) clip limits of the whole scan (`preprocessing.intensity.scan_limits`).
         spacing_mm: voxel edges of the window.
         case: the case whose tumor is redrawn, if it is one of the data set's.
+        region: (X, Y, Z) bool, the region of the user that the window shows, such as an organ; None without one.
     """
 
     image: np.ndarray
@@ -281,6 +285,7 @@ class Request:
     limits: np.ndarray
     spacing_mm: Triple
     case: str | None = None
+    region: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,12 @@ def place_mask(
         donors: Masks of training tumors (`load_donors`).
 
     Returns:
-        The soft mask (X, Y, Z) in [0, 1] of the window, and the random choices for the record.
+        The soft mask (X, Y, Z) in [0, 1] of the window, and the random choices for the record. Beyond the request's
+        region it is 0, as in the public code of SynTumor, DiffTumor and FreeTumor, which paint inside an organ.
     """
     share = np.zeros(request.image.shape[1:], np.float32)
     share[request.place.slices], drawn = draw_mask(config, plan, request.place.shape, request.spacing_mm, rng, donors)
-    return share, drawn
+    return share if request.region is None else share * request.region, drawn
 
 
 def load_donors(config: MaskConfig, workspace: Workspace) -> tuple[list[np.ndarray], dict[str, str]]:

@@ -368,7 +368,8 @@ def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, 
     method, plan, removed = inputs.method, inputs.plan, None
     if method.keeps_background:  # such a method would leave an old tumor in the box
         scan, removed = remove_tumors_in_box(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
-    request = cut_window(scan, window, job.source.name if job.source.redraw else None)
+    case = job.source.name if job.source.redraw else None
+    request = cut_window(scan, window, case, host.placing.region)
     start = time.perf_counter()
     with catch_out_of_memory(method.name):
         synthetic = method.synthesize(request, derive_seed(job.seed, attempt), inputs.sampling)

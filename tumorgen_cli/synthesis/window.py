@@ -166,7 +166,7 @@ def _box_of_edges(low: np.ndarray, high: np.ndarray) -> Box:
     return Box(as_triple(map(int, low)), as_triple(map(int, high)))
 
 
-def cut_window(scan: Scan, window: Window, case: str | None) -> Request:
+def cut_window(scan: Scan, window: Window, case: str | None, region: np.ndarray | None = None) -> Request:
     """Cut a window out of a scan and resample it to the working grid, as the request to a method.
 
     Beyond the scan's border the nearest voxel continues.
@@ -175,14 +175,18 @@ def cut_window(scan: Scan, window: Window, case: str | None) -> Request:
         scan: the host scan.
         window: the window.
         case: the data set's case whose tumor is redrawn, if it is one.
+        region: the region to paint in (X, Y, Z) bool, on the scan's grid, if there is one.
     """
-    part, grid = _cut_part(scan, window)
+    box, grid = _box_of_window(scan, window)
+    part = scan.measured[(slice(None), *box.slices)]
     image = np.stack([resample(channel, grid, window.grid, "cubic") for channel in part]).astype(np.float32)
-    return Request(image, window.window_box, window.place, scan.limits, window.grid.spacing_mm, case)
+    if region is not None:
+        region = resample(region[box.slices].astype(np.uint8), grid, window.grid, "nearest") > 0
+    return Request(image, window.window_box, window.place, scan.limits, window.grid.spacing_mm, case, region)
 
 
-def _cut_part(scan: Scan, window: Window) -> tuple[np.ndarray, Grid]:
-    """Return the part of a scan that a window can depend on, so that a whole-body scan is not filtered as a whole."""
+def _box_of_window(scan: Scan, window: Window) -> tuple[Box, Grid]:
+    """The box of a scan that a window can depend on, and its grid: a whole-body scan is not filtered as a whole."""
     grid = scan.grid
     low = as_triple(max(0, int(np.floor(a)) - _MARGIN) for a in window.start)
     high = as_triple(
@@ -190,4 +194,4 @@ def _cut_part(scan: Scan, window: Window) -> tuple[np.ndarray, Grid]:
         for a, length, e, m in zip(window.start, window.grid.extent_mm, grid.spacing_mm, grid.shape, strict=True)
     )
     box = Box(low, high)
-    return scan.measured[(slice(None), *box.slices)], grid.subgrid(box.start, grid.spacing_mm, box.shape)
+    return box, grid.subgrid(box.start, grid.spacing_mm, box.shape)
