@@ -10,7 +10,7 @@ from tumorgen_cli.system.json_records import unknown_name_fault
 if TYPE_CHECKING:
     from tumorgen_cli.methods.base import Method
 
-METHODS = ("tumorgen", "difftumor", "freetumor", "syntumor", "copypaste", "unconditional")
+METHODS = ("tumorgen", "difftumor", "freetumor", "blended", "syntumor", "copypaste", "unconditional")
 
 
 def find_method(name: str) -> type[Method]:
@@ -40,6 +40,10 @@ def find_method(name: str) -> type[Method]:
             from tumorgen_cli.methods.copypaste import CopyPaste
 
             return CopyPaste
+        case "blended":
+            from tumorgen_cli.methods.blended import Blended
+
+            return Blended
         case "unconditional":
             from tumorgen_cli.methods.unconditional import Unconditional
 
