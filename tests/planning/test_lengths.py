@@ -18,7 +18,8 @@ from tumorgen_cli.system.json_records import to_plain
 #: fields of plans that are equal for all data, and why
 FIELDS = {
     "mask.radii_mm": "published size classes of SynTumor; they choose deformation and edge, sizes follow the place",
-    "syntumor.texture_mm": "published by SynTumor, a rival",
+    "syntumor.texture.cloud_mm": "published by SynTumor, a rival",
+    "syntumor.texture.grain_mm": "published by SynTumor, a rival",
     "syntumor.edge_mm": "published by SynTumor, a rival; at least half a working voxel",
     "difftumor.sampling.edge_mm": "published by DiffTumor, a rival",
 }

@@ -96,8 +96,6 @@ def test_size_classes_must_match(trained):
     config = find_method("syntumor")(trained.plan(), trained).config
     with pytest.raises(PlanError, match=r"one for each of mask\.radii_mm"):
         replace(config.mask, radii_mm=(4.0, 8.0))
-    with pytest.raises(PlanError, match=r"syntumor\.edge_mm"):
-        replace(config, edge_mm=((1.0, 1.0),))
 
 
 def test_a_mask_ends_where_the_region_does(trained):

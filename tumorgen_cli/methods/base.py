@@ -112,6 +112,19 @@ class Method(ABC):
             StateError: A stage is not trained, or training data is not preprocessed.
         """
 
+    def draw_extents(self, rng: np.random.Generator) -> tuple[Triple, ...] | None:  # noqa: ARG002  (of those who do)
+        """The extents in mm of the tumors of a pair, if the method sets sizes and counts itself.
+
+        They count where the pipeline draws boxes, not where it redraws tumors or the user gives a box.
+
+        Args:
+            rng: Makes all random draws.
+
+        Returns:
+            One extent a tumor. None: sizes and counts are those of the training cases.
+        """
+        return None
+
     @abstractmethod
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         """Paint a tumor into the request's place."""

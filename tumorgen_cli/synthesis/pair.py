@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.data.body import body_volume_ml
-from tumorgen_cli.geometry import Box
+from tumorgen_cli.geometry import Box, Triple
 from tumorgen_cli.judge.verdict import JUDGE_REASONS, PassRule, check_pair, predict_around
 from tumorgen_cli.planning.fingerprint import CaseFacts, TumorFacts
 from tumorgen_cli.planning.plan import Plan
@@ -106,6 +106,7 @@ class PairJob:
         case: name of the pair.
         seed: seed of the pair.
         turn: how many pairs of the set are painted into this scan before; the scan's tumors are redrawn in turn.
+        extent_mm: extent of the tumor, if the method sets it.
     """
 
     index: int
@@ -113,6 +114,7 @@ class PairJob:
     case: str
     seed: int
     turn: int
+    extent_mm: Triple | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,13 @@ def count_tumors(inputs: PairInputs, job: PairJob, placing: Placing) -> int:
     return draw_count(inputs.cases, body_ml, np.random.default_rng(derive_seed(job.seed, "count")))
 
 
+def _own_extents(inputs: PairInputs, job: PairJob) -> tuple[Triple, ...]:
+    """The extents in mm of the tumors of a pair, if the method sets them and boxes are drawn; else none."""
+    if inputs.box is not None or job.source.redraw:
+        return ()
+    return inputs.method.draw_extents(np.random.default_rng(derive_seed(job.seed, "extents"))) or ()
+
+
 def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> DrawnPair:
     """Paint the tumors of a pair one after the other, each into the scan as it is after the ones before.
 
@@ -266,12 +275,14 @@ def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> DrawnPair:
         DataError: there is no place for a box, or the box is too large.
         DeviceError: the GPU has too little memory.
     """
-    count = count_tumors(inputs, job, host.placing)
+    extents = _own_extents(inputs, job)
+    count = (inputs.count or len(extents)) if extents else count_tumors(inputs, job, host.placing)
     pair = DrawnPair(host.scan, np.zeros(host.scan.grid.shape, bool))
     for number in range(count):
         # the first tumor has the pair's own seed: a pair does not change when others are added to it
         seed = job.seed if number == 0 else derive_seed(job.seed, "tumor", number)
-        one = replace(job, seed=seed, turn=job.turn * count + number)
+        extent_mm = extents[number % len(extents)] if extents else None
+        one = replace(job, seed=seed, turn=job.turn * count + number, extent_mm=extent_mm)
         pair = pair.with_draw(_draw_tumor(inputs, one, host, pair), inputs.plan)
         if not pair.tumors:
             break
@@ -323,7 +334,7 @@ def _draw_window(
     """
     rng = np.random.default_rng([job.seed, attempt, 1])
     for _ in range(inputs.plan.paste.draws):
-        window = placing.window(rng, job.turn, inputs.method.cell, deep, taken)
+        window = placing.window(rng, job.turn, inputs.method.cell, deep, taken, job.extent_mm)
         if not any(window.box.overlaps(box) for box in taken):
             return window, None if placing.has_room(window.box, inputs.plan.paste.smallest_ml) else placing.outside
     return window, NO_ROOM

@@ -12,7 +12,7 @@ import numpy as np
 from tumorgen_cli.data.body import body_mask, body_stride
 from tumorgen_cli.data.checks import fractions
 from tumorgen_cli.data.volumes import read_volume
-from tumorgen_cli.geometry import Box, Shape, as_triple
+from tumorgen_cli.geometry import Box, Shape, Triple, as_triple
 from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.paste import fade_mm, tumor_place
@@ -134,7 +134,13 @@ class Placing:
         return roi
 
     def window(
-        self, rng: np.random.Generator, turn: int, cell: int, deep: bool = False, taken: Sequence[Box] = ()
+        self,
+        rng: np.random.Generator,
+        turn: int,
+        cell: int,
+        deep: bool = False,
+        taken: Sequence[Box] = (),
+        extent_mm: Triple | None = None,
     ) -> Window:
         """Draw a box and lay a window around it.
 
@@ -146,15 +152,21 @@ class Placing:
             deep: draw a box that lies inside the region or body nearly as a whole, where there is room for it.
             taken: boxes of other tumors. Where there is room, the box is drawn beside them; cells, or the offsets of a
                 redrawn tumor, may still widen it into them.
+            extent_mm: the extent of the tumor that the box is for, if the method sets it.
 
         Raises:
             DataError: there is no place for a box, or the box is too large.
         """
-        box, unlike = self.draw(rng, turn, _DEEP if deep else LEAST_SHARE, taken)
+        box, unlike = self.draw(rng, turn, _DEEP if deep else LEAST_SHARE, taken, extent_mm)
         return replace(lay_window(self.scan, box, self.plan, cell if self.user_box is None else 1), unlike=unlike)
 
     def draw(
-        self, rng: np.random.Generator, turn: int, least_share: float = LEAST_SHARE, taken: Sequence[Box] = ()
+        self,
+        rng: np.random.Generator,
+        turn: int,
+        least_share: float = LEAST_SHARE,
+        taken: Sequence[Box] = (),
+        extent_mm: Triple | None = None,
     ) -> tuple[Box, float | None]:
         """Draw a box in the scan's voxels; see `window`. `least_share` of it should lie in the region or body.
 
@@ -169,7 +181,7 @@ class Placing:
             return redraw_box(tumor, self.scan.grid, self.plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)), None
         best: tuple[Box, float | None] | None = None
         for _ in range(1 if self.known is None else _TUMORS):
-            found = self._draw_once(rng, least_share, taken)
+            found = self._draw_once(rng, least_share, taken, extent_mm)
             if best is None or (found[1] or 0) < (best[1] or 0):
                 best = found
             if (best[1] or 0) <= 1:
@@ -178,11 +190,11 @@ class Placing:
         return best
 
     def _draw_once(
-        self, rng: np.random.Generator, least_share: float, taken: Sequence[Box]
+        self, rng: np.random.Generator, least_share: float, taken: Sequence[Box], extent_mm: Triple | None
     ) -> tuple[Box, float | None]:
         """Draw a training tumor and a place for a box of its size; infinitely unlike if none is free."""
         grid, window = self.scan.grid, self.plan.window
-        place_mm, number = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng)
+        place_mm, number = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng, extent_mm)
         size_mm = [e + fade_mm(e, self.plan.paste.feather_mm) for e in place_mm]
         # In a host smaller than the box, the box is as large as the host; the window is then padded, and counted.
         size = as_triple(

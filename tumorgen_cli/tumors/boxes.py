@@ -74,7 +74,11 @@ def voxel_box(box: Box, factor: int = 4) -> Box:
 
 
 def draw_size_mm(
-    tumors: Sequence[TumorFacts], alpha: float, window_mm: Triple, rng: np.random.Generator
+    tumors: Sequence[TumorFacts],
+    alpha: float,
+    window_mm: Triple,
+    rng: np.random.Generator,
+    extent_mm: Triple | None = None,
 ) -> tuple[Triple, int]:
     """Draw a box size from the training tumors: an extent times U(0.9, 1.1), plus two BA-PMG offsets per axis.
 
@@ -85,6 +89,7 @@ def draw_size_mm(
         alpha: Largest offset relative to the window.
         window_mm: Extent of the window.
         rng: Makes all random draws.
+        extent_mm: The extent of the tumor that the box is for; None for a training tumor's.
 
     Returns:
         The size in mm and the number of the tumor.
@@ -92,7 +97,8 @@ def draw_size_mm(
     number = int(rng.integers(len(tumors)))
     scale = rng.uniform(0.9, 1.1, 3)
     offsets = rng.uniform(0, 1, (2, 3)).sum(axis=0) * alpha * np.array(window_mm)
-    size = np.minimum(np.array(tumors[number].extent_mm) * scale + offsets, 0.875 * np.array(window_mm))
+    extent = np.array(tumors[number].extent_mm) * scale if extent_mm is None else np.array(extent_mm)
+    size = np.minimum(extent + offsets, 0.875 * np.array(window_mm))
     return (float(size[0]), float(size[1]), float(size[2])), number
 
 
