@@ -59,6 +59,18 @@ def test_a_start_on_the_way():
     torch.testing.assert_close(found, c)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_each_item_is_finished_from_its_own_time(steps):
+    """The true velocity leads each item from its time to the data; the field is called at times of its own."""
+    noise, data = torch.randn(2, 2, 1, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    t, seen = torch.tensor([0.4, 0.7]), []
+    x = rectified_flow.finish(
+        lambda x, t: seen.append(t) or data - noise, rectified_flow.path(noise, data, t), t, steps
+    )
+    torch.testing.assert_close(x, data, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.stack(seen), t + (1 - t) * torch.arange(steps)[:, None] / steps)
+
+
 def test_euler_and_heun_on_a_curved_field():
     """dx/dt = x cos(3 t) from 1 ends at exp(sin(3) / 3); Euler's error halves with twice the steps."""
     exact = math.exp(math.sin(3.0) / 3)

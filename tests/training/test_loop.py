@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -392,6 +393,18 @@ try:
 except KeyboardInterrupt:
     print(f"STOPPED with a checkpoint: {(folder / 'last.pt').is_file() or os.environ['RANK'] == '1'}\\n", end="")
 """
+
+
+def test_a_remedy_names_the_section_of_the_plan_that_the_stage_reads(tmp_path):
+    stage = make_stage(iterations=1, batch=3)
+    for section, expected in (("", "methods.m.toy"), ("methods.tumorgen.flow", "methods.tumorgen.flow")):
+        made = replace(stage, name="toy", section=section)
+        with pytest.raises(StateError) as raised:
+            loop._check_batch(made, tmp_path / "m" / "toy", 2)
+        assert f"--set {expected}.batch=2" in raised.value.faults[0].remedy
+        with pytest.raises(StateError) as raised:
+            loop._checked_numbers({"toy": torch.tensor(float("nan"))}, made, 1, tmp_path / "m" / "toy")
+        assert f"--set {expected}.learning_rate=RATE" in raised.value.faults[0].remedy
 
 
 def two_processes(folder, tmp_path, *arguments):

@@ -117,7 +117,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
             state.seconds = spent + time.monotonic() - begun
             last = state.step == stage.iterations
             if state.step % LOG_EVERY == 0 or last:
-                row = _checked_numbers(logs, stage.name, state.step, folder)
+                row = _checked_numbers(logs, stage, state.step, folder)
                 state.rows.append({"step": state.step, "seconds": round(state.seconds, 1), "rate": factor, **row})
                 tick(state.step, " ".join(f"{o.name} {row[o.name]:.4f}" for o in stage.objectives))
             now, ends = time.monotonic(), _should_stop(accelerator, stop, state.step)
@@ -125,9 +125,7 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
                 _report_progress(stage, folder, state)
                 reported = now
             if main and (now - saved > CHECKPOINT_SECONDS or ends or last):
-                _checked_numbers(
-                    logs, stage.name, state.step, folder
-                )  # a state that is not finite never becomes a checkpoint
+                _checked_numbers(logs, stage, state.step, folder)  # a state not finite never becomes a checkpoint
                 save_checkpoint(stage, folder, state)
                 saved = now
             if main and state.step in preview_steps and stage.preview:
@@ -177,10 +175,15 @@ def _check_batch(stage: Stage, folder: Path, processes: int) -> None:
     """
     if stage.batch % processes:
         batch = processes * max(1, stage.batch // processes)
-        setting = f"--set methods.{folder.parent.name}.{stage.name}.batch={batch}"
+        setting = f"--set {_section(stage, folder)}.batch={batch}"
         remedy = f"plan with {setting}, or take another number of processes"
         fault = Fault(f"{stage.name}: batch", str(stage.batch), f"a multiple of {processes} processes", remedy)
         raise StateError("The batch cannot be divided among the processes", [fault])
+
+
+def _section(stage: Stage, folder: Path) -> str:
+    """The stage's section of the plan; without one of its own name, that of its folder runs/METHOD/STAGE."""
+    return stage.section or f"methods.{folder.parent.name}.{stage.name}"
 
 
 def _accelerator(device: str, precision: str) -> Accelerator:
@@ -252,7 +255,7 @@ def _step(
     return logs
 
 
-def _checked_numbers(logs: Mapping[str, Tensor], stage: str, step: int, folder: Path) -> dict[str, float]:
+def _checked_numbers(logs: Mapping[str, Tensor], stage: Stage, step: int, folder: Path) -> dict[str, float]:
     """The numbers of the log as floats.
 
     Raises:
@@ -263,8 +266,8 @@ def _checked_numbers(logs: Mapping[str, Tensor], stage: str, step: int, folder: 
     if bad:
         remedy = (
             "run the command again: it continues from the last checkpoint; if it stops once more, plan again with "
-            f"--set precision=fp32 or a lower --set methods.{folder.parent.name}.{stage}.learning_rate=RATE, then "
-            f"run `tumorgen train {stage} --restart`"
+            f"--set precision=fp32 or a lower --set {_section(stage, folder)}.learning_rate=RATE, then "
+            f"run `tumorgen train {stage.name} --restart`"
         )
         fault = Fault(f"{folder.name}, step {step}", str(bad), "finite numbers", remedy)
         raise StateError("A loss is not finite", [fault])

@@ -45,6 +45,7 @@ class Stage:
         previews: number of preview pictures during the training.
         weight_decay: weight decay of AdamW.
         clip_norm: largest norm of an objective's gradient.
+        section: its section of the plan, such as methods.tumorgen.flow, if that is not named after folder and stage.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Stage:
     previews: int = 6
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
+    section: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tumorgen_cli.geometry import Box, as_triple, tight_box
-from tumorgen_cli.methods.latent.cache import Latents
+from tumorgen_cli.methods.base import Method
+from tumorgen_cli.methods.latent.cache import HeldOut, Latents, held_out_windows, training_latents
 from tumorgen_cli.methods.latent.condition import Condition, Known, Wanted
-from tumorgen_cli.methods.latent.healthy import HealthyLatents
+from tumorgen_cli.methods.latent.healthy import HealthyLatents, healthy_latents
 from tumorgen_cli.methods.latent.joint import code_mask
-from tumorgen_cli.methods.latent.settings import FlowConfig
+from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig, box_alpha
+from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.tumors.boxes import box_mask, draw_box, latent_mask
 
 
@@ -99,3 +103,36 @@ def known_tumors(latents: Latents, cell: int, spacing_mm: np.ndarray) -> Known:
     extents = np.array([box.shape for box in boxes if box is not None]) * cell * spacing_mm
     volumes = np.array([float(window.mask.sum()) for window in windows]) * spacing_mm.prod()
     return Known(np.stack([window.character for window in windows]), extents, volumes)
+
+
+def training_items(method: Method, vae: KlVae, condition: Condition, config: TumorFlowConfig) -> TrainingItems:
+    """The training items of a method; without windows of healthy scans if no item is to be without a tumor.
+
+    The autoencoder is loaded; missing windows are encoded.
+
+    Args:
+        method: The method.
+        vae: The autoencoder of its stage `vae`.
+        condition: Tells the field what it draws.
+        config: Settings of the flow.
+    """
+    c, vae_hash = config.flow, method.load_frozen({"vae": vae}, "vae")
+    latents = training_latents(method, vae, vae_hash, c.copies, c.context == "healthy")
+    count = math.ceil(c.healthy_share * latents.latents.shape[0] * latents.latents.shape[1])
+    healthy = healthy_latents(method, vae, vae_hash, count) if count else None
+    alpha = box_alpha(config, method.plan.window)
+    return TrainingItems(c, alpha, config.vae.downsampling, condition, latents, healthy)
+
+
+def held_out_tumors(
+    method: Method, vae: KlVae, config: TumorFlowConfig, most: int
+) -> list[tuple[HeldOut, Box, Tensor]]:
+    """Held-out tumors, each with a fixed box in latent cells, and the box as a mask (1, 1, x, y, z)."""
+    found = []
+    for window in held_out_windows(method, vae, most, config.flow.context == "healthy"):
+        soft = latent_mask(window.mask, config.vae.downsampling)
+        rng = np.random.default_rng([method.plan.seed, 7])
+        box = draw_box(soft, box_alpha(config, method.plan.window), rng)
+        inside = torch.from_numpy(box_mask(box, as_triple(soft.shape)))[None, None].to(method.device)
+        found.append((window, box, inside))
+    return found

@@ -39,9 +39,36 @@ class FlowSettings:
     solver: rectified_flow.Solver
 
 
-#: (the host's latents (1, L, x, y, z), what a field sees beside x_t and the guidance as in `guided_velocity`, settings)
-#: -> the joint variable (1, L + K, x, y, z); what it has outside the box is not used
-Draw = Callable[[Tensor, Tensor, float, FlowSettings], Tensor]
+@dataclass(frozen=True)
+class Seen:
+    """What flows see beside x_t, for one draw.
+
+    Attributes:
+        latent: (1, L, x, y, z) of the scan.
+        box: (1, 1, x, y, z), 1 inside.
+        inputs: (1, D, x, y, z) from `Condition`; with guidance (2, D, x, y, z), the second without what is told.
+        guidance: factor of what this changes in the velocity; without a second input it is ignored.
+    """
+
+    latent: Tensor
+    box: Tensor
+    inputs: Tensor
+    guidance: float
+
+    def velocity(self, net: FlowUNet, *more: Tensor) -> rectified_flow.Velocity:
+        """The velocity of one x_t (1, ...); the field's input ends with `more` (1, K, x, y, z)."""
+        rows = len(self.inputs)
+        inputs = torch.cat([self.inputs, *(each.expand(rows, -1, -1, -1, -1) for each in more)], 1)
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            found = net(torch.cat([x.expand(rows, -1, -1, -1, -1), inputs], 1), t.expand(rows)).float()
+            return found if rows == 1 else torch.lerp(found[1:], found[:1], self.guidance)
+
+        return velocity
+
+
+#: draws the joint variable (1, L + K, x, y, z); what it has outside the box is not used
+Draw = Callable[[Seen, FlowSettings], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,23 +87,6 @@ def flow_start(noise: Tensor, context: Tensor, config: FlowConfig) -> Tensor:
         return noise
     latents = context.shape[1]
     return torch.cat([noise[:, :latents] + context, noise[:, latents:]], 1)
-
-
-def guided_velocity(net: FlowUNet, inputs: Tensor, guidance: float) -> rectified_flow.Velocity:
-    """The velocity of one x_t (1, ...), given what the field sees beside it.
-
-    Args:
-        net: The field.
-        inputs: (1, D, x, y, z), or (2, D, x, y, z): the second without what is told; then the velocity is guided.
-        guidance: Factor of what is told; 1: as without guidance.
-    """
-    rows = len(inputs)
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        found = net(torch.cat([x.expand(rows, -1, -1, -1, -1), inputs], 1), t.expand(rows)).float()
-        return found if rows == 1 else torch.lerp(found[1:], found[:1], guidance)
-
-    return velocity
 
 
 class TumorSampler:
@@ -137,7 +147,7 @@ class TumorSampler:
             told.append(condition.tell(None))
         inputs = torch.cat([condition(latent, box, torch.from_numpy(t)[None].to(self.device)) for t in told])
         with inference_context(self.plan.precision, self.device):
-            drawn = self.networks.draw(latent, inputs, c.guidance, settings)
+            drawn = self.networks.draw(Seen(latent, box, inputs, c.guidance), settings)
         return box * drawn + (1 - box) * without_tumor(latent, drawn.shape[1] - latent.shape[1])
 
     def decode(self, joint: Tensor) -> tuple[np.ndarray, np.ndarray]:

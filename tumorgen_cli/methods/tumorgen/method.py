@@ -7,7 +7,6 @@ mask with features of the VAE's decoder; it learns from one-step estimates of th
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from tumorgen_cli.figures import save_grid_preview
-from tumorgen_cli.geometry import Box, as_triple
+from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic, learning_settings
 from tumorgen_cli.methods.latent.autoencoder import vae_stage
-from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut, held_out_windows, training_latents
+from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut
 from tumorgen_cli.methods.latent.condition import Condition, Wanted
-from tumorgen_cli.methods.latent.healthy import healthy_latents
-from tumorgen_cli.methods.latent.items import TrainingItems, fill_of, known_tumors
+from tumorgen_cli.methods.latent.items import (
+    TrainingItems,
+    fill_of,
+    held_out_tumors,
+    known_tumors,
+    training_items,
+)
 from tumorgen_cli.methods.latent.joint import code_mask, mask_channels, to_flow
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
-from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, TumorSampler, flow_start, guided_velocity
-from tumorgen_cli.methods.latent.settings import TumorFlowConfig, box_alpha
+from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start
+from tumorgen_cli.methods.latent.settings import TumorFlowConfig
 from tumorgen_cli.methods.tumorgen.config import plan_tumorgen
 from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective
 from tumorgen_cli.metrics.traits import KINDS
@@ -43,7 +47,6 @@ from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.training.checkpoints import load_initial_weights
 from tumorgen_cli.training.stage import Objective, Stage
-from tumorgen_cli.tumors.boxes import box_mask, draw_box, latent_mask
 
 _QUALITY_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -198,30 +201,12 @@ class TumorGen(Method):
             preview=self._preview,
         )
 
-    @property
-    def _removed(self) -> bool:
-        """Whether tumors are removed from what the field sees."""
-        return self.config.flow.context == "healthy"
-
     def _items(self) -> TrainingItems:
-        """The training items; without windows of healthy scans if no item is to be without a tumor."""
-        c, vae_hash = self.config.flow, self.load_frozen({"vae": self.vae}, "vae")
-        latents = training_latents(self, self.vae, vae_hash, c.copies, self._removed)
-        count = math.ceil(c.healthy_share * latents.latents.shape[0] * latents.latents.shape[1])
-        healthy = healthy_latents(self, self.vae, vae_hash, count) if count else None
-        alpha = box_alpha(self.config, self.plan.window)
-        return TrainingItems(c, alpha, self.cell, self.condition, latents, healthy)
+        return training_items(self, self.vae, self.condition, self.config)
 
     def held_out(self, most: int) -> list[tuple[HeldOut, Box, Tensor]]:
         """Held-out tumors, each with a fixed box in latent cells, and the box as a mask (1, 1, x, y, z)."""
-        found = []
-        for window in held_out_windows(self, self.vae, most, self._removed):
-            soft = latent_mask(window.mask, self.cell)
-            rng = np.random.default_rng([self.plan.seed, 7])
-            box = draw_box(soft, box_alpha(self.config, self.plan.window), rng)
-            inside = torch.from_numpy(box_mask(box, as_triple(soft.shape)))[None, None].to(self.device)
-            found.append((window, box, inside))
-        return found
+        return held_out_tumors(self, self.vae, self.config, most)
 
     def _flow_quality(self) -> dict[str, float]:
         """The velocity error on held-out tumors at fixed times and noise, for the record; no decision uses it.
@@ -278,13 +263,12 @@ class TumorGen(Method):
             hashes["refiner"] = self.load_frozen({"refiner": self.refiner}, "refiner")
         return hashes
 
-    def _draw(self, latent: Tensor, inputs: Tensor, guidance: float, settings: FlowSettings) -> Tensor:
+    def _draw(self, seen: Seen, settings: FlowSettings) -> Tensor:
         """Latents and mask together, see `latent.sampler.Draw`."""
-        shape = (1, self.net.out_channels, *latent.shape[2:])
+        shape = (1, self.net.out_channels, *seen.latent.shape[2:])
         noise = torch.from_numpy(np.random.default_rng(settings.seed).standard_normal(shape, np.float32))
-        start = flow_start(noise.to(self.device), latent, self.config.flow)
-        velocity = guided_velocity(self.net, inputs, guidance)
-        return rectified_flow.sample(velocity, start, settings.steps, settings.solver)
+        start = flow_start(noise.to(self.device), seen.latent, self.config.flow)
+        return rectified_flow.sample(seen.velocity(self.net), start, settings.steps, settings.solver)
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         """Paint a tumor; see `TumorSampler.synthesize`."""

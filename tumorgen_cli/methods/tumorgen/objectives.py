@@ -10,20 +10,17 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 
 from tumorgen_cli.methods.latent.condition import Condition
 from tumorgen_cli.methods.latent.joint import cell_share, from_flow, to_flow, without_tumor
+from tumorgen_cli.methods.latent.refining import refined_mask_loss
 from tumorgen_cli.methods.latent.sampler import flow_start
 from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
 from tumorgen_cli.models.mask_refiner import MaskRefiner
 from tumorgen_cli.models.vae import KlVae
-
-_MOST_WEIGHT = 50.0  # of a tumor voxel's squared error against the mean over all voxels
-_DICE = DiceLoss(smooth_nr=1.0, smooth_dr=1.0)  # of each mask of a batch, then their mean
 
 
 class FlowObjective(nn.Module):
@@ -90,9 +87,7 @@ class RefinerObjective(nn.Module):
     """L_rec = ||M' - M||² on estimates of the trained flow, with clean latents mixed in.
 
     Source: TumorGen, section 2.3, eq. 6.
-    Deviation: The paper does not say how it balances tumor and background. If `balanced`, the squared error is relative
-        to the tumor's share of the voxels, at most 50 times the mean over all voxels, and a soft Dice term is added;
-        without it small tumors vanish. Estimates may take more than one step of the flow.
+    Deviation: See `latent.refining`. Estimates may take more than one step of the flow.
     """
 
     def __init__(
@@ -110,13 +105,7 @@ class RefinerObjective(nn.Module):
             mask: Coarse mask (B, K, x, y, z) in the flow's range.
             target: True mask (B, 1, X, Y, Z) in [0, 1].
         """
-        _, features = self._frozen[0].decode_with_features(latent)
-        refined = torch.sigmoid(self.refiner(mask.clamp(-1, 1), features))
-        if not self.config.balanced:
-            return (refined - target).square().mean()
-        weight = target.numel() / target.sum().clamp_min(1.0)  # makes the mean a squared error per tumor voxel
-        squared = (refined - target).square().mean() * weight.clamp_max(_MOST_WEIGHT)
-        return squared + cast("Tensor", _DICE(refined, target))
+        return refined_mask_loss(self.refiner, self._frozen[0], latent, mask, target, self.config.balanced)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss for a batch of `FlowObjective` with `target` (B, 1, X, Y, Z) and `clean` (B,), 0 or 1."""
@@ -130,10 +119,11 @@ class RefinerObjective(nn.Module):
             data = torch.cat([batch["latent"], to_flow(mask)], 1)
             x = rectified_flow.path(flow_start(batch["noise"], context, self.flow), data, t)
             condition = conditions(context, box, batch["told"])
-            for left in range(steps, 0, -1):
-                velocity = net(torch.cat([x, condition], 1), t)
-                stride = (1 - t) / left
-                x, t = x + stride.view(-1, 1, 1, 1, 1) * velocity, t + stride
+
+            def velocity(x: Tensor, t: Tensor) -> Tensor:
+                return cast("Tensor", net(torch.cat([x, condition], 1), t))
+
+            x = rectified_flow.finish(velocity, x, t, steps)
             # as in a synthesis, outside the box latents are the scan's and there is no tumor
             x = box * x + (1 - box) * without_tumor(context, mask.shape[1])
             clean = batch["clean"].view(-1, 1, 1, 1, 1)
