@@ -10,10 +10,10 @@ from tumorgen_cli.system.json_records import unknown_name_fault
 if TYPE_CHECKING:
     from tumorgen_cli.methods.base import Method
 
-METHODS = ("tumorgen", "difftumor", "freetumor", "blended", "syntumor", "copypaste", "unconditional")
+METHODS = ("tumorgen", "difftumor", "freetumor", "blended", "maskfirst", "syntumor", "copypaste", "unconditional")
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> type[Method]:  # noqa: PLR0911  (one for each method)
     """The class of a method.
 
     Raises:
@@ -44,6 +44,10 @@ def find_method(name: str) -> type[Method]:
             from tumorgen_cli.methods.blended import Blended
 
             return Blended
+        case "maskfirst":
+            from tumorgen_cli.methods.maskfirst.method import MaskFirst
+
+            return MaskFirst
         case "unconditional":
             from tumorgen_cli.methods.unconditional import Unconditional
 
