@@ -154,7 +154,7 @@ def test_options_are_left_out_or_added_as_told(work, phantoms, tmp_path):
     refused = call(*paint(work, phantoms, "--cases", "test"), code=1)
     assert remedies(refused) == ["leave one out"]
     refused = call("synthesize", "--cases", "test", "--judge", "bundled", "-w", work, code=1)
-    assert remedies(refused) == ["add it, or leave both out"]
+    assert remedies(refused) == ["add --until-pass N, or leave it out"]
     call(*paint(work, phantoms, "--judge", "bundled", "--until-pass", 1, "--keep", 0, "--out", tmp_path / "a"))
     call(*paint(work, phantoms, "--out", tmp_path / "b"))
 

@@ -17,6 +17,8 @@ from tumorgen_cli.system.errors import DataError, Fault, PlanError
 
 _LPS = np.diag([-1.0, -1.0, 1.0])  # nibabel counts x and y to the patient's right and front, SimpleITK to left and back
 
+_GIVE_SPACING = "give spacing_mm=(x, y, z), the edges of a voxel in mm"
+
 
 @dataclass(frozen=True)
 class MemoryImage:
@@ -50,7 +52,7 @@ def read_memory(image: Any, spacing_mm: Sequence[float] | None) -> MemoryImage:
     kind = library_of(image)
     if (spacing_mm is None) == (kind == "array"):
         found = "not given" if spacing_mm is None else "given beside an image, which has its own"
-        remedy = "give spacing_mm=(x, y, z)" if spacing_mm is None else "leave it out"
+        remedy = _GIVE_SPACING if spacing_mm is None else "leave it out"
         raise PlanError("The spacing is not clear", [Fault("spacing_mm", found, "the spacing once", remedy)])
     if kind == "nibabel":
         return _read_nibabel(image)
@@ -61,7 +63,7 @@ def read_memory(image: Any, spacing_mm: Sequence[float] | None) -> MemoryImage:
     channels = array if array.ndim == 4 else array[None]
     edges = [float(edge) for edge in spacing_mm or ()]
     if len(edges) != 3 or not all(0 < edge < math.inf for edge in edges):
-        fault = Fault("spacing_mm", str(spacing_mm), "three positive numbers", "give the voxel's edges x, y, z in mm")
+        fault = Fault("spacing_mm", str(spacing_mm), "three positive numbers", _GIVE_SPACING)
         raise PlanError("The spacing is not clear", [fault])
     grid = Grid(as_triple(channels.shape[1:]), as_triple(edges))
     return MemoryImage(channels, grid, lambda voxels: voxels if array.ndim == 4 else voxels[0], lambda mask: mask)
@@ -90,9 +92,8 @@ def _read_nibabel(image: Any) -> MemoryImage:
     spacing = np.linalg.norm(axes, axis=0)
     direction = axes / spacing
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-        fault = Fault(
-            "image.affine", "axes that are not at right angles", "a rotation and a scale", "resample the image"
-        )
+        remedy = "resample it along its axes (nibabel.processing.resample_to_output(image))"
+        fault = Fault("image.affine", "axes that are not at right angles", "a rotation and a scale", remedy)
         raise DataError("An image has a sheared geometry", [fault])
     origin = _LPS @ image.affine[:3, 3]
     cosines = tuple(float(cosine) for cosine in direction.ravel())
@@ -126,5 +127,5 @@ def _read_sitk(image: Any) -> MemoryImage:
 
 def _check_axes(array: np.ndarray, expected: str) -> None:
     if array.ndim not in (3, 4) or min(array.shape, default=0) < 1:
-        fault = Fault("image", f"shape {array.shape}", expected, "give one scan, with one or several channels")
+        fault = Fault("image", f"shape {array.shape}", expected, "give one 3D scan, with one or several channels")
         raise DataError("An image is not a 3D scan", [fault])

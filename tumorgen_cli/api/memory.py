@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tumorgen_cli.synthesis.scan import Scan
     from tumorgen_cli.system.devices import DeviceName
 
+_RESAMPLE = "resample it onto the image, by nearest neighbor"
 _NAME = "image"  # the name of the host and of the pair in the provenance
 
 
@@ -206,7 +207,7 @@ def _check_place(scan: Scan, box: Box | None, region: Any, inputs: PairInputs) -
         DataError: the box, the region or the scan cannot be used.
     """
     from tumorgen_cli.synthesis.host_checks import box_faults, coarse_faults
-    from tumorgen_cli.synthesis.places import region_faults
+    from tumorgen_cli.synthesis.places import MARK_REGION, region_faults
 
     if faults := coarse_faults({_NAME: scan.grid}, inputs.cases):
         raise DataError("Nothing can be painted there", faults)
@@ -224,11 +225,11 @@ def _check_place(scan: Scan, box: Box | None, region: Any, inputs: PairInputs) -
     mask, grid = read_region(region)
     if mask.shape != scan.grid.shape or (grid is not None and not same_geometry(grid, scan.grid)):
         found = f"shape {mask.shape}" if grid is None else describe_grid(grid)
-        fault = Fault("region", found, f"{describe_grid(scan.grid)}, as the image", "resample the region")
+        fault = Fault("region", found, f"{describe_grid(scan.grid)}, as the image", _RESAMPLE)
         raise DataError("Region and image differ in geometry", [fault])
     if faults := region_faults("region", mask):
         raise DataError("A region is no mask", faults)
     mask = mask != 0
     if not mask.any():
-        raise DataError("A region is empty", [Fault("region", "no voxel set", "a region to paint in", "draw one")])
+        raise DataError("A region is empty", [Fault("region", "no voxel set", "a region to paint in", MARK_REGION)])
     return mask

@@ -97,7 +97,7 @@ def presets(
     from tumorgen_cli.system.files import write_text
 
     if name is None and copy_to is not None:
-        fault = Fault("--copy", "no preset named", "a name before it", "tumorgen presets NAME --copy FILE")
+        fault = Fault("--copy", "no preset named", "a name before it", "run `tumorgen presets NAME --copy FILE`")
         raise PlanError("Nothing to copy", [fault])
     if name is None:
         firsts = {each: preset_text(each).splitlines()[0].lstrip("# ") for each in preset_names()}

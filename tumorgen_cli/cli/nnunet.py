@@ -161,14 +161,18 @@ def downstream(
     hosts = api.HostOptions(healthy, cases, tumors=tumors, anywhere=anywhere, trust_units=trust_units)
     named = {name.strip() for name in arms.split(",")}
     if "real" not in named:
-        faults.append(Fault(f"--arms {arms}", "no real", "the arm that gains are measured against", "add real"))
+        faults.append(
+            Fault(f"--arms {arms}", "no real", "the arm that gains are measured against", "add real to --arms")
+        )
     if named != {"real"}:
         faults += host_faults(hosts, both=True)
     try:
         shares = tuple(float(part) for part in fractions.split(","))
     except ValueError:
         shares = ()
-        faults.append(Fault("--fractions", fractions, "numbers with commas between", "for example 0.25,0.5,1"))
+        faults.append(
+            Fault("--fractions", fractions, "numbers with commas between", "for example --fractions 0.25,0.5,1")
+        )
     names = method_names("--arms", arms, faults, arms=True)
     made = api.downstream(
         hosts,

@@ -18,6 +18,8 @@ Scans = dict[str, dict[int, Path]]  # case -> channel -> file
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # what SimpleITK reads as 3D, with geometry, from one file
 _OTHER_ENDINGS = (".mhd", ".tif", ".tiff", ".png", ".dcm", ".npy", ".npz", ".hdr", ".img", ".mgz")
 _SCAN = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+#: remedy for a dataset.json that cannot be used
+NNUNET_FORMAT = "write it in the format of nnU-Net v2 (its documentation/dataset_format.md)"
 _JSON_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 _DIRECTION_TOLERANCE = 1e-3
 
@@ -25,9 +27,7 @@ _DIRECTION_TOLERANCE = 1e-3
 def json_faults(where: Path, content: Any) -> list[Fault]:
     """Find everything in a parsed dataset.json that nnU-Net v2 or tumorgen cannot use."""
     if not isinstance(content, dict):
-        return [
-            Fault(str(where), f"a {type(content).__name__}", "a JSON object", "write it in the format of nnU-Net v2")
-        ]
+        return [Fault(str(where), f"a {type(content).__name__}", "a JSON object", NNUNET_FORMAT)]
     faults = []
     if "dataset" in content:
         remedy = 'put the files into imagesTr/ and labelsTr/ (links will do) and remove "dataset"'

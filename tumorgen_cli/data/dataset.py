@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorgen_cli.data.checks import json_faults, list_scans
+from tumorgen_cli.data.checks import NNUNET_FORMAT, json_faults, list_scans
 from tumorgen_cli.system import json_records
 from tumorgen_cli.system.errors import DataError, Fault, StateError
 
@@ -86,9 +86,7 @@ def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
     """
     where = path / "dataset.json"
     try:
-        content = json_records.read_plain(
-            where, "write it in the format of nnU-Net v2 (its documentation/dataset_format.md)"
-        )
+        content = json_records.read_plain(where, NNUNET_FORMAT)
     except StateError as error:
         raise DataError(f"{path.name} is not an nnU-Net raw dataset", error.faults) from error
     faults = json_faults(where, content)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorgen_cli.data import volumes
-from tumorgen_cli.data.checks import channel_faults, geometry_faults, list_scans, read_header
+from tumorgen_cli.data.checks import NNUNET_FORMAT, channel_faults, geometry_faults, list_scans, read_header
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.geometry import Shape
 from tumorgen_cli.system import console, json_records
@@ -136,6 +136,6 @@ def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:
 
 def _declared(path: Path, key: str) -> dict[str, Any] | None:
     """Read a mapping from the dataset.json of a folder of hosts; None if there is no such file or mapping."""
-    content = json_records.read_plain(path, "correct or remove it") if path.is_file() else None
+    content = json_records.read_plain(path, f"{NNUNET_FORMAT}, or remove it") if path.is_file() else None
     found = content.get(key) if isinstance(content, dict) else None
     return found if isinstance(found, dict) else None

@@ -16,7 +16,9 @@ from tumorgen_cli.system.errors import DataError, Fault, PlanError
 from tumorgen_cli.system.json_records import read_plain
 
 SPLITS = "splits_final.json"
-_REMEDY = "correct or remove it"
+#: remedy for splits that hold out the wrong cases
+HOLD_OUT = "write a splits_final.json into the data set that holds out other cases, then plan again"
+_REMEDY = 'give each case of the data set once per fold, in "train" or in "val"; or delete the file'
 
 
 def make_splits(dataset: Dataset, fold: int | None, planned: Splits | None = None) -> Splits:
@@ -136,7 +138,7 @@ def make_nnunet_folds(cases: Sequence[str], count: int) -> list[Splits]:
         DataError: there are fewer cases than folds.
     """
     if len(cases) < count:
-        remedy = "take fewer folds, or those of a splits_final.json of your own"
+        remedy = "write a splits_final.json with your own folds into the data set, or ask for fewer folds"
         raise DataError(
             "Too few cases", [Fault(f"{count} folds", f"{len(cases)} cases", "a case to validate on per fold", remedy)]
         )

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from tumorgen_cli.data.checks import NNUNET_FORMAT
 from tumorgen_cli.data.dataset import Dataset, find_tumor_names, organ_labels, read_dataset
-from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.splits import HOLD_OUT, Splits
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Triple, as_triple, box_of_slices, shell_mm
 from tumorgen_cli.system.claims import claim_folder
@@ -83,7 +84,7 @@ def select_organ_cases(dataset: Dataset, organ: str, train: Collection[str]) -> 
             str(dataset.path),
             missing,
             "one or more",
-            "name another organ or data set, or hold out other cases (splits_final.json)",
+            f"name another organ or data set, or {HOLD_OUT}",
         )
         raise DataError("There is nothing to learn from", [fault])
     return found
@@ -103,7 +104,7 @@ def write_tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
     Raises:
         DataError: there is no such case.
     """
-    told = read_fields(path / "dataset.json", "every nnU-Net raw data set has one", labels=dict)
+    told = read_fields(path / "dataset.json", NNUNET_FORMAT, labels=dict)
     labels = [*told["labels"]]
     named = [name for name in labels if name.lower() == tumor_name.lower() or name in find_tumor_names(labels)]
     suspects = [*named, "ignore"] if named else [name for name in labels if name != "background"]
@@ -153,6 +154,6 @@ def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Spli
             for key, group in (("train", splits.train), ("val", splits.test))
         }
         write_json(out / "splits_final.json", [kept])
-    plain = read_plain(dataset.path / "dataset.json", "it was deleted while the command ran")
+    plain = read_plain(dataset.path / "dataset.json", NNUNET_FORMAT)
     write_json(out / "dataset.json", {**plain, "numTraining": len(cases)})
     return out

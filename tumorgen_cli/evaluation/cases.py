@@ -16,13 +16,11 @@ from tumorgen_cli.evaluation.scores import Group
 from tumorgen_cli.geometry import Box, Grid, find_spanning_component
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.synthesis.set_files import case_files, pair_file_faults, read_ending, read_provenance
+from tumorgen_cli.synthesis.set_files import again, case_files, pair_file_faults, read_ending, read_provenance
 from tumorgen_cli.synthesis.shards import Shard, unfinished_shard_faults
 from tumorgen_cli.system.errors import Fault, StateError
 from tumorgen_cli.system.files import hash_once
 from tumorgen_cli.system.links import describe_missing
-
-_SYNTHESIZE = "run `tumorgen synthesize` again"
 
 
 @dataclass(frozen=True)
@@ -193,6 +191,13 @@ def read_case(
     return *read_scan(files, volumes), tumor, others
 
 
+def _restore_label(files: TumorCase) -> str:
+    """Return the remedy for a label that is not the one of its record."""
+    if files.group == "synthetic":
+        return f"delete it, then {again(files.label.parents[1])}"
+    return "put the label back, or run `tumorgen plan DATASET` again"
+
+
 def read_scan(files: TumorCase, volumes: Volumes) -> tuple[np.ndarray, Grid]:
     """Read the image (C, X, Y, Z) of a case, and its grid.
 
@@ -201,8 +206,8 @@ def read_scan(files: TumorCase, volumes: Volumes) -> tuple[np.ndarray, Grid]:
     """
     (image, grid), (_, label_grid) = volumes.image, volumes.labels
     if not same_geometry(grid, label_grid):
-        remedy = _SYNTHESIZE if files.group == "synthetic" else "correct the label, then plan again"
-        fault = Fault(str(files.label), f"a grid of {label_grid.shape}", f"the image's of {grid.shape}", remedy)
+        found, expected = f"a grid of {label_grid.shape}", f"the image's of {grid.shape}"
+        fault = Fault(str(files.label), found, expected, _restore_label(files))
         raise StateError("A label does not lie on its image", [fault])
     return image, grid
 
@@ -224,10 +229,9 @@ def read_tumor(plan: Plan, files: TumorCase, volumes: Volumes | None = None) -> 
         part = inside if files.group == "synthetic" else find_spanning_component(inside)
         if part is None or part.shape != box.shape:
             where = f"one that fills the box {box.start} to {box.stop}"
-            remedy = _SYNTHESIZE if files.group == "synthetic" else "run `tumorgen plan DATASET` again"
+            found = "no such tumor: the label has changed"
             raise StateError(
-                "A tumor is not in its place",
-                [Fault(str(files.label), "no such tumor: the label has changed", where, remedy)],
+                "A tumor is not in its place", [Fault(str(files.label), found, where, _restore_label(files))]
             )
         own[box.slices] = part
     return own, tumor & ~own, grid

@@ -17,7 +17,7 @@ from tumorgen_cli.judge.domain import (
     grid_differences,
     scan_levels,
 )
-from tumorgen_cli.judge.results_files import read_judge_record
+from tumorgen_cli.judge.results_files import OWN_JUDGE, read_judge_record
 from tumorgen_cli.nnunet.results import read_learned_cases, results_root
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 BUNDLED = "bundled"
-OWN_JUDGE = "train one of your own with `tumorgen train judge`, or give an nnU-Net with --judge DIR"
 WEAK_JUDGE = "train it longer (`tumorgen train judge --restart --minutes N` trains the workspace's own)"
 _FORCE = "--judge bundled takes the bundled one all the same"
 _LEVELS_OF = 3  # scans whose intensities are compared; their headers are compared for all

@@ -19,6 +19,7 @@ import numpy as np
 
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.judge.results_files import (
+    OWN_JUDGE,
     REMEDY,
     find_checkpoints,
     find_configuration,
@@ -213,8 +214,9 @@ class Judge:
         known = ", ".join(
             f"{label} = {'+'.join(map(str, values))}" for label, values in self.labels.items() if values != (0,)
         )
-        remedy = "use a judge that was trained on this data set's labels, or name its tumor label"
-        fault = Fault(str(results_root(self.folder) / "dataset.json"), f"labels {known}", f"a label {name!r}", remedy)
+        fault = Fault(
+            str(results_root(self.folder) / "dataset.json"), f"labels {known}", f"a label {name!r}", OWN_JUDGE
+        )
         raise DataError("The judge does not know the tumor", [fault])
 
 
@@ -249,8 +251,7 @@ def _initialize(
             network.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
-            remedy = "use a judge of a trainer that keeps the planned architecture"
-            fault = Fault(str(folder), reason, "the planned network", remedy)
+            fault = Fault(str(folder), reason, "the planned network", OWN_JUDGE)
             raise StateError("The judge's weights do not fit its plan", [fault]) from error
     first = checkpoints[0]
     axes = first.get("inference_allowed_mirroring_axes")
@@ -291,7 +292,7 @@ def _build_network(where: str, manager: Any, dataset: dict[str, Any], configurat
     foreign = [str(name) for name in names if not _is_layer(str(name))]
     if foreign:
         expected = "layers of dynamic_network_architectures and torch.nn"
-        fault = Fault(where, ", ".join(foreign), expected, "use another judge")
+        fault = Fault(where, ", ".join(foreign), expected, OWN_JUDGE)
         raise StateError("The judge's network is not nnU-Net's", [fault])
     inputs = determine_num_input_channels(manager, settings, dataset)
     heads = manager.get_label_manager(dataset).num_segmentation_heads

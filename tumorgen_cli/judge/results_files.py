@@ -21,6 +21,8 @@ from tumorgen_cli.system.files import check_hash
 from tumorgen_cli.system.json_records import from_plain, read_plain
 
 REMEDY = "give a results folder such as Dataset501_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
+#: remedy for a judge of another kind
+OWN_JUDGE = "train one of your own with `tumorgen train judge`, or give an nnU-Net with --judge DIR"
 _COPY_AGAIN = "copy the folder again"
 
 
@@ -105,8 +107,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise StateError("The judge cannot be read", faults)
     reader = found[0].get("image_reader_writer", READERS[0])
     if reader not in READERS:
-        expected, remedy = f"one of {', '.join(READERS)}", "train a judge on NIfTI files, with the default reader"
-        fault = Fault(f"{folder / 'plans.json'}: image_reader_writer", f"{reader}", expected, remedy)
+        expected = f"one of {', '.join(READERS)}"
+        fault = Fault(f"{folder / 'plans.json'}: image_reader_writer", f"{reader}", expected, OWN_JUDGE)
         raise StateError("The judge cannot be used", [fault])
     return found[0], found[1]
 
@@ -122,7 +124,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
     if not paths:
         others = sorted(str(path.relative_to(folder)) for path in folder.glob("fold_*/*.pth"))
         found = f"only {', '.join(others)}" if others else "no checkpoint"
-        remedy = "let the training end (its checkpoint_latest.pth is not the final one)" if others else REMEDY
+        remedy = "let the training end (`nnUNetv2_train` with --c continues it)" if others else REMEDY
         raise StateError("The judge has no weights", [Fault(str(folder), found, "fold_*/checkpoint_final.pth", remedy)])
     record = read_judge_record(root)
     if record is not None and len(paths) == 1:
@@ -169,7 +171,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch's unpickler raises whatever a malformed file makes its code run into
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         expected = "a whole checkpoint of tensors and plain values"
-        fault = Fault(str(path), reason, expected, "copy it again, or train the judge again")
+        fault = Fault(str(path), reason, expected, _COPY_AGAIN)
         raise StateError("A checkpoint cannot be read", [fault]) from error
     weights = content.get("network_weights") if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping):

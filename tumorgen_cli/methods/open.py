@@ -39,7 +39,7 @@ def check_held_out(method: Method) -> None:
             method.name,
             f"its weights have learned from {len(seen)} held-out cases ({abbreviate_list(seen)})",
             "none",
-            "take these scans out of `unlabeled`, then train anew without such weights (--restart)",
+            f"delete their folders in {method.workspace.unlabeled}, then train anew (--restart), without such weights",
         )
         raise StateError("A method has learned from held-out cases", [fault])
 

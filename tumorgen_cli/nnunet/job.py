@@ -20,6 +20,7 @@ CONFIGURATION = "3d_fullres"
 PLANS = "nnUNetPlans"
 TRAINER = "OwnTrainer"
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+_PLAN = "run `tumorgen plan DATASET` again"
 _WORKER_BYTES = 64 << 20  # images per preprocessing process: starting a process takes seconds
 _MAX_WORKERS = 4  # nnU-Net's own number for preprocessing
 
@@ -187,9 +188,7 @@ def check_data(data: TrainingData) -> None:
     faults = [
         Fault(str(path), "no such file", "a file of the case", "put it back") for path in paths if not path.is_file()
     ]
-    faults += [
-        Fault(name, "a training case and a held-out case", "one of the two", "correct the splits") for name in both
-    ]
+    faults += [Fault(name, "a training case and a held-out case", "one of the two", _PLAN) for name in both]
     faults += [
         Fault(name, "listed twice among the training cases", "once", "rename one of them")
         for name in {n for n in names if names.count(n) > 1}
@@ -199,7 +198,7 @@ def check_data(data: TrainingData) -> None:
             case.name,
             f"{len(case.images)} images",
             f"{len(data.channel_names)} ({', '.join(data.channel_names)})",
-            "give every channel",
+            "give an image for each channel",
         )
         for case in (*data.train, *data.test)
         if len(case.images) != len(data.channel_names)
@@ -216,7 +215,7 @@ def check_data(data: TrainingData) -> None:
         if not path.name.endswith(data.file_ending)
     ]
     if not names:
-        faults.append(Fault(data.dataset, "no training cases", "one or more", "correct the splits"))
+        faults.append(Fault(data.dataset, "no training cases", "one or more", _PLAN))
     if faults:
         raise DataError("nnU-Net cannot be trained on these cases", faults)
 

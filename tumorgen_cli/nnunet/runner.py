@@ -166,7 +166,7 @@ def _run_child(folder: Path, job: TrainingJob, title: str | None, variables: Map
     if code:
         lines = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
         last = lines[-1][:300] if lines else "its log is empty"
-        fault = Fault(str(folder / LOG), last, "a finished training", f"see the log; then {_CALL_AGAIN}")
+        fault = Fault(str(folder / LOG), last, "a finished training", f"see this log for the cause; then {_CALL_AGAIN}")
         raise StateError("nnU-Net failed", [fault])
 
 

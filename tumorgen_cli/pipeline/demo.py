@@ -62,9 +62,8 @@ def write_demo_phantoms(workspace: Workspace, phantoms: PhantomOptions, quick: b
     """
     check_phantoms(phantoms)
     if quick and phantoms.modality != "pet":
-        fault = Fault(
-            "--quick", f"--modality {phantoms.modality}", "pet: weights in the package fit it only", "leave --quick out"
-        )
+        expected = "pet: weights in the package fit it only"
+        fault = Fault("--quick", f"--modality {phantoms.modality}", expected, "leave it out")
         raise PlanError("No quick demo", [fault])
     cases, healthy = (10, 2) if quick else (20, 4)
     cases = phantoms.cases if phantoms.cases is not None else cases

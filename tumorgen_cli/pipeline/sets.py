@@ -27,7 +27,8 @@ def finished_sets(workspace: Workspace, given: Sequence[Path]) -> list[Path]:
     names = [folder.name for folder in folders]
     twice = [folder for folder in folders if names.count(folder.name) > 1]
     faults = [
-        Fault(str(folder), "another set of that name", "a name of its own", "rename one of them") for folder in twice
+        Fault(str(folder), "another set of that name", "a name of its own", "rename one of the folders")
+        for folder in twice
     ]
     if faults:
         raise StateError("Sets of one name", faults)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tumorgen_cli.evaluation.measure import cache_folder
-from tumorgen_cli.judge.find import OWN_JUDGE, Choice, choose_judge, load_judge
+from tumorgen_cli.judge.find import Choice, choose_judge, load_judge
 from tumorgen_cli.judge.predictions import Predictions
+from tumorgen_cli.judge.results_files import OWN_JUDGE
 from tumorgen_cli.judge.suspects import FILE, Search, find_suspects
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import check_held_out, open_method

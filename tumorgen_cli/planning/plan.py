@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from tumorgen_cli.data import channels
+from tumorgen_cli.data.splits import HOLD_OUT
 from tumorgen_cli.geometry import Shape, Triple, as_triple
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import ChannelFacts, Fingerprint, TumorFacts
@@ -254,7 +255,7 @@ def make_plan(
     if not tumors:
         held_out = len(fingerprint.cases) - len(train)
         found = f"{len(train)} training cases without a tumor that is large enough, and {held_out} held out"
-        fault = Fault(fingerprint.dataset, found, "a tumor in one at least", "hold out other cases (splits_final.json)")
+        fault = Fault(fingerprint.dataset, found, "a tumor in one at least", HOLD_OUT)
         raise PlanError("There is no tumor to learn from", [fault])
     for i, facts in enumerate(fingerprint.channels):
         _plan_channel(d.within(f"channels.{i}"), facts)

@@ -11,6 +11,9 @@ from typing import Any
 from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.system.json_records import unknown_name_fault
 
+_BASE = "name another preset in its field `preset`, or remove that line"
+_COPY = "correct that line, or begin with a copy of another preset (`tumorgen presets NAME --copy FILE`)"
+
 
 def preset_folder() -> Path:
     """The folder of the presets: `plans/` of the repository, or its copy in an installed wheel."""
@@ -81,11 +84,11 @@ def _read_preset(name: str, before: Sequence[str] = ()) -> dict[str, tuple[Any, 
 
     message = "A preset cannot be read"
     if name in before:
-        raise PlanError(message, [Fault(name, "a preset that is based on itself", "another one", "correct the file")])
+        raise PlanError(message, [Fault(name, "a preset that is based on itself", "another one", _BASE)])
     try:
         tree = yaml.safe_load(preset_text(name)) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlanError(message, [Fault(name, str(error), "YAML", "correct the file")]) from error
+        raise PlanError(message, [Fault(name, str(error), "YAML", _COPY)]) from error
     if not isinstance(tree, Mapping):
         fault = Fault(name, f"a {type(tree).__name__}", "fields with values", "see `tumorgen presets`")
         raise PlanError(message, [fault])

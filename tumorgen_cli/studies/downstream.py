@@ -18,7 +18,7 @@ import numpy as np
 
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.hosts import describe_matches, match_cases
-from tumorgen_cli.data.splits import Splits
+from tumorgen_cli.data.splits import HOLD_OUT, Splits
 from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.evaluation.cases import synthetic_cases
 from tumorgen_cli.evaluation.gains import (
@@ -174,7 +174,7 @@ def _checked_dataset(workspace: Workspace, plan: Plan, splits: Splits, design: D
             "splits.json",
             "no case held out",
             "one or more: a gain is measured on held-out cases",
-            "plan with splits_final.json, or more cases",
+            f"add cases, or {HOLD_OUT}",
         )
         raise PlanError("Gains cannot be measured", [fault])
     dataset = read_planned_dataset(workspace, plan)
@@ -261,7 +261,10 @@ def case_counts(cases: int, fractions: Sequence[float]) -> list[int]:
     if wrong or not fractions:
         found = ", ".join(f"{f:g}" for f in wrong) or "none"
         fault = Fault(
-            "--fractions", found, f"shares of the {cases} training cases, above 0, at most 1", "for example 0.25,0.5,1"
+            "--fractions",
+            found,
+            f"shares of the {cases} training cases, above 0, at most 1",
+            "for example --fractions 0.25,0.5,1",
         )
         raise PlanError("The fractions cannot be used", [fault])
     return sorted({round(f * cases) for f in fractions})

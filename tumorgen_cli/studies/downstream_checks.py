@@ -8,7 +8,7 @@ from functools import partial
 from tumorgen_cli.evaluation.gains import LIVE, REAL, Design
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.synthesis.options import HostOptions, host_faults
-from tumorgen_cli.system.errors import Fault, PlanError, gather_faults
+from tumorgen_cli.system.errors import IN_RANGE, Fault, PlanError, gather_faults
 
 
 def check_design(design: Design, hosts: HostOptions) -> None:
@@ -23,7 +23,7 @@ def check_design(design: Design, hosts: HostOptions) -> None:
         if arm != REAL:
             gather_faults(faults, partial(find_method, arm.removesuffix(LIVE)))
     if REAL not in design.arms:
-        faults.append(Fault("--arms", "no real", "the arm that gains are measured against", "add real"))
+        faults.append(Fault("--arms", "no real", "the arm that gains are measured against", "add real to --arms"))
     if repeated := sorted({arm for arm in design.arms if design.arms.count(arm) > 1}):
         faults.append(Fault("--arms", f"{', '.join(repeated)} more than once", "every arm once", "leave it out"))
     if {*design.arms} - {REAL}:
@@ -37,10 +37,6 @@ def check_design(design: Design, hosts: HostOptions) -> None:
         ("--ratio", design.ratio, design.ratio >= 1, "1 or more"),
         ("--real-share", design.real_share, 0 < design.real_share < 1, "above 0 and below 1"),
     )
-    faults += [
-        Fault(option, str(value), expected, "choose another number")
-        for option, value, fits, expected in ranges
-        if not fits
-    ]
+    faults += [Fault(option, str(value), expected, IN_RANGE) for option, value, fits, expected in ranges if not fits]
     if faults:
         raise PlanError("The experiment cannot be made", faults)

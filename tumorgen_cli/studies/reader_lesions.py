@@ -15,7 +15,7 @@ from tumorgen_cli.evaluation.cases import TumorCase, read_tumor, split_tumors, s
 from tumorgen_cli.figures import upright, upright_grid
 from tumorgen_cli.geometry import Box, Grid, Shape, Triple, as_triple, tight_box
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import IN_RANGE, DataError, Fault
 from tumorgen_cli.system.files import hash_file
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def check_pool(pool: Sequence[StudyLesion], pairs: int) -> None:
         if counts[truth] < pairs
     ]
     if pairs < 1:
-        faults = [Fault("pairs", str(pairs), "1 or more", "choose 1 or more")]
+        faults = [Fault("pairs", str(pairs), "1 or more", IN_RANGE)]
     if faults:
         raise DataError("There are too few lesions for the study", faults)
 

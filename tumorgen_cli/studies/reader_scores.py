@@ -99,7 +99,9 @@ def score_study(answer_files: Sequence[Path], key_file: Path) -> StudyScores:
     """
     faults: list[Fault] = []
     if not answer_files:
-        faults.append(Fault("answers", "no file", "one per reader", "give the files that the readers exported"))
+        faults.append(
+            Fault("answers", "no file", "one per reader", "give the files that the readers exported from the page")
+        )
     key_remedy = "give the key.json that was written with the page"
     key = gather_faults(faults, lambda: read_record(Key, key_file, key_remedy))
     read = [(path, found) for path in answer_files if (found := _read_answers(path, faults)) is not None]
@@ -173,7 +175,7 @@ def _answer_faults(path: Path, answers: Answers, study: str, truths: dict[str, T
         ]
     faults = []
     if not answers.reader.strip():
-        faults.append(Fault(f"{path}: reader", "no name", "the reader's name", "write it into the file"))
+        faults.append(Fault(f"{path}: reader", "no name", "the reader's name", "write it into the field `reader`"))
     for case, count in Counter(answer.case for answer in answers.answers).items():
         if case not in truths:
             faults.append(
@@ -185,7 +187,7 @@ def _answer_faults(path: Path, answers: Answers, study: str, truths: dict[str, T
                 )
             )
         if count > 1:
-            faults.append(Fault(f"{path}: case {case}", f"{count} answers", "one", "keep the one that holds"))
+            faults.append(Fault(f"{path}: case {case}", f"{count} answers", "one", "delete all but one of them"))
     for answer in answers.answers:
         where = f"{path}: case {answer.case}"
         if answer.answer is not None and answer.confidence not in CONFIDENCES:

@@ -55,7 +55,7 @@ def _check_kept(workspace: Workspace, inner: Workspace, cases: Sequence[str]) ->
             str(inner.root),
             "other cases to learn from, or held out",
             "those of the present splits",
-            "delete the folder and run again",
+            "delete this folder, then run the same command again",
         )
         raise StateError("A workspace of some cases does not match the splits", [fault])
     wanted, kept = (

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from tumorgen_cli.system.errors import Fault
+from tumorgen_cli.system.errors import IN_RANGE, Fault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,7 @@ def fixed_count(
 def count_faults(tumors: int | None, box: Box | None) -> list[Fault]:
     """Return the fault of a number of tumors below 1, or of several tumors in the user's own box."""
     if tumors is not None and tumors < 1:
-        return [Fault("--tumors", str(tumors), "1 or more", "leave it out for as many as patients have")]
+        return [Fault("--tumors", str(tumors), "1 or more", IN_RANGE)]
     if box is None or tumors in (None, 1):
         return []
     expected = "one tumor: the boxes of a pair do not overlap"

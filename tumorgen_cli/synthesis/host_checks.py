@@ -98,7 +98,14 @@ def box_faults(where: str, box: Box, grid: Grid, plan: Plan) -> list[Fault]:
     """The fault of a user's box that is outside a scan's grid or too large; `where` names box and scan."""
     if any(a < 0 or b > n or b - a < 2 for a, b, n in zip(box.start, box.stop, grid.shape, strict=True)):
         expected = "0 <= start, start + 2 <= stop <= size per axis"
-        return [Fault(where, f"outside the scan of {grid.shape} voxels", expected, "correct the box")]
+        return [
+            Fault(
+                where,
+                f"outside the scan of {grid.shape} voxels",
+                expected,
+                "give a box inside the scan, at least 2 voxels wide",
+            )
+        ]
     return [] if window_shape(box, grid, plan) else [large_box_fault(where, box, grid, plan)]
 
 

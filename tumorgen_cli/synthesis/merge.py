@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tumorgen_cli.data.checks import NNUNET_FORMAT
 from tumorgen_cli.data.contents import describe_files
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.hosts import index_cases_by_voxels
@@ -230,7 +231,7 @@ def write_merge(merge: Merge, tick: Callable[[int, str], None], copy: bool = Fal
     write_json(merge.out / "folds.json", merge.folds)
     for path in merge.splits:
         write_json(path, format_splits(merge.folds, merge.oversample))
-    content = read_plain(merge.real.path / "dataset.json", "correct it")
+    content = read_plain(merge.real.path / "dataset.json", NNUNET_FORMAT)
     content["numTraining"] = len(cases)
     content["description"] = (
         f"{len(merge.real.cases)} real cases and {len(merge.pairs)} synthetic pairs, "

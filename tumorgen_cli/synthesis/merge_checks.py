@@ -164,7 +164,7 @@ def output_faults(out: Path, known: Sequence[Path]) -> list[Fault]:
     parents = dict.fromkeys(parent.resolve() for parent in (out.parent, *known) if parent.is_dir())
     expected = "one data set per number, by which nnU-Net finds it"
     return [
-        Fault(str(folder), f"the number of --out {out.name}", expected, "choose another number")
+        Fault(str(folder), f"the number of --out {out.name}", expected, "choose another number for --out")
         for parent in parents
         for folder in sorted(parent.glob(f"{number}*"))
         if folder.name != out.name
@@ -175,7 +175,7 @@ def same_name_faults(names: Sequence[str], folders: Sequence[Path]) -> list[Faul
     """Return the faults of sets with the same name, whose pairs could have the same names."""
     expected = "different names: names of pairs begin with the name of their set"
     return [
-        Fault(str(folder), "another set of the same name", expected, "rename the folder of one of them")
+        Fault(str(folder), "another set of the same name", expected, "rename one of the folders")
         for name, folder in zip(names, folders, strict=True)
         if names.count(name) > 1
     ]

@@ -145,7 +145,7 @@ class QualityOptions:
 def judge_faults(quality: QualityOptions) -> list[Fault]:
     """The fault of a judge that is not asked."""
     unused = quality.judge is not None and quality.until_pass is None
-    fault = Fault("--judge", str(quality.judge), "--until-pass beside it", "add it, or leave both out")
+    fault = Fault("--judge", str(quality.judge), "--until-pass beside it", "add --until-pass N, or leave it out")
     return [fault] if unused else []
 
 

@@ -57,6 +57,7 @@ from tumorgen_cli.system.json_records import hash_value, read_record, to_plain, 
 from tumorgen_cli.system.locks import locked
 from tumorgen_cli.system.processes import exit_with_parent
 
+_ASK_LESS = "train the method longer, choose other hosts, raise --until-pass, or ask less (--keep, --p-alone)"
 _SCANS_IN_MEMORY = 2
 _NICE = 5  # training comes first; with 19 nothing would be painted on busy cores, and `share` limits the cost already
 _MAX_LOCATIONS = 10_000  # voxels of a label by which nnU-Net's loader looks for it: nnU-Net's own number
@@ -198,9 +199,8 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
         busy += spent
         report()
         if given_up == _MAX_FAILURES and not painted:
-            remedy = "train the method longer, choose other hosts, raise --until-pass, or ask less (--keep, --p-alone)"
             found = f"{given_up} pairs given up; the last: {reason}"
-            raise StateError("No pair can be painted", [Fault(painting.method, found, "at least one pair", remedy)])
+            raise StateError("No pair can be painted", [Fault(painting.method, found, "at least one pair", _ASK_LESS)])
         if len(pool.entries()) >= job.least:
             time.sleep(spent * (1 - painting.share) / painting.share)
 
@@ -247,8 +247,7 @@ class PatchPainter:
         job = PairJob(number, sources[which], f"{number:08d}", seed, turn)
         pair = draw_pair(inputs, job, host)
         if not pair.tumors:
-            remedy = "train the method longer, raise --until-pass, or ask less (--keep, --p-alone)"
-            fault = Fault(host.scan.name, describe_counts(pair.left_out[0]), "a tumor that passes", remedy)
+            fault = Fault(host.scan.name, describe_counts(pair.left_out[0]), "a tumor that passes", _ASK_LESS)
             raise DataError("No tumor came", [fault])
         seconds = {"method": pair.seconds, "compute": time.perf_counter() - start}
         rng, mixed_with = np.random.default_rng(seed), None

@@ -25,6 +25,7 @@ from tumorgen_cli.tumors.boxes import LEAST_SHARE, Places, box_at, draw_size_mm
 
 INSIDE_REGION, INSIDE_BODY = 0.95, 0.98  # least share of a mask in its region; without a region, in the body
 OUTSIDE_REGION, OUTSIDE_BODY = "outside the region", "outside the body"  # the reasons to reject a draw
+MARK_REGION = "mark with 1 where tumors may be"
 #: training tumors that are drawn for a box, until a host has a place that looks like the surroundings of one
 _TUMORS = 8
 _DEEP = 0.95  # share of the box that should lie inside once a mask has not: the next places are drawn deeper
@@ -129,7 +130,7 @@ class Placing:
         roi = roi != 0 if self.source.region is None else roi == self.source.region
         if not roi.any():
             found = "no voxel set" if self.source.region is None else f"no voxel of label {self.source.region}"
-            remedy = "draw one, or leave this host out"
+            remedy = f"{MARK_REGION}, or leave this host out"
             raise DataError("A region is empty", [Fault(str(self.source.roi), found, "a region to paint in", remedy)])
         return roi
 

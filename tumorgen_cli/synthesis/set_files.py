@@ -263,7 +263,7 @@ def read_provenance(folder: Path) -> tuple[Provenance, ...]:
     read_settings(folder)
     path = folder / "provenance.jsonl"
     if not path.is_file():
-        fault = Fault(str(path), "no such file", "one line per pair", "run `tumorgen synthesize` again")
+        fault = Fault(str(path), "no such file", "one line per pair", again(folder))
         raise StateError("A file is missing", [fault])
     found: dict[str, Provenance] = {}
     faults: list[Fault] = []

@@ -112,6 +112,8 @@ def one_line(error: TumorgenError) -> str:
     )
 
 
+#: remedy for a number that is out of its range, where one can do without it
+IN_RANGE = "give a number in this range, or leave it out"
 _AGAIN = "run the same command again; what was finished is kept"
 _ELSEWHERE = "choose another folder with --work or --out"
 _SPACE = ("No space left", "enough space for the file", f"free some space and {_AGAIN}")

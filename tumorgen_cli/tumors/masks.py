@@ -19,6 +19,8 @@ from tumorgen_cli.planning.ranges import Degrees, Radii, ShareRange
 from tumorgen_cli.system.errors import Fault, PlanError
 
 Prior = Literal["ellipsoid", "training"]
+#: remedy for lists of settings by size class
+SAME_LENGTH = "set this and mask.radii_mm (--set) to lists of the same length"
 _LEAST_VOXELS = 8  # a thinner tumor is drawn on a finer grid, where it can have a shape
 _MAX_OFFSETS = 0.5  # largest share of a box's edge that offsets take: a tumor is at least half as long as its box
 
@@ -45,7 +47,7 @@ class MaskConfig:
                 "mask.deformation",
                 f"{len(self.deformation)} ranges",
                 f"{len(self.radii_mm)}, one for each of mask.radii_mm",
-                "give both",
+                SAME_LENGTH,
             )
             raise PlanError("Size classes do not match", [fault])
 

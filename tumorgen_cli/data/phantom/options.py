@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.system.errors import IN_RANGE, Fault, PlanError
 
 Modality = Literal["pet", "ct"]
 CROPS_MM = (60.0, 200.0)  # the largest nodule has room to lie anywhere; a larger cube costs more than a whole scan
@@ -36,13 +36,13 @@ def check_phantoms(options: PhantomOptions) -> None:
         PlanError: no case, fewer than no healthy scans, or cubes that are too small or too large.
     """
     faults = [
-        Fault(f"--{name}", str(value), f"{least} or more", "give another number, or leave it out")
+        Fault(f"--{name}", str(value), f"{least} or more", IN_RANGE)
         for name, value, least in (("cases", options.cases, 1), ("healthy", options.healthy, 0))
         if value is not None and value < least
     ]
     low, high = CROPS_MM
     if options.crop_mm is not None and not low <= options.crop_mm <= high:
         expected = f"an edge of {low:g} to {high:g} mm"
-        faults.append(Fault("--crop", f"{options.crop_mm:g}", expected, "give another edge, or none for whole scans"))
+        faults.append(Fault("--crop", f"{options.crop_mm:g}", expected, IN_RANGE))
     if faults:
         raise PlanError("No such phantoms", faults)

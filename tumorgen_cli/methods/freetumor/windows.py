@@ -107,7 +107,11 @@ class HealthyWindows:
         if box is None:
             raise DataError(
                 "No place for a tumor",
-                [Fault(record.case, "no body", "a scan with a body", "take the scan out of the data set")],
+                [
+                    Fault(
+                        record.case, "no body", "a scan with a body", "remove this scan, then plan and preprocess again"
+                    )
+                ],
             )
         start = place_window(box, record.shape, patch, rng)
         mask = np.zeros(patch, np.float32)

@@ -386,6 +386,7 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     if not found and not isinstance(state, dict):
         found = f"a {type(state).__name__}, not tensors by name"
     if found:
-        fault = Fault(str(path), found, "safetensors, or tensors saved by torch", "export the weights alone")
+        remedy = "save the weights alone (safetensors.torch.save_file(model.state_dict(), FILE))"
+        fault = Fault(str(path), found, "safetensors, or tensors saved by torch", remedy)
         raise StateError("The checkpoint cannot be read", [fault])
     return dict(state)

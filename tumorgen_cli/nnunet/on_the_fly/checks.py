@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tumorgen_cli.data.checks import NNUNET_FORMAT
 from tumorgen_cli.data.volumes import READERS
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.system.errors import Fault, abbreviate_list
 from tumorgen_cli.system.json_records import read_fields, read_record
 
+_OTHER_WORKSPACE = "run `tumorgen nnunet-setup` in a workspace that was planned on this data set"
 _READER = "overwrite_image_reader_writer"  # of dataset.json: the reader that nnU-Net is to use
 
 
@@ -37,7 +39,7 @@ def planned_reader_faults(dataset: Path) -> list[Fault]:
         dataset: the folder of the data set.
     """
     path = dataset / "dataset.json"
-    reader = read_fields(path, "correct it").get(_READER) or "None"
+    reader = read_fields(path, NNUNET_FORMAT).get(_READER) or "None"
     # of the endings that are allowed, nnU-Net reads all with one of its own readers that fit
     return [] if reader == "None" else reader_faults(f"{path}: {_READER}", str(reader))
 
@@ -52,7 +54,7 @@ def reader_faults(where: str, reader: str) -> list[Fault]:
 
 def _data_faults(painting: Painting, trainer: Any) -> list[Fault]:
     """Return the faults of nnU-Net's configuration, file format, channels and labels."""
-    faults, remedy = [], "use a workspace of this data set"
+    faults, remedy = [], _OTHER_WORKSPACE
     if trainer.is_cascaded:
         expected = "a configuration of its own"
         found = "a cascade's second stage"
@@ -75,12 +77,12 @@ def _fold_faults(painting: Painting, trainer: Any, validation: Sequence[str]) ->
     faults = []
     where = f"fold {trainer.fold}"
     written = Path(trainer.preprocessed_dataset_folder_base) / "splits_final.json"
+    split = Path(painting.work) / "nnunet" / "splits_final.json"
     if trainer.fold != "all" and written.is_file():
-        count = len(read_record(list[Any], written, "write it again"))
+        count = len(read_record(list[Any], written, f"put {split} in its place"))
         if trainer.fold >= count:
             found = f"only {count} in {written}: nnU-Net draws this one from all cases, synthetic ones too"
             faults.append(Fault(where, found, "a fold of that file", f"train a fold below {count}"))
-    split = Path(painting.work) / "nnunet" / "splits_final.json"
     remedy = (
         f"put {split} into nnU-Net's preprocessed data set and train the fold that nnunet-setup named, "
         "or plan a workspace on this one (--fold)"
@@ -103,4 +105,4 @@ def _missing_case_faults(painting: Painting, trainer: Any, known: Sequence[str])
         return []
     found = f"no cases of these names, which {painting.method} has learned from: {abbreviate_list(missing)}"
     expected = "the workspace's cases by their names, which show what may validate"
-    return [Fault("cases of nnU-Net's data set", found, expected, "use a workspace of this data set")]
+    return [Fault("cases of nnU-Net's data set", found, expected, _OTHER_WORKSPACE)]

@@ -137,7 +137,7 @@ class PainterProcess:
                 self.log(f"TumorGen: waiting for {awaited} after {now.seconds:.0f} s{given_up}")
                 logged = time.monotonic()
             if self.child is not None and self.child.poll() is not None:
-                remedy = "see the log and solve the problem, then start nnU-Net again"
+                remedy = "see this log for the cause; then start nnU-Net again, with --c"
                 fault = Fault(str(self.folder / LOG), self._last_line(), "painted patches", remedy)
                 raise StateError("The painter stopped", [fault])
             time.sleep(_POLL_SECONDS)
