@@ -1,5 +1,6 @@
 """Losses of TumorGen in closed form."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 
 from tumorgen_cli.methods.latent.items import known_tumors
 from tumorgen_cli.methods.latent.sampler import flow_start
+from tumorgen_cli.methods.latent.settings import TumorFlowConfig
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective, velocity_weight
 from tumorgen_cli.models.flow_unet import FlowUNet
+from tumorgen_cli.system.errors import PlanError
 
 
 class Even(torch.nn.Module):
@@ -58,6 +61,16 @@ def test_a_flow_may_start_from_the_healthy_latents():
     start = flow_start(noise, context, flow(start="healthy"))
     torch.testing.assert_close(start[:, :4], noise[:, :4] + context)
     torch.testing.assert_close(start[:, 4:], noise[:, 4:])
+
+
+def test_a_flow_never_starts_from_the_tumor_itself(workspace):
+    config = workspace.plan().section("tumorgen", TumorFlowConfig).flow
+    assert (config.context, config.start, config.predicts) == ("healthy", "healthy", "data")
+    with pytest.raises(PlanError, match="start from the tumor itself") as error:
+        replace(config, context="scan")
+    remedy = error.value.faults[0].remedy
+    assert remedy == "set methods.tumorgen.flow.context=healthy, or methods.tumorgen.flow.start=noise"
+    assert replace(config, context="scan", start="noise").start == "noise"
 
 
 def test_a_network_that_predicts_data_gives_the_velocity_to_them():

@@ -31,6 +31,7 @@ from tumorgen_cli.planning.ranges import (
     Steps,
     Weight,
 )
+from tumorgen_cli.system.errors import Fault, PlanError
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class FlowConfig:
         context: what the field sees around the box. `scan`: the latents of the training scan, and the box holds all
             tumors of the window. `healthy`: the latents of the scan without the tumor in the box, as in a synthesis;
             the box holds one tumor, and others stay around it.
-        start: where the flow starts: from `noise`, or from the `healthy` latents with noise added.
+        start: where the flow starts: from `noise`, or from the `healthy` latents with noise added, which takes
+            `context` = `healthy`.
         predicts: what the network predicts: the `velocity`, or the `data`, from which the velocity follows.
         box_channel: whether the box is an additional input channel.
         character: whether the tumor's character is given to the field, as additional input channels that are constant
@@ -93,6 +95,12 @@ class FlowConfig:
     volume: bool
     dropout: ShareBelowOne
     healthy_share: ShareBelowOne
+
+    def __post_init__(self) -> None:
+        if self.start == "healthy" and self.context == "scan":
+            remedy = "set methods.tumorgen.flow.context=healthy, or methods.tumorgen.flow.start=noise"
+            fault = Fault("flow", "start=healthy with context=scan", "latents without the tumor to start from", remedy)
+            raise PlanError("The flow would start from the tumor itself", [fault])
 
 
 @dataclass(frozen=True)

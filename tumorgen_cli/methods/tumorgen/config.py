@@ -82,9 +82,11 @@ def _plan_flow(d: Decisions, tumors: int, budget: DeviceBudget) -> None:
     reason = "a tumor three cells wide comes back with Dice 0.80 from one channel, 0.93 from eight; mean: the paper's"
     d.take("mask_coding", "packed", reason)
     reason = "a host has no tumor to know of: a field that has seen it draws too faint ones in hosts; scan: the paper's"
-    d.take("context", "healthy", reason)
-    d.take("start", "noise", "the paper's")
-    d.take("predicts", "velocity", "the paper's")
+    context = d.take("context", "healthy", reason)
+    reason = "then only the tumor is learned, not the host, in far fewer steps; noise: the paper's"
+    d.take("start", "healthy" if context == "healthy" else "noise", reason)
+    reason = "tumors are less faint after short trainings and few steps; velocity: the paper's"
+    d.take("predicts", "data", reason)
     d.take("box_channel", False, "the paper's nine input channels")
     reason = "input: the tumor's contrast, heterogeneity and core ratio; false: the paper's, with too few hard tumors"
     d.take("character", True, reason)
