@@ -10,7 +10,7 @@
 - context -w WORK: what DiffTumor draws beside the visible rest of a tumor, and in the scan without the tumor
 - speed -w WORK --healthy DIR: seconds a pair at 4, 10 and 50 steps
 - rivals -w WORK --healthy DIR: the same for several sampling methods
-- networks -w WORK: seconds of the methods' networks, and of DiffTumor's network in its published sizes
+- networks -w WORK: seconds of the methods' networks, and of DiffTumor's network in its published size
 - scoring SET -w WORK --judge DIR: seconds to score a set, and for the same measures from MONAI on whole volumes
 - stages -w WORK: wall time and peak memory of every command and stage
 - joint -w WORK: seconds of a training step of the flow, and of the flow together with the refiner
@@ -212,12 +212,11 @@ def halo(work: Work, device: DeviceName = "auto") -> None:
 def context(work: Work, device: DeviceName = "auto") -> None:
     """Print the mean intensity of training tumors, and of what DiffTumor draws under their masks.
 
-    It draws twice: in the scan itself, where the latents beside the mask have seen the tumor, and in the scan without
-    its tumors.
+    It draws twice: in the scan itself, where with `ddpm.condition=latents` the latents beside the mask have seen the
+    tumor, and in the scan without its tumors.
     """
     workspace, plan, method = trained(work, DiffTumor, device)
-    codec = method.vqgan
-    sampling, means = method.config.sampling, []
+    means = []
     for number, found in enumerate(find_candidates(load_cases(workspace, workspace.splits().train))):
         case, limits, shape = found.case, np.array(found.case.record.limits, np.float32), plan.window.shape
         scan, tumors = np.asarray(case.image, np.float32), np.asarray(case.tumors) > 0
@@ -226,15 +225,11 @@ def context(work: Work, device: DeviceName = "auto") -> None:
         removed, _ = remove_tumors(scan, tumors, box, plan.window.spacing_mm, plan.paste, number)
         start = place_window(found.component.box, case.record.shape, shape, None)
         inside = cut_mask(case.tumors, start, shape) > 0
-        mask = method.nearest_mask(inside.astype(np.float32))
+        model = method.model_for(int(inside.sum()))
         row = [float(cut(scan, start, shape)[plan.main_channel][inside].mean())]
         for known in (scan, removed):
-            window = torch.from_numpy(scale(cut(known, start, shape), plan.channels, limits))[None].to(method.device)
-            with inference_context(plan.precision, method.device):
-                latent = codec.encode(window)
-            drawn = method.draw_latent(latent, mask, number, sampling.steps, sampling.solver)
-            with inference_context(plan.precision, method.device):
-                picture = codec.decode(drawn)[0].float().cpu().numpy()
+            window = scale(cut(known, start, shape), plan.channels, limits)
+            picture = method.draw(window, inside, number, model, *method.how(model, Sampling()))
             row.append(float(unscale(picture, plan.channels, limits)[plan.main_channel][inside].mean()))
         means.append(row)
         print(
@@ -314,7 +309,7 @@ def rivals(
     rows = []
     for name in methods.split(","):
         workspace, _, method = trained(work, find_method(name), device)
-        clock = Clock(network_of(method))
+        clock = Clock(*networks_of(method))
         rows += [(name, steps, method, clock) for steps in (4, 10, 50)]
     seconds: dict[tuple[str, int], list[tuple[float, float]]] = {(name, steps): [] for name, steps, _, _ in rows}
     for seed in range(repeats + 1):
@@ -341,30 +336,29 @@ def rivals(
 
 @app.command()
 def networks(work: Work, repeats: int = 7, device: DeviceName = "auto") -> None:
-    """Print the seconds of the samplers' untrained networks, measured in turn.
+    """Print the seconds of the samplers' untrained networks, measured in turn, each on its own latents.
 
-    They are TumorGen's network, and DiffTumor's as planned and in its published sizes.
+    They are TumorGen's network, and DiffTumor's as planned, with 4 and with 50 steps, and in its published sizes.
     """
     plan, where = Workspace(work).plan(), find_device(device)
     tumorgen, ddpm = TumorGen(plan, Workspace(work)), DiffTumor(plan, Workspace(work))
-    latent, config = ddpm.config.vqgan.latent_channels, ddpm.config.ddpm
-    planned, wide, published = config.widths, (48, 96, 192), (8, 32)
-    sizes = {
-        "as planned": (planned, config.heads),
-        "with 8 heads of 32": (planned, published),
-        "and widths to 192": (wide, published),
-    }
-    rows: list[tuple[str, int, torch.nn.Module]] = [("tumorgen, 10 steps", 10, tumorgen.net)]
-    rows += [
-        (f"difftumor {name}, 50 steps", 50, PlaneUNet(2 * latent + 1, latent, *size)) for name, size in sizes.items()
+    latent, config, cells = len(ddpm.codec.mean), ddpm.config.ddpm, ddpm.codec.downsampling
+    published = PlaneUNet(2 * latent + 1, latent, (24, 48, 96, 192), (8, 32))
+    softmax = PlaneUNet(2 * latent + 1, latent, config.widths, config.heads, "softmax")
+    rows: list[tuple[str, int, torch.nn.Module, int]] = [
+        ("tumorgen, 10 steps", 10, tumorgen.net, tumorgen.cell),
+        ("difftumor as planned, 4 steps", 4, ddpm.net("early"), cells),
+        ("difftumor as planned, 50 steps", 50, ddpm.net("later"), cells),
+        ("difftumor with softmax attention, 50 steps", 50, softmax, cells),
+        ("difftumor in its published size, 50 steps", 50, published, cells),
     ]
-    seconds: dict[str, list[float]] = {name: [] for name, _, _ in rows}
-    clocks = {name: Clock(net.to(where).eval()) for name, _, net in rows}
+    seconds: dict[str, list[float]] = {name: [] for name, *_ in rows}
+    clocks = {name: Clock(net.to(where).eval()) for name, _, net, _ in rows}
     for _ in range(repeats + 1):
-        for name, steps, net in rows:
+        for name, steps, net, cell in rows:
             clock = clocks[name]
             channels = next(module.in_channels for module in net.modules() if isinstance(module, torch.nn.Conv3d))
-            x = torch.randn(1, channels, *plan.window.latent_shape(tumorgen.cell), device=where)
+            x = torch.randn(1, channels, *plan.window.latent_shape(cell), device=where)
             time_in = torch.ones(1, device=where)
             clock.seconds = 0.0
             with inference_context(plan.precision, where.type):
@@ -386,25 +380,26 @@ def trained(work: Path, kind: type[M], device: DeviceName) -> tuple[Workspace, P
     return workspace, plan, method
 
 
-def network_of(method: Method) -> torch.nn.Module:
-    """Return the network that a sampling method calls at every step.
+def networks_of(method: Method) -> list[torch.nn.Module]:
+    """Return the networks that a sampling method calls at every step; it may have one for each size of tumors.
 
     Raises:
         BadParameter: The method has none.
     """
-    net = getattr(method, "net", None)
-    if not isinstance(net, torch.nn.Module):
+    nets = [*method.nets.values()] if isinstance(method, DiffTumor) else [getattr(method, "net", None)]
+    if not all(isinstance(net, torch.nn.Module) for net in nets):
         raise typer.BadParameter(f"{method.name} has no network that it calls at every step", param_hint="--methods")
-    return net
+    return nets
 
 
 class Clock:
-    """Adds up the seconds spent in a network."""
+    """Adds up the seconds spent in networks."""
 
-    def __init__(self, net: torch.nn.Module) -> None:
+    def __init__(self, *nets: torch.nn.Module) -> None:
         self.seconds = self._begun = 0.0
-        net.register_forward_pre_hook(lambda *_: self._start())
-        net.register_forward_hook(lambda *_: self._stop())
+        for net in nets:
+            net.register_forward_pre_hook(lambda *_: self._start())
+            net.register_forward_hook(lambda *_: self._stop())
 
     def _start(self) -> None:
         self._wait()

@@ -27,11 +27,48 @@ def test_noise_and_back():
     x = ddpm.add_noise(data, noise, level)
     for i in range(3):
         torch.testing.assert_close(
-            ddpm.estimate_data(x[i : i + 1], noise[i : i + 1], float(level[i])), data[i : i + 1], atol=1e-5, rtol=0
+            ddpm.estimate_data(x[i : i + 1], noise[i : i + 1], float(level[i]), 10.0),
+            data[i : i + 1],
+            atol=1e-5,
+            rtol=0,
         )
-    assert (
-        float(ddpm.estimate_data(torch.full((1, 1, 1, 1, 1), 9.0), torch.zeros(1, 1, 1, 1, 1), 0.5)) == 10
-    )  # no data lie beyond
+    far = torch.full((1, 1, 1, 1, 1), 9.0)
+    assert float(ddpm.estimate_data(far, far * 0, 0.5, 10.0)) == 10  # no data lie beyond
+
+
+def test_the_largest_beta_is_the_published_one():
+    levels = ddpm.signal_levels(4)
+    assert float(1 - levels[4] / levels[3]) == pytest.approx(0.9999)
+
+
+def test_the_steps_that_are_visited():
+    """All four of the early model; of DDIM's 50 in 200 those of the published code, 0-based 1, 5, ..., 197."""
+    assert ddpm.chosen_steps(4, 4, "ddpm") == [1, 2, 3, 4]
+    assert ddpm.chosen_steps(200, 50, "ddim") == [*range(2, 199, 4)]
+    assert ddpm.chosen_steps(200, 50, "ddpm") == [*range(4, 201, 4)]
+    for sampler in ddpm.SAMPLERS:
+        for timesteps in (1, 3, 4, 7, 10, 200):
+            for steps in range(1, timesteps + 1):
+                found = ddpm.chosen_steps(timesteps, steps, sampler)
+                assert found == sorted(set(found))
+                assert len(found) == steps
+                assert 1 <= found[0] <= found[-1] <= timesteps
+
+
+@pytest.mark.parametrize("sampler", ddpm.SAMPLERS)
+def test_an_error_at_step_t_does_not_stay_with_few_steps(sampler):
+    """At T nothing is left of the data: there a predicted noise that is off by 0.1 gives data that are off by 26."""
+    levels = ddpm.signal_levels(4).tolist()
+    spreads = []
+    for error in (0.0, 0.1):
+        rng = torch.Generator().manual_seed(0)
+
+        def denoiser(x, step, error=error, rng=rng):
+            return math.sqrt(1 - levels[int(step[0])]) * x + error * torch.randn(x.shape, generator=rng)
+
+        x = ddpm.sample(denoiser, lambda rng=rng: torch.randn(20000, 1, 1, 1, 1, generator=rng), 4, 4, sampler)
+        spreads.append(float(x.std()))
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.1)
 
 
 @pytest.mark.parametrize("sampler", ddpm.SAMPLERS)
@@ -47,11 +84,8 @@ def test_where_all_data_are_one_point_sampling_lands_on_it(sampler, steps):
 
     rng = torch.Generator().manual_seed(1)
     x = ddpm.sample(denoiser, lambda: torch.randn(2, 3, 4, 4, 4, generator=rng), 200, steps, sampler)
-    torch.testing.assert_close(x, torch.full_like(x, c), atol=1e-4, rtol=0)
-    assert len(calls) == steps
-    assert calls[0] == 200
-    assert calls == sorted(calls, reverse=True)
-    assert calls[-1] == 200 // steps
+    torch.testing.assert_close(x, torch.full_like(x, c), atol=1e-3, rtol=0)
+    assert calls == ddpm.chosen_steps(200, steps, sampler)[::-1]
 
 
 @pytest.mark.parametrize("sampler", ddpm.SAMPLERS)

@@ -5,6 +5,7 @@ import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiGroupNorm3D
 from torch import nn
 
+from tumorgen_cli.models import diffusion_unet
 from tumorgen_cli.models import vae as vae_module
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
 from tumorgen_cli.models.efficientnet import Perceptual
@@ -269,6 +270,40 @@ def test_plane_unet_mixes_planes_only_by_attention():
     for norm in norms:  # norms mix whole volumes, so they are removed too
         norm.forward = lambda x: x
     torch.testing.assert_close(net(x, step)[..., 4], net(changed, step)[..., 4])
+
+
+def test_windows_of_any_side_are_filled_up():
+    """Four levels need multiples of 8; a window of 12 cells is 4 short."""
+    torch.manual_seed(0)
+    net = PlaneUNet(3, 2, (8, 8, 8, 8), (2, 4)).eval()
+    assert net.multiple == 8
+    x, step = draw(1, 3, 12, 5, 3), torch.tensor([3.0])
+    filled = torch.nn.functional.pad(x, (0, 0, 0, 3, 0, 4))
+    torch.testing.assert_close(net(x, step), net(filled, step)[:, :, :12, :5])
+
+
+def test_attention_in_the_slices_is_linear_except_in_the_middle():
+    torch.manual_seed(0)
+    q, k, v = (draw(2, 3, 7, 4, seed=seed) for seed in range(3))
+    weights = k.softmax(2)  # of the tokens, for each number of a key
+    expected = torch.einsum("bhnd,bhmd,bhme->bhne", q.softmax(3), weights, v) / 2
+    torch.testing.assert_close(diffusion_unet._attend_linearly(q, k, v), expected)
+    for kind in ("linear", "softmax"):
+        net = PlaneUNet(3, 2, (8, 16), (2, 4), kind)
+        planes = [m for m in net.modules() if getattr(m, "along_depth", None) is False]
+        assert [m.kind for m in planes] == [kind, kind, "softmax", kind, kind]
+        assert planes[2] is net.middle.plane
+
+
+def test_the_codebooks_extremes_become_1():
+    torch.manual_seed(0)
+    gan = VqGan(1, (8, 16), 2, (1, 1), 3).eval()
+    gan.codebook.codes.copy_(torch.tensor([[-3.0, 0.0], [5.0, 1.0], [2.0, 2.0]]))
+    image = draw(1, 1, 8, 8, 8)
+    plain = gan.encode(image)
+    gan.scale_by_codebook()
+    torch.testing.assert_close(gan.encode(image), (plain + 3) / 8 * 2 - 1)
+    torch.testing.assert_close(gan.restore(gan.encode(image)), plain)
 
 
 def test_the_depth_attention_knows_the_slices_order():

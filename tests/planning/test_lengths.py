@@ -22,10 +22,12 @@ FIELDS = {
     "syntumor.texture.grain_mm": "published by SynTumor, a rival",
     "syntumor.edge_mm": "published by SynTumor, a rival; at least half a working voxel",
     "difftumor.sampling.edge_mm": "published by DiffTumor, a rival",
+    "difftumor.early_mm": "published by DiffTumor, a rival: the early stage of TNM",
 }
 #: constants of the package in mm or ml, and why they are none of a data set
 CONSTANTS = {
     "evaluation/gains.py:EARLY_MM": "FreeTumor's early tumors; a table's rows, and tertiles where no tumor is so small",
+    "methods/difftumor/config.py:_CELL_MM": "the cell that DiffTumor, a rival, publishes; coarser ones are halved",
     "planning/rules.py:PAPER_CELL_ML": "the cell of the paper, from which the number of latent channels is scaled",
 }
 

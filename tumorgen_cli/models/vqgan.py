@@ -22,7 +22,7 @@ class Codebook(nn.Module):
     processes these come from the first process: all processes have one codebook, which differs from that of a single
     process.
 
-    Source: VQ-VAE-2 (Razavi et al. 2019) for the moving average.
+    Source: VQ-VAE-2 (Razavi et al. 2019) for the moving average, as in DiffTumor's published code.
     Deviation: DiffTumor, eq. 1, has a codebook loss instead of the moving average.
     """
 
@@ -74,9 +74,8 @@ class VqGan(Autoencoder):
     Latents are taken before the quantization; `decode` quantizes them, as in latent diffusion.
 
     Source: DiffTumor, section 3.1 (Esser et al. 2021, in 3D).
-    Deviation: The blocks are MAISI's, as in the KL-VAE. Latents are standardized per channel. The published code maps
-        them to [-1, 1] by the smallest and largest number of the codebook; PET has long tails, and that leaves a
-        standard deviation of 0.02 to 0.1, which a denoising network learns to ignore.
+    Deviation: The blocks are MAISI's, as in the KL-VAE. Latents are standardized per channel, unless
+        `scale_by_codebook` is called.
     """
 
     def __init__(
@@ -93,6 +92,15 @@ class VqGan(Autoencoder):
     def encode(self, image: Tensor) -> Tensor:
         """Standardized latents (B, L, x, y, z) of images (B, C, X, Y, Z) in [-1, 1], before the quantization."""
         return self.standardize(self._embed(image))
+
+    def scale_by_codebook(self) -> None:
+        """Bring latents to [-1, 1] by the smallest and largest number of the codebook, not by mean and deviation.
+
+        Source: DiffTumor's published code.
+        """
+        low, high = self.codebook.codes.min(), self.codebook.codes.max()
+        self.mean.fill_((low + high) / 2)
+        self.std.fill_((high - low) / 2)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Images (B, C, X, Y, Z) of standardized latents, through the codebook."""
@@ -112,29 +120,31 @@ class VqGan(Autoencoder):
 
 
 class Critics(nn.Module):
-    """A discriminator of volumes and one of slices.
+    """A discriminator of volumes and one of axial slices.
 
-    Source: D_v and D_s of DiffTumor, section 3.1.
-    Deviation: 32 channels instead of the published code's 64.
+    Source: D_v and D_s of DiffTumor, section 3.1, and its published code, in which each volume shows one axial slice.
+    Deviation: Instance norms instead of batch norms, because a batch may be a single patch.
+
+    Args:
+        channels: Channels of the image.
+        width: Channels of the first layer.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.volume = PatchDiscriminator(
-            spatial_dims=3, num_layers_d=3, channels=32, in_channels=channels, norm="INSTANCE"
-        )
-        self.slices = PatchDiscriminator(
-            spatial_dims=2, num_layers_d=3, channels=32, in_channels=channels, norm="INSTANCE"
+        self.volume, self.slices = (
+            PatchDiscriminator(spatial_dims=d, num_layers_d=3, channels=width, in_channels=channels, norm="INSTANCE")
+            for d in (3, 2)
         )
 
     def forward(self, image: Tensor, planes: Tensor) -> list[list[Tensor]]:
-        """Features of all layers, of the volume and of three slices; the last feature is the verdict.
+        """Features of all layers, of the volume and of its axial slice; the last feature is the verdict.
 
         Args:
             image: (B, C, X, Y, Z).
             planes: (B, 3), the number of the slice along each axis.
         """
-        return [self.volume(image), *(self.slices(part) for part in cut_planes(image, planes))]
+        return [self.volume(image), self.slices(cut_planes(image, planes)[2])]
 
 
 def cut_planes(image: Tensor, planes: Tensor) -> list[Tensor]:

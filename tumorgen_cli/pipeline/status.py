@@ -120,7 +120,7 @@ def _training_steps(workspace: Workspace, plan: Plan, work: Path | str, running:
 
 def _has_begun(method: Method, stage: str) -> bool:
     """Whether the running training of a stage of this name is this one: its earlier stages are trained."""
-    return all(method.trained(before) for before in method.stages[: method.stages.index(stage)])
+    return all(method.trained(before) for before in method.needed(stage))
 
 
 def _stage_step(method: Method, stage: str, work: Path | str, runs_now: bool) -> Step:

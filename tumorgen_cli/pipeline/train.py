@@ -139,9 +139,9 @@ def _check_stage(method: Method, stage: str, initial: Path | None) -> None:
         raise PlanError(f"{method.name} has no such stage", [fault])
     if initial is not None and stage not in method.initial_stages:
         known = ", ".join(method.initial_stages) or f"no stage of {method.name}"
-        fault = Fault(f"--init {initial}", f"{stage} always starts from random weights", known, "leave --init out")
+        fault = Fault(f"--init {initial}", f"{stage} always starts from random weights", known, "leave it out")
         raise PlanError("A stage that takes no first weights", [fault])
-    for before in method.stages[: method.stages.index(stage)]:
+    for before in method.needed(stage):
         if not method.trained(before):
             remedy = f"run `tumorgen train {before}` (with --restart if the plan has changed)"
             raise StateError(
@@ -155,10 +155,8 @@ def _stages_made_from(method: Method, stage: str) -> list[str]:
     for name in METHODS:
         if name != method.name and not (method.workspace.root / "runs" / name).is_dir():
             continue
-        other = find_method(name)(method.plan, method.workspace)
-        folders = [other.folder(each) for each in other.stages]
-        later = other.stages[folders.index(method.folder(stage)) + 1 :] if method.folder(stage) in folders else ()
-        for each in later:
+        other, folder = find_method(name)(method.plan, method.workspace), method.folder(stage)
+        for each in (each for each in other.stages if folder in map(other.folder, other.needed(each))):
             with contextlib.suppress(StateError):  # a damaged record: that stage is trained again anyway
                 if (other.folder(each) / "run.json").is_file() and other.trained(each):
                     found[other.folder(each)] = each
@@ -227,9 +225,8 @@ def train_stages(
         remedy = f"plan again with --seed {seed}, or leave it out"
         fault = Fault(f"--seed {seed}", f"the plan's seed is {planned}", "the same", remedy)
         raise PlanError("Training draws by the plan's seed", [fault])
-    stages = find_method(method_name).stages if stage == "all" else (stage,)
-    begin = initial or {}
     method = find_method(method_name)(workspace.plan(), workspace)
+    stages, begin = method.stages if stage == "all" else (stage,), initial or {}
     runs: list[StageRun] = []
     _warn_of_shortfalls(method, [*takewhile(lambda each: each not in stages, method.stages)])
     for each in stages:

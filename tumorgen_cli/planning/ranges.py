@@ -5,6 +5,7 @@ Every range has two ends, so that NaN, infinity and slips of the keyboard are re
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -22,8 +23,8 @@ def is_refiner_width(value: int) -> bool:
 
 
 def is_ordered(values: Sequence[float]) -> bool:
-    """Whether the first of two numbers is not above the second."""
-    return values[0] <= values[1]
+    """Whether no number is above the next one."""
+    return all(low <= high for low, high in itertools.pairwise(values))
 
 
 def share_groups(widths: Sequence[int]) -> bool:
@@ -44,6 +45,9 @@ Codes = Annotated[int, Ge(2), Le(10_000_000)]
 #: of a pair; "data": as many as the training cases have
 TumorCount = Literal["data"] | Annotated[int, Ge(1), Le(1000)]
 LatentCells = Annotated[int, Ge(1), Le(64)]
+CellsAcross = Annotated[
+    tuple[Annotated[int, Ge(4), Le(64)], Annotated[int, Ge(4), Le(64)]], Predicate(is_ordered), _ORDERED
+]
 OddSide = Annotated[int, Ge(1), Le(63), Predicate(is_odd), doc("odd")]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 ChannelIndex = Annotated[int, Ge(0), Le(999)]
@@ -52,16 +56,13 @@ LabelValue = Annotated[int, Ge(0), Le(2**31 - 1)]
 # -- networks -------------------------------------------------------------------------------------------------------
 Width = Annotated[int, Ge(1), Le(8192)]
 Blocks = Annotated[int, Ge(1), Le(32)]
-#: an autoencoder halves its grid between levels; with three levels, a latent cell is 4 voxels wide
-VqGanWidths = Annotated[tuple[Width, Width, Width], Predicate(share_groups), _GROUPS]
-VqGanBlocks = tuple[Blocks, Blocks, Blocks]
-#: the KL-VAE's may be 2 voxels wide, with two levels
+#: an autoencoder halves its grid between levels; a latent cell is 2 voxels wide with two levels, 4 with three
 VaeWidths = Annotated[tuple[Width, ...], MinLen(2), MaxLen(3), Predicate(share_groups), _GROUPS]
 VaeBlocks = Annotated[tuple[Blocks, ...], MinLen(2), MaxLen(3)]
 #: sides of latent windows are multiples of 4, which can be halved twice
 LatentWidths = Annotated[tuple[Width, ...], MinLen(1), MaxLen(3), Predicate(share_groups), _GROUPS]
-#: as `LatentWidths`, normalized in groups of 8
-PlaneWidths = Annotated[tuple[Annotated[Width, MultipleOf(8)], ...], MinLen(1), MaxLen(3)]
+#: normalized in groups of 8; the network fills up the sides of its windows
+PlaneWidths = Annotated[tuple[Annotated[Width, MultipleOf(8)], ...], MinLen(1), MaxLen(4)]
 #: sides of patches are multiples of 16, which can be halved four times
 PatchWidths = Annotated[tuple[Width, ...], MinLen(2), MaxLen(5)]
 RefinerWidth = Annotated[Width, Predicate(is_refiner_width), doc("1, 2, 4 or a multiple of 8")]
@@ -73,6 +74,7 @@ ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 LearningRate = Annotated[float, Gt(0), Le(1)]
 Weight = Annotated[float, Ge(0), Le(1_000_000)]
 Factor = Annotated[float, Ge(0), Le(1000)]
+FactorRange = Annotated[tuple[Factor, Factor], Predicate(is_ordered), _ORDERED]
 Cells = Annotated[float, Gt(0), Le(64)]
 Power = Annotated[float, Gt(0), Le(10)]
 Sigma = Annotated[float, Gt(0), Le(100)]
@@ -80,6 +82,7 @@ BoxMargin = Annotated[float, Ge(0), Le(0.5)]
 
 # -- measures -------------------------------------------------------------------------------------------------------
 Intensity = Annotated[float, Ge(-1_000_000_000), Le(1_000_000_000)]
+TissueBounds = Annotated[tuple[Intensity, Intensity, Intensity, Intensity], Predicate(is_ordered), doc("rising")]
 IntensityRange = Annotated[tuple[Intensity, Intensity], Predicate(is_ordered), _ORDERED]
 ShareRange = Annotated[tuple[Share, Share], Predicate(is_ordered), _ORDERED]
 Decibels = Annotated[float, Ge(0), Le(200)]

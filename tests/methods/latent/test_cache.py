@@ -73,6 +73,21 @@ def test_the_cache_is_resumed_and_replaced(trained, tmp_path):
     assert len(list(tmp_path.glob("*.npz"))) == 2  # made from other weights: all were replaced
 
 
+def test_a_masked_context_is_the_image_without_the_tumors_voxels(trained, tmp_path):
+    plan = trained.plan()
+    method = find_method("tumorgen")(plan, trained)
+    candidate = find_candidates(load_cases(trained, trained.splits().train))[0]
+    window = candidate_window(plan, candidate, 1, masked=True)
+    assert window.mask.any()
+    np.testing.assert_array_equal(window.context[0], np.where(window.mask, 0, window.image[0]))
+    cache = LatentCache(tmp_path, [candidate], 2, "weights", masked=True)
+    found = cache.build(method.vae.eval(), plan, "cpu", lambda *_: None).window(0, 1)
+    with torch.inference_mode():
+        expected = method.vae.encode(torch.from_numpy(window.context)[None])[0].numpy()
+    np.testing.assert_allclose(found.context, expected, atol=1e-5)
+    assert not np.array_equal(found.context, found.latent)
+
+
 def test_a_box_holds_one_tumor_and_its_neighbors_stay(trained):
     """The tumor is removed from the context; a neighbor is not, and is no part of the mask."""
     plan = trained.plan()

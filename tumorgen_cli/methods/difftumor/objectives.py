@@ -18,9 +18,9 @@ from tumorgen_cli.models.vqgan import Critics, VqGan, cut_planes
 class VqGanObjective(nn.Module):
     """L1 + commitment + perceptual loss, and later + adversarial loss + feature matching.
 
-    Source: DiffTumor, eqs. 1, 2 and 4, with the weights of the published code.
-    Deviation: The codebook follows the mean of its vectors instead of a codebook loss. The perceptual loss compares
-        features of EfficientNet-Lite0. Feature matching is a mean instead of a sum.
+    Source: DiffTumor, eqs. 1, 2 and 4, with the sums and weights of the published code.
+    Deviation: The codebook follows the mean of its vectors instead of a codebook loss, as in that code. The perceptual
+        loss compares features of EfficientNet-Lite0.
 
     Attributes:
         picture: the last reconstruction, for the critics to learn from.
@@ -37,8 +37,8 @@ class VqGanObjective(nn.Module):
         """The loss for a batch.
 
         Args:
-            batch: `image` (B, C, X, Y, Z) in [-1, 1]; `planes` (B, 3), the numbers of the slices that the slice critic
-                and the perceptual loss see; `fools` (B,), 1 if the critics count already, otherwise 0.
+            batch: `image` (B, C, X, Y, Z) in [-1, 1]; `planes` (B, 3), the numbers of the slices that the perceptual
+                loss sees, and the slice critic the last of them; `fools` (B,), 1 if the critics count already, else 0.
         """
         c, image, planes = self.config, batch["image"], batch["planes"]
         picture, commitment = self.vqgan(image)
@@ -48,20 +48,20 @@ class VqGanObjective(nn.Module):
         perceptual = self._perceptual[0]
         if perceptual is not None:
             pairs = zip(cut_planes(picture, planes), cut_planes(image, planes), strict=True)
-            terms["perceptual"] = torch.stack([perceptual(a.flatten(0, 1), b.flatten(0, 1)) for a, b in pairs]).mean()
+            terms["perceptual"] = torch.stack([perceptual(a.flatten(0, 1), b.flatten(0, 1)) for a, b in pairs]).sum()
             loss = loss + c.perceptual_weight * terms["perceptual"]
         if bool(batch["fools"].any()):
             critics = self._critics[0].requires_grad_(False)
             with torch.no_grad():
                 real = critics(image, planes)
             fake = critics(picture, planes)
-            terms["fool"] = torch.stack([-features[-1].float().mean() for features in fake]).mean()
+            terms["fool"] = torch.stack([-features[-1].float().mean() for features in fake]).sum()
             matched = [
                 (a.float() - b.float()).abs().mean()
                 for f, r in zip(fake, real, strict=True)
                 for a, b in zip(f[:-1], r[:-1], strict=True)
             ]
-            terms["matching"] = torch.stack(matched).mean()
+            terms["matching"] = torch.stack(matched).sum()
             loss = loss + c.adversarial_weight * terms["fool"] + c.matching_weight * terms["matching"]
         return loss, {name: value.detach() for name, value in terms.items()}
 
@@ -87,7 +87,7 @@ class CriticsObjective(nn.Module):
         losses = [
             F.relu(1 - r[-1].float()).mean() + F.relu(1 + f[-1].float()).mean() for r, f in zip(real, fake, strict=True)
         ]
-        return torch.stack(losses).mean() / 2, {}
+        return torch.stack(losses).sum() / 2, {}
 
 
 class DdpmObjective(nn.Module):
@@ -108,9 +108,10 @@ class DdpmObjective(nn.Module):
         """The loss for a batch.
 
         Args:
-            batch: `latent` and `noise` (B, L, x, y, z), `mask` (B, 1, x, y, z), 0 or 1, `step` (B,) from 1 to T.
+            batch: `latent` and `noise` (B, L, x, y, z), `condition` (B, L + 1, x, y, z), see `method.condition_of`,
+                and `step` (B,) from 1 to T.
         """
-        latent, mask, noise, step = batch["latent"], batch["mask"], batch["noise"], batch["step"]
+        latent, noise, step = batch["latent"], batch["noise"], batch["step"]
         x_t = ddpm.add_noise(latent, noise, self.levels.to(latent.device)[step])
-        found = self.net(torch.cat([x_t, (1 - mask) * latent, mask], 1), step)
+        found = self.net(torch.cat([x_t, batch["condition"]], 1), step)
         return (found - noise).abs().mean(), {}

@@ -56,7 +56,7 @@ class TumorWindow:
         image: (C, X, Y, Z) in [-1, 1].
         mask: (X, Y, Z) uint8, the tumors to learn.
         others: (X, Y, Z) uint8, tumors that belong to the surroundings.
-        context: (C, X, Y, Z) in [-1, 1], the window without the tumors to learn; None if they are not removed.
+        context: (C, X, Y, Z) in [-1, 1], the window without the tumors to learn; None if these are left in it.
     """
 
     image: np.ndarray
@@ -92,7 +92,7 @@ class Latents:
 
     Attributes:
         latents: (N, copies, L, x, y, z) float32.
-        contexts: the same of the windows without their tumors; None if they are not removed.
+        contexts: the same of the windows without their tumors; None if these are left in them.
         masks: masks on the working grid, (N, copies, X, Y, Z / 8), bits packed along z.
         others: the same of the tumors that belong to the surroundings.
         characters: (N, copies, 3 C) float32.
@@ -145,10 +145,16 @@ class LatentCache:
     """
 
     def __init__(
-        self, folder: Path, candidates: Sequence[Candidate], copies: int, made_from: str, cell: int | None = None
+        self,
+        folder: Path,
+        candidates: Sequence[Candidate],
+        copies: int,
+        made_from: str,
+        cell: int | None = None,
+        masked: bool = False,
     ) -> None:
         self.folder, self.candidates, self.copies, self.made_from = folder, candidates, copies, made_from
-        self.cell = cell  # if given, tumors are removed from the context, see `candidate_window`
+        self.cell, self.masked = cell, masked  # what the context is, see `candidate_window`
 
     def build(self, encoder: Codec, plan: Plan, device: str, tick: Callable[[int, str], None]) -> Latents:
         """Load all windows; those that are missing or damaged, or of other weights or settings, are encoded."""
@@ -166,7 +172,7 @@ class LatentCache:
                     "others": np.packbits(np.stack([window.others for window in windows]), axis=-1),
                     "characters": np.stack([window.character for window in windows]),
                 }
-                if self.cell:
+                if self.cell or self.masked:
                     part["contexts"] = np.stack([window.context for window in windows])
                 write_arrays(path, part)
             parts.append(part)
@@ -175,12 +181,12 @@ class LatentCache:
         def stacked(name: str) -> np.ndarray:
             return np.stack([part[name] for part in parts])
 
-        contexts = stacked("contexts") if self.cell else None
+        contexts = stacked("contexts") if self.cell or self.masked else None
         return Latents(stacked("latents"), contexts, stacked("masks"), stacked("others"), stacked("characters"))
 
     def encode(self, encoder: Codec, plan: Plan, device: str, candidate: Candidate, copy: int) -> EncodedWindow:
         """Encode one copy of a candidate's window."""
-        window = candidate_window(plan, candidate, copy, self.cell)
+        window = candidate_window(plan, candidate, copy, self.cell, self.masked)
         pictures = [window.image] if window.context is None else [window.image, window.context]
         with inference_context(plan.precision, device):  # one by one: a batch needs twice the memory
             encoded = [encoder.encode(torch.from_numpy(p)[None].to(device))[0].float().cpu().numpy() for p in pictures]
@@ -214,7 +220,9 @@ def find_candidates(cases: Sequence[Case]) -> list[Candidate]:
     return found
 
 
-def candidate_window(plan: Plan, candidate: Candidate, copy: int, cell: int | None = None) -> TumorWindow:
+def candidate_window(
+    plan: Plan, candidate: Candidate, copy: int, cell: int | None = None, masked: bool = False
+) -> TumorWindow:
     """A copy of a candidate's window. Copy 0 is centered and not augmented.
 
     Args:
@@ -224,12 +232,14 @@ def candidate_window(plan: Plan, candidate: Candidate, copy: int, cell: int | No
         cell: None: all tumors of the window are to be learned, and nothing is removed. Otherwise the side of a latent
             cell in voxels: what lies in the tight box of the candidate, in whole cells, is to be learned, and is
             removed from the context. Other tumors stay there, as neighbors.
+        masked: Without `cell`: the context is the image with the tumors' voxels set to 0, the clip window's middle.
     """
     seed = derive_seed(plan.seed, candidate.name, copy) % 2**32 if copy else None
     case = candidate.case
     image, tumors = cut_tumor_window(case, candidate.component, plan.channels, plan.window.shape, seed)
     if cell is None:
-        return TumorWindow(image, (tumors > 0).astype(np.uint8), np.zeros_like(tumors), None)
+        context = image * (tumors == 0) if masked else None
+        return TumorWindow(image, (tumors > 0).astype(np.uint8), np.zeros_like(tumors), context)
     tight = tight_box(tumors == OWN)
     assert tight is not None  # every copy shows its tumor
     box = voxel_box(latent_box(tight, cell), cell)
@@ -248,7 +258,9 @@ def candidate_window(plan: Plan, candidate: Candidate, copy: int, cell: int | No
     return TumorWindow(image, mask, others, scale(without, plan.channels, limits))
 
 
-def training_latents(method: Method, encoder: Codec, encoder_hash: str, copies: int, removed: bool = False) -> Latents:
+def training_latents(
+    method: Method, encoder: Codec, encoder_hash: str, copies: int, removed: bool = False, masked: bool = False
+) -> Latents:
     """The encoded training tumors of a method.
 
     The cache lies in the method's folder `latents`; missing parts of it are built. With several processes the first one
@@ -260,6 +272,7 @@ def training_latents(method: Method, encoder: Codec, encoder_hash: str, copies: 
         encoder_hash: Hash of its weights.
         copies: Windows per tumor.
         removed: Whether tumors are removed from the context, see `candidate_window`.
+        masked: Whether the context is the masked image, see `candidate_window`.
     """
     plan, device = method.plan, method.device
     names = method.workspace.splits().train
@@ -280,9 +293,11 @@ def training_latents(method: Method, encoder: Codec, encoder_hash: str, copies: 
             copies,
             names,
             plan.paste if removed else None,
+            *(["masked"] if masked else []),
         ]
     )
-    cache = LatentCache(method.folder("latents"), candidates, copies, made_from, method.cell if removed else None)
+    cell = method.cell if removed else None
+    cache = LatentCache(method.folder("latents"), candidates, copies, made_from, cell, masked)
     processes = PartialState(cpu=device == "cpu")
     with (
         processes.main_process_first(),
