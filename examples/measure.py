@@ -49,6 +49,7 @@ from tumorgen_cli.methods.latent.condition import Wanted
 from tumorgen_cli.methods.latent.items import fill_of
 from tumorgen_cli.methods.latent.quality import inference_context, reconstruct, tumor_errors, whole_image
 from tumorgen_cli.methods.latent.sampler import FlowSettings
+from tumorgen_cli.methods.maskfirst.method import MaskFirst
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.metrics.overlap import dice
@@ -381,15 +382,19 @@ def trained(work: Path, kind: type[M], device: DeviceName) -> tuple[Workspace, P
 
 
 def networks_of(method: Method) -> list[torch.nn.Module]:
-    """Return the networks that a sampling method calls at every step; it may have one for each size of tumors.
+    """Return the networks that a sampling method calls at every step; it may have one for each size of tumors or part.
 
     Raises:
         BadParameter: The method has none.
     """
-    nets = [*method.nets.values()] if isinstance(method, DiffTumor) else [getattr(method, "net", None)]
-    if not all(isinstance(net, torch.nn.Module) for net in nets):
+    if isinstance(method, DiffTumor):
+        return [*method.nets.values()]
+    if isinstance(method, MaskFirst):
+        return [method.mask_net, method.tumor_net]
+    net = getattr(method, "net", None)
+    if not isinstance(net, torch.nn.Module):
         raise typer.BadParameter(f"{method.name} has no network that it calls at every step", param_hint="--methods")
-    return nets
+    return [net]
 
 
 class Clock:
