@@ -18,8 +18,10 @@ from tumorgen_cli.system.json_records import to_plain
 #: fields of plans that are equal for all data, and why
 FIELDS = {
     "mask.radii_mm": "published size classes of SynTumor; they choose deformation and edge, sizes follow the place",
-    "syntumor.texture.cloud_mm": "published by SynTumor, a rival",
-    "syntumor.texture.grain_mm": "published by SynTumor, a rival",
+    "texture.cloud_mm": "published by SynTumor, a rival; Pixel2Cancer and FreeTumor, rivals, take it over",
+    "texture.grain_mm": "published by SynTumor, a rival; Pixel2Cancer and FreeTumor, rivals, take it over",
+    "pixel2cancer.cell_mm": "published by Pixel2Cancer, a rival",
+    "pixel2cancer.death_mm": "published by Pixel2Cancer, a rival",
     "syntumor.edge_mm": "published by SynTumor, a rival; at least half a working voxel",
     "difftumor.sampling.edge_mm": "published by DiffTumor, a rival",
     "difftumor.early_mm": "published by DiffTumor, a rival: the early stage of TNM",

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 #: flags have `metavar=""`, or typer shows them as options with a value
 #: the choices are written out, so that they are shown and completed without importing torch; a test compares them
-Method = Literal["tumorgen", "difftumor", "freetumor", "blended", "maskfirst", "syntumor", "copypaste", "unconditional"]
+Method = Literal[
+    "tumorgen",
+    "difftumor",
+    "freetumor",
+    "blended",
+    "maskfirst",
+    "syntumor",
+    "pixel2cancer",
+    "copypaste",
+    "unconditional",
+]
 Solver = Literal["euler", "heun", "ddpm", "ddim"]
 Kind = Literal["low-contrast", "necrotic", "heterogeneous"]
 Feature = Literal["lite0", "filters", "inception"]

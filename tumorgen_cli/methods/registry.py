@@ -10,7 +10,17 @@ from tumorgen_cli.system.json_records import unknown_name_fault
 if TYPE_CHECKING:
     from tumorgen_cli.methods.base import Method
 
-METHODS = ("tumorgen", "difftumor", "freetumor", "blended", "maskfirst", "syntumor", "copypaste", "unconditional")
+METHODS = (
+    "tumorgen",
+    "difftumor",
+    "freetumor",
+    "blended",
+    "maskfirst",
+    "syntumor",
+    "pixel2cancer",
+    "copypaste",
+    "unconditional",
+)
 
 
 def find_method(name: str) -> type[Method]:  # noqa: PLR0911  (one for each method)
@@ -36,6 +46,10 @@ def find_method(name: str) -> type[Method]:  # noqa: PLR0911  (one for each meth
             from tumorgen_cli.methods.syntumor import SynTumor
 
             return SynTumor
+        case "pixel2cancer":
+            from tumorgen_cli.methods.pixel2cancer.method import Pixel2Cancer
+
+            return Pixel2Cancer
         case "copypaste":
             from tumorgen_cli.methods.copypaste import CopyPaste
 

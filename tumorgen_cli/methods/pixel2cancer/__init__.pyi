@@ -1,0 +1,1 @@
+from .method import Pixel2Cancer as Pixel2Cancer
