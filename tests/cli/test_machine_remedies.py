@@ -106,6 +106,8 @@ def test_a_step_without_memory_of_the_machine_is_told(work, monkeypatch):
         refused = train(work, code=1)
     assert "error: The memory does not suffice" in told(refused)
     assert "can't allocate memory" in told(refused)
+    assert remedy_of(refused).startswith("stop other programs, or plan for less memory (")
+    assert remedy_of(refused).endswith("plan and preprocess also need less with --workers 0")
     assert command_of(refused)[:3] == ["plan", "DATASET", "--memory"]
     train(work, "--iterations", 1)
 

@@ -176,11 +176,15 @@ PLACES = [  # options of hosts, remedy, options that follow it
     (HostOptions(), "give --healthy DIR or --cases test", HostOptions(cases="test")),
     (HostOptions(HOSTS, "test"), "leave one out", HostOptions(HOSTS)),
     (HostOptions(HOSTS, box=BOX, anywhere=True), "leave one out", HostOptions(HOSTS, box=BOX)),
-    (HostOptions(HOSTS, roi=HOSTS, host_labels=HOSTS, paint_in="liver"), "leave one out", HostOptions(HOSTS, roi=HOSTS)),
+    (
+        HostOptions(HOSTS, roi=HOSTS, host_labels=HOSTS, paint_in="liver"),
+        "leave one out",
+        HostOptions(HOSTS, roi=HOSTS),
+    ),
     (HostOptions(HOSTS, paint_in="liver"), "give --paint-in and --host-labels, or neither", HostOptions(HOSTS)),
     (HostOptions(HOSTS, tumors=0), IN_RANGE, HostOptions(HOSTS)),
     (HostOptions(HOSTS, tumors=2, box=BOX), "leave out --tumors or --box", HostOptions(HOSTS, tumors=2)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("refused", "remedy", "accepted"), PLACES)

@@ -146,6 +146,7 @@ def test_a_refused_set_leaves_no_folder(work, phantoms, tmp_path):
 
 def test_an_earlier_stage_is_named(work):
     refused = call("train", "flow", "-w", work, "--device", "cpu", code=1)
+    assert remedies(refused) == [f"run `tumorgen train vae -w '{work}'` (with --restart if the plan has changed)"]
     assert follow(refused)[:2] == ["train", "vae"]
     assert follow(refused)[-2:] == ["-w", str(work)]
 
@@ -198,10 +199,11 @@ def test_a_link_for_a_lock_is_deleted_as_told(work, tmp_path):
 
 def test_a_preset_is_copied_as_told(tmp_path):
     refused = call("presets", "--copy", tmp_path / "mine.yaml", code=1)
-    words = [{"NAME": "demo", "FILE": tmp_path / "mine.yaml"}.get(w, w) for w in shlex.split(remedies(refused)[0])]
-    call(*words[1:])
-    assert "choose another name" in told(call(*words[1:], code=1))
-    call(*words[1:-1], tmp_path / "yours.yaml")
+    assert remedies(refused) == ["run `tumorgen presets NAME --copy FILE`"]
+    words = follow(refused, NAME="demo", FILE=tmp_path / "mine.yaml")
+    call(*words)
+    assert remedies(call(*words, code=1)) == ["choose another name; nothing was written"]
+    call(*words[:-1], tmp_path / "yours.yaml")
     assert (tmp_path / "yours.yaml").read_text() == (tmp_path / "mine.yaml").read_text()
 
 

@@ -98,6 +98,7 @@ def test_values_without_a_name_are_added(raw):
 def test_bzip2_is_packed_again_by_the_printed_line(raw):
     voxels, _ = read_volume(image(raw))
     image(raw).write_bytes(bz2.compress(gzip.decompress(image(raw).read_bytes())))
+    assert remedy(raw).startswith("pack it by gzip: bunzip2 < ")
     line = re.search(r"bunzip2 .*", remedy(raw))[0]
     subprocess.run(line, shell=True, check=True, cwd=image(raw).parent)
     (image(raw).parent / "NEW.nii.gz").replace(image(raw))
@@ -109,6 +110,7 @@ def test_nifti_2_is_saved_by_the_printed_line(raw):
     voxels, grid = read_volume(image(raw))
     found = nibabel.load(image(raw))
     nibabel.save(nibabel.Nifti2Image(np.asarray(found.dataobj), found.affine), image(raw))
+    assert remedy(raw).startswith("save it as NIfTI-1 (nibabel: ")
     run_code(remedy(raw), image(raw))
     check(raw)
     assert np.array_equal(read_volume(image(raw))[0], voxels)
@@ -117,13 +119,15 @@ def test_nifti_2_is_saved_by_the_printed_line(raw):
 
 def test_millimeters_that_are_called_micrometers_are_named_by_the_printed_line(raw):
     edit_header(image(raw), lambda header: header.__setitem__("xyzt_units", 3))
+    assert remedy(raw).startswith("if its numbers are mm, say so (nibabel: ")
     run_code(remedy(raw), image(raw))
     check(raw)
 
 
 def test_voxel_edges_of_0_are_written_by_the_printed_line(raw):
     edit_header(image(raw), lambda header: header.__setitem__("pixdim", [1, 0, 4, 4, 0, 0, 0, 0]))
-    assert "image.header.set_zooms((X, Y, Z))" in remedy(raw)
+    said = "write the true voxel edges into the header (nibabel: image.header.set_zooms((X, Y, Z)))"
+    assert remedy(raw) == said
     true = nibabel.load(label(raw)).header["pixdim"]
     edit_header(image(raw), lambda header: header.set_zooms(tuple(map(float, true[1:4]))))
     check(raw)

@@ -256,8 +256,11 @@ def test_missing_files_are_all_told(plan, synthetic, tmp_path):
     with pytest.raises(StateError) as error:
         evaluate(plan, synthetic, None, tmp_path)
     assert len(error.value.faults) == 4  # both files that belong to no pair
-    with pytest.raises(StateError, match="Real cases"):
+    with pytest.raises(StateError, match="Real cases") as error:
         cases.real_tumors(replace(plan, dataset_path="/nowhere"), fingerprint_of(plan, SPLITS), SPLITS)
+    said = "put the data set back, or run `tumorgen plan DATASET` with its new path"
+    assert error.value.faults[0].remedy == said
+    assert len(cases.real_tumors(plan, fingerprint_of(plan, SPLITS), SPLITS)) > 0
     (synthetic / "provenance.jsonl").write_text('{"case": "a"}\nnonsense\n')
     with pytest.raises(StateError, match="line 2"):
         read_provenance(synthetic)
@@ -327,9 +330,13 @@ def test_real_tumors_count_one_by_one(plan, tmp_path, monkeypatch):
     assert near.nearest == "t1_tumor1"
     assert near.distance < 1e-3
     before = tumors_of(plan, SPLITS)[0]
+    labels = before.label.read_bytes()
     write_case(folder, "t1", image, 2 * small)
-    with pytest.raises(StateError, match="not in its place"):
+    with pytest.raises(StateError, match="not in its place") as error:
         cases.read_tumor(plan, before)
+    assert error.value.faults[0].remedy == "put the label back, or run `tumorgen plan DATASET` again"
+    before.label.write_bytes(labels)
+    assert cases.read_tumor(plan, before)[0].any()
 
 
 def turned(array):

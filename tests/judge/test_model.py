@@ -16,6 +16,9 @@ from tumorgen_cli.judge.model import Judge
 from tumorgen_cli.metrics.overlap import dice
 from tumorgen_cli.system.errors import DataError, StateError
 
+OWN_JUDGE = "train one of your own with `tumorgen train judge`, or give an nnU-Net with --judge DIR"
+COPY_AGAIN = "copy the folder again, or train the judge again"
+RESULTS = "give a results folder such as Dataset501_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
 CPU = torch.device("cpu")
 NAME = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 SPACING_MM = (2.0, 3.0, 5.0)
@@ -217,13 +220,17 @@ def test_regions_count_as_their_labels(copy, scan):
 
 
 def test_unknown_tumor_and_other_channels(whole, scan):
-    with pytest.raises(DataError, match="organ = 1, tumor = 2"):
+    with pytest.raises(DataError, match="organ = 1, tumor = 2") as error:
         Judge(whole, CPU, "lesion")
+    assert error.value.faults[0].remedy == OWN_JUDGE
     with pytest.raises(DataError, match="background"):
         Judge(whole, CPU, "background")
     image, grid = scan
-    with pytest.raises(DataError, match="same channels"):
+    with pytest.raises(DataError) as error:
         Judge(whole, CPU, "tumor").predict(np.concatenate([image, image]), grid)
+    said = "use a judge that was trained on the same channels, in the same order"
+    assert error.value.faults[0].remedy == said
+    assert Judge(whole, CPU, "tumor").predict(image, grid).any()
 
 
 def test_a_folder_that_is_none(tmp_path):
@@ -234,26 +241,33 @@ def test_a_folder_that_is_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "message"),
+    ("break_it", "message", "remedy"),
     [
-        (lambda f: shutil.rmtree(f / "fold_all"), "no checkpoint"),
+        (lambda f: shutil.rmtree(f / "fold_all"), "no checkpoint", RESULTS),
         (
             lambda f: (f / "fold_all/checkpoint_final.pth").rename(f / "fold_all/checkpoint_best.pth"),
             "only fold_all/checkpoint_best",
+            "let the training end (`nnUNetv2_train` with --c continues it)",
         ),
-        (lambda f: (f / "fold_all/checkpoint_final.pth").write_bytes(b"PK\3\4 cut"), "cannot be read"),
-        (lambda f: torch.save({"state_dict": {}}, f / "fold_all/checkpoint_final.pth"), "no network_weights"),
-        (lambda f: write_fold(f, 1, 2.0, init_args={"configuration": "2d"}), "2d, 3d_fullres"),
-        (lambda f: write_fold(f, 1, 2.0, network_weights={"a": torch.zeros(1)}), "do not fit"),
-        (lambda f: edit(f, "plans.json", lambda p: p.pop("configurations")), "no configurations"),
+        (lambda f: (f / "fold_all/checkpoint_final.pth").write_bytes(b"PK\3\4 cut"), "cannot be read", COPY_AGAIN),
+        (lambda f: torch.save({"state_dict": {}}, f / "fold_all/checkpoint_final.pth"), "no network_weights", RESULTS),
+        (lambda f: write_fold(f, 1, 2.0, init_args={"configuration": "2d"}), "2d, 3d_fullres", RESULTS),
+        (lambda f: write_fold(f, 1, 2.0, network_weights={"a": torch.zeros(1)}), "do not fit", OWN_JUDGE),
+        (lambda f: edit(f, "plans.json", lambda p: p.pop("configurations")), "no configurations", RESULTS),
         (
             lambda f: edit(f, "plans.json", lambda p: p.update(image_reader_writer="NibabelIOWithReorient")),
             "SimpleITKIO, NibabelIO",
+            OWN_JUDGE,
         ),
-        (lambda f: edit(f, "plans.json", lambda p: architecture(p)["arch_kwargs"].pop("strides")), "nnU-Net can build"),
+        (
+            lambda f: edit(f, "plans.json", lambda p: architecture(p)["arch_kwargs"].pop("strides")),
+            "nnU-Net can build",
+            RESULTS,
+        ),
         (
             lambda f: edit(f, "plans.json", lambda p: architecture(p).update(network_class_name="os.system")),
             "os.system",
+            OWN_JUDGE,
         ),
         (
             lambda f: edit(
@@ -262,15 +276,19 @@ def test_a_folder_that_is_none(tmp_path):
                 lambda p: architecture(p)["arch_kwargs"].update(nonlin="torch.nn.functional.warnings.warn"),
             ),
             "torch.nn.functional.warnings.warn",
+            OWN_JUDGE,
         ),
-        (lambda f: (f / "dataset.json").write_text("{"), "valid JSON"),
+        (lambda f: (f / "dataset.json").write_text("{"), "valid JSON", RESULTS),
     ],
 )
-def test_broken_folders_are_told(copy, break_it, message):
+def test_broken_folders_are_told_and_mended_as_told(copy, whole, scan, break_it, message, remedy):
     break_it(copy)
     with pytest.raises(StateError, match=message) as error:
         Judge(copy, CPU, "tumor")
-    assert error.value.faults
+    assert {fault.remedy for fault in error.value.faults} == {remedy}
+    shutil.rmtree(copy)
+    shutil.copytree(whole, copy)  # copied again, or the folder of another, finished nnU-Net
+    np.testing.assert_array_equal(Judge(copy, CPU, "tumor").tumor(*scan), scan[0][0] > 2)
 
 
 def architecture(content):

@@ -60,5 +60,9 @@ def test_a_tumor_is_not_its_own_donor(workspace):
     method, _ = opened("copypaste", workspace)
     case = method.donors[0][0].record.case
     method.donors = [donor for donor in method.donors if donor[0].record.case == case]
-    with pytest.raises(DataError, match="no other training case with a tumor"):
+    with pytest.raises(DataError, match="no other training case with a tumor") as error:
         method.synthesize(make_request(workspace, case=case), 0, Sampling())
+    said = "redraw held-out cases (--cases test), paint into tumor-free scans, or take another --method"
+    assert error.value.faults[0].remedy == said
+    for other in (workspace.splits().test[0], None):
+        assert method.synthesize(make_request(workspace, case=other), 0, Sampling()).mask.any()

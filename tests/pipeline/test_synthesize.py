@@ -10,12 +10,13 @@ import pytest
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.judge.find import Choice
+from tumorgen_cli.judge.suspects import Search, Suspect
 from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.pipeline import synthesize as module
 from tumorgen_cli.pipeline.synthesize import set_name, synthesize_pairs
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, refuse_host_options
 from tumorgen_cli.synthesis.set_files import read_provenance
-from tumorgen_cli.system.errors import PlanError, StateError
+from tumorgen_cli.system.errors import DataError, PlanError, StateError
 
 TORSO = Path("/data/torso")
 
@@ -158,3 +159,11 @@ def test_without_a_judge_hosts_are_not_left_out_in_silence(workspace, phantoms, 
     with pytest.raises(StateError, match=r"--skip-suspects(.|\n)*tumorgen train judge"):
         synthesize_pairs(workspace, "syntumor", SetOptions(1, tmp_path / "none"), skip, device="cpu")
     assert not (tmp_path / "none").exists()
+
+
+def test_hosts_with_suspected_lesions_alone_are_given_otherwise_as_told(phantoms):
+    every = Search({"h": (Suspect(2.0, (0.0, 0.0, 0.0), 0.9),)}, {}, 0.0)
+    with pytest.raises(DataError) as error:
+        module._show_left_out(every, HostOptions(phantoms.healthy, skip_suspects=True))
+    assert error.value.faults[0].remedy == "leave --skip-suspects out, or give other hosts"
+    module._show_left_out(Search({**every.found, "i": ()}, {}, 0.0), HostOptions(phantoms.healthy, skip_suspects=True))

@@ -1,6 +1,7 @@
 """The plan: who decides, what a wrong field is told, what a reader refuses, and that every preset works."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -128,8 +129,12 @@ def test_the_hash_follows_numbers_not_reasons(make):
 
 
 def test_training_cases_without_a_tumor(workspace):
-    with pytest.raises(PlanError, match="0 training cases without a tumor that is large enough, and 6 held out"):
+    with pytest.raises(
+        PlanError, match="0 training cases without a tumor that is large enough, and 6 held out"
+    ) as error:
         make_plan(workspace.fingerprint(), (), CPU, {})
+    said = "write a splits_final.json into the data set that holds out other cases, then plan again"
+    assert error.value.faults[0].remedy == said
 
 
 def test_unknown_fields_with_the_nearest_name(make):
@@ -148,6 +153,8 @@ def test_unknown_fields_with_the_nearest_name(make):
         "methods.tumorgan.flow.copies": "did you mean methods.tumorgen.flow.copies?",
     }
     assert "set one of window.alpha, window.shape" in refused(PlanError, make, None, "window=3")["--set window"].remedy
+    (fault,) = refused(PlanError, make, None, "zzzzzzzzzz=3").values()
+    assert fault.remedy == "`tumorgen plan --show` lists the fields of a plan"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +183,9 @@ def test_unknown_fields_with_the_nearest_name(make):
         "methods.tumorgen.flow.ema=1",
         "methods.tumorgen.flow.learning_rate=0",
         "methods.tumorgen.sampling.halo=0",
-        "methods.difftumor.sampling.halo=-1",
+        "methods.difftumor.sampling.edge_mm=[4,0]",
+        "methods.difftumor.vqgan.downsampling=3",
+        "methods.difftumor.ddpm.widths=[24,48,90]",
         "methods.unconditional.sampling.halo=0",
         "methods.blended.sampling.texture=own",
         "methods.freetumor.filter.threshold=1.5",
@@ -209,11 +218,13 @@ def test_a_unit_goes_by_the_channels_name(make):
     for field in ("channels.0.scheme=own", "channels.0.name=CT"):
         (fault,) = refused(PlanError, make, None, field).values()
         assert "name in dataset.json" in fault.expected
+        assert fault.remedy == "name the channel in dataset.json for what it holds, for example noNorm"
 
 
 def test_a_clip_window_has_two_ends(make):
     (fault,) = refused(PlanError, make, None, "channels.0.low=50").values()
     assert "a low end below the high end" in fault.expected
+    assert fault.remedy == "set both channels.N.low and channels.N.high, low first"
     assert make(None, "channels.0.low=50", "channels.0.high=60").channels[0].low == 50
 
 
@@ -238,6 +249,28 @@ def test_a_window_smaller_than_a_critics_patch_is_told_once(make):
 def test_settings_without_a_sign(make):
     found = refused(PlanError, make, None, "window.alpha", "=3", "seed=1")
     assert set(found) == {"--set window.alpha", "--set =3"}
+    (remedy,) = {fault.remedy for fault in found.values()}
+    assert remedy == "for example --set window.alpha=0.1"
+    assert make(None, remedy.split("--set ")[1]).window.alpha == 0.1
+    (fault,) = refused(PlanError, make, None, "window.shape=[64").values()
+    assert fault.remedy == "quote it for the shell, for example --set 'window.shape=[64,64,64]'"
+    assert make(None, shlex.split(fault.remedy.split("--set ")[1])[0]).window.shape == (64, 64, 64)
+
+
+def test_channels_of_the_data_set_are_named(make):
+    for wrong, right in (("main_channel=3", "main_channel=0"), ("paste.seen_in=[1]", "paste.seen_in=[0]")):
+        (fault,) = refused(PlanError, make, None, wrong).values()
+        assert fault.remedy == "name channels of the data set, in --set, the preset or plan.json"
+        assert make(None, right).main_channel == 0
+
+
+def test_fields_that_do_not_fit_together_are_corrected_in_the_preset_or_by_set(workspace):
+    """The remedy of values that only the whole plan shows to be wrong."""
+    fingerprint, train = workspace.fingerprint(), workspace.splits().train
+    with pytest.raises(PlanError) as error:
+        make_plan(fingerprint, train, CPU, {}, {"seed": ("many", "--set")})
+    assert error.value.faults[0].remedy == "correct the preset or --set"
+    assert make_plan(fingerprint, train, CPU, {}, {"seed": (5, "--set")}).seed == 5
 
 
 def test_no_such_preset(make):
@@ -249,7 +282,12 @@ def test_no_such_preset(make):
 @pytest.mark.parametrize("text", ["window: [1", "- a\n- b\n", "just words"])
 def test_a_preset_that_is_no_preset(make, tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
-    assert any("mine.yaml" in where for where in refused(PlanError, make, str(tmp_path / "mine.yaml")))
+    found = refused(PlanError, make, str(tmp_path / "mine.yaml"))
+    assert any("mine.yaml" in where for where in found)
+    copied = "correct that line, or begin with a copy of another preset (`tumorgen presets NAME --copy FILE`)"
+    assert {fault.remedy for fault in found.values()} <= {copied, "see `tumorgen presets`"}
+    (tmp_path / "mine.yaml").write_text(presets.preset_text("demo"))
+    assert make(str(tmp_path / "mine.yaml")).hash == make("demo").hash
 
 
 def test_an_empty_preset_changes_nothing(make, tmp_path):
@@ -294,12 +332,15 @@ def test_a_plan_of_another_fingerprint_is_stale(workspace, tmp_path):
     assert copy.plan().hash == workspace.plan().hash
     plain = json.loads(copy.fingerprint_file.read_text())
     copy.fingerprint_file.write_text(json.dumps({**plain, "content_hash": "other"}))
-    with pytest.raises(StateError, match="tumorgen plan DATASET"):
+    with pytest.raises(StateError) as error:
         copy.plan()
+    assert error.value.faults[0].remedy == "run `tumorgen plan DATASET` (again), or name another workspace with -w"
+    assert workspace.plan().fingerprint_hash == workspace.fingerprint().content_hash
 
 
 def test_there_are_presets():
-    assert presets.preset_names() == ("autopet-lung", "ct-abdomen", "demo", "demo-ct", "demo-quick", "hecktor", "paper")
+    names = ("autopet-lung", "ct-abdomen", "demo", "demo-ct", "demo-quick", "difftumor-liver", "hecktor", "paper")
+    assert presets.preset_names() == names
 
 
 @pytest.mark.parametrize("name", presets.preset_names())
@@ -324,7 +365,7 @@ def test_a_preset_may_be_based_on_another(make, tmp_path):
     assert (found.window.alpha, found.seed) == (0.07, 5)
     assert decision(found, "window.alpha").source == f"preset {base}"
     loop.write_text(f"preset: {loop}\n")
-    with pytest.raises(PlanError, match="based on itself"):
+    with pytest.raises(PlanError, match="name another preset in its field `preset`, or remove that line"):
         make(str(loop))
 
 

@@ -57,7 +57,7 @@ def test_a_file_that_changes_at_the_same_size_is_named(planned, name):
     flip(folder / name)
     fault = fault_of(workspace)
     assert fault.found == f"1 file changed since planning: {name}"
-    assert fault.remedy.endswith(f"run `tumorgen plan {folder} -w {workspace.root}`")
+    assert fault.remedy == f"put the files back, or run `tumorgen plan {folder} -w {workspace.root}`"
     flip(folder / name)  # put back
     assert len(read_planned_dataset(workspace, workspace.plan()).cases) == 6
 
@@ -98,6 +98,31 @@ def test_a_damaged_record_is_made_again(planned, content):
     workspace.contents_file.write_text(content)
     read_planned_dataset(workspace, workspace.plan())
     assert workspace.contents_file.read_text() == before
+
+
+def test_a_data_set_that_moved_is_planned_at_its_new_path(planned):
+    workspace, folder = planned
+    folder.rename(folder.with_name("elsewhere"))
+    command = f"run `tumorgen plan DATASET -w {workspace.root}`"
+    with pytest.raises(StateError, match="not where it was") as error:
+        read_planned_dataset(workspace, workspace.plan())
+    said = f"put it back, or {command} with its path now: files that are the same make nothing stale"
+    assert error.value.faults[0].remedy == said
+    before = workspace.plan().hash
+    (folder.parent / "moved").mkdir()
+    moved = folder.with_name("elsewhere").rename(folder.parent / "moved" / folder.name)
+    plan_toy(workspace, str(moved))
+    assert len(read_planned_dataset(workspace, workspace.plan()).cases) == 6
+    assert workspace.plan().hash == before
+    moved.rename(folder)
+    plan_toy(workspace, str(folder))
+    (workspace.fingerprint_file).write_text("{")
+    with pytest.raises(StateError) as error:
+        plan_toy(workspace, str(folder))
+    assert error.value.faults[0].remedy == "delete it and plan again"
+    workspace.fingerprint_file.unlink()
+    plan_toy(workspace, str(folder))
+    assert workspace.plan().hash == before
 
 
 def test_planning_again_is_the_remedy(planned):

@@ -81,7 +81,8 @@ def test_a_folder_that_moved_is_known_and_another_scan_of_a_name_is_refused(plan
     with pytest.raises(DataError, match="A, the name of another scan in") as refused:
         preprocess.preprocess_healthy(planned, tmp_path / "copy", 0)
     assert read_case_record(planned.unlabeled / "A") == before
-    assert str(planned.unlabeled / "A") in refused.value.faults[0].remedy
+    said = f"rename it, or delete {planned.unlabeled / 'A'} to learn from this one instead"
+    assert refused.value.faults[0].remedy == said
     shutil.rmtree(planned.unlabeled / "A")  # the remedy
     assert preprocess.preprocess_healthy(planned, tmp_path / "copy", 0) == 1
 
@@ -103,8 +104,12 @@ def test_a_scan_that_became_a_case_is_found_by_its_voxels(planned, scans, phanto
         healthy.open_healthy(planned, plan)
     own = read_case_record(planned.unlabeled / "C").inputs_hash
     path.write_text(record.replace(own, healthy_hash(plan)))
-    with pytest.raises(DataError, match=f"C, which is {held_out}"):
+    with pytest.raises(DataError, match=f"C, which is {held_out}") as refused:
         healthy.open_healthy(planned, plan)
+    said = "remove them, or rename what is another scan: held-out cases teach nothing"
+    assert refused.value.faults[0].remedy == said
+    shutil.rmtree(planned.unlabeled / "C")
+    assert [case.record.case for case in healthy.open_healthy(planned, plan)] == ["A", "B"]
 
 
 def healthy_hash(plan):

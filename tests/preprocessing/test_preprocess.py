@@ -122,7 +122,7 @@ def killed(plan, case, images, label, folder):
 @pytest.mark.slow
 def test_a_killed_worker_is_told(workspace, jobs, tmp_path, monkeypatch):
     monkeypatch.setattr(pre, "preprocess_case", killed)
-    with pytest.raises(StateError, match="--workers 1"):
+    with pytest.raises(StateError, match="use --workers 1; what is done is kept"):
         pre.preprocess(workspace.plan(), jobs, tmp_path, 2, lambda *_: None)
 
 

@@ -436,8 +436,11 @@ def test_data_sets_of_the_same_name_are_told_apart(fresh, phantoms, tmp_path, mo
     inner = comparison._workspace_on(fresh, str(phantoms.dataset), "cpu")
     assert inner.plan().memory_gib == fresh.plan().memory_gib
     assert comparison._workspace_on(fresh, str(phantoms.dataset), "cpu") == inner
-    with pytest.raises(StateError, match="belongs to another data set"):
+    with pytest.raises(StateError, match="belongs to another data set") as error:
         comparison._workspace_on(fresh, str(twin), "cpu")
+    assert error.value.faults[0].remedy == f"rename one of the data sets, or delete {inner.root}"
+    shutil.rmtree(inner.root)
+    assert comparison._workspace_on(fresh, str(twin), "cpu").plan().dataset_path == str(twin)
 
 
 def test_learning_from_one_data_set_and_painting_in_another(fresh, phantoms, tmp_path, monkeypatch):

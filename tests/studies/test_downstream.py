@@ -47,8 +47,11 @@ def test_fractions_become_counts():
 
 @pytest.mark.parametrize("fractions", [(), (0.0,), (1.5,), (0.01,)])
 def test_a_wrong_fraction_is_told(fractions):
-    with pytest.raises(PlanError, match="--fractions"):
+    with pytest.raises(PlanError, match="--fractions") as caught:
         case_counts(32, fractions)
+    (fault,) = caught.value.faults
+    assert fault.remedy == "for example --fractions 0.25,0.5,1"
+    assert case_counts(32, [float(part) for part in fault.remedy.split()[-1].split(",")]) == [8, 16, 32]
 
 
 def test_fewer_cases_are_part_of_more():
@@ -284,8 +287,13 @@ def test_a_subset_of_other_splits_is_refused(copy, nnunets, phantoms):
     write_json(path, Splits((*found.train[1:], *found.test), found.train[:1]))
     result = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result
     assert [run.arm for run in result.runs] == ["real"]
-    assert [(each.arm, "delete the folder" in each.reason) for each in result.failures] == [("copypaste", True)]
+    assert [
+        (each.arm, "delete this folder, then run the same command again" in each.reason) for each in result.failures
+    ] == [("copypaste", True)]
     assert copy.splits() == splits
+    shutil.rmtree(inner.parent)
+    result = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result
+    assert [run.arm for run in result.runs] == ["real", "copypaste"]
 
 
 def test_a_live_arm_paints_at_the_same_rate(copy, nnunets, phantoms):
@@ -399,8 +407,10 @@ def test_cases_that_cannot_be_learnt_from_leave_the_other_numbers(copy, nnunets,
 def test_nobody_held_out_is_told(copy):
     splits = copy.splits()
     write_json(copy.splits_file, dataclasses.replace(splits, train=(*splits.train, *splits.test), test=()))
-    with pytest.raises(PlanError, match="no case held out"):
+    with pytest.raises(PlanError, match="no case held out") as caught:
         measure_gains(copy, DESIGN, HostOptions(cases="train"), "cpu")
+    said = "add cases, or write a splits_final.json into the data set that holds out other cases, then plan again"
+    assert caught.value.faults[0].remedy == said
 
 
 def test_held_out_hosts_are_told_before_anything_is_trained(copy, nnunets, phantoms, tmp_path):
@@ -409,12 +419,16 @@ def test_held_out_hosts_are_told_before_anything_is_trained(copy, nnunets, phant
     shutil.copytree(phantoms.healthy, hosts)
     for name in (held_out, "Somebody"):
         shutil.copy(phantoms.dataset / "imagesTr" / f"{held_out}_0000.nii.gz", hosts / f"{name}_0000.nii.gz")
-    with pytest.raises(DataError, match=f"2 held-out cases .*Somebody, which is {held_out}"):
+    with pytest.raises(DataError, match=f"2 held-out cases .*Somebody, which is {held_out}") as caught:
         measure_gains(copy, DESIGN, HostOptions(hosts), "cpu")
+    assert caught.value.faults[0].remedy == "take them out of the folder"
     with pytest.raises(DataError, match="no such folder"):
         measure_gains(copy, DESIGN, HostOptions(tmp_path / "none"), "cpu")
     assert not nnunets
     assert not (copy.root / "downstream").exists()
+    for name in (held_out, "Somebody"):
+        (hosts / f"{name}_0000.nii.gz").unlink()
+    assert measure_gains(copy, dataclasses.replace(DESIGN, seeds=1), HostOptions(hosts), "cpu").result.runs
 
 
 def test_what_cannot_be_made_is_told_before_anything_is_trained(copy, nnunets):
@@ -426,6 +440,8 @@ def test_what_cannot_be_made_is_told_before_anything_is_trained(copy, nnunets):
     for part in ("nonsense", "no real", "copypaste more than once", "--cases test", "--seeds", "--minutes", "--ratio"):
         assert part in told, part
     assert len(caught.value.faults) == 8
+    for remedy in ("add real to --arms", "give --cases train", "give a number in this range, or leave it out"):
+        assert remedy in told
     with pytest.raises(PlanError, match="neither given"):
         measure_gains(copy, DESIGN, HostOptions(), "cpu")
     assert not nnunets
@@ -458,7 +474,8 @@ def test_a_malformed_run_is_one_clear_error(copy, nnunets, name, content, part):
     with pytest.raises(TumorgenError) as caught:
         measure_gains(copy, design, HostOptions(), "cpu")
     assert part in str(caught.value)
-    shutil.rmtree(folder)  # the remedy
+    assert "delete the run's folder: the same command makes the run again" in str(caught.value)
+    shutil.rmtree(folder)
     assert len(measure_gains(copy, design, HostOptions(), "cpu").result.runs) == 1
 
 

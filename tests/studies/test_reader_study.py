@@ -13,12 +13,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.sets import provenance, write_provenance
+from support.spoil import edit_json
 from support.workspaces import tumors_of
 
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import write_volume
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning.plan import ChannelPlan, PastePlan, Plan, WindowPlan
+from tumorgen_cli.studies.reader_lesions import check_pool
 from tumorgen_cli.studies.reader_scores import SCORE_COLUMNS, rating_auc, score_rows, score_study, wilson
 from tumorgen_cli.studies.reader_study import Key, StudyOptions, make_study, study_steps
 from tumorgen_cli.system.errors import DataError, StateError
@@ -249,7 +251,15 @@ def test_cases_without_a_tumor_are_left_out_and_too_few_are_told(plan, healthy, 
         ("synthetic lesions", "4"),
         ("real lesions", "5"),
     ]
+    assert [fault.remedy for fault in error.value.faults] == [
+        "make more pairs with `tumorgen synthesize`, or choose fewer",
+        "choose fewer pairs",
+    ]
     assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError) as error:
+        check_pool([], 0)
+    assert error.value.faults[0].remedy == "give a number in this range, or leave it out"
+    assert len(make(plan, [healthy], tmp_path / "fewer", 2)[1].cases) == 4
 
 
 def test_same_seed_same_bytes_and_no_key_is_lost(plan, healthy, tmp_path):
@@ -259,8 +269,10 @@ def test_same_seed_same_bytes_and_no_key_is_lost(plan, healthy, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     make(plan, [healthy], tmp_path / "a", 2)
     before = (tmp_path / "a" / "reader_study.html").read_bytes()
-    with pytest.raises(StateError, match="another study"):
+    with pytest.raises(StateError, match="another study") as error:
         make(plan, [healthy], tmp_path / "a", 2, seed=1)
+    assert error.value.faults[0].remedy == "choose another folder with --out, or move this one away"
+    make(plan, [healthy], tmp_path / "c", 2, seed=1)
     assert (tmp_path / "a" / "reader_study.html").read_bytes() == before
 
 
@@ -402,6 +414,67 @@ def test_scores_by_hand(key_file, tmp_path):
 
 def test_a_case_that_is_not_in_the_file_was_skipped(key_file, tmp_path):
     assert score_study([answer_file(tmp_path / "a.json", "Ada", "s4 r5")], key_file).readers[0].skipped == 4
+
+
+AGAIN = "export it from the page again"
+ANSWERS = [  # what is done to the answers, remedy, what follows it
+    (
+        lambda found: found.update(study="xyz"),
+        "give its own key, or leave the file out",
+        lambda found: found.update(study="abc"),
+    ),
+    (
+        lambda found: found.update(reader=" "),
+        "write it into the field `reader`",
+        lambda found: found.update(reader="Ada"),
+    ),
+    (
+        lambda found: found["answers"][1].update(case="001"),
+        "delete all but one of them",
+        lambda found: found["answers"].pop(1),
+    ),
+    (lambda found: found["answers"][1].update(case="099"), AGAIN, lambda found: found["answers"][1].update(case="002")),
+    (lambda found: found["answers"][1].update(seconds=-1), AGAIN, lambda found: found["answers"][1].update(seconds=2)),
+    (
+        lambda found: found["answers"][1].update(confidence=9),
+        "ask the reader, or set the answer to null",
+        lambda found: found["answers"][1].update(answer=None),
+    ),
+    (
+        lambda found: found.update(age=3) or found.pop("exported"),
+        AGAIN,
+        lambda found: found.pop("age") and found.update(exported="2026"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "remedy", "follow"), ANSWERS)
+def test_answers_are_mended_as_told(key_file, tmp_path, spoil, remedy, follow):
+    path = answer_file(tmp_path / "a.json", "Ada", "s4 r5 r2")
+    edit_json(path, lambda found: spoil(found) and None)
+    with pytest.raises(DataError) as error:
+        score_study([path], key_file)
+    assert remedy in {fault.remedy for fault in error.value.faults}
+    edit_json(path, lambda found: follow(found) and None)
+    (reader,) = score_study([path], key_file).readers
+    assert reader.reader == "Ada"
+    assert reader.answered + reader.skipped == 6
+    assert reader.answered >= 2
+
+
+def test_files_of_readers_and_the_key_are_given_as_told(key_file, tmp_path):
+    path = answer_file(tmp_path / "a.json", "Ada", "s4 r5 r2")
+
+    def remedies(files, key):
+        with pytest.raises(DataError) as error:
+            score_study(files, key)
+        return [fault.remedy for fault in error.value.faults]
+
+    assert remedies([], key_file) == ["give the files that the readers exported from the page"]
+    assert remedies([path], tmp_path / "none.json") == ["give the key.json that was written with the page"]
+    assert remedies([path, path], key_file) == ["leave the older out, or rename a namesake"]
+    other = answer_file(tmp_path / "b.json", "Ada B.", "s4 r5 r2")
+    assert [reader.reader for reader in score_study([path, other], key_file).readers] == ["Ada", "Ada B."]
 
 
 def test_every_fault_is_told(key_file, tmp_path):

@@ -131,6 +131,8 @@ def test_hounsfield_units(change, outcome):
     if outcome == "refused":
         with pytest.raises(DataError, match="another unit") as error:
             check_intensities(scan, body, cases, channels)
+        said = "convert it to the unit of the training cases (HU, SUV), or leave this host out; if the unit is right"
+        assert error.value.faults[0].remedy.startswith(said)
         assert "add --trust-units" in error.value.faults[0].remedy
         assert "(trusted to be the same unit)" in check_intensities(scan, body, cases, channels, trusted=True)[0]
     else:
@@ -144,6 +146,9 @@ def test_a_ct_of_five_times_coarser_voxels_is_refused():
     (fault,) = coarse_faults({"host": coarse, "good": TRAINED_ON[0]}, CASES)
     assert (fault.where, fault.found) == ("host", "voxels of 4×4×12.5 mm")
     assert fault.expected == "0.7×0.7×2.5 to 0.8×0.8×2.5 mm, as in the training cases"
+    said = "use scans of a finer spacing, correct the header if it is wrong, or leave this host out"
+    assert fault.remedy == said
+    assert coarse_faults({"host": replace(coarse, spacing_mm=(0.8, 0.8, 2.5)), "good": TRAINED_ON[0]}, CASES) == []
 
 
 def test_doubtful_grids_are_told_with_figures():
@@ -168,6 +173,8 @@ def test_a_region_of_probabilities_is_refused(workspace, phantoms, tmp_path):
         paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=2, roi=regions)
     assert [fault.where for fault in error.value.faults] == [str(path) for path in sorted(regions.iterdir())]
     assert "no whole numbers, 1e-06 to 0.900001" in error.value.faults[0].found
+    said = "cut probabilities at 0.5, resample masks by nearest neighbor, and save whole numbers"
+    assert error.value.faults[0].remedy == said
     image, grid = read_volume(min(phantoms.healthy.iterdir()))
     options = {"method": "syntumor", "work": workspace.root, "device": "cpu"}
     with pytest.raises(DataError, match="no mask"):
@@ -185,6 +192,9 @@ def test_regions_are_asked_for_only_of_hosts_that_are_used(workspace, phantoms, 
     with pytest.raises(DataError, match="Regions of interest are missing") as error:
         paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=2, roi=regions)
     assert [fault.expected for fault in error.value.faults] == ["a mask for Healthy_001"]
+    assert error.value.faults[0].remedy == "write one mask per scan, named as the scan without _0000"
+    shutil.copy(phantoms.regions / "Healthy_001.nii.gz", regions)
+    assert paint(workspace, phantoms, tmp_path / "out", "syntumor", pairs=2, roi=regions).tally.pairs == 2
 
 
 def test_hosts_are_checked_before_hours_of_training(unpainted, phantoms, tmp_path, monkeypatch):

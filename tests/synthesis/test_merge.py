@@ -203,6 +203,9 @@ def test_an_edited_label_is_not_overwritten(real, healthy):
     with pytest.raises(StateError, match="edited") as caught:
         merge(real, healthy)
     assert [fault.where for fault in caught.value.faults] == [str(edited)]
+    said = "choose another --out to keep the edit, or delete this file to take the original again"
+    assert caught.value.faults[0].remedy == said
+    assert merge(real, healthy, out="Dataset602_Other").pairs  # with another --out
     assert edited.read_bytes() == b"hours of work"
     edited.unlink()  # the remedy
     merge(real, healthy)
@@ -260,8 +263,12 @@ def test_one_fold_validates_on_what_no_set_has_learnt_from(real, healthy, tmp_pa
     (fold,) = merge(real, healthy, other).folds
     assert (fold.validation, len(fold.train), len(fold.pairs)) == (("r09",), 9, 4)
     rest = write_set(tmp_path / "rest", ["h1"], ["r09"])
-    with pytest.raises(DataError, match="holds out and no other set has learned from"):
+    with pytest.raises(DataError, match="holds out and no other set has learned from") as caught:
         merge(real, healthy, other, rest, out="Dataset603_All")
+    said = "merge sets of one workspace, whose held-out cases are left, or give --folds 5"
+    assert caught.value.faults[0].remedy.startswith(said)
+    assert len(merge(real, healthy, other, rest, out="Dataset603_All", folds=5).folds) == 5
+    assert merge(real, healthy, out="Dataset604_One").folds[0].validation == ("r04", "r09")
 
 
 def test_what_is_in_no_part_of_the_workspaces_split_is_in_none_of_the_merged_one(real, healthy, monkeypatch):
@@ -386,9 +393,14 @@ def test_the_preprocessed_folder(real, healthy, tmp_path, monkeypatch):
     merge(real, healthy)  # the same is no fault
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "other"))
     write_json(tmp_path / "given" / "Dataset604_X" / "splits_final.json", [])
-    with pytest.raises(DataError, match="other folds"):
+    with pytest.raises(DataError, match="other folds") as caught:
         merge(real, healthy, out="Dataset604_X", preprocessed=tmp_path / "given")
+    said = "delete it and what nnU-Net made from it, or choose another number for --out; nnU-Net would go on using that"
+    assert caught.value.faults[0].remedy.startswith(said)
     assert not (real.parent / "Dataset604_X").exists()
+    merge(real, healthy, out="Dataset605_X", preprocessed=tmp_path / "given")
+    (tmp_path / "given" / "Dataset604_X" / "splits_final.json").unlink()
+    assert merge(real, healthy, out="Dataset604_X", preprocessed=tmp_path / "given").folds == made.folds
 
 
 def faults(real, *sets, **options):
@@ -421,6 +433,9 @@ def test_every_fault_at_once(real, healthy, tmp_path):
         "another set of the same name",
         "Dataset601_Older",
         "11 folds",
+        "merge with the data set that the pairs were made from",
+        "rename one of the folders",
+        "choose another number for --out",
     ):
         assert part in told, part
     assert count == 10  # of the twins each is told
@@ -447,6 +462,7 @@ def test_a_number_that_nnunet_knows_already_is_refused(real, healthy, tmp_path, 
     (tmp_path / "nnunet" / "Dataset601_Older").mkdir(parents=True)
     told, count = faults(real, healthy)
     assert str(tmp_path / "nnunet" / "Dataset601_Older") in told
+    assert "choose another number for --out" in told
     assert count == 1
     merge(real, healthy, out="Dataset602_Merged")
 
@@ -462,14 +478,28 @@ def test_pairs_without_the_hosts_labels_and_sets_at_work_are_refused(real, healt
     write_json(busy / "shards.json", {"parts": 2, "jobs": 1})
     told, count = faults(real, healthy, bare, busy)
     assert "1 hosts without labels (h)" in told
+    assert (
+        "paint into hosts in nnU-Net's form: imagesTr and, beside it, labelsTr with the data set's own labels" in told
+    )
     assert "unfinished shards" in told
+    assert "let them finish, or run them again" in told
     assert count == 2
+    for name in ("provenance_1of2.jsonl", "shards.json"):  # the shards have finished
+        (busy / name).unlink()
+    labeled = write_set(tmp_path / "labeled", ["h"])
+    assert len(merge(real, healthy, labeled, busy).pairs) == 5
 
 
 def test_names(real, healthy, tmp_path):
-    assert "DatasetNNN_Name" in faults(real, healthy, out="Merged")[0]
+    told = faults(real, healthy, out="Merged")[0]
+    assert "DatasetNNN_Name" in told
+    assert f"for example --out {real.parent / 'Dataset601_Merged'}" in told
     write_cases(real, [*REAL, "healthy_h1_s0000"])
-    assert "healthy_h1_s0000, the name of another pair or a real case" in faults(real, healthy)[0]
+    told = faults(real, healthy, out="Dataset601_Merged")[0]
+    assert "healthy_h1_s0000, the name of another pair or a real case" in told
+    assert "rename the set's folder" in told
+    healthy = healthy.rename(healthy.with_name("renamed"))
+    assert len(merge(real, healthy, out="Dataset601_Merged").pairs) == 3
 
 
 def test_pairs_of_two_sets_that_would_bear_one_name(real, tmp_path):
@@ -481,9 +511,14 @@ def test_pairs_of_two_sets_that_would_bear_one_name(real, tmp_path):
 
 def test_what_is_merged_is_not_merged_again(real, healthy):
     made = merge(real, healthy)
-    with pytest.raises(StateError, match="a merged data set"):
+    with pytest.raises(StateError, match="a merged data set") as caught:
         merge(real, made.out, out="Dataset602_X")
-    assert "real cases alone" in faults(made.out, healthy, out="Dataset602_X")[0]
+    assert caught.value.faults[0].remedy == "give the sets that were merged, see merge.json there"
+    assert str(healthy) in (made.out / "merge.json").read_text()
+    told = faults(made.out, healthy, out="Dataset602_X")[0]
+    assert "real cases alone" in told
+    assert "give the real data set first" in told
+    assert len(merge(real, healthy, out="Dataset602_X").pairs) == 3
     assert "real cases alone" in faults(healthy, healthy, out="Dataset602_X")[0]
 
 
@@ -520,6 +555,7 @@ def test_names_that_would_be_too_long_are_told_before_anything_is_written(real, 
             merge(real, folder)
         (fault,) = caught.value.faults
         assert (fault.found, fault.expected) == ("a merged name of 277 bytes", "at most 255")
+        assert fault.remedy == "give the set's folder a shorter name"
         assert not (real.parent / "Dataset601_Merged").exists()
 
 

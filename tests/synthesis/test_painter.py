@@ -112,6 +112,9 @@ def test_a_changed_workspace_is_told(painting, tmp_path):
     stale = replace(painting, weights={"vae": "0"}, hosts=("other",))
     with pytest.raises(StateError, match="nnunet-setup") as error:
         paint(tmp_path, job_of(stale), 1)
+    assert {fault.remedy for fault in error.value.faults} == {
+        "run `tumorgen nnunet-setup` and add its two lines to the job script"
+    }
     assert len(error.value.faults) == 2
 
 
@@ -120,8 +123,10 @@ def test_hopeless_painting_ends(painting, tmp_path, monkeypatch):
         raise painter.DataError("No tumor came")
 
     monkeypatch.setattr(painter.PatchPainter, "paint", fails)
-    with pytest.raises(StateError, match="20 pairs given up; the last: No tumor came"):
+    with pytest.raises(StateError, match="20 pairs given up; the last: No tumor came") as error:
         paint(tmp_path, job_of(painting))
+    said = "train the method longer, choose other hosts, raise --until-pass, or ask less (--keep, --p-alone)"
+    assert error.value.faults[0].remedy == said
     assert len((tmp_path / "given_up.jsonl").read_text().splitlines()) == 20
 
 

@@ -24,7 +24,7 @@ def test_a_set_of_another_version_is_refused_as_such(tmp_path, settings, read):
     (fault,) = caught.value.faults
     assert fault.where == str(tmp_path / "set.json")
     assert fault.expected.startswith(f"format {PAIR_FORMAT}")
-    assert f"delete {tmp_path}" in fault.remedy
+    assert fault.remedy == f"use the version that made it, or delete {tmp_path} and make the set again"
 
 
 @pytest.mark.parametrize("field", ["case", "host", "host_file"])
@@ -80,6 +80,12 @@ def test_an_edited_file_of_a_pair_is_told_and_is_not_replaced(pairs, name):
     assert (fault.where, fault.found) == (str(pairs / name), "changed since it was written")
     assert fault.remedy.startswith("put the file back, or delete it, then run")
     assert not is_lost(pairs / name, "")
+    (pairs / "imagesTr" / "c_0000.nii.gz").write_bytes(b"no pair")
+    (_, other) = faults_of(pairs)
+    again = "run the same `tumorgen synthesize` command again; it makes what is missing"
+    assert other.remedy == f"move the file away, then {again}"
+    (pairs / "imagesTr" / "c_0000.nii.gz").unlink()
+    assert len(faults_of(pairs)) == 1
     (pairs / name).unlink()  # the remedy
     assert [fault.found for fault in faults_of(pairs)] == ["no such file"]
     assert is_lost(pairs / name, "")

@@ -162,6 +162,7 @@ def test_shards_of_another_division_are_refused(at_once, workspace, phantoms, tm
         shard(workspace, phantoms, out, **{"number": 2, "count": 3, **other})
     (fault,) = error.value.faults
     assert fault.found == "7 pairs in 3 shards are unfinished"
+    assert fault.remedy.startswith("give every shard the same numbers; or run the command once without --shard")
     assert contents(out) == before
     paint(workspace, phantoms, out, "syntumor", pairs=1, tumors=2)  # as the error says: alone, with any number
     assert shards.find_unfinished_shards(out) is None

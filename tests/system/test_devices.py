@@ -14,7 +14,7 @@ from tumorgen_cli.system.errors import DeviceError
 
 def test_cuda_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="--device cpu"):
+    with pytest.raises(DeviceError, match="use --device cpu, or install a driver and a CUDA build of torch"):
         find_device("cuda")
     assert find_device("auto").type == "cpu"
 
@@ -65,10 +65,11 @@ def test_the_memory_of_a_job_is_that_of_its_control_group(tmp_path, told, limits
 
 def test_a_gpu_that_is_full_is_told():
     with (
-        pytest.raises(DeviceError, match="The GPU's memory does not suffice"),
+        pytest.raises(DeviceError, match="The GPU's memory does not suffice") as error,
         devices.catch_out_of_memory("the judge"),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    assert error.value.faults[0].remedy.startswith("stop other programs that use the GPU, or use --device cpu")
     with pytest.raises(RuntimeError, match="shapes"), devices.catch_out_of_memory("the judge"):
         raise RuntimeError("shapes do not match")
 

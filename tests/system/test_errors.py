@@ -43,18 +43,18 @@ def test_case_is_ignored_and_at_most_so_many_names_are_suggested() -> None:
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
-        (errno.ENOSPC, "free some space"),
+        (errno.ENOSPC, "free some space and run the same command again; what was finished is kept"),
         (errno.EFBIG, "ulimit -f"),
         (errno.EACCES, "change its permissions"),
         (errno.EPERM, "change its permissions"),
         (errno.EROFS, "choose another folder"),
-        (errno.ENOENT, "put it back"),
-        (errno.ENOTDIR, "move the file away"),
+        (errno.ENOENT, "put it back, or correct the path"),
+        (errno.ENOTDIR, "move the file away, or choose another folder with --work or --out"),
         (errno.EISDIR, "move the folder away"),
-        (errno.ENAMETOOLONG, "rename the file"),
+        (errno.ENAMETOOLONG, "rename the file, or choose another folder with --work or --out"),
         (errno.ELOOP, "correct the link"),
         (errno.EMFILE, "ulimit -n"),
-        (errno.EIO, "check the disk"),
+        (errno.EIO, "check the disk or the network share, then run the same command again"),
         (errno.EXDEV, "correct the path or the machine"),  # one without an entry of its own
     ],
 )

@@ -335,6 +335,14 @@ def test_a_folder_that_cannot_be_made_or_locked(tmp_path, monkeypatch):
         pass
 
 
+def test_a_field_is_corrected_where_no_other_remedy_is_given():
+    with pytest.raises(PlanError) as error:
+        json_records.from_plain(int, "three", where="plan.json seed")
+    (fault,) = error.value.faults
+    assert (fault.where, fault.remedy) == ("plan.json seed", "correct the field")
+    assert json_records.from_plain(int, 3) == 3
+
+
 def test_another_process_holds_the_lock(tmp_path):
     code = (
         "import sys; from pathlib import Path; from tumorgen_cli.system.locks import locked\n"
@@ -347,9 +355,13 @@ def test_another_process_holds_the_lock(tmp_path):
     try:
         assert other.stdout.readline() == "held\n"
         with (
-            pytest.raises(StateError, match=rf"tumorgen train vae, process {other.pid}"),
+            pytest.raises(StateError, match=rf"tumorgen train vae, process {other.pid}") as error,
             locks.locked(tmp_path, "preprocess"),
         ):
+            pass
+        said = "wait for it, stop it, or work in another folder with --work"
+        assert error.value.faults[0].remedy == said
+        with locks.locked(tmp_path / "another", "preprocess"):
             pass
     finally:
         other.kill()  # however it ends, the lock goes with it

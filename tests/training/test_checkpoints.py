@@ -133,8 +133,11 @@ def test_first_weights_are_compared_with_the_record_beside_them(run, tmp_path):
     path = run / "weights.safetensors"
     check_initial(path)
     flip(path, 0.99)
-    with pytest.raises(StateError, match="damaged or was replaced"):
+    with pytest.raises(StateError, match="damaged or was replaced") as error:
         check_initial(path)
+    assert error.value.faults[0].remedy == "copy the file again, or give other weights"
+    flip(path, 0.99)  # copied again
+    check_initial(path)
     (tmp_path / "shipped").mkdir()
     shipped = tmp_path / "shipped" / "vae.safetensors"
     save_file({"x": torch.zeros(3)}, shipped)

@@ -21,7 +21,7 @@ from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_plain
 from tumorgen_cli.system.processes import Terminated
 from tumorgen_cli.training import loop
-from tumorgen_cli.training.checkpoints import is_finished, load_weights
+from tumorgen_cli.training.checkpoints import is_finished, load_initial_weights, load_weights
 from tumorgen_cli.training.loop import learning_rate_factor, train
 from tumorgen_cli.training.stage import Objective, Stage
 
@@ -231,8 +231,10 @@ def test_a_stop_of_the_whole_group_lets_the_loaders_finish(tmp_path, number, cod
 def test_stale_inputs_name_the_command(tmp_path, whole):
     for name in ("last.pt", "run.json", "weights.safetensors"):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
-    with pytest.raises(StateError, match="tumorgen train vae --restart"):
+    with pytest.raises(StateError) as error:
         train(make_stage(inputs="newer"), tmp_path, "cpu", "fp32")
+    said = "run `tumorgen train vae --restart` (what was trained is replaced when the new training is finished)"
+    assert error.value.faults[0].remedy == said
     assert hash_file(tmp_path / "weights.safetensors") == hash_file(whole / "weights.safetensors")
 
 
@@ -327,6 +329,11 @@ def test_loading_weights(whole, tmp_path):
         load_weights({"model": model}, tmp_path)
     with pytest.raises(StateError, match="do not fit"):
         load_weights({"model": nn.Linear(4, 1)}, whole)
+    with pytest.raises(StateError, match="do not fit") as error:
+        load_initial_weights({"model": nn.Linear(4, 1)}, whole / "weights.safetensors")
+    said = "give weights of a plan with the same networks, or plan with their widths"
+    assert error.value.faults[0].remedy == said
+    load_initial_weights({"model": nn.Linear(3, 1)}, whole / "weights.safetensors")
 
 
 class Narrow(nn.Module):
@@ -401,7 +408,10 @@ def test_a_remedy_names_the_section_of_the_plan_that_the_stage_reads(tmp_path):
         made = replace(stage, name="toy", section=section)
         with pytest.raises(StateError) as raised:
             loop._check_batch(made, tmp_path / "m" / "toy", 2)
-        assert f"--set {expected}.batch=2" in raised.value.faults[0].remedy
+        (fault,) = raised.value.faults
+        assert fault.remedy == f"plan with --set {expected}.batch=2, or take another number of processes"
+        loop._check_batch(replace(made, batch=2), tmp_path / "m" / "toy", 2)
+        loop._check_batch(made, tmp_path / "m" / "toy", 3)
         with pytest.raises(StateError) as raised:
             loop._checked_numbers({"toy": torch.tensor(float("nan"))}, made, 1, tmp_path / "m" / "toy")
         assert f"--set {expected}.learning_rate=RATE" in raised.value.faults[0].remedy

@@ -92,7 +92,7 @@ def _read_nibabel(image: Any) -> MemoryImage:
     spacing = np.linalg.norm(axes, axis=0)
     direction = axes / spacing
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-        remedy = "resample it along its axes (nibabel.processing.resample_to_output(image))"
+        remedy = "resample it along its axes (nibabel.processing.resample_to_output(image, (X, Y, Z)), in mm)"
         fault = Fault("image.affine", "axes that are not at right angles", "a rotation and a scale", remedy)
         raise DataError("An image has a sheared geometry", [fault])
     origin = _LPS @ image.affine[:3, 3]

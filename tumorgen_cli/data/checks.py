@@ -18,6 +18,8 @@ Scans = dict[str, dict[int, Path]]  # case -> channel -> file
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # what SimpleITK reads as 3D, with geometry, from one file
 _OTHER_ENDINGS = (".mhd", ".tif", ".tiff", ".png", ".dcm", ".npy", ".npz", ".hdr", ".img", ".mgz")
 _SCAN = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+#: remedy for a file of another geometry than the image of its case
+RESAMPLE = "resample it onto the image (labels by nearest neighbor)"
 #: remedy for a dataset.json that cannot be used
 NNUNET_FORMAT = "write it in the format of nnU-Net v2 (its documentation/dataset_format.md)"
 _JSON_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
@@ -223,7 +225,7 @@ def geometry_faults(grids: Mapping[Path, Grid]) -> list[Fault]:
     faults = []
     for path, grid in grids.items():
         if not volumes.same_geometry(reference, grid):
-            remedy = "resample it onto the image (labels by nearest neighbor)"
+            remedy = RESAMPLE
             if grid.shape == reference.shape:
                 remedy += "; where voxels do correspond and only the header is wrong, copy the image's header"
             found, expected = (_describe(g, reference, grid) for g in (grid, reference))

@@ -114,4 +114,4 @@ def _read_nrrd(start: bytes) -> tuple[dict[str, str], int]:
         if not line.strip():
             return fields, length
         fields[name.strip().lower()] = value.strip()
-    return {}, 0
+    return (fields, length) if {"data file", "datafile"} & {*fields} else ({}, 0)  # a header alone needs no blank line

@@ -53,7 +53,7 @@ def map_cases(
         try:
             yield from _report_progress(pool.map(task, [alone] * len(dataset.cases), dataset.cases), dataset, ticker)
         except BrokenProcessPool as error:
-            remedy = "give fewer: --workers 1, or 0 to read in this process"
+            remedy = "use --workers 1, or 0 to read in this process"
             fault = Fault(
                 f"{count} worker processes",
                 "one was killed, most often because memory ran out",

@@ -15,7 +15,7 @@ import numpy as np
 
 from tumorgen_cli.data.volumes import READERS
 from tumorgen_cli.judge.card import JudgeRecord
-from tumorgen_cli.nnunet.results import FINAL, results_root
+from tumorgen_cli.nnunet.results import COPY_AGAIN, FINAL, results_root
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.files import check_hash
 from tumorgen_cli.system.json_records import from_plain, read_plain
@@ -23,7 +23,6 @@ from tumorgen_cli.system.json_records import from_plain, read_plain
 REMEDY = "give a results folder such as Dataset501_X/nnUNetTrainer__nnUNetPlans__3d_fullres"
 #: remedy for a judge of another kind
 OWN_JUDGE = "train one of your own with `tumorgen train judge`, or give an nnU-Net with --judge DIR"
-_COPY_AGAIN = "copy the folder again"
 
 
 def _is_order(value: Any) -> bool:
@@ -99,7 +98,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if missing:
             faults.append(Fault(str(folder / name), f"no {' and no '.join(missing)}", f"nnU-Net's {name}", REMEDY))
         faults += [
-            Fault(f"{folder / name}: {key}", f"{content[key]!r}"[:200], expected, _COPY_AGAIN)
+            Fault(f"{folder / name}: {key}", f"{content[key]!r}"[:200], expected, COPY_AGAIN)
             for key, (check, expected) in checks.items()
             if key in content and not check(content[key])
         ]
@@ -128,7 +127,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
         raise StateError("The judge has no weights", [Fault(str(folder), found, "fold_*/checkpoint_final.pth", remedy)])
     record = read_judge_record(root)
     if record is not None and len(paths) == 1:
-        check_hash(paths[0], record.weights_hash, _COPY_AGAIN)
+        check_hash(paths[0], record.weights_hash, COPY_AGAIN)
     return paths
 
 
@@ -141,7 +140,7 @@ def read_judge_record(folder: Path) -> JudgeRecord | None:
     path = folder / "judge.json"
     if not path.is_file():
         return None
-    remedy = f"run `tumorgen train judge --restart`, or {_COPY_AGAIN}"
+    remedy = "run `tumorgen train judge --restart`, or copy the folder again"
     try:
         return from_plain(JudgeRecord, read_plain(path, remedy), str(path), remedy)
     except PlanError as error:
@@ -171,7 +170,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch's unpickler raises whatever a malformed file makes its code run into
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         expected = "a whole checkpoint of tensors and plain values"
-        fault = Fault(str(path), reason, expected, _COPY_AGAIN)
+        fault = Fault(str(path), reason, expected, COPY_AGAIN)
         raise StateError("A checkpoint cannot be read", [fault]) from error
     weights = content.get("network_weights") if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping):
@@ -184,7 +183,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ]
     if wrong:
         found = f"{len(wrong)} weights that are no finite numbers ({', '.join(wrong[:3])})"
-        raise StateError("A checkpoint cannot be used", [Fault(str(path), found, "finite weights", _COPY_AGAIN)])
+        raise StateError("A checkpoint cannot be used", [Fault(str(path), found, "finite weights", COPY_AGAIN)])
     return dict(content)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tumorgen_cli.system.json_records import from_plain, read_fields
 
+#: remedy for a judge with damaged files
+COPY_AGAIN = "copy the folder again, or train the judge again"
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 
 
@@ -37,7 +39,7 @@ def read_learned_cases(folder: Path) -> LearnedCases:
     root = results_root(folder)
     if not all((root / name).is_file() for name in ("plans.json", "dataset.json")):
         return LearnedCases("", ())
-    remedy = "copy nnU-Net's results folder again"
+    remedy = COPY_AGAIN
     ending = str(read_fields(root / "dataset.json", remedy).get("file_ending", ".nii.gz"))
     validated = {
         fold.name: {file.name.removesuffix(ending) for file in fold.glob(f"validation/*{ending}")}

@@ -58,7 +58,8 @@ class OwnTrainer(nnUNetTrainer):
         self.has_schedule = self.schedule_file.is_file()
         self.is_counting = False
         if self.has_schedule:
-            self.apply_schedule(read_record(Schedule, self.schedule_file, "train again from the start"))
+            remedy = "start the training again, from its beginning"
+            self.apply_schedule(read_record(Schedule, self.schedule_file, remedy))
 
     def apply_schedule(self, schedule: Schedule) -> None:
         """Set the number of epochs and iterations, and how often a checkpoint is saved."""

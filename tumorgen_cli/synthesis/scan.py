@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.data.channels import fill_paddings
-from tumorgen_cli.data.checks import intensity_faults, label_faults, read_whole
+from tumorgen_cli.data.checks import RESAMPLE, intensity_faults, label_faults, read_whole
 from tumorgen_cli.data.volumes import describe_grid, hash_voxels, read_volume, same_geometry, stack_channels
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning.plan import Plan
@@ -93,7 +93,7 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
     if label is not None:
         labels, label_grid = read_volume(label)
         if not same_geometry(grid, label_grid):
-            fault = Fault(str(label), describe_grid(label_grid), describe_grid(grid), "resample the mask to its scan")
+            fault = Fault(str(label), describe_grid(label_grid), describe_grid(grid), RESAMPLE)
             raise DataError("Mask and scan differ in geometry", [fault])
         if faults := label_faults(label, labels, plan.labels):
             raise DataError("A host's labels cannot be used", faults)

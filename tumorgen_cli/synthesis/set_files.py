@@ -236,7 +236,7 @@ def read_judges(folder: Path) -> dict[str, LearnedCases]:
     path = folder / JUDGES
     if not path.is_file():
         return {}
-    return read_record(dict[str, LearnedCases], path, "run `tumorgen synthesize` or `filter` again")
+    return read_record(dict[str, LearnedCases], path, again(folder))
 
 
 def read_left_out(folder: Path) -> dict[str, str]:

@@ -79,6 +79,7 @@ def test_a_missing_tensor_is_named(tmp_path):
         ae.load_initial(vae(2), tmp_path / "a.pt")
     (fault,) = error.value.faults
     assert (fault.where, fault.found) == (f"a.pt: {gone}", "missing")
+    assert fault.remedy.startswith("plan with the checkpoint's levels (for MAISI's, --set methods.tumorgen.vae.")
 
 
 def test_what_is_no_checkpoint(tmp_path):
@@ -87,8 +88,14 @@ def test_what_is_no_checkpoint(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "c.pt")  # a pickled class: code, which is not run
     torch.save([torch.zeros(2)], tmp_path / "d.pt")  # tensors, but no names
     for name in ("a.safetensors", "b.pt", "c.pt", "d.pt", "none.pt"):
-        with pytest.raises(StateError, match=name):
+        with pytest.raises(StateError, match=name) as error:
             ae.load_initial(vae(2), tmp_path / name)
+    said = "save the weights alone (safetensors.torch.save_file(model.state_dict(), FILE))"
+    assert error.value.faults[0].remedy == said
+    source, target = vae(1), vae(2)
+    save_file(source.net.state_dict(), tmp_path / "FILE.safetensors")
+    ae.load_initial(target, tmp_path / "FILE.safetensors")
+    assert same(target.net, source.net)
 
 
 class Echo(nn.Module):
