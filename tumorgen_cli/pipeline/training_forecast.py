@@ -72,11 +72,12 @@ def forecast_training(
     stages = method.stages if stage == "all" else (stage,)
     left: dict[str, int] = {}
     for each in stages:  # what comes after a stage with new weights is trained from the beginning
-        left[each] = _steps_left(method, each, iterations, restart or any(left.values()))
+        new = restart or any(left.get(before) for before in method.needed(each))
+        left[each] = _steps_left(method, each, iterations, new)
     wanted = [each for each, steps in left.items() if steps]
     measured = measure_stages(method, wanted) if wanted else {}
     found = [
-        StageForecast(each, left[each], round(left[each] * cost.seconds_per_step, 1), cost.disk_bytes)
+        StageForecast(each, left[each], round(left[each] * cost.seconds_per_step, 3), cost.disk_bytes)
         for each, cost in measured.items()
     ]
     done = [StageForecast(each, 0, 0.0, 0) for each in stages if not left[each]]
