@@ -116,7 +116,7 @@ def test_the_choices_are_those_of_the_code():
 
 
 def test_choices_are_shown(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     shown = call("synthesize", "-h").stdout
     for choices in (options.Method, options.Kind, options.Solver):
         assert "|".join(get_args(choices)) in shown

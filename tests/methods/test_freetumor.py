@@ -3,19 +3,23 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from support.requests import make_request, opened
+from scipy.stats import norm
+from support.requests import check_synthetic, make_request, opened
 
 from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.methods.freetumor import method as ft
 from tumorgen_cli.methods.freetumor import windows as ft_windows
-from tumorgen_cli.methods.freetumor.config import FilterConfig
+from tumorgen_cli.methods.freetumor.config import FilterConfig, plan_freetumor
 from tumorgen_cli.methods.freetumor.objectives import classification_loss, proportion
+from tumorgen_cli.methods.freetumor.windows import change_weight
 from tumorgen_cli.models.tumor_generator import TumorGenerator
 from tumorgen_cli.pipeline import preprocess
+from tumorgen_cli.planning.plan import Decisions, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing import windows
 from tumorgen_cli.preprocessing.cases import load_case
@@ -23,8 +27,10 @@ from tumorgen_cli.preprocessing.healthy import open_healthy
 from tumorgen_cli.preprocessing.windows import cut_mix
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.system import devices
+from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.json_records import write_json
+from tumorgen_cli.tumors.texture import TextureConfig
 
 
 @pytest.fixture
@@ -32,9 +38,9 @@ def method(trained):
     return opened("freetumor", trained)[0]
 
 
-def make_generator(mask_channel=False):
+def make_generator(mask_channel=False, form="equation"):
     torch.manual_seed(0)
-    return TumorGenerator(2, (4, 8), 7, 1.0, mask_channel).eval()
+    return TumorGenerator(2, (4, 8), 7, 1.0, mask_channel, form).eval()
 
 
 @pytest.mark.parametrize("mask_channel", [False, True])
@@ -42,13 +48,83 @@ def test_the_picture_changes_in_the_mask_alone(mask_channel):
     generator, image = make_generator(mask_channel), torch.rand(1, 2, 8, 8, 8)
     mask = torch.zeros(1, 1, 8, 8, 8)
     mask[..., 2:5, 3:6, 1:7] = 0.5
-    assert torch.equal(generator(image, mask), image)  # untrained: tanh(G) = 0
+    assert torch.equal(generator(image, mask, mask), image)  # untrained: tanh(G) = 0
     torch.nn.init.constant_(generator.net.decoder.seg_layers[-1].bias, -1.0)
-    made = generator(image, mask)
+    made = generator(image, mask, mask)
     expected = image + 0.5 * float(np.tanh(1.0)) * generator.blur(image)
     inside = (mask > 0).expand_as(image)
     torch.testing.assert_close(made[inside], expected.clamp(0, 1)[inside])
     assert torch.equal(made[~inside], image[~inside])
+
+
+def test_the_published_form_blurs_the_difference_and_multiplies_it_by_the_weight():
+    """x - W g(difference), whatever x is; and where the weight is 0 nothing changes."""
+    generator = make_generator(form="published")
+    image, weight = torch.full((1, 2, 15, 15, 15), 0.9), torch.full((1, 1, 15, 15, 15), 0.25)
+    weight[..., 9:] = 0
+    difference = torch.zeros_like(image)
+    difference[0, 0, 7, 7, 7] = 1
+    lost = image - generator.shade(image, difference, weight)
+    kernel = np.exp(-0.5 * np.arange(-3, 4) ** 2)
+    kernel /= kernel.sum()
+    expected = 0.25 * kernel[3] ** 2 * kernel
+    assert lost[0, 0, 4:11, 7, 7].numpy() == pytest.approx(expected, abs=1e-6)
+    assert not lost[0, 1].any()
+    assert not lost[..., 9:].any()
+    torch.testing.assert_close(generator.shade(image / 3, difference, weight), image / 3 - lost, atol=1e-6, rtol=0)
+
+
+def gan_config(**changes):
+    values = {"form": "published", "edge_mm": (3.0, 3.0), "texture": TextureConfig((6.0, 6.0), (6.0, 6.0))}
+    return SimpleNamespace(**(values | changes))
+
+
+def test_the_weight_is_a_texture_under_a_mask_with_a_blurred_edge(monkeypatch):
+    """A half space: at its face the weight is half the texture's, 3 mm inside 84 %; the equation's is the mask."""
+    monkeypatch.setattr(ft_windows, "draw_texture", lambda config, shape, *rest: np.full(shape, 0.6))
+    mask = np.zeros((24, 12, 12), np.float32)
+    mask[12:] = 1
+    spacing, rng = (1.5, 20.0, 20.0), np.random.default_rng(0)
+    weight = change_weight(mask, gan_config(), spacing, rng)
+    line = weight[:, 6, 6] / 0.6
+    assert line[11] + line[12] == pytest.approx(1, abs=1e-3)
+    depth = (np.arange(24) + 0.5 - 12) * 1.5
+    assert line[8:16] == pytest.approx(norm.cdf(depth[8:16] / 3), abs=0.02)
+    assert change_weight(mask, gan_config(form="equation"), spacing, rng) is mask
+    region = np.zeros(mask.shape, bool)
+    region[:13] = True
+    cut = change_weight(mask * region, gan_config(), spacing, rng, region)
+    assert not cut[13:].any()
+    assert not change_weight(0 * mask, gan_config(), spacing, rng).any()
+
+
+def test_the_segmentor_learns_windows_as_large_as_it_judges():
+    """On a CPU and on a GPU, also where the user gives the generator's windows."""
+    fields = {"methods.freetumor.gan.patch": ((64, 48, 32), "--set")}
+    for budget in (DeviceBudget("cpu", 8.0, 1.0), DeviceBudget("cuda", 24.0, 2.0)):
+        for given in ({}, fields):
+            d = Decisions(given, "methods.freetumor.")
+            plan_freetumor(d, WindowPlan((1.5, 1.5, 1.5), (128, 96, 48), 0.2), budget)
+            found = {each.field.removeprefix("methods.freetumor."): each.value for each in d.taken}
+            expected = (64, 48, 32) if given else (96, 96, 48)
+            assert found["segmentor.patch"] == found["gan.patch"] == expected
+
+
+def test_networks_see_larger_windows_in_parts():
+    """Of the size that they are trained on; together the parts give what the whole would."""
+    seen = []
+
+    def network(part):
+        seen.append(tuple(part.shape[2:]))
+        return 2 * part
+
+    image = torch.rand(1, 2, 48, 32, 20)
+    torch.testing.assert_close(ft.in_windows(network, image, (32, 32, 20)), 2 * image)
+    assert set(seen) == {(32, 32, 20)}
+    assert len(seen) == 2
+    seen.clear()
+    torch.testing.assert_close(ft.in_windows(network, image, (48, 48, 48)), 2 * image)
+    assert seen == [(48, 32, 20)]
 
 
 def test_the_blur_is_a_gaussian_of_seven_voxels():
@@ -77,7 +153,9 @@ def test_a_generator_that_does_nothing_leaves_the_scan_as_it_is(method, trained)
     assert made.mask.any()
 
 
-def test_outside_the_mask_nothing_changes(method, trained):
+def test_by_the_equation_nothing_changes_outside_the_mask(method, trained):
+    method.config = replace(method.config, gan=replace(method.config.gan, form="equation"))
+    method.generator.form = "equation"
     torch.nn.init.constant_(method.generator.net.decoder.seg_layers[-1].bias, -0.5)
     request = make_request(trained)
     made = method.synthesize(request, 3, Sampling())
@@ -102,7 +180,7 @@ def answering(method, monkeypatch, answers):
     """S that finds a share of any mask, one answer per call; the threshold is the paper's."""
     calls = iter(answers)
     monkeypatch.setattr(ft, "proportion", lambda found, mask: next(calls))
-    method.config = replace(method.config, filter=FilterConfig(0.7, 3))
+    method.config = replace(method.config, filter=FilterConfig("threshold", 0.7, 3))
 
 
 def test_a_mask_that_fails_is_drawn_again(method, trained, monkeypatch):
@@ -126,6 +204,31 @@ def test_a_scan_stays_healthy_when_no_mask_passes(method, trained, monkeypatch):
     assert not np.shares_memory(made.image, request.image)
     assert not made.mask.any()
     assert made.drawn == {"found": 0.6, "tries": 3}
+
+
+def test_the_published_form_paints_textured_tumors_inside_the_region(method, trained):
+    torch.nn.init.constant_(method.generator.net.decoder.seg_layers[-1].bias, -0.5)
+    request = make_request(trained)
+    region = np.zeros(request.image.shape[1:], bool)
+    region[:15] = True
+    made = method.synthesize(replace(request, region=region), 3, Sampling())
+    changed = (made.image != request.image).any(0)
+    assert changed.any()
+    assert not changed[~region].any()
+    assert not made.mask[~region].any()
+    assert (changed & (made.mask == 0)).any()  # the edge is blurred
+    check_synthetic(request, made)
+
+
+def test_adaptive_masks_pass_as_often_as_they_are_found(method, trained, monkeypatch):
+    """Of eq. 8: pairs count in proportion to P, here 0.3."""
+    monkeypatch.setattr(ft, "proportion", lambda found, mask: 0.3)
+    monkeypatch.setattr(method, "paint", lambda image, mask, weight: image)
+    monkeypatch.setattr(method, "probability", lambda image: image[0])
+    method.config = replace(method.config, filter=FilterConfig("adaptive", 0.7, 1))
+    request = make_request(trained)
+    passed = [method.synthesize(request, seed, Sampling()).mask.any() for seed in range(300)]
+    assert np.mean(passed) == pytest.approx(0.3, abs=0.08)
 
 
 def test_the_classifier_sees_real_and_painted_windows_alike(trained, monkeypatch):
@@ -162,6 +265,18 @@ def test_the_segmentor_is_frozen_while_the_generator_learns(trained):
     assert not {id(p) for p in generator.parameters()} & {
         id(p) for p in (*segmentor.parameters(), *critic.parameters())
     }
+
+
+def test_a_scan_without_a_body_is_removed_as_told(method, trained, monkeypatch):
+    cases = [load_case(trained.cases / name) for name in trained.splits().train]
+    windows = ft_windows.HealthyWindows(cases, trained.plan(), method.config, method._tumors(), [])
+    real = windows.healthy
+    monkeypatch.setattr(windows, "healthy", lambda n: (real(n)[0], real(n)[1] & (n > 0)))
+    with pytest.raises(DataError, match="No place for a tumor") as error:
+        windows.draw(np.random.default_rng(0), 0)
+    (fault,) = error.value.faults
+    assert (fault.where, fault.remedy) == (cases[0].record.case, "remove this scan, then plan and preprocess again")
+    assert windows.draw(np.random.default_rng(0), 1)[1].max() > 0  # as all are, once it is removed
 
 
 def test_healthy_windows_hold_no_tumor(method, trained):
@@ -269,7 +384,7 @@ def test_the_generator_learns_from_them(unlabeled, trained):
     assert ft.FreeTumor(trained.plan(), trained).trained("gan")
     path = unlabeled.unlabeled / names[0] / "case.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "inputs_hash": "old"}))
-    with pytest.raises(StateError, match="preprocess --healthy"):
+    with pytest.raises(StateError, match="run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"):
         method.stage("gan")
 
 

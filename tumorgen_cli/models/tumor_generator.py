@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,14 @@ from tumorgen_cli.models.unet import make_unet
 
 
 class TumorGenerator(nn.Module):
-    """Paints a tumor into an image where a soft mask is.
+    """Paints a tumor into an image where a weight is above 0.
 
-    x̂ = (1 - M) x + M [x - tanh(G(x)) g(x)], with the U-Net G and the Gaussian blur g. The last convolution of G starts
-    at zero, so that an untrained generator changes nothing.
+    With the U-Net G, the Gaussian blur g and a weight W, the form "equation" is x̂ = x - W tanh(G(x)) g(x), which is
+    eq. 1 where W is the mask. The form "published" is x̂ = x - W g(tanh(G(x))), as in the public code, where W is the
+    mask with a blurred edge times a texture. The last convolution of G starts at zero, so that an untrained generator
+    changes nothing.
 
-    Source: FreeTumor, eq. 1.
+    Source: FreeTumor, eq. 1, and its public code.
     Deviation: The result is clipped to [0, 1], as it is when it is written.
 
     Args:
@@ -26,13 +29,22 @@ class TumorGenerator(nn.Module):
         taps: Width of the blur kernel in voxels.
         sigma: Standard deviation of the blur in voxels.
         mask_channel: Whether G sees the mask beside the image.
+        form: See above.
     """
 
     kernel: Tensor
 
-    def __init__(self, channels: int, widths: Sequence[int], taps: int, sigma: float, mask_channel: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        taps: int,
+        sigma: float,
+        mask_channel: bool,
+        form: Literal["published", "equation"],
+    ) -> None:
         super().__init__()
-        self.mask_channel = mask_channel
+        self.mask_channel, self.form = mask_channel, form
         self.net = make_unet(channels + mask_channel, channels, widths)
         for parameter in self.net.decoder.seg_layers[-1].parameters():
             nn.init.zeros_(parameter)
@@ -40,10 +52,31 @@ class TumorGenerator(nn.Module):
         kernel = torch.exp(-0.5 * (places / sigma) ** 2)
         self.register_buffer("kernel", kernel / kernel.sum(), persistent=False)
 
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Paint into `image` (B, C, X, Y, Z) in [0, 1] under `mask` (B, 1, X, Y, Z) in [0, 1]; returns x̂ in [0, 1]."""
-        share = torch.tanh(self.net(torch.cat([image, mask], 1) if self.mask_channel else image).float())
-        return (image - mask * share * self.blur(image)).clamp(0, 1)
+    def forward(self, image: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        """Paint into an image.
+
+        Args:
+            image: (B, C, X, Y, Z) in [0, 1].
+            mask: (B, 1, X, Y, Z) in [0, 1], which G may see.
+            weight: (B, 1, X, Y, Z) in [0, 1], how much of the change is painted.
+
+        Returns:
+            x̂ (B, C, X, Y, Z) in [0, 1].
+        """
+        return self.shade(image, self.difference(self.inputs(image, mask)), weight)
+
+    def inputs(self, image: Tensor, mask: Tensor) -> Tensor:
+        """What G sees of an image and a mask."""
+        return torch.cat([image, mask], 1) if self.mask_channel else image
+
+    def difference(self, inputs: Tensor) -> Tensor:
+        """tanh(G(x)), (B, C, X, Y, Z)."""
+        return torch.tanh(self.net(inputs).float())
+
+    def shade(self, image: Tensor, difference: Tensor, weight: Tensor) -> Tensor:
+        """x̂ of an image, a difference and a weight, as `forward` has them."""
+        change = self.blur(difference) if self.form == "published" else difference * self.blur(image)
+        return (image - weight * change).clamp(0, 1)
 
     def blur(self, image: Tensor) -> Tensor:
         """g(x) of an image (B, C, X, Y, Z), each channel separately; outside, the nearest edge voxel is repeated."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tumorgen_cli.planning.plan import Decisions, WindowPlan
 from tumorgen_cli.planning.ranges import (
@@ -10,6 +11,7 @@ from tumorgen_cli.planning.ranges import (
     Draws,
     Iterations,
     LearningRate,
+    MillimeterRange,
     OddSide,
     PatchWidths,
     Share,
@@ -21,8 +23,10 @@ from tumorgen_cli.planning.ranges import (
 )
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.tumors.masks import MaskConfig, plan_masks
+from tumorgen_cli.tumors.texture import TextureConfig, plan_texture
 
 _FREE = "the paper gives none; not tuned"
+_VOXEL_MM = 1.5  # of the public code, which gives its blurs in voxels
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class SegmentorConfig:
 
     Attributes:
         widths: channels of the levels.
-        patch: training window in voxels.
+        patch: training window in voxels. S is used on windows of this size; larger ones are seen in parts.
         batch: windows per step.
         iterations: training steps.
         learning_rate: learning rate after the warm-up.
@@ -57,14 +61,18 @@ class GanConfig:
     Attributes:
         widths: channels of the generator's levels.
         classifier_width: channels of the classifier's first layer.
-        patch: training window in voxels.
+        patch: training window in voxels. G is used on windows of this size; larger ones are seen in parts.
         batch: windows per step.
         iterations: training steps.
         learning_rate: learning rate after the warm-up.
         classifier_weight: λ_cls.
         mask_channel: whether G sees the mask beside the image.
+        form: "published" as the public code: the difference is blurred, and multiplied by a texture and by the mask
+            with a blurred edge; "equation" as eq. 1: the difference is multiplied by the blurred image and the mask.
         blur_taps: width of the blur g in voxels.
         blur_sigma: standard deviation of the blur g in voxels.
+        edge_mm: range of the standard deviation of the blur of the mask's edge, of the published form.
+        texture: the texture of the published form.
         ema: decay of the moving average of the weights.
     """
 
@@ -76,8 +84,11 @@ class GanConfig:
     learning_rate: LearningRate
     classifier_weight: Weight
     mask_channel: bool
+    form: Literal["published", "equation"]
     blur_taps: OddSide
     blur_sigma: Sigma
+    edge_mm: MillimeterRange
+    texture: TextureConfig
     ema: ShareBelowOne
 
 
@@ -86,11 +97,15 @@ class FilterConfig:
     """The quality filter.
 
     Attributes:
-        threshold: a mask passes if S finds this share of it.
+        rule: "threshold" passes a mask if S finds the share `threshold` of it or more, as eqs. 4 and 5; "adaptive"
+            passes it with a chance that is the share P. Over many pairs, a pair then counts in proportion to P, as with
+            the weights of eq. 8, whatever is trained with the pairs.
+        threshold: see `rule`.
         tries: after this number of masks, a request gets an empty mask. The pipeline then chooses another place; after
             the plan's number of draws it gives the pair up with a warning.
     """
 
+    rule: Literal["threshold", "adaptive"]
     threshold: Share
     tries: Draws
 
@@ -107,22 +122,21 @@ class FreeTumorConfig:
 
 def plan_freetumor(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
     """Take every field of a `FreeTumorConfig` into `d`."""
-    _plan_segmentor(d.within("segmentor"), window, budget)
-    _plan_gan(d.within("gan"), window, budget)
+    patch = _plan_gan(d.within("gan"), window, budget)
+    _plan_segmentor(d.within("segmentor"), patch, budget)
     plan_masks(d, "ellipsoid")
     f = d.within("filter")
+    f.take("rule", "threshold", "the paper's better one (its Table 13); adaptive: eq. 8")
     f.take("threshold", 0.7, "the paper's T")
     f.take("tries", 5, "masks that are drawn before another place is tried; the paper draws one")
 
 
-def _plan_segmentor(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
+def _plan_segmentor(d: Decisions, patch: tuple[int, ...], budget: DeviceBudget) -> None:
     large = budget.large
-    side = 96 if large else 48
     widths = (32, 64, 128, 256, 320) if large else (16, 32, 64, 128)
     d.take("widths", widths, "nnU-Net's from 16 GiB up; fewer on a CPU", memory_gib=budget.memory_gib)
-    reason = "the paper's 96 voxels from 16 GiB up, 48 on a CPU"
-    d.take("patch", tuple(min(n, side) for n in window.shape), reason, window=window.shape)
-    d.take("batch", 2, "nnU-Net's")
+    d.take("patch", patch, "the generator's: S judges windows of that size, and its norms depend on it")
+    d.take("batch", 2 if large else 1, "nnU-Net's 2 from 16 GiB up")
     d.take("iterations", 20000 if large else 2500, "about 20 minutes on one CPU core; more is not measured")
     d.take("learning_rate", 5e-4 if large else 1e-3, _FREE)
     d.take("tumor_share", 2 / 3, "two thirds around a tumor, one third anywhere: S must know healthy tissue too")
@@ -130,18 +144,24 @@ def _plan_segmentor(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> N
     d.take("ema", 0.998, _FREE)
 
 
-def _plan_gan(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> None:
+def _plan_gan(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> tuple[int, ...]:
     large = budget.large
     widths = (64, 128, 256, 512) if large else (16, 32, 64, 128)
     d.take("widths", widths, "the paper's code: 64 to 512; a quarter on a CPU")
     d.take("classifier_width", 32 if large else 16, _FREE)
     reason = "the paper's 96 voxels: whole tumors, as in synthesis"
-    d.take("patch", tuple(min(n, 96) for n in window.shape), reason, window=window.shape)
+    patch = tuple(d.take("patch", tuple(min(n, 96) for n in window.shape), reason, window=window.shape))
     d.take("batch", 4 if large else 1, "the paper's 4 from 16 GiB up")
     d.take("iterations", 20000 if large else 1500, "about 20 minutes on one CPU core; more is not measured")
     d.take("learning_rate", 1e-4 if large else 5e-4, "the paper's 1e-4; more with few steps")
     d.take("classifier_weight", 0.1, "the paper's λ_cls")
     d.take("mask_channel", False, "eq. 1: G(x); true: G sees the mask too")
+    d.take("form", "published", "the paper's code; equation: eq. 1, which paints evenly")
     d.take("blur_taps", 7, "the paper's code")
     d.take("blur_sigma", 1.0, "the paper's code")
+    least = 0.5 * max(window.spacing_mm)
+    edge = (max(least, _VOXEL_MM), max(least, 2 * _VOXEL_MM))
+    d.take("edge_mm", edge, "the paper's code: sigma of 1 to 2 voxels of 1.5 mm; at least half a working voxel")
+    plan_texture(d, _VOXEL_MM, "FreeTumor, which takes SynTumor's")
     d.take("ema", 0.995, _FREE)
+    return patch

@@ -8,17 +8,19 @@ A synthetic tumor that the segmentor does not find again is rejected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from monai.inferers.utils import sliding_window_inference
 from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
-from torch import nn
+from torch import Tensor, nn
 
 from tumorgen_cli.figures import save_grid_preview
+from tumorgen_cli.geometry import Shape, as_triple
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.freetumor.config import FreeTumorConfig, plan_freetumor
 from tumorgen_cli.methods.freetumor.objectives import (
@@ -27,7 +29,7 @@ from tumorgen_cli.methods.freetumor.objectives import (
     SegmentorObjective,
     proportion,
 )
-from tumorgen_cli.methods.freetumor.windows import HealthyWindows, segmentor_item
+from tumorgen_cli.methods.freetumor.windows import HealthyWindows, change_weight, segmentor_item
 from tumorgen_cli.methods.latent.autoencoder import load_cases
 from tumorgen_cli.methods.latent.cache import candidate_window, find_candidates, held_out_candidates, held_out_cases
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
@@ -46,6 +48,9 @@ from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.training.stage import Objective, Stage
+from tumorgen_cli.tumors.boxes import box_mask
+
+_OVERLAP = 0.5  # of windows next to each other, of nnU-Net; the public code's is 0.75
 
 
 class FreeTumor(Method):
@@ -54,17 +59,20 @@ class FreeTumor(Method):
     name = "freetumor"
     section = FreeTumorConfig
     stages = ("segmentor", "gan")
-    format_versions: ClassVar[Mapping[str, int]] = {"gan": 2}
+    format_versions: ClassVar[Mapping[str, int]] = {"gan": 3}
     keeps_background = True
     SOURCE = (
-        "Wu et al., FreeTumor: Advance Tumor Segmentation via Large-Scale Tumor Synthesis, 2024; eqs. 1-5, mix-up "
-        "after eq. 7. Deviations: S is nnU-Net's U-Net, not SwinUNETR, and enters the loss as a probability. Masks "
-        "have soft edges. Places are drawn in the body, not in an organ's mask. The classifier judges patches, and "
-        "only patches with tumor count. AdamW with this project's moments and schedule replaces Adam. After a mask "
-        "has failed the filter, a few more are drawn, then another place is tried; a host in which none passes is an "
-        "error. Mix-up is off: the paper uses it in the later training on synthetic tumors. Labeled cases serve as "
-        "healthy scans after their tumors are removed. G sees only the image, as in eq. 1, unless `gan.mask_channel` "
-        "is on."
+        "Wu et al., FreeTumor: Advance Tumor Segmentation via Large-Scale Tumor Synthesis, 2024; eqs. 1-5 and 8, "
+        "mix-up after eq. 7, and its public code, which multiplies SynTumor's texture in, blurs the difference and "
+        "the mask's edge, and stays inside an organ (`gan.form` published; equation: eq. 1). Deviations: S is nnU- "
+        "Net's U-Net, not SwinUNETR, and enters the loss as a probability. Masks have soft edges. In training, "
+        "places are drawn in the body, not in an organ's mask, and in use in the region if one is given; G has one "
+        "output for all organs. Eq. 8's weights are chances with which masks pass (`filter.rule` adaptive). The "
+        "classifier judges patches, and only patches with tumor count. AdamW with this project's moments and "
+        "schedule replaces Adam. After a mask has failed the filter, a few more are drawn, then another place is "
+        "tried; a host in which none passes is an error. Mix-up is off: the paper uses it in the later training on "
+        "synthetic tumors. Labeled cases serve as healthy scans after their tumors are removed. G sees only the "
+        "image, as in eq. 1, unless `gan.mask_channel` is on."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
@@ -87,26 +95,33 @@ class FreeTumor(Method):
     def generator(self) -> TumorGenerator:
         """The generator G with its blur."""
         c = self.config.gan
-        return TumorGenerator(len(self.plan.channels), c.widths, c.blur_taps, c.blur_sigma, c.mask_channel)
+        return TumorGenerator(len(self.plan.channels), c.widths, c.blur_taps, c.blur_sigma, c.mask_channel, c.form)
 
     def probability(self, image: np.ndarray) -> np.ndarray:
         """The tumor probability (X, Y, Z) that S gives an image (C, X, Y, Z) in [-1, 1]."""
         with inference_context(self.plan.precision, self.device):
-            logits = self.segmentor(torch.from_numpy(image)[None].to(self.device)).float()
+            inputs = torch.from_numpy(image)[None].to(self.device)
+            logits = in_windows(self.segmentor, inputs, self.config.segmentor.patch).float()
             return np.asarray(torch.sigmoid(logits)[0, 0].cpu().numpy())
 
-    def paint(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Paint a tumor into an image (C, X, Y, Z) in [-1, 1] under a soft mask (X, Y, Z); the result is in [-1, 1].
+    def paint(self, image: np.ndarray, mask: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Paint a tumor into an image (C, X, Y, Z) in [-1, 1]; the result is in [-1, 1].
 
         Where nothing changes, the numbers stay exactly the same.
 
-        Source: FreeTumor, eq. 1.
+        Args:
+            image: The image.
+            mask: The soft mask (X, Y, Z).
+            weight: How much of the change is painted (X, Y, Z), of `change_weight`.
         """
-        unit, share = (
-            torch.from_numpy(a)[None].to(self.device) for a in ((image + 1) / 2, mask[None].astype(np.float32))
+        unit, share, much = (
+            torch.from_numpy(a.astype(np.float32))[None].to(self.device)
+            for a in ((image + 1) / 2, mask[None], weight[None])
         )
+        generator = self.generator
         with inference_context(self.plan.precision, self.device):
-            change = (self.generator(unit, share) - unit)[0].float().cpu().numpy()
+            difference = in_windows(generator.difference, generator.inputs(unit, share), self.config.gan.patch)
+            change = (generator.shade(unit, difference, much) - unit)[0].float().cpu().numpy()
         return np.asarray(image + 2 * change)
 
     # -- training ----------------------------------------------------------------------------------------------
@@ -167,12 +182,14 @@ class FreeTumor(Method):
         def item(number: int) -> dict[str, Any]:
             rng = np.random.default_rng([seed, number])
             image, mask, _ = healthy.draw(rng)
+            weight = change_weight(mask, c, plan.window.spacing_mm, rng)
             chosen = real[int(rng.integers(len(real)))]
             # not resampled, like the healthy windows: the classifier would recognize real windows by their smoothness
             tumor, body = cut_tumor_window(
                 chosen.case, chosen.component, plan.channels, c.patch, int(rng.integers(2**32)), spatial=False
             )
-            return {"image": image, "mask": mask[None], "tumor": tumor, "body": (body[None] > 0).astype(np.float32)}
+            real_mask = (body[None] > 0).astype(np.float32)
+            return {"image": image, "mask": mask[None], "weight": weight[None], "tumor": tumor, "body": real_mask}
 
         paint = GeneratorObjective(self.generator.to(self.device), self.segmentor, classifier, c.classifier_weight)
         objectives = (
@@ -225,13 +242,19 @@ class FreeTumor(Method):
         """P of masks in healthy places of held-out cases, before and after painting, and the share that passes."""
         places = self._held_out_places(16)
         before = [proportion(self.probability(image), mask) for image, mask, _ in places]
-        found = np.array([proportion(self.probability(self.paint(image, mask)), mask) for image, mask, _ in places])
+        found = np.array([proportion(self.probability(self._shaded(image, mask)), mask) for image, mask, _ in places])
+        passed = found if self.config.filter.rule == "adaptive" else found >= self.config.filter.threshold
         return {
             "proportion": float(found.mean()),
-            "passed": float((found >= self.config.filter.threshold).mean()),
+            "passed": float(passed.mean()),
             "proportion_before": float(np.mean(before)),
             "unlabeled_scans": float(len(self.healthy_records("gan"))),
         }
+
+    def _shaded(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """A window (C, X, Y, Z) in [-1, 1] that is painted with a fixed draw of the change's weight."""
+        rng = np.random.default_rng([self.plan.seed, 8])
+        return self.paint(image, mask, change_weight(mask, self.config.gan, self.plan.window.spacing_mm, rng))
 
     def _segmentor_preview(self, path: Path) -> None:
         """Held-out tumors: the scan, the true mask, S."""
@@ -247,7 +270,7 @@ class FreeTumor(Method):
         windows, main = self._held_out_places(5), self.plan.main_channel
         rows = []
         for image, mask, _ in windows:
-            painted, axial = self.paint(image, mask), largest_tumor_slice(mask >= 0.5)
+            painted, axial = self._shaded(image, mask), largest_tumor_slice(mask >= 0.5)
             shown = (
                 image[main],
                 mask * 2 - 1,
@@ -270,9 +293,9 @@ class FreeTumor(Method):
         return hashes | masks
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
-        """Draw and paint masks until S finds one again; if it finds none, return the window unchanged, without a mask.
+        """Draw and paint masks until one passes the filter; if none does, return the window unchanged, without a mask.
 
-        Source: the filter of FreeTumor, eq. 5.
+        Source: the filter of FreeTumor, eqs. 5 and 8.
         """
         c, plan = self.config, self.plan
         scaled = scale(request.image, plan.channels, request.limits)
@@ -282,10 +305,25 @@ class FreeTumor(Method):
         for attempt in range(c.filter.tries):
             rng = np.random.default_rng([seed, attempt])
             mask, drawn = place_mask(c.mask, plan, request, rng, self.donors)
-            painted = self.paint(scaled, mask)
+            weight = change_weight(mask, c.gan, request.spacing_mm, rng, request.region)
+            weight = weight * box_mask(request.box, as_triple(weight.shape))
+            painted = self.paint(scaled, mask, weight)
             found.append(round(proportion(self.probability(painted), mask), 4))
-            if found[-1] >= c.filter.threshold:
+            least = c.filter.threshold if c.filter.rule == "threshold" else rng.random()
+            if found[-1] >= least:
                 # the change is added, so that intensities beyond the clip window keep their excess
-                change = (unscale(painted, plan.channels, request.limits) - before) * (mask > 0)
+                change = (unscale(painted, plan.channels, request.limits) - before) * (weight > 0)
                 return Synthetic(image + change, mask, {**drawn, "found": found[-1], "tries": attempt + 1})
         return Synthetic(image, np.zeros(image.shape[1:], np.float32), {"found": max(found), "tries": c.filter.tries})
+
+
+def in_windows(network: Callable[[Tensor], Tensor], inputs: Tensor, patch: Shape) -> Tensor:
+    """Apply a network to inputs (B, C, X, Y, Z), in overlapping windows of `patch` voxels where they are larger.
+
+    Instance norms depend on the size of what a network sees: it is used on windows of the size that it was trained on.
+    """
+    if all(n <= m for n, m in zip(inputs.shape[2:], patch, strict=True)):
+        return network(inputs)
+    found = sliding_window_inference(inputs, patch, 1, network, overlap=_OVERLAP, mode="gaussian")
+    assert isinstance(found, Tensor)  # networks with one output have one
+    return found

@@ -45,11 +45,11 @@ class GeneratorObjective(nn.Module):
 
     def paint(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The painted images x̂ (B, C, X, Y, Z) in [-1, 1]."""
-        painted: Tensor = self.generator((batch["image"] + 1) / 2, batch["mask"])
+        painted: Tensor = self.generator((batch["image"] + 1) / 2, batch["mask"], batch["weight"])
         return 2 * painted - 1
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss for a batch of `image` (B, C, X, Y, Z) in [-1, 1] and `mask` (B, 1, X, Y, Z) in [0, 1]."""
+        """The loss for a batch of `image` (B, C, X, Y, Z) in [-1, 1], `mask` and `weight` (B, 1, X, Y, Z) in [0, 1]."""
         segmentor, classifier = self._judges
         classifier.requires_grad_(False)
         picture, mask = self.paint(batch), batch["mask"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from tumorgen_cli.data.body import body_mask
-from tumorgen_cli.geometry import as_triple, cut, cut_mask, draw_window_start, place_window, tight_box
-from tumorgen_cli.methods.freetumor.config import FreeTumorConfig, SegmentorConfig
+from tumorgen_cli.geometry import Triple, as_triple, cut, cut_mask, draw_window_start, place_window, tight_box
+from tumorgen_cli.methods.freetumor.config import FreeTumorConfig, GanConfig, SegmentorConfig
 from tumorgen_cli.methods.latent.cache import find_candidates
 from tumorgen_cli.planning.fingerprint import TumorFacts
 from tumorgen_cli.planning.plan import Plan
@@ -21,6 +23,7 @@ from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.tumors.boxes import draw_size_mm, place_box
 from tumorgen_cli.tumors.masks import draw_mask
 from tumorgen_cli.tumors.removal import remove_tumors
+from tumorgen_cli.tumors.texture import draw_texture
 
 
 def segmentor_item(
@@ -50,6 +53,37 @@ def segmentor_item(
         return {"image": image, "mask": mask[None]}
 
     return item
+
+
+def change_weight(
+    mask: np.ndarray,
+    config: GanConfig,
+    spacing_mm: Triple,
+    rng: np.random.Generator,
+    region: np.ndarray | None = None,
+) -> np.ndarray:
+    """How much of the generator's change is painted into each voxel.
+
+    Args:
+        mask: The soft mask (X, Y, Z) in [0, 1].
+        config: The generator's settings.
+        spacing_mm: Voxel edges.
+        rng: Draws edge and texture of the published form.
+        region: The region of the user (X, Y, Z) bool, beyond which nothing changes; None without one.
+
+    Returns:
+        The weight (X, Y, Z) in [0, 1]: the mask, or in the published form the mask with a blurred edge times a texture.
+    """
+    tight = tight_box(mask > 0)
+    if config.form == "equation" or tight is None:
+        return mask
+    edge = rng.uniform(*config.edge_mm)
+    sigma = [edge / s for s in spacing_mm]
+    near = tight.grown(as_triple(math.ceil(4 * s) for s in sigma), as_triple(mask.shape))
+    weight = np.zeros_like(mask)
+    soft = ndimage.gaussian_filter(mask[near.slices], sigma, mode="constant")
+    weight[near.slices] = soft * draw_texture(config.texture, near.shape, spacing_mm, rng)
+    return weight if region is None else weight * region
 
 
 class HealthyWindows:
