@@ -23,7 +23,7 @@ import typer
 from origin import command, origin
 
 PARTS = ("quality", "stages", "rivals", "downstream")
-METHODS = "tumorgen,difftumor,freetumor,blended,maskfirst,syntumor,copypaste,unconditional"
+METHODS = "tumorgen,difftumor,freetumor,blended,maskfirst,syntumor,pixel2cancer,copypaste,unconditional"
 ARMS = "real,copypaste,syntumor,tumorgen,tumorgen-live"
 
 
