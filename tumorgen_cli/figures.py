@@ -6,10 +6,12 @@ are made as objects, without pyplot, so previews can be drawn in any thread and 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -79,7 +81,7 @@ def plane_image(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
         axis: The axis to cut through.
         index: Number of the slice.
     """
-    flat = np.asarray(np.take(volume, index, axis)).T
+    flat = np.asarray(volume[(slice(None),) * axis + (index,)]).T
     return flat if axis == 2 else flat[::-1]
 
 
@@ -117,12 +119,17 @@ def save_pair_preview(
         path: The PNG file to write.
         before: The host scan, (X, Y, Z).
         after: The scan with the drawn tumor, (X, Y, Z).
-        mask: The drawn mask, (X, Y, Z) in [0, 1], outlined in red.
+        mask: The drawn mask, (X, Y, Z) in [0, 1], outlined in red; inside the boxes, if there are any.
         boxes: The boxes, outlined in blue.
         view: How the scans are shown.
         title: Title of the picture.
         unit: Unit of the intensities.
     """
+    if boxes:  # what is shown: to look through a whole scan takes longer than to draw
+        margin = as_triple(math.ceil(view.context_mm / edge) for edge in view.spacing_mm)
+        near = functools.reduce(Box.hull, boxes).grown(margin, before.shape)
+        before, after, mask = (array[near.slices] for array in (before, after, mask))
+        boxes = [box.shifted(as_triple(-a for a in near.start)) for box in boxes]
     boxed = _box_mask(before.shape, boxes)
     views = [upright(array, view.direction) for array in (before, after, mask, boxed)]
     region = _region((views[2] > 0.5) | views[3], view.margin)
@@ -299,8 +306,13 @@ def _draw_planes(
     mm = np.array(mask.shape) * spacing
     sizes = [(mm[1] if axis == 0 else mm[0], mm[1] if axis == 2 else mm[2]) for _, axis, _ in _PLANES]  # width, height
     inch = 2.6 / max(width for width, _ in sizes)
-    figure = _figure(3 * 2.6 + 1.1, inch * sum(height for _, height in sizes) + 0.8)
-    axes = figure.subplots(3, 3, gridspec_kw={"height_ratios": [height for _, height in sizes]})
+    heights = [inch * height for _, height in sizes]
+    wide, tall = 3 * 2.6 + 1.1, sum(heights) + 0.8
+    # places in inches: matplotlib's own layouts draw everything twice
+    figure = _figure(wide, tall, None)
+    bottom, right, top = 0.1 / tall, 1 - 1.0 / wide, 1 - 0.55 / tall
+    places = {"left": 0.3 / wide, "bottom": bottom, "right": right, "top": top, "wspace": 0.02, "hspace": 0.02}
+    axes = figure.subplots(3, 3, gridspec_kw={"height_ratios": heights, **places})
     low, high = view.value_range
     for row, (name, axis, left), (width, height) in zip(axes, _PLANES, sizes, strict=True):
         extent = (0.0, width, height, 0.0)
@@ -314,7 +326,9 @@ def _draw_planes(
         row[0].text(0.02, 0.98, left, transform=row[0].transAxes, fontsize=8, va="top", color="#d2691e")
     for ax, text in zip(axes[0], ("before", "after", "after: mask red, box blue"), strict=True):
         ax.set_title(text, fontsize=9)
-    figure.colorbar(shown, ax=axes, fraction=0.03, pad=0.02, label=unit, extend="max")
+    bar = figure.add_axes((right + 0.1 / wide, bottom, 0.15 / wide, top - bottom))
+    figure.colorbar(shown, cax=bar, extend="max")
+    bar.set_title(unit, fontsize=9)
     return figure
 
 
@@ -368,10 +382,10 @@ def _hide_axes(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), dpi=100, layout=layout, facecolor="white")
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -31,7 +31,7 @@ from support.pairs import (
 from support.threads import Threads
 
 from tumorgen_cli.data.splits import Splits
-from tumorgen_cli.data.volumes import hash_voxels, read_volume, resample, same_geometry, write_volume
+from tumorgen_cli.data.volumes import hash_voxels, read_volume, resample, same_geometry, write_volume, writer_of
 from tumorgen_cli.evaluation.cases import synthetic_cases
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.judge.predictions import Predictions
@@ -47,13 +47,13 @@ from tumorgen_cli.synthesis import places
 from tumorgen_cli.synthesis import synthesize as synthesize_module
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.painter import find_turn
-from tumorgen_cli.synthesis.pair import PairInputs, Quality
+from tumorgen_cli.synthesis.pair import PairInputs, Quality, draw_pair, load_host
 from tumorgen_cli.synthesis.paste import tumor_place
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_judges, read_learned_from, read_provenance, read_unlabeled_hosts
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
-from tumorgen_cli.synthesis.synthesize import make_jobs, synthesize_set
+from tumorgen_cli.synthesis.synthesize import make_jobs, synthesize_set, write_pair
 from tumorgen_cli.synthesis.window import lay_window, redraw_box, window_shape
 from tumorgen_cli.system.errors import DataError, PlanError, StateError
 from tumorgen_cli.system.files import hash_file
@@ -182,7 +182,37 @@ def test_a_host_that_has_changed_is_told(workspace, phantoms, tmp_path):
     (fault,) = error.value.faults
     assert fault.where == str(changed)
     assert "Healthy_001_s0001, Healthy_001_s0003" in fault.found
+    assert fault.remedy == f"put back the old scans, choose another --out, or delete {tmp_path / 'out'}"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*Tr/*")} == before
+    shutil.copy(phantoms.healthy / changed.name, changed)
+    assert paint(workspace, hosts, tmp_path / "out", pairs=PAIRS + 2).tally.made == 1
+
+
+def test_files_of_a_pair_do_not_depend_on_the_pairs_before(workspace, phantoms, tmp_path):
+    """Slabs of a host are kept for its pairs; channels have their own, of their own data types, and so have labels."""
+    plan, (first, _) = workspace.plan(), sorted(phantoms.healthy.iterdir())
+    anywhere = replace(plan.paste, places="anywhere")  # what is around the phantoms' tumors was seen in one channel
+    plan, files = replace(plan, channels=plan.channels * 2, paste=anywhere), (first, tmp_path / "h_0001.nii.gz")
+    image, grid = read_volume(first)
+    write_volume(files[1], np.rint(100 * image).astype(np.int16), grid, like=first)
+    label = tmp_path / "h.nii.gz"
+    write_volume(label, (image > 1).astype(np.float32), grid)
+    inputs = PairInputs(Fake(plan, workspace), workspace.fingerprint().cases, Sampling())
+    jobs = make_jobs([Source("h", files, label)], 3, 0)
+    many, alone, (*_, last) = tmp_path / "many", tmp_path / "alone", jobs
+    synthesize_set(inputs, jobs, many, {}, lambda done, note: None)
+    host = load_host(inputs, last.source)
+    pair = draw_pair(inputs, last, host)
+    hashes = write_pair(plan, last, host, pair, alone)
+    record = read_provenance(many)[-1]
+    assert (record.case, record.files) == (last.case, hashes)
+    assert record.writer == writer_of(".nii.gz") != ""
+    for number, path in enumerate(sorted(alone.glob("imagesTr/*"))):
+        assert path.read_bytes() == (many / "imagesTr" / path.name).read_bytes()
+        voxels, _ = read_volume(path)
+        assert voxels.dtype == (np.float32, np.int16)[number]
+        np.testing.assert_array_equal(voxels, pair.scan.image[number].astype(voxels.dtype))
+    np.testing.assert_array_equal(read_volume(many / "labelsTr" / f"{last.case}.nii.gz")[0], pair.scan.labels)
 
 
 def test_a_host_whose_other_channel_has_changed_is_told(workspace, phantoms, tmp_path):
@@ -332,6 +362,7 @@ def test_a_box_outside_the_scan(workspace, phantoms, tmp_path, box):
         True,
         True,
     ]  # every scan's, before the first is painted into
+    assert {fault.remedy for fault in error.value.faults} == {"give a box inside the scan, at least 2 voxels wide"}
     assert not list(tmp_path.glob("out/*.json*"))
 
 
@@ -346,7 +377,11 @@ def test_a_box_larger_than_the_window_can_grow(workspace, phantoms, tmp_path):
     assert [(fault.where, fault.expected) for fault in error.value.faults] == [
         (f"--box 2,2,2,30,30,30 on Healthy_00{number}", "at most 64×64×64 mm") for number in range(2)
     ]
+    said = "use a smaller box, or plan with a larger window (--set window.shape=[...])"
+    assert {fault.remedy for fault in error.value.faults} == {said}
     assert not (tmp_path / "out").exists()
+    inputs = PairInputs(method, (), Sampling(), Box((2, 2, 2), (14, 14, 14)))
+    assert synthesize_set(inputs, jobs, tmp_path / "out", {"seed": 0}, lambda *_: None).made == 2
 
 
 def test_a_region_of_interest(workspace, phantoms, tmp_path):
@@ -376,7 +411,7 @@ def test_a_region_that_is_empty(workspace, phantoms, tmp_path):
     plan = workspace.plan()
     host = read_scan("h", (scan,), None, plan)
     write_volume(tmp_path / "roi.nii.gz", np.zeros(array.shape, np.uint8), grid)
-    with pytest.raises(DataError, match="no voxel set"):
+    with pytest.raises(DataError, match="mark with 1 where tumors may be, or leave this host out"):
         places.Placing(
             host, Source("h", (scan,), roi=tmp_path / "roi.nii.gz"), plan, workspace.fingerprint().tumors, None
         )
@@ -510,8 +545,10 @@ def test_tumors_too_large_to_redraw_are_left_out_and_told(workspace, monkeypatch
     with pytest.raises(DataError, match="plan with a larger window"):
         redraw_sources(workspace, tiny, "test")
     monkeypatch.setattr(Workspace, "splits", lambda self: Splits(tuple(facts), ()))
-    with pytest.raises(DataError, match="no tumor in 0 cases"):
+    with pytest.raises(DataError, match="no tumor in 0 cases") as error:
         redraw_sources(workspace, plan, "test")
+    assert error.value.faults[0].remedy == "name the other cases, or paint into --healthy DIR"
+    assert len(redraw_sources(workspace, plan, "train")) == len(facts)
 
 
 @pytest.mark.parametrize("box", [None, Box((12, 10, 8), (26, 23, 21))])
@@ -555,7 +592,8 @@ def test_a_method_that_gives_nothing_is_told_and_may_try_again(workspace, phanto
         run_fake(workspace, phantoms, out, method)
     (fault,) = error.value.faults
     assert fault.found == "2 pairs given up (3 empty)"
-    assert "paste.draws" in fault.remedy
+    said = "train longer, choose other hosts, regions or boxes, or allow more draws (--set paste.draws=N at planning)"
+    assert fault.remedy == said
     assert len(method.seeds) == 2 * plan.paste.draws == 6
     assert not (out / "dataset.json").exists()
     assert not list(out.glob("*Tr/*"))
@@ -760,7 +798,7 @@ def test_a_solver_that_a_method_does_not_know(workspace, phantoms, tmp_path):
 
 
 def test_a_kind_that_a_method_does_not_know(workspace, phantoms, tmp_path):
-    with pytest.raises(PlanError, match="it knows no kinds of tumor"):
+    with pytest.raises(PlanError, match=r"leave it out; tumorgen knows kinds where flow\.character is on"):
         paint(workspace, phantoms, tmp_path / "out", "copypaste", 1, sampling=Sampling(kind="necrotic"))
     with pytest.raises(PlanError, match="low-contrast, necrotic, heterogeneous"):
         paint(workspace, phantoms, tmp_path / "out", "tumorgen", 1, sampling=Sampling(kind="round"))

@@ -1,4 +1,4 @@
-"""NIfTI files as bytes: what the header says, voxels of which every byte is checked, and the bytes of a new file.
+"""NIfTI files as bytes: what the header says, voxels of which every byte is checked, and the header of a new file.
 
 SimpleITK replaces missing bytes with zeros without an error, and takes any unit and a voxel edge of 0 for granted.
 `data.volumes` asks it for the geometry only; the voxels come from here.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from isal import igzip, isal_zlib
@@ -39,7 +39,6 @@ _BROKEN: tuple[type[Exception], ...] = (
     zlib.error,
     cast("type[Exception]", isal_zlib.IsalError),
 )
-_LEVEL = 2  # of ISA-L: as small as zlib's default, in a tenth of the time
 
 
 def is_nifti(path: Path) -> bool:
@@ -144,18 +143,18 @@ def _extent(header: Nifti1Header) -> tuple[int, int]:
     return offset, offset + math.prod(shape_of(header)) * int(header.get_data_dtype().itemsize)
 
 
-def encode(array: np.ndarray, grid: Grid, like: Nifti1Header | None, *, packed: bool) -> bytes:
-    """The bytes of a NIfTI file.
+def encode_start(shape: tuple[int, ...], dtype: np.dtype[Any], grid: Grid, like: Nifti1Header | None) -> bytes:
+    """The bytes of a NIfTI file before its voxels.
 
     Args:
-        array: Voxels (X, Y, Z) of a data type that NIfTI knows.
+        shape: Voxel counts.
+        dtype: Data type of the voxels, one that NIfTI knows.
         grid: Their geometry.
         like: A header whose geometry is taken instead, field by field: both matrices with their codes, and the unit.
-        packed: Whether to pack by gzip.
     """
     header = Nifti1Header()
-    header.set_data_shape(array.shape)
-    header.set_data_dtype(array.dtype)
+    header.set_data_shape(shape)
+    header.set_data_dtype(dtype)
     affine = _affine(grid)
     header.set_qform(affine, 1)
     header.set_sform(affine, 1)
@@ -165,12 +164,8 @@ def encode(array: np.ndarray, grid: Grid, like: Nifti1Header | None, *, packed: 
             header[key] = like[key]
         header["pixdim"][:4] = like["pixdim"][:4]
     header["vox_offset"], header["scl_slope"], header["scl_inter"] = _FIRST_VOXEL, 1.0, 0.0
-    content = np.asfortranarray(array).ravel(order="K").view(np.uint8).data
-    start = header.binaryblock.ljust(_FIRST_VOXEL, b"\0")
-    if not packed:
-        return b"".join((start, content))
-    packer = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    return b"".join((packer.compress(start), packer.compress(content), packer.flush()))
+    start: bytes = header.binaryblock.ljust(_FIRST_VOXEL, b"\0")
+    return start
 
 
 def damaged(path: Path, error: Exception) -> DataError:

@@ -128,7 +128,7 @@ def rehearse_set(
         return found
     start = time.perf_counter()
     size = _paint_away(inputs, own[0])
-    seconds = round((time.perf_counter() - start) * found.missing, 1)
+    seconds = round((time.perf_counter() - start) * found.missing, 3)
     return replace(found, disk_bytes=size * found.missing or found.disk_bytes, seconds=seconds)
 
 
@@ -164,7 +164,7 @@ def _paint_away(inputs: PairInputs, job: PairJob) -> int:
         console.warn(f"{job.case} would be given up: {describe_counts(pair.left_out[0])}")
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        write_pair(inputs.plan, job, host.scan, pair, Path(folder))
+        write_pair(inputs.plan, job, host, pair, Path(folder))
         return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections import Counter
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.data.body import body_volume_ml
+from tumorgen_cli.data.slabs import Slabs
 from tumorgen_cli.geometry import Box, Triple
 from tumorgen_cli.judge.verdict import JUDGE_REASONS, PassRule, check_pair, predict_around
 from tumorgen_cli.planning.fingerprint import CaseFacts, TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.counts import draw_count, fixed_count, most_tumors
 from tumorgen_cli.synthesis.host_checks import check_intensities
-from tumorgen_cli.synthesis.paste import paste, paste_labels, tumor_place
+from tumorgen_cli.synthesis.paste import host_labels, paste, paste_labels, tumor_place
 from tumorgen_cli.synthesis.places import Placing
 from tumorgen_cli.synthesis.provenance import PaintedTumor, Provenance
 from tumorgen_cli.synthesis.scan import Scan, read_scan, remove_tumors_in_box
@@ -125,6 +127,13 @@ class LoadedHost:
     placing: Placing
     file_hash: str
     doubts: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def slabs(self) -> tuple[Slabs, ...]:
+        """The slabs of the host's images, by channel, and of its labels; the files of its pairs take them over."""
+        labels = host_labels(self.scan, self.placing.plan.tumor_label)
+        images = zip(self.scan.image, self.scan.dtypes, strict=True)
+        return (*(Slabs(image, dtype) for image, dtype in images), Slabs(labels, labels.dtype))
 
 
 def open_host(

@@ -132,6 +132,14 @@ def paste(
     return Pasted(image, mask, float(cut[tumor].mean()) if tumor.any() else 0.0)
 
 
+def host_labels(scan: Scan, tumor_label: int) -> np.ndarray:
+    """Return the labels of a host (X, Y, Z) of the smallest unsigned type that also holds `tumor_label`."""
+    if scan.labels is None:
+        return np.zeros(scan.grid.shape, np.min_scalar_type(tumor_label))
+    highest = max(tumor_label, int(scan.labels.max()))
+    return scan.labels.astype(np.min_scalar_type(highest), copy=False)
+
+
 def paste_labels(scan: Scan, box: Box, mask: np.ndarray, tumor_label: int) -> np.ndarray:
     """Return the labels of a pair: the host's, with the new tumor.
 
@@ -146,10 +154,9 @@ def paste_labels(scan: Scan, box: Box, mask: np.ndarray, tumor_label: int) -> np
     Returns:
         Labels (X, Y, Z), of the smallest unsigned type that holds them.
     """
-    highest = tumor_label if scan.labels is None else max(tumor_label, int(scan.labels.max()))
-    labels = np.zeros(scan.grid.shape, np.min_scalar_type(highest))
-    if scan.labels is not None:
-        labels[:] = scan.labels
+    labels = host_labels(scan, tumor_label)
+    if labels is scan.labels:
+        labels = labels.copy()
     _remove_label(labels, box, tumor_label, scan.grid)
     labels[mask] = tumor_label
     return labels

@@ -67,6 +67,8 @@ class Provenance:
         tumors: the tumors, in the order in which they were painted.
         left_out: of each tumor that was asked for and did not pass, the rejected draws by reason.
         files: hashes of the pair's files: its images by channel, then its label; empty for a pair that is not written.
+        writer: library and version that packed these files (`volumes.writer_of`): another one may write other bits for
+            the same voxels.
         suspected_ml: volume of suspected lesions that a judge marks in the unpainted host; None if it was not asked.
         mixed_up_with: of a patch that nnU-Net trains on, number of the pair of which it holds a box.
         unlike: how the host's intensities differ from the training cases', if they do (`host_checks`).
@@ -85,6 +87,7 @@ class Provenance:
     tumors: tuple[PaintedTumor, ...]
     left_out: tuple[dict[str, int], ...] = ()
     files: tuple[str, ...] = ()
+    writer: str = ""
     suspected_ml: float | None = None
     mixed_up_with: int | None = None
     unlike: tuple[str, ...] = ()

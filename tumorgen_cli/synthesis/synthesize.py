@@ -19,18 +19,25 @@ from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.data.volumes import write_volume
+from tumorgen_cli.data.volumes import write_volume, writer_of
 from tumorgen_cli.figures import View, display_range, display_style, save_pair_preview
-from tumorgen_cli.geometry import Box, cast_to_dtype
+from tumorgen_cli.geometry import Box
 from tumorgen_cli.judge.suspects import write_suspects
 from tumorgen_cli.judge.verdict import JUDGE_REASONS
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.logs import drop_lines, list_logs, merge_logs, open_log, read_log
-from tumorgen_cli.synthesis.pair import DrawnPair, PairInputs, PairJob, draw_pair, load_host, make_provenance
+from tumorgen_cli.synthesis.pair import (
+    DrawnPair,
+    LoadedHost,
+    PairInputs,
+    PairJob,
+    draw_pair,
+    load_host,
+    make_provenance,
+)
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
-from tumorgen_cli.synthesis.scan import Scan
 from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     JUDGES,
@@ -232,16 +239,18 @@ def _make_pairs(
             append_line(losses, json.dumps({"case": job.case, "rejected": pair.left_out[0]}))
         else:
             compute_seconds = time.perf_counter() - draw_start
-            files = write_pair(inputs.plan, job, host.scan, pair, out)
+            files = write_pair(inputs.plan, job, host, pair, out)
             seconds = {"read": read_seconds, "method": pair.seconds, "compute": compute_seconds}
             seconds["total"] = time.perf_counter() - start
             record = make_provenance(inputs, weights, job, host, pair, seconds)
-            append_line(provenance, json.dumps(to_plain(replace(record, files=files))))
+            record = replace(record, files=files, writer=writer_of(inputs.plan.file_ending))
+            append_line(provenance, json.dumps(to_plain(record)))
             made += 1
             if pair.inside < host.placing.least:
                 beside[job.case] = pair.inside
             if (most := max(tumor.unlike or 0.0 for tumor in pair.tumors)) > 1:
                 unlike[job.case] = most
+        del pair  # before the next one is painted: it is as large as the scan
         tick(number, job.case)
     doubts.tell()
     _warn_of_tumors_beside(beside, made)
@@ -344,24 +353,24 @@ def _warn_of_left_out(done: Mapping[str, Provenance]) -> None:
     )
 
 
-def write_pair(plan: Plan, job: PairJob, scan: Scan, pair: DrawnPair, out: Path) -> tuple[str, ...]:
+def write_pair(plan: Plan, job: PairJob, host: LoadedHost, pair: DrawnPair, out: Path) -> tuple[str, ...]:
     """Write the images, the labels and the preview of a pair; return the hashes for `Provenance.files`.
 
     Args:
         plan: the plan.
         job: what the pair is.
-        scan: the unpainted host.
+        host: the unpainted host.
         pair: the pair.
         out: folder of the set.
     """
-    image, labels = pair.scan.image, pair.scan.labels
+    scan, image, labels = host.scan, pair.scan.image, pair.scan.labels
     assert labels is not None  # a pair has a tumor
     paths, label = case_files(out, job.case, len(image), plan.file_ending)
+    arrays, likes = (*image, labels), (*scan.files, scan.files[0])
     hashes = [
-        write_volume(path, cast_to_dtype(array, dtype), scan.grid, like=host)
-        for path, array, dtype, host in zip(paths, image, scan.dtypes, scan.files, strict=True)
+        write_volume(path, array, scan.grid, like, base)
+        for path, array, like, base in zip((*paths, label), arrays, likes, host.slabs, strict=True)
     ]
-    hashes.append(write_volume(label, labels, scan.grid, like=scan.files[0]))
     main = plan.main_channel
     colormap, unit = display_style(plan.channels[main].name)
     hull = functools.reduce(Box.hull, pair.boxes)

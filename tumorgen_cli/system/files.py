@@ -108,21 +108,30 @@ def _machine() -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> str:
-    """Write a file atomically; it is read again before it takes its name.
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> str:
+    """Write a file atomically, part by part; it is read again before it takes its name.
 
     Returns:
         The hash of the file (`hash_file`).
 
     Raises:
-        StateError: what is on disk is not `content`: no space left, a limit on file sizes, a broken disk.
+        StateError: what is on disk is not the parts: no space left, a limit on file sizes, a broken disk.
     """
     with atomic(path) as temporary:
-        temporary.write_bytes(content)
-        expected = hashlib.sha256(content).hexdigest()[:16]
+        digest = hashlib.sha256()
+        with temporary.open("wb") as stream:
+            for part in parts:
+                digest.update(part)
+                stream.write(part)
+        expected = digest.hexdigest()[:16]
         if hash_file(temporary) != expected:
             raise OSError(errno.EIO, "what is on disk is not what was written", str(path))
     return expected
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> str:
+    """Write a file by `write_parts`; return its hash."""
+    return write_parts(path, (content,))
 
 
 def write_stream(path: Path, write: Callable[[io.BytesIO], object]) -> str:
