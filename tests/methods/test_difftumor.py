@@ -204,6 +204,8 @@ def test_the_models_and_cells_follow_the_data(workspace):
     assert both["ddpm"]["heads"] == (8, 32)
     large = fields((30, 90), 5.0, (48, 48, 96))
     assert (large["models"], large["vqgan"]["downsampling"]) == ("later", 4)
+    assert fields((15, *[30] * 10), 5.0, (48, 48, 96))["models"] == "later"  # one tumor of eleven is no model's
+    assert fields((15, *[30] * 9), 5.0, (48, 48, 96))["models"] == "both"
     small = fields((5, 12), 1.25, (32, 32, 32))  # cells of 2.5 mm, where they fit the budget
     assert (small["models"], small["vqgan"]["downsampling"], small["vqgan"]["widths"]) == ("early", 2, (16, 32))
     assert small["early"]["iterations"] == both["later"]["iterations"] / 10 == 6000

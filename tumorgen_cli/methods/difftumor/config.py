@@ -42,6 +42,7 @@ from tumorgen_cli.tumors.masks import MaskConfig, plan_masks
 Models = Literal["both", "early", "later"]
 _PUBLISHED = "DiffTumor's published setting"
 _CELL_MM = 4.0  # the published latent cell: 4 voxels of 1 mm
+_LEAST_SHARE = 0.1  # of the training tumors, for a model of their own: the rarest size that the published code draws
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,9 @@ def plan_difftumor(d: Decisions, tumors: Sequence[TumorFacts], window: WindowPla
     d.take("autoencoder", "vqgan", "the paper's; `tumorgen`: TumorGen's KL-VAE, so that only the sampler differs")
     limit = d.take("early_mm", 20.0, "the paper's early tumors: under 2 cm")
     early = [diameter_mm(1000 * tumor.volume_ml) < limit for tumor in tumors]
-    which = "both" if any(early) and not all(early) else "early" if any(early) else "later"
-    reason = "both as published; one where all training tumors are early or none is"
+    share = sum(early) / max(1, len(early))
+    which = "both" if _LEAST_SHARE <= share <= 1 - _LEAST_SHARE else "early" if share > 0.5 else "later"
+    reason = "both as published; one where less than a tenth of the training tumors is of a size, too few to learn from"
     models = d.take("models", which, reason, early=sum(early), later=len(early) - sum(early))
     _plan_vqgan(d.within("vqgan"), window, budget)
     _plan_ddpm(d.within("ddpm"), max(1, len(tumors)), budget)

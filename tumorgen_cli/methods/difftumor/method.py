@@ -81,8 +81,8 @@ class DiffTumor(Method):
         "are smaller than published. All training windows show a tumor; in the published code half of them do. Masks "
         "follow the given place instead of size classes drawn with 0.8 / 0.1 / 0.1. The working grid is the plan's, "
         "not 1 mm; a mask that no cell's first voxel meets keeps one cell. In the mask's surroundings the host is not "
-        "clipped. One model serves all sizes if the training tumors are all early or all later. No public source "
-        "gives how many tumors the early model needs. The preset `difftumor-liver` has the published values."
+        "clipped. One model serves all sizes if less than a tenth of the training tumors is early, or later. No public "
+        "source gives how many tumors a model needs. The preset `difftumor-liver` has the published values."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
