@@ -100,7 +100,7 @@ def test_a_terminal_that_knows_ascii_only(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     words = [sys.executable, "-m", "tumorgen_cli.cli", "status", "-w", "Größe"]
     done = subprocess.run(
-        words, capture_output=True, env=environment, cwd=tmp_path, timeout=120, check=False, encoding="ascii"
+        words, capture_output=True, env=environment, cwd=tmp_path, timeout=300, check=False, encoding="ascii"
     )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     assert r"Gr\xf6\xdfe" in done.stdout
@@ -119,7 +119,7 @@ def test_as_a_process():
     """The real thing: exit code, streams, no traceback."""
     environment = {**os.environ, "PYTHONPATH": str(Path(main.__file__).parents[2])}
     command = [sys.executable, "-m", "tumorgen_cli.cli", "presets", "demo-quik"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
     assert "error:" in done.stderr
@@ -142,6 +142,6 @@ def test_completion_of_a_choice():
     }
     program = "from tumorgen_cli.cli.main import app; app(prog_name='tumorgen')"
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=300, check=False
     )
     assert run.stdout.split() == ["low-contrast", "necrotic", "heterogeneous"]

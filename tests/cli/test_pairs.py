@@ -180,7 +180,7 @@ def test_the_job_array_of_the_examples(workspace, phantoms, tmp_path):
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=300,
                 check=True,
             )
             found = json.loads(call(*run.stdout.splitlines(), "--json").stdout)

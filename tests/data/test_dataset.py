@@ -498,7 +498,13 @@ def test_no_host_scans(tmp_path: Path) -> None:
 def test_hosts_of_other_channels_are_refused(raw: Path) -> None:
     with pytest.raises(DataError) as caught:
         find_hosts(raw, ("CT", "PET"))
-    has(caught.value, "dataset.json: channel_names", "PET, CT", "CT, PET", "take hosts with the channels")
+    has(
+        caught.value,
+        "dataset.json: channel_names",
+        "PET, CT",
+        "CT, PET",
+        "take hosts with the channels of the training set",
+    )
 
 
 def test_paths_that_are_no_files_are_faults_of_the_data_set(raw: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import nibabel
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from support.spoil import drop, edit_json, edit_voxels, put
 
+from tumorgen_cli.data import workers
 from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.hosts import find_hosts
 from tumorgen_cli.data.integrity import check_case, conclude_checks
@@ -365,3 +368,16 @@ def test_scans_without_tumors_are_given_as_told(five, tmp_path):
     assert [path.name for path in (found / "labelsTr").iterdir()] == ["e.nii.gz"]
     at(five).write_text("[")
     assert remedies(write_tumor_free_subset, five, tmp_path / "free", "tumor") == [FORMAT]
+
+
+def test_fewer_processes_read_a_data_set_as_told(five, monkeypatch):
+    class Killed:
+        def map(self, *_):
+            raise BrokenProcessPool
+
+    dataset = read_dataset(five)
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "worker_pool", lambda _: contextlib.nullcontext(Killed()))
+        said = remedies(lambda: list(workers.map_cases(check_case, dataset, 2)))
+    assert said == ["use --workers 1, or 0 to read in this process"]
+    assert [check.case for check, _ in workers.map_cases(check_case, dataset, 0)] == list("abcde")

@@ -68,7 +68,7 @@ def run_code(text, path):
 
 def test_labels_the_way_of_nnunet_v1_are_swapped(raw):
     edit_json(raw / "dataset.json", lambda found: found.update(labels={"0": "background", "1": "tumor"}))
-    assert remedy(raw).startswith("swap names and values")
+    assert remedy(raw).startswith("swap names and values (nnU-Net v1 had them the other way)")
     edit_json(raw / "dataset.json", lambda found: found.update(labels={v: int(k) for k, v in found["labels"].items()}))
     check(raw)
 
@@ -110,7 +110,7 @@ def test_nifti_2_is_saved_by_the_printed_line(raw):
     voxels, grid = read_volume(image(raw))
     found = nibabel.load(image(raw))
     nibabel.save(nibabel.Nifti2Image(np.asarray(found.dataobj), found.affine), image(raw))
-    assert remedy(raw).startswith("save it as NIfTI-1 (nibabel: ")
+    assert remedy(raw).startswith("save it as NIfTI-1 (nibabel: Nifti1Image.from_image(")
     run_code(remedy(raw), image(raw))
     check(raw)
     assert np.array_equal(read_volume(image(raw))[0], voxels)

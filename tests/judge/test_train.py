@@ -426,7 +426,7 @@ def test_killed_and_gone_on_with(data, tmp_path, monkeypatch):
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    assert until(lambda: not running(folder), 30)
+    assert until(lambda: not running(folder), 120)
     assert not (folder / "judge.json").exists()
     schedule = json.loads(latest.with_name("schedule.json").read_text())
     done = torch.load(latest, weights_only=True)["current_epoch"]

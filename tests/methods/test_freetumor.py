@@ -384,7 +384,8 @@ def test_the_generator_learns_from_them(unlabeled, trained):
     assert ft.FreeTumor(trained.plan(), trained).trained("gan")
     path = unlabeled.unlabeled / names[0] / "case.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "inputs_hash": "old"}))
-    with pytest.raises(StateError, match="run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"):
+    said = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
+    with pytest.raises(StateError, match=said):
         method.stage("gan")
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from tumorgen_cli.methods import base
 from tumorgen_cli.methods import open as open_module
+from tumorgen_cli.methods.latent.cache import find_candidates
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.planning.fields import check_overrides, plan_fields
 from tumorgen_cli.planning.plan import make_plan
 from tumorgen_cli.planning.presets import read_overrides
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.errors import TumorgenError
 from tumorgen_cli.tumors.masks import MaskConfig
@@ -138,3 +141,11 @@ def test_first_weights_are_recorded_again_as_told(workspace, tmp_path):
     assert remedy == "train the stage anew, with `tumorgen train STAGE --restart` and the same --init"
     begun.write_text('{"cases": ["x"]}')  # as the training writes it
     assert method.learned_from() == (*workspace.splits().train, "x")
+
+
+def test_a_window_without_tumors_is_planned_larger_as_told(workspace):
+    cases = [load_case(workspace.cases / name) for name in workspace.splits().train]
+    small = [replace(case, record=replace(case.record, components=())) for case in cases]
+    said = "plan with a larger window (--memory, or --set window.shape=[...]) or check the labels"
+    assert remedies(find_candidates, small) == [said]
+    assert len(find_candidates(cases)) >= len(cases)

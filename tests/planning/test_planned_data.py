@@ -103,11 +103,10 @@ def test_a_damaged_record_is_made_again(planned, content):
 def test_a_data_set_that_moved_is_planned_at_its_new_path(planned):
     workspace, folder = planned
     folder.rename(folder.with_name("elsewhere"))
-    command = f"run `tumorgen plan DATASET -w {workspace.root}`"
     with pytest.raises(StateError, match="not where it was") as error:
         read_planned_dataset(workspace, workspace.plan())
-    said = f"put it back, or {command} with its path now: files that are the same make nothing stale"
-    assert error.value.faults[0].remedy == said
+    said = f"put it back, or run `tumorgen plan DATASET -w {workspace.root}"
+    assert error.value.faults[0].remedy == f"{said}` with its path now: files that are the same make nothing stale"
     before = workspace.plan().hash
     (folder.parent / "moved").mkdir()
     moved = folder.with_name("elsewhere").rename(folder.parent / "moved" / folder.name)

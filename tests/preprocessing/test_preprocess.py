@@ -77,7 +77,7 @@ def test_a_damaged_case_is_refused_and_the_remedy_makes_it_again(workspace, jobs
     path.write_bytes({"flipped": flipped, "cut": whole[:middle], "gone": b""}[damage])
     if damage == "gone":
         path.unlink()
-    with pytest.raises(StateError, match="tumorgen preprocess"):
+    with pytest.raises(StateError, match="run `tumorgen preprocess`, for scans without labels with --healthy DIR"):
         load_case(path.parent)
     assert pre.preprocess(workspace.plan(), jobs, folder, 0, lambda *_: None) == 1
     assert content(folder) == before

@@ -451,6 +451,22 @@ def test_what_cannot_be_made_is_told_before_anything_is_trained(copy, nnunets):
     assert "painted into" not in Path(made.page).read_text()
 
 
+def test_without_any_training_the_cause_is_told_and_the_same_command_goes_on(copy, nnunets, monkeypatch):
+    design = dataclasses.replace(DESIGN, arms=("real",), fractions=(1.0,), seeds=1)
+
+    def fails(*_):
+        raise StateError("nnU-Net failed", [Fault("log", "no disk", "a finished training", "see this log")])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(downstream_runs, "run_job", fails)
+        with pytest.raises(StateError, match="No training was made") as caught:
+            measure_gains(copy, design, HostOptions(), "cpu")
+    (fault,) = caught.value.faults
+    assert "no disk" in fault.found
+    assert fault.remedy == "correct it and run the command again"
+    assert len(measure_gains(copy, design, HostOptions(), "cpu").result.runs) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [

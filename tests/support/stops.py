@@ -28,7 +28,7 @@ def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(found: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(found: Callable[[], object], seconds: float = 300.0) -> None:
     """Wait until something is true; an assertion fails after `seconds`."""
     end = time.monotonic() + seconds
     while not found():
@@ -57,8 +57,8 @@ def stop(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, s
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-        wait_until(lambda: not members(process.pid), 20.0)
+        _, said = process.communicate(timeout=300)
+        wait_until(lambda: not members(process.pid), 120.0)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

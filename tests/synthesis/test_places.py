@@ -240,3 +240,16 @@ def test_change_beyond_the_skin():
     assert placing.change_beyond_body(before, after, mask, box) == pytest.approx(0.2)
     assert placing.change_beyond_body(before, before, mask, box) is None
     assert placing.change_beyond_body(before, after, np.roll(mask, 1, 0), box) is None  # lungs without a body
+
+
+def test_a_host_without_a_place_is_painted_in_a_box_as_told(workspace, phantoms, monkeypatch):
+    scan = min(phantoms.healthy.iterdir())
+    plan, tumors = workspace.plan(), workspace.fingerprint().tumors
+    host, source = read_scan("h", (scan,), None, plan), Source("h", (scan,))
+    placing = Placing(host, source, plan, tumors, None)
+    monkeypatch.setattr(placing._places, "draw", lambda *_: (np.zeros((0, 3), int), np.zeros(0)))
+    with pytest.raises(DataError) as error:
+        placing.window(np.random.default_rng(0), 0, 1)
+    assert error.value.faults[0].remedy == "give --roi or --box"
+    box = Box((10, 10, 10), (24, 24, 22))
+    assert Placing(host, source, plan, tumors, box).window(np.random.default_rng(0), 0, 1).requested_box == box

@@ -82,8 +82,8 @@ def test_an_edited_file_of_a_pair_is_told_and_is_not_replaced(pairs, name):
     assert not is_lost(pairs / name, "")
     (pairs / "imagesTr" / "c_0000.nii.gz").write_bytes(b"no pair")
     (_, other) = faults_of(pairs)
-    again = "run the same `tumorgen synthesize` command again; it makes what is missing"
-    assert other.remedy == f"move the file away, then {again}"
+    said = "move the file away, then run the same `tumorgen synthesize` command again; it makes what is missing"
+    assert other.remedy == said
     (pairs / "imagesTr" / "c_0000.nii.gz").unlink()
     assert len(faults_of(pairs)) == 1
     (pairs / name).unlink()  # the remedy

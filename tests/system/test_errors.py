@@ -44,18 +44,21 @@ def test_case_is_ignored_and_at_most_so_many_names_are_suggested() -> None:
     ("number", "remedy"),
     [
         (errno.ENOSPC, "free some space and run the same command again; what was finished is kept"),
-        (errno.EFBIG, "ulimit -f"),
-        (errno.EACCES, "change its permissions"),
+        (errno.EFBIG, "raise the limit (`ulimit -f unlimited`), or use another disk"),
+        (errno.EACCES, "change its permissions, or choose another folder"),
         (errno.EPERM, "change its permissions"),
         (errno.EROFS, "choose another folder"),
         (errno.ENOENT, "put it back, or correct the path"),
         (errno.ENOTDIR, "move the file away, or choose another folder with --work or --out"),
-        (errno.EISDIR, "move the folder away"),
+        (errno.EISDIR, "move the folder away, or choose another folder"),
         (errno.ENAMETOOLONG, "rename the file, or choose another folder with --work or --out"),
         (errno.ELOOP, "correct the link"),
         (errno.EMFILE, "ulimit -n"),
         (errno.EIO, "check the disk or the network share, then run the same command again"),
-        (errno.EXDEV, "correct the path or the machine"),  # one without an entry of its own
+        (
+            errno.EXDEV,
+            "correct the path or the machine, then run the same command again",
+        ),  # one without an entry of its own
     ],
 )
 def test_an_error_of_the_system_gets_the_remedy_of_its_number(number: int, remedy: str) -> None:

@@ -50,7 +50,7 @@ def make_splits(dataset: Dataset, fold: int | None, planned: Splits | None = Non
         return Splits(*split_cases(dataset.cases))
     where, folds = written or ("nnU-Net's own five", make_nnunet_folds(dataset.cases, 5))
     if number >= len(folds):
-        remedy = "choose one of these" + f", or remove {where} for nnU-Net's five" * bool(written)
+        remedy = f"choose one of these, or remove {written[0]} for nnU-Net's five" if written else "choose one of these"
         raise PlanError(
             "No such fold", [Fault(f"--fold {number}", f"{len(folds)} in {where}", f"0 to {len(folds) - 1}", remedy)]
         )

@@ -58,7 +58,7 @@ class OwnTrainer(nnUNetTrainer):
         self.has_schedule = self.schedule_file.is_file()
         self.is_counting = False
         if self.has_schedule:
-            remedy = "start the training again, from its beginning"
+            remedy = f"delete {self.output_folder}, then run the same command again"
             self.apply_schedule(read_record(Schedule, self.schedule_file, remedy))
 
     def apply_schedule(self, schedule: Schedule) -> None:

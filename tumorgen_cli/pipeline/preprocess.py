@@ -137,7 +137,7 @@ def forecast_preprocessing(
         case, images, label = left[typical][1]
         preprocess_case(plan, case, images, label, Path(folder) / case)
     seconds = (time.monotonic() - begun) * sum(voxels) / voxels[typical] / max(1, min(count, len(left)))
-    return PreprocessForecast(len(left), preprocessed_bytes(plan, grids), free, round(seconds, 1))
+    return PreprocessForecast(len(left), preprocessed_bytes(plan, grids), free, round(seconds, 3))
 
 
 def _find_cases(workspace: Workspace) -> _Scans:

@@ -43,7 +43,7 @@ def test_a_child_ends_with_its_parent():
         child = int(parent.stdout.readline())
         os.kill(child, 0)
         parent.send_signal(signal.SIGKILL)
-    assert until(lambda: not alive(child), 20)
+    assert until(lambda: not alive(child), 120)
 
 
 def until(condition, seconds):
@@ -143,8 +143,10 @@ def test_a_painter_that_stops_is_told_and_started_again(painter_side):
     made.start()
     (made.folder / settings.LOG).write_text("Traceback\nKeyError: 'x'\n\n")
     children[0].code = 1
-    with pytest.raises(StateError, match="KeyError: 'x'"):
+    with pytest.raises(StateError, match="KeyError: 'x'") as error:
         made.wait_until_ready()
+    (fault,) = error.value.faults
+    assert fault.remedy == "see this log for the cause; then start nnU-Net again, with --c"
     made.report_epoch()
     assert "stopped (KeyError: 'x') and is started again" in log[-1]
     assert len(children) == 2
