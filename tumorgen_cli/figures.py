@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tumorgen_cli.data.channels import has_own_unit, is_ct, is_pet
-from tumorgen_cli.geometry import Box, Grid, Triple, as_triple
+from tumorgen_cli.geometry import Box, Grid, Triple, as_triple, tight_box
 from tumorgen_cli.system.files import write_stream
 
 if TYPE_CHECKING:
@@ -125,15 +125,12 @@ def save_pair_preview(
         title: Title of the picture.
         unit: Unit of the intensities.
     """
-    if boxes:  # what is shown: to look through a whole scan takes longer than to draw
-        margin = as_triple(math.ceil(view.context_mm / edge) for edge in view.spacing_mm)
-        near = functools.reduce(Box.hull, boxes).grown(margin, before.shape)
-        before, after, mask = (array[near.slices] for array in (before, after, mask))
-        boxes = [box.shifted(as_triple(-a for a in near.start)) for box in boxes]
+    whole = Box((0, 0, 0), as_triple(before.shape))
+    inside = functools.reduce(Box.hull, boxes) if boxes else tight_box(mask > 0.5) or whole
+    margin = as_triple(math.ceil(view.context_mm / edge) for edge in view.spacing_mm)
+    near = inside.grown(margin, before.shape)
     boxed = _box_mask(before.shape, boxes)
-    views = [upright(array, view.direction) for array in (before, after, mask, boxed)]
-    region = _region((views[2] > 0.5) | views[3], view.margin)
-    before, after, mask, boxed = (array[region] for array in views)
+    before, after, mask, boxed = (upright(array[near.slices], view.direction) for array in (before, after, mask, boxed))
     center = _center(mask > 0.5, boxed) if len(boxes) < 2 else _most_cut(mask > 0.5)
     figure = _draw_planes((before, after), mask, boxed, center, view, unit)
     figure.suptitle(title, fontsize=10)
@@ -343,18 +340,16 @@ def _orientation(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[boo
 
 def _region(shown: np.ndarray, margin: np.ndarray) -> tuple[slice, ...]:
     """The slices of the tight box of a mask with a margin; everything for an empty mask."""
-    places = np.argwhere(shown)
-    if not len(places):
-        return (slice(None),) * 3
-    low = np.maximum(places.min(axis=0) - margin, 0)
-    return tuple(slice(int(a), int(b)) for a, b in zip(low, places.max(axis=0) + margin + 1, strict=True))
+    tight = tight_box(shown)
+    return (slice(None),) * 3 if tight is None else tight.grown(as_triple(map(int, margin)), shown.shape).slices
 
 
 def _center(mask: np.ndarray, boxed: np.ndarray) -> tuple[int, ...]:
     """The center voxel of the mask, or of the box if the mask is empty, or of the array."""
     for part in (mask, boxed):
-        if part.any():
-            return tuple(round(float(v)) for v in np.argwhere(part).mean(axis=0))
+        if (tight := tight_box(part)) is not None:
+            middle = np.argwhere(part[tight.slices]).mean(axis=0) + tight.start
+            return tuple(round(float(v)) for v in middle)
     return tuple(n // 2 for n in mask.shape)
 
 

@@ -235,7 +235,8 @@ class DrawnPair:
         labels = paste_labels(self.scan, draw.window.box, draw.mask, plan.tumor_label)
         scan = self.scan.painted(draw.image, labels)
         tumors = (*self.tumors, _describe_draw(draw, scan, plan))
-        return replace(self, scan=scan, mask=self.mask | draw.mask, tumors=tumors, seconds=seconds)
+        mask = self.mask | draw.mask if self.tumors else draw.mask
+        return replace(self, scan=scan, mask=mask, tumors=tumors, seconds=seconds)
 
 
 def _describe_draw(draw: Draw, scan: Scan, plan: Plan) -> PaintedTumor:
