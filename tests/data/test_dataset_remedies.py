@@ -21,6 +21,7 @@ from tumorgen_cli.data.integrity import check_case, conclude_checks
 from tumorgen_cli.data.splits import check_folds, make_nnunet_folds, make_splits
 from tumorgen_cli.data.subsets import select_organ_cases, write_tumor_free_subset
 from tumorgen_cli.data.volumes import read_image, read_volume
+from tumorgen_cli.planning.fingerprint import make_fingerprint
 from tumorgen_cli.system.errors import TumorgenError
 
 FORMAT = "write it in the format of nnU-Net v2 (its documentation/dataset_format.md)"
@@ -381,3 +382,14 @@ def test_fewer_processes_read_a_data_set_as_told(five, monkeypatch):
         said = remedies(lambda: list(workers.map_cases(check_case, dataset, 2)))
     assert said == ["use --workers 1, or 0 to read in this process"]
     assert [check.case for check, _ in workers.map_cases(check_case, dataset, 0)] == list("abcde")
+
+
+def test_a_tumor_label_with_crumbs_alone_is_chosen_otherwise_as_told(raw):
+    put(at(raw), "labels", value={"background": 0, "tumor": 1, "lesion": 2})
+    labels = 2 * tumor()
+    labels[0, 0, 0] = 1
+    write(label(raw), labels)
+    (said,) = remedies(make_fingerprint, read_dataset(raw, "tumor"), 0)
+    assert said == "choose the right label with --tumor-label, or use scans of finer spacing"
+    (case,) = make_fingerprint(read_dataset(raw, "lesion"), 0).fingerprint.cases
+    assert [each.volume_ml for each in case.tumors] == [pytest.approx(27 * 0.008)]
