@@ -366,8 +366,8 @@ def demo(
     """Write phantoms that look like PET or CT, and run all stages on them.
 
     Args:
-        quick: Fewer phantoms, and training that starts from weights in the package: at most 3 minutes on 2 cores. PET
-            only.
+        quick: Fewer phantoms, and training that starts from weights in the package: about 4 minutes of CPU time.
+            PET only.
         phantoms: Modality, numbers and size of the phantoms; by default PET, as many as the demo needs.
         work: The workspace.
         device: Where to compute.

@@ -49,7 +49,7 @@ def demo(
         typer.Option(
             "--quick",
             metavar="",
-            help="PET only: fewer phantoms; training starts from weights in the package: 3 minutes at most on 2 cores.",
+            help="PET only: fewer phantoms; training starts from weights in the package: about 4 minutes of CPU time.",
         ),
     ] = False,
     cases: Annotated[
