@@ -96,7 +96,7 @@ class SynTumor(Method):
         reason = "as the training tumors, for every method; with the published ones, compare paints into other boxes"
         d.take("sizes", "data", reason)
         plan_contrast(d, fingerprint)
-        d.take("form", "published", "the public code's texture; gaussian: smooth noise, which is weaker")
+        d.take("form", "published", "the public code's texture; gaussian: smooth noise of our own")
         plan_texture(d, 1.0, "SynTumor")
         d.take("grain", 0.25, "of the form gaussian; our choice, not tuned")
         least = 0.5 * max(window.spacing_mm)

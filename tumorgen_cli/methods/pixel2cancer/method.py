@@ -105,7 +105,7 @@ class Pixel2Cancer(Method):
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         """Take every field of `Pixel2CancerConfig` into `d`."""
         reason = "lowest value, 50th, 75th and 90th percentile of what surrounds the training tumors"
-        d.take("levels", tissue_levels(fingerprint), reason + "; published: 100, 120, 140, 160 HU")
+        d.take("levels", tissue_levels(fingerprint), reason + "; published: 100, 120, 140, 160 HU, kidneys 40 more")
         d.take("chances", (1.0, 0.3, 0.1), "the public code's")
         d.take("cell_mm", 1.0, "the paper's voxels")
         d.take("cells", (8, 32), "fewer have no shape; more take longer than a second")
