@@ -341,6 +341,24 @@ def test_a_restart_of_the_judge_that_was_stopped_is_said(data, tmp_path, monkeyp
     assert said[6] == ""
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_damaged_record_of_a_training_is_replaced_by_the_restart_that_is_told(data, tmp_path, monkeypatch, finished):
+    trained = []
+    monkeypatch.setattr(jt, "_train", lambda data, place, job: trained.append(job.minutes))
+    monkeypatch.setattr(jt, "_score_and_record", lambda *_: RECORD)
+    (tmp_path / "job.json").write_text("{")
+    if finished:
+        write_json(tmp_path / "judge.json", RECORD)
+    with pytest.raises(StateError) as error:
+        train_toy(data, tmp_path, 1.0)
+    assert error.value.faults[0].remedy == "run `tumorgen train judge --restart`"
+    assert trained == []
+    options = TrainingOptions(1.0, 0, "cpu", "fp32", TOY)
+    assert train_judge(data, tmp_path, options, 6.0, "data", DOMAIN, restart=True) == RECORD
+    assert trained == [1.0]
+    assert not (tmp_path / "job.json").exists()
+
+
 @pytest.mark.slow
 def test_a_judge_from_phantoms(data, tmp_path, monkeypatch):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):

@@ -48,12 +48,12 @@ def planned(workspace):
 
 SETTINGS = [  # settings of plan, remedy, settings that follow it
     (
-        ("methods.difftumor.vqgan.downsampling=2", "methods.difftumor.vqgan.widths=[8]"),
+        ("methods.difftumor.vqgan.downsampling=4", "methods.difftumor.vqgan.widths=[16,32]"),
         "set methods.difftumor.vqgan.downsampling, .widths and .res_blocks together",
         (
-            "methods.difftumor.vqgan.downsampling=2",
-            "methods.difftumor.vqgan.widths=[8,16]",
-            "methods.difftumor.vqgan.res_blocks=[1,1]",
+            "methods.difftumor.vqgan.downsampling=4",
+            "methods.difftumor.vqgan.widths=[16,32,64]",
+            "methods.difftumor.vqgan.res_blocks=[1,1,1]",
         ),
     ),
     (

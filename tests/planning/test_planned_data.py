@@ -115,11 +115,20 @@ def test_a_data_set_that_moved_is_planned_at_its_new_path(planned):
     assert workspace.plan().hash == before
     moved.rename(folder)
     plan_toy(workspace, str(folder))
-    (workspace.fingerprint_file).write_text("{")
+    assert workspace.plan().hash == before
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"train": [3], "path": 3}'])
+@pytest.mark.parametrize("name", ["fingerprint.json", "splits.json"])
+def test_a_damaged_file_is_deleted_before_planning_again(planned, name, content):
+    """To plan again, the remedy of other commands, would end at the same file."""
+    workspace, folder = planned
+    before = workspace.plan().hash
+    (workspace.root / name).write_text(content)
     with pytest.raises(StateError) as error:
         plan_toy(workspace, str(folder))
-    assert error.value.faults[0].remedy == "delete it and plan again"
-    workspace.fingerprint_file.unlink()
+    assert {fault.remedy for fault in error.value.faults} == {"delete it and plan again"}
+    (workspace.root / name).unlink()
     plan_toy(workspace, str(folder))
     assert workspace.plan().hash == before
 

@@ -12,7 +12,7 @@ from tumorgen_cli.pipeline import preprocess
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing import healthy
 from tumorgen_cli.preprocessing.cases import load_case, read_case_record
-from tumorgen_cli.system.errors import DataError, StateError
+from tumorgen_cli.system.errors import DataError, PlanError, StateError
 
 
 @pytest.fixture
@@ -70,6 +70,19 @@ def test_a_damaged_record_is_made_again(planned, scans):
         healthy.unlabeled_records(planned)
     assert preprocess.preprocess_healthy(planned, scans, 0) == 1
     assert len(healthy.unlabeled_records(planned)) == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[3]"])
+def test_a_damaged_list_of_folders_is_deleted_as_told(planned, scans, content):
+    """The command itself reads the list, so that to run it again alone would end there."""
+    planned.healthy_file.write_text(content)
+    with pytest.raises((StateError, PlanError)) as error:
+        preprocess.healthy_folders(planned)
+    said = "delete it, then run `tumorgen preprocess --healthy DIR` again for each folder"
+    assert error.value.faults[0].remedy == said
+    planned.healthy_file.unlink()
+    preprocess.preprocess_healthy(planned, scans, 0)
+    assert preprocess.healthy_folders(planned) == [scans.resolve()]
 
 
 def test_a_folder_that_moved_is_known_and_another_scan_of_a_name_is_refused(planned, scans, tmp_path):

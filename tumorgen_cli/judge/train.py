@@ -88,7 +88,7 @@ def train_judge(
     inputs = [job.inputs_hash, data.tumor_name, hash_cases(data.test), tolerance_mm, fingerprint_hash]
     job = replace(job, inputs_hash=hash_value(inputs))
     with locked(folder, "judge"):
-        goes_on = _is_restarted(folder, job)
+        goes_on = _is_restarted(folder, job, restart)
         if restart and not goes_on:
             _remove_training_files(folder, keep_prepared=True)
         if goes_on and not restart:
@@ -138,15 +138,20 @@ def score_held_out(
     return tuple(scores)
 
 
-def _is_begun(folder: Path, job: TrainingJob) -> bool:
-    """Tell whether a training of this job has begun."""
+def _is_begun(folder: Path, job: TrainingJob, restart: bool = False) -> bool:
+    """Tell whether a training of this job has begun; a damaged record of it is an error, unless it is restarted."""
     path = folder / "job.json"
-    return path.is_file() and read_fields(path, _RESTART).get("inputs_hash") == job.inputs_hash
+    try:
+        return path.is_file() and read_fields(path, _RESTART).get("inputs_hash") == job.inputs_hash
+    except StateError:
+        if restart:
+            return False
+        raise
 
 
-def _is_restarted(folder: Path, job: TrainingJob) -> bool:
+def _is_restarted(folder: Path, job: TrainingJob, restart: bool) -> bool:
     """Tell whether this job has begun beside a finished judge: a restart that was stopped, which goes on."""
-    return (folder / "judge.json").is_file() and _is_begun(folder, job)
+    return (folder / "judge.json").is_file() and _is_begun(folder, job, restart)
 
 
 def _read_finished(folder: Path, job: TrainingJob) -> JudgeRecord | None:

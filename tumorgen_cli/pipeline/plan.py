@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tumorgen_cli.data.contents import Contents, hash_contents
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
-from tumorgen_cli.data.splits import make_splits
+from tumorgen_cli.data.splits import Splits, make_splits
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.pipeline.plan_summary import Planned, tell_changes, warn_of_doubts
 from tumorgen_cli.planning.fields import check_overrides, plan_fields
@@ -23,6 +23,8 @@ from tumorgen_cli.system.devices import DeviceName, find_budget
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
 from tumorgen_cli.system.json_records import read_fields, write_json
 from tumorgen_cli.system.locks import locked
+
+_DELETE = "delete it and plan again"
 
 
 def plan_dataset(
@@ -59,7 +61,7 @@ def plan_dataset(
     check_overrides(overrides, known)
     with contextlib.nullcontext() if dry_run else locked(workspace.root, "plan"):
         fingerprint, contents = _fingerprint(workspace, dataset, workers)
-        before = workspace.splits() if workspace.splits_file.is_file() else None
+        before = _read_splits(workspace)
         splits = make_splits(dataset, options.fold, before)
         sections = {method: find_method(method).plan_section for method in METHODS}
         budget = find_budget(device, options.memory_gib)
@@ -98,7 +100,7 @@ def check_owner(workspace: Workspace, dataset: Path, same_content: bool = False)
     """
     if not workspace.fingerprint_file.is_file():
         return
-    found = Path(read_fields(workspace.fingerprint_file, "delete it and plan again", path=str)["path"])
+    found = Path(read_fields(workspace.fingerprint_file, _DELETE, path=str)["path"])
     if found == dataset:
         return
     if not same_content and (found.is_dir() or found.name != dataset.name):
@@ -125,11 +127,24 @@ def _fingerprint(workspace: Workspace, dataset: Dataset, workers: int | None) ->
 
 
 def _read_fingerprint(workspace: Workspace) -> Fingerprint | None:
-    """Read the fingerprint on file; None if there is none, or one of another version, which is replaced."""
+    """Read the fingerprint on file; None if there is none, or one that cannot be used, which is replaced."""
     if not workspace.fingerprint_file.is_file():
         return None
     try:
         return workspace.fingerprint()
-    except PlanError:
-        console.note("the fingerprint is of another version: the data set is measured again")
+    except (PlanError, StateError):
+        console.note("the fingerprint is of another version or damaged: the data set is measured again")
         return None
+
+
+def _read_splits(workspace: Workspace) -> Splits | None:
+    """Read the splits of an earlier plan; None if there is none.
+
+    Raises:
+        StateError: they are damaged. To plan again is the remedy of other commands; here the file is in the way.
+    """
+    try:
+        return workspace.splits() if workspace.splits_file.is_file() else None
+    except (PlanError, StateError) as error:
+        faults = [replace(fault, where=str(workspace.splits_file), remedy=_DELETE) for fault in error.faults]
+        raise StateError("The splits on file cannot be used", faults) from error

@@ -192,5 +192,5 @@ def healthy_folders(workspace: Workspace) -> list[Path]:
     """The folders of healthy scans that the methods of a workspace learn from."""
     if not workspace.healthy_file.is_file():
         return []
-    remedy = "run `tumorgen preprocess --healthy DIR` again"
+    remedy = "delete it, then run `tumorgen preprocess --healthy DIR` again for each folder"
     return [Path(folder) for folder in read_record(tuple[str, ...], workspace.healthy_file, remedy)]
