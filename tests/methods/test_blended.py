@@ -8,6 +8,7 @@ import torch
 from support.requests import make_request
 
 from tumorgen_cli.methods.base import Sampling
+from tumorgen_cli.methods.latent import cache
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.models import ddpm
 from tumorgen_cli.system.errors import PlanError
@@ -78,3 +79,13 @@ def test_more_steps_than_the_diffusion_has_are_refused(method, workspace):
     with pytest.raises(PlanError, match=f"at most {most}") as raised:
         method.synthesize(make_request(workspace), 0, Sampling(steps=most + 1))
     assert "methods.blended.diffusion.timesteps=N" in str(raised.value.faults[0].remedy)
+
+
+@pytest.mark.parametrize(("name", "stage"), [("blended", "diffusion"), ("unconditional", "unconditional")])
+def test_windows_encoded_in_another_way_make_the_stage_stale(trained, monkeypatch, name, stage):
+    """As TumorGen's flow: its weights were learned from other windows."""
+    method = find_method(name)(trained.plan(), trained)
+    assert method.format_versions == {stage: cache.FORMAT}
+    before = method.inputs_hash(stage)
+    monkeypatch.setattr(type(method), "format_versions", {stage: cache.FORMAT + 1})
+    assert method.inputs_hash(stage) != before

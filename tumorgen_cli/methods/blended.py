@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent.autoencoder import VaeConfig, vae_stage
-from tumorgen_cli.methods.latent.cache import held_out_windows, training_latents
+from tumorgen_cli.methods.latent.cache import FORMAT, held_out_windows, training_latents
 from tumorgen_cli.methods.latent.canvas import Texture, open_canvas, paint
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
 from tumorgen_cli.methods.mask_prior import load_donors, place_mask
@@ -115,6 +115,7 @@ class Blended(Method):
     uses_sections_of = (_OWNER,)
     stages = ("vae", "diffusion")
     initial_stages = ("vae",)
+    format_versions: ClassVar[Mapping[str, int]] = {"diffusion": FORMAT}
     solvers = ddpm.SAMPLERS
     keeps_background = True
     SOURCE = (

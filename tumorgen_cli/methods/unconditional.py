@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.geometry import as_triple
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent.autoencoder import VaeConfig, vae_stage
-from tumorgen_cli.methods.latent.cache import held_out_windows, training_latents
+from tumorgen_cli.methods.latent.cache import FORMAT, held_out_windows, training_latents
 from tumorgen_cli.methods.latent.canvas import noise_like_host, open_canvas, put_back, smooth_host
 from tumorgen_cli.methods.latent.joint import to_flow, upsample_mask, without_tumor
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
@@ -110,6 +110,7 @@ class Unconditional(Method):
     uses_sections_of = (_OWNER,)
     stages = ("vae", "unconditional")
     initial_stages = ("vae",)
+    format_versions: ClassVar[Mapping[str, int]] = {"unconditional": FORMAT}
     solvers = rectified_flow.SOLVERS
     SOURCE = (
         "An ablation of TumorGen (Liu, Chen et al. 2025, eq. 3): its flow without z^m, character and volume. "
