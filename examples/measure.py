@@ -12,6 +12,7 @@
 - rivals -w WORK --healthy DIR: the same for several sampling methods
 - networks -w WORK: seconds of the methods' networks, and of DiffTumor's network in its published size
 - scoring SET -w WORK --judge DIR: seconds to score a set, and for the same measures from MONAI on whole volumes
+- files: processor seconds to read a scan and to write a pair of it, in slabs and in one stream
 - stages -w WORK: wall time and peak memory of every command and stage
 - joint -w WORK: seconds of a training step of the flow, and of the flow together with the refiner
 - live DatasetNNN_Name: seconds of nnU-Net's iteration with and without painting. It needs the two variables that
@@ -20,12 +21,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -33,9 +36,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 import torch
 import typer
+from isal import igzip
 from origin import origin_and_command
 
-from tumorgen_cli.data.volumes import read_image, read_volume
+from tumorgen_cli.data.slabs import Slabs
+from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation.cases import read_case, synthetic_cases
 from tumorgen_cli.geometry import Box, Grid, as_triple, cut, cut_mask, place_window, tight_box
 from tumorgen_cli.judge.model import Judge
@@ -473,6 +478,57 @@ def scoring(set_folder: Path, work: Work, judge: JudgeFolder, repeats: int = 3, 
         + ", ".join(f"{name} {np.median(times):.2f} s" for name, times in seconds.items())
         + f", {b / a:.1f} times"
     )
+
+
+@app.command()
+def files(shape: str = "512,512,400", repeats: int = 3) -> None:
+    """Print the processor seconds to read a scan, and to write the image and the labels of a pair of it, in turn.
+
+    The scan is computed: int16, noise in a cylinder of water. The pair differs from it in a box of an eighth of its
+    edges. One stream is not verified; slabs are, as all files that tumorgen writes.
+    """
+    grid = Grid(as_triple(map(int, shape.split(","))), (0.7, 0.7, 1.0))
+    scan, box = water_cylinder(grid.shape), tuple(slice(n // 2, n // 2 + n // 8) for n in grid.shape)
+    pair, labels, none = scan.copy(), np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
+    pair[box], labels[box] = pair[box] + np.int16(100), 1
+    kept = Slabs(scan, scan.dtype), Slabs(none, none.dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder) / "image.nii.gz", Path(folder) / "labels.nii.gz"
+
+        def in_one(pack: Callable[[bytes], bytes]) -> None:
+            for path, array in zip(paths, (pair, labels), strict=True):
+                path.write_bytes(pack(array.tobytes(order="F")))
+
+        def in_slabs(bases: tuple[Slabs, ...]) -> None:
+            for path, array, base in zip(paths, (pair, labels), bases, strict=True):
+                write_volume(path, array, grid, base=base)
+
+        ways: dict[str, Callable[[], object]] = {
+            "zlib 6, one stream": lambda: in_one(lambda content: gzip.compress(content, 6)),
+            "ISA-L, one stream": lambda: in_one(lambda content: igzip.compress(content, 2)),
+            "slabs, first pair of a host": lambda: in_slabs((Slabs(scan, scan.dtype), Slabs(none, none.dtype))),
+            "slabs, further pair": lambda: in_slabs(kept),
+            "read the scan": lambda: read_volume(paths[0]),
+        }
+        in_slabs(kept)
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        sizes: dict[str, int] = {}
+        for _ in range(repeats):
+            for name, way in ways.items():
+                begun = time.process_time()
+                way()
+                seconds[name].append(time.process_time() - begun)
+                sizes[name] = sum(path.stat().st_size for path in paths)
+    for name, times in seconds.items():
+        print(f"{name}: {np.median(times):.2f} s ({min(times):.2f} to {max(times):.2f}), {sizes[name] / 1e6:.1f} MB")
+
+
+def water_cylinder(shape: tuple[int, ...]) -> np.ndarray:
+    """Return a scan (X, Y, Z) int16: noise of 12 HU in a cylinder of water, air around, padding in the corners."""
+    x, y = np.ogrid[: shape[0], : shape[1]]
+    radius = np.hypot(x / shape[0] - 0.5, y / shape[1] - 0.5)[..., None]
+    noise = np.random.default_rng(0).normal(0, 12, shape).astype(np.int16)
+    return np.where(radius < 0.35, noise, np.where(radius < 0.49, noise - np.int16(1000), np.int16(-1024)))
 
 
 @app.command()
