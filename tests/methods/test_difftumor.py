@@ -181,6 +181,7 @@ def test_each_model_learns_from_tumors_of_its_size(trained):
     volumes = [np.count_nonzero(each.case.tumors == each.component.number) for each in found]
     sizes = [diameter_mm(n * np.prod(trained.plan().window.spacing_mm)) for n in volumes]
     assert max(sizes[i] for i in own["early"]) < 26 <= min(sizes[i] for i in own["later"])
+    assert method.needed("later") == ("vqgan",)  # new weights of the other model do not outdate it
     one = planned(trained, models="later")
     assert one.stages == ("vqgan", "later")
     assert one._own_tumors("later") == [*range(len(found))]
