@@ -39,7 +39,7 @@ class Slabs:
     """The slabs of a volume. Each is packed when it is first asked for, and kept.
 
     Attributes:
-        array: voxels (X, Y, Z).
+        array: voxels (X, Y, Z); they must not change afterwards, since packed slabs are kept.
         dtype: data type of the file, to which the voxels are rounded and clipped.
         planes: planes of a slab, as many as a CPU reads at once: they lie side by side in the array. At 512×512 voxels
             of int16, that is 16 MiB; a tumor touches one to three such slabs.
