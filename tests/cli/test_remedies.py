@@ -69,7 +69,8 @@ def test_printed_settings_are_fields_of_the_plan(workspace):
     fields = {decision.field for decision in workspace.plan().decisions}
     assert len(printed_settings()) > 5
     for field in printed_settings():
-        pattern = re.compile(re.escape(field).replace("x", r"\w+") if "x" in field.split(".") else re.escape(field))
+        parts = [r"\w+(\.\w+)*" if part == "x" else re.escape(part) for part in field.split(".")]  # x: a section, too
+        pattern = re.compile(r"\.".join(parts))
         assert any(pattern.fullmatch(known) for known in fields), field
 
 
