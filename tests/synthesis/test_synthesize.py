@@ -380,8 +380,10 @@ def test_a_box_larger_than_the_window_can_grow(workspace, phantoms, tmp_path):
     said = "use a smaller box, or plan with a larger window (--set window.shape=[...])"
     assert {fault.remedy for fault in error.value.faults} == {said}
     assert not (tmp_path / "out").exists()
-    inputs = PairInputs(method, (), Sampling(), Box((2, 2, 2), (14, 14, 14)))
-    assert synthesize_set(inputs, jobs, tmp_path / "out", {"seed": 0}, lambda *_: None).made == 2
+    _, grid = read_volume(min(phantoms.healthy.iterdir()))
+    assert window_shape(box, grid, narrow) is None
+    assert window_shape(Box((2, 2, 2), (8, 8, 8)), grid, narrow)  # a smaller box
+    assert window_shape(box, grid, plan)  # a larger window
 
 
 def test_a_region_of_interest(workspace, phantoms, tmp_path):
