@@ -78,7 +78,7 @@ ABLATIONS = [
     ["flow.character=false", "flow.volume=false"],
     ["flow.mask_coding=mean", "flow.context=scan", "flow.dropout=0", "flow.healthy_share=0", "sampling.texture=none"],
     ["flow.dropout=0.5", "sampling.guidance=2"],
-    ["flow.start=noise", "flow.predicts=velocity"],
+    ["flow.start=noise", "flow.predicts=data"],
     ["flow.box_weight=2", "flow.mask_weight=3", "flow.fine_over=window"],
     ["refiner.steps=1", "refiner.balanced=false"],
     ["flow.box_channel=true", "flow.time_schedule=logit-normal", "sampling.solver=heun"],

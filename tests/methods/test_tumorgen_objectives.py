@@ -65,7 +65,7 @@ def test_a_flow_may_start_from_the_healthy_latents():
 
 def test_a_flow_never_starts_from_the_tumor_itself(workspace):
     config = workspace.plan().section("tumorgen", TumorFlowConfig).flow
-    assert (config.context, config.start, config.predicts) == ("healthy", "healthy", "data")
+    assert (config.context, config.start) == ("healthy", "healthy")
     with pytest.raises(PlanError, match="start from the tumor itself") as error:
         replace(config, context="scan")
     remedy = error.value.faults[0].remedy
