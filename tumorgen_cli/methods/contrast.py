@@ -33,12 +33,13 @@ def plan_contrast(d: Decisions, fingerprint: Fingerprint) -> None:
     """
     reason = "of the training tumors; literature: no label is used"
     if d.take("contrast_from", "data", reason) == "literature":
+        section = d.prefix.removesuffix(".")
         faults = [
             Fault(
-                f"--set {d.prefix}contrast_from",
+                f"--set {section}.contrast_from",
                 f"literature, for channel {facts.name}",
                 "CT, for which values are published",
-                f"--set {d.prefix}contrast_from=data",
+                f"--set {section}.contrast_from=data",
             )
             for facts in fingerprint.channels
             if not is_ct(facts.name)
