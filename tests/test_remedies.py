@@ -14,7 +14,7 @@ _LETTERS = 34
 _NO_TEXT = {"", FIELD}
 
 
-def tested() -> str:
+def texts_of_tests() -> str:
     """All texts in the tests but this one, one after the other."""
     files = [path for path in TESTS.rglob("*.py") if path != Path(__file__)]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
@@ -31,7 +31,7 @@ def test_every_remedy_is_in_a_test():
 
     Files of the name `test_remedies.py`, and others that end in `_remedies.py`, have tables of such tests.
     """
-    found, texts = printed_remedies(), tested()
+    found, texts = printed_remedies(), texts_of_tests()
     readable = [each for each in sorted(found) if each.strip() not in _NO_TEXT]
     told = [
         f"{beginning(remedy)!r} of {remedy!r}, {min(found[remedy])}"
