@@ -79,8 +79,8 @@ def measure_case(plan: Plan, files: TumorCase, cache: Path, volumes: Volumes | N
         kept = {"record": np.array(record), "lesion": found.lesion, "patch": found.patch} | found.slices
         write_arrays(path, kept)
     record = json.loads(str(kept["record"]))
-    known = nan_for_none(record["statistics"])
-    statistics = known and from_plain(TumorStatistics, known, path.name, f"delete {path}")
+    known = record["statistics"]  # None for a pair without a tumor
+    statistics = known and from_plain(TumorStatistics, nan_for_none(known), path.name, f"delete {path}")
     slices = {plane: kept[plane] for plane in PLANES if plane in kept}
     return Measured(path, statistics, slices, kept["lesion"], kept["patch"], tuple(nan_for_none(record["facts"])))
 
