@@ -158,8 +158,13 @@ def test_a_refiner_that_is_switched_off_is_not_trained(replanned):
 
 
 def test_the_flow_sees_nothing_of_the_box(trained):
-    """z^m = (1 - B) z1: what lies in the box cannot change the draw; what lies outside does."""
+    """z^m = (1 - B) z1: what lies in the box cannot change the draw; what lies outside does.
+
+    Only a flow that starts from the latents without the tumor begins with what lies there.
+    """
     method, _ = opened("tumorgen", trained)
+    config = method.config
+    method.config = replace(config, flow=replace(config.flow, start="noise"))
     latent = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     box = torch.zeros(1, 1, 8, 8, 8)
     box[..., 2:6, 3:6, 2:5] = 1
@@ -177,6 +182,9 @@ def test_the_flow_sees_nothing_of_the_box(trained):
     assert not torch.equal(drawn * box, sample(outside) * box)
     torch.testing.assert_close(drawn[:, :4] * (1 - box), latent * (1 - box))
     assert ((drawn[:, 4:] * (1 - box)) == -(1 - box)).all()  # no tumor outside
+    method.config = config
+    assert config.flow.start == "healthy"
+    assert not torch.equal(sample(latent) * box, sample(hidden) * box)
 
 
 def test_steps_and_solver_are_the_plans_or_the_callers(trained):

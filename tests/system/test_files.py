@@ -1,6 +1,7 @@
 """The strict reader tells every fault, writing is all or nothing, and a folder has one command at a time."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -217,8 +218,13 @@ def test_the_mode_of_a_file_that_is_linked_stays(tmp_path):
 
 def test_a_file_that_the_disk_has_cut_does_not_get_its_name(tmp_path, monkeypatch):
     files.write_text(tmp_path / "a", "old")
-    write = Path.write_bytes
-    monkeypatch.setattr(Path, "write_bytes", lambda path, content: write(path, content[:-1]))
+    opened = Path.open
+
+    class Cut(io.FileIO):
+        def write(self, part):
+            return super().write(part[:-1])
+
+    monkeypatch.setattr(Path, "open", lambda path, mode="r": Cut(path, "w") if mode == "wb" else opened(path, mode))
     with pytest.raises(StateError, match="not what was written"):
         files.write_bytes(tmp_path / "a", b"new content")
     assert (tmp_path / "a").read_text() == "old"
