@@ -224,7 +224,9 @@ def test_a_file_that_the_disk_has_cut_does_not_get_its_name(tmp_path, monkeypatc
         def write(self, part):
             return super().write(part[:-1])
 
-    monkeypatch.setattr(Path, "open", lambda path, mode="r": Cut(path, "w") if mode == "wb" else opened(path, mode))
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r", **more: Cut(path, "w") if mode == "wb" else opened(path, mode, **more)
+    )
     with pytest.raises(StateError, match="not what was written"):
         files.write_bytes(tmp_path / "a", b"new content")
     assert (tmp_path / "a").read_text() == "old"
