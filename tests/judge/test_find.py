@@ -74,7 +74,7 @@ def test_hosts_unlike_its_card_do_not(workspace, tmp_path, grid, level, differen
     choice = choose_judge(workspace, None, scans)
     assert choice.folder is None
     assert difference in choice.reason
-    with pytest.raises(StateError, match="train one of your own with `tumorgen train judge`, or give an nnU-Net") as error:
+    with pytest.raises(StateError, match="train one of your own with `tumorgen train judge`, or give") as error:
         needed_judge(workspace, None, "cpu", scans)
     assert difference in error.value.faults[0].found
     forced = choose_judge(workspace, find.Path("bundled"), scans)
