@@ -20,63 +20,36 @@ import torch
 from torch import Tensor, nn
 
 from tumorgen_cli.figures import save_grid_preview
-from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
-from tumorgen_cli.methods.latent.autoencoder import VaeConfig, vae_stage
+from tumorgen_cli.methods.base import Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent.cache import FORMAT, held_out_windows, training_latents
 from tumorgen_cli.methods.latent.canvas import Texture, open_canvas, paint
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
+from tumorgen_cli.methods.latent.settings import check_steps
+from tumorgen_cli.methods.latent.unconditioned import Unconditioned, UnconditionedConfig, plan_unconditioned
 from tumorgen_cli.methods.mask_prior import load_donors, place_mask
 from tumorgen_cli.models import ddpm
 from tumorgen_cli.models.flow_unet import FlowUNet
-from tumorgen_cli.models.vae import KlVae
-from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
-from tumorgen_cli.planning.plan import REPLAN, Decisions, Plan, WindowPlan
-from tumorgen_cli.planning.ranges import (
-    Batch,
-    Blocks,
-    Copies,
-    Iterations,
-    LatentCells,
-    LatentWidths,
-    LearningRate,
-    ShareBelowOne,
-    Steps,
-)
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.planning.ranges import LatentCells, Steps
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.devices import DeviceBudget
-from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.system.files import derive_seed
-from tumorgen_cli.system.json_records import from_plain
 from tumorgen_cli.training.stage import Objective, Stage
 from tumorgen_cli.tumors.boxes import latent_mask
 from tumorgen_cli.tumors.masks import MaskConfig, plan_masks
 
-_OWNER = "tumorgen"  # the method whose VAE is used
+_MOST = "methods.blended.diffusion.timesteps"  # the most steps of the sampler
 
 
 @dataclass(frozen=True)
-class BlendedDiffusionConfig:
+class BlendedDiffusionConfig(UnconditionedConfig):
     """The unconditional diffusion and its training.
 
     Attributes:
-        widths: channels of the levels.
-        res_blocks: residual blocks per level.
-        batch: windows per step.
-        iterations: training steps.
-        learning_rate: learning rate after the warm-up.
-        ema: decay of the moving average of the weights.
-        copies: augmented windows that are encoded per tumor.
         timesteps: T, the number of diffusion steps.
     """
 
-    widths: LatentWidths
-    res_blocks: Blocks
-    batch: Batch
-    iterations: Iterations
-    learning_rate: LearningRate
-    ema: ShareBelowOne
-    copies: Copies
     timesteps: Steps
 
 
@@ -107,14 +80,12 @@ class BlendedConfig:
     sampling: BlendedSampling
 
 
-class Blended(Method):
+class Blended(Unconditioned):
     """Blended latent diffusion behind the contract; see the module and `SOURCE`."""
 
     name = "blended"
     section = BlendedConfig
-    uses_sections_of = (_OWNER,)
     stages = ("vae", "diffusion")
-    initial_stages = ("vae",)
     format_versions: ClassVar[Mapping[str, int]] = {"diffusion": FORMAT}
     solvers = ddpm.SAMPLERS
     keeps_background = True
@@ -132,25 +103,16 @@ class Blended(Method):
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
-        self.config = plan.section(self.name, BlendedConfig)
-        self.vae_config = from_plain(VaeConfig, plan.methods[_OWNER]["vae"], f"plan.json methods.{_OWNER}.vae", REPLAN)
+        c = self.config = plan.section(self.name, BlendedConfig)
         self.donors: list[np.ndarray] = []
-        self._check_steps("methods.blended.sampling.steps", self.config.sampling.steps)
+        check_steps("methods.blended.sampling.steps", c.sampling.steps, c.diffusion.timesteps, _MOST)
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         """Take every field of `BlendedConfig` into `d`."""
-        large = budget.large
-        tumors = max(1, len(fingerprint.tumors))
-        same, published = "as TumorGen's flow", "the published code's"
+        published = "the published code's"
         f = d.within("diffusion")
-        f.take("widths", (64, 128, 256) if large else (32, 64, 128), same)
-        f.take("res_blocks", 2, same)
-        f.take("batch", 8, same)
-        f.take("iterations", rules.flow_steps(tumors, 20000 if large else 5000), same, tumors=tumors)
-        f.take("learning_rate", 2e-4 if large else 2e-3, same)
-        f.take("ema", 0.995, same)
-        f.take("copies", rules.encoded_copies(tumors), same, tumors=tumors)
+        plan_unconditioned(f, fingerprint, budget)
         f.take("timesteps", 1000, published)
         plan_masks(d, "ellipsoid")
         s = d.within("sampling")
@@ -159,24 +121,7 @@ class Blended(Method):
         s.take("halo", 8, "as TumorGen's")
         s.take("texture", "host", "as TumorGen's, so that the samplers are compared; none: the paper's")
 
-    def _check_steps(self, where: str, steps: int) -> None:
-        """Check that the sampler has no more steps than the diffusion.
-
-        Raises:
-            PlanError: It has more.
-        """
-        most = self.config.diffusion.timesteps
-        if steps > most:
-            remedy = "take fewer steps, or plan with a higher --set methods.blended.diffusion.timesteps=N"
-            fault = Fault(where, str(steps), f"at most {most}, the diffusion's T", remedy)
-            raise PlanError("More steps than the diffusion has", [fault])
-
     # -- networks ----------------------------------------------------------------------------------------------
-    @cached_property
-    def vae(self) -> KlVae:
-        """TumorGen's KL-VAE."""
-        return self.vae_config.network(len(self.plan.channels))
-
     @cached_property
     def net(self) -> FlowUNet:
         """The denoising network: TumorGen's, told nothing; it gets step / T and returns the noise."""
@@ -184,20 +129,8 @@ class Blended(Method):
         return FlowUNet(channels, channels, c.widths, c.res_blocks)
 
     # -- training ----------------------------------------------------------------------------------------------
-    def folder(self, stage: str) -> Path:
-        """The folder of a stage's run; the VAE's is TumorGen's."""
-        return self.workspace.run(_OWNER if stage == "vae" else self.name, stage)
-
-    def settings(self, name: str) -> Any:
-        """The section of the plan for stage `name`; the VAE's is TumorGen's."""
-        return self.vae_config if name == "vae" else super().settings(name)
-
-    def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
-        """The training stage `name`; `initial` is a checkpoint for the VAE to start from."""
-        owner = _OWNER if name == "vae" else self.name
-        torch.manual_seed(derive_seed(self.plan.seed, owner, name))  # determines the networks' first weights
-        if name == "vae":
-            return vae_stage(self, self.vae, self.vae_config, iterations, initial)
+    def own_stage(self, iterations: int | None) -> Stage:
+        """The training of the diffusion."""
         c, seed = self.config.diffusion, derive_seed(self.plan.seed, self.name, "items")
         latents = training_latents(self, self.vae, self.load_frozen({"vae": self.vae}, "vae"), c.copies)
         self.net.to(self.device)
@@ -279,7 +212,7 @@ class Blended(Method):
         c, rng = self.config.sampling, np.random.default_rng([seed, 1])
         solver = cast("ddpm.Sampler", sampling.solver or c.solver)  # the command line checks the name
         steps = sampling.steps or c.steps
-        self._check_steps("--steps", steps)
+        check_steps("--steps", steps, self.config.diffusion.timesteps, _MOST)
         share, drawn = place_mask(self.config.mask, self.plan, request, rng, self.donors)
         canvas = open_canvas(self.vae, request, self.plan, c.halo, self.device)
         latent = self.draw_latent(canvas.latent, self.touched_cells(share), seed, steps, solver)

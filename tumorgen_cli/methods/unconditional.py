@@ -21,60 +21,22 @@ from torch import Tensor, nn
 
 from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.geometry import as_triple
-from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
-from tumorgen_cli.methods.latent.autoencoder import VaeConfig, vae_stage
+from tumorgen_cli.methods.base import Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent.cache import FORMAT, held_out_windows, training_latents
 from tumorgen_cli.methods.latent.canvas import noise_like_host, open_canvas, put_back, smooth_host
 from tumorgen_cli.methods.latent.joint import to_flow, upsample_mask, without_tumor
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
+from tumorgen_cli.methods.latent.unconditioned import Unconditioned, UnconditionedConfig, plan_unconditioned
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
-from tumorgen_cli.models.vae import KlVae
-from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
-from tumorgen_cli.planning.plan import REPLAN, Decisions, Plan, WindowPlan
-from tumorgen_cli.planning.ranges import (
-    Batch,
-    Blocks,
-    Copies,
-    Iterations,
-    LatentCells,
-    LatentWidths,
-    LearningRate,
-    ShareBelowOne,
-    Steps,
-)
+from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
+from tumorgen_cli.planning.ranges import LatentCells, Steps
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
-from tumorgen_cli.system.json_records import from_plain
 from tumorgen_cli.training.stage import Objective, Stage
 from tumorgen_cli.tumors.boxes import box_mask, draw_box, latent_mask
-
-_OWNER = "tumorgen"  # the method whose VAE is used
-
-
-@dataclass(frozen=True)
-class UnconditionalFlowConfig:
-    """The unconditional flow and its training.
-
-    Attributes:
-        widths: channels of the levels.
-        res_blocks: residual blocks per level.
-        batch: windows per step.
-        iterations: training steps.
-        learning_rate: learning rate after the warm-up.
-        ema: decay of the moving average of the weights.
-        copies: augmented windows that are encoded per tumor.
-    """
-
-    widths: LatentWidths
-    res_blocks: Blocks
-    batch: Batch
-    iterations: Iterations
-    learning_rate: LearningRate
-    ema: ShareBelowOne
-    copies: Copies
 
 
 @dataclass(frozen=True)
@@ -98,18 +60,16 @@ class UnconditionalSampling:
 class UnconditionalConfig:
     """The method's section of the plan."""
 
-    unconditional: UnconditionalFlowConfig
+    unconditional: UnconditionedConfig
     sampling: UnconditionalSampling
 
 
-class Unconditional(Method):
+class Unconditional(Unconditioned):
     """The ablation behind the contract; see the module and `SOURCE`."""
 
     name = "unconditional"
     section = UnconditionalConfig
-    uses_sections_of = (_OWNER,)
     stages = ("vae", "unconditional")
-    initial_stages = ("vae",)
     format_versions: ClassVar[Mapping[str, int]] = {"unconditional": FORMAT}
     solvers = rectified_flow.SOLVERS
     SOURCE = (
@@ -122,23 +82,14 @@ class Unconditional(Method):
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, UnconditionalConfig)
-        self.vae_config = from_plain(VaeConfig, plan.methods[_OWNER]["vae"], f"plan.json methods.{_OWNER}.vae", REPLAN)
         self.cell = self.vae_config.downsampling
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         """Take every field of `UnconditionalConfig` into `d`."""
-        large = budget.large
-        tumors = max(1, len(fingerprint.tumors))
         same = "as TumorGen's flow"
         f = d.within("unconditional")
-        f.take("widths", (64, 128, 256) if large else (32, 64, 128), same)
-        f.take("res_blocks", 2, same)
-        f.take("batch", 8, same)
-        f.take("iterations", rules.flow_steps(tumors, 20000 if large else 5000), same, tumors=tumors)
-        f.take("learning_rate", 2e-4 if large else 2e-3, same)
-        f.take("ema", 0.995, same)
-        f.take("copies", rules.encoded_copies(tumors), same, tumors=tumors)
+        plan_unconditioned(f, fingerprint, budget)
         s = d.within("sampling")
         s.take("steps", 50, "blending needs more steps than a condition: 50, as blended latent diffusion")
         s.take("solver", "euler", same)
@@ -147,31 +98,14 @@ class Unconditional(Method):
 
     # -- networks ----------------------------------------------------------------------------------------------
     @cached_property
-    def vae(self) -> KlVae:
-        """TumorGen's KL-VAE."""
-        return self.vae_config.network(len(self.plan.channels))
-
-    @cached_property
     def net(self) -> FlowUNet:
         """The unconditional flow."""
         channels = self.vae_config.latent_channels + 1
         return FlowUNet(channels, channels, self.config.unconditional.widths, self.config.unconditional.res_blocks)
 
     # -- training ----------------------------------------------------------------------------------------------
-    def folder(self, stage: str) -> Path:
-        """The folder of a stage's run; the VAE's is TumorGen's."""
-        return self.workspace.run(_OWNER if stage == "vae" else self.name, stage)
-
-    def settings(self, name: str) -> Any:
-        """The section of the plan for stage `name`; the VAE's is TumorGen's."""
-        return self.vae_config if name == "vae" else super().settings(name)
-
-    def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
-        """The training stage `name`; `initial` is a checkpoint for the VAE to start from."""
-        owner = _OWNER if name == "vae" else self.name
-        torch.manual_seed(derive_seed(self.plan.seed, owner, name))  # determines the networks' first weights
-        if name == "vae":
-            return vae_stage(self, self.vae, self.vae_config, iterations, initial)
+    def own_stage(self, iterations: int | None) -> Stage:
+        """The training of the flow."""
         c, seed = self.config.unconditional, derive_seed(self.plan.seed, "unconditional")
         vae_hash = self.load_frozen({"vae": self.vae}, "vae")
         latents = training_latents(self, self.vae, vae_hash, c.copies)

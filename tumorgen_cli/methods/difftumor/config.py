@@ -195,18 +195,6 @@ class DiffTumorConfig:
             raise PlanError("There is no codebook to scale by", [fault])
 
 
-def check_steps(where: str, steps: int, timesteps: int) -> None:
-    """Check that a sampler has no more steps than the diffusion.
-
-    Raises:
-        PlanError: It has more.
-    """
-    if steps > timesteps:
-        remedy = "take fewer steps, or plan with a higher --set methods.difftumor.later.timesteps=N"
-        fault = Fault(where, str(steps), f"at most {timesteps}, the diffusion's T", remedy)
-        raise PlanError("More steps than the diffusion has", [fault])
-
-
 def diameter_mm(volume_mm3: float) -> float:
     """The diameter of the ball of this volume."""
     return 2 * ball_radius_mm(1, (1.0, 1.0, volume_mm3))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
-from tumorgen_cli.methods.difftumor.config import DiffTumorConfig, check_steps, diameter_mm, plan_difftumor
+from tumorgen_cli.methods.difftumor.config import DiffTumorConfig, diameter_mm, plan_difftumor
 from tumorgen_cli.methods.difftumor.objectives import CriticsObjective, DdpmObjective, VqGanObjective
 from tumorgen_cli.methods.latent.autoencoder import (
     VaeConfig,
@@ -44,6 +44,7 @@ from tumorgen_cli.methods.latent.quality import (
     reconstruction_quality,
 )
 from tumorgen_cli.methods.latent.scans import statistic_windows, training_scans
+from tumorgen_cli.methods.latent.settings import check_steps
 from tumorgen_cli.methods.mask_prior import load_donors, place_mask
 from tumorgen_cli.models import ddpm
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
@@ -59,6 +60,7 @@ from tumorgen_cli.system.json_records import from_plain, hash_value
 from tumorgen_cli.training.stage import Objective, Stage
 
 _OWNER = "tumorgen"  # the method whose KL-VAE can take the VQGAN's place
+_MOST = "methods.difftumor.later.timesteps"  # the most steps of the sampler
 
 
 class DiffTumor(Method):
@@ -98,7 +100,7 @@ class DiffTumor(Method):
             self.vae_config = from_plain(VaeConfig, plan.methods[_OWNER]["vae"], where, REPLAN)
         self.nets: dict[str, PlaneUNet] = {}
         self.donors: list[np.ndarray] = []
-        check_steps("methods.difftumor.sampling.steps", c.sampling.steps, c.later.timesteps)
+        check_steps("methods.difftumor.sampling.steps", c.sampling.steps, c.later.timesteps, _MOST)
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
@@ -273,7 +275,7 @@ class DiffTumor(Method):
         if model == "early":
             return min(sampling.steps or c.early.timesteps, c.early.timesteps), solver or "ddpm"
         steps = sampling.steps or c.sampling.steps
-        check_steps("--steps", steps, c.later.timesteps)
+        check_steps("--steps", steps, c.later.timesteps, _MOST)
         return steps, solver or c.sampling.solver
 
     def draw(

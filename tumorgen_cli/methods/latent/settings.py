@@ -1,6 +1,6 @@
-"""Settings of flows that draw tumors in latents, of the mask refiner, and of the synthesis.
+"""Settings of what draws tumors in latents: flows, the mask refiner, samplers, the synthesis.
 
-They are TumorGen's section of the plan. Methods that differ from it in one point read the same section.
+Those of flows are TumorGen's section of the plan. Methods that differ from it in one point read the same section.
 """
 
 from __future__ import annotations
@@ -181,3 +181,15 @@ class TumorFlowConfig:
 def box_alpha(config: TumorFlowConfig, window: WindowPlan) -> float:
     """α of the box offsets (BA-PMG); 0 if boxes are tight."""
     return window.alpha if config.flow.bapmg else 0.0
+
+
+def check_steps(where: str, steps: int, timesteps: int, field: str) -> None:
+    """Check that a sampler has no more steps than the diffusion; `field` of the plan is its T, `timesteps`.
+
+    Raises:
+        PlanError: It has more.
+    """
+    if steps > timesteps:
+        remedy = f"take fewer steps, or plan with a higher --set {field}=N"
+        fault = Fault(where, str(steps), f"at most {timesteps}, the diffusion's T", remedy)
+        raise PlanError("More steps than the diffusion has", [fault])
