@@ -1,8 +1,8 @@
 """TumorGen: draws the latents and the mask of a tumor together, by rectified flow, in a given box.
 
 Stages: `vae`, `flow`, `refiner`. The flow learns from augmented windows that are encoded once. The refiner improves the
-mask with features of the VAE's decoder; it learns from one-step estimates of the trained flow, or, with
-`refiner.joint`, together with the flow as in the paper.
+mask with features of the VAE's decoder; it learns from estimates of the trained flow in a few steps, or,
+with `refiner.joint`, together with the flow as in the paper.
 """
 
 from __future__ import annotations
@@ -62,12 +62,15 @@ class TumorGen(Method):
     SOURCE = (
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. "
         "1-7. Deviations: The VAE is trained on the data set's own cases unless a checkpoint is given. The fine "
-        "constraint is averaged only where a mask is unless `flow.fine_over` is `window`. The field gets the character "
-        "(contrast, heterogeneity, core ratio) and the volume of the tumor as input unless `flow.character` and "
-        "`flow.volume` are off. The refiner trains after the flow unless `refiner.joint` is on, and its loss has a "
-        "Dice term and weighs tumor voxels more unless `refiner.balanced` is off. The host's own noise stays in the "
-        "box unless `sampling.texture` is `none`. Only the surroundings of the tumor are painted, not the whole box, "
-        "unless `sampling.keep_cells` is 0. The preset `paper` sets all of these as published."
+        "constraint is averaged only where a mask is unless `flow.fine_over` is `window`. The flow starts from the "
+        "latents without the tumor unless `flow.start` is `noise`, and predicts the data unless `flow.predicts` is "
+        "`velocity`; around the box it sees those latents unless `flow.context` is `scan`. Masks have eight channels "
+        "unless `flow.mask_coding` is `mean`, and the box weighs more unless `flow.box_weight` is 1. The field gets "
+        "the character (contrast, heterogeneity, core ratio) and the volume of the tumor as input unless "
+        "`flow.character` and `flow.volume` are off. The refiner trains after the flow unless `refiner.joint` is on, "
+        "and its loss has a Dice term and weighs tumor voxels more unless `refiner.balanced` is off. The host's own "
+        "noise stays in the box unless `sampling.texture` is `none`. Only the surroundings of the tumor are painted, "
+        "not the whole box, unless `sampling.keep_cells` is 0. The preset `paper` sets all of these as published."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
