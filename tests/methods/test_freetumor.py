@@ -15,7 +15,7 @@ from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.methods.freetumor import method as ft
 from tumorgen_cli.methods.freetumor import windows as ft_windows
 from tumorgen_cli.methods.freetumor.config import FilterConfig, plan_freetumor
-from tumorgen_cli.methods.freetumor.objectives import classification_loss, proportion
+from tumorgen_cli.methods.freetumor.objectives import GeneratorObjective, classification_loss, proportion
 from tumorgen_cli.methods.freetumor.windows import change_weight
 from tumorgen_cli.models.tumor_generator import TumorGenerator
 from tumorgen_cli.pipeline import preprocess
@@ -265,6 +265,46 @@ def test_the_segmentor_is_frozen_while_the_generator_learns(trained):
     assert not {id(p) for p in generator.parameters()} & {
         id(p) for p in (*segmentor.parameters(), *critic.parameters())
     }
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.1), (0.5, 2.0), (1.0, 0.0), (0.0, 0.3)])
+def test_the_generators_loss_is_the_sum_of_its_weighted_terms(weights):
+    """S finds a quarter, so 3/4 are lost; the classifier gives even odds, so fooling it costs ln 2."""
+    logit = float(np.log(1 / 3))
+    asked = []
+
+    def judge(name, answer):
+        return lambda picture: asked.append(name) or answer(picture)
+
+    classifier = torch.nn.Identity()
+    classifier.forward = judge("classifier", lambda picture: [picture[:, :1] * 0])
+    segmentor = torch.nn.Identity()
+    segmentor.forward = judge("segmentor", lambda picture: picture[:, :1] * 0 + logit)
+    mask = torch.zeros(1, 1, 8, 8, 8)
+    mask[..., 2:5, 3:6, 1:7] = 1
+    batch = {"image": torch.rand(1, 2, 8, 8, 8), "mask": mask, "weight": mask}
+    loss, terms = GeneratorObjective(make_generator(), segmentor, classifier, weights)(batch)
+    expected = {"lost": 0.75, "fool": float(np.log(2))}
+    assert float(loss.detach()) == pytest.approx(weights[0] * expected["lost"] + weights[1] * expected["fool"])
+    used = {name: value for (name, value), weight in zip(expected.items(), weights, strict=True) if weight}
+    assert {name: float(term) for name, term in terms.items()} == pytest.approx(used)
+    assert asked == [name for name, weight in zip(("segmentor", "classifier"), weights, strict=True) if weight]
+
+
+@pytest.mark.parametrize(
+    ("weights", "names"),
+    [((1.0, 0.1), ["generator", "classifier"]), ((1.0, 0.0), ["generator"]), ((0.0, 0.1), ["generator", "classifier"])],
+)
+def test_a_classifier_that_does_not_count_is_not_trained(trained, weights, names):
+    plan = trained.plan()
+    section = plan.methods["freetumor"]
+    gan = {**section["gan"], "segmentor_weight": weights[0], "classifier_weight": weights[1]}
+    method = ft.FreeTumor(replace(plan, methods={**plan.methods, "freetumor": {**section, "gan": gan}}), trained)
+    stage = method.stage("gan")
+    assert [objective.name for objective in stage.objectives] == names
+    assert stage.objectives[0].module.weights == weights
+    planned = (section["gan"]["segmentor_weight"], section["gan"]["classifier_weight"])
+    assert (stage.inputs_hash == ft.FreeTumor(plan, trained).inputs_hash("gan")) == (weights == planned)
 
 
 def test_a_scan_without_a_body_is_removed_as_told(method, trained, monkeypatch):

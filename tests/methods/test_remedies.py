@@ -62,6 +62,11 @@ SETTINGS = [  # settings of plan, remedy, settings that follow it
         ("methods.difftumor.autoencoder=tumorgen", "methods.difftumor.ddpm.scale=channels"),
     ),
     (
+        ("methods.freetumor.gan.segmentor_weight=0", "methods.freetumor.gan.classifier_weight=0"),
+        "set methods.freetumor.gan.segmentor_weight or methods.freetumor.gan.classifier_weight above 0",
+        ("methods.freetumor.gan.segmentor_weight=0", "methods.freetumor.gan.classifier_weight=0.1"),
+    ),
+    (
         (
             "methods.syntumor.sizes=mix",
             "methods.syntumor.mask.radii_mm=[4]",

@@ -22,6 +22,7 @@ from tumorgen_cli.planning.ranges import (
     Width,
 )
 from tumorgen_cli.system.devices import DeviceBudget
+from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.tumors.masks import MaskConfig, plan_masks
 from tumorgen_cli.tumors.texture import TextureConfig, plan_texture
 
@@ -65,7 +66,8 @@ class GanConfig:
         batch: windows per step.
         iterations: training steps.
         learning_rate: learning rate after the warm-up.
-        classifier_weight: λ_cls.
+        segmentor_weight: weight of L_seg; 0 trains the generator against the classifier alone.
+        classifier_weight: λ_cls; 0 trains no classifier, so that nothing is adversarial.
         mask_channel: whether G sees the mask beside the image.
         form: "published" as the public code: the difference is blurred, and multiplied by a texture and by the mask
             with a blurred edge; "equation" as eq. 1: the difference is multiplied by the blurred image and the mask.
@@ -82,6 +84,7 @@ class GanConfig:
     batch: Batch
     iterations: Iterations
     learning_rate: LearningRate
+    segmentor_weight: Weight
     classifier_weight: Weight
     mask_channel: bool
     form: Literal["published", "equation"]
@@ -90,6 +93,12 @@ class GanConfig:
     edge_mm: MillimeterRange
     texture: TextureConfig
     ema: ShareBelowOne
+
+    def __post_init__(self) -> None:
+        if not self.segmentor_weight and not self.classifier_weight:
+            remedy = "set methods.freetumor.gan.segmentor_weight or methods.freetumor.gan.classifier_weight above 0"
+            fault = Fault("gan", "segmentor_weight and classifier_weight 0", "one or both above 0", remedy)
+            raise PlanError("The generator has no loss", [fault])
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,8 @@ def _plan_gan(d: Decisions, window: WindowPlan, budget: DeviceBudget) -> tuple[i
     d.take("batch", 4 if large else 1, "the paper's 4 from 16 GiB up")
     d.take("iterations", 20000 if large else 1500, "about 20 minutes on one CPU core; more is not measured")
     d.take("learning_rate", 1e-4 if large else 5e-4, "the paper's 1e-4; more with few steps")
-    d.take("classifier_weight", 0.1, "the paper's λ_cls")
+    d.take("segmentor_weight", 1.0, "the paper's eq. 2; 0: without L_seg, as in its Table 3")
+    d.take("classifier_weight", 0.1, "the paper's λ_cls; 0: without L_cls, as in its Table 3")
     d.take("mask_channel", False, "eq. 1: G(x); true: G sees the mask too")
     d.take("form", "published", "the paper's code; equation: eq. 1, which paints evenly")
     d.take("blur_taps", 7, "the paper's code")

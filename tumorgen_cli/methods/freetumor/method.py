@@ -191,16 +191,17 @@ class FreeTumor(Method):
             real_mask = (body[None] > 0).astype(np.float32)
             return {"image": image, "mask": mask[None], "weight": weight[None], "tumor": tumor, "body": real_mask}
 
-        paint = GeneratorObjective(self.generator.to(self.device), self.segmentor, classifier, c.classifier_weight)
-        objectives = (
-            Objective("generator", paint, c.learning_rate),
-            Objective("classifier", ClassifierObjective(classifier.to(self.device), paint), c.learning_rate),
-        )
+        weights = (c.segmentor_weight, c.classifier_weight)
+        paint = GeneratorObjective(self.generator.to(self.device), self.segmentor, classifier, weights)
+        objectives = [Objective("generator", paint, c.learning_rate)]
+        if c.classifier_weight:  # otherwise nothing would use what the classifier learns
+            judged = ClassifierObjective(classifier.to(self.device), paint)
+            objectives.append(Objective("classifier", judged, c.learning_rate))
         return Stage(
             name="gan",
             title="generator",
             models={"generator": self.generator},
-            objectives=objectives,
+            objectives=tuple(objectives),
             item=item,
             iterations=iterations or c.iterations,
             batch=c.batch,

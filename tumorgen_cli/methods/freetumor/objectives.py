@@ -32,15 +32,23 @@ class SegmentorObjective(nn.Module):
 
 
 class GeneratorObjective(nn.Module):
-    """L_seg + λ_cls L_cls; only the generator is trained.
+    """λ_seg L_seg + λ_cls L_cls; only the generator is trained. In the paper λ_seg is 1.
 
     Source: FreeTumor, eqs. 2 and 3.
     Deviation: The segmentor enters as a probability; masks have soft edges; the classifier judges patches.
+
+    Args:
+        generator: G.
+        segmentor: S, frozen.
+        classifier: What G is trained against.
+        weights: λ_seg and λ_cls. A term of weight 0 is not computed.
     """
 
-    def __init__(self, generator: TumorGenerator, segmentor: nn.Module, classifier: nn.Module, weight: float) -> None:
+    def __init__(
+        self, generator: TumorGenerator, segmentor: nn.Module, classifier: nn.Module, weights: tuple[float, float]
+    ) -> None:
         super().__init__()
-        self.generator, self.weight = generator, weight
+        self.generator, self.weights = generator, weights
         self._judges = (segmentor, classifier)  # the tuple keeps them out of this module's parameters
 
     def paint(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -51,12 +59,16 @@ class GeneratorObjective(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss for a batch of `image` (B, C, X, Y, Z) in [-1, 1], `mask` and `weight` (B, 1, X, Y, Z) in [0, 1]."""
         segmentor, classifier = self._judges
-        classifier.requires_grad_(False)
         picture, mask = self.paint(batch), batch["mask"]
-        missed = 1 - torch.sigmoid(segmentor(picture).float())
-        lost = (missed * mask).sum() / mask.sum()
-        fool = classification_loss(classifier(picture)[-1].float(), mask, 1.0)
-        return lost + self.weight * fool, {"lost": lost.detach(), "fool": fool.detach()}
+        terms, (of_segmentor, of_classifier) = {}, self.weights
+        if of_segmentor:
+            missed = 1 - torch.sigmoid(segmentor(picture).float())
+            terms["lost"] = of_segmentor, (missed * mask).sum() / mask.sum()
+        if of_classifier:
+            classifier.requires_grad_(False)
+            terms["fool"] = of_classifier, classification_loss(classifier(picture)[-1].float(), mask, 1.0)
+        loss = torch.stack([weight * term for weight, term in terms.values()]).sum()
+        return loss, {name: term.detach() for name, (_, term) in terms.items()}
 
 
 class ClassifierObjective(nn.Module):
