@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -156,7 +157,10 @@ Inception = Annotated[
     Optional[Path],
     typer.Option("--inception", help="File with the standard FID weights. Default: download.", exists=True),
 ]
-Healthy = Annotated[Optional[Path], typer.Option("--healthy", help="Folder of scans without tumors to paint into.")]
+Healthy = Annotated[
+    Optional[Path],
+    typer.Option("--healthy", help="Folder of scans without tumors to paint into: NIfTI files or DICOM series."),
+]
 Cases = Annotated[
     Optional[Literal["test", "train"]],
     typer.Option("--cases", help="Redraw the tumors of the held-out (test) or the training (train) cases."),
@@ -175,6 +179,15 @@ Anywhere = Annotated[
         metavar="",
         help="Paint anywhere in the body or the regions, not only where the surroundings look like those of training "
         "tumors.",
+    ),
+]
+Aim = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--aim",
+        metavar="SEGMENTOR",
+        help="Aim half of the pairs at what an nnU-Net misses or outlines badly: its results folder, with folds of the "
+        "training cases.",
     ),
 ]
 Regions = Annotated[
@@ -197,17 +210,43 @@ def refuse(message: str, faults: list[Fault]) -> None:
         raise PlanError(message, faults)
 
 
-def method_names(option: str, text: str, faults: list[Fault], arms: bool = False) -> list[str]:
-    """The methods, or with `arms` the arms of `downstream`, that an option names with commas between.
+def method_names(option: str, text: str, faults: list[Fault]) -> list[str]:
+    """The methods that an option names with commas between.
 
     Raises:
         PlanError: `faults`, and those of the names.
     """
     from tumorgen_cli.methods.registry import METHODS
+
+    return _known_names(option, text, METHODS, faults)
+
+
+def arm_names(text: str | None, faults: list[Fault]) -> list[str] | None:
+    """The arms that `downstream --arms` names with commas between; None if it is not given.
+
+    Raises:
+        PlanError: `faults`, and those of the names.
+    """
+    from tumorgen_cli.evaluation.design import ARMS
+
+    if text is None:
+        refuse("The experiment cannot be made", faults)
+        return None
+    if "real" not in {name.strip() for name in text.split(",")}:
+        fault = Fault(f"--arms {text}", "no real", "the arm that gains are measured against", "add real to --arms")
+        faults.insert(0, fault)
+    return _known_names("--arms", text, ARMS, faults)
+
+
+def _known_names(option: str, text: str, known: Collection[str], faults: list[Fault]) -> list[str]:
+    """The names in a text with commas between.
+
+    Raises:
+        PlanError: `faults`, and those of names that are not known or are given twice.
+    """
     from tumorgen_cli.system.json_records import unknown_name_fault
 
     names = [name.strip() for name in text.split(",")]
-    known: tuple[str, ...] = ("real", *METHODS, *(f"{name}-live" for name in METHODS)) if arms else METHODS
     faults += [unknown_name_fault(option, name, known) for name in dict.fromkeys(names) if name not in known]
     faults += [
         Fault(f"{option}.{name}", "named twice", "once", "leave one out") for name in known if names.count(name) > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +96,21 @@ def _labels_faults(where: str, labels: Any) -> list[Fault]:
 
 def list_scans(folder: Path, endings: Sequence[str]) -> tuple[Scans, list[Fault]]:
     """List the scans of a folder by case and channel, with a fault for each image that fits no case."""
-    scans: Scans = {}
     paths, faults = list_images(folder, endings)
+    scans, more = sort_scans(paths)
+    return scans, faults + more
+
+
+def sort_scans(paths: Iterable[tuple[Path, str]]) -> tuple[Scans, list[Fault]]:
+    """Sort images by case and channel, which their names without the ending tell; a fault for each that fits none."""
+    scans: Scans = {}
+    faults: list[Fault] = []
     for path, stem in paths:
         match = _SCAN.fullmatch(stem)
         if match is None:
-            remedy = f"rename it to {stem}_0000{path.name[len(stem) :]} if it is channel 0"
-            faults.append(
-                Fault(str(path), "no channel number", "<case>_<four digits>" + path.name[len(stem) :], remedy)
-            )
+            ending = "" if path.is_dir() else path.name[len(stem) :]
+            remedy = f"rename it to {path.name.removesuffix(ending)}_0000{ending} if it is channel 0"
+            faults.append(Fault(str(path), "no channel number", f"<case>_<four digits>{ending}", remedy))
             continue
         channels, channel = scans.setdefault(match["case"], {}), int(match["channel"])
         if channel in channels:
@@ -114,8 +120,15 @@ def list_scans(folder: Path, endings: Sequence[str]) -> tuple[Scans, list[Fault]
     return scans, faults
 
 
-def list_images(folder: Path, endings: Sequence[str]) -> tuple[list[tuple[Path, str]], list[Fault]]:
+def list_images(
+    folder: Path, endings: Sequence[str], ignored: Sequence[str] = ()
+) -> tuple[list[tuple[Path, str]], list[Fault]]:
     """List the images of a folder with their names without the ending.
+
+    Args:
+        folder: The folder; it may be missing.
+        endings: Endings of the images that are wanted.
+        ignored: Endings of other image formats that are no fault.
 
     Returns:
         The images; and a fault for each other image format, each image that is no file (a link to nothing, a folder, a
@@ -126,7 +139,7 @@ def list_images(folder: Path, endings: Sequence[str]) -> tuple[list[tuple[Path, 
     faults: list[Fault] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         ending = next((e for e in (*ENDINGS, *_OTHER_ENDINGS) if path.name.lower().endswith(e)), None)
-        if ending is None or path.name.startswith("."):
+        if ending is None or ending in ignored or path.name.startswith("."):
             continue  # notes, tables, hidden files
         if (name_fault := _name_fault(path)) is not None:
             faults.append(name_fault)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.system import console
-from tumorgen_cli.system.files import hash_file
+from tumorgen_cli.system.files import file_version, hash_file
 from tumorgen_cli.system.json_records import hash_value
 
 
@@ -66,13 +66,13 @@ def _case_files(dataset: Dataset, case: str) -> dict[str, Path]:
 
 
 def _looks_alike(path: Path, known: FileContent) -> bool:
-    now = path.stat()
-    return (now.st_size, now.st_mtime_ns) == (known.size, known.modified_ns)
+    version = file_version(path)
+    return version is not None and version[1:] == (known.size, known.modified_ns)
 
 
 def _hash(path: Path) -> FileContent:
-    before = path.stat()  # a file that changes meanwhile looks changed the next time
-    return FileContent(before.st_size, before.st_mtime_ns, hash_file(path))
+    _, size, modified_ns = file_version(path) or (0, 0, 0)  # a file that changes meanwhile looks changed the next time
+    return FileContent(size, modified_ns, hash_file(path))
 
 
 def describe_files(dataset: Dataset) -> str:

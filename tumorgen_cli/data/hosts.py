@@ -8,16 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from tumorgen_cli.data import volumes
-from tumorgen_cli.data.checks import NNUNET_FORMAT, channel_faults, geometry_faults, list_scans, read_header
+from tumorgen_cli.data.channels import modality
+from tumorgen_cli.data.checks import (
+    NNUNET_FORMAT,
+    channel_faults,
+    geometry_faults,
+    list_images,
+    read_header,
+    sort_scans,
+)
 from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.dicom import find_series
 from tumorgen_cli.geometry import Shape
 from tumorgen_cli.system import console, json_records
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
 
+_OTHER_HOSTS = "take hosts with the channels of the training set, in its order"
+
 
 @dataclass(frozen=True)
 class Host:
-    """A scan that tumors are painted into, with one file per channel."""
+    """A scan that tumors are painted into, with one file, or folder of a DICOM series, per channel."""
 
     case: str
     files: tuple[Path, ...]
@@ -26,23 +37,30 @@ class Host:
 def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".nii.gz") -> tuple[Host, ...]:
     """Find the scans of a folder (`<case>_0000.nii.gz`, ...), or of its imagesTr/ if there is one, sorted by case.
 
-    Headers are read, voxels are not.
+    Folders in it, at any depth, that hold a DICOM series are scans too. Headers are read, voxels are not.
 
     Raises:
         DataError: there are no scans, channels are missing or too many, or files are unreadable or differ in geometry.
     """
     inner = folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder
-    scans, faults = list_scans(inner, tuple(dict.fromkeys((file_ending, ".nii.gz"))))
-    faults += _foreign_channels(folder / "dataset.json", channel_names)
-    if not scans:
+    series = find_series(inner) if inner.is_dir() else {}
+    images, faults = list_images(inner, tuple(dict.fromkeys((file_ending, ".nii.gz"))), (".dcm",) if series else ())
+    scans, more = sort_scans([*images, *((place, _stem(name, channel_names)) for place, name in series.items())])
+    faults += more + _foreign_channels(folder / "dataset.json", channel_names)
+    if not scans and not faults:
         found = "no scans" if inner.is_dir() else "no such folder"
-        expected = f"files <case>_0000{file_ending}, a file per channel ({', '.join(channel_names)})"
+        expected = (
+            f"files <case>_0000{file_ending}, a file per channel ({', '.join(channel_names)}), or folders with a DICOM "
+            "series each"
+        )
         faults.append(Fault(str(inner), found, expected, "name another folder, or rename its files to that pattern"))
     faults += channel_faults(scans, inner, channel_names, file_ending)
     hosts = tuple(Host(case, tuple(scans[case][channel] for channel in sorted(scans[case]))) for case in sorted(scans))
     for host in hosts:
-        grids = {path: read_header(path, faults) for path in host.files if path.is_file()}
+        grids = {path: read_header(path, faults) for path in host.files if path.is_file() or path in series}
         faults += geometry_faults({path: grid for path, grid in grids.items() if grid is not None})
+        for path, channel in zip(host.files, channel_names, strict=False):
+            faults += _modality_faults(path, channel) if path in series and grids[path] is not None else []
     if faults:
         raise DataError("The host scans cannot be used", faults)
     volumes.warn_of_skewed(host.files[0] for host in hosts)
@@ -125,13 +143,26 @@ def describe_matches(known: Mapping[str, str]) -> str:
     return abbreviate_list([name if name == case else f"{name}, which is {case}" for name, case in known.items()])
 
 
+def _stem(name: str, channel_names: Sequence[str]) -> str:
+    """The name of a series with its channel number. Where scans have one channel, folders need none."""
+    return name if len(channel_names) > 1 or name.endswith("_0000") else f"{name}_0000"
+
+
+def _modality_faults(folder: Path, channel: str) -> list[Fault]:
+    """Find a readable DICOM series of another modality than its channel's name tells."""
+    wanted, found = modality(channel), volumes.read_series(folder).modality
+    if wanted.word is None or wanted.kind == "raw" or modality(found).kind == wanted.kind:
+        return []
+    return [Fault(str(folder), f"DICOM modality {found or 'not given'}", f"channel {channel} ({wanted})", _OTHER_HOSTS)]
+
+
 def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:
     """Find a dataset.json of the hosts that names other channels; a CT must not be painted on as if it were a PET."""
     names = _declared(path, "channel_names")
     if names is None or [str(n).lower() for n in names.values()] == [n.lower() for n in channel_names]:
         return []
-    remedy = "take hosts with the channels of the training set, in its order"
-    return [Fault(f"{path}: channel_names", ", ".join(map(str, names.values())), ", ".join(channel_names), remedy)]
+    found, expected = ", ".join(map(str, names.values())), ", ".join(channel_names)
+    return [Fault(f"{path}: channel_names", found, expected, _OTHER_HOSTS)]
 
 
 def _declared(path: Path, key: str) -> dict[str, Any] | None:

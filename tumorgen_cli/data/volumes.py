@@ -1,4 +1,7 @@
-"""Read, write and resample scans; only this module imports SimpleITK. Arrays are (X, Y, Z), geometry is a `Grid`."""
+"""Read, write and resample scans; only this module imports SimpleITK. Arrays are (X, Y, Z), geometry is a `Grid`.
+
+A scan is a file, or a folder with the slices of one DICOM series (`data.dicom`).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tumorgen_cli.data import headers, nifti
+from tumorgen_cli.data import dicom, headers, nifti
 from tumorgen_cli.data.slabs import PACKER, Slabs, pack, reverse_axes, unpacked
 from tumorgen_cli.geometry import Grid, Triple, as_triple, cast_to_dtype, describe_edges
 from tumorgen_cli.system import console
@@ -51,12 +54,16 @@ def file_fault(path: Path) -> Fault | None:
         return None
     if not path.exists():
         return Fault(str(path), "no such file", "a whole NIfTI (or other SimpleITK) volume", nifti.COPY_AGAIN)
+    return _folder_fault(path)
+
+
+def _folder_fault(path: Path) -> Fault:
     found = "a folder" if path.is_dir() else "a pipe or device"
     return Fault(str(path), found, "a file", "put the scan there as a file, or remove it")
 
 
 def read_grid(path: Path) -> Grid:
-    """Read the geometry of a scan from its header; voxels are not read.
+    """Read the geometry of a scan from its header, or from the headers of its slices; voxels are not read.
 
     Raises:
         DataError: the file is missing, unreadable, shorter than its header says, or not a 3D scalar volume.
@@ -67,9 +74,14 @@ def read_grid(path: Path) -> Grid:
 def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
     """Read the voxels (X, Y, Z) of a scan in the file's data type, and its geometry; every byte is checked.
 
+    Slices of a DICOM series are rescaled, each by its own slope and intercept, to int16, int32 or float32.
+
     Raises:
         DataError: the file is missing, unreadable, truncated or damaged, or not a 3D scalar volume.
     """
+    if path.is_dir():
+        series = read_series(path)
+        return reverse_axes(_stack_slices(series.files)), series.grid
     header, grid = _read_geometry(path)
     if header is not None:
         stored = nifti.read_voxels(path, header)
@@ -83,11 +95,54 @@ def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
     return reverse_axes(_sitk().GetArrayViewFromImage(image)), grid
 
 
+def read_series(folder: Path) -> dicom.Series:
+    """Read the tags of the DICOM series in a folder. They are kept as long as its files are the same.
+
+    Raises:
+        DataError: the folder holds no DICOM file, or files that are no single volume (`dicom.arrange`).
+    """
+    return _read_series_once(folder, file_version(folder))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _read_series_once(folder: Path, _version: tuple[int, int, int] | None) -> dicom.Series:
+    files = dicom.list_slices(folder)
+    if not files:
+        raise DataError("A file cannot be read", [_folder_fault(folder)])
+    return dicom.arrange(folder, [_read_tags(path) for path in files])
+
+
+def _read_tags(path: Path) -> dicom.Slice:
+    reader = _sitk().ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    with _readable(path):
+        reader.ReadImageInformation()
+    tags = {tag: reader.GetMetaData(tag) for tag in dicom.TAGS if reader.HasMetaDataKey(tag)}
+    return dicom.Slice(path, tags, reader.GetSize())
+
+
+def _stack_slices(paths: Sequence[Path]) -> np.ndarray:
+    """Read slices as one array (Z, Y, X). ITK's reader of series would cut all to the data type of the first one."""
+    slices = []
+    for path in paths:
+        with _readable(path):
+            array = _sitk().GetArrayFromImage(_sitk().ReadImage(str(path), imageIO="GDCMImageIO"))
+        slices.append(array.reshape(array.shape[-2:]).astype(np.float32 if array.dtype.kind == "f" else np.int32))
+    if any(each.dtype.kind == "f" for each in slices):
+        return np.stack([each.astype(np.float32) for each in slices])
+    short = np.iinfo(np.int16)
+    fits = all(short.min <= each.min() and each.max() <= short.max for each in slices)
+    return np.stack([each.astype(np.int16) for each in slices] if fits else slices)
+
+
 def _read_geometry(path: Path) -> tuple[Nifti1Header | None, Grid]:
     """Read and check the header of a file: that of a NIfTI file, None for other formats; and the geometry.
 
     Commands ask for the headers of the same hosts several times, so they are kept as long as the file is the same.
     """
+    if path.is_dir():
+        return None, read_series(path).grid
     fault = file_fault(path)
     if fault is not None:
         raise DataError("A file cannot be read", [fault])

@@ -213,7 +213,7 @@ def _read_host(record: Provenance, files: tuple[Path, ...]) -> np.ndarray:
     Raises:
         StateError: It is not where it was, or it has changed.
     """
-    lost = [path for path in files if not path.is_file()]
+    lost = [path for path in files if not path.exists()]
     if not files or lost or hash_once(*files) != record.host_hash:
         where = " and ".join(map(str, lost or files or record.host_file))
         found = "no such file" if lost or not files else "another scan than the pair was painted into"

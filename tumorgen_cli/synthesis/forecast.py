@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
+from tumorgen_cli.synthesis.jobs import PairJob, own_jobs
 from tumorgen_cli.synthesis.logs import read_log
-from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair, load_host
+from tumorgen_cli.synthesis.pair import PairInputs, draw_pair, load_host
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.shards import Shard, check_set
 from tumorgen_cli.synthesis.sources import Source
-from tumorgen_cli.synthesis.synthesize import own_jobs, set_identity, write_pair
+from tumorgen_cli.synthesis.synthesize import set_identity, write_pair
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
-from tumorgen_cli.system.files import free_bytes
+from tumorgen_cli.system.files import file_size, free_bytes
 
 _OTHER_FILES = 1.1  # labels and preview of a pair, relative to its images
 _PREVIEW_BYTES = 100_000
@@ -74,10 +75,7 @@ def forecast_set(inputs: PairInputs, jobs: Sequence[PairJob], out: Path, shard: 
     # pairs that were given up because of their host are tried again
     over = {record.case for record in done} | {case for case, line in given_up.items() if "reason" not in line}
     missing = [job for job in own_jobs(jobs, shard) if job.case not in over]
-    bytes_each = [
-        _OTHER_FILES * sum(file.stat().st_size for file in job.source.files if file.is_file()) + _PREVIEW_BYTES
-        for job in missing
-    ]
+    bytes_each = [_OTHER_FILES * sum(map(file_size, job.source.files)) + _PREVIEW_BYTES for job in missing]
     known = done or _painted_before(inputs, out)
     each = float(np.median([record.seconds["total"] for record in known])) if known else None
     free = free_bytes(out)

@@ -36,13 +36,13 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.windows import cut_mix
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
+from tumorgen_cli.synthesis.jobs import PairJob
 from tumorgen_cli.synthesis.logs import open_log
 from tumorgen_cli.synthesis.options import QualityOptions
 from tumorgen_cli.synthesis.pair import (
     DrawnPair,
     LoadedHost,
     PairInputs,
-    PairJob,
     Quality,
     draw_pair,
     load_host,
@@ -52,7 +52,7 @@ from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system.devices import peak_memory_gib
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
-from tumorgen_cli.system.files import append_line, derive_seed
+from tumorgen_cli.system.files import append_line, derive_seed, file_size
 from tumorgen_cli.system.json_records import hash_value, read_record, to_plain, write_json
 from tumorgen_cli.system.locks import locked
 from tumorgen_cli.system.processes import exit_with_parent
@@ -98,7 +98,7 @@ def source_names(sources: Sequence[Source]) -> tuple[str, ...]:
 
 def hash_file_sizes(sources: Sequence[Source]) -> str:
     """Hash names and sizes of the scans' files, without reading them; it changes, for instance, with a new export."""
-    return hash_value(sorted({(path.name, path.stat().st_size) for source in sources for path in source.files}))
+    return hash_value(sorted({(path.name, file_size(path)) for source in sources for path in source.files}))
 
 
 def find_turn(names: Sequence[str], number: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import errno
 import functools
 import hashlib
 import io
+import itertools
 import os
 import platform
 import re
@@ -186,12 +187,32 @@ def hash_once(*paths: Path) -> str:
 
 
 def file_version(path: Path) -> tuple[int, int, int] | None:
-    """What tells a file from one that has replaced it: inode, size and time in ns; None if there is no file."""
+    """What tells a file from one that has replaced it: inode, size and time in ns; None if there is no file.
+
+    A folder has the size of its files and the time of the newest.
+    """
     try:
         stat = path.stat()
+        if not path.is_dir():
+            return stat.st_ino, stat.st_size, stat.st_mtime_ns
+        inner = [each.stat() for each in _files_of(path)]
     except FileNotFoundError:
         return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+    size, newest = sum(each.st_size for each in inner), max((each.st_mtime_ns for each in inner), default=0)
+    return stat.st_ino, size, max(newest, stat.st_mtime_ns)
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file, or of the files of a folder; 0 if there is none."""
+    version = file_version(path)
+    return 0 if version is None else version[1]
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The files that are hashed for a path: itself, or, of a folder, its files by name, without hidden ones."""
+    if not path.is_dir():
+        return [path]
+    return [each for each in sorted(path.iterdir()) if each.is_file() and not each.name.startswith(".")]
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -200,9 +221,12 @@ def _hash_version(paths: tuple[Path, ...], _versions: tuple[tuple[int, int, int]
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """The first 16 hex digits of the SHA-256 of the content of files, one after the other."""
+    """The first 16 hex digits of the SHA-256 of the content of files, one after the other.
+
+    A folder, such as one of a DICOM series, counts as its files.
+    """
     digest = hashlib.sha256()
-    for path in paths:
+    for path in itertools.chain.from_iterable(map(_files_of, paths)):
         with path.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
