@@ -7,6 +7,12 @@ from support.sets import SHAPE, SPLITS, ball, scan, write_case, write_set
 from tumorgen_cli.planning.plan import ChannelPlan, PastePlan, Plan, WindowPlan
 
 
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """A bootstrap that is quick, where a test needs many of them."""
+    monkeypatch.setattr("tumorgen_cli.metrics.inference.RESAMPLES", 200)
+
+
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")

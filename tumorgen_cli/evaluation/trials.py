@@ -1,201 +1,237 @@
 """Comparisons of arms over draws of the annotated cases, from rows of `ScanScore`.
 
 The draw of the annotated cases (the subset) is the unit: paintings and seeds are averaged within it, and intervals are
-t intervals over subsets. A bootstrap over the patients of the test set stands beside them.
+t intervals over subsets. A bootstrap over the patients of the test set, and nothing else, stands beside them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tumorgen_cli.evaluation.scan_scores import ScanScore
+import numpy as np
+
+from tumorgen_cli.evaluation.measures import FALSE_POSITIVES, MEASURES, SIZES, Training, segmentors, sensitivity
+from tumorgen_cli.evaluation.scan_scores import EMPTY, REAL, ScanScore
+from tumorgen_cli.evaluation.verdicts import Comparison, Primary, comparison_verdict, undertrained
+from tumorgen_cli.metrics.inference import (
+    Components,
+    Interval,
+    bootstrap_interval,
+    draw_weights,
+    holm,
+    nested_components,
+    t_interval,
+    t_test,
+)
 
 
 @dataclass(frozen=True)
-class Primary:
-    """The one comparison that is named before training.
+class MeasuredArm:
+    """A measure of an arm at a number of cases.
 
     Attributes:
-        arm: The arm that should be better.
-        against: The arm it is compared with.
-        measure: Name of the measure, of `MEASURES`.
-        cases: Number of annotated real cases; None means all.
-        hosts: Number of hosts of the arm, as in its rows.
+        over_subsets: Mean over subsets with its t interval.
+        over_patients: The same mean with its bootstrap interval over test patients.
+        components: Where the values differ from each other.
     """
 
-    arm: str
-    against: str
-    measure: str
-    cases: int | None
-    hosts: int | None = None
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with the ends of its 95 % interval; the ends are nan where nothing can be said."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An arm against another one at the same number of annotated cases; above 0 the arm is better.
-
-    Attributes:
-        primary: What is compared.
-        over_subsets: Mean difference over subsets with its t interval; nan ends with fewer than two subsets.
-        over_patients: The same mean difference with its bootstrap interval over test patients.
-        p: Two-sided p of the paired t test over subsets; nan with fewer than two subsets.
-        p_holm: p after Holm's correction over all comparisons but the primary one.
-        spread: Standard deviation of the difference over subsets.
-        subsets: Number of subsets that both arms have.
-        exploratory: Whether it is not the one that was named before training.
-        verdict: A sentence that says what the intervals carry.
-    """
-
-    primary: Primary
     over_subsets: Interval
     over_patients: Interval
-    p: float
-    p_holm: float
-    spread: float
-    subsets: int
-    exploratory: bool
-    verdict: str
+    components: Components
 
 
 @dataclass(frozen=True)
-class Components:
-    """Standard deviations of a measure: over subsets, paintings of a subset, and seeds of a painting.
-
-    nan where the rows do not hold two of a kind.
-    """
-
-    subset: float
-    painting: float
-    seed: float
-
-
-@dataclass(frozen=True)
-class Room:
-    """Whether the number of real cases matters enough for a gain to be seen.
-
-    Attributes:
-        found: Whether it does.
-        lesion_dsc: Lesion DSC of many minus few real cases, with its interval.
-        sensitivity: Sensitivity at one false positive a scan of many minus few, with its interval.
-        verdict: A sentence that says so.
-    """
-
-    found: bool
-    lesion_dsc: Interval
-    sensitivity: Interval
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What an arm makes up for: the share of the way from n to all real cases, and the real cases worth the same.
-
-    Attributes:
-        arm: The arm.
-        cases: n.
-        share: (DSC of n with pairs - DSC of n) / (DSC of all - DSC of n); nan where `reason` is not empty.
-        cases_worth: Number of real cases with which the real arm reaches the arm's DSC; the ends may be inf.
-        reason: Why there is no share; empty if there is one.
-    """
+class ArmScores:
+    """An arm at a number of cases and of hosts, by name of the measure."""
 
     arm: str
     cases: int | None
-    share: Interval
-    cases_worth: Interval
-    reason: str
-
-
-@dataclass(frozen=True)
-class Detectable:
-    """What a design can detect.
-
-    Attributes:
-        difference: The true difference that is found with a power of 80 % at a level of 5 %.
-        cautious: The same where the spread is at the upper end of its one-sided 80 % interval.
-        spread: The standard deviation over subsets that this assumes.
-        text: A sentence that says so, and where the spread comes from.
-    """
-
-    difference: float
-    cautious: float
-    spread: float
-    text: str
+    hosts: int | None
+    subsets: int
+    trainings: int
+    measures: dict[str, MeasuredArm]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that is concluded from the rows of an experiment; `primary` is None where its arms have no rows yet."""
+    """All that is concluded from the rows of an experiment.
 
-    primary: Comparison | None
+    Attributes:
+        arms: Every arm at every number of cases and hosts.
+        primary: The comparison that was named before training.
+        exploratory: All others.
+        silent: A sentence for every number of cases at which nothing is concluded.
+    """
+
+    arms: tuple[ArmScores, ...]
+    primary: Comparison
     exploratory: tuple[Comparison, ...]
-    recovered: tuple[Recovered, ...]
+    silent: tuple[str, ...]
 
 
-def sensitivity_at_fp(rows: Sequence[ScanScore], fp_per_scan: float = 1.0, size_class: str | None = None) -> float:
-    """Compute the share of lesions found where components are kept down to the score that leaves so many false positives.
+class Trials:
+    """The trained segmentors of an experiment, and their measures, computed when first asked for."""
 
-    The mean over the trained segmentors in the rows.
+    def __init__(self, rows: Sequence[ScanScore]) -> None:
+        """Gather the rows."""
+        self.segmentors, self.patients = segmentors(rows)
+        self._weights = draw_weights(self.patients, "patients")
+        self._known: dict[tuple[Training, str], tuple[float, np.ndarray]] = {}
+
+    def arms(self) -> list[tuple[str, int | None, int | None]]:
+        """Return every (arm, cases, hosts), in the order of the rows."""
+        return list(dict.fromkeys((key.arm, key.cases, key.hosts) for key in self.segmentors))
+
+    def trainings(self, arm: str, cases: int | None, hosts: int | None) -> list[Training]:
+        """Return the trainings of an arm."""
+        return [key for key in self.segmentors if (key.arm, key.cases, key.hosts) == (arm, cases, hosts)]
+
+    def partner(self, arm: str, cases: int | None, hosts: int | None) -> int | None:
+        """Return the number of hosts of the arm to compare with: the same, or None where there is no such arm."""
+        return hosts if (arm, cases, hosts) in self.arms() else None
+
+    def measured(self, key: Training, measure: str) -> tuple[float, np.ndarray]:
+        """Return a measure of a training, and of every resample of the patients (resamples,)."""
+        if (key, measure) not in self._known:
+            one = np.ones((1, len(self.patients)), int)
+            own = self.segmentors[key]
+            resampled = own.estimate(measure, self._weights) if MEASURES[measure].by_patient else np.full(1, math.nan)
+            self._known[key, measure] = float(own.estimate(measure, one)[0]), resampled
+        return self._known[key, measure]
+
+    def by_subset(
+        self, arm: str, cases: int | None, hosts: int | None, measure: str
+    ) -> dict[int, tuple[float, np.ndarray]]:
+        """Average a measure over seeds, then over paintings, within every subset; one undefined value makes it nan."""
+        groups: dict[int, dict[int, list[tuple[float, np.ndarray]]]] = {}
+        for key in self.trainings(arm, cases, hosts):
+            groups.setdefault(key.subset, {}).setdefault(key.painting, []).append(self.measured(key, measure))
+        return {subset: _average([_average(own) for own in paintings.values()]) for subset, paintings in groups.items()}
+
+    def counted(self, keys: Sequence[Training], measure: str) -> int:
+        """Count the patients with which alone the measure is defined."""
+        alone = np.eye(len(self.patients), dtype=int)
+        defined = [np.isfinite(self.segmentors[key].estimate(measure, alone)) for key in keys[:1]]
+        return int(np.any(defined, axis=0).sum()) if defined else 0
+
+
+def _average(values: Sequence[tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
+    return float(np.mean([value for value, _ in values])), np.mean([resampled for _, resampled in values], axis=0)
+
+
+def sensitivity_at_fp(
+    rows: Sequence[ScanScore], fp_per_scan: float = FALSE_POSITIVES, size_class: str | None = None
+) -> float:
+    """Compute the share of lesions found at a number of false positives a scan; the mean over trainings.
 
     Args:
         rows: Rows of all test scans.
         fp_per_scan: Most false positives a scan, over all scans.
         size_class: Name of a class of `SIZES`; None for lesions of every size.
-
-    Raises:
-        ValueError: There is no such class.
     """
-    raise NotImplementedError
+    found, patients = segmentors(rows)
+    size = (0.0, math.inf) if size_class is None else SIZES[size_class]
+    one = np.ones((1, len(patients)), int)
+    return float(np.mean([sensitivity(s, one[:, s.patients], fp_per_scan, size)[0] for s in found.values()]))
 
 
 def lesion_dsc(rows: Sequence[ScanScore]) -> float:
-    """Average the component-matched Dice over all lesions, 0 for missed ones; the mean over trained segmentors."""
-    raise NotImplementedError
+    """Average the component-matched Dice over all lesions, 0 for missed ones; the mean over trainings."""
+    trials = Trials(rows)
+    return float(np.mean([trials.measured(key, "lesion_dsc")[0] for key in trials.segmentors]))
 
 
 def variance_components(rows: Sequence[ScanScore], measure: str) -> Components:
     """Estimate the components of a measure's variance from the rows of one arm at one number of cases."""
-    raise NotImplementedError
+    trials = Trials(rows)
+    return _components(trials, list(trials.segmentors), measure)
+
+
+def _components(trials: Trials, keys: Sequence[Training], measure: str) -> Components:
+    return nested_components([(key.subset, key.painting, trials.measured(key, measure)[0]) for key in keys])
 
 
 def compare(rows: Sequence[ScanScore], what: Primary) -> Comparison:
-    """Compare two arms, paired by subset."""
-    raise NotImplementedError
+    """Compare two arms, paired by subset, as the comparison that was named before training."""
+    found = compare_within(Trials(rows), what, exploratory=False)
+    return replace(found, verdict=comparison_verdict(found))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values by Holm's method; nan stay nan and do not count."""
-    raise NotImplementedError
+def compare_within(trials: Trials, what: Primary, exploratory: bool) -> Comparison:
+    """Compare two arms, paired by subset; the verdict is left empty."""
+    other_hosts = trials.partner(what.against, what.cases, what.hosts)
+    own = trials.by_subset(what.arm, what.cases, what.hosts, what.measure)
+    other = trials.by_subset(what.against, what.cases, other_hosts, what.measure)
+    sign = 1 if MEASURES[what.measure].rises else -1
+    shared = [key for key in own if key in other and math.isfinite(own[key][0] - other[key][0])]
+    differences = np.array([sign * (own[key][0] - other[key][0]) for key in shared])
+    over_subsets = t_interval(differences)
+    patients, resampled = 0, np.full(1, math.nan)
+    if shared:
+        resampled = np.mean([sign * (own[key][1] - other[key][1]) for key in shared], axis=0)
+        patients = trials.counted(trials.trainings(what.arm, what.cases, what.hosts), what.measure)
+    return Comparison(
+        what,
+        over_subsets,
+        bootstrap_interval(over_subsets.value, resampled, patients),
+        t_test(differences),
+        math.nan,
+        float(np.std(differences, ddof=1)) if len(shared) > 1 else math.nan,
+        len(shared),
+        patients,
+        exploratory,
+    )
 
 
-def recovered_share(
-    rows: Sequence[ScanScore], arm: str, cases: int, all_cases: int, hosts: int | None = None
-) -> Recovered:
-    """Estimate which share of the way from n to all real cases an arm recovers, by a ratio bootstrap over patients."""
-    raise NotImplementedError
+def analyze(rows: Sequence[ScanScore], primary: Primary, no_room: str = "") -> Analysis:
+    """Make the primary comparison and all others: every arm against REAL and EMPTY, at every count, by every measure.
+
+    Args:
+        rows: The rows of the experiment.
+        primary: The comparison that was named before training.
+        no_room: Why nothing is concluded at all, the verdict of `room_for_gain`; empty if there is room.
+    """
+    trials = Trials(rows)
+    reasons = {
+        cases: reason
+        for cases in dict.fromkeys(row.cases for row in rows)
+        if (reason := no_room or undertrained([row for row in rows if row.cases == cases]))
+    }
+    exploratory = [
+        compare_within(trials, Primary(arm, against, measure, cases, hosts), exploratory=True)
+        for arm, cases, hosts in trials.arms()
+        if arm != REAL and cases not in reasons
+        for against in dict.fromkeys((REAL, EMPTY))
+        if against != arm and (against, cases, trials.partner(against, cases, hosts)) in trials.arms()
+        for measure in MEASURES
+        if Primary(arm, against, measure, cases, hosts) != primary
+    ]
+    exploratory = [each for each in exploratory if each.subsets]
+    corrected = holm([each.p for each in exploratory])
+    exploratory = [replace(each, p_holm=p) for each, p in zip(exploratory, corrected, strict=True)]
+    first = compare_within(trials, primary, exploratory=False)
+    silent = reasons.get(primary.cases, "")
+    return Analysis(
+        arms=tuple(_arm(trials, *each) for each in trials.arms()),
+        primary=replace(first, verdict=f"No conclusion: {silent}." if silent else comparison_verdict(first)),
+        exploratory=tuple(replace(each, verdict=comparison_verdict(each)) for each in exploratory),
+        silent=tuple(
+            f"{'all' if cases is None else cases} real cases: no conclusion, {reason}"
+            for cases, reason in reasons.items()
+        ),
+    )
 
 
-def detectable_difference(
-    rows: Sequence[ScanScore], measure: str, subsets: int, paintings: int, seeds: int
-) -> Detectable:
-    """Say which difference of an arm a design with so many subsets, paintings and seeds detects, from a pilot's rows."""
-    raise NotImplementedError
-
-
-def room_for_gain(rows: Sequence[ScanScore], few: int = 8, many: int = 32) -> Room:
-    """Say whether many real cases are better than few by 0.05 of lesion DSC or 10 points of sensitivity (REAL rows)."""
-    raise NotImplementedError
-
-
-def analyze(rows: Sequence[ScanScore], primary: Primary, all_cases: int) -> Analysis:
-    """Make the primary comparison and all others: every arm against REAL and EMPTY, at every count, by every measure."""
-    raise NotImplementedError
+def _arm(trials: Trials, arm: str, cases: int | None, hosts: int | None) -> ArmScores:
+    keys = trials.trainings(arm, cases, hosts)
+    measures = {}
+    for measure in MEASURES:
+        own = list(trials.by_subset(arm, cases, hosts, measure).values())
+        over_subsets = t_interval([value for value, _ in own])
+        if math.isfinite(over_subsets.value):
+            resampled = np.mean([each for _, each in own], axis=0)
+            over_patients = bootstrap_interval(over_subsets.value, resampled, trials.counted(keys, measure))
+            measures[measure] = MeasuredArm(over_subsets, over_patients, _components(trials, keys, measure))
+    return ArmScores(arm, cases, hosts, len({key.subset for key in keys}), len(keys), measures)
