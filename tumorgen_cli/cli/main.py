@@ -10,12 +10,12 @@ import typer
 from typer.core import TyperCommand
 
 from tumorgen_cli import __version__
-from tumorgen_cli.cli import data, nnunet, pairs, run, scores, training
+from tumorgen_cli.cli import data, downstream, nnunet, pairs, run, scores, sharing, submit, training
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import did_you_mean
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
-_PIPELINE, _USE, _STUDIES = "The pipeline", "Pairs and nnU-Net", "Studies"
+_PIPELINE, _USE, _MODELS, _STUDIES = "The pipeline", "Pairs and nnU-Net", "Models to share", "Studies"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,12 +71,16 @@ _command(rich_help_panel=_PIPELINE)(data.preprocess)
 _command(rich_help_panel=_PIPELINE)(training.train)
 _command(rich_help_panel=_PIPELINE)(pairs.synthesize)
 _command(rich_help_panel=_PIPELINE)(scores.evaluate)
+_command(rich_help_panel=_PIPELINE)(submit.submit)
 _command(rich_help_panel=_PIPELINE)(data.status)
 _command("filter", rich_help_panel=_USE)(pairs.filter_pairs)
 _command(rich_help_panel=_USE)(nnunet.merge)
 _command("nnunet-setup", rich_help_panel=_USE)(nnunet.nnunet_setup)
+_command(rich_help_panel=_MODELS)(sharing.export)
+_command(rich_help_panel=_MODELS)(sharing.install)
+_command(rich_help_panel=_MODELS)(sharing.models)
 _command(rich_help_panel=_STUDIES)(scores.compare)
-_command(rich_help_panel=_STUDIES)(nnunet.downstream)
+_command(rich_help_panel=_STUDIES)(downstream.downstream)
 reader_study = typer.Typer(no_args_is_help=True, help="A blind study: do readers tell real from synthetic lesions?")
 reader_study.command("make", cls=_Command)(scores.make_study)
 reader_study.command("score", cls=_Command)(scores.score_study)

@@ -90,11 +90,15 @@ def choose_workers(dataset: Dataset) -> int:
 
 
 def choose_preprocessing_workers(grids: Sequence[Grid], channels: int) -> int:
-    """Choose how many preprocessing workers fit into memory.
+    """Choose how many preprocessing workers fit into memory."""
+    return max(1, min(usable_cores(), int(available_memory_gib() / preprocessing_memory_gib(grids, channels))))
+
+
+def preprocessing_memory_gib(grids: Sequence[Grid], channels: int) -> float:
+    """The memory of a machine, in GiB, that lets one preprocessing worker run.
 
     A worker needs 0.4 GiB and about 40 bytes for each voxel and channel of the largest scan. At most 60 percent of the
     memory is used.
     """
     largest = max((float(np.prod(grid.shape)) for grid in grids), default=1.0)
-    need = 0.4 + 40 * largest * channels / 2**30
-    return max(1, min(usable_cores(), int(0.6 * available_memory_gib() / need)))
+    return (0.4 + 40 * largest * channels / 2**30) / 0.6

@@ -12,6 +12,7 @@ from tumorgen_cli.methods.base import Method
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.methods.shortfalls import LEAST_TRAINED
 from tumorgen_cli.pipeline.hints import DEFAULT_METHOD, command_line, quote
+from tumorgen_cli.pipeline.submit_state import job_states, queue_of, read_chain, submit_folder
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace, check_planned
@@ -28,6 +29,7 @@ from tumorgen_cli.training.checkpoints import PROGRESS, read_run
 
 State = Literal["to do", "running", "partly", "done", "outdated"]
 _AGAIN = "delete it"
+_JOB = "job "  # before the names of submitted jobs
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,21 @@ def workspace_status(workspace: Workspace, work: Path | str | None = None) -> li
     if running.startswith("tumorgen preprocess"):
         state = "running"
     steps.append(Step("preprocess", state, f"{ready} of {len(cases)} cases", command_line("preprocess", work)))
-    return [*steps, *_training_steps(workspace, plan, work, running), *_set_steps(workspace, plan, work)]
+    steps += [*_training_steps(workspace, plan, work, running), *_set_steps(workspace, plan, work)]
+    return [*steps, *_job_steps(workspace, work)]
 
 
 def next_step(steps: Sequence[Step]) -> Step | None:
     """The first step that is not done; None where all are. It may be one that is running.
 
-    Sets that are outdated count only if there is no other set.
+    Jobs that wait, run or have stopped come before the steps that they do. Sets that are outdated count only if there
+    is no other set.
     """
+    jobs = [step for step in steps if step.name.startswith(_JOB)]
+    for state in ("running", "partly"):
+        if found := next((step for step in jobs if step.state == state), None):
+            return found
+    steps = [step for step in steps if step not in jobs]
     sets = [step for step in steps if step.name.startswith(("synthesize", "evaluate"))]
     fresh = [step for step in sets if step.state != "outdated"] or sets
     return next((step for step in steps if step.state != "done" and (step not in sets or step in fresh)), None)
@@ -198,6 +207,25 @@ def _set_steps(workspace: Workspace, plan: Plan, work: Path | str) -> list[Step]
         steps.append(Step(f"synthesize {folder.name}", state, detail, _set_command(folder, made, state, work)))
         steps.append(_evaluation_step(workspace, folder, state, work))
     return steps or [Step("synthesize", "to do", "", command_line("synthesize --healthy DIR -n 20", work))]
+
+
+def _job_steps(workspace: Workspace, work: Path | str) -> list[Step]:
+    """The jobs of `submit`: running if tasks wait or run, partly done if tasks have stopped."""
+    folder = submit_folder(workspace)
+    chain = read_chain(folder)
+    if chain is None:
+        return []
+    try:
+        queue = queue_of(chain)  # before the marks of finished tasks are looked for
+    except StateError as error:
+        return [Step(f"{_JOB}queue", "running", f"not known: {error.faults[0].found}", command_line("status", work))]
+    here, steps = bool(lock_holder(folder)), []
+    for each in job_states(folder, chain, queue):
+        state: State = "done" if each.is_done else "partly" if each.stopped or each.done else "to do"
+        if not each.is_done and (each.queued or here):
+            state, here = "running", False  # on this machine one job runs at a time
+        steps.append(Step(f"{_JOB}{each.job.name}", state, each.detail, command_line("submit", work)))
+    return steps
 
 
 def _count_lines(folder: Path, log: str) -> int:

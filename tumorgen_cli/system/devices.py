@@ -151,6 +151,25 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share_devices(device: Literal["cpu", "cuda"], count: int | None = None) -> list[dict[str, str]]:
+    """The variables of the environment of processes that run at the same time: a GPU, or a share of the cores, each.
+
+    Args:
+        device: What they compute on.
+        count: How many there are. None: one for each GPU, or one.
+    """
+    if device == "cuda":
+        import torch
+
+        found = torch.cuda.device_count()
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # the GPUs that a scheduler or the user allows
+        gpus = [each.strip() for each in given.split(",")][:found] if given else [str(i) for i in range(found)]
+        if gpus:
+            return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(count or len(gpus))]
+    count = count or 1
+    return [{"OMP_NUM_THREADS": str(max(1, usable_cores() // count))}] * count if count > 1 else [{}]
+
+
 def measure_bf16_speedup() -> float:
     """Measure how many times faster bf16 is than fp32 for a 3D convolution, forward and backward, on this CPU.
 
