@@ -18,10 +18,12 @@ from support.workspaces import TOY, plan_toy
 from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume, write_volume
-from tumorgen_cli.evaluation.gains import Design, Downstream, LesionOutcome, PatientScore, TrainedNnunet, summarize_arms
+from tumorgen_cli.evaluation.design import Design, Variant, attained_share, find_arm, repeats
+from tumorgen_cli.evaluation.gains import Downstream, LesionOutcome, PatientScore, TrainedNnunet, summarize_arms
 from tumorgen_cli.evaluation.reports.downstream import draw_page
 from tumorgen_cli.judge import model
 from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.metrics.lesions import LesionScore
 from tumorgen_cli.nnunet import job as job_module
 from tumorgen_cli.nnunet import runner
 from tumorgen_cli.nnunet.job import NetworkSize, Schedule, TrainingCase
@@ -29,15 +31,15 @@ from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.studies import downstream, downstream_runs
+from tumorgen_cli.studies import downstream, downstream_runs, downstream_sources
 from tumorgen_cli.studies.downstream import case_counts, measure_gains, nested_order
-from tumorgen_cli.studies.downstream_runs import attained_share, repeats
 from tumorgen_cli.studies.downstream_tables import gain_rows, gains_csv
+from tumorgen_cli.studies.downstream_tasks import Point, Task
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError
 from tumorgen_cli.system.json_records import read_record, write_json
 
-DESIGN = Design(("real", "copypaste"), (0.5, 1.0), 2, 0.02, 2, 0.5)
+DESIGN = Design(("real", "copypaste"), (0.5, 1.0), 2, 0.02, 2, 0.5, unpainted=0.0)
 
 
 def test_fractions_become_counts():
@@ -67,7 +69,7 @@ def test_real_cases_are_repeated_to_their_share():
     assert repeats(8, 0, 0.5) == 1
     assert repeats(32, 8, 0.5) == 1  # never fewer than they are
     shares = [
-        attained_share(dataclasses.replace(DESIGN, ratio=ratio, real_share=share))
+        attained_share(dataclasses.replace(DESIGN, ratio=ratio, real_share=share), 0.0)
         for ratio, share in ((4, 0.5), (2, 0.75), (1, 0.25))
     ]
     assert shares == [0.5, 0.75, 0.5]  # a real case stands there once at least, so live arms see as many
@@ -107,17 +109,32 @@ def nnunets(monkeypatch):
     def score(task, plan, schedule, kind):
         value = min(1.0, len(set(task.job.train)) / 20)
         patients = tuple(
-            PatientScore(case.name, value, value, (LesionOutcome(30.0, True),), ()) for case in task.data.test
+            PatientScore(case.name, value, value, (LesionOutcome(30.0, True),), ()) for case in task.point.data.test
         )
         run = TrainedNnunet(
-            task.arm, task.cases, task.seed, task.pairs, task.real_share, 2100, 0.1, task.job.inputs_hash, patients
+            task.variant.arm.name,
+            task.point.cases,
+            task.seed,
+            task.pairs,
+            task.real_share,
+            schedule.epochs * schedule.iterations * 100,
+            0.1,
+            task.job.inputs_hash,
+            patients,
+            task.variant.hosts,
+            task.point.subset,
+            task.variant.painting,
+            tuple(
+                downstream_runs._scan_score(task, schedule, patient, (LesionScore(30.0, True, True, value, value),), ())
+                for patient in patients
+            ),
         )
         write_json(task.folder / "run.json", run)
         return run
 
     monkeypatch.setattr(downstream_runs, "run_job", run_job)
     monkeypatch.setattr(downstream_runs, "_score", score)
-    monkeypatch.setattr(downstream, "_pictures", lambda *_: [])
+    monkeypatch.setattr(downstream, "draw_patients", lambda *_: [])
     return trained
 
 
@@ -142,7 +159,7 @@ def test_arms_differ_in_their_pairs_alone(copy, nnunets, phantoms):
 
 
 def test_weak_weights_that_painted_pairs_are_on_the_page(copy, nnunets, phantoms, monkeypatch):
-    monkeypatch.setattr(downstream, "find_shortfalls", lambda method: (f"{method.name} saw 40 of 4000 steps",))
+    monkeypatch.setattr(downstream_sources, "find_shortfalls", lambda method: (f"{method.name} saw 40 of 4000 steps",))
     design = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1)
     made = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
     count = len(copy.splits().train)
@@ -261,7 +278,7 @@ def test_what_nnunet_ignores_is_not_scored(copy, tmp_path, monkeypatch):
     corner = np.zeros(labels.shape, bool)
     corner[:3, :3, :3] = True
     write_volume(tmp_path / "label.nii.gz", np.where(corner, 2, labels).astype(np.uint8), grid)
-    found = SimpleNamespace(tumor=lambda image, grid: (labels == 1) | corner)
+    found = SimpleNamespace(tumor_with_probability=lambda image, grid: ((labels == 1) | corner, labels == 1))
     monkeypatch.setattr(model, "Judge", lambda *_: found)
     files = TrainingCase(case, dataset.image_files(case), tmp_path / "label.nii.gz")
     for names, spurious in (
@@ -273,7 +290,7 @@ def test_what_nnunet_ignores_is_not_scored(copy, tmp_path, monkeypatch):
         (runner.results_folder(folder) / "fold_all").mkdir(parents=True)
         torch.save({"seconds": 60.0}, runner.results_folder(folder) / "fold_all" / FINAL)
         job = SimpleNamespace(inputs_hash="0")
-        task = downstream_runs.Task("real", 4, 0, folder, data, job, 0, 1.0)
+        task = Task(Point(4, 0, data), Variant(find_arm("real")), 0, folder, job, 0, 1.0)
         (score,) = downstream_runs._score(task, copy.plan(), Schedule(1, 1, 0.5), "cpu").patients
         assert (score.dice == 1, len(score.false_positives)) == (not spurious, spurious)
 
@@ -333,7 +350,7 @@ def test_an_arm_that_fails_leaves_the_others(copy, nnunets, phantoms, monkeypatc
     def synthesize(workspace, method, *_, **__):
         raise DataError("No tumor came", [Fault("a case", "10 draws", "a tumor", "train longer")])
 
-    monkeypatch.setattr(downstream, "synthesize_pairs", synthesize)
+    monkeypatch.setattr(downstream_sources, "synthesize_pairs", synthesize)
     made = measure_gains(
         copy, dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), HostOptions(phantoms.healthy), "cpu"
     )
@@ -395,7 +412,7 @@ def test_cases_that_cannot_be_learnt_from_leave_the_other_numbers(copy, nnunets,
     def subset_workspace(*_):
         raise PlanError("No tumor to learn from", [Fault("cases", "none", "one", "take more")])
 
-    monkeypatch.setattr(downstream, "subset_workspace", subset_workspace)
+    monkeypatch.setattr(downstream_sources, "subset_workspace", subset_workspace)
     result = measure_gains(
         copy, dataclasses.replace(DESIGN, seeds=1), HostOptions(phantoms.healthy), "cpu"
     ).result  # the real arm needs no method

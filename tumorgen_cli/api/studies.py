@@ -69,12 +69,17 @@ def compare(
 def downstream(
     hosts: HostOptions,
     *,
-    arms: Sequence[str] = ("real", "tumorgen"),
+    arms: Sequence[str] | None = None,
     fractions: Sequence[float] = (0.25, 0.5, 1.0),
-    seeds: int = 3,
-    minutes: float = 60.0,
+    host_counts: Sequence[int | None] = (None,),
     ratio: int = 4,
     real_share: float = 0.5,
+    unpainted: float | None = None,
+    subsets: int = 1,
+    paintings: int = 1,
+    seeds: int = 3,
+    minutes: float = 60.0,
+    times: float = 1.0,
     jobs: int | None = None,
     work: StrPath = WORK,
     device: DeviceName = "auto",
@@ -83,12 +88,18 @@ def downstream(
 
     Args:
         hosts: What to paint into: `healthy`, `cases="train"`, or both, which then get half of the pairs each.
-        arms: `real`, and methods; a method with `-live` paints while nnU-Net trains.
+        arms: Names of `tumorgen_cli.evaluation.design.ARMS`: `real`, `empty`, methods, and methods with an ending such
+            as `-live`. None: `real`, `empty` where there are healthy scans, and `tumorgen`.
         fractions: Shares of the real training cases that arms learn from.
-        seeds: Trainings of each arm.
-        minutes: Length of the first training; all others take as many steps.
+        host_counts: Numbers of healthy scans; None: all.
         ratio: Pairs per real case.
         real_share: Share of real cases among the cases that nnU-Net draws.
+        unpainted: Share of healthy scans with empty masks beside an arm's pairs. None: half, where there are any.
+        subsets: Draws of the real cases; methods, pairs and nnU-Nets are made anew for each.
+        paintings: Sets that a method paints for each draw.
+        seeds: Trainings of each arm on each set.
+        minutes: Length of the first training; all others take as many steps.
+        times: Steps of the other arms, as a multiple of the real arm's.
         jobs: Trainings at a time. None: one per GPU, or one.
         work: The workspace, planned and preprocessed.
         device: Where to train.
@@ -105,10 +116,22 @@ def downstream(
         >>> made.page  # doctest: +SKIP
         'tumorgen_demo/downstream/downstream.html'
     """
-    from tumorgen_cli.evaluation.gains import Design
+    from tumorgen_cli.evaluation.design import Design, default_arms
     from tumorgen_cli.studies.downstream import measure_gains
 
-    design = Design(tuple(arms), tuple(fractions), seeds, minutes, ratio, real_share)
+    design = Design(
+        arms=tuple(default_arms(hosts.healthy is not None) if arms is None else arms),
+        fractions=tuple(fractions),
+        seeds=seeds,
+        minutes=minutes,
+        ratio=ratio,
+        real_share=real_share,
+        hosts=tuple(host_counts),
+        unpainted=unpainted,
+        subsets=subsets,
+        paintings=paintings,
+        times=times,
+    )
     return measure_gains(open_workspace(work), design, with_paths(hosts), device, jobs)
 
 

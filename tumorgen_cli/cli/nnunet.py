@@ -1,4 +1,4 @@
-"""The commands that put pairs into the training of nnU-Net: merge, downstream, nnunet-setup."""
+"""The commands that put pairs into the training of nnU-Net: merge, nnunet-setup."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from tumorgen_cli.cli.options import (
     TumorCount,
     UntilPass,
     Work,
-    method_names,
     refuse,
 )
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK
 from tumorgen_cli.synthesis.options import host_faults, judge_faults
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault, describe_counts
+from tumorgen_cli.system.errors import describe_counts
 
 if TYPE_CHECKING:
     from tumorgen_cli.pipeline.nnunet_setup import Setup
@@ -122,92 +121,6 @@ def _training_commands(made: Merge, work: Path, preprocessed: Path | None) -> st
     folders |= {"nnUNet_preprocessed": preprocessed} if preprocessed else {}
     steps = [f"nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres", f"nnUNetv2_train {number} 3d_fullres 0"]
     return " && ".join(filter(None, [export_line(folders), *steps]))
-
-
-@planned_command
-def downstream(
-    healthy: Healthy = None,
-    cases: TrainingCases = None,
-    arms: Annotated[
-        str,
-        typer.Option("--arms", metavar="A,B,...", help="real, and methods; METHOD-live paints while nnU-Net trains."),
-    ] = "real,tumorgen",
-    fractions: Annotated[
-        str,
-        typer.Option("--fractions", metavar="F,F,...", help="Shares of the real training cases, with commas between."),
-    ] = "0.25,0.5,1",
-    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each arm.", min=1)] = 3,
-    minutes: Annotated[
-        float,
-        typer.Option("--minutes", help="Length of the first training; all others take as many steps.", min=0.01),
-    ] = 60.0,
-    ratio: Annotated[int, typer.Option("--ratio", help="Pairs per real case.", min=1)] = 4,
-    real_share: Annotated[
-        float, typer.Option("--real-share", help="Share of real cases among the cases drawn.", min=0.01, max=0.99)
-    ] = 0.5,
-    tumors: TumorCount = None,
-    anywhere: Anywhere = False,
-    jobs: Annotated[
-        Optional[int], typer.Option("--jobs", help="Trainings at a time. Default: one per GPU, or one.", min=1)
-    ] = None,
-    trust_units: TrustUnits = False,
-    work: Work = DEFAULT_WORK,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Train nnU-Nets with and without pairs, equal in everything else, and score them on real held-out cases."""
-    # Long: a command's parameters are its options
-    faults = []
-    hosts = api.HostOptions(healthy, cases, tumors=tumors, anywhere=anywhere, trust_units=trust_units)
-    named = {name.strip() for name in arms.split(",")}
-    if "real" not in named:
-        faults.append(
-            Fault(f"--arms {arms}", "no real", "the arm that gains are measured against", "add real to --arms")
-        )
-    if named != {"real"}:
-        faults += host_faults(hosts, both=True)
-    try:
-        shares = tuple(float(part) for part in fractions.split(","))
-    except ValueError:
-        shares = ()
-        faults.append(
-            Fault("--fractions", fractions, "numbers with commas between", "for example --fractions 0.25,0.5,1")
-        )
-    names = method_names("--arms", arms, faults, arms=True)
-    made = api.downstream(
-        hosts,
-        arms=names,
-        fractions=shares,
-        seeds=seeds,
-        minutes=minutes,
-        ratio=ratio,
-        real_share=real_share,
-        jobs=jobs,
-        work=work,
-        device=device,
-    )
-    if as_json:
-        console.print_json(made)
-    else:
-        from tumorgen_cli.studies.downstream_tables import gain_rows, undertrained_notes
-
-        title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
-        columns = (
-            "real cases",
-            "arm",
-            "DSC [95 % interval]",
-            "gain",
-            "better / worse, p",
-            "NSD",
-            "found",
-            "FP per scan",
-        )
-        console.table(title, columns, gain_rows(made.result.arms))
-        for note in undertrained_notes(made.result.arms):
-            console.warn(note)
-    for each in made.result.failures:
-        console.warn(f"{each.arm} with {each.cases} real cases failed: {each.reason}")
-    console.next_command(f"open {made.page}")
 
 
 @planned_command

@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage, stats
 
+from tumorgen_cli.evaluation.design import Design
+from tumorgen_cli.evaluation.scan_scores import REAL, ScanScore
 from tumorgen_cli.geometry import Triple
 from tumorgen_cli.metrics.overlap import compare_masks
 from tumorgen_cli.metrics.summary import Summary, summarize
 from tumorgen_cli.nnunet.job import Schedule
 
 EARLY_MM = 20.0  # FreeTumor's early tumors: a diameter under 2 cm
-REAL, LIVE = "real", "-live"
 LEAST_ITERATIONS = 500  # of a training from which anything is concluded; nnU-Net's own has 250,000
 LEAST_DICE = 0.1  # mean over patients that the best arm must reach: below, a few voxels touch every lesion by chance
-SCORES = 2  # version of a run's scores; raise it when they change
+SCORES = 3  # version of a run's scores; raise it when they change
 _EXACT = 13  # up to so many patients, every assignment of signs is counted
 
 
@@ -68,6 +69,10 @@ class TrainedNnunet:
         minutes: Minutes of the training.
         inputs_hash: Hash of what it was trained on.
         patients: Scores of the held-out patients.
+        hosts: Number of its healthy scans; None: it has none, or all.
+        subset: Which draw of the real cases.
+        painting: Which painting of that draw.
+        scans: Rows of the test scans, for comparisons over draws of the real cases.
     """
 
     arm: str
@@ -79,6 +84,15 @@ class TrainedNnunet:
     minutes: float
     inputs_hash: str
     patients: tuple[PatientScore, ...]
+    hosts: int | None = None
+    subset: int = 0
+    painting: int = 0
+    scans: tuple[ScanScore, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The arm as tables show it, with the number of its healthy scans where that is not all."""
+        return self.arm if self.hosts is None else f"{self.arm}, {self.hosts} hosts"
 
 
 @dataclass(frozen=True)
@@ -150,27 +164,6 @@ class Arm:
     by_size: tuple[SizeGroup, ...]
     spread_over_seeds: float
     undertrained: str = ""
-
-
-@dataclass(frozen=True)
-class Design:
-    """What is compared. An arm is REAL, a method, or a method and LIVE: painted while nnU-Net trains.
-
-    Attributes:
-        arms: The arms.
-        fractions: Shares of the training cases that arms learn from.
-        seeds: Number of seeds of nnU-Net.
-        minutes: Length of a training. The first training measures how many steps these are; all trainings take as many.
-        ratio: Number of pairs for each real case.
-        real_share: Share of real cases among the cases nnU-Net draws; they are repeated to reach it.
-    """
-
-    arms: tuple[str, ...]
-    fractions: tuple[float, ...]
-    seeds: int
-    minutes: float
-    ratio: int
-    real_share: float
 
 
 @dataclass(frozen=True)
@@ -260,7 +253,7 @@ def summarize_arms(runs: Sequence[TrainedNnunet]) -> list[Arm]:
     )
     groups: dict[tuple[str, int], list[TrainedNnunet]] = {}
     for run in runs:
-        groups.setdefault((run.arm, run.cases), []).append(run)
+        groups.setdefault((run.label, run.cases), []).append(run)
     reasons = {cases: undertrained([run for run in runs if run.cases == cases]) for _, cases in groups}
     return [
         _arm(own, [] if reasons[cases] else groups.get((REAL, cases), []), strata, reasons[cases])
@@ -277,7 +270,7 @@ def undertrained(runs: Sequence[TrainedNnunet]) -> str:
     fewest = min(run.iterations for run in runs)
     if fewest < LEAST_ITERATIONS:
         return f"trained for {fewest} iterations, fewer than {LEAST_ITERATIONS}"
-    arms = [[run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)]
+    arms = [[run for run in runs if run.label == arm] for arm in dict.fromkeys(run.label for run in runs)]
     known = [values[np.isfinite(values)] for values in (_by_patient(own, MEASURES["dice"]) for own in arms)]
     best = max((float(values.mean()) for values in known if values.size), default=math.nan)
     return f"the best arm has a mean DSC of {best:.2f}, less than {LEAST_DICE:g}" if best < LEAST_DICE else ""
@@ -291,14 +284,14 @@ def _arm(
 ) -> Arm:
     first = runs[0]
     measures = {
-        name: _measure(runs, real, pick, f"{first.arm} {first.cases} {name}") for name, pick in MEASURES.items()
+        name: _measure(runs, real, pick, f"{first.label} {first.cases} {name}") for name, pick in MEASURES.items()
     }
     by_seed = [float(np.nanmean([_number(p.dice) for p in run.patients])) for run in runs]
     seeds_apart = float(np.std(by_seed, ddof=1)) if len(runs) > 1 else math.nan
     by_size = tuple(_stratum(runs, real, *each) for each in strata)
     share = round(_mean([run.real_share for run in runs]), 4)
     return Arm(
-        first.arm,
+        first.label,
         first.cases,
         len(runs),
         first.pairs,
@@ -335,7 +328,7 @@ def _stratum(
             [part(run) for run in runs],
             [part(run) for run in real],
             MEASURES[each],
-            f"{runs[0].arm} {runs[0].cases} {name} {each}",
+            f"{runs[0].label} {runs[0].cases} {name} {each}",
         )
         for part, each in ((inside, "dice"), (inside, "surface_dice"), (cut, "sensitivity"), (cut, "false_positives"))
     }
@@ -352,10 +345,12 @@ def _measure(
 ) -> ArmMeasure:
     own = _by_patient(runs, pick)
     summary, spread = summarize(own, what), float(np.nanstd(own, ddof=1)) if np.isfinite(own).sum() > 1 else math.nan
-    shared = {run.seed for run in runs} & {run.seed for run in real}
+    shared = {(run.subset, run.seed) for run in runs} & {(run.subset, run.seed) for run in real}
     if runs[0].arm == REAL or not shared:
         return ArmMeasure(summary, spread, None, math.nan, 0, 0, 0)
-    mine, theirs = (_by_patient([run for run in group if run.seed in shared], pick) for group in (runs, real))
+    mine, theirs = (
+        _by_patient([run for run in group if (run.subset, run.seed) in shared], pick) for group in (runs, real)
+    )
     # rounded, because sums in another order would differ in the last digits
     gains = np.round(theirs - mine if pick is MEASURES["false_positives"] else mine - theirs, 6)
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())  # nan is neither

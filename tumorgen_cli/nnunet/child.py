@@ -126,6 +126,7 @@ def _main(folder: Path) -> None:
     exit_when_stdin_closes()
     import torch
 
+    from tumorgen_cli.nnunet.initial_weights import load_initial_weights
     from tumorgen_cli.nnunet.trainer import trainer_class
 
     job = read_record(TrainingJob, folder / "job.json", "start the training again")
@@ -147,6 +148,9 @@ def _main(folder: Path) -> None:
     trainer = trainer_class(job, report)(plans, CONFIGURATION, "all", dataset, torch.device(job.device))
     if latest.is_file():
         trainer.load_checkpoint(str(latest))
+    elif job.initial is not None:
+        trainer.initialize()
+        load_initial_weights(trainer.network, Path(job.initial))
     trainer.run_training()
 
 

@@ -89,6 +89,8 @@ class TrainingOptions:
         precision: used on CPU only; on CUDA nnU-Net uses its own autocast.
         size: used on CPU only, where nnU-Net's plan is shrunk to it; None leaves the plan as it is.
         spacing_mm: spacing (x, y, z) to train at; None for nnU-Net's own choice, the median.
+        times: length of the training as a multiple of `minutes`, or of the schedule that is given.
+        initial: checkpoint whose weights the network starts from; None for random weights.
     """
 
     minutes: float
@@ -97,6 +99,8 @@ class TrainingOptions:
     precision: Literal["fp32", "bf16"]
     size: NetworkSize | None = CPU_SIZE
     spacing_mm: Triple | None = None
+    times: float = 1.0
+    initial: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,9 @@ class TrainingJob:
         extra: the training cases that nnU-Net's plan does not depend on.
         schedule: None to fit a schedule to `minutes`.
         painting: path of the `Painting` file if tumors are painted while nnU-Net trains.
+        times: see `TrainingOptions`; `schedule` holds the length already.
+        initial: path of the checkpoint that the network starts from.
+        aside: names of the cases that the network is validated on; its best weights by them are kept. Empty: none.
     """
 
     inputs_hash: str
@@ -156,6 +163,9 @@ class TrainingJob:
     extra: tuple[ExtraCase, ...] = ()
     schedule: Schedule | None = None
     painting: str | None = None
+    times: float = 1.0
+    initial: str | None = None
+    aside: tuple[str, ...] = ()
 
 
 def training_data(dataset: Dataset, splits: Splits) -> TrainingData:
@@ -240,6 +250,7 @@ def make_job(
     options: TrainingOptions,
     cases: Sequence[str] | None = None,
     extra: Sequence[TrainingCase] = (),
+    aside: Sequence[str] = (),
 ) -> TrainingJob:
     """Make the job of one training.
 
@@ -251,12 +262,16 @@ def make_job(
         options: how to train.
         cases: names of the training cases, with repeats; None for every case of `data.train` once.
         extra: training cases that nnU-Net's plan does not depend on.
+        aside: names of those of them that the network is validated on, and does not learn from.
     """
     cases = tuple(case.name for case in data.train) if cases is None else tuple(cases)
     size = options.size if options.device == "cpu" else None
     plan_inputs = [data.channel_names, data.labels, data.file_ending, hash_cases(data.train)]
     prepared_hash = hash_value([*plan_inputs, options.device, size, options.spacing_mm])
     inputs = [prepared_hash, options.precision, options.minutes, options.seed, cases, hash_cases(extra)]
+    inputs += [options.times] if options.times != 1 else []
+    inputs += [tuple(aside)] if aside else []
+    inputs += [hash_file(options.initial)] if options.initial else []
     processes = sum(path.stat().st_size for case in (*data.train, *extra) for path in case.images) // _WORKER_BYTES
     return TrainingJob(
         inputs_hash=hash_value(inputs),
@@ -274,4 +289,7 @@ def make_job(
             ExtraCase(case.name, tuple(str(path.resolve()) for path in case.images), str(case.label.resolve()))
             for case in extra
         ),
+        times=options.times,
+        initial=str(options.initial.resolve()) if options.initial else None,
+        aside=tuple(aside),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,11 @@ def choose_schedule(minutes: float, seconds_per_iteration: float, standard: int)
     iterations = min(standard, max(1, total // MIN_EPOCHS))
     fitting = int(seconds / (seconds_per_iteration * (iterations + VALIDATION_ITERATIONS)))
     return Schedule(max(1, min(fitting, _MAX_ITERATIONS // iterations)), iterations, seconds_per_iteration)
+
+
+def scale_schedule(schedule: Schedule, times: float) -> Schedule:
+    """Return a schedule of `times` as many epochs of the same iterations."""
+    return replace(schedule, epochs=max(1, round(schedule.epochs * times)))
 
 
 def shrink_patch(patch: Sequence[int], multiple: Sequence[int], voxels: int) -> list[int]:

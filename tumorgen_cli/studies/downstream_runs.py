@@ -1,6 +1,6 @@
-"""The nnU-Nets of `downstream`: one per arm and seed, several at a time, resumed where they stopped, and scored.
+"""The nnU-Nets of `downstream`: several at a time, resumed where they stopped, and scored.
 
-Writes `nnunet/real_N/` of the folder it is given: what nnU-Net prepared, and `runs/ARM_seedK/` with run.json and
+Writes `nnunet/real_N/` of the folder it is given: what nnU-Net prepared, and `runs/NAME_seedK/` with run.json and
 predictions of the held-out cases.
 """
 
@@ -15,21 +15,17 @@ from pathlib import Path
 from typing import Literal
 
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
-from tumorgen_cli.evaluation.gains import REAL, SCORES, Design, Failure, TrainedNnunet, score_patient
-from tumorgen_cli.nnunet.job import (
-    NetworkSize,
-    Schedule,
-    TrainingCase,
-    TrainingData,
-    TrainingJob,
-    TrainingOptions,
-    hash_cases,
-    make_job,
-)
-from tumorgen_cli.nnunet.on_the_fly.settings import FOLDER, Painting
+from tumorgen_cli.evaluation.design import Design
+from tumorgen_cli.evaluation.gains import SCORES, Failure, PatientScore, TrainedNnunet, score_patient
+from tumorgen_cli.evaluation.scan_scores import ScanScore
+from tumorgen_cli.metrics.lesions import FalsePositive, LesionScore, score_lesions
+from tumorgen_cli.nnunet.job import ExtraCase, NetworkSize, Schedule, TrainingData, hash_cases
+from tumorgen_cli.nnunet.on_the_fly.settings import FOLDER
 from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.nnunet.runner import is_trained, loader_workers, results_folder, run_job
+from tumorgen_cli.nnunet.schedule import scale_schedule
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.studies.downstream_tasks import PRETRAINING, Point, Task, prepared_folder, task_name
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import usable_cores
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, one_line
@@ -40,59 +36,6 @@ from tumorgen_cli.system.names import check_names
 PREDICTIONS = "predictions"
 _SCHEDULE = "schedule.json"
 _DELETE = "delete the run's folder: the same command makes the run again"
-
-
-def prepared_folder(root: Path, cases: int) -> Path:
-    """Return the folder in which nnU-Net prepares a number of real cases."""
-    return root / "nnunet" / f"real_{cases}"
-
-
-def run_folder(root: Path, cases: int, arm: str, seed: int) -> Path:
-    """Return the folder of one training."""
-    return prepared_folder(root, cases) / "runs" / f"{arm}_seed{seed}"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A training to make: its folder, its job, and what its scores are recorded with."""
-
-    arm: str
-    cases: int
-    seed: int
-    folder: Path
-    data: TrainingData
-    job: TrainingJob
-    pairs: int
-    real_share: float
-
-    @property
-    def name(self) -> str:
-        """The training in words."""
-        return f"{self.arm}, {self.cases} real cases, seed {self.seed}"
-
-
-def repeats(real: int, pairs: int, real_share: float) -> int:
-    """Return how often each real case is listed so that `real_share` of the drawn cases is real; at least once."""
-    return max(1, round(real_share / (1 - real_share) * pairs / real)) if pairs else 1
-
-
-def attained_share(design: Design) -> float:
-    """Return the share of real cases among the drawn cases that repeating them can reach."""
-    repeated = repeats(1, design.ratio, design.real_share)
-    return repeated / (repeated + design.ratio)
-
-
-@dataclass(frozen=True)
-class ArmSources:
-    """What arms learn from beside the real cases, by arm.
-
-    Attributes:
-        pairs: Their pairs.
-        paintings: Of arms that paint during training, the file with the settings of the painting.
-    """
-
-    pairs: Mapping[str, Sequence[TrainingCase]]
-    paintings: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -111,37 +54,32 @@ class Machine:
 
 
 def train_and_score(
-    root: Path, plan: Plan, design: Design, data: TrainingData, sources: ArmSources, machine: Machine
+    root: Path, plan: Plan, design: Design, point: Point, tasks: Sequence[Task], machine: Machine
 ) -> tuple[list[TrainedNnunet], list[Failure]]:
-    """Train and score the nnU-Nets of one number of real cases.
-
-    All arms of a seed come before the next seed, so that arms can be compared early.
+    """Train and score the nnU-Nets of one draw of the real cases.
 
     Args:
         root: The `downstream` folder of the workspace.
         plan: The plan of the workspace.
         design: What is compared.
-        data: The real training cases and the held-out cases.
-        sources: What the arms learn from beside the real cases; an arm that is missing there is left out.
+        point: The draw of the real cases.
+        tasks: The trainings.
         machine: Where they train.
 
     Returns:
-        The finished trainings in the order of the design, and those that failed.
+        The finished trainings in the order of the tasks, and those that failed.
     """
-    count, tasks = len(data.train), _tasks(root, plan, design, data, sources, machine)
     runs = {task.name: run for task in tasks if (run := _finished(task)) is not None}
     missing = [task for task in tasks if task.name not in runs]
     failures = []
     untrained = [task for task in missing if not is_trained(task.folder)]  # the other ones only lack their scores
     if untrained:
-        options = TrainingOptions(design.minutes, 0, machine.kind, plan.precision, machine.size)
-        folder, everything = prepared_folder(root, count), [case for extra in sources.pairs.values() for case in extra]
         try:
-            run_job(data, folder, make_job(data, folder, options, (), everything), "preprocessing pairs")
+            _prepare(root, point, untrained)
         except TumorgenError as failed:  # trained nnU-Nets are still scored
-            failures = [Failure(task.arm, count, f"seed {task.seed}: {one_line(failed)}") for task in untrained]
+            failures = [_failure(task, failed) for task in untrained]
             missing = [task for task in missing if task not in untrained]
-            console.warn(f"{count} real cases: {one_line(failed)}")
+            console.warn(f"{point.title}: {one_line(failed)}")
     if machine.kind == "cuda":
         import torch
 
@@ -154,39 +92,26 @@ def train_and_score(
             write_json(task.folder / _SCHEDULE, schedule)
             runs[task.name] = _score(task, plan, schedule, machine.kind)
         except TumorgenError as failed:  # the other trainings continue
-            failures.append(Failure(task.arm, count, f"seed {task.seed}: {one_line(failed)}"))
+            failures.append(_failure(task, failed))
             console.warn(f"{task.name}: {one_line(failed)}")
     return [runs[task.name] for task in tasks if task.name in runs], failures
 
 
-def _tasks(
-    root: Path, plan: Plan, design: Design, data: TrainingData, sources: ArmSources, machine: Machine
-) -> list[Task]:
-    """List the trainings of one number of real cases."""
-    count, tasks = len(data.train), []
-    arms = [arm for arm in design.arms if arm == REAL or arm in sources.pairs or arm in sources.paintings]
-    for seed in range(design.seeds):
-        for arm in arms:
-            extra = sources.pairs.get(arm, ())
-            real = [case.name for case in data.train] * repeats(count, len(extra), design.real_share)
-            names = [*real, *(case.name for case in extra)]
-            options = TrainingOptions(design.minutes, seed, machine.kind, plan.precision, machine.size)
-            job, share = make_job(data, prepared_folder(root, count), options, names, extra), len(real) / len(names)
-            if arm in sources.paintings:
-                job, share = _live(job, sources.paintings[arm]), attained_share(design)
-            folder = run_folder(root, count, arm, seed)
-            tasks.append(Task(arm, count, seed, folder, data, job, len(extra), round(share, 4)))
-    return tasks
+def _prepare(root: Path, point: Point, tasks: Sequence[Task]) -> None:
+    """Preprocess the real cases, and what is drawn beside them, before several trainings start at the same time."""
+    folder = prepared_folder(root, point.name)
+    extra: dict[str, ExtraCase] = {}
+    for task in tasks:
+        for job in filter(None, (task.job, task.before)):
+            extra |= {case.name: case for case in job.extra}
+    job = replace(tasks[0].before or tasks[0].job, train=(), aside=(), extra=tuple(extra.values()), painting=None)
+    run_job(point.data, folder, job, "preprocessing pairs")
 
 
-def _live(job: TrainingJob, file: Path) -> TrainingJob:
-    """Return the job with painting during training.
-
-    The hash of its inputs does not cover where the workspace and the hosts are.
-    """
-    painting = read_record(Painting, file, "run the command again")
-    made_of = replace(painting, work="", healthy=None, roi=None, device="auto")
-    return replace(job, painting=str(file), inputs_hash=hash_value([job.inputs_hash, made_of]))
+def _failure(task: Task, error: TumorgenError) -> Failure:
+    """Return the record of a training that failed."""
+    subset = f"subset {task.point.subset}, " if task.point.subset else ""
+    return Failure(task.variant.name, task.point.cases, f"{subset}seed {task.seed}: {one_line(error)}")
 
 
 def _finished(task: Task) -> TrainedNnunet | None:
@@ -223,7 +148,9 @@ def _run_in(task: Task) -> TrainedNnunet:
     path = task.folder / "run.json"
     run = read_record(TrainedNnunet, path, _DELETE)
     check_names(str(path), [run.inputs_hash], _DELETE)
-    found, wanted = (f"{each.arm}, {each.cases} real cases, seed {each.seed}" for each in (run, task))
+    variant = replace(task.variant, arm=replace(task.variant.arm, name=run.arm), hosts=run.hosts, painting=run.painting)
+    found = task_name(variant.name, replace(task.point, cases=run.cases, subset=run.subset).title, run.seed)
+    wanted = task.name
     if found != wanted:
         raise StateError("A run is another one", [Fault(str(path), found, wanted, _DELETE)])
     return run
@@ -235,14 +162,20 @@ def _trained(
     """Yield each task when its nnU-Net is trained, or with its error.
 
     As many train at the same time as the machine allows, each on its own GPU where there are GPUs. The first training
-    with this number of minutes on this kind of device measures the number of steps; all others take as many.
+    with this number of minutes on this kind of device measures the number of steps; all others take as many, or the
+    multiple of them that their arm asks for.
     """
     devices = _devices(machine.kind, machine.jobs)
     left = list(tasks)
-    while left and measured_schedule(root, minutes, machine.kind) is None:
-        task = left.pop(0)
-        yield task, _attempt(task, task.job, task.name, devices[0])
+    for task in [task for task in tasks if task.job.times == 1 and task.before is None]:
+        if measured_schedule(root, minutes, machine.kind) is not None:
+            break
+        left.remove(task)
+        yield task, _attempt(task, None, task.name, devices[0])
     schedule = measured_schedule(root, minutes, machine.kind)
+    if left and schedule is None:
+        yield from ((task, _unmeasured(minutes)) for task in left)
+        return
     waiting: queue.Queue[Task] = queue.Queue()
     done: queue.Queue[tuple[Task, TumorgenError | None] | Exception] = queue.Queue()
     for task in left:
@@ -256,7 +189,7 @@ def _trained(
                 return
             try:
                 title = task.name if len(devices) == 1 else None
-                done.put((task, _attempt(task, replace(task.job, schedule=schedule), title, variables)))
+                done.put((task, _attempt(task, schedule, title, variables)))
             except Exception as error:  # noqa: BLE001 - any error ends the wait for this thread, which would otherwise never end
                 done.put(error)
                 return
@@ -272,10 +205,25 @@ def _trained(
         yield found
 
 
-def _attempt(task: Task, job: TrainingJob, title: str | None, variables: Mapping[str, str]) -> TumorgenError | None:
+def _unmeasured(minutes: float) -> StateError:
+    """Return the error of a training whose length is unknown."""
+    found = f"no training of {minutes:g} minutes, whose length this one follows"
+    return StateError(
+        "The length is unknown", [Fault("real arm", found, "one", "correct it and run the command again")]
+    )
+
+
+def _attempt(
+    task: Task, schedule: Schedule | None, title: str | None, variables: Mapping[str, str]
+) -> TumorgenError | None:
     """Train the nnU-Net of a task; return an error that the user can correct, else None."""
+    job = replace(task.job, schedule=None if schedule is None else scale_schedule(schedule, task.job.times))
     try:
-        run_job(task.data, task.folder, job, title, variables)
+        if task.before is not None and not is_trained(task.folder):
+            first = task.folder / PRETRAINING
+            run_job(task.point.data, first, replace(task.before, schedule=job.schedule), title, variables)
+            job = replace(job, initial=str((results_folder(first) / "fold_all" / FINAL).resolve()))
+        run_job(task.point.data, task.folder, job, title, variables)
     except TumorgenError as error:
         return error
     return None
@@ -289,7 +237,8 @@ def measured_schedule(root: Path, minutes: float, kind: str) -> Schedule | None:
     for path in sorted(root.glob("nnunet/*/runs/*/job.json")):
         job = read_fields(path, _DELETE)
         measured = _schedule_file(path.parent)
-        if (job.get("minutes"), job.get("device")) == (minutes, kind) and measured.is_file():
+        length = job.get("minutes"), job.get("device"), job.get("times", 1.0)
+        if length == (minutes, kind, 1.0) and measured.is_file():
             return read_record(Schedule, measured, _DELETE)
     return None
 
@@ -340,22 +289,26 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
     from tumorgen_cli.judge.model import Judge
 
     results = results_folder(task.folder)
-    model = Judge(results, torch.device(kind), task.data.tumor_name, plan.precision)
-    patients = []
-    for case in task.data.test:
+    data = task.point.data
+    model = Judge(results, torch.device(kind), data.tumor_name, plan.precision)
+    patients, scans = [], []
+    for case in data.test:
         image, grid = read_image(case.images)
         labels, _ = read_volume(case.label)
-        truth = labels == task.data.labels[task.data.tumor_name]
-        found = model.tumor(image, grid) & (labels != task.data.ignored)
-        prediction = task.folder / PREDICTIONS / f"{case.name}{task.data.file_ending}"
+        truth = labels == data.labels[data.tumor_name]
+        found, probability = model.tumor_with_probability(image, grid)
+        found &= labels != data.ignored
+        prediction = task.folder / PREDICTIONS / f"{case.name}{data.file_ending}"
         write_volume(prediction, found, grid, like=case.images[0])
         patients.append(score_patient(case.name, found, truth, grid.spacing_mm, plan.tolerance_mm))
+        lesions, spurious = score_lesions(found, probability, truth, grid.spacing_mm)
+        scans.append(_scan_score(task, schedule, patients[-1], lesions, spurious))
     checkpoint = torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)
     painted = results / "fold_all" / FOLDER / "provenance.jsonl"
     pairs = painted.read_text().count("\n") if painted.is_file() else task.pairs
     run = TrainedNnunet(
-        arm=task.arm,
-        cases=task.cases,
+        arm=task.variant.arm.name,
+        cases=task.point.cases,
         seed=task.seed,
         pairs=pairs,
         real_share=task.real_share,
@@ -363,6 +316,37 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
         minutes=round(checkpoint["seconds"] / 60, 2),
         inputs_hash=task.job.inputs_hash,
         patients=tuple(patients),
+        hosts=task.variant.hosts,
+        subset=task.point.subset,
+        painting=task.variant.painting,
+        scans=tuple(scans),
     )
     write_json(task.folder / "run.json", run)
     return run
+
+
+def _scan_score(
+    task: Task,
+    schedule: Schedule,
+    patient: PatientScore,
+    lesions: tuple[LesionScore, ...],
+    false_positives: tuple[FalsePositive, ...],
+) -> ScanScore:
+    """Return the row of a training and a test scan."""
+    return ScanScore(
+        arm=task.variant.arm.name,
+        cases=task.point.cases,
+        hosts=task.variant.hosts,
+        subset=task.point.subset,
+        painting=task.variant.painting,
+        seed=task.seed,
+        scan=patient.case,
+        patient=patient.case,
+        healthy=not lesions,
+        dsc=patient.dice,
+        nsd=patient.surface_dice,
+        iterations=schedule.epochs * schedule.iterations,
+        plateau_iterations=None,
+        lesions=lesions,
+        false_positives=false_positives,
+    )

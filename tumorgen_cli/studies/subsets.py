@@ -20,11 +20,20 @@ from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, StateError
 
 
-def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, device: DeviceName) -> Workspace:
+def subset_workspace(
+    workspace: Workspace, cases: Sequence[str], folder: Path, device: DeviceName, seed: int | None = None
+) -> Workspace:
     """Return the workspace in `folder` for some cases of another workspace's data set, preprocessed like it.
 
     Held-out cases stay held out, and its tumor-free scans are preprocessed too. It is planned from these cases, with
     the settings that were not left to the rules. An existing plan stays, because the user may have changed it.
+
+    Args:
+        workspace: The other workspace.
+        cases: The cases.
+        folder: The folder.
+        device: The device that is planned for.
+        seed: Seed of the plan. None: that of the other workspace.
 
     Raises:
         StateError: It was planned with other cases or held-out cases.
@@ -35,8 +44,8 @@ def subset_workspace(workspace: Workspace, cases: Sequence[str], folder: Path, d
     dataset = read_dataset(find_dataset(plan.dataset_path), plan.tumor_name)
     path = write_subset(dataset, cases, inner.root / "cases_of" / dataset.name, workspace.splits())
     if not inner.plan_file.is_file():
-        own = [f"{d.field}={json.dumps(d.value)}" for d in plan.decisions if d.source != "rule"]
-        options = PlanOptions(plan.tumor_name, plan.memory_gib, settings=own, seed=plan.seed)
+        own = [f"{d.field}={json.dumps(d.value)}" for d in plan.decisions if d.source != "rule" and d.field != "seed"]
+        options = PlanOptions(plan.tumor_name, plan.memory_gib, settings=own, seed=plan.seed if seed is None else seed)
         plan_dataset(inner, str(path), options, device)
     preprocess_dataset(inner)
     for healthy in healthy_folders(workspace):

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from tumorgen_cli.evaluation.gains import LEAST_DICE, LEAST_ITERATIONS, REAL, Arm, ArmMeasure, Downstream
+from tumorgen_cli.evaluation.gains import LEAST_DICE, LEAST_ITERATIONS, Arm, ArmMeasure, Downstream
 from tumorgen_cli.evaluation.reports.pages import INK, around, number, percent, render, svg
+from tumorgen_cli.evaluation.scan_scores import REAL
 from tumorgen_cli.metrics.summary import Summary
 
 _COLORS = ("#3b82d6", "#e0762b", "#3c9d54", "#a05bc4", "#c9a227", "#2aa3a8", "#d14d72", "#8a6d4f")

@@ -1,0 +1,192 @@
+"""The command that measures whether pairs help nnU-Net: downstream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
+
+import typer
+
+from tumorgen_cli import api
+from tumorgen_cli.cli.commands import planned_command
+from tumorgen_cli.cli.options import (
+    Anywhere,
+    Device,
+    Healthy,
+    Json,
+    Regions,
+    TrainingCases,
+    TrustUnits,
+    TumorCount,
+    Work,
+    arm_names,
+)
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK
+from tumorgen_cli.synthesis.options import host_faults
+from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import Fault
+
+if TYPE_CHECKING:
+    from tumorgen_cli.studies.downstream import DownstreamReport
+
+T = TypeVar("T")
+_DRAWN, _REPEATED, _TRAINED = "What nnU-Net draws", "Repetitions", "Length and machine"
+
+
+@planned_command
+def downstream(
+    healthy: Healthy = None,
+    cases: TrainingCases = None,
+    arms: Annotated[
+        Optional[str],
+        typer.Option(
+            "--arms",
+            metavar="A,B,...",
+            help="real; empty (the healthy scans with empty masks); METHOD; METHOD-live paints while nnU-Net trains; "
+            "METHOD-live-mixup; METHOD-alone has no real cases; METHOD-pretrained sees pairs first; ARM-longer draws "
+            "real cases as often as real. Default: real,empty,tumorgen.",
+        ),
+    ] = None,
+    fractions: Annotated[
+        str,
+        typer.Option("--fractions", metavar="F,F,...", help="Shares of the real training cases, with commas between."),
+    ] = "0.25,0.5,1",
+    host_counts: Annotated[
+        str,
+        typer.Option("--hosts", metavar="N,N,...", help="Numbers of healthy scans, or all.", rich_help_panel=_DRAWN),
+    ] = "all",
+    ratio: Annotated[int, typer.Option("--ratio", help="Pairs per real case.", min=1, rich_help_panel=_DRAWN)] = 4,
+    real_share: Annotated[
+        float,
+        typer.Option(
+            "--real-share",
+            help="Share of real cases among the cases drawn.",
+            min=0.01,
+            max=0.99,
+            rich_help_panel=_DRAWN,
+        ),
+    ] = 0.5,
+    unpainted: Annotated[
+        Optional[float],
+        typer.Option(
+            "--unpainted",
+            help="Share of healthy scans with empty masks beside an arm's pairs. Default: 0.5 with --healthy.",
+            min=0.0,
+            max=0.99,
+            rich_help_panel=_DRAWN,
+        ),
+    ] = None,
+    subsets: Annotated[
+        int,
+        typer.Option(
+            "--subsets",
+            help="Draws of the real cases. Methods, pairs and nnU-Nets are made anew for each.",
+            min=1,
+            rich_help_panel=_REPEATED,
+        ),
+    ] = 1,
+    paintings: Annotated[
+        int,
+        typer.Option("--paintings", help="Sets that a method paints for each.", min=1, rich_help_panel=_REPEATED),
+    ] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Trainings of each arm on each set.", min=1, rich_help_panel=_REPEATED)
+    ] = 3,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            "--minutes",
+            help="Length of the first training; all others take as many steps.",
+            min=0.01,
+            rich_help_panel=_TRAINED,
+        ),
+    ] = 60.0,
+    times: Annotated[
+        float,
+        typer.Option(
+            "--times",
+            help="Steps of the other arms, as a multiple of the real arm's.",
+            min=0.01,
+            rich_help_panel=_TRAINED,
+        ),
+    ] = 1.0,
+    roi: Regions = None,
+    tumors: TumorCount = None,
+    anywhere: Anywhere = False,
+    jobs: Annotated[
+        Optional[int],
+        typer.Option(
+            "--jobs", help="Trainings at a time. Default: one per GPU, or one.", min=1, rich_help_panel=_TRAINED
+        ),
+    ] = None,
+    trust_units: TrustUnits = False,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train nnU-Nets with and without pairs, equal in everything else, and score them on real held-out cases."""
+    # Long: a command's parameters are its options
+    faults: list[Fault] = []
+    hosts = api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere, trust_units=trust_units)
+    if arms is None or {name.strip() for name in arms.split(",")} != {"real"}:
+        faults += host_faults(hosts, both=True)
+    shares = _numbers("--fractions", fractions, float, "for example --fractions 0.25,0.5,1", faults)
+    counts = _numbers("--hosts", host_counts, _count, "for example --hosts 10,50,all", faults)
+    made = api.downstream(
+        hosts,
+        arms=arm_names(arms, faults),
+        fractions=shares,
+        host_counts=counts,
+        ratio=ratio,
+        real_share=real_share,
+        unpainted=unpainted,
+        subsets=subsets,
+        paintings=paintings,
+        seeds=seeds,
+        minutes=minutes,
+        times=times,
+        jobs=jobs,
+        work=work,
+        device=device,
+    )
+    if as_json:
+        console.print_json(made)
+    else:
+        _show(made)
+    for each in made.result.failures:
+        console.warn(f"{each.arm} with {each.cases} real cases failed: {each.reason}")
+    console.next_command(f"open {made.page}")
+
+
+def _count(text: str) -> int | None:
+    """Read a number of healthy scans; None: all."""
+    return None if text.strip() == "all" else int(text)
+
+
+def _numbers(option: str, text: str, read: Callable[[str], T], remedy: str, faults: list[Fault]) -> tuple[T, ...]:
+    """Read numbers with commas between; what is none is added to `faults`."""
+    try:
+        return tuple(read(part) for part in text.split(","))
+    except ValueError:
+        faults.append(Fault(option, text, "numbers with commas between", remedy))
+        return ()
+
+
+def _show(made: DownstreamReport) -> None:
+    """Print the table, and why nothing is concluded."""
+    from tumorgen_cli.studies.downstream_tables import gain_rows, undertrained_notes
+
+    title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
+    columns = (
+        "real cases",
+        "arm",
+        "DSC [95 % interval]",
+        "gain",
+        "better / worse, p",
+        "NSD",
+        "found",
+        "FP per scan",
+    )
+    console.table(title, columns, gain_rows(made.result.arms))
+    for note in undertrained_notes(made.result.arms):
+        console.warn(note)
