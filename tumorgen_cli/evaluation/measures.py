@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from tumorgen_cli.evaluation.scan_scores import ScanScore
-from tumorgen_cli.metrics.inference import resample
 
 #: classes of lesions by diameter: (from, below) in mm
 SIZES: Mapping[str, tuple[float, float]] = {
@@ -41,8 +39,17 @@ class SegmentorScores:
             experiment knows no plateau.
     """
 
-    def __init__(self, rows: Sequence[ScanScore], patients: Mapping[str, int]) -> None:
-        """Gather the rows of one segmentor; `patients` numbers the patients of the experiment."""
+    def __init__(self, rows: Sequence[ScanScore], patients: Mapping[str, int], draws: np.ndarray) -> None:
+        """Gather the rows of one segmentor.
+
+        Args:
+            rows: Its rows.
+            patients: Number of each patient of the experiment.
+            draws: How often each patient counts (D, patients), as single-precision numbers.
+        """
+        rows = sorted(rows, key=lambda row: patients[row.patient])
+        self._draws = draws
+        self._thresholds: dict[float, np.ndarray] = {}
         self.patients = np.array([patients[row.patient] for row in rows], int)
         self.dsc, self.nsd = (
             np.array([math.nan if value is None else value for value in values], float)
@@ -63,99 +70,125 @@ class SegmentorScores:
         first = rows[0]
         self.plateau = float(first.iterations if first.plateau_iterations is None else first.plateau_iterations)
 
-    def estimate(self, measure: str, weights: np.ndarray) -> np.ndarray:
-        """Compute a measure for every row of weights of the experiment's patients (resamples, patients)."""
-        of_scans = partial(MEASURES[measure].estimate, self)
-        return resample(lambda part: of_scans(part[:, self.patients]), weights, len(self.spurious) + len(self.mm))
+    @property
+    def weights(self) -> np.ndarray:
+        """How often each scan counts (D, S)."""
+        same = np.array_equal(self.patients, np.arange(self._draws.shape[1]))  # one scan of every patient: no copy
+        return self._draws if same else self._draws[:, self.patients]
+
+    def estimate(self, measure: str) -> np.ndarray:
+        """Compute a measure for every draw of patients (D,), nan where nothing is counted."""
+        counts = MEASURES[measure].counts(self)
+        weight = self.weights @ counts
+        return np.where(weight > 0, MEASURES[measure].totals(self) / np.maximum(weight, 1e-9), math.nan)
+
+    def counted(self, measure: str) -> int:
+        """Return the number of patients with anything that a measure counts."""
+        return len(np.unique(self.patients[MEASURES[measure].counts(self) > 0]))
+
+    def thresholds(self, false_positives: float) -> np.ndarray:
+        """Return the score that a component must exceed so that so many false positives a scan are left (D,).
+
+        It is the score of the false positive that would be one too many; those of all scans and sizes count.
+        """
+        if false_positives not in self._thresholds:
+            found = np.full(len(self._draws), -math.inf)
+            if len(self.spurious):
+                kept = np.cumsum(self._draws[:, self.patients[self.spurious_scan]], axis=1)
+                over = kept > false_positives * self.weights.sum(axis=1, keepdims=True) + 1e-3
+                found = np.where(over.any(axis=1), self.spurious[over.argmax(axis=1)], -math.inf)
+            self._thresholds[false_positives] = found
+        return self._thresholds[false_positives]
+
+    def of_lesions(self, values: np.ndarray) -> np.ndarray:
+        """Add up values of the lesions (L,) within each scan (S,)."""
+        return np.bincount(self.lesion_scan, values, len(self.patients))
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of a segmentor.
+    """A measure of a segmentor: a total over a number of things that are counted.
 
     Attributes:
         title: Its name in tables.
-        estimate: Its value for rows of weights of the scans (resamples, S): (resamples,), nan where undefined.
+        counts: How many things each scan has (S,): lesions, or 1 for a scan that counts.
+        totals: Their total for every draw of patients (D,).
         rises: Whether more is better.
         percent: Whether it is a share, shown in percent.
         by_patient: Whether it depends on the test scans.
     """
 
     title: str
-    estimate: Callable[[SegmentorScores, np.ndarray], np.ndarray]
+    counts: Callable[[SegmentorScores], np.ndarray]
+    totals: Callable[[SegmentorScores], np.ndarray]
     rises: bool = True
     percent: bool = False
     by_patient: bool = True
 
 
-def sensitivity(
-    scores: SegmentorScores,
-    weights: np.ndarray,
-    false_positives: float = FALSE_POSITIVES,
-    size: tuple[float, float] = (0.0, math.inf),
-) -> np.ndarray:
-    """Compute the share of lesions found at a number of false positives a scan.
+def sensitivity(title: str, size: tuple[float, float], false_positives: float = FALSE_POSITIVES) -> Measure:
+    """Return the share of lesions of a size (from, below, in mm) found at a number of false positives a scan."""
 
-    The false positive that would be one too many sets the score that a component must exceed. False positives of all
-    scans and sizes count.
+    def inside(scores: SegmentorScores) -> np.ndarray:
+        return (scores.mm >= size[0]) & (scores.mm < size[1])
 
-    Args:
-        scores: The segmentor.
-        weights: Weights of the scans (resamples, S).
-        false_positives: Most false positives a scan.
-        size: Diameters of the lesions that count: (from, below) in mm.
-    """
-    threshold = np.full(len(weights), -math.inf)
-    if len(scores.spurious):
-        kept = np.cumsum(weights[:, scores.spurious_scan], axis=1)
-        over = kept > false_positives * weights.sum(axis=1, keepdims=True) + 1e-9
-        threshold = np.where(over.any(axis=1), scores.spurious[over.argmax(axis=1)], -math.inf)
-    hits = scores.score[None] > threshold[:, None]
-    return _lesion_mean(scores, weights, hits, size)
+    def hits(scores: SegmentorScores) -> np.ndarray:
+        own = inside(scores)
+        found = scores.score[own] > scores.thresholds(false_positives)[:, None]
+        return (scores.weights[:, scores.lesion_scan[own]] * found).sum(axis=1)
+
+    return Measure(title, lambda scores: scores.of_lesions(inside(scores) * 1.0), hits, percent=True)
 
 
-def _lesion_mean(
-    scores: SegmentorScores, weights: np.ndarray, values: np.ndarray, size: tuple[float, float] = (0.0, math.inf)
-) -> np.ndarray:
-    """Average values of lesions (L,) or (resamples, L) over the lesions of a size."""
-    inside = (scores.mm >= size[0]) & (scores.mm < size[1])
-    own = weights[:, scores.lesion_scan[inside]]
-    return _divide((own * values[..., inside]).sum(axis=1), own.sum(axis=1))
+def _lesion_mean(title: str, values: Callable[[SegmentorScores], np.ndarray], percent: bool = False) -> Measure:
+    """Return the mean of values of the lesions (L,)."""
+    return Measure(
+        title,
+        lambda scores: scores.of_lesions(np.ones(len(scores.mm))),
+        lambda scores: scores.weights @ scores.of_lesions(values(scores) * 1.0),
+        percent=percent,
+    )
 
 
-def _scan_mean(weights: np.ndarray, values: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """Average values of scans (S,) over the scans with a value that are counted."""
-    known = np.isfinite(values) if counted is None else counted
-    return _divide(weights[:, known] @ values[known], weights[:, known].sum(axis=1))
+def _scan_mean(title: str, values: Callable[[SegmentorScores], np.ndarray]) -> Measure:
+    """Return the mean of values of the scans (S,), over those that have one."""
+    return Measure(
+        title,
+        lambda scores: np.isfinite(values(scores)) * 1.0,
+        lambda scores: scores.weights @ np.nan_to_num(values(scores)),
+    )
 
 
-def _divide(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return np.where(weight > 0, total / np.maximum(weight, 1e-9), math.nan)
+def _false_positives(title: str, counted: Callable[[SegmentorScores], np.ndarray]) -> Measure:
+    """Return the number of false positives a scan, over the scans that count."""
+    return Measure(
+        title,
+        lambda scores: counted(scores) * 1.0,
+        lambda scores: (
+            scores.weights @ (counted(scores) * np.bincount(scores.spurious_scan, minlength=len(scores.patients)))
+        ),
+        rises=False,
+    )
 
 
-def _false_positives(scores: SegmentorScores, weights: np.ndarray, healthy: bool) -> np.ndarray:
-    counts = np.bincount(scores.spurious_scan, minlength=len(scores.patients)).astype(float)
-    return _scan_mean(weights, counts, scores.healthy if healthy else None)
+def _plateau(scores: SegmentorScores) -> np.ndarray:
+    return scores.weights.sum(axis=1) * scores.plateau
 
 
 #: by name
 MEASURES: Mapping[str, Measure] = {
-    "sensitivity": Measure("lesions found at one false positive a scan", sensitivity, percent=True),
-    **{
-        f"sensitivity {name}": Measure(f"lesions {name} found", partial(sensitivity, size=size), percent=True)
-        for name, size in SIZES.items()
-    },
-    "touched": Measure("lesions touched by a voxel", lambda s, w: _lesion_mean(s, w, s.touched), percent=True),
-    "lesion_dsc": Measure("lesion DSC", lambda s, w: _lesion_mean(s, w, s.lesion_dsc)),
-    "dsc": Measure("DSC", lambda s, w: _scan_mean(w, s.dsc)),
-    "nsd": Measure("NSD", lambda s, w: _scan_mean(w, s.nsd)),
-    "false_positives": Measure("false positives a scan", partial(_false_positives, healthy=False), rises=False),
-    "false_positives_healthy": Measure(
-        "false positives a healthy scan", partial(_false_positives, healthy=True), rises=False
-    ),
+    "sensitivity": sensitivity("lesions found at one false positive a scan", (0.0, math.inf)),
+    **{f"sensitivity {name}": sensitivity(f"lesions {name} found", size) for name, size in SIZES.items()},
+    "touched": _lesion_mean("lesions touched by a voxel", lambda scores: scores.touched, percent=True),
+    "lesion_dsc": _lesion_mean("lesion DSC", lambda scores: scores.lesion_dsc),
+    "dsc": _scan_mean("DSC", lambda scores: scores.dsc),
+    "nsd": _scan_mean("NSD", lambda scores: scores.nsd),
+    "false_positives": _false_positives("false positives a scan", lambda scores: np.ones(len(scores.patients))),
+    "false_positives_healthy": _false_positives("false positives a healthy scan", lambda scores: scores.healthy),
     "plateau": Measure(
         "iterations to the real arm's plateau",
-        lambda s, w: np.full(len(w), s.plateau),
+        lambda scores: np.ones(len(scores.patients)),
+        _plateau,
         rises=False,
         by_patient=False,
     ),
@@ -174,16 +207,23 @@ class Training:
     seed: int
 
 
-def segmentors(rows: Iterable[ScanScore]) -> tuple[dict[Training, SegmentorScores], tuple[str, ...]]:
-    """Gather rows by training; also return the patients, in the order of their numbers."""
+def segmentors(
+    rows: Iterable[ScanScore], draws: Callable[[Sequence[str]], np.ndarray]
+) -> dict[Training, SegmentorScores]:
+    """Gather rows by training.
+
+    Args:
+        rows: The rows of an experiment.
+        draws: From the patients, how often each counts (D, patients).
+    """
     groups: dict[Training, list[ScanScore]] = {}
     for row in rows:
         key = Training(row.arm, row.cases, row.hosts, row.subset, row.painting, row.seed)
         groups.setdefault(key, []).append(row)
     patients = sorted({row.patient for own in groups.values() for row in own})
-    numbers = {patient: i for i, patient in enumerate(patients)}
-    found = {key: SegmentorScores(own, numbers) for key, own in groups.items()}
+    numbers, weights = {patient: i for i, patient in enumerate(patients)}, draws(patients).astype(np.float32)
+    found = {key: SegmentorScores(own, numbers, weights) for key, own in groups.items()}
     if all(row.plateau_iterations is None for own in groups.values() for row in own):
         for scores in found.values():
             scores.plateau = math.nan
-    return found, tuple(patients)
+    return found

@@ -76,8 +76,7 @@ class Trials:
 
     def __init__(self, rows: Sequence[ScanScore]) -> None:
         """Gather the rows."""
-        self.segmentors, self.patients = segmentors(rows)
-        self._weights = draw_weights(self.patients, "patients")
+        self.segmentors = segmentors(rows, _all_then_drawn)
         self._known: dict[tuple[Training, str], tuple[float, np.ndarray]] = {}
 
     def arms(self) -> list[tuple[str, int | None, int | None]]:
@@ -95,10 +94,9 @@ class Trials:
     def measured(self, key: Training, measure: str) -> tuple[float, np.ndarray]:
         """Return a measure of a training, and of every resample of the patients (resamples,)."""
         if (key, measure) not in self._known:
-            one = np.ones((1, len(self.patients)), int)
-            own = self.segmentors[key]
-            resampled = own.estimate(measure, self._weights) if MEASURES[measure].by_patient else np.full(1, math.nan)
-            self._known[key, measure] = float(own.estimate(measure, one)[0]), resampled
+            values = self.segmentors[key].estimate(measure)
+            resampled = values[1:] if MEASURES[measure].by_patient else np.full(1, math.nan)
+            self._known[key, measure] = float(values[0]), resampled
         return self._known[key, measure]
 
     def by_subset(
@@ -111,10 +109,13 @@ class Trials:
         return {subset: _average([_average(own) for own in paintings.values()]) for subset, paintings in groups.items()}
 
     def counted(self, keys: Sequence[Training], measure: str) -> int:
-        """Count the patients with which alone the measure is defined."""
-        alone = np.eye(len(self.patients), dtype=int)
-        defined = [np.isfinite(self.segmentors[key].estimate(measure, alone)) for key in keys[:1]]
-        return int(np.any(defined, axis=0).sum()) if defined else 0
+        """Return the number of patients with anything that a measure counts, of the first training."""
+        return self.segmentors[keys[0]].counted(measure)
+
+
+def _all_then_drawn(patients: Sequence[str]) -> np.ndarray:
+    """Count every patient once, then as often as the bootstrap draws it (1 + resamples, patients)."""
+    return np.concatenate([np.ones((1, len(patients))), draw_weights(patients, "patients")])
 
 
 def _average(values: Sequence[tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
@@ -131,10 +132,11 @@ def sensitivity_at_fp(
         fp_per_scan: Most false positives a scan, over all scans.
         size_class: Name of a class of `SIZES`; None for lesions of every size.
     """
-    found, patients = segmentors(rows)
     size = (0.0, math.inf) if size_class is None else SIZES[size_class]
-    one = np.ones((1, len(patients)), int)
-    return float(np.mean([sensitivity(s, one[:, s.patients], fp_per_scan, size)[0] for s in found.values()]))
+    measure = sensitivity("", size, fp_per_scan)
+    found = segmentors(rows, lambda patients: np.ones((1, len(patients)))).values()
+    shares = [measure.totals(scores)[0] / max(float(measure.counts(scores).sum()), 1e-9) for scores in found]
+    return float(np.mean(shares)) if all(measure.counts(scores).any() for scores in found) else math.nan
 
 
 def lesion_dsc(rows: Sequence[ScanScore]) -> float:

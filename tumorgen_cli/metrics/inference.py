@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -210,9 +210,3 @@ def cases_worth(curve: dict[int, float], value: float) -> float:
     below, above = rising[reached - 1], rising[reached]
     step = (value - below) / (above - below)
     return float(counts[reached - 1] * (counts[reached] / counts[reached - 1]) ** step)
-
-
-def resample(estimate: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, columns: int) -> np.ndarray:
-    """Compute an estimate for all rows of weights, a part at a time where it needs many columns: (resamples,)."""
-    parts = max(1, math.ceil(len(weights) * max(columns, 1) / 4e6))
-    return np.concatenate([estimate(part) for part in np.array_split(weights, parts)])
