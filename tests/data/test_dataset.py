@@ -167,8 +167,8 @@ def test_a_missing_or_broken_dataset_json(raw: Path) -> None:
         ({"labels": {"background": 0, "tumor": 2}}, ("labels", "tumor = 2", "without gaps", "renumber")),
         ({"labels": {"air": 0, "tumor": 1}}, ("labels", "air = 0", "background = 0", "renumber")),
         ({"file_ending": "nii.gz"}, ("file_ending", "'nii.gz'", ".nii.gz", 'write ".nii.gz"')),
-        ({"file_ending": ".png"}, ("file_ending", "'.png'", ".nii.gz", "convert")),
-        ({"dataset": {"a": {}}}, ("dataset.json: dataset", "a list of files", "imagesTr", 'remove "dataset"')),
+        ({"file_ending": ".png"}, ("file_ending", "'.png', 2D images", "3D scans", "stack the slices")),
+        ({"dataset": {"a": {}}}, ("dataset.json: dataset.a", "{}", "an object", "list the files of each case")),
     ],
 )
 def test_faults_of_dataset_json(raw: Path, changes: dict[str, Any], fault: tuple[str, str, str, str]) -> None:
@@ -318,7 +318,7 @@ def test_two_and_four_dimensions_are_refused(raw: Path) -> None:
     )
     error = faults_of(raw)
     has(error, "a_0000.nii.gz", "12×10×8×2", "3D scalar volume", "one 3D file per channel")
-    has(error, "b_0000.nii.gz", "12×10", "3D scalar volume", "one 3D file per channel")
+    has(error, "b_0000.nii.gz", "12×10, a 2D image", "3D scalar volume", "stack the slices")
     has(error, "labelsTr/b.nii.gz", "3 components", "3D scalar volume", "one 3D file per channel")
 
 

@@ -219,6 +219,16 @@ DATASETS = [  # what is wrong, remedy, what follows it
         lambda d: write(image(d), scan()),
     ),
     (
+        lambda d: write(image(d), scan()[:, :, :1]),
+        "stack the slices of each scan into one 3D volume: tumorgen learns and paints 3D tumors",
+        lambda d: write(image(d), scan()),
+    ),
+    (
+        lambda d: put(at(d), "file_ending", value=".png"),
+        "stack the slices of each scan into one 3D volume: tumorgen learns and paints 3D tumors",
+        lambda d: put(at(d), "file_ending", value=".nii.gz"),
+    ),
+    (
         lambda d: write(image(d), scan().astype(np.complex64)),
         "save the magnitude, or one file each for real and imaginary part",
         lambda d: edit_voxels(image(d), np.abs),

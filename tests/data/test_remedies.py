@@ -73,18 +73,6 @@ def test_labels_the_way_of_nnunet_v1_are_swapped(raw):
     check(raw)
 
 
-def test_a_list_of_files_is_removed(raw):
-    put(raw / "dataset.json", "dataset", value=[{"image": "elsewhere/a.nii.gz", "label": "elsewhere/b.nii.gz"}])
-    assert remedy(raw) == 'put the files into imagesTr/ and labelsTr/ (links will do) and remove "dataset"'
-    edit_json(raw / "dataset.json", lambda found: found.pop("dataset") and None)
-    elsewhere = raw.parent / "elsewhere"
-    elsewhere.mkdir()
-    for path in (image(raw), label(raw)):
-        path.rename(elsewhere / path.name)
-        path.symlink_to(elsewhere / path.name)
-    check(raw)
-
-
 def test_values_without_a_name_are_added(raw):
     edit_voxels(label(raw), lambda voxels: voxels.__setitem__((0, 0, 0), 2))
     assert remedy(raw).startswith('add the values to "labels" in dataset.json')

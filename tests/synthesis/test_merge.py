@@ -125,6 +125,25 @@ def test_pairs_with_several_tumors_are_merged_with_all_of_them(real, healthy):
     assert found[f"healthy_{several.case}"].left_out == several.left_out
 
 
+def test_real_cases_that_dataset_json_lists_get_names_of_nnunet(real, healthy):
+    content = json.loads((real / "dataset.json").read_text())
+    listed = {}
+    for number, case in enumerate(REAL):
+        image, label = real.parent / "files" / f"{number}.nii.gz", real.parent / "files" / f"l{number}.nii.gz"
+        image.parent.mkdir(exist_ok=True)
+        (real / "imagesTr" / f"{case}_0000.nii.gz").rename(image)
+        (real / "labelsTr" / f"{case}.nii.gz").rename(label)
+        listed[case] = {"images": [f"../files/{image.name}"], "label": str(label)}
+    write_json(real / "dataset.json", {**content, "dataset": listed, "overwrite_image_reader_writer": "NibabelIO"})
+    made = merge(real, healthy)
+    assert len([*made.out.glob("imagesTr/*")]) == len([*made.out.glob("labelsTr/*")]) == len(REAL) + 3
+    assert hash_file(made.out / "imagesTr" / "r03_0000.nii.gz") == hash_file(real.parent / "files" / "3.nii.gz")
+    assert hash_file(made.out / "labelsTr" / "r03.nii.gz") == hash_file(real.parent / "files" / "l3.nii.gz")
+    merged = json.loads((made.out / "dataset.json").read_text())
+    assert "dataset" not in merged
+    assert merged["overwrite_image_reader_writer"] == "NibabelIO"
+
+
 def test_the_merged_set(real, healthy):
     before = {path: hash_file(path) for path in (*real.rglob("*.*"), *healthy.rglob("*.*"))}
     made = merge(real, healthy)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.data import volumes
+from tumorgen_cli.data.entries import entry_faults
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.system.errors import Fault, gather_faults
 
@@ -22,6 +23,9 @@ _SCAN = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 RESAMPLE = "resample it onto the image (labels by nearest neighbor)"
 #: remedy for a dataset.json that cannot be used
 NNUNET_FORMAT = "write it in the format of nnU-Net v2 (its documentation/dataset_format.md)"
+#: the reader that dataset.json prescribes to nnU-Net
+READER = "overwrite_image_reader_writer"
+_FLAT_ENDINGS = (".png", ".bmp", ".jpg", ".jpeg")
 _JSON_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 _DIRECTION_TOLERANCE = 1e-3
 
@@ -30,11 +34,7 @@ def json_faults(where: Path, content: Any) -> list[Fault]:
     """Find everything in a parsed dataset.json that nnU-Net v2 or tumorgen cannot use."""
     if not isinstance(content, dict):
         return [Fault(str(where), f"a {type(content).__name__}", "a JSON object", NNUNET_FORMAT)]
-    faults = []
-    if "dataset" in content:
-        remedy = 'put the files into imagesTr/ and labelsTr/ (links will do) and remove "dataset"'
-        expected = "files found by their names in imagesTr and labelsTr"
-        faults.append(Fault(f"{where}: dataset", "a list of files", expected, remedy))
+    faults = entry_faults(where, content)
     for key in _JSON_KEYS:
         if key not in content:
             old = key == "channel_names" and "modality" in content
@@ -46,16 +46,34 @@ def json_faults(where: Path, content: Any) -> list[Fault]:
     if "labels" in content:
         faults += _labels_faults(f"{where}: labels", content["labels"])
     ending = content.get("file_ending", ENDINGS[0])
-    if ending not in ENDINGS:
+    if ending in _FLAT_ENDINGS:
+        faults.append(Fault(f"{where}: file_ending", f"{ending!r}, 2D images", "3D scans", volumes.STACK))
+    elif ending not in ENDINGS:
         dotted = f".{ending}" in ENDINGS
         remedy = f'write ".{ending}"' if dotted else "convert the files to .nii.gz, images and labels alike"
         faults.append(Fault(f"{where}: file_ending", repr(ending), f"one of {', '.join(ENDINGS)}", remedy))
+    faults += _reader_faults(f"{where}: {READER}", content.get(READER), ending)
     count = content.get("numTraining", 0)
     if not isinstance(count, int) or isinstance(count, bool):
         faults.append(
             Fault(f"{where}: numTraining", repr(count), "the number of cases in imagesTr", "write a whole number")
         )
     return faults
+
+
+def _reader_faults(where: str, reader: Any, ending: Any) -> list[Fault]:
+    """Find a reader that dataset.json prescribes to nnU-Net and that reads other voxels than tumorgen does."""
+    if reader in (None, "None", volumes.READERS[0]):
+        return []
+    expected = f"one of {', '.join(volumes.SAME_VOXELS)}, or no reader"
+    if reader not in volumes.SAME_VOXELS:
+        flat = ", which reads 2D images" if reader == "NaturalImage2DIO" else ""
+        remedy = f'remove "{READER}" if nnU-Net reads the files without it; otherwise convert them to .nii.gz'
+        return [Fault(where, f"{reader!r}{flat}"[:200], expected, remedy)]
+    if ending in (".nii.gz", ".nii"):
+        return []
+    remedy = f'remove "{READER}", so that nnU-Net reads {ending} through SimpleITK'
+    return [Fault(where, f"{reader}, which does not read {ending}", f"a reader of {ending}", remedy)]
 
 
 def _channel_names_faults(where: str, names: Any) -> list[Fault]:

@@ -30,7 +30,7 @@ Contents = dict[str, FileContent]  # by path: in the data set, or absolute
 
 def hash_case(dataset: Dataset, case: str) -> Contents:
     """Hash the files of a case that are there."""
-    return {name: _hash(path) for name, path in _case_files(dataset, case).items() if path.is_file()}
+    return {name: _hash(path) for name, path in case_files(dataset, case).items() if path.is_file()}
 
 
 def hash_contents(dataset: Dataset, known: Mapping[str, FileContent]) -> Contents:
@@ -40,7 +40,7 @@ def hash_contents(dataset: Dataset, known: Mapping[str, FileContent]) -> Content
         dataset: The data set.
         known: Their content before; files of the same size and time are not read.
     """
-    paths = {name: path for case in dataset.cases for name, path in _case_files(dataset, case).items()}
+    paths = {name: path for case in dataset.cases for name, path in case_files(dataset, case).items()}
     paths = {name: path for name, path in paths.items() if path.is_file()}
     found = {name: known[name] for name, path in paths.items() if name in known and _looks_alike(path, known[name])}
     new = sorted(paths.keys() - found.keys())
@@ -60,9 +60,11 @@ def hash_paths(paths: Iterable[Path], known: Mapping[str, FileContent]) -> Conte
     return found
 
 
-def _case_files(dataset: Dataset, case: str) -> dict[str, Path]:
-    paths = (*dataset.image_files(case), dataset.label_file(case))
-    return {path.relative_to(dataset.path).as_posix(): path for path in paths}
+def case_files(dataset: Dataset, case: str) -> dict[str, Path]:
+    """The files of a case by their names in imagesTr and labelsTr, wherever dataset.json says that they lie."""
+    ending = dataset.file_ending
+    found = {f"imagesTr/{case}_{n:04d}{ending}": path for n, path in enumerate(dataset.image_files(case))}
+    return {**found, f"labelsTr/{case}{ending}": dataset.label_file(case)}
 
 
 def _looks_alike(path: Path, known: FileContent) -> bool:

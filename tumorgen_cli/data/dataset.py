@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorgen_cli.data.checks import NNUNET_FORMAT, json_faults, list_scans
+from tumorgen_cli.data.entries import Entry, read_entries
 from tumorgen_cli.system import json_records
 from tumorgen_cli.system.errors import DataError, Fault, StateError
 
@@ -19,7 +20,10 @@ _TUMOR = re.compile(
 
 @dataclass(frozen=True)
 class Dataset:
-    """A raw data set: what dataset.json says, the cases that have an image, and which label is the tumor."""
+    """A raw data set: what dataset.json says, the cases that have an image, and which label is the tumor.
+
+    `entries` are the files of the cases if dataset.json lists them; else their names in imagesTr and labelsTr tell.
+    """
 
     path: Path
     name: str
@@ -28,6 +32,7 @@ class Dataset:
     file_ending: str
     cases: tuple[str, ...]
     tumor_name: str
+    entries: Mapping[str, Entry] | None = None
 
     @property
     def tumor_label(self) -> int:
@@ -36,11 +41,15 @@ class Dataset:
 
     def image_files(self, case: str) -> tuple[Path, ...]:
         """The image files of a case, one per channel; they may not exist."""
+        if self.entries is not None:
+            return self.entries[case].images
         names = (f"{case}_{channel:04d}{self.file_ending}" for channel in range(len(self.channel_names)))
         return tuple(self.path / "imagesTr" / name for name in names)
 
     def label_file(self, case: str) -> Path:
         """The label file of a case; it may not exist."""
+        if self.entries is not None:
+            return self.entries[case].label
         return self.path / "labelsTr" / f"{case}{self.file_ending}"
 
 
@@ -94,9 +103,10 @@ def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
         raise DataError(f"{path.name} has a faulty dataset.json", faults)
     labels, names, ending = dict(content["labels"]), content["channel_names"], content["file_ending"]
     tumor = _find_tumor(where, labels, tumor_label)
-    scans, _ = list_scans(path / "imagesTr", (ending,))
+    entries = read_entries(path, content)
+    cases = list_scans(path / "imagesTr", (ending,))[0] if entries is None else entries
     channels = tuple(str(names[str(channel)]) for channel in range(len(names)))
-    return Dataset(path, path.name, channels, labels, ending, tuple(sorted(scans)), tumor)
+    return Dataset(path, path.name, channels, labels, ending, tuple(sorted(cases)), tumor, entries)
 
 
 def find_tumor_names(names: Iterable[str]) -> list[str]:

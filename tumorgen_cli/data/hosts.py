@@ -11,6 +11,7 @@ from tumorgen_cli.data import volumes
 from tumorgen_cli.data.channels import modality
 from tumorgen_cli.data.checks import (
     NNUNET_FORMAT,
+    Scans,
     channel_faults,
     geometry_faults,
     list_images,
@@ -19,6 +20,7 @@ from tumorgen_cli.data.checks import (
 )
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.dicom import find_series
+from tumorgen_cli.data.entries import Entry, entry_faults, lost_file_faults, read_entries
 from tumorgen_cli.geometry import Shape
 from tumorgen_cli.system import console, json_records
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
@@ -37,16 +39,22 @@ class Host:
 def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".nii.gz") -> tuple[Host, ...]:
     """Find the scans of a folder (`<case>_0000.nii.gz`, ...), or of its imagesTr/ if there is one, sorted by case.
 
-    Folders in it, at any depth, that hold a DICOM series are scans too. Headers are read, voxels are not.
+    Folders in it, at any depth, that hold a DICOM series are scans too. If the folder is a data set whose dataset.json
+    lists its files, these are the scans. Headers are read, voxels are not.
 
     Raises:
         DataError: there are no scans, channels are missing or too many, or files are unreadable or differ in geometry.
     """
     inner = folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder
-    series = find_series(inner) if inner.is_dir() else {}
-    images, faults = list_images(inner, tuple(dict.fromkeys((file_ending, ".nii.gz"))), (".dcm",) if series else ())
-    scans, more = sort_scans([*images, *((place, _stem(name, channel_names)) for place, name in series.items())])
-    faults += more + _foreign_channels(folder / "dataset.json", channel_names)
+    faults = _foreign_channels(folder / "dataset.json", channel_names)
+    listed = _listed_files(folder)
+    series = find_series(inner) if listed is None and inner.is_dir() else {}
+    if listed is None:
+        scans, more = _scans_inside(inner, series, channel_names, file_ending)
+    else:
+        scans = {case: dict(enumerate(entry.images)) for case, entry in listed.items()}
+        more = lost_file_faults({case: entry.images for case, entry in listed.items()})
+    faults += more
     if not scans and not faults:
         found = "no scans" if inner.is_dir() else "no such folder"
         expected = (
@@ -67,6 +75,16 @@ def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".
     return hosts
 
 
+def _scans_inside(
+    folder: Path, series: Mapping[Path, str], channel_names: Sequence[str], file_ending: str
+) -> tuple[Scans, list[Fault]]:
+    """List the scans of a folder, files and the DICOM series that were found in it, with a fault for each odd name."""
+    endings = tuple(dict.fromkeys((file_ending, ".nii.gz")))
+    images, faults = list_images(folder, endings, (".dcm",) if series else ())
+    scans, more = sort_scans([*images, *((place, _stem(name, channel_names)) for place, name in series.items())])
+    return scans, faults + more
+
+
 def find_host_labels(
     folder: Path, labels: Mapping[str, int], tumor_name: str, file_ending: str = ".nii.gz"
 ) -> dict[str, Path]:
@@ -85,6 +103,8 @@ def find_host_labels(
     declared = _declared(root / "dataset.json", "labels") or {}
     if any(labels.get(name) != value for name, value in declared.items() if name.lower() != tumor_name.lower()):
         return {}
+    if (listed := _listed_files(root)) is not None:
+        return {case: entry.label for case, entry in listed.items() if entry.label.is_file()}
     return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
 
 
@@ -163,6 +183,21 @@ def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:
         return []
     found, expected = ", ".join(map(str, names.values())), ", ".join(channel_names)
     return [Fault(f"{path}: channel_names", found, expected, _OTHER_HOSTS)]
+
+
+def _listed_files(folder: Path) -> dict[str, Entry] | None:
+    """The files that a dataset.json of the hosts lists; None if it lists none.
+
+    Raises:
+        DataError: the list is faulty.
+    """
+    path = folder / "dataset.json"
+    content = json_records.read_plain(path, NNUNET_FORMAT) if path.is_file() else None
+    if not isinstance(content, dict):
+        return None
+    if faults := entry_faults(path, content):
+        raise DataError("The host scans cannot be used", faults)
+    return read_entries(folder, content)
 
 
 def _declared(path: Path, key: str) -> dict[str, Any] | None:

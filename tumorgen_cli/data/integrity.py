@@ -17,6 +17,7 @@ from tumorgen_cli.data.checks import (
     read_whole,
 )
 from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.entries import lost_file_faults
 from tumorgen_cli.data.volumes import warn_of_skewed
 from tumorgen_cli.data.workers import map_cases
 from tumorgen_cli.geometry import Grid
@@ -43,7 +44,9 @@ class CaseVoxels:
 
 
 def file_faults(dataset: Dataset) -> list[Fault]:
-    """Find the faults of imagesTr and labelsTr that file names show; no file is opened."""
+    """Find the faults of imagesTr and labelsTr, or of listed files, that their names show; no file is opened."""
+    if dataset.entries is not None:
+        return lost_file_faults({case: (*each.images, each.label) for case, each in dataset.entries.items()})
     images, labels, ending = dataset.path / "imagesTr", dataset.path / "labelsTr", dataset.file_ending
     scans, faults = list_scans(images, (ending,))
     if not scans:

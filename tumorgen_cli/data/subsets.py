@@ -15,7 +15,9 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data.checks import NNUNET_FORMAT
+from tumorgen_cli.data.contents import case_files
 from tumorgen_cli.data.dataset import Dataset, find_tumor_names, organ_labels, read_dataset
+from tumorgen_cli.data.entries import KEY as LISTED
 from tumorgen_cli.data.splits import HOLD_OUT, Splits
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Triple, as_triple, box_of_slices, shell_mm
@@ -141,8 +143,7 @@ def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Spli
     """
     claim_folder(out, _RECORD, {"command": "compare or downstream", "subset_of": str(dataset.path)}, lambda: True)
     (out / "dataset.json").unlink(missing_ok=True)
-    wanted = {out / "labelsTr" / dataset.label_file(case).name: dataset.label_file(case) for case in cases}
-    wanted |= {out / "imagesTr" / path.name: path for case in cases for path in dataset.image_files(case)}
+    wanted = {out / name: path for case in cases for name, path in case_files(dataset, case).items()}
     for other in {*out.glob("imagesTr/*"), *out.glob("labelsTr/*")} - {*wanted}:
         if not other.name.startswith(UNFINISHED):
             other.unlink()
@@ -155,5 +156,6 @@ def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Spli
         }
         write_json(out / "splits_final.json", [kept])
     plain = read_plain(dataset.path / "dataset.json", NNUNET_FORMAT)
+    plain.pop(LISTED, None)  # the files of the subset have nnU-Net's names
     write_json(out / "dataset.json", {**plain, "numTraining": len(cases)})
     return out

@@ -31,6 +31,10 @@ READERS = (
     "SimpleITKIO",
     "NibabelIO",
 )  # nnU-Net's readers that give the array as (Z, Y, X); others reorder or rescale it
+#: nnU-Net's readers that read the voxels of a file as they are read here; the last one turns their axes
+SAME_VOXELS = (*READERS, "NibabelIOWithReorient")
+#: what has to be done with 2D images
+STACK = "stack the slices of each scan into one 3D volume: tumorgen learns and paints 3D tumors"
 _SKEWED_DEGREES = 0.5  # less is rounding
 _ORDERS = {"nearest": "sitkNearestNeighbor", "linear": "sitkLinear", "cubic": "sitkBSpline"}
 
@@ -164,12 +168,10 @@ def _read_geometry_once(path: Path, _version: tuple[int, int, int] | None) -> tu
     size = reader.GetSize()
     if len(size) != 3 or min(size) < 2 or reader.GetNumberOfComponents() != 1:
         parts = reader.GetNumberOfComponents()
-        fault = Fault(
-            str(path),
-            f"size {'×'.join(map(str, size))}" + (f", {parts} components a voxel" if parts > 1 else ""),
-            "a 3D scalar volume",
-            "write one 3D file per channel and time point",
-        )
+        found = f"size {'×'.join(map(str, size))}" + (f", {parts} components a voxel" if parts > 1 else "")
+        flat = parts == 1 and sum(count > 1 for count in size) < 3
+        remedy = STACK if flat else "write one 3D file per channel and time point"
+        fault = Fault(str(path), found + ", a 2D image" * flat, "a 3D scalar volume", remedy)
         raise DataError("A file is not a 3D volume", [fault])
     grid = Grid(size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
     if not np.isfinite([*grid.spacing_mm, *grid.origin_mm, *grid.direction]).all() or min(grid.spacing_mm) <= 0:

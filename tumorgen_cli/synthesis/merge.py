@@ -25,6 +25,7 @@ from typing import Any
 from tumorgen_cli.data.checks import NNUNET_FORMAT
 from tumorgen_cli.data.contents import describe_files
 from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.entries import KEY as LISTED
 from tumorgen_cli.data.hosts import index_cases_by_voxels
 from tumorgen_cli.data.integrity import damage_faults
 from tumorgen_cli.data.splits import SPLITS, Splits, check_folds, make_nnunet_folds, read_folds
@@ -232,6 +233,7 @@ def write_merge(merge: Merge, tick: Callable[[int, str], None], copy: bool = Fal
     for path in merge.splits:
         write_json(path, format_splits(merge.folds, merge.oversample))
     content = read_plain(merge.real.path / "dataset.json", NNUNET_FORMAT)
+    content.pop(LISTED, None)  # the merged files have nnU-Net's names
     content["numTraining"] = len(cases)
     content["description"] = (
         f"{len(merge.real.cases)} real cases and {len(merge.pairs)} synthetic pairs, "

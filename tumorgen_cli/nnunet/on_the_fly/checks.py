@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tumorgen_cli.data.checks import NNUNET_FORMAT
+from tumorgen_cli.data.checks import NNUNET_FORMAT, READER
 from tumorgen_cli.data.volumes import READERS
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.system.errors import Fault, abbreviate_list
 from tumorgen_cli.system.json_records import read_fields, read_record
 
 _OTHER_WORKSPACE = "run `tumorgen nnunet-setup` in a workspace that was planned on this data set"
-_READER = "overwrite_image_reader_writer"  # of dataset.json: the reader that nnU-Net is to use
 
 
 def painting_faults(painting: Painting, trainer: Any, validation: Sequence[str], known: Sequence[str]) -> list[Fault]:
@@ -39,16 +38,16 @@ def planned_reader_faults(dataset: Path) -> list[Fault]:
         dataset: the folder of the data set.
     """
     path = dataset / "dataset.json"
-    reader = read_fields(path, NNUNET_FORMAT).get(_READER) or "None"
+    reader = read_fields(path, NNUNET_FORMAT).get(READER) or "None"
     # of the endings that are allowed, nnU-Net reads all with one of its own readers that fit
-    return [] if reader == "None" else reader_faults(f"{path}: {_READER}", str(reader))
+    return [] if reader == "None" else reader_faults(f"{path}: {READER}", str(reader))
 
 
 def reader_faults(where: str, reader: str) -> list[Fault]:
     """Return the fault of a reader of nnU-Net whose arrays have other axes or values than those that are painted."""
     if reader in READERS:
         return []
-    remedy = f'use NIfTI files and no other "{_READER}" in dataset.json; then nnUNetv2_plan_and_preprocess'
+    remedy = f'use NIfTI files and no other "{READER}" in dataset.json; then nnUNetv2_plan_and_preprocess'
     return [Fault(where, reader, f"one of {', '.join(READERS)}", remedy)]
 
 
