@@ -139,9 +139,9 @@ def plan_comparison(
     spread = math.sqrt(float(np.mean(variances)))
     difference = detectable_difference(spread, subsets)
     cautious = detectable_difference(upper_spread(spread, max(freedom)), subsets)
-    one, worse, apart = (amount(measure, value) for value in (difference, cautious, spread))
+    found, worse, apart = (amount(measure, value) for value in (difference, cautious, spread))
     verdict = (
-        f"{subsets} draws of {'all' if cases is None else cases} real cases find a true difference of {one} in "
+        f"{subsets} draws of {'all' if cases is None else cases} real cases find a true difference of {found} in "
         f"{MEASURES[measure].title} with a power of 80 % ({worse} if the pilot's spread is too small); "
         f"spread {apart} from {basis}"
     )
