@@ -22,6 +22,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores Ctrl-C 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def own_models(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed models lie in a folder of the test session, never in the user's."""
+    monkeypatch.setenv("TUMORGEN_MODELS", str(tmp_path_factory.getbasetemp() / "models"))
+
+
 @pytest.fixture(scope="session")
 def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A copy of `workspace` in which every stage of every method has been trained for a few steps."""

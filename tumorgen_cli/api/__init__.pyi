@@ -14,6 +14,10 @@ from .options import PlanOptions as PlanOptions
 from .options import QualityOptions as QualityOptions
 from .options import ScoreOptions as ScoreOptions
 from .sampling import Sampling as Sampling
+from .sharing import ExportOptions as ExportOptions
+from .sharing import export_model as export_model
+from .sharing import install_model as install_model
+from .sharing import models as models
 from .stages import demo as demo
 from .stages import evaluate as evaluate
 from .stages import filter_pairs as filter_pairs

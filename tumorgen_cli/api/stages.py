@@ -106,6 +106,7 @@ def synthesize(
     pairs: int = 20,
     *,
     method: str = "tumorgen",
+    model: str | None = None,
     sampling: Sampling | None = None,
     quality: QualityOptions = QualityOptions(),
     out: StrPath | None = None,
@@ -123,12 +124,13 @@ def synthesize(
         hosts: What to paint into, and where.
         pairs: How many pairs the set has in all.
         method: The method that paints.
+        model: Name of an installed model, which paints instead of a method of the workspace.
         sampling: Steps, solver and kind of tumor. None: as the plan says.
         quality: Which pairs are kept.
         out: Folder of the set. None: a folder of the workspace, named after the method, the hosts and the options.
         shard: `(i, n)`: this process makes part i of n parts. None: all pairs.
         dry_run: Check every host, paint one pair in memory and estimate time and disk; write nothing.
-        work: The workspace, with the method trained.
+        work: The workspace, with the method trained; with a model, only where the set is written.
         device: Where to compute.
         seed: Seed of every random draw. None: the plan's.
 
@@ -145,11 +147,14 @@ def synthesize(
         2
     """
     from tumorgen_cli.methods.base import Sampling
-    from tumorgen_cli.pipeline.synthesize import synthesize_pairs
+    from tumorgen_cli.pipeline.synthesize import open_model, synthesize_pairs
 
     made = SetOptions(pairs, optional_path(out), seed, None if shard is None else Shard(*shard), dry_run)
     sampling, quality = sampling or Sampling(), with_paths(quality)
-    return synthesize_pairs(open_workspace(work), method, made, with_paths(hosts), sampling, quality, device)
+    workspace = open_workspace(work)
+    if model is not None:
+        workspace, method = open_model(model, method, workspace)
+    return synthesize_pairs(workspace, method, made, with_paths(hosts), sampling, quality, device)
 
 
 def filter_pairs(

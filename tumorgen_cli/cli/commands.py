@@ -61,13 +61,17 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def planned_command(function: Callable[P, None]) -> Callable[P, None]:
-    """Make a command that needs a planned workspace; without one, it says so before anything else."""
+    """Make a command that needs a planned workspace or, with --model, an installed model.
+
+    Without a workspace, it says so before anything else.
+    """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         from tumorgen_cli.planning.workspace import check_planned
 
-        check_planned(_workspace(kwargs))
+        if kwargs.get("model") is None:
+            check_planned(_workspace(kwargs))
         function(*args, **kwargs)
 
     return command(run)

@@ -59,6 +59,15 @@ def synthesize(
     tumors: TumorCount = None,
     anywhere: Anywhere = False,
     method: MethodOption = "tumorgen",
+    model: Annotated[
+        Optional[str],
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Paint with an installed model instead of a workspace (see 'tumorgen models').",
+            rich_help_panel="Painting",
+        ),
+    ] = None,
     kind: Annotated[
         Optional[Kind],
         typer.Option("--kind", help="Paint hard tumors of this kind (tumorgen only).", rich_help_panel="Painting"),
@@ -115,6 +124,7 @@ def synthesize(
         ),
         pairs,
         method=method,
+        model=model,
         sampling=api.Sampling(steps, solver, kind),
         quality=api.QualityOptions(until_pass, keep, judge, p_alone),
         out=out,
@@ -135,11 +145,21 @@ def synthesize(
     elif report.tally.left:
         console.next_command(OTHER_SHARDS)
     elif report.tally.pairs:
-        console.next_command(command_line(f"evaluate {quote(report.folder)}", work))
+        console.next_command(_use_of(report.folder, work))
+    elif model is not None:
+        console.warn("no pair passed: raise --until-pass, or ask less of a pair (--keep, --p-alone)")
+        console.next_command(_ask_less(report.tally.rejected, keep))
     else:
         console.warn("no pair passed: train longer, raise --until-pass, or ask less of a pair (--keep, --p-alone)")
         longer = next_training(open_workspace(work), method, work)
         console.next_command(longer or _ask_less(report.tally.rejected, keep))
+
+
+def _use_of(folder: str, work: Path) -> str:
+    """The command that uses a finished set: `evaluate` where there are real tumors to compare with, else `merge`."""
+    if open_workspace(work).plan_file.is_file():
+        return command_line(f"evaluate {quote(folder)}", work)
+    return command_line(f"merge DATASET {quote(folder)} --out DatasetNNN_Name --folds 5", work)
 
 
 def _ask_less(rejected: Mapping[str, int], keep: float) -> str:

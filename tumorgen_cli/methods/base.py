@@ -69,6 +69,7 @@ class Method(ABC):
         keeps_background: whether voxels of the box outside the tumor stay the host's own. If so, an old tumor in the
             box is removed first, and when the box is pasted back, the host's detail finer than the working grid is
             kept.
+        needs_scans: whether it paints with the voxels of training scans; such a method cannot be given away as a model.
         cell: side in working voxels of the cells in which the method draws masks. The pipeline widens a tumor's place
             to whole cells, so that no part of a cell is cut off, unless the user has given the box.
     """
@@ -82,6 +83,7 @@ class Method(ABC):
     kinds: tuple[str, ...] = ()
     format_versions: ClassVar[Mapping[str, int]] = {}
     keeps_background: bool = False
+    needs_scans: ClassVar[bool] = False
     cell: int = 1
     section: ClassVar[type]
     config: Any
@@ -128,6 +130,19 @@ class Method(ABC):
     @abstractmethod
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         """Paint a tumor into the request's place."""
+
+    def tumor_losses(self, case: str) -> tuple[float, ...]:  # noqa: ARG002  (of those who have it)
+        """How badly the loaded method predicts the tumors of a preprocessed case, with fixed times and noise.
+
+        A method that predicts training tumors better than others tells who was among the training cases.
+
+        Args:
+            case: Name of the case, a training case or one that is held out.
+
+        Returns:
+            The training loss of each tumor that fits into a window; empty for methods that have no such loss.
+        """
+        return ()
 
     def stage(self, name: str, iterations: int | None = None, initial: Path | None = None) -> Stage:
         """The training stage `name`.

@@ -46,6 +46,7 @@ class CopyPaste(Method):
         "they keep their contrast to the shell around them."
     )
     keeps_background = True
+    needs_scans = True
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)

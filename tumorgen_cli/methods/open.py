@@ -13,11 +13,13 @@ from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
 
 
 def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None:
-    """Check that every case of the splits is preprocessed by this plan.
+    """Check that every case of the splits is preprocessed by this plan; a model has no cases, and needs none.
 
     Raises:
         StateError: Cases are missing or stale.
     """
+    if workspace.is_model:
+        return
     missing = [case for case in (*splits.train, *splits.test) if not is_done(plan, case, workspace.cases / case)]
     if missing:
         found = f"{len(missing)} cases missing or made by another plan ({abbreviate_list(missing)})"

@@ -13,12 +13,14 @@ from tumorgen_cli.judge.results_files import OWN_JUDGE
 from tumorgen_cli.judge.suspects import FILE, Search, find_suspects
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import check_held_out, open_method
+from tumorgen_cli.pipeline.hints import DEFAULT_METHOD
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.sharing.installed import find_model
 from tumorgen_cli.synthesis.forecast import Forecast, forecast_set, rehearse_set
 from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, check_hosts, judge_faults
 from tumorgen_cli.synthesis.pair import PairInputs, Quality
-from tumorgen_cli.synthesis.set_files import LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS
+from tumorgen_cli.synthesis.set_files import LEARNED_FROM, LEARNED_FROM_HEALTHY, MODEL, UNLABELED_HOSTS
 from tumorgen_cli.synthesis.shards import check_set
 from tumorgen_cli.synthesis.sources import (
     Source,
@@ -80,7 +82,8 @@ def synthesize_pairs(
         sources = healthy_sources(plan, hosts.healthy, regions, hosts.paint_in)
     cases = workspace.fingerprint().of(workspace.splits().train).cases
     seed = plan.seed if made.seed is None else made.seed
-    folder = made.out or workspace.synthetic(set_name(method_name, hosts, sampling, quality))
+    painter = workspace.root.name if workspace.is_model else method_name
+    folder = made.out or workspace.synthetic(set_name(painter, hosts, sampling, quality))
     tries, shard = quality.until_pass, made.shard
     # a judge needs minutes to look at many hosts: what can be refused before is refused before
     known = {"command": "synthesize", "method": method.name, "plan": method.plan_hash, "seed": seed}
@@ -117,6 +120,26 @@ def synthesize_pairs(
             f"{folder} holds {tally.pairs} pairs and {asked}: none is removed; a smaller set needs another --out"
         )
     return SetReport(str(folder), tally, forecast)
+
+
+def open_model(name: str, method: str, results: Workspace) -> tuple[Workspace, str]:
+    """Open an installed model: its workspace, which writes sets into another one, and its method.
+
+    Args:
+        name: The model.
+        method: The method that the user names; the default one stands for that of the model.
+        results: Where sets are written.
+
+    Raises:
+        PlanError: the model is of another method.
+        StateError: there is no such model, or it is damaged.
+    """
+    workspace, record = find_model(name, results.root)
+    if method not in (DEFAULT_METHOD, record.method):
+        found = f"the model {name} is of {record.method}"
+        fault = Fault(f"--method {method}", found, f"--method {record.method}", "leave --method out")
+        raise PlanError("A model has one method", [fault])
+    return workspace, record.method
 
 
 def _ask_judge(
@@ -294,5 +317,6 @@ def _set_settings(
         "anywhere": hosts.anywhere or None,
         UNLABELED_HOSTS: unlabeled or None,
         LEARNED_FROM_HEALTHY: method.learned_from_healthy() or None,
+        MODEL: method.workspace.root.name if method.workspace.is_model else None,
     }
     return settings | {name: value for name, value in own.items() if value is not None}

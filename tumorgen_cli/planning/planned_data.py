@@ -24,9 +24,16 @@ def read_planned_dataset(workspace: Workspace, plan: Plan) -> Dataset:
     Every command that reads the data set calls this. Files of the same size and time of modification are not read.
 
     Raises:
-        StateError: the data set is not there, or files, or what dataset.json says of them, have changed since planning.
+        StateError: the data set is not there, as that of a model, or files have changed since planning, or what
+            dataset.json says of them.
         DataError: its dataset.json is faulty.
     """
+    if workspace.is_model:
+        remedy = (
+            "paint with it into scans without tumors (--healthy DIR), or plan a data set of your own with another -w"
+        )
+        fault = Fault(str(workspace.root), "an installed model", "a workspace with its data set", remedy)
+        raise StateError("A model has no data set", [fault])
     if not Path(plan.dataset_path).is_dir():
         remedy = (
             f"put it back, or run `tumorgen plan DATASET -w {workspace.root}` with its path now: "

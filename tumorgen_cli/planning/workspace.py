@@ -27,9 +27,30 @@ def check_planned(root: Path) -> None:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder of the work on one data set."""
+    """The folder of the work on one data set, or of an installed model: a workspace without scans.
+
+    Attributes:
+        root: the folder.
+        results: where synthetic sets and their evaluations are written; None: in the folder. A model is only read.
+    """
 
     root: Path
+    results: Path | None = None
+
+    @property
+    def model_file(self) -> Path:
+        """The record of a model; only a model has one."""
+        return self.root / "model.json"
+
+    @property
+    def is_model(self) -> bool:
+        """Whether this is a model that was given away without its data set."""
+        return self.model_file.is_file()
+
+    @property
+    def donors_file(self) -> Path:
+        """The masks of training tumors that a model draws from, if they were given with it."""
+        return self.root / "donors.safetensors"
 
     @property
     def plan_file(self) -> Path:
@@ -77,11 +98,11 @@ class Workspace:
 
     def synthetic(self, name: str) -> Path:
         """The folder of a synthetic set."""
-        return self.root / "synthetic" / name
+        return (self.results or self.root) / "synthetic" / name
 
     def evaluation(self, name: str) -> Path:
         """The folder of the evaluation of a synthetic set."""
-        return self.root / "evaluation" / name
+        return (self.results or self.root) / "evaluation" / name
 
     def plan(self) -> Plan:
         """Read the plan and check that it was made from the fingerprint of this workspace.

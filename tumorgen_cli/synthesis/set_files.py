@@ -42,6 +42,9 @@ LEFT_OUT = "rejected.csv"
 #: fields of set.json: the cases that the method has learned from; the scans without labels that it has learned from, if
 #: there are any; the hosts without the data set's other labels
 LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS = "learned_from", "learned_from_healthy", "hosts_without_labels"
+#: field of set.json: the installed model that painted
+MODEL = "model"
+_KEPT = (LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS, MODEL)
 
 
 def read_learned_from(folder: Path) -> tuple[str, ...] | None:
@@ -111,7 +114,7 @@ def _names(path: Path, field: str, found: object, remedy: str) -> tuple[str, ...
 def read_origin(folder: Path) -> dict[str, Any]:
     """Return those fields of a set's set.json that a subset of its pairs keeps."""
     found = read_settings(folder)
-    return {key: found[key] for key in (LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS) if key in found}
+    return {key: found[key] for key in _KEPT if key in found}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from tumorgen_cli.geometry import Triple
 from tumorgen_cli.methods.latent.settings import FlowConfig
 from tumorgen_cli.metrics.traits import FIELDS, KINDS, hard_limit, is_hard
 
+#: the buffers that hold values of single training tumors, a row each; the second one is 0 in unused rows
+PATIENT_BUFFERS = ("characters", "extents_mm", "volumes_mm3")
 _LARGEST_SCORE = 4.0  # bounds what is told; training tumors reach 2 or 3
 
 
@@ -135,11 +137,15 @@ class Condition(nn.Module):
             self.register_buffer("extents_mm", torch.zeros(self.ROWS, 3))
             self.register_buffer("volumes_mm3", torch.zeros(self.ROWS))
 
+    @classmethod
+    def stored_rows(cls, count: int) -> np.ndarray:
+        """The numbers of the training tumors that are stored, of `count`."""
+        return np.linspace(0, count, min(cls.ROWS, count), endpoint=False).astype(int)
+
     def learn(self, known: Known) -> None:
         """Store the training tumors, if the field is told anything about tumors."""
         if self.values:
-            count = len(known.extents_mm)
-            rows = np.linspace(0, count, min(self.ROWS, count), endpoint=False).astype(int)
+            rows = self.stored_rows(len(known.extents_mm))
             for buffer, values in (
                 (self.characters, known.characters[:, : self.traits]),
                 (self.extents_mm, known.extents_mm),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from tumorgen_cli.methods.latent.healthy import HealthyLatents, healthy_latents
 from tumorgen_cli.methods.latent.joint import code_mask
 from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig, box_alpha
 from tumorgen_cli.models.vae import KlVae
+from tumorgen_cli.preprocessing.cases import Case
 from tumorgen_cli.tumors.boxes import box_mask, draw_box, latent_mask
 
 
@@ -125,11 +127,11 @@ def training_items(method: Method, vae: KlVae, condition: Condition, config: Tum
 
 
 def held_out_tumors(
-    method: Method, vae: KlVae, config: TumorFlowConfig, most: int
+    method: Method, vae: KlVae, config: TumorFlowConfig, most: int, cases: Sequence[Case] | None = None
 ) -> list[tuple[HeldOut, Box, Tensor]]:
-    """Held-out tumors, each with a fixed box in latent cells, and the box as a mask (1, 1, x, y, z)."""
+    """Held-out tumors, or those of `cases`, each with a fixed box in latent cells and as a mask (1, 1, x, y, z)."""
     found = []
-    for window in held_out_windows(method, vae, most, config.flow.context == "healthy"):
+    for window in held_out_windows(method, vae, most, config.flow.context == "healthy", cases):
         soft = latent_mask(window.mask, config.vae.downsampling)
         rng = np.random.default_rng([method.plan.seed, 7])
         box = draw_box(soft, box_alpha(config, method.plan.window), rng)

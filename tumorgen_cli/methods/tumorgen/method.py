@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic, learning_settings
-from tumorgen_cli.methods.latent.autoencoder import vae_stage
+from tumorgen_cli.methods.latent.autoencoder import load_cases, vae_stage
 from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut
 from tumorgen_cli.methods.latent.condition import Condition, Wanted
 from tumorgen_cli.methods.latent.items import (
@@ -216,28 +216,44 @@ class TumorGen(Method):
 
         `held_out_rfm` is that of all elements, `held_out_box` and `held_out_mask` those of latents and mask in the box.
         """
-        errors = []
-        c = self.config.flow
-        for index, (window, box, inside) in enumerate(self.held_out(16)):
-            mask = torch.from_numpy(code_mask(window.mask, c.mask_coding, self.cell))[None].to(self.device)
-            data = torch.cat([window.latent, to_flow(mask)], 1)
-            wanted = Wanted(window.character, fill_of(window.mask, box, self.cell))
-            told = torch.from_numpy(self.condition.tell(wanted))[None].to(self.device)
-            condition = self.condition(window.context, inside, told)
-            for t in _QUALITY_TIMES:
-                rng = np.random.default_rng([self.plan.seed, index, int(10 * t)])
-                noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
-                start = flow_start(noise, window.context, c)
-                time = torch.full((1,), t, device=self.device)
-                with inference_context(self.plan.precision, self.device):
-                    velocity = self.net(torch.cat([rectified_flow.path(start, data, time), condition], 1), time)
-                    squared = (velocity - (data - start)).square()
-                    latents, masks = (
-                        part[(inside > 0).expand_as(part)] for part in squared.tensor_split([window.latent.shape[1]], 1)
-                    )
-                    errors.append([float(part.mean()) for part in (squared, latents, masks)])
+        errors = [row for number, tumor in enumerate(self.held_out(16)) for row in self._errors(*tumor, number)]
         names = ("held_out_rfm", "held_out_box", "held_out_mask")
         return dict(zip(names, map(float, np.mean(errors, axis=0)), strict=True)) if errors else {}
+
+    def tumor_losses(self, case: str) -> tuple[float, ...]:
+        """The velocity error in the box of each tumor of a case, over fixed times and one noise for all tumors."""
+        cases = load_cases(self.workspace, [case])
+        tumors = held_out_tumors(self, self.vae, self.config, len(cases[0].record.components), cases)
+        return tuple(float(np.mean(self._errors(*tumor, 0), axis=0)[1:].mean()) for tumor in tumors)
+
+    def _errors(self, window: HeldOut, box: Box, inside: Tensor, number: int) -> list[list[float]]:
+        """The velocity error of a tumor at each fixed time: of all elements, of latents and of mask in the box.
+
+        Args:
+            window: The tumor's window.
+            box: Its box in latent cells.
+            inside: The box as a mask (1, 1, x, y, z).
+            number: Number of the noise.
+        """
+        c, errors = self.config.flow, []
+        mask = torch.from_numpy(code_mask(window.mask, c.mask_coding, self.cell))[None].to(self.device)
+        data = torch.cat([window.latent, to_flow(mask)], 1)
+        wanted = Wanted(window.character, fill_of(window.mask, box, self.cell))
+        told = torch.from_numpy(self.condition.tell(wanted))[None].to(self.device)
+        condition = self.condition(window.context, inside, told)
+        for t in _QUALITY_TIMES:
+            rng = np.random.default_rng([self.plan.seed, number, int(10 * t)])
+            noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
+            start = flow_start(noise, window.context, c)
+            time = torch.full((1,), t, device=self.device)
+            with inference_context(self.plan.precision, self.device):
+                velocity = self.net(torch.cat([rectified_flow.path(start, data, time), condition], 1), time)
+                squared = (velocity - (data - start)).square()
+                latents, masks = (
+                    part[(inside > 0).expand_as(part)] for part in squared.tensor_split([window.latent.shape[1]], 1)
+                )
+                errors.append([float(part.mean()) for part in (squared, latents, masks)])
+        return errors
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, its mask, and two draws in its box, each with its mask."""

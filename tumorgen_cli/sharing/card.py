@@ -1,0 +1,133 @@
+"""The card of a model in Markdown: what it is, its data and training, what was measured, what it is not for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tumorgen_cli.geometry import describe_edges
+from tumorgen_cli.sharing.record import ModelRecord
+from tumorgen_cli.system import console
+
+_LIMITS = (
+    "Diagnosis, treatment, or any decision about a patient: its pairs show no patient.",
+    "Validation or testing: a network that is measured on synthetic tumors is measured against this model.",
+    (
+        "Scans unlike its training scans in channels, units, spacing or body region. `synthesize` compares them and "
+        "refuses what certainly differs, but cannot see everything."
+    ),
+    "Kinds of tumors that its training cases do not have: it paints what it has seen.",
+)
+
+
+def model_card(record: ModelRecord) -> str:
+    """The card of a model."""
+    lines = [
+        f"# {record.name}",
+        "",
+        record.purpose,
+        "",
+        *_items(
+            [
+                f"Method: `{record.method}`, tumorgen {record.versions.get('tumorgen', 'unknown')}.",
+                f"Channels, in this order: {', '.join(record.channels)}. Tumor label: `{record.tumor}`.",
+                f"Date: {record.date}. License: {record.license}.",
+                "Files: weights (safetensors), plan, pooled facts (JSON), this card. There is no scan and no code.",
+            ]
+        ),
+        "",
+        "## Use",
+        "",
+        "```bash",
+        "tumorgen install MODEL.zip",
+        f"tumorgen synthesize --model {record.name} --healthy DIR",
+        "```",
+        "",
+        "`DIR` holds scans without this tumor, one file a channel. The pairs are an nnU-Net raw data set.",
+        "",
+        "## Data",
+        "",
+        *_items(_data_lines(record)),
+        "",
+        "## Training",
+        "",
+        "| stage | steps | planned | time | device | measured on held-out cases |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {s.stage} | {s.iterations:,} | {s.planned:,} | {console.clock(s.seconds)} | {s.device} | "
+            f"{', '.join(f'{name} {value:.4g}' for name, value in s.numbers.items()) or '–'} |"
+            for s in record.stages
+        ),
+        "",
+        *(_items(f"Too weak: {text}" for text in record.shortfalls) or ["Nothing is known to be too weak about it."]),
+        "",
+        "## Scores",
+        "",
+        *_score_lines(record),
+        "",
+        "## Privacy",
+        "",
+        *_privacy_lines(record),
+        "",
+        "## What it must not be used for",
+        "",
+        *_items(_LIMITS),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _data_lines(record: ModelRecord) -> list[str]:
+    data = record.data
+    healthy = f"; {data.healthy} scans without labels were learned from, too" if data.healthy else ""
+    smallest, middle, largest = (f"{value:.3g}" for value in data.volume_ml)
+    spacing, extent = describe_edges(data.spacing_mm, ".3g"), describe_edges(data.extent_mm)
+    return [
+        f"{data.cases} training cases of `{data.dataset}`, {data.tumors} tumors; {data.held_out} held out{healthy}.",
+        f"Medians: voxels of {spacing} mm, scans of {extent} mm.",
+        f"Tumors: median {middle} ml, 10th to 90th percentile {smallest} to {largest} ml, pooled.",
+    ]
+
+
+def _score_lines(record: ModelRecord) -> list[str]:
+    if not record.sets:
+        return ["No set of its pairs was evaluated before it was exported. Look at previews before you use it."]
+    lines = []
+    for each in record.sets:
+        lines += [f"Set `{each.name}`, {each.pairs} pairs:", "", "| figure | value |", "|---|---|"]
+        lines += [f"| {title} | {text} |" for title, text in each.figures]
+        lines.append("")
+    return lines[:-1]
+
+
+def _privacy_lines(record: ModelRecord) -> list[str]:
+    """What was tested, what was left out, and what it holds."""
+    member = record.membership
+    copies = (
+        "Near-copies and distances to the nearest training tumor: see the scores above."
+        if record.sets
+        else "Near-copies and distances to the nearest training tumor: not measured."
+    )
+    tested = (
+        f"Membership test (a smaller training loss on training tumors than on held-out ones): {member.words}."
+        if member
+        else "Membership test: not done; it needs two cases on either side, and a method that has such a loss."
+    )
+    return [
+        "What was tested:",
+        "",
+        *_items([copies, tested]),
+        "",
+        "These tests find copies and a loss that tells who was learned from. They do not prove that nothing else can.",
+        "",
+        "What was left out:",
+        "",
+        *_items(record.left_out),
+        "",
+        "What it holds of patients:",
+        "",
+        *_items(record.holds),
+    ]
+
+
+def _items(texts: Iterable[str]) -> list[str]:
+    return [f"* {text}" for text in texts]
