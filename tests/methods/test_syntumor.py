@@ -14,7 +14,8 @@ from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.planning.fingerprint import ChannelFacts, Fingerprint
 from tumorgen_cli.planning.plan import Decisions
 from tumorgen_cli.synthesis import pair as pair_module
-from tumorgen_cli.synthesis.pair import PairInputs, PairJob
+from tumorgen_cli.synthesis.jobs import PairJob
+from tumorgen_cli.synthesis.pair import PairInputs
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.system.errors import PlanError

@@ -10,10 +10,11 @@ import numpy as np
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.base import Method, Sampling, Synthetic
 from tumorgen_cli.pipeline import synthesize as pipeline_synthesize
+from tumorgen_cli.synthesis.jobs import make_jobs
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.pair import PairInputs
 from tumorgen_cli.synthesis.sources import healthy_sources
-from tumorgen_cli.synthesis.synthesize import make_jobs, synthesize_set
+from tumorgen_cli.synthesis.synthesize import synthesize_set
 
 PAIRS = 4
 

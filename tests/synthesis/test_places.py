@@ -16,6 +16,7 @@ from tumorgen_cli.methods.base import Synthetic
 from tumorgen_cli.pipeline import synthesize as pipeline_synthesize
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis import pair as pair_module
+from tumorgen_cli.synthesis.jobs import PairJob
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.places import OUTSIDE_BODY, OUTSIDE_REGION, Placing
 from tumorgen_cli.synthesis.scan import read_scan
@@ -68,7 +69,7 @@ def test_a_place_without_room_is_not_painted(workspace, phantoms, tmp_path):
     source = Source("h", host.files, roi=min(regions.iterdir()))
     inputs = pair_module.PairInputs(method, workspace.fingerprint().cases, api.Sampling())
     loaded = pair_module.open_host(inputs, source, host, "")
-    draw = pair_module.draw_pair(inputs, pair_module.PairJob(0, source, "h_s0000", 1, 0), loaded)
+    draw = pair_module.draw_pair(inputs, PairJob(0, source, "h_s0000", 1, 0), loaded)
     assert draw.tumors == ()
     assert draw.left_out == ({OUTSIDE_REGION: method.plan.paste.draws},)
     assert method.requests == []

@@ -16,11 +16,11 @@ from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.judge.verdict import PassRule
 from tumorgen_cli.synthesis import logs, shards
 from tumorgen_cli.synthesis import synthesize as synthesize_module
+from tumorgen_cli.synthesis.jobs import make_jobs, own_jobs
 from tumorgen_cli.synthesis.pair import Quality
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.synthesis.sources import Source, healthy_sources
-from tumorgen_cli.synthesis.synthesize import make_jobs
 from tumorgen_cli.system.errors import DataError, StateError
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.system.locks import locked
@@ -237,8 +237,8 @@ def test_shards_that_came_to_nothing_may_try_again(workspace, phantoms, tmp_path
 
 def test_shards_share_out_every_pair_once():
     jobs = make_jobs([Source(name, ()) for name in "abcd"], 23, 0)
-    parts = [synthesize_module.own_jobs(jobs, Shard(number, 5)) for number in range(1, 6)]
+    parts = [own_jobs(jobs, Shard(number, 5)) for number in range(1, 6)]
     assert sorted(job.index for part in parts for job in part) == list(range(23))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     longer = make_jobs([Source(name, ()) for name in "abcd"], 40, 0)
-    assert {job.case for job in parts[1]} <= {job.case for job in synthesize_module.own_jobs(longer, Shard(2, 5))}
+    assert {job.case for job in parts[1]} <= {job.case for job in own_jobs(longer, Shard(2, 5))}

@@ -55,7 +55,8 @@ def make_scan(plan, image, grid=GRID, scale=1.0):
 
 
 def boxes(placing, count=24):
-    return [placing.draw(np.random.default_rng(seed), 0) for seed in range(count)]
+    drawn = [placing.draw(np.random.default_rng(seed), 0) for seed in range(count)]
+    return [(each.box, each.unlike) for each in drawn]
 
 
 def centers(drawn):

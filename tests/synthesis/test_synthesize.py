@@ -45,6 +45,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis import pair as pair_module
 from tumorgen_cli.synthesis import places
 from tumorgen_cli.synthesis import synthesize as synthesize_module
+from tumorgen_cli.synthesis.jobs import make_jobs
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.painter import find_turn
 from tumorgen_cli.synthesis.pair import PairInputs, Quality, draw_pair, load_host
@@ -53,7 +54,7 @@ from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_judges, read_learned_from, read_provenance, read_unlabeled_hosts
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
-from tumorgen_cli.synthesis.synthesize import make_jobs, synthesize_set, write_pair
+from tumorgen_cli.synthesis.synthesize import synthesize_set, write_pair
 from tumorgen_cli.synthesis.window import lay_window, redraw_box, window_shape
 from tumorgen_cli.system.errors import DataError, PlanError, StateError
 from tumorgen_cli.system.files import hash_file
@@ -299,7 +300,7 @@ def test_every_tumor_of_a_scan_is_redrawn_in_turn(workspace):
     jobs = sorted(make_jobs(sources, 9, 0), key=lambda job: job.index)
     assert [find_turn("abc", job.index) for job in jobs] == [(sources.index(job.source), job.turn) for job in jobs]
     placed = [
-        places.Placing(scan, job.source, workspace.plan(), (), None).draw(np.random.default_rng(0), job.turn)[0]
+        places.Placing(scan, job.source, workspace.plan(), (), None).draw(np.random.default_rng(0), job.turn).box
         for job in jobs
     ]
     redrawn = [

@@ -111,7 +111,8 @@ def paint(
     from tumorgen_cli.pipeline.synthesize import check_sampling
     from tumorgen_cli.synthesis.counts import count_faults
     from tumorgen_cli.synthesis.host_checks import grid_doubts
-    from tumorgen_cli.synthesis.pair import PairInputs, PairJob, draw_pair, make_provenance, open_host
+    from tumorgen_cli.synthesis.jobs import PairJob
+    from tumorgen_cli.synthesis.pair import PairInputs, draw_pair, make_provenance, open_host
     from tumorgen_cli.synthesis.sources import Source
 
     if faults := count_faults(tumors, box):

@@ -23,7 +23,7 @@ StrPath = str | Path
 #: the folder of a workspace, where none is given
 WORK = str(DEFAULT_WORK)
 #: fields of the option records that hold a path
-_PATH_FIELDS = ("healthy", "roi", "host_labels", "judge", "inception")
+_PATH_FIELDS = ("healthy", "roi", "host_labels", "aim", "judge", "inception")
 
 
 def open_workspace(work: StrPath) -> Workspace:

@@ -12,6 +12,7 @@ from tumorgen_cli import api
 from tumorgen_cli.api.options import open_workspace
 from tumorgen_cli.cli.commands import planned_command
 from tumorgen_cli.cli.options import (
+    Aim,
     Anywhere,
     Cases,
     Device,
@@ -58,6 +59,7 @@ def synthesize(
     ] = None,
     tumors: TumorCount = None,
     anywhere: Anywhere = False,
+    aim: Aim = None,
     method: MethodOption = "tumorgen",
     model: Annotated[
         Optional[str],
@@ -121,6 +123,7 @@ def synthesize(
             tumors=tumors,
             anywhere=anywhere,
             trust_units=trust_units,
+            aim=aim,
         ),
         pairs,
         method=method,

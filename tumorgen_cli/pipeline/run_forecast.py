@@ -19,10 +19,10 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.synthesis.forecast import forecast_set
 from tumorgen_cli.synthesis.host_checks import check_sources
+from tumorgen_cli.synthesis.jobs import make_jobs
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions
 from tumorgen_cli.synthesis.pair import PairInputs
 from tumorgen_cli.synthesis.sources import healthy_sources
-from tumorgen_cli.synthesis.synthesize import make_jobs
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.files import free_bytes
 

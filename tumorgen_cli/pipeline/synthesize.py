@@ -13,14 +13,17 @@ from tumorgen_cli.judge.results_files import OWN_JUDGE
 from tumorgen_cli.judge.suspects import FILE, Search, find_suspects
 from tumorgen_cli.methods.base import Method, Sampling
 from tumorgen_cli.methods.open import check_held_out, open_method
+from tumorgen_cli.pipeline.aim import find_aim
 from tumorgen_cli.pipeline.hints import DEFAULT_METHOD
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.sharing.installed import find_model
+from tumorgen_cli.synthesis.aim import Aim
 from tumorgen_cli.synthesis.forecast import Forecast, forecast_set, rehearse_set
 from tumorgen_cli.synthesis.host_checks import check_sources
+from tumorgen_cli.synthesis.jobs import make_jobs, own_jobs
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptions, check_hosts, judge_faults
 from tumorgen_cli.synthesis.pair import PairInputs, Quality
-from tumorgen_cli.synthesis.set_files import LEARNED_FROM, LEARNED_FROM_HEALTHY, MODEL, UNLABELED_HOSTS
+from tumorgen_cli.synthesis.set_files import AIM, LEARNED_FROM, LEARNED_FROM_HEALTHY, MODEL, UNLABELED_HOSTS
 from tumorgen_cli.synthesis.shards import check_set
 from tumorgen_cli.synthesis.sources import (
     Source,
@@ -29,7 +32,7 @@ from tumorgen_cli.synthesis.sources import (
     unlabeled_hosts,
     unlabeled_hosts_fault,
 )
-from tumorgen_cli.synthesis.synthesize import Tally, count_set, make_jobs, own_jobs, synthesize_set
+from tumorgen_cli.synthesis.synthesize import Tally, count_set, synthesize_set
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, abbreviate_list
@@ -95,12 +98,13 @@ def synthesize_pairs(
         predictions, search = _ask_judge(workspace, sources, made, hosts, quality, device)
     if search is not None and hosts.skip_suspects:
         sources = [source for source in sources if source.name not in search.suspicious]
-    settings = _set_settings(method, hosts, sources, sampling, seed)
-    jobs = make_jobs(sources, made.pairs, seed)
+    aim = find_aim(method, hosts, sampling, device, keep=not made.dry_run)
+    settings = _set_settings(method, hosts, sources, sampling, seed, aim)
+    jobs = make_jobs(sources, made.pairs, seed, aim is not None and aim.summary.aimed)
     test = Quality(predictions, quality.rule, tries) if predictions is not None and tries else None
     found = search.found if search else {}
     inputs = PairInputs(
-        method, cases, sampling, hosts.box, test, found, hosts.tumors, hosts.anywhere, hosts.trust_units
+        method, cases, sampling, hosts.box, test, found, hosts.tumors, hosts.anywhere, hosts.trust_units, aim
     )
     own = own_jobs(jobs, shard)
     if made.dry_run:
@@ -289,11 +293,18 @@ def set_name(method: str, hosts: HostOptions, sampling: Sampling, quality: Quali
         parts.append(f"tumors-{hosts.tumors}")
     if hosts.anywhere:
         parts.append("anywhere")
+    if hosts.aim is not None:
+        parts.append("aimed")
     return file_name("_".join(parts))
 
 
 def _set_settings(
-    method: Method, hosts: HostOptions, sources: Sequence[Source], sampling: Sampling, seed: int
+    method: Method,
+    hosts: HostOptions,
+    sources: Sequence[Source],
+    sampling: Sampling,
+    seed: int,
+    aim: Aim | None,
 ) -> dict[str, Any]:
     """What `set.json` records of a set; a folder that was made with other settings is refused."""
     regions = hosts.host_labels or hosts.roi
@@ -304,7 +315,7 @@ def _set_settings(
         "roi": str(regions.resolve()) if regions else None,
         "steps": sampling.steps,
         "solver": sampling.solver,
-        LEARNED_FROM: method.learned_from(),
+        LEARNED_FROM: sorted({*method.learned_from(), *aim.learned_from}) if aim else method.learned_from(),
     }
     unlabeled = unlabeled_hosts(method.plan, sources)
     if unlabeled:
@@ -317,6 +328,7 @@ def _set_settings(
         "anywhere": hosts.anywhere or None,
         UNLABELED_HOSTS: unlabeled or None,
         LEARNED_FROM_HEALTHY: method.learned_from_healthy() or None,
+        AIM: aim and aim.summary,
         MODEL: method.workspace.root.name if method.workspace.is_model else None,
     }
     return settings | {name: value for name, value in own.items() if value is not None}

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from tumorgen_cli.system.errors import IN_RANGE, Fault
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tumorgen_cli.geometry import Box
     from tumorgen_cli.planning.fingerprint import CaseFacts
 
@@ -24,16 +24,25 @@ if TYPE_CHECKING:
 _SAME_VIEW = 2.0  # patients who are shown alike differ in body volume by up to this factor: it is no other view
 
 
-def draw_count(cases: Sequence[CaseFacts], body_ml: float, rng: np.random.Generator) -> int:
+def draw_count(
+    cases: Sequence[CaseFacts], body_ml: float, rng: np.random.Generator, weights: np.ndarray | None = None
+) -> int:
     """Draw how many tumors a pair gets, from the training cases' counts.
 
     Args:
         cases: the training cases.
         body_ml: volume of the body in the host.
         rng: draws the case and its tumors.
+        weights: how often each tumor of the cases is drawn (N,), relative to the others: a case is drawn by the mean
+            of its tumors' weights. None: all alike.
     """
     having = [case for case in cases if case.tumors]
-    case = having[rng.integers(len(having))]
+    if weights is None:
+        case = having[rng.integers(len(having))]
+    else:
+        first = np.cumsum([0, *(len(each.tumors) for each in having)])[:-1]
+        means = np.add.reduceat(weights, first) / [len(each.tumors) for each in having]
+        case = having[rng.choice(len(having), p=means / means.sum())]
     if case.body_ml <= _SAME_VIEW * body_ml:
         return len(case.tumors)
     return max(1, int(rng.binomial(len(case.tumors), body_ml / case.body_ml)))

@@ -37,6 +37,8 @@ class HostOptions:
         anywhere: Draw boxes anywhere in the regions or the body, whatever the plan says (`paste.places`); else, where
             the surroundings look like those of training tumors.
         trust_units: Paint also into scans whose intensities look like another unit than the training cases'.
+        aim: Results folder of an nnU-Net with folds of the training cases: half of the pairs get tumors like those that
+            it misses or outlines badly (`synthesis.aim`). Only in scans of `healthy`.
     """
 
     healthy: Path | None = None
@@ -49,6 +51,7 @@ class HostOptions:
     tumors: int | None = None
     anywhere: bool = False
     trust_units: bool = False
+    aim: Path | None = None
 
 
 def refuse_host_options(hosts: HostOptions, *known: str) -> None:
@@ -88,7 +91,7 @@ def faults_of_cases_alone(hosts: HostOptions) -> list[Fault]:
     """The fault of each option that is for healthy scans and has no effect where only tumors of cases are redrawn."""
     if hosts.healthy is not None or hosts.cases is None:
         return []
-    given = {"--roi": hosts.roi, "--anywhere": hosts.anywhere, "--trust-units": hosts.trust_units}
+    given = {"--roi": hosts.roi, "--anywhere": hosts.anywhere, "--trust-units": hosts.trust_units, "--aim": hosts.aim}
     remedy = "leave it out: --cases paints where the tumors are"
     return [
         Fault(name, "given with --cases alone", "--healthy beside it", remedy) for name, value in given.items() if value
@@ -108,6 +111,8 @@ def check_hosts(hosts: HostOptions) -> None:
     faults += count_faults(hosts.tumors, hosts.box)
     if hosts.anywhere and hosts.box is not None:
         faults.append(Fault("--anywhere and --box", "both given", "one of them", "leave one out"))
+    if hosts.aim is not None and hosts.box is not None:
+        faults.append(Fault("--aim and --box", "both given", "one of them", "leave one out"))
     if hosts.roi is not None and hosts.host_labels is not None:
         faults.append(Fault("--roi and --host-labels", "both given", "one of them", "leave one out"))
     if (hosts.paint_in is None) != (hosts.host_labels is None):

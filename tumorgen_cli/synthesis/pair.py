@@ -18,8 +18,10 @@ from tumorgen_cli.geometry import Box, Triple
 from tumorgen_cli.judge.verdict import JUDGE_REASONS, PassRule, check_pair, predict_around
 from tumorgen_cli.planning.fingerprint import CaseFacts, TumorFacts
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.synthesis.aim import Aim
 from tumorgen_cli.synthesis.counts import draw_count, fixed_count, most_tumors
 from tumorgen_cli.synthesis.host_checks import check_intensities
+from tumorgen_cli.synthesis.jobs import PairJob
 from tumorgen_cli.synthesis.paste import host_labels, paste, paste_labels, tumor_place
 from tumorgen_cli.synthesis.places import Placing
 from tumorgen_cli.synthesis.provenance import PaintedTumor, Provenance
@@ -75,6 +77,7 @@ class PairInputs:
         count: tumors of a pair, as the user wants it; None for the plan's rule (`counts`).
         anywhere: whether boxes are drawn anywhere in the regions or the body, whatever the plan says.
         trust_units: paint also into hosts that look like another unit than the training cases'.
+        aim: how training tumors are drawn in aimed pairs; None if no pair is aimed.
     """
 
     method: Method
@@ -86,6 +89,7 @@ class PairInputs:
     count: int | None = None
     anywhere: bool = False
     trust_units: bool = False
+    aim: Aim | None = None
 
     @property
     def plan(self) -> Plan:
@@ -96,27 +100,6 @@ class PairInputs:
     def tumors(self) -> tuple[TumorFacts, ...]:
         """The training tumors."""
         return tuple(tumor for case in self.cases for tumor in case.tumors)
-
-
-@dataclass(frozen=True)
-class PairJob:
-    """What one pair is.
-
-    Attributes:
-        index: number of the pair in its set.
-        source: the host scan.
-        case: name of the pair.
-        seed: seed of the pair.
-        turn: how many pairs of the set are painted into this scan before; the scan's tumors are redrawn in turn.
-        extent_mm: extent of the tumor, if the method sets it.
-    """
-
-    index: int
-    source: Source
-    case: str
-    seed: int
-    turn: int
-    extent_mm: Triple | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +165,7 @@ class Draw:
         inside: share of the tumor in the region or, without one, in the body.
         cut: share of the tumor whose intensity was cut where the host's intensities end.
         drawn: what the method drew at random.
+        aimed_at: see `PaintedTumor`.
         rejected: earlier draws by the reason why they were rejected.
         seconds: time of the method, in all draws.
     """
@@ -197,6 +181,7 @@ class Draw:
     drawn: dict[str, Any]
     rejected: dict[str, int]
     seconds: float
+    aimed_at: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -254,6 +239,7 @@ def _describe_draw(draw: Draw, scan: Scan, plan: Plan) -> PaintedTumor:
         drawn=draw.drawn,
         removal_box=draw.removal_box,
         unlike=None if window.unlike is None else round(window.unlike, 4),
+        aimed_at=draw.aimed_at,
     )
 
 
@@ -265,12 +251,18 @@ def count_tumors(inputs: PairInputs, job: PairJob, placing: Placing) -> int:
     if most_tumors(inputs.cases) == 1:
         return 1
     body_ml = body_volume_ml(placing.body, placing.scan.grid)
-    return draw_count(inputs.cases, body_ml, np.random.default_rng(derive_seed(job.seed, "count")))
+    rng = np.random.default_rng(derive_seed(job.seed, "count"))
+    return draw_count(inputs.cases, body_ml, rng, _weights(inputs, job))
+
+
+def _weights(inputs: PairInputs, job: PairJob) -> np.ndarray | None:
+    """How often each training tumor is drawn for a pair; None: all alike."""
+    return inputs.aim.weights if inputs.aim is not None and job.aimed else None
 
 
 def _own_extents(inputs: PairInputs, job: PairJob) -> tuple[Triple, ...]:
-    """The extents in mm of the tumors of a pair, if the method sets them and boxes are drawn; else none."""
-    if inputs.box is not None or job.source.redraw:
+    """The extents in mm of the tumors of a pair, if the method sets them and boxes are drawn by no aim; else none."""
+    if inputs.box is not None or job.source.redraw or job.aimed:
         return ()
     return inputs.method.draw_extents(np.random.default_rng(derive_seed(job.seed, "extents"))) or ()
 
@@ -344,7 +336,8 @@ def _draw_window(
     """
     rng = np.random.default_rng([job.seed, attempt, 1])
     for _ in range(inputs.plan.paste.draws):
-        window = placing.window(rng, job.turn, inputs.method.cell, deep, taken, job.extent_mm)
+        weights = _weights(inputs, job)
+        window = placing.window(rng, job.turn, inputs.method.cell, deep, taken, job.extent_mm, weights)
         if not any(window.box.overlaps(box) for box in taken):
             return window, None if placing.has_room(window.box, inputs.plan.paste.smallest_ml) else placing.outside
     return window, NO_ROOM
@@ -391,9 +384,10 @@ def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, 
         scan, removed = remove_tumors_in_box(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
     case = job.source.name if job.source.redraw else None
     request = cut_window(scan, window, case, host.placing.region)
+    sampling, aimed_at = _aim_at(inputs, job, window)
     start = time.perf_counter()
     with catch_out_of_memory(method.name):
-        synthetic = method.synthesize(request, derive_seed(job.seed, attempt), inputs.sampling)
+        synthetic = method.synthesize(request, derive_seed(job.seed, attempt), sampling)
     seconds = time.perf_counter() - start
     pasted = paste(scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, method.keeps_background)
     volume_ml = float(pasted.mask.sum()) * scan.grid.voxel_ml
@@ -401,7 +395,16 @@ def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, 
     before, after = (image[plan.main_channel] for image in (scan.image, pasted.image))
     beyond = host.placing.change_beyond_body(before, after, pasted.mask, window.box)
     drawn = dict(synthetic.drawn) | ({} if beyond is None else {"beyond_body": round(beyond, 4)})
-    return Draw(pasted.image, pasted.mask, window, removed, attempt, volume_ml, inside, pasted.cut, drawn, {}, seconds)
+    made = pasted.image, pasted.mask, window, removed, attempt, volume_ml, inside, pasted.cut, drawn
+    return Draw(*made, rejected={}, seconds=seconds, aimed_at=aimed_at)
+
+
+def _aim_at(inputs: PairInputs, job: PairJob, window: Window) -> tuple[Sampling, dict[str, str] | None]:
+    """How the method samples in a window, and for the record what an aimed tumor is to be like."""
+    if inputs.aim is None or not job.aimed or window.like is None:
+        return inputs.sampling, None
+    like = inputs.aim.tumors[window.like]
+    return replace(inputs.sampling, kind=like.kind), like.record
 
 
 def make_provenance(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,22 @@ def region_faults(where: str, region: np.ndarray) -> list[Fault]:
     found = f"{values.size} voxels that are no whole numbers, {values.min():g} to {values.max():g}"
     remedy = "cut probabilities at 0.5, resample masks by nearest neighbor, and save whole numbers"
     return [Fault(where, found, "a mask: 0 where no tumor may be", remedy)]
+
+
+@dataclass(frozen=True)
+class DrawnBox:
+    """A box in the scan's voxels.
+
+    Attributes:
+        box: the box.
+        unlike: how much its surroundings differ from those of training tumors: above 1, more than training tumors' from
+            each other. None if they were not compared.
+        like: number of the training tumor of whose size it was drawn; None for the user's box and a redrawn tumor's.
+    """
+
+    box: Box
+    unlike: float | None = None
+    like: int | None = None
 
 
 class Placing:
@@ -87,9 +103,11 @@ class Placing:
             DataError: the region of interest is empty, or no mask.
         """
         self.scan, self.source, self.plan, self.user_box = scan, source, plan, box
-        surrounded = [] if anywhere or plan.paste.places == "anywhere" else [t for t in tumors if t.surroundings]
-        self.tumors = surrounded or tumors
-        self.known = KnownSurroundings.of(tuple(t.surroundings for t in surrounded)) if surrounded else None
+        compared = not anywhere and plan.paste.places != "anywhere"
+        surrounded = [number for number, tumor in enumerate(tumors) if compared and tumor.surroundings]
+        self._numbers = surrounded or range(len(tumors))
+        self.tumors = [tumors[number] for number in self._numbers]
+        self.known = KnownSurroundings.of(tuple(t.surroundings for t in self.tumors)) if surrounded else None
         self.region = self._read_roi() if region is None else region
         self.stride = body_stride(scan.grid.shape)
         in_body = INSIDE_BODY if self.known is None else min(INSIDE_BODY, self.known.in_body)
@@ -142,6 +160,7 @@ class Placing:
         deep: bool = False,
         taken: Sequence[Box] = (),
         extent_mm: Triple | None = None,
+        weights: np.ndarray | None = None,
     ) -> Window:
         """Draw a box and lay a window around it.
 
@@ -154,12 +173,14 @@ class Placing:
             taken: boxes of other tumors. Where there is room, the box is drawn beside them; cells, or the offsets of a
                 redrawn tumor, may still widen it into them.
             extent_mm: the extent of the tumor that the box is for, if the method sets it.
+            weights: how often each training tumor is drawn, relative to the others (N,); None: all alike.
 
         Raises:
             DataError: there is no place for a box, or the box is too large.
         """
-        box, unlike = self.draw(rng, turn, _DEEP if deep else LEAST_SHARE, taken, extent_mm)
-        return replace(lay_window(self.scan, box, self.plan, cell if self.user_box is None else 1), unlike=unlike)
+        drawn = self.draw(rng, turn, _DEEP if deep else LEAST_SHARE, taken, extent_mm, weights)
+        window = lay_window(self.scan, drawn.box, self.plan, cell if self.user_box is None else 1)
+        return replace(window, unlike=drawn.unlike, like=drawn.like)
 
     def draw(
         self,
@@ -168,34 +189,36 @@ class Placing:
         least_share: float = LEAST_SHARE,
         taken: Sequence[Box] = (),
         extent_mm: Triple | None = None,
-    ) -> tuple[Box, float | None]:
-        """Draw a box in the scan's voxels; see `window`. `least_share` of it should lie in the region or body.
-
-        Returns:
-            The box, and how much its surroundings differ from those of training tumors: above 1, more than training
-            tumors' from each other. None if they were not compared.
-        """
+        weights: np.ndarray | None = None,
+    ) -> DrawnBox:
+        """Draw a box in the scan's voxels; see `window`. `least_share` of it should lie in the region or body."""
         if self.user_box is not None:
-            return self.user_box, None
+            return DrawnBox(self.user_box)
         if self.source.redraw:
             tumor = self.source.redraw[turn % len(self.source.redraw)]
-            return redraw_box(tumor, self.scan.grid, self.plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)), None
-        best: tuple[Box, float | None] | None = None
+            return DrawnBox(redraw_box(tumor, self.scan.grid, self.plan, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)))
+        weights = None if weights is None else weights[list(self._numbers)]
+        best: DrawnBox | None = None
         for _ in range(1 if self.known is None else _TUMORS):
-            found = self._draw_once(rng, least_share, taken, extent_mm)
-            if best is None or (found[1] or 0) < (best[1] or 0):
+            found = self._draw_once(rng, least_share, taken, extent_mm, weights)
+            if best is None or (found.unlike or 0) < (best.unlike or 0):
                 best = found
-            if (best[1] or 0) <= 1:
+            if (best.unlike or 0) <= 1:
                 break
         assert best is not None
         return best
 
     def _draw_once(
-        self, rng: np.random.Generator, least_share: float, taken: Sequence[Box], extent_mm: Triple | None
-    ) -> tuple[Box, float | None]:
+        self,
+        rng: np.random.Generator,
+        least_share: float,
+        taken: Sequence[Box],
+        extent_mm: Triple | None,
+        weights: np.ndarray | None,
+    ) -> DrawnBox:
         """Draw a training tumor and a place for a box of its size; infinitely unlike if none is free."""
         grid, window = self.scan.grid, self.plan.window
-        place_mm, number = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng, extent_mm)
+        place_mm, number = draw_size_mm(self.tumors, window.alpha, window.extent_mm, rng, extent_mm, weights)
         size_mm = [e + fade_mm(e, self.plan.paste.feather_mm) for e in place_mm]
         # In a host smaller than the box, the box is as large as the host; the window is then padded, and counted.
         size = as_triple(
@@ -220,7 +243,7 @@ class Placing:
             as_triple(a * self.stride for a in coarse.start),
             as_triple(min(b * self.stride, n) for b, n in zip(coarse.stop, grid.shape, strict=True)),
         )
-        return box, unlike
+        return DrawnBox(box, unlike, self._numbers[number])
 
     def _are_free(self, starts: np.ndarray, size: Shape, taken: Sequence[Box]) -> np.ndarray:
         """Whether boxes of `size` at `starts` (N, 3), in strides, overlap none of the taken boxes; (N,) bool."""

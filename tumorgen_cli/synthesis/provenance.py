@@ -9,7 +9,7 @@ from typing import Any
 from tumorgen_cli.geometry import Box
 
 #: to be raised when the same seed, plan and weights give another pair, or a field of a set's files changes
-PAIR_FORMAT = 6
+PAIR_FORMAT = 7
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class PaintedTumor:
         removal_box: box of the voxels that changed when an old tumor was removed; None if there was none.
         unlike: distance of the place's surroundings in the host to those of the most similar training tumor, over that
             between training tumors: above 1 the place is unlike theirs. None if places were not compared.
+        aimed_at: in an aimed pair, the strata of the training tumor that was drawn, by trait, and its case as `like`
+            (`synthesis.aim`); else None.
     """
 
     requested_box: Box
@@ -44,6 +46,7 @@ class PaintedTumor:
     drawn: dict[str, Any]
     removal_box: Box | None = None
     unlike: float | None = None
+    aimed_at: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tumorgen_cli.judge.suspects import FILE as SUSPECTS
 from tumorgen_cli.nnunet.results import LearnedCases, read_learned_cases
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.cases import HealthyScan
+from tumorgen_cli.synthesis.aim import AimSummary
 from tumorgen_cli.synthesis.logs import complete_lines, list_logs, read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.shards import LOGS, SETTINGS, Shard
@@ -40,11 +41,12 @@ HOSTS = "hosts.json"
 SHORTFALLS = "shortfalls.json"
 LEFT_OUT = "rejected.csv"
 #: fields of set.json: the cases that the method has learned from; the scans without labels that it has learned from, if
-#: there are any; the hosts without the data set's other labels
+#: there are any; the hosts without the data set's other labels; what the pairs were aimed at
 LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS = "learned_from", "learned_from_healthy", "hosts_without_labels"
+AIM = "aim"
 #: field of set.json: the installed model that painted
 MODEL = "model"
-_KEPT = (LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS, MODEL)
+_KEPT = (LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS, AIM, MODEL)
 
 
 def read_learned_from(folder: Path) -> tuple[str, ...] | None:
@@ -98,6 +100,12 @@ def read_unlabeled_hosts(folder: Path) -> tuple[str, ...]:
     """Return the hosts of a set without labels: their pairs have the tumor's label only; the data set has others."""
     found = read_origin(folder).get(UNLABELED_HOSTS, [])
     return _names(folder / SETTINGS, UNLABELED_HOSTS, found, _restore(folder))
+
+
+def read_aim(folder: Path) -> AimSummary | None:
+    """Return what the pairs of a set were aimed at; None if they were not."""
+    found = read_origin(folder).get(AIM)
+    return None if found is None else from_plain(AimSummary, found, f"{folder / SETTINGS}: {AIM}", _restore(folder))
 
 
 def _restore(folder: Path) -> str:

@@ -27,12 +27,12 @@ from tumorgen_cli.judge.verdict import JUDGE_REASONS
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
+from tumorgen_cli.synthesis.jobs import PairJob, own_jobs
 from tumorgen_cli.synthesis.logs import drop_lines, list_logs, merge_logs, open_log, read_log
 from tumorgen_cli.synthesis.pair import (
     DrawnPair,
     LoadedHost,
     PairInputs,
-    PairJob,
     draw_pair,
     load_host,
     make_provenance,
@@ -53,10 +53,9 @@ from tumorgen_cli.synthesis.set_files import (
     write_judges,
 )
 from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_set, may_finish, remove_division, take_turn
-from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, describe_counts, one_line
-from tumorgen_cli.system.files import append_line, derive_seed, hash_once
+from tumorgen_cli.system.files import append_line, hash_once
 from tumorgen_cli.system.json_records import to_plain, write_json
 
 _LOGS = ("provenance", "given_up")
@@ -89,21 +88,6 @@ class Tally:
     rejected: dict[str, int]
     padded: int
     seconds_per_pair: float
-
-
-def make_jobs(sources: Sequence[Source], pairs: int, seed: int) -> list[PairJob]:
-    """Distribute pairs over the sources in turn, then sort them by source, so that each scan is read once."""
-    jobs = []
-    for index in range(pairs):
-        turn, which = divmod(index, len(sources))
-        source = sources[which]
-        jobs.append(PairJob(index, source, f"{source.name}_s{index:04d}", derive_seed(seed, source.name, index), turn))
-    return sorted(jobs, key=lambda job: (job.index % len(sources), job.index))
-
-
-def own_jobs(jobs: Sequence[PairJob], shard: Shard | None) -> list[PairJob]:
-    """Return the jobs of a shard, or all jobs without a shard."""
-    return [job for job in jobs if shard is None or shard.owns(job.index)]
 
 
 def synthesize_set(

@@ -32,6 +32,7 @@ class Window:
         window_box: `box`, in the window's voxels.
         place: the tumor's place within `window_box`, in the window's voxels.
         unlike: how much the surroundings of `requested_box` differ from those of training tumors (`Placing.draw`).
+        like: number of the training tumor of whose size the box was drawn; None if it was drawn by none.
     """
 
     requested_box: Box
@@ -42,6 +43,7 @@ class Window:
     window_box: Box
     place: Box
     unlike: float | None = None
+    like: int | None = None
 
 
 def redraw_box(

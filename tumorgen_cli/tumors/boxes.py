@@ -79,6 +79,7 @@ def draw_size_mm(
     window_mm: Triple,
     rng: np.random.Generator,
     extent_mm: Triple | None = None,
+    weights: np.ndarray | None = None,
 ) -> tuple[Triple, int]:
     """Draw a box size from the training tumors: an extent times U(0.9, 1.1), plus two BA-PMG offsets per axis.
 
@@ -90,11 +91,15 @@ def draw_size_mm(
         window_mm: Extent of the window.
         rng: Makes all random draws.
         extent_mm: The extent of the tumor that the box is for; None for a training tumor's.
+        weights: How often each tumor is drawn, relative to the others (N,); None: all alike.
 
     Returns:
         The size in mm and the number of the tumor.
     """
-    number = int(rng.integers(len(tumors)))
+    if weights is None:
+        number = int(rng.integers(len(tumors)))
+    else:
+        number = int(rng.choice(len(tumors), p=weights / weights.sum()))
     scale = rng.uniform(0.9, 1.1, 3)
     offsets = rng.uniform(0, 1, (2, 3)).sum(axis=0) * alpha * np.array(window_mm)
     extent = np.array(tumors[number].extent_mm) * scale if extent_mm is None else np.array(extent_mm)

@@ -25,10 +25,12 @@ from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.metrics.novelty import Near
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
+from tumorgen_cli.synthesis.aim import AimSummary
 from tumorgen_cli.synthesis.logs import read_log
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import (
     count_rejected,
+    read_aim,
     read_judges,
     read_left_out,
     read_provenance,
@@ -77,7 +79,7 @@ def write_page(
         tuple(read_judges(set_folder)),
         read_shortfalls(set_folder),
     )
-    write_report(path, scores, others, provenance, losses, Pictures(previews, strips, slices))
+    write_report(path, scores, others, provenance, losses, Pictures(previews, strips, slices), read_aim(set_folder))
     return path
 
 
@@ -117,6 +119,7 @@ def write_report(
     provenance: Sequence[Provenance],
     losses: Losses,
     pictures: Pictures,
+    aim: AimSummary | None = None,
 ) -> None:
     """Write the page; `others` are sets to compare with. A missing preview is named as missing."""
     unit, by = tumor_unit(scores.channel), "Dice" if scores.judge else "contrast"
@@ -125,6 +128,7 @@ def write_report(
         "title": f"{scores.name}: evaluation",
         "scores": scores,
         "losses": losses,
+        "aim": {"summary": aim, "rows": one_set_tables.aim(aim, provenance)} if aim else None,
         "hosts": len({record.host for record in provenance}),
         "unlike": [
             f"{host}: {', '.join(why)}" for host, why in sorted({(r.host, r.unlike) for r in provenance}) if why

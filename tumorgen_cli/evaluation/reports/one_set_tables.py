@@ -16,6 +16,7 @@ from tumorgen_cli.metrics.novelty import Spread
 from tumorgen_cli.metrics.slice_distances import Interval
 from tumorgen_cli.metrics.summary import Summary
 from tumorgen_cli.metrics.traits import ratio
+from tumorgen_cli.synthesis.aim import AimSummary
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import abbreviate_list, describe_counts
 
@@ -273,6 +274,19 @@ def origin(scores: Scores, provenance: Sequence[Provenance]) -> dict[str, str]:
         "judge": f"{scores.judge} ({scores.judge_hash})" if scores.judge else scores.no_judge,
         "weights": _counted(f"{name} {value}" for line in provenance for name, value in sorted(line.weights.items())),
     }
+
+
+def aim(summary: AimSummary, provenance: Sequence[Provenance]) -> list[Row]:
+    """Return the rows of what the set was aimed at: of each stratum what the segmentor finds and how often it came."""
+    aimed = [tumor.aimed_at for line in provenance for tumor in line.tumors if tumor.aimed_at]
+    rows: list[Row] = []
+    for row in summary.strata:
+        came = sum(strata.get(row.trait) == row.name for strata in aimed)
+        share = percent(row.tumors / summary.tumors)
+        painted = percent(came / len(aimed)) if aimed else "–"
+        names = f"{row.trait}: {row.name}", f"{row.tumors} ({share})"
+        rows.append((*names, percent(row.found), number(row.dice), number(row.factor), painted))
+    return rows
 
 
 def statistic_title(comparison: TraitComparison, unit: str) -> str:
