@@ -7,6 +7,7 @@ safetensors are the only kinds: none of them can hold code.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import stat
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from tumorgen_cli.sharing.record import CARD, MODEL_FORMAT, RECORD, FileSum, ModelRecord, model_name_faults
 from tumorgen_cli.system.errors import DataError, Fault, PlanError
-from tumorgen_cli.system.files import atomic
+from tumorgen_cli.system.files import atomic, write_parts
 from tumorgen_cli.system.json_records import from_plain, to_plain
 from tumorgen_cli.system.names import is_safe_name
 
@@ -77,23 +78,27 @@ def read_archive(path: Path, folder: Path | None) -> ModelRecord:
             nothing is written.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             members = _check_members(path, archive)
             record = _read_record(path, archive)
             _check_files(path, record, members)
             _check_sums(path, archive, record)
-            if folder is not None:
-                for name in (RECORD, *record.files):
-                    target = folder.joinpath(*PurePosixPath(name).parts)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with target.open("xb") as stream:
-                        stream.writelines(_chunks(archive, name))
-            return record
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
-        fault = Fault(
-            str(path), f"no zip file that can be read ({error})"[:200], "a model of `tumorgen export`", _AGAIN
-        )
-        raise DataError("The file is no model", [fault]) from error
+        raise _unreadable(path, error) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place in the file that cannot be, says the damaged directory of a zip
+            raise
+        raise _unreadable(path, error) from error
+    if folder is not None:
+        with zipfile.ZipFile(path) as archive:
+            for name in (RECORD, *record.files):
+                write_parts(folder.joinpath(*PurePosixPath(name).parts), _chunks(archive, name))
+    return record
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    found = f"no zip file that can be read ({error})"[:200]
+    return DataError("The file is no model", [Fault(str(path), found, "a model of `tumorgen export`", _AGAIN)])
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
