@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -34,7 +33,7 @@ from tumorgen_cli.sharing.record import CARD, MODEL_FORMAT, LearnedData, ModelRe
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError, StateError
-from tumorgen_cli.system.files import UNFINISHED, file_name, hash_file, write_bytes, write_text
+from tumorgen_cli.system.files import file_name, hash_file, scratch_folder, write_bytes, write_text
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.training.checkpoints import read_run
 
@@ -83,9 +82,7 @@ def export_model(
     weights = dict(method.load())
     stages = [stage for stage in method.stages if stage in weights]
     membership = _test_membership(method)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as text:
-        folder = Path(text)
+    with scratch_folder(path.parent) as folder:
         _write_facts(method, pooled, options, folder)
         for stage in stages:
             _write_stage(method, stage, options, folder)

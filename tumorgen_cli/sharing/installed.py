@@ -6,8 +6,6 @@ They lie in `$TUMORGEN_MODELS`, else in the user's data folder. To remove a mode
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.sharing.archive import parse_record, read_archive, sum_file
 from tumorgen_cli.sharing.record import RECORD, ModelRecord, model_name_faults
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, did_you_mean
-from tumorgen_cli.system.files import UNFINISHED, free_bytes
+from tumorgen_cli.system.files import free_bytes, scratch_folder
 from tumorgen_cli.system.json_records import read_plain, write_json
 
 FOLDER = "TUMORGEN_MODELS"
@@ -110,10 +108,8 @@ def install_model(path: Path, name: str | None = None) -> tuple[Path, ModelRecor
         remedy = f"free some space, or name another folder in ${FOLDER}"
         fault = Fault(str(root), f"{free_bytes(root):,} bytes free", f"{needed:,} for the model", remedy)
         raise StateError("No space left", [fault])
-    root.mkdir(parents=True, exist_ok=True)
-    fresh = root / f"{UNFINISHED}{secrets.token_hex(8)}"
-    fresh.mkdir()
-    try:
+    with scratch_folder(root) as scratch:
+        fresh = scratch / "model"
         record = read_archive(path, fresh)
         check_model(fresh, record, str(path))
         if name is not None:
@@ -122,8 +118,6 @@ def install_model(path: Path, name: str | None = None) -> tuple[Path, ModelRecor
             record = replace(record, name=name)
             write_json(fresh / RECORD, record)
         return _put_in_place(fresh, root / record.name, record), record
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _put_in_place(fresh: Path, folder: Path, record: ModelRecord) -> Path:

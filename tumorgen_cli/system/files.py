@@ -47,6 +47,25 @@ def file_name(text: str) -> str:
 
 
 @contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Give a hidden folder for unfinished files, which is removed at the end.
+
+    Such folders that killed processes have left beside it are removed, too.
+
+    Yields:
+        The folder, in `parent`.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(parent)
+    folder = parent / f"{UNFINISHED}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary file. It replaces `path` if the block succeeds, and is removed otherwise.
 
@@ -59,21 +78,14 @@ def atomic(path: Path) -> Iterator[Path]:
         StateError: no space left, or the folder cannot be written.
     """
     ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix  # writers are chosen by the ending
-    folder = path.with_name(f"{UNFINISHED}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
-    temporary = folder / f"file{ending if len(ending) <= _LONGEST_ENDING else ''}"
-    with _write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_unfinished(path.parent)
-        folder.mkdir()
-        try:
-            yield temporary
-            if temporary.lstat().st_nlink == 1 and not temporary.is_symlink():  # a file of our own, not the user's
-                temporary.chmod(folder.stat().st_mode & 0o666)  # the umask's; some writers keep files to their user
-                with temporary.open("rb") as stream:
-                    os.fsync(stream.fileno())  # a full network disk may say so only now
-            temporary.replace(path)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with _write_errors(path), scratch_folder(path.parent) as folder:
+        temporary = folder / f"file{ending if len(ending) <= _LONGEST_ENDING else ''}"
+        yield temporary
+        if temporary.lstat().st_nlink == 1 and not temporary.is_symlink():  # a file of our own, not the user's
+            temporary.chmod(folder.stat().st_mode & 0o666)  # the umask's; some writers keep files to their user
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())  # a full network disk may say so only now
+        temporary.replace(path)
 
 
 @functools.cache  # once per folder and process
