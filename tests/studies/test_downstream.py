@@ -23,7 +23,6 @@ from tumorgen_cli.evaluation.gains import Downstream, LesionOutcome, PatientScor
 from tumorgen_cli.evaluation.reports.downstream import draw_page
 from tumorgen_cli.judge import model
 from tumorgen_cli.methods.registry import find_method
-from tumorgen_cli.metrics.lesions import LesionScore
 from tumorgen_cli.nnunet import job as job_module
 from tumorgen_cli.nnunet import runner
 from tumorgen_cli.nnunet.job import NetworkSize, Schedule, TrainingCase
@@ -31,8 +30,9 @@ from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.studies import downstream, downstream_runs, downstream_sources
-from tumorgen_cli.studies.downstream import case_counts, measure_gains, nested_order
+from tumorgen_cli.studies import downstream_points, downstream_runs, downstream_sources
+from tumorgen_cli.studies.downstream import measure_gains
+from tumorgen_cli.studies.downstream_points import case_counts, nested_order
 from tumorgen_cli.studies.downstream_tables import gain_rows, gains_csv
 from tumorgen_cli.studies.downstream_tasks import Point, Task
 from tumorgen_cli.synthesis.options import HostOptions
@@ -89,55 +89,6 @@ def test_jobs_keep_to_the_gpus_they_were_given(monkeypatch):
     assert {each["nnUNet_n_proc_DA"] for each in found} == {"4"}
 
 
-@pytest.fixture
-def copy(workspace, tmp_path):
-    shutil.copytree(workspace.root, tmp_path / "work")
-    return Workspace(tmp_path / "work")
-
-
-@pytest.fixture
-def nnunets(monkeypatch):
-    """nnU-Nets that are trained at once and find as much of a tumor as they were given cases to learn from."""
-    trained = []
-
-    def run_job(data, folder, job, title, variables=None):
-        if job.train:
-            write_json(folder / "job.json", job)
-            write_json(downstream_runs._schedule_file(folder), job.schedule or Schedule(3, len(trained) + 7, 0.5))
-            trained.append((folder.name, job))
-
-    def score(task, plan, schedule, kind):
-        value = min(1.0, len(set(task.job.train)) / 20)
-        patients = tuple(
-            PatientScore(case.name, value, value, (LesionOutcome(30.0, True),), ()) for case in task.point.data.test
-        )
-        run = TrainedNnunet(
-            task.variant.arm.name,
-            task.point.cases,
-            task.seed,
-            task.pairs,
-            task.real_share,
-            schedule.epochs * schedule.iterations * 100,
-            0.1,
-            task.job.inputs_hash,
-            patients,
-            task.variant.hosts,
-            task.point.subset,
-            task.variant.painting,
-            tuple(
-                downstream_runs._scan_score(task, schedule, patient, (LesionScore(30.0, True, True, value, value),), ())
-                for patient in patients
-            ),
-        )
-        write_json(task.folder / "run.json", run)
-        return run
-
-    monkeypatch.setattr(downstream_runs, "run_job", run_job)
-    monkeypatch.setattr(downstream_runs, "_score", score)
-    monkeypatch.setattr(downstream, "draw_patients", lambda *_: [])
-    return trained
-
-
 def test_arms_differ_in_their_pairs_alone(copy, nnunets, phantoms):
     plan_toy(copy, copy.plan().dataset_path, "paste.draws=30")  # no pair is given up
     made = measure_gains(copy, DESIGN, HostOptions(phantoms.healthy, "train"), "cpu")
@@ -171,7 +122,7 @@ def test_hosts_without_the_data_sets_labels_are_refused(copy, nnunets, phantoms,
     """Before anything is learnt: half of what nnU-Net draws would have no organ."""
     plan = dataclasses.replace(copy.plan(), labels={"background": 0, "tumor": 1, "body": 2})
     monkeypatch.setattr(Workspace, "plan", lambda _: plan)
-    monkeypatch.setattr(downstream, "check_preprocessed", lambda *_: None)
+    monkeypatch.setattr(downstream_points, "check_preprocessed", lambda *_: None)
     with pytest.raises(DataError, match="organs are background"):
         measure_gains(copy, DESIGN, HostOptions(phantoms.healthy, "train"), "cpu")
     assert nnunets == []

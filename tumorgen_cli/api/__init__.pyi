@@ -31,6 +31,7 @@ from .stages import synthesize as synthesize
 from .stages import write_phantoms as write_phantoms
 from .studies import compare as compare
 from .studies import downstream as downstream
+from .studies import pilot_downstream as pilot_downstream
 from .studies import make_reader_study as make_reader_study
 from .studies import score_reader_study as score_reader_study
 from .training import forecast_training as forecast_training

@@ -13,6 +13,7 @@ from tumorgen_cli.synthesis.options import HostOptions
 if TYPE_CHECKING:
     from tumorgen_cli.studies.comparison import ComparisonReport
     from tumorgen_cli.studies.downstream import DownstreamReport
+    from tumorgen_cli.studies.downstream_pilot import PilotReport
     from tumorgen_cli.studies.reader_scores import StudyScores
     from tumorgen_cli.studies.reader_study import Study
     from tumorgen_cli.system.devices import DeviceName
@@ -80,6 +81,8 @@ def downstream(
     seeds: int = 3,
     minutes: float = 60.0,
     times: float = 1.0,
+    primary: str | None = None,
+    measure: str | None = None,
     jobs: int | None = None,
     work: StrPath = WORK,
     device: DeviceName = "auto",
@@ -100,6 +103,9 @@ def downstream(
         seeds: Trainings of each arm on each set.
         minutes: Length of the first training; all others take as many steps.
         times: Steps of the other arms, as a multiple of the real arm's.
+        primary: The arm of the one comparison that is named before training, against `empty` (else `real`), with the
+            fewest real cases. None: the first method of the registry that is an arm.
+        measure: Its measure, of `tumorgen_cli.evaluation.measures.MEASURES`. None: `sensitivity`.
         jobs: Trainings at a time. None: one per GPU, or one.
         work: The workspace, planned and preprocessed.
         device: Where to train.
@@ -131,8 +137,56 @@ def downstream(
         subsets=subsets,
         paintings=paintings,
         times=times,
+        primary=primary,
+        measure=measure,
     )
     return measure_gains(open_workspace(work), design, with_paths(hosts), device, jobs)
+
+
+def pilot_downstream(
+    fractions: Sequence[float] = (0.25, 0.5, 1.0),
+    *,
+    subsets: int = 1,
+    seeds: int = 3,
+    minutes: float = 60.0,
+    longest: float | None = None,
+    measure: str | None = None,
+    jobs: int | None = None,
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+) -> PilotReport:
+    """Find the length of training at which the number of real cases matters: without that, no gain can be seen.
+
+    nnU-Nets learn from real cases alone, from the smallest share of the cases and from four times as many. What they
+    are trained for is not trained again by `downstream`.
+
+    Args:
+        fractions: Shares of the real training cases; the smallest one counts.
+        subsets: Draws of the real cases.
+        seeds: Trainings on each.
+        minutes: The first length. It is doubled until there is room for a gain.
+        longest: The longest length in minutes. None: 16 times the first one.
+        measure: The primary measure, of `tumorgen_cli.evaluation.measures.MEASURES`. None: `sensitivity`.
+        jobs: Trainings at a time. None: one per GPU, or one.
+        work: The workspace, planned and preprocessed.
+        device: Where to train.
+
+    Raises:
+        PlanError: no case is held out, or there are too few cases.
+        StateError: no training was made.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> found = api.pilot_downstream([0.25], minutes=10, work="tumorgen_demo")  # doctest: +SKIP
+        >>> found.found.minutes  # doctest: +SKIP
+        40
+    """
+    from tumorgen_cli.evaluation.design import Design
+    from tumorgen_cli.evaluation.scan_scores import REAL
+    from tumorgen_cli.studies.downstream_pilot import run_pilot
+
+    design = Design((REAL,), tuple(fractions), seeds, minutes, 1, 0.5, subsets=subsets, measure=measure)
+    return run_pilot(open_workspace(work), design, longest, device, jobs)
 
 
 def make_reader_study(

@@ -28,9 +28,11 @@ from tumorgen_cli.system.errors import Fault
 
 if TYPE_CHECKING:
     from tumorgen_cli.studies.downstream import DownstreamReport
+    from tumorgen_cli.studies.downstream_pilot import PilotReport
 
 T = TypeVar("T")
 _DRAWN, _REPEATED, _TRAINED = "What nnU-Net draws", "Repetitions", "Length and machine"
+_CONCLUDED = "What is concluded"
 
 
 @planned_command
@@ -110,6 +112,43 @@ def downstream(
             rich_help_panel=_TRAINED,
         ),
     ] = 1.0,
+    primary: Annotated[
+        Optional[str],
+        typer.Option(
+            "--primary",
+            metavar="ARM",
+            help="Arm of the one comparison that is named before training. Default: tumorgen, else the first method.",
+            rich_help_panel=_CONCLUDED,
+        ),
+    ] = None,
+    measure: Annotated[
+        Optional[str],
+        typer.Option(
+            "--measure",
+            help="Its measure: sensitivity (at one false positive a scan), 'sensitivity under 10 mm', lesion_dsc, dsc. "
+            "Default: sensitivity.",
+            rich_help_panel=_CONCLUDED,
+        ),
+    ] = None,
+    pilot: Annotated[
+        bool,
+        typer.Option(
+            "--pilot",
+            metavar="",
+            help="Train real cases alone, longer and longer, until their number matters: before, no gain can be seen.",
+            rich_help_panel=_CONCLUDED,
+        ),
+    ] = False,
+    longest: Annotated[
+        Optional[float],
+        typer.Option(
+            "--longest",
+            metavar="MINUTES",
+            help="Longest training of the pilot. Default: 16 times --minutes.",
+            min=0.01,
+            rich_help_panel=_CONCLUDED,
+        ),
+    ] = None,
     roi: Regions = None,
     tumors: TumorCount = None,
     anywhere: Anywhere = False,
@@ -128,13 +167,30 @@ def downstream(
     # Long: a command's parameters are its options
     faults: list[Fault] = []
     hosts = api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere, trust_units=trust_units)
-    if arms is None or {name.strip() for name in arms.split(",")} != {"real"}:
+    if longest is not None and not pilot:
+        faults.append(Fault("--longest", "given without --pilot", "--pilot beside it", "add --pilot, or leave it out"))
+    if not pilot and (arms is None or {name.strip() for name in arms.split(",")} != {"real"}):
         faults += host_faults(hosts, both=True)
     shares = _numbers("--fractions", fractions, float, "for example --fractions 0.25,0.5,1", faults)
     counts = _numbers("--hosts", host_counts, _count, "for example --hosts 10,50,all", faults)
+    names = arm_names(arms, faults)
+    if pilot:
+        found = api.pilot_downstream(
+            shares,
+            subsets=subsets,
+            seeds=seeds,
+            minutes=minutes,
+            longest=longest,
+            measure=measure,
+            jobs=jobs,
+            work=work,
+            device=device,
+        )
+        _show_pilot(found, as_json)
+        return
     made = api.downstream(
         hosts,
-        arms=arm_names(arms, faults),
+        arms=names,
         fractions=shares,
         host_counts=counts,
         ratio=ratio,
@@ -145,6 +201,8 @@ def downstream(
         seeds=seeds,
         minutes=minutes,
         times=times,
+        primary=primary,
+        measure=measure,
         jobs=jobs,
         work=work,
         device=device,
@@ -190,3 +248,23 @@ def _show(made: DownstreamReport) -> None:
     console.table(title, columns, gain_rows(made.result.arms))
     for note in undertrained_notes(made.result.arms):
         console.warn(note)
+    for sentence in made.result.conclusions:
+        console.note(sentence)
+
+
+def _show_pilot(found: PilotReport, as_json: bool) -> None:
+    """Print what the pilot found, and the command that follows."""
+    if as_json:
+        console.print_json(found)
+    else:
+        columns = ("minutes", "iterations", "real cases", "room for a gain")
+        rows = [
+            (f"{each.minutes:g}", str(each.iterations), f"{each.few} and {each.many}", each.room.verdict)
+            for each in found.lengths
+        ]
+        console.table(f"Real cases alone ({found.file})", columns, rows)
+        console.note((found.found or found.lengths[-1]).detectable)
+    if found.found is None:
+        console.warn("no room for a gain at these lengths: give --longest, fewer real cases, or a harder task")
+    else:
+        console.next_command(f"tumorgen downstream --minutes {found.found.minutes:g}")

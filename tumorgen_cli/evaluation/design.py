@@ -103,6 +103,8 @@ class Design:
         subsets: Number of draws of the real cases; methods, pairs and nnU-Nets are made anew for each.
         paintings: Number of sets that a method paints for each draw.
         times: Length of the trainings of the other arms, as a multiple of the real arm's.
+        primary: The arm of the primary comparison. None: the first method of the registry that is an arm.
+        measure: Name of the measure of the primary comparison. None: sensitivity at one false positive a scan.
     """
 
     arms: tuple[str, ...]
@@ -116,6 +118,8 @@ class Design:
     subsets: int = 1
     paintings: int = 1
     times: float = 1.0
+    primary: str | None = None
+    measure: str | None = None
 
 
 @dataclass(frozen=True)

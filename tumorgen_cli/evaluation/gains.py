@@ -180,7 +180,7 @@ class Downstream:
     """What `downstream.json` holds.
 
     `schedule`: epochs and their iterations, the same for all runs. `weak`: what was too weak about the weights that
-    painted the pairs.
+    painted the pairs. `conclusions`: what is concluded, the most important first.
     """
 
     dataset: str
@@ -195,6 +195,7 @@ class Downstream:
     runs: tuple[TrainedNnunet, ...]
     failures: tuple[Failure, ...] = ()
     weak: tuple[str, ...] = ()
+    conclusions: tuple[str, ...] = ()
 
 
 def score_patient(

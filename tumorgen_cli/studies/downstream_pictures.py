@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.evaluation.design import Variant, find_arm
 from tumorgen_cli.evaluation.gains import Downstream, TrainedNnunet
@@ -38,7 +39,7 @@ def draw_patients(root: Path, plan: Plan, result: Downstream, point: Point) -> l
     for name in pick_evenly(ranked, _PICTURED):
         case = files[name]
         image, grid = read_image(case.images)
-        masks = {"truth": read_volume(case.label)[0] == data.labels[data.tumor_name]}
+        masks = {"truth": mask_of(read_volume(case.label)[0], data.tumor_label)}
         for arm, run in runs.items():
             value = next(patient.dice for patient in run.patients if patient.case == name)
             variant = Variant(find_arm(run.arm), run.hosts, run.painting).name

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation.design import Design
 from tumorgen_cli.evaluation.gains import SCORES, Failure, PatientScore, TrainedNnunet, score_patient
@@ -295,7 +296,7 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
     for case in data.test:
         image, grid = read_image(case.images)
         labels, _ = read_volume(case.label)
-        truth = labels == data.labels[data.tumor_name]
+        truth = mask_of(labels, data.tumor_label)
         found, probability = model.tumor_with_probability(image, grid)
         found &= labels != data.ignored
         prediction = task.folder / PREDICTIONS / f"{case.name}{data.file_ending}"

@@ -59,19 +59,20 @@ def subset_workspace(
 def _check_kept(workspace: Workspace, inner: Workspace, cases: Sequence[str]) -> None:
     """Check that a subset's workspace still has these cases, and warn where its plan has other settings."""
     outer, found = workspace.splits(), inner.splits()
-    if ({*found.train}, {*found.test}) != ({*outer.train} & {*cases}, {*outer.test} & {*cases}):
+    wanted = {*outer.train} & {*cases}, {*outer.test} & {*cases}, dict(outer.patients)
+    if ({*found.train}, {*found.test}, dict(found.patients)) != wanted:
         fault = Fault(
             str(inner.root),
-            "other cases to learn from, or held out",
+            "other cases to learn from or held out, or other patients",
             "those of the present splits",
             "delete this folder, then run the same command again",
         )
         raise StateError("A workspace of some cases does not match the splits", [fault])
-    wanted, kept = (
+    settings, kept = (
         {d.field: d.value for d in each.plan().decisions if d.source != "rule" and d.field != "seed"}
         for each in (workspace, inner)
     )
-    other = sorted(field for field in {*wanted, *kept} if wanted.get(field) != kept.get(field))
+    other = sorted(field for field in {*settings, *kept} if settings.get(field) != kept.get(field))
     if other:
         console.warn(
             f"{inner.root} keeps its own plan, with other {', '.join(other)}; "
