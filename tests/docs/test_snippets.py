@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import sys
@@ -14,11 +15,20 @@ from support.command_line import call
 from support.workspaces import TOY
 
 from tumorgen_cli.cli.main import app
+from tumorgen_cli.cli.options import arm_names, method_names
+from tumorgen_cli.methods.registry import METHODS, find_method
+from tumorgen_cli.planning.fields import check_overrides, plan_fields
+from tumorgen_cli.planning.presets import read_overrides
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: results and notes keep the commands of their day
 DATED = ("results", "notes")
+#: pages whose tables have whole calls; elsewhere the text names parts of calls
+WHOLE_CALLS = ("coverage.md",)
+FIELDS = plan_fields(1, {name: find_method(name).section for name in METHODS})
+EXAMPLE = "methods.brighten."  # a method that a page writes
+SETTING = r"(methods|paste|window|channels)(\.\w+)+=(?!N$)\S+"  # N: a number of the reader's
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -27,10 +37,16 @@ def blocks(page: Path, *languages: str) -> list[str]:
     return [body for _, language, body in found if language in languages]
 
 
+def inline(page: Path) -> list[str]:
+    """The code in a page's running text and tables."""
+    text = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+
+
 def commands(page: Path) -> list[list[str]]:
-    """The words of every `tumorgen` call in a page's shell blocks; continued lines are joined."""
-    calls = []
-    for body in blocks(page, "bash", "console", "sh"):
+    """The words of every `tumorgen` call in a page's shell blocks, and in whole calls in tables; lines are joined."""
+    calls, whole = [], inline(page) if page.name in WHOLE_CALLS else []
+    for body in (*blocks(page, "bash", "console", "sh"), *whole):
         for line in body.replace("\\\n", " ").splitlines():
             for part in re.split(r"&&|;|\|", line.removeprefix("$ ").split("  #")[0]):
                 words = shlex.split(part.replace("...", "").replace("…", ""), comments=True)
@@ -59,6 +75,30 @@ def test_every_command_parses(page):
                 continue  # --help, --version
             said = error.format_message() if hasattr(error, "format_message") else repr(error)
             assert "does not exist" in said, f"{page.name}: tumorgen {shlex.join(words)}: {said}"
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.parent.name not in DATED], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_every_method_and_arm_exists(page):
+    """Those after `--method`, `--methods` and `--arms`."""
+    for words in commands(page):
+        for option, text in itertools.pairwise(words):
+            if option in ("--method", "--methods"):
+                method_names(option, text, [])
+            elif option == "--arms":
+                arm_names(text, [])
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.parent.name not in DATED], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_every_setting_is_a_field_of_a_plan(page):
+    """Those after `--set`, and code of the form `methods.name.section.field=value`."""
+    found = [words[at + 1] for words in commands(page) for at, word in enumerate(words[:-1]) if word == "--set"]
+    found += [code for code in inline(page) if re.fullmatch(SETTING, code)]
+    overrides = read_overrides(None, [setting for setting in found if setting and EXAMPLE not in setting])
+    check_overrides(overrides, FIELDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,12 +1,18 @@
 """The scripts under examples/ work with this package as it is."""
 
+import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-SCRIPTS = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+PAGES = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name not in ("results", "notes")]
+CALLS = sorted({call for page in PAGES for call in re.findall(r"python examples/[^`\n]+", page.read_text())})
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
@@ -18,3 +24,26 @@ def test_help_of_each_example(script: Path, monkeypatch, capsys) -> None:
         runpy.run_path(str(script), run_name="__main__")
     assert end.value.code == 0
     assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_call_in_the_docs_parses(call: str, example) -> None:
+    """The pages of results and notes keep the calls of their day."""
+    script, *words = shlex.split(call.removeprefix("python examples/"))
+    module = example(Path(script).stem)
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False)
+        app.command()(module.main)
+    command = typer.main.get_command(app)
+    if hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    try:
+        command.make_context(script, words)
+    except Exception as error:  # noqa: BLE001  (newer typer has its own copy of click)
+        said = error.format_message() if hasattr(error, "format_message") else repr(error)
+        assert "does not exist" in said, f"{call}: {said}"
+
+
+def test_pages_call_examples() -> None:
+    assert len(CALLS) >= 10

@@ -1,0 +1,424 @@
+"""The papers' tables for your data set: rows that differ in one setting, trained, painted and scored alike.
+
+    python examples/papers.py freetumor-4 DATASET --healthy DIR -o OUT           # prints the commands, in their order
+    python examples/papers.py freetumor-4 DATASET --healthy DIR -o OUT --run     # runs them and writes the table
+
+docs/reference/coverage.md lists the tables, and what of the papers needs no script or is not built. Every row has a
+workspace of its own in OUT. Preprocessed scans, trained stages and scores that another row has made from the same
+inputs are taken from there, not made again. With `--minutes` each row also trains nnU-Nets with and without its pairs,
+as `tumorgen downstream` does; the papers report their DSC. If the script is stopped, run it again: it continues. It
+writes the table, OUT/<table>.csv, after every row, and the commit, command and machine, OUT/origin.txt.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from origin import origin_and_command, write_origin
+
+from tumorgen_cli.evaluation.comparison import COLUMNS, PaintedSet, Value, set_values
+from tumorgen_cli.evaluation.evaluate import read_scores
+from tumorgen_cli.methods.registry import find_method
+from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.synthesis.logs import read_log
+from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.system import console
+from tumorgen_cli.system.files import write_text
+from tumorgen_cli.system.links import share_file
+
+SET = "pairs"  # name of each row's set
+DONE = "commands.txt"  # in a row's workspace: the commands that are finished
+SHOWN = ("dice", "surface_dice", "proportion", "kernel_all", "auc", "rejected", "seconds_total")  # on the terminal
+GAIN = ("nnU-Net DSC", "gain", "gain_low", "gain_high")
+FREE, DIFF = "methods.freetumor", "methods.difftumor"
+_UNFILTERED = (f"{FREE}.filter.rule=threshold", f"{FREE}.filter.threshold=0")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        name: Its name.
+        paper: What the paper reports for it; empty for a row that is not in the paper.
+        method: The method that paints.
+        settings: Fields of the plan, as for `plan --set`.
+        painting: Options of `synthesize`. `downstream` has none of them, so that such a row has no gain.
+        live: Whether nnU-Net learns from patches that are painted while it trains.
+        unlabeled: Whether methods learn from the healthy scans, too.
+    """
+
+    name: str
+    paper: str
+    method: str
+    settings: tuple[str, ...] = ()
+    painting: tuple[str, ...] = ()
+    live: bool = False
+    unlabeled: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper.
+
+    Attributes:
+        title: What it is.
+        reports: What its numbers are in the paper.
+        hosts: Into what is painted: held-out cases, whose tumors are redrawn, or the healthy scans.
+        rows: Its rows.
+    """
+
+    title: str
+    reports: str
+    hosts: Literal["test", "healthy"]
+    rows: tuple[Row, ...]
+
+
+def _early(timesteps: int, paper: str = "") -> Row:
+    fields = (f"{DIFF}.models=early", f"{DIFF}.early.timesteps={timesteps}")
+    return Row(f"T {timesteps}", paper, "difftumor", fields)
+
+
+def _threshold(value: float, paper: str) -> Row:
+    return Row(f"threshold {value}", paper, "freetumor", (_UNFILTERED[0], f"{FREE}.filter.threshold={value}"))
+
+
+def _weight(value: float, paper: str) -> Row:
+    return Row(f"weight {value}", paper, "freetumor", (f"{FREE}.gan.classifier_weight={value}",))
+
+
+_LATER = (f"{DIFF}.models=later",)
+_DSC = "DSC in % of a segmentor, mean of liver, pancreas and kidney tumors"
+TABLES = {
+    "tumorgen-3": Table(
+        "TumorGen, Table 3: sampling",
+        "FID on Hecktor; seconds a sample on the authors' machine",
+        "test",
+        (
+            Row("DiffTumor DDPM-50", "66.8; 1.226 s", "difftumor", _LATER, ("--steps", "50", "--solver", "ddpm")),
+            Row("DiffTumor DDIM-50", "68.3; 1.133 s", "difftumor", _LATER, ("--steps", "50", "--solver", "ddim")),
+            Row("DiffTumor T 4", "", "difftumor", (f"{DIFF}.models=early", f"{DIFF}.early.timesteps=4")),
+            Row("TumorGen RFM-50", "52.0; 1.061 s", "tumorgen", (), ("--steps", "50", "--solver", "euler")),
+            Row("TumorGen RFM-10", "55.9; 0.218 s", "tumorgen", (), ("--steps", "10", "--solver", "euler")),
+        ),
+    ),
+    "difftumor-6": Table(
+        "DiffTumor, Figure 6: diffusion steps T",
+        "the text names T = 1, which fails, and T = 4, which is chosen",
+        "test",
+        (_early(1, "fails"), _early(2), _early(4, "0.2 s a tumor"), _early(10), _early(50), _early(200)),
+    ),
+    "freetumor-2": Table(
+        "FreeTumor, Table 2: share P of the masks that a segmentor finds",
+        "P in %",
+        "healthy",
+        (
+            Row("SynTumor", "43.7", "syntumor"),
+            Row("DiffTumor", "67.0", "difftumor"),
+            Row("FreeTumor, labeled scans alone", "79.5 (0.9k scans)", "freetumor", _UNFILTERED, unlabeled=False),
+            Row("FreeTumor, healthy scans too", "82.2 (11k scans)", "freetumor", _UNFILTERED),
+        ),
+    ),
+    "freetumor-3": Table(
+        "FreeTumor, Table 3: losses, and a diffusion model in place of the generator",
+        f"{_DSC}, 2.2k scans",
+        "healthy",
+        (
+            Row("without L_cls", "74.0 (this row or the next)", "freetumor", (f"{FREE}.gan.classifier_weight=0",)),
+            Row("without L_seg", "", "freetumor", (f"{FREE}.gan.segmentor_weight=0",)),
+            Row("both", "74.4", "freetumor"),
+            Row("DiffTumor", "70.5", "difftumor"),
+            Row(
+                "DiffTumor, filtered",
+                "72.8",
+                "difftumor",
+                painting=("--until-pass", "5", "--keep", "0.7", "--p-alone"),
+            ),
+        ),
+    ),
+    "freetumor-4": Table(
+        "FreeTumor, Tables 4 and 13: the filter",
+        f"{_DSC}, 2.2k scans",
+        "healthy",
+        (
+            Row("no filter", "72.3", "freetumor", _UNFILTERED),
+            _threshold(0.5, "73.5"),
+            _threshold(0.7, "74.4"),
+            _threshold(0.9, "74.0"),
+            Row("adaptive", "73.3", "freetumor", (f"{FREE}.filter.rule=adaptive",)),
+        ),
+    ),
+    "freetumor-5": Table(
+        "FreeTumor, Table 5: scans that are painted into, seen while learning to paint or not",
+        f"{_DSC}, 11k scans painted into",
+        "healthy",
+        (
+            Row("not seen", "73.8 (0.9k scans seen)", "freetumor", unlabeled=False),
+            Row("seen", "76.8 (11k scans seen)", "freetumor"),
+        ),
+    ),
+    "freetumor-12": Table(
+        "FreeTumor, Table 12: λ_cls",
+        _DSC,
+        "healthy",
+        (_weight(1.0, "76.5"), _weight(0.5, "76.6"), _weight(0.2, "76.8"), _weight(0.1, "76.8")),
+    ),
+    "freetumor-14": Table(
+        "FreeTumor, Table 14: painting before or while a segmentor learns (only --minutes tells the last row apart)",
+        f"{_DSC}, 2.2k / 11k scans",
+        "healthy",
+        (
+            Row("before, one draw", "72.0 / 73.3", "freetumor", (f"{FREE}.filter.tries=1", "paste.draws=1")),
+            Row("before, drawn until it passes", "73.7 / 76.6", "freetumor"),
+            Row("meanwhile", "74.4 / 76.8", "freetumor", live=True),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all rows have in common.
+
+    Attributes:
+        dataset: The data set.
+        healthy: Folder of scans without tumors.
+        out: Folder of the rows' workspaces and of the table.
+        pairs: Pairs of each row.
+        plan: Options of `plan`.
+        judge: An nnU-Net results folder; None: the workspace's own choice.
+        minutes: Length of the first nnU-Net; None: no nnU-Nets.
+        nnunets: nnU-Nets of each kind.
+        device: Where to compute.
+    """
+
+    dataset: str
+    healthy: Path
+    out: Path
+    pairs: int = 40
+    plan: tuple[str, ...] = ()
+    judge: Path | None = None
+    minutes: float | None = None
+    nnunets: int = 3
+    device: str = "auto"
+
+    def workspace(self, row: Row, seed: int) -> Workspace:
+        """The workspace of a row."""
+        return Workspace(self.out / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', row.name)}_seed{seed}")
+
+
+def row_commands(table: Table, row: Row, setup: Setup, seed: int) -> list[tuple[str, ...]]:
+    """The words after `tumorgen` of each command of a row, in their order."""
+    work, hosts = setup.workspace(row, seed), ("--healthy", str(setup.healthy))
+    settings = [word for setting in row.settings for word in ("--set", setting)]
+    lines = [
+        ("plan", setup.dataset, *setup.plan, *settings, "--seed", str(seed), "--device", setup.device),
+        ("preprocess", *(hosts if row.unlabeled else ())),
+    ]
+    if find_method(row.method).stages:
+        lines.append(("train", "all", "--method", row.method, "--device", setup.device))
+    place = ("--cases", "test") if table.hosts == "test" else hosts
+    made = ("-n", str(setup.pairs), "--out", str(work.synthetic(SET)), "--device", setup.device)
+    lines.append(("synthesize", "--method", row.method, *place, *row.painting, *_judge(setup, row.painting), *made))
+    lines.append(("evaluate", SET, *_judge(setup), "--device", setup.device))
+    if setup.minutes is not None and not row.painting:
+        seeds = ("--seeds", str(setup.nnunets), "--minutes", f"{setup.minutes:g}", "--device", setup.device)
+        lines.append(("downstream", "--arms", f"real,{arm_of(row)}", *hosts, "--fractions", "1", *seeds))
+    return [(*line, "-w", str(work.root)) for line in lines]
+
+
+def arm_of(row: Row) -> str:
+    """The row's arm of `downstream`."""
+    return row.method + "-live" * row.live
+
+
+def _judge(setup: Setup, painting: Sequence[str] = ("--until-pass",)) -> tuple[str, ...]:
+    """The judge's option, for commands that ask it."""
+    return ("--judge", str(setup.judge)) if setup.judge is not None and "--until-pass" in painting else ()
+
+
+def run_row(commands: Sequence[tuple[str, ...]], row: Row, workspace: Workspace, others: Sequence[Workspace]) -> None:
+    """Run the commands of a row that are not finished.
+
+    Args:
+        commands: The commands.
+        row: The row.
+        workspace: Its workspace.
+        others: Workspaces of other rows, from which is taken what they have made from the same inputs.
+
+    Raises:
+        subprocess.CalledProcessError: A command failed.
+    """
+    path, lines = workspace.root / DONE, [shlex.join(words) for words in commands]
+    done = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    # a command that is another one than before changes what all commands after it read
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(done, lines, strict=False)))
+    for number in range(same, len(commands)):
+        name = commands[number][0]
+        if name == "preprocess":
+            share_folders(workspace, others, ("cases", *(("unlabeled",) if row.unlabeled else ())))
+        elif name == "train":
+            share_stages(workspace, others, row.method)
+        elif name == "evaluate":
+            share_folders(workspace, others, ("evaluation/.cache",))
+        tumorgen(commands[number])
+        write_text(path, "\n".join(lines[: number + 1]) + "\n")
+
+
+def tumorgen(words: Sequence[str]) -> None:
+    """Run a command.
+
+    Raises:
+        subprocess.CalledProcessError: It failed; it has said why.
+    """
+    console.headline(f"tumorgen {shlex.join(words)}")
+    subprocess.run([sys.executable, "-m", "tumorgen_cli.cli", *words], check=True)
+
+
+def share_folders(workspace: Workspace, others: Sequence[Workspace], names: Sequence[str]) -> None:
+    """Share folders of the first other workspace that has them; the commands check what they find there."""
+    for name in names:
+        found = next((other.root / name for other in others if (other.root / name).is_dir()), None)
+        if found is not None:
+            share_folder(found, workspace.root / name)
+
+
+def share_stages(workspace: Workspace, others: Sequence[Workspace], method_name: str) -> None:
+    """Share the stages of a method that another workspace has trained from the same inputs, in their order."""
+    method = find_method(method_name)(workspace.plan(), workspace)
+    for stage in method.stages:
+        if method.trained(stage):
+            continue
+        if any(not method.trained(needed) for needed in method.needed(stage)):
+            return
+        for other in others:
+            if not other.plan_file.is_file():
+                continue
+            twin = find_method(method_name)(other.plan(), other)
+            if twin.trained(stage) and twin.inputs_hash(stage) == method.inputs_hash(stage):
+                share_folder(twin.folder(stage), method.folder(stage))
+                break
+
+
+def share_folder(source: Path, target: Path) -> None:
+    """Share the files of a folder, completely or not at all; an existing target stays as it is."""
+    if target.exists():
+        return
+    half = target.with_name(f"{target.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(source, half, copy_function=lambda a, b: share_file(Path(a), Path(b)))
+    half.rename(target)
+
+
+def row_values(workspace: Workspace) -> dict[str, Value]:
+    """The scores of a row's set, by column of `compare`."""
+    folder = workspace.synthetic(SET)
+    scores = read_scores(workspace.evaluation(SET) / "scores.json")
+    return set_values(PaintedSet(folder, scores, read_provenance(folder), read_log(folder, "given_up")))
+
+
+def row_gain(path: Path, arm: str) -> dict[str, str]:
+    """The DSC of a row's nnU-Nets and its gain over real cases alone, from `downstream.csv`; empty without one."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        for line in csv.DictReader(stream):
+            if (line["arm"], line["measure"], line["lesion size"]) == (arm, "dice", "any"):
+                return dict(zip(GAIN, (line["mean"], line["gain"], line["gain low"], line["gain high"]), strict=True))
+    return {}
+
+
+def write_table(path: Path, table: Table, lines: Sequence[Mapping[str, str]]) -> None:
+    """Write the rows so far as CSV."""
+    columns = ["row", "seed", f"paper: {table.reports}", *(column.key for column in COLUMNS), *GAIN, "failure"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        sheet = csv.DictWriter(stream, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        sheet.writeheader()
+        sheet.writerows(lines)
+
+
+def make_table(
+    table: Table, rows: Sequence[Row], setup: Setup, seeds: Sequence[int], path: Path
+) -> list[dict[str, str]]:
+    """Run every row for every seed, and write the table after each. A row that fails says which command failed."""
+    lines = []
+    for seed in seeds:
+        others = [setup.workspace(row, seed) for row in table.rows]
+        for row in rows:
+            workspace = setup.workspace(row, seed)
+            line = {"row": row.name, "seed": str(seed), f"paper: {table.reports}": row.paper}
+            try:
+                commands = row_commands(table, row, setup, seed)
+                run_row(commands, row, workspace, [each for each in others if each.root != workspace.root])
+            except subprocess.CalledProcessError as error:
+                line["failure"] = f"tumorgen {error.cmd[3]}"
+                console.warn(f"{row.name}, seed {seed}: {line['failure']} failed; the same command tries it again")
+            else:
+                values = row_values(workspace)
+                line |= {key: f"{value.value:.6g}" for key, value in values.items() if math.isfinite(value.value)}
+                line |= row_gain(workspace.root / "downstream" / "downstream.csv", arm_of(row))
+            lines.append(line)
+            write_table(path, table, lines)
+    return lines
+
+
+def main(
+    name: Annotated[str, typer.Argument(metavar="TABLE", help=f"One of {', '.join(TABLES)}.")],
+    dataset: Annotated[str, typer.Argument(help="An nnU-Net raw data set.")],
+    healthy: Annotated[Path, typer.Option(help="Folder of scans without tumors.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the workspaces and of the table.")],
+    run: Annotated[bool, typer.Option("--run", help="Run the commands; without it they are printed.")] = False,
+    only: Annotated[list[str], typer.Option("--row", help="A row of the table; default: all.")] = [],  # noqa: B006 - typer copies it
+    seeds: Annotated[list[int], typer.Option(help="Seeds of the trainings and pairs.")] = [0],  # noqa: B006
+    pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs of each row and seed.")] = 40,
+    preset: Annotated[str | None, typer.Option(help="The preset of every row.")] = None,
+    settings: Annotated[list[str], typer.Option("--set", help="A field of the plan for every row.")] = [],  # noqa: B006
+    judge: Annotated[Path | None, typer.Option(help="An nnU-Net results folder.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train nnU-Nets, the first one for this long.")] = None,
+    nnunets: Annotated[int, typer.Option(help="nnU-Nets of each kind.")] = 3,
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Print the commands of a table's rows, or run them and write the table."""
+    if name not in TABLES:
+        raise typer.BadParameter(f"tables: {', '.join(TABLES)}", param_hint="TABLE")
+    table = TABLES[name]
+    if set(only) - {row.name for row in table.rows}:
+        raise typer.BadParameter(f"rows: {', '.join(row.name for row in table.rows)}", param_hint="--row")
+    rows = [row for row in table.rows if not only or row.name in only]
+    plan = (*(("--preset", preset) if preset else ()), *(word for field in settings for word in ("--set", field)))
+    setup = Setup(
+        dataset, healthy.resolve(), out.resolve(), pairs, plan, judge and judge.resolve(), minutes, nnunets, device
+    )
+    if not run:
+        for seed in seeds:
+            for row in rows:
+                print(f"# {table.title}: {row.name}, seed {seed}")
+                print(*(f"tumorgen {shlex.join(words)}" for words in row_commands(table, row, setup, seed)), sep="\n")
+        return
+    lines = make_table(table, rows, setup, seeds, setup.out / f"{name}.csv")
+    write_origin(setup.out)
+    titles = {column.key: column.title for column in COLUMNS}
+    keys = ["row", "seed", f"paper: {table.reports}", *SHOWN, *GAIN[:2], "failure"]
+    console.table(
+        table.title, [titles.get(key, key) for key in keys], [[each.get(key, "") for key in keys] for each in lines]
+    )
+    print(origin_and_command())
+    if any("failure" in line for line in lines):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
