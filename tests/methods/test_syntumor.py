@@ -105,7 +105,7 @@ def test_a_pair_has_the_published_tumors(workspace, phantoms):
     host = pair_module.open_host(inputs, source, scan, "")
     asked = []
     draw = host.placing.window
-    host.placing.window = lambda *rest: (asked.append(rest[-1]), draw(*rest))[1]
+    host.placing.window = lambda *rest: (asked.append(rest[5]), draw(*rest))[1]  # the extent
     pair = pair_module.draw_pair(inputs, PairJob(0, source, "h_s0000", 3, 0), host)
     assert 3 <= len(pair.tumors) + len(pair.left_out) <= 10
     assert len(set(asked)) == len(pair.tumors) + len(pair.left_out)

@@ -124,7 +124,7 @@ def test_the_kind_is_asked_for_if_the_method_knows_it():
 
 
 def test_undefined_traits_belong_to_no_stratum():
-    facts, rng = many(60)
+    facts, _ = many(60)
     scored = [ScoredTumor(0.5, None if number % 2 else 0.3 + 0.01 * number, None) for number in range(60)]
     strata = sort_tumors(facts, scored, 0, ALL)
     assert "core" not in strata  # undefined in all

@@ -46,7 +46,7 @@ def test_tumors_are_scored_one_by_one(work, phantoms, tmp_path):
     def find(case, label):
         if case != several.case:
             return label
-        first, second, third = (tumor.box for tumor in several.tumors)
+        first, second, _ = (tumor.box for tumor in several.tumors)
         found = np.zeros_like(label)
         found[first.slices] = label[first.slices]
         part = np.argwhere(label[second.slices])
@@ -162,7 +162,7 @@ def test_the_splits_are_those_it_was_trained_with(work, phantoms, tmp_path):
     told = "put the splits_final.json with which its folds were trained into the results folder"
     for wrong in ([{"train": f.test, "val": f.train} for f in folds], [json.loads(right)[0]], [{"train": 3}]):
         write_json(folder / "splits_final.json", wrong)
-        with pytest.raises(Exception, match="splits|train") as error:
+        with pytest.raises(Exception, match=r"splits|train") as error:
             score(work, folder)
         assert {fault.remedy for fault in error.value.faults} == {told}
     (folder / "splits_final.json").write_text(right)

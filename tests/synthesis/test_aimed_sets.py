@@ -114,8 +114,8 @@ def test_options_that_do_not_fit_an_aim_are_told(workspace, phantoms, segmentor,
         with pytest.raises(PlanError) as error:
             paint(workspace, phantoms, tmp_path / "set", aim=segmentor, **others)
         assert [fault.remedy for fault in error.value.faults if fault.where.startswith("--aim")] == [remedy]
+    made = SetOptions(2, tmp_path / "set")
     with pytest.raises(PlanError, match="--aim") as error:
-        made = SetOptions(2, tmp_path / "set")
         synthesize_pairs(workspace, "copypaste", made, HostOptions(cases="test", aim=segmentor), device="cpu")
     assert error.value.faults[0].remedy == "leave it out"
     assert not (tmp_path / "set").exists()
