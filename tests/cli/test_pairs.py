@@ -1,9 +1,7 @@
 """synthesize and filter, alone and in shards."""
 
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -147,45 +145,6 @@ def test_a_shard_of_a_filter(workspace, phantoms, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     found = json.loads(call(*arguments, "--json").stdout)
     assert (found["kept"], found["judged"], found["left"]) == (2, 1, 0)
-
-
-def test_the_job_array_of_the_examples(workspace, phantoms, tmp_path):
-    """What the script passes on is what the command takes."""
-    (tmp_path / "tumorgen").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "tumorgen").chmod(0o755)
-    script = Path(__file__).parents[2] / "examples" / "slurm_array.sh"
-    common = ["-w", workspace.root, "--device", "cpu"]
-    synthesize = [
-        "synthesize",
-        "--healthy",
-        phantoms.healthy,
-        "-n",
-        2,
-        "--out",
-        tmp_path / "out",
-        "--method",
-        "syntumor",
-        *common,
-    ]
-    filter_pairs = ["filter", tmp_path / "out", "--keep", 0, "--out", tmp_path / "kept", *common]
-    for words in (synthesize, filter_pairs):
-        for task, variables in (
-            (1, {"SLURM_ARRAY_TASK_COUNT": "2"}),
-            (2, {"SLURM_ARRAY_TASK_COUNT": "1", "SHARDS": "2"}),
-        ):
-            path = f"{tmp_path}:{os.environ['PATH']}"
-            environment = {"PATH": path, "SLURM_ARRAY_TASK_ID": str(task), **variables}
-            run = subprocess.run(
-                [str(part) for part in (script, *words)],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=True,
-            )
-            found = json.loads(call(*run.stdout.splitlines(), "--json").stdout)
-            left = found["tally"]["left"] if words is synthesize else found["left"]
-            assert left == 2 - task
 
 
 def test_a_region_of_the_same_name_is_another_set(workspace, phantoms, tmp_path):

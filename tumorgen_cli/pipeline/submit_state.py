@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tumorgen_cli.pipeline.submit_records import Chain, Job
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system.files import file_version
 from tumorgen_cli.system.json_records import read_written, write_json
 from tumorgen_cli.system.slurm import has_slurm, queued_tasks
 
@@ -97,22 +98,23 @@ def queue_of(chain: Chain) -> dict[str, str]:
 def job_states(folder: Path, chain: Chain, queue: Mapping[str, str]) -> list[JobState]:
     """How far each job is. The queue must have been read before: a task that leaves it has left its mark.
 
-    A task is done if its mark is as new as its script, and the jobs before it are done.
+    A task is done if the jobs before it are, and its mark is as new as theirs and as its script.
     """
     states: list[JobState] = []
-    finished: set[str] = set()
+    ended: dict[str, int] = {}  # of finished jobs: the time of the newest mark
     for job in chain.jobs:
-        ready = finished.issuperset(each for each in job.after)
+        ready = all(each in ended for each in job.after)
+        least = max((ended.get(each, 0) for each in job.after), default=0)
         names = {int(number): name for number, name in chain.tasks.get(job.name, {}).items()}
         queued = {number: queue[name] for number, name in names.items() if name in queue}
         numbers = [number for number in range(1, job.tasks + 1) if number not in queued]
-        done = tuple(number for number in numbers if ready and _is_marked(folder, job, number))
+        done = tuple(number for number in numbers if ready and _mark_time(folder, job, number) >= least)
         rest = [number for number in numbers if number not in done]
         stopped = {number: _log(folder, job, names[number]) for number in rest if number in names}
         left = tuple(number for number in rest if number not in names)
         states.append(JobState(job, done, queued, stopped, left))
         if states[-1].is_done:
-            finished.add(job.name)
+            ended[job.name] = max(_mark_time(folder, job, number) for number in done)
     return states
 
 
@@ -127,10 +129,11 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "an empty log")
 
 
-def _is_marked(folder: Path, job: Job, number: int) -> bool:
-    """Whether a task has left the mark of its end since its script was written or edited."""
-    mark = folder / "done" / f"{job.name}_{number}"
-    return mark.is_file() and mark.stat().st_mtime_ns >= script_file(folder, job).stat().st_mtime_ns
+def _mark_time(folder: Path, job: Job, number: int) -> int:
+    """When a task left the mark of its end, in ns; -1 if it has not since its script was written or edited."""
+    times = [file_version(path) for path in (folder / "done" / f"{job.name}_{number}", script_file(folder, job))]
+    mark, script = (-1 if each is None else each[2] for each in times)
+    return mark if mark >= script else -1
 
 
 def _log(folder: Path, job: Job, name: str) -> Path:
