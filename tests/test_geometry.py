@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tumorgen_cli.geometry import ball_radius_mm, shell_mm
+from tumorgen_cli.geometry import Box, ball_radius_mm, shell_mm, widened
 
 
 def test_the_ball_of_a_volume():
@@ -24,3 +24,11 @@ def test_the_ball_of_a_volume():
 )
 def test_surroundings_are_half_a_radius_and_two_voxels_at_least(ml, spacing, wanted):
     assert shell_mm(round(1000 * ml / math.prod(spacing)), spacing) == pytest.approx(wanted, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "wanted"),
+    [((5,) * 3, (8,) * 3, ((5,) * 3, (9,) * 3)), ((0, 1, 15), (1, 5, 16), ((0, 1, 12), (4, 5, 16)))],
+)
+def test_a_box_is_widened_to_multiples_inside_the_volume(start, stop, wanted):
+    assert widened(Box(start, stop), 4, (16, 16, 16)) == Box(*wanted)

@@ -137,6 +137,19 @@ class Box:
         return Box(start, as_triple(b + k for b, k in zip(self.stop, by, strict=True)))
 
 
+def widened(box: Box, multiple: int, shape: Shape) -> Box:
+    """The box with its sides lengthened to multiples of a number, evenly at both ends, inside a volume of `shape`.
+
+    The sides of the volume are multiples of it, too.
+    """
+    sides = as_triple(-(-n // multiple) * multiple for n in box.shape)
+    starts = as_triple(
+        min(max(0, a - (side - n) // 2), size - side)
+        for a, n, side, size in zip(box.start, box.shape, sides, shape, strict=True)
+    )
+    return Box(starts, as_triple(a + side for a, side in zip(starts, sides, strict=True)))
+
+
 def box_of_slices(slices: Iterable[slice]) -> Box:
     """The box of three slices with a start and a stop, as `scipy.ndimage.find_objects` returns them."""
     spans = as_triple(slices)

@@ -222,6 +222,35 @@ def test_what_the_decoder_loses_of_the_host_stays(trained, monkeypatch):
     np.testing.assert_allclose(tumor - before, 0.2, atol=1e-3)
 
 
+def test_the_flow_sees_as_many_cells_around_the_box_as_planned(trained):
+    """Sides of 3 + 2 cells become 6, which the network can halve; what lies beyond changes nothing."""
+    box = torch.zeros(1, 1, 16, 16, 16)
+    box[..., 2:5, 3:6, 9:12] = 1
+    latent = torch.randn(1, 4, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    shapes = []
+
+    def draws(context_cells, *latents):
+        method = sampling_with(trained, context_cells=context_cells)
+        wanted = method.sampler.draw_tumor(Box((2, 3, 9), (5, 6, 12)), 4)
+        hook = method.net.register_forward_hook(lambda _, inputs, __: shapes.append(tuple(inputs[0].shape[2:])))
+        drawn = [method.sampler.sample(z, box, wanted, FlowSettings(4, 2, "euler")) for z in latents]
+        hook.remove()
+        return drawn
+
+    beyond, beside = latent.clone(), latent.clone()
+    beyond[..., 12:, :, :] += 9
+    beside[..., 6, 5, 10] += 9
+    near, same, other = draws(1, latent, beyond, beside)
+    assert set(shapes) == {(6, 6, 6)}
+    assert torch.equal(near * box, same * box)
+    assert not torch.equal(near * box, other * box)
+    torch.testing.assert_close(same[:, :4] * (1 - box), beyond * (1 - box))
+    shapes.clear()
+    whole, changed = draws(0, latent, beyond)
+    assert set(shapes) == {(16, 16, 16)}
+    assert not torch.equal(whole * box, changed * box)
+
+
 def test_a_larger_halo_brings_a_box_closer_to_the_decoded_window(trained):
     method, _ = opened("tumorgen", trained)
     box = Box((12, 12, 12), (20, 20, 20))

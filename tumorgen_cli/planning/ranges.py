@@ -45,6 +45,7 @@ Codes = Annotated[int, Ge(2), Le(10_000_000)]
 #: of a pair; "data": as many as the training cases have
 TumorCount = Literal["data"] | Annotated[int, Ge(1), Le(1000)]
 LatentCells = Annotated[int, Ge(1), Le(64)]
+ContextCells = Annotated[int, Ge(0), Le(64)]
 CellsAcross = Annotated[
     tuple[Annotated[int, Ge(4), Le(64)], Annotated[int, Ge(4), Le(64)]], Predicate(is_ordered), _ORDERED
 ]

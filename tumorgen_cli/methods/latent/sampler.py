@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tumorgen_cli.geometry import Box, as_triple
+from tumorgen_cli.geometry import Box, as_triple, tight_box, widened
 from tumorgen_cli.methods.base import Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent.canvas import Canvas, closeness, open_canvas, paint, roughen_mask
 from tumorgen_cli.methods.latent.condition import Condition, Wanted
-from tumorgen_cli.methods.latent.joint import upsample_mask, without_tumor
+from tumorgen_cli.methods.latent.joint import mask_channels, upsample_mask, without_tumor
 from tumorgen_cli.methods.latent.quality import inference_context
 from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig, box_alpha
 from tumorgen_cli.metrics.traits import FIELDS
@@ -142,13 +142,25 @@ class TumorSampler:
             (1, L + K, x, y, z), the mask's channels last, in the flow's range.
         """
         condition, c = self.networks.condition, self.config.sampling
+        joint = without_tumor(latent, mask_channels(self.config.flow.mask_coding))
+        seen = (slice(None), slice(None), *self._seen(box).slices)
+        near, inside = latent[seen], box[seen]
         told = [condition.tell(wanted, c.emphasis)]
         if c.guidance != 1 and condition.flag:
             told.append(condition.tell(None))
-        inputs = torch.cat([condition(latent, box, torch.from_numpy(t)[None].to(self.device)) for t in told])
+        inputs = torch.cat([condition(near, inside, torch.from_numpy(t)[None].to(self.device)) for t in told])
         with inference_context(self.plan.precision, self.device):
-            drawn = self.networks.draw(Seen(latent, box, inputs, c.guidance), settings)
-        return box * drawn + (1 - box) * without_tumor(latent, drawn.shape[1] - latent.shape[1])
+            drawn = self.networks.draw(Seen(near, inside, inputs, c.guidance), settings)
+        joint[seen] = inside * drawn + (1 - inside) * joint[seen]
+        return joint
+
+    def _seen(self, box: Tensor) -> Box:
+        """The cells around a box (1, 1, x, y, z) that the flow sees; its sides are multiples, as the network needs."""
+        window, margin = as_triple(box.shape[2:]), self.config.sampling.context_cells
+        cells = tight_box(box[0, 0].cpu().numpy() > 0)
+        if cells is None or not margin:
+            return Box((0, 0, 0), window)
+        return widened(cells.grown(margin, window), 2 ** (len(self.config.flow.widths) - 1), window)
 
     def decode(self, joint: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The scaled image (C, X, Y, Z) and the mask (X, Y, Z) in [0, 1] of a joint variable (1, L + K, x, y, z)."""

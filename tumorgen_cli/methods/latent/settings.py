@@ -18,6 +18,7 @@ from tumorgen_cli.planning.ranges import (
     Batch,
     Blocks,
     Cells,
+    ContextCells,
     Copies,
     Factor,
     Iterations,
@@ -146,7 +147,8 @@ class FlowSampling:
     Attributes:
         steps: steps of the solver.
         solver: `euler` or `heun`.
-        halo: latent voxels that are decoded around the box.
+        context_cells: latent cells that the flow sees around the box; 0: the whole window.
+        halo: latent cells that are decoded around the box.
         guidance: factor of what character and volume change in the velocity; 1: no guidance, one network call a step.
             It needs a field that learned with `flow.dropout` above 0; for others it is ignored.
         emphasis: factor of the character input, relative to the wanted character.
@@ -159,6 +161,7 @@ class FlowSampling:
 
     steps: Steps
     solver: Solver
+    context_cells: ContextCells
     halo: LatentCells
     guidance: Factor
     emphasis: Factor
