@@ -4,10 +4,11 @@
     python examples/papers.py freetumor-4 DATASET --healthy DIR -o OUT --run     # runs them and writes the table
 
 docs/reference/coverage.md lists the tables, and what of the papers needs no script or is not built. Every row has a
-workspace of its own in OUT. Preprocessed scans, trained stages and scores that another row has made from the same
-inputs are taken from there, not made again. With `--minutes` each row also trains nnU-Nets with and without its pairs,
-as `tumorgen downstream` does; the papers report their DSC. If the script is stopped, run it again: it continues. It
-writes the table, OUT/<table>.csv, after every row, and the commit, command and machine, OUT/origin.txt.
+workspace of its own in OUT. Preprocessed scans, trained stages, scores and nnU-Nets of real cases that another row has
+made from the same inputs are taken from there, not made again. With `--minutes` each row also trains nnU-Nets with and
+without its pairs, as `tumorgen downstream` does; the papers report their DSC. If the script is stopped, run it again:
+it continues. It writes the table, OUT/<table>.csv, after every row, and the commit, command and machine,
+OUT/origin.txt.
 """
 
 from __future__ import annotations
@@ -273,6 +274,8 @@ def run_row(commands: Sequence[tuple[str, ...]], row: Row, workspace: Workspace,
             share_stages(workspace, others, row.method)
         elif name == "evaluate":
             share_folders(workspace, others, ("evaluation/.cache",))
+        elif name == "downstream":
+            share_nnunets(workspace, others)
         tumorgen(commands[number])
         write_text(path, "\n".join(lines[: number + 1]) + "\n")
 
@@ -310,6 +313,20 @@ def share_stages(workspace: Workspace, others: Sequence[Workspace], method_name:
             if twin.trained(stage) and twin.inputs_hash(stage) == method.inputs_hash(stage):
                 share_folder(twin.folder(stage), method.folder(stage))
                 break
+
+
+def share_nnunets(workspace: Workspace, others: Sequence[Workspace]) -> None:
+    """Share the nnU-Nets of real cases alone, so that all rows have one baseline and train for as many steps.
+
+    `downstream` makes them again if they are not of the same cases and settings.
+    """
+    for other in others:
+        for run in sorted(other.root.glob("downstream/nnunet/*/runs/real_seed*/run.json")):
+            share_folder(run.parent, workspace.root / run.parent.relative_to(other.root))
+        held_out, own = (each.root / "downstream" / "held_out.json" for each in (other, workspace))
+        if held_out.is_file() and not own.exists():  # without it scores count as outdated
+            own.parent.mkdir(parents=True, exist_ok=True)
+            share_file(held_out, own)
 
 
 def share_folder(source: Path, target: Path) -> None:

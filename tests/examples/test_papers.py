@@ -132,6 +132,30 @@ def test_stages_of_equal_inputs_are_shared(papers, trained, phantoms, tmp_path, 
     assert method.weights_hash("segmentor") == twin.weights_hash("segmentor")
 
 
+def test_nnunets_of_real_cases_are_shared_and_no_others(papers, tmp_path):
+    """Scored ones, with what tells `downstream` that their scores are of these held-out cases."""
+    one, other, nothing = (Workspace(tmp_path / name) for name in ("one", "other", "nothing"))
+    runs = Path("downstream") / "nnunet" / "real_4" / "runs"
+    for name, file in (
+        ("real_seed0", "run.json"),
+        ("real_seed0", "schedule.json"),
+        ("real_seed1", "job.json"),  # not finished
+        ("freetumor_seed0", "run.json"),
+    ):
+        path = other.root / runs / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name} {file}")
+    (other.root / "downstream" / "held_out.json").write_text("hash")
+    for _ in range(2):  # what is there stays
+        papers.share_nnunets(one, [nothing, other])
+        found = {str(path.relative_to(one.root)): path.read_text() for path in one.root.rglob("*") if path.is_file()}
+        assert found == {
+            str(runs / "real_seed0" / "run.json"): "real_seed0 run.json",
+            str(runs / "real_seed0" / "schedule.json"): "real_seed0 schedule.json",
+            "downstream/held_out.json": "hash",
+        }
+
+
 def test_a_gain_is_that_of_the_rows_arm(papers, tmp_path):
     path = tmp_path / "downstream.csv"
     assert papers.row_gain(path, "freetumor") == {}
