@@ -3,9 +3,11 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.painting import job_of
 from support.pairs import Fake, paint, provenance, records
 from support.scores import make_scores
 from support.segmentors import training_folds, write_segmentor
@@ -15,12 +17,14 @@ from tumorgen_cli.evaluation.reports.one_set import Pictures, write_report
 from tumorgen_cli.evaluation.reports.one_set_tables import Losses
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.base import Sampling
+from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.synthesis import pair as pair_module
 from tumorgen_cli.synthesis.aim import Aim, AimedTumor, AimSummary
 from tumorgen_cli.synthesis.counts import draw_count
 from tumorgen_cli.synthesis.jobs import PairJob
-from tumorgen_cli.synthesis.options import HostOptions, SetOptions
+from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions
+from tumorgen_cli.synthesis.painter import paint as paint_patches
 from tumorgen_cli.synthesis.set_files import read_aim, read_learned_from, read_provenance
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.synthesis.sources import healthy_sources
@@ -171,6 +175,18 @@ def test_aimed_tumors_are_of_the_drawn_size_and_kind(workspace, phantoms):
     assert asked == [Sampling(steps=3), Sampling(steps=3, kind="necrotic")]
     assert pair.tumors[0].aimed_at == {"like": "c", "size": "small", "kind": "necrotic"}
     assert boxes[True] < boxes[False]
+
+
+def test_the_painter_aims_at_half_of_its_pairs(unpainted, phantoms, segmentor, tmp_path):
+    hosts, patches = HostOptions(phantoms.healthy, tumors=1, aim=segmentor), OnTheFlyOptions(pool=2, share=1.0)
+    painting = set_up_nnunet(unpainted, "copypaste", hosts, patches, device="cpu").painting
+    assert painting.learned_from == tuple(sorted(unpainted.splits().train))
+    paint_patches(tmp_path, job_of(painting), 4)
+    found = [record.tumors[0].aimed_at for record in read_provenance(tmp_path)]
+    assert [at is not None for at in found] == [False, True, True, False]  # two hosts in turn
+    assert found[1]["size"] in ("small", "medium", "large")
+    plain = set_up_nnunet(unpainted, "copypaste", replace(hosts, aim=None), patches, device="cpu").painting
+    assert plain.content_hash != painting.content_hash
 
 
 def test_the_page_has_a_table_of_it(aimed, tmp_path):

@@ -81,6 +81,11 @@ def test_the_painter_fills_a_bounded_pool_and_goes_on_with_its_numbers(painting,
     assert all(n <= m for n, m in zip(found.image.shape[1:], job.shape, strict=True))
     assert len(found.locations[1]) == (np.asarray(found.labels) == 1).sum() > 0
     assert (found.labels[tuple(found.locations[1].T)] == 1).all()
+    # from elsewhere: as large, and its tumor voxels are where it says
+    other = pool.draw(lambda: 0.0, elsewhere=True)
+    assert other.image.shape == found.image.shape
+    assert not np.array_equal(other.image, found.image)
+    assert len(other.locations[1]) == (np.asarray(other.labels) == 1).sum()
     # away from the tumor it is what nnU-Net makes of the host
     manager = PlansManager(plans())
     configuration = manager.get_configuration("3d_fullres")

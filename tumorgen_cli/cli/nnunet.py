@@ -10,6 +10,7 @@ import typer
 from tumorgen_cli import api
 from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import (
+    Aim,
     Anywhere,
     Device,
     Healthy,
@@ -130,6 +131,7 @@ def nnunet_setup(
     roi: Regions = None,
     tumors: TumorCount = None,
     anywhere: Anywhere = False,
+    aim: Aim = None,
     probability: Annotated[
         float,
         typer.Option(
@@ -140,6 +142,18 @@ def nnunet_setup(
             rich_help_panel=_PATCHES,
         ),
     ] = 0.5,
+    around: Annotated[
+        Optional[float],
+        typer.Option(
+            "--around",
+            metavar="SHARE",
+            help="Share of painted patches that are cut around a tumor, the others elsewhere in the painted scan. "
+            "Default: as many show a tumor as of the real patches.",
+            min=0.0,
+            max=1.0,
+            rich_help_panel=_PATCHES,
+        ),
+    ] = None,
     pool: Annotated[
         int, typer.Option("--pool", help="Painted patches that are kept at a time.", min=1, rich_help_panel=_PATCHES)
     ] = 32,
@@ -176,13 +190,13 @@ def nnunet_setup(
 ) -> None:
     """Print two lines for a job script with which nnU-Net paints new tumors while it trains."""
     # Long: a command's parameters are its options
-    hosts = api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere, trust_units=trust_units)
+    hosts = api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere, trust_units=trust_units, aim=aim)
     quality = api.QualityOptions(until_pass, keep, judge, p_alone)
     refuse("Options that do not fit together", host_faults(hosts, both=True) + judge_faults(quality))
     made = api.setup_nnunet(
         hosts,
         method=method,
-        patches=api.OnTheFlyOptions(probability, pool, share, mixup),
+        patches=api.OnTheFlyOptions(probability, pool, share, mixup, around),
         quality=quality,
         work=work,
         device=device,

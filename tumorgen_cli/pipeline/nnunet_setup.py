@@ -16,7 +16,9 @@ from importlib import resources
 from pathlib import Path
 
 from tumorgen_cli.data.dataset import Dataset
-from tumorgen_cli.data.hosts import describe_matches, match_cases
+from tumorgen_cli.data.hosts import describe_matches
+from tumorgen_cli.data.labels import values_of
+from tumorgen_cli.data.patients import match_held_out
 from tumorgen_cli.data.splits import SPLITS, Splits, find_fold
 from tumorgen_cli.judge.find import needed_judge
 from tumorgen_cli.methods.base import Sampling
@@ -25,6 +27,7 @@ from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.nnunet.on_the_fly.checks import planned_reader_faults
 from tumorgen_cli.nnunet.on_the_fly.settings import VARIABLE, Painting
 from tumorgen_cli.nnunet.runner import user_folders
+from tumorgen_cli.pipeline.aim import find_aim
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
@@ -44,7 +47,7 @@ from tumorgen_cli.synthesis.sources import Source, unlabeled_hosts, unlabeled_ho
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.errors import Fault, PlanError, StateError, gather_faults
-from tumorgen_cli.system.json_records import hash_value, write_json
+from tumorgen_cli.system.json_records import hash_value, to_plain, write_json
 
 TRAINER = "nnUNetTrainerTumorGen"
 
@@ -71,12 +74,12 @@ def set_up_nnunet(
 ) -> Setup:
     """Check what painting needs while nnU-Net trains, and write it to `folder` or the workspace's `nnunet`.
 
-    Of `hosts`, `healthy`, `cases` ("train" alone), `roi`, `tumors`, `anywhere` and `trust_units` are used.
+    Of `hosts`, `healthy`, `cases` ("train" alone), `roi`, `tumors`, `anywhere`, `trust_units` and `aim` are used.
 
     Raises:
         StateError: everything that is missing or does not fit: the plan, the method's weights, the hosts, the judge.
     """
-    refuse_host_options(hosts, "healthy", "cases", "roi", "tumors", "anywhere", "trust_units")
+    refuse_host_options(hosts, "healthy", "cases", "roi", "tumors", "anywhere", "trust_units", "aim")
     if wrong := faults_of_cases_alone(hosts) + count_faults(hosts.tumors, None):
         raise PlanError("Options that do not apply", wrong)
     plan, splits = workspace.plan(), workspace.splits()
@@ -108,9 +111,12 @@ def set_up_nnunet(
     if quality.until_pass is not None:
         scans = [source.files for source in sources or ()]
         gather_faults(faults, lambda: needed_judge(workspace, quality.judge, device, scans))
-    if faults or sources is None or divided is None:
+    if faults or method is None or dataset is None or sources is None or divided is None:
         raise StateError("Painting cannot be set up", faults)
     painting = replace(painting, hosts=source_names(sources), hosts_hash=hash_file_sizes(sources))
+    if (aim := find_aim(method, hosts, Sampling(), device)) is not None:
+        learned = tuple(sorted({*painting.learned_from} | ({*aim.learned_from} & {*dataset.cases})))
+        painting = replace(painting, aim=to_plain(aim), learned_from=learned)
     folder = folder or workspace.root / "nnunet"
     # the name holds a hash, so that a job that waits keeps its own file
     path = folder / f"tumorgen_{method_name}_{hash_value(painting)[:6]}.json"
@@ -156,6 +162,7 @@ def _painting(
         until_pass=quality.until_pass,
         mixup=patches.mixup,
         probability=patches.probability,
+        around=patches.around,
         pool=patches.pool,
         share=patches.share,
         device=device,
@@ -167,17 +174,19 @@ def _painting(
         hosts_hash="",
         channels=tuple(channel.name for channel in plan.channels),
         labels=plan.labels,
+        tumor=values_of(plan.tumor_label),
+        aim=None,
     )
 
 
 def _held_out_faults(healthy: Path, sources: Sequence[Source], dataset: Dataset, splits: Splits) -> list[Fault]:
-    """The fault of hosts that are held-out cases under other names; the trainer knows a case by its own name."""
+    """The fault of hosts that are held-out cases under other names, or of their patients; names alone do not tell."""
     faults: list[Fault] = []
     scans = {source.name: source.files[0] for source in sources if not source.redraw}
-    known = gather_faults(faults, lambda: match_cases(scans, dataset, splits.test)) or {}
+    known = gather_faults(faults, lambda: match_held_out(scans, dataset, splits.test, splits.patients)) or {}
     renamed = {name: case for name, case in known.items() if name != case}
     if renamed:
-        found = f"held-out cases by other names ({describe_matches(renamed)})"
+        found = f"held-out cases by other names, or scans of their patients ({describe_matches(renamed)})"
         faults.append(Fault(str(healthy), found, "other scans", "take them out of the folder"))
     return faults
 

@@ -182,9 +182,12 @@ class OnTheFlyOptions:
         pool: How many painted patches are kept at a time.
         share: Largest share of its time that the painter computes, above 0 and at most 1.
         mixup: Share of the painted patches into which a box of another one is pasted.
+        around: Share of the painted patches that are cut around a tumor; the others are cut elsewhere in the painted
+            scan. None: as many show a tumor as of the real patches.
     """
 
     probability: float = 0.5
     pool: int = 32
     share: float = 0.15
     mixup: float = 0.0
+    around: float | None = None

@@ -7,7 +7,7 @@ another also on the pool). The numbers continue where an earlier run of the same
 
 A pair is drawn by the same code as in a set (`pair.draw_pair`). The whole scan then goes through nnU-Net's own
 preprocessor, so that spacing and intensities are those that nnU-Net would give it as a case. A patch around one of its
-tumors is kept.
+tumors is kept, and one from anywhere in the scan, as nnU-Net cuts patches from real cases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from tumorgen_cli.nnunet.on_the_fly.settings import JOB, PROGRESS, SETUP, Painte
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.windows import cut_mix
+from tumorgen_cli.synthesis.aim import Aim, is_aimed
 from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
 from tumorgen_cli.synthesis.jobs import PairJob
 from tumorgen_cli.synthesis.logs import open_log
@@ -53,7 +54,7 @@ from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sourc
 from tumorgen_cli.system.devices import peak_memory_gib
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
 from tumorgen_cli.system.files import append_line, derive_seed, file_size
-from tumorgen_cli.system.json_records import hash_value, read_record, to_plain, write_json
+from tumorgen_cli.system.json_records import from_plain, hash_value, read_record, to_plain, write_json
 from tumorgen_cli.system.locks import locked
 from tumorgen_cli.system.processes import exit_with_parent
 
@@ -155,6 +156,7 @@ def load_painting(painting: Painting) -> LoadedPainting:
         count=painting.tumors,
         anywhere=painting.anywhere,
         trust_units=painting.trust_units,
+        aim=None if painting.aim is None else from_plain(Aim, painting.aim, "aim"),
     )
     return LoadedPainting(inputs, weights, sources)
 
@@ -215,6 +217,8 @@ class PatchPainter:
         self.manager = PlansManager(job.plans)
         self.configuration = self.manager.get_configuration(job.configuration)
         self._doubts = Doubts()
+        healthy = dict.fromkeys(source.name for source in loaded.sources if not source.redraw)
+        self._places = {name: place for place, name in enumerate(healthy)}
         self._host = lru_cache(maxsize=_SCANS_IN_MEMORY)(self._load_host)
 
     def _load_host(self, which: int) -> LoadedHost:
@@ -244,7 +248,9 @@ class PatchPainter:
         which, turn = find_turn([source.name for source in sources], number)
         host = self._host(which)
         seed = derive_seed(painting.seed, sources[which].name, number)
-        job = PairJob(number, sources[which], f"{number:08d}", seed, turn)
+        place, aim = self._places.get(sources[which].name), inputs.aim
+        aimed = aim is not None and aim.summary.aimed and place is not None and is_aimed(place, turn)
+        job = PairJob(number, sources[which], f"{number:08d}", seed, turn, aimed=aimed)
         pair = draw_pair(inputs, job, host)
         if not pair.tumors:
             fault = Fault(host.scan.name, describe_counts(pair.left_out[0]), "a tumor that passes", _ASK_LESS)
@@ -252,54 +258,72 @@ class PatchPainter:
         seconds = {"method": pair.seconds, "compute": time.perf_counter() - start}
         rng, mixed_with = np.random.default_rng(seed), None
         chosen = np.random.default_rng(derive_seed(seed, "patch")).integers(len(pair.boxes))
-        image, labels, keys = self._cut_patch(pair, pair.boxes[chosen])
+        volume = self._preprocess(pair)
+        part = self._find_part(pair, pair.boxes[chosen], volume)
+        image, labels = volume.cut(part)
         if rng.random() < painting.mixup and (other := pool.draw(rng.random)) is not None:
             image, labels = mix_patches(image, labels, other, rng)
             mixed_with = other.number
-        locations = {key: sample_locations(labels, key, rng) for key in keys}
-        pool.put(PaintedPatch(number, image, labels, locations))
+        locations = {key: sample_locations(labels, key, rng) for key in volume.keys}
+        pool.put(PaintedPatch(number, image, labels, locations), _cut_elsewhere(number, volume, part, seed))
         seconds["total"] = time.perf_counter() - start
         record = make_provenance(inputs, self.loaded.weights, job, host, pair, seconds)
         return record if mixed_with is None else replace(record, mixed_up_with=mixed_with)
 
-    def _cut_patch(
-        self, pair: DrawnPair, around: Box
-    ) -> tuple[np.ndarray, np.ndarray, tuple[int | tuple[int, ...], ...]]:
-        """Preprocess a pair as nnU-Net does and cut a patch around one of its tumors.
-
-        Args:
-            pair: the pair.
-            around: box of the tumor.
-
-        Returns:
-            Image (C, X, Y, Z) and labels (1, X, Y, Z) on nnU-Net's grid and in its order of axes, and the keys of the
-            label locations. A key is a label or, if there is an ignore label, also the tuple of all annotated labels.
-        """
-        scan, tight = pair.scan, tight_box(pair.mask[around.slices])
-        assert scan.labels is not None  # a pair has a tumor, and each of its boxes
-        assert tight is not None
+    def _preprocess(self, pair: DrawnPair) -> _Volume:
+        """Preprocess a pair as nnU-Net does."""
+        scan = pair.scan
+        assert scan.labels is not None  # a pair has a tumor
         image, given = (
             np.ascontiguousarray(a.transpose(0, 3, 2, 1), np.float32) for a in (scan.image, scan.labels[None])
         )
         spacing = [float(s) for s in reversed(scan.grid.spacing_mm)]  # in the order z, y, x
-        properties: dict[str, Any] = {"spacing": spacing}
         preprocessor = self.configuration.preprocessor_class(verbose=False)
-        data, seg, properties = preprocessor.run_case_npy(
-            image, given, properties, self.manager, self.configuration, self.job.dataset
+        return _Volume(
+            *preprocessor.run_case_npy(
+                image, given, {"spacing": spacing}, self.manager, self.configuration, self.job.dataset
+            )
         )
-        box = tight.shifted(around.start)
-        order, cropped = self.manager.transpose_forward, properties["bbox_used_for_cropping"]
-        before = properties["shape_after_cropping_and_before_resampling"]
+
+    def _find_part(self, pair: DrawnPair, around: Box, volume: _Volume) -> tuple[slice, ...]:
+        """Find the part of a preprocessed pair that is cut around one of its tumors; see `patch_slices`."""
+        tight = tight_box(pair.mask[around.slices])
+        assert tight is not None  # each box of a pair has a tumor
+        box, shape = tight.shifted(around.start), volume.image.shape[1:]
+        order, cropped = self.manager.transpose_forward, volume.properties["bbox_used_for_cropping"]
+        before = volume.properties["shape_after_cropping_and_before_resampling"]
         start, stop = (
-            [
-                (corner[axis] - low) * n / m
-                for axis, (low, _), n, m in zip(order, cropped, data.shape[1:], before, strict=True)
-            ]
+            [(corner[axis] - low) * n / m for axis, (low, _), n, m in zip(order, cropped, shape, before, strict=True)]
             for corner in (box.start[::-1], box.stop[::-1])
         )
-        part = (slice(None), *patch_slices(start, stop, self.job.shape, data.shape[1:]))
-        patch = np.ascontiguousarray(data[part], np.float32)
-        return patch, np.ascontiguousarray(seg[part]), tuple(properties["class_locations"])
+        return patch_slices(start, stop, self.job.shape, shape)
+
+
+class _Volume(NamedTuple):
+    """A pair on nnU-Net's grid and in its order of axes: image (C, X, Y, Z) and labels (1, X, Y, Z)."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    properties: dict[str, Any]
+
+    @property
+    def keys(self) -> tuple[int | tuple[int, ...], ...]:
+        """Keys of label locations: labels and, if there is an ignore label, the tuple of all annotated labels."""
+        return tuple(self.properties["class_locations"])
+
+    def cut(self, part: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Copy a part of the image and of the labels."""
+        image, labels = (array[(slice(None), *part)] for array in (self.image, self.labels))
+        return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(labels)
+
+
+def _cut_elsewhere(number: int, volume: _Volume, part: tuple[slice, ...], seed: int) -> PaintedPatch:
+    """Cut a patch of the size of a part anywhere in a preprocessed pair."""
+    rng = np.random.default_rng(derive_seed(seed, "elsewhere"))
+    lengths = [each.stop - each.start for each in part]
+    starts = [int(rng.integers(n - length + 1)) for n, length in zip(volume.labels.shape[1:], lengths, strict=True)]
+    image, labels = volume.cut(tuple(slice(a, a + n) for a, n in zip(starts, lengths, strict=True)))
+    return PaintedPatch(number, image, labels, {key: sample_locations(labels, key, rng) for key in volume.keys})
 
 
 def patch_slices(

@@ -89,6 +89,7 @@ def painter_side(painting, tmp_path, monkeypatch):
     parts = {
         "output_folder": str(tmp_path),
         "print_to_log_file": log.append,
+        "oversample_foreground_percent": 0.33,
         "configuration_manager": SimpleNamespace(patch_size=[16, 16, 16]),
         "configure_rotation_dummyDA_mirroring_and_inital_patch_size": lambda: (
             None,
@@ -115,7 +116,7 @@ def test_the_log_says_what_is_painted_and_what_it_costs(painter_side, painting):
         2, np.zeros((1, *shape), np.float32), np.zeros((1, *shape), np.int8), {1: np.zeros((10_000, 4), np.int64)}
     )
     for number in range(2):
-        made.pool.put(replace(full, number=number + 2))
+        made.pool.put(replace(full, number=number + 2), full)
     taken = (
         sum(path.stat().st_size for path in made.pool.folder.rglob("*") if path.is_file()) / 2 * 3
     )  # a third is written meanwhile
@@ -127,9 +128,10 @@ def test_the_log_says_what_is_painted_and_what_it_costs(painter_side, painting):
     made.wait_until_ready()
     assert len(log) == 2
     write_json(made.folder / settings.PROGRESS, Progress(7, 1, "No tumor came", 3.0, 20.0, 0.625))
-    made.data.counts[:] = [40, 10]
+    made.data.counts[:] = [30, 12, 0.3, 6, 6, 0.06, 4, 0, 0]
     made.report_epoch()
-    cost = "busy 15% of the time and held at most 0.62 GiB; 25% of 40 patches"
+    cost = "busy 15% of the time and held at most 0.62 GiB; 25% of 40 patches were painted, of these 60% show a tumor "
+    cost += "(in the mean 0.60% of the voxels), of the real ones 40% show a tumor (in the mean 1.00% of the voxels); "
     for part in ("2 entries in the pool, 7 painted", "1 given up (the last: No tumor came)", cost):
         assert part in log[-1], part
     write_json(made.folder / settings.PROGRESS, Progress(9, 1, "No tumor came", 4.0, 30.0, 0.75))
@@ -155,7 +157,7 @@ def test_a_painter_that_stops_is_told_and_started_again(painter_side):
 def test_a_pool_of_something_else_is_emptied_and_its_own_kept(painter_side):
     made, log, _ = painter_side
     made.start()
-    made.pool.put(entry(0))
+    made.pool.put(entry(0), entry(0))
     made.start()
     assert len(made.pool.entries()) == 1
     records = [made.folder / name for name in ("provenance.jsonl", "given_up.jsonl", settings.LOG)]

@@ -55,7 +55,10 @@ class PainterProcess:
         """
         self.folder = Path(trainer.output_folder) / FOLDER
         self.painting, self.pool, self.log = painting, pool_of(self.folder, painting), trainer.print_to_log_file
-        self.data = PaintedDataset(dataset, self.pool, painting.probability)
+        oversampling = trainer.oversample_foreground_percent
+        self.data = PaintedDataset(
+            dataset, self.pool, painting.probability, painting.tumor, oversampling, painting.around
+        )
         patch = trainer.configuration_manager.patch_size
         loaded = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
         # half a patch more than what the loader cuts, on each side
@@ -96,13 +99,19 @@ class PainterProcess:
         voxels = math.prod(self.job.shape)  # 0 if an axis is as long as the tumor needs
         voxel_bytes, location_bytes = 4 * len(painting.channels) + 1, _LOCATION_BYTES * (len(painting.labels) - 1)
         # one more than the pool holds: an entry is written while the pool is full
-        mib = (voxels * voxel_bytes + location_bytes) * (painting.pool + 1) / 2**20
+        mib = 2 * (voxels * voxel_bytes + location_bytes) * (painting.pool + 1) / 2**20  # around a tumor and elsewhere
         size = "×".join(str(n) if n else "2 tumors" for n in self.job.shape)
         disk = f", at most {mib:.0f} MiB on disk" if voxels else ""
+        around = (
+            "as many of these show a tumor as of real patches"
+            if painting.around is None
+            else f"{painting.around:.0%} of these are cut around a tumor"
+        )
         self.log(
-            f"TumorGen: a training patch is painted with probability {painting.probability:g}, mixed with another "
-            f"painted patch with probability {painting.mixup:g}; a pool of {painting.pool} entries of {size} "
-            f"voxels{disk}, mapped, not held in memory; the painter is busy at most {painting.share:.0%} of the time"
+            f"TumorGen: a training patch is painted with probability {painting.probability:g}; {around}; one is "
+            f"mixed with another painted patch with probability {painting.mixup:g}; a pool of {painting.pool} entries "
+            f"of {size} voxels{disk}, mapped, not held in memory; the painter is busy at most {painting.share:.0%} of "
+            "the time"
         )
 
     def _spawn(self) -> None:
@@ -160,7 +169,8 @@ class PainterProcess:
         if self.child is None:
             return
         before, now = self._last_progress, self._read_progress()
-        patches, painted = self.data.take_counts()
+        real, painted = self.data.take_drawn()
+        patches = real.patches + painted.patches
         seconds = now.seconds - before.seconds
         busy = (now.busy_seconds - before.busy_seconds) / seconds if seconds > 0 else 0.0
         lost = now.given_up - before.given_up
@@ -168,7 +178,8 @@ class PainterProcess:
         self.log(
             f"TumorGen: {len(self.pool.entries())} entries in the pool, {now.painted - before.painted} painted since "
             f"the last epoch{given_up}; the painter was busy {busy:.0%} of the time and held at most "
-            f"{now.peak_memory_gib:.2f} GiB; {painted / max(1, patches):.0%} of {patches} patches were painted; "
+            f"{now.peak_memory_gib:.2f} GiB; {painted.patches / max(1, patches):.0%} of {patches} patches were painted"
+            f", of these {painted}, of the real ones {real}; "
             f"an iteration waited {self._waited / max(1, self._steps):.4f} s for its data"
         )
         self._last_progress = now

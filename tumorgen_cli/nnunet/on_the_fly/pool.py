@@ -1,7 +1,7 @@
 """A bounded folder of painted patches: one process adds entries and removes the oldest; any number of processes read.
 
-An entry is a folder named by its number: image.npy, labels.npy, locations.npz. It appears and disappears by renaming,
-so readers see a whole entry or none.
+An entry is a folder named by its number: image.npy, labels.npy, locations.npz, and the same of a patch from elsewhere
+in the painted scan. It appears and disappears by renaming, so readers see a whole entry or none.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from tumorgen_cli.system.files import write_stream
 
 Locations = Mapping[int | tuple[int, ...], np.ndarray]
+_ELSEWHERE = "elsewhere_"  # begins the names of the files of a patch from elsewhere
 _MAX_TRIES = 100  # entries may vanish between listing and opening; if so many do, something else is wrong
 
 
@@ -49,16 +50,19 @@ class Pool:
         """Return the entries, oldest first; an empty list if there is no folder yet."""
         return sorted(path for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
 
-    def put(self, entry: PaintedPatch) -> None:
-        """Add an entry; the oldest entries are removed first if the pool is full."""
+    def put(self, entry: PaintedPatch, elsewhere: PaintedPatch) -> None:
+        """Add an entry; the oldest entries are removed first if the pool is full.
+
+        Args:
+            entry: the patch around a tumor.
+            elsewhere: a patch from elsewhere in the same scan.
+        """
         target = self.folder / f"{entry.number:08d}"
         temporary = self.folder / f".begun_{target.name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        locations: dict[str, Any] = {_key_to_name(key): voxels for key, voxels in entry.locations.items()}
-        write_stream(temporary / "image.npy", lambda stream: np.save(stream, entry.image))
-        write_stream(temporary / "labels.npy", lambda stream: np.save(stream, entry.labels))
-        write_stream(temporary / "locations.npz", lambda stream: np.savez(stream, **locations))
+        for prefix, patch in (("", entry), (_ELSEWHERE, elsewhere)):
+            _write(temporary, prefix, patch)
         if target.is_dir():  # left by a process that was killed before it recorded the pair
             self._remove(target)
         self.shrink(self.size - 1)
@@ -75,14 +79,15 @@ class Pool:
             shutil.rmtree(path, ignore_errors=True)
         self.shrink(self.size)
 
-    def draw(self, random: Callable[[], float]) -> PaintedPatch | None:
+    def draw(self, random: Callable[[], float], elsewhere: bool = False) -> PaintedPatch | None:
         """Draw an entry; its arrays are memory-mapped, not read.
 
         Args:
             random: returns a number in [0, 1).
+            elsewhere: draw the patch from elsewhere in the scan, not the one around a tumor.
 
         Returns:
-            The entry; None if the pool is empty.
+            The patch; None if the pool is empty.
 
         Raises:
             FileNotFoundError: no entry can be opened.
@@ -92,7 +97,7 @@ class Pool:
             if not paths:
                 return None
             try:
-                return _open(paths[int(random() * len(paths))])
+                return _open(paths[int(random() * len(paths))], _ELSEWHERE if elsewhere else "")
             except FileNotFoundError:  # it has just been removed
                 continue
         raise FileNotFoundError(f"{self.folder}: no entry can be opened")
@@ -106,10 +111,17 @@ class Pool:
             shutil.rmtree(each, ignore_errors=True)
 
 
-def _open(path: Path) -> PaintedPatch:
+def _write(folder: Path, prefix: str, patch: PaintedPatch) -> None:
+    locations: dict[str, Any] = {_key_to_name(key): voxels for key, voxels in patch.locations.items()}
+    write_stream(folder / f"{prefix}image.npy", lambda stream: np.save(stream, patch.image))
+    write_stream(folder / f"{prefix}labels.npy", lambda stream: np.save(stream, patch.labels))
+    write_stream(folder / f"{prefix}locations.npz", lambda stream: np.savez(stream, **locations))
+
+
+def _open(path: Path, prefix: str) -> PaintedPatch:
     # copy on write: a change of an array in place does not change the file
-    image, labels = (np.load(path / f"{name}.npy", mmap_mode="c") for name in ("image", "labels"))
-    with np.load(path / "locations.npz") as found:
+    image, labels = (np.load(path / f"{prefix}{name}.npy", mmap_mode="c") for name in ("image", "labels"))
+    with np.load(path / f"{prefix}locations.npz") as found:
         return PaintedPatch(int(path.name), image, labels, {_name_to_key(name): found[name] for name in found.files})
 
 

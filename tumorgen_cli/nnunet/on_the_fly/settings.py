@@ -35,6 +35,8 @@ class Painting:
         mixup: share of the painted patches into which a box of another one is pasted (FreeTumor's mix-up).
         probability: probability that a training patch comes from the pool.
         pool: largest number of entries in the pool.
+        around: share of the painted patches from around a tumor, the others are from elsewhere in the painted scan;
+            None for as many patches with a tumor as nnU-Net cuts from real cases.
         share: largest share of its time that the painter is busy, once the pool has the entries that training waits
             for.
         device: device of the method.
@@ -46,6 +48,8 @@ class Painting:
         hosts_hash: hash of the names and sizes of the hosts' files.
         channels: names of the channels.
         labels: values of the labels, by name.
+        tumor: values of the tumor label.
+        aim: how training tumors are drawn in aimed pairs (`synthesis.aim.Aim`); None if no pair is aimed.
     """
 
     format: int
@@ -63,6 +67,7 @@ class Painting:
     until_pass: int | None
     mixup: float
     probability: float
+    around: float | None
     pool: int
     share: float
     device: Literal["auto", "cpu", "cuda"]
@@ -73,12 +78,14 @@ class Painting:
     hosts: tuple[str, ...]
     hosts_hash: str
     channels: tuple[str, ...]
-    labels: dict[str, int]
+    labels: dict[str, int | tuple[int, ...]]
+    tumor: tuple[int, ...]
+    aim: dict[str, Any] | None
 
     @property
     def content_hash(self) -> str:
         """A hash that changes with every setting that changes an entry."""
-        return hash_value(replace(self, probability=0.0, pool=0, share=0.0, device="auto"))
+        return hash_value(replace(self, probability=0.0, around=None, pool=0, share=0.0, device="auto"))
 
 
 @dataclass(frozen=True)
