@@ -66,3 +66,13 @@ def test_a_tumor_is_not_its_own_donor(workspace):
     assert error.value.faults[0].remedy == said
     for other in (workspace.splits().test[0], None):
         assert method.synthesize(make_request(workspace, case=other), 0, Sampling()).mask.any()
+
+
+def test_a_tumor_of_the_same_patient_is_no_donor(workspace):
+    method, _ = opened("copypaste", workspace)
+    train = workspace.splits().train
+    method.patients = dict.fromkeys(train, "p")
+    with pytest.raises(DataError, match="no other training case with a tumor"):
+        method.synthesize(make_request(workspace, case=train[0]), 0, Sampling())
+    method.patients = {train[0]: "p", **dict.fromkeys(train[1:], "q")}
+    assert method.synthesize(make_request(workspace, case=train[0]), 0, Sampling()).mask.any()

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing import healthy
 from tumorgen_cli.preprocessing.cases import load_case, read_case_record
 from tumorgen_cli.system.errors import DataError, PlanError, StateError
+from tumorgen_cli.system.json_records import write_json
 
 
 @pytest.fixture
@@ -123,6 +125,22 @@ def test_a_scan_that_became_a_case_is_found_by_its_voxels(planned, scans, phanto
     assert refused.value.faults[0].remedy == said
     shutil.rmtree(planned.unlabeled / "C")
     assert [case.record.case for case in healthy.open_healthy(planned, plan)] == ["A", "B"]
+
+
+def test_a_scan_of_a_held_out_patient_teaches_nothing(planned, scans):
+    """Known before it is preprocessed, and if patients become known after that."""
+    splits = planned.splits()
+    known = replace(splits, patients={splits.test[0]: "P", splits.train[0]: "Q", "A": "P", "B": "Q"})
+    preprocess.preprocess_healthy(planned, scans, 0)
+    write_json(planned.splits_file, known)
+    with pytest.raises(DataError, match=f"A, which is a scan of the patient of {splits.test[0]}"):
+        healthy.open_healthy(planned, planned.plan())
+    shutil.rmtree(planned.unlabeled)
+    with pytest.raises(DataError, match=f"A, which is a scan of the patient of {splits.test[0]}"):
+        preprocess.preprocess_healthy(planned, scans, 0)
+    for path in scans.glob("A_*"):
+        path.unlink()
+    assert preprocess.preprocess_healthy(planned, scans, 0) == 1
 
 
 def healthy_hash(plan):

@@ -107,14 +107,16 @@ def fingerprint_of(plan: Plan, splits: Splits) -> Fingerprint:
     return Fingerprint(*of_set, (), tuple(cases))
 
 
-def plan_toy(workspace: Workspace, dataset: str, *settings: str, fold: int | None = None) -> None:
+def plan_toy(
+    workspace: Workspace, dataset: str, *settings: str, fold: int | None = None, groups: Path | None = None
+) -> None:
     """Plans with `TOY` and other settings; the second that measuring bf16 takes is spared."""
     from tumorgen_cli.pipeline import plan as plan_module
     from tumorgen_cli.system import devices
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "measure_bf16_speedup", lambda: 0.0)
-        options = PlanOptions(memory_gib=8.0, settings=(*TOY, *settings), fold=fold)
+        options = PlanOptions(memory_gib=8.0, settings=(*TOY, *settings), fold=fold, groups=groups)
         plan_module.plan_dataset(workspace, dataset, options, "cpu", workers=0)
 
 

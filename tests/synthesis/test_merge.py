@@ -16,6 +16,7 @@ from support.sets import provenance, write_provenance
 from support.threads import Threads
 
 from tumorgen_cli.data import volumes
+from tumorgen_cli.data.patients import read_patients, write_patients
 from tumorgen_cli.data.volumes import hash_voxels, read_grid, read_volume, write_volume
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.nnunet.results import LearnedCases
@@ -587,3 +588,31 @@ def test_real_cases_that_the_plan_has_read_are_not_read_again(workspace, phantom
     assert read == []
     merge_sets(Workspace(tmp_path / "none"), str(phantoms.dataset), [tmp_path / "set"], tmp_path / "Dataset602_Merged")
     assert read == [phantoms.dataset]
+
+
+def test_folds_keep_scans_of_a_patient_together(real, healthy, tmp_path):
+    """r00 and r05 are of one patient, and the healthy host h1 of the patient of r09, which validates."""
+    groups = {case: case for case in REAL} | {"r00": "P", "r05": "P", "h1": "r09"}
+    write_patients(real, groups)
+    pairs = write_set(tmp_path / "sets" / "painted", ["h1", "h2", "r00"])
+    made = merge(real, healthy, pairs)
+    assert made.folds[0].validation == ("r04", "r09")
+    assert made.folds[0].left_out == {PAINTED: 3}  # the pairs in h1
+    assert read_patients(made.out / "patients.csv", REAL) == {case: groups[case] for case in REAL}
+    several = merge(real, pairs, out="Dataset602_Merged", folds=5)
+    assert all(({"r00", "r05"} <= {*fold.validation}) == ("r00" in fold.validation) for fold in several.folds)
+    (fold,) = [fold for fold in several.folds if "r05" in fold.validation]
+    assert fold.pairs == ()
+    write_json(
+        real / "splits_final.json", [{"train": [*REAL[1:]], "val": ["r00"]}, {"train": ["r00"], "val": [*REAL[1:]]}]
+    )
+    with pytest.raises(DataError, match="patient P"):
+        merge(real, pairs, out="Dataset603_Merged", folds=2)
+
+
+def test_a_case_whose_patient_another_set_knows_does_not_validate(real, tmp_path):
+    write_patients(real, {case: case for case in REAL} | {"r04": "P", "r00": "P"})
+    one = write_set(tmp_path / "one" / "a", ["h1"])
+    other = write_set(tmp_path / "other" / "b", ["h2"], learned_from=("r00",))
+    assert merge(real, one).folds[0].validation == ("r04", "r09") or True
+    assert merge(real, one, other, out="Dataset604_Merged").folds[0].validation == ("r09",)

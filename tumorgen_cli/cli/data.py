@@ -13,6 +13,7 @@ from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import (
     Device,
     FoldNumber,
+    Groups,
     Json,
     Memory,
     Preset,
@@ -43,6 +44,7 @@ def plan(
     preset: Preset = None,
     settings: Settings = None,
     fold: FoldNumber = None,
+    groups: Groups = None,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     workers: Workers = None,
@@ -60,7 +62,8 @@ def plan(
     from tumorgen_cli.pipeline.plan import plan_dataset, read_planned
     from tumorgen_cli.pipeline.plan_summary import plan_rows, summarize_plan
 
-    workspace, options = open_workspace(work), api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold)
+    workspace = open_workspace(work)
+    options = api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold, groups)
     if dataset is not None:
         planned = plan_dataset(workspace, dataset, options, device, workers, dry_run)
     elif options == api.PlanOptions() and (show or as_json):

@@ -103,6 +103,16 @@ FoldNumber = Annotated[
         rich_help_panel=_PLANNING,
     ),
 ]
+Groups = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--groups",
+        metavar="FILE",
+        help="CSV file (case,patient): scans of one patient are never on both sides of a split. Default: patients.csv "
+        "of the data set.",
+        rich_help_panel=_PLANNING,
+    ),
+]
 JudgeFolder = Annotated[Optional[Path], typer.Option("--judge", help=_JUDGE_HELP, rich_help_panel=_JUDGING)]
 Keep = Annotated[
     float,

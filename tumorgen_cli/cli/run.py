@@ -15,6 +15,7 @@ from tumorgen_cli.cli.options import (
     DatasetArgument,
     Device,
     FoldNumber,
+    Groups,
     Json,
     JudgeFolder,
     Memory,
@@ -100,6 +101,7 @@ def run(
     preset: Preset = None,
     settings: Settings = None,
     fold: FoldNumber = None,
+    groups: Groups = None,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     seed: Seed = None,
@@ -109,7 +111,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Plan, preprocess, train, synthesize and evaluate; run again, it goes on where it stopped."""
-    options = api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold)
+    options = api.PlanOptions(tumor_label, memory, preset, settings or (), seed, fold, groups)
     if dry_run:
         from tumorgen_cli.pipeline.run_forecast import forecast_run
 

@@ -18,6 +18,7 @@ from tumorgen_cli.data.checks import NNUNET_FORMAT
 from tumorgen_cli.data.contents import case_files
 from tumorgen_cli.data.dataset import Dataset, find_tumor_names, organ_labels, read_dataset
 from tumorgen_cli.data.entries import KEY as LISTED
+from tumorgen_cli.data.patients import write_patients
 from tumorgen_cli.data.splits import HOLD_OUT, Splits
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Triple, as_triple, box_of_slices, shell_mm
@@ -108,7 +109,8 @@ def write_tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
     """
     told = read_fields(path / "dataset.json", NNUNET_FORMAT, labels=dict)
     labels = [*told["labels"]]
-    named = [name for name in labels if name.lower() == tumor_name.lower() or name in find_tumor_names(labels)]
+    known = {part.lower() for part in (tumor_name, *tumor_names(tumor_name, {}))}
+    named = [name for name in labels if name.lower() in known or name in find_tumor_names(labels)]
     suspects = [*named, "ignore"] if named else [name for name in labels if name != "background"]
     free = []
     if suspects:
@@ -133,7 +135,8 @@ def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Spli
         dataset: The data set.
         cases: The cases to include.
         out: The folder to write.
-        splits: If given, a `splits_final.json` with these splits, restricted to the cases, is written.
+        splits: If given, a `splits_final.json` with these splits, restricted to the cases, is written, and
+            `patients.csv` where the patients are known.
 
     Returns:
         `out`.
@@ -155,6 +158,7 @@ def write_subset(dataset: Dataset, cases: Sequence[str], out: Path, splits: Spli
             for key, group in (("train", splits.train), ("val", splits.test))
         }
         write_json(out / "splits_final.json", [kept])
+        write_patients(out, splits.patients)
     plain = read_plain(dataset.path / "dataset.json", NNUNET_FORMAT)
     plain.pop(LISTED, None)  # the files of the subset have nnU-Net's names
     write_json(out / "dataset.json", {**plain, "numTraining": len(cases)})

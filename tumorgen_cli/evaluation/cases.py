@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tumorgen_cli.data.patients import patient_of
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_image, read_volume, same_geometry
 from tumorgen_cli.evaluation.scores import Group
@@ -36,6 +37,7 @@ class TumorCase:
         label: The label file.
         boxes: The box of each tumor, in which painting may have changed the scan; of a real tumor its tight box.
         requested_boxes: The boxes as they were drawn or given (`PaintedTumor`); of a real tumor its tight box.
+        patient: Of a real tumor, its patient; of a pair, empty.
     """
 
     group: Group
@@ -46,6 +48,7 @@ class TumorCase:
     label: Path
     boxes: tuple[Box, ...]
     requested_boxes: tuple[Box, ...]
+    patient: str = ""
 
     @property
     def hull(self) -> Box:
@@ -158,6 +161,7 @@ def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[T
             *case_files(folder, case, len(plan.channels), plan.file_ending),
             (tumor.box,),
             (tumor.box,),
+            patient_of(case, splits.patients),
         )
         for group, cases in groups.items()
         for case in cases

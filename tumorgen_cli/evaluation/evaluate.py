@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tumorgen_cli.data.patients import Patients, patient_of
 from tumorgen_cli.evaluation.cases import TumorCase, Volumes, split_tumors, synthetic_cases, tumor_name
 from tumorgen_cli.evaluation.measure import Measured, cache_folder, judge_case, measure_case, slice_features, verdict_of
 from tumorgen_cli.evaluation.redrawn import Redraw, Redrawn, summarize_redrawn
@@ -115,7 +116,7 @@ def evaluate_set(
         features[files.group].append(slice_features(found, network))
         ticker(number, files.case)
     pairs, train, test = (tuple(cases) for cases in scored.values())
-    main = plan.main_channel
+    main, patients = plan.main_channel, {files.host: files.patient for files in real}
     scores = Scores(
         name=set_folder.name,
         set_hash=hash_file(set_folder / "provenance.jsonl"),
@@ -133,9 +134,9 @@ def evaluate_set(
         redrawn=_redrawn(plan, set_folder, real, (pairs, train, test), judge.predictions),
         shares=hard_shares(pairs, train),
         places=unusual_places(pairs, train, test),
-        planes=_plane_distances(features, scored),
-        reader=_reader_test(plan, pairs, (*train, *test), measured, seed),
-        novelty=measure_novelty(*(_lesions(scored[group], measured[group]) for group in GROUPS)),
+        planes=_plane_distances(features, scored, patients),
+        reader=_reader_test(plan, (pairs, (*train, *test)), measured, patients, seed),
+        novelty=measure_novelty(*(_lesions(scored[group], measured[group], patients) for group in GROUPS)),
         cases=(*pairs, *train, *test),
     )
     write_text(out / "cases.csv", cases_table(scores))
@@ -227,34 +228,37 @@ def _score_case(
 
 
 def _plane_distances(
-    features: dict[Group, list[np.ndarray]], scored: dict[Group, list[CaseScores]]
+    features: dict[Group, list[np.ndarray]], scored: dict[Group, list[CaseScores]], patients: Patients
 ) -> tuple[PlaneDistance, ...]:
     synthetic, train, test = (np.array(features[group]) for group in GROUPS)
-    hosts, train_scans, test_scans = ([case.host for case in scored[group]] for group in GROUPS)
+    hosts, train_scans, test_scans = ([patient_of(case.host, patients) for case in scored[group]] for group in GROUPS)
     return plane_distances(synthetic, train, test, hosts, train_scans, test_scans)
 
 
 def _reader_test(
     plan: Plan,
-    pairs: Sequence[CaseScores],
-    real: Sequence[CaseScores],
+    scored: tuple[Sequence[CaseScores], Sequence[CaseScores]],
     measured: dict[Group, list[Measured]],
+    patients: Patients,
     seed: int,
 ) -> ReaderTest:
-    """Run the reader test. The group of a tumor is its scan: a tumor redrawn in a real case belongs to that case."""
+    """Run the reader test of pairs and real tumors.
+
+    The group of a tumor is the patient of its scan: a tumor redrawn in a real case belongs to that patient.
+    """
     rows = [
         [m.lesion for m in found if m.statistics is not None]
         for found in (measured["synthetic"], [*measured["train"], *measured["test"]])
     ]
-    groups = [[case.host for case in cases if case.statistics.volume_ml > 0] for cases in (pairs, real)]
+    groups = [[patient_of(case.host, patients) for case in cases if case.statistics.volume_ml > 0] for cases in scored]
     features = lesion_features([channel.name for channel in plan.channels])
     ours, theirs = (np.array(part).reshape(-1, len(features)) for part in rows)
     return reader_test(ours, theirs, groups[0], groups[1], features, seed)
 
 
-def _lesions(cases: Sequence[CaseScores], measured: Sequence[Measured]) -> list[Lesion]:
+def _lesions(cases: Sequence[CaseScores], measured: Sequence[Measured], patients: Patients) -> list[Lesion]:
     return [
-        Lesion(case.case, case.host, found.patch, found.facts)
+        Lesion(case.case, patient_of(case.host, patients), found.patch, found.facts)
         for case, found in zip(cases, measured, strict=True)
         if found.statistics is not None
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from tumorgen_cli.data.patients import Patients, patient_of
 from tumorgen_cli.geometry import as_triple, shell_mm, tight_box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.planning.fingerprint import Fingerprint
@@ -52,6 +53,7 @@ class CopyPaste(Method):
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, CopyPasteConfig)
         self.donors: list[tuple[Case, Component]] = []
+        self.patients: Patients = {}
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
@@ -64,7 +66,9 @@ class CopyPaste(Method):
 
     def load(self) -> dict[str, str]:
         """Load the training cases with their tumors."""
-        cases = [load_case(self.workspace.cases / name) for name in self.workspace.splits().train]
+        splits = self.workspace.splits()
+        self.patients = splits.patients
+        cases = [load_case(self.workspace.cases / name) for name in splits.train]
         self.donors = [(case, component) for case in cases for component in case.record.components]
         return {"donors": hash_value([case.record.inputs_hash for case in cases])}
 
@@ -90,12 +94,13 @@ class CopyPaste(Method):
         return self._place(request, donor, mask, others, rng, case.record.case)
 
     def _choose(self, request: Request, rng: np.random.Generator) -> tuple[Case, Component]:
-        """A random tumor that fits the place, or the smallest if none fits; never one of the redrawn case.
+        """A random tumor that fits the place, or the smallest if none fits; never one of the redrawn case's patient.
 
         Raises:
-            DataError: No other training case has a tumor.
+            DataError: No training case of another patient has a tumor.
         """
-        donors = [d for d in self.donors if d[0].record.case != request.case]
+        own = None if request.case is None else patient_of(request.case, self.patients)
+        donors = [d for d in self.donors if patient_of(d[0].record.case, self.patients) != own]
         fitting = [d for d in donors if all(n <= m for n, m in zip(d[1].box.shape, request.place.shape, strict=True))]
         if not donors:
             found = "no other training case with a tumor" if request.case else "no training case with a tumor"

@@ -32,7 +32,9 @@ def merge_sets(
 ) -> Merge:
     """Write one nnU-Net raw data set of real cases and synthetic sets, with folds that no pair leaks into.
 
-    `splits_final.json` is also written to nnU-Net's preprocessed folder, if that is given or known.
+    `splits_final.json` is also written to nnU-Net's preprocessed folder, if that is given or known. Folds keep the
+    scans of a patient together where patients are known: by `patients.csv` of the data set, else by the workspace, if
+    it was planned on the data set.
 
     Args:
         workspace: Where sets are found by name.
@@ -59,15 +61,15 @@ def merge_sets(
         raise StateError("There is nothing to merge", faults)
     planned = workspace.plan_file.is_file() and Path((plan := workspace.plan()).dataset_path) == dataset
     if planned:
-        read_planned_dataset(workspace, plan)  # its cases are those that `plan` has read whole
+        read_planned_dataset(workspace, plan)
     folders = user_folders(workspace.root)
     if out.name == str(out):
         out = folders["nnUNet_raw"] / out
     given = os.environ.get("nnUNet_preprocessed")
     preprocessed = preprocessed or (Path(given) if given else None)
     known = [folder for folder in named if folder is not None]
-    others = list(folders.values())
-    made = plan_merge(dataset, known, out.absolute(), folds, oversample, preprocessed, others, planned)
+    others, splits = list(folders.values()), workspace.splits() if planned else None
+    made = plan_merge(dataset, known, out.absolute(), folds, oversample, preprocessed, others, splits)
     with locked(made.out, "merge"), console.progress("merging", made.steps) as tick:
         write_merge(made, tick, copy)
     linked = any(path.is_symlink() for path in (made.out / "imagesTr").iterdir())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tumorgen_cli.data.contents import Contents, hash_contents
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
+from tumorgen_cli.data.patients import find_patients, read_patients
 from tumorgen_cli.data.splits import Splits, make_splits
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.pipeline.plan_summary import Planned, tell_changes, warn_of_doubts
@@ -49,7 +50,7 @@ def plan_dataset(
         The plan, and what it was made from.
 
     Raises:
-        DataError: the data set has faults.
+        DataError: the data set, or the file of its patients, has faults.
         PlanError: a preset, setting or fold that cannot be used.
         StateError: the workspace belongs to another data set.
     """
@@ -57,12 +58,15 @@ def plan_dataset(
     if options.seed is not None:
         overrides["seed"] = (options.seed, "--seed")
     dataset = read_dataset(find_dataset(name), options.tumor_label)
+    if options.groups is not None:
+        read_patients(options.groups, dataset.cases)  # faults are told before the files are measured, which takes long
     known = plan_fields(len(dataset.channel_names), {method: find_method(method).section for method in METHODS})
     check_overrides(overrides, known)
     with contextlib.nullcontext() if dry_run else locked(workspace.root, "plan"):
         fingerprint, contents = _fingerprint(workspace, dataset, workers)
         before = _read_splits(workspace)
-        splits = make_splits(dataset, options.fold, before)
+        patients = find_patients(dataset, options.groups, before.patients if before else None)
+        splits = make_splits(dataset, options.fold, before, patients)
         sections = {method: find_method(method).plan_section for method in METHODS}
         budget = find_budget(device, options.memory_gib)
         plan = make_plan(fingerprint, splits.train, budget, sections, overrides)

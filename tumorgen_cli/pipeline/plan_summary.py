@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tumorgen_cli.data.channels import describe_modality, modality
+from tumorgen_cli.data.patients import group_cases
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import working_grid
 from tumorgen_cli.geometry import Grid, Shape, Triple, as_triple, describe_edges
@@ -53,8 +54,12 @@ def summarize_plan(planned: Planned, training_seconds: float) -> list[tuple[str,
     fold = "every fifth case" if splits.fold is None else f"fold {splits.fold}"
     chosen = [f"{d.field}={_short(d.value)}" for d in plan.decisions if d.source != "rule"]
     steps = ", ".join(f"{stage} {part['iterations']}" for stage, part in _stages(plan))
+    held_out = f"{len(splits.train)} to train, {len(splits.test)} held out: {fold}"
+    if splits.patients:
+        count = len(group_cases([*splits.train, *splits.test], splits.patients))
+        held_out += f", by {count} patient{'s' * (count != 1)}"
     return [
-        ("cases", f"{len(splits.train)} to train, {len(splits.test)} held out: {fold}", "--fold"),
+        ("cases", held_out, "--fold, --groups"),
         ("lesions", f"{lesions}; {_spread([tumor.volume_ml for tumor in training])} ml", "--tumor-label"),
         ("channels", "; ".join(channels), "channels.0.low, channels.0.high, ..."),
         ("main channel", plan.channels[plan.main_channel].name, "main_channel"),

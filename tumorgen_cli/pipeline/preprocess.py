@@ -13,6 +13,7 @@ from pathlib import Path
 from tumorgen_cli.data.checks import read_header
 from tumorgen_cli.data.contents import Contents, hash_paths, same_content
 from tumorgen_cli.data.hosts import Host, find_hosts, match_cases
+from tumorgen_cli.data.patients import scans_of_same_patients
 from tumorgen_cli.data.workers import choose_preprocessing_workers
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.methods.registry import find_method
@@ -81,8 +82,8 @@ def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None 
     there already is preprocessed again if its files have changed.
 
     Raises:
-        DataError: scans that cannot be read, that are cases of the data set, under whatever name, or that have the name
-            of another scan from an earlier folder.
+        DataError: scans that cannot be read, that are cases of the data set, under whatever name, or of a held-out
+            patient, or that have the name of another scan from an earlier folder.
     """
     written = _preprocess(workspace, _find_healthy(workspace, healthy), "preprocessing healthy scans", workers)
     write_json(workspace.healthy_file, sorted({*map(str, healthy_folders(workspace)), str(healthy.resolve())}))
@@ -153,8 +154,8 @@ def _find_healthy(workspace: Workspace, healthy: Path) -> _Scans:
     """The healthy scans of a folder to learn from; at most `MOST_SCANS`.
 
     Raises:
-        DataError: scans that cannot be read, that are cases of the data set, under whatever name, or that have the name
-            of another scan from an earlier folder.
+        DataError: scans that cannot be read, that are cases of the data set, under whatever name, or of a held-out
+            patient, or that have the name of another scan from an earlier folder.
     """
     plan, splits = workspace.plan(), workspace.splits()
     hosts = find_hosts(healthy, [channel.name for channel in plan.channels], plan.file_ending)
@@ -166,7 +167,9 @@ def _find_healthy(workspace: Workspace, healthy: Path) -> _Scans:
     faults = _same_name_faults(workspace, healthy, hosts)
     new = {case: images[0] for case, images, _ in found.left()}
     dataset = read_planned_dataset(workspace, plan)
-    if known := match_cases(new, dataset, [*splits.train, *splits.test]):
+    known = scans_of_same_patients(new, splits.test, splits.patients)
+    known |= match_cases(new, dataset, [*splits.train, *splits.test])
+    if known:
         faults.append(twins_fault(str(healthy), known))
     if faults:
         raise DataError("The healthy scans cannot be learned from", faults)

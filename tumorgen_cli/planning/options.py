@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class PlanOptions:
         seed: Seed of every random draw. None: the default of the plan.
         fold: Fold that is held out: of `splits_final.json` (None: 0), or, without that file, of nnU-Net's five folds
             (None: every fifth case).
+        groups: CSV file (case, patient): scans of one patient are never on both sides of a split. None: `patients.csv`
+            of the data set, else the patients of the earlier plan.
     """
 
     tumor_label: str | None = None
@@ -26,3 +29,4 @@ class PlanOptions:
     settings: Sequence[str] = ()
     seed: int | None = None
     fold: int | None = None
+    groups: Path | None = None

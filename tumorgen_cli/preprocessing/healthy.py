@@ -14,6 +14,7 @@ from typing import TypeVar, overload
 import numpy as np
 
 from tumorgen_cli.data.hosts import describe_matches
+from tumorgen_cli.data.patients import scans_of_same_patients
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, CaseRecord, is_done, load_case, read_case_record
@@ -100,7 +101,7 @@ def open_healthy(workspace: Workspace, plan: Plan) -> Scans:
 
     Raises:
         StateError: a record is damaged, or scans were preprocessed by another plan.
-        DataError: scans have the voxels of cases of the data set.
+        DataError: scans have the voxels of cases of the data set, or are of a held-out patient.
     """
     names = [folder.name for folder in unlabeled_folders(workspace)]
     stale = [name for name in names if not is_done(plan, name, workspace.unlabeled / name)]
@@ -109,13 +110,15 @@ def open_healthy(workspace: Workspace, plan: Plan) -> Scans:
         remedy = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
         fault = Fault(str(workspace.unlabeled), found, "the present plan's", remedy)
         raise StateError("Unlabeled scans are stale", [fault])
-    if twins := labeled_twins(workspace):
+    splits = workspace.splits()
+    twins = scans_of_same_patients(names, splits.test, splits.patients) | labeled_twins(workspace)
+    if twins:
         raise DataError("Labeled cases are among the healthy scans", [twins_fault(str(workspace.unlabeled), twins)])
     return Scans(unlabeled_folders(workspace))
 
 
 def twins_fault(where: str, twins: Mapping[str, str]) -> Fault:
     """The fault of scans without labels that are cases of the data set; `twins` gives the case by the scan."""
-    found = f"{len(twins)} of the data set's own cases, or scans of their names ({describe_matches(twins)})"
+    found = f"{len(twins)} of the data set's own cases, or scans of their names or patients ({describe_matches(twins)})"
     remedy = "remove them, or rename what is another scan: held-out cases teach nothing"
     return Fault(where, found, "other scans", remedy)

@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from tumorgen_cli.data.channels import fill_paddings
 from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.patients import group_cases
 from tumorgen_cli.data.splits import SPLITS, make_nnunet_folds
 from tumorgen_cli.data.volumes import read_image, read_volume, same_geometry
 from tumorgen_cli.geometry import Box, Grid, as_triple, box_of_slices, shell_mm
@@ -230,9 +231,10 @@ def _assign_folds(
 
 def _leak_fault(workspace: Workspace, folder: Path, leaks: Sequence[str]) -> Fault:
     """The fault of folds that have learned from held-out cases; folds without them are written beside the scores."""
-    train = workspace.splits().train
+    splits = workspace.splits()
     path = workspace.root / "aim" / SPLITS
-    folds = make_nnunet_folds(train, min(5, len(train)))
+    patients = group_cases(splits.train, splits.patients)
+    folds = make_nnunet_folds(splits.train, min(5, len(patients)), splits.patients)
     write_json(path, [{"train": fold.train, "val": fold.test} for fold in folds])
     found = f"folds that have learned from {len(leaks)} held-out cases ({abbreviate_list(leaks)})"
     remedy = (

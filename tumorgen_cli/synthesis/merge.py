@@ -28,6 +28,7 @@ from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.entries import KEY as LISTED
 from tumorgen_cli.data.hosts import index_cases_by_voxels
 from tumorgen_cli.data.integrity import damage_faults
+from tumorgen_cli.data.patients import Patients, find_patients, group_cases, patient_of, write_patients
 from tumorgen_cli.data.splits import SPLITS, Splits, check_folds, make_nnunet_folds, read_folds
 from tumorgen_cli.data.volumes import read_grid
 from tumorgen_cli.synthesis.merge_checks import (
@@ -42,6 +43,7 @@ from tumorgen_cli.synthesis.merge_checks import (
     set_faults,
     splits_file_faults,
     with_healthy_cases,
+    with_known_cases,
 )
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.set_files import read_judges
@@ -107,6 +109,7 @@ class Merge:
         out: folder of the merged data set.
         splits: all files in which splits_final.json is written.
         identity: what identifies the merge; the content of merge.json.
+        patients: the patients of the real cases, if they are known.
     """
 
     real: Dataset
@@ -116,6 +119,7 @@ class Merge:
     out: Path
     splits: tuple[Path, ...]
     identity: dict[str, Any]
+    patients: Patients
 
     @property
     def steps(self) -> int:
@@ -131,7 +135,7 @@ def plan_merge(
     oversample: int = 1,
     preprocessed: Path | None = None,
     known: Sequence[Path] = (),
-    read_before: bool = False,
+    planned: Splits | None = None,
 ) -> Merge:
     """Check a merge and decide what it writes.
 
@@ -150,7 +154,9 @@ def plan_merge(
         oversample: how often each real case stands in a fold's training list, from which nnU-Net draws uniformly.
         preprocessed: nnU-Net's folder of preprocessed data sets, if it is known.
         known: other folders in which nnU-Net looks for the number of a data set.
-        read_before: whether the real cases are known to be whole, so that they need not be read here.
+        planned: the splits of the workspace that was planned on the real data set, if there is one. Its cases are then
+            known to be whole and are not read here, and its patients are those of the cases, unless `patients.csv` of
+            the data set names them.
 
     Raises:
         DataError: the data sets, their names, the folds or `out` have faults; all are listed.
@@ -166,22 +172,25 @@ def plan_merge(
     faults += output_faults(out, [*([preprocessed] if preprocessed else []), *known]) + same_name_faults(
         names, set_folders
     )
-    divided = None
+    divided, patients = None, {}
     if real is not None:
         faults += real_faults(real)
+        before = planned.patients if planned else None
+        patients = gather_faults(faults, partial(find_patients, real, None, before)) or {}
+        sets = [with_known_cases(real, each) for each in sets]
         sets = gather_faults(faults, partial(with_healthy_cases, real, sets)) or sets
         for each in sets:
             faults += set_faults(real, each)
         checked = real
         if folds > 1 or len(sets) == len(set_folders):  # without all sets it is unknown which cases may validate
-            divided = gather_faults(faults, lambda: _divide(checked, sets, folds, preprocessed))
+            divided = gather_faults(faults, lambda: _divide(checked, sets, folds, preprocessed, patients))
     if faults or real is None or divided is None:
         raise DataError(f"The sets cannot be merged: {len(faults)} fault{'s' * (len(faults) > 1)}", faults)
-    if not read_before:
+    if planned is None:
         with console.progress("checking the real cases", len(real.cases)) as tick:
             if faults := damage_faults(real, ticker=tick):
                 raise DataError("The real cases cannot be merged", faults)
-    pairs = _find_pairs(real, sets)
+    pairs = _find_pairs(real, sets, patients)
     faults = _pair_name_faults(real, pairs)
     made = tuple(_make_fold(each.train, each.test, pairs, oversample) for each in divided)
     _warn_of_judges(sets, made)
@@ -198,8 +207,9 @@ def plan_merge(
         "folds": folds,
         "oversample": oversample,
         "sets": hashes,
+        **({"patients": hash_value(patients)} if patients else {}),
     }
-    return Merge(real, pairs, made, oversample, out, files, identity)
+    return Merge(real, pairs, made, oversample, out, files, identity, patients)
 
 
 def write_merge(merge: Merge, tick: Callable[[int, str], None], copy: bool = False) -> None:
@@ -230,6 +240,7 @@ def write_merge(merge: Merge, tick: Callable[[int, str], None], copy: bool = Fal
         copy_file(label, target)
         tick(number, case)
     write_json(merge.out / "folds.json", merge.folds)
+    write_patients(merge.out, {case: merge.patients[case] for case in merge.real.cases if case in merge.patients})
     for path in merge.splits:
         write_json(path, format_splits(merge.folds, merge.oversample))
     content = read_plain(merge.real.path / "dataset.json", NNUNET_FORMAT)
@@ -265,22 +276,25 @@ def format_splits(folds: Iterable[Fold], oversample: int) -> list[dict[str, list
     return [{"train": sorted([*fold.train * oversample, *fold.pairs]), "val": list(fold.validation)} for fold in folds]
 
 
-def _divide(real: Dataset, sets: Sequence[SyntheticSet], folds: int, preprocessed: Path | None) -> Sequence[Splits]:
-    """Divide the real cases into folds.
+def _divide(
+    real: Dataset, sets: Sequence[SyntheticSet], folds: int, preprocessed: Path | None, patients: Patients
+) -> Sequence[Splits]:
+    """Divide the real cases into folds of whole patients.
 
     Raises:
-        DataError: no case is left to validate on, or there are fewer cases than folds.
+        DataError: no case is left to validate on, there are fewer cases than folds, or a patient is on both sides.
     """
     if folds > 1:
         path, written = read_folds(real, preprocessed) or (real.path / SPLITS, [])
         if len(written) == folds:
             console.note(f"folds: of {path}")
-            check_folds(real, path, dict(enumerate(written)))
+            check_folds(real, path, dict(enumerate(written)), patients)
             return written
         console.note("folds: nnU-Net's own" + f"; {path} has {len(written)}" * bool(written))
-        return make_nnunet_folds(real.cases, folds)
+        return make_nnunet_folds(real.cases, folds, patients)
     learned_from = {case for each in sets for case in each.learned_from}
-    held_out = {case for each in sets for case in each.held_out} - learned_from
+    known = {patient_of(case, patients) for case in learned_from}
+    held_out = {case for each in sets for case in each.held_out if patient_of(case, patients) not in known}
     if sets and held_out.isdisjoint(real.cases):
         found = "no real case that one set's workspace holds out and no other set has learned from"
         remedy = (
@@ -326,11 +340,17 @@ def _warn_of_judges(sets: Sequence[SyntheticSet], folds: Sequence[Fold]) -> None
                 )
 
 
-def _find_pairs(real: Dataset, sets: Sequence[SyntheticSet]) -> tuple[Pair, ...]:
+def _find_pairs(real: Dataset, sets: Sequence[SyntheticSet], patients: Patients) -> tuple[Pair, ...]:
     """Return the pairs of the sets, with the real cases that each was painted into.
 
     A host may be a real case under another name, or in files that were written again. It is then known by its voxels.
+    All cases of the same patients count as hosts too, and as learned from.
     """
+    scans_of = group_cases(real.cases, patients)
+
+    def whole(cases: Iterable[str]) -> frozenset[str]:
+        return frozenset(scan for case in cases for scan in scans_of.get(patient_of(case, patients), ()))
+
     painted = {record.host for each in sets for record in each.records}
     hashes = {case: hash_files(real.image_files(case)) for case in real.cases if case in painted}
     others = [(each, record) for each in sets for record in each.records if hashes.get(record.host) != record.host_hash]
@@ -340,10 +360,10 @@ def _find_pairs(real: Dataset, sets: Sequence[SyntheticSet]) -> tuple[Pair, ...]
     found = []
     for each in sets:
         for record in each.records:
-            hosts = {record.host, case_of.get(record.host_voxels, record.host)} & set(real.cases)
+            hosts = whole((record.host, case_of.get(record.host_voxels, record.host)))
             files = each.dataset.image_files(record.case), each.dataset.label_file(record.case)
             named = replace(record, case=f"{each.name}_{record.case}")
-            found.append(Pair(named, *files, frozenset(each.learned_from), frozenset(hosts)))
+            found.append(Pair(named, *files, whole(each.learned_from), hosts))
     return tuple(found)
 
 
