@@ -109,8 +109,7 @@ def write_tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
     """
     told = read_fields(path / "dataset.json", NNUNET_FORMAT, labels=dict)
     labels = [*told["labels"]]
-    known = {part.lower() for part in (tumor_name, *tumor_names(tumor_name, {}))}
-    named = [name for name in labels if name.lower() in known or name in find_tumor_names(labels)]
+    named = [name for name in labels if name.lower() == tumor_name.lower() or name in find_tumor_names(labels)]
     suspects = [*named, "ignore"] if named else [name for name in labels if name != "background"]
     free = []
     if suspects:
