@@ -13,9 +13,11 @@ from tumorgen_cli.cli import main
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.pipeline.preprocess import preprocess_dataset
 from tumorgen_cli.planning.fields import check_overrides, plan_fields
+from tumorgen_cli.planning.plan import make_plan
 from tumorgen_cli.planning.presets import read_overrides
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.downstream_tables import gains_csv
+from tumorgen_cli.system.devices import DeviceBudget
 
 FIELDS = plan_fields(1, {name: find_method(name).section for name in METHODS})
 COMMANDS = typer.main.get_command(main.app).commands
@@ -43,8 +45,26 @@ def test_the_tables_are_those_of_the_page(papers):
         assert f"python examples/papers.py {name} " in page.read_text(), name
 
 
+@pytest.fixture
+def check_plan(workspace):
+    """Plan with settings, and open a method with that plan."""
+    fingerprint, train = workspace.fingerprint(), workspace.splits().train
+    sections = {name: find_method(name).plan_section for name in METHODS}
+
+    def check(settings, method):
+        overrides = read_overrides(None, settings)
+        assert len(overrides) == len(settings)
+        check_overrides(overrides, FIELDS)
+        plan = make_plan(fingerprint, train, DeviceBudget("cpu", 8.0, 0.0), sections, overrides)
+        find_method(method)(plan, workspace)
+        taken = {decision.field: decision.source for decision in plan.decisions}
+        assert all(taken[field] == "--set" for field in overrides)
+
+    return check
+
+
 @pytest.mark.parametrize("name", TABLES)
-def test_every_command_and_setting_exists(papers, name, tmp_path):
+def test_every_command_and_setting_exists(papers, name, tmp_path, check_plan):
     setup = papers.Setup("Dataset001_Toy", tmp_path, tmp_path, judge=tmp_path, minutes=5.0)
     table = papers.TABLES[name]
     folders = set()
@@ -60,9 +80,7 @@ def test_every_command_and_setting_exists(papers, name, tmp_path):
         for command, *words in commands:
             COMMANDS[command].make_context(command, [*words])
             folders.add(words[-1])
-        overrides = read_overrides(None, row.settings)
-        assert len(overrides) == len(row.settings)
-        check_overrides(overrides, FIELDS)
+        check_plan(row.settings, row.method)
         assert ("--healthy" in commands[1]) == row.unlabeled
     assert len(folders) == len(table.rows)  # a workspace each
     plans = [(row.settings, row.painting, row.method, row.live, row.unlabeled) for row in table.rows]
