@@ -60,13 +60,13 @@ class Analysis:
 
     Attributes:
         arms: Every arm at every number of cases and hosts.
-        primary: The comparison that was named before training.
+        primary: The comparison that was named before training; None if none was.
         exploratory: All others.
         silent: A sentence for every number of cases at which nothing is concluded.
     """
 
     arms: tuple[ArmScores, ...]
-    primary: Comparison
+    primary: Comparison | None
     exploratory: tuple[Comparison, ...]
     silent: tuple[str, ...]
 
@@ -187,12 +187,12 @@ def compare_within(trials: Trials, what: Primary, exploratory: bool) -> Comparis
     )
 
 
-def analyze(rows: Sequence[ScanScore], primary: Primary, no_room: str = "") -> Analysis:
+def analyze(rows: Sequence[ScanScore], primary: Primary | None = None, no_room: str = "") -> Analysis:
     """Make the primary comparison and all others: every arm against REAL and EMPTY, at every count, by every measure.
 
     Args:
         rows: The rows of the experiment.
-        primary: The comparison that was named before training.
+        primary: The comparison that was named before training, if one was.
         no_room: Why nothing is concluded at all, the verdict of `room_for_gain`; empty if there is room.
     """
     trials = Trials(rows)
@@ -213,17 +213,20 @@ def analyze(rows: Sequence[ScanScore], primary: Primary, no_room: str = "") -> A
     exploratory = [each for each in exploratory if each.subsets]
     corrected = holm([each.p for each in exploratory])
     exploratory = [replace(each, p_holm=p) for each, p in zip(exploratory, corrected, strict=True)]
-    first = compare_within(trials, primary, exploratory=False)
-    silent = reasons.get(primary.cases, "")
     return Analysis(
         arms=tuple(_arm(trials, *each) for each in trials.arms()),
-        primary=replace(first, verdict=f"No conclusion: {silent}." if silent else comparison_verdict(first)),
+        primary=None if primary is None else _primary(trials, primary, reasons.get(primary.cases, "")),
         exploratory=tuple(replace(each, verdict=comparison_verdict(each)) for each in exploratory),
         silent=tuple(
             f"{'all' if cases is None else cases} real cases: no conclusion, {reason}"
             for cases, reason in reasons.items()
         ),
     )
+
+
+def _primary(trials: Trials, what: Primary, silent: str) -> Comparison:
+    found = compare_within(trials, what, exploratory=False)
+    return replace(found, verdict=f"No conclusion: {silent}." if silent else comparison_verdict(found))
 
 
 def _arm(trials: Trials, arm: str, cases: int | None, hosts: int | None) -> ArmScores:

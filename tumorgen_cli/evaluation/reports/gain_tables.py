@@ -1,0 +1,168 @@
+"""The tables of `downstream`'s page: arms, their comparisons, what they make up for, and where values differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from tumorgen_cli.evaluation.measures import MEASURES, SIZES
+from tumorgen_cli.evaluation.recovery import Recovered
+from tumorgen_cli.evaluation.trials import Analysis, ArmScores, MeasuredArm
+from tumorgen_cli.evaluation.verdicts import Comparison
+from tumorgen_cli.metrics.inference import Interval
+
+_MAIN = ("sensitivity", "touched", "lesion_dsc", "dsc", "nsd", "false_positives", "false_positives_healthy", "plateau")
+_SIZED = tuple(f"sensitivity {name}" for name in SIZES)
+_SPREAD = ("sensitivity", "lesion_dsc", "dsc")  # measures whose components are shown
+
+Row = list[Markup | str]
+
+
+@dataclass(frozen=True)
+class GainTable:
+    """A table of the page."""
+
+    title: str
+    header: list[str]
+    rows: list[Row]
+
+
+def arm_label(arm: str, hosts: int | None) -> str:
+    """Name an arm, with its number of healthy scans where that is not all."""
+    return arm if hosts is None else f"{arm}, {hosts} hosts"
+
+
+def cases_text(cases: int | None) -> str:
+    """Write a number of real cases."""
+    return "all" if cases is None else str(cases)
+
+
+def arm_tables(analysis: Analysis, cases: int | None) -> list[GainTable]:
+    """Return the measures of every arm at a number of real cases, and the lesions found by size."""
+    arms = [arm for arm in analysis.arms if arm.cases == cases]
+    tables = []
+    for title, names in (("Measures", _MAIN), ("Lesions found at one false positive a scan, by diameter", _SIZED)):
+        known = [name for name in names if any(name in arm.measures for arm in arms)]
+        header = ["arm", "draws", "trainings", *(MEASURES[name].title for name in known)]
+        rows: list[Row] = [
+            [arm_label(arm.arm, arm.hosts), str(arm.subsets), str(arm.trainings), *(_measured(arm, n) for n in known)]
+            for arm in arms
+        ]
+        if known:
+            tables.append(GainTable(title, header, rows))
+    return tables
+
+
+def _measured(arm: ArmScores, measure: str) -> Markup | str:
+    found: MeasuredArm | None = arm.measures.get(measure)
+    if found is None:
+        return "–"
+    over_draws, over_patients = (_ends(measure, each) for each in (found.over_subsets, found.over_patients))
+    smalls = [f"over draws {over_draws}"] if over_draws else []
+    smalls += [f"over patients {over_patients}"] if over_patients else []
+    small = Markup("<br>").join(smalls)
+    return Markup("{}<br><small>{}</small>").format(_value(measure, found.over_subsets.value), small)
+
+
+def comparison_table(found: Sequence[Comparison]) -> GainTable:
+    """Return the comparisons, each with its intervals and what they carry."""
+    header = ["arm", "against", "real cases", "measure", "gain, over draws", "over patients", "p", "p, Holm", ""]
+    rows: list[Row] = [
+        [
+            arm_label(each.what.arm, each.what.hosts),
+            each.what.against,
+            cases_text(each.what.cases),
+            MEASURES[each.what.measure].title,
+            _interval(each.what.measure, each.over_subsets),
+            _ends(each.what.measure, each.over_patients) or "–",
+            _p(each.p),
+            _p(each.p_holm) if each.exploratory else "named before",
+            finding(each),
+        ]
+        for each in found
+    ]
+    return GainTable("Comparisons", header, rows)
+
+
+def finding(found: Comparison) -> str:
+    """Return the part of a verdict that says what was found, without the names."""
+    silent = found.verdict.startswith("No conclusion")
+    return found.verdict if silent else found.verdict.rsplit(": ", 1)[-1]
+
+
+def recovered_table(found: Sequence[Recovered]) -> GainTable:
+    """Return what arms make up for."""
+    header = ["arm", "real cases", "share of the way to all cases", "real cases worth the same", ""]
+    rows: list[Row] = [
+        [
+            arm_label(each.arm, each.hosts),
+            str(each.cases),
+            "–" if each.reason else _percent_interval(each.share),
+            _worth(each.worth),
+            each.reason,
+        ]
+        for each in found
+    ]
+    return GainTable("What pairs make up for, in DSC", header, rows)
+
+
+def components_table(arms: Sequence[ArmScores]) -> GainTable:
+    """Return the standard deviations of values over draws, over paintings of a draw, and over seeds of a painting."""
+    header = ["arm", "real cases", "measure", "over draws", "over paintings", "over seeds"]
+    rows: list[Row] = []
+    for arm in arms:
+        for name in _SPREAD:
+            if arm.trainings > 1 and name in arm.measures:
+                parts = arm.measures[name].components
+                spreads = [_value(name, each) for each in (parts.subset, parts.painting, parts.seed)]
+                rows.append([arm_label(arm.arm, arm.hosts), cases_text(arm.cases), MEASURES[name].title, *spreads])
+    return GainTable("Where the values differ: standard deviations", header, rows)
+
+
+def _value(measure: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    if MEASURES[measure].percent:
+        return f"{100 * value:.1f} %"
+    return f"{value:.0f}" if measure == "plateau" else f"{value:.3f}"
+
+
+def _ends(measure: str, interval: Interval) -> str:
+    if not math.isfinite(interval.low):
+        return ""
+    return f"{_value(measure, interval.low)} to {_value(measure, interval.high)}"
+
+
+def _interval(measure: str, interval: Interval) -> Markup | str:
+    ends = _ends(measure, interval)
+    value = _value(measure, interval.value)
+    return Markup("{}<br><small>{}</small>").format(value, ends) if ends else value
+
+
+def _percent_interval(interval: Interval) -> Markup:
+    ends = f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %" if math.isfinite(interval.low) else ""
+    return Markup("{}<br><small>{}</small>").format(f"{100 * interval.value:.0f} %", ends)
+
+
+def _worth(interval: Interval) -> Markup | str:
+    if math.isnan(interval.value):
+        return "–"
+    if math.isnan(interval.low):
+        return _count(interval.value)
+    ends = f"{_count(interval.low)} to {_count(interval.high)}"
+    return Markup("{}<br><small>{}</small>").format(_count(interval.value), ends)
+
+
+def _count(cases: float) -> str:
+    if cases == 0:
+        return "fewer than tried"
+    return f"{cases:.0f}" if math.isfinite(cases) else "more than tried"
+
+
+def _p(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
