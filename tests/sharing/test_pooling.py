@@ -9,18 +9,25 @@ from tumorgen_cli.data.surroundings import Surroundings
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning.fingerprint import CaseFacts, Fingerprint, TumorFacts
 from tumorgen_cli.sharing.membership import membership_test
-from tumorgen_cli.sharing.pooling import group_neighbors, pool_buffers, pool_fingerprint, pool_values
+from tumorgen_cli.sharing.pooling import group_similar, pool_buffers, pool_fingerprint, pool_values
 from tumorgen_cli.system.errors import DataError
 
 
-def test_groups_have_three_cases():
-    """One case with many tumors is no group."""
-    order = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
-    groups = group_neighbors(order, ["a", "a", "a", "b", "c", "a", "b", "c"])
-    assert [group.tolist() for group in groups] == [[0, 1, 2, 3, 4], [5, 6, 7]]
-    rest = group_neighbors(order, ["a", "b", "c", "a", "b", "c", "a", "b"])
-    assert [group.tolist() for group in rest] == [[0, 1, 2], [3, 4, 5, 6, 7]]  # what is left joins the last group
-    assert [group.tolist() for group in group_neighbors(-order[:2], ["a", "b"])] == [[0, 1]]
+def test_groups_have_three_patients():
+    """Rows that are alike come together, one patient is no group, and what is left joins the nearest."""
+    values = np.array([1.0, 1.1, 1.2, 9.0, 9.1, 9.2, 1.3])[:, None]
+    groups = group_similar(values, ["a", "b", "c", "a", "b", "c", "a"])
+    assert sorted(group.tolist() for group in groups) == [[0, 1, 2, 6], [3, 4, 5]]
+    alone = group_similar(values, ["a", "a", "c", "b", "b", "b", "c"])
+    assert [group.tolist() for group in alone] == [[0, 1, 2, 3, 4, 5, 6]]
+    assert [group.tolist() for group in group_similar(values[:2], ["a", "b"])] == [[0, 1]]
+    rng = np.random.default_rng(1)
+    rows, patients = rng.normal(size=(200, 6)), [str(k) for k in rng.integers(0, 40, 200)]
+    found = group_similar(rows, patients)
+    assert sorted(np.concatenate(found).tolist()) == [*range(200)]
+    assert all(len({patients[k] for k in group}) >= 3 for group in found)
+    within = np.mean([np.square(rows[group] - rows[group].mean(0)).sum(1).mean() for group in found])
+    assert within < 0.7 * np.square(rows - rows.mean(0)).sum(1).mean()
 
 
 def test_undefined_values_do_not_count():
@@ -30,22 +37,24 @@ def test_undefined_values_do_not_count():
 
 
 def test_buffers_are_pooled_in_their_rows():
-    """Unused rows stay 0, the smallest tumors come first, and what is no buffer of patients is not there."""
-    volumes = np.array([40.0, 10.0, 20.0, 30.0, 60.0, 50.0, 0.0])
-    extents = np.where(volumes > 0, volumes, 0)[:, None] * np.ones(3)
-    held = {"condition.characters": -extents, "condition.extents_mm": extents, "condition.volumes_mm3": volumes}
+    """Unused rows stay 0, the smallest tumors come first; sizes and characters have groups of their own."""
+    volumes = np.array([40.0, 10.0, 20.0, 30.0, 600.0, 500.0, 0.0])
+    extents = volumes[:, None] * np.ones(3)
+    characters = np.array([9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 0.0])[:, None] * [1.0, -1.0]
+    held = {"condition.characters": characters, "condition.extents_mm": extents, "condition.volumes_mm3": volumes}
     pooled = pool_buffers(held, list("abcdef"))
-    assert pooled["condition.volumes_mm3"].tolist() == [20, 20, 20, 50, 50, 50, 0]
-    assert pooled["condition.extents_mm"][:, 0].tolist() == [20, 20, 20, 50, 50, 50, 0]
-    assert pooled["condition.characters"][:, 2].tolist() == [-20, -20, -20, -50, -50, -50, 0]
+    large, small = pytest.approx(1140 / 3), pytest.approx(20)
+    assert pooled["condition.volumes_mm3"].tolist() == [small] * 3 + [large] * 3 + [0]
+    assert pooled["condition.extents_mm"][:, 0].tolist() == [small] * 3 + [large] * 3 + [0]
+    assert pooled["condition.characters"][:, 0].tolist() == [2, 8, 2, 8, 8, 2, 0]
     with pytest.raises(AssertionError, match="other tumors"):
         pool_buffers(held, list("abc"))
 
 
 def test_the_facts_of_cases_are_pooled():
-    around = Surroundings(4.0, ((0.0, 1.0, 2.0, 3.0, 4.0),), (0.5,), 1.0, 1.0)
     cases = []
     for number, name in enumerate("abcd"):
+        around = Surroundings(4.0 + number, ((0.0, 1.0, 2.0, 3.0, 4.0 + number),), (0.5,), 1.0, 1.0)
         tumors = tuple(
             TumorFacts(
                 Box((1, 2, 3), (4, 5, 6)), v, (v, v, v), (v,), (math.nan if v == 1 else v,), (0.1, 0.2, 0.3), around
@@ -55,7 +64,7 @@ def test_the_facts_of_cases_are_pooled():
         grid = Grid((10 + number, 10, 10), (1.0, 1.0, 2.0), (5.0, 6.0, 7.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
         cases.append(CaseFacts(name, grid, tumors, ((1.0 + number, 2.0, 3.0),), 100.0 + number))
     whole = Fingerprint("Dataset001_Any", "/home/me", "hash", ".nii.gz", {}, "tumor", 1, (), tuple(cases))
-    pooled = pool_fingerprint(whole, ["a", "b", "c"])
+    pooled = pool_fingerprint(whole, ["a", "b", "c"], {})
     assert pooled.path == ""
     assert [case.case for case in pooled.cases] == [f"unnamed-training-case-000{n}" for n in (1, 2, 3)]
     assert {case.body_ml for case in pooled.cases} == {101.0}
@@ -64,9 +73,14 @@ def test_the_facts_of_cases_are_pooled():
     assert sorted(tumor.volume_ml for tumor in pooled.tumors) == [2, 2, 2, 11, 11, 11]
     assert {tumor.contrast for tumor in pooled.tumors} == {(2.5,), (11.0,)}
     assert {tumor.center for tumor in pooled.tumors} == {(0.5, 0.5, 0.5)}
-    assert {tumor.surroundings for tumor in pooled.tumors} == {around}
-    with pytest.raises(DataError, match="train on more cases; what is learned from one or two patients is theirs"):
-        pool_fingerprint(whole, ["a", "b"])
+    assert {tumor.surroundings for tumor in pooled.tumors} == {
+        Surroundings(5.0, ((0.0, 1.0, 2.0, 3.0, 5.0),), (0.5,), 1.0, 1.0)
+    }
+    remedy = "train on more cases; what is learned from one or two patients is theirs"
+    with pytest.raises(DataError, match=remedy):
+        pool_fingerprint(whole, ["a", "b"], {})
+    with pytest.raises(DataError, match=remedy):
+        pool_fingerprint(whole, ["a", "b", "c"], {"a": "p1", "b": "p1", "c": "p2"})
 
 
 def test_a_loss_that_knows_training_tumors_is_told():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tumorgen_cli.data.patients import patient_of
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.geometry import as_triple
 from tumorgen_cli.methods.base import HEALTHY, Method
@@ -28,7 +29,7 @@ from tumorgen_cli.sharing.card import model_card
 from tumorgen_cli.sharing.figures import find_figures
 from tumorgen_cli.sharing.membership import Membership, membership_test
 from tumorgen_cli.sharing.options import ExportOptions
-from tumorgen_cli.sharing.pooling import LEAST_CASES, pool_buffers, pool_fingerprint
+from tumorgen_cli.sharing.pooling import LEAST_PATIENTS, pool_buffers, pool_fingerprint
 from tumorgen_cli.sharing.record import CARD, MODEL_FORMAT, LearnedData, ModelRecord, StageFacts, model_name_faults
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
@@ -78,7 +79,8 @@ def export_model(
     _check(workspace, path, name)
     method = open_method(workspace, method_name, device)
     _check_method(method, options)
-    pooled = pool_fingerprint(workspace.fingerprint(), workspace.splits().train)
+    splits = workspace.splits()
+    pooled = pool_fingerprint(workspace.fingerprint(), splits.train, splits.patients)
     weights = dict(method.load())
     stages = [stage for stage in method.stages if stage in weights]
     membership = _test_membership(method)
@@ -182,7 +184,8 @@ def _write_stage(method: Method, stage: str, options: ExportOptions, folder: Pat
     held = {name: tensor.numpy() for name, tensor in state.items() if name.split(".")[-1] in PATIENT_BUFFERS}
     if held:
         cases = [candidate.case.record.case for candidate in find_candidates(_training_cases(method))]
-        pooled = pool_buffers(held, [cases[row] for row in Condition.stored_rows(len(cases))])
+        known = method.workspace.splits().patients
+        pooled = pool_buffers(held, [patient_of(cases[row], known) for row in Condition.stored_rows(len(cases))])
         state |= {name: torch.from_numpy(values) for name, values in pooled.items()}
     write_bytes(target / "weights.safetensors", save(state))
     write_json(target / "run.json", replace(read_run(source), weights_hash=hash_file(target / "weights.safetensors")))
@@ -246,7 +249,7 @@ def _left_out(options: ExportOptions) -> list[str]:
     texts = [
         "All scans, labels and preprocessed windows, and the previews and logs of the training.",
         "Paths, places of tumors in scans, positions and directions of scans, and the inputs of the plan's decisions.",
-        f"Values of single patients ({pooled}): each number is the mean of {LEAST_CASES} or more cases.",
+        f"Values of single patients ({pooled}): each number is the mean of {LEAST_PATIENTS} or more patients.",
     ]
     names = "Names of cases, and hashes of scans without labels: merge cannot see which cases were learned from."
     return texts if options.case_names else [*texts, names]

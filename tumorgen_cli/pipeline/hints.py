@@ -12,7 +12,7 @@ from tumorgen_cli.system.errors import TumorgenError
 #: the folder of a workspace, and the method, where none is given
 DEFAULT_WORK = Path("tumorgen_work")
 DEFAULT_METHOD = "tumorgen"
-_COMMANDS = re.compile(r"`tumorgen (?!presets|demo|reader-study score)([^`]+)`")
+_COMMANDS = re.compile(r"`tumorgen (?!presets|demo|reader-study score|export|install|models)([^`]+)`")
 
 
 def command_line(words: str, work: Path | str, method: str | None = None) -> str:

@@ -60,7 +60,7 @@ def workspace_status(workspace: Workspace, work: Path | str | None = None) -> li
         StateError: the workspace is a file, or one of its files cannot be read.
     """
     work = workspace.root if work is None else work
-    if workspace.root.is_file():
+    if workspace.root.is_file() or workspace.is_model:
         check_planned(workspace.root)
     running = lock_holder(workspace.root) or ""
     if not workspace.plan_file.is_file():

@@ -13,7 +13,7 @@ from tumorgen_cli.data.contents import Contents, changed_files, hash_contents
 from tumorgen_cli.data.dataset import Dataset, find_dataset, read_dataset
 from tumorgen_cli.planning.fingerprint import content_hash
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.planning.workspace import Workspace, model_fault
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, abbreviate_list
 from tumorgen_cli.system.json_records import read_record, write_json
 
@@ -29,11 +29,7 @@ def read_planned_dataset(workspace: Workspace, plan: Plan) -> Dataset:
         DataError: its dataset.json is faulty.
     """
     if workspace.is_model:
-        remedy = (
-            "paint with it into scans without tumors (--healthy DIR), or plan a data set of your own with another -w"
-        )
-        fault = Fault(str(workspace.root), "an installed model", "a workspace with its data set", remedy)
-        raise StateError("A model has no data set", [fault])
+        raise StateError("A model has no data set", [model_fault(workspace.root)])
     if not Path(plan.dataset_path).is_dir():
         remedy = (
             f"put it back, or run `tumorgen plan DATASET -w {workspace.root}` with its path now: "

@@ -14,12 +14,20 @@ from tumorgen_cli.system.json_records import read_record
 from tumorgen_cli.system.names import check_names
 
 
+def model_fault(root: Path) -> Fault:
+    """The fault of an installed model where a data set is needed."""
+    remedy = "paint with it by its name (`tumorgen synthesize --model NAME --healthy DIR`), or name another workspace"
+    return Fault(str(root), "an installed model", "a workspace with its data set", remedy)
+
+
 def check_planned(root: Path) -> None:
-    """Check that a folder is a planned workspace.
+    """Check that a folder is a planned workspace, and no installed model, which is only read.
 
     Raises:
         StateError: it is not.
     """
+    if Workspace(root).is_model:
+        raise StateError("A model has no data set", [model_fault(root)])
     if not (root / "plan.json").is_file():
         found = "a file" if root.is_file() else "no plan.json" if root.is_dir() else "no such folder"
         raise StateError("There is no plan", [Fault(str(root), found, "a planned workspace", REPLAN)])

@@ -13,16 +13,19 @@ from tumorgen_cli.data.integrity import file_faults
 from tumorgen_cli.preprocessing.cases import HealthyScan, ScanIdentity
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import (
+    MODEL,
     again,
     pair_file_faults,
     read_held_out,
     read_learned_from,
     read_learned_from_healthy,
+    read_origin,
     read_provenance,
     read_unlabeled_hosts,
 )
 from tumorgen_cli.synthesis.shards import unfinished_shard_faults
 from tumorgen_cli.synthesis.sources import unlabeled_hosts_fault
+from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
 from tumorgen_cli.system.json_records import read_plain
 
@@ -86,6 +89,23 @@ def read_set(folder: Path, name: str) -> SyntheticSet:
         raise DataError("A set does not say what it learned from", [fault])
     healthy, held_out = read_learned_from_healthy(folder), read_held_out(folder)
     return SyntheticSet(folder, name, read_raw_dataset(folder), records, learned_from, healthy, held_out)
+
+
+def with_known_cases(real: Dataset, each: SyntheticSet) -> SyntheticSet:
+    """Return a set with what it has learned from, as far as the real data set has these cases.
+
+    Only a set of an installed model may have learned from others, of another data set; a warning says so. Every other
+    set stays as it is.
+    """
+    model = read_origin(each.folder).get(MODEL)
+    foreign = set(each.learned_from) - set(real.cases)
+    if model is None or not foreign:
+        return each
+    console.warn(
+        f"{each.name}: the model {model} has learned from {len(foreign)} cases that {real.name} does not have by name; "
+        "its card says of which data set: nothing here can tell whether real cases are among them under other names"
+    )
+    return replace(each, learned_from=tuple(case for case in each.learned_from if case not in foreign))
 
 
 def with_healthy_cases(real: Dataset, sets: Sequence[SyntheticSet]) -> list[SyntheticSet]:

@@ -66,7 +66,9 @@ class KnownSurroundings:
         scale = np.hypot((high - low) / _IQR, errors)
         features, limit = features / scale, np.inf
         if len(found) >= _ENOUGH:
-            apart = np.percentile(KDTree(features).query(features, k=2)[0][:, 1], _FAR)
+            distinct = np.unique(features, axis=0)  # of a model, several tumors have the mean of their group
+            compared = distinct if len(distinct) >= _ENOUGH else features
+            apart = np.percentile(KDTree(compared).query(compared, k=2)[0][:, 1], _FAR)
             limit = float(np.hypot(apart, np.linalg.norm(errors / scale)))
         in_body = float(np.percentile([each.tumor_in_body for each in found], 100 - _FAR))
         return cls(features, scale, limit, in_body)
