@@ -38,19 +38,17 @@ def analysis(few_resamples):
     return analyze(rows, Primary("tumorgen", "empty", "dsc", 8, 10))
 
 
-def test_arms_have_a_row_with_both_intervals(analysis):
+def test_arms_have_a_column_with_both_intervals(analysis):
     measures, sizes = arm_tables(analysis, 8)
-    assert [line[:3] for line in measures.rows] == [
-        ["real", "3", "6"],
-        ["empty, 10 hosts", "3", "6"],
-        ["tumorgen, 10 hosts", "3", "6"],
-    ]
-    dsc = str(measures.rows[0][measures.header.index("DSC")])
+    assert measures.header == ["", "real", "empty, 10 hosts", "tumorgen, 10 hosts"]
+    assert measures.rows[:2] == [["draws of the real cases", "3", "3", "3"], ["trainings", "6", "6", "6"]]
+    cells = {line[0]: [str(cell) for cell in line[1:]] for line in measures.rows}
     half = 4.302653 * 0.02 / math.sqrt(3)
-    assert dsc.startswith(f"0.550<br><small>over draws {0.55 - half:.3f} to {0.55 + half:.3f}<br>over patients 0.4")
-    found = [str(line[measures.header.index("lesions found at one false positive a scan")]) for line in measures.rows]
-    assert [text.split("<")[0] for text in found] == ["100.0 %", "100.0 %", "0.0 %"]
-    assert sizes.header[3:] == ["lesions under 10 mm found"]  # there are no others
+    ends = f"{0.55 - half:.3f} to {0.55 + half:.3f}"
+    assert cells["DSC"][0].startswith(f"0.550<br><small>over draws {ends}<br>over patients 0.4")
+    found = [text.split("<")[0] for text in cells["lesions found at one false positive a scan"]]
+    assert found == ["100.0 %", "100.0 %", "0.0 %"]
+    assert [line[0] for line in sizes.rows] == ["lesions under 10 mm found"]  # there are no others
     assert arm_tables(analysis, 32) == []
 
 

@@ -45,14 +45,16 @@ def arm_tables(analysis: Analysis, cases: int | None) -> list[GainTable]:
     arms = [arm for arm in analysis.arms if arm.cases == cases]
     tables = []
     for title, names in (("Measures", _MAIN), ("Lesions found at one false positive a scan, by diameter", _SIZED)):
-        known = [name for name in names if any(name in arm.measures for arm in arms)]
-        header = ["arm", "draws", "trainings", *(MEASURES[name].title for name in known)]
         rows: list[Row] = [
-            [arm_label(arm.arm, arm.hosts), str(arm.subsets), str(arm.trainings), *(_measured(arm, n) for n in known)]
-            for arm in arms
+            [MEASURES[name].title, *(_measured(arm, name) for arm in arms)]
+            for name in names
+            if any(name in arm.measures for arm in arms)
         ]
-        if known:
-            tables.append(GainTable(title, header, rows))
+        if rows:
+            tables.append(GainTable(title, ["", *(arm_label(arm.arm, arm.hosts) for arm in arms)], rows))
+    if tables:
+        counts = (("draws of the real cases", "subsets"), ("trainings", "trainings"))
+        tables[0].rows[:0] = [[title, *(str(getattr(arm, name)) for arm in arms)] for title, name in counts]
     return tables
 
 
