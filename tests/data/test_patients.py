@@ -6,6 +6,7 @@ import pytest
 from support.command_line import call, told
 from support.workspaces import plan_toy
 
+from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.patients import (
     PATIENTS,
     find_patients,
@@ -186,3 +187,16 @@ def test_plan_stores_patients_and_keeps_them(phantoms, tmp_path, monkeypatch):
     answer = told(call("plan", phantoms.dataset, "-w", work, "--device", "cpu", "--groups", groups, code=1))
     assert f"{groups}: {cases[0]}" in answer
     assert Workspace(work).splits() == splits
+
+
+def test_a_healthy_scan_of_a_held_out_patient_is_found_beside_those_that_are_cases(phantoms):
+    dataset = read_dataset(phantoms.dataset, "tumor")
+    held_out, other = dataset.cases[:2]
+    scans = {path.name.removesuffix("_0000.nii.gz"): path for path in sorted(phantoms.healthy.glob("*.nii.gz"))}
+    first, second = [*scans][:2]
+    scans["renamed"] = dataset.image_files(held_out)[0]
+    known = {held_out: "P", other: "Q", first: "P", second: "Q"}
+    assert match_held_out(scans, dataset, [held_out], known) == {
+        first: f"a scan of the patient of {held_out}",
+        "renamed": held_out,
+    }
