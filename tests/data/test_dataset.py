@@ -117,7 +117,8 @@ def test_a_sound_dataset_is_read(raw: Path) -> None:
     (raw / "imagesTr" / ".DS_Store").touch()
     (raw / "labelsTr" / "notes.txt").touch()
     dataset = read_dataset(raw)
-    assert dataset == Dataset(raw, raw.name, ("PET", "CT"), {"background": 0, "tumor": 1}, ".nii.gz", CASES, "tumor")
+    labels = {"background": 0, "tumor": 1}
+    assert dataset == Dataset(raw, raw.name, ("PET", "CT"), labels, ".nii.gz", CASES, "tumor", 1)
     assert dataset.tumor_label == 1
     assert dataset.image_files("a") == (raw / "imagesTr/a_0000.nii.gz", raw / "imagesTr/a_0001.nii.gz")
     assert dataset.label_file("c_0001") == raw / "labelsTr/c_0001.nii.gz"
@@ -160,7 +161,7 @@ def test_a_missing_or_broken_dataset_json(raw: Path) -> None:
         ({"labels": {"0": "background", "1": "tumor"}}, ("labels", "values first", "background", "swap")),
         (
             {"labels": {"background": 0, "whole": [1, 2]}},
-            ("labels.whole", "a region, [1, 2]", "one whole", "not supported"),
+            ("regions_class_order", "None", "1 of the values 0, 1, 2", "a voxel value for each region"),
         ),
         ({"labels": {"background": 0, "tumor": "1"}}, ("labels.tumor", "'1'", "one whole number", "voxel value")),
         ({"labels": {"background": 0, "tumor": True}}, ("labels.tumor", "True", "one whole number", "voxel value")),
@@ -180,7 +181,7 @@ def test_faults_of_dataset_json(raw: Path, changes: dict[str, Any], fault: tuple
 
 def test_all_faults_of_dataset_json_come_at_once(raw: Path) -> None:
     describe(raw, labels={"background": 0, "whole": [1, 2], "core": "2"}, file_ending="nii", channel_names=None)
-    assert len(faults_of(raw).faults) == 4
+    assert len(faults_of(raw).faults) == 3
 
 
 @pytest.mark.parametrize(

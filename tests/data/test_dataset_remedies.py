@@ -134,9 +134,14 @@ DATASETS = [  # what is wrong, remedy, what follows it
         lambda d: put(at(d), "labels", value=JSON["labels"]),
     ),
     (
-        lambda d: put(at(d), "labels", "tumor", value=[1, 2]),
-        "give each label one value; region-based datasets are not supported",
-        lambda d: put(at(d), "labels", "tumor", value=1),
+        lambda d: put(at(d), "labels", "tumor", value=["one"]),
+        "list the voxel values of this region",
+        lambda d: (put(at(d), "labels", "tumor", value=[1]), put(at(d), "regions_class_order", value=[1])),
+    ),
+    (
+        lambda d: put(at(d), "labels", "tumor", value=[1]),
+        'give "regions_class_order" a voxel value for each region, in their order: later ones overwrite',
+        lambda d: put(at(d), "regions_class_order", value=[1]),
     ),
     (
         lambda d: put(at(d), "labels", "tumor", value="one"),
@@ -270,7 +275,10 @@ def test_a_name_in_another_encoding_is_renamed(raw):
 
 def test_a_tumor_label_is_named(raw):
     put(at(raw), "labels", value={"background": 0, "tumor": 1, "lesion": 2})
-    assert remedies(read_dataset, raw) == ["name it, by name or value: --tumor-label NAME"]
+    assert remedies(read_dataset, raw) == [
+        "name it, by name or value: --tumor-label NAME; several labels with commas between: --tumor-label NAME,NAME"
+    ]
+    assert read_dataset(raw, "tumor,lesion").tumor_label == read_dataset(raw, "1, 2").tumor_label == (1, 2)
     assert read_dataset(raw, "lesion").tumor_label == read_dataset(raw, "2").tumor_label == 2
 
 

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from tumorgen_cli.data.dataset import organ_labels, read_dataset
+from tumorgen_cli.data.dataset import read_dataset
+from tumorgen_cli.data.labels import organ_labels
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.subsets import find_tumor_organs, select_organ_cases, write_subset, write_tumor_free_subset
 from tumorgen_cli.data.volumes import read_volume, write_volume

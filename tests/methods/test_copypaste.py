@@ -45,9 +45,10 @@ def test_a_tumor_larger_than_its_place_is_shrunk_and_never_lost(workspace, body)
             if body == "thin":
                 mask[start[0] + 1 : start[0] + size[0] - 1] = False
             request = make_request(workspace, Box((9, 9, 9), tuple(9 + n for n in shape)))
-            image, share, others = method._fit(
-                np.where(mask, 5.0, 1.0)[None], mask, mask, replace(request, place=request.box)
+            image, share, others, sublabels = method._fit(
+                np.where(mask, 5.0, 1.0)[None], mask, mask, mask * 2, replace(request, place=request.box)
             )
+            assert (sublabels[share] == 2).all()
             assert image.shape[1:] == share.shape == others.shape
             assert all(n <= m for n, m in zip(tight_box(share).shape, shape, strict=True))
             assert image[0, share].mean() > 1.02  # mask and picture are at the same place

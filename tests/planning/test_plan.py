@@ -105,6 +105,7 @@ def test_every_field_has_its_decision(make):
         "labels",
         "tumor_name",
         "tumor_label",
+        "regions_class_order",
         "decisions",
     )
     fields = set(leaves({k: v for k, v in plain.items() if k not in (*facts, "channels")}))

@@ -12,6 +12,7 @@ import numpy as np
 
 from tumorgen_cli.data import volumes
 from tumorgen_cli.data.entries import entry_faults
+from tumorgen_cli.data.labels import Labels, all_values, describe_labels, labels_faults
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.system.errors import Fault, gather_faults
 
@@ -44,7 +45,7 @@ def json_faults(where: Path, content: Any) -> list[Fault]:
     if "channel_names" in content:
         faults += _channel_names_faults(f"{where}: channel_names", content["channel_names"])
     if "labels" in content:
-        faults += _labels_faults(f"{where}: labels", content["labels"])
+        faults += labels_faults(where, content)
     ending = content.get("file_ending", ENDINGS[0])
     if ending in _FLAT_ENDINGS:
         faults.append(Fault(f"{where}: file_ending", f"{ending!r}, 2D images", "3D scans", volumes.STACK))
@@ -81,35 +82,6 @@ def _channel_names_faults(where: str, names: Any) -> list[Fault]:
         return []
     expected = 'an object {"0": "PET", "1": "CT", ...}, numbered from 0 without gaps'
     return [Fault(where, repr(names)[:200], expected, "number the channels as the files are: _0000 is channel 0")]
-
-
-def _labels_faults(where: str, labels: Any) -> list[Fault]:
-    if not isinstance(labels, dict) or not labels:
-        return [Fault(where, repr(labels)[:200], 'an object {"background": 0, "tumor": 1}', "write names and values")]
-    if all(name.isdecimal() for name in labels):
-        found = f"values first: {labels!r}"[:200]
-        return [
-            Fault(
-                where,
-                found,
-                '{"background": 0, "tumor": 1}',
-                "swap names and values (nnU-Net v1 had them the other way)",
-            )
-        ]
-    faults = []
-    for name, value in labels.items():
-        if isinstance(value, list):
-            remedy = "give each label one value; region-based datasets are not supported"
-            faults.append(Fault(f"{where}.{name}", f"a region, {value!r}", "one whole number", remedy))
-        elif not isinstance(value, int) or isinstance(value, bool):
-            faults.append(
-                Fault(f"{where}.{name}", repr(value), "one whole number", "write the voxel value of this label")
-            )
-    if not faults and (sorted(labels.values()) != list(range(len(labels))) or labels.get("background") != 0):
-        found = ", ".join(f"{name} = {value}" for name, value in labels.items())
-        remedy = "renumber the labels, in dataset.json and in the label files"
-        faults.append(Fault(where, found, "background = 0, then 1, 2, ... without gaps or repeats", remedy))
-    return faults
 
 
 def list_scans(folder: Path, endings: Sequence[str]) -> tuple[Scans, list[Fault]]:
@@ -227,12 +199,12 @@ def _finite_faults(path: Path, array: np.ndarray) -> list[Fault]:
     return [Fault(str(path), found, "finite voxels", remedy)] if bad else []
 
 
-def label_faults(path: Path, array: np.ndarray, labels: Mapping[str, int]) -> list[Fault]:
+def label_faults(path: Path, array: np.ndarray, labels: Labels) -> list[Fault]:
     """Find voxel values that are not in dataset.json, are not finite or are no whole numbers."""
     if faults := _finite_faults(path, array):
         return faults
-    known = ", ".join(f"{name} = {value}" for name, value in labels.items())
-    strange = array[~np.isin(array, list(labels.values()))]
+    known = describe_labels(labels)
+    strange = array[~np.isin(array, all_values(labels))]
     if not strange.size:
         return []
     if (broken := fractions(strange)).size:

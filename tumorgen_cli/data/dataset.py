@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tumorgen_cli.data.checks import NNUNET_FORMAT, json_faults, list_scans
 from tumorgen_cli.data.entries import Entry, read_entries
+from tumorgen_cli.data.labels import CLASS_ORDER, Values, choose_any, choose_tumor, parse_labels
 from tumorgen_cli.system import json_records
 from tumorgen_cli.system.errors import DataError, Fault, StateError
-
-_TUMOR = re.compile(
-    r"(?<!peri)(?<!non)(?<!non.)(tumou?r|lesion|cancer|metasta|gtv|neoplas|carcinom|sarcom|malignan)", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A raw data set: what dataset.json says, the cases that have an image, and which label is the tumor.
 
-    `entries` are the files of the cases if dataset.json lists them; else their names in imagesTr and labelsTr tell.
+    `tumor_label` is the voxel value of the tumor, or several values. `entries` are the files of the cases if
+    dataset.json lists them; else their names in imagesTr and labelsTr tell. `class_order` is `regions_class_order`.
     """
 
     path: Path
     name: str
     channel_names: tuple[str, ...]
-    labels: dict[str, int]
+    labels: dict[str, Values]
     file_ending: str
     cases: tuple[str, ...]
     tumor_name: str
+    tumor_label: Values
     entries: Mapping[str, Entry] | None = None
-
-    @property
-    def tumor_label(self) -> int:
-        """The voxel value of the tumor."""
-        return self.labels[self.tumor_name]
+    class_order: tuple[int, ...] = ()
 
     def image_files(self, case: str) -> tuple[Path, ...]:
         """The image files of a case, one per channel; they may not exist."""
@@ -82,13 +76,13 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100  (`resolve` would name a linked dataset after the link's target)
 
 
-def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
+def read_dataset(path: Path, tumor_label: str | None = None, any_tumor: bool = False) -> Dataset:
     """Read the data set in a folder. Its files are listed but not opened; `integrity.check_case` opens them.
 
     Args:
         path: The folder of the data set.
-        tumor_label: Name or value of the tumor label. By default it is the only label, or the only one whose name means
-            a tumor.
+        tumor_label: Names or values of the labels that are the tumor; see `labels.choose_tumor`.
+        any_tumor: Take any label for the tumor's.
 
     Raises:
         DataError: dataset.json has faults (all are listed), or it is unclear which label is the tumor.
@@ -101,39 +95,10 @@ def read_dataset(path: Path, tumor_label: str | None = None) -> Dataset:
     faults = json_faults(where, content)
     if faults:
         raise DataError(f"{path.name} has a faulty dataset.json", faults)
-    labels, names, ending = dict(content["labels"]), content["channel_names"], content["file_ending"]
-    tumor = _find_tumor(where, labels, tumor_label)
+    labels, names, ending = parse_labels(content["labels"]), content["channel_names"], content["file_ending"]
+    tumor, values = choose_any(labels) if any_tumor else choose_tumor(where, labels, tumor_label)
     entries = read_entries(path, content)
     cases = list_scans(path / "imagesTr", (ending,))[0] if entries is None else entries
     channels = tuple(str(names[str(channel)]) for channel in range(len(names)))
-    return Dataset(path, path.name, channels, labels, ending, tuple(sorted(cases)), tumor, entries)
-
-
-def find_tumor_names(names: Iterable[str]) -> list[str]:
-    """Return the label names that mean a tumor, such as "lesion" or "GTV"."""
-    return [name for name in names if _TUMOR.search(name)]
-
-
-def _find_tumor(where: Path, labels: dict[str, int], wanted: str | None) -> str:
-    """Find the name of the tumor label, which may be given by name or value (`wanted`)."""
-    names = [name for name in labels if name not in ("background", "ignore")]
-    listed = ", ".join(f"{name} = {labels[name]}" for name in names) or "none but background"
-    if wanted is not None:
-        matches = [n for n in names if wanted in (n, str(labels[n]))] or [
-            n for n in names if n.lower() == wanted.lower()
-        ]
-        found = f"--tumor-label {wanted}, but the labels are: {listed}"
-    else:
-        matches = find_tumor_names(names) if len(names) > 1 else names
-        found = f"{len(matches) or 'no'} labels that may be the tumor, of: {listed}"
-    if len(matches) == 1:
-        return matches[0]
-    remedy = "name it, by name or value: --tumor-label NAME"
-    raise DataError(
-        "The tumor label cannot be told", [Fault(f"{where}: labels", found, "one label that is the tumor", remedy)]
-    )
-
-
-def organ_labels(labels: Mapping[str, int], tumor_label: int) -> dict[str, int]:
-    """The labels of a data set without background, the tumor and the ignore label."""
-    return {name: value for name, value in labels.items() if value not in (0, tumor_label) and name != "ignore"}
+    order = tuple(content.get(CLASS_ORDER) or ()) if any(isinstance(each, tuple) for each in labels.values()) else ()
+    return Dataset(path, path.name, channels, labels, ending, tuple(sorted(cases)), tumor, values, entries, order)

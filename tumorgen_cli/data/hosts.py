@@ -21,6 +21,7 @@ from tumorgen_cli.data.checks import (
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.dicom import find_series
 from tumorgen_cli.data.entries import Entry, entry_faults, lost_file_faults, read_entries
+from tumorgen_cli.data.labels import Labels, Values, named_values, parse_labels, tumor_names, values_of
 from tumorgen_cli.geometry import Shape
 from tumorgen_cli.system import console, json_records
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
@@ -85,24 +86,24 @@ def _scans_inside(
     return scans, faults + more
 
 
-def find_host_labels(
-    folder: Path, labels: Mapping[str, int], tumor_name: str, file_ending: str = ".nii.gz"
-) -> dict[str, Path]:
+def find_host_labels(folder: Path, labels: Labels, tumor_name: str, file_ending: str = ".nii.gz") -> dict[str, Path]:
     """Find the label files of a folder of scans, in the labelsTr/ beside imagesTr/.
 
     Args:
         folder: The folder of a raw data set, or its imagesTr/.
         labels: Names and values of the labels that are wanted.
-        tumor_name: Name of the tumor label. It is not compared, because hosts have no tumor.
+        tumor_name: Name of the tumor. Its values are not compared, because hosts have no tumor.
         file_ending: Ending of the label files.
 
     Returns:
         The files by case. It is empty if the folder's dataset.json has other names or values than `labels`.
     """
     root = folder.resolve().parent if folder.resolve().name == "imagesTr" else folder
-    declared = _declared(root / "dataset.json", "labels") or {}
-    if any(labels.get(name) != value for name, value in declared.items() if name.lower() != tumor_name.lower()):
-        return {}
+    tumors = {name.lower() for name in (tumor_name, *tumor_names(tumor_name, labels))}
+    tumor = {*values_of(named_values(labels, tumor_name) or ())}
+    for name, value in parse_labels(_declared(root / "dataset.json", "labels") or {}).items():
+        if name.lower() not in tumors and not _same_but_tumor(labels.get(name), value, tumor):
+            return {}
     if (listed := _listed_files(root)) is not None:
         return {case: entry.label for case, entry in listed.items() if entry.label.is_file()}
     return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
@@ -183,6 +184,13 @@ def _foreign_channels(path: Path, channel_names: Sequence[str]) -> list[Fault]:
         return []
     found, expected = ", ".join(map(str, names.values())), ", ".join(channel_names)
     return [Fault(f"{path}: channel_names", found, expected, _OTHER_HOSTS)]
+
+
+def _same_but_tumor(one: Values | None, other: Any, tumor: set[int]) -> bool:
+    """Whether two labels or regions are the same, but for values of the tumor, which a host may lack."""
+    if one is None or not isinstance(other, (int, tuple)):
+        return False
+    return {*values_of(one)} - tumor == {*values_of(other)} - tumor
 
 
 def _listed_files(folder: Path) -> dict[str, Entry] | None:

@@ -18,6 +18,7 @@ from tumorgen_cli.data.checks import (
 )
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.entries import lost_file_faults
+from tumorgen_cli.data.labels import describe_labels, mask_of
 from tumorgen_cli.data.volumes import warn_of_skewed
 from tumorgen_cli.data.workers import map_cases
 from tumorgen_cli.geometry import Grid
@@ -91,7 +92,7 @@ def check_case(dataset: Dataset, case: str) -> tuple[CaseCheck, CaseVoxels | Non
     if label is not None:
         faults += label_faults(dataset.label_file(case), label[0], dataset.labels)
         grids[dataset.label_file(case)] = label[1]
-        tumor = label[0] == dataset.tumor_label
+        tumor = mask_of(label[0], dataset.tumor_label)
     faults += geometry_faults(grids)
     check = CaseCheck(case, tuple(faults), None if tumor is None else int(np.count_nonzero(tumor)))
     if faults or tumor is None or len(volumes) < len(dataset.channel_names):
@@ -108,7 +109,8 @@ def conclude_checks(dataset: Dataset, checks: Sequence[CaseCheck]) -> tuple[str,
     faults = file_faults(dataset) + [fault for check in checks for fault in check.faults]
     counts = [check.tumor_voxels for check in checks if check.tumor_voxels is not None]
     if counts and not any(counts):
-        found = f"no voxel of {dataset.tumor_name} = {dataset.tumor_label} in any of {len(counts)} label files"
+        named = describe_labels({dataset.tumor_name: dataset.tumor_label})
+        found = f"no voxel of {named} in any of {len(counts)} label files"
         remedy = "choose the right label with --tumor-label, or correct the files"
         faults.append(Fault(str(dataset.path / "labelsTr"), found, "a tumor in one case at least", remedy))
     if faults:

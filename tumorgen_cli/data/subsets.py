@@ -16,8 +16,9 @@ from scipy import ndimage
 
 from tumorgen_cli.data.checks import NNUNET_FORMAT
 from tumorgen_cli.data.contents import case_files
-from tumorgen_cli.data.dataset import Dataset, find_tumor_names, organ_labels, read_dataset
+from tumorgen_cli.data.dataset import Dataset, read_dataset
 from tumorgen_cli.data.entries import KEY as LISTED
+from tumorgen_cli.data.labels import Values, find_tumor_names, mask_of, organ_labels, tumor_names, values_of
 from tumorgen_cli.data.patients import write_patients
 from tumorgen_cli.data.splits import HOLD_OUT, Splits
 from tumorgen_cli.data.volumes import read_volume
@@ -32,7 +33,7 @@ _RECORD = "subset.json"
 _TOUCHING = np.ones((3, 3, 3))
 
 
-def find_tumor_organs(labels: np.ndarray, tumor: int, organs: Sequence[int], spacing_mm: Triple) -> set[int]:
+def find_tumor_organs(labels: np.ndarray, tumor: Values, organs: Sequence[Values], spacing_mm: Triple) -> set[Values]:
     """Find the organs in which the tumors of a case lie.
 
     For each 26-connected tumor component, it is the most frequent organ in the shell around it
@@ -47,15 +48,15 @@ def find_tumor_organs(labels: np.ndarray, tumor: int, organs: Sequence[int], spa
     Returns:
         The values of the organs; 0 for a tumor without any organ around it.
     """
-    parts, _ = ndimage.label(labels == tumor, _TOUCHING)
-    found = set()
+    parts, _ = ndimage.label(mask_of(labels, tumor), _TOUCHING)
+    found: set[Values] = set()
     for number, slices in enumerate(ndimage.find_objects(parts), 1):
         tight = box_of_slices(slices)
         reach = shell_mm(np.count_nonzero(parts[tight.slices] == number), spacing_mm)
         around = tight.grown(as_triple(int(np.ceil(reach / s)) for s in spacing_mm), labels.shape).slices
         own = parts[around] == number
         shell = ndimage.distance_transform_edt(~own, spacing_mm) <= reach
-        counts = {organ: int((labels[around][shell] == organ).sum()) for organ in organs}
+        counts = {organ: int(mask_of(labels[around][shell], organ).sum()) for organ in organs}
         best = max(counts, key=lambda organ: counts[organ], default=0)
         found.add(best if counts.get(best) else 0)
     return found
@@ -109,12 +110,13 @@ def write_tumor_free_subset(path: Path, out: Path, tumor_name: str) -> Path:
     """
     told = read_fields(path / "dataset.json", NNUNET_FORMAT, labels=dict)
     labels = [*told["labels"]]
-    named = [name for name in labels if name.lower() == tumor_name.lower() or name in find_tumor_names(labels)]
+    known = {part.lower() for part in (tumor_name, *tumor_names(tumor_name, {}))}
+    named = [name for name in labels if name.lower() in known or name in find_tumor_names(labels)]
     suspects = [*named, "ignore"] if named else [name for name in labels if name != "background"]
     free = []
     if suspects:
-        dataset = read_dataset(path, suspects[0])
-        values = [dataset.labels[name] for name in suspects if name in labels]
+        dataset = read_dataset(path, any_tumor=True)
+        values = [value for name in suspects if name in labels for value in values_of(dataset.labels[name])]
         free = [case for case in dataset.cases if not np.isin(read_volume(dataset.label_file(case))[0], values).any()]
     if not free:
         found = f"no case without a voxel of {', '.join(named or suspects) or 'any label, for there is none'}"

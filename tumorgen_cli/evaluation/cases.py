@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.patients import patient_of
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_image, read_volume, same_geometry
@@ -226,7 +227,7 @@ def read_tumor(plan: Plan, files: TumorCase, volumes: Volumes | None = None) -> 
         StateError: The tumor is not where the set's provenance, or the plan's fingerprint, has it.
     """
     labels, grid = (volumes or Volumes(files)).labels
-    tumor = labels == plan.tumor_label
+    tumor = mask_of(labels, plan.tumor_label)
     own = np.zeros_like(tumor)
     for box in files.boxes:
         inside = tumor[box.slices]

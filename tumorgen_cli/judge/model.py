@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tumorgen_cli.data.labels import named_values, values_of
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.judge.results_files import (
     OWN_JUDGE,
@@ -128,11 +129,14 @@ class Judge:
     def tumor_with_probability(self, image: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
         """Return the tumor mask (X, Y, Z) bool and the tumor's probability (X, Y, Z) float32; see `predict`.
 
-        The probability is the sum over the labels that count as tumor, or, of regions, that of the tumor's region.
+        The probability is the sum over the labels that count as tumor, or, of regions, that of the tumor's region; if
+        no region is the tumor, the highest of its parts.
         """
         labels, probabilities = self._run(image, grid, probabilities=True)
         assert probabilities is not None
-        return np.isin(labels, self.tumor_labels), probabilities[list(self._tumor_heads)].sum(axis=0)
+        own = probabilities[list(self._tumor_heads)]
+        together = own.max(axis=0) if self._predictor.label_manager.has_regions else own.sum(axis=0)
+        return np.isin(labels, self.tumor_labels), together
 
     @property
     def _tumor_heads(self) -> tuple[int, ...]:
@@ -141,7 +145,9 @@ class Judge:
         if not manager.has_regions:
             return self.tumor_labels
         regions = [tuple(r) if isinstance(r, (list, tuple)) else (r,) for r in manager.foreground_regions]
-        return (regions.index(self.tumor_labels),)
+        tumor = {*self.tumor_labels}
+        whole = tuple(number for number, region in enumerate(regions) if {*region} == tumor)
+        return whole or tuple(number for number, region in enumerate(regions) if {*region} <= tumor)
 
     def _run(self, image: np.ndarray, grid: Grid, probabilities: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Segment a scan as `predict` does; with `probabilities` (heads, X, Y, Z) float32."""
@@ -209,8 +215,9 @@ class Judge:
         Raises:
             DataError: there is no such label.
         """
-        if name in self.labels and self.labels[name] != (0,):
-            return self.labels[name]
+        values = named_values(self.labels, name)
+        if values not in (None, 0):
+            return values_of(values)
         known = ", ".join(
             f"{label} = {'+'.join(map(str, values))}" for label, values in self.labels.items() if values != (0,)
         )

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorgen_cli.data.checks import geometry_faults
+from tumorgen_cli.data.labels import Values, mask_of
 from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.geometry import Grid, Triple, as_triple
 from tumorgen_cli.judge.predictions import Predictions
@@ -75,7 +76,7 @@ def find_suspects(
     cache: Path,
     least_ml: float,
     ticker: Ticker,
-    labels: Mapping[str, tuple[Path, int]] = MappingProxyType({}),
+    labels: Mapping[str, tuple[Path, Values]] = MappingProxyType({}),
 ) -> Search:
     """Look for suspected lesions in hosts; a lesion that is labeled is not suspected.
 
@@ -122,7 +123,7 @@ def find_suspects(
     return Search(found, unlike, float(np.mean(seconds)) if seconds else 0.0)
 
 
-def _read_tumors(path: Path, tumor_label: int, image: Path, grid: Grid) -> np.ndarray:
+def _read_tumors(path: Path, tumor_label: Values, image: Path, grid: Grid) -> np.ndarray:
     """Read the labeled tumors of a host, (X, Y, Z) bool.
 
     Raises:
@@ -131,7 +132,7 @@ def _read_tumors(path: Path, tumor_label: int, image: Path, grid: Grid) -> np.nd
     labels, label_grid = read_volume(path)
     if faults := geometry_faults({image: grid, path: label_grid}):
         raise DataError("Labels and scan differ in geometry", faults)
-    return np.asarray(labels == tumor_label)
+    return mask_of(labels, tumor_label)
 
 
 def _describe(

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tumorgen_cli.data.labels import Values, mask_of
 from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.geometry import Shape, Triple
 from tumorgen_cli.judge.card import LIMITS, HeldOutScore, JudgeRecord, model_card
@@ -106,7 +107,7 @@ def train_judge(
 def score_held_out(
     judge: Judge,
     cases: Sequence[TrainingCase],
-    tumor_label: int,
+    tumor_label: Values,
     tolerance_mm: float,
     ticker: console.Ticker | None = None,
     ignored: int = -1,
@@ -125,7 +126,7 @@ def score_held_out(
     for number, case in enumerate(cases, 1):
         image, grid = read_image(case.images)
         labels, _ = read_volume(case.label)
-        truth = labels == tumor_label
+        truth = mask_of(labels, tumor_label)
         start = time.perf_counter()
         found = judge.tumor(image, grid)
         seconds = time.perf_counter() - start
@@ -192,7 +193,7 @@ def _score_and_record(
 
     judge = Judge(folder, torch.device(job.device), data.tumor_name, job.precision)
     with console.progress("scoring held-out cases", len(data.test)) as tick:
-        scores = score_held_out(judge, data.test, data.labels[data.tumor_name], tolerance_mm, tick, data.ignored)
+        scores = score_held_out(judge, data.test, data.tumor_label, tolerance_mm, tick, data.ignored)
     record = _make_record(data, folder, job, scores, tolerance_mm, fingerprint_hash, domain)
     text = f"Cases of {data.dataset}, channels {', '.join(data.channel_names)}; {len(data.test)} cases were held out."
     command = f"tumorgen train judge --minutes {job.minutes:g}"

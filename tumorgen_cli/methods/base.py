@@ -326,9 +326,12 @@ class Synthetic:
         drawn: random choices of the method, for the record.
         kept: (X, Y, Z) in [0, 1], the share of the host in the image. None: all or nothing of the host's detail is
             kept, as `Method.keeps_background` says.
+        sublabels: (X, Y, Z), the voxel values of a tumor with several labels where the method knows them, 0 elsewhere.
+            None: the pipeline chooses them (`preprocessing.sublabels`).
     """
 
     image: np.ndarray
     mask: np.ndarray
     drawn: Mapping[str, Any] = field(default_factory=dict)
     kept: np.ndarray | None = None
+    sublabels: np.ndarray | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from tumorgen_cli.data.labels import fill_sublabels
 from tumorgen_cli.data.patients import Patients, patient_of
 from tumorgen_cli.geometry import as_triple, shell_mm, tight_box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
@@ -90,8 +91,11 @@ class CopyPaste(Method):
         donor = (donor - own[:, 0]) / own[:, 1] * hosts[:, 1] + hosts[:, 0]
         mask = np.flip(np.asarray(case.tumors[around.slices] == component.number), tuple(a - 1 for a in flips))
         others = np.flip(np.asarray(case.tumors[around.slices] > 0), tuple(a - 1 for a in flips))
-        donor, mask, others = self._fit(donor, mask, others, request)
-        return self._place(request, donor, mask, others, rng, case.record.case)
+        parts = None
+        if case.sublabels is not None:  # values of the donor's own tumor
+            parts = np.where(mask, np.flip(np.asarray(case.sublabels[around.slices]), tuple(a - 1 for a in flips)), 0)
+        donor, mask, others, parts = self._fit(donor, mask, others, parts, request)
+        return self._place(request, donor, mask, others, parts, rng, case.record.case)
 
     def _choose(self, request: Request, rng: np.random.Generator) -> tuple[Case, Component]:
         """A random tumor that fits the place, or the smallest if none fits; never one of the redrawn case's patient.
@@ -116,14 +120,14 @@ class CopyPaste(Method):
 
     @staticmethod
     def _fit(
-        donor: np.ndarray, mask: np.ndarray, others: np.ndarray, request: Request
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        donor: np.ndarray, mask: np.ndarray, others: np.ndarray, parts: np.ndarray | None, request: Request
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """Shrink the donor with its shell, along the axes on which its tumor is larger than the place."""
         tight = tight_box(mask)
         assert tight is not None  # a component has voxels
         sizes = [min(n, e) for n, e in zip(request.place.shape, tight.shape, strict=True)]
         if sizes == [*tight.shape]:
-            return donor, mask, others
+            return donor, mask, others, parts
         steps = [e / n for e, n in zip(tight.shape, sizes, strict=True)]  # of the new voxels, in the donor's
         axes = [
             a + (np.arange(-(a * n // e), (size - a) * n // e) + 0.5) * step - 0.5
@@ -137,7 +141,11 @@ class CopyPaste(Method):
             return ndimage.map_coordinates(blurred, places, order=1, mode="nearest")
 
         share = shrunk(mask)
-        return np.stack([shrunk(channel) for channel in donor]), share >= min(0.5, share.max()), shrunk(others) >= 0.5
+        if parts is not None:
+            whole = fill_sublabels(parts, np.ones_like(mask))  # the blur may widen the tumor
+            parts = ndimage.map_coordinates(whole, places, order=0, mode="nearest")
+        picture = np.stack([shrunk(channel) for channel in donor])
+        return picture, share >= min(0.5, share.max()), shrunk(others) >= 0.5, parts
 
     def _place(
         self,
@@ -145,6 +153,7 @@ class CopyPaste(Method):
         donor: np.ndarray,
         mask: np.ndarray,
         others: np.ndarray,
+        parts: np.ndarray | None,
         rng: np.random.Generator,
         case: str,
     ) -> Synthetic:
@@ -174,4 +183,9 @@ class CopyPaste(Method):
             pasted = donor[channel][tuple(source)] + offset
             weight = soft[tuple(to)]
             image[channel][tuple(to)] = (1 - weight) * host + weight * pasted
-        return Synthetic(image, share, {"donor": case})
+        sublabels = None
+        if parts is not None:
+            sublabels = np.zeros(window, parts.dtype)
+            sublabels[tuple(to)] = np.where(mask, parts, 0)[tuple(source)]
+            sublabels[share == 0] = 0
+        return Synthetic(image, share, {"donor": case}, sublabels=sublabels)

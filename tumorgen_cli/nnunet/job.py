@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.labels import Values, named_values, values_of
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.geometry import Triple
 from tumorgen_cli.system.devices import DeviceName, find_device, usable_cores
@@ -38,21 +39,29 @@ class TrainingCase:
 class TrainingData:
     """The cases that an nnU-Net learns from (`train`) and is scored on (`test`).
 
-    `labels` maps names to values; the background is 0.
+    `labels` maps names to values; the background is 0. `class_order` is `regions_class_order`, for regions.
     """
 
     dataset: str
     channel_names: tuple[str, ...]
-    labels: dict[str, int]
+    labels: dict[str, Values]
     tumor_name: str
     file_ending: str
     train: tuple[TrainingCase, ...]
     test: tuple[TrainingCase, ...]
+    class_order: tuple[int, ...] = ()
+
+    @property
+    def tumor_label(self) -> Values:
+        """The voxel value of the tumor, or several values."""
+        values = named_values(self.labels, self.tumor_name)
+        assert values is not None  # the plan has found them
+        return values
 
     @property
     def ignored(self) -> int:
         """The value of voxels that are excluded from training and scoring; -1 if there is no such label."""
-        return self.labels.get("ignore", -1)
+        return values_of(self.labels.get("ignore", -1))[0]
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,7 @@ def training_data(dataset: Dataset, splits: Splits) -> TrainingData:
         dataset.file_ending,
         cases(splits.train),
         cases(splits.test),
+        dataset.class_order,
     )
 
 
@@ -266,7 +276,8 @@ def make_job(
     """
     cases = tuple(case.name for case in data.train) if cases is None else tuple(cases)
     size = options.size if options.device == "cpu" else None
-    plan_inputs = [data.channel_names, data.labels, data.file_ending, hash_cases(data.train)]
+    plan_inputs: list[object] = [data.channel_names, data.labels, data.file_ending, hash_cases(data.train)]
+    plan_inputs += [data.class_order] if data.class_order else []
     prepared_hash = hash_value([*plan_inputs, options.device, size, options.spacing_mm])
     inputs = [prepared_hash, options.precision, options.minutes, options.seed, cases, hash_cases(extra)]
     inputs += [options.times] if options.times != 1 else []

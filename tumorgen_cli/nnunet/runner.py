@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tumorgen_cli.data.labels import describe_for_nnunet
 from tumorgen_cli.nnunet.job import CONFIGURATION, NAME, PLANS, TRAINER, VARIABLES, TrainingData, TrainingJob
 from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.system import console
@@ -107,7 +108,7 @@ def _link_cases(data: TrainingData, raw: Path) -> None:
         raw / "dataset.json",
         {
             "channel_names": channels,
-            "labels": data.labels,
+            **describe_for_nnunet(data.labels, data.class_order),
             "numTraining": len(data.train),
             "file_ending": data.file_ending,
             "name": data.dataset,

@@ -103,9 +103,9 @@ def _rounded(number: float) -> str:
 
 
 def preprocessed_bytes(plan: Plan, grids: Iterable[Grid]) -> int:
-    """The size on disk of preprocessed scans of these grids: 4 bytes a voxel and channel, and a mask."""
+    """The size on disk of preprocessed scans of these grids: 4 bytes a voxel and channel, and masks."""
     voxels = sum(math.prod(working_grid(grid, plan.window.spacing_mm).shape) for grid in grids)
-    return voxels * (_FLOAT_BYTES * len(plan.channels) + 1)
+    return voxels * (_FLOAT_BYTES * len(plan.channels) + (1 if isinstance(plan.tumor_label, int) else 2))
 
 
 def encoded_bytes(planned: Planned) -> int:

@@ -24,6 +24,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import read_case_record
 from tumorgen_cli.preprocessing.healthy import MOST_SCANS, choose_evenly, twins_fault
 from tumorgen_cli.preprocessing.preprocess import Job, is_current, preprocess, preprocess_case
+from tumorgen_cli.preprocessing.sublabels import learn_sublabels
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError
 from tumorgen_cli.system.files import free_bytes
@@ -71,8 +72,15 @@ class _Scans:
 
 
 def preprocess_dataset(workspace: Workspace, workers: int | None = None) -> int:
-    """Preprocess every case of the plan that is not done; return how many were written."""
-    return _preprocess(workspace, _find_cases(workspace), "preprocessing", workers)
+    """Preprocess every case of the plan that is not done; return how many were written.
+
+    If the tumor has several labels, the rule by which painted tumors get them is learned from the training cases.
+    """
+    written = _preprocess(workspace, _find_cases(workspace), "preprocessing", workers)
+    rule = learn_sublabels(workspace, workspace.plan(), workspace.splits().train)
+    if rule is not None:
+        console.note(str(rule))
+    return written
 
 
 def preprocess_healthy(workspace: Workspace, healthy: Path, workers: int | None = None) -> int:

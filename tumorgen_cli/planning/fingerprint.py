@@ -121,6 +121,7 @@ def make_fingerprint(dataset: Dataset, workers: int | None = None, ticker: Ticke
         tumor_label=dataset.tumor_label,
         channels=tuple(_channel_facts(name, i, reports) for i, name in enumerate(dataset.channel_names)),
         cases=cases,
+        regions_class_order=dataset.class_order,
     )
     padded = tuple(report.check.case for report in reports if report.padded)
     return Findings(fingerprint, tumor_free, small, contents, padded)
@@ -133,7 +134,8 @@ def content_hash(dataset: Dataset, contents: Contents) -> str:
     fingerprint.
     """
     hashes = {name: content.hash for name, content in contents.items()}
-    return json_records.hash_value([FORMAT, dataset.channel_names, dataset.labels, dataset.cases, hashes])
+    regions = [dataset.class_order] if dataset.class_order else []
+    return json_records.hash_value([FORMAT, dataset.channel_names, dataset.labels, dataset.cases, hashes, *regions])
 
 
 def measure_case(dataset: Dataset, case: str, samples: int) -> CaseReport:
@@ -357,17 +359,22 @@ class ChannelFacts:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The facts about a data set that planning needs. `labels` maps names to values."""
+    """The facts about a data set that planning needs.
+
+    `labels` maps names to values, and `tumor_label` is the value of the tumor; a region, and a tumor with several
+    labels, have several. `regions_class_order` is that of dataset.json, for regions.
+    """
 
     dataset: str
     path: str
     content_hash: str
     file_ending: str
-    labels: dict[str, int]
+    labels: dict[str, int | tuple[int, ...]]
     tumor_name: str
-    tumor_label: int
+    tumor_label: int | tuple[int, ...]
     channels: tuple[ChannelFacts, ...]
     cases: tuple[CaseFacts, ...]
+    regions_class_order: tuple[int, ...] = ()
 
     @property
     def tumors(self) -> tuple[TumorFacts, ...]:

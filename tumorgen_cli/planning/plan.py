@@ -129,7 +129,8 @@ class Plan:
     """Everything that later commands need.
 
     `main_channel` is the channel that is scored and shown where only one can be. `methods` holds the section of each
-    method; the method checks its fields when it reads it.
+    method; the method checks its fields when it reads it. Of a region, and of a tumor with several labels, all voxel
+    values are listed: compare with them by `data.labels.mask_of`.
     """
 
     schema: int
@@ -137,9 +138,9 @@ class Plan:
     dataset_path: str
     fingerprint_hash: str
     file_ending: str
-    labels: dict[str, LabelValue]
+    labels: dict[str, LabelValue | tuple[LabelValue, ...]]
     tumor_name: str
-    tumor_label: LabelValue
+    tumor_label: LabelValue | tuple[LabelValue, ...]
     channels: tuple[ChannelPlan, ...]
     main_channel: ChannelIndex
     window: WindowPlan
@@ -151,6 +152,7 @@ class Plan:
     tolerance_mm: MillimetersAboveZero
     methods: dict[str, dict[str, Any]]
     decisions: tuple[Decision, ...]
+    regions_class_order: tuple[LabelValue, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.channels)
@@ -166,7 +168,8 @@ class Plan:
     @property
     def hash(self) -> str:
         """A hash that changes with every number, but not with the decisions or the path of the data set."""
-        return hash_value({k: v for k, v in to_plain(self).items() if k not in ("decisions", "dataset_path")})
+        left_out = {"decisions", "dataset_path", *(() if self.regions_class_order else ("regions_class_order",))}
+        return hash_value({k: v for k, v in to_plain(self).items() if k not in left_out})
 
     def hash_for(self, methods: Collection[str]) -> str:
         """The same hash without the sections of other methods: what `methods` paint by."""
@@ -329,6 +332,7 @@ def _build_plan(d: Decisions, fingerprint: Fingerprint) -> Plan:
         "labels": fingerprint.labels,
         "tumor_name": fingerprint.tumor_name,
         "tumor_label": fingerprint.tumor_label,
+        "regions_class_order": fingerprint.regions_class_order,
     }
     plain = to_plain({**description, "methods": {}, **fields, "decisions": d.taken})
     return from_plain(Plan, plain, where="plan", remedy="correct the preset or --set")

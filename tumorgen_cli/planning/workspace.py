@@ -91,6 +91,11 @@ class Workspace:
         return self.root / "unlabeled"
 
     @property
+    def sublabels_file(self) -> Path:
+        """The rule by which painted tumors get sub-labels, if the data set's tumor has several labels."""
+        return self.root / "sublabels.json"
+
+    @property
     def healthy_file(self) -> Path:
         """The file that lists the folders from which the unlabeled scans were read."""
         return self.root / "healthy.json"

@@ -16,6 +16,7 @@ from tumorgen_cli.system.files import check_hash, file_version
 from tumorgen_cli.system.json_records import hash_value, read_written
 
 ARRAYS = ("image.npy", "tumors.npy")
+SUBLABELS = "sublabels.npy"  # a third array, of cases whose tumor has several labels
 _REMEDY = "run `tumorgen preprocess`, for scans without labels with --healthy DIR"
 
 
@@ -51,7 +52,7 @@ class HealthyScan:
 class CaseRecord:
     """The content of `case.json`, which is written last: what is beside it, and a hash of what it was made from.
 
-    `limits` holds the clip limits per channel, in the scan's intensities. `hashes` are those of the files in `ARRAYS`.
+    `limits` holds the clip limits per channel, in the scan's intensities. `hashes` are those of the files in `arrays`.
     `files` is the content of the image files by their paths, for scans without labels alone: that of the data set's
     cases is in `contents.json`.
     """
@@ -62,9 +63,14 @@ class CaseRecord:
     spacing_mm: Triple
     limits: tuple[tuple[float, float], ...]
     components: tuple[Component, ...]
-    hashes: tuple[str, str]
+    hashes: tuple[str, ...]
     scan: ScanIdentity
     files: dict[str, FileContent]
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The files that hold its arrays."""
+        return (*ARRAYS, SUBLABELS)[: len(self.hashes)]
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,13 @@ class Case:
     """A preprocessed case.
 
     `image` is (C, X, Y, Z) float32 in the scan's units; `tumors` is (X, Y, Z) with the numbers of components, 0
-    outside.
+    outside. `sublabels` is (X, Y, Z) with the tumors' voxel values, 0 outside; None if the tumor has one label.
     """
 
     record: CaseRecord
     image: np.ndarray
     tumors: np.ndarray
+    sublabels: np.ndarray | None = None
 
 
 def inputs_hash(plan: Plan, case: str) -> str:
@@ -99,7 +106,7 @@ def is_whole(folder: Path) -> bool:
     """Whether the arrays of a case are what was written; reads them."""
     try:
         record = read_case_record(folder)
-        for name, expected in zip(ARRAYS, record.hashes, strict=True):
+        for name, expected in zip(record.arrays, record.hashes, strict=True):
             check_hash(folder / name, expected, _REMEDY)
     except StateError:
         return False
@@ -125,7 +132,7 @@ def load_case(folder: Path) -> Case:
     Raises:
         StateError: the case is not preprocessed, or its files are damaged.
     """
-    return _load_version(folder, tuple(file_version(folder / name) for name in ("case.json", *ARRAYS)))
+    return _load_version(folder, tuple(file_version(folder / name) for name in ("case.json", *ARRAYS, SUBLABELS)))
 
 
 @lru_cache(maxsize=128)  # each keeps two files open; systems allow a process about a thousand
@@ -133,7 +140,7 @@ def _load_version(folder: Path, _versions: tuple[object, ...]) -> Case:
     record = read_case_record(folder)
     written = (folder / "case.json").stat().st_mtime_ns
     arrays = []
-    for name, expected in zip(ARRAYS, record.hashes, strict=True):
+    for name, expected in zip(record.arrays, record.hashes, strict=True):
         path = folder / name
         if not path.is_file() or path.stat().st_mtime_ns > written:
             check_hash(path, expected, _REMEDY)

@@ -18,12 +18,14 @@ from scipy import ndimage
 
 from tumorgen_cli.data.channels import fill_paddings
 from tumorgen_cli.data.contents import hash_paths, same_content
+from tumorgen_cli.data.labels import fill_sublabels, mask_of
 from tumorgen_cli.data.volumes import hash_voxels, read_image, read_volume, resample, working_grid
 from tumorgen_cli.geometry import Grid, Shape, box_of_slices
 from tumorgen_cli.planning.fingerprint import MIN_TUMOR_VOXELS
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.cases import (
     ARRAYS,
+    SUBLABELS,
     CaseRecord,
     Component,
     ScanIdentity,
@@ -46,7 +48,7 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
     """Preprocess and write one case; without a label file it has no tumor.
 
     Padding of the scan is filled, and images are resampled cubically. The tumor mask is resampled linearly, and voxels
-    of 0.5 or more are tumor.
+    of 0.5 or more are tumor. If the tumor has several labels, each of these voxels gets the nearest one.
 
     Args:
         plan: The plan.
@@ -65,16 +67,20 @@ def preprocess_case(plan: Plan, case: str, images: tuple[Path, ...], label: Path
     onto = working_grid(grid, plan.window.spacing_mm)
     array = fill_paddings(array, [channel.name for channel in plan.channels])
     image = np.stack([resample(channel, grid, onto, "cubic") for channel in array]).astype(np.float32)
-    tumor, mask = None, np.zeros(onto.shape, bool)
+    tumor, mask, sublabels = None, np.zeros(onto.shape, bool), np.zeros(onto.shape, np.uint8)
     if label is not None:
         labels, label_grid = read_volume(label)
-        tumor = labels == plan.tumor_label
+        tumor = mask_of(labels, plan.tumor_label)
         mask = _onto_working_grid(tumor, label_grid, onto)
+        if isinstance(plan.tumor_label, tuple):
+            own = np.where(tumor, labels, 0).astype(np.min_scalar_type(max(plan.tumor_label)))
+            sublabels = fill_sublabels(resample(own, label_grid, onto, "nearest"), mask)
     numbers, components = find_components(mask, plan.window.shape)
-    made = _write_array(folder / ARRAYS[0], image), _write_array(folder / ARRAYS[1], numbers)
+    made = [_write_array(folder / ARRAYS[0], image), _write_array(folder / ARRAYS[1], numbers)]
+    made += [_write_array(folder / SUBLABELS, sublabels)] if isinstance(plan.tumor_label, tuple) else []
     limits = tuple((float(low), float(high)) for low, high in scan_limits(array, plan.channels, tumor))
     record = CaseRecord(
-        case, inputs_hash(plan, case), onto.shape, onto.spacing_mm, limits, components, made, scan, files
+        case, inputs_hash(plan, case), onto.shape, onto.spacing_mm, limits, components, tuple(made), scan, files
     )
     write_json(folder / "case.json", record)
 

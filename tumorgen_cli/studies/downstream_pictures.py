@@ -9,8 +9,9 @@ from tumorgen_cli.data.volumes import read_image, read_volume
 from tumorgen_cli.evaluation.design import Variant, find_arm
 from tumorgen_cli.evaluation.gains import Downstream, TrainedNnunet
 from tumorgen_cli.evaluation.reports import downstream
+from tumorgen_cli.evaluation.reports.planes import cut_best_slice
 from tumorgen_cli.evaluation.scan_scores import REAL
-from tumorgen_cli.figures import View, display_range, display_style, draw_box_slices, pick_evenly
+from tumorgen_cli.figures import View, display_range, display_style, pick_evenly
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
@@ -50,8 +51,9 @@ def draw_patients(root: Path, plan: Plan, result: Downstream, point: Point) -> l
             continue
         channel = image[plan.main_channel]
         display = display_range(scan_limits(image, plan.channels, masks["truth"])[plan.main_channel], (channel,), box)
-        painted = [(channel, mask) for mask in masks.values()]
+        found = {title: (channel, mask) for title, mask in masks.items()}
         shown = display_style(plan.channels[plan.main_channel].name)[0]
-        _, *pictures = draw_box_slices(channel, painted, box, View(grid.spacing_mm, display, grid.direction, shown))
-        patients.append(downstream.Patient(name, point.cases, dict(zip(masks, pictures, strict=True))))
+        planes = cut_best_slice(channel, found, box, View(grid.spacing_mm, display, grid.direction, shown))
+        del planes["before"]  # the same scan without an outline
+        patients.append(downstream.Patient(name, point.cases, planes))
     return patients

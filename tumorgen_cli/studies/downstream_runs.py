@@ -166,7 +166,7 @@ def _trained(
     with this number of minutes on this kind of device measures the number of steps; all others take as many, or the
     multiple of them that their arm asks for.
     """
-    devices = _devices(machine.kind, machine.jobs)
+    devices = list_devices(machine.kind, machine.jobs)
     left = list(tasks)
     for task in [task for task in tasks if task.job.times == 1 and task.before is None]:
         if measured_schedule(root, minutes, machine.kind) is not None:
@@ -253,7 +253,7 @@ def _schedule_file(folder: Path) -> Path:
     return kept if kept.is_file() else results_folder(folder) / "fold_all" / _SCHEDULE
 
 
-def _devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
+def list_devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
     """Return the environment variables of each training that runs at the same time: a GPU, or a share of the cores."""
     if kind == "cuda":
         import torch
@@ -320,6 +320,7 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
         hosts=task.variant.hosts,
         subset=task.point.subset,
         painting=task.variant.painting,
+        curve=tuple(round(float(value), 4) for value in checkpoint.get("curve", ())),
         scans=tuple(scans),
     )
     write_json(task.folder / "run.json", run)

@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from tumorgen_cli.data.channels import fill_paddings
 from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.labels import mask_of, named_values, values_of
 from tumorgen_cli.data.patients import group_cases
 from tumorgen_cli.data.splits import SPLITS, make_nnunet_folds
 from tumorgen_cli.data.volumes import read_image, read_volume, same_geometry
@@ -250,12 +251,13 @@ def _tumor_values(segmentor: Segmentor, name: str) -> tuple[int, ...]:
     Raises:
         StateError: it has no such label.
     """
-    if segmentor.labels.get(name, (0,)) == (0,):
+    values = values_of(named_values(segmentor.labels, name) or 0)
+    if values == (0,):
         known = ", ".join(label for label in segmentor.labels if label != "background")
         remedy = "give an nnU-Net of this data set"
         fault = Fault(str(segmentor.folder / "dataset.json"), f"labels {known}", f"a label {name!r}", remedy)
         raise StateError(_MESSAGE, [fault])
-    return segmentor.labels[name]
+    return values
 
 
 def _hash_sources(
@@ -298,7 +300,7 @@ def _score(
             image, _ = read_image(dataset.image_files(case.case))
             path = segmentor.prediction(fold, case.case)
             marked = _read_prediction(path, grid) if path.is_file() else load(fold).predict(image, grid)
-            truth = labels == plan.tumor_label
+            truth = mask_of(labels, plan.tumor_label)
             found[case.case] = _score_case(plan, image, truth, np.isin(marked, tumor), case)
             tick(number, case.case)
     return {case.case: found[case.case] for case in cases}

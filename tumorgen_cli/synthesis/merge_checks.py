@@ -10,6 +10,7 @@ from pathlib import Path
 from tumorgen_cli.data.dataset import Dataset, read_dataset
 from tumorgen_cli.data.hosts import index_cases_by_voxels
 from tumorgen_cli.data.integrity import file_faults
+from tumorgen_cli.data.labels import CLASS_ORDER
 from tumorgen_cli.preprocessing.cases import HealthyScan, ScanIdentity
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import (
@@ -57,8 +58,8 @@ class SyntheticSet:
 
 
 def read_raw_dataset(folder: Path) -> Dataset:
-    """Read a raw data set, whichever of its labels is the tumor: every data set has a label 1."""
-    return read_dataset(folder, "1")
+    """Read a raw data set, whichever of its labels is the tumor."""
+    return read_dataset(folder, any_tumor=True)
 
 
 def read_set(folder: Path, name: str) -> SyntheticSet:
@@ -154,6 +155,7 @@ def set_faults(real: Dataset, each: SyntheticSet) -> list[Fault]:
     channels, real_channels = ([name.lower() for name in d.channel_names] for d in (each.dataset, real))
     comparisons: dict[str, tuple[object, object]] = {
         "labels": (each.dataset.labels, real.labels),
+        CLASS_ORDER: (each.dataset.class_order, real.class_order),
         "channel_names": (channels, real_channels),
         "file_ending": (ending, real.file_ending),
     }

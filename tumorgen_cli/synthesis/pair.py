@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.data.body import body_volume_ml
+from tumorgen_cli.data.labels import Values, mask_of
 from tumorgen_cli.data.slabs import Slabs
 from tumorgen_cli.geometry import Box, Triple
 from tumorgen_cli.judge.verdict import JUDGE_REASONS, PassRule, check_pair, predict_around
@@ -27,6 +28,7 @@ from tumorgen_cli.synthesis.places import Placing
 from tumorgen_cli.synthesis.provenance import PaintedTumor, Provenance
 from tumorgen_cli.synthesis.scan import Scan, read_scan, remove_tumors_in_box
 from tumorgen_cli.synthesis.sources import Source
+from tumorgen_cli.synthesis.sublabels import with_sublabels
 from tumorgen_cli.synthesis.window import Window, cut_window
 from tumorgen_cli.system.devices import catch_out_of_memory
 from tumorgen_cli.system.files import derive_seed, hash_once
@@ -168,6 +170,7 @@ class Draw:
         aimed_at: see `PaintedTumor`.
         rejected: earlier draws by the reason why they were rejected.
         seconds: time of the method, in all draws.
+        sublabels: see `Pasted`.
     """
 
     image: np.ndarray | None
@@ -182,6 +185,7 @@ class Draw:
     rejected: dict[str, int]
     seconds: float
     aimed_at: dict[str, str] | None = None
+    sublabels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,7 @@ class DrawnPair:
         seconds = self.seconds + draw.seconds
         if draw.image is None:
             return replace(self, left_out=(*self.left_out, draw.rejected), seconds=seconds)
-        labels = paste_labels(self.scan, draw.window.box, draw.mask, plan.tumor_label)
+        labels = paste_labels(self.scan, draw.window.box, draw.mask, plan.tumor_label, draw.sublabels)
         scan = self.scan.painted(draw.image, labels)
         tumors = (*self.tumors, _describe_draw(draw, scan, plan))
         mask = self.mask | draw.mask if self.tumors else draw.mask
@@ -354,13 +358,13 @@ def _fault_of(draw: Draw, host: LoadedHost, plan: Plan) -> str | None:
     return BEYOND_RANGE if draw.cut > _MOST_CUT else None
 
 
-def _judge(quality: Quality, draw: Draw, host: LoadedHost, scan: Scan, tumor_label: int) -> str | None:
+def _judge(quality: Quality, draw: Draw, host: LoadedHost, scan: Scan, tumor_label: Values) -> str | None:
     """The judge's reason to reject a draw, or None; `draw.drawn` gets what the judge found.
 
     `scan` is the host with the tumors before.
     """
     box = draw.window.box
-    others = np.zeros(scan.grid.shape, bool) if scan.labels is None else scan.labels == tumor_label
+    others = np.zeros(scan.grid.shape, bool) if scan.labels is None else mask_of(scan.labels, tumor_label)
     others[box.slices] = False
     found = predict_around(quality.judge, np.asarray(draw.image), scan.grid, box)
 
@@ -389,6 +393,7 @@ def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, 
     with catch_out_of_memory(method.name):
         synthetic = method.synthesize(request, derive_seed(job.seed, attempt), sampling)
     seconds = time.perf_counter() - start
+    synthetic = with_sublabels(method, request, synthetic)
     pasted = paste(scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, method.keeps_background)
     volume_ml = float(pasted.mask.sum()) * scan.grid.voxel_ml
     inside = host.placing.share_inside(pasted.mask, window.box)
@@ -396,7 +401,7 @@ def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, 
     beyond = host.placing.change_beyond_body(before, after, pasted.mask, window.box)
     drawn = dict(synthetic.drawn) | ({} if beyond is None else {"beyond_body": round(beyond, 4)})
     made = pasted.image, pasted.mask, window, removed, attempt, volume_ml, inside, pasted.cut, drawn
-    return Draw(*made, rejected={}, seconds=seconds, aimed_at=aimed_at)
+    return Draw(*made, rejected={}, seconds=seconds, aimed_at=aimed_at, sublabels=pasted.sublabels)
 
 
 def _aim_at(inputs: PairInputs, job: PairJob, window: Window) -> tuple[Sampling, dict[str, str] | None]:

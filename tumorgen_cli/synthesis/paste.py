@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from tumorgen_cli.data.labels import Values, fill_sublabels, mask_of, values_of
 from tumorgen_cli.data.volumes import resample
 from tumorgen_cli.geometry import Box, Grid, cast_to_dtype, tight_box
 from tumorgen_cli.methods.base import Request, Synthetic
@@ -28,11 +29,13 @@ class Pasted:
         image: (C, X, Y, Z), with values that the data types of the scan's files can hold.
         mask: the tumor, (X, Y, Z) bool.
         cut: share of the tumor's voxels whose intensity was beyond what the scan can hold and was cut.
+        sublabels: voxel values of the tumor in the box (X, Y, Z), 0 elsewhere; None if the method gave none.
     """
 
     image: np.ndarray
     mask: np.ndarray
     cut: float
+    sublabels: np.ndarray | None = None
 
 
 def feather(box: Box, grid: Grid, width_mm: float) -> np.ndarray:
@@ -129,18 +132,24 @@ def paste(
         allowed = _CUT * (request.limits[channel, 1] - request.limits[channel, 0])
         cut |= np.abs(after - asked) > allowed + (0.5 if after.dtype.kind in "iu" else 0.0)  # 0.5: rounding
     tumor = mask[box.slices]
-    return Pasted(image, mask, float(cut[tumor].mean()) if tumor.any() else 0.0)
+    sublabels = None
+    if synthetic.sublabels is not None:
+        sublabels = fill_sublabels(resample(synthetic.sublabels, window, target, "nearest"), tumor)
+    return Pasted(image, mask, float(cut[tumor].mean()) if tumor.any() else 0.0, sublabels)
 
 
-def host_labels(scan: Scan, tumor_label: int) -> np.ndarray:
+def host_labels(scan: Scan, tumor_label: Values) -> np.ndarray:
     """Return the labels of a host (X, Y, Z) of the smallest unsigned type that also holds `tumor_label`."""
+    highest = max(values_of(tumor_label))
     if scan.labels is None:
-        return np.zeros(scan.grid.shape, np.min_scalar_type(tumor_label))
-    highest = max(tumor_label, int(scan.labels.max()))
+        return np.zeros(scan.grid.shape, np.min_scalar_type(highest))
+    highest = max(highest, int(scan.labels.max()))
     return scan.labels.astype(np.min_scalar_type(highest), copy=False)
 
 
-def paste_labels(scan: Scan, box: Box, mask: np.ndarray, tumor_label: int) -> np.ndarray:
+def paste_labels(
+    scan: Scan, box: Box, mask: np.ndarray, tumor_label: Values, sublabels: np.ndarray | None = None
+) -> np.ndarray:
     """Return the labels of a pair: the host's, with the new tumor.
 
     An old tumor in the box is removed from the labels, as it is from the image: its voxels get the nearest other label.
@@ -149,7 +158,8 @@ def paste_labels(scan: Scan, box: Box, mask: np.ndarray, tumor_label: int) -> np
         scan: the host scan.
         box: the box that has changed, in the scan's voxels.
         mask: mask of the new tumor (X, Y, Z) bool.
-        tumor_label: value of the tumor in the labels.
+        tumor_label: value of the tumor in the labels, or several.
+        sublabels: of several, which one each voxel of the box (X, Y, Z) gets.
 
     Returns:
         Labels (X, Y, Z), of the smallest unsigned type that holds them.
@@ -158,15 +168,19 @@ def paste_labels(scan: Scan, box: Box, mask: np.ndarray, tumor_label: int) -> np
     if labels is scan.labels:
         labels = labels.copy()
     _remove_label(labels, box, tumor_label, scan.grid)
-    labels[mask] = tumor_label
+    if isinstance(tumor_label, int):
+        labels[mask] = tumor_label
+    else:
+        assert sublabels is not None  # they are chosen when a tumor with several labels is painted
+        labels[mask] = sublabels[mask[box.slices]]
     return labels
 
 
-def _remove_label(labels: np.ndarray, box: Box, tumor_label: int, grid: Grid) -> None:
+def _remove_label(labels: np.ndarray, box: Box, tumor_label: Values, grid: Grid) -> None:
     """Give the tumor voxels in a box of labels (X, Y, Z), in place, the nearest other label."""
-    if not (labels[box.slices] == tumor_label).any():
+    if not mask_of(labels[box.slices], tumor_label).any():
         return
-    tumors = labels == tumor_label
+    tumors = mask_of(labels, tumor_label)
     around = tight_box(tumors)
     assert around is not None  # there are some in the box
     region = around.grown(1, grid.shape)  # all voxels between a tumor voxel and the nearest other one are tumor

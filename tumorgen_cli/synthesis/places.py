@@ -11,6 +11,7 @@ import numpy as np
 
 from tumorgen_cli.data.body import body_mask, body_stride
 from tumorgen_cli.data.checks import fractions
+from tumorgen_cli.data.labels import mask_of, values_of
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.geometry import Box, Shape, Triple, as_triple
 from tumorgen_cli.planning.fingerprint import TumorFacts
@@ -136,7 +137,7 @@ class Placing:
         """The body, of every `stride`-th voxel, bool; annotated tumors belong to it."""
         thin = (slice(None, None, self.stride),) * 3
         labels = self.scan.labels
-        tumors = None if labels is None else labels[thin] == self.plan.tumor_label
+        tumors = None if labels is None else mask_of(labels[thin], self.plan.tumor_label)
         return body_mask(self.scan.measured[(0, *thin)].astype(np.float32), tumors)
 
     def _read_roi(self) -> np.ndarray | None:
@@ -145,9 +146,10 @@ class Placing:
         roi, _ = read_volume(self.source.roi)
         if faults := region_faults(str(self.source.roi), roi):
             raise DataError("A region is no mask", faults)
-        roi = roi != 0 if self.source.region is None else roi == self.source.region
+        roi = roi != 0 if self.source.region is None else mask_of(roi, self.source.region)
         if not roi.any():
-            found = "no voxel set" if self.source.region is None else f"no voxel of label {self.source.region}"
+            values = "+".join(map(str, values_of(self.source.region or ())))
+            found = f"no voxel of label {values}" if values else "no voxel set"
             remedy = f"{MARK_REGION}, or leave this host out"
             raise DataError("A region is empty", [Fault(str(self.source.roi), found, "a region to paint in", remedy)])
         return roi

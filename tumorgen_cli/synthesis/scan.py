@@ -11,6 +11,7 @@ import numpy as np
 
 from tumorgen_cli.data.channels import fill_paddings
 from tumorgen_cli.data.checks import RESAMPLE, intensity_faults, label_faults, read_whole
+from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.volumes import describe_grid, hash_voxels, read_volume, same_geometry, stack_channels
 from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.planning.plan import Plan
@@ -97,7 +98,7 @@ def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan
             raise DataError("Mask and scan differ in geometry", [fault])
         if faults := label_faults(label, labels, plan.labels):
             raise DataError("A host's labels cannot be used", faults)
-    limits = scan_limits(image, plan.channels, None if labels is None else labels == plan.tumor_label)
+    limits = scan_limits(image, plan.channels, None if labels is None else mask_of(labels, plan.tumor_label))
     dtypes, names = tuple(volume.dtype for volume, _ in volumes), tuple(channel.name for channel in plan.channels)
     return Scan(name, files, image, dtypes, grid, limits, labels, names)
 
@@ -109,8 +110,8 @@ def remove_tumors_in_box(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[S
         The scan without these tumors, and the box of all voxels that changed. Without a tumor there: the scan itself
         and None.
     """
-    if scan.labels is None or not (scan.labels[box.slices] == plan.tumor_label).any():
+    if scan.labels is None or not mask_of(scan.labels[box.slices], plan.tumor_label).any():
         return scan, None
-    tumors = scan.labels == plan.tumor_label
+    tumors = mask_of(scan.labels, plan.tumor_label)
     image, changed = remove_tumors(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, scan.labels)
     return scan.painted(image, scan.labels), changed

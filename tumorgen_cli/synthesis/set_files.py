@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorgen_cli.data.checks import ENDINGS
+from tumorgen_cli.data.labels import describe_for_nnunet
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.judge.suspects import FILE as SUSPECTS
 from tumorgen_cli.nnunet.results import LearnedCases, read_learned_cases
@@ -301,7 +302,7 @@ def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
         out / "dataset.json",
         {
             "channel_names": {str(i): channel.name for i, channel in enumerate(plan.channels)},
-            "labels": plan.labels,
+            **describe_for_nnunet(plan.labels, plan.regions_class_order),
             "numTraining": pairs,
             "file_ending": plan.file_ending,
             "description": f"synthetic pairs, see provenance.jsonl; learned from {plan.dataset}",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorgen_cli.data.dataset import organ_labels
 from tumorgen_cli.data.hosts import find_host_labels, find_hosts
+from tumorgen_cli.data.labels import Values, organ_labels
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
@@ -28,7 +28,7 @@ class Source:
         label: file of the host's labels, if it has any.
         redraw: boxes of the tumors to redraw, in the scan's voxels; only for the data set's own cases.
         roi: mask of the region to paint in.
-        region: the value of `roi` that counts; None for all values except 0.
+        region: the values of `roi` that count; None for all values except 0.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Source:
     label: Path | None = None
     redraw: tuple[Box, ...] = ()
     roi: Path | None = None
-    region: int | None = None
+    region: Values | None = None
 
 
 def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in: str | None = None) -> list[Source]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorgen_cli.data.checks import NNUNET_FORMAT, READER
+from tumorgen_cli.data.labels import parse_labels
 from tumorgen_cli.data.volumes import READERS
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.system.errors import Fault, abbreviate_list
@@ -65,7 +66,7 @@ def _data_faults(painting: Painting, trainer: Any) -> list[Fault]:
     if channels != [name.lower() for name in painting.channels]:
         where = "channel_names of nnU-Net's data set"
         faults.append(Fault(where, ", ".join(channels), ", ".join(painting.channels), remedy))
-    if dataset["labels"] != painting.labels:
+    if parse_labels(dataset["labels"]) != painting.labels:
         where = "labels of nnU-Net's data set"
         faults.append(Fault(where, str(dataset["labels"]), str(painting.labels), remedy))
     return faults
