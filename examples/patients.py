@@ -25,6 +25,7 @@ import typer
 from origin import origin_and_command
 
 from tumorgen_cli.data.dataset import Dataset
+from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.volumes import read_volume, same_geometry
 from tumorgen_cli.evaluation.gains import PatientScore, TrainedNnunet, score_patient, summarize_arms
 from tumorgen_cli.planning.plan import Plan
@@ -98,7 +99,7 @@ def cut_patient(plan: Plan, dataset: Dataset, folder: Path, roi: Path, case: str
     if not same_geometry(grid, region_grid):
         raise typer.BadParameter(f"{path}: not on the grid of {dataset.label_file(case)}", param_hint="--roi")
     inside = (found > 0) & (region > 0)
-    return score_patient(case, inside, labels == plan.tumor_label, grid.spacing_mm, plan.tolerance_mm)
+    return score_patient(case, inside, mask_of(labels, plan.tumor_label), grid.spacing_mm, plan.tolerance_mm)
 
 
 def group_rows(title: str, runs: Sequence[TrainedNnunet], groups: Mapping[str, set[str]]) -> list[tuple[str, ...]]:

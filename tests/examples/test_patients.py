@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import typer
 
+from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.evaluation.gains import TrainedNnunet, score_patient
 from tumorgen_cli.planning.planned_data import read_planned_dataset
@@ -32,7 +33,7 @@ def scored(workspace, tmp_path):
         scores = []
         for case in splits.test:
             labels, grid = read_volume(dataset.label_file(case))
-            truth = labels == plan.tumor_label
+            truth = mask_of(labels, plan.tumor_label)
             found = np.zeros_like(truth)
             if arm == "copypaste":
                 found = truth.copy()
