@@ -7,6 +7,7 @@ from .errors import TumorgenError as TumorgenError
 from .memory import PaintedScan as PaintedScan
 from .memory import paint as paint
 from .options import Box as Box
+from .options import ExportOptions as ExportOptions
 from .options import HostOptions as HostOptions
 from .options import OnTheFlyOptions as OnTheFlyOptions
 from .options import PhantomOptions as PhantomOptions
@@ -14,7 +15,6 @@ from .options import PlanOptions as PlanOptions
 from .options import QualityOptions as QualityOptions
 from .options import ScoreOptions as ScoreOptions
 from .sampling import Sampling as Sampling
-from .sharing import ExportOptions as ExportOptions
 from .sharing import export_model as export_model
 from .sharing import install_model as install_model
 from .sharing import models as models

@@ -12,9 +12,10 @@ from tumorgen_cli.geometry import Box
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.sharing.options import ExportOptions
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions
 
-__all__ = ["Box", "HostOptions", "OnTheFlyOptions", "PhantomOptions", "PlanOptions", "QualityOptions", "ScoreOptions"]
+__all__ = ["Box", "ExportOptions", "HostOptions", "OnTheFlyOptions", "PhantomOptions", "PlanOptions", "QualityOptions", "ScoreOptions"]
 
 Options = TypeVar("Options", HostOptions, QualityOptions, ScoreOptions)
 

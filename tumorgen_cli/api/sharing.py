@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tumorgen_cli.pipeline.install import Installed
     from tumorgen_cli.system.devices import DeviceName
 
-__all__ = ["ExportOptions", "export_model", "install_model", "models"]
+__all__ = ["export_model", "install_model", "models"]
 
 
 def export_model(

@@ -143,7 +143,9 @@ def _extent(header: Nifti1Header) -> tuple[int, int]:
     return offset, offset + math.prod(shape_of(header)) * int(header.get_data_dtype().itemsize)
 
 
-def encode_start(shape: tuple[int, ...], dtype: np.dtype[Any], grid: Grid, like: Nifti1Header | None) -> bytes:
+def encode_start(
+    shape: tuple[int, ...], dtype: np.dtype[Any], grid: Grid, like: Nifti1Header | None, about: str = ""
+) -> bytes:
     """The bytes of a NIfTI file before its voxels.
 
     Args:
@@ -151,6 +153,7 @@ def encode_start(shape: tuple[int, ...], dtype: np.dtype[Any], grid: Grid, like:
         dtype: Data type of the voxels, one that NIfTI knows.
         grid: Their geometry.
         like: A header whose geometry is taken instead, field by field: both matrices with their codes, and the unit.
+        about: What the volume is, for the field `descrip`.
     """
     header = Nifti1Header()
     header.set_data_shape(shape)
@@ -163,6 +166,7 @@ def encode_start(shape: tuple[int, ...], dtype: np.dtype[Any], grid: Grid, like:
         for key in _GEOMETRY:
             header[key] = like[key]
         header["pixdim"][:4] = like["pixdim"][:4]
+    header["descrip"] = about.encode("ascii")
     header["vox_offset"], header["scl_slope"], header["scl_inter"] = _FIRST_VOXEL, 1.0, 0.0
     start: bytes = header.binaryblock.ljust(_FIRST_VOXEL, b"\0")
     return start

@@ -252,7 +252,14 @@ def hash_voxels(array: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_volume(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None, base: Slabs | None = None) -> str:
+def write_volume(
+    path: Path,
+    array: np.ndarray,
+    grid: Grid,
+    like: Path | None = None,
+    base: Slabs | None = None,
+    about: str = "",
+) -> str:
     """Write voxels (X, Y, Z) with their geometry; the file is verified before it has its name.
 
     Args:
@@ -263,6 +270,7 @@ def write_volume(path: Path, array: np.ndarray, grid: Grid, like: Path | None = 
             qform and sform, and other programs may read the other.
         base: The slabs of a similar volume, of the same shape and data type. A packed NIfTI file takes over the packed
             slabs in which the volumes are equal. The file has the data type of `base`; without it, the array's.
+        about: What the volume is, for its own header: `descrip` of NIfTI, at most 79 ASCII characters.
 
     Returns:
         The hash of the file (`hash_file`).
@@ -274,13 +282,16 @@ def write_volume(path: Path, array: np.ndarray, grid: Grid, like: Path | None = 
     dtype = array.dtype if base is None else base.dtype
     if nifti.is_nifti(path):
         header = nifti.read_header(like) if like is not None and nifti.is_nifti(like) else None
-        start = nifti.encode_start(array.shape, dtype, grid, header)
+        start = nifti.encode_start(array.shape, dtype, grid, header, about)
         packed = path.name.endswith(".gz")
         return write_parts(path, pack(start, array, dtype, base) if packed else unpacked(start, array, dtype))
     data = cast_to_dtype(array, dtype)
     with atomic(path) as temporary:
         try:
-            _sitk().WriteImage(_to_sitk(data, grid), str(temporary), useCompression=True)
+            image = _to_sitk(data, grid)
+            if about:
+                image.SetMetaData("descrip", about)
+            _sitk().WriteImage(image, str(temporary), useCompression=True)
             written, found = read_volume(temporary)
         except (RuntimeError, DataError) as error:
             temporary.write_bytes(bytes(data.nbytes))  # says why, if the disk or a limit is too small

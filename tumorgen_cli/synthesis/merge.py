@@ -46,7 +46,7 @@ from tumorgen_cli.synthesis.merge_checks import (
     with_known_cases,
 )
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
-from tumorgen_cli.synthesis.set_files import read_judges
+from tumorgen_cli.synthesis.set_files import describe_synthetic, read_judges
 from tumorgen_cli.system import console
 from tumorgen_cli.system.claims import claim_folder, refuse_other_files
 from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, gather_faults
@@ -246,6 +246,7 @@ def write_merge(merge: Merge, tick: Callable[[int, str], None], copy: bool = Fal
     content = read_plain(merge.real.path / "dataset.json", NNUNET_FORMAT)
     content.pop(LISTED, None)  # the merged files have nnU-Net's names
     content["numTraining"] = len(cases)
+    content["synthetic"] = describe_synthetic(len(merge.pairs), len(cases))
     content["description"] = (
         f"{len(merge.real.cases)} real cases and {len(merge.pairs)} synthetic pairs, "
         "see provenance.jsonl and folds.json"

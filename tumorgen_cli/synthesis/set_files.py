@@ -41,6 +41,8 @@ HELD_OUT = "held_out.json"
 HOSTS = "hosts.json"
 SHORTFALLS = "shortfalls.json"
 LEFT_OUT = "rejected.csv"
+#: what every volume of a pair says of itself in its header; it stays true in every set into which the pair is taken
+SYNTHETIC = "SYNTHETIC: tumors painted into a scan by tumorgen; see provenance.jsonl"
 #: fields of set.json: the cases that the method has learned from; the scans without labels that it has learned from, if
 #: there are any; the hosts without the data set's other labels; what the pairs were aimed at
 LEARNED_FROM, LEARNED_FROM_HEALTHY, UNLABELED_HOSTS = "learned_from", "learned_from_healthy", "hosts_without_labels"
@@ -306,8 +308,19 @@ def write_dataset_json(out: Path, plan: Plan, pairs: int) -> None:
             "numTraining": pairs,
             "file_ending": plan.file_ending,
             "description": f"synthetic pairs, see provenance.jsonl; learned from {plan.dataset}",
+            "synthetic": describe_synthetic(pairs, pairs),
         },
     )
+
+
+def describe_synthetic(pairs: int, cases: int) -> dict[str, Any]:
+    """What dataset.json says of the synthetic cases of a data set, in its field `synthetic`.
+
+    Args:
+        pairs: number of synthetic pairs.
+        cases: number of all cases.
+    """
+    return {"pairs": pairs, "of_cases": cases, "made_by": "tumorgen", "listed_in": "provenance.jsonl"}
 
 
 def count_rejected(records: Sequence[Provenance], given_up: Mapping[str, Mapping[str, Any]]) -> Counter[str]:

@@ -42,6 +42,7 @@ from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     JUDGES,
     SHORTFALLS,
+    SYNTHETIC,
     case_files,
     count_rejected,
     forget_set,
@@ -352,7 +353,7 @@ def write_pair(plan: Plan, job: PairJob, host: LoadedHost, pair: DrawnPair, out:
     paths, label = case_files(out, job.case, len(image), plan.file_ending)
     arrays, likes = (*image, labels), (*scan.files, scan.files[0])
     hashes = [
-        write_volume(path, array, scan.grid, like, base)
+        write_volume(path, array, scan.grid, like, base, SYNTHETIC)
         for path, array, like, base in zip((*paths, label), arrays, likes, host.slabs, strict=True)
     ]
     main = plan.main_channel
