@@ -14,6 +14,7 @@ from support.command_line import call
 
 from tumorgen_cli import api
 from tumorgen_cli.data.phantom import Phantoms
+from tumorgen_cli.evaluation.design import Design
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.pipeline import demo
 from tumorgen_cli.synthesis.options import HostOptions, check_hosts, host_faults
@@ -59,21 +60,21 @@ REFUSED = [  # function of the API, command, remedy, command that follows it, wh
         "downstream --arms copypaste --healthy HOSTS -w WORK",
         "add real to --arms",
         "downstream --arms real,copypaste --healthy HOSTS -w WORK",
-        {"arms": ["real", "copypaste"]},
+        {"design": Design(("real", "copypaste"))},
     ),
     (
         "downstream",
         "downstream --arms real,copypaste,real --healthy HOSTS -w WORK",
         "leave one out",
         "downstream --arms real,copypaste --healthy HOSTS -w WORK",
-        {"arms": ["real", "copypaste"]},
+        {"design": Design(("real", "copypaste"))},
     ),
     (
         "downstream",
         "downstream --healthy HOSTS --fractions half -w WORK",
         "for example --fractions 0.25,0.5,1",
         "downstream --healthy HOSTS --fractions 0.25,0.5,1 -w WORK",
-        {"fractions": (0.25, 0.5, 1.0)},
+        {"design": Design(fractions=(0.25, 0.5, 1.0))},
     ),
     (
         "downstream",
@@ -81,6 +82,20 @@ REFUSED = [  # function of the API, command, remedy, command that follows it, wh
         "give --healthy DIR, --cases train, or both",
         "downstream --healthy HOSTS --cases train -w WORK",
         {"positional": (HostOptions("HOSTS", "train"),)},
+    ),
+    (
+        "downstream",
+        "downstream --healthy HOSTS --hosts some -w WORK",
+        "for example --hosts 10,50,all",
+        "downstream --healthy HOSTS --hosts 10,50,all -w WORK",
+        {"design": Design(hosts=(10, 50, None))},
+    ),
+    (
+        "pilot_downstream",
+        "downstream --cases train --longest 5 -w WORK",
+        "add --pilot, or leave it out",
+        "downstream --pilot --longest 60 -w WORK",
+        {"longest": 60.0},
     ),
     (
         "compare",

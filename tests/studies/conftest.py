@@ -47,7 +47,7 @@ def nnunets(monkeypatch):
             task.variant.hosts,
             task.point.subset,
             task.variant.painting,
-            tuple(
+            scans=tuple(
                 downstream_runs._scan_score(task, schedule, patient, (LesionScore(30.0, True, True, value, value),), ())
                 for patient in patients
             ),

@@ -82,9 +82,9 @@ def test_jobs_keep_to_the_gpus_they_were_given(monkeypatch):
     for module in (downstream_runs, runner):
         monkeypatch.setattr(module, "usable_cores", lambda: 16)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
-    assert [each["CUDA_VISIBLE_DEVICES"] for each in downstream_runs._devices("cuda", None)] == ["2", "GPU-5"]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in downstream_runs.list_devices("cuda", None)] == ["2", "GPU-5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    found = downstream_runs._devices("cuda", 3)
+    found = downstream_runs.list_devices("cuda", 3)
     assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["0", "1", "0"]
     assert {each["nnUNet_n_proc_DA"] for each in found} == {"4"}
 

@@ -7,6 +7,7 @@ from .errors import TumorgenError as TumorgenError
 from .memory import PaintedScan as PaintedScan
 from .memory import paint as paint
 from .options import Box as Box
+from .options import Design as Design
 from .options import ExportOptions as ExportOptions
 from .options import HostOptions as HostOptions
 from .options import OnTheFlyOptions as OnTheFlyOptions
@@ -31,8 +32,9 @@ from .stages import synthesize as synthesize
 from .stages import write_phantoms as write_phantoms
 from .studies import compare as compare
 from .studies import downstream as downstream
-from .studies import pilot_downstream as pilot_downstream
+from .studies import forecast_downstream as forecast_downstream
 from .studies import make_reader_study as make_reader_study
+from .studies import pilot_downstream as pilot_downstream
 from .studies import score_reader_study as score_reader_study
 from .training import forecast_training as forecast_training
 from .training import train as train

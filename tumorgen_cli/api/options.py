@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tumorgen_cli.data.phantom.options import PhantomOptions
+from tumorgen_cli.evaluation.design import Design
 from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK
@@ -15,7 +16,17 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.sharing.options import ExportOptions
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, QualityOptions
 
-__all__ = ["Box", "ExportOptions", "HostOptions", "OnTheFlyOptions", "PhantomOptions", "PlanOptions", "QualityOptions", "ScoreOptions"]
+__all__ = [
+    "Box",
+    "Design",
+    "ExportOptions",
+    "HostOptions",
+    "OnTheFlyOptions",
+    "PhantomOptions",
+    "PlanOptions",
+    "QualityOptions",
+    "ScoreOptions",
+]
 
 Options = TypeVar("Options", HostOptions, QualityOptions, ScoreOptions)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorgen_cli.api.options import WORK, StrPath, open_workspace, optional_path, with_paths
+from tumorgen_cli.evaluation.design import Design
 from tumorgen_cli.evaluation.options import ScoreOptions
 from tumorgen_cli.synthesis.options import HostOptions
 
 if TYPE_CHECKING:
     from tumorgen_cli.studies.comparison import ComparisonReport
     from tumorgen_cli.studies.downstream import DownstreamReport
+    from tumorgen_cli.studies.downstream_forecast import StudyForecast
     from tumorgen_cli.studies.downstream_pilot import PilotReport
     from tumorgen_cli.studies.reader_scores import StudyScores
     from tumorgen_cli.studies.reader_study import Study
@@ -69,20 +71,8 @@ def compare(
 
 def downstream(
     hosts: HostOptions,
+    design: Design = Design(),
     *,
-    arms: Sequence[str] | None = None,
-    fractions: Sequence[float] = (0.25, 0.5, 1.0),
-    host_counts: Sequence[int | None] = (None,),
-    ratio: int = 4,
-    real_share: float = 0.5,
-    unpainted: float | None = None,
-    subsets: int = 1,
-    paintings: int = 1,
-    seeds: int = 3,
-    minutes: float = 60.0,
-    times: float = 1.0,
-    primary: str | None = None,
-    measure: str | None = None,
     jobs: int | None = None,
     work: StrPath = WORK,
     device: DeviceName = "auto",
@@ -91,21 +81,7 @@ def downstream(
 
     Args:
         hosts: What to paint into: `healthy`, `cases="train"`, or both, which then get half of the pairs each.
-        arms: Names of `tumorgen_cli.evaluation.design.ARMS`: `real`, `empty`, methods, and methods with an ending such
-            as `-live`. None: `real`, `empty` where there are healthy scans, and `tumorgen`.
-        fractions: Shares of the real training cases that arms learn from.
-        host_counts: Numbers of healthy scans; None: all.
-        ratio: Pairs per real case.
-        real_share: Share of real cases among the cases that nnU-Net draws.
-        unpainted: Share of healthy scans with empty masks beside an arm's pairs. None: half, where there are any.
-        subsets: Draws of the real cases; methods, pairs and nnU-Nets are made anew for each.
-        paintings: Sets that a method paints for each draw.
-        seeds: Trainings of each arm on each set.
-        minutes: Length of the first training; all others take as many steps.
-        times: Steps of the other arms, as a multiple of the real arm's.
-        primary: The arm of the one comparison that is named before training, against `empty` (else `real`), with the
-            fewest real cases. None: the first method of the registry that is an arm.
-        measure: Its measure, of `tumorgen_cli.evaluation.measures.MEASURES`. None: `sensitivity`.
+        design: What is compared. The arm `empty`, which it has by default, needs `healthy`.
         jobs: Trainings at a time. None: one per GPU, or one.
         work: The workspace, planned and preprocessed.
         device: Where to train.
@@ -117,56 +93,66 @@ def downstream(
 
     Example:
         >>> from tumorgen_cli import api
-        >>> hosts = api.HostOptions(cases="train")
-        >>> made = api.downstream(hosts, fractions=[1.0], seeds=1, work="tumorgen_demo")  # doctest: +SKIP
+        >>> design = api.Design(arms=("real", "tumorgen"), fractions=(1.0,), seeds=1)
+        >>> made = api.downstream(api.HostOptions(cases="train"), design, work="tumorgen_demo")  # doctest: +SKIP
         >>> made.page  # doctest: +SKIP
         'tumorgen_demo/downstream/downstream.html'
     """
-    from tumorgen_cli.evaluation.design import Design, default_arms
     from tumorgen_cli.studies.downstream import measure_gains
 
-    design = Design(
-        arms=tuple(default_arms(hosts.healthy is not None) if arms is None else arms),
-        fractions=tuple(fractions),
-        seeds=seeds,
-        minutes=minutes,
-        ratio=ratio,
-        real_share=real_share,
-        hosts=tuple(host_counts),
-        unpainted=unpainted,
-        subsets=subsets,
-        paintings=paintings,
-        times=times,
-        primary=primary,
-        measure=measure,
-    )
     return measure_gains(open_workspace(work), design, with_paths(hosts), device, jobs)
 
 
-def pilot_downstream(
-    fractions: Sequence[float] = (0.25, 0.5, 1.0),
+def forecast_downstream(
+    hosts: HostOptions,
+    design: Design = Design(),
     *,
-    subsets: int = 1,
-    seeds: int = 3,
-    minutes: float = 60.0,
+    jobs: int | None = None,
+    work: StrPath = WORK,
+    device: DeviceName = "auto",
+) -> StudyForecast:
+    """Say what `downstream` with the same arguments would do: trainings, hours and disk space. Nothing is written.
+
+    Args:
+        hosts: What to paint into.
+        design: What is compared.
+        jobs: Trainings at a time. None: one per GPU, or one.
+        work: The workspace, planned and preprocessed.
+        device: Where to train.
+
+    Raises:
+        PlanError: no case is held out, or the fractions leave no case to learn from.
+        DataError: hosts or cases that cannot be used, or held-out cases among the hosts.
+
+    Example:
+        >>> from tumorgen_cli import api
+        >>> design = api.Design(arms=("real", "copypaste"), fractions=(1.0,), seeds=3, minutes=20)
+        >>> hosts = api.HostOptions(cases="train")
+        >>> found = api.forecast_downstream(hosts, design, work="tumorgen_demo", device="cpu")
+        >>> found.hours  # two arms, three seeds, twenty minutes each
+        2.0
+    """
+    from tumorgen_cli.studies.downstream_forecast import forecast_gains
+
+    return forecast_gains(open_workspace(work), design, with_paths(hosts), device, jobs)
+
+
+def pilot_downstream(
+    design: Design = Design(),
     longest: float | None = None,
-    measure: str | None = None,
+    *,
     jobs: int | None = None,
     work: StrPath = WORK,
     device: DeviceName = "auto",
 ) -> PilotReport:
     """Find the length of training at which the number of real cases matters: without that, no gain can be seen.
 
-    nnU-Nets learn from real cases alone, from the smallest share of the cases and from four times as many. What they
-    are trained for is not trained again by `downstream`.
+    nnU-Nets learn from real cases alone, from the smallest share of the design and from four times as many cases. The
+    length is doubled from `design.minutes` on. What the pilot trains is not trained again by `downstream`.
 
     Args:
-        fractions: Shares of the real training cases; the smallest one counts.
-        subsets: Draws of the real cases.
-        seeds: Trainings on each.
-        minutes: The first length. It is doubled until there is room for a gain.
+        design: The design of the experiment; of its arms only `real` is trained.
         longest: The longest length in minutes. None: 16 times the first one.
-        measure: The primary measure, of `tumorgen_cli.evaluation.measures.MEASURES`. None: `sensitivity`.
         jobs: Trainings at a time. None: one per GPU, or one.
         work: The workspace, planned and preprocessed.
         device: Where to train.
@@ -177,15 +163,13 @@ def pilot_downstream(
 
     Example:
         >>> from tumorgen_cli import api
-        >>> found = api.pilot_downstream([0.25], minutes=10, work="tumorgen_demo")  # doctest: +SKIP
+        >>> design = api.Design(fractions=(0.25,), minutes=10)
+        >>> found = api.pilot_downstream(design, work="tumorgen_demo")  # doctest: +SKIP
         >>> found.found.minutes  # doctest: +SKIP
         40
     """
-    from tumorgen_cli.evaluation.design import Design
-    from tumorgen_cli.evaluation.scan_scores import REAL
     from tumorgen_cli.studies.downstream_pilot import run_pilot
 
-    design = Design((REAL,), tuple(fractions), seeds, minutes, 1, 0.5, subsets=subsets, measure=measure)
     return run_pilot(open_workspace(work), design, longest, device, jobs)
 
 

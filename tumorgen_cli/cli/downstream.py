@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
 
 import typer
@@ -21,13 +22,15 @@ from tumorgen_cli.cli.options import (
     Work,
     arm_names,
 )
-from tumorgen_cli.pipeline.hints import DEFAULT_WORK
+from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line
 from tumorgen_cli.synthesis.options import host_faults
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault
 
 if TYPE_CHECKING:
     from tumorgen_cli.studies.downstream import DownstreamReport
+    from tumorgen_cli.studies.downstream_forecast import StudyForecast
     from tumorgen_cli.studies.downstream_pilot import PilotReport
 
 T = TypeVar("T")
@@ -46,7 +49,7 @@ def downstream(
             metavar="A,B,...",
             help="real; empty (the healthy scans with empty masks); METHOD; METHOD-live paints while nnU-Net trains; "
             "METHOD-live-mixup; METHOD-alone has no real cases; METHOD-pretrained sees pairs first; ARM-longer draws "
-            "real cases as often as real. Default: real,empty,tumorgen.",
+            "real cases as often as real. Default: real,empty,tumorgen; without --healthy real,tumorgen.",
         ),
     ] = None,
     fractions: Annotated[
@@ -112,6 +115,18 @@ def downstream(
             rich_help_panel=_TRAINED,
         ),
     ] = 1.0,
+    aside: Annotated[
+        float,
+        typer.Option(
+            "--aside",
+            metavar="SHARE",
+            help="Share of the real cases that no arm learns from: they choose the best weights of each training, and "
+            "show how soon it reaches the real arm's plateau.",
+            min=0.0,
+            max=0.9,
+            rich_help_panel=_TRAINED,
+        ),
+    ] = 0.0,
     primary: Annotated[
         Optional[str],
         typer.Option(
@@ -159,6 +174,9 @@ def downstream(
         ),
     ] = None,
     trust_units: TrustUnits = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Check, tell trainings, hours and disk; write nothing.")
+    ] = False,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     as_json: Json = False,
@@ -173,40 +191,31 @@ def downstream(
         faults += host_faults(hosts, both=True)
     shares = _numbers("--fractions", fractions, float, "for example --fractions 0.25,0.5,1", faults)
     counts = _numbers("--hosts", host_counts, _count, "for example --hosts 10,50,all", faults)
-    names = arm_names(arms, faults)
-    if pilot:
-        found = api.pilot_downstream(
-            shares,
-            subsets=subsets,
-            seeds=seeds,
-            minutes=minutes,
-            longest=longest,
-            measure=measure,
-            jobs=jobs,
-            work=work,
-            device=device,
-        )
-        _show_pilot(found, as_json)
-        return
-    made = api.downstream(
-        hosts,
-        arms=names,
+    design = api.Design(
+        arms=arm_names(arms, healthy is not None, faults),
         fractions=shares,
-        host_counts=counts,
+        seeds=seeds,
+        minutes=minutes,
         ratio=ratio,
         real_share=real_share,
+        hosts=counts,
         unpainted=unpainted,
         subsets=subsets,
         paintings=paintings,
-        seeds=seeds,
-        minutes=minutes,
         times=times,
+        aside=aside,
         primary=primary,
         measure=measure,
-        jobs=jobs,
-        work=work,
-        device=device,
     )
+    if dry_run:
+        _show_forecast(api.forecast_downstream(hosts, design=design, jobs=jobs, work=work, device=device), as_json)
+        return
+    if pilot:
+        _show_pilot(
+            api.pilot_downstream(design=design, longest=longest, jobs=jobs, work=work, device=device), work, as_json
+        )
+        return
+    made = api.downstream(hosts, design=design, jobs=jobs, work=work, device=device)
     if as_json:
         console.print_json(made)
     else:
@@ -231,28 +240,40 @@ def _numbers(option: str, text: str, read: Callable[[str], T], remedy: str, faul
 
 
 def _show(made: DownstreamReport) -> None:
-    """Print the table, and why nothing is concluded."""
-    from tumorgen_cli.studies.downstream_tables import gain_rows, undertrained_notes
+    """Print the table, and what is concluded."""
+    from tumorgen_cli.studies.downstream_tables import COLUMNS, arm_rows
 
-    title = f"{len(made.result.held_out)} real held-out patients ({made.table})"
-    columns = (
-        "real cases",
-        "arm",
-        "DSC [95 % interval]",
-        "gain",
-        "better / worse, p",
-        "NSD",
-        "found",
-        "FP per scan",
-    )
-    console.table(title, columns, gain_rows(made.result.arms))
-    for note in undertrained_notes(made.result.arms):
+    title = f"{len(made.result.held_out)} real held-out scans ({made.table})"
+    console.table(title, ("real cases", "arm", "draws", *COLUMNS), arm_rows(made.result.analysis))
+    for note in made.result.analysis.silent:
         console.warn(note)
     for sentence in made.result.conclusions:
         console.note(sentence)
 
 
-def _show_pilot(found: PilotReport, as_json: bool) -> None:
+def _show_forecast(found: StudyForecast, as_json: bool) -> None:
+    """Print what is left to do, and warn where the disk has too little space."""
+    if as_json:
+        console.print_json(found)
+    else:
+        rows = [
+            (
+                each.what,
+                str(each.count),
+                "not known" if each.hours is None else console.rough_time(3600 * each.hours),
+                console.size(each.disk_bytes),
+            )
+            for each in found.steps
+        ]
+        console.table("What is left to do", ("what", "count", "time", "disk, at most"), rows)
+    total = f"{console.rough_time(3600 * found.hours)} and {console.size(found.disk_bytes)} in all"
+    console.note(f"{total}, without painting and without scoring of {found.scans} scans by each nnU-Net")
+    if found.disk_bytes > found.free_bytes:
+        console.warn(f"only {console.size(found.free_bytes)} are free")
+    console.next_command(WITHOUT_DRY_RUN)
+
+
+def _show_pilot(found: PilotReport, work: Path, as_json: bool) -> None:
     """Print what the pilot found, and the command that follows."""
     if as_json:
         console.print_json(found)
@@ -267,4 +288,4 @@ def _show_pilot(found: PilotReport, as_json: bool) -> None:
     if found.found is None:
         console.warn("no room for a gain at these lengths: give --longest, fewer real cases, or a harder task")
     else:
-        console.next_command(f"tumorgen downstream --minutes {found.found.minutes:g}")
+        console.next_command(command_line(f"downstream --healthy DIR --minutes {found.found.minutes:g}", work))

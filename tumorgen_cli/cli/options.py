@@ -231,21 +231,21 @@ def method_names(option: str, text: str, faults: list[Fault]) -> list[str]:
     return _known_names(option, text, METHODS, faults)
 
 
-def arm_names(text: str | None, faults: list[Fault]) -> list[str] | None:
-    """The arms that `downstream --arms` names with commas between; None if it is not given.
+def arm_names(text: str | None, with_healthy: bool, faults: list[Fault]) -> tuple[str, ...]:
+    """The arms that `downstream --arms` names with commas between; without it, those that the hosts allow.
 
     Raises:
         PlanError: `faults`, and those of the names.
     """
-    from tumorgen_cli.evaluation.design import ARMS
+    from tumorgen_cli.evaluation.design import ARMS, default_arms
 
     if text is None:
         refuse("The experiment cannot be made", faults)
-        return None
+        return default_arms(with_healthy)
     if "real" not in {name.strip() for name in text.split(",")}:
         fault = Fault(f"--arms {text}", "no real", "the arm that gains are measured against", "add real to --arms")
         faults.insert(0, fault)
-    return _known_names("--arms", text, ARMS, faults)
+    return tuple(_known_names("--arms", text, ARMS, faults))
 
 
 def _known_names(option: str, text: str, known: Collection[str], faults: list[Fault]) -> list[str]:

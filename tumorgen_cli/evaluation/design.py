@@ -80,17 +80,12 @@ def find_arm(name: str) -> ArmRecipe:
     return ARMS[name]
 
 
-def default_arms(with_healthy: bool) -> tuple[str, ...]:
-    """Return the arms of a design that names none; empty masks need healthy scans."""
-    return (REAL, EMPTY, METHODS[0]) if with_healthy else (REAL, METHODS[0])
-
-
 @dataclass(frozen=True)
 class Design:
     """What is compared.
 
     Attributes:
-        arms: Names of the arms.
+        arms: Names of the arms, of `ARMS`.
         fractions: Shares of the training cases that arms learn from.
         seeds: Trainings of nnU-Net on each painting.
         minutes: Length of a training of the real arm. The first one measures how many steps these are; all take as
@@ -103,23 +98,31 @@ class Design:
         subsets: Number of draws of the real cases; methods, pairs and nnU-Nets are made anew for each.
         paintings: Number of sets that a method paints for each draw.
         times: Length of the trainings of the other arms, as a multiple of the real arm's.
+        aside: Share of the real cases that no arm learns from. Their scores choose the best weights of a training, and
+            say when it reaches the plateau of the real arm. 0: none, and the last weights count.
         primary: The arm of the primary comparison. None: the first method of the registry that is an arm.
         measure: Name of the measure of the primary comparison. None: sensitivity at one false positive a scan.
     """
 
-    arms: tuple[str, ...]
-    fractions: tuple[float, ...]
-    seeds: int
-    minutes: float
-    ratio: int
-    real_share: float
+    arms: tuple[str, ...] = (REAL, EMPTY, METHODS[0])
+    fractions: tuple[float, ...] = (0.25, 0.5, 1.0)
+    seeds: int = 3
+    minutes: float = 60.0
+    ratio: int = 4
+    real_share: float = 0.5
     hosts: tuple[int | None, ...] = (None,)
     unpainted: float | None = None
     subsets: int = 1
     paintings: int = 1
     times: float = 1.0
+    aside: float = 0.0
     primary: str | None = None
     measure: str | None = None
+
+
+def default_arms(with_healthy: bool) -> tuple[str, ...]:
+    """Return the arms of a design that names none; empty masks need healthy scans."""
+    return Design().arms if with_healthy else (REAL, METHODS[0])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from tumorgen_cli.system.json_records import read_record, to_plain, write_json
 _SAVE_SECONDS = 60.0
 # nnU-Net's queues hold 12 batches at the start: these come faster than its workers make them
 _WARMUP_ITERATIONS, _TIMED_ITERATIONS = 12, 12
+_ASIDE_EVERY = 5  # iterations to one on cases held aside: nnU-Net's own 250 and 50
 _CPU_ITERATIONS, _CUDA_ITERATIONS = 50, 250  # per epoch; 250 is nnU-Net's own number
 
 
@@ -64,15 +65,18 @@ class OwnTrainer(nnUNetTrainer):
     def apply_schedule(self, schedule: Schedule) -> None:
         """Set the number of epochs and iterations, and how often a checkpoint is saved."""
         self.num_epochs, self.num_iterations_per_epoch = schedule.epochs, schedule.iterations
+        if self.job.aside:
+            self.num_val_iterations_per_epoch = max(VALIDATION_ITERATIONS, schedule.iterations // _ASIDE_EVERY)
         epoch_seconds = schedule.iterations * schedule.seconds_per_iteration
         self.save_every = max(1, min(round(_SAVE_SECONDS / epoch_seconds), schedule.epochs // MIN_EPOCHS))
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """Return the job's cases twice: for training, and for the validation that nnU-Net requires.
+        """Return the job's training cases, and the cases for the validation that nnU-Net requires.
 
-        Nothing is chosen by the validation scores.
+        These are the cases held aside, by whose scores the best weights are chosen. Without such, the training cases
+        are validated on, and nothing is chosen by their scores.
         """
-        return list(self.job.train), sorted({*self.job.train})
+        return list(self.job.train), sorted({*(self.job.aside or self.job.train)})
 
     def plot_network_architecture(self) -> None:
         """Plot nothing: nnU-Net's own version needs a package that no longer works."""
@@ -143,11 +147,11 @@ class OwnTrainer(nnUNetTrainer):
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's own checkpoint, but atomically and of plain values only: reading it runs no code.
 
-        The final checkpoint leaves out what only training needs. The best one is not written: nnU-Net would choose it
-        by a score on training cases.
+        The final checkpoint leaves out what only training needs. The best one is written where cases are held aside,
+        and the final one then has its weights; else nnU-Net would choose it by a score on training cases.
         """
         path = Path(filename)
-        if path.name == BEST:
+        if path.name == BEST and not self.job.aside:
             return
         log = to_plain(self.logger.get_checkpoint())
         content = {
@@ -165,7 +169,10 @@ class OwnTrainer(nnUNetTrainer):
         if path.name == FINAL:
             epochs = zip(log["epoch_end_timestamps"], log["epoch_start_timestamps"], strict=True)
             content["seconds"] = round(sum(end - start for end, start in epochs), 1)
-        else:
+            if self.job.aside:
+                best = torch.load(path.with_name(BEST), map_location="cpu", weights_only=True)
+                content |= {"network_weights": best["network_weights"], "curve": log["ema_fg_dice"]}
+        elif path.name != BEST:
             content |= {
                 "optimizer_state": self.optimizer.state_dict(),
                 "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,

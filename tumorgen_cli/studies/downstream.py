@@ -3,7 +3,7 @@
 For every draw of real cases, the methods learn from these cases only (in a workspace of its own below `downstream/`
 where they are not all cases) and paint. nnU-Nets then learn from the real cases and from what each arm adds, with the
 plan that nnU-Net makes of the real cases. Writes `downstream/` of the workspace: `nnunet/real_N/` (what nnU-Net
-prepared, and `runs/NAME_seedK/` with scores and predictions), primary.json, scores.jsonl, analysis.json, and
+prepared, and `runs/NAME_seedK/` with scores and predictions), primary.json, scores.jsonl, and
 downstream.json, .csv and .html. A finished run is not made again.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tumorgen_cli.evaluation.design import Design
-from tumorgen_cli.evaluation.gains import Downstream, Failure, TrainedNnunet, summarize_arms
+from tumorgen_cli.evaluation.gains import Downstream, Failure, TrainedNnunet
 from tumorgen_cli.evaluation.reports import downstream
 from tumorgen_cli.evaluation.scan_scores import ScanScore
 from tumorgen_cli.nnunet.job import CPU_SIZE, NetworkSize
@@ -25,7 +25,7 @@ from tumorgen_cli.studies.downstream_runs import Machine, measured_schedule
 from tumorgen_cli.studies.downstream_sources import StudySetup
 from tumorgen_cli.studies.downstream_tables import gains_csv
 from tumorgen_cli.studies.downstream_tasks import Point
-from tumorgen_cli.studies.downstream_verdicts import Conclusions, conclude, describe_primary, name_primary
+from tumorgen_cli.studies.downstream_verdicts import Conclusions, conclude, describe_primary, name_primary, rows_of
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
@@ -84,9 +84,8 @@ def measure_gains(
             console.note(f"the primary comparison, named before training: {describe_primary(primary)}")
         for point, finished, failures in measure_points(setup, machine, points):
             if finished:  # after every draw, so that results so far can be read
-                rows = [scan for run in finished for scan in run.scans]
+                rows = rows_of(finished)
                 found = conclude(root, design, rows, primary, (counts, len(setup.splits.train)))
-                write_json(root / "analysis.json", none_for_nan(to_plain(found)))
                 result = _result(setup, machine, finished, failures, found)
                 _write(setup, result, rows, point)
     if result is None:
@@ -131,8 +130,9 @@ def _result(
         schedule=schedule,
         device=machine.kind,
         tolerance_mm=plan.tolerance_mm,
-        arms=tuple(summarize_arms(runs)),
+        analysis=found.analysis,
         runs=tuple(runs),
+        recovered=found.recovered,
         failures=tuple(failures),
         weak=tuple(setup.weak),
         conclusions=found.sentences,
@@ -146,5 +146,5 @@ def _write(setup: StudySetup, result: Downstream, rows: Sequence[ScanScore], poi
     write_text(root / SCORES_FILE, "".join(f"{line}\n" for line in lines))
     short = replace(result, runs=tuple(replace(run, scans=()) for run in result.runs))
     write_json(root / "downstream.json", none_for_nan(to_plain(short)))
-    write_text(root / "downstream.csv", gains_csv(result.arms))
+    write_text(root / "downstream.csv", gains_csv(result.analysis))
     write_text(root / "downstream.html", downstream.draw_page(result, draw_patients(root, plan, result, point)))

@@ -40,6 +40,7 @@ def check_design(design: Design, hosts: HostOptions) -> None:
         ("--subsets", design.subsets, design.subsets >= 1, "1 or more"),
         ("--paintings", design.paintings, design.paintings >= 1, "1 or more"),
         ("--hosts", design.hosts, design.hosts and all(n is None or n >= 1 for n in design.hosts), "1 or more, or all"),
+        ("--aside", design.aside, 0 <= design.aside < 1, "0 or more, below 1"),
         ("--times", design.times, 0 < design.times < math.inf, "above 0"),
         ("--unpainted", design.unpainted, design.unpainted is None or 0 <= design.unpainted < 1, "0 or more, below 1"),
         ("--real-share", design.real_share, 0 < design.real_share < 1, "above 0 and below 1"),

@@ -16,7 +16,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.downstream import no_training
 from tumorgen_cli.studies.downstream_points import case_counts, find_machine, measure_points, set_up_study
 from tumorgen_cli.studies.downstream_runs import Machine, measured_schedule
-from tumorgen_cli.studies.downstream_verdicts import PILOT, PilotLength, compared_counts, read_pilot
+from tumorgen_cli.studies.downstream_verdicts import PILOT, PilotLength, compared_counts, read_pilot, rows_of
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
@@ -96,7 +96,7 @@ def _measure_length(
     """
     setup, points = set_up_study(workspace, design, HostOptions(), device)
     *_, (_, finished, failures) = measure_points(setup, machine, points)
-    rows = [scan for run in finished for scan in run.scans]
+    rows = rows_of(finished)
     schedule = measured_schedule(setup.root, design.minutes, machine.kind)
     if not rows or schedule is None:
         raise no_training(failures)

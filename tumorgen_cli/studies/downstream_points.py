@@ -10,7 +10,7 @@ import numpy as np
 
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.hosts import describe_matches
-from tumorgen_cli.data.patients import match_held_out
+from tumorgen_cli.data.patients import Patients, group_cases, match_held_out, patient_of
 from tumorgen_cli.data.splits import HOLD_OUT, Splits
 from tumorgen_cli.evaluation.design import Design, attained_share
 from tumorgen_cli.evaluation.gains import Failure, TrainedNnunet
@@ -50,7 +50,7 @@ def set_up_study(
     counts = case_counts(len(splits.train), design.fractions)
     setup = StudySetup(workspace, plan, splits, design, hosts, device)
     dataset = _checked_dataset(setup)
-    return setup, list_points(dataset, splits, counts, design.subsets, plan.seed)
+    return setup, list_points(dataset, splits, counts, design, plan.seed)
 
 
 def find_machine(device: DeviceName, jobs: int | None, size: NetworkSize | None) -> Machine:
@@ -152,14 +152,27 @@ def _measure_point(setup: StudySetup, point: Point, machine: Machine) -> tuple[l
     return runs, [*(Failure(arm, point.cases, subset + reason) for arm, reason in lost.items()), *failed]
 
 
-def list_points(dataset: Dataset, splits: Splits, counts: Sequence[int], subsets: int, seed: int) -> list[Point]:
-    """List the draws of the real cases: all draws of the smallest number first."""
-    orders = [nested_order(splits.train, derive_seed(seed, "subset", i) if i else seed) for i in range(subsets)]
-    return [
-        Point(count, subset, training_data(dataset, Splits(tuple(sorted(order[:count])), splits.test)))
-        for count in counts
-        for subset, order in enumerate(orders)
-    ]
+def list_points(dataset: Dataset, splits: Splits, counts: Sequence[int], design: Design, seed: int) -> list[Point]:
+    """List the draws of the real cases: all draws of the smallest number first.
+
+    Raises:
+        PlanError: No case to learn from is left beside those held aside.
+    """
+    points = []
+    for count in counts:
+        for subset in range(design.subsets):
+            order = nested_order(splits.train, derive_seed(seed, "subset", subset) if subset else seed, splits.patients)
+            aside = cases_aside(order[:count], design.aside, splits.patients)
+            kept = tuple(sorted({*order[:count]} - aside))
+            if not kept:
+                fault = Fault(
+                    "--aside", f"{design.aside:g} of {count} cases", "cases to learn from", "raise --fractions"
+                )
+                raise PlanError("No case is left to learn from", [fault])
+            data = training_data(dataset, Splits(kept, splits.test))
+            apart = training_data(dataset, Splits(tuple(sorted(aside)), ()))
+            points.append(Point(count, subset, data, apart.train, splits.patients))
+    return points
 
 
 def case_counts(cases: int, fractions: Sequence[float]) -> list[int]:
@@ -181,10 +194,20 @@ def case_counts(cases: int, fractions: Sequence[float]) -> list[int]:
     return sorted({round(f * cases) for f in fractions})
 
 
-def nested_order(cases: Sequence[str], seed: int) -> list[str]:
-    """Return the cases in a random order.
+def nested_order(cases: Sequence[str], seed: int, patients: Patients | None = None) -> list[str]:
+    """Return the cases in a random order; those of a patient follow each other.
 
     The first n are the n real cases, so that fewer cases are always part of more.
     """
-    names = sorted(cases)
-    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    groups = group_cases(sorted(cases), patients or {})
+    names = sorted(groups)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return [case for i in order for case in groups[names[i]]]
+
+
+def cases_aside(cases: Sequence[str], share: float, patients: Patients) -> set[str]:
+    """Choose the last cases of a draw to be held aside, at least one; all cases of a patient if one of them is."""
+    if not share:
+        return set()
+    chosen = {patient_of(case, patients) for case in cases[-max(1, round(share * len(cases))) :]}
+    return {case for case in cases if patient_of(case, patients) in chosen}

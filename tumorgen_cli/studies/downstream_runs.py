@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from tumorgen_cli.data.labels import mask_of
+from tumorgen_cli.data.patients import patient_of
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation.design import Design
 from tumorgen_cli.evaluation.gains import SCORES, Failure, PatientScore, TrainedNnunet, score_patient
@@ -343,7 +344,7 @@ def _scan_score(
         painting=task.variant.painting,
         seed=task.seed,
         scan=patient.case,
-        patient=patient.case,
+        patient=patient_of(patient.case, task.point.patients),
         healthy=not lesions,
         dsc=patient.dice,
         nsd=patient.surface_dice,

@@ -113,7 +113,7 @@ def _workspace_of(setup: StudySetup, point: Point) -> Workspace:
 
     A draw has a seed of its own, so that methods are trained anew also where all cases are drawn.
     """
-    if point.subset == 0 and point.cases == len(setup.splits.train):
+    if point.subset == 0 and len(point.data.train) == len(setup.splits.train):
         return setup.workspace
     cases = [*(case.name for case in point.data.train), *setup.splits.test]
     seed = setup.plan.seed + point.subset
@@ -139,7 +139,10 @@ def _learned_from(setup: StudySetup, point: Point, variant: Variant, inner: Work
         made = set_up_nnunet(inner, arm.source, hosts, patches, device=setup.device, seed=seed, folder=folder)
         learned = LearnedFrom((), empty, Path(made.file))
     else:
-        count, suffix = setup.design.ratio * point.cases, f"_painting{variant.painting}" if variant.painting else ""
+        count, suffix = (
+            setup.design.ratio * len(point.data.train),
+            f"_painting{variant.painting}" if variant.painting else "",
+        )
         learned = LearnedFrom(_pairs(inner, arm.source, count, hosts, (seed, suffix), setup.device), empty)
     method = open_method(inner, arm.source, setup.device)
     weak = [f"{arm.source} with {point.title}: {text}" for text in find_shortfalls(method)]

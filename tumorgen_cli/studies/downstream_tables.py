@@ -4,92 +4,66 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator
 
-from tumorgen_cli.evaluation.gains import MEASURES, Arm
+from tumorgen_cli.evaluation.trials import Analysis
+from tumorgen_cli.evaluation.reports.gain_tables import arm_label, cases_text
+from tumorgen_cli.metrics.inference import Interval
+
+_HEAD = ("arm", "hosts", "real cases", "against", "measure", "draws", "value", "low over draws", "high over draws")
+_MORE = ("low over patients", "high over patients", "p", "p Holm", "finding")
+#: title of each column of the terminal's table, and its measure
+COLUMNS = {
+    "found at 1 FP": "sensitivity",
+    "under 10 mm": "sensitivity under 10 mm",
+    "lesion DSC": "lesion_dsc",
+    "DSC": "dsc",
+    "NSD": "nsd",
+    "FP, healthy": "false_positives_healthy",
+}
 
 
-def gains_csv(arms: Sequence[Arm]) -> str:
-    """Write a line per arm, number of cases and measure as CSV, also by lesion size.
+def gains_csv(analysis: Analysis) -> str:
+    """Write a line per arm, number of cases and measure as CSV, then a line per comparison.
 
-    By size, Dice and surface Dice are of the patients whose largest lesion is of that size; found lesions and false
-    positives are counted by their own size.
+    In a line of a comparison the value is the gain: above 0 the arm is better than the arm `against`.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    head = [
-        "arm",
-        "real cases",
-        "pairs",
-        "seeds",
-        "measure",
-        "lesion size",
-        "count",
-        "mean",
-        "low",
-        "high",
-        "spread over patients",
-    ]
-    writer.writerow([*head, "gain", "gain low", "gain high", "p", "better", "worse", "undertrained"])
-    for arm in arms:
-        lines = [(name, "any", getattr(arm, name)) for name in MEASURES]
-        lines += [(name, each.name, getattr(each, name)) for each in arm.by_size for name in MEASURES]
-        for name, size, measure in lines:
-            own, gain = measure.over_patients, measure.gain
-            values = [
-                own.mean,
-                own.low,
-                own.high,
-                measure.spread,
-                *((gain.mean, gain.low, gain.high, measure.p) if gain else ()),
-            ]
-            numbers = [f"{value:.4f}" for value in values] + [""] * (8 - len(values))
-            writer.writerow(
-                [
-                    arm.arm,
-                    arm.cases,
-                    arm.pairs,
-                    arm.seeds,
-                    name,
-                    size,
-                    own.count,
-                    *numbers,
-                    measure.better,
-                    measure.worse,
-                    arm.undertrained,
-                ]
-            )
+    writer.writerow([*_HEAD, *_MORE])
+    for arm in analysis.arms:
+        for name, found in arm.measures.items():
+            who = (arm.arm, arm.hosts, cases_text(arm.cases), "", name, arm.subsets)
+            writer.writerow([*who, *_numbers(found.over_subsets, found.over_patients), "", "", ""])
+    for each in [*([analysis.primary] if analysis.primary else []), *analysis.exploratory]:
+        what = each.what
+        who = (what.arm, what.hosts, cases_text(what.cases), what.against, what.measure, each.subsets)
+        numbers = _numbers(each.over_subsets, each.over_patients)
+        writer.writerow([*who, *numbers, _number(each.p), _number(each.p_holm), each.verdict])
     return stream.getvalue()
 
 
-def undertrained_notes(arms: Sequence[Arm]) -> list[str]:
-    """Return a sentence for each number of real cases at which nothing is concluded."""
-    reasons = {arm.cases: arm.undertrained for arm in arms if arm.undertrained}
+def _numbers(over_draws: Interval, over_patients: Interval) -> Iterator[str]:
+    for value in (over_draws.value, over_draws.low, over_draws.high, over_patients.low, over_patients.high):
+        yield _number(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else ""
+
+
+def arm_rows(analysis: Analysis) -> list[tuple[str, ...]]:
+    """Return rows for the terminal: the measures of `COLUMNS` of every arm, without intervals."""
     return [
-        f"{cases} real cases: no conclusion, these nnU-Nets are undertrained ({reason}); raise --minutes"
-        for cases, reason in reasons.items()
-    ]
-
-
-def gain_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
-    """Return rows for the terminal: the DSC and its gain, and the means of the other measures.
-
-    Of undertrained nnU-Nets only the DSC is shown: that a few voxels touch every lesion is no finding.
-    """
-    rows = []
-    for arm in arms:
-        gain, tested = arm.dice.gain, f"{arm.dice.better} / {arm.dice.worse}, {arm.dice.p:.3f}"
-        means = [f"{getattr(arm, name).over_patients.mean:.3f}" for name in MEASURES if name != "dice"]
-        if arm.undertrained:
-            means = ["–"] * len(means)
-        rows.append(
-            (
-                str(arm.cases),
-                arm.arm,
-                arm.dice.over_patients.text,
-                gain.text if gain else "undertrained" if arm.undertrained else "–",
-                tested if gain else "–",
-                *means,
-            )
+        (
+            cases_text(arm.cases),
+            arm_label(arm.arm, arm.hosts),
+            str(arm.subsets),
+            *(
+                f"{arm.measures[name].over_subsets.value:.3f}" if name in arm.measures else "–"
+                for name in COLUMNS.values()
+            ),
         )
-    return rows
+        for arm in analysis.arms
+    ]

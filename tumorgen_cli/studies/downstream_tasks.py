@@ -6,9 +6,10 @@ Nothing is written here. Trainings are in `nnunet/real_N/runs/NAME_seedK` of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tumorgen_cli.data.patients import Patients
 from tumorgen_cli.evaluation.design import Design, Draws, Variant, list_draws
 from tumorgen_cli.evaluation.scan_scores import REAL
 from tumorgen_cli.nnunet.job import TrainingCase, TrainingData, TrainingJob, TrainingOptions, make_job
@@ -25,17 +26,22 @@ class Point:
     Attributes:
         cases: Number of real cases.
         subset: Number of the draw.
-        data: The real cases and the held-out cases.
+        data: The real cases that are learned from, and the held-out cases.
+        aside: The real cases that nothing learns from, because they choose the best weights of a training.
+        patients: The patients of the scans, as far as they are known.
     """
 
     cases: int
     subset: int
     data: TrainingData
+    aside: tuple[TrainingCase, ...] = ()
+    patients: Patients = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The name of its folders."""
-        return f"real_{self.cases}" + (f"_subset{self.subset}" if self.subset else "")
+        aside = f"_aside{len(self.aside)}" if self.aside else ""
+        return f"real_{self.cases}{aside}" + (f"_subset{self.subset}" if self.subset else "")
 
     @property
     def title(self) -> str:
@@ -147,12 +153,13 @@ def _task(
     real, pairs, empty = ([case.name for case in group] for group in (point.data.train, learned.pairs, learned.empty))
     draws = list_draws(variant.arm, design, real, pairs, empty, unpainted)
     options = replace(options, times=round(training_times(variant, design, draws), 4))
-    extra = [*learned.pairs, *(case for case in learned.empty if case.name in set(draws.names))]
+    aside = [case.name for case in point.aside]
+    extra = [*point.aside, *learned.pairs, *(case for case in learned.empty if case.name in set(draws.names))]
     prepared = prepared_folder(root, point.name)
-    job = make_job(point.data, prepared, options, draws.names, extra)
+    job = make_job(point.data, prepared, options, draws.names, extra, aside)
     before, share = None, draws.real_share
     if variant.arm.pretrained:
-        before, own = job, make_job(point.data, prepared, options, real)
+        before, own = job, make_job(point.data, prepared, options, real, point.aside, aside)
         job, share = replace(own, inputs_hash=hash_value([own.inputs_hash, before.inputs_hash])), 1.0
     if learned.painting is not None:
         job = _live(job, learned.painting)

@@ -5,11 +5,15 @@ Writes `primary.json` of the study's folder before the first training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from tumorgen_cli.evaluation.design import Design, find_arm
+from tumorgen_cli.evaluation.gains import TrainedNnunet
 from tumorgen_cli.evaluation.measures import MEASURES
 from tumorgen_cli.evaluation.pilot import Room, room_for_gain
 from tumorgen_cli.evaluation.recovery import Recovered, recovered_shares
@@ -17,6 +21,7 @@ from tumorgen_cli.evaluation.scan_scores import EMPTY, REAL, ScanScore
 from tumorgen_cli.evaluation.trials import Analysis, analyze
 from tumorgen_cli.evaluation.verdicts import Primary
 from tumorgen_cli.methods.registry import METHODS
+from tumorgen_cli.metrics.inference import LEVEL
 from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.system.json_records import (
     from_plain,
@@ -28,6 +33,7 @@ from tumorgen_cli.system.json_records import (
 )
 
 PILOT, _PRIMARY = "pilot.json", "primary.json"
+_PLATEAU = 0.99  # of the real arm's best score: the last hundredth takes as long as all before
 _MANY = 4  # times the fewest real cases: the room for a gain is measured between the two
 _LEAST_MANY = 2  # times the fewest, below which nothing is measured
 
@@ -59,15 +65,15 @@ class PilotLength:
 
 @dataclass(frozen=True)
 class Conclusions:
-    """What `analysis.json` holds.
+    """What is concluded from the trainings so far.
 
     Attributes:
-        analysis: The comparisons; None without an arm to compare.
+        analysis: The arms, and the comparisons.
         recovered: What each arm makes up for.
         sentences: What is concluded, the most important first.
     """
 
-    analysis: Analysis | None
+    analysis: Analysis
     recovered: tuple[Recovered, ...]
     sentences: tuple[str, ...]
 
@@ -142,6 +148,25 @@ def read_pilot(root: Path) -> list[PilotLength]:
     return from_plain(list[PilotLength], nan_for_none(read_plain(path, "delete it")), str(path), "delete it")
 
 
+def rows_of(runs: Sequence[TrainedNnunet]) -> list[ScanScore]:
+    """Return the rows of trainings, with the iterations after which each reached the plateau of the real arm.
+
+    The plateau is `_PLATEAU` of the best Dice on the cases held aside, averaged over the real arm's seeds at the same
+    draw of the real cases. Without cases held aside it is not known.
+    """
+    best: dict[tuple[int, int], list[float]] = {}
+    for run in runs:
+        if run.arm == REAL and run.curve:
+            best.setdefault((run.cases, run.subset), []).append(max(run.curve))
+    rows = []
+    for run in runs:
+        plateau = float(np.mean(best.get((run.cases, run.subset), math.nan))) * _PLATEAU
+        epoch = next((i for i, value in enumerate(run.curve, 1) if value >= plateau), None)
+        reached = None if epoch is None else epoch * run.iterations // len(run.curve)
+        rows += [replace(scan, plateau_iterations=reached) for scan in run.scans]
+    return rows
+
+
 def find_room(root: Path, design: Design, rows: Sequence[ScanScore], counts: Sequence[int]) -> tuple[bool, str]:
     """Say whether the number of real cases matters at this length: by the experiment's own real arms, or by the pilot.
 
@@ -181,10 +206,12 @@ def conclude(
     """
     counts, all_cases = cases
     found, verdict = find_room(root, design, rows, counts)
-    sentence = verdict[:1].upper() + verdict[1:] + "."
-    if primary is None:
-        return Conclusions(None, (), (sentence,))
     analysis = analyze(rows, primary, "" if found else verdict)
-    shown = [each.verdict for each in analysis.exploratory if each.p_holm < 0.05]
+    sentences = [verdict[:1].upper() + verdict[1:] + "."]
+    if analysis.primary is not None:  # which says why, where there is no room
+        done = analysis.primary.subsets
+        interim = f"Interim, {done} of {design.subsets} draws: " if found and done < design.subsets else ""
+        sentences = [interim + analysis.primary.verdict, *(sentences if found else [])]
+    shown = [each.verdict for each in analysis.exploratory if each.p_holm < 1 - LEVEL]
     recovered = recovered_shares(rows, all_cases) if found else []
-    return Conclusions(analysis, tuple(recovered), (analysis.primary.verdict, *([sentence] if found else []), *shown))
+    return Conclusions(analysis, tuple(recovered), (*sentences, *shown))
