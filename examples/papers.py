@@ -41,7 +41,16 @@ from tumorgen_cli.system.links import share_file
 
 SET = "pairs"  # name of each row's set
 DONE = "commands.txt"  # in a row's workspace: the commands that are finished
-SHOWN = ("dice", "surface_dice", "proportion", "kernel_all", "auc", "rejected", "seconds_total")  # on the terminal
+#: columns of `compare` on the terminal, with their titles
+SHOWN = {
+    "dice": "DSC",
+    "surface_dice": "NSD",
+    "proportion": "P",
+    "kernel_all": "kernel distance",
+    "auc": "AUC",
+    "rejected": "draws rejected",
+    "seconds_total": "s a pair",
+}
 GAIN = ("nnU-Net DSC", "gain", "gain_low", "gain_high")
 FREE, DIFF = "methods.freetumor", "methods.difftumor"
 _UNFILTERED = (f"{FREE}.filter.rule=threshold", f"{FREE}.filter.threshold=0")
@@ -262,11 +271,7 @@ def run_row(commands: Sequence[tuple[str, ...]], row: Row, workspace: Workspace,
     Raises:
         subprocess.CalledProcessError: A command failed.
     """
-    path, lines = workspace.root / DONE, [shlex.join(words) for words in commands]
-    done = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    # a command that is another one than before changes what all commands after it read
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(done, lines, strict=False)))
-    for number in range(same, len(commands)):
+    for number in range(count_finished(commands, workspace), len(commands)):
         name = commands[number][0]
         if name == "preprocess":
             share_folders(workspace, others, ("cases", *(("unlabeled",) if row.unlabeled else ())))
@@ -277,7 +282,15 @@ def run_row(commands: Sequence[tuple[str, ...]], row: Row, workspace: Workspace,
         elif name == "downstream":
             share_nnunets(workspace, others)
         tumorgen(commands[number])
-        write_text(path, "\n".join(lines[: number + 1]) + "\n")
+        write_text(workspace.root / DONE, "".join(f"{shlex.join(words)}\n" for words in commands[: number + 1]))
+
+
+def count_finished(commands: Sequence[tuple[str, ...]], workspace: Workspace) -> int:
+    """Count the first commands of a row that are finished; one that has changed outdates all commands after it."""
+    path = workspace.root / DONE
+    done = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    pairs = zip(done, map(shlex.join, commands), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def tumorgen(words: Sequence[str]) -> None:
@@ -370,15 +383,19 @@ def write_table(path: Path, table: Table, lines: Sequence[Mapping[str, str]]) ->
 def make_table(
     table: Table, rows: Sequence[Row], setup: Setup, seeds: Sequence[int], path: Path
 ) -> list[dict[str, str]]:
-    """Run every row for every seed, and write the table after each. A row that fails says which command failed."""
+    """Run rows for every seed, and write the table after each, with all rows that are finished.
+
+    A row that fails says which command failed.
+    """
     lines = []
     for seed in seeds:
         others = [setup.workspace(row, seed) for row in table.rows]
-        for row in rows:
-            workspace = setup.workspace(row, seed)
+        for row in table.rows:
+            workspace, commands = setup.workspace(row, seed), row_commands(table, row, setup, seed)
+            if row not in rows and count_finished(commands, workspace) < len(commands):
+                continue
             line = {"row": row.name, "seed": str(seed), f"paper: {table.reports}": row.paper}
             try:
-                commands = row_commands(table, row, setup, seed)
                 run_row(commands, row, workspace, [each for each in others if each.root != workspace.root])
             except subprocess.CalledProcessError as error:
                 line["failure"] = f"tumorgen {error.cmd[3]}"
@@ -427,11 +444,10 @@ def main(
         return
     lines = make_table(table, rows, setup, seeds, setup.out / f"{name}.csv")
     write_origin(setup.out)
-    titles = {column.key: column.title for column in COLUMNS}
-    keys = ["row", "seed", f"paper: {table.reports}", *SHOWN, *GAIN[:2], "failure"]
-    console.table(
-        table.title, [titles.get(key, key) for key in keys], [[each.get(key, "") for key in keys] for each in lines]
-    )
+    shown = {"row": "row", "seed": "seed", f"paper: {table.reports}": "paper", **SHOWN}
+    shown |= {key: key for key in (*GAIN[:2], "failure")}
+    console.table(table.title, list(shown.values()), [[each.get(key, "") for key in shown] for each in lines])
+    console.note(f"paper: {table.reports}")
     print(origin_and_command())
     if any("failure" in line for line in lines):
         raise typer.Exit(1)

@@ -123,6 +123,9 @@ def test_rows_run_in_order_go_on_and_say_what_failed(papers, phantoms, tmp_path,
     papers.make_table(table, table.rows, setup, [0], path)
     assert ran == [("synthesize", "wrong_seed0")]  # the rest is finished
     ran.clear()
+    lines = papers.make_table(table, table.rows[1:], setup, [0], path)
+    assert [line["row"] for line in lines] == ["first", "wrong"]  # a finished row stays in the table
+    ran.clear()
     changed = papers.Setup(*options, ("--memory", "8", *toy, "--set", "paste.draws=2"), device="cpu")
     monkeypatch.setattr(papers, "tumorgen", lambda words: ran.append(words[0]))
     papers.run_row(
