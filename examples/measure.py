@@ -15,23 +15,19 @@
 - files: processor seconds to read a scan and to write a pair of it, in slabs and in one stream
 - stages -w WORK: wall time and peak memory of every command and stage
 - joint -w WORK: seconds of a training step of the flow, and of the flow together with the refiner
-- live DatasetNNN_Name: seconds of nnU-Net's iteration with and without painting. It needs the two variables that
-  `tumorgen nnunet-setup` prints, and nnUNet_preprocessed.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 import torch
@@ -69,7 +65,7 @@ from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_provenance
 from tumorgen_cli.synthesis.window import cut_window, lay_window
-from tumorgen_cli.system.devices import DeviceName, find_device, usable_cores
+from tumorgen_cli.system.devices import DeviceName, find_device
 from tumorgen_cli.training.loop import seconds_per_step
 from tumorgen_cli.tumors.removal import remove_tumors
 
@@ -541,71 +537,6 @@ def stages(work: Work) -> None:
         print(
             f"{path.parent.name}: {run['iterations']} iterations, {run['seconds']:.0f} s, "
             f"{run['peak_memory_gib']} GiB, {run['numbers']}"
-        )
-
-
-@app.command()
-def live(
-    dataset: str,
-    configuration: str = "3d_fullres",
-    fold: str = "0",
-    plans: str = "nnUNetPlans",
-    rounds: int = 3,
-    iterations: int = 40,
-    warmup: int = 20,
-    device: Literal["cpu", "cuda"] = "cpu",
-) -> None:
-    """Print the seconds of an iteration of nnU-Net's own trainer and of one that paints, in turn on the same data.
-
-    The painter is stopped while nnU-Net's own trainer trains. The first iterations of a block are not counted, because
-    their batches were made before the block began.
-    """
-    torch.set_num_threads(usable_cores() if device == "cpu" else 1)  # as nnU-Net's own command does
-    base = Path(os.environ["nnUNet_preprocessed"]) / dataset
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["nnUNet_results"] = folder
-        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-        from tumorgen_cli.nnunet.on_the_fly.settings import PROGRESS
-        from tumorgen_cli.nnunet.on_the_fly.trainer import PaintingMixin
-
-        class Painted(PaintingMixin, nnUNetTrainer):
-            pass
-
-        trainers: dict[str, Any] = {}
-        for name, kind in (("plain", nnUNetTrainer), ("painted", Painted)):
-            planned = {**json.loads((base / f"{plans}.json").read_text()), "continue_training": False}
-            described = json.loads((base / "dataset.json").read_text())
-            trainers[name] = kind(
-                planned, configuration, int(fold) if fold.isdecimal() else fold, described, torch.device(device)
-            )
-            trainers[name].on_train_start()
-            trainers[name].network.train()
-        painter, progress = trainers["painted"].painter.child, trainers["painted"].painter.folder / PROGRESS
-        seconds: dict[str, list[float]] = {name: [] for name in trainers}
-        busy = spent = 0.0
-        try:
-            for name, trainer in [*trainers.items()] * rounds:
-                os.killpg(painter.pid, signal.SIGCONT if name == "painted" else signal.SIGSTOP)
-                block, before = time.perf_counter(), json.loads(progress.read_text())["busy_seconds"]
-                for number in range(warmup + iterations):
-                    if number == warmup:
-                        begun = time.perf_counter()
-                    trainer.train_step(next(trainer.dataloader_train))
-                seconds[name].append((time.perf_counter() - begun) / iterations)
-                if name == "painted":
-                    busy += json.loads(progress.read_text())["busy_seconds"] - before
-                    spent += time.perf_counter() - block
-        finally:
-            os.killpg(painter.pid, signal.SIGCONT)  # a stopped painter would not notice that this process ends
-        for trainer in trainers.values():
-            trainer.disable_checkpointing = True
-            trainer.on_train_end()
-        plain, painted = (float(np.median(times)) for times in seconds.values())
-        print(
-            f"{iterations} iterations, {rounds} times in turn: plain {plain:.4f} s, "
-            f"painted {painted:.4f} s an iteration (medians), "
-            f"{painted / plain - 1:+.1%}; the painter was busy {busy / spent:.0%} of the time"
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,25 @@ def test_folds_that_know_held_out_cases_are_refused_and_better_ones_are_written(
     again = write_segmentor(tmp_path / "again", phantoms.dataset, better, as_drawn, splits=False)
     shutil.copy(written, again)
     assert set(score(work, again).tumors) == set(splits.train)
+
+
+def test_scans_of_one_patient_are_scored_by_a_fold_that_knows_none(work, phantoms, tmp_path, monkeypatch):
+    splits = work.splits()
+    one, two, *_ = splits.train
+    folds = [
+        Splits(tuple(c for c in splits.train if c not in out), out) for out in ((one,), tuple({*splits.train} - {one}))
+    ]
+    folder = write_segmentor(tmp_path / "torn", phantoms.dataset, folds, as_drawn)
+    assert len(score(work, folder).tumors) == 5
+    known = replace(splits, patients={one: "p", two: "p"})
+    monkeypatch.setattr(type(work), "splits", lambda _: known)
+    (remedy,) = remedies(work, folder)
+    assert remedy.startswith("train nnU-Net on the training cases alone: copy ")
+    written = json.loads((work.root / "aim" / "splits_final.json").read_text())
+    assert len(written) == 4  # a fold for each patient
+    assert all(({one, two} <= {*fold["train"]}) or ({one, two} <= {*fold["val"]}) for fold in written)
+    better = [Splits(tuple(fold["train"]), tuple(fold["val"])) for fold in written]
+    assert len(score(work, write_segmentor(tmp_path / "whole", phantoms.dataset, better, as_drawn)).tumors) == 5
 
 
 def test_which_cases_a_fold_has_seen_must_be_known(work, phantoms, tmp_path, monkeypatch):

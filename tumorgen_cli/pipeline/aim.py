@@ -38,9 +38,11 @@ def find_aim(
         )
     workspace, plan = method.workspace, method.plan
     scores = score_segmentor(workspace, plan, hosts.aim, device, keep)
-    cases = workspace.fingerprint().of(workspace.splits().train).cases
+    splits = workspace.splits()
+    cases = workspace.fingerprint().of(splits.train).cases
     followed = Followed(method.kinds, not hosts.anywhere and plan.paste.places != "anywhere")
-    aim = make_aim(scores, {case.case: case.tumors for case in cases}, plan.main_channel, followed)
+    facts = {case.case: case.tumors for case in cases}
+    aim = make_aim(scores, facts, plan.main_channel, followed, splits.patients)
     _tell(aim.summary)
     return aim
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tumorgen_cli.data.patients import Patients, patient_of
 from tumorgen_cli.data.surroundings import QUANTILES
 from tumorgen_cli.metrics.traits import hard_limit, is_hard
 from tumorgen_cli.planning.fingerprint import TumorFacts
@@ -176,7 +177,11 @@ def is_aimed(place: int, turn: int) -> bool:
 
 
 def make_aim(
-    scores: SegmentorScores, facts: Mapping[str, Sequence[TumorFacts]], channel: int, followed: Followed
+    scores: SegmentorScores,
+    facts: Mapping[str, Sequence[TumorFacts]],
+    channel: int,
+    followed: Followed,
+    patients: Patients | None = None,
 ) -> Aim:
     """Learn how often each training tumor is drawn in aimed pairs.
 
@@ -185,6 +190,7 @@ def make_aim(
         facts: the tumors of each training case, in the order of the fingerprint.
         channel: the main channel.
         followed: what painting follows.
+        patients: the patient of each case, where they are known.
     """
     cases = [case for case, tumors in facts.items() for _ in tumors]
     tumors = [tumor for each in facts.values() for tumor in each]
@@ -194,7 +200,7 @@ def make_aim(
     names = [(trait, name) for trait, strata in traits.items() for name in dict.fromkeys(filter(None, strata))]
     members = {(trait, name): np.array([each == name for each in traits[trait]]) for trait, name in names}
     columns = np.array(list(members.values()), float).reshape(len(names), len(tumors)).T
-    expected, effects = predict_errors(1 - dice, cases, columns)
+    expected, effects = predict_errors(1 - dice, [patient_of(case, patients or {}) for case in cases], columns)
     weights = expected / expected.mean()
     order = sorted(range(len(names)), key=lambda number: -effects[number])
     asked = [(names[number], _KINDS[names[number]]) for number in order if names[number] in _KINDS]
@@ -265,22 +271,22 @@ def _hard(kind: str, values: Sequence[float | None], name: str) -> list[str]:
     ]
 
 
-def predict_errors(errors: np.ndarray, cases: Sequence[str], columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def predict_errors(errors: np.ndarray, patients: Sequence[str], columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Predict errors by additive effects of strata, in ridge regression.
 
-    The penalty is the one that predicts best the errors of cases that are left out. If none predicts better than the
+    The penalty is the one that predicts best the errors of patients that are left out. If none predicts better than the
     mean error, by more than the standard error of the difference, all errors are predicted to be the mean.
 
     Args:
         errors: error of each tumor (N,), 0 to 1.
-        cases: case of each tumor.
+        patients: patient of each tumor.
         columns: (N, S) 1 where a tumor is in a stratum, else 0.
 
     Returns:
         The predicted errors (N,), above 0 and at most 1, and the effect of each stratum (S,).
     """
     missing = max(0.0, ENOUGH - len(errors))
-    names = np.array(cases)
+    names = np.array(patients)
     best, chosen = 0.0, None
     losses = {penalty: _losses_left_out(errors, names, columns, penalty + missing) for penalty in _PENALTIES}
     constant = _losses_left_out(errors, names, columns, None)
@@ -294,10 +300,10 @@ def predict_errors(errors: np.ndarray, cases: Sequence[str], columns: np.ndarray
 
 
 def _losses_left_out(errors: np.ndarray, names: np.ndarray, columns: np.ndarray, penalty: float | None) -> np.ndarray:
-    """The sum of squared differences from what the other cases predict, for each case."""
+    """The sum of squared differences from what the other patients predict, for each patient."""
     found = []
-    for case in dict.fromkeys(names.tolist()):
-        out = names == case
+    for patient in dict.fromkeys(names.tolist()):
+        out = names == patient
         if out.all():
             return np.zeros(1)
         constant, effects = _fit(errors[~out], columns[~out], penalty)

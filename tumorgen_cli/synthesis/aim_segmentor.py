@@ -22,8 +22,8 @@ from scipy import ndimage
 from tumorgen_cli.data.channels import fill_paddings
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.labels import mask_of, named_values, values_of
-from tumorgen_cli.data.patients import group_cases
-from tumorgen_cli.data.splits import SPLITS, make_nnunet_folds
+from tumorgen_cli.data.patients import group_cases, scans_of_same_patients
+from tumorgen_cli.data.splits import SPLITS, Splits, make_nnunet_folds
 from tumorgen_cli.data.volumes import read_image, read_volume, same_geometry
 from tumorgen_cli.geometry import Box, Grid, as_triple, box_of_slices, shell_mm
 from tumorgen_cli.judge.results_files import read_folder
@@ -101,7 +101,7 @@ def score_segmentor(
     segmentor = open_segmentor(folder, dataset)
     wanted = workspace.fingerprint().of(splits.train)
     having = [case for case in wanted.cases if case.tumors]
-    folds = _assign_folds(workspace, segmentor, having, splits.test)
+    folds = _assign_folds(workspace, segmentor, having, splits)
     tumor = _tumor_values(segmentor, plan.tumor_name)
     made_from = _hash_sources(segmentor, folds, wanted, (plan.fingerprint_hash, plan.precision, *sorted(tumor)))
     learned = {case for fold in set(folds.values()) for case in segmentor.folds[fold].train}
@@ -198,7 +198,7 @@ def _complete_folds(
 
 
 def _assign_folds(
-    workspace: Workspace, segmentor: Segmentor, cases: Sequence[CaseFacts], held_out: Sequence[str]
+    workspace: Workspace, segmentor: Segmentor, cases: Sequence[CaseFacts], splits: Splits
 ) -> dict[str, Path]:
     """Assign to each case the fold that has not seen it.
 
@@ -213,9 +213,12 @@ def _assign_folds(
         remedy = "train the folds that are missing, or give an nnU-Net of this data set"
         faults.append(Fault(str(segmentor.folder), what, "each training case in the validation of one fold", remedy))
     used = sorted(set(found.values()))
-    leaks = sorted({case for fold in used for case in segmentor.folds[fold].train} & {*held_out})
-    if leaks:
-        faults.append(_leak_fault(workspace, segmentor.folder, leaks))
+    folds, patients = segmentor.folds, splits.patients
+    learned = {case for fold in used for case in folds[fold].train}
+    leaks = sorted((learned & {*splits.test}) | {*scans_of_same_patients(learned, splits.test, patients)})
+    torn = [case for case, fold in found.items() if scans_of_same_patients(folds[fold].train, [case], patients)]
+    if leaks or torn:
+        faults.append(_folds_fault(workspace, segmentor.folder, leaks, torn))
     else:
         for fold in used:
             unscored = [
@@ -230,14 +233,19 @@ def _assign_folds(
     return found
 
 
-def _leak_fault(workspace: Workspace, folder: Path, leaks: Sequence[str]) -> Fault:
-    """The fault of folds that have learned from held-out cases; folds without them are written beside the scores."""
+def _folds_fault(workspace: Workspace, folder: Path, leaks: Sequence[str], torn: Sequence[str]) -> Fault:
+    """The fault of folds that have learned from held-out patients, or from the patients whose scans they score.
+
+    Folds without it are written beside the scores.
+    """
     splits = workspace.splits()
     path = workspace.root / "aim" / SPLITS
     patients = group_cases(splits.train, splits.patients)
     folds = make_nnunet_folds(splits.train, min(5, len(patients)), splits.patients)
     write_json(path, [{"train": fold.train, "val": fold.test} for fold in folds])
-    found = f"folds that have learned from {len(leaks)} held-out cases ({abbreviate_list(leaks)})"
+    found = f"folds that have learned from {len(leaks)} scans of held-out patients ({abbreviate_list(leaks)})"
+    if not leaks:
+        found = f"folds that have learned from the patients of {len(torn)} scans to score ({abbreviate_list(torn)})"
     remedy = (
         f"train nnU-Net on the training cases alone: copy {path}, which has folds of them, into its preprocessed data "
         "set, and train them with another nnUNet_results"
