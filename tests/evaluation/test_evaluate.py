@@ -83,6 +83,8 @@ def test_scores_of_a_set(plan, synthetic, tmp_path):
     contrast = next(row for row in scores.comparisons if row.field == "contrast")
     assert contrast.training.count == 4
     assert 0 < contrast.ks <= 1
+    assert [row.measure for row in scores.radiomics] == ["frechet", "coverage"]
+    assert scores.radiomics[0].whole.value > 0
     assert {(row.plane, row.place, row.measure) for row in scores.planes} == {
         (plane, place, measure)
         for plane in ("axial", "coronal", "sagittal", "all")
@@ -196,7 +198,7 @@ def test_cut_caches_are_made_again(plan, synthetic, tmp_path):
     """Predictions, measurements and features; a cut one must not change a score."""
     first = evaluate(plan, synthetic, Threshold(), tmp_path)
     cached = sorted((tmp_path / "evaluation" / ".cache").rglob("*.npz"))
-    assert {path.parent.name for path in cached} == {"measured", Threshold.hash}
+    assert {path.parent.name for path in cached} == {"drawn", "measured", Threshold.hash}
     for path in cached:
         content = path.read_bytes()
         path.write_bytes(content[: 6 * len(content) // 10])
@@ -222,7 +224,7 @@ def test_without_a_judge(plan, synthetic, tmp_path):
     assert scores.agreement.of("dice").synthetic.undefined == 3
     assert scores.comparisons[0].synthetic.count == 3
     assert math.isnan(read_scores(tmp_path / "evaluation" / "toy" / "scores.json").agreement.of("dice").synthetic.mean)
-    for channel, unit in (("PET", "SUV"), ("T1", "scan ranges")):
+    for channel, unit in (("SUV", "SUV"), ("PET", "uptake"), ("T1", "scan ranges")):
         rows = dict(pipeline_evaluate._score_rows(replace(scores, channel=channel)))
         assert f" {unit}; training" in rows["mean intensity, median"]
         assert f" {unit}/mm; training" in rows["boundary gradient, median"]
@@ -455,7 +457,7 @@ def test_the_main_channel_is_scored_and_shown(plan, synthetic, tmp_path, monkeyp
         main_channel=1,
     )
     found, pages = [], []
-    monkeypatch.setattr(one_set, "write_report", lambda *args: pages.append(args[-1]))
+    monkeypatch.setattr(one_set, "write_report", lambda *args: pages.append(args[5]))
     for each, folder in ((plan, synthetic), (both, pairs)):
         found.append(evaluate(each, folder, None, folder.parent.parent))
     one, other = found
@@ -464,9 +466,10 @@ def test_the_main_channel_is_scored_and_shown(plan, synthetic, tmp_path, monkeyp
     assert other.comparisons == one.comparisons
     assert other.shares == one.shares
     (alone, beside) = pages
-    assert beside.strips.keys() == alone.strips.keys()
-    for case, strip in alone.strips.items():
-        np.testing.assert_array_equal(beside.strips[case].picture, strip.picture)
+    assert beside.drawn.keys() == alone.drawn.keys()
+    for case, pair in alone.drawn.items():
+        for own, seen in zip(pair.planes, beside.drawn[case].planes, strict=True):
+            np.testing.assert_array_equal(seen.pictures["after"], own.pictures["after"])
     assert beside.slices
     for case, picture in beside.slices.items():
         (files,) = (

@@ -41,6 +41,7 @@ from tumorgen_cli.evaluation.scores import (
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.judge.card import JudgeFacts
 from tumorgen_cli.metrics.classifier import ReaderTest, reader_test
+from tumorgen_cli.metrics.lesion_distances import LesionDistance, lesion_distances
 from tumorgen_cli.metrics.novelty import Lesion, measure_novelty
 from tumorgen_cli.metrics.overlap import UNJUDGED, Verdict
 from tumorgen_cli.metrics.radiomics import lesion_features
@@ -138,6 +139,7 @@ def evaluate_set(
         reader=_reader_test(plan, (pairs, (*train, *test)), measured, patients, seed),
         novelty=measure_novelty(*(_lesions(scored[group], measured[group], patients) for group in GROUPS)),
         cases=(*pairs, *train, *test),
+        radiomics=_lesion_distances(plan, scored, measured, patients),
     )
     write_text(out / "cases.csv", cases_table(scores))
     write_json(out / "scores.json", none_for_nan(to_plain(scores)))
@@ -233,6 +235,23 @@ def _plane_distances(
     synthetic, train, test = (np.array(features[group]) for group in GROUPS)
     hosts, train_scans, test_scans = ([patient_of(case.host, patients) for case in scored[group]] for group in GROUPS)
     return plane_distances(synthetic, train, test, hosts, train_scans, test_scans)
+
+
+def _lesion_distances(
+    plan: Plan,
+    scored: dict[Group, list[CaseScores]],
+    measured: dict[Group, list[Measured]],
+    patients: Patients,
+) -> tuple[LesionDistance, ...]:
+    """Compare the radiomics of the painted tumors with those of real ones; the group of a tumor is its patient."""
+    width = len(lesion_features([channel.name for channel in plan.channels]))
+    rows = [[m.lesion for m in measured[group] if m.statistics is not None] for group in GROUPS]
+    names = [
+        [patient_of(c.host, patients) for c, m in zip(scored[g], measured[g], strict=True) if m.statistics is not None]
+        for g in GROUPS
+    ]
+    synthetic, train, test = (np.array(part, float).reshape(-1, width) for part in rows)
+    return lesion_distances(synthetic, train, test, (names[0], names[1], names[2]))
 
 
 def _reader_test(

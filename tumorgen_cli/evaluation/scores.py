@@ -13,6 +13,7 @@ from tumorgen_cli.evaluation.options import FEATURE_WORDS
 from tumorgen_cli.evaluation.redrawn import Redrawn
 from tumorgen_cli.judge.card import JudgeFacts
 from tumorgen_cli.metrics.classifier import ReaderTest
+from tumorgen_cli.metrics.lesion_distances import LesionDistance
 from tumorgen_cli.metrics.novelty import Novelty
 from tumorgen_cli.metrics.overlap import Verdict
 from tumorgen_cli.metrics.slice_distances import (
@@ -20,6 +21,7 @@ from tumorgen_cli.metrics.slice_distances import (
     Distance,
     Interval,
     cannot_tell,
+    equal_counts,
     floor,
     frechet_distance,
     jackknife,
@@ -224,6 +226,7 @@ class Scores:
         reader: The reader test by machine.
         novelty: How new the lesions are.
         cases: Every tumor: pairs, training cases, test cases.
+        radiomics: Distances of lesions by their radiomics.
     """
 
     name: str
@@ -246,6 +249,7 @@ class Scores:
     reader: ReaderTest
     novelty: Novelty
     cases: tuple[CaseScores, ...]
+    radiomics: tuple[LesionDistance, ...] = ()
 
     @property
     def features_words(self) -> str:
@@ -393,10 +397,8 @@ def plane_distances(
             continue
         groups = [each if len(set(each)) >= 3 else None for each in (hosts, names)]
         real = np.concatenate([known, unseen]) if len(unseen) else known
-        # as many as held-out scans (with fewer than two: half of the training scans), or as the set has
-        trained, held_out = len(set(names)), len(set(unseen_names))
-        counts = (held_out, trained) if held_out >= 2 else (trained // 2, trained // 2)
-        counts = (min(counts[0], len(set(hosts)) if place == "middle" else len(ours)), counts[1])
+        most = len(set(hosts)) if place == "middle" else len(ours)
+        counts = equal_counts(len(set(names)), len(set(unseen_names)), most)
         for measure, distance in _DISTANCES.items():
             for j, plane in enumerate((*PLANES, ALL_PLANES)):
                 one, other, everything = (part if plane == ALL_PLANES else part[:, j] for part in (ours, known, real))

@@ -19,6 +19,7 @@ __all__ = [
     "Interval",
     "Projection",
     "cannot_tell",
+    "equal_counts",
     "fit_projection",
     "floor",
     "frechet_distance",
@@ -119,6 +120,20 @@ def over_planes(distance: Distance) -> Distance:
         return float(np.mean([distance(a[:, i], b[:, i]) for i in range(a.shape[1])]))
 
     return mean
+
+
+def equal_counts(trained: int, held_out: int, most: int) -> tuple[int, int]:
+    """How many rows of a set, and how many training rows, are compared, so that real rows can be compared alike.
+
+    As many as there are held-out groups or, with fewer than two, half of the training groups, or as the set has.
+
+    Args:
+        trained: Groups of training rows.
+        held_out: Groups of held-out rows.
+        most: Rows, or groups of rows, of the set.
+    """
+    counts = (held_out, trained) if held_out >= 2 else (trained // 2, trained // 2)
+    return min(counts[0], most), counts[1]
 
 
 def jackknife(

@@ -123,7 +123,9 @@ def find_features(scoring: ScoreOptions, device: DeviceName) -> Network:
 
 def _score_rows(scores: Scores) -> list[tuple[str, str]]:
     """The rows of a report: what was measured, and its value."""
-    return [*_agreement_rows(scores), *_trait_rows(scores), *_distance_rows(scores), *_reader_rows(scores)]
+    distances = [*_distance_rows(scores), *_radiomics_rows(scores)]
+    return [*_agreement_rows(scores), *_trait_rows(scores), *distances, *_reader_rows(scores)]
+
 
 
 def _agreement_rows(scores: Scores) -> list[tuple[str, str]]:
@@ -180,6 +182,18 @@ def _distance_rows(scores: Scores) -> list[tuple[str, str]]:
             unclear = p.unclear and math.isfinite(p.matched.value) and math.isfinite(p.floor.value)
             name = f"{p.measure} distance, {p.plane}, {p.place} slice"
             rows.append((name, value + " (too few to tell)" * unclear))
+    return rows
+
+
+def _radiomics_rows(scores: Scores) -> list[tuple[str, str]]:
+    """How far the radiomics of painted tumors are from those of real ones, and how many of these they cover."""
+    titles = {"frechet": "Fréchet radiomics distance", "coverage": "coverage of real tumors by radiomics"}
+    rows = []
+    for each in scores.radiomics:
+        few = f"undefined: {each.matched.counts[0]} and {each.matched.counts[1]} tumors are too few"
+        unclear = " (too few to tell)" if math.isfinite(each.matched.value) and each.unclear else ""
+        value = f"{_number(each.matched.value, missing=few)}; real-real {_number(each.floor.value)}{unclear}"
+        rows.append((titles[each.measure], value))
     return rows
 
 

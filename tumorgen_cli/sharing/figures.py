@@ -52,6 +52,10 @@ def _figures(scores: Scores) -> list[tuple[str, str]]:
         if (plane.measure, plane.plane, plane.place) == ("kernel", "all", "tumor"):
             value = f"{_number(plane.matched.value)}; between real ones {_number(plane.floor.value)}"
             rows.append(("kernel distance of slices through tumors", value))
+    titles = {"frechet": "Fréchet radiomics distance", "coverage": "coverage of real tumors by radiomics"}
+    for each in scores.radiomics:
+        value = f"{_number(each.matched.value)}; between real ones {_number(each.floor.value)}"
+        rows.append((titles[each.measure], value))
     if not scores.reader.reason:
         auc = f"{scores.reader.auc:.2f} [{scores.reader.low:.2f}, {scores.reader.high:.2f}]; 0.5: not told apart"
         rows.append(("AUC of a classifier, real against synthetic", auc))

@@ -11,7 +11,8 @@ import numpy as np
 from markupsafe import Markup
 
 from tumorgen_cli.evaluation.reports.pages import around, number, percent
-from tumorgen_cli.evaluation.scores import ALL_PLANES, Scores, TraitComparison
+from tumorgen_cli.evaluation.scores import ALL_PLANES, PlaneDistance, Scores, TraitComparison
+from tumorgen_cli.metrics.lesion_distances import LesionDistance
 from tumorgen_cli.metrics.novelty import Spread
 from tumorgen_cli.metrics.slice_distances import Interval
 from tumorgen_cli.metrics.summary import Summary
@@ -340,8 +341,20 @@ def _mean_of(field: str) -> tuple[Callable[[Scores], str], Callable[[Scores], st
 
 
 def _far(measure: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
+    return _beside_floor(
+        lambda scores: [p for p in scores.planes if (p.measure, p.plane, p.place) == (measure, ALL_PLANES, "tumor")]
+    )
+
+
+def _radiomics(measure: str) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
+    return _beside_floor(lambda scores: [each for each in scores.radiomics if each.measure == measure])
+
+
+def _beside_floor(
+    rows_of: Callable[[Scores], Sequence[PlaneDistance | LesionDistance]],
+) -> tuple[Callable[[Scores], str], Callable[[Scores], str]]:
     def of(scores: Scores, part: str) -> str:
-        rows = [p for p in scores.planes if (p.measure, p.plane, p.place) == (measure, ALL_PLANES, "tumor")]
+        rows = rows_of(scores)
         few = " (too few cases to tell)" if rows and rows[0].unclear and part == "matched" else ""
         return _distance(getattr(rows[0], part)) + few if rows else ""
 
@@ -382,6 +395,12 @@ _QUESTIONS: tuple[tuple[str, str, Callable[[Scores], str], Callable[[Scores], st
         *_far("frechet"),
     ),
     ("kernel distance, tumor slices", "The same, unbiased.", *_far("kernel")),
+    (
+        "Fréchet radiomics distance",
+        "Do the tumors have the radiomics of real ones? At equal counts.",
+        *_radiomics("frechet"),
+    ),
+    ("coverage", "How many real tumors have a synthetic one near? At equal counts.", *_radiomics("coverage")),
     (
         "AUC of the reader test by machine",
         "Can a classifier tell them from real ones? 0.5 is best.",
