@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tumorgen_cli import figures
 from tumorgen_cli.figures import (
     View,
+    bar_mm,
+    describe_ml,
+    describe_mm,
     display_style,
     plane_image,
     save_grid_preview,
     save_pair_preview,
+    slice_numbers,
     tumor_unit,
     upright,
 )
@@ -103,12 +108,72 @@ def test_grid(tmp_path):
 
 
 def test_display_of_channels():
-    assert display_style("PET") == ("gray_r", "SUV")
+    assert display_style("PET") == ("gray_r", "uptake")
+    assert [display_style(name)[1] for name in ("SUV", "PET_SUVbw", "petsuv", "SPECT", "suvat")] == [
+        *["SUV"] * 3,
+        "uptake",
+        "intensity",
+    ]
     assert display_style("CT") == ("gray", "HU")
     assert display_style("contrast_T1") == ("gray", "intensity")
-    assert [tumor_unit(name) for name in ("PET", "CT", "noNorm", "contrast_T1")] == [
+    assert [tumor_unit(name) for name in ("SUV", "CT", "noNorm", "contrast_T1")] == [
         "SUV",
         "HU",
         "intensity",
         "scan ranges",
     ]
+
+
+def test_slices_are_numbered_as_in_the_file():
+    """The patient axes of a stored (Z, -Y, X) volume; the region starts at (2, 3, 4) of the file."""
+    direction = np.zeros((3, 3))
+    direction[2, 0], direction[1, 1], direction[0, 2] = (
+        1,
+        -1,
+        1,
+    )  # file axis 0 to the head, 1 to the front, 2 to the left
+    region = Box((2, 3, 4), (12, 23, 34))
+    found = slice_numbers((15, 25, 35), region, (5, 6, 7), tuple(direction.ravel()))
+    assert found == [(4 + 5 + 1, 35), (23 - 1 - 6 + 1, 25), (2 + 7 + 1, 15)]
+
+
+@pytest.mark.parametrize(
+    ("width", "length", "words"),
+    [(100.0, 20.0, "2 cm"), (160.0, 50.0, "5 cm"), (30.0, 10.0, "1 cm"), (14.0, 2.0, "2 mm"), (2.0, 0.5, "0.5 mm")],
+)
+def test_scale_bars_are_round(width, length, words):
+    assert bar_mm(width) == pytest.approx(length)
+    assert describe_mm(bar_mm(width)) == words
+
+
+@pytest.mark.parametrize(
+    ("volume", "words"),
+    [(0.0, "0 ml"), (0.0521, "0.052 ml"), (0.5, "0.50 ml"), (2.04, "2.0 ml"), (25.3, "25 ml"), (1240.4, "1240 ml")],
+)
+def test_volumes_have_two_digits(volume, words):
+    assert describe_ml(volume) == words
+
+
+def test_pair_names_slices_sides_scale_and_volume(tmp_path, pair, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    save_pair_preview(tmp_path / "pair.png", *pair, View((3.0, 3.0, 4.0), (0, 6), context_mm=80), "a pair")
+    (figure,) = drawn
+    assert figure.get_suptitle() == "a pair · 3.5 ml"  # 96 voxels of 36 mm3
+    rows = [figure.axes[i] for i in (0, 3, 6)]
+    assert [row.get_ylabel().split("\n")[1] for row in rows] == ["slice 11 of 20", "slice 13 of 24", "slice 16 of 30"]
+    letters = ["".join(text.get_text() for text in row.texts if len(text.get_text()) == 1) for row in rows]
+    assert letters == ["RLAP", "RLSI", "APSI"]
+    assert [row.texts[-1].get_text() for row in rows] == ["2 cm"] * 3
+
+
+def test_a_plane_cuts_a_mask_whose_middle_is_empty(tmp_path, pair, monkeypatch):
+    """Two balls of one tumor: between them lies nothing."""
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    before, after, mask, boxes = pair
+    mask = np.zeros_like(mask)
+    mask[10:12, 10:13, 7:9] = mask[18:20, 10:13, 12:14] = 1
+    save_pair_preview(tmp_path / "pair.png", before, after, mask, boxes, View((3.0, 3.0, 4.0), (0, 6)), "")
+    outlines = [len(drawn[0].axes[i].collections) for i in (2, 5, 8)]
+    assert outlines == [2, 2, 2]  # box and mask in each plane

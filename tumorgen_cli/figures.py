@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tumorgen_cli.data.channels import has_own_unit, is_ct, is_pet
+from tumorgen_cli.data.channels import has_own_unit, is_ct, is_pet, is_suv
 from tumorgen_cli.geometry import Box, Grid, Triple, as_triple, tight_box
 from tumorgen_cli.system.files import write_stream
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-_PLANES = (("axial", 2, "R"), ("coronal", 1, "R"), ("sagittal", 0, "A"))  # name, axis cut through, side on the left
+#: name, axis of an upright volume that is cut through, what is on the left, right, top and bottom of the picture
+PLANES = (("axial", 2, "RLAP"), ("coronal", 1, "RLSI"), ("sagittal", 0, "APSI"))
 _MASK, _BOX = "#e0245e", "#1d9bf0"
 
 
@@ -50,7 +51,7 @@ class View:
     @property
     def upright_spacing(self) -> np.ndarray:
         """Voxel edges in mm along the axes of `upright`."""
-        order, _ = _orientation(self.direction)
+        order, _ = orientation(self.direction)
         return np.array(self.spacing_mm)[list(order)]
 
     @property
@@ -60,9 +61,12 @@ class View:
 
 
 def display_style(channel: str) -> tuple[str, str]:
-    """The colormap and the unit for a channel's name: PET dark on white in SUV, CT in HU, others without a unit."""
+    """The colormap and the unit for a channel's name: PET dark on white, CT in HU, others without a unit.
+
+    Uptake is in SUV where the name says so: PET and SPECT may also be in Bq/ml or in counts.
+    """
     if is_pet(channel):
-        return "gray_r", "SUV"
+        return "gray_r", "SUV" if is_suv(channel) else "uptake"
     return ("gray", "HU") if is_ct(channel) else ("gray", "intensity")
 
 
@@ -87,7 +91,7 @@ def plane_image(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
 
 def upright(volume: np.ndarray, direction: Sequence[float]) -> np.ndarray:
     """View a volume (..., X, Y, Z) with its axes nearest to the patient's left, back and head, in this order."""
-    order, flips = _orientation(direction)
+    order, flips = orientation(direction)
     leading = volume.ndim - 3
     turned = np.transpose(volume, (*range(leading), *(leading + axis for axis in order)))
     x, y, z = (slice(None, None, -1 if flip else 1) for flip in flips)
@@ -96,7 +100,7 @@ def upright(volume: np.ndarray, direction: Sequence[float]) -> np.ndarray:
 
 def upright_grid(grid: Grid) -> Grid:
     """The grid of the result of `upright`, with its origin at 0."""
-    order, _ = _orientation(grid.direction)
+    order, _ = orientation(grid.direction)
     return Grid(as_triple(grid.shape[a] for a in order), as_triple(grid.spacing_mm[a] for a in order))
 
 
@@ -112,8 +116,10 @@ def save_pair_preview(
 ) -> None:
     """Save a picture of a pair: axial, coronal and sagittal planes of the scan before, after, and after with outlines.
 
-    The planes go through the center of the mask, or of the boxes if the mask is empty, or of the volume without a box.
-    With several boxes, each plane is the one that cuts most of the mask.
+    Each plane is the one that cuts most of the mask, or of the boxes if the mask is empty; without a box it goes
+    through the middle of the volume.
+
+    Each plane has its slice number, the letters of all four sides and a scale bar; the title ends with the volume.
 
     Args:
         path: The PNG file to write.
@@ -129,41 +135,15 @@ def save_pair_preview(
     inside = functools.reduce(Box.hull, boxes) if boxes else tight_box(mask > 0.5) or whole
     margin = as_triple(math.ceil(view.context_mm / edge) for edge in view.spacing_mm)
     near = inside.grown(margin, before.shape)
-    boxed = _box_mask(before.shape, boxes)
+    boxed = box_mask(before.shape, boxes)
     before, after, mask, boxed = (upright(array[near.slices], view.direction) for array in (before, after, mask, boxed))
-    center = _center(mask > 0.5, boxed) if len(boxes) < 2 else _most_cut(mask > 0.5)
-    figure = _draw_planes((before, after), mask, boxed, center, view, unit)
-    figure.suptitle(title, fontsize=10)
+    drawn = next((each for each in (mask > 0.5, boxed) if each.any()), None)
+    center = tuple(n // 2 for n in mask.shape) if drawn is None else most_cut(drawn)
+    numbers = slice_numbers(whole.shape, near, center, view.direction)
+    figure = _draw_planes((before, after), mask, boxed, center, numbers, view, unit)
+    volume = describe_ml(float(np.count_nonzero(mask > 0.5)) * math.prod(view.spacing_mm) / 1000)
+    figure.suptitle(f"{title} · {volume}", fontsize=10)
     _save(figure, path)
-
-
-def draw_axial_strip(
-    image: np.ndarray, mask: np.ndarray, view: View, most: int = 24, width: int = 280
-) -> tuple[np.ndarray, int]:
-    """Draw axial slices through a mask, one below the other, from the feet up.
-
-    Every frame shows the slice on the left, and the slice with the outline of the mask on the right.
-
-    Args:
-        image: The scan, (X, Y, Z).
-        mask: The mask, (X, Y, Z).
-        view: How the scan is shown.
-        most: Largest number of slices; of a longer mask, slices at even distances are shown.
-        width: Width of a slice in pixels.
-
-    Returns:
-        The picture, (frames * height, 2 * width, 3) uint8, and the number of frames.
-    """
-    image, mask = upright(image, view.direction), upright(mask, view.direction) > 0.5
-    region = _region(mask, np.array([*view.margin[:2], 1]))
-    image, mask = image[region], mask[region]
-    indices = np.unique(np.linspace(0, image.shape[2] - 1, min(most, image.shape[2])).round().astype(int))
-    pixels = _pixels(image.shape, view, width)
-    frames = []
-    for index in indices:
-        frame = _frame(image, index, pixels, view)
-        frames.append(np.concatenate([frame, _outlined(frame, plane_image(mask, 2, index)[pixels], _MASK)], axis=1))
-    return np.concatenate(frames), len(frames)
 
 
 def display_range(limits: Sequence[float], images: Sequence[np.ndarray], box: Box) -> tuple[float, float]:
@@ -187,71 +167,12 @@ def pick_evenly(names: Sequence[str], most: int) -> list[str]:
     return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
 
 
-def draw_box_slices(
-    before: np.ndarray, painted: Sequence[tuple[np.ndarray, np.ndarray]], box: Box, view: View, width: int = 280
-) -> list[np.ndarray]:
-    """Draw one axial slice of a host with its box, and of every image painted into that box with its mask outlined.
-
-    The slice is the one in which all masks are cut best: for each mask, the cut area is compared with its largest cut,
-    and the smallest of these shares is maximized.
-
-    Args:
-        before: The host scan, (X, Y, Z).
-        painted: The images and masks, (X, Y, Z) each.
-        box: The box, outlined in blue.
-        view: How the scans are shown.
-        width: Width of a picture in pixels.
-
-    Returns:
-        The pictures, (H, W, 3) uint8 each, the host first.
-    """
-    boxed = upright(_box_mask(before.shape, [box]), view.direction)
-    region = _region(boxed, view.margin)
-    boxed, host = boxed[region], upright(before, view.direction)[region]
-    views = [
-        (upright(image, view.direction)[region], upright(mask, view.direction)[region] > 0.5) for image, mask in painted
-    ]
-    areas = [mask.sum(axis=(0, 1)) / max(1, mask.sum(axis=(0, 1)).max()) for _, mask in views]
-    # for masks that share no slice, the small term chooses a slice of the box
-    index = int(np.argmax(np.min(areas, axis=0) + 1e-3 * boxed.any(axis=(0, 1))))
-    pixels = _pixels(host.shape, view, width)
-    shown = [(host, boxed, _BOX), *((image, mask, _MASK) for image, mask in views)]
-    return [
-        _outlined(_frame(image, index, pixels, view), plane_image(inside, 2, index)[pixels], color)
-        for image, inside, color in shown
-    ]
-
-
-def _box_mask(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
+def box_mask(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
+    """Mark the voxels of boxes in an array of a shape."""
     inside = np.zeros(shape, bool)
     for box in boxes:
         inside[box.slices] = True
     return inside
-
-
-def _pixels(shape: Sequence[int], view: View, width: int) -> tuple[np.ndarray, ...]:
-    """The index of `plane_image` that enlarges an axial slice to `width` pixels with the right proportions."""
-    spacing = view.upright_spacing
-    height = max(1, round(width * shape[1] * spacing[1] / (shape[0] * spacing[0])))
-    rows, columns = ((np.arange(n) + 0.5) / n for n in (height, width))
-    return np.ix_((rows * shape[1]).astype(int), (columns * shape[0]).astype(int))
-
-
-def _frame(image: np.ndarray, index: int, pixels: tuple[np.ndarray, ...], view: View) -> np.ndarray:
-    """An axial slice as a gray picture (H, W, 3) uint8."""
-    low, high = view.value_range
-    gray = np.clip((plane_image(image, 2, index)[pixels] - low) / max(high - low, 1e-9), 0, 1)
-    if view.colormap.endswith("_r"):
-        gray = 1 - gray
-    return np.repeat((gray * 255).round().astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _outlined(frame: np.ndarray, inside: np.ndarray, color: str) -> np.ndarray:
-    """A copy of a picture (H, W, 3) with the edge pixels of a mask (H, W) bool in a color."""
-    out, edge = frame.copy(), np.pad(inside, 1)
-    inner = edge[2:, 1:-1] & edge[:-2, 1:-1] & edge[1:-1, 2:] & edge[1:-1, :-2]
-    out[inside & ~inner] = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    return out
 
 
 def save_grid_preview(
@@ -290,28 +211,69 @@ def save_grid_preview(
     _save(figure, path)
 
 
+def slice_numbers(
+    shape: Sequence[int], region: Box, center: Sequence[int], direction: Sequence[float]
+) -> list[tuple[int, int]]:
+    """Number the slices through a voxel as the scan's file counts them.
+
+    Args:
+        shape: Shape of the scan as it is stored.
+        region: The part of it, in its own voxels, that is shown.
+        center: A voxel of the upright part.
+        direction: Direction cosines of the scan's grid.
+
+    Returns:
+        For each axis of the upright part: the number of the slice, from 1, and the number of slices of the scan.
+    """
+    order, flips = orientation(direction)
+    found = []
+    for middle, axis, flip in zip(center, order, flips, strict=True):
+        index = region.stop[axis] - 1 - middle if flip else region.start[axis] + middle
+        found.append((index + 1, shape[axis]))
+    return found
+
+
+def bar_mm(width_mm: float) -> float:
+    """Length of a scale bar: the longest of 1, 2 or 5 times a power of ten that takes a third of a width at most."""
+    power = 10.0 ** math.floor(math.log10(width_mm / 3))
+    return max(step * power for step in (1, 2, 5) if step * power <= width_mm / 3 * (1 + 1e-9))
+
+
+def describe_mm(length: float) -> str:
+    """A length as people read it: `5 mm`, `2 cm`."""
+    return f"{length / 10:g} cm" if length >= 10 else f"{length:g} mm"
+
+
+def describe_ml(volume: float) -> str:
+    """A volume with two digits or more: `0.052 ml`, `2.0 ml`, `1240 ml`."""
+    if volume <= 0:
+        return "0 ml"
+    return f"{volume:.{max(0, 1 - math.floor(math.log10(volume)))}f} ml"
+
+
 def _draw_planes(
     images: tuple[np.ndarray, np.ndarray],
     mask: np.ndarray,
     boxed: np.ndarray,
     center: Sequence[int],
+    numbers: Sequence[tuple[int, int]],
     view: View,
     unit: str,
 ) -> Figure:
     """Draw the three planes (rows) through a voxel, of the images and of the second one with outlines (columns)."""
     spacing = view.upright_spacing
     mm = np.array(mask.shape) * spacing
-    sizes = [(mm[1] if axis == 0 else mm[0], mm[1] if axis == 2 else mm[2]) for _, axis, _ in _PLANES]  # width, height
+    sizes = [(mm[1] if axis == 0 else mm[0], mm[1] if axis == 2 else mm[2]) for _, axis, _ in PLANES]  # width, height
     inch = 2.6 / max(width for width, _ in sizes)
     heights = [inch * height for _, height in sizes]
     wide, tall = 3 * 2.6 + 1.1, sum(heights) + 0.8
     # places in inches: matplotlib's own layouts draw everything twice
     figure = _figure(wide, tall, None)
     bottom, right, top = 0.1 / tall, 1 - 1.0 / wide, 1 - 0.55 / tall
-    places = {"left": 0.3 / wide, "bottom": bottom, "right": right, "top": top, "wspace": 0.02, "hspace": 0.02}
+    places = {"left": 0.4 / wide, "bottom": bottom, "right": right, "top": top, "wspace": 0.02, "hspace": 0.02}
     axes = figure.subplots(3, 3, gridspec_kw={"height_ratios": heights, **places})
     low, high = view.value_range
-    for row, (name, axis, left), (width, height) in zip(axes, _PLANES, sizes, strict=True):
+    for row, (name, axis, sides), (width, height) in zip(axes, PLANES, sizes, strict=True):
         extent = (0.0, width, height, 0.0)
         for ax, volume in zip(row, (*images, images[1]), strict=True):
             _hide_axes(ax)
@@ -319,8 +281,9 @@ def _draw_planes(
             shown = ax.imshow(picture, cmap=view.colormap, vmin=low, vmax=high, extent=extent, interpolation="nearest")
         _outline(row[2], plane_image(boxed, axis, center[axis]), extent, _BOX)
         _outline(row[2], plane_image(mask, axis, center[axis]), extent, _MASK)
-        row[0].set_ylabel(name, fontsize=9)
-        row[0].text(0.02, 0.98, left, transform=row[0].transAxes, fontsize=8, va="top", color="#d2691e")
+        number, count = numbers[axis]
+        row[0].set_ylabel(f"{name}\nslice {number} of {count}", fontsize=8)
+        _annotate(row[0], sides, width, height)
     for ax, text in zip(axes[0], ("before", "after", "after: mask red, box blue"), strict=True):
         ax.set_title(text, fontsize=9)
     bar = figure.add_axes((right + 0.1 / wide, bottom, 0.15 / wide, top - bottom))
@@ -329,7 +292,27 @@ def _draw_planes(
     return figure
 
 
-def _orientation(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+_SIDES = (  # where the letter of a side stands in its picture: left, right, top, bottom
+    (0.02, 0.5, "left", "center"),
+    (0.98, 0.5, "right", "center"),
+    (0.5, 0.98, "center", "top"),
+    (0.5, 0.02, "center", "bottom"),
+)
+
+
+def _annotate(ax: Axes, sides: str, width: float, height: float) -> None:
+    """Write the letters of the four sides, and a scale bar, into a picture of `width` times `height` mm."""
+    from matplotlib.patheffects import withStroke
+
+    halo, seam = ([withStroke(linewidth=wide, foreground="black")] for wide in (2.4, 4.0))
+    for letter, (x, y, across, down) in zip(sides, _SIDES, strict=True):
+        ax.text(x, y, letter, transform=ax.transAxes, fontsize=8, ha=across, va=down, color="white", path_effects=halo)
+    length, left, foot = bar_mm(width), 0.05 * width, height - 0.05 * width
+    ax.plot([left, left + length], [foot, foot], color="white", linewidth=2, path_effects=seam, solid_capstyle="butt")
+    ax.text(left, foot - 0.02 * width, describe_mm(length), fontsize=7, va="bottom", color="white", path_effects=halo)
+
+
+def orientation(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """For each patient axis (left, back, head), the nearest array axis and whether it points the other way."""
     import scipy.optimize
 
@@ -338,29 +321,17 @@ def _orientation(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[boo
     return tuple(int(j) for j in order), tuple(bool(cosines[i, j] < 0) for i, j in enumerate(order))
 
 
-def _region(shown: np.ndarray, margin: np.ndarray) -> tuple[slice, ...]:
-    """The slices of the tight box of a mask with a margin; everything for an empty mask."""
-    tight = tight_box(shown)
-    return (slice(None),) * 3 if tight is None else tight.grown(as_triple(map(int, margin)), shown.shape).slices
-
-
-def _center(mask: np.ndarray, boxed: np.ndarray) -> tuple[int, ...]:
-    """The center voxel of the mask, or of the box if the mask is empty, or of the array."""
-    for part in (mask, boxed):
-        if (tight := tight_box(part)) is not None:
-            middle = np.argwhere(part[tight.slices]).mean(axis=0) + tight.start
-            return tuple(round(float(v)) for v in middle)
-    return tuple(n // 2 for n in mask.shape)
-
-
-def _most_cut(mask: np.ndarray) -> tuple[int, ...]:
-    """The voxel whose three planes each cut most of the mask."""
+def most_cut(mask: np.ndarray) -> tuple[int, ...]:
+    """The voxel whose three planes each cut most of the mask; of several such planes the middle one."""
     areas = (mask.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3))
-    return tuple(int(np.argmax(area)) for area in areas)
+    best = (np.flatnonzero(area == area.max()) for area in areas)
+    return tuple(int(planes[len(planes) // 2]) for planes in best)
 
 
 def _outline(ax: Axes, mask: np.ndarray, extent: tuple[float, float, float, float], color: str) -> None:
-    """Outline a mask. A margin of one voxel closes the outline at the border of the picture."""
+    """Outline a mask, with a white seam. A margin of one voxel closes the outline at the border of the picture."""
+    from matplotlib.patheffects import withStroke
+
     if not (mask > 0.5).any():
         return
     rows, columns = mask.shape
@@ -368,7 +339,8 @@ def _outline(ax: Axes, mask: np.ndarray, extent: tuple[float, float, float, floa
     dx, dy = (right - left) / columns, (bottom - top) / rows
     x = left + dx * (np.arange(-1, columns + 1) + 0.5)
     y = top + dy * (np.arange(-1, rows + 1) + 0.5)
-    ax.contour(x, y, np.pad(mask.astype(np.float32), 1), levels=[0.5], colors=[color], linewidths=0.9)
+    drawn = ax.contour(x, y, np.pad(mask.astype(np.float32), 1), levels=[0.5], colors=[color], linewidths=1.3)
+    drawn.set(path_effects=[withStroke(linewidth=2.6, foreground="white")])
     ax.set(xlim=(left, right), ylim=(bottom, top))
 
 

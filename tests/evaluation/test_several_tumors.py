@@ -49,7 +49,7 @@ def test_tumors_are_scored_one_by_one(plan, several, tmp_path):
     assert judge.asked == 3 + len(SPLITS.test)  # each scan once
     write_page(plan, tumors_of(plan, SPLITS), several, out, scores, ())
     page = (out / "report.html").read_text()
-    assert "7 synthetic tumors" in page
+    assert "7 painted tumors" in page
     assert "3 (2), 1 (1)" in page or "1 (1), 3 (2)" in page or "tumors a pair" in page
 
 

@@ -225,7 +225,7 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.loaded += [
-            value for name, value in attrs if name in ("src", "srcset") or (tag == "link" and name == "href")
+            value for name, value in attrs if name in ("src", "srcset") or (tag in ("link", "image") and name == "href")
         ]
         self.links += [value for name, value in attrs if tag == "a" and name == "href"]
 

@@ -92,6 +92,11 @@ def is_pet(channel: str) -> bool:
     return modality(channel).kind in ("PET", "SPECT")
 
 
+def is_suv(channel: str) -> bool:
+    """Whether a channel's name says that its uptake is in SUV: a word of it begins or ends with `suv`."""
+    return any(word.startswith("suv") or word.endswith("suv") for word in _split_words(channel))
+
+
 def is_ct(channel: str) -> bool:
     """Whether a channel holds Hounsfield units (CT), by its name."""
     return modality(channel).kind == "CT"

@@ -74,10 +74,10 @@ def evaluate_sets(
     reports, weak_sets = [], {}
     for folder, scores in zip(folders, scored, strict=True):
         others = [other for other in scored if other is not scores]
-        page = write_page(plan, real, folder, workspace.evaluation(folder.name), scores, others)
+        page, verdict = write_page(plan, real, folder, workspace.evaluation(folder.name), scores, others)
         weak = read_shortfalls(folder)
         weak_sets[folder.name] = weak
-        rows = (*(("weights", text) for text in weak), *_score_rows(scores))
+        rows = (("verdict", verdict.text), *(("weights", text) for text in weak), *_score_rows(scores))
         reports.append(ScoreReport(folder.name, str(page), rows))
     _warn_of_weights(weak_sets)
     return tuple(reports)
@@ -125,7 +125,6 @@ def _score_rows(scores: Scores) -> list[tuple[str, str]]:
     """The rows of a report: what was measured, and its value."""
     distances = [*_distance_rows(scores), *_radiomics_rows(scores)]
     return [*_agreement_rows(scores), *_trait_rows(scores), *distances, *_reader_rows(scores)]
-
 
 
 def _agreement_rows(scores: Scores) -> list[tuple[str, str]]:

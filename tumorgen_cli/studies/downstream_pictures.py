@@ -35,14 +35,14 @@ def draw_patients(root: Path, plan: Plan, result: Downstream, point: Point) -> l
     if not runs:
         return []
     first = runs.get(REAL, next(iter(runs.values())))
-    ranked = [patient.case for patient in sorted(first.patients, key=lambda patient: patient.dice or 0.0)]
+    ranked = [scan.scan for scan in sorted(first.scans, key=lambda scan: scan.dsc or 0.0)]
     files, patients = {case.name: case for case in data.test}, []
     for name in pick_evenly(ranked, _PICTURED):
         case = files[name]
         image, grid = read_image(case.images)
         masks = {"truth": mask_of(read_volume(case.label)[0], data.tumor_label)}
         for arm, run in runs.items():
-            value = next(patient.dice for patient in run.patients if patient.case == name)
+            value = next(scan.dsc for scan in run.scans if scan.scan == name)
             variant = Variant(find_arm(run.arm), run.hosts, run.painting).name
             where = run_folder(root, point.name, variant, run.seed) / PREDICTIONS / f"{name}{data.file_ending}"
             masks[f"{arm}, DSC {'–' if value is None else f'{value:.2f}'}"] = read_volume(where)[0] > 0

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image
+from support.report_pages import NOTHING, drawn_tumor, write_page
 from support.scores import make_scores, statistics
-from support.sets import painted_tumor, provenance
 
-from tumorgen_cli.evaluation.reports.one_set import Losses, Pictures, Strip, write_report
+from tumorgen_cli.evaluation.reports import one_set
+from tumorgen_cli.evaluation.reports.one_set import Losses
 from tumorgen_cli.evaluation.scores import (
     UNDEFINED_STATISTICS,
     CaseScores,
@@ -61,48 +61,31 @@ def test_low_contrast_is_weak_contrast_of_dark_tumors_too():
         assert low.training == pytest.approx(2 / 6)  # the bound itself included
 
 
-def lines(count):
-    return [
-        replace(
-            provenance(f"pair{i}", "<host>"),
-            tumors=(replace(painted_tumor(rejected={"empty": 2}), padded=i == 0),),
-        )
-        for i in range(count)
-    ]
-
-
-NOTHING = Losses({}, {}, {}, ())
-
-
-def page(tmp_path, scores, count, others=(), losses=NOTHING):
-    previews = tmp_path / "previews"
-    previews.mkdir(exist_ok=True)
-    for i in range(count):
-        noise = np.random.default_rng(i).integers(0, 255, (1100, 900), dtype=np.uint8)
-        Image.fromarray(noise).save(previews / f"pair{i}.png")
-    strip = Strip(np.zeros((30, 20, 3), np.uint8), 3)
-    pictures = Pictures(
-        {f"pair{i}": previews / f"pair{i}.png" for i in range(100)},
-        {"pair1": strip},
-        {"pair0": np.zeros((8, 9)), "t0": np.ones((8, 9))},
-    )
-    write_report(tmp_path / "report.html", scores, others, lines(count), losses, pictures)
+def page(tmp_path, scores, drawn=None, others=(), losses=NOTHING):
+    verdict = write_page(tmp_path / "report.html", scores, drawn, others, losses)
     checker = Checker()
-    html = (tmp_path / "report.html").read_text()
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
     checker.feed(html)
     assert checker.open == []
-    assert all(link.startswith("data:image/") for link in checker.links)
+    assert all(link.startswith(("data:image/", "../")) for link in checker.links)
+    assert verdict.text in " ".join(" ".join(checker.text).split()).replace(" .", ".")
     return html, " ".join(checker.text)
 
 
-def test_page_is_whole_and_shows_best_median_worst(tmp_path):
-    html, text = page(tmp_path, make_scores([0.5, 0.9, 0.1, 0.7, math.nan]), 5)
-    assert [re.search(rf"<b>{name} Dice</b>: (\w+)", html)[1] for name in ("best", "median", "worst")] == [
+def test_page_is_whole_and_begins_with_verdict_and_pictures(tmp_path):
+    html, text = page(tmp_path, make_scores([0.5, 0.9, 0.1, 0.7, math.nan]))
+    order = ["id=verdict", "id=pairs", "class=facts", "class=big", "<h2>In short"]
+    assert sorted(order, key=html.index) == order
+    assert re.findall(r'<figure class="pair[^>]*data-case="(\w+)"', html) == [
         "pair1",
+        "pair3",
         "pair0",
         "pair2",
+        "pair4",
     ]
-    assert html.count('<img src="data:image/jpeg') == 3
+    assert html.count("real tumors: <strong>") == 4
+    assert "Dataset001_Phantom" in text
+    assert "tumorgen flow: 9 of 9 planned steps, 3 min on cpu" in text
     assert "prefers-color-scheme:dark" in html
     assert "#01020" not in html  # every placeholder ink became a color of the page
     assert "<host>" in text
@@ -111,13 +94,41 @@ def test_page_is_whole_and_shows_best_median_worst(tmp_path):
     assert len(html) < 3_000_000
 
 
+def test_numbers_are_plain(tmp_path):
+    scores = make_scores([0.5, math.nan, 0.1])
+    many = replace(scores, comparisons=tuple(replace(c, ks=1234567.0) for c in scores.comparisons))
+    html, _ = page(tmp_path, many)
+    seen = re.sub(r"<(script|style|pre)\b.*?</\1>", "", html, flags=re.DOTALL)
+    words = re.sub(r"<[^>]*>", " ", seen)
+    assert not re.search(r"\bnan\b|\binf\b|\d[eE][+-]?\d", words)
+    assert "1234567" in words
+
+
+def test_pairs_that_have_no_picture_are_linked(tmp_path):
+    drawn = {"pair1": drawn_tumor(1)[0]}
+    html, text = page(tmp_path, make_scores([0.5, 0.9, 0.1]), drawn)
+    assert "2 more pairs" in text
+    assert 'pair2: 12 ml · DSC 0.1 · <a href="../previews/pair2.png">' in html
+
+
+def test_crops_fill_the_page_and_no_more(tmp_path, monkeypatch):
+    scores = make_scores([0.5, 0.9, 0.1])
+    html, _ = page(tmp_path, scores)
+    assert len(re.findall('data-part="after"', html)) == 3
+    monkeypatch.setattr(one_set, "PAGE_BYTES", len(html) - 10)
+    less, _ = page(tmp_path, scores)
+    assert len(re.findall('data-part="after"', less)) == 2
+    assert len(less.encode()) < one_set.PAGE_BYTES
+    assert less.count("in 3D</span>") == 2
+
+
 def test_what_went_wrong_is_told(tmp_path):
     scores = make_scores([0.5, 0.9, 0.0, 0.7])
-    html, _ = page(tmp_path, scores, 4)
+    html, _ = page(tmp_path, scores)
     assert "selected by a judge" not in html
     given_up = {"x": "no place <here>", "y": "3 empty", "z": "3 empty"}
     losses = Losses(given_up, {"w": "P 0.41, below 0.7"}, {"empty": 6, "too small": 1}, ("results/judge",))
-    html, text = page(tmp_path, scores, 4, losses=losses)
+    html, text = page(tmp_path, scores, losses=losses)
     rows = {row.split("</td>")[0]: row for row in html.split("<tr><td>")}
     for title, told in {
         "draws rejected": "7</td><td>6 empty, 1 too small",
@@ -130,34 +141,27 @@ def test_what_went_wrong_is_told(tmp_path):
     assert "selected by a judge (results/judge)" in text
     assert "weights that painted this set were weak" not in text
     losses = replace(losses, shortfalls=("vae has PSNR 18.26 dB <here>", "flow was trained for 1 of 9 planned steps"))
-    html, text = page(tmp_path, scores, 4, losses=losses)
+    html, text = page(tmp_path, scores, losses=losses)
     assert "weights that painted this set were weak" in text
     assert "vae has PSNR 18.26 dB &lt;here&gt;. flow was trained for 1 of 9 planned steps." in html
 
 
 def test_other_sets_stand_beside(tmp_path):
-    html, text = page(tmp_path, make_scores([0.5, 0.9]), 2, others=[make_scores([0.25, 0.25, 0.25], name="rival")])
+    html, text = page(tmp_path, make_scores([0.5, 0.9]), others=[make_scores([0.25, 0.25, 0.25], name="rival")])
     assert "compare with rival" in text
     row = next(row for row in html.split("<tr>") if row.startswith("<td>Dice with the judge"))
     assert list(re.findall(r"<td[^>]*>([\d.]+)", row)) == ["0.7", "0.6", "0.25"]
 
 
-def test_slices_of_a_pair_can_be_moved_through(tmp_path):
-    html, _ = page(tmp_path, make_scores([0.5, 0.9, 0.1]), 3)
-    assert html.count('<input type="range" min="0" max="2"') == 1
-    assert "axial slices of pair1" in html
-
-
 def test_without_judge_says_so(tmp_path):
-    _, text = page(tmp_path, make_scores([math.nan] * 3, judge=""), 3)
+    _, text = page(tmp_path, make_scores([math.nan] * 3, judge=""))
     assert "was not measured: no judge: it does not know such scans" in text
-    assert "Tumors by contrast" in text
+    assert "DSC from" not in text
     assert "Surface Dice" not in text
 
 
-def test_missing_previews_and_undefined_tumors(tmp_path):
+def test_undefined_tumors(tmp_path):
     scores = make_scores([0.5])
-    page(tmp_path, scores, 0)
     empty = CaseScores("synthetic", "pair0", "x", "pair0", UNDEFINED_STATISTICS, UNJUDGED)
     train = scores.of("train")
     nothing = Scores(
@@ -168,8 +172,9 @@ def test_missing_previews_and_undefined_tumors(tmp_path):
             "shares": hard_shares([empty], train),
         }
     )
-    _, text = page(tmp_path, nothing, 0)
+    _, text = page(tmp_path, nothing)
     assert "undefined" in text
+    assert "1 painted boxes hold no tumor" in text
 
 
 def test_summary():
@@ -256,7 +261,7 @@ def test_tumors_in_another_tissue_are_in_unusual_places(tmp_path):
         places=found,
         comparisons=compare_statistics(pairs, train, test),
     )
-    html, text = page(tmp_path, scores, 4)
+    html, text = page(tmp_path, scores)
     row = re.search(r"surroundings outside the training tumors&#39; 5th to 95th percentile.*?</tr>", html, re.DOTALL)[0]
     assert [" ".join(cell.split()) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)][:3] == [
         "25 %",

@@ -1,4 +1,4 @@
-"""The HTML page of a comparison: the table, training, the same places painted by every method, and how to read it.
+"""The HTML page of a comparison: a verdict, the same places painted by every method, the table, and how to read it.
 
 Reads the pairs of the sets for the pictures; the hosts are given. Writes comparison.html.
 """
@@ -13,8 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tumorgen_cli.data.volumes import read_image
 from tumorgen_cli.evaluation.cases import read_case, synthetic_cases
 from tumorgen_cli.evaluation.comparison import (
@@ -22,6 +20,7 @@ from tumorgen_cli.evaluation.comparison import (
     PAPER,
     PAPER_NOTE,
     RULE,
+    Column,
     Comparison,
     MethodEntry,
     Paper,
@@ -30,8 +29,10 @@ from tumorgen_cli.evaluation.comparison import (
     group_of,
     shared_places,
 )
-from tumorgen_cli.evaluation.reports.pages import number, render
-from tumorgen_cli.figures import View, display_range, display_style, draw_box_slices, pick_evenly
+from tumorgen_cli.evaluation.reports.pages import duration, number, render
+from tumorgen_cli.evaluation.reports.planes import Plane, cut_best_slice
+from tumorgen_cli.evaluation.reports.verdict import Verdict
+from tumorgen_cli.figures import View, display_range, display_style, pick_evenly
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
@@ -43,22 +44,10 @@ PLACES = 4
 
 @dataclass(frozen=True)
 class Place:
-    """A box that every method painted in, as axial pictures (H, W, 3) uint8.
-
-    Attributes:
-        case: Name of the case.
-        host: The host with the box.
-        painted: Each method's pair, by method.
-    """
+    """A box that every method painted in: the host with the box, then each method's pair, as axial planes by title."""
 
     case: str
-    host: np.ndarray
-    painted: Mapping[str, np.ndarray]
-
-    @property
-    def pictures(self) -> dict[str, np.ndarray]:
-        """The host and each method's pair, by title."""
-        return {"before": self.host, **self.painted}
+    planes: Mapping[str, Plane]
 
 
 def draw_places(
@@ -81,16 +70,18 @@ def draw_places(
         box = functools.reduce(Box.hull, (each.boxes[0] for each in pairs.values()))  # of the first tumor
         image, grid = read_image(tuple(hosts[next(iter(pairs.values())).host]))
         before = image[plan.main_channel]
-        painted = [
-            (after[plan.main_channel], tumor)
-            for after, _, tumor, _ in (read_case(plan, each) for each in pairs.values())
-        ]
+        painted = {}
+        for method, each in pairs.items():
+            after, _, tumor, _ = read_case(plan, each)
+            painted[method] = after[plan.main_channel], tumor
         display = display_range(
-            scan_limits(image, plan.channels)[plan.main_channel], (before, *(after for after, _ in painted)), box
+            scan_limits(image, plan.channels)[plan.main_channel],
+            (before, *(after for after, _ in painted.values())),
+            box,
         )
         colormap, _ = display_style(plan.channels[plan.main_channel].name)
-        first, *others = draw_box_slices(before, painted, box, View(grid.spacing_mm, display, grid.direction, colormap))
-        places.append(Place(case, first, dict(zip(pairs, others, strict=True))))
+        view = View(grid.spacing_mm, display, grid.direction, colormap)
+        places.append(Place(case, cut_best_slice(before, painted, box, view)))
     return places
 
 
@@ -114,13 +105,20 @@ def write_page(
         ]
         grids.append(_grid(each, comparison) | {"places": places.get(each.hosts, ()), "links": links})
     folders = {(entry.method, entry.folder) for each in comparison.tables for entry in each.entries if entry.folder}
+    weak = sorted({f"{name}: {text}" for name, folder in folders for text in read_shortfalls(Path(folder))})
     content = {
         "title": f"{comparison.name}: comparison",
-        "weak": sorted({f"{name}: {text}" for name, folder in folders for text in read_shortfalls(Path(folder))}),
+        "heading": comparison.name,
+        "lead": "; ".join(
+            f"{each.hosts}: {each.pairs} pairs requested of each method, {each.alike} of them in the same boxes for all"
+            for each in comparison.tables
+        ),
+        "verdict": _verdict(comparison, weak),
+        "facts": _facts(comparison),
+        "tiles": _tiles(comparison.tables[0], comparison.is_fid),
+        "weak": weak,
         "c": comparison,
-        "judge": comparison.judge or "none",
         "grids": grids,
-        "columns": len(COLUMNS),
         "rule": RULE,
         "paper_note": PAPER_NOTE,
         "training": training_rows(comparison),
@@ -128,41 +126,109 @@ def write_page(
     write_text(path, render("comparison.html.j2", **content))
 
 
-def _grid(table: Table, comparison: Comparison) -> dict[str, Any]:
-    """Return the table of one set of hosts: real cases and methods; scores, training, and the paper's own numbers."""
-    groups = [
-        (name, len(list(members)))
-        for name, members in groupby(COLUMNS, lambda column: group_of(column, comparison.is_fid))
+def _verdict(comparison: Comparison, weak: Sequence[str]) -> Verdict:
+    """Say which method is marked as best most often, and what to look out for first."""
+    wins = [method for table in comparison.tables for method in table.best.values()]
+    counts = {method: wins.count(method) for method in dict.fromkeys(wins)}
+    most = max(counts.values(), default=0)
+    leaders = [method for method, count in counts.items() if count == most]
+    if not counts:
+        first = "No method is clearly better than all others in any measure."
+    else:
+        others = "more often than any other method" if len(leaders) == 1 else "more often than the others"
+        verb = "is" if len(leaders) == 1 else "are each"
+        first = f"{' and '.join(leaders)} {verb} clearly best in {most} of {_marked(comparison)} measures, {others}."
+    failed = [entry.method for table in comparison.tables for entry in table.entries if entry.failure]
+    if weak:
+        return Verdict("care", first, f"Train longer before you conclude from it: {weak[0]}.")
+    if failed:
+        return Verdict("care", first, f"Mend {failed[0]} first, which made no set: the table says why.")
+    return Verdict("unknown", first, "All of it is from one training of each method: another one may change the order.")
+
+
+def _marked(comparison: Comparison) -> int:
+    """The number of measures of which a best value can be marked."""
+    return sum(bool(column.best) for column in COLUMNS) * len(comparison.tables)
+
+
+def _facts(comparison: Comparison) -> dict[str, Any]:
+    """Where the comparison comes from, by title."""
+    networks = [
+        f"{method} {run.stage}: {run.steps} of {run.planned} planned steps, {duration(run.seconds)} on {run.device}"
+        for method, runs in comparison.training.items()
+        for run in runs
     ]
-    groups += [("training", 2), ("the paper, other data", 3)]
-    titles = [column.title for column in COLUMNS]
-    titles += ["steps", "minutes", "FID Hecktor / AutoPET", "DSC / NSD", "s a sample"]
-    entries = [MethodEntry("real against real", "", "", table.real)] if table.real else []
-    rows = [_row(entry, table, comparison) for entry in (*entries, *table.entries)]
-    if entries:
-        rows[0]["real"] = True
-    firsts = {sum(count for _, count in groups[:i]) for i in range(len(groups))}
-    return {"hosts": table.hosts, "groups": groups, "titles": titles, "firsts": firsts, "rows": rows}
-
-
-def _row(entry: MethodEntry, table: Table, comparison: Comparison) -> dict[str, Any]:
-    runs, paper = comparison.training.get(entry.method), PAPER.get(entry.method, Paper("", ""))
-    cells = []
-    for column in COLUMNS if not entry.failure else ():
-        value = entry.values.get(column.key)
-        text, interval = format_value(column, value)
-        smalls = [each for each in (interval, value.note if value else "") if each]
-        cells.append({"text": text, "smalls": smalls, "best": table.best.get(column.key) == entry.method})
-    steps = ", ".join(f"{run.stage} {run.steps}" for run in runs or ()) or ("–" if runs is None else "none needed")
     return {
-        "method": entry.method,
-        "real": False,
-        "failure": entry.failure,
-        "cells": cells,
-        "steps": steps,
-        "minutes": number(sum(run.seconds for run in runs) / 60) if runs else "–",
-        "paper": (paper.fid, paper.alignment, paper.seconds),
+        "learned from": comparison.dataset,
+        "plan": comparison.plan_hash,
+        "seed": str(comparison.seed),
+        "training": f"requested: {comparison.budget}",
+        "networks": networks or "none",
+        "channel": comparison.channel,
+        "judge": comparison.judge or "none",
+        "features": comparison.features,
     }
+
+
+def _tiles(table: Table, is_fid: bool) -> list[tuple[str, str, str, str]]:
+    """Return the four large numbers of the first hosts: of each measure the method nearest to real tumors."""
+    found = []
+    keys = {
+        "dice": "DSC with the judge",
+        "kernel_all": "KID to real slices" if is_fid else "Kernel distance to real slices",
+        "auc": "Told apart by a machine, AUC",
+        "low-contrast": "Low-contrast tumors",
+    }
+    for column in (column for column in COLUMNS if column.key in keys):
+        values = {e.method: e.values[column.key] for e in table.entries if column.key in e.values}
+        defined = {method: value for method, value in values.items() if value.defined}
+        real = table.real.get(column.key)
+        if not defined or real is None or not real.defined:
+            found.append((keys[column.key], "not measured", "–", ""))
+            continue
+        nearest = min(defined, key=lambda method: abs(defined[method].value - real.value))
+        ours, theirs = (format_value(column, value)[0] for value in (defined[nearest], real))
+        found.append((keys[column.key], ours, theirs, f"nearest to real tumors: {nearest}"))
+    return found
+
+
+def _grid(table: Table, comparison: Comparison) -> dict[str, Any]:
+    """Return the table of one set of hosts: a row for each measure, a column for real cases and for each method."""
+    entries = [MethodEntry("real against real", "", "", table.real)] if table.real else []
+    entries += [entry for entry in table.entries if not entry.failure]
+    groups: list[dict[str, Any]] = []
+    for name, columns in groupby(COLUMNS, lambda column: group_of(column, comparison.is_fid)):
+        rows = [(column.title, [_cell(column, entry, table) for entry in entries]) for column in columns]
+        groups.append({"name": name, "paper": False, "rows": rows})
+    runs = [comparison.training.get(entry.method) for entry in entries]
+    steps = [
+        ", ".join(f"{r.stage} {r.steps}" for r in each or ()) or ("–" if each is None else "none") for each in runs
+    ]
+    minutes = [number(sum(run.seconds for run in each) / 60) if each else "–" for each in runs]
+    groups.append({"name": "training", "paper": False, "rows": [_plain("steps", steps), _plain("minutes", minutes)]})
+    papers = [PAPER.get(entry.method, Paper("", "")) for entry in entries]
+    titles = {"fid": "FID Hecktor / AutoPET", "alignment": "DSC / NSD", "seconds": "s a sample"}
+    told = [_plain(title, [getattr(paper, field) or "–" for paper in papers]) for field, title in titles.items()]
+    if any(each.name for each in papers):
+        groups.append({"name": "the paper, other data", "paper": True, "rows": told})
+    return {
+        "hosts": table.hosts,
+        "methods": [entry.method for entry in entries],
+        "groups": groups,
+        "failures": [entry for entry in table.entries if entry.failure],
+    }
+
+
+def _cell(column: Column, entry: MethodEntry, table: Table) -> dict[str, Any]:
+    value = entry.values.get(column.key)
+    text, interval = format_value(column, value)
+    smalls = [each for each in (interval, value.note if value else "") if each]
+    return {"text": text, "smalls": smalls, "best": table.best.get(column.key) == entry.method}
+
+
+def _plain(title: str, texts: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+    """A row of texts."""
+    return title, [{"text": text, "smalls": [], "best": False} for text in texts]
 
 
 def training_rows(comparison: Comparison) -> list[tuple[str, ...]]:

@@ -1,30 +1,41 @@
-"""The HTML page of a set: tables with explanations, distributions, pairs and provenance.
+"""The HTML page of a set: a verdict, pairs to browse and to turn in 3D, where they come from, numbers, details.
 
-Reads the previews of the pairs it shows; other pictures are given. Writes the page.
+Reads the pairs, their hosts and the runs of their networks. Writes the page, which needs no other file.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from markupsafe import Markup
 
-from tumorgen_cli.evaluation.cases import TumorCase, read_case, split_tumors, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, split_tumors, synthetic_cases
 from tumorgen_cli.evaluation.measure import cache_folder, measure_case
 from tumorgen_cli.evaluation.reports import one_set_tables
+from tumorgen_cli.evaluation.reports.facts import describe_networks
 from tumorgen_cli.evaluation.reports.one_set_tables import Losses
-from tumorgen_cli.evaluation.reports.pages import INK, jpeg, number, render, svg
+from tumorgen_cli.evaluation.reports.pages import INK, jpeg, number, plane_pictures, render, svg
+from tumorgen_cli.evaluation.reports.pairs import (
+    MOST_IN_VIEWER,
+    DrawnPair,
+    draw_pairs,
+    kinds_of,
+    ranked_tumors,
+    shown_cases,
+    size_of,
+)
+from tumorgen_cli.evaluation.reports.verdict import Verdict, judge_set
 from tumorgen_cli.evaluation.scores import GROUPS, PLACES, CaseScores, Scores, values_of
-from tumorgen_cli.figures import View, display_range, display_style, draw_axial_strip, tumor_unit
-from tumorgen_cli.geometry import tight_box
+from tumorgen_cli.figures import describe_ml, display_style, pick_evenly, tumor_unit
 from tumorgen_cli.metrics.novelty import Near
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.synthesis.aim import AimSummary
 from tumorgen_cli.synthesis.logs import read_log
 from tumorgen_cli.synthesis.provenance import Provenance
@@ -39,38 +50,38 @@ from tumorgen_cli.synthesis.set_files import (
 from tumorgen_cli.system.errors import describe_counts
 from tumorgen_cli.system.files import write_text
 
-_AROUND = (
-    5,
-    5,
-    5,
-)  # voxels around a tumor that a picture shows without clipping: a tumor may be darker than they are
+PAGE_BYTES = 8_000_000  # of a page: crops for the viewer fill what the rest leaves
+_PIXELS = 4_500_000  # of all pictures of pairs together: about half a byte each
+_MOST_LINKED = 1000  # pairs beyond those shown that are linked one by one
 
 
 def write_page(
-    plan: Plan, real: Sequence[TumorCase], set_folder: Path, out: Path, scores: Scores, others: Sequence[Scores]
-) -> Path:
-    """Write the set's report.html with its pictures; `others` are sets to compare with."""
+    plan: Plan,
+    real: Sequence[TumorCase],
+    set_folder: Path,
+    out: Path,
+    scores: Scores,
+    others: Sequence[Scores],
+) -> tuple[Path, Verdict]:
+    """Write the set's report.html into its evaluation `out`, and return its verdict, too.
+
+    Args:
+        plan: The plan of the workspace.
+        real: The real tumors, from `real_tumors`.
+        set_folder: The set.
+        out: The folder of its evaluation, in the workspace.
+        scores: Its scores.
+        others: Sets to compare with.
+    """
     painted = split_tumors(synthetic_cases(plan, set_folder))
-    previews = {each.case: set_folder / "previews" / f"{each.scan}.png" for each in painted}
     files = {each.case: each for each in (*painted, *real)}
     slices = {}
     for case in {case for near in nearest_pairs(scores) for case in (near.case, near.nearest)}:
         found = measure_case(plan, files[case], cache_folder(out))
         slices[case] = found.slices["axial"][PLACES.index("tumor"), plan.main_channel]
-    strips = {}
-    colormap, _ = display_style(scores.channel)
-    for pair in shown_pairs(scores).values():
-        image, grid, tumor, beside = read_case(plan, files[pair.case])
-        if tumor.any():
-            box = tight_box(tumor)
-            assert box is not None
-            channel = image[plan.main_channel]
-            limits = scan_limits(image, plan.channels, tumor | beside)[plan.main_channel]
-            shown = display_range(limits, (channel,), box.grown(_AROUND, grid.shape))
-            strips[pair.case] = Strip(
-                *draw_axial_strip(channel, tumor, View(grid.spacing_mm, shown, grid.direction, colormap))
-            )
-    path = out / "report.html"
+    shown = shown_cases(scores)
+    drawn = draw_pairs(plan, set_folder, shown, pick_evenly(shown, MOST_IN_VIEWER), cache_folder(out))
+    links = {each.case: _links(each, set_folder, out) for each in painted}
     provenance, given_up = read_provenance(set_folder), read_log(set_folder, "given_up")
     losses = Losses(
         {case: line.get("reason") or describe_counts(line["rejected"]) for case, line in given_up.items()},
@@ -79,36 +90,44 @@ def write_page(
         tuple(read_judges(set_folder)),
         read_shortfalls(set_folder),
     )
-    write_report(path, scores, others, provenance, losses, Pictures(previews, strips, slices), read_aim(set_folder))
-    return path
-
-
-_PICTURE_WIDTH = 760
+    networks = tuple(describe_networks(out.parent.parent / "runs", provenance))
+    labels = plan.tumor_label if isinstance(plan.tumor_label, tuple) else (plan.tumor_label,)
+    origin = Origin(plan.dataset, networks, labels, read_aim(set_folder))
+    path = out / "report.html"
+    verdict = write_report(path, scores, others, provenance, losses, Pictures(drawn, links, slices), origin)
+    return path, verdict
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Axial slices of a pair, from `draw_axial_strip`.
+class Origin:
+    """What the head of the page says of the set.
 
-    `picture` is (count * height, width, 3) uint8: `count` frames, one below the other.
+    Attributes:
+        dataset: The data set that was learned from.
+        networks: How long each network was trained.
+        tumor_labels: The tumors' values in label files.
+        aim: What the set was aimed at, if it was.
     """
 
-    picture: np.ndarray
-    count: int
+    dataset: str
+    networks: tuple[str, ...]
+    tumor_labels: tuple[int, ...]
+    aim: AimSummary | None = None
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the page shows beside the previews.
+    """What the page shows and links.
 
     Attributes:
-        previews: File of the preview of the pair, by tumor.
-        strips: Strips of pairs, by case.
+        drawn: Planes and crops of the tumors that are shown, by case.
+        links: Addresses of a tumor's files beside the page, by case and by what they are; those that are missing are
+            left out.
         slices: Axial slices (H, W) in [0, 1] through lesions, by case.
     """
 
-    previews: Mapping[str, Path]
-    strips: Mapping[str, Strip]
+    drawn: Mapping[str, DrawnPair]
+    links: Mapping[str, Mapping[str, str]]
     slices: Mapping[str, np.ndarray]
 
 
@@ -119,22 +138,28 @@ def write_report(
     provenance: Sequence[Provenance],
     losses: Losses,
     pictures: Pictures,
-    aim: AimSummary | None = None,
-) -> None:
-    """Write the page; `others` are sets to compare with. A missing preview is named as missing."""
-    unit, by = tumor_unit(scores.channel), "Dice" if scores.judge else "contrast"
+    origin: Origin,
+) -> Verdict:
+    """Write the page and return its verdict; `others` are sets to compare with."""
+    unit = tumor_unit(scores.channel)
+    verdict = judge_set(scores, losses)
     header, rows = one_set_tables.summary(scores, others)
-    content = {
+    counts = {group: len(scores.of(group)) for group in GROUPS}
+    content: dict[str, Any] = {
         "title": f"{scores.name}: evaluation",
+        "heading": scores.name,
+        "lead": f"{counts['synthetic']} painted tumors beside {counts['train']} training and {counts['test']} held-out "
+        f"tumors",
+        "verdict": verdict,
+        "facts": _facts(scores, provenance, origin),
+        "tiles": one_set_tables.tiles(scores),
         "scores": scores,
         "losses": losses,
-        "aim": {"summary": aim, "rows": one_set_tables.aim(aim, provenance)} if aim else None,
         "hosts": len({record.host for record in provenance}),
         "unlike": [
             f"{host}: {', '.join(why)}" for host, why in sorted({(r.host, r.unlike) for r in provenance}) if why
         ],
-        "counts": {group: len(scores.of(group)) for group in GROUPS},
-        "tiles": one_set_tables.tiles(scores),
+        "counts": counts,
         "summary": {"header": header, "rows": rows},
         "agreement": one_set_tables.agreement(scores),
         "redrawn": one_set_tables.redrawn(scores),
@@ -150,26 +175,101 @@ def write_report(
         "novelty": one_set_tables.novelty(scores),
         "near": [each for near in nearest_pairs(scores) if (each := _near(near, scores, pictures))],
         "diversity": one_set_tables.diversity(scores),
-        "by": by,
-        "pairs": [_pair(f"{name} {by}", case, pictures) for name, case in shown_pairs(scores).items()],
         "failures": one_set_tables.failures(scores, losses),
         "origin": one_set_tables.origin(scores, provenance),
+        **_browsed(scores, pictures),
+        "tumor_labels": origin.tumor_labels,
+        "aim": {"summary": origin.aim, "rows": one_set_tables.aim(origin.aim, provenance)} if origin.aim else None,
+        "crops": {},
     }
+    text = render("one_set.html.j2", **content)
+    content["crops"] = _packed_crops(pictures.drawn, PAGE_BYTES - len(text.encode("utf-8")))
     write_text(path, render("one_set.html.j2", **content))
+    return verdict
 
 
-def shown_pairs(scores: Scores) -> dict[str, CaseScores]:
-    """Select the pairs that the page shows, by title.
+def _facts(scores: Scores, provenance: Sequence[Provenance], origin: Origin) -> dict[str, Any]:
+    """Where the set comes from, by title."""
+    plans = sorted({line.plan_hash for line in provenance})
+    return {
+        "data set": origin.dataset,
+        "painted by": ", ".join(sorted({line.method for line in provenance})) or "–",
+        "networks": origin.networks,
+        "plan": f"{scores.plan_hash}; of the painted pairs: {', '.join(plans) or '–'}",
+        "channel": f"{scores.channel}, in {display_style(scores.channel)[1]}",
+        "judge": scores.judge_facts.words if scores.judge else f"none: {scores.no_judge}",
+    }
 
-    They are the best, median and worst by Dice with the judge, or by contrast without a judge.
-    """
-    by, names = ("dice", ("best", "median", "worst")) if scores.judge else ("contrast", ("highest", "median", "lowest"))
-    cases = scores.of("synthetic")
-    values = values_of(cases, by)
-    ranked = [cases[i] for i in np.argsort(-values, kind="stable") if math.isfinite(values[i])]
-    places = {0: (), 1: (0,), 2: (0, -1)}.get(len(ranked), (0, len(ranked) // 2, -1))
-    titles = names if len(places) == 3 else (names[0], names[2])
-    return {title: ranked[place] for title, place in zip(titles, places, strict=False)}
+
+def _browsed(scores: Scores, pictures: Pictures) -> dict[str, Any]:
+    """What the browser of pairs shows: pairs with pictures, then links to the others."""
+    ranked = ranked_tumors(scores)
+    shown = [case for case in ranked if case.case in pictures.drawn]
+    most = _PIXELS // max(1, 3 * len(shown))  # of a plane
+    rest = [case for case in ranked if case.case not in pictures.drawn]
+    return {
+        "by": "DSC with the judge" if scores.judge else "contrast",
+        "pairs": [_pair(case, scores, pictures, most) for case in shown],
+        "rest": [
+            {"case": case.case, "text": _pair_words(case), "links": pictures.links[case.case]}
+            for case in rest[:_MOST_LINKED]
+        ],
+        "unlinked": max(0, len(rest) - _MOST_LINKED),
+    }
+
+
+def _pair(case: CaseScores, scores: Scores, pictures: Pictures, most: int) -> dict[str, Any]:
+    """What the page shows of a painted tumor."""
+    drawn = pictures.drawn[case.case]
+    return {
+        "case": case.case,
+        "host": case.host,
+        "dice": case.verdict.dice if math.isfinite(case.verdict.dice) else "",
+        "ml": case.statistics.volume_ml,
+        "size": size_of(case, scores),
+        "kinds": kinds_of(case, scores),
+        "text": _pair_words(case),
+        "intensities": _intensities(case, scores.channel) if case.statistics.volume_ml > 0 else "",
+        "planes": [plane_pictures(plane, most) for plane in drawn.planes],
+        "has_host": drawn.has_host,
+        "links": pictures.links[case.case],
+    }
+
+
+def _pair_words(case: CaseScores) -> str:
+    """Volume and agreement of a painted tumor."""
+    if not case.statistics.volume_ml > 0:
+        return "no tumor"
+    dice = [f"DSC {number(case.verdict.dice)}"] if math.isfinite(case.verdict.dice) else []
+    return " · ".join([describe_ml(case.statistics.volume_ml), *dice])
+
+
+def _intensities(case: CaseScores, channel: str) -> str:
+    """Mean and contrast of a painted tumor, with a unit if the channel has one."""
+    unit = tumor_unit(channel)
+    named = f" {unit}" if unit in ("SUV", "HU") else ""
+    return f"mean {number(case.statistics.mean)}{named} · contrast {number(case.statistics.contrast)}{named}"
+
+
+def _packed_crops(drawn: Mapping[str, DrawnPair], room: int) -> dict[str, dict[str, str]]:
+    """Pack crops for the viewer, by case and part, as long as there is room for them in the page."""
+    found = {}
+    for case, each in drawn.items():
+        if each.crop is not None:
+            parts = each.crop.packed()
+            room -= sum(len(part) + 200 for part in parts.values())
+            if room < 0:
+                break
+            found[case] = parts
+    return found
+
+
+def _links(files: TumorCase, set_folder: Path, out: Path) -> dict[str, str]:
+    """Addresses of the preview, the images and the label of a pair, from the page on."""
+    paths = {"preview": set_folder / "previews" / f"{files.scan}.png"}
+    paths |= {"image" if len(files.images) == 1 else f"image {i}": path for i, path in enumerate(files.images)}
+    paths["label"] = files.label
+    return {name: quote(Path(os.path.relpath(path, out)).as_posix()) for name, path in paths.items() if path.is_file()}
 
 
 def nearest_pairs(scores: Scores) -> tuple[Near, ...]:
@@ -198,40 +298,6 @@ def _slice(picture: np.ndarray, reverse: bool) -> str:
     gray = np.clip(picture.T, 0, 1)
     small = Image.fromarray(((1 - gray if reverse else gray) * 255).round().astype(np.uint8))
     return jpeg(small.resize((160, max(1, round(160 * small.height / small.width))), Image.Resampling.NEAREST))
-
-
-def _pair(title: str, case: CaseScores, pictures: Pictures) -> dict[str, Any]:
-    """Return a pair with its facts, its preview and its strip."""
-    s, path = case.statistics, pictures.previews[case.case]
-    facts = [f"{number(s.volume_ml)} ml", f"mean {number(s.mean)}", f"contrast {number(s.contrast)}"]
-    if math.isfinite(case.verdict.dice):
-        facts.insert(0, f"Dice {number(case.verdict.dice)}, surface Dice {number(case.verdict.surface_dice)}")
-    return {
-        "title": title,
-        "case": case.case,
-        "text": f"{case.case} on {case.host} · {' · '.join(facts)}",
-        "preview": _photo(path) if path.is_file() else "",
-        "strip": _strip(pictures.strips[case.case]) if case.case in pictures.strips else None,
-    }
-
-
-def _strip(strip: Strip) -> dict[str, Any]:
-    """Return the picture of a strip, the size of a frame and the number of the last frame."""
-    height, width = strip.picture.shape[0] // strip.count, strip.picture.shape[1]
-    return {"width": width, "height": height, "last": max(1, strip.count - 1), "url": jpeg(strip.picture)}
-
-
-def _photo(path: Path) -> str:
-    """A preview as a data URL, reduced to the page's width."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        shown = picture.convert("RGB")
-        if shown.width > _PICTURE_WIDTH:
-            shown = shown.resize(
-                (_PICTURE_WIDTH, round(shown.height * _PICTURE_WIDTH / shown.width)), Image.Resampling.LANCZOS
-            )
-        return jpeg(shown)
 
 
 def _distributions(scores: Scores, unit: str) -> Markup:

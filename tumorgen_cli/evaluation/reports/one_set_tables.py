@@ -46,19 +46,29 @@ class Losses:
 
 
 def tiles(scores: Scores) -> list[Row]:
-    """Return the large numbers at the top: title, value, text."""
-    contrast, low = next(c for c in scores.comparisons if c.field == "contrast"), scores.shares[0]
-    found: list[Row] = [
-        ("KS distance of contrast", number(contrast.ks), "0 the same, 1 fully apart"),
-        ("Low-contrast tumors", percent(low.synthetic), f"training tumors: {percent(low.training)}"),
+    """Return the four large numbers: title, value, what real tumors give, what it means."""
+    low, contour = scores.shares[0], next(c for c in scores.comparisons if c.field == "contour_dice")
+    dice = scores.agreement.of("dice")
+    agreement: Row = (
+        "DSC with the judge",
+        number(dice.synthetic.mean),
+        number(dice.real.mean),
+        "mask and image agree: 1",
+    )
+    if not scores.judge:
+        values = number(contour.synthetic.median), number(contour.training.median)
+        agreement = ("DSC, mask and half-contrast contour", *values, "mask and image agree: 1")
+    rows = [p for p in scores.planes if (p.measure, p.plane, p.place) == ("kernel", ALL_PLANES, "tumor")]
+    name = "KID" if scores.is_fid else "Kernel distance"
+    unclear = "too few to tell apart" if rows and rows[0].unclear else "of tumor slices: 0 is best"
+    far = (number(rows[0].matched.value), number(rows[0].floor.value)) if rows else ("not measured", "not measured")
+    auc = number(scores.reader.auc) if math.isfinite(scores.reader.auc) else "not measured"
+    return [
+        agreement,
+        (f"{name} to real slices", *far, unclear),
+        ("Told apart by a machine, AUC", auc, "0.5", "0.5: not told apart, 1: always"),
+        ("Low-contrast tumors", percent(low.synthetic), percent(low.training), "share of the tumors hardest to see"),
     ]
-    if scores.judge:
-        titles = (("dice", "Dice with the judge"), ("surface_dice", "Surface Dice"))
-        measures = [(title, scores.agreement.of(field)) for field, title in titles]
-        found = [
-            (title, number(m.synthetic.mean), f"held-out real tumors: {number(m.real.mean)}") for title, m in measures
-        ] + found
-    return found
 
 
 def summary(scores: Scores, others: Sequence[Scores]) -> tuple[Row, list[Row]]:
@@ -78,7 +88,7 @@ def agreement(scores: Scores) -> list[Row]:
     texts = {
         "dice": ("Dice", "Overlap of the generated mask with the tumor that the judge finds in the image."),
         "surface_dice": (
-            f"Surface Dice, {scores.tolerance_mm:g} mm",
+            f"Surface Dice, {number(scores.tolerance_mm)} mm",
             "Share of both surfaces that lies within this distance of the other surface.",
         ),
         "proportion": (

@@ -1,23 +1,30 @@
-"""What the pages share: templates, numbers and pictures.
+"""What the pages share: the frame, templates, numbers and pictures.
 
-A page needs no other file. Light and dark colors follow the system of the reader.
+A page needs no other file. Light and dark colors follow the system of the reader. Every page begins with a verdict and
+pictures; then come facts on its origin, a few large numbers, and details.
 """
 
 from __future__ import annotations
 
 import base64
+import datetime
 import functools
 import io
 import math
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup
 
+import tumorgen_cli
+
 if TYPE_CHECKING:
-    import numpy as np
     from jinja2 import Environment
     from matplotlib.figure import Figure
     from PIL import Image
+
+    from tumorgen_cli.evaluation.reports.planes import Plane
 
 
 #: colors to draw figures in, which `svg` replaces by the page's: text, soft text, lines, marks
@@ -25,8 +32,18 @@ INK = {"#010203": "var(--text)", "#010204": "var(--soft)", "#010205": "var(--lin
 
 
 def render(template: str, **content: Any) -> str:
-    """Return a page from a template of `templates/`. Strings are escaped; `Markup` is inserted as it is."""
-    return _environment().get_template(template).render(content)
+    """Return a page from a template of `templates/`. Strings are escaped; `Markup` is inserted as it is.
+
+    Each page needs `title`, `heading`, `lead`, `verdict`, `facts` (text or lists of texts by title) and `tiles` (title,
+    value, what real tumors give, remark).
+    """
+    return _environment().get_template(template).render(made=_made(), **content)
+
+
+def _made() -> str:
+    """When and by what a page is made."""
+    now = datetime.datetime.now(datetime.timezone.utc).astimezone()
+    return f"{now:%Y-%m-%d %H:%M}, TumorGen {tumorgen_cli.__version__}"
 
 
 @functools.cache
@@ -40,18 +57,27 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "jpeg": jpeg}
-    environment.globals["around"] = around
+    environment.filters |= {"number": number, "percent": percent, "jpeg": jpeg, "plane_pictures": plane_pictures}
+    environment.globals |= {"around": around, "viewer_file": viewer_file}
     return environment
 
 
 def number(value: float) -> str:
-    """Format a number with three digits, or `undefined`."""
+    """Format a number with three digits and without an exponent, or `undefined`."""
     if not math.isfinite(value):
         return "undefined"
     if 0 < abs(value) < 0.01:
         return f"{value:.3f}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Format a time: `12 s`, `3 min`, `2.5 h`."""
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def around(value: float, low: float, high: float) -> Markup:
@@ -66,13 +92,58 @@ def percent(value: float) -> str:
 
 
 def jpeg(picture: np.ndarray | Image.Image) -> str:
-    """Return a picture, of PIL or (H, W, 3) uint8, as a data URL."""
+    """Return a picture, of PIL or (H, W) or (H, W, 3) uint8, as a data URL."""
     from PIL import Image
 
     stream = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    image.save(stream, "JPEG", quality=82, optimize=True)
+    image.save(stream, "JPEG", quality=85, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def plane_pictures(plane: Plane, most: int = 0) -> dict[str, Any]:
+    """Return a plane as the template `plane` draws it.
+
+    Where the picture before painting differs from the one after, a patch of it is laid over the latter.
+
+    Args:
+        plane: The plane.
+        most: Most pixels of a picture; larger ones are reduced. 0: no limit.
+    """
+    after = plane.pictures["after"]
+    before = plane.pictures.get("before", after)
+    height, width = after.shape
+    layers = [("after", (0, 0, height, width), _reduced(after, 1.0 if not most else most / after.size))]
+    changed = np.argwhere(before != after)
+    if len(changed):
+        (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0) + 1
+        patch = before[top:bottom, left:right]
+        layers.append(("before", (top, left, bottom, right), _reduced(patch, 1.0 if not most else most / after.size)))
+    across, down = plane.size_mm[0] / width, plane.size_mm[1] / height
+    return {
+        "plane": plane,
+        "layers": [
+            (name, left * across, top * down, (right - left) * across, (bottom - top) * down, picture)
+            for name, (top, left, bottom, right), picture in layers
+        ],
+    }
+
+
+def _reduced(picture: np.ndarray, share: float) -> str:
+    """A gray picture (H, W) as a data URL, reduced to a share of its pixels."""
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    if share < 1:
+        size = (max(1, round(n * math.sqrt(share))) for n in image.size)
+        image = image.resize((next(size), next(size)), Image.Resampling.BOX)
+    return jpeg(image)
+
+
+def viewer_file(name: str) -> str:
+    """Return a file of `viewer/`: text as it is, a packed file as base64."""
+    content = (resources.files("tumorgen_cli.evaluation.reports") / "viewer" / name).read_bytes()
+    return base64.b64encode(content).decode("ascii") if name.endswith(".gz") else content.decode("utf-8")
 
 
 def svg(figure: Figure) -> Markup:
