@@ -8,8 +8,8 @@
 - `--roi`: a folder of masks, one per held-out case, named as its label. Predictions outside are removed, then scored
   again (DiffTumor and FreeTumor remove tumors outside their organ). The scores before stand beside them.
 
-Both can be given. Gains are paired by patient with real cases alone, within the group. A group of few patients has a
-wide interval.
+Both can be given. Gains are those over real cases alone, within the group, with intervals over patients. A group of few
+patients has a wide interval, or none.
 """
 
 from __future__ import annotations
@@ -27,26 +27,31 @@ from origin import origin_and_command
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.volumes import read_volume, same_geometry
-from tumorgen_cli.evaluation.gains import PatientScore, TrainedNnunet, score_patient, summarize_arms
+from tumorgen_cli.evaluation.gains import TrainedNnunet
+from tumorgen_cli.evaluation.reports.gain_tables import arm_label, cases_text
+from tumorgen_cli.evaluation.scan_scores import REAL, ScanScore
+from tumorgen_cli.evaluation.trials import ArmScores, analyze
+from tumorgen_cli.evaluation.verdicts import interval_text
+from tumorgen_cli.metrics.lesions import score_lesions
+from tumorgen_cli.metrics.overlap import compare_masks
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.downstream_runs import PREDICTIONS
-from tumorgen_cli.studies.downstream_tables import gain_rows
 from tumorgen_cli.system import console
 from tumorgen_cli.system.json_records import read_record
 
 COLUMNS = (
     "predictions",
     "patients of",
-    "patients",
+    "scans",
     "real cases",
     "arm",
     "DSC [95 % interval]",
     "gain",
-    "better / worse, p",
     "NSD",
-    "found",
+    "touched",
+    "lesion DSC",
     "FP per scan",
 )
 ALL = "all"
@@ -84,32 +89,53 @@ def read_groups(path: Path, cases: Sequence[str]) -> dict[str, set[str]]:
     }
 
 
-def cut_patient(plan: Plan, dataset: Dataset, folder: Path, roi: Path, case: str) -> PatientScore:
+def cut_scan(plan: Plan, dataset: Dataset, folder: Path, roi: Path, scan: ScanScore) -> ScanScore:
     """Score the prediction of a case without what lies outside its region.
+
+    Its probabilities are not kept, so that scores of components are 1.
 
     Raises:
         typer.BadParameter: The mask is missing, or lies on another grid than the label.
     """
-    labels, grid = read_volume(dataset.label_file(case))
-    found, _ = read_volume(folder / PREDICTIONS / f"{case}{plan.file_ending}")
-    path = roi / f"{case}{plan.file_ending}"
+    labels, grid = read_volume(dataset.label_file(scan.scan))
+    found, _ = read_volume(folder / PREDICTIONS / f"{scan.scan}{plan.file_ending}")
+    path = roi / f"{scan.scan}{plan.file_ending}"
     if not path.is_file():
         raise typer.BadParameter(f"{path}: no such mask", param_hint="--roi")
     region, region_grid = read_volume(path)
     if not same_geometry(grid, region_grid):
-        raise typer.BadParameter(f"{path}: not on the grid of {dataset.label_file(case)}", param_hint="--roi")
-    inside = (found > 0) & (region > 0)
-    return score_patient(case, inside, mask_of(labels, plan.tumor_label), grid.spacing_mm, plan.tolerance_mm)
+        raise typer.BadParameter(f"{path}: not on the grid of {dataset.label_file(scan.scan)}", param_hint="--roi")
+    inside, truth = (found > 0) & (region > 0), mask_of(labels, plan.tumor_label)
+    verdict = compare_masks(truth, inside, grid.spacing_mm, plan.tolerance_mm)
+    lesions, spurious = score_lesions(inside, inside * 1.0, truth, grid.spacing_mm)
+    dsc, nsd = (value if lesions else None for value in (verdict.dice, verdict.surface_dice))
+    return replace(scan, dsc=dsc, nsd=nsd, lesions=lesions, false_positives=spurious)
 
 
-def group_rows(title: str, runs: Sequence[TrainedNnunet], groups: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
+def group_rows(title: str, scans: Sequence[ScanScore], groups: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
     """The rows of all patients and of each group; `title` says what the predictions are."""
-    everyone = {patient.case for run in runs for patient in run.patients}
+    everyone = {scan.scan for scan in scans}
     rows = []
     for name, cases in {ALL: everyone, **groups}.items():
-        parts = [replace(run, patients=tuple(p for p in run.patients if p.case in cases)) for run in runs]
-        rows += [(title, name, str(len(cases)), *row) for row in gain_rows(summarize_arms(parts))]
+        found = analyze([scan for scan in scans if scan.scan in cases])
+        gains = {
+            (each.what.arm, each.what.cases, each.what.hosts): each.over_patients
+            for each in found.exploratory
+            if (each.what.against, each.what.measure) == (REAL, "dsc")
+        }
+        for arm in found.arms:
+            gain = gains.get((arm.arm, arm.cases, arm.hosts))
+            values = [mean(arm, measure) for measure in ("nsd", "touched", "lesion_dsc", "false_positives")]
+            dsc = f"{mean(arm, 'dsc')} {interval_text('dsc', arm.measures['dsc'].over_patients)}"
+            shown = "–" if gain is None else f"{gain.value:.3f} {interval_text('dsc', gain)}"
+            label = arm_label(arm.arm, arm.hosts)
+            rows.append((title, name, str(len(cases)), cases_text(arm.cases), label, dsc, shown, *values))
     return rows
+
+
+def mean(arm: ArmScores, measure: str) -> str:
+    """The mean of a measure of an arm."""
+    return f"{arm.measures[measure].over_subsets.value:.3f}" if measure in arm.measures else "–"
 
 
 def main(
@@ -123,21 +149,19 @@ def main(
         raise typer.BadParameter("give --groups FILE, --roi DIR, or both")
     workspace = Workspace(work.resolve())
     runs = read_runs(workspace)
-    cases = sorted({patient.case for run in runs.values() for patient in run.patients})
+    scans = [scan for run in runs.values() for scan in run.scans]
+    cases = sorted({scan.scan for scan in scans})
     found = read_groups(groups, cases) if groups else {}
-    rows = group_rows("as they are", list(runs.values()), found)
+    rows = group_rows("as they are", scans, found)
     if roi is not None:
         plan = workspace.plan()
         dataset = read_planned_dataset(workspace, plan)
-        cut = [
-            replace(run, patients=tuple(cut_patient(plan, dataset, folder, roi, p.case) for p in run.patients))
-            for folder, run in runs.items()
-        ]
+        cut = [cut_scan(plan, dataset, folder, roi, scan) for folder, run in runs.items() for scan in run.scans]
         rows += group_rows("cut to the organ", cut, found)
     if out is not None:
         with out.open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *rows])
-    console.table(f"{len(cases)} held-out patients", COLUMNS, rows)
+    console.table(f"{len(cases)} held-out scans", COLUMNS, rows)
     print(origin_and_command())
 
 

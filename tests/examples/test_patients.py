@@ -1,14 +1,18 @@
 """Scores of `downstream` by groups of patients, and of predictions that are cut to an organ."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import typer
+from support.scan_rows import row
 
 from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.volumes import read_volume, write_volume
-from tumorgen_cli.evaluation.gains import TrainedNnunet, score_patient
+from tumorgen_cli.evaluation.gains import TrainedNnunet
+from tumorgen_cli.metrics.lesions import score_lesions
+from tumorgen_cli.metrics.overlap import compare_masks
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system.json_records import write_json
@@ -43,7 +47,10 @@ def scored(workspace, tmp_path):
             write_volume(path, found, grid, like=dataset.image_files(case)[0])
             region = truth.copy()
             write_volume(tmp_path / "organ" / path.name, region, grid, like=dataset.image_files(case)[0])
-            scores.append(score_patient(case, found, truth, grid.spacing_mm, plan.tolerance_mm))
+            dice = compare_masks(truth, found, grid.spacing_mm, plan.tolerance_mm).dice
+            lesions, spurious = score_lesions(found, found * 0.9, truth, grid.spacing_mm)
+            score = row(case, arm, dsc=dice, lesions=lesions, cases=4)
+            scores.append(replace(score, false_positives=spurious))
         write_json(folder / "run.json", TrainedNnunet(arm, 4, 0, 0, 1.0, 1000, 1.0, "0" * 6, tuple(scores)))
         aside = folder.with_name(f"{folder.name}_0a1b2c")
         aside.mkdir()
@@ -64,12 +71,12 @@ def test_groups_are_scored_apart(patients, scored, tmp_path):
     patients.main(work.root, sheet, None, tmp_path / "out.csv")
     rows = table(tmp_path / "out.csv")
     groups = ["all", *[f"sex {value}" for value in "fm"[: len(cases)]], "age 50-60"]
-    assert list(dict.fromkeys(row["patients of"] for row in rows)) == groups
-    assert [row["arm"] for row in rows] == ["copypaste", "real"] * len(groups)
-    sizes = {row["patients of"]: int(row["patients"]) for row in rows}
+    assert list(dict.fromkeys(line["patients of"] for line in rows)) == groups
+    assert [line["arm"] for line in rows] == ["copypaste", "real"] * len(groups)
+    sizes = {line["patients of"]: int(line["scans"]) for line in rows}
     assert sizes["all"] == sizes["age 50-60"] == len(cases)
     assert sizes["sex f"] == (len(cases) + 1) // 2
-    real = next(row for row in rows if row["arm"] == "real")
+    real = next(line for line in rows if line["arm"] == "real")
     assert float(real["DSC [95 % interval]"].split()[0]) == 0
 
 
@@ -77,7 +84,7 @@ def test_predictions_are_cut_to_the_organ(patients, scored, tmp_path):
     work, _, organ = scored
     patients.main(work.root, None, organ, tmp_path / "out.csv")
     before, after = (
-        next(row for row in table(tmp_path / "out.csv") if (row["predictions"], row["arm"]) == (which, "copypaste"))
+        next(line for line in table(tmp_path / "out.csv") if (line["predictions"], line["arm"]) == (which, "copypaste"))
         for which in ("as they are", "cut to the organ")
     )
     assert float(before["FP per scan"]) == 1

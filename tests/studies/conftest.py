@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from tumorgen_cli.evaluation.gains import LesionOutcome, PatientScore, TrainedNnunet
+from tumorgen_cli.evaluation.gains import TrainedNnunet
 from tumorgen_cli.metrics.lesions import LesionScore
+from tumorgen_cli.metrics.overlap import Verdict
 from tumorgen_cli.nnunet.job import Schedule
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies import downstream, downstream_runs
@@ -31,8 +32,10 @@ def nnunets(monkeypatch):
 
     def score(task, plan, schedule, kind):
         value = min(1.0, len(set(task.job.train)) / 20)
-        patients = tuple(
-            PatientScore(case.name, value, value, (LesionOutcome(30.0, True),), ()) for case in task.point.data.test
+        verdict, lesions = Verdict(value, value, value, 1, 0, 0), (LesionScore(30.0, True, True, value, value),)
+        scans = tuple(
+            downstream_runs._scan_score(task, schedule, case.name, verdict, (lesions, ()))
+            for case in task.point.data.test
         )
         run = TrainedNnunet(
             task.variant.arm.name,
@@ -43,14 +46,10 @@ def nnunets(monkeypatch):
             schedule.epochs * schedule.iterations * 100,
             0.1,
             task.job.inputs_hash,
-            patients,
+            scans,
             task.variant.hosts,
             task.point.subset,
             task.variant.painting,
-            scans=tuple(
-                downstream_runs._scan_score(task, schedule, patient, (LesionScore(30.0, True, True, value, value),), ())
-                for patient in patients
-            ),
         )
         write_json(task.folder / "run.json", run)
         return run

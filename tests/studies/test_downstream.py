@@ -13,14 +13,18 @@ import numpy as np
 import pytest
 import torch
 from support.command_line import call, told
+from support.scan_rows import row
 from support.workspaces import TOY, plan_toy
 
 from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.evaluation.design import Design, Variant, attained_share, find_arm, repeats
-from tumorgen_cli.evaluation.gains import Downstream, LesionOutcome, PatientScore, TrainedNnunet, summarize_arms
+from tumorgen_cli.evaluation.gains import Downstream, TrainedNnunet
+from tumorgen_cli.evaluation.recovery import recovered_shares
 from tumorgen_cli.evaluation.reports.downstream import draw_page
+from tumorgen_cli.evaluation.trials import analyze
+from tumorgen_cli.evaluation.verdicts import Primary
 from tumorgen_cli.judge import model
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.nnunet import job as job_module
@@ -33,7 +37,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies import downstream_points, downstream_runs, downstream_sources
 from tumorgen_cli.studies.downstream import measure_gains
 from tumorgen_cli.studies.downstream_points import case_counts, nested_order
-from tumorgen_cli.studies.downstream_tables import gain_rows, gains_csv
+from tumorgen_cli.studies.downstream_tables import COLUMNS, arm_rows, gains_csv
 from tumorgen_cli.studies.downstream_tasks import Point, Task
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError
@@ -155,7 +159,7 @@ def test_what_is_done_is_not_done_again(copy, nnunets, phantoms):
         copy, dataclasses.replace(design, arms=("real", "copypaste", "syntumor")), HostOptions(phantoms.healthy), "cpu"
     )
     assert [name for name, _ in nnunets[4:]] == ["syntumor_seed0", "syntumor_seed1"]
-    assert len(more.result.arms) == 3
+    assert len(more.result.analysis.arms) == 3
     measure_gains(copy, dataclasses.replace(design, ratio=1), HostOptions(phantoms.healthy), "cpu")
     assert [name for name, _ in nnunets[6:]] == [
         "copypaste_seed0",
@@ -208,7 +212,7 @@ def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms, monkeypat
     design, splits = dataclasses.replace(DESIGN, fractions=(1.0,), seeds=1), copy.splits()
     write_json(copy.splits_file, Splits(splits.train[1:], (*splits.test, splits.train[0])))
     assert (
-        len(measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result.runs[0].patients)
+        len(measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu").result.runs[0].scans)
         == len(splits.test) + 1
     )
     write_json(copy.splits_file, Splits(splits.train[1:], splits.test))
@@ -216,7 +220,7 @@ def test_other_held_out_cases_are_scored_anew(copy, nnunets, phantoms, monkeypat
     monkeypatch.setattr(downstream_runs, "is_trained", lambda folder: True)
     monkeypatch.setattr(downstream_runs, "run_job", lambda data, folder, job, *_: asked.append(job.train))
     made = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
-    assert [len(run.patients) for run in made.result.runs] == [len(splits.test)] * 2
+    assert [len(run.scans) for run in made.result.runs] == [len(splits.test)] * 2
     assert len(asked) == 2  # each is asked for, and is there; nothing is prepared
     assert all(asked)
 
@@ -242,8 +246,8 @@ def test_what_nnunet_ignores_is_not_scored(copy, tmp_path, monkeypatch):
         torch.save({"seconds": 60.0}, runner.results_folder(folder) / "fold_all" / FINAL)
         job = SimpleNamespace(inputs_hash="0")
         task = Task(Point(4, 0, data), Variant(find_arm("real")), 0, folder, job, 0, 1.0)
-        (score,) = downstream_runs._score(task, copy.plan(), Schedule(1, 1, 0.5), "cpu").patients
-        assert (score.dice == 1, len(score.false_positives)) == (not spurious, spurious)
+        (score,) = downstream_runs._score(task, copy.plan(), Schedule(1, 1, 0.5), "cpu").scans
+        assert (score.dsc == 1, len(score.false_positives)) == (not spurious, spurious)
 
 
 def test_a_subset_of_other_splits_is_refused(copy, nnunets, phantoms):
@@ -470,31 +474,39 @@ def test_wrong_options_are_told_at_once(workspace):
 
 
 def test_page_and_tables():
-    def run(arm, cases, value):
-        patients = tuple(
-            PatientScore(f"p{i}", value + 0.1 * i, value, (LesionOutcome(30.0 + i, True),), (30.0,)) for i in range(4)
-        )
-        return TrainedNnunet(arm, cases, 0, 0, 1.0, 2100, 0.1, "0", patients)
-
-    runs = tuple(run(arm, cases, 0.3 + 0.1 * (arm != "real")) for cases in (2, 4) for arm in DESIGN.arms)
-    arms = tuple(summarize_arms(runs))
-    result = Downstream("Dataset1_<b>", "0", ("p0",), "scans of x", DESIGN, Schedule(3, 7, 0.5), "cpu", 5.0, arms, runs)
+    rows = [
+        row(f"p{i}", arm, draw, dsc=0.3 + 0.1 * (arm != "real") + 0.1 * i + 0.01 * draw * (arm != "real"), cases=cases)
+        for cases in (2, 4)
+        for arm in DESIGN.arms
+        for draw in range(3)
+        for i in range(6)
+    ]
+    runs = tuple(TrainedNnunet(arm, 4, 0, 0, 1.0, 2100, 0.1, "0", ()) for arm in DESIGN.arms)
+    analysis = analyze(rows, Primary("copypaste", "real", "dsc", 2))
+    verdict = "copypaste against real, 2 real cases, DSC: better by 0.110, [0.085, 0.135] over draws of the real cases"
+    assert analysis.primary.verdict.startswith(verdict)
+    result = Downstream(
+        "Dataset1_<b>", "0", ("p0",), "scans of x", DESIGN, Schedule(3, 7, 0.5), "cpu", 5.0, analysis, runs,
+        tuple(recovered_shares(rows, 4)), conclusions=(analysis.primary.verdict,),
+    )  # fmt: skip
     page = draw_page(result, [])
     assert "Dataset1_&lt;b&gt;" in page
+    assert verdict in page
     assert "var(--text)" in page  # the figure follows the page's colors
     assert not re.search(r'(src|href)="http', page)
-    lines = gains_csv(arms).splitlines()
-    assert len(lines) == 1 + 4 * (4 + 3 * 4)  # measures, and each in three sizes
-    (found,) = [line for line in lines if line.startswith("real,4,0,1,sensitivity,under 31 mm,")]
-    assert ",1,1.0000," in found
-    (line,) = [line for line in lines if line.startswith("copypaste,2,0,1,dice,any,4,0.5500,")]
-    assert ",0.1000,0.1000,0.1000," in line
-    assert [row[:2] for row in gain_rows(arms)] == [
-        ("2", "real"),
-        ("2", "copypaste"),
-        ("4", "real"),
-        ("4", "copypaste"),
+    lines = gains_csv(analysis).splitlines()
+    assert lines[0].startswith("arm,hosts,real cases,against,measure,draws,value,low over draws,high over draws,")
+    (own,) = [line for line in lines if line.startswith("copypaste,,2,,dsc,3,")]
+    assert own.startswith("copypaste,,2,,dsc,3,0.6600,0.6352,0.6848,")
+    (gain,) = [line for line in lines if line.startswith("copypaste,,2,real,dsc,3,")]
+    assert gain.startswith("copypaste,,2,real,dsc,3,0.1100,0.0852,0.1348,0.1100,0.1100,0.0027,,")
+    assert [each[:3] for each in arm_rows(analysis)] == [
+        ("2", "real", "3"),
+        ("2", "copypaste", "3"),
+        ("4", "real", "3"),
+        ("4", "copypaste", "3"),
     ]
+    assert arm_rows(analysis)[1][3 + [*COLUMNS].index("DSC")] == "0.660"
 
 
 @pytest.mark.slow

@@ -4,6 +4,5 @@ from .design import Design as Design
 from .evaluate import evaluate_set as evaluate_set
 from .evaluate import read_scores as read_scores
 from .filter import filter_set as filter_set
-from .gains import summarize_arms as summarize_arms
 from .options import ScoreOptions as ScoreOptions
 from .scores import Scores as Scores

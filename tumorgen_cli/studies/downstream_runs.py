@@ -18,9 +18,10 @@ from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.patients import patient_of
 from tumorgen_cli.data.volumes import read_image, read_volume, write_volume
 from tumorgen_cli.evaluation.design import Design
-from tumorgen_cli.evaluation.gains import SCORES, Failure, PatientScore, TrainedNnunet, score_patient
+from tumorgen_cli.evaluation.gains import SCORES, Failure, TrainedNnunet
 from tumorgen_cli.evaluation.scan_scores import ScanScore
 from tumorgen_cli.metrics.lesions import FalsePositive, LesionScore, score_lesions
+from tumorgen_cli.metrics.overlap import Verdict, compare_masks
 from tumorgen_cli.nnunet.job import ExtraCase, NetworkSize, Schedule, TrainingData, hash_cases
 from tumorgen_cli.nnunet.on_the_fly.settings import FOLDER
 from tumorgen_cli.nnunet.results import FINAL
@@ -293,7 +294,7 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
     results = results_folder(task.folder)
     data = task.point.data
     model = Judge(results, torch.device(kind), data.tumor_name, plan.precision)
-    patients, scans = [], []
+    scans = []
     for case in data.test:
         image, grid = read_image(case.images)
         labels, _ = read_volume(case.label)
@@ -302,9 +303,9 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
         found &= labels != data.ignored
         prediction = task.folder / PREDICTIONS / f"{case.name}{data.file_ending}"
         write_volume(prediction, found, grid, like=case.images[0])
-        patients.append(score_patient(case.name, found, truth, grid.spacing_mm, plan.tolerance_mm))
-        lesions, spurious = score_lesions(found, probability, truth, grid.spacing_mm)
-        scans.append(_scan_score(task, schedule, patients[-1], lesions, spurious))
+        verdict = compare_masks(truth, found, grid.spacing_mm, plan.tolerance_mm)
+        found_lesions = score_lesions(found, probability, truth, grid.spacing_mm)
+        scans.append(_scan_score(task, schedule, case.name, verdict, found_lesions))
     checkpoint = torch.load(results / "fold_all" / FINAL, map_location="cpu", weights_only=True)
     painted = results / "fold_all" / FOLDER / "provenance.jsonl"
     pairs = painted.read_text().count("\n") if painted.is_file() else task.pairs
@@ -317,12 +318,11 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
         iterations=schedule.epochs * schedule.iterations,
         minutes=round(checkpoint["seconds"] / 60, 2),
         inputs_hash=task.job.inputs_hash,
-        patients=tuple(patients),
+        scans=tuple(scans),
         hosts=task.variant.hosts,
         subset=task.point.subset,
         painting=task.variant.painting,
         curve=tuple(round(float(value), 4) for value in checkpoint.get("curve", ())),
-        scans=tuple(scans),
     )
     write_json(task.folder / "run.json", run)
     return run
@@ -331,11 +331,13 @@ def _score(task: Task, plan: Plan, schedule: Schedule, kind: str) -> TrainedNnun
 def _scan_score(
     task: Task,
     schedule: Schedule,
-    patient: PatientScore,
-    lesions: tuple[LesionScore, ...],
-    false_positives: tuple[FalsePositive, ...],
+    scan: str,
+    verdict: Verdict,
+    found: tuple[tuple[LesionScore, ...], tuple[FalsePositive, ...]],
 ) -> ScanScore:
-    """Return the row of a training and a test scan."""
+    """Return the row of a training and a test scan; `found` is from `score_lesions`."""
+    lesions, false_positives = found
+    dsc, nsd = (round(value, 4) if lesions else None for value in (verdict.dice, verdict.surface_dice))
     return ScanScore(
         arm=task.variant.arm.name,
         cases=task.point.cases,
@@ -343,11 +345,11 @@ def _scan_score(
         subset=task.point.subset,
         painting=task.variant.painting,
         seed=task.seed,
-        scan=patient.case,
-        patient=patient_of(patient.case, task.point.patients),
+        scan=scan,
+        patient=patient_of(scan, task.point.patients),
         healthy=not lesions,
-        dsc=patient.dice,
-        nsd=patient.surface_dice,
+        dsc=dsc,
+        nsd=nsd,
         iterations=schedule.epochs * schedule.iterations,
         plateau_iterations=None,
         lesions=lesions,

@@ -7,8 +7,8 @@ import io
 import math
 from collections.abc import Iterator
 
-from tumorgen_cli.evaluation.trials import Analysis
 from tumorgen_cli.evaluation.reports.gain_tables import arm_label, cases_text
+from tumorgen_cli.evaluation.trials import Analysis
 from tumorgen_cli.metrics.inference import Interval
 
 _HEAD = ("arm", "hosts", "real cases", "against", "measure", "draws", "value", "low over draws", "high over draws")

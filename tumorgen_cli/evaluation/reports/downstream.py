@@ -1,6 +1,6 @@
 """The HTML page on gains of nnU-Nets.
 
-It shows curves over the number of real cases, tables, and held-out patients for every arm.
+It begins with what is concluded; held-out patients and curves over the number of real cases follow, then tables.
 """
 
 from __future__ import annotations
@@ -9,21 +9,31 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from markupsafe import Markup
 
-from tumorgen_cli.evaluation.gains import LEAST_DICE, LEAST_ITERATIONS, Arm, ArmMeasure, Downstream
-from tumorgen_cli.evaluation.reports.pages import INK, around, number, percent, render, svg
+from tumorgen_cli.evaluation.gains import Downstream
+from tumorgen_cli.evaluation.measures import MEASURES
+from tumorgen_cli.evaluation.reports.gain_tables import (
+    arm_label,
+    arm_tables,
+    cases_text,
+    comparison_table,
+    components_table,
+    recovered_table,
+    value_text,
+)
+from tumorgen_cli.evaluation.reports.pages import INK, number, percent, render, svg
+from tumorgen_cli.evaluation.reports.planes import Plane
+from tumorgen_cli.evaluation.reports.verdict import Grade, Verdict
 from tumorgen_cli.evaluation.scan_scores import REAL
-from tumorgen_cli.metrics.summary import Summary
+from tumorgen_cli.evaluation.trials import Analysis
+from tumorgen_cli.evaluation.verdicts import LEAST_DICE, LEAST_ITERATIONS
+from tumorgen_cli.metrics.inference import Interval
 
-_COLORS = ("#3b82d6", "#e0762b", "#3c9d54", "#a05bc4", "#c9a227", "#2aa3a8", "#d14d72", "#8a6d4f")
-_TITLES = {
-    "dice": "DSC",
-    "surface_dice": "NSD",
-    "sensitivity": "lesions found",
-    "false_positives": "false positives a scan",
-}
+# told apart by people with any color vision (Okabe and Ito), and by their marks
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_MARKS = "sD^vPX*"
+_TILES = ("sensitivity", "lesion_dsc", "dsc", "false_positives")
 
 
 @dataclass(frozen=True)
@@ -33,75 +43,121 @@ class Patient:
     Attributes:
         case: Name of the case.
         cases: Number of real training cases.
-        pictures: By title, a slice (H, W, 3) uint8 with an outline: the truth, then what each arm found.
+        planes: By title, a slice with an outline: the truth, then what each arm found.
     """
 
     case: str
     cases: int
-    pictures: Mapping[str, np.ndarray]
+    planes: Mapping[str, Plane]
 
 
 def draw_page(result: Downstream, patients: Sequence[Patient]) -> str:
     """Return the page as HTML."""
-    counts = []
-    for count in sorted({arm.cases for arm in result.arms}):
-        arms = [arm for arm in result.arms if arm.cases == count]
-        header, rows = _measures(arms)
-        size_header, size_rows = _sizes(arms)
-        counts.append(
-            {
-                "cases": count,
-                "undertrained": arms[0].undertrained,
-                "header": header,
-                "rows": rows,
-                "size_header": size_header,
-                "size_rows": size_rows,
-            }
-        )
+    analysis = result.analysis
+    compared = [*([analysis.primary] if analysis.primary else []), *analysis.exploratory]
+    counts = sorted({arm.cases for arm in analysis.arms}, key=lambda count: math.inf if count is None else count)
+    tables = [comparison_table(compared)] if compared else []
+    tables += [recovered_table(result.recovered)] if result.recovered else []
+    tables.append(components_table(analysis.arms))
     return render(
         "downstream.html.j2",
         title="Gains of nnU-Net",
+        heading="What pairs do to nnU-Net",
+        lead=f"{result.dataset}: {len(result.held_out)} real held-out scans",
+        verdict=_verdict(result),
+        facts=_facts(result),
+        tiles=_tiles(analysis),
+        beside="real cases only",
         result=result,
-        counts=counts,
-        curves=_curves(result),
+        counts=[{"cases": cases_text(count), "tables": arm_tables(analysis, count)} for count in counts],
+        tables=[table for table in tables if table.rows],
+        curves=_curves(analysis),
         patients=patients,
         least_iterations=LEAST_ITERATIONS,
         least_dice=LEAST_DICE,
     )
 
 
-def _curves(result: Downstream) -> Markup:
-    """Draw DSC and its gain over the number of real cases: a line per arm, with intervals over patients."""
+def _verdict(result: Downstream) -> Verdict:
+    """What is concluded first, and second; what to look out for where nothing else is said."""
+    analysis = result.analysis
+    sentences = [*result.conclusions, *(f"{each[:1].upper()}{each[1:]}." for each in analysis.silent)]
+    sentences = sentences or ["No arm that paints is compared with real cases."]
+    second = sentences[1] if len(sentences) > 1 else "The tables below show every arm and number of real cases."
+    if result.weak:
+        second = f"Weak weights painted pairs: {result.weak[0]}."
+    primary = analysis.primary
+    grade: Grade = "unknown"
+    if primary is not None and not analysis.silent and primary.over_subsets.excludes_zero:
+        gain = primary.over_subsets.value > 0 and primary.over_patients.low > 0
+        grade = "good" if gain else "bad" if primary.over_subsets.value < 0 else "care"
+    return Verdict("care" if result.weak else grade, sentences[0], second)
+
+
+def _facts(result: Downstream) -> dict[str, str]:
+    """Where the gains come from, by title."""
+    design, steps = result.design, result.schedule.epochs * result.schedule.iterations
+    real = f"repeated to about {percent(design.real_share)} of the drawn cases"
+    return {
+        "data set": result.dataset,
+        "painted into": result.hosts or "nothing",
+        "plan": result.plan,
+        "pairs": f"{design.ratio} per real case; real cases {real}",
+        "each training": f"{steps} iterations, {number(design.minutes)} minutes on {result.device}",
+        "seeds": str(design.seeds),
+    }
+
+
+def _tiles(analysis: Analysis) -> list[tuple[str, str, str, str]]:
+    """Return the four large numbers: of the primary comparison's arm and of real cases, with as many real cases."""
+    if analysis.primary is None:
+        return []
+    what = analysis.primary.what
+    arms = {(arm.arm, arm.hosts): arm for arm in analysis.arms if arm.cases == what.cases}
+
+    def value(name: str, arm: str, hosts: int | None) -> str:
+        measured = arms[arm, hosts].measures.get(name) if (arm, hosts) in arms else None
+        return "not trained" if measured is None else value_text(name, measured.over_subsets.value)
+
+    label, count = arm_label(what.arm, what.hosts), f"with {cases_text(what.cases)} real cases"
+    return [
+        (f"{MEASURES[name].title}, {label}", value(name, what.arm, what.hosts), value(name, REAL, None), count)
+        for name in _TILES
+    ]
+
+
+def _curves(analysis: Analysis) -> Markup:
+    """Draw DSC and its gain over the number of real cases: a line per arm, with intervals over draws, else patients."""
     from matplotlib.figure import Figure
 
     text, soft, line, _ = INK
-    names = list(dict.fromkeys(arm.arm for arm in result.arms))
-    counts = sorted({arm.cases for arm in result.arms})
+    names = list(dict.fromkeys(arm_label(arm.arm, arm.hosts) for arm in analysis.arms))
+    counts = sorted({arm.cases for arm in analysis.arms if arm.cases is not None})
     figure = Figure(figsize=(9.6, 3.7), facecolor="none")
     left, right = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.25, top=0.92, wspace=0.18)
     for index, name in enumerate(names):
         color = soft if name == REAL else _COLORS[index % len(_COLORS)]
-        own = [arm for arm in result.arms if arm.arm == name]
         shift = 1 + 0.03 * (index - (len(names) - 1) / 2)  # intervals side by side
-        for panel, pick in ((left, _mean), (right, _gain)):
-            found = [(arm.cases * shift, summary) for arm in own if (summary := pick(arm)) is not None]
+        for panel, found in ((left, _levels(analysis, name)), (right, _gains(analysis, name))):
             if found:
-                x, mean = [x for x, _ in found], np.array([s.mean for _, s in found])
-                low, high = (np.array([getattr(s, end) for _, s in found]) for end in ("low", "high"))
+                low, high = (
+                    [abs(getattr(each, end) - each.value) if math.isfinite(each.low) else 0.0 for _, each in found]
+                    for end in ("low", "high")
+                )
                 panel.errorbar(
-                    x,
-                    mean,
-                    [mean - low, high - mean],
+                    [cases * shift for cases, _ in found],
+                    [each.value for _, each in found],
+                    [low, high],
                     color=color,
                     label=name,
-                    marker="o",
-                    markersize=4,
+                    marker="o" if name == REAL else _MARKS[index % len(_MARKS)],
+                    markersize=5,
                     linewidth=1.6,
                     capsize=2,
                 )
-    left.set_title("DSC on real held-out patients", fontsize=9, color=text)
-    right.set_title("gain in DSC over real cases only, paired by patient", fontsize=9, color=text)
+    left.set_title("DSC on real held-out scans", fontsize=9, color=text)
+    right.set_title("gain in DSC over real cases only, paired by draw", fontsize=9, color=text)
     right.axhline(0, color=soft, linewidth=1)
     for panel in (left, right):
         panel.set_xscale("log")
@@ -125,64 +181,26 @@ def _curves(result: Downstream) -> Markup:
     return svg(figure)
 
 
-def _mean(arm: Arm) -> Summary | None:
-    return arm.dice.over_patients
+def _levels(analysis: Analysis, label: str) -> list[tuple[int, Interval]]:
+    """Return the DSC of an arm by number of real cases."""
+    return [
+        (arm.cases, _shown(arm.measures["dsc"].over_subsets, arm.measures["dsc"].over_patients))
+        for arm in analysis.arms
+        if arm_label(arm.arm, arm.hosts) == label and arm.cases is not None and "dsc" in arm.measures
+    ]
 
 
-def _gain(arm: Arm) -> Summary | None:
-    return arm.dice.gain
+def _gains(analysis: Analysis, label: str) -> list[tuple[int, Interval]]:
+    """Return the gain in DSC of an arm over real cases only, by number of real cases."""
+    compared = [*analysis.exploratory, *([analysis.primary] if analysis.primary and not analysis.silent else [])]
+    found = [
+        (each.what.cases, _shown(each.over_subsets, each.over_patients))
+        for each in compared
+        if (arm_label(each.what.arm, each.what.hosts), each.what.against, each.what.measure) == (label, REAL, "dsc")
+        and each.what.cases is not None
+    ]
+    return sorted(found, key=lambda each: each[0])
 
 
-def _measures(arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the measures of all arms."""
-    header = ["arm", "pairs", "real cases drawn", "seeds"]
-    for title in _TITLES.values():
-        header += [title, "gain"]
-    rows = []
-    for arm in arms:
-        row = [arm.arm, str(arm.pairs), percent(arm.real_share), str(arm.seeds)]
-        for name in _TITLES:
-            measure = getattr(arm, name)
-            row += [_mean_cell(measure, arm.spread_over_seeds if name == "dice" else math.nan)]
-            row += [_gain_cell(measure, arm.seeds)]
-        rows.append(row)
-    return header, rows
-
-
-def _mean_cell(measure: ArmMeasure, over_seeds: float) -> Markup:
-    own = measure.over_patients
-    seeds = f", seeds {number(over_seeds)}" if math.isfinite(over_seeds) else ""
-    spread = f"spread over patients {number(measure.spread)}{seeds}"
-    return Markup("{}<br><small>{}</small>").format(around(own.mean, own.low, own.high), spread)
-
-
-def _gain_cell(measure: ArmMeasure, seeds: int) -> str:
-    gain = measure.gain
-    if gain is None:
-        return "–"
-    p = f"p {measure.p:.3f}" if math.isfinite(measure.p) else "no test"
-    shared = f", of {measure.seeds} shared seeds" if measure.seeds < seeds else ""
-    counts = f"{measure.better} better, {measure.worse} worse, {p}{shared}"
-    return Markup("{}<br><small>{}</small>").format(around(gain.mean, gain.low, gain.high), counts)
-
-
-def _sizes(arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows by size: found lesions, false positives, and scores of the patients of that size."""
-    header = ["arm"]
-    for each in arms[0].by_size:
-        header += [f"{each.name}: {each.lesions} lesions found", "false positives a scan"]
-        header += [f"{each.patients} patients: DSC", "NSD"]
-    rows = []
-    for arm in arms:
-        measures = [(each.sensitivity, each.false_positives, each.dice, each.surface_dice) for each in arm.by_size]
-        rows.append([arm.arm, *(_size_cell(measure) for each in measures for measure in each)])
-    return header, rows
-
-
-def _size_cell(measure: ArmMeasure) -> Markup:
-    own, gain = measure.over_patients, measure.gain
-    mean = around(own.mean, own.low, own.high)
-    if gain is None:
-        return mean
-    p = f", p {measure.p:.3f}" if math.isfinite(measure.p) else ""
-    return Markup("{}<br><small>gain {}{}</small>").format(mean, around(gain.mean, gain.low, gain.high), p)
+def _shown(over_draws: Interval, over_patients: Interval) -> Interval:
+    return over_draws if math.isfinite(over_draws.low) else over_patients

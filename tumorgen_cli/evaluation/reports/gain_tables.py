@@ -66,7 +66,7 @@ def _measured(arm: ArmScores, measure: str) -> Markup | str:
     smalls = [f"over draws {over_draws}"] if over_draws else []
     smalls += [f"over patients {over_patients}"] if over_patients else []
     small = Markup("<br>").join(smalls)
-    return Markup("{}<br><small>{}</small>").format(_value(measure, found.over_subsets.value), small)
+    return Markup("{}<br><small>{}</small>").format(value_text(measure, found.over_subsets.value), small)
 
 
 def comparison_table(found: Sequence[Comparison]) -> GainTable:
@@ -119,12 +119,13 @@ def components_table(arms: Sequence[ArmScores]) -> GainTable:
         for name in _SPREAD:
             if arm.trainings > 1 and name in arm.measures:
                 parts = arm.measures[name].components
-                spreads = [_value(name, each) for each in (parts.subset, parts.painting, parts.seed)]
+                spreads = [value_text(name, each) for each in (parts.subset, parts.painting, parts.seed)]
                 rows.append([arm_label(arm.arm, arm.hosts), cases_text(arm.cases), MEASURES[name].title, *spreads])
     return GainTable("Where the values differ: standard deviations", header, rows)
 
 
-def _value(measure: str, value: float) -> str:
+def value_text(measure: str, value: float) -> str:
+    """Write a value of a measure: percent, iterations or three decimals."""
     if not math.isfinite(value):
         return "–"
     if MEASURES[measure].percent:
@@ -135,12 +136,12 @@ def _value(measure: str, value: float) -> str:
 def _ends(measure: str, interval: Interval) -> str:
     if not math.isfinite(interval.low):
         return ""
-    return f"{_value(measure, interval.low)} to {_value(measure, interval.high)}"
+    return f"{value_text(measure, interval.low)} to {value_text(measure, interval.high)}"
 
 
 def _interval(measure: str, interval: Interval) -> Markup | str:
     ends = _ends(measure, interval)
-    value = _value(measure, interval.value)
+    value = value_text(measure, interval.value)
     return Markup("{}<br><small>{}</small>").format(value, ends) if ends else value
 
 
