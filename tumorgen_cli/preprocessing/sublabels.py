@@ -10,10 +10,12 @@ training cases that it has not seen: where it is not better than the commonest s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -33,7 +35,8 @@ _REMEDY = "run `tumorgen preprocess`"
 _SAMPLES = 2000  # voxels of a tumor that the rule is learned from: more tell little, as neighbors are alike
 _PURE = 0.95  # share of a tumor's voxels from which on it counts as of one sub-label
 _FOLDS = 5
-_SMOOTH_VOXELS = 1.0  # a single voxel of another sub-label is noise
+_NO_MODEL: tuple[Any, Any, Any, Any, Any] = ((), (), (), (), ())  # the commonest sub-label is written
+_SMOOTH_VOXELS = 1.0  # noise of single voxels tells no sub-label
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class SublabelRule:
         values: the sub-labels that training tumors have.
         commonest: the sub-label of most voxels, each tumor counted alike.
         whole: whether a tumor has one sub-label.
+        low: value of each feature below which it counts as this: the 1st percentile of the training tumors.
+        high: the 99th percentile. A painted tumor beyond what was learned is not extrapolated to.
         mean: mean of each feature.
         scale: standard deviation of each feature.
         weights: for each of `values`, the weight of each feature and, last, of a constant; empty if the commonest
@@ -61,6 +66,8 @@ class SublabelRule:
     values: tuple[int, ...]
     commonest: int
     whole: bool
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     weights: tuple[tuple[float, ...], ...] = ()
@@ -101,8 +108,9 @@ def learn_sublabels(workspace: Workspace, plan: Plan, train: Sequence[str]) -> S
     cases = [load_case(workspace.cases / case) for case in train]
     content = _inputs_hash(plan, cases)
     path = workspace.sublabels_file
-    if path.is_file() and _read(path).inputs_hash == content:
-        return None
+    with contextlib.suppress(StateError):  # there is none, or it is damaged
+        if _read(path).inputs_hash == content:
+            return None
     rule = _fit(plan, cases, content)
     write_json(path, rule)
     return rule
@@ -130,7 +138,7 @@ def read_sublabel_rule(workspace: Workspace) -> SublabelRule:
     path = workspace.sublabels_file
     rule = _read_version(path, file_version(path))
     if rule.format != FORMAT:
-        fault = Fault(str(path), f"format {rule.format}", f"format {FORMAT}", f"delete it, then {_REMEDY}")
+        fault = Fault(str(path), f"format {rule.format}", f"format {FORMAT}", _REMEDY)
         raise StateError("Sub-labels cannot be written", [fault])
     return rule
 
@@ -148,7 +156,7 @@ def _fit(plan: Plan, cases: Sequence[Case], content: str) -> SublabelRule:
     scores = np.array(_hold_out(tumors, whole))
     right, right_commonest = (None, None) if not len(scores) else (float(value) for value in scores.mean(0))
     better = right is not None and right_commonest is not None and right > right_commonest
-    model = _fit_model(tumors) if better else ((), (), ())
+    model = _fit_model(tumors) if better else _NO_MODEL
     return SublabelRule(FORMAT, content, present, commonest, whole, *model, right, right_commonest, len(tumors))
 
 
@@ -208,8 +216,8 @@ def _hold_out(tumors: Sequence[_Tumor], whole: bool) -> list[tuple[float, float]
         others = [tumor for tumor in tumors if tumor.case not in aside]
         values = sorted({int(value) for tumor in others for value in np.unique(tumor.values)})
         common = max(values, key=lambda value: np.mean([np.mean(tumor.values == value) for tumor in others]))
-        mean, scale, weights = _fit_model(others) if len(values) > 1 else ((), (), ())
-        rule = SublabelRule(FORMAT, "", tuple(values), common, whole, mean, scale, weights)
+        model = _fit_model(others) if len(values) > 1 else _NO_MODEL
+        rule = SublabelRule(FORMAT, "", tuple(values), common, whole, *model)
         for tumor in tumors:
             if tumor.case in aside:
                 logits = _logits(rule, tumor.features)
@@ -218,23 +226,27 @@ def _hold_out(tumors: Sequence[_Tumor], whole: bool) -> list[tuple[float, float]
     return scores
 
 
-_Model = tuple[tuple[float, ...], tuple[float, ...], tuple[tuple[float, ...], ...]]
+def _fit_model(tumors: Sequence[_Tumor]) -> tuple[Any, Any, Any, Any, Any]:
+    """Fit the ranges, means, scales and weights of a `SublabelRule`.
 
-
-def _fit_model(tumors: Sequence[_Tumor]) -> _Model:
-    """Fit means, scales and weights as `SublabelRule` has them; each tumor counts alike."""
+    A tumor of N voxels counts as the square root of N observations, because neighbors are alike: with few tumors, the
+    weights are small.
+    """
     from sklearn.linear_model import LogisticRegression
 
     features = np.concatenate([tumor.features for tumor in tumors])
     values = np.concatenate([tumor.values for tumor in tumors])
-    counts = np.concatenate([np.full(len(tumor.values), 1 / len(tumor.values)) for tumor in tumors])
+    counts = np.concatenate([np.full(len(tumor.values), len(tumor.values) ** -0.5) for tumor in tumors])
+    low, high = np.percentile(features, (1, 99), axis=0)
+    features = np.clip(features, low, high)
     mean, scale = features.mean(0), features.std(0)
     scale[scale == 0] = 1
-    model = LogisticRegression(max_iter=500).fit((features - mean) / scale, values, counts * len(values) / counts.sum())
+    model = LogisticRegression(max_iter=500).fit((features - mean) / scale, values, counts)
     weights = np.column_stack([model.coef_, model.intercept_])
     if len(weights) == 1:  # of two values, the weights of the second
         weights = np.concatenate([-weights / 2, weights / 2])
-    return tuple(mean.tolist()), tuple(scale.tolist()), tuple(tuple(row) for row in weights.tolist())
+    vectors = (tuple(each.tolist()) for each in (low, high, mean, scale))
+    return (*vectors, tuple(tuple(row) for row in weights.tolist()))  # type: ignore[return-value]
 
 
 def _logits(rule: SublabelRule, features: np.ndarray) -> np.ndarray:
@@ -242,7 +254,7 @@ def _logits(rule: SublabelRule, features: np.ndarray) -> np.ndarray:
     if not rule.weights:
         return np.tile([float(value == rule.commonest) for value in rule.values], (len(features), 1))
     weights = np.array(rule.weights)
-    scaled = (features - np.array(rule.mean)) / np.array(rule.scale)
+    scaled = (np.clip(features, rule.low, rule.high) - np.array(rule.mean)) / np.array(rule.scale)
     logits = scaled @ weights[:, :-1].T + weights[:, -1]
     top = logits.max(1, keepdims=True)
     likely: np.ndarray = logits - top - np.log(np.exp(logits - top).sum(1, keepdims=True))
@@ -261,13 +273,7 @@ def choose_sublabels(
     if not mask.any():
         return made
     logits = _logits(rule, describe_voxels(image, mask, limits, spacing_mm, plan))
-    if rule.whole or not rule.weights:
-        made[mask] = rule.values[int(logits.mean(0).argmax())]
-        return made
-    smooth = []
-    for likely in np.exp(logits).T:
-        share = np.zeros(mask.shape, np.float32)
-        share[mask] = likely
-        smooth.append(ndimage.gaussian_filter(share, _SMOOTH_VOXELS)[mask])
-    made[mask] = np.array(rule.values)[np.argmax(smooth, axis=0)]
+    if rule.whole:
+        logits = logits.mean(0, keepdims=True)
+    made[mask] = np.array(rule.values)[logits.argmax(1)]
     return made
