@@ -1,5 +1,6 @@
 """Devices are read or measured; what is not there is told."""
 
+import os
 import subprocess
 import sys
 
@@ -85,3 +86,68 @@ def test_a_process_does_not_count_what_its_parent_held():
         < 0.2
         < len(held) / 2**30
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "files", "expected"),
+    [
+        ("0::/slurm/job_7\n", {"slurm/cpu.max": "max 100000", "slurm/job_7/cpu.max": "250000 100000"}, [2.5]),
+        (
+            "4:cpu,cpuacct:/a\n",
+            {"cpu/a/cpu.cfs_quota_us": "400000", "cpu/a/cpu.cfs_period_us": "100000", "cpu/cpu.cfs_quota_us": "-1"},
+            [4.0],
+        ),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_the_cores_of_a_container_are_those_of_its_control_group(tmp_path, told, files, expected):
+    (tmp_path / "told").write_text(told)
+    for name, text in files.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert devices._core_limits(tmp_path / "told", tmp_path / "root") == expected
+
+
+def test_threads_follow_the_cores_that_are_allowed(monkeypatch):
+    monkeypatch.setattr(devices, "_cores_in_sight", lambda: 16)
+    monkeypatch.setattr(devices, "_core_limits", lambda *_: [6.5])
+    found = []
+    for task, given in (("", ""), ("4", ""), ("32", ""), ("4", "3")):
+        for name, value in (("SLURM_CPUS_PER_TASK", task), ("OMP_NUM_THREADS", given), ("OMP_WAIT_POLICY", "")):
+            monkeypatch.delenv(name, raising=False)
+            if value:
+                monkeypatch.setenv(name, value)
+        devices.set_threads()
+        found.append((devices.usable_cores(), os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]))
+    assert found == [(6, "6", "PASSIVE"), (4, "4", "PASSIVE"), (6, "6", "PASSIVE"), (4, "3", "PASSIVE")]
+    monkeypatch.setattr(devices, "_core_limits", lambda *_: [])
+    for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    devices.set_threads()
+    assert "OMP_NUM_THREADS" not in os.environ  # libraries leave out the second threads of a core
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_the_command_line_sets_threads_before_torch_is_loaded():
+    code = (
+        "import os, sys\nfrom tumorgen_cli.cli import __main__, main\n"
+        "main.start = lambda: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n__main__.start()"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["PASSIVE", "False"]
+
+
+def test_processes_share_a_device(monkeypatch):
+    monkeypatch.setattr(devices, "usable_cores", lambda: 7)
+    assert devices.share_devices("cpu") == [{}]
+    assert devices.share_devices("cpu", 3) == [{"OMP_NUM_THREADS": "2"}] * 3
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-5")
+    assert devices.share_devices("cuda") == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "GPU-5"}]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in devices.share_devices("cuda", 3)] == ["0", "1", "0"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert devices.share_devices("cuda", 1) == [{}]  # planned for a GPU, and there is none here

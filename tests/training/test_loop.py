@@ -16,7 +16,7 @@ from support.stages import STEPS, Fit, item, make_stage
 from support.stops import start, stop, wait_until
 from torch import nn
 
-from tumorgen_cli.system.errors import StateError
+from tumorgen_cli.system.errors import DeviceError, StateError
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_plain
 from tumorgen_cli.system.processes import Terminated
@@ -309,6 +309,50 @@ def test_the_ema_by_hand(tmp_path):
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
     torch.testing.assert_close(weights(tmp_path)["model.weight"], expected)
+
+
+class Small(torch.nn.Module):
+    """An objective on a GPU that has memory for `most` items."""
+
+    def __init__(self, inner, most):
+        super().__init__()
+        self.inner, self.most, self.seen = inner, most, []
+
+    def forward(self, batch):
+        self.seen.append(len(batch["x"]))
+        if len(batch["x"]) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return self.inner(batch)
+
+
+def with_memory_for(most, batch=6):
+    stage = make_stage(iterations=4, batch=batch)
+    (objective,) = stage.objectives
+    module = Small(objective.module, most)
+    return replace(stage, objectives=(replace(objective, module=module),)), module
+
+
+@pytest.mark.parametrize(("most", "parts"), [(3, [6, 3, 3]), (2, [6, 3, 2, 2, 2]), (1, [6, 3, 2, 1, 1, 1, 1, 1, 1])])
+def test_a_batch_without_memory_is_computed_in_parts_with_the_same_mean(tmp_path, capsys, most, parts):
+    train(make_stage(iterations=4, batch=6), tmp_path / "whole", "cpu", "fp32")
+    stage, module = with_memory_for(most)
+    train(stage, tmp_path / "parts", "cpu", "fp32")
+    assert module.seen[: len(parts)] == parts
+    assert set(module.seen[len(parts) :]) == {most}  # later steps begin with parts that fit
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"from here on {most} of a batch's 6 items are computed at a time" in told
+    whole, divided = (weights(tmp_path / name) for name in ("whole", "parts"))
+    for key, value in whole.items():
+        torch.testing.assert_close(divided[key], value, rtol=1e-5, atol=1e-6)
+    rows = [log(tmp_path / name)[-1] for name in ("whole", "parts")]
+    assert float(rows[1]["fit"]) == pytest.approx(float(rows[0]["fit"]), rel=1e-4)
+    assert float(rows[1]["twice"]) == pytest.approx(2 * float(rows[1]["fit"]), rel=1e-4)
+
+
+def test_a_single_item_without_memory_is_told(tmp_path):
+    stage, _ = with_memory_for(0)
+    with pytest.raises(DeviceError, match="The GPU's memory does not suffice"):
+        train(stage, tmp_path, "cpu", "fp32")
 
 
 def test_the_learning_rate():

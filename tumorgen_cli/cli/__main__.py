@@ -9,6 +9,9 @@ import signal
 def start() -> None:
     """Run the command of this process."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from tumorgen_cli.system.devices import set_threads
+
+    set_threads()
     from tumorgen_cli.cli import main
 
     signal.signal(signal.SIGINT, before)

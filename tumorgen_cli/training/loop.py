@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,15 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
     resume_checkpoint(stage, folder, state)
     accelerator.wait_for_everyone()
     main, preview_steps = accelerator.is_main_process, _preview_steps(stage)
-    begun = saved = time.monotonic()
+    parts, begun = _Parts(), time.monotonic()
+    saved = begun
     spent, total, reported = state.seconds, max(state.step, stage.iterations), -math.inf
     with stop_later() as stop, console.progress(stage.title, total, state.step, quiet=not main) as tick:
         for batch in _loader(stage, state.step, accelerator):
             factor = learning_rate_factor(state.step, stage.iterations)
             with catch_out_of_memory(stage.title):
                 moved = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
-                logs = _step(stage, accelerator, modules, optimizers, moved, factor)
+                logs = _step(stage, accelerator, modules, optimizers, moved, factor, parts)
             state.step += 1
             state.ema.update(state.step)
             state.seconds = spent + time.monotonic() - begun
@@ -154,13 +156,14 @@ def seconds_per_step(
     modules, optimizers = _prepare(stage, accelerator)
     ema = ExponentialMovingAverage(stage.models, stage.ema)
     durations: list[float] = []
+    parts = _Parts()
     for step in range(stage.iterations):
         begun = clock()
         batch = default_collate([stage.item(number) for number in range(step * stage.batch, (step + 1) * stage.batch)])
         if accelerator.device.type == "cuda":  # there, other processes draw the items during the step
             begun = clock()
         moved = {key: value.to(accelerator.device) for key, value in batch.items()}
-        logs = _step(stage, accelerator, modules, optimizers, moved, 1.0)
+        logs = _step(stage, accelerator, modules, optimizers, moved, 1.0, parts)
         ema.update(step)
         _ = [float(value) for value in logs.values()]  # waits for the device
         durations.append(clock() - begun)
@@ -233,6 +236,13 @@ def _preview_steps(stage: Stage) -> set[int]:
     return {round(stage.iterations * (i + 1) / stage.previews) for i in range(stage.previews)}
 
 
+@dataclass
+class _Parts:
+    """Into how many parts a batch is divided, so that each fits into the memory of the GPU."""
+
+    count: int = 1
+
+
 def _step(
     stage: Stage,
     accelerator: Accelerator,
@@ -240,19 +250,61 @@ def _step(
     optimizers: list[torch.optim.AdamW],
     batch: dict[str, Any],
     factor: float,
+    parts: _Parts,
 ) -> dict[str, Tensor]:
     """One step of every objective at its learning rate times `factor`; returns the numbers for the log."""
     logs: dict[str, Tensor] = {}
     for objective, module, optimizer in zip(stage.objectives, modules, optimizers, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = objective.learning_rate * factor
-        loss, numbers = module(batch)
         optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
+        while (found := _gradients(module, accelerator, batch, parts.count)) is None:
+            optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()  # of what the part that did not fit has left
+            _divide_more(stage, parts, len(next(iter(batch.values()))))
+        loss, numbers = found
         norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], stage.clip_norm)
         optimizer.step()
-        logs |= {objective.name: loss.detach(), f"{objective.name}_gradient": norm, **numbers}
+        logs |= {objective.name: loss, f"{objective.name}_gradient": norm, **numbers}
     return logs
+
+
+def _gradients(
+    module: nn.Module, accelerator: Accelerator, batch: dict[str, Any], parts: int
+) -> tuple[Tensor, dict[str, Tensor]] | None:
+    """Compute the gradients of an objective, as means over a batch that is computed in parts.
+
+    Returns:
+        The loss and its terms; None if the memory of the GPU does not suffice for a part and smaller ones are possible.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: a single item does not fit, or several processes train, which must keep in step.
+    """
+    size = len(next(iter(batch.values())))
+    divided = zip(*(value.chunk(parts) for value in batch.values()), strict=True)
+    means: dict[str, Tensor] = {}
+    try:
+        for values in divided:
+            share = len(values[0]) / size
+            loss, numbers = module(dict(zip(batch, values, strict=True)))
+            accelerator.backward(loss if parts == 1 else share * loss)
+            for name, value in {"": loss.detach(), **numbers}.items():
+                means[name] = value if parts == 1 else means.get(name, 0.0) + share * value
+    except torch.cuda.OutOfMemoryError:
+        if parts >= size or accelerator.num_processes > 1:
+            raise
+        return None
+    return means.pop(""), means
+
+
+def _divide_more(stage: Stage, parts: _Parts, size: int) -> None:
+    """Divide batches of `size` items into twice as many parts, and say so."""
+    parts.count = min(size, 2 * parts.count)
+    each = math.ceil(size / parts.count)
+    console.warn(
+        f"{stage.title}: the GPU's memory does not suffice; from here on {each} of a batch's {size} items are computed "
+        "at a time, with the same mean, which takes a little longer"
+    )
 
 
 def _checked_numbers(logs: Mapping[str, Tensor], stage: Stage, step: int, folder: Path) -> dict[str, float]:
