@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tumorgen_cli
 from tumorgen_cli.data.hosts import find_host_labels
 from tumorgen_cli.data.labels import (
     choose_tumor,
@@ -95,6 +97,19 @@ def test_values_must_follow_each_other():
     for labels in ({"background": 0, "a": [1, 3]}, {"background": 0, "a": 1, "b": 1}, {"background": [0, 1], "a": 1}):
         (fault,) = labels_faults(HERE, {"labels": labels, "regions_class_order": [1]})
         assert fault.remedy == "renumber the labels, in dataset.json and in the label files"
+
+
+def test_masks_are_of_all_values_of_a_tumor():
+    """A tumor may have several values, with which an array cannot be compared by `==`."""
+    package = Path(tumorgen_cli.__file__).parent
+    compared = re.compile(r"[!=]= *[\w.]*\btumor_label\b|\btumor_label *[!=]=|== *\w+\.labels\[")
+    found = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if compared.search(line)
+    ]
+    assert not found, "use data.labels.mask_of"
 
 
 def test_masks_and_sublabels():

@@ -19,11 +19,13 @@ from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.evaluation.cases import read_tumor, synthetic_cases
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.base import Sampling
+from tumorgen_cli.pipeline import export
 from tumorgen_cli.pipeline.merge import merge_sets
 from tumorgen_cli.pipeline.preprocess import preprocess_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
+from tumorgen_cli.sharing.options import ExportOptions
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.json_records import write_json
 
@@ -87,6 +89,16 @@ def test_a_damaged_rule_is_learned_again(parts):
     parts.sublabels_file.write_text("{")
     preprocess_dataset(parts, workers=0)
     assert parts.sublabels_file.read_text() == before
+
+
+def test_a_model_takes_the_rule_along(parts, workspace, tmp_path):
+    for planned, there in ((parts, True), (workspace, False)):
+        method, _ = opened("syntumor", planned)
+        target = Workspace(tmp_path / str(there))
+        export._write_facts(method, planned.fingerprint(), ExportOptions(), target.root)
+        assert target.sublabels_file.is_file() == there
+        assert target.plan().tumor_label == method.plan.tumor_label
+    assert read_sublabel_rule(Workspace(tmp_path / "True")) == read_sublabel_rule(parts)
 
 
 def test_a_donor_keeps_its_own(parts, workspace, phantoms, tmp_path):

@@ -24,6 +24,7 @@ from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.healthy import choose_evenly
+from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
 from tumorgen_cli.sharing.archive import sum_file, write_archive
 from tumorgen_cli.sharing.card import model_card
 from tumorgen_cli.sharing.figures import find_figures
@@ -169,6 +170,8 @@ def _write_facts(method: Method, pooled: Fingerprint, options: ExportOptions, fo
     target = Workspace(folder)
     write_json(target.plan_file, replace(method.plan, dataset_path="", decisions=decisions))
     write_json(target.fingerprint_file, pooled)
+    if not isinstance(method.plan.tumor_label, int):
+        write_json(target.sublabels_file, read_sublabel_rule(method.workspace))
     named = method.learned_from() if options.case_names else ()
     write_json(target.splits_file, Splits((*(case.case for case in pooled.cases), *named), ()))
 

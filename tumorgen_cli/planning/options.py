@@ -12,7 +12,8 @@ class PlanOptions:
     """What a user decides about a plan; the rules decide the rest.
 
     Attributes:
-        tumor_label: Name or value of the tumor label. None: the label that is found by its name, or the only one.
+        tumor_label: Name or value of the tumor label, or of several with commas between, which then are sub-labels of
+            the tumor. None: the label that is found by its name, or the only one.
         memory_gib: Memory to plan for, in GiB. None: what the device has.
         preset: Name of a preset that comes with tumorgen, or path of a YAML file.
         settings: Plan fields, each as `field.name=value`.

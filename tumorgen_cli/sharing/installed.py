@@ -15,6 +15,7 @@ from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
 from tumorgen_cli.sharing.archive import parse_record, read_archive, sum_file
 from tumorgen_cli.sharing.record import RECORD, ModelRecord, model_name_faults
 from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, TumorgenError, did_you_mean
@@ -154,6 +155,8 @@ def check_model(folder: Path, record: ModelRecord, where: str) -> None:
     try:
         plan, training = workspace.plan(), workspace.fingerprint().of(workspace.splits().train)
         faults = _plan_faults(plan, training, record, where)
+        if not isinstance(plan.tumor_label, int):
+            read_sublabel_rule(workspace)
         if not faults:
             _load_without_memory(record.method, plan, workspace)
     except TumorgenError as error:
