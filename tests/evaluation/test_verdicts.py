@@ -4,17 +4,17 @@ import math
 
 import pytest
 
-from tumorgen_cli.evaluation.verdicts import Comparison, Primary, comparison_verdict
-from tumorgen_cli.metrics.inference import Interval
+from tumorgen_cli.evaluation.verdicts import ArmComparison, Primary, comparison_verdict
+from tumorgen_cli.metrics.inference import Estimate
 
 NONE = (math.nan, math.nan)
 
 
 def _verdict(value, draws, patients, subsets=6, p_holm=math.nan, measure="dsc", exploratory=False):
-    found = Comparison(
+    found = ArmComparison(
         Primary("tumorgen", "empty", measure, 8),
-        Interval(value, *draws),
-        Interval(value, *patients),
+        Estimate(value, *draws),
+        Estimate(value, *patients),
         0.01,
         p_holm,
         0.02,

@@ -28,7 +28,6 @@ FIELDS = {
 }
 #: constants of the package in mm or ml, and why they are none of a data set
 CONSTANTS = {
-    "evaluation/gains.py:EARLY_MM": "FreeTumor's early tumors; a table's rows, and tertiles where no tumor is so small",
     "methods/difftumor/config.py:_CELL_MM": "the cell that DiffTumor, a rival, publishes; coarser ones are halved",
     "methods/freetumor/config.py:_VOXEL_MM": "voxels in which FreeTumor's public code, a rival, gives its blurs",
     "planning/rules.py:PAPER_CELL_ML": "the cell of the paper, from which the number of latent channels is scaled",

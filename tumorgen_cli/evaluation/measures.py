@@ -20,7 +20,7 @@ SIZES: Mapping[str, tuple[float, float]] = {
 FALSE_POSITIVES = 1.0  # a scan, at which sensitivity is measured
 
 
-class SegmentorScores:
+class TrainingScores:
     """One trained segmentor's scores as arrays: S scans, L lesions, F false positives.
 
     Attributes:
@@ -106,7 +106,7 @@ class SegmentorScores:
 
 
 @dataclass(frozen=True)
-class Measure:
+class ScanMeasure:
     """A measure of a segmentor: a total over a number of things that are counted.
 
     Attributes:
@@ -119,30 +119,30 @@ class Measure:
     """
 
     title: str
-    counts: Callable[[SegmentorScores], np.ndarray]
-    totals: Callable[[SegmentorScores], np.ndarray]
+    counts: Callable[[TrainingScores], np.ndarray]
+    totals: Callable[[TrainingScores], np.ndarray]
     rises: bool = True
     percent: bool = False
     by_patient: bool = True
 
 
-def sensitivity(title: str, size: tuple[float, float], false_positives: float = FALSE_POSITIVES) -> Measure:
+def sensitivity(title: str, size: tuple[float, float], false_positives: float = FALSE_POSITIVES) -> ScanMeasure:
     """Return the share of lesions of a size (from, below, in mm) found at a number of false positives a scan."""
 
-    def inside(scores: SegmentorScores) -> np.ndarray:
+    def inside(scores: TrainingScores) -> np.ndarray:
         return (scores.mm >= size[0]) & (scores.mm < size[1])
 
-    def hits(scores: SegmentorScores) -> np.ndarray:
+    def hits(scores: TrainingScores) -> np.ndarray:
         own = inside(scores)
         found = scores.score[own] > scores.thresholds(false_positives)[:, None]
         return (scores.weights[:, scores.lesion_scan[own]] * found).sum(axis=1)
 
-    return Measure(title, lambda scores: scores.of_lesions(inside(scores) * 1.0), hits, percent=True)
+    return ScanMeasure(title, lambda scores: scores.of_lesions(inside(scores) * 1.0), hits, percent=True)
 
 
-def _lesion_mean(title: str, values: Callable[[SegmentorScores], np.ndarray], percent: bool = False) -> Measure:
+def _lesion_mean(title: str, values: Callable[[TrainingScores], np.ndarray], percent: bool = False) -> ScanMeasure:
     """Return the mean of values of the lesions (L,)."""
-    return Measure(
+    return ScanMeasure(
         title,
         lambda scores: scores.of_lesions(np.ones(len(scores.mm))),
         lambda scores: scores.weights @ scores.of_lesions(values(scores) * 1.0),
@@ -150,18 +150,18 @@ def _lesion_mean(title: str, values: Callable[[SegmentorScores], np.ndarray], pe
     )
 
 
-def _scan_mean(title: str, values: Callable[[SegmentorScores], np.ndarray]) -> Measure:
+def _scan_mean(title: str, values: Callable[[TrainingScores], np.ndarray]) -> ScanMeasure:
     """Return the mean of values of the scans (S,), over those that have one."""
-    return Measure(
+    return ScanMeasure(
         title,
         lambda scores: np.isfinite(values(scores)) * 1.0,
         lambda scores: scores.weights @ np.nan_to_num(values(scores)),
     )
 
 
-def _false_positives(title: str, counted: Callable[[SegmentorScores], np.ndarray]) -> Measure:
+def _false_positives(title: str, counted: Callable[[TrainingScores], np.ndarray]) -> ScanMeasure:
     """Return the number of false positives a scan, over the scans that count."""
-    return Measure(
+    return ScanMeasure(
         title,
         lambda scores: counted(scores) * 1.0,
         lambda scores: (
@@ -171,12 +171,12 @@ def _false_positives(title: str, counted: Callable[[SegmentorScores], np.ndarray
     )
 
 
-def _plateau(scores: SegmentorScores) -> np.ndarray:
+def _plateau(scores: TrainingScores) -> np.ndarray:
     return scores.weights.sum(axis=1) * scores.plateau
 
 
 #: by name
-MEASURES: Mapping[str, Measure] = {
+MEASURES: Mapping[str, ScanMeasure] = {
     "sensitivity": sensitivity("lesions found at one false positive a scan", (0.0, math.inf)),
     **{f"sensitivity {name}": sensitivity(f"lesions {name} found", size) for name, size in SIZES.items()},
     "touched": _lesion_mean("lesions touched by a voxel", lambda scores: scores.touched, percent=True),
@@ -185,7 +185,7 @@ MEASURES: Mapping[str, Measure] = {
     "nsd": _scan_mean("NSD", lambda scores: scores.nsd),
     "false_positives": _false_positives("false positives a scan", lambda scores: np.ones(len(scores.patients))),
     "false_positives_healthy": _false_positives("false positives a healthy scan", lambda scores: scores.healthy),
-    "plateau": Measure(
+    "plateau": ScanMeasure(
         "iterations to the real arm's plateau",
         lambda scores: np.ones(len(scores.patients)),
         _plateau,
@@ -209,7 +209,7 @@ class Training:
 
 def segmentors(
     rows: Iterable[ScanScore], draws: Callable[[Sequence[str]], np.ndarray]
-) -> dict[Training, SegmentorScores]:
+) -> dict[Training, TrainingScores]:
     """Gather rows by training.
 
     Args:
@@ -222,7 +222,7 @@ def segmentors(
         groups.setdefault(key, []).append(row)
     patients = sorted({row.patient for own in groups.values() for row in own})
     numbers, weights = {patient: i for i, patient in enumerate(patients)}, draws(patients).astype(np.float32)
-    found = {key: SegmentorScores(own, numbers, weights) for key, own in groups.items()}
+    found = {key: TrainingScores(own, numbers, weights) for key, own in groups.items()}
     if all(row.plateau_iterations is None for own in groups.values() for row in own):
         for scores in found.values():
             scores.plateau = math.nan

@@ -16,7 +16,7 @@ from tumorgen_cli.evaluation.verdicts import amount, interval_text
 from tumorgen_cli.metrics.inference import (
     UNKNOWN,
     Components,
-    Interval,
+    Estimate,
     bootstrap_interval,
     detectable_difference,
     nested_components,
@@ -38,7 +38,7 @@ class Room:
     """
 
     found: bool
-    gains: dict[str, Interval]
+    gains: dict[str, Estimate]
     verdict: str
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tumorgen_cli.evaluation.scan_scores import REAL, ScanScore
 from tumorgen_cli.evaluation.trials import Trials
-from tumorgen_cli.metrics.inference import UNKNOWN, Interval, bootstrap_interval, cases_worth, t_interval
+from tumorgen_cli.metrics.inference import UNKNOWN, Estimate, bootstrap_interval, cases_worth, t_interval
 
 LEAST_WAY = 0.02  # of DSC from n to all cases, its lower bound: the ratio to a number near 0 says nothing
 
@@ -33,8 +33,8 @@ class Recovered:
     arm: str
     cases: int
     hosts: int | None
-    share: Interval
-    worth: Interval
+    share: Estimate
+    worth: Estimate
     reason: str
 
 

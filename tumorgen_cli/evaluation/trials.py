@@ -14,10 +14,10 @@ import numpy as np
 
 from tumorgen_cli.evaluation.measures import FALSE_POSITIVES, MEASURES, SIZES, Training, segmentors, sensitivity
 from tumorgen_cli.evaluation.scan_scores import EMPTY, REAL, ScanScore
-from tumorgen_cli.evaluation.verdicts import Comparison, Primary, comparison_verdict, undertrained
+from tumorgen_cli.evaluation.verdicts import ArmComparison, Primary, comparison_verdict, undertrained
 from tumorgen_cli.metrics.inference import (
     Components,
-    Interval,
+    Estimate,
     bootstrap_interval,
     draw_weights,
     holm,
@@ -37,8 +37,8 @@ class MeasuredArm:
         components: Where the values differ from each other.
     """
 
-    over_subsets: Interval
-    over_patients: Interval
+    over_subsets: Estimate
+    over_patients: Estimate
     components: Components
 
 
@@ -66,8 +66,8 @@ class Analysis:
     """
 
     arms: tuple[ArmScores, ...]
-    primary: Comparison | None
-    exploratory: tuple[Comparison, ...]
+    primary: ArmComparison | None
+    exploratory: tuple[ArmComparison, ...]
     silent: tuple[str, ...]
 
 
@@ -155,13 +155,13 @@ def _components(trials: Trials, keys: Sequence[Training], measure: str) -> Compo
     return nested_components([(key.subset, key.painting, trials.measured(key, measure)[0]) for key in keys])
 
 
-def compare(rows: Sequence[ScanScore], what: Primary) -> Comparison:
+def compare(rows: Sequence[ScanScore], what: Primary) -> ArmComparison:
     """Compare two arms, paired by subset, as the comparison that was named before training."""
     found = compare_within(Trials(rows), what, exploratory=False)
     return replace(found, verdict=comparison_verdict(found))
 
 
-def compare_within(trials: Trials, what: Primary, exploratory: bool) -> Comparison:
+def compare_within(trials: Trials, what: Primary, exploratory: bool) -> ArmComparison:
     """Compare two arms, paired by subset; the verdict is left empty."""
     other_hosts = trials.partner(what.against, what.cases, what.hosts)
     own = trials.by_subset(what.arm, what.cases, what.hosts, what.measure)
@@ -174,7 +174,7 @@ def compare_within(trials: Trials, what: Primary, exploratory: bool) -> Comparis
     if shared:
         resampled = np.mean([sign * (own[key][1] - other[key][1]) for key in shared], axis=0)
         patients = trials.counted(trials.trainings(what.arm, what.cases, what.hosts), what.measure)
-    return Comparison(
+    return ArmComparison(
         what,
         over_subsets,
         bootstrap_interval(over_subsets.value, resampled, patients),
@@ -224,7 +224,7 @@ def analyze(rows: Sequence[ScanScore], primary: Primary | None = None, no_room: 
     )
 
 
-def _primary(trials: Trials, what: Primary, silent: str) -> Comparison:
+def _primary(trials: Trials, what: Primary, silent: str) -> ArmComparison:
     found = compare_within(trials, what, exploratory=False)
     return replace(found, verdict=f"No conclusion: {silent}." if silent else comparison_verdict(found))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tumorgen_cli.evaluation.measures import MEASURES
 from tumorgen_cli.evaluation.scan_scores import ScanScore
-from tumorgen_cli.metrics.inference import LEVEL, Interval
+from tumorgen_cli.metrics.inference import LEVEL, Estimate
 
 LEAST_ITERATIONS = 500  # of a training from which anything is concluded; nnU-Net's own has 250,000
 LEAST_DICE = 0.1  # mean that the best arm must reach: below, a few voxels touch every lesion by chance
@@ -37,7 +37,7 @@ class Primary:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """An arm against another one at the same number of annotated cases; above 0 the arm is better.
 
     Attributes:
@@ -54,8 +54,8 @@ class Comparison:
     """
 
     what: Primary
-    over_subsets: Interval
-    over_patients: Interval
+    over_subsets: Estimate
+    over_patients: Estimate
     p: float
     p_holm: float
     spread: float
@@ -91,7 +91,7 @@ def amount(measure: str, value: float) -> str:
     return f"{value:.0f}" if measure == "plateau" else f"{value:.3f}"
 
 
-def interval_text(measure: str, interval: Interval) -> str:
+def interval_text(measure: str, interval: Estimate) -> str:
     """Write the ends of an interval of a measure."""
     if not math.isfinite(interval.low):
         return "no interval"
@@ -99,7 +99,7 @@ def interval_text(measure: str, interval: Interval) -> str:
     return f"[{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
 
 
-def comparison_verdict(found: Comparison) -> str:
+def comparison_verdict(found: ArmComparison) -> str:
     """Say what a comparison shows.
 
     A gain is shown for other draws of the real cases where the t interval over draws excludes 0, and for other patients
@@ -112,7 +112,7 @@ def comparison_verdict(found: Comparison) -> str:
     return ("Exploratory: " if found.exploratory else "") + start + _finding(found) + "."
 
 
-def _finding(found: Comparison) -> str:
+def _finding(found: ArmComparison) -> str:
     measure, draws, patients = found.what.measure, found.over_subsets, found.over_patients
     if not found.subsets:
         return "not compared, because no draw of the real cases has both"
@@ -135,7 +135,7 @@ def _finding(found: Comparison) -> str:
     )
 
 
-def _shown(found: Comparison, shown: str, of_patients: str) -> str:
+def _shown(found: ArmComparison, shown: str, of_patients: str) -> str:
     """Say what holds where the interval over draws excludes 0."""
     if found.p_holm >= 1 - LEVEL:  # nan, of the primary comparison, is not
         return f"{shown}; not shown, because p is {found.p_holm:.3f} after Holm's correction"

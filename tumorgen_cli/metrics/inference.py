@@ -18,7 +18,7 @@ _EQUAL = 1e-12  # numbers that differ by less are equal but for their last digit
 
 
 @dataclass(frozen=True)
-class Interval:
+class Estimate:
     """An estimate and the ends of its 95 % interval; the ends are nan where the data hold nothing about them."""
 
     value: float
@@ -31,12 +31,12 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     @property
-    def negative(self) -> Interval:
+    def negative(self) -> Estimate:
         """The interval of the negative number."""
-        return Interval(-self.value, -self.high, -self.low)
+        return Estimate(-self.value, -self.high, -self.low)
 
 
-UNKNOWN = Interval(math.nan, math.nan, math.nan)
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Components:
     seed: float
 
 
-def t_interval(values: Sequence[float] | np.ndarray) -> Interval:
+def t_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     """Return the mean and its t interval; nan values are left out.
 
     There are no ends with fewer than two values, or where all are equal: shares of a few lesions may be equal by
@@ -61,10 +61,10 @@ def t_interval(values: Sequence[float] | np.ndarray) -> Interval:
     kept = np.asarray(values, float)
     kept = kept[np.isfinite(kept)]
     if len(kept) < 2 or np.ptp(kept) < _EQUAL:
-        return Interval(float(kept.mean()) if len(kept) else math.nan, math.nan, math.nan)
+        return Estimate(float(kept.mean()) if len(kept) else math.nan, math.nan, math.nan)
     mean = float(kept.mean())
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(kept) - 1) * kept.std(ddof=1) / math.sqrt(len(kept)))
-    return Interval(mean, mean - half, mean + half)
+    return Estimate(mean, mean - half, mean + half)
 
 
 def t_test(differences: Sequence[float] | np.ndarray) -> float:
@@ -97,7 +97,7 @@ def draw_weights(patients: Sequence[str], what: str) -> np.ndarray:
     return generator.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=RESAMPLES)
 
 
-def bootstrap_interval(value: float, resampled: np.ndarray, units: int) -> Interval:
+def bootstrap_interval(value: float, resampled: np.ndarray, units: int) -> Estimate:
     """Return an estimate with the expanded percentile interval of its resamples; nan resamples are left out.
 
     The plain percentiles are too narrow for few units: they lack the factor n / (n - 1) of the variance and the tails
@@ -113,12 +113,12 @@ def bootstrap_interval(value: float, resampled: np.ndarray, units: int) -> Inter
     """
     kept = resampled[~np.isnan(resampled)]
     if units < 2 or not len(kept):
-        return Interval(value, math.nan, math.nan)
+        return Estimate(value, math.nan, math.nan)
     tail = stats.norm.cdf(-math.sqrt(units / (units - 1)) * stats.t.ppf((1 + LEVEL) / 2, units - 1))
     if tail < units ** -float(units):
-        return Interval(value, math.nan, math.nan)
+        return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(kept, (tail, 1 - tail), method="inverted_cdf")  # also of inf
-    return Interval(value, float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def nested_components(values: Sequence[tuple[Hashable, Hashable, float]]) -> Components:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tumorgen_cli.evaluation.reports.gain_tables import arm_label, cases_text
 from tumorgen_cli.evaluation.trials import Analysis
-from tumorgen_cli.metrics.inference import Interval
+from tumorgen_cli.metrics.inference import Estimate
 
 _HEAD = ("arm", "hosts", "real cases", "against", "measure", "draws", "value", "low over draws", "high over draws")
 _MORE = ("low over patients", "high over patients", "p", "p Holm", "finding")
@@ -44,7 +44,7 @@ def gains_csv(analysis: Analysis) -> str:
     return stream.getvalue()
 
 
-def _numbers(over_draws: Interval, over_patients: Interval) -> Iterator[str]:
+def _numbers(over_draws: Estimate, over_patients: Estimate) -> Iterator[str]:
     for value in (over_draws.value, over_draws.low, over_draws.high, over_patients.low, over_patients.high):
         yield _number(value)
 

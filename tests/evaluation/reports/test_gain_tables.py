@@ -14,7 +14,7 @@ from tumorgen_cli.evaluation.reports.gain_tables import (
 )
 from tumorgen_cli.evaluation.trials import analyze
 from tumorgen_cli.evaluation.verdicts import Primary
-from tumorgen_cli.metrics.inference import UNKNOWN, Interval
+from tumorgen_cli.metrics.inference import UNKNOWN, Estimate
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_components_and_what_is_made_up_for(analysis):
     assert float(dsc[3]) == pytest.approx(0.02, abs=0.002)
     assert dsc[4] == "–"  # one painting
     assert float(dsc[5]) == pytest.approx(0.01 / math.sqrt(2), abs=1e-3)
-    share = Recovered("tumorgen", 8, None, Interval(0.25, 0.1, 0.4), Interval(16.2, 9.4, math.inf), "")
-    none = Recovered("copypaste", 8, 10, UNKNOWN, Interval(0, math.nan, math.nan), "no real arm with all cases")
+    share = Recovered("tumorgen", 8, None, Estimate(0.25, 0.1, 0.4), Estimate(16.2, 9.4, math.inf), "")
+    none = Recovered("copypaste", 8, 10, UNKNOWN, Estimate(0, math.nan, math.nan), "no real arm with all cases")
     assert [[str(cell) for cell in line] for line in recovered_table([share, none]).rows] == [
         ["tumorgen", "8", "25 %<br><small>10 to 40 %</small>", "16<br><small>9 to more than tried</small>", ""],
         ["copypaste, 10 hosts", "8", "–", "fewer than tried", "no real arm with all cases"],

@@ -28,7 +28,7 @@ from tumorgen_cli.evaluation.reports.verdict import Grade, Verdict
 from tumorgen_cli.evaluation.scan_scores import REAL
 from tumorgen_cli.evaluation.trials import Analysis
 from tumorgen_cli.evaluation.verdicts import LEAST_DICE, LEAST_ITERATIONS
-from tumorgen_cli.metrics.inference import Interval
+from tumorgen_cli.metrics.inference import Estimate
 
 # told apart by people with any color vision (Okabe and Ito), and by their marks
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -181,7 +181,7 @@ def _curves(analysis: Analysis) -> Markup:
     return svg(figure)
 
 
-def _levels(analysis: Analysis, label: str) -> list[tuple[int, Interval]]:
+def _levels(analysis: Analysis, label: str) -> list[tuple[int, Estimate]]:
     """Return the DSC of an arm by number of real cases."""
     return [
         (arm.cases, _shown(arm.measures["dsc"].over_subsets, arm.measures["dsc"].over_patients))
@@ -190,7 +190,7 @@ def _levels(analysis: Analysis, label: str) -> list[tuple[int, Interval]]:
     ]
 
 
-def _gains(analysis: Analysis, label: str) -> list[tuple[int, Interval]]:
+def _gains(analysis: Analysis, label: str) -> list[tuple[int, Estimate]]:
     """Return the gain in DSC of an arm over real cases only, by number of real cases."""
     compared = [*analysis.exploratory, *([analysis.primary] if analysis.primary and not analysis.silent else [])]
     found = [
@@ -202,5 +202,5 @@ def _gains(analysis: Analysis, label: str) -> list[tuple[int, Interval]]:
     return sorted(found, key=lambda each: each[0])
 
 
-def _shown(over_draws: Interval, over_patients: Interval) -> Interval:
+def _shown(over_draws: Estimate, over_patients: Estimate) -> Estimate:
     return over_draws if math.isfinite(over_draws.low) else over_patients

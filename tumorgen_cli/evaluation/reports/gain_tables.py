@@ -11,8 +11,8 @@ from markupsafe import Markup
 from tumorgen_cli.evaluation.measures import MEASURES, SIZES
 from tumorgen_cli.evaluation.recovery import Recovered
 from tumorgen_cli.evaluation.trials import Analysis, ArmScores, MeasuredArm
-from tumorgen_cli.evaluation.verdicts import Comparison
-from tumorgen_cli.metrics.inference import Interval
+from tumorgen_cli.evaluation.verdicts import ArmComparison
+from tumorgen_cli.metrics.inference import Estimate
 
 _MAIN = ("sensitivity", "touched", "lesion_dsc", "dsc", "nsd", "false_positives", "false_positives_healthy", "plateau")
 _SIZED = tuple(f"sensitivity {name}" for name in SIZES)
@@ -69,7 +69,7 @@ def _measured(arm: ArmScores, measure: str) -> Markup | str:
     return Markup("{}<br><small>{}</small>").format(value_text(measure, found.over_subsets.value), small)
 
 
-def comparison_table(found: Sequence[Comparison]) -> GainTable:
+def comparison_table(found: Sequence[ArmComparison]) -> GainTable:
     """Return the comparisons, each with its intervals and what they carry."""
     header = ["arm", "against", "real cases", "measure", "gain, over draws", "over patients", "p", "p, Holm", ""]
     rows: list[Row] = [
@@ -89,7 +89,7 @@ def comparison_table(found: Sequence[Comparison]) -> GainTable:
     return GainTable("Comparisons", header, rows)
 
 
-def finding(found: Comparison) -> str:
+def finding(found: ArmComparison) -> str:
     """Return the part of a verdict that says what was found, without the names."""
     silent = found.verdict.startswith("No conclusion")
     return found.verdict if silent else found.verdict.rsplit(": ", 1)[-1]
@@ -133,24 +133,24 @@ def value_text(measure: str, value: float) -> str:
     return f"{value:.0f}" if measure == "plateau" else f"{value:.3f}"
 
 
-def _ends(measure: str, interval: Interval) -> str:
+def _ends(measure: str, interval: Estimate) -> str:
     if not math.isfinite(interval.low):
         return ""
     return f"{value_text(measure, interval.low)} to {value_text(measure, interval.high)}"
 
 
-def _interval(measure: str, interval: Interval) -> Markup | str:
+def _interval(measure: str, interval: Estimate) -> Markup | str:
     ends = _ends(measure, interval)
     value = value_text(measure, interval.value)
     return Markup("{}<br><small>{}</small>").format(value, ends) if ends else value
 
 
-def _percent_interval(interval: Interval) -> Markup:
+def _percent_interval(interval: Estimate) -> Markup:
     ends = f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %" if math.isfinite(interval.low) else ""
     return Markup("{}<br><small>{}</small>").format(f"{100 * interval.value:.0f} %", ends)
 
 
-def _worth(interval: Interval) -> Markup | str:
+def _worth(interval: Estimate) -> Markup | str:
     if math.isnan(interval.value):
         return "–"
     if math.isnan(interval.low):
