@@ -31,6 +31,8 @@ def test_a_pair_says_so_in_every_set(workspace, phantoms, tmp_path):
     quality = api.QualityOptions(keep=0.0, judge="bundled", p_alone=True)
     kept = api.filter_pairs(tmp_path / "pairs", quality, out=tmp_path / "kept", work=shared.root, device="cpu")
     assert set(descriptions(tmp_path / "kept").values()) == {SYNTHETIC}
+    for folder in ("pairs", "kept"):
+        assert "2 synthetic pairs" in (tmp_path / folder / "SET_CARD.md").read_text()
     found = json.loads((tmp_path / "kept" / "dataset.json").read_text())["synthetic"]
     assert (found["pairs"], found["of_cases"]) == (kept.kept, kept.kept)
     out = tmp_path / "Dataset601_Merged"

@@ -55,6 +55,7 @@ def evaluate_sets(
     from tumorgen_cli.evaluation.cases import one_scan_per_host, real_tumors, synthetic_cases
     from tumorgen_cli.evaluation.evaluate import evaluate_set, evaluation_steps
     from tumorgen_cli.evaluation.reports.one_set import write_page
+    from tumorgen_cli.evaluation.set_card import write_card
 
     plan, folders = workspace.plan(), finished_sets(workspace, sets)
     read_planned_dataset(workspace, plan)
@@ -75,6 +76,7 @@ def evaluate_sets(
     for folder, scores in zip(folders, scored, strict=True):
         others = [other for other in scored if other is not scores]
         page, verdict = write_page(plan, real, folder, workspace.evaluation(folder.name), scores, others)
+        write_card(folder, plan, scores, workspace.evaluation(folder.name))
         weak = read_shortfalls(folder)
         weak_sets[folder.name] = weak
         rows = (("verdict", verdict.text), *(("weights", text) for text in weak), *_score_rows(scores))

@@ -41,6 +41,7 @@ def filter_pairs(
     from tumorgen_cli.evaluation.cases import one_scan_per_host, synthetic_cases
     from tumorgen_cli.evaluation.filter import filter_set, own_pairs
     from tumorgen_cli.evaluation.measure import cache_folder
+    from tumorgen_cli.evaluation.set_card import write_card
     from tumorgen_cli.judge.predictions import Predictions
 
     plan, set_folder = workspace.plan(), find_set(workspace, set_folder)
@@ -51,4 +52,7 @@ def filter_pairs(
     count = len(own_pairs(pairs, shard))
     cache = cache_folder(workspace.evaluation(set_folder.name))
     with locked(folder, "filter", shard.name if shard else None), console.progress("asking the judge", count) as tick:
-        return filter_set(plan, set_folder, folder, Predictions(judge, cache), quality.rule, tick, shard)
+        found = filter_set(plan, set_folder, folder, Predictions(judge, cache), quality.rule, tick, shard)
+        if found.kept and not found.left:
+            write_card(folder, plan)
+        return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tumorgen_cli.evaluation.measure import cache_folder
+from tumorgen_cli.evaluation.set_card import write_card
 from tumorgen_cli.judge.find import Choice, choose_judge, load_judge
 from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.judge.results_files import OWN_JUDGE
@@ -116,6 +117,8 @@ def synthesize_pairs(
         console.note(str(forecast))
         with console.progress("painting", len(own)) as tick:
             tally = synthesize_set(inputs, jobs, folder, settings, tick, shard)
+        if tally.pairs and not tally.left:
+            write_card(folder, plan)
         if search is not None and search.suspicious and not hosts.skip_suspects:
             console.note(f"suspected lesions are listed in {folder / FILE}, and in the provenance of their pairs")
     if tally.pairs > made.pairs:

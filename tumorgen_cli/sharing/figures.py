@@ -62,8 +62,9 @@ def _figures(scores: Scores) -> list[tuple[str, str]]:
     new = scores.novelty
     if new.reason:
         return [*rows, ("near-copies of training tumors", new.reason)]
-    rows.append(("near-copies of training tumors, share", f"{_number(new.near_copies)}"))
-    rows.append(("near-copies of one training tumor alone, share", f"{_number(new.singled_out)}"))
+    count = new.synthetic.count
+    rows.append(("near-copies of training tumors", f"{_number(new.near_copies)} of {count} tumors"))
+    rows.append(("near-copies of one training tumor alone", f"{_number(new.singled_out)} of {count} tumors"))
     nearest = f"{_number(new.synthetic.median)}; of real held-out tumors {_number(new.held_out.median)}"
     return [*rows, ("distance to the nearest training tumor, median (0 the same, 1 nothing in common)", nearest)]
 
