@@ -24,13 +24,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from origin import origin_and_command, write_origin
+from paper_tables import TABLES, Row, Table
 
 from tumorgen_cli.evaluation.comparison import COLUMNS, PaintedSet, Value, set_values
 from tumorgen_cli.evaluation.evaluate import read_scores
+from tumorgen_cli.evaluation.scan_scores import REAL
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.logs import read_log
@@ -52,150 +54,6 @@ SHOWN = {
     "seconds_total": "s a pair",
 }
 GAIN = ("nnU-Net DSC", "gain", "gain_low", "gain_high")
-FREE, DIFF = "methods.freetumor", "methods.difftumor"
-_UNFILTERED = (f"{FREE}.filter.rule=threshold", f"{FREE}.filter.threshold=0")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        name: Its name.
-        paper: What the paper reports for it; empty for a row that is not in the paper.
-        method: The method that paints.
-        settings: Fields of the plan, as for `plan --set`.
-        painting: Options of `synthesize`. `downstream` has none of them, so that such a row has no gain.
-        live: Whether nnU-Net learns from patches that are painted while it trains.
-        unlabeled: Whether methods learn from the healthy scans, too.
-    """
-
-    name: str
-    paper: str
-    method: str
-    settings: tuple[str, ...] = ()
-    painting: tuple[str, ...] = ()
-    live: bool = False
-    unlabeled: bool = True
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a paper.
-
-    Attributes:
-        title: What it is.
-        reports: What its numbers are in the paper.
-        hosts: Into what is painted: held-out cases, whose tumors are redrawn, or the healthy scans.
-        rows: Its rows.
-    """
-
-    title: str
-    reports: str
-    hosts: Literal["test", "healthy"]
-    rows: tuple[Row, ...]
-
-
-def _early(timesteps: int, paper: str = "") -> Row:
-    fields = (f"{DIFF}.models=early", f"{DIFF}.early.timesteps={timesteps}")
-    return Row(f"T {timesteps}", paper, "difftumor", fields)
-
-
-def _threshold(value: float, paper: str) -> Row:
-    return Row(f"threshold {value}", paper, "freetumor", (_UNFILTERED[0], f"{FREE}.filter.threshold={value}"))
-
-
-def _weight(value: float, paper: str) -> Row:
-    return Row(f"weight {value}", paper, "freetumor", (f"{FREE}.gan.classifier_weight={value}",))
-
-
-_LATER = (f"{DIFF}.models=later",)
-_DSC = "DSC in % of a segmentor, mean of liver, pancreas and kidney tumors"
-TABLES = {
-    "tumorgen-3": Table(
-        "TumorGen, Table 3: sampling",
-        "FID on Hecktor; seconds a sample on the authors' machine",
-        "test",
-        (
-            Row("DiffTumor DDPM-50", "66.8; 1.226 s", "difftumor", _LATER, ("--steps", "50", "--solver", "ddpm")),
-            Row("DiffTumor DDIM-50", "68.3; 1.133 s", "difftumor", _LATER, ("--steps", "50", "--solver", "ddim")),
-            Row("DiffTumor T 4", "", "difftumor", (f"{DIFF}.models=early", f"{DIFF}.early.timesteps=4")),
-            Row("TumorGen RFM-50", "52.0; 1.061 s", "tumorgen", (), ("--steps", "50", "--solver", "euler")),
-            Row("TumorGen RFM-10", "55.9; 0.218 s", "tumorgen", (), ("--steps", "10", "--solver", "euler")),
-        ),
-    ),
-    "difftumor-6": Table(
-        "DiffTumor, Figure 6: diffusion steps T",
-        "the text names T = 1, which fails, and T = 4, which is chosen",
-        "test",
-        (_early(1, "fails"), _early(2), _early(4, "0.2 s a tumor"), _early(10), _early(50), _early(200)),
-    ),
-    "freetumor-2": Table(
-        "FreeTumor, Table 2: share P of the masks that a segmentor finds",
-        "P in %",
-        "healthy",
-        (
-            Row("SynTumor", "43.7", "syntumor"),
-            Row("DiffTumor", "67.0", "difftumor"),
-            Row("FreeTumor, labeled scans alone", "79.5 (0.9k scans)", "freetumor", _UNFILTERED, unlabeled=False),
-            Row("FreeTumor, healthy scans too", "82.2 (11k scans)", "freetumor", _UNFILTERED),
-        ),
-    ),
-    "freetumor-3": Table(
-        "FreeTumor, Table 3: losses, and a diffusion model in place of the generator",
-        f"{_DSC}, 2.2k scans",
-        "healthy",
-        (
-            Row("without L_cls", "74.0 (this row or the next)", "freetumor", (f"{FREE}.gan.classifier_weight=0",)),
-            Row("without L_seg", "", "freetumor", (f"{FREE}.gan.segmentor_weight=0",)),
-            Row("both", "74.4", "freetumor"),
-            Row("DiffTumor", "70.5", "difftumor"),
-            Row(
-                "DiffTumor, filtered",
-                "72.8",
-                "difftumor",
-                painting=("--until-pass", "5", "--keep", "0.7", "--p-alone"),
-            ),
-        ),
-    ),
-    "freetumor-4": Table(
-        "FreeTumor, Tables 4 and 13: the filter",
-        f"{_DSC}, 2.2k scans",
-        "healthy",
-        (
-            Row("no filter", "72.3", "freetumor", _UNFILTERED),
-            _threshold(0.5, "73.5"),
-            _threshold(0.7, "74.4"),
-            _threshold(0.9, "74.0"),
-            Row("adaptive", "73.3", "freetumor", (f"{FREE}.filter.rule=adaptive",)),
-        ),
-    ),
-    "freetumor-5": Table(
-        "FreeTumor, Table 5: scans that are painted into, seen while learning to paint or not",
-        f"{_DSC}, 11k scans painted into",
-        "healthy",
-        (
-            Row("not seen", "73.8 (0.9k scans seen)", "freetumor", unlabeled=False),
-            Row("seen", "76.8 (11k scans seen)", "freetumor"),
-        ),
-    ),
-    "freetumor-12": Table(
-        "FreeTumor, Table 12: λ_cls",
-        _DSC,
-        "healthy",
-        (_weight(1.0, "76.5"), _weight(0.5, "76.6"), _weight(0.2, "76.8"), _weight(0.1, "76.8")),
-    ),
-    "freetumor-14": Table(
-        "FreeTumor, Table 14: painting before or while a segmentor learns (only --minutes tells the last row apart)",
-        f"{_DSC}, 2.2k / 11k scans",
-        "healthy",
-        (
-            Row("before, one draw", "72.0 / 73.3", "freetumor", (f"{FREE}.filter.tries=1", "paste.draws=1")),
-            Row("before, drawn until it passes", "73.7 / 76.6", "freetumor"),
-            Row("meanwhile", "74.4 / 76.8", "freetumor", live=True),
-        ),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -363,11 +221,16 @@ def row_gain(path: Path, arm: str) -> dict[str, str]:
     """The DSC of a row's nnU-Nets and its gain over real cases alone, from `downstream.csv`; empty without one."""
     if not path.is_file():
         return {}
+    found = {}
     with path.open(newline="", encoding="utf-8") as stream:
         for line in csv.DictReader(stream):
-            if (line["arm"], line["measure"], line["lesion size"]) == (arm, "dice", "any"):
-                return dict(zip(GAIN, (line["mean"], line["gain"], line["gain low"], line["gain high"]), strict=True))
-    return {}
+            if (line["arm"], line["measure"]) == (arm, "dsc"):
+                if not line["against"]:
+                    found["nnU-Net DSC"] = line["value"]
+                elif line["against"] == REAL:
+                    values = (line["value"], line["low over patients"], line["high over patients"])
+                    found |= dict(zip(GAIN[1:], values, strict=True))
+    return found
 
 
 def write_table(path: Path, table: Table, lines: Sequence[Mapping[str, str]]) -> None:

@@ -118,6 +118,8 @@ def group_rows(title: str, scans: Sequence[ScanScore], groups: Mapping[str, set[
     rows = []
     for name, cases in {ALL: everyone, **groups}.items():
         found = analyze([scan for scan in scans if scan.scan in cases])
+        for note in found.silent:
+            console.warn(f"{title}, {name}: {note}")
         gains = {
             (each.what.arm, each.what.cases, each.what.hosts): each.over_patients
             for each in found.exploratory

@@ -10,6 +10,7 @@ from support.command_line import call
 from support.workspaces import TOY, plan_toy
 
 from tumorgen_cli.cli import main
+from tumorgen_cli.evaluation.trials import Analysis
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.pipeline.preprocess import preprocess_dataset
 from tumorgen_cli.planning.fields import check_overrides, plan_fields
@@ -24,6 +25,8 @@ COMMANDS = typer.main.get_command(main.app).commands
 TABLES = (
     "tumorgen-3",
     "difftumor-6",
+    "difftumor-forms",
+    "freetumor-forms",
     "freetumor-2",
     "freetumor-3",
     "freetumor-4",
@@ -180,20 +183,21 @@ def test_nnunets_of_real_cases_are_shared_and_no_others(papers, tmp_path):
 def test_a_gain_is_that_of_the_rows_arm(papers, tmp_path):
     path = tmp_path / "downstream.csv"
     assert papers.row_gain(path, "freetumor") == {}
-    columns = gains_csv(()).strip().split(",")
+    columns = gains_csv(Analysis((), None, (), ())).strip().split(",")
     with path.open("w", newline="") as stream:
         sheet = csv.DictWriter(stream, columns, restval="")
         sheet.writeheader()
-        for arm, measure, size, mean in (
-            ("real", "dice", "any", "0.5"),
-            ("freetumor-live", "surface_dice", "any", "0.1"),
-            ("freetumor-live", "dice", "small", "0.2"),
-            ("freetumor-live", "dice", "any", "0.6"),
+        for arm, against, measure, value in (
+            ("real", "", "dsc", "0.5"),
+            ("freetumor-live", "", "nsd", "0.1"),
+            ("freetumor-live", "", "dsc", "0.6"),
+            ("freetumor-live", "empty", "dsc", "0.3"),
+            ("freetumor-live", "real", "dsc", "0.1"),
+            ("freetumor-live", "real", "nsd", "0.2"),
         ):
-            sheet.writerow(
-                {"arm": arm, "measure": measure, "lesion size": size, "mean": mean, "gain": "0.1", "gain low": "-0.1"}
-            )
+            line = {"arm": arm, "against": against, "measure": measure, "value": value}
+            sheet.writerow(line | {"low over patients": "-0.1", "high over patients": "0.3"})
     row = papers.Row("meanwhile", "", "freetumor", live=True)
     found = papers.row_gain(path, papers.arm_of(row))
-    assert found == {"nnU-Net DSC": "0.6", "gain": "0.1", "gain_low": "-0.1", "gain_high": ""}
+    assert found == {"nnU-Net DSC": "0.6", "gain": "0.1", "gain_low": "-0.1", "gain_high": "0.3"}
     assert papers.row_gain(path, "difftumor") == {}
