@@ -269,6 +269,8 @@ def _holds(method: Method, options: ExportOptions) -> list[str]:
         "Percentiles of the voxels of all scans, and the plan's numbers, which follow medians and percentiles.",
         "A hash of the data set's files, which tells nobody what is in them.",
     ]
+    if not isinstance(method.plan.tumor_label, int):
+        texts.append("The rule by which sub-labels of a tumor are chosen, fitted on the voxels of all training tumors.")
     if needs_donors(method):
         texts.append("The masks of all training tumors, which the method draws from; without names, sorted by volume.")
     if options.case_names:
