@@ -23,6 +23,7 @@ from tumorgen_cli.cli.options import (
     arm_names,
 )
 from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN
+from tumorgen_cli.nnunet.segmentors import Segmentor
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line
 from tumorgen_cli.synthesis.options import host_faults
 from tumorgen_cli.system import console
@@ -127,6 +128,18 @@ def downstream(
             rich_help_panel=_TRAINED,
         ),
     ] = 0.0,
+    segmentor: Annotated[
+        Segmentor, typer.Option("--segmentor", help="The network that nnU-Net trains.", rich_help_panel=_TRAINED)
+    ] = "nnunet",
+    pretrained: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--pretrained",
+            metavar="FILE",
+            help="A checkpoint of the same network, from which every training starts.",
+            rich_help_panel=_TRAINED,
+        ),
+    ] = None,
     primary: Annotated[
         Optional[str],
         typer.Option(
@@ -204,6 +217,8 @@ def downstream(
         paintings=paintings,
         times=times,
         aside=aside,
+        segmentor=segmentor,
+        pretrained=None if pretrained is None else str(pretrained),
         primary=primary,
         measure=measure,
     )

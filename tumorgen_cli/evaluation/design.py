@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tumorgen_cli.evaluation.scan_scores import EMPTY, REAL
 from tumorgen_cli.methods.registry import METHODS
+from tumorgen_cli.nnunet.segmentors import Segmentor
 from tumorgen_cli.system.errors import PlanError
 from tumorgen_cli.system.json_records import unknown_name_fault
 
@@ -100,6 +102,8 @@ class Design:
         times: Length of the trainings of the other arms, as a multiple of the real arm's.
         aside: Share of the real cases that no arm learns from. Their scores choose the best weights of a training, and
             say when it reaches the plateau of the real arm. 0: none, and the last weights count.
+        segmentor: The network that nnU-Net trains.
+        pretrained: Path of one of nnU-Net's checkpoints that every training starts from; None: random weights.
         primary: The arm of the primary comparison. None: the first method of the registry that is an arm.
         measure: Name of the measure of the primary comparison. None: sensitivity at one false positive a scan.
     """
@@ -116,8 +120,17 @@ class Design:
     paintings: int = 1
     times: float = 1.0
     aside: float = 0.0
+    segmentor: Segmentor = "nnunet"
+    pretrained: str | None = None
     primary: str | None = None
     measure: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where its trainings and results are below the study's folder: segmentors are not mixed."""
+        if self.pretrained is None:
+            return "" if self.segmentor == Design().segmentor else self.segmentor
+        return f"{self.segmentor}_from_{Path(self.pretrained).stem}"
 
 
 def default_arms(with_healthy: bool) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 _ITERATIONS_PER_EPOCH = 250  # of nnU-Net's trainers
-_TRUSTED = ("dynamic_network_architectures.", "torch.nn.")
+_TRUSTED = ("dynamic_network_architectures.", "torch.nn.", "tumorgen_cli.models.segmentors.")
 
 
 class Judge:

@@ -23,7 +23,7 @@ from typing import Any
 from tumorgen_cli.nnunet.job import CONFIGURATION, NAME, PLANS, ExtraCase, TrainingJob
 from tumorgen_cli.nnunet.results import LATEST
 from tumorgen_cli.nnunet.runner import read_prepared_hash, results_folder
-from tumorgen_cli.nnunet.schedule import shrink_configuration
+from tumorgen_cli.nnunet.segmentors import RESIDUAL_PLANNERS, plan_network
 from tumorgen_cli.system.json_records import read_fields, read_record, write_json
 from tumorgen_cli.system.processes import exit_when_stdin_closes
 
@@ -34,27 +34,42 @@ _PROGRESS_SECONDS = 0.5  # between two writes of progress.json
 
 def _prepare(folder: Path, job: TrainingJob) -> None:
     """Run nnU-Net's fingerprint, plan and preprocessing; `prepared.json` is written last."""
-    import torch
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     extractor = DatasetFingerprintExtractor(NAME, job.processes)
     extractor.num_foreground_voxels_for_intensitystats = _FINGERPRINT_VOXELS
     extractor.run(overwrite_existing=True)
     target = [float(s) for s in reversed(job.spacing_mm)] if job.spacing_mm else None  # nnU-Net's order is z, y, x
-    memory = _PLANNED_GIB
-    if job.device == "cuda":
-        memory = min(memory, torch.cuda.get_device_properties(0).total_memory / 2**30)
-    ExperimentPlanner(NAME, gpu_memory_target_in_gb=memory, overwrite_target_spacing=target).plan_experiment()
+    _planner(job, target).plan_experiment()
     path = folder / "nnUNet_preprocessed" / NAME / f"{PLANS}.json"
     plans = json.loads(path.read_text(encoding="utf-8"))
     planned = plans["configurations"][CONFIGURATION]
-    plans["configurations"] = {CONFIGURATION: shrink_configuration(planned, job.size) if job.size else planned}
+    plans["configurations"] = {CONFIGURATION: plan_network(planned, job.segmentor, job.size)}
     write_json(path, plans)
     preprocessor = PlansManager(plans).get_configuration(CONFIGURATION).preprocessor_class(verbose=False)
     preprocessor.run(NAME, CONFIGURATION, PLANS, num_processes=job.processes)
     write_json(folder / "nnUNet_preprocessed" / "prepared.json", {"prepared_hash": job.prepared_hash})
+
+
+def _planner(job: TrainingJob, target: list[float] | None) -> Any:
+    """Return nnU-Net's planner of a segmentor, for its usual GPU memory or that of a smaller GPU.
+
+    Args:
+        job: The job.
+        target: Spacing (z, y, x) to train at; None: nnU-Net's own choice.
+    """
+    import torch
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+    from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
+
+    planner, memory = ExperimentPlanner, _PLANNED_GIB
+    if job.segmentor in RESIDUAL_PLANNERS:
+        name, memory = RESIDUAL_PLANNERS[job.segmentor]
+        planner = getattr(residual_encoder_unet_planners, name)
+    if job.device == "cuda":
+        memory = min(memory, torch.cuda.get_device_properties(0).total_memory / 2**30)
+    return planner(NAME, gpu_memory_target_in_gb=memory, plans_name=PLANS, overwrite_target_spacing=target)
 
 
 def _prepare_extra(

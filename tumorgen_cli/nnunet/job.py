@@ -100,6 +100,7 @@ class TrainingOptions:
         spacing_mm: spacing (x, y, z) to train at; None for nnU-Net's own choice, the median.
         times: length of the training as a multiple of `minutes`, or of the schedule that is given.
         initial: checkpoint whose weights the network starts from; None for random weights.
+        segmentor: the network, one of `segmentors.Segmentor`.
     """
 
     minutes: float
@@ -110,6 +111,7 @@ class TrainingOptions:
     spacing_mm: Triple | None = None
     times: float = 1.0
     initial: Path | None = None
+    segmentor: str = "nnunet"
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class TrainingJob:
         times: see `TrainingOptions`; `schedule` holds the length already.
         initial: path of the checkpoint that the network starts from.
         aside: names of the cases that the network is validated on; its best weights by them are kept. Empty: none.
+        segmentor: see `TrainingOptions`.
     """
 
     inputs_hash: str
@@ -175,6 +178,7 @@ class TrainingJob:
     times: float = 1.0
     initial: str | None = None
     aside: tuple[str, ...] = ()
+    segmentor: str = "nnunet"
 
 
 def training_data(dataset: Dataset, splits: Splits) -> TrainingData:
@@ -278,7 +282,8 @@ def make_job(
     size = options.size if options.device == "cpu" else None
     plan_inputs: list[object] = [data.channel_names, data.labels, data.file_ending, hash_cases(data.train)]
     plan_inputs += [data.class_order] if data.class_order else []
-    prepared_hash = hash_value([*plan_inputs, options.device, size, options.spacing_mm])
+    own = [options.segmentor] if options.segmentor != "nnunet" else []
+    prepared_hash = hash_value([*plan_inputs, options.device, size, options.spacing_mm, *own])
     inputs = [prepared_hash, options.precision, options.minutes, options.seed, cases, hash_cases(extra)]
     inputs += [options.times] if options.times != 1 else []
     inputs += [tuple(aside)] if aside else []
@@ -303,4 +308,5 @@ def make_job(
         times=options.times,
         initial=str(options.initial.resolve()) if options.initial else None,
         aside=tuple(aside),
+        segmentor=options.segmentor,
     )

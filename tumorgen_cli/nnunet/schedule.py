@@ -35,16 +35,17 @@ def scale_schedule(schedule: Schedule, times: float) -> Schedule:
     return replace(schedule, epochs=max(1, round(schedule.epochs * times)))
 
 
-def shrink_patch(patch: Sequence[int], multiple: Sequence[int], voxels: int) -> list[int]:
+def shrink_patch(patch: Sequence[int], multiple: Sequence[int], voxels: int, least: int = 4) -> list[int]:
     """Shrink a patch to at most `voxels` voxels.
 
     The result stays as close to nnU-Net's proportions as sides divisible by `multiple` allow. As in nnU-Net's own
-    planner, the side that is longest relative to the planned one is shortened first. No side becomes shorter than four
-    cells of the lowest resolution (nnU-Net's lower limit), even if the patch then stays larger than `voxels`.
+    planner, the side that is longest relative to the planned one is shortened first. No side becomes shorter than
+    `least` cells of the lowest resolution (nnU-Net's lower limit is four), even if the patch then stays larger than
+    `voxels`.
     """
     shrunk = list(patch)
     while math.prod(shrunk) > voxels:
-        ratios = [n / p if n - m >= 4 * m else 0.0 for n, p, m in zip(shrunk, patch, multiple, strict=True)]
+        ratios = [n / p if n - m >= least * m else 0.0 for n, p, m in zip(shrunk, patch, multiple, strict=True)]
         axis = int(np.argmax(ratios))
         if ratios[axis] == 0:
             break
@@ -65,9 +66,11 @@ def shrink_configuration(configuration: Mapping[str, Any], size: NetworkSize) ->
         ("strides", stages),
         ("kernel_sizes", stages),
         ("n_conv_per_stage", stages),
+        ("n_blocks_per_stage", stages),  # of residual encoders
         ("n_conv_per_stage_decoder", stages - 1),
     ):
-        kwargs[key] = list(kwargs[key][:count])
+        if key in kwargs:
+            kwargs[key] = list(kwargs[key][:count])
     planned = kwargs["features_per_stage"]
     kwargs["features_per_stage"] = [min(size.most, size.first * 2**i, int(planned[i])) for i in range(stages)]
     kwargs["n_stages"] = stages

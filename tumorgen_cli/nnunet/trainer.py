@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from tumorgen_cli.nnunet.job import CONFIGURATION, TRAINER, Schedule, TrainingJob
@@ -21,12 +22,14 @@ from tumorgen_cli.nnunet.on_the_fly.settings import Painting
 from tumorgen_cli.nnunet.on_the_fly.trainer import PaintingMixin
 from tumorgen_cli.nnunet.results import BEST, FINAL
 from tumorgen_cli.nnunet.schedule import MIN_EPOCHS, VALIDATION_ITERATIONS, choose_schedule
+from tumorgen_cli.nnunet.segmentors import TRANSFORMERS, has_own_network
 from tumorgen_cli.system.files import write_stream
 from tumorgen_cli.system.json_records import read_record, to_plain, write_json
 
 _SAVE_SECONDS = 60.0
 # nnU-Net's queues hold 12 batches at the start: these come faster than its workers make them
 _WARMUP_ITERATIONS, _TIMED_ITERATIONS = 12, 12
+_ADAM_RATE, _ADAM_DECAY = 1e-4, 1e-5
 _ASIDE_EVERY = 5  # iterations to one on cases held aside: nnU-Net's own 250 and 50
 _CPU_ITERATIONS, _CUDA_ITERATIONS = 50, 250  # per epoch; 250 is nnU-Net's own number
 
@@ -53,6 +56,7 @@ class OwnTrainer(nnUNetTrainer):
     ) -> None:
         resume = plans["continue_training"]  # nnU-Net's __init__ removes it
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = has_own_network(self.job.segmentor)
         self.logger = PlainLogger(self.output_folder, resume)
         self.num_val_iterations_per_epoch = VALIDATION_ITERATIONS
         self.schedule_file = Path(self.output_folder) / "schedule.json"
@@ -80,6 +84,15 @@ class OwnTrainer(nnUNetTrainer):
 
     def plot_network_architecture(self) -> None:
         """Plot nothing: nnU-Net's own version needs a package that no longer works."""
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """Return nnU-Net's optimizer, or AdamW for transformers, and nnU-Net's fall of the learning rate."""
+        if self.job.segmentor not in TRANSFORMERS:
+            found: tuple[Any, Any] = super().configure_optimizers()
+            return found
+        # the values with which UNETR and Swin UNETR were published
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=_ADAM_RATE, weight_decay=_ADAM_DECAY)
+        return optimizer, PolyLRScheduler(optimizer, _ADAM_RATE, self.num_epochs)
 
     def on_train_start(self) -> None:
         """Measure the time of an iteration and choose the schedule, unless there is one already."""
@@ -124,7 +137,8 @@ class OwnTrainer(nnUNetTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
             output = self.network(batch["data"])
-        loss = self.loss([scale.float() for scale in output], batch["target"])
+        output = [scale.float() for scale in output] if self.enable_deep_supervision else output.float()
+        loss = self.loss(output, batch["target"])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
         self.optimizer.step()

@@ -74,7 +74,7 @@ def measure_gains(
         StateError: No training was made.
     """
     setup, points = set_up_study(workspace, design, hosts, device)
-    machine, root = find_machine(device, jobs, size), setup.root
+    machine, root = find_machine(device, jobs, size), setup.results
     counts = sorted({point.cases for point in points})
     failures: list[Failure] = []
     result = None
@@ -117,9 +117,9 @@ def _result(
     plan, design, hosts = setup.plan, setup.design, setup.hosts
     kinds = [] if hosts.healthy is None else [f"scans of {hosts.healthy.resolve().name}"]
     kinds += [] if hosts.cases is None else [f"{hosts.cases} cases"]
-    schedule = measured_schedule(setup.root, design.minutes, machine.kind)
+    schedule = measured_schedule(setup.results, design.minutes, machine.kind)
     if schedule is None:
-        fault = Fault(str(setup.root), "no schedule of a training", "one", "run the command again")
+        fault = Fault(str(setup.results), "no schedule of a training", "one", "run the command again")
         raise StateError("No training was made", [fault])
     return Downstream(
         dataset=plan.dataset,
@@ -141,7 +141,7 @@ def _result(
 
 def _write(setup: StudySetup, result: Downstream, rows: Sequence[ScanScore], point: Point) -> None:
     """Write the rows, the tables and the page, with pictures of the draw that was trained last."""
-    root, plan = setup.root, setup.plan
+    root, plan = setup.results, setup.plan
     lines = [json.dumps(none_for_nan(to_plain(row))) for row in rows]
     write_text(root / SCORES_FILE, "".join(f"{line}\n" for line in lines))
     short = replace(result, runs=tuple(replace(run, scans=()) for run in result.runs))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
+from typing import get_args
 
 from tumorgen_cli.evaluation.design import ARMS, Design, find_arm
 from tumorgen_cli.evaluation.scan_scores import EMPTY, REAL
+from tumorgen_cli.nnunet.segmentors import Segmentor
 from tumorgen_cli.synthesis.options import HostOptions, host_faults
 from tumorgen_cli.system.errors import IN_RANGE, Fault, PlanError, gather_faults
+from tumorgen_cli.system.json_records import unknown_name_fault
 
 
 def check_design(design: Design, hosts: HostOptions) -> None:
@@ -33,6 +37,11 @@ def check_design(design: Design, hosts: HostOptions) -> None:
     if hosts.cases not in (None, "train"):
         expected = "training cases: nnU-Net is scored on the held-out ones"
         faults.append(Fault(f"--cases {hosts.cases}", "held-out cases", expected, "give --cases train"))
+    if design.segmentor not in get_args(Segmentor):
+        faults.append(unknown_name_fault("--segmentor", design.segmentor, get_args(Segmentor)))
+    if design.pretrained is not None and not Path(design.pretrained).is_file():
+        expected = "one of nnU-Net's checkpoints, such as checkpoint_final.pth"
+        faults.append(Fault(f"--pretrained {design.pretrained}", "no such file", expected, "name another file"))
     ranges = (
         ("--seeds", design.seeds, design.seeds >= 1, "1 or more"),
         ("--minutes", design.minutes, 0 < design.minutes < math.inf, "above 0"),

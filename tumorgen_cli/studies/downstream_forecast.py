@@ -112,7 +112,7 @@ def _training_step(setup: StudySetup, points: Sequence[Point], jobs: int, weight
         for point in points
         for variant in list_variants(setup.design)
         for seed in range(setup.design.seeds)
-        if not is_trained(run_folder(setup.root, point.name, variant.name, seed))
+        if not is_trained(run_folder(setup.results, point.name, variant.name, seed))
     ]
     hours = sum(left) * setup.design.minutes / 60 / jobs
     what = "nnU-Nets" if jobs == 1 else f"nnU-Nets, {jobs} at a time"

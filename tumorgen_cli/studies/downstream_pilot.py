@@ -16,6 +16,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.downstream import no_training
 from tumorgen_cli.studies.downstream_points import case_counts, find_machine, measure_points, set_up_study
 from tumorgen_cli.studies.downstream_runs import Machine, measured_schedule
+from tumorgen_cli.studies.downstream_sources import STUDY
 from tumorgen_cli.studies.downstream_verdicts import PILOT, PilotLength, compared_counts, read_pilot, rows_of
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.system import console
@@ -72,7 +73,7 @@ def run_pilot(
     all_cases = len(workspace.splits().train)
     few, many = compared_counts(case_counts(all_cases, design.fractions), all_cases)
     own = replace(design, arms=(REAL,), fractions=(few / all_cases, many / all_cases), hosts=(None,), times=1.0)
-    machine, root = find_machine(device, jobs, size), workspace.root / "downstream"
+    machine, root = find_machine(device, jobs, size), workspace.root / STUDY / design.folder
     minutes, found = design.minutes, False
     with locked(root, "downstream"):
         while not found and minutes <= longest * 1.001:
@@ -97,7 +98,7 @@ def _measure_length(
     setup, points = set_up_study(workspace, design, HostOptions(), device)
     *_, (_, finished, failures) = measure_points(setup, machine, points)
     rows = rows_of(finished)
-    schedule = measured_schedule(setup.root, design.minutes, machine.kind)
+    schedule = measured_schedule(setup.results, design.minutes, machine.kind)
     if not rows or schedule is None:
         raise no_training(failures)
     few, many = counts

@@ -75,7 +75,7 @@ def measure_points(
     """
     finished: list[TrainedNnunet] = []
     failures: list[Failure] = []
-    forget_stale_scores(setup.root, points[0].data, setup.plan.tolerance_mm)
+    forget_stale_scores(setup.results, points[0].data, setup.plan.tolerance_mm)
     for point in points:
         console.headline(point.title)
         runs, failed = _measure_point(setup, point, machine)
@@ -140,11 +140,20 @@ def _check_hosts(setup: StudySetup, dataset: Dataset, healthy: Path) -> None:
 def _measure_point(setup: StudySetup, point: Point, machine: Machine) -> tuple[list[TrainedNnunet], list[Failure]]:
     """Train and score every arm at one draw of the real cases; return the trainings and what failed."""
     lost: dict[str, str] = {}
-    options = TrainingOptions(setup.design.minutes, 0, machine.kind, setup.plan.precision, machine.size)
+    design = setup.design
+    options = TrainingOptions(
+        design.minutes,
+        0,
+        machine.kind,
+        setup.plan.precision,
+        machine.size,
+        initial=None if design.pretrained is None else Path(design.pretrained),
+        segmentor=design.segmentor,
+    )
     try:
         sources = learned_sources(setup, point, lost)
-        tasks = list_tasks(setup.root, setup.design, point, sources, options, setup.unpainted)
-        runs, failed = train_and_score(setup.root, setup.plan, setup.design, point, tasks, machine)
+        tasks = list_tasks(setup.results, setup.design, point, sources, options, setup.unpainted)
+        runs, failed = train_and_score(setup.results, setup.plan, setup.design, point, tasks, machine)
     except TumorgenError as error:  # other draws continue
         runs, failed, lost = [], [], dict.fromkeys(setup.design.arms, one_line(error)) | lost
         console.warn(f"{point.title}: {one_line(error)}")

@@ -44,6 +44,8 @@ from tumorgen_cli.system.errors import TumorgenError, one_line
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.links import copy_file, link_file
 
+STUDY = "downstream"  # the study's folder in the workspace
+
 
 @dataclass(frozen=True)
 class StudySetup:
@@ -69,8 +71,13 @@ class StudySetup:
 
     @property
     def root(self) -> Path:
-        """The folder of the study."""
-        return self.workspace.root / "downstream"
+        """The folder of the study: what methods learned and painted, for every segmentor."""
+        return self.workspace.root / STUDY
+
+    @property
+    def results(self) -> Path:
+        """The folder of the trainings and results of the design's segmentor."""
+        return self.root / self.design.folder
 
     @property
     def unpainted(self) -> float:
