@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from support.workspaces import plan_toy
 
-from tumorgen_cli.data.phantom import Phantoms, write_phantoms
-from tumorgen_cli.geometry import Grid
-from tumorgen_cli.planning.workspace import Workspace
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the tests of a GPU run where most libraries are missing
+    from tumorgen_cli.data.phantom import Phantoms
+    from tumorgen_cli.geometry import Grid
     from tumorgen_cli.nnunet.on_the_fly.settings import Painting
+    from tumorgen_cli.planning.workspace import Workspace
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores Ctrl-C for what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,6 +31,7 @@ def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> W
     """A copy of `workspace` in which every stage of every method has been trained for a few steps."""
     from tumorgen_cli.methods.registry import METHODS, find_method
     from tumorgen_cli.pipeline.train import train_stages
+    from tumorgen_cli.planning.workspace import Workspace
 
     found = Workspace(tmp_path_factory.mktemp("trained") / "work")
     shutil.copytree(workspace.root, found.root)
@@ -45,12 +44,16 @@ def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> W
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     """Six small phantoms with tumors (`.dataset`, an nnU-Net raw dataset) and two without (`.healthy`)."""
+    from tumorgen_cli.data.phantom import write_phantoms
+
     return write_phantoms(tmp_path_factory.mktemp("phantoms"), cases=6, healthy=2, seed=7, small=True)
 
 
 @pytest.fixture
 def grid() -> Grid:
     """Anisotropic spacing, origin off zero, turned about two axes."""
+    from tumorgen_cli.geometry import Grid
+
     a, b = math.radians(20), math.radians(-35)
     about_z = ((math.cos(a), -math.sin(a), 0.0), (math.sin(a), math.cos(a), 0.0), (0.0, 0.0, 1.0))
     about_x = ((1.0, 0.0, 0.0), (0.0, math.cos(b), -math.sin(b)), (0.0, math.sin(b), math.cos(b)))
@@ -61,7 +64,10 @@ def grid() -> Grid:
 @pytest.fixture(scope="session")
 def workspace(phantoms: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The phantoms planned with `TOY` settings and preprocessed."""
+    from support.workspaces import plan_toy
+
     from tumorgen_cli.pipeline import preprocess
+    from tumorgen_cli.planning.workspace import Workspace
 
     found = Workspace(tmp_path_factory.mktemp("workspace"))
     plan_toy(found, str(phantoms.dataset))
