@@ -57,6 +57,7 @@ def test_a_way_that_differs_between_draws_is_not_sure():
     rows = [each for each in rows if each.subset == 0]
     (found,) = recovered_shares(rows, 200)
     assert found.share.value == pytest.approx(0.2)
+    assert math.isnan(found.over_subsets.low)
 
 
 def test_without_all_cases_there_are_only_cases_worth_the_same():
@@ -64,3 +65,15 @@ def test_without_all_cases_there_are_only_cases_worth_the_same():
     (found,) = recovered_shares(_rows(np.random.default_rng(0), levels, noise=1e-6), 200)
     assert found.reason == "no real arm with all cases"
     assert found.worth.value == pytest.approx(16, abs=0.1)
+
+
+def test_a_share_has_an_interval_over_draws():
+    """Gains of 0.02, 0.05 and 0.08 on a way of 0.2: shares of 0.1, 0.25 and 0.4."""
+    rows = [row(f"s{i}", "real", draw, dsc=0.4) for draw in range(3) for i in range(10)]
+    rows += [row(f"s{i}", "tumorgen", draw, dsc=0.42 + 0.03 * draw) for draw in range(3) for i in range(10)]
+    rows += [row(f"s{i}", dsc=0.6, cases=None) for i in range(10)]
+    (found,) = recovered_shares(rows, 200)
+    half = 4.302653 * 0.15 / math.sqrt(3)
+    assert found.over_subsets.value == pytest.approx(0.25)
+    assert found.share.value == pytest.approx(0.25)
+    assert (found.over_subsets.low, found.over_subsets.high) == (pytest.approx(0.25 - half), pytest.approx(0.25 + half))

@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from tumorgen_cli.evaluation.verdicts import ArmComparison, Primary, comparison_verdict
+from tumorgen_cli.evaluation.verdicts import ArmComparison, Primary, comparison_verdict, shown_briefly
 from tumorgen_cli.metrics.inference import Estimate
 
 NONE = (math.nan, math.nan)
 
 
-def _verdict(value, draws, patients, subsets=6, p_holm=math.nan, measure="dsc", exploratory=False):
-    found = ArmComparison(
+def _compared(value, draws, patients, subsets=6, p_holm=math.nan, measure="dsc", exploratory=False):
+    return ArmComparison(
         Primary("tumorgen", "empty", measure, 8),
         Estimate(value, *draws),
         Estimate(value, *patients),
@@ -22,7 +22,10 @@ def _verdict(value, draws, patients, subsets=6, p_holm=math.nan, measure="dsc", 
         40,
         exploratory,
     )
-    return comparison_verdict(found)
+
+
+def _verdict(*values, **options):
+    return comparison_verdict(_compared(*values, **options))
 
 
 START = "tumorgen against empty, 8 real cases, DSC: "
@@ -97,3 +100,19 @@ def test_shares_are_in_points_of_percent():
         "tumorgen against empty, 8 real cases, lesions under 10 mm found: better by 12.0 points, [2.0, 22.0] "
         "over draws of the real cases, [4.0, 20.0] over patients."
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "draws", "patients", "p_holm", "measure", "words"),
+    [
+        (0.04, (0.01, 0.07), (0.02, 0.06), math.nan, "dsc", "better"),
+        (-0.04, (-0.07, -0.01), (-0.06, -0.02), 0.01, "dsc", "worse"),
+        (0.04, (0.01, 0.07), (0.02, 0.06), 0.06, "dsc", "no"),
+        (0.04, (0.01, 0.07), (-0.02, 0.06), 0.01, "dsc", "better on these patients"),
+        (0.04, (-0.01, 0.07), (0.02, 0.06), math.nan, "dsc", "better with these draws"),
+        (0.04, (-0.01, 0.07), (-0.02, 0.06), math.nan, "dsc", "no"),
+        (300, (100, 500), NONE, 0.01, "plateau", "better"),
+    ],
+)
+def test_few_words_follow_the_same_rules(value, draws, patients, p_holm, measure, words):
+    assert shown_briefly(_compared(value, draws, patients, p_holm=p_holm, measure=measure)) == words

@@ -13,6 +13,7 @@ from tumorgen_cli.metrics.inference import (
     draw_weights,
     holm,
     nested_components,
+    ratio_t_interval,
     t_interval,
     t_test,
     upper_spread,
@@ -126,3 +127,16 @@ def test_cases_worth_the_same():
     assert cases_worth(curve, 0.7) == math.inf
     assert cases_worth(curve, 0.3) == 0
     assert cases_worth({8: 0.4, 16: 0.6, 32: 0.5, 64: 0.7}, 0.6) == pytest.approx(32 * 2 ** (1 / 3))
+
+
+def test_a_ratio_over_few_units_covers_the_truth():
+    """Six draws, whose numerator (0.05) and denominator (0.2) share what the draw does."""
+    random, held = np.random.default_rng(0), 0
+    for _ in range(500):
+        draw, own = random.normal(0, 0.03, (2, 6))
+        found = ratio_t_interval(0.05 + own + draw / 4, 0.2 + draw)
+        held += found.low <= 0.25 <= found.high
+    assert held / 500 == pytest.approx(0.95, abs=0.03)
+    assert ratio_t_interval([0.1, 0.3], [1.0, 1.0]).value == pytest.approx(0.2)
+    assert ratio_t_interval([0.1, 0.3], [1.0, 1.0]).low == pytest.approx(t_interval([0.1, 0.3]).low)
+    assert math.isnan(ratio_t_interval([0.1], [1.0]).low)

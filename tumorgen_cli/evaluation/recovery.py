@@ -10,7 +10,14 @@ import numpy as np
 
 from tumorgen_cli.evaluation.scan_scores import REAL, ScanScore
 from tumorgen_cli.evaluation.trials import Trials
-from tumorgen_cli.metrics.inference import UNKNOWN, Estimate, bootstrap_interval, cases_worth, t_interval
+from tumorgen_cli.metrics.inference import (
+    UNKNOWN,
+    Estimate,
+    bootstrap_interval,
+    cases_worth,
+    ratio_t_interval,
+    t_interval,
+)
 
 LEAST_WAY = 0.02  # of DSC from n to all cases, its lower bound: the ratio to a number near 0 says nothing
 
@@ -25,8 +32,9 @@ class Recovered:
         hosts: Its number of hosts, as in its rows.
         share: (DSC of n with pairs - DSC of n) / (DSC of all - DSC of n), with the ratio bootstrap over test patients;
             nan where `reason` is not empty.
-        worth: Number of real cases with which the real arm reaches the arm's DSC. 0 means fewer than the fewest that
-            were tried, inf more than the most.
+        over_subsets: The same share with its t interval over draws of the n cases.
+        worth: Number of real cases with which the real arm reaches the arm's DSC, with its interval over test patients.
+            0 means fewer than the fewest that were tried, inf more than the most.
         reason: Why there is no share; empty if there is one.
     """
 
@@ -34,6 +42,7 @@ class Recovered:
     cases: int
     hosts: int | None
     share: Estimate
+    over_subsets: Estimate
     worth: Estimate
     reason: str
 
@@ -74,7 +83,7 @@ def _recovered(
     arm, cases, hosts = each
     shared = trials.by_subset(*each, "dsc").keys() & trials.by_subset(REAL, cases, None, "dsc").keys()
     if not shared:
-        return Recovered(arm, cases, hosts, UNKNOWN, UNKNOWN, "no draw of the real cases has both arms")
+        return Recovered(arm, cases, hosts, UNKNOWN, UNKNOWN, UNKNOWN, "no draw of the real cases has both arms")
     (own, own_resampled), (few, few_resampled) = (_mean(trials, *a, shared) for a in (each, (REAL, cases, None)))
     units = trials.counted(trials.trainings(*each), "dsc")
     levels = zip(*(scores for _, scores in curve.values()), strict=True)
@@ -85,7 +94,7 @@ def _recovered(
     point = cases_worth({count: value for count, (value, _) in curve.items()}, own)
     worth = bootstrap_interval(point, np.array(resampled), units)
     if all_cases not in curve:
-        return Recovered(arm, cases, hosts, UNKNOWN, worth, "no real arm with all cases")
+        return Recovered(arm, cases, hosts, UNKNOWN, UNKNOWN, worth, "no real arm with all cases")
     most, most_resampled = curve[all_cases]
     over_patients = bootstrap_interval(most - few, most_resampled - few_resampled, units).low
     of_subsets = [most - value for value, _ in trials.by_subset(REAL, cases, None, "dsc").values()]
@@ -94,7 +103,10 @@ def _recovered(
         reason = (
             f"DSC of {all_cases} real cases is not surely {LEAST_WAY:g} above that of {cases}: lower bound {least:.3f}"
         )
-        return Recovered(arm, cases, hosts, UNKNOWN, worth, reason)
+        return Recovered(arm, cases, hosts, UNKNOWN, UNKNOWN, worth, reason)
     ratios = (own_resampled - few_resampled) / (most_resampled - few_resampled)
     share = bootstrap_interval((own - few) / (most - few), ratios, units)
-    return Recovered(arm, cases, hosts, share, worth, "")
+    mine, theirs = (trials.by_subset(*key, "dsc") for key in (each, (REAL, cases, None)))
+    tops = [mine[subset][0] - theirs[subset][0] for subset in shared]
+    over_subsets = ratio_t_interval(tops, [most - theirs[subset][0] for subset in shared])
+    return Recovered(arm, cases, hosts, share, over_subsets, worth, "")

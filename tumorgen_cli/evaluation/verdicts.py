@@ -112,6 +112,17 @@ def comparison_verdict(found: ArmComparison) -> str:
     return ("Exploratory: " if found.exploratory else "") + start + _finding(found) + "."
 
 
+def shown_briefly(found: ArmComparison) -> str:
+    """Say in few words what a comparison shows, by the same rules as `comparison_verdict`."""
+    draws, patients = found.over_subsets.excludes_zero, found.over_patients.excludes_zero
+    word = "better" if found.over_subsets.value > 0 else "worse"
+    if found.p_holm >= 1 - LEVEL or not (draws or patients):
+        return "no"
+    if draws and (patients or not MEASURES[found.what.measure].by_patient):
+        return word
+    return f"{word} on these patients" if draws else f"{word} with these draws"
+
+
 def _finding(found: ArmComparison) -> str:
     measure, draws, patients = found.what.measure, found.over_subsets, found.over_patients
     if not found.subsets:

@@ -67,6 +67,22 @@ def t_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+def ratio_t_interval(tops: Sequence[float] | np.ndarray, bottoms: Sequence[float] | np.ndarray) -> Estimate:
+    """Return the ratio of two means of pairs with its t interval, by the ratio estimator's variance.
+
+    Args:
+        tops: The numerators (units,).
+        bottoms: The denominators of the same units (units,).
+
+    Source: Cochran, Sampling Techniques, 1977, section 6.4.
+    """
+    top, bottom = np.asarray(tops, float), np.asarray(bottoms, float)
+    ratio = float(top.mean() / bottom.mean())
+    residual = t_interval(top - ratio * bottom)  # its mean is 0
+    low, high = (end / abs(float(bottom.mean())) for end in (residual.low, residual.high))
+    return Estimate(ratio, ratio + low, ratio + high)
+
+
 def t_test(differences: Sequence[float] | np.ndarray) -> float:
     """Compute the two-sided p of the paired t test; nan with fewer than two differences or without any spread."""
     kept = np.asarray(differences, float)

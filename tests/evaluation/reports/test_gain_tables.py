@@ -56,11 +56,8 @@ def test_comparisons_name_the_primary_one(analysis):
     table = comparison_table([analysis.primary, *analysis.exploratory])
     first = table.rows[0]
     assert first[:4] == ["tumorgen, 10 hosts", "empty", "8", "DSC"]
-    assert str(first[4]) == "0.080"  # the same in every draw
-    assert first[7:] == [
-        "named before",
-        "better by 0.080 in each of 3 draws of the real cases, which gives no interval.",
-    ]
+    assert str(first[4]) == "0.080<br><small>no interval</small>"  # the same in every draw
+    assert first[7:] == ["named before", "better with these draws"]
     assert all(len(line) == len(table.header) for line in table.rows)
 
 
@@ -71,9 +68,20 @@ def test_components_and_what_is_made_up_for(analysis):
     assert float(dsc[3]) == pytest.approx(0.02, abs=0.002)
     assert dsc[4] == "–"  # one painting
     assert float(dsc[5]) == pytest.approx(0.01 / math.sqrt(2), abs=1e-3)
-    share = Recovered("tumorgen", 8, None, Estimate(0.25, 0.1, 0.4), Estimate(16.2, 9.4, math.inf), "")
-    none = Recovered("copypaste", 8, 10, UNKNOWN, Estimate(0, math.nan, math.nan), "no real arm with all cases")
+    share = Recovered(
+        "tumorgen", 8, None, Estimate(0.25, 0.1, 0.4), Estimate(0.25, 0.05, 0.45), Estimate(16.2, 9.4, math.inf), ""
+    )
+    none = Recovered(
+        "copypaste", 8, 10, UNKNOWN, UNKNOWN, Estimate(0, math.nan, math.nan), "no real arm with all cases"
+    )
     assert [[str(cell) for cell in line] for line in recovered_table([share, none]).rows] == [
-        ["tumorgen", "8", "25 %<br><small>10 to 40 %</small>", "16<br><small>9 to more than tried</small>", ""],
-        ["copypaste, 10 hosts", "8", "–", "fewer than tried", "no real arm with all cases"],
+        [
+            "tumorgen",
+            "8",
+            "25 %<br><small>over patients 10 to 40 %</small>",
+            "5 to 45 %",
+            "16<br><small>over patients 9 to more than tried</small>",
+            "",
+        ],
+        ["copypaste, 10 hosts", "8", "–", "–", "fewer than tried", "no real arm with all cases"],
     ]

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tumorgen_cli.evaluation.measures import MEASURES, SIZES
 from tumorgen_cli.evaluation.recovery import Recovered
 from tumorgen_cli.evaluation.trials import Analysis, ArmScores, MeasuredArm
-from tumorgen_cli.evaluation.verdicts import ArmComparison
+from tumorgen_cli.evaluation.verdicts import ArmComparison, amount, interval_text, shown_briefly
 from tumorgen_cli.metrics.inference import Estimate
 
 _MAIN = ("sensitivity", "touched", "lesion_dsc", "dsc", "nsd", "false_positives", "false_positives_healthy", "plateau")
@@ -70,39 +70,34 @@ def _measured(arm: ArmScores, measure: str) -> Markup | str:
 
 
 def comparison_table(found: Sequence[ArmComparison]) -> GainTable:
-    """Return the comparisons, each with its intervals and what they carry."""
-    header = ["arm", "against", "real cases", "measure", "gain, over draws", "over patients", "p", "p, Holm", ""]
+    """Return the comparisons, each with its intervals and what they show."""
+    header = ["arm", "against", "real cases", "measure", "gain, over draws", "over patients", "p", "p, Holm", "shown"]
     rows: list[Row] = [
         [
             arm_label(each.what.arm, each.what.hosts),
             each.what.against,
             cases_text(each.what.cases),
             MEASURES[each.what.measure].title,
-            _interval(each.what.measure, each.over_subsets),
-            _ends(each.what.measure, each.over_patients) or "–",
+            _gain(each.what.measure, each.over_subsets),
+            interval_text(each.what.measure, each.over_patients),
             _p(each.p),
             _p(each.p_holm) if each.exploratory else "named before",
-            finding(each),
+            shown_briefly(each),
         ]
         for each in found
     ]
     return GainTable("Comparisons", header, rows)
 
 
-def finding(found: ArmComparison) -> str:
-    """Return the part of a verdict that says what was found, without the names."""
-    silent = found.verdict.startswith("No conclusion")
-    return found.verdict if silent else found.verdict.rsplit(": ", 1)[-1]
-
-
 def recovered_table(found: Sequence[Recovered]) -> GainTable:
     """Return what arms make up for."""
-    header = ["arm", "real cases", "share of the way to all cases", "real cases worth the same", ""]
+    header = ["arm", "real cases", "share of the way to all cases", "over draws", "real cases worth the same", ""]
     rows: list[Row] = [
         [
             arm_label(each.arm, each.hosts),
             str(each.cases),
             "–" if each.reason else _percent_interval(each.share),
+            _percent_ends(each.over_subsets),
             _worth(each.worth),
             each.reason,
         ]
@@ -139,15 +134,16 @@ def _ends(measure: str, interval: Estimate) -> str:
     return f"{value_text(measure, interval.low)} to {value_text(measure, interval.high)}"
 
 
-def _interval(measure: str, interval: Estimate) -> Markup | str:
-    ends = _ends(measure, interval)
-    value = value_text(measure, interval.value)
-    return Markup("{}<br><small>{}</small>").format(value, ends) if ends else value
+def _gain(measure: str, gain: Estimate) -> Markup:
+    return Markup("{}<br><small>{}</small>").format(amount(measure, gain.value), interval_text(measure, gain))
 
 
-def _percent_interval(interval: Estimate) -> Markup:
-    ends = f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %" if math.isfinite(interval.low) else ""
-    return Markup("{}<br><small>{}</small>").format(f"{100 * interval.value:.0f} %", ends)
+def _percent_interval(share: Estimate) -> Markup:
+    return Markup("{}<br><small>over patients {}</small>").format(f"{100 * share.value:.0f} %", _percent_ends(share))
+
+
+def _percent_ends(share: Estimate) -> str:
+    return f"{100 * share.low:.0f} to {100 * share.high:.0f} %" if math.isfinite(share.low) else "–"
 
 
 def _worth(interval: Estimate) -> Markup | str:
@@ -156,7 +152,7 @@ def _worth(interval: Estimate) -> Markup | str:
     if math.isnan(interval.low):
         return _count(interval.value)
     ends = f"{_count(interval.low)} to {_count(interval.high)}"
-    return Markup("{}<br><small>{}</small>").format(_count(interval.value), ends)
+    return Markup("{}<br><small>over patients {}</small>").format(_count(interval.value), ends)
 
 
 def _count(cases: float) -> str:
