@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorgen_cli import __version__
+from tumorgen_cli.evaluation.reports.pages import number
 from tumorgen_cli.evaluation.scores import Scores
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.planning.plan import Plan
@@ -104,14 +105,14 @@ def _congruence(of: _Set) -> Iterable[str]:
         return
     for field in ("volume_ml", "contrast", "heterogeneity", "sphericity"):
         row = next(each for each in of.scores.comparisons if each.field == field)
-        medians = f"{_number(row.synthetic.median)}, of training tumors {_number(row.training.median)}"
-        yield f"{row.title}: median {medians}; KS distance {_number(row.ks)} (0 alike, 1 apart)."
+        medians = f"{number(row.synthetic.median)}, of training tumors {number(row.training.median)}"
+        yield f"{row.title}: median {medians}; KS distance {number(row.ks)} (0 alike, 1 apart)."
     for plane in of.scores.planes:
         if (plane.measure, plane.plane, plane.place) == ("kernel", "all", "tumor"):
             yield f"Kernel distance of slices through tumors: {_beside(plane.matched.value, plane.floor.value)}."
     yield from _radiomics(of.scores, "frechet", "Fréchet radiomics distance")
     reader = of.scores.reader
-    yield f"AUC of a classifier, real against synthetic (0.5: not told apart): {reader.reason or _number(reader.auc)}."
+    yield f"AUC of a classifier, real against synthetic (0.5: not told apart): {reader.reason or number(reader.auc)}."
 
 
 def _coverage(of: _Set) -> Iterable[str]:
@@ -120,15 +121,15 @@ def _coverage(of: _Set) -> Iterable[str]:
         return
     yield from _radiomics(of.scores, "coverage", "Share of real tumors that have a synthetic one near, by radiomics")
     for share in of.scores.shares:
-        yield f"Share of {share.kind} tumors: {_number(share.synthetic)}; of training tumors {_number(share.training)}."
+        yield f"Share of {share.kind} tumors: {number(share.synthetic)}; of training tumors {number(share.training)}."
     for each in of.scores.novelty.diversity:
         if each.fact == "volume_ml":
-            yield f"Spread of {each.title} over that of real tumors: {_number(each.quartiles)} (1 alike)."
+            yield f"Spread of {each.title} over that of real tumors: {number(each.quartiles)} (1 alike)."
 
 
 def _constraint(of: _Set) -> Iterable[str]:
     inside = min((tumor.inside for record in of.records for tumor in record.tumors), default=math.nan)
-    yield f"Least share of a tumor in the region or body that it was painted into: {_number(inside)}."
+    yield f"Least share of a tumor in the region or body that it was painted into: {number(inside)}."
     yield "Outside the boxes that its provenance lists, every voxel is the host's."
     unlike = sum((tumor.unlike or 0) > 1 for record in of.records for tumor in record.tumors)
     yield f"Tumors in places unlike those of training tumors: {unlike}."
@@ -164,9 +165,9 @@ def _compliance(of: _Set) -> Iterable[str]:
         yield f"Near-copies of training tumors: {_UNMEASURED}"
         return
     new = of.scores.novelty
-    copies = f"{_number(new.near_copies)} of {new.synthetic.count} tumors, {_number(new.singled_out)} singled out"
+    copies = f"{number(new.near_copies)} of {new.synthetic.count} tumors, {number(new.singled_out)} singled out"
     yield f"Near-copies of training tumors: {new.reason or copies}."
-    nearest = f"{_number(new.synthetic.median)}; of real held-out tumors {_number(new.held_out.median)}"
+    nearest = f"{number(new.synthetic.median)}; of real held-out tumors {number(new.held_out.median)}"
     yield f"Distance to the nearest training tumor, median (0 the same): {nearest}."
 
 
@@ -209,8 +210,4 @@ def _radiomics(scores: Scores, measure: str, title: str) -> Iterable[str]:
 
 
 def _beside(value: float, floor: float) -> str:
-    return f"{_number(value)}; between real ones {_number(floor)}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "undefined"
+    return f"{number(value)}; between real ones {number(floor)}"

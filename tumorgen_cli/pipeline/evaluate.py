@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorgen_cli.evaluation.options import FEATURES, ScoreOptions
+from tumorgen_cli.evaluation.reports.pages import number
 from tumorgen_cli.figures import tumor_unit
 from tumorgen_cli.judge.find import WEAK_JUDGE, Choice, choose_judge, judge_facts, load_judge, no_judge_words
 from tumorgen_cli.pipeline.sets import finished_sets
@@ -178,7 +179,7 @@ def _distance_rows(scores: Scores) -> list[tuple[str, str]]:
             few = f"undefined: {p.matched.counts[0]} and {p.matched.counts[1]} scans are too few"
             real = f"undefined: {p.floor.counts[0]} and {p.floor.counts[1]} real scans are too few"
             if math.isfinite(p.floor.value):
-                real = f"{p.floor.value:.3g} [{p.floor.low:.3g}, {p.floor.high:.3g}]"
+                real = f"{number(p.floor.value)} [{number(p.floor.low)}, {number(p.floor.high)}]"
             value = f"{_number(p.matched.value, missing=few)}; real-real {real}"
             unclear = p.unclear and math.isfinite(p.matched.value) and math.isfinite(p.floor.value)
             name = f"{p.measure} distance, {p.plane}, {p.place} slice"
@@ -215,4 +216,4 @@ def _reader_rows(scores: Scores) -> list[tuple[str, str]]:
 
 def _number(value: float, unit: str = "", missing: str = "undefined (no case has a value)") -> str:
     """A number with three digits and its unit, or why it is missing."""
-    return f"{value:.3g}{unit}" if math.isfinite(value) else missing
+    return f"{number(value)}{unit}" if math.isfinite(value) else missing

@@ -103,6 +103,9 @@ def test_filters_and_order(tab):
     choose("high", 1)
     choose("order", "case")
     assert tab.run(VISIBLE) == sorted(BY_DICE)
+    choose("kind", "3d")
+    assert tab.run(VISIBLE) == ["pair0", "pair1", "pair2"]
+    choose("kind", "")
     choose("size", "large")
     sizes = tab.run(
         "[...document.querySelectorAll('#pairs .pair')].filter((e) => !e.hidden).map((e) => e.dataset.size)"

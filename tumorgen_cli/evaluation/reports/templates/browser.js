@@ -18,6 +18,7 @@ const browser = (() => {
     }
     if (size.value && pair.dataset.size !== size.value) return false;
     if (kind.value === "-") return kinds.length === 0;
+    if (kind.value === "3d") return pair.querySelector(".in3d") !== null;
     return !kind.value || kinds.includes(kind.value);
   }
 
