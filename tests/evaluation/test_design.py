@@ -83,7 +83,17 @@ def test_variants_begin_with_the_real_arm_and_vary_where_they_can():
 
 def test_every_method_has_every_kind_of_arm():
     for method in METHODS:
-        for ending in ("", "-live", "-live-mixup", "-alone", "-pretrained", "-longer", "-live-longer"):
+        for ending in (
+            "",
+            "-live",
+            "-live-mixup",
+            "-alone",
+            "-pretrained",
+            "-longer",
+            "-live-longer",
+            "-aimed",
+            "-live-aimed",
+        ):
             assert ARMS[f"{method}{ending}"].source == method
     assert {name for name in ARMS if ARMS[name].source in ("real", "empty")} == {
         "real",

@@ -6,7 +6,7 @@ Plain records and arithmetic; nothing is read or written.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tumorgen_cli.evaluation.scan_scores import EMPTY, REAL
@@ -16,6 +16,7 @@ from tumorgen_cli.system.errors import PlanError
 from tumorgen_cli.system.json_records import unknown_name_fault
 
 LIVE, MIXUP, ALONE, PRETRAINED, LONGER = "-live", "-mixup", "-alone", "-pretrained", "-longer"
+AIMED = "-aimed"
 #: share of healthy scans with empty masks beside an arm's pairs. On chest CT (8 real cases, one seed) 0.5 lowered false
 #: positives from 5.2 to 1.5 a scan, and found nodules were as well outlined.
 UNPAINTED = 0.5
@@ -35,6 +36,7 @@ class ArmRecipe:
         alone: No real case is drawn.
         pretrained: Pairs come first, then real cases alone.
         longer: The training is longer, so that real cases are drawn as often as in the arm of real cases alone.
+        aimed: Half of what is painted into healthy scans is aimed at what nnU-Nets of the real cases miss.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ArmRecipe:
     alone: bool = False
     pretrained: bool = False
     longer: bool = False
+    aimed: bool = False
 
     @property
     def paints(self) -> bool:
@@ -58,10 +61,12 @@ def _recipes() -> dict[str, ArmRecipe]:
         live = f"{method}{LIVE}"
         short += [ArmRecipe(method, method), ArmRecipe(live, method, live=True)]
         short += [ArmRecipe(f"{live}{MIXUP}", method, live=True, mixup=True)]
+        short += [ArmRecipe(f"{method}{AIMED}", method, aimed=True)]
+        short += [ArmRecipe(f"{live}{AIMED}", method, live=True, aimed=True)]
         short += [ArmRecipe(f"{method}{ALONE}", method, alone=True)]
         short += [ArmRecipe(f"{method}{PRETRAINED}", method, pretrained=True)]
     long = [
-        ArmRecipe(f"{arm.name}{LONGER}", arm.source, live=arm.live, mixup=arm.mixup, longer=True)
+        replace(arm, name=f"{arm.name}{LONGER}", longer=True)
         for arm in short
         if not arm.alone and not arm.pretrained  # these do not draw real cases among others
     ]

@@ -63,6 +63,7 @@ def _healthy_faults(design: Design) -> list[Fault]:
     """Return the faults of what needs healthy scans, where only tumors of cases are redrawn."""
     given = {
         f"--arms {EMPTY}": EMPTY in {ARMS[arm].source for arm in design.arms if arm in ARMS},
+        "an aimed arm": any(ARMS[arm].aimed for arm in design.arms if arm in ARMS),
         "--hosts": design.hosts != (None,),
         "--unpainted": bool(design.unpainted),
     }

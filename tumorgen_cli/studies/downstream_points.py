@@ -151,7 +151,7 @@ def _measure_point(setup: StudySetup, point: Point, machine: Machine) -> tuple[l
         segmentor=design.segmentor,
     )
     try:
-        sources = learned_sources(setup, point, lost)
+        sources = learned_sources(setup, point, lost, options)
         tasks = list_tasks(setup.results, setup.design, point, sources, options, setup.unpainted)
         runs, failed = train_and_score(setup.results, setup.plan, setup.design, point, tasks, machine)
     except TumorgenError as error:  # other draws continue

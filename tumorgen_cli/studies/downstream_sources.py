@@ -28,12 +28,14 @@ from tumorgen_cli.evaluation.design import (
 from tumorgen_cli.evaluation.scan_scores import EMPTY
 from tumorgen_cli.methods.open import check_held_out, open_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
-from tumorgen_cli.nnunet.job import TrainingCase
+from tumorgen_cli.nnunet.job import TrainingCase, TrainingOptions
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.studies.downstream_tasks import LearnedFrom, Point
+from tumorgen_cli.studies.cross_fitting import cross_fit
+from tumorgen_cli.studies.downstream_runs import measured_schedule
+from tumorgen_cli.studies.downstream_tasks import LearnedFrom, Point, prepared_folder
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions
@@ -90,13 +92,16 @@ class StudySetup:
         return [] if self.hosts.healthy is None else healthy_sources(self.plan, self.hosts.healthy, None)
 
 
-def learned_sources(setup: StudySetup, point: Point, lost: dict[str, str]) -> dict[Variant, LearnedFrom]:
+def learned_sources(
+    setup: StudySetup, point: Point, lost: dict[str, str], options: TrainingOptions
+) -> dict[Variant, LearnedFrom]:
     """Prepare what each variant learns from at a draw of the real cases.
 
     Args:
         setup: The study.
         point: The draw.
         lost: Gets the variants for which this fails, by name, with the reason.
+        options: How nnU-Nets are trained that arms are aimed by.
     """
     variants, found = list_variants(setup.design), {}
     inner: Workspace | None = None
@@ -108,7 +113,7 @@ def learned_sources(setup: StudySetup, point: Point, lost: dict[str, str]) -> di
             console.warn(f"{point.title}: {one_line(error)}")
     for variant in [variant for variant in variants if variant.name not in lost]:
         try:
-            found[variant] = _learned_from(setup, point, variant, inner)
+            found[variant] = _learned_from(setup, point, variant, inner, options)
         except TumorgenError as error:  # the other arms continue
             lost[variant.name] = one_line(error)
             console.warn(f"{variant.name} with {point.title}: {lost[variant.name]}")
@@ -127,7 +132,9 @@ def _workspace_of(setup: StudySetup, point: Point) -> Workspace:
     return subset_workspace(setup.workspace, cases, setup.root / point.name, setup.device, seed)
 
 
-def _learned_from(setup: StudySetup, point: Point, variant: Variant, inner: Workspace | None) -> LearnedFrom:
+def _learned_from(
+    setup: StudySetup, point: Point, variant: Variant, inner: Workspace | None, options: TrainingOptions
+) -> LearnedFrom:
     """Prepare what one variant learns from."""
     arm = variant.arm
     empty: tuple[TrainingCase, ...] = ()
@@ -136,6 +143,8 @@ def _learned_from(setup: StudySetup, point: Point, variant: Variant, inner: Work
     if not arm.paints or inner is None:
         return LearnedFrom(empty=empty)
     hosts = _host_options(setup, variant.hosts, point.subset)
+    if arm.aimed:
+        hosts = replace(hosts, aim=_segmentor(setup, point, options))
     _learn(inner, arm.source, setup.device)
     seed = None if not variant.painting else derive_seed(inner.plan().seed, "painting", variant.painting)
     if arm.live:
@@ -155,6 +164,14 @@ def _learned_from(setup: StudySetup, point: Point, variant: Variant, inner: Work
     weak = [f"{arm.source} with {point.title}: {text}" for text in find_shortfalls(method)]
     setup.weak.extend(text for text in weak if text not in setup.weak)
     return learned
+
+
+def _segmentor(setup: StudySetup, point: Point, options: TrainingOptions) -> Path:
+    """Train an nnU-Net on each fold of the real cases; return their results folder."""
+    prepared = prepared_folder(setup.results, point.name)
+    schedule = measured_schedule(setup.results, options.minutes, options.device)
+    folder = setup.results / "aim" / point.name
+    return cross_fit(folder, prepared, point.data, options, point.patients, schedule)
 
 
 def host_names(setup: StudySetup, count: int | None, subset: int) -> list[str]:
@@ -218,14 +235,11 @@ def _pairs(
     """
     found: list[TrainingCase] = []
     kinds = [] if hosts.healthy is None else [(hosts.healthy.resolve().name, replace(hosts, cases=None))]
-    kinds += (
-        []
-        if hosts.cases is None
-        else [(f"{hosts.cases}_cases", replace(hosts, healthy=None, roi=None, anywhere=False, trust_units=False))]
-    )
+    if hosts.cases is not None:
+        kinds.append((f"{hosts.cases}_cases", HostOptions(cases=hosts.cases, tumors=hosts.tumors)))
     seed, ending = painting
     suffix = "" if hosts.tumors is None else f"_tumors{hosts.tumors}"
-    suffix += ("_anywhere" if hosts.anywhere else "") + ending
+    suffix += ("_anywhere" if hosts.anywhere else "") + ("_aimed" if hosts.aim else "") + ending
     for number, (place, kind) in enumerate(kinds):
         share = count // len(kinds) + (number < count % len(kinds))
         region = "" if kind.roi is None else f"_roi-{kind.roi.resolve().name}"
