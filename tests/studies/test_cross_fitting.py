@@ -15,6 +15,7 @@ from tumorgen_cli.nnunet.runner import results_folder
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.studies import cross_fitting, downstream_sources
 from tumorgen_cli.studies.downstream import measure_gains
+from tumorgen_cli.studies.downstream_forecast import forecast_gains
 from tumorgen_cli.synthesis import aim_segmentor
 from tumorgen_cli.synthesis.aim_segmentor import score_segmentor
 from tumorgen_cli.synthesis.options import HostOptions
@@ -118,6 +119,16 @@ def test_an_aimed_arm_learns_from_its_own_cases_alone(copy, nnunets, phantoms, t
     jobs = dict(nnunets)
     pairs = {name for name in jobs["copypaste-aimed_seed0"].train if name.startswith("copypaste")}
     assert {name.split("_Healthy_")[0] for name in pairs} == {aimed.name}
+
+
+def test_the_folds_are_told_beforehand(copy, nnunets, phantoms):
+    design = Design(("real", "copypaste", "copypaste-live-aimed"), (0.6, 1.0), 1, 30, 1, 0.5)
+    hosts = HostOptions(phantoms.healthy)
+    steps = {step.what: step for step in forecast_gains(copy, design, hosts, "cpu").steps}
+    told = steps["nnU-Nets of folds, to aim by"]
+    assert (told.count, told.hours) == (3 + 5, 4.0)
+    plain = forecast_gains(copy, replace(design, arms=("real", "copypaste")), hosts, "cpu")
+    assert "to aim by" not in " ".join(step.what for step in plain.steps)
 
 
 def test_an_aimed_arm_needs_healthy_scans(copy):

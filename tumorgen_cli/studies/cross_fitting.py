@@ -7,6 +7,7 @@ beside them the trainings, `training_K/`. A finished fold is not trained again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from tumorgen_cli.system.json_records import hash_value, read_record, write_json
 from tumorgen_cli.system.links import copy_file
 
 _FOLDS = 5  # nnU-Net's own number
+
+
+def count_folds(cases: Sequence[str], patients: Patients) -> int:
+    """Return the number of folds of some cases: `_FOLDS`, or one for each patient."""
+    return min(_FOLDS, len(group_cases(cases, patients)))
 
 
 def cross_fit(
@@ -44,7 +50,7 @@ def cross_fit(
         StateError: A training failed.
     """
     names = [case.name for case in data.train]
-    folds = make_nnunet_folds(names, max(2, min(_FOLDS, len(group_cases(names, patients)))), patients)
+    folds = make_nnunet_folds(names, max(2, count_folds(names, patients)), patients)
     jobs = [make_job(data, prepared, options, fold.train) for fold in folds]
     target = folder / hash_value([job.inputs_hash for job in jobs])
     for number, job in enumerate(jobs):

@@ -13,9 +13,11 @@ from tumorgen_cli.evaluation.design import Design, Variant, attained_share, find
 from tumorgen_cli.evaluation.scan_scores import REAL
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.nnunet.job import CPU_SIZE, NetworkSize
+from tumorgen_cli.nnunet.results import FINAL
 from tumorgen_cli.nnunet.runner import is_trained
 from tumorgen_cli.pipeline.training_forecast import measure_stages
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.studies.cross_fitting import count_folds
 from tumorgen_cli.studies.downstream_points import find_machine, set_up_study
 from tumorgen_cli.studies.downstream_runs import list_devices
 from tumorgen_cli.studies.downstream_sources import StudySetup
@@ -98,11 +100,22 @@ def forecast_gains(
     setup, points = set_up_study(workspace, design, hosts, device)
     machine = find_machine(device, jobs, size)
     steps = [*_method_steps(setup, points), _painting_step(setup, points)]
-    steps.append(_preparation_step(setup, points))
+    steps += [_preparation_step(setup, points), _aim_step(setup, points, _WEIGHT_BYTES[machine.kind])]
     steps.append(
         _training_step(setup, points, len(list_devices(machine.kind, machine.jobs)), _WEIGHT_BYTES[machine.kind])
     )
     return StudyForecast(tuple(step for step in steps if step.count), len(points[0].data.test), free_bytes(setup.root))
+
+
+def _aim_step(setup: StudySetup, points: Sequence[Point], weights: int) -> StudyStep:
+    """Forecast the nnU-Nets of folds by which arms are aimed, one after the other."""
+    left = 0
+    if any(find_arm(arm).aimed for arm in setup.design.arms):
+        for point in points:
+            finished = list((setup.results / "aim" / point.name).glob(f"*/fold_*/{FINAL}"))
+            left += max(0, count_folds([case.name for case in point.data.train], point.patients) - len(finished))
+    hours = round(left * setup.design.minutes / 60, 2)
+    return StudyStep("nnU-Nets of folds, to aim by", left, hours, 2 * left * weights)
 
 
 def _training_step(setup: StudySetup, points: Sequence[Point], jobs: int, weights: int) -> StudyStep:
