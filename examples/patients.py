@@ -57,9 +57,14 @@ COLUMNS = (
 ALL = "all"
 
 
-def read_runs(workspace: Workspace) -> dict[Path, TrainedNnunet]:
-    """The scored trainings of `downstream` by their folder; those that were set aside are left out."""
-    paths = sorted(workspace.root.glob("downstream/nnunet/*/runs/*/run.json"))
+def read_runs(workspace: Workspace, segmentor: str = "") -> dict[Path, TrainedNnunet]:
+    """The scored trainings of `downstream` by their folder; those that were set aside are left out.
+
+    Args:
+        workspace: The workspace.
+        segmentor: The folder of another segmentor's results below `downstream`; empty for nnU-Net's own network.
+    """
+    paths = sorted((workspace.root / "downstream" / segmentor).glob("nnunet/*/runs/*/run.json"))
     kept = [path for path in paths if re.search(r"_seed\d+$", path.parent.name)]
     if not kept:
         raise typer.BadParameter(f"{workspace.root} has no scored nnU-Net: run `tumorgen downstream`", param_hint="-w")
@@ -145,12 +150,13 @@ def main(
     groups: Annotated[Path | None, typer.Option(help="A CSV file: case, and a column for each grouping.")] = None,
     roi: Annotated[Path | None, typer.Option(help="Folder of masks, one per held-out case.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the table to this CSV file, too.")] = None,
+    segmentor: Annotated[str, typer.Option(help="Folder of another segmentor in WORK/downstream: swinunetr.")] = "",
 ) -> None:
     """Print the scores of every arm for groups of patients, or with cut predictions."""
     if groups is None and roi is None:
         raise typer.BadParameter("give --groups FILE, --roi DIR, or both")
     workspace = Workspace(work.resolve())
-    runs = read_runs(workspace)
+    runs = read_runs(workspace, segmentor)
     scans = [scan for run in runs.values() for scan in run.scans]
     cases = sorted({scan.scan for scan in scans})
     found = read_groups(groups, cases) if groups else {}

@@ -87,7 +87,7 @@ def test_every_method_and_arm_exists(page):
             if option in ("--method", "--methods"):
                 method_names(option, text, [])
             elif option == "--arms":
-                arm_names(text, [])
+                arm_names(text, True, [])
 
 
 @pytest.mark.parametrize(
