@@ -124,7 +124,14 @@ def test_every_method_but_copypaste_travels(name, trained, models, phantoms, tmp
     assert (record.method, folder) == (name, models / name)
     workspace, _ = find_model(name, tmp_path)
     method = find_method(name)(workspace.plan(), workspace)
-    assert {*method.load()} == {*find_method(name)(plan, trained).load()}
+    own = find_method(name)(plan, trained)
+    assert {*method.load()} == {*own.load()}
+    case = trained.splits().train[0]
+    losses = own.tumor_losses(case)
+    has_loss = name in ("tumorgen", "blended", "unconditional")
+    assert len(losses) == has_loss * len(trained.fingerprint().of([case]).tumors)
+    assert all(loss > 0 for loss in losses)
+    assert own.tumor_losses(case) == losses
     assert made.record == record
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.methods.base import Request, Sampling, Synthetic
-from tumorgen_cli.methods.latent.cache import FORMAT, held_out_windows, training_latents
+from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut, held_out_windows, training_latents
 from tumorgen_cli.methods.latent.canvas import Texture, open_canvas, paint
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
 from tumorgen_cli.methods.latent.settings import check_steps
@@ -154,6 +154,14 @@ class Blended(Unconditioned):
             inputs_hash=self.inputs_hash("diffusion"),
             preview=self._preview,
         )
+
+    def window_loss(self, window: HeldOut, time: float, noise: np.random.Generator) -> float:
+        """The error of the predicted noise of a window of a tumor; see `Unconditioned`."""
+        timesteps = self.config.diffusion.timesteps
+        drawn = torch.from_numpy(noise.standard_normal(window.latent.shape, np.float32)).to(self.device)
+        step = torch.full((1,), max(1, round((1 - time) * timesteps)), device=self.device)
+        objective = NoiseObjective(self.net, timesteps).to(self.device)
+        return float(objective({"latent": window.latent, "noise": drawn, "step": step})[0])
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, the mask, two draws in it."""

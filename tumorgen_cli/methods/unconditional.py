@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tumorgen_cli.figures import save_grid_preview
 from tumorgen_cli.geometry import as_triple
 from tumorgen_cli.methods.base import Request, Sampling, Synthetic
-from tumorgen_cli.methods.latent.cache import FORMAT, held_out_windows, training_latents
+from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut, held_out_windows, training_latents
 from tumorgen_cli.methods.latent.canvas import noise_like_host, open_canvas, put_back, smooth_host
 from tumorgen_cli.methods.latent.joint import to_flow, upsample_mask, without_tumor
 from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
@@ -134,6 +134,14 @@ class Unconditional(Unconditioned):
             inputs_hash=self.inputs_hash("unconditional"),
             preview=self._preview,
         )
+
+    def window_loss(self, window: HeldOut, time: float, noise: np.random.Generator) -> float:
+        """The velocity error of a window of a tumor; see `Unconditioned`."""
+        mask = torch.from_numpy(latent_mask(window.mask, self.cell))[None, None].to(self.device)
+        data = torch.cat([window.latent, mask], 1)
+        drawn = torch.from_numpy(noise.standard_normal(data.shape, np.float32)).to(self.device)
+        uniform = torch.full((1,), time, device=self.device)
+        return float(UnconditionalObjective(self.net)({"data": data, "noise": drawn, "uniform": uniform})[0])
 
     def _preview(self, path: Path) -> None:
         """Held-out tumors: the scan, its mask, a draw in its box and the mask that belongs to the draw."""

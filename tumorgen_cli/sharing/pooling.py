@@ -53,21 +53,21 @@ def group_similar(features: np.ndarray, patients: Sequence[str], least: int = LE
         The indices of each group.
     """
     points = _scaled(features)
-    left, groups = np.arange(len(points)), list[list[int]]()
+    left, groups = [*range(len(points))], list[list[int]]()
     while len({patients[k] for k in left}) >= least:
-        far = left[np.square(points[left] - points[left].mean(0)).sum(1).argmax()]
-        group = dict[int, str]()
-        for k in left[np.argsort(np.square(points[left] - points[far]).sum(1), kind="stable")]:
-            group[int(k)] = patients[k]
-            if len({*group.values()}) >= least:
+        far = left[int(np.square(points[left] - points[left].mean(0)).sum(1).argmax())]
+        group = list[int]()
+        for at in np.argsort(np.square(points[left] - points[far]).sum(1), kind="stable"):
+            group.append(left[int(at)])
+            if len({patients[k] for k in group}) >= least:
                 break
-        groups.append([*group])
-        left = np.array([k for k in left if k not in group], int)
+        groups.append(group)
+        left = [k for k in left if k not in group]
     if not groups:
-        return [left]
+        return [np.array(left, int)]
     centers = np.array([points[group].mean(0) for group in groups])
     for k in left:
-        groups[int(np.square(centers - points[k]).sum(1).argmin())].append(int(k))
+        groups[int(np.square(centers - points[k]).sum(1).argmin())].append(k)
     return [np.array(sorted(group)) for group in groups]
 
 

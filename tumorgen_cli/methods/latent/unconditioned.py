@@ -8,10 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from tumorgen_cli.methods.base import Method
-from tumorgen_cli.methods.latent.autoencoder import VaeConfig, vae_stage
+from tumorgen_cli.methods.latent.autoencoder import VaeConfig, load_cases, vae_stage
+from tumorgen_cli.methods.latent.cache import HeldOut, held_out_windows
+from tumorgen_cli.methods.latent.quality import QUALITY_TIMES, inference_context
 from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning import rules
 from tumorgen_cli.planning.fingerprint import Fingerprint
@@ -95,6 +98,26 @@ class Unconditioned(Method):
         if name == "vae":
             return vae_stage(self, self.vae, self.vae_config, iterations, initial)
         return self.own_stage(iterations)
+
+    def tumor_losses(self, case: str) -> tuple[float, ...]:
+        """The training loss of the window of each tumor of a case, at fixed times and with one noise for all tumors."""
+        cases = load_cases(self.workspace, [case])
+        losses = []
+        for window in held_out_windows(self, self.vae, len(cases[0].record.components), cases=cases):
+            noise = np.random.default_rng(self.plan.seed)
+            with inference_context(self.plan.precision, self.device):
+                losses.append(np.mean([self.window_loss(window, time, noise) for time in QUALITY_TIMES]))
+        return tuple(map(float, losses))
+
+    @abstractmethod
+    def window_loss(self, window: HeldOut, time: float, noise: np.random.Generator) -> float:
+        """The training loss of a window of a tumor.
+
+        Args:
+            window: The window.
+            time: Flow time: 0 noise, 1 data.
+            noise: Draws the noise.
+        """
 
     @abstractmethod
     def own_stage(self, iterations: int | None) -> Stage:

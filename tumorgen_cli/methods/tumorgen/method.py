@@ -29,7 +29,7 @@ from tumorgen_cli.methods.latent.items import (
     training_items,
 )
 from tumorgen_cli.methods.latent.joint import code_mask, mask_channels, to_flow
-from tumorgen_cli.methods.latent.quality import inference_context, largest_tumor_slice
+from tumorgen_cli.methods.latent.quality import QUALITY_TIMES, inference_context, largest_tumor_slice
 from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start
 from tumorgen_cli.methods.latent.settings import TumorFlowConfig
 from tumorgen_cli.methods.tumorgen.config import plan_tumorgen
@@ -47,8 +47,6 @@ from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.training.checkpoints import load_initial_weights
 from tumorgen_cli.training.stage import Objective, Stage
-
-_QUALITY_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 class TumorGen(Method):
@@ -241,7 +239,7 @@ class TumorGen(Method):
         wanted = Wanted(window.character, fill_of(window.mask, box, self.cell))
         told = torch.from_numpy(self.condition.tell(wanted))[None].to(self.device)
         condition = self.condition(window.context, inside, told)
-        for t in _QUALITY_TIMES:
+        for t in QUALITY_TIMES:
             rng = np.random.default_rng([self.plan.seed, number, int(10 * t)])
             noise = torch.from_numpy(rng.standard_normal(data.shape, np.float32)).to(self.device)
             start = flow_start(noise, window.context, c)
