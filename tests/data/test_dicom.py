@@ -152,9 +152,9 @@ def test_series_of_one_folder_are_put_apart(tmp_path, grid, hu):
 @pytest.mark.parametrize(
     ("order", "found"),
     [
-        ([0, 1, 2, 4, 5, 6, 7], "1 slices missing: 10 mm between"),
+        ([0, 1, 2, 4, 5, 6, 7], "1 slice missing: 10 mm between"),
         ([0, 1, 2, 5, 6, 7], "2 slices missing: 15 mm between"),
-        ([0, 1, 2, 2, 3], "1 slices in the place of another one"),
+        ([0, 1, 2, 2, 3], "1 slice in the place of another one"),
         ([3], "a single slice"),
     ],
 )

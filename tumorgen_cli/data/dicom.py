@@ -214,14 +214,14 @@ def _stack_fault(folder: Path, positions: np.ndarray, heights: np.ndarray, norma
     usual = float(np.median(gaps))
     least = _UNEVEN * usual + _ROUNDING_MM
     if gaps.min() < _ROUNDING_MM:
-        found = f"{int((gaps < _ROUNDING_MM).sum())} slices in the place of another one: several phases or time points?"
+        found = f"{_slices(int((gaps < _ROUNDING_MM).sum()))} in the place of another one: several phases or times?"
         return Fault(str(folder), found, "one slice at each place", _EXPORT)
     wide = np.flatnonzero(np.abs(gaps - usual) > least)
     if wide.size:
         at = int(wide[0])
         counts = gaps[wide] / usual
         whole = bool((np.abs(counts - np.rint(counts)) * usual < 2 * least).all())
-        what = f"{int((np.rint(counts) - 1).sum())} slices missing" if whole else "uneven distances of slices"
+        what = f"{_slices(int((np.rint(counts) - 1).sum()))} missing" if whole else "uneven distances of slices"
         found = (
             f"{what}: {gaps[at]:.4g} mm between {heights[at]:.4g} and {heights[at + 1]:.4g} mm along the normal, "
             f"{usual:.4g} mm elsewhere"
@@ -232,3 +232,7 @@ def _stack_fault(folder: Path, positions: np.ndarray, heights: np.ndarray, norma
     if degrees > _SKEWED_DEGREES:
         return Fault(str(folder), f"slices shifted by {degrees:.1f}° (a tilted gantry)", _EXPECTED, CONVERT)
     return None
+
+
+def _slices(count: int) -> str:
+    return f"{count} slice{'s' * (count > 1)}"
