@@ -86,7 +86,7 @@ def test_only_draws_of_both_arms_are_compared():
     rows = [row("a", "empty", s, dsc=0.4) for s in (0, 1)] + [row("a", "tumorgen", s, dsc=0.5) for s in (1, 2)]
     assert compare(rows, PRIMARY).subsets == 1
     assert compare(rows, Primary("copypaste", "empty", "dsc", 8)).verdict.endswith(
-        "not compared, because no draw of the real cases has both."
+        "not compared, because no draw of the real cases has this measure of both."
     )
 
 

@@ -82,9 +82,9 @@ class TrainingScores:
         weight = self.weights @ counts
         return np.where(weight > 0, MEASURES[measure].totals(self) / np.maximum(weight, 1e-9), math.nan)
 
-    def counted(self, measure: str) -> int:
-        """Return the number of patients with anything that a measure counts."""
-        return len(np.unique(self.patients[MEASURES[measure].counts(self) > 0]))
+    def counted(self, measure: str) -> set[int]:
+        """Return the numbers of the patients with anything that a measure counts."""
+        return {*self.patients[MEASURES[measure].counts(self) > 0].tolist()}
 
     def thresholds(self, false_positives: float) -> np.ndarray:
         """Return the score that a component must exceed so that so many false positives a scan are left (D,).

@@ -109,8 +109,8 @@ class Trials:
         return {subset: _average([_average(own) for own in paintings.values()]) for subset, paintings in groups.items()}
 
     def counted(self, keys: Sequence[Training], measure: str) -> int:
-        """Return the number of patients with anything that a measure counts, of the first training."""
-        return self.segmentors[keys[0]].counted(measure)
+        """Return the number of patients with anything that a measure counts; folds have patients of their own."""
+        return len(set[int]().union(*(self.segmentors[key].counted(measure) for key in keys)))
 
 
 def _all_then_drawn(patients: Sequence[str]) -> np.ndarray:

@@ -126,7 +126,7 @@ def shown_briefly(found: ArmComparison) -> str:
 def _finding(found: ArmComparison) -> str:
     measure, draws, patients = found.what.measure, found.over_subsets, found.over_patients
     if not found.subsets:
-        return "not compared, because no draw of the real cases has both"
+        return "not compared, because no draw of the real cases has this measure of both"
     shown = f"{'better' if draws.value > 0 else 'worse'} by {amount(measure, abs(draws.value))}"
     shown = shown if draws.value else "no difference"
     of_draws, of_patients = interval_text(measure, draws), interval_text(measure, patients)
