@@ -214,3 +214,18 @@ def test_pairs_of_a_model_are_merged_with_other_real_cases(syntumor_zip, models,
     splits = json.loads((out / "splits_final.json").read_text())
     assert len(splits) == 5
     assert all(sum("s0000" in case for case in fold["train"]) == 1 for fold in splits)
+
+
+def test_a_set_of_a_model_is_no_outdated_set_of_the_workspace(syntumor_zip, models, workspace, phantoms, tmp_path):
+    """In a planned workspace, its command paints with the model again."""
+    work = tmp_path / "work"
+    work.mkdir()
+    root = workspace.shared_in(work).root
+    install_model(syntumor_zip)
+    hosts = api.HostOptions(healthy=phantoms.healthy)
+    made = api.synthesize(hosts, 1, model="plain", work=root, device="cpu")
+    assert made.folder == str(root / "synthetic" / "plain_healthy")
+    step = next(each for each in api.status(work=root) if each.name == "synthesize plain_healthy")
+    assert (step.state, step.detail) == ("done", "1 pairs")
+    assert "--model plain" in step.command
+    assert "--method" not in step.command

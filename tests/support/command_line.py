@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tumorgen_cli.cli import main
 
 _HINT = re.compile(r"(?:next|then|finished): tumorgen (.*)$")  # the command at the end of a line
-_OF_ANOTHER_PLACE = ("run", "reader-study")  # hints that name no workspace, or a new one
+_OF_ANOTHER_PLACE = ("run", "reader-study", "install")  # hints that name no workspace, or a new one
 
 
 def call(*arguments, code=0):

@@ -19,7 +19,7 @@ from tumorgen_cli.planning.workspace import Workspace, check_planned
 from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.synthesis.logs import read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
-from tumorgen_cli.synthesis.set_files import LEARNED_FROM_HEALTHY
+from tumorgen_cli.synthesis.set_files import LEARNED_FROM_HEALTHY, MODEL
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import Fault, StateError, gather_faults
 from tumorgen_cli.system.files import hash_file
@@ -198,7 +198,8 @@ def _set_steps(workspace: Workspace, plan: Plan, work: Path | str) -> list[Step]
         folder = path.parent
         made = read_fields(path, f"delete {folder}")
         pairs, lost = (_count_lines(folder, log) for log in ("provenance", "given_up"))
-        reason = _outdated(workspace, plan, made)
+        # an installed model does not change with the workspace
+        reason = "" if MODEL in made else _outdated(workspace, plan, made)
         if lock_holder(folder):
             state: State = "running"
         else:
@@ -237,7 +238,9 @@ def _set_command(folder: Path, made: dict[str, Any], state: State, work: Path | 
     """The command for a set: the same one again, or one that makes a new set beside an outdated one."""
     out = folder.with_name(f"{folder.name}_2") if state == "outdated" else folder
     if made.get("command") != "filter":
-        return command_line(f"synthesize --healthy DIR -n 20 --out {quote(out)}", work, made.get("method"))
+        painter = f" --model {quote(made[MODEL])}" if MODEL in made else ""
+        words = f"synthesize --healthy DIR -n 20 --out {quote(out)}{painter}"
+        return command_line(words, work, None if painter else made.get("method"))
     source = Path(made["filtered_from"])
     named = source.name if source.parent == folder.parent else source
     return command_line(f"filter {quote(named)} --out {quote(out)}", work)
