@@ -105,6 +105,21 @@ def test_every_method_has_every_kind_of_arm():
         find_arm("copypaste-lives")
 
 
+def test_arms_may_have_their_own_numbers():
+    """Of pairs for each real case, and of the cases that the method learns from."""
+    arm = find_arm("copypaste-from32-x16-alone")
+    assert (arm.source, arm.learned, arm.ratio, arm.alone) == ("copypaste", 32, 16, True)
+    assert find_arm("copypaste-x16").name == "copypaste-x16"
+    assert counts("empty-x2")[0] == (16, 0, 16)
+    for wrong in ("real-x4", "empty-from8", "copypaste-live-x4", "copypaste-x4-live", "copypaste-x0", "tumorgen-from0"):
+        with pytest.raises(PlanError) as caught:
+            find_arm(wrong)
+        assert caught.value.faults[0].where == f"--arms.{wrong}"
+    assert find_arm("copypaste-live").live  # the remedy, followed
+    with pytest.raises(PlanError, match="leave it out"):
+        find_arm("copypaste-x4-live")
+
+
 def test_defaults():
     assert default_arms(True) == ("real", "empty", "tumorgen")
     assert default_arms(False) == ("real", "tumorgen")

@@ -193,3 +193,21 @@ def test_healthy_scans_are_asked_for_where_they_are_needed(copy, nnunets, sets):
     made = measure_gains(copy, DESIGN, HostOptions(cases="train"), "cpu")  # the remedy, followed
     assert not any(case.name.startswith("empty_") for _, job in nnunets for case in job.extra)
     assert [run.real_share for run in made.result.runs] == [1.0, 0.5]
+
+
+def test_a_method_may_learn_from_more_cases_than_nnunet(copy, nnunets, sets, phantoms):
+    """DiffTumor's curve of the generator's cases at a fixed segmentor set, and of pairs for each case."""
+    arms = ("real", "copypaste", "copypaste-from4-x3")
+    design = dataclasses.replace(DESIGN, arms=arms, fractions=(0.4,), unpainted=0.0)
+    measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu")
+    (own, few, _), (more, many, _) = sets
+    assert (own.root.name, more.root.name) == ("real_2", "real_4")
+    assert set(own.splits().train) < set(more.splits().train)
+    assert (few.pairs, many.pairs) == (2, 6)
+    jobs = dict(nnunets)
+    real = set(jobs["real_seed0"].train)
+    for name in arms[1:]:
+        assert {*jobs[f"{name}_seed0"].train} & set(copy.splits().train) == real
+    with pytest.raises(PlanError, match="at most the 5 training cases") as caught:
+        measure_gains(copy, dataclasses.replace(design, arms=("real", "copypaste-from9")), HostOptions(cases="train"))
+    assert caught.value.faults[0].remedy == "name fewer"

@@ -50,8 +50,9 @@ def downstream(
             metavar="A,B,...",
             help="real; empty (the healthy scans with empty masks); METHOD; METHOD-live paints while nnU-Net trains; "
             "METHOD-live-mixup; METHOD-aimed and METHOD-live-aimed aim at what nnU-Net misses; METHOD-alone has no "
-            "real cases; METHOD-pretrained sees pairs first; ARM-longer draws real cases as often as real. Default: "
-            "real,empty,tumorgen; without --healthy real,tumorgen.",
+            "real cases; METHOD-pretrained sees pairs first; METHOD-x16 has 16 pairs per real case; METHOD-from32 "
+            "learned from 32; ARM-longer draws real cases as often as real. Default: real,empty,tumorgen; without "
+            "--healthy real,tumorgen.",
         ),
     ] = None,
     fractions: Annotated[

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.system.errors import Fault, PlanError, gather_faults
 
 if TYPE_CHECKING:
     from tumorgen_cli.geometry import Box
@@ -227,8 +228,13 @@ def method_names(option: str, text: str, faults: list[Fault]) -> list[str]:
         PlanError: `faults`, and those of the names.
     """
     from tumorgen_cli.methods.registry import METHODS
+    from tumorgen_cli.system.json_records import unknown_name_fault
 
-    return _known_names(option, text, METHODS, faults)
+    names = [name.strip() for name in text.split(",")]
+    faults += [unknown_name_fault(option, name, METHODS) for name in dict.fromkeys(names) if name not in METHODS]
+    faults += _repeated(option, names)
+    refuse("The methods cannot be compared", faults)
+    return names
 
 
 def arm_names(text: str | None, with_healthy: bool, faults: list[Fault]) -> tuple[str, ...]:
@@ -237,7 +243,7 @@ def arm_names(text: str | None, with_healthy: bool, faults: list[Fault]) -> tupl
     Raises:
         PlanError: `faults`, and those of the names.
     """
-    from tumorgen_cli.evaluation.design import ARMS, default_arms
+    from tumorgen_cli.evaluation.design import default_arms, find_arm
 
     if text is None:
         refuse("The experiment cannot be made", faults)
@@ -245,24 +251,18 @@ def arm_names(text: str | None, with_healthy: bool, faults: list[Fault]) -> tupl
     if "real" not in {name.strip() for name in text.split(",")}:
         fault = Fault(f"--arms {text}", "no real", "the arm that gains are measured against", "add real to --arms")
         faults.insert(0, fault)
-    return tuple(_known_names("--arms", text, ARMS, faults))
-
-
-def _known_names(option: str, text: str, known: Collection[str], faults: list[Fault]) -> list[str]:
-    """The names in a text with commas between.
-
-    Raises:
-        PlanError: `faults`, and those of names that are not known or are given twice.
-    """
-    from tumorgen_cli.system.json_records import unknown_name_fault
-
     names = [name.strip() for name in text.split(",")]
-    faults += [unknown_name_fault(option, name, known) for name in dict.fromkeys(names) if name not in known]
-    faults += [
-        Fault(f"{option}.{name}", "named twice", "once", "leave one out") for name in known if names.count(name) > 1
-    ]
-    refuse("The methods cannot be compared", faults)
-    return names
+    for name in dict.fromkeys(names):
+        gather_faults(faults, partial(find_arm, name))
+    faults += _repeated("--arms", names)
+    refuse("The experiment cannot be made", faults)
+    return tuple(names)
+
+
+def _repeated(option: str, names: Sequence[str]) -> list[Fault]:
+    """The faults of names that are given more than once."""
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return [Fault(f"{option}.{name}", "named twice", "once", "leave one out") for name in twice]
 
 
 def parse_box(text: str | None) -> Box | None:

@@ -5,6 +5,7 @@ Plain records and arithmetic; nothing is read or written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from tumorgen_cli.evaluation.scan_scores import EMPTY, REAL
 from tumorgen_cli.methods.registry import METHODS
 from tumorgen_cli.nnunet.segmentors import Segmentor
-from tumorgen_cli.system.errors import PlanError
+from tumorgen_cli.system.errors import Fault, PlanError
 from tumorgen_cli.system.json_records import unknown_name_fault
 
 LIVE, MIXUP, ALONE, PRETRAINED, LONGER = "-live", "-mixup", "-alone", "-pretrained", "-longer"
@@ -37,6 +38,8 @@ class ArmRecipe:
         pretrained: Pairs come first, then real cases alone.
         longer: The training is longer, so that real cases are drawn as often as in the arm of real cases alone.
         aimed: Half of what is painted into healthy scans is aimed at what nnU-Nets of the real cases miss.
+        ratio: Number of its pairs for each real case; None: as the design says.
+        learned: Number of real cases that its method learns from; None: those of nnU-Net.
     """
 
     name: str
@@ -47,6 +50,8 @@ class ArmRecipe:
     pretrained: bool = False
     longer: bool = False
     aimed: bool = False
+    ratio: int | None = None
+    learned: int | None = None
 
     @property
     def paints(self) -> bool:
@@ -76,15 +81,25 @@ def _recipes() -> dict[str, ArmRecipe]:
 ARMS = _recipes()
 
 
+_NUMBERED = re.compile(r"(?P<source>[a-z0-9]+)(?:-from(?P<learned>\d+))?(?:-x(?P<ratio>\d+))?(?P<kind>(?:-[a-z]+)*)")
+
+
 def find_arm(name: str) -> ArmRecipe:
-    """Return an arm by its name.
+    """Return an arm by its name, which may hold numbers: METHOD-fromN learned from N real cases, ARM-xN has N pairs.
 
     Raises:
         PlanError: There is no such arm.
     """
-    if name not in ARMS:
+    found = _NUMBERED.fullmatch(name)
+    plain = ARMS.get(found["source"] + found["kind"]) if found else None
+    if found is None or plain is None:
         raise PlanError("No such arm", [unknown_name_fault("--arms", name, ARMS)])
-    return ARMS[name]
+    learned, ratio = (int(found[key]) if found[key] else None for key in ("learned", "ratio"))
+    pairs_alone = ratio is not None and (ratio == 0 or plain.source == REAL or plain.live)
+    if pairs_alone or (learned is not None and (learned == 0 or not plain.paints or plain.aimed)):
+        expected = "-xN of an arm with a set of pairs, -fromN of a method that is not aimed"
+        raise PlanError("No such arm", [Fault(f"--arms.{name}", "a number of no use", expected, "leave it out")])
+    return replace(plain, name=name, ratio=ratio, learned=learned)
 
 
 @dataclass(frozen=True)
@@ -230,7 +245,7 @@ def list_draws(
     if arm.live:
         return _live_draws(design, real, empty, unpainted)
     if arm.source == EMPTY:
-        others = cycle_names(empty, design.ratio * len(real))
+        others = cycle_names(empty, (arm.ratio or design.ratio) * len(real))
     else:
         others = [*pairs, *cycle_names(empty, round(len(pairs) * unpainted / (1 - unpainted)))]
     if arm.alone or arm.pretrained:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from tumorgen_cli.evaluation.design import ARMS, Design, find_arm
+from tumorgen_cli.evaluation.design import ArmRecipe, Design, find_arm
 from tumorgen_cli.evaluation.scan_scores import EMPTY, REAL
 from tumorgen_cli.nnunet.segmentors import Segmentor
 from tumorgen_cli.synthesis.options import HostOptions, host_faults
@@ -23,17 +24,16 @@ def check_design(design: Design, hosts: HostOptions) -> None:
             are listed.
     """
     faults: list[Fault] = []
-    for arm in dict.fromkeys(design.arms):
-        gather_faults(faults, partial(find_arm, arm))
+    found = [gather_faults(faults, partial(find_arm, arm)) for arm in dict.fromkeys(design.arms)]
+    known = [arm for arm in found if arm is not None]
     if REAL not in design.arms:
         faults.append(Fault("--arms", "no real", "the arm that gains are measured against", "add real to --arms"))
     if repeated := sorted({arm for arm in design.arms if design.arms.count(arm) > 1}):
         faults.append(Fault("--arms", f"{', '.join(repeated)} more than once", "every arm once", "leave it out"))
-    known = [ARMS[arm] for arm in design.arms if arm in ARMS]
     if any(arm.source != REAL for arm in known):
         faults += host_faults(hosts, both=True)
     if hosts.healthy is None and hosts.cases is not None:
-        faults += _healthy_faults(design)
+        faults += _healthy_faults(design, known)
     if hosts.cases not in (None, "train"):
         expected = "training cases: nnU-Net is scored on the held-out ones"
         faults.append(Fault(f"--cases {hosts.cases}", "held-out cases", expected, "give --cases train"))
@@ -59,11 +59,11 @@ def check_design(design: Design, hosts: HostOptions) -> None:
         raise PlanError("The experiment cannot be made", faults)
 
 
-def _healthy_faults(design: Design) -> list[Fault]:
+def _healthy_faults(design: Design, arms: Sequence[ArmRecipe]) -> list[Fault]:
     """Return the faults of what needs healthy scans, where only tumors of cases are redrawn."""
     given = {
-        f"--arms {EMPTY}": EMPTY in {ARMS[arm].source for arm in design.arms if arm in ARMS},
-        "an aimed arm": any(ARMS[arm].aimed for arm in design.arms if arm in ARMS),
+        f"--arms {EMPTY}": EMPTY in {arm.source for arm in arms},
+        "an aimed arm": any(arm.aimed for arm in arms),
         "--hosts": design.hosts != (None,),
         "--unpainted": bool(design.unpainted),
     }

@@ -21,7 +21,7 @@ from tumorgen_cli.studies.cross_fitting import count_folds
 from tumorgen_cli.studies.downstream_points import find_machine, set_up_study
 from tumorgen_cli.studies.downstream_runs import list_devices
 from tumorgen_cli.studies.downstream_sources import StudySetup
-from tumorgen_cli.studies.downstream_tasks import Point, run_folder
+from tumorgen_cli.studies.downstream_tasks import Point, method_cases, run_folder
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.system.devices import DeviceName
 from tumorgen_cli.system.files import file_size, free_bytes
@@ -143,11 +143,13 @@ def relative_length(design: Design, variant: Variant, unpainted: float) -> float
 def _method_steps(setup: StudySetup, points: Sequence[Point]) -> list[StudyStep]:
     """Forecast the trainings of methods, from a few steps of each stage in the workspace of all cases."""
     steps = []
-    for name in dict.fromkeys(arm.source for arm in map(find_arm, setup.design.arms) if arm.paints):
+    arms = [arm for arm in map(find_arm, setup.design.arms) if arm.paints]
+    for name in dict.fromkeys(arm.source for arm in arms):
         method = open_method(setup.workspace, name, setup.device)
         if not method.stages:
             continue
-        places = [_workspace_root(setup, point) for point in points]
+        learned = {arm.learned for arm in arms if arm.source == name}
+        places = dict.fromkeys(_workspace_root(setup, point, number) for point in points for number in learned)
         left = [root for root in places if not _learned(root, name, method.stages, setup)]
         if not left:
             continue
@@ -160,10 +162,11 @@ def _method_steps(setup: StudySetup, points: Sequence[Point]) -> list[StudyStep]
     return steps
 
 
-def _workspace_root(setup: StudySetup, point: Point) -> Path:
-    """Return the folder of the workspace in which methods learn from a draw."""
-    whole = point.subset == 0 and len(point.data.train) == len(setup.splits.train)
-    return setup.workspace.root if whole else setup.root / point.name
+def _workspace_root(setup: StudySetup, point: Point, learned: int | None) -> Path:
+    """Return the folder of the workspace in which methods learn from (that many cases of) a draw."""
+    cases, folder = method_cases(point, learned)
+    whole = point.subset == 0 and len(cases) == len(setup.splits.train)
+    return setup.workspace.root if whole else setup.root / folder
 
 
 def _learned(root: Path, name: str, stages: Sequence[str], setup: StudySetup) -> bool:
@@ -174,19 +177,19 @@ def _learned(root: Path, name: str, stages: Sequence[str], setup: StudySetup) ->
     return all(method.trained(stage) for stage in stages)
 
 
-def _painted_sets(setup: StudySetup) -> int:
-    """Return the number of sets that are painted at a draw of the real cases."""
+def _pairs_per_case(setup: StudySetup) -> int:
+    """Return the number of pairs that are painted for each real case, in all sets."""
     sets = {
-        (variant.arm.source, variant.hosts, variant.painting)
+        (arm.source, arm.learned, arm.ratio or setup.design.ratio, arm.aimed, variant.hosts, variant.painting)
         for variant in list_variants(setup.design)
-        if variant.arm.paints and not variant.arm.live
+        if (arm := variant.arm).paints and not arm.live
     }
-    return len(sets)
+    return sum(ratio for _, _, ratio, *_ in sets)
 
 
 def _painting_step(setup: StudySetup, points: Sequence[Point]) -> StudyStep:
     """Forecast the pairs of all sets, also those that are painted already."""
-    count = _painted_sets(setup) * sum(setup.design.ratio * len(point.data.train) for point in points)
+    count = _pairs_per_case(setup) * sum(len(point.data.train) for point in points)
     files = [source.files for source in setup.healthy] or [case.images for case in points[0].data.train]
     scan = int(np.median([sum(map(file_size, each)) for each in files]))
     return StudyStep("pairs to paint", count, None, count * scan)
@@ -199,9 +202,7 @@ def _preparation_step(setup: StudySetup, points: Sequence[Point]) -> StudyStep:
         for variant in list_variants(setup.design)
     )
     empty = len(setup.healthy) if uses_empty else 0
-    count = sum(
-        point.cases + _painted_sets(setup) * setup.design.ratio * len(point.data.train) + empty for point in points
-    )
+    count = sum(point.cases + _pairs_per_case(setup) * len(point.data.train) + empty for point in points)
     voxels = np.median([math.prod(case.grid.shape) for case in setup.workspace.fingerprint().cases])
     case_bytes = int(voxels) * (_VOXEL_BYTES * len(setup.plan.channels) + 1)
     return StudyStep("cases that nnU-Net prepares", count, None, count * case_bytes)

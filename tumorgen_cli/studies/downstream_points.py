@@ -12,7 +12,7 @@ from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.hosts import describe_matches
 from tumorgen_cli.data.patients import Patients, group_cases, match_held_out, patient_of
 from tumorgen_cli.data.splits import HOLD_OUT, Splits
-from tumorgen_cli.evaluation.design import Design, attained_share
+from tumorgen_cli.evaluation.design import Design, attained_share, find_arm
 from tumorgen_cli.evaluation.gains import Failure, TrainedNnunet
 from tumorgen_cli.methods.open import check_preprocessed
 from tumorgen_cli.nnunet.job import NetworkSize, TrainingOptions, check_data, training_data
@@ -48,6 +48,9 @@ def set_up_study(
     refuse_host_options(hosts, "healthy", "cases", "roi", "tumors", "anywhere", "trust_units")
     check_design(design, hosts)
     counts = case_counts(len(splits.train), design.fractions)
+    if too_many := [arm for arm in design.arms if (find_arm(arm).learned or 0) > len(splits.train)]:
+        expected = f"at most the {len(splits.train)} training cases"
+        raise PlanError("There are not so many cases", [Fault("--arms", ", ".join(too_many), expected, "name fewer")])
     setup = StudySetup(workspace, plan, splits, design, hosts, device)
     dataset = _checked_dataset(setup)
     return setup, list_points(dataset, splits, counts, design, plan.seed)
@@ -180,7 +183,7 @@ def list_points(dataset: Dataset, splits: Splits, counts: Sequence[int], design:
                 raise PlanError("No case is left to learn from", [fault])
             data = training_data(dataset, Splits(kept, splits.test))
             apart = training_data(dataset, Splits(tuple(sorted(aside)), ()))
-            points.append(Point(count, subset, data, apart.train, splits.patients))
+            points.append(Point(count, subset, data, apart.train, splits.patients, tuple(order)))
     return points
 
 

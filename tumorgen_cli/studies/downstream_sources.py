@@ -35,7 +35,7 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.cross_fitting import cross_fit
 from tumorgen_cli.studies.downstream_runs import measured_schedule
-from tumorgen_cli.studies.downstream_tasks import LearnedFrom, Point, prepared_folder
+from tumorgen_cli.studies.downstream_tasks import LearnedFrom, Point, method_cases, prepared_folder
 from tumorgen_cli.studies.subsets import subset_workspace
 from tumorgen_cli.studies.training_length import TrainingLength, train_within
 from tumorgen_cli.synthesis.options import HostOptions, OnTheFlyOptions, SetOptions
@@ -104,32 +104,38 @@ def learned_sources(
         options: How nnU-Nets are trained that arms are aimed by.
     """
     variants, found = list_variants(setup.design), {}
-    inner: Workspace | None = None
-    if any(variant.arm.paints for variant in variants):
+    spaces: dict[int | None, Workspace] = {}
+    for learned in dict.fromkeys(variant.arm.learned for variant in variants if variant.arm.paints):
         try:
-            inner = _workspace_of(setup, point)
-        except TumorgenError as error:  # arms without a method continue
-            lost |= {variant.name: one_line(error) for variant in variants if variant.arm.paints}
+            spaces[learned] = _workspace_of(setup, point, learned)
+        except TumorgenError as error:  # the other arms continue
+            own = [each.name for each in variants if each.arm.paints and each.arm.learned == learned]
+            lost |= dict.fromkeys(own, one_line(error))
             console.warn(f"{point.title}: {one_line(error)}")
     for variant in [variant for variant in variants if variant.name not in lost]:
         try:
-            found[variant] = _learned_from(setup, point, variant, inner, options)
+            found[variant] = _learned_from(setup, point, variant, spaces.get(variant.arm.learned), options)
         except TumorgenError as error:  # the other arms continue
             lost[variant.name] = one_line(error)
             console.warn(f"{variant.name} with {point.title}: {lost[variant.name]}")
     return found
 
 
-def _workspace_of(setup: StudySetup, point: Point) -> Workspace:
+def _workspace_of(setup: StudySetup, point: Point, learned: int | None) -> Workspace:
     """Return the workspace in which methods learn from a draw of the real cases.
 
     A draw has a seed of its own, so that methods are trained anew also where all cases are drawn.
+
+    Args:
+        setup: The study.
+        point: The draw.
+        learned: Number of cases to learn from, in the order of the draw; None: those of nnU-Net.
     """
-    if point.subset == 0 and len(point.data.train) == len(setup.splits.train):
+    cases, folder = method_cases(point, learned)
+    if point.subset == 0 and len(cases) == len(setup.splits.train):
         return setup.workspace
-    cases = [*(case.name for case in point.data.train), *setup.splits.test]
     seed = setup.plan.seed + point.subset
-    return subset_workspace(setup.workspace, cases, setup.root / point.name, setup.device, seed)
+    return subset_workspace(setup.workspace, [*cases, *setup.splits.test], setup.root / folder, setup.device, seed)
 
 
 def _learned_from(
@@ -156,7 +162,7 @@ def _learned_from(
         learned = LearnedFrom((), empty, Path(made.file))
     else:
         count, suffix = (
-            setup.design.ratio * len(point.data.train),
+            (arm.ratio or setup.design.ratio) * len(point.data.train),
             f"_painting{variant.painting}" if variant.painting else "",
         )
         learned = LearnedFrom(_pairs(inner, arm.source, count, hosts, (seed, suffix), setup.device), empty)

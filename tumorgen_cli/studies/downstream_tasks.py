@@ -29,6 +29,7 @@ class Point:
         data: The real cases that are learned from, and the held-out cases.
         aside: The real cases that nothing learns from, because they choose the best weights of a training.
         patients: The patients of the scans, as far as they are known.
+        order: All training cases, in the order in which they are drawn.
     """
 
     cases: int
@@ -36,6 +37,7 @@ class Point:
     data: TrainingData
     aside: tuple[TrainingCase, ...] = ()
     patients: Patients = field(default_factory=dict)
+    order: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -47,6 +49,22 @@ class Point:
     def title(self) -> str:
         """The draw in words."""
         return f"{self.cases} real cases" + (f", subset {self.subset}" if self.subset else "")
+
+
+def method_cases(point: Point, learned: int | None) -> tuple[list[str], str]:
+    """Return the real cases that a method learns from, and the name of its workspace's folder.
+
+    Args:
+        point: The draw of the real cases.
+        learned: Number of cases, in the order of the draw; None: those of nnU-Net. Cases held aside are left out.
+    """
+    own = [case.name for case in point.data.train]
+    if learned is None:
+        return own, point.name
+    aside = {case.name for case in point.aside}
+    # without cases aside, it is the workspace of that many real cases
+    folder = f"from_{learned}_{point.name}" if aside else replace(point, cases=learned).name
+    return [case for case in point.order[:learned] if case not in aside], folder
 
 
 @dataclass(frozen=True)
