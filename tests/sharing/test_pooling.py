@@ -1,12 +1,16 @@
 """Each number that leaves is the mean of three cases or more."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tumorgen_cli
 from tumorgen_cli.data.surroundings import Surroundings
 from tumorgen_cli.geometry import Box, Grid
+from tumorgen_cli.methods.latent.condition import PATIENT_BUFFERS
 from tumorgen_cli.planning.fingerprint import CaseFacts, Fingerprint, TumorFacts
 from tumorgen_cli.sharing.membership import membership_test
 from tumorgen_cli.sharing.pooling import group_similar, pool_buffers, pool_fingerprint, pool_values
@@ -28,6 +32,21 @@ def test_groups_have_three_patients():
     assert all(len({patients[k] for k in group}) >= 3 for group in found)
     within = np.mean([np.square(rows[group] - rows[group].mean(0)).sum(1).mean() for group in found])
     assert within < 0.7 * np.square(rows - rows.mean(0)).sum(1).mean()
+
+
+#: buffers that are saved with weights and hold statistics of all tumors together: the spread of latents, a codebook
+OF_ALL = {"mean", "std", "codes", "used", "total"}
+
+
+def test_every_saved_buffer_is_pooled_or_of_all_tumors():
+    """A new buffer that holds values of single tumors has to be pooled before weights are given away."""
+    folder = Path(tumorgen_cli.__file__).parent
+    lines = [
+        line for path in folder.rglob("*.py") for line in path.read_text().splitlines() if "register_buffer(" in line
+    ]
+    saved = {name for line in lines if "persistent=False" not in line for name in re.findall(r'buffer\("(\w+)"', line)}
+    assert len(lines) >= 9
+    assert saved == {*PATIENT_BUFFERS, *OF_ALL}
 
 
 def test_undefined_values_do_not_count():
