@@ -48,9 +48,9 @@ class Sizes:
     flow_widths: tuple[int, ...] = (64, 128, 256)
     res_blocks: int = 2
     refiner_width: int = 16
-    patch: tuple[int, int, int] = (64, 64, 64)
+    patch: tuple[int, int, int] = (128, 128, 64)  # of the vae
     window: tuple[int, int, int] = (128, 128, 64)
-    batches: tuple[int, int, int] = (4, 8, 4)  # of vae, flow and refiner
+    batches: tuple[int, int, int] = (1, 8, 4)  # of vae, flow and refiner
     windows: tuple[tuple[int, int, int], ...] = ((128, 128, 64), (96, 96, 96))
     sampling_steps: tuple[int, ...] = (4, 10)
     timed_steps: int = 10

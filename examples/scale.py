@@ -1,18 +1,23 @@
-"""Estimate the hours and the disk that a synthetic set of thousands of scans takes, and which step is slowest.
+"""Estimate the hours and the disk that a synthetic set of many thousand scans takes, and which step is slowest.
 
-    python examples/scale.py SET -w WORK    # 11,000 CT scans of 512×512×400 int16, one pair each, on 8 shards
+    python examples/scale.py SET -w WORK    # 11,000 and 161,000 CT scans of 512×512×400 int16, a pair each, 8 shards
     python examples/scale.py SET -w WORK --scans 4000 --shards 64 --shape 200,200,400 --voxel-bytes 4
 
-SET is a small finished set. Its provenance has the seconds of painting and writing. The script measures reading and
-judging on the first pairs, as one shard of this machine does it. Sizes are those of SET's files. What grows with a scan
-is scaled by the scan's bytes, so the estimate is best if SET's scans are like the wanted ones. One scan is read for
-each pair (`-n` equals the number of scans). Writes no files; prints the tables with the
-commit, the command and the machine.
+SET is a small finished set. Its provenance has the seconds of painting and writing. The script measures what a shard of
+this machine does besides: it starts, looks at the header of every host, and reads and judges pairs; the first pairs are
+judged. Sizes are those of SET's files. What grows with a scan is scaled by the scan's bytes, so the estimate is best if
+SET's scans are like the wanted ones. One scan is read for each pair (`-n` equals the number of scans). Measure on an
+idle machine. Writes no files; prints the tables with the commit, the command and the machine.
+
+The cost of n pairs in s shards: start + n · header + n / s · (read + method + cut and paste + write). The efficiency of
+s shards is the time of one process, divided by s times the time of s shards.
 """
 
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,6 +29,7 @@ import typer
 from origin import origin_and_command
 
 from tumorgen_cli.data.body import body_mask, body_stride
+from tumorgen_cli.data.checks import read_header
 from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
 from tumorgen_cli.evaluation.measure import judge_case, verdict_of
 from tumorgen_cli.geometry import Grid
@@ -59,7 +65,7 @@ class Step:
 def main(
     set_folder: Annotated[Path, typer.Argument(help="Folder of a finished set.")],
     work: Annotated[Path, typer.Option("-w", "--work", help="Workspace of the set.")],
-    scans: Annotated[int, typer.Option(help="Number of scans.")] = 11_000,
+    scans: Annotated[list[int], typer.Option(help="Number of scans; repeatable.")] = [11_000, 161_000],  # noqa: B006
     shards: Annotated[int, typer.Option(help="Number of processes at a time.")] = 8,
     shape: Annotated[str, typer.Option(help="Voxels of a scan.")] = "512,512,400",
     voxel_bytes: Annotated[int, typer.Option(help="Bytes of a voxel, all channels together; int16: 2.")] = 2,
@@ -77,17 +83,53 @@ def main(
         f"the estimate is for scans of {wanted / 1e6:.0f} MB"
     )
     steps = [Step(s.command, s.name, s.seconds * (wanted / size if s.grows else 1), s.grows) for s in steps]
+    costs = measured_start(set_folder)
+    console.table("A process, whatever it paints", ("what", "seconds"), costs.rows())
     header = ("command", "step", "seconds a pair", "hours", f"hours, {shards} shards", "share")
-    console.table(f"{scans:,} scans, a pair each", header, hour_rows(steps, scans, shards))
-    disk = [
-        (name, f"{each * wanted / size / 1e6:.2f}", f"{each * wanted / size * scans / 1e12:.2f}")
-        for name, each in sizes(set_folder).items()
-    ]
-    console.table("Disk (the kept pairs are links)", ("what", "MB a pair", f"TB of {scans:,}"), disk)
+    for count in scans:
+        console.table(f"{count:,} scans, a pair each", header, hour_rows(steps, count, shards, costs))
+        disk = [
+            (name, f"{each * wanted / size / 1e6:.2f}", f"{each * wanted / size * count / 1e12:.2f}")
+            for name, each in sizes(set_folder).items()
+        ]
+        console.table("Disk (the kept pairs are links)", ("what", "MB a pair", f"TB of {count:,}"), disk)
     print(origin_and_command())
 
 
-def hour_rows(steps: list[Step], scans: int, shards: int) -> list[tuple[str, ...]]:
+@dataclass(frozen=True)
+class Start:
+    """What every process spends, whatever its part of the pairs.
+
+    Attributes:
+        seconds: seconds until it can paint: the start of Python and the libraries.
+        header: seconds to look at the header of a host; every process looks at all.
+    """
+
+    seconds: float
+    header: float
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the rows of a table."""
+        return [("start", f"{self.seconds:.1f}"), ("header of a host", f"{self.header:.4f}")]
+
+    def total(self, scans: int) -> float:
+        """Return the seconds for a number of scans."""
+        return self.seconds + scans * self.header
+
+
+def measured_start(set_folder: Path) -> Start:
+    """Measure a start, and the reading of the headers of the set's own images."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import tumorgen_cli.pipeline.synthesize, SimpleITK"], check=True)
+    seconds = time.perf_counter() - begun
+    files = sorted((set_folder / "imagesTr").iterdir())
+    begun = time.perf_counter()
+    for path in files:
+        read_header(path, [])
+    return Start(seconds, (time.perf_counter() - begun) / len(files))
+
+
+def hour_rows(steps: list[Step], scans: int, shards: int, start: Start) -> list[tuple[str, ...]]:
     """Return the rows of the table: each step, then the total of each command with and without its networks."""
     rows: list[tuple[str, ...]] = []
     for name in ("synthesize", "filter"):
@@ -95,10 +137,19 @@ def hour_rows(steps: list[Step], scans: int, shards: int) -> list[tuple[str, ...
         whole, fixed = (sum(s.seconds for s in own if s.grows or not only) for only in (False, True))
         slowest = max(own, key=lambda step: step.seconds).name
         lines = [(step.name, step.seconds, f"{step.seconds / whole:.0%}") for step in own]
-        lines.append((f"total; limited by: {slowest}", whole, ""))
         lines.append(("total without method and judge", fixed, f"{fixed / whole:.0%}"))
         rows += [(name, what, f"{s:.2f}", *hours(s, scans, shards), share) for what, s, share in lines]
+        share = f"efficiency {efficiency(whole, scans, shards, start):.1%}"
+        every = start.total(scans) / 3600
+        one, many = (f"{whole * scans / 3600 / n + every:.1f}" for n in (1, shards))
+        rows.append((name, f"total with starts; limited by: {slowest}", f"{whole:.2f}", one, many, share))
     return rows
+
+
+def efficiency(seconds: float, scans: int, shards: int, start: Start) -> float:
+    """Return the share of the shards' time that one process would also spend."""
+    every = start.total(scans)
+    return (every + scans * seconds) / (shards * every + scans * seconds)
 
 
 def hours(seconds: float, scans: int, shards: int) -> tuple[str, str]:

@@ -41,7 +41,7 @@ def test_the_commands_of_the_scripts_are_known(work, phantoms):
     assert (painted["healthy"], painted["shard"], painted["work"]) == (phantoms.healthy, "2/5", work)
     assert (found["filter"]["set_folder"], found["filter"]["p_alone"]) == (painted["out"], True)
     assert found["merge"]["sets"] == [found["filter"]["out"]]
-    assert found["downstream"]["arms"] == "real,syntumor"
+    assert found["downstream"]["arms"] == "real,empty,syntumor"
     shown = call("submit", "-w", work, "--write-only")
     assert "5 not submitted, of 5 tasks" in shown.stdout
     assert f"tumorgen submit -w '{work}'" in told(shown)

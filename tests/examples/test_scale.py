@@ -44,6 +44,22 @@ def test_hours(scale):
     assert scale.hours(3.6, 11_000, 8) == ("11.0", "1.4")
 
 
+def test_efficiency_of_shards(scale):
+    """By hand: 10 s of start and 0.01 s a header for 1,000 scans are 20 s, which every process spends."""
+    start = scale.Start(10.0, 0.01)
+    assert scale.efficiency(2.0, 1000, 8, start) == pytest.approx(2020 / (8 * (20 + 250)))
+    assert scale.efficiency(2.0, 1000, 1, start) == 1.0
+
+
+def test_a_start_and_headers_are_measured(scale, pairs, monkeypatch):
+    ran = []
+    monkeypatch.setattr(scale.subprocess, "run", lambda words, check: ran.append(words))
+    start = scale.measured_start(pairs)
+    assert len(ran) == 1
+    assert 0 < start.header < 1
+    assert start.total(100) == pytest.approx(start.seconds + 100 * start.header)
+
+
 def test_table_names_the_slowest_step(scale, workspace, pairs, monkeypatch, capsys):
     monkeypatch.setattr(scale, "needed_judge", lambda *_: Threshold())
     monkeypatch.setattr(
@@ -59,7 +75,8 @@ def test_table_names_the_slowest_step(scale, workspace, pairs, monkeypatch, caps
             100.0,
         ),
     )
-    scale.main(pairs, workspace.root, scans=3600, shards=10, shape="10,10,2", voxel_bytes=2)  # four times the bytes
+    monkeypatch.setattr(scale, "measured_start", lambda _: scale.Start(360.0, 0.1))  # 0.2 hours of each process
+    scale.main(pairs, workspace.root, scans=[3600], shards=10, shape="10,10,2", voxel_bytes=2)  # four times the bytes
     said = " ".join(capsys.readouterr().out.split())
-    assert "limited by: write │ 6.00 │ 6.0 │ 0.6" in said
-    assert "limited by: judge │ 9.00 │ 9.0 │ 0.9" in said
+    assert "limited by: write │ 6.00 │ 6.2 │ 0.8 │ efficiency 77.5%" in said
+    assert "limited by: judge │ 9.00 │ 9.2 │ 1.1 │ efficiency 83.6%" in said

@@ -195,13 +195,13 @@ def test_only_what_is_neither_done_nor_in_the_queue_is_submitted(place, options,
     slurm.calls()
     finish(place, "preprocess_1", "synthesize_1")
     log = folder / "logs" / "synthesize_102_2.log"
-    log.write_text("painting\nslurmstepd: error: CANCELLED DUE TO TIME LIMIT\n")
+    log.write_text("painting\nslurmstepd: error: JOB 102 ENDED DUE TO TIME LIMIT\n")
     slurm.queue("102_3|RUNNING|None", "7_1|RUNNING|None")  # the jobs after it were canceled with task 2
     told = states(place)
     assert told["job preprocess"][0] == "done"
     assert told["job synthesize"] == (
         "running",
-        f"1 done, 1 running, 1 stopped, of 3 tasks; {log}: slurmstepd: error: CANCELLED DUE TO TIME LIMIT",
+        f"1 done, 1 running, 1 stopped, of 3 tasks; {log}: slurmstepd: error: JOB 102 ENDED DUE TO TIME LIMIT",
     )
     submit_chain(place)
     needs = "--kill-on-invalid-dep=yes"
@@ -336,11 +336,18 @@ def test_a_file_of_the_cluster_that_cannot_be_read(place, options, text, found):
 def test_a_file_of_the_cluster_that_is_not_there(place, options, tmp_path):
     with pytest.raises(PlanError, match="no such file") as error:
         submit_chain(place, options, tmp_path / "lab.yaml")
-    assert error.value.faults[0].remedy == "correct the path, or leave --cluster out"
+    own = submit_folder(place) / "cluster.yaml"
+    remedy = f"correct the path, or give --cluster {own}, which is written to be filled in"
+    assert error.value.faults[0].remedy == remedy
     (tmp_path / "lab.yaml").write_text('{"sbatch": ["--account=lab"]}')
     submit_chain(place, options, tmp_path / "lab.yaml", write_only=True)
     submit_chain(place, write_only=True)  # remembers it
     assert "--account=lab" in (submit_folder(place) / "merge.sh").read_text()
+    (tmp_path / "lab.yaml").unlink()
+    with pytest.raises(PlanError, match="no such file"):
+        submit_chain(place, write_only=True)
+    submit_chain(place, None, own, write_only=True)
+    assert "--account=lab" not in (submit_folder(place) / "merge.sh").read_text()
 
 
 def test_nothing_to_submit(place, options):
@@ -369,7 +376,7 @@ def test_options_that_do_not_fit_together(place, phantoms, tmp_path):
     assert remedy(("preprocess",)) == "add synthesize to --stages, or leave the options of hosts out"
     submit_chain(place, ChainOptions(("preprocess",)), write_only=True)
     submit_chain(place, ChainOptions(("synthesize", "downstream"), hosts, "copypaste"), write_only=True)
-    assert "--arms real,copypaste" in (submit_folder(place) / "downstream.sh").read_text()
+    assert "--arms real,empty,copypaste" in (submit_folder(place) / "downstream.sh").read_text()
 
 
 def test_a_filter_without_a_judge_is_refused_before_hours_are_spent(place, options, monkeypatch):
@@ -400,6 +407,31 @@ def test_a_damaged_record_of_the_jobs(place, options):
     shutil.rmtree(folder)
     submit_chain(place, options, write_only=True)
     assert read_chain(folder).options == options
+
+
+def test_a_workspace_that_was_moved(place, options, tmp_path):
+    submit_chain(place, options, write_only=True)
+    moved = Workspace(tmp_path / "moved")
+    place.root.rename(moved.root)
+    submit_chain(moved, write_only=True)
+    assert f"-w {moved.root} " in (submit_folder(moved) / "synthesize.sh").read_text()
+
+
+def test_another_plan_or_place_makes_other_jobs(place, options, phantoms, tmp_path, monkeypatch):
+    """Scripts of the same text would otherwise seem done, and a path would mean another folder."""
+    folder = fill_in(place)
+    submit_chain(place, options)
+    plan = json.loads(place.plan_file.read_text())
+    place.plan_file.write_text(json.dumps({**plan, "seed": 99}))
+    assert not any(state.done for state in submit_chain(place, options, write_only=True).jobs)
+    for name in ("a", "b"):
+        shutil.copytree(phantoms.healthy, tmp_path / name / "hosts")
+        monkeypatch.chdir(tmp_path / name)
+        submit_chain(place, ChainOptions(("synthesize",), HostOptions(Path("hosts")), "copypaste", 7), write_only=True)
+        assert f"--healthy {tmp_path / name / 'hosts'} " in (folder / "synthesize.sh").read_text()
+    monkeypatch.chdir(tmp_path)
+    submit_chain(place, write_only=True)
+    assert f"--healthy {tmp_path / 'b' / 'hosts'} " in (folder / "synthesize.sh").read_text()
 
 
 def test_the_last_line_of_a_log(tmp_path):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.faults import steady
 from support.slurm import Slurm, missing_for_slurm, wait_for
 from support.workspaces import TOY
 
@@ -17,8 +18,6 @@ from tumorgen_cli.data.phantom import write_phantoms
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing_for_slurm()), reason=missing_for_slurm())]
 PAIRS, SHARDS = 8, 4
-#: what differs between two runs that did the same
-UNSTEADY = ("seconds", "previews")
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def contents(folder: Path) -> dict[str, object]:
         for path in sorted((folder / part).iterdir())
     }
     records = [json.loads(line) for line in (folder / "provenance.jsonl").read_text().splitlines()]
-    return {**found, "provenance": [{k: v for k, v in each.items() if k not in UNSTEADY} for each in records]}
+    return {**found, "provenance": steady(records)}
 
 
 def test_a_requeued_task_a_canceled_one_and_a_restarted_controller(slurm, call, tmp_path):

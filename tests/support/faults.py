@@ -220,16 +220,16 @@ def _fingerprint(path: Path, folder: Path) -> str:
         return _hash(np.ascontiguousarray(voxels).tobytes(), f"{voxels.dtype} {grid}")
     if path.suffix in (".json", ".jsonl"):
         lines = path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-        return _hash(*(json.dumps(_steady(json.loads(line)), sort_keys=True) for line in lines if line.strip()))
+        return _hash(*(json.dumps(steady(json.loads(line)), sort_keys=True) for line in lines if line.strip()))
     return _hash(path.read_bytes())
 
 
-def _steady(value: Any) -> Any:
+def steady(value: Any) -> Any:
     """A JSON value without what differs between two equal runs."""
     if isinstance(value, dict):
-        return {key: _steady(item) for key, item in value.items() if not any(word in key for word in UNSTEADY)}
+        return {key: steady(item) for key, item in value.items() if not any(word in key for word in UNSTEADY)}
     if isinstance(value, list):
-        return [_steady(item) for item in value]
+        return [steady(item) for item in value]
     return value
 
 

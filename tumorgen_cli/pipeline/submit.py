@@ -7,6 +7,7 @@ finished task. The same command submits what is neither done nor in the queue.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections import deque
@@ -14,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorgen_cli.pipeline.submit_cluster import CLUSTER_FILE, TEMPLATE, Cluster, read_cluster, script_text
-from tumorgen_cli.pipeline.submit_jobs import plan_jobs
+from tumorgen_cli.pipeline.submit_cluster import CLUSTER_FILE, TEMPLATE, read_cluster, script_text
+from tumorgen_cli.pipeline.submit_jobs import plan_jobs, with_absolute_paths
 from tumorgen_cli.pipeline.submit_records import CHAIN_FORMAT, Chain, ChainOptions, Job
 from tumorgen_cli.pipeline.submit_state import (
     JobState,
@@ -105,27 +106,33 @@ def _write_scripts(workspace: Workspace, folder: Path, options: ChainOptions | N
         StateError: see `submit_chain`.
     """
     before = read_chain(folder)
-    options = options or (None if before is None else before.options)
-    if options is None:
+    if options is not None:
+        options = with_absolute_paths(options)
+    elif before is not None:
+        options = before.options
+    else:
         fault = Fault(str(folder), "no scripts", "a chain", "give --healthy DIR, and -n with the number of pairs")
         raise StateError("There is nothing to submit", [fault])
     own = folder / CLUSTER_FILE
     if not own.is_file():
         write_text(own, TEMPLATE)
-    cluster = (own if before is None else before.cluster) if cluster is None else cluster.resolve()
-    known = read_cluster(cluster)
+    cluster = (None if before is None else before.cluster) if cluster is None else cluster.resolve()
+    known = read_cluster(cluster or own, own)
     request = hash_value([options, workspace.plan().hash, known, str(workspace.root)])
     if before is not None and before.request == request:
         return before
     if before is not None:
         _check_replaceable(folder, before)
     jobs = plan_jobs(workspace, options)
-    written = {job.name: _write_script(folder, job, workspace, known) for job in jobs}
+    for job in () if before is None else before.jobs:
+        script_file(folder, job).unlink(missing_ok=True)
+    shutil.rmtree(folder / "done", ignore_errors=True)  # the commands themselves know what is finished
     for name in ("logs", "done"):
         (folder / name).mkdir(exist_ok=True)
-    for job in () if before is None else before.jobs:
-        if job.name not in written:
-            script_file(folder, job).unlink(missing_ok=True)
+    written = {}
+    for job in jobs:
+        write_text(script_file(folder, job), script_text(job, folder, workspace.root, known))
+        written[job.name] = hash_file(script_file(folder, job))
     chain = Chain(CHAIN_FORMAT, options, cluster, request, jobs, written)
     write_chain(folder, chain)
     return chain
@@ -150,14 +157,6 @@ def _check_replaceable(folder: Path, chain: Chain) -> None:
     ]
     if faults:
         raise StateError("Edited scripts would be lost", faults)
-
-
-def _write_script(folder: Path, job: Job, workspace: Workspace, cluster: Cluster) -> str:
-    """Write the script of a job, unless it is there already: an older mark of its end then counts. Returns its hash."""
-    path, text = script_file(folder, job), script_text(job, folder, workspace.root, cluster)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-    return hash_file(path)
 
 
 def _submit(folder: Path, chain: Chain) -> Chain:

@@ -59,8 +59,12 @@ class Cluster:
         return (*self.sbatch, *(self.sbatch_gpu if gpu else self.sbatch_cpu))
 
 
-def read_cluster(path: Path) -> Cluster:
+def read_cluster(path: Path, own: Path) -> Cluster:
     """Read the file of a cluster; missing fields have their defaults.
+
+    Args:
+        path: The file.
+        own: The file beside the scripts, for the remedy where `path` is missing.
 
     Raises:
         PlanError: it is missing or no YAML, has unknown fields, or lines that are no options of sbatch.
@@ -71,7 +75,8 @@ def read_cluster(path: Path) -> Cluster:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
-        fault = Fault(f"--cluster {path}", "no such file", "a YAML file", "correct the path, or leave --cluster out")
+        remedy = f"correct the path, or give --cluster {own}, which is written to be filled in"
+        fault = Fault(f"--cluster {path}", "no such file", "a YAML file", remedy)
         raise PlanError("The cluster is not known", [fault]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PlanError("The cluster is not known", [Fault(str(path), str(error), "YAML", remedy)]) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tumorgen_cli.data.checks import read_header
@@ -37,7 +37,7 @@ _NNUNET_GIB = {"cpu": 16.0, "cuda": 48.0}
 _PROCESS_GIB = 3.0  # Python with its libraries, a method's networks and a judge
 _VOXEL_BYTES = 24  # of a pair in memory, for each voxel and channel: the scan, the painted one, what is being written
 _JUDGE_SECONDS = 2 * 1800.0  # the command's own half hour, and as much for the scores of the held-out cases
-_DOWNSTREAM_SECONDS = 18 * 3600.0  # three seeds, three fractions and two arms of an hour
+_ARM_SECONDS = 9 * 3600.0  # of downstream: three seeds and three fractions of an hour
 
 
 def plan_jobs(workspace: Workspace, options: ChainOptions) -> tuple[Job, ...]:
@@ -68,6 +68,17 @@ def plan_jobs(workspace: Workspace, options: ChainOptions) -> tuple[Job, ...]:
     }
     chain = _Chain(workspace, plan, options, sources)
     return tuple(getattr(chain, name)(tuple(each for each in after.get(name, ()) if each in names)) for name in names)
+
+
+def with_absolute_paths(options: ChainOptions) -> ChainOptions:
+    """The same options with absolute paths: scripts run in other folders. `bundled` names a judge and is no path."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return path if path is None or (str(path) == BUNDLED and not path.exists()) else path.resolve()
+
+    hosts = replace(options.hosts, healthy=absolute(options.hosts.healthy), roi=absolute(options.hosts.roi))
+    quality = replace(options.quality, judge=absolute(options.quality.judge))
+    return replace(options, hosts=hosts, quality=quality, out=absolute(options.out))
 
 
 def _check_options(options: ChainOptions) -> None:
@@ -147,7 +158,7 @@ class _Chain:
         """The folder of the set."""
         hosts, method = self.options.hosts, self.options.method
         own = self.workspace.synthetic(set_name(method, hosts, Sampling(), QualityOptions()))
-        return own if self.options.out is None else self.options.out.resolve()
+        return self.options.out or own
 
     @property
     def kept(self) -> Path:
@@ -202,8 +213,10 @@ class _Chain:
         return Job("merge", "Puts real cases and pairs into one nnU-Net raw data set.", words, after, needs)
 
     def downstream(self, after: tuple[str, ...]) -> Job:
-        words = ("tumorgen", "downstream", *self._host_words(), "--arms", f"real,{self.options.method}", *self.work)
-        needs = Needs(_NNUNET_CORES[self.plan.device], _NNUNET_GIB[self.plan.device], _DOWNSTREAM_SECONDS, self.on_gpu)
+        arms = ("real", *(("empty",) if self.options.hosts.healthy else ()), self.options.method)
+        words = ("tumorgen", "downstream", *self._host_words(), "--arms", ",".join(arms), *self.work)
+        device, seconds = self.plan.device, len(arms) * _ARM_SECONDS
+        needs = Needs(_NNUNET_CORES[device], _NNUNET_GIB[device], seconds, self.on_gpu)
         return Job("downstream", "Trains nnU-Nets with and without pairs.", words, after, needs)
 
     def _host_words(self) -> tuple[str, ...]:
@@ -239,10 +252,8 @@ class _Chain:
 
 
 def _option(name: str, value: object) -> tuple[str, ...]:
-    """An option and its value as words; paths are absolute. None: no words."""
-    if value is None:
-        return ()
-    return (name, str(value.resolve() if isinstance(value, Path) and str(value) != BUNDLED else value))
+    """An option and its value as words. None: no words."""
+    return () if value is None else (name, str(value))
 
 
 def _training_seconds(plan: Plan, method: str) -> float | None:

@@ -92,7 +92,7 @@ class Chain:
     Attributes:
         format: `CHAIN_FORMAT`.
         options: What the chain makes.
-        cluster: The file of the cluster.
+        cluster: The file of the cluster. None: the one beside the scripts.
         request: A hash of the options, the plan and the cluster that the scripts were written for.
         jobs: The jobs in their order.
         written: For each job, the hash of its script as it was written.
@@ -101,7 +101,7 @@ class Chain:
 
     format: int
     options: ChainOptions
-    cluster: Path
+    cluster: Path | None
     request: str
     jobs: tuple[Job, ...]
     written: dict[str, str]
