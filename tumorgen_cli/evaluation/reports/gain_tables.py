@@ -149,16 +149,17 @@ def _percent_ends(share: Estimate) -> str:
 def _worth(interval: Estimate) -> Markup | str:
     if math.isnan(interval.value):
         return "–"
-    if math.isnan(interval.low):
+    low, high = _count(interval.low), _count(interval.high)
+    if math.isnan(interval.low) or low == high:
         return _count(interval.value)
-    ends = f"{_count(interval.low)} to {_count(interval.high)}"
+    ends = f"{low} to {high}"
     return Markup("{}<br><small>over patients {}</small>").format(_count(interval.value), ends)
 
 
 def _count(cases: float) -> str:
     if cases == 0:
         return "fewer than tried"
-    return f"{cases:.0f}" if math.isfinite(cases) else "more than tried"
+    return "more than tried" if math.isinf(cases) else f"{cases:.0f}"
 
 
 def _p(value: float) -> str:
