@@ -10,7 +10,7 @@ from support.segmentors import LABELS, PLANS
 
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.evaluation.design import Design
-from tumorgen_cli.nnunet.job import Schedule, TrainingOptions, training_data
+from tumorgen_cli.nnunet.job import NetworkSize, Schedule, TrainingOptions, training_data
 from tumorgen_cli.nnunet.runner import results_folder
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.studies import cross_fitting, downstream_sources
@@ -102,6 +102,19 @@ def test_pairs_can_be_aimed_by_it(copy, trained, tmp_path, monkeypatch):
     scores = score_segmentor(copy, copy.plan(), fit(copy, tmp_path), "cpu")
     assert {score.dice for found in scores.tumors.values() for score in found} == {0.0}
     assert scores.learned_from == tuple(sorted(copy.splits().train))
+
+
+@pytest.mark.slow
+def test_real_folds_score_the_cases_that_they_have_not_seen(copy, tmp_path):
+    dataset, splits = read_planned_dataset(copy, copy.plan()), copy.splits()
+    data = training_data(dataset, Splits(splits.train, splits.test))
+    options = TrainingOptions(0.02, 0, "cpu", "fp32", NetworkSize(16**3, 3, 4, 8))
+    pairs = {name: str(number % 2) for number, name in enumerate(splits.train)}  # two patients, so two folds
+    made = cross_fitting.cross_fit(tmp_path, tmp_path / "prepared", data, options, pairs, None)
+    assert sorted(path.name for path in made.glob("fold_*")) == ["fold_0", "fold_1"]
+    scores = score_segmentor(copy, copy.plan(), made, "cpu")
+    assert set(scores.tumors) == {*splits.train}
+    assert all(0 <= score.dice <= 1 for found in scores.tumors.values() for score in found)
 
 
 def test_an_aimed_arm_learns_from_its_own_cases_alone(copy, nnunets, phantoms, trained, monkeypatch):

@@ -292,11 +292,10 @@ def aim(summary: AimSummary, provenance: Sequence[Provenance]) -> list[Row]:
     aimed = [tumor.aimed_at for line in provenance for tumor in line.tumors if tumor.aimed_at]
     rows: list[Row] = []
     for row in summary.strata:
-        came = sum(strata.get(row.trait) == row.name for strata in aimed)
-        share = percent(row.tumors / summary.tumors)
-        painted = percent(came / len(aimed)) if aimed else "–"
-        names = f"{row.trait}: {row.name}", f"{row.tumors} ({share})"
-        rows.append((*names, percent(row.found), number(row.dice), number(row.factor), painted))
+        painted = percent(float(np.mean([at.get(row.trait) == row.name for at in aimed]))) if aimed else "–"
+        share = f"{row.tumors} ({percent(row.tumors / summary.tumors)})"
+        found = percent(row.found), number(row.dice), number(row.factor)
+        rows.append((f"{row.trait}: {row.name}", share, *found, painted))
     return rows
 
 
