@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from tumorgen_cli.data.contents import describe_files, hash_contents
 from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.hosts import find_host_labels, find_hosts
 from tumorgen_cli.data.integrity import check_case, conclude_checks
+from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.data.subsets import write_subset
 from tumorgen_cli.data.volumes import read_volume
+from tumorgen_cli.evaluation.cases import real_tumors
 from tumorgen_cli.planning.fingerprint import make_fingerprint
 from tumorgen_cli.system.errors import DataError
 from tumorgen_cli.system.links import same_content
@@ -69,6 +72,16 @@ def test_the_fingerprint_is_that_of_named_files(listed, phantoms):
     path.write_bytes(path.read_bytes() + b"\0")
     assert hash_contents(one, first.contents) != first.contents
     assert describe_files(one) != describe_files(two)
+
+
+def test_scores_find_the_files_of_real_tumors(listed):
+    dataset = read_dataset(listed)
+    fingerprint = make_fingerprint(dataset, workers=0).fingerprint
+    plan = SimpleNamespace(dataset_path=str(listed), channels=("PET",), file_ending=".nii.gz")
+    found = real_tumors(plan, fingerprint, Splits(dataset.cases[:4], dataset.cases[4:]))
+    assert {tumor.scan: (tumor.images, tumor.label) for tumor in found} == {
+        case: (dataset.image_files(case), dataset.label_file(case)) for case in dataset.cases
+    }
 
 
 def test_nnunet_finds_the_same_files(listed):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tumorgen_cli.system.errors import Fault
+from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.json_records import read_plain
 from tumorgen_cli.system.names import name_faults
 
 KEY = "dataset"
@@ -68,6 +69,21 @@ def read_entries(folder: Path, content: Mapping[str, Any]) -> dict[str, Entry] |
         case: Entry(tuple(_path(folder, name) for name in entry["images"]), _path(folder, entry["label"]))
         for case, entry in sorted(content[KEY].items())
     }
+
+
+def read_listed_files(folder: Path) -> dict[str, Entry] | None:
+    """Read the files that the dataset.json of a folder lists; None if it lists none, or is not there.
+
+    Raises:
+        DataError: the list is faulty.
+    """
+    path = folder / "dataset.json"
+    content = read_plain(path, _REMEDY) if path.is_file() else None
+    if not isinstance(content, dict):
+        return None
+    if faults := entry_faults(path, content):
+        raise DataError("A list of files cannot be used", faults)
+    return read_entries(folder, content)
 
 
 def _path(folder: Path, name: str) -> Path:

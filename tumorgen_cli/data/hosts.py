@@ -20,7 +20,7 @@ from tumorgen_cli.data.checks import (
 )
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.dicom import find_series
-from tumorgen_cli.data.entries import Entry, entry_faults, lost_file_faults, read_entries
+from tumorgen_cli.data.entries import lost_file_faults, read_listed_files
 from tumorgen_cli.data.labels import Labels, Values, named_values, parse_labels, tumor_names, values_of
 from tumorgen_cli.geometry import Shape
 from tumorgen_cli.system import console, json_records
@@ -48,7 +48,7 @@ def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".
     """
     inner = folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder
     faults = _foreign_channels(folder / "dataset.json", channel_names)
-    listed = _listed_files(folder)
+    listed = read_listed_files(folder)
     series = find_series(inner) if listed is None and inner.is_dir() else {}
     if listed is None:
         scans, more = _scans_inside(inner, series, channel_names, file_ending)
@@ -106,7 +106,7 @@ def find_host_labels(folder: Path, labels: Labels, tumor_name: str, file_ending:
     for name, value in parse_labels(_declared(root / "dataset.json", "labels") or {}).items():
         if name.lower() not in tumors and not _same_but_tumor(labels.get(name), value, tumor):
             return {}
-    if (listed := _listed_files(root)) is not None:
+    if (listed := read_listed_files(root)) is not None:
         return {case: entry.label for case, entry in listed.items() if entry.label.is_file()}
     return {path.name.removesuffix(file_ending): path for path in sorted((root / "labelsTr").glob(f"*{file_ending}"))}
 
@@ -193,21 +193,6 @@ def _same_but_tumor(one: Values | None, other: Any, tumor: set[int]) -> bool:
     if one is None or not isinstance(other, (int, tuple)):
         return False
     return {*values_of(one)} - tumor == {*values_of(other)} - tumor
-
-
-def _listed_files(folder: Path) -> dict[str, Entry] | None:
-    """The files that a dataset.json of the hosts lists; None if it lists none.
-
-    Raises:
-        DataError: the list is faulty.
-    """
-    path = folder / "dataset.json"
-    content = json_records.read_plain(path, NNUNET_FORMAT) if path.is_file() else None
-    if not isinstance(content, dict):
-        return None
-    if faults := entry_faults(path, content):
-        raise DataError("The host scans cannot be used", faults)
-    return read_entries(folder, content)
 
 
 def _declared(path: Path, key: str) -> dict[str, Any] | None:

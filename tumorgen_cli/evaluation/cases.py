@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tumorgen_cli.data.entries import read_listed_files
 from tumorgen_cli.data.labels import mask_of
 from tumorgen_cli.data.patients import patient_of
 from tumorgen_cli.data.splits import Splits
@@ -150,8 +151,10 @@ def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[T
 
     Raises:
         StateError: Files are missing.
+        DataError: A dataset.json that lists its files is faulty.
     """
     folder, tumors = Path(plan.dataset_path), {facts.case: facts.tumors for facts in fingerprint.cases}
+    listed = read_listed_files(folder) or {}
     groups: dict[Group, tuple[str, ...]] = {"train": splits.train, "test": splits.test}
     found = tuple(
         TumorCase(
@@ -159,7 +162,11 @@ def real_tumors(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[T
             tumor_name(case, number, len(tumors[case])),
             case,
             case,
-            *case_files(folder, case, len(plan.channels), plan.file_ending),
+            *(
+                (listed[case].images, listed[case].label)
+                if case in listed
+                else case_files(folder, case, len(plan.channels), plan.file_ending)
+            ),
             (tumor.box,),
             (tumor.box,),
             patient_of(case, splits.patients),
