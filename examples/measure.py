@@ -6,7 +6,7 @@
 - reconstructions -w WORK --judge DIR: the judge on held-out cases and on their reconstructions by the VAE
 - sizes -w WORK: how the brightness of the VAE's reconstructions depends on the size of a patch
 - halo -w WORK: the difference between a box decoded with a halo and the decoded whole window
-- traits -w WORK: traits and volume of held-out tumors drawn anew with their own character, by steps and guidance
+- traits -w WORK: what held-out tumors, the VAE's pictures of them and draws in their boxes are like
 - context -w WORK: what DiffTumor draws beside the visible rest of a tumor, and in the scan without the tumor
 - speed -w WORK --healthy DIR: seconds a pair at 4, 10 and 50 steps
 - rivals -w WORK --healthy DIR: the same for several sampling methods
@@ -20,7 +20,9 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import math
 import sys
 import tempfile
 import time
@@ -44,7 +46,7 @@ from tumorgen_cli.judge.verdict import judge_pair, predict_around
 from tumorgen_cli.methods.base import Method, Request, Sampling
 from tumorgen_cli.methods.difftumor.method import DiffTumor
 from tumorgen_cli.methods.latent.autoencoder import load_cases
-from tumorgen_cli.methods.latent.cache import describe_character, find_candidates
+from tumorgen_cli.methods.latent.cache import HeldOut, find_candidates
 from tumorgen_cli.methods.latent.canvas import open_canvas
 from tumorgen_cli.methods.latent.condition import Wanted
 from tumorgen_cli.methods.latent.items import fill_of
@@ -54,12 +56,12 @@ from tumorgen_cli.methods.maskfirst.method import MaskFirst
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.metrics.overlap import dice
-from tumorgen_cli.metrics.traits import FIELDS
+from tumorgen_cli.metrics.statistics import describe_tumor
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
 from tumorgen_cli.pipeline.synthesize import synthesize_pairs
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.intensity import scale, unscale
+from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.scan import read_scan
@@ -85,36 +87,49 @@ def print_origin() -> None:
 
 @app.command()
 def traits(work: Work, device: DeviceName = "auto") -> None:
-    """Print the median traits of held-out tumors that TumorGen draws anew, by number of steps and guidance.
+    """Print medians of held-out tumors, of the VAE's pictures of them, and of TumorGen's draws in their boxes.
 
-    Each is drawn in its own box, and the field is told its own character and volume, so that a faithful field gives
-    the real ones' traits and a volume ratio of 1. Only the decoded box is looked at, without the paste.
+    The draws differ in steps, guidance and cells that the flow sees around the box. The field is told each tumor's own
+    character and volume, so that a faithful field gives the real ones' values and a volume ratio of 1. Only the decoded
+    box is looked at, without the paste. Seconds are the process's own, of the network alone.
     """
     _, plan, method = trained(work, TumorGen, device)
     cases = load_cases(method.workspace, method.workspace.splits().test)
-    candidates = {candidate.name: candidate for candidate in find_candidates(cases)}
-    sampling = method.config.sampling
+    limits = {each.name: np.array(each.case.record.limits, np.float32) for each in find_candidates(cases)}
+    windows, around = method.held_out(16), method.config.sampling.context_cells
 
-    def medians_of(rows: list[np.ndarray]) -> dict[str, float]:
-        """The medians of the traits of the first channel."""
-        medians = np.nanmedian(rows, axis=0).astype(float)[: len(FIELDS)]
-        return dict(zip(FIELDS, medians.round(3).tolist(), strict=True))
-
-    windows = method.held_out(16)
-    print(f"real: {medians_of([window.character for window, _, _ in windows])}")
-    for steps, guidance in ((4, 1.0), (10, 1.0), (25, 1.0), (4, 1.5), (4, 2.0), (10, 2.0)):
-        method.sampler.config = replace(method.config, sampling=replace(sampling, guidance=guidance))
+    def row(name: str, drawn: list[tuple[HeldOut, np.ndarray, np.ndarray]], seconds: float = math.nan) -> None:
+        """Print the medians of scaled pictures (C, X, Y, Z) and masks (X, Y, Z)."""
         found, ratios = [], []
-        for window, box, inside in windows:
-            wanted = Wanted(window.character, fill_of(window.mask, box, method.cell))
-            joint = method.sampler.sample(window.context, inside, wanted, FlowSettings(1, steps, "euler"))
+        for window, picture, mask in drawn:
+            units, zero = to_comparable_units(
+                unscale(picture, plan.channels, limits[window.name]), plan.channels, limits[window.name]
+            )
+            main, ratio = plan.main_channel, float(mask.sum()) / float(window.mask.sum())
+            ratios.append(ratio)
+            each = describe_tumor(units[main], mask, plan.window.spacing_mm, float(zero[main]))
+            found += [] if each is None else [each]
+        fields = ("contrast", "heterogeneity", "core_ratio", "boundary_gradient", "sphericity", "contour_dice")
+        medians = ", ".join(f"{f} {np.nanmedian([getattr(each, f) for each in found]):.3f}" for f in fields)
+        took = "" if math.isnan(seconds) else f", {seconds / len(drawn):.2f} s"
+        print(f"{name}: {medians}, volume ratio {np.median(ratios):.2f}, {len(found)} of {len(drawn)}{took}")
+
+    row("real", [(window, window.image[0].float().cpu().numpy(), window.mask > 0) for window, _, _ in windows])
+    with inference_context(plan.precision, method.device):
+        pictures = [method.vae.decode(window.latent)[0].float().cpu().numpy() for window, _, _ in windows]
+    row("autoencoder", [(w, picture, w.mask > 0) for (w, _, _), picture in zip(windows, pictures, strict=True)])
+    settings = [(4, 1.5, around), (4, 1.0, around), (10, 1.0, around), (25, 1.0, around), (4, 2.0, around)]
+    for steps, guidance, cells in [*settings, *((4, 1.5, n) for n in (0, 2, 4, 6))]:
+        sampling = replace(method.config.sampling, guidance=guidance, context_cells=cells)
+        method.sampler.config = replace(method.config, sampling=sampling)
+        drawn, seconds = [], 0.0
+        for seed, (window, box, inside) in itertools.product((1, 2), windows):
+            wanted, began = Wanted(window.character, fill_of(window.mask, box, method.cell)), time.process_time()
+            joint = method.sampler.sample(window.context, inside, wanted, FlowSettings(seed, steps, "euler"))
+            seconds += time.process_time() - began
             picture, share = method.sampler.decode(joint)
-            mask = share >= 0.5
-            ratios.append(float(mask.sum()) / float(window.mask.sum()))
-            if mask.any():
-                found.append(describe_character(plan, candidates[window.name], picture, mask))
-        volume = f"volume ratio {np.median(ratios):.2f}, {len(found)} tumors"
-        print(f"{steps} steps, guidance {guidance}: {medians_of(found)}; {volume}")
+            drawn.append((window, picture, share >= 0.5))
+        row(f"{steps} steps, guidance {guidance}, {cells} cells around the box", drawn, seconds)
 
 
 @app.command()
