@@ -13,6 +13,7 @@ from pathlib import Path
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SOFTWARE_GL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 NO_GL = ("--disable-gpu", "--disable-3d-apis")
+_SLOW = 120  # seconds that anything may take on a machine with much else to do
 _KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Enter": 13, "Escape": 27}
 
 
@@ -33,7 +34,7 @@ class Tab:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=_SLOW))
             self._notice(message)
             if message.get("id") == number:
                 assert "error" not in message, (method, message["error"])
@@ -63,7 +64,7 @@ class Tab:
         before = self._loaded
         self.call("Page.navigate", url=Path(path).resolve().as_uri())
         while self._loaded == before:
-            self._notice(json.loads(self._socket.recv(timeout=60)))
+            self._notice(json.loads(self._socket.recv(timeout=_SLOW)))
 
     def resize(self, width, height=900):
         """Give the window another size."""
@@ -75,7 +76,7 @@ class Tab:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, script, seconds=40):
+    def wait(self, script, seconds=_SLOW):
         """Wait until a script gives something true, and return that."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -119,7 +120,7 @@ def browser(*options):
                 process.terminate()
 
 
-def _address(profile, seconds=30):
+def _address(profile, seconds=_SLOW):
     """The address of the first page of the Chromium that uses a profile."""
     import urllib.request
 

@@ -11,6 +11,9 @@ from support.report_pages import GRID, drawn_tumor, write_page
 from support.scores import make_scores
 
 from tumorgen_cli.data.volumes import write_volume
+from tumorgen_cli.evaluation.comparison import COLUMNS, Comparison, MethodEntry, Table, Value
+from tumorgen_cli.evaluation.reports import comparison as comparison_page
+from tumorgen_cli.methods.registry import METHODS
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
 DICES = [0.5, 0.9, 0.1, 0.7, 0.8]
@@ -34,6 +37,62 @@ def chromium():
         yield tab
 
 
+@pytest.fixture(scope="module")
+def opened(chromium, page):
+    """The page, opened once for the tests that change nothing in it; they come before those that do."""
+    chromium.open(page)
+    return chromium
+
+
+def test_nothing_scrolls_sideways(opened):
+    for width in (700, 1000, 1280):
+        opened.resize(width)
+        assert opened.run("document.documentElement.scrollWidth") == width
+        wide = (
+            "[...document.querySelectorAll('body *')].filter((e) => e.scrollWidth > e.clientWidth + 1 && "
+            "e.clientWidth && getComputedStyle(e).overflowX !== 'visible').map((e) => e.tagName + e.id)"
+        )
+        assert opened.run(wide) == []
+
+
+def test_print_shows_all_pairs_without_controls(opened):
+    opened.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        displays = opened.run(
+            "['#tools', '#stage', '.file'].map((s) => getComputedStyle(document.querySelector(s)).display)"
+        )
+        assert displays == ["none"] * 3
+        assert opened.run("getComputedStyle(document.querySelector('#pairs .plane:last-child')).display") == "block"
+        assert opened.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    finally:
+        opened.call("Emulation.setEmulatedMedia", media="")
+
+
+def contrast(one, other):
+    """The contrast of two colors, as WCAG defines it."""
+
+    def luminance(color):
+        parts = np.array([int(v) for v in re.findall(r"\d+", color)[:3]]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return linear @ (0.2126, 0.7152, 0.0722)
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_background(opened, scheme):
+    opened.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    script = (
+        "['body', '.soft', '.verdict b', '.big b', 'th', 'a', 'dt'].map((s) => {let e = document.querySelector(s); "
+        "const color = getComputedStyle(e).color; let back; do { back = getComputedStyle(e).backgroundColor; "
+        "e = e.parentElement } while (e && back === 'rgba(0, 0, 0, 0)'); return [s, color, back]})"
+    )
+    for name, color, back in opened.run(script):
+        assert contrast(color, back) >= 4.5, (name, color, back)
+    opened.call("Emulation.setEmulatedMedia", features=[])
+
+
 @pytest.fixture
 def tab(chromium, page):
     """The page, freshly opened; it has no error in the end and never asked for another file."""
@@ -44,17 +103,6 @@ def tab(chromium, page):
     assert chromium.console == []
     assert {url.split(":")[0] for url in chromium.requests} <= {"file", "data", "blob"}
     assert sum(url.startswith("file:") for url in chromium.requests) == 1
-
-
-def test_nothing_scrolls_sideways(tab):
-    for width in (700, 1000, 1280):
-        tab.resize(width)
-        assert tab.run("document.documentElement.scrollWidth") == width
-        wide = (
-            "[...document.querySelectorAll('body *')].filter((e) => e.scrollWidth > e.clientWidth + 1 && "
-            "e.clientWidth && getComputedStyle(e).overflowX !== 'visible').map((e) => e.tagName + e.id)"
-        )
-        assert tab.run(wide) == []
 
 
 def test_keys_move_and_switch(tab):
@@ -193,44 +241,6 @@ def test_written_volumes_open(tab, tmp_path):
     tab.console.clear()
 
 
-def test_print_shows_all_pairs_without_controls(tab):
-    tab.call("Emulation.setEmulatedMedia", media="print")
-    try:
-        displays = tab.run(
-            "['#tools', '#stage', '.file'].map((s) => getComputedStyle(document.querySelector(s)).display)"
-        )
-        assert displays == ["none"] * 3
-        assert tab.run("getComputedStyle(document.querySelector('#pairs .plane:last-child')).display") == "block"
-        assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    finally:
-        tab.call("Emulation.setEmulatedMedia", media="")
-
-
-def contrast(one, other):
-    """The contrast of two colors, as WCAG defines it."""
-
-    def luminance(color):
-        parts = np.array([int(v) for v in re.findall(r"\d+", color)[:3]]) / 255
-        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-        return linear @ (0.2126, 0.7152, 0.0722)
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_background(tab, scheme):
-    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-    script = (
-        "['body', '.soft', '.verdict b', '.big b', 'th', 'a', 'dt'].map((s) => {let e = document.querySelector(s); "
-        "const color = getComputedStyle(e).color; let back; do { back = getComputedStyle(e).backgroundColor; "
-        "e = e.parentElement } while (e && back === 'rgba(0, 0, 0, 0)'); return [s, color, back]})"
-    )
-    for name, color, back in tab.run(script):
-        assert contrast(color, back) >= 4.5, (name, color, back)
-    tab.call("Emulation.setEmulatedMedia", features=[])
-
-
 def test_without_webgl_the_page_says_so_and_keeps_the_pictures(page):
     with browser(*NO_GL) as tab:
         tab.open(page)
@@ -242,3 +252,19 @@ def test_without_webgl_the_page_says_so_and_keeps_the_pictures(page):
         tab.press("v")
         assert tab.run("document.getElementById('viewer').hidden")
         assert tab.console == []
+
+
+def test_a_comparison_of_nine_methods_is_as_narrow_as_the_page(chromium, tmp_path):
+    values = {column.key: Value(0.1234, 0.1, 0.2, note="of only 3 against 5 slices") for column in COLUMNS}
+    entries = tuple(MethodEntry(method, "", "", values) for method in METHODS)
+    table = Table("healthy_scans", 10, 10, values, entries, {"dice": "tumorgen"})
+    comparison = Comparison("nine", "Dataset001", "p", 0, "the plan", "PET", "", "lite0", False, 5.0, {}, (table,))
+    comparison_page.write_page(tmp_path / "comparison.html", comparison, {}, {})
+    chromium.console.clear()
+    chromium.open(tmp_path / "comparison.html", 700)
+    for width in (700, 1280):
+        chromium.resize(width)
+        assert chromium.run("document.documentElement.scrollWidth") == width
+    assert "clearly best in 1 of" in chromium.run("document.getElementById('verdict').textContent")
+    assert chromium.run("document.querySelectorAll('.best').length") == 1
+    assert chromium.console == []

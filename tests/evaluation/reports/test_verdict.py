@@ -23,7 +23,7 @@ def told(scores, painted=(0.7, 0.75, 0.8), real=(0.7, 0.8, 0.9)):
     return replace(scores, agreement=agreement, novelty=replace(scores.novelty, singled_out=0.0))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scores():
     return told(make_scores([0.7, 0.75, 0.8]))
 
