@@ -21,6 +21,9 @@ from tumorgen_cli.synthesis.set_files import read_learned_from, read_settings
 from tumorgen_cli.system.errors import PlanError, StateError
 from tumorgen_cli.system.json_records import write_json
 
+#: the methods that are tried by default: one with all kinds of weights, one with masks of a prior alone
+QUICK = ("tumorgen", "syntumor")
+
 
 def test_a_model_holds_nothing_of_single_patients(trained, shared_zip):
     """No name, no path, no value of a tumor or scan: each is the mean of three cases at least."""
@@ -112,7 +115,10 @@ def test_hosts_unlike_the_model_are_refused(shared_zip, models, phantoms, tmp_pa
     assert "another unit" in told(call(*words, code=1))
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "copypaste"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS if name != "copypaste"],
+)
 def test_every_method_but_copypaste_travels(name, trained, models, phantoms, tmp_path):
     """What is exported fits, is installed, and paints the same way with the same seed."""
     from tumorgen_cli.methods.mask_prior import needs_donors
@@ -174,3 +180,18 @@ def test_files_and_names_that_cannot_be_used_are_refused(trained, shared_zip, tm
     folder, _ = install_model(shared_zip)
     with pytest.raises(StateError, match="pass on the file that it was installed from"):
         export_model(Workspace(folder), "tumorgen", tmp_path / "model.zip", device="cpu")
+
+
+def test_outdated_weights_are_refused(trained, tmp_path):
+    """Weights of another plan are not given away as those of this one; with the plan put back they are."""
+    root = tmp_path / "work"
+    root.mkdir()
+    work = trained.shared_in(root, with_runs=True)
+    plan = work.plan()
+    section = plan.methods["tumorgen"]
+    section = {**section, "flow": {**section["flow"], "learning_rate": 0.5}}
+    write_json(work.plan_file, replace(plan, methods={**plan.methods, "tumorgen": section}))
+    with pytest.raises(StateError, match=r"train it again \(`tumorgen train flow --restart`\), or put the plan back"):
+        export_model(work, "tumorgen", tmp_path / "model.zip", device="cpu")
+    write_json(work.plan_file, plan)
+    assert export_model(work, "tumorgen", tmp_path / "model.zip", device="cpu").record.method == "tumorgen"

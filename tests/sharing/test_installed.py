@@ -70,7 +70,7 @@ def test_models_have_names_of_their_own(syntumor_zip, models, tmp_path):
     with pytest.raises(PlanError, match="give another name with --name"):
         install_model(other, "../up")
     with pytest.raises(StateError, match=r"did you mean plain\?"):
-        find_model("plian")
+        find_model("plan")
     with pytest.raises(StateError, match=r"install it with `tumorgen install MODEL\.zip`") as caught:
         find_model("xyz")
     assert "-w" not in str(complete_remedies(caught.value, "elsewhere"))

@@ -84,6 +84,7 @@ def export_model(
     pooled = pool_fingerprint(workspace.fingerprint(), splits.train, splits.patients)
     weights = dict(method.load())
     stages = [stage for stage in method.stages if stage in weights]
+    _check_current(method, stages)
     membership = _test_membership(method)
     with scratch_folder(path.parent) as folder:
         _write_facts(method, pooled, options, folder)
@@ -145,6 +146,26 @@ def _check_method(method: Method, options: ExportOptions) -> None:
             f"add --donor-masks, or plan with --set methods.{method.name}.mask.prior=ellipsoid and train again",
         )
         raise PlanError("The method needs masks of patients", [fault])
+
+
+def _check_current(method: Method, stages: Sequence[str]) -> None:
+    """Check that weights are those of the present cases and plan: the card and what is pooled are of these.
+
+    Raises:
+        StateError: a stage is outdated.
+    """
+    faults = [
+        Fault(
+            str(method.folder(stage)),
+            "made from other data, another plan or other earlier stages",
+            "weights of the present plan",
+            f"train it again (`tumorgen train {stage} --restart`), or put the plan back that it was trained by",
+        )
+        for stage in stages
+        if method.outdated(stage)
+    ]
+    if faults:
+        raise StateError("Weights are outdated", faults)
 
 
 def _training_cases(method: Method) -> list[Case]:
