@@ -31,7 +31,7 @@ from tumorgen_cli.nnunet import job as job_module
 from tumorgen_cli.nnunet import runner
 from tumorgen_cli.nnunet.job import NetworkSize, Schedule, TrainingCase
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
-from tumorgen_cli.nnunet.results import FINAL
+from tumorgen_cli.nnunet.results import BEST, FINAL
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies import downstream_points, downstream_runs, downstream_sources
@@ -83,8 +83,7 @@ def test_jobs_keep_to_the_gpus_they_were_given(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for module in (downstream_runs, runner):
-        monkeypatch.setattr(module, "usable_cores", lambda: 16)
+    monkeypatch.setattr(runner, "usable_cores", lambda: 16)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
     assert [each["CUDA_VISIBLE_DEVICES"] for each in downstream_runs.list_devices("cuda", None)] == ["2", "GPU-5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
@@ -420,7 +419,7 @@ def test_what_cannot_be_made_is_told_before_anything_is_trained(copy, nnunets):
     assert not (copy.root / "downstream").exists()
     real = dataclasses.replace(DESIGN, arms=("real",), fractions=(1.0,), seeds=1)
     made = measure_gains(copy, real, HostOptions(), "cpu")  # which needs no hosts
-    assert "painted into" not in Path(made.page).read_text()
+    assert "<dt>painted into</dt><dd>nothing</dd>" in Path(made.page).read_text()
 
 
 def test_without_any_training_the_cause_is_told_and_the_same_command_goes_on(copy, nnunets, monkeypatch):
@@ -531,3 +530,23 @@ def test_real_nnunets(copy, phantoms):
     page = (copy.root / "downstream" / "downstream.html").read_text()
     assert page.count("data:image") == 4  # the truth and the arms, of the one patient held out
     assert "in the pool" in (root / "runs" / "copypaste-live_seed0" / "nnunet.log").read_text()
+
+
+@pytest.mark.slow
+def test_real_nnunets_with_cases_aside_and_pretraining(copy, phantoms):
+    """The final weights are the best by the cases held aside; a pretrained arm starts from the weights of its pairs."""
+    arms = ("real", "copypaste-pretrained")
+    design = dataclasses.replace(DESIGN, arms=arms, fractions=(1.0,), seeds=1, ratio=1, aside=0.2, segmentor="unet")
+    made = measure_gains(copy, design, HostOptions(phantoms.healthy), "cpu", size=NetworkSize(32**3, 3, 4, 8))
+    real, pretrained = made.result.runs
+    root = copy.root / "downstream" / "unet" / "nnunet" / "real_5_aside1" / "runs"
+    for run in (real, pretrained):
+        assert len(run.curve) == made.result.schedule.epochs
+        results = runner.results_folder(root / f"{run.arm}_seed0") / "fold_all"
+        final, best = (torch.load(results / name, weights_only=True)["network_weights"] for name in (FINAL, BEST))
+        assert all(torch.equal(final[name], best[name]) for name in final)
+    first = runner.results_folder(root / "copypaste-pretrained_seed0" / "pretraining") / "fold_all" / FINAL
+    assert first.is_file()
+    rows = [json.loads(line) for line in (copy.root / "downstream" / "unet" / "scores.jsonl").read_text().splitlines()]
+    assert [row["arm"] for row in rows] == list(arms)
+    assert rows[0]["plateau_iterations"] is not None

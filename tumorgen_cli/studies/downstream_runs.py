@@ -6,7 +6,6 @@ predictions of the held-out cases.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from tumorgen_cli.nnunet.schedule import scale_schedule
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.studies.downstream_tasks import PRETRAINING, Point, Task, prepared_folder, task_name
 from tumorgen_cli.system import console
-from tumorgen_cli.system.devices import usable_cores
+from tumorgen_cli.system.devices import share_devices
 from tumorgen_cli.system.errors import Fault, StateError, TumorgenError, one_line
 from tumorgen_cli.system.files import write_text
 from tumorgen_cli.system.json_records import hash_value, read_fields, read_plain, read_record, write_json
@@ -257,18 +256,9 @@ def _schedule_file(folder: Path) -> Path:
 
 def list_devices(kind: str, jobs: int | None) -> list[dict[str, str]]:
     """Return the environment variables of each training that runs at the same time: a GPU, or a share of the cores."""
-    if kind == "cuda":
-        import torch
-
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # the GPUs that a scheduler or the user allows
-        gpus = (given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())])[
-            : torch.cuda.device_count()
-        ]
-        jobs = jobs or len(gpus)
-        workers = str(loader_workers(jobs))
-        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)].strip(), "nnUNet_n_proc_DA": workers} for i in range(jobs)]
-    jobs = jobs or 1
-    return [{"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))}] * jobs if jobs > 1 else [{}]
+    found = share_devices(kind, jobs)
+    workers = {"nnUNet_n_proc_DA": str(loader_workers(len(found)))} if kind == "cuda" else {}
+    return [each | workers for each in found]
 
 
 def forget_stale_scores(root: Path, data: TrainingData, tolerance_mm: float) -> None:

@@ -199,11 +199,11 @@ def set_threads() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 
 
-def share_devices(device: Literal["cpu", "cuda"], count: int | None = None) -> list[dict[str, str]]:
+def share_devices(device: str, count: int | None = None) -> list[dict[str, str]]:
     """The variables of the environment of processes that run at the same time: a GPU, or a share of the cores, each.
 
     Args:
-        device: What they compute on.
+        device: What they compute on, `cpu` or `cuda`.
         count: How many there are. None: one for each GPU, or one.
     """
     if device == "cuda":
