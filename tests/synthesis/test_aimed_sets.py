@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.painting import job_of
-from support.pairs import Fake, paint, provenance, records
+from support.pairs import Fake, paint, records
+from support.report_pages import NOTHING, ORIGIN, drawn_tumor
 from support.scores import make_scores
 from support.segmentors import training_folds, write_segmentor
 
 from tumorgen_cli.data.volumes import read_volume
 from tumorgen_cli.evaluation.reports.one_set import Pictures, write_report
-from tumorgen_cli.evaluation.reports.one_set_tables import Losses
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.pipeline.nnunet_setup import set_up_nnunet
@@ -190,14 +190,14 @@ def test_the_painter_aims_at_half_of_its_pairs(unpainted, phantoms, segmentor, t
 
 
 def test_the_page_has_a_table_of_it(aimed, tmp_path):
-    found = read_provenance(aimed)
-    losses, none = Losses({}, {}, {}, ()), {f"pair{number}": tmp_path / "none.png" for number in range(2)}
-    page = tmp_path / "report.html"
-    write_report(page, make_scores((0.5, 0.6)), (), found, losses, Pictures(none, {}, {}), read_aim(aimed))
+    found, page = read_provenance(aimed), tmp_path / "report.html"
+    scores = make_scores((0.5, 0.6))
+    drawn = {case.case: drawn_tumor()[0] for case in scores.of("synthetic")}
+    pictures = Pictures(drawn, dict.fromkeys(drawn, {}), {})
+    write_report(page, scores, (), found, NOTHING, pictures, replace(ORIGIN, aim=read_aim(aimed)))
     text = page.read_text()
     assert "What was it aimed at?" in text
     assert "size: small" in text
     assert "3 (38%)" in text.replace("38 %", "38%")
-    write_report(page, make_scores((0.5, 0.6)), (), found, losses, Pictures(none, {}, {}))
+    write_report(page, scores, (), found, NOTHING, pictures, ORIGIN)
     assert "aimed at" not in page.read_text()
-    assert provenance(aimed)

@@ -293,9 +293,8 @@ def aim(summary: AimSummary, provenance: Sequence[Provenance]) -> list[Row]:
     rows: list[Row] = []
     for row in summary.strata:
         painted = percent(float(np.mean([at.get(row.trait) == row.name for at in aimed]))) if aimed else "–"
-        share = f"{row.tumors} ({percent(row.tumors / summary.tumors)})"
-        found = percent(row.found), number(row.dice), number(row.factor)
-        rows.append((f"{row.trait}: {row.name}", share, *found, painted))
+        cells = f"{row.tumors} ({percent(row.tumors / summary.tumors)})", percent(row.found), number(row.dice)
+        rows.append((f"{row.trait}: {row.name}", *cells, number(row.factor), painted))
     return rows
 
 
