@@ -25,6 +25,7 @@ DESIGN = Design(("real", "empty", "copypaste"), (0.4, 1.0), 2, 30, 4, 0.5, subse
         ("copypaste-pretrained", 1.0, 2.0),
         ("copypaste-longer", 1.0, 2.0),  # half of what it draws is real
         ("empty-longer", 2.0, 4.0),
+        ("real-longer", 2.0, 4.0),  # as many iterations as the others
     ],
 )
 def test_lengths_are_multiples_of_the_real_arms(arm, times, length):

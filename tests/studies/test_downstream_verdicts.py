@@ -8,6 +8,7 @@ import pytest
 from support.command_line import call, told
 
 from tumorgen_cli.evaluation.design import Design
+from tumorgen_cli.evaluation.gains import TrainedNnunet
 from tumorgen_cli.evaluation.pilot import Room
 from tumorgen_cli.evaluation.scan_scores import ScanScore
 from tumorgen_cli.metrics.inference import UNKNOWN
@@ -21,6 +22,7 @@ from tumorgen_cli.studies.downstream_verdicts import (
     find_room,
     name_primary,
     read_pilot,
+    rows_of,
 )
 from tumorgen_cli.synthesis.options import HostOptions
 from tumorgen_cli.system.errors import PlanError
@@ -109,6 +111,33 @@ def test_without_room_nothing_is_concluded(tmp_path):
     silent = conclude(tmp_path, DESIGN, arms + rows("real", 32, 0.51), primary, ([8, 32], 32))
     assert silent.sentences[0].startswith("No conclusion: 32 real cases are not clearly better than 8")
     assert (silent.analysis.exploratory, silent.recovered) == ((), ())
+
+
+def test_the_plateau_is_the_real_arms(tmp_path):
+    """99 % of the best score on the cases held aside, at the same draw of the real cases."""
+
+    def run(arm, subset, curve):
+        own = tuple(rows(arm, 8, 0.5, subsets=1))
+        return TrainedNnunet(arm, 8, 0, 0, 1.0, 400, 1.0, "", own, subset=subset, curve=curve)
+
+    runs = [
+        run("real", 0, (0.2, 0.5, 0.6, 0.59)),
+        run("tumorgen", 0, (0.5, 0.595, 0.7, 0.7)),
+        run("empty", 0, (0.1, 0.2, 0.3, 0.5)),
+        run("real", 1, (0.1, 0.1, 0.1, 0.2)),
+        run("tumorgen", 1, (0.3, 0.3, 0.3, 0.3)),
+        run("empty", 1, ()),
+    ]
+    reached = [row.plateau_iterations for row in rows_of(runs)[::12]]  # twelve patients each
+    found = {(run.arm, run.subset): value for run, value in zip(runs, reached, strict=True)}
+    assert found == {
+        ("real", 0): 300,
+        ("tumorgen", 0): 200,
+        ("empty", 0): None,
+        ("real", 1): 400,
+        ("tumorgen", 1): 100,
+        ("empty", 1): None,
+    }
 
 
 @pytest.mark.parametrize(("counts", "cases", "compared"), [([8, 32], 200, (8, 32)), ([8], 20, (8, 20))])

@@ -134,10 +134,12 @@ def _training_step(setup: StudySetup, points: Sequence[Point], jobs: int, weight
 
 def relative_length(design: Design, variant: Variant, unpainted: float) -> float:
     """Return the length of a training as a multiple of the real arm's, pretraining included."""
-    times = 1.0 if variant.arm.source == REAL else design.times
-    if variant.arm.longer and variant.arm.source != REAL:
-        times /= attained_share(design, unpainted if variant.arm.paints else 0.0)
-    return 2 * times if variant.arm.pretrained else times
+    arm = variant.arm
+    if arm.longer:
+        share = attained_share(design, unpainted if arm.paints else 0.0)
+        return design.times / (design.real_share if arm.source == REAL else share)
+    times = 1.0 if arm.source == REAL else design.times
+    return 2 * times if arm.pretrained else times
 
 
 def _method_steps(setup: StudySetup, points: Sequence[Point]) -> list[StudyStep]:

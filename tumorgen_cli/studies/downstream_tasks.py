@@ -129,8 +129,10 @@ def run_folder(root: Path, point: str, variant: str, seed: int) -> Path:
 
 def training_times(variant: Variant, design: Design, draws: Draws) -> float:
     """Return the length of a training as a multiple of the real arm's."""
-    times = 1.0 if variant.arm.source == REAL else design.times
-    return times / draws.real_share if variant.arm.longer else times
+    if not variant.arm.longer:
+        return 1.0 if variant.arm.source == REAL else design.times
+    # real cases alone are trained for as many iterations as the other longer arms
+    return design.times / (design.real_share if variant.arm.source == REAL else draws.real_share)
 
 
 def list_tasks(
