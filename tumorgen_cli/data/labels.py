@@ -111,9 +111,7 @@ def _class_order_faults(where: Path, labels: Labels, order: Any) -> list[Fault]:
     known = all_values(labels)
     if isinstance(order, list) and len(order) == count and all(_is_value(value) and value in known for value in order):
         return []
-    remedy = (
-        f'give "{CLASS_ORDER}" a voxel value for each region, in their order: later ones overwrite'
-    )
+    remedy = f'give "{CLASS_ORDER}" a voxel value for each region, in their order: later ones overwrite'
     expected = f"{count} of the values {', '.join(map(str, known))}"
     return [Fault(f"{where}: {CLASS_ORDER}", repr(order)[:200], expected, remedy)]
 
