@@ -98,6 +98,13 @@ REFUSED = [  # function of the API, command, remedy, command that follows it, wh
         {"longest": 60.0},
     ),
     (
+        "pilot_downstream",
+        "downstream --pilot --dry-run -w WORK",
+        "leave --dry-run out: the pilot tells its hours before it begins",
+        "downstream --pilot -w WORK",
+        {"longest": None},
+    ),
+    (
         "compare",
         "compare --methods copypaste -w WORK",
         "give --healthy DIR or --cases test",

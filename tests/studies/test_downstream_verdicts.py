@@ -15,7 +15,7 @@ from tumorgen_cli.metrics.inference import UNKNOWN
 from tumorgen_cli.metrics.lesions import LesionScore
 from tumorgen_cli.studies import downstream_pilot
 from tumorgen_cli.studies.downstream import measure_gains
-from tumorgen_cli.studies.downstream_pilot import run_pilot
+from tumorgen_cli.studies.downstream_pilot import list_lengths, run_pilot
 from tumorgen_cli.studies.downstream_verdicts import (
     compared_counts,
     conclude,
@@ -169,6 +169,12 @@ def test_the_pilot_goes_on_until_the_number_of_cases_matters(copy, nnunets, phan
     assert result.conclusions == (f"Pilot: {many} against {few}.",)
 
 
+def test_lengths_of_the_pilot():
+    assert list_lengths(15, 240) == [15, 30, 60, 120, 240]
+    assert list_lengths(15, 100) == [15, 30, 60]
+    assert list_lengths(15, 15) == [15]
+
+
 def test_a_pilot_without_room_for_two_numbers_or_lengths_is_refused(copy, nnunets):
     with pytest.raises(PlanError, match="add a smaller fraction"):
         run_pilot(copy, dataclasses.replace(DESIGN, fractions=(1.0,)), device="cpu")
@@ -181,4 +187,5 @@ def test_the_pilot_needs_no_hosts(copy, nnunets):
     arguments = ("downstream", "--pilot", "--fractions", "0.4", "--seeds", 1, "--minutes", 0.02, "--longest", 0.02)
     result = call(*arguments, "-w", copy.root, "--device", "cpu")
     assert "no room for a gain at these lengths" in told(result)
+    assert "at most 2 nnU-Nets of 0.02 minutes each: 2 s" in told(result)
     assert Path(copy.root / "downstream" / "pilot.json").is_file()

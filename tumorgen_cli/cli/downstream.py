@@ -202,6 +202,9 @@ def downstream(
     hosts = api.HostOptions(healthy, cases, roi, tumors=tumors, anywhere=anywhere, trust_units=trust_units)
     if longest is not None and not pilot:
         faults.append(Fault("--longest", "given without --pilot", "--pilot beside it", "add --pilot, or leave it out"))
+    if pilot and dry_run:
+        remedy = "leave --dry-run out: the pilot tells its hours before it begins"
+        faults.append(Fault("--dry-run", "given with --pilot", "one of them", remedy))
     if not pilot and (arms is None or {name.strip() for name in arms.split(",")} != {"real"}):
         faults += host_faults(hosts, both=True)
     shares = _numbers("--fractions", fractions, float, "for example --fractions 0.25,0.5,1", faults)

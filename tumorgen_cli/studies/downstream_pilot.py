@@ -6,6 +6,7 @@ trainings are the real arm's of the study and are not made again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from tumorgen_cli.evaluation.design import Design
@@ -15,7 +16,7 @@ from tumorgen_cli.nnunet.job import CPU_SIZE, NetworkSize
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.studies.downstream import no_training
 from tumorgen_cli.studies.downstream_points import case_counts, find_machine, measure_points, set_up_study
-from tumorgen_cli.studies.downstream_runs import Machine, measured_schedule
+from tumorgen_cli.studies.downstream_runs import Machine, list_devices, measured_schedule
 from tumorgen_cli.studies.downstream_sources import STUDY
 from tumorgen_cli.studies.downstream_verdicts import PILOT, PilotLength, compared_counts, read_pilot, rows_of
 from tumorgen_cli.synthesis.options import HostOptions
@@ -74,17 +75,27 @@ def run_pilot(
     few, many = compared_counts(case_counts(all_cases, design.fractions), all_cases)
     own = replace(design, arms=(REAL,), fractions=(few / all_cases, many / all_cases), hosts=(None,), times=1.0)
     machine, root = find_machine(device, jobs, size), workspace.root / STUDY / design.folder
-    minutes, found = design.minutes, False
+    lengths_left = list_lengths(design.minutes, longest)
+    trainings = 2 * design.subsets * design.seeds
+    hours = trainings * sum(lengths_left) / 60 / len(list_devices(machine.kind, machine.jobs))
+    named = ", ".join(f"{minutes:g}" for minutes in lengths_left)
+    console.note(f"at most {trainings} nnU-Nets of {named} minutes each: {console.rough_time(3600 * hours)}")
     with locked(root, "downstream"):
-        while not found and minutes <= longest * 1.001:
+        for minutes in lengths_left:
             console.headline(f"pilot: {minutes:g} minutes")
             length = _measure_length(workspace, replace(own, minutes=minutes), (few, many), machine, device)
             others = [each for each in read_pilot(root) if (each.minutes, each.few) != (minutes, few)]
             lengths = sorted([*others, length], key=lambda each: each.minutes)
             write_json(root / PILOT, none_for_nan(to_plain(lengths)))
             (console.note if length.room.found else console.warn)(f"{minutes:g} minutes: {length.room.verdict}")
-            minutes, found = 2 * minutes, length.room.found
+            if length.room.found:
+                break
     return PilotReport(tuple(each for each in lengths if each.few == few), str(root / PILOT))
+
+
+def list_lengths(first: float, longest: float) -> list[float]:
+    """List the lengths in minutes that the pilot may try: each twice the one before."""
+    return [first * 2**i for i in range(int(math.log2(longest / first) + 1e-6) + 1)]
 
 
 def _measure_length(
