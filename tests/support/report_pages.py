@@ -8,7 +8,7 @@ from support.sets import painted_tumor, provenance
 
 from tumorgen_cli.evaluation.reports.crops import make_crop
 from tumorgen_cli.evaluation.reports.one_set import Losses, Origin, Pictures, write_report
-from tumorgen_cli.evaluation.reports.pairs import DrawnPair
+from tumorgen_cli.evaluation.reports.pairs import PairPictures
 from tumorgen_cli.evaluation.reports.planes import center_on, cut_planes
 from tumorgen_cli.figures import View, box_mask
 from tumorgen_cli.geometry import Box, Grid
@@ -32,7 +32,7 @@ def drawn_tumor(seed=0, crop=True, host=True, size=6):
     images = {"after": after, "before": before} if host else {"after": after}
     planes = cut_planes(images, {"mask": mask, "box": box_mask(GRID.shape, [box])}, center_on(mask, [box], view), view)
     made = make_crop(images, mask, [box], GRID, (0.0, 20.0), (0.0, 7.0)) if crop else None
-    return DrawnPair(planes, made), mask
+    return PairPictures(planes, made), mask
 
 
 def lines(count):

@@ -31,7 +31,7 @@ from tumorgen_cli.evaluation.comparison import (
 )
 from tumorgen_cli.evaluation.reports.pages import duration, number, render
 from tumorgen_cli.evaluation.reports.planes import Plane, cut_best_slice
-from tumorgen_cli.evaluation.reports.verdict import Verdict
+from tumorgen_cli.evaluation.reports.verdict import PageVerdict
 from tumorgen_cli.figures import View, display_range, display_style, pick_evenly
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.planning.plan import Plan
@@ -126,7 +126,7 @@ def write_page(
     write_text(path, render("comparison.html.j2", **content))
 
 
-def _verdict(comparison: Comparison, weak: Sequence[str]) -> Verdict:
+def _verdict(comparison: Comparison, weak: Sequence[str]) -> PageVerdict:
     """Say which method is marked as best most often, and what to look out for first."""
     wins = [method for table in comparison.tables for method in table.best.values()]
     counts = {method: wins.count(method) for method in dict.fromkeys(wins)}
@@ -140,10 +140,12 @@ def _verdict(comparison: Comparison, weak: Sequence[str]) -> Verdict:
         first = f"{' and '.join(leaders)} {verb} clearly best in {most} of {_marked(comparison)} measures, {others}."
     failed = [entry.method for table in comparison.tables for entry in table.entries if entry.failure]
     if weak:
-        return Verdict("care", first, f"Train longer before you conclude from it: {weak[0]}.")
+        return PageVerdict("care", first, f"Train longer before you conclude from it: {weak[0]}.")
     if failed:
-        return Verdict("care", first, f"Mend {failed[0]} first, which made no set: the table says why.")
-    return Verdict("unknown", first, "All of it is from one training of each method: another one may change the order.")
+        return PageVerdict("care", first, f"Mend {failed[0]} first, which made no set: the table says why.")
+    return PageVerdict(
+        "unknown", first, "All of it is from one training of each method: another one may change the order."
+    )
 
 
 def _marked(comparison: Comparison) -> int:

@@ -24,7 +24,7 @@ from tumorgen_cli.evaluation.reports.gain_tables import (
 )
 from tumorgen_cli.evaluation.reports.pages import INK, number, percent, render, svg
 from tumorgen_cli.evaluation.reports.planes import Plane
-from tumorgen_cli.evaluation.reports.verdict import Grade, Verdict
+from tumorgen_cli.evaluation.reports.verdict import Grade, PageVerdict
 from tumorgen_cli.evaluation.scan_scores import REAL
 from tumorgen_cli.evaluation.trials import Analysis
 from tumorgen_cli.evaluation.verdicts import LEAST_DICE, LEAST_ITERATIONS
@@ -78,7 +78,7 @@ def draw_page(result: Downstream, patients: Sequence[Patient]) -> str:
     )
 
 
-def _verdict(result: Downstream) -> Verdict:
+def _verdict(result: Downstream) -> PageVerdict:
     """What is concluded first, and second; what to look out for where nothing else is said."""
     analysis = result.analysis
     sentences = [*result.conclusions, *(f"{each[:1].upper()}{each[1:]}." for each in analysis.silent)]
@@ -91,7 +91,7 @@ def _verdict(result: Downstream) -> Verdict:
     if primary is not None and not analysis.silent and primary.over_subsets.excludes_zero:
         gain = primary.over_subsets.value > 0 and primary.over_patients.low > 0
         grade = "good" if gain else "bad" if primary.over_subsets.value < 0 else "care"
-    return Verdict("care" if result.weak else grade, sentences[0], second)
+    return PageVerdict("care" if result.weak else grade, sentences[0], second)
 
 
 def _facts(result: Downstream) -> dict[str, str]:

@@ -24,14 +24,14 @@ from tumorgen_cli.evaluation.reports.one_set_tables import Losses
 from tumorgen_cli.evaluation.reports.pages import INK, jpeg, number, plane_pictures, render, svg
 from tumorgen_cli.evaluation.reports.pairs import (
     MOST_IN_VIEWER,
-    DrawnPair,
+    PairPictures,
     draw_pairs,
     kinds_of,
     ranked_tumors,
     shown_cases,
     size_of,
 )
-from tumorgen_cli.evaluation.reports.verdict import Verdict, judge_set
+from tumorgen_cli.evaluation.reports.verdict import PageVerdict, judge_set
 from tumorgen_cli.evaluation.scores import GROUPS, PLACES, CaseScores, Scores, values_of
 from tumorgen_cli.figures import describe_ml, display_style, pick_evenly, tumor_unit
 from tumorgen_cli.metrics.novelty import Near
@@ -62,7 +62,7 @@ def write_page(
     out: Path,
     scores: Scores,
     others: Sequence[Scores],
-) -> tuple[Path, Verdict]:
+) -> tuple[Path, PageVerdict]:
     """Write the set's report.html into its evaluation `out`, and return its verdict, too.
 
     Args:
@@ -126,7 +126,7 @@ class Pictures:
         slices: Axial slices (H, W) in [0, 1] through lesions, by case.
     """
 
-    drawn: Mapping[str, DrawnPair]
+    drawn: Mapping[str, PairPictures]
     links: Mapping[str, Mapping[str, str]]
     slices: Mapping[str, np.ndarray]
 
@@ -139,7 +139,7 @@ def write_report(
     losses: Losses,
     pictures: Pictures,
     origin: Origin,
-) -> Verdict:
+) -> PageVerdict:
     """Write the page and return its verdict; `others` are sets to compare with."""
     unit = tumor_unit(scores.channel)
     verdict = judge_set(scores, losses)
@@ -251,7 +251,7 @@ def _intensities(case: CaseScores, channel: str) -> str:
     return f"mean {number(case.statistics.mean)}{named} · contrast {number(case.statistics.contrast)}{named}"
 
 
-def _packed_crops(drawn: Mapping[str, DrawnPair], room: int) -> dict[str, dict[str, str]]:
+def _packed_crops(drawn: Mapping[str, PairPictures], room: int) -> dict[str, dict[str, str]]:
     """Pack crops for the viewer, by case and part, as long as there is room for them in the page."""
     found = {}
     for case, each in drawn.items():

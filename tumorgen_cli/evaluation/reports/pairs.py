@@ -35,7 +35,7 @@ _LONGEST_NAME = 100  # of a case, in a file's name, of which file systems allow 
 
 
 @dataclass(frozen=True)
-class DrawnPair:
+class PairPictures:
     """Pictures of a painted tumor.
 
     Attributes:
@@ -89,7 +89,7 @@ def size_of(case: CaseScores, scores: Scores) -> str:
 
 def draw_pairs(
     plan: Plan, set_folder: Path, cases: Sequence[str], in_viewer: Collection[str], cache: Path
-) -> dict[str, DrawnPair]:
+) -> dict[str, PairPictures]:
     """Draw painted tumors, or read the pictures from `cache`/drawn if nothing they depend on has changed.
 
     Args:
@@ -103,7 +103,7 @@ def draw_pairs(
     painted = [each for each in split_tumors(synthetic_cases(plan, set_folder)) if each.case in wanted]
     known = {record.case: record.host_hash for record in read_provenance(set_folder)}
     paths = {name: files for name, files in read_hosts(set_folder).items() if all(path.is_file() for path in files)}
-    drawn: dict[str, DrawnPair] = {}
+    drawn: dict[str, PairPictures] = {}
     volumes, host = Volumes(painted[0]) if painted else None, _Host(())
     with console.progress("drawing pairs", len(painted)) as tick:
         for number, files in enumerate(sorted(painted, key=lambda each: (each.host, each.scan)), 1):
@@ -133,7 +133,7 @@ class _Host:
 
 def _draw_or_read(
     plan: Plan, files: TumorCase, volumes: Volumes, host: _Host, with_crop: bool, cache: Path
-) -> DrawnPair:
+) -> PairPictures:
     content = [volumes.image_hash, volumes.label_hash, hash_once(*host.paths) if host.paths else ""]
     settings = [plan.channels, plan.main_channel, plan.tumor_label, with_crop]
     key = hash_value([_DRAWN, content, files.boxes, settings])
@@ -146,7 +146,7 @@ def _draw_or_read(
     return drawn
 
 
-def _draw(plan: Plan, files: TumorCase, volumes: Volumes, host: _Host, with_crop: bool) -> DrawnPair:
+def _draw(plan: Plan, files: TumorCase, volumes: Volumes, host: _Host, with_crop: bool) -> PairPictures:
     image, grid, tumor, others = read_case(plan, files, volumes)
     main = plan.main_channel
     images = {"after": image[main]}
@@ -160,10 +160,10 @@ def _draw(plan: Plan, files: TumorCase, volumes: Volumes, host: _Host, with_crop
     planes = cut_planes(images, masks, center_on(tumor, files.boxes, view), view)
     low, high = (float(each) for each in limits)
     crop = make_crop(images, masks["mask"], [*files.boxes, box], grid, (low, high), shown) if with_crop else None
-    return DrawnPair(planes, crop)
+    return PairPictures(planes, crop)
 
 
-def _to_arrays(drawn: DrawnPair) -> dict[str, np.ndarray]:
+def _to_arrays(drawn: PairPictures) -> dict[str, np.ndarray]:
     """The pictures by name, and all else as text in `record`."""
     record = [
         {**vars(plane), "pictures": sorted(plane.pictures), "outlines": dict(plane.outlines)} for plane in drawn.planes
@@ -176,10 +176,10 @@ def _to_arrays(drawn: DrawnPair) -> dict[str, np.ndarray]:
     return found
 
 
-def _from_arrays(kept: Mapping[str, np.ndarray]) -> DrawnPair:
+def _from_arrays(kept: Mapping[str, np.ndarray]) -> PairPictures:
     planes = []
     for number, plane in enumerate(json.loads(str(kept["record"]))):
         plane["pictures"] = {title: kept[f"{number}_{title}"] for title in plane["pictures"]}
         planes.append(Plane(**plane | {"size_mm": tuple(plane["size_mm"])}))
     crop = {name.removeprefix("crop_"): array for name, array in kept.items() if name.startswith("crop_")}
-    return DrawnPair(tuple(planes), Crop(**crop) if crop else None)
+    return PairPictures(tuple(planes), Crop(**crop) if crop else None)

@@ -26,7 +26,7 @@ GRADES: dict[Grade, str] = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PageVerdict:
     """Two sentences and their grade."""
 
     grade: Grade
@@ -44,27 +44,27 @@ class Verdict:
         return f"{self.first} {self.second}"
 
 
-def judge_set(scores: Scores, losses: Losses) -> Verdict:
+def judge_set(scores: Scores, losses: Losses) -> PageVerdict:
     """Say whether a set is fit to train on: the gravest fault and its remedy, or that no check found one."""
     faults = [*_grave_faults(scores, losses)]
     if faults:
         more = f" ({len(faults) - 1} more below)" if len(faults) > 1 else ""
-        return Verdict("bad", f"{GRADES['bad']}: {faults[0][0]}{more}.", f"{faults[0][1]}.")
+        return PageVerdict("bad", f"{GRADES['bad']}: {faults[0][0]}{more}.", f"{faults[0][1]}.")
     agreement = _agreement(scores)
     if agreement is None:
         why = scores.no_judge or "too few tumors have a score"
         first = (
             f"{GRADES['unknown']} whether the set is fit to train on: whether image and mask agree was not measured."
         )
-        return Verdict("unknown", first, f"The reason: {why}; look at the pairs below.")
+        return PageVerdict("unknown", first, f"The reason: {why}; look at the pairs below.")
     told = [*_visible_differences(scores)]
     agree = f"image and mask agree as well as in real tumors ({_compared(*agreement)})"
     if told:
         first = f"{GRADES['care']}: {agree}, but {told[0][0]}."
-        return Verdict("care", first, f"{told[0][1]}.")
+        return PageVerdict("care", first, f"{told[0][1]}.")
     helps = "Whether they help a segmentation network is not on this page: `tumorgen downstream` measures it."
     new = "" if math.isnan(scores.novelty.singled_out) else ", and no tumor is a copy of a training tumor"
-    return Verdict("good", f"{GRADES['good']}: {agree}{new}.", helps)
+    return PageVerdict("good", f"{GRADES['good']}: {agree}{new}.", helps)
 
 
 def _grave_faults(scores: Scores, losses: Losses) -> Iterator[tuple[str, str]]:
