@@ -193,7 +193,7 @@ def test_the_page_has_a_table_of_it(aimed, tmp_path):
     found, page = read_provenance(aimed), tmp_path / "report.html"
     scores = make_scores((0.5, 0.6))
     drawn = {case.case: drawn_tumor()[0] for case in scores.of("synthetic")}
-    pictures = Pictures(drawn, dict.fromkeys(drawn, {}), {})
+    pictures = Pictures(drawn, {case: {} for case in drawn}, {})
     write_report(page, scores, (), found, NOTHING, pictures, replace(ORIGIN, aim=read_aim(aimed)))
     text = page.read_text()
     assert "What was it aimed at?" in text
