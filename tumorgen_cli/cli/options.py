@@ -92,7 +92,12 @@ Memory = Annotated[
     ),
 ]
 TumorLabel = Annotated[
-    Optional[str], typer.Option("--tumor-label", help="Name or value of the tumor label; of several, with commas between.", rich_help_panel=_PLANNING)
+    Optional[str],
+    typer.Option(
+        "--tumor-label",
+        help="Name or value of the tumor label; of several, with commas between.",
+        rich_help_panel=_PLANNING,
+    ),
 ]
 FoldNumber = Annotated[
     Optional[int],

@@ -116,7 +116,7 @@ def _plan_refiner(d: Decisions, budget: DeviceBudget) -> None:
 def _plan_sampling(d: Decisions) -> None:
     d.take("steps", 4, "on FDG-PET 4 steps were as good as 10; the paper has 50, and 10 as the fast setting")
     d.take("solver", "euler", "the paper's")
-    reason = "around the box; on chest CT 6 drew as the whole window, 0, did; with fewer, tumors were smaller or missing"
+    reason = "around the box; on chest CT 6 draw as the whole window (0) does; with fewer, tumors are smaller or absent"
     d.take("context_cells", 6, reason)
     reason = (
         "latent cells around the box: on FDG-PET the decoded box then differs from the whole window's by 0.1 % of the "
