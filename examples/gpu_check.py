@@ -220,12 +220,12 @@ class Check:
     def tests(self) -> dict[str, Any]:
         """The tests that are marked `gpu`."""
         environment = {**os.environ, "TUMORGEN_GPU_TESTS": self.device}
-        words = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-p", "no:cacheprovider"]
+        words = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-rA", "-p", "no:cacheprovider"]
         ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        lines = [line for line in ended.stdout.splitlines() if "::" in line and "%]" in line]
         if ended.returncode:
             raise RuntimeError(f"pytest ended with {ended.returncode}: {ended.stdout[-2000:]}{ended.stderr[-1000:]}")
-        return {name: sum(name in line for line in lines) for name in ("PASSED", "SKIPPED")}
+        lines = ended.stdout.splitlines()
+        return {name: sum(line.startswith(f"{name} ") for line in lines) for name in ("PASSED", "SKIPPED")}
 
     def shared(self) -> dict[str, Any]:
         """Pairs a second of one process, and of two processes on the same device."""
