@@ -1,6 +1,7 @@
 """A model travels without scans and without values of single patients, and paints elsewhere."""
 
 import json
+import re
 import zipfile
 from dataclasses import replace
 
@@ -171,7 +172,7 @@ def _with_prior(trained: Workspace, root) -> Workspace:
 
 
 def test_files_and_names_that_cannot_be_used_are_refused(trained, shared_zip, tmp_path, models):
-    with pytest.raises(PlanError, match=r"let the file's name end in \.zip"):
+    with pytest.raises(PlanError, match=re.escape("let the file's name end in .zip")):
         export_model(trained, "tumorgen", tmp_path / "model.tar", device="cpu")
     with pytest.raises(PlanError, match="give another name with --name"):
         export_model(trained, "tumorgen", tmp_path / "model.zip", ExportOptions(name="../up"), "cpu")
@@ -191,7 +192,7 @@ def test_outdated_weights_are_refused(trained, tmp_path):
     section = plan.methods["tumorgen"]
     section = {**section, "flow": {**section["flow"], "learning_rate": 0.5}}
     write_json(work.plan_file, replace(plan, methods={**plan.methods, "tumorgen": section}))
-    with pytest.raises(StateError, match=r"train it again \(`tumorgen train flow --restart`\), or put the plan back"):
+    with pytest.raises(StateError, match=re.escape("--restart`), or put the plan back that it was trained by")):
         export_model(work, "tumorgen", tmp_path / "model.zip", device="cpu")
     write_json(work.plan_file, plan)
     assert export_model(work, "tumorgen", tmp_path / "model.zip", device="cpu").record.method == "tumorgen"

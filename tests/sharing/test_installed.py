@@ -183,7 +183,7 @@ def test_a_model_is_no_workspace(syntumor_zip, models, phantoms, tmp_path):
     folder, _ = install_model(syntumor_zip)
     for words in (("status",), ("train", "all"), ("evaluate",)):
         said = told(call(*words, "-w", folder, code=1))
-        assert "paint with it by its name" in said
+        assert "paint with it by its name (`tumorgen synthesize --model NAME --healthy DIR" in said
     with pytest.raises(StateError, match="A model has no data set"):
         read_planned_dataset(Workspace(folder), Workspace(folder).plan())
     hosts = api.HostOptions(healthy=phantoms.healthy)
