@@ -28,6 +28,7 @@ FIELDS = {
 }
 #: constants of the package in mm or ml, and why they are none of a data set
 CONSTANTS = {
+    "data/dicom.py:_ROUNDING_MM": "the rounding of positions in DICOM tags",
     "methods/difftumor/config.py:_CELL_MM": "the cell that DiffTumor, a rival, publishes; coarser ones are halved",
     "methods/freetumor/config.py:_VOXEL_MM": "voxels in which FreeTumor's public code, a rival, gives its blurs",
     "planning/rules.py:PAPER_CELL_ML": "the cell of the paper, from which the number of latent channels is scaled",

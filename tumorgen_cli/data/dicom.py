@@ -29,7 +29,7 @@ _MARK, _MARK_AT = b"DICM", 128
 _INDEX = "DICOMDIR"  # a table of contents, in the same format
 _OTHER_FILES = (".nii", ".gz", ".nrrd", ".mha", ".png", ".json", ".csv", ".txt", ".xml", ".zip", ".npz")
 _UNEVEN = 0.02  # of the distance of two slices: more than the rounding of positions in tags
-_ROUNDING_MM = 0.01
+_ROUNDING_MM = 0.01  # of positions in tags
 _SKEWED_DEGREES = 0.5  # less is rounding, as in NIfTI files
 _TURNED = 1e-3  # difference of direction cosines
 
