@@ -6,8 +6,9 @@ import pytest
 from support.workspaces import lay_out_demo
 
 from tumorgen_cli import api
+from tumorgen_cli.api.transforms import PaintTumord
 
-FUNCTIONS = [name for name in api.__all__ if not isinstance(getattr(api, name), type)]
+SHOWN = [getattr(api, name) for name in api.__all__ if not isinstance(getattr(api, name), type)] + [PaintTumord]
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +19,11 @@ def demo_folder(trained, phantoms, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_example_of(name, demo_folder, monkeypatch):
+@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: shown.__name__)
+def test_the_example_of(shown, demo_folder, monkeypatch):
     monkeypatch.chdir(demo_folder)
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
-    function = getattr(api, name)
-    (found,) = doctest.DocTestFinder(recurse=False).find(function, name, globs={})
+    (found,) = doctest.DocTestFinder(recurse=False).find(shown, shown.__name__, globs={})
     assert found.examples
     said = []
     failed, _ = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(found, out=said.append)

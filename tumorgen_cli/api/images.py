@@ -61,7 +61,7 @@ def read_memory(image: Any, spacing_mm: Sequence[float] | None) -> MemoryImage:
     array = np.asarray(image)
     _check_axes(array, "(X, Y, Z) or (C, X, Y, Z)")
     channels = array if array.ndim == 4 else array[None]
-    edges = [float(edge) for edge in spacing_mm or ()]
+    edges = [float(edge) for edge in (() if spacing_mm is None else spacing_mm)]
     if len(edges) != 3 or not all(0 < edge < math.inf for edge in edges):
         fault = Fault("spacing_mm", str(spacing_mm), "three positive numbers", _GIVE_SPACING)
         raise PlanError("The spacing is not clear", [fault])

@@ -16,7 +16,7 @@ from tumorgen_cli.api.images import MemoryImage, read_memory, read_region
 from tumorgen_cli.api.options import WORK, StrPath, open_workspace
 from tumorgen_cli.geometry import Box
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, describe_counts
+from tumorgen_cli.system.errors import DataError, Fault, NoPlaceError, PlanError, describe_counts
 from tumorgen_cli.system.files import file_version
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def paint(
     tumors: int | None = None,
     anywhere: bool = False,
     method: str = "tumorgen",
+    model: str | None = None,
     sampling: Sampling | None = None,
     work: StrPath = WORK,
     device: DeviceName = "auto",
@@ -78,8 +79,9 @@ def paint(
         anywhere: Paint anywhere in the body or region, not only where the surroundings look like those of training
             tumors.
         method: The method that paints.
+        model: Name of an installed model, which paints instead of a method of the workspace.
         sampling: Steps, solver and kind of tumor. None: as the plan says.
-        work: The workspace, with the method trained.
+        work: The workspace, with the method trained; not used with a model.
         device: Where to compute.
         seed: Seed of the pair. None: the plan's.
         trust_units: Paint also into an image that looks like another unit than the training cases'.
@@ -108,7 +110,7 @@ def paint(
     # Long: most of it is the description of a public function
     from tumorgen_cli.methods.base import Sampling
     from tumorgen_cli.methods.shortfalls import find_shortfalls
-    from tumorgen_cli.pipeline.synthesize import check_sampling
+    from tumorgen_cli.pipeline.synthesize import check_sampling, open_model
     from tumorgen_cli.synthesis.counts import count_faults
     from tumorgen_cli.synthesis.host_checks import grid_doubts
     from tumorgen_cli.synthesis.jobs import PairJob
@@ -118,6 +120,8 @@ def paint(
     if faults := count_faults(tumors, box):
         raise PlanError("Options that do not fit together", faults)
     given, workspace = read_memory(image, spacing_mm), open_workspace(work)
+    if model is not None:
+        workspace, method = open_model(model, method, workspace)
     painter, weights = _open_painter(workspace, method, device)
     cases = workspace.fingerprint().of(workspace.splits().train).cases
     inputs = PairInputs(
@@ -138,7 +142,7 @@ def paint(
     if not pair.tumors:
         remedy = "try another seed, box or region, or train longer"
         fault = Fault(_NAME, describe_counts(pair.left_out[0]), "a tumor", remedy)
-        raise DataError("No tumor came", [fault])
+        raise NoPlaceError("No tumor came", [fault])
     if pair.inside < host.placing.least:
         console.warn(f"{100 * pair.inside:.0f} % of the tumor is in the body; without a box, other places are drawn")
     seconds = {"method": pair.seconds, "total": time.perf_counter() - begun}
@@ -172,10 +176,16 @@ def _load_painter(
         device: Where to compute.
         state: Path and version of each file that the method is loaded from.
     """
+    import torch
+
     from tumorgen_cli.methods.open import open_method
 
-    painter = open_method(workspace, method, device)
-    return painter, dict(painter.load())
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(
+        gpus
+    ):  # networks are made from a seed of their own; the caller's stream goes on as it was
+        painter = open_method(workspace, method, device)
+        return painter, dict(painter.load())
 
 
 def _make_scan(given: MemoryImage, plan: Plan) -> Scan:
@@ -232,5 +242,5 @@ def _check_place(scan: Scan, box: Box | None, region: Any, inputs: PairInputs) -
         raise DataError("A region is no mask", faults)
     mask = mask != 0
     if not mask.any():
-        raise DataError("A region is empty", [Fault("region", "no voxel set", "a region to paint in", MARK_REGION)])
+        raise NoPlaceError("A region is empty", [Fault("region", "no voxel set", "a region to paint in", MARK_REGION)])
     return mask

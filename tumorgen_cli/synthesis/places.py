@@ -21,7 +21,7 @@ from tumorgen_cli.synthesis.scan import Scan
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.synthesis.surroundings import PLACES, HostPlaces, KnownSurroundings
 from tumorgen_cli.synthesis.window import Window, lay_window, redraw_box
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import DataError, Fault, NoPlaceError
 from tumorgen_cli.tumors.boxes import LEAST_SHARE, Places, box_at, draw_size_mm
 
 INSIDE_REGION, INSIDE_BODY = 0.95, 0.98  # least share of a mask in its region; without a region, in the body
@@ -230,7 +230,7 @@ class Placing:
         starts, shares = self._places.draw(size, rng, PLACES)
         if not len(starts):
             fault = Fault(self.scan.name, "no place for a box", "a body or region of interest", "give --roi or --box")
-            raise DataError("A host has no place for a tumor", [fault])
+            raise NoPlaceError("A host has no place for a tumor", [fault])
         starts = starts[shares >= min(least_share, shares.max())]
         free = self._are_free(starts, size, taken)
         starts = starts[free] if free.any() else starts[:1]

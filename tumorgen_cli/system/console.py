@@ -68,6 +68,16 @@ def warn(text: str) -> None:
     _err.print(f"[yellow]warning:[/] {_plain(text)}")
 
 
+@contextlib.contextmanager
+def hush() -> Iterator[None]:
+    """Print no notes and no warnings inside."""
+    before, _err.quiet = _err.quiet, True
+    try:
+        yield
+    finally:
+        _err.quiet = before
+
+
 def headline(text: str) -> None:
     """Print a heading with an empty line above it."""
     _err.print(f"\n[bold]{_plain(text)}[/]")

@@ -84,6 +84,10 @@ class DataError(TumorgenError):
     """A data set, scan or mask cannot be used as it is."""
 
 
+class NoPlaceError(DataError):
+    """A host is fine, but no tumor came in it: there is no place for one, or no draw passed."""
+
+
 class PlanError(TumorgenError):
     """A plan, preset or option is wrong or does not fit the data."""
 
