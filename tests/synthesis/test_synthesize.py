@@ -456,6 +456,23 @@ def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkey
         read_scan("h", (hosts / "imagesTr" / path.name.replace(".nii", "_0000.nii"),), path, plan)
 
 
+def test_tumors_that_a_host_has_stay_in_the_labels(workspace, phantoms, tmp_path):
+    """Also where the data set has no other label: else an nnU-Net would learn that a real tumor is background."""
+    hosts = tmp_path / "hosts"
+    shutil.copytree(phantoms.healthy, hosts / "imagesTr")
+    for path in sorted(hosts.glob("imagesTr/*_0000.nii.gz")):
+        image, grid = read_volume(path)
+        labels = np.zeros(image.shape, np.uint8)
+        labels[:2, :2, :2] = 1
+        write_volume(hosts / "labelsTr" / path.name.replace("_0000", ""), labels, grid)
+    out = SetOptions(2, tmp_path / "out")
+    pipeline_synthesize.synthesize_pairs(workspace, "syntumor", out, HostOptions(hosts), device="cpu")
+    for line in read_provenance(tmp_path / "out"):
+        labels, _ = read_volume(tmp_path / "out" / "labelsTr" / f"{line.case}.nii.gz")
+        assert (labels[:2, :2, :2] == 1).all()
+        assert labels.sum() > 8
+
+
 def test_a_region_may_be_one_label_of_a_mask(workspace, phantoms, tmp_path):
     scan = min(phantoms.healthy.iterdir())
     array, grid = read_volume(scan)

@@ -64,7 +64,7 @@ def healthy_sources(plan: Plan, healthy: Path | None, roi: Path | None, paint_in
     labels: dict[str, Path | None] = {}
     if region is not None:
         labels.update(rois)
-    elif organs:
+    else:
         labels.update(find_host_labels(healthy, plan.labels, plan.tumor_name, plan.file_ending))
     return [Source(host.case, host.files, labels.get(host.case), roi=rois[host.case], region=region) for host in hosts]
 
