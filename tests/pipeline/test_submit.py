@@ -225,7 +225,8 @@ def test_a_refusal_of_slurm_leaves_what_was_submitted(place, options, slurm):
     with pytest.raises(StateError, match="invalid partition specified") as error:
         submit_chain(place, options)
     assert error.value.faults[0].remedy.endswith(
-        " or cluster.yaml, or wait until SLURM answers; then run the same command again"
+        " or cluster.yaml, or wait until SLURM answers; "
+        "then run the same command again; with --here it runs without SLURM"
     )
     (folder / "cluster.yaml").write_text('{"sbatch": ["--partition=here"]}')
     (slurm.folder / "refuse").unlink()

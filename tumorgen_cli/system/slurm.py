@@ -27,7 +27,8 @@ def submit_script(script: Path, options: Sequence[str] = ()) -> str:
     Raises:
         StateError: SLURM refuses the script, or does not answer.
     """
-    remedy = f"correct {script} or cluster.yaml, or wait until SLURM answers; then run the same command again"
+    again = "then run the same command again; with --here it runs without SLURM"
+    remedy = f"correct {script} or cluster.yaml, or wait until SLURM answers; {again}"
     return _call(("sbatch", "--parsable", *options, str(script)), "the number of a job", remedy).split(";")[0].strip()
 
 

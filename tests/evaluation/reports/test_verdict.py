@@ -57,6 +57,10 @@ def test_copies_come_before_weak_weights(scores):
     copied = replace(scores, novelty=replace(scores.novelty, singled_out=2.0))
     verdict = judge_set(copied, losses)
     assert verdict.first == "Fix this first: 2 of 3 tumors are copies of training tumors (1 more below)."
+    assert judge_set(copied, NOTHING).grade == "bad"
+    on_purpose = judge_set(copied, replace(NOTHING, copied=True))
+    assert on_purpose.grade == "good"
+    assert "cop" not in on_purpose.first
 
 
 def test_what_a_classifier_sees_is_a_caution(scores):

@@ -34,6 +34,7 @@ from tumorgen_cli.evaluation.reports.pairs import (
 from tumorgen_cli.evaluation.reports.verdict import PageVerdict, judge_set
 from tumorgen_cli.evaluation.scores import GROUPS, PLACES, CaseScores, Scores, values_of
 from tumorgen_cli.figures import describe_ml, display_style, pick_evenly, tumor_unit
+from tumorgen_cli.methods.copypaste import CopyPaste
 from tumorgen_cli.metrics.novelty import Near
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.aim import AimSummary
@@ -89,6 +90,7 @@ def write_page(
         count_rejected(provenance, given_up),
         tuple(read_judges(set_folder)),
         read_shortfalls(set_folder),
+        {line.method for line in provenance} == {CopyPaste.name},
     )
     networks = tuple(describe_networks(out.parent.parent / "runs", provenance))
     labels = plan.tumor_label if isinstance(plan.tumor_label, tuple) else (plan.tumor_label,)

@@ -36,6 +36,7 @@ class Losses:
         rejected: Number of rejected draws, by reason.
         judges: The judges that selected the pairs.
         shortfalls: What was too weak about the weights that painted the set.
+        copied: Whether the tumors are copies of training tumors on purpose.
     """
 
     given_up: Mapping[str, str]
@@ -43,6 +44,7 @@ class Losses:
     rejected: Mapping[str, int]
     judges: Sequence[str]
     shortfalls: Sequence[str] = ()
+    copied: bool = False
 
 
 def tiles(scores: Scores) -> list[Row]:
@@ -53,11 +55,11 @@ def tiles(scores: Scores) -> list[Row]:
         "DSC with the judge",
         number(dice.synthetic.mean),
         number(dice.real.mean),
-        "mask and image agree: 1",
+        "1 if mask and image agree fully",
     )
     if not scores.judge:
         values = number(contour.synthetic.median), number(contour.training.median)
-        agreement = ("DSC, mask and half-contrast contour", *values, "mask and image agree: 1")
+        agreement = ("DSC, mask and half-contrast contour", *values, "1 if mask and image agree fully")
     rows = [p for p in scores.planes if (p.measure, p.plane, p.place) == ("kernel", ALL_PLANES, "tumor")]
     name = "KID" if scores.is_fid else "Kernel distance"
     unclear = "too few to tell apart" if rows and rows[0].unclear else "of tumor slices: 0 is best"

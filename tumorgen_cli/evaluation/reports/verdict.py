@@ -63,13 +63,17 @@ def judge_set(scores: Scores, losses: Losses) -> PageVerdict:
         first = f"{GRADES['care']}: {agree}, but {told[0][0]}."
         return PageVerdict("care", first, f"{told[0][1]}.")
     helps = "Whether they help a segmentation network is not on this page: `tumorgen downstream` measures it."
-    new = "" if math.isnan(scores.novelty.singled_out) else ", and no tumor is a copy of a training tumor"
+    new = (
+        ""
+        if losses.copied or math.isnan(scores.novelty.singled_out)
+        else ", and no tumor is a copy of a training tumor"
+    )
     return PageVerdict("good", f"{GRADES['good']}: {agree}{new}.", helps)
 
 
 def _grave_faults(scores: Scores, losses: Losses) -> Iterator[tuple[str, str]]:
     """Faults for which a set should not be trained on, with their remedies, the gravest first."""
-    if scores.novelty.singled_out > 0:
+    if scores.novelty.singled_out > 0 and not losses.copied:
         copies = f"{scores.novelty.singled_out:.0f} of {len(scores.of('synthetic'))} tumors"
         yield (
             f"{copies} are copies of training tumors",
