@@ -177,3 +177,10 @@ def test_a_plane_cuts_a_mask_whose_middle_is_empty(tmp_path, pair, monkeypatch):
     save_pair_preview(tmp_path / "pair.png", before, after, mask, boxes, View((3.0, 3.0, 4.0), (0, 6)), "")
     outlines = [len(drawn[0].axes[i].collections) for i in (2, 5, 8)]
     assert outlines == [2, 2, 2]  # box and mask in each plane
+
+
+def test_tumors_that_no_plane_cuts_are_counted():
+    large, small, far = (np.zeros((20, 20, 20), bool) for _ in range(3))
+    large[2:10, 2:10, 2:10], small[12:14, 5:7, 12:14], far[15:17, 15:17, 15:17] = True, True, True
+    center = figures.most_cut(large | small | far)
+    assert figures.count_cut([large, small, far, np.zeros_like(far)], center) == (3, 2)

@@ -119,7 +119,8 @@ def save_pair_preview(
     Each plane is the one that cuts most of the mask, or of the boxes if the mask is empty; without a box it goes
     through the middle of the volume.
 
-    Each plane has its slice number, the letters of all four sides and a scale bar; the title ends with the volume.
+    Each plane has its slice number, the letters of all four sides and a scale bar; the title ends with the volume and,
+    of several tumors, with the number of those that a plane cuts.
 
     Args:
         path: The PNG file to write.
@@ -136,13 +137,16 @@ def save_pair_preview(
     margin = as_triple(math.ceil(view.context_mm / edge) for edge in view.spacing_mm)
     near = inside.grown(margin, before.shape)
     boxed = box_mask(before.shape, boxes)
+    single = [upright(box_mask(before.shape, [box])[near.slices], view.direction) for box in boxes]
     before, after, mask, boxed = (upright(array[near.slices], view.direction) for array in (before, after, mask, boxed))
     drawn = next((each for each in (mask > 0.5, boxed) if each.any()), None)
     center = tuple(n // 2 for n in mask.shape) if drawn is None else most_cut(drawn)
     numbers = slice_numbers(whole.shape, near, center, view.direction)
     figure = _draw_planes((before, after), mask, boxed, center, numbers, view, unit)
     volume = describe_ml(float(np.count_nonzero(mask > 0.5)) * math.prod(view.spacing_mm) / 1000)
-    figure.suptitle(f"{title} · {volume}", fontsize=10)
+    tumors, cut = count_cut([(mask > 0.5) & (each > 0) for each in single], center)
+    several = f" in {tumors} tumors, {cut} of them cut by these planes" if tumors > 1 else ""
+    figure.suptitle(f"{title} · {volume}{several}", fontsize=10)
     _save(figure, path)
 
 
@@ -319,6 +323,13 @@ def orientation(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[bool
     cosines = np.array(direction, float).reshape(3, 3)  # column j: where index axis j points
     _, order = scipy.optimize.linear_sum_assignment(-np.abs(cosines))
     return tuple(int(j) for j in order), tuple(bool(cosines[i, j] < 0) for i, j in enumerate(order))
+
+
+def count_cut(tumors: Sequence[np.ndarray], center: Sequence[int]) -> tuple[int, int]:
+    """The number of masks (X, Y, Z) that are not empty, and of those that a plane through a voxel cuts."""
+    found = [each for each in tumors if each.any()]
+    cut = [any(each.take(n, axis).any() for axis, n in enumerate(center)) for each in found]
+    return len(found), sum(cut)
 
 
 def most_cut(mask: np.ndarray) -> tuple[int, ...]:
