@@ -136,9 +136,9 @@ def save_pair_preview(
     inside = functools.reduce(Box.hull, boxes) if boxes else tight_box(mask > 0.5) or whole
     margin = as_triple(math.ceil(view.context_mm / edge) for edge in view.spacing_mm)
     near = inside.grown(margin, before.shape)
-    boxed = box_mask(before.shape, boxes)
     single = [upright(box_mask(before.shape, [box])[near.slices], view.direction) for box in boxes]
-    before, after, mask, boxed = (upright(array[near.slices], view.direction) for array in (before, after, mask, boxed))
+    before, after, mask = (upright(array[near.slices], view.direction) for array in (before, after, mask))
+    boxed = functools.reduce(np.logical_or, single, np.zeros(mask.shape, bool))
     drawn = next((each for each in (mask > 0.5, boxed) if each.any()), None)
     center = tuple(n // 2 for n in mask.shape) if drawn is None else most_cut(drawn)
     numbers = slice_numbers(whole.shape, near, center, view.direction)

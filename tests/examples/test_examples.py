@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.parsing import parse_fault
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
@@ -35,14 +36,8 @@ def test_every_call_in_the_docs_parses(call: str, example) -> None:
     if app is None:
         app = typer.Typer(add_completion=False)
         app.command()(module.main)
-    command = typer.main.get_command(app)
-    if hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
-    try:
-        command.make_context(script, words)
-    except Exception as error:  # noqa: BLE001  (newer typer has its own copy of click)
-        said = error.format_message() if hasattr(error, "format_message") else repr(error)
-        assert "does not exist" in said, f"{call}: {said}"
+    said = parse_fault(typer.main.get_command(app), script, words)
+    assert not said, f"{call}: {said}"
 
 
 def test_pages_call_examples() -> None:

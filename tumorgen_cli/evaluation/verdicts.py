@@ -82,12 +82,12 @@ def undertrained(rows: Sequence[ScanScore]) -> str:
     return f"the best arm has a mean DSC of {best:.2f}, less than {LEAST_DICE:g}" if best < LEAST_DICE else ""
 
 
-def amount(measure: str, value: float) -> str:
-    """Write a number of a measure: points of percent, iterations, or three decimals."""
+def amount(measure: str, value: float, percent: str = "points") -> str:
+    """Write a number of a measure: iterations, three decimals, or percent with the unit `percent`."""
     if not math.isfinite(value):
         return "–"
     if MEASURES[measure].percent:
-        return f"{100 * value:.1f} points"
+        return f"{100 * value:.1f} {percent}"
     return f"{value:.0f}" if measure == "plateau" else f"{value:.3f}"
 
 

@@ -120,12 +120,8 @@ def components_table(arms: Sequence[ArmScores]) -> GainTable:
 
 
 def value_text(measure: str, value: float) -> str:
-    """Write a value of a measure: percent, iterations or three decimals."""
-    if not math.isfinite(value):
-        return "–"
-    if MEASURES[measure].percent:
-        return f"{100 * value:.1f} %"
-    return f"{value:.0f}" if measure == "plateau" else f"{value:.3f}"
+    """Write a value of a measure; of a share, in percent."""
+    return amount(measure, value, "%")
 
 
 def _ends(measure: str, interval: Estimate) -> str:

@@ -51,15 +51,10 @@ def tiles(scores: Scores) -> list[Row]:
     """Return the four large numbers: title, value, what real tumors give, what it means."""
     low, contour = scores.shares[0], next(c for c in scores.comparisons if c.field == "contour_dice")
     dice = scores.agreement.of("dice")
-    agreement: Row = (
-        "DSC with the judge",
-        number(dice.synthetic.mean),
-        number(dice.real.mean),
-        "1 if mask and image agree fully",
-    )
+    title, values = "DSC with the judge", (dice.synthetic.mean, dice.real.mean)
     if not scores.judge:
-        values = number(contour.synthetic.median), number(contour.training.median)
-        agreement = ("DSC, mask and half-contrast contour", *values, "1 if mask and image agree fully")
+        title, values = "DSC, mask and half-contrast contour", (contour.synthetic.median, contour.training.median)
+    agreement: Row = (title, *map(number, values), "1 if mask and image agree fully")
     rows = [p for p in scores.planes if (p.measure, p.plane, p.place) == ("kernel", ALL_PLANES, "tumor")]
     name = "KID" if scores.is_fid else "Kernel distance"
     unclear = "too few to tell apart" if rows and rows[0].unclear else "of tumor slices: 0 is best"
