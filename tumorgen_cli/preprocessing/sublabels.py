@@ -245,8 +245,8 @@ def _fit_model(tumors: Sequence[_Tumor]) -> tuple[Any, Any, Any, Any, Any]:
     weights = np.column_stack([model.coef_, model.intercept_])
     if len(weights) == 1:  # of two values, the weights of the second
         weights = np.concatenate([-weights / 2, weights / 2])
-    vectors = (tuple(each.tolist()) for each in (low, high, mean, scale))
-    return (*vectors, tuple(tuple(row) for row in weights.tolist()))  # type: ignore[return-value]
+    lowest, highest, means, scales = (tuple(each.tolist()) for each in (low, high, mean, scale))
+    return lowest, highest, means, scales, tuple(tuple(row) for row in weights.tolist())
 
 
 def _logits(rule: SublabelRule, features: np.ndarray) -> np.ndarray:
