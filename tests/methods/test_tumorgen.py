@@ -311,6 +311,7 @@ def test_far_from_its_tumor_tumorgen_keeps_the_host(trained):
     reach = 0.5 * keeping.sampler.cell_mm
     assert keeping.keeps_background
     assert not whole.keeps_background
+    assert whole.needs_healthy_box  # the flow has learned beside latents without the tumor
     request = make_request(trained, Box((4, 4, 4), (28, 28, 28)))
     kept, painted = (method.synthesize(request, 3, Sampling()) for method in (keeping, whole))
     np.testing.assert_array_equal(kept.mask, painted.mask)

@@ -538,6 +538,21 @@ def test_redrawing_the_held_out_tumors(workspace, phantoms, tmp_path, monkeypatc
         pipeline_synthesize.synthesize_pairs(workspace, "syntumor", made, HostOptions(), device="cpu")
 
 
+def test_a_method_that_needs_a_healthy_box_gets_one(workspace, tmp_path, monkeypatch):
+    """Also if it paints the whole box, so that nothing of the host stays."""
+    method = find_method("syntumor")
+    monkeypatch.setattr(method, "keeps_background", False)
+    for needed in (False, True):
+        monkeypatch.setattr(method, "needs_healthy_box", needed)
+        out = tmp_path / str(needed)
+        pipeline_synthesize.synthesize_pairs(
+            workspace, "syntumor", SetOptions(2, out), HostOptions(cases="test"), device="cpu"
+        )
+        boxes = [tumor["removal_box"] for record in records(out) for tumor in record["tumors"]]
+        assert len(boxes) == 2
+        assert all((box is not None) == needed for box in boxes)
+
+
 def test_tumors_too_large_to_redraw_are_left_out_and_told(workspace, monkeypatch, capsys):
     """Every box that may be drawn around one that is kept has a window."""
     plan, facts = workspace.plan(), {case.case: case for case in workspace.fingerprint().cases}

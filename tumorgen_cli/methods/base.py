@@ -66,9 +66,8 @@ class Method(ABC):
         kinds: kinds of tumor that can be requested.
         initial_stages: the stages that can start from given weights (`train --init`).
         format_versions: by stage, a version of what its weights mean beyond its settings; raised when that changes.
-        keeps_background: whether voxels of the box outside the tumor stay the host's own. If so, an old tumor in the
-            box is removed first, and when the box is pasted back, the host's detail finer than the working grid is
-            kept.
+        keeps_background: whether voxels of the box outside the tumor stay the host's own. If so, when the box is pasted
+            back, the host's detail finer than the working grid is kept.
         needs_scans: whether it paints with the voxels of training scans; such a method cannot be given away as a model.
         cell: side in working voxels of the cells in which the method draws masks. The pipeline widens a tumor's place
             to whole cells, so that no part of a cell is cut off, unless the user has given the box.
@@ -90,6 +89,14 @@ class Method(ABC):
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         self.plan, self.workspace, self.device = plan, workspace, device
+
+    @property
+    def needs_healthy_box(self) -> bool:
+        """Whether an old tumor in the box must be removed before the method paints there.
+
+        A method that keeps the background would leave it in the box.
+        """
+        return self.keeps_background
 
     @classmethod
     @abstractmethod

@@ -384,7 +384,7 @@ def _unpainted(scan: Scan, window: Window, attempt: int) -> Draw:
 def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, window: Window, attempt: int) -> Draw:
     """Paint one draw and paste it into `scan`, the host with the tumors before."""
     method, plan, removed = inputs.method, inputs.plan, None
-    if method.keeps_background:  # such a method would leave an old tumor in the box
+    if method.needs_healthy_box:
         scan, removed = remove_tumors_in_box(scan, window.box, plan, derive_seed(job.seed, attempt, "healing"))
     case = job.source.name if job.source.redraw else None
     request = cut_window(scan, window, case, host.placing.region)

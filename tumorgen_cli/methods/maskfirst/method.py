@@ -93,6 +93,11 @@ class MaskFirst(Method):
         self.keeps_background = shared.sampling.keep_cells > 0
         self.kinds = tuple(KINDS) if shared.flow.character else ()
 
+    @property
+    def needs_healthy_box(self) -> bool:
+        """Also if the fields have learned beside latents without the tumor: they would take an old one for the host."""
+        return self.keeps_background or self.shared.flow.context == "healthy"
+
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         """Take the only field of `MaskFirstConfig` into `d`."""

@@ -78,6 +78,11 @@ class TumorGen(Method):
         self.keeps_background = self.config.sampling.keep_cells > 0
         self.kinds = tuple(KINDS) if self.config.flow.character else ()
 
+    @property
+    def needs_healthy_box(self) -> bool:
+        """Also if the field has learned beside latents without the tumor: it would take an old one for the host."""
+        return self.keeps_background or self.config.flow.context == "healthy"
+
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         """Take every field of `TumorFlowConfig` into `d`."""
