@@ -127,7 +127,7 @@ def traits(work: Work, device: DeviceName = "auto") -> None:
             wanted, began = Wanted(window.character, fill_of(window.mask, box, method.cell)), time.process_time()
             joint = method.sampler.sample(window.context, inside, wanted, FlowSettings(seed, steps, "euler"))
             seconds += time.process_time() - began
-            picture, share = method.sampler.decode(joint)
+            picture, share, _ = method.sampler.decode(joint)
             drawn.append((window, picture, share >= 0.5))
         row(f"{steps} steps, guidance {guidance}, {cells} cells around the box", drawn, seconds)
 

@@ -331,7 +331,7 @@ def test_the_edge_of_a_refined_mask_becomes_irregular_and_of_a_coarse_one_not(tr
         monkeypatch.setattr(
             method.sampler,
             "decode",
-            lambda joint: (shown := decode(joint)[0], unsure[0][tuple(slice(n) for n in shown.shape[1:])]),
+            lambda joint: (shown := decode(joint)[0], unsure[0][tuple(slice(n) for n in shown.shape[1:])], None),
         )
         return method.synthesize(make_request(trained), 3, Sampling()).mask
 
@@ -360,10 +360,10 @@ def test_a_box_holds_one_tumor(trained, monkeypatch):
     decode = method.sampler.decode
 
     def two_parts(joint):
-        picture, mask = decode(joint)
+        picture, mask, sublabels = decode(joint)
         mask = np.zeros_like(mask)
         mask[12:17, 12:17, 12:17], mask[20:22, 20:22, 20:22] = 1, 1
-        return picture, mask
+        return picture, mask, sublabels
 
     monkeypatch.setattr(method.sampler, "decode", two_parts)
     request = make_request(trained, Box((4, 4, 4), (28, 28, 28)))

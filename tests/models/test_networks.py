@@ -10,7 +10,7 @@ from tumorgen_cli.models import vae as vae_module
 from tumorgen_cli.models.diffusion_unet import PlaneUNet
 from tumorgen_cli.models.efficientnet import Perceptual
 from tumorgen_cli.models.flow_unet import FlowUNet
-from tumorgen_cli.models.mask_refiner import MaskRefiner
+from tumorgen_cli.models.mask_refiner import MaskRefiner, split_sublabels, sublabel_chances
 from tumorgen_cli.models.vae import KlVae, make_kl_vae
 from tumorgen_cli.models.vqgan import Codebook, VqGan, cut_planes
 
@@ -143,6 +143,45 @@ def test_an_untrained_refiner_upsamples(kl_vae):
     found = refiner(mask, features)[0, 0]
     assert (found[10:18, 10:18, 10:18] > 0).all()
     assert (found[:5] < 0).all()
+
+
+def test_an_untrained_refiner_upsamples_sublabels_too(kl_vae):
+    """Three sub-labels side by side in a tumor, from two masks beside the whole one; the first is what they leave."""
+    torch.manual_seed(0)
+    refiner = MaskRefiner(kl_vae.feature_widths, 4, mask_channels=3, labels=3).eval()
+    masks = -torch.ones(1, 3, 9, 6, 6)
+    masks[:, 0, :, 2:5, 2:5] = 1  # the whole tumor
+    masks[:, 1, 3:6, 2:5, 2:5] = masks[:, 2, 6:, 2:5, 2:5] = 1
+    features = kl_vae.decode_with_features(draw(1, 4, 9, 6, 6))[1]
+    logits = refiner(masks, features)
+    assert logits.shape == (1, 3, 36, 24, 24)
+    assert (logits[0, 0, 2:-2, 10:18, 10:18] > 0).all()
+    chances = sublabel_chances(logits)
+    torch.testing.assert_close(chances.sum(1), torch.ones(1, 36, 24, 24))
+    likeliest = chances[0].argmax(0)[:, 10:18, 10:18]
+    assert all((likeliest[12 * n + 2 : 12 * n + 10] == n).all() for n in range(3))
+
+
+def test_one_label_has_the_refiner_that_it_had():
+    """The same weights, drawn in the same order, and the same sum with the coarse mask."""
+    torch.manual_seed(0)
+    one = MaskRefiner((16, 8), 4, guided=False, mask_channels=8)
+    torch.manual_seed(0)
+    several = MaskRefiner((16, 8), 4, guided=False, mask_channels=8, labels=1)
+    assert all(map(torch.equal, one.state_dict().values(), several.state_dict().values()))
+    assert one.exit.weight.shape == (1, 4, 3, 3, 3)
+    mask, found = draw(1, 8, 3, 4, 5).clamp(-1, 1), []
+    one.exit.register_forward_hook(lambda module, given, out: found.append(out))
+    logits = one(mask, ())
+    parts = mask.view(1, 2, 2, 2, 3, 4, 5).permute(0, 4, 1, 5, 2, 6, 3).reshape(1, 1, 6, 8, 10)
+    coarse = nn.functional.interpolate(parts, size=(6, 8, 10), mode="trilinear", align_corners=False)
+    assert torch.equal(logits, found[0] + 4.0 * coarse)
+
+
+def test_shares_of_sublabels_add_up_to_the_whole():
+    masks = torch.tensor([[1.0, 0.2, 0.3], [0.5, 0.5, 0.0]]).view(2, 3, 1, 1, 1)
+    torch.testing.assert_close(split_sublabels(masks).view(2, 3), torch.tensor([[0.5, 0.2, 0.3], [0.0, 0.5, 0.0]]))
+    assert torch.equal(split_sublabels(masks[:, :1]), masks[:, :1])
 
 
 def test_the_refiner_learns_through_the_features(kl_vae):

@@ -167,6 +167,29 @@ def test_same_seed_same_window(case):
     np.testing.assert_array_equal(case.image, before)
 
 
+def test_sublabels_are_moved_with_the_picture_and_change_no_draw(case):
+    """A tumor's core of another voxel value and another uptake; with sub-labels, image and tumors are the same."""
+    core = np.zeros_like(case.tumors)
+    core[20:22, 16:19, 13:16] = 1
+    image = np.where(core, 18.0, case.image)
+    plain = replace(case, image=image)
+    labeled = replace(plain, sublabels=np.where(case.tumors > 0, 2 + 3 * core, 0).astype(np.uint8))
+    component = case.record.components[0]
+    for seed in (None, *range(6)):
+        found, tumors, values = windows.cut_sublabels_too(labeled, component, (PET,), (16, 16, 16), seed)
+        for a, b in zip(
+            (found, tumors), windows.cut_tumor_window(plain, component, (PET,), (16, 16, 16), seed), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+        assert (values.dtype, {*np.unique(values)}) == (np.uint8, {0, 2, 5})
+        np.testing.assert_array_equal(values > 0, tumors > 0)
+        uptake = intensity.unscale(found, (PET,), np.array([[0, 20]]))[0]
+        assert uptake[values == 5].mean() > 1.25 * uptake[values == 2].mean()
+        if seed is None:
+            assert (values == 5).sum() == core.sum()
+    assert windows.cut_sublabels_too(plain, component, (PET,), (16, 16, 16), 0)[2] is None
+
+
 def test_augmented_windows_keep_the_tumor_under_its_mask(case):
     """Image and mask are moved alike: the tumor stays five times as bright as what is around it."""
     for seed in range(12):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from scipy import ndimage
 from support.pairs import paint, records
 from support.requests import make_request, opened, same_result
@@ -18,14 +21,18 @@ from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.evaluation.cases import read_tumor, synthetic_cases
 from tumorgen_cli.geometry import Box
-from tumorgen_cli.methods.base import Sampling
+from tumorgen_cli.methods.base import Sampling, learning_settings
+from tumorgen_cli.methods.latent.cache import candidate_window, find_candidates, held_out_windows
+from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.pipeline import export
 from tumorgen_cli.pipeline.merge import merge_sets
 from tumorgen_cli.pipeline.preprocess import preprocess_dataset
+from tumorgen_cli.pipeline.train import train_stages
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
 from tumorgen_cli.sharing.options import ExportOptions
+from tumorgen_cli.synthesis import sublabels as synthesis_module
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.json_records import write_json
 
@@ -154,3 +161,108 @@ def test_redrawn_tumors_lose_all_their_old_sublabels(parts, phantoms, tmp_path):
         assert {*np.unique(new)} == {0, 1, 2}
         assert ((new > 0) != (old > 0)).any()
         assert not ((old == 2) & (new == 0) & ndimage.binary_erosion(new > 0)).any()
+
+
+def with_switch(planned, value):
+    """TumorGen with another value of the switch; not trained."""
+    plan = planned.plan()
+    section = plan.methods["tumorgen"]
+    section = {**section, "flow": {**section["flow"], "sublabels": value}}
+    return find_method("tumorgen")(replace(plan, methods={**plan.methods, "tumorgen": section}), planned)
+
+
+def first_weights(planned, value):
+    method = with_switch(planned, value)
+    torch.manual_seed(0)
+    return {**method.net.state_dict(), **method.refiner.state_dict()}
+
+
+def test_networks_have_masks_for_sublabels_and_one_label_has_the_networks_that_it_had(parts, workspace):
+    assert parts.plan().methods["tumorgen"]["flow"]["sublabels"] is True
+    assert workspace.plan().methods["tumorgen"]["flow"]["sublabels"] is False
+    one, two = with_switch(workspace, False), with_switch(parts, True)
+    assert (one.labels, two.labels) == (1, 2)
+    assert (one.net.out_channels, two.net.out_channels) == (4 + 8, 4 + 16)
+    assert "sublabels" not in learning_settings(one.config.flow)  # weights of earlier plans stay valid
+    assert learning_settings(two.config.flow)["sublabels"] is True
+    weights = first_weights(workspace, False)
+    for same in ((workspace, True), (parts, False)):
+        found = first_weights(*same)
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_windows_hold_sublabels(parts, workspace):
+    """Windows are cut and drawn as with one label; sub-labels are those of the tumors to learn."""
+    candidate, other = (
+        max(
+            find_candidates([load_case(each.cases / name) for name in each.splits().train]),
+            key=lambda one: np.prod(one.component.box.shape),
+        )
+        for each in (parts, workspace)
+    )
+    plan, method = parts.plan(), with_switch(parts, True)
+    for copy in range(3):
+        found, alone = candidate_window(plan, candidate, copy, 4), candidate_window(workspace.plan(), other, copy, 4)
+        np.testing.assert_array_equal(found.image, alone.image)
+        np.testing.assert_array_equal(found.mask, alone.mask)
+        assert (found.sublabels.shape, alone.sublabels.shape) == ((1, 32, 32, 32), (0, 32, 32, 32))
+        assert not (found.sublabels[0] & ~found.mask).any()
+        depth = ndimage.distance_transform_edt(found.mask)
+        assert depth[found.sublabels[0] > 0].mean() > 1.1 * depth[found.mask > found.sublabels[0]].mean()
+    held = held_out_windows(method, method.vae.eval(), 1, True)[0]
+    assert held.masks.shape == (2, 32, 32, 32)
+    np.testing.assert_array_equal(held.masks[0], held.mask)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_networks_own_sublabels_are_pasted(parts, monkeypatch, single):
+    """The rule is not asked; where training tumors have one sub-label each, a drawn one gets that of most voxels."""
+    rule = read_sublabel_rule(parts)
+    monkeypatch.setattr(
+        "tumorgen_cli.methods.tumorgen.method.read_sublabel_rule", lambda _: replace(rule, whole=single)
+    )
+    monkeypatch.setattr(synthesis_module, "choose_sublabels", lambda *_: pytest.fail("the rule was asked"))
+    method, request = with_switch(parts, True), make_request(parts)
+    for network in (method.vae, method.net, method.condition, method.refiner):
+        network.eval().requires_grad_(False)
+    monkeypatch.setattr(method.sampler, "draw_tumor", lambda *_: None)
+    decode, shown = method.sampler.decode, []
+
+    def decoded(joint):
+        picture, mask, values = decode(joint)
+        shown.append(values)
+        places = np.indices(mask.shape) - np.array(mask.shape).reshape(3, 1, 1, 1) / 2
+        return (
+            picture,
+            (np.square(places).sum(0) < 16).astype(np.float32),
+            np.where(places[0] < 2, 1, 2).astype(np.uint8),
+        )
+
+    monkeypatch.setattr(method.sampler, "decode", decoded)
+    made = synthesis_module.with_sublabels(method, request, method.synthesize(request, 3, Sampling()))
+    assert {*np.unique(shown[0])} <= {1, 2}  # of the networks as they are
+    np.testing.assert_array_equal(made.sublabels > 0, made.mask >= 0.5)
+    counts = np.bincount(made.sublabels[made.sublabels > 0], minlength=3)
+    assert counts[1] > counts[2]
+    assert (counts[2] == 0) == single
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tumorgen", "maskfirst"])
+def test_trained_networks_paint_them(parts, trained, phantoms, tmp_path, monkeypatch, name):
+    """From data to a pair with both values; with the switch off, weights are those of one label."""
+    monkeypatch.setattr(synthesis_module, "choose_sublabels", lambda *_: pytest.fail("the rule was asked"))
+    train_stages(parts, name, "all", device="cpu")
+    assert paint(parts, phantoms, tmp_path / "set", name, pairs=2).tally.pairs == 2
+    for labels in volumes(tmp_path / "set", "labelsTr").values():
+        assert {*np.unique(labels)} == {0, 1, 2}
+    off = Workspace(tmp_path / "off")
+    shutil.copytree(parts.root, off.root, ignore=shutil.ignore_patterns("flow", "refiner", "mask*", "tumorflow"))
+    plan_toy(off, parts.plan().dataset_path, "methods.tumorgen.flow.sublabels=false")
+    train_stages(off, name, "all", device="cpu")
+    method = find_method(name)(off.plan(), off)
+    for stage in method.stages:
+        path = method.folder(stage).relative_to(off.root) / "weights.safetensors"
+        one, found = (load_file(each.root / path) for each in (trained, off))
+        assert all(torch.equal(one[key], found[key]) for key in one)

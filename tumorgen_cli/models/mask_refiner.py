@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,18 +18,26 @@ class MaskRefiner(nn.Module):
 
     Source: TumorGen, section 2.3.
     Deviation: The paper gives neither widths nor normalization. The coarse mask stays in the sum, so that the refiner
-        learns its correction and an untrained one already upsamples.
+        learns its correction and an untrained one already upsamples. A tumor may have several sub-labels.
 
     Args:
         feature_widths: Channels of the feature maps, from the latent grid upward.
         width: Channels on the finest level; each coarser level has twice as many.
         guided: Whether the decoder features are used.
-        mask_channels: Channels of the coarse mask.
+        mask_channels: Channels of the coarse masks, all together.
+        labels: Number of the tumor's sub-labels, L; 1 if it has one label.
     """
 
-    def __init__(self, feature_widths: Sequence[int], width: int, guided: bool = True, mask_channels: int = 1) -> None:
+    def __init__(
+        self,
+        feature_widths: Sequence[int],
+        width: int,
+        guided: bool = True,
+        mask_channels: int = 1,
+        labels: int = 1,
+    ) -> None:
         super().__init__()
-        self.guided = guided
+        self.guided, self.labels = guided, labels
         widths = [width * 2**level for level in reversed(range(len(feature_widths)))]
         self.entry = nn.Conv3d(mask_channels, widths[0], 3, padding=1)
         self.guides = nn.ModuleList(
@@ -38,13 +47,13 @@ class MaskRefiner(nn.Module):
         )
         self.levels = nn.ModuleList(_block(w, w) for w in widths)
         self.narrow = nn.ModuleList(nn.Conv3d(a, b, 1) for a, b in pairwise(widths))
-        self.exit = nn.Conv3d(widths[-1], 1, 3, padding=1)
+        self.exit = nn.Conv3d(widths[-1], labels, 3, padding=1)
 
     def forward(self, mask: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Logits of the refined mask (B, 1, X, Y, Z).
+        """Logits (B, L, X, Y, Z): of the refined mask of the whole tumor, then of each sub-label against the first.
 
         Args:
-            mask: Channels of the coarse mask (B, K, x, y, z) in [-1, 1], see `unpack_mask`.
+            mask: Channels of the coarse masks (B, L K, x, y, z) in [-1, 1], see `unpack_mask`.
             features: Decoder features, each of twice the resolution of the one before, from the latent grid upward.
         """
         hidden = self.entry(mask)
@@ -54,20 +63,42 @@ class MaskRefiner(nn.Module):
             if self.guided:
                 hidden = hidden + self.guides[level](features[level])
             hidden = hidden + block(hidden)
-        coarse = F.interpolate(unpack_mask(mask).float(), size=hidden.shape[2:], mode="trilinear", align_corners=False)
+        unpacked = unpack_mask(mask, self.labels).float()
+        coarse = F.interpolate(unpacked, size=hidden.shape[2:], mode="trilinear", align_corners=False)
+        if self.labels > 1:
+            own = split_sublabels((coarse + 1) / 2)
+            coarse = torch.cat([coarse[:, :1], own[:, 1:] - own[:, :1]], 1)
         out: Tensor = self.exit(hidden).float() + 4.0 * coarse
         return out
 
 
-def unpack_mask(mask: Tensor) -> Tensor:
-    """The channels of a mask (B, K, x, y, z) as one (B, 1, ...).
+def unpack_mask(mask: Tensor, labels: int = 1) -> Tensor:
+    """The channels of L masks (B, L K, x, y, z), those of each in turn, as one channel each (B, L, ...).
 
     One channel stays as it is. Eight are those of the eight parts of each cell, and give twice the latent grid.
     """
-    if mask.shape[1] == 1:
+    if mask.shape[1] == labels:
         return mask
     b, _, x, y, z = mask.shape
-    return mask.view(b, 2, 2, 2, x, y, z).permute(0, 4, 1, 5, 2, 6, 3).reshape(b, 1, 2 * x, 2 * y, 2 * z)
+    parts = mask.reshape(b * labels, 2, 2, 2, x, y, z).permute(0, 4, 1, 5, 2, 6, 3)
+    return parts.reshape(b, labels, 2 * x, 2 * y, 2 * z)
+
+
+def split_sublabels(masks: Tensor) -> Tensor:
+    """The share (B, L, X, Y, Z) of each sub-label, of masks (B, L, X, Y, Z) in [0, 1].
+
+    The masks are the whole tumor and each sub-label but the first, which is what they leave of the whole.
+    """
+    return torch.cat([masks[:, :1] - masks[:, 1:].sum(1, keepdim=True), masks[:, 1:]], 1)
+
+
+def sublabel_chances(logits: Tensor) -> Tensor:
+    """How likely each sub-label is in the tumor (B, L, X, Y, Z); they add up to 1.
+
+    Args:
+        logits: Those of a refiner (B, L, X, Y, Z).
+    """
+    return torch.cat([torch.zeros_like(logits[:, :1]), logits[:, 1:]], 1).softmax(1)
 
 
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:

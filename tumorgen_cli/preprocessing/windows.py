@@ -38,15 +38,35 @@ def cut_tumor_window(
         The scaled image, (C, *shape) in [-1, 1], and the tumors, (*shape) uint8: `OWN` in the component, `OTHER` in
         others, 0 elsewhere.
     """
+    image, tumors, _ = cut_sublabels_too(case, component, channels, shape, seed, spatial)
+    return image, tumors
+
+
+def cut_sublabels_too(
+    case: Case,
+    component: Component,
+    channels: Sequence[ChannelPlan],
+    shape: Shape,
+    seed: int | None,
+    spatial: bool = True,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Cut a window and its sub-labels: image and tumors of `cut_tumor_window`, and the tumors' voxel values (*shape).
+
+    The third is None if the tumor has one label. The draws do not depend on it.
+    """
     rng = np.random.default_rng(seed) if seed is not None else None
     start = place_window(component.box, case.record.shape, shape, rng)
     limits = np.array(case.record.limits, np.float32)
     image = scale(cut(case.image, start, shape), channels, limits)
     numbers = cut_mask(case.tumors, start, shape)
-    tumors = np.where(numbers == component.number, OWN, OTHER * (numbers > 0)).astype(np.float32)
+    masks = [np.where(numbers == component.number, OWN, OTHER * (numbers > 0)).astype(np.float32)]
+    if case.sublabels is not None:
+        masks.append(cut_mask(case.sublabels, start, shape).astype(np.float32))
+    stacked = np.stack(masks)
     if rng is not None:
-        image, tumors = augment(image, tumors, rng, spatial)
-    return image, tumors.astype(np.uint8)
+        image, stacked = augment(image, stacked, rng, spatial)
+    sublabels = None if case.sublabels is None else stacked[1].astype(case.sublabels.dtype)
+    return image, stacked[0].astype(np.uint8), sublabels
 
 
 def augment(
@@ -59,7 +79,8 @@ def augment(
 
     Args:
         image: The window, (C, X, Y, Z) in [-1, 1].
-        mask: Its tumors, (X, Y, Z); whole numbers, `OWN` for the tumor that must stay in the window.
+        mask: Its tumors, (X, Y, Z); whole numbers, `OWN` for the tumor that must stay in the window. Or several such
+            arrays, (M, X, Y, Z), of which the first holds that tumor.
         rng: Makes all random draws.
         spatial: Whether to rotate, scale and deform. Without it, the window is only mirrored and scaled in intensity.
 
@@ -69,7 +90,7 @@ def augment(
     from batchgenerators.augmentations.spatial_transformations import augment_mirroring, augment_spatial
 
     turn = np.pi / 12
-    data, label = image[None], mask[None, None]
+    data, label = image[None], mask.reshape(1, -1, *mask.shape[-3:])
     with seeded_numpy(int(rng.integers(2**31))):
         if spatial:
             data, label = augment_spatial(
@@ -94,9 +115,9 @@ def augment(
         data, label = augment_mirroring(data[0], label[0])
     gain = rng.uniform(0.85, 1.15)
     data = np.clip((data + 1) * gain - 1, -1, 1)
-    if not (label == OWN).any():  # the tumor was rotated out of the window
+    if not (label[0] == OWN).any():  # the tumor was rotated out of the window
         return image, mask
-    return np.ascontiguousarray(data, np.float32), np.ascontiguousarray(label[0], np.float32)
+    return np.ascontiguousarray(data, np.float32), np.ascontiguousarray(label.reshape(mask.shape), np.float32)
 
 
 def cut_mix(

@@ -51,6 +51,31 @@ def test_a_box_holds_its_tumor_and_no_neighbor(items):
         assert item["told"][3] == pytest.approx(4 * (4 / inside.sum()) ** (1 / 3) - 2)  # four cells of the box's
 
 
+def test_items_have_the_masks_of_sublabels_if_these_are_drawn(items):
+    """The same draws as without them."""
+    core = np.zeros((32, 32, 32), np.uint8)
+    core[8:12, 8:12, 8:16] = 1
+    latents = replace(items.latents, sublabels=np.packbits(core, axis=-1)[None, None, None])
+    assert (latents.labels, items.latents.labels) == (2, 1)
+    for sublabels in (False, True):
+        both = replace(items, latents=latents, config=replace(items.config, sublabels=sublabels))
+        assert both.labels == 1 + sublabels
+        for one, found in zip(draws(items, 5), draws(both, 5), strict=True):
+            assert found["mask"].shape == (8 * both.labels, 8, 8, 8)
+            assert len(found["noise"]) == 4 + len(found["mask"])
+            np.testing.assert_array_equal(found["mask"][:8], one["mask"])
+            np.testing.assert_array_equal(found["target"][:1], one["target"])
+            np.testing.assert_array_equal(found["target"][1:], core[None] if sublabels else one["target"][1:])
+            assert found["mask"][8:].sum() * 8 == found["target"][1:].sum()
+            np.testing.assert_array_equal(found["box"], one["box"])
+    place = np.packbits(np.ones((1, 32, 32, 32), np.uint8), axis=-1)
+    healthy = HealthyLatents(np.full((1, 4, 8, 8, 8), 7, np.float32), place)
+    free = replace(both, healthy=healthy, config=replace(both.config, healthy_share=1 - 1e-9)).draw(
+        np.random.default_rng(0)
+    )
+    assert (free["mask"].shape[0], free["target"].shape[0], free["mask"].any()) == (16, 2, False)
+
+
 def test_items_without_a_tumor_show_the_context(items):
     found = draws(replace(items, config=replace(items.config, healthy_share=0.5)), 100)
     free = [item for item in found if not item["mask"].any()]

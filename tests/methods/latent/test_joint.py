@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from tumorgen_cli.methods.latent.joint import cell_share, code_mask, mask_channels, to_flow, upsample_mask
-from tumorgen_cli.models.mask_refiner import unpack_mask
+from tumorgen_cli.methods.latent.joint import (
+    cell_share,
+    code_labels,
+    code_mask,
+    mask_channels,
+    of_whole,
+    to_flow,
+    upsample_mask,
+)
+from tumorgen_cli.metrics.overlap import dice
+from tumorgen_cli.models.mask_refiner import split_sublabels, unpack_mask
 from tumorgen_cli.tumors.boxes import latent_mask
 
 
@@ -50,3 +59,21 @@ def test_a_packed_mask_keeps_the_place_of_each_part():
     assert coded[0b100, 0, 1, 0] == 1
     unpacked = unpack_mask(torch.from_numpy(coded)[None])[0, 0].numpy()
     np.testing.assert_array_equal(unpacked, mask[::2, ::2, ::2])
+
+
+@pytest.mark.parametrize(("coding", "cell", "least"), [("mean", 2, 0.85), ("packed", 4, 0.85), ("packed", 2, 0.97)])
+def test_coded_sublabels_come_back(coding, cell, least):
+    """A core in a rim: both come back, and the whole is coded and comes back as it does alone."""
+    whole = ball()
+    core = (np.square(np.indices(whole.shape) - np.array([11, 8, 9]).reshape(3, 1, 1, 1)).sum(0) < 14).astype(np.uint8)
+    coded = torch.from_numpy(code_labels(np.stack([whole, core]), coding, cell))[None]
+    assert coded.shape[1] == mask_channels(coding, 2)
+    alone = torch.from_numpy(code_mask(whole, coding, cell))[None]
+    assert torch.equal(of_whole(coded, coding), alone)
+    assert torch.equal(torch.from_numpy(code_labels(whole[None], coding, cell))[None], alone)
+    masks = upsample_mask(to_flow(coded), cell, 2)
+    assert torch.equal(masks[:, :1], upsample_mask(to_flow(alone), cell))
+    likeliest = split_sublabels(masks)[0].argmax(0).numpy()
+    inside = masks[0, 0].numpy() >= 0.5
+    for number, true in enumerate((whole & ~core & 1, core)):
+        assert dice(inside & (likeliest == number), true > 0) > least

@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from tumorgen_cli.data.labels import values_of
 from tumorgen_cli.geometry import tight_box
 from tumorgen_cli.methods.base import Method
 from tumorgen_cli.methods.latent.autoencoder import load_cases
@@ -23,7 +24,7 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, Component
 from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
-from tumorgen_cli.preprocessing.windows import OWN, cut_tumor_window
+from tumorgen_cli.preprocessing.windows import OWN, cut_sublabels_too
 from tumorgen_cli.system import console
 from tumorgen_cli.system.arrays import prepare_cache, read_arrays, write_arrays
 from tumorgen_cli.system.errors import DataError, Fault
@@ -57,12 +58,15 @@ class TumorWindow:
         mask: (X, Y, Z) uint8, the tumors to learn.
         others: (X, Y, Z) uint8, tumors that belong to the surroundings.
         context: (C, X, Y, Z) in [-1, 1], the window without the tumors to learn; None if these are left in it.
+        sublabels: (L - 1, X, Y, Z) uint8, the masks of the sub-labels of the tumors to learn, but the first's; L is 1
+            if the data set's tumor has one label.
     """
 
     image: np.ndarray
     mask: np.ndarray
     others: np.ndarray
     context: np.ndarray | None
+    sublabels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class EncodedWindow:
         others: (X, Y, Z) uint8, see `TumorWindow`.
         character: (3 C,) float32, the traits (`metrics.traits.describe_traits`) of the tumors to learn: contrast,
             heterogeneity and core ratio in each channel.
+        sublabels: (L - 1, X, Y, Z) uint8, see `TumorWindow`.
     """
 
     latent: np.ndarray
@@ -84,6 +89,12 @@ class EncodedWindow:
     mask: np.ndarray
     others: np.ndarray
     character: np.ndarray
+    sublabels: np.ndarray
+
+    @property
+    def masks(self) -> np.ndarray:
+        """The masks (L, X, Y, Z) of the tumors to learn, as `latent.joint` has them."""
+        return np.concatenate([self.mask[None], self.sublabels])
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,7 @@ class Latents:
         masks: masks on the working grid, (N, copies, X, Y, Z / 8), bits packed along z.
         others: the same of the tumors that belong to the surroundings.
         characters: (N, copies, 3 C) float32.
+        sublabels: masks of the sub-labels, (N, copies, L - 1, X, Y, Z / 8), bits packed along z; None if L is 1.
     """
 
     latents: np.ndarray
@@ -103,6 +115,12 @@ class Latents:
     masks: np.ndarray
     others: np.ndarray
     characters: np.ndarray
+    sublabels: np.ndarray | None = None
+
+    @property
+    def labels(self) -> int:
+        """L, the number of the tumor's sub-labels."""
+        return 1 if self.sublabels is None else 1 + self.sublabels.shape[2]
 
     def draw(self, rng: np.random.Generator) -> EncodedWindow:
         """A random copy of a random tumor."""
@@ -114,7 +132,8 @@ class Latents:
         latent = self.latents[at]
         mask, others = (np.unpackbits(packed[at], axis=-1) for packed in (self.masks, self.others))
         context = latent if self.contexts is None else self.contexts[at]
-        return EncodedWindow(latent, context, mask, others, self.characters[at])
+        sublabels = mask[None][:0] if self.sublabels is None else np.unpackbits(self.sublabels[at], axis=-1)
+        return EncodedWindow(latent, context, mask, others, self.characters[at], sublabels)
 
 
 @dataclass(frozen=True)
@@ -128,6 +147,7 @@ class HeldOut:
         context: (1, L, x, y, z), see `EncodedWindow`.
         mask: (X, Y, Z) uint8, the tumors of the window that are to be drawn anew.
         character: (3 C,), see `EncodedWindow`.
+        sublabels: (L - 1, X, Y, Z) uint8, see `TumorWindow`.
     """
 
     name: str
@@ -136,6 +156,12 @@ class HeldOut:
     context: Tensor
     mask: np.ndarray
     character: np.ndarray
+    sublabels: np.ndarray
+
+    @property
+    def masks(self) -> np.ndarray:
+        """The masks (L, X, Y, Z) of these tumors, as `latent.joint` has them."""
+        return np.concatenate([self.mask[None], self.sublabels])
 
 
 class LatentCache:
@@ -174,6 +200,8 @@ class LatentCache:
                 }
                 if self.cell or self.masked:
                     part["contexts"] = np.stack([window.context for window in windows])
+                if len(windows[0].sublabels):
+                    part["sublabels"] = np.packbits(np.stack([window.sublabels for window in windows]), axis=-1)
                 write_arrays(path, part)
             parts.append(part)
         tick(len(self.candidates), "")
@@ -182,7 +210,9 @@ class LatentCache:
             return np.stack([part[name] for part in parts])
 
         contexts = stacked("contexts") if self.cell or self.masked else None
-        return Latents(stacked("latents"), contexts, stacked("masks"), stacked("others"), stacked("characters"))
+        sublabels = stacked("sublabels") if "sublabels" in parts[0] else None
+        masks, others = stacked("masks"), stacked("others")
+        return Latents(stacked("latents"), contexts, masks, others, stacked("characters"), sublabels)
 
     def encode(self, encoder: Codec, plan: Plan, device: str, candidate: Candidate, copy: int) -> EncodedWindow:
         """Encode one copy of a candidate's window."""
@@ -196,6 +226,7 @@ class LatentCache:
             window.mask,
             window.others,
             describe_character(plan, candidate, window.image, window.mask),
+            window.sublabels,
         )
 
 
@@ -236,10 +267,10 @@ def candidate_window(
     """
     seed = derive_seed(plan.seed, candidate.name, copy) % 2**32 if copy else None
     case = candidate.case
-    image, tumors = cut_tumor_window(case, candidate.component, plan.channels, plan.window.shape, seed)
+    image, tumors, values = cut_sublabels_too(case, candidate.component, plan.channels, plan.window.shape, seed)
     if cell is None:
-        context = image * (tumors == 0) if masked else None
-        return TumorWindow(image, (tumors > 0).astype(np.uint8), np.zeros_like(tumors), context)
+        context, mask = image * (tumors == 0) if masked else None, (tumors > 0).astype(np.uint8)
+        return TumorWindow(image, mask, np.zeros_like(tumors), context, _sublabel_masks(plan, mask, values))
     tight = tight_box(tumors == OWN)
     assert tight is not None  # every copy shows its tumor
     box = voxel_box(latent_box(tight, cell), cell)
@@ -255,7 +286,15 @@ def candidate_window(
         derive_seed(plan.seed, candidate.name, copy, "removal"),
     )
     others = ((tumors > 0) & (mask == 0)).astype(np.uint8)
-    return TumorWindow(image, mask, others, scale(without, plan.channels, limits))
+    context = scale(without, plan.channels, limits)
+    return TumorWindow(image, mask, others, context, _sublabel_masks(plan, mask, values))
+
+
+def _sublabel_masks(plan: Plan, mask: np.ndarray, values: np.ndarray | None) -> np.ndarray:
+    """The masks (L - 1, X, Y, Z) of all sub-labels but the first, of the tumors of a mask (X, Y, Z)."""
+    if values is None:
+        return mask[None][:0]
+    return np.stack([mask * (values == value) for value in values_of(plan.tumor_label)[1:]])
 
 
 def training_latents(
@@ -294,6 +333,7 @@ def training_latents(
             names,
             plan.paste if removed else None,
             *(["masked"] if masked else []),
+            *([] if isinstance(plan.tumor_label, int) else [plan.tumor_label]),  # windows hold sub-labels
         ]
     )
     cell = method.cell if removed else None
@@ -333,5 +373,6 @@ def held_out_windows(
         with inference_context(plan.precision, method.device):
             latents = [encoder.encode(picture) for picture in pictures]
         character = describe_character(plan, candidate, window.image, window.mask)
-        found.append(HeldOut(candidate.name, pictures[0], latents[0], latents[-1], window.mask, character))
+        of_window = window.mask, character, window.sublabels
+        found.append(HeldOut(candidate.name, pictures[0], latents[0], latents[-1], *of_window))
     return found

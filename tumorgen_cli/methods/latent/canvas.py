@@ -221,3 +221,20 @@ def _place_mask(canvas: Canvas, share: np.ndarray) -> np.ndarray:
     mask = np.zeros(canvas.request.image.shape[1:], np.float32)
     mask[canvas.request.place.slices] = share[canvas.in_region(canvas.request.place).slices]
     return mask
+
+
+def place_sublabels(canvas: Canvas, values: np.ndarray, mask: np.ndarray, single: bool) -> np.ndarray:
+    """The region's sub-labels in the window (X, Y, Z), zero outside the tumor.
+
+    Args:
+        canvas: The encoded window.
+        values: The voxel value of the likeliest sub-label at each voxel of the region (X, Y, Z).
+        mask: The window's mask (X, Y, Z) in [0, 1].
+        single: Whether the tumor has one sub-label: that of most of its voxels.
+    """
+    placed = np.zeros(mask.shape, values.dtype)
+    placed[canvas.request.place.slices] = values[canvas.in_region(canvas.request.place).slices]
+    inside = mask >= 0.5
+    if single and inside.any():
+        placed[inside] = np.bincount(placed[inside]).argmax()
+    return np.where(inside, placed, 0)

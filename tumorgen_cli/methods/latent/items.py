@@ -17,7 +17,7 @@ from tumorgen_cli.methods.base import Method
 from tumorgen_cli.methods.latent.cache import HeldOut, Latents, held_out_windows, training_latents
 from tumorgen_cli.methods.latent.condition import Condition, Known, Wanted
 from tumorgen_cli.methods.latent.healthy import HealthyLatents, healthy_latents
-from tumorgen_cli.methods.latent.joint import code_mask
+from tumorgen_cli.methods.latent.joint import code_labels
 from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig, box_alpha
 from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.preprocessing.cases import Case
@@ -45,7 +45,7 @@ class TrainingItems:
     healthy: HealthyLatents | None
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
-        """An item, with a new box, noise and time; `target` is its mask on the working grid.
+        """An item, with a new box, noise and time; `target` are its masks (L, X, Y, Z) on the working grid.
 
         In a share `healthy_share` of the items there is no tumor: in windows of healthy scans or, without such scans,
         in those from which tumors are removed, if they are. A field that is told no volume could not tell such items
@@ -57,19 +57,19 @@ class TrainingItems:
         if free and self.healthy is not None:
             latent, place = self.healthy.draw(rng)
             context, box = latent, draw_box(latent_mask(place, self.cell), self.alpha, rng)
-            mask = np.zeros_like(place)
+            masks = np.zeros((self.labels, *place.shape), place.dtype)
         else:
             drawn = self.latents.draw(rng)
-            latent, context, mask = drawn.latent, drawn.context, drawn.mask
-            soft, others = latent_mask(mask, self.cell), latent_mask(drawn.others, self.cell)
+            latent, context, masks = drawn.latent, drawn.context, drawn.masks[: self.labels]
+            soft, others = latent_mask(drawn.mask, self.cell), latent_mask(drawn.others, self.cell)
             box = draw_box(soft, self.alpha, rng, others)
             if free:
-                latent, mask = context, np.zeros_like(mask)
+                latent, masks = context, np.zeros_like(masks)
         told = None
         if rng.random() >= c.dropout:
             character = np.full(self.latents.characters.shape[-1], np.nan) if free else drawn.character
-            told = Wanted(character, fill_of(mask, box, self.cell))
-        coded = code_mask(mask, c.mask_coding, self.cell)
+            told = Wanted(character, fill_of(masks[0], box, self.cell))
+        coded = code_labels(masks, c.mask_coding, self.cell)
         return {
             "latent": latent,
             "context": context,
@@ -77,9 +77,14 @@ class TrainingItems:
             "box": box_mask(box, as_triple(latent.shape[1:]))[None],
             "noise": rng.standard_normal((len(latent) + len(coded), *latent.shape[1:]), np.float32),
             "uniform": np.float32(rng.random()),
-            "target": mask[None].astype(np.float32),
+            "target": masks.astype(np.float32),
             "told": self.condition.tell(told, known=self._known),
         }
+
+    @property
+    def labels(self) -> int:
+        """The number of masks of an item: that of the tumor's sub-labels, or 1 if they are drawn as one."""
+        return self.latents.labels if self.config.sublabels else 1
 
     @functools.cached_property
     def _known(self) -> Known | None:

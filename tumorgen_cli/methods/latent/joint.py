@@ -3,6 +3,12 @@
 Source: x = [z, m] of TumorGen, section 2.2.
 Deviation: The mask lies in [-1, 1], where it has the spread of noise and latents. With values in [0, 1] masks leak from
     the box. It may have several channels (`MaskCoding`).
+
+A tumor with L sub-labels, such as edema and core, has L masks: the whole tumor first, then each sub-label but the
+first, which is what the others leave of the whole. One label has one mask, the paper's. The whole has channels of its
+own, so that the losses that know one mask (eqs. 5 and 6) are of the same mask for every L, and a voxel with a wrong
+sub-label costs the outline nothing. If each sub-label had a mask and the whole were their union, the outline would
+bear the errors of L masks. A mask of the first sub-label would say again what the others say.
 """
 
 from __future__ import annotations
@@ -22,9 +28,9 @@ from tumorgen_cli.tumors.boxes import latent_mask
 MaskCoding = Literal["mean", "packed"]
 
 
-def mask_channels(coding: MaskCoding) -> int:
-    """The number of channels of a mask."""
-    return 8 if coding == "packed" else 1
+def mask_channels(coding: MaskCoding, labels: int = 1) -> int:
+    """The number of channels of the masks of a tumor with so many sub-labels."""
+    return labels * (8 if coding == "packed" else 1)
 
 
 def code_mask(mask: np.ndarray, coding: MaskCoding, cell: int) -> np.ndarray:
@@ -34,6 +40,16 @@ def code_mask(mask: np.ndarray, coding: MaskCoding, cell: int) -> np.ndarray:
         halves = latent_mask(mask, cell // 2).reshape(x, 2, y, 2, z, 2)
         return np.ascontiguousarray(halves.transpose(1, 3, 5, 0, 2, 4).reshape(8, x, y, z))
     return latent_mask(mask, cell)[None]
+
+
+def code_labels(masks: np.ndarray, coding: MaskCoding, cell: int) -> np.ndarray:
+    """The masks (L, X, Y, Z) of a tumor as channels (L K, x, y, z): those of each mask (`code_mask`) in turn."""
+    return np.concatenate([code_mask(mask, coding, cell) for mask in masks])
+
+
+def of_whole(masks: Tensor, coding: MaskCoding) -> Tensor:
+    """The channels (B, K, x, y, z) of the whole tumor, of those of all masks (B, L K, x, y, z)."""
+    return masks[:, : mask_channels(coding)]
 
 
 def to_flow(mask: Tensor) -> Tensor:
@@ -57,7 +73,7 @@ def without_tumor(latent: Tensor, channels: int = 1) -> Tensor:
     return torch.cat([latent, empty], 1)
 
 
-def upsample_mask(mask: Tensor, cell: int) -> Tensor:
-    """A coarse mask (B, K, x, y, z) in [-1, 1] on the working grid, in [0, 1]: the mask without a refiner."""
+def upsample_mask(mask: Tensor, cell: int, labels: int = 1) -> Tensor:
+    """Coarse masks (B, L K, x, y, z) in [-1, 1] on the working grid (B, L, ...), in [0, 1]: those without a refiner."""
     size = [cell * n for n in mask.shape[2:]]
-    return from_flow(F.interpolate(unpack_mask(mask), size=size, mode="trilinear"))
+    return from_flow(F.interpolate(unpack_mask(mask, labels), size=size, mode="trilinear"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,15 +16,22 @@ from torch import Tensor
 
 from tumorgen_cli.geometry import Box, as_triple, tight_box, widened
 from tumorgen_cli.methods.base import Request, Sampling, Synthetic
-from tumorgen_cli.methods.latent.canvas import Canvas, closeness, open_canvas, paint, roughen_mask
+from tumorgen_cli.methods.latent.canvas import (
+    Canvas,
+    closeness,
+    open_canvas,
+    paint,
+    place_sublabels,
+    roughen_mask,
+)
 from tumorgen_cli.methods.latent.condition import Condition, Wanted
 from tumorgen_cli.methods.latent.joint import mask_channels, upsample_mask, without_tumor
 from tumorgen_cli.methods.latent.quality import inference_context
-from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig, box_alpha
+from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig, box_alpha, drawn_labels
 from tumorgen_cli.metrics.traits import FIELDS
 from tumorgen_cli.models import rectified_flow
 from tumorgen_cli.models.flow_unet import FlowUNet
-from tumorgen_cli.models.mask_refiner import MaskRefiner
+from tumorgen_cli.models.mask_refiner import MaskRefiner, split_sublabels, sublabel_chances
 from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.tumors.masks import largest_part
@@ -90,10 +97,22 @@ def flow_start(noise: Tensor, context: Tensor, config: FlowConfig) -> Tensor:
 
 
 class TumorSampler:
-    """Draws tumors with the trained networks."""
+    """Draws tumors with the trained networks.
 
-    def __init__(self, config: TumorFlowConfig, plan: Plan, device: str, networks: Networks) -> None:
-        self.config, self.plan, self.device, self.networks = config, plan, device, networks
+    Attributes:
+        config: Settings of the networks and of the synthesis.
+        plan: The plan.
+        device: Where the networks are.
+        networks: The networks.
+        single: Whether a tumor gets one sub-label, that of most of its voxels.
+        labels: The voxel values that its masks tell apart.
+    """
+
+    def __init__(
+        self, config: TumorFlowConfig, plan: Plan, device: str, networks: Networks, single: bool = False
+    ) -> None:
+        self.config, self.plan, self.device, self.networks, self.single = config, plan, device, networks, single
+        self.labels = drawn_labels(config.flow, plan)
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         """Draw a tumor for a request: sample, decode the box with its halo, refine the mask, paint."""
@@ -103,17 +122,20 @@ class TumorSampler:
         settings = FlowSettings(seed, sampling.steps or c.steps, solver)
         wanted = self.draw_tumor(canvas.latent_box, seed, sampling.kind)
         joint = self.sample(canvas.latent, canvas.box, wanted, settings)
-        picture, refined = self.decode(joint[canvas.cells])
+        picture, refined, sublabels = self.decode(joint[canvas.cells])
         if self.config.flow.context == "healthy":  # a box of such a field holds one tumor
             refined = largest_part(refined)
         image, mask = self.paint(canvas, picture, refined, seed)
         drawn = {"steps": settings.steps, "solver": settings.solver, **self._record(wanted)}
+        if sublabels is not None:
+            sublabels = place_sublabels(canvas, sublabels, mask, self.single)
+        made = Synthetic(image, mask, drawn, sublabels=sublabels)
         if not c.keep_cells:
-            return Synthetic(image, mask, drawn)
+            return made
         share = closeness(mask, request.spacing_mm, c.keep_cells * self.cell_mm)
         # with the host's own texture, its detail finer than the working grid stays, too
         kept = np.ones_like(mask) if c.texture == "host" else 1 - share
-        return Synthetic(request.image + share * (image - request.image), mask, drawn, kept)
+        return replace(made, image=request.image + share * (image - request.image), kept=kept)
 
     @property
     def cell_mm(self) -> float:
@@ -142,7 +164,7 @@ class TumorSampler:
             (1, L + K, x, y, z), the mask's channels last, in the flow's range.
         """
         condition, c = self.networks.condition, self.config.sampling
-        joint = without_tumor(latent, mask_channels(self.config.flow.mask_coding))
+        joint = without_tumor(latent, mask_channels(self.config.flow.mask_coding, len(self.labels)))
         seen = (slice(None), slice(None), *self._seen(box).slices)
         near, inside = latent[seen], box[seen]
         told = [condition.tell(wanted, c.emphasis)]
@@ -162,16 +184,29 @@ class TumorSampler:
             return Box((0, 0, 0), window)
         return widened(cells.grown(margin, window), 2 ** (len(self.config.flow.widths) - 1), window)
 
-    def decode(self, joint: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The scaled image (C, X, Y, Z) and the mask (X, Y, Z) in [0, 1] of a joint variable (1, L + K, x, y, z)."""
+    def decode(self, joint: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Decode a joint variable (1, L + K, x, y, z).
+
+        Returns:
+            The scaled image (C, X, Y, Z), the mask of the whole tumor (X, Y, Z) in [0, 1], and the voxel value of the
+            likeliest sub-label at each voxel (X, Y, Z), None if masks tell none apart.
+        """
         latent, mask = joint.tensor_split([self.config.vae.latent_channels], 1)
+        several = len(self.labels) > 1
         with inference_context(self.plan.precision, self.device):
             image, features = self.networks.vae.decode_with_features(latent)
             if self.config.refiner.enabled:
-                refined = torch.sigmoid(self.networks.refiner(mask.clamp(-1, 1), features))
+                logits = self.networks.refiner(mask.clamp(-1, 1), features)
+                refined = torch.sigmoid(logits[:, :1])
+                scores = sublabel_chances(logits) if several else None
             else:
-                refined = upsample_mask(mask, self.config.vae.downsampling)
-        return image[0].float().cpu().numpy(), refined[0, 0].float().cpu().numpy()
+                masks = upsample_mask(mask, self.config.vae.downsampling, len(self.labels))
+                refined, scores = masks[:, :1], split_sublabels(masks) if several else None
+        sublabels = None
+        if scores is not None:
+            values = np.array(self.labels, np.min_scalar_type(max(self.labels)))
+            sublabels = values[scores[0].argmax(0).cpu().numpy()]
+        return image[0].float().cpu().numpy(), refined[0, 0].float().cpu().numpy(), sublabels
 
     def paint(
         self, canvas: Canvas, picture: np.ndarray, refined: np.ndarray, seed: int

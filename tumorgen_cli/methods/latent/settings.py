@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tumorgen_cli.data.labels import values_of
 from tumorgen_cli.methods.latent.autoencoder import VaeConfig
 from tumorgen_cli.methods.latent.canvas import Texture
 from tumorgen_cli.methods.latent.joint import MaskCoding
 from tumorgen_cli.models.flow_unet import Prediction
 from tumorgen_cli.models.rectified_flow import Solver
-from tumorgen_cli.planning.plan import WindowPlan
+from tumorgen_cli.planning.plan import Plan, WindowPlan
 from tumorgen_cli.planning.ranges import (
     Batch,
     Blocks,
@@ -70,6 +71,9 @@ class FlowConfig:
         dropout: share of the training items in which the field is not told character and volume.
         healthy_share: share of the training items without a tumor, for which the field is told a volume of 0: windows
             of healthy scans or, without such scans, those from which tumors are removed.
+        sublabels: whether a tumor with several sub-labels is drawn with them, so that each has a mask of its own
+            (`latent.joint`); otherwise they are one mask, and a rule chooses them afterwards. Of a tumor with one
+            label it changes nothing.
     """
 
     widths: LatentWidths
@@ -96,6 +100,7 @@ class FlowConfig:
     volume: bool
     dropout: ShareBelowOne
     healthy_share: ShareBelowOne
+    sublabels: bool = False
 
     def __post_init__(self) -> None:
         if self.start == "healthy" and self.context == "scan":
@@ -179,6 +184,12 @@ class TumorFlowConfig:
     flow: FlowConfig
     refiner: RefinerConfig
     sampling: FlowSampling
+
+
+def drawn_labels(config: FlowConfig, plan: Plan) -> tuple[int, ...]:
+    """The voxel values that masks tell apart: the tumor's sub-labels; one value if it has one, or if none are drawn."""
+    values = values_of(plan.tumor_label)
+    return values if config.sublabels else values[:1]
 
 
 def box_alpha(config: TumorFlowConfig, window: WindowPlan) -> float:

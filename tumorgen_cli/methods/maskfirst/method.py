@@ -27,7 +27,7 @@ from tumorgen_cli.methods.latent.items import TrainingItems, held_out_tumors, kn
 from tumorgen_cli.methods.latent.joint import mask_channels
 from tumorgen_cli.methods.latent.quality import largest_tumor_slice
 from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start
-from tumorgen_cli.methods.latent.settings import TumorFlowConfig
+from tumorgen_cli.methods.latent.settings import TumorFlowConfig, drawn_labels
 from tumorgen_cli.methods.maskfirst.objectives import (
     Flows,
     MaskFirstRefinerObjective,
@@ -43,6 +43,7 @@ from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import REPLAN, Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import from_plain, hash_value
@@ -89,6 +90,7 @@ class MaskFirst(Method):
         shared = from_plain(TumorFlowConfig, plan.methods[_OWNER], f"plan.json methods.{_OWNER}", REPLAN)
         refined = self.config.refined and shared.refiner.enabled
         self.shared = replace(shared, refiner=replace(shared.refiner, enabled=refined))
+        self.labels = len(drawn_labels(shared.flow, plan))
         self.cell = shared.vae.downsampling
         self.keeps_background = shared.sampling.keep_cells > 0
         self.kinds = tuple(KINDS) if shared.flow.character else ()
@@ -117,27 +119,28 @@ class MaskFirst(Method):
     @cached_property
     def mask_net(self) -> FlowUNet:
         """The flow of the mask."""
-        c, masks = self.shared.flow, mask_channels(self.shared.flow.mask_coding)
+        c, masks = self.shared.flow, mask_channels(self.shared.flow.mask_coding, self.labels)
         return FlowUNet(masks + self.condition.channels, masks, c.widths, c.res_blocks, c.predicts)
 
     @cached_property
     def tumor_net(self) -> FlowUNet:
         """The flow of the tumor's latents; its input ends with the mask."""
         c, latents = self.shared.flow, self.shared.vae.latent_channels
-        channels = latents + self.condition.channels + mask_channels(c.mask_coding)
+        channels = latents + self.condition.channels + mask_channels(c.mask_coding, self.labels)
         return FlowUNet(channels, latents, c.widths, c.res_blocks, c.predicts)
 
     @cached_property
     def refiner(self) -> MaskRefiner:
         """The mask refiner."""
-        c, masks = self.shared.refiner, mask_channels(self.shared.flow.mask_coding)
-        return MaskRefiner(self.vae.feature_widths, c.width, c.guided, masks)
+        c, masks = self.shared.refiner, mask_channels(self.shared.flow.mask_coding, self.labels)
+        return MaskRefiner(self.vae.feature_widths, c.width, c.guided, masks, self.labels)
 
     @cached_property
     def sampler(self) -> TumorSampler:
         """TumorGen's synthesis with these networks."""
         networks = Networks(self.vae, self._draw, self.condition, self.refiner.to(self.device))
-        return TumorSampler(self.shared, self.plan, self.device, networks)
+        single = self.labels > 1 and read_sublabel_rule(self.workspace).whole
+        return TumorSampler(self.shared, self.plan, self.device, networks, single)
 
     # -- training ----------------------------------------------------------------------------------------------
     def folder(self, stage: str) -> Path:
@@ -245,7 +248,7 @@ class MaskFirst(Method):
             for seed in (1, 2):
                 settings = FlowSettings(seed, self.shared.sampling.steps, "euler")
                 joint = self.sampler.sample(window.context, box, self.sampler.draw_tumor(cells, seed), settings)
-                image, refined = self.sampler.decode(joint)
+                image, refined, _ = self.sampler.decode(joint)
                 row += [image[main, :, :, axial]] if pictures else []
                 row.append(refined[:, :, axial] * 2 - 1)
             rows.append(row)

@@ -1,8 +1,8 @@
 """The losses of the mask's flow, of the tumor's flow, and of the mask refiner behind them.
 
 Shapes: latents (B, L, x, y, z), masks (B, K, x, y, z), boxes (B, 1, x, y, z), masks on the working grid
-(B, 1, X, Y, Z). A batch is one of TumorGen's: `latent`, `context`, `mask` in [0, 1], `box`, `noise`
-(B, L + K, x, y, z), `uniform` (B,), `told` (B, V), and for the refiner `target` and `clean` (B,), 0 or 1.
+(B, N, X, Y, Z), N as for TumorGen's. A batch is one of TumorGen's: `latent`, `context`, `mask` in [0, 1], `box`,
+`noise` (B, L + K, x, y, z), `uniform` (B,), `told` (B, V), and for the refiner `target` and `clean` (B,), 0 or 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tumorgen_cli.methods.latent.condition import Condition
-from tumorgen_cli.methods.latent.joint import cell_share, to_flow, without_tumor
+from tumorgen_cli.methods.latent.joint import cell_share, of_whole, to_flow, without_tumor
 from tumorgen_cli.methods.latent.refining import refined_mask_loss
 from tumorgen_cli.methods.latent.sampler import flow_start
 from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig
@@ -64,7 +64,8 @@ class TumorObjective(nn.Module):
         x_t = rectified_flow.path(start, latent, t)
         seen = self.condition(batch["context"], box, batch["told"])
         velocity = self.net(torch.cat([x_t, seen, to_flow(mask)], 1), t)
-        estimate, share = rectified_flow.estimate_data(x_t, velocity, t), cell_share(mask)
+        estimate = rectified_flow.estimate_data(x_t, velocity, t)
+        share = cell_share(of_whole(mask, c.mask_coding))
         loss = rectified_flow.velocity_loss(velocity, start, latent, 1 + (c.box_weight - 1) * box)
         terms = {"rfm": loss}
         if c.coarse_weight:

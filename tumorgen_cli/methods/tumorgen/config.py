@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tumorgen_cli.methods.latent.autoencoder import levels_for
 from tumorgen_cli.planning import rules
-from tumorgen_cli.planning.fingerprint import TumorFacts
+from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, WindowPlan
 from tumorgen_cli.system.devices import DeviceBudget
 
 _FREE = "the paper gives none; not tuned"
 
 
-def plan_tumorgen(d: Decisions, tumors: Sequence[TumorFacts], window: WindowPlan, budget: DeviceBudget) -> None:
-    """Take every field of a `TumorFlowConfig` into `d`; `tumors` are the training tumors."""
+def plan_tumorgen(d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
+    """Take every field of a `TumorFlowConfig` into `d`; `fingerprint` holds the training cases."""
+    tumors = fingerprint.tumors
     _plan_vae(d.within("vae"), rules.tumor_sizes(tumors), window, budget)
     _plan_flow(d.within("flow"), len(tumors), budget)
+    several, reason = not isinstance(fingerprint.tumor_label, int), "drawn with the tumor, where it has several"
+    d.take("flow.sublabels", several, f"{reason}; false: chosen afterwards, by a rule", labels=fingerprint.tumor_label)
     _plan_refiner(d.within("refiner"), budget)
     _plan_sampling(d.within("sampling"))
 

@@ -28,10 +28,10 @@ from tumorgen_cli.methods.latent.items import (
     known_tumors,
     training_items,
 )
-from tumorgen_cli.methods.latent.joint import code_mask, mask_channels, to_flow
+from tumorgen_cli.methods.latent.joint import code_labels, mask_channels, to_flow
 from tumorgen_cli.methods.latent.quality import QUALITY_TIMES, inference_context, largest_tumor_slice
 from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start
-from tumorgen_cli.methods.latent.settings import TumorFlowConfig
+from tumorgen_cli.methods.latent.settings import TumorFlowConfig, drawn_labels
 from tumorgen_cli.methods.tumorgen.config import plan_tumorgen
 from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective
 from tumorgen_cli.metrics.traits import KINDS
@@ -42,6 +42,7 @@ from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
@@ -68,12 +69,14 @@ class TumorGen(Method):
         "`flow.character` and `flow.volume` are off. The refiner trains after the flow unless `refiner.joint` is on, "
         "and its loss has a Dice term and weighs tumor voxels more unless `refiner.balanced` is off. The host's own "
         "noise stays in the box unless `sampling.texture` is `none`. Only the surroundings of the tumor are painted, "
-        "not the whole box, unless `sampling.keep_cells` is 0. The preset `paper` sets all of these as published."
+        "not the whole box, unless `sampling.keep_cells` is 0. Sub-labels of a tumor have masks of their own unless "
+        "`flow.sublabels` is off. The preset `paper` sets all of these as published."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
         super().__init__(plan, workspace, device)
         self.config = plan.section(self.name, TumorFlowConfig)
+        self.labels = len(drawn_labels(self.config.flow, plan))
         self.cell = self.config.vae.downsampling
         self.keeps_background = self.config.sampling.keep_cells > 0
         self.kinds = tuple(KINDS) if self.config.flow.character else ()
@@ -86,7 +89,7 @@ class TumorGen(Method):
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
         """Take every field of `TumorFlowConfig` into `d`."""
-        plan_tumorgen(d, fingerprint.tumors, window, budget)
+        plan_tumorgen(d, fingerprint, window, budget)
 
     # -- networks ----------------------------------------------------------------------------------------------
     @cached_property
@@ -98,7 +101,7 @@ class TumorGen(Method):
     def net(self) -> FlowUNet:
         """The vector field."""
         c, latent = self.config.flow, self.config.vae.latent_channels
-        joint = latent + mask_channels(c.mask_coding)
+        joint = latent + mask_channels(c.mask_coding, self.labels)
         return FlowUNet(joint + self.condition.channels, joint, c.widths, c.res_blocks, c.predicts)
 
     @cached_property
@@ -109,14 +112,15 @@ class TumorGen(Method):
     @cached_property
     def refiner(self) -> MaskRefiner:
         """The mask refiner."""
-        c, masks = self.config.refiner, mask_channels(self.config.flow.mask_coding)
-        return MaskRefiner(self.vae.feature_widths, c.width, c.guided, masks)
+        c, masks = self.config.refiner, mask_channels(self.config.flow.mask_coding, self.labels)
+        return MaskRefiner(self.vae.feature_widths, c.width, c.guided, masks, self.labels)
 
     @cached_property
     def sampler(self) -> TumorSampler:
         """The synthesis with these networks."""
         networks = Networks(self.vae, self._draw, self.condition, self.refiner.to(self.device))
-        return TumorSampler(self.config, self.plan, self.device, networks)
+        single = self.labels > 1 and read_sublabel_rule(self.workspace).whole
+        return TumorSampler(self.config, self.plan, self.device, networks, single)
 
     def _field(self) -> dict[str, nn.Module]:
         """The vector field and its condition, as they are saved."""
@@ -239,8 +243,8 @@ class TumorGen(Method):
             number: Number of the noise.
         """
         c, errors = self.config.flow, []
-        mask = torch.from_numpy(code_mask(window.mask, c.mask_coding, self.cell))[None].to(self.device)
-        data = torch.cat([window.latent, to_flow(mask)], 1)
+        masks = code_labels(window.masks[: self.labels], c.mask_coding, self.cell)
+        data = torch.cat([window.latent, to_flow(torch.from_numpy(masks)[None].to(self.device))], 1)
         wanted = Wanted(window.character, fill_of(window.mask, box, self.cell))
         told = torch.from_numpy(self.condition.tell(wanted))[None].to(self.device)
         condition = self.condition(window.context, inside, told)
@@ -267,7 +271,7 @@ class TumorGen(Method):
             for seed in (1, 2):
                 settings = FlowSettings(seed, self.config.sampling.steps, "euler")
                 joint = self.sampler.sample(window.context, box, self.sampler.draw_tumor(cells, seed), settings)
-                image, refined = self.sampler.decode(joint)
+                image, refined, _ = self.sampler.decode(joint)
                 row += [image[main, :, :, axial], refined[:, :, axial] * 2 - 1]
             rows.append(row)
             names.append(window.name)

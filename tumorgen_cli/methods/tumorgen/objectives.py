@@ -1,7 +1,7 @@
 """The losses of the vector field (SC-VFE) and of the mask refiner (VMR).
 
 Shapes: latents (B, L, x, y, z), masks (B, K, x, y, z), boxes (B, 1, x, y, z), masks on the working grid
-(B, 1, X, Y, Z).
+(B, N, X, Y, Z). N is 1, or the number of sub-labels that are drawn; K are the channels of all N masks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from tumorgen_cli.methods.latent.condition import Condition
-from tumorgen_cli.methods.latent.joint import cell_share, from_flow, to_flow, without_tumor
+from tumorgen_cli.methods.latent.joint import (
+    cell_share,
+    from_flow,
+    mask_channels,
+    of_whole,
+    to_flow,
+    without_tumor,
+)
 from tumorgen_cli.methods.latent.refining import refined_mask_loss
 from tumorgen_cli.methods.latent.sampler import flow_start
 from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig
@@ -28,7 +35,7 @@ class FlowObjective(nn.Module):
 
     Source: TumorGen, eqs. 3 to 7.
     Deviation: L_rfm weighs the box and the mask's channels by `box_weight` and `mask_weight`. L_rec is that of one
-        item of the batch, which has the same mean.
+        item of the batch, which has the same mean. Of a tumor with several sub-labels, L_fine is of the whole.
     """
 
     def __init__(self, net: FlowUNet, condition: Condition, config: FlowConfig, joint: RefinerObjective | None) -> None:
@@ -41,7 +48,7 @@ class FlowObjective(nn.Module):
         Args:
             batch: `latent` and `context` (B, L, x, y, z), `mask` (B, K, x, y, z) in [0, 1], `box` (B, 1, x, y, z),
                 `noise` (B, L + K, x, y, z), `uniform` (B,), `told` (B, V), and with a joint refiner `target`
-                (B, 1, X, Y, Z).
+                (B, N, X, Y, Z).
         """
         c, latent, mask = self.config, batch["latent"], batch["mask"]
         t = rectified_flow.draw_time(batch["uniform"], c.time_schedule)
@@ -50,7 +57,8 @@ class FlowObjective(nn.Module):
         x_t = rectified_flow.path(start, data, t)
         condition = self.condition(batch["context"], batch["box"], batch["told"])
         velocity = self.net(torch.cat([x_t, condition], 1), t)
-        weight = velocity_weight(batch["box"], latent.shape[1], mask.shape[1], c)
+        of_latents, of_mask = latent.shape[1], mask_channels(c.mask_coding)
+        weight = velocity_weight(batch["box"], (of_latents, of_mask, mask.shape[1] - of_mask), c)
         terms = {"rfm": rectified_flow.velocity_loss(velocity, start, data, weight)}
         estimate = rectified_flow.estimate_data(x_t, velocity, t)
         latent_estimate, mask_estimate = estimate.tensor_split([latent.shape[1]], 1)
@@ -59,9 +67,10 @@ class FlowObjective(nn.Module):
             terms["coarse"] = rectified_flow.coarse_loss(latent_estimate, latent, batch["box"])
             loss = loss + c.coarse_weight * terms["coarse"]
         if c.fine_weight:
-            share, whole = cell_share(from_flow(mask_estimate)), c.fine_over == "window"
+            share, true = cell_share(of_whole(from_flow(mask_estimate), c.mask_coding)), of_whole(mask, c.mask_coding)
+            over_window = c.fine_over == "window"
             terms["fine"] = rectified_flow.fine_loss(
-                latent_estimate, share, latent, cell_share(mask), c.ssim_window, whole
+                latent_estimate, share, latent, cell_share(true), c.ssim_window, over_window
             )
             loss = loss + c.fine_weight * terms["fine"]
         if self.joint is not None:
@@ -70,17 +79,24 @@ class FlowObjective(nn.Module):
         return loss, {name: value.detach() for name, value in terms.items()}
 
 
-def velocity_weight(box: Tensor, latents: int, masks: int, config: FlowConfig) -> Tensor | None:
+def velocity_weight(box: Tensor, channels: tuple[int, int, int], config: FlowConfig) -> Tensor | None:
     """Weights (B, L + K, x, y, z) of L_rfm for a box (B, 1, x, y, z); None if all are equal, as in the paper.
 
-    The mask's K channels have together the weight of `mask_weight` latent channels.
+    The channels of the whole tumor's mask have together the weight of `mask_weight` latent channels, and those of all
+    sub-labels together as much again: more sub-labels take nothing more from latents and outline.
+
+    Args:
+        box: The box.
+        channels: Numbers of channels: of the latents, of the whole tumor's mask, of the masks of sub-labels.
+        config: The weights.
     """
-    if config.box_weight == 1 and config.mask_weight == masks == 1:
+    latents, whole, sublabels = channels
+    if config.box_weight == 1 and config.mask_weight == whole == 1 and not sublabels:
         return None
     cells = 1 + (config.box_weight - 1) * box
-    return torch.cat(
-        [cells.expand(-1, latents, -1, -1, -1), cells.expand(-1, masks, -1, -1, -1) * config.mask_weight / masks], 1
-    )
+    parts = [cells.expand(-1, latents, -1, -1, -1)]
+    parts += [cells.expand(-1, n, -1, -1, -1) * config.mask_weight / n for n in (whole, sublabels) if n]
+    return torch.cat(parts, 1)
 
 
 class RefinerObjective(nn.Module):
@@ -102,13 +118,13 @@ class RefinerObjective(nn.Module):
 
         Args:
             latent: (B, L, x, y, z).
-            mask: Coarse mask (B, K, x, y, z) in the flow's range.
-            target: True mask (B, 1, X, Y, Z) in [0, 1].
+            mask: Coarse masks (B, K, x, y, z) in the flow's range.
+            target: True masks (B, N, X, Y, Z) in [0, 1].
         """
         return refined_mask_loss(self.refiner, self._frozen[0], latent, mask, target, self.config.balanced)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss for a batch of `FlowObjective` with `target` (B, 1, X, Y, Z) and `clean` (B,), 0 or 1."""
+        """The loss for a batch of `FlowObjective` with `target` (B, N, X, Y, Z) and `clean` (B,), 0 or 1."""
         field = self._frozen[1]
         if field is None:
             raise ValueError("the refiner's own stage needs the trained flow")

@@ -71,7 +71,7 @@ def _step_seconds(method: TumorGen, objectives: Sequence[nn.Module], shape: Sequ
             cells[longest] = _LEAST_SIDE * math.ceil(cells[longest] / (2 * _LEAST_SIDE))
     latents, channels = method.config.vae.latent_channels, len(method.plan.channels)
     voxels = [method.config.vae.downsampling * n for n in cells]
-    masks = mask_channels(method.config.flow.mask_coding)
+    masks = mask_channels(method.config.flow.mask_coding, method.labels)
     noise = latents if isinstance(objectives[0], VaeObjective) else latents + masks  # the mask is noisy, too
     shapes = {
         "image": (channels, *voxels),
@@ -80,7 +80,7 @@ def _step_seconds(method: TumorGen, objectives: Sequence[nn.Module], shape: Sequ
         "context": (latents, *cells),
         "mask": (masks, *cells),
         "box": (1, *cells),
-        "target": (1, *voxels),
+        "target": (method.labels, *voxels),
         "told": (method.condition.values,),
         "planes": (3,),
         "uniform": (),
