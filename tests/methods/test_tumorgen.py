@@ -129,6 +129,20 @@ def test_another_share_without_a_tumor_makes_flow_and_refiner_stale(trained):
     assert [method.trained(stage) for stage in method.stages] == [True, False, False]
 
 
+def test_weights_of_another_tumor_are_stale(trained):
+    """Of a data set with several labels, the hash of its files does not tell which one is the tumor."""
+    plan = trained.plan()
+
+    def inputs(labels, tumor):
+        chosen = replace(plan, labels={"background": 0, **labels, "ignore": 9}, tumor_label=tumor)
+        return TumorGen(chosen, trained).inputs_hash("vae")
+
+    assert inputs({"tumor": 1}, 1) == TumorGen(plan, trained).inputs_hash("vae")
+    several = {"organ": 1, "edema": 2, "core": 3}
+    assert len({inputs(several, tumor) for tumor in (1, 2, (2, 3), (1, 2, 3))}) == 4
+    assert inputs({"whole tumor": (1, 2)}, (1, 2)) != inputs({"tumor": 1}, 1)
+
+
 def test_a_change_of_what_is_encoded_makes_flow_and_refiner_stale(trained, monkeypatch):
     """The definition of a character is not in the plan; the VAE gets no characters."""
     method = TumorGen(trained.plan(), trained)

@@ -94,7 +94,7 @@ def test_what_no_rule_tells_gets_the_commonest():
     assert "too few cases to check a rule" in str(alone)
     single = sublabels._fit(PLAN, [case("c", masks[0], masks[0] * 4, 0)], "hash")
     assert (single.values, single.commonest) == ((4,), 4)
-    assert str(single) == "sub-labels of painted tumors: all 4, the only one in training tumors"
+    assert str(single) == "sub-labels, for methods that draw none: all 4, the only one in training tumors"
 
 
 def test_a_rule_that_is_not_there_or_old_is_made_again(tmp_path):

@@ -216,7 +216,7 @@ class Method(ABC):
             plan.precision,
             plan.seed,
             self.workspace.splits().train,
-            *([] if isinstance(plan.tumor_label, int) else [plan.tumor_label]),
+            *chosen_labels(plan),
         ]
 
     def weights_hash(self, stage: str) -> str:
@@ -277,6 +277,12 @@ class Method(ABC):
             return False
         known = read_fields(begun, "delete it", inputs_hash=str)["inputs_hash"]
         return not self._is_ready(name) or bool(known != self.inputs_hash(name))
+
+
+def chosen_labels(plan: Plan) -> list[Any]:
+    """Which labels are the tumor, if the data set has others, too: the hash of its files does not tell."""
+    choice = plan.labels.keys() - {"background", "ignore"}
+    return [plan.tumor_label] if len(choice) > 1 or not isinstance(plan.tumor_label, int) else []
 
 
 def read_healthy(folder: Path) -> tuple[HealthyScan, ...]:

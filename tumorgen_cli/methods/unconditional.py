@@ -76,7 +76,7 @@ class Unconditional(Unconditioned):
         "An ablation of TumorGen (Liu, Chen et al. 2025, eq. 3): its flow without z^m, character and volume. "
         "Deviations: In place of a condition, the known region is put back at every step, as in Avrahami et al., "
         "Blended Latent Diffusion, SIGGRAPH 2023, but from one fixed path of noise. Outside the box the mask is known "
-        "to be empty. The mask has one channel and no refiner. Noise like the host's is drawn anew."
+        "to be empty. The mask has one channel, no sub-labels and no refiner. Noise like the host's is drawn anew."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:

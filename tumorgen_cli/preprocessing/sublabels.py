@@ -1,11 +1,12 @@
 """Sub-labels of painted tumors, such as necrosis and edema: a rule that is learned from the training tumors.
 
-Most methods draw one mask a tumor. If the data set's tumor has several labels, each voxel of the mask gets one of them
+Many methods draw one mask a tumor. If the data set's tumor has several labels, each voxel of the mask gets one of them
 by its intensities, its depth in the tumor, and the tumor's size and mean, by a logistic regression. Where most training
 tumors have one sub-label each (a cyst beside a tumor), the whole mask gets the most likely one. The rule is checked on
 training cases that it has not seen: where it is not better than the commonest sub-label, that one is written.
 
-`preprocess` writes the rule. Methods that paste real tumors carry their sub-labels over, and need no rule.
+`preprocess` writes the rule. Methods that paste real tumors carry theirs over. Those that draw sub-labels ask the rule
+only whether a tumor has a single one.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class SublabelRule:
 
     def __str__(self) -> str:
         if len(self.values) == 1:
-            return f"sub-labels of painted tumors: all {self.commonest}, the only one in training tumors"
+            return f"sub-labels, for methods that draw none: all {self.commonest}, the only one in training tumors"
         shares = (
             "too few cases to check a rule"
             if self.right is None or self.right_commonest is None
@@ -85,7 +86,7 @@ class SublabelRule:
             f"commonest sub-label alone {100 * self.right_commonest:.0f} %"
         )
         what = "a learned rule" if self.weights else f"the commonest, {self.commonest}"
-        return f"sub-labels of painted tumors: {what} ({shares})" + ("; one a tumor" if self.whole else "")
+        return f"sub-labels, for methods that draw none: {what} ({shares})" + ("; one a tumor" if self.whole else "")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from tumorgen_cli.preprocessing.sublabels import choose_sublabels, read_sublabel
 
 
 def with_sublabels(method: Method, request: Request, synthetic: Synthetic) -> Synthetic:
-    """Return the painted window with sub-labels: the method's own, or those of the rule that `preprocess` has learned.
+    """Return the painted window with sub-labels: those that the method drew, or by the rule that `preprocess` learned.
 
     Raises:
         StateError: the rule is needed and is not there.

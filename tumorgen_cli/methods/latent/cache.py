@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tumorgen_cli.data.labels import values_of
 from tumorgen_cli.geometry import tight_box
-from tumorgen_cli.methods.base import Method
+from tumorgen_cli.methods.base import Method, chosen_labels
 from tumorgen_cli.methods.latent.autoencoder import load_cases
 from tumorgen_cli.methods.latent.quality import Codec, inference_context
 from tumorgen_cli.metrics.traits import describe_traits
@@ -333,7 +333,7 @@ def training_latents(
             names,
             plan.paste if removed else None,
             *(["masked"] if masked else []),
-            *([] if isinstance(plan.tumor_label, int) else [plan.tumor_label]),  # windows hold sub-labels
+            *chosen_labels(plan),
         ]
     )
     cell = method.cell if removed else None

@@ -2,7 +2,7 @@
 
 Stages: `vae` (TumorGen's own, shared), `maskflow`, `tumorflow`, `maskrefiner`. All settings are TumorGen's, and so are
 the training items, what the flows see of the host and are told, and the painting. Only the drawing differs: TumorGen
-draws latents and mask at once. The comparison tells what that is worth.
+draws latents and mask at once. The comparison tells what that is worth. Sub-labels of a tumor are drawn as TumorGen's.
 """
 
 # ruff: noqa: ARG003  (the contract gives every method the same arguments; some are not needed here)
