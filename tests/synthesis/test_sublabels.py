@@ -31,6 +31,7 @@ from tumorgen_cli.pipeline.train import train_stages
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import load_case
 from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
+from tumorgen_cli.sharing.installed import install_model
 from tumorgen_cli.sharing.options import ExportOptions
 from tumorgen_cli.synthesis import sublabels as synthesis_module
 from tumorgen_cli.system.errors import StateError
@@ -257,6 +258,12 @@ def test_trained_networks_paint_them(parts, trained, phantoms, tmp_path, monkeyp
     assert paint(parts, phantoms, tmp_path / "set", name, pairs=2).tally.pairs == 2
     for labels in volumes(tmp_path / "set", "labelsTr").values():
         assert {*np.unique(labels)} == {0, 1, 2}
+    export.export_model(parts, name, tmp_path / "model.zip", device="cpu")
+    method, _ = opened(name, Workspace(install_model(tmp_path / "model.zip")[0]))
+    made = method.synthesize(make_request(parts), 3, Sampling())
+    np.testing.assert_array_equal(made.sublabels > 0, made.mask >= 0.5)
+    assert made.sublabels.any()
+    assert {*np.unique(made.sublabels)} <= {0, 1, 2}
     off = Workspace(tmp_path / "off")
     shutil.copytree(parts.root, off.root, ignore=shutil.ignore_patterns("flow", "refiner", "mask*", "tumorflow"))
     plan_toy(off, parts.plan().dataset_path, "methods.tumorgen.flow.sublabels=false")

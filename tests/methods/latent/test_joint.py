@@ -10,6 +10,7 @@ from tumorgen_cli.methods.latent.joint import (
     code_mask,
     mask_channels,
     of_whole,
+    show_masks,
     to_flow,
     upsample_mask,
 )
@@ -77,3 +78,10 @@ def test_coded_sublabels_come_back(coding, cell, least):
     inside = masks[0, 0].numpy() >= 0.5
     for number, true in enumerate((whole & ~core & 1, core)):
         assert dice(inside & (likeliest == number), true > 0) > least
+
+
+def test_sublabels_are_shades_of_gray():
+    """Outside, and the first, second and third sub-label; one label is white on black."""
+    masks = np.array([[0, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 1]]).reshape(3, 4, 1, 1)
+    np.testing.assert_allclose(show_masks(masks).ravel(), [-1, -1 / 3, 1 / 3, 1])
+    np.testing.assert_allclose(show_masks(masks[:1]).ravel(), [-1, 1, 1, 1])

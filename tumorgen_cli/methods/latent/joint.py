@@ -52,6 +52,12 @@ def of_whole(masks: Tensor, coding: MaskCoding) -> Tensor:
     return masks[:, : mask_channels(coding)]
 
 
+def show_masks(masks: np.ndarray) -> np.ndarray:
+    """The masks (L, X, Y, Z) of a tumor as a picture (X, Y, Z) in [-1, 1], in which sub-labels are shades of gray."""
+    shades = np.array([1, *range(1, len(masks))]) / len(masks)  # the first is the darkest
+    return np.asarray(np.tensordot(shades, masks, 1) * 2 - 1)
+
+
 def to_flow(mask: Tensor) -> Tensor:
     """A mask in [0, 1] in the flow's range [-1, 1]."""
     return mask * 2 - 1

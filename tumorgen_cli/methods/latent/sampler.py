@@ -25,7 +25,7 @@ from tumorgen_cli.methods.latent.canvas import (
     roughen_mask,
 )
 from tumorgen_cli.methods.latent.condition import Condition, Wanted
-from tumorgen_cli.methods.latent.joint import mask_channels, upsample_mask, without_tumor
+from tumorgen_cli.methods.latent.joint import mask_channels, show_masks, upsample_mask, without_tumor
 from tumorgen_cli.methods.latent.quality import inference_context
 from tumorgen_cli.methods.latent.settings import FlowConfig, TumorFlowConfig, box_alpha, drawn_labels
 from tumorgen_cli.metrics.traits import FIELDS
@@ -207,6 +207,12 @@ class TumorSampler:
             values = np.array(self.labels, np.min_scalar_type(max(self.labels)))
             sublabels = values[scores[0].argmax(0).cpu().numpy()]
         return image[0].float().cpu().numpy(), refined[0, 0].float().cpu().numpy(), sublabels
+
+    def show(self, joint: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The scaled image (C, X, Y, Z) of a joint variable, and its masks as a picture (`joint.show_masks`)."""
+        image, refined, sublabels = self.decode(joint)
+        others = () if sublabels is None else (refined * (sublabels == value) for value in self.labels[1:])
+        return image, show_masks(np.stack([refined, *others]))
 
     def paint(
         self, canvas: Canvas, picture: np.ndarray, refined: np.ndarray, seed: int

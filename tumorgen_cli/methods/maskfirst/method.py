@@ -24,7 +24,7 @@ from tumorgen_cli.methods.latent.autoencoder import vae_stage
 from tumorgen_cli.methods.latent.cache import FORMAT
 from tumorgen_cli.methods.latent.condition import Condition
 from tumorgen_cli.methods.latent.items import TrainingItems, held_out_tumors, known_tumors, training_items
-from tumorgen_cli.methods.latent.joint import mask_channels
+from tumorgen_cli.methods.latent.joint import mask_channels, show_masks
 from tumorgen_cli.methods.latent.quality import largest_tumor_slice
 from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start
 from tumorgen_cli.methods.latent.settings import TumorFlowConfig, drawn_labels
@@ -243,14 +243,14 @@ class MaskFirst(Method):
         """Held-out tumors: the scan, its mask, and two draws in its box; without `pictures`, of the mask alone."""
         rows, names, main = [], [], self.plan.main_channel
         for window, cells, box in held_out_tumors(self, self.vae, self.shared, 4):
-            axial = largest_tumor_slice(window.mask)
-            row = [window.image[0, main].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
+            axial, shown = largest_tumor_slice(window.mask), show_masks(window.masks[: self.labels])
+            row = [window.image[0, main].float().cpu().numpy()[:, :, axial], shown[:, :, axial]]
             for seed in (1, 2):
                 settings = FlowSettings(seed, self.shared.sampling.steps, "euler")
                 joint = self.sampler.sample(window.context, box, self.sampler.draw_tumor(cells, seed), settings)
-                image, refined, _ = self.sampler.decode(joint)
+                image, masks = self.sampler.show(joint)
                 row += [image[main, :, :, axial]] if pictures else []
-                row.append(refined[:, :, axial] * 2 - 1)
+                row.append(masks[:, :, axial])
             rows.append(row)
             names.append(window.name)
         drawn = ["drawn, seed 1", "its mask", "drawn, seed 2", "its mask"]

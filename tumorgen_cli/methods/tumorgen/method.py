@@ -28,7 +28,7 @@ from tumorgen_cli.methods.latent.items import (
     known_tumors,
     training_items,
 )
-from tumorgen_cli.methods.latent.joint import code_labels, mask_channels, to_flow
+from tumorgen_cli.methods.latent.joint import code_labels, mask_channels, show_masks, to_flow
 from tumorgen_cli.methods.latent.quality import QUALITY_TIMES, inference_context, largest_tumor_slice
 from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start
 from tumorgen_cli.methods.latent.settings import TumorFlowConfig, drawn_labels
@@ -266,13 +266,13 @@ class TumorGen(Method):
         """Held-out tumors: the scan, its mask, and two draws in its box, each with its mask."""
         rows, names, main = [], [], self.plan.main_channel
         for window, cells, box in self.held_out(4):
-            axial = largest_tumor_slice(window.mask)
-            row = [window.image[0, main].float().cpu().numpy()[:, :, axial], window.mask[:, :, axial] * 2.0 - 1]
+            axial, shown = largest_tumor_slice(window.mask), show_masks(window.masks[: self.labels])
+            row = [window.image[0, main].float().cpu().numpy()[:, :, axial], shown[:, :, axial]]
             for seed in (1, 2):
                 settings = FlowSettings(seed, self.config.sampling.steps, "euler")
                 joint = self.sampler.sample(window.context, box, self.sampler.draw_tumor(cells, seed), settings)
-                image, refined, _ = self.sampler.decode(joint)
-                row += [image[main, :, :, axial], refined[:, :, axial] * 2 - 1]
+                image, masks = self.sampler.show(joint)
+                row += [image[main, :, :, axial], masks[:, :, axial]]
             rows.append(row)
             names.append(window.name)
         columns = ["scan", "mask", "drawn, seed 1", "its mask", "drawn, seed 2", "its mask"]
