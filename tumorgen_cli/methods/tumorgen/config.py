@@ -16,8 +16,9 @@ def plan_tumorgen(d: Decisions, fingerprint: Fingerprint, window: WindowPlan, bu
     tumors = fingerprint.tumors
     _plan_vae(d.within("vae"), rules.tumor_sizes(tumors), window, budget)
     _plan_flow(d.within("flow"), len(tumors), budget)
-    several, reason = not isinstance(fingerprint.tumor_label, int), "drawn with the tumor, where it has several"
-    d.take("flow.sublabels", several, f"{reason}; false: chosen afterwards, by a rule", labels=fingerprint.tumor_label)
+    reason = "sub-labels are drawn with the tumor, if it has several; false: a rule chooses them afterwards"
+    label = fingerprint.tumor_label
+    d.take("flow.sublabels", not isinstance(label, int), reason, tumor_label=label)
     _plan_refiner(d.within("refiner"), budget)
     _plan_sampling(d.within("sampling"))
 
