@@ -481,7 +481,7 @@ def test_all_faults_of_host_scans_come_at_once(hosts: Path, grid: Grid) -> None:
     error = caught.value
     has(error, "x_0001.nrrd", "no such file", "channel 1 (CT) of x", "add the file")
     has(error, "y_0002.nii.gz", "channel 2", "0001 = CT", "remove the file")
-    has(error, "*.mha", "1 files, the first x_0000.mha", ".nrrd or .nii.gz", "convert")
+    has(error, "*.mha", "1 file, the first x_0000.mha", ".nrrd or .nii.gz", "convert")
     has(error, "y_0000.nrrd", "the same channel as y_0000.nii.gz", "one file per channel", "remove one of them")
     has(error, "z.nrrd", "no channel number", "<case>_<four digits>.nrrd", "rename it to z_0000.nrrd")
     has(error, "t_0000.nii.gz", "truncated", "whole NIfTI", "copy or export")

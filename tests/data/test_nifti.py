@@ -260,7 +260,7 @@ def test_scans_of_a_tilted_gantry_are_told(tmp_path, shear, degrees, capsys):
     find_hosts(tmp_path, ["CT"])
     said = " ".join(capsys.readouterr().err.split())
     assert (degrees is None) == (said == "")
-    assert degrees is None or f"1 scans have axes up to {degrees}° off perpendicular (a_0000.nii.gz)" in said
+    assert degrees is None or f"axes up to {degrees}° off perpendicular in 1 scan (a_0000.nii.gz)" in said
 
 
 def test_complex_voxels(path):

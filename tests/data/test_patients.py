@@ -112,7 +112,7 @@ def test_a_new_case_needs_a_patient(dataset):
     with pytest.raises(DataError) as error:
         find_patients(dataset, None, planned)
     fault = error.value.faults[0]
-    assert fault.found == "no patient for 1 cases that are new (c11 ...)"
+    assert fault.found == "no patient for 1 new case (c11 ...)"
     assert fault.remedy == "give a file that names the patient of every case (--groups FILE)"
 
 

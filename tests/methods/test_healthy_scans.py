@@ -95,7 +95,7 @@ def test_a_held_out_case_among_them_is_known_by_its_voxels(own):
     scan = HealthyScan("Somebody", read_case_record(own.cases / held_out).scan)
     write_json(method.folder("vae") / HEALTHY, to_plain((scan,)))
     assert method.learned_from() == (*own.splits().train, held_out)
-    with pytest.raises(StateError, match=f"1 held-out cases .{held_out}."):
+    with pytest.raises(StateError, match=f"1 held-out case .{held_out}."):
         check_held_out(method)
 
 

@@ -52,7 +52,7 @@ def test_no_row_says_nan_without_a_reason():
     for each in (scores, few):
         for name, value in rows_of(each).items():
             assert "nan" not in value.split(), (name, value)
-    assert rows_of(scores)["agreement DSC [95 % interval]"].startswith("undefined in all 1 cases; real")
+    assert rows_of(scores)["agreement DSC [95 % interval]"].startswith("undefined: 1 case without a value; real")
     assert rows_of(few)["distances to real slices"].startswith("not measured: ")
     assert "too few" in rows_of(scores)["frechet distance, all, tumor slice"]
 

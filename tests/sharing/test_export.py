@@ -16,11 +16,14 @@ from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.pipeline.export import export_model
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.sharing.card import model_card
 from tumorgen_cli.sharing.installed import find_model, install_model
+from tumorgen_cli.sharing.membership import Membership
 from tumorgen_cli.sharing.options import ExportOptions
+from tumorgen_cli.sharing.record import ModelRecord
 from tumorgen_cli.synthesis.set_files import read_learned_from, read_settings
 from tumorgen_cli.system.errors import PlanError, StateError
-from tumorgen_cli.system.json_records import write_json
+from tumorgen_cli.system.json_records import from_plain, write_json
 
 #: the methods that are tried by default: one with all kinds of weights, one with masks of a prior alone
 QUICK = ("tumorgen", "syntumor")
@@ -66,6 +69,19 @@ def test_the_card_says_what_was_tested_and_what_is_held(shared_zip):
         assert text.lower() in card.lower()
     assert {stage["stage"] for stage in record["stages"]} == {"vae", "flow", "refiner"}
     assert all(f"* {text}" in card for text in (*record["left_out"], *record["holds"]))
+
+
+def test_the_card_says_what_its_two_counts_of_tumors_count(shared_zip):
+    """The data's tumors are those of the fingerprint; the membership test has those that networks are trained on."""
+    with zipfile.ZipFile(shared_zip) as archive:
+        record = from_plain(ModelRecord, json.loads(archive.read("model.json")))
+    assert "* 5 training cases of `" in model_card(record)
+    data = replace(record.data, cases=1, tumors=1, healthy=1)
+    card = model_card(replace(record, data=data, membership=Membership(0.5, 0.4, 0.6, 2, 1)))
+    assert f"1 training case of `{data.dataset}`, 1 tumor; 1 held out; also learned from 1 scan without labels." in card
+    assert "on 2 training and 1 held-out tumor: the loss was not seen" in card
+    assert "from others. It counts tumors" in card
+    assert "It counts tumors" not in model_card(record)  # no such test was done
 
 
 def test_a_model_paints_without_its_data_set(shared_zip, models, phantoms, tmp_path, monkeypatch):

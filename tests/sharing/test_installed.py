@@ -226,6 +226,6 @@ def test_a_set_of_a_model_is_no_outdated_set_of_the_workspace(syntumor_zip, mode
     made = api.synthesize(hosts, 1, model="plain", work=root, device="cpu")
     assert made.folder == str(root / "synthetic" / "plain_healthy")
     step = next(each for each in api.status(work=root) if each.name == "synthesize plain_healthy")
-    assert (step.state, step.detail) == ("done", "1 pairs")
+    assert (step.state, step.detail) == ("done", "1 pair")
     assert "--model plain" in step.command
     assert "--method" not in step.command

@@ -300,7 +300,7 @@ def test_what_is_in_no_part_of_the_workspaces_split_is_in_none_of_the_merged_one
     (fold,) = merge(real, healthy).folds
     assert (fold.train, fold.validation) == (tuple(TRAIN[1:]), ("r09",))
     (warning,) = told
-    assert f"2 real cases are in no part of the sets' splits and are left out ({TRAIN[0]}, r04)" in warning
+    assert f"left out, because in no part of the sets' splits: 2 real cases ({TRAIN[0]}, r04)" in warning
 
 
 def test_five_folds_are_nnunets_and_a_set_serves_those_it_knows_nothing_of(real, healthy, tmp_path):
@@ -358,7 +358,9 @@ def test_a_judge_that_knows_a_validation_case_is_told(real, healthy, tmp_path, m
     )
     merge(real, healthy, chosen)
     (warning,) = told
-    assert "pairs of chosen (/elsewhere/judge) has learned from 1 cases of Dataset777_Other that have" in warning
+    assert (
+        "pairs of chosen (/elsewhere/judge) has learned from 1 case of Dataset777_Other with the same names" in warning
+    )
     assert "(r04)" in warning
 
 
@@ -447,7 +449,7 @@ def test_every_fault_at_once(real, healthy, tmp_path):
         "silent/set.json: learned_from",
         f"delete {silent} and make the set again",
         "run the same `tumorgen synthesize`",
-        "1 cases that Dataset501_Real does not have (somebody)",
+        "1 case that Dataset501_Real does not have (somebody)",
         "half/labelsTr/h_s0001.nii.gz",
         "no dataset.json",
         "another set of the same name",
@@ -497,7 +499,7 @@ def test_pairs_without_the_hosts_labels_and_sets_at_work_are_refused(real, healt
     (busy / "provenance_1of2.jsonl").touch()
     write_json(busy / "shards.json", {"parts": 2, "jobs": 1})
     told, count = faults(real, healthy, bare, busy)
-    assert "1 hosts without labels (h)" in told
+    assert "1 host without labels (h)" in told
     assert (
         "paint into hosts in nnU-Net's form: imagesTr and, beside it, labelsTr with the data set's own labels" in told
     )

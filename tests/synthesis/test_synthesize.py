@@ -446,7 +446,7 @@ def test_the_hosts_labels_are_in_the_pairs(workspace, phantoms, tmp_path, monkey
     min(hosts.glob("labelsTr/*")).unlink()
     bare = SetOptions(2, tmp_path / "bare")
     pipeline_synthesize.synthesize_pairs(workspace, "syntumor", bare, HostOptions(hosts), device="cpu")
-    assert "1 hosts without labels (Healthy_000)" in " ".join(capsys.readouterr().err.split())
+    assert "1 host without labels (Healthy_000)" in " ".join(capsys.readouterr().err.split())
     assert read_unlabeled_hosts(tmp_path / "bare") == ("Healthy_000",)
     path = next(hosts.glob("labelsTr/*"))
     labels, grid = read_volume(path)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tumorgen_cli.system.errors import did_you_mean, from_system_error
+from tumorgen_cli.system.errors import did_you_mean, from_system_error, say_count
 
 FIELDS = (
     "window.alpha",
@@ -32,6 +32,11 @@ FIELDS = (
 )
 def test_the_nearest_names_are_suggested(name: str, asked: str) -> None:
     assert did_you_mean(name, FIELDS) == asked
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 real cases"), (1, "1 real case"), (2, "2 real cases")])
+def test_a_count_agrees_with_its_noun(count: int, said: str) -> None:
+    assert say_count(count, "real case") == said
 
 
 def test_case_is_ignored_and_at_most_so_many_names_are_suggested() -> None:

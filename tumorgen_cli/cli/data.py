@@ -26,7 +26,7 @@ from tumorgen_cli.cli.options import (
 from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.system.errors import Fault, PlanError, say_count
 
 
 @command
@@ -146,9 +146,9 @@ def preprocess(
         console.next_command(WITHOUT_DRY_RUN)
         return
     made = api.preprocess(work=work, healthy=healthy, workers=workers)
-    console.note(f"{made.cases} cases written")
+    console.note(f"{say_count(made.cases, 'case')} written")
     if healthy is not None:
-        console.note(f"{made.healthy} healthy scans written")
+        console.note(f"{say_count(made.healthy, 'healthy scan')} written")
     console.next_command(command_line("train all", work))
 
 

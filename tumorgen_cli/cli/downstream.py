@@ -27,7 +27,7 @@ from tumorgen_cli.nnunet.segmentors import Segmentor
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line
 from tumorgen_cli.synthesis.options import host_faults
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault
+from tumorgen_cli.system.errors import Fault, say_count
 
 if TYPE_CHECKING:
     from tumorgen_cli.studies.downstream import DownstreamReport
@@ -241,7 +241,7 @@ def downstream(
     else:
         _show(made)
     for each in made.result.failures:
-        console.warn(f"{each.arm} with {each.cases} real cases failed: {each.reason}")
+        console.warn(f"{each.arm} with {say_count(each.cases, 'real case')} failed: {each.reason}")
     console.next_command(f"open {made.page}")
 
 
@@ -263,7 +263,7 @@ def _show(made: DownstreamReport) -> None:
     """Print the table, and what is concluded."""
     from tumorgen_cli.studies.downstream_tables import COLUMNS, arm_rows
 
-    title = f"{len(made.result.held_out)} real held-out scans ({made.table})"
+    title = f"{say_count(len(made.result.held_out), 'real held-out scan')} ({made.table})"
     console.table(title, ("real cases", "arm", "draws", *COLUMNS), arm_rows(made.result.analysis))
     for note in made.result.analysis.silent:
         console.warn(note)
@@ -287,7 +287,7 @@ def _show_forecast(found: StudyForecast, as_json: bool) -> None:
         ]
         console.table("What is left to do", ("what", "count", "time", "disk, at most"), rows)
     total = f"{console.rough_time(3600 * found.hours)} and {console.size(found.disk_bytes)} in all"
-    console.note(f"{total}, without painting and without scoring of {found.scans} scans by each nnU-Net")
+    console.note(f"{total}, without painting and without scoring of {say_count(found.scans, 'scan')} by each nnU-Net")
     if found.disk_bytes > found.free_bytes:
         console.warn(f"only {console.size(found.free_bytes)} are free")
     console.next_command(WITHOUT_DRY_RUN)

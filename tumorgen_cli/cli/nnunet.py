@@ -31,7 +31,7 @@ from tumorgen_cli.cli.options import (
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK
 from tumorgen_cli.synthesis.options import host_faults, judge_faults
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import describe_counts
+from tumorgen_cli.system.errors import describe_counts, say_count
 
 if TYPE_CHECKING:
     from tumorgen_cli.pipeline.nnunet_setup import Setup
@@ -108,7 +108,8 @@ def _show_merge(made: Merge) -> None:
         )
         for number, fold in enumerate(made.folds)
     ]
-    console.table(f"{len(made.real.cases)} real cases and {len(made.pairs)} pairs in {made.out}", columns, rows)
+    cases, pairs = say_count(len(made.real.cases), "real case"), say_count(len(made.pairs), "pair")
+    console.table(f"{cases} and {pairs} in {made.out}", columns, rows)
     for path in made.splits:
         console.note(f"folds: {path}")
 

@@ -28,7 +28,7 @@ from tumorgen_cli.cli.options import (
 from tumorgen_cli.cli.printing import show_scores
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault
+from tumorgen_cli.system.errors import Fault, say_count
 
 
 @planned_command
@@ -137,7 +137,7 @@ def compare(
 
         for each in made.comparison.tables:
             done = [entry.method for entry in each.entries if not entry.failure]
-            title = f"{each.hosts}: {each.pairs} pairs per method ({made.table})"
+            title = f"{each.hosts}: {say_count(each.pairs, 'pair')} per method ({made.table})"
             console.table(title, ("measure [95 % interval]", "real", *done), table_rows(each, made.comparison))
             for entry in each.entries:
                 if entry.failure:
@@ -184,5 +184,5 @@ def score_study(
         return
     from tumorgen_cli.studies.reader_scores import SCORE_COLUMNS, SCORE_NOTE, score_rows
 
-    console.table(f"Reader study {scores.study}, {scores.cases} cases", SCORE_COLUMNS, score_rows(scores))
+    console.table(f"Reader study {scores.study}, {say_count(scores.cases, 'case')}", SCORE_COLUMNS, score_rows(scores))
     console.note(SCORE_NOTE)

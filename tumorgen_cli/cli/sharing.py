@@ -12,6 +12,7 @@ from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import Device, Json, MethodOption, Work
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import say_count
 
 _Name = Annotated[Optional[str], typer.Option("--name", help="Name of the model. Default: that of the file.")]
 
@@ -50,14 +51,18 @@ def export(
         console.print_json(made)
     else:
         record = made.record
+        cases = say_count(record.data.cases, "case")
         rows = [
             ("file", f"{made.path}, {console.size(made.bytes)}"),
             (
                 "learned from",
-                f"{record.data.cases} cases, {record.data.tumors} tumors; {record.data.held_out} held out",
+                f"{cases}, {say_count(record.data.tumors, 'tumor')}; {record.data.held_out} held out",
             ),
             ("membership test", record.membership.words if record.membership else "not done for this method and split"),
-            *[(f"scores of {each.name}", f"{each.pairs} pairs, {len(each.figures)} figures") for each in record.sets],
+            *[
+                (f"scores of {each.name}", f"{say_count(each.pairs, 'pair')}, {say_count(len(each.figures), 'figure')}")
+                for each in record.sets
+            ],
             ("license", record.license),
         ]
         console.table(f"Model {record.name}", ("what", "value"), rows)
@@ -96,7 +101,7 @@ def models(as_json: Json = False) -> None:
                 each.record.name,
                 each.record.method,
                 f"{each.record.tumor} in {', '.join(each.record.channels)}",
-                f"{each.record.data.cases} cases of {each.record.data.dataset}",
+                f"{say_count(each.record.data.cases, 'case')} of {each.record.data.dataset}",
                 each.record.license,
                 each.record.purpose,
             )

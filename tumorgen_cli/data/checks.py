@@ -14,7 +14,7 @@ from tumorgen_cli.data import volumes
 from tumorgen_cli.data.entries import entry_faults
 from tumorgen_cli.data.labels import Labels, all_values, describe_labels, labels_faults
 from tumorgen_cli.geometry import Grid
-from tumorgen_cli.system.errors import Fault, gather_faults
+from tumorgen_cli.system.errors import Fault, gather_faults, say_count
 
 Scans = dict[str, dict[int, Path]]  # case -> channel -> file
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # what SimpleITK reads as 3D, with geometry, from one file
@@ -141,7 +141,7 @@ def list_images(
             others.setdefault(path.name[-len(ending) :], []).append(path.name)
     expected = " or ".join(endings)
     remedy = "convert them, move them away, or name their ending as file_ending in dataset.json"
-    found = {ending: f"{len(names)} files, the first {names[0]}" for ending, names in others.items()}
+    found = {ending: f"{say_count(len(names), 'file')}, the first {names[0]}" for ending, names in others.items()}
     faults += [Fault(str(folder / f"*{ending}"), text, expected, remedy) for ending, text in found.items()]
     return images, faults
 
@@ -211,7 +211,7 @@ def label_faults(path: Path, array: np.ndarray, labels: Labels) -> list[Fault]:
         found = f"{broken.size} voxels that are no whole numbers ({_values(broken)})"
         remedy = "resample labels by nearest neighbor and save them as integers"
         return [Fault(str(path), found, known, remedy)]
-    found = f"{strange.size} voxels of value {_values(strange)}"
+    found = f"{say_count(strange.size, 'voxel')} of value {_values(strange)}"
     return [Fault(str(path), found, known, 'add the values to "labels" in dataset.json, or correct the label file')]
 
 

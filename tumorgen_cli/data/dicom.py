@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tumorgen_cli.geometry import Grid, as_triple
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import DataError, Fault, say_count
 
 SERIES, MODALITY, DESCRIPTION = "0020|000e", "0008|0060", "0008|103e"
 ORIENTATION, POSITION, SPACING = "0020|0037", "0020|0032", "0028|0030"
@@ -151,7 +151,7 @@ def _series_fault(folder: Path, slices: Sequence[Slice]) -> Fault | None:
     for series, count in counts.items():
         tags = next(each.tags for each in slices if each.tags.get(SERIES, "").strip() == series)
         name = " ".join(tags.get(tag, "").strip() for tag in (MODALITY, DESCRIPTION)).strip() or "unnamed"
-        kinds.append(f"{name}: {count} files")
+        kinds.append(f"{name}: {say_count(count, 'file')}")
     found = f"{len(counts)} DICOM series ({'; '.join(kinds[:5])}{'; ...' if len(kinds) > 5 else ''})"
     remedy = "move the files of each series into a folder of its own, and leave out series that are no host"
     return Fault(str(folder), found, "the files of one series", remedy)
@@ -169,7 +169,8 @@ def _slice_fault(folder: Path, slices: Sequence[Slice]) -> Fault | None:
     for tag, (count, name) in counts.items():
         lost = [each.path.name for each in slices if len(each.numbers(tag)) != count]
         if lost:
-            return Fault(str(folder), f"no {name} ({tag}) in {len(lost)} files, as {lost[0]}", _EXPECTED, CONVERT)
+            found = f"no {name} ({tag}) in {say_count(len(lost), 'file')}, as {lost[0]}"
+            return Fault(str(folder), found, _EXPECTED, CONVERT)
     if min(first.numbers(SPACING)) <= 0:
         return Fault(str(folder), f"voxel edges {first.tags[SPACING].strip()} mm", "edges above 0 mm", CONVERT)
     return None

@@ -23,7 +23,7 @@ from tumorgen_cli.data.volumes import warn_of_skewed
 from tumorgen_cli.data.workers import map_cases
 from tumorgen_cli.geometry import Grid
 from tumorgen_cli.system.console import Ticker
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import DataError, Fault, say_count
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def conclude_checks(dataset: Dataset, checks: Sequence[CaseCheck]) -> tuple[str,
     counts = [check.tumor_voxels for check in checks if check.tumor_voxels is not None]
     if counts and not any(counts):
         named = describe_labels({dataset.tumor_name: dataset.tumor_label})
-        found = f"no voxel of {named} in any of {len(counts)} label files"
+        found = f"no voxel of {named} in any of {say_count(len(counts), 'label file')}"
         remedy = "choose the right label with --tumor-label, or correct the files"
         faults.append(Fault(str(dataset.path / "labelsTr"), found, "a tumor in one case at least", remedy))
     if faults:

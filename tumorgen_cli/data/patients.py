@@ -14,7 +14,7 @@ from pathlib import Path
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.hosts import match_cases
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import DataError, Fault, say_count
 from tumorgen_cli.system.files import write_text
 
 #: the file beside dataset.json that is read if no other file is given
@@ -47,7 +47,7 @@ def find_patients(dataset: Dataset, file: Path | None, planned: Patients | None 
     if not planned:
         return {}
     if new := sorted({*dataset.cases} - {*planned}):
-        found = f"no patient for {len(new)} cases that are new ({new[0]} ...)"
+        found = f"no patient for {say_count(len(new), 'new case')} ({new[0]} ...)"
         remedy = "give a file that names the patient of every case (--groups FILE)"
         raise DataError("Patients are not known", [Fault("splits.json", found, "a patient of each case", remedy)])
     console.note("patients: as planned before")

@@ -14,7 +14,7 @@ from pathlib import Path
 from tumorgen_cli.data.dataset import Dataset
 from tumorgen_cli.data.patients import Patients, group_cases, straddling_faults
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, PlanError
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, say_count
 from tumorgen_cli.system.json_records import read_plain
 
 SPLITS = "splits_final.json"
@@ -157,7 +157,7 @@ def make_nnunet_folds(cases: Sequence[str], count: int, patients: Patients | Non
         remedy = "write a splits_final.json with your own folds into the data set, or ask for fewer folds"
         kind = "patient" if patients else "case"
         found, expected = f"{len(groups)} {kind}s", f"a {kind} to validate on per fold"
-        raise DataError(f"Too few {kind}s", [Fault(f"{count} folds", found, expected, remedy)])
+        raise DataError(f"Too few {kind}s", [Fault(say_count(count, "fold"), found, expected, remedy)])
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     found = generate_crossval_split([*groups], seed=12345, n_splits=count)  # the seed of nnU-Net's trainer

@@ -20,7 +20,7 @@ from tumorgen_cli.data import dicom, headers, nifti
 from tumorgen_cli.data.slabs import PACKER, Slabs, pack, reverse_axes, unpacked
 from tumorgen_cli.geometry import Grid, Triple, as_triple, cast_to_dtype, describe_edges
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
+from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list, say_count
 from tumorgen_cli.system.files import atomic, file_version, hash_file, write_parts
 
 if TYPE_CHECKING:
@@ -190,8 +190,8 @@ def warn_of_skewed(paths: Iterable[Path]) -> None:
                 skewed[path.name] = degrees
     if skewed:
         console.warn(
-            f"{len(skewed)} scans have axes up to {max(skewed.values()):.1f}° off perpendicular "
-            f"({abbreviate_list([*skewed])}); they are read as if they were perpendicular, as nnU-Net reads them: "
+            f"axes up to {max(skewed.values()):.1f}° off perpendicular in {say_count(len(skewed), 'scan')} "
+            f"({abbreviate_list([*skewed])}), read as if they were perpendicular, as nnU-Net reads them: "
             "resample such scans if shapes in mm matter"
         )
 

@@ -20,6 +20,7 @@ from tumorgen_cli.metrics.statistics import ks_distance
 from tumorgen_cli.metrics.summary import Summary, summarize
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import count_rejected
+from tumorgen_cli.system.errors import say_count
 from tumorgen_cli.system.files import write_text
 from tumorgen_cli.system.json_records import none_for_nan, to_plain, write_json
 from tumorgen_cli.training.checkpoints import read_run
@@ -323,7 +324,7 @@ def _beside(value: Value, real: Value | None) -> Value:
     """Add a note to a distance that uses fewer slices than the real row's and is larger for that reason alone."""
     if value.counts is None or real is None or value.counts == real.counts:
         return value
-    return replace(value, note=f"of only {value.counts[0]} against {value.counts[1]} slices")
+    return replace(value, note=f"of only {value.counts[0]} against {say_count(value.counts[1], 'slice')}")
 
 
 def best_of(column: Column, real: Mapping[str, Value], entries: Iterable[MethodEntry]) -> str:

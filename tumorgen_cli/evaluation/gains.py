@@ -9,6 +9,7 @@ from tumorgen_cli.evaluation.recovery import Recovered
 from tumorgen_cli.evaluation.scan_scores import ScanScore
 from tumorgen_cli.evaluation.trials import Analysis
 from tumorgen_cli.nnunet.job import Schedule
+from tumorgen_cli.system.errors import say_count
 
 SCORES = 4  # version of a run's scores; raise it when they change
 
@@ -50,7 +51,7 @@ class TrainedNnunet:
     @property
     def label(self) -> str:
         """The arm as tables show it, with the number of its healthy scans where that is not all."""
-        return self.arm if self.hosts is None else f"{self.arm}, {self.hosts} hosts"
+        return self.arm if self.hosts is None else f"{self.arm}, {say_count(self.hosts, 'host')}"
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from tumorgen_cli.synthesis.set_files import (
     read_shortfalls,
     read_unlabeled_hosts,
 )
-from tumorgen_cli.system.errors import StateError, abbreviate_list, describe_counts
+from tumorgen_cli.system.errors import StateError, abbreviate_list, describe_counts, say_count
 from tumorgen_cli.system.files import write_text
 
 FILE = "SET_CARD.md"
@@ -81,7 +81,7 @@ def set_card(folder: Path, plan: Plan, scores: Scores | None) -> str:
     lines = [
         f"# {folder.name}",
         "",
-        f"{len(found.records)} synthetic pairs of image and mask: {painted}.",
+        f"{say_count(len(found.records), 'synthetic pair')} of image and mask: {painted}.",
         "",
         "Every volume says in its own header that it is synthetic. The scans around the tumors are real ones.",
     ]
@@ -144,7 +144,8 @@ def _constraint(of: _Set) -> Iterable[str]:
 
 def _completeness(of: _Set) -> Iterable[str]:
     tumors = sum(len(record.tumors) for record in of.records)
-    yield f"{len(of.records)} pairs with {tumors} tumors in {len({r.host for r in of.records})} hosts."
+    hosts = len({record.host for record in of.records})
+    yield f"{say_count(len(of.records), 'pair')} with {say_count(tumors, 'tumor')} in {say_count(hosts, 'host')}."
     missing = sum(len(record.left_out) for record in of.records)
     yield f"Tumors that were to come and did not: {missing}; pairs given up: {len(read_log(of.folder, 'given_up'))}."
     if rejected := read_left_out(of.folder):
@@ -160,7 +161,8 @@ def _compliance(of: _Set) -> Iterable[str]:
     model, learned = read_settings(of.folder).get(MODEL), read_learned_from(of.folder)
     if model:
         yield f"Painted by the installed model `{model}`: its card has its license and what was tested for privacy."
-    yield f"Its method has learned from {'an unknown number of' if learned is None else len(learned)} cases."
+    cases = "an unknown number of cases" if learned is None else say_count(len(learned), "case")
+    yield f"Its method has learned from {cases}."
     if of.scores is None:
         yield f"Near-copies of training tumors: {_UNMEASURED}"
         return
@@ -193,7 +195,8 @@ def _consistency(of: _Set) -> Iterable[str]:
     yield "The same hosts, plan, weights and seed give the same voxels; every file has a checksum in its provenance."
     doubtful = [record.case for record in of.records if record.unlike]
     if doubtful:
-        yield f"Hosts with intensities unlike the training cases': {len(doubtful)} pairs ({abbreviate_list(doubtful)})."
+        pairs = f"{say_count(len(doubtful), 'pair')} ({abbreviate_list(doubtful)})"
+        yield f"Hosts with intensities unlike the training cases': {pairs}."
     if of.scores is None:
         yield f"By size of tumor: {_UNMEASURED}"
         return

@@ -11,6 +11,7 @@ import numpy as np
 from tumorgen_cli.evaluation.measures import MEASURES
 from tumorgen_cli.evaluation.scan_scores import ScanScore
 from tumorgen_cli.metrics.inference import LEVEL, Estimate
+from tumorgen_cli.system.errors import say_count
 
 LEAST_ITERATIONS = 500  # of a training from which anything is concluded; nnU-Net's own has 250,000
 LEAST_DICE = 0.1  # mean that the best arm must reach: below, a few voxels touch every lesion by chance
@@ -131,7 +132,7 @@ def _finding(found: ArmComparison) -> str:
     shown = shown if draws.value else "no difference"
     of_draws, of_patients = interval_text(measure, draws), interval_text(measure, patients)
     if not math.isfinite(draws.low) and found.subsets > 1:
-        return f"{shown} in each of {found.subsets} draws of the real cases, which gives no interval"
+        return f"{shown} in each of {say_count(found.subsets, 'draw')} of the real cases, which gives no interval"
     if not math.isfinite(draws.low):
         return f"{shown} with one draw of the real cases ({of_patients} over patients); other draws may differ"
     if draws.excludes_zero:

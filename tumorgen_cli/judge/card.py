@@ -12,6 +12,7 @@ from tumorgen_cli.geometry import Shape, Triple
 from tumorgen_cli.judge.domain import Domain
 from tumorgen_cli.nnunet.job import CONFIGURATION, Schedule
 from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import say_count
 
 PLANNED_MINUTES = 30.0  # of a judge's training, unless the user asks for others
 USEFUL_DICE = 0.4  # the scores of a judge below it on real held-out cases mean little
@@ -103,7 +104,7 @@ class JudgeFacts:
         trained = f"{self.iterations:,} training iterations" if self.iterations else "training unknown"
         if 0 < self.minutes < PLANNED_MINUTES / 2:
             trained += f" in {self.minutes:g} of {PLANNED_MINUTES:g} planned minutes"
-        scores = f"DSC {self.dice:.2f}, NSD {self.surface_dice:.2f} on {self.held_out} real held-out cases"
+        scores = f"DSC {self.dice:.2f}, NSD {self.surface_dice:.2f} on {say_count(self.held_out, 'real held-out case')}"
         return f"{self.title}: {trained}; {scores if self.held_out else 'not scored on held-out cases after training'}"
 
     @property
@@ -166,7 +167,7 @@ def model_card(record: JudgeRecord, title: str, data: str, command: str, limits:
         "",
         data,
         "",
-        f"Trained on {len(record.cases)} cases: {', '.join(record.cases)}.",
+        f"Trained on {say_count(len(record.cases), 'case')}: {', '.join(record.cases)}.",
         "",
         "## Made by",
         "",

@@ -22,7 +22,7 @@ from tumorgen_cli.nnunet.results import read_learned_cases, results_root
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
-from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
+from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list, say_count
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.model import Judge
@@ -166,9 +166,9 @@ def _warn_of_seen_cases(workspace: Workspace, folder: Path) -> None:
     learned = read_learned_cases(folder)
     if seen := sorted(set(learned.cases) & set(workspace.splits().test)):
         console.warn(
-            f"this judge has learned from {len(seen)} cases of {learned.dataset} that have the same names as held-out "
-            f"cases ({abbreviate_list(seen)}): if they are the same cases, its scores on them are too high to serve as "
-            "a reference"
+            f"this judge has learned from {say_count(len(seen), 'case')} of {learned.dataset} with the same names as "
+            f"held-out cases ({abbreviate_list(seen)}): if they are the same cases, its scores on them are too high to "
+            "serve as a reference"
         )
 
 
@@ -184,8 +184,8 @@ def read_own_judge(workspace: Workspace, folder: Path) -> JudgeRecord:
     plan, train = workspace.plan(), workspace.splits().train
     where, faults = str(folder), []
     if set(record.cases) != set(train):
-        expected = f"the {len(train)} training cases of the present splits"
-        faults.append(Fault(where, f"trained on {len(record.cases)} cases", expected, remedy))
+        expected = f"the {say_count(len(train), 'training case')} of the present splits"
+        faults.append(Fault(where, f"trained on {say_count(len(record.cases), 'case')}", expected, remedy))
     if record.fingerprint_hash != plan.fingerprint_hash:
         found = f"trained on {record.dataset} as it was before"
         faults.append(Fault(where, found, "the data set as it was planned", remedy))

@@ -9,7 +9,7 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import is_done
 from tumorgen_cli.system.devices import DeviceName, find_device
-from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
+from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list, say_count
 
 
 def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None:
@@ -22,7 +22,7 @@ def check_preprocessed(workspace: Workspace, plan: Plan, splits: Splits) -> None
         return
     missing = [case for case in (*splits.train, *splits.test) if not is_done(plan, case, workspace.cases / case)]
     if missing:
-        found = f"{len(missing)} cases missing or made by another plan ({abbreviate_list(missing)})"
+        found = f"{say_count(len(missing), 'case')} missing or made by another plan ({abbreviate_list(missing)})"
         raise StateError(
             "Cases are not preprocessed",
             [Fault(str(workspace.cases), found, "every case", "run `tumorgen preprocess`")],
@@ -39,7 +39,7 @@ def check_held_out(method: Method) -> None:
     if seen:
         fault = Fault(
             method.name,
-            f"its weights have learned from {len(seen)} held-out cases ({abbreviate_list(seen)})",
+            f"its weights have learned from {say_count(len(seen), 'held-out case')} ({abbreviate_list(seen)})",
             "none",
             f"delete their folders in {method.workspace.unlabeled}, then train anew (--restart), without such weights",
         )

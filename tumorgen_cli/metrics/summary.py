@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tumorgen_cli.system.errors import say_count
 from tumorgen_cli.system.files import derive_seed
 
 _RESAMPLES = 2000
@@ -41,7 +42,7 @@ class Summary:
     def text(self) -> str:
         """The mean and its interval, or why they are undefined."""
         if not self.count:
-            return f"undefined in all {self.undefined} cases" if self.undefined else "no case"
+            return f"undefined: {say_count(self.undefined, 'case')} without a value" if self.undefined else "no case"
         has_interval = math.isfinite(self.low)
         interval = f"[{self.low:.3f}, {self.high:.3f}]" if has_interval else "(no interval: too few cases or scans)"
         return f"{self.mean:.3f} {interval}"

@@ -26,7 +26,7 @@ from tumorgen_cli.preprocessing.healthy import MOST_SCANS, choose_evenly, twins_
 from tumorgen_cli.preprocessing.preprocess import Job, is_current, preprocess, preprocess_case
 from tumorgen_cli.preprocessing.sublabels import learn_sublabels
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, StateError
+from tumorgen_cli.system.errors import DataError, Fault, StateError, say_count
 from tumorgen_cli.system.files import free_bytes
 from tumorgen_cli.system.json_records import read_record, write_json
 from tumorgen_cli.system.locks import locked
@@ -52,7 +52,7 @@ class PreprocessForecast:
         if not self.scans:
             return "nothing is left to preprocess"
         return (
-            f"{self.scans} scans to preprocess: about {console.rough_time(self.seconds)}, "
+            f"{say_count(self.scans, 'scan')} to preprocess: about {console.rough_time(self.seconds)}, "
             f"{console.size(self.disk_bytes)} on disk; {console.size(self.free_bytes)} are free"
         )
 

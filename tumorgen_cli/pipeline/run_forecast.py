@@ -24,6 +24,7 @@ from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, SetOptio
 from tumorgen_cli.synthesis.pair import PairInputs
 from tumorgen_cli.synthesis.sources import healthy_sources
 from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.system.errors import say_count
 from tumorgen_cli.system.files import free_bytes
 
 
@@ -69,7 +70,7 @@ def forecast_run(
         temporary = workspace.shared_in(Path(folder), with_runs=True)
         planned = plan_dataset(temporary, dataset, options, device)
         steps = [
-            StepForecast("plan", f"{len(planned.fingerprint.cases)} cases", 0.0, 0),
+            StepForecast("plan", say_count(len(planned.fingerprint.cases), "case"), 0.0, 0),
             _forecast_preprocessing(temporary, hosts),
         ]
         ready = all(
@@ -83,7 +84,7 @@ def forecast_run(
 
 def _forecast_preprocessing(workspace: Workspace, hosts: HostOptions) -> StepForecast:
     found = forecast_preprocessing(workspace, hosts.healthy if learns_from_hosts(workspace) else None)
-    return StepForecast("preprocess", f"{found.scans} scans", found.seconds, found.disk_bytes)
+    return StepForecast("preprocess", say_count(found.scans, "scan"), found.seconds, found.disk_bytes)
 
 
 def _forecast_training(workspace: Workspace, planned: Planned, device: DeviceName, measured: bool) -> StepForecast:
@@ -106,4 +107,4 @@ def _forecast_pairs(workspace: Workspace, temporary: Workspace, hosts: HostOptio
     name = set_name("tumorgen", hosts, Sampling(), QualityOptions())
     jobs = make_jobs(sources, wanted.pairs, method.plan.seed)
     found = forecast_set(PairInputs(method, cases, Sampling()), jobs, workspace.synthetic(name))
-    return StepForecast("synthesize", f"{found.missing} pairs", found.seconds, found.disk_bytes)
+    return StepForecast("synthesize", say_count(found.missing, "pair"), found.seconds, found.disk_bytes)

@@ -21,7 +21,7 @@ from tumorgen_cli.synthesis.logs import read_logs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT
 from tumorgen_cli.synthesis.set_files import LEARNED_FROM_HEALTHY, MODEL
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault, StateError, gather_faults
+from tumorgen_cli.system.errors import Fault, StateError, gather_faults, say_count
 from tumorgen_cli.system.files import hash_file
 from tumorgen_cli.system.json_records import read_fields, to_plain
 from tumorgen_cli.system.locks import lock_holder
@@ -67,7 +67,7 @@ def workspace_status(workspace: Workspace, work: Path | str | None = None) -> li
         state: State = "running" if running.startswith("tumorgen plan") else "to do"
         return [Step("plan", state, "", command_line("plan DATASET", work))]
     plan, splits = workspace.plan(), workspace.splits()
-    detail = f"{plan.dataset}: {len(splits.train)} cases to learn from, {len(splits.test)} held out"
+    detail = f"{plan.dataset}: {say_count(len(splits.train), 'case')} to learn from, {len(splits.test)} held out"
     faults: list[Fault] = []
     gather_faults(faults, lambda: read_planned_dataset(workspace, plan))
     state, detail = ("outdated", f"{detail}; the data set: {faults[0].found}") if faults else ("done", detail)
@@ -204,7 +204,7 @@ def _set_steps(workspace: Workspace, plan: Plan, work: Path | str) -> list[Step]
             state: State = "running"
         else:
             state = "outdated" if reason else "done" if (folder / "dataset.json").is_file() else "partly"
-        detail = f"{pairs} pairs" + (f", {lost} given up" if lost else "") + (f"; {reason}" if reason else "")
+        detail = say_count(pairs, "pair") + (f", {lost} given up" if lost else "") + (f"; {reason}" if reason else "")
         steps.append(Step(f"synthesize {folder.name}", state, detail, _set_command(folder, made, state, work)))
         steps.append(_evaluation_step(workspace, folder, state, work))
     return steps or [Step("synthesize", "to do", "", command_line("synthesize --healthy DIR -n 20", work))]

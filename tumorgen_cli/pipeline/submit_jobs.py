@@ -24,7 +24,7 @@ from tumorgen_cli.synthesis.jobs import make_jobs
 from tumorgen_cli.synthesis.options import HostOptions, QualityOptions, check_hosts
 from tumorgen_cli.synthesis.pair import PairInputs
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
-from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.system.errors import Fault, PlanError, say_count
 from tumorgen_cli.system.json_records import unknown_name_fault
 
 _SAMPLE = 20  # hosts whose headers are looked at before submission
@@ -196,7 +196,7 @@ class _Chain:
         what = ("-n", str(self.options.pairs), "--method", self.options.method, *self._host_words())
         seed = _option("--seed", self.options.seed)
         words = ("tumorgen", "synthesize", *what, *seed, "--out", str(self.out), *self.work)
-        return Job("synthesize", f"Paints {self.options.pairs} pairs.", words, after, needs, self.shards)
+        return Job("synthesize", f"Paints {say_count(self.options.pairs, 'pair')}.", words, after, needs, self.shards)
 
     def filter(self, after: tuple[str, ...]) -> Job:
         quality = self.options.quality

@@ -36,7 +36,7 @@ from tumorgen_cli.synthesis.sources import (
 from tumorgen_cli.synthesis.synthesize import Tally, count_set, synthesize_set
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, abbreviate_list
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, StateError, abbreviate_list, say_count
 from tumorgen_cli.system.files import file_name
 from tumorgen_cli.system.locks import locked
 
@@ -124,7 +124,8 @@ def synthesize_pairs(
     if tally.pairs > made.pairs:
         asked = f"{made.pairs} {'was' if made.pairs == 1 else 'were'} asked for"
         console.note(
-            f"{folder} holds {tally.pairs} pairs and {asked}: none is removed; a smaller set needs another --out"
+            f"{folder} holds {say_count(tally.pairs, 'pair')} and {asked}: none is removed; a smaller set needs "
+            "another --out"
         )
     return SetReport(str(folder), tally, forecast)
 
@@ -226,7 +227,7 @@ def _show_left_out(search: Search, hosts: HostOptions) -> None:
 def _show_suspects(search: Search, least_ml: float) -> None:
     """Say in which hosts a judge marks suspected lesions, and what looking for them has cost."""
     cost = f" ({search.seconds:.1f} s a host; kept for evaluate and filter)" if search.seconds else ""
-    looked = f"looked for lesions of {least_ml:g} ml and more in {len(search.found)} hosts{cost}"
+    looked = f"looked for lesions of {least_ml:g} ml and more in {say_count(len(search.found), 'host')}{cost}"
     if not search.suspicious:
         console.note(f"no suspected lesion: {looked}")
     else:

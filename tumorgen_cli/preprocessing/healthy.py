@@ -18,7 +18,7 @@ from tumorgen_cli.data.patients import scans_of_same_patients
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, CaseRecord, is_done, load_case, read_case_record
-from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list
+from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, say_count
 from tumorgen_cli.system.files import file_version
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ def open_healthy(workspace: Workspace, plan: Plan) -> Scans:
     names = [folder.name for folder in unlabeled_folders(workspace)]
     stale = [name for name in names if not is_done(plan, name, workspace.unlabeled / name)]
     if stale:
-        found = f"{len(stale)} scans made by another plan ({abbreviate_list(stale)})"
+        found = f"{say_count(len(stale), 'scan')} made by another plan ({abbreviate_list(stale)})"
         remedy = "run `tumorgen preprocess --healthy DIR` again, or delete the folder to do without"
         fault = Fault(str(workspace.unlabeled), found, "the present plan's", remedy)
         raise StateError("Unlabeled scans are stale", [fault])

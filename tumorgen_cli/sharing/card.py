@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from tumorgen_cli.geometry import describe_edges
 from tumorgen_cli.sharing.record import ModelRecord
 from tumorgen_cli.system import console
+from tumorgen_cli.system.errors import say_count
 
 _LIMITS = (
     "Diagnosis, treatment, or any decision about a patient: its pairs show no patient.",
@@ -16,6 +17,11 @@ _LIMITS = (
         "refuses what certainly differs, but cannot see everything."
     ),
     "Kinds of tumors that its training cases do not have: it paints what it has seen.",
+)
+
+_COUNTED = (
+    "It counts tumors as the networks see them, so its number may differ from that of the data: on the plan's voxels "
+    "parts can join or separate, tumors larger than the window are left out, and of many cases 50 a side are taken."
 )
 
 
@@ -78,11 +84,12 @@ def model_card(record: ModelRecord) -> str:
 
 def _data_lines(record: ModelRecord) -> list[str]:
     data = record.data
-    healthy = f"; {data.healthy} scans without labels were learned from, too" if data.healthy else ""
+    healthy = f"; also learned from {say_count(data.healthy, 'scan')} without labels" if data.healthy else ""
+    cases, tumors = say_count(data.cases, "training case"), say_count(data.tumors, "tumor")
     smallest, middle, largest = (f"{value:.3g}" for value in data.volume_ml)
     spacing, extent = describe_edges(data.spacing_mm, ".3g"), describe_edges(data.extent_mm)
     return [
-        f"{data.cases} training cases of `{data.dataset}`, {data.tumors} tumors; {data.held_out} held out{healthy}.",
+        f"{cases} of `{data.dataset}`, {tumors}; {data.held_out} held out{healthy}.",
         f"Medians: voxels of {spacing} mm, scans of {extent} mm.",
         f"Tumors: median {middle} ml, 10th to 90th percentile {smallest} to {largest} ml, pooled.",
     ]
@@ -93,7 +100,7 @@ def _score_lines(record: ModelRecord) -> list[str]:
         return ["No set of its pairs was evaluated before it was exported. Look at previews before you use it."]
     lines = []
     for each in record.sets:
-        lines += [f"Set `{each.name}`, {each.pairs} pairs:", "", "| figure | value |", "|---|---|"]
+        lines += [f"Set `{each.name}`, {say_count(each.pairs, 'pair')}:", "", "| figure | value |", "|---|---|"]
         lines += [f"| {title} | {text} |" for title, text in each.figures]
         lines.append("")
     return lines[:-1]
@@ -108,7 +115,8 @@ def _privacy_lines(record: ModelRecord) -> list[str]:
         else "Near-copies and distances to the nearest training tumor: not measured."
     )
     tested = (
-        f"Membership test (a smaller training loss on training tumors than on held-out ones): {member.words}."
+        f"Membership test (a smaller training loss on training tumors than on held-out ones): {member.words}. "
+        f"{_COUNTED}"
         if member
         else "Membership test: not done; it needs two cases on either side, and a method that has such a loss."
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tumorgen_cli.system.errors import say_count
 from tumorgen_cli.system.files import derive_seed
 
 _DRAWS = 1000
@@ -37,7 +38,7 @@ class Membership:
     @property
     def words(self) -> str:
         """The result in one sentence."""
-        counts = f"{self.training} training and {self.held_out} held-out tumors"
+        counts = f"{self.training} training and {say_count(self.held_out, 'held-out tumor')}"
         verdict = "tells training tumors from others" if self.low > 0.5 else "was not seen to tell them from others"
         return f"AUC {self.auc:.2f} [{self.low:.2f}, {self.high:.2f}] on {counts}: the loss {verdict}"
 

@@ -18,7 +18,7 @@ from tumorgen_cli.data.surroundings import Surroundings
 from tumorgen_cli.geometry import Box, Grid, as_triple
 from tumorgen_cli.methods.latent.condition import PATIENT_BUFFERS
 from tumorgen_cli.planning.fingerprint import CaseFacts, Fingerprint, TumorFacts
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import DataError, Fault, say_count
 
 #: the least number of patients in a group: a mean of two tells either of them to whoever knows the other
 LEAST_PATIENTS = 3
@@ -31,7 +31,7 @@ def check_poolable(dataset: str, patients: int) -> None:
         DataError: there are not.
     """
     if patients < LEAST_PATIENTS:
-        found = f"{patients} training patients with a tumor"
+        found = f"{say_count(patients, 'training patient')} with a tumor"
         expected = f"{LEAST_PATIENTS} or more: their values are given pooled"
         remedy = "train on more cases; what is learned from one or two patients is theirs"
         raise DataError("A model would tell of single patients", [Fault(dataset, found, expected, remedy)])

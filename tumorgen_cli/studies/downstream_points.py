@@ -27,7 +27,7 @@ from tumorgen_cli.synthesis.options import HostOptions, refuse_host_options
 from tumorgen_cli.synthesis.sources import unlabeled_hosts, unlabeled_hosts_fault
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, TumorgenError, one_line
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, TumorgenError, one_line, say_count
 from tumorgen_cli.system.files import derive_seed
 
 _FAR_SHARE = 0.05  # a larger difference from the requested share of real cases gives a warning
@@ -49,7 +49,7 @@ def set_up_study(
     check_design(design, hosts)
     counts = case_counts(len(splits.train), design.fractions)
     if too_many := [arm for arm in design.arms if (find_arm(arm).learned or 0) > len(splits.train)]:
-        expected = f"at most the {len(splits.train)} training cases"
+        expected = f"at most the {say_count(len(splits.train), 'training case')}"
         raise PlanError("There are not so many cases", [Fault("--arms", ", ".join(too_many), expected, "name fewer")])
     setup = StudySetup(workspace, plan, splits, design, hosts, device)
     dataset = _checked_dataset(setup)
@@ -110,7 +110,7 @@ def _checked_dataset(setup: StudySetup) -> Dataset:
     attained = attained_share(design, setup.unpainted)
     if abs(attained - design.real_share) > _FAR_SHARE:
         console.warn(
-            f"--real-share {design.real_share:g} is not possible with {design.ratio} pairs per real case: "
+            f"--real-share {design.real_share:g} is not possible with {say_count(design.ratio, 'pair')} per real case: "
             f"whole repeats of the real cases give {attained:.0%}"
         )
     return dataset
@@ -132,7 +132,7 @@ def _check_hosts(setup: StudySetup, dataset: Dataset, healthy: Path) -> None:
         raise PlanError("There are not so many healthy scans", [fault])
     known = match_held_out({source.name: source.files[0] for source in sources}, dataset, splits.test, splits.patients)
     if known:
-        found = f"{len(known)} held-out cases ({describe_matches(known)}), from which nnU-Net would learn"
+        found = f"{say_count(len(known), 'held-out case')} ({describe_matches(known)}), from which nnU-Net would learn"
         faults.append(Fault(str(healthy), found, "other scans", "take them out of the folder"))
     if unlabeled := unlabeled_hosts(plan, sources):
         faults.append(unlabeled_hosts_fault(str(healthy), unlabeled))
@@ -199,7 +199,7 @@ def case_counts(cases: int, fractions: Sequence[float]) -> list[int]:
         fault = Fault(
             "--fractions",
             found,
-            f"shares of the {cases} training cases, above 0, at most 1",
+            f"shares of the {say_count(cases, 'training case')}, above 0, at most 1",
             "for example --fractions 0.25,0.5,1",
         )
         raise PlanError("The fractions cannot be used", [fault])

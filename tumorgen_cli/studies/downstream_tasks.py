@@ -14,6 +14,7 @@ from tumorgen_cli.evaluation.design import Design, Draws, Variant, list_draws
 from tumorgen_cli.evaluation.scan_scores import REAL
 from tumorgen_cli.nnunet.job import TrainingCase, TrainingData, TrainingJob, TrainingOptions, make_job
 from tumorgen_cli.nnunet.on_the_fly.settings import Painting
+from tumorgen_cli.system.errors import say_count
 from tumorgen_cli.system.json_records import hash_value, read_record
 
 PRETRAINING = "pretraining"
@@ -48,7 +49,7 @@ class Point:
     @property
     def title(self) -> str:
         """The draw in words."""
-        return f"{self.cases} real cases" + (f", subset {self.subset}" if self.subset else "")
+        return say_count(self.cases, "real case") + (f", subset {self.subset}" if self.subset else "")
 
 
 def method_cases(point: Point, learned: int | None) -> tuple[list[str], str]:

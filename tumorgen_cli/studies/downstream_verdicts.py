@@ -22,7 +22,7 @@ from tumorgen_cli.evaluation.trials import Analysis, analyze
 from tumorgen_cli.evaluation.verdicts import Primary
 from tumorgen_cli.methods.registry import METHODS
 from tumorgen_cli.metrics.inference import LEVEL
-from tumorgen_cli.system.errors import Fault, PlanError
+from tumorgen_cli.system.errors import Fault, PlanError, say_count
 from tumorgen_cli.system.json_records import (
     from_plain,
     nan_for_none,
@@ -134,7 +134,7 @@ def name_primary(root: Path, design: Design, counts: Sequence[int]) -> Primary |
 
 def describe_primary(primary: Primary) -> str:
     """Describe the primary comparison."""
-    hosts = "" if primary.hosts is None else f", {primary.hosts} hosts"
+    hosts = "" if primary.hosts is None else f", {say_count(primary.hosts, 'host')}"
     return (
         f"{primary.arm} against {primary.against}, {primary.cases} real cases{hosts}, {MEASURES[primary.measure].title}"
     )

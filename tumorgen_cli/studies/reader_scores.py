@@ -12,7 +12,7 @@ import numpy as np
 
 from tumorgen_cli.studies.reader_lesions import Truth
 from tumorgen_cli.studies.reader_study import Key, case_id
-from tumorgen_cli.system.errors import DataError, Fault, gather_faults
+from tumorgen_cli.system.errors import DataError, Fault, gather_faults, say_count
 from tumorgen_cli.system.json_records import from_plain, read_plain, read_record
 
 CONFIDENCES = (1, 2, 3, 4, 5)  # guessed ... certain
@@ -206,7 +206,7 @@ def _repeated_readers(read: Sequence[tuple[Path, Answers]]) -> list[Fault]:
     return [
         Fault(
             ", ".join(map(str, found)),
-            f"{len(found)} files of reader {name}",
+            f"{say_count(len(found), 'file')} of reader {name}",
             "one file per reader",
             "leave the older out, or rename a namesake",
         )

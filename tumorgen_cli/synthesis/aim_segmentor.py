@@ -37,7 +37,7 @@ from tumorgen_cli.preprocessing.intensity import scan_limits, to_comparable_unit
 from tumorgen_cli.synthesis.aim import ScoredTumor, SegmentorScores
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName, find_device
-from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
+from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list, say_count
 from tumorgen_cli.system.files import hash_once
 from tumorgen_cli.system.json_records import hash_value, read_record, read_written, write_json
 from tumorgen_cli.system.locks import wait_for_turn
@@ -167,7 +167,7 @@ def _written_folds(path: Path, validated: Mapping[Path, set[str]]) -> dict[Path,
     for fold, cases in validated.items():
         number = int(fold.name.removeprefix("fold_"))
         if number >= len(written):
-            faults.append(Fault(str(fold), f"only {len(written)} folds in {path}", "its splits", remedy))
+            faults.append(Fault(str(fold), f"only {say_count(len(written), 'fold')} in {path}", "its splits", remedy))
         elif strangers := sorted(cases - {*written[number].val}):
             found = f"validated on {abbreviate_list(strangers)}, which {path} does not say"
             faults.append(Fault(str(fold), found, "the splits that it was trained with", remedy))
@@ -188,7 +188,7 @@ def _complete_folds(
     """
     known, count = sorted(set().union(*validated.values())), content.get("numTraining")
     if count != len(known) or sum(map(len, validated.values())) != len(known):
-        found = f"no {SPLITS}, and validation predictions of {len(known)} cases, not once each of {count}"
+        found = f"no {SPLITS}, and validation predictions of {say_count(len(known), 'case')}, not once each of {count}"
         remedy = f"copy {SPLITS} from nnU-Net's preprocessed data set into the results folder"
         raise StateError(_MESSAGE, [Fault(str(folder), found, "which cases each fold has learned from", remedy)])
     return {
@@ -243,9 +243,10 @@ def _folds_fault(workspace: Workspace, folder: Path, leaks: Sequence[str], torn:
     patients = group_cases(splits.train, splits.patients)
     folds = make_nnunet_folds(splits.train, min(5, len(patients)), splits.patients)
     write_json(path, [{"train": fold.train, "val": fold.test} for fold in folds])
-    found = f"folds that have learned from {len(leaks)} scans of held-out patients ({abbreviate_list(leaks)})"
+    found = f"{say_count(len(leaks), 'scan')} of held-out patients ({abbreviate_list(leaks)})"
     if not leaks:
-        found = f"folds that have learned from the patients of {len(torn)} scans to score ({abbreviate_list(torn)})"
+        found = f"the patients of {say_count(len(torn), 'scan')} to score ({abbreviate_list(torn)})"
+    found = f"folds that have learned from {found}"
     remedy = (
         f"train nnU-Net on the training cases alone: copy {path}, which has folds of them, into its preprocessed data "
         "set, and train them with another nnUNet_results"

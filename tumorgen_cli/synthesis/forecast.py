@@ -21,7 +21,7 @@ from tumorgen_cli.synthesis.shards import Shard, check_set
 from tumorgen_cli.synthesis.sources import Source
 from tumorgen_cli.synthesis.synthesize import set_identity, write_pair
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
+from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts, say_count
 from tumorgen_cli.system.files import file_size, free_bytes
 
 _OTHER_FILES = 1.1  # labels and preview of a pair, relative to its images
@@ -54,7 +54,7 @@ class Forecast:
         there = f" ({self.there} are there)" if self.there else ""
         time_text = "" if self.seconds is None else f", {console.rough_time(self.seconds)}"
         return (
-            f"{self.missing} pairs to paint{there} into {self.hosts} hosts: "
+            f"{say_count(self.missing, 'pair')} to paint{there} into {say_count(self.hosts, 'host')}: "
             f"about {console.size(self.disk_bytes)} on disk{time_text}"
         )
 

@@ -49,7 +49,7 @@ from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.set_files import describe_synthetic, read_judges
 from tumorgen_cli.system import console
 from tumorgen_cli.system.claims import claim_folder, refuse_other_files
-from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, gather_faults
+from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, gather_faults, say_count
 from tumorgen_cli.system.files import hash_files, write_text
 from tumorgen_cli.system.json_records import hash_value, read_plain, to_plain, write_json
 from tumorgen_cli.system.links import copy_file, link_file, same_content
@@ -248,7 +248,7 @@ def write_merge(merge: Merge, tick: Callable[[int, str], None], copy: bool = Fal
     content["numTraining"] = len(cases)
     content["synthetic"] = describe_synthetic(len(merge.pairs), len(cases))
     content["description"] = (
-        f"{len(merge.real.cases)} real cases and {len(merge.pairs)} synthetic pairs, "
+        f"{say_count(len(merge.real.cases), 'real case')} and {say_count(len(merge.pairs), 'synthetic pair')}, "
         "see provenance.jsonl and folds.json"
     )
     write_json(merge.out / "dataset.json", content)
@@ -305,7 +305,8 @@ def _divide(
         raise DataError("No case is left", [Fault("--folds 1", found, "real cases that no set knows", remedy)])
     if rest := [case for case in real.cases if case not in learned_from | held_out]:
         console.warn(
-            f"{len(rest)} real cases are in no part of the sets' splits and are left out ({abbreviate_list(rest)})"
+            f"left out, because in no part of the sets' splits: {say_count(len(rest), 'real case')} "
+            f"({abbreviate_list(rest)})"
         )
     train = tuple(case for case in real.cases if case in learned_from)
     return [Splits(train, tuple(case for case in real.cases if case in held_out))]
@@ -335,8 +336,8 @@ def _warn_of_judges(sets: Sequence[SyntheticSet], folds: Sequence[Fold]) -> None
         for judge, learned in read_judges(each.folder).items():
             if seen := sorted(validated.intersection(learned.cases)):
                 console.warn(
-                    f"the judge that chose the pairs of {each.folder.name} ({judge}) has learned from {len(seen)} "
-                    f"cases of {learned.dataset} that have the same names as validation cases of its folds "
+                    f"the judge that chose the pairs of {each.folder.name} ({judge}) has learned from "
+                    f"{say_count(len(seen), 'case')} of {learned.dataset} with the same names as validation cases of its folds "
                     f"({abbreviate_list(seen)}): if they are the same cases, scores there may be too high"
                 )
 

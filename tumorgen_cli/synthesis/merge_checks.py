@@ -27,7 +27,7 @@ from tumorgen_cli.synthesis.set_files import (
 from tumorgen_cli.synthesis.shards import unfinished_shard_faults
 from tumorgen_cli.synthesis.sources import unlabeled_hosts_fault
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
+from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list, say_count
 from tumorgen_cli.system.json_records import read_plain
 
 MERGED = "merge.json"
@@ -103,8 +103,9 @@ def with_known_cases(real: Dataset, each: SyntheticSet) -> SyntheticSet:
     if model is None or not foreign:
         return each
     console.warn(
-        f"{each.name}: the model {model} has learned from {len(foreign)} cases that {real.name} does not have by name; "
-        "its card says of which data set: nothing here can tell whether real cases are among them under other names"
+        f"{each.name}: the model {model} has learned from {say_count(len(foreign), 'case')} that {real.name} does not "
+        "have by name; its card says of which data set: nothing here can tell whether real cases are among them under "
+        "other names"
     )
     return replace(each, learned_from=tuple(case for case in each.learned_from if case not in foreign))
 
@@ -166,7 +167,7 @@ def set_faults(real: Dataset, each: SyntheticSet) -> list[Fault]:
         faults.append(unlabeled_hosts_fault(str(each.folder / "labelsTr"), unlabeled))
     foreign = sorted(set(each.learned_from) - set(real.cases))
     if foreign:
-        shown = f"{len(foreign)} cases that {real.name} does not have ({abbreviate_list(foreign)})"
+        shown = f"{say_count(len(foreign), 'case')} that {real.name} does not have ({abbreviate_list(foreign)})"
         expected = "cases of the real data set, by the same names: the names decide which folds a pair may be in"
         faults.append(Fault(f"{each.folder / 'set.json'}: learned_from", shown, expected, remedy))
     return faults

@@ -52,7 +52,7 @@ from tumorgen_cli.synthesis.pair import (
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
 from tumorgen_cli.system.devices import peak_memory_gib
-from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts
+from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts, say_count
 from tumorgen_cli.system.files import append_line, derive_seed, file_size
 from tumorgen_cli.system.json_records import from_plain, hash_value, read_record, to_plain, write_json
 from tumorgen_cli.system.locks import locked
@@ -201,7 +201,7 @@ def paint(folder: Path, job: PainterJob, pairs: int | None = None) -> None:
         busy += spent
         report()
         if given_up == _MAX_FAILURES and not painted:
-            found = f"{given_up} pairs given up; the last: {reason}"
+            found = f"{say_count(given_up, 'pair')} given up; the last: {reason}"
             raise StateError("No pair can be painted", [Fault(painting.method, found, "at least one pair", _ASK_LESS)])
         if len(pool.entries()) >= job.least:
             time.sleep(spent * (1 - painting.share) / painting.share)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tumorgen_cli.synthesis.logs import list_logs
 from tumorgen_cli.system.claims import check_claim, claim_folder
-from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.errors import Fault, StateError, say_count
 from tumorgen_cli.system.json_records import read_record, write_json
 from tumorgen_cli.system.locks import wait_for_turn
 
@@ -96,8 +96,8 @@ def begin_shard(folder: Path, pairs: int, shard: Shard | None) -> None:
         return
     division = _read_division(folder)
     if division is not None:
-        found = f"{division.pairs} pairs in {division.shards} shards are unfinished"
-        fault = Fault(str(folder), found, f"{pairs} pairs in {shard.count} shards", _REMEDY)
+        found = f"{say_count(division.pairs, 'pair')} in {division.shards} shards are unfinished"
+        fault = Fault(str(folder), found, f"{say_count(pairs, 'pair')} in {say_count(shard.count, 'shard')}", _REMEDY)
         raise StateError("The shards do not belong together", [fault])
     write_json(folder / _DIVISION, _Division(pairs, shard.count))
 

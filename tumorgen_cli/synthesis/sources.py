@@ -14,7 +14,7 @@ from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.window import redraw_box, window_shape
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, PlanError, abbreviate_list
+from tumorgen_cli.system.errors import DataError, Fault, PlanError, abbreviate_list, say_count
 from tumorgen_cli.system.json_records import unknown_name_fault
 
 
@@ -119,8 +119,8 @@ def unlabeled_hosts(plan: Plan, sources: Sequence[Source]) -> list[str]:
 def unlabeled_hosts_fault(where: str, hosts: Sequence[str]) -> Fault:
     """Return the fault of pairs in hosts without labels, which nnU-Net must not be trained on."""
     found = (
-        f"{len(hosts)} hosts without labels ({abbreviate_list(hosts)}): from their pairs an nnU-Net would learn that "
-        "organs are background"
+        f"{say_count(len(hosts), 'host')} without labels ({abbreviate_list(hosts)}): from their pairs an nnU-Net would "
+        "learn that organs are background"
     )
     remedy = "paint into hosts in nnU-Net's form: imagesTr and, beside it, labelsTr with the data set's own labels"
     return Fault(where, found, "all labels of the data set in every pair", remedy)

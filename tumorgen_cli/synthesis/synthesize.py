@@ -55,7 +55,15 @@ from tumorgen_cli.synthesis.set_files import (
 )
 from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_set, may_finish, remove_division, take_turn
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import DataError, Fault, StateError, abbreviate_list, describe_counts, one_line
+from tumorgen_cli.system.errors import (
+    DataError,
+    Fault,
+    StateError,
+    abbreviate_list,
+    describe_counts,
+    one_line,
+    say_count,
+)
 from tumorgen_cli.system.files import append_line, hash_once
 from tumorgen_cli.system.json_records import to_plain, write_json
 
@@ -311,7 +319,7 @@ def _warn_of_given_up(
         remedy = (
             "train longer, choose other hosts, regions or boxes, or allow more draws (--set paste.draws=N at planning)"
         )
-        fault = Fault(str(out), f"{len(given_up)} pairs given up ({summary})", "at least one pair", remedy)
+        fault = Fault(str(out), f"{say_count(len(given_up), 'pair')} given up ({summary})", "at least one pair", remedy)
         raise DataError("No tumor came", [fault])
     console.warn(
         f"{len(given_up)} pairs were given up, {len(done)} were made: {summary}. {out / 'given_up.jsonl'} has the "

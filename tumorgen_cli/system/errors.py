@@ -59,6 +59,16 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:
     return f"did you mean {', '.join(others)} or {last}?" if others else f"did you mean {last}?"
 
 
+def say_count(count: int, noun: str) -> str:
+    """Say a count with its noun, for example "1 scan" or "2 training cases".
+
+    Args:
+        count: The count.
+        noun: The noun in the singular, one whose plural ends in s; words may stand before it.
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def describe_counts(counts: Mapping[str, int]) -> str:
     """Describe counts by reason, for example "2 too small, 1 empty"; an empty string for no counts."""
     return ", ".join(f"{count} {reason}" for reason, count in counts.items())

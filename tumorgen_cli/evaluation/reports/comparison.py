@@ -37,6 +37,7 @@ from tumorgen_cli.geometry import Box
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.synthesis.set_files import read_provenance, read_shortfalls
+from tumorgen_cli.system.errors import say_count
 from tumorgen_cli.system.files import write_text
 
 PLACES = 4
@@ -110,7 +111,8 @@ def write_page(
         "title": f"{comparison.name}: comparison",
         "heading": comparison.name,
         "lead": "; ".join(
-            f"{each.hosts}: {each.pairs} pairs requested of each method, {each.alike} of them in the same boxes for all"
+            f"{each.hosts}: {say_count(each.pairs, 'pair')} requested of each method, {each.alike} of them in the same "
+            "boxes for all"
             for each in comparison.tables
         ),
         "verdict": _verdict(comparison, weak),

@@ -29,6 +29,7 @@ from tumorgen_cli.evaluation.scan_scores import REAL
 from tumorgen_cli.evaluation.trials import Analysis
 from tumorgen_cli.evaluation.verdicts import LEAST_DICE, LEAST_ITERATIONS
 from tumorgen_cli.metrics.inference import Estimate
+from tumorgen_cli.system.errors import say_count
 
 # told apart by people with any color vision (Okabe and Ito), and by their marks
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -63,7 +64,7 @@ def draw_page(result: Downstream, patients: Sequence[Patient]) -> str:
         "downstream.html.j2",
         title="Gains of nnU-Net",
         heading="What pairs do to nnU-Net",
-        lead=f"{result.dataset}: {len(result.held_out)} real held-out scans",
+        lead=f"{result.dataset}: {say_count(len(result.held_out), 'real held-out scan')}",
         verdict=_verdict(result),
         facts=_facts(result),
         tiles=_tiles(analysis),

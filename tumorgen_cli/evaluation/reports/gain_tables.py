@@ -13,6 +13,7 @@ from tumorgen_cli.evaluation.recovery import Recovered
 from tumorgen_cli.evaluation.trials import Analysis, ArmScores, MeasuredArm
 from tumorgen_cli.evaluation.verdicts import ArmComparison, amount, interval_text, shown_briefly
 from tumorgen_cli.metrics.inference import Estimate
+from tumorgen_cli.system.errors import say_count
 
 _MAIN = ("sensitivity", "touched", "lesion_dsc", "dsc", "nsd", "false_positives", "false_positives_healthy", "plateau")
 _SIZED = tuple(f"sensitivity {name}" for name in SIZES)
@@ -32,7 +33,7 @@ class GainTable:
 
 def arm_label(arm: str, hosts: int | None) -> str:
     """Name an arm, with its number of healthy scans where that is not all."""
-    return arm if hosts is None else f"{arm}, {hosts} hosts"
+    return arm if hosts is None else f"{arm}, {say_count(hosts, 'host')}"
 
 
 def cases_text(cases: int | None) -> str:

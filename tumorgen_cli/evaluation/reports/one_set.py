@@ -48,7 +48,7 @@ from tumorgen_cli.synthesis.set_files import (
     read_provenance,
     read_shortfalls,
 )
-from tumorgen_cli.system.errors import describe_counts
+from tumorgen_cli.system.errors import describe_counts, say_count
 from tumorgen_cli.system.files import write_text
 
 PAGE_BYTES = 8_000_000  # of a page: crops for the viewer fill what the rest leaves
@@ -150,8 +150,8 @@ def write_report(
     content: dict[str, Any] = {
         "title": f"{scores.name}: evaluation",
         "heading": scores.name,
-        "lead": f"{counts['synthetic']} painted tumors beside {counts['train']} training and {counts['test']} held-out "
-        f"tumors",
+        "lead": f"{say_count(counts['synthetic'], 'painted tumor')} beside {counts['train']} training and "
+        f"{say_count(counts['test'], 'held-out tumor')}",
         "verdict": verdict,
         "facts": _facts(scores, provenance, origin),
         "tiles": one_set_tables.tiles(scores),

@@ -19,7 +19,7 @@ from tumorgen_cli.metrics.summary import Summary
 from tumorgen_cli.metrics.traits import ratio
 from tumorgen_cli.synthesis.aim import AimSummary
 from tumorgen_cli.synthesis.provenance import Provenance
-from tumorgen_cli.system.errors import abbreviate_list, describe_counts
+from tumorgen_cli.system.errors import abbreviate_list, describe_counts, say_count
 
 _NAMED = 8  # most pairs or reasons that are named
 
@@ -105,7 +105,7 @@ def agreement(scores: Scores) -> list[Row]:
         ),
         (
             "spurious lesions",
-            *(f"{n.spurious} in {n.cases} cases" for n in counts),
+            *(f"{n.spurious} in {say_count(n.cases, 'case')}" for n in counts),
             "Lesions that the judge finds and that touch no mask.",
         ),
     ]
@@ -141,7 +141,8 @@ def redrawn(scores: Scores) -> list[Row]:
     for s in scores.redrawn.strata:
         title = f"{s.size}, {s.contrast} contrast" if s.size else "all"
         few = "too few to conclude from" if s.few else ""
-        rows.append((title, f"{s.dice.count} in {s.hosts} scans", _interval(s.dice), _interval(s.surface_dice), few))
+        where = f"{s.dice.count} in {say_count(s.hosts, 'scan')}"
+        rows.append((title, where, _interval(s.dice), _interval(s.surface_dice), few))
     return rows
 
 
@@ -220,7 +221,7 @@ def novelty(scores: Scores) -> list[Row]:
         ),
         (
             "similar to each other",
-            f"{n.duplicated} lesions",
+            say_count(n.duplicated, "lesion"),
             "In pairs that are closer than the threshold of near-copies.",
         ),
         ("mean distance between lesions", f"{number(n.synthetic_mean)}, real {number(n.real_mean)}", one),

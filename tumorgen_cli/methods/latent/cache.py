@@ -27,7 +27,7 @@ from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, uns
 from tumorgen_cli.preprocessing.windows import OWN, cut_sublabels_too
 from tumorgen_cli.system import console
 from tumorgen_cli.system.arrays import prepare_cache, read_arrays, write_arrays
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import DataError, Fault, say_count
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.tumors.boxes import latent_box, voxel_box
@@ -318,7 +318,7 @@ def training_latents(
     cases = load_cases(method.workspace, names)
     too_large = [c for case in cases for c in case.record.components if not c.fits]
     if too_large:
-        console.warn(f"{len(too_large)} tumors are larger than the window; they are left out of the training")
+        console.warn(f"left out of the training: {say_count(len(too_large), 'tumor')} larger than the window")
     candidates = find_candidates(cases)
     made_from = hash_value(
         [

@@ -25,7 +25,7 @@ from tumorgen_cli.nnunet.on_the_fly.settings import (
     Progress,
     pool_of,
 )
-from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list
+from tumorgen_cli.system.errors import Fault, StateError, abbreviate_list, say_count
 from tumorgen_cli.system.json_records import hash_value, read_fields, read_record, to_plain, write_json
 
 _LEAST_ENTRIES = 8  # entries that training waits for, unless the pool is smaller
@@ -94,7 +94,7 @@ class PainterProcess:
         weights = ", ".join(f"{name} {value}" for name, value in painting.weights.items()) or "none"
         self.log(
             f"TumorGen: {painting.method} (plan {painting.plan_hash}, weights {weights}) paints into "
-            f"{len(painting.hosts)} hosts ({abbreviate_list(painting.hosts)})"
+            f"{say_count(len(painting.hosts), 'host')} ({abbreviate_list(painting.hosts)})"
         )
         voxels = math.prod(self.job.shape)  # 0 if an axis is as long as the tumor needs
         voxel_bytes, location_bytes = 4 * len(painting.channels) + 1, _LOCATION_BYTES * (len(painting.labels) - 1)
