@@ -66,6 +66,23 @@ def test_a_tumor_that_cannot_be_told(labels, wanted):
     assert fault.remedy.endswith("several labels with commas between: --tumor-label NAME,NAME")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "asked"),
+    [
+        ("tumour", "did you mean tumor? name it"),
+        ("cist,tumor", "did you mean cyst? name it"),
+        ("kidny,cist", "did you mean kidney? did you mean cyst? name it"),
+        ("9", "name it"),
+    ],
+)
+def test_a_misspelled_tumor_label_gets_the_nearest_one(wanted, asked):
+    labels = parse_labels({"background": 0, "kidney": 1, "tumor": 2, "cyst": 3})
+    with pytest.raises(DataError) as error:
+        choose_tumor(HERE, labels, wanted)
+    assert error.value.faults[0].remedy.startswith(asked)
+    assert choose_tumor(HERE, labels, "tumor,cyst") == ("tumor,cyst", (2, 3))  # the remedy, followed
+
+
 def test_organs_are_what_is_no_tumor():
     assert organ_labels(parse_labels(KITS), (2, 3)) == {"kidney": 1}
     assert organ_labels(parse_labels(KITS), 2) == {"kidney": (1, 3), "masses": 3}

@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 
 import pytest
+from support.command_line import call
 
 from tumorgen_cli.evaluation.design import (
     ARMS,
@@ -101,8 +102,24 @@ def test_every_method_has_every_kind_of_arm():
         "real-longer",
         "empty-longer",
     }
-    with pytest.raises(PlanError, match="copypaste-lives"):
-        find_arm("copypaste-lives")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        ("copypaste-lives", "did you mean copypaste-live? `tumorgen downstream -h` tells what each arm is (--arms)"),
+        ("Real", "did you mean real? `tumorgen downstream -h` tells what each arm is (--arms)"),
+        ("qqq", "`tumorgen downstream -h` tells what each arm is (--arms)"),
+    ],
+)
+def test_an_unknown_arm_gets_the_nearest_and_not_the_whole_list(wrong, remedy):
+    with pytest.raises(PlanError) as error:
+        find_arm(wrong)
+    (fault,) = error.value.faults
+    assert (fault.where, fault.remedy) == (f"--arms.{wrong}", remedy)
+    assert len(str(fault)) < 320
+    told = " ".join(call("downstream", "-h").stdout.split())  # the remedy, followed
+    assert all(text in told for text in ("METHOD-live", "METHOD-alone", "METHOD-x16", "ARM-longer"))
 
 
 def test_arms_may_have_their_own_numbers():

@@ -271,7 +271,7 @@ def test_no_space_left_is_told(tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     files.write_text(tmp_path / "a.json", "old")
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(StateError, match="free some space"):
         files.write_text(tmp_path / "a.json", "new")
     monkeypatch.undo()
@@ -286,7 +286,7 @@ def test_a_broken_disk_is_told_and_other_errors_keep_their_kind(tmp_path, monkey
     def broken(*_):
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr(os, "replace", broken)
+    monkeypatch.setattr(Path, "replace", broken)
     with pytest.raises(StateError, match="check the disk"):
         files.write_text(tmp_path / "a", "x")
     with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "a") as temporary:  # read, not written
@@ -297,7 +297,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     def denied(*_):
         raise PermissionError(errno.EACCES, "permission denied")
 
-    monkeypatch.setattr(os, "replace", denied)
+    monkeypatch.setattr(Path, "replace", denied)
     with pytest.raises(StateError, match="choose another folder"):
         files.write_text(tmp_path / "a", "x")
 

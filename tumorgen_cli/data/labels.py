@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from tumorgen_cli.system.errors import DataError, Fault
+from tumorgen_cli.system.errors import DataError, Fault, did_you_mean
 
 #: the voxel value of a label, or the values of a region or of a tumor with several labels
 Values = int | tuple[int, ...]
@@ -157,20 +157,25 @@ def choose_tumor(where: Path, labels: Labels, wanted: str | None) -> tuple[str, 
     """
     names = [name for name in labels if name not in ("background", "ignore")]
     listed = describe_labels({name: labels[name] for name in names}) or "none but background"
+    near: list[str] = []
     if wanted is not None:
         chosen = [_find_label(labels, names, part) for part in tumor_names(wanted, labels)]
         found = f"--tumor-label {wanted}, but the labels are: {listed}"
         parts = [name for name in chosen if name is not None]
         if len(parts) == len(chosen):
             return ",".join(parts), as_values(value for name in parts for value in values_of(labels[name]))
+        asked = zip(tumor_names(wanted, labels), chosen, strict=True)
+        near = [did_you_mean(part, names) for part, name in asked if name is None]
     else:
         matches = find_tumor_names(names) if len(names) > 1 else names
         widest = max(matches, key=lambda name: len(values_of(labels[name])), default="")
         if matches and all({*values_of(labels[name])} <= {*values_of(labels[widest])} for name in matches):
             return widest, as_values(values_of(labels[widest]))
         found = f"{len(matches) or 'no'} labels that may be the tumor, of: {listed}"
+    ask = "".join(f"{each} " for each in dict.fromkeys(near) if each)
     remedy = (
-        "name it, by name or value: --tumor-label NAME; several labels with commas between: --tumor-label NAME,NAME"
+        f"{ask}name it, by name or value: --tumor-label NAME; several labels with commas between: "
+        "--tumor-label NAME,NAME"
     )
     raise DataError(
         "The tumor label cannot be told",

@@ -13,8 +13,7 @@ from pathlib import Path
 from tumorgen_cli.evaluation.scan_scores import EMPTY, REAL
 from tumorgen_cli.methods.registry import METHODS
 from tumorgen_cli.nnunet.segmentors import Segmentor
-from tumorgen_cli.system.errors import Fault, PlanError
-from tumorgen_cli.system.json_records import unknown_name_fault
+from tumorgen_cli.system.errors import Fault, PlanError, did_you_mean
 
 LIVE, MIXUP, ALONE, PRETRAINED, LONGER = "-live", "-mixup", "-alone", "-pretrained", "-longer"
 AIMED = "-aimed"
@@ -93,7 +92,10 @@ def find_arm(name: str) -> ArmRecipe:
     found = _NUMBERED.fullmatch(name)
     plain = ARMS.get(found["source"] + found["kind"]) if found else None
     if found is None or plain is None:
-        raise PlanError("No such arm", [unknown_name_fault("--arms", name, ARMS)])
+        expected = "real, empty, or a method's name, which more may follow, as in METHOD-live or METHOD-x16"
+        ask = f"{near} " if (near := did_you_mean(name, ARMS)) else ""
+        remedy = f"{ask}`tumorgen downstream -h` tells what each arm is (--arms)"
+        raise PlanError("No such arm", [Fault(f"--arms.{name}", "an unknown name", expected, remedy)])
     learned, ratio = (int(found[key]) if found[key] else None for key in ("learned", "ratio"))
     pairs_alone = ratio is not None and (ratio == 0 or plain.source == REAL or plain.live)
     if pairs_alone or (learned is not None and (learned == 0 or not plain.paints or plain.aimed)):
