@@ -337,8 +337,8 @@ def _warn_of_judges(sets: Sequence[SyntheticSet], folds: Sequence[Fold]) -> None
             if seen := sorted(validated.intersection(learned.cases)):
                 console.warn(
                     f"the judge that chose the pairs of {each.folder.name} ({judge}) has learned from "
-                    f"{say_count(len(seen), 'case')} of {learned.dataset} with the same names as validation cases of its folds "
-                    f"({abbreviate_list(seen)}): if they are the same cases, scores there may be too high"
+                    f"{say_count(len(seen), 'case')} of {learned.dataset} with the same names as validation cases of "
+                    f"its folds ({abbreviate_list(seen)}): if they are the same cases, scores there may be too high"
                 )
 
 
