@@ -167,6 +167,19 @@ def test_pair_names_slices_sides_scale_and_volume(tmp_path, pair, monkeypatch):
     assert [row.texts[-1].get_text() for row in rows] == ["2 cm"] * 3
 
 
+@pytest.mark.parametrize(("colormap", "ink"), [("gray_r", "black"), ("gray", "white")])
+def test_scale_bars_and_sides_stand_out_from_the_background(tmp_path, pair, monkeypatch, colormap, ink):
+    """Where the lowest values are shown white, they are black."""
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, _: drawn.append(figure))
+    save_pair_preview(tmp_path / "pair.png", *pair, View((3.0, 3.0, 4.0), (0, 6), colormap=colormap), "")
+    marked = [ax for ax in drawn[0].axes if ax.texts]
+    assert len(marked) == 3
+    for ax in marked:
+        assert [text.get_color() for text in ax.texts] == [ink] * 5
+        assert [line.get_color() for line in ax.lines] == [ink]
+
+
 def test_a_plane_cuts_a_mask_whose_middle_is_empty(tmp_path, pair, monkeypatch):
     """Two balls of one tumor: between them lies nothing."""
     drawn = []

@@ -287,7 +287,7 @@ def _draw_planes(
         _outline(row[2], plane_image(mask, axis, center[axis]), extent, _MASK)
         number, count = numbers[axis]
         row[0].set_ylabel(f"{name}\nslice {number} of {count}", fontsize=8)
-        _annotate(row[0], sides, width, height)
+        _annotate(row[0], sides, width, height, reverse=view.colormap.endswith("_r"))
     for ax, text in zip(axes[0], ("before", "after", "after: mask red, box blue"), strict=True):
         ax.set_title(text, fontsize=9)
     bar = figure.add_axes((right + 0.1 / wide, bottom, 0.15 / wide, top - bottom))
@@ -304,16 +304,21 @@ _SIDES = (  # where the letter of a side stands in its picture: left, right, top
 )
 
 
-def _annotate(ax: Axes, sides: str, width: float, height: float) -> None:
-    """Write the letters of the four sides, and a scale bar, into a picture of `width` times `height` mm."""
+def _annotate(ax: Axes, sides: str, width: float, height: float, reverse: bool) -> None:
+    """Write the letters of the four sides, and a scale bar, into a picture of `width` times `height` mm.
+
+    They are white with a black seam. In a `reverse` colormap, whose background is white, they are black with a white
+    seam.
+    """
     from matplotlib.patheffects import withStroke
 
-    halo, seam = ([withStroke(linewidth=wide, foreground="black")] for wide in (2.4, 4.0))
+    ink, around = ("black", "white") if reverse else ("white", "black")
+    halo, seam = ([withStroke(linewidth=wide, foreground=around)] for wide in (2.4, 4.0))
     for letter, (x, y, across, down) in zip(sides, _SIDES, strict=True):
-        ax.text(x, y, letter, transform=ax.transAxes, fontsize=8, ha=across, va=down, color="white", path_effects=halo)
+        ax.text(x, y, letter, transform=ax.transAxes, fontsize=8, ha=across, va=down, color=ink, path_effects=halo)
     length, left, foot = bar_mm(width), 0.05 * width, height - 0.05 * width
-    ax.plot([left, left + length], [foot, foot], color="white", linewidth=2, path_effects=seam, solid_capstyle="butt")
-    ax.text(left, foot - 0.02 * width, describe_mm(length), fontsize=7, va="bottom", color="white", path_effects=halo)
+    ax.plot([left, left + length], [foot, foot], color=ink, linewidth=2, path_effects=seam, solid_capstyle="butt")
+    ax.text(left, foot - 0.02 * width, describe_mm(length), fontsize=7, va="bottom", color=ink, path_effects=halo)
 
 
 def orientation(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[bool, ...]]:

@@ -1,8 +1,10 @@
 """Pages of sets that were never painted: scores written by hand, and tumors drawn into noise."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from support.scores import make_scores
 from support.sets import painted_tumor, provenance
 
@@ -55,3 +57,16 @@ def write_page(path, scores=None, drawn=None, others=(), losses=NOTHING):
     links = {case: {"preview": f"../previews/{case}.png", "label": f"../a%20b/{case}.nii.gz"} for case in cases}
     pictures = Pictures(drawn, links, {"pair0": np.zeros((8, 9)), "t0": np.ones((8, 9))})
     return write_report(path, scores, others, lines(len(cases)), losses, pictures, ORIGIN)
+
+
+def touching_texts(figure):
+    """The pairs of texts of a figure that touch each other, and the texts that leave the figure."""
+    FigureCanvasAgg(figure).draw()
+    panels = [panel for panel in figure.axes if panel.axison]
+    ticks = [tick.label1 for panel in panels for axis in (panel.xaxis, panel.yaxis) for tick in axis._update_ticks()]
+    legends = [each for each in (*figure.legends, *(panel.get_legend() for panel in panels)) if each]
+    texts = [*ticks, *(panel.title for panel in panels), *(panel.xaxis.label for panel in panels)]
+    texts += [text for legend in legends for text in legend.get_texts()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text().strip()]
+    found = [(one, other) for (one, a), (other, b) in itertools.combinations(boxes, 2) if a.overlaps(b)]
+    return found + [name for name, box in boxes if box.x0 < 0 or box.x1 > figure.bbox.x1 or box.y0 < 0]

@@ -22,7 +22,7 @@ from tumorgen_cli.evaluation.reports.gain_tables import (
     recovered_table,
     value_text,
 )
-from tumorgen_cli.evaluation.reports.pages import INK, number, percent, render, svg
+from tumorgen_cli.evaluation.reports.pages import INK, number, percent, render, space_ticks, svg
 from tumorgen_cli.evaluation.reports.planes import Plane
 from tumorgen_cli.evaluation.reports.verdict import Grade, PageVerdict
 from tumorgen_cli.evaluation.scan_scores import REAL
@@ -34,6 +34,7 @@ from tumorgen_cli.system.errors import say_count
 # told apart by people with any color vision (Okabe and Ito), and by their marks
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKS = "sD^vPX*"
+_LEGEND_LETTERS, _LEGEND_MARK = 150, 8  # letters across the legend of the curves, and those that a mark takes
 _TILES = ("sensitivity", "lesion_dsc", "dsc", "false_positives")
 
 
@@ -134,9 +135,12 @@ def _curves(analysis: Analysis) -> Markup:
     text, soft, line, _ = INK
     names = list(dict.fromkeys(arm_label(arm.arm, arm.hosts) for arm in analysis.arms))
     counts = sorted({arm.cases for arm in analysis.arms if arm.cases is not None})
-    figure = Figure(figsize=(9.6, 3.7), facecolor="none")
+    columns = max(1, min(len(names), int(_LEGEND_LETTERS / (max(map(len, names)) + _LEGEND_MARK))))
+    inches = 0.2 * math.ceil(len(names) / columns)  # of the legend
+    figure = Figure(figsize=(9.6, 3.5 + inches), facecolor="none")
     left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.25, top=0.92, wspace=0.18)
+    around = {"bottom": (0.7 + inches) / (3.5 + inches), "top": 1 - 0.3 / (3.5 + inches)}
+    figure.subplots_adjust(left=0.06, right=0.99, wspace=0.18, **around)
     for index, name in enumerate(names):
         color = soft if name == REAL else _COLORS[index % len(_COLORS)]
         shift = 1 + 0.03 * (index - (len(names) - 1) / 2)  # intervals side by side
@@ -162,9 +166,8 @@ def _curves(analysis: Analysis) -> Markup:
     right.axhline(0, color=soft, linewidth=1)
     for panel in (left, right):
         panel.set_xscale("log")
-        panel.set_xticks(counts, [str(count) for count in counts])
-        panel.minorticks_off()
         panel.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)
+        space_ticks(panel.xaxis, counts)
         panel.set(facecolor="none")
         panel.set_xlabel("real training cases", fontsize=8, color=text)
         panel.tick_params(colors=text, labelsize=8)
@@ -174,7 +177,7 @@ def _curves(analysis: Analysis) -> Markup:
     figure.legend(
         *left.get_legend_handles_labels(),
         loc="lower center",
-        ncols=len(names),
+        ncols=columns,
         fontsize=8,
         labelcolor=text,
         frameon=False,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,16 @@ from tumorgen_cli.evaluation.measure import cache_folder, measure_case
 from tumorgen_cli.evaluation.reports import one_set_tables
 from tumorgen_cli.evaluation.reports.facts import describe_networks
 from tumorgen_cli.evaluation.reports.one_set_tables import Losses
-from tumorgen_cli.evaluation.reports.pages import INK, jpeg, number, plane_pictures, render, svg
+from tumorgen_cli.evaluation.reports.pages import (
+    INK,
+    jpeg,
+    number,
+    plane_pictures,
+    render,
+    round_ticks,
+    space_ticks,
+    svg,
+)
 from tumorgen_cli.evaluation.reports.pairs import (
     MOST_IN_VIEWER,
     PairPictures,
@@ -53,6 +63,7 @@ from tumorgen_cli.system.files import write_text
 
 PAGE_BYTES = 8_000_000  # of a page: crops for the viewer fill what the rest leaves
 _PIXELS = 4_500_000  # of all pictures of pairs together: about half a byte each
+_TITLE_LETTERS = 30  # of a panel's title in a line: more would reach into the next panel
 _MOST_LINKED = 1000  # pairs beyond those shown that are linked one by one
 
 
@@ -310,9 +321,9 @@ def _distributions(scores: Scores, unit: str) -> Markup:
     training, synthetic = scores.of("train"), scores.of("synthetic")
     columns = 4
     rows = math.ceil(len(scores.comparisons) / columns)
-    figure = Figure(figsize=(9.6, 2.3 * rows), facecolor="none")
+    figure = Figure(figsize=(9.6, 2.4 * rows), facecolor="none")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    figure.subplots_adjust(left=0.04, right=0.99, bottom=0.07, top=0.94, wspace=0.22, hspace=0.38)
+    figure.subplots_adjust(left=0.04, right=0.99, bottom=0.07, top=0.92, wspace=0.22, hspace=0.55)
     for panel, comparison in zip(panels, scores.comparisons, strict=False):
         for cases, color, label in ((training, soft, "training"), (synthetic, mark, "synthetic")):
             values = values_of(cases, comparison.field)
@@ -321,7 +332,11 @@ def _distributions(scores: Scores, unit: str) -> Markup:
                 panel.ecdf(values, color=color, label=label, linewidth=1.8)
         if comparison.field == "volume_ml" and comparison.synthetic.median > 0:
             panel.set_xscale("log")
-        panel.set_title(one_set_tables.statistic_title(comparison, unit), fontsize=9, color=text)
+            space_ticks(panel.xaxis, round_ticks(*panel.get_xlim()))
+        else:
+            panel.locator_params(axis="x", nbins=5)
+        title = textwrap.fill(one_set_tables.statistic_title(comparison, unit), _TITLE_LETTERS)
+        panel.set_title(title, fontsize=9, color=text)
         panel.set(facecolor="none", ylim=(0, 1.02))
         panel.tick_params(colors=text, labelsize=7, which="both")
         panel.spines[["top", "right"]].set_visible(False)
@@ -329,5 +344,6 @@ def _distributions(scores: Scores, unit: str) -> Markup:
         panel.grid(color=line, linewidth=0.5)
     for panel in panels[len(scores.comparisons) :]:
         panel.set_axis_off()
-    panels[0].legend(loc="upper left", fontsize=8, labelcolor=text, frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper right", ncols=2, fontsize=8, labelcolor=text, frameon=False, borderpad=0)
     return svg(figure)

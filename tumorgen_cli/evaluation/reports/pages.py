@@ -11,6 +11,7 @@ import datetime
 import functools
 import io
 import math
+from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import tumorgen_cli
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from PIL import Image
 
@@ -144,6 +146,34 @@ def viewer_file(name: str) -> str:
     """Return a file of `viewer/`: text as it is, a packed file as base64."""
     content = (resources.files("tumorgen_cli.evaluation.reports") / "viewer" / name).read_bytes()
     return base64.b64encode(content).decode("ascii") if name.endswith(".gz") else content.decode("utf-8")
+
+
+def space_ticks(axis: Axis, ticks: Sequence[float], least: float = 0.09) -> None:
+    """Label the ticks of an axis that stand apart, by `least` of its length; the others are marked without a label.
+
+    The ends of the axis must be set. On a logarithmic axis, lengths are those of the picture, too.
+    """
+    ends = axis.axes.transAxes.inverted()
+    number = 0 if axis is axis.axes.xaxis else 1
+    at = [ends.transform(axis.axes.transData.transform((tick, tick)))[number] for tick in ticks]
+    labels, last = [], -math.inf
+    for tick, place in zip(ticks, at, strict=True):
+        labels.append(f"{tick:g}" if place - last >= least else "")
+        last = place if labels[-1] else last
+    axis.set_ticks(ticks, labels)
+    axis.minorticks_off()
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers in a range above 0: 1, 2 and 5 times powers of ten.
+
+    A range of more than three powers of ten has these powers alone; one of less than one has numbers between, too.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = math.log10(high / low)
+    steps = (1,) if powers > 3 else (1, 2, 5) if powers >= 1 else (1, 1.5, 2, 3, 4, 5, 7)
+    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def svg(figure: Figure) -> Markup:
