@@ -549,7 +549,7 @@ def test_a_reader_in_a_browser(plan, healthy, tmp_path):
     """A robot answers all but one case; what the page exports scores as it answered."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
-        pytest.skip("no chromium")
+        pytest.skip("there is no Chromium on the PATH")
     _, key = make(plan, [healthy], tmp_path / "out", 3)
     page = tmp_path / "driven.html"
     page.write_text((tmp_path / "out" / "reader_study.html").read_text().replace("</body>", _DRIVER))
