@@ -62,6 +62,8 @@ TABLES = {
         "guidance 2": [f"{SAMPLING}.guidance=2"],
         "10 steps": [f"{SAMPLING}.steps=10"],
         "no texture": [f"{SAMPLING}.texture=none"],
+        "the host's texture": [f"{SAMPLING}.texture=host"],
+        "drawn texture": [f"{SAMPLING}.texture=drawn"],
         "whole box": [f"{SAMPLING}.keep_cells=0"],
     },
 }

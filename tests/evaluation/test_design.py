@@ -107,9 +107,12 @@ def test_every_method_has_every_kind_of_arm():
 @pytest.mark.parametrize(
     ("wrong", "remedy"),
     [
-        ("copypaste-lives", "did you mean copypaste-live? `tumorgen downstream -h` tells what each arm is (--arms)"),
-        ("Real", "did you mean real? `tumorgen downstream -h` tells what each arm is (--arms)"),
-        ("qqq", "`tumorgen downstream -h` tells what each arm is (--arms)"),
+        (
+            "copypaste-lives",
+            "did you mean copypaste-live? `tumorgen downstream --help` tells what each arm is (--arms)",
+        ),
+        ("Real", "did you mean real? `tumorgen downstream --help` tells what each arm is (--arms)"),
+        ("qqq", "`tumorgen downstream --help` tells what each arm is (--arms)"),
     ],
 )
 def test_an_unknown_arm_gets_the_nearest_and_not_the_whole_list(wrong, remedy):

@@ -1,6 +1,7 @@
 """TumorGen: every switch of the paper's Table 2, stages, samplers, characters and their correction."""
 
 import csv
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -16,7 +17,7 @@ from support.workspaces import plan_toy, sampling_with
 from tumorgen_cli.data.splits import Splits
 from tumorgen_cli.geometry import Box, tight_box
 from tumorgen_cli.methods.base import INITIAL, Sampling
-from tumorgen_cli.methods.latent.canvas import open_canvas
+from tumorgen_cli.methods.latent.canvas import open_canvas, paint
 from tumorgen_cli.methods.latent.condition import Known
 from tumorgen_cli.methods.latent.joint import upsample_mask
 from tumorgen_cli.methods.latent.sampler import FlowSettings
@@ -26,7 +27,7 @@ from tumorgen_cli.methods.tumorgen.method import TumorGen
 from tumorgen_cli.pipeline import train
 from tumorgen_cli.pipeline.train import train_stage, train_stages
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.intensity import scale
+from tumorgen_cli.preprocessing.intensity import scale, unscale
 from tumorgen_cli.system.errors import PlanError, StateError
 from tumorgen_cli.system.json_records import write_json
 from tumorgen_cli.training.checkpoints import load_weights
@@ -234,6 +235,31 @@ def test_what_the_decoder_loses_of_the_host_stays(trained, monkeypatch):
     tumor = scale(image, method.plan.channels, request.limits)[0, ball == 1]
     before = scale(request.image, method.plan.channels, request.limits)[0, ball == 1]
     np.testing.assert_allclose(tumor - before, 0.2, atol=1e-3)
+
+
+def test_where_noise_grows_with_the_intensity_a_tumor_gets_as_much_as_tissue_as_bright(trained, monkeypatch):
+    """Half of the window is dark with little noise, half bright with much; the tumor is a bright ball in the dark."""
+    method = sampling_with(trained)
+    request = make_request(trained, Box((2, 2, 2), (14, 30, 30)))
+    channels, bright = method.plan.channels, np.arange(32)[:, None, None] >= 16
+    smooth = np.where(bright, 0.4, -0.2) * np.ones((1, 32, 32, 32), np.float32)
+    noise = np.where(bright, 0.06, 0.02) * np.random.default_rng(0).standard_normal(smooth.shape)
+    request = replace(request, image=unscale((smooth + noise).astype(np.float32), channels, request.limits))
+    x = np.indices((32, 32, 32)) - np.array([8, 16, 16])[:, None, None, None]
+    ball = (np.square(x).sum(0) < 25).astype(np.float32)
+    picture = np.where(ball > 0, 0.4, smooth).astype(np.float32)
+    monkeypatch.setattr("tumorgen_cli.methods.latent.canvas.smooth_host", lambda *arguments: smooth.astype(np.float32))
+    spread = {}
+    for texture, power in itertools.product(("host", "matched", "drawn"), (0.5, 1.0)):
+        plan = replace(method.plan, channels=tuple(replace(channel, power=power) for channel in channels))
+        host = replace(request, image=unscale((smooth + noise).astype(np.float32), plan.channels, request.limits))
+        canvas = open_canvas(method.vae, host, plan, 100, "cpu")
+        image, _ = paint(canvas, method.vae, plan, picture, ball, texture, 0)
+        np.testing.assert_allclose(image[0, ball == 0], host.image[0, ball == 0], atol=1e-3)
+        spread[texture, power] = float(scale(image, plan.channels, request.limits)[0, ball == 1].std())
+    assert spread["host", 0.5] == pytest.approx(0.02, rel=0.1)
+    assert spread["matched", 0.5] == spread["drawn", 0.5] == pytest.approx(0.06, rel=0.15)
+    assert spread["matched", 1.0] == spread["host", 1.0]
 
 
 def test_the_flow_sees_as_many_cells_around_the_box_as_planned(trained):

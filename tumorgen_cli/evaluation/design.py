@@ -94,7 +94,7 @@ def find_arm(name: str) -> ArmRecipe:
     if found is None or plain is None:
         expected = "real, empty, or a method's name, which more may follow, as in METHOD-live or METHOD-x16"
         ask = f"{near} " if (near := did_you_mean(name, ARMS)) else ""
-        remedy = f"{ask}`tumorgen downstream -h` tells what each arm is (--arms)"
+        remedy = f"{ask}`tumorgen downstream --help` tells what each arm is (--arms)"
         raise PlanError("No such arm", [Fault(f"--arms.{name}", "an unknown name", expected, remedy)])
     learned, ratio = (int(found[key]) if found[key] else None for key in ("learned", "ratio"))
     pairs_alone = ratio is not None and (ratio == 0 or plain.source == REAL or plain.live)

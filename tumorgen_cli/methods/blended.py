@@ -61,8 +61,7 @@ class BlendedSampling:
         steps: steps of the sampler, at most T.
         solver: `ddpm` or `ddim`.
         halo: latent voxels that are decoded around the box.
-        texture: what the tumor gets of the noise that a VAE smooths away: the `host`'s own stays, noise like it is
-            `drawn`, or `none`.
+        texture: what the tumor gets of the noise that a VAE smooths away, as TumorGen's `sampling.texture`.
     """
 
     steps: Steps
@@ -98,7 +97,8 @@ class Blended(Unconditioned):
         "schedule with T = 1000. A latent cell is drawn if the mask touches it, where the published code has the "
         "nearest voxel: here cells are as large as small tumors. The mask is not dilated in early steps, and all steps "
         "are run. Inside the mask the decoded change is added to the host, in voxels, where the paper fits the decoder "
-        "to each picture; so the host's own noise stays, unless `sampling.texture` is `none`. No draw is ranked."
+        "to each picture; it also gets the noise that the decoder loses, unless `sampling.texture` is `none`. No draw "
+        "is ranked."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
@@ -119,7 +119,7 @@ class Blended(Unconditioned):
         s.take("steps", 50, published)
         s.take("solver", "ddim", published)
         s.take("halo", 8, "as TumorGen's")
-        s.take("texture", "host", "as TumorGen's, so that the samplers are compared; none: the paper's")
+        s.take("texture", "matched", "as TumorGen's, so that the samplers are compared; none: the paper's")
 
     # -- networks ----------------------------------------------------------------------------------------------
     @cached_property
@@ -229,7 +229,7 @@ class Blended(Unconditioned):
         inside = share[canvas.voxels.slices]
         painted, _ = paint(canvas, self.vae, self.plan, picture, inside, c.texture, seed)
         image = request.image + share * (painted - request.image)
-        kept = None if c.texture == "host" else 1 - share  # with the host's texture, its finer detail stays, too
+        kept = 1 - share if c.texture == "none" else None  # with a texture, the host's finer detail stays, too
         return Synthetic(image, share, {**drawn, "steps": steps, "solver": solver}, kept)
 
 

@@ -24,8 +24,9 @@ from tumorgen_cli.tumors.boxes import box_mask, latent_box
 from tumorgen_cli.tumors.masks import smooth_noise
 from tumorgen_cli.tumors.noise import draw_scan_noise
 
-#: what a box gets of the noise that an autoencoder smooths away: the `host`'s own, noise `drawn` like it, or `none`
-Texture = Literal["host", "drawn", "none"]
+#: what a tumor gets of the noise that an autoencoder smooths away: the `host`'s own, noise `drawn` like it, what is
+#: `matched` to the channel (see `paint`), or `none`
+Texture = Literal["matched", "host", "drawn", "none"]
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,18 @@ def paint(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put a decoded region into the window, with the noise that the decoder loses.
 
+    Around the tumor the host's own noise always stays, unless `texture` is `none`. `matched` also leaves it in the
+    tumor, except in channels whose intensities are compressed (`ChannelPlan.power` below 1): there noise grows with the
+    intensity, so that of the darker tissue before is too weak, and noise as strong as the tumor's intensity asks for is
+    drawn.
+
     Args:
         canvas: The encoded window.
         codec: The autoencoder that decoded it.
         plan: The plan.
         picture: The decoded region (C, X, Y, Z) in [-1, 1].
         share: Its mask (X, Y, Z) in [0, 1].
-        texture: What the box gets of that noise.
+        texture: What the tumor gets of that noise.
         seed: Seed of the request.
 
     Returns:
@@ -101,8 +107,12 @@ def paint(
     if texture == "none":
         return put_back(canvas, picture, share, plan)
     smooth = smooth_host(canvas, codec.decode, plan, canvas.latent.device.type)
-    if texture == "drawn":
-        return put_back(canvas, picture + noise_like_host(canvas, picture, smooth, seed), share, plan)
+    drawn = [texture == "drawn" or (texture == "matched" and channel.power < 1) for channel in plan.channels]
+    if any(drawn):
+        own = canvas.scaled[(slice(None), *canvas.voxels.slices)] - smooth
+        noise = noise_like_host(canvas, picture, smooth, seed)
+        mixed = np.sqrt(1 - share) * own + np.sqrt(share) * noise  # independent: as strong as each of them
+        picture = picture + np.where(np.reshape(drawn, (-1, 1, 1, 1)), mixed - own, 0)
     return add_change(canvas, picture, smooth, share, plan)
 
 
@@ -170,7 +180,7 @@ def closeness(mask: np.ndarray, spacing_mm: Triple, reach_mm: float) -> np.ndarr
 def add_change(
     canvas: Canvas, picture: np.ndarray, smooth: np.ndarray, share: np.ndarray, plan: Plan
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Change the host in the box as much as the decoded picture differs from the decoded host.
+    """Change the host in the box as much as a picture differs from the decoded host.
 
     What the decoder loses, noise and fine detail, stays as it is in the host. The change is added in scaled
     intensities, so that noise grows with uptake where they are compressed (PET). Where the picture is the decoded host,
@@ -178,7 +188,7 @@ def add_change(
 
     Args:
         canvas: The encoded window.
-        picture: The decoded region (C, X, Y, Z) in [-1, 1].
+        picture: The decoded region (C, X, Y, Z) in [-1, 1], and what else changes.
         smooth: The `smooth_host`.
         share: The mask of the region (X, Y, Z) in [0, 1].
         plan: The plan.

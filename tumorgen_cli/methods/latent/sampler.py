@@ -133,8 +133,8 @@ class TumorSampler:
         if not c.keep_cells:
             return made
         share = closeness(mask, request.spacing_mm, c.keep_cells * self.cell_mm)
-        # with the host's own texture, its detail finer than the working grid stays, too
-        kept = np.ones_like(mask) if c.texture == "host" else 1 - share
+        # with a texture, the host's detail finer than the working grid stays, too
+        kept = 1 - share if c.texture == "none" else np.ones_like(mask)
         return replace(made, image=request.image + share * (image - request.image), kept=kept)
 
     @property

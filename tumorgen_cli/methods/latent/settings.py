@@ -157,8 +157,8 @@ class FlowSampling:
         guidance: factor of what character and volume change in the velocity; 1: no guidance, one network call a step.
             It needs a field that learned with `flow.dropout` above 0; for others it is ignored.
         emphasis: factor of the character input, relative to the wanted character.
-        texture: what the box gets of the noise that a VAE smooths away. `host`: all that the decoder loses of the
-            host stays, stronger where the painted tissue is noisier; `drawn`: noise like the host's is drawn; `none`.
+        texture: what the tumor gets of the noise that a VAE smooths away. `host`: all that the decoder loses of the
+            host stays; `drawn`: noise like the host's is drawn; `matched`: drawn in PET, the host's elsewhere; `none`.
         roughness: how irregular the edge of the refined mask becomes (`roughen_mask`); 0: not at all.
         roughness_cells: the scale of that irregularity, in latent cells.
         keep_cells: the box is painted up to this distance from its tumor, in latent cells; 0: the whole box.

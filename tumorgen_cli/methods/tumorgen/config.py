@@ -130,8 +130,11 @@ def _plan_sampling(d: Decisions) -> None:
     )
     d.take("guidance", 1.5, reason)
     d.take("emphasis", 1.0, "the paper's")
-    reason = "noise of the scan itself, on its own grid: the box is not to be seen in a noisy scan; none: the paper's"
-    d.take("texture", "host", reason)
+    reason = (
+        "noise that the decoder loses: the host's own, on its own grid, or drawn in PET, where it grows with uptake; "
+        "none: the paper's"
+    )
+    d.take("texture", "matched", reason)
     d.take("roughness", 0.0, "irregular edges where the mask is uncertain; the picture would not follow them")
     d.take("roughness_cells", 0.5, "finer edges are lost in a latent cell")
     reason = (

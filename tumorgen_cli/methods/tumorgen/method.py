@@ -67,10 +67,10 @@ class TumorGen(Method):
         "unless `flow.mask_coding` is `mean`, and the box weighs more unless `flow.box_weight` is 1. The field gets "
         "the character (contrast, heterogeneity, core ratio) and the volume of the tumor as input unless "
         "`flow.character` and `flow.volume` are off. The refiner trains after the flow unless `refiner.joint` is on, "
-        "and its loss has a Dice term and weighs tumor voxels more unless `refiner.balanced` is off. The host's own "
-        "noise stays in the box unless `sampling.texture` is `none`. Only the surroundings of the tumor are painted, "
-        "not the whole box, unless `sampling.keep_cells` is 0. Sub-labels of a tumor have masks of their own unless "
-        "`flow.sublabels` is off. The preset `paper` sets all of these as published."
+        "and its loss has a Dice term and weighs tumor voxels more unless `refiner.balanced` is off. The noise that "
+        "the decoder loses is added unless `sampling.texture` is `none`. Only the surroundings of the tumor are "
+        "painted, not the whole box, unless `sampling.keep_cells` is 0. Sub-labels of a tumor have masks of their own "
+        "unless `flow.sublabels` is off. The preset `paper` sets all of these as published."
     )
 
     def __init__(self, plan: Plan, workspace: Workspace, device: str = "cpu") -> None:
