@@ -83,6 +83,7 @@ def test_scripts_can_be_read_and_hold_the_lines_of_the_lab(place, options, phant
     place.plan_file.write_text(json.dumps({**plan, "device": "cuda"}))
     made = submit_chain(place, options, write_only=True)
     assert (made.where, [state.job.name for state in made.jobs]) == (None, list(WHOLE))
+    assert next_step(workspace_status(place)).command == f"tumorgen submit -w '{place.root}'"
     assert not (folder / "ran").exists()
     texts = {path.stem: path.read_text() for path in folder.glob("*.sh")}
     assert set(texts) == set(WHOLE)

@@ -85,11 +85,11 @@ def workspace_status(workspace: Workspace, work: Path | str | None = None) -> li
 def next_step(steps: Sequence[Step]) -> Step | None:
     """The first step that is not done; None where all are. It may be one that is running.
 
-    Jobs that wait, run or have stopped come before the steps that they do. Sets that are outdated count only if there
-    is no other set.
+    Jobs that wait, run, have stopped or are only written come before the steps that they do. Sets that are outdated
+    count only if there is no other set.
     """
     jobs = [step for step in steps if step.name.startswith(_JOB)]
-    for state in ("running", "partly"):
+    for state in ("running", "partly", "to do"):
         if found := next((step for step in jobs if step.state == state), None):
             return found
     steps = [step for step in steps if step not in jobs]
