@@ -36,7 +36,7 @@ def check_words(words: Sequence[str]) -> None:
     while hasattr(command, "commands") and rest:
         assert rest[0] in command.commands, words
         command = command.commands[rest.pop(0)]
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = {"--help"} | {option for parameter in command.params for option in parameter.opts}
     assert {word for word in rest if word.startswith("-") and word != "-"} <= known, words
 
 
