@@ -199,7 +199,7 @@ def halo(work: Work, device: DeviceName = "auto") -> None:
     differences: dict[int, list[np.ndarray]] = {1: [], 2: [], 4: [], 8: []}
     for case in load_cases(workspace, workspace.splits().test):
         for component in (c for c in case.record.components if c.fits):
-            image, mask = cut_tumor_window(case, component, plan.channels, plan.window.shape, None)
+            image, mask, _ = cut_tumor_window(case, component, plan.channels, plan.window.shape, None)
             tumor = tight_box(mask > 0)
             if tumor is None:
                 continue

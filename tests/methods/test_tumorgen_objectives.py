@@ -64,15 +64,15 @@ def test_the_box_and_the_mask_weigh_as_the_plan_says():
     assert velocity_weight(box, (4, 1, 1), flow()).flatten().tolist() == [1] * 12
 
 
-class Found(torch.nn.Module):
-    """A refiner that always finds the same."""
+class Constant(torch.nn.Module):
+    """A network that always gives the same: a field that knows the velocity, a refiner that knows the mask."""
 
-    def __init__(self, logits):
+    def __init__(self, result):
         super().__init__()
-        self.logits = logits
+        self.result = result
 
-    def forward(self, mask, features):
-        return self.logits
+    def forward(self, *inputs):
+        return self.result
 
 
 @pytest.mark.parametrize("balanced", [True, False])
@@ -85,7 +85,7 @@ def test_sublabels_add_their_loss_inside_the_true_tumor(balanced):
     whole = torch.randn(2, 1, 4, 4, 4)
 
     def loss(sublabels, true=target):
-        return float(refined_mask_loss(Found(torch.cat([whole, sublabels], 1)), vae, whole, whole, true, balanced))
+        return float(refined_mask_loss(Constant(torch.cat([whole, sublabels], 1)), vae, whole, whole, true, balanced))
 
     alone = loss(whole[:, :0], target[:, :1])
     right = 50 * (2 * target[:, 1:] - target[:, :1])  # of the first one, both are unlikely
@@ -110,7 +110,7 @@ def test_the_fine_constraint_is_of_the_whole_tumor():
     for error in (0.0, 1.0):
         velocity = torch.cat([latent, 2 * mask - 1], 1) - noise
         velocity[:, 5] += error
-        objective = FlowObjective(Exact(velocity), lambda *_: torch.zeros(1, 0, 4, 4, 4), config, None)
+        objective = FlowObjective(Constant(velocity), lambda *_: torch.zeros(1, 0, 4, 4, 4), config, None)
         terms.append(objective({**batch, "uniform": torch.tensor([0.3])})[1])
     assert torch.equal(terms[0]["fine"], terms[1]["fine"])
     assert torch.equal(terms[0]["coarse"], terms[1]["coarse"])
@@ -220,17 +220,6 @@ def test_a_network_that_predicts_data_gives_the_velocity_to_them():
     torch.testing.assert_close(velocity[1], (data[1] - x[1, :4]) / 0.05, rtol=1e-4, atol=1e-3)  # bounded
 
 
-class Exact(torch.nn.Module):
-    """A field that knows the velocity."""
-
-    def __init__(self, velocity):
-        super().__init__()
-        self.velocity = velocity
-
-    def forward(self, x, t):
-        return self.velocity
-
-
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_refiner_learns_from_what_the_flow_draws(steps):
     """The true velocity leads from any time to the data in any number of steps; outside the box is the context."""
@@ -240,7 +229,7 @@ def test_the_refiner_learns_from_what_the_flow_draws(steps):
     box[..., 0] = 1
     data = torch.cat([latent, 2 * mask - 1], 1)
     config = SimpleNamespace(refiner=SimpleNamespace(least_time=0.4, steps=steps, balanced=True), flow=flow())
-    objective = RefinerObjective(Even(), None, (Exact(data - noise), lambda *_: torch.zeros(1, 0, 2, 2, 2)), config)
+    objective = RefinerObjective(Even(), None, (Constant(data - noise), lambda *_: torch.zeros(1, 0, 2, 2, 2)), config)
     seen = []
     objective.loss = lambda *given: seen.append(given) or torch.zeros(())
     batch = {"latent": latent, "context": context, "mask": mask, "box": box, "noise": noise, "target": None}

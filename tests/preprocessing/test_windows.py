@@ -131,13 +131,13 @@ def case():
 
 
 def test_without_a_seed_the_window_is_centred_and_untouched(case):
-    image, mask = windows.cut_tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), None)
+    image, mask, _ = windows.cut_tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), None)
     box = case.record.components[0].box
     start = tuple((a + b - 16) // 2 for a, b in zip(box.start, box.stop, strict=True))
     np.testing.assert_array_equal(mask, geometry.cut_mask(case.tumors, start, (16, 16, 16)))  # the first is its own
     expected = intensity.scale(geometry.cut(case.image, start, (16, 16, 16)), (PET,), np.array([[0, 20]], np.float32))
     np.testing.assert_array_equal(image, expected)
-    second, _ = windows.cut_tumor_window(case, case.record.components[1], (PET,), (16, 16, 16), None)[::-1]
+    second = windows.cut_tumor_window(case, case.record.components[1], (PET,), (16, 16, 16), None).tumors
     assert {*np.unique(mask)} == {*np.unique(second)} == {0, windows.OWN, windows.OTHER}
     assert (second == windows.OWN).sum() == (case.tumors == 2).sum()
 
@@ -148,7 +148,7 @@ def test_without_spatial_a_window_is_not_resampled(case):
     for seed in range(6):
         start = geometry.place_window(component.box, case.record.shape, sides, np.random.default_rng(seed))
         plain = intensity.scale(geometry.cut(case.image, start, sides), (PET,), np.array([[0, 20]], np.float32))
-        image, _ = windows.cut_tumor_window(case, component, (PET,), sides, seed, spatial=False)
+        image = windows.cut_tumor_window(case, component, (PET,), sides, seed, spatial=False).image
         gains = np.sort(image + 1, None) / np.sort(plain + 1, None)
         assert np.ptp(gains) < 1e-4
 
@@ -176,24 +176,23 @@ def test_sublabels_are_moved_with_the_picture_and_change_no_draw(case):
     labeled = replace(plain, sublabels=np.where(case.tumors > 0, 2 + 3 * core, 0).astype(np.uint8))
     component = case.record.components[0]
     for seed in (None, *range(6)):
-        found, tumors, values = windows.cut_sublabels_too(labeled, component, (PET,), (16, 16, 16), seed)
-        for a, b in zip(
-            (found, tumors), windows.cut_tumor_window(plain, component, (PET,), (16, 16, 16), seed), strict=True
-        ):
-            np.testing.assert_array_equal(a, b)
+        found, tumors, values = windows.cut_tumor_window(labeled, component, (PET,), (16, 16, 16), seed)
+        alone = windows.cut_tumor_window(plain, component, (PET,), (16, 16, 16), seed)
+        np.testing.assert_array_equal(found, alone.image)
+        np.testing.assert_array_equal(tumors, alone.tumors)
         assert (values.dtype, {*np.unique(values)}) == (np.uint8, {0, 2, 5})
         np.testing.assert_array_equal(values > 0, tumors > 0)
         uptake = intensity.unscale(found, (PET,), np.array([[0, 20]]))[0]
         assert uptake[values == 5].mean() > 1.25 * uptake[values == 2].mean()
         if seed is None:
             assert (values == 5).sum() == core.sum()
-    assert windows.cut_sublabels_too(plain, component, (PET,), (16, 16, 16), 0)[2] is None
+    assert windows.cut_tumor_window(plain, component, (PET,), (16, 16, 16), 0).sublabels is None
 
 
 def test_augmented_windows_keep_the_tumor_under_its_mask(case):
     """Image and mask are moved alike: the tumor stays five times as bright as what is around it."""
     for seed in range(12):
-        image, mask = windows.cut_tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), seed)
+        image, mask, _ = windows.cut_tumor_window(case, case.record.components[0], (PET,), (16, 16, 16), seed)
         assert image.shape == (1, 16, 16, 16)
         assert image.dtype == np.float32
         assert mask.dtype == np.uint8

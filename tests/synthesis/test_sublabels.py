@@ -220,9 +220,7 @@ def test_windows_hold_sublabels(parts, workspace):
 def test_a_networks_own_sublabels_are_pasted(parts, monkeypatch, single):
     """The rule is not asked; where training tumors have one sub-label each, a drawn one gets that of most voxels."""
     rule = read_sublabel_rule(parts)
-    monkeypatch.setattr(
-        "tumorgen_cli.methods.tumorgen.method.read_sublabel_rule", lambda _: replace(rule, whole=single)
-    )
+    monkeypatch.setattr("tumorgen_cli.methods.latent.sampler.read_sublabel_rule", lambda _: replace(rule, whole=single))
     monkeypatch.setattr(synthesis_module, "choose_sublabels", lambda *_: pytest.fail("the rule was asked"))
     method, request = with_switch(parts, True), make_request(parts)
     for network in (method.vae, method.net, method.condition, method.refiner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,20 @@ from tumorgen_cli.preprocessing.intensity import scale
 OWN, OTHER = 1, 2
 
 
+class TumorCut(NamedTuple):
+    """A window that is cut around a tumor component.
+
+    Attributes:
+        image: The scaled image, (C, *shape) in [-1, 1].
+        tumors: (*shape) uint8: `OWN` in the component, `OTHER` in others, 0 elsewhere.
+        sublabels: The tumors' voxel values, (*shape); None if the data set's tumor has one label.
+    """
+
+    image: np.ndarray
+    tumors: np.ndarray
+    sublabels: np.ndarray | None
+
+
 def cut_tumor_window(
     case: Case,
     component: Component,
@@ -23,7 +38,7 @@ def cut_tumor_window(
     shape: Shape,
     seed: int | None,
     spatial: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> TumorCut:
     """Cut a window around a tumor component.
 
     Args:
@@ -35,24 +50,7 @@ def cut_tumor_window(
         spatial: Whether to rotate, scale and deform; see `augment`.
 
     Returns:
-        The scaled image, (C, *shape) in [-1, 1], and the tumors, (*shape) uint8: `OWN` in the component, `OTHER` in
-        others, 0 elsewhere.
-    """
-    image, tumors, _ = cut_sublabels_too(case, component, channels, shape, seed, spatial)
-    return image, tumors
-
-
-def cut_sublabels_too(
-    case: Case,
-    component: Component,
-    channels: Sequence[ChannelPlan],
-    shape: Shape,
-    seed: int | None,
-    spatial: bool = True,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Cut a window and its sub-labels: image and tumors of `cut_tumor_window`, and the tumors' voxel values (*shape).
-
-    The third is None if the tumor has one label. The draws do not depend on it.
+        The window. Its draws are the same with and without sub-labels.
     """
     rng = np.random.default_rng(seed) if seed is not None else None
     start = place_window(component.box, case.record.shape, shape, rng)
@@ -66,7 +64,7 @@ def cut_sublabels_too(
     if rng is not None:
         image, stacked = augment(image, stacked, rng, spatial)
     sublabels = None if case.sublabels is None else stacked[1].astype(case.sublabels.dtype)
-    return image, stacked[0].astype(np.uint8), sublabels
+    return TumorCut(image, stacked[0].astype(np.uint8), sublabels)
 
 
 def augment(

@@ -185,7 +185,7 @@ class FreeTumor(Method):
             weight = change_weight(mask, c, plan.window.spacing_mm, rng)
             chosen = real[int(rng.integers(len(real)))]
             # not resampled, like the healthy windows: the classifier would recognize real windows by their smoothness
-            tumor, body = cut_tumor_window(
+            tumor, body, _ = cut_tumor_window(
                 chosen.case, chosen.component, plan.channels, c.patch, int(rng.integers(2**32)), spatial=False
             )
             real_mask = (body[None] > 0).astype(np.float32)

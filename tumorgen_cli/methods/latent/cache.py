@@ -24,7 +24,7 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import Case, Component
 from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
-from tumorgen_cli.preprocessing.windows import OWN, cut_sublabels_too
+from tumorgen_cli.preprocessing.windows import OWN, cut_tumor_window
 from tumorgen_cli.system import console
 from tumorgen_cli.system.arrays import prepare_cache, read_arrays, write_arrays
 from tumorgen_cli.system.errors import DataError, Fault, say_count
@@ -69,8 +69,20 @@ class TumorWindow:
     sublabels: np.ndarray
 
 
+class _Masked:
+    """What has `mask` and `sublabels`, see `TumorWindow`."""
+
+    mask: np.ndarray
+    sublabels: np.ndarray
+
+    @property
+    def masks(self) -> np.ndarray:
+        """The masks (L, X, Y, Z) of the tumors, as `latent.joint` has them."""
+        return np.concatenate([self.mask[None], self.sublabels])
+
+
 @dataclass(frozen=True)
-class EncodedWindow:
+class EncodedWindow(_Masked):
     """A training window after encoding.
 
     Attributes:
@@ -90,11 +102,6 @@ class EncodedWindow:
     others: np.ndarray
     character: np.ndarray
     sublabels: np.ndarray
-
-    @property
-    def masks(self) -> np.ndarray:
-        """The masks (L, X, Y, Z) of the tumors to learn, as `latent.joint` has them."""
-        return np.concatenate([self.mask[None], self.sublabels])
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Latents:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOut(_Masked):
     """A held-out tumor's window.
 
     Attributes:
@@ -157,11 +164,6 @@ class HeldOut:
     mask: np.ndarray
     character: np.ndarray
     sublabels: np.ndarray
-
-    @property
-    def masks(self) -> np.ndarray:
-        """The masks (L, X, Y, Z) of these tumors, as `latent.joint` has them."""
-        return np.concatenate([self.mask[None], self.sublabels])
 
 
 class LatentCache:
@@ -267,7 +269,7 @@ def candidate_window(
     """
     seed = derive_seed(plan.seed, candidate.name, copy) % 2**32 if copy else None
     case = candidate.case
-    image, tumors, values = cut_sublabels_too(case, candidate.component, plan.channels, plan.window.shape, seed)
+    image, tumors, values = cut_tumor_window(case, candidate.component, plan.channels, plan.window.shape, seed)
     if cell is None:
         context, mask = image * (tumors == 0) if masked else None, (tumors > 0).astype(np.uint8)
         return TumorWindow(image, mask, np.zeros_like(tumors), context, _sublabel_masks(plan, mask, values))

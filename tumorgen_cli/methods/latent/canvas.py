@@ -62,6 +62,11 @@ class Canvas:
         start, stop = (as_triple(self.downsampling * a for a in ends) for ends in (self.region.start, self.region.stop))
         return Box(start, stop)
 
+    @property
+    def host(self) -> np.ndarray:
+        """The host in the region, (C, X, Y, Z) in [-1, 1]."""
+        return self.scaled[(slice(None), *self.voxels.slices)]
+
     def in_region(self, box: Box) -> Box:
         """A box of the window in voxels of the region."""
         return box.shifted(as_triple(-a for a in self.voxels.start))
@@ -109,7 +114,7 @@ def paint(
     smooth = smooth_host(canvas, codec.decode, plan, canvas.latent.device.type)
     drawn = [texture == "drawn" or (texture == "matched" and channel.power < 1) for channel in plan.channels]
     if any(drawn):
-        own = canvas.scaled[(slice(None), *canvas.voxels.slices)] - smooth
+        own = canvas.host - smooth
         noise = noise_like_host(canvas, picture, smooth, seed)
         mixed = np.sqrt(1 - share) * own + np.sqrt(share) * noise  # independent: as strong as each of them
         picture = picture + np.where(np.reshape(drawn, (-1, 1, 1, 1)), mixed - own, 0)
@@ -134,9 +139,8 @@ def noise_like_host(canvas: Canvas, picture: np.ndarray, smooth: np.ndarray, see
         smooth: The `smooth_host`.
         seed: Seed of the request.
     """
-    host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
     box, rng = canvas.in_region(canvas.request.box), np.random.default_rng([seed, 1])
-    return draw_scan_noise(host, smooth, picture, box, rng, np.std)
+    return draw_scan_noise(canvas.host, smooth, picture, box, rng, np.std)
 
 
 def roughen_mask(canvas: Canvas, share: np.ndarray, strength: float, scale_mm: float, seed: int) -> np.ndarray:
@@ -197,7 +201,7 @@ def add_change(
         As `put_back`.
     """
     request, limits = canvas.request, canvas.request.limits
-    host = canvas.scaled[(slice(None), *canvas.voxels.slices)]
+    host = canvas.host
     before, after = (unscale(each, plan.channels, limits) for each in (host, host + picture - smooth))
     inside = (slice(None), *canvas.in_region(request.box).slices)
     image = request.image.astype(np.float32, copy=True)

@@ -104,7 +104,7 @@ def tumor_errors(
     squares, shifts = [], []
     for case in cases:
         for component in (c for c in case.record.components if c.fits):
-            image, mask = cut_tumor_window(case, component, plan.channels, shape, None)
+            image, mask, _ = cut_tumor_window(case, component, plan.channels, shape, None)
             limits = np.array(case.record.limits, np.float32)
             real, picture = _real_and_reconstructed(codec, image, limits, plan, device)
             squares.append(float(np.mean((picture - real) ** 2)))

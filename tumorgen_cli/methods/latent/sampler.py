@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tumorgen_cli.geometry import Box, as_triple, tight_box, widened
-from tumorgen_cli.methods.base import Request, Sampling, Synthetic
+from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
 from tumorgen_cli.methods.latent.canvas import (
     Canvas,
     closeness,
@@ -34,6 +34,7 @@ from tumorgen_cli.models.flow_unet import FlowUNet
 from tumorgen_cli.models.mask_refiner import MaskRefiner, split_sublabels, sublabel_chances
 from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning.plan import Plan
+from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
 from tumorgen_cli.tumors.masks import largest_part
 
 
@@ -108,9 +109,7 @@ class TumorSampler:
         labels: The voxel values that its masks tell apart.
     """
 
-    def __init__(
-        self, config: TumorFlowConfig, plan: Plan, device: str, networks: Networks, single: bool = False
-    ) -> None:
+    def __init__(self, config: TumorFlowConfig, plan: Plan, device: str, networks: Networks, single: bool) -> None:
         self.config, self.plan, self.device, self.networks, self.single = config, plan, device, networks, single
         self.labels = drawn_labels(config.flow, plan)
 
@@ -243,3 +242,9 @@ class TumorSampler:
             for channel, row in rows
         }
         return {"character": character, "fill": round(wanted.fill, 4)}
+
+
+def open_sampler(method: Method, config: TumorFlowConfig, networks: Networks) -> TumorSampler:
+    """The sampler of a method, whose tumors get one sub-label each if those of the data have one each."""
+    single = len(drawn_labels(config.flow, method.plan)) > 1 and read_sublabel_rule(method.workspace).whole
+    return TumorSampler(config, method.plan, method.device, networks, single)

@@ -69,7 +69,7 @@ def statistic_windows(method: Method, scans: TrainingScans) -> Iterator[np.ndarr
             continue
         step = max(1.0, len(tumors) / (_MOST_WINDOWS - healthy))
         case, component = tumors[int(number * step) % len(tumors)]
-        yield cut_tumor_window(case, component, plan.channels, plan.window.shape, seed)[0]
+        yield cut_tumor_window(case, component, plan.channels, plan.window.shape, seed).image
     if tumors:
         yield from (window.image for window in healthy_windows(method, healthy))
     else:

@@ -185,6 +185,15 @@ class TumorFlowConfig:
     refiner: RefinerConfig
     sampling: FlowSampling
 
+    @property
+    def needs_healthy_box(self) -> bool:
+        """Whether an old tumor must be removed before a box is painted (`Method.needs_healthy_box`).
+
+        Also where the whole box is painted, if flows have learned beside latents without the tumor: they would take an
+        old one for the host.
+        """
+        return self.sampling.keep_cells > 0 or self.flow.context == "healthy"
+
 
 def drawn_labels(config: FlowConfig, plan: Plan) -> tuple[int, ...]:
     """The voxel values that masks tell apart: the tumor's sub-labels; one value if it has one, or if none are drawn."""

@@ -26,7 +26,7 @@ from tumorgen_cli.methods.latent.condition import Condition
 from tumorgen_cli.methods.latent.items import TrainingItems, held_out_tumors, known_tumors, training_items
 from tumorgen_cli.methods.latent.joint import mask_channels, show_masks
 from tumorgen_cli.methods.latent.quality import largest_tumor_slice
-from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start
+from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start, open_sampler
 from tumorgen_cli.methods.latent.settings import TumorFlowConfig, drawn_labels
 from tumorgen_cli.methods.maskfirst.objectives import (
     Flows,
@@ -43,7 +43,6 @@ from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import REPLAN, Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import from_plain, hash_value
@@ -97,8 +96,8 @@ class MaskFirst(Method):
 
     @property
     def needs_healthy_box(self) -> bool:
-        """Also if the fields have learned beside latents without the tumor: they would take an old one for the host."""
-        return self.keeps_background or self.shared.flow.context == "healthy"
+        """As the flows' settings say."""
+        return self.shared.needs_healthy_box
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
@@ -139,8 +138,7 @@ class MaskFirst(Method):
     def sampler(self) -> TumorSampler:
         """TumorGen's synthesis with these networks."""
         networks = Networks(self.vae, self._draw, self.condition, self.refiner.to(self.device))
-        single = self.labels > 1 and read_sublabel_rule(self.workspace).whole
-        return TumorSampler(self.shared, self.plan, self.device, networks, single)
+        return open_sampler(self, self.shared, networks)
 
     # -- training ----------------------------------------------------------------------------------------------
     def folder(self, stage: str) -> Path:

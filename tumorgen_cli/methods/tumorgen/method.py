@@ -30,7 +30,7 @@ from tumorgen_cli.methods.latent.items import (
 )
 from tumorgen_cli.methods.latent.joint import code_labels, mask_channels, show_masks, to_flow
 from tumorgen_cli.methods.latent.quality import QUALITY_TIMES, inference_context, largest_tumor_slice
-from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start
+from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start, open_sampler
 from tumorgen_cli.methods.latent.settings import TumorFlowConfig, drawn_labels
 from tumorgen_cli.methods.tumorgen.config import plan_tumorgen
 from tumorgen_cli.methods.tumorgen.objectives import FlowObjective, RefinerObjective
@@ -42,7 +42,6 @@ from tumorgen_cli.models.vae import KlVae
 from tumorgen_cli.planning.fingerprint import Fingerprint
 from tumorgen_cli.planning.plan import Decisions, Plan, WindowPlan
 from tumorgen_cli.planning.workspace import Workspace
-from tumorgen_cli.preprocessing.sublabels import read_sublabel_rule
 from tumorgen_cli.system.devices import DeviceBudget
 from tumorgen_cli.system.files import derive_seed
 from tumorgen_cli.system.json_records import hash_value
@@ -83,8 +82,8 @@ class TumorGen(Method):
 
     @property
     def needs_healthy_box(self) -> bool:
-        """Also if the field has learned beside latents without the tumor: it would take an old one for the host."""
-        return self.keeps_background or self.config.flow.context == "healthy"
+        """As the flows' settings say."""
+        return self.config.needs_healthy_box
 
     @classmethod
     def plan_section(cls, d: Decisions, fingerprint: Fingerprint, window: WindowPlan, budget: DeviceBudget) -> None:
@@ -119,8 +118,7 @@ class TumorGen(Method):
     def sampler(self) -> TumorSampler:
         """The synthesis with these networks."""
         networks = Networks(self.vae, self._draw, self.condition, self.refiner.to(self.device))
-        single = self.labels > 1 and read_sublabel_rule(self.workspace).whole
-        return TumorSampler(self.config, self.plan, self.device, networks, single)
+        return open_sampler(self, self.config, networks)
 
     def _field(self) -> dict[str, nn.Module]:
         """The vector field and its condition, as they are saved."""
