@@ -2,11 +2,13 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from support.command_line import call, told
 from typer.testing import CliRunner
 
@@ -34,6 +36,73 @@ def test_a_misspelled_choice_gets_the_nearest_one(option, given, hint):
     assert f"'{given}' is not one of '" in said
     assert "Value error" not in said
     assert (f"Did you mean {hint}?" in said) == bool(hint)
+
+
+def leaves(command, name="tumorgen"):
+    """Every command below a group, by its full name."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        return {name: command}
+    return {key: each for word, part in inner.items() for key, each in leaves(part, f"{name} {word}").items()}
+
+
+def test_every_command_can_be_quiet_or_verbose():
+    found = leaves(typer.main.get_command(main.app))
+    assert len(found) > 15
+    for name, each in found.items():
+        options = {option for parameter in each.params for option in parameter.opts}
+        assert {"-v", "--verbose", "-q", "--quiet"} <= options, name
+    assert "cannot be given with --quiet" in told(call("status", "-v", "-q", code=2))
+
+
+def test_what_a_command_shows_and_what_its_log_has(workspace, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(workspace.root, work, ignore=shutil.ignore_patterns("logs"))
+    words = ("preprocess", "-w", work, "--workers", 0)
+    for number, (option, shown, hidden) in enumerate(
+        [
+            ((), ["0 cases written", "next: tumorgen train all"], ["it took", "numpy"]),
+            (("-q",), ["next: tumorgen train all"], ["0 cases written", "it took"]),
+            (("-v",), ["torch", "0 cases written", "next: tumorgen train all", "it took 0:0"], []),
+        ],
+        1,
+    ):
+        said = told(call(*words, *option))
+        assert all(text in said for text in shown), said
+        assert not any(text in said for text in hidden), said
+        logs = sorted((work / "logs").glob("*_preprocess*.txt"))
+        assert len(logs) == number
+        assert all("0 cases written" in path.read_text() for path in logs), "also at -q"
+        assert all("ended with exit code 0 after 0:0" in path.read_text() for path in logs)
+
+
+def test_a_command_that_only_looks_or_is_wrong_leaves_no_log(workspace, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(workspace.root, work, ignore=shutil.ignore_patterns("logs"))
+    call("status", "-w", work)
+    call("train", "--help")
+    call("train", "vae", "-w", work, "--minutes", 3, code=1)
+    call("train", "-w", work, code=2)
+    call("train", "vae", "-w", tmp_path / "none", code=1)
+    assert not (work / "logs").exists()
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_log_of_a_user_error_has_its_traceback(workspace, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    shutil.copytree(workspace.root, work, ignore=shutil.ignore_patterns("logs"))
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tumorgen_cli.api.preprocess", fail)
+    said = told(call("preprocess", "-w", work, code=1))
+    assert "Traceback" not in said
+    (path,) = (work / "logs").iterdir()
+    text = path.read_text()
+    assert "  Traceback (most recent call last):" in text
+    assert "error: No space left" in text
+    assert "ended with exit code 1 after 0:0" in text
 
 
 def test_an_interrupt_is_130(monkeypatch):

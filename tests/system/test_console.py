@@ -2,7 +2,9 @@
 
 import io
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +13,19 @@ from tumorgen_cli.system.errors import DataError, Fault
 
 EVIL = "case\x1b[2J\x1b]0;title\x07\x9b31m\u202e[red]x[/] :warning: [/none]"
 SHOWN = r"case\x1b[2J\x1b]0;title\x07\x9b31m\u202e[red]x[/] :warning: [/none]"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Clock:
+    """The clock of the console, which stands still."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(console.time, "monotonic", lambda: self.now)
 
 
 def test_control_characters_of_names_are_shown_not_sent(capsys, monkeypatch):
@@ -29,12 +44,86 @@ def test_control_characters_of_names_are_shown_not_sent(capsys, monkeypatch):
 
 
 def test_a_bar_in_a_terminal_shows_names_as_they_are(monkeypatch):
-    stream = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
     monkeypatch.setattr(console, "_err", console.Console(file=stream, force_terminal=True, width=300))
     with console.progress("[/b]", 1) as tick:
         tick(1, EVIL)
     assert SHOWN in stream.getvalue()
     assert "[/b]" in stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a pipe with forced colors", "a dumb terminal"])
+def test_a_plain_log_gets_whole_lines_without_control_codes(monkeypatch, kind):
+    monkeypatch.setenv("TERM", "dumb" if kind == "a dumb terminal" else "xterm")
+    if kind == "a pipe with forced colors":
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    stream, clock = Terminal() if kind == "a dumb terminal" else io.StringIO(), Clock(monkeypatch)
+    monkeypatch.setattr(console, "_err", console.Console(file=stream, highlight=False, emoji=False))
+    with console.progress("scans", 5, 1) as tick:
+        for done in range(2, 6):
+            clock.now += 6.0
+            tick(done, "x")
+    assert stream.getvalue() == "scans 3/5  0:12 spent, 0:12 left  x\nscans 5/5  0:24 spent, 0:00 left  x\n"
+
+
+def test_a_notebook_has_one_line_that_is_replaced(monkeypatch):
+    shown = []
+
+    class Shown:
+        def update(self, content, raw):
+            shown[-1] = content["text/plain"]
+
+    def display(content, raw, display_id):
+        assert (raw, display_id) == (True, True)
+        shown.append(content["text/plain"])
+        return Shown()
+
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(console, "_err", console.Console(file=io.StringIO(), force_jupyter=True))
+    with console.progress("scans", 3) as tick:
+        for done in (1, 2, 3):
+            clock.now += 0.3
+            tick(done, "\x1b[2J")
+            assert len(shown) == (done > 1), "at most two lines a second"
+    assert shown == [r"scans 3/3  0:00 spent, 0:00 left  \x1b[2J"]
+
+
+def test_levels_hide_notes_or_show_details(capsys):
+    def told(level):
+        with console.session(level):
+            for tell in (console.detail, console.note, console.headline, console.warn, console.next_command):
+                tell(tell.__name__)
+            console.show_error(DataError("wrong"))
+            with console.progress("bar", 1) as tick:
+                tick(1)
+        return capsys.readouterr().err.split()
+
+    important = ["warning:", "warn", "next:", "next_command", "error:", "wrong"]
+    assert told(console.Level.QUIET) == important
+    bar = ["bar", "1/1", "0:00", "spent,", "0:00", "left"]
+    assert told(console.Level.NORMAL) == ["note", "headline", *important, *bar]
+    assert told(console.Level.VERBOSE) == ["detail", "note", "headline", *important, *bar]
+
+
+def test_a_live_table_is_printed_again_only_where_it_has_changed(capsys):
+    with console.live_table("title", ("step",)) as show:
+        for rows in ([("one",)], [("one",)], [("two",)]):
+            show(rows)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert (out.count("title"), out.count("one"), out.count("two")) == (2, 1, 1)
+
+
+def test_a_live_table_changes_in_place_in_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    with console.live_table("title", ("step",)) as show:
+        show([("one",)])
+        show([("two",)])
+    assert re.search(r"one.*\x1b\[\d*A.*two", stream.getvalue(), re.DOTALL), "the cursor goes up in between"
 
 
 def test_of_many_faults_ten_are_shown_and_a_file_has_all(capsys, tmp_path, monkeypatch):

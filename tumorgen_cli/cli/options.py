@@ -52,6 +52,26 @@ Json = Annotated[
     bool,
     typer.Option("--json", metavar="", help="Print the result as JSON on standard output.", rich_help_panel=_RUNNING),
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose",
+        metavar="",
+        help="Also print versions, details, time and memory.",
+        rich_help_panel=_RUNNING,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "-q",
+        "--quiet",
+        metavar="",
+        help="Print only warnings, errors, results and the next command.",
+        rich_help_panel=_RUNNING,
+    ),
+]
 Workers = Annotated[
     Optional[int],
     typer.Option(
