@@ -192,6 +192,25 @@ def test_a_plane_cuts_a_mask_whose_middle_is_empty(tmp_path, pair, monkeypatch):
     assert outlines == [2, 2, 2]  # box and mask in each plane
 
 
+@pytest.mark.parametrize("direction", [IDENTITY, (0, 1, 0, -1, 0, 0, 0, 0, -1), (-1, 0, 0, 0, -1, 0, 0, 0, 1)])
+def test_planes_are_looked_for_in_the_boxes_alone(tmp_path, pair, monkeypatch, direction):
+    """They are those of the whole scan; in a scan of 512 × 512 × 400 voxels it would be most of a picture's time."""
+    looked_at, planes = [], []
+    draw, most_cut = figures._draw_planes, figures.most_cut
+    monkeypatch.setattr(figures, "most_cut", lambda mask: looked_at.append(mask.size) or most_cut(mask))
+    monkeypatch.setattr(figures, "_draw_planes", lambda *given: planes.append(given[3:5]) or draw(*given))
+    before, after, _, _ = pair
+    mask = np.random.default_rng(0).random(before.shape) > 0.3
+    boxes = [Box((9, 8, 6), (21, 17, 15)), Box((3, 11, 12), (8, 20, 19))]
+    mask[figures.box_mask(mask.shape, boxes) == 0] = False
+    view = View((3.0, 3.0, 4.0), (0, 6), direction, context_mm=7.0)
+    save_pair_preview(tmp_path / "pair.png", before, after, mask, boxes, view, "")
+    near = Box((3, 8, 6), (21, 20, 19)).grown((3, 3, 2), mask.shape)
+    center = most_cut(figures.upright(mask[near.slices], direction))
+    assert planes == [(center, figures.slice_numbers(mask.shape, near, center, direction))]
+    assert looked_at == [18 * 12 * 13]
+
+
 def test_tumors_that_no_plane_cuts_are_counted():
     large, small, far = (np.zeros((20, 20, 20), bool) for _ in range(3))
     large[2:10, 2:10, 2:10], small[12:14, 5:7, 12:14], far[15:17, 15:17, 15:17] = True, True, True

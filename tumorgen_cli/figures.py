@@ -136,15 +136,22 @@ def save_pair_preview(
     inside = functools.reduce(Box.hull, boxes) if boxes else tight_box(mask > 0.5) or whole
     margin = as_triple(math.ceil(view.context_mm / edge) for edge in view.spacing_mm)
     near = inside.grown(margin, before.shape)
-    single = [upright(box_mask(before.shape, [box])[near.slices], view.direction) for box in boxes]
+    # what is outlined lies inside the boxes: the rest of the picture has most of the voxels
+    single = [upright(box_mask(before.shape, [box])[inside.slices], view.direction) for box in boxes]
+    marked = upright(mask[inside.slices] > 0.5, view.direction)
+    boxed = functools.reduce(np.logical_or, single, np.zeros(marked.shape, bool))
+    drawn = next((each for each in (marked, boxed) if each.any()), None)
+    middle = tuple(n // 2 for n in marked.shape) if drawn is None else most_cut(drawn)
+    center = tuple(
+        n + (near.stop[axis] - inside.stop[axis] if flip else inside.start[axis] - near.start[axis])
+        for n, axis, flip in zip(middle, *orientation(view.direction), strict=True)
+    )
     before, after, mask = (upright(array[near.slices], view.direction) for array in (before, after, mask))
-    boxed = functools.reduce(np.logical_or, single, np.zeros(mask.shape, bool))
-    drawn = next((each for each in (mask > 0.5, boxed) if each.any()), None)
-    center = tuple(n // 2 for n in mask.shape) if drawn is None else most_cut(drawn)
+    boxed = upright(box_mask(whole.shape, boxes)[near.slices], view.direction)
     numbers = slice_numbers(whole.shape, near, center, view.direction)
     figure = _draw_planes((before, after), mask, boxed, center, numbers, view, unit)
-    volume = describe_ml(float(np.count_nonzero(mask > 0.5)) * math.prod(view.spacing_mm) / 1000)
-    tumors, cut = count_cut([(mask > 0.5) & (each > 0) for each in single], center)
+    volume = describe_ml(float(np.count_nonzero(marked)) * math.prod(view.spacing_mm) / 1000)
+    tumors, cut = count_cut([marked & each for each in single], middle)
     several = f" in {tumors} tumors, {cut} of them cut by these planes" if tumors > 1 else ""
     figure.suptitle(f"{title} · {volume}{several}", fontsize=10)
     _save(figure, path)

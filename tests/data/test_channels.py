@@ -1,5 +1,7 @@
 """What a channel is taken for by its name, and padding."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,21 @@ def test_nothing_lies_below_air_in_ct(padding: int) -> None:
     assert filled[10, 10, 10] == filled[0, 0, 0]
     np.testing.assert_array_equal(filled[2:10], clean[2:10])
     assert fill_padding(clean, "CT") is clean
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("CT", np.int16), ("CT", np.float32), ("T1", np.int16)])
+def test_filling_takes_little_memory(name: str, dtype: type) -> None:
+    """A CT scan of 512 x 512 x 400 voxels would need 800 MB more as float64."""
+    padded = np.random.default_rng(0).integers(0, 300, (64, 64, 64)).astype(dtype)
+    padded[:8] = -3024
+    tracemalloc.start()
+    filled = fill_padding(padded, name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert filled.dtype == dtype
+    np.testing.assert_array_equal(filled[8:], padded[8:])
+    assert filled[:8].min() == filled[:8].max() == np.percentile(padded[8:], 0.5, method="nearest")
+    assert peak < 2.6 * padded.nbytes  # the measured voxels, and them once more in order
 
 
 @pytest.mark.parametrize("name", ["PET", "T1", "noNorm", "something"])

@@ -125,7 +125,9 @@ def fill_padding(array: np.ndarray, channel: str) -> np.ndarray:
     if not outside.any() or outside.all():
         return array
     value = np.percentile(array[~outside], _FILL_PERCENTILE, method="nearest")
-    return np.where(outside, max(value, _AIR_HU) if is_ct(channel) else value, array).astype(array.dtype)
+    filled = array.copy()  # `np.where` would make a float64 array of the whole scan
+    filled[outside] = max(value, _AIR_HU) if is_ct(channel) else value
+    return filled
 
 
 def fill_paddings(image: np.ndarray, channels: Sequence[str]) -> np.ndarray:
