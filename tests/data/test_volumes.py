@@ -1,8 +1,10 @@
 """Geometry by round trips on a turned, anisotropic grid: what a voxel's place in mm is must never change."""
 
+import gzip
 import itertools
 import subprocess
 import sys
+import tracemalloc
 
 import nibabel
 import numpy as np
@@ -46,6 +48,39 @@ def test_a_volume_comes_back(tmp_path, grid, dtype):
     assert same_geometry(grid, found)
     np.testing.assert_allclose(corners(found), corners(grid), atol=1e-3)
     assert same_geometry(volumes.read_grid(tmp_path / "a.nii.gz"), grid)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", ">f4", "|u1"])
+def test_a_scan_is_read_in_pieces_and_memory_holds_it_once(tmp_path, ending, dtype):
+    array = np.random.default_rng(0).integers(0, 200, (40, 60, 2500)).astype(dtype)
+    path = tmp_path / f"a{ending}"
+    header = nibabel.Nifti1Header(endianness=">" if dtype.startswith(">") else "<")
+    header.set_data_dtype(array.dtype)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4), header), path)
+    volumes.read_grid(path)
+    tracemalloc.start()
+    found, _ = volumes.read_volume(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype == array.dtype.newbyteorder("=")
+    assert found.flags.c_contiguous
+    assert peak < 1.5 * array.nbytes
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("lost", [1, 2, 3 * 40 * 30 * 2 + 7, 40 * 30 * 690 * 2])
+def test_a_scan_that_ends_within_a_piece_is_refused(tmp_path, ending, lost):
+    """Also one whose packed bytes are whole, but are those of fewer voxels."""
+    array = np.random.default_rng(0).integers(0, 200, (40, 30, 700)).astype(np.int16)
+    path = tmp_path / f"a{ending}"
+    volumes.write_volume(path, array, Grid(array.shape, (1.0, 1.0, 1.0)))
+    content = gzip.decompress(path.read_bytes()) if ending == ".nii.gz" else path.read_bytes()
+    path.write_bytes(gzip.compress(content[:-lost]) if ending == ".nii.gz" else content[:-lost])
+    with pytest.raises(DataError) as caught:
+        volumes.read_volume(path)
+    assert f"truncated: {len(content) - lost} of {len(content)} bytes" in caught.value.faults[0].found
 
 
 def test_axes_are_simpleitk_index_axes(tmp_path, grid):

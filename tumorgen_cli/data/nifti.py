@@ -6,8 +6,10 @@ SimpleITK replaces missing bytes with zeros without an error, and takes any unit
 
 from __future__ import annotations
 
+import collections
 import math
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -86,28 +88,44 @@ def has_plain_voxels(header: Nifti1Header) -> bool:
     return kind.kind in "iuf" and kind.itemsize <= 8 and not scaled
 
 
-def read_voxels(path: Path, header: Nifti1Header) -> np.ndarray:
-    """Read the stored numbers of a NIfTI file in the file's order (x fastest), one-dimensional and read-only.
+def read_voxels(path: Path, header: Nifti1Header, most_voxels: int = 1 << 24) -> Iterator[np.ndarray]:
+    """Read the stored numbers of a NIfTI file in the file's order (x fastest), in one-dimensional, read-only pieces.
 
-    Of a packed file every byte is read and its checksum compared. No more is unpacked than the header announces.
+    Of a packed file every byte is read and, at the end, its checksum compared: no piece may be used before the last
+    one has come. No more is unpacked than the header announces.
+
+    Args:
+        path: The file.
+        header: Its header.
+        most_voxels: Voxels of each piece but the last.
 
     Raises:
         DataError: the file is truncated or damaged, or goes on behind its voxels.
     """
     offset, expected = _extent(header)
+    kind, behind = header.get_data_dtype(), 0
     try:
         with _opened(path) as stream:
-            most = path.stat().st_size * (_MOST_PACKED if isinstance(stream, igzip.IGzipFile) else 1)
-            content = stream.read(min(expected, most))
+            whole = expected <= path.stat().st_size * (_MOST_PACKED if isinstance(stream, igzip.IGzipFile) else 1)
+            got = len(stream.read(offset))
+            while part := stream.read(asked := min(most_voxels * kind.itemsize, expected - got)):
+                got += len(part)
+                if whole and len(part) == asked:
+                    yield np.frombuffer(part, kind)
             behind = len(stream.read(_MOST_BEHIND))  # the checksum is compared at the end
     except _BROKEN as error:
         raise damaged(path, error) from error
-    if len(content) == expected and behind < _MOST_BEHIND:
-        return np.frombuffer(content, header.get_data_dtype(), offset=offset)
-    found = f"truncated: {len(content)} of {expected} bytes"
+    if got == expected and behind < _MOST_BEHIND:
+        return
+    found = f"truncated: {got} of {expected} bytes"
     if behind:
         found = f"more than the {expected} bytes that its header announces"
     raise DataError("A file cannot be read", [Fault(str(path), found, "a whole NIfTI volume", COPY_AGAIN)])
+
+
+def check_voxels(path: Path, header: Nifti1Header) -> None:
+    """Read the stored numbers of a file and keep none; see `read_voxels`."""
+    collections.deque(read_voxels(path, header), maxlen=0)
 
 
 def check_length(path: Path, header: Nifti1Header) -> None:
@@ -123,7 +141,7 @@ def check_length(path: Path, header: Nifti1Header) -> None:
         unpacked = int.from_bytes(stream.read(4), "little")  # gzip's trailer, modulo 4 GiB
     # another length there: truncated, several gzip members, or padding behind the volume
     if unpacked != expected % 2**32 if packed else path.stat().st_size < expected:
-        read_voxels(path, header)
+        check_voxels(path, header)
 
 
 def skew_degrees(header: Nifti1Header) -> float:

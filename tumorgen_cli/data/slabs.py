@@ -27,6 +27,11 @@ _MEMBER_START = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # gzip: deflate, no
 _LAST_BLOCK = b"\x03\x00"  # deflate: the last block, empty
 
 
+def planes_at_once(dtype: np.dtype[Any]) -> int:
+    """How many planes of an array (X, Y, Z) a CPU reads at once: their voxels lie side by side."""
+    return max(1, _CACHE_LINE // dtype.itemsize)
+
+
 class Packed(NamedTuple):
     """A piece of a file as a deflate stream, with the checksum and the number of its bytes before packing."""
 
@@ -41,13 +46,13 @@ class Slabs:
     Attributes:
         array: voxels (X, Y, Z); they must not change afterwards, since packed slabs are kept.
         dtype: data type of the file, to which the voxels are rounded and clipped.
-        planes: planes of a slab, as many as a CPU reads at once: they lie side by side in the array. At 512×512 voxels
-            of int16, that is 16 MiB; a tumor touches one to three such slabs.
+        planes: planes of a slab (`planes_at_once`). At 512×512 voxels of int16, it has 16 MiB; a tumor touches one to
+            three such slabs.
     """
 
     def __init__(self, array: np.ndarray, dtype: np.dtype[Any]) -> None:
         self.array, self.dtype = array, dtype
-        self.planes = max(1, _CACHE_LINE // dtype.itemsize)
+        self.planes = planes_at_once(dtype)
         self._packed: dict[int, Packed] = {}
 
     def __len__(self) -> int:
@@ -110,17 +115,21 @@ def _deflate(content: bytes | memoryview) -> Packed:
     return Packed(packed, isal_zlib.crc32(content), len(content))
 
 
-def reverse_axes(array: np.ndarray) -> np.ndarray:
+def reverse_axes(array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Copy an array with its three axes in reverse order.
 
     The planes pass through a buffer whose rows begin an odd number of cache lines apart. The rows of the array may lie
     a power of two apart, as in scans 512 voxels wide, and then push each other out of the cache: with the buffer, such
     scans are copied four times faster.
+
+    Args:
+        array: The array (A, B, C).
+        out: Where the copy (C, B, A) is written, of the same data type; None for a new array.
     """
     rows, planes, columns = array.shape
     lines = -(-columns * array.itemsize // _CACHE_LINE) | 1
     buffer = np.empty((rows, lines * _CACHE_LINE // array.itemsize), array.dtype)[:, :columns]
-    reversed_array = np.empty(array.shape[::-1], array.dtype)
+    reversed_array = np.empty(array.shape[::-1], array.dtype) if out is None else out
     for number in range(planes):
         buffer[:] = array[:, number]
         reversed_array[:, number] = buffer.T

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tumorgen_cli.data import dicom, headers, nifti
-from tumorgen_cli.data.slabs import PACKER, Slabs, pack, reverse_axes, unpacked
-from tumorgen_cli.geometry import Grid, Triple, as_triple, cast_to_dtype, describe_edges
+from tumorgen_cli.data.slabs import PACKER, Slabs, pack, planes_at_once, reverse_axes, unpacked
+from tumorgen_cli.geometry import Grid, Shape, Triple, as_triple, cast_to_dtype, describe_edges
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list, say_count
 from tumorgen_cli.system.files import atomic, file_version, hash_file, write_parts
@@ -87,16 +87,29 @@ def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
         series = read_series(path)
         return reverse_axes(_stack_slices(series.files)), series.grid
     header, grid = _read_geometry(path)
-    if header is not None:
-        stored = nifti.read_voxels(path, header)
-        if nifti.has_plain_voxels(header):
-            stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-            return reverse_axes(stored.reshape(grid.shape[::-1])), grid
+    if header is not None and nifti.has_plain_voxels(header):
+        return _read_planes(path, header, grid.shape), grid
     with _readable(path):
         if header is None:
             headers.check_voxels(path)
+        else:
+            nifti.check_voxels(path, header)
         image = _sitk().ReadImage(str(path))
     return reverse_axes(_sitk().GetArrayViewFromImage(image)), grid
+
+
+def _read_planes(path: Path, header: Nifti1Header, shape: Shape) -> np.ndarray:
+    """Read the voxels (X, Y, Z) of a NIfTI file some planes at a time: memory holds the scan once."""
+    dtype = header.get_data_dtype().newbyteorder("=")
+    planes = planes_at_once(dtype)
+    try:
+        array = np.empty(shape, dtype)
+    except MemoryError as error:
+        raise nifti.damaged(path, error) from error
+    for number, piece in enumerate(nifti.read_voxels(path, header, planes * shape[0] * shape[1])):
+        part = piece.astype(dtype, copy=False).reshape(-1, shape[1], shape[0])
+        reverse_axes(part, array[:, :, number * planes : (number + 1) * planes])
+    return array
 
 
 def read_series(folder: Path) -> dicom.Series:
