@@ -70,7 +70,7 @@ def test_what_a_command_shows_and_what_its_log_has(workspace, tmp_path):
         said = told(call(*words, *option))
         assert all(text in said for text in shown), said
         assert not any(text in said for text in hidden), said
-        logs = sorted((work / "logs").glob("*_preprocess*.txt"))
+        logs = sorted((work / "logs").glob("*_preprocess*.log"))
         assert len(logs) == number
         assert all("0 cases written" in path.read_text() for path in logs), "also at -q"
         assert all("ended with exit code 0 after 0:0" in path.read_text() for path in logs)

@@ -9,6 +9,7 @@ from tumorgen_cli.cli import options
 from tumorgen_cli.evaluation.options import FEATURES
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.metrics.traits import KINDS
+from tumorgen_cli.training.loggers import LoggerName
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "1,2,3,4,5,x", "1.5,2,3,4,5,6", "", "1,2,3,4,5,6,7"])
@@ -112,6 +113,7 @@ def test_the_choices_are_those_of_the_code():
     assert get_args(options.Method) == METHODS
     assert get_args(options.Feature) == FEATURES
     assert get_args(options.Kind) == tuple(KINDS)
+    assert get_args(options.Logger) == get_args(LoggerName)
     assert {*get_args(options.Solver)} == {solver for name in METHODS for solver in find_method(name).solvers}
 
 

@@ -80,7 +80,7 @@ def test_every_stage_begins_from_its_own_file(workspace, tmp_path, monkeypatch):
         return real(stage, *rest)
 
     monkeypatch.setattr(stages, "train", train)
-    stages.train_stages(own, demo.METHOD, "all", 1, "cpu", initial=files)
+    stages.train_stages(own, demo.METHOD, "all", 1, "cpu", options=stages.TrainingOptions(files))
     assert begun == {stage: {0.5} for stage in models}
     for stage, path in files.items():
         assert read_plain(method.folder(stage) / INITIAL, "")["file"] == str(path)
@@ -99,7 +99,14 @@ def test_weights_of_other_networks_are_refused(method, tmp_path):
 
 def test_a_stage_that_takes_no_first_weights_refuses_them(workspace):
     with pytest.raises(PlanError, match="vqgan always starts from random weights"):
-        stages.train_stage(workspace, "difftumor", "vqgan", 1, "cpu", initial=demo.quick_weights()["vae"])
+        stages.train_stage(
+            workspace,
+            "difftumor",
+            "vqgan",
+            1,
+            "cpu",
+            options=stages.TrainingOptions({"vqgan": demo.quick_weights()["vae"]}),
+        )
 
 
 PET, CT = PhantomOptions("pet"), PhantomOptions("ct")

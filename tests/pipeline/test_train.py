@@ -1,6 +1,7 @@
 """The stage `train`: restarts, damaged files and their remedies, weights that are too weak."""
 
 import json
+import re
 import shutil
 
 import nibabel
@@ -20,7 +21,7 @@ from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.set_files import read_shortfalls
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.system.json_records import read_plain, write_json
-from tumorgen_cli.training import loop
+from tumorgen_cli.training import loggers, loop
 from tumorgen_cli.training.checkpoints import read_run, restart_folder
 
 
@@ -68,6 +69,56 @@ def stopped_at_2(monkeypatch):
     monkeypatch.setattr(stages, "train", train)
 
 
+def verdict(folder):
+    return re.search(r"id=verdict><b>(.*?)</b> (.*?)</p>", (folder / "training.html").read_text()).groups()
+
+
+def test_a_training_leaves_a_page_that_says_whether_it_is_finished(own, stopped_at_2, capsys):
+    folder = own.run("tumorgen", "vae")
+    assert verdict(folder)[0] == "The training is finished."
+    assert verdict(folder)[1].startswith("4 of 4 steps in ")
+    with pytest.raises(KeyboardInterrupt):
+        train_vae(own, restart=True)
+    fresh = restart_folder(folder)
+    assert f"previewscometo{fresh / 'training.html'}" in "".join(capsys.readouterr().err.split())
+    again = f"tumorgen train vae -w {own.root} goes on from there."
+    assert verdict(fresh) == ("The training has stopped after 2 of 4 steps.", again)
+    assert verdict(folder)[0] == "The training is finished.", "the page of the old run stays"
+    train_vae(own, restart=True)
+    assert verdict(folder)[0] == "The training is finished."
+    text = (folder / "training.html").read_text()
+    assert own.plan().dataset in text
+    assert find_method("tumorgen")(own.plan(), own).plan_hash in text
+    assert "data:image/png" in text
+
+
+def test_a_logger_gets_the_numbers_of_every_stage(own, monkeypatch):
+    opened, rows = [], []
+
+    class Run:
+        def __init__(self, folder, key, title, facts):
+            opened.append((folder, key, title, facts))
+            self.key = "k"
+
+        def log(self, step, numbers):
+            rows.append((step, {*numbers}))
+
+        def close(self):
+            rows.append("closed")
+
+    monkeypatch.setitem(loggers._RUNS, "wandb", Run)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: name)
+    stages.train_stages(own, "tumorgen", "flow", None, "cpu", True, stages.TrainingOptions(log="wandb"))
+    ((folder, key, title, facts),) = opened
+    assert (folder, key) == (restart_folder(own.run("tumorgen", "flow")), "")
+    assert title == f"{own.plan().dataset} tumorgen flow"
+    assert (facts["stage"], facts["iterations"], facts["data set"]) == ("flow", 3, own.plan().dataset)
+    assert rows[0][0] == 3
+    assert "flow" in rows[0][1]
+    assert rows[1:] == ["closed"]
+    assert read_plain(own.run("tumorgen", "flow") / loggers.RECORD, "")["step"] == 3
+
+
 def test_a_restart_leaves_the_old_weights_until_it_is_finished(own, stopped_at_2, capsys):
     folder = own.run("tumorgen", "vae")
     before, old = read_run(folder), (folder / "weights.safetensors").stat().st_ino
@@ -106,7 +157,7 @@ def test_first_weights_of_a_restart_are_noted_when_it_is_finished(own):
     initial = own.root.parent / "first" / "weights.safetensors"
     initial.parent.mkdir()
     shutil.copyfile(own.run("tumorgen", "vae") / "weights.safetensors", initial)
-    train_vae(own, restart=True, initial={"vae": initial})
+    train_vae(own, restart=True, options=stages.TrainingOptions({"vae": initial}))
     assert read_plain(own.run("tumorgen", "vae") / "initial.json", "")["file"] == str(initial)
 
 

@@ -79,7 +79,7 @@ def test_all_that_is_told_is_in_the_log_at_every_level(begin, root, capsys):
         "# begun",
     ]
     assert re.search(r"versions: tumorgen \S+, Python 3\.\d+\.\d+, torch \d", heading)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_train\.txt", logs(root)[0].name)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_train\.log", logs(root)[0].name)
     console.note("told after the end")
     assert "told after" not in logs(root)[0].read_text()
 

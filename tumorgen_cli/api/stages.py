@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tumorgen_cli.planning.plan import Plan
     from tumorgen_cli.synthesis.merge import Merge
     from tumorgen_cli.system.devices import DeviceName
+    from tumorgen_cli.training.loggers import LoggerName
 
 
 @dataclass(frozen=True)
@@ -325,6 +326,7 @@ def run(
     tumors: int | None = None,
     anywhere: bool = False,
     trust_units: bool = False,
+    log: LoggerName | None = None,
     work: StrPath = WORK,
     device: DeviceName = "auto",
 ) -> RunReport:
@@ -340,6 +342,7 @@ def run(
         tumors: Number of tumors in a pair. None: as the plan says, by default as many as patients have.
         anywhere: Paint anywhere in the body, not only where the surroundings look like those of training tumors.
         trust_units: Paint also into scans that look like another unit than the training cases'.
+        log: A logger that gets the numbers of the trainings, see `train`.
         work: The workspace.
         device: Where to compute.
 
@@ -350,6 +353,7 @@ def run(
         'tumorgen_work/evaluation/tumorgen_healthy_scans/report.html'
     """
     from tumorgen_cli.pipeline.run import run_all
+    from tumorgen_cli.pipeline.train import TrainingOptions
     from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 
     workspace, scoring = open_workspace(work), with_paths(scoring)
@@ -357,7 +361,7 @@ def run(
     hosts = HostOptions(
         Path(healthy), skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere, trust_units=trust_units
     )
-    return run_all(workspace, str(dataset), hosts, wanted, options, scoring, device)
+    return run_all(workspace, str(dataset), hosts, wanted, options, scoring, device, TrainingOptions(log=log))
 
 
 def demo(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tumorgen_cli.judge.card import JudgeRecord
     from tumorgen_cli.pipeline.training_forecast import TrainingForecast
     from tumorgen_cli.system.devices import DeviceName
+    from tumorgen_cli.training.loggers import LoggerName
     from tumorgen_cli.training.stage import StageRun
 
 
@@ -21,6 +22,7 @@ def train(
     iterations: int | None = None,
     initial: StrPath | None = None,
     restart: bool = False,
+    log: LoggerName | None = None,
     work: StrPath = WORK,
     device: DeviceName = "auto",
     seed: int | None = None,
@@ -33,6 +35,7 @@ def train(
         iterations: Training steps in all. None: as many as the plan says.
         initial: Checkpoint that the stage (of `all`, the first one) starts from.
         restart: Train from the beginning; the old weights stay until the new ones are finished.
+        log: A logger that gets the numbers of the log, too: `tensorboard`, `wandb` or `mlflow`, each an extra.
         work: The workspace, planned and preprocessed.
         device: Where to train.
         seed: Only a check: an error if it is not the seed of the plan.
@@ -42,7 +45,7 @@ def train(
 
     Raises:
         PlanError: no such method or stage, or another seed than the plan's.
-        StateError: a stage is stale, or an earlier one is missing.
+        StateError: a stage is stale, an earlier one is missing, or the logger is not installed or cannot be opened.
 
     Example:
         >>> from tumorgen_cli import api
@@ -50,12 +53,12 @@ def train(
         []
     """
     from tumorgen_cli.methods.registry import find_method, method_of_stage
-    from tumorgen_cli.pipeline.train import train_stages
+    from tumorgen_cli.pipeline.train import TrainingOptions, train_stages
 
     workspace, method = open_workspace(work), method or method_of_stage(stage)
     first = next(iter(find_method(method).stages), stage) if stage == "all" else stage
-    begin = {} if initial is None else {first: Path(initial)}
-    return train_stages(workspace, method, stage, iterations, device, restart, begin, seed)
+    options = TrainingOptions({} if initial is None else {first: Path(initial)}, log)
+    return train_stages(workspace, method, stage, iterations, device, restart, options, seed)
 
 
 def train_judge(

@@ -31,6 +31,7 @@ Method = Literal[
 Solver = Literal["euler", "heun", "ddpm", "ddim"]
 Kind = Literal["low-contrast", "necrotic", "heterogeneous"]
 Feature = Literal["lite0", "filters", "inception"]
+Logger = Literal["tensorboard", "wandb", "mlflow"]
 
 _RUNNING, _JUDGING, _PLANNING, _PAINTING = "Running", "Judge", "Plan", "Painting"
 _JUDGE_HELP = (
@@ -51,6 +52,14 @@ Seed = Annotated[
 Json = Annotated[
     bool,
     typer.Option("--json", metavar="", help="Print the result as JSON on standard output.", rich_help_panel=_RUNNING),
+]
+Log = Annotated[
+    Optional[Logger],
+    typer.Option(
+        "--log",
+        help="Also send the numbers of the training's log, after each checkpoint, to a logger; each is an extra.",
+        rich_help_panel=_RUNNING,
+    ),
 ]
 Verbose = Annotated[
     bool,

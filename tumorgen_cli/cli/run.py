@@ -18,6 +18,7 @@ from tumorgen_cli.cli.options import (
     Groups,
     Json,
     JudgeFolder,
+    Log,
     Memory,
     Preset,
     Seed,
@@ -102,6 +103,7 @@ def run(
     settings: Settings = None,
     fold: FoldNumber = None,
     groups: Groups = None,
+    log: Log = None,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     seed: Seed = None,
@@ -133,6 +135,7 @@ def run(
         tumors=tumors,
         anywhere=anywhere,
         trust_units=trust_units,
+        log=log,
         work=work,
         device=device,
     )

@@ -10,7 +10,7 @@ import typer
 from tumorgen_cli import api
 from tumorgen_cli.api.options import open_workspace
 from tumorgen_cli.cli.commands import planned_command
-from tumorgen_cli.cli.options import Device, Json, Method, Seed, Work, refuse
+from tumorgen_cli.cli.options import Device, Json, Log, Method, Seed, Work, refuse
 from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN, show_costs
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line
 from tumorgen_cli.system import console
@@ -52,6 +52,7 @@ def train(
     minutes: Annotated[
         Optional[float], typer.Option("--minutes", help="Training time of a judge. Default: 30.", min=0.1)
     ] = None,
+    log: Log = None,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     seed: Seed = None,
@@ -61,6 +62,7 @@ def train(
     given: dict[str, object] = {"--minutes": minutes}
     if stage == "judge":
         given = {"--iterations": iterations, "--init": init, "--method": method, "--dry-run": dry_run or None}
+        given["--log"] = log
     faults = [
         Fault(option, str(value), f"no such option for {stage}", "leave it out")
         for option, value in given.items()
@@ -87,6 +89,7 @@ def train(
         iterations=iterations,
         initial=init,
         restart=restart,
+        log=log,
         work=work,
         device=device,
         seed=seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +10,13 @@ from tumorgen_cli.pipeline.evaluate import ScoreReport, evaluate_sets
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.pipeline.preprocess import learns_from_hosts, preprocess_dataset, preprocess_healthy
 from tumorgen_cli.pipeline.synthesize import SetReport, synthesize_pairs
-from tumorgen_cli.pipeline.train import train_stages
+from tumorgen_cli.pipeline.train import TrainingOptions, train_stages
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.system import console
 from tumorgen_cli.system.devices import DeviceName
+from tumorgen_cli.training.loggers import check_logger
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def run_all(
     options: PlanOptions = PlanOptions(),
     scoring: ScoreOptions = ScoreOptions(),
     device: DeviceName = "auto",
-    initial: Mapping[str, Path] | None = None,
+    training: TrainingOptions = TrainingOptions(),
 ) -> RunReport:
     """Run every stage in order; each skips what is finished.
 
@@ -50,8 +50,9 @@ def run_all(
         options: What the user decides about the plan.
         scoring: What the pairs are scored with.
         device: Where to compute.
-        initial: The checkpoints that stages start from, by stage.
+        training: The checkpoints that stages start from, and a logger.
     """
+    check_logger(training.log)
     console.headline("1/5 plan")
     plan_dataset(workspace, dataset, options, device)
     console.headline("2/5 preprocess")
@@ -59,7 +60,7 @@ def run_all(
     if hosts.healthy is not None and learns_from_hosts(workspace):
         preprocess_healthy(workspace, hosts.healthy)
     console.headline("3/5 train")
-    train_stages(workspace, "tumorgen", "all", device=device, initial=initial)
+    train_stages(workspace, "tumorgen", "all", device=device, options=training)
     console.headline("4/5 synthesize")
     made = synthesize_pairs(workspace, "tumorgen", wanted, hosts, device=device)
     console.headline("5/5 evaluate")

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from tumorgen_cli.methods.base import HEALTHY, INITIAL, Method, read_healthy
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
+from tumorgen_cli.pipeline.hints import command_line
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import HealthyScan
@@ -34,11 +36,26 @@ from tumorgen_cli.training.checkpoints import (
     restart_folder,
     settle_restart,
 )
+from tumorgen_cli.training.loggers import LoggerName, TrainingLogger, check_logger
 from tumorgen_cli.training.loop import train
 from tumorgen_cli.training.stage import Stage, StageRun
+from tumorgen_cli.training.watch import Watcher, following
 
 if TYPE_CHECKING:
     from tumorgen_cli.judge.card import JudgeRecord
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How stages are trained, beside the plan.
+
+    Attributes:
+        initial: Checkpoints whose weights stages start with, by stage.
+        log: A logger that gets the numbers of the log, too.
+    """
+
+    initial: Mapping[str, Path] = field(default_factory=dict)
+    log: LoggerName | None = None
 
 
 def train_own_judge(
@@ -64,7 +81,7 @@ def train_stage(
     iterations: int | None = None,
     device: DeviceName = "auto",
     restart: bool = False,
-    initial: Path | None = None,
+    options: TrainingOptions = TrainingOptions(),
 ) -> StageRun | None:
     """Train one stage; a stage that is finished is not trained again.
 
@@ -78,16 +95,18 @@ def train_stage(
         iterations: Training steps in all. None: as many as the plan says.
         device: Where to train.
         restart: Train from the beginning, also if the stage is finished. A restart that was stopped goes on.
-        initial: Checkpoint whose weights the stage starts with.
+        options: The checkpoint that the stage starts from, and a logger.
 
     Returns:
         The run, or None if the stage was finished before.
 
     Raises:
-        PlanError: the method has no such stage, or `initial` is given for one that always starts from random weights.
-        StateError: an earlier stage is missing or stale, or this stage is stale.
+        PlanError: the method has no such stage, or a checkpoint is given for one that always starts from random
+            weights.
+        StateError: an earlier stage is missing or stale, this stage is stale, or the logger cannot be opened.
     """
-    method = open_method(workspace, method_name, device)
+    check_logger(options.log)
+    method, initial = open_method(workspace, method_name, device), options.initial.get(stage)
     _check_stage(method, stage, initial)
     folder, planned = method.folder(stage), method.planned_iterations(stage)
     first = _is_first()  # it holds the lock for all
@@ -121,10 +140,25 @@ def train_stage(
             if first and not (target / "last.pt").is_file():
                 _note_initial(workspace, target, initial)
                 _note_healthy(method, stage, target, initial)
-        run = train(made, target, method.device, method.plan.precision, planned)
+        with following(_watchers(method, made, target, options.log) if first else ()) as tell:
+            run = train(made, target, method.device, method.plan.precision, planned, tell)
         with in_turn():
             settle_restart(folder)
         return run
+
+
+def _watchers(method: Method, stage: Stage, folder: Path, log: LoggerName | None) -> list[Watcher]:
+    """Who follows the training of a stage in a folder: a logger if one is wanted, and the page."""
+    from tumorgen_cli.evaluation.reports.training import PAGE, TrainingPage
+
+    facts = {"data set": method.plan.dataset, "method": method.name, "plan": method.plan_hash}
+    command = command_line(f"train {stage.name}", method.workspace.root, method.name)
+    console.note(f"{stage.name}: curves and previews come to {folder / PAGE}")
+    page: list[Watcher] = [TrainingPage(facts | {"steps in a batch": str(stage.batch)}, command)]
+    if log is None:
+        return page
+    numbers = {"stage": stage.name, "iterations": stage.iterations, "batch": stage.batch}
+    return [TrainingLogger(log, f"{method.plan.dataset} {method.name} {stage.name}", facts | numbers), *page]
 
 
 def _check_stage(method: Method, stage: str, initial: Path | None) -> None:
@@ -207,26 +241,28 @@ def train_stages(
     iterations: int | None = None,
     device: DeviceName = "auto",
     restart: bool = False,
-    initial: Mapping[str, Path] | None = None,
+    options: TrainingOptions = TrainingOptions(),
     seed: int | None = None,
 ) -> list[StageRun]:
     """Train `stage`, or every stage of the method in order for `all`; return the runs that were made now.
 
-    `initial` maps stages to the checkpoints that they start from. For the other arguments see `train_stage`. With
-    `all`, a stage that is outdated because an earlier stage was trained now is trained again from the beginning.
+    For the arguments see `train_stage`. With `all`, a stage that is outdated because an earlier stage was trained now
+    is trained again from the beginning.
 
     What makes the trained weights too weak to rely on is told (`find_shortfalls`).
 
     Raises:
         PlanError: `seed` is not the seed of the plan, on which every trained stage depends.
+        StateError: the package of the logger is missing.
     """
+    check_logger(options.log)
     planned = workspace.plan().seed
     if seed is not None and seed != planned:
         remedy = f"plan again with --seed {seed}, or leave it out"
         fault = Fault(f"--seed {seed}", f"the plan's seed is {planned}", "the same", remedy)
         raise PlanError("Training draws by the plan's seed", [fault])
     method = find_method(method_name)(workspace.plan(), workspace)
-    stages, begin = method.stages if stage == "all" else (stage,), initial or {}
+    stages = method.stages if stage == "all" else (stage,)
     runs: list[StageRun] = []
     _warn_of_shortfalls(method, [*takewhile(lambda each: each not in stages, method.stages)])
     for each in stages:
@@ -234,7 +270,7 @@ def train_stages(
         if again and _is_first():
             console.note(f"{each}: trained again from the beginning, from the new weights of the stages before it")
             restart_folder(method.folder(each)).mkdir(parents=True, exist_ok=True)  # after a stop, it goes on
-        run = train_stage(workspace, method_name, each, iterations, device, restart or again, begin.get(each))
+        run = train_stage(workspace, method_name, each, iterations, device, restart or again, options)
         if run is not None:
             numbers = "".join(f", {name} {value:.4g}" for name, value in run.numbers.items())
             console.note(f"{each}: {run.iterations} steps in {console.clock(run.seconds)}{numbers}")

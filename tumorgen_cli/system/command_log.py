@@ -129,7 +129,7 @@ def _create(folder: Path, name: str) -> TextIO:
     while True:
         ending = "" if number == 1 else f"_{number}"
         try:
-            return (folder / f"{name}{ending}.txt").open("x", encoding="utf-8", errors="backslashreplace")
+            return (folder / f"{name}{ending}.log").open("x", encoding="utf-8", errors="backslashreplace")
         except FileExistsError:
             if not folder.is_dir():
                 raise

@@ -24,6 +24,7 @@ from tumorgen_cli.training.ema import ExponentialMovingAverage, named_tensors, s
 from tumorgen_cli.training.stage import Stage, StageRun
 
 PROGRESS = "progress.json"  # of a stage that is being trained, see `training.loop`
+_LOG = "log.csv"
 
 
 @dataclass
@@ -234,7 +235,7 @@ def save_checkpoint(stage: Stage, folder: Path, state: TrainingState) -> None:
     }
     content = {**saved, "digest": _digest(saved)}
     write_stream(folder / "last.pt", lambda stream: torch.save(content, stream))
-    _append_log(folder / "log.csv", state.rows, state.step)
+    _append_log(folder / _LOG, state.rows, state.step)
     state.rows.clear()
 
 
@@ -264,6 +265,11 @@ def _is_trained(module: nn.Module, key: str) -> bool:
     """Whether a tensor of a module's state is a buffer or a parameter that requires gradients."""
     parameters = dict(module.named_parameters())
     return key not in parameters or parameters[key].requires_grad
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The rows of a stage's log, one for every few steps; a row has the numbers that were logged at its step."""
+    return [{name: float(text) for name, text in row.items() if _is_number(text)} for row in _read_log(folder / _LOG)]
 
 
 def _append_log(path: Path, rows: list[dict[str, float]], step: int) -> None:

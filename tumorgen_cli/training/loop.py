@@ -35,6 +35,7 @@ from tumorgen_cli.system.processes import ignore_stops, stop_later
 from tumorgen_cli.training.checkpoints import PROGRESS, TrainingState, resume_checkpoint, save_checkpoint
 from tumorgen_cli.training.ema import ExponentialMovingAverage, set_tensors
 from tumorgen_cli.training.stage import Stage, StageRun
+from tumorgen_cli.training.watch import Moment, Watcher
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10  # steps
@@ -80,7 +81,14 @@ def learning_rate_factor(step: int, iterations: int) -> float:
     return min(1.0, (step + 1) / warmup) * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
-def train(stage: Stage, folder: Path, device: str, precision: str, planned: int | None = None) -> StageRun | None:
+def train(
+    stage: Stage,
+    folder: Path,
+    device: str,
+    precision: str,
+    planned: int | None = None,
+    tell: Watcher | None = None,
+) -> StageRun | None:
     """Train a stage up to its last iteration, from the last checkpoint in `folder` if there is one.
 
     Args:
@@ -89,6 +97,8 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
         device: `cpu` or `cuda`.
         precision: `bf16` for mixed precision, otherwise single precision.
         planned: Steps that the plan gives the stage, for the record. None: those of `stage`.
+        tell: Is told where the training is: before the first step and after each checkpoint. Only the first process
+            tells.
 
     Returns:
         The record of the run; None on every process but the first.
@@ -105,6 +115,8 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
     resume_checkpoint(stage, folder, state)
     accelerator.wait_for_everyone()
     main, preview_steps = accelerator.is_main_process, _preview_steps(stage)
+    tell = tell if main and tell is not None else _tell_nobody
+    tell(_moment(stage, folder, state))
     parts, begun = _Parts(), time.monotonic()
     saved = begun
     spent, total, reported = state.seconds, max(state.step, stage.iterations), -math.inf
@@ -129,6 +141,8 @@ def train(stage: Stage, folder: Path, device: str, precision: str, planned: int 
             if main and (now - saved > CHECKPOINT_SECONDS or ends or last):
                 _checked_numbers(logs, stage, state.step, folder)  # a state not finite never becomes a checkpoint
                 save_checkpoint(stage, folder, state)
+                console.detail(f"{stage.title}: checkpoint after step {state.step}")
+                tell(_moment(stage, folder, state))
                 saved = now
             if main and state.step in preview_steps and stage.preview:
                 with state.ema.swapped_in():
@@ -336,6 +350,15 @@ def _should_stop(accelerator: Accelerator, stop: Sequence[KeyboardInterrupt], st
     if step % LOG_EVERY:
         return False
     return bool(accelerator.reduce(torch.tensor(float(bool(stop)), device=accelerator.device)) > 0)
+
+
+def _moment(stage: Stage, folder: Path, state: TrainingState) -> Moment:
+    """Where the training is."""
+    return Moment(stage.name, stage.title, folder, state.step, stage.iterations, state.seconds)
+
+
+def _tell_nobody(_: Moment) -> None:
+    """Nobody follows the training."""
 
 
 def _report_progress(stage: Stage, folder: Path, state: TrainingState) -> None:

@@ -1,0 +1,173 @@
+"""Loggers that a training can write to beside its own log: TensorBoard, Weights & Biases, MLflow.
+
+Each is an extra. A logger gets the rows of `log.csv`, after each checkpoint those that it does not have yet.
+`logger.json` in the stage's folder holds the run and its last step, so that a resumed training goes on in the same run.
+Only numbers are sent and no pictures, which would show patients to a service outside.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.json_records import read_fields, write_json
+from tumorgen_cli.training.checkpoints import read_log
+from tumorgen_cli.training.watch import Moment
+
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
+RECORD = "logger.json"
+_PROJECT = "tumorgen"
+#: what to look at if a logger cannot be opened
+_OPENING: dict[str, str] = {
+    "tensorboard": "correct the folder, or train without --log",
+    "wandb": "run `wandb login`, or set WANDB_MODE=offline, or train without --log",
+    "mlflow": "correct MLFLOW_TRACKING_URI, or train without --log",
+}
+
+
+def check_logger(name: LoggerName | None) -> None:
+    """See that the package of a logger is installed, without importing it.
+
+    Raises:
+        StateError: It is not.
+    """
+    if name is not None and find_spec(name) is None:
+        fault = Fault(f"--log {name}", "not installed", f"the package {name}", f"pip install 'tumorgen[{name}]'")
+        raise StateError("A package is missing", [fault])
+
+
+class _Run(Protocol):
+    """A run of a logger.
+
+    Attributes:
+        key: What finds the run again.
+    """
+
+    key: str
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Add the numbers of a step."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+class _TensorBoard:
+    """Event files in the stage's folder; each session adds one."""
+
+    def __init__(self, folder: Path, key: str, title: str, facts: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.key = key or "tensorboard"
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        if not key:
+            self._writer.add_text(
+                "run", "\n".join(f"- {name}: {text}" for name, text in {"run": title, **facts}.items())
+            )
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WeightsAndBiases:
+    """A run of Weights & Biases, which WANDB_MODE, WANDB_PROJECT and `wandb login` direct."""
+
+    def __init__(self, folder: Path, key: str, title: str, facts: Mapping[str, Any]) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", _PROJECT),
+            name=title,
+            id=key or None,
+            resume="allow",
+            dir=str(folder),
+            config=dict(facts),
+        )
+        self.key = str(self._run.id)
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        self._run.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _MLflow:
+    """A run of MLflow, which MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME direct."""
+
+    def __init__(self, folder: Path, key: str, title: str, facts: Mapping[str, Any]) -> None:  # noqa: ARG002  (one form)
+        import mlflow
+
+        self._mlflow = mlflow
+        if not key:  # a run that goes on stays in its experiment
+            mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT))
+        run = mlflow.start_run(run_id=key or None, run_name=title)
+        self.key = str(run.info.run_id)
+        if not key:
+            mlflow.log_params(dict(facts))
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        self._mlflow.log_metrics(dict(numbers), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+_RUNS: dict[str, type[_TensorBoard] | type[_WeightsAndBiases] | type[_MLflow]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _WeightsAndBiases,
+    "mlflow": _MLflow,
+}
+
+
+class TrainingLogger:
+    """Copies the rows of a stage's log to a logger: a watcher of a training.
+
+    Args:
+        name: The logger.
+        title: Name of the run.
+        facts: What the run is about, by name.
+    """
+
+    def __init__(self, name: LoggerName, title: str, facts: Mapping[str, Any]) -> None:
+        self._name, self._title, self._facts = name, title, dict(facts)
+        self._run: _Run | None = None
+        self._step = 0
+
+    def __call__(self, moment: Moment) -> None:
+        """Send the rows that are new since the last call or the last training.
+
+        Raises:
+            StateError: At the first call: the logger cannot be opened.
+        """
+        if self._run is None:
+            self._run = self._open(moment.folder)
+        for row in read_log(moment.folder):
+            if row["step"] > self._step:
+                self._step = int(row["step"])
+                self._run.log(self._step, {name: value for name, value in row.items() if name != "step"})
+        write_json(moment.folder / RECORD, {"logger": self._name, "run": self._run.key, "step": self._step})
+        if moment.state != "running":
+            self._run.close()
+
+    def _open(self, folder: Path) -> _Run:
+        """Open the run that the stage's last training wrote to, or a new one."""
+        path, key = folder / RECORD, ""
+        if path.is_file():
+            known = read_fields(path, f"delete {path}", logger=str, run=str, step=int)
+            if known["logger"] == self._name:
+                key, self._step = known["run"], known["step"]
+        try:
+            return _RUNS[self._name](folder, key, self._title, self._facts)
+        except Exception as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            fault = Fault(f"--log {self._name}", lines[0][:200], "a logger that can be opened", _OPENING[self._name])
+            raise StateError("The logger cannot be opened", [fault]) from error
