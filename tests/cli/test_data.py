@@ -1,12 +1,19 @@
 """plan, presets, preprocess and status: from a data set to a preprocessed workspace."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from support.command_line import call, told
 from support.workspaces import TOY
 
+from tumorgen_cli.cli import data
+from tumorgen_cli.pipeline.status import Step
 from tumorgen_cli.planning.presets import preset_names, preset_text
 from tumorgen_cli.planning.workspace import Workspace
+from tumorgen_cli.system.errors import Fault, StateError
+from tumorgen_cli.system.processes import Terminated
 
 SETTINGS = [part for setting in TOY for part in ("--set", setting)]
 
@@ -71,6 +78,57 @@ def test_from_nothing_to_preprocessed(phantoms, tmp_path):
     assert (
         json.loads(call("status", "-w", work, "--json").stdout)[1]["state"] == "done"
     )  # the same plan: nothing is stale
+
+
+class Looks:
+    """Takes the place of `api.status`: one look after the other, then Ctrl-C; an exception is raised."""
+
+    def __init__(self, monkeypatch, *looks, stop=KeyboardInterrupt):
+        self.looks, self.stop = [*looks], stop
+        monkeypatch.setattr("tumorgen_cli.api.status", self)
+        monkeypatch.setattr(data, "time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: 0.0))
+
+    def __call__(self, work):
+        if not self.looks:
+            raise self.stop
+        look = self.looks.pop(0)
+        if isinstance(look, Exception):
+            raise look
+        return [Step("train vae", "running", look, "tumorgen train vae")]
+
+
+def test_a_watched_status_prints_what_has_changed_until_ctrl_c(monkeypatch):
+    damaged = StateError("gone", [Fault("progress.json", "missing", "a file", "look again")])
+    Looks(monkeypatch, "1 of 4", "1 of 4", damaged, "2 of 4", FileNotFoundError("x"), "3 of 4")
+    result = call("status", "--watch", "-w", "work")
+    assert "\x1b" not in result.output
+    assert [result.stdout.count(f"{step} of 4") for step in (1, 2, 3)] == [1, 1, 1]
+    assert result.stdout.count("Workspace work") == 3
+    assert told(result) == "next: when `train vae` has finished: tumorgen status -w work"
+
+
+def test_a_watched_status_tells_an_error_that_stays(monkeypatch):
+    damaged = StateError("gone", [Fault("plan.json", "missing", "a file", "look again")])
+    Looks(monkeypatch, "1 of 4", damaged, damaged, "2 of 4")
+    assert "plan.json found: missing" in told(call("status", "--watch", code=1))
+
+
+def test_a_watched_status_is_ended_by_sigterm_as_other_commands(monkeypatch):
+    Looks(monkeypatch, "1 of 4", stop=Terminated)
+    call("status", "--watch", code=143)
+
+
+def test_a_watched_status_is_no_json():
+    said = told(call("status", "--watch", "--json", code=1))
+    assert "--watch and --json found: both given expected: one of them remedy: leave one out" in said
+
+
+def test_a_large_workspace_is_looked_at_less_often(monkeypatch):
+    waited, clock = [], iter([0.0, 0.1, 10.0, 15.0, 20.0])
+    Looks(monkeypatch, "1 of 4", "2 of 4")
+    monkeypatch.setattr(data, "time", SimpleNamespace(sleep=waited.append, monotonic=lambda: next(clock)))
+    data._watch(Path("work"))
+    assert waited == pytest.approx([2.0, 50.0])
 
 
 def test_status_of_a_trained_workspace(trained):

@@ -153,7 +153,7 @@ def test_what_runs_is_running_with_its_progress(place):
     assert states(place)["train vae"] == "partly"  # stopped
     with locked(place.root, "train vae"):
         assert states(place)["train vae"] == "running"
-        assert detail(place, "train vae") == "1 of 4 steps (25%)"
+        assert detail(place, "train vae") == "1 of 4 steps (25%), about 9 s left"
         assert next_step(workspace_status(place)).state == "running"
     with locked(place.root, "preprocess"):
         assert states(place)["preprocess"] == "running"
@@ -214,7 +214,8 @@ def test_after_another_plan_the_steps_come_in_order(place, phantoms):
 
 def test_a_stopped_training_of_another_plan_is_outdated(place):
     folder = place.run("tumorgen", "vae")
-    write_json(folder / "progress.json", {"inputs_hash": "of another plan", "step": 2, "iterations": 4})
+    progress = {"inputs_hash": "of another plan", "step": 2, "iterations": 4, "seconds": 1.0}
+    write_json(folder / "progress.json", progress)
     (folder / "last.pt").touch()
     step = next(s for s in workspace_status(place) if s.name == "train vae")
     assert (step.state, step.command) == ("outdated", f"tumorgen train vae --restart -w {place.root}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -22,11 +24,20 @@ from tumorgen_cli.cli.options import (
     TumorLabel,
     Work,
     Workers,
+    refuse,
 )
 from tumorgen_cli.cli.printing import WITHOUT_DRY_RUN
 from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
 from tumorgen_cli.system import console
-from tumorgen_cli.system.errors import Fault, PlanError, say_count
+from tumorgen_cli.system.errors import Fault, PlanError, StateError, say_count
+from tumorgen_cli.system.processes import Terminated
+
+if TYPE_CHECKING:
+    from tumorgen_cli.pipeline.status import Step
+
+_COLUMNS = ("step", "state", "detail")
+_LOOK_SECONDS = 2.0  # between two looks of --watch: as often as a training reports
+_LOOK_SHARE = 0.1  # of the time, at most, is spent on looking: large workspaces and slow disks are looked at less often
 
 
 @command
@@ -153,13 +164,24 @@ def preprocess(
 
 
 @command
-def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", metavar="", help="Go on showing it as it changes, until Ctrl-C.")
+    ] = False,
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> None:
     """Show what of a workspace is done, what runs, what is outdated, and what is next."""
-    steps = api.status(work=work)
+    if watch:
+        both = Fault("--watch and --json", "both given", "one of them", "leave one out")
+        refuse("Options that exclude each other", [both] * as_json)
+        steps = _watch(work)
+    else:
+        steps = api.status(work=work)
     if as_json:
         console.print_json(steps)
-    else:
-        console.table(f"Workspace {work}", ("step", "state", "detail"), [(s.name, s.state, s.detail) for s in steps])
+    elif not watch:
+        console.table(f"Workspace {work}", _COLUMNS, _rows(steps))
     from tumorgen_cli.pipeline.status import next_step
 
     step = next_step(steps)
@@ -169,3 +191,32 @@ def status(work: Work = DEFAULT_WORK, as_json: Json = False) -> None:
         console.next_command(f"when `{step.name}` has finished: {command_line('status', work)}")
     else:
         console.next_command(step.command)
+
+
+def _look_twice(work: Path) -> Sequence[Step]:
+    """The steps of a workspace that others change: a file may be gone since it was seen, so an error may pass."""
+    try:
+        return api.status(work=work)
+    except (StateError, FileNotFoundError):
+        time.sleep(_LOOK_SECONDS)
+        return api.status(work=work)
+
+
+def _rows(steps: Sequence[Step]) -> list[tuple[str, str, str]]:
+    return [(step.name, step.state, step.detail) for step in steps]
+
+
+def _watch(work: Path) -> Sequence[Step]:
+    """Show the steps of a workspace until Ctrl-C; return the last ones."""
+    steps: Sequence[Step] = ()
+    try:
+        with console.live_table(f"Workspace {work}", _COLUMNS) as show:
+            while True:
+                start = time.monotonic()
+                steps = _look_twice(work)
+                show(_rows(steps))
+                time.sleep(max(_LOOK_SECONDS, (time.monotonic() - start) / _LOOK_SHARE))
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, Terminated) or not steps:
+            raise
+    return steps

@@ -137,10 +137,11 @@ def _stage_step(method: Method, stage: str, work: Path | str, runs_now: bool) ->
     folder, name = method.folder(stage), f"train {stage}"
     command = command_line(name, work, method.name)
     progress = method.training_folder(stage) / PROGRESS
-    begun = read_fields(progress, _AGAIN, inputs_hash=str, step=int, iterations=int) if progress.is_file() else None
+    fields = {"inputs_hash": str, "step": int, "iterations": int, "seconds": float}
+    begun = read_fields(progress, _AGAIN, **fields) if progress.is_file() else None
     share = "" if begun is None else _share(begun["step"], begun["iterations"])
     if runs_now:
-        return Step(name, "running", share, command)
+        return Step(name, "running", share + ("" if begun is None else _left(begun)), command)
     if method.trained(stage):
         state, detail = _trained_state(method, stage)
         if begun is None:
@@ -165,6 +166,12 @@ def _trained_state(method: Method, stage: str) -> tuple[State, str]:
         return "partly", f"{_share(run.iterations, planned)}: too short to paint well"
     numbers = "".join(f"; {key} {value:.4g}" for key, value in run.numbers.items())
     return "done", f"{run.iterations} steps in {console.clock(run.seconds)}{numbers}"
+
+
+def _left(begun: dict[str, Any]) -> str:
+    """About how long a running training still takes, by the steps that it has done."""
+    step, left = begun["step"], begun["iterations"] - begun["step"]
+    return f", about {console.rough_time(begun['seconds'] / step * left)} left" if step and left > 0 else ""
 
 
 def _share(steps: int, planned: int) -> str:
