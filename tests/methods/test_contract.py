@@ -238,3 +238,15 @@ def test_the_settings_of_every_stage_are_in_the_plan(trained, name):
     assert all(method.trained(stage) for stage in method.stages)
     assert not any(method.trained(stage, 10**9) for stage in method.stages)
     assert method.learned_from() == trained.splits().train
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_trained_has_a_loss_for_the_membership_test(trained, name):
+    """Every method with networks tells how well it predicts each tumor of any case; the same each time."""
+    found, _ = opened(name, trained)
+    assert bool(found.tested_loss) == bool(found.stages)
+    for case in (trained.splits().train[0], trained.splits().test[0]):
+        losses = found.tumor_losses(case)
+        assert len(losses) == bool(found.stages) * len(trained.fingerprint().of([case]).tumors)
+        assert all(loss > 0 for loss in losses)
+        assert found.tumor_losses(case) == losses

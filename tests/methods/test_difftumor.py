@@ -305,3 +305,22 @@ def test_the_critics_wait_for_their_turn(trained):
     assert float(critics(batch(3))[0].detach()) > 0
     assert first.picture.shape == batch(3)["image"].shape
     assert not first.picture.requires_grad
+
+
+def test_a_network_that_predicts_nothing_has_the_loss_of_its_noise(trained, monkeypatch):
+    """The mean absolute value of normal noise is √(2/π), whichever model is the tumor's, and 0 where it is known."""
+    method, _ = opened("difftumor", trained)
+    told = []
+
+    def nothing(x, step):
+        told.append((x.shape[1], int(step)))
+        return torch.zeros_like(x[:, : len(method.codec.mean)])
+
+    monkeypatch.setattr(method, "net", lambda model: nothing)
+    case = trained.splits().train[0]
+    losses = method.tumor_losses(case)
+    assert losses == pytest.approx([np.sqrt(2 / np.pi)] * len(losses), rel=0.02)
+    assert {channels for channels, _ in told} == {2 * len(method.codec.mean) + 1}
+    (tumor,) = find_candidates(load_cases(trained, [case]))
+    steps = method.settings(method._model_of(tumor)).timesteps
+    assert [step for _, step in told] == [max(1, round(share * steps)) for share in (0.9, 0.7, 0.5, 0.3, 0.1)]

@@ -17,6 +17,8 @@ from tumorgen_cli.methods.freetumor import windows as ft_windows
 from tumorgen_cli.methods.freetumor.config import FilterConfig, plan_freetumor
 from tumorgen_cli.methods.freetumor.objectives import GeneratorObjective, classification_loss, proportion
 from tumorgen_cli.methods.freetumor.windows import change_weight
+from tumorgen_cli.methods.latent.autoencoder import load_cases
+from tumorgen_cli.methods.latent.cache import candidate_window, find_candidates
 from tumorgen_cli.models.tumor_generator import TumorGenerator
 from tumorgen_cli.pipeline import preprocess
 from tumorgen_cli.planning.plan import Decisions, WindowPlan
@@ -439,3 +441,16 @@ def test_a_labeled_case_is_not_a_healthy_scan(unlabeled, phantoms, tmp_path):
     with pytest.raises(DataError, match=f"Somebody, which is {held_out}"):
         preprocess.preprocess_healthy(unlabeled, tmp_path / "scans", 0)
     assert len(list(unlabeled.unlabeled.iterdir())) == 2
+
+
+def test_a_segmentor_that_knows_a_tumor_has_a_smaller_loss_on_it(method, monkeypatch):
+    """Logits of 0 have an entropy of log 2 and a Dice of n / (m / 2 + n) of n tumor voxels among m; true ones less."""
+    case = method.workspace.splits().train[0]
+    (candidate,) = find_candidates(load_cases(method.workspace, [case]))
+    mask = candidate_window(method.plan, candidate, 0).mask
+    monkeypatch.setattr(method, "_logits", lambda image: torch.zeros(1, 1, *mask.shape))
+    n, m = int(mask.sum()), mask.size
+    (loss,) = method.tumor_losses(case)
+    assert loss == pytest.approx(np.log(2) + 1 - (n + 1) / (m / 2 + n + 1), rel=1e-5)
+    monkeypatch.setattr(method, "_logits", lambda image: torch.from_numpy(mask * 40.0 - 20)[None, None])
+    assert method.tumor_losses(case)[0] == pytest.approx(0, abs=1e-4)

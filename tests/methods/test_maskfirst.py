@@ -5,8 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.requests import opened
 from torch import nn
 
+from tumorgen_cli.methods.latent.autoencoder import load_cases
+from tumorgen_cli.methods.latent.items import held_out_tumors
+from tumorgen_cli.methods.latent.joint import code_labels, to_flow
 from tumorgen_cli.methods.latent.sampler import FlowSettings, Seen
 from tumorgen_cli.methods.maskfirst.objectives import (
     Flows,
@@ -166,3 +170,20 @@ def test_all_settings_are_tumorgens(workspace):
     assert not unrefined.shared.refiner.enabled
     unrefined.trained = lambda name, iterations=None: name == "tumorflow"
     assert type(unrefined).trained(unrefined, "maskrefiner")
+
+
+def test_flows_that_know_a_tumor_have_no_loss_on_it(trained):
+    """Fields that lead to the tumor's own latents and mask have a loss of 0; those of others have more."""
+    method, _ = opened("maskfirst", trained)
+    case = trained.splits().train[0]
+    before = method.tumor_losses(case)
+    (known, *_), *_ = held_out_tumors(method, method.vae, method.shared, 1, load_cases(trained, [case]))
+    masks = code_labels(known.masks[: method.labels], method.shared.flow.mask_coding, method.cell)
+
+    def leading_to(data):
+        return lambda x, t: (data - x[:, : data.shape[1]]) / (1 - t.view(-1, 1, 1, 1, 1))
+
+    method.mask_net = leading_to(to_flow(torch.from_numpy(masks)[None]))
+    assert 1e-3 < method.tumor_losses(case)[0] < before[0]
+    method.tumor_net = leading_to(known.latent)
+    assert method.tumor_losses(case)[0] == pytest.approx(0, abs=1e-6)

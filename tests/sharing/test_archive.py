@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from tumorgen_cli.sharing.archive import read_archive, sum_file, write_archive
-from tumorgen_cli.sharing.record import FileSum, LearnedData, ModelRecord
+from tumorgen_cli.sharing.record import MODEL_FORMAT, FileSum, LearnedData, ModelRecord
 from tumorgen_cli.system.errors import DataError
 from tumorgen_cli.system.json_records import to_plain
 
@@ -37,7 +37,7 @@ def make_record(files=FILES):
         "license": "-",
     }
     return ModelRecord(
-        format=1,
+        format=MODEL_FORMAT,
         versions={},
         weight_formats={},
         channels=("CT",),
@@ -45,6 +45,7 @@ def make_record(files=FILES):
         stages=(),
         shortfalls=(),
         sets=(),
+        tested_loss="",
         membership=None,
         left_out=(),
         holds=(),
@@ -145,7 +146,7 @@ def test_a_record_that_does_not_fit_is_refused(tmp_path):
         read_archive(write_zip(path, WHOLE, replace(make_record(), format=99)), tmp_path)
     with pytest.raises(DataError, match="a letter or digit first"):
         read_archive(write_zip(path, WHOLE, replace(make_record(), name="../up")), tmp_path)
-    for text in (b"[1]", b"{", b"[" * 100_000, b'{"format": 1, "name": 3}', b"\xff"):
+    for text in (b"[1]", b"{", b"[" * 100_000, b'{"format": %d, "name": 3}' % MODEL_FORMAT, b"\xff"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("model.json", text)
         with pytest.raises(DataError):

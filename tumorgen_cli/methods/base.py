@@ -69,6 +69,7 @@ class Method(ABC):
         keeps_background: whether voxels of the box outside the tumor stay the host's own. If so, when the box is pasted
             back, the host's detail finer than the working grid is kept.
         needs_scans: whether it paints with the voxels of training scans; such a method cannot be given away as a model.
+        tested_loss: what `tumor_losses` measures, in words; empty for methods that train no networks.
         cell: side in working voxels of the cells in which the method draws masks. The pipeline widens a tumor's place
             to whole cells, so that no part of a cell is cut off, unless the user has given the box.
     """
@@ -83,6 +84,7 @@ class Method(ABC):
     format_versions: ClassVar[Mapping[str, int]] = {}
     keeps_background: bool = False
     needs_scans: ClassVar[bool] = False
+    tested_loss: ClassVar[str] = ""
     cell: int = 1
     section: ClassVar[type]
     config: Any
@@ -147,7 +149,7 @@ class Method(ABC):
             case: Name of the case, a training case or one that is held out.
 
         Returns:
-            The training loss of each tumor that fits into a window; empty for methods that have no such loss.
+            The training loss of each tumor that fits into a window; empty for methods that train no networks.
         """
         return ()
 

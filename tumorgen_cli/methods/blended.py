@@ -87,6 +87,7 @@ class Blended(Unconditioned):
     stages = ("vae", "diffusion")
     format_versions: ClassVar[Mapping[str, int]] = {"diffusion": FORMAT}
     solvers = ddpm.SAMPLERS
+    tested_loss = "the error of the noise that the diffusion predicts in the tumor's window"
     keeps_background = True
     SOURCE = (
         "Avrahami et al., Blended Latent Diffusion, SIGGRAPH 2023, algorithm 1, and settings of its published code: "

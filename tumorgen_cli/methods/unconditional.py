@@ -72,6 +72,7 @@ class Unconditional(Unconditioned):
     stages = ("vae", "unconditional")
     format_versions: ClassVar[Mapping[str, int]] = {"unconditional": FORMAT}
     solvers = rectified_flow.SOLVERS
+    tested_loss = "the error of the flow's velocity in the tumor's window"
     SOURCE = (
         "An ablation of TumorGen (Liu, Chen et al. 2025, eq. 3): its flow without z^m, character and volume. "
         "Deviations: In place of a condition, the known region is put back at every step, as in Avrahami et al., "

@@ -260,6 +260,7 @@ def _describe(
         ),
         shortfalls=find_shortfalls(method),
         sets=(),
+        tested_loss=method.tested_loss,
         membership=None,
         left_out=tuple(_left_out(options)),
         holds=tuple(_holds(method, options)),
@@ -293,7 +294,10 @@ def _holds(method: Method, options: ExportOptions) -> list[str]:
     if not isinstance(method.plan.tumor_label, int):
         texts.append("The rule by which sub-labels of a tumor are chosen, fitted on the voxels of all training tumors.")
     if needs_donors(method):
-        texts.append("The masks of all training tumors, which the method draws from; without names, sorted by volume.")
+        texts.append(
+            "The masks of all training tumors, which the method draws from; without names, sorted by volume. Who has a "
+            "training case can find its masks among them."
+        )
     if options.case_names:
         texts.append("The names of the training cases, and what identifies the scans without labels.")
     return texts

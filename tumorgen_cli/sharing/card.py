@@ -108,22 +108,15 @@ def _score_lines(record: ModelRecord) -> list[str]:
 
 def _privacy_lines(record: ModelRecord) -> list[str]:
     """What was tested, what was left out, and what it holds."""
-    member = record.membership
     copies = (
         "Near-copies and distances to the nearest training tumor: see the scores above."
         if record.sets
         else "Near-copies and distances to the nearest training tumor: not measured."
     )
-    tested = (
-        f"Membership test (a smaller training loss on training tumors than on held-out ones): {member.words}. "
-        f"{_COUNTED}"
-        if member
-        else "Membership test: not done; it needs two cases on either side, and a method that has such a loss."
-    )
     return [
         "What was tested:",
         "",
-        *_items([copies, tested]),
+        *_items([copies, *_membership_lines(record)]),
         "",
         "These tests find copies and a loss that tells who was learned from. They do not prove that nothing else can.",
         "",
@@ -135,6 +128,20 @@ def _privacy_lines(record: ModelRecord) -> list[str]:
         "",
         *_items(record.holds),
     ]
+
+
+def _membership_lines(record: ModelRecord) -> list[str]:
+    """What the membership test found, or why there is none, and whom it leaves out."""
+    if not record.tested_loss:
+        reason = "No network of it has learned from tumors, so no loss can tell who was learned from."
+        return [f"Membership test: there is none for `{record.method}`. {reason}"]
+    test = f"Membership test (is a loss smaller on training tumors than on held-out ones? {record.tested_loss})"
+    if record.membership is None:
+        return [f"{test}: not done. It needs two cases with tumors that were learned from, and two that were not."]
+    lines = [f"{test}: {record.membership.words}. {_COUNTED}"]
+    if record.data.healthy:
+        lines.append("Whether scans without labels can be told that it has learned from was not tested.")
+    return lines
 
 
 def _items(texts: Iterable[str]) -> list[str]:

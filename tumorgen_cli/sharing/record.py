@@ -10,7 +10,7 @@ from tumorgen_cli.sharing.membership import Membership
 from tumorgen_cli.system.errors import Fault
 
 #: to be raised when the files of a model, or a field of its record, change
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
 RECORD, CARD = "model.json", "MODEL_CARD.md"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
@@ -88,7 +88,8 @@ class ModelRecord:
         stages: its training.
         shortfalls: what is known to be too weak about its weights.
         sets: what was measured on pairs that it has painted.
-        membership: whether its loss tells training tumors from others; None if the method has no such loss.
+        tested_loss: what the membership test compares, in words; empty: no network has learned from tumors.
+        membership: whether this loss tells training tumors from others; None: not tested.
         left_out: what of the workspace was left out, to protect patients.
         holds: what of single patients it holds all the same.
         files: its other files.
@@ -108,6 +109,7 @@ class ModelRecord:
     stages: tuple[StageFacts, ...]
     shortfalls: tuple[str, ...]
     sets: tuple[SetFigures, ...]
+    tested_loss: str
     membership: Membership | None
     left_out: tuple[str, ...]
     holds: tuple[str, ...]

@@ -31,13 +31,16 @@ from tumorgen_cli.methods.latent.autoencoder import (
 )
 from tumorgen_cli.methods.latent.cache import (
     FORMAT,
+    Candidate,
     candidate_window,
     find_candidates,
     held_out_candidates,
     held_out_cases,
+    held_out_windows,
     training_latents,
 )
 from tumorgen_cli.methods.latent.quality import (
+    QUALITY_TIMES,
     inference_context,
     largest_tumor_slice,
     reconstruction_preview,
@@ -70,6 +73,7 @@ class DiffTumor(Method):
     section = DiffTumorConfig
     stages = ("vqgan", "early", "later")
     solvers = ddpm.SAMPLERS
+    tested_loss = "the error of the noise that the diffusion predicts in the tumor's window"
     format_versions: ClassVar[Mapping[str, int]] = {"vqgan": 4}
     SOURCE = (
         "Chen et al., Towards Generalizable Tumor Synthesis, CVPR 2024, as in its published code: the latents of the "
@@ -239,9 +243,33 @@ class DiffTumor(Method):
         They are those of its size; all if none is, as in a part of the cases in which speed is measured.
         """
         found = find_candidates(load_cases(self.workspace, self.workspace.splits().train))
-        parts = ((each.case.tumors[each.component.box.slices], each.component.number) for each in found)
-        sizes = [self.model_for(int(np.count_nonzero(part == number))) for part, number in parts]
-        return [number for number, size in enumerate(sizes) if size == model] or [*range(len(found))]
+        own = [number for number, each in enumerate(found) if self._model_of(each) == model]
+        return own or [*range(len(found))]
+
+    def _model_of(self, tumor: Candidate) -> str:
+        """The model for a tumor of a case."""
+        part = tumor.case.tumors[tumor.component.box.slices]
+        return self.model_for(int(np.count_nonzero(part == tumor.component.number)))
+
+    def tumor_losses(self, case: str) -> tuple[float, ...]:
+        """The training loss of each tumor's own model, at fixed times and with one noise for all tumors."""
+        c, cases, losses = self.config.ddpm, load_cases(self.workspace, [case]), []
+        tumors = held_out_candidates(cases, len(cases[0].record.components))
+        windows = held_out_windows(self, self.codec, len(tumors), cases=cases, masked=c.condition == "voxels")
+        for tumor, window in zip(tumors, windows, strict=True):
+            model, rng = self._model_of(tumor), np.random.default_rng(self.plan.seed)
+            timesteps = self.settings(model).timesteps
+            objective = DdpmObjective(self.net(model), timesteps)
+            seen = condition_of(window.context[0].float().cpu().numpy(), window.mask, c.condition == "latents")
+            batch = {"latent": window.latent, "condition": torch.from_numpy(seen)[None].to(self.device)}
+            of_times = []
+            for time in QUALITY_TIMES:
+                noise = torch.from_numpy(rng.standard_normal(window.latent.shape, np.float32)).to(self.device)
+                step = torch.full((1,), max(1, round((1 - time) * timesteps)), device=self.device)
+                with inference_context(self.plan.precision, self.device):
+                    of_times.append(float(objective({**batch, "noise": noise, "step": step})[0]))
+            losses.append(float(np.mean(of_times)))
+        return tuple(losses)
 
     def _preview(self, path: Path, model: str | None = None) -> None:
         """Held-out tumors: the scan, the mask, two samples; `model`: None for that of the tumor's size."""

@@ -28,6 +28,7 @@ from tumorgen_cli.methods.freetumor.objectives import (
     GeneratorObjective,
     SegmentorObjective,
     proportion,
+    segmentation_terms,
 )
 from tumorgen_cli.methods.freetumor.windows import HealthyWindows, change_weight, segmentor_item
 from tumorgen_cli.methods.latent.autoencoder import load_cases
@@ -61,6 +62,10 @@ class FreeTumor(Method):
     stages = ("segmentor", "gan")
     format_versions: ClassVar[Mapping[str, int]] = {"gan": 3}
     keeps_background = True
+    tested_loss = (
+        "the segmentor's loss in the tumor's window; the generator saw tumors only through a classifier, which is not "
+        "in the model"
+    )
     SOURCE = (
         "Wu et al., FreeTumor: Advance Tumor Segmentation via Large-Scale Tumor Synthesis, 2024; eqs. 1-5 and 8, "
         "mix-up after eq. 7, and its public code, which multiplies SynTumor's texture in, blurs the difference and "
@@ -99,10 +104,13 @@ class FreeTumor(Method):
 
     def probability(self, image: np.ndarray) -> np.ndarray:
         """The tumor probability (X, Y, Z) that S gives an image (C, X, Y, Z) in [-1, 1]."""
+        return np.asarray(torch.sigmoid(self._logits(image))[0, 0].cpu().numpy())
+
+    def _logits(self, image: np.ndarray) -> Tensor:
+        """The logits (1, 1, X, Y, Z) of S for an image (C, X, Y, Z) in [-1, 1], on the device."""
         with inference_context(self.plan.precision, self.device):
             inputs = torch.from_numpy(image)[None].to(self.device)
-            logits = in_windows(self.segmentor, inputs, self.config.segmentor.patch).float()
-            return np.asarray(torch.sigmoid(logits)[0, 0].cpu().numpy())
+            return in_windows(self.segmentor, inputs, self.config.segmentor.patch).float()
 
     def paint(self, image: np.ndarray, mask: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Paint a tumor into an image (C, X, Y, Z) in [-1, 1]; the result is in [-1, 1].
@@ -216,6 +224,16 @@ class FreeTumor(Method):
         return self.workspace.fingerprint().of(self.workspace.splits().train).tumors
 
     # -- previews and quality ----------------------------------------------------------------------------------
+    def tumor_losses(self, case: str) -> tuple[float, ...]:
+        """The segmentor's training loss on the window of each tumor of a case."""
+        cases, losses = load_cases(self.workspace, [case]), []
+        for candidate in held_out_candidates(cases, len(cases[0].record.components)):
+            window = candidate_window(self.plan, candidate, 0)
+            mask = torch.from_numpy(window.mask.astype(np.float32))[None, None].to(self.device)
+            entropy, dice = segmentation_terms(self._logits(window.image), mask)
+            losses.append(float(entropy + 1 - dice))
+        return tuple(losses)
+
     def _held_out_tumors(self, most: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """Name, scaled window (C, X, Y, Z) and mask (X, Y, Z) of held-out tumors."""
         found = held_out_candidates(held_out_cases(self.workspace), most)

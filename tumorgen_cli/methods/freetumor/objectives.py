@@ -23,12 +23,15 @@ class SegmentorObjective(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss for a batch of `image` (B, C, X, Y, Z) in [-1, 1] and `mask` (B, 1, X, Y, Z), 0 or 1."""
-        mask = batch["mask"]
-        logits = self.segmentor(batch["image"]).float()
-        share = torch.sigmoid(logits)
-        entropy = F.binary_cross_entropy_with_logits(logits, mask)
-        dice = (2 * (share * mask).sum() + 1) / (share.sum() + mask.sum() + 1)
+        entropy, dice = segmentation_terms(self.segmentor(batch["image"]).float(), batch["mask"])
         return entropy + 1 - dice, {"entropy": entropy.detach(), "overlap": dice.detach()}
+
+
+def segmentation_terms(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy and soft Dice of logits and a mask (B, 1, X, Y, Z), 0 or 1."""
+    share = torch.sigmoid(logits)
+    dice = (2 * (share * mask).sum() + 1) / (share.sum() + mask.sum() + 1)
+    return F.binary_cross_entropy_with_logits(logits, mask), dice
 
 
 class GeneratorObjective(nn.Module):

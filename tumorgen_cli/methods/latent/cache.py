@@ -360,15 +360,20 @@ def held_out_candidates(cases: Sequence[Case], most: int) -> list[Candidate]:
 
 
 def held_out_windows(
-    method: Method, encoder: Codec, most: int, removed: bool = False, cases: Sequence[Case] | None = None
+    method: Method,
+    encoder: Codec,
+    most: int,
+    removed: bool = False,
+    cases: Sequence[Case] | None = None,
+    masked: bool = False,
 ) -> list[HeldOut]:
     """The windows of the first `most` held-out tumors, or of those of `cases`, encoded.
 
-    `removed`: see `training_latents`.
+    `removed`, `masked`: see `training_latents`.
     """
     plan, found = method.plan, []
     for candidate in held_out_candidates(held_out_cases(method.workspace) if cases is None else cases, most):
-        window = candidate_window(plan, candidate, 0, method.cell if removed else None)
+        window = candidate_window(plan, candidate, 0, method.cell if removed else None, masked)
         pictures = [
             torch.from_numpy(p)[None].to(method.device) for p in (window.image, window.context) if p is not None
         ]

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from tumorgen_cli.figures import save_grid_preview
+from tumorgen_cli.geometry import Box
 from tumorgen_cli.methods.base import Method, Request, Sampling, Synthetic
-from tumorgen_cli.methods.latent.autoencoder import vae_stage
-from tumorgen_cli.methods.latent.cache import FORMAT
-from tumorgen_cli.methods.latent.condition import Condition
-from tumorgen_cli.methods.latent.items import TrainingItems, held_out_tumors, known_tumors, training_items
-from tumorgen_cli.methods.latent.joint import mask_channels, show_masks
-from tumorgen_cli.methods.latent.quality import largest_tumor_slice
+from tumorgen_cli.methods.latent.autoencoder import load_cases, vae_stage
+from tumorgen_cli.methods.latent.cache import FORMAT, HeldOut
+from tumorgen_cli.methods.latent.condition import Condition, Wanted
+from tumorgen_cli.methods.latent.items import TrainingItems, fill_of, held_out_tumors, known_tumors, training_items
+from tumorgen_cli.methods.latent.joint import code_labels, mask_channels, show_masks
+from tumorgen_cli.methods.latent.quality import QUALITY_TIMES, inference_context, largest_tumor_slice
 from tumorgen_cli.methods.latent.sampler import FlowSettings, Networks, Seen, TumorSampler, flow_start, open_sampler
 from tumorgen_cli.methods.latent.settings import TumorFlowConfig, drawn_labels
 from tumorgen_cli.methods.maskfirst.objectives import (
@@ -72,6 +73,7 @@ class MaskFirst(Method):
     stages = tuple(_SECTIONS)
     initial_stages = ("vae",)
     solvers = rectified_flow.SOLVERS
+    tested_loss = "the training losses of both flows, added"
     SOURCE = (
         "The two stages of Tian, Lei et al., LesionDiffusion, MICCAI 2025 (arXiv 2503.00741), and its published code: "
         "a network draws the mask from a box and attributes, a second one the lesion from mask and attributes. Here "
@@ -205,6 +207,31 @@ class MaskFirst(Method):
             preview=partial(self._preview, pictures=not first),
             section=f"methods.{_OWNER}.{_SECTIONS[name]}",
         )
+
+    def tumor_losses(self, case: str) -> tuple[float, ...]:
+        """The training losses of both flows for each tumor of a case, at fixed times and with one noise for all."""
+        cases = load_cases(self.workspace, [case])
+        tumors = held_out_tumors(self, self.vae, self.shared, len(cases[0].record.components), cases)
+        return tuple(self._loss(*tumor) for tumor in tumors)
+
+    def _loss(self, window: HeldOut, box: Box, inside: Tensor) -> float:
+        """The training losses of both flows for a tumor, added; see `latent.items.held_out_tumors`."""
+        c = self.shared.flow
+        flows = MaskObjective(self.mask_net, self.condition, c), TumorObjective(self.tumor_net, self.condition, c)
+        masks = code_labels(window.masks[: self.labels], c.mask_coding, self.cell)[None]
+        shape = (1, window.latent.shape[1] + masks.shape[1], *window.latent.shape[2:])
+        noise = np.random.default_rng(self.plan.seed).standard_normal(shape, np.float32)
+        told = self.condition.tell(Wanted(window.character, fill_of(window.mask, box, self.cell)))[None]
+        batch = {
+            name: torch.from_numpy(a).to(self.device) for name, a in (("mask", masks), ("noise", noise), ("told", told))
+        }
+        batch |= {"latent": window.latent, "context": window.context, "box": inside}
+        losses = []
+        for time in QUALITY_TIMES:
+            timed = {**batch, "uniform": torch.full((1,), time, device=self.device)}
+            with inference_context(self.plan.precision, self.device):
+                losses.append(sum(float(flow(timed)[0]) for flow in flows))
+        return float(np.mean(losses))
 
     def _refiner_stage(self, items: TrainingItems, iterations: int | None) -> Stage:
         c, seed = self.shared.refiner, derive_seed(self.plan.seed, "refiner")  # as TumorGen

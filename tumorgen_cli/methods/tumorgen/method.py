@@ -57,6 +57,7 @@ class TumorGen(Method):
     stages = ("vae", "flow", "refiner")
     initial_stages = stages
     solvers = rectified_flow.SOLVERS
+    tested_loss = "the error of the flow's velocity in the tumor's box"
     SOURCE = (
         "Liu, Chen et al., TumorGen: Boundary-Aware Tumor-Mask Synthesis with Rectified Flow Matching, 2025; eqs. "
         "1-7. Deviations: The VAE is trained on the data set's own cases unless a checkpoint is given. The fine "
