@@ -31,7 +31,7 @@ def plan(tmp_path_factory):
         channels=(ChannelPlan("PET", "dataset", 0.0, 12.0, 0.5),),
         main_channel=0,
         window=WindowPlan((5.0, 5.0, 5.0), (16, 16, 16), 0.1),
-        paste=PastePlan(7.5, 10, 0.1, 6.0, (0,), "data", "surroundings"),
+        paste=PastePlan(7.5, 10, 0.1, 0.0, 6.0, (0,), "data", "surroundings"),
         device="cpu",
         precision="fp32",
         memory_gib=1.0,

@@ -261,6 +261,14 @@ def test_smallest_volume():
     assert rules.smallest_volume_ml([tumor((0.4, 0.4, 0.4), 8 * 0.2**3 / 1000)]) == 3.2e-5  # never 0
 
 
+@pytest.mark.parametrize(
+    ("contrasts", "least"),
+    [([4.0] * 5, 2.0), ([-4.0] * 5, -2.0), (range(1, 22), 1.0), (range(-21, 0), -1.0), ([-3, 1, 2, 5], 0), ([0, 0], 0)],
+)
+def test_least_change_is_half_of_what_faint_tumors_stand_out_by(contrasts, least):
+    assert rules.least_change(contrasts) == least
+
+
 def test_an_autoencoder_sees_patches_of_several_sizes():
     assert rules.largest_patch((32, 48, 96)) == (48, 48, 96)
 

@@ -23,6 +23,7 @@ TOY = (
     "precision=fp32",
     "window.shape=[32,32,32]",
     "paste.smallest_ml=0.05",
+    "paste.least_change=0",  # barely trained networks paint faintly
     "paste.draws=3",
     "methods.tumorgen.vae.downsampling=4",
     "methods.tumorgen.vae.widths=[8,16,32]",

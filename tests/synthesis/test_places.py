@@ -16,6 +16,7 @@ from tumorgen_cli.methods.base import Synthetic
 from tumorgen_cli.pipeline import synthesize as pipeline_synthesize
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis import pair as pair_module
+from tumorgen_cli.synthesis.draws import BEYOND_RANGE
 from tumorgen_cli.synthesis.jobs import PairJob
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.places import OUTSIDE_BODY, OUTSIDE_REGION, Placing
@@ -129,7 +130,7 @@ class Dark(Fake):
 def test_a_tumor_that_is_cut_at_the_scans_lowest_value_is_drawn_again(workspace, phantoms, tmp_path):
     """A hole of zeros is no tumor that the method has painted."""
     tally = run_fake(workspace, phantoms, tmp_path / "out", Dark(workspace.plan(), workspace))
-    assert tally.rejected[pair_module.BEYOND_RANGE] == 2
+    assert tally.rejected[BEYOND_RANGE] == 2
     for record, mask in masks(tmp_path / "out"):
         image, _ = read_volume(tmp_path / "out" / "imagesTr" / f"{record.case}_0000.nii.gz")
         assert image[mask].min() > 0

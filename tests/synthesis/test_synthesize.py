@@ -45,6 +45,7 @@ from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis import pair as pair_module
 from tumorgen_cli.synthesis import places
 from tumorgen_cli.synthesis import synthesize as synthesize_module
+from tumorgen_cli.synthesis.draws import FAINT
 from tumorgen_cli.synthesis.jobs import make_jobs
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 from tumorgen_cli.synthesis.painter import find_turn
@@ -52,9 +53,10 @@ from tumorgen_cli.synthesis.pair import PairInputs, Quality, draw_pair, load_hos
 from tumorgen_cli.synthesis.paste import tumor_place
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_judges, read_learned_from, read_provenance, read_unlabeled_hosts
+from tumorgen_cli.synthesis.set_pairs import write_pair
 from tumorgen_cli.synthesis.shards import Shard
 from tumorgen_cli.synthesis.sources import Source, healthy_sources, redraw_sources
-from tumorgen_cli.synthesis.synthesize import synthesize_set, write_pair
+from tumorgen_cli.synthesis.synthesize import synthesize_set
 from tumorgen_cli.synthesis.window import lay_window, redraw_box, window_shape
 from tumorgen_cli.system.errors import DataError, PlanError, StateError
 from tumorgen_cli.system.files import hash_file
@@ -618,6 +620,40 @@ def test_too_small_is_not_empty(workspace, phantoms, tmp_path):
     assert tally.pairs == 2
     assert set(tally.rejected) <= {"too small", "empty"}
     assert sum(tally.rejected.values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("least", "scale", "faint"),
+    [(0.9, 1.0, False), (1.1, 1.0, True), (-0.5, 1.0, True), (0.0, 1.0, False), (0.4, 0.5, False), (0.6, 0.5, True)],
+)
+def test_a_change_that_is_hardly_seen_or_goes_the_other_way_is_drawn_again(
+    workspace, phantoms, tmp_path, least, scale, faint
+):
+    """The change is 1 in the scan's unit; `scale` shrinks the unit of the plan's clip window."""
+    plan = workspace.plan()
+    channel = replace(plan.channels[0], low=plan.channels[0].low * scale, high=plan.channels[0].high * scale)
+    paste = replace(plan.paste, least_change=least)
+    method = Fake(replace(plan, paste=paste, channels=(channel,)), workspace)
+    inputs = PairInputs(method, workspace.fingerprint().cases, Sampling(), count=1)
+    job = make_jobs(healthy_sources(plan, phantoms.healthy, None), 1, 0)[0]
+    host = load_host(replace(inputs, method=Fake(plan, workspace)), job.source)
+    drawn = draw_pair(inputs, job, host)
+    assert (drawn.tumors == ()) == faint
+    assert drawn.left_out == (({FAINT: paste.draws},) if faint else ())
+
+
+@pytest.mark.parametrize(("healthy", "kept"), [(False, 1), (True, 0)])
+def test_a_tumor_on_the_old_one_is_not_measured_by_its_change(workspace, healthy, kept):
+    """Where the old tumor is still there, an equally bright new one changes nothing."""
+    plan = workspace.plan()
+
+    class Paints(Fake):
+        needs_healthy_box = healthy
+
+    method = Paints(replace(plan, paste=replace(plan.paste, least_change=1.1)), workspace)
+    inputs = PairInputs(method, workspace.fingerprint().cases, Sampling(), count=1)
+    job = make_jobs(redraw_sources(workspace, plan, "test"), 1, 0)[0]
+    assert len(draw_pair(inputs, job, load_host(inputs, job.source)).tumors) == kept
 
 
 def test_a_method_that_gives_nothing_is_told_and_may_try_again(workspace, phantoms, tmp_path):

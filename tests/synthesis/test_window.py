@@ -29,7 +29,7 @@ def plan(workspace):
     """32³ windows of 4 mm and a feather of 6 mm."""
     found = workspace.plan()
     window = replace(found.window, spacing_mm=(4.0, 4.0, 4.0), shape=(32, 32, 32))
-    return replace(found, window=window, paste=PastePlan(6.0, 3, 0.05, 6.0, (0,), "data", "surroundings"))
+    return replace(found, window=window, paste=PastePlan(6.0, 3, 0.05, 0.0, 6.0, (0,), "data", "surroundings"))
 
 
 def make_scan(grid=None, dtype=np.float32, fill=None, channels=1):

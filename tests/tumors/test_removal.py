@@ -30,7 +30,7 @@ def test_a_hole_in_a_ramp_is_filled_by_the_ramp():
 
 
 def paste_plan(margin_mm, seen_in=(0,)):
-    return PastePlan(6.0, 3, 0.05, margin_mm, seen_in, "data", "surroundings")
+    return PastePlan(6.0, 3, 0.05, 0.0, margin_mm, seen_in, "data", "surroundings")
 
 
 @pytest.mark.parametrize("seen_in", [(), (0,)])

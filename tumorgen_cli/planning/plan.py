@@ -96,6 +96,8 @@ class PastePlan:
         feather_mm: Width of the transition from the host to the drawn voxels.
         draws: Draws per pair before it is given up.
         smallest_ml: Tumors with a smaller volume are drawn again.
+        least_change: Tumors that change the main channel less inside their mask are drawn again, and so are those that
+            change it the other way; in the unit of the channel's clip window; 0: none are.
         heal_mm: An old tumor is removed with this margin, by methods that keep the host's voxels.
         seen_in: Channels in which an old tumor is looked for beyond its outline.
         places: Where boxes are drawn in healthy hosts: where the surroundings look like those of training tumors, or
@@ -107,6 +109,7 @@ class PastePlan:
     feather_mm: Millimeters
     draws: Draws
     smallest_ml: Milliliters
+    least_change: Intensity
     heal_mm: Millimeters
     seen_in: tuple[ChannelIndex, ...]
     tumors: TumorCount
@@ -263,9 +266,9 @@ def make_plan(
     for i, facts in enumerate(fingerprint.channels):
         _plan_channel(d.within(f"channels.{i}"), facts)
     reason = "tumors stand out most in it: scores, hard kinds and pictures are of it"
-    d.take("main_channel", rules.main_channel(fingerprint.channels, tumors), reason)
+    main_channel = d.take("main_channel", rules.main_channel(fingerprint.channels, tumors), reason)
     window = _plan_window(d, fingerprint, tumors, budget)
-    _plan_paste(d.within("paste"), fingerprint, training_facts, window)
+    _plan_paste(d.within("paste"), fingerprint, training_facts, window, main_channel)
     _plan_training(d, fingerprint, budget)
     for name, rule in sections.items():
         rule(d.within(f"methods.{name}"), training_facts, window, budget)
@@ -282,12 +285,20 @@ def _plan_channel(d: Decisions, facts: ChannelFacts) -> None:
     d.take("power", scaling.power, "square root for PET: the VAE sees low uptake too; linear otherwise")
 
 
-def _plan_paste(d: Decisions, fingerprint: Fingerprint, training: Fingerprint, window: WindowPlan) -> None:
+def _plan_paste(
+    d: Decisions, fingerprint: Fingerprint, training: Fingerprint, window: WindowPlan, main_channel: int
+) -> None:
     """Take the fields of `PastePlan`; `training` holds the training cases alone."""
     feather = 2.0 * max(window.spacing_mm)
     d.take("feather_mm", feather, "two working voxels: no seam, little lost", spacing=window.spacing_mm)
     d.take("draws", 10, "an empty or too small tumor is drawn again; at most this many draws")
     d.take("smallest_ml", rules.smallest_volume_ml(training.tumors), "half of the smallest training tumor")
+    reason = (
+        "half of what 95 % of training tumors stand out by; 0: some are brighter than the tissue around, some darker"
+    )
+    seen = min(main_channel, len(fingerprint.channels) - 1)  # `Plan` refuses a channel that does not exist
+    contrasts = [tumor.contrast[seen] for tumor in training.tumors]
+    d.take("least_change", rules.least_change(contrasts), reason)
     blur = 1.5 * math.prod(rules.median_spacing(fingerprint)) ** (1 / 3)
     reason = (
         "an old tumor is removed with its blur: one and a half voxels (geometric mean), one along each axis at least"

@@ -280,6 +280,20 @@ def smallest_volume_ml(tumors: Sequence[TumorFacts]) -> float:
     return float(f"{min(tumor.volume_ml for tumor in tumors) / 2:.3g}")
 
 
+def least_change(contrasts: Sequence[float]) -> float:
+    """Half of the contrast that 95 % of training tumors exceed, to three digits, negative if they are darker.
+
+    Args:
+        contrasts: contrast of each training tumor in the main channel (`TumorFacts.contrast`).
+
+    Returns:
+        0 if not even 95 % are brighter, or darker, than the tissue around them.
+    """
+    faint, bright = np.quantile(contrasts, (0.05, 0.95))
+    least = faint if faint > 0 else min(bright, 0.0)
+    return float(f"{least / 2:.3g}")
+
+
 def largest_patch(window: Shape) -> Shape:
     """The largest patch of an autoencoder: the window, with sides of at least 48, so that it learns several sizes."""
     return as_triple(max(n, SMALLEST_SIDE + SIDE_MULTIPLE) for n in window)

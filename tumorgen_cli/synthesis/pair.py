@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tumorgen_cli.planning.fingerprint import CaseFacts, TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.aim import Aim
 from tumorgen_cli.synthesis.counts import draw_count, fixed_count, most_tumors
+from tumorgen_cli.synthesis.draws import NO_ROOM, Draw, find_fault, measure_change, unpainted
 from tumorgen_cli.synthesis.host_checks import check_intensities
 from tumorgen_cli.synthesis.jobs import PairJob
 from tumorgen_cli.synthesis.paste import host_labels, paste, paste_labels, tumor_place
@@ -38,11 +39,6 @@ if TYPE_CHECKING:
     from tumorgen_cli.judge.predictions import Predictions
     from tumorgen_cli.judge.suspects import Suspect
     from tumorgen_cli.methods.base import Method, Sampling
-
-
-_MOST_CUT = 0.05  # share of a tumor that may be cut where the host's intensities end: interpolation and noise
-BEYOND_RANGE = "darker or brighter than the host can be"  # the reason to reject a draw of which more is cut
-NO_ROOM = "no room beside the pair's other tumors"  # the reason to reject a draw whose box overlaps another's
 
 
 @dataclass(frozen=True)
@@ -151,41 +147,6 @@ def load_host(inputs: PairInputs, source: Source) -> LoadedHost:
     """
     scan = read_scan(source.name, source.files, source.label, inputs.plan)
     return open_host(inputs, source, scan, hash_once(*source.files))
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The last draw of a tumor, on its host's grid.
-
-    Attributes:
-        image: (C, X, Y, Z); None if no draw passed.
-        mask: (X, Y, Z) bool.
-        window: where it was painted.
-        removal_box: box of the voxels that changed when an old tumor was removed before, if one was.
-        attempt: number of the draw.
-        volume_ml: volume of the tumor.
-        inside: share of the tumor in the region or, without one, in the body.
-        cut: share of the tumor whose intensity was cut where the host's intensities end.
-        drawn: what the method drew at random.
-        aimed_at: see `PaintedTumor`.
-        rejected: earlier draws by the reason why they were rejected.
-        seconds: time of the method, in all draws.
-        sublabels: see `Pasted`.
-    """
-
-    image: np.ndarray | None
-    mask: np.ndarray
-    window: Window
-    removal_box: Box | None
-    attempt: int
-    volume_ml: float
-    inside: float
-    cut: float
-    drawn: dict[str, Any]
-    rejected: dict[str, int]
-    seconds: float
-    aimed_at: dict[str, str] | None = None
-    sublabels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -315,9 +276,9 @@ def _draw_tumor(inputs: PairInputs, job: PairJob, host: LoadedHost, pair: DrawnP
         window, reason = _draw_window(inputs, job, placing, pair.boxes, attempt, deep)
         if reason is None:
             draw = _paint_once(inputs, job, host, pair.scan, window, attempt)
-            reason = _fault_of(draw, host, plan)
+            reason = find_fault(draw, placing, plan)
         else:  # nothing needs to be painted to know this
-            draw = _unpainted(pair.scan, window, attempt)
+            draw = unpainted(pair.scan, window, attempt)
         seconds += draw.seconds
         if reason is None and quality is not None:
             reason = _judge(quality, draw, host, pair.scan, plan.tumor_label)
@@ -347,17 +308,6 @@ def _draw_window(
     return window, NO_ROOM
 
 
-def _fault_of(draw: Draw, host: LoadedHost, plan: Plan) -> str | None:
-    """The reason to reject a draw before a judge is asked, or None."""
-    if draw.volume_ml == 0:
-        return "empty"
-    if draw.volume_ml < plan.paste.smallest_ml:
-        return "too small"
-    if not host.placing.holds(draw.inside):
-        return host.placing.outside
-    return BEYOND_RANGE if draw.cut > _MOST_CUT else None
-
-
 def _judge(quality: Quality, draw: Draw, host: LoadedHost, scan: Scan, tumor_label: Values) -> str | None:
     """The judge's reason to reject a draw, or None; `draw.drawn` gets what the judge found.
 
@@ -377,10 +327,6 @@ def _judge(quality: Quality, draw: Draw, host: LoadedHost, scan: Scan, tumor_lab
     return outcome.reason
 
 
-def _unpainted(scan: Scan, window: Window, attempt: int) -> Draw:
-    return Draw(None, np.zeros(scan.grid.shape, bool), window, None, attempt, 0.0, 0.0, 0.0, {}, {}, 0.0)
-
-
 def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, window: Window, attempt: int) -> Draw:
     """Paint one draw and paste it into `scan`, the host with the tumors before."""
     method, plan, removed = inputs.method, inputs.plan, None
@@ -398,9 +344,11 @@ def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, 
     volume_ml = float(pasted.mask.sum()) * scan.grid.voxel_ml
     inside = host.placing.share_inside(pasted.mask, window.box)
     before, after = (image[plan.main_channel] for image in (scan.image, pasted.image))
+    on_old_tumor = job.source.redraw and not method.needs_healthy_box
+    change = None if on_old_tumor else measure_change(before, after, pasted.mask, request, plan)
     beyond = host.placing.change_beyond_body(before, after, pasted.mask, window.box)
     drawn = dict(synthetic.drawn) | ({} if beyond is None else {"beyond_body": round(beyond, 4)})
-    made = pasted.image, pasted.mask, window, removed, attempt, volume_ml, inside, pasted.cut, drawn
+    made = pasted.image, pasted.mask, window, removed, attempt, volume_ml, inside, pasted.cut, change, drawn
     return Draw(*made, rejected={}, seconds=seconds, aimed_at=aimed_at, sublabels=pasted.sublabels)
 
 
