@@ -51,6 +51,9 @@ def commands_page() -> str:
         "A command that you stop with Ctrl-C ends with 130, one that SIGTERM stops (`kill`, SLURM) with 143. The same",
         "command continues from there.",
         "",
+        "Every command takes `-q` to print only what matters, and `-v` to print details. What it prints is also in",
+        "a file in `logs/` of its workspace: see [how to follow a training](../how-to/follow-a-training.md).",
+        "",
     ]
     found = list(_leaves(typer.main.get_command(app), PROGRAM))
     lines += ["| command | what it does |", "|---|---|"]

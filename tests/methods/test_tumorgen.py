@@ -335,11 +335,11 @@ def test_cases_that_initial_weights_were_trained_on_count_as_seen(trained, tmp_p
     assert method.learned_from() == other.splits().train
     initial = trained.run("tumorgen", "vae") / "weights.safetensors"
     begin = partial(train.train_stage, other, "tumorgen", "vae", iterations=1, device="cpu", restart=True)
-    begin(options=train.TrainingOptions({"vae": initial}))
+    begin(options=train.StageOptions({"vae": initial}))
     assert method.learned_from() == (splits.train[1], *splits.test, *sorted({*splits.train} - {splits.train[1]}))
     copy = tmp_path / "alone.safetensors"  # its cases are not known
     shutil.copy(initial, copy)
-    begin(options=train.TrainingOptions({"vae": copy}))
+    begin(options=train.StageOptions({"vae": copy}))
     assert method.learned_from() == other.splits().train
     begin()
     assert not (method.folder("vae") / INITIAL).exists()

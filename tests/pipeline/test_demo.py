@@ -80,7 +80,7 @@ def test_every_stage_begins_from_its_own_file(workspace, tmp_path, monkeypatch):
         return real(stage, *rest)
 
     monkeypatch.setattr(stages, "train", train)
-    stages.train_stages(own, demo.METHOD, "all", 1, "cpu", options=stages.TrainingOptions(files))
+    stages.train_stages(own, demo.METHOD, "all", 1, "cpu", options=stages.StageOptions(files))
     assert begun == {stage: {0.5} for stage in models}
     for stage, path in files.items():
         assert read_plain(method.folder(stage) / INITIAL, "")["file"] == str(path)
@@ -105,7 +105,7 @@ def test_a_stage_that_takes_no_first_weights_refuses_them(workspace):
             "vqgan",
             1,
             "cpu",
-            options=stages.TrainingOptions({"vqgan": demo.quick_weights()["vae"]}),
+            options=stages.StageOptions({"vqgan": demo.quick_weights()["vae"]}),
         )
 
 

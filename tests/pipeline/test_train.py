@@ -108,7 +108,7 @@ def test_a_logger_gets_the_numbers_of_every_stage(own, monkeypatch):
 
     monkeypatch.setitem(loggers._RUNS, "wandb", Run)
     monkeypatch.setattr(loggers, "find_spec", lambda name: name)
-    stages.train_stages(own, "tumorgen", "flow", None, "cpu", True, stages.TrainingOptions(log="wandb"))
+    stages.train_stages(own, "tumorgen", "flow", None, "cpu", True, stages.StageOptions(log="wandb"))
     ((folder, key, title, facts),) = opened
     assert (folder, key) == (restart_folder(own.run("tumorgen", "flow")), "")
     assert title == f"{own.plan().dataset} tumorgen flow"
@@ -157,7 +157,7 @@ def test_first_weights_of_a_restart_are_noted_when_it_is_finished(own):
     initial = own.root.parent / "first" / "weights.safetensors"
     initial.parent.mkdir()
     shutil.copyfile(own.run("tumorgen", "vae") / "weights.safetensors", initial)
-    train_vae(own, restart=True, options=stages.TrainingOptions({"vae": initial}))
+    train_vae(own, restart=True, options=stages.StageOptions({"vae": initial}))
     assert read_plain(own.run("tumorgen", "vae") / "initial.json", "")["file"] == str(initial)
 
 

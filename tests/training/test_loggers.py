@@ -1,8 +1,11 @@
 """Loggers: the rows of the log and nothing twice, the same run after a stop, errors before anything is trained."""
 
+import re
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import get_args
 
 import pytest
 from support.stages import STEPS, item, make_stage
@@ -15,6 +18,7 @@ from tumorgen_cli.training.loggers import TrainingLogger, check_logger
 from tumorgen_cli.training.loop import train
 from tumorgen_cli.training.watch import following
 
+ROOT = Path(__file__).parents[2]
 FACTS = {"data set": "Dataset001_Phantom", "stage": "vae"}
 
 
@@ -129,16 +133,19 @@ def test_a_logger_that_is_added_later_gets_the_rows_before(tmp_path, wandb, runs
 def test_a_logger_that_is_not_installed_is_told_with_the_remedy(monkeypatch):
     monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     check_logger(None)
-    for name in ("tensorboard", "wandb", "mlflow"):
-        with pytest.raises(StateError, match=rf"--log {name}(.|\n)*pip install 'tumorgen\[{name}\]'"):
+    extras = re.findall(r'^(\w+) = \["(.*?)"\]', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    for name in get_args(loggers.LoggerName):
+        with pytest.raises(StateError) as caught:
             check_logger(name)
+        (fault,) = caught.value.faults
+        assert (fault.where, fault.remedy) == (f"--log {name}", f"pip install '{dict(extras)[name]}'")
 
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
         ("tensorboard", "correct the folder, or train without --log"),
-        ("wandb", "run `wandb login`, or set WANDB_MODE=offline, or train without --log"),
+        ("wandb", "run `wandb login` or set WANDB_MODE=offline, or train without --log"),
         ("mlflow", "correct MLFLOW_TRACKING_URI, or train without --log"),
     ],
 )

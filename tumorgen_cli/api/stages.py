@@ -353,7 +353,7 @@ def run(
         'tumorgen_work/evaluation/tumorgen_healthy_scans/report.html'
     """
     from tumorgen_cli.pipeline.run import run_all
-    from tumorgen_cli.pipeline.train import TrainingOptions
+    from tumorgen_cli.pipeline.train import StageOptions
     from tumorgen_cli.synthesis.options import HostOptions, SetOptions
 
     workspace, scoring = open_workspace(work), with_paths(scoring)
@@ -361,7 +361,7 @@ def run(
     hosts = HostOptions(
         Path(healthy), skip_suspects=skip_suspects, tumors=tumors, anywhere=anywhere, trust_units=trust_units
     )
-    return run_all(workspace, str(dataset), hosts, wanted, options, scoring, device, TrainingOptions(log=log))
+    return run_all(workspace, str(dataset), hosts, wanted, options, scoring, device, StageOptions(log=log))
 
 
 def demo(

@@ -53,11 +53,11 @@ def train(
         []
     """
     from tumorgen_cli.methods.registry import find_method, method_of_stage
-    from tumorgen_cli.pipeline.train import TrainingOptions, train_stages
+    from tumorgen_cli.pipeline.train import StageOptions, train_stages
 
     workspace, method = open_workspace(work), method or method_of_stage(stage)
     first = next(iter(find_method(method).stages), stage) if stage == "all" else stage
-    options = TrainingOptions({} if initial is None else {first: Path(initial)}, log)
+    options = StageOptions({} if initial is None else {first: Path(initial)}, log)
     return train_stages(workspace, method, stage, iterations, device, restart, options, seed)
 
 

@@ -14,7 +14,7 @@ from tumorgen_cli.data.phantom.options import Modality, check_phantoms
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.pipeline.plan import check_owner
 from tumorgen_cli.pipeline.run import RunReport, run_all
-from tumorgen_cli.pipeline.train import TrainingOptions
+from tumorgen_cli.pipeline.train import StageOptions
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
@@ -50,7 +50,7 @@ def run_demo(workspace: Workspace, phantoms: PhantomOptions, quick: bool, device
         SetOptions(8 if quick else 16, workspace.synthetic(f"{METHOD}_healthy"), seed),
         PlanOptions(preset=QUICK if quick else _PRESETS[phantoms.modality], seed=seed),
         device=device,
-        training=TrainingOptions(quick_weights() if quick else {}),
+        training=StageOptions(quick_weights() if quick else {}),
     )
 
 

@@ -10,7 +10,7 @@ from tumorgen_cli.pipeline.evaluate import ScoreReport, evaluate_sets
 from tumorgen_cli.pipeline.plan import plan_dataset
 from tumorgen_cli.pipeline.preprocess import learns_from_hosts, preprocess_dataset, preprocess_healthy
 from tumorgen_cli.pipeline.synthesize import SetReport, synthesize_pairs
-from tumorgen_cli.pipeline.train import TrainingOptions, train_stages
+from tumorgen_cli.pipeline.train import StageOptions, train_stages
 from tumorgen_cli.planning.options import PlanOptions
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
@@ -35,7 +35,7 @@ def run_all(
     options: PlanOptions = PlanOptions(),
     scoring: ScoreOptions = ScoreOptions(),
     device: DeviceName = "auto",
-    training: TrainingOptions = TrainingOptions(),
+    training: StageOptions = StageOptions(),
 ) -> RunReport:
     """Run every stage in order; each skips what is finished.
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class StageOptions:
     """How stages are trained, beside the plan.
 
     Attributes:
@@ -81,7 +81,7 @@ def train_stage(
     iterations: int | None = None,
     device: DeviceName = "auto",
     restart: bool = False,
-    options: TrainingOptions = TrainingOptions(),
+    options: StageOptions = StageOptions(),
 ) -> StageRun | None:
     """Train one stage; a stage that is finished is not trained again.
 
@@ -241,7 +241,7 @@ def train_stages(
     iterations: int | None = None,
     device: DeviceName = "auto",
     restart: bool = False,
-    options: TrainingOptions = TrainingOptions(),
+    options: StageOptions = StageOptions(),
     seed: int | None = None,
 ) -> list[StageRun]:
     """Train `stage`, or every stage of the method in order for `all`; return the runs that were made now.

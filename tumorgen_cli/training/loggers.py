@@ -21,11 +21,13 @@ from tumorgen_cli.training.watch import Moment
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 RECORD = "logger.json"
 _PROJECT = "tumorgen"
+#: what to install, as in the extras of pyproject.toml
+PACKAGES: dict[str, str] = {"tensorboard": "tensorboard>=2.14", "wandb": "wandb>=0.16", "mlflow": "mlflow>=2.9"}
 #: what to look at if a logger cannot be opened
 _OPENING: dict[str, str] = {
-    "tensorboard": "correct the folder, or train without --log",
-    "wandb": "run `wandb login`, or set WANDB_MODE=offline, or train without --log",
-    "mlflow": "correct MLFLOW_TRACKING_URI, or train without --log",
+    "tensorboard": "correct the folder",
+    "wandb": "run `wandb login` or set WANDB_MODE=offline",
+    "mlflow": "correct MLFLOW_TRACKING_URI",
 }
 
 
@@ -36,7 +38,7 @@ def check_logger(name: LoggerName | None) -> None:
         StateError: It is not.
     """
     if name is not None and find_spec(name) is None:
-        fault = Fault(f"--log {name}", "not installed", f"the package {name}", f"pip install 'tumorgen[{name}]'")
+        fault = Fault(f"--log {name}", "not installed", f"the package {name}", f"pip install '{PACKAGES[name]}'")
         raise StateError("A package is missing", [fault])
 
 
@@ -169,5 +171,6 @@ class TrainingLogger:
             return _RUNS[self._name](folder, key, self._title, self._facts)
         except Exception as error:
             lines = str(error).splitlines() or [type(error).__name__]
-            fault = Fault(f"--log {self._name}", lines[0][:200], "a logger that can be opened", _OPENING[self._name])
+            remedy = f"{_OPENING[self._name]}, or train without --log"
+            fault = Fault(f"--log {self._name}", lines[0][:200], "a logger that can be opened", remedy)
             raise StateError("The logger cannot be opened", [fault]) from error
