@@ -14,7 +14,7 @@ from support.pairs import Fake, Sees, paint, records, run_jobs
 
 from tumorgen_cli.judge.predictions import Predictions
 from tumorgen_cli.judge.verdict import PassRule
-from tumorgen_cli.synthesis import logs, shards
+from tumorgen_cli.synthesis import logs, set_pairs, shards
 from tumorgen_cli.synthesis import synthesize as synthesize_module
 from tumorgen_cli.synthesis.jobs import make_jobs, own_jobs
 from tumorgen_cli.synthesis.pair import Quality
@@ -63,7 +63,7 @@ def test_shards_equal_one_run(at_once, workspace, phantoms, tmp_path):
 
 
 def test_a_killed_shard_goes_on_and_leaves_the_others_alone(at_once, workspace, phantoms, tmp_path, monkeypatch):
-    out, write, seen = tmp_path / "out", synthesize_module.write_pair, []
+    out, write, seen = tmp_path / "out", set_pairs.write_pair, []
 
     def killed_at_the_second(*arguments):
         seen.append(arguments)
@@ -71,7 +71,7 @@ def test_a_killed_shard_goes_on_and_leaves_the_others_alone(at_once, workspace, 
             raise KeyboardInterrupt
         return write(*arguments)
 
-    monkeypatch.setattr(synthesize_module, "write_pair", killed_at_the_second)
+    monkeypatch.setattr(set_pairs, "write_pair", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         shard(workspace, phantoms, out, 1)
     monkeypatch.undo()

@@ -17,9 +17,10 @@ from tumorgen_cli.synthesis.logs import read_log
 from tumorgen_cli.synthesis.pair import PairInputs, draw_pair, load_host
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.synthesis.set_pairs import write_pair
 from tumorgen_cli.synthesis.shards import Shard, check_set
 from tumorgen_cli.synthesis.sources import Source
-from tumorgen_cli.synthesis.synthesize import set_identity, write_pair
+from tumorgen_cli.synthesis.synthesize import set_identity
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, StateError, describe_counts, say_count
 from tumorgen_cli.system.files import file_size, free_bytes

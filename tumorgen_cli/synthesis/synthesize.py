@@ -8,42 +8,27 @@ processes may each make a shard of a set (`shards.py`); the result is the same.
 
 from __future__ import annotations
 
-import functools
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.data.volumes import write_volume, writer_of
-from tumorgen_cli.figures import View, display_range, display_style, save_pair_preview
-from tumorgen_cli.geometry import Box
 from tumorgen_cli.judge.suspects import write_suspects
 from tumorgen_cli.judge.verdict import JUDGE_REASONS
 from tumorgen_cli.methods.shortfalls import find_shortfalls
 from tumorgen_cli.planning.plan import Plan
-from tumorgen_cli.synthesis.host_checks import Doubts, check_sources
+from tumorgen_cli.synthesis.host_checks import check_sources
 from tumorgen_cli.synthesis.jobs import PairJob, own_jobs
 from tumorgen_cli.synthesis.logs import drop_lines, list_logs, merge_logs, open_log, read_log
-from tumorgen_cli.synthesis.pair import (
-    DrawnPair,
-    LoadedHost,
-    PairInputs,
-    draw_pair,
-    load_host,
-    make_provenance,
-)
+from tumorgen_cli.synthesis.pair import PairInputs
 from tumorgen_cli.synthesis.provenance import PAIR_FORMAT, Provenance
 from tumorgen_cli.synthesis.set_files import (
     HELD_OUT,
     JUDGES,
     SHORTFALLS,
-    SYNTHETIC,
-    case_files,
     count_rejected,
     forget_set,
     is_lost,
@@ -53,6 +38,7 @@ from tumorgen_cli.synthesis.set_files import (
     write_hosts,
     write_judges,
 )
+from tumorgen_cli.synthesis.set_pairs import make_pairs
 from tumorgen_cli.synthesis.shards import Shard, begin_shard, claim_set, may_finish, remove_division, take_turn
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import (
@@ -61,10 +47,9 @@ from tumorgen_cli.system.errors import (
     StateError,
     abbreviate_list,
     describe_counts,
-    one_line,
     say_count,
 )
-from tumorgen_cli.system.files import append_line, hash_once
+from tumorgen_cli.system.files import hash_once
 from tumorgen_cli.system.json_records import to_plain, write_json
 
 _LOGS = ("provenance", "given_up")
@@ -150,7 +135,7 @@ def synthesize_set(
         _check_hosts(mine, done, out, tick)
     first = len(mine) - len(missing)
     tick(first, "")
-    made, faults = _make_pairs(
+    made, faults = make_pairs(
         inputs, weights, missing, out, (provenance, losses), lambda done, note: tick(first + done, note)
     )
     return _finish_set(out, inputs.plan, jobs, made, faults, shard)
@@ -188,88 +173,6 @@ def _begin_set(out: Path, inputs: PairInputs, identity: dict[str, Any], pairs: i
         (out / JUDGES).unlink(missing_ok=True)  # left by a set of which nothing was kept
     else:
         write_judges(out, inputs.quality.judge)
-
-
-def _make_pairs(
-    inputs: PairInputs,
-    weights: dict[str, str],
-    jobs: Sequence[PairJob],
-    out: Path,
-    logs: tuple[Path, Path],
-    tick: Callable[[int, str], None],
-) -> tuple[int, list[Fault]]:
-    """Make pairs that are sorted by source, and write them or the reason why they were given up.
-
-    Args:
-        inputs: what the pairs are painted with.
-        weights: hashes of the method's weights, by name.
-        jobs: the pairs.
-        out: folder of the set.
-        logs: log of the finished pairs, and log of the pairs that are given up.
-        tick: is called after each pair with its position and a note.
-
-    Returns:
-        The number of finished pairs, and the faults of hosts because of which pairs were given up.
-    """
-    provenance, losses = logs
-    faults: dict[Fault, None] = {}  # in order, each once
-    made, host, doubts = 0, None, Doubts()
-    beside, unlike = dict[str, float](), dict[str, float]()
-    for number, job in enumerate(jobs, 1):
-        start = time.perf_counter()
-        try:
-            if host is None or host.scan.name != job.source.name:
-                host = load_host(inputs, job.source)
-                doubts.add(host.scan.name, host.doubts)
-            read_seconds, draw_start = time.perf_counter() - start, time.perf_counter()
-            pair = draw_pair(inputs, job, host)
-        except DataError as error:  # the other pairs do not depend on this one
-            faults.update(dict.fromkeys(error.faults))
-            append_line(losses, json.dumps({"case": job.case, "rejected": {}, "reason": one_line(error)}))
-            tick(number, f"{job.case} given up")
-            continue
-        if not pair.tumors:
-            append_line(losses, json.dumps({"case": job.case, "rejected": pair.left_out[0]}))
-        else:
-            compute_seconds = time.perf_counter() - draw_start
-            files = write_pair(inputs.plan, job, host, pair, out)
-            seconds = {"read": read_seconds, "method": pair.seconds, "compute": compute_seconds}
-            seconds["total"] = time.perf_counter() - start
-            record = make_provenance(inputs, weights, job, host, pair, seconds)
-            record = replace(record, files=files, writer=writer_of(inputs.plan.file_ending))
-            append_line(provenance, json.dumps(to_plain(record)))
-            made += 1
-            if pair.inside < host.placing.least:
-                beside[job.case] = pair.inside
-            if (most := max(tumor.unlike or 0.0 for tumor in pair.tumors)) > 1:
-                unlike[job.case] = most
-        del pair  # before the next one is painted: it is as large as the scan
-        tick(number, job.case)
-    doubts.tell()
-    _warn_of_tumors_beside(beside, made)
-    _warn_of_unlike_places(unlike, made)
-    return made, list(faults)
-
-
-def _warn_of_tumors_beside(beside: Mapping[str, float], made: int) -> None:
-    """Warn of tumors in the user's own box that do not lie in the region or body."""
-    if beside:
-        shown = abbreviate_list([f"{case}: {100 * share:.0f} %" for case, share in beside.items()])
-        console.warn(
-            f"--box: in {len(beside)} of {made} pairs the tumor is not whole in the region or body ({shown}); without "
-            "--box, other places are drawn"
-        )
-
-
-def _warn_of_unlike_places(unlike: Mapping[str, float], made: int) -> None:
-    """Warn of tumors in hosts that have no place like those of training tumors."""
-    if unlike:
-        shown = abbreviate_list([f"{case}: {distance:.1f} times" for case, distance in unlike.items()])
-        console.warn(
-            f"in {len(unlike)} of {made} pairs the host has no place whose surroundings look like those of training "
-            f"tumors; the most similar one was taken, farther from theirs than these are from each other ({shown}): "
-            "look at the previews, give regions (--roi), or leave these hosts out"
-        )
 
 
 def _finish_set(
@@ -344,41 +247,6 @@ def _warn_of_left_out(done: Mapping[str, Provenance]) -> None:
         f"{len(fewer)} of {len(done)} pairs have fewer tumors than they were to have ({shown}); draws rejected for the "
         f"missing ones: {describe_counts(reasons)}"
     )
-
-
-def write_pair(plan: Plan, job: PairJob, host: LoadedHost, pair: DrawnPair, out: Path) -> tuple[str, ...]:
-    """Write the images, the labels and the preview of a pair; return the hashes for `Provenance.files`.
-
-    Args:
-        plan: the plan.
-        job: what the pair is.
-        host: the unpainted host.
-        pair: the pair.
-        out: folder of the set.
-    """
-    scan, image, labels = host.scan, pair.scan.image, pair.scan.labels
-    assert labels is not None  # a pair has a tumor
-    paths, label = case_files(out, job.case, len(image), plan.file_ending)
-    arrays, likes = (*image, labels), (*scan.files, scan.files[0])
-    hashes = [
-        write_volume(path, array, scan.grid, like, base, SYNTHETIC)
-        for path, array, like, base in zip((*paths, label), arrays, likes, host.slabs, strict=True)
-    ]
-    main = plan.main_channel
-    colormap, unit = display_style(plan.channels[main].name)
-    hull = functools.reduce(Box.hull, pair.boxes)
-    shown = display_range(scan.limits[main], (scan.image[main], image[main]), hull)
-    save_pair_preview(
-        out / "previews" / f"{job.case}.png",
-        scan.image[main],
-        image[main],
-        pair.mask,
-        pair.boxes,
-        View(scan.grid.spacing_mm, shown, scan.grid.direction, colormap, context_mm=80.0),
-        job.case,
-        unit,
-    )
-    return tuple(hashes)
 
 
 def _is_lost(out: Path, plan: Plan, record: Provenance) -> bool:
