@@ -17,9 +17,9 @@ from tumorgen_cli.pipeline import synthesize as pipeline_synthesize
 from tumorgen_cli.planning.fingerprint import CaseFacts
 from tumorgen_cli.synthesis import pair as pair_module
 from tumorgen_cli.synthesis.counts import count_faults, draw_count, fixed_count
+from tumorgen_cli.synthesis.draws import NO_ROOM
 from tumorgen_cli.synthesis.jobs import PairJob
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
-from tumorgen_cli.synthesis.draws import NO_ROOM
 from tumorgen_cli.synthesis.pair import PairInputs, count_tumors
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_provenance
