@@ -140,15 +140,15 @@ def test_the_demo_runs_on_the_phantoms_of_its_seed(tmp_path, runs, written):
     assert [seed for _, _, _, seed, _ in written] == [0, 1, 0, 0]
     (_, dataset, hosts, wanted, options), given = runs[0]
     assert (Path(dataset).parent, hosts.roi.name, wanted.pairs) == (tmp_path / "phantoms", "regions", 8)
-    assert (options.preset, given["initial"]) == ("demo-quick", demo.quick_weights())
-    assert (runs[-1][0][4].preset, runs[-1][1]["initial"]) == ("demo", None)
+    assert (options.preset, given["training"].initial) == ("demo-quick", demo.quick_weights())
+    assert (runs[-1][0][4].preset, runs[-1][1]["training"].initial) == ("demo", {})
 
 
 def test_the_demo_of_ct_has_a_preset_and_no_weights(tmp_path, runs, written):
     demo.run_demo(Workspace(tmp_path), CT, False, "cpu", 0)
     ((_, dataset, _, _, options), given) = runs[0]
     assert Path(dataset).name == "Dataset998_PhantomCT"
-    assert (options.preset, given["initial"]) == ("demo-ct", None)
+    assert (options.preset, given["training"].initial) == ("demo-ct", {})
     assert written == [("ct", 20, 4, 0, None)]
 
 

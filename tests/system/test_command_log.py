@@ -122,6 +122,14 @@ def test_a_bug_leaves_its_traceback(begin, root):
     assert lines(root)[-2:] == ["ZeroDivisionError: a bug", "ended by a bug after 0:00"]
 
 
+@pytest.mark.parametrize("stop", [typer.Exit(130), SystemExit(130)])
+def test_a_stop_is_no_bug(begin, root, stop):
+    log = begin(root, "train")
+    log.write("trains")
+    log.finish(stop, "0:00")
+    assert lines(root) == ["trains", "ended with exit code 130 after 0:00"]
+
+
 def test_commands_of_one_second_have_logs_of_their_own(begin, root):
     first, second = (begin(root, "train") for _ in range(2))
     second._begun = first._begun

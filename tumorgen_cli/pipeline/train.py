@@ -154,7 +154,7 @@ def _watchers(method: Method, stage: Stage, folder: Path, log: LoggerName | None
     facts = {"data set": method.plan.dataset, "method": method.name, "plan": method.plan_hash}
     command = command_line(f"train {stage.name}", method.workspace.root, method.name)
     console.note(f"{stage.name}: curves and previews come to {folder / PAGE}")
-    page: list[Watcher] = [TrainingPage(facts | {"steps in a batch": str(stage.batch)}, command)]
+    page: list[Watcher] = [TrainingPage(facts | {"items in a batch": str(stage.batch)}, command)]
     if log is None:
         return page
     numbers = {"stage": stage.name, "iterations": stage.iterations, "batch": stage.batch}

@@ -83,7 +83,7 @@ class CommandLog:
             error: The exception that ended the command. None: it succeeded.
             cost: Time and memory, in words.
         """
-        code = 0 if error is None else getattr(error, "exit_code", None)  # what ends a command on purpose has a code
+        code = 0 if error is None else _exit_code(error)
         if error is not None and code is None:
             self.write("".join(traceback.format_exception(error)))
         end = "ended by a bug" if code is None else f"ended with exit code {code}"
@@ -116,6 +116,12 @@ class CommandLog:
         }
         rank = f", process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}" if _is_one_of_several() else ""
         return "".join(f"# {name}: {text}\n" for name, text in parts.items()).rstrip("\n") + f"{rank}\n\n"
+
+
+def _exit_code(error: BaseException) -> int | None:
+    """The exit code of what ends a command on purpose; None for a bug."""
+    code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", None)
+    return code if isinstance(code, int) else None
 
 
 def _is_one_of_several() -> bool:
