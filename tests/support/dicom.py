@@ -19,17 +19,25 @@ def new_uid() -> str:
     return f"1.2.826.0.1.3680043.8.498.{secrets.randbelow(10**12)}"
 
 
-def write_slice(path: Path, stored: np.ndarray, tags: Mapping[str, str | None]) -> None:
+def write_slice(path: Path, stored: np.ndarray, tags: Mapping[str, str | bytes | None]) -> None:
     """Write one slice (X, Y) of int16, or several frames (X, Y, N), as they are stored.
 
     Args:
         path: The file.
         stored: The voxels.
-        tags: Values of tags, as "0020|0032"; None leaves a tag out.
+        tags: Values of tags, as "0020|0032"; None leaves a tag out; bytes are written as they are, as of `sequence`.
     """
     columns, rows = stored.shape[:2]
-    kind, own = _CLASSES.get(tags.get("0008|0060") or "CT", _CLASSES["CT"]), new_uid()
-    texts = {"0008|0016": kind, "0008|0018": own, "0008|0060": "CT", "0020|000d": new_uid(), "0020|000e": new_uid()}
+    kind, own = _CLASSES.get(str(tags.get("0008|0060") or "CT"), _CLASSES["CT"]), new_uid()
+    texts: dict[str, str | bytes | None] = {
+        "0008|0016": kind,
+        "0008|0018": own,
+        "0008|0060": "CT",
+        "0020|000d": new_uid(),
+        "0020|000e": new_uid(),
+    }
+    if tags.get("0008|0060") == "PT":
+        texts["0054|1001"] = "GML"  # as it is, in SUV
     texts |= {"0028|0004": "MONOCHROME2", "0028|1052": "0", "0028|1053": "1", **tags}
     elements = {tag: _padded(text) for tag, text in texts.items() if text is not None}
     for tag, number in {
@@ -48,7 +56,7 @@ def write_slice(path: Path, stored: np.ndarray, tags: Mapping[str, str | None]) 
         for tag, text in (("0002", kind), ("0003", own), ("0010", _IMPLICIT_LITTLE_ENDIAN))
     )
     length = _tag("0002|0000") + b"UL" + struct.pack("<HI", 4, len(meta))
-    body = b"".join(_tag(tag) + struct.pack("<I", len(value)) + value for tag, value in sorted(elements.items()))
+    body = _elements(elements)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(128) + b"DICM" + length + meta + body)
 
@@ -59,7 +67,7 @@ def write_series(
     grid: Grid,
     rescale: Sequence[tuple[float, float]] = ((1.0, 0.0),),
     order: Sequence[int] | None = None,
-    **tags: str | None,
+    **tags: str | bytes | None,
 ) -> list[Path]:
     """Write the values (X, Y, Z) of a scan as slices.
 
@@ -90,9 +98,21 @@ def write_series(
     return written
 
 
+def sequence(*items: Mapping[str, str | None]) -> bytes:
+    """The value of a sequence of these items, to be written as a tag; None leaves a tag out."""
+    return b"".join(
+        _elements({"fffe|e000": _elements({tag: _padded(text) for tag, text in item.items() if text is not None})})
+        for item in items
+    )
+
+
+def _elements(values: Mapping[str, bytes]) -> bytes:
+    return b"".join(_tag(tag) + struct.pack("<I", len(value)) + value for tag, value in sorted(values.items()))
+
+
 def _tag(name: str) -> bytes:
     return struct.pack("<HH", *(int(part, 16) for part in name.split("|")))
 
 
-def _padded(text: str) -> bytes:
-    return (text + " " * (len(text) % 2)).encode("latin-1")
+def _padded(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else (text + " " * (len(text) % 2)).encode("latin-1")

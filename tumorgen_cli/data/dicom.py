@@ -53,11 +53,19 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """A series as one volume: its files in the order of the z axis, its geometry, and what it is."""
+    """A series as one volume: its files in the order of the z axis, its geometry, and what it is.
+
+    Attributes:
+        files: the files.
+        grid: the geometry.
+        modality: DICOM's word for what was measured with.
+        factor: what rescaled voxels are multiplied by to be in the unit of hosts, which is SUV for PET (`data.suv`).
+    """
 
     files: tuple[Path, ...]
     grid: Grid
     modality: str
+    factor: float = 1.0
 
 
 def list_slices(folder: Path) -> tuple[Path, ...]:

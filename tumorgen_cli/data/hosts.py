@@ -24,7 +24,7 @@ from tumorgen_cli.data.entries import lost_file_faults, read_listed_files
 from tumorgen_cli.data.labels import Labels, Values, named_values, parse_labels, tumor_names, values_of
 from tumorgen_cli.geometry import Shape
 from tumorgen_cli.system import console, json_records
-from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list
+from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list, say_count
 
 _OTHER_HOSTS = "take hosts with the channels of the training set, in its order"
 
@@ -74,6 +74,11 @@ def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".
             tick(number, host.case)
     if faults:
         raise DataError("The host scans cannot be used", faults)
+    factors = [volumes.read_series(path).factor for host in hosts for path in host.files if path in series]
+    if scaled := [factor for factor in factors if factor != 1]:
+        low, high = f"{min(scaled):.3g}", f"{max(scaled):.3g}"
+        text = low if low == high else f"{low} to {high}"
+        console.note(f"PET of {say_count(len(scaled), 'scan')} is read as SUV by body weight: voxels times {text}")
     volumes.warn_of_skewed(host.files[0] for host in hosts)
     return hosts
 

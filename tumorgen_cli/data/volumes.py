@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from tumorgen_cli.data import dicom, headers, nifti
 from tumorgen_cli.data.slabs import PACKER, Slabs, pack, planes_at_once, reverse_axes, unpacked
+from tumorgen_cli.data.suv import suv_factor
 from tumorgen_cli.geometry import Grid, Shape, Triple, as_triple, cast_to_dtype, describe_edges
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import DataError, Fault, abbreviate_list, say_count
@@ -78,14 +80,15 @@ def read_grid(path: Path) -> Grid:
 def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
     """Read the voxels (X, Y, Z) of a scan in the file's data type, and its geometry; every byte is checked.
 
-    Slices of a DICOM series are rescaled, each by its own slope and intercept, to int16, int32 or float32.
+    Slices of a DICOM series are rescaled, each by its own slope and intercept, to int16, int32 or float32. Those of PET
+    in Bq/ml or counts become SUV by body weight, in float32.
 
     Raises:
         DataError: the file is missing, unreadable, truncated or damaged, or not a 3D scalar volume.
     """
     if path.is_dir():
         series = read_series(path)
-        return reverse_axes(_stack_slices(series.files)), series.grid
+        return reverse_axes(_stack_slices(series.files, series.factor)), series.grid
     header, grid = _read_geometry(path)
     if header is not None and nifti.has_plain_voxels(header):
         return _read_planes(path, header, grid.shape), grid
@@ -116,7 +119,8 @@ def read_series(folder: Path) -> dicom.Series:
     """Read the tags of the DICOM series in a folder. They are kept as long as its files are the same.
 
     Raises:
-        DataError: the folder holds no DICOM file, or files that are no single volume (`dicom.arrange`).
+        DataError: the folder holds no DICOM file, files that are no single volume (`dicom.arrange`), or PET that cannot
+            be read as SUV (`suv.suv_factor`).
     """
     return _read_series_once(folder, file_version(folder))
 
@@ -126,7 +130,8 @@ def _read_series_once(folder: Path, _version: tuple[int, int, int] | None) -> di
     files = dicom.list_slices(folder)
     if not files:
         raise DataError("A file cannot be read", [_folder_fault(folder)])
-    return dicom.arrange(folder, [_read_tags(path) for path in files])
+    series = dicom.arrange(folder, [_read_tags(path) for path in files])
+    return replace(series, factor=suv_factor(folder, series.files)) if series.modality == "PT" else series
 
 
 def _read_tags(path: Path) -> dicom.Slice:
@@ -139,15 +144,15 @@ def _read_tags(path: Path) -> dicom.Slice:
     return dicom.Slice(path, tags, reader.GetSize())
 
 
-def _stack_slices(paths: Sequence[Path]) -> np.ndarray:
-    """Read slices as one array (Z, Y, X). ITK's reader of series would cut all to the data type of the first one."""
+def _stack_slices(paths: Sequence[Path], factor: float) -> np.ndarray:
+    """Read slices times a factor as one array (Z, Y, X). ITK's reader would cut all to the data type of the first."""
     slices = []
     for path in paths:
         with _readable(path):
             array = _sitk().GetArrayFromImage(_sitk().ReadImage(str(path), imageIO="GDCMImageIO"))
         slices.append(array.reshape(array.shape[-2:]).astype(np.float32 if array.dtype.kind == "f" else np.int32))
-    if any(each.dtype.kind == "f" for each in slices):
-        return np.stack([each.astype(np.float32) for each in slices])
+    if factor != 1 or any(each.dtype.kind == "f" for each in slices):
+        return np.stack([(each * factor).astype(np.float32) for each in slices])
     short = np.iinfo(np.int16)
     fits = all(short.min <= each.min() and each.max() <= short.max for each in slices)
     return np.stack([each.astype(np.int16) for each in slices] if fits else slices)
