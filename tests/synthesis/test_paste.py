@@ -24,14 +24,16 @@ def test_labels_of_a_pair_do_not_wrap(tumor, highest, expected, stored):
     labels[labels == tumor] = 0
     mask = np.zeros(GRID.shape, bool)
     mask[4:6, 4:6, 4:6] = True
-    found = paste_labels(scan_with(labels), Box((3, 3, 3), (7, 7, 7)), mask, tumor)
+    box = Box((3, 3, 3), (7, 7, 7))
+    found = paste_labels(scan_with(labels), box, mask[box.slices], tumor)
     assert found.dtype == expected
     np.testing.assert_array_equal(found, np.where(mask, tumor, labels))
 
 
 def test_a_host_without_labels_gets_the_tumor_alone():
     mask = np.zeros(GRID.shape, bool)
-    mask[4:6] = True
-    found = paste_labels(scan_with(None), Box((3, 3, 3), (7, 7, 7)), mask, 300)
+    mask[4:6, 3:7, 3:7] = True
+    box = Box((3, 3, 3), (7, 7, 7))
+    found = paste_labels(scan_with(None), box, mask[box.slices], 300)
     assert found.dtype == np.uint16
     np.testing.assert_array_equal(found, 300 * mask)

@@ -239,9 +239,10 @@ def test_change_beyond_the_skin():
     before, after, mask = np.zeros((8, 8, 8)), np.zeros((8, 8, 8)), np.zeros((8, 8, 8), bool)
     after[3, 3, 3:5], after[4, 3, 3:5] = -4, 1
     mask[3, 3, 3:5] = True
+    before, after, mask, beyond = (each[box.slices] for each in (before, after, mask, np.roll(mask, 1, 0)))
     assert placing.change_beyond_body(before, after, mask, box) == pytest.approx(0.2)
     assert placing.change_beyond_body(before, before, mask, box) is None
-    assert placing.change_beyond_body(before, after, np.roll(mask, 1, 0), box) is None  # lungs without a body
+    assert placing.change_beyond_body(before, after, beyond, box) is None  # lungs without a body
 
 
 def test_a_host_without_a_place_is_painted_in_a_box_as_told(workspace, phantoms, monkeypatch):

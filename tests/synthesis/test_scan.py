@@ -26,17 +26,25 @@ def test_what_was_padding_stays_filled_beside_what_is_painted(monkeypatch):
     after[0, 8:10, 4:6, 3:5] = 150.5
     fresh = replace(scan, image=after).measured
     monkeypatch.setattr("tumorgen_cli.synthesis.scan.fill_paddings", None)  # the whole scan is not looked over again
-    painted = scan.painted(after, scan.labels)
+    after[0, 5, 4:6, 3:5] = (160.5, -1000.0)  # over padding, and left as it is
+    box = Box((5, 4, 3), (10, 6, 5))
+    painted = scan.painted(after, scan.labels, box)
     assert (painted.measured[0, 6:] == after[0, 6:]).all()
-    assert (painted.measured[0, :6] == scan.measured[0, :6]).all()
-    assert np.abs(painted.measured - fresh).max() < 1  # the fill itself is a percentile
+    assert (painted.measured[0, :5] == scan.measured[0, :5]).all()
+    expected = np.where(after == scan.image, scan.measured, after)
+    np.testing.assert_array_equal(painted.measured, expected)
+    assert np.abs(painted.measured[0, 8:] - fresh[0, 8:]).max() < 1
+    again = after.copy()
+    again[0, 5, 4:6, 3:5] = (-1000.0, 170.5)  # a second tumor in the same place
+    twice = painted.painted(again, scan.labels, box)
+    np.testing.assert_array_equal(twice.measured, np.where(again == after, expected, again))
 
 
 def test_without_padding_nothing_is_copied():
     scan = make_scan(150.0)
     assert scan.measured is scan.image
     after = scan.image + 1
-    assert scan.painted(after, None).measured is after
+    assert scan.painted(after, None, Box((0, 0, 0), GRID.shape)).measured is after
 
 
 def test_a_box_without_a_tumor_leaves_the_scan(workspace):

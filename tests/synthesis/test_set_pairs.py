@@ -1,9 +1,11 @@
 """Pairs that are read, painted and written at once are the same as one after the other, whatever stops them."""
 
+import gc
 import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +146,16 @@ def test_a_process_that_is_killed_with_a_pair_in_flight_goes_on(workspace, hosts
     assert run_jobs(workspace, out, method, jobs_of(workspace, hosts)).made == PAIRS - 2
     assert files_of(out) == files_of(plain[0])
     assert [line["case"] for line in records(out)] == [case for case, _ in plain[1]]
+
+
+def test_a_host_is_let_go_when_its_pairs_are_painted(workspace, hosts):
+    """Thousands of scans would not fit into memory."""
+    inputs = PairInputs(Fake(workspace.plan(), workspace), workspace.fingerprint().cases, Sampling())
+    assert any(tumor.surroundings for tumor in inputs.tumors)  # they are compared with places of the host
+    job = jobs_of(workspace, hosts)[0]
+    host = load_host(inputs, job.source)
+    draw_pair(inputs, job, host)
+    image = weakref.ref(host.scan.image)
+    del host
+    gc.collect()
+    assert image() is None

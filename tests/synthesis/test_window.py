@@ -15,6 +15,7 @@ from tumorgen_cli.methods.base import Synthetic
 from tumorgen_cli.planning.plan import ChannelPlan, PastePlan
 from tumorgen_cli.synthesis import places
 from tumorgen_cli.synthesis import window as window_module
+from tumorgen_cli.synthesis.draws import place_masks
 from tumorgen_cli.synthesis.paste import fade_mm, feather, paste, tumor_place
 from tumorgen_cli.synthesis.scan import Scan, read_scan, remove_tumors_in_box
 from tumorgen_cli.synthesis.sources import Source
@@ -55,7 +56,8 @@ def cut(scan, box, plan, cell=1):
 
 def paste_window(scan, window, request, synthetic, plan, keeps):
     pasted = paste(scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, keeps)
-    return pasted.image, pasted.mask
+    assert pasted.mask.shape == window.box.shape  # a mask of a whole scan would cost more than the painting
+    return pasted.image, place_masks(scan.grid, [window.box], [pasted.mask])
 
 
 def painted(request, value=None, mask=1.0):

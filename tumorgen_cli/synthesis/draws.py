@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tumorgen_cli.geometry import Box
+from tumorgen_cli.geometry import Box, Grid
 from tumorgen_cli.methods.base import Request
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.places import Placing
-from tumorgen_cli.synthesis.scan import Scan
 from tumorgen_cli.synthesis.window import Window
 
 _MOST_CUT = 0.05  # share of a tumor that may be cut where the host's intensities end: interpolation and noise
@@ -26,7 +26,7 @@ class Draw:
 
     Attributes:
         image: (C, X, Y, Z); None if no draw passed.
-        mask: (X, Y, Z) bool.
+        mask: the tumor in the window's box, (X, Y, Z) bool.
         window: where it was painted.
         removal_box: box of the voxels that changed when an old tumor was removed before, if one was.
         attempt: number of the draw.
@@ -57,9 +57,17 @@ class Draw:
     sublabels: np.ndarray | None = None
 
 
-def unpainted(scan: Scan, window: Window, attempt: int) -> Draw:
+def unpainted(window: Window, attempt: int) -> Draw:
     """A draw that was given up before anything was painted."""
-    return Draw(None, np.zeros(scan.grid.shape, bool), window, None, attempt, 0.0, 0.0, 0.0, None, {}, {}, 0.0)
+    return Draw(None, np.zeros(window.box.shape, bool), window, None, attempt, 0.0, 0.0, 0.0, None, {}, {}, 0.0)
+
+
+def place_masks(grid: Grid, boxes: Sequence[Box], masks: Sequence[np.ndarray]) -> np.ndarray:
+    """The union (X, Y, Z) bool on the scan's grid of masks that each lie in a box, (X, Y, Z) bool of the box."""
+    whole = np.zeros(grid.shape, bool)
+    for box, mask in zip(boxes, masks, strict=True):
+        whole[box.slices] |= mask
+    return whole
 
 
 def find_fault(draw: Draw, placing: Placing, plan: Plan) -> str | None:
@@ -83,7 +91,7 @@ def _is_faint(change: float, least: float) -> bool:
 def measure_change(
     before: np.ndarray, after: np.ndarray, mask: np.ndarray, request: Request, plan: Plan
 ) -> float | None:
-    """Mean change of the main channel (X, Y, Z) inside a mask, in the unit of the plan's clip window; None if empty."""
+    """Mean change of the main channel in a box (X, Y, Z) inside a mask, in the clip window's unit; None if empty."""
     if not mask.any():
         return None
     low, high = request.limits[plan.main_channel]

@@ -21,7 +21,7 @@ from tumorgen_cli.planning.fingerprint import CaseFacts, TumorFacts
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.synthesis.aim import Aim
 from tumorgen_cli.synthesis.counts import draw_count, fixed_count, most_tumors
-from tumorgen_cli.synthesis.draws import NO_ROOM, Draw, find_fault, measure_change, unpainted
+from tumorgen_cli.synthesis.draws import NO_ROOM, Draw, find_fault, measure_change, place_masks, unpainted
 from tumorgen_cli.synthesis.host_checks import check_intensities
 from tumorgen_cli.synthesis.jobs import PairJob
 from tumorgen_cli.synthesis.paste import host_labels, paste, paste_labels, tumor_place
@@ -155,15 +155,15 @@ class DrawnPair:
 
     Attributes:
         scan: the host with these tumors, in its image and in its labels.
-        mask: all new tumors, (X, Y, Z) bool.
         tumors: the record of each tumor; empty if the pair is given up.
+        masks: of each tumor, in its box, (X, Y, Z) bool.
         left_out: of each tumor that did not pass, the rejected draws by reason.
         seconds: time of the method, in all draws.
     """
 
     scan: Scan
-    mask: np.ndarray
     tumors: tuple[PaintedTumor, ...] = ()
+    masks: tuple[np.ndarray, ...] = ()
     left_out: tuple[dict[str, int], ...] = ()
     seconds: float = 0.0
 
@@ -171,6 +171,11 @@ class DrawnPair:
     def boxes(self) -> tuple[Box, ...]:
         """The boxes of the tumors."""
         return tuple(tumor.box for tumor in self.tumors)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """All new tumors, (X, Y, Z) bool."""
+        return place_masks(self.scan.grid, self.boxes, self.masks)
 
     @property
     def inside(self) -> float:
@@ -183,10 +188,10 @@ class DrawnPair:
         if draw.image is None:
             return replace(self, left_out=(*self.left_out, draw.rejected), seconds=seconds)
         labels = paste_labels(self.scan, draw.window.box, draw.mask, plan.tumor_label, draw.sublabels)
-        scan = self.scan.painted(draw.image, labels)
-        tumors = (*self.tumors, _describe_draw(draw, scan, plan))
-        mask = self.mask | draw.mask if self.tumors else draw.mask
-        return replace(self, scan=scan, mask=mask, tumors=tumors, seconds=seconds)
+        changed = draw.window.box if draw.removal_box is None else draw.window.box.hull(draw.removal_box)
+        scan = self.scan.painted(draw.image, labels, changed)
+        tumors, masks = (*self.tumors, _describe_draw(draw, scan, plan)), (*self.masks, draw.mask)
+        return replace(self, scan=scan, tumors=tumors, masks=masks, seconds=seconds)
 
 
 def _describe_draw(draw: Draw, scan: Scan, plan: Plan) -> PaintedTumor:
@@ -244,7 +249,7 @@ def draw_pair(inputs: PairInputs, job: PairJob, host: LoadedHost) -> DrawnPair:
     """
     extents = _own_extents(inputs, job)
     count = (inputs.count or len(extents)) if extents else count_tumors(inputs, job, host.placing)
-    pair = DrawnPair(host.scan, np.zeros(host.scan.grid.shape, bool))
+    pair = DrawnPair(host.scan)
     for number in range(count):
         # the first tumor has the pair's own seed: a pair does not change when others are added to it
         seed = job.seed if number == 0 else derive_seed(job.seed, "tumor", number)
@@ -278,7 +283,7 @@ def _draw_tumor(inputs: PairInputs, job: PairJob, host: LoadedHost, pair: DrawnP
             draw = _paint_once(inputs, job, host, pair.scan, window, attempt)
             reason = find_fault(draw, placing, plan)
         else:  # nothing needs to be painted to know this
-            draw = unpainted(pair.scan, window, attempt)
+            draw = unpainted(window, attempt)
         seconds += draw.seconds
         if reason is None and quality is not None:
             reason = _judge(quality, draw, host, pair.scan, plan.tumor_label)
@@ -322,7 +327,8 @@ def _judge(quality: Quality, draw: Draw, host: LoadedHost, scan: Scan, tumor_lab
         unpainted = host.scan.image
         return quality.predictions.around(scan.name, host.file_hash, scan.grid, [box], lambda: unpainted)
 
-    outcome = check_pair(draw.mask, others, found, marked_before, ([box], scan.grid), quality.rule)
+    mask = place_masks(scan.grid, [box], [draw.mask])
+    outcome = check_pair(mask, others, found, marked_before, ([box], scan.grid), quality.rule)
     draw.drawn["proportion"], draw.drawn["beside"] = round(outcome.proportion, 4), round(outcome.beside, 4)
     return outcome.reason
 
@@ -343,7 +349,7 @@ def _paint_once(inputs: PairInputs, job: PairJob, host: LoadedHost, scan: Scan, 
     pasted = paste(scan, window.box, window.grid, request, synthetic, plan.paste.feather_mm, method.keeps_background)
     volume_ml = float(pasted.mask.sum()) * scan.grid.voxel_ml
     inside = host.placing.share_inside(pasted.mask, window.box)
-    before, after = (image[plan.main_channel] for image in (scan.image, pasted.image))
+    before, after = (image[(plan.main_channel, *window.box.slices)] for image in (scan.image, pasted.image))
     on_old_tumor = job.source.redraw and not method.needs_healthy_box
     change = None if on_old_tumor else measure_change(before, after, pasted.mask, request, plan)
     beyond = host.placing.change_beyond_body(before, after, pasted.mask, window.box)

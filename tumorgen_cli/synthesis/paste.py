@@ -27,7 +27,7 @@ class Pasted:
 
     Attributes:
         image: (C, X, Y, Z), with values that the data types of the scan's files can hold.
-        mask: the tumor, (X, Y, Z) bool.
+        mask: the tumor in the box, (X, Y, Z) bool.
         cut: share of the tumor's voxels whose intensity was beyond what the scan can hold and was cut.
         sublabels: voxel values of the tumor in the box (X, Y, Z), 0 elsewhere; None if the method gave none.
     """
@@ -116,8 +116,7 @@ def paste(
     target = scan.grid.subgrid(box.start, scan.grid.spacing_mm, box.shape)
     weight = feather(box, scan.grid, feather_mm)
     kept = float(keeps_background) if synthetic.kept is None else resample(synthetic.kept, window, target, "linear")
-    mask = np.zeros(scan.grid.shape, bool)
-    mask[box.slices] = (resample(synthetic.mask, window, target, "linear") >= 0.5) & (weight >= 0.5)
+    mask = (resample(synthetic.mask, window, target, "linear") >= 0.5) & (weight >= 0.5)
     image, cut = scan.image.copy(), np.zeros(box.shape, bool)
     for channel, (painted, host) in enumerate(zip(synthetic.image, request.image, strict=True)):
         before = scan.image[(channel, *box.slices)].astype(np.float32)
@@ -131,11 +130,10 @@ def paste(
         image[(channel, *box.slices)] = after
         allowed = _CUT * (request.limits[channel, 1] - request.limits[channel, 0])
         cut |= np.abs(after - asked) > allowed + (0.5 if after.dtype.kind in "iu" else 0.0)  # 0.5: rounding
-    tumor = mask[box.slices]
     sublabels = None
     if synthetic.sublabels is not None:
-        sublabels = fill_sublabels(resample(synthetic.sublabels, window, target, "nearest"), tumor)
-    return Pasted(image, mask, float(cut[tumor].mean()) if tumor.any() else 0.0, sublabels)
+        sublabels = fill_sublabels(resample(synthetic.sublabels, window, target, "nearest"), mask)
+    return Pasted(image, mask, float(cut[mask].mean()) if mask.any() else 0.0, sublabels)
 
 
 def host_labels(scan: Scan, tumor_label: Values) -> np.ndarray:
@@ -157,7 +155,7 @@ def paste_labels(
     Args:
         scan: the host scan.
         box: the box that has changed, in the scan's voxels.
-        mask: mask of the new tumor (X, Y, Z) bool.
+        mask: mask of the new tumor in the box (X, Y, Z) bool.
         tumor_label: value of the tumor in the labels, or several.
         sublabels: of several, which one each voxel of the box (X, Y, Z) gets.
 
@@ -168,11 +166,12 @@ def paste_labels(
     if labels is scan.labels:
         labels = labels.copy()
     _remove_label(labels, box, tumor_label, scan.grid)
+    part = labels[box.slices]
     if isinstance(tumor_label, int):
-        labels[mask] = tumor_label
+        part[mask] = tumor_label
     else:
         assert sublabels is not None  # they are chosen when a tumor with several labels is painted
-        labels[mask] = sublabels[mask[box.slices]]
+        part[mask] = sublabels[mask]
     return labels
 
 

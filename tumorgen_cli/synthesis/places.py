@@ -267,14 +267,13 @@ class Placing:
         return self.holds(1.0 if room_ml > 0 and room_ml >= self.least * smallest_ml else 0.0)
 
     def share_inside(self, mask: np.ndarray, box: Box) -> float:
-        """The share of a mask (X, Y, Z) bool that lies in the region or, without one, in the body; 0 if it is empty.
+        """The share of a mask that lies in the region or, without one, in the body; 0 if it is empty.
 
         Args:
-            mask: the mask, on the scan's grid.
-            box: a box of the scan's voxels that holds the mask.
+            mask: the mask in the box (X, Y, Z) bool.
+            box: the box, in the scan's voxels.
         """
-        part = mask[box.slices]
-        return float(self._inside(box)[part].mean()) if part.any() else 0.0
+        return float(self._inside(box)[mask].mean()) if mask.any() else 0.0
 
     def change_beyond_body(self, before: np.ndarray, after: np.ndarray, mask: np.ndarray, box: Box) -> float | None:
         """The share of what painting changed that lies outside the body, beyond the skin.
@@ -283,15 +282,15 @@ class Placing:
         lungs may not belong to it.
 
         Args:
-            before: a channel (X, Y, Z) of the scan before painting.
-            after: the same channel after painting.
-            mask: the mask of the tumor (X, Y, Z) bool.
+            before: a channel of the scan in the box (X, Y, Z), before painting.
+            after: the same after painting.
+            mask: the mask of the tumor in the box (X, Y, Z) bool.
             box: the box that may have changed, in the scan's voxels.
         """
-        body, part = self._in_body(box), mask[box.slices]
-        change = np.abs(np.subtract(after[box.slices], before[box.slices], dtype=np.float64))
+        body = self._in_body(box)
+        change = np.abs(np.subtract(after, before, dtype=np.float64))
         total = float(change.sum())
-        known = total > 0 and part.any() and body[part].mean() >= 0.5
+        known = total > 0 and mask.any() and body[mask].mean() >= 0.5
         return float(change[~body].sum()) / total if known else None
 
     def _inside(self, box: Box) -> np.ndarray:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,14 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.preprocessing.intensity import scan_limits
 from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.tumors.removal import remove_tumors
+
+
+class _Before(NamedTuple):
+    """A scan before it was painted into: the image with its padding filled, the box that changed, the image there."""
+
+    filled: np.ndarray
+    box: Box
+    part: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Scan:
             removed.
         labels: (X, Y, Z); None if the scan has none.
         channels: names of the channels.
+        before: how the scan was measured before it was painted into, if it has padding.
     """
 
     name: str
@@ -44,27 +53,36 @@ class Scan:
     limits: np.ndarray
     labels: np.ndarray | None
     channels: tuple[str, ...]
+    before: _Before | None = field(default=None, compare=False, repr=False)
 
     @functools.cached_property
     def measured(self) -> np.ndarray:
         """The image with its padding filled: what methods see, and where the body is looked for."""
-        return fill_paddings(self.image, self.channels)
+        if self.before is None:
+            return fill_paddings(self.image, self.channels)
+        filled, box, part = self.before
+        place = (slice(None), *box.slices)
+        measured, now = filled.copy(), self.image[place]
+        measured[place] = np.where(now == part, filled[place], now)
+        return measured
 
     @functools.cached_property
     def voxels(self) -> str:
         """The hash of the first channel's voxels: it identifies the scan, whatever its name and file format."""
         return hash_voxels(self.image[0])
 
-    def painted(self, image: np.ndarray, labels: np.ndarray | None) -> Scan:
-        """Return the scan with another image (C, X, Y, Z) and other labels (X, Y, Z).
+    def painted(self, image: np.ndarray, labels: np.ndarray | None, box: Box) -> Scan:
+        """Return the scan with another image (C, X, Y, Z), which differs in a box alone, and other labels (X, Y, Z).
 
         What was padding stays filled: to look for padding in the whole scan again after each tumor would take most of
         the time of a pair with dozens of tumors.
         """
-        scan = replace(self, image=image, labels=labels)
-        filled = image if self.measured is self.image else np.where(image == self.image, self.measured, image)
-        vars(scan)["measured"] = filled  # where `cached_property` keeps it
-        return scan
+        if self.measured is self.image:
+            scan = replace(self, image=image, labels=labels)
+            vars(scan)["measured"] = image  # where `cached_property` keeps it
+            return scan
+        before = _Before(self.measured, box, self.image[(slice(None), *box.slices)].copy())
+        return replace(self, image=image, labels=labels, before=before)
 
 
 def read_scan(name: str, files: tuple[Path, ...], label: Path | None, plan: Plan) -> Scan:
@@ -114,4 +132,4 @@ def remove_tumors_in_box(scan: Scan, box: Box, plan: Plan, seed: int) -> tuple[S
         return scan, None
     tumors = mask_of(scan.labels, plan.tumor_label)
     image, changed = remove_tumors(scan.image, tumors, box, scan.grid.spacing_mm, plan.paste, seed, scan.labels)
-    return scan.painted(image, scan.labels), changed
+    return scan.painted(image, scan.labels, changed or box), changed

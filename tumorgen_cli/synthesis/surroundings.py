@@ -116,6 +116,7 @@ class HostPlaces:
         """
         self.scan, self.body, self.stride = scan, body, stride
         self.units = channel_units(channels, scan.limits)
+        self._known: dict[float, np.ndarray] = {}
 
     def describe(self, centers: np.ndarray, tumor: TumorFacts, room_mm: Triple, rng: np.random.Generator) -> np.ndarray:
         """Describe the surroundings of a tumor at each of some places.
@@ -145,8 +146,10 @@ class HostPlaces:
         zero, width = self.units.T.reshape(2, -1, *(1,) * points.ndim)
         return (read_cells(self.scan.measured, points, edges) - zero) / width
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019  (a host lives as long as its cache)
     def _usual(self, reach_mm: float) -> np.ndarray:
-        edges = cell_mm(reach_mm) / np.array(self.scan.grid.spacing_mm)
-        found = usual_variation(self.scan.measured, self.body, self.stride, edges, np.random.default_rng(0))
-        return found / self.units[:, 1]
+        """The usual variation in cells of this reach; kept by the host, since a cache of all would keep all hosts."""
+        if reach_mm not in self._known:
+            edges = cell_mm(reach_mm) / np.array(self.scan.grid.spacing_mm)
+            found = usual_variation(self.scan.measured, self.body, self.stride, edges, np.random.default_rng(0))
+            self._known[reach_mm] = found / self.units[:, 1]
+        return self._known[reach_mm]
