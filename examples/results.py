@@ -11,10 +11,12 @@ To replace a table, run the same command with the new code in a new workspace.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +26,21 @@ from origin import command, origin
 
 PARTS = ("quality", "stages", "rivals", "downstream")
 METHODS = "tumorgen,difftumor,freetumor,blended,maskfirst,syntumor,pixel2cancer,copypaste,unconditional"
+SHOWN = {  # of a comparison's columns
+    "dice": "DSC",
+    "surface_dice": "NSD",
+    "proportion": "P",
+    "auc": "AUC",
+    "near_copies": "near-copies",
+    "ks_volume_ml": "KS volume",
+    "ks_mean": "KS mean",
+    "ks_contrast": "KS contrast",
+    "rejected": "draws rejected",
+    "seconds_total": "s a pair",
+    "training_steps": "training steps",
+    "training_minutes": "training minutes",
+    "failure": "failure",
+}
 ARMS = "real,copypaste,syntumor,tumorgen,tumorgen-live"
 
 
@@ -35,16 +52,18 @@ def main(
     parts: Annotated[str, typer.Option(help="Names of the parts, separated by commas.")] = ",".join(PARTS),
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs of each set.")] = 40,
     minutes: Annotated[float, typer.Option(help="Training time of the first nnU-Net of downstream.")] = 7.0,
+    methods: Annotated[str, typer.Option(help="Methods of rivals, separated by commas.")] = METHODS,
+    train_minutes: Annotated[float | None, typer.Option(help="Training time of each method of rivals.")] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Results",
 ) -> None:
     """Run the parts in their order and write one page."""
-    wanted = parts.split(",")
+    wanted, rivals = parts.split(","), Rivals(methods, train_minutes)
     if unknown := set(wanted) - set(PARTS):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not among {', '.join(PARTS)}")
     session = Session(work)
-    prepare(session, dataset)
+    prepare(session, dataset, train=wanted != ["rivals"])
     sections = [
-        f"## {part.capitalize()}\n\n{markdown(measure(part, session, healthy, pairs, minutes))}\n"
+        f"## {part.capitalize()}\n\n{markdown(measure(part, session, healthy, pairs, minutes, rivals))}\n"
         for part in PARTS
         if part in wanted
     ]
@@ -53,12 +72,21 @@ def main(
     print(f"wrote {out}")
 
 
-def prepare(session: Session, dataset: str) -> None:
-    """Plan, preprocess and train what the workspace lacks."""
+@dataclass(frozen=True)
+class Rivals:
+    """The methods to compare, with commas between, and the minutes that each is trained for; None: as planned."""
+
+    methods: str
+    minutes: float | None
+
+
+def prepare(session: Session, dataset: str, train: bool) -> None:
+    """Plan and preprocess, and `train` TumorGen as planned, as far as the workspace lacks it; `compare` trains, too."""
     if not (session.work / "plan.json").is_file():
         session.run("plan", dataset)
     session.run("preprocess")
-    session.run("train", "all")
+    if train:
+        session.run("train", "all")
 
 
 def page(title: str, commands: list[str], sections: list[str]) -> str:
@@ -94,7 +122,7 @@ class Session:
         return [sys.executable, "-m", "tumorgen_cli.cli", *arguments, "-w", str(self.work)]
 
 
-def measure(part: str, session: Session, healthy: Path, pairs: int, minutes: float) -> pd.DataFrame:
+def measure(part: str, session: Session, healthy: Path, pairs: int, minutes: float, rivals: Rivals) -> pd.DataFrame:
     """Run the commands of a part and return its table."""
     count, hosts = ("-n", str(pairs)), ("--healthy", str(healthy))
     if part == "quality":
@@ -105,10 +133,23 @@ def measure(part: str, session: Session, healthy: Path, pairs: int, minutes: flo
     if part == "stages":
         return costs(session.work)
     if part == "rivals":
-        made = session.read("compare", "--methods", METHODS, "--cases", "test", *hosts, *count)
-        return pd.read_csv(made["table"])
+        budget = () if rivals.minutes is None else ("--minutes", f"{rivals.minutes:g}")
+        made = session.read("compare", "--methods", rivals.methods, "--cases", "test", *hosts, *count, *budget)
+        return narrow(pd.read_csv(made["table"]))
     made = session.read("downstream", "--arms", ARMS, "--cases", "train", *hosts, "--minutes", f"{minutes:g}")
     return pd.read_csv(made["table"])
+
+
+def narrow(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of a comparison that fit on a page, each value with its interval in one cell."""
+    kept = {name: title for name, title in SHOWN.items() if name in table}
+    cells = {title: [_with_interval(row, name) for _, row in table.iterrows()] for name, title in kept.items()}
+    return pd.DataFrame({"hosts": table["hosts"], "method": table["method"], **cells})
+
+
+def _with_interval(row: pd.Series, name: str) -> str | float:
+    value, low, high = (row.get(column, math.nan) for column in (name, f"{name}_low", f"{name}_high"))
+    return value if pd.isna(low) or pd.isna(high) else f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def costs(work: Path) -> pd.DataFrame:

@@ -62,26 +62,46 @@ def parse(arguments):
 
 @pytest.mark.parametrize("part", ["quality", "rivals", "downstream"])
 def test_command_line_knows_what_each_part_runs(example, part, tmp_path):
-    (tmp_path / "table.csv").write_text("method,DSC\ntumorgen,0.5\n")
+    (tmp_path / "table.csv").write_text("hosts,method,dice\ntest,tumorgen,0.5\n")
     answer = {"folder": "work/synthetic/a", "table": str(tmp_path / "table.csv")}
 
     def read(*arguments):
         parse([*arguments, "-w", str(tmp_path), "--json"])
         return [{"name": "a", "rows": [["DSC", "0.5"]]}] if arguments[0] == "evaluate" else answer
 
-    table = example("results").measure(part, SimpleNamespace(read=read, work=tmp_path), tmp_path, 2, 1.0)
+    rivals = example("results").Rivals("tumorgen,copypaste", 7.5)
+    table = example("results").measure(part, SimpleNamespace(read=read, work=tmp_path), tmp_path, 2, 1.0, rivals)
     assert len(table) == 1
 
 
-def test_command_line_knows_what_prepares_a_workspace(example, tmp_path):
-    ran = []
+def test_comparison_on_a_page_has_each_interval_in_its_cell(example):
+    table = pd.DataFrame(
+        {
+            "hosts": ["test", "test"],
+            "method": ["real", "tumorgen"],
+            "dice": [0.82014, 0.5],
+            "dice_low": [0.79, float("nan")],
+            "dice_high": [0.8475, float("nan")],
+            "training_minutes": [float("nan"), 12.5],
+            "best": ["", "dice"],
+        }
+    )
+    assert example("results").markdown(example("results").narrow(table)).splitlines()[2:] == [
+        "| test | real | 0.82 [0.79, 0.848] |  |",
+        "| test | tumorgen | 0.5 | 12.5 |",
+    ]
+
+
+@pytest.mark.parametrize(("train", "ran"), [(True, ["plan", "preprocess", "train"]), (False, ["plan", "preprocess"])])
+def test_command_line_knows_what_prepares_a_workspace(example, tmp_path, train, ran):
+    called = []
 
     def run(*arguments):
         parse([*arguments, "-w", str(tmp_path)])
-        ran.append(arguments[0])
+        called.append(arguments[0])
 
-    example("results").prepare(SimpleNamespace(run=run, work=tmp_path), "Dataset001_Toy")
-    assert ran == ["plan", "preprocess", "train"]
+    example("results").prepare(SimpleNamespace(run=run, work=tmp_path), "Dataset001_Toy", train)
+    assert called == ran
 
 
 def test_costs_come_from_commands_and_runs(example, tmp_path):

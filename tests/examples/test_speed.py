@@ -1,0 +1,20 @@
+"""The comparison of speeds runs, with the same networks on both sides."""
+
+import re
+
+import pytest
+
+
+def test_training_is_measured_beside_a_plain_loop(example, trained, capsys):
+    example("speed").training(trained.root, rounds=1, steps=1, device="cpu")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["vae", "flow", "refiner"]
+    for line in lines:
+        ours, plain, ratio = map(float, re.findall(r"(\d+\.\d+) (?:s|times)", line))
+        assert ratio == pytest.approx(ours / plain, rel=0.05, abs=0.01)  # all are rounded
+
+
+def test_planning_is_measured_beside_nnunet(example, phantoms, capsys):
+    example("speed").planning(str(phantoms.dataset), rounds=1)
+    names = [line.rsplit(":", 1)[0] for line in capsys.readouterr().out.splitlines() if line.endswith(" s")]
+    assert names == ["tumorgen, check and fingerprint", "nnU-Net, check", "nnU-Net, fingerprint"]
