@@ -90,6 +90,7 @@ def test_copies_are_found(copy, most, train, held_out):
     assert [pair.nearest for pair in found.pairs] == ["t6"]
     assert 0 <= found.pairs[0].distance <= most
     assert (found.near_copies, found.singled_out, found.close_share) == (1, 1, 1)
+    assert found.copied == ("copy",)
     assert found.pairs[0].ratio < 0.5
 
 

@@ -164,6 +164,7 @@ def filter_pairs(
     *,
     out: StrPath | None = None,
     shard: tuple[int, int] | None = None,
+    no_copies: bool = False,
     work: StrPath = WORK,
     device: DeviceName = "auto",
 ) -> Filtered:
@@ -174,11 +175,12 @@ def filter_pairs(
         quality: The judge, and when a pair passes; `until_pass` has no meaning here.
         out: Folder of the new set. None: the set's folder with `_kept` added to its name.
         shard: `(i, n)`: this process judges part i of n parts. None: all pairs.
+        no_copies: Reject also pairs with a tumor that the evaluation of the set calls a copy of a training tumor.
         work: The workspace.
         device: Where the judge computes.
 
     Raises:
-        StateError: no such set, no judge, or `out` holds another set.
+        StateError: no such set, no judge, `out` holds another set, or copies are not known.
 
     Example:
         >>> from tumorgen_cli import api
@@ -192,7 +194,7 @@ def filter_pairs(
 
     part = None if shard is None else Shard(*shard)
     folder, quality = Path(set_folder), with_paths(quality)
-    return stage.filter_pairs(open_workspace(work), folder, quality, optional_path(out), device, part)
+    return stage.filter_pairs(open_workspace(work), folder, quality, optional_path(out), device, part, no_copies)
 
 
 def evaluate(

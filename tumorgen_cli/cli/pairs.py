@@ -187,6 +187,12 @@ def filter_pairs(
     out: Annotated[
         Optional[Path], typer.Option("--out", help="Folder of the kept pairs. Default: SET_kept beside the set.")
     ] = None,
+    no_copies: Annotated[
+        bool,
+        typer.Option(
+            "--no-copies", metavar="", help="Reject also copies of training tumors that `evaluate` has found."
+        ),
+    ] = False,
     keep: Keep = 0.7,
     p_alone: PAlone = False,
     judge: JudgeFolder = None,
@@ -197,7 +203,8 @@ def filter_pairs(
 ) -> None:
     """Copy the pairs that pass the judge into a set of their own; list the others with the reasons."""
     quality = api.QualityOptions(keep=keep, judge=judge, p_alone=p_alone)
-    found = api.filter_pairs(set_folder, quality, out=out, shard=parse_shard(shard), work=work, device=device)
+    part = parse_shard(shard)
+    found = api.filter_pairs(set_folder, quality, out=out, shard=part, no_copies=no_copies, work=work, device=device)
     if as_json:
         console.print_json(found)
     else:

@@ -13,15 +13,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from tumorgen_cli.data.volumes import read_image
-from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases
+from tumorgen_cli.evaluation.cases import TumorCase, synthetic_cases, tumor_name
+from tumorgen_cli.evaluation.evaluate import read_scores
 from tumorgen_cli.evaluation.measure import judge_case, verdict_of
 from tumorgen_cli.judge.verdict import PassRule, check_pair
 from tumorgen_cli.planning.plan import Plan
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
     from tumorgen_cli.judge.predictions import Predictions
     from tumorgen_cli.system.console import Ticker
 
+
+COPY = "a copy of a training tumor"  # the reason to reject a pair that the judge would pass
 
 T = TypeVar("T")
 _LOG = "judged"
@@ -113,6 +118,7 @@ def filter_set(
     rule: PassRule,
     ticker: Ticker,
     shard: Shard | None = None,
+    copies: frozenset[str] | None = None,
 ) -> Filtered:
     """Keep the pairs that pass the judge (`judge.verdict.check_pair`), each with all of its tumors.
 
@@ -127,6 +133,7 @@ def filter_set(
         rule: When a pair passes.
         ticker: Counts the pairs of this run.
         shard: This process's share of the pairs; None: all.
+        copies: Pairs to reject all the same, from `copied_pairs`; None: it was not asked which are copies.
 
     Raises:
         StateError: The set is not complete, `out` holds something else or shards of another division, or the host of a
@@ -144,6 +151,7 @@ def filter_set(
         "judge": judge.hash,
         "keep": rule.keep,
         "beside": rule.beside,
+        "copies": None if copies is None else sorted(copies),
     }
     identity |= read_origin(set_folder)
     records, hosts = {record.case: record for record in read_provenance(set_folder)}, read_hosts(set_folder)
@@ -164,6 +172,8 @@ def filter_set(
     ticker(len(mine) - len(missing))
     for number, files in enumerate(missing, len(mine) - len(missing) + 1):
         line = _judge_pair(plan, files, records[files.case], predictions, hosts, rule)
+        if copies is not None and files.case in copies and not line.reason:
+            line = replace(line, reason=COPY)
         if not line.reason:
             _take(plan, set_folder, out, records[files.case])
         append_line(log, json.dumps(none_for_nan(to_plain(line))))
@@ -178,6 +188,36 @@ def filter_set(
     reasons = [line.reason for line in judged.values() if line.reason]
     counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     return Filtered(str(out), len(judged) - len(reasons), len(reasons), counts, len(missing), left)
+
+
+def copied_pairs(set_folder: Path, evaluation: Path) -> frozenset[str]:
+    """Return the pairs of a set with a tumor that its evaluation calls a copy of a training tumor (`Novelty.copied`).
+
+    Args:
+        set_folder: The set.
+        evaluation: The folder of its evaluation.
+
+    Raises:
+        StateError: The set was not evaluated as it is, or its tumors could not be compared with real ones.
+    """
+    expected, remedy = "the evaluation of this set as it is", f"run `tumorgen evaluate {quote(str(set_folder))}` first"
+    path = evaluation / "scores.json"
+    if not path.is_file():
+        raise StateError("It is not known which pairs are copies", [Fault(str(path), "no such file", expected, remedy)])
+    scores = read_scores(path)
+    if scores.set_hash != hash_file(set_folder / "provenance.jsonl"):
+        fault = Fault(str(path), "the evaluation of other pairs", expected, remedy)
+        raise StateError("It is not known which pairs are copies", [fault])
+    if math.isnan(scores.novelty.singled_out):
+        found = scores.novelty.reason or "too few real tumors to compare with"
+        fault = Fault(str(path), found, "real tumors of several patients", "filter without --no-copies")
+        raise StateError("It is not known which pairs are copies", [fault])
+    copied = set(scores.novelty.copied)
+    return frozenset(
+        pair.case
+        for pair in read_provenance(set_folder)
+        if copied & {tumor_name(pair.case, number + 1, len(pair.tumors)) for number in range(len(pair.tumors))}
+    )
 
 
 def _judge_pair(

@@ -124,6 +124,7 @@ class Novelty:
         near_copies: Number of near-copies; nan without real distances.
         singled_out: Number of near-copies that have a smaller `Near.ratio` than any real lesion. Smooth lesions are
             closer to all other lesions than real ones are; only this number separates a copy from a typical lesion.
+        least_ratio: The smallest `Near.ratio` of a real lesion; nan if none has one.
         close_share: Share of synthetic lesions below the 5th percentile of the real distances: 0.05 where they are as
             far from the training lesions as real ones are.
         reason: Why a number is nan; empty otherwise.
@@ -143,6 +144,7 @@ class Novelty:
     threshold: float
     near_copies: float
     singled_out: float
+    least_ratio: float
     close_share: float
     reason: str
     pairs: tuple[Near, ...]
@@ -153,6 +155,12 @@ class Novelty:
     synthetic_mean: float
     real_mean: float
     diversity: tuple[Diversity, ...]
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """The synthetic lesions that are singled out."""
+        close = (pair for pair in self.pairs if pair.distance < self.threshold)
+        return tuple(pair.case for pair in close if pair.ratio < self.least_ratio)
 
 
 def make_lesion(
@@ -341,6 +349,7 @@ def measure_novelty(synthetic: Sequence[Lesion], train: Sequence[Lesion], held_o
         singled_out=float(sum(pair.ratio < least_ratio for pair in copies))
         if known and math.isfinite(least_ratio)
         else math.nan,
+        least_ratio=least_ratio,
         close_share=float(np.mean([pair.distance < np.percentile(real, TYPICAL) for pair in pairs]))
         if known
         else math.nan,

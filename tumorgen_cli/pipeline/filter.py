@@ -25,6 +25,7 @@ def filter_pairs(
     out: Path | None = None,
     device: DeviceName = "auto",
     shard: Shard | None = None,
+    no_copies: bool = False,
 ) -> Filtered:
     """Copy the pairs that pass the judge into a set of their own.
 
@@ -37,9 +38,10 @@ def filter_pairs(
         out: Folder of the new set. None: the set's folder with `_kept` added to its name.
         device: Where the judge computes.
         shard: The part of the pairs that this process judges. None: all of them.
+        no_copies: Reject also pairs with a copy of a training tumor, as the evaluation of the set has found them.
     """
     from tumorgen_cli.evaluation.cases import one_scan_per_host, synthetic_cases
-    from tumorgen_cli.evaluation.filter import filter_set, own_pairs
+    from tumorgen_cli.evaluation.filter import copied_pairs, filter_set, own_pairs
     from tumorgen_cli.evaluation.measure import cache_folder
     from tumorgen_cli.evaluation.set_card import write_card
     from tumorgen_cli.judge.predictions import Predictions
@@ -48,11 +50,13 @@ def filter_pairs(
     folder = out or set_folder.parent / f"{set_folder.name}_kept"
     check_set(folder, {"command": "filter"}, shard, whole=False)  # before the set is read
     pairs = synthetic_cases(plan, set_folder, shard)
+    evaluation = workspace.evaluation(set_folder.name)
+    copies = copied_pairs(set_folder, evaluation) if no_copies else None
     judge = needed_judge(workspace, quality.judge, device, one_scan_per_host(pairs))
     count = len(own_pairs(pairs, shard))
-    cache = cache_folder(workspace.evaluation(set_folder.name))
+    cache = cache_folder(evaluation)
     with locked(folder, "filter", shard.name if shard else None), console.progress("asking the judge", count) as tick:
-        found = filter_set(plan, set_folder, folder, Predictions(judge, cache), quality.rule, tick, shard)
+        found = filter_set(plan, set_folder, folder, Predictions(judge, cache), quality.rule, tick, shard, copies)
         if found.kept and not found.left:
             write_card(folder, plan)
         return found

@@ -77,7 +77,7 @@ def _grave_faults(scores: Scores, losses: Losses) -> Iterator[tuple[str, str]]:
         copies = f"{scores.novelty.singled_out:.0f} of {len(scores.of('synthetic'))} tumors"
         yield (
             f"{copies} are copies of training tumors",
-            "Leave them out, and train on more patients: they are shown under “Are they new?”",
+            "Leave them out (`tumorgen filter --no-copies`), and train on more patients: see “Are they new?”",
         )
     for text in losses.shortfalls:
         yield "the weights that painted this set are weak", f"The reason: {text}"
