@@ -13,6 +13,7 @@
 - networks -w WORK: seconds of the methods' networks, and of DiffTumor's network in its published size
 - scoring SET -w WORK --judge DIR: seconds to score a set, and for the same measures from MONAI on whole volumes
 - files: processor seconds to read a scan and to write a pair of it, in slabs and in one stream
+- pairs -w WORK: seconds of each step of a pair; pairs one by one and with threads
 - stages -w WORK: wall time and peak memory of every command and stage
 - joint -w WORK: seconds of a training step of the flow, and of the flow together with the refiner
 """
@@ -23,6 +24,7 @@ import gzip
 import itertools
 import json
 import math
+import os
 import sys
 import tempfile
 import time
@@ -63,11 +65,15 @@ from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.intensity import scale, to_comparable_units, unscale
 from tumorgen_cli.preprocessing.windows import cut_tumor_window
+from tumorgen_cli.synthesis.jobs import PairJob, make_jobs
 from tumorgen_cli.synthesis.options import HostOptions, SetOptions
+from tumorgen_cli.synthesis.pair import PairInputs, draw_pair, load_host, make_provenance
 from tumorgen_cli.synthesis.scan import read_scan
 from tumorgen_cli.synthesis.set_files import read_provenance
+from tumorgen_cli.synthesis.set_pairs import make_pairs, write_pair
+from tumorgen_cli.synthesis.sources import healthy_sources
 from tumorgen_cli.synthesis.window import cut_window, lay_window
-from tumorgen_cli.system.devices import DeviceName, find_device
+from tumorgen_cli.system.devices import DeviceName, find_device, peak_memory_gib
 from tumorgen_cli.training.loop import seconds_per_step
 from tumorgen_cli.tumors.removal import remove_tumors
 
@@ -534,12 +540,71 @@ def files(shape: str = "512,512,400", repeats: int = 3) -> None:
         print(f"{name}: {np.median(times):.2f} s ({min(times):.2f} to {max(times):.2f}), {sizes[name] / 1e6:.1f} MB")
 
 
+@app.command()
+def pairs(work: Work, method: str = "copypaste", shape: str = "512,512,400", hosts: int = 4, repeats: int = 2) -> None:
+    """Print the seconds of each step of a pair of a computed CT scan, and those of pairs with and without threads.
+
+    Each host gets one pair with one tumor; steps are medians. Every second host has padding of -2000 HU in its
+    corners, as scanners write it. The first pair, which also imports and compiles, is left out. Then pairs are made as
+    `synthesize` makes them, with a thread that reads and one that writes.
+    """
+    workspace, _, painter = trained(work, find_method(method), "cpu")
+    plan, cases = painter.plan, workspace.fingerprint().of(workspace.splits().train).cases
+    inputs = PairInputs(painter, cases, Sampling(), count=1, trust_units=True)
+    with tempfile.TemporaryDirectory() as folder:
+        healthy = Path(folder) / "healthy"
+        for number in range(hosts):
+            scan = water_cylinder(as_triple(map(int, shape.split(","))))
+            scan[scan == -1024] = -2000 if number % 2 else -1024
+            scan += np.int16(number)
+            write_volume(healthy / f"h{number}_0000{plan.file_ending}", scan, Grid(scan.shape, (0.7, 0.7, 0.7)))
+            del scan
+        jobs = make_jobs(healthy_sources(plan, healthy, None), hosts, 0)
+        alone: list[tuple[float, float]] = []
+        threads: list[tuple[float, float]] = []
+        peaks: list[float] = []
+        rows: list[np.ndarray] = []
+        pair_steps(inputs, jobs[0], Path(folder) / "first")
+        for turn in range(repeats):
+            begun = time.perf_counter(), time.process_time()
+            rows += [pair_steps(inputs, job, Path(folder) / f"alone_{turn}") for job in jobs]
+            alone.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+            peaks.append(peak_memory_gib())
+            out, begun = Path(folder) / f"threads_{turn}", (time.perf_counter(), time.process_time())
+            out.mkdir()
+            make_pairs(inputs, {}, jobs, out, (out / "provenance.jsonl", out / "given_up.jsonl"), lambda *_: None)
+            threads.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+    for name, part in (("without padding", 0), ("with padding", 1)):
+        medians = np.median([row for number, row in enumerate(rows) if number % hosts % 2 == part], axis=0)
+        steps = zip(("read", "paint", "write, preview, hash"), medians, strict=True)
+        print(f"{name}: " + ", ".join(f"{step} {user:.2f} + {system:.2f} s" for step, (user, system) in steps))
+    for name, found, peak in (("one by one", alone, peaks[0]), ("with threads", threads, peak_memory_gib())):
+        elapsed, spent = np.median(found, axis=0) / hosts
+        print(f"{name}: {elapsed:.2f} s elapsed a pair, {spent:.2f} s of processors, peak {peak:.2f} GiB")
+
+
+def pair_steps(inputs: PairInputs, job: PairJob, out: Path) -> np.ndarray:
+    """Make a pair, and return the user's and the system's seconds (3, 2) to read, to paint and to write."""
+    laps = [os.times()]
+    host = load_host(inputs, job.source)
+    laps.append(os.times())
+    pair = draw_pair(inputs, job, host)
+    laps.append(os.times())
+    write_pair(inputs.plan, job, host, pair, out)
+    make_provenance(inputs, {}, job, host, pair, {})
+    laps.append(os.times())
+    return np.diff([(lap.user, lap.system) for lap in laps], axis=0)
+
+
 def water_cylinder(shape: tuple[int, ...]) -> np.ndarray:
     """Return a scan (X, Y, Z) int16: noise of 12 HU in a cylinder of water, air around, padding in the corners."""
     x, y = np.ogrid[: shape[0], : shape[1]]
     radius = np.hypot(x / shape[0] - 0.5, y / shape[1] - 0.5)[..., None]
-    noise = np.random.default_rng(0).normal(0, 12, shape).astype(np.int16)
-    return np.where(radius < 0.35, noise, np.where(radius < 0.49, noise - np.int16(1000), np.int16(-1024)))
+    scan, rng = np.empty(shape, np.int16), np.random.default_rng(0)
+    for plane, far in zip(scan, radius, strict=True):  # one by one: noise of a whole scan takes 800 MB
+        noise = rng.normal(0, 12, plane.shape).astype(np.int16)
+        plane[:] = np.where(far < 0.35, noise, np.where(far < 0.49, noise - np.int16(1000), np.int16(-1024)))
+    return scan
 
 
 @app.command()

@@ -162,9 +162,7 @@ def measured_steps(
 ) -> tuple[list[Step], float]:
     """Return the steps of both commands, medians over pairs, and the bytes of a scan in memory."""
     made = [record.seconds for record in read_provenance(set_folder)]
-    read, method, compute, total = (
-        np.array([seconds[key] for seconds in made]) for key in ("read", "method", "compute", "total")
-    )
+    method, compute, write = (np.array([seconds[key] for seconds in made]) for key in ("method", "compute", "write"))
     reading: list[float] = []
     predicting: list[float] = []
     judging: list[float] = []
@@ -192,7 +190,7 @@ def measured_steps(
         Step("synthesize", "read the scan", float(np.median(reading)), True),
         Step("synthesize", "method", float(np.median(method)), False),
         Step("synthesize", "cut, paste", float(np.median(compute - method)), True),
-        Step("synthesize", "compress, write, preview", float(np.median(total - compute - read)), True),
+        Step("synthesize", "compress, write, preview", float(np.median(write)), True),
         Step("filter", "read, compare, write the verdict", float(np.median(np.array(judging) - predicting)), True),
         Step("filter", "judge", float(np.median(predicting)), False),
     ]

@@ -66,7 +66,7 @@ def test_nothing_lies_below_air_in_ct(padding: int) -> None:
     assert fill_padding(clean, "CT") is clean
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("CT", np.int16), ("CT", np.float32), ("T1", np.int16)])
+@pytest.mark.parametrize(("name", "dtype"), [("CT", np.int16), ("CT", np.float32)])
 def test_filling_takes_little_memory(name: str, dtype: type) -> None:
     """A CT scan of 512 x 512 x 400 voxels would need 800 MB more as float64."""
     padded = np.random.default_rng(0).integers(0, 300, (64, 64, 64)).astype(dtype)
@@ -78,7 +78,7 @@ def test_filling_takes_little_memory(name: str, dtype: type) -> None:
     assert filled.dtype == dtype
     np.testing.assert_array_equal(filled[8:], padded[8:])
     assert filled[:8].min() == filled[:8].max() == np.percentile(padded[8:], 0.5, method="nearest")
-    assert peak < 2.6 * padded.nbytes  # the measured voxels, and them once more in order
+    assert peak < 2.1 * padded.nbytes  # the mask of the padding, and the scan once more
 
 
 @pytest.mark.parametrize("name", ["PET", "T1", "noNorm", "something"])

@@ -74,3 +74,13 @@ def test_after_an_error_the_pair_is_written_whole_and_nothing_more_is_read():
     with pytest.raises(ValueError, match="while painting"):
         paint()
     assert (read, written) == ([0, 1], [0])
+
+
+def test_without_threads_hosts_are_read_and_pairs_are_written_when_they_are_asked_for():
+    done = []
+    with Background([lambda number=number: done.append(number) or number for number in range(2)], False) as background:
+        assert (done, background.next_host(), done) == ([0], 0, [0])
+        background.write(lambda: done.append("written") or "a pair")
+        assert done == [0, "written"]
+        assert background.finish() == "a pair"
+        assert background.next_host() == 1

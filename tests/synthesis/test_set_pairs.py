@@ -41,6 +41,7 @@ def killed_before_the_third(path, text):
 set_pairs.append_line = killed_before_the_third
 workspace = Workspace(work)
 method = Fake(workspace.plan(), workspace)
+method.device = "cuda"
 run_jobs(workspace, out, method, make_jobs(healthy_sources(workspace.plan(), hosts, None), 6, 0))
 """
 
@@ -54,6 +55,14 @@ def hosts(phantoms, tmp_path_factory):
             array, grid = read_volume(path)
             write_volume(folder / f"Host_{number}_0000.nii.gz", array + np.float32(0.01 * number), grid)
     return folder
+
+
+class OnDevice(Fake):
+    """Paints as on a GPU, while the processor may read and write."""
+
+    def __init__(self, workspace):
+        super().__init__(workspace.plan(), workspace)
+        self.device = "cuda"
 
 
 def jobs_of(workspace, hosts):
@@ -78,9 +87,11 @@ def plain(workspace, hosts, tmp_path_factory):
     return folder, written
 
 
-def test_pairs_are_those_that_are_made_one_after_the_other(workspace, hosts, plain, tmp_path):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_pairs_are_those_that_are_made_one_after_the_other(workspace, hosts, plain, tmp_path, device):
     out, told = tmp_path / "out", []
-    method = Fake(workspace.plan(), workspace)
+    method = OnDevice(workspace)
+    method.device = device
     inputs = PairInputs(method, workspace.fingerprint().cases, Sampling(), count=1)
     out.mkdir()
     logs = out / "provenance.jsonl", out / "given_up.jsonl"
@@ -94,7 +105,7 @@ def test_pairs_are_those_that_are_made_one_after_the_other(workspace, hosts, pla
 
 
 def test_a_pair_is_painted_while_the_one_before_is_written(workspace, hosts, plain, tmp_path, monkeypatch):
-    out, write, method = tmp_path / "out", set_pairs.write_pair, Fake(workspace.plan(), workspace)
+    out, write, method = tmp_path / "out", set_pairs.write_pair, OnDevice(workspace)
     numbers = {case: number for number, (case, _) in enumerate(plain[1], 1)}
 
     def waits(plan, job, *rest):
@@ -115,7 +126,7 @@ def test_a_pair_is_painted_while_the_one_before_is_written(workspace, hosts, pla
 def test_an_error_of_the_writer_ends_the_set_and_the_same_command_goes_on(
     workspace, hosts, plain, tmp_path, monkeypatch
 ):
-    out, write, method = tmp_path / "out", set_pairs.write_pair, Fake(workspace.plan(), workspace)
+    out, write, method = tmp_path / "out", set_pairs.write_pair, OnDevice(workspace)
     fault = Fault(str(out), "no space left on the disk", "room for a pair", "make room")
 
     def full(plan, job, *rest):
@@ -142,7 +153,7 @@ def test_a_process_that_is_killed_with_a_pair_in_flight_goes_on(workspace, hosts
     assert ended.returncode == -9, ended.stderr
     assert [line["case"] for line in records(out)] == [case for case, _ in plain[1][:2]]
     assert len(list(out.glob("labelsTr/*"))) == 3  # the third pair has its files, and no line
-    method = Fake(workspace.plan(), workspace)
+    method = OnDevice(workspace)
     assert run_jobs(workspace, out, method, jobs_of(workspace, hosts)).made == PAIRS - 2
     assert files_of(out) == files_of(plain[0])
     assert [line["case"] for line in records(out)] == [case for case, _ in plain[1]]

@@ -124,7 +124,7 @@ def fill_padding(array: np.ndarray, channel: str) -> np.ndarray:
     outside = array < limit
     if not outside.any() or outside.all():
         return array
-    value = np.percentile(array[~outside], _FILL_PERCENTILE, method="nearest")
+    value = np.percentile(array[~outside], _FILL_PERCENTILE, method="nearest", overwrite_input=True)
     filled = array.copy()  # `np.where` would make a float64 array of the whole scan
     filled[outside] = max(value, _AIR_HU) if is_ct(channel) else value
     return filled
@@ -145,7 +145,7 @@ def _padding_limit(array: np.ndarray) -> float:
     constant = array == lowest
     if constant.all():
         return -np.inf
-    low, high = (float(v) for v in np.percentile(array[~constant], (10, 99.5)))
+    low, high = (float(v) for v in np.percentile(array[~constant], (10, 99.5), overwrite_input=True))
     gap, block = low - lowest, constant.mean() >= _BLOCK
     # padding is written as a whole number; the constant background of a normalized scan is not one, and is no padding
     if (block and low >= 0 and lowest.is_integer()) or gap > 3 * (high - low):

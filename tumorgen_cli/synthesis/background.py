@@ -21,14 +21,19 @@ class Background(Generic[Host, Result]):
 
     What a thread raises is raised by the call that asks for its result. At the end of the context, the pair that is
     being written is written whole, also after an error.
+
+    Attributes:
+        beside: whether there are threads; without them, hosts are read and pairs are written when they are asked for.
     """
 
-    def __init__(self, reads: Iterable[Callable[[], Host]]) -> None:
-        """Begin to read.
+    def __init__(self, reads: Iterable[Callable[[], Host]], beside: bool = True) -> None:
+        """Prepare; the first host is read when the context begins.
 
         Args:
             reads: read one host each.
+            beside: see the class.
         """
+        self.beside = beside
         self._reads = iter(reads)
         self._reader, self._writer = (ThreadPoolExecutor(1, name) for name in ("reader", "writer"))
         self._ahead: Future[Host] | None = None
@@ -36,7 +41,8 @@ class Background(Generic[Host, Result]):
         self._closed = False
 
     def __enter__(self) -> Background[Host, Result]:
-        self._read_ahead()
+        if self.beside:
+            self._read_ahead()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -46,6 +52,8 @@ class Background(Generic[Host, Result]):
 
     def next_host(self) -> Host:
         """Wait for the next host, and have the one after it read; what reading raises is raised here."""
+        if not self.beside:
+            return next(self._reads)()
         assert self._ahead is not None  # as many are asked for as there are
         ahead = self._ahead
         try:
@@ -56,7 +64,11 @@ class Background(Generic[Host, Result]):
     def write(self, task: Callable[[], Result]) -> None:
         """Have a pair written; the one before must be finished."""
         assert self._behind is None
-        self._behind = self._writer.submit(task)
+        if self.beside:
+            self._behind = self._writer.submit(task)
+        else:
+            self._behind = Future()
+            self._behind.set_result(task())
 
     def finish(self) -> Result | None:
         """Wait until the last pair is written, and return what its task gives; what it raises is raised here.

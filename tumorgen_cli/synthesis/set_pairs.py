@@ -1,4 +1,7 @@
-"""The missing pairs of a set: painted one after the other, while the next host is read and the last pair is written."""
+"""The missing pairs of a set, painted one after the other.
+
+While a GPU paints, the next host is read and the last pair is written.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,8 @@ class _Maker:
         """Make pairs that are sorted by source."""
         groups = [[*group] for _, group in itertools.groupby(jobs, key=lambda job: job.source.name)]
         reads = [functools.partial(self._read, group[0].source) for group in groups]
-        with Background[_Read, _Written](reads) as background:
+        # on the CPU, threads would take the painting's cores, and memory for another scan and another pair
+        with Background[_Read, _Written](reads, self.inputs.method.device != "cpu") as background:
             for group in groups:
                 try:
                     host, read_seconds = background.next_host()
@@ -107,6 +111,7 @@ class _Maker:
                 for job in group:
                     self._paint(job, host, read_seconds, background)
                     read_seconds = 0.0
+                del host  # before the next one is read
             self._finish(background)
 
     def _read(self, source: Source) -> _Read:
@@ -129,6 +134,8 @@ class _Maker:
         self._finish(background)
         if pair.tumors:
             background.write(functools.partial(self._write, job, host, pair, seconds))
+            if not background.beside:
+                self._finish(background)
         else:
             append_line(self.logs[1], json.dumps({"case": job.case, "rejected": pair.left_out[0]}))
             self._count(job.case)
