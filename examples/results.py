@@ -46,8 +46,8 @@ ARMS = "real,copypaste,syntumor,tumorgen,tumorgen-live"
 
 def main(
     dataset: Annotated[str, typer.Argument(help="An nnU-Net raw data set.")],
-    healthy: Annotated[Path, typer.Option(help="Folder of tumor-free scans.")],
     out: Annotated[Path, typer.Option(help="The Markdown page to write.")],
+    healthy: Annotated[Path | None, typer.Option(help="Folder of tumor-free scans; downstream needs it.")] = None,
     work: Annotated[Path, typer.Option("-w", "--work", help="Workspace.")] = Path("tumorgen_work"),
     parts: Annotated[str, typer.Option(help="Names of the parts, separated by commas.")] = ",".join(PARTS),
     pairs: Annotated[int, typer.Option("-n", "--pairs", help="Pairs of each set.")] = 40,
@@ -60,6 +60,8 @@ def main(
     wanted, rivals = parts.split(","), Rivals(methods, train_minutes)
     if unknown := set(wanted) - set(PARTS):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not among {', '.join(PARTS)}")
+    if "downstream" in wanted and healthy is None:
+        raise typer.BadParameter("downstream paints into healthy scans: give --healthy")
     session = Session(work)
     prepare(session, dataset, train=wanted != ["rivals"])
     sections = [
@@ -122,11 +124,13 @@ class Session:
         return [sys.executable, "-m", "tumorgen_cli.cli", *arguments, "-w", str(self.work)]
 
 
-def measure(part: str, session: Session, healthy: Path, pairs: int, minutes: float, rivals: Rivals) -> pd.DataFrame:
+def measure(
+    part: str, session: Session, healthy: Path | None, pairs: int, minutes: float, rivals: Rivals
+) -> pd.DataFrame:
     """Run the commands of a part and return its table."""
-    count, hosts = ("-n", str(pairs)), ("--healthy", str(healthy))
+    count, hosts = ("-n", str(pairs)), () if healthy is None else ("--healthy", str(healthy))
     if part == "quality":
-        made = [session.read("synthesize", *source, *count) for source in (("--cases", "test"), hosts)]
+        made = [session.read("synthesize", *source, *count) for source in (("--cases", "test"), hosts) if source]
         reports = session.read("evaluate", *(Path(each["folder"]).name for each in made))
         columns = {report["name"]: dict(report["rows"]) for report in reports}
         return pd.DataFrame(columns).rename_axis("measure").reset_index()

@@ -9,6 +9,7 @@ import pytest
 from support.pairs import Fake, beyond, paint, provenance, run_fake
 
 from tumorgen_cli import api
+from tumorgen_cli.api import memory
 from tumorgen_cli.data.body import body_mask
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.geometry import Box
@@ -149,8 +150,11 @@ def turned_hosts(workspace, phantoms, grid, folder):
     return turned, replace(plan, channels=(plan.channels[0], second), paste=anywhere)
 
 
-def test_hosts_of_two_channels_whole_numbers_and_a_turned_grid(workspace, phantoms, tmp_path, grid, monkeypatch):
+def test_hosts_of_two_channels_whole_numbers_and_a_turned_grid(
+    workspace, phantoms, tmp_path, grid, monkeypatch, request
+):
     """Painted in files and in memory: the same voxels, the host's own outside the box, and the host's geometry."""
+    request.addfinalizer(memory._load_painter.cache_clear)  # it keeps a method whose plan is this test's
     turned, plan = turned_hosts(workspace, phantoms, grid, tmp_path / "hosts")
     facts = workspace.fingerprint()
     facts = replace(facts, channels=tuple(replace(facts.channels[0], name=channel.name) for channel in plan.channels))

@@ -21,7 +21,7 @@ from tumorgen_cli.data.dataset import read_dataset
 from tumorgen_cli.data.volumes import read_volume, write_volume
 from tumorgen_cli.evaluation.cases import read_tumor, synthetic_cases
 from tumorgen_cli.geometry import Box
-from tumorgen_cli.methods.base import Sampling, learning_settings
+from tumorgen_cli.methods.base import Sampling
 from tumorgen_cli.methods.latent.cache import candidate_window, find_candidates, held_out_windows
 from tumorgen_cli.methods.registry import find_method
 from tumorgen_cli.pipeline import export
@@ -184,8 +184,6 @@ def test_networks_have_masks_for_sublabels_and_one_label_has_the_networks_that_i
     one, two = with_switch(workspace, False), with_switch(parts, True)
     assert (one.labels, two.labels) == (1, 2)
     assert (one.net.out_channels, two.net.out_channels) == (4 + 8, 4 + 16)
-    assert "sublabels" not in learning_settings(one.config.flow)  # weights of earlier plans stay valid
-    assert learning_settings(two.config.flow)["sublabels"] is True
     weights = first_weights(workspace, False)
     for same in ((workspace, True), (parts, False)):
         found = first_weights(*same)

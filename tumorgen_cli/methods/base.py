@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -301,11 +301,9 @@ def read_healthy(folder: Path) -> tuple[HealthyScan, ...]:
 def learning_settings(section: Any) -> dict[str, Any]:
     """A stage's section of the plan without what does not change what is learned.
 
-    That is its length, its warning limits, and the share of healthy scans, which counts only if there are any. A field
-    that has its record's default means that nothing is learned otherwise than without it.
+    That is its length, its warning limits, and the share of healthy scans, which counts only if there are any.
     """
-    default = [each.name for each in fields(section) if getattr(section, each.name) == each.default]
-    left_out = ("iterations", "least_psnr", "healthy_share", *default)
+    left_out = ("iterations", "least_psnr", "healthy_share")
     return {k: v for k, v in vars(section).items() if k not in left_out}
 
 

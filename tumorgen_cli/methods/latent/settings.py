@@ -100,7 +100,7 @@ class FlowConfig:
     volume: bool
     dropout: ShareBelowOne
     healthy_share: ShareBelowOne
-    sublabels: bool = False
+    sublabels: bool
 
     def __post_init__(self) -> None:
         if self.start == "healthy" and self.context == "scan":
