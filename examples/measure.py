@@ -321,37 +321,35 @@ def rivals(
     work: Work,
     healthy: Healthy,
     methods: str = "tumorgen,difftumor,blended",
+    steps: str = "1,2,4,10,50",
     repeats: int = 5,
     device: DeviceName = "auto",
 ) -> None:
-    """Print the seconds a pair of several sampling methods, measured in turn, repeated draws included.
+    """Print the seconds a pair of several sampling methods and numbers of steps, measured in turn.
 
-    They are medians of the network and of the method on a window, and the mean from file to file.
+    They are medians of the network and of the method on a window, and the mean from file to file with repeated draws.
     """
+    counts = [int(count) for count in steps.split(",")]
     request = middle_request(Workspace(work).plan(), healthy)
     rows = []
     for name in methods.split(","):
         workspace, _, method = trained(work, find_method(name), device)
         clock = Clock(*networks_of(method))
-        rows += [(name, steps, method, clock) for steps in (4, 10, 50)]
-    seconds: dict[tuple[str, int], list[tuple[float, float]]] = {(name, steps): [] for name, steps, _, _ in rows}
+        rows += [(name, count, method, clock) for count in counts]
+    seconds: dict[tuple[str, int], list[tuple[float, float]]] = {(name, count): [] for name, count, _, _ in rows}
     for seed in range(repeats + 1):
-        for name, steps, method, clock in rows:
+        for name, count, method, clock in rows:
             clock.seconds, begun = 0.0, time.perf_counter()
-            method.synthesize(request, seed, Sampling(steps))
-            seconds[name, steps].append((clock.seconds, time.perf_counter() - begun))
-    reference = (
-        float(np.median([network for network, _ in seconds["tumorgen", 10][1:]]))
-        if ("tumorgen", 10) in seconds
-        else float("nan")
-    )
-    for name, steps, _, _ in rows:
-        network, whole = (float(np.median(column)) for column in zip(*seconds[name, steps][1:], strict=True))
+            method.synthesize(request, seed, Sampling(count))
+            seconds[name, count].append((clock.seconds, time.perf_counter() - begun))
+    slowest = max(float(np.median([network for network, _ in each[1:]])) for each in seconds.values())
+    for name, count, _, _ in rows:
+        network, whole = (float(np.median(column)) for column in zip(*seconds[name, count][1:], strict=True))
         with tempfile.TemporaryDirectory() as folder:
             wanted = SetOptions(repeats, Path(folder) / "set")
-            made = synthesize_pairs(workspace, name, wanted, HostOptions(healthy), Sampling(steps))
+            made = synthesize_pairs(workspace, name, wanted, HostOptions(healthy), Sampling(count))
         print(
-            f"{name}, {steps} steps: network {network:.3f} s ({network / reference:.1f} × TumorGen's 10 steps), "
+            f"{name}, {count} steps: network {network:.3f} s, {slowest / network:.1f} times as fast as the slowest, "
             f"method {whole:.3f} s, "
             f"file to file {made.tally.seconds_per_pair:.3f} s, {torch.get_num_threads()} threads"
         )
