@@ -539,12 +539,19 @@ def files(shape: str = "512,512,400", repeats: int = 3) -> None:
 
 
 @app.command()
-def pairs(work: Work, method: str = "copypaste", shape: str = "512,512,400", hosts: int = 4, repeats: int = 2) -> None:
+def pairs(
+    work: Work,
+    method: str = "copypaste",
+    shape: str = "512,512,400",
+    hosts: Annotated[int, typer.Option(min=2)] = 4,
+    repeats: int = 2,
+) -> None:
     """Print the seconds of each step of a pair of a computed CT scan, and those of pairs with and without threads.
 
     Each host gets one pair with one tumor; steps are medians. Every second host has padding of -2000 HU in its
     corners, as scanners write it. The first pair, which also imports and compiles, is left out. Then pairs are made as
-    `synthesize` makes them, with a thread that reads and one that writes.
+    `synthesize` makes them on a GPU, with a thread that reads and one that writes; the method must be one without
+    networks.
     """
     workspace, _, painter = trained(work, find_method(method), "cpu")
     plan, cases = painter.plan, workspace.fingerprint().of(workspace.splits().train).cases
@@ -570,8 +577,10 @@ def pairs(work: Work, method: str = "copypaste", shape: str = "512,512,400", hos
             peaks.append(peak_memory_gib())
             out, begun = Path(folder) / f"threads_{turn}", (time.perf_counter(), time.process_time())
             out.mkdir()
+            painter.device = "cuda"  # on which there are threads
             make_pairs(inputs, {}, jobs, out, (out / "provenance.jsonl", out / "given_up.jsonl"), lambda *_: None)
             threads.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+            painter.device = "cpu"
     for name, part in (("without padding", 0), ("with padding", 1)):
         medians = np.median([row for number, row in enumerate(rows) if number % hosts % 2 == part], axis=0)
         steps = zip(("read", "paint", "write, preview, hash"), medians, strict=True)

@@ -162,6 +162,8 @@ def measured_steps(
 ) -> tuple[list[Step], float]:
     """Return the steps of both commands, medians over pairs, and the bytes of a scan in memory."""
     made = [record.seconds for record in read_provenance(set_folder)]
+    if any("write" not in seconds for seconds in made):
+        raise typer.BadParameter(f"{set_folder} was painted by a former version: paint it again")
     method, compute, write = (np.array([seconds[key] for seconds in made]) for key in ("method", "compute", "write"))
     reading: list[float] = []
     predicting: list[float] = []

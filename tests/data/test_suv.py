@@ -200,3 +200,12 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     assert (told.expected, told.remedy) == ("pydicom", "pip install 'tumorgen[dicom]'")
     monkeypatch.undo()
     assert [host.case for host in find_hosts(tmp_path, ["SUV"])] == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["LBM", "BSA"])
+def test_other_suv_in_g_per_ml_is_refused(tmp_path, kind):
+    write(tmp_path / "s", x0054_1001="GML", x0054_1006=kind)
+    fault = refused(tmp_path)
+    assert (fault.found, fault.expected) == (f"SUVType (0054,1006) {kind}", "BW, which is by body weight")
+    write(tmp_path / "s", x0054_1001="GML", x0054_1006="BW")
+    assert factor(tmp_path / "s") == 1

@@ -263,7 +263,16 @@ def test_smallest_volume():
 
 @pytest.mark.parametrize(
     ("contrasts", "least"),
-    [([4.0] * 5, 2.0), ([-4.0] * 5, -2.0), (range(1, 22), 1.0), (range(-21, 0), -1.0), ([-3, 1, 2, 5], 0), ([0, 0], 0)],
+    [
+        ([4.0] * 5, 2.0),
+        ([-4.0] * 5, -2.0),
+        (range(1, 22), 1.0),
+        (range(-21, 0), -1.0),
+        ([-3, 1, 2, 5], 0),
+        ([0, 0], 0),
+        ([4, np.nan], 2),
+        ([np.nan], 0),
+    ],
 )
 def test_least_change_is_half_of_what_faint_tumors_stand_out_by(contrasts, least):
     assert rules.least_change(contrasts) == least

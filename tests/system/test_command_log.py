@@ -1,6 +1,7 @@
 """A command's log file: what is in it, when it is created, and what never stops a command."""
 
 import re
+from pathlib import Path
 
 import pytest
 import typer
@@ -122,12 +123,25 @@ def test_a_bug_leaves_its_traceback(begin, root):
     assert lines(root)[-2:] == ["ZeroDivisionError: a bug", "ended by a bug after 0:00"]
 
 
-@pytest.mark.parametrize("stop", [typer.Exit(130), SystemExit(130)])
-def test_a_stop_is_no_bug(begin, root, stop):
+@pytest.mark.parametrize(("stop", "code"), [(typer.Exit(130), 130), (SystemExit(130), 130), (BrokenPipeError(), 1)])
+def test_a_stop_is_no_bug(begin, root, stop, code):
     log = begin(root, "train")
     log.write("trains")
     log.finish(stop, "0:00")
-    assert lines(root) == ["trains", "ended with exit code 130 after 0:00"]
+    assert lines(root) == ["trains", f"ended with exit code {code} after 0:00"]
+
+
+@pytest.mark.parametrize("name", ["w" * 300, "other/w"])
+def test_a_workspace_that_cannot_be_looked_at_has_no_log(begin, root, name, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    if name == "other/w":  # a folder of another user
+        monkeypatch.setattr(Path, "is_file", refuse)
+    log = begin(root / name, "train")
+    log.write("error: no such workspace")
+    log.finish(typer.Exit(1), "0:00")
+    assert not logs(root)
 
 
 def test_commands_of_one_second_have_logs_of_their_own(begin, root):

@@ -65,16 +65,18 @@ def find_hosts(folder: Path, channel_names: Sequence[str], file_ending: str = ".
         faults.append(Fault(str(inner), found, expected, "name another folder, or rename its files to that pattern"))
     faults += channel_faults(scans, inner, channel_names, file_ending)
     hosts = tuple(Host(case, tuple(scans[case][channel] for channel in sorted(scans[case]))) for case in sorted(scans))
+    factors: list[float] = []
     with console.progress("reading the headers of DICOM slices", len(hosts), quiet=not series) as tick:
         for number, host in enumerate(hosts, 1):
             grids = {path: read_header(path, faults) for path in host.files if path.is_file() or path in series}
             faults += geometry_faults({path: grid for path, grid in grids.items() if grid is not None})
             for path, channel in zip(host.files, channel_names, strict=False):
-                faults += _modality_faults(path, channel) if path in series and grids[path] is not None else []
+                if path in series and grids[path] is not None:
+                    faults += _modality_faults(path, channel)
+                    factors.append(volumes.read_series(path).factor)
             tick(number, host.case)
     if faults:
         raise DataError("The host scans cannot be used", faults)
-    factors = [volumes.read_series(path).factor for host in hosts for path in host.files if path in series]
     if scaled := [factor for factor in factors if factor != 1]:
         low, high = f"{min(scaled):.3g}", f"{max(scaled):.3g}"
         text = low if low == high else f"{low} to {high}"

@@ -29,7 +29,7 @@ _CORRECTED = "take the series that is corrected for attenuation and decay, or le
 _EXPECTED = "a PET series with what makes its voxels SUV by body weight"
 _DOSE = "RadiopharmaceuticalInformationSequence"
 _TAGS = (
-    *("Units", "CorrectedImage", "DecayCorrection", "PatientWeight", _DOSE, "SeriesDate", "SeriesTime"),
+    *("Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", _DOSE, "SeriesDate", "SeriesTime"),
     *("AcquisitionDate", "AcquisitionTime", "FrameReferenceTime", "ActualFrameDuration"),
 )
 _PHILIPS, _PHILIPS_GROUP = "Philips PET Private Group", 0x7053
@@ -74,6 +74,9 @@ def _factor(folder: Path, slices: Sequence[Dataset]) -> float:
     """The factor of a series, by the tags of its slices; see `suv_factor`."""
     units = {str(each.get("Units") or "none") for each in slices}
     if units == {"GML"}:
+        if others := {str(each.get("SUVType") or "BW") for each in slices} - {"BW"}:
+            found = f"SUVType (0054,1006) {' and '.join(sorted(others))}"
+            raise _refused(Fault(str(folder), found, "BW, which is by body weight", _REMEDY))
         return 1.0
     first, activity = slices[0], 1.0
     if units == {"CNTS"}:

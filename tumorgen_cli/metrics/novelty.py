@@ -159,8 +159,7 @@ class Novelty:
     @property
     def copied(self) -> tuple[str, ...]:
         """The synthetic lesions that are singled out."""
-        close = (pair for pair in self.pairs if pair.distance < self.threshold)
-        return tuple(pair.case for pair in close if pair.ratio < self.least_ratio)
+        return tuple(pair.case for pair in self.pairs if _is_copy(pair, self.threshold, self.least_ratio))
 
 
 def make_lesion(
@@ -346,7 +345,7 @@ def measure_novelty(synthetic: Sequence[Lesion], train: Sequence[Lesion], held_o
         left_out=_spread(left_out_pairs),
         threshold=threshold,
         near_copies=float(len(copies)) if known else math.nan,
-        singled_out=float(sum(pair.ratio < least_ratio for pair in copies))
+        singled_out=float(sum(_is_copy(pair, threshold, least_ratio) for pair in pairs))
         if known and math.isfinite(least_ratio)
         else math.nan,
         least_ratio=least_ratio,
@@ -363,6 +362,11 @@ def measure_novelty(synthetic: Sequence[Lesion], train: Sequence[Lesion], held_o
         real_mean=_mean_distance(theirs, _same(train, train)),
         diversity=compare_diversity(synthetic, [*train, *held_out]),
     )
+
+
+def _is_copy(pair: Near, threshold: float, least_ratio: float) -> bool:
+    """Whether a lesion is closer to one training lesion, and to it alone, than any real one is."""
+    return pair.distance < threshold and pair.ratio < least_ratio
 
 
 def compare_diversity(synthetic: Sequence[Lesion], real: Sequence[Lesion]) -> tuple[Diversity, ...]:

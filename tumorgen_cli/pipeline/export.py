@@ -295,8 +295,8 @@ def _holds(method: Method, options: ExportOptions) -> list[str]:
         texts.append("The rule by which sub-labels of a tumor are chosen, fitted on the voxels of all training tumors.")
     if needs_donors(method):
         texts.append(
-            "The masks of all training tumors, which the method draws from; without names, sorted by volume. Who has a "
-            "training case can find its masks among them."
+            "The masks of all training tumors, which the method draws from; without names, sorted by volume. Anyone "
+            "who has a training case can find its masks among them."
         )
     if options.case_names:
         texts.append("The names of the training cases, and what identifies the scans without labels.")

@@ -287,9 +287,12 @@ def least_change(contrasts: Sequence[float]) -> float:
         contrasts: contrast of each training tumor in the main channel (`TumorFacts.contrast`).
 
     Returns:
-        0 if not even 95 % are brighter, or darker, than the tissue around them.
+        0 if not even 95 % are brighter, or darker, than the tissue around them, or no contrast is known.
     """
-    faint, bright = np.quantile(contrasts, (0.05, 0.95))
+    known = [contrast for contrast in contrasts if math.isfinite(contrast)]  # a tumor that fills its scan has none
+    if not known:
+        return 0.0
+    faint, bright = np.quantile(known, (0.05, 0.95))
     least = faint if faint > 0 else min(bright, 0.0)
     return float(f"{least / 2:.3g}")
 

@@ -140,7 +140,7 @@ def _membership_lines(record: ModelRecord) -> list[str]:
         return [f"{test}: not done. It needs two cases with tumors that were learned from, and two that were not."]
     lines = [f"{test}: {record.membership.words}. {_COUNTED}"]
     if record.data.healthy:
-        lines.append("Whether scans without labels can be told that it has learned from was not tested.")
+        lines.append("Whether the model reveals which scans without labels it learned from was not tested.")
     return lines
 
 

@@ -16,7 +16,7 @@ from tumorgen_cli.synthesis.window import Window
 
 _MOST_CUT = 0.05  # share of a tumor that may be cut where the host's intensities end: interpolation and noise
 BEYOND_RANGE = "darker or brighter than the host can be"  # the reason to reject a draw of which more is cut
-FAINT = "hardly to be seen"  # the reason to reject a draw that changes the host less than training tumors stand out
+FAINT = "barely visible"  # the reason to reject a draw that changes the host less than training tumors stand out
 NO_ROOM = "no room beside the pair's other tumors"  # the reason to reject a draw whose box overlaps another's
 
 

@@ -95,10 +95,10 @@ class CommandLog:
 
     def _open(self) -> None:
         """Create the file if the workspace is planned; a workspace that cannot be written keeps no log."""
-        if not (self._root / "plan.json").is_file() or (self._root / "model.json").is_file():
-            return
         folder, name = self._root / LOGS, f"{self._begun:%Y-%m-%d_%H-%M-%S}_{self._command}"
         try:
+            if not (self._root / "plan.json").is_file() or (self._root / "model.json").is_file():
+                return
             folder.mkdir(exist_ok=True)
             self._stream = _create(folder, name)
             self._stream.write(self._heading())
@@ -120,6 +120,8 @@ class CommandLog:
 
 def _exit_code(error: BaseException) -> int | None:
     """The exit code of what ends a command on purpose; None for a bug."""
+    if isinstance(error, BrokenPipeError):
+        return 1  # the reader of what is printed has ended
     code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", None)
     return code if isinstance(code, int) else None
 
