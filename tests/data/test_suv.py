@@ -208,4 +208,4 @@ def test_other_suv_in_g_per_ml_is_refused(tmp_path, kind):
     fault = refused(tmp_path)
     assert (fault.found, fault.expected) == (f"SUVType (0054,1006) {kind}", "BW, which is by body weight")
     write(tmp_path / "s", x0054_1001="GML", x0054_1006="BW")
-    assert factor(tmp_path / "s") == 1
+    assert (read_volume(tmp_path / "s")[0] == STORED).all()
