@@ -126,6 +126,33 @@ def test_a_live_table_changes_in_place_in_a_terminal(monkeypatch):
     assert re.search(r"one.*\x1b\[\d*A.*two", stream.getvalue(), re.DOTALL), "the cursor goes up in between"
 
 
+def test_a_live_table_tells_how_many_rows_have_no_room_and_shows_all_at_the_end(monkeypatch):
+    for name, value in {"TERM": "xterm", "LINES": "12", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    stream = Terminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    rows = [(f"row{number}",) for number in range(9)]
+    with console.live_table("title", ("step",)) as show:
+        show(rows[:7])
+        assert "do not fit" not in stream.getvalue()
+        begun = stream.tell()
+        show(rows)
+        seen = stream.getvalue()[begun:]
+        assert re.findall(r"row\d", seen) == [f"row{number}" for number in range(6)]
+        assert "3 more rows do not fit into this terminal" in seen
+        assert "..." not in seen
+        begun = stream.tell()
+    assert re.findall(r"row\d", stream.getvalue()[begun:]) == [f"row{number}" for number in range(9)]
+
+
+def test_a_live_table_fits_a_terminal_of_a_few_lines(monkeypatch):
+    for name, value in {"TERM": "xterm", "LINES": "3", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout", Terminal())
+    with console.live_table("title", ("step",)) as show:
+        show([("one",)])
+
+
 def test_of_many_faults_ten_are_shown_and_a_file_has_all(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     faults = [Fault(f"scan_{i}", "no mask", "a mask", "draw one") for i in range(41)]

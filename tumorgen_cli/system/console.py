@@ -16,16 +16,18 @@ import sys
 import tempfile
 import time
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from tumorgen_cli.system.command_log import CommandLog
 from tumorgen_cli.system.errors import PlanError, TumorgenError
@@ -190,15 +192,28 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 def live_table(title: str, columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[Any]]], None]]:
     """A table on stdout that changes in place; without a terminal, it is printed again whenever it has changed.
 
+    A table that is taller than the terminal cannot be replaced: a line tells how many rows are left out. At the end all
+    rows are shown.
+
     Yields:
         The function that shows rows.
     """
     screen = Console(highlight=False, emoji=False)
-    if _can_redraw(screen):
-        with Live(console=screen, auto_refresh=False) as live:
-            yield lambda rows: live.update(_sheet(title, columns, rows), refresh=True)
-        return
     shown: Sequence[Sequence[Any]] | None = None
+    if _can_redraw(screen):
+
+        def draw(rows: Sequence[Sequence[Any]]) -> None:
+            nonlocal shown
+            shown = rows
+            live.update(_fitting(screen, title, columns, rows), refresh=True)
+
+        with Live(console=screen, auto_refresh=False) as live:
+            try:
+                yield draw
+            finally:
+                if shown is not None:
+                    live.update(_sheet(title, columns, shown))
+        return
 
     def show(rows: Sequence[Sequence[Any]]) -> None:
         nonlocal shown
@@ -208,6 +223,19 @@ def live_table(title: str, columns: Sequence[str]) -> Iterator[Callable[[Sequenc
         shown = rows
 
     yield show
+
+
+def _fitting(screen: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> RenderableType:
+    """A table with the first rows, as many as the terminal has room for, and a line that counts the others."""
+
+    def lines(count: int) -> int:
+        return len(screen.render_lines(_sheet(title, columns, rows[:count])))
+
+    if lines(len(rows)) <= screen.height:
+        return _sheet(title, columns, rows)
+    count = max(0, bisect_right(range(len(rows)), screen.height - 1, key=lines) - 1)
+    more = f"{len(rows) - count} more rows do not fit into this terminal"
+    return Group(_sheet(title, columns, rows[:count]), Text(more, no_wrap=True))
 
 
 def print_json(value: Any) -> None:
