@@ -9,6 +9,8 @@ from tumorgen_cli.training.checkpoints import read_log
 from tumorgen_cli.training.loop import train
 from tumorgen_cli.training.watch import following
 
+CONTINUES = "the training continues without this logger or page"
+
 
 @pytest.fixture
 def always(monkeypatch):
@@ -85,4 +87,4 @@ def test_a_watcher_that_fails_later_is_left_out_and_the_training_goes_on(tmp_pat
     assert calls == [0, 1, 2]
     assert seen == [*range(STEPS + 1), STEPS]
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("warning: toy: it is trained on, but no longer followed: ConnectionError: the network") == 1
+    assert said.count(f"warning: toy: {CONTINUES}: ConnectionError: the network is down") == 1

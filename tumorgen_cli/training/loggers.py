@@ -2,12 +2,16 @@
 
 Each is an extra. A logger gets the rows of `log.csv`, after each checkpoint those that it does not have yet.
 `logger.json` in the stage's folder holds the run and its last step, so that a resumed training goes on in the same run.
-Only numbers are sent and no pictures, which would show patients to a service outside.
+What is sent are the numbers of the log, the facts about the run and its name. The services would add console output,
+command line, paths, host, user and code, which may name patients: these are held back (`_WANDB_SETTINGS`,
+`_MLFLOW_TAGS`). Pictures are never sent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,12 +26,34 @@ LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 RECORD = "logger.json"
 _PROJECT = "tumorgen"
 #: what to install, as in the extras of pyproject.toml
-PACKAGES: dict[str, str] = {"tensorboard": "tensorboard>=2.14", "wandb": "wandb>=0.16", "mlflow": "mlflow>=2.9"}
-#: what to look at if a logger cannot be opened
+PACKAGES: dict[str, str] = {"tensorboard": "tensorboard>=2.14", "wandb": "wandb>=0.19", "mlflow": "mlflow>=2.9"}
+#: what to do if a logger cannot be opened; `{folder}` is the stage's folder
 _OPENING: dict[str, str] = {
-    "tensorboard": "correct the folder",
+    "tensorboard": "make {folder}/tensorboard a folder that you can write in",
     "wandb": "run `wandb login` or set WANDB_MODE=offline",
     "mlflow": "correct MLFLOW_TRACKING_URI",
+}
+_HELD_BACK = "not sent"
+#: keep back what Weights & Biases finds out on its own: an empty host or program would be filled in
+_WANDB_SETTINGS: dict[str, Any] = {
+    "console": "off",
+    "disable_git": True,
+    "disable_code": True,
+    "save_code": False,
+    "disable_job_creation": True,
+    "host": _HELD_BACK,
+    "program": _PROJECT,
+    "program_abspath": _PROJECT,
+    "program_relpath": _PROJECT,
+    "x_disable_meta": True,  # command line, folder, versions, hardware
+    "x_disable_stats": True,  # of the machine and its disks
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,  # the installed packages, which may lie in named folders
+}
+#: MLflow fills in what is not given
+_MLFLOW_TAGS = {
+    f"mlflow.{name}": _HELD_BACK
+    for name in ("user", "source.name", "source.git.commit", "source.git.branch", "source.git.repoURL")
 }
 
 
@@ -37,7 +63,10 @@ def check_logger(name: LoggerName | None) -> None:
     Raises:
         StateError: It is not.
     """
-    if name is not None and find_spec(name) is None:
+    if name is None:
+        return
+    found = find_spec(name)
+    if found is None or found.origin is None:  # a mere folder of that name has no origin
         fault = Fault(f"--log {name}", "not installed", f"the package {name}", f"pip install '{PACKAGES[name]}'")
         raise StateError("A package is missing", [fault])
 
@@ -52,10 +81,10 @@ class _Run(Protocol):
     key: str
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Add the numbers of a step."""
+        """Add the numbers of a step, so that they are kept if this process is killed."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left and end the run; closing again does no harm."""
 
 
 class _TensorBoard:
@@ -74,6 +103,7 @@ class _TensorBoard:
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
+        self._writer.flush()  # by itself it does so only every two minutes
 
     def close(self) -> None:
         self._writer.close()
@@ -92,6 +122,7 @@ class _WeightsAndBiases:
             resume="allow",
             dir=str(folder),
             config=dict(facts),
+            settings=dict(_WANDB_SETTINGS),
         )
         self.key = str(self._run.id)
 
@@ -111,16 +142,26 @@ class _MLflow:
         self._mlflow = mlflow
         if not key:  # a run that goes on stays in its experiment
             mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT))
-        run = mlflow.start_run(run_id=key or None, run_name=title)
+        run = mlflow.start_run(run_id=key or None, run_name=title, tags=dict(_MLFLOW_TAGS))
         self.key = str(run.info.run_id)
-        if not key:
-            mlflow.log_params(dict(facts))
+        try:
+            if not key:
+                mlflow.log_params(dict(facts))
+        except Exception:
+            _close_quietly(self)  # an open run would be in the way of the next one
+            raise
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(dict(numbers), step=step)
 
     def close(self) -> None:
         self._mlflow.end_run()
+
+
+def _close_quietly(run: _Run) -> None:
+    """Close a run after an error, which is the one to tell."""
+    with contextlib.suppress(Exception):
+        run.close()
 
 
 _RUNS: dict[str, type[_TensorBoard] | type[_WeightsAndBiases] | type[_MLflow]] = {
@@ -147,18 +188,30 @@ class TrainingLogger:
     def __call__(self, moment: Moment) -> None:
         """Send the rows that are new since the last call or the last training.
 
+        After an error the run is closed: a watcher that fails is told nothing more, and the next stage opens its own.
+        What a logger prints goes to stderr, since stdout is for results.
+
         Raises:
             StateError: At the first call: the logger cannot be opened.
         """
-        if self._run is None:
-            self._run = self._open(moment.folder)
+        with contextlib.redirect_stdout(sys.stderr):
+            if self._run is None:
+                self._run = self._open(moment.folder)
+            try:
+                self._send(moment, self._run)
+            except Exception:
+                _close_quietly(self._run)
+                raise
+
+    def _send(self, moment: Moment, run: _Run) -> None:
+        """Send new rows, note that they are sent, and close the run at the end of the training."""
         for row in read_log(moment.folder):
             if row["step"] > self._step:
                 self._step = int(row["step"])
-                self._run.log(self._step, {name: value for name, value in row.items() if name != "step"})
-        write_json(moment.folder / RECORD, {"logger": self._name, "run": self._run.key, "step": self._step})
+                run.log(self._step, {name: value for name, value in row.items() if name != "step"})
+        write_json(moment.folder / RECORD, {"logger": self._name, "run": run.key, "step": self._step})
         if moment.state != "running":
-            self._run.close()
+            run.close()
 
     def _open(self, folder: Path) -> _Run:
         """Open the run that the stage's last training wrote to, or a new one."""
@@ -171,6 +224,6 @@ class TrainingLogger:
             return _RUNS[self._name](folder, key, self._title, self._facts)
         except Exception as error:
             lines = str(error).splitlines() or [type(error).__name__]
-            remedy = f"{_OPENING[self._name]}, or train without --log"
+            remedy = f"{_OPENING[self._name].format(folder=folder)}, or train without --log"
             fault = Fault(f"--log {self._name}", lines[0][:200], "a logger that can be opened", remedy)
             raise StateError("The logger cannot be opened", [fault]) from error

@@ -47,7 +47,7 @@ def following(watchers: Sequence[Watcher]) -> Iterator[Watcher]:
     """Give the function that tells all watchers; the block's end is told, too.
 
     An error of a watcher at the first moment is raised, before anything is trained. One that fails later is left out,
-    with a warning: the training is worth more.
+    with a warning: the training is worth more. A watcher closes what it holds open before it raises.
 
     Yields:
         The function to call at each moment.
@@ -65,7 +65,7 @@ def following(watchers: Sequence[Watcher]) -> Iterator[Watcher]:
                 if first:
                     raise
                 said = one_line(error) if isinstance(error, TumorgenError) else f"{type(error).__name__}: {error}"
-                console.warn(f"{moment.title}: it is trained on, but no longer followed: {said[:300]}")
+                console.warn(f"{moment.title}: the training continues without this logger or page: {said[:300]}")
 
     try:
         yield tell
