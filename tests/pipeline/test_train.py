@@ -1,8 +1,11 @@
 """The stage `train`: restarts, damaged files and their remedies, weights that are too weak."""
 
+import html
 import json
 import re
+import shlex
 import shutil
+from types import SimpleNamespace
 
 import nibabel
 import pytest
@@ -81,7 +84,7 @@ def test_a_training_leaves_a_page_that_says_whether_it_is_finished(own, stopped_
         train_vae(own, restart=True)
     fresh = restart_folder(folder)
     assert f"previewscometo{fresh / 'training.html'}" in "".join(capsys.readouterr().err.split())
-    again = f"tumorgen train vae -w {own.root} goes on from there."
+    again = f"tumorgen train vae --device cpu -w {own.root} goes on from there."
     assert verdict(fresh) == ("The training has stopped after 2 of 4 steps.", again)
     assert verdict(folder)[0] == "The training is finished.", "the page of the old run stays"
     train_vae(own, restart=True)
@@ -90,6 +93,32 @@ def test_a_training_leaves_a_page_that_says_whether_it_is_finished(own, stopped_
     assert own.plan().dataset in text
     assert find_method("tumorgen")(own.plan(), own).plan_hash in text
     assert "data:image/png" in text
+
+
+def test_the_command_of_the_page_continues_to_the_same_length(own, stopped_at_2, monkeypatch):
+    class Run:
+        key = "k"
+        log = close = lambda *_: None
+
+    monkeypatch.setitem(loggers._RUNS, "tensorboard", lambda *_: Run())
+    monkeypatch.setattr(loggers, "find_spec", lambda name: SimpleNamespace(origin=name))
+    folder = own.run("tumorgen", "vae")
+    initial = own.root.parent / "first weights" / "weights.safetensors"
+    initial.parent.mkdir()
+    shutil.copyfile(folder / "weights.safetensors", initial)
+    given = stages.StageOptions({"vae": initial}, "tensorboard")
+    with pytest.raises(KeyboardInterrupt):
+        train_vae(own, iterations=6, restart=True, options=given)
+    fresh = restart_folder(folder)
+    state, said = verdict(fresh)
+    assert state == "The training has stopped after 2 of 6 steps."
+    command = html.unescape(said).removesuffix(" goes on from there.")
+    words = ["--iterations", "6", "--init", str(initial), "--log", "tensorboard", "--device", "cpu"]
+    assert shlex.split(command) == ["tumorgen", "train", "vae", *words, "-w", str(own.root)]
+    call(*shlex.split(command)[1:])
+    assert read_run(folder).iterations == 6
+    assert read_plain(folder / "initial.json", "")["file"] == str(initial)
+    assert read_plain(folder / loggers.RECORD, "")["logger"] == "tensorboard"
 
 
 def test_a_logger_gets_the_numbers_of_every_stage(own, monkeypatch):
@@ -107,7 +136,7 @@ def test_a_logger_gets_the_numbers_of_every_stage(own, monkeypatch):
             rows.append("closed")
 
     monkeypatch.setitem(loggers._RUNS, "wandb", Run)
-    monkeypatch.setattr(loggers, "find_spec", lambda name: name)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: SimpleNamespace(origin=name))
     stages.train_stages(own, "tumorgen", "flow", None, "cpu", True, stages.StageOptions(log="wandb"))
     ((folder, key, title, facts),) = opened
     assert (folder, key) == (restart_folder(own.run("tumorgen", "flow")), "")

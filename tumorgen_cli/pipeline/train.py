@@ -20,7 +20,7 @@ from tumorgen_cli.methods.base import HEALTHY, INITIAL, Method, read_healthy
 from tumorgen_cli.methods.open import open_method
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.methods.shortfalls import find_shortfalls
-from tumorgen_cli.pipeline.hints import command_line
+from tumorgen_cli.pipeline.hints import command_line, quote
 from tumorgen_cli.planning.planned_data import read_planned_dataset
 from tumorgen_cli.planning.workspace import Workspace
 from tumorgen_cli.preprocessing.cases import HealthyScan
@@ -140,19 +140,33 @@ def train_stage(
             if first and not (target / "last.pt").is_file():
                 _note_initial(workspace, target, initial)
                 _note_healthy(method, stage, target, initial)
-        with following(_watchers(method, made, target, options.log) if first else ()) as tell:
+        again = command_line(_continue_words(stage, iterations, device, options), workspace.root, method.name)
+        with following(_watchers(method, made, target, options.log, again) if first else ()) as tell:
             run = train(made, target, method.device, method.plan.precision, planned, tell)
         with in_turn():
             settle_restart(folder)
         return run
 
 
-def _watchers(method: Method, stage: Stage, folder: Path, log: LoggerName | None) -> list[Watcher]:
-    """Who follows the training of a stage in a folder: a logger if one is wanted, and the page."""
+def _continue_words(stage: str, iterations: int | None, device: DeviceName, options: StageOptions) -> str:
+    """The words of the command that continues a training as it was begun; it needs no --restart."""
+    given = {
+        "--iterations": iterations,
+        "--init": options.initial.get(stage) and quote(options.initial[stage]),
+        "--log": options.log,
+        "--device": None if device == "auto" else device,
+    }
+    return " ".join([f"train {stage}", *(f"{name} {value}" for name, value in given.items() if value is not None)])
+
+
+def _watchers(method: Method, stage: Stage, folder: Path, log: LoggerName | None, command: str) -> list[Watcher]:
+    """Who follows the training of a stage in a folder: a logger if one is wanted, and the page.
+
+    `command` continues the training.
+    """
     from tumorgen_cli.evaluation.reports.training import PAGE, TrainingPage
 
     facts = {"data set": method.plan.dataset, "method": method.name, "plan": method.plan_hash}
-    command = command_line(f"train {stage.name}", method.workspace.root, method.name)
     console.note(f"{stage.name}: curves and previews come to {folder / PAGE}")
     page: list[Watcher] = [TrainingPage(facts | {"items in a batch": str(stage.batch)}, command)]
     if log is None:
