@@ -1,8 +1,6 @@
 """Loggers: the rows of the log and nothing twice, the same run after a stop, errors before anything is trained."""
 
 import re
-import signal
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -276,28 +274,6 @@ def read_events(folder):
     found = EventAccumulator(str(folder / "tensorboard"))
     found.Reload()
     return found
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tumorgen_cli.training import loggers
-from tumorgen_cli.training.watch import Moment
-
-folder = Path(sys.argv[1])
-loggers.read_log = lambda _: [{"step": 10.0, "fit": 0.5}]
-loggers.TrainingLogger("tensorboard", "t", {})(Moment("vae", "toy", folder, 10, 20, 1.0))
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@needs_tensorboard
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_rows_that_count_as_sent_are_there_after_a_kill(tmp_path):
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert read_plain(tmp_path / loggers.RECORD, "")["step"] == 10
-    assert [(event.step, event.value) for event in read_events(tmp_path).Scalars("fit")] == [(10, 0.5)]
 
 
 def test_tensorboard_writes_rows_before_they_count_as_sent(tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ class _TensorBoard:
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
-        self._writer.flush()  # by itself it does so only every two minutes
+        self._writer.flush()  # by itself the writer does so every two minutes
 
     def close(self) -> None:
         self._writer.close()
