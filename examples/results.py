@@ -2,6 +2,7 @@
 
     python examples/results.py DATASET --healthy DIR -w WORK --out docs/results/NAME.md
     python examples/results.py DATASET --healthy DIR -w WORK --out docs/results/NAME.md --parts quality,stages
+    python examples/results.py DATASET -w WORK --out docs/results/NAME.md --parts rivals --train-minutes 40
 
 The parts are quality (scores of the sets), stages (time and memory), rivals (every method at the same places) and
 downstream (nnU-Nets trained with and without pairs; takes hours). Work that a workspace has finished is not repeated.
