@@ -105,12 +105,17 @@ def test_the_log_of_a_user_error_has_its_traceback(workspace, tmp_path, monkeypa
     assert "ended with exit code 1 after 0:0" in text
 
 
-def test_an_interrupt_is_130(monkeypatch):
+def test_an_interrupt_is_130(monkeypatch, tmp_path):
+    """What goes on from where it was is told of commands that do something."""
+
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(status, "workspace_status", stop)
-    assert "goes on from there" in told(call("status", code=130))
+    assert "goes on from there" not in told(call("status", code=130))
+    monkeypatch.setattr("tumorgen_cli.pipeline.plan.plan_dataset", stop)
+    assert "goes on from there" in told(call("plan", "x", "-w", tmp_path, code=130))
+    assert "goes on from there" not in told(call("plan", "x", "-w", tmp_path, "--dry-run", code=130))
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

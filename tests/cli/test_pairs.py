@@ -1,6 +1,7 @@
 """synthesize and filter, alone and in shards."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from support.command_line import call, told
 
 from tumorgen_cli.cli.pairs import _ask_less
+from tumorgen_cli.evaluation.filter import Filtered
 from tumorgen_cli.judge.verdict import BESIDE, NOT_FOUND
 from tumorgen_cli.system.locks import locked
 
@@ -115,6 +117,21 @@ def test_a_shard_by_option_and_by_environment(workspace, phantoms, tmp_path, mon
     assert "RANK and WORLD_SIZE ?/2" in told(call(*arguments, code=1))
     for wrong in ("0/2", "3/2", "1", "1/", "a/b", "-1/2", "1/2/3", ""):
         assert "1 <= i <= n" in told(call(*arguments, f"--shard={wrong}", code=1)), wrong
+
+
+def test_a_filter_that_keeps_nothing_names_one_that_asks_less_and_is_as_strict_elsewhere(workspace, monkeypatch):
+    asked = []
+
+    def keep_nothing(*arguments, **options):
+        asked.append(options["no_copies"])
+        return Filtered("sets/s_kept", 0, 2, {"P below the threshold": 2}, 2, 0)
+
+    monkeypatch.setattr("tumorgen_cli.api.filter_pairs", keep_nothing)
+    said = told(call("filter", "s", "--no-copies", "--p-alone", "-w", workspace.root))
+    again = f"tumorgen filter s --keep 0.35 --p-alone --no-copies --out sets/s_kept_2 -w {workspace.root}"
+    assert again in " ".join(said.split())
+    call(*shlex.split(again)[1:])
+    assert asked == [True, True]
 
 
 def test_a_shard_of_a_filter(workspace, phantoms, tmp_path, monkeypatch):

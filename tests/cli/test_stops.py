@@ -10,7 +10,6 @@ import torch
 from support.command_line import call, told
 from support.stops import members, start, stop, wait_until
 
-from tumorgen_cli.pipeline import status
 from tumorgen_cli.planning.workspace import Workspace
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
@@ -31,8 +30,8 @@ def check_stopped(process, number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_every_command_is_stopped_cleanly(workspace, monkeypatch, number):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(status, "workspace_status", lambda *_, **__: signal.raise_signal(number))
-    assert "the same command goes on from there" in told(call("status", "-w", workspace.root, code=CODES[number]))
+    monkeypatch.setattr("tumorgen_cli.api.preprocess", lambda *_, **__: signal.raise_signal(number))
+    assert "the same command goes on from there" in told(call("preprocess", "-w", workspace.root, code=CODES[number]))
     assert signal.getsignal(signal.SIGTERM) is before
 
 

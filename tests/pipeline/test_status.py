@@ -132,13 +132,15 @@ def test_a_filtered_set_follows_its_source(place):
     pretend_set(place, "scans")
     source = place.synthetic("scans")
     kept = {"command": "filter", "filtered_from": str(source), "provenance": hash_file(source / "provenance.jsonl")}
+    kept |= {"keep": 0.35, "beside": None, "copies": []}
     write_json(place.synthetic("scans_kept") / "set.json", kept)
     write_json(place.synthetic("scans_kept") / "dataset.json", {"numTraining": 0})
     assert states(place)["synthesize scans_kept"] == "done"
     pretend_trained(place, "refiner", "second")
     assert states(place)["synthesize scans_kept"] == "outdated"
     step = next(s for s in workspace_status(place) if s.name == "synthesize scans_kept")
-    assert step.command == f"tumorgen filter scans --out {place.synthetic('scans_kept_2')} -w {place.root}"
+    options = f"--keep 0.35 --p-alone --no-copies --out {place.synthetic('scans_kept_2')}"
+    assert step.command == f"tumorgen filter scans {options} -w {place.root}"
     (source / "provenance.jsonl").write_text("{}\n")
     assert "has changed" in detail(place, "synthesize scans_kept")
     shutil.rmtree(source)

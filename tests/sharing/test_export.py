@@ -95,7 +95,9 @@ def test_the_card_says_why_there_is_no_membership_test(shared_zip):
     tested = replace(record, membership=Membership(0.5, 0.4, 0.6, 2, 1))
     assert "was not tested" not in model_card(tested)
     tested = replace(tested, data=replace(record.data, healthy=1))
-    assert "* Whether the model reveals which scans without labels it learned from was not tested." in model_card(tested)
+    assert "* Whether the model reveals which scans without labels it learned from was not tested." in model_card(
+        tested
+    )
 
 
 def test_a_model_paints_without_its_data_set(shared_zip, models, phantoms, tmp_path, monkeypatch):

@@ -79,15 +79,21 @@ def _run(name: str, call: Callable[[], None], options: Mapping[str, object]) -> 
         fault = Fault(error.object, "a name in another encoding", "a name in UTF-8", "rename the file")
         _fail(StateError("A file name cannot be written", [fault]), options)
     except KeyboardInterrupt as stop:
-        console.warn("stopped; finished work is kept, and the same command goes on from there")
+        if not _only_looks(name, options):
+            console.warn("stopped; finished work is kept, and the same command goes on from there")
         raise typer.Exit(exit_code(stop)) from None
 
 
 def _new_log(name: str, options: Mapping[str, object]) -> CommandLog | None:
     """The log file of a command; None for one that only looks, or that has no workspace."""
-    if "work" not in options or name == "status" or options.get("dry_run"):
+    if "work" not in options or _only_looks(name, options):
         return None
     return CommandLog(_workspace(options), name)
+
+
+def _only_looks(name: str, options: Mapping[str, object]) -> bool:
+    """Whether a command changes nothing."""
+    return name == "status" or bool(options.get("dry_run"))
 
 
 @contextmanager

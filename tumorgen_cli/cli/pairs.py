@@ -36,7 +36,7 @@ from tumorgen_cli.cli.options import (
     parse_shard,
 )
 from tumorgen_cli.cli.printing import OTHER_SHARDS, WITHOUT_DRY_RUN, show_forecast, show_set
-from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, quote
+from tumorgen_cli.pipeline.hints import DEFAULT_WORK, command_line, filter_options, quote
 from tumorgen_cli.system import console
 from tumorgen_cli.system.errors import describe_counts
 
@@ -219,6 +219,7 @@ def filter_pairs(
     elif found.kept:
         console.next_command(command_line(f"evaluate {quote(found.folder)}", work))
     else:
+        options = filter_options(keep / 2, p_alone, no_copies)
         chosen = f" --judge {quote(judge)}" if judge else ""
-        again = f"filter {quote(set_folder)} --keep {keep / 2:g}{chosen} --out DIR"
+        again = f"filter {quote(set_folder)}{options}{chosen} --out {quote(f'{found.folder}_2')}"
         console.next_command(command_line(again, work))

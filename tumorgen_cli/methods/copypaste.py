@@ -24,6 +24,8 @@ from tumorgen_cli.system.errors import DataError, Fault
 from tumorgen_cli.system.json_records import hash_value
 from tumorgen_cli.tumors.boxes import box_mask
 
+DONORS = "donors"  # stands for weights in the record of a set: the training scans that tumors are cut from
+
 
 @dataclass(frozen=True)
 class CopyPasteConfig:
@@ -71,7 +73,7 @@ class CopyPaste(Method):
         self.patients = splits.patients
         cases = [load_case(self.workspace.cases / name) for name in splits.train]
         self.donors = [(case, component) for case in cases for component in case.record.components]
-        return {"donors": hash_value([case.record.inputs_hash for case in cases])}
+        return {DONORS: hash_value([case.record.inputs_hash for case in cases])}
 
     def synthesize(self, request: Request, seed: int, sampling: Sampling) -> Synthetic:
         """Draw a training tumor, mirror it, fit it into the place and blend it in."""

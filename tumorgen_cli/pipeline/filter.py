@@ -51,8 +51,8 @@ def filter_pairs(
     check_set(folder, {"command": "filter"}, shard, whole=False)  # before the set is read
     pairs = synthetic_cases(plan, set_folder, shard)
     evaluation = workspace.evaluation(set_folder.name)
-    copies = copied_pairs(set_folder, evaluation) if no_copies else None
     judge = needed_judge(workspace, quality.judge, device, one_scan_per_host(pairs))
+    copies = copied_pairs(set_folder, evaluation) if no_copies else None  # after the judge, which scores copies, too
     count = len(own_pairs(pairs, shard))
     cache = cache_folder(evaluation)
     with locked(folder, "filter", shard.name if shard else None), console.progress("asking the judge", count) as tick:

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from tumorgen_cli.synthesis.options import QualityOptions
 from tumorgen_cli.system.errors import TumorgenError
 
 #: the folder of a workspace, and the method, where none is given
@@ -26,6 +27,16 @@ def command_line(words: str, work: Path | str, method: str | None = None) -> str
     named = "" if method in (None, DEFAULT_METHOD) else f" --method {method}"
     placed = "" if Path(work) == DEFAULT_WORK else f" -w {quote(work)}"
     return f"tumorgen {words}{named}{placed}"
+
+
+def filter_options(keep: float, p_alone: bool, no_copies: bool) -> str:
+    """The options of `filter` that are not as they are by default, each after a blank."""
+    chosen = {
+        f" --keep {keep:g}": keep != QualityOptions().keep,
+        " --p-alone": p_alone,
+        " --no-copies": no_copies,
+    }
+    return "".join(option for option, is_given in chosen.items() if is_given)
 
 
 def quote(path: Path | str) -> str:

@@ -11,7 +11,7 @@ from tumorgen_cli.judge.find import read_own_judge
 from tumorgen_cli.methods.base import Method
 from tumorgen_cli.methods.registry import METHODS, find_method
 from tumorgen_cli.methods.shortfalls import LEAST_TRAINED
-from tumorgen_cli.pipeline.hints import DEFAULT_METHOD, command_line, quote
+from tumorgen_cli.pipeline.hints import DEFAULT_METHOD, command_line, filter_options, quote
 from tumorgen_cli.pipeline.submit_state import job_states, queue_of, read_chain, submit_folder
 from tumorgen_cli.planning.plan import Plan
 from tumorgen_cli.planning.planned_data import read_planned_dataset
@@ -250,7 +250,8 @@ def _set_command(folder: Path, made: dict[str, Any], state: State, work: Path | 
         return command_line(words, work, None if painter else made.get("method"))
     source = Path(made["filtered_from"])
     named = source.name if source.parent == folder.parent else source
-    return command_line(f"filter {quote(named)} --out {quote(out)}", work)
+    options = filter_options(made["keep"], made["beside"] is None, made.get("copies") is not None)
+    return command_line(f"filter {quote(named)}{options} --out {quote(out)}", work)
 
 
 def _outdated(workspace: Workspace, plan: Plan, made: dict[str, Any]) -> str:

@@ -14,7 +14,11 @@ def test_networks_are_known_by_their_weights(tmp_path):
     write_json(tmp_path / "toy" / "flow" / "run.json", run)
     (tmp_path / "toy" / "vae").mkdir()
     (tmp_path / "toy" / "vae" / "run.json").write_text("{")
-    pairs = [provenance("a", "x"), provenance("b", "x"), replace(provenance("c", "x"), method="copypaste", weights={})]
+    pairs = [
+        provenance("a", "x"),
+        provenance("b", "x"),
+        replace(provenance("c", "x"), method="copypaste", weights={"donors": "d"}),
+    ]
     assert describe_networks(tmp_path, pairs) == [
         "toy flow: 150 of 200 planned steps, 4 min on cpu",
         "copypaste: nothing to train",

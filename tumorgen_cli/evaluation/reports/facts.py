@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tumorgen_cli.evaluation.reports.pages import duration
+from tumorgen_cli.methods.copypaste import DONORS
 from tumorgen_cli.synthesis.provenance import Provenance
 from tumorgen_cli.system.errors import StateError
 from tumorgen_cli.training.checkpoints import read_run
@@ -30,9 +31,10 @@ def describe_networks(runs: Path, pairs: Sequence[Provenance]) -> list[str]:
             known[run.weights_hash] = run
     found = []
     for method, weights in dict.fromkeys((pair.method, tuple(sorted(pair.weights.items()))) for pair in pairs):
-        if not weights:
+        networks = [(name, content) for name, content in weights if name != DONORS]
+        if not networks:
             found.append(f"{method}: nothing to train")
-        for name, content in weights:
+        for name, content in networks:
             if content not in known:
                 found.append(f"{method} {name}: unknown, trained elsewhere or since then again")
             else:
