@@ -25,7 +25,7 @@ import typer
 from monai.data.dataloader import DataLoader as MonaiLoader
 from monai.data.dataset import Dataset as MonaiDataset
 from monai.transforms.compose import Compose
-from monai.transforms.croppad.dictionary import RandSpatialCropd
+from monai.transforms.croppad.dictionary import RandSpatialCropd, SpatialPadd
 from monai.transforms.spatial.dictionary import RandFlipd
 from monai.transforms.utility.dictionary import ToTensord
 from origin import origin_and_command
@@ -87,7 +87,8 @@ def plain_vae(method: TumorGen, stage: Stage) -> tuple[Iterator[dict[str, Tensor
     def batches() -> Iterator[dict[str, Tensor]]:
         for shape in itertools.cycle(shapes):
             flips = [RandFlipd("image", 0.5, axis) for axis in range(3)]
-            draw = Compose([RandSpatialCropd("image", shape, random_size=False), *flips, ToTensord("image")])
+            crop = (SpatialPadd("image", shape), RandSpatialCropd("image", shape, random_size=False))
+            draw = Compose([*crop, *flips, ToTensord("image")])
             yield next(iter(MonaiLoader(MonaiDataset(scans, draw), batch_size=stage.batch, shuffle=True)))
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
