@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 from support.command_line import call, told
 
@@ -49,3 +50,14 @@ def test_from_pairs_to_scores(workspace, phantoms, tmp_path):
     assert "answers.json" in told(
         call("reader-study", "score", tmp_path / "answers.json", "--key", made["key"], code=1)
     )
+
+
+def test_the_next_command_names_the_data_set(workspace, monkeypatch):
+    """As it is printed it can be run: the data set is the plan's."""
+    report = SimpleNamespace(name="s", page="s/report.html")
+    monkeypatch.setattr("tumorgen_cli.api.evaluate", lambda *_, **__: [report])
+    monkeypatch.setattr("tumorgen_cli.cli.scores.show_scores", lambda _: None)
+    said = " ".join(told(call("evaluate", "s", "-w", workspace.root)).split())
+    dataset = workspace.plan().dataset_path
+    assert Path(dataset).is_dir()
+    assert f"then: tumorgen merge {dataset} s --out Dataset601_Merged -w {workspace.root}" in said

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from tumorgen_cli import api
+from tumorgen_cli.api.options import open_workspace
 from tumorgen_cli.cli.commands import command, planned_command
 from tumorgen_cli.cli.options import (
     Anywhere,
@@ -50,7 +51,8 @@ def evaluate(
     else:
         show_scores(reports)
     scored = " ".join(quote(each) for each in sets or [Path(reports[-1].name)])
-    merge = command_line(f"merge DATASET {scored} --out Dataset601_Merged", work)
+    dataset = quote(open_workspace(work).plan().dataset_path)
+    merge = command_line(f"merge {dataset} {scored} --out Dataset601_Merged", work)
     console.next_command(f"open {reports[-1].page}, then: {merge}")
 
 
