@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import itertools
-import os
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -44,6 +44,7 @@ from tumorgen_cli.training.loop import seconds_per_step
 from tumorgen_cli.training.stage import Stage
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+NNUNET_SAMPLES = 10**8  # foreground voxels of a data set that its fingerprint looks at
 Loss = Callable[[dict[str, Tensor]], Tensor]
 
 
@@ -164,15 +165,14 @@ def planning(
 ) -> None:
     """Print the median seconds of the checked fingerprint, and of nnU-Net's check and fingerprint."""
     folder = find_dataset(dataset).resolve()
-    # nnU-Net looks for these when it is imported
-    os.environ |= dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), str(folder.parent))
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
     from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-    extractor = DatasetFingerprintExtractor(folder.name)
-    cases, channels = list(extractor.dataset.values()), len(extractor.dataset_json["channel_names"])
-    samples = int(extractor.num_foreground_voxels_for_intensitystats // len(cases))
+    content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    cases = list(get_filenames_of_train_images_and_targets(str(folder), content).values())
+    channels, samples = len(content["channel_names"]), NNUNET_SAMPLES // len(cases)
 
     def check() -> None:
         for case in cases:
@@ -180,7 +180,7 @@ def planning(
 
     def analyze() -> None:
         for case in cases:
-            extractor.analyze_case(case["images"], case["label"], SimpleITKIO, samples)
+            DatasetFingerprintExtractor.analyze_case(case["images"], case["label"], SimpleITKIO, samples)
 
     tasks: dict[str, Callable[[], Any]] = {
         "tumorgen, check and fingerprint": lambda: make_fingerprint(read_dataset(folder), workers=0),

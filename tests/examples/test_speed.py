@@ -1,5 +1,6 @@
 """The comparison of speeds runs, with the same networks on both sides."""
 
+import os
 import re
 
 import pytest
@@ -15,6 +16,8 @@ def test_training_is_measured_beside_a_plain_loop(example, trained, capsys):
 
 
 def test_planning_is_measured_beside_nnunet(example, phantoms, capsys):
+    before = dict(os.environ)
     example("speed").planning(str(phantoms.dataset), rounds=1)
+    assert dict(os.environ) == before
     names = [line.rsplit(":", 1)[0] for line in capsys.readouterr().out.splitlines() if line.endswith(" s")]
     assert names == ["tumorgen, check and fingerprint", "nnU-Net, check", "nnU-Net, fingerprint"]
