@@ -44,7 +44,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
         for name, annotation in _SHARED.items()
     ]
-    run.__signature__ = whole.replace(parameters=[*whole.parameters.values(), *shared])  # type: ignore[attr-defined]
+    # typer asks `inspect`, which finds it here
+    vars(run)["__signature__"] = whole.replace(parameters=[*whole.parameters.values(), *shared])
     run.__annotations__ = {**function.__annotations__, **_SHARED}
     return run
 

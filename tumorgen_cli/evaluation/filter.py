@@ -200,18 +200,16 @@ def copied_pairs(set_folder: Path, evaluation: Path) -> frozenset[str]:
     Raises:
         StateError: The set was not evaluated as it is, or its tumors could not be compared with real ones.
     """
-    expected, remedy = "the evaluation of this set as it is", f"run `tumorgen evaluate {quote(str(set_folder))}` first"
-    path = evaluation / "scores.json"
-    if not path.is_file():
-        raise StateError("It is not known which pairs are copies", [Fault(str(path), "no such file", expected, remedy)])
-    scores = read_scores(path)
-    if scores.set_hash != hash_file(set_folder / "provenance.jsonl"):
-        fault = Fault(str(path), "the evaluation of other pairs", expected, remedy)
-        raise StateError("It is not known which pairs are copies", [fault])
+    path, unknown = evaluation / "scores.json", "It is not known which pairs are copies"
+    scores = read_scores(path) if path.is_file() else None
+    if scores is None or scores.set_hash != hash_file(set_folder / "provenance.jsonl"):
+        found = "no such file" if scores is None else "the evaluation of other pairs"
+        remedy = f"run `tumorgen evaluate {quote(str(set_folder))}` first"
+        raise StateError(unknown, [Fault(str(path), found, "the evaluation of this set as it is", remedy)])
     if math.isnan(scores.novelty.singled_out):
         found = scores.novelty.reason or "too few real tumors to compare with"
         fault = Fault(str(path), found, "real tumors of several patients", "filter without --no-copies")
-        raise StateError("It is not known which pairs are copies", [fault])
+        raise StateError(unknown, [fault])
     copied = set(scores.novelty.copied)
     return frozenset(
         pair.case

@@ -52,7 +52,7 @@ def filter_pairs(
     pairs = synthetic_cases(plan, set_folder, shard)
     evaluation = workspace.evaluation(set_folder.name)
     judge = needed_judge(workspace, quality.judge, device, one_scan_per_host(pairs))
-    copies = copied_pairs(set_folder, evaluation) if no_copies else None  # after the judge, which scores copies, too
+    copies = copied_pairs(set_folder, evaluation) if no_copies else None  # a judge that is missing is told first
     count = len(own_pairs(pairs, shard))
     cache = cache_folder(evaluation)
     with locked(folder, "filter", shard.name if shard else None), console.progress("asking the judge", count) as tick:

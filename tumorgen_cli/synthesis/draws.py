@@ -85,7 +85,7 @@ def find_fault(draw: Draw, placing: Placing, plan: Plan) -> str | None:
 
 def _is_faint(change: float, least: float) -> bool:
     """Whether a change is weaker than `least`, or of the other sign; no change is if `least` is 0."""
-    return change < least if least > 0 else change > least if least < 0 else False
+    return least != 0 and change / least < 1
 
 
 def measure_change(

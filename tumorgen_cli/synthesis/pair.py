@@ -324,8 +324,7 @@ def _judge(quality: Quality, draw: Draw, host: LoadedHost, scan: Scan, tumor_lab
     found = predict_around(quality.judge, np.asarray(draw.image), scan.grid, box)
 
     def marked_before() -> np.ndarray:
-        unpainted = host.scan.image
-        return quality.predictions.around(scan.name, host.file_hash, scan.grid, [box], lambda: unpainted)
+        return quality.predictions.around(scan.name, host.file_hash, scan.grid, [box], lambda: host.scan.image)
 
     mask = place_masks(scan.grid, [box], [draw.mask])
     outcome = check_pair(mask, others, found, marked_before, ([box], scan.grid), quality.rule)

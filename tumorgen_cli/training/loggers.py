@@ -147,8 +147,8 @@ class _MLflow:
         try:
             if not key:
                 mlflow.log_params(dict(facts))
-        except Exception:
-            _close_quietly(self)  # an open run would be in the way of the next one
+        except Exception:  # whatever it is, it is raised again: an open run would be in the way of the next one
+            _close_quietly(self)
             raise
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -159,7 +159,7 @@ class _MLflow:
 
 
 def _close_quietly(run: _Run) -> None:
-    """Close a run after an error, which is the one to tell."""
+    """Close a run after an error, which is the one to tell; that of closing says nothing new."""
     with contextlib.suppress(Exception):
         run.close()
 
@@ -199,7 +199,7 @@ class TrainingLogger:
                 self._run = self._open(moment.folder)
             try:
                 self._send(moment, self._run)
-            except Exception:
+            except Exception:  # whatever a service's network makes it raise, it is raised again once the run is closed
                 _close_quietly(self._run)
                 raise
 
@@ -222,7 +222,7 @@ class TrainingLogger:
                 key, self._step = known["run"], known["step"]
         try:
             return _RUNS[self._name](folder, key, self._title, self._facts)
-        except Exception as error:
+        except Exception as error:  # each package has kinds of its own for a folder, a key or a server
             lines = str(error).splitlines() or [type(error).__name__]
             remedy = f"{_OPENING[self._name].format(folder=folder)}, or train without --log"
             fault = Fault(f"--log {self._name}", lines[0][:200], "a logger that can be opened", remedy)
